@@ -1,0 +1,263 @@
+"""Compare each merge method with mergekit's of the same name, on tiny Llama checkpoints.
+
+    python benchmarks/methods.py --mergekit /path/to/a/venv/bin/python
+
+Writes a base and three variants (2 layers, hidden size 16) in float32 and in bfloat16, lets
+mergekit merge them by its command line in its own environment, merges the same tensors with
+`combine_tensors`, and prints for each case the largest difference, the share of entries that
+differ at all, and why. Both are also compared with the largest value of that output's tensors.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from gptailor.program.combine import combine_tensors
+from gptailor.program.program import Arguments
+from gptailor.registry import METHODS
+
+Tensors = dict[str, Tensor]
+Value = float | tuple[float, ...]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ROUNDING = "same formula; float32 sums in another order"
+VARIANTS = {"one": 0.01, "two": 0.01, "three": 0.01, "close": 0.0004}
+"""The variants' distances from the base, whose own entries have a deviation of 0.02."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One merge in both tools' words."""
+
+    method: str
+    ours: Mapping[str, Value]
+    theirs: Mapping[str, object]
+    sources: tuple[str, ...]
+    why: Mapping[str, str]
+    title: str = ""
+    base: str = "base"
+    per_model: Mapping[str, Sequence[float]] | None = None
+    peer: str = ""
+
+
+def cases() -> list[Case]:
+    """The methods that both have, with the options that make them the same formula."""
+    inputs = "bfloat16 differs: mergekit subtracts, sums and rounds in bfloat16"
+    half = {"float32": ROUNDING, "bfloat16": inputs}
+    trimmed = "keeps int(density·n) entries, gptailor round(density·n), and all equal magnitudes"
+    return [
+        Case(
+            "linear",
+            {"weights": (0.3, 0.7)},
+            {"normalize": False},
+            ("one", "two"),
+            {"float32": "mergekit fuses multiply and add", "bfloat16": "both sum in float32"},
+            per_model={"weight": (0.3, 0.7)},
+        ),
+        Case(
+            "slerp",
+            {"t": 0.3},
+            {"t": 0.3},
+            ("one", "two"),
+            {
+                "float32": "mergekit measures the angle in float32",
+                "bfloat16": "as float32, beneath bfloat16's rounding",
+            },
+            base="one",
+        ),
+        Case(
+            "slerp",
+            {"t": 0.3},
+            {"t": 0.3},
+            ("base", "close"),
+            {
+                "float32": "mergekit is linear from cosθ 0.9995, gptailor from sinθ 1e-4",
+                "bfloat16": "as float32, beneath bfloat16's rounding",
+            },
+            title="slerp, close",
+            base="base",
+        ),
+        Case(
+            "task_arithmetic",
+            {"scales": (0.6, 0.4)},
+            {"normalize": False},
+            ("one", "two"),
+            half,
+            per_model={"weight": (0.6, 0.4)},
+        ),
+        Case(
+            "ties",
+            {"density": 0.5, "scale": 0.7},
+            {"normalize": True, "int8_mask": False, "lambda": 0.7},
+            ("one", "two", "three"),
+            {
+                "float32": trimmed,
+                "bfloat16": f"{inputs}; equal magnitudes abound, it cuts by index",
+            },
+            per_model={"weight": (1.0, 1.0, 1.0), "density": (0.5, 0.5, 0.5)},
+        ),
+        Case(
+            "ties",
+            {"density": 0.3, "scale": 1.0},
+            {"normalize": True, "int8_mask": False},
+            ("one", "two", "three"),
+            {
+                "float32": trimmed,
+                "bfloat16": f"{inputs}; equal magnitudes abound, it cuts by index",
+            },
+            title="ties, density 0.3",
+            per_model={"weight": (1.0, 1.0, 1.0), "density": (0.3, 0.3, 0.3)},
+        ),
+        Case(
+            "breadcrumbs",
+            {"density": 0.75, "gamma": 0.0625, "scale": 0.7},
+            {"normalize": False, "lambda": 0.7},
+            ("one", "two"),
+            {
+                "float32": ROUNDING,
+                "bfloat16": f"{inputs}; equal magnitudes abound, it cuts by index",
+            },
+            per_model={"weight": (1.0, 1.0), "density": (0.75, 0.75), "gamma": (0.0625, 0.0625)},
+        ),
+        Case(
+            "dare",
+            {"density": 0.5, "scale": 1.0, "seed": 0.0},
+            {"normalize": False},
+            ("one", "two"),
+            dict.fromkeys(
+                DTYPES, "other draws; mergekit rescales to the L1 norm, not by 1/density"
+            ),
+            per_model={"weight": (1.0, 1.0), "density": (0.5, 0.5)},
+            peer="dare_linear",
+        ),
+        Case("model_stock", {}, {"filter_wise": False}, ("one", "two", "three"), half),
+        Case(
+            "karcher",
+            {},
+            {"max_iter": 100, "tol": 1e-9},
+            ("one", "two", "three"),
+            {
+                "float32": "mergekit iterates whole tensors in float32, gptailor their coefficients",
+                "bfloat16": "mergekit rounds unit vectors and each iterate to bfloat16",
+            },
+        ),
+    ]
+
+
+def write_checkpoints(folder: Path, dtype: torch.dtype) -> dict[str, Tensors]:
+    """A base and its variants as checkpoint folders; their tensors by model and name."""
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    base = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for name, distance in {"base": 0.0, **VARIANTS}.items():
+        with torch.no_grad():
+            for key, parameter in model.named_parameters():
+                parameter.copy_(base[key] + distance * torch.randn_like(parameter))
+        model.to(dtype).save_pretrained(folder / name)
+        model.float()
+    return {name: load_file(folder / name / "model.safetensors") for name in ("base", *VARIANTS)}
+
+
+def configuration(case: Case, folder: Path, dtype: str) -> dict[str, object]:
+    """The merge in mergekit's words (YAML takes JSON)."""
+    models: list[dict[str, object]] = []
+    for i, name in enumerate(case.sources):
+        parameters = {key: values[i] for key, values in (case.per_model or {}).items()}
+        models.append({"model": str(folder / name), "parameters": parameters})
+    document: dict[str, object] = {
+        "merge_method": case.peer or case.method,
+        "models": models,
+        "parameters": dict(case.theirs),
+        "dtype": dtype,
+    }
+    if METHODS[case.method].needs_base or case.method == "slerp":
+        document["base_model"] = str(folder / case.base)
+    return document
+
+
+def merge_by_mergekit(python: Path, case: Case, folder: Path, dtype: str) -> Tensors:
+    """The merged tensors, made by mergekit's command line."""
+    plan, out = folder / "plan.yml", folder / f"out-{case.title or case.method}"
+    plan.write_text(json.dumps(configuration(case, folder, dtype)))
+    command = [str(python.parent / "mergekit-yaml"), str(plan), str(out), "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"mergekit failed on {case.method}:\n{done.stderr[-2000:]}")
+    merged: Tensors = {}
+    for file in sorted(out.glob("*.safetensors")):
+        merged |= load_file(file)
+    return merged
+
+
+def merge_by_gptailor(case: Case, models: Mapping[str, Tensors]) -> Tensors:
+    """The merged tensors, made by our kernels."""
+    arguments: Arguments = tuple(case.ours.items())
+    needs_base = METHODS[case.method].needs_base
+    return {
+        name: combine_tensors(
+            case.method,
+            arguments,
+            theta if needs_base else None,
+            [models[source][name] for source in case.sources],
+            case.sources,
+            name,
+        )
+        for name, theta in models["base"].items()
+    }
+
+
+def row(case: Case, dtype: str, ours: Tensors, theirs: Tensors) -> str:
+    """One line of the table."""
+    if set(ours) != set(theirs):
+        raise SystemExit(f"{case.method}: other tensors: {sorted(set(ours) ^ set(theirs))}")
+    differences = torch.cat([(ours[n].double() - theirs[n].double()).flatten() for n in ours])
+    largest = max(float(tensor.abs().max()) for tensor in ours.values())
+    share = float((differences != 0).double().mean())
+    return (
+        f"| {case.title or case.method} | {dtype} | {float(differences.abs().max()):.1e} "
+        f"| {largest:.2f} | {share:.1%} | {case.why[dtype]} |"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--mergekit",
+        type=Path,
+        required=True,
+        metavar="PYTHON",
+        help="the python of an environment that has mergekit 0.1.5",
+    )
+    python: Path = parser.parse_args(arguments).mergekit
+    print("| method | dtype | max abs difference | max abs value | unlike | why |")
+    print("|---|---|---|---|---|---|")
+    for name, dtype in DTYPES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            models = write_checkpoints(Path(folder), dtype)
+            for case in cases():
+                theirs = merge_by_mergekit(python, case, Path(folder), name)
+                print(row(case, name, merge_by_gptailor(case, models), theirs), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,288 @@
+"""The verbs of gptailor as functions: `load`, `check`, `compile`, `format`."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gptailor
+from gptailor.check.alone import check_alone
+from gptailor.check.merging import open_choices
+from gptailor.check.models import (
+    check_models,
+    folder_of,
+    is_local,
+    open_models,
+    rebind,
+)
+from gptailor.checkpoint.error import CheckpointError
+from gptailor.checkpoint.header import ByteRange, TensorSpec
+from gptailor.checkpoint.opened import Opened
+from gptailor.checkpoint.shards import Shard, plan_shards
+from gptailor.checkpoint.source import generation_config, tokenizer_files
+from gptailor.checkpoint.transfer import Payload
+from gptailor.checkpoint.writer import check_target, free_space, write_checkpoint
+from gptailor.diagnostics import Fault, PlanError, Source, errors, locate
+from gptailor.lang.format import format_file, format_plan, format_text
+from gptailor.lang.parse import parse
+from gptailor.lang.reading import load, loads
+from gptailor.outline import kept, sources
+from gptailor.plan import Model, Plan
+from gptailor.program.compile import Compiled, compile_plan
+from gptailor.program.program import Copy, Output
+from gptailor.registry import DTYPES
+from gptailor.report.card import card
+
+__all__ = ["Prepared", "Written", "check", "compile", "format", "load", "loads", "prepare"]
+
+SHARD_SIZE = 5 * 10**9
+"""Bytes of a shard, as transformers has it."""
+
+Paths = Mapping[str, str | Path]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `compile` wrote: the folder, and its counts."""
+
+    folder: Path
+    layers: int
+    parameters: int
+    size: int
+    shards: tuple[str, ...]
+
+
+def check(plan: Plan, models: Paths | None = None) -> list[Fault]:
+    """All faults of a plan: by itself, and, if it has none, against its models.
+
+    `models` gives other folders for the plan's names. Weights are not read.
+    """
+    return _checked(plan, models)[2]
+
+
+def _checked(
+    plan: Plan, models: Paths | None
+) -> tuple[Plan, dict[str, Opened], list[Fault]]:
+    plan, unknown = rebind(plan, {name: Path(path) for name, path in (models or {}).items()})
+    faults = unknown + check_alone(plan)
+    if errors(faults):
+        return plan, {}, faults
+    opened, more = open_models(plan)
+    against = check_models(plan, opened) if not more else []
+    return plan, opened, locate(faults + more + against, plan.origin)
+
+
+def format(plan: Plan | str) -> str:  # noqa: A001 (the verb of the command line)
+    """The canonical text of a plan, or of a text, whose comments stay.
+
+    Raises PlanError where a text can't be read.
+    """
+    if isinstance(plan, Plan):
+        return format_plan(plan)
+    text, faults = format_text(Source("<text>", plan))
+    if text is None:
+        raise PlanError(faults)
+    return text
+
+
+# ----------------------------------------------------------------------------------------- compile
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan that is ready to be written: checked, its program made, nothing read or written."""
+
+    plan: Plan
+    models: dict[str, Opened]
+    compiled: Compiled
+    shards: tuple[Shard, ...]
+    warnings: tuple[Fault, ...]
+
+    @cached_property
+    def layers(self) -> int:
+        """The output's number of layers."""
+        return len(kept(self.plan, self.models["base"].layout.count))
+
+    @cached_property
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Layers and parameters, of the base and of the output."""
+        base = self.models["base"]
+        before = sum(t.spec.elements for t in base.checkpoint.tensors.values())
+        return {
+            "layers": (base.layout.count, self.layers),
+            "parameters": (before, self.compiled.program.parameters),
+        }
+
+    @property
+    def size(self) -> int:
+        """Bytes that writing takes."""
+        return sum(shard.size for shard in self.shards)
+
+
+def prepare(
+    plan: Plan,
+    *,
+    models: Paths | None = None,
+    dtype: str | None = None,
+    shard_size: int = SHARD_SIZE,
+) -> Prepared:
+    """Check a plan and plan its output, from headers alone. Raises PlanError with all faults."""
+    if dtype is not None:
+        origin = plan.origin
+        plan = plan.model_copy(update={"dtype": dtype})
+        plan = plan.read_from(origin) if origin else plan
+    plan, opened, faults = _checked(plan, models)
+    if errors(faults):
+        raise PlanError(faults)
+    if impossible := _not_compilable(plan):
+        raise PlanError(impossible)
+    compiled = compile_plan(plan, opened)
+    shards = plan_shards([output.spec for output in compiled.program.outputs], shard_size)
+    return Prepared(plan, opened, compiled, shards, tuple(faults))
+
+
+def _not_compilable(plan: Plan) -> list[Fault]:
+    count = open_choices(plan)
+    if count:
+        choices = "1 choice is" if count == 1 else f"{count} choices are"
+        return [
+            Fault(
+                "P801",
+                f"{choices} open, and a model has none",
+                help="'gptailor search' closes them",
+                source=plan.origin.source if plan.origin else None,
+            )
+        ]
+    if plan.bridges:
+        message = "this version can't fit a bridge yet"
+        return locate([Fault("P802", message, ("bridges", 0))], plan.origin)
+    return []
+
+
+def compile(  # noqa: A001, PLR0913 (the verb of the command line, and its flags)
+    plan: Plan,
+    output: str | Path,
+    *,
+    models: Paths | None = None,
+    dtype: str | None = None,
+    force: bool = False,
+    shard_size: int = SHARD_SIZE,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Written:
+    """Write the model that a plan declares into a new folder, all or nothing.
+
+    `models` gives other folders for the plan's names, `dtype` another dtype than the plan's;
+    `force` replaces a folder that is there; `progress` is told of the bytes written. Raises
+    PlanError, with all faults, if the plan can't be compiled, and TailorError if the world fails.
+    """
+    return write(
+        prepare(plan, models=models, dtype=dtype, shard_size=shard_size),
+        Path(output),
+        force=force,
+        progress=progress,
+    )
+
+
+def write(
+    prepared: Prepared,
+    target: Path,
+    *,
+    force: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Written:
+    """Write what was prepared."""
+    protected = [model.checkpoint.folder for model in prepared.models.values()]
+    check_target(target, force=force, protected=protected)
+    if (free := free_space(target)) < prepared.size:
+        message = f"the output takes {prepared.size:,} bytes, and {free:,} are free there"
+        raise CheckpointError("C305", message, target)
+    write_checkpoint(
+        target,
+        prepared.shards,
+        _payloads(prepared.compiled.program.outputs),
+        _files(prepared, target),
+        force=force,
+        progress=progress,
+        protected=protected,
+    )
+    program = prepared.compiled.program
+    names = tuple(shard.name for shard in prepared.shards)
+    return Written(target, prepared.layers, program.parameters, program.size, names)
+
+
+def _payloads(outputs: tuple[Output, ...]) -> Callable[[TensorSpec], Payload]:
+    """Bytes of each output; the arithmetic is imported only where there is some."""
+    by_name = {output.spec.name: output for output in outputs}
+
+    def payload_of(spec: TensorSpec) -> Payload:
+        output = by_name[spec.name]
+        if isinstance(output.make, Copy):
+            source = output.make.source
+            return ByteRange(source.file, source.offset, source.spec.size)
+        from gptailor.program.run import payload  # noqa: PLC0415 (imports torch)
+
+        return payload(output)
+
+    return payload_of
+
+
+def _files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
+    """The files beside the weights: configuration, tokenizer, plan, card."""
+    base = prepared.models["base"]
+    teller = base
+    if prepared.plan.tokenizer is not None:
+        teller = prepared.models[next(sources(prepared.plan.tokenizer))[0]]
+    folder = teller.checkpoint.folder
+    files: dict[str, bytes | Path] = {
+        str(path.relative_to(folder)): path for path in tokenizer_files(teller.checkpoint)
+    }
+    if (path := generation_config(teller.checkpoint)) is not None:
+        files[path.name] = path
+    plan = _used_plan(prepared, target)
+    text = _text(plan, prepared.plan)
+    name = target.resolve().name
+    about = card(name, plan, text, prepared.counts, gptailor.__version__)
+    config = _config(prepared, teller)
+    files["config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    files["plan.tailor"] = text.encode()
+    files["README.md"] = about.encode()
+    return files
+
+
+def _config(prepared: Prepared, teller: Opened) -> dict[str, Any]:
+    """The configuration, its special tokens those of the tokenizer's model."""
+    config = dict(prepared.compiled.config)
+    if teller.name != "base":
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if key in teller.config:
+                config[key] = teller.config[key]
+    return config
+
+
+def _used_plan(prepared: Prepared, target: Path) -> Plan:
+    """The plan with the models and dtype that were used, its paths as seen from the target."""
+    plan = prepared.plan
+    models = {name: _seen_from(plan, model, target) for name, model in plan.models.items()}
+    dtypes = {output.spec.dtype for output in prepared.compiled.program.outputs}
+    names = [name for name, dtype in DTYPES.items() if dtypes == {dtype}]
+    dtype = names[0] if names else plan.dtype
+    return plan.model_copy(update={"models": models, "dtype": dtype})
+
+
+def _seen_from(plan: Plan, model: Model, target: Path) -> Model:
+    if not is_local(model.source):
+        return model
+    path = os.path.relpath(os.path.realpath(folder_of(plan, model.source)), target.resolve())
+    return model.model_copy(update={"source": path if path.startswith(".") else f"./{path}"})
+
+
+def _text(plan: Plan, read: Plan) -> str:
+    """The plan's text, with the comments of the one that was read."""
+    if read.origin is None or read.origin.source.text.lstrip()[:1] == "{":
+        return format_plan(plan)
+    file, faults = parse(read.origin.source)
+    return format_plan(plan) if faults else format_file(file, plan.models, plan.dtype)
+

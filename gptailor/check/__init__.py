@@ -1,0 +1,1 @@
+"""What must hold of a plan: `alone` of the plan by itself, `models` against its models' headers."""

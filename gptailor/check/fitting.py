@@ -1,0 +1,326 @@
+"""Rules of tensors that must fit: shapes, names, kinds of layer, dtypes, the rest of the model."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from gptailor import outline
+from gptailor.check.places import named_models, recipes
+from gptailor.checkpoint.configuration import Entry, Refusal
+from gptailor.checkpoint.header import TensorInfo
+from gptailor.checkpoint.layout import fold, is_constant, joined_entry, moved_config, projection
+from gptailor.checkpoint.opened import Opened
+from gptailor.diagnostics import Fault, Place
+from gptailor.plan import Merge, Part, Plan, Recipe, Subset, Take
+from gptailor.registry import METHODS
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""The dtypes that arithmetic is done on."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A plan beside its models."""
+
+    plan: Plan
+    models: Mapping[str, Opened]
+
+    @property
+    def base(self) -> Opened:
+        """The model that gives all that the plan doesn't say."""
+        return self.models["base"]
+
+    @property
+    def count(self) -> int:
+        """The number of the base's layers."""
+        return self.base.layout.count
+
+
+@dataclass(frozen=True)
+class Use:
+    """A part of a layer that a slot reads: whose, which, where the plan says so."""
+
+    model: Opened
+    layer: int
+    part: Part
+    at: Place
+
+
+def uses(checked: Checked, slot: outline.Slot, part: Part) -> Iterator[Use]:
+    """All layers that a part of a slot may be made of, the base's own for a method that needs it."""
+    made = slot.part(part)
+    for inner, name, layer in named_models(made.recipe):
+        if name in checked.models and layer is not None:
+            yield Use(checked.models[name], layer, part, (*made.at, "recipe", *inner))
+    layer_of_base = base_layer(slot, made.recipe)
+    if layer_of_base is not None and layer_of_base < checked.count:
+        yield Use(checked.base, layer_of_base, part, (*made.at, "recipe", "by"))
+
+
+def base_layer(slot: outline.Slot, recipe: Recipe) -> int | None:
+    """The base's layer that θ_b is taken at; None for a recipe without."""
+    if isinstance(recipe, Take):
+        return None
+    if isinstance(recipe, Subset):
+        return recipe.layer
+    calls = () if recipe.by is None else getattr(recipe.by, "one_of", (recipe.by,))
+    if not any(call.name in METHODS and METHODS[call.name].needs_base for call in calls):
+        return None
+    return slot.position if slot.position is not None else recipe.merge[0].layer
+
+
+def merges(recipe: Recipe) -> bool:
+    """Whether a recipe may do arithmetic on tensors."""
+    return isinstance(recipe, Merge | Subset)
+
+
+# ------------------------------------------------------------------------------------------- rules
+
+
+def parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
+    """`attn` and `mlp` each have norms of their own."""
+    reason = checked.base.layout.no_parts
+    if reason is None:
+        return
+    for i, layer in enumerate(checked.plan.layers):
+        if layer.part is not None:
+            message = f"L{layer.position}.{layer.part} can't be taken by itself: {reason}"
+            yield Fault("M216", message, ("layers", i))
+            return
+
+
+def scales_can_be_folded(checked: Checked) -> Iterator[Fault]:
+    """A scale is folded into weights, where the architecture has an exact form for it."""
+    reason = checked.base.layout.no_scale
+    if checked.plan.scales and reason is not None:
+        yield Fault("M214", f"'scale' can't be folded into the weights: {reason}", ("scales", 0))
+
+
+def quantised_layers_only_move(checked: Checked) -> Iterator[Fault]:
+    """Weights that are no numbers can be copied, not computed with."""
+    for name, model in checked.models.items():
+        method = model.layout.quantised
+        if method is None:
+            continue
+        what = _computed(checked, name)
+        if what is not None:
+            message = f"the weights of '{name}' are quantised ('{method}'), and can't be {what[0]}"
+            yield Fault("M213", message, what[1], "use the checkpoint that it was made from")
+
+
+def _computed(checked: Checked, name: str) -> tuple[str, Place] | None:
+    if checked.plan.dtype is not None:
+        return "cast", ("dtype",)
+    for at, recipe in recipes(checked.plan):
+        if not merges(recipe):
+            continue
+        if name == "base" or any(name == other for _, other, _ in named_models(recipe)):
+            return "merged", at
+    return None
+
+
+def layers_fit(checked: Checked) -> Iterator[Fault]:
+    """What stands at a place has the tensors and shapes that the base has there."""
+    reported: set[tuple[str, str]] = set()
+    for slot in outline.slots(checked.plan, checked.count):
+        for part in outline.PARTS:
+            for use in uses(checked, slot, part):
+                fault = _misfit(checked, slot, use)
+                if fault is not None and (use.model.name, fault.code) not in reported:
+                    reported.add((use.model.name, fault.code))
+                    yield fault
+
+
+def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
+    """How the tensors of a source differ from those of the base's layer of its kind."""
+    reference = _reference(checked, slot, use)
+    if reference is None:
+        return None
+    theirs = _weights(use.model.part(use.layer, use.part))
+    ours = _weights(checked.base.part(reference, use.part))
+    who = f"L{use.layer} of '{use.model.name}'"
+    if missing := sorted(ours.keys() - theirs.keys()):
+        return Fault("M209", f"{who} has no tensor '{missing[0]}', which the base has", use.at)
+    if extra := sorted(theirs.keys() - ours.keys()):
+        return Fault("M209", f"{who} has a tensor '{extra[0]}', which the base has not", use.at)
+    wrong = [n for n in ours if ours[n].spec.shape != theirs[n].spec.shape]
+    if not wrong:
+        return None
+    name = wrong[0]
+    more = f" ({len(wrong) - 1} more tensors differ)" if len(wrong) > 1 else ""
+    message = (
+        f"'{name}' of {who} has the shape {list(theirs[name].spec.shape)}, "
+        f"and the base's L{reference} {list(ours[name].spec.shape)}{more}"
+    )
+    return Fault("M208", message, use.at)
+
+
+def _weights(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    return {rest: tensor for rest, tensor in tensors.items() if not is_constant(rest)}
+
+
+def _reference(checked: Checked, slot: outline.Slot, use: Use) -> int | None:
+    """A layer of the base that should have the same tensors: its own, or one of the same kind."""
+    entry = use.model.entries[use.layer]
+    own = use.layer if slot.position is None else slot.position
+    candidates = [own, *range(checked.count)] if own < checked.count else range(checked.count)
+    return next((n for n in candidates if checked.base.entries[n] == entry), None)
+
+
+def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
+    """The layers of a merge compute in the same way, though their places differ."""
+    for slot in outline.slots(checked.plan, checked.count):
+        for part in outline.PARTS:
+            found = list(uses(checked, slot, part))
+            kinds = [joined_entry(checked.base.layout, e, e) for e in _entries(found)]
+            for use, kind in zip(found, kinds, strict=True):
+                if kind != kinds[0]:
+                    key = next(k for k in kind if kind[k] != kinds[0].get(k))
+                    first = found[0]
+                    message = (
+                        f"L{use.layer} of '{use.model.name}' has {key} {kind[key]}, and "
+                        f"L{first.layer} of '{first.model.name}' {kinds[0].get(key)}"
+                    )
+                    yield Fault("M218", message, use.at, "they can't be merged")
+                    return
+
+
+def _entries(found: list[Use]) -> list[Entry]:
+    return [use.model.entries[use.layer] for use in found]
+
+
+def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
+    """A merge, a cast or a scale takes floating-point tensors."""
+    for slot in outline.slots(checked.plan, checked.count):
+        for part in outline.PARTS:
+            if not merges(slot.part(part).recipe):
+                continue
+            for use in uses(checked, slot, part):
+                for rest, tensor in use.model.part(use.layer, part).items():
+                    if tensor.spec.dtype not in FLOATS and projection(checked.base.layout, rest):
+                        message = f"'{tensor.spec.name}' is {tensor.spec.dtype}, and can't be merged"
+                        yield Fault("M215", message, use.at)
+                        return
+
+
+def the_configuration_can_follow(checked: Checked) -> Iterator[Fault]:
+    """What a configuration says by position can be said of the output's layers."""
+    if any(slot.dropped == "maybe" for slot in outline.slots(checked.plan, checked.count)):
+        return
+    made = moved(checked)
+    if isinstance(made, Refusal):
+        at: Place = ("stack",) if checked.plan.stack else ("drops", 0)
+        at = at if checked.plan.stack or checked.plan.drops else ("layers", 0)
+        yield Fault("M217", made.reason, at)
+
+
+def moved(checked: Checked) -> dict[str, object] | Refusal:
+    """The configuration of a plan's output, as far as its layers go."""
+    entries = []
+    for slot in outline.kept(checked.plan, checked.count):
+        first = [next(uses(checked, slot, part)) for part in outline.PARTS]
+        attn, mlp = (use.model.entries[use.layer] for use in first)
+        entries.append(joined_entry(checked.base.layout, attn, mlp))
+    return moved_config(checked.base.layout, checked.base.config, entries)
+
+
+# --------------------------------------------------------------------------- the rest of the model
+
+
+def the_rest_fits(checked: Checked) -> Iterator[Fault]:
+    """Embedding, norm and head have the base's shapes, but for the number of tokens."""
+    for where in ("embed", "norm", "head"):
+        recipe = checked.plan.rest(where)
+        for at, name, _ in named_models(recipe) if recipe is not None else ():
+            if name in checked.models:
+                yield from _rest_misfit(checked, where, (where, *at), checked.models[name])
+
+
+def _rest_misfit(checked: Checked, where: str, at: Place, model: Opened) -> Iterator[Fault]:
+    theirs, ours = model.rest(where), checked.base.rest(where)
+    if theirs.keys() != ours.keys():
+        yield Fault("M209", f"the {where} of '{model.name}' has not the base's tensors", at)
+        return
+    recipe = checked.plan.rest(where)
+    for i, tensor in ours.items():
+        a, b = theirs[i].spec.shape, tensor.spec.shape
+        rows_may_differ = where != "norm" and not (recipe is not None and merges(recipe))
+        if a == b or (rows_may_differ and a[1:] == b[1:]):
+            continue
+        message = f"the {where} of '{model.name}' has the shape {list(a)}, and the base's {list(b)}"
+        yield Fault("M208", message, at)
+
+
+def the_vocabulary_is_one(checked: Checked) -> Iterator[Fault]:
+    """Embedding and head have a row for each token of the tokenizer."""
+    plan = checked.plan
+    rows = {where: _rows(checked, where) for where in ("embed", "head")}
+    if rows["embed"] is None or rows["head"] is None:
+        return
+    named = next((w for w in ("embed", "head") if plan.rest(w) is not None), None)
+    if named is None:
+        return
+    if rows["embed"] != rows["head"] and not checked.base.layout.tied:
+        message = f"the embedding has {rows['embed']} tokens, and the head {rows['head']}"
+        yield Fault("M210", message, (named,), "take both from one model")
+        return
+    base = _first_rows(checked.base.rest("embed"))
+    if plan.tokenizer is None and base is not None and rows[named] != base:
+        message = f"the {named} has {rows[named]} tokens, and the base's tokenizer goes with {base}"
+        who = next(iter(named_models(plan.rest(named) or outline.own(0))))[1]
+        yield Fault("M210", message, (named,), f"add 'tokenizer from {who}'")
+
+
+def _rows(checked: Checked, where: str) -> int | None:
+    recipe = checked.plan.rest(where)
+    names = [name for _, name, _ in named_models(recipe)] if recipe is not None else ["base"]
+    model = checked.models.get(names[0])
+    return _first_rows(model.rest(where)) if model else None
+
+
+def _first_rows(tensors: dict[int, TensorInfo]) -> int | None:
+    return tensors[0].spec.shape[0] if 0 in tensors and tensors[0].spec.shape else None
+
+
+def a_tied_head_is_said(checked: Checked) -> Iterator[Fault]:
+    """In a tied model naming one of embedding and head decides both."""
+    if not checked.base.layout.tied:
+        return
+    plan = checked.plan
+    named = [where for where in ("embed", "head") if plan.rest(where) is not None]
+    if len(named) != 1:
+        return
+    for _, name, _ in named_models(plan.rest(named[0]) or outline.own(0)):
+        model = checked.models.get(name)
+        if model is not None and not model.layout.tied:
+            message = (
+                f"the base's embedding and head are one tensor, and those of '{name}' are two: "
+                f"its {named[0]} serves as both"
+            )
+            yield Fault("M304", message, (named[0],), "name both to untie them", severity="warning")
+
+
+def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
+    """A scale needs a tensor to fold it into."""
+    base = checked.base
+    if not checked.plan.scales or base.layout.no_scale is not None:
+        return
+    for part in outline.PARTS:
+        if not any(fold(base.layout, rest) for rest in base.part(0, part)):
+            message = f"a layer's '{part}' has no tensor that a scale could be folded into"
+            yield Fault("M214", message, ("scales", 0))
+
+
+FITTING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+    parts_can_be_told_apart,
+    scales_can_be_folded,
+    some_scale_does_something,
+    quantised_layers_only_move,
+    layers_fit,
+    merged_layers_are_of_one_kind,
+    tensors_can_be_computed_with,
+    the_configuration_can_follow,
+    the_rest_fits,
+    the_vocabulary_is_one,
+    a_tied_head_is_said,
+)
+"""Rules for plans whose positions and layers all exist."""

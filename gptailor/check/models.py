@@ -1,0 +1,196 @@
+"""Rules that a plan must keep against its models, from headers and configurations alone."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+
+from gptailor.check.fitting import FITTING, Checked
+from gptailor.check.places import Hit, joined, layer_recipes, named_models, recipes
+from gptailor.checkpoint.error import CheckpointError
+from gptailor.checkpoint.layout import Unknown, incompatible, layout_of
+from gptailor.checkpoint.opened import Opened
+from gptailor.checkpoint.source import open_checkpoint
+from gptailor.diagnostics import Fault, errors, listed, locate
+from gptailor.plan import Model, Plan
+
+
+def is_local(source: str) -> bool:
+    """Whether a source is a folder, not a Hub id."""
+    return source[:1] in (".", "/", "~")
+
+
+def folder_of(plan: Plan, source: str) -> Path:
+    """A local source as a path: relative ones start at the folder of the file that names them."""
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 (Path.expanduser raises without a home)
+    return (plan.origin.folder if plan.origin else Path()) / path
+
+
+def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
+    """The plan with other checkpoints under its models' names."""
+    unknown = [name for name in paths if name not in plan.models]
+    if unknown:
+        names = listed(f"'{name}'" for name in plan.models)
+        message = f"there is no model '{unknown[0]}' in the plan to rebind"
+        return plan, [Fault("M105", message, help=f"its models are {names}")]
+    bound = {name: Model(source=str(Path(os.path.abspath(p)))) for name, p in paths.items()}  # noqa: PTH100 (links stay)
+    copy = plan.model_copy(update={"models": {**plan.models, **bound}})
+    return (copy.read_from(plan.origin) if plan.origin else copy), []
+
+
+def used(plan: Plan) -> set[str]:
+    """The models whose files a plan needs: the base, and what its recipes name."""
+    names = {name for _, recipe in recipes(plan) for _, name, _ in named_models(recipe)}
+    return ({"base"} | names) & plan.models.keys()
+
+
+def open_models(plan: Plan) -> tuple[dict[str, Opened], list[Fault]]:
+    """The models that a plan needs, opened; a fault for each that can't be."""
+    opened: dict[str, Opened] = {}
+    faults: list[Fault] = []
+    for name in sorted(used(plan), key=lambda n: (n != "base", n)):
+        found = _open(plan, name, plan.models[name])
+        if isinstance(found, Fault):
+            faults.append(found)
+        else:
+            opened[name] = found
+    return opened, faults
+
+
+def _open(plan: Plan, name: str, model: Model) -> Opened | Fault:
+    at = ("models", name, "source")
+    if model.on is not None:
+        message = f"'{name}' is an adapter, which this version can't apply yet"
+        return Fault("M103", message, at, "merge it into its model first")
+    if not is_local(model.source):
+        message = f"'{model.source}' is on the Hub, which this version can't read yet"
+        help_ = f"download it, and give its folder by --model {name}=PATH"
+        return Fault("M104", message, at, help_)
+    try:
+        checkpoint = open_checkpoint(folder_of(plan, model.source))
+    except CheckpointError as error:
+        message = f"{error.message} ({error.path})"
+        if error.offset is not None:
+            message = f"{error.message} ({error.path}, byte {error.offset})"
+        return Fault(error.code, message, at, error.help)
+    layout = layout_of(checkpoint.config, checkpoint.tensors)
+    if isinstance(layout, Unknown):
+        return Fault("M204", layout.reason, at)
+    return Opened(name, checkpoint, layout)
+
+
+def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
+    """The faults of a plan against its models; those that rest on others are left out."""
+    if "base" not in models:
+        return []
+    checked = Checked(plan, models)
+    faults = locate((f for rule in CHECKS for f in rule(checked)), plan.origin)
+    if not errors(faults):
+        faults += locate((f for rule in FITTING for f in rule(checked)), plan.origin)
+    return faults
+
+
+# ------------------------------------------------------------------------------------------- rules
+
+
+def every_position_exists(checked: Checked) -> Iterator[Fault]:
+    """Positions are layers of the base."""
+    plan, count = checked.plan, checked.count
+    if plan.stack is not None:
+        return
+
+    def beyond(name: str, many: bool) -> Fault:
+        are = "are" if many else "is"
+        message = f"{name} {are} beyond the base, which has {count} layers"
+        return Fault("M201", message, help=f"the last layer is L{count - 1}")
+
+    for entries, name in ((plan.layers, "layers"), (plan.drops, "drops"), (plan.scales, "scales")):
+        hits = [Hit(e.position, (name, i)) for i, e in enumerate(entries) if e.position >= count]
+        yield from joined(plan, hits, beyond)
+    for i, choice in enumerate(plan.drop_any):
+        if choice.among and choice.among[-1] >= count:
+            yield replace(beyond(f"L{choice.among[-1]}", False), at=("drop_any", i, "among"))
+    for i, bridge in enumerate(plan.bridges):
+        if bridge.after is not None and bridge.after >= count:
+            yield replace(beyond(f"L{bridge.after}", False), at=("bridges", i, "after"))
+
+
+def every_source_layer_exists(checked: Checked) -> Iterator[Fault]:
+    """A source's layer is a layer of its model."""
+    for at, recipe in layer_recipes(checked.plan):
+        for inner, name, layer in named_models(recipe):
+            model = checked.models.get(name)
+            if model is None or layer is None or layer < model.layout.count:
+                continue
+            if at[0] == "layers" and layer >= checked.count and name == "base":
+                here = checked.plan.layers[int(at[1])].position
+                if here == layer:
+                    continue  # the position is reported already
+            count = model.layout.count
+            where = inner[: inner.index("model")] if "model" in inner else ()
+            message = f"L{layer} is beyond the model '{name}', which has {count} layers"
+            yield Fault("M202", message, (*at, *where, "layer"), f"its last layer is L{count - 1}")
+
+
+def something_remains(checked: Checked) -> Iterator[Fault]:
+    """The output has a layer."""
+    plan = checked.plan
+    fixed = {drop.position for drop in plan.drops if not drop.maybe}
+    if plan.stack is None and fixed >= set(range(checked.count)):
+        message = f"all {checked.count} layers are dropped, and nothing remains"
+        yield Fault("M203", message, ("drops", len(plan.drops) - 1))
+    for i, choice in enumerate(plan.drop_any):
+        if len(fixed) + choice.count >= checked.count:
+            message = f"dropping {choice.count} more of {checked.count} layers leaves nothing"
+            yield Fault("M203", message, ("drop_any", i, "count"))
+
+
+def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
+    """Layers can move between models that compute with them in the same way."""
+    base = checked.models["base"]
+    if base.layout.notice:
+        yield Fault("M301", base.layout.notice, ("models", "base", "source"), severity="warning")
+    for name, model in checked.models.items():
+        if name == "base":
+            continue
+        at = ("models", name, "source")
+        if model.layout.model_type != base.layout.model_type:
+            ours, theirs = base.layout.model_type, model.layout.model_type
+            yield Fault("M205", f"'{name}' is a '{theirs}' model, and the base a '{ours}' one", at)
+            continue
+        for d in incompatible(base.layout, base.config, model.config):
+            message = f"'{name}' has {d.key} {_said(d.other_value)}, and the base {_said(d.base_value)}"
+            if d.severity == "fault":
+                yield Fault("M206", message, at, "its layers would compute something else here")
+            else:
+                help_ = "the output computes with the base's"
+                yield Fault("M302", message, at, help_, severity="warning")
+
+
+def _said(value: object) -> str:
+    if value is None:
+        return "unset"
+    return f"'{value}'" if isinstance(value, str) else f"{value}"
+
+
+def every_model_is_used(checked: Checked) -> Iterator[Fault]:
+    """A declared model that nothing names is a slip."""
+    plan = checked.plan
+    named = used(plan) | {model.on for model in plan.models.values()}
+    for objective in plan.search.objectives if plan.search else ():
+        named.add(str(objective.arguments.get("from")))
+    for name in plan.models:
+        if name not in named:
+            message = f"the model '{name}' is declared and never used"
+            yield Fault("M303", message, ("models", name, "name"), severity="warning")
+
+
+CHECKS: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+    every_position_exists,
+    every_source_layer_exists,
+    something_remains,
+    every_model_goes_with_the_base,
+    every_model_is_used,
+)
+

@@ -1,0 +1,236 @@
+"""Names, dtypes, shapes and byte ranges in a safetensors file, without a tensor library."""
+
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gptailor.checkpoint.error import CheckpointError, quoted
+from gptailor.checkpoint.regular import open_regular, parse_object, read_exactly
+from gptailor.diagnostics import listed, nearest
+
+__all__ = [
+    "DTYPE_BITS",
+    "MAX_HEADER",
+    "ByteRange",
+    "CheckpointError",
+    "TensorInfo",
+    "TensorSpec",
+    "read_header",
+]
+
+MAX_HEADER = 100_000_000
+"""The largest header, in bytes: what the reference implementation allows."""
+
+DTYPE_BITS: dict[str, int] = {
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32,
+    "U64": 64, "I64": 64, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """What a tensor is, without its bytes. `dtype` is safetensors' name of it (`BF16`)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """The number of entries."""
+        return prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+        return self.elements * DTYPE_BITS[self.dtype] // 8
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor on disk: what it is, and the file and offset of its first byte."""
+
+    spec: TensorSpec
+    file: Path
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """A stretch of a file, to be copied as it is."""
+
+    file: Path
+    offset: int
+    size: int
+
+
+_LARGEST = 2**64 - 1
+_LFS = b"version "  # how the text of a Git LFS pointer begins
+_CUT = "the file is cut short; download it again"
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of a safetensors file in the order of their bytes; no weight is read.
+
+    All that the reference implementation refuses is refused, and so are duplicate names and
+    fields that the format doesn't know. `__metadata__` is checked and left out.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        raw = _text(file, size, path)
+    start = 8 + len(raw)
+    header = _Header(path, start, size - start)
+    entries = parse_object(raw, path, "C204", duplicate="C205", start=8)
+    header.check_metadata(entries.pop("__metadata__", {}))
+    stretches = sorted(
+        (header.stretch(name, entry) for name, entry in entries.items()),
+        key=lambda stretch: (stretch.begin, stretch.end),
+    )
+    header.check_cover(stretches)
+    return {s.spec.name: TensorInfo(s.spec, path, start + s.begin) for s in stretches}
+
+
+def _text(file: io.FileIO, size: int, path: Path) -> bytes:
+    """The header's JSON; its length is believed only once it fits into the file."""
+    if size < 8:
+        message = f"has {size} bytes, and a safetensors file has at least 8"
+        raise CheckpointError("C202", message, path, _CUT, 0)
+    first = read_exactly(file, 8, path, "C202")
+    length = int.from_bytes(first, "little")
+    if length > size - 8:
+        pointer = "this is a Git LFS pointer; fetch the weights with `git lfs pull`"
+        message = f"the header's length is {length} bytes, and the file has {size}"
+        raise CheckpointError("C202", message, path, pointer if first == _LFS else _CUT, 0)
+    if length > MAX_HEADER:
+        message = f"the header's length is {length} bytes; at most {MAX_HEADER} are allowed"
+        raise CheckpointError("C203", message, path, offset=0)
+    return read_exactly(file, length, path, "C202")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A tensor, and where its bytes lie in the data."""
+
+    spec: TensorSpec
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """The rules of one file's entries: its data are `size` bytes from byte `start` on."""
+
+    path: Path
+    start: int
+    size: int
+
+    def refuse(self, code: str, message: str, help: str = "", at: int | None = None) -> NoReturn:
+        """Raise; `at` is an offset in the data."""
+        offset = None if at is None else self.start + at
+        raise CheckpointError(code, message, self.path, help, offset)
+
+    def check_metadata(self, metadata: object) -> None:
+        """A map of strings to strings."""
+        if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+            self.refuse("C206", "'__metadata__' is not an object of strings")
+
+    def stretch(self, name: str, entry: object) -> _Stretch:
+        """An entry whose fields are right and agree with each other."""
+        if not _is_unicode(name):
+            self.refuse("C206", f"the name {quoted(name)} is not valid Unicode")
+        if not isinstance(entry, dict):
+            self.refuse("C206", f"{quoted(name)} is not an object")
+        if entry.keys() != {"dtype", "shape", "data_offsets"}:
+            found = listed(quoted(key) for key in list(entry)[:8]) or "nothing"
+            self.refuse("C206", f"{quoted(name)} has {found}, not 'dtype', 'shape', 'data_offsets'")
+        dtype = self._dtype(name, entry["dtype"])
+        shape = self._shape(name, entry["shape"])
+        begin, end = self._offsets(name, entry["data_offsets"])
+        bits = _product((*shape, DTYPE_BITS[dtype]))
+        if bits is None or bits % 8 or end - begin != bits // 8:
+            needed = "more than 64 bits can count" if bits is None else f"{bits / 8:.16g}"
+            shown = f"{dtype} of shape {_shown(shape)}"
+            message = f"{quoted(name)} has {end - begin} bytes; {shown} takes {needed}"
+            self.refuse("C208", message, at=begin)
+        return _Stretch(TensorSpec(name, dtype, shape), begin, end)
+
+    def _dtype(self, name: str, dtype: object) -> str:
+        if not isinstance(dtype, str):
+            self.refuse("C206", f"the dtype of {quoted(name)} is not a string")
+        if dtype not in DTYPE_BITS:
+            message = f"{quoted(name)} has the unknown dtype {quoted(dtype)}"
+            self.refuse("C207", message, nearest(dtype, DTYPE_BITS))
+        return dtype
+
+    def _shape(self, name: str, shape: object) -> tuple[int, ...]:
+        if not isinstance(shape, list) or not all(_is_count(size) for size in shape):
+            self.refuse("C206", f"the shape of {quoted(name)} is not a list of whole numbers >= 0")
+        return tuple(shape)
+
+    def _offsets(self, name: str, offsets: Any) -> tuple[int, int]:
+        if not isinstance(offsets, list) or [type(offset) for offset in offsets] != [int, int]:
+            self.refuse("C206", f"the data_offsets of {quoted(name)} are not two whole numbers")
+        begin, end = offsets
+        if not 0 <= begin <= end:
+            self.refuse("C208", f"{quoted(name)} runs from byte {_int(begin)} to {_int(end)}")
+        if end > self.size:
+            message = f"{quoted(name)} ends at byte {_int(end)} of {self.size} bytes of data"
+            self.refuse("C208", message, _CUT, at=begin)
+        return begin, end
+
+    def check_cover(self, stretches: Iterable[_Stretch]) -> None:
+        """Each tensor begins where the one before it ends, and the last ends the file."""
+        at, before = 0, "the header"
+        for stretch in stretches:
+            name = quoted(stretch.spec.name)
+            if stretch.begin < at:
+                self.refuse("C209", f"{name} overlaps {before}", at=stretch.begin)
+            if stretch.begin > at:
+                gap = stretch.begin - at
+                self.refuse(
+                    "C209", f"{gap} bytes between {before} and {name} are no tensor's", at=at
+                )
+            at, before = stretch.end, name
+        if at < self.size:
+            self.refuse("C209", f"{self.size - at} bytes after {before} are no tensor's", at=at)
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether it has a UTF-8 form; JSON can escape half of a surrogate pair."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_count(value: object) -> bool:
+    """A whole number of 64 bits; in JSON `true` is no number, though Python says so."""
+    return type(value) is int and 0 <= value <= _LARGEST
+
+
+def _product(factors: Iterable[int]) -> int | None:
+    """The product, or None as soon as 64 bits don't hold it (so that it costs next to nothing)."""
+    result = 1
+    for factor in factors:
+        result *= factor
+        if result > _LARGEST:
+            return None
+    return result
+
+
+def _int(value: int) -> str:
+    """A number, if it is short enough to be read."""
+    return str(value) if abs(value) <= _LARGEST else f"{'-' if value < 0 else ''}2^64 or more"
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape[:8]))}{', …' if len(shape) > 8 else ''}]"

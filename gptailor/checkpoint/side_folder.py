@@ -1,0 +1,183 @@
+"""The folder beside a target in which an output grows until it is whole: `SideFolder`.
+
+It holds `.lock`, which its process keeps locked for as long as it lives; `new`, the output;
+and, while a target is replaced, `old`. At every moment either the target is whole, as before or
+as wanted, or the whole old one is in `old` and the next run puts it back.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from gptailor.checkpoint.error import CheckpointError, quoted
+from gptailor.checkpoint.transfer import writing
+
+LOCK = ".lock"
+NEW = "new"
+OLD = "old"
+ATTEMPTS = 16
+
+
+class SideFolder:
+    """A context: on leaving it, whatever happened, the folder is gone and the target is whole."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        with writing(target):
+            self.path, self._lock = _create(target)
+        self.new = self.path / NEW
+
+    def __enter__(self) -> "SideFolder":
+        try:
+            with writing(self.target):
+                self.new.mkdir()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            _discard(self.path, self.target)
+        finally:
+            os.close(self._lock)
+
+    def swap(self, *, force: bool) -> None:
+        """Make the new folder the target; an old one is moved aside first if `force` says so."""
+        sync_tree(self.new)
+        with writing(self.target):
+            if force and os.path.lexists(self.target):
+                self.target.rename(self.path / OLD)
+            try:
+                self.new.rename(self.target)
+            except OSError as error:
+                if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                    raise TargetExists(self.target) from error
+                raise
+        with suppress(OSError):  # the output is there and whole, only its name may be lost
+            sync_folder(self.target.parent)
+
+
+class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExistsError does not)
+    """There is something where the output is to go."""
+
+    def __init__(self, target: Path) -> None:
+        super().__init__("C301", "exists already", target, "`--force` replaces it")
+
+
+def remove_stale(target: Path) -> tuple[Path, ...]:
+    """Remove what dead runs left beside a target, never a live one's; returns what was removed.
+
+    A run that died between its two renames has the old target put back.
+    """
+    pattern = re.compile(re.escape(f".{target.name}.partial-") + r"\d+-[0-9a-z]+")
+    try:
+        found = [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
+    except OSError:  # no parent yet, or one that can't be listed: the write will say so
+        return ()
+    return tuple(path for path in sorted(found) if _remove_dead(path, target))
+
+
+def _remove_dead(path: Path, target: Path) -> bool:
+    """Remove a side folder if its process is dead; whether it is gone."""
+    if path.is_symlink():
+        return False
+    lock = _lock_of_dead(path)
+    if lock is None:
+        with suppress(OSError):  # without a lock only an empty one is dead for sure
+            path.rmdir()
+    else:
+        try:
+            _discard(path, target)
+        finally:
+            os.close(lock)
+    return not os.path.lexists(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's entries on the disk; a file system that can't do this is as good as done."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(fd)
+
+
+def sync_tree(folder: Path) -> None:
+    """Have the entries of a folder, and of all in it, on the disk."""
+    for root, _, _ in os.walk(folder):
+        with writing(Path(root)):
+            sync_folder(Path(root))
+
+
+def _create(target: Path) -> tuple[Path, int]:
+    """A new side folder and the descriptor that holds its lock.
+
+    Until the lock is held another run may take the folder for dead and remove it; then the next
+    attempt has another name.
+    """
+    for _ in range(ATTEMPTS):
+        name = f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
+        path = target.parent / name
+        path.mkdir()
+        try:
+            fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            path.rmdir()
+            raise
+        if _claim(fd) and (path / LOCK).exists():
+            return path, fd
+        os.close(fd)
+    raise CheckpointError("C303", f"no side folder could be made in {ATTEMPTS} attempts", target)
+
+
+def _claim(fd: int) -> bool:
+    """Lock it; True on a file system without locks too, where nothing is ever taken for dead."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _lock_of_dead(path: Path) -> int | None:
+    """The lock of a side folder whose process is dead, now held by us."""
+    try:
+        fd = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _discard(path: Path, target: Path) -> None:
+    """Undo a swap that wasn't finished, then remove the folder, its lock last."""
+    new, old = path / NEW, path / OLD
+    if old.exists() and new.exists():
+        try:
+            old.rename(target)
+        except OSError as error:
+            message = f"could not be put back; what it was is in {quoted(str(old))}"
+            raise CheckpointError("C303", message, target) from error
+    for part in (new, old):
+        shutil.rmtree(part, ignore_errors=True)
+    with suppress(OSError):  # what can't be removed now is tried again by the next run
+        if not new.exists() and not old.exists():
+            (path / LOCK).unlink()
+            path.rmdir()

@@ -1,0 +1,493 @@
+"""The command line: arguments to calls, results to exit codes. The only module that prints.
+
+Exit codes: 0 done, 1 the plan has faults, 2 usage, 3 the world failed (file, disk, memory).
+Whatever needs time to import is imported by the command that needs it.
+"""
+
+import difflib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import gptailor
+from gptailor.diagnostics import Fault, PlanError, TailorError, errors, show, to_github, to_json
+
+if TYPE_CHECKING:
+    from gptailor.api import Prepared
+    from gptailor.plan import Plan
+
+MOST_SHOWN = 100
+"""Faults that are shown to people; machines get all."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(gptailor.__version__, "--version", "-V", prog_name="gptailor")
+def cli() -> None:
+    """Cut, stitch and merge language models by a plan.
+
+    A plan is a text file that says which layers of which models make a new one. Compiling it
+    writes a Hugging Face model folder.
+
+    \b
+      tailor 1
+      model base = "./models/base"
+      model math = "./models/math"
+      L0..L9 from math
+      merge(L12 base, L12 math, 0.5)
+      drop L20..L25
+    """
+
+
+class _Rebinding(click.ParamType[tuple[str, Path]]):
+    """`NAME=PATH`."""
+
+    name = "NAME=PATH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Path]:
+        name, equal, path = str(value).partition("=")
+        if not (equal and name and path):
+            self.fail(f"'{value}' is not NAME=PATH", param, ctx)
+        return name, Path(os.path.expanduser(path))  # noqa: PTH111 (raises without a home)
+
+
+class _Size(click.ParamType[int]):
+    """A number of bytes: `5GB`, `500MB`, `2GiB`."""
+
+    name = "SIZE"
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+             "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # noqa: RUF012 # fmt: skip
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value), re.IGNORECASE)
+        unit = self.units.get(found[2].upper()) if found else None
+        size = int(float(found[1]) * unit) if found and unit else 0
+        if size <= 0:
+            self.fail(f"'{value}' is no size such as 5GB or 500MiB", param, ctx)
+        return size
+
+
+_PLAN = click.argument("plan", metavar="PLAN", type=click.Path(allow_dash=True))
+_PLANS = click.argument(
+    "plans", metavar="PLAN...", nargs=-1, required=True, type=click.Path(allow_dash=True)
+)
+_MODEL = click.option(
+    "models",
+    "--model",
+    type=_Rebinding(),
+    multiple=True,
+    help="Take another folder for a model of the plan. May be given several times.",
+)
+
+# --------------------------------------------------------------------------------------- commands
+
+
+@cli.command("compile")
+@_PLAN
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="The folder to write. It must not exist, unless --force is given.")  # fmt: skip
+@_MODEL
+@click.option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16, over the plan's.")
+@click.option("--shard-size", type=_Size(), default="5GB", show_default=True,
+              help="The most bytes of one weights file.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace the folder, once the new one is whole.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+def compile_(  # noqa: PLR0913 (one argument a flag)
+    plan: str,
+    output: Path,
+    models: tuple[tuple[str, Path], ...],
+    dtype: str | None,
+    shard_size: int,
+    force: bool,
+    dry_run: bool,
+) -> None:
+    """Write the model that PLAN declares as a Hugging Face folder.
+
+    The folder appears whole or not at all. It holds the weights, config.json, the tokenizer,
+    a model card and the plan. PLAN may be - for standard input.
+    """
+    from gptailor import api  # noqa: PLC0415
+
+    prepared = api.prepare(_read(plan), models=dict(models), dtype=dtype, shard_size=shard_size)
+    _report(prepared.warnings)
+    if dry_run:
+        _print_dry_run(prepared, output)
+        return
+    with _progress(prepared.size) as advance:
+        written = api.write(prepared, output, force=force, progress=advance)
+    before = prepared.counts["layers"][0]
+    click.echo(
+        f"{written.folder}: {written.layers} layers (the base has {before}), "
+        f"{_millions(written.parameters)} parameters, {_bytes(written.size)}"
+    )
+
+
+@cli.command()
+@_PLANS
+@_MODEL
+@click.option("--alone", is_flag=True, help="Check the plans by themselves, without their models.")
+@click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text",
+              show_default=True, help="For people, for programs, or as GitHub annotations.")  # fmt: skip
+def check(
+    plans: tuple[str, ...], models: tuple[tuple[str, Path], ...], alone: bool, form: str
+) -> None:
+    """Check plans, by themselves and against the headers of their models.
+
+    All faults are reported, each once. Ends with 1 if there are any; warnings are none.
+    """
+    faults: list[Fault] = []
+    for name in plans:
+        found = _faults_of(name, dict(models), alone=alone)
+        faults += found
+        if form == "text" and not errors(found):
+            _report(found)
+            click.echo(f"{name}: no faults")
+        elif form == "text":
+            _report(found)
+    if form == "json":
+        click.echo(to_json(faults))
+    elif form == "github":
+        for fault in faults:
+            click.echo(to_github(fault))
+    sys.exit(1 if errors(faults) else 0)
+
+
+@cli.command()
+@_PLANS
+@click.option("--check", "checking", is_flag=True, help="Write nothing; end with 1 if a plan differs.")
+@click.option("--diff", "diffing", is_flag=True, help="Write nothing; show what would change.")
+def fmt(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
+    """Write plans in their canonical form, comments kept.
+
+    A plan from standard input (-) is written to standard output.
+    """
+    from gptailor.diagnostics import Source  # noqa: PLC0415
+    from gptailor.lang.format import format_text  # noqa: PLC0415
+
+    changed = 0
+    faults: list[Fault] = []
+    for name in plans:
+        text = _text(name)
+        made, found = format_text(Source(_shown(name), text.removeprefix("\ufeff")))
+        faults += found
+        if made is None:
+            continue
+        changed += made != text
+        if diffing:
+            lines = (t.splitlines(keepends=True) for t in (text, made))
+            click.echo("".join(difflib.unified_diff(*lines, name, name)), nl=False)
+        elif checking and made != text:
+            click.echo(f"{_shown(name)}: not in canonical form")
+        elif not checking:
+            _rewrite(name, made, text)
+    _report(faults)
+    sys.exit(1 if errors(faults) or (changed and (checking or diffing)) else 0)
+
+
+@cli.command("show")
+@_PLAN
+@_MODEL
+@click.option("--program", is_flag=True, help="Print how each tensor of the output is made.")
+def show_(plan: str, models: tuple[tuple[str, Path], ...], program: bool) -> None:
+    """Show the layers of PLAN as a map: one cell a layer, a colour a model."""
+    read = _read(plan)
+    if program:
+        from gptailor import api  # noqa: PLC0415
+        from gptailor.program.program import lines  # noqa: PLC0415
+
+        prepared = api.prepare(read, models=dict(models))
+        _report(prepared.warnings)
+        click.echo("\n".join(lines(prepared.compiled.program)))
+        return
+    count, known = _layer_count(read, dict(models))
+    _print_map(_shown(plan), read, count, known=known)
+
+
+@cli.command()
+@click.argument("first", metavar="A", type=click.Path(allow_dash=True))
+@click.argument("second", metavar="B", type=click.Path(allow_dash=True))
+def diff(first: str, second: str) -> None:
+    """Say in words what differs between two plans, layer by layer.
+
+    Ends with 0 if they say the same, with 1 if not.
+    """
+    from gptailor.report.difference import differences  # noqa: PLC0415
+
+    a, b = _read(first), _read(second)
+    count = max(_layer_count(plan, {})[0] for plan in (a, b))
+    found = differences(a, b, count)
+    click.echo("\n".join(found) if found else "the plans say the same")
+    sys.exit(1 if found else 0)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of a plan."""
+    from gptailor.plan import Plan  # noqa: PLC0415
+
+    click.echo(json.dumps(Plan.model_json_schema(), indent=2))
+
+
+@cli.command("json")
+@_PLAN
+def json_(plan: str) -> None:
+    """Print PLAN as JSON, which all commands read too."""
+    click.echo(_read(plan).model_dump_json(indent=2, exclude_defaults=True))
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes gptailor's words in SHELL.
+
+    For bash: gptailor completion bash > ~/.local/share/bash-completion/completions/gptailor
+    """
+    from click.shell_completion import get_completion_class  # noqa: PLC0415
+
+    made = get_completion_class(shell)
+    assert made is not None
+    click.echo(made(cli, {}, "gptailor", "_GPTAILOR_COMPLETE").source())
+
+
+# ------------------------------------------------------------------------------------ reading plans
+
+
+def _shown(name: str) -> str:
+    return "<stdin>" if name == "-" else name
+
+
+def _bytes_of(name: str) -> bytes:
+    if name == "-":
+        return click.get_binary_stream("stdin").read()
+    return Path(name).read_bytes()
+
+
+def _text(name: str) -> str:
+    try:
+        return _bytes_of(name).decode("utf-8")
+    except UnicodeDecodeError:
+        from gptailor.lang.reading import read_bytes  # noqa: PLC0415
+
+        raise PlanError(read_bytes(_bytes_of(name), _shown(name), Path())[1]) from None
+
+
+def _parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
+    from gptailor.lang.reading import read_bytes  # noqa: PLC0415
+
+    return read_bytes(_bytes_of(name), _shown(name), Path() if name == "-" else Path(name).parent)
+
+
+def _read(name: str) -> "Plan":
+    plan, faults = _parsed(name)
+    if plan is None or errors(faults):
+        raise PlanError(faults)
+    return plan
+
+
+def _faults_of(name: str, models: dict[str, Path], *, alone: bool) -> list[Fault]:
+    plan, faults = _parsed(name)
+    if plan is None or errors(faults) or alone:
+        return faults
+    from gptailor import api  # noqa: PLC0415
+
+    return api.check(plan, models)
+
+
+def _layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
+    """The base's number of layers, and whether it is known; else as many as the plan names."""
+    from gptailor.check.models import open_models, rebind  # noqa: PLC0415
+
+    plan, faults = rebind(plan, models)
+    if faults:
+        raise PlanError(faults)
+    base_alone = plan.model_copy(update={"layers": (), "stack": None, "embed": None,
+                                         "norm": None, "head": None, "tokenizer": None})  # fmt: skip
+    opened, _ = open_models(base_alone.read_from(plan.origin) if plan.origin else base_alone)
+    if "base" in opened:
+        return opened["base"].layout.count, True
+    named = [e.position for e in (*plan.layers, *plan.drops, *plan.scales)]
+    named += [position for choice in plan.drop_any for position in choice.among]
+    return max(named, default=-1) + 1, False
+
+
+def _rewrite(name: str, made: str, text: str) -> None:
+    """Write the text in place, whole or not at all; standard input goes to standard output."""
+    if name == "-":
+        click.echo(made, nl=False)
+        return
+    if made == text:
+        return
+    path = Path(name).resolve()
+    handle, side = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(made)
+        Path(side).chmod(path.stat().st_mode & 0o7777)
+        Path(side).replace(path)
+    except BaseException:
+        Path(side).unlink(missing_ok=True)
+        raise
+    click.echo(f"{name}: rewritten")
+
+
+# ----------------------------------------------------------------------------------------- showing
+
+
+def _report(faults: Iterable[Fault]) -> None:
+    """Faults for people, on standard error."""
+    faults = list(faults)
+    for fault in faults[:MOST_SHOWN]:
+        click.echo(_coloured(fault) + "\n", err=True)
+    if len(faults) > MOST_SHOWN:
+        click.echo(f"… and {len(faults) - MOST_SHOWN} more faults", err=True)
+
+
+def _coloured(fault: Fault) -> str:
+    first, _, rest = show(fault).partition("\n")
+    label, _, message = first.partition(": ")
+    colour = "red" if fault.severity == "error" else "yellow"
+    head = click.style(label, fg=colour, bold=True) + click.style(f": {message}", bold=True)
+    return head + (f"\n{rest}" if rest else "")
+
+
+def _print_map(name: str, plan: "Plan", count: int, *, known: bool) -> None:
+    from gptailor.outline import slots  # noqa: PLC0415
+    from gptailor.report import describe, layer_map  # noqa: PLC0415
+
+    found = slots(plan, count)
+    drawn = layer_map.cells(found, list(plan.models))
+    whose = "items of a stack" if plan.stack else f"layers of '{plan.models['base'].source}'"
+    at_least = "" if known or plan.stack else "at least "
+    click.echo(f"{name}: {at_least}{len(found)} {whose}: {describe.summary(found)}\n")
+    width = max(20, click.get_current_context().max_content_width or 80) // 4 * 2
+    for line in _painted(drawn, layer_map.lines(drawn, min(width, 40))):
+        click.echo(line)
+    click.echo("\n" + _painted_legend(drawn, list(plan.models)) + "\n")
+    rows = describe.rows(found)
+    wide = max((len(row.where) for row in rows), default=0)
+    for row in rows:
+        click.echo(f"  {row.where:<{wide}}  {row.what}")
+
+
+def _painted(drawn: Sequence[Any], lines: Sequence[str]) -> Iterable[str]:
+    """The map's lines, each symbol in its model's colour; every second line is a ruler."""
+    cells = iter(drawn)
+    for i, line in enumerate(lines):
+        if i % 2 == 0:
+            yield "  " + click.style(line, dim=True)
+            continue
+        painted = (
+            click.style(c, fg=(cell := next(cells)).colour, bold=cell.kind == "merged",
+                        reverse=cell.colour is not None) if c != " " else " "
+            for c in line
+        )  # fmt: skip
+        yield "  " + "".join(painted)
+
+
+def _painted_legend(drawn: Sequence[Any], models: Sequence[str]) -> str:
+    from gptailor.report import layer_map  # noqa: PLC0415
+
+    colours = layer_map.colours(models)
+    words = []
+    for entry in layer_map.legend(drawn, models).split("   "):
+        symbol, _, name = entry.partition(" ")
+        colour = colours.get(name)
+        words.append(click.style(symbol, fg=colour, reverse=colour is not None) + f" {name}")
+    return "  " + "   ".join(words)
+
+
+def _print_dry_run(prepared: "Prepared", output: Path) -> None:
+    from gptailor.outline import slots  # noqa: PLC0415
+    from gptailor.report.describe import rows  # noqa: PLC0415
+
+    (layers_before, layers), (before, after) = prepared.counts.values()
+    click.echo(f"would write {output}: {layers} layers (the base has {layers_before})")
+    click.echo(f"  parameters  {after:,} (the base has {before:,})")
+    shards = len(prepared.shards)
+    files = "1 file" if shards == 1 else f"{shards} files"
+    click.echo(f"  weights     {prepared.size:,} bytes in {files}")
+    found = rows(slots(prepared.plan, prepared.models["base"].layout.count))
+    wide = max(10, *(len(row.where) for row in found))
+    for row in found:
+        click.echo(f"  {row.where:<{wide}}  {row.what}")
+
+
+def _progress(total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return nullcontext(lambda _: None)
+    from gptailor.report.progress import bar  # noqa: PLC0415
+
+    return bar(total)
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e9:.2f} B" if count >= 10**9 else f"{count / 1e6:.1f} M"
+
+
+def _bytes(size: int) -> str:
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} bytes"
+
+
+# -------------------------------------------------------------------------------------- exit codes
+
+
+def main() -> None:
+    """Run the command line, and end with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line with these arguments; the exit code."""
+    try:
+        cli.main(list(arguments), prog_name="gptailor", standalone_mode=False)
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.Abort:
+        return _fail("interrupted", 130)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except PlanError as error:
+        _report(error.faults)
+        return 1
+    except (TailorError, OSError, MemoryError, KeyboardInterrupt) as error:
+        return _world(error)
+    return 0
+
+
+def _world(error: BaseException) -> int:
+    """The world failed: say it in one message."""
+    if isinstance(error, KeyboardInterrupt):
+        return _fail("interrupted", 130)
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    if isinstance(error, MemoryError):
+        return _fail("error: there is not enough memory", 3)
+    if isinstance(error, OSError):
+        place = f"'{error.filename}': " if error.filename else ""
+        return _fail(f"error: {place}{error.strerror or error}", 3)
+    text = str(error)
+    return _fail(text if text.startswith("error") else f"error: {text}", 3)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(message, err=True)
+    return code

@@ -1,0 +1,259 @@
+"""What is wrong with a plan, where, and how it is shown: `Source`, `Span`, `Fault`, `Origin`."""
+
+import bisect
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+Place = tuple[str | int, ...]
+"""Where in a `Plan`: field names and indices, as pydantic writes them."""
+
+Severity = Literal["error", "warning"]
+
+WIDTH = 100
+"""Columns of a source line that are shown; a longer line is cut around its caret."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text and the name that it goes by in messages."""
+
+    name: str
+    text: str
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """The offset of each line's first character."""
+        return [0, *(i + 1 for i, c in enumerate(self.text) if c == "\n")]
+
+    def position(self, offset: int) -> tuple[int, int]:
+        """Line and column of an offset, both counted from 1."""
+        line = bisect.bisect_right(self.starts, offset) - 1
+        return line + 1, offset - self.starts[line] + 1
+
+    def line(self, number: int) -> str:
+        """The text of a line (from 1), without its end."""
+        start = self.starts[number - 1]
+        end = self.text.find("\n", start)
+        return self.text[start : end if end >= 0 else len(self.text)].rstrip("\r")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a source: offsets in characters, the end not included."""
+
+    start: int
+    end: int
+
+    def to(self, other: "Span") -> "Span":
+        """From the start of this to the end of the other."""
+        return Span(self.start, other.end)
+
+
+@dataclass(frozen=True)
+class Also:
+    """A second place that a fault points at, and what is there."""
+
+    label: str
+    at: Place = ()
+    span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: a stable code, what is, where, and what to do."""
+
+    code: str
+    message: str
+    at: Place = ()
+    help: str = ""
+    also: tuple[Also, ...] = ()
+    severity: Severity = "error"
+    span: Span | None = None
+    source: Source | None = None
+
+
+class TailorError(Exception):
+    """The world failed: a file, a disk, memory. Exit code 3."""
+
+
+class PlanError(TailorError):
+    """A plan has faults, all of which it carries. Exit code 1."""
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n\n".join(show(fault) for fault in self.faults))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a plan was read from: its text, and the span of each of its places.
+
+    `spans` holds, for a place (an entry of the plan), the spans of the places inside it, relative
+    to it; the entry's own is at `()`, its whole statement's at `STATEMENT`. Entries that came from
+    one statement share what they can.
+    """
+
+    source: Source
+    folder: Path
+    spans: Mapping[Place, Mapping[Place, Span]] = field(default_factory=dict)
+
+    def span(self, at: Place) -> Span | None:
+        """The span of a place, or of the nearest one around it."""
+        for length in range(len(at), 0, -1):
+            inside = self.spans.get(at[:length])
+            for end in range(len(at), length - 1, -1) if inside else ():
+                if (found := inside.get(at[length:end])) is not None:  # type: ignore[union-attr]
+                    return found
+        return None
+
+    def statement(self, at: Place) -> Span | None:
+        """The span of the statement that a place came from."""
+        for length in range(len(at), 0, -1):
+            if (inside := self.spans.get(at[:length])) is not None:
+                return inside.get(STATEMENT) or inside.get(())
+        return None
+
+
+STATEMENT: Place = ("statement",)
+TARGET: Place = ("target",)
+
+
+def locate(faults: Iterable[Fault], origin: Origin | None) -> list[Fault]:
+    """Give each fault its span in the text; sort them as the text has them; none twice."""
+    if origin is not None:
+        faults = [_located(fault, origin) for fault in faults]
+    unique = {(f.code, f.message, f.span, f.at if f.span is None else ()): f for f in faults}
+    return sorted(unique.values(), key=lambda f: f.span.start if f.span else -1)
+
+
+def _located(fault: Fault, origin: Origin) -> Fault:
+    also = tuple(
+        other if other.span else replace(other, span=origin.span(other.at)) for other in fault.also
+    )
+    span = fault.span or origin.span(fault.at)
+    return replace(fault, span=span, also=also, source=fault.source or origin.source)
+
+
+def errors(faults: Iterable[Fault]) -> list[Fault]:
+    """Those that stop a plan: all but the warnings."""
+    return [fault for fault in faults if fault.severity == "error"]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A help text that names the nearest known name, or nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"did you mean '{found[0]}'?" if found else ""
+
+
+def listed(names: Iterable[str], last: str = "and") -> str:
+    """`a, b and c`."""
+    items = list(names)
+    return f" {last} ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
+
+
+# ------------------------------------------------------------------------------------ how it looks
+
+
+def show(fault: Fault) -> str:
+    """A fault for people: code and message, the line with a caret under the words, help."""
+    head = f"{fault.severity}[{fault.code}]: {fault.message}"
+    if fault.span is None or fault.source is None:
+        place = _dotted(fault.at)
+        lines = [head, *([f" --> {place}"] if place else [])]
+        return "\n".join(lines + ([f"  = help: {fault.help}"] if fault.help else []))
+    source = fault.source
+    spans = [(fault.span, "")] + [(a.span, a.label) for a in fault.also if a.span is not None]
+    gutter = len(str(max(source.position(span.start)[0] for span, _ in spans)))
+    pad = " " * gutter
+    line, column = source.position(fault.span.start)
+    out = [head, f"{pad}--> {source.name}:{line}:{column}", f"{pad} |"]
+    for n, (span, label) in enumerate(spans):
+        if n:
+            out.append(f"{pad} :")
+        out += _excerpt(source, span, label, gutter)
+    if fault.help:
+        out.append(f"{pad} = help: {fault.help}")
+    return "\n".join(out)
+
+
+def _excerpt(source: Source, span: Span, label: str, gutter: int) -> list[str]:
+    """The span's line, and a line with carets under its words."""
+    number, column = source.position(span.start)
+    text = source.line(number)
+    length = max(1, min(span.end - span.start, len(text) - column + 1))
+    start = 0
+    if len(text) > WIDTH:
+        start = max(0, min(column - 1 - WIDTH // 3, len(text) - WIDTH))
+        length = min(length, WIDTH - (column - 1 - start)) or 1
+    shown = _printable(text[start : start + WIDTH])
+    before = "…" if start else ""
+    after = "…" if start + WIDTH < len(text) else ""
+    indent = " " * (len(before) + column - 1 - start)
+    carets = f"{indent}{'^' * length} {label}".rstrip()
+    return [f"{number:>{gutter}} | {before}{shown}{after}", f"{' ' * gutter} | {carets}"]
+
+
+def _printable(text: str) -> str:
+    """The same number of columns, with tabs and control characters as spaces."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _dotted(at: Place) -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in at).lstrip(".")
+
+
+def to_json(faults: Iterable[Fault]) -> str:
+    """The same for machines: a JSON list of objects."""
+    return json.dumps([_record(fault) for fault in faults], ensure_ascii=False, indent=2)
+
+
+def _record(fault: Fault) -> dict[str, object]:
+    also = [{"label": a.label, **_where(fault.source, a.span)} for a in fault.also]
+    return {
+        "code": fault.code,
+        "severity": fault.severity,
+        "message": fault.message,
+        "place": list(fault.at),
+        "help": fault.help,
+        "also": also,
+        **_where(fault.source, fault.span),
+    }
+
+
+def _where(source: Source | None, span: Span | None) -> dict[str, object]:
+    if source is None or span is None:
+        return {"file": source.name if source else None}
+    line, column = source.position(span.start)
+    end_line, end_column = source.position(span.end)
+    return {
+        "file": source.name,
+        "line": line,
+        "column": column,
+        "end_line": end_line,
+        "end_column": end_column,
+    }
+
+
+def to_github(fault: Fault) -> str:
+    """The same as an annotation of a pull request (a GitHub Actions workflow command)."""
+    where = ""
+    if fault.source is not None and fault.span is not None:
+        line, column = fault.source.position(fault.span.start)
+        end_line, end_column = fault.source.position(fault.span.end)
+        where = f"file={_property(fault.source.name)},line={line},col={column}"
+        where += f",endLine={end_line},endColumn={end_column},"
+    message = fault.message + (f" ({fault.help})" if fault.help else "")
+    return f"::{fault.severity} {where}title={fault.code}::{_command(message)}"
+
+
+def _command(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _command(text).replace(":", "%3A").replace(",", "%2C")

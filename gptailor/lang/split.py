@@ -1,0 +1,171 @@
+"""A text into the pieces that are statements, with their comments; brackets matched on the way.
+
+Each piece is parsed by itself, so that a fault in one never hides the next.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from gptailor.diagnostics import Fault, Source, Span
+
+_LEXEME = re.compile(
+    r"""(?P<comment>\#[^\r\n]*) | (?P<string>"[^"\r\n]*") | (?P<quote>") | (?P<newline>\r?\n)
+      | (?P<semicolon>;) | (?P<open>[({]) | (?P<close>[)}]) | (?P<blank>[ \t]+)
+      | (?P<text>[^\#"\r\n;(){} \t]+|\r)""",
+    re.VERBOSE,
+)
+
+
+@dataclass(slots=True)
+class Piece:
+    """A statement's stretch of text; a block has the pieces inside its braces."""
+
+    start: int
+    end: int
+    above: list[str] = field(default_factory=list)
+    behind: str = ""
+    block: "Pieces | None" = None
+    brace: int = -1  # offset of the opening brace
+    broken: bool = False  # has a fault already, and can't be parsed
+
+
+@dataclass(slots=True)
+class Pieces:
+    """The pieces of a file or block, the comments after the last of them, and where it closes."""
+
+    items: list[Piece]
+    closing: list[str]
+    end: int
+    closed: bool = True
+
+
+@dataclass(slots=True)
+class _Lexeme:
+    kind: str
+    start: int
+    end: int
+    matched: bool = False
+
+
+def split(source: Source) -> tuple[Pieces, list[Fault]]:
+    """The pieces of a text, and faults for brackets and quotes that are not closed."""
+    lexemes = [_Lexeme(m.lastgroup or "", *m.span()) for m in _LEXEME.finditer(source.text)]
+    faults = _match_brackets(source.text, lexemes)
+    splitter = _Splitter(source.text, lexemes)
+    pieces = splitter.pieces(until_brace=False)
+    return pieces, faults
+
+
+def _match_brackets(text: str, lexemes: list[_Lexeme]) -> list[Fault]:
+    """Mark the brackets that have a partner; a fault for each that is never closed."""
+    stack: list[_Lexeme] = []
+    unclosed: list[_Lexeme] = []
+    braces = 0  # how many of the stack are braces
+    for lexeme in lexemes:
+        bracket = text[lexeme.start]
+        if lexeme.kind == "open":
+            stack.append(lexeme)
+            braces += bracket == "{"
+        elif lexeme.kind == "close":
+            while bracket == "}" and braces and text[stack[-1].start] == "(":
+                unclosed.append(stack.pop())
+            if stack and text[stack[-1].start] == {")": "(", "}": "{"}[bracket]:
+                stack.pop().matched = lexeme.matched = True
+                braces -= bracket == "}"
+    faults = [_unclosed(text, lexeme) for lexeme in unclosed + stack]
+    quotes = [lexeme for lexeme in lexemes if lexeme.kind == "quote"]
+    return faults + [_open_quote(lexeme) for lexeme in quotes]
+
+
+def _unclosed(text: str, lexeme: _Lexeme) -> Fault:
+    bracket = text[lexeme.start]
+    return Fault(
+        "S104",
+        f"'{bracket}' is never closed",
+        span=Span(lexeme.start, lexeme.end),
+        help=f"close it with '{')' if bracket == '(' else '}'}'",
+    )
+
+
+def _open_quote(lexeme: _Lexeme) -> Fault:
+    return Fault(
+        "S104",
+        "the text in quotes doesn't end on its line",
+        span=Span(lexeme.start, lexeme.end),
+        help='close it with \'"\'; a text holds no quotes and no line ends',
+    )
+
+
+class _Splitter:
+    """Walks the lexemes once; a block is a recursion of one level, since blocks don't nest."""
+
+    def __init__(self, text: str, lexemes: list[_Lexeme]) -> None:
+        self.text = text
+        self.lexemes = lexemes
+        self.at = 0
+
+    def pieces(self, *, until_brace: bool) -> Pieces:
+        """The pieces up to the end of the text, or to the brace that closes this block."""
+        items: list[Piece] = []
+        comments: list[str] = []
+        ended_on: Piece | None = None  # the last piece, while its line goes on
+        while self.at < len(self.lexemes):
+            lexeme = self.lexemes[self.at]
+            if until_brace and self._is(lexeme, "}"):
+                self.at += 1
+                return Pieces(items, comments, lexeme.end)
+            if lexeme.kind in ("newline", "semicolon", "blank"):
+                ended_on = None if lexeme.kind == "newline" else ended_on
+                self.at += 1
+            elif lexeme.kind == "comment":
+                ended_on = self._comment(lexeme, ended_on, comments)
+            else:
+                ended_on = self._piece(comments, inside=until_brace)
+                items.append(ended_on)
+                comments = []
+        return Pieces(items, comments, len(self.text), closed=not until_brace)
+
+    def _comment(self, lexeme: _Lexeme, last: Piece | None, comments: list[str]) -> Piece | None:
+        words = self.text[lexeme.start : lexeme.end].rstrip()
+        self.at += 1
+        if last is not None and not comments and not last.behind:
+            last.behind = words
+        else:
+            comments.append(words)
+        return last
+
+    def _is(self, lexeme: _Lexeme, bracket: str) -> bool:
+        return lexeme.matched and self.text[lexeme.start] == bracket
+
+    def _piece(self, above: list[str], *, inside: bool) -> Piece:
+        """One statement: up to a newline or `;` outside parentheses."""
+        piece = Piece(self.lexemes[self.at].start, self.lexemes[self.at].start, list(above))
+        depth = 0
+        for lexeme in self._rest():
+            if depth == 0 and self._ends(lexeme, inside):
+                return piece
+            self.at += 1
+            if lexeme.kind == "comment":
+                piece.above.append(self.text[lexeme.start : lexeme.end].rstrip())
+            elif lexeme.kind not in ("blank", "newline"):
+                piece.end = lexeme.end
+            brace = lexeme.kind == "open" and self.text[lexeme.start] == "{"
+            if brace and not inside and piece.block is None:
+                piece.brace = lexeme.start
+                piece.block = self.pieces(until_brace=True)
+                piece.end = piece.block.end
+            elif lexeme.matched:
+                depth += 1 if lexeme.kind == "open" else -1
+            elif lexeme.kind in ("quote", "open"):
+                piece.broken = True
+        return piece
+
+    def _rest(self) -> Iterator[_Lexeme]:
+        while self.at < len(self.lexemes):
+            yield self.lexemes[self.at]
+
+    def _ends(self, lexeme: _Lexeme, inside: bool) -> bool:
+        if lexeme.kind == "comment" or (inside and self._is(lexeme, "}")):
+            return True
+        return lexeme.kind in ("newline", "semicolon")

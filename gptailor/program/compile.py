@@ -1,0 +1,229 @@
+"""A closed plan and its models into a `Program`, from headers alone."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gptailor import outline
+from gptailor.check.fitting import FLOATS, Checked, base_layer, moved, uses
+from gptailor.checkpoint.configuration import Refusal
+from gptailor.checkpoint.header import TensorInfo, TensorSpec
+from gptailor.checkpoint.layout import fold, is_constant, name_of
+from gptailor.checkpoint.opened import Opened
+from gptailor.plan import Merge, MethodCall, Part, Plan, Recipe, Take
+from gptailor.program.program import Arguments, Combine, Copy, Instruction, Output, Program
+from gptailor.registry import DTYPES, METHODS, Parameter
+
+IDENTITY: Arguments = (("weights", (1.0,)),)
+"""The arguments of `linear` for a tensor by itself."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a plan compiles to: the tensors' program and the configuration."""
+
+    program: Program
+    config: dict[str, Any]
+
+
+def compile_plan(plan: Plan, models: Mapping[str, Opened]) -> Compiled:
+    """The program and configuration of a closed plan that has no faults against its models."""
+    checked = Checked(plan, models)
+    maker = _Maker(checked)
+    untied = _unties(checked)
+    outputs = tuple(maker.outputs(with_head=untied or not checked.base.layout.tied))
+    return Compiled(Program(outputs), _configuration(checked, outputs, untied=untied))
+
+
+# --------------------------------------------------------------------------------- the instructions
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a tensor of the output is made of: the recipe's tensors in order."""
+
+    recipe: Recipe
+    sources: tuple[TensorInfo, ...]
+    models: tuple[str, ...]
+    base: tuple[TensorInfo, ...]
+    place: str
+
+
+class _Maker:
+    """Makes the outputs of a plan, one by one."""
+
+    def __init__(self, checked: Checked) -> None:
+        self.checked = checked
+        self.base = checked.base
+        dtype = checked.plan.dtype
+        self.dtype = DTYPES[dtype] if dtype is not None else None
+        self.base_dtypes = {
+            rest: tensor.spec.dtype
+            for layer in reversed(range(checked.count))
+            for part in outline.PARTS
+            for rest, tensor in self.base.part(layer, part).items()
+        }
+
+    def outputs(self, *, with_head: bool) -> Iterator[Output]:
+        """All tensors, in file order: embedding, layers, norm, head, and what else the base has."""
+        tied = self.checked.base.layout.tied and not with_head
+        recipe = self.checked.plan.embed
+        if tied and recipe is None:
+            yield from self._rest("embed", self.checked.plan.head, read="head")
+        else:
+            yield from self._rest("embed", recipe)
+        for n, slot in enumerate(outline.kept(self.checked.plan, self.checked.count)):
+            for part in outline.PARTS:
+                yield from self._part(n, slot, part)
+        yield from self._rest("norm", self.checked.plan.norm)
+        if with_head:
+            yield from self._rest("head", self.checked.plan.head)
+        for name, tensor in self.base.others.items():
+            yield self._output(name, self._dtype_of(tensor), _alone(tensor, "base"))
+
+    def _part(self, n: int, slot: outline.Slot, part: Part) -> Iterator[Output]:
+        made = slot.part(part)
+        read = list(uses(self.checked, slot, part))
+        at = base_layer(slot, made.recipe)
+        if at is not None:
+            read.pop()
+        tensors = [use.model.part(use.layer, part) for use in read]
+        own = self.base.part(slot.position if slot.position is not None else read[0].layer, part)
+        for rest in tensors[0]:
+            base = self.base.part(at, part)[rest] if at is not None else None
+            place = own[rest] if rest in own else tensors[0][rest]
+            inputs = _Inputs(
+                made.recipe,
+                tuple(tensor[rest] for tensor in tensors if rest in tensor),
+                tuple(use.model.name for use in read),
+                (base,) if base is not None else (),
+                (base or place).spec.name,
+            )
+            if is_constant(rest):
+                inputs = _alone(tensors[0][rest], inputs.models[0])
+            dtype = own[rest].spec.dtype if rest in own else self.base_dtypes.get(rest)
+            name = name_of(self.base.layout, n, rest)
+            output = self._output(name, self._float(dtype or inputs.sources[0].spec.dtype), inputs)
+            yield self._scaled(output, rest, slot.divisor)
+
+    def _rest(self, where: str, recipe: Recipe | None, *, read: str = "") -> Iterator[Output]:
+        """Embedding, norm or head; `read` is what is taken of the models, where it is another."""
+        recipe = recipe or outline.own(0)
+        names = tuple(name for name, _ in outline.sources(recipe))
+        tensors = [self.checked.models[name].rest(read or where) for name in names]
+        ours = self.base.rest(where)
+        for i, name in enumerate(getattr(self.base.layout, where)):
+            if i not in tensors[0]:
+                continue
+            base = ours[i] if i in ours else tensors[0][i]
+            needs = _needs_base(recipe)
+            inputs = _Inputs(recipe, tuple(t[i] for t in tensors), names, (base,) * needs, name)
+            yield self._output(name, self._dtype_of(base), inputs)
+
+    # ---------------------------------------------------------------------------- one instruction
+
+    def _float(self, dtype: str) -> str:
+        return self.dtype if self.dtype is not None and dtype in FLOATS else dtype
+
+    def _dtype_of(self, tensor: TensorInfo) -> str:
+        return self._float(tensor.spec.dtype)
+
+    def _output(self, name: str, dtype: str, inputs: _Inputs) -> Output:
+        first = inputs.sources[0]
+        make: Instruction
+        if isinstance(inputs.recipe, Take):
+            castable = first.spec.dtype in FLOATS and dtype in FLOATS
+            kept = first.spec.dtype == dtype or not castable
+            dtype = first.spec.dtype if not castable else dtype
+            make = Copy(first) if kept else _combine("linear", IDENTITY, inputs)
+        else:
+            make = _merged(inputs)
+        return Output(TensorSpec(name, dtype, first.spec.shape), make)
+
+    def _scaled(self, output: Output, rest: str, divisor: float) -> Output:
+        """The output with the scale folded into it, if it is one that carries it."""
+        how = fold(self.base.layout, rest) if divisor != 1.0 else None
+        if how is None:
+            return output
+        make = output.make
+        if isinstance(make, Copy):
+            inputs = _alone(make.source, "base")
+            make = _combine("linear", IDENTITY, inputs)
+        by = 1.0 / divisor if how == "multiply" else divisor
+        offset = 1.0 / divisor - 1.0 if how == "divide_offset" else 0.0
+        return replace(output, make=replace(make, divisor=by, offset=offset))
+
+
+def _alone(tensor: TensorInfo, model: str) -> _Inputs:
+    return _Inputs(outline.own(0), (tensor,), (model,), (), tensor.spec.name)
+
+
+def _needs_base(recipe: Recipe) -> bool:
+    by = recipe.by if isinstance(recipe, Merge) else None
+    return isinstance(by, MethodCall) and METHODS[by.name].needs_base
+
+
+def _merged(inputs: _Inputs) -> Combine:
+    recipe = inputs.recipe
+    assert isinstance(recipe, Merge)
+    if isinstance(recipe.share, int | float):
+        weights = (1.0 - recipe.share, float(recipe.share))
+        return _combine("linear", (("weights", weights),), inputs)
+    call = recipe.by if isinstance(recipe.by, MethodCall) else MethodCall(name="linear")
+    return _combine(call.name, arguments(call, len(inputs.sources)), inputs)
+
+
+def arguments(call: MethodCall, sources: int) -> Arguments:
+    """A closed call's arguments, complete: defaults filled in, one number for each source."""
+    method = METHODS[call.name]
+    return tuple((p.name, _argument(p, call.arguments.get(p.name), sources)) for p in method.parameters)
+
+
+def _argument(
+    parameter: Parameter, given: object, sources: int
+) -> float | tuple[float, ...]:
+    if not parameter.variadic:
+        number = parameter.default if given is None else given
+        assert isinstance(number, int | float)
+        return number if parameter.integer else float(number)
+    if given is None:
+        default = 1.0 / sources if parameter.default is None else parameter.default
+        return (default,) * sources
+    numbers = given if isinstance(given, tuple) else (given,)
+    numbers = numbers * sources if len(numbers) == 1 and parameter.one_serves_all else numbers
+    return tuple(float(number) for number in numbers)
+
+
+def _combine(method: str, given: Arguments, inputs: _Inputs) -> Combine:
+    return Combine(method, given, inputs.base, inputs.sources, inputs.models, inputs.place)
+
+
+# -------------------------------------------------------------------------------- the configuration
+
+
+def _unties(checked: Checked) -> bool:
+    """Whether the plan gives a tied model's embedding and head different origins."""
+    plan = checked.plan
+    if not checked.base.layout.tied or plan.embed is None or plan.head is None:
+        return False
+    names = [name for recipe in (plan.embed, plan.head) for name, _ in outline.sources(recipe)]
+    return plan.embed != plan.head or not all(checked.models[n].layout.tied for n in names)
+
+
+def _configuration(
+    checked: Checked, outputs: tuple[Output, ...], *, untied: bool
+) -> dict[str, Any]:
+    made = moved(checked)
+    assert not isinstance(made, Refusal)
+    config: dict[str, Any] = dict(made)
+    config.pop("_name_or_path", None)
+    if untied:
+        config["tie_word_embeddings"] = False
+    if checked.plan.dtype is not None:
+        keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
+        config |= dict.fromkeys(keys, checked.plan.dtype)
+    embed = next((o for o in outputs if o.spec.name in checked.base.layout.embed), None)
+    named = checked.plan.embed is not None or checked.plan.head is not None
+    if embed is not None and "vocab_size" in config and named:
+        config["vocab_size"] = embed.spec.shape[0]
+    return config

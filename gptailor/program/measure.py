@@ -1,0 +1,162 @@
+"""What a method must know of whole tensors before it combines them: `Inputs`, sums, thresholds.
+
+Results are the same to the bit for any chunk size, any number of threads and any device. Sums run
+over blocks that are aligned to the tensor's start; within a block values are added in pairs by
+elementwise additions, which no thread or vector unit can reorder, and the blocks' sums are added
+without error by `math.fsum`. Thresholds are found by counting, which is exact.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float32, Float64, Int32, Int64
+from torch import Tensor
+
+from gptailor.diagnostics import TailorError
+
+BLOCK = 2**14
+"""Entries of a block of a sum: a power of two, part of every result, never to be changed."""
+
+_MAGNITUDE = 0x7FFFFFFF  # a float32 without its sign; as integers these are ordered as the numbers
+_HALF = 16
+_TOP_BUCKETS = 2**15  # the sign bit is gone
+_LOW_BUCKETS = 2**16
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One stretch of θ_b and of every source, flattened, in float32, from entry `offset` on."""
+
+    offset: int
+    base: Float32[Tensor, " n"] | None
+    sources: tuple[Float32[Tensor, " n"], ...]
+
+    def task_vectors(self) -> list[Float32[Tensor, " n"]]:
+        """τ_i = θ_i - θ_b, of each source in order."""
+        return [source - self.origin for source in self.sources]
+
+    @property
+    def origin(self) -> Float32[Tensor, " n"]:
+        """θ_b, of a method that needs it."""
+        if self.base is None:
+            raise ValueError("this method needs the base's tensor")
+        return self.base
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The tensors that are combined, as often as wanted and chunk by chunk.
+
+    `read(start, end)` gives one stretch; a chunk is valid until the next one is read.
+    """
+
+    elements: int
+    models: tuple[str, ...]
+    place: str
+    step: int
+    read: Callable[[int, int], Chunk]
+
+    def chunks(self, multiple: int = 1) -> Iterator[Chunk]:
+        """The whole, in order, in steps of at least one and a multiple of `multiple` entries."""
+        step = -(-max(1, self.step) // multiple) * multiple
+        for start in range(0, self.elements, step):
+            yield self.read(start, min(start + step, self.elements))
+
+
+# -------------------------------------------------------------------------------------------- sums
+
+Gram = list[list[float]]
+"""The dot products of each vector with each other one; the diagonal holds the squared norms."""
+
+
+def gram_of_sources(inputs: Inputs) -> Gram:
+    """⟨θ_i, θ_j⟩ over the whole tensor, in float64."""
+    return _gram(inputs, lambda chunk: [source.double() for source in chunk.sources])
+
+
+def gram_of_task_vectors(inputs: Inputs) -> Gram:
+    """⟨θ_i - θ_b, θ_j - θ_b⟩ over the whole tensor, in float64, the differences too."""
+    return _gram(
+        inputs, lambda chunk: [source.double() - chunk.origin.double() for source in chunk.sources]
+    )
+
+
+def _gram(inputs: Inputs, vectors: Callable[[Chunk], list[Float64[Tensor, " n"]]]) -> Gram:
+    count = len(inputs.models)
+    pairs = [(i, j) for i in range(count) for j in range(i, count)]
+    sums: dict[tuple[int, int], list[float]] = {pair: [] for pair in pairs}
+    for chunk in inputs.chunks(BLOCK):
+        blocks = [_blocks(vector) for vector in vectors(chunk)]
+        for i, j in pairs:
+            sums[i, j] += _fold(blocks[i] * blocks[j]).tolist()
+    for i, model in enumerate(inputs.models):
+        if not all(map(math.isfinite, sums[i, i])):
+            raise TailorError(
+                f"'{inputs.place}' of '{model}' or of the base holds infinity or NaN, "
+                "so that its norm can't be measured"
+            )
+    totals = {pair: math.fsum(parts) for pair, parts in sums.items()}
+    return [[totals[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]
+
+
+def _blocks(vector: Float64[Tensor, " n"]) -> Float64[Tensor, "blocks width"]:
+    """The vector in rows of a block, zeros at its end; a short one in one row, which sums alike."""
+    entries = vector.shape[0]
+    width = min(BLOCK, 1 << (entries - 1).bit_length())
+    return torch.nn.functional.pad(vector, (0, -entries % width)).view(-1, width)
+
+
+def _fold(terms: Float64[Tensor, "blocks width"]) -> Float64[Tensor, " blocks"]:
+    """The sum of each row, by adding its second half to its first until one column is left."""
+    while (half := terms.shape[1] // 2) > 0:
+        terms = terms[:, :half] + terms[:, half:]
+    return terms[:, 0]
+
+
+# -------------------------------------------------------------------------------------- thresholds
+
+
+def magnitude(vector: Float32[Tensor, " n"]) -> Int32[Tensor, " n"]:
+    """|τ| as an integer of the same order: the float32's bits without its sign. NaN is largest."""
+    return vector.view(torch.int32) & _MAGNITUDE
+
+
+def thresholds(inputs: Inputs, ranks: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """For each source its ranks-th largest `magnitude` of τ, the largest being of rank 1.
+
+    Radix selection in two passes: one counts the upper half of the bits, the next the lower half
+    where the upper one is that of the wanted rank.
+    """
+    sources = range(len(inputs.models))
+    tops = [torch.zeros(_TOP_BUCKETS, dtype=torch.int64) for _ in sources]
+    for chunk in inputs.chunks():
+        for top, vector in zip(tops, chunk.task_vectors(), strict=True):
+            top.add_(torch.bincount(magnitude(vector) >> _HALF, minlength=_TOP_BUCKETS).cpu())
+    found = [[_bucket(top, rank) for rank in ranks] for top in tops]
+    lows = [
+        {bucket: torch.zeros(_LOW_BUCKETS, dtype=torch.int64) for bucket, _ in found[i]}
+        for i in sources
+    ]
+    for chunk in inputs.chunks():
+        for low, vector in zip(lows, chunk.task_vectors(), strict=True):
+            bits = magnitude(vector)
+            for bucket, counts in low.items():
+                inside = bits[(bits >> _HALF) == bucket] & (_LOW_BUCKETS - 1)
+                counts.add_(torch.bincount(inside, minlength=_LOW_BUCKETS).cpu())
+    return tuple(
+        tuple((bucket << _HALF) + _bucket(lows[i][bucket], rest)[0] for bucket, rest in found[i])
+        for i in sources
+    )
+
+
+def _bucket(counts: Int64[Tensor, " buckets"], rank: int) -> tuple[int, int]:
+    """The bucket that holds the rank-th largest, and its rank within that bucket."""
+    largest_first = counts.flip(0).cumsum(0)
+    index = int(torch.searchsorted(largest_first, rank))
+    before = int(largest_first[index - 1]) if index else 0
+    return len(counts) - 1 - index, rank - before

@@ -1,0 +1,87 @@
+"""The `Program`: how an output is made, tensor by tensor. Pure data, made from headers alone."""
+
+from dataclasses import dataclass
+
+from gptailor.checkpoint.header import TensorInfo, TensorSpec
+
+Arguments = tuple[tuple[str, float | tuple[float, ...]], ...]
+"""A method's arguments by name, complete: defaults filled in, one number for each source."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The bytes of a tensor as they are."""
+
+    source: TensorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Combine:
+    """Tensors combined by a method in float32, divided by `divisor`, `offset` added, rounded once.
+
+    `base` is θ_b for a method that needs it, else empty. `models` are the sources' names in the
+    plan; `place` is the base's name of the tensor at the target's position (dare's draws depend on
+    both). A cast or a division alone is `linear` with the weight 1. The offset is for norms that
+    multiply by 1 + w: (1 + w)/c − 1 is w/c + (1/c − 1).
+    """
+
+    method: str
+    arguments: Arguments
+    base: tuple[TensorInfo, ...]
+    sources: tuple[TensorInfo, ...]
+    models: tuple[str, ...]
+    place: str
+    divisor: float = 1.0
+    offset: float = 0.0
+
+
+Instruction = Copy | Combine
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One tensor of the output, and the one instruction that makes it."""
+
+    spec: TensorSpec
+    make: Instruction
+
+
+@dataclass(frozen=True)
+class Program:
+    """The output's tensors in file order."""
+
+    outputs: tuple[Output, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all tensors."""
+        return sum(output.spec.size for output in self.outputs)
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all tensors."""
+        return sum(output.spec.elements for output in self.outputs)
+
+
+def lines(program: Program) -> list[str]:
+    """The program as text: one line a tensor, what it is and the instruction that makes it."""
+    return [f"{_spec(output.spec)} = {_instruction(output.make)}" for output in program.outputs]
+
+
+def _spec(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype}[{','.join(str(n) for n in spec.shape)}]"
+
+
+def _instruction(make: Instruction) -> str:
+    if isinstance(make, Copy):
+        return f"copy {_tensor(make.source)}"
+    given = [f"{name}={value}" for name, value in make.arguments]
+    tensors = [f"{m}:{_tensor(t)}" for m, t in zip(make.models, make.sources, strict=True)]
+    base = [f"base={_tensor(tensor)}" for tensor in make.base]
+    after = f" / {make.divisor!r}" if make.divisor != 1.0 else ""
+    after += f" + {make.offset!r}" if make.offset else ""
+    return f"{make.method}({', '.join([*tensors, *base, *given])}){after}"
+
+
+def _tensor(tensor: TensorInfo) -> str:
+    return f"{tensor.file.parent.name}/{tensor.file.name}#{tensor.spec.name}"

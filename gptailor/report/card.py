@@ -1,0 +1,101 @@
+"""The model card of a compiled folder: what it is made of, and how to load it."""
+
+import json
+from collections.abc import Mapping
+
+from gptailor import outline
+from gptailor.check.models import is_local
+from gptailor.lang import words
+from gptailor.plan import Plan
+from gptailor.report import layer_map
+from gptailor.report.describe import Row, rows
+
+
+def card(
+    name: str, plan: Plan, text: str, counts: Mapping[str, tuple[int, int]], version: str
+) -> str:
+    """The Markdown of `README.md`.
+
+    `plan` has the models that were used, their paths as `text` has them; `counts` holds before and
+    after of `layers` and `parameters`.
+    """
+    slots = outline.slots(plan, counts["layers"][0])
+    drawn = layer_map.cells(slots, list(plan.models))
+    picture = [*layer_map.lines(drawn), "", layer_map.legend(drawn, list(plan.models))]
+    return "\n".join(
+        [
+            *_front_matter(plan),
+            f"# {name}",
+            "",
+            "A language model stitched from the layers of others, without training, by "
+            f"[gptailor](https://pypi.org/project/gptailor) {version}.",
+            "",
+            "| | base | this model |",
+            "|---|---|---|",
+            *(_count_row(noun, *pair) for noun, pair in counts.items()),
+            "",
+            "## Layers",
+            "",
+            *_fenced(picture, "text"),
+            "",
+            "The numbers are those of the base's layers, before anything is dropped."
+            if plan.stack is None
+            else "The numbers are those of the output's layers.",
+            "",
+            *_table(rows(slots)),
+            "",
+            "## Models",
+            "",
+            "| name | checkpoint |",
+            "|---|---|",
+            *(f"| {n} | `{words.declaration(n, m).split(' = ', 1)[1]}` |" for n, m in plan.models.items()),
+            "",
+            "## Plan",
+            "",
+            "The same is in `plan.tailor`, which compiles to this folder's tensors.",
+            "",
+            *_fenced(text.rstrip("\n").split("\n"), "text"),
+            "",
+            "## Use",
+            "",
+            *_fenced(_usage(name), "python"),
+            "",
+        ]
+    )
+
+
+def _front_matter(plan: Plan) -> list[str]:
+    """What the Hub reads: the models it was made from, if they are there."""
+    hub = [m.source for m in plan.models.values() if m.on is None and not is_local(m.source)]
+    return [
+        "---",
+        "library_name: transformers",
+        "tags:",
+        "- gptailor",
+        "- merge",
+        *(["base_model:", *(f"- {json.dumps(source)}" for source in hub)] if hub else []),
+        "---",
+        "",
+    ]
+
+
+def _count_row(noun: str, before: int, after: int) -> str:
+    share = "" if before == after else f" ({after / before - 1:+.1%})"
+    return f"| {noun} | {before:,} | {after:,}{share} |"
+
+
+def _fenced(lines: list[str], language: str) -> list[str]:
+    return [f"```{language}", *lines, "```"]
+
+
+def _table(found: list[Row]) -> list[str]:
+    return ["| layers | made of |", "|---|---|", *(f"| {r.where} | {r.what} |" for r in found)]
+
+
+def _usage(name: str) -> list[str]:
+    return [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f'model = AutoModelForCausalLM.from_pretrained("{name}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+    ]

@@ -1,0 +1,112 @@
+"""What differs between two plans, layer by layer, in words."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+
+from gptailor import plan as p
+from gptailor.lang import words
+from gptailor.lang.format import groups
+from gptailor.outline import Slot, slots
+from gptailor.report.describe import rows
+
+
+def differences(a: p.Plan, b: p.Plan, count: int) -> list[str]:
+    """One line for each difference; none if the plans are equal."""
+    return [*_models(a, b), *_settings(a, b), *_layers(a, b, count), *_others(a, b)]
+
+
+def _models(a: p.Plan, b: p.Plan) -> Iterator[str]:
+    for name in sorted(a.models.keys() | b.models.keys(), key=lambda n: (n != "base", n)):
+        before, after = (_declared(name, plan) for plan in (a, b))
+        if before != after:
+            yield f"model {name}: {before} → {after}"
+
+
+def _declared(name: str, plan: p.Plan) -> str:
+    if name not in plan.models:
+        return "none"
+    return words.declaration(name, plan.models[name]).split(" = ", 1)[1]
+
+
+def _settings(a: p.Plan, b: p.Plan) -> Iterator[str]:
+    if a.dtype != b.dtype:
+        yield f"dtype: {a.dtype or 'as the base'} → {b.dtype or 'as the base'}"
+    for where in p.REST:
+        before, after = (_rest(plan, where) for plan in (a, b))
+        if before != after:
+            yield f"{where}: {before} → {after}"
+
+
+def _rest(plan: p.Plan, where: str) -> str:
+    recipe = plan.rest(where)
+    return "base" if recipe is None else words.rest(where, recipe).removeprefix(f"{where} from ")
+
+
+def _layers(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
+    if a.stack is not None or b.stack is not None:
+        yield from _stacked(a, b, count)
+        return
+    before, after = ([_each(slot) for slot in slots(plan, count)] for plan in (a, b))
+    run: list[int] = []
+    last: tuple[str, str] | None = None
+    for i, pair in enumerate(zip(before, after, strict=True)):
+        if pair == last and run:
+            run.append(i)
+            continue
+        yield from _run(run, last)
+        run, last = ([i], pair) if pair[0] != pair[1] else ([], None)
+    yield from _run(run, last)
+
+
+def _run(run: Sequence[int], pair: tuple[str, str] | None) -> Iterator[str]:
+    if run and pair is not None:
+        yield f"{words.ranges(run)}: {pair[0]} → {pair[1]}"
+
+
+def _each(slot: Slot) -> str:
+    """What one position is made of."""
+    return rows([slot])[0].what
+
+
+def _stacked(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
+    """Layers in order, as an edit from one list to the other."""
+    before, after = (_items(plan, count) for plan in (a, b))
+    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    for tag, i, j, k, m in matcher.get_opcodes():
+        if tag == "equal":
+            continue
+        removed, added = (_runs(found) for found in (before[i:j], after[k:m]))
+        if tag == "insert":
+            yield f"output L{k}: {added} inserted"
+        elif tag == "delete":
+            yield f"output L{i} of the first: {removed} removed"
+        else:
+            yield f"output L{k}: {removed} → {added}"
+
+
+def _items(plan: p.Plan, count: int) -> list[p.Item]:
+    """The output's layers as items of a stack."""
+    if plan.stack is not None:
+        return list(plan.stack.items)
+    kept = [slot for slot in slots(plan, count) if slot.dropped != "yes"]
+    return [p.Item(recipe=made.recipe) for slot in kept for made in list(slot.made.values())[:1]]
+
+
+def _runs(items: Sequence[p.Item]) -> str:
+    return "; ".join(words.marks(group[0]) + words.item(group) for group in groups(items))
+
+
+def _others(a: p.Plan, b: p.Plan) -> Iterator[str]:
+    for name in ("drop_any", "bridges"):
+        before, after = (set(_texts(plan, name)) for plan in (a, b))
+        yield from (f"only in the first: {text}" for text in sorted(before - after))
+        yield from (f"only in the second: {text}" for text in sorted(after - before))
+    if a.search != b.search:
+        yield "the search blocks differ"
+
+
+def _texts(plan: p.Plan, name: str) -> Iterator[str]:
+    if name == "drop_any":
+        yield from (words.drop_any(entry) for entry in plan.drop_any)
+    else:
+        yield from (words.marks(entry) + words.bridge(entry) for entry in plan.bridges)
