@@ -5,7 +5,7 @@
 Writes a base and three variants (2 layers, hidden size 16) in float32 and in bfloat16, lets
 mergekit merge them by its command line in its own environment, merges the same tensors with
 `combine_tensors`, and prints for each case the largest difference, the share of entries that
-differ at all, and why. Both are also compared with the largest value of that output's tensors.
+differ at all, and why; the largest value shows the scale.
 """
 
 import argparse
@@ -18,19 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
-
 from gptailor.program.combine import combine_tensors
 from gptailor.program.program import Arguments
 from gptailor.registry import METHODS
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 Tensors = dict[str, Tensor]
 Value = float | tuple[float, ...]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-ROUNDING = "same formula; float32 sums in another order"
+IN_BFLOAT16 = "mergekit subtracts, sums and rounds in bfloat16, gptailor in float32"
+BY_INDEX = f"{IN_BFLOAT16}; of equal magnitudes mergekit cuts some, by index"
+LINEAR = "mergekit is linear from cosθ 0.9995 on, gptailor from sinθ 1e-4"
 VARIANTS = {"one": 0.01, "two": 0.01, "three": 0.01, "close": 0.0004}
 """The variants' distances from the base, whose own entries have a deviation of 0.02."""
 
@@ -52,16 +53,13 @@ class Case:
 
 def cases() -> list[Case]:
     """The methods that both have, with the options that make them the same formula."""
-    inputs = "bfloat16 differs: mergekit subtracts, sums and rounds in bfloat16"
-    half = {"float32": ROUNDING, "bfloat16": inputs}
-    trimmed = "keeps int(density·n) entries, gptailor round(density·n), and all equal magnitudes"
     return [
         Case(
             "linear",
             {"weights": (0.3, 0.7)},
             {"normalize": False},
             ("one", "two"),
-            {"float32": "mergekit fuses multiply and add", "bfloat16": "both sum in float32"},
+            {"float32": "mergekit fuses multiply and add", "bfloat16": "the same, rounded"},
             per_model={"weight": (0.3, 0.7)},
         ),
         Case(
@@ -70,8 +68,8 @@ def cases() -> list[Case]:
             {"t": 0.3},
             ("one", "two"),
             {
-                "float32": "mergekit measures the angle in float32",
-                "bfloat16": "as float32, beneath bfloat16's rounding",
+                "float32": f"{LINEAR}: the norms' tensors",
+                "bfloat16": "the same, rounded",
             },
             base="one",
         ),
@@ -81,8 +79,8 @@ def cases() -> list[Case]:
             {"t": 0.3},
             ("base", "close"),
             {
-                "float32": "mergekit is linear from cosθ 0.9995, gptailor from sinθ 1e-4",
-                "bfloat16": "as float32, beneath bfloat16's rounding",
+                "float32": LINEAR,
+                "bfloat16": "the same, rounded",
             },
             title="slerp, close",
             base="base",
@@ -92,7 +90,7 @@ def cases() -> list[Case]:
             {"scales": (0.6, 0.4)},
             {"normalize": False},
             ("one", "two"),
-            half,
+            {"float32": "the same", "bfloat16": IN_BFLOAT16},
             per_model={"weight": (0.6, 0.4)},
         ),
         Case(
@@ -100,10 +98,7 @@ def cases() -> list[Case]:
             {"density": 0.5, "scale": 0.7},
             {"normalize": True, "int8_mask": False, "lambda": 0.7},
             ("one", "two", "three"),
-            {
-                "float32": trimmed,
-                "bfloat16": f"{inputs}; equal magnitudes abound, it cuts by index",
-            },
+            {"float32": "the same", "bfloat16": BY_INDEX},
             per_model={"weight": (1.0, 1.0, 1.0), "density": (0.5, 0.5, 0.5)},
         ),
         Case(
@@ -112,8 +107,8 @@ def cases() -> list[Case]:
             {"normalize": True, "int8_mask": False},
             ("one", "two", "three"),
             {
-                "float32": trimmed,
-                "bfloat16": f"{inputs}; equal magnitudes abound, it cuts by index",
+                "float32": "mergekit keeps int(density·n) entries, gptailor round(density·n)",
+                "bfloat16": BY_INDEX,
             },
             title="ties, density 0.3",
             per_model={"weight": (1.0, 1.0, 1.0), "density": (0.3, 0.3, 0.3)},
@@ -123,10 +118,7 @@ def cases() -> list[Case]:
             {"density": 0.75, "gamma": 0.0625, "scale": 0.7},
             {"normalize": False, "lambda": 0.7},
             ("one", "two"),
-            {
-                "float32": ROUNDING,
-                "bfloat16": f"{inputs}; equal magnitudes abound, it cuts by index",
-            },
+            {"float32": "mergekit scales the sum, gptailor each task vector", "bfloat16": BY_INDEX},
             per_model={"weight": (1.0, 1.0), "density": (0.75, 0.75), "gamma": (0.0625, 0.0625)},
         ),
         Case(
@@ -135,19 +127,29 @@ def cases() -> list[Case]:
             {"normalize": False},
             ("one", "two"),
             dict.fromkeys(
-                DTYPES, "other draws; mergekit rescales to the L1 norm, not by 1/density"
+                DTYPES,
+                "other draws (mergekit's unseeded); it rescales to the L1 norm, not by 1/density",
             ),
             per_model={"weight": (1.0, 1.0), "density": (0.5, 0.5)},
             peer="dare_linear",
         ),
-        Case("model_stock", {}, {"filter_wise": False}, ("one", "two", "three"), half),
+        Case(
+            "model_stock",
+            {},
+            {"filter_wise": False},
+            ("one", "two", "three"),
+            {
+                "float32": "mergekit steps away from the sources where the mean cosine is < 0",
+                "bfloat16": f"as in float32; {IN_BFLOAT16}",
+            },
+        ),
         Case(
             "karcher",
             {},
             {"max_iter": 100, "tol": 1e-9},
             ("one", "two", "three"),
             {
-                "float32": "mergekit iterates whole tensors in float32, gptailor their coefficients",
+                "float32": "mergekit iterates tensors in float32, gptailor coefficients in float64",
                 "bfloat16": "mergekit rounds unit vectors and each iterate to bfloat16",
             },
         ),

@@ -63,9 +63,7 @@ def check(plan: Plan, models: Paths | None = None) -> list[Fault]:
     return _checked(plan, models)[2]
 
 
-def _checked(
-    plan: Plan, models: Paths | None
-) -> tuple[Plan, dict[str, Opened], list[Fault]]:
+def _checked(plan: Plan, models: Paths | None) -> tuple[Plan, dict[str, Opened], list[Fault]]:
     plan, unknown = rebind(plan, {name: Path(path) for name, path in (models or {}).items()})
     faults = unknown + check_alone(plan)
     if errors(faults):
@@ -75,7 +73,7 @@ def _checked(
     return plan, opened, locate(faults + more + against, plan.origin)
 
 
-def format(plan: Plan | str) -> str:  # noqa: A001 (the verb of the command line)
+def format(plan: Plan | str) -> str:
     """The canonical text of a plan, or of a text, whose comments stay.
 
     Raises PlanError where a text can't be read.
@@ -162,7 +160,7 @@ def _not_compilable(plan: Plan) -> list[Fault]:
     return []
 
 
-def compile(  # noqa: A001, PLR0913 (the verb of the command line, and its flags)
+def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     plan: Plan,
     output: str | Path,
     *,
@@ -285,4 +283,3 @@ def _text(plan: Plan, read: Plan) -> str:
         return format_plan(plan)
     file, faults = parse(read.origin.source)
     return format_plan(plan) if faults else format_file(file, plan.models, plan.dtype)
-

@@ -60,18 +60,20 @@ class _Rebinding(click.ParamType[tuple[str, Path]]):
         return name, Path(os.path.expanduser(path))  # noqa: PTH111 (raises without a home)
 
 
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+
+
 class _Size(click.ParamType[int]):
     """A number of bytes: `5GB`, `500MB`, `2GiB`."""
 
     name = "SIZE"
-    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-             "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # noqa: RUF012 # fmt: skip
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value), re.IGNORECASE)
-        unit = self.units.get(found[2].upper()) if found else None
+        unit = _UNITS.get(found[2].upper()) if found else None
         size = int(float(found[1]) * unit) if found and unit else 0
         if size <= 0:
             self.fail(f"'{value}' is no size such as 5GB or 500MiB", param, ctx)
@@ -103,7 +105,7 @@ _MODEL = click.option(
               help="The most bytes of one weights file.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace the folder, once the new one is whole.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
-def compile_(  # noqa: PLR0913 (one argument a flag)
+def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
     plan: str,
     output: Path,
     models: tuple[tuple[str, Path], ...],
@@ -137,8 +139,14 @@ def compile_(  # noqa: PLR0913 (one argument a flag)
 @_PLANS
 @_MODEL
 @click.option("--alone", is_flag=True, help="Check the plans by themselves, without their models.")
-@click.option("--format", "form", type=click.Choice(["text", "json", "github"]), default="text",
-              show_default=True, help="For people, for programs, or as GitHub annotations.")  # fmt: skip
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "github"]),
+    default="text",
+    show_default=True,
+    help="For people, for programs, or as GitHub annotations.",
+)
 def check(
     plans: tuple[str, ...], models: tuple[tuple[str, Path], ...], alone: bool, form: str
 ) -> None:
@@ -165,7 +173,9 @@ def check(
 
 @cli.command()
 @_PLANS
-@click.option("--check", "checking", is_flag=True, help="Write nothing; end with 1 if a plan differs.")
+@click.option(
+    "--check", "checking", is_flag=True, help="Write nothing; end with 1 if a plan differs."
+)
 @click.option("--diff", "diffing", is_flag=True, help="Write nothing; show what would change.")
 def fmt(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
     """Write plans in their canonical form, comments kept.
@@ -185,8 +195,8 @@ def fmt(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
             continue
         changed += made != text
         if diffing:
-            lines = (t.splitlines(keepends=True) for t in (text, made))
-            click.echo("".join(difflib.unified_diff(*lines, name, name)), nl=False)
+            before, after = (t.splitlines(keepends=True) for t in (text, made))
+            click.echo("".join(difflib.unified_diff(before, after, name, name)), nl=False)
         elif checking and made != text:
             click.echo(f"{_shown(name)}: not in canonical form")
         elif not checking:
@@ -269,7 +279,7 @@ def _shown(name: str) -> str:
 
 def _bytes_of(name: str) -> bytes:
     if name == "-":
-        return click.get_binary_stream("stdin").read()
+        return sys.stdin.buffer.read()
     return Path(name).read_bytes()
 
 
@@ -307,16 +317,19 @@ def _faults_of(name: str, models: dict[str, Path], *, alone: bool) -> list[Fault
 def _layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
     """The base's number of layers, and whether it is known; else as many as the plan names."""
     from gptailor.check.models import open_models, rebind  # noqa: PLC0415
+    from gptailor.plan import Plan  # noqa: PLC0415
 
     plan, faults = rebind(plan, models)
     if faults:
         raise PlanError(faults)
-    base_alone = plan.model_copy(update={"layers": (), "stack": None, "embed": None,
-                                         "norm": None, "head": None, "tokenizer": None})  # fmt: skip
-    opened, _ = open_models(base_alone.read_from(plan.origin) if plan.origin else base_alone)
+    base = {name: model for name, model in plan.models.items() if name == "base"}
+    alone = Plan(models=base)
+    opened, _ = open_models(alone.read_from(plan.origin) if plan.origin else alone)
     if "base" in opened:
         return opened["base"].layout.count, True
-    named = [e.position for e in (*plan.layers, *plan.drops, *plan.scales)]
+    named = [layer.position for layer in plan.layers]
+    named += [drop.position for drop in plan.drops]
+    named += [scale.position for scale in plan.scales]
     named += [position for choice in plan.drop_any for position in choice.among]
     return max(named, default=-1) + 1, False
 
@@ -451,7 +464,7 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911 (one for each way to end)
     """Run the command line with these arguments; the exit code."""
     try:
         cli.main(list(arguments), prog_name="gptailor", standalone_mode=False)

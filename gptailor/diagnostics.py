@@ -153,7 +153,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def listed(names: Iterable[str], last: str = "and") -> str:
     """`a, b and c`."""
     items = list(names)
-    return f" {last} ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} {last} {items[-1]}"
 
 
 # ------------------------------------------------------------------------------------ how it looks

@@ -108,5 +108,3 @@ def sources(recipe: Recipe) -> Iterator[tuple[str, int | None]]:
     for layer in layers:
         if isinstance(layer.model, str):
             yield layer.model, layer.layer
-
-

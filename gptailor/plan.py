@@ -5,11 +5,23 @@ are equal plans. Rules that speak to people are not here but in `gptailor.check`
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, Strict, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    Strict,
+    field_validator,
+    model_validator,
+)
 
 from gptailor.diagnostics import Origin
+from gptailor.registry import METHODS
+
+LARGEST_LAYER = 9_999
+"""Layer numbers end here: no model has more."""
 
 
 class Closed(BaseModel):
@@ -22,6 +34,7 @@ T = TypeVar("T")
 Several = Annotated[tuple[T, ...], Strict(False)]
 Pair = Annotated[tuple[T, T], Strict(False)]
 Part = Literal["attn", "mlp"]
+Position = Annotated[int, Field(ge=0, le=LARGEST_LAYER)]
 
 # ----------------------------------------------------------------------------------------- numbers
 
@@ -54,7 +67,7 @@ class LayerOf(Closed):
     """A layer of a model, by that model's layer number; without one, the tensor that is meant."""
 
     model: str | OneOfModels
-    layer: int | None = None
+    layer: Position | None = None
 
 
 class MethodCall(Closed):
@@ -62,6 +75,16 @@ class MethodCall(Closed):
 
     name: str
     arguments: dict[str, Value | Several[Value]] = {}
+
+    @model_validator(mode="after")
+    def _hold_tuples(self) -> "MethodCall":
+        """A variadic parameter's numbers are a tuple, one number too."""
+        method = METHODS.get(self.name)
+        if method is not None and (variadic := method.variadic) is not None:
+            value = self.arguments.get(variadic.name)
+            if value is not None and not isinstance(value, tuple):
+                self.arguments[variadic.name] = (value,)
+        return self
 
 
 class OneOfMethods(Closed):
@@ -88,10 +111,10 @@ class Merge(Closed):
 
 
 class Subset(Closed):
-    """A choice: any subset of the models. None is the base's, one is that one's, more are merged."""
+    """A choice: any subset of the models. None is the base's own, more than one are merged."""
 
     any_of: Several[str]
-    layer: int | None = None
+    layer: Position | None = None
     by: By | None = None
 
 
@@ -111,7 +134,7 @@ class Open(Closed):
 class Layer(Open):
     """What a position, or a part of it, is made of."""
 
-    position: int = Field(ge=0)
+    position: Position
     part: Part | None = None
     recipe: Recipe
 
@@ -119,27 +142,32 @@ class Layer(Open):
 class Drop(Open):
     """A position that leaves the model."""
 
-    position: int = Field(ge=0)
+    position: Position
 
 
 class DropAny(Closed):
     """A choice: exactly `count` of these positions leave the model."""
 
     count: int
-    among: Several[int]
+    among: Several[Position]
+
+    @field_validator("among", mode="after")
+    @classmethod
+    def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(value))
 
 
 class Scale(Open):
     """The hidden state after this position is multiplied by a number."""
 
-    position: int = Field(ge=0)
+    position: Position
     factor: Value
 
 
 class Bridge(Open):
     """Gaps that are closed by a fit on calibration text; `after` None: every gap."""
 
-    after: int | None = None
+    after: Position | None = None
     on: str
     tokens: Value | None = None
     ridge: Value | None = None
@@ -156,6 +184,11 @@ class Stack(Closed):
 
     items: Several[Item]
     limit: int | None = None
+
+    @field_validator("items", mode="after")
+    @classmethod
+    def _number_groups(cls, value: tuple[Item, ...]) -> tuple[Item, ...]:
+        return retied(value)
 
 
 class Objective(Closed):
@@ -270,13 +303,13 @@ class Plan(Closed):
 
     @property
     def origin(self) -> Origin | None:
-        """The text that the plan was read from, with the span of each place; None if there is none."""
+        """The text that the plan was read from, with the span of each place, if there is one."""
         return self._origin
 
-    def read_from(self, origin: Origin) -> Self:
+    def read_from(self, origin: Origin) -> "Plan":
         """The same plan, knowing the text that it was read from."""
         plan = self.model_copy()
-        plan._origin = origin  # noqa: SLF001 (a private attribute of a copy of our own)
+        plan._origin = origin
         return plan
 
     def rest(self, where: str) -> Recipe | None:

@@ -1,4 +1,4 @@
-"""What a plan may name: merge methods and objectives, with their parameters. Plain data, no tensors.
+"""What a plan may name: merge methods and objectives, with their parameters. Plain data.
 
 A merge method is one `Method` here and one kernel of the same name in `gptailor.program.kernels`;
 the checks, the docs and the contract tests read this table.
@@ -13,15 +13,15 @@ class Parameter:
     """A parameter of a method: an ASCII name, bounds (closed unless said), a default."""
 
     name: str
-    default: float | None
-    low: float = float("-inf")
-    high: float = float("inf")
+    default: int | float | None
+    low: int | float = float("-inf")
+    high: int | float = float("inf")
     open_low: bool = False  # the lower bound itself is not allowed
     integer: bool = False
     variadic: bool = False  # takes all positional arguments, one for each source
     one_serves_all: bool = False  # of a variadic one: a single number stands for every source
 
-    def admits(self, value: float) -> bool:
+    def admits(self, value: int | float) -> bool:
         """Whether the value lies within the bounds."""
         above = value > self.low if self.open_low else value >= self.low
         return above and value <= self.high
@@ -34,7 +34,7 @@ class Parameter:
         return f"{left}{_short(self.low)}, {_short(self.high)}{right}"
 
 
-def _short(value: float) -> str:
+def _short(value: int | float) -> str:
     return f"{value:g}".replace("inf", "∞")
 
 
@@ -64,7 +64,10 @@ class Method:
         return next((p for p in self.parameters if p.name == name), None)
 
 
-_DENSITY = {"low": 0.0, "high": 1.0, "open_low": True}
+def _density(default: float) -> Parameter:
+    """The share of a task vector's entries that are kept."""
+    return Parameter("density", default, low=0.0, high=1.0, open_low=True)
+
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -90,14 +93,14 @@ METHODS: dict[str, Method] = {
         Method(
             "ties",
             "θ_b + scale · the mean of the trimmed task vectors that agree with the elected sign",
-            (Parameter("density", 0.5, **_DENSITY), Parameter("scale", 1.0)),
+            (_density(0.5), Parameter("scale", 1.0)),
             needs_base=True,
         ),
         Method(
             "dare",
             "θ_b + scale · Σ of the task vectors, dropped at random and rescaled by 1/density",
             (
-                Parameter("density", 0.5, **_DENSITY),
+                _density(0.5),
                 Parameter("scale", 1.0),
                 Parameter("seed", 0, low=0, high=2**53, integer=True),
             ),
@@ -107,7 +110,7 @@ METHODS: dict[str, Method] = {
             "breadcrumbs",
             "θ_b + scale · Σ of the task vectors without their largest and smallest entries",
             (
-                Parameter("density", 0.9, **_DENSITY),
+                _density(0.9),
                 Parameter("gamma", 0.01, low=0.0, high=1.0),
                 Parameter("scale", 1.0),
             ),
@@ -169,7 +172,37 @@ DTYPES: dict[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"
 """The dtypes that an output may have, and their names in safetensors."""
 
 WORDS = frozenset(
-    "tailor model from by merge drop scale bridge on tokens ridge embed norm head tokenizer dtype "
-    "stack search limit layers one any of maybe tied minimize maximize fidelity trials seed".split()
+    [
+        "tailor",
+        "model",
+        "from",
+        "by",
+        "merge",
+        "drop",
+        "scale",
+        "bridge",
+        "on",
+        "tokens",
+        "ridge",
+        "embed",
+        "norm",
+        "head",
+        "tokenizer",
+        "dtype",
+        "stack",
+        "search",
+        "limit",
+        "layers",
+        "one",
+        "any",
+        "of",
+        "maybe",
+        "tied",
+        "minimize",
+        "maximize",
+        "fidelity",
+        "trials",
+        "seed",
+    ]
 )
 """The language's own words: no model may be named so."""

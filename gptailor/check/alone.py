@@ -6,9 +6,10 @@ from itertools import pairwise
 
 from gptailor.check.merging import MERGING
 from gptailor.check.places import Hit, choices, is_open, joined, named_models, numbers, recipes
+from gptailor.check.sayable import SAYABLE
 from gptailor.check.searching import SEARCHING
 from gptailor.diagnostics import Also, Fault, listed, locate, nearest
-from gptailor.plan import Plan, Take
+from gptailor.plan import Open, Plan, Take
 from gptailor.registry import DTYPES, WORDS
 
 Rule = Callable[[Plan], Iterator[Fault]]
@@ -42,7 +43,7 @@ def base_is_declared(plan: Plan) -> Iterator[Fault]:
 
 
 def every_model_name_can_be_one(plan: Plan) -> Iterator[Fault]:
-    """Names are letters, digits and `_`, and neither the language's words nor shaped like layers."""
+    """Names are letters, digits and `_`, no words of the language, and not shaped like layers."""
     for name in plan.models:
         at = ("models", name, "name")
         if re.fullmatch(r"L\d+", name):
@@ -159,7 +160,7 @@ def nothing_is_dropped_twice(plan: Plan) -> Iterator[Fault]:
                 message = f"L{position} stands in two drops"
                 yield Fault("P210", message, ("drop_any", i, "among"), also=(also,))
                 break
-        seen |= {position: ("drop_any", i) for position in choice.among}
+        seen |= dict.fromkeys(choice.among, ("drop_any", i))
 
 
 def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
@@ -247,7 +248,7 @@ def every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
                         (*at, "tied"), "leave it out", severity="warning")  # fmt: skip
 
 
-def _open_entries(plan: Plan) -> Iterator[tuple[tuple[str, ...], tuple[object, ...]]]:
+def _open_entries(plan: Plan) -> Iterator[tuple[tuple[str, ...], tuple[Open, ...]]]:
     for name in ("layers", "drops", "scales"):
         yield (name,), getattr(plan, name)
     if plan.stack is not None:
@@ -272,6 +273,7 @@ CHECKS: tuple[Rule, ...] = (
     every_scale_is_positive,
     every_tie_holds_a_choice,
     *MERGING,
+    *SAYABLE,
     *SEARCHING,
 )
 """The rules, in no order that matters."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gptailor import outline
-from gptailor.check.places import named_models, recipes
+from gptailor.check.places import calls, named_models, recipes
 from gptailor.checkpoint.configuration import Entry, Refusal
 from gptailor.checkpoint.header import TensorInfo
 from gptailor.checkpoint.layout import fold, is_constant, joined_entry, moved_config, projection
@@ -34,6 +34,14 @@ class Checked:
         """The number of the base's layers."""
         return self.base.layout.count
 
+    @property
+    def teller(self) -> Opened:
+        """The model whose tokenizer the output has: the plan's, or the base."""
+        if self.plan.tokenizer is None:
+            return self.base
+        names = [name for _, name, _ in named_models(self.plan.tokenizer)]
+        return self.models.get(names[0], self.base)
+
 
 @dataclass(frozen=True)
 class Use:
@@ -46,7 +54,7 @@ class Use:
 
 
 def uses(checked: Checked, slot: outline.Slot, part: Part) -> Iterator[Use]:
-    """All layers that a part of a slot may be made of, the base's own for a method that needs it."""
+    """All layers that a part of a slot may be made of, with the base's for a method of θ_b."""
     made = slot.part(part)
     for inner, name, layer in named_models(made.recipe):
         if name in checked.models and layer is not None:
@@ -62,8 +70,8 @@ def base_layer(slot: outline.Slot, recipe: Recipe) -> int | None:
         return None
     if isinstance(recipe, Subset):
         return recipe.layer
-    calls = () if recipe.by is None else getattr(recipe.by, "one_of", (recipe.by,))
-    if not any(call.name in METHODS and METHODS[call.name].needs_base for call in calls):
+    methods = [METHODS.get(call.name) for _, call in calls(recipe)]
+    if not any(method is not None and method.needs_base for method in methods):
         return None
     return slot.position if slot.position is not None else recipe.merge[0].layer
 
@@ -197,7 +205,8 @@ def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
             for use in uses(checked, slot, part):
                 for rest, tensor in use.model.part(use.layer, part).items():
                     if tensor.spec.dtype not in FLOATS and projection(checked.base.layout, rest):
-                        message = f"'{tensor.spec.name}' is {tensor.spec.dtype}, and can't be merged"
+                        dtype = tensor.spec.dtype
+                        message = f"'{tensor.spec.name}' is {dtype}, and can't be merged"
                         yield Fault("M215", message, use.at)
                         return
 
@@ -223,82 +232,6 @@ def moved(checked: Checked) -> dict[str, object] | Refusal:
     return moved_config(checked.base.layout, checked.base.config, entries)
 
 
-# --------------------------------------------------------------------------- the rest of the model
-
-
-def the_rest_fits(checked: Checked) -> Iterator[Fault]:
-    """Embedding, norm and head have the base's shapes, but for the number of tokens."""
-    for where in ("embed", "norm", "head"):
-        recipe = checked.plan.rest(where)
-        for at, name, _ in named_models(recipe) if recipe is not None else ():
-            if name in checked.models:
-                yield from _rest_misfit(checked, where, (where, *at), checked.models[name])
-
-
-def _rest_misfit(checked: Checked, where: str, at: Place, model: Opened) -> Iterator[Fault]:
-    theirs, ours = model.rest(where), checked.base.rest(where)
-    if theirs.keys() != ours.keys():
-        yield Fault("M209", f"the {where} of '{model.name}' has not the base's tensors", at)
-        return
-    recipe = checked.plan.rest(where)
-    for i, tensor in ours.items():
-        a, b = theirs[i].spec.shape, tensor.spec.shape
-        rows_may_differ = where != "norm" and not (recipe is not None and merges(recipe))
-        if a == b or (rows_may_differ and a[1:] == b[1:]):
-            continue
-        message = f"the {where} of '{model.name}' has the shape {list(a)}, and the base's {list(b)}"
-        yield Fault("M208", message, at)
-
-
-def the_vocabulary_is_one(checked: Checked) -> Iterator[Fault]:
-    """Embedding and head have a row for each token of the tokenizer."""
-    plan = checked.plan
-    rows = {where: _rows(checked, where) for where in ("embed", "head")}
-    if rows["embed"] is None or rows["head"] is None:
-        return
-    named = next((w for w in ("embed", "head") if plan.rest(w) is not None), None)
-    if named is None:
-        return
-    if rows["embed"] != rows["head"] and not checked.base.layout.tied:
-        message = f"the embedding has {rows['embed']} tokens, and the head {rows['head']}"
-        yield Fault("M210", message, (named,), "take both from one model")
-        return
-    base = _first_rows(checked.base.rest("embed"))
-    if plan.tokenizer is None and base is not None and rows[named] != base:
-        message = f"the {named} has {rows[named]} tokens, and the base's tokenizer goes with {base}"
-        who = next(iter(named_models(plan.rest(named) or outline.own(0))))[1]
-        yield Fault("M210", message, (named,), f"add 'tokenizer from {who}'")
-
-
-def _rows(checked: Checked, where: str) -> int | None:
-    recipe = checked.plan.rest(where)
-    names = [name for _, name, _ in named_models(recipe)] if recipe is not None else ["base"]
-    model = checked.models.get(names[0])
-    return _first_rows(model.rest(where)) if model else None
-
-
-def _first_rows(tensors: dict[int, TensorInfo]) -> int | None:
-    return tensors[0].spec.shape[0] if 0 in tensors and tensors[0].spec.shape else None
-
-
-def a_tied_head_is_said(checked: Checked) -> Iterator[Fault]:
-    """In a tied model naming one of embedding and head decides both."""
-    if not checked.base.layout.tied:
-        return
-    plan = checked.plan
-    named = [where for where in ("embed", "head") if plan.rest(where) is not None]
-    if len(named) != 1:
-        return
-    for _, name, _ in named_models(plan.rest(named[0]) or outline.own(0)):
-        model = checked.models.get(name)
-        if model is not None and not model.layout.tied:
-            message = (
-                f"the base's embedding and head are one tensor, and those of '{name}' are two: "
-                f"its {named[0]} serves as both"
-            )
-            yield Fault("M304", message, (named[0],), "name both to untie them", severity="warning")
-
-
 def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
     """A scale needs a tensor to fold it into."""
     base = checked.base
@@ -319,8 +252,5 @@ FITTING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     merged_layers_are_of_one_kind,
     tensors_can_be_computed_with,
     the_configuration_can_follow,
-    the_rest_fits,
-    the_vocabulary_is_one,
-    a_tied_head_is_said,
 )
 """Rules for plans whose positions and layers all exist."""

@@ -8,7 +8,6 @@ from gptailor.check.places import (
     choices,
     layer_recipes,
     layers_of,
-    named_models,
     numbers,
     recipes,
     values,
@@ -42,7 +41,8 @@ def every_method_is_known(plan: Plan) -> Iterator[Fault]:
         for inner, call in calls(recipe):
             if call.name not in METHODS:
                 help_ = nearest(call.name, METHODS) or f"the methods are {listed(METHODS)}"
-                yield Fault("P301", f"there is no method '{call.name}'", (*at, *inner, "name"), help_)
+                message = f"there is no method '{call.name}'"
+                yield Fault("P301", message, (*at, *inner, "name"), help_)
 
 
 def every_parameter_is_known(plan: Plan) -> Iterator[Fault]:
@@ -78,7 +78,7 @@ def every_argument_is_in_bounds(plan: Plan) -> Iterator[Fault]:
             yield Fault("P303", message, at)
 
 
-def _out_of_bounds(method: Method, parameter: Parameter, number: float) -> str:
+def _out_of_bounds(method: Method, parameter: Parameter, number: int | float) -> str:
     if parameter.integer and not isinstance(number, int):
         return f"'{parameter.name}' of '{method.name}' is a whole number, not {number!r}"
     if parameter.admits(number):
@@ -93,7 +93,7 @@ def _overfull(call: MethodCall, method: Method) -> str:
         value = call.arguments.get(name, parameter.default if parameter else None)
         if isinstance(value, tuple) or value is None:
             return ""
-        shares.append(max(numbers(value)))
+        shares.append(max(numbers(value), default=0.0))
     if sum(shares) <= 1 + 1e-12:
         return ""
     return f"density {shares[0]!r} and gamma {shares[1]!r} keep and drop more than there is"
@@ -128,6 +128,16 @@ def every_source_gets_its_number(plan: Plan) -> Iterator[Fault]:
 
 def _merged(recipe: Recipe) -> tuple[object, ...]:
     return recipe.merge if isinstance(recipe, Merge) else ()
+
+
+def one_number_is_one(plan: Plan) -> Iterator[Fault]:
+    """Only a variadic parameter takes several numbers."""
+    for at, _, call, method in _known_calls(plan):
+        for name, given in call.arguments.items():
+            parameter = method.parameter(name)
+            if parameter is not None and not parameter.variadic and isinstance(given, tuple):
+                message = f"'{name}' of '{method.name}' is one number, not {len(given)}"
+                yield Fault("P311", message, (*at, "arguments", name))
 
 
 def a_merge_has_sources(plan: Plan) -> Iterator[Fault]:
@@ -186,7 +196,7 @@ def any_of_can_merge(plan: Plan) -> Iterator[Fault]:
             method = METHODS.get(call.name)
             if method is not None and not method.takes_any_number:
                 able = listed(m.name for m in METHODS.values() if m.takes_any_number)
-                message = f"'{call.name}' can't merge every number of models that 'any of' may choose"
+                message = f"'{call.name}' can't merge all the models that 'any of' may choose"
                 yield Fault("P501", message, at + inner, f"those that can are {able}")
 
 
@@ -195,7 +205,8 @@ def every_interval_ascends(plan: Plan) -> Iterator[Fault]:
     for at, value in values(plan):
         if isinstance(value, Interval) and not value.interval[0] < value.interval[1]:
             low, high = value.interval
-            message = f"the interval {low!r}..{high!r} " + ("descends" if low > high else "is empty")
+            what = "descends" if low > high else "is empty"
+            message = f"the interval {low!r}..{high!r} {what}"
             help_ = f"write {high!r}..{low!r}" if low > high else f"write {low!r}"
             yield Fault("P504", message, at, help_)
 
@@ -207,7 +218,8 @@ def every_choice_is_one(plan: Plan) -> Iterator[Fault]:
         if repeated:
             yield Fault("P505", f"{_said(repeated[0])} stands twice in this choice", at)
         elif len(options) < 2:
-            yield Fault("P505", "a choice of one leaves nothing open", at, "write it without 'one of'")
+            what = "a choice of one leaves nothing open" if options else "a choice has no options"
+            yield Fault("P505", what, at, "write it without 'one of'" if options else "")
 
 
 def _said(option: object) -> str:
@@ -219,7 +231,7 @@ def _options(plan: Plan) -> Iterator[tuple[Place, tuple[object, ...]]]:
         for inner, source in layers_of(recipe):
             if isinstance(source.model, OneOfModels):
                 yield (*at, *inner, "model"), source.model.one_of
-        if isinstance(recipe, Subset) and len(set(recipe.any_of)) < len(recipe.any_of):
+        if isinstance(recipe, Subset) and len(set(recipe.any_of)) != max(1, len(recipe.any_of)):
             yield (*at, "any_of"), recipe.any_of
         by = None if isinstance(recipe, Take) else recipe.by
         if isinstance(by, OneOfMethods):
@@ -237,33 +249,13 @@ def drop_any_can_be_met(plan: Plan) -> Iterator[Fault]:
             yield Fault("P503", message, ("drop_any", i, "count"))
 
 
-def a_tied_group_is_alike(plan: Plan) -> Iterator[Fault]:
-    """Entries that share their choices have the same choices."""
-    stack = plan.stack.items if plan.stack else ()
-    for name, entries in (("layers", plan.layers), ("items", stack)):
-        first: dict[int, object] = {}
-        for i, entry in enumerate(entries):
-            if entry.tied is None:
-                continue
-            shape = (_shape(entry.recipe), entry.maybe, getattr(entry, "part", None))
-            if first.setdefault(entry.tied, shape) != shape:
-                at: Place = ("layers", i) if name == "layers" else ("stack", "items", i)
-                yield Fault("P508", "a tied entry differs from the others of its group", at)
-
-
-def _shape(recipe: Recipe) -> object:
-    """A recipe without its layer numbers."""
-    by = None if isinstance(recipe, Take) else recipe.by
-    models = [s.model for _, s in layers_of(recipe)] or [n for _, n, _ in named_models(recipe)]
-    return type(recipe), models, getattr(recipe, "share", None), by
-
-
 MERGING: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
     every_method_is_known,
     every_parameter_is_known,
     every_argument_is_in_bounds,
     every_method_gets_its_sources,
     every_source_gets_its_number,
+    one_number_is_one,
     a_merge_has_sources,
     every_source_names_a_layer,
     a_stack_says_which_base,
@@ -271,14 +263,13 @@ MERGING: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
     every_interval_ascends,
     every_choice_is_one,
     drop_any_can_be_met,
-    a_tied_group_is_alike,
 )
 
 
 def open_choices(plan: Plan) -> int:
     """How many choices a plan leaves open; a tied statement's count once."""
     seen: set[tuple[str, int]] = set()
-    count = len(plan.drop_any) + (plan.stack.limit is not None if plan.stack else 0) * 0
+    count = len(plan.drop_any)
     stack = plan.stack.items if plan.stack else ()
     for name in ("embed", "norm", "head", "tokenizer"):
         recipe = plan.rest(name)

@@ -5,15 +5,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-
 from gptailor.check.fitting import FITTING, Checked
 from gptailor.check.places import Hit, joined, layer_recipes, named_models, recipes
+from gptailor.check.rest import REST_RULES
 from gptailor.checkpoint.error import CheckpointError
 from gptailor.checkpoint.layout import Unknown, incompatible, layout_of
 from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.source import open_checkpoint
 from gptailor.diagnostics import Fault, errors, listed, locate
-from gptailor.plan import Model, Plan
+from gptailor.plan import Drop, Layer, Model, Plan, Scale
 
 
 def is_local(source: str) -> bool:
@@ -87,7 +87,8 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
     checked = Checked(plan, models)
     faults = locate((f for rule in CHECKS for f in rule(checked)), plan.origin)
     if not errors(faults):
-        faults += locate((f for rule in FITTING for f in rule(checked)), plan.origin)
+        rules = (*FITTING, *REST_RULES)
+        faults += locate((f for rule in rules for f in rule(checked)), plan.origin)
     return faults
 
 
@@ -105,7 +106,12 @@ def every_position_exists(checked: Checked) -> Iterator[Fault]:
         message = f"{name} {are} beyond the base, which has {count} layers"
         return Fault("M201", message, help=f"the last layer is L{count - 1}")
 
-    for entries, name in ((plan.layers, "layers"), (plan.drops, "drops"), (plan.scales, "scales")):
+    placed: tuple[tuple[str, tuple[Layer | Drop | Scale, ...]], ...] = (
+        ("layers", plan.layers),
+        ("drops", plan.drops),
+        ("scales", plan.scales),
+    )
+    for name, entries in placed:
         hits = [Hit(e.position, (name, i)) for i, e in enumerate(entries) if e.position >= count]
         yield from joined(plan, hits, beyond)
     for i, choice in enumerate(plan.drop_any):
@@ -140,8 +146,10 @@ def something_remains(checked: Checked) -> Iterator[Fault]:
     if plan.stack is None and fixed >= set(range(checked.count)):
         message = f"all {checked.count} layers are dropped, and nothing remains"
         yield Fault("M203", message, ("drops", len(plan.drops) - 1))
+    gone = len(fixed)
     for i, choice in enumerate(plan.drop_any):
-        if len(fixed) + choice.count >= checked.count:
+        gone += choice.count
+        if gone >= checked.count and choice.count > 0:
             message = f"dropping {choice.count} more of {checked.count} layers leaves nothing"
             yield Fault("M203", message, ("drop_any", i, "count"))
 
@@ -160,7 +168,8 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
             yield Fault("M205", f"'{name}' is a '{theirs}' model, and the base a '{ours}' one", at)
             continue
         for d in incompatible(base.layout, base.config, model.config):
-            message = f"'{name}' has {d.key} {_said(d.other_value)}, and the base {_said(d.base_value)}"
+            ours, theirs = _said(d.base_value), _said(d.other_value)
+            message = f"'{name}' has {d.key} {theirs}, and the base {ours}"
             if d.severity == "fault":
                 yield Fault("M206", message, at, "its layers would compute something else here")
             else:
@@ -193,4 +202,3 @@ CHECKS: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     every_model_goes_with_the_base,
     every_model_is_used,
 )
-

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from gptailor.diagnostics import TARGET, Also, Fault, Place, Span
 from gptailor.plan import (
+    REST,
     By,
     Interval,
     LayerOf,
@@ -14,7 +15,6 @@ from gptailor.plan import (
     OneOfModels,
     OneOfNumbers,
     Plan,
-    REST,
     Recipe,
     Subset,
     Take,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from gptailor.check.places import numbers
+from gptailor.check.sayable import LARGEST
 from gptailor.diagnostics import Also, Fault, listed, nearest
 from gptailor.plan import Bridge, Objective, Plan
 from gptailor.registry import OBJECTIVES, ObjectiveSpec
@@ -65,13 +66,14 @@ def the_budget_makes_sense(plan: Plan) -> Iterator[Fault]:
     if plan.search is None:
         return
     fidelity = plan.search.fidelity
-    if fidelity is not None and not 1 <= fidelity[0] <= fidelity[1]:
+    if fidelity is not None and not 1 <= fidelity[0] <= fidelity[1] <= LARGEST:
         message = f"the fidelity {fidelity[0]}..{fidelity[1]} doesn't ascend from 1"
         yield Fault("P606", message, ("search", "fidelity"))
     for name, least in (("trials", 1), ("seed", 0)):
         value = getattr(plan.search, name)
-        if value is not None and value < least:
-            yield Fault("P606", f"'{name}' is at least {least}", ("search", name))
+        if value is not None and not least <= value <= LARGEST:
+            message = f"'{name}' is a whole number from {least} to {LARGEST}"
+            yield Fault("P606", message, ("search", name))
 
 
 # ----------------------------------------------------------------------------------------- bridges
@@ -121,7 +123,7 @@ def _settings(bridge: Bridge, i: int) -> Iterator[Fault]:
         yield Fault("P705", "a bridge's calibration text has no name", ("bridges", i, "on"))
     if bridge.tokens is not None and not (isinstance(bridge.tokens, int) and bridge.tokens > 0):
         yield Fault("P705", "'tokens' is a whole number from 1 up", ("bridges", i, "tokens"))
-    if bridge.ridge is not None and min(numbers(bridge.ridge)) < 0:
+    if bridge.ridge is not None and min(numbers(bridge.ridge), default=0) < 0:
         yield Fault("P705", "'ridge' is a number from 0 up", ("bridges", i, "ridge"))
 
 

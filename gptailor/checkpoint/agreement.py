@@ -8,9 +8,12 @@ from gptailor.checkpoint.configuration import Config
 
 Weight = Literal["fault", "warning"]
 
+EPSILONS = frozenset({"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"})
+"""Norms' epsilons: 1e-5 beside 1e-6 is a warning, as checkpoints of one family have both."""
+
 MINOR = frozenset({
-    "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "sliding_window",
-    "embedding_multiplier", "logits_scaling", "logit_scale", "final_logit_softcapping",
+    "sliding_window", "embedding_multiplier", "logits_scaling", "logit_scale",
+    "final_logit_softcapping",
 })  # fmt: skip
 """Keys that make a difference which is only a warning: the base's value holds for all layers."""
 
@@ -174,4 +177,13 @@ def differences(
         more = sorted({*base, *other} - names)
         named += [Key(name, _value(name, None), "warning") for name in more]
     read = [(key, key.read(base), key.read(other)) for key in named]
-    return [Difference(key.name, a, b, key.severity) for key, a, b in read if a != b]
+    return [Difference(key.name, a, b, _severity(key, a, b)) for key, a, b in read if a != b]
+
+
+def _severity(key: Key, a: Any, b: Any) -> Weight:
+    """How bad a difference is; epsilons that are near each other hardly matter."""
+    if key.name not in EPSILONS:
+        return key.severity
+    numbers = [value for value in (a, b) if isinstance(value, int | float) and value > 0]
+    near = len(numbers) == 2 and max(numbers) <= 10.5 * min(numbers)
+    return "warning" if near else "fault"

@@ -4,11 +4,11 @@ import io
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gptailor.checkpoint.error import CheckpointError, quoted
+from gptailor.checkpoint.forms import DTYPE_BITS, ByteRange, TensorInfo, TensorSpec
 from gptailor.checkpoint.regular import open_regular, parse_object, read_exactly
 from gptailor.diagnostics import listed, nearest
 
@@ -24,53 +24,6 @@ __all__ = [
 
 MAX_HEADER = 100_000_000
 """The largest header, in bytes: what the reference implementation allows."""
-
-DTYPE_BITS: dict[str, int] = {
-    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
-    "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8,
-    "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
-    "U32": 32, "I32": 32, "F32": 32,
-    "U64": 64, "I64": 64, "F64": 64, "C64": 64,
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """What a tensor is, without its bytes. `dtype` is safetensors' name of it (`BF16`)."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def elements(self) -> int:
-        """The number of entries."""
-        return prod(self.shape)
-
-    @property
-    def size(self) -> int:
-        """The number of bytes."""
-        return self.elements * DTYPE_BITS[self.dtype] // 8
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """A tensor on disk: what it is, and the file and offset of its first byte."""
-
-    spec: TensorSpec
-    file: Path
-    offset: int
-
-
-@dataclass(frozen=True, slots=True)
-class ByteRange:
-    """A stretch of a file, to be copied as it is."""
-
-    file: Path
-    offset: int
-    size: int
-
 
 _LARGEST = 2**64 - 1
 _LFS = b"version "  # how the text of a Git LFS pointer begins

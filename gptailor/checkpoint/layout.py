@@ -22,6 +22,9 @@ CONSTANTS = ("attn.bias", "attn.masked_bias", "attention.bias", "attention.maske
 GENERIC = (listed("layer_types", "attn"), listed("mlp_layer_types", "mlp"))
 """Lists that transformers 5 checks, or caches by, in any family."""
 
+PREDICTORS = ("num_nextn_predict_layers", "num_mtp_layers")
+"""Keys that count layers after the last one, which predict further tokens."""
+
 ONE_NORM = "both branches of a layer read the output of one norm"
 
 
@@ -103,19 +106,19 @@ def _layout(
 ) -> Layout | Unknown:
     count = layer_count(family, config)
     if isinstance(count, Refusal):
-        return Unknown(count.reason)
+        return Unknown(f"{count.reason} (model type '{model_type}')")
     base = _base(family, names)
     prefix = base + family.stack
-    if (reason := _misfit(family, prefix, count, names)) is not None:
-        return Unknown(f"{reason} (model type '{model_type}')")
     own = {rule.name for rule in family.rules}
     rules = (*family.rules, *(rule for rule in GENERIC if rule.name not in own))
-    for rule in rules:
-        if isinstance(values := rule.read(config, count), Refusal):
-            return Unknown(f"{values.reason} (model type '{model_type}')")
-    ignored = frozenset(
-        name for name in names if (at := _place(prefix, name)) is not None and at[0] >= count
+    ignored = _beyond(prefix, count, names)
+    reason = (
+        (None if _predicts(config) else _surplus(ignored, count))
+        or _misfit(family, prefix, count, names)
+        or next((v.reason for v in _read(rules, config, count) if isinstance(v, Refusal)), None)
     )
+    if reason is not None:
+        return Unknown(f"{reason} (model type '{model_type}')")
     return Layout(
         model_type,
         prefix,
@@ -133,6 +136,27 @@ def _layout(
         no_scale=_packed(quantised),
         no_bridge=family.no_bridge or _packed(quantised),
     )
+
+
+def _read(rules: Sequence[Rule], config: Config, count: int) -> Iterator[list[Any] | Refusal]:
+    return (rule.read(config, count) for rule in rules)
+
+
+def _beyond(prefix: str, count: int, names: Collection[str]) -> frozenset[str]:
+    """The tensors of layers after the last that the configuration counts."""
+    places = ((name, _place(prefix, name)) for name in names)
+    return frozenset(name for name, at in places if at is not None and at[0] >= count)
+
+
+def _predicts(config: Config) -> bool:
+    """Whether the layers after the last are there to predict further tokens."""
+    return any(config.get(key) for key in PREDICTORS)
+
+
+def _surplus(beyond: frozenset[str], count: int) -> str | None:
+    if not beyond:
+        return None
+    return f"there is a tensor '{min(beyond)}', and the configuration has {count} layers"
 
 
 def _notice(ignored: frozenset[str]) -> str | None:
@@ -332,9 +356,7 @@ def moved_config(
         out = made
     for key in {layout.family.count_key, "num_hidden_layers"} & base_config.keys():
         out[key] = len(entries)
-    if "num_nextn_predict_layers" in out:
-        out["num_nextn_predict_layers"] = 0
-    return out
+    return out | {key: 0 for key in PREDICTORS if key in out}
 
 
 def incompatible(layout: Layout, base_config: Config, other_config: Config) -> list[Difference]:

@@ -8,6 +8,7 @@ from gptailor.checkpoint.configuration import Entry
 from gptailor.checkpoint.header import TensorInfo
 from gptailor.checkpoint.layout import Layout, layer_entries, split_name
 from gptailor.checkpoint.source import Checkpoint
+from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan import Part
 
 
@@ -23,6 +24,11 @@ class Opened:
     def config(self) -> dict[str, Any]:
         """Its configuration."""
         return self.checkpoint.config
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """The tokens of its tokenizer, if it has one that can be read."""
+        return read_vocabulary(self.checkpoint.folder)
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -44,7 +50,7 @@ class Opened:
 
     @cached_property
     def others(self) -> dict[str, TensorInfo]:
-        """Tensors that are neither a layer's nor embedding, norm or head, and are read by a model."""
+        """Tensors that a model reads and that are neither a layer's nor embedding, norm or head."""
         return {
             name: tensor
             for name, tensor in self.checkpoint.tensors.items()

@@ -27,9 +27,23 @@ _WORDS = {
 }
 
 _STARTS = {
-    "statement": (
-        "tailor model dtype embed norm head tokenizer merge drop scale bridge maybe tied stack search"
-    ).split(),
+    "statement": [
+        "tailor",
+        "model",
+        "dtype",
+        "embed",
+        "norm",
+        "head",
+        "tokenizer",
+        "merge",
+        "drop",
+        "scale",
+        "bridge",
+        "maybe",
+        "tied",
+        "stack",
+        "search",
+    ],
     "item": ["merge", "maybe", "tied", "limit"],
     "wish": ["minimize", "maximize", "fidelity", "trials", "seed"],
 }

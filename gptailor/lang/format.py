@@ -103,7 +103,8 @@ def format_file(
         else:
             lower_statement(pool, statement)
     _add_pool(sheet, pool)
-    for line in sheet.models if models is not None else ():
+    for line in sheet.models if models else ():
+        assert models is not None
         line.text = words.declaration(line.key[1], models[line.key[1]])
     if dtype is not None:
         said = [line for line in sheet.output if line.key == _DTYPE] or [Line(_DTYPE, "")]
@@ -116,7 +117,7 @@ def format_file(
 
 
 def _stands_alone(statement: tree.Statement) -> bool:
-    """Neither joined nor split: it has a comment, or is tied, or is of the kind that is one line."""
+    """Neither joined nor split: it has a comment, or is tied, or is always one line."""
     one_line = (tree.Version, tree.Declare, tree.Dtype, tree.Rest, tree.Bridging, tree.DroppingAny)
     tied = statement.tied is not None
     return bool(statement.above or statement.behind or tied or isinstance(statement.body, one_line))
@@ -329,4 +330,4 @@ def _recipe(entry: Any, step: int) -> Any:
 def _moved(source: p.LayerOf, step: int) -> p.LayerOf:
     if source.layer is None:
         return source
-    return p.LayerOf(model=source.model, layer=source.layer + step)
+    return source.model_copy(update={"layer": source.layer + step})  # may be past the last

@@ -52,7 +52,8 @@ def _model(draft: Draft, statement: tree.Statement, body: tree.Declare) -> None:
         also = Also("first declared here", span=known.spans["name",])
         draft.fault("P104", f"the model '{name}' is declared twice", body.name.span, "", also)
         return
-    spans = {(): statement.span, ("name",): body.name.span, ("source",): body.source.span}
+    spans: dict[Place, Span] = {(): statement.span, ("name",): body.name.span}
+    spans["source",] = body.source.span
     if body.on is not None:
         spans["on",] = body.on.span
     if body.revision is not None:
@@ -99,7 +100,8 @@ def _place(draft: Draft, statement: tree.Statement, body: tree.Place) -> None:
         pattern = recipes.from_merging(draft, body.source)
     else:
         pattern = recipes.from_picked(draft, body.source)
-    if target and pattern and pattern.layers[0] and not recipes.in_step(draft, target, pattern.layers[0]):
+    source = pattern.layers[0] if pattern else None
+    if target and source and not recipes.in_step(draft, target, source):
         return
     _decide(draft, statement, target, pattern)
 
@@ -163,7 +165,8 @@ def _drop_any(draft: Draft, statement: tree.Statement, body: tree.DroppingAny) -
     count = recipes.whole_number(draft, body.count, "how many layers to drop")
     if target is not None and count is not None:
         entry = p.DropAny(count=count, among=tuple(sorted(target.numbers)))
-        spans = {(): statement.span, ("count",): body.count.span, ("among",): body.layers.span}
+        spans: dict[Place, Span] = {(): statement.span, ("count",): body.count.span}
+        spans["among",] = body.layers.span
         draft.drop_any.append(Placed(entry, spans))
 
 
@@ -288,7 +291,9 @@ def _measure_arguments(
     return arguments, spans
 
 
-def _scalar(draft: Draft, value: tree.Numeral | tree.String | tree.Word) -> int | float | str | None:
+def _scalar(
+    draft: Draft, value: tree.Numeral | tree.String | tree.Word
+) -> int | float | str | None:
     if isinstance(value, tree.String | tree.Word):
         return value.text
     if not isinstance(value, tree.Fixed):

@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import lark
-from lark import Lark, Token, TextSlice, Transformer, v_args
+from lark import Lark, TextSlice, Token, Tree
+from lark.lexer import LexerState, LexerThread, LineCounter
 from lark.tree import Meta
 
 from gptailor.diagnostics import Fault, Origin, Source, Span, locate
 from gptailor.lang import expected, tree
 from gptailor.lang.split import Piece, Pieces, split
-
-LARGEST_LAYER = 9_999
-"""Layer numbers above this one are read as the next number: no model has them."""
+from gptailor.plan import LARGEST_LAYER
 
 
 class _Parentheses:
@@ -34,6 +33,17 @@ class _Parentheses:
                 yield token
 
 
+class _Thread(LexerThread):
+    """Starts at a statement without counting the lines before it: spans are offsets."""
+
+    @classmethod
+    def from_text(cls, lexer: Any, text_or_slice: Any) -> "_Thread":
+        text = TextSlice.cast_from(text_or_slice)
+        counter = LineCounter("\n")  # type: ignore[no-untyped-call]
+        counter.char_pos = text.start
+        return cls(lexer, LexerState(text, counter))
+
+
 def grammar() -> str:
     """The text of the grammar that the package holds."""
     return importlib.resources.files("gptailor.lang").joinpath("tailor.lark").read_text("utf-8")
@@ -46,9 +56,10 @@ def parser() -> Lark:
         grammar(),
         parser="lalr",
         start=["start", "statement", "item", "wish"],
-        postlex=_Parentheses(),  # type: ignore[arg-type] # lark's own class has a constructor
+        postlex=_Parentheses(),
         propagate_positions=True,
         maybe_placeholders=False,
+        _plugins={"LexerThread": _Thread},
     )
 
 
@@ -93,7 +104,7 @@ def _statement(
 
 def _parsed(source: Source, start: int, end: int, rule: str) -> tree.Statement:
     slice_ = TextSlice(source.text, start, end)
-    parsed: Any = _BUILDER.transform(parser().parse(slice_, start=rule))
+    parsed = _built(parser().parse(slice_, start=rule))
     body = parsed if isinstance(parsed, _Marked) else _Marked(parsed)
     return tree.Statement(body.body, Span(start, end), body.tied, body.maybe)
 
@@ -156,21 +167,26 @@ def _of(meta: Meta) -> Span:
 def number(token: Token) -> tree.Fixed:
     """A number as it was written: an integer if it has no point and no exponent."""
     digits = str(token)
-    if digits.lstrip("+-").isdigit():
-        value: int | float = int(digits) if len(digits) < 400 else math.inf
-    else:
-        value = float(digits)
+    value: int | float = float(digits)
+    if math.isfinite(value) and digits.lstrip("+-").isdigit():
+        value = int(digits)
     return tree.Fixed(value, _span(token))
 
 
 def _layer(token: Token) -> tree.LayerWord:
+    """A layer's number; above the largest there is, the next one, which the lowering refuses."""
     digits = token[1:].lstrip("0") or "0"
     known = len(digits) <= len(str(LARGEST_LAYER))
     return tree.LayerWord(int(digits) if known else LARGEST_LAYER + 1, _span(token))
 
 
-@v_args(meta=True)
-class _Builder(Transformer[Token, Any]):
+def _built(node: "Tree[Token]") -> Any:
+    """The node that a rule's tree stands for, made from the leaves up."""
+    children = [_built(child) if isinstance(child, Tree) else child for child in node.children]
+    return getattr(_BUILDER, node.data)(node.meta, children)
+
+
+class _Builder:
     """The grammar's rules as nodes; a rule's name is its method's."""
 
     def start(self, meta: Meta, children: list[Any]) -> list[Any]:

@@ -1,6 +1,5 @@
 """A text, a JSON document or bytes into a plan: parse, lower, and check the plan alone."""
 
-
 from pathlib import Path
 
 import pydantic
@@ -52,7 +51,7 @@ def read_bytes(raw: bytes, name: str, folder: Path) -> tuple[Plan | None, list[F
 
 
 def load(path: str | Path) -> Plan:
-    """The plan of a file; raises PlanError, with all its faults, if it has any, OSError as open does."""
+    """The plan of a file. Raises PlanError, with all its faults, if it has any; OSError as open."""
     path = Path(path)
     plan, faults = read_bytes(path.read_bytes(), str(path), path.parent)
     if plan is None or errors(faults):

@@ -9,7 +9,6 @@ from gptailor import plan as p
 from gptailor.diagnostics import Fault, Place, Span, nearest
 from gptailor.lang import tree
 from gptailor.lang.draft import MOST_ENTRIES, Draft
-from gptailor.lang.parse import LARGEST_LAYER
 from gptailor.registry import METHODS, Method
 
 PARTS = ("attn", "mlp")
@@ -88,8 +87,8 @@ def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
 
 def _sound(draft: Draft, r: tree.Range) -> bool:
     for word in (r.first, r.last):
-        if word.number > LARGEST_LAYER:
-            message = f"layer numbers end at {LARGEST_LAYER}"
+        if word.number > p.LARGEST_LAYER:
+            message = f"layer numbers end at {p.LARGEST_LAYER}"
             draft.fault("P214", message, word.span)
             return False
     if r.first.number > r.last.number:
@@ -292,16 +291,17 @@ def from_models(draft: Draft, origin: tree.From, at: Positions | None) -> Patter
         for i, word in enumerate(names.names):
             spans.note(word.span, "any_of", i)
         kind, models = "any_of", tuple(word.text for word in names.names)
-        return _unless(draft, before, Pattern(kind, models, (at,) * len(models), None, how, spans.spans))
+        pattern = Pattern(kind, models, (at,) * len(models), None, how, spans.spans)
+        return _unless(draft, before, pattern)
     if names.how == "all" and len(names.names) > 1 and origin.by is None:
         draft.fault("P307", "several models are given, and no method to merge them", names.span,
                     "add 'by' and a method, such as 'by linear()'")  # fmt: skip
     kind = "take" if origin.by is None else "merge"
     found: list[str | p.OneOfModels] = []
     words = (names,) if names.how == "one" else _each(names)
-    for k, word in enumerate(words):
+    for k, each in enumerate(words):
         where = ("take",) if kind == "take" else ("merge", k)
-        found.append(model(word, spans.inside(*where, "model")))
+        found.append(model(each, spans.inside(*where, "model")))
     pattern = Pattern(kind, tuple(found), (at,) * len(found), None, how, spans.spans)
     return _unless(draft, before, pattern)
 

@@ -93,7 +93,7 @@ def _open_quote(lexeme: _Lexeme) -> Fault:
         "S104",
         "the text in quotes doesn't end on its line",
         span=Span(lexeme.start, lexeme.end),
-        help='close it with \'"\'; a text holds no quotes and no line ends',
+        help="close it with '\"'; a text holds no quotes and no line ends",
     )
 
 

@@ -289,7 +289,7 @@ Body = (
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement with its comments: those on lines of their own before it, and the one behind it."""
+    """A statement with its comments: those on lines before it, and the one behind it."""
 
     body: Body
     span: Span

@@ -138,7 +138,13 @@ def item(entries: Sequence[p.Item]) -> str:
 
 
 def rest(where: str, recipe: p.Recipe) -> str:
-    """`embed from chat`."""
+    """`embed from chat`; a merge that only JSON can say is said by `linear`."""
+    if isinstance(recipe, p.Merge) and recipe.by is None:
+        weights: tuple[p.Value, ...] = ()
+        if isinstance(recipe.share, int | float):
+            weights = (1.0 - recipe.share, recipe.share)
+        call = p.MethodCall(name="linear", arguments={"weights": weights} if weights else {})
+        recipe = p.Merge(merge=recipe.merge, by=call)
     return f"{where} from {_origin(recipe) or ''}"
 
 
@@ -175,8 +181,8 @@ def scale(entries: Sequence[p.Scale]) -> str:
 def bridge(entry: p.Bridge) -> str:
     """`bridge L11 on "text" tokens 65536 ridge 0.001`."""
     after = f"L{entry.after} " if entry.after is not None else ""
-    settings = [(n, v) for n, v in (("tokens", entry.tokens), ("ridge", entry.ridge)) if v is not None]
-    tail = "".join(f" {name} {value(v)}" for name, v in settings)
+    settings = (("tokens", entry.tokens), ("ridge", entry.ridge))
+    tail = "".join(f" {name} {value(v)}" for name, v in settings if v is not None)
     return f"bridge {after}on {quoted(entry.on)}{tail}"
 
 

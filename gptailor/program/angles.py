@@ -109,12 +109,13 @@ def _step(mean: Sequence[float], units: Gram) -> list[float]:
 
 
 def _pull(cosine: float) -> float:
-    """θ/sinθ; 0 for a source opposite to the mean, which every direction is equally far from."""
+    """θ/sinθ; 1, its limit, at the mean, and opposite to it, where the logarithm has no direction.
+
+    Times u - cosθ · mean, which is sinθ long, that is no step in both cases.
+    """
     angle = math.acos(cosine)
     sine = math.sin(angle)
-    if sine < CANCELLED:
-        return 1.0 if cosine > 0.0 else 0.0
-    return angle / sine
+    return angle / sine if sine > CANCELLED else 1.0
 
 
 def _dot(a: Sequence[float], b: Sequence[float]) -> float:

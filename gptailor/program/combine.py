@@ -52,12 +52,16 @@ class OverflowFault(TailorError):  # noqa: N818 (the language speaks of it as a 
 @final
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is made: a name for messages, a shape, a dtype; and what the result is divided by."""
+    """What is made: a name for messages, a shape, a dtype; and what is done with the result.
+
+    It is divided by `divisor`, then `offset` is added, both in float32.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
-    divisor: float
+    divisor: float = 1.0
+    offset: float = 0.0
 
 
 def combined(
@@ -143,13 +147,15 @@ def single(
     """The values in float32; a finite one beyond it is refused."""
     result = values.to(torch.float32)
     if values.dtype == torch.float64:
-        _check_finite(result, values, [values], Target(name, shape, torch.float32, 1.0), offset)
+        _check_finite(result, values, [values], Target(name, shape, torch.float32), offset)
     return result
 
 
 def _rounded(value: Float32[Tensor, " n"], chunk: Chunk, target: Target) -> Float[Tensor, " n"]:
     if target.divisor != 1.0:
         value = value / torch.full((1,), target.divisor, dtype=torch.float32, device=value.device)
+    if target.offset != 0.0:
+        value = value + torch.full((1,), target.offset, dtype=torch.float32, device=value.device)
     result = value.to(target.dtype)
     sources = chunk.sources if chunk.base is None else (chunk.base, *chunk.sources)
     _check_finite(result, value, sources, target, chunk.offset)

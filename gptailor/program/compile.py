@@ -10,6 +10,7 @@ from gptailor.checkpoint.configuration import Refusal
 from gptailor.checkpoint.header import TensorInfo, TensorSpec
 from gptailor.checkpoint.layout import fold, is_constant, name_of
 from gptailor.checkpoint.opened import Opened
+from gptailor.checkpoint.rows import aligned, has_rows
 from gptailor.plan import Merge, MethodCall, Part, Plan, Recipe, Take
 from gptailor.program.program import Arguments, Combine, Copy, Instruction, Output, Program
 from gptailor.registry import DTYPES, METHODS, Parameter
@@ -110,8 +111,8 @@ class _Maker:
         """Embedding, norm or head; `read` is what is taken of the models, where it is another."""
         recipe = recipe or outline.own(0)
         names = tuple(name for name, _ in outline.sources(recipe))
-        tensors = [self.checked.models[name].rest(read or where) for name in names]
-        ours = self.base.rest(where)
+        tensors = [self._aligned(name, where, read or where) for name in names]
+        ours = self._aligned("base", where, where)
         for i, name in enumerate(getattr(self.base.layout, where)):
             if i not in tensors[0]:
                 continue
@@ -119,6 +120,15 @@ class _Maker:
             needs = _needs_base(recipe)
             inputs = _Inputs(recipe, tuple(t[i] for t in tensors), names, (base,) * needs, name)
             yield self._output(name, self._dtype_of(base), inputs)
+
+    def _aligned(self, name: str, where: str, read: str) -> dict[int, TensorInfo]:
+        """A model's embedding, norm or head, with the rows of the output's tokenizer."""
+        model, teller = self.checked.models[name], self.checked.teller
+        donors = teller.rest(read)
+        return {
+            i: aligned(tensor, model, donors[i], teller) if has_rows(where, i) else tensor
+            for i, tensor in model.rest(read).items()
+        }
 
     # ---------------------------------------------------------------------------- one instruction
 
@@ -133,9 +143,9 @@ class _Maker:
         make: Instruction
         if isinstance(inputs.recipe, Take):
             castable = first.spec.dtype in FLOATS and dtype in FLOATS
-            kept = first.spec.dtype == dtype or not castable
-            dtype = first.spec.dtype if not castable else dtype
-            make = Copy(first) if kept else _combine("linear", IDENTITY, inputs)
+            dtype = dtype if castable else first.spec.dtype
+            as_it_is = first.spec.dtype == dtype and first.form is None
+            make = Copy(first) if as_it_is else _combine("linear", IDENTITY, inputs)
         else:
             make = _merged(inputs)
         return Output(TensorSpec(name, dtype, first.spec.shape), make)
@@ -176,12 +186,13 @@ def _merged(inputs: _Inputs) -> Combine:
 def arguments(call: MethodCall, sources: int) -> Arguments:
     """A closed call's arguments, complete: defaults filled in, one number for each source."""
     method = METHODS[call.name]
-    return tuple((p.name, _argument(p, call.arguments.get(p.name), sources)) for p in method.parameters)
+    return tuple(
+        (parameter.name, _argument(parameter, call.arguments.get(parameter.name), sources))
+        for parameter in method.parameters
+    )
 
 
-def _argument(
-    parameter: Parameter, given: object, sources: int
-) -> float | tuple[float, ...]:
+def _argument(parameter: Parameter, given: object, sources: int) -> float | tuple[float, ...]:
     if not parameter.variadic:
         number = parameter.default if given is None else given
         assert isinstance(number, int | float)
@@ -223,7 +234,6 @@ def _configuration(
         keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
         config |= dict.fromkeys(keys, checked.plan.dtype)
     embed = next((o for o in outputs if o.spec.name in checked.base.layout.embed), None)
-    named = checked.plan.embed is not None or checked.plan.head is not None
-    if embed is not None and "vocab_size" in config and named:
+    if embed is not None and "vocab_size" in config:
         config["vocab_size"] = embed.spec.shape[0]
     return config

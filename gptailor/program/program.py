@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from gptailor.checkpoint.header import TensorInfo, TensorSpec
 
-Arguments = tuple[tuple[str, float | tuple[float, ...]], ...]
+Arguments = tuple[tuple[str, int | float | tuple[float, ...]], ...]
 """A method's arguments by name, complete: defaults filled in, one number for each source."""
 
 

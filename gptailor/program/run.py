@@ -60,14 +60,14 @@ def _chunks(spec: TensorSpec, make: Combine, step: int) -> Iterator[memoryview]:
     tensors = [*make.base, *make.sources]
     _check_inputs(spec, tensors)
     with ExitStack() as files:
-        readers = [_Reader(tensor, files) for tensor in tensors]
+        readers = [_reader(tensor, files) for tensor in tensors]
 
         def read(start: int, end: int) -> Chunk:
             vectors = [reader.read(start, end) for reader in readers]
             return chunk_of(start, vectors, with_base=bool(make.base))
 
         inputs = Inputs(spec.elements, make.models, make.place, step, read)
-        target = Target(spec.name, spec.shape, FLOATS[spec.dtype], make.divisor)
+        target = Target(spec.name, spec.shape, FLOATS[spec.dtype], make.divisor, make.offset)
         for chunk in combined(make.method, make.arguments, inputs, target):
             yield chunk.view(torch.uint8).numpy().data
 
@@ -84,6 +84,25 @@ def _check_inputs(spec: TensorSpec, tensors: Sequence[TensorInfo]) -> None:
                 f"'{tensor.spec.name}' in '{tensor.file}' has the shape "
                 f"{list(tensor.spec.shape)}, but '{spec.name}' {list(spec.shape)}"
             )
+
+
+def _reader(tensor: TensorInfo, files: ExitStack) -> "_Reader | _Loaded":
+    return _Reader(tensor, files) if tensor.form is None else _Loaded(tensor)
+
+
+@final
+class _Loaded:
+    """A tensor whose values don't lie in a row: loaded whole, for as long as it is read."""
+
+    def __init__(self, tensor: TensorInfo) -> None:
+        from gptailor.program.loading import load  # noqa: PLC0415 (foreign formats' libraries)
+
+        self.spec = tensor.spec
+        self.values = load(tensor).reshape(-1)
+
+    def read(self, start: int, end: int) -> Float32[Tensor, " n"]:
+        """The entries from `start` to `end` in float32."""
+        return single(self.values[start:end], self.spec.name, self.spec.shape, start)
 
 
 @final

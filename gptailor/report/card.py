@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from gptailor import outline
 from gptailor.check.models import is_local
 from gptailor.lang import words
-from gptailor.plan import Plan
+from gptailor.plan import Model, Plan
 from gptailor.report import layer_map
 from gptailor.report.describe import Row, rows
 
@@ -48,7 +48,7 @@ def card(
             "",
             "| name | checkpoint |",
             "|---|---|",
-            *(f"| {n} | `{words.declaration(n, m).split(' = ', 1)[1]}` |" for n, m in plan.models.items()),
+            *(f"| {name} | `{_source(name, model)}` |" for name, model in plan.models.items()),
             "",
             "## Plan",
             "",
@@ -62,6 +62,11 @@ def card(
             "",
         ]
     )
+
+
+def _source(name: str, model: Model) -> str:
+    """A model as its declaration has it, after the equals sign."""
+    return words.declaration(name, model).split(" = ", 1)[1]
 
 
 def _front_matter(plan: Plan) -> list[str]:

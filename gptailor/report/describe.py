@@ -104,5 +104,3 @@ def kind(slot: Slot) -> str:
     names = {made.take.model for made in recipes if isinstance(made, p.Take)}
     name = names.pop() if len(names) == 1 else None
     return f"of {name}" if isinstance(name, str) else ("mixed" if name is None else "open")
-
-

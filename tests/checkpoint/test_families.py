@@ -1,0 +1,538 @@
+"""Each family against transformers: layers moved on disk compute what the original's layers do.
+
+The reference knows nothing of layouts: it calls the original model's own layer modules by hand,
+with the masks and rotary embeddings that the original gave each of them.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gptailor.checkpoint.configuration import Entry, Refusal
+from gptailor.checkpoint.families import FAMILIES
+from gptailor.checkpoint.layout import (
+    Layout,
+    fold,
+    incompatible,
+    joined_entry,
+    layer_entries,
+    layer_tensors,
+    layout_of,
+    moved_config,
+    name_of,
+    projection,
+    split_name,
+)
+from safetensors.torch import load_file, save_file
+from tests.tiny import CONFIGURATIONS, tiny_model
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+Tensors = dict[str, torch.Tensor]
+ORDER = (0, 5, 3, 3, 1)
+
+# family, what differs from tiny.CONFIGURATIONS, the order of the original's layers
+CASES: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
+    **{family: (family, {}, ORDER) for family in CONFIGURATIONS},
+    "llama-tied": ("llama", {"tie_word_embeddings": True}, ORDER),
+    "llama-biases": ("llama", {"attention_bias": True, "mlp_bias": True}, ORDER),
+    "llama-longer": ("llama", {}, (0, 1, 2, 3, 4, 5, 3, 4, 5)),
+    "llama-one": ("llama", {}, (2,)),
+    "gemma-untied": ("gemma", {"tie_word_embeddings": False}, ORDER),
+    "mistral-window": ("mistral", {"sliding_window": 3}, ORDER),
+    "qwen2-window": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 3},
+        (3, 0, 4, 1),
+    ),
+    "qwen3-window": (
+        "qwen3",
+        {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 2},
+        (0, 4, 5),
+    ),
+    "qwen2_moe-window": (
+        "qwen2_moe",
+        {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 4},
+        (1, 2, 0, 5),
+    ),
+    "qwen2_moe-dense": (
+        "qwen2_moe",
+        {"mlp_only_layers": [1], "decoder_sparse_step": 2},
+        (3, 1, 5, 0),
+    ),
+    "qwen3_moe-dense": ("qwen3_moe", {"mlp_only_layers": [0, 4]}, (1, 4, 2)),
+    "gemma3-pattern": ("gemma3_text", {"sliding_window_pattern": 3}, (2, 0, 5, 4)),
+    "gemma3-full-only": ("gemma3_text", {"sliding_window_pattern": 2}, (1, 3, 5)),
+    "gemma2-sliding-only": ("gemma2", {}, (0, 2, 4)),
+    "cohere2-pattern": ("cohere2", {"sliding_window_pattern": 2}, (1, 0, 5, 2)),
+    "smollm3-list": ("smollm3", {"no_rope_layers": [0, 1, 1, 0, 1, 1]}, (3, 1, 0, 2)),
+    "smollm3-window": (
+        "smollm3",
+        {"use_sliding_window": True, "sliding_window": 3, "no_rope_layer_interval": 2},
+        (1, 0, 3, 3),
+    ),
+    "olmo-clipped": ("olmo", {"clip_qkv": 0.5}, ORDER),
+    "olmo2-biases": ("olmo2", {"attention_bias": True}, ORDER),
+    "stablelm-parallel": ("stablelm", {"use_parallel_residual": True}, ORDER),
+    "stablelm-qk-norm": ("stablelm", {"qk_layernorm": True, "use_qkv_bias": True}, ORDER),
+    "cohere-qk-norm": ("cohere", {"use_qk_norm": True}, ORDER),
+    "gpt2-untied": ("gpt2", {"tie_word_embeddings": False}, ORDER),
+    "gpt2-cut-after": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, (0, 1, 2)),
+    "gpt_neox-serial": ("gpt_neox", {"use_parallel_residual": False}, ORDER),
+    "falcon-two-norms": (
+        "falcon",
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True},
+        ORDER,
+    ),
+    "falcon-serial": ("falcon", {"parallel_attn": False, "bias": True}, ORDER),
+    "falcon-alibi": ("falcon", {"alibi": True, "multi_query": False}, ORDER),
+    "deepseek_v2-dense": ("deepseek_v2", {"first_k_dense_replace": 3}, (2, 0, 4, 3)),
+    "deepseek_v3-dense": ("deepseek_v3", {"first_k_dense_replace": 2}, (0, 5, 2)),
+    "deepseek_v3-all-dense": ("deepseek_v3", {"first_k_dense_replace": 3}, (2, 1)),
+}
+
+IDS = torch.arange(24).reshape(2, 12) * 7 % 64
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A checkpoint as gptailor sees it: a configuration and named tensors."""
+
+    layout: Layout
+    config: dict[str, Any]
+    tensors: Tensors
+
+    @property
+    def entries(self) -> list[Entry]:
+        return layer_entries(self.layout, self.config)
+
+
+def read(folder: Path) -> Disk:
+    config = json.loads((folder / "config.json").read_text())
+    tensors = load_file(folder / "model.safetensors")
+    layout = layout_of(config, tensors.keys())
+    assert isinstance(layout, Layout), layout
+    return Disk(layout, config, tensors)
+
+
+def write(folder: Path, config: dict[str, Any] | Refusal, tensors: Tensors) -> Path:
+    assert isinstance(config, dict), config
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file({name: t.clone() for name, t in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+def stitch(base: Disk, layers: Sequence[tuple[Disk, int]]) -> Tensors:
+    """The base's other tensors, and these layers in order, by plain surgery on names."""
+    layout = base.layout
+    out = {n: t for n, t in base.tensors.items() if not isinstance(split_name(layout, n), tuple)}
+    for new, (disk, old) in enumerate(layers):
+        for rest, name in layer_tensors(disk.layout, disk.tensors.keys(), old).items():
+            out[name_of(layout, new, rest)] = disk.tensors[name]
+    return out
+
+
+def load(folder: Path) -> PreTrainedModel:
+    """The model, all of whose tensors are on disk, and which needs all that are."""
+    model, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    faults = {key: value for key, value in info.items() if value}
+    assert not faults, faults
+    return model.eval()
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return model(IDS, use_cache=False).logits
+
+
+# ----------------------------------------------------------------------------------- the reference
+
+
+def layers_of(model: PreTrainedModel) -> torch.nn.ModuleList:
+    body = model.base_model
+    return body.h if hasattr(body, "h") else body.layers
+
+
+class Original:
+    """A model's layers, each with all that it was called with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model = load(folder)
+        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        hooks = [
+            layer.register_forward_pre_hook(self._called, with_kwargs=True)
+            for layer in layers_of(self.model)
+        ]
+        self.unchanged = logits(self.model)
+        for hook in hooks:
+            hook.remove()
+
+    def _called(self, _: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.calls.append((args, kwargs))
+
+    @property
+    def embedded(self) -> torch.Tensor:
+        return self.calls[0][0][0]
+
+    def run(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        (_, *args), kwargs = self.calls[layer]
+        with torch.no_grad():
+            return first(layers_of(self.model)[layer](hidden, *args, **kwargs))
+
+    def without(self, part: str, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """The layer with the output of a branch's module made zero."""
+        module = branch(layers_of(self.model)[layer], part)
+        with zeroed(module):
+            return self.run(layer, hidden)
+
+    def finish(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the model makes of a hidden state after its last layer."""
+
+        def instead(_: torch.nn.Module, __: Any, output: Any) -> Any:
+            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+        hook = layers_of(self.model)[-1].register_forward_hook(instead)
+        try:
+            return logits(self.model)
+        finally:
+            hook.remove()
+
+
+def first(output: Any) -> torch.Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def branch(layer: torch.nn.Module, part: str) -> torch.nn.Module:
+    names = {"mlp": ["mlp"], "attn": ["self_attn", "attn", "attention", "self_attention"]}[part]
+    return next(getattr(layer, name) for name in names if hasattr(layer, name))
+
+
+@contextmanager
+def zeroed(module: torch.nn.Module) -> Iterator[None]:
+    def zero(_: torch.nn.Module, __: Any, output: Any) -> Any:
+        nothing = torch.zeros_like(first(output))
+        return (nothing, *output[1:]) if isinstance(output, tuple) else nothing
+
+    hook = module.register_forward_hook(zero)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def by_hand(base: Original, layers: Sequence[tuple[Original, int]]) -> torch.Tensor:
+    hidden = base.embedded
+    for model, layer in layers:
+        hidden = model.run(layer, hidden)
+    return base.finish(hidden)
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-4) -> None:
+    torch.testing.assert_close(found, wanted, atol=tolerance, rtol=tolerance)
+
+
+# ------------------------------------------------------------------------------------------- cases
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder for a case and a seed, made once."""
+    folders: dict[tuple[str, int], Path] = {}
+
+    def make(case: str, seed: int = 0) -> Path:
+        if (case, seed) not in folders:
+            family, config, _ = CASES[case]
+            folder = tmp_path_factory.mktemp(f"{case}-{seed}")
+            folders[case, seed] = tiny_model(family, folder, seed=seed, **config)
+        return folders[case, seed]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def originals(made: Any) -> Any:
+    """The model of a case and a seed, loaded once."""
+    return cache(lambda case, seed=0: Original(made(case, seed)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny tensors are faster so."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_layers_cut_and_reordered(case: str, made: Any, originals: Any, tmp_path: Path) -> None:
+    order = CASES[case][2]
+    disk, original = read(made(case)), originals(case)
+    config = moved_config(disk.layout, disk.config, [disk.entries[i] for i in order])
+    folder = write(tmp_path / "out", config, stitch(disk, [(disk, i) for i in order]))
+
+    found = load(folder)
+
+    wanted = by_hand(original, [(original, i) for i in order])
+    close(logits(found), wanted)
+    assert len(layers_of(found)) == len(order)
+    assert (original.unchanged - wanted).abs().max() > 0.05  # the order does matter
+    again = read(folder)
+    assert again.entries == [disk.entries[i] for i in order]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_layers_in_order_are_the_model_itself(
+    case: str, made: Any, originals: Any, tmp_path: Path
+) -> None:
+    disk = read(made(case))
+    config = moved_config(disk.layout, disk.config, disk.entries)
+    folder = write(tmp_path / "out", config, stitch(disk, [(disk, i) for i in range(6)]))
+    torch.testing.assert_close(logits(load(folder)), originals(case).unchanged, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_tensor_has_a_place(case: str, made: Any) -> None:
+    disk = read(made(case))
+    places = {name: split_name(disk.layout, name) for name in disk.tensors}
+    assert None not in places.values()
+    assert {"embed"} <= {place for place in places.values() if isinstance(place, str)}
+    assert ("head" in places.values()) == (not disk.layout.tied)
+    for layer in range(6):
+        parts = [layer_tensors(disk.layout, places, layer, part) for part in ("attn", "mlp")]
+        assert all(parts)
+        assert {**parts[0], **parts[1]} == layer_tensors(disk.layout, places, layer)
+
+
+# ------------------------------------------------------------------------------------------- parts
+
+SHARED_NORM = {"cohere", "cohere2", "falcon", "stablelm-parallel", "cohere-qk-norm"}
+SHARED_NORM |= {"cohere2-pattern", "falcon-alibi"}
+PARALLEL = {"gpt_neox", "falcon-two-norms"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_part_of_another_model(case: str, made: Any, originals: Any, tmp_path: Path) -> None:
+    disk, other = read(made(case)), read(made(case, 1))
+    if case in SHARED_NORM:
+        assert disk.layout.no_parts == "both branches of a layer read the output of one norm"
+        return
+    assert disk.layout.no_parts is None
+    tensors = dict(disk.tensors)
+    for name in layer_tensors(other.layout, other.tensors.keys(), 2, "mlp").values():
+        tensors[name] = other.tensors[name]
+
+    found = logits(load(write(tmp_path / "out", disk.config, tensors)))
+
+    a, b = originals(case), originals(case, 1)
+    hidden = a.run(1, a.run(0, a.embedded))
+    between = a.without("mlp", 2, hidden)
+    if case in PARALLEL:
+        hidden = between + b.without("attn", 2, hidden) - hidden
+    else:
+        hidden = b.without("attn", 2, between)
+    for layer in (3, 4, 5):
+        hidden = a.run(layer, hidden)
+    close(found, a.finish(hidden))
+    assert (found - a.unchanged).abs().max() > 0.01
+
+
+# ------------------------------------------------------------------------------- scales and bridges
+
+
+def folded(how: str | None, tensor: torch.Tensor, c: float) -> torch.Tensor:
+    if how == "divide":
+        return tensor / c
+    if how == "multiply":
+        return tensor * c
+    return (1 + tensor) / c - 1 if how == "divide_offset" else tensor
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_scaled_hidden_state_folds_into_the_layers_after_it(
+    case: str, made: Any, originals: Any, tmp_path: Path
+) -> None:
+    disk, original, c = read(made(case)), originals(case), 0.5
+    assert disk.layout.no_scale is None
+    tensors = dict(disk.tensors)
+    for layer in (3, 4, 5):
+        for rest, name in layer_tensors(disk.layout, disk.tensors.keys(), layer).items():
+            tensors[name] = folded(fold(disk.layout, rest), tensors[name], c)
+
+    found = logits(load(write(tmp_path / "out", disk.config, tensors)))
+
+    hidden = original.embedded
+    for layer in range(6):
+        hidden = original.run(layer, hidden) * (c if layer == 2 else 1.0)
+    close(found, original.finish(hidden), 1e-3)
+    assert (found - original.unchanged).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_mlp_projection_is_what_a_bridge_changes(
+    case: str, made: Any, originals: Any, tmp_path: Path
+) -> None:
+    disk, original = read(made(case)), originals(case)
+    if disk.layout.no_bridge:
+        assert CASES[case][0] in {"gemma2", "gemma3_text", "olmo2"}
+        return
+    tensors, hidden_size = dict(disk.tensors), original.embedded.shape[-1]
+    for rest, name in layer_tensors(disk.layout, disk.tensors.keys(), 5).items():
+        if projection(disk.layout, rest) == "mlp":
+            tensors[name] = 2 * tensors[name]
+            assert tensors[name].shape[-1 if disk.layout.transposed else -2 :][0] == hidden_size
+
+    found = logits(load(write(tmp_path / "out", disk.config, tensors)))
+
+    hidden = original.embedded
+    for layer in range(5):
+        hidden = original.run(layer, hidden)
+    attended = original.without("mlp", 5, hidden)
+    close(found, original.finish(2 * original.run(5, hidden) - attended))
+
+
+# ---------------------------------------------------------------------- layers with their own rules
+
+
+@pytest.mark.parametrize(
+    ("family", "base", "other"),
+    [
+        ("gemma3_text", {"sliding_window_pattern": 2}, {"sliding_window_pattern": 3}),
+        ("smollm3", {"no_rope_layer_interval": 2}, {"no_rope_layer_interval": 3}),
+        (
+            "qwen2",
+            {"use_sliding_window": False},
+            {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+        ),
+        ("qwen3_moe", {"mlp_only_layers": [1]}, {"decoder_sparse_step": 2}),
+        ("deepseek_v3", {"first_k_dense_replace": 2}, {"first_k_dense_replace": 1}),
+    ],
+)
+def test_a_layer_brings_its_own_configuration(
+    family: str, base: dict[str, Any], other: dict[str, Any], tmp_path: Path
+) -> None:
+    folders = [
+        tiny_model(family, tmp_path / str(seed), seed=seed, **config)
+        for seed, config in enumerate((base, other))
+    ]
+    (a, b), (model_a, model_b) = map(read, folders), map(Original, folders)
+    assert a.entries != b.entries
+    assert incompatible(a.layout, a.config, b.config) == []
+    layers = [(a, 0), (b, 2), (b, 4), (a, 3)]
+    config = moved_config(a.layout, a.config, [disk.entries[i] for disk, i in layers])
+
+    found = load(write(tmp_path / "out", config, stitch(a, layers)))
+
+    close(logits(found), by_hand(model_a, [(model_a if d is a else model_b, i) for d, i in layers]))
+
+
+def test_a_joined_entry_takes_each_part_s_rules(tmp_path: Path) -> None:
+    windows = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 6}
+    config = {**windows, "mlp_only_layers": [0]}
+    disk = read(tiny_model("qwen2_moe", tmp_path, **config))
+    entry = joined_entry(disk.layout, attn=disk.entries[1], mlp=disk.entries[0])
+    assert entry["layer_types"] == "full_attention"
+    assert entry["mlp"] == "dense"
+    assert joined_entry(disk.layout, disk.entries[0], disk.entries[1])["sliding_window"] == 3
+
+
+# ------------------------------------------------------------------------------ what is on the disk
+
+
+def test_gpt2_as_the_hub_has_it(made: Any, originals: Any, tmp_path: Path) -> None:
+    """Without the prefix, and with a causal mask in each layer."""
+    disk, original = read(made("gpt2")), originals("gpt2")
+    old = {name.removeprefix("transformer."): t for name, t in disk.tensors.items()}
+    old |= {f"h.{i}.attn.bias": torch.ones(1, 1, 8, 8).tril() for i in range(6)}
+    hub = read(write(tmp_path / "hub", disk.config, old))
+    assert hub.layout.prefix == "h."
+    config = moved_config(hub.layout, hub.config, [hub.entries[i] for i in ORDER])
+    folder = write(tmp_path / "out", config, stitch(hub, [(hub, i) for i in ORDER]))
+    close(logits(load(folder)), by_hand(original, [(original, i) for i in ORDER]))
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "deepseek_v3"])
+def test_experts_in_one_tensor(family: str, made: Any, originals: Any, tmp_path: Path) -> None:
+    """As transformers 5 holds them in memory."""
+    disk, original = read(made(family)), originals(family)
+    state = {name: t.contiguous() for name, t in original.model.state_dict().items()}
+    fused = read(write(tmp_path / "fused", disk.config, state))
+    assert any(name.endswith("experts.gate_up_proj") for name in fused.tensors)
+    assert fold(fused.layout, "mlp.experts.down_proj") == "divide"
+    assert fold(fused.layout, "mlp.experts.gate_up_proj") is None
+    config = moved_config(fused.layout, fused.config, [fused.entries[i] for i in ORDER])
+    folder = write(tmp_path / "out", config, stitch(fused, [(fused, i) for i in ORDER]))
+    close(logits(load(folder)), by_hand(original, [(original, i) for i in ORDER]))
+
+
+def test_layers_that_predict_further_tokens_are_left_out(made: Any) -> None:
+    disk = read(made("deepseek_v3"))
+    names = {*disk.tensors, "model.layers.6.eh_proj.weight", "model.layers.6.enorm.weight"}
+    layout = layout_of(disk.config, names)
+    assert isinstance(layout, Layout)
+    assert layout.ignored == names - disk.tensors.keys()
+    assert layout.notice is not None
+    assert layout.notice.startswith("2 tensors that stand after the last layer")
+    assert split_name(layout, "model.layers.6.enorm.weight") is None
+    config = moved_config(layout, disk.config, disk.entries[:3])
+    assert isinstance(config, dict)
+    assert config["num_nextn_predict_layers"] == 0
+
+
+# ------------------------------------------------------------------------------- the configuration
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_absent_key_means_what_it_means_in_transformers(family: str) -> None:
+    full = AutoConfig.for_model(family).to_dict()
+    shape = {key: full[key] for key in ("num_attention_heads", "hidden_size") if key in full}
+    for key in FAMILIES[family].keys:
+        assert key.read(shape) == key.read(full), key.name
+    assert FAMILIES[family].tied == full["tie_word_embeddings"]
+    for rule in FAMILIES[family].rules:
+        assert rule.read({}, 40) == rule.read({**full_of(family), "num_hidden_layers": 40}, 40)
+
+
+def full_of(family: str) -> dict[str, Any]:
+    count = FAMILIES[family].count_key
+    return AutoConfig.for_model(family, **{count: 40}).to_dict()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_configuration_agrees_with_its_older_form(case: str, made: Any) -> None:
+    """Rotary embeddings under the older keys, and nothing that is a default."""
+    disk = read(made(case))
+    old = {k: v for k, v in disk.config.items() if k not in {"rope_parameters", "layer_types"}}
+    given = disk.config.get("rope_parameters") or {}
+    wide = given.get("full_attention", given)
+    names = {"gpt_neox": ("rotary_emb_base", "rotary_pct")}
+    theta, partial = names.get(CASES[case][0], ("rope_theta", "partial_rotary_factor"))
+    renamed = {"rope_theta": theta, "partial_rotary_factor": partial}
+    old |= {renamed[key]: value for key, value in wide.items() if key in renamed}
+    assert incompatible(disk.layout, disk.config, old) == []
+    assert incompatible(disk.layout, old, disk.config) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lists_are_derived_as_transformers_does(case: str, made: Any) -> None:
+    """transformers 5 writes them out; older configurations have the rule alone."""
+    disk = read(made(case))
+    listed = ("layer_types", "no_rope_layers")
+    old = {key: value for key, value in disk.config.items() if key not in listed}
+    assert layer_entries(disk.layout, {**old, **CASES[case][1]}) == disk.entries
+
+
+def test_a_quantised_checkpoint_is_neither_scaled_nor_bridged(made: Any) -> None:
+    disk = read(made("llama"))
+    config = {**disk.config, "quantization_config": {"quant_method": "gptq"}}
+    layout = layout_of(config, disk.tensors.keys())
+    assert isinstance(layout, Layout)
+    reason = "the checkpoint's weights are quantised ('gptq')"
+    assert (layout.no_scale, layout.no_bridge, layout.quantised) == (reason, reason, "gptq")
+    assert layout == replace(disk.layout, no_scale=reason, no_bridge=reason, quantised="gptq")

@@ -1,0 +1,198 @@
+"""What a closed plan means, said again in the plainest way: whole tensors, no planning, one loop.
+
+For models whose tensors are named like Llama's. It imports nothing of the compiler but the plan's
+data; of the merge methods, those that are long are `combine_tensors`' own, and tested elsewhere.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from gptailor.plan import LayerOf, MethodCall, Plan, Recipe, Take
+from gptailor.program.combine import combine_tensors
+from gptailor.registry import METHODS
+from safetensors.torch import load_file
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+MLP = ("mlp.", "post_attention_layernorm.")
+OUTPUTS = ("self_attn.o_proj.", "mlp.down_proj.")
+
+
+def interpret(plan: Plan, folders: Mapping[str, Path]) -> Tensors:
+    """The output's tensors by name."""
+    models = {name: read(folder) for name, folder in folders.items()}
+    base = models["base"]
+    wanted = None if plan.dtype is None else getattr(torch, plan.dtype)
+    out: Tensors = {}
+
+    def put(name: str, values: Tensor, like: Tensor) -> None:
+        out[name] = values.to(wanted or like.dtype)
+
+    for number, (position, recipes, divisor) in enumerate(layers(plan, base)):
+        for rest in inside(base, 0):
+            recipe = recipes["mlp" if rest.startswith(MLP) else "attn"]
+            first = sources_of(recipe)[0]
+            own = f"model.layers.{first.layer if position is None else position}.{rest}"
+            by = divisor if rest.startswith(OUTPUTS) else 1.0
+            like = base.get(own, base[f"model.layers.0.{rest}"])
+            made = make(recipe, models, lambda s, r=rest: f"model.layers.{s.layer}.{r}", own)
+            put(f"model.layers.{number}.{rest}", over(made, by), like)
+    for name, recipe, reads, like in ends(plan, models):
+        put(name, make(recipe, models, lambda _, n=reads: n, like), base[like])
+    return out
+
+
+def ends(plan: Plan, models: Mapping[str, Tensors]) -> Iterator[tuple[str, Recipe, str, str]]:
+    """Embedding, norm and head: name, recipe, what is read, and the base's tensor at that place.
+
+    A tied base has no head. Either name decides its embedding; both untie it if they differ.
+    """
+    own = Take(take=LayerOf(model="base"))
+    yield NORM, plan.norm or own, NORM, NORM
+    tied = HEAD not in models["base"]
+    if tied and plan.embed is None and plan.head is not None:
+        yield EMBED, plan.head, HEAD, EMBED
+    else:
+        yield EMBED, plan.embed or own, EMBED, EMBED
+    if not tied:
+        yield HEAD, plan.head or own, HEAD, HEAD
+    elif untied(plan, models):
+        yield HEAD, plan.head, HEAD, EMBED
+
+
+def untied(plan: Plan, models: Mapping[str, Tensors]) -> bool:
+    """Whether embedding and head are both named, and come from different tensors."""
+    if plan.embed is None or plan.head is None:
+        return False
+    named = [s.model for r in (plan.embed, plan.head) for s in sources_of(r)]
+    return plan.embed != plan.head or any(HEAD in models[name] for name in named)
+
+
+def read(folder: Path) -> Tensors:
+    """All tensors of a checkpoint."""
+    return {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
+
+
+def inside(model: Tensors, layer: int) -> list[str]:
+    """The names within a layer."""
+    start = f"model.layers.{layer}."
+    return [name.removeprefix(start) for name in model if name.startswith(start)]
+
+
+def layers(plan: Plan, base: Tensors) -> list[tuple[int | None, dict[str, Recipe], float]]:
+    """Position, recipe of each part, and what the outputs are divided by, of each output layer."""
+    if plan.stack is not None:
+        return [(None, dict.fromkeys(("attn", "mlp"), i.recipe), 1.0) for i in plan.stack.items]
+    count = 1 + max(int(name.split(".")[2]) for name in base if name.startswith("model.layers."))
+    found = []
+    divisor = 1.0
+    for position in range(count):
+        recipes: dict[str, Recipe] = {}
+        for part in ("attn", "mlp"):
+            recipes[part] = Take(take=LayerOf(model="base", layer=position))
+            for layer in plan.layers:
+                if layer.position == position and layer.part in (None, part):
+                    recipes[part] = layer.recipe
+        if position not in [drop.position for drop in plan.drops]:
+            found.append((position, recipes, divisor))
+            divisor *= math.prod(s.factor for s in plan.scales if s.position == position)
+    return found
+
+
+def make(recipe: Recipe, models: Mapping[str, Tensors], name: Any, place: str) -> Tensor:
+    """A tensor of a recipe; a merged one in float32, one that is taken as it is."""
+    sources = sources_of(recipe)
+    tensors = [models[s.model].get(name(s), models[s.model][EMBED]) for s in sources]
+    if isinstance(recipe, Take):
+        return tensors[0]
+    if recipe.share is not None:
+        return linear(tensors, (1.0 - recipe.share, recipe.share))
+    call = recipe.by or MethodCall(name="linear")
+    theta = models["base"][place] if METHODS[call.name].needs_base else None
+    return merge(call, [s.model for s in sources], [t.float() for t in tensors], theta, place)
+
+
+def sources_of(recipe: Recipe) -> Sequence[LayerOf]:
+    """The layers that a closed recipe names."""
+    return (recipe.take,) if isinstance(recipe, Take) else recipe.merge
+
+
+def over(values: Tensor, divisor: float) -> Tensor:
+    """Divided in float32; untouched by 1."""
+    return values if divisor == 1.0 else values.float() / torch.tensor(divisor)
+
+
+# ----------------------------------------------------------------------------------------- methods
+
+
+def merge(
+    call: MethodCall, names: Sequence[str], sources: list[Tensor], theta: Tensor | None, place: str
+) -> Tensor:
+    """A merge in float32 by a method, its defaults filled in."""
+    given = {p.name: call.arguments.get(p.name, p.default) for p in METHODS[call.name].parameters}
+    for key in ("weights", "scales"):
+        if key in given:
+            value = 1.0 / len(sources) if given[key] is None else given[key]
+            several = value if isinstance(value, tuple) else (value,)
+            given[key] = several * (len(sources) // len(several))
+    if call.name == "linear":
+        return linear(sources, given["weights"])
+    if call.name == "slerp":
+        return slerp(*sources, given["t"])
+    if call.name == "task_arithmetic":
+        return task_arithmetic(theta.float(), sources, given["scales"])
+    if call.name == "ties":
+        return ties(theta.float(), sources, given["density"], given["scale"])
+    arguments = tuple(given.items())
+    return combine_tensors(
+        call.name, arguments, theta, sources, names, place, dtype=torch.float32
+    )
+
+
+def linear(sources: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Σ w_i θ_i."""
+    terms = [s.float() * w for s, w in zip(sources, weights, strict=True) if w != 0]
+    total = terms[0] if terms else torch.zeros_like(sources[0])
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """sin((1 - t)θ)/sinθ · a + sin(tθ)/sinθ · b."""
+    x, y = a.double().flatten(), b.double().flatten()
+    lengths = float(x.norm() * y.norm())
+    angle = math.acos(max(-1.0, min(1.0, float(x @ y) / lengths))) if lengths else 0.0
+    if math.sin(angle) < 1e-4:
+        return linear([a, b], [1.0 - t, t])
+    shares = [math.sin((1.0 - t) * angle), math.sin(t * angle)]
+    return linear([a, b], [share / math.sin(angle) for share in shares])
+
+
+def task_arithmetic(theta: Tensor, sources: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+    """θ_b + Σ λ_i (θ_i - θ_b)."""
+    return moved(theta, linear([source - theta for source in sources], scales))
+
+
+def ties(theta: Tensor, sources: Sequence[Tensor], density: float, scale: float) -> Tensor:
+    """θ_b + scale · the mean of the trimmed task vectors that have the sign of their sum."""
+    trimmed = []
+    for source in sources:
+        vector = source - theta
+        kept = max(1, round(density * vector.numel()))
+        least = vector.abs().flatten().sort(descending=True).values[kept - 1]
+        trimmed.append(torch.where(vector.abs() >= least, vector, 0.0))
+    mass = linear(trimmed, [1.0] * len(trimmed))
+    agreeing = [torch.where(vector.sign() == mass.sign(), vector, 0.0) for vector in trimmed]
+    count = sum((vector != 0).float() for vector in agreeing)
+    mean = linear(agreeing, [1.0] * len(agreeing)) / torch.clamp(count, min=1.0)
+    return moved(theta, linear([mean], [scale]))
+
+
+def moved(theta: Tensor, change: Tensor) -> Tensor:
+    """θ_b + change, a negative zero of θ_b kept where nothing changes."""
+    return torch.where(change == 0, theta, theta + change)

@@ -1,0 +1,609 @@
+"""Each method against its formula over whole tensors in float64, and on its degenerate cases."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+from gptailor.diagnostics import TailorError
+from gptailor.program import angles, draws
+from gptailor.program.combine import OverflowFault, combine_tensors
+from gptailor.program.kernels import KERNELS
+from gptailor.program.measure import Chunk, Inputs, gram_of_sources, magnitude, thresholds
+from gptailor.program.program import Arguments
+from gptailor.registry import METHODS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+PLACE = "model.layers.3.mlp.up_proj.weight"
+NAMES = ("math", "code", "chat", "law")
+Formula = Callable[[np.ndarray, list[np.ndarray], dict], np.ndarray]
+
+
+def complete(method: str, count: int, **given: object) -> Arguments:
+    """The arguments as the compiler writes them: defaults filled in, one number for each source."""
+    arguments = []
+    for parameter in METHODS[method].parameters:
+        value = given.get(parameter.name, parameter.default)
+        if parameter.variadic and not isinstance(value, tuple):
+            value = (1.0 / count if value is None else float(value),) * count
+        arguments.append((parameter.name, value if isinstance(value, tuple) else float(value)))
+    return tuple(arguments)
+
+
+def merge(method: str, base: Tensor, sources: Sequence[Tensor], **given: object) -> Tensor:
+    arguments = complete(method, len(sources), **given)
+    return combine_tensors(method, arguments, base, sources, NAMES[: len(sources)], PLACE)
+
+
+def tensors(count: int, shape: tuple[int, ...] = (24, 31), seed: int = 0) -> list[Tensor]:
+    """A base, and sources near it, as fine-tuned models are."""
+    rng = torch.Generator().manual_seed(seed)
+    base = torch.randn(shape, generator=rng)
+    return [base, *(base + 0.3 * torch.randn(shape, generator=rng) for _ in range(count))]
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Equal to the bit, negative zeros and all."""
+    return a.dtype == b.dtype and a.shape == b.shape and a.numpy().tobytes() == b.numpy().tobytes()
+
+
+# ------------------------------------------------------------------- the formulas, written naively
+
+
+def naive_linear(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    return sum(w * s for w, s in zip(given["weights"], sources, strict=True))
+
+
+def naive_slerp(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    a, b = sources
+    u, v = a / np.linalg.norm(a), b / np.linalg.norm(b)
+    angle = 2 * np.arctan2(np.linalg.norm(u - v), np.linalg.norm(u + v))
+    t = given["t"]
+    return (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+
+
+def naive_task_arithmetic(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    return base + sum(w * (s - base) for w, s in zip(given["scales"], sources, strict=True))
+
+
+def naive_ties(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    kept = []
+    for source in sources:
+        vector = (source - base).astype(np.float32).astype(float)
+        least = np.sort(np.abs(vector))[::-1][max(1, round(given["density"] * len(vector))) - 1]
+        kept.append(np.where(np.abs(vector) >= least, vector, 0))
+    stack = np.stack(kept)
+    agrees = (np.sign(stack) == np.sign(stack.sum(0))) & (stack != 0)
+    mean = (stack * agrees).sum(0) / np.maximum(1, agrees.sum(0))
+    return base + given["scale"] * mean
+
+
+def naive_dare(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    total = np.zeros_like(base)
+    for name, source in zip(NAMES, sources, strict=False):
+        key = draws.key(int(given["seed"]), PLACE, name)
+        keep = [splitmix(key, i) < given["density"] for i in range(len(base))]
+        total += np.where(keep, source - base, 0) / given["density"]
+    return base + given["scale"] * total
+
+
+def splitmix(key: int, number: int) -> float:
+    """A draw in [0, 1) with Python's whole numbers."""
+    mask = 2**64 - 1
+    z = (key + (number + 1) * 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return ((z ^ (z >> 31)) >> 11) / 2**53
+
+
+def naive_breadcrumbs(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    total = np.zeros_like(base)
+    for source in sources:
+        vector = (source - base).astype(np.float32).astype(float)
+        kept = max(1, round(given["density"] * len(vector)))
+        above = min(round(given["gamma"] * len(vector)), len(vector) - kept)
+        order = np.sort(np.abs(vector))[::-1][above : above + kept]
+        inside = (np.abs(vector) <= order[0]) & (np.abs(vector) >= order[-1])
+        total += np.where(inside, vector, 0)
+    return base + given["scale"] * total
+
+
+def naive_model_stock(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    units = [(s - base) / np.linalg.norm(s - base) for s in sources]
+    count = len(units)
+    cosine = np.mean([units[i] @ units[j] for i in range(count) for j in range(i)])
+    t = np.clip(count * cosine / (1 + (count - 1) * cosine), 0, 1)
+    return t * np.mean(sources, axis=0) + (1 - t) * base
+
+
+def naive_karcher(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    units = [s / np.linalg.norm(s) for s in sources]
+    mean = np.sum(units, axis=0)
+    mean /= np.linalg.norm(mean)
+    for _ in range(500):
+        step = np.zeros_like(mean)
+        for unit in units:
+            across = unit - (unit @ mean) * mean
+            if (sine := np.linalg.norm(across)) > 0:
+                step += np.arctan2(sine, unit @ mean) * across / sine / len(units)
+        length = np.linalg.norm(step)
+        if length < 1e-14:
+            break
+        mean = np.cos(length) * mean + np.sin(length) * step / length
+    return mean / np.linalg.norm(mean) * np.mean([np.linalg.norm(s) for s in sources])
+
+
+NAIVE: dict[str, Formula] = {
+    name.removeprefix("naive_"): value
+    for name, value in globals().items()
+    if name.startswith("naive_")
+}
+CASES = [
+    ("linear", 2, {}),
+    ("linear", 3, {"weights": (0.5, -0.2, 1.1)}),
+    ("slerp", 2, {"t": 0.5}),
+    ("slerp", 2, {"t": 0.17}),
+    ("task_arithmetic", 1, {"scales": 0.4}),
+    ("task_arithmetic", 3, {"scales": (0.4, -0.3, 1.0)}),
+    ("ties", 1, {"density": 0.3}),
+    ("ties", 3, {"density": 0.2, "scale": 0.7}),
+    ("ties", 4, {"density": 1.0}),
+    ("dare", 2, {"density": 0.3, "scale": 1.5, "seed": 7}),
+    ("dare", 1, {"density": 0.9}),
+    ("breadcrumbs", 1, {"density": 0.5, "gamma": 0.2}),
+    ("breadcrumbs", 3, {"density": 0.8, "gamma": 0.05, "scale": 0.6}),
+    ("breadcrumbs", 2, {}),
+    ("model_stock", 2, {}),
+    ("model_stock", 4, {}),
+    ("karcher", 2, {}),
+    ("karcher", 4, {}),
+]
+
+
+def expected(method: str, base: Tensor, sources: Sequence[Tensor], given: dict) -> np.ndarray:
+    arguments = dict(complete(method, len(sources), **given))
+    flat = [tensor.double().numpy().reshape(-1) for tensor in (base, *sources)]
+    return NAIVE[method](flat[0], flat[1:], arguments).reshape(base.shape)
+
+
+@pytest.mark.parametrize(("method", "count", "arguments"), CASES)
+def test_a_method_is_its_formula(method: str, count: int, arguments: dict) -> None:
+    base, *sources = tensors(count)
+    result = merge(method, base, sources, **arguments)
+    assert result.dtype == torch.float32
+    wanted = expected(method, base, sources, arguments)
+    np.testing.assert_allclose(result.double().numpy(), wanted, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("method", ["slerp", "karcher", "model_stock"])
+def test_tensors_far_apart_have_their_angles(method: str) -> None:
+    base, *sources = [tensor - tensors(3, seed=1)[0] * 0.9 for tensor in tensors(3)]
+    sources = [s + torch.randn(s.shape, generator=torch.manual_seed(i)) for i, s in
+               enumerate(sources[: METHODS[method].most or 3])]  # fmt: skip
+    result = merge(method, base, sources, **({"t": 0.3} if method == "slerp" else {}))
+    arguments = {"t": 0.3} if method == "slerp" else {}
+    wanted = expected(method, base, sources, arguments)
+    np.testing.assert_allclose(result.double().numpy(), wanted, rtol=0, atol=3e-6)
+
+
+# ------------------------------------------------------------------------ one contract for them all
+
+
+def test_every_method_has_its_kernel() -> None:
+    assert list(KERNELS) == list(METHODS)
+    assert {method for method, _, _ in CASES} == set(METHODS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_kernel_says_what_it_does(method: str) -> None:
+    text = KERNELS[method].combine.__doc__ or ""
+    parts = ["Formula:", "Granularity:", "Arithmetic:", "Degenerate:", "Paper:"]
+    places = [text.find(f"    {part} ") for part in parts]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert "float32" in text
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (0, 4), (2, 3, 5)])
+@pytest.mark.parametrize("method", METHODS)
+def test_any_shape_is_kept(method: str, shape: tuple[int, ...]) -> None:
+    base, *sources = tensors(max(2, METHODS[method].least), shape)
+    before = [tensor.clone() for tensor in (base, *sources)]
+    result = merge(method, base, sources)
+    assert result.shape == shape
+    assert result.isfinite().all()
+    assert all(same(a, b) for a, b in zip(before, (base, *sources), strict=True))
+
+
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.needs_base])
+def test_sources_equal_to_the_base_give_it_to_the_byte(method: str) -> None:
+    base = tensors(0)[0]
+    base[0, :3] = torch.tensor([0.0, -0.0, 1e-42])
+    assert same(merge(method, base, [base.clone(), base.clone()]), base)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_sources_far_from_the_base(method: str) -> None:
+    base, source = tensors(1)
+    result = merge(method, base, [source, source.clone()])
+    if method in ("linear", "slerp", "karcher", "model_stock"):
+        torch.testing.assert_close(result, source, rtol=2e-7, atol=0)
+    elif method == "task_arithmetic":
+        torch.testing.assert_close(result, base + 2 * (source - base), rtol=0, atol=1e-6)
+    elif method == "ties":
+        assert same(result, merge(method, base, [source]))
+    elif method == "breadcrumbs":
+        assert same(result, merge(method, base, [source], scale=2.0))
+    else:
+        assert not same(result, merge(method, base, [source], scale=2.0))  # other draws
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_unlike_shape_is_refused(method: str) -> None:
+    base, *sources = tensors(2)
+    with pytest.raises(ValueError, match="differ"):
+        merge(method, base, [sources[0], sources[1].T])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_arity_is_refused(method: str) -> None:
+    base, *sources = tensors(3)
+    wanted = METHODS[method]
+    if wanted.needs_base:
+        with pytest.raises(ValueError, match="base"):
+            combine_tensors(method, complete(method, 2), None, sources[:2], NAMES[:2], PLACE)
+    refused = [wanted.least - 1] + ([] if wanted.most is None else [wanted.most + 1])
+    for count in refused:
+        with pytest.raises(ValueError, match=f"can't merge {count} sources"):
+            combine_tensors(
+                method, complete(method, 2), base, sources[:count], NAMES[:count], PLACE
+            )
+    with pytest.raises(ValueError, match="names"):
+        combine_tensors(method, complete(method, 2), base, sources[:2], NAMES[:1], PLACE)
+
+
+# ---------------------------------------------------------------------------- the degenerate cases
+
+
+def test_linear_of_one_source_is_the_source() -> None:
+    source = torch.tensor([-0.0, 0.0, 1e-45, 3.4e38, math.inf, -2.5])
+    assert same(merge("linear", source, [source], weights=(1.0,)), source)
+
+
+def test_linear_leaves_out_what_has_no_weight() -> None:
+    source = torch.tensor([1.0, -0.0])
+    wild = torch.tensor([math.inf, math.nan])
+    assert same(merge("linear", source, [wild, source], weights=(0.0, 1.0)), source)
+    assert same(merge("linear", source, [wild, source], weights=(0.0, 0.0)), torch.zeros(2))
+
+
+def test_linear_is_not_normalised() -> None:
+    ones = torch.ones(3)
+    assert merge("linear", ones, [ones, ones], weights=(1.0, 2.0)).tolist() == [3.0] * 3
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-5, -1.0, 0.0, 3.0])
+def test_slerp_at_its_ends_is_a_source(scale: float) -> None:
+    _, a, b = tensors(2)
+    a[0, 0] = -0.0
+    b = scale * (a if abs(scale) == 1.0 else b)
+    assert same(merge("slerp", a, [a, b], t=0.0), a)
+    assert same(merge("slerp", a, [a, b], t=1.0), b)
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, -1.0, -0.5, 0.0])
+def test_slerp_without_an_arc_is_linear(factor: float) -> None:
+    _, a = tensors(1)
+    result = merge("slerp", a, [a, factor * a], t=0.3)
+    assert same(result, merge("linear", a, [a, factor * a], weights=(0.7, 0.3)))
+
+
+@pytest.mark.parametrize("sine", [2e-4, 0.9e-4])
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_slerp_turns_linear_only_where_that_is_argued(sine: float, side: float) -> None:
+    a, b = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    a[0], b[0], b[1] = 1.0, side * math.sqrt(1 - sine**2), sine
+    share = angles.slerp_coefficients((torch.stack([a, b]) @ torch.stack([a, b]).T).tolist(), 0.25)
+    assert (share == (0.75, 0.25)) == (sine < 1e-4)
+    if side > 0:  # continuous at the threshold: linear differs by less than a float32's rounding
+        assert share == pytest.approx((0.75, 0.25), abs=6e-8)
+
+
+def test_slerp_keeps_the_length_of_unit_vectors() -> None:
+    a, b = torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0])
+    result = merge("slerp", a, [a, b], t=1 / 3)
+    wanted = [math.cos(math.pi / 6), 0.5, 0.0]
+    assert result.tolist() == pytest.approx(wanted, abs=1e-7)
+
+
+def test_slerp_measures_half_precision_in_full() -> None:
+    a = torch.full((300_000,), 0.01, dtype=torch.float16)
+    b = a.clone()
+    b[::2] = -0.01
+    result = merge("slerp", a, [a, b], t=0.5)  # a half precision sum of squares stalls far below
+    torch.testing.assert_close(result[1].item(), 0.01 * math.sqrt(2), rtol=1e-3, atol=0)
+
+
+def test_task_arithmetic_without_scale_is_the_base() -> None:
+    base, *sources = tensors(2)
+    base[0, 0] = -0.0
+    assert same(merge("task_arithmetic", base, sources, scales=0.0), base)
+
+
+def test_ties_by_hand() -> None:
+    base = torch.tensor([1.0, 1.0, 1.0, 1.0])
+    one = base + torch.tensor([4.0, -1.0, 2.0, -8.0])
+    two = base + torch.tensor([2.0, 4.0, 1.0, 8.0])
+    # kept: (4, 0, 0, -8) and (0, 4, 0, 8): 4 from one, 4 from two, nothing, and 8 against 8
+    assert merge("ties", base, [one, two], density=0.5).tolist() == [5.0, 5.0, 1.0, 1.0]
+    # all kept: 3 of both, 4 against -1, 1.5 of both, 8 against 8
+    assert merge("ties", base, [one, two], density=1.0).tolist() == [4.0, 5.0, 2.5, 1.0]
+
+
+def test_ties_keeps_all_entries_at_its_threshold() -> None:
+    base = torch.zeros(5)
+    source = torch.tensor([2.0, -1.0, 1.0, 1.0, 0.5])
+    for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3]):
+        result = merge("ties", base, [source[order]], density=0.4)
+        assert result.tolist() == torch.tensor([2.0, -1.0, 1.0, 1.0, 0.0])[order].tolist()
+
+
+def test_ties_keeps_one_entry_at_least() -> None:
+    base, source = torch.zeros(3), torch.tensor([1.0, 3.0, 2.0])
+    assert merge("ties", base, [source], density=1e-9).tolist() == [0.0, 3.0, 0.0]
+
+
+def test_ties_loses_no_nan() -> None:
+    base, source = torch.zeros(3), torch.tensor([1.0, math.nan, 2.0])
+    result = merge("ties", base, [source, torch.ones(3)], density=0.4)
+    assert result.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("method", ["dare", "breadcrumbs"])
+@pytest.mark.parametrize("scale", [1.0, 0.3])
+def test_density_1_is_task_arithmetic(method: str, scale: float) -> None:
+    base, *sources = tensors(3)
+    result = merge(method, base, sources, density=1.0, scale=scale, gamma=0.0)
+    assert same(result, merge("task_arithmetic", base, sources, scales=scale))
+
+
+@pytest.mark.parametrize("method", ["ties", "dare", "breadcrumbs"])
+def test_scale_0_is_the_base(method: str) -> None:
+    base, *sources = tensors(3)
+    assert same(merge(method, base, sources, scale=0.0), base)
+
+
+def test_ties_of_one_untrimmed_source_is_task_arithmetic() -> None:
+    base, source = tensors(1)
+    result = merge("ties", base, [source], density=1.0, scale=0.7)
+    assert same(result, merge("task_arithmetic", base, [source], scales=0.7))
+
+
+def test_breadcrumbs_by_hand() -> None:
+    base = torch.zeros(10)
+    source = torch.tensor([1.0, -2.0, 3.0, -4.0, 5.0, -6.0, 7.0, -8.0, 9.0, -10.0])
+    result = merge("breadcrumbs", base, [source], density=0.5, gamma=0.2)
+    assert result.tolist() == [0.0, 0.0, 0.0, -4.0, 5.0, -6.0, 7.0, -8.0, 0.0, 0.0]
+    order = torch.randperm(10, generator=torch.manual_seed(0))
+    assert same(merge("breadcrumbs", base, [source[order]], density=0.5, gamma=0.2), result[order])
+
+
+def test_breadcrumbs_keeps_equal_magnitudes() -> None:
+    base = torch.zeros(4)
+    source = torch.tensor([1.0, -1.0, 1.0, 1.0])
+    assert same(merge("breadcrumbs", base, [source], density=0.5, gamma=0.25), source)
+
+
+def test_breadcrumbs_keeps_the_only_entry() -> None:
+    one = torch.ones(1)
+    assert same(merge("breadcrumbs", torch.zeros(1), [one], density=0.1, gamma=0.9), one)
+    three = torch.tensor([3.0, 2.0, 1.0])  # 0.3 of them to keep, 2.7 to cut as outliers
+    result = merge("breadcrumbs", torch.zeros(3), [three], density=0.1, gamma=0.9)
+    assert result.tolist() == [0.0, 0.0, 1.0]
+
+
+def test_model_stock_of_orthogonal_task_vectors_is_the_base() -> None:
+    base = torch.tensor([1.0, -0.0, 3.0])
+    one, two = base + torch.tensor([0.0, 1.0, 0.0]), base + torch.tensor([0.0, 0.0, 1.0])
+    assert same(merge("model_stock", base, [one, two]), base)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_model_stock_never_steps_away(count: int) -> None:
+    """Opposite task vectors: at -1/(N - 1) the formula has its pole."""
+    base = torch.ones(4)
+    turns = [2 * math.pi * i / count for i in range(count)]
+    sources = [base + torch.tensor([math.cos(a), math.sin(a), 0.0, 0.0]) for a in turns]
+    assert same(merge("model_stock", base, sources), base)
+
+
+def test_model_stock_counts_a_zero_task_vector_as_orthogonal() -> None:
+    base, source = tensors(1)
+    other = base + 2 * (source - base)
+    result = merge("model_stock", base, [source, other, base.clone()])
+    cosine = (1 + 0 + 0) / 3
+    t = 3 * cosine / (1 + 2 * cosine)
+    wanted = t * (source + other + base) / 3 + (1 - t) * base
+    torch.testing.assert_close(result, wanted, rtol=0, atol=1e-6)
+    assert same(merge("model_stock", base, [source, base.clone()]), base)
+
+
+def test_karcher_of_two_is_the_middle_of_the_arc() -> None:
+    _, a, b = tensors(2)
+    a, b = a / a.norm(), b / b.norm()
+    result = merge("karcher", a, [a, b])
+    torch.testing.assert_close(result, merge("slerp", a, [a, b], t=0.5), rtol=0, atol=1e-7)
+
+
+def test_karcher_has_the_mean_norm() -> None:
+    _, *sources = tensors(3)
+    sources = [source * (i + 1) for i, source in enumerate(sources)]
+    norms = [source.double().norm().item() for source in sources]
+    assert merge("karcher", sources[0], sources).double().norm().item() == pytest.approx(
+        sum(norms) / 3, rel=1e-6
+    )
+
+
+def test_karcher_of_zero_tensors() -> None:
+    _, a, b = tensors(2)
+    zero = torch.zeros_like(a)
+    assert same(merge("karcher", a, [zero, zero]), zero)
+    torch.testing.assert_close(merge("karcher", a, [a, zero]), a / 2, rtol=2e-7, atol=0)
+    result = merge("karcher", a, [a, zero, b])
+    torch.testing.assert_close(result, merge("karcher", a, [a, b]) * (2 / 3), rtol=1e-5, atol=1e-6)
+
+
+def test_karcher_of_opposite_sources_is_the_mean() -> None:
+    _, a = tensors(1)
+    assert same(merge("karcher", a, [a, -a]), torch.zeros_like(a))
+    turns = (0, 2 * math.pi / 3, -2 * math.pi / 3)
+    turned = [torch.tensor([math.cos(turn), math.sin(turn)]) for turn in turns]
+    wanted = merge("linear", turned[0], turned, weights=(1 / 3, 1 / 3, 1 / 3))
+    assert same(merge("karcher", turned[0], turned), wanted)
+
+
+def test_karcher_ignores_a_source_opposite_to_the_mean() -> None:
+    a = torch.tensor([1.0, 0.0, 0.0])
+    assert same(merge("karcher", a, [a, a, a, -a]), a)
+
+
+@pytest.mark.parametrize("method", ["slerp", "model_stock", "karcher"])
+@pytest.mark.parametrize("wild", [math.inf, -math.inf, math.nan])
+def test_a_norm_of_infinity_is_refused(method: str, wild: float) -> None:
+    base, a, b = tensors(2)
+    b[3, 4] = wild
+    with pytest.raises(TailorError, match=f"'{PLACE}' of 'code'.*infinity or NaN"):
+        merge(method, base, [a, b])
+
+
+# ------------------------------------------------------------------------------------ measurements
+
+
+def whole(sources: Sequence[Tensor], step: int, base: Tensor | None = None) -> Inputs:
+    """Flat tensors as a kernel's inputs."""
+
+    def read(start: int, end: int) -> Chunk:
+        cut = None if base is None else base[start:end]
+        return Chunk(start, cut, tuple(source[start:end] for source in sources))
+
+    return Inputs(len(sources[0]), NAMES[: len(sources)], PLACE, step, read)
+
+
+@given(
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=80),
+    st.integers(1, 100),
+    st.data(),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_threshold_is_the_ranks_largest(
+    values: list[float], step: int, data: st.DataObject
+) -> None:
+    vector = torch.tensor(values)
+    ranks = data.draw(st.lists(st.integers(1, len(values)), min_size=1, max_size=3))
+    ordered = vector.abs().sort(descending=True).values
+    (found,) = thresholds(whole([vector], step, torch.zeros(len(values))), ranks)
+    assert list(found) == [magnitude(ordered)[rank - 1].item() for rank in ranks]
+
+
+def test_a_sum_is_as_exact_as_a_float64() -> None:
+    vectors = [torch.randn(100_003, generator=torch.manual_seed(i)) for i in range(2)]
+    gram = gram_of_sources(whole(vectors, 40_000))
+    for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        products = vectors[i].double() * vectors[j].double()
+        assert gram[i][j] == pytest.approx(math.fsum(products.tolist()), rel=1e-13)
+
+
+def test_a_sum_depends_on_no_chunk() -> None:
+    vectors = [torch.randn(100_003, generator=torch.manual_seed(i)) for i in range(3)]
+    wanted = gram_of_sources(whole(vectors, 1 << 30))
+    for step in (1, 16_383, 16_385, 70_000):
+        assert gram_of_sources(whole(vectors, step)) == wanted
+    short = [vector[:21] for vector in vectors]  # shorter than a block, in steps that cut it
+    assert gram_of_sources(whole(short, 5)) == gram_of_sources(whole(short, 1 << 30))
+
+
+def test_the_draws_are_pinned() -> None:
+    """Other numbers here are other weights in every compiled model: a break of the format."""
+    assert draws.key(0, "model.norm.weight", "math") == PINNED_KEY
+    keep = draws.kept(PINNED_KEY, 0, 64, 0.5, torch.device("cpu"))
+    assert sum(int(bit) << i for i, bit in enumerate(keep)) == PINNED_DRAWS
+
+
+PINNED_KEY = 3378839908167148471
+PINNED_DRAWS = 0x13ABBC502487C08F
+
+
+@given(st.integers(0, 2**53), st.text(max_size=5), st.integers(0, 2**40), st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_a_draw_depends_on_its_number_alone(seed: int, model: str, offset: int, count: int) -> None:
+    key = draws.key(seed, PLACE, model)
+    keep = draws.kept(key, offset, count, 0.5, torch.device("cpu"))
+    assert keep.tolist() == [splitmix(key, offset + i) < 0.5 for i in range(count)]
+
+
+@pytest.mark.parametrize("density", [0.05, 0.5, 0.9])
+def test_draws_are_fair_and_independent(density: float) -> None:
+    count = 200_000
+    keys = [
+        draws.key(seed, place, model)
+        for seed, place, model in ((0, "a", "m"), (1, "a", "m"), (0, "b", "m"), (0, "a", "n"))
+    ]
+    kept = [draws.kept(k, 0, count, density, torch.device("cpu")).double() for k in keys]
+    spread = 5 * math.sqrt(density * (1 - density) / count)
+    for i, one in enumerate(kept):
+        assert one.mean().item() == pytest.approx(density, abs=spread)
+        for other in [*kept[:i], one.roll(1)]:
+            assert (one * other).mean().item() == pytest.approx(density**2, abs=spread)
+
+
+# ----------------------------------------------------------------------------------- live tensors
+
+
+def test_a_live_tensor_may_be_a_parameter_and_strided() -> None:
+    base, *sources = tensors(2)
+    wanted = merge("ties", base, sources)
+    parameters = [torch.nn.Parameter(t.T.contiguous()).T for t in (base, *sources)]
+    result = merge("ties", parameters[0], parameters[1:])
+    assert not result.requires_grad
+    assert same(result, wanted)
+
+
+def test_the_result_has_the_bases_dtype_unless_said() -> None:
+    base, *sources = tensors(2)
+    half = base.to(torch.bfloat16)
+    assert merge("linear", half, sources).dtype == torch.bfloat16
+    arguments = complete("linear", 2)
+    result = combine_tensors("linear", arguments, None, sources, NAMES[:2], PLACE)
+    assert result.dtype == torch.float32
+    result = combine_tensors(
+        "linear", arguments, base, sources, NAMES[:2], PLACE, dtype=torch.float16
+    )
+    assert result.dtype == torch.float16
+
+
+def test_a_divisor_divides_before_the_one_rounding() -> None:
+    base, source = tensors(1)
+    arguments = complete("linear", 1, weights=(1.0,))
+    result = combine_tensors(
+        "linear", arguments, base, [source], ["math"], PLACE, divisor=0.9, dtype=torch.bfloat16
+    )
+    wanted = (source.numpy() / np.float32(0.9)).astype(np.float32)
+    assert same(result.float(), torch.from_numpy(wanted).to(torch.bfloat16).float())
+
+
+def test_whole_numbers_are_no_weights() -> None:
+    base = torch.ones(3, dtype=torch.int32)
+    with pytest.raises(TailorError, match="int32, which can't be merged"):
+        merge("linear", base, [base])
+
+
+def test_an_overflow_of_a_live_tensor_is_named() -> None:
+    base = torch.zeros(2, 3)
+    source = base.clone()
+    source[1, 2] = 7e4
+    arguments = complete("linear", 1, weights=(1.0,))
+    with pytest.raises(OverflowFault, match=r"\[1, 2\] is 70000, but float16 ends at 65504"):
+        combine_tensors("linear", arguments, None, [source], ["m"], PLACE, dtype=torch.float16)

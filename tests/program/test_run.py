@@ -1,0 +1,358 @@
+"""The streamed path: the same bytes whatever the chunks, threads and process; one rounding."""
+
+import hashlib
+import math
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from gptailor.checkpoint.error import CheckpointError
+from gptailor.checkpoint.header import ByteRange, TensorInfo, TensorSpec
+from gptailor.diagnostics import TailorError
+from gptailor.program.combine import FLOATS, OverflowFault, combine_tensors
+from gptailor.program.program import Arguments, Combine, Copy, Output, Program
+from gptailor.program.run import payload, payloads, run
+from gptailor.registry import METHODS
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+PLACE = "model.layers.3.mlp.up_proj.weight"
+NAMES = ("math", "code", "chat")
+STORED = {dtype: name for name, dtype in FLOATS.items()} | {torch.int32: "I32", torch.bool: "BOOL"}
+
+
+def stored(folder: Path, name: str, tensor: Tensor, before: int = 3) -> TensorInfo:
+    """A tensor in a file of its own, its first byte at no even place."""
+    file = folder / f"{name}.bin"
+    raw = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    file.write_bytes(b"\xff" * before + raw + b"\xff" * 5)
+    spec = TensorSpec(f"{name}.weight", STORED[tensor.dtype], tuple(tensor.shape))
+    return TensorInfo(spec, file, before)
+
+
+def defaults(method: str, count: int) -> Arguments:
+    """The registry's defaults, one number for each source."""
+    return tuple(
+        (p.name, (float(p.default or 0.4),) * count if p.variadic else float(p.default or 0.0))
+        for p in METHODS[method].parameters
+    )
+
+
+def output(
+    folder: Path,
+    method: str,
+    base: Tensor,
+    sources: list[Tensor],
+    dtype: str = "F32",
+    divisor: float = 1.0,
+) -> Output:
+    """One output tensor whose inputs lie in files."""
+    theta = (stored(folder, "base", base),) if METHODS[method].needs_base else ()
+    infos = tuple(stored(folder, NAMES[i], source) for i, source in enumerate(sources))
+    make = Combine(
+        method, defaults(method, len(sources)), theta, infos, NAMES[: len(sources)], PLACE, divisor
+    )
+    return Output(TensorSpec(PLACE, dtype, tuple(base.shape)), make)
+
+
+def joined(made: Output, chunk_bytes: int = 1 << 20) -> bytes:
+    result = payload(made, chunk_bytes=chunk_bytes)
+    assert isinstance(result, Iterator)
+    raw = b"".join(bytes(chunk) for chunk in result)
+    assert len(raw) == made.spec.size
+    return raw
+
+
+def near(
+    shape: tuple[int, ...], count: int = 2, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    rng = torch.Generator().manual_seed(5)
+    base = torch.randn(shape, generator=rng)
+    others = [base + 0.2 * torch.randn(shape, generator=rng) for _ in range(count)]
+    return [tensor.to(dtype) for tensor in (base, *others)]
+
+
+def raw_of(tensor: Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+# -------------------------------------------------------------------------------------- same bytes
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_chunks_and_threads_change_no_bit(method: str, tmp_path: Path) -> None:
+    base, *sources = near((211, 503))  # beyond a block, and beyond what torch leaves to one thread
+    made = output(tmp_path, method, base, sources)
+    wanted = joined(made, 1 << 30)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            for chunk_bytes in (4 * 5_003, 4 * 16_385, 4 * 70_001, 1 << 20):
+                assert joined(made, chunk_bytes) == wanted
+            live = combine_tensors(
+                method, defaults(method, 2), base, sources, NAMES[:2], PLACE, divisor=1.0
+            )
+            assert raw_of(live) == wanted
+    finally:
+        torch.set_num_threads(threads)
+
+
+@given(
+    method=st.sampled_from(sorted(METHODS)),
+    shape=st.lists(st.integers(0, 7), max_size=3),
+    dtypes=st.lists(st.sampled_from(sorted(FLOATS)), min_size=4, max_size=4),
+    chunk_bytes=st.integers(1, 200),
+    divisor=st.sampled_from([1.0, 0.9, 3.0]),
+)
+@example(method="karcher", shape=[], dtypes=["F32"] * 4, chunk_bytes=1, divisor=1.0)
+@example(method="ties", shape=[0], dtypes=["BF16"] * 4, chunk_bytes=1, divisor=2.0)
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_shape_dtype_and_chunk_is_as_in_memory(
+    tmp_path: Path,
+    method: str,
+    shape: list[int],
+    dtypes: list[str],
+    chunk_bytes: int,
+    divisor: float,
+) -> None:
+    *types, out = [FLOATS[name] for name in dtypes]
+    tensors = [t.to(d) for t, d in zip(near(tuple(shape)), types, strict=True)]
+    base, *sources = tensors
+    made = output(tmp_path, method, base, sources, STORED[out], divisor)
+    live = combine_tensors(
+        method, defaults(method, 2), base, sources, NAMES[:2], PLACE, divisor=divisor, dtype=out
+    )
+    assert joined(made, chunk_bytes) == raw_of(live)
+
+
+def test_another_process_makes_the_same_bytes(tmp_path: Path) -> None:
+    base, *sources = near((129, 257))
+    made = [output(tmp_path, method, base, sources, "BF16") for method in METHODS]
+    wanted = hashlib.sha256(b"".join(joined(one) for one in made)).hexdigest()
+    program = tmp_path / "again.py"
+    program.write_text(
+        "import hashlib, torch\n"
+        "from pathlib import PosixPath\n"
+        "from gptailor.checkpoint.header import TensorInfo, TensorSpec\n"
+        "from gptailor.program.program import Combine, Output, Program\n"
+        "from gptailor.program.run import run\n"
+        "torch.set_num_threads(1)\n"
+        f"program = {Program(tuple(made))!r}\n"
+        "raw = b''.join(bytes(c) for _, p in run(program, chunk_bytes=40_004) for c in p)\n"
+        "print(hashlib.sha256(raw).hexdigest())\n"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env={**environment, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == wanted
+
+
+# ---------------------------------------------------------------------------------------- payloads
+
+
+def test_a_copy_is_a_range_of_bytes(tmp_path: Path) -> None:
+    info = stored(tmp_path, "math", torch.ones(3, 2, dtype=torch.bfloat16))
+    made = Output(TensorSpec("a", "BF16", (3, 2)), Copy(info))
+    assert payload(made) == ByteRange(info.file, 3, 12)
+
+
+def test_a_program_runs_in_order_and_by_spec(tmp_path: Path) -> None:
+    base, *sources = near((4, 5))
+    merged = output(tmp_path, "linear", base, sources)
+    copied = Output(TensorSpec("a", "F32", (4, 5)), Copy(stored(tmp_path, "base", base)))
+    program = Program((copied, merged))
+    assert [made for made, _ in run(program)] == [copied, merged]
+    ask = payloads(program)
+    assert isinstance(ask(copied.spec), ByteRange)
+    assert b"".join(map(bytes, ask(merged.spec))) == joined(merged)  # type: ignore[arg-type]
+
+
+def test_nothing_is_read_until_it_is_asked_for_and_files_are_closed(tmp_path: Path) -> None:
+    base, *sources = near((100,))
+    made = output(tmp_path, "ties", base, sources)
+    before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (Path.iterdir holds it open itself)
+    chunks = payload(made, chunk_bytes=8)
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+    assert isinstance(chunks, Iterator)
+    next(chunks)
+    chunks.close()  # type: ignore[attr-defined]
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_memory_is_bounded_by_chunks(method: str, tmp_path: Path) -> None:
+    """No tensor that is made on the way holds more than a chunk, or a block, or a histogram."""
+    base, *sources = near((300_000,))
+    made = output(tmp_path, method, base, sources)
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, Tensor):
+                largest = max(largest, result.numel())
+            return result
+
+    with Watch():
+        joined(made, 4 * 1000)
+    assert 0 < largest <= 2**16
+
+
+# ------------------------------------------------------------------------------------ one rounding
+
+
+def nearest_even(value: Fraction, dtype: str) -> float:
+    """The exact value rounded once to a 16-bit float, ties to even, by whole-number arithmetic."""
+    digits, lowest = {"BF16": (8, -133), "F16": (11, -24)}[dtype]
+    if not value:
+        return 0.0
+    exponent = math.frexp(float(abs(value)))[1]  # within one of it: corrected below
+    while abs(value) < Fraction(2) ** (exponent - 1):
+        exponent -= 1
+    while abs(value) >= Fraction(2) ** exponent:
+        exponent += 1
+    unit = Fraction(2) ** max(exponent - digits, lowest)
+    return float(round(value / unit) * unit)
+
+
+finite = st.floats(-1000, 1000, width=32)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+@given(values=st.lists(finite, min_size=1, max_size=20))
+@example(values=[1.00390625, 1.01171875, 1.00048828125, 6e-8, 2.9802322387695312e-08])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_cast_rounds_once_to_nearest_even(
+    tmp_path: Path, dtype: str, values: list[float]
+) -> None:
+    source = torch.tensor(values)
+    made = output(tmp_path, "linear", source, [source], dtype)
+    object.__setattr__(made.make, "arguments", (("weights", (1.0,)),))
+    result = torch.frombuffer(bytearray(joined(made)), dtype=FLOATS[dtype]).tolist()
+    assert result == [nearest_even(Fraction(v), dtype) for v in source.tolist()]
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16"])
+def test_a_merge_rounds_once(dtype: str, tmp_path: Path) -> None:
+    """Exact in float32, between two values of the dtype: the halves' sum is rounded, not they."""
+    rng = torch.Generator().manual_seed(3)
+    a = torch.randint(-(2**11), 2**11, (4000,), generator=rng).float() / 2**9
+    b = torch.randint(-(2**11), 2**11, (4000,), generator=rng).float() / 2**9
+    made = output(tmp_path, "linear", a, [a, b], dtype)
+    object.__setattr__(made.make, "arguments", (("weights", (0.75, 0.25)),))
+    result = torch.frombuffer(bytearray(joined(made)), dtype=FLOATS[dtype]).tolist()
+    exact = [
+        3 * Fraction(x) / 4 + Fraction(y) / 4 for x, y in zip(a.tolist(), b.tolist(), strict=True)
+    ]
+    assert result == [nearest_even(value, dtype) for value in exact]
+
+
+def test_a_division_is_one_float32_division(tmp_path: Path) -> None:
+    source = near((1000,))[0]
+    made = output(tmp_path, "linear", source, [source], divisor=0.9)
+    object.__setattr__(made.make, "arguments", (("weights", (1.0,)),))
+    wanted = source.numpy() / torch.tensor(0.9).numpy()
+    assert joined(made) == wanted.tobytes()
+
+
+# ------------------------------------------------------------------------------------------ faults
+
+
+def test_an_overflow_names_tensor_index_value_and_dtype(tmp_path: Path) -> None:
+    source = torch.ones(7, 11, 13)
+    source[5, 3, 2] = -65520.0  # the first that float16 rounds to infinity
+    source[6, 0, 0] = 1e9
+    made = output(tmp_path, "linear", source, [source], "F16")
+    object.__setattr__(made.make, "arguments", (("weights", (1.0,)),))
+    for chunk_bytes in (4, 4 * 100, 1 << 20):
+        with pytest.raises(OverflowFault) as caught:
+            joined(made, chunk_bytes)
+        fault = caught.value
+        assert isinstance(fault, TailorError)
+        assert fault.tensor == PLACE
+        assert (fault.index, fault.value, fault.dtype) == ((5, 3, 2), -65520.0, torch.float16)
+        assert str(fault) == f"'{PLACE}'[5, 3, 2] is -65520, but float16 ends at 65504"
+
+
+def test_what_rounds_down_to_the_largest_is_no_overflow(tmp_path: Path) -> None:
+    source = torch.tensor([65519.99, -65519.99])
+    made = output(tmp_path, "linear", source, [source], "F16")
+    object.__setattr__(made.make, "arguments", (("weights", (1.0,)),))
+    assert struct.unpack("<2e", joined(made)) == (65504.0, -65504.0)
+
+
+def test_infinity_of_the_source_stays(tmp_path: Path) -> None:
+    source = torch.tensor([math.inf, -math.inf, math.nan, 1.0])
+    made = output(tmp_path, "linear", source, [source], "F16")
+    object.__setattr__(made.make, "arguments", (("weights", (1.0,)),))
+    assert str(struct.unpack("<4e", joined(made))) == "(inf, -inf, nan, 1.0)"
+
+
+def test_an_overflow_of_the_arithmetic_is_a_fault(tmp_path: Path) -> None:
+    source = torch.tensor([1.0, 3e38])
+    made = output(tmp_path, "linear", source, [source, source], "F32")
+    object.__setattr__(made.make, "arguments", (("weights", (1.0, 1.0)),))
+    with pytest.raises(OverflowFault, match=r"\[1\] is inf, but float32"):
+        joined(made)
+
+
+def test_a_float64_beyond_float32_is_a_fault(tmp_path: Path) -> None:
+    source = torch.tensor([[1.0, 2.0, 1e300]], dtype=torch.float64)
+    made = output(tmp_path, "linear", source, [source], "F64")
+    with pytest.raises(OverflowFault, match=r"'math.weight'\[0, 2\] is 1e\+300, but float32"):
+        joined(made, 4)
+
+
+def test_a_short_file_is_named_with_its_offset(tmp_path: Path) -> None:
+    base, *sources = near((100,))
+    made = output(tmp_path, "linear", base, sources)
+    file = tmp_path / "code.bin"
+    file.write_bytes(file.read_bytes()[: 3 + 150])
+    with pytest.raises(CheckpointError, match="bytes before the end") as caught:
+        joined(made, 80)
+    assert caught.value.path == file
+    assert caught.value.offset == 153
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    base, *sources = near((10,))
+    made = output(tmp_path, "linear", base, sources)
+    (tmp_path / "code.bin").unlink()
+    with pytest.raises(TailorError, match=r"No such file[\s\S]*code\.bin"):
+        joined(made)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool])
+def test_whole_numbers_are_not_merged(dtype: torch.dtype, tmp_path: Path) -> None:
+    source = torch.ones(4, dtype=dtype)
+    made = output(tmp_path, "linear", source, [source], "F32")
+    with pytest.raises(
+        TailorError, match=rf"'math.weight' in '.*' is {STORED[dtype]}, which can't"
+    ):
+        joined(made)
+
+
+def test_unlike_shapes_are_named(tmp_path: Path) -> None:
+    base, *sources = near((4, 6))
+    made = output(tmp_path, "linear", base, [sources[0], sources[1][:3]])
+    with pytest.raises(TailorError, match=r"'code.weight' in .* \[3, 6\], but '.*' \[4, 6\]"):
+        joined(made)

@@ -1,0 +1,337 @@
+"""Hypothesis strategies that draw plans, closed and open; a new feature joins here."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import strategies as st
+
+from gptailor import plan as p
+from gptailor.plan import LARGEST_LAYER
+from gptailor.registry import DTYPES, METHODS, OBJECTIVES, WORDS, Method, ObjectiveSpec, Parameter
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+# ------------------------------------------------------------------------------------------- words
+
+NAMES = st.one_of(
+    st.sampled_from(["math", "code", "chat", "linear", "attn", "l7", "Lx", "e5", "größe", "数学"]),
+    st.text(st.characters(categories=["L", "Nd"], include_characters="_"), min_size=1, max_size=8),
+).filter(lambda n: re.fullmatch(r"[^\W\d]\w*", n) and n not in WORDS and not re.match(r"L\d", n))
+"""Names that a model may have."""
+
+TEXTS = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters='"\r\n'), min_size=1, max_size=12
+)
+"""What may stand in double quotes."""
+
+LOCAL = st.builds("{}{}".format, st.sampled_from(["./", "/", "~/", "../"]), TEXTS).filter(
+    lambda text: "\0" not in text
+)
+HUB = st.from_regex(
+    r"\w[\w.-]{0,5}/[\w.-]{1,6}", fullmatch=True, alphabet=st.characters(codec="ascii")
+)
+REVISIONS = TEXTS
+POSITIONS = st.one_of(st.integers(0, 12), st.integers(0, LARGEST_LAYER))
+
+# ----------------------------------------------------------------------------------------- numbers
+
+REALS = st.one_of(
+    st.sampled_from([0, 1, 0.5, -1.0, 1e-05, 1e16, 5e-324]),
+    st.integers(-10, 10),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
+
+
+def within(parameter: Parameter) -> st.SearchStrategy[float]:
+    """Numbers that a parameter takes."""
+    if parameter.integer:
+        return st.integers(int(parameter.low), int(parameter.high))
+    low, high = max(parameter.low, -1e300), min(parameter.high, 1e300)
+    return st.floats(low, high, exclude_min=parameter.open_low)
+
+
+def values(numbers: st.SearchStrategy[Any], *, intervals: bool = True) -> st.SearchStrategy[Any]:
+    """A number, or a choice of numbers."""
+    two = st.lists(numbers, min_size=2, max_size=2, unique=True).map(sorted)
+    several = st.lists(numbers, min_size=2, max_size=3, unique=True)
+    choices = [numbers, several.map(lambda n: p.OneOfNumbers(one_of=tuple(n)))]
+    if intervals:
+        choices.append(two.map(lambda n: p.Interval(interval=(n[0], n[1]))))
+    return st.one_of(choices)
+
+
+# ----------------------------------------------------------------------------------------- recipes
+
+
+@st.composite
+def calls(draw: Draw, method: Method, sources: int) -> p.MethodCall:
+    """A method with some of its arguments, for that many sources."""
+    arguments: dict[str, Any] = {}
+    for parameter in method.parameters:
+        if not draw(st.booleans()):
+            continue
+        number = values(within(parameter), intervals=not parameter.integer)
+        if parameter.variadic:
+            counts = {1, sources} if parameter.one_serves_all else {sources}
+            count = draw(st.sampled_from(sorted(counts)))
+            arguments[parameter.name] = tuple(draw(number) for _ in range(count))
+        else:
+            arguments[parameter.name] = draw(number)
+    if method.name == "breadcrumbs":
+        arguments |= {"density": 0.9, "gamma": draw(st.floats(0, 0.1))}
+    return p.MethodCall(name=method.name, arguments=arguments)
+
+
+@st.composite
+def methods(draw: Draw, sources: int, *, any_number: bool = False, no_base: bool = False) -> p.By:
+    """A method for that many sources, or a choice of methods."""
+    able = [
+        m
+        for m in METHODS.values()
+        if (m.takes_any_number if any_number else m.least <= sources <= (m.most or sources))
+        and not (no_base and m.needs_base)
+    ]
+    one = st.sampled_from(able).flatmap(lambda m: calls(m, sources))
+    if draw(st.booleans()):
+        return draw(one)
+    several = st.lists(one, min_size=2, max_size=3, unique_by=lambda call: call.name)
+    return p.OneOfMethods(one_of=tuple(draw(several)))
+
+
+def picks(names: list[str]) -> st.SearchStrategy[Any]:
+    """A model, or a choice of one."""
+    if len(names) < 2:
+        return st.sampled_from(names)
+    several = st.lists(st.sampled_from(names), min_size=2, max_size=3, unique=True)
+    return st.one_of(
+        st.sampled_from(names), several.map(lambda found: p.OneOfModels(one_of=tuple(found)))
+    )
+
+
+@st.composite
+def merges(draw: Draw, names: list[str], layers: st.SearchStrategy[int], stack: bool) -> p.Merge:
+    """Layers merged; in a stack a method that needs the base has one layer number."""
+    count = draw(st.integers(1, 3))
+    numbers = [draw(layers) for _ in range(count)]
+    found = tuple(p.LayerOf(model=draw(picks(names)), layer=n) for n in numbers)
+    how = draw(st.sampled_from(["share", "by", "neither"]))
+    if how == "share" and count == 2:
+        return p.Merge(merge=found, share=draw(values(REALS)))
+    if how == "by":
+        by = draw(methods(count, no_base=stack and len(set(numbers)) > 1))
+        return p.Merge(merge=found, by=by)
+    return p.Merge(merge=found)
+
+
+@st.composite
+def subsets(draw: Draw, names: list[str], layer: int | None) -> p.Subset:
+    """A choice of any of the models."""
+    found = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
+    return p.Subset(any_of=tuple(found), layer=layer, by=draw(methods(len(found), any_number=True)))
+
+
+@st.composite
+def recipes(draw: Draw, names: list[str], position: int) -> p.Recipe:
+    """What a position may be made of."""
+    layers = st.one_of(st.just(position), POSITIONS)
+    kind = draw(st.sampled_from(["take", "merge", "subset"]))
+    if kind == "take":
+        return p.Take(take=p.LayerOf(model=draw(picks(names)), layer=draw(layers)))
+    if kind == "merge":
+        return draw(merges(names, layers, False))
+    return draw(subsets(names, position))
+
+
+@st.composite
+def rest_recipes(draw: Draw, names: list[str], where: str) -> p.Recipe:
+    """What the embedding, the norm, the head or the tokenizer may come from."""
+    kind = "take" if where == "tokenizer" else draw(st.sampled_from(["take", "merge", "subset"]))
+    if kind == "take":
+        return p.Take(take=p.LayerOf(model=draw(picks(names))))
+    if kind == "subset":
+        return draw(subsets(names, None))
+    found = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3))
+    sources = tuple(p.LayerOf(model=name) for name in found)
+    if len(sources) == 1:
+        sources = (p.LayerOf(model=draw(picks(names))),)
+    return p.Merge(merge=sources, by=draw(methods(len(sources))))
+
+
+# ------------------------------------------------------------------------------------- the overlay
+
+
+@st.composite
+def layers(draw: Draw, names: list[str], position: int, tied: int) -> list[p.Layer]:
+    """Entries for a position: none, one, one for a part, or a run that goes in step."""
+    kind = draw(st.sampled_from(["whole", "part", "parts", "run"]))
+    maybe = draw(st.booleans())
+    recipe = draw(recipes(names, position))
+    if kind == "run":
+        length = draw(st.integers(1, 3))
+        group = draw(st.sampled_from([None, tied]))
+        steps = range(min(length, 1 + LARGEST_LAYER - max(position, *_numbers(recipe))))
+        return [
+            p.Layer(position=position + n, recipe=moved(recipe, n), maybe=maybe, tied=group)
+            for n in steps
+        ]
+    if kind == "parts":
+        other = draw(recipes(names, position))
+        return [
+            p.Layer(position=position, part="attn", recipe=recipe, maybe=maybe),
+            p.Layer(position=position, part="mlp", recipe=other),
+        ]
+    part = draw(st.sampled_from(["attn", "mlp"])) if kind == "part" else None
+    return [p.Layer(position=position, part=part, recipe=recipe, maybe=maybe)]
+
+
+def _numbers(recipe: p.Recipe) -> list[int]:
+    return [0, *(s.layer for s in p.sources(recipe) if s.layer is not None)]
+
+
+def moved(recipe: p.Recipe, step: int) -> p.Recipe:
+    """The recipe some layers on."""
+    if isinstance(recipe, p.Subset):
+        return recipe.model_copy(update={"layer": (recipe.layer or 0) + step})
+    found = tuple(p.LayerOf(model=s.model, layer=(s.layer or 0) + step) for s in p.sources(recipe))
+    if isinstance(recipe, p.Take):
+        return p.Take(take=found[0])
+    return recipe.model_copy(update={"merge": found})
+
+
+@st.composite
+def overlays(draw: Draw, names: list[str]) -> dict[str, Any]:
+    """Layers, drops, scales and bridges that keep out of each other's way."""
+    free = sorted(draw(st.sets(POSITIONS, max_size=10)))
+    found: dict[str, list[Any]] = {n: [] for n in ("layers", "drops", "drop_any", "scales")}
+    for n, position in enumerate(free):
+        following = free[n + 1] if n + 1 < len(free) else LARGEST_LAYER + 1
+        kind = draw(st.sampled_from(["layers", "drops", "scales", "both"]))
+        tied = draw(st.sampled_from([None, 0, n]))
+        if kind == "drops":
+            maybe = True if tied == 0 else draw(st.booleans())
+            found["drops"].append(p.Drop(position=position, maybe=maybe, tied=tied))
+        if kind in ("layers", "both"):
+            run = draw(layers(names, position, n))
+            found["layers"] += [layer for layer in run if layer.position < following]
+        if kind in ("scales", "both"):
+            factor = draw(values(st.floats(1e-3, 1e3)))
+            tied = draw(st.sampled_from([None, n]))
+            maybe = draw(st.booleans())
+            found["scales"].append(
+                p.Scale(position=position, factor=factor, maybe=maybe, tied=tied)
+            )
+    if draw(st.booleans()):
+        taken = {drop.position for drop in found["drops"]}
+        among = sorted(draw(st.sets(POSITIONS, min_size=1, max_size=6)) - taken)
+        if among:
+            count = draw(st.integers(1, len(among)))
+            found["drop_any"].append(p.DropAny(count=count, among=tuple(among)))
+    fixed = {drop.position for drop in found["drops"] if not drop.maybe}
+    return {**found, "bridges": draw(bridges(fixed))}
+
+
+@st.composite
+def bridges(draw: Draw, dropped: set[int]) -> list[p.Bridge]:
+    """One bridge for every gap, or some for a gap each."""
+    after = draw(
+        st.sampled_from([[], [None], sorted(draw(st.sets(POSITIONS, max_size=2)) - dropped)])
+    )
+    return [
+        p.Bridge(
+            after=position,
+            on=draw(TEXTS),
+            tokens=draw(st.sampled_from([None, 1, 65536])),
+            ridge=draw(st.one_of(st.none(), values(st.floats(0, 1e6)))),
+            maybe=draw(st.booleans()),
+        )
+        for position in after
+    ]
+
+
+# -------------------------------------------------------------------------------------- the blocks
+
+
+@st.composite
+def stacks(draw: Draw, names: list[str]) -> p.Stack:
+    """A stack of items, some of them tied neighbours."""
+    items: list[p.Item] = []
+    for n in range(draw(st.integers(1, 6))):
+        layer = draw(POSITIONS)
+        if draw(st.booleans()):
+            numbers = st.one_of(st.just(layer), POSITIONS)
+            recipe: p.Recipe = draw(merges(names, numbers, True))
+        else:
+            recipe = p.Take(take=p.LayerOf(model=draw(picks(names)), layer=layer))
+        tied = draw(st.sampled_from([None, n]))
+        length = draw(st.integers(1, 1 + min(2, LARGEST_LAYER - max(_numbers(recipe)))))
+        maybe = draw(st.booleans())
+        items += [p.Item(recipe=moved(recipe, k), maybe=maybe, tied=tied) for k in range(length)]
+    fixed = sum(not item.maybe for item in items)
+    limit = draw(st.one_of(st.none(), st.integers(max(1, fixed), 100)))
+    return p.Stack(items=tuple(items), limit=limit)
+
+
+@st.composite
+def objectives(draw: Draw, names: list[str], spec: ObjectiveSpec) -> p.Objective:
+    """An objective with its required arguments and some others."""
+    kinds = {"path": TEXTS, "text": TEXTS, "number": REALS, "model": st.sampled_from(names)}
+    arguments = {
+        argument.name: draw(kinds[argument.kind])
+        for argument in spec.arguments
+        if argument.required or draw(st.booleans())
+    }
+    direction = spec.direction or draw(st.sampled_from(["minimize", "maximize"]))
+    return p.Objective(direction=direction, name=spec.name, arguments=arguments)
+
+
+@st.composite
+def searches(draw: Draw, names: list[str]) -> p.Search:
+    """A search block."""
+    specs = draw(st.lists(st.sampled_from(list(OBJECTIVES.values())), max_size=3, unique_by=id))
+    low = draw(st.integers(1, 100))
+    return p.Search(
+        objectives=tuple(draw(objectives(names, spec)) for spec in specs),
+        fidelity=draw(st.sampled_from([None, (low, low), (low, low + 9)])),
+        trials=draw(st.one_of(st.none(), st.integers(1, 10**6))),
+        seed=draw(st.one_of(st.none(), st.integers(0, 2**63 - 1))),
+    )
+
+
+# ------------------------------------------------------------------------------------------- plans
+
+
+@st.composite
+def models(draw: Draw) -> dict[str, p.Model]:
+    """The base and others: folders, Hub ids with revisions, adapters on those before."""
+    found: dict[str, p.Model] = {}
+    for name in ("base", *draw(st.lists(NAMES, max_size=4, unique=True))):
+        if name in found:
+            continue
+        kind = draw(st.sampled_from(["local", "hub", "adapter"]))
+        on = draw(st.sampled_from(sorted(found))) if kind == "adapter" and found else None
+        if kind == "hub":
+            revision = draw(st.one_of(st.none(), REVISIONS))
+            found[name] = p.Model(source=draw(HUB), revision=revision, on=on)
+        else:
+            found[name] = p.Model(source=draw(LOCAL), on=on)
+    return found
+
+
+@st.composite
+def plans(draw: Draw) -> p.Plan:
+    """A plan that has no faults by itself."""
+    declared = draw(models())
+    names = sorted(declared)
+    rest = {
+        where: draw(st.one_of(st.none(), rest_recipes(names, where)))
+        for where in draw(st.sets(st.sampled_from(p.REST)))
+    }
+    layered = {"stack": draw(stacks(names))} if draw(st.booleans()) else draw(overlays(names))
+    return p.Plan(
+        models=declared,
+        dtype=draw(st.sampled_from([None, *DTYPES])),
+        search=draw(st.one_of(st.none(), searches(names))),
+        **rest,
+        **layered,
+    )
