@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from gptailor.program.combine import combine_tensors
-from gptailor.program.program import Arguments
-from gptailor.registry import METHODS
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from gptailor.program.combine import combine_tensors
+from gptailor.program.program import Arguments
+from gptailor.registry import METHODS
 
 Tensors = dict[str, Tensor]
 Value = float | tuple[float, ...]

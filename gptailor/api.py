@@ -11,15 +11,11 @@ from typing import Any
 import gptailor
 from gptailor.check.alone import check_alone
 from gptailor.check.merging import open_choices
-from gptailor.check.models import (
-    check_models,
-    folder_of,
-    is_local,
-    open_models,
-    rebind,
-)
+from gptailor.check.models import check_models
+from gptailor.check.opening import folder_of, is_local, open_models, rebind
 from gptailor.checkpoint.error import CheckpointError
 from gptailor.checkpoint.header import ByteRange, TensorSpec
+from gptailor.checkpoint.hub import fetch
 from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.shards import Shard, plan_shards
 from gptailor.checkpoint.source import generation_config, tokenizer_files
@@ -32,7 +28,7 @@ from gptailor.lang.reading import load, loads
 from gptailor.outline import kept, sources
 from gptailor.plan import Model, Plan
 from gptailor.program.compile import Compiled, compile_plan
-from gptailor.program.program import Copy, Output
+from gptailor.program.program import Copy, Output, files
 from gptailor.registry import DTYPES
 from gptailor.report.card import card
 
@@ -69,7 +65,7 @@ def _checked(plan: Plan, models: Paths | None) -> tuple[Plan, dict[str, Opened],
     if errors(faults):
         return plan, {}, faults
     opened, more = open_models(plan)
-    against = check_models(plan, opened) if not more else []
+    against = check_models(plan, opened) if not errors(more) else []
     return plan, opened, locate(faults + more + against, plan.origin)
 
 
@@ -142,6 +138,26 @@ def prepare(
     return Prepared(plan, opened, compiled, shards, tuple(faults))
 
 
+def ready(
+    plan: Plan,
+    *,
+    models: Paths | None = None,
+    dtype: str | None = None,
+    shard_size: int = SHARD_SIZE,
+) -> Prepared:
+    """The same, with the weights that the output is made of fetched from the Hub."""
+    prepared = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
+    missing = [file for file in files(prepared.compiled.program) if not file.exists()]
+    if not missing:
+        return prepared
+    for model in prepared.models.values():
+        folder = model.checkpoint.folder
+        theirs = [file for file in missing if file.is_relative_to(folder)]
+        if model.remotes and theirs:
+            fetch(model.remotes[0], folder, theirs)
+    return prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
+
+
 def _not_compilable(plan: Plan) -> list[Fault]:
     count = open_choices(plan)
     if count:
@@ -177,7 +193,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     PlanError, with all faults, if the plan can't be compiled, and TailorError if the world fails.
     """
     return write(
-        prepare(plan, models=models, dtype=dtype, shard_size=shard_size),
+        ready(plan, models=models, dtype=dtype, shard_size=shard_size),
         Path(output),
         force=force,
         progress=progress,
@@ -234,20 +250,20 @@ def _files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     if prepared.plan.tokenizer is not None:
         teller = prepared.models[next(sources(prepared.plan.tokenizer))[0]]
     folder = teller.checkpoint.folder
-    files: dict[str, bytes | Path] = {
+    beside: dict[str, bytes | Path] = {
         str(path.relative_to(folder)): path for path in tokenizer_files(teller.checkpoint)
     }
     if (path := generation_config(teller.checkpoint)) is not None:
-        files[path.name] = path
+        beside[path.name] = path
     plan = _used_plan(prepared, target)
     text = _text(plan, prepared.plan)
     name = target.resolve().name
     about = card(name, plan, text, prepared.counts, gptailor.__version__)
     config = _config(prepared, teller)
-    files["config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-    files["plan.tailor"] = text.encode()
-    files["README.md"] = about.encode()
-    return files
+    beside["config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    beside["plan.tailor"] = text.encode()
+    beside["README.md"] = about.encode()
+    return beside
 
 
 def _config(prepared: Prepared, teller: Opened) -> dict[str, Any]:
@@ -263,16 +279,20 @@ def _config(prepared: Prepared, teller: Opened) -> dict[str, Any]:
 def _used_plan(prepared: Prepared, target: Path) -> Plan:
     """The plan with the models and dtype that were used, its paths as seen from the target."""
     plan = prepared.plan
-    models = {name: _seen_from(plan, model, target) for name, model in plan.models.items()}
+    models = {name: _seen_from(prepared, name, target) for name in plan.models}
     dtypes = {output.spec.dtype for output in prepared.compiled.program.outputs}
     names = [name for name, dtype in DTYPES.items() if dtypes == {dtype}]
     dtype = names[0] if names else plan.dtype
     return plan.model_copy(update={"models": models, "dtype": dtype})
 
 
-def _seen_from(plan: Plan, model: Model, target: Path) -> Model:
+def _seen_from(prepared: Prepared, name: str, target: Path) -> Model:
+    """A model's declaration as the output folder has it: paths from there, revisions resolved."""
+    plan, model = prepared.plan, prepared.plan.models[name]
     if not is_local(model.source):
-        return model
+        opened = prepared.models.get(name)
+        commit = opened.remotes[-1].commit if opened and opened.remotes else model.revision
+        return model.model_copy(update={"revision": commit})
     path = os.path.relpath(os.path.realpath(folder_of(plan, model.source)), target.resolve())
     return model.model_copy(update={"source": path if path.startswith(".") else f"./{path}"})
 

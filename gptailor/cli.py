@@ -8,6 +8,7 @@ import difflib
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -95,7 +96,7 @@ _MODEL = click.option(
 # --------------------------------------------------------------------------------------- commands
 
 
-@cli.command("compile")
+@cli.command("compile", short_help="Write the model that a plan declares.")
 @_PLAN
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
               help="The folder to write. It must not exist, unless --force is given.")  # fmt: skip
@@ -121,7 +122,8 @@ def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
     """
     from gptailor import api  # noqa: PLC0415
 
-    prepared = api.prepare(_read(plan), models=dict(models), dtype=dtype, shard_size=shard_size)
+    prepare = api.prepare if dry_run else api.ready
+    prepared = prepare(_read(plan), models=dict(models), dtype=dtype, shard_size=shard_size)
     _report(prepared.warnings)
     if dry_run:
         _print_dry_run(prepared, output)
@@ -129,13 +131,13 @@ def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
     with _progress(prepared.size) as advance:
         written = api.write(prepared, output, force=force, progress=advance)
     before = prepared.counts["layers"][0]
-    click.echo(
+    _say(
         f"{written.folder}: {written.layers} layers (the base has {before}), "
         f"{_millions(written.parameters)} parameters, {_bytes(written.size)}"
     )
 
 
-@cli.command()
+@cli.command(short_help="Check plans, alone and against their models.")
 @_PLANS
 @_MODEL
 @click.option("--alone", is_flag=True, help="Check the plans by themselves, without their models.")
@@ -160,18 +162,18 @@ def check(
         faults += found
         if form == "text" and not errors(found):
             _report(found)
-            click.echo(f"{name}: no faults")
+            _say(f"{_shown(name)}: no faults")
         elif form == "text":
             _report(found)
     if form == "json":
-        click.echo(to_json(faults))
+        _say(to_json(faults))
     elif form == "github":
         for fault in faults:
-            click.echo(to_github(fault))
+            _say(to_github(fault))
     sys.exit(1 if errors(faults) else 0)
 
 
-@cli.command()
+@cli.command(short_help="Write plans in their canonical form.")
 @_PLANS
 @click.option(
     "--check", "checking", is_flag=True, help="Write nothing; end with 1 if a plan differs."
@@ -196,21 +198,26 @@ def fmt(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
         changed += made != text
         if diffing:
             before, after = (t.splitlines(keepends=True) for t in (text, made))
-            click.echo("".join(difflib.unified_diff(before, after, name, name)), nl=False)
+            _say("".join(difflib.unified_diff(before, after, name, name)), newline=False)
         elif checking and made != text:
-            click.echo(f"{_shown(name)}: not in canonical form")
+            _say(f"{_shown(name)}: not in canonical form")
         elif not checking:
             _rewrite(name, made, text)
     _report(faults)
     sys.exit(1 if errors(faults) or (changed and (checking or diffing)) else 0)
 
 
-@cli.command("show")
+@cli.command("show", short_help="Show a plan's layers as a map.")
 @_PLAN
 @_MODEL
 @click.option("--program", is_flag=True, help="Print how each tensor of the output is made.")
 def show_(plan: str, models: tuple[tuple[str, Path], ...], program: bool) -> None:
-    """Show the layers of PLAN as a map: one cell a layer, a colour a model."""
+    """Show the layers of PLAN as a map: one cell a layer, a colour a model.
+
+    Positions are the base's layer numbers, those of a stack the output's.
+    """
+    from gptailor.report import screen  # noqa: PLC0415
+
     read = _read(plan)
     if program:
         from gptailor import api  # noqa: PLC0415
@@ -218,13 +225,14 @@ def show_(plan: str, models: tuple[tuple[str, Path], ...], program: bool) -> Non
 
         prepared = api.prepare(read, models=dict(models))
         _report(prepared.warnings)
-        click.echo("\n".join(lines(prepared.compiled.program)))
+        _say("\n".join(lines(prepared.compiled.program)))
         return
     count, known = _layer_count(read, dict(models))
-    _print_map(_shown(plan), read, count, known=known)
+    for line in screen.plan_map(_shown(plan), read, count, known=known, width=_width()):
+        _say(line)
 
 
-@cli.command()
+@cli.command(short_help="Say what differs between two plans.")
 @click.argument("first", metavar="A", type=click.Path(allow_dash=True))
 @click.argument("second", metavar="B", type=click.Path(allow_dash=True))
 def diff(first: str, second: str) -> None:
@@ -237,7 +245,7 @@ def diff(first: str, second: str) -> None:
     a, b = _read(first), _read(second)
     count = max(_layer_count(plan, {})[0] for plan in (a, b))
     found = differences(a, b, count)
-    click.echo("\n".join(found) if found else "the plans say the same")
+    _say("\n".join(found) if found else "the plans say the same")
     sys.exit(1 if found else 0)
 
 
@@ -246,17 +254,17 @@ def schema() -> None:
     """Print the JSON schema of a plan."""
     from gptailor.plan import Plan  # noqa: PLC0415
 
-    click.echo(json.dumps(Plan.model_json_schema(), indent=2))
+    _say(json.dumps(Plan.model_json_schema(), indent=2))
 
 
-@cli.command("json")
+@cli.command("json", short_help="Print a plan as JSON.")
 @_PLAN
 def json_(plan: str) -> None:
     """Print PLAN as JSON, which all commands read too."""
-    click.echo(_read(plan).model_dump_json(indent=2, exclude_defaults=True))
+    _say(_read(plan).model_dump_json(indent=2, exclude_defaults=True))
 
 
-@cli.command()
+@cli.command(short_help="Print a shell's completion script.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the script that completes gptailor's words in SHELL.
@@ -267,7 +275,7 @@ def completion(shell: str) -> None:
 
     made = get_completion_class(shell)
     assert made is not None
-    click.echo(made(cli, {}, "gptailor", "_GPTAILOR_COMPLETE").source())
+    _say(made(cli, {}, "gptailor", "_GPTAILOR_COMPLETE").source())
 
 
 # ------------------------------------------------------------------------------------ reading plans
@@ -284,12 +292,13 @@ def _bytes_of(name: str) -> bytes:
 
 
 def _text(name: str) -> str:
+    raw = _bytes_of(name)
     try:
-        return _bytes_of(name).decode("utf-8")
+        return raw.decode("utf-8")
     except UnicodeDecodeError:
         from gptailor.lang.reading import read_bytes  # noqa: PLC0415
 
-        raise PlanError(read_bytes(_bytes_of(name), _shown(name), Path())[1]) from None
+        raise PlanError(read_bytes(raw, _shown(name), Path())[1]) from None
 
 
 def _parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
@@ -316,7 +325,7 @@ def _faults_of(name: str, models: dict[str, Path], *, alone: bool) -> list[Fault
 
 def _layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
     """The base's number of layers, and whether it is known; else as many as the plan names."""
-    from gptailor.check.models import open_models, rebind  # noqa: PLC0415
+    from gptailor.check.opening import open_models, rebind  # noqa: PLC0415
     from gptailor.plan import Plan  # noqa: PLC0415
 
     plan, faults = rebind(plan, models)
@@ -337,7 +346,7 @@ def _layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
 def _rewrite(name: str, made: str, text: str) -> None:
     """Write the text in place, whole or not at all; standard input goes to standard output."""
     if name == "-":
-        click.echo(made, nl=False)
+        _say(made, newline=False)
         return
     if made == text:
         return
@@ -351,7 +360,7 @@ def _rewrite(name: str, made: str, text: str) -> None:
     except BaseException:
         Path(side).unlink(missing_ok=True)
         raise
-    click.echo(f"{name}: rewritten")
+    _say(f"{name}: rewritten")
 
 
 # ----------------------------------------------------------------------------------------- showing
@@ -361,9 +370,9 @@ def _report(faults: Iterable[Fault]) -> None:
     """Faults for people, on standard error."""
     faults = list(faults)
     for fault in faults[:MOST_SHOWN]:
-        click.echo(_coloured(fault) + "\n", err=True)
+        _say(_coloured(fault) + "\n", err=True)
     if len(faults) > MOST_SHOWN:
-        click.echo(f"… and {len(faults) - MOST_SHOWN} more faults", err=True)
+        _say(f"… and {len(faults) - MOST_SHOWN} more faults", err=True)
 
 
 def _coloured(fault: Fault) -> str:
@@ -374,66 +383,39 @@ def _coloured(fault: Fault) -> str:
     return head + (f"\n{rest}" if rest else "")
 
 
-def _print_map(name: str, plan: "Plan", count: int, *, known: bool) -> None:
-    from gptailor.outline import slots  # noqa: PLC0415
-    from gptailor.report import describe, layer_map  # noqa: PLC0415
-
-    found = slots(plan, count)
-    drawn = layer_map.cells(found, list(plan.models))
-    whose = "items of a stack" if plan.stack else f"layers of '{plan.models['base'].source}'"
-    at_least = "" if known or plan.stack else "at least "
-    click.echo(f"{name}: {at_least}{len(found)} {whose}: {describe.summary(found)}\n")
-    width = max(20, click.get_current_context().max_content_width or 80) // 4 * 2
-    for line in _painted(drawn, layer_map.lines(drawn, min(width, 40))):
-        click.echo(line)
-    click.echo("\n" + _painted_legend(drawn, list(plan.models)) + "\n")
-    rows = describe.rows(found)
-    wide = max((len(row.where) for row in rows), default=0)
-    for row in rows:
-        click.echo(f"  {row.where:<{wide}}  {row.what}")
-
-
-def _painted(drawn: Sequence[Any], lines: Sequence[str]) -> Iterable[str]:
-    """The map's lines, each symbol in its model's colour; every second line is a ruler."""
-    cells = iter(drawn)
-    for i, line in enumerate(lines):
-        if i % 2 == 0:
-            yield "  " + click.style(line, dim=True)
-            continue
-        painted = (
-            click.style(c, fg=(cell := next(cells)).colour, bold=cell.kind == "merged",
-                        reverse=cell.colour is not None) if c != " " else " "
-            for c in line
-        )  # fmt: skip
-        yield "  " + "".join(painted)
-
-
-def _painted_legend(drawn: Sequence[Any], models: Sequence[str]) -> str:
-    from gptailor.report import layer_map  # noqa: PLC0415
-
-    colours = layer_map.colours(models)
-    words = []
-    for entry in layer_map.legend(drawn, models).split("   "):
-        symbol, _, name = entry.partition(" ")
-        colour = colours.get(name)
-        words.append(click.style(symbol, fg=colour, reverse=colour is not None) + f" {name}")
-    return "  " + "   ".join(words)
-
-
 def _print_dry_run(prepared: "Prepared", output: Path) -> None:
     from gptailor.outline import slots  # noqa: PLC0415
-    from gptailor.report.describe import rows  # noqa: PLC0415
+    from gptailor.report import describe, screen  # noqa: PLC0415
 
     (layers_before, layers), (before, after) = prepared.counts.values()
-    click.echo(f"would write {output}: {layers} layers (the base has {layers_before})")
-    click.echo(f"  parameters  {after:,} (the base has {before:,})")
+    _say(f"would write {output}: {layers} layers (the base has {layers_before})")
     shards = len(prepared.shards)
     files = "1 file" if shards == 1 else f"{shards} files"
-    click.echo(f"  weights     {prepared.size:,} bytes in {files}")
-    found = rows(slots(prepared.plan, prepared.models["base"].layout.count))
-    wide = max(10, *(len(row.where) for row in found))
-    for row in found:
-        click.echo(f"  {row.where:<{wide}}  {row.what}")
+    rows = [
+        describe.Row("parameters", f"{after:,} (the base has {before:,})"),
+        describe.Row("weights", f"{prepared.size:,} bytes in {files}"),
+        *describe.rows(slots(prepared.plan, prepared.models["base"].layout.count)),
+    ]
+    for line in screen.table(rows, _width()):
+        _say(line)
+
+
+def _width() -> int:
+    """The terminal's columns; 80 where there is none."""
+    return shutil.get_terminal_size().columns
+
+
+def _say(text: str, *, newline: bool = True, err: bool = False) -> None:
+    """Print; colours are for terminals, and for people who don't mind them."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    try:
+        click.echo(text, nl=newline, err=err, color=False if plain else None)
+    except BrokenPipeError:
+        raise _ReaderLeft from None
+
+
+class _ReaderLeft(Exception):  # noqa: N818 (no error: `gptailor schema | head`)
+    """Nobody reads what is printed any more. Click would make it exit code 1."""
 
 
 def _progress(total: int) -> AbstractContextManager[Callable[[int], None]]:
@@ -477,6 +459,9 @@ def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911 (one for each way to 
         return 2
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
+    except _ReaderLeft:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except PlanError as error:
         _report(error.faults)
         return 1
@@ -489,9 +474,6 @@ def _world(error: BaseException) -> int:
     """The world failed: say it in one message."""
     if isinstance(error, KeyboardInterrupt):
         return _fail("interrupted", 130)
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     if isinstance(error, MemoryError):
         return _fail("error: there is not enough memory", 3)
     if isinstance(error, OSError):
@@ -502,5 +484,5 @@ def _world(error: BaseException) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(message, err=True)
+    _say(message, err=True)
     return code

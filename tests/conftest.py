@@ -1,6 +1,8 @@
 """What all tests share: tiny models, fit ones and unfit ones, and how Hypothesis runs."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +35,14 @@ UNFIT: dict[str, dict[str, Any]] = {
     "tied": {"tie_word_embeddings": True},
     "vocab": {"vocab_size": 80},
     "biased": {"attention_bias": True},
-    "long": {"max_position_embeddings": 256},
 }
 """Models of the base's family that differ from it in one thing each."""
 
 STRANGERS: dict[str, str] = {
-    "qwen": "qwen2",
-    "gpt": "gpt2",
-    "parallel": "gpt_neox",
-    "mixed": "gemma3_text",
+    "qwen": "qwen2",  # another architecture
+    "mixed": "gemma3_text",  # layers of two kinds
+    "deep": "deepseek_v3",  # a dense layer first, sparse ones after it
+    "joint": "cohere",  # both branches of a layer read one norm's output
 }
 """Models of other families."""
 
@@ -62,28 +63,54 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("family")
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    for name, settings_ in {**MATES, **UNFIT}.items():
-        tiny_model("llama", folder / name, **settings_)
+    for name, wanted in {**MATES, **UNFIT}.items():
+        tiny_model("llama", folder / name, **wanted)
     for name, kind in STRANGERS.items():
         tiny_model(kind, folder / name)
-    _break(folder)
+    make_broken(folder)
     return folder
 
 
-def _break(folder: Path) -> None:
-    """Folders that are no sound checkpoints, made from the base."""
-    _copy(folder, "quantised", quantization_config={"quant_method": "gptq", "bits": 4})
-    _copy(folder, "unknown", model_type="mystery")
-    _copy(folder, "unsure", architectures=["MysteryForCausalLM"], model_type="mystery")
-    _copy(folder, "numberless", num_hidden_layers=None)
+def make_broken(folder: Path) -> None:
+    """Folders made from sound ones, wrong in one thing each."""
+    copy(folder, "quantised", quantization_config={"quant_method": "gptq", "bits": 4})
+    copy(folder, "unknown", model_type="mystery", architectures=["MysteryForCausalLM"])
+    copy(folder, "numberless", num_hidden_layers=None)
+    copy(folder, "integers")
+    down_projection(folder / "integers", lambda tensor: tensor.char())
+    copy(folder, "lacking")
+    down_projection(folder / "lacking", lambda _: None)
+    copy(folder, "mute", source="vocab")
+    for path in (folder / "mute").glob("tokenizer*"):
+        path.unlink()
+    copy(folder, "extended")
+    tokens(folder / "extended", lambda ids: {**ids, "€": len(ids)})
+    copy(folder, "foreign")
+    tokens(folder / "foreign", lambda ids: {**ids, "a": ids["b"], "b": ids["a"]})
     (folder / "empty").mkdir()
 
 
-def _copy(folder: Path, name: str, **config: object) -> None:
-    """The base under another name, its configuration changed; its weights are linked."""
-    (folder / name).mkdir()
-    for path in (folder / "base").iterdir():
-        if path.name != "config.json":
-            (folder / name / path.name).hardlink_to(path)
-    settings_ = json.loads((folder / "base" / "config.json").read_text())
-    (folder / name / "config.json").write_text(json.dumps(settings_ | config))
+def copy(folder: Path, name: str, *, source: str = "base", **config: object) -> None:
+    """A model under another name, its configuration changed."""
+    shutil.copytree(folder / source, folder / name)
+    path = folder / name / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+
+
+def tokens(folder: Path, change: Callable[[dict[str, int]], dict[str, int]]) -> None:
+    """Give the tokenizer of a folder another vocabulary."""
+    path = folder / "tokenizer.json"
+    settings_ = json.loads(path.read_text())
+    settings_["model"]["vocab"] = change(settings_["model"]["vocab"])
+    path.write_text(json.dumps(settings_))
+
+
+def down_projection(folder: Path, change: Callable[[Any], Any]) -> None:
+    """Change a tensor of L1, or leave it out."""
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensors[name] = change(tensors[name])
+    made = {key: tensor for key, tensor in tensors.items() if tensor is not None}
+    save_file(made, folder / "model.safetensors", {"format": "pt"})

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
 from gptailor.plan import LayerOf, MethodCall, Plan, Recipe, Take
 from gptailor.program.combine import combine_tensors
 from gptailor.registry import METHODS
-from safetensors.torch import load_file
-from torch import Tensor
 
 Tensors = dict[str, Tensor]
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
@@ -148,9 +149,7 @@ def merge(
     if call.name == "ties":
         return ties(theta.float(), sources, given["density"], given["scale"])
     arguments = tuple(given.items())
-    return combine_tensors(
-        call.name, arguments, theta, sources, names, place, dtype=torch.float32
-    )
+    return combine_tensors(call.name, arguments, theta, sources, names, place, dtype=torch.float32)
 
 
 def linear(sources: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

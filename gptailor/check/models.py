@@ -1,83 +1,16 @@
 """Rules that a plan must keep against its models, from headers and configurations alone."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from gptailor.check.fitting import FITTING, Checked
-from gptailor.check.places import Hit, joined, layer_recipes, named_models, recipes
+from gptailor.check.opening import used
+from gptailor.check.places import Hit, joined, layer_recipes, named_models
 from gptailor.check.rest import REST_RULES
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.layout import Unknown, incompatible, layout_of
+from gptailor.checkpoint.layout import incompatible
 from gptailor.checkpoint.opened import Opened
-from gptailor.checkpoint.source import open_checkpoint
-from gptailor.diagnostics import Fault, errors, listed, locate
-from gptailor.plan import Drop, Layer, Model, Plan, Scale
-
-
-def is_local(source: str) -> bool:
-    """Whether a source is a folder, not a Hub id."""
-    return source[:1] in (".", "/", "~")
-
-
-def folder_of(plan: Plan, source: str) -> Path:
-    """A local source as a path: relative ones start at the folder of the file that names them."""
-    path = Path(os.path.expanduser(source))  # noqa: PTH111 (Path.expanduser raises without a home)
-    return (plan.origin.folder if plan.origin else Path()) / path
-
-
-def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
-    """The plan with other checkpoints under its models' names."""
-    unknown = [name for name in paths if name not in plan.models]
-    if unknown:
-        names = listed(f"'{name}'" for name in plan.models)
-        message = f"there is no model '{unknown[0]}' in the plan to rebind"
-        return plan, [Fault("M105", message, help=f"its models are {names}")]
-    bound = {name: Model(source=str(Path(os.path.abspath(p)))) for name, p in paths.items()}  # noqa: PTH100 (links stay)
-    copy = plan.model_copy(update={"models": {**plan.models, **bound}})
-    return (copy.read_from(plan.origin) if plan.origin else copy), []
-
-
-def used(plan: Plan) -> set[str]:
-    """The models whose files a plan needs: the base, and what its recipes name."""
-    names = {name for _, recipe in recipes(plan) for _, name, _ in named_models(recipe)}
-    return ({"base"} | names) & plan.models.keys()
-
-
-def open_models(plan: Plan) -> tuple[dict[str, Opened], list[Fault]]:
-    """The models that a plan needs, opened; a fault for each that can't be."""
-    opened: dict[str, Opened] = {}
-    faults: list[Fault] = []
-    for name in sorted(used(plan), key=lambda n: (n != "base", n)):
-        found = _open(plan, name, plan.models[name])
-        if isinstance(found, Fault):
-            faults.append(found)
-        else:
-            opened[name] = found
-    return opened, faults
-
-
-def _open(plan: Plan, name: str, model: Model) -> Opened | Fault:
-    at = ("models", name, "source")
-    if model.on is not None:
-        message = f"'{name}' is an adapter, which this version can't apply yet"
-        return Fault("M103", message, at, "merge it into its model first")
-    if not is_local(model.source):
-        message = f"'{model.source}' is on the Hub, which this version can't read yet"
-        help_ = f"download it, and give its folder by --model {name}=PATH"
-        return Fault("M104", message, at, help_)
-    try:
-        checkpoint = open_checkpoint(folder_of(plan, model.source))
-    except CheckpointError as error:
-        message = f"{error.message} ({error.path})"
-        if error.offset is not None:
-            message = f"{error.message} ({error.path}, byte {error.offset})"
-        return Fault(error.code, message, at, error.help)
-    layout = layout_of(checkpoint.config, checkpoint.tensors)
-    if isinstance(layout, Unknown):
-        return Fault("M204", layout.reason, at)
-    return Opened(name, checkpoint, layout)
+from gptailor.diagnostics import Fault, errors, locate
+from gptailor.plan import Drop, Layer, Plan, Scale
 
 
 def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:

@@ -91,13 +91,47 @@ class LowRank:
     transposed: bool = False
     magnitude: "TensorInfo | None" = None
 
+    @property
+    def tensors(self) -> tuple["TensorInfo", ...]:
+        """What is read of the adapter."""
+        return (self.a, self.b) if self.magnitude is None else (self.a, self.b, self.magnitude)
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """A tensor of the same shape, added scale times: the bias of a LoRA's `b`."""
+
+    tensor: "TensorInfo"
+    scale: float
+
+    @property
+    def tensors(self) -> tuple["TensorInfo", ...]:
+        """What is read of the adapter."""
+        return (self.tensor,)
+
+
+@dataclass(frozen=True, slots=True)
+class NewRows:
+    """Rows in the place of those at `at`: an adapter's trainable tokens."""
+
+    tensor: "TensorInfo"
+    at: tuple[int, ...]
+
+    @property
+    def tensors(self) -> tuple["TensorInfo", ...]:
+        """What is read of the adapter."""
+        return (self.tensor,)
+
+
+Delta = LowRank | Shift | NewRows
+
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """A tensor with deltas added to it in float32."""
+    """A tensor with deltas added to it, one after another; without any it is only cast."""
 
     base: "TensorInfo"
-    deltas: tuple[LowRank, ...]
+    deltas: tuple[Delta, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,16 +162,16 @@ def _talking(repo: str, revision: str | None) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars where there is no terminal."""
-    from huggingface_hub.utils import tqdm  # noqa: PLC0415
+    from huggingface_hub import utils  # noqa: PLC0415
 
-    quiet = not sys.stderr.isatty() and not tqdm.are_progress_bars_disabled()
+    quiet = not sys.stderr.isatty() and not utils.are_progress_bars_disabled()
     if quiet:
-        tqdm.disable_progress_bars()
+        utils.disable_progress_bars()
     try:
         yield
     finally:
         if quiet:
-            tqdm.enable_progress_bars()
+            utils.enable_progress_bars()
 
 
 def _offline() -> str:

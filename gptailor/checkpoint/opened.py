@@ -6,6 +6,7 @@ from typing import Any
 
 from gptailor.checkpoint.configuration import Entry
 from gptailor.checkpoint.header import TensorInfo
+from gptailor.checkpoint.hub import Remote
 from gptailor.checkpoint.layout import Layout, layer_entries, split_name
 from gptailor.checkpoint.source import Checkpoint
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
@@ -14,11 +15,15 @@ from gptailor.plan import Part
 
 @dataclass(frozen=True)
 class Opened:
-    """A model of a plan with all that is known of it without reading its weights."""
+    """A model of a plan with all that is known of it without reading its weights.
+
+    `remotes` says where its files are on the Hub, an adapter's last.
+    """
 
     name: str
     checkpoint: Checkpoint
     layout: Layout
+    remotes: tuple[Remote, ...] = ()
 
     @property
     def config(self) -> dict[str, Any]:

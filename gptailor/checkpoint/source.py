@@ -2,13 +2,15 @@
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gptailor.checkpoint.error import CheckpointError, quoted, reason
+from gptailor.checkpoint.gguf import is_gguf, open_gguf
 from gptailor.checkpoint.header import TensorInfo, read_header
+from gptailor.checkpoint.pickled import BIN_INDEX, BIN_SINGLE, read_pickled
 from gptailor.checkpoint.regular import read_object
 from gptailor.diagnostics import listed
 
@@ -53,25 +55,57 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     """Read a folder's configuration and its headers; whatever is wrong is a `CheckpointError`.
 
     Weights are looked for as transformers does: `model.safetensors`, then the index of several
-    files; else a single file of another name will do.
+    files; else a single file of another name will do, then PyTorch's `.bin` files. A GGUF file,
+    or a folder with one and no other weights, has its configuration in itself.
     """
+    if is_gguf(folder):
+        return _packed(folder, folder)
     names = _listing(folder)
+    if (file := _only_gguf(folder, names)) is not None:
+        return _packed(folder, file)
     if CONFIG not in names:
         adapter = "adapter_config.json" in names
         help = 'this is an adapter: write `model NAME = base + "…"`' if adapter else ""
         raise CheckpointError("C102", f"the folder has no {CONFIG}", folder, help)
     config = read_object(folder / CONFIG, "C103", duplicate=None)
-    if INDEX in names and SINGLE not in names:
-        tensors, files = _read_shards(folder)
-    else:
-        file = folder / _single(folder, names)
-        tensors, files = read_header(file), (file,)
+    tensors, files = _weights(folder, names)
     return Checkpoint(folder, config, tensors, files)
+
+
+def _weights(folder: Path, names: Collection[str]) -> tuple[dict[str, TensorInfo], tuple[Path, ...]]:
+    """All tensors, and the files that they are in."""
+    if INDEX in names and SINGLE not in names:
+        return _read_shards(folder, INDEX, read_header)
+    if not any(name.endswith(".safetensors") and name != ADAPTER for name in names):
+        if BIN_SINGLE in names:
+            return read_pickled(folder / BIN_SINGLE), (folder / BIN_SINGLE,)
+        if BIN_INDEX in names:
+            return _read_shards(folder, BIN_INDEX, read_pickled)
+    file = folder / _single(folder, names)
+    return read_header(file), (file,)
+
+
+def _packed(place: Path, file: Path) -> Checkpoint:
+    config, tensors = open_gguf(file)
+    return Checkpoint(place, config, tensors, (file,))
+
+
+def _only_gguf(folder: Path, names: Iterable[str]) -> Path | None:
+    """The folder's one GGUF file, where it has no weights of another kind."""
+    weights = [n for n in names if n.lower().endswith((".safetensors", *_OTHER_WEIGHTS))]
+    if len(weights) == 1 and is_gguf(folder / weights[0]):
+        return folder / weights[0]
+    if weights and all(is_gguf(folder / name) for name in weights):
+        message = f"holds {len(weights)} GGUF files: {listed(map(quoted, weights[:8]))}"
+        raise CheckpointError("C104", message, folder, "name one of them as the model's source")
+    return None
 
 
 def tokenizer_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
     """The files of a checkpoint's tokenizer, those that are there."""
     folder = checkpoint.folder
+    if is_gguf(folder):
+        return ()
     names = _listing(folder)
     found = [folder / name for name in TOKENIZER_FILES if name in names]
     if _TEMPLATES in names:
@@ -130,52 +164,55 @@ def _single(folder: Path, names: Iterable[str]) -> str:
 # ------------------------------------------------------------------------------------ many shards
 
 
-def _read_shards(folder: Path) -> tuple[dict[str, TensorInfo], tuple[Path, ...]]:
+def _read_shards(
+    folder: Path, index: str, read: Callable[[Path], dict[str, TensorInfo]]
+) -> tuple[dict[str, TensorInfo], tuple[Path, ...]]:
     """All tensors of all files that the index names, as transformers takes them."""
-    weight_map = _weight_map(folder / INDEX)
-    files = {name: _shard(folder, name) for name in sorted(set(weight_map.values()))}
+    mapped = weight_map(folder / index)
+    files = {name: _shard(folder, name, index) for name in sorted(set(mapped.values()))}
     tensors: dict[str, TensorInfo] = {}
     unique = tuple(dict.fromkeys(files.values()))
     for file in unique:
-        for name, info in read_header(file).items():
+        for name, info in read(file).items():
             if name in tensors:
                 message = f"{quoted(name)} is in {quoted(tensors[name].file.name)} too"
                 raise CheckpointError("C107", message, file)
             tensors[name] = info
-    for name, shard in weight_map.items():
+    for name, shard in mapped.items():
         if name not in tensors or tensors[name].file != files[shard]:
             message = f"the index puts {quoted(name)} into {quoted(shard)}, which lacks it"
-            raise CheckpointError("C107", message, folder / INDEX)
+            raise CheckpointError("C107", message, folder / index)
     return tensors, unique
 
 
-def _weight_map(path: Path) -> dict[str, str]:
-    weight_map = read_object(path, "C105", duplicate="C107").get("weight_map")
-    if not isinstance(weight_map, dict):
+def weight_map(path: Path) -> dict[str, str]:
+    """The file of each tensor, as an index says."""
+    mapped = read_object(path, "C105", duplicate="C107").get("weight_map")
+    if not isinstance(mapped, dict):
         raise CheckpointError("C105", "the index has no 'weight_map' object", path)
-    if not weight_map:
+    if not mapped:
         raise CheckpointError("C105", "the index's 'weight_map' names no tensor", path)
-    for name, file in weight_map.items():
+    for name, file in mapped.items():
         if not isinstance(file, str):
             message = f"the index gives no file name for {quoted(name)}"
             raise CheckpointError("C105", message, path)
-    return weight_map
+    return mapped
 
 
-def _shard(folder: Path, name: str) -> Path:
+def _shard(folder: Path, name: str, index: str) -> Path:
     """The path of a file that the index names: within the folder, though it may be a link."""
     parts = PurePosixPath(name).parts
     if not parts or parts[0] == "/" or ".." in parts or "\0" in name:
         message = f"the index names {quoted(name)}, which is not a file within the folder"
-        raise CheckpointError("C106", message, folder / INDEX)
+        raise CheckpointError("C106", message, folder / index)
     path = folder / name
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         gone = "is a link to nothing" if path.is_symlink() else "is not there"
         message = f"the index names {quoted(name)}, which {gone}"
-        raise CheckpointError("C106", message, folder / INDEX, "download it again") from error
+        raise CheckpointError("C106", message, folder / index, "download it again") from error
     except (OSError, ValueError) as error:
         message = f"the index names {quoted(name)}, which cannot be read: {reason(error)}"
-        raise CheckpointError("C106", message, folder / INDEX) from error
+        raise CheckpointError("C106", message, folder / index) from error
     return path

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -100,7 +101,8 @@ def free_space(target: Path) -> int:
     target = located(target)
     with writing(target):
         place = next(place for place in (target, *target.parents) if place.is_dir())
-        return shutil.disk_usage(place).free
+        usage = shutil.disk_usage(place)
+    return usage.free if usage.total else sys.maxsize  # 0 of 0: a file system that doesn't tell
 
 
 # ----------------------------------------------------------------------------- what is refused

@@ -12,7 +12,7 @@ from gptailor.lang import tree
 T = TypeVar("T")
 Spans = Mapping[Place, Span]
 
-MOST_ENTRIES = 1_000_000
+MOST_ENTRIES = 200_000
 """Positions that one file may name in all; more is a slip, and would fill the memory."""
 
 

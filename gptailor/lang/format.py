@@ -140,12 +140,14 @@ def _add(sheet: Sheet, draft: Draft, statement: tree.Statement) -> None:
         if (recipe := draft.value(where)) is not None:
             sheet.output.append(_commented(_rest(where, recipe), statement))
     if draft.layers:
-        line = _decision([placed.entry for placed in draft.layers])
+        line = _decision(sorted((placed.entry for placed in draft.layers), key=p.layer_order))
         sheet.layers.append(_commented(line, statement))
+    drops = [placed.entry for placed in draft.drops]
+    scales = [placed.entry for placed in draft.scales]
     changes = (
-        [_drops([placed.entry for placed in draft.drops])] if draft.drops else [],
+        [_drops(sorted(drops, key=p.position_order))] if drops else [],
         [_drop_any(placed.entry) for placed in draft.drop_any],
-        [_scales([placed.entry for placed in draft.scales])] if draft.scales else [],
+        [_scales(sorted(scales, key=p.position_order))] if scales else [],
         [_bridge(placed.entry) for placed in draft.bridges],
     )
     sheet.changes += [_commented(line, statement) for lines in changes for line in lines]

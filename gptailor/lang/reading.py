@@ -1,5 +1,6 @@
 """A text, a JSON document or bytes into a plan: parse, lower, and check the plan alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pydantic
@@ -20,7 +21,8 @@ def read(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
                       help="write 'tailor 1' as its first statement")  # fmt: skip
         faults.append(fault)
     found = syntax + faults + check_alone(plan, whole=not syntax)
-    return plan, locate(found, plan.origin)
+    located = locate(found, plan.origin)
+    return plan, [f if f.span else replace(f, span=Span(0, 0)) for f in located]
 
 
 def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:

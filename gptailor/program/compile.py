@@ -192,7 +192,7 @@ def arguments(call: MethodCall, sources: int) -> Arguments:
     )
 
 
-def _argument(parameter: Parameter, given: object, sources: int) -> float | tuple[float, ...]:
+def _argument(parameter: Parameter, given: object, sources: int) -> int | float | tuple[float, ...]:
     if not parameter.variadic:
         number = parameter.default if given is None else given
         assert isinstance(number, int | float)

@@ -1,8 +1,10 @@
 """The `Program`: how an output is made, tensor by tensor. Pure data, made from headers alone."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from gptailor.checkpoint.header import TensorInfo, TensorSpec
+from gptailor.checkpoint.forms import Adapted, Aligned, TensorInfo, TensorSpec
 
 Arguments = tuple[tuple[str, int | float | tuple[float, ...]], ...]
 """A method's arguments by name, complete: defaults filled in, one number for each source."""
@@ -61,6 +63,30 @@ class Program:
     def parameters(self) -> int:
         """Entries of all tensors."""
         return sum(output.spec.elements for output in self.outputs)
+
+
+def files(program: Program) -> list[Path]:
+    """The files that the program reads, each once, in the order that they are first read."""
+    found: dict[Path, None] = {}
+    for output in program.outputs:
+        make = output.make
+        tensors = [make.source] if isinstance(make, Copy) else [*make.base, *make.sources]
+        for tensor in tensors:
+            found |= dict.fromkeys(_files(tensor))
+    return list(found)
+
+
+def _files(tensor: TensorInfo) -> Iterator[Path]:
+    match tensor.form:
+        case Adapted(base, deltas):
+            inner = [base, *(tensor for delta in deltas for tensor in delta.tensors)]
+        case Aligned(pieces):
+            inner = [piece.tensor for piece in pieces]
+        case _:
+            yield tensor.file
+            return
+    for each in inner:
+        yield from _files(each)
 
 
 def lines(program: Program) -> list[str]:

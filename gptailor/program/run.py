@@ -3,23 +3,21 @@
 Nothing is kept between outputs, so that several may be made at the same time.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import assert_never, final
 
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from gptailor.checkpoint.error import CheckpointError, reason
 from gptailor.checkpoint.header import DTYPE_BITS, ByteRange, TensorInfo, TensorSpec
 from gptailor.checkpoint.regular import open_regular
 from gptailor.diagnostics import TailorError
 from gptailor.program.combine import FLOATS, Target, chunk_of, combined, single
 from gptailor.program.measure import Chunk, Inputs
 from gptailor.program.program import Combine, Copy, Output, Program
+from gptailor.program.raw import fill
 
 CHUNK_BYTES = 2**20
 """Bytes of one input's chunk in float32; those of all inputs and results should fit a cache."""
@@ -122,23 +120,8 @@ class _Reader:
         if len(self.buffer) < size:
             self.buffer = bytearray(size)
         offset = self.tensor.offset + start * self.width
-        _fill(memoryview(self.buffer)[:size], self.file, offset, self.tensor.file)
+        fill(memoryview(self.buffer)[:size], self.file, offset, self.tensor.file)
         values: Float[Tensor, " n"] = torch.frombuffer(
             self.buffer, dtype=FLOATS[spec.dtype], count=end - start
         )
         return single(values, spec.name, spec.shape, start)
-
-
-def _fill(view: memoryview, file: int, offset: int, path: Path) -> None:
-    """Read exactly the view's bytes."""
-    while view:
-        try:
-            count = os.preadv(file, [view], offset)
-        except OSError as error:
-            message = f"cannot be read: {reason(error)}"
-            raise CheckpointError("C201", message, path, offset=offset) from error
-        if not count:
-            message = f"ends here, {len(view)} bytes before the end of a tensor's chunk"
-            raise CheckpointError("C304", message, path, offset=offset)
-        offset += count
-        view = view[count:]

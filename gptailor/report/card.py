@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 from gptailor import outline
-from gptailor.check.models import is_local
+from gptailor.check.opening import is_local
 from gptailor.lang import words
 from gptailor.plan import Model, Plan
 from gptailor.report import layer_map
@@ -21,7 +21,11 @@ def card(
     """
     slots = outline.slots(plan, counts["layers"][0])
     drawn = layer_map.cells(slots, list(plan.models))
-    picture = [*layer_map.lines(drawn), "", layer_map.legend(drawn, list(plan.models))]
+    picture = [
+        *layer_map.lines(drawn),
+        "",
+        "   ".join(" ".join(one) for one in layer_map.legend(drawn, list(plan.models))),
+    ]
     return "\n".join(
         [
             *_front_matter(plan),

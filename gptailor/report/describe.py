@@ -1,9 +1,11 @@
 """A plan's layers in words: what each position of the output is made of, neighbours joined."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gptailor import plan as p
+from gptailor.check.places import choices
 from gptailor.lang import words
 from gptailor.lang.format import groups
 from gptailor.outline import Slot
@@ -21,41 +23,50 @@ def rows(slots: Sequence[Slot]) -> list[Row]:
     """One row for each run of positions with one recipe; a stack's items are numbered from L0."""
     found: list[Row] = []
     run: list[p.Layer] = []
+    tail = ""
     for number, slot in enumerate(slots):
         position = number if slot.position is None else slot.position
-        said = _special(slot)
-        if said is not None:
-            found += _told(run)
-            run = []
-            found.append(Row(f"L{position}", said))
+        told = _alone(slot)
+        if told is not None or _tail(slot) != tail:
+            found += _told(run, tail)
+            run, tail = [], _tail(slot)
+        if told is not None:
+            found.append(Row(f"L{position}", told + tail))
         else:
             made = slot.made[None]
             run.append(p.Layer(position=position, recipe=made.recipe, maybe=made.maybe))
-    return _joined(found + _told(run))
+    return _joined(found + _told(run, tail))
 
 
-def _special(slot: Slot) -> str | None:
-    """What a run of plain recipes can't say: drops, parts, scales."""
+def _alone(slot: Slot) -> str | None:
+    """What is no whole layer's recipe: a drop, parts."""
     if slot.dropped == "yes":
         return "dropped"
-    scale = f", scaled by {words.value(slot.scale)}" if slot.scale is not None else ""
-    maybe = ", or dropped" if slot.dropped == "maybe" and slot.position is not None else ""
-    if None in slot.made and not scale and not maybe:
+    if None in slot.made:
         return None
-    parts = [f"{part}: " * (part is not None) + recipe(m.recipe) for part, m in slot.made.items()]
-    return "; ".join(parts) + scale + maybe
+    parts = []
+    for part, made in slot.made.items():
+        entry = p.Layer(position=slot.position or 0, recipe=made.recipe, maybe=made.maybe)
+        parts.append(f"{part}: {layer([entry])}")
+    return "; ".join(parts)
 
 
-def _told(run: Sequence[p.Layer]) -> list[Row]:
-    return [Row(words.ranges([e.position for e in g]), layer(g)) for g in groups(run)]
+def _tail(slot: Slot) -> str:
+    """What may be said of a layer whatever it is made of."""
+    scale = f", scaled by {words.value(slot.scale)}" if slot.scale is not None else ""
+    return scale + ", or dropped" * (slot.dropped == "maybe" and slot.position is not None)
+
+
+def _told(run: Sequence[p.Layer], tail: str) -> list[Row]:
+    return [Row(words.ranges([e.position for e in g]), layer(g) + tail) for g in groups(run)]
 
 
 def _joined(found: Iterable[Row]) -> list[Row]:
-    """Equal neighbours in one row."""
+    """Equal neighbours in one row, but for those that name layers."""
     out: list[tuple[str, str, str]] = []
     for row in found:
         first, _, last = row.where.partition("..")
-        if out and out[-1][2] == row.what and row.what == "dropped":
+        if out and out[-1][2] == row.what and not re.search(r"\bL\d", row.what):
             out[-1] = (out[-1][0], last or first, row.what)
         else:
             out.append((first, last or first, row.what))
@@ -75,15 +86,6 @@ def layer(entries: Sequence[p.Layer]) -> str:
     return maybe + text.removeprefix("from ").removeprefix("= ")
 
 
-def recipe(made: p.Recipe) -> str:
-    """What one layer is made of, in the language's words."""
-    if isinstance(made, p.Take):
-        return words.item([p.Item(recipe=made)])
-    if isinstance(made, p.Merge):
-        return words.merge([made], None)
-    return words.rest("", made).removeprefix(" from ")
-
-
 def summary(slots: Sequence[Slot]) -> str:
     """`30 layers: 20 of base, 3 merged, 7 dropped`."""
     counts: dict[str, int] = {}
@@ -93,14 +95,16 @@ def summary(slots: Sequence[Slot]) -> str:
 
 
 def kind(slot: Slot) -> str:
-    """What a slot is, in a word or two."""
+    """What a slot is, in a word or two; what is open comes before what may be dropped."""
     if slot.dropped == "yes":
         return "dropped"
-    recipes = [made.recipe for made in slot.made.values()]
-    if any(isinstance(made, p.Subset) for made in recipes) or slot.dropped == "maybe":
+    if any(choices(made.recipe) or (made.maybe and slot.position is not None)
+           for made in slot.made.values()):  # fmt: skip
         return "open"
+    if slot.dropped == "maybe":
+        return "maybe there"
+    recipes = [made.recipe for made in slot.made.values()]
     if any(isinstance(made, p.Merge) for made in recipes):
         return "merged"
     names = {made.take.model for made in recipes if isinstance(made, p.Take)}
-    name = names.pop() if len(names) == 1 else None
-    return f"of {name}" if isinstance(name, str) else ("mixed" if name is None else "open")
+    return f"of {names.pop()}" if len(names) == 1 else "mixed"

@@ -1,6 +1,7 @@
 """What differs between two plans, layer by layer, in words."""
 
 import difflib
+import itertools
 from collections.abc import Iterator, Sequence
 
 from gptailor import plan as p
@@ -71,7 +72,8 @@ def _each(slot: Slot) -> str:
 def _stacked(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
     """Layers in order, as an edit from one list to the other."""
     before, after = (_items(plan, count) for plan in (a, b))
-    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    texts_before, texts_after = ([_text(item) for item in items] for items in (before, after))
+    matcher = difflib.SequenceMatcher(None, texts_before, texts_after, autojunk=False)
     for tag, i, j, k, m in matcher.get_opcodes():
         if tag == "equal":
             continue
@@ -84,16 +86,38 @@ def _stacked(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
             yield f"output L{k}: {removed} → {added}"
 
 
-def _items(plan: p.Plan, count: int) -> list[p.Item]:
-    """The output's layers as items of a stack."""
+def _items(plan: p.Plan, count: int) -> list[p.Item | Slot]:
+    """The output's layers as items of a stack; as they are where no item can say it."""
     if plan.stack is not None:
         return list(plan.stack.items)
-    kept = [slot for slot in slots(plan, count) if slot.dropped != "yes"]
-    return [p.Item(recipe=made.recipe) for slot in kept for made in list(slot.made.values())[:1]]
+    return [_item(slot) for slot in slots(plan, count) if slot.dropped != "yes"]
 
 
-def _runs(items: Sequence[p.Item]) -> str:
-    return "; ".join(words.marks(group[0]) + words.item(group) for group in groups(items))
+def _item(slot: Slot) -> p.Item | Slot:
+    made = slot.made.get(None)
+    if made is None or slot.dropped == "maybe" or slot.scale is not None:
+        return slot
+    return slot if isinstance(made.recipe, p.Subset) else p.Item(recipe=made.recipe)
+
+
+def _text(item: p.Item | Slot) -> str:
+    if isinstance(item, Slot):
+        return f"L{item.position} {_each(item)}"
+    return words.marks(item) + words.item([item])
+
+
+def _runs(items: Sequence[p.Item | Slot]) -> str:
+    """What stands one after the other, neighbours that go in step joined."""
+    said: list[str] = []
+    for kind, run in itertools.groupby(items, type):
+        together = list(run)
+        if kind is Slot:
+            found = rows([item for item in together if isinstance(item, Slot)])
+            said += [f"{row.where} {row.what}" for row in found]
+        else:
+            grouped = groups([item for item in together if isinstance(item, p.Item)])
+            said += [words.marks(group[0]) + words.item(group) for group in grouped]
+    return "; ".join(said)
 
 
 def _others(a: p.Plan, b: p.Plan) -> Iterator[str]:

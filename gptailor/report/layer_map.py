@@ -10,7 +10,8 @@ from gptailor.report.describe import kind
 COLOURS = ("blue", "green", "yellow", "magenta", "cyan", "red", "bright_blue", "bright_green")
 """The models' colours, the base's first; more models than colours start again."""
 
-MERGED, DROPPED, MIXED, OPEN = "◆", "·", "◧", "?"
+SYMBOLS = {"merged": "◆", "mixed": "◧", "open": "?", "maybe there": "○", "dropped": "·"}
+"""Of layers that are not one model's."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,8 @@ def cells(slots: Sequence[Slot], models: Sequence[str]) -> list[Cell]:
 
 def _cell(slot: Slot, by_letter: Mapping[str, str], by_colour: Mapping[str, str]) -> Cell:
     what = kind(slot)
-    symbols = {"dropped": DROPPED, "merged": MERGED, "mixed": MIXED, "open": OPEN}
-    if what in symbols:
-        return Cell(symbols[what], _dominant(slot, by_colour) if what == "merged" else None, what)
+    if what in SYMBOLS:
+        return Cell(SYMBOLS[what], _dominant(slot, by_colour) if what == "merged" else None, what)
     name = what.removeprefix("of ")
     return Cell(by_letter.get(name, "#"), by_colour.get(name), what)
 
@@ -60,11 +60,16 @@ def _dominant(slot: Slot, by_colour: Mapping[str, str]) -> str | None:
     return None
 
 
-def lines(drawn: Sequence[Cell], width: int = 40) -> list[str]:
-    """The cells as plain text, ten to a group, under a ruler of layer numbers."""
-    per_line = max(10, width // 10 * 10)
+def lines(drawn: Sequence[Cell], width: int = 84) -> list[str]:
+    """The cells as plain text, ten to a group, under a ruler of layer numbers, in so many columns.
+
+    Each line of cells has about as many.
+    """
+    fitting = max(1, (width + 2) // 21) * 10
+    count = max(1, -(-len(drawn) // fitting))
+    per_line = -(-len(drawn) // (10 * count)) * 10
     out = []
-    for start in range(0, len(drawn), per_line):
+    for start in range(0, len(drawn), per_line or 10):
         part = drawn[start : start + per_line]
         groups = [part[i : i + 10] for i in range(0, len(part), 10)]
         ruler = "  ".join(f"L{start + 10 * i}".ljust(19) for i in range(len(groups)))
@@ -73,10 +78,9 @@ def lines(drawn: Sequence[Cell], width: int = 40) -> list[str]:
     return out
 
 
-def legend(drawn: Sequence[Cell], models: Sequence[str]) -> str:
-    """What the symbols mean, of those that occur."""
+def legend(drawn: Sequence[Cell], models: Sequence[str]) -> list[tuple[str, str]]:
+    """The symbols that occur, and what each means."""
     by_letter = letters(models)
     seen = {cell.kind for cell in drawn}
-    words = [f"{by_letter[name]} {name}" for name in models if f"of {name}" in seen]
-    rest = (("merged", MERGED), ("mixed", MIXED), ("open", OPEN), ("dropped", DROPPED))
-    return "   ".join(words + [f"{symbol} {name}" for name, symbol in rest if name in seen])
+    meant = [(by_letter[name], name) for name in models if f"of {name}" in seen]
+    return meant + [(symbol, name) for name, symbol in SYMBOLS.items() if name in seen]

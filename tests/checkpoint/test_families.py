@@ -14,6 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
 from gptailor.checkpoint.configuration import Entry, Refusal
 from gptailor.checkpoint.families import FAMILIES
 from gptailor.checkpoint.layout import (
@@ -29,9 +32,7 @@ from gptailor.checkpoint.layout import (
     projection,
     split_name,
 )
-from safetensors.torch import load_file, save_file
 from tests.tiny import CONFIGURATIONS, tiny_model
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 Tensors = dict[str, torch.Tensor]
 ORDER = (0, 5, 3, 3, 1)

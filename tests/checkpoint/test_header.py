@@ -8,6 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
 from gptailor.checkpoint.header import (
     DTYPE_BITS,
     MAX_HEADER,
@@ -16,10 +21,6 @@ from gptailor.checkpoint.header import (
     TensorSpec,
     read_header,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from tests.hostile.headers import HOSTILE, Hostile, framed, one, several
 
 TENSORS = {

@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import pytest
+
 from gptailor.checkpoint.agreement import Difference
 from gptailor.checkpoint.configuration import Refusal
 from gptailor.checkpoint.layout import (

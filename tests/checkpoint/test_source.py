@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from gptailor.checkpoint.header import CheckpointError
 from gptailor.checkpoint.source import (
     INDEX,
@@ -14,7 +16,6 @@ from gptailor.checkpoint.source import (
     open_checkpoint,
     tokenizer_files,
 )
-from safetensors.torch import save_file
 
 A, B = {"a": torch.ones(2)}, {"b": torch.zeros(3, dtype=torch.float16)}
 

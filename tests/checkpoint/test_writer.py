@@ -16,6 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save
+
 from gptailor.checkpoint import transfer
 from gptailor.checkpoint.header import (
     DTYPE_BITS,
@@ -34,9 +38,6 @@ from gptailor.checkpoint.writer import (
     remove_stale,
     write_checkpoint,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from safetensors.torch import load_file, save
 
 TENSORS = {
     "a": torch.arange(5, dtype=torch.bfloat16),

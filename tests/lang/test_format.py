@@ -152,5 +152,17 @@ def test_a_golden_pair(path: Path) -> None:
     assert accepted(made) == accepted(written)
 
 
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name.partition(".")[0])
+def test_without_comments_a_text_is_formatted_as_its_plan_is(path: Path) -> None:
+    text = re.sub(r" *#.*", "", path.read_text())
+    assert canonical(text) == format_plan(accepted(text))
+
+
+def test_a_tied_list_is_put_in_order() -> None:
+    text = 'tailor 1\nmodel base = "./b"\ntied maybe L8, L7 = L3, L4 base\ntied maybe drop L2, L1\n'
+    assert "tied maybe L7..L8 = L4, L3 base\n" in canonical(text)
+    assert canonical(text) == format_plan(accepted(text))
+
+
 def test_there_are_golden_pairs() -> None:
     assert len(GOLDEN) >= 6

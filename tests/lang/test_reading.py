@@ -1,5 +1,6 @@
 """Whatever text is read: it is accepted or refused with faults that lie inside it."""
 
+import json
 from pathlib import Path
 
 import lark
@@ -19,7 +20,20 @@ HEAD = 'tailor 1\nmodel base = "./b"\nmodel math = "./m"\n'
 
 # ------------------------------------------------------------------ texts drawn from the grammar
 
-NAMES = ["base", "math", "attn", "mlp", "linear", "slerp", "ties", "float32", "nll", "kl", "t", "größe"]
+NAMES = [
+    "base",
+    "math",
+    "attn",
+    "mlp",
+    "linear",
+    "slerp",
+    "ties",
+    "float32",
+    "nll",
+    "kl",
+    "t",
+    "größe",
+]
 NUMBERS = ["0", "1", "2", "0.5", "-1", "+3", "1e999", "1e-3", "9" * 400, "0.30", "65536"]
 LAYERS = ["L0", "L1", "L2", "L3", "L9", "L07", "L9999", "L10000", "L" + "9" * 30]
 STRINGS = ['"./b"', '"org/name"', '""', '"a # b"', '"ünï ;{}()"']
@@ -89,11 +103,14 @@ def test_the_parser_by_pieces_agrees_with_the_grammar(text: str) -> None:
     assert (not faults) == is_of_the_grammar(text), faults
 
 
+PUNCTUATION = [*"\n;(){},.=@+", "..", "# c\n", '"']
+KEYWORDS = (
+    "from merge drop any one of by stack search scale model maybe tied limit layers tailor "
+    "bridge on embed trials"
+)
 TOKENS = st.sampled_from(
-    [*NAMES, *LAYERS[:5], *NUMBERS[:6], *STRINGS, "\n", ";", "(", ")", "{", "}", ",", ".", "..", "=",
-     "@", "+", "from", "merge", "drop", "any", "one", "of", "by", "stack", "search", "scale", "model",
-     "maybe", "tied", "limit", "layers", "tailor", "bridge", "on", "embed", "trials", "# c\n", '"']
-)  # fmt: skip
+    [*NAMES, *LAYERS[:5], *NUMBERS[:6], *STRINGS, *PUNCTUATION, *KEYWORDS.split()]
+)
 
 
 @given(st.lists(TOKENS, max_size=24).map(" ".join))
@@ -144,9 +161,9 @@ def codes(text: str | bytes) -> list[str]:
 
 
 BAD = {
-    "an empty file": ("", ["P101", "P103"]),
-    "only comments": ("# one\n# two", ["P101", "P103"]),
-    "only blank lines": ("\n\n \t\n;;;\n", ["P101", "P103"]),
+    "an empty file": ("", ["P103", "P101"]),
+    "only comments": ("# one\n# two", ["P103", "P101"]),
+    "only blank lines": ("\n\n \t\n;;;\n", ["P103", "P101"]),
     "no base": ('tailor 1\nmodel math = "./m"\n', ["P103"]),
     "an adapter on itself": (HEAD + 'model a = a + "./a"\n', ["P107"]),
     "adapters in a circle": (HEAD + 'model a = b + "./a"\nmodel b = a + "./b"\n', ["P107"]),
@@ -160,12 +177,12 @@ BAD = {
     "a long integer": (HEAD + f"scale L1 by {'1' * 350}", ["P306"]),
     "a longer integer": (HEAD + f"scale L1 by {'1' * 5000}", ["P306"]),
     "digits of another alphabet": (HEAD + "scale L1 by ٣", ["S103"]),
-    "a layer of another alphabet": (HEAD + "L٣ from math", ["S102"]),
+    "a layer of another alphabet": (HEAD + "L٣ from math", ["S101"]),
     "a null byte": (HEAD + "L1 \0 from math", ["S101"]),
     "invalid UTF-8": (HEAD.encode() + b"\xff\xfe", ["S106"]),
     "UTF-16": ("tailor 1".encode("utf-16"), ["S106"]),
     "a carriage return alone": (HEAD + "L1 from math\rL2 from math", ["S101"]),
-    "an open quote": ('tailor 1\nmodel base = "./b\n', ["S104", "P103"]),
+    "an open quote": ('tailor 1\nmodel base = "./b\n', ["S104"]),
     "an open parenthesis": (HEAD + "merge(L1 base, L1 math\nL2 from math\n", ["S104"]),
     "an open brace": (HEAD + "stack {\nL1 base\n", ["S104"]),
     "braces in braces": (HEAD + "stack { stack { L1 base } }", ["S102"]),
@@ -174,7 +191,10 @@ BAD = {
     "JSON cut off": ('{"version": 1', ["S107"]),
     "JSON with an unknown key": ('{"modles": {}}', ["S107"]),
     "JSON nested deeply": ('{"models": ' * 3000, ["S107"]),
-    "JSON of no plan": ('{"layers": [{"position": -1, "recipe": {"take": {"model": "base"}}}]}', None),
+    "JSON of no plan": (
+        '{"layers": [{"position": -1, "recipe": {"take": {"model": "base"}}}]}',
+        None,
+    ),
 }
 
 
@@ -195,10 +215,14 @@ GOOD = {
     "CRLF": (HEAD + "L1 from math\n# a comment\nL2 from math\n").replace("\n", "\r\n").encode(),
     "tabs": (HEAD + "\tL1\tfrom\tmath\t# why\t\n").encode(),
     "no newline at the end": (HEAD + "L1 from math").encode(),
-    "names of other alphabets": (HEAD + 'model größe = "./g"\nmodel 数学 = "./z"\nL1 from 数学').encode(),
+    "names of other alphabets": (
+        HEAD + 'model größe = "./g"\nmodel 数学 = "./z"\nL1 from 数学'
+    ).encode(),
     "newlines in parentheses": (HEAD + "merge(\nL1 base,\n\nL1 math, # c\n0.5\n)").encode(),
     "a 1 MB comment": (HEAD + "# " + "x" * 1_000_000).encode(),
-    "a 1 MB list": (HEAD + "drop " + ", ".join(f"L{n}" for n in range(9999)) + " " * 900_000).encode(),
+    "a 1 MB list": (
+        HEAD + "drop " + ", ".join(f"L{n}" for n in range(9999)) + " " * 900_000
+    ).encode(),
 }
 
 
@@ -217,22 +241,23 @@ def test_a_long_line_is_refused_in_few_words(line: str) -> None:
 
 @pytest.mark.parametrize("lines", ["L{n} from math\n", "L0 from math\n"])
 def test_many_statements_are_read(lines: str) -> None:
-    text = HEAD + "".join(lines.format(n=n) for n in range(5_000))
+    text = HEAD + "".join(lines.format(n=n) for n in range(2_000))
     plan, faults = read(Source("many.tailor", text), Path())
-    assert len(plan.layers) == 5_000
-    assert len(faults) == (0 if "{n}" in lines else 4_999)
+    assert len(plan.layers) == 2_000
+    assert len(faults) == (0 if "{n}" in lines else 1_999)
 
 
 def test_many_items_are_read() -> None:
-    text = HEAD + "stack {\n" + "L0 math\n" * 5_000 + "}\n"
+    text = HEAD + "stack {\n" + "L0 math\n" * 2_000 + "}\n"
     plan, faults = read(Source("many.tailor", text), Path())
     assert not faults
     assert plan.stack is not None
-    assert len(plan.stack.items) == 5_000
+    assert len(plan.stack.items) == 2_000
 
 
 def test_the_layers_that_a_file_names_are_bounded() -> None:
-    assert codes(HEAD + "L0..L9999 from math\n" * 101).count("P214") == 1
+    sources = ", ".join(["L0..L9999 math"] * 22)
+    assert codes(f"{HEAD}merge({sources})") == ["P214"]
 
 
 def test_faults_are_in_the_order_of_the_text_and_none_twice() -> None:
@@ -249,20 +274,22 @@ def test_a_syntax_fault_doesnt_hide_the_next_statement() -> None:
 
 
 def test_a_json_plan_is_read_from_its_bytes() -> None:
-    plan, faults = read_bytes(b'\xef\xbb\xbf {"models": {"base": {"source": "./b"}}}', "p.json", Path())
+    plan, faults = read_bytes(
+        b'\xef\xbb\xbf {"models": {"base": {"source": "./b"}}}', "p.json", Path()
+    )
     assert not faults
     assert plan == read(Source("p.tailor", 'tailor 1\nmodel base = "./b"'), Path())[0]
 
 
-@given(st.recursive(
+JSON_KEYS = st.sampled_from(["models", "layers", "version", "source", "recipe", "take", "any_of"])
+JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["models", "layers", "version", "source", "recipe", "take", "any_of"]), inner,
-        max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(JSON_KEYS, inner, max_size=3),
     max_leaves=8,
-))  # fmt: skip
-def test_any_json_is_a_plan_or_refused(value: object) -> None:
-    import json  # noqa: PLC0415
+)
 
+
+@given(JSON)
+def test_any_json_is_a_plan_or_refused(value: object) -> None:
     plan, faults = read_json(Source("p.json", json.dumps(value)), Path())
     assert plan is not None or errors(faults)

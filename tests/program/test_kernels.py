@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
 from gptailor.diagnostics import TailorError
 from gptailor.program import angles, draws
 from gptailor.program.combine import OverflowFault, combine_tensors
@@ -13,9 +17,6 @@ from gptailor.program.kernels import KERNELS
 from gptailor.program.measure import Chunk, Inputs, gram_of_sources, magnitude, thresholds
 from gptailor.program.program import Arguments
 from gptailor.registry import METHODS
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
 PLACE = "model.layers.3.mlp.up_proj.weight"
 NAMES = ("math", "code", "chat", "law")

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
 from gptailor.checkpoint.error import CheckpointError
 from gptailor.checkpoint.header import ByteRange, TensorInfo, TensorSpec
 from gptailor.diagnostics import TailorError
@@ -19,9 +23,6 @@ from gptailor.program.combine import FLOATS, OverflowFault, combine_tensors
 from gptailor.program.program import Arguments, Combine, Copy, Output, Program
 from gptailor.program.run import payload, payloads, run
 from gptailor.registry import METHODS
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
 PLACE = "model.layers.3.mlp.up_proj.weight"
 NAMES = ("math", "code", "chat")

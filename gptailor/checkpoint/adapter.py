@@ -1,0 +1,277 @@
+"""A LoRA adapter in PEFT's format put on a model: which tensors it changes, and how; no weights."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn, final
+
+from gptailor.checkpoint.adapter_pieces import (
+    BIAS,
+    FLOATS,
+    MAGNITUDE,
+    ROWS,
+    Pieces,
+    check_pieces,
+    sort_tensors,
+)
+from gptailor.checkpoint.adapter_settings import ADAPTER_CONFIG, Settings, read_settings
+from gptailor.checkpoint.error import CheckpointError, quoted
+from gptailor.checkpoint.forms import Adapted, Delta, LowRank, NewRows, Shift
+from gptailor.checkpoint.header import TensorInfo, read_header
+from gptailor.checkpoint.layout import Layout, Unknown, layout_of, split_name
+from gptailor.checkpoint.source import ADAPTER, CONFIG, Checkpoint
+from gptailor.diagnostics import listed
+
+
+def apply_adapter(model: Checkpoint, folder: Path) -> tuple[Checkpoint, list[str]]:
+    """The model with the adapter's tensors and deltas, and warnings, from headers alone.
+
+    Raises CheckpointError: C401 for a configuration or file that is missing or wrong, C402 for a
+    kind or setting that can't be applied, C403 for a tensor that has no place in the model, C404
+    for another shape, C405 for a part without the rest. No tensor is left unapplied.
+    """
+    _check_folder(folder)
+    settings = read_settings(folder)
+    file = folder / ADAPTER
+    pieces, whole = sort_tensors(file, read_header(file))
+    layout = layout_of(model.config, model.tensors)
+    if isinstance(layout, Unknown):
+        raise CheckpointError("C403", f"the model can't be adapted: {layout.reason}", folder)
+    work = _Work(model, layout, settings, file)
+    work.replace_whole(whole)
+    work.add_deltas(pieces)
+    if not work.applied:
+        raise CheckpointError("C401", "the adapter changes nothing in the model", file)
+    files = (*model.files, file)
+    adapted = replace(model, config=work.config, tensors=work.tensors, files=files)
+    return adapted, [*_other_base(model, settings.base), *work.warnings, *work.missing()]
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise CheckpointError("C101", "there is no such folder", folder)
+    if not (folder / ADAPTER_CONFIG).exists():
+        whole = (folder / CONFIG).exists()
+        help_ = 'this is a whole model: write `model NAME = "…"`' if whole else ""
+        raise CheckpointError("C401", f"the folder has no {ADAPTER_CONFIG}", folder, help_)
+    if not (folder / ADAPTER).exists():
+        message = f"the folder has no {ADAPTER}"
+        if (folder / "adapter_model.bin").exists():
+            message += "; of adapters, only safetensors files are read"
+        raise CheckpointError("C401", message, folder)
+
+
+def _other_base(model: Checkpoint, said: str) -> Iterator[str]:
+    """A warning if an adapter's configuration names another base than this model."""
+    parts = _parts(said)
+    if not parts:
+        return
+    folder = model.folder.absolute()
+    names = {folder.name, *(file.absolute().parent.name for file in model.files)}
+    if folder.parent.name == "snapshots":  # of the Hub's cache: models--OWNER--NAME/snapshots/…
+        names.add(folder.parent.parent.name.split("--")[-1])
+    own = model.config.get("_name_or_path")
+    names.update(_parts(own)[-1:] if isinstance(own, str) else ())
+    if parts[-1].casefold() not in {name.casefold() for name in names}:
+        yield f"the adapter's configuration names another base, {quoted(said)}"
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
+
+
+@final
+class _Work:
+    """One adapter put on one model; `tensors` and `config` become those of the result.
+
+    While `tied`, the head is the embedding's tensor, whether or not a tensor has the head's name.
+    """
+
+    def __init__(self, model: Checkpoint, layout: Layout, settings: Settings, file: Path) -> None:
+        self.layout = layout
+        self.settings = settings
+        self.file = file
+        self.tensors: dict[str, TensorInfo] = dict(model.tensors)
+        self.config = model.config
+        self.embed = layout.embed[0] if layout.embed else ""
+        self.head = layout.head[0] if layout.head else ""
+        self.tied = layout.tied and bool(self.head) and self.embed in self.tensors
+        self.warnings: list[str] = []
+        self.changed: set[str] = set()
+        self.applied = False
+
+    def refuse(self, code: str, message: str, help: str = "") -> NoReturn:
+        raise CheckpointError(code, message, self.file, help)
+
+    def resolved(self, name: str) -> str | None:
+        """The model's name of a tensor: with or without the base model's prefix, as it has it."""
+        base = self.layout.family.base
+        candidates = (name, base + name, name.removeprefix(base))
+        return next((each for each in candidates if each in self.tensors), None)
+
+    def refuse_place(self, tensor: TensorInfo) -> NoReturn:
+        message = f"{quoted(tensor.spec.name)} has no place in the model"
+        help_ = "the adapter is for another model, or for another version of its code"
+        self.refuse("C403", message, help_)
+
+    def refuse_shape(self, tensor: TensorInfo, target: str, wanted: tuple[int, ...]) -> NoReturn:
+        message = f"{quoted(tensor.spec.name)} has the shape {list(tensor.spec.shape)}"
+        message += f", and for {quoted(target)} of the model it should be {list(wanted)}"
+        vocabulary = target in (self.embed, self.head) and tensor.spec.shape[1:] == wanted[1:]
+        help_ = "the adapter has another vocabulary" if vocabulary else "it is for another model"
+        self.refuse("C404", message, help_)
+
+    # -------------------------------------------------------------------------------- whole tensors
+
+    def replace_whole(self, whole: Mapping[str, TensorInfo]) -> None:
+        """Put the tensors that an adapter brings whole into the place of the model's."""
+        saved: dict[str, TensorInfo] = {}
+        for given, tensor in whole.items():
+            tied_head = self.tied and given == self.head
+            name = given if tied_head else self.resolved(given)
+            if name is None or saved.setdefault(name, tensor) is not tensor:
+                self.refuse_place(tensor)
+        self._check_saved(saved)
+        if self.tied and (self.embed in saved or self.head in saved):
+            self._part_or_join(saved)
+        for name, tensor in saved.items():
+            spec = self.tensors[name].spec
+            if tensor.spec.shape != spec.shape:
+                self.refuse_shape(tensor, name, spec.shape)
+            cast = None if tensor.spec.dtype == spec.dtype else Adapted(tensor, ())
+            self.tensors[name] = TensorInfo(spec, tensor.file, tensor.offset, cast)
+            self.changed.add(name)
+            self.applied = True
+
+    def _check_saved(self, saved: Mapping[str, TensorInfo]) -> None:
+        """All of each module to save is there."""
+        for name in self.tensors.keys() - saved.keys() if self.settings.saved else ():
+            if self.settings.saves(name) and not (self.tied and name == self.head):
+                message = f"'modules_to_save' names {quoted(name)}, which the file doesn't hold"
+                self.refuse("C405", message)
+
+    def _part_or_join(self, saved: dict[str, TensorInfo]) -> None:
+        """Embedding and head of a tied model: apart if they are modules to save, as in PEFT."""
+        brought = [name for name in (self.embed, self.head) if name in saved]
+        if self.settings.ties or not any(self.settings.saves(name) for name in brought):
+            head = saved.pop(self.head, None)
+            if head is not None:
+                saved.setdefault(self.embed, head)
+            return
+        own = self.tensors[self.embed]
+        self.tensors[self.head] = replace(own, spec=replace(own.spec, name=self.head))
+        self.config = {**self.config, "tie_word_embeddings": False}
+        self.tied = False
+        names = listed(quoted(name) for name in brought)
+        self.warnings.append(f"embedding and head are tied no longer: the adapter brings {names}")
+
+    # --------------------------------------------------------------------------------------- deltas
+
+    def add_deltas(self, pieces: list[Pieces]) -> None:
+        """Add each module's delta to its tensor."""
+        by_target: dict[str, str] = {}
+        for part in pieces:
+            for target, delta in self._deltas(part):
+                other = by_target.setdefault(target, part.module)
+                if other != part.module:
+                    modules = f"{quoted(other)} and {quoted(part.module)}"
+                    message = f"{modules} are one tensor of the model, and have a delta each"
+                    self.refuse("C402", message, "PEFT would add both, and nobody trained that")
+                self._add(target, delta)
+
+    def _add(self, name: str, delta: Delta) -> None:
+        info = self.tensors[name]
+        if isinstance(info.form, Adapted):
+            form = Adapted(info.form.base, (*info.form.deltas, delta))
+        else:
+            form = Adapted(info, (delta,))
+        self.tensors[name] = replace(info, form=form)
+        self.changed.add(name)
+        nothing = isinstance(delta, LowRank) and not delta.scale and delta.magnitude is None
+        self.applied = self.applied or not nothing
+
+    def _deltas(self, part: Pieces) -> Iterator[tuple[str, Delta]]:
+        """What a module's pieces do to which tensors."""
+        if part.tensors.keys() == {ROWS}:
+            yield self._new_rows(part)
+            return
+        check_pieces(self.file, part, self.settings)
+        a, b = (part.tensors[kind] for kind in part.pair)
+        target = self._target(f"{part.module}.weight", a)
+        turned = part.embedded or (self.layout.transposed and self._is_layer(target))
+        self._check_factors(part, target, turned=turned)
+        scale = self.settings.scale_of(part.module)
+        yield target, LowRank(a, b, scale, turned, part.tensors.get(MAGNITUDE))
+        if (bias := part.tensors.get(BIAS)) is not None:
+            target = self._target(f"{part.module}.bias", bias)
+            if bias.spec.shape != (shape := self.tensors[target].spec.shape):
+                self.refuse_shape(bias, target, shape)
+            yield target, Shift(bias, scale)
+
+    def _target(self, name: str, tensor: TensorInfo) -> str:
+        """The tensor that a delta is for; a tied head's is the embedding's."""
+        target = self.resolved(self.embed if self.tied and name == self.head else name)
+        if target is None:
+            self.refuse_place(tensor)
+        if (dtype := self.tensors[target].spec.dtype) not in FLOATS:
+            message = f"{quoted(target)} of the model is {dtype}, to which no delta can be added"
+            self.refuse("C402", message, "put the adapter on the model that is not quantised")
+        if self.tied and target == self.embed:
+            self.warnings.append(
+                "embedding and head are tied: the adapter changes both, as in PEFT"
+            )
+        return target
+
+    def _is_layer(self, name: str) -> bool:
+        return isinstance(split_name(self.layout, name), tuple)
+
+    def _check_factors(self, part: Pieces, target: str, *, turned: bool) -> None:
+        shape = self.tensors[target].spec.shape
+        if len(shape) != 2:
+            message = f"{quoted(target)} has {len(shape)} dimensions, and a delta two"
+            self.refuse("C404", message)
+        a, b = (part.tensors[kind] for kind in part.pair)
+        rank = self.settings.rank_of(part.module)
+        if a.spec.shape[:1] != (rank,):
+            message = f"{quoted(a.spec.name)} has the shape {list(a.spec.shape)}"
+            self.refuse("C404", f"{message}, and the configuration gives it the rank {rank}")
+        outputs, inputs = reversed(shape) if turned else shape
+        wanted = {part.pair[0]: (rank, inputs), part.pair[1]: (outputs, rank)}
+        wanted |= {MAGNITUDE: (outputs,)} if MAGNITUDE in part.tensors else {}
+        for kind, its in wanted.items():
+            if part.tensors[kind].spec.shape != its:
+                self.refuse_shape(part.tensors[kind], target, its)
+
+    def _new_rows(self, part: Pieces) -> tuple[str, Delta]:
+        rows = part.tensors[ROWS]
+        target = self._target(f"{part.module}.weight", rows)
+        at = self.settings.tokens_of(part.module)
+        if at is None:
+            module = quoted(part.module)
+            self.refuse("C405", f"'trainable_token_indices' doesn't say which rows of {module}")
+        shape = self.tensors[target].spec.shape
+        if rows.spec.shape != (len(at), *shape[1:]):
+            self.refuse_shape(rows, target, (len(at), *shape[1:]))
+        if max(at, default=0) >= shape[0]:
+            message = f"'trainable_token_indices' has {max(at)}, and the model {shape[0]} tokens"
+            self.refuse("C404", message)
+        return target, NewRows(rows, at)
+
+    # ------------------------------------------------------------------------------------- warnings
+
+    def missing(self) -> Iterator[str]:
+        """A warning if the adapter has nothing for modules that it aims at."""
+        names = [name for name in self.tensors if self._is_missing(name)]
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            yield f"the adapter has no delta for {quoted(names[0])}{more}, though it aims at them"
+
+    def _is_missing(self, name: str) -> bool:
+        if name in self.changed or not name.endswith(".weight"):
+            return False
+        if len(self.tensors[name].spec.shape) != 2 or (self.tied and name == self.head):
+            return False
+        place, layers = split_name(self.layout, name), self.settings.layers
+        inside = layers is None or (isinstance(place, tuple) and place[0] in layers)
+        return inside and self.settings.aims_at(name.removesuffix(".weight"))

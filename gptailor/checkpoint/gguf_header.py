@@ -1,0 +1,191 @@
+"""A GGUF file's metadata and table of tensors, without a library; lengths are checked first."""
+
+import io
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import NoReturn
+
+from gptailor.checkpoint.error import CheckpointError, quoted
+from gptailor.checkpoint.regular import open_regular
+
+Value = int | float | bool | str | tuple["Value", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type of tensors: entries in a block, bytes of a block, and the plain dtype that it is."""
+
+    name: str
+    block: int
+    bytes: int
+    plain: str | None = None
+
+
+_TABLE: Mapping[int, Kind] = {
+    0: Kind("F32", 1, 4, "F32"), 1: Kind("F16", 1, 2, "F16"),
+    2: Kind("Q4_0", 32, 18), 3: Kind("Q4_1", 32, 20), 6: Kind("Q5_0", 32, 22),
+    7: Kind("Q5_1", 32, 24), 8: Kind("Q8_0", 32, 34),
+    10: Kind("Q2_K", 256, 84), 11: Kind("Q3_K", 256, 110), 12: Kind("Q4_K", 256, 144),
+    13: Kind("Q5_K", 256, 176), 14: Kind("Q6_K", 256, 210),
+    16: Kind("IQ2_XXS", 256, 66), 17: Kind("IQ2_XS", 256, 74), 18: Kind("IQ3_XXS", 256, 98),
+    19: Kind("IQ1_S", 256, 50), 20: Kind("IQ4_NL", 32, 18), 21: Kind("IQ3_S", 256, 110),
+    22: Kind("IQ2_S", 256, 82), 23: Kind("IQ4_XS", 256, 136), 28: Kind("F64", 1, 8, "F64"),
+    29: Kind("IQ1_M", 256, 56), 30: Kind("BF16", 1, 2, "BF16"),
+    34: Kind("TQ1_0", 256, 54), 35: Kind("TQ2_0", 256, 66), 39: Kind("MXFP4", 32, 17),
+}  # fmt: skip
+"""The types that are read, by their numbers in the format."""
+
+KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _TABLE.values()}
+
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?",
+            10: "Q", 11: "q", 12: "d"}  # fmt: skip
+_STRING, _ARRAY = 8, 9
+_MAX_DIMENSIONS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor of the file: its type, its shape with rows first, and its first byte's offset."""
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a GGUF file says, and its tensors by name."""
+
+    path: Path
+    facts: Mapping[str, Value]
+    tensors: Mapping[str, Entry]
+
+
+def read_gguf(path: Path) -> Header:
+    """The metadata and the table of tensors; no weight is read."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        return _Reader(path, file, size).header()
+
+
+class _Reader:
+    """Reads on and on, never past the file's end."""
+
+    def __init__(self, path: Path, file: io.FileIO, size: int) -> None:
+        self.path = path
+        self.file = io.BufferedReader(file, 2**20)
+        self.size = size
+        self.at = 0
+
+    def refuse(self, message: str, help: str = "") -> NoReturn:
+        """Raise, pointing at where the reader is."""
+        raise CheckpointError("C109", message, self.path, help, self.at)
+
+    def bytes(self, count: int) -> bytes:
+        """The next bytes; a count is believed only once the file has so many."""
+        if count > self.size - self.at:
+            self.refuse("the file is cut short", "download it again")
+        raw = self.file.read(count)
+        if len(raw) != count:
+            self.refuse("became shorter while it was read")
+        self.at += count
+        return raw
+
+    def number(self, code: str) -> int:
+        """The next whole number, of one of struct's kinds."""
+        value: int = struct.unpack(f"<{code}", self.bytes(struct.calcsize(code)))[0]
+        return value
+
+    def string(self) -> str:
+        """The next text; what isn't UTF-8 is kept by escapes."""
+        return self.bytes(self.number("Q")).decode("utf-8", "surrogateescape")
+
+    def value(self, kind: int) -> Value:
+        """The next value of a type; of a list, its items (a list of lists is refused)."""
+        if kind in _NUMBERS:
+            return self.numbers(kind, 1)[0]
+        if kind == _STRING:
+            return self.string()
+        if kind != _ARRAY:
+            self.refuse(f"a value is of the unknown type {kind}")
+        inner, count = self.number("I"), self.number("Q")
+        if inner in _NUMBERS:
+            return self.numbers(inner, count)
+        if inner != _STRING:
+            self.refuse(f"a list's items are of the type {inner}")
+        if count * 8 > self.size - self.at:
+            self.refuse(f"a list of {count} texts is longer than the file")
+        return tuple(self.string() for _ in range(count))
+
+    def numbers(self, kind: int, count: int) -> tuple[Value, ...]:
+        """The next numbers of a type."""
+        code = _NUMBERS[kind]
+        return struct.unpack(f"<{count}{code}", self.bytes(struct.calcsize(code) * count))
+
+    def header(self) -> Header:
+        """All up to the data; where each tensor lies is checked."""
+        if self.size < 24 or self.bytes(4) != b"GGUF":
+            self.at = 0
+            self.refuse("is no GGUF file")
+        version = self.number("I")
+        if version not in {2, 3}:
+            big = int.from_bytes(version.to_bytes(4, "little"), "big") in {2, 3}
+            what = "is in big-endian byte order" if big else f"is of version {version}"
+            self.refuse(f"{what}; versions 2 and 3 in little-endian order are read")
+        tensors, facts = self.number("Q"), self.number("Q")
+        found = self._facts(facts)
+        table = [self._entry() for _ in range(self._credible(tensors, 24, "tensors"))]
+        return Header(self.path, found, self._placed(table, found))
+
+    def _credible(self, count: int, least: int, what: str) -> int:
+        if count * least > self.size:
+            self.refuse(f"says that it has {count} {what}, more than it has room for")
+        return count
+
+    def _facts(self, count: int) -> dict[str, Value]:
+        facts: dict[str, Value] = {}
+        for _ in range(self._credible(count, 13, "facts")):
+            name = self.string()
+            if name in facts:
+                self.refuse(f"says {quoted(name)} twice")
+            facts[name] = self.value(self.number("I"))
+        return facts
+
+    def _entry(self) -> Entry:
+        """A tensor's entry, its offset still that within the data."""
+        name = self.string()
+        dimensions = self.number("I")
+        if dimensions > _MAX_DIMENSIONS:
+            self.refuse(f"{quoted(name)} has {dimensions} dimensions; at most 4 are allowed")
+        extents = [self.number("Q") for _ in range(dimensions)]
+        number = self.number("I")
+        kind = _TABLE.get(number)
+        if kind is None:
+            self.refuse(f"{quoted(name)} is of type {number}, which can't be dequantised here")
+        if extents and extents[0] % kind.block:
+            self.refuse(f"a row of {quoted(name)} has {extents[0]} entries, no whole blocks")
+        return Entry(name, kind, tuple(reversed(extents)), self.number("Q"))
+
+    def _placed(self, table: list[Entry], facts: Mapping[str, Value]) -> dict[str, Entry]:
+        """The tensors by name, each within the file and apart from the others."""
+        alignment = facts.get("general.alignment", 32)
+        if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
+            self.refuse(f"'general.alignment' is {alignment!r}, and no power of two")
+        start = -(-self.at // alignment) * alignment
+        end, tensors = start, {}
+        for entry in sorted(table, key=lambda entry: entry.offset):
+            self.at = start + entry.offset
+            if entry.name in tensors:
+                self.refuse(f"there are two tensors {quoted(entry.name)}")
+            if self.at < end or entry.offset % alignment:
+                self.refuse(f"{quoted(entry.name)} overlaps another tensor, or isn't aligned")
+            end = self.at + prod(entry.shape) // entry.kind.block * entry.kind.bytes
+            if end > self.size:
+                self.refuse(f"{quoted(entry.name)} ends beyond the file", "download it again")
+            tensors[entry.name] = Entry(entry.name, entry.kind, entry.shape, self.at)
+        return tensors

@@ -1,0 +1,145 @@
+# ruff: noqa: PLC0415 (the libraries load only where there is a tokenizer to make)
+"""The tokenizer of a GGUF file, as the files that transformers loads."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gptailor.checkpoint.error import CheckpointError, quoted
+from gptailor.checkpoint.gguf_header import Value, read_gguf
+from gptailor.diagnostics import listed
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+QWEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3 = QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+
+SPLITS: Mapping[str, str | None] = {
+    "smollm": None,
+    "gpt-2": "",
+    "qwen2": QWEN,
+    "llama-bpe": LLAMA3,
+    "llama3": LLAMA3,
+}
+"""How a byte-level tokenizer splits a text first: a pattern, "" for GPT-2's, None for SmolLM's."""
+
+CONTROL, DEFINED = 3, 4
+SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+
+
+def tokenizer_from_gguf(path: Path) -> dict[str, bytes]:
+    """The tokenizer's files and `generation_config.json`, by name. Raises CheckpointError."""
+    facts = read_gguf(path).facts
+    model = facts.get("tokenizer.ggml.model")
+    with tempfile.TemporaryDirectory() as folder:
+        if model == "gpt2":
+            _byte_level(path, facts).save_pretrained(folder)
+        elif model == "llama":
+            _sentence_piece(path).save_pretrained(folder)
+        else:
+            _refuse(path, f"its tokenizer is of the kind {quoted(str(model))}, which isn't read")
+        files = {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+    ids = {f"{name}_token_id": number for name, number in _ids(facts).items() if name != "unk"}
+    files["generation_config.json"] = (json.dumps(ids, indent=2) + "\n").encode()
+    return files
+
+
+def _refuse(path: Path, message: str) -> NoReturn:
+    help = "take another model's tokenizer: `tokenizer from …`"
+    raise CheckpointError("C109", message, path, help)
+
+
+def _ids(facts: Mapping[str, Value]) -> dict[str, int]:
+    """The special tokens' numbers, those that the file says."""
+    size = len(_items(facts, "tokens"))
+    given = {name: facts.get(f"tokenizer.ggml.{key}_token_id") for name, key in SPECIAL.items()}
+    return {name: n for name, n in given.items() if isinstance(n, int) and 0 <= n < size}
+
+
+def _items(facts: Mapping[str, Value], name: str) -> tuple[Any, ...]:
+    found = facts.get(f"tokenizer.ggml.{name}", ())
+    return found if isinstance(found, tuple) else ()
+
+
+def _byte_level(path: Path, facts: Mapping[str, Value]) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = _items(facts, "tokens")
+    context = facts.get(f"{facts.get('general.architecture')}.context_length")
+    special = {f"{name}_token": tokens[number] for name, number in _ids(facts).items()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=_pieces(path, facts),
+        chat_template=facts.get("tokenizer.chat_template"),
+        model_max_length=context,
+        clean_up_tokenization_spaces=False,
+        **special,
+    )
+
+
+def _pieces(path: Path, facts: Mapping[str, Value]) -> "Tokenizer":
+    """Byte-level BPE, with the special tokens and the token that begins a text."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, processors
+
+    tokens, kinds = _items(facts, "tokens"), _items(facts, "token_type")
+    if len(kinds) != len(tokens) or not all(isinstance(token, str) for token in tokens):
+        _refuse(path, f"its tokenizer has {len(tokens)} tokens of {len(kinds)} kinds")
+    merges = [tuple(str(merge).split(" ")) for merge in _items(facts, "merges")]
+    try:
+        model = models.BPE({token: i for i, token in enumerate(tokens)}, merges)
+    except Exception as error:  # noqa: BLE001 (tokenizers raises nothing else)
+        _refuse(path, f"its tokenizer's merges don't go with its tokens: {error}")
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = _split(path, facts)
+    tokenizer.decoder = decoders.ByteLevel()
+    pairs = list(zip(tokens, kinds, strict=True))
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token, k in pairs if k == CONTROL]
+    )
+    tokenizer.add_tokens(
+        [AddedToken(token, normalized=False) for token, k in pairs if k == DEFINED]
+    )
+    begin = _ids(facts).get("bos")
+    if facts.get("tokenizer.ggml.add_bos_token") is True and begin is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{tokens[begin]} $A",
+            pair=f"{tokens[begin]} $A {tokens[begin]}:1 $B:1",
+            special_tokens=[(tokens[begin], begin)],
+        )
+    return tokenizer
+
+
+def _split(path: Path, facts: Mapping[str, Value]) -> Any:
+    from tokenizers import Regex, pre_tokenizers
+
+    name = facts.get("tokenizer.ggml.pre", "gpt-2")
+    if not isinstance(name, str) or name not in SPLITS:
+        known = listed(map(quoted, SPLITS))
+        message = f"its tokenizer splits texts as {quoted(str(name))} does; known are {known}"
+        _refuse(path, message)
+    pattern = SPLITS[name]
+    if pattern is None:
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    if not pattern:
+        return pre_tokenizers.ByteLevel(add_prefix_space=False)
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([split, level])
+
+
+def _sentence_piece(path: Path) -> Any:
+    """Llama's first tokenizer, as transformers converts it."""
+    try:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    except ImportError as error:
+        message = "its tokenizer is converted by the packages 'gguf' and 'sentencepiece'"
+        help = "pip install gguf sentencepiece"
+        raise CheckpointError("C110", message, path, help) from error

@@ -1,0 +1,134 @@
+"""Plans from JSON keep the rules that the language's grammar keeps for texts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptailor.diagnostics import Source, errors
+from gptailor.lang.reading import read_json
+
+MODELS = {"base": {"source": "./b"}, "math": {"source": "./m"}, "code": {"source": "./c"}}
+TIES = {"name": "ties"}
+SUBSET = {"any_of": ["math"], "layer": 2, "by": TIES}
+CHOICE = {"model": {"one_of": ["base", "math"]}}
+HUGE = 10**400
+
+
+def take(layer: int | None = 1, model: Any = "math") -> dict[str, Any]:
+    return {"take": {"model": model, "layer": layer}}
+
+
+def layer(recipe: dict[str, Any], position: int = 1, **more: Any) -> dict[str, Any]:
+    return {"layers": [{"position": position, "recipe": recipe, **more}]}
+
+
+def merged(**more: Any) -> dict[str, Any]:
+    return {"merge": [{"model": "base"}, {"model": "math"}], **more}
+
+
+def items(*found: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"stack": {"items": list(found), **more}}
+
+
+def two(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    return {"layers": [*first["layers"], *second["layers"]]}
+
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "a position below 0": ("S107", layer(take(), -1)),
+    "a position past the last": ("S107", layer(take(), 10_000)),
+    "a layer below 0": ("S107", layer(take(-1))),
+    "a bridge after a layer below 0": ("S107", {"bridges": [{"after": -1, "on": "t"}]}),
+    "a number that is none": ("S107", {"scales": [{"position": 1, "factor": True}]}),
+    "a layer without a number": ("P218", layer(take(None))),
+    "an embedding with a layer": ("P218", {"embed": take(3)}),
+    "a subset of other layers": ("P219", layer(SUBSET)),
+    "a subset in a stack": ("P219", items({"recipe": SUBSET})),
+    "an embedding by a share": ("P219", {"embed": merged(share=0.5)}),
+    "an embedding by nothing": ("P219", {"embed": merged()}),
+    "an embedding of a choice and a model": (
+        "P219",
+        {"embed": {"merge": [CHOICE, {"model": "code"}], "by": TIES}},
+    ),
+    "a quote in a bridge": ("P219", {"bridges": [{"on": 'a"b'}], "drops": [{"position": 1}]}),
+    "a line end in an objective": (
+        "P219",
+        {"search": {"objectives": [
+            {"direction": "minimize", "name": "nll", "arguments": {"file": "a\nb"}}]}},
+    ),
+    "a quote in a source": ("P109", {"models": {"base": {"source": './"'}}}),
+    "a name with a blank": ("P105", {"models": {**MODELS, "a b": {"source": "./b"}}}),
+    "an empty name": ("P105", {"models": {**MODELS, "": {"source": "./b"}}}),
+    "a huge scale": ("P306", {"scales": [{"position": 1, "factor": HUGE}]}),
+    "a huge share": ("P306", layer({"merge": [take()["take"], take()["take"]], "share": HUGE})),
+    "several numbers for one": (
+        "P311",
+        layer({"merge": [take()["take"], take()["take"]],
+               "by": {"name": "slerp", "arguments": {"t": [0.1, 0.2]}}}),
+    ),
+    "a share for three": ("P308", layer({"merge": [take()["take"]] * 3, "share": 0.5})),
+    "a merge of nothing": ("P304", layer({"merge": [], "by": TIES})),
+    "a choice of no models": ("P505", layer(take(1, {"one_of": []}))),
+    "a choice of no numbers": ("P505", {"scales": [{"position": 1, "factor": {"one_of": []}}]}),
+    "a ridge of no numbers": ("P505", {"bridges": [{"on": "t", "ridge": {"one_of": []}}]}),
+    "a choice of no methods": (
+        "P505", layer({"merge": [take()["take"]] * 2, "by": {"one_of": []}})),
+    "a subset of nothing": ("P505", layer({"any_of": [], "layer": 1, "by": TIES})),
+    "breadcrumbs of no density": (
+        "P505",
+        layer({"merge": [take()["take"]] * 2,
+               "by": {"name": "breadcrumbs", "arguments": {"density": {"one_of": []}}}}),
+    ),
+    "a position twice in drop any": ("P202", {"drop_any": [{"count": 1, "among": [2, 1, 2]}]}),
+    "more drops than positions": ("P503", {"drop_any": [{"count": 1, "among": []}]}),
+    "a tied bridge": ("P506", {"bridges": [{"on": "t", "tied": 0}], "drops": [{"position": 1}]}),
+    "tied layers unlike each other": (
+        "P508", two(layer(take(), tied=0), layer(take(1, "code"), 2, tied=0))),
+    "tied layers from one layer": (
+        "P508", two(layer(take(5), tied=0, maybe=True), layer(take(5), 2, tied=0, maybe=True))),
+    "tied drops, one of them fixed": (
+        "P508", {"drops": [{"position": 1, "tied": 0, "maybe": True}, {"position": 2, "tied": 0}]}),
+    "tied scales by different numbers": (
+        "P508",
+        {"scales": [{"position": 1, "tied": 0, "factor": 2},
+                    {"position": 2, "tied": 0, "factor": 3}]},
+    ),
+    "tied items apart": (
+        "P508",
+        items({"recipe": take(1), "tied": 0, "maybe": True}, {"recipe": take(2)},
+              {"recipe": take(3), "tied": 0, "maybe": True}),
+    ),
+    "a limit of none": ("P310", items({"recipe": take()}, limit=0)),
+    "a limit below what is fixed": ("P220", items({"recipe": take()}, {"recipe": take()}, limit=1)),
+    "too many trials": ("P606", {"search": {"trials": 2**63}}),
+    "a seed below 0": ("P606", {"search": {"seed": -1}}),
+    "another version": ("P102", {"version": 2}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_the_language_cant_say_is_refused(name: str) -> None:
+    code, fields = CASES[name]
+    text = json.dumps({"models": MODELS, **fields})
+    _, faults = read_json(Source("plan.json", text), Path())
+    assert code in {fault.code for fault in errors(faults)}, faults
+
+
+def test_the_number_of_a_variadic_parameter_is_held_in_a_tuple() -> None:
+    by = {"name": "task_arithmetic", "arguments": {"scales": 0.5}}
+    text = json.dumps({"models": MODELS, **layer({"merge": [take()["take"]] * 2, "by": by})})
+    plan, faults = read_json(Source("plan.json", text), Path())
+    assert not faults
+    assert plan is not None
+    assert plan.layers[0].recipe.by.arguments == {"scales": (0.5,)}  # type: ignore[union-attr]
+
+
+def test_an_integer_too_long_for_pythons_text_is_a_fault() -> None:
+    text = json.dumps({"models": MODELS, "version": 1}).replace(
+        '"version": 1', '"version": ' + "9" * 6000
+    )
+    _, faults = read_json(Source("plan.json", text), Path())
+    assert {fault.code for fault in errors(faults)} <= {"S107", "P102"}
+    assert errors(faults)

@@ -1,0 +1,83 @@
+"""Each refused plan marks its lines with the codes that it gets; exactly those are reported."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from gptailor import api
+from gptailor.diagnostics import Fault, PlanError, Source, errors, show
+from gptailor.lang.reading import read
+from gptailor.plan import Plan
+from tests.codes import CODES, plan_codes
+
+REFUSED = sorted((Path(__file__).parents[1] / "refused").glob("*.tailor"))
+
+ELSEWHERE = {
+    "S106": "bytes that no text file of ours can hold: tests/lang/test_reading.py",
+    "S107": "JSON: tests/lang/test_reading.py",
+    "M105": "the command line's --model",
+    "M305": "adapters",
+    "P218": "JSON alone: tests/check/test_json.py",
+    "P219": "JSON alone: tests/check/test_json.py",
+    "P508": "JSON alone: tests/check/test_json.py",
+}
+"""Codes that no refused file can show, and what shows them."""
+
+
+def marks(text: str) -> Counter[tuple[int, str, str]]:
+    """The lines, severities and codes that a text's comments announce."""
+    found: Counter[tuple[int, str, str]] = Counter()
+    for number, line in enumerate(text.splitlines(), 1):
+        severity = "error"
+        for word in re.findall(r"fault:|warning:|[SPMC]\d{3}\b", line.partition("#")[2]):
+            if word.endswith(":"):
+                severity = "warning" if word == "warning:" else "error"
+            else:
+                found[number, severity, word] += 1
+    return found
+
+
+def faults_of(text: str, folder: Path) -> list[Fault]:
+    """All that is said of a plan on its way to being compiled."""
+    plan, faults = read(Source("refused.tailor", text), folder)
+    return faults if errors(faults) else faults_against_models(plan)
+
+
+def faults_against_models(plan: Plan) -> list[Fault]:
+    faults = api.check(plan)
+    if errors(faults):
+        return faults
+    try:
+        api.prepare(plan)
+    except PlanError as error:
+        faults += error.faults
+    return faults
+
+
+def line_of(fault: Fault) -> int:
+    if fault.source is None or fault.span is None:
+        return 1
+    return fault.source.position(fault.span.start)[0]
+
+
+@pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.stem)
+def test_exactly_the_marked_faults_are_reported(path: Path, family: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    faults = faults_of(text, family)
+    found = Counter((line_of(f), f.severity, f.code) for f in faults)
+    assert found == marks(text), "\n\n".join(show(fault) for fault in faults)
+
+
+@pytest.mark.parametrize("path", REFUSED, ids=lambda path: path.stem)
+def test_every_fault_is_shown_under_its_line(path: Path, family: Path) -> None:
+    for fault in faults_of(path.read_text(encoding="utf-8"), family):
+        assert show(fault).startswith(f"{fault.severity}[{fault.code}]: ")
+        assert not re.match(r"[A-Z][a-z]", fault.message)
+        assert not fault.message.rstrip().endswith(".")
+
+
+def test_every_code_of_a_plan_is_refused_somewhere() -> None:
+    shown = {code for path in REFUSED for _, _, code in marks(path.read_text(encoding="utf-8"))}
+    assert plan_codes() - shown == set(ELSEWHERE) & CODES

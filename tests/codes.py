@@ -1,0 +1,28 @@
+"""The codes of faults that stand in the sources."""
+
+import ast
+import re
+from pathlib import Path
+
+import gptailor
+
+
+def _codes_of(path: Path) -> set[str]:
+    """All texts in a module that have the shape of a code, but for those in documentation."""
+    return {
+        node.value
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch(r"[SPMC]\d{3}", node.value)
+    }
+
+
+CODES: set[str] = set()
+for _path in Path(gptailor.__file__).parent.rglob("*.py"):
+    CODES |= _codes_of(_path)
+
+
+def plan_codes() -> set[str]:
+    """The codes of plans, not of checkpoint files."""
+    return {code for code in CODES if code[0] != "C"}

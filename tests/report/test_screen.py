@@ -1,0 +1,115 @@
+"""The map of a plan's layers, on wide and narrow terminals, and the rows below it."""
+
+import re
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gptailor
+from gptailor.outline import slots
+from gptailor.report import describe, layer_map, screen
+
+HEAD = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+model maths = "./maths"
+"""
+
+
+def shown(body: str, count: int = 40, width: int = 80, *, known: bool = True) -> list[str]:
+    plan = gptailor.loads(HEAD + body)
+    return list(screen.plan_map("p", plan, count, known=known, width=width))
+
+
+def plain(lines: list[str]) -> list[str]:
+    return [click.unstyle(line) for line in lines]
+
+
+def rows(body: str, count: int = 8) -> list[str]:
+    found = describe.rows(slots(gptailor.loads(HEAD + body), count))
+    return [f"{row.where} {row.what}" for row in found]
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [
+        ("", ["L0..L7 base"]),
+        ("L0..L3 from math; drop L4..L5", ["L0..L3 math", "L4..L5 dropped", "L6..L7 base"]),
+        ("L0..L7 = L0..L7 math", ["L0..L7 math"]),
+        ("L0..L1 = L3..L4 math; drop L2..L7", ["L0..L1 math L3..L4", "L2..L7 dropped"]),
+        ("drop L0; drop L2..L7", ["L0 dropped", "L1 base", "L2..L7 dropped"]),
+        ("scale L0..L1 by 0.5; drop L2..L7", ["L0..L1 base, scaled by 0.5", "L2..L7 dropped"]),
+        ("L0..L3.mlp from math; drop L4..L7", ["L0..L3 attn: base; mlp: math", "L4..L7 dropped"]),
+        ("L0.mlp = L3.mlp math; L1.mlp = L4.mlp math; drop L2..L7",
+         ["L0 attn: base; mlp: math L3", "L1 attn: base; mlp: math L4", "L2..L7 dropped"]),
+        ("drop any 2 of L0..L3", ["L0..L3 base, or dropped", "L4..L7 base"]),
+        ("maybe L0..L7 from math", ["L0..L7 maybe math"]),
+        ("stack { L4..L7 base; maybe L0..L1 math }",
+         ["L0..L3 base L4..L7", "L4..L5 maybe math L0..L1"]),
+    ],
+)  # fmt: skip
+def test_rows_join_what_goes_in_step(body: str, wanted: list[str]) -> None:
+    assert rows(body) == wanted
+
+
+def test_letters_differ_though_names_begin_alike() -> None:
+    found = layer_map.letters(["base", "math", "maths", "m", "b"])
+    assert list(found.values())[:3] == ["b", "m", "a"]
+    assert len(set(found.values())) == 5
+
+
+@given(st.lists(st.from_regex(r"[ab_]{1,3}", fullmatch=True), unique=True, max_size=30))
+def test_every_model_has_a_letter_of_its_own(names: list[str]) -> None:
+    found = layer_map.letters(names)
+    assert list(found) == names
+    assert len(set(found.values())) == len(names)
+
+
+def test_the_colours_are_the_models() -> None:
+    lines = shown("L0..L1 from math; merge(L2 base, L2 math, 0.5); drop L3", count=4)
+    (row,) = [line for line in lines if "◆" in line and "merged" not in line]
+    assert click.unstyle(row) == "  m m ◆ ·"
+    assert row.count(click.style("m", fg="green", reverse=True)) == 2
+    assert click.style("◆", fg="blue", bold=True, reverse=True) in row
+    legend = next(line for line in lines if "merged" in line and "·" in line)
+    assert click.style("m", fg="green", reverse=True) + " math" in legend
+
+
+@pytest.mark.parametrize("width", [20, 46, 60, 80, 100, 200])
+@pytest.mark.parametrize("count", [1, 10, 11, 40, 50, 126])
+def test_a_map_fits_its_terminal_and_shows_every_layer(width: int, count: int) -> None:
+    body = "L0 from math, maths by task_arithmetic(0.25, 0.3333); embed from math; dtype float16"
+    lines = plain(shown(body, count, width))
+    cells = "".join(line for line in lines if re.fullmatch(r"( +[bm◆])+", line))
+    assert len(cells.replace(" ", "")) == count
+    assert max(len(line) for line in lines) <= max(width, 33)
+    rulers = [line for line in lines if re.fullmatch(r"( +L\d+)+", line)]
+    numbers = re.findall(r"\d+", " ".join(rulers))
+    assert [int(n) for n in numbers] == list(range(0, count, 10))
+    assert "dtype" in lines[-1]
+
+
+def test_lines_of_the_map_are_of_one_length() -> None:
+    lines = plain(shown("", 40, 80))
+    assert [line.count("b") for line in lines if line.startswith("  b b b")] == [20, 20]
+
+
+def test_an_open_plan_counts_its_choices() -> None:
+    body = "drop any 2 of L0..L7; merge(L0 base, L0 math, 0.1..0.5)\nL1 from one of base, math"
+    lines = plain(shown(body, 8))
+    assert lines[1] == "  2 open, 6 maybe there; 3 choices open"
+    assert "  ? ? ○ ○ ○ ○ ○ ○" in lines
+    assert lines[-1].split() == ["drop", "any", "2", "of", "L0..L7"]
+
+
+def test_a_stack_is_numbered_from_its_start() -> None:
+    lines = plain(shown("stack { L0..L39 base; L30..L39 math }"))
+    assert lines[0] == "p: a stack of 50 layers"
+    assert lines[-2:] == ["  L0..L39   base", "  L40..L49  math L30..L39"]
+
+
+def test_a_base_that_is_not_there_is_said_to_be_missing() -> None:
+    assert "at least 3 layers of './base'" in shown("drop L2", 3, known=False)[0]

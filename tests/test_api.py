@@ -1,0 +1,249 @@
+"""The Python verbs: plans from text, from JSON and from Python go through the same checks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+import gptailor
+from gptailor.plan import Drop, Layer, LayerOf, Merge, MethodCall, Model, Plan, Scale, Take
+
+TEXT = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+L0..L1 from math
+merge(L2 base, L2 math, 0.25)
+L3 = merge(L4 base, L5 math) by slerp(0.3)
+drop L4
+scale L5 by 0.9
+"""
+
+
+def take(model: str, layer: int) -> Take:
+    return Take(take=LayerOf(model=model, layer=layer))
+
+
+def merge(*sources: tuple[str, int], **how: object) -> Merge:
+    return Merge(merge=tuple(LayerOf(model=m, layer=n) for m, n in sources), **how)
+
+
+IN_PYTHON = Plan(
+    models={"base": Model(source="./base"), "math": Model(source="./math")},
+    layers=(
+        Layer(
+            position=3,
+            recipe=merge(
+                ("base", 4), ("math", 5), by=MethodCall(name="slerp", arguments={"t": 0.3})
+            ),
+        ),
+        Layer(position=2, recipe=merge(("base", 2), ("math", 2), share=0.25)),
+        Layer(position=0, recipe=take("math", 0)),
+        Layer(position=1, recipe=take("math", 1)),
+    ),
+    drops=(Drop(position=4),),
+    scales=(Scale(position=5, factor=0.9),),
+)
+
+
+def codes(error: pytest.ExceptionInfo[gptailor.PlanError]) -> list[str]:
+    return [fault.code for fault in error.value.faults]
+
+
+def test_text_json_and_python_make_one_plan(family: Path) -> None:
+    (family / "api.tailor").write_text(TEXT)
+    (family / "api.json").write_text(IN_PYTHON.model_dump_json(exclude_defaults=True))
+    try:
+        plans = [gptailor.load(family / "api.tailor"), gptailor.load(str(family / "api.json"))]
+    finally:
+        (family / "api.tailor").unlink()
+        (family / "api.json").unlink()
+    assert plans == [IN_PYTHON, IN_PYTHON]
+    assert gptailor.loads(TEXT) == IN_PYTHON == gptailor.loads(IN_PYTHON.model_dump_json())
+    assert gptailor.loads(gptailor.format(IN_PYTHON)) == IN_PYTHON
+    assert gptailor.format(gptailor.format(TEXT)) == gptailor.format(TEXT)
+    assert [gptailor.check(plan) for plan in plans] == [[], []]
+
+
+def test_relative_paths_start_at_the_file(family: Path, tmp_path: Path) -> None:
+    (tmp_path / "plans").mkdir()
+    path = tmp_path / "plans" / "p.tailor"
+    near = os.path.relpath(family / "base", path.parent)
+    path.write_text(f'tailor 1\nmodel base = "./{near}"\ndrop L0\n')
+    assert gptailor.check(gptailor.load(path)) == []
+    assert gptailor.check(gptailor.loads(path.read_text(), folder=path.parent)) == []
+    assert [f.code for f in gptailor.check(gptailor.loads(path.read_text()))] != []
+
+
+def test_a_plan_in_python_is_relative_to_the_current_folder(
+    family: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(family)
+    assert gptailor.check(IN_PYTHON) == []
+
+
+BROKEN = {
+    "P207": {"layers": [{"position": 0, "recipe": {"take": {"model": "base", "layer": 1}}}] * 2},
+    "P106": {"layers": [{"position": 0, "recipe": {"take": {"model": "mth", "layer": 1}}}]},
+    "P405": {"scales": [{"position": 0, "factor": -1.0}]},
+    "P209": {"scales": [{"position": 0, "factor": 0.5}, {"position": 0, "factor": 2.0}]},
+    "P403": {"dtype": "float8"},
+}
+
+
+@pytest.mark.parametrize("code", BROKEN)
+def test_faults_are_the_same_from_everywhere(family: Path, tmp_path: Path, code: str) -> None:
+    models = {name: {"source": str(family / name)} for name in ("base", "math")}
+    plan = Plan.model_validate({"models": models, **BROKEN[code]})
+    (found,) = (f for f in gptailor.check(plan) if f.severity == "error")
+    assert found.code == code
+    for text in (plan.model_dump_json(), gptailor.format(plan)):
+        with pytest.raises(gptailor.PlanError) as error:
+            gptailor.loads(text)
+        assert code in codes(error)
+        assert found.message in str(error.value)
+    with pytest.raises(gptailor.PlanError) as error:
+        gptailor.compile(plan, tmp_path / "out")
+    assert code in codes(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_carries_all_faults() -> None:
+    with pytest.raises(gptailor.PlanError) as error:
+        gptailor.loads(TEXT + "drop L4\nscale L0 by -1\nL5 from mth\nmerge(L0 base, L0 math, x)\n")
+    assert sorted(codes(error)) == ["P210", "P405", "S101"]  # P106 waits for the syntax
+    assert all(f"error[{code}]" in str(error.value) for code in codes(error))
+    assert isinstance(error.value, gptailor.TailorError)
+
+
+def test_faults_against_the_models_stop_a_compilation(family: Path, tmp_path: Path) -> None:
+    plan = gptailor.loads(TEXT + "drop L6\n", folder=family)
+    (fault,) = gptailor.check(plan)
+    assert fault.code == "M201"
+    with pytest.raises(gptailor.PlanError, match="L6 is beyond the base, which has 6 layers"):
+        gptailor.compile(plan, tmp_path / "deep" / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_choices_are_counted(family: Path, tmp_path: Path) -> None:
+    text = TEXT.replace("0.25", "0.0..1.0").replace("drop L4", "maybe drop L4")
+    plan = gptailor.loads(text, folder=family)
+    assert gptailor.check(plan) == []
+    with pytest.raises(gptailor.PlanError, match="2 choices are open") as error:
+        gptailor.compile(plan, tmp_path / "out")
+    assert codes(error) == ["P801"]
+    assert "search" in error.value.faults[0].help
+
+
+def test_names_are_bound_to_other_folders(family: Path, tmp_path: Path) -> None:
+    plan = gptailor.loads(TEXT)
+    folders = {"base": family / "base", "math": str(family / "math")}
+    assert gptailor.check(plan, models=folders) == []
+    a = gptailor.compile(plan, tmp_path / "a", models=folders)
+    b = gptailor.compile(gptailor.loads(TEXT, folder=family), tmp_path / "b")
+    assert (a.layers, a.parameters, a.size) == (b.layers, b.parameters, b.size)
+    weights = "model.safetensors"
+    assert (tmp_path / "a" / weights).read_bytes() == (tmp_path / "b" / weights).read_bytes()
+    swapped = {"base": family / "base", "math": family / "code"}
+    gptailor.compile(plan, tmp_path / "c", models=swapped)
+    assert (tmp_path / "c" / weights).read_bytes() != (tmp_path / "b" / weights).read_bytes()
+    with pytest.raises(gptailor.PlanError, match="no model 'mat' in the plan") as error:
+        gptailor.compile(plan, tmp_path / "d", models={"mat": family / "code"})
+    assert codes(error) == ["M105"]
+    assert not (tmp_path / "d").exists()
+
+
+def test_what_is_said_of_the_written_folder_is_so(family: Path, tmp_path: Path) -> None:
+    written = gptailor.compile(gptailor.loads(TEXT, folder=family), tmp_path / "out")
+    assert written.folder == tmp_path / "out"
+    assert written.layers == 5
+    assert written.shards == ("model.safetensors",)
+    assert 0 < (tmp_path / "out" / written.shards[0]).stat().st_size - written.size < 20_000
+    again = gptailor.load(tmp_path / "out" / "plan.tailor")
+    assert again.dtype == "float32"
+    assert again.layers == IN_PYTHON.layers
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "merge(L2 base, L2 math, 0.25)" in card
+    assert str(family) not in card.split("## Models")[0]
+
+
+def test_a_target_that_is_there_stays(family: Path, tmp_path: Path) -> None:
+    plan = gptailor.loads(TEXT, folder=family)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("dear")
+    with pytest.raises(gptailor.TailorError, match="exists already"):
+        gptailor.compile(plan, tmp_path / "out")
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine"]
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    gptailor.compile(plan, tmp_path / "out", force=True)
+    assert not (tmp_path / "out" / "mine").exists()
+
+
+def test_a_progress_that_raises_leaves_nothing(family: Path, tmp_path: Path) -> None:
+    def stop(count: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gptailor.compile(gptailor.loads(TEXT, folder=family), tmp_path / "a" / "o", progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"layer": []},
+        {"drops": [{"position": -1}]},
+        {"drops": [{"position": "1"}]},
+        {"scales": [{"position": 1, "factor": float("nan")}]},
+        {"layers": [{"position": 1, "part": "head", "recipe": {}}]},
+    ],
+)
+def test_unknown_data_is_no_plan(body: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Plan.model_validate(body)
+
+
+def test_json_of_the_wrong_shape_is_a_fault() -> None:
+    with pytest.raises(gptailor.PlanError) as error:
+        gptailor.loads('{"drops": [{"position": -1}], "layer": []}')
+    assert codes(error) == ["S107", "S107"]
+    with pytest.raises(gptailor.PlanError) as error:
+        gptailor.loads("{")
+    assert codes(error) == ["S107"]
+
+
+def test_a_plan_is_frozen() -> None:
+    with pytest.raises(ValidationError):
+        IN_PYTHON.dtype = "float16"
+
+
+def test_what_can_not_be_formatted_says_why() -> None:
+    with pytest.raises(gptailor.PlanError) as error:
+        gptailor.format("tailor 1\nL0 frm base\n")
+    assert error.value.faults[0].code.startswith("S")
+
+
+def test_the_world_is_no_fault_of_the_plan(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        gptailor.load(tmp_path / "none.tailor")
+    plan = gptailor.loads('tailor 1\nmodel base = "./none"\n', folder=tmp_path)
+    assert [fault.code for fault in gptailor.check(plan)] != []
+
+
+def test_the_package_names_its_verbs() -> None:
+    assert all(hasattr(gptailor, name) for name in gptailor.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'frobnicate'"):
+        gptailor.frobnicate  # noqa: B018
+
+
+def test_a_verb_stays_one_when_its_package_is_imported() -> None:
+    script = (
+        "import gptailor; import gptailor.check.alone; from gptailor.check import alone\n"
+        "for _ in range(2):\n"
+        "    assert callable(gptailor.check) and callable(gptailor.compile)\n"
+        "assert alone.check_alone\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd="/")

@@ -1,0 +1,669 @@
+"""The command line: what is said, where, with which exit code, and what is left behind."""
+
+import io
+import json
+import os
+import pty
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from safetensors.torch import load_file
+
+import gptailor
+from gptailor import cli
+from gptailor.plan import Plan
+
+COMMANDS = ["check", "compile", "completion", "diff", "fmt", "json", "schema", "show"]
+SCRIPT = [sys.executable, "-c", "from gptailor.cli import main; main()"]
+
+PLAN = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+L0..L1 from math
+merge(L2 base, L2 math, 0.25)
+drop L4
+"""
+CANONICAL = """\
+tailor 1
+
+model base = "./base"
+model math = "./math"
+
+L0..L1 from math
+merge(L2 base, L2 math, 0.25)
+
+drop L4
+"""
+
+
+class Said(NamedTuple):
+    """What a command gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process, with this standard input."""
+
+    def call(*arguments: object, stdin: str | bytes = b"") -> Said:
+        raw = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+        capsys.readouterr()
+        code = cli.run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        assert "\x1b" not in captured.out + captured.err
+        return Said(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def here(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with links to models, and a plan over them."""
+    for name in ("base", "math", "code"):
+        (tmp_path / name).symlink_to(family / name)
+    (tmp_path / "p.tailor").write_text(PLAN)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ------------------------------------------------------------------------------------------ misuse
+
+
+def test_the_help_names_all_commands(run: Run) -> None:
+    said = run("--help")
+    assert said.code == 0
+    listed = said.out.partition("Commands:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == COMMANDS
+    assert not any(line.endswith("...") for line in listed)
+    assert run("-h").out == said.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_a_help(run: Run, command: str) -> None:
+    said = run(command, "--help")
+    assert said.code == 0
+    assert said.out.startswith(f"Usage: gptailor {command}")
+    assert run(command, "-h").out == said.out
+
+
+def test_the_version(run: Run) -> None:
+    for flag in ("--version", "-V"):
+        assert run(flag) == (0, f"gptailor, version {gptailor.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["frobnicate"], "frobnicate"),
+        (["check"], "PLAN"),
+        (["check", "--frob", "p.tailor"], "--frob"),
+        (["check", "--format", "xml", "p.tailor"], "xml"),
+        (["check", "p.tailor", "--model", "math"], "'math' is not NAME=PATH"),
+        (["check", "p.tailor", "--model", "=x"], "'=x' is not NAME=PATH"),
+        (["compile", "p.tailor"], "--output"),
+        (["compile", "p.tailor", "-o", "out", "--shard-size", "big"], "'big' is no size"),
+        (["compile", "p.tailor", "-o", "out", "--shard-size", "0"], "'0' is no size"),
+        (["compile", "p.tailor", "-o", "out", "--shard-size", "-5GB"], "no size"),
+        (["compile", "p.tailor", "-o", "out", "--shard-size", "5XB"], "'5XB' is no size"),
+        (["compile", "p.tailor", "q.tailor", "-o", "out"], "q.tailor"),
+        (["completion", "tcsh"], "tcsh"),
+        (["diff", "p.tailor"], "B"),
+    ],
+)
+def test_misuse_is_2_and_names_what_it_is(
+    run: Run, here: Path, arguments: list[str], named: str
+) -> None:
+    before = names(here)
+    said = run(*arguments)
+    assert said.code == 2
+    assert said.out == ""
+    assert named in said.err
+    assert "Usage: gptailor" in said.err
+    assert names(here) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["check"], ["fmt"], ["show"], ["json"], ["diff", "p.tailor"], ["compile", "-o", "out"]],
+)
+@pytest.mark.parametrize(
+    ("plan", "reason"), [("none.tailor", "No such file"), ("base", "Is a directory")]
+)
+def test_a_plan_that_can_not_be_read_is_3(
+    run: Run, here: Path, arguments: list[str], plan: str, reason: str
+) -> None:
+    said = run(*arguments, plan)
+    assert said.code == 3
+    assert said.err.startswith(f"error: '{plan}': {reason}")
+    assert said.err.count("\n") == 1
+    assert not (here / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------- check
+
+
+def test_a_sound_plan_is_said_to_be_one(run: Run, here: Path) -> None:
+    assert run("check", "p.tailor") == (0, "p.tailor: no faults\n", "")
+    assert run("check", "-", stdin=PLAN) == (0, "<stdin>: no faults\n", "")
+
+
+def test_all_faults_of_all_plans_are_shown(run: Run, here: Path) -> None:
+    (here / "q.tailor").write_text(PLAN + "drop L4\nL1 from math\n")
+    (here / "r.tailor").write_text(PLAN + "drop L9\n")
+    said = run("check", "q.tailor", "p.tailor", "r.tailor")
+    assert said.code == 1
+    assert said.out == "p.tailor: no faults\n"
+    for wanted in ("error[P210]", "error[P207]", "error[M201]", "q.tailor:7:", "r.tailor:7:6"):
+        assert wanted in said.err
+    assert said.err.count("error[") == 3
+
+
+def test_warnings_are_no_faults(run: Run, here: Path) -> None:
+    (here / "p.tailor").write_text(PLAN + 'model code = "./code"\n')
+    said = run("check", "p.tailor")
+    assert said.code == 0
+    assert "warning[M303]" in said.err
+
+
+def test_models_are_read_unless_a_plan_is_checked_alone(run: Run, here: Path) -> None:
+    (here / "math").unlink()
+    said = run("check", "p.tailor")
+    assert said.code == 1
+    assert "./math" in said.err
+    assert run("check", "--alone", "p.tailor").code == 0
+    assert run("check", "p.tailor", "--model", "math=code").code == 0
+    said = run("check", "p.tailor", "--model", "mat=code")
+    assert said.code == 1
+    assert "M105" in said.err
+    assert "'mat'" in said.err
+
+
+def test_a_folder_without_a_configuration_is_named(run: Run, here: Path) -> None:
+    (here / "empty").mkdir()
+    said = run("check", "p.tailor", "--model", "math=empty")
+    assert said.code == 1
+    assert "config.json" in said.err
+    said = run("compile", "p.tailor", "-o", "out", "--model", "math=empty")
+    assert said.code == 1
+    assert not (here / "out").exists()
+
+
+def test_faults_for_machines(run: Run, here: Path) -> None:
+    (here / "q.tailor").write_text(PLAN + "drop L4\n")
+    said = run("check", "--format", "json", "q.tailor", "p.tailor")
+    (fault,) = json.loads(said.out)
+    assert (said.code, said.err) == (1, "")
+    assert (fault["code"], fault["severity"], fault["file"]) == ("P210", "error", "q.tailor")
+    assert (fault["line"], fault["column"], fault["end_column"]) == (7, 6, 8)
+    assert fault["also"][0]["line"] == 6
+    assert run("check", "--format", "json", "p.tailor") == (0, "[]\n", "")
+
+
+def test_faults_for_pull_requests(run: Run, here: Path) -> None:
+    (here / "q.tailor").write_text(PLAN + "drop L4\n")
+    said = run("check", "--format", "github", "q.tailor")
+    assert (said.code, said.err) == (1, "")
+    assert said.out.startswith(
+        "::error file=q.tailor,line=7,col=6,endLine=7,endColumn=8,title=P210::"
+    )
+    assert said.out.count("\n") == 1
+
+
+def test_no_more_faults_than_people_read(run: Run, here: Path) -> None:
+    lines = "".join(f"L0 from model{i}\n" for i in range(150))
+    said = run("check", "-", stdin=PLAN.replace("L0..L1 from math\n", lines))
+    assert said.code == 1
+    assert said.err.count("error[") == cli.MOST_SHOWN
+    assert "more faults" in said.err
+
+
+def test_a_plan_that_is_no_text(run: Run, here: Path) -> None:
+    (here / "p.tailor").write_bytes(PLAN.encode() + b"# \xff\n")
+    for command in ("check", "fmt", "show", "json"):
+        for arguments in ([command, "p.tailor"], [command, "-"]):
+            said = run(*arguments, stdin=PLAN.encode() + b"# \xff\n")
+            assert said.code == 1, arguments
+            assert "error[S106]" in said.err
+            assert "line 7" in said.err
+
+
+# --------------------------------------------------------------------------------------------- fmt
+
+
+def test_plans_are_formatted_in_place(run: Run, here: Path) -> None:
+    (here / "q.tailor").write_text(CANONICAL)
+    (here / "p.tailor").chmod(0o640)
+    assert run("fmt", "p.tailor", "q.tailor") == (0, "p.tailor: rewritten\n", "")
+    assert (here / "p.tailor").read_text() == CANONICAL
+    assert (here / "p.tailor").stat().st_mode & 0o777 == 0o640
+    assert run("fmt", "p.tailor") == (0, "", "")
+    assert [n for n in names(here) if n.startswith(".")] == []
+
+
+def test_a_link_to_a_plan_stays_one(run: Run, here: Path) -> None:
+    (here / "link.tailor").symlink_to("p.tailor")
+    assert run("fmt", "link.tailor").code == 0
+    assert (here / "link.tailor").is_symlink()
+    assert (here / "p.tailor").read_text() == CANONICAL
+
+
+def test_checking_and_diffing_write_nothing(run: Run, here: Path) -> None:
+    for flag in ("--check", "--diff"):
+        said = run("fmt", flag, "p.tailor")
+        assert (said.code, said.err) == (1, "")
+        assert "p.tailor" in said.out
+        assert (here / "p.tailor").read_text() == PLAN
+    assert "+\n" in said.out
+    (here / "q.tailor").write_text(CANONICAL)
+    for flag in ("--check", "--diff"):
+        assert run("fmt", flag, "q.tailor") == (0, "", "")
+
+
+def test_standard_input_is_formatted_to_standard_output(run: Run, here: Path) -> None:
+    assert run("fmt", "-", stdin=PLAN) == (0, CANONICAL, "")
+    assert run("fmt", "-", stdin=CANONICAL) == (0, CANONICAL, "")
+
+
+def test_a_broken_plan_is_left_alone_and_the_others_are_not(run: Run, here: Path) -> None:
+    (here / "q.tailor").write_text("tailor 1\nfrob\n")
+    said = run("fmt", "q.tailor", "p.tailor")
+    assert (said.code, said.out) == (1, "p.tailor: rewritten\n")
+    assert "q.tailor:2:" in said.err
+    assert (here / "q.tailor").read_text() == "tailor 1\nfrob\n"
+
+
+# ----------------------------------------------------------------------------- show, diff, json …
+
+
+def test_the_map_shows_each_layer(run: Run, here: Path) -> None:
+    said = run("show", "p.tailor")
+    assert (said.code, said.err) == (0, "")
+    assert (
+        said.out
+        == """\
+p.tailor: 6 layers of './base'
+  2 of math, 1 merged, 2 of base, 1 dropped
+
+  L0
+  m m ◆ b · b
+
+  b base   m math   ◆ merged   · dropped
+
+  L0..L1  math
+  L2      merge(L2 base, L2 math, 0.25)
+  L3      base
+  L4      dropped
+  L5      base
+"""
+    )
+    assert run("show", "-", stdin=PLAN).out == said.out.replace("p.tailor", "<stdin>")
+
+
+def test_the_map_without_the_models_says_what_it_knows(run: Run, here: Path) -> None:
+    (here / "base").unlink()
+    said = run("show", "p.tailor")
+    assert said.code == 0
+    assert "at least 5 layers" in said.out
+
+
+def test_the_program_is_one_line_a_tensor(run: Run, here: Path) -> None:
+    said = run("show", "--program", "p.tailor")
+    assert said.code == 0
+    lines = said.out.splitlines()
+    assert lines[0].startswith("model.embed_tokens.weight F32[64,16] = copy base/")
+    assert len(lines) == 3 + 5 * 9
+    merged = [line for line in lines if "= linear(" in line]
+    assert len(merged) == 9
+    assert all(line.startswith("model.layers.2.") for line in merged)
+    assert all("weights=(0.75, 0.25)" in line for line in merged)
+    said = run("show", "--program", "p.tailor", "--model", "base=none")
+    assert said.code == 1
+
+
+def test_differences_in_words(run: Run, here: Path) -> None:
+    (here / "q.tailor").write_text(PLAN.replace("drop L4", "drop L3..L4").replace("0.25", "0.5"))
+    said = run("diff", "p.tailor", "q.tailor")
+    assert said.code == 1
+    assert said.out.splitlines() == [
+        "L2: merge(L2 base, L2 math, 0.25) → merge(L2 base, L2 math, 0.5)",
+        "L3: base → dropped",
+    ]
+    (here / "r.tailor").write_text(CANONICAL)
+    assert run("diff", "p.tailor", "r.tailor") == (0, "the plans say the same\n", "")
+    assert run("diff", "-", "p.tailor", stdin=PLAN).code == 0
+
+
+def test_json_is_a_plan_too(run: Run, here: Path) -> None:
+    said = run("json", "p.tailor")
+    assert (said.code, said.err) == (0, "")
+    (here / "p.json").write_text(said.out)
+    assert run("diff", "p.tailor", "p.json").code == 0
+    assert run("check", "p.json").code == 0
+    assert run("json", "p.json").out == said.out
+    assert run("compile", "p.json", "-o", "a").code == 0
+    assert run("compile", "p.tailor", "-o", "b").code == 0
+    assert_same_weights(here / "a", here / "b")
+    said = run("check", "-", stdin='{"layer": []}')
+    assert said.code == 1
+    assert "S107" in said.err
+
+
+def test_the_schema_describes_plans(run: Run, here: Path) -> None:
+    schema = json.loads(run("schema").out)
+    document = json.loads(run("json", "p.tailor").out)
+    assert schema["title"] == "Plan"
+    assert schema["additionalProperties"] is False
+    assert set(document) <= set(schema["properties"]) == set(Plan.model_fields)
+    validator = pytest.importorskip("jsonschema").Draft202012Validator
+    validator.check_schema(schema)
+    validator(schema).validate(document)
+    assert list(validator(schema).iter_errors({"layer": []}))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_the_shells(run: Run, shell: str) -> None:
+    said = run("completion", shell)
+    assert (said.code, said.err) == (0, "")
+    assert "_GPTAILOR_COMPLETE" in said.out
+    if shutil.which(shell):
+        subprocess.run([shell, "-n", "-c", said.out], check=True)
+
+
+def test_completion_completes() -> None:
+    environment = {
+        "_GPTAILOR_COMPLETE": "bash_complete",
+        "COMP_WORDS": "gptailor c",
+        "COMP_CWORD": "1",
+    }
+    said = subprocess.run(
+        [sys.executable, "-c", "from gptailor.cli import cli; cli(prog_name='gptailor')"],
+        env={**os.environ, **environment},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert said.stdout.split() == ["plain,check", "plain,compile", "plain,completion"]
+
+
+# ----------------------------------------------------------------------------------------- compile
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    assert (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+
+
+def test_a_compilation_says_what_it_wrote(run: Run, here: Path) -> None:
+    said = run("compile", "p.tailor", "-o", "deep/out")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("deep/out: 5 layers (the base has 6), 0.0 M parameters, 47.3 kB")
+    assert set(names(here / "deep" / "out")) >= {"config.json", "model.safetensors", "plan.tailor"}
+    assert names(here / "deep") == ["out"]
+    said = run("compile", "-", "-o", "other", stdin=PLAN)
+    assert said.code == 0
+    assert_same_weights(here / "other", here / "deep" / "out")
+
+
+def test_a_dry_run_writes_nothing(run: Run, here: Path) -> None:
+    before = names(here)
+    said = run("compile", "p.tailor", "-o", "out", "--dry-run")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("would write out: 5 layers (the base has 6)\n")
+    assert "merge(L2 base, L2 math, 0.25)" in said.out
+    assert names(here) == before
+
+
+def test_the_flags_of_compile(run: Run, here: Path) -> None:
+    said = run("compile", "p.tailor", "-o", "out", "--dtype", "bfloat16", "--shard-size", "10kB",
+               "--model", "math=code")  # fmt: skip
+    assert said.code == 0, said.err
+    shards = sorted((here / "out").glob("*.safetensors"))
+    assert len(shards) > 1
+    tensors = {k: v for shard in shards for k, v in load_file(shard).items()}
+    assert {str(tensor.dtype) for tensor in tensors.values()} == {"torch.bfloat16"}
+    text = (here / "out" / "plan.tailor").read_text()
+    assert 'code"' in text.partition("model math = ")[2].partition("\n")[0]
+    assert "dtype bfloat16" in text
+    code = load_file(here / "code" / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert tensors[name].equal(code[name].bfloat16())
+
+
+@pytest.mark.parametrize("size", ["5000", "5kB", "0.005 MB", "4.8828125KiB"])
+def test_sizes(run: Run, here: Path, size: str) -> None:
+    assert run("compile", "p.tailor", "-o", "out", "--shard-size", size).code == 0
+    assert run("compile", "p.tailor", "-o", "same", "--shard-size", "5000B").code == 0
+    assert names(here / "out") == names(here / "same")
+
+
+def test_an_unknown_dtype_is_a_fault(run: Run, here: Path) -> None:
+    said = run("compile", "p.tailor", "-o", "out", "--dtype", "bfloat61")
+    assert said.code == 1
+    assert "'bfloat61'" in said.err
+    assert "bfloat16" in said.err
+    assert not (here / "out").exists()
+
+
+def test_a_faulty_plan_is_not_compiled(run: Run, here: Path) -> None:
+    (here / "p.tailor").write_text(PLAN + "drop L4\n")
+    said = run("compile", "p.tailor", "-o", "deep/out")
+    assert (said.code, said.out) == (1, "")
+    assert "error[P210]" in said.err
+    assert not (here / "deep").exists()
+
+
+def test_an_open_plan_is_not_compiled(run: Run, here: Path) -> None:
+    (here / "p.tailor").write_text(PLAN.replace("0.25", "0.0..1.0"))
+    assert run("check", "p.tailor").code == 0
+    said = run("compile", "p.tailor", "-o", "out")
+    assert said.code == 1
+    assert "1 choice is open" in said.err
+    assert "gptailor search" in said.err
+    assert not (here / "out").exists()
+
+
+def test_a_folder_that_is_there_stays_without_force(run: Run, here: Path) -> None:
+    (here / "out").mkdir()
+    (here / "out" / "mine").write_text("dear")
+    said = run("compile", "p.tailor", "-o", "out")
+    assert said.code == 3
+    assert "exists already" in said.err
+    assert "--force" in said.err
+    assert names(here / "out") == ["mine"]
+    assert run("compile", "p.tailor", "-o", "out", "--force").code == 0
+    assert "mine" not in names(here / "out")
+
+
+@pytest.mark.parametrize("target", ["base", "base/inner", ".", "p.tailor", "p.tailor/out"])
+def test_a_target_that_would_destroy_something(run: Run, here: Path, target: str) -> None:
+    before = names(here), names(here / "base")
+    for flags in ([], ["--force"]):
+        said = run("compile", "p.tailor", "-o", target, *flags)
+        assert said.code == 3
+        assert said.err.startswith("error")
+        assert len(said.err.splitlines()) <= 4
+    assert (names(here), names(here / "base")) == before
+    assert (here / "p.tailor").read_text() == PLAN
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no file system that nobody can write")
+def test_a_target_that_can_not_be_written(run: Run, here: Path) -> None:
+    said = run("compile", "p.tailor", "-o", "/proc/nowhere/out")
+    assert said.code == 3
+    assert "cannot be written" in said.err
+    assert "/proc/nowhere" in said.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+def test_a_read_only_folder(run: Run, here: Path) -> None:
+    (here / "locked").mkdir(mode=0o500)
+    said = run("compile", "p.tailor", "-o", "locked/out")
+    assert said.code == 3
+    assert "Permission denied" in said.err
+    assert names(here / "locked") == []
+
+
+# ------------------------------------------------------------------------------- real processes
+
+
+def process(
+    *arguments: str, limit: int | None = None, **more: Any
+) -> subprocess.CompletedProcess[str]:
+    def restrict() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.run(
+        [*SCRIPT, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        preexec_fn=restrict,
+        **more,
+    )
+
+
+def test_a_disk_that_is_full_leaves_nothing(here: Path) -> None:
+    before = names(here)
+    said = process("compile", "p.tailor", "-o", "deep/out", limit=20_000)
+    assert said.returncode == 3
+    assert said.stderr.startswith("error[C303]: cannot be written: File too large\n")
+    assert "deep/out/model.safetensors" in said.stderr
+    assert "Traceback" not in said.stderr
+    assert names(here) == before
+
+
+def test_formatting_on_a_full_disk_keeps_the_plan(here: Path) -> None:
+    before = names(here)
+    said = process("fmt", "p.tailor", limit=50)
+    assert said.returncode == 3
+    assert said.stderr.startswith("error: ")
+    assert (here / "p.tailor").read_text() == PLAN
+    assert names(here) == before
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    with subprocess.Popen(
+        [*SCRIPT, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait() == 128 + signal.SIGPIPE
+
+
+def test_colours_are_for_terminals(here: Path) -> None:
+    (here / "p.tailor").write_text(PLAN + "drop L4\n")
+    assert "\x1b[" not in process("check", "p.tailor").stderr
+    for extra, coloured in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
+        environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+        said = on_a_terminal("check", "p.tailor", env={**environment, "TERM": "xterm", **extra})
+        assert ("\x1b[" in said) is coloured
+        assert "error[P210]" in said
+
+
+def on_a_terminal(*arguments: str, env: dict[str, str]) -> str:
+    """What a command shows on a terminal."""
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [*SCRIPT, *arguments], stdin=slave, stdout=slave, stderr=slave, env=env
+    ) as child:
+        os.close(slave)
+        shown = b""
+        while chunk := _read(master):
+            shown += chunk
+        child.wait()
+    os.close(master)
+    return shown.decode()
+
+
+def _read(master: int) -> bytes:
+    try:
+        return os.read(master, 4096)
+    except OSError:  # the other end is closed
+        return b""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory, family: Path) -> Path:
+    """A model whose merge takes a while: its weights are holes in a file."""
+    folder = tmp_path_factory.mktemp("large") / "base"
+    folder.mkdir()
+    config = json.loads((family / "base" / "config.json").read_text())
+    size, layers = 1024, 8
+    config |= {"hidden_size": size, "intermediate_size": 2 * size, "num_hidden_layers": layers}
+    config |= {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": size // 8}
+    (folder / "config.json").write_text(json.dumps(config))
+    square, wide = [size, size], [2 * size, size]
+    shapes: dict[str, list[int]] = {
+        **{f"self_attn.{name}_proj": square for name in "qkvo"},
+        "mlp.gate_proj": wide,
+        "mlp.up_proj": wide,
+        "mlp.down_proj": wide[::-1],
+        "input_layernorm": [size],
+        "post_attention_layernorm": [size],
+    }
+    tensors = {f"model.layers.{n}.{k}.weight": v for n in range(layers) for k, v in shapes.items()}
+    tensors |= {"model.embed_tokens.weight": [64, size], "lm_head.weight": [64, size]}
+    tensors |= {"model.norm.weight": [size]}
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in tensors.items():
+        start, end = end, end + 4 * (shape[0] * (shape[1] if len(shape) > 1 else 1))
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    raw = json.dumps(header).encode()
+    raw += b" " * (-len(raw) % 8)
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(raw)) + raw)
+        file.truncate(8 + len(raw) + end)
+    return folder.parent
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_an_interrupt_leaves_nothing(large: Path, tmp_path: Path, force: bool) -> None:
+    head = f'tailor 1\nmodel base = "{large}/base"\n'
+    body = "merge(L0..L7 base, L0..L7 base, L0..L7 base) by karcher()\n"
+    (tmp_path / "p.tailor").write_text(head + body)
+    if force:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "mine").write_text("dear")
+    before = names(tmp_path)
+    command = [*SCRIPT, "compile", "p.tailor", "-o", "out", *["--force"] * force]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        while child.poll() is None and not grown(tmp_path):
+            time.sleep(0.01)
+        assert child.poll() is None, child.stderr.read()
+        child.send_signal(signal.SIGINT)
+        assert child.stderr.read().strip() == "interrupted"
+        assert child.wait(30) == 130
+    assert names(tmp_path) == before
+    assert not force or (tmp_path / "out" / "mine").read_text() == "dear"
+
+
+def grown(folder: Path) -> bool:
+    """Whether a compilation has written some of its weights."""
+    found = folder.glob(".out.partial-*/new/*.safetensors")
+    return any(file.stat().st_size > 2**20 for file in found)

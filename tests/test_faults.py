@@ -1,0 +1,67 @@
+"""docs/faults.md lists every code of the sources, and its examples trigger them."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gptailor.diagnostics import Source
+from gptailor.lang.reading import read_json
+from tests.check.test_refused import faults_of
+from tests.codes import CODES
+
+DOC = (Path(__file__).parents[1] / "docs" / "faults.md").read_text(encoding="utf-8")
+HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"\n'
+
+WITHOUT_EXAMPLE = {"S106", "M105", "M305"}
+"""Bytes, the command line, and adapters: no text can show them."""
+
+
+def sections() -> dict[str, str]:
+    """What stands under the heading of each code."""
+    parts = re.split(r"^### ([SPMC]\d{3}) ", DOC, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def examples() -> list[tuple[str, str, str]]:
+    """Code, language and text of each example."""
+    return [
+        (code, *found)
+        for code, section in sections().items()
+        for found in re.findall(r"^```(tailor|json)\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    ]
+
+
+EXAMPLES = examples()
+
+
+@pytest.mark.parametrize(("code", "language", "text"), EXAMPLES, ids=[e[0] for e in EXAMPLES])
+def test_an_example_triggers_its_fault(code: str, language: str, text: str, family: Path) -> None:
+    if language == "json":
+        _, faults = read_json(Source("plan.json", text), family)
+    else:
+        whole = text.startswith(("tailor", "model base"))
+        faults = faults_of(text if whole else HEAD + text, family)
+    assert code in {fault.code for fault in faults}, [f"{f.code} {f.message}" for f in faults]
+    warned = {fault.severity for fault in faults if fault.code == code} == {"warning"}
+    title = sections()[code].splitlines()[0]
+    assert warned == (code.startswith("M3") or title.endswith("(warning)"))
+
+
+def test_every_code_of_a_plan_has_an_example() -> None:
+    shown = {code for code, _, _ in EXAMPLES}
+    assert {code for code in CODES if code[0] != "C"} - shown == WITHOUT_EXAMPLE
+
+
+def test_the_documented_codes_are_those_of_the_sources() -> None:
+    listed = set(sections()) | set(re.findall(r"^\| (C\d{3}) \|", DOC, re.MULTILINE))
+    assert listed == CODES
+
+
+def test_no_code_is_documented_twice() -> None:
+    headings = re.findall(r"^(?:### |\| )([SPMC]\d{3}) ", DOC, re.MULTILINE)
+    assert len(headings) == len(set(headings))
+
+
+def test_no_other_code_is_mentioned() -> None:
+    assert set(re.findall(r"\b[SPMC]\d{3}\b", DOC)) <= CODES

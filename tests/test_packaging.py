@@ -1,0 +1,105 @@
+"""What is published holds the grammar, wherever it is built from and however it is installed."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GRAMMAR = (ROOT / "grammar" / "tailor.lark").read_bytes()
+LOADS = (
+    "import gptailor, gptailor.lang.parse as parse; "
+    "assert parse.grammar().encode() == open({grammar!r}, 'rb').read(); "
+    "assert gptailor.loads('tailor 1; model base = \"./b\"; drop L1').drops; "
+    "print(gptailor.__file__)"
+)
+
+
+def built(source: Path, out: Path, *what: str) -> None:
+    """Build without a network: the backend is the environment's own."""
+    command = [sys.executable, "-m", "build", "--no-isolation", *what, "--outdir", out, source]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A wheel from the tree, a source distribution, and a wheel from that."""
+    pytest.importorskip("build")
+    pytest.importorskip("hatchling")
+    out = tmp_path_factory.mktemp("dist")
+    built(ROOT, out / "tree", "--sdist", "--wheel")
+    (sdist,) = (out / "tree").glob("*.tar.gz")
+    with tarfile.open(sdist) as file:
+        file.extractall(out / "source", filter="data")
+    (unpacked,) = (out / "source").iterdir()
+    built(unpacked, out / "again", "--wheel")
+    (tree,), (again,) = ((out / name).glob("*.whl") for name in ("tree", "again"))
+    return {"sdist": sdist, "source": unpacked, "tree": tree, "again": again}
+
+
+@pytest.mark.parametrize("name", ["tree", "again"])
+def test_a_wheel_holds_the_grammar_and_works(
+    published: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    with zipfile.ZipFile(published[name]) as wheel:
+        entry = wheel.getinfo("gptailor/lang/tailor.lark")
+        assert wheel.read(entry) == GRAMMAR
+        assert (entry.external_attr >> 16) & 0o170000 in (0, 0o100000)  # a file, no link
+        assert "gptailor/py.typed" in wheel.namelist()
+        assert all(n.startswith(("gptailor/", "gptailor-")) for n in wheel.namelist())
+        wheel.extractall(tmp_path / "lib")
+    where = run(tmp_path, PYTHONPATH=str(tmp_path / "lib"))
+    assert Path(where).is_relative_to(tmp_path / "lib")
+
+
+def test_both_wheels_are_alike(published: dict[str, Path]) -> None:
+    with zipfile.ZipFile(published["tree"]) as a, zipfile.ZipFile(published["again"]) as b:
+        assert sorted(a.namelist()) == sorted(b.namelist())
+        assert all(a.read(n) == b.read(n) for n in a.namelist() if n.startswith("gptailor/"))
+
+
+def test_every_module_is_in_the_wheel(published: dict[str, Path]) -> None:
+    with zipfile.ZipFile(published["tree"]) as wheel:
+        names = set(wheel.namelist())
+    ours = {str(path.relative_to(ROOT)) for path in (ROOT / "gptailor").rglob("*.py")}
+    assert ours <= names
+
+
+def test_the_source_distribution_holds_both_grammars(published: dict[str, Path]) -> None:
+    source = published["source"]
+    assert (source / "grammar" / "tailor.lark").read_bytes() == GRAMMAR
+    assert (source / "gptailor" / "lang" / "tailor.lark").read_bytes() == GRAMMAR
+    for name in ("README.md", "LICENSE", "pyproject.toml", "tests/test_packaging.py"):
+        assert (source / name).is_file(), name
+
+
+def test_the_installed_package_loads_the_grammar(tmp_path: Path) -> None:
+    run(tmp_path)
+
+
+def test_the_version_is_said_once() -> None:
+    import gptailor  # noqa: PLC0415
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == gptailor.__version__
+
+
+def run(cwd: Path, **environment: str) -> str:
+    """Load a plan in a process of its own, outside the tree; where its package lies."""
+    clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS.format(grammar=str(ROOT / "grammar" / "tailor.lark"))],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=clean | environment,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
