@@ -60,11 +60,12 @@ def check(plan: Plan, models: Paths | None = None) -> list[Fault]:
 
 
 def _checked(plan: Plan, models: Paths | None) -> tuple[Plan, dict[str, Opened], list[Fault]]:
+    declared = plan.models
     plan, unknown = rebind(plan, {name: Path(path) for name, path in (models or {}).items()})
     faults = unknown + check_alone(plan)
     if errors(faults):
         return plan, {}, faults
-    opened, more = open_models(plan)
+    opened, more = open_models(plan, declared)
     against = check_models(plan, opened) if not errors(more) else []
     return plan, opened, locate(faults + more + against, plan.origin)
 

@@ -1,4 +1,4 @@
-"""The command line: arguments to calls, results to exit codes. The only module that prints.
+"""The command line: arguments to calls, results to exit codes. `command` has what they share.
 
 Exit codes: 0 done, 1 the plan has faults, 2 usage, 3 the world failed (file, disk, memory).
 Whatever needs time to import is imported by the command that needs it.
@@ -7,26 +7,38 @@ Whatever needs time to import is imported by the command that needs it.
 import difflib
 import json
 import os
-import re
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 import gptailor
-from gptailor.diagnostics import Fault, PlanError, TailorError, errors, show, to_github, to_json
+from gptailor.command.options import MODEL, PLAN, PLANS, Size
+from gptailor.command.plans import (
+    faults_of,
+    layer_count,
+    read,
+    rewrite,
+    shown,
+    text_of,
+    write_plan,
+)
+from gptailor.command.screen import (
+    ReaderLeft,
+    millions,
+    print_dry_run,
+    progress,
+    report,
+    say,
+    size_in_words,
+    width,
+)
+from gptailor.diagnostics import Fault, PlanError, TailorError, errors, to_github, to_json
 
 if TYPE_CHECKING:
-    from gptailor.api import Prepared
-    from gptailor.plan import Plan
-
-MOST_SHOWN = 100
-"""Faults that are shown to people; machines get all."""
+    pass
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -47,62 +59,13 @@ def cli() -> None:
     """
 
 
-class _Rebinding(click.ParamType[tuple[str, Path]]):
-    """`NAME=PATH`."""
-
-    name = "NAME=PATH"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, Path]:
-        name, equal, path = str(value).partition("=")
-        if not (equal and name and path):
-            self.fail(f"'{value}' is not NAME=PATH", param, ctx)
-        return name, Path(os.path.expanduser(path))  # noqa: PTH111 (raises without a home)
-
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
-          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
-
-
-class _Size(click.ParamType[int]):
-    """A number of bytes: `5GB`, `500MB`, `2GiB`."""
-
-    name = "SIZE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value), re.IGNORECASE)
-        unit = _UNITS.get(found[2].upper()) if found else None
-        size = int(float(found[1]) * unit) if found and unit else 0
-        if size <= 0:
-            self.fail(f"'{value}' is no size such as 5GB or 500MiB", param, ctx)
-        return size
-
-
-_PLAN = click.argument("plan", metavar="PLAN", type=click.Path(allow_dash=True))
-_PLANS = click.argument(
-    "plans", metavar="PLAN...", nargs=-1, required=True, type=click.Path(allow_dash=True)
-)
-_MODEL = click.option(
-    "models",
-    "--model",
-    type=_Rebinding(),
-    multiple=True,
-    help="Take another folder for a model of the plan. May be given several times.",
-)
-
-# --------------------------------------------------------------------------------------- commands
-
-
 @cli.command("compile", short_help="Write the model that a plan declares.")
-@_PLAN
+@PLAN
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
               help="The folder to write. It must not exist, unless --force is given.")  # fmt: skip
-@_MODEL
+@MODEL
 @click.option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16, over the plan's.")
-@click.option("--shard-size", type=_Size(), default="5GB", show_default=True,
+@click.option("--shard-size", type=Size(), default="5GB", show_default=True,
               help="The most bytes of one weights file.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace the folder, once the new one is whole.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
@@ -123,23 +86,23 @@ def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
     from gptailor import api  # noqa: PLC0415
 
     prepare = api.prepare if dry_run else api.ready
-    prepared = prepare(_read(plan), models=dict(models), dtype=dtype, shard_size=shard_size)
-    _report(prepared.warnings)
+    prepared = prepare(read(plan), models=dict(models), dtype=dtype, shard_size=shard_size)
+    report(prepared.warnings)
     if dry_run:
-        _print_dry_run(prepared, output)
+        print_dry_run(prepared, output)
         return
-    with _progress(prepared.size) as advance:
+    with progress(prepared.size) as advance:
         written = api.write(prepared, output, force=force, progress=advance)
     before = prepared.counts["layers"][0]
-    _say(
+    say(
         f"{written.folder}: {written.layers} layers (the base has {before}), "
-        f"{_millions(written.parameters)} parameters, {_bytes(written.size)}"
+        f"{millions(written.parameters)} parameters, {size_in_words(written.size)}"
     )
 
 
 @cli.command(short_help="Check plans, alone and against their models.")
-@_PLANS
-@_MODEL
+@PLANS
+@MODEL
 @click.option("--alone", is_flag=True, help="Check the plans by themselves, without their models.")
 @click.option(
     "--format",
@@ -158,23 +121,23 @@ def check(
     """
     faults: list[Fault] = []
     for name in plans:
-        found = _faults_of(name, dict(models), alone=alone)
+        found = faults_of(name, dict(models), alone=alone)
         faults += found
         if form == "text" and not errors(found):
-            _report(found)
-            _say(f"{_shown(name)}: no faults")
+            report(found)
+            say(f"{shown(name)}: no faults")
         elif form == "text":
-            _report(found)
+            report(found)
     if form == "json":
-        _say(to_json(faults))
+        say(to_json(faults))
     elif form == "github":
         for fault in faults:
-            _say(to_github(fault))
+            say(to_github(fault))
     sys.exit(1 if errors(faults) else 0)
 
 
 @cli.command(short_help="Write plans in their canonical form.")
-@_PLANS
+@PLANS
 @click.option(
     "--check", "checking", is_flag=True, help="Write nothing; end with 1 if a plan differs."
 )
@@ -190,26 +153,26 @@ def fmt(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
     changed = 0
     faults: list[Fault] = []
     for name in plans:
-        text = _text(name)
-        made, found = format_text(Source(_shown(name), text.removeprefix("\ufeff")))
+        text = text_of(name)
+        made, found = format_text(Source(shown(name), text.removeprefix("\ufeff")))
         faults += found
         if made is None:
             continue
         changed += made != text
         if diffing:
             before, after = (t.splitlines(keepends=True) for t in (text, made))
-            _say("".join(difflib.unified_diff(before, after, name, name)), newline=False)
+            say("".join(difflib.unified_diff(before, after, name, name)), newline=False)
         elif checking and made != text:
-            _say(f"{_shown(name)}: not in canonical form")
+            say(f"{shown(name)}: not in canonical form")
         elif not checking:
-            _rewrite(name, made, text)
-    _report(faults)
+            rewrite(name, made, text)
+    report(faults)
     sys.exit(1 if errors(faults) or (changed and (checking or diffing)) else 0)
 
 
 @cli.command("show", short_help="Show a plan's layers as a map.")
-@_PLAN
-@_MODEL
+@PLAN
+@MODEL
 @click.option("--program", is_flag=True, help="Print how each tensor of the output is made.")
 def show_(plan: str, models: tuple[tuple[str, Path], ...], program: bool) -> None:
     """Show the layers of PLAN as a map: one cell a layer, a colour a model.
@@ -218,18 +181,18 @@ def show_(plan: str, models: tuple[tuple[str, Path], ...], program: bool) -> Non
     """
     from gptailor.report import screen  # noqa: PLC0415
 
-    read = _read(plan)
+    wanted = read(plan)
     if program:
         from gptailor import api  # noqa: PLC0415
         from gptailor.program.program import lines  # noqa: PLC0415
 
-        prepared = api.prepare(read, models=dict(models))
-        _report(prepared.warnings)
-        _say("\n".join(lines(prepared.compiled.program)))
+        prepared = api.prepare(wanted, models=dict(models))
+        report(prepared.warnings)
+        say("\n".join(lines(prepared.compiled.program)))
         return
-    count, known = _layer_count(read, dict(models))
-    for line in screen.plan_map(_shown(plan), read, count, known=known, width=_width()):
-        _say(line)
+    count, known = layer_count(wanted, dict(models))
+    for line in screen.plan_map(shown(plan), wanted, count, known=known, width=width()):
+        say(line)
 
 
 @cli.command(short_help="Say what differs between two plans.")
@@ -242,10 +205,10 @@ def diff(first: str, second: str) -> None:
     """
     from gptailor.report.difference import differences  # noqa: PLC0415
 
-    a, b = _read(first), _read(second)
-    count = max(_layer_count(plan, {})[0] for plan in (a, b))
+    a, b = read(first), read(second)
+    count = max(layer_count(plan, {})[0] for plan in (a, b))
     found = differences(a, b, count)
-    _say("\n".join(found) if found else "the plans say the same")
+    say("\n".join(found) if found else "the plans say the same")
     sys.exit(1 if found else 0)
 
 
@@ -254,14 +217,14 @@ def schema() -> None:
     """Print the JSON schema of a plan."""
     from gptailor.plan import Plan  # noqa: PLC0415
 
-    _say(json.dumps(Plan.model_json_schema(), indent=2))
+    say(json.dumps(Plan.model_json_schema(), indent=2))
 
 
 @cli.command("json", short_help="Print a plan as JSON.")
-@_PLAN
+@PLAN
 def json_(plan: str) -> None:
     """Print PLAN as JSON, which all commands read too."""
-    _say(_read(plan).model_dump_json(indent=2, exclude_defaults=True))
+    say(read(plan).model_dump_json(indent=2, exclude_defaults=True))
 
 
 @cli.command(short_help="Print a shell's completion script.")
@@ -275,167 +238,60 @@ def completion(shell: str) -> None:
 
     made = get_completion_class(shell)
     assert made is not None
-    _say(made(cli, {}, "gptailor", "_GPTAILOR_COMPLETE").source())
+    say(made(cli, {}, "gptailor", "_GPTAILOR_COMPLETE").source())
 
 
-# ------------------------------------------------------------------------------------ reading plans
+@cli.command("import", short_help="Make a plan of another tool's file.")
+@click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
+@click.option(
+    "--from",
+    "tool",
+    type=click.Choice(["mergekit", "gptailor-paper"]),
+    help="Whose file it is. Without it, JSON is the paper's and all else mergekit's.",
+)
+@click.option("--layers", type=click.IntRange(min=1), help="How many layers the base has.")
+@click.option(
+    "--candidate",
+    "candidates",
+    multiple=True,
+    metavar="SOURCE",
+    help="A candidate of the paper's file, which doesn't name them; in order.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN",
+              help="The plan to write; standard output without it.")  # fmt: skip
+def import_(
+    file: str,
+    tool: str | None,
+    layers: int | None,
+    candidates: tuple[str, ...],
+    output: Path | None,
+) -> None:
+    """Make a plan of a mergekit configuration or of the GPTailor paper's search results.
+
+    What differs, or has no equivalent, is said on standard error; what can't be said at all is
+    refused. Nothing is dropped in silence.
+    """
+    from gptailor.command.conversion import imported  # noqa: PLC0415
+
+    plan, notes = imported(file, tool, layers, candidates, output)
+    for note in notes:
+        say(f"note: {note}", err=True)
+    write_plan(plan, output)
 
 
-def _shown(name: str) -> str:
-    return "<stdin>" if name == "-" else name
+@cli.command(short_help="Say a plan in another tool's words.")
+@PLAN
+@MODEL
+@click.option("--to", "tool", type=click.Choice(["mergekit"]), default="mergekit",
+              show_default=True, help="Whose file to write.")  # fmt: skip
+def export(plan: str, models: tuple[tuple[str, Path], ...], tool: str) -> None:
+    """Print the mergekit configuration that says what PLAN says, if mergekit can say it."""
+    from gptailor.convert.mergekit_export import to_mergekit  # noqa: PLC0415
 
-
-def _bytes_of(name: str) -> bytes:
-    if name == "-":
-        return sys.stdin.buffer.read()
-    return Path(name).read_bytes()
-
-
-def _text(name: str) -> str:
-    raw = _bytes_of(name)
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        from gptailor.lang.reading import read_bytes  # noqa: PLC0415
-
-        raise PlanError(read_bytes(raw, _shown(name), Path())[1]) from None
-
-
-def _parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
-    from gptailor.lang.reading import read_bytes  # noqa: PLC0415
-
-    return read_bytes(_bytes_of(name), _shown(name), Path() if name == "-" else Path(name).parent)
-
-
-def _read(name: str) -> "Plan":
-    plan, faults = _parsed(name)
-    if plan is None or errors(faults):
-        raise PlanError(faults)
-    return plan
-
-
-def _faults_of(name: str, models: dict[str, Path], *, alone: bool) -> list[Fault]:
-    plan, faults = _parsed(name)
-    if plan is None or errors(faults) or alone:
-        return faults
-    from gptailor import api  # noqa: PLC0415
-
-    return api.check(plan, models)
-
-
-def _layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
-    """The base's number of layers, and whether it is known; else as many as the plan names."""
-    from gptailor.check.opening import open_models, rebind  # noqa: PLC0415
-    from gptailor.plan import Plan  # noqa: PLC0415
-
-    plan, faults = rebind(plan, models)
-    if faults:
-        raise PlanError(faults)
-    base = {name: model for name, model in plan.models.items() if name == "base"}
-    alone = Plan(models=base)
-    opened, _ = open_models(alone.read_from(plan.origin) if plan.origin else alone)
-    if "base" in opened:
-        return opened["base"].layout.count, True
-    named = [layer.position for layer in plan.layers]
-    named += [drop.position for drop in plan.drops]
-    named += [scale.position for scale in plan.scales]
-    named += [position for choice in plan.drop_any for position in choice.among]
-    return max(named, default=-1) + 1, False
-
-
-def _rewrite(name: str, made: str, text: str) -> None:
-    """Write the text in place, whole or not at all; standard input goes to standard output."""
-    if name == "-":
-        _say(made, newline=False)
-        return
-    if made == text:
-        return
-    path = Path(name).resolve()
-    handle, side = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(made)
-        Path(side).chmod(path.stat().st_mode & 0o7777)
-        Path(side).replace(path)
-    except BaseException:
-        Path(side).unlink(missing_ok=True)
-        raise
-    _say(f"{name}: rewritten")
-
-
-# ----------------------------------------------------------------------------------------- showing
-
-
-def _report(faults: Iterable[Fault]) -> None:
-    """Faults for people, on standard error."""
-    faults = list(faults)
-    for fault in faults[:MOST_SHOWN]:
-        _say(_coloured(fault) + "\n", err=True)
-    if len(faults) > MOST_SHOWN:
-        _say(f"… and {len(faults) - MOST_SHOWN} more faults", err=True)
-
-
-def _coloured(fault: Fault) -> str:
-    first, _, rest = show(fault).partition("\n")
-    label, _, message = first.partition(": ")
-    colour = "red" if fault.severity == "error" else "yellow"
-    head = click.style(label, fg=colour, bold=True) + click.style(f": {message}", bold=True)
-    return head + (f"\n{rest}" if rest else "")
-
-
-def _print_dry_run(prepared: "Prepared", output: Path) -> None:
-    from gptailor.outline import slots  # noqa: PLC0415
-    from gptailor.report import describe, screen  # noqa: PLC0415
-
-    (layers_before, layers), (before, after) = prepared.counts.values()
-    _say(f"would write {output}: {layers} layers (the base has {layers_before})")
-    shards = len(prepared.shards)
-    files = "1 file" if shards == 1 else f"{shards} files"
-    rows = [
-        describe.Row("parameters", f"{after:,} (the base has {before:,})"),
-        describe.Row("weights", f"{prepared.size:,} bytes in {files}"),
-        *describe.rows(slots(prepared.plan, prepared.models["base"].layout.count)),
-    ]
-    for line in screen.table(rows, _width()):
-        _say(line)
-
-
-def _width() -> int:
-    """The terminal's columns; 80 where there is none."""
-    return shutil.get_terminal_size().columns
-
-
-def _say(text: str, *, newline: bool = True, err: bool = False) -> None:
-    """Print; colours are for terminals, and for people who don't mind them."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    try:
-        click.echo(text, nl=newline, err=err, color=False if plain else None)
-    except BrokenPipeError:
-        raise _ReaderLeft from None
-
-
-class _ReaderLeft(Exception):  # noqa: N818 (no error: `gptailor schema | head`)
-    """Nobody reads what is printed any more. Click would make it exit code 1."""
-
-
-def _progress(total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        return nullcontext(lambda _: None)
-    from gptailor.report.progress import bar  # noqa: PLC0415
-
-    return bar(total)
-
-
-def _millions(count: int) -> str:
-    return f"{count / 1e9:.2f} B" if count >= 10**9 else f"{count / 1e6:.1f} M"
-
-
-def _bytes(size: int) -> str:
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size} bytes"
+    del tool  # there is one
+    wanted = read(plan)
+    count, known = layer_count(wanted, dict(models))
+    say(to_mergekit(wanted, count if known else None), newline=False)
 
 
 # -------------------------------------------------------------------------------------- exit codes
@@ -459,11 +315,11 @@ def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911 (one for each way to 
         return 2
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0
-    except _ReaderLeft:
+    except ReaderLeft:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except PlanError as error:
-        _report(error.faults)
+        report(error.faults)
         return 1
     except (TailorError, OSError, MemoryError, KeyboardInterrupt) as error:
         return _world(error)
@@ -484,5 +340,5 @@ def _world(error: BaseException) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    _say(message, err=True)
+    say(message, err=True)
     return code

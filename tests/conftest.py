@@ -47,10 +47,11 @@ STRANGERS: dict[str, str] = {
 """Models of other families."""
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The type checker of the tests looks at one item of a list, drawn by `random`.
-    line = "ignore:Do not use the `random` module inside strategies"
-    config.addinivalue_line("filterwarnings", line)
+    quiet = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+    for item in items:
+        item.add_marker(quiet)
 
 
 @pytest.fixture(scope="session")

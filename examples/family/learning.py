@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from texts import Text
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # PEFT's, not ours
 logging.disable_progress_bar()
@@ -73,17 +76,21 @@ def loaded(folder: Path, device: str) -> PreTrainedModel:
 
 def adapted(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Return the model with the adapter in `folder` on it."""
+    from peft import PeftModel  # noqa: PLC0415 (measuring compiled models needs no peft)
+
     return PeftModel.from_pretrained(model, folder, autocast_adapter_dtype=False).get_base_model()
 
 
 def learn(
     model: PreTrainedModel, rows: list[Row], schedule: Schedule, rank: int
-) -> Iterator[tuple[int, float, PeftModel]]:
+) -> Iterator[tuple[int, float, "PeftModel"]]:
     """Fine-tune, and yield after each step its number, its loss and the model so far.
 
     The adapter is bfloat16, as the file will be; the optimiser moves a float32 copy of it, as
     bfloat16 would lose small steps.
     """
+    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 (only training needs it)
+
     torch.manual_seed(0)
     config = LoraConfig(
         r=rank, lora_alpha=4 * rank, target_modules=list(TARGETS), task_type="CAUSAL_LM"
@@ -108,7 +115,9 @@ def learn(
         yield step, loss.item(), tuned
 
 
-def train(folder: Path, texts: list[Text], schedule: Schedule, rank: int, device: str) -> PeftModel:
+def train(
+    folder: Path, texts: list[Text], schedule: Schedule, rank: int, device: str
+) -> "PeftModel":
     """Return the model in `folder` with an adapter trained on `texts`, saying how it goes."""
     encoder = Encoder(folder)
     rows = [encoder(text) for text in texts]
@@ -167,7 +176,7 @@ def loss_on(model: PreTrainedModel, rows: list[Row]) -> tuple[float, int]:
     return total / number, number
 
 
-def save(tuned: PeftModel, base: str, folder: Path) -> None:
+def save(tuned: "PeftModel", base: str, folder: Path) -> None:
     """Write the adapter's two files, the same bytes each time, and keep the folder's model card."""
     card = folder / "README.md"
     kept = card.read_text("utf-8") if card.exists() else None

@@ -5,7 +5,7 @@
     python examples/family/train.py --check         # recompute losses.json from the adapters
     python examples/family/train.py --texts DIR     # write what they are measured on as JSON Lines
 
-Needs `pip install peft`. Two CPU cores take some ten minutes for each adapter.
+Needs `pip install peft`. Two idle CPU cores take five to eight minutes for each adapter.
 """
 
 # ruff: noqa: PLC0415 - torch loads only when there is something to compute

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gptailor import outline
-from gptailor.check.places import calls, named_models, recipes
+from gptailor.check.places import calls, named_models
 from gptailor.checkpoint.configuration import Entry, Refusal
 from gptailor.checkpoint.header import TensorInfo
-from gptailor.checkpoint.layout import fold, is_constant, joined_entry, moved_config, projection
+from gptailor.checkpoint.layout import fold, is_constant, joined_entry, moved_config
 from gptailor.checkpoint.opened import Opened
+from gptailor.checkpoint.quantisation import requantised
 from gptailor.diagnostics import Fault, Place
 from gptailor.plan import Merge, Part, Plan, Recipe, Subset, Take
 from gptailor.registry import METHODS
@@ -103,29 +104,6 @@ def scales_can_be_folded(checked: Checked) -> Iterator[Fault]:
         yield Fault("M214", f"'scale' can't be folded into the weights: {reason}", ("scales", 0))
 
 
-def quantised_layers_only_move(checked: Checked) -> Iterator[Fault]:
-    """Weights that are no numbers can be copied, not computed with."""
-    for name, model in checked.models.items():
-        method = model.layout.quantised
-        if method is None:
-            continue
-        what = _computed(checked, name)
-        if what is not None:
-            message = f"the weights of '{name}' are quantised ('{method}'), and can't be {what[0]}"
-            yield Fault("M213", message, what[1], "use the checkpoint that it was made from")
-
-
-def _computed(checked: Checked, name: str) -> tuple[str, Place] | None:
-    if checked.plan.dtype is not None:
-        return "cast", ("dtype",)
-    for at, recipe in recipes(checked.plan):
-        if not merges(recipe):
-            continue
-        if name == "base" or any(name == other for _, other, _ in named_models(recipe)):
-            return "merged", at
-    return None
-
-
 def layers_fit(checked: Checked) -> Iterator[Fault]:
     """What stands at a place has the tensors and shapes that the base has there."""
     reported: set[tuple[str, str]] = set()
@@ -204,7 +182,7 @@ def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
                 continue
             for use in uses(checked, slot, part):
                 for rest, tensor in use.model.part(use.layer, part).items():
-                    if tensor.spec.dtype not in FLOATS and projection(checked.base.layout, rest):
+                    if tensor.spec.dtype not in FLOATS and not is_constant(rest):
                         dtype = tensor.spec.dtype
                         message = f"'{tensor.spec.name}' is {dtype}, and can't be merged"
                         yield Fault("M215", message, use.at)
@@ -224,12 +202,14 @@ def the_configuration_can_follow(checked: Checked) -> Iterator[Fault]:
 
 def moved(checked: Checked) -> dict[str, object] | Refusal:
     """The configuration of a plan's output, as far as its layers go."""
-    entries = []
+    entries, places = [], []
     for slot in outline.kept(checked.plan, checked.count):
         first = [next(uses(checked, slot, part)) for part in outline.PARTS]
         attn, mlp = (use.model.entries[use.layer] for use in first)
         entries.append(joined_entry(checked.base.layout, attn, mlp))
-    return moved_config(checked.base.layout, checked.base.config, entries)
+        places.append((first[0].layer, first[1].layer))
+    made = moved_config(checked.base.layout, checked.base.config, entries)
+    return made if isinstance(made, Refusal) else requantised(checked.base.layout, made, places)
 
 
 def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
@@ -247,7 +227,6 @@ FITTING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     parts_can_be_told_apart,
     scales_can_be_folded,
     some_scale_does_something,
-    quantised_layers_only_move,
     layers_fit,
     merged_layers_are_of_one_kind,
     tensors_can_be_computed_with,

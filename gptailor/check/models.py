@@ -6,6 +6,7 @@ from dataclasses import replace
 from gptailor.check.fitting import FITTING, Checked
 from gptailor.check.opening import used
 from gptailor.check.places import Hit, joined, layer_recipes, named_models
+from gptailor.check.quantised import QUANTISED
 from gptailor.check.rest import REST_RULES
 from gptailor.checkpoint.layout import incompatible
 from gptailor.checkpoint.opened import Opened
@@ -19,9 +20,9 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
         return []
     checked = Checked(plan, models)
     faults = locate((f for rule in CHECKS for f in rule(checked)), plan.origin)
-    if not errors(faults):
-        rules = (*FITTING, *REST_RULES)
-        faults += locate((f for rule in rules for f in rule(checked)), plan.origin)
+    for rules in (QUANTISED, (*FITTING, *REST_RULES)):
+        if not errors(faults):
+            faults += locate((f for rule in rules for f in rule(checked)), plan.origin)
     return faults
 
 

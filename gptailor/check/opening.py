@@ -44,9 +44,14 @@ def used(plan: Plan) -> set[str]:
     return ({"base"} | names) & plan.models.keys()
 
 
-def open_models(plan: Plan) -> tuple[dict[str, Opened], list[Fault]]:
-    """The models that a plan needs, opened, and a fault for each that can't be; also warnings."""
-    opener = _Opener(plan)
+def open_models(
+    plan: Plan, declared: Mapping[str, Model] | None = None
+) -> tuple[dict[str, Opened], list[Fault]]:
+    """The models that a plan needs, opened, and a fault for each that can't be; also warnings.
+
+    `declared` are the models as they were before `rebind`: what an adapter calls its base by.
+    """
+    opener = _Opener(plan, declared or plan.models)
     opened: dict[str, Opened] = {}
     for name in sorted(used(plan), key=lambda n: (n != "base", n)):
         if (found := opener.model(name)) is not None:
@@ -67,6 +72,7 @@ class _Opener:
     """Opens each model once, though several adapters are on it."""
 
     plan: Plan
+    declared: Mapping[str, Model]
     faults: list[Fault] = field(default_factory=list)
     found: dict[str, _Found | None] = field(default_factory=dict)
 
@@ -102,6 +108,12 @@ class _Opener:
         checkpoint, remote = open_hub(model.source, model.revision)
         return _Found(checkpoint, (remote,))
 
+    def _names(self, name: str) -> tuple[str, ...]:
+        """What a model and those that it is on are called where they are declared."""
+        model = self.declared[name]
+        below = self._names(model.on) if model.on is not None else ()
+        return (model.source, *below)
+
     def _adapted(self, name: str, model: Model) -> _Found | None:
         from gptailor.checkpoint.adapter import apply_adapter  # noqa: PLC0415 (few plans need it)
 
@@ -115,7 +127,7 @@ class _Opener:
         else:
             folder, remote = open_adapter(model.source, model.revision)
             remotes = (*remotes, remote)
-        checkpoint, warnings = apply_adapter(under.checkpoint, folder)
+        checkpoint, warnings = apply_adapter(under.checkpoint, folder, self._names(model.on))
         at = ("models", name, "source")
         self.faults += [Fault("M305", text, at, severity="warning") for text in warnings]
         return _Found(checkpoint, remotes)

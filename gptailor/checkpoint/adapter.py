@@ -1,7 +1,7 @@
 """A LoRA adapter in PEFT's format put on a model: which tensors it changes, and how; no weights."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, final
@@ -24,8 +24,12 @@ from gptailor.checkpoint.source import ADAPTER, CONFIG, Checkpoint
 from gptailor.diagnostics import listed
 
 
-def apply_adapter(model: Checkpoint, folder: Path) -> tuple[Checkpoint, list[str]]:
+def apply_adapter(
+    model: Checkpoint, folder: Path, also: Collection[str] = ()
+) -> tuple[Checkpoint, list[str]]:
     """The model with the adapter's tensors and deltas, and warnings, from headers alone.
+
+    `also` are other names that the model is known by.
 
     Raises CheckpointError: C401 for a configuration or file that is missing or wrong, C402 for a
     kind or setting that can't be applied, C403 for a tensor that has no place in the model, C404
@@ -45,7 +49,7 @@ def apply_adapter(model: Checkpoint, folder: Path) -> tuple[Checkpoint, list[str
         raise CheckpointError("C401", "the adapter changes nothing in the model", file)
     files = (*model.files, file)
     adapted = replace(model, config=work.config, tensors=work.tensors, files=files)
-    return adapted, [*_other_base(model, settings.base), *work.warnings, *work.missing()]
+    return adapted, [*_other_base(model, settings.base, also), *work.warnings, *work.missing()]
 
 
 def _check_folder(folder: Path) -> None:
@@ -62,7 +66,7 @@ def _check_folder(folder: Path) -> None:
         raise CheckpointError("C401", message, folder)
 
 
-def _other_base(model: Checkpoint, said: str) -> Iterator[str]:
+def _other_base(model: Checkpoint, said: str, also: Collection[str]) -> Iterator[str]:
     """A warning if an adapter's configuration names another base than this model."""
     parts = _parts(said)
     if not parts:
@@ -71,6 +75,7 @@ def _other_base(model: Checkpoint, said: str) -> Iterator[str]:
     names = {folder.name, *(file.absolute().parent.name for file in model.files)}
     if folder.parent.name == "snapshots":  # of the Hub's cache: models--OWNER--NAME/snapshots/…
         names.add(folder.parent.parent.name.split("--")[-1])
+    names.update(part for name in also for part in _parts(name)[-1:])
     own = model.config.get("_name_or_path")
     names.update(_parts(own)[-1:] if isinstance(own, str) else ())
     if parts[-1].casefold() not in {name.casefold() for name in names}:
@@ -146,8 +151,9 @@ class _Work:
 
     def _check_saved(self, saved: Mapping[str, TensorInfo]) -> None:
         """All of each module to save is there."""
-        for name in self.tensors.keys() - saved.keys() if self.settings.saved else ():
-            if self.settings.saves(name) and not (self.tied and name == self.head):
+        for name in self.tensors:
+            known = name in saved or (self.tied and name == self.head)
+            if not known and self.settings.saves(name):
                 message = f"'modules_to_save' names {quoted(name)}, which the file doesn't hold"
                 self.refuse("C405", message)
 
@@ -201,6 +207,10 @@ class _Work:
         target = self._target(f"{part.module}.weight", a)
         turned = part.embedded or (self.layout.transposed and self._is_layer(target))
         self._check_factors(part, target, turned=turned)
+        if self.tied and target == self.embed:
+            self.warnings.append(
+                "embedding and head are tied: the adapter changes both, as in PEFT"
+            )
         scale = self.settings.scale_of(part.module)
         yield target, LowRank(a, b, scale, turned, part.tensors.get(MAGNITUDE))
         if (bias := part.tensors.get(BIAS)) is not None:
@@ -217,10 +227,6 @@ class _Work:
         if (dtype := self.tensors[target].spec.dtype) not in FLOATS:
             message = f"{quoted(target)} of the model is {dtype}, to which no delta can be added"
             self.refuse("C402", message, "put the adapter on the model that is not quantised")
-        if self.tied and target == self.embed:
-            self.warnings.append(
-                "embedding and head are tied: the adapter changes both, as in PEFT"
-            )
         return target
 
     def _is_layer(self, name: str) -> bool:
@@ -231,17 +237,17 @@ class _Work:
         if len(shape) != 2:
             message = f"{quoted(target)} has {len(shape)} dimensions, and a delta two"
             self.refuse("C404", message)
-        a, b = (part.tensors[kind] for kind in part.pair)
+        a = part.tensors[part.pair[0]]
         rank = self.settings.rank_of(part.module)
         if a.spec.shape[:1] != (rank,):
             message = f"{quoted(a.spec.name)} has the shape {list(a.spec.shape)}"
             self.refuse("C404", f"{message}, and the configuration gives it the rank {rank}")
         outputs, inputs = reversed(shape) if turned else shape
-        wanted = {part.pair[0]: (rank, inputs), part.pair[1]: (outputs, rank)}
-        wanted |= {MAGNITUDE: (outputs,)} if MAGNITUDE in part.tensors else {}
-        for kind, its in wanted.items():
-            if part.tensors[kind].spec.shape != its:
-                self.refuse_shape(part.tensors[kind], target, its)
+        wanted: list[tuple[int, ...]] = [(rank, inputs), (outputs, rank), (outputs,)]
+        for kind, its in zip((*part.pair, MAGNITUDE), wanted, strict=True):
+            tensor = part.tensors.get(kind)
+            if tensor is not None and tensor.spec.shape != its:
+                self.refuse_shape(tensor, target, its)
 
     def _new_rows(self, part: Pieces) -> tuple[str, Delta]:
         rows = part.tensors[ROWS]

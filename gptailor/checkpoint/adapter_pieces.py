@@ -1,4 +1,4 @@
-"""The tensors of a LoRA adapter's file, sorted: the pieces of each module's delta, whole tensors."""
+"""The tensors of a LoRA adapter's file, sorted: pieces of deltas, and whole tensors."""
 
 import re
 from collections.abc import Mapping

@@ -2,10 +2,10 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from gptailor.checkpoint.error import CheckpointError, quoted
 from gptailor.checkpoint.regular import read_object
@@ -49,7 +49,7 @@ _PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 _RESIDUAL_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways that take something out of the base, so that the deltas are for what was left of it."""
 
-Pattern = tuple[re.Pattern[str], float]
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Settings:
     base: str
     rank: int
     alpha: float
-    ranks: tuple[Pattern, ...]
-    alphas: tuple[Pattern, ...]
+    ranks: tuple[tuple[re.Pattern[str], int], ...]
+    alphas: tuple[tuple[re.Pattern[str], float], ...]
     rslora: bool
     dora: bool
     lora_bias: bool
@@ -78,7 +78,7 @@ class Settings:
 
     def rank_of(self, module: str) -> int:
         """The rank of a module's delta."""
-        return int(_first(self.ranks, module, self.rank))
+        return _first(self.ranks, module, self.rank)
 
     def scale_of(self, module: str) -> float:
         """What a module's b @ a is multiplied by."""
@@ -87,6 +87,8 @@ class Settings:
 
     def saves(self, name: str) -> bool:
         """Whether the tensor belongs to one of the modules to save, as PEFT matches them."""
+        if not self.saved:
+            return False
         parts = name.split(".")[:-1]
         modules = [".".join(parts[: n + 1]) for n in range(len(parts))]
         return any(module.endswith(self.saved) for module in modules)
@@ -103,7 +105,9 @@ class Settings:
         return next(found, None)
 
 
-def _first(patterns: tuple[Pattern, ...], module: str, default: float) -> float:
+def _first(
+    patterns: tuple[tuple[re.Pattern[str], Number], ...], module: str, default: Number
+) -> Number:
     return next((value for pattern, value in patterns if pattern.match(module)), default)
 
 
@@ -122,8 +126,8 @@ def read_settings(folder: Path) -> Settings:
         base=read.text("base_model_name_or_path"),
         rank=read.rank("r", config.get("r", 8)),
         alpha=read.number("lora_alpha", config.get("lora_alpha", 8)),
-        ranks=tuple(read.patterns("rank_pattern")),
-        alphas=tuple(read.patterns("alpha_pattern")),
+        ranks=tuple(read.patterns("rank_pattern", read.rank)),
+        alphas=tuple(read.patterns("alpha_pattern", read.number)),
         rslora=read.flag("use_rslora"),
         dora=read.flag("use_dora"),
         lora_bias=read.flag("lora_bias"),
@@ -219,11 +223,12 @@ class _Reader:
             self.wrong(key, value, "a whole number above 0")
         return value
 
-    def patterns(self, key: str) -> Iterator[Pattern]:
+    def patterns(
+        self, key: str, check: Callable[[str, object], Number]
+    ) -> Iterator[tuple[re.Pattern[str], Number]]:
         given = self.config.get(key) or {}
         if not isinstance(given, dict):
             self.wrong(key, given, "an object")
-        check = self.rank if key == "rank_pattern" else self.number
         for name, value in given.items():
             try:
                 pattern = re.compile(rf"(.*\.)?({name})$")

@@ -165,8 +165,8 @@ class _File:
         if extra := sorted(self.tensors.keys() - wanted.keys() - {FREQUENCIES}):
             self.refuse(f"has a tensor {quoted(extra[0])}, which isn't known in '{self.name}'")
         infos = [self._tensor(entry) for entry in self.tensors.values() if entry.name in wanted]
-        found = {info.spec.name: info for info in infos}
-        return self._config(biased, found), found
+        tensors = {info.spec.name: info for info in infos}
+        return self._config(biased, tensors), tensors
 
     def _biased(self) -> frozenset[str]:
         """The projections that have a bias: those of the architecture, or of all of a branch."""

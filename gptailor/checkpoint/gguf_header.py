@@ -68,7 +68,7 @@ class Header:
 
 def read_gguf(path: Path) -> Header:
     """The metadata and the table of tensors; no weight is read."""
-    with open_regular(path) as file:
+    with open_regular(path) as raw, io.BufferedReader(raw, 2**20) as file:
         size = os.fstat(file.fileno()).st_size
         return _Reader(path, file, size).header()
 
@@ -76,9 +76,9 @@ def read_gguf(path: Path) -> Header:
 class _Reader:
     """Reads on and on, never past the file's end."""
 
-    def __init__(self, path: Path, file: io.FileIO, size: int) -> None:
+    def __init__(self, path: Path, file: io.BufferedReader, size: int) -> None:
         self.path = path
-        self.file = io.BufferedReader(file, 2**20)
+        self.file = file
         self.size = size
         self.at = 0
 

@@ -6,6 +6,7 @@ user's own cache, token, mirror and offline mode hold (`HF_HOME`, `HF_TOKEN`, `H
 `HF_HUB_OFFLINE`).
 """
 
+import importlib
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -162,8 +163,7 @@ def _talking(repo: str, revision: str | None) -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No progress bars where there is no terminal."""
-    from huggingface_hub import utils  # noqa: PLC0415
-
+    utils: Any = importlib.import_module("huggingface_hub.utils")  # it exports without saying so
     quiet = not sys.stderr.isatty() and not utils.are_progress_bars_disabled()
     if quiet:
         utils.disable_progress_bars()

@@ -22,6 +22,12 @@ CONSTANTS = ("attn.bias", "attn.masked_bias", "attention.bias", "attention.maske
 GENERIC = (listed("layer_types", "attn"), listed("mlp_layer_types", "mlp"))
 """Lists that transformers 5 checks, or caches by, in any family."""
 
+QUANTISED = (
+    ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv",
+    ".weight.absmax", ".weight.quant_map", ".SCB",
+)  # fmt: skip
+"""How the names of tensors end that only quantised weights have."""
+
 PREDICTORS = ("num_nextn_predict_layers", "num_mtp_layers")
 """Keys that count layers after the last one, which predict further tokens."""
 
@@ -131,7 +137,7 @@ def _layout(
         bool(config.get("tie_word_embeddings", family.tied)),
         ignored=ignored,
         notice=_notice(ignored),
-        quantised=(quantised := _quantised(config)),
+        quantised=(quantised := _quantised(config, names)),
         no_parts=ONE_NORM if family.one_norm(config) else None,
         no_scale=_packed(quantised),
         no_bridge=family.no_bridge or _packed(quantised),
@@ -168,9 +174,12 @@ def _notice(ignored: frozenset[str]) -> str | None:
     )
 
 
-def _quantised(config: Config) -> str | None:
-    given = config.get("quantization_config")
-    return str(given.get("quant_method", "unnamed")) if isinstance(given, Mapping) else None
+def _quantised(config: Config, names: Collection[str]) -> str | None:
+    """How the weights are quantised, by the configuration, or else as tensors' names betray."""
+    given = config.get("quantization_config") or config.get("compression_config")
+    if isinstance(given, Mapping):
+        return str(given.get("quant_method", "unnamed"))
+    return "unnamed" if given or any(name.endswith(QUANTISED) for name in names) else None
 
 
 def _packed(quantised: str | None) -> str | None:
@@ -227,6 +236,11 @@ def _part(family: Family, rest: str) -> Part | None:
 
 def _default(model_type: str, config: Config, names: Collection[str]) -> Layout | Unknown:
     """The cautious layout of an architecture that isn't listed, if it looks like Llama."""
+    if config.get("auto_map"):
+        return Unknown(
+            f"model type '{model_type}' is not known, and the code beside its weights "
+            "('auto_map') is never run"
+        )
     if (why := unlike_llama(config, names)) is not None:
         return Unknown(f"model type '{model_type}' is not known, and {why}")
     layout = _layout(model_type, LLAMA, config, names)

@@ -72,7 +72,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(folder, config, tensors, files)
 
 
-def _weights(folder: Path, names: Collection[str]) -> tuple[dict[str, TensorInfo], tuple[Path, ...]]:
+def _weights(
+    folder: Path, names: Collection[str]
+) -> tuple[dict[str, TensorInfo], tuple[Path, ...]]:
     """All tensors, and the files that they are in."""
     if INDEX in names and SINGLE not in names:
         return _read_shards(folder, INDEX, read_header)

@@ -8,6 +8,7 @@ tensors, and refuses everything else.
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 STORAGES: Mapping[str, str] = {
@@ -116,7 +117,9 @@ class _Machine:
 
     def group(self) -> list[Any]:
         """Take the values above the last mark from the stack, and the mark."""
-        at = next(i for i in reversed(range(len(self.stack))) if isinstance(self.stack[i], _Mark))
+        marks = (i for i in reversed(range(len(self.stack))) if isinstance(self.stack[i], _Mark))
+        if (at := next(marks, None)) is None:
+            raise PickleRefusal("the pickle is damaged: a mark is missing")
         values = self.stack[at + 1 :]
         del self.stack[at:]
         return values
@@ -242,12 +245,20 @@ def _constants(
     **values: Callable[[], Any],
 ) -> Iterator[tuple[str, Callable[[_Machine, Any], None]]]:
     for name, make in values.items():
-        yield name, lambda machine, _, make=make: machine.push(make())
+        yield name, partial(_push_made, make)
 
 
 def _tuples() -> Iterator[tuple[str, Callable[[_Machine, Any], None]]]:
     for count in (1, 2, 3):
-        yield f"TUPLE{count}", lambda m, _, count=count: m.push(tuple(m.take(count)))
+        yield f"TUPLE{count}", partial(_push_tuple, count)
+
+
+def _push_made(make: Callable[[], Any], machine: _Machine, _: object) -> None:
+    machine.push(make())
+
+
+def _push_tuple(count: int, machine: _Machine, _: object) -> None:
+    machine.push(tuple(machine.take(count)))
 
 
 _ARGUMENTS = ("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "INT", "LONG", "BINFLOAT",

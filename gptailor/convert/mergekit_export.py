@@ -19,12 +19,11 @@ from gptailor.plan import LayerOf, Plan, Recipe, Take
 
 _FILTERS = {
     "attn": ("self_attn", "input_layernorm"),
-    "mlp": ("mlp", "post_attention_layernorm"),
     "embed": ("embed_tokens",),
     "norm": ("model.norm",),
     "head": ("lm_head",),
 }
-"""Words that stand in the names of a part's tensors, and in those of no other part."""
+"""Words that stand in the names of a part's tensors alone; the MLP's value is the others'."""
 
 
 def to_mergekit(plan: Plan, layers: int | None = None) -> str:
@@ -147,7 +146,6 @@ class _Piece:
     shared: dict[str, Any]
     base: str | None
     length: int = 1
-    alone: bool = False
 
     def continues(self, other: "_Piece") -> bool:
         """Whether this is the other's next layer."""
@@ -157,7 +155,7 @@ class _Piece:
             other.shared,
             other.base,
         )
-        return not (self.alone or other.alone) and same and self.sources == then
+        return same and self.sources == then
 
 
 def _piece(row: _Row, words: Words, models: Sequence[str]) -> _Piece:
@@ -175,7 +173,7 @@ def _piece(row: _Row, words: Words, models: Sequence[str]) -> _Piece:
     shared = {name: value for name, value in shared.items() if value is not None}
     kept = [{n: v for n, v in p.items() if v is not None} for p in of_sources]
     base = models[0] if words.base_first and models[0] != "base" else None
-    return _Piece(list(zip(models, layers, strict=True)), kept, shared, base, alone=bool(row.ends))
+    return _Piece(list(zip(models, layers, strict=True)), kept, shared, base)
 
 
 def _layer(row: _Row, model: str) -> int:
@@ -197,13 +195,16 @@ def _layer(row: _Row, model: str) -> int:
 def _filtered(values: Mapping[str, Any]) -> Any:
     """One value, or a list of values with filters where parts differ."""
     needed = {where: value for where, value in values.items() if value is not None}
-    if len(set(needed.values())) <= 1:
-        return next(iter(needed.values()), None)
-    return [
+    if not needed:
+        return None
+    rest = needed.get("mlp", next(iter(needed.values())))
+    filters = [
         {"filter": filter_, "value": value}
         for where, value in needed.items()
-        for filter_ in _FILTERS[where]
+        for filter_ in _FILTERS.get(where, ())
+        if value != rest
     ]
+    return [*filters, {"value": rest}] if filters else rest
 
 
 def _head_keeps_its_sources(pieces: Sequence[_Piece]) -> None:
@@ -229,7 +230,7 @@ def _runs(pieces: Sequence[_Piece]) -> Iterator[_Piece]:
     yield run
 
 
-# -------------------------------------------------------------------------------- as mergekit has it
+# ------------------------------------------------------------------------------- as mergekit has it
 
 
 def _said(plan: Plan, piece: _Piece) -> dict[str, Any]:

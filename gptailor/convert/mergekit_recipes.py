@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gptailor.convert.mergekit_file import Slice
-from gptailor.convert.mergekit_methods import Ingredient, Mixture
+from gptailor.convert.mergekit_mixture import Ingredient, Mixture
 from gptailor.convert.mergekit_reading import Reading
 from gptailor.convert.note import Unsayable
 from gptailor.convert.settings import Settings, Spot

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from gptailor.convert.note import Unsayable
@@ -34,15 +35,26 @@ class Words:
 
     def models(self, recipes: Sequence[Recipe], every: Iterable[str]) -> list[str]:
         """The models of a slice, in the recipes' order; the base first, where it is needed."""
-        found = ["base"] if self.with_base else []
-        for recipe in sorted(recipes, key=lambda r: isinstance(r, Take)):
-            found += [name for name, _ in sources(recipe)]
-        models = list(dict.fromkeys(found))
+        orders = [[name for name, _ in sources(recipe)] for recipe in recipes]
+        models = _in_order(orders)
+        if self.with_base:
+            models = ["base", *(name for name in models if name != "base")]
         if self.pair and len(models) == 1:
             models += [name for name in every if name not in models][:1]
         if self.pair and len(models) > 2:
             raise Unsayable(f"{', '.join(models)}: mergekit's slerp takes two models in a slice")
         return models
+
+
+def _in_order(orders: Sequence[Sequence[str]]) -> list[str]:
+    """All names, in an order that agrees with all orders, if there is one; else with the first."""
+    names = list(dict.fromkeys(name for order in sorted(orders, key=len)[::-1] for name in order))
+    found: list[str] = []
+    while names:
+        after = {b for order in orders for a, b in combinations(order, 2) if a in names}
+        found.append(next((name for name in names if name not in after), names[0]))
+        names.remove(found[-1])
+    return found
 
 
 def calls_of(recipe: Recipe) -> Iterator[str]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from gptailor.diagnostics import TailorError
+from gptailor.diagnostics import Fault, PlanError, TailorError
 from gptailor.program.kernels import KERNELS
 from gptailor.program.measure import Chunk, Inputs
 from gptailor.program.program import Arguments
@@ -32,7 +32,7 @@ LIVE_STEP = 2**22
 
 
 @final
-class OverflowFault(TailorError):  # noqa: N818 (the language speaks of it as a fault)
+class OverflowFault(PlanError):  # noqa: N818 (the language speaks of it as a fault)
     """A finite tensor's merge has a value that its dtype can't hold; the first one is named."""
 
     def __init__(
@@ -44,9 +44,8 @@ class OverflowFault(TailorError):  # noqa: N818 (the language speaks of it as a 
         self.dtype = dtype
         name = str(dtype).removeprefix("torch.")
         at = f"[{', '.join(map(str, index))}]" if index else ""
-        super().__init__(
-            f"'{tensor}'{at} is {value:.9g}, but {name} ends at {torch.finfo(dtype).max:.9g}"
-        )
+        message = f"'{tensor}'{at} is {value:.9g}, but {name} ends at {torch.finfo(dtype).max:.9g}"
+        super().__init__([Fault("M401", message, help="choose a dtype that reaches further")])
 
 
 @final

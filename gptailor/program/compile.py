@@ -227,7 +227,8 @@ def _configuration(
     made = moved(checked)
     assert not isinstance(made, Refusal)
     config: dict[str, Any] = dict(made)
-    config.pop("_name_or_path", None)
+    for key in ("_name_or_path", "auto_map"):  # of code that the output is not copied with
+        config.pop(key, None)
     if untied:
         config["tie_word_embeddings"] = False
     if checked.plan.dtype is not None:

@@ -29,7 +29,8 @@ def load_pickled(tensor: TensorInfo, form: Pickled) -> Shaped[Tensor, "..."]:
     if not same or value.dtype != TORCH.get(spec.dtype):
         message = f"{quoted(form.key)} is not what it was when the file was opened"
         raise CheckpointError("C304", message, tensor.file)
-    return value.detach().clone(memory_format=torch.contiguous_format)
+    result: Tensor = value.detach().clone(memory_format=torch.contiguous_format)
+    return result
 
 
 def load_packed(tensor: TensorInfo, form: Packed) -> Float[Tensor, "..."]:

@@ -3,7 +3,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,6 +28,9 @@ SPLITS: Mapping[str, str | None] = {
     "llama3": LLAMA3,
 }
 """How a byte-level tokenizer splits a text first: a pattern, "" for GPT-2's, None for SmolLM's."""
+
+IGNORE_MERGES = frozenset({"llama-bpe", "llama3"})
+"""Those that take a whole word that is a token as it is, and begin a text with a token."""
 
 CONTROL, DEFINED = 3, 4
 SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
@@ -73,7 +76,7 @@ def _byte_level(path: Path, facts: Mapping[str, Value]) -> Any:
     tokens = _items(facts, "tokens")
     context = facts.get(f"{facts.get('general.architecture')}.context_length")
     special = {f"{name}_token": tokens[number] for name, number in _ids(facts).items()}
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call] # transformers has no types
         tokenizer_object=_pieces(path, facts),
         chat_template=facts.get("tokenizer.chat_template"),
         model_max_length=context,
@@ -84,34 +87,49 @@ def _byte_level(path: Path, facts: Mapping[str, Value]) -> Any:
 
 def _pieces(path: Path, facts: Mapping[str, Value]) -> "Tokenizer":
     """Byte-level BPE, with the special tokens and the token that begins a text."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, processors
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
     tokens, kinds = _items(facts, "tokens"), _items(facts, "token_type")
     if len(kinds) != len(tokens) or not all(isinstance(token, str) for token in tokens):
         _refuse(path, f"its tokenizer has {len(tokens)} tokens of {len(kinds)} kinds")
-    merges = [tuple(str(merge).split(" ")) for merge in _items(facts, "merges")]
+    merges = [(first, second) for first, _, second in _halves(facts)]
+    ids = {token: i for i, token in enumerate(tokens)}
+    pre = facts.get("tokenizer.ggml.pre")
     try:
-        model = models.BPE({token: i for i, token in enumerate(tokens)}, merges)
+        model = models.BPE(ids, merges, ignore_merges=pre in IGNORE_MERGES)
     except Exception as error:  # noqa: BLE001 (tokenizers raises nothing else)
         _refuse(path, f"its tokenizer's merges don't go with its tokens: {error}")
     tokenizer = Tokenizer(model)
+    if pre == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = _split(path, facts)
     tokenizer.decoder = decoders.ByteLevel()
     pairs = list(zip(tokens, kinds, strict=True))
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token, k in pairs if k == CONTROL]
-    )
-    tokenizer.add_tokens(
-        [AddedToken(token, normalized=False) for token, k in pairs if k == DEFINED]
-    )
-    begin = _ids(facts).get("bos")
-    if facts.get("tokenizer.ggml.add_bos_token") is True and begin is not None:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{tokens[begin]} $A",
-            pair=f"{tokens[begin]} $A {tokens[begin]}:1 $B:1",
-            special_tokens=[(tokens[begin], begin)],
-        )
+    control = [AddedToken(t, special=True, normalized=False) for t, k in pairs if k == CONTROL]
+    tokenizer.add_special_tokens(control)
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t, k in pairs if k == DEFINED])
+    _add_begin(tokenizer, facts)
     return tokenizer
+
+
+def _halves(facts: Mapping[str, Value]) -> Iterator[tuple[str, str, str]]:
+    return (str(merge).partition(" ") for merge in _items(facts, "merges"))
+
+
+def _add_begin(tokenizer: "Tokenizer", facts: Mapping[str, Value]) -> None:
+    """Begin each text with its token, where the file says so, or its kind does."""
+    from tokenizers import processors
+
+    default = facts.get("tokenizer.ggml.pre") in IGNORE_MERGES
+    number = _ids(facts).get("bos")
+    if number is None or facts.get("tokenizer.ggml.add_bos_token", default) is not True:
+        return
+    begin = _items(facts, "tokens")[number]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=[begin, "$A"],
+        pair=[begin, "$A", f"{begin}:1", "$B:1"],
+        special_tokens=[(begin, number)],
+    )
 
 
 def _split(path: Path, facts: Mapping[str, Value]) -> Any:

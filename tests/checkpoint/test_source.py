@@ -118,11 +118,11 @@ def test_the_configuration_is_a_file(folder: Path) -> None:
 def test_other_weights_are_named(folder: Path) -> None:
     assert "found" not in refused(folder).message
     (folder / "adapter_model.safetensors").touch()
-    (folder / "pytorch_model.bin").touch()
+    (folder / "pytorch_model_fp32.bin").touch()
     (folder / "q4.GGUF").touch()
     error = refused(folder)
     assert error.code == "C104"
-    found = "'adapter_model.safetensors', 'pytorch_model.bin' and 'q4.GGUF'"
+    found = "'adapter_model.safetensors', 'pytorch_model_fp32.bin' and 'q4.GGUF'"
     assert error.message == f"holds no safetensors weights; found {found}"
     for n in range(9):
         (folder / f"{n}.bin").touch()

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptailor.diagnostics import Source, errors, show
@@ -108,6 +108,7 @@ STACKED = [
 
 
 @given(st.permutations(PLAIN[1:13]).flatmap(lambda rest: commented([PLAIN[0], *rest, *PLAIN[13:]])))
+@settings(max_examples=50)
 def test_formatting_keeps_every_comment_and_the_plan(text: str) -> None:
     made = canonical(text)
     assert comments_of(made) == comments_of(text)
@@ -116,6 +117,7 @@ def test_formatting_keeps_every_comment_and_the_plan(text: str) -> None:
 
 
 @given(commented([*PLAIN[:3], *STACKED]))
+@settings(max_examples=50)
 def test_formatting_keeps_every_comment_of_a_stack(text: str) -> None:
     made = canonical(text)
     assert comments_of(made) == comments_of(text)

@@ -291,7 +291,8 @@ def test_an_overflow_names_tensor_index_value_and_dtype(tmp_path: Path) -> None:
         assert isinstance(fault, TailorError)
         assert fault.tensor == PLACE
         assert (fault.index, fault.value, fault.dtype) == ((5, 3, 2), -65520.0, torch.float16)
-        assert str(fault) == f"'{PLACE}'[5, 3, 2] is -65520, but float16 ends at 65504"
+        said = f"'{PLACE}'[5, 3, 2] is -65520, but float16 ends at 65504"
+        assert [f.message for f in fault.faults] == [said]
 
 
 def test_what_rounds_down_to_the_largest_is_no_overflow(tmp_path: Path) -> None:

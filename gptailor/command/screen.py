@@ -1,0 +1,94 @@
+"""What the command line prints, and how: faults, tables, the progress bar. Nothing else prints."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gptailor.diagnostics import Fault, show
+
+if TYPE_CHECKING:
+    from gptailor.api import Prepared
+
+MOST_SHOWN = 100
+"""Faults that are shown to people; machines get all."""
+
+
+def report(faults: Iterable[Fault]) -> None:
+    """Faults for people, on standard error."""
+    faults = list(faults)
+    for fault in faults[:MOST_SHOWN]:
+        say(_coloured(fault) + "\n", err=True)
+    if len(faults) > MOST_SHOWN:
+        say(f"… and {len(faults) - MOST_SHOWN} more faults", err=True)
+
+
+def _coloured(fault: Fault) -> str:
+    first, _, rest = show(fault).partition("\n")
+    label, _, message = first.partition(": ")
+    colour = "red" if fault.severity == "error" else "yellow"
+    head = click.style(label, fg=colour, bold=True) + click.style(f": {message}", bold=True)
+    return head + (f"\n{rest}" if rest else "")
+
+
+def print_dry_run(prepared: "Prepared", output: Path) -> None:
+    """Print what would be written: layers, parameters, bytes, and what each position is."""
+    from gptailor.outline import slots  # noqa: PLC0415
+    from gptailor.report import describe, screen  # noqa: PLC0415
+
+    (layers_before, layers), (before, after) = prepared.counts.values()
+    say(f"would write {output}: {layers} layers (the base has {layers_before})")
+    shards = len(prepared.shards)
+    files = "1 file" if shards == 1 else f"{shards} files"
+    rows = [
+        describe.Row("parameters", f"{after:,} (the base has {before:,})"),
+        describe.Row("weights", f"{prepared.size:,} bytes in {files}"),
+        *describe.rows(slots(prepared.plan, prepared.models["base"].layout.count)),
+    ]
+    for line in screen.table(rows, width()):
+        say(line)
+
+
+def width() -> int:
+    """The terminal's columns; 80 where there is none."""
+    return shutil.get_terminal_size().columns
+
+
+def say(text: str, *, newline: bool = True, err: bool = False) -> None:
+    """Print; colours are for terminals, and for people who don't mind them."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    try:
+        click.echo(text, nl=newline, err=err, color=False if plain else None)
+    except BrokenPipeError:
+        raise ReaderLeft from None
+
+
+class ReaderLeft(Exception):  # noqa: N818 (no error: `gptailor schema | head`)
+    """Nobody reads what is printed any more. Click would make it exit code 1."""
+
+
+def progress(total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return nullcontext(lambda _: None)
+    from gptailor.report.progress import bar  # noqa: PLC0415
+
+    return bar(total)
+
+
+def millions(count: int) -> str:
+    """A number of parameters: `134.5 M`, `7.24 B`."""
+    return f"{count / 1e9:.2f} B" if count >= 10**9 else f"{count / 1e6:.1f} M"
+
+
+def size_in_words(size: int) -> str:
+    """A number of bytes: `269.0 MB`."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size} bytes"

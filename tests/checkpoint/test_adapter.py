@@ -1,0 +1,462 @@
+"""LoRA adapters: every tensor finds its place, and what isn't understood is refused by name."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gptailor.check.opening import open_models
+from gptailor.checkpoint.adapter import apply_adapter
+from gptailor.checkpoint.adapter_settings import read_settings
+from gptailor.checkpoint.error import CheckpointError
+from gptailor.checkpoint.forms import Adapted, LowRank
+from gptailor.checkpoint.source import Checkpoint, open_checkpoint
+from gptailor.plan import Layer, LayerOf, Model, Plan, Take
+
+Q = "model.layers.0.self_attn.q_proj"
+V = "model.layers.3.self_attn.v_proj"
+HEAD, EMBED = "lm_head", "model.embed_tokens"
+HIDDEN, VOCAB, KV = 16, 64, 8
+CONFIG: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["none"]}
+
+
+def pair(module: str, out: int = HIDDEN, into: int = HIDDEN, rank: int = 4) -> dict[str, Tensor]:
+    return {
+        f"base_model.model.{module}.lora_A.weight": torch.zeros(rank, into),
+        f"base_model.model.{module}.lora_B.weight": torch.zeros(out, rank),
+    }
+
+
+def adapter(folder: Path, tensors: dict[str, Tensor] | None = None, **config: Any) -> Path:
+    """An adapter on `base`, whose settings differ from the usual in these."""
+    folder.mkdir(exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(CONFIG | config))
+    save_file(pair(Q) if tensors is None else tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def base(family: Path) -> Checkpoint:
+    return open_checkpoint(family / "base")
+
+
+def refused(model: Checkpoint, folder: Path) -> CheckpointError:
+    with pytest.raises(CheckpointError) as caught:
+        apply_adapter(model, folder)
+    return caught.value
+
+
+def changed(before: Checkpoint, after: Checkpoint) -> set[str]:
+    tensors = after.tensors.items()
+    return {name for name, tensor in tensors if tensor != before.tensors.get(name)}
+
+
+def delta(model: Checkpoint, module: str = Q) -> LowRank:
+    form = model.tensors[f"{module}.weight"].form
+    assert isinstance(form, Adapted)
+    (only,) = form.deltas
+    assert isinstance(only, LowRank)
+    return only
+
+
+# ------------------------------------------------------------------------------------ what is done
+
+
+def test_a_delta_replaces_one_tensor_and_keeps_its_spec(base: Checkpoint, tmp_path: Path) -> None:
+    made, said = apply_adapter(base, adapter(tmp_path / "a"))
+    assert changed(base, made) == {f"{Q}.weight"}
+    old, new = base.tensors[f"{Q}.weight"], made.tensors[f"{Q}.weight"]
+    assert new.spec == old.spec
+    assert isinstance(new.form, Adapted)
+    assert new.form.base == old
+    assert delta(made).scale == 2.0
+    assert not delta(made).transposed
+    assert (made.config, made.folder, said) == (base.config, base.folder, [])
+    assert made.files == (*base.files, tmp_path / "a/adapter_model.safetensors")
+    hash(new)
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda key: key.replace(".weight", ".default.weight"),
+        lambda key: key.removeprefix("base_model.model."),
+        lambda key: key.replace("base_model.model.model.", "base_model.model."),
+    ],
+)
+def test_other_spellings_of_keys_are_understood(
+    rename: Any, base: Checkpoint, tmp_path: Path
+) -> None:
+    tensors = {rename(key): tensor for key, tensor in pair(Q).items()}
+    made, _ = apply_adapter(base, adapter(tmp_path / "a", tensors))
+    assert changed(base, made) == {f"{Q}.weight"}
+
+
+def test_a_model_saved_without_its_head_has_other_names(family: Path, tmp_path: Path) -> None:
+    model = open_checkpoint(family / "base")
+    bare = {name.removeprefix("model."): t for name, t in model.tensors.items() if name != HEAD}
+    bare = {n: t for n, t in bare.items() if not n.startswith("lm_head")}
+    made, _ = apply_adapter(
+        Checkpoint(model.folder, model.config, bare, model.files), adapter(tmp_path / "a")
+    )
+    assert isinstance(made.tensors[f"{Q.removeprefix('model.')}.weight"].form, Adapted)
+
+
+@pytest.mark.parametrize("wrapper", ["", ".modules_to_save", ".modules_to_save.default"])
+def test_a_module_to_save_is_the_adapters_own_tensor(
+    wrapper: str, base: Checkpoint, tmp_path: Path
+) -> None:
+    key = f"base_model.model.lm_head{wrapper}.weight"
+    tensors = pair(Q) | {key: torch.zeros(VOCAB, HIDDEN)}
+    made, _ = apply_adapter(base, adapter(tmp_path / "a", tensors, modules_to_save=[HEAD]))
+    new = made.tensors["lm_head.weight"]
+    assert new.spec == base.tensors["lm_head.weight"].spec
+    assert new.file == tmp_path / "a/adapter_model.safetensors"
+    assert new.form is None
+
+
+def test_a_saved_tensor_of_another_dtype_is_cast_to_the_models(
+    base: Checkpoint, tmp_path: Path
+) -> None:
+    tensors = {"base_model.model.lm_head.weight": torch.zeros(VOCAB, HIDDEN, dtype=torch.float16)}
+    made, _ = apply_adapter(base, adapter(tmp_path / "a", tensors, modules_to_save=[HEAD]))
+    new = made.tensors["lm_head.weight"]
+    assert new.spec.dtype == "F32"
+    assert isinstance(new.form, Adapted)
+    assert new.form.base.spec.dtype == "F16"
+    assert new.form.deltas == ()
+
+
+@pytest.mark.parametrize(
+    ("named", "warned"),
+    [
+        (None, False),
+        ("", False),
+        ("base", False),
+        ("someone/BASE", False),
+        ("C:\\models\\base\\", False),
+        ("/elsewhere/base/", False),
+        ("someone/base-v2", True),
+        ("math", True),
+    ],
+)
+def test_another_base_name_is_a_warning(
+    named: str | None, warned: bool, base: Checkpoint, tmp_path: Path
+) -> None:
+    folder = adapter(tmp_path / "a", base_model_name_or_path=named)
+    _, said = apply_adapter(base, folder)
+    assert len(said) == warned
+    assert not warned or "another base" in said[0]
+
+
+def test_the_hubs_cache_and_the_configuration_name_a_base_too(family: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--Some-One--Llama-7b-hf" / "snapshots" / "0123abc"
+    snapshot.parent.mkdir(parents=True)
+    shutil.copytree(family / "base", snapshot)
+    model = open_checkpoint(snapshot)
+    folder = adapter(tmp_path / "a", base_model_name_or_path="some-one/llama-7B-hf")
+    assert apply_adapter(model, folder)[1] == []
+    model.config["_name_or_path"] = "/home/me/mine"
+    adapter(folder, base_model_name_or_path="they/Mine")
+    assert apply_adapter(model, folder)[1] == []
+
+
+def test_targets_without_a_delta_are_a_warning(base: Checkpoint, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a", target_modules=["q_proj"])
+    (said,) = apply_adapter(base, folder)[1]
+    assert "'model.layers.1.self_attn.q_proj.weight' and 4 more" in said
+    adapter(folder, target_modules=["q_proj"], layers_to_transform=[0])
+    assert apply_adapter(base, folder)[1] == []
+    adapter(folder, target_modules=["q_proj"], exclude_modules=["q_proj"])
+    assert apply_adapter(base, folder)[1] == []
+
+
+def test_settings_that_concern_the_training_are_no_matter(base: Checkpoint, tmp_path: Path) -> None:
+    folder = adapter(
+        tmp_path / "a",
+        lora_dropout=0.1,
+        task_type="CAUSAL_LM",
+        init_lora_weights="eva",
+        eva_config={"rho": 2.0},
+        qalora_group_size=16,
+        fan_in_fan_out=True,
+        lorap_emb_lr=1e-6,
+        unsloth_fixed=True,
+        use_future=None,
+        future_config={},
+    )
+    made, said = apply_adapter(base, folder)
+    assert said == []
+    assert not delta(made).transposed
+
+
+def test_no_tensor_library_is_needed() -> None:
+    code = "import sys, gptailor.checkpoint.adapter; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ---------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("peft_type", "LOHA"),
+        ("peft_type", "ADALORA"),
+        ("use_qalora", True),
+        ("alora_invocation_tokens", [1, 2]),
+        ("target_parameters", ["experts.gate_up_proj"]),
+        ("arrow_config", {"top_k": 3}),
+        ("use_bdlora", {"nblocks": 2}),
+        ("kasa_config", {"beta": 1.0}),
+        ("monteclora_config", {"num_samples": 8}),
+        ("velora_config", {"scale": 1.0}),
+        ("layer_replication", [[0, 4], [2, 5]]),
+        ("init_lora_weights", "pissa"),
+        ("init_lora_weights", "pissa_niter_16"),
+        ("init_lora_weights", "olora"),
+        ("init_lora_weights", "corda"),
+        ("init_lora_weights", "loftq"),
+        ("init_lora_weights", "lora_ga"),
+        ("init_lora_weights", "novel"),
+        ("use_something", True),
+    ],
+)
+def test_what_is_not_understood_is_refused_by_name(
+    setting: str, value: object, base: Checkpoint, tmp_path: Path
+) -> None:
+    error = refused(base, adapter(tmp_path / "a", **{setting: value}))
+    assert error.code == "C402"
+    named = str(value) if setting == "peft_type" else setting
+    assert f"'{named}'" in error.message
+    assert error.path.name == "adapter_config.json"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("peft_type", None),
+        ("r", 0),
+        ("r", -1),
+        ("r", 4.0),
+        ("r", True),
+        ("lora_alpha", "8"),
+        ("lora_alpha", float("nan")),
+        ("lora_alpha", 10**400),
+        ("use_rslora", 1),
+        ("use_dora", "yes"),
+        ("bias", "some"),
+        ("rank_pattern", ["q_proj"]),
+        ("rank_pattern", {"q_proj": 0}),
+        ("rank_pattern", {"(": 4}),
+        ("alpha_pattern", {"q_proj": None}),
+        ("modules_to_save", [""]),
+        ("modules_to_save", 3),
+        ("layers_to_transform", "0"),
+        ("layers_to_transform", [-1]),
+        ("trainable_token_indices", [1, 1]),
+        ("trainable_token_indices", [-1]),
+        ("trainable_token_indices", {"embed_tokens": 3}),
+        ("trainable_token_indices", "3"),
+        ("base_model_name_or_path", 7),
+        ("target_modules", {"q_proj": 1}),
+    ],
+)
+def test_a_wrong_setting_is_named(
+    setting: str, value: object, base: Checkpoint, tmp_path: Path
+) -> None:
+    error = refused(base, adapter(tmp_path / "a", **{setting: value}))
+    assert error.code == "C401"
+    assert f"'{setting}'" in error.message
+
+
+A, B = f"base_model.model.{Q}.lora_A.weight", f"base_model.model.{Q}.lora_B.weight"
+ROWS = f"base_model.model.{EMBED}.token_adapter.trainable_tokens_delta"
+SAVED = "base_model.model.lm_head.weight"
+MAGNITUDE = f"base_model.model.{Q}.lora_magnitude_vector"
+EMBEDDED = f"base_model.model.{EMBED}.lora_embedding_"
+
+
+def embedded(out: int = HIDDEN, into: int = VOCAB) -> dict[str, Tensor]:
+    return {EMBEDDED + "A": torch.zeros(4, into), EMBEDDED + "B": torch.zeros(out, 4)}
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "tensors", "config"),
+    [
+        ("C401", "changes nothing", {}, {}),
+        ("C401", "changes nothing", pair(Q), {"lora_alpha": 0}),
+        ("C402", "no float", pair(Q) | {A: torch.zeros(4, 16, dtype=torch.int8)}, {}),
+        ("C403", "layers.9", pair("model.layers.9.self_attn.q_proj"), {}),
+        ("C403", "experts", pair("model.layers.0.mlp.experts.base_layer"), {}),
+        ("C403", "score", pair(Q) | {"base_model.model.score.weight": torch.zeros(2)}, {}),
+        ("C403", "lora_diag", pair(Q) | {f"base_model.model.{Q}.lora_diag": torch.ones(4)}, {}),
+        ("C403", "same place", pair(Q) | {A.replace("_A.", "_A.x."): torch.zeros(4, 16)}, {}),
+        ("C404", "rank 8", pair(Q), {"r": 8}),
+        ("C404", "rank 2", pair(Q), {"rank_pattern": {"q_proj": 2}}),
+        ("C404", "[4, 16]", pair(Q, into=32), {}),
+        ("C404", "[16, 4]", pair(Q, out=32), {}),
+        ("C404", "[16, 4]", pair(Q) | {B: torch.zeros(16, 3)}, {}),
+        ("C404", "has the shape []", pair(Q) | {A: torch.zeros(())}, {}),
+        ("C404", "has the shape [64]", pair(Q) | {B: torch.zeros(64)}, {}),
+        ("C404", "dimensions", pair("model.norm"), {}),
+        ("C404", "[8, 4]", pair(V), {}),
+        ("C404", "[64, 16]", {SAVED: torch.zeros(70, HIDDEN)}, {}),
+        ("C404", "[16]", pair(Q) | {MAGNITUDE: torch.ones(1, 16)}, {"use_dora": True}),
+        ("C404", "[4, 64]", embedded(out=64, into=16), {}),
+        ("C404", "[2, 16]", {ROWS: torch.zeros(3, 16)}, {"trainable_token_indices": [1, 2]}),
+        ("C404", "64 tokens", {ROWS: torch.zeros(1, 16)}, {"trainable_token_indices": [64]}),
+        ("C405", "lora_B", {A: torch.zeros(4, 16)}, {}),
+        ("C405", "lora_A", {B: torch.zeros(16, 4)}, {}),
+        ("C405", "lora_embedding_B", {EMBEDDED + "A": torch.zeros(4, 64)}, {}),
+        ("C405", "use_dora", pair(Q), {"use_dora": True}),
+        ("C405", "lora_bias", pair(Q), {"lora_bias": True}),
+        ("C405", "lm_head", pair(Q), {"modules_to_save": ["lm_head"]}),
+        ("C405", "which rows", {ROWS: torch.zeros(1, 16)}, {}),
+        ("C402", "use_dora", pair(Q) | {MAGNITUDE: torch.ones(16)}, {}),
+        ("C402", "lora_bias", pair(Q) | {f"base_model.model.{Q}.lora_B.bias": torch.ones(16)}, {}),
+        (
+            "C402",
+            "beside",
+            embedded() | {ROWS: torch.zeros(1, 16)},
+            {"trainable_token_indices": [1]},
+        ),
+        (
+            "C403",
+            "lora_B.bias",
+            pair(Q) | {f"base_model.model.{Q}.lora_B.bias": torch.ones(16)},
+            {"lora_bias": True},
+        ),
+    ],
+)  # fmt: skip
+def test_tensors_that_do_not_fit_are_faults(
+    code: str,
+    said: str,
+    tensors: dict[str, Tensor],
+    config: dict[str, Any],
+    base: Checkpoint,
+    tmp_path: Path,
+) -> None:
+    error = refused(base, adapter(tmp_path / "a", tensors, **config))
+    assert (error.code, said in error.message) == (code, True), error.message
+    assert error.path == tmp_path / "a/adapter_model.safetensors"
+
+
+def test_an_adapter_of_another_model_is_a_fault(family: Path, tmp_path: Path) -> None:
+    error = refused(open_checkpoint(family / "wide"), adapter(tmp_path / "a"))
+    assert error.code == "C404"
+    assert f"'{Q}.weight'" in error.message
+    assert error.help == "it is for another model"
+
+
+def test_another_vocabulary_is_named_as_such(base: Checkpoint, tmp_path: Path) -> None:
+    tensors = pair(Q) | {"base_model.model.model.embed_tokens.weight": torch.zeros(70, HIDDEN)}
+    assert (
+        refused(base, adapter(tmp_path / "a", tensors)).help == "the adapter has another vocabulary"
+    )
+
+
+def test_a_quantised_tensor_takes_no_delta(family: Path, tmp_path: Path) -> None:
+    module = "model.layers.1.mlp.down_proj"
+    folder = adapter(tmp_path / "a", pair(module, into=24))
+    error = refused(open_checkpoint(family / "integers"), folder)
+    assert error.code == "C402"
+    assert "I8" in error.message
+
+
+def test_a_delta_on_both_ends_of_a_tied_model_is_refused(family: Path, tmp_path: Path) -> None:
+    both = pair(HEAD, out=VOCAB)
+    error = refused(open_checkpoint(family / "tied"), adapter(tmp_path / "a", both | embedded()))
+    assert error.code == "C402"
+    assert "one tensor" in error.message
+
+
+def test_folders_that_are_no_adapter(base: Checkpoint, family: Path, tmp_path: Path) -> None:
+    assert refused(base, tmp_path / "none").code == "C101"
+    whole = refused(base, family / "math")
+    assert whole.code == "C401"
+    assert "whole model" in whole.help
+    folder = adapter(tmp_path / "a")
+    weights = folder / "adapter_model.safetensors"
+    raw = weights.read_bytes()
+    weights.write_bytes(raw[:-1])
+    assert refused(base, folder).code == "C208"
+    weights.unlink()
+    assert refused(base, folder).code == "C401"
+    (folder / "adapter_model.bin").write_bytes(b"")
+    assert "only safetensors" in refused(base, folder).message
+    weights.write_bytes(raw)
+    for text in ("", "[]", "{", '{"peft_type": 3}'):
+        (folder / "adapter_config.json").write_text(text)
+        assert refused(base, folder).code == "C401"
+
+
+def test_a_pattern_that_names_nothing_leaves_the_usual_rank(tmp_path: Path) -> None:
+    folder = adapter(
+        tmp_path / "a",
+        rank_pattern={"k_proj": 2, "1.self_attn.q_proj": 16},
+        alpha_pattern={"q_proj": 3, "layers.1.self_attn.q_proj": 5},
+        use_rslora=True,
+    )
+    settings = read_settings(folder)
+    assert settings.rank_of(Q) == 4
+    assert settings.rank_of("model.layers.1.self_attn.q_proj") == 16
+    assert settings.rank_of("model.layers.11.self_attn.q_proj") == 4
+    assert settings.scale_of("model.layers.1.self_attn.q_proj") == 3 / 4
+
+
+# ----------------------------------------------------------------------------------------- in plans
+
+
+def plan(family: Path, **models: Model) -> Plan:
+    models = {"base": Model(source=str(family / "base")), **models}
+    layers = (Layer(position=1, recipe=Take(take=LayerOf(model="code", layer=1))),)
+    return Plan(models=models, layers=layers)
+
+
+def test_a_plan_opens_adapters_and_the_models_that_they_are_on(
+    family: Path, tmp_path: Path
+) -> None:
+    one = adapter(tmp_path / "one")
+    two = adapter(tmp_path / "two", base_model_name_or_path="other")
+    opened, faults = open_models(
+        plan(
+            family,
+            math=Model(source=str(family / "math")),
+            first=Model(on="math", source=str(one)),
+            code=Model(on="first", source=str(two)),
+        )
+    )
+    assert opened.keys() == {"base", "code"}
+    assert [(f.code, f.severity, f.at) for f in faults] == [
+        ("M305", "warning", ("models", "code", "source"))
+    ]
+    form = opened["code"].checkpoint.tensors[f"{Q}.weight"].form
+    assert isinstance(form, Adapted)
+    assert [d.a.file.parent.name for d in form.deltas if isinstance(d, LowRank)] == ["one", "two"]
+    assert form.base.file.parent.name == "math"
+
+
+def test_a_bad_adapter_is_a_fault_of_its_model(family: Path, tmp_path: Path) -> None:
+    bad = adapter(tmp_path / "bad", r=8)
+    opened, faults = open_models(plan(family, code=Model(on="base", source=str(bad))))
+    assert opened.keys() == {"base"}
+    assert [(f.code, f.at) for f in faults] == [("C404", ("models", "code", "source"))]
+
+
+def test_a_model_that_is_not_there_is_one_fault(family: Path, tmp_path: Path) -> None:
+    lost = plan(
+        family,
+        gone=Model(source=str(tmp_path / "gone")),
+        code=Model(on="gone", source=str(adapter(tmp_path / "a"))),
+    )
+    opened, faults = open_models(lost)
+    assert opened.keys() == {"base"}
+    assert [(f.code, f.at) for f in faults] == [("C101", ("models", "gone", "source"))]

@@ -1,0 +1,289 @@
+"""Quantised checkpoints: layers move byte for byte, their configuration follows, all else is no."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import gptailor
+from gptailor.checkpoint.configuration import Refusal
+from gptailor.checkpoint.layout import Layout, layout_of
+from gptailor.checkpoint.quantisation import requantised
+from gptailor.diagnostics import Fault
+from tests.tiny import tiny_model
+
+FORMATS: dict[str, tuple[dict[str, Any], dict[str, torch.dtype]]] = {
+    "gptq": (
+        {"quant_method": "gptq", "bits": 4,
+         "modules_in_block_to_quantize": [["self_attn.q_proj"], ["mlp.up_proj"]],
+         "dynamic": {r"-:model\.layers\.3\.mlp\..*": {}, r"+:.*\.up_proj": {"bits": 8}}},
+        {"qweight": torch.int32, "qzeros": torch.int32, "scales": torch.float16,
+         "g_idx": torch.int32},
+    ),
+    "awq": (
+        {"quant_method": "awq", "modules_to_not_convert": ["model.layers.3.", "lm_head"]},
+        {"qweight": torch.int32, "qzeros": torch.int32, "scales": torch.float16},
+    ),
+    "bitsandbytes": (
+        {"quant_method": "bitsandbytes", "llm_int8_skip_modules": ["lm_head"]},
+        {"weight": torch.uint8, "weight.absmax": torch.uint8, "weight.quant_map": torch.float32,
+         "weight.nested_absmax": torch.float32,
+         "weight.quant_state.bitsandbytes__nf4": torch.uint8},
+    ),
+    "fp8": (
+        {"quant_method": "fp8", "modules_to_not_convert": ["model.layers.3.mlp.up_proj"]},
+        {"weight": torch.float8_e4m3fn, "weight_scale_inv": torch.float32},
+    ),
+    "compressed-tensors": (
+        {"quant_method": "compressed-tensors", "ignore": ["lm_head", "model.layers.3.mlp.up_proj"],
+         "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4}}}},
+        {"weight_packed": torch.int32, "weight_scale": torch.float16, "weight_shape": torch.int64},
+    ),
+}  # fmt: skip
+
+
+def quantise(
+    folder: Path, seed: int, config: dict[str, Any], kinds: dict[str, torch.dtype]
+) -> None:
+    """A tiny model whose matrices are replaced by what such a format has; the numbers are noise."""
+    tiny_model("llama", folder, seed=seed, layers=4, dtype="float16")
+    generator = torch.Generator().manual_seed(seed)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if "_proj.weight" not in name:
+            tensors[name] = tensor
+            continue
+        stem = name.removesuffix("weight")
+        for suffix, dtype in kinds.items():
+            noise = torch.randint(0, 100, (8, 3), generator=generator)
+            tensors[stem + suffix] = noise.to(dtype)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    change(folder, quantization_config=config)
+
+
+def change(folder: Path, **config: Any) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models in a format, one in another, and one that isn't quantised."""
+    root = tmp_path_factory.mktemp(request.param)
+    for seed, name in enumerate(("base", "math")):
+        quantise(root / name, seed, *FORMATS[request.param])
+    config, kinds = FORMATS[request.param]
+    quantise(root / "other", 2, {**config, "group_size": 64}, kinds)
+    tiny_model("llama", root / "plain", seed=3, layers=4, dtype="float16")
+    return root
+
+
+HEAD = """tailor 1
+model base = "./base"
+model math = "./math"
+model other = "./other"
+model plain = "./plain"
+"""
+
+
+def faults(folder: Path, text: str) -> list[Fault]:
+    found = gptailor.check(gptailor.loads(HEAD + text, folder=folder))
+    return [fault for fault in found if fault.severity == "error"]
+
+
+def test_layers_move_byte_for_byte(models: Path, tmp_path: Path) -> None:
+    plan = gptailor.loads(HEAD + "drop L0..L1; L2 from math; norm from plain", folder=models)
+    gptailor.compile(plan, tmp_path / "out")
+    base, math = (load_file(models / n / "model.safetensors") for n in ("base", "math"))
+    expected = {n: t for n, t in base.items() if ".layers." not in n}
+    expected["model.norm.weight"] = load_file(models / "plain" / "model.safetensors")[
+        "model.norm.weight"
+    ]
+    for new, (source, old) in enumerate([(math, 2), (base, 3)]):
+        mark = f".layers.{old}."
+        expected |= {n.replace(mark, f".layers.{new}."): t for n, t in source.items() if mark in n}
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert found[name].view(torch.uint8).equal(tensor.view(torch.uint8)), name
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    before = json.dumps(json.loads((models / "base" / "config.json").read_text()))
+    after = json.dumps(config["quantization_config"])
+    assert ("layers" in after) == ("layers" in before.partition("quantization_config")[2])
+    assert "3" not in after.replace('"num_bits": 4', "")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("L1 from base, math by linear()", "merged"),
+        ("L1.mlp from base, math by ties(0.5)", "merged"),
+        ("embed from base, math by linear()", "merged"),
+        ("head from base, math by linear()", "merged"),
+        ("norm from base, math by linear()", "merged"),
+        ("dtype bfloat16", "cast"),
+    ],
+)
+def test_nothing_is_computed(models: Path, text: str, said: str) -> None:
+    found = faults(models, text)
+    assert {fault.code for fault in found} == {"M213"}
+    assert any(f"can't be {said}" in fault.message for fault in found)
+
+
+def test_nothing_is_scaled(models: Path) -> None:
+    (fault,) = faults(models, "scale L1 by 0.5")
+    assert fault.code == "M214"
+    assert "quantised" in fault.message
+
+
+@pytest.mark.parametrize("name", ["other", "plain"])
+@pytest.mark.parametrize("text", ["L1 from {}", "L1.mlp from {}", "head from {}"])
+def test_models_are_quantised_alike(models: Path, name: str, text: str) -> None:
+    (fault,) = faults(models, text.format(name))
+    assert fault.code == "M213"
+    assert f"'{name}' is" in fault.message
+
+
+def test_a_source_of_another_dtype_is_not_cast(models: Path, tmp_path: Path) -> None:
+    for path in models.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "math").unlink()
+    (tmp_path / "math").mkdir()
+    for path in (models / "math").iterdir():
+        (tmp_path / "math" / path.name).write_bytes(path.read_bytes())
+    file = tmp_path / "math" / "model.safetensors"
+    save_file({n: t.to(torch.bfloat16) if t.dtype == torch.float16 else t
+               for n, t in load_file(file).items()}, file)  # fmt: skip
+    (fault,) = faults(tmp_path, "L1 from math")
+    assert (fault.code, "cast" in fault.message) == ("M213", True)
+
+
+def test_no_adapter_is_put_on_it(models: Path, tmp_path: Path) -> None:
+    (tmp_path / "lora").mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(settings))
+    stem = "base_model.model.model.layers.0.self_attn.q_proj"
+    a, b = torch.ones(2, 16), torch.ones(16, 2)
+    save_file({f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b},
+              tmp_path / "lora" / "adapter_model.safetensors")  # fmt: skip
+    text = f'model tuned = base + "{tmp_path / "lora"}"\nL0 from tuned'
+    assert faults(models, text)
+
+
+def test_tensors_betray_what_the_configuration_hides(tmp_path: Path) -> None:
+    quantise(tmp_path / "base", 0, *FORMATS["gptq"])
+    change(tmp_path / "base", quantization_config=None)
+    text = 'tailor 1\nmodel base = "./base"\ndtype bfloat16'
+    (fault,) = gptailor.check(gptailor.loads(text, folder=tmp_path))
+    assert fault.code == "M213"
+
+
+@pytest.mark.parametrize("text", ["dtype bfloat16", "scale L1 by 0.5"])
+def test_small_floats_are_not_computed_with(tmp_path: Path, text: str) -> None:
+    tiny_model("llama", tmp_path / "base", layers=4)
+    file = tmp_path / "base" / "model.safetensors"
+    save_file({n: t.to(torch.float8_e4m3fn) if "_proj" in n else t
+               for n, t in load_file(file).items()}, file)  # fmt: skip
+    plan = gptailor.loads(f'tailor 1\nmodel base = "./base"\n{text}', folder=tmp_path)
+    assert [fault.code for fault in gptailor.check(plan)] == ["M215"]
+
+
+# ------------------------------------------------------------------------------ the configuration
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    folder = tiny_model("llama", tmp_path_factory.mktemp("m"), layers=12)
+    config = json.loads((folder / "config.json").read_text())
+    found = layout_of(config, load_file(folder / "model.safetensors"))
+    assert isinstance(found, Layout)
+    return found
+
+
+def moved(layout: Layout, entries: Any, places: list[tuple[int, int]]) -> Any:
+    found = requantised(layout, {"quantization_config": {"ignore": entries}}, places)
+    return found if isinstance(found, Refusal) else found["quantization_config"]["ignore"]
+
+
+SHIFTED = [(3, 3), (11, 11), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ("lm_head", ["lm_head"]),
+        ("Linear", ["Linear"]),
+        ("re:.*lm_head", ["re:.*lm_head"]),
+        ("re:.*self_attn.*", ["re:.*self_attn.*"]),
+        ("experts.3.w1", ["experts.3.w1"]),
+        ("model.layers.*.self_attn", ["model.layers.*.self_attn"]),
+        (r"re:model\.layers\.\d+\.mlp", [r"re:model\.layers\.\d+\.mlp"]),
+        ("model.layers.3.mlp", ["model.layers.0.mlp", "model.layers.2.mlp"]),
+        ("layers.11.mlp.up_proj", ["layers.1.mlp.up_proj"]),
+        ("model.layers.11", ["model.layers.1"]),
+        ("model.layers.3.", ["model.layers.0.", "model.layers.2."]),
+        (
+            r"-:model\.layers\.3\.mlp.*",
+            [r"-:model\.layers\.0\.mlp.*", r"-:model\.layers\.2\.mlp.*"],
+        ),
+        (r"re:.*layers\.11\..*", [r"re:.*layers\.1\..*"]),
+        ("model.layers.5.mlp", []),
+    ],
+)
+def test_entries_follow_their_layers(layout: Layout, entry: str, expected: list[str]) -> None:
+    assert moved(layout, [entry], SHIFTED) == expected
+    (key,) = expected[:1] or [None]
+    keyed = requantised(layout, {"quantization_config": {"dynamic": {entry: {"bits": 8}}}}, SHIFTED)
+    assert not isinstance(keyed, Refusal)
+    assert list(keyed["quantization_config"]["dynamic"])[:1] == ([key] if key else [])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        r"re:model\.layers\.[0-5]\.mlp",
+        r"re:model\.layers\.(1|2)\.mlp",
+        r"+:.*\.18\..*gate.*",
+        r"re:model\.layers\..\.mlp",
+        "model.layers.1",
+        "3.mlp",
+    ],
+)
+def test_what_cannot_follow_is_refused(layout: Layout, entry: str) -> None:
+    found = moved(layout, [entry], SHIFTED)
+    assert isinstance(found, Refusal)
+    assert entry in found.reason
+    stays = [(n, n) for n in range(7)]
+    assert moved(layout, [entry], stays) == [entry]
+
+
+def test_branches_follow_by_themselves(layout: Layout) -> None:
+    crossed = [(3, 4)]
+    assert moved(layout, ["model.layers.3.self_attn.q_proj", "model.layers.4.mlp"], crossed) == [
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.0.mlp",
+    ]
+    assert moved(layout, ["model.layers.4.self_attn", "model.layers.3.mlp"], crossed) == []
+    assert isinstance(moved(layout, ["model.layers.3."], crossed), Refusal)
+
+
+# ------------------------------------------------------------------------- code in the repository
+
+
+def test_code_is_never_run(tmp_path: Path) -> None:
+    tiny_model("llama", tmp_path / "base", layers=2)
+    (tmp_path / "base" / "modeling_x.py").write_text("raise SystemExit")
+    change(tmp_path / "base", auto_map={"AutoModelForCausalLM": "modeling_x.X"})
+    plan = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L0', folder=tmp_path)
+    gptailor.compile(plan, tmp_path / "out")
+    assert "auto_map" not in json.loads((tmp_path / "out" / "config.json").read_text())
+    assert not (tmp_path / "out" / "modeling_x.py").exists()
+    change(tmp_path / "base", model_type="mystery")
+    (fault,) = gptailor.check(plan)
+    assert fault.code == "M204"
+    assert "auto_map" in fault.message

@@ -1,0 +1,559 @@
+"""mergekit's YAML as plans: what each configuration becomes, what is noted, what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import gptailor
+from gptailor.check.opening import open_models
+from gptailor.convert.mergekit import from_mergekit
+from gptailor.convert.mergekit_export import to_mergekit
+from gptailor.convert.note import ConversionError
+from gptailor.plan import Plan
+from gptailor.program.compile import compile_plan
+
+FOLDER = Path(__file__).parent / "yaml"
+FILES = sorted(FOLDER.glob("*.yml"))
+NOT_EXPORTED = {"dare": "no 'dare' that gives the same tensors"}
+"""Configurations whose plans mergekit can't say, and why."""
+
+TWO = "models: [{model: a/base}, {model: b/two}]\n"
+SLERP = TWO + "merge_method: slerp\nbase_model: a/base\n"
+
+
+def imported(text: str, layers: int | None = 6) -> Plan:
+    return from_mergekit(text, "file.yml", layers)[0]
+
+
+def notes_of(text: str) -> str:
+    return "\n".join(str(note) for note in from_mergekit(text, "file.yml", 6)[1])
+
+
+def refused(text: str, layers: int | None = 6) -> ConversionError:
+    with pytest.raises(ConversionError) as caught:
+        from_mergekit(text, "file.yml", layers)
+    return caught.value
+
+
+def tailor(body: str, *, head: str = 'model base = "a/base"\nmodel two = "b/two"\n') -> Plan:
+    return gptailor.loads(f"tailor 1\n{head}{body}")
+
+
+# ------------------------------------------------------------------------------------ the examples
+
+
+def test_there_are_examples() -> None:
+    assert len(FILES) >= 15
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_an_example_becomes_the_plan_beside_it(path: Path) -> None:
+    plan, notes = from_mergekit(path.read_text(encoding="utf-8"), path.name, 6)
+    assert gptailor.format(plan) == path.with_suffix(".tailor").read_text(encoding="utf-8")
+    said = "".join(f"{note}\n" for note in notes)
+    assert said == path.with_suffix(".notes").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_an_imported_plan_has_no_faults_and_survives_its_text(path: Path) -> None:
+    plan = imported(path.read_text(encoding="utf-8"))
+    assert gptailor.loads(gptailor.format(plan)) == plan
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
+def test_an_imported_plan_goes_back_and_comes_again(path: Path) -> None:
+    plan = imported(path.read_text(encoding="utf-8"))
+    if path.stem in NOT_EXPORTED:
+        with pytest.raises(ConversionError, match=NOT_EXPORTED[path.stem]):
+            to_mergekit(plan, 6)
+        return
+    again = imported(to_mergekit(plan, 6))
+    assert again.model_copy(update={"models": plan.models}) == plan
+
+
+# --------------------------------------------------------------------------------------- gradients
+
+
+def test_a_gradient_lies_on_lines_through_its_values() -> None:
+    plan = imported(SLERP + "parameters: {t: [0.0, 1.0, 0.5]}", 5)
+    lines = ["L1 from base, two by slerp(0.5)", "L2 from two", "L3 from base, two by slerp(0.75)",
+             "L4 from base, two by slerp(0.5)"]  # fmt: skip
+    assert plan == tailor("\n".join(lines))
+
+
+def test_a_gradient_starts_anew_in_each_slice_and_is_at_its_end_in_a_slice_of_one() -> None:
+    both = (
+        "{{sources: [{{model: a/base, layer_range: [{0}]}}, {{model: b/two, layer_range: [{0}]}}]}}"
+    )
+    slices = ", ".join(both.format(span) for span in ("0, 2", "2, 3"))
+    text = f"slices: [{slices}]\nmerge_method: slerp\nbase_model: a/base\nparameters: {{t: [0, 1]}}"
+    assert imported(text, 3) == tailor("L1..L2 from two")
+
+
+def test_embedding_norm_and_head_are_where_gradients_start() -> None:
+    plan = imported(SLERP + "parameters: {t: [0.25, 1]}", 2)
+    ends = "".join(f"{w} from base, two by slerp(0.25)\n" for w in ("embed", "norm", "head"))
+    assert plan == tailor(ends + "L0 from base, two by slerp(0.25)\nL1 from two")
+
+
+def test_one_value_of_a_gradient_holds_everywhere() -> None:
+    assert imported(SLERP + "parameters: {t: [0.5]}", 2) == imported(
+        SLERP + "parameters: {t: 0.5}", 2
+    )
+
+
+# ----------------------------------------------------------------------------------------- filters
+
+
+def test_a_filter_of_a_branch_and_its_norm_is_that_branch() -> None:
+    text = SLERP + (
+        "parameters:\n  t:\n  - {filter: mlp, value: 1}\n"
+        "  - {filter: post_attention_layernorm, value: 1}\n  - value: 0\n"
+    )
+    assert imported(text, 2) == tailor("L0..L1.mlp from two")
+    assert "norm" not in notes_of(text)
+
+
+def test_norms_with_a_value_of_their_own_are_noted() -> None:
+    text = SLERP + "parameters:\n  t:\n  - {filter: mlp, value: 1}\n  - value: 0\n"
+    assert imported(text, 2) == tailor("L0..L1.mlp from two")
+    assert "line 5: parameters.t: 'post_attention_layernorm.weight' has a value" in notes_of(text)
+
+
+def test_a_projection_with_a_value_of_its_own_is_refused() -> None:
+    text = SLERP + "parameters:\n  t:\n  - {filter: q_proj, value: 1}\n  - value: 0\n"
+    error = refused(text)
+    assert (error.line, error.place) == (5, "parameters.t")
+    assert "'self_attn.q_proj.weight' and 'self_attn.k_proj.weight'" in error.message
+
+
+@pytest.mark.parametrize(
+    ("filter_", "body"),
+    [
+        ("embed_tokens", "embed from two"),
+        ("lm_head", "head from two"),
+        ("model.norm", "norm from two"),
+        ("layers.1.", "L1 from two"),
+    ],
+)
+def test_filters_name_the_rest_and_single_layers(filter_: str, body: str) -> None:
+    text = SLERP + f"parameters: {{t: [{{filter: {filter_}, value: 1}}, {{value: 0}}]}}"
+    assert imported(text, 2) == tailor(body)
+
+
+def test_an_unknown_filter_is_refused_where_the_names_are_not_known() -> None:
+    text = SLERP + "parameters: {t: [{filter: c_attn, value: 1}, {value: 0}]}"
+    assert "'c_attn' is of no tensor" in refused(text).message
+
+
+def test_filters_in_a_stack_are_refused() -> None:
+    pair = "[{model: a/base, layer_range: [1, 2]}, {model: b/two, layer_range: [1, 2]}]"
+    text = (
+        f"slices: [{{sources: {pair}}}, {{sources: {pair}}}]\nmerge_method: slerp\n"
+        "base_model: a/base\nparameters: {t: [{filter: mlp, value: 1}, {value: 0}]}"
+    )
+    assert "item of a stack" in refused(text).message
+
+
+def test_a_bases_own_tensor_names_are_those_that_count(family: Path) -> None:
+    text = (
+        "models: [{model: ./qwen}, {model: ./qwen2}]\nmerge_method: slerp\nbase_model: ./qwen\n"
+        "parameters: {t: [{filter: q_proj.bias, value: 1}, {value: 0}]}"
+    )
+    with pytest.raises(ConversionError, match=r"q_proj\.bias"):
+        from_mergekit(text, "file.yml", root=family)
+
+
+# ----------------------------------------------------------------------------------------- methods
+
+
+@pytest.mark.parametrize(
+    ("weights", "settings", "recipe"),
+    [
+        ((1, 3), "", "by linear(0.25, 0.75)"),
+        ((2, 2), "", "by linear()"),
+        ((1, 3), "normalize: false", "by linear(1.0, 3.0)"),
+    ],
+)
+def test_linear(weights: tuple[float, float], settings: str, recipe: str) -> None:
+    models = ", ".join(
+        f"{{model: {m}, parameters: {{weight: {w}}}}}"
+        for m, w in zip(("a/base", "b/two"), weights, strict=True)
+    )
+    text = f"models: [{models}]\nmerge_method: linear\nparameters: {{{settings}}}"
+    where = ("embed", "norm", "head", "L0..L5")
+    assert imported(text) == tailor("\n".join(f"{w} from base, two {recipe}" for w in where))
+
+
+def task(method: str, of_two: str, of_three: str | None = None, settings: str = "") -> str:
+    models = f"{{model: b/two, parameters: {{{of_two}}}}}"
+    if of_three is not None:
+        models += f", {{model: c/three, parameters: {{{of_three}}}}}"
+    return (
+        f"models: [{models}]\nmerge_method: {method}\nbase_model: a/base\n"
+        f"parameters: {{{settings}}}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "recipe"),
+    [
+        (task("task_arithmetic", "weight: 0.5"), "two by task_arithmetic(0.5)"),
+        (
+            task("task_arithmetic", "weight: 2", "weight: 1"),
+            "two, three by task_arithmetic(2.0, 1.0)",
+        ),
+        (
+            task("task_arithmetic", "weight: 3", "weight: 1", "normalize: true, lambda: 2"),
+            "two, three by task_arithmetic(1.5, 0.5)",
+        ),
+        (task("task_arithmetic", "weight: 3", "weight: 0"), "two by task_arithmetic(3.0)"),
+        (
+            task("ties", "weight: 3, density: 0.5", "weight: 3, density: 0.5"),
+            "two, three by ties(density=0.5, scale=1.0)",
+        ),
+        (
+            task("ties", "weight: 3, density: 0.5", settings="normalize: false, lambda: 2"),
+            "two by ties(density=0.5, scale=6.0)",
+        ),
+        (
+            task("dare_linear", "weight: 0.5, density: 0.25", settings="rescale: false"),
+            "two by dare(density=0.25, scale=0.125)",
+        ),
+        (
+            task("dare_ties", "weight: 0.5, density: 0.25", settings="normalize: true"),
+            "two by dare(density=0.25, scale=1.0)",
+        ),
+        (
+            task("breadcrumbs_ties", "weight: 1, density: 0.75, gamma: 0.5"),
+            "two by breadcrumbs(density=0.75, gamma=0.25, scale=1.0)",
+        ),
+    ],
+)
+def test_task_vectors(text: str, recipe: str) -> None:
+    head = 'model base = "a/base"\nmodel two = "b/two"\n'
+    head += 'model three = "c/three"\n' if "c/three" in text else ""
+    body = "\n".join(f"{w} from {recipe}" for w in ("embed", "norm", "head", "L0..L5"))
+    assert imported(text) == tailor(body, head=head)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (task("ties", "weight: 1", "weight: 2"), "one weight for all sources"),
+        (task("ties", "weight: 1, density: 0.5", "weight: 1, density: 0.4"), "one density for all"),
+        (task("ties", "weight: 1", "weight: 1", "normalize: false"), "normalize: false"),
+        (task("ties", "weight: 1, density: 0.5", settings="rescale: true"), "rescale: true"),
+        (task("dare_ties", "weight: 1", "weight: 1"), "elects signs"),
+        (task("breadcrumbs_ties", "weight: 1", "weight: 1"), "elects signs"),
+        (task("dare_linear", "weight: 1, density: 0.5", "weight: 2, density: 0.5"), "one weight"),
+        (task("ties", "density: 0.5"), "has no 'weight', which mergekit demands"),
+        (task("della", "weight: 1"), "'della' has no equivalent"),
+        (task("tise", "weight: 1"), "no merge_method 'tise'"),
+        (task("model_stock", "filter_wise: true", "", "filter_wise: true"), "filter_wise"),
+        (SLERP + "parameters: {t: 1.5}", "goes beyond"),
+        (SLERP, "has no 't'"),
+        (TWO + "merge_method: passthrough", "takes one source"),
+        (TWO + "merge_method: linear\nparameters: {weight: 0}", "sum to 0"),
+    ],
+)
+def test_what_has_no_equivalent_is_refused_by_name(text: str, said: str) -> None:
+    assert said in refused(text).message
+
+
+def test_task_vectors_across_layers_are_refused() -> None:
+    text = (
+        "slices: [{sources: [{model: a/base, layer_range: [0, 2]}, "
+        "{model: b/two, layer_range: [1, 3], parameters: {weight: 1}}]}]\n"
+        "merge_method: task_arithmetic\nbase_model: a/base"
+    )
+    assert "L1 two against L0 of the base" in refused(text).message
+
+
+def test_task_vectors_of_another_base_are_refused() -> None:
+    text = (
+        "slices: [{base_model: b/two, sources: [{model: a/base, layer_range: [0, 2], parameters: "
+        "{weight: 1}}, {model: b/two, layer_range: [0, 2]}]}]\n"
+        "merge_method: task_arithmetic\nbase_model: a/base"
+    )
+    assert "a plan has one base" in refused(text).message
+
+
+# ------------------------------------------------------------------------------- what a file may be
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "place", "said"),
+    [
+        ("merge_method: [", 1, "", "no YAML"),
+        ("- a", None, "", "not a mapping"),
+        ("", None, "", "empty"),
+        ("merge_method: slerp", None, "", "it has none"),
+        (TWO + "slices: [1]\nmerge_method: linear", None, "", "it has slices and models"),
+        (TWO, None, "", "no merge_method"),
+        (TWO + "merge_method: linear\nmerge_method: slerp", 3, "merge_method", "twice"),
+        (TWO + "merge_methd: linear", 2, "merge_methd", "no key 'merge_methd'"),
+        ("models: [{model: a/b, parametrs: {}}]\nmerge_method: linear", 1, "models[0].parametrs",
+         "no key"),
+        (TWO + "merge_method: linear\nparameters: {wieght: 1}", 3, "parameters.wieght",
+         "no parameter 'wieght'"),
+        (TWO + "merge_method: linear\nparameters: {weight: heavy}", 3, "parameters.weight",
+         "is a number"),
+        (TWO + "merge_method: linear\nparameters: {weight: .nan}", 3, "parameters.weight",
+         "is a number"),
+        (TWO + "merge_method: linear\nparameters: {weight: []}", 3, "parameters.weight", "empty"),
+        (TWO + "merge_method: linear\nparameters: {weight: [1, {value: 2}]}", 3,
+         "parameters.weight", "mixed"),
+        (TWO + "merge_method: linear\nparameters: {normalize: 2}", 3, "parameters.normalize",
+         "true or false"),
+        ("models: [{model: a@b@c}]\nmerge_method: linear", 1, "models[0].model", "path@revision"),
+        ("models: [{model: a+b+c}]\nmerge_method: linear", 1, "models[0].model", "one adapter"),
+        ("models: [{model: a/b}, {model: a/b}]\nmerge_method: linear", 1, "models[1].model",
+         "twice"),
+        (SLERP + "dtype: float64", 4, "dtype", "'float64' is no dtype"),
+        (SLERP + "parameters: {t: 0}\ntokenizer: {tokens: {x: {}}}", 5, "tokenizer.tokens", "rows"),
+        (SLERP + "parameters: {t: 0}\ntokenizer_source: c/c", 5, "tokenizer_source", "none of"),
+        ("modules: {a: {models: [1]}, b: {models: [1]}}\nmerge_method: linear", 1, "modules",
+         "one module"),
+    ],
+)  # fmt: skip
+def test_a_faulty_file_is_refused_with_its_key_and_line(
+    text: str, line: int | None, place: str, said: str
+) -> None:
+    error = refused(text)
+    assert said in error.message
+    assert (error.line, error.place) == (line, place)
+    assert str(error).startswith(f"file.yml:{line}: " if line else "file.yml: ")
+
+
+@pytest.mark.parametrize(
+    ("span", "said"),
+    [("[3, 2]", "holds no layer"), ("[-1, 2]", "is negative"), ("[0, 9]", "the base has 6 layers"),
+     ("[0]", "two whole numbers"), ("[0, 1.5]", "two whole numbers"), ("4", "not a list")],
+)  # fmt: skip
+def test_a_faulty_range_is_refused(span: str, said: str) -> None:
+    text = (
+        f"slices: [{{sources: [{{model: a/b, layer_range: {span}}}]}}]\nmerge_method: passthrough"
+    )
+    assert said in refused(text).message
+    assert refused(text).place == "slices[0].sources[0].layer_range"
+
+
+def test_a_method_of_a_slice_is_refused() -> None:
+    text = (
+        "merge_method: linear\nslices:\n- merge_method: slerp\n"
+        "  sources: [{model: a/b, layer_range: [0, 1]}]"
+    )
+    error = refused(text)
+    assert (error.line, error.place) == (3, "slices[0].merge_method")
+
+
+def test_models_need_the_number_of_layers() -> None:
+    error = refused(SLERP + "parameters: {t: 0.5}", None)
+    assert "their number isn't known" in error.message
+    assert "how many layers" in error.help
+
+
+def test_the_number_of_layers_is_the_bases_where_it_is_at_hand(family: Path) -> None:
+    text = "models: [{model: ./math}]\nmerge_method: linear\nparameters: {weight: 1}"
+    plan, _ = from_mergekit(text, "file.yml", root=family)
+    assert gptailor.check(plan, {"base": family / "math"}) == []
+    with pytest.raises(ConversionError, match="the base has 6 layers, and not 4"):
+        from_mergekit(text, "file.yml", 4, root=family)
+
+
+# ------------------------------------------------------------------------------------------- notes
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        (SLERP + "parameters: {t: 0.5}\ntokenizer_source: union", "line 5: tokenizer_source: "),
+        (SLERP + "parameters: {t: 0.5}\nchat_template: chatml", "line 5: chat_template: "),
+        (SLERP + "parameters: {t: 0.5}\ndtype: bfloat16", "line 5: dtype: mergekit computes in b"),
+        (SLERP + "parameters: {t: 0.5}", "line 2: merge_method: where |cosθ|"),
+        (SLERP + "parameters: {t: 0.5, weight: 1}", "line 4: parameters.weight: 'slerp' has no"),
+        (SLERP + "parameters: {t: 0.5, embed_slerp: true}", "parameters.embed_slerp: "),
+        (task("ties", "weight: 1", settings="int8_mask: true"), "parameters.int8_mask: it saves"),
+        (task("ties", "weight: 1, lambda: 2"), "models[0].parameters.lambda: 'lambda' of one"),
+        (task("dare_linear", "weight: 1, density: 0.5"), "merge_method: other entries"),
+        (TWO + "merge_method: linear\nparameters: {weight: 1}", "no base_model is named"),
+        (TWO + "merge_method: karcher\nparameters: {max_iter: 3}", "parameters.max_iter: "),
+    ],
+)
+def test_what_differs_is_noted(text: str, note: str) -> None:
+    assert note in notes_of(text)
+
+
+def test_a_file_that_is_the_same_has_no_notes() -> None:
+    assert notes_of(task("task_arithmetic", "weight: 1")) == ""
+
+
+# ------------------------------------------------------------------------------------------ models
+
+
+def test_names_are_readable_and_unique() -> None:
+    models = ["a/Llama-2-7b", "b/llama_2.7b", "c/one", "d/7B", "./deep/L3", "x/base"]
+    listed = ", ".join(f"{{model: {m}, parameters: {{weight: 1}}}}" for m in models)
+    plan = imported(f"models: [{listed}]\nmerge_method: linear\nbase_model: a/Llama-2-7b")
+    assert list(plan.models) == ["base", "llama_2_7b", "model_one", "model_7b", "l3", "base_2"]
+    assert plan.models["l3"].source == "./deep/L3"
+
+
+def test_revisions_and_adapters_are_kept() -> None:
+    text = task("task_arithmetic", "weight: 1").replace("a/base", "a/b@v1")
+    plan = imported(text.replace("b/two", "a/b@v1+c/lora@v2"))
+    lines = gptailor.format(plan).splitlines()
+    assert 'model base = "a/b" @ "v1"' in lines
+    assert 'model lora = base + "c/lora" @ "v2"' in lines
+
+
+def test_a_model_may_be_a_mapping() -> None:
+    text = (
+        "models: [{model: {model: {path: a/b, revision: v1}, lora: c/lora}, "
+        "parameters: {weight: 1}}]\nmerge_method: linear"
+    )
+    models = imported(text).models
+    assert (models["base"].source, models["base"].on) == ("c/lora", "b")
+    assert models["b"].revision == "v1"
+
+
+def test_paths_are_seen_from_the_plan(tmp_path: Path) -> None:
+    (tmp_path / "models" / "one").mkdir(parents=True)
+    text = "models: [{model: b/hub}, {model: models/one}]\nmerge_method: linear\n"
+    text += "parameters: {weight: 1}"
+    plan, _ = from_mergekit(text, "f.yml", 4, root=tmp_path, folder=tmp_path / "plans")
+    assert plan.models["model_one"].source == "../models/one"
+    assert plan.models["base"].source == "b/hub"
+
+
+# -------------------------------------------------------------------------------------- robustness
+
+JUNK: list[Any] = [None, True, -1, 2.5, "x", "", [], {}, [1], {"a": 1}, [[1]], {"value": []}]
+
+
+def _leaves(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [at] if at else []
+    pairs = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    for key, inner in pairs:
+        found += _leaves(inner, (*at, key))
+    return found
+
+
+@settings(max_examples=50)
+@given(st.sampled_from(FILES), st.data())
+def test_a_damaged_file_is_imported_or_refused(path: Path, data: st.DataObject) -> None:
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    *outer, last = data.draw(st.sampled_from(_leaves(document)))
+    inner = document
+    for key in outer:
+        inner = inner[key]
+    inner[last] = data.draw(st.sampled_from(JUNK))
+    try:
+        plan, _ = from_mergekit(json.dumps(document), "file.yml", 6)
+    except ConversionError:
+        return
+    assert gptailor.loads(gptailor.format(plan)) == plan
+
+
+@given(st.text(alphabet="abm:{}[]-,&*!|>'\"# \n\t\x00é0", max_size=40))
+def test_any_text_is_imported_or_refused(text: str) -> None:
+    refused(text)
+
+
+def test_a_file_of_nested_aliases_is_refused_quickly() -> None:
+    lines = ["a: &a [x, x]"] + [
+        f"{c}: &{c} [*{b}, *{b}]" for b, c in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    assert "no key 'a'" in refused("\n".join(lines)).message
+
+
+# ---------------------------------------------------------------------------------- there and back
+
+RECIPES = {
+    "linear": ["base", "math", "code", "base, math by linear(0.3, 0.9)", "math, code by linear()"],
+    "slerp": ["base", "math", "base, math by slerp(0.3)", "base, math by slerp(0.6)"],
+    "task_arithmetic": ["base", "math by task_arithmetic(0.5)",
+                        "math, code by task_arithmetic(0.5, 0.25)"],
+    "ties": ["base", "math by ties(density=0.5)", "math, code by ties(0.25, 0.5)"],
+    "breadcrumbs": ["base", "math, code by breadcrumbs(0.75, 0.125, 0.5)"],
+}  # fmt: skip
+
+
+@st.composite
+def sayable(draw: st.DrawFn) -> str:
+    recipe = st.sampled_from(RECIPES[draw(st.sampled_from(sorted(RECIPES)))])
+    lines = [f"{w} from {draw(recipe)}" for w in ("embed", "norm", "head") if draw(st.booleans())]
+    dropped = draw(st.sets(st.integers(0, 5), max_size=3))
+    lines += [f"drop L{n}" for n in sorted(dropped)]
+    for n in sorted(set(range(6)) - dropped):
+        parts = [".attn", ".mlp"] if draw(st.booleans()) else [""]
+        lines += [f"L{n}{part} from {draw(recipe)}" for part in parts]
+    return "\n".join(lines)
+
+
+@settings(max_examples=40)
+@given(body=sayable())
+def test_a_plan_there_and_back_is_the_same_program(body: str, family: Path) -> None:
+    head = "".join(f'model {n} = "{family / n}"\n' for n in ("base", "math", "code"))
+    plan = tailor(body, head=head)
+    again = imported(to_mergekit(plan, 6))
+    programs = []
+    for one in (plan, again):
+        whole = one.model_copy(update={"models": plan.models})
+        programs.append(compile_plan(whole, open_models(whole)[0]).program)
+    assert programs[0] == programs[1]
+
+
+@pytest.mark.parametrize(
+    ("body", "place", "said"),
+    [
+        ("scale L1 by 0.9", "scales[0]", "nothing like 'scale'"),
+        ('bridge on "x.txt"', "bridges[0]", "nothing like 'bridge'"),
+        ("drop any 1 of L0..L5", "", "open choices"),
+        ("L0 from base, two by slerp(0.5)\nL1 from two by linear(0.5)", "layers[1]", "'slerp' and"),
+        ("L0 from two by dare(0.5)", "layers[0]", "no 'dare'"),
+        ("merge(L0 base, L1 base, 0.5)".join(["L0 = ", ""]), "layers[0]", "two layers of 'base'"),
+        ("L0 from two\nL1 from two by task_arithmetic()", "layers[0]", "'two' taken as it is"),
+        ("L0 from base, two by karcher()", "layers[0]", "takes all models"),
+    ],
+)
+def test_what_mergekit_cant_say_is_refused_with_its_statement(
+    body: str, place: str, said: str
+) -> None:
+    with pytest.raises(ConversionError) as caught:
+        to_mergekit(tailor(body), 6)
+    assert said in caught.value.message
+    assert caught.value.place == place
+
+
+def test_an_overlay_needs_the_number_of_layers() -> None:
+    with pytest.raises(ConversionError, match="number of layers isn't known"):
+        to_mergekit(tailor("L0 from two"))
+
+
+def test_a_stack_needs_none() -> None:
+    plan = tailor("norm from two\nhead from two\nstack { L0..L3 base\nL2..L5 two }")
+    text = to_mergekit(plan)
+    assert yaml.safe_load(text)["slices"][1]["sources"][0]["layer_range"] == [2, 6]
+    assert imported(text, None) == plan
+
+
+def test_dtype_tokenizer_revisions_and_adapters_are_said() -> None:
+    head = 'model base = "a/b" @ "v1"\nmodel two = base + "./lora"\n'
+    plan = tailor("dtype bfloat16\ntokenizer from two\nL0 from base, two by linear()", head=head)
+    said = yaml.safe_load(to_mergekit(plan, 2))
+    assert (said["dtype"], said["out_dtype"]) == ("float32", "bfloat16")
+    assert said["base_model"] == "a/b@v1"
+    assert said["tokenizer_source"] == "a/b@v1+./lora"

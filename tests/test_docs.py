@@ -1,0 +1,111 @@
+"""Every plan in the documentation is read; those that are to be refused, are.
+
+A block marked `tailor` has no faults by itself, one marked `tailor refuse` has some. A block that
+doesn't start with `tailor` stands below `tailor 1` and the models `base`, `math`, `code` and
+`chat`, but for those that it declares. So do the statements in tables of statements, each by
+itself; those with `…` in them are no whole statements.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gptailor.diagnostics import Fault, Source, errors, show
+from gptailor.lang.reading import read
+from gptailor.registry import METHODS, OBJECTIVES
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/language.md")
+MODELS = ("base", "math", "code", "chat")
+LANGUAGE = (ROOT / "docs/language.md").read_text(encoding="utf-8")
+CELLS = {"statement": "{}", "line": "search {{ {} }}"}
+"""Tables by the heading of their first column, and how what stands there is made a statement."""
+
+
+def blocks() -> list[tuple[str, str, str]]:
+    """Place, marks and text of each block of Tailor."""
+    found = []
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for match in re.finditer(r"^```tailor *(.*)\n((?s:.*?))^```", text, re.MULTILINE):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append((f"{page}:{line}", match[1], match[2]))
+    return found
+
+
+def statements() -> list[tuple[str, str]]:
+    """Place and text of each statement in a table of statements."""
+    found = []
+    for page in PAGES:
+        form = None
+        for number, line in enumerate((ROOT / page).read_text("utf-8").splitlines(), 1):
+            first = line.split("|")[1].strip() if line.startswith("|") else None
+            form = CELLS.get(first, form) if first is not None else None
+            for text in re.findall(r"`([^`]+)`", first or "") if form else ():
+                if "…" not in text:
+                    found.append((f"{page}:{number}", form.format(text)))
+    return found
+
+
+def faults_of(text: str) -> list[Fault]:
+    if not text.startswith("tailor"):
+        missing = [
+            name for name in MODELS if not re.search(rf"^model {name} =", text, re.MULTILINE)
+        ]
+        text = "tailor 1\n" + "".join(f'model {n} = "./{n}"\n' for n in missing) + text
+    return errors(read(Source("example.tailor", text), ROOT)[1])
+
+
+@pytest.mark.parametrize(("place", "marks", "text"), blocks(), ids=[b[0] for b in blocks()])
+def test_an_example_reads_as_it_is_marked(place: str, marks: str, text: str) -> None:
+    faults = faults_of(text)
+    assert marks in ("", "refuse"), f"unknown mark at {place}"
+    assert bool(faults) == (marks == "refuse"), "\n".join(show(fault) for fault in faults)
+
+
+@pytest.mark.parametrize(("place", "text"), statements(), ids=[s[0] for s in statements()])
+def test_a_statement_in_a_table_reads(place: str, text: str) -> None:
+    faults = faults_of(text)
+    assert not faults, place + "\n".join(show(fault) for fault in faults)
+
+
+def test_there_is_something_to_test() -> None:
+    assert len(blocks()) >= 14
+    assert len(statements()) >= 25
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+def test_a_method_is_documented_as_the_registry_has_it(method) -> None:
+    row = re.search(rf"^\| `{method.name}` \|(.*)\|(.*)\|(.*)\|$", LANGUAGE, re.MULTILINE)
+    assert row, f"no row for '{method.name}'"
+    parameters, sources, needs = (cell.strip() for cell in row.groups())
+    assert re.findall(r"`(\w+)`(?= in|:| whole| \()", parameters) == [
+        parameter.name for parameter in method.parameters
+    ]
+    for parameter in method.parameters:
+        if parameter.default is not None:
+            assert f"({parameter.default!r})" in parameters
+        if "∞" not in parameter.bounds and not parameter.integer:
+            assert f"`{parameter.name}` in {parameter.bounds}" in parameters
+    most = "" if method.most == method.least else " or more"
+    assert sources == f"{method.least}{most}"
+    assert (needs == "yes") == method.needs_base
+    assert f"\n### {method.name}\n" in LANGUAGE
+
+
+def test_every_objective_is_documented() -> None:
+    named = set(re.findall(r"^\| `(?:minimize|maximize) (\w+)\(", LANGUAGE, re.MULTILINE))
+    assert named == set(OBJECTIVES)
+
+
+def test_links_within_the_page_lead_somewhere() -> None:
+    headings = re.findall(r"^#+ (.*)$", LANGUAGE, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", LANGUAGE)) <= anchors
+
+
+def test_the_codes_that_the_page_names_are_explained() -> None:
+    faults = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
+    for code in re.findall(r"\b[SPMC]\d{3}\b", LANGUAGE):
+        assert f"### {code} " in faults

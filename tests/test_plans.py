@@ -1,0 +1,72 @@
+"""Every plan in `plans/`: without a fault, in canonical form, compiled on models of its depth."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import gptailor
+from gptailor.check.merging import open_choices
+from gptailor.lang.reading import read_bytes
+from gptailor.outline import kept
+from tests.tiny import tiny_model
+
+PLANS = Path(__file__).parent.parent / "plans"
+FILES = sorted(PLANS.rglob("*.tailor"))
+LAYERS = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": 30,
+    "meta-llama/Llama-2-13b-hf": 40,
+    "meta-llama/Llama-2-7b-hf": 32,
+    "meta-llama/Llama-3.1-8B": 32,
+    "meta-llama/Llama-3.1-8B-Instruct": 32,
+    "mistralai/Mistral-7B-v0.1": 32,
+}
+"""The bases that the plans name; a plan of another base names its depth here."""
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(PLANS))
+
+
+@cache
+def _model(folder: Path, layers: int, seed: int) -> Path:
+    return tiny_model("llama", folder / f"{layers}-{seed}", layers=layers, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("shelf")
+
+
+def test_there_are_plans() -> None:
+    assert {path.parent.name for path in FILES} >= {"llama2", "recipes", "smollm2", "spaces"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_a_plan_has_no_fault_and_no_warning(path: Path) -> None:
+    _, faults = read_bytes(path.read_bytes(), str(path), path.parent)
+    assert faults == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_a_plan_is_in_canonical_form(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert gptailor.format(text) == text
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_a_plan_says_what_it_is_in_a_comment(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_a_plan_goes_with_models_of_its_bases_depth(
+    path: Path, shelf: Path, tmp_path: Path
+) -> None:
+    plan = gptailor.load(path)
+    count = LAYERS[plan.models["base"].source]
+    models = {name: _model(shelf, count, seed) for seed, name in enumerate(plan.models)}
+    assert gptailor.check(plan, models) == []
+    if open_choices(plan) == 0:
+        written = gptailor.compile(plan, tmp_path / "out", models=models)
+        assert written.layers == len(kept(plan, count))
