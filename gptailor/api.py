@@ -14,6 +14,7 @@ from gptailor.check.merging import open_choices
 from gptailor.check.models import check_models
 from gptailor.check.opening import folder_of, is_local, open_models, rebind
 from gptailor.checkpoint.error import CheckpointError
+from gptailor.checkpoint.gguf import is_gguf
 from gptailor.checkpoint.header import ByteRange, TensorSpec
 from gptailor.checkpoint.hub import fetch
 from gptailor.checkpoint.opened import Opened
@@ -209,7 +210,9 @@ def write(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Written:
     """Write what was prepared."""
-    protected = [model.checkpoint.folder for model in prepared.models.values()]
+    protected = {model.checkpoint.folder for model in prepared.models.values()}
+    files_read = [file for m in prepared.models.values() for file in m.checkpoint.files]
+    protected |= {file if is_gguf(file) else file.parent for file in files_read}
     check_target(target, force=force, protected=protected)
     if (free := free_space(target)) < prepared.size:
         message = f"the output takes {prepared.size:,} bytes, and {free:,} are free there"

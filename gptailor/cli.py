@@ -336,7 +336,8 @@ def _world(error: BaseException) -> int:
         place = f"'{error.filename}': " if error.filename else ""
         return _fail(f"error: {place}{error.strerror or error}", 3)
     text = str(error)
-    return _fail(text if text.startswith("error") else f"error: {text}", 3)
+    code = error.exit_code if isinstance(error, TailorError) else 3
+    return _fail(text if text.startswith("error") else f"error: {text}", code)
 
 
 def _fail(message: str, code: int) -> int:

@@ -78,11 +78,15 @@ class Fault:
 
 
 class TailorError(Exception):
-    """The world failed: a file, a disk, memory. Exit code 3."""
+    """The world failed: a file, a disk, memory."""
+
+    exit_code = 3
 
 
 class PlanError(TailorError):
-    """A plan has faults, all of which it carries. Exit code 1."""
+    """A plan has faults, all of which it carries."""
+
+    exit_code = 1
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(faults)

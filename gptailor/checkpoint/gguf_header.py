@@ -76,7 +76,7 @@ def read_gguf(path: Path) -> Header:
 class _Reader:
     """Reads on and on, never past the file's end."""
 
-    def __init__(self, path: Path, file: io.BufferedReader, size: int) -> None:
+    def __init__(self, path: Path, file: "io.BufferedReader[io.FileIO]", size: int) -> None:
         self.path = path
         self.file = file
         self.size = size

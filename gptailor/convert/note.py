@@ -26,6 +26,8 @@ class Note:
 class ConversionError(TailorError):
     """A file can't be said as a plan, or a plan not as a file: the place, what is, what to do."""
 
+    exit_code = 1
+
     def __init__(
         self,
         message: str,
