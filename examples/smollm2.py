@@ -80,12 +80,9 @@ def packaged() -> Path:
 def write(source: Path, folder: Path) -> None:
     """Write all files of the model into `folder`, and nothing about how it was made."""
     import gptailor
-    from gptailor.program.gguf_tokenizer import tokenizer_from_gguf
 
     plan = gptailor.loads(PLAN, folder=source.parent)
     gptailor.compile(plan, folder, models={"base": source})
-    for name, content in tokenizer_from_gguf(source).items():
-        (folder / name).write_bytes(content)
     for name in ("plan.tailor", "README.md"):
         (folder / name).unlink()
     file = folder / "config.json"

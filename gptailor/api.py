@@ -253,12 +253,7 @@ def _files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     teller = base
     if prepared.plan.tokenizer is not None:
         teller = prepared.models[next(sources(prepared.plan.tokenizer))[0]]
-    folder = teller.checkpoint.folder
-    beside: dict[str, bytes | Path] = {
-        str(path.relative_to(folder)): path for path in tokenizer_files(teller.checkpoint)
-    }
-    if (path := generation_config(teller.checkpoint)) is not None:
-        beside[path.name] = path
+    beside = _tokenizer(teller)
     plan = _used_plan(prepared, target)
     text = _text(plan, prepared.plan)
     name = target.resolve().name
@@ -267,6 +262,23 @@ def _files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     beside["config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
     beside["plan.tailor"] = text.encode()
     beside["README.md"] = about.encode()
+    return beside
+
+
+def _tokenizer(teller: Opened) -> dict[str, bytes | Path]:
+    """The tokenizer of a model and how it generates: its files, or what its GGUF file holds."""
+    checkpoint = teller.checkpoint
+    beside: dict[str, bytes | Path] = {
+        str(path.relative_to(checkpoint.folder)): path for path in tokenizer_files(checkpoint)
+    }
+    if not beside and is_gguf(checkpoint.files[0]):
+        from gptailor.program.gguf_tokenizer import (  # noqa: PLC0415 (imports transformers)
+            tokenizer_from_gguf,
+        )
+
+        beside |= tokenizer_from_gguf(checkpoint.files[0])
+    if (path := generation_config(checkpoint)) is not None:
+        beside[path.name] = path
     return beside
 
 

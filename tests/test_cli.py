@@ -20,9 +20,12 @@ from safetensors.torch import load_file
 
 import gptailor
 from gptailor import cli
+from gptailor.command import screen
 from gptailor.plan import Plan
 
-COMMANDS = ["check", "compile", "completion", "diff", "fmt", "json", "schema", "show"]
+COMMANDS = (
+    "check compile completion diff export fmt import json schema show".split()  # noqa: SIM905 (a line)
+)
 SCRIPT = [sys.executable, "-c", "from gptailor.cli import main; main()"]
 
 PLAN = """\
@@ -235,7 +238,7 @@ def test_no_more_faults_than_people_read(run: Run, here: Path) -> None:
     lines = "".join(f"L0 from model{i}\n" for i in range(150))
     said = run("check", "-", stdin=PLAN.replace("L0..L1 from math\n", lines))
     assert said.code == 1
-    assert said.err.count("error[") == cli.MOST_SHOWN
+    assert said.err.count("error[") == screen.MOST_SHOWN
     assert "more faults" in said.err
 
 

@@ -1,0 +1,301 @@
+"""Models of the Hub, read from a small one on this machine: what goes over the wire, and faults."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.hub_server import Hub, commit_of, serving
+from tests.tiny import tiny_model
+
+LAYERS = 3
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+WEIGHTS = {"model.safetensors", FIRST, SECOND}
+PLAN = 'tailor 1\nmodel base = "org/base"\nmodel math = "org/math"\nL0 from math\n'
+PRIVATE = 'tailor 1\nmodel base = "org/private"\ndrop L1\n'
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`base` in one file, `math` in two, and `lora`, an adapter on the base."""
+    folder = tmp_path_factory.mktemp("hub")
+    tiny_model("llama", folder / "base", layers=LAYERS)
+    tiny_model("llama", folder / "math", layers=LAYERS, seed=1)
+    tiny_model("llama", folder / "later", layers=LAYERS, seed=2)
+    split(folder / "math")
+    (folder / "lora").mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (folder / "lora" / "adapter_config.json").write_text(json.dumps(settings))
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    pair = {
+        f"{module}.lora_A.weight": torch.ones(2, 16),
+        f"{module}.lora_B.weight": torch.ones(16, 2),
+    }
+    save_file(pair, folder / "lora" / "adapter_model.safetensors")
+    return folder
+
+
+def split(folder: Path) -> None:
+    """Two files of weights: layer 0 in the first, all else in the second."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    index = {name: FIRST if name.startswith("model.layers.0.") else SECOND for name in tensors}
+    for file in (FIRST, SECOND):
+        part = {name: tensor for name, tensor in tensors.items() if index[name] == file}
+        save_file(part, folder / file, {"format": "pt"})
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    text = json.dumps({"metadata": {"total_size": total}, "weight_map": index})
+    (folder / "model.safetensors.index.json").write_text(text)
+
+
+@pytest.fixture
+def hub(folders: Path) -> Iterator[Hub]:
+    with serving() as served:
+        served.add("org/base", folders / "base")
+        served.add("org/math", folders / "math")
+        yield served
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def fault(self, code: str) -> str:
+        """What it said, which is one fault and nothing else."""
+        said = self.out + self.err
+        assert self.code == 1, said
+        assert said.count("error[") == 1, said
+        assert f"error[{code}]: " in said, said
+        assert "Traceback" not in said, said
+        return said
+
+
+@dataclass
+class Desk:
+    """A folder with a plan in it, and gptailor run there on a cache of its own."""
+
+    folder: Path
+    hub: Hub
+
+    def run(self, *arguments: str, plan: str = PLAN, **environment: str) -> Done:
+        """Run gptailor in its own process: the Hub's library reads its settings once."""
+        (self.folder / "p.tailor").write_text(plan)
+        names = ("HF_", "HUGGING", "HTTP_", "HTTPS_", "ALL_", "http_", "https_", "all_")
+        settings = {name: value for name, value in os.environ.items() if not name.startswith(names)}
+        settings |= {
+            "HF_ENDPOINT": self.hub.endpoint,
+            "HF_HOME": str(self.folder / "home"),
+            "HF_HUB_DISABLE_XET": "1",
+            "NO_PROXY": "127.0.0.1",
+            **environment,
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", "from gptailor.cli import main; main()", *arguments],
+            cwd=self.folder,
+            env=settings,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def check(self, plan: str = PLAN, **environment: str) -> Done:
+        return self.run("check", "p.tailor", plan=plan, **environment)
+
+    def compile(self, out: str = "out", plan: str = PLAN, **environment: str) -> Done:
+        done = self.run("compile", "p.tailor", "-o", out, plan=plan, **environment)
+        assert (self.folder / out).exists() == (done.code == 0), done.err
+        return done
+
+    def made(self, out: str = "out") -> dict[str, torch.Tensor]:
+        return load_file(self.folder / out / "model.safetensors")
+
+    def plan(self, out: str = "out") -> str:
+        return (self.folder / out / "plan.tailor").read_text()
+
+    def cached(self) -> set[str]:
+        """The weights in the cache."""
+        found = (self.folder / "home").rglob("snapshots/*/*.safetensors")
+        return {path.name for path in found if path.exists()}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, hub: Hub) -> Desk:
+    return Desk(tmp_path, hub)
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[n], right[n]) for n in left)
+
+
+# --------------------------------------------------------------------------- what goes on the wire
+
+
+def test_checking_reads_headers_and_compiling_only_the_files_that_are_used(
+    desk: Desk, hub: Hub, folders: Path
+) -> None:
+    done = desk.check()
+    assert (done.code, done.err) == (0, ""), done
+    assert not WEIGHTS & set(hub.whole())
+    ranges = {r.path.rpartition("/")[2] for r in hub.requests if r.range and r.method == "GET"}
+    assert ranges >= WEIGHTS
+    assert desk.cached() == set()
+
+    hub.requests.clear()
+    done = desk.compile()
+    assert (done.code, done.err) == (0, ""), done
+    assert WEIGHTS & set(hub.whole()) == {"model.safetensors", FIRST}
+    assert desk.cached() == {"model.safetensors", FIRST}
+    for repo in ("org/base", "org/math"):
+        assert f'"{repo}" @ "{commit_of(repo)}"' in desk.plan()
+
+    local = PLAN.replace('"org', f'"{folders}')
+    assert desk.compile("local", local).code == 0
+    assert same(desk.made(), desk.made("local"))
+    assert not same(desk.made(), load_file(folders / "base" / "model.safetensors"))
+
+    hub.requests.clear()
+    done = desk.compile("again", HF_HUB_OFFLINE="1")
+    assert (done.code, done.err) == (0, ""), done
+    assert same(desk.made(), desk.made("again"))
+    assert f'@ "{commit_of("org/math")}"' in desk.plan("again")
+    assert hub.requests == []
+
+    shutil.copy(desk.folder / "out" / "plan.tailor", desk.folder / "kept.tailor")
+    done = desk.run("compile", "kept.tailor", "-o", "kept")
+    assert (done.code, done.err) == (0, ""), done
+    assert same(desk.made(), desk.made("kept"))
+
+
+def test_a_branch_a_tag_and_a_commit_name_a_revision(desk: Desk, hub: Hub, folders: Path) -> None:
+    last = hub.add("org/base", folders / "base", folders / "later")
+    first = commit_of("org/base", 0)
+    sound, later = (load_file(folders / n / "model.safetensors") for n in ("base", "later"))
+    for n, (revision, commit, wanted) in enumerate(
+        [("", last, later), ("v1", first, sound), ("pr/one", first, sound), (last, last, later)]
+    ):
+        at = f' @ "{revision}"' if revision else ""
+        plan = f'tailor 1\nmodel base = "org/base"{at}\nscale L0 by 1.0\n'
+        done = desk.compile(f"out{n}", plan)
+        assert (done.code, done.err) == (0, ""), done
+        assert same(desk.made(f"out{n}"), wanted), revision
+        assert f'"org/base" @ "{commit}"' in desk.plan(f"out{n}")
+
+
+def test_an_adapter_of_the_hub_is_applied_as_one_of_a_folder_is(
+    desk: Desk, hub: Hub, folders: Path
+) -> None:
+    commit = hub.add("org/lora", folders / "lora")
+    plan = 'tailor 1\nmodel base = "org/base"\nmodel fine = base + "org/lora"\nL0 from fine\n'
+    done = desk.compile(plan=plan)
+    assert (done.code, done.err) == (0, ""), done
+    assert f'"org/lora" @ "{commit}"' in desk.plan()
+    assert desk.compile("local", plan.replace('"org', f'"{folders}')).code == 0
+    assert same(desk.made(), desk.made("local"))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    before = load_file(folders / "base" / "model.safetensors")[name]
+    torch.testing.assert_close(desk.made()[name], before + 4.0)
+    assert desk.compile("again", plan, HF_HUB_OFFLINE="1").code == 0
+    assert same(desk.made(), desk.made("again"))
+
+
+def test_a_cache_that_something_else_filled_is_read_offline(
+    desk: Desk, hub: Hub, folders: Path
+) -> None:
+    for name in ("base", "math"):
+        commit = commit_of(f"org/{name}")
+        place = desk.folder / "home" / "hub" / f"models--org--{name}"
+        snapshot = place / "snapshots" / commit
+        for folder in (place / "refs", place / "blobs", snapshot):
+            folder.mkdir(parents=True)
+        (place / "refs" / "main").write_text(commit)
+        for n, file in enumerate(sorted((folders / name).iterdir())):
+            shutil.copy(file, place / "blobs" / f"{n:064x}")
+            (snapshot / file.name).symlink_to(Path("../../blobs") / f"{n:064x}")
+    done = desk.compile(HF_HUB_OFFLINE="1")
+    assert (done.code, done.err) == (0, ""), done
+    assert f'"org/math" @ "{commit_of("org/math")}"' in desk.plan()
+    assert hub.requests == []
+
+
+def test_a_token_opens_a_private_model(desk: Desk, hub: Hub, folders: Path) -> None:
+    hub.add("org/private", folders / "base", token="hf_secret")
+    said = desk.compile(plan=PRIVATE).fault("C501")
+    assert "hf auth login" in said
+    assert "HF_TOKEN" in said
+    assert "hf_wrong" not in desk.compile(plan=PRIVATE, HF_TOKEN="hf_wrong").fault("C501")
+    done = desk.compile(plan=PRIVATE, HF_TOKEN="hf_secret")
+    assert (done.code, done.err) == (0, ""), done
+    assert "hf_secret" not in desk.plan()
+
+
+# --------------------------------------------------------------------------------- what is refused
+
+
+def test_what_is_not_there_is_said(desk: Desk, hub: Hub, folders: Path) -> None:
+    hub.add("org/gated", folders / "base", gated=True)
+    said = desk.compile(plan=PRIVATE.replace("private", "gated")).fault("C501")
+    assert "is gated" in said
+    assert "org/gated" in said
+    assert "org/private" in desk.check(PRIVATE).fault("C501")
+    missing = 'tailor 1\nmodel base = "org/base" @ "{}"\ndrop L1\n'
+    assert "'v9'" in desk.compile(plan=missing.format("v9")).fault("C502")
+    assert "b" * 40 in desk.check(missing.format("b" * 40)).fault("C502")
+
+
+def test_an_id_that_is_none_is_said(desk: Desk) -> None:
+    assert "a--b" in desk.check('tailor 1\nmodel base = "a--b"\ndrop L1\n').fault("C501")
+
+
+def test_without_cache_and_network_it_says_so(desk: Desk, hub: Hub) -> None:
+    plan = 'tailor 1\nmodel base = "org/base"\ndrop L1\n'
+    said = desk.compile(plan=plan, HF_HUB_OFFLINE="1").fault("C503")
+    assert "HF_HUB_OFFLINE is set" in said
+    assert "--model NAME=PATH" in said
+    assert hub.requests == []
+    said = desk.compile(plan=plan, HF_ENDPOINT="http://127.0.0.1:9").fault("C503")
+    assert "check the connection" in said
+    assert desk.check(plan).code == 0
+    done = desk.compile(plan=plan, HF_HUB_OFFLINE="1")  # its headers are known, not its weights
+    assert "HF_HUB_OFFLINE is set" in done.err
+    assert (done.code, done.err.count("error[C503]")) == (3, 1), done.err
+
+
+def test_a_server_that_fails_is_said(desk: Desk, hub: Hub) -> None:
+    hub.broken = True
+    desk.check('tailor 1\nmodel base = "org/base"\ndrop L1\n').fault("C503")
+
+
+@pytest.mark.parametrize("size", [b"\xff" * 8, (40).to_bytes(8, "little")], ids=["huge", "no JSON"])
+def test_weights_that_are_none_are_said(
+    desk: Desk, hub: Hub, folders: Path, tmp_path: Path, size: bytes
+) -> None:
+    shutil.copytree(folders / "base", tmp_path / "bad")
+    (tmp_path / "bad" / "model.safetensors").write_bytes(size + b"no header" * 20)
+    hub.add("org/bad", tmp_path / "bad")
+    said = desk.check('tailor 1\nmodel base = "org/bad"\ndrop L1\n').out
+    assert said.count("error[") == 1, said
+    assert "model.safetensors" in said
+
+
+def test_an_index_of_a_file_that_is_not_there_is_said(
+    desk: Desk, hub: Hub, folders: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folders / "math", tmp_path / "lacking")
+    (tmp_path / "lacking" / SECOND).unlink()
+    hub.add("org/lacking", tmp_path / "lacking")
+    plan = 'tailor 1\nmodel base = "org/lacking"\ndrop L1\n'
+    assert SECOND in desk.check(plan).fault("C503")
