@@ -157,7 +157,18 @@ def ready(
         theirs = [file for file in missing if file.is_relative_to(folder)]
         if model.remotes and theirs:
             fetch(model.remotes[0], folder, theirs)
-    return prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
+    return prepare(_pinned(plan, prepared), models=models, dtype=dtype, shard_size=shard_size)
+
+
+def _pinned(plan: Plan, prepared: Prepared) -> Plan:
+    """The plan with its models of the Hub at the commits that were opened, should one move on."""
+    pinned = dict(plan.models)
+    for name, opened in prepared.models.items():
+        if opened.remotes and not is_local(pinned[name].source):
+            commit = opened.remotes[-1].commit
+            pinned[name] = pinned[name].model_copy(update={"revision": commit})
+    made = plan.model_copy(update={"models": pinned})
+    return made.read_from(plan.origin) if plan.origin else made
 
 
 def _not_compilable(plan: Plan) -> list[Fault]:
@@ -286,9 +297,8 @@ def _config(prepared: Prepared, teller: Opened) -> dict[str, Any]:
     """The configuration, its special tokens those of the tokenizer's model."""
     config = dict(prepared.compiled.config)
     if teller.name != "base":
-        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            if key in teller.config:
-                config[key] = teller.config[key]
+        config = {key: v for key, v in config.items() if not key.endswith("_token_id")}
+        config |= {key: v for key, v in teller.config.items() if key.endswith("_token_id")}
     return config
 
 

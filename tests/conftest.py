@@ -86,6 +86,8 @@ def make_broken(folder: Path) -> None:
         path.unlink()
     copy(folder, "extended")
     tokens(folder / "extended", lambda ids: {**ids, "€": len(ids)})
+    copy(folder, "overfull")
+    tokens(folder / "overfull", lambda ids: {**ids, "€": 64, "£": 65})
     copy(folder, "foreign")
     tokens(folder / "foreign", lambda ids: {**ids, "a": ids["b"], "b": ids["a"]})
     (folder / "empty").mkdir()

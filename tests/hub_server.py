@@ -85,7 +85,7 @@ def serving() -> Iterator[Hub]:
             thread.join()
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A status, and the Hub's word for it."""
 
     def __init__(self, status: int, code: str) -> None:
@@ -108,29 +108,31 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve()
 
     def _serve(self) -> None:
-        path = urlsplit(self.path).path
         try:
-            if self.hub.broken:
-                raise _Refused(500, "Internal")
-            if found := API.fullmatch(path):
-                self._answer(self._described(**found.groupdict()))
-            elif found := FILE.fullmatch(path):
-                self._file(**found.groupdict())
-            else:
-                raise _Refused(404, "EntryNotFound")
-        except _Refused as refused:
+            self._dispatch(urlsplit(self.path).path)
+        except _RefusedError as refused:
             self._answer(b"{}", {"X-Error-Code": refused.code}, status=refused.status)
+
+    def _dispatch(self, path: str) -> None:
+        if self.hub.broken:
+            raise _RefusedError(500, "Internal")
+        if found := API.fullmatch(path):
+            self._answer(self._described(**found.groupdict()))
+        elif found := FILE.fullmatch(path):
+            self._file(**found.groupdict())
+        else:
+            raise _RefusedError(404, "EntryNotFound")
 
     def _commit(self, repo: str, revision: str | None) -> tuple[Repository, str]:
         found = self.hub.repositories.get(repo)
         if found is None:
-            raise _Refused(401, "RepoNotFound")
+            raise _RefusedError(401, "RepoNotFound")
         if found.token and self.headers["Authorization"] != f"Bearer {found.token}":
-            raise _Refused(401, "RepoNotFound")
+            raise _RefusedError(401, "RepoNotFound")
         name = unquote(revision or "main")
         commit = found.refs.get(name, name)
         if commit not in found.commits:
-            raise _Refused(404, "RevisionNotFound")
+            raise _RefusedError(404, "RevisionNotFound")
         return found, commit
 
     def _described(self, repo: str, what: str | None, revision: str | None) -> bytes:
@@ -147,10 +149,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, repo: str, revision: str, name: str) -> None:
         repository, commit = self._commit(repo, revision)
         if repository.gated:
-            raise _Refused(403, "GatedRepo")
+            raise _RefusedError(403, "GatedRepo")
         path = repository.commits[commit] / unquote(name)
         if not path.is_file():
-            raise _Refused(404, "EntryNotFound")
+            raise _RefusedError(404, "EntryNotFound")
         body = path.read_bytes()
         headers = {"ETag": f'"{_etag(body)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if wanted := RANGE.fullmatch(self.headers["Range"] or ""):

@@ -7,7 +7,7 @@ from gptailor.check.fitting import FITTING, Checked
 from gptailor.check.opening import used
 from gptailor.check.places import Hit, joined, layer_recipes, named_models
 from gptailor.check.quantised import QUANTISED
-from gptailor.check.rest import REST_RULES
+from gptailor.check.rest import REST_RULES, every_tokenizer_can_be_read
 from gptailor.checkpoint.layout import incompatible
 from gptailor.checkpoint.opened import Opened
 from gptailor.diagnostics import Fault, errors, locate
@@ -20,7 +20,7 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
         return []
     checked = Checked(plan, models)
     faults = locate((f for rule in CHECKS for f in rule(checked)), plan.origin)
-    for rules in (QUANTISED, (*FITTING, *REST_RULES)):
+    for rules in ((*QUANTISED, every_tokenizer_can_be_read), (*FITTING, *REST_RULES)):
         if not errors(faults):
             faults += locate((f for rule in rules for f in rule(checked)), plan.origin)
     return faults

@@ -1,14 +1,16 @@
 """Rules of the rest of a model: embedding, norm, head, and the tokenizer that they go with."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from gptailor import outline
 from gptailor.check.fitting import Checked
-from gptailor.check.places import layer_recipes, named_models
+from gptailor.check.places import calls, layer_recipes, named_models
+from gptailor.checkpoint.error import CheckpointError, quoted
 from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.rows import can_be_aligned, has_rows
-from gptailor.checkpoint.vocabulary import relation, same_files
+from gptailor.checkpoint.vocabulary import Vocabulary, relation, same_files
 from gptailor.diagnostics import Fault, Place, listed
+from gptailor.registry import METHODS
 
 
 def the_rest_fits(checked: Checked) -> Iterator[Fault]:
@@ -38,7 +40,11 @@ def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
     teller = checked.teller
     for where in ("embed", "head"):
         recipe = checked.plan.rest(where) or outline.own(0)
-        for at, name, _ in named_models(recipe):
+        named = [(at, name) for at, name, _ in named_models(recipe)]
+        methods = [METHODS.get(call.name) for _, call in calls(recipe)]
+        if any(method is not None and method.needs_base for method in methods):
+            named.append(((), "base"))
+        for at, name in named:
             model = checked.models.get(name, teller)
             ours, theirs = model.rest(where).get(0), teller.rest(where).get(0)
             if ours is None or theirs is None or can_be_aligned(model, teller):
@@ -54,6 +60,42 @@ def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
                 yield Fault("M210", message, (where, *at) if said else ("tokenizer",), help_)
 
 
+def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
+    """A tokenizer's files are sound, where the output's tokens depend on them."""
+    named = {"base", checked.teller.name} | _in_layers(checked)
+    for where in ("embed", "head"):
+        named |= {name for _, name, _ in named_models(checked.plan.rest(where) or outline.own(0))}
+    others = sorted((named & checked.models.keys()) - {checked.teller.name})
+    for name in (checked.teller.name, *others):
+        model = checked.models[name]
+        try:
+            if name == checked.teller.name or not _same_files(model, checked.teller):
+                _ = model.vocabulary
+        except CheckpointError as error:
+            message = f"{error.message} ({error.path})"
+            yield Fault(error.code, message, ("models", name, "source"), error.help)
+            if name == checked.teller.name:  # nothing to compare the others with
+                return
+
+
+def every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
+    """The output's tokenizer has no tokens beyond the embedding's rows."""
+    teller = checked.teller
+    embed = teller.rest("embed").get(0)
+    if teller.vocabulary is None or embed is None:
+        return
+    rows = embed.spec.shape[0]
+    beyond = [token for token, number in teller.vocabulary.ids.items() if number >= rows]
+    if beyond:
+        at = ("tokenizer",) if checked.plan.tokenizer is not None else ("models", "base", "source")
+        message = (
+            f"the tokenizer of '{teller.name}' has {_counted(beyond)} beyond its embedding's "
+            f"{rows} rows: {_shown(beyond)}"
+        )
+        help_ = "the output can't read them"
+        yield Fault("M308", message, at, help_, severity="warning")
+
+
 def the_tokenizer_is_there(checked: Checked) -> Iterator[Fault]:
     """A model that gives its tokenizer has one."""
     if checked.plan.tokenizer is not None and checked.teller.vocabulary is None:
@@ -66,29 +108,52 @@ def tokenizers_agree(checked: Checked) -> Iterator[Fault]:
     teller = checked.teller
     for name in sorted(_in_layers(checked)):
         model = checked.models[name]
-        folders = (model.checkpoint.folder, teller.checkpoint.folder)
-        if name == teller.name or same_files(*folders) or not can_be_aligned(model, teller):
+        if name == teller.name or _same_files(model, teller):
             continue
-        assert teller.vocabulary is not None
-        assert model.vocabulary is not None
-        how = relation(teller.vocabulary, model.vocabulary)
-        at = ("models", name, "source")
-        if how == "extension":
-            more = [t for t in model.vocabulary.ids if t not in teller.vocabulary.ids]
-            shown = listed([f"'{token}'" for token in more[:3]] + ["…"] * (len(more) > 3))
-            tokens = f"{len(more)} token{'s' if len(more) > 1 else ''}"
-            message = f"'{name}' has {tokens} that the output's tokenizer lacks: {shown}"
-            help_ = f"'tokenizer from {name}' brings them"
-            yield Fault("M306", message, at, help_, severity="warning")
-        elif how == "other":
-            message = f"'{name}' has another vocabulary than the output's tokenizer"
-            help_ = "its layers were trained on other tokens"
-            yield Fault("M307", message, at, help_, severity="warning")
+        if teller.vocabulary is not None and model.vocabulary is not None:
+            yield from _disagreement(name, model.vocabulary, teller.vocabulary)
+
+
+def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[Fault]:
+    how = relation(ours, theirs)
+    at = ("models", name, "source")
+    more = [token for token in theirs.ids if token not in ours.ids]
+    if how == "extension":
+        message = f"'{name}' has {_counted(more)} that the output's tokenizer lacks: {_shown(more)}"
+        help_ = f"'tokenizer from {name}' brings them"
+        yield Fault("M306", message, at, help_, severity="warning")
+    elif how == "other":
+        moved = [
+            token
+            for token in theirs.ids
+            if ours.ids.get(token, theirs.ids[token]) != theirs.ids[token]
+        ]
+        why = (
+            f"{_counted(moved)} with other numbers: {_shown(moved)}"
+            if moved
+            else f"{_counted(more)} that it lacks: {_shown(more)}"
+        )
+        message = f"'{name}' has another vocabulary than the output's tokenizer, with {why}"
+        help_ = "its layers were trained on other tokens"
+        yield Fault("M307", message, at, help_, severity="warning")
+
+
+def _same_files(model: Opened, teller: Opened) -> bool:
+    return same_files(model.checkpoint.folder, teller.checkpoint.folder)
+
+
+def _counted(tokens: Sequence[str]) -> str:
+    return f"{len(tokens):,} token{'s' if len(tokens) > 1 else ''}"
+
+
+def _shown(tokens: Sequence[str]) -> str:
+    return listed([quoted(token) for token in tokens[:3]] + ["…"] * (len(tokens) > 3))
 
 
 def _in_layers(checked: Checked) -> set[str]:
-    """The models that layers are taken from."""
+    """The models that layers are taken from; the base's own are where no statement is."""
     named = {n for _, r in layer_recipes(checked.plan) for _, n, _ in named_models(r)}
+    named |= {"base"} if checked.plan.stack is None else set()
     return {name for name in named if name in checked.models}
 
 
@@ -114,6 +179,7 @@ REST_RULES: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     the_rest_fits,
     the_tokenizer_is_there,
     every_token_has_a_row,
+    every_token_has_a_number_within,
     tokenizers_agree,
     a_tied_head_is_said,
 )

@@ -7,16 +7,17 @@ user's own cache, token, mirror and offline mode hold (`HF_HOME`, `HF_TOKEN`, `H
 """
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.forms import TensorInfo, TensorSpec
+from gptailor.checkpoint.error import CheckpointError, quoted
+from gptailor.checkpoint.forms import DTYPE_BITS, TensorInfo, TensorSpec
 from gptailor.checkpoint.source import (
     ADAPTER,
     CONFIG,
@@ -40,6 +41,9 @@ SMALL = (
 )
 """What is fetched of every model: all but its weights."""
 
+FOREIGN = ("*.bin", "*.gguf")
+"""Weights that have no header to ask for; they are fetched whole."""
+
 
 @dataclass(frozen=True)
 class Remote:
@@ -61,13 +65,11 @@ def open_hub(repo: str, revision: str | None) -> tuple[Checkpoint, Remote]:
     """A model on the Hub, without its weights."""
     folder = snapshot(repo, revision)
     remote = Remote(repo, folder.name)
-    missing = [name for name in _weights(folder) if not (folder / name).exists()]
-    if not missing:
+    if all((folder / name).exists() for name in _weights(folder)):
         return open_checkpoint(folder), remote
-    found = snapshot(repo, remote.commit, [*SMALL, "*.bin", "*.gguf"]) if _foreign(remote) else None
-    if found is not None:
-        return open_checkpoint(found), remote
-    return _by_headers(folder, remote, missing), remote
+    if not (folder / INDEX).exists() and _foreign(folder, remote):
+        return open_checkpoint(snapshot(repo, remote.commit, [*SMALL, *FOREIGN])), remote
+    return _by_headers(folder, remote), remote
 
 
 def open_adapter(repo: str, revision: str | None) -> tuple[Path, Remote]:
@@ -93,19 +95,23 @@ def _weights(folder: Path) -> tuple[str, ...]:
     return (SINGLE,)
 
 
-def _foreign(remote: Remote) -> bool:
-    """Whether a repository has weights, but none in safetensors."""
+def _foreign(folder: Path, remote: Remote) -> bool:
+    """Whether a repository without an index has no weights in safetensors either."""
     from huggingface_hub import HfApi  # noqa: PLC0415
 
-    with _talking(remote.repo, remote.commit):
-        names = HfApi().list_repo_files(remote.repo, revision=remote.commit)
-    return not any(name.endswith(".safetensors") for name in names)
+    if _kept(remote, SINGLE).exists():
+        return False
+    try:
+        with _talking(remote.repo, remote.commit):
+            return not HfApi().file_exists(remote.repo, SINGLE, revision=remote.commit)
+    except CheckpointError:
+        if any(path for pattern in FOREIGN for path in folder.glob(pattern)):
+            return True  # they are in the cache
+        raise
 
 
-def _by_headers(folder: Path, remote: Remote, missing: Iterable[str]) -> Checkpoint:
-    """The checkpoint from headers that are read over the network."""
-    from huggingface_hub import HfApi  # noqa: PLC0415
-
+def _by_headers(folder: Path, remote: Remote) -> Checkpoint:
+    """The checkpoint from headers that are read over the network, once."""
     from gptailor.checkpoint.header import read_header  # noqa: PLC0415
     from gptailor.checkpoint.regular import read_object  # noqa: PLC0415
 
@@ -113,23 +119,72 @@ def _by_headers(folder: Path, remote: Remote, missing: Iterable[str]) -> Checkpo
     tensors: dict[str, TensorInfo] = {}
     files = [folder / name for name in _weights(folder)]
     for file in files:
-        if file.exists():
-            tensors |= read_header(file)
-            continue
-        with _talking(remote.repo, remote.commit):
-            metadata = HfApi().parse_safetensors_file_metadata(
-                remote.repo, str(file.relative_to(folder)), revision=remote.commit
-            )
-        tensors |= _infos(file, metadata)
+        tensors |= read_header(file) if file.exists() else _header(folder, remote, file)
     return Checkpoint(folder, config, tensors, tuple(files))
 
 
-def _infos(file: Path, metadata: Any) -> dict[str, TensorInfo]:
-    """What a header says; its bytes are checked again once the file is here."""
-    return {
-        name: TensorInfo(TensorSpec(name, t.dtype, tuple(t.shape)), file, -1)
-        for name, t in metadata.tensors.items()
-    }
+def _header(folder: Path, remote: Remote, file: Path) -> dict[str, TensorInfo]:
+    """What the header of a file on the Hub says; its bytes are checked once the file is here.
+
+    It is kept, for a commit never changes, so that what was compiled once compiles offline though
+    files that it does not need were never fetched.
+    """
+    name = file.relative_to(folder).as_posix()
+    kept = _kept(remote, name)
+    try:
+        return _infos(file, json.loads(kept.read_text("utf-8")))
+    except (OSError, ValueError, CheckpointError):
+        header = _asked(remote, name)
+    infos = _infos(file, header)
+    with suppress(OSError):  # a cache that can't be written is no fault
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        made = kept.with_name(f".{kept.name}.{os.getpid()}")
+        made.write_text(json.dumps(header), encoding="utf-8")
+        made.replace(kept)
+    return infos
+
+
+def _kept(remote: Remote, name: str) -> Path:
+    """Where the header of a file is kept: in the place that the Hub's library has for others."""
+    from huggingface_hub.constants import HF_ASSETS_CACHE  # noqa: PLC0415
+
+    place = Path(HF_ASSETS_CACHE) / "gptailor" / "headers" / remote.repo.replace("/", "--")
+    return place / remote.commit / f"{name.replace('/', '--')}.json"
+
+
+def _asked(remote: Remote, name: str) -> dict[str, Any]:
+    """The dtype and the shape of each tensor in a file, by range requests."""
+    from huggingface_hub import HfApi, errors  # noqa: PLC0415
+
+    place = Path(remote.repo) / name
+    with _talking(remote.repo, remote.commit):
+        try:
+            metadata = HfApi().parse_safetensors_file_metadata(
+                remote.repo, name, revision=remote.commit
+            )
+        except errors.EntryNotFoundError as error:
+            raise CheckpointError("C503", "is not in the repository", place) from error
+        except (errors.SafetensorsParsingError, AttributeError, TypeError, ValueError) as error:
+            message = "has no header that can be read on the Hub"
+            raise CheckpointError("C204", message, place) from error
+    return {name: [t.dtype, t.shape] for name, t in metadata.tensors.items()}
+
+
+def _infos(file: Path, header: Any) -> dict[str, TensorInfo]:
+    """The tensors, if that is what the header says."""
+    found: dict[str, TensorInfo] = {}
+    for name, entry in header.items() if isinstance(header, dict) else [("", None)]:
+        match entry:
+            case [str(dtype), [*shape]] if dtype in DTYPE_BITS and all(map(_is_size, shape)):
+                found[name] = TensorInfo(TensorSpec(name, dtype, tuple(shape)), file, -1)
+            case _:
+                message = f"has {quoted(name)} without a known dtype and a shape"
+                raise CheckpointError("C206", message, file)
+    return found
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 @contextmanager
@@ -137,6 +192,7 @@ def _talking(repo: str, revision: str | None) -> Iterator[None]:
     """The Hub's errors in our words; no bars where there is no terminal."""
     from huggingface_hub import errors  # noqa: PLC0415
 
+    http_error: Any = vars(errors)["HTTPError"]  # of the library under it, whose name changes
     place = Path(repo)
     at = f" at '{revision}'" if revision else ""
     try:
@@ -155,9 +211,12 @@ def _talking(repo: str, revision: str | None) -> Iterator[None]:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         message = f"is not in the local cache{at}, and the Hub can't be reached"
         raise CheckpointError("C503", message, place, _offline()) from error
-    except (errors.HfHubHTTPError, errors.NotASafetensorsRepoError, OSError) as error:
-        message = f"could not be had from the Hub{at}: {str(error).splitlines()[0]}"
+    except (errors.HfHubHTTPError, OSError) as error:
+        message = f"could not be had from the Hub{at}: {_first_line(error)}"
         raise CheckpointError("C503", message, place) from error
+    except http_error as error:
+        message = f"could not be had from the Hub{at}: {_first_line(error)}"
+        raise CheckpointError("C503", message, place, _offline()) from error
 
 
 @contextmanager
@@ -172,6 +231,10 @@ def _quiet() -> Iterator[None]:
     finally:
         if quiet:
             utils.enable_progress_bars()
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _offline() -> str:

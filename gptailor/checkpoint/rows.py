@@ -19,8 +19,9 @@ def aligned(tensor: TensorInfo, model: Opened, donor: TensorInfo, teller: Opened
     of rows, and the rows of tokens that the model lacks.
     """
     rows = donor.spec.shape[0]
-    known = can_be_aligned(model, teller)
-    if model.name == teller.name or not known or not differs(tensor, model, donor, teller):
+    if model.name == teller.name or not can_be_aligned(model, teller):
+        return tensor
+    if not differs(tensor, model, donor, teller):
         return tensor
     pieces = tuple(_runs(list(_rows(tensor, model, donor, teller))))
     spec = replace(tensor.spec, shape=(rows, *tensor.spec.shape[1:]))

@@ -2,7 +2,8 @@
 
 import filecmp
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,65 +51,94 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
 
     Raises CheckpointError for a file that is there and is broken.
     """
-    for name in FILES:
-        path = folder / name
-        if path.is_file():
-            try:
-                ids = _pieces(path) if path.suffix == ".model" else _json(path)
-            except OSError as error:
-                message = f"cannot be read: {reason(error)}"
-                raise CheckpointError("C601", message, path) from error
-            except (ValueError, RecursionError, IndexError) as error:
-                raise CheckpointError("C601", f"is no tokenizer: {error}", path) from error
-            return Vocabulary(ids | _added(folder)) if ids else None
-    return None
+    path = _first(folder)
+    readers = {"tokenizer.json": _json, "vocab.json": _object}
+    ids = _read(path, readers.get(path.name, _pieces)) if path else {}
+    return Vocabulary(_added(folder) | ids) if ids else None
 
 
 def same_files(a: Path, b: Path) -> bool:
-    """Whether two folders have the same tokenizer by their bytes; a cheap first look."""
-    for name in FILES:
-        one, other = a / name, b / name
-        if one.is_file() and other.is_file():
-            return filecmp.cmp(one, other, shallow=False)
-    return False
+    """Whether two folders have the same tokens, their first file by its bytes: a cheap look.
+
+    Raises CheckpointError for broken files of added tokens.
+    """
+    one, other = _first(a), _first(b)
+    if one is None or other is None or one.name != other.name:
+        return False
+    return a == b or (filecmp.cmp(one, other, shallow=False) and _added(a) == _added(b))
 
 
-def _json(path: Path) -> dict[str, int]:
-    """`tokenizer.json`'s model and added tokens, or a plain `vocab.json`."""
-    document = json.loads(path.read_bytes())
-    if not isinstance(document, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004 (of a file's content)
-    if path.name == "vocab.json":
-        return _checked(document)
-    model = document.get("model") or {}
-    vocabulary = model.get("vocab") or {}
-    if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
-        vocabulary = {pair[0]: number for number, pair in enumerate(vocabulary)}
-    added = {entry["content"]: entry["id"] for entry in document.get("added_tokens") or ()}
-    return _checked({**vocabulary, **added})
+def _first(folder: Path) -> Path | None:
+    return next((folder / name for name in FILES if (folder / name).is_file()), None)
 
 
-def _checked(ids: dict[Any, Any]) -> dict[str, int]:
-    for token, number in ids.items():
-        if not isinstance(token, str) or not isinstance(number, int) or number < 0:
-            raise ValueError(f"the token {token!r} has the number {number!r}")
+def _read(path: Path, ids_of: Callable[[bytes], dict[Any, Any]]) -> dict[str, int]:
+    """What a file says of tokens; anything that it can't mean is a CheckpointError."""
+    try:
+        ids = ids_of(path.read_bytes())
+        for token, number in ids.items():
+            if not isinstance(token, str) or type(number) is not int or number < 0:
+                raise ValueError(f"the token {token!r} has the number {number!r}")  # noqa: TRY301
+    except OSError as error:
+        raise CheckpointError("C601", f"cannot be read: {reason(error)}", path) from error
+    except RecursionError as error:
+        raise CheckpointError("C601", "is no tokenizer: it nests too deep", path) from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        why = error if isinstance(error, ValueError) else "its entries are not those of one"
+        raise CheckpointError("C601", f"is no tokenizer: {why}", path) from error
     return ids
 
 
+def _json(raw: bytes) -> dict[Any, Any]:
+    """A `tokenizer.json`'s model and added tokens."""
+    document = _object(raw)
+    vocabulary = (document.get("model") or {}).get("vocab") or {}
+    if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
+        vocabulary = {pair[0]: number for number, pair in enumerate(vocabulary)}
+    added = {entry["content"]: entry["id"] for entry in document.get("added_tokens") or ()}
+    return {**vocabulary, **added}
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    document = json.loads(raw)
+    if not isinstance(document, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 (of a file's content)
+    return document
+
+
 def _added(folder: Path) -> dict[str, int]:
-    """Tokens of `added_tokens.json`, which older tokenizers have beside their vocabulary."""
-    path = folder / "added_tokens.json"
-    return _checked(json.loads(path.read_bytes())) if path.is_file() else {}
+    """Tokens that are told beside the vocabulary: those which it has keep its numbers."""
+    ids: dict[str, int] = {}
+    for name, ids_of in (("added_tokens.json", _object), ("tokenizer_config.json", _decoder)):
+        if (folder / name).is_file():
+            ids |= _read(folder / name, ids_of)
+    return ids
+
+
+def _decoder(raw: bytes) -> dict[Any, Any]:
+    """The tokens of a `tokenizer_config.json`'s `added_tokens_decoder`."""
+    entries = _object(raw).get("added_tokens_decoder") or {}
+    return {entry["content"]: int(number) for number, entry in entries.items()}
 
 
 # ----------------------------------------------------------------------------------- sentencepiece
 
 
-def _pieces(path: Path) -> dict[str, int]:
-    """The pieces of a SentencePiece model: field 1 of a protobuf repeats, each with a field 1."""
-    raw = path.read_bytes()
+def _pieces(raw: bytes) -> dict[str, int]:
+    """The pieces of a SentencePiece model: field 1 of a protobuf repeats, each with a field 1.
+
+    There are none in a tiktoken file of that name, which is text.
+    """
+    if _TIKTOKEN.match(raw):
+        return {}
+    if raw.startswith(b"version https://git-lfs"):
+        raise ValueError("this is a Git LFS pointer; fetch the file with `git lfs pull`")
     pieces = [_text(message) for number, message in _fields(raw) if number == 1]
     return {piece: number for number, piece in enumerate(pieces)}
+
+
+_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
+"""The first line of a tiktoken file: a token in base 64, and its number."""
 
 
 def _text(message: bytes) -> str:
@@ -138,6 +168,8 @@ def _fields(raw: bytes) -> Iterator[tuple[int, bytes]]:
 def _varint(raw: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
+        if at >= len(raw):
+            raise ValueError("it is cut off")
         byte = raw[at]
         value |= (byte & 127) << shift
         at += 1

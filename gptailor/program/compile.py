@@ -68,9 +68,9 @@ class _Maker:
     def outputs(self, *, with_head: bool) -> Iterator[Output]:
         """All tensors, in file order: embedding, layers, norm, head, and what else the base has."""
         tied = self.checked.base.layout.tied and not with_head
-        recipe = self.checked.plan.embed
-        if tied and recipe is None:
-            yield from self._rest("embed", self.checked.plan.head, read="head")
+        recipe, head = self.checked.plan.embed, self.checked.plan.head
+        if tied and recipe is None and head is not None:
+            yield from self._rest("embed", head, read="head")
         else:
             yield from self._rest("embed", recipe)
         for n, slot in enumerate(outline.kept(self.checked.plan, self.checked.count)):
@@ -115,6 +115,8 @@ class _Maker:
         ours = self._aligned("base", where, where)
         for i, name in enumerate(getattr(self.base.layout, where)):
             if i not in tensors[0]:
+                if i in ours:  # GPT-2's positions, which a head hasn't
+                    yield self._output(name, self._dtype_of(ours[i]), _alone(ours[i], "base"))
                 continue
             base = ours[i] if i in ours else tensors[0][i]
             needs = _needs_base(recipe)

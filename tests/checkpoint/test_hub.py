@@ -201,7 +201,7 @@ def test_an_adapter_of_the_hub_is_applied_as_one_of_a_folder_is(
     commit = hub.add("org/lora", folders / "lora")
     plan = 'tailor 1\nmodel base = "org/base"\nmodel fine = base + "org/lora"\nL0 from fine\n'
     done = desk.compile(plan=plan)
-    assert (done.code, done.err) == (0, ""), done
+    assert (done.code, done.err.count("\n"), "M305" in done.err) == (0, 6, True), done
     assert f'"org/lora" @ "{commit}"' in desk.plan()
     assert desk.compile("local", plan.replace('"org', f'"{folders}')).code == 0
     assert same(desk.made(), desk.made("local"))
@@ -274,6 +274,31 @@ def test_without_cache_and_network_it_says_so(desk: Desk, hub: Hub) -> None:
     assert (done.code, done.err.count("error[C503]")) == (3, 1), done.err
 
 
+def test_a_connection_that_breaks_after_the_small_files_is_said(desk: Desk) -> None:
+    plan = f'tailor 1\nmodel base = "org/base" @ "{commit_of("org/base")}"\ndrop L1\n'
+    assert desk.check(plan).code == 0
+    shutil.rmtree(desk.folder / "home" / "assets")
+    said = desk.check(plan, HF_ENDPOINT="http://127.0.0.1:9").fault("C503")
+    assert "check the connection" in said
+
+
+def test_pickled_weights_are_fetched_whole_and_read_offline(
+    desk: Desk, hub: Hub, folders: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folders / "base", tmp_path / "old")
+    tensors = load_file(tmp_path / "old" / "model.safetensors")
+    (tmp_path / "old" / "model.safetensors").unlink()
+    torch.save(tensors, tmp_path / "old" / "pytorch_model.bin")
+    hub.add("org/old", tmp_path / "old")
+    plan = 'tailor 1\nmodel base = "org/old"\nscale L0 by 1.0\n'
+    done = desk.compile(plan=plan)
+    assert (done.code, done.err) == (0, ""), done
+    assert same(desk.made(), tensors)
+    done = desk.compile("again", plan, HF_HUB_OFFLINE="1")
+    assert (done.code, done.err) == (0, ""), done
+    assert same(desk.made("again"), tensors)
+
+
 def test_a_server_that_fails_is_said(desk: Desk, hub: Hub) -> None:
     hub.broken = True
     desk.check('tailor 1\nmodel base = "org/base"\ndrop L1\n').fault("C503")
@@ -286,8 +311,7 @@ def test_weights_that_are_none_are_said(
     shutil.copytree(folders / "base", tmp_path / "bad")
     (tmp_path / "bad" / "model.safetensors").write_bytes(size + b"no header" * 20)
     hub.add("org/bad", tmp_path / "bad")
-    said = desk.check('tailor 1\nmodel base = "org/bad"\ndrop L1\n').out
-    assert said.count("error[") == 1, said
+    said = desk.check('tailor 1\nmodel base = "org/bad"\ndrop L1\n').fault("C204")
     assert "model.safetensors" in said
 
 
