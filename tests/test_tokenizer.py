@@ -410,6 +410,14 @@ def test_tokens_beyond_the_embedding_are_told(tmp_path: Path) -> None:
     assert found[EMBED].shape == chat.tensors[EMBED].shape
 
 
+def test_a_token_beyond_a_model_s_rows_is_the_tokenizer_s(tmp_path: Path) -> None:
+    base = model(tmp_path, "base", EXTENDED, rows=64)
+    chat = model(tmp_path, "chat", EXTENDED, rows=65)
+    found = compiled(tmp_path, "tokenizer from chat")
+    assert torch.equal(found[EMBED][:64], base.tensors[EMBED])
+    assert torch.equal(found[EMBED][64], chat.tensors[EMBED][64])
+
+
 @pytest.mark.parametrize("broken", ["base", "chat"])
 @pytest.mark.parametrize("file", ["tokenizer.json", "added_tokens.json"])
 @pytest.mark.parametrize("text", ["L1 from chat", "embed from chat", "tokenizer from chat"])
