@@ -6,8 +6,6 @@ costs nothing.
 """
 
 import importlib
-import sys
-import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,17 +41,6 @@ __all__ = [
     "load",
     "loads",
 ]
-
-
-class _Package(types.ModuleType):
-    """A package whose verbs win over its subpackages of the same name (`gptailor.check`)."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, types.ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

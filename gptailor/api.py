@@ -9,10 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import gptailor
-from gptailor.check.alone import check_alone
-from gptailor.check.merging import open_choices
-from gptailor.check.models import check_models
-from gptailor.check.opening import folder_of, is_local, open_models, rebind
 from gptailor.checkpoint.error import CheckpointError
 from gptailor.checkpoint.gguf import is_gguf
 from gptailor.checkpoint.header import ByteRange, TensorSpec
@@ -22,6 +18,10 @@ from gptailor.checkpoint.shards import Shard, plan_shards
 from gptailor.checkpoint.source import generation_config, tokenizer_files
 from gptailor.checkpoint.transfer import Payload
 from gptailor.checkpoint.writer import check_target, free_space, write_checkpoint
+from gptailor.checks.alone import check_alone
+from gptailor.checks.merging import open_choices
+from gptailor.checks.models import check_models
+from gptailor.checks.opening import folder_of, is_local, open_models, rebind
 from gptailor.diagnostics import Fault, PlanError, Source, errors, locate
 from gptailor.lang.format import format_file, format_plan, format_text
 from gptailor.lang.parse import parse

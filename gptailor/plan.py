@@ -1,7 +1,7 @@
 """The `Plan`: what the output model is to be, in the user's terms. Frozen, closed data.
 
 A plan is a normal form: one entry for each position, sorted, so that two texts that say the same
-are equal plans. Rules that speak to people are not here but in `gptailor.check`.
+are equal plans. Rules that speak to people are not here but in `gptailor.checks`.
 """
 
 from collections.abc import Iterable, Sequence

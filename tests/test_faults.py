@@ -7,7 +7,7 @@ import pytest
 
 from gptailor.diagnostics import Source
 from gptailor.lang.reading import read_json
-from tests.check.test_refused import faults_of
+from tests.checks.test_refused import faults_of
 from tests.codes import CODES
 
 DOC = (Path(__file__).parents[1] / "docs" / "faults.md").read_text(encoding="utf-8")

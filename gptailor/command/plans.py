@@ -63,7 +63,7 @@ def faults_of(name: str, models: dict[str, Path], *, alone: bool) -> list[Fault]
 
 def layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
     """The base's number of layers, and whether it is known; else as many as the plan names."""
-    from gptailor.check.opening import open_models, rebind  # noqa: PLC0415
+    from gptailor.checks.opening import open_models, rebind  # noqa: PLC0415
     from gptailor.plan import Plan  # noqa: PLC0415
 
     plan, faults = rebind(plan, models)

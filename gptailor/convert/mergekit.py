@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gptailor.check.alone import check_alone
+from gptailor.checks.alone import check_alone
 from gptailor.convert import mergekit_recipes as recipes
 from gptailor.convert import mergekit_settings as settings
 from gptailor.convert.document import read_document

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from gptailor.check.alone import check_alone
+from gptailor.checks.alone import check_alone
 from gptailor.convert.note import ConversionError, Note
 from gptailor.convert.paper_fusion import from_fusion
 from gptailor.convert.paper_keys import Family, family_of, is_fusion, numbered

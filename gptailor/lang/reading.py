@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pydantic
 
-from gptailor.check.alone import check_alone
+from gptailor.checks.alone import check_alone
 from gptailor.diagnostics import Fault, Origin, PlanError, Source, Span, errors, locate
 from gptailor.lang.lower import has_version, lower
 from gptailor.lang.parse import decode, parse

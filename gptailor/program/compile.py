@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gptailor import outline
-from gptailor.check.fitting import FLOATS, Checked, base_layer, moved, uses
 from gptailor.checkpoint.configuration import Refusal
 from gptailor.checkpoint.header import TensorInfo, TensorSpec
 from gptailor.checkpoint.layout import fold, is_constant, name_of
 from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.rows import aligned, has_rows
+from gptailor.checks.fitting import FLOATS, Checked, base_layer, moved, uses
 from gptailor.plan import Merge, MethodCall, Part, Plan, Recipe, Take
 from gptailor.program.program import Arguments, Combine, Copy, Instruction, Output, Program
 from gptailor.registry import DTYPES, METHODS, Parameter

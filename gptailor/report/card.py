@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 from gptailor import outline
-from gptailor.check.opening import is_local
+from gptailor.checks.opening import is_local
 from gptailor.lang import words
 from gptailor.plan import Model, Plan
 from gptailor.report import layer_map

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gptailor import plan as p
-from gptailor.check.places import choices
+from gptailor.checks.places import choices
 from gptailor.lang import words
 from gptailor.lang.format import groups
 from gptailor.outline import Slot

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gptailor.check.opening import open_models
 from gptailor.checkpoint.adapter import apply_adapter
 from gptailor.checkpoint.adapter_settings import read_settings
 from gptailor.checkpoint.error import CheckpointError
 from gptailor.checkpoint.forms import Adapted, LowRank
 from gptailor.checkpoint.source import Checkpoint, open_checkpoint
+from gptailor.checks.opening import open_models
 from gptailor.plan import Layer, LayerOf, Model, Plan, Take
 
 Q = "model.layers.0.self_attn.q_proj"

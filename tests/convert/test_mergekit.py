@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.check.opening import open_models
+from gptailor.checks.opening import open_models
 from gptailor.convert.mergekit import from_mergekit
 from gptailor.convert.mergekit_export import to_mergekit
 from gptailor.convert.note import ConversionError

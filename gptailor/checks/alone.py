@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from gptailor.check.merging import MERGING
-from gptailor.check.places import Hit, choices, is_open, joined, named_models, numbers, recipes
-from gptailor.check.sayable import SAYABLE
-from gptailor.check.searching import SEARCHING
+from gptailor.checks.merging import MERGING
+from gptailor.checks.places import Hit, choices, is_open, joined, named_models, numbers, recipes
+from gptailor.checks.sayable import SAYABLE
+from gptailor.checks.searching import SEARCHING
 from gptailor.diagnostics import Also, Fault, listed, locate, nearest
 from gptailor.plan import Open, Plan, Take
 from gptailor.registry import DTYPES, WORDS

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
-from gptailor.check.places import numbers
-from gptailor.check.sayable import LARGEST
+from gptailor.checks.places import numbers
+from gptailor.checks.sayable import LARGEST
 from gptailor.diagnostics import Also, Fault, listed, nearest
 from gptailor.plan import Bridge, Objective, Plan
 from gptailor.registry import OBJECTIVES, ObjectiveSpec

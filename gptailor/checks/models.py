@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from gptailor.check.fitting import FITTING, Checked
-from gptailor.check.opening import used
-from gptailor.check.places import Hit, joined, layer_recipes, named_models
-from gptailor.check.quantised import QUANTISED
-from gptailor.check.rest import REST_RULES, every_tokenizer_can_be_read
 from gptailor.checkpoint.layout import incompatible
 from gptailor.checkpoint.opened import Opened
+from gptailor.checks.fitting import FITTING, Checked
+from gptailor.checks.opening import used
+from gptailor.checks.places import Hit, joined, layer_recipes, named_models
+from gptailor.checks.quantised import QUANTISED
+from gptailor.checks.rest import REST_RULES, every_tokenizer_can_be_read
 from gptailor.diagnostics import Fault, errors, locate
 from gptailor.plan import Drop, Layer, Plan, Scale
 

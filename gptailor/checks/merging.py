@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from gptailor.check.places import (
+from gptailor.checks.places import (
     call_values,
     calls,
     choices,

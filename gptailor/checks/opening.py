@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gptailor.check.places import named_models, recipes
 from gptailor.checkpoint.error import CheckpointError
 from gptailor.checkpoint.hub import Remote, open_adapter, open_hub
 from gptailor.checkpoint.layout import Unknown, layout_of
 from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.source import Checkpoint, open_checkpoint
+from gptailor.checks.places import named_models, recipes
 from gptailor.diagnostics import Fault, listed
 from gptailor.plan import Model, Plan
 

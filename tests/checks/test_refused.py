@@ -20,9 +20,9 @@ ELSEWHERE = {
     "M105": "the command line's --model",
     "M305": "adapters",
     "M401": "weights: tests/program/test_run.py",
-    "P218": "JSON alone: tests/check/test_json.py",
-    "P219": "JSON alone: tests/check/test_json.py",
-    "P508": "JSON alone: tests/check/test_json.py",
+    "P218": "JSON alone: tests/checks/test_json.py",
+    "P219": "JSON alone: tests/checks/test_json.py",
+    "P508": "JSON alone: tests/checks/test_json.py",
 }
 """Codes that no refused file can show, and what shows them."""
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator
 
 from gptailor import outline
-from gptailor.check.fitting import FLOATS, Checked, merges, uses
-from gptailor.check.places import named_models, recipes
 from gptailor.checkpoint.forms import Adapted
 from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.quantisation import quantisation
+from gptailor.checks.fitting import FLOATS, Checked, merges, uses
+from gptailor.checks.places import named_models, recipes
 from gptailor.diagnostics import Fault, Place
 
 HELP = "use the checkpoint that it was made from"

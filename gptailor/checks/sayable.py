@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from gptailor.check.places import layers_of, numbers, recipes, values
+from gptailor.checks.places import layers_of, numbers, recipes, values
 from gptailor.diagnostics import Fault, Place
 from gptailor.plan import Item, Layer, Merge, OneOfModels, Open, Plan, Recipe, Subset
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gptailor import outline
-from gptailor.check.places import calls, named_models
 from gptailor.checkpoint.configuration import Entry, Refusal
 from gptailor.checkpoint.header import TensorInfo
 from gptailor.checkpoint.layout import fold, is_constant, joined_entry, moved_config
 from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.quantisation import requantised
+from gptailor.checks.places import calls, named_models
 from gptailor.diagnostics import Fault, Place
 from gptailor.plan import Merge, Part, Plan, Recipe, Subset, Take
 from gptailor.registry import METHODS
