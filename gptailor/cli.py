@@ -284,14 +284,17 @@ def import_(
 @MODEL
 @click.option("--to", "tool", type=click.Choice(["mergekit"]), default="mergekit",
               show_default=True, help="Whose file to write.")  # fmt: skip
-def export(plan: str, models: tuple[tuple[str, Path], ...], tool: str) -> None:
+@click.option("--layers", type=click.IntRange(min=1), help="How many layers the base has.")
+def export(plan: str, models: tuple[tuple[str, Path], ...], tool: str, layers: int | None) -> None:
     """Print the mergekit configuration that says what PLAN says, if mergekit can say it."""
     from gptailor.convert.mergekit_export import to_mergekit  # noqa: PLC0415
 
     del tool  # there is one
     wanted = read(plan)
-    count, known = layer_count(wanted, dict(models))
-    say(to_mergekit(wanted, count if known else None), newline=False)
+    if layers is None:
+        count, known = layer_count(wanted, dict(models))
+        layers = count if known else None
+    say(to_mergekit(wanted, layers), newline=False)
 
 
 # -------------------------------------------------------------------------------------- exit codes
