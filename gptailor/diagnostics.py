@@ -169,7 +169,7 @@ def show(fault: Fault) -> str:
     """A fault for people: code and message, the line with a caret under the words, help."""
     head = f"{fault.severity}[{fault.code}]: {fault.message}"
     if fault.span is None or fault.source is None:
-        place = _dotted(fault.at)
+        place = " at ".join(n for n in (fault.source and fault.source.name, _dotted(fault.at)) if n)
         lines = [head, *([f" --> {place}"] if place else [])]
         return "\n".join(lines + ([f"  = help: {fault.help}"] if fault.help else []))
     source = fault.source
