@@ -1,6 +1,7 @@
 """What all tests share: tiny models, fit ones and unfit ones, and how Hypothesis runs."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ settings.register_profile(
     "default",
     deadline=None,
     max_examples=100,
+    derandomize="CI" in os.environ,  # there a run judges the change, not the draw
     phases=set(Phase) - {Phase.explain},
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

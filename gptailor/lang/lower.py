@@ -196,6 +196,8 @@ def _bridge(draft: Draft, statement: tree.Statement, body: tree.Bridging) -> Non
         spans[word.text,] = numeral.span
     if body.after is not None:
         spans["after",] = body.after.span
+        if not recipes.is_a_layer(draft, body.after):
+            return
     entry = p.Bridge(
         after=body.after.number if body.after else None,
         on=body.on.text,

@@ -85,12 +85,17 @@ def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
             yield At(number, ends.get(number, r.span), r.span)
 
 
+def is_a_layer(draft: Draft, word: tree.LayerWord) -> bool:
+    """Whether a layer's number is one that models have; a fault if not."""
+    if word.number > p.LARGEST_LAYER:
+        draft.fault("P214", f"layer numbers end at {p.LARGEST_LAYER}", word.span)
+        return False
+    return True
+
+
 def _sound(draft: Draft, r: tree.Range) -> bool:
-    for word in (r.first, r.last):
-        if word.number > p.LARGEST_LAYER:
-            message = f"layer numbers end at {p.LARGEST_LAYER}"
-            draft.fault("P214", message, word.span)
-            return False
+    if not all(is_a_layer(draft, word) for word in (r.first, r.last)):
+        return False
     if r.first.number > r.last.number:
         first, last = r.first.number, r.last.number
         draft.fault("P201", f"the range L{first}..L{last} descends", r.span,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import lark
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.lark import from_lark
 
@@ -85,6 +85,7 @@ def is_of_the_grammar(text: str) -> bool:
     return True
 
 
+@example('bridge L10000 on "./b"')
 @given(drawn_texts())
 @settings(max_examples=200)
 def test_a_text_of_the_grammar_is_accepted_or_refused(text: str) -> None:
