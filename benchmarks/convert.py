@@ -12,7 +12,6 @@ mergekit's exit code, its output's configuration and weights are.
 import argparse
 import json
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -30,6 +29,7 @@ from gptailor.convert.mergekit import from_mergekit
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.mergekit_peer import add_peer_option, merge, run_mergekit, tensors_of
 from tests.tiny import tiny_model
 
 Tensors = dict[str, Tensor]
@@ -63,19 +63,6 @@ def write_family(folder: Path) -> None:
 
 def _noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(tensor.shape, generator=generator) * tensor.std()
-
-
-def run_mergekit(
-    python: Path, plan: Path, out: Path, folder: Path
-) -> subprocess.CompletedProcess[str]:
-    """mergekit's command line, its relative paths from the folder."""
-    command = [str(python.parent / "mergekit-yaml"), str(plan), str(out), "--quiet"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-
-
-def tensors_of(folder: Path) -> Tensors:
-    """All tensors of a model's folder."""
-    return {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
 
 
 @dataclass(frozen=True)
@@ -112,9 +99,7 @@ def both(python: Path, plan: Path, folder: Path) -> tuple[Tensors, Tensors, int]
     imported, notes = from_mergekit(text, plan.name, root=folder, folder=folder)
     models = {name: folder / model.source for name, model in imported.models.items()}
     gptailor.compile(imported, folder / f"ours-{plan.stem}", models=models)
-    done = run_mergekit(python, plan, folder / f"theirs-{plan.stem}", folder)
-    if done.returncode:
-        raise SystemExit(f"mergekit failed on {plan.name}:\n{done.stderr[-2000:]}")
+    merge(python, plan, folder / f"theirs-{plan.stem}", folder)
     ours, theirs = (tensors_of(folder / f"{who}-{plan.stem}") for who in ("ours", "theirs"))
     return ours, theirs, len(notes)
 
@@ -173,13 +158,7 @@ def _ours(family: str, folder: Path) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--mergekit",
-        type=Path,
-        required=True,
-        metavar="PYTHON",
-        help="the python of an environment that has mergekit 0.1.5",
-    )
+    add_peer_option(parser, required=True)
     parser.add_argument(
         "--families", action="store_true", help="also cut models of other families by mergekit"
     )

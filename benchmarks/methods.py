@@ -10,7 +10,6 @@ differ at all, and why; the largest value shows the scale.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.mergekit_peer import add_peer_option, merge, tensors_of
 from gptailor.program.combine import combine_tensors
 from gptailor.program.program import Arguments
 from gptailor.registry import METHODS
@@ -201,14 +203,8 @@ def merge_by_mergekit(python: Path, case: Case, folder: Path, dtype: str) -> Ten
     """The merged tensors, made by mergekit's command line."""
     plan, out = folder / "plan.yml", folder / f"out-{case.title or case.method}"
     plan.write_text(json.dumps(configuration(case, folder, dtype)))
-    command = [str(python.parent / "mergekit-yaml"), str(plan), str(out), "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"mergekit failed on {case.method}:\n{done.stderr[-2000:]}")
-    merged: Tensors = {}
-    for file in sorted(out.glob("*.safetensors")):
-        merged |= load_file(file)
-    return merged
+    merge(python, plan, out, folder)
+    return tensors_of(out)
 
 
 def merge_by_gptailor(case: Case, models: Mapping[str, Tensors]) -> Tensors:
@@ -244,13 +240,7 @@ def row(case: Case, dtype: str, ours: Tensors, theirs: Tensors) -> str:
 def main(arguments: Sequence[str]) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--mergekit",
-        type=Path,
-        required=True,
-        metavar="PYTHON",
-        help="the python of an environment that has mergekit 0.1.5",
-    )
+    add_peer_option(parser, required=True)
     python: Path = parser.parse_args(arguments).mergekit
     print("| method | dtype | max abs difference | max abs value | unlike | why |")
     print("|---|---|---|---|---|---|")

@@ -1,38 +1,48 @@
 """gptailor: a declarative plan compiler for language models.
 
 The verbs of the command line, in Python: `load` a plan, `check` it, `compile` it into a model
-folder, `format` it. Names are imported when they are first used, so that importing the package
-costs nothing.
+folder, `lock` it, `verify` such a folder, `format` it. Names are imported when they are first
+used, so that importing the package costs nothing.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gptailor.version import VERSION
+
 if TYPE_CHECKING:
-    from gptailor.api import Written, check, compile, format, load, loads
+    from gptailor.api import Written, check, compile, format, load, loads, lock, verify
+    from gptailor.checkpoint.lock import Lock
     from gptailor.diagnostics import Fault, PlanError, TailorError
     from gptailor.plan import Plan
+    from gptailor.verifying import Verified
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "Fault": "gptailor.diagnostics",
+    "Lock": "gptailor.checkpoint.lock",
     "Plan": "gptailor.plan",
     "PlanError": "gptailor.diagnostics",
     "TailorError": "gptailor.diagnostics",
+    "Verified": "gptailor.verifying",
     "Written": "gptailor.api",
     "check": "gptailor.api",
     "compile": "gptailor.api",
     "format": "gptailor.api",
     "load": "gptailor.api",
     "loads": "gptailor.api",
+    "lock": "gptailor.api",
+    "verify": "gptailor.api",
 }
 
 __all__ = [
     "Fault",
+    "Lock",
     "Plan",
     "PlanError",
     "TailorError",
+    "Verified",
     "Written",
     "__version__",
     "check",
@@ -40,6 +50,8 @@ __all__ = [
     "format",
     "load",
     "loads",
+    "lock",
+    "verify",
 ]
 
 

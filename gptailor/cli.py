@@ -7,14 +7,22 @@ Whatever needs time to import is imported by the command that needs it.
 import difflib
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 import gptailor
+from gptailor.command.locking import (
+    asked,
+    held,
+    lock_command,
+    locked_in_words,
+    refuse_known,
+    verify_command,
+)
 from gptailor.command.options import MODEL, PLAN, PLANS, Size
 from gptailor.command.plans import (
     faults_of,
@@ -36,9 +44,6 @@ from gptailor.command.screen import (
     width,
 )
 from gptailor.diagnostics import Fault, PlanError, TailorError, errors, to_github, to_json
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -69,6 +74,15 @@ def cli() -> None:
               help="The most bytes of one weights file.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace the folder, once the new one is whole.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+@click.option("--lock", is_flag=True, help="Make the plan's lock, beside it and in the folder.")
+@click.option("--locked", is_flag=True,
+              help="Refuse whatever differs from the plan's lock.")  # fmt: skip
+@click.option("--lock-file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Where the lock is, or goes. Without it: PLAN.lock.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), metavar="N",
+              help="Tensors that are written at once. Without it: as many as cores.")  # fmt: skip
+@click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
+              help="What merges large tensors: cpu, cuda or cuda:1.")  # fmt: skip
 def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
     plan: str,
     output: Path,
@@ -77,27 +91,54 @@ def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
     shard_size: int,
     force: bool,
     dry_run: bool,
+    lock: bool,
+    locked: bool,
+    lock_file: Path | None,
+    threads: int | None,
+    device: str,
 ) -> None:
     """Write the model that PLAN declares as a Hugging Face folder.
 
     The folder appears whole or not at all. It holds the weights, config.json, the tokenizer,
     a model card and the plan. PLAN may be - for standard input.
+
+    With --lock the digests of all inputs and outputs are written down; with --locked the same
+    inputs are taken and the same bytes made, or the compilation is refused. See 'gptailor lock'.
     """
+    new_lock, held_to = asked(plan, lock=lock, locked=locked, given=lock_file, dry_run=dry_run)
     from gptailor import api  # noqa: PLC0415
 
     prepare = api.prepare if dry_run else api.ready
-    prepared = prepare(read(plan), models=dict(models), dtype=dtype, shard_size=shard_size)
+    wanted = held(read(plan), held_to)
+    prepared = prepare(wanted, models=dict(models), dtype=dtype, shard_size=shard_size)
     report(prepared.warnings)
     if dry_run:
+        refuse_known(prepared, held_to)
         print_dry_run(prepared, output)
         return
     with progress(prepared.size) as advance:
-        written = api.write(prepared, output, force=force, progress=advance)
+        written = api.write(
+            prepared,
+            output,
+            force=force,
+            progress=advance,
+            locked=held_to,
+            locking=lock,
+            threads=threads,
+            device=device,
+        )
     before = prepared.counts["layers"][0]
     say(
         f"{written.folder}: {written.layers} layers (the base has {before}), "
         f"{millions(written.parameters)} parameters, {size_in_words(written.size)}"
     )
+    if new_lock is not None and written.lock is not None:
+        written.lock.write(new_lock)
+        say(f"{new_lock}: {locked_in_words(written.lock)}")
+
+
+cli.add_command(lock_command)
+cli.add_command(verify_command)
 
 
 @cli.command(short_help="Check plans, alone and against their models.")
@@ -301,7 +342,8 @@ def export(plan: str, models: tuple[tuple[str, Path], ...], tool: str, layers: i
 
 
 def main() -> None:
-    """Run the command line, and end with its exit code."""
+    """Run the command line, and end with its exit code; SIGTERM ends it as Ctrl-C does, by 143."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(run(sys.argv[1:]))
 
 

@@ -11,6 +11,9 @@ from gptailor.checkpoint.error import CheckpointError, quoted
 from gptailor.checkpoint.header import TensorInfo
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+LONGEST_NAME = 300
+"""Characters of a tensor's name, which the settings' patterns are matched against."""
+
 ROWS = "token_adapter.trainable_tokens_delta"
 MAGNITUDE = "lora_magnitude_vector"
 BIAS = "lora_B.bias"
@@ -55,6 +58,9 @@ def sort_tensors(
         if tensor.spec.dtype not in FLOATS:
             message = f"{quoted(key)} is {tensor.spec.dtype}, which is no float"
             raise CheckpointError("C402", message, file)
+        if len(key) > LONGEST_NAME:
+            message = f"{quoted(key)} has {len(key)} characters, more than any module's name"
+            raise CheckpointError("C403", message, file)
         name = key.removeprefix(_ROOT)
         if (match := _PIECE.fullmatch(name)) is not None:
             part = pieces.setdefault(match["module"], Pieces(match["module"]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from gptailor.checkpoint.error import CheckpointError, quoted
+from gptailor.checkpoint.error import LONGEST, CheckpointError, quoted
 from gptailor.checkpoint.regular import read_object
 from gptailor.diagnostics import nearest
 
@@ -174,7 +174,10 @@ class _Reader:
         if key in _REFUSED:
             self.refuse("C402", f"'{key}' is set: {_REFUSED[key]}")
         message = f"{quoted(key)} is a setting that this version doesn't know"
-        help_ = nearest(key, _READ | _FOR_TRAINING) or "remove it if it only concerns the training"
+        help_ = (
+            nearest(key[:LONGEST], _READ | _FOR_TRAINING)
+            or "remove it if it only concerns the training"
+        )
         self.refuse("C402", message, help_)
 
     def _check_start(self, start: object) -> None:
@@ -235,6 +238,9 @@ class _Reader:
             except (re.error, RecursionError, OverflowError) as error:
                 message = f"'{key}' has {quoted(name)}, which is no pattern: {error}"
                 raise CheckpointError("C401", message, self.path) from error
+            if _may_hang(name):
+                message = f"'{key}' has {quoted(name)}, a pattern that could be matched for ever"
+                self.refuse("C402", message, "write it with less to repeat, or as plain names")
             yield pattern, check(key, value)
 
     def names(self, key: str, *, regex: bool = False) -> tuple[str, ...] | None:
@@ -269,6 +275,13 @@ class _Reader:
             if len(set(tokens)) < len(tokens):
                 self.refuse("C401", f"'{key}' names a token twice")
         return {name: tuple(tokens) for name, tokens in by_name.items()}
+
+
+def _may_hang(pattern: str) -> bool:
+    """Whether matching may take ages: for what is repeated within a repetition, or too often."""
+    bare = re.sub(r"\\.", "x", pattern, flags=re.DOTALL).replace("(?:", "(")
+    repeats = len(re.findall(r"[*+?{]", bare))
+    return ")*" in bare or ")+" in bare or "){" in bare or repeats > 2 or bare.count("(") > 4
 
 
 def _is_count(value: object) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gptailor.checkpoint.error import LONGEST
 from gptailor.plan import Part
 
 Config = Mapping[str, Any]
@@ -38,6 +39,12 @@ class Rule:
     part: Part
     read: Read
     write: Write
+
+
+def shown(value: object) -> str:
+    """A value of a configuration in a message: a long one is cut."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 # ------------------------------------------------------------------------------------------- lists
@@ -83,7 +90,11 @@ def _list(config: Config, key: str, count: int) -> list[Any] | Refusal:
     if values is None:
         return [None] * count
     if not isinstance(values, list | tuple) or len(values) != count:
-        has = f"has {len(values)} entries" if isinstance(values, list | tuple) else f"is {values!r}"
+        has = (
+            f"has {len(values)} entries"
+            if isinstance(values, list | tuple)
+            else f"is {shown(values)}"
+        )
         return Refusal(f"'{key}' {has}, and the model has {count} layers")
     return list(values)
 
@@ -98,7 +109,7 @@ def _number(config: Config, key: str, default: int, least: int = 0) -> int | Ref
     value = config.get(key, default)
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return value
-    return Refusal(f"'{key}' is {value!r}, and should be an integer from {least} up")
+    return Refusal(f"'{key}' is {shown(value)}, and should be an integer from {least} up")
 
 
 # ------------------------------------------------------------------------------- sliding attention
@@ -162,6 +173,8 @@ def sliding(types: Rule, *, gated: bool = False, default: int | None = 4096) -> 
         if isinstance(kinds, Refusal):
             return kinds
         window = _window(config, gated=gated, default=default)
+        if window is not None and not isinstance(window, int | float):
+            return Refusal(f"'sliding_window' is {shown(window)}, and should be a number")
         return [window if kind == SLIDING else None for kind in kinds]
 
     def write(config: Config, values: Values) -> dict[str, Any] | Refusal:
@@ -179,11 +192,11 @@ def sliding(types: Rule, *, gated: bool = False, default: int | None = 4096) -> 
     return types, Rule("sliding_window", "attn", read, write)
 
 
-def _window(config: Config, *, gated: bool, default: int | None) -> int | None:
+def _window(config: Config, *, gated: bool, default: int | None) -> object:
+    """What is said of the window, of whatever type; None: no layer has one."""
     if gated and not config.get("use_sliding_window", False):
         return None
-    window: int | None = config.get("sliding_window", default)
-    return window
+    return config.get("sliding_window", default)
 
 
 # ------------------------------------------------------------------------------- rotary embeddings
@@ -211,7 +224,7 @@ def sparse_steps(experts: int) -> Rule:
             return step
         dense = config.get("mlp_only_layers") or []
         if not isinstance(dense, list | tuple):
-            return Refusal(f"'mlp_only_layers' is {dense!r}, and should be a list")
+            return Refusal(f"'mlp_only_layers' is {shown(dense)}, and should be a list")
         has = bool(config.get("num_experts", config.get("num_local_experts", experts)))
         return [
             SPARSE if has and i not in dense and (i + 1) % step == 0 else DENSE
@@ -235,7 +248,7 @@ def dense_first(default: int) -> Rule:
         if isinstance(first, Refusal):
             return first
         if (every := config.get("moe_layer_freq", 1)) != 1:
-            return Refusal(f"'moe_layer_freq' is {every!r}, which transformers doesn't read")
+            return Refusal(f"'moe_layer_freq' is {shown(every)}, which transformers doesn't read")
         return [DENSE if i < first else SPARSE for i in range(count)]
 
     def write(config: Config, values: Values) -> dict[str, Any] | Refusal:

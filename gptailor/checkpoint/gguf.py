@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from gptailor.checkpoint.error import CheckpointError, quoted
 from gptailor.checkpoint.forms import Packed, TensorInfo, TensorSpec
-from gptailor.checkpoint.gguf_header import KINDS, Entry, Header, Value, read_gguf
+from gptailor.checkpoint.gguf_header import KINDS, Entry, Header, Value, read_gguf, shown
 from gptailor.checkpoint.regular import open_regular, read_exactly
 from gptailor.diagnostics import listed
 
@@ -118,7 +118,8 @@ class _File:
         value = self.fact(key)
         value = default if value is None else value
         if type(value) is not int or not 0 < value < 2**31:
-            self.refuse(f"'{self.name}.{key}' is {value!r}, and should be a positive whole number")
+            message = f"'{self.name}.{key}' is {shown(value)}"
+            self.refuse(f"{message}, and should be a positive whole number")
         return value
 
     def real(self, key: str, default: float | None = None) -> float:
@@ -126,7 +127,7 @@ class _File:
         value = self.fact(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int | float):
-            self.refuse(f"'{self.name}.{key}' is {value!r}, and should be a number")
+            self.refuse(f"'{self.name}.{key}' is {shown(value)}, and should be a number")
         if not math.isfinite(value) or value <= 0:
             self.refuse(f"'{self.name}.{key}' is {value!r}, and should be positive")
         return _short(float(value))
@@ -140,7 +141,8 @@ class _File:
             if key.startswith(own) and key.removeprefix(own) not in KNOWN:
                 self.refuse(f"says {quoted(key)}, whose meaning for its layers isn't known here")
         if self.fact("expert_count"):
-            self.refuse(f"is a mixture of {self.fact('expert_count')} experts, which isn't read")
+            experts = shown(self.fact("expert_count"))
+            self.refuse(f"is a mixture of {experts} experts, which isn't read")
 
     def _check_heads(self) -> None:
         for key in ("attention.value_length", "rope.dimension_count"):
@@ -278,7 +280,7 @@ class _File:
             key = "rope.scaling.factor" if kind == "linear" else "rope.scale_linear"
             return plain | {"rope_type": "linear", "factor": self.real(key)}
         if kind != "yarn":
-            self.refuse(f"'{self.name}.rope.scaling.type' is {kind!r}, which isn't read")
+            self.refuse(f"'{self.name}.rope.scaling.type' is {shown(kind)}, which isn't read")
         yarn = {"rope_type": "yarn", "factor": self.real("rope.scaling.factor")}
         if self.fact("rope.scaling.attn_factor") is not None:
             yarn["attention_factor"] = self.real("rope.scaling.attn_factor")
@@ -288,6 +290,8 @@ class _File:
     def _llama3(self, theta: float) -> dict[str, Any]:
         """Llama 3.1's scaling, of which a file holds the factors only: found, and checked."""
         factors = self._factors()
+        if not all(0 < factor < math.inf for factor in factors):
+            self.refuse(f"{quoted(FREQUENCIES)} are not all positive numbers")
         given: dict[str, Any] = {
             "rope_theta": theta, "rope_type": "llama3", "factor": _short(max(factors)),
             "low_freq_factor": 1.0, "high_freq_factor": 4.0,

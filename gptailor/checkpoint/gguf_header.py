@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import NoReturn
 
-from gptailor.checkpoint.error import CheckpointError, quoted
+from gptailor.checkpoint.error import LONGEST, CheckpointError, quoted
 from gptailor.checkpoint.regular import open_regular
 
 Value = int | float | bool | str | tuple["Value", ...]
@@ -46,6 +46,9 @@ _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?",
 _STRING, _ARRAY = 8, 9
 _MAX_DIMENSIONS = 4
 
+MAX_HEADER = 100_000_000
+"""The largest header, in bytes: as much as a safetensors file's; vocabularies take a tenth."""
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -73,6 +76,12 @@ def read_gguf(path: Path) -> Header:
         return _Reader(path, file, size).header()
 
 
+def shown(value: Value | None) -> str:
+    """A value in a message: a long one is cut."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
 class _Reader:
     """Reads on and on, never past the file's end."""
 
@@ -90,6 +99,8 @@ class _Reader:
         """The next bytes; a count is believed only once the file has so many."""
         if count > self.size - self.at:
             self.refuse("the file is cut short", "download it again")
+        if count > MAX_HEADER - self.at:
+            self.refuse(f"the header is longer than {MAX_HEADER} bytes")
         raw = self.file.read(count)
         if len(raw) != count:
             self.refuse("became shorter while it was read")
@@ -139,8 +150,7 @@ class _Reader:
             self.refuse(f"{what}; versions 2 and 3 in little-endian order are read")
         tensors, facts = self.number("Q"), self.number("Q")
         found = self._facts(facts)
-        table = [self._entry() for _ in range(self._credible(tensors, 24, "tensors"))]
-        return Header(self.path, found, self._placed(table, found))
+        return Header(self.path, found, self._placed(self._table(tensors), found))
 
     def _credible(self, count: int, least: int, what: str) -> int:
         if count * least > self.size:
@@ -155,6 +165,16 @@ class _Reader:
                 self.refuse(f"says {quoted(name)} twice")
             facts[name] = self.value(self.number("I"))
         return facts
+
+    def _table(self, count: int) -> list[Entry]:
+        table: dict[str, Entry] = {}
+        for _ in range(self._credible(count, 24, "tensors")):
+            begin, entry = self.at, self._entry()
+            if entry.name in table:
+                self.at = begin
+                self.refuse(f"there are two tensors {quoted(entry.name)}")
+            table[entry.name] = entry
+        return list(table.values())
 
     def _entry(self) -> Entry:
         """A tensor's entry, its offset still that within the data."""
@@ -175,13 +195,11 @@ class _Reader:
         """The tensors by name, each within the file and apart from the others."""
         alignment = facts.get("general.alignment", 32)
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-            self.refuse(f"'general.alignment' is {alignment!r}, and no power of two")
+            self.refuse(f"'general.alignment' is {shown(alignment)}, and no power of two")
         start = -(-self.at // alignment) * alignment
         end, tensors = start, {}
         for entry in sorted(table, key=lambda entry: entry.offset):
             self.at = start + entry.offset
-            if entry.name in tensors:
-                self.refuse(f"there are two tensors {quoted(entry.name)}")
             if self.at < end or entry.offset % alignment:
                 self.refuse(f"{quoted(entry.name)} overlaps another tensor, or isn't aligned")
             end = self.at + prod(entry.shape) // entry.kind.block * entry.kind.bytes

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gptailor.checkpoint.error import CheckpointError, quoted
+from gptailor.checkpoint.error import LONGEST, CheckpointError, quoted
 from gptailor.checkpoint.forms import DTYPE_BITS, ByteRange, TensorInfo, TensorSpec
-from gptailor.checkpoint.regular import open_regular, parse_object, read_exactly
+from gptailor.checkpoint.regular import open_regular, parse_object, place_of, read_exactly
 from gptailor.diagnostics import listed, nearest
 
 __all__ = [
@@ -40,7 +40,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         size = os.fstat(file.fileno()).st_size
         raw = _text(file, size, path)
     start = 8 + len(raw)
-    header = _Header(path, start, size - start)
+    header = _Header(path, raw, size - start)
     entries = parse_object(raw, path, "C204", duplicate="C205", start=8)
     header.check_metadata(entries.pop("__metadata__", {}))
     stretches = sorted(
@@ -79,31 +79,32 @@ class _Stretch:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """The rules of one file's entries: its data are `size` bytes from byte `start` on."""
+    """The rules of one file's entries: `size` bytes of data stand after the header's text."""
 
     path: Path
-    start: int
+    text: bytes
     size: int
 
-    def refuse(self, code: str, message: str, help: str = "", at: int | None = None) -> NoReturn:
-        """Raise; `at` is an offset in the data."""
-        offset = None if at is None else self.start + at
+    def refuse(self, code: str, message: str, at: int | str, help: str = "") -> NoReturn:
+        """Raise; `at` is an offset in the data, or the name of the entry that is wrong."""
+        offset = 8 + (place_of(at, self.text) if isinstance(at, str) else len(self.text) + at)
         raise CheckpointError(code, message, self.path, help, offset)
 
     def check_metadata(self, metadata: object) -> None:
         """A map of strings to strings."""
         if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-            self.refuse("C206", "'__metadata__' is not an object of strings")
+            self.refuse("C206", "'__metadata__' is not an object of strings", "__metadata__")
 
     def stretch(self, name: str, entry: object) -> _Stretch:
         """An entry whose fields are right and agree with each other."""
         if not _is_unicode(name):
-            self.refuse("C206", f"the name {quoted(name)} is not valid Unicode")
+            self.refuse("C206", f"the name {quoted(name)} is not valid Unicode", name)
         if not isinstance(entry, dict):
-            self.refuse("C206", f"{quoted(name)} is not an object")
+            self.refuse("C206", f"{quoted(name)} is not an object", name)
         if entry.keys() != {"dtype", "shape", "data_offsets"}:
             found = listed(quoted(key) for key in list(entry)[:8]) or "nothing"
-            self.refuse("C206", f"{quoted(name)} has {found}, not 'dtype', 'shape', 'data_offsets'")
+            message = f"{quoted(name)} has {found}, not 'dtype', 'shape', 'data_offsets'"
+            self.refuse("C206", message, name)
         dtype = self._dtype(name, entry["dtype"])
         shape = self._shape(name, entry["shape"])
         begin, end = self._offsets(name, entry["data_offsets"])
@@ -112,48 +113,59 @@ class _Header:
             needed = "more than 64 bits can count" if bits is None else f"{bits / 8:.16g}"
             shown = f"{dtype} of shape {_shown(shape)}"
             message = f"{quoted(name)} has {end - begin} bytes; {shown} takes {needed}"
-            self.refuse("C208", message, at=begin)
+            self.refuse("C208", message, begin)
         return _Stretch(TensorSpec(name, dtype, shape), begin, end)
 
     def _dtype(self, name: str, dtype: object) -> str:
         if not isinstance(dtype, str):
-            self.refuse("C206", f"the dtype of {quoted(name)} is not a string")
+            self.refuse("C206", f"the dtype of {quoted(name)} is not a string", name)
         if dtype not in DTYPE_BITS:
             message = f"{quoted(name)} has the unknown dtype {quoted(dtype)}"
-            self.refuse("C207", message, nearest(dtype, DTYPE_BITS))
+            # Looking for the nearest name takes memory by the length of this one.
+            self.refuse("C207", message, name, nearest(dtype[:LONGEST], DTYPE_BITS))
         return dtype
 
     def _shape(self, name: str, shape: object) -> tuple[int, ...]:
         if not isinstance(shape, list) or not all(_is_count(size) for size in shape):
-            self.refuse("C206", f"the shape of {quoted(name)} is not a list of whole numbers >= 0")
+            message = f"the shape of {quoted(name)} is not a list of whole numbers >= 0"
+            self.refuse("C206", message, name)
         return tuple(shape)
 
     def _offsets(self, name: str, offsets: Any) -> tuple[int, int]:
         if not isinstance(offsets, list) or [type(offset) for offset in offsets] != [int, int]:
-            self.refuse("C206", f"the data_offsets of {quoted(name)} are not two whole numbers")
+            self.refuse(
+                "C206", f"the data_offsets of {quoted(name)} are not two whole numbers", name
+            )
         begin, end = offsets
         if not 0 <= begin <= end:
-            self.refuse("C208", f"{quoted(name)} runs from byte {_int(begin)} to {_int(end)}")
+            self.refuse("C208", f"{quoted(name)} runs from byte {_int(begin)} to {_int(end)}", name)
         if end > self.size:
             message = f"{quoted(name)} ends at byte {_int(end)} of {self.size} bytes of data"
-            self.refuse("C208", message, _CUT, at=begin)
+            self.refuse("C208", message, min(begin, self.size), _CUT)
         return begin, end
 
     def check_cover(self, stretches: Iterable[_Stretch]) -> None:
         """Each tensor begins where the one before it ends, and the last ends the file."""
-        at, before = 0, "the header"
+        at, before = 0, None
         for stretch in stretches:
-            name = quoted(stretch.spec.name)
-            if stretch.begin < at:
-                self.refuse("C209", f"{name} overlaps {before}", at=stretch.begin)
-            if stretch.begin > at:
-                gap = stretch.begin - at
-                self.refuse(
-                    "C209", f"{gap} bytes between {before} and {name} are no tensor's", at=at
-                )
-            at, before = stretch.end, name
+            if stretch.begin != at:
+                self._refuse_cover(at, before, stretch)
+            at, before = stretch.end, stretch
         if at < self.size:
-            self.refuse("C209", f"{self.size - at} bytes after {before} are no tensor's", at=at)
+            message = f"{self.size - at} bytes after {_named(before)} are no tensor's"
+            self.refuse("C209", message, at)
+
+    def _refuse_cover(self, at: int, before: _Stretch | None, stretch: _Stretch) -> NoReturn:
+        name = quoted(stretch.spec.name)
+        if stretch.begin < at:
+            self.refuse("C209", f"{name} overlaps {_named(before)}", stretch.begin)
+        gap = stretch.begin - at
+        message = f"{gap} bytes between {_named(before)} and {name} are no tensor's"
+        self.refuse("C209", message, at)
+
+
+def _named(stretch: _Stretch | None) -> str:
+    return "the header" if stretch is None else quoted(stretch.spec.name)
 
 
 def _is_unicode(name: str) -> bool:

@@ -88,7 +88,8 @@ class _Archive:
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             _refuse(self.path, f"{name} is compressed or encrypted, which PyTorch's never are")
         if not 0 <= at <= self.size - _LOCAL:
-            _refuse(self.path, f"{name} begins beyond the file's end", at=at)
+            where = at if at > 0 else None
+            _refuse(self.path, f"{name} begins outside of the file", at=where)
         self.file.seek(at)
         header = read_exactly(self.file, _LOCAL, self.path, "C108")
         if header[:4] != b"PK\x03\x04":
@@ -124,6 +125,9 @@ class _Archive:
         if (end := (tensor.offset + _reach(tensor)) * width) > member.size:
             message = f"{shown} ends at byte {end} of its storage, which has {member.size}"
             _refuse(self.path, message, "download it again", member.offset)
+        if spec.size > self.size:  # an expanded view, of which one entry can make terabytes
+            message = f"{shown} has {spec.size:.4g} bytes, more than the whole file"
+            _refuse(self.path, message, at=member.offset)
         form = None if _is_plain(tensor) else Pickled(name)
         return TensorInfo(spec, self.path, member.offset + tensor.offset * width, form)
 

@@ -3,9 +3,10 @@
 import io
 import json
 import os
+import re
 import stat
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +14,11 @@ from gptailor.checkpoint.error import CheckpointError, quoted, reason
 
 MAX_JSON = 100_000_000
 """The largest JSON text that is read, in bytes; the reference allows a header as much."""
+
+MAX_DEPTH = 100
+"""How deep configurations may nest: Python prints and compares what nests by recursion."""
+
+_BLANK = re.compile(r"[ \t\r\n]*")
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -38,13 +44,32 @@ def open_regular(path: Path, code: str = "C201") -> io.FileIO:
 
 
 def read_object(path: Path, code: str, duplicate: str | None) -> dict[str, Any]:
-    """The JSON object that a file holds; see `parse_object`."""
+    """The JSON object that a file holds; see `parse_object`. It nests `MAX_DEPTH` deep at most."""
     with open_regular(path, code) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_JSON:
             raise CheckpointError(code, f"has {size} bytes, more than any JSON file needs", path)
         raw = read_exactly(file, size, path, code)
-    return parse_object(raw, path, code, duplicate)
+    found = parse_object(raw, path, code, duplicate)
+    for name, value in found.items():
+        if _is_deep(value):
+            message = f"{quoted(name)} is nested too deeply to be JSON of ours"
+            raise CheckpointError(code, message, path, offset=place_of(name, raw))
+    return found
+
+
+def _is_deep(value: object) -> bool:
+    """Whether lists and objects nest deeper than `MAX_DEPTH`; found without a recursion."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inside: list[Any] = []
+        for each in level:
+            if isinstance(each, dict | list):
+                inside += each.values() if isinstance(each, dict) else each
+        if not inside:
+            return False
+        level = inside
+    return True
 
 
 def read_exactly(file: io.FileIO, count: int, path: Path, code: str) -> bytes:
@@ -56,7 +81,8 @@ def read_exactly(file: io.FileIO, count: int, path: Path, code: str) -> bytes:
         except OSError as error:
             raise CheckpointError(code, f"cannot be read: {reason(error)}", path) from error
         if not part:
-            raise CheckpointError(code, "became shorter while it was read", path)
+            message = "became shorter while it was read"
+            raise CheckpointError(code, message, path, offset=file.tell())
         parts.append(part)
         count -= len(part)
     return b"".join(parts)
@@ -70,25 +96,83 @@ def parse_object(
     `duplicate` is the code of a name that an object holds twice. Without one the text is read as
     `json` and transformers read it: the last one counts, and `NaN` and `Infinity` are numbers.
     """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if duplicate is not None and len(found) < len(pairs):
-            twice = _twice(name for name, _ in pairs)
-            raise CheckpointError(duplicate, f"{quoted(twice)} stands twice in one object", path)
-        return found
-
-    constant = None if duplicate is None else _no_constant
+    decoder = json.JSONDecoder() if duplicate is None else _STRICT
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        message = "is not JSON: the text is not UTF-8"
+        raise CheckpointError(code, message, path, offset=start + error.start) from error
+
+    def refuse(code: str, message: str, at: int) -> CheckpointError:
+        offset = start + len(text[:at].encode("utf-8"))
+        return CheckpointError(code, message, path, offset=offset)
+
+    try:
+        value = decoder.decode(text)
+    except json.JSONDecodeError as error:
+        raise refuse(code, f"is not JSON: {error.msg}", error.pos) from error
     except RecursionError as error:
-        raise CheckpointError(code, "is nested too deeply to be JSON of ours", path) from error
+        message = "is nested too deeply to be JSON of ours"
+        raise refuse(code, message, _undecodable(text, decoder)) from error
+    except _TwiceError as error:
+        raise refuse(duplicate or code, str(error), _undecodable(text, decoder)) from error
     except ValueError as error:
-        at = start + _byte_of(error, raw)
-        raise CheckpointError(code, f"is not JSON: {_why(error)}", path, offset=at) from error
+        raise refuse(code, f"is not JSON: {error}", _undecodable(text, decoder)) from error
     if not isinstance(value, dict):
-        raise CheckpointError(code, "is JSON, but not an object", path, offset=start)
+        raise refuse(code, "is JSON, but not an object", 0)
     return value
+
+
+def named(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, int]]:
+    """The names of the object that a text is, each with its place; for messages, as it is slow.
+
+    Raises what the decoder does once it comes to something that isn't decoded.
+    """
+    at = _after_blanks(text, 0)
+    at += text.startswith("{", at)
+    while text.startswith('"', begin := _after_blanks(text, at)):
+        name, at = decoder.raw_decode(text, begin)
+        yield name, begin
+        _, at = decoder.raw_decode(text, _after_blanks(text, _after_blanks(text, at) + 1))
+        at = _after_blanks(text, at) + 1
+
+
+def place_of(name: str, raw: bytes) -> int:
+    """The byte at which an entry of the object that a text is begins, by its name."""
+    text = raw.decode("utf-8")
+    begin = next(at for other, at in named(text, json.JSONDecoder()) if other == name)
+    return len(text[:begin].encode("utf-8"))
+
+
+def _after_blanks(text: str, at: int) -> int:
+    blank = _BLANK.match(text, at)
+    return at if blank is None else blank.end()
+
+
+def _undecodable(text: str, decoder: json.JSONDecoder) -> int:
+    """Where the first entry is that makes the decoder fail, or comes twice; else the beginning."""
+    seen: set[str] = set()
+    at = 0
+    try:
+        for name, at in named(text, decoder):  # noqa: B007 (where it stops is the answer)
+            if name in seen:
+                break
+            seen.add(name)
+    except (ValueError, RecursionError):
+        pass
+    return at
+
+
+class _TwiceError(ValueError):
+    """An object holds a name twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = _twice(name for name, _ in pairs)
+        raise _TwiceError(f"{quoted(twice)} stands twice in one object")
+    return found
 
 
 def _twice(names: Iterable[str]) -> str:
@@ -102,18 +186,4 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(msg)
 
 
-def _why(error: ValueError) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return error.msg
-    if isinstance(error, UnicodeDecodeError):
-        return "the text is not UTF-8"
-    return str(error)
-
-
-def _byte_of(error: ValueError, raw: bytes) -> int:
-    """Where in the text the error is; its start where the error doesn't say."""
-    if isinstance(error, UnicodeDecodeError):
-        return error.start
-    if isinstance(error, json.JSONDecodeError):
-        return len(raw.decode("utf-8")[: error.pos].encode("utf-8"))
-    return 0
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

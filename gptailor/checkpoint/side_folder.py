@@ -1,8 +1,9 @@
 """The folder beside a target in which an output grows until it is whole: `SideFolder`.
 
-It holds `.lock`, which its process keeps locked for as long as it lives; `new`, the output;
-and, while a target is replaced, `old`. At every moment either the target is whole, as before or
-as wanted, or the whole old one is in `old` and the next run puts it back.
+It holds `.lock`, which its process keeps locked for as long as it lives, and `new`, the output. An
+old target is exchanged for it in one step. Where that can't be, it is moved to `old` first: at
+every moment either the target is whole, as before or as wanted, or the whole old one is in `old`
+and the next run puts it back.
 """
 
 import errno
@@ -15,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from gptailor.checkpoint.error import CheckpointError, quoted
+from gptailor.checkpoint.exchange import exchange
 from gptailor.checkpoint.transfer import writing
 
 LOCK = ".lock"
@@ -28,13 +30,18 @@ class SideFolder:
 
     def __init__(self, target: Path) -> None:
         self.target = target
-        with writing(target):
-            self.path, self._lock = _create(target)
-        self.new = self.path / NEW
+        self.path = _name(target)
+        self._lock: int | None = None
+
+    @property
+    def new(self) -> Path:
+        """The output, until it is the target."""
+        return self.path / NEW
 
     def __enter__(self) -> "SideFolder":
         try:
             with writing(self.target):
+                self._lock = self._create()
                 self.new.mkdir()
         except BaseException:
             self.__exit__()
@@ -44,23 +51,55 @@ class SideFolder:
     def __exit__(self, *exception: object) -> None:
         try:
             _discard(self.path, self.target)
+        except (KeyboardInterrupt, SystemExit):
+            _discard(self.path, self.target)
+            raise
         finally:
-            os.close(self._lock)
+            _release(self.path, self._lock)
+
+    def _create(self) -> int:
+        """Make the folder; the descriptor that holds its lock.
+
+        Until the lock is held another run may take the folder for dead and remove it; then the next
+        attempt has another name.
+        """
+        for _ in range(ATTEMPTS):
+            self.path = _name(self.target)
+            self.path.mkdir()
+            lock = self.path / LOCK
+            with suppress(FileNotFoundError):
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                self._lock = fd = os.open(lock, flags, 0o666)
+                if _claim(fd) and lock.exists():
+                    return fd
+                self._lock = None
+                os.close(fd)
+        raise CheckpointError(
+            "C303", f"no side folder could be made in {ATTEMPTS} attempts", self.target
+        )
 
     def swap(self, *, force: bool) -> None:
-        """Make the new folder the target; an old one is moved aside first if `force` says so."""
+        """Make the new folder the target; an old one takes its place here if `force` says so."""
         sync_tree(self.new)
         with writing(self.target):
-            if force and os.path.lexists(self.target):
-                self.target.rename(self.path / OLD)
             try:
-                self.new.rename(self.target)
-            except OSError as error:
-                if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
-                    raise TargetExists(self.target) from error
-                raise
+                if not (force and exchange(self.new, self.target)):
+                    self._rename(force=force)
+            except TargetExists:  # one that wasn't there a moment ago
+                if not (force and exchange(self.new, self.target)):
+                    raise
         with suppress(OSError):  # the output is there and whole, only its name may be lost
             sync_folder(self.target.parent)
+
+    def _rename(self, *, force: bool) -> None:
+        if force and os.path.lexists(self.target):
+            self.target.rename(self.path / OLD)
+        try:
+            self.new.rename(self.target)
+        except OSError as error:
+            if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise TargetExists(self.target) from error
+            raise
 
 
 class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExistsError does not)
@@ -95,7 +134,7 @@ def _remove_dead(path: Path, target: Path) -> bool:
         try:
             _discard(path, target)
         finally:
-            os.close(lock)
+            _release(path, lock)
     return not os.path.lexists(path)
 
 
@@ -118,27 +157,9 @@ def sync_tree(folder: Path) -> None:
             sync_folder(Path(root))
 
 
-def _create(target: Path) -> tuple[Path, int]:
-    """A new side folder and the descriptor that holds its lock.
-
-    Until the lock is held another run may take the folder for dead and remove it; then the next
-    attempt has another name.
-    """
-    for _ in range(ATTEMPTS):
-        name = f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
-        path = target.parent / name
-        path.mkdir()
-        try:
-            fd = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        except FileNotFoundError:
-            continue
-        except OSError:
-            path.rmdir()
-            raise
-        if _claim(fd) and (path / LOCK).exists():
-            return path, fd
-        os.close(fd)
-    raise CheckpointError("C303", f"no side folder could be made in {ATTEMPTS} attempts", target)
+def _name(target: Path) -> Path:
+    """Where a side folder may be: a path that nobody else has."""
+    return target.parent / f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(8)}"
 
 
 def _claim(fd: int) -> bool:
@@ -179,5 +200,16 @@ def _discard(path: Path, target: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
     with suppress(OSError):  # what can't be removed now is tried again by the next run
         if not new.exists() and not old.exists():
-            (path / LOCK).unlink()
+            (path / LOCK).unlink(missing_ok=True)
+            path.rmdir()
+
+
+def _release(path: Path, lock: int | None) -> None:
+    """Let go of the lock, the last of what was in the folder.
+
+    NFS keeps a file that is removed while it is open, under another name, until it is closed.
+    """
+    if lock is not None:
+        os.close(lock)
+        with suppress(OSError):  # gone already, or not empty
             path.rmdir()

@@ -4,10 +4,15 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from gptailor.checkpoint.disk import reserve, start_writing
 from gptailor.checkpoint.error import CheckpointError, reason
 from gptailor.checkpoint.header import ByteRange
 from gptailor.checkpoint.regular import open_regular
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 Payload = ByteRange | Iterable[memoryview | bytes]
 """A tensor's bytes: copied from a file as they are, or made on the way."""
@@ -15,24 +20,33 @@ Payload = ByteRange | Iterable[memoryview | bytes]
 Progress = Callable[[int], None]
 """Told how many bytes were written since the last call."""
 
-STEP = 64 * 1024 * 1024
+STEP = 32 * 1024 * 1024
 """The most that the kernel copies in one call, so that a long copy shows and can be interrupted."""
-BUFFER = 4 * 1024 * 1024
-"""What goes through memory at once where the kernel copies nothing."""
+BUFFER = 1024 * 1024
+"""What goes through memory at once where the kernel copies nothing; it should fit a cache."""
+WORTH_STARTING = 1024 * 1024
+"""A shorter stretch waits for its neighbours before it goes to the disk."""
 
 
 class OutputFile:
-    """A new file of the output, synced to the disk when it is closed without an exception.
+    """A new file of a known size, written anywhere and by several threads at the same time.
 
-    Errors speak of `shown`, the path that the file will have in the end.
+    It is synced to the disk when it is closed without an exception. Errors speak of `shown`, the
+    path that the file will have in the end.
     """
 
-    def __init__(self, path: Path, shown: Path, progress: Progress) -> None:
+    def __init__(self, path: Path, shown: Path, size: int, progress: Progress) -> None:
+        self.path = path
         self.shown = shown
         self.progress = progress
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with writing(shown):
             self.fd = os.open(path, flags, 0o666)
+            try:
+                reserve(self.fd, size)
+            except OSError:
+                os.close(self.fd)
+                raise
 
     def __enter__(self) -> "OutputFile":
         return self
@@ -45,8 +59,8 @@ class OutputFile:
         finally:
             os.close(self.fd)
 
-    def write(self, chunk: memoryview | bytes) -> int:
-        """Write all of it; returns how many bytes that were."""
+    def write(self, chunk: memoryview | bytes, offset: int) -> int:
+        """Write all of it from byte `offset` of the file on; returns how many bytes that were."""
         view = memoryview(chunk)
         size = view.nbytes
         if not size:
@@ -54,48 +68,101 @@ class OutputFile:
         view = view.cast("B")
         with writing(self.shown):
             while view:
-                view = view[os.write(self.fd, view) :]
+                done = os.pwrite(self.fd, view, offset)
+                view = view[done:]
+                offset += done
         self.progress(size)
         return size
 
-    def copy(self, stretch: ByteRange) -> None:
-        """Append a stretch of another file."""
+    def start(self, offset: int, size: int) -> None:
+        """Have the disk begin with a stretch that is written, if it is long enough to be worth it.
+
+        This waits for nothing.
+        """
+        if size >= WORTH_STARTING:
+            start_writing(self.fd, offset, size)
+
+    def copy(self, stretch: ByteRange, offset: int, digest: "_Hash | None" = None) -> None:
+        """Write a stretch of another file from byte `offset` on, within the kernel if it may be.
+
+        A `digest` is told of all bytes; they go through memory then.
+        """
         with open_regular(stretch.file) as file:
             source = file.fileno()
-            offset, end = stretch.offset, stretch.offset + stretch.size
-            if os.fstat(source).st_size < end:
+            if os.fstat(source).st_size < stretch.offset + stretch.size:
                 raise _shrank(stretch)
-            for way in (self._copy_range, self._sendfile):
-                while offset < end and (done := way(source, offset, end - offset)):
-                    offset += done
-                    self.progress(done)
-            self._copy_through_memory(source, offset, stretch)
+            done = 0
+            if digest is None:
+                done = self._copy_ranges(source, offset, stretch)
+                done += self._sendfile(source, offset + done, stretch, done)
+            self._copy_through_memory(source, offset + done, stretch, done, digest)
 
-    def _copy_range(self, source: int, offset: int, count: int) -> int:
-        """Copy in the kernel, or nothing where it can't: the next way says what is wrong."""
-        try:
-            return os.copy_file_range(source, self.fd, min(count, STEP), offset)
-        except (OSError, AttributeError):
-            return 0
-
-    def _sendfile(self, source: int, offset: int, count: int) -> int:
-        try:
-            return os.sendfile(self.fd, source, offset, min(count, STEP))
-        except (OSError, AttributeError):
-            return 0
-
-    def _copy_through_memory(self, source: int, offset: int, stretch: ByteRange) -> None:
-        """What is left from `offset` on."""
-        end = stretch.offset + stretch.size
-        while offset < end:
+    def _copy_ranges(self, source: int, offset: int, stretch: ByteRange) -> int:
+        """Copy in the kernel as far as it can; where it can't, the next way says what is wrong."""
+        done = 0
+        while done < stretch.size:
+            count = min(stretch.size - done, STEP)
             try:
-                chunk = os.pread(source, min(end - offset, BUFFER), offset)
+                copied = os.copy_file_range(
+                    source, self.fd, count, stretch.offset + done, offset + done
+                )
+            except (OSError, AttributeError):
+                break
+            if not copied:
+                break
+            self._copied(offset + done, copied)
+            done += copied
+        return done
+
+    def _sendfile(self, source: int, offset: int, stretch: ByteRange, begun: int) -> int:
+        """The same by `sendfile`, which writes where a descriptor stands: it has one of its own."""
+        if begun == stretch.size:
+            return 0
+        with writing(self.shown):
+            out = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        done = 0
+        try:
+            os.lseek(out, offset, os.SEEK_SET)
+            while begun + done < stretch.size:
+                at = stretch.offset + begun + done
+                sent = os.sendfile(out, source, at, min(stretch.size - begun - done, STEP))
+                if not sent:
+                    break
+                self._copied(offset + done, sent)
+                done += sent
+        except (OSError, AttributeError):
+            pass  # what is left goes through memory
+        finally:
+            os.close(out)
+        return done
+
+    def _copy_through_memory(
+        self, source: int, offset: int, stretch: ByteRange, done: int, digest: "_Hash | None"
+    ) -> None:
+        """What is left after `done` bytes."""
+        if done == stretch.size:
+            return
+        buffer = memoryview(bytearray(min(stretch.size - done, BUFFER)))
+        first, begun = offset, done
+        while done < stretch.size:
+            at = stretch.offset + done
+            try:
+                count = os.preadv(source, [buffer[: stretch.size - done]], at)
             except OSError as error:
                 message = f"cannot be read: {reason(error)}"
-                raise CheckpointError("C201", message, stretch.file, offset=offset) from error
-            if not chunk:
+                raise CheckpointError("C201", message, stretch.file, offset=at) from error
+            if not count:
                 raise _shrank(stretch)
-            offset += self.write(chunk)
+            if digest is not None:
+                digest.update(buffer[:count])
+            self.write(buffer[:count], offset)
+            offset += count
+            done += count
+        self.start(first, done - begun)
+
+    def _copied(self, offset: int, size: int) -> None:
+        self.start(offset, size)
+        self.progress(size)
 
 
 @contextmanager

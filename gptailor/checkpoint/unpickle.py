@@ -35,6 +35,13 @@ CALLS = frozenset({
 """What a state dict calls."""
 
 
+MOST_INSTRUCTIONS = 2_000_000
+"""The longest pickle that is read, in instructions: some 60 000 tensors.
+
+An instruction of one byte can make an object of a hundred, on the stack or in the memo.
+"""
+
+
 class PickleRefusal(ValueError):  # noqa: N818 (the pickle is refused)
     """Why a pickle isn't read."""
 
@@ -101,7 +108,9 @@ class _Machine:
 
     def run(self, raw: bytes) -> object:
         """Read the pickle to its end; the value that it makes."""
-        for opcode, argument, _ in pickletools.genops(raw):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
+            if count >= MOST_INSTRUCTIONS:
+                raise PickleRefusal(f"it has more than {MOST_INSTRUCTIONS} instructions")
             if opcode.name == "STOP":
                 break
             step = STEPS.get(opcode.name)

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
+from gptailor.checkpoint.crew import Crew
 from gptailor.checkpoint.error import CheckpointError, quoted
+from gptailor.checkpoint.filling import Seen, fill
 from gptailor.checkpoint.header import ByteRange, TensorSpec
 from gptailor.checkpoint.regular import open_regular
 from gptailor.checkpoint.shards import Shard, plan_shards
@@ -37,6 +39,9 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
     force: bool = False,
     progress: Progress = lambda _: None,
     protected: Iterable[Path] = (),
+    threads: int | None = None,
+    seen: Seen | None = None,
+    finish: Callable[[], Mapping[str, bytes]] = dict,
 ) -> None:
     """Write shards, their index and other files into a new folder, all or nothing.
 
@@ -46,6 +51,11 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
     `files` are given by their path within the folder: the bytes, or a file to copy. `progress` is
     told of all bytes written. `protected` are what the output is made from: a target that is one
     of them, lies in one or holds one is refused. `force` replaces a folder that is there.
+
+    `payload_of` is called, and what it gives consumed, by `threads` threads, as many as there are
+    cores without that; `progress` and `seen` by one of them at a time. `seen` is told the sha256 of
+    each tensor, taken while it is written. `finish` is called when all tensors are written: it
+    gives more files, or refuses the whole by an exception.
     """
     target = located(target)
     check_target(target, force=force, protected=protected)
@@ -55,10 +65,13 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
         remove_stale(target)
         check_target(target, force=force, protected=protected)
         with SideFolder(target) as side:
+            crew = Crew(threads)
+            told = crew.told(progress)
             for shard in shards:
-                with OutputFile(side.new / shard.name, target / shard.name, progress) as out:
-                    _write_shard(out, shard, payload_of)
-            for name, content in contents.items():
+                path, shown = side.new / shard.name, target / shard.name
+                with OutputFile(path, shown, shard.size, told) as out:
+                    fill(out, shard, payload_of, crew, crew.told(seen) if seen else None)
+            for name, content in {**contents, **finish()}.items():
                 _write_file(side.new / name, target / name, content, progress)
             side.swap(force=force)
 
@@ -183,44 +196,17 @@ def _make(place: Path) -> bool:
     return True
 
 
-def _write_shard(
-    out: OutputFile, shard: Shard, payload_of: Callable[[TensorSpec], Payload]
-) -> None:
-    out.write(shard.header)
-    for spec in shard.specs:
-        payload = payload_of(spec)
-        if isinstance(payload, ByteRange):
-            _check_size(spec, payload.size, out)
-            out.copy(payload)
-            continue
-        written = 0
-        for chunk in payload:
-            written += memoryview(chunk).nbytes
-            if written > spec.size:
-                break
-            out.write(chunk)
-        _check_size(spec, written, out)
-
-
-def _check_size(spec: TensorSpec, size: int, out: OutputFile) -> None:
-    if size != spec.size:
-        more = "or more " if size > spec.size else ""
-        message = (
-            f"{quoted(spec.name)} takes {spec.size} bytes and was given {size} {more}".rstrip()
-        )
-        raise CheckpointError("C304", message, out.shown)
-
-
 def _write_file(path: Path, shown: Path, content: bytes | Path, progress: Progress) -> None:
     with writing(shown):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with OutputFile(path, shown, progress) as out:
-        if isinstance(content, bytes):
-            out.write(content)
-        else:
-            with open_regular(content) as file:
-                size = os.fstat(file.fileno()).st_size
-            out.copy(ByteRange(content, 0, size))
+    if isinstance(content, bytes):
+        with OutputFile(path, shown, len(content), progress) as out:
+            out.write(content, 0)
+        return
+    with open_regular(content) as file:
+        size = os.fstat(file.fileno()).st_size
+    with OutputFile(path, shown, size, progress) as out:
+        out.copy(ByteRange(content, 0, size), 0)
 
 
 def _index(shards: Sequence[Shard]) -> dict[str, bytes]:

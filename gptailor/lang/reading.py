@@ -63,7 +63,8 @@ def load(path: str | Path) -> Plan:
 
 def loads(text: str, name: str = "<text>", folder: str | Path = ".") -> Plan:
     """The plan of a text; raises PlanError, with all its faults, if it has any."""
-    plan, faults = read_bytes(text.encode(), name, Path(folder))
+    # Half of a surrogate pair has no UTF-8; its bytes are then refused like a file's.
+    plan, faults = read_bytes(text.encode("utf-8", "surrogatepass"), name, Path(folder))
     if plan is None or errors(faults):
         raise PlanError(faults)
     return plan

@@ -66,7 +66,10 @@ class _Maker:
         }
 
     def outputs(self, *, with_head: bool) -> Iterator[Output]:
-        """All tensors, in file order: embedding, layers, norm, head, and what else the base has."""
+        """All tensors, in file order: embedding, layers, norm, head, and what else the base has.
+
+        Within a part they are sorted by name: how a model's files are cut changes no byte.
+        """
         tied = self.checked.base.layout.tied and not with_head
         recipe, head = self.checked.plan.embed, self.checked.plan.head
         if tied and recipe is None and head is not None:
@@ -79,7 +82,7 @@ class _Maker:
         yield from self._rest("norm", self.checked.plan.norm)
         if with_head:
             yield from self._rest("head", self.checked.plan.head)
-        for name, tensor in self.base.others.items():
+        for name, tensor in sorted(self.base.others.items()):
             yield self._output(name, self._dtype_of(tensor), _alone(tensor, "base"))
 
     def _part(self, n: int, slot: outline.Slot, part: Part) -> Iterator[Output]:
@@ -90,7 +93,7 @@ class _Maker:
             read.pop()
         tensors = [use.model.part(use.layer, part) for use in read]
         own = self.base.part(slot.position if slot.position is not None else read[0].layer, part)
-        for rest in tensors[0]:
+        for rest in sorted(tensors[0]):
             base = self.base.part(at, part)[rest] if at is not None else None
             place = own[rest] if rest in own else tensors[0][rest]
             inputs = _Inputs(

@@ -29,6 +29,8 @@ from gptailor.program.measure import (
 Given = Mapping[str, float | int | tuple[float | int, ...]]
 """A method's arguments by name, complete."""
 
+_INFINITY = 0x7F800000  # a float32's bits
+
 Measured = tuple[float | int, ...]
 """What a kernel learnt of the whole tensors: a few numbers."""
 
@@ -96,16 +98,16 @@ def ties(chunk: Chunk, given: Given, measured: Measured) -> Float32[Tensor, " n"
     Paper: arXiv 2306.01708.
     """
     kept = [
-        torch.where(magnitude(vector) >= least, vector, 0.0)
+        _at_least(vector, int(least))
         for vector, least in zip(chunk.task_vectors(), measured, strict=True)
     ]
-    mass = _total(kept)
-    total, count = torch.zeros_like(mass), torch.zeros_like(mass)
+    sign = torch.sign(_total(kept))
+    total, count = torch.zeros_like(sign), torch.zeros_like(sign)
     for vector in kept:
-        agrees = torch.where(mass > 0, vector > 0, (vector < 0) & (mass < 0))
-        total = total + torch.where(agrees, vector, 0.0)
-        count = count + agrees.to(torch.float32)
-    mean = torch.where(count > 0, total / count, mass)  # a mass without followers is 0 or NaN
+        share = torch.relu_(vector * sign)  # its magnitude where it agrees, else 0
+        total.add_(share)
+        count.add_(share.sign_())
+    mean = total.mul_(sign).div_(count.clamp_(min=1.0))
     return _moved(chunk, [mean], [_number(given, "scale")])
 
 
@@ -149,9 +151,9 @@ def breadcrumbs(chunk: Chunk, given: Given, measured: Measured) -> Float32[Tenso
     """
     vectors = []
     for i, vector in enumerate(chunk.task_vectors()):
-        high, low = measured[2 * i : 2 * i + 2]
-        size = magnitude(vector)
-        vectors.append(torch.where((size >= low) & (size <= high), vector, 0.0))
+        high, low = map(int, measured[2 * i : 2 * i + 2])
+        masked = torch.where(magnitude(vector) <= high, vector, 0.0)
+        vectors.append(_at_least(masked, low))
     return _moved(chunk, vectors, [_number(given, "scale")] * len(vectors))
 
 
@@ -248,9 +250,12 @@ def _sum(
 
 def _total(terms: Iterable[Float32[Tensor, " n"]]) -> Float32[Tensor, " n"]:
     first, *others = terms
-    for term in others:
-        first = first + term
-    return first
+    if not others:
+        return first
+    total = first + others[0]
+    for term in others[1:]:
+        total.add_(term)
+    return total
 
 
 def _moved(
@@ -258,7 +263,15 @@ def _moved(
 ) -> Float32[Tensor, " n"]:
     """θ_b + Σ λ_i v_i; θ_b's own bits where that sum is 0, a negative zero among them."""
     change = _sum(vectors, scales, chunk)
-    return torch.where(change == 0, chunk.origin, chunk.origin + change)
+    return chunk.origin - (0.0 - change)  # θ_b + change would make +0 of a negative zero
+
+
+def _at_least(vector: Float32[Tensor, " n"], least: int) -> Float32[Tensor, " n"]:
+    """The vector, 0 where its `magnitude` is less than `least`; NaN stays."""
+    if least == 0:
+        return vector
+    below = torch.tensor(min(least - 1, _INFINITY), dtype=torch.int32).view(torch.float32)
+    return torch.nn.functional.hardshrink(vector, float(below))
 
 
 def _like(vector: Float32[Tensor, " n"], number: float) -> Float32[Tensor, " one"]:

@@ -20,7 +20,9 @@ from gptailor.diagnostics import TailorError
 BLOCK = 2**14
 """Entries of a block of a sum: a power of two, part of every result, never to be changed."""
 
+_WAITING = 128  # entries of a row that waits, and how many rows' chunks wait
 _MAGNITUDE = 0x7FFFFFFF  # a float32 without its sign; as integers these are ordered as the numbers
+_COUNTED = 2**18  # numbers that are counted at once: clearing the counts costs as much as these
 _HALF = 16
 _TOP_BUCKETS = 2**15  # the sign bit is gone
 _LOW_BUCKETS = 2**16
@@ -89,18 +91,18 @@ def gram_of_task_vectors(inputs: Inputs) -> Gram:
 def _gram(inputs: Inputs, vectors: Callable[[Chunk], list[Float64[Tensor, " n"]]]) -> Gram:
     count = len(inputs.models)
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
-    sums: dict[tuple[int, int], list[float]] = {pair: [] for pair in pairs}
+    sums = {pair: _Sum() for pair in pairs}
     for chunk in inputs.chunks(BLOCK):
         blocks = [_blocks(vector) for vector in vectors(chunk)]
         for i, j in pairs:
-            sums[i, j] += _fold(blocks[i] * blocks[j]).tolist()
+            sums[i, j].add(blocks[i] * blocks[j])
+    totals = {pair: total.value() for pair, total in sums.items()}
     for i, model in enumerate(inputs.models):
-        if not all(map(math.isfinite, sums[i, i])):
+        if not math.isfinite(totals[i, i]):
             raise TailorError(
                 f"'{inputs.place}' of '{model}' or of the base holds infinity or NaN, "
                 "so that its norm can't be measured"
             )
-    totals = {pair: math.fsum(parts) for pair, parts in sums.items()}
     return [[totals[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]
 
 
@@ -108,14 +110,43 @@ def _blocks(vector: Float64[Tensor, " n"]) -> Float64[Tensor, "blocks width"]:
     """The vector in rows of a block, zeros at its end; a short one in one row, which sums alike."""
     entries = vector.shape[0]
     width = min(BLOCK, 1 << (entries - 1).bit_length())
-    return torch.nn.functional.pad(vector, (0, -entries % width)).view(-1, width)
+    if entries % width:
+        vector = torch.nn.functional.pad(vector, (0, -entries % width))
+    return vector.view(-1, width)
 
 
-def _fold(terms: Float64[Tensor, "blocks width"]) -> Float64[Tensor, " blocks"]:
-    """The sum of each row, by adding its second half to its first until one column is left."""
-    while (half := terms.shape[1] // 2) > 0:
+@final
+class _Sum:
+    """The sum of many blocks. Rows wait half folded, so that short steps are done for many."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Float64[Tensor, "blocks width"]] = []
+        self.folded: list[float] = []
+
+    def add(self, terms: Float64[Tensor, "blocks width"]) -> None:
+        """Add the sum of each row."""
+        self.waiting.append(_fold(terms, _WAITING))
+        if len(self.waiting) == _WAITING:
+            self._end()
+
+    def value(self) -> float:
+        """The sum so far; NaN or infinity where a row has that."""
+        self._end()
+        return math.fsum(self.folded) if all(map(math.isfinite, self.folded)) else math.nan
+
+    def _end(self) -> None:
+        widths = {rows.shape[1] for rows in self.waiting}
+        for width in sorted(widths, reverse=True):
+            rows = torch.cat([rows for rows in self.waiting if rows.shape[1] == width])
+            self.folded += _fold(rows, 1)[:, 0].tolist()
+        self.waiting.clear()
+
+
+def _fold(terms: Float64[Tensor, "blocks width"], least: int) -> Float64[Tensor, "blocks least"]:
+    """Rows of at most `least` entries: the second half is added to the first until they are."""
+    while (half := terms.shape[1] // 2) >= least:
         terms = terms[:, :half] + terms[:, half:]
-    return terms[:, 0]
+    return terms
 
 
 # -------------------------------------------------------------------------------------- thresholds
@@ -132,26 +163,52 @@ def thresholds(inputs: Inputs, ranks: Sequence[int]) -> tuple[tuple[int, ...], .
     Radix selection in two passes: one counts the upper half of the bits, the next the lower half
     where the upper one is that of the wanted rank.
     """
-    sources = range(len(inputs.models))
-    tops = [torch.zeros(_TOP_BUCKETS, dtype=torch.int64) for _ in sources]
+    tops = [_Counts(_TOP_BUCKETS) for _ in inputs.models]
     for chunk in inputs.chunks():
         for top, vector in zip(tops, chunk.task_vectors(), strict=True):
-            top.add_(torch.bincount(magnitude(vector) >> _HALF, minlength=_TOP_BUCKETS).cpu())
-    found = [[_bucket(top, rank) for rank in ranks] for top in tops]
-    lows = [
-        {bucket: torch.zeros(_LOW_BUCKETS, dtype=torch.int64) for bucket, _ in found[i]}
-        for i in sources
-    ]
+            top.add(magnitude(vector) >> _HALF)
+    found = [[_bucket(top.value(), rank) for rank in ranks] for top in tops]
+    lows = [{bucket: _Counts(_LOW_BUCKETS) for bucket, _ in wanted} for wanted in found]
     for chunk in inputs.chunks():
         for low, vector in zip(lows, chunk.task_vectors(), strict=True):
             bits = magnitude(vector)
+            high = bits >> _HALF
             for bucket, counts in low.items():
-                inside = bits[(bits >> _HALF) == bucket] & (_LOW_BUCKETS - 1)
-                counts.add_(torch.bincount(inside, minlength=_LOW_BUCKETS).cpu())
+                counts.add(torch.masked_select(bits, high == bucket) & (_LOW_BUCKETS - 1))
     return tuple(
-        tuple((bucket << _HALF) + _bucket(lows[i][bucket], rest)[0] for bucket, rest in found[i])
-        for i in sources
+        tuple((bucket << _HALF) + _bucket(low[bucket].value(), rest)[0] for bucket, rest in wanted)
+        for low, wanted in zip(lows, found, strict=True)
     )
+
+
+@final
+class _Counts:
+    """How often each number below `buckets` comes. Numbers wait until there are many."""
+
+    def __init__(self, buckets: int) -> None:
+        self.buckets = buckets
+        self.waiting: list[Int32[Tensor, " _"]] = []
+        self.entries = 0
+        self.counts: Int64[Tensor, " buckets"] = torch.zeros(buckets, dtype=torch.int64)
+
+    def add(self, numbers: Int32[Tensor, " n"]) -> None:
+        """Count these too."""
+        self.waiting.append(numbers)
+        self.entries += len(numbers)
+        if self.entries >= _COUNTED:
+            self._end()
+
+    def value(self) -> Int64[Tensor, " buckets"]:
+        """The counts so far."""
+        self._end()
+        return self.counts
+
+    def _end(self) -> None:
+        if self.waiting:
+            numbers = torch.cat(self.waiting)
+            self.counts += torch.bincount(numbers, minlength=self.buckets).cpu()
+        self.waiting.clear()
+        self.entries = 0
 
 
 def _bucket(counts: Int64[Tensor, " buckets"], rank: int) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Plain bytes of a file into memory: a stretch into a buffer, or a whole tensor."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -35,6 +36,12 @@ def load_raw(tensor: TensorInfo) -> Shaped[Tensor, "..."]:
     with open_regular(tensor.file) as file:
         fill(memoryview(buffer), file.fileno(), tensor.offset, tensor.file)
     return torch.frombuffer(buffer, dtype=dtype).reshape(spec.shape)
+
+
+def foresee(file: int, offset: int, size: int) -> None:
+    """Tell the system that these bytes will be read: it reads ahead while others are worked on."""
+    with suppress(OSError, AttributeError):  # a wish: where it can't be said the bytes come later
+        os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)
 
 
 def fill(view: memoryview, file: int, offset: int, path: Path) -> None:

@@ -3,12 +3,13 @@
 Nothing is kept between outputs, so that several may be made at the same time.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from typing import assert_never, final
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from threading import Lock
+from typing import final
 
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from gptailor.checkpoint.header import DTYPE_BITS, ByteRange, TensorInfo, TensorSpec
@@ -17,10 +18,16 @@ from gptailor.diagnostics import TailorError
 from gptailor.program.combine import FLOATS, Target, chunk_of, combined, single
 from gptailor.program.measure import Chunk, Inputs
 from gptailor.program.program import Combine, Copy, Output, Program
-from gptailor.program.raw import fill
+from gptailor.program.raw import fill, foresee
 
-CHUNK_BYTES = 2**20
+CHUNK_BYTES = 2**18
 """Bytes of one input's chunk in float32; those of all inputs and results should fit a cache."""
+DEVICE_CHUNK_BYTES = 2**26
+"""The same on another device, whose calls take longer to begin."""
+DEVICE_LEAST = 2**20
+"""Entries from which on a tensor is worth the way to another device."""
+
+CPU = torch.device("cpu")
 
 Payload = ByteRange | Iterator[memoryview]
 """An output's bytes: a stretch of a file as it is, or chunks, each valid until the next is made."""
@@ -32,42 +39,71 @@ def run(program: Program, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[O
         yield output, payload(output, chunk_bytes=chunk_bytes)
 
 
-def payloads(
-    program: Program, *, chunk_bytes: int = CHUNK_BYTES
-) -> Callable[[TensorSpec], Payload]:
-    """A function from an output's spec to its bytes, as the writer asks for them."""
-    outputs = {output.spec: output for output in program.outputs}
-    return lambda spec: payload(outputs[spec], chunk_bytes=chunk_bytes)
+def payload(
+    output: Output, *, chunk_bytes: int = CHUNK_BYTES, device: torch.device = CPU
+) -> Payload:
+    """The bytes of one output: those of a file, or its `chunks`."""
+    if isinstance(output.make, Copy):
+        source = output.make.source
+        return ByteRange(source.file, source.offset, source.spec.size)
+    return chunks(output, chunk_bytes=chunk_bytes, device=device)
 
 
-def payload(output: Output, *, chunk_bytes: int = CHUNK_BYTES) -> Payload:
-    """The bytes of one output; nothing is read before the first chunk is asked for.
+def chunks(
+    output: Output, *, chunk_bytes: int = CHUNK_BYTES, device: torch.device = CPU
+) -> Iterator[memoryview]:
+    """The bytes of an output that is combined; nothing is read before the first is asked for.
 
-    Memory is bounded by a few chunks for each source; `chunk_bytes` changes no bit of the result.
+    Memory is bounded by a few chunks for each source; neither `chunk_bytes` nor the `device` that
+    large tensors are merged on changes a bit of the result. Arithmetic is done by the thread that
+    asks for the chunks alone: several outputs are made at once by asking from several threads.
     """
-    match output.make:
-        case Copy(source):
-            return ByteRange(source.file, source.offset, source.spec.size)
-        case Combine() as make:
-            return _chunks(output.spec, make, max(1, chunk_bytes // 4))
-        case _:
-            assert_never(output.make)
+    make = output.make
+    if isinstance(make, Copy):
+        raise TypeError(f"'{output.spec.name}' is copied, not made")
+    if device.type == "cpu" or output.spec.elements < DEVICE_LEAST:
+        return _chunks(output.spec, make, max(1, chunk_bytes // 4), CPU)
+    return _chunks(output.spec, make, DEVICE_CHUNK_BYTES // 4, device)
 
 
-def _chunks(spec: TensorSpec, make: Combine, step: int) -> Iterator[memoryview]:
+def device_of(name: str) -> torch.device:
+    """The device of that name. Raises TailorError if there is none."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise TailorError(f"'{name}' is no device") from error
+    if device.type == "cpu":
+        return CPU
+    if device.type != "cuda":
+        raise TailorError(f"'{name}': merges run on 'cpu' or on 'cuda'")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= count:
+        there = f"there are {count}" if count else "there is no CUDA device"
+        raise TailorError(f"'{name}' was asked for, and {there}")
+    return device
+
+
+def _chunks(
+    spec: TensorSpec, make: Combine, step: int, device: torch.device
+) -> Iterator[memoryview]:
     tensors = [*make.base, *make.sources]
     _check_inputs(spec, tensors)
-    with ExitStack() as files:
-        readers = [_reader(tensor, files) for tensor in tensors]
+    with ExitStack() as stack:
+        readers = [_reader(tensor, stack, device) for tensor in tensors]
 
         def read(start: int, end: int) -> Chunk:
-            vectors = [reader.read(start, end) for reader in readers]
-            return chunk_of(start, vectors, with_base=bool(make.base))
+            vectors = [reader.read(start, end).to(device) for reader in readers]
+            singles = [
+                single(vector, tensor.spec.name, tensor.spec.shape, start)
+                for vector, tensor in zip(vectors, tensors, strict=True)
+            ]
+            return chunk_of(start, singles, with_base=bool(make.base))
 
         inputs = Inputs(spec.elements, make.models, make.place, step, read)
         target = Target(spec.name, spec.shape, FLOATS[spec.dtype], make.divisor, make.offset)
+        stack.enter_context(alone())
         for chunk in combined(make.method, make.arguments, inputs, target):
-            yield chunk.view(torch.uint8).numpy().data
+            yield chunk.cpu().view(torch.uint8).numpy().data
 
 
 def _check_inputs(spec: TensorSpec, tensors: Sequence[TensorInfo]) -> None:
@@ -84,8 +120,8 @@ def _check_inputs(spec: TensorSpec, tensors: Sequence[TensorInfo]) -> None:
             )
 
 
-def _reader(tensor: TensorInfo, files: ExitStack) -> "_Reader | _Loaded":
-    return _Reader(tensor, files) if tensor.form is None else _Loaded(tensor)
+def _reader(tensor: TensorInfo, files: ExitStack, device: torch.device) -> "_Reader | _Loaded":
+    return _Reader(tensor, files, device) if tensor.form is None else _Loaded(tensor)
 
 
 @final
@@ -95,33 +131,56 @@ class _Loaded:
     def __init__(self, tensor: TensorInfo) -> None:
         from gptailor.program.loading import load  # noqa: PLC0415 (foreign formats' libraries)
 
-        self.spec = tensor.spec
         self.values = load(tensor).reshape(-1)
 
-    def read(self, start: int, end: int) -> Float32[Tensor, " n"]:
-        """The entries from `start` to `end` in float32."""
-        return single(self.values[start:end], self.spec.name, self.spec.shape, start)
+    def read(self, start: int, end: int) -> Float[Tensor, " n"]:
+        """The entries from `start` to `end`."""
+        return self.values[start:end]
 
 
 @final
 class _Reader:
     """A tensor on disk, read stretch by stretch into one buffer."""
 
-    def __init__(self, tensor: TensorInfo, files: ExitStack) -> None:
+    def __init__(self, tensor: TensorInfo, files: ExitStack, device: torch.device) -> None:
         self.tensor = tensor
         self.file = files.enter_context(open_regular(tensor.file)).fileno()
         self.width = DTYPE_BITS[tensor.spec.dtype] // 8
-        self.buffer = bytearray()
+        self.pinned = device.type == "cuda"
+        self.buffer: UInt8[Tensor, " bytes"] = torch.empty(0, dtype=torch.uint8)
+        foresee(self.file, tensor.offset, tensor.spec.size)
 
-    def read(self, start: int, end: int) -> Float32[Tensor, " n"]:
-        """The entries from `start` to `end` in float32, valid until the next call."""
-        spec = self.tensor.spec
+    def read(self, start: int, end: int) -> Float[Tensor, " n"]:
+        """The entries from `start` to `end`, valid until the next call."""
         size = (end - start) * self.width
         if len(self.buffer) < size:
-            self.buffer = bytearray(size)
+            self.buffer = torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned)
+        stretch = self.buffer[:size]
         offset = self.tensor.offset + start * self.width
-        fill(memoryview(self.buffer)[:size], self.file, offset, self.tensor.file)
-        values: Float[Tensor, " n"] = torch.frombuffer(
-            self.buffer, dtype=FLOATS[spec.dtype], count=end - start
-        )
-        return single(values, spec.name, spec.shape, start)
+        fill(stretch.numpy().data, self.file, offset, self.tensor.file)
+        return stretch.view(FLOATS[self.tensor.spec.dtype])
+
+
+# ----------------------------------------------------------------------------------------- threads
+
+_LOCK = Lock()
+_at_work: list[int] = []  # torch's threads before the first of those that are at work
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Have torch use the caller's thread alone, also for large tensors.
+
+    Its number of threads belongs to the process; it is as before once all that are within left.
+    """
+    with _LOCK:
+        _at_work.append(torch.get_num_threads())
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            before = _at_work[0]
+            _at_work.pop()
+            if not _at_work:
+                torch.set_num_threads(before)

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
-from gptailor.checkpoint import transfer
+from gptailor.checkpoint import side_folder, transfer
 from gptailor.checkpoint.header import (
     DTYPE_BITS,
     ByteRange,
@@ -376,6 +376,7 @@ def test_an_exception_at_any_tensor_leaves_nothing(
 CHILD = """
 import sys, time
 from pathlib import Path
+from gptailor.checkpoint import side_folder
 from gptailor.checkpoint.header import TensorSpec
 from gptailor.checkpoint.writer import plan_shards, write_checkpoint
 target, when = Path(sys.argv[1]), sys.argv[2]
@@ -387,6 +388,7 @@ def payload(spec):
         time.sleep(60)
     yield bytes(1 << 15)
 if when == "swap":
+    side_folder.exchange = lambda *_: False
     rename = Path.rename
     def slow(self, to):
         if self.name == "new":
@@ -396,7 +398,7 @@ if when == "swap":
     Path.rename = slow
 try:
     shards = plan_shards(specs, 1 << 16)
-    write_checkpoint(target, shards, payload, {"config.json": b"{}"}, force=True)
+    write_checkpoint(target, shards, payload, {"config.json": b"{}"}, force=True, threads=1)
 except Exception as error:
     print(error)
 """
@@ -624,6 +626,7 @@ def test_the_old_one_is_put_back_if_the_swap_fails(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return rename(self, to)
 
+    monkeypatch.setattr(side_folder, "exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", fails)
     assert "Input/output error" in refused("C303", target, force=True).message
 
@@ -642,6 +645,7 @@ def test_an_old_one_that_cannot_be_put_back_is_kept(
             (to / "theirs").touch()
         return rename(self, to)
 
+    monkeypatch.setattr(side_folder, "exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", races)
     with pytest.raises(CheckpointError, match="could not be put back") as caught:
         write(target, force=True)

@@ -1,0 +1,143 @@
+"""Where the time of one `gptailor compile` goes, phase by phase.
+
+    python benchmarks/compile_profile.py PLAN OUTPUT
+
+Runs the command line within this process. A thread looks at all the others every few milliseconds
+and gives the time since its last look to what each of them is in: a system call, an import, or the
+package whose function runs. Seconds are sums over threads, so that they may exceed the wall clock.
+"""
+
+import argparse
+import os
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+START = time.perf_counter()
+
+CALLS = {
+    "preadv": "read", "pread": "read", "readinto": "read",
+    "pwrite": "write", "pwritev": "write", "write": "write",
+    "copy_file_range": "copy in the kernel", "sendfile": "copy in the kernel",
+    "fsync": "sync", "fdatasync": "sync",
+}  # fmt: skip
+"""Functions of `os`, and the phase that they are."""
+FUNCTIONS = {"reserve": "reserve room", "start_writing": "start writing out"}
+"""The same for functions of gptailor that call the C library."""
+PACKAGES = {
+    "gptailor/program/compile": "planning",
+    "gptailor/program": "arithmetic",
+    "gptailor/checkpoint": "headers and bookkeeping",
+    "gptailor": "planning",
+}
+"""The first that the innermost function of gptailor lies in."""
+WAITING = (
+    "threading.py",
+    "queue.py",
+    "concurrent/futures/thread.py",
+    "concurrent/futures/_base.py",
+)
+PERIOD = 0.003
+SHOWN = 8
+
+
+class Sampler(threading.Thread):
+    """Counts seconds by phase and by function until it is stopped."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.phases: dict[str, float] = defaultdict(float)
+        self.functions: dict[str, float] = defaultdict(float)
+        self.calls: dict[int, str] = {}
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        """Look at all threads but this one, again and again."""
+        last = time.perf_counter()
+        while not self.done.wait(PERIOD):
+            now = time.perf_counter()
+            for ident, frame in sys._current_frames().items():
+                if ident != self.ident:
+                    self._count(ident, frame, now - last)
+            last = now
+
+    def _count(self, ident: int, frame: FrameType, seconds: float) -> None:
+        phase, function = place(frame)
+        phase = self.calls.get(ident, phase)
+        self.phases[phase] += seconds
+        if phase != "wait":
+            self.functions[f"{function} ({phase})"] += seconds
+
+    def watch(self, name: str, phase: str) -> None:
+        """Have a function of `os` say when a thread is in it."""
+        call: Callable[..., Any] | None = getattr(os, name, None)
+        if call is None:
+            return
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            ident = threading.get_ident()
+            self.calls[ident] = phase
+            try:
+                return call(*arguments, **named)
+            finally:
+                self.calls.pop(ident, None)
+
+        setattr(os, name, watched)
+
+
+def place(frame: FrameType) -> tuple[str, str]:
+    """The phase of a thread by its stack, and the innermost function of gptailor."""
+    waits = frame.f_code.co_filename.endswith(WAITING)
+    found: tuple[str, str] | None = None
+    step: FrameType | None = frame
+    while step is not None:
+        file, name = step.f_code.co_filename, step.f_code.co_name
+        if "importlib._bootstrap" in file:
+            return "imports", "import"
+        if found is None and "/gptailor/" in file:
+            module = file[file.rindex("/gptailor/") + 1 :].removesuffix(".py")
+            found = _phase(module, name), f"{module.replace('/', '.')}:{name}"
+        step = step.f_back
+    phase, function = found or ("rest", frame.f_code.co_qualname)
+    return ("wait" if waits else phase), function
+
+
+def _phase(module: str, function: str) -> str:
+    if function in FUNCTIONS:
+        return FUNCTIONS[function]
+    return next(phase for package, phase in PACKAGES.items() if module.startswith(package))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Compile the plan, and print where the time went."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("output", type=Path)
+    given = parser.parse_args(arguments)
+    sampler = Sampler()
+    for name, phase in CALLS.items():
+        sampler.watch(name, phase)
+    sampler.start()
+    from gptailor.cli import run  # noqa: PLC0415 (its import is measured)
+
+    code = run(["compile", str(given.plan), "--output", str(given.output)])
+    wall = time.perf_counter() - START
+    sampler.done.set()
+    if code:
+        sys.exit(code)
+    user, system = os.times()[:2]
+    print(f"wall {wall:.2f} s, user {user:.2f} s, system {system:.2f} s")
+    for counted in (sampler.phases, sampler.functions):
+        print("\n| where | seconds of threads | of the wall clock |\n|---|---:|---:|")
+        largest = sorted(counted.items(), key=lambda item: -item[1])[:SHOWN]
+        for name, seconds in largest:
+            print(f"| {name} | {seconds:.2f} | {seconds / wall:.0%} |")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,108 @@
+"""What `benchmarks/compile.py` prints: ratios beside their targets, and what was measured on."""
+
+import os
+import statistics
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.compile_cases import MB, Case
+from benchmarks.measured import Run, own_peak
+
+START = 0.5
+"""Seconds until the first byte is written, at most."""
+FLAT = 1.1
+"""The largest model may take so many times the memory of the smallest."""
+
+Runs = Mapping[str, Sequence[Run]]
+"""A case's runs, by who ran."""
+
+
+def row(case: Case, runs: Runs) -> str:
+    """A line of the table of ratios."""
+    seconds = {who: statistics.median(r.seconds for r in of) for who, of in runs.items()}
+    peak = {who: statistics.median(r.peak for r in of) for who, of in runs.items()}
+    ours, targets = seconds["gptailor"], case.targets
+    ratio, limit = ours / seconds["cp"], targets.copies
+    cells = [
+        case.name,
+        f"{ratio:.2f}" + ("" if limit is None else mark(ratio <= limit, f"≤ {limit:g}")),
+        f"{ours / seconds['cp, sync']:.2f}",
+        f"{peak['gptailor'] / MB:.0f} MB"
+        + mark(peak["gptailor"] <= targets.peak, f"≤ {targets.peak // MB}"),
+    ]
+    if "mergekit" in runs:
+        faster = seconds["mergekit"] / ours
+        cells.insert(3, f"{faster:.1f} ×" + mark(faster >= targets.faster, f"≥ {targets.faster:g}"))
+        cells.append(f"{peak['mergekit'] / MB:.0f} MB")
+    return line(cells)
+
+
+def head(*, peer: bool) -> str:
+    """The head of the table of ratios."""
+    cells = ["plan", "time / `cp`", "time / `cp` and `sync`", "peak memory"]
+    if peer:
+        cells.insert(3, "faster than mergekit")
+        cells.append("mergekit's peak")
+    return line(cells) + "\n" + line(["---"] * len(cells))
+
+
+def spread_head() -> str:
+    """The head of the table of seconds."""
+    cells = ["plan", "command", "median seconds", "fastest … slowest", "of all cores"]
+    return line(cells) + "\n" + line(["---"] * len(cells))
+
+
+def spread(name: str, who: str, runs: Sequence[Run]) -> str:
+    """A line of the table of seconds: those of the cores say how far others' work disturbed."""
+    seconds = [run.seconds for run in runs]
+    times = f"{min(seconds):.2f} … {max(seconds):.2f}"
+    cores = statistics.median(run.cpu for run in runs)
+    return line([name, who, f"{statistics.median(seconds):.2f}", times, f"{cores:.2f}"])
+
+
+def start_rows(found: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    """The table of starts."""
+    yield line(["command", "median", "fastest … slowest"])
+    yield line(["---"] * 3)
+    for name, seconds in found.items():
+        median = statistics.median(seconds)
+        said = mark(median <= START, f"≤ {START}") if name.startswith("gptailor") else ""
+        times = f"{min(seconds):.3f} … {max(seconds):.3f} s"
+        yield line([f"`{name}`", f"{median:.3f} s{said}", times])
+
+
+def peak_rows(found: Mapping[float, Mapping[str, int]]) -> Iterator[str]:
+    """The table of memory against size."""
+    yield line(["plan", *(f"{size:g} GB" for size in found), "largest / smallest model"])
+    yield line(["---"] * (len(found) + 2))
+    for name in next(iter(found.values())):
+        peak = [of[name] for of in found.values()]
+        ratio = peak[-1] / peak[0]
+        figures = [f"{bytes_ / MB:.0f} MB" for bytes_ in peak]
+        yield line([name, *figures, f"{ratio:.2f}" + mark(ratio <= FLAT, f"≤ {FLAT:g}")])
+
+
+def mark(met: bool, target: str) -> str:
+    """A target, and whether it is met."""
+    return f" ({target} {'✓' if met else '✗ not met'})"
+
+
+def line(cells: Sequence[str]) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def machine(folder: Path) -> str:
+    """Cores, processor, memory, and the disk of a folder."""
+    cpu = next(
+        (text.partition(": ")[2] for text in Path("/proc/cpuinfo").read_text().splitlines()
+         if text.startswith("model name")), "unknown processor",
+    )  # fmt: skip
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    asked = ["df", "--output=fstype,source", str(folder)]
+    disk = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()[-2:]
+    copier = subprocess.run(["cp", "--version"], capture_output=True, text=True, check=True)
+    about = f"{os.cpu_count()} cores ({cpu}), {memory:.0f} GB of memory, {disk[0]} on {disk[1]}"
+    ours = f"the measuring process takes {own_peak() / MB:.0f} MB itself, below which no peak shows"
+    return f"{about}; {copier.stdout.splitlines()[0]}; {ours}"

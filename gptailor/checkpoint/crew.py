@@ -1,0 +1,76 @@
+"""Jobs done by several threads, so that a failure is the same one whatever their timing: `Crew`."""
+
+import os
+from collections.abc import Callable, Iterable
+from threading import Event, Lock
+from typing import ParamSpec
+
+Given = ParamSpec("Given")
+Job = Callable[[], None]
+
+
+class Dismissed(Exception):  # noqa: N818 (no error: another job failed, and this one was let go)
+    """The crew stopped while a job was under way."""
+
+
+class Crew:
+    """So many threads; with one, jobs run in the caller's."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"{threads} threads can do nothing")
+        self.threads = threads or available()
+        self._stopped = Event()
+        self._lock = Lock()
+
+    def do(self, jobs: Iterable[Job]) -> None:
+        """Do all jobs, begun in their order.
+
+        After an exception no other job is begun, those under way end, and of all that failed the
+        first in order is raised. After an interrupt those under way end at their next `told`.
+        """
+        if self.threads == 1:
+            for job in jobs:
+                job()
+            return
+        self._do_at_once(list(jobs))
+
+    def _do_at_once(self, jobs: list[Job]) -> None:
+        from concurrent.futures import (  # noqa: PLC0415 (5 ms that one thread need not pay)
+            FIRST_EXCEPTION,
+            ThreadPoolExecutor,
+            wait,
+        )
+
+        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="gptailor")
+        futures = []
+        try:
+            for job in jobs:
+                futures.append(pool.submit(job))
+            wait(futures, return_when=FIRST_EXCEPTION)
+            pool.shutdown(cancel_futures=True)
+        except BaseException:
+            self._stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+        for future in futures:
+            if not future.cancelled():
+                future.result()
+
+    def told(self, listener: Callable[Given, None]) -> Callable[Given, None]:
+        """The listener, for one thread at a time; raises `Dismissed` once the crew has stopped."""
+
+        def one_at_a_time(*args: Given.args, **kwargs: Given.kwargs) -> None:
+            if self._stopped.is_set():
+                raise Dismissed
+            with self._lock:
+                listener(*args, **kwargs)
+
+        return one_at_a_time
+
+
+def available() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

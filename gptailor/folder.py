@@ -1,0 +1,123 @@
+"""What a compiled folder holds: the bytes of its tensors, and the files beside the weights."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gptailor.checkpoint.gguf import is_gguf
+from gptailor.checkpoint.header import ByteRange, TensorSpec
+from gptailor.checkpoint.lock import PLAN
+from gptailor.checkpoint.opened import Opened
+from gptailor.checkpoint.source import CONFIG, generation_config, tokenizer_files
+from gptailor.checkpoint.transfer import Payload
+from gptailor.checks.opening import folder_of, is_local
+from gptailor.lang.format import format_file, format_plan
+from gptailor.lang.parse import parse
+from gptailor.outline import sources
+from gptailor.plan import Model, Plan
+from gptailor.prepared import Prepared
+from gptailor.program.program import Copy, Output
+from gptailor.registry import DTYPES
+from gptailor.report.card import card
+from gptailor.version import VERSION
+
+CARD = "README.md"
+
+
+def payloads(outputs: tuple[Output, ...], device: str = "cpu") -> Callable[[TensorSpec], Payload]:
+    """Bytes of each output; the arithmetic is imported only where there is some, and then."""
+    by_name = {output.spec.name: output for output in outputs}
+
+    def payload_of(spec: TensorSpec) -> Payload:
+        output = by_name[spec.name]
+        if isinstance(output.make, Copy):
+            source = output.make.source
+            return ByteRange(source.file, source.offset, source.spec.size)
+        return _made(output, device)
+
+    return payload_of
+
+
+def _made(output: Output, device: str) -> Iterator[memoryview | bytes]:
+    from gptailor.program.run import chunks, device_of  # noqa: PLC0415 (imports torch)
+
+    yield from chunks(output, device=device_of(device))
+
+
+def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
+    """The files beside the weights: configuration, tokenizer, plan, card."""
+    beside = _tokenizer(prepared.models[teller(prepared.plan)])
+    plan = used_plan(prepared, target)
+    text = _text(plan, prepared.plan)
+    name = target.resolve().name
+    about = card(name, plan, text, prepared.counts, VERSION)
+    beside[CONFIG] = (json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n").encode()
+    beside[PLAN] = text.encode()
+    beside[CARD] = about.encode()
+    return beside
+
+
+def teller(plan: Plan) -> str:
+    """The name of the model whose tokenizer the output has."""
+    return "base" if plan.tokenizer is None else next(sources(plan.tokenizer))[0]
+
+
+def _tokenizer(model: Opened) -> dict[str, bytes | Path]:
+    """The tokenizer of a model and how it generates: its files, or what its GGUF file holds."""
+    checkpoint = model.checkpoint
+    beside: dict[str, bytes | Path] = {
+        str(path.relative_to(checkpoint.folder)): path for path in tokenizer_files(checkpoint)
+    }
+    if not beside and is_gguf(checkpoint.files[0]):
+        from gptailor.program.gguf_tokenizer import (  # noqa: PLC0415 (imports transformers)
+            tokenizer_from_gguf,
+        )
+
+        beside |= tokenizer_from_gguf(checkpoint.files[0])
+    if (path := generation_config(checkpoint)) is not None:
+        beside[path.name] = path
+    return beside
+
+
+def config(prepared: Prepared) -> dict[str, Any]:
+    """The output's configuration, its special tokens those of the tokenizer's model."""
+    made = dict(prepared.compiled.config)
+    model = prepared.models[teller(prepared.plan)]
+    if model.name != "base":
+        made = {key: v for key, v in made.items() if not key.endswith("_token_id")}
+        made |= {key: v for key, v in model.config.items() if key.endswith("_token_id")}
+    return made
+
+
+def used_dtype(prepared: Prepared) -> str | None:
+    """The dtype of all outputs if they have one; else what the plan says."""
+    dtypes = {output.spec.dtype for output in prepared.compiled.program.outputs}
+    names = [name for name, dtype in DTYPES.items() if dtypes == {dtype}]
+    return names[0] if names else prepared.plan.dtype
+
+
+def used_plan(prepared: Prepared, target: Path) -> Plan:
+    """The plan with the models and dtype that were used, its paths as seen from the target."""
+    plan = prepared.plan
+    models = {name: _seen_from(prepared, name, target) for name in plan.models}
+    return plan.model_copy(update={"models": models, "dtype": used_dtype(prepared)})
+
+
+def _seen_from(prepared: Prepared, name: str, target: Path) -> Model:
+    """A model's declaration as the output folder has it: paths from there, revisions resolved."""
+    plan, model = prepared.plan, prepared.plan.models[name]
+    if not is_local(model.source):
+        commit = prepared.commits.get(name, model.revision)
+        return model.model_copy(update={"revision": commit})
+    path = os.path.relpath(os.path.realpath(folder_of(plan, model.source)), target.resolve())
+    return model.model_copy(update={"source": path if path.startswith(".") else f"./{path}"})
+
+
+def _text(plan: Plan, read: Plan) -> str:
+    """The plan's text, with the comments of the one that was read."""
+    if read.origin is None or read.origin.source.text.lstrip()[:1] == "{":
+        return format_plan(plan)
+    file, faults = parse(read.origin.source)
+    return format_plan(plan) if faults else format_file(file, plan.models, plan.dtype)

@@ -1,0 +1,163 @@
+"""A plan that is ready to be written: checked, its models opened, its program made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from gptailor.checkpoint.hub import fetch
+from gptailor.checkpoint.opened import Opened
+from gptailor.checkpoint.shards import Shard, plan_shards
+from gptailor.checkpoint.stamp import Stamp, stamps
+from gptailor.checks.alone import check_alone
+from gptailor.checks.merging import open_choices
+from gptailor.checks.models import check_models
+from gptailor.checks.opening import is_local, open_models, rebind
+from gptailor.diagnostics import Fault, PlanError, errors, locate
+from gptailor.outline import kept
+from gptailor.plan import Model, Plan
+from gptailor.program.compile import Compiled, compile_plan
+from gptailor.program.program import files
+
+SHARD_SIZE = 5 * 10**9
+"""Bytes of a shard, as transformers has it."""
+
+Paths = Mapping[str, str | Path]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan that is ready to be written: checked, its program made, nothing read or written.
+
+    `declared` are its models as the plan's text has them, before `models` gave other folders;
+    `stamps` tell the files that it reads from later ones of the same names.
+    """
+
+    plan: Plan
+    declared: Mapping[str, Model]
+    models: dict[str, Opened]
+    compiled: Compiled
+    shards: tuple[Shard, ...]
+    warnings: tuple[Fault, ...]
+    stamps: Mapping[Path, Stamp]
+
+    @cached_property
+    def layers(self) -> int:
+        """The output's number of layers."""
+        return len(kept(self.plan, self.models["base"].layout.count))
+
+    @cached_property
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Layers and parameters, of the base and of the output."""
+        base = self.models["base"]
+        before = sum(t.spec.elements for t in base.checkpoint.tensors.values())
+        return {
+            "layers": (base.layout.count, self.layers),
+            "parameters": (before, self.compiled.program.parameters),
+        }
+
+    @property
+    def size(self) -> int:
+        """Bytes that writing takes."""
+        return sum(shard.size for shard in self.shards)
+
+    def chain(self, name: str) -> list[str]:
+        """The models that an adapter is on, the lowest first, and itself; else only itself."""
+        on = self.plan.models[name].on
+        return [*(self.chain(on) if on is not None else ()), name]
+
+    @cached_property
+    def commits(self) -> dict[str, str]:
+        """The commits of the models that were opened on the Hub, those under an adapter too."""
+        found: dict[str, str] = {}
+        for name, opened in self.models.items():
+            there = [n for n in self.chain(name) if not is_local(self.plan.models[n].source)]
+            remotes = zip(there, opened.remotes, strict=True)
+            found |= {n: remote.commit for n, remote in remotes}
+        return found
+
+
+def checked(plan: Plan, models: Paths | None) -> tuple[Plan, dict[str, Opened], list[Fault]]:
+    """The plan with other folders under its models' names, its models opened, and all faults."""
+    declared = plan.models
+    plan, unknown = rebind(plan, {name: Path(path) for name, path in (models or {}).items()})
+    faults = unknown + check_alone(plan)
+    if errors(faults):
+        return plan, {}, faults
+    opened, more = open_models(plan, declared)
+    against = check_models(plan, opened) if not errors(more) else []
+    return plan, opened, locate(faults + more + against, plan.origin)
+
+
+def prepare(
+    plan: Plan,
+    *,
+    models: Paths | None = None,
+    dtype: str | None = None,
+    shard_size: int = SHARD_SIZE,
+) -> Prepared:
+    """Check a plan and plan its output, from headers alone. Raises PlanError with all faults."""
+    declared = plan.models
+    if dtype is not None:
+        origin = plan.origin
+        plan = plan.model_copy(update={"dtype": dtype})
+        plan = plan.read_from(origin) if origin else plan
+    plan, opened, faults = checked(plan, models)
+    if errors(faults):
+        raise PlanError(faults)
+    if impossible := _not_compilable(plan):
+        raise PlanError(impossible)
+    compiled = compile_plan(plan, opened)
+    shards = plan_shards([output.spec for output in compiled.program.outputs], shard_size)
+    stamped = stamps(files(compiled.program))
+    return Prepared(plan, declared, opened, compiled, shards, tuple(faults), stamped)
+
+
+def ready(
+    plan: Plan,
+    *,
+    models: Paths | None = None,
+    dtype: str | None = None,
+    shard_size: int = SHARD_SIZE,
+) -> Prepared:
+    """The same, with the weights that the output is made of fetched from the Hub."""
+    prepared = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
+    missing = [file for file in files(prepared.compiled.program) if not file.exists()]
+    if not missing:
+        return prepared
+    for model in prepared.models.values():
+        folder = model.checkpoint.folder
+        theirs = [file for file in missing if file.is_relative_to(folder)]
+        if model.remotes and theirs:
+            fetch(model.remotes[0], folder, theirs)
+    plan = pinned(plan, prepared.commits)
+    again = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
+    return replace(again, declared=prepared.declared)
+
+
+def pinned(plan: Plan, commits: Mapping[str, str]) -> Plan:
+    """The plan with models of the Hub at these commits, should one move on."""
+    models = {
+        name: model.model_copy(update={"revision": commits[name]}) if name in commits else model
+        for name, model in plan.models.items()
+    }
+    made = plan.model_copy(update={"models": models})
+    return made.read_from(plan.origin) if plan.origin else made
+
+
+def _not_compilable(plan: Plan) -> list[Fault]:
+    count = open_choices(plan)
+    if count:
+        choices = "1 choice is" if count == 1 else f"{count} choices are"
+        return [
+            Fault(
+                "P801",
+                f"{choices} open, and a model has none",
+                help="'gptailor search' closes them",
+                source=plan.origin.source if plan.origin else None,
+            )
+        ]
+    if plan.bridges:
+        message = "this version can't fit a bridge yet"
+        return locate([Fault("P802", message, ("bridges", 0))], plan.origin)
+    return []

@@ -1,0 +1,254 @@
+"""Whether a compiled folder is what its plan and its lock say: `Verified`."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from gptailor.beside import differing_beside, differing_config, expected_beside
+from gptailor.checkpoint.crew import Crew
+from gptailor.checkpoint.digest import FileDigest, TensorDigest, of_file, of_tensors
+from gptailor.checkpoint.error import CheckpointError, quoted
+from gptailor.checkpoint.forms import ByteRange, TensorSpec
+from gptailor.checkpoint.lock import (
+    LOCK,
+    PLAN,
+    Difference,
+    Lock,
+    differing_tensors,
+    read_lock,
+)
+from gptailor.checkpoint.regular import open_regular
+from gptailor.checkpoint.source import CONFIG, Checkpoint, open_checkpoint
+from gptailor.checkpoint.transfer import Payload, Progress
+from gptailor.diagnostics import Fault, PlanError, errors
+from gptailor.folder import payloads
+from gptailor.inputs import inputs
+from gptailor.lang.reading import read_bytes
+from gptailor.locking import differing_inputs, plan_digest
+from gptailor.plan import Plan
+from gptailor.prepared import Paths, Prepared, ready
+
+Tensors = dict[str, TensorDigest]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What became of a verification: what was compared, what differs, what could not be compared.
+
+    `result` is `verified` only if nothing differs and nothing is left open.
+    """
+
+    folder: Path
+    compared: tuple[str, ...]
+    differences: tuple[Difference, ...]
+    unverified: tuple[str, ...]
+
+    @property
+    def result(self) -> Literal["verified", "differs", "unverified"]:
+        """`differs` if anything does; else `unverified` if something could not be compared."""
+        if self.differences:
+            return "differs"
+        return "unverified" if self.unverified else "verified"
+
+
+@dataclass
+class Verification:
+    """A folder that is to be verified: all that is known of it without reading its weights."""
+
+    folder: Path
+    tensors_only: bool = False
+    lock: Lock | None = None
+    plan: Plan | None = None
+    output: Checkpoint | None = None
+    prepared: Prepared | None = None
+    compared: list[str] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    unverified: list[str] = field(default_factory=list)
+
+    @property
+    def work(self) -> int:
+        """The bytes that are to be read and made."""
+        tensors = self.output.tensors.values() if self.output is not None else ()
+        size = sum(tensor.spec.size for tensor in tensors)
+        if self.prepared is not None:
+            size += self.prepared.compiled.program.size
+            if self.lock is not None:
+                read = inputs(self.prepared).values()
+                size += sum(path.stat().st_size for its in read for path in its.values())
+        return size
+
+
+# ------------------------------------------------------------------------------- without weights
+
+
+def begin(folder: Path, *, models: Paths | None = None, tensors_only: bool = False) -> Verification:
+    """Open the folder, its plan and its lock, and the plan's models unless `tensors_only`."""
+    if not folder.is_dir():
+        raise CheckpointError("C101", "there is no such folder", folder)
+    it = Verification(folder, tensors_only)
+    it.lock = read_lock(folder / LOCK) if (folder / LOCK).exists() else None
+    it.plan = _plan(it)
+    try:
+        it.output = open_checkpoint(folder)
+    except CheckpointError as error:
+        it.differences.append(_broken(error))
+    if it.lock is not None and it.plan is not None:
+        it.differences += _of_plan(it.plan, it.lock)
+    if tensors_only:
+        if it.lock is None:
+            it.unverified.append(f"the tensors: there is no {LOCK} to compare them with")
+    elif it.plan is not None and it.output is not None:
+        _prepare(it, it.plan, models)
+    return it
+
+
+def _plan(it: Verification) -> Plan | None:
+    path = it.folder / PLAN
+    if not path.exists():
+        it.unverified.append(f"the plan: there is no {PLAN}")
+        return None
+    with open_regular(path) as file:
+        raw = file.readall()
+    plan, faults = read_bytes(raw, str(path), it.folder)
+    if plan is None or errors(faults):
+        it.differences.append(_faulty(errors(faults), path))
+        return None
+    return plan
+
+
+def _of_plan(plan: Plan, lock: Lock) -> Iterator[Difference]:
+    path = lock.path.with_name(PLAN)
+    if plan_digest(plan) != lock.plan:
+        yield Difference("plan", PLAN, f"{PLAN} is not the plan that was locked", path)
+    elif plan.dtype != lock.dtype:
+        said = f"{PLAN} has the dtype {plan.dtype}, and the lock {lock.dtype}"
+        yield Difference("dtype", "dtype", said, path)
+
+
+def _prepare(it: Verification, plan: Plan, models: Paths | None) -> None:
+    """The plan's program, if its models are there; faults that aren't of files are differences."""
+    try:
+        it.prepared = ready(plan, models=models)
+    except CheckpointError as error:
+        it.unverified.append(f"the models: {error.message} ({error.path})")
+    except PlanError as error:
+        faults = errors(error.faults)
+        if any(fault.code == "M105" for fault in faults):
+            raise
+        away = [fault for fault in faults if fault.code.startswith("C")]
+        if len(away) < len(faults):
+            it.differences.append(_faulty([f for f in faults if f not in away], it.folder / PLAN))
+        it.unverified += [f"model {_name(fault)}: {fault.message}" for fault in away]
+
+
+def _name(fault: Fault) -> str:
+    return quoted(str(fault.at[1])) if fault.at[:1] == ("models",) else "files"
+
+
+def _faulty(faults: list[Fault], path: Path) -> Difference:
+    first = faults[0]
+    more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
+    said = f"{PLAN} can't be compiled: {first.message} [{first.code}]{more}"
+    return Difference("plan", PLAN, said, path)
+
+
+def _broken(error: CheckpointError) -> Difference:
+    byte = "" if error.offset is None else f", byte {error.offset}"
+    said = f"the folder is no model: {error.message} ({error.path.name}{byte})"
+    return Difference("file", error.path.name, said, error.path)
+
+
+# ---------------------------------------------------------------------------------- with weights
+
+
+def verified(
+    it: Verification, progress: Progress = lambda _: None, *, threads: int | None = None
+) -> Verified:
+    """Compare: the tensors, the files beside them, the models' files, and what the plan makes."""
+    crew = Crew(threads)
+    told = crew.told(progress)
+    if it.output is not None:
+        found = _digests_on_disk(it.output, crew, told)
+        if it.lock is not None:
+            it.differences += differing_tensors(it.lock.tensors, found, "the lock")
+            it.compared.append(f"{len(found)} tensors with the lock")
+        if not it.tensors_only:
+            _compare_beside(it, it.output)
+        if it.prepared is not None:
+            _recompile(it, it.prepared, found, crew, told)
+    return Verified(it.folder, tuple(it.compared), tuple(it.differences), tuple(it.unverified))
+
+
+def _compare_beside(it: Verification, output: Checkpoint) -> None:
+    """Compare the configuration, the tokenizer, and how the model generates."""
+    it.differences += differing_config(output, it.prepared, it.lock)
+    if it.prepared is not None or it.lock is not None:
+        it.compared.append(CONFIG)
+    expected = expected_beside(it.folder, it.plan, it.prepared, it.lock)
+    if expected is None:
+        it.unverified.append("the tokenizer's files: nothing says what they should be")
+        return
+    it.differences += differing_beside(expected, output)
+    it.compared.append(f"{len(expected)} files of the tokenizer")
+
+
+def _digests_on_disk(output: Checkpoint, crew: Crew, progress: Progress) -> Tensors:
+    def stretch(spec: TensorSpec) -> Payload:
+        tensor = output.tensors[spec.name]
+        return ByteRange(tensor.file, tensor.offset, spec.size)
+
+    return _digests([tensor.spec for tensor in output.tensors.values()], stretch, crew, progress)
+
+
+def _digests(
+    specs: list[TensorSpec],
+    payload_of: Callable[[TensorSpec], Payload],
+    crew: Crew,
+    progress: Progress,
+) -> Tensors:
+    found: Tensors = {}
+
+    def seen(spec: TensorSpec, sha256: str) -> None:
+        found[spec.name] = TensorDigest(dtype=spec.dtype, shape=spec.shape, sha256=sha256)
+
+    of_tensors(specs, payload_of, crew, seen, progress)
+    return found
+
+
+def _recompile(
+    it: Verification, prepared: Prepared, found: Tensors, crew: Crew, progress: Progress
+) -> None:
+    """Compare with what the plan makes, in memory, if it makes it of what was locked."""
+    if it.lock is not None:
+        differing = list(_of_inputs(prepared, it.lock, crew, progress))
+        it.differences += differing
+        if differing:
+            it.unverified.append("what the plan makes: its models are not those that were locked")
+            return
+        count = sum(len(model.files) for model in it.lock.models.values())
+        it.compared.append(f"{count} files of the models with the lock")
+    outputs = prepared.compiled.program.outputs
+    specs = [output.spec for output in outputs]
+    made = _digests(specs, payloads(outputs), crew, progress)
+    if it.lock is None:
+        it.differences += differing_tensors(made, found, "the plan")
+    else:
+        what = "what the plan makes of tensor"
+        it.differences += differing_tensors(it.lock.tensors, made, "the lock", what)
+    it.compared.append(f"{len(made)} tensors with what the plan makes")
+
+
+def _of_inputs(
+    prepared: Prepared, lock: Lock, crew: Crew, progress: Progress
+) -> Iterator[Difference]:
+    read = inputs(prepared)
+    digests: dict[Path, FileDigest] = {}
+
+    def take(path: Path) -> None:
+        digests[path] = of_file(path, progress)
+
+    paths = sorted({path for its in read.values() for path in its.values()})
+    crew.do([partial(take, path) for path in paths])
+    return differing_inputs(read, lock, lambda path, _: digests[path])

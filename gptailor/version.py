@@ -1,0 +1,3 @@
+"""The version, where every module can read it: the package itself names all the verbs."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,568 @@
+"""Locks of whole compilations: what is locked, what is refused, and what `verify` finds."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import gptailor
+from gptailor import cli
+from gptailor.checkpoint.error import CheckpointError
+from gptailor.checkpoint.lock import LOCK, Lock, read_lock
+from gptailor.inputs import work
+from gptailor.locking import measured, plan_digest
+from gptailor.prepared import ready
+from gptailor.verifying import begin, verified
+from tests.hub_server import serving
+
+PLAN = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+L0..L1 from math
+merge(L2 base, L2 math, 0.25)
+L3 from base, math by ties(0.5)
+drop L4
+scale L5 by 0.9
+"""
+SHARDED = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+@pytest.fixture
+def here(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with two models of its own, and a plan over them."""
+    for name in ("base", "math"):
+        shutil.copytree(family / name, tmp_path / name)
+    (tmp_path / "p.tailor").write_text(PLAN)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def out(here: Path) -> Path:
+    """A compiled folder with its lock."""
+    gptailor.compile(gptailor.load("p.tailor"), here / "out", locking=True)
+    return here / "out"
+
+
+def flip(path: Path, at: int = -1) -> None:
+    """Change a bit of a file, and not its size."""
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1
+    path.write_bytes(raw)
+
+
+def shard(folder: Path, *, backwards: bool = False) -> None:
+    """The same weights in two files, in either order."""
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors, reverse=backwards)
+    half = len(names) // 3
+    parts = dict(zip(SHARDED, (names[:half], names[half:]), strict=True))
+    for file, its in parts.items():
+        save_file({name: tensors[name] for name in its}, folder / file, {"format": "pt"})
+    mapped = {name: file for file, its in parts.items() for name in its}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": mapped}))
+    (folder / "model.safetensors").unlink()
+
+
+def refused(locked: Lock | Path, **how: Any) -> CheckpointError:
+    """What `compile --locked` says; nothing appears."""
+    before = sorted(Path().iterdir())
+    with pytest.raises(CheckpointError) as error:
+        gptailor.compile(gptailor.load("p.tailor"), "new", locked=locked, **how)
+    assert sorted(Path().iterdir()) == before
+    return error.value
+
+
+def messages(folder: Path, **how: Any) -> list[str]:
+    return [one.message for one in gptailor.verify(folder, **how).differences]
+
+
+# ---------------------------------------------------------------------------------- what is locked
+
+
+def test_the_lock_names_what_is_read_and_no_more(here: Path) -> None:
+    found = gptailor.lock(gptailor.load("p.tailor"))
+    assert {name: sorted(model.files) for name, model in found.models.items()} == {
+        "base": [
+            "config.json",
+            "generation_config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ],
+        "math": ["config.json", "model.safetensors"],
+    }
+    assert found.dtype == "float32"
+    assert found.models["math"].source == "./math"
+    size = (here / "math" / "model.safetensors").stat().st_size
+    assert found.models["math"].files["model.safetensors"].size == size
+
+
+def test_only_shards_that_the_output_is_made_of_are_locked(here: Path) -> None:
+    shard(here / "math")
+    (here / "p.tailor").write_text(PLAN.partition("L0")[0] + "head from math\n")
+    files = gptailor.lock(gptailor.load("p.tailor")).models["math"].files
+    assert sorted(files) == ["config.json", SHARDED[0], "model.safetensors.index.json"]
+
+
+def test_a_tokenizer_from_elsewhere_locks_both(here: Path) -> None:
+    (here / "p.tailor").write_text(PLAN + "tokenizer from math\n")
+    models = gptailor.lock(gptailor.load("p.tailor")).models
+    assert "tokenizer.json" in models["base"].files
+    assert {"tokenizer.json", "generation_config.json"} <= models["math"].files.keys()
+    assert "generation_config.json" not in models["base"].files
+
+
+def test_tensors_are_locked_as_they_are_written(here: Path, out: Path) -> None:
+    locked = gptailor.lock(gptailor.load("p.tailor"))
+    tensors = load_file(out / "model.safetensors")
+    assert {name: (t.shape, t.sha256) for name, t in locked.tensors.items()} == {
+        name: (tuple(t.shape), sha256(t.view(torch.uint8).numpy().tobytes()).hexdigest())
+        for name, t in tensors.items()
+    }
+
+
+def test_the_lock_in_the_folder_fits_the_plan_in_it(here: Path) -> None:
+    plan = gptailor.load("p.tailor")
+    written = gptailor.compile(plan, here / "deep" / "out", locking=True)
+    assert written.lock == gptailor.lock(plan)
+    inside = read_lock(here / "deep" / "out" / LOCK)
+    copy = gptailor.load(here / "deep" / "out" / "plan.tailor")
+    assert inside.models["math"].source == copy.models["math"].source == "../../math"
+    assert inside.plan == plan_digest(copy) == plan_digest(plan)
+    assert inside.tensors == written.lock.tensors
+    again = gptailor.compile(copy, here / "again", locked=inside)
+    assert again.lock is not None
+    assert again.lock.tensors == inside.tensors
+
+
+def test_without_a_lock_none_is_made(here: Path) -> None:
+    written = gptailor.compile(gptailor.load("p.tailor"), here / "out")
+    assert written.lock is None
+    assert not (here / "out" / LOCK).exists()
+
+
+def test_a_locked_folder_holds_the_same_weights(here: Path, out: Path) -> None:
+    gptailor.compile(gptailor.load("p.tailor"), here / "plain")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (here / "plain" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_adapters_are_locked_apart_from_their_models(here: Path) -> None:
+    (here / "adapter").mkdir()
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]}
+    (here / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    module = "base_model.model.model.layers.0.self_attn.q_proj"
+    factors = {"A": torch.ones(2, 16), "B": torch.ones(16, 2)}
+    pair = {f"{module}.lora_{name}.weight": factor for name, factor in factors.items()}
+    save_file(pair, here / "adapter" / "adapter_model.safetensors")
+    (here / "p.tailor").write_text(
+        'tailor 1\nmodel base = "./base"\nmodel mid = "./math"\n'
+        'model code = mid + "./adapter"\nL0 from code\ntokenizer from code\n'
+    )
+    locked = gptailor.lock(gptailor.load("p.tailor"))
+    models = locked.models
+    assert sorted(models["code"].files) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= models["mid"].files.keys()
+    assert models["code"].on == "mid"
+    gptailor.compile(gptailor.load("p.tailor"), "out", locked=locked)
+    assert gptailor.verify("out").result == "verified"
+    (here / "adapter").rename(here / "moved")
+    flip(here / "out" / "tokenizer.json")
+    assert messages(here / "out") == ["'tokenizer.json' has other bytes than the plan gives"]
+    (here / "moved").rename(here / "adapter")
+    flip(here / "adapter" / "adapter_model.safetensors")
+    assert "'adapter_model.safetensors' of model 'code'" in refused(locked).message
+
+
+# ------------------------------------------------------------------------ same plan, same bytes
+
+SCRIPT = """\
+import sys, gptailor
+from gptailor.prepared import ready
+from gptailor.locking import measured
+print(measured(ready(gptailor.load("p.tailor")), threads=int(sys.argv[1])).text(), end="")
+"""
+
+
+@pytest.mark.parametrize(("threads", "seed"), [(1, "0"), (2, "1"), (2, "4242"), (5, "random")])
+def test_every_process_makes_the_same_lock(here: Path, threads: int, seed: str) -> None:
+    plan = PLAN + "tokenizer from math\nembed from base, math by dare(0.5, 1.0, 7)\n"
+    (here / "p.tailor").write_text(plan)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(threads)],
+        env={**os.environ, "PYTHONHASHSEED": seed},
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout == gptailor.lock(gptailor.load("p.tailor")).text()
+
+
+def test_the_order_of_statements_and_comments_changes_no_digest(here: Path) -> None:
+    head, *rest = PLAN.splitlines()
+    locks = [gptailor.lock(gptailor.load("p.tailor")).text()]
+    (here / "p.tailor").write_text("\n".join([head, "# note", *reversed(rest)]))
+    locks.append(gptailor.lock(gptailor.load("p.tailor")).text())
+    assert locks[0] == locks[1]
+
+
+def test_the_layout_of_the_sources_changes_files_and_no_tensor(here: Path, family: Path) -> None:
+    found = [gptailor.lock(gptailor.load("p.tailor"))]
+    for backwards in (False, True):
+        shutil.rmtree(here / "math")
+        shutil.copytree(family / "math", here / "math")
+        shard(here / "math", backwards=backwards)
+        found.append(gptailor.lock(gptailor.load("p.tailor")))
+    assert found[0].tensors == found[1].tensors == found[2].tensors
+    files = [lock.models["math"].files for lock in found]
+    assert files[0] != files[1] != files[2] != files[0]
+
+
+# --------------------------------------------------------------------------------- what is refused
+
+
+def test_what_was_locked_compiles(here: Path) -> None:
+    locked = gptailor.lock(gptailor.load("p.tailor"))
+    locked.write("p.tailor.lock")
+    written = gptailor.compile(gptailor.load("p.tailor"), "new", locked="p.tailor.lock")
+    assert written.lock == locked
+    assert (here / "new" / LOCK).exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        (lambda h: (h / "p.tailor").write_text(PLAN.replace("0.25", "0.5")), "C703", "the plan"),
+        (lambda h: flip(h / "math" / "model.safetensors"), "C704", "'math' has other bytes"),
+        (lambda h: flip(h / "base" / "model.safetensors"), "C704", "'base' has other bytes"),
+        (lambda h: (h / "base" / "tokenizer.json").write_text("{}"), "C704", "2 bytes, and by"),
+        (lambda h: shard(h / "math"), "C704", f"'{SHARDED[0]}' is read of model 'math'"),
+        (lambda h: (h / "base" / "generation_config.json").unlink(), "C704", "and is not read"),
+        (lambda h: (h / "math" / "tokenizer.json").unlink(), "", ""),
+    ],
+)
+def test_other_inputs_are_refused(
+    here: Path, change: Callable[[Path], object], code: str, said: str
+) -> None:
+    locked = gptailor.lock(gptailor.load("p.tailor"))
+    change(here)
+    if not code:  # a file that the plan doesn't read
+        gptailor.compile(gptailor.load("p.tailor"), "new", locked=locked)
+        return
+    error = refused(locked)
+    assert error.code == code
+    assert said in error.message
+
+
+def test_another_dtype_is_refused(here: Path) -> None:
+    locked = gptailor.lock(gptailor.load("p.tailor"))
+    error = refused(locked, dtype="bfloat16")
+    assert error.code == "C703"
+    assert "the output is bfloat16, and by the lock float32" in error.message
+
+
+def test_a_large_input_is_refused_while_it_is_copied(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gptailor.locking.SMALL", 0)
+    locked = gptailor.lock(gptailor.load("p.tailor"))
+    flip(here / "math" / "model.safetensors")
+    told: list[int] = []
+    error = refused(locked, progress=told.append)
+    assert error.code == "C704"
+    assert "'model.safetensors' of model 'math' has other bytes" in error.message
+    assert error.path == Path("math/model.safetensors")
+
+
+@pytest.mark.parametrize("field", ["sha256", "shape", "dtype", "name", "config"])
+def test_another_output_is_refused(here: Path, field: str) -> None:
+    document = json.loads(gptailor.lock(gptailor.load("p.tailor")).text())
+    name = "model.norm.weight"
+    if field == "config":
+        document["config"] = "0" * 64
+    elif field == "name":
+        document["tensors"]["other"] = document["tensors"].pop(name)
+    else:
+        other = {"sha256": "0" * 64, "shape": [4, 4], "dtype": "I32"}
+        document["tensors"][name][field] = other[field]
+    error = refused(Lock.model_validate(document))
+    assert error.code == "C705"
+    assert (name if field != "config" else "config.json") in error.message
+
+
+def test_a_lock_is_read_before_anything_is_written(here: Path) -> None:
+    (here / "p.tailor.lock").write_text("{")
+    assert refused(Path("p.tailor.lock")).code == "C701"
+
+
+# -------------------------------------------------------------------------------------- the Hub
+
+
+def test_a_lock_holds_a_model_of_the_hub_at_its_commit(family: Path, tmp_path: Path) -> None:
+    (tmp_path / "p.tailor").write_text('tailor 1\nmodel base = "org/base"\ndrop L0\n')
+    with serving() as hub:
+        commit = hub.add("org/base", family / "base")
+        environment = {name: v for name, v in os.environ.items() if not name.startswith("HF_")}
+        environment |= {
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_HUB_DISABLE_XET": "1",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+            script = [sys.executable, "-c", "from gptailor.cli import main; main()", *arguments]
+            return subprocess.run(
+                script,
+                cwd=tmp_path,
+                env=environment,
+                text=True,
+                capture_output=True,
+                check=False,
+            )
+
+        assert run("lock", "p.tailor").returncode == 0
+        locked = read_lock(tmp_path / "p.tailor.lock").models["base"]
+        assert (locked.source, locked.revision, locked.commit) == ("org/base", None, commit)
+        moved_on = hub.add("org/base", family / "base", family / "math")
+        assert moved_on != commit
+        assert run("compile", "p.tailor", "-o", "out", "--locked").returncode == 0
+        assert (
+            run("compile", "p.tailor", "-o", "free", "--lock", "--lock-file", "x").returncode == 0
+        )
+        assert run("verify", "out").returncode == 0
+    plans = [(tmp_path / name / "plan.tailor").read_text() for name in ("out", "free")]
+    assert [commit in text for text in plans] == [True, False]
+    inside = read_lock(tmp_path / "out" / LOCK).models["base"]
+    assert (inside.revision, inside.commit) == (commit, commit)
+    assert read_lock(tmp_path / "x").models["base"].commit == moved_on
+
+
+# ----------------------------------------------------------------------------------------- verify
+
+
+def test_a_folder_as_it_was_compiled_is_verified(out: Path) -> None:
+    found = gptailor.verify(out)
+    assert (found.result, found.differences, found.unverified) == ("verified", (), ())
+    assert len(found.compared) == 5
+    (out / LOCK).unlink()
+    assert gptailor.verify(out).result == "verified"
+
+
+def test_progress_is_told_of_all_work(out: Path) -> None:
+    told: list[int] = []
+    begun = begin(out)
+    verified(begun, told.append)
+    assert sum(told) == begun.work
+    prepared = ready(gptailor.load("p.tailor"))
+    told.clear()
+    measured(prepared, progress=told.append)
+    assert sum(told) == work(prepared)
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+
+NORM = "model.norm.weight"
+
+
+@pytest.mark.parametrize("locked", [True, False])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.pop(NORM), f"tensor '{NORM}' is missing"),
+        (lambda t: t.update(more=torch.ones(1)), "tensor 'more' is there, and"),
+        (lambda t: t.update({NORM: t[NORM].half()}), f"tensor '{NORM}' is F16 [16], and by"),
+        (lambda t: t.update({NORM: t[NORM].reshape(4, 4)}), f"'{NORM}' is F32 [4, 4], and by"),
+        (lambda t: t[NORM][3].neg_(), f"tensor '{NORM}' has other bytes than by"),
+    ],
+)
+def test_another_tensor_is_named(
+    out: Path, change: Callable[[dict[str, Any]], object], said: str, locked: bool
+) -> None:
+    change_tensors(out, change)
+    if not locked:
+        (out / LOCK).unlink()
+    (message,) = messages(out)
+    assert said in message
+    assert messages(out, tensors_only=True) == ([message] if locked else [])
+
+
+def test_other_files_are_named(out: Path) -> None:
+    config = json.loads((out / "config.json").read_text())
+    config |= {"rope_theta": 1.5, "new": [1]}
+    del config["vocab_size"]
+    (out / "config.json").write_text(json.dumps(config))
+    flip(out / "tokenizer.json")
+    (out / "generation_config.json").unlink()
+    (out / "chat_template.jinja").write_text("x")
+    said = "\n".join(messages(out))
+    for part in (
+        "'new' of config.json is [1], and by the plan missing",
+        "'rope_theta' of config.json is 1.5, and by the plan",
+        "'vocab_size' of config.json is missing, and by the plan 64",
+        "'chat_template.jinja' is there, and the plan gives none of that name",
+        "'generation_config.json' is missing",
+        "'tokenizer.json' has other bytes than the plan gives",
+    ):
+        assert part in said
+    assert messages(out, tensors_only=True) == []
+
+
+def test_a_card_may_be_written_anew(out: Path) -> None:
+    (out / "README.md").write_text("# My model\n")
+    assert gptailor.verify(out).result == "verified"
+
+
+def test_another_plan_is_named(out: Path) -> None:
+    plan = out / "plan.tailor"
+    text = plan.read_text()
+    plan.write_text(text.replace("0.25", "0.5"))
+    assert "plan.tailor is not the plan that was locked" in messages(out)
+    plan.write_text(text.replace("float32", "float16"))
+    assert "plan.tailor has the dtype float16, and the lock float32" in messages(out)
+    plan.write_text("tailor 1\nL0 frm base\n")
+    assert any("can't be compiled" in one for one in messages(out))
+
+
+def test_a_tampered_lock_is_a_difference(out: Path) -> None:
+    document = json.loads((out / LOCK).read_text())
+    document["tensors"][NORM]["sha256"] = "0" * 64
+    (out / LOCK).write_text(json.dumps(document))
+    assert messages(out) == [
+        f"tensor '{NORM}' has other bytes than by the lock",
+        f"what the plan makes of tensor '{NORM}' has other bytes than by the lock",
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"version": 2}', '{"version": 1, "version": 1}'])
+def test_a_lock_that_is_none_stops_a_verification(out: Path, content: str) -> None:
+    (out / LOCK).write_text(content)
+    with pytest.raises(CheckpointError) as error:
+        gptailor.verify(out)
+    assert error.value.code in {"C701", "C702"}
+    assert error.value.path == out / LOCK
+
+
+def test_a_damaged_folder_differs(out: Path) -> None:
+    file = out / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-9])
+    found = gptailor.verify(out)
+    assert found.result == "differs"
+    assert "the folder is no model" in found.differences[0].message
+
+
+def test_other_sources_are_named(here: Path, out: Path) -> None:
+    flip(here / "math" / "model.safetensors")
+    found = gptailor.verify(out)
+    assert [one.message for one in found.differences] == [
+        "'model.safetensors' of model 'math' has other bytes than by the lock"
+    ]
+    assert found.differences[0].model == "math"
+    assert any("what the plan makes" in one for one in found.unverified)
+    (out / LOCK).unlink()
+    assert gptailor.verify(out).differences == ()  # a tensor that the plan doesn't take
+
+
+def test_sources_that_are_gone_are_no_pass(here: Path, out: Path) -> None:
+    (here / "math").rename(here / "moved")
+    found = gptailor.verify(out)
+    assert found.result == "unverified"
+    assert any("'math'" in one for one in found.unverified)
+    assert any("tensors with the lock" in one for one in found.compared)
+    assert gptailor.verify(out, models={"math": here / "moved"}).result == "verified"
+    assert gptailor.verify(out, tensors_only=True).result == "verified"
+    flip(out / "tokenizer.json")
+    assert "'tokenizer.json' has other bytes than the plan gives" in messages(out)
+    flip(out / "tokenizer.json")
+    config = (out / "config.json").read_text()
+    (out / "config.json").write_text(config.replace("64", "65"))
+    assert "config.json is not the one that was locked" in messages(out)
+    (out / LOCK).unlink()
+    nothing = gptailor.verify(out)
+    assert (nothing.result, nothing.compared) == ("unverified", ())
+
+
+def test_sources_that_do_not_fit_any_more_differ(here: Path, family: Path, out: Path) -> None:
+    found = gptailor.verify(out, models={"math": family / "wide"})
+    assert found.result == "differs"
+    assert "plan.tailor can't be compiled" in found.differences[0].message
+    with pytest.raises(gptailor.PlanError, match="M105"):
+        gptailor.verify(out, models={"mth": here / "math"})
+
+
+def test_a_folder_without_a_plan_is_not_verified(family: Path, tmp_path: Path) -> None:
+    found = gptailor.verify(family / "base")
+    assert found.result == "unverified"
+    assert "the plan: there is no plan.tailor" in found.unverified
+    with pytest.raises(CheckpointError) as error:
+        gptailor.verify(tmp_path / "none")
+    assert error.value.code == "C101"
+
+
+# ------------------------------------------------------------------------------- the command line
+
+
+def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        code = cli.run(arguments)
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    assert run("lock", "p.tailor") == (0, "p.tailor.lock: 7 files of 2 models, 48 tensors\n")
+    printed = run("lock", "p.tailor", "-o", "-")
+    assert printed == (0, (here / "p.tailor.lock").read_text())
+    assert run("compile", "p.tailor", "-o", "a", "--locked")[0] == 0
+    assert run("compile", "p.tailor", "-o", "a", "--locked", "--dry-run", "--force")[0] == 0
+    code, said = run("compile", "p.tailor", "-o", "b", "--lock", "--lock-file", "b.lock")
+    assert (code, said.splitlines()[-1]) == (0, "b.lock: 7 files of 2 models, 48 tensors")
+    assert (here / "b.lock").read_text() == (here / "p.tailor.lock").read_text()
+    assert (here / "a" / LOCK).read_text() == (here / "b" / LOCK).read_text()
+    code, said = run("verify", "a")
+    assert (code, said.startswith("a: verified; compared: 48 tensors with the lock")) == (0, True)
+    flip(here / "a" / "model.safetensors")
+    code, said = run("verify", "a", "--format", "json")
+    record = json.loads(said)
+    assert (code, record["result"], len(record["differences"])) == (1, "differs", 1)
+    assert record["differences"][0].keys() == {"kind", "name", "model", "file", "message"}
+    code, said = run("verify", "a")
+    assert (code, said.splitlines()[0].startswith("differs: tensor '")) == (1, True)
+    (here / "math").rename(here / "moved")
+    code, said = run("verify", "b")
+    assert (code, "could not be verified: model 'math'" in said) == (3, True)
+    assert run("verify", "b", "--model", "math=moved")[0] == 0
+    flip(here / "moved" / "model.safetensors")
+    code, said = run("compile", "p.tailor", "-o", "c", "--locked", "--model", "math=moved")
+    assert (code, said.startswith("error[C704]: ")) == (3, True)
+    code, said = run("compile", "p.tailor", "-o", "c", "--locked", "--lock-file", "none")
+    assert (code, said.startswith("error[C701]: ")) == (3, True)
+    assert not (here / "c").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compile", "p.tailor", "-o", "c", "--lock", "--locked"],
+        ["compile", "p.tailor", "-o", "c", "--lock", "--dry-run"],
+        ["compile", "p.tailor", "-o", "c", "--lock-file", "x"],
+        ["compile", "-", "-o", "c", "--lock"],
+        ["lock", "-"],
+    ],
+)
+def test_flags_that_do_not_go_together(here: Path, arguments: list[str]) -> None:
+    assert cli.run(arguments) == 2
+    assert not (here / "c").exists()

@@ -1,0 +1,134 @@
+"""The same plan and inputs make the same files, byte for byte, whatever the process is like."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from gptailor.registry import METHODS
+
+METHOD = {
+    "linear": "math, code by linear(0.3, 0.6)",
+    "slerp": "math, code by slerp(0.3)",
+    "task_arithmetic": "math, code by task_arithmetic(0.7)",
+    "ties": "math, code by ties(0.5, 0.9)",
+    "dare": "math, code by dare(0.5, 1.0, 7)",
+    "breadcrumbs": "math, code by breadcrumbs(0.8, 0.05)",
+    "model_stock": "math, code by model_stock()",
+    "karcher": "math, code, base by karcher()",
+}
+
+CHILD = """
+import json, sys
+from gptailor import api
+import torch
+torch.set_num_threads(int(sys.argv[1]))
+for plan, output, options in json.loads(sys.argv[2]):
+    api.compile(api.load(plan), output, **options)
+"""
+
+
+def plan_text(dtype: str) -> str:
+    """All methods, copies, a scale, and casts where the dtype isn't the models'."""
+    lines = ['tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"']
+    lines += [
+        f"L{i // 2}.{('attn', 'mlp')[i % 2]} from {by}" for i, by in enumerate(METHOD.values())
+    ]
+    lines += ["L4 from code", "scale L1 by 0.9", "embed from math, code by slerp(0.5)"]
+    return "\n".join([*lines, f"dtype {dtype}", ""])
+
+
+@pytest.fixture(scope="module")
+def models(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three models in a folder of their own, with a plan for each dtype."""
+    folder = tmp_path_factory.mktemp("same")
+    for name in ("base", "math", "code"):
+        shutil.copytree(family / name, folder / name)
+    write_plans(folder)
+    return folder
+
+
+def write_plans(folder: Path) -> None:
+    for dtype in ("float32", "bfloat16"):
+        (folder / f"{dtype}.tailor").write_text(plan_text(dtype))
+
+
+def made(folder: Path, cores: int, seed: str, **options: object) -> dict[str, str]:
+    """The digests of all files that a fresh process makes, of both plans."""
+    output = folder / "out"
+    plans = [
+        (str(folder / f"{dtype}.tailor"), str(output / dtype), {"shard_size": 20_000, **options})
+        for dtype in ("float32", "bfloat16")
+    ]
+    environment = {**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": str(cores)}
+    subprocess.run(
+        [sys.executable, "-c", CHILD, str(cores), json.dumps(plans)],
+        check=True,
+        env=environment,
+    )
+    found = {
+        str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(output.rglob("*"))
+        if path.is_file()
+    }
+    for path in sorted(output.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    return found
+
+
+def test_every_method_is_compared() -> None:
+    assert METHOD.keys() == METHODS.keys()
+
+
+def test_processes_and_threads_change_no_byte(models: Path) -> None:
+    first = made(models, 1, "1", threads=1)
+    assert len(first) > 12
+    assert made(models, 2, "2", threads=2) == first
+    assert made(models, 1, "random", threads=3) == first
+    assert made(models, 2, "3") == first
+
+
+def test_shards_of_the_sources_change_no_byte(models: Path, tmp_path: Path) -> None:
+    """Nor does the order of the tensors in them."""
+    for name in ("base", "math", "code"):
+        reshard(models / name, tmp_path / name)
+    write_plans(tmp_path)
+    assert made(tmp_path, 2, "0") == made(models, 2, "0")
+
+
+def reshard(source: Path, folder: Path) -> None:
+    """The same checkpoint in three files, every third tensor in each, the last first."""
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.suffix == ".json":
+            (folder / path.name).write_bytes(path.read_bytes())
+    tensors = load_file(source / "model.safetensors")
+    names = sorted(tensors, reverse=True)
+    places = {}
+    for i in range(3):
+        file = f"model-0000{i + 1}-of-00003.safetensors"
+        save_file({name: tensors[name] for name in names[i::3]}, folder / file, {"format": "pt"})
+        places |= dict.fromkeys(names[i::3], file)
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_the_number_of_threads_is_an_option(models: Path) -> None:
+    plan = str(models / "bfloat16.tailor")
+    digests = []
+    for threads in ("1", "2"):
+        output = models / "new"
+        subprocess.run(
+            [sys.executable, "-c", "from gptailor.cli import main; main()", "compile", plan,
+             "-o", str(output), "--force", "--threads", threads],
+            check=True,
+            capture_output=True,
+        )  # fmt: skip
+        digests.append(hashlib.sha256((output / "model.safetensors").read_bytes()).digest())
+    assert digests[0] == digests[1]
