@@ -1,8 +1,8 @@
 """gptailor: a declarative plan compiler for language models.
 
 The verbs of the command line, in Python: `load` a plan, `check` it, `compile` it into a model
-folder, `lock` it, `verify` such a folder, `format` it. Names are imported when they are first
-used, so that importing the package costs nothing.
+folder, `lock` it, `verify` such a folder, `format` it, `stitch` it into a live model, `judge` it.
+Names are imported when they are first used, so that importing the package costs nothing.
 """
 
 import importlib
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from gptailor.api import Written, check, compile, format, load, loads, lock, verify
     from gptailor.checkpoint.lock import Lock
     from gptailor.diagnostics import Fault, PlanError, TailorError
+    from gptailor.evaluate.judgement import Judgement
+    from gptailor.evaluate.judging import judge
+    from gptailor.evaluate.stitch import stitch
     from gptailor.plan import Plan
     from gptailor.verifying import Verified
 
@@ -21,6 +24,7 @@ __version__ = VERSION
 
 _HOMES = {
     "Fault": "gptailor.diagnostics",
+    "Judgement": "gptailor.evaluate.judgement",
     "Lock": "gptailor.checkpoint.lock",
     "Plan": "gptailor.plan",
     "PlanError": "gptailor.diagnostics",
@@ -30,14 +34,17 @@ _HOMES = {
     "check": "gptailor.api",
     "compile": "gptailor.api",
     "format": "gptailor.api",
+    "judge": "gptailor.evaluate.judging",
     "load": "gptailor.api",
     "loads": "gptailor.api",
     "lock": "gptailor.api",
+    "stitch": "gptailor.evaluate.stitch",
     "verify": "gptailor.api",
 }
 
 __all__ = [
     "Fault",
+    "Judgement",
     "Lock",
     "Plan",
     "PlanError",
@@ -48,9 +55,11 @@ __all__ = [
     "check",
     "compile",
     "format",
+    "judge",
     "load",
     "loads",
     "lock",
+    "stitch",
     "verify",
 ]
 

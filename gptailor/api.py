@@ -18,9 +18,10 @@ from gptailor.checkpoint.writer import (
     write_checkpoint,
 )
 from gptailor.diagnostics import Fault, PlanError, Source
-from gptailor.folder import payloads, side_files
+from gptailor.folder import fit_bridges, payloads, side_files
 from gptailor.lang.format import format_plan, format_text
 from gptailor.lang.reading import load, loads
+from gptailor.outline import Gap
 from gptailor.plan import Plan
 from gptailor.prepared import SHARD_SIZE, Paths, Prepared, checked, prepare, ready
 
@@ -91,6 +92,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     locking: bool = False,
     threads: int | None = None,
     device: str = "cpu",
+    memory: int | None = None,
+    bridging: Callable[[Gap], None] = lambda _: None,
 ) -> Written:
     """Write the model that a plan declares into a new folder, all or nothing.
 
@@ -99,7 +102,9 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     lock, or its file: what differs from it is refused, and models of the Hub are taken at its
     commits. `locking` makes a lock, which is in the folder and in what is given back. The work is
     done by `threads` threads, as many as there are cores without that; large merges by `device`,
-    which may be `cuda`. Neither changes a byte.
+    which may be `cuda`. Neither changes a byte, but for a bridge's rounding: bridges are fitted
+    before anything is written, on `device`, with at most `memory` bytes of weights there at once.
+    `bridging` is told of each gap when its turn comes.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
     fails or differs from the lock.
@@ -119,6 +124,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         locking=locking,
         threads=threads,
         device=device,
+        memory=memory,
+        bridging=bridging,
     )
 
 
@@ -132,6 +139,8 @@ def write(  # noqa: PLR0913 (what compile hands on)
     locking: bool = False,
     threads: int | None = None,
     device: str = "cpu",
+    memory: int | None = None,
+    bridging: Callable[[Gap], None] = lambda _: None,
 ) -> Written:
     """Write what was prepared; the rest is as `compile` has it."""
     if device != "cpu":
@@ -150,11 +159,12 @@ def write(  # noqa: PLR0913 (what compile hands on)
         from gptailor.locking import refuse_early  # noqa: PLC0415 (few compile so)
 
         refuse_early(prepared, locked)
+    fitted = fit_bridges(prepared, device=device, memory=memory, told=bridging)
     put = partial(
         write_checkpoint,
         target,
         prepared.shards,
-        payloads(prepared.compiled.program.outputs, device),
+        payloads(prepared.compiled.program.outputs, device, fitted),
         side_files(prepared, target),
         force=force,
         protected=protected,
@@ -165,7 +175,7 @@ def write(  # noqa: PLR0913 (what compile hands on)
         return _written(prepared, target)
     from gptailor.locking import Recording  # noqa: PLC0415 (few compile so)
 
-    with Recording(prepared, locked, threads=threads) as recording:
+    with Recording(prepared, locked, fitted=fitted, threads=threads) as recording:
         watched = recording.watching(progress)
         put(
             progress=watched,

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 import gptailor
+from gptailor.command.evaluating import eval_command
 from gptailor.command.locking import (
     asked,
     held,
@@ -23,6 +24,7 @@ from gptailor.command.locking import (
     refuse_known,
     verify_command,
 )
+from gptailor.command.memory import keep_memory
 from gptailor.command.options import MODEL, PLAN, PLANS, Size
 from gptailor.command.plans import (
     faults_of,
@@ -116,6 +118,7 @@ def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
         refuse_known(prepared, held_to)
         print_dry_run(prepared, output)
         return
+    keep_memory()
     with progress(prepared.size) as advance:
         written = api.write(
             prepared,
@@ -139,6 +142,7 @@ def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
 cli.add_command(lock_command)
 cli.add_command(verify_command)
+cli.add_command(eval_command)
 
 
 @cli.command(short_help="Check plans, alone and against their models.")

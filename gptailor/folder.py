@@ -2,42 +2,102 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gptailor.checkpoint.digest import TensorDigest
 from gptailor.checkpoint.gguf import is_gguf
 from gptailor.checkpoint.header import ByteRange, TensorSpec
 from gptailor.checkpoint.lock import PLAN
 from gptailor.checkpoint.opened import Opened
-from gptailor.checkpoint.source import CONFIG, generation_config, tokenizer_files
+from gptailor.checkpoint.source import CONFIG, Checkpoint, generation_config, tokenizer_files
 from gptailor.checkpoint.transfer import Payload
 from gptailor.checks.opening import folder_of, is_local
 from gptailor.lang.format import format_file, format_plan
 from gptailor.lang.parse import parse
-from gptailor.outline import sources
-from gptailor.plan import Model, Plan
-from gptailor.prepared import Prepared
+from gptailor.outline import Gap, sources
+from gptailor.plan import Bridge, Model, Plan
+from gptailor.prepared import Prepared, text_of
 from gptailor.program.program import Copy, Output
 from gptailor.registry import DTYPES
 from gptailor.report.card import card
 from gptailor.version import VERSION
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gptailor.evaluate.bridge import Fitted
+
 CARD = "README.md"
+BLOCK = 2**24
+"""Bytes of a fitted tensor that are handed on at once."""
 
 
-def payloads(outputs: tuple[Output, ...], device: str = "cpu") -> Callable[[TensorSpec], Payload]:
+def fit_bridges(
+    prepared: Prepared,
+    *,
+    device: str = "cpu",
+    memory: int | None = None,
+    told: Callable[[Gap], None] = lambda _: None,
+) -> "Fitted | None":
+    """The tensors that bridges change; None, and nothing imported, for a plan without gaps.
+
+    As `gptailor.evaluate.bridge.fit` has it.
+    """
+    if not prepared.gaps:
+        return None
+    from gptailor.evaluate.bridge import fit  # noqa: PLC0415 (imports transformers)
+
+    return fit(prepared, device=device, memory=memory, told=told)
+
+
+def payloads(
+    outputs: tuple[Output, ...], device: str = "cpu", fitted: "Fitted | None" = None
+) -> Callable[[TensorSpec], Payload]:
     """Bytes of each output; the arithmetic is imported only where there is some, and then."""
     by_name = {output.spec.name: output for output in outputs}
+    in_memory: Mapping[str, Tensor] = fitted.tensors if fitted is not None else {}
 
     def payload_of(spec: TensorSpec) -> Payload:
         output = by_name[spec.name]
+        if spec.name in in_memory:
+            return _bytes_of(in_memory[spec.name])
         if isinstance(output.make, Copy):
             source = output.make.source
             return ByteRange(source.file, source.offset, source.spec.size)
         return _made(output, device)
 
     return payload_of
+
+
+def _bytes_of(tensor: "Tensor") -> Iterator[memoryview]:
+    import torch  # noqa: PLC0415 (who has a tensor has it imported)
+
+    raw: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
+    return (raw[start : start + BLOCK] for start in range(0, len(raw), BLOCK))
+
+
+def digest_of(spec: TensorSpec, sha256: str, fitted: "Fitted | None") -> TensorDigest:
+    """The digest of a tensor of the output, with a sketch if it was fitted."""
+    numbers = None
+    if fitted is not None and spec.name in fitted.tensors:
+        from gptailor.program.sketch import sketch  # noqa: PLC0415 (imports torch)
+
+        numbers = sketch(fitted.tensors[spec.name])
+    return TensorDigest(dtype=spec.dtype, shape=spec.shape, sha256=sha256, sketch=numbers)
+
+
+def sketched(
+    output: Checkpoint, found: Mapping[str, TensorDigest], names: Iterable[str]
+) -> dict[str, TensorDigest]:
+    """The digests of some of a folder's tensors with sketches, by which fits are compared."""
+    from gptailor.program.loading import load  # noqa: PLC0415 (imports torch)
+    from gptailor.program.sketch import sketch  # noqa: PLC0415 (imports torch)
+
+    there = [name for name in names if name in found]
+    numbers = {name: sketch(load(output.tensors[name])) for name in there}
+    return {name: found[name].model_copy(update={"sketch": numbers[name]}) for name in there}
 
 
 def _made(output: Output, device: str) -> Iterator[memoryview | bytes]:
@@ -101,8 +161,12 @@ def used_dtype(prepared: Prepared) -> str | None:
 def used_plan(prepared: Prepared, target: Path) -> Plan:
     """The plan with the models and dtype that were used, its paths as seen from the target."""
     plan = prepared.plan
-    models = {name: _seen_from(prepared, name, target) for name in plan.models}
-    return plan.model_copy(update={"models": models, "dtype": used_dtype(prepared)})
+    used = {
+        "models": {name: _seen_from(prepared, name, target) for name in plan.models},
+        "bridges": tuple(_bridge_from(plan, bridge, target) for bridge in plan.bridges),
+        "dtype": used_dtype(prepared),
+    }
+    return plan.model_copy(update=used)
 
 
 def _seen_from(prepared: Prepared, name: str, target: Path) -> Model:
@@ -111,8 +175,17 @@ def _seen_from(prepared: Prepared, name: str, target: Path) -> Model:
     if not is_local(model.source):
         commit = prepared.commits.get(name, model.revision)
         return model.model_copy(update={"revision": commit})
-    path = os.path.relpath(os.path.realpath(folder_of(plan, model.source)), target.resolve())
+    path = _from(target, folder_of(plan, model.source))
     return model.model_copy(update={"source": path if path.startswith(".") else f"./{path}"})
+
+
+def _bridge_from(plan: Plan, bridge: Bridge, target: Path) -> Bridge:
+    """A bridge as the output folder has it."""
+    return bridge.model_copy(update={"on": _from(target, text_of(plan, bridge.on))})
+
+
+def _from(target: Path, path: Path) -> str:
+    return os.path.relpath(os.path.realpath(path), target.resolve())
 
 
 def _text(plan: Plan, read: Plan) -> str:
@@ -120,4 +193,4 @@ def _text(plan: Plan, read: Plan) -> str:
     if read.origin is None or read.origin.source.text.lstrip()[:1] == "{":
         return format_plan(plan)
     file, faults = parse(read.origin.source)
-    return format_plan(plan) if faults else format_file(file, plan.models, plan.dtype)
+    return format_plan(plan) if faults else format_file(file, plan)

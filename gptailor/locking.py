@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from gptailor.checkpoint.crew import Crew, available
 from gptailor.checkpoint.digest import FileDigest, TensorDigest, of_file, of_tensors
@@ -17,20 +17,32 @@ from gptailor.checkpoint.lock import (
     Difference,
     Lock,
     LockedModel,
+    LockedText,
     differing_file,
     differing_names,
     differing_tensors,
+    differing_text,
     read_lock,
     refuse,
 )
 from gptailor.checkpoint.source import CONFIG
 from gptailor.checkpoint.transfer import Progress
 from gptailor.checks.opening import is_local
-from gptailor.folder import config, payloads, used_dtype, used_plan
+from gptailor.folder import (
+    config,
+    digest_of,
+    fit_bridges,
+    payloads,
+    used_dtype,
+    used_plan,
+)
 from gptailor.inputs import Inputs, inputs
 from gptailor.lang.format import format_plan
 from gptailor.plan import Model, Plan
 from gptailor.prepared import Prepared, pinned
+
+if TYPE_CHECKING:
+    from gptailor.evaluate.bridge import Fitted
 
 SMALL = 16 * 1024 * 1024
 """Files up to this many bytes are compared before anything is written."""
@@ -39,11 +51,14 @@ SMALL = 16 * 1024 * 1024
 def plan_digest(plan: Plan) -> str:
     """The sha256 of a plan's canonical text, without what the machine and the caller decide.
 
-    That is where the models are, and the dtype. So a plan, and its copy in a compiled folder, have
-    one digest.
+    That is where the models and the calibration texts are, and the dtype. So a plan, and its copy
+    in a compiled folder, have one digest.
     """
     models = {name: Model(source=name) for name in plan.models}
-    text = format_plan(plan.model_copy(update={"models": models, "dtype": None}))
+    texts = list(dict.fromkeys(bridge.on for bridge in plan.bridges))
+    bridges = tuple(b.model_copy(update={"on": str(texts.index(b.on))}) for b in plan.bridges)
+    stripped = plan.model_copy(update={"models": models, "bridges": bridges, "dtype": None})
+    text = format_plan(stripped)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -77,9 +92,9 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     """Raise CheckpointError (C703 to C705) for what differs from a lock, as far as is known now.
 
     That is the plan, the dtype, which files are read, their sizes, the bytes of small ones, the
-    configuration, and what the output's tensors are.
+    calibration texts, the configuration, and what the output's tensors are.
     """
-    for differences in (_of_plan, _of_inputs, _of_output):
+    for differences in (_of_plan, _of_inputs, differing_texts, _of_output):
         refuse(differences(prepared, lock), lock)
 
 
@@ -93,6 +108,12 @@ def _of_plan(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
 
 def _of_inputs(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
     return differing_inputs(inputs(prepared), lock, _early)
+
+
+def differing_texts(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
+    """Calibration texts that are not those that were locked."""
+    for gap, path in prepared.texts.items():
+        yield from differing_text(gap, path, lock.bridges.get(gap), of_file(path))
 
 
 def differing_inputs(
@@ -166,11 +187,13 @@ class Recording:
         prepared: Prepared,
         held_to: Lock | None = None,
         *,
+        fitted: "Fitted | None" = None,
         threads: int | None = None,
         progress: Progress = lambda _: None,
     ) -> None:
         self.prepared = prepared
         self.held_to = held_to
+        self.fitted = fitted
         self._progress = progress
         self._tensors: dict[str, TensorDigest] = {}
         self._hashed: list[_Hashed] = []
@@ -196,7 +219,7 @@ class Recording:
 
     def seen(self, spec: TensorSpec, sha256: str) -> None:
         """Take down a tensor of the output."""
-        self._tensors[spec.name] = TensorDigest(dtype=spec.dtype, shape=spec.shape, sha256=sha256)
+        self._tensors[spec.name] = digest_of(spec, sha256, self.fitted)
 
     def watching(self, progress: Progress) -> Progress:
         """The same progress, which refuses an input once it is known to differ."""
@@ -228,12 +251,17 @@ class Recording:
             dtype=used_dtype(self.prepared),
             models={name: self._locked(name, models[name], files[name]) for name in files},
             config=config_digest(config(self.prepared)),
+            bridges=self._bridges(),
             tensors=self._tensors,
         )
         if self.held_to is not None:
             refuse(self._of_files(self._hashed), self.held_to)
             refuse(differing_tensors(self.held_to.tensors, lock.tensors, "the lock"), self.held_to)
         return lock
+
+    def _bridges(self) -> dict[str, LockedText]:
+        bridges = self.fitted.bridges if self.fitted is not None else {}
+        return {gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()}
 
     def _locked(self, name: str, model: Model, files: dict[str, FileDigest]) -> LockedModel:
         commit = self.prepared.commits.get(name)
@@ -258,10 +286,11 @@ def measured(
 
     `progress` is told of all bytes read and made, `work` of them.
     """
+    fitted = fit_bridges(prepared)
     crew = Crew(threads)
     outputs = prepared.compiled.program.outputs
     told = crew.told(progress)
-    with Recording(prepared, threads=threads, progress=told) as recording:
+    with Recording(prepared, fitted=fitted, threads=threads, progress=told) as recording:
         specs = [output.spec for output in outputs]
-        of_tensors(specs, payloads(outputs), crew, recording.seen, told)
+        of_tensors(specs, payloads(outputs, fitted=fitted), crew, recording.seen, told)
         return recording.lock(prepared.declared)

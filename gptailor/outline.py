@@ -5,7 +5,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gptailor.diagnostics import Place
-from gptailor.plan import Item, LayerOf, Merge, Part, Plan, Recipe, Take, Value
+from gptailor.plan import (
+    Bridge,
+    Interval,
+    Item,
+    LayerOf,
+    Merge,
+    OneOfNumbers,
+    Part,
+    Plan,
+    Recipe,
+    Take,
+    Value,
+)
+from gptailor.registry import BRIDGE_RIDGE, BRIDGE_TOKENS
 
 PARTS: tuple[Part, ...] = ("attn", "mlp")
 
@@ -25,6 +38,7 @@ class Slot:
 
     `made` has one entry for the whole layer (None) or one for each part. `divisor` is the product
     of the scales of the layers before it, by which its residual branches' outputs are divided.
+    `bridged` says that it is dropped and a bridge closes the gap.
     """
 
     position: int | None
@@ -32,6 +46,7 @@ class Slot:
     dropped: Literal["no", "yes", "maybe"] = "no"
     scale: Value | None = None
     divisor: float = 1.0
+    bridged: bool = False
 
     def part(self, part: Part) -> Made:
         """What a part is made of: its own recipe, or the whole layer's."""
@@ -60,11 +75,14 @@ def slots(plan: Plan, count: int) -> list[Slot]:
     scales = {scale.position: scale.factor for scale in plan.scales}
     found = []
     divisor = 1.0
+    bridged = False
     for position in range(count):
         made_of = _filled(decided.get(position, {}), position)
         dropped = drops.get(position, "no")
         scale = scales.get(position) if dropped != "yes" else None
-        found.append(Slot(position, made_of, dropped, scale, divisor))
+        if dropped != "yes":
+            bridged = bridge_over(plan, position) is not None
+        found.append(Slot(position, made_of, dropped, scale, divisor, bridged and dropped == "yes"))
         divisor *= scale if isinstance(scale, int | float) else 1.0
     return found
 
@@ -72,6 +90,56 @@ def slots(plan: Plan, count: int) -> list[Slot]:
 def kept(plan: Plan, count: int) -> list[Slot]:
     """The output's layers of a closed plan, in order."""
     return [slot for slot in slots(plan, count) if slot.dropped == "no"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Positions that a closed plan drops between two that stay, and the bridge over them.
+
+    `after` is the last kept position before them, `until` the next kept one (the base's number of
+    layers: the final norm), `index` the output's layer that `after` became. `on` is the text as the
+    plan names it, `at` the bridge's place in the plan.
+    """
+
+    after: int
+    until: int
+    index: int
+    on: str
+    tokens: int
+    ridge: float
+    at: Place
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"the gap after L{self.after}"
+
+
+def gaps(plan: Plan, count: int) -> list[Gap]:
+    """The gaps of a closed plan that a bridge closes, in order; none before the first layer."""
+    if plan.stack is not None or not plan.bridges:
+        return []
+    positions = [slot.position for slot in kept(plan, count) if slot.position is not None]
+    found = []
+    for index, (after, until) in enumerate(zip(positions, [*positions[1:], count], strict=True)):
+        i = bridge_over(plan, after)
+        if until != after + 1 and i is not None:
+            bridge = plan.bridges[i]
+            found.append(_gap((after, until, index), bridge, ("bridges", i)))
+    return found
+
+
+def bridge_over(plan: Plan, after: int | None) -> int | None:
+    """The number of the bridge that is for the gap after a position, should there be one."""
+    return next((i for i, b in enumerate(plan.bridges) if b.after in (None, after)), None)
+
+
+def _gap(where: tuple[int, int, int], bridge: Bridge, at: Place) -> Gap:
+    assert not isinstance(bridge.ridge, Interval | OneOfNumbers), "an open plan"
+    tokens = BRIDGE_TOKENS if bridge.tokens is None else bridge.tokens
+    assert isinstance(tokens, int)
+    ridge = BRIDGE_RIDGE if bridge.ridge is None else bridge.ridge
+    return Gap(*where, bridge.on, tokens, float(ridge), at)
 
 
 def _item(i: int, item: Item) -> Slot:

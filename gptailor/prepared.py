@@ -12,9 +12,9 @@ from gptailor.checkpoint.stamp import Stamp, stamps
 from gptailor.checks.alone import check_alone
 from gptailor.checks.merging import open_choices
 from gptailor.checks.models import check_models
-from gptailor.checks.opening import is_local, open_models, rebind
+from gptailor.checks.opening import folder_of, is_local, open_models, rebind
 from gptailor.diagnostics import Fault, PlanError, errors, locate
-from gptailor.outline import kept
+from gptailor.outline import Gap, gaps, kept
 from gptailor.plan import Model, Plan
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.program import files
@@ -47,6 +47,16 @@ class Prepared:
         return len(kept(self.plan, self.models["base"].layout.count))
 
     @cached_property
+    def gaps(self) -> list[Gap]:
+        """The gaps that bridges close, which are fitted when the output is made."""
+        return gaps(self.plan, self.models["base"].layout.count)
+
+    @cached_property
+    def texts(self) -> dict[str, Path]:
+        """The calibration text of each gap, by the layer before it: `L19`."""
+        return {f"L{gap.after}": text_of(self.plan, gap.on) for gap in self.gaps}
+
+    @cached_property
     def counts(self) -> dict[str, tuple[int, int]]:
         """Layers and parameters, of the base and of the output."""
         base = self.models["base"]
@@ -75,6 +85,11 @@ class Prepared:
             remotes = zip(there, opened.remotes, strict=True)
             found |= {n: remote.commit for n, remote in remotes}
         return found
+
+
+def text_of(plan: Plan, name: str) -> Path:
+    """A text that a plan names: relative paths start at the folder of the file that names them."""
+    return folder_of(plan, name)
 
 
 def checked(plan: Plan, models: Paths | None) -> tuple[Plan, dict[str, Opened], list[Fault]]:
@@ -157,7 +172,4 @@ def _not_compilable(plan: Plan) -> list[Fault]:
                 source=plan.origin.source if plan.origin else None,
             )
         ]
-    if plan.bridges:
-        message = "this version can't fit a bridge yet"
-        return locate([Fault("P802", message, ("bridges", 0))], plan.origin)
     return []

@@ -168,6 +168,11 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     )
 }
 
+BRIDGE_TOKENS = 65_536
+"""Calibration tokens of a bridge that doesn't say how many."""
+BRIDGE_RIDGE = 0.001
+"""The ridge of a bridge that doesn't say which."""
+
 DTYPES: dict[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """The dtypes that an output may have, and their names in safetensors."""
 

@@ -23,10 +23,10 @@ from gptailor.checkpoint.regular import open_regular
 from gptailor.checkpoint.source import CONFIG, Checkpoint, open_checkpoint
 from gptailor.checkpoint.transfer import Payload, Progress
 from gptailor.diagnostics import Fault, PlanError, errors
-from gptailor.folder import payloads
+from gptailor.folder import digest_of, fit_bridges, payloads, sketched
 from gptailor.inputs import inputs
 from gptailor.lang.reading import read_bytes
-from gptailor.locking import differing_inputs, plan_digest
+from gptailor.locking import differing_inputs, differing_texts, plan_digest
 from gptailor.plan import Plan
 from gptailor.prepared import Paths, Prepared, ready
 
@@ -223,21 +223,48 @@ def _recompile(
     """Compare with what the plan makes, in memory, if it makes it of what was locked."""
     if it.lock is not None:
         differing = list(_of_inputs(prepared, it.lock, crew, progress))
+        differing += differing_texts(prepared, it.lock) if _has_texts(prepared) else []
         it.differences += differing
         if differing:
             it.unverified.append("what the plan makes: its models are not those that were locked")
             return
         count = sum(len(model.files) for model in it.lock.models.values())
         it.compared.append(f"{count} files of the models with the lock")
-    outputs = prepared.compiled.program.outputs
+    left = _left_out(it, prepared)
+    fitted = fit_bridges(prepared) if not left else None
+    outputs = tuple(o for o in prepared.compiled.program.outputs if o.spec.name not in left)
     specs = [output.spec for output in outputs]
-    made = _digests(specs, payloads(outputs), crew, progress)
+    made = _digests(specs, payloads(outputs, fitted=fitted), crew, progress)
+    made = {o.spec.name: digest_of(o.spec, made[o.spec.name].sha256, fitted) for o in outputs}
     if it.lock is None:
-        it.differences += differing_tensors(made, found, "the plan")
+        assert it.output is not None
+        there = _without(found, left) | sketched(
+            it.output, found, prepared.compiled.program.bridged - left
+        )
+        it.differences += differing_tensors(made, there, "the plan")
     else:
         what = "what the plan makes of tensor"
-        it.differences += differing_tensors(it.lock.tensors, made, "the lock", what)
+        locked = _without(it.lock.tensors, left)
+        it.differences += differing_tensors(locked, made, "the lock", what)
     it.compared.append(f"{len(made)} tensors with what the plan makes")
+
+
+def _has_texts(prepared: Prepared) -> bool:
+    return all(path.is_file() for path in prepared.texts.values())
+
+
+def _left_out(it: Verification, prepared: Prepared) -> frozenset[str]:
+    """The tensors that can't be made again: those of bridges whose calibration text is gone."""
+    if _has_texts(prepared):
+        return frozenset()
+    gone = next(path for path in prepared.texts.values() if not path.is_file())
+    left = prepared.compiled.program.bridged
+    it.unverified.append(f"{len(left)} bridged tensors: their calibration text is gone ({gone})")
+    return left
+
+
+def _without(tensors: Tensors, left: frozenset[str]) -> Tensors:
+    return {name: digest for name, digest in tensors.items() if name not in left}
 
 
 def _of_inputs(

@@ -85,8 +85,9 @@ def _resolve(name: str, config: Config) -> Any:
     heads = config.get("num_attention_heads")
     if name in {"num_key_value_heads", "num_kv_heads"}:
         return heads
-    if name == "head_dim" and heads and "hidden_size" in config:
-        return config["hidden_size"] // heads
+    hidden = config.get("hidden_size")
+    if name == "head_dim" and heads and isinstance(heads, int) and isinstance(hidden, int):
+        return hidden // heads
     return None
 
 
@@ -123,8 +124,8 @@ def rope(
     """The rotary embeddings in one form, from `rope_parameters` and from the older keys."""
 
     def read(config: Config) -> dict[str, Any]:
-        given = config.get("rope_scaling") or config.get("rope_parameters") or {}
-        form = _form(given, config, renamed or {})
+        given = config.get("rope_scaling") or config.get("rope_parameters")
+        form = _form(_object(given), config, renamed or {})
         form.setdefault("rope_theta", config.get(theta_key, theta))
         form.setdefault("partial_rotary_factor", config.get(partial_key, partial))
         return form
@@ -136,15 +137,22 @@ def rope_by_type(local: float, wide: float) -> Key:
     """Gemma 3: one setting for full and one for sliding layers."""
 
     def read(config: Config) -> dict[str, Any]:
-        given = config.get("rope_parameters") or {}
-        scaling = config.get("rope_scaling") or {}
-        full = _form({**(given.get("full_attention") or {}), **scaling}, config)
+        given = _object(config.get("rope_parameters"))
+        scaling = _object(config.get("rope_scaling"))
+        full = _form({**_object(given.get("full_attention")), **scaling}, config)
         full.setdefault("rope_theta", config.get("rope_theta", wide))
-        near = _form(given.get("sliding_attention") or {}, config)
+        near = _form(_object(given.get("sliding_attention")), config)
         near.setdefault("rope_theta", config.get("rope_local_base_freq", local))
         return {"full_attention": full, "sliding_attention": near}
 
     return Key("rope_parameters", read)
+
+
+def _object(given: object) -> Mapping[str, Any]:
+    """A setting as an object: anything else that stands there is its type, equal to itself only."""
+    if isinstance(given, Mapping):
+        return given
+    return {"rope_type": given} if given else {}
 
 
 def _form(
@@ -153,6 +161,8 @@ def _form(
     """With a type, without what is None, and with the lengths that the type computes with."""
     form = {key: value for key, value in given.items() if value is not None and key != "type"}
     kind = form.get("rope_type") or given.get("type") or "default"
+    if not isinstance(kind, str):
+        return form
     form["rope_type"] = kind = (renamed or {}).get(kind, kind)
     length = config.get("max_position_embeddings")
     if kind in STRETCHED:

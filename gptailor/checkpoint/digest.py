@@ -32,11 +32,16 @@ class FileDigest(Closed):
 
 
 class TensorDigest(Closed):
-    """What a tensor is (`dtype` is safetensors' name of it), and the sha256 of its bytes."""
+    """What a tensor is (`dtype` is safetensors' name of it), and the sha256 of its bytes.
+
+    `sketch` is of a tensor that a bridge changes: numbers by which others are compared with it, to
+    a tolerance.
+    """
 
     dtype: str
     shape: Several[Count]
     sha256: Sha256
+    sketch: Several[float] | None = None
 
 
 def of_bytes(raw: bytes) -> FileDigest:

@@ -209,7 +209,8 @@ def _place(prefix: str, name: str) -> tuple[int, str] | None:
     if not name.startswith(prefix):
         return None
     number, dot, rest = name[len(prefix) :].partition(".")
-    canonical = number.isascii() and number.isdigit() and str(int(number)) == number
+    digits = number.isascii() and number.isdigit() and len(number) < 10  # int() refuses thousands
+    canonical = digits and str(int(number)) == number
     return (int(number), rest) if dot and canonical else None
 
 

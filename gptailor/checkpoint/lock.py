@@ -1,15 +1,16 @@
 """The lock of a plan: digests of what it was made from and of what came out; and what differs."""
 
 import json
+import math
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from gptailor.checkpoint.digest import FileDigest, Sha256, TensorDigest
 from gptailor.checkpoint.error import CheckpointError, quoted
@@ -25,6 +26,12 @@ PLAN = "plan.tailor"
 """The plan's copy in a compiled folder."""
 LOCK = PLAN + SUFFIX
 """The lock in a compiled folder."""
+
+TOLERANCE = 0.01
+"""The relative distance up to which two fits of one bridge are the same.
+
+Other threads, another processor or another version of torch add up in another order.
+"""
 
 MOST_NAMED = 5
 """Differences that one message names."""
@@ -43,11 +50,19 @@ class LockedModel(Closed):
     files: dict[str, FileDigest]
 
 
+class LockedText(Closed):
+    """The calibration text that a gap's bridge was fitted on: its file, and the tokens used."""
+
+    file: FileDigest
+    tokens: int
+
+
 class Lock(Closed):
     """What a plan was compiled from and to.
 
     `plan` is a digest of the plan without what the machine decides; `dtype` is that of all output
-    tensors, if they have one; `config` a digest of the output's configuration.
+    tensors, if they have one; `config` a digest of the output's configuration. `bridges` are named
+    by the layer before the gap: `L19`.
     """
 
     version: Literal[1] = 1
@@ -55,6 +70,7 @@ class Lock(Closed):
     dtype: str | None
     models: dict[str, LockedModel]
     config: Sha256
+    bridges: dict[str, LockedText] = Field(default_factory=dict)
     tensors: dict[str, TensorDigest]
 
     _path: Path = PrivateAttr(default=Path(LOCK))
@@ -80,7 +96,10 @@ class Lock(Closed):
 
     def text(self) -> str:
         """It as JSON: names sorted, a line for each file and tensor. Equal locks, equal texts."""
-        return _rendered(self.model_dump(exclude_none=True) | {"dtype": self.dtype}) + "\n"
+        said = self.model_dump(exclude_none=True) | {"dtype": self.dtype}
+        if not self.bridges:
+            del said["bridges"]
+        return _rendered(said) + "\n"
 
     def write(self, path: str | Path) -> None:
         """Write it, whole or not at all, in the place of an old one if there is one.
@@ -176,9 +195,37 @@ def _differs(expected: TensorDigest | None, found: TensorDigest | None, by: str)
     if (found.dtype, found.shape) != (expected.dtype, expected.shape):
         ours, theirs = (f"{t.dtype} {list(t.shape)}" for t in (found, expected))
         return f"is {ours}, and by {by} {theirs}"
-    if found.sha256 != expected.sha256:
+    return None if found.sha256 == expected.sha256 else _other_bytes(expected, found, by)
+
+
+def _other_bytes(expected: TensorDigest, found: TensorDigest, by: str) -> str | None:
+    if expected.sketch is None or found.sketch is None:
         return f"has other bytes than by {by}"
-    return None
+    apart = _distance(expected.sketch, found.sketch)
+    said = f"is bridged otherwise than by {by}: its values are {apart:.1%} off"
+    return said if apart > TOLERANCE else None
+
+
+def _distance(expected: Sequence[float], found: Sequence[float]) -> float:
+    """How far two tensors are apart by their sketches, relative to the first."""
+    if len(expected) != len(found):
+        return math.inf
+    size = math.hypot(*expected)
+    apart = math.dist(expected, found)
+    return apart / size if size else math.inf if apart else 0.0
+
+
+def differing_text(
+    gap: str, path: Path, expected: LockedText | None, found: FileDigest
+) -> Iterator[Difference]:
+    """A calibration file, if it is not the one that was locked; `gap` is the layer before."""
+    if expected is None:
+        said = f"the bridge after {gap} is fitted on a text, and the lock has none"
+    elif found != expected.file:
+        said = f"the calibration text of the bridge after {gap} is not the one that was locked"
+    else:
+        return
+    yield Difference("file", path.name, said, path)
 
 
 def differing_names(

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from gptailor.checkpoint.layout import incompatible
 from gptailor.checkpoint.opened import Opened
+from gptailor.checks.bridging import BRIDGING
 from gptailor.checks.fitting import FITTING, Checked
 from gptailor.checks.opening import used
 from gptailor.checks.places import Hit, joined, layer_recipes, named_models
@@ -20,7 +21,7 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
         return []
     checked = Checked(plan, models)
     faults = locate((f for rule in CHECKS for f in rule(checked)), plan.origin)
-    for rules in ((*QUANTISED, every_tokenizer_can_be_read), (*FITTING, *REST_RULES)):
+    for rules in ((*QUANTISED, every_tokenizer_can_be_read), (*FITTING, *BRIDGING, *REST_RULES)):
         if not errors(faults):
             faults += locate((f for rule in rules for f in rule(checked)), plan.origin)
     return faults

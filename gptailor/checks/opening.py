@@ -78,7 +78,8 @@ class _Opener:
 
     def model(self, name: str) -> Opened | None:
         """The model of that name; None, and a fault, if it can't be opened."""
-        found = self._checkpoint(name)
+        for below in reversed(self._chain(self.plan.models, name)):  # so that nothing recurs deep
+            found = self._checkpoint(below)
         if found is None:
             return None
         layout = layout_of(found.checkpoint.config, found.checkpoint.tensors)
@@ -110,9 +111,14 @@ class _Opener:
 
     def _names(self, name: str) -> tuple[str, ...]:
         """What a model and those that it is on are called where they are declared."""
-        model = self.declared[name]
-        below = self._names(model.on) if model.on is not None else ()
-        return (model.source, *below)
+        return tuple(self.declared[each].source for each in self._chain(self.declared, name))
+
+    def _chain(self, models: Mapping[str, Model], name: str) -> list[str]:
+        """The model, and those that it is on, the last of which is no adapter."""
+        chain = [name]
+        while (on := models[chain[-1]].on) is not None:
+            chain.append(on)
+        return chain
 
     def _adapted(self, name: str, model: Model) -> _Found | None:
         from gptailor.checkpoint.adapter import apply_adapter  # noqa: PLC0415 (few plans need it)

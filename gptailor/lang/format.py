@@ -1,6 +1,6 @@
 """The canonical form of a plan, and of a text with its comments."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,13 +81,11 @@ def format_text(source: Source) -> tuple[str | None, list[Fault]]:
     return format_file(file), []
 
 
-def format_file(
-    file: tree.File, models: Mapping[str, p.Model] | None = None, dtype: str | None = None
-) -> str:
+def format_file(file: tree.File, used: p.Plan | None = None) -> str:
     """The canonical form of a tree that lowers without faults.
 
-    `models` and `dtype` stand for what the text says of them, as in the copy of a plan that a
-    compiled folder holds.
+    The models, the dtype and the bridges of `used` stand for what the text says of them, as in the
+    copy of a plan that a compiled folder holds.
     """
     sheet = Sheet()
     pool = Draft()
@@ -103,14 +101,22 @@ def format_file(
         else:
             lower_statement(pool, statement)
     _add_pool(sheet, pool)
-    for line in sheet.models if models else ():
-        assert models is not None
-        line.text = words.declaration(line.key[1], models[line.key[1]])
-    if dtype is not None:
-        said = [line for line in sheet.output if line.key == _DTYPE] or [Line(_DTYPE, "")]
-        said[-1].text = f"dtype {dtype}"
-        sheet.output += said if said[-1] not in sheet.output else []
+    if used is not None:
+        _state(sheet, used)
     return sheet.text(file.closing)
+
+
+def _state(sheet: Sheet, used: p.Plan) -> None:
+    """Have a text say which models, dtype and calibration files are used."""
+    for line in sheet.models:
+        line.text = words.declaration(line.key[1], used.models[line.key[1]])
+    bridges = {_bridge(entry).key: _bridge(entry).text for entry in used.bridges}
+    for line in sheet.changes:
+        line.text = bridges.get(line.key, line.text)
+    if used.dtype is not None:
+        said = [line for line in sheet.output if line.key == _DTYPE] or [Line(_DTYPE, "")]
+        said[-1].text = f"dtype {used.dtype}"
+        sheet.output += said if said[-1] not in sheet.output else []
 
 
 # -------------------------------------------------------------------------- statements of a text

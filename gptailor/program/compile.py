@@ -7,12 +7,21 @@ from typing import Any
 from gptailor import outline
 from gptailor.checkpoint.configuration import Refusal
 from gptailor.checkpoint.header import TensorInfo, TensorSpec
-from gptailor.checkpoint.layout import fold, is_constant, name_of
+from gptailor.checkpoint.layout import fold, is_constant, name_of, projection
 from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.rows import aligned, has_rows
 from gptailor.checks.fitting import FLOATS, Checked, base_layer, moved, uses
 from gptailor.plan import Merge, MethodCall, Part, Plan, Recipe, Take
-from gptailor.program.program import Arguments, Combine, Copy, Instruction, Output, Program
+from gptailor.program.program import (
+    Arguments,
+    Bridged,
+    Combine,
+    Copy,
+    Made,
+    Output,
+    Program,
+    unbridged,
+)
 from gptailor.registry import DTYPES, METHODS, Parameter
 
 IDENTITY: Arguments = (("weights", (1.0,)),)
@@ -58,6 +67,7 @@ class _Maker:
         self.base = checked.base
         dtype = checked.plan.dtype
         self.dtype = DTYPES[dtype] if dtype is not None else None
+        self.gaps = {gap.index: gap for gap in outline.gaps(checked.plan, checked.count)}
         self.base_dtypes = {
             rest: tensor.spec.dtype
             for layer in reversed(range(checked.count))
@@ -108,7 +118,7 @@ class _Maker:
             dtype = own[rest].spec.dtype if rest in own else self.base_dtypes.get(rest)
             name = name_of(self.base.layout, n, rest)
             output = self._output(name, self._float(dtype or inputs.sources[0].spec.dtype), inputs)
-            yield self._scaled(output, rest, slot.divisor)
+            yield self._bridged(self._scaled(output, rest, slot.divisor), rest, n)
 
     def _rest(self, where: str, recipe: Recipe | None, *, read: str = "") -> Iterator[Output]:
         """Embedding, norm or head; `read` is what is taken of the models, where it is another."""
@@ -145,7 +155,7 @@ class _Maker:
 
     def _output(self, name: str, dtype: str, inputs: _Inputs) -> Output:
         first = inputs.sources[0]
-        make: Instruction
+        make: Made
         if isinstance(inputs.recipe, Take):
             castable = first.spec.dtype in FLOATS and dtype in FLOATS
             dtype = dtype if castable else first.spec.dtype
@@ -155,12 +165,18 @@ class _Maker:
             make = _merged(inputs)
         return Output(TensorSpec(name, dtype, first.spec.shape), make)
 
+    def _bridged(self, output: Output, rest: str, n: int) -> Output:
+        """The output with the map over the gap after its layer, if it is one that carries it."""
+        if n not in self.gaps or projection(self.base.layout, rest) != "mlp":
+            return output
+        return replace(output, make=Bridged(unbridged(output.make), self.gaps[n]))
+
     def _scaled(self, output: Output, rest: str, divisor: float) -> Output:
         """The output with the scale folded into it, if it is one that carries it."""
         how = fold(self.base.layout, rest) if divisor != 1.0 else None
         if how is None:
             return output
-        make = output.make
+        make = unbridged(output.make)
         if isinstance(make, Copy):
             inputs = _alone(make.source, "base")
             make = _combine("linear", IDENTITY, inputs)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gptailor.checkpoint.forms import Adapted, Aligned, TensorInfo, TensorSpec
+from gptailor.outline import Gap
 
 Arguments = tuple[tuple[str, int | float | tuple[float, ...]], ...]
 """A method's arguments by name, complete: defaults filled in, one number for each source."""
@@ -37,7 +38,21 @@ class Combine:
     offset: float = 0.0
 
 
-Instruction = Copy | Combine
+Made = Copy | Combine
+
+
+@dataclass(frozen=True, slots=True)
+class Bridged:
+    """A tensor of the layer before a gap: what `make` gives, with the gap's map folded into it.
+
+    The map is fitted on text, so that this alone of all instructions needs the models to run.
+    """
+
+    make: Made
+    gap: Gap
+
+
+Instruction = Made | Bridged
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +79,22 @@ class Program:
         """Entries of all tensors."""
         return sum(output.spec.elements for output in self.outputs)
 
+    @property
+    def bridged(self) -> frozenset[str]:
+        """The names of the tensors that a bridge changes."""
+        return frozenset(o.spec.name for o in self.outputs if isinstance(o.make, Bridged))
+
+
+def unbridged(make: Instruction) -> Made:
+    """How the tensor is made before a bridge changes it."""
+    return make.make if isinstance(make, Bridged) else make
+
 
 def files(program: Program) -> list[Path]:
     """The files that the program reads, each once, in the order that they are first read."""
     found: dict[Path, None] = {}
     for output in program.outputs:
-        make = output.make
+        make = unbridged(output.make)
         tensors = [make.source] if isinstance(make, Copy) else [*make.base, *make.sources]
         for tensor in tensors:
             found |= dict.fromkeys(_files(tensor))
@@ -99,6 +124,9 @@ def _spec(spec: TensorSpec) -> str:
 
 
 def _instruction(make: Instruction) -> str:
+    if isinstance(make, Bridged):
+        gap = make.gap
+        return f"bridge({_instruction(make.make)}, L{gap.after} to L{gap.until}, {gap.on!r})"
     if isinstance(make, Copy):
         return f"copy {_tensor(make.source)}"
     given = [f"{name}={value}" for name, value in make.arguments]

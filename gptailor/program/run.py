@@ -20,8 +20,8 @@ from gptailor.program.measure import Chunk, Inputs
 from gptailor.program.program import Combine, Copy, Output, Program
 from gptailor.program.raw import fill, foresee
 
-CHUNK_BYTES = 2**18
-"""Bytes of one input's chunk in float32; those of all inputs and results should fit a cache."""
+CHUNK_BYTES = 2**19
+"""Bytes of one input's chunk in float32: smaller ones make threads wait for one another."""
 DEVICE_CHUNK_BYTES = 2**26
 """The same on another device, whose calls take longer to begin."""
 DEVICE_LEAST = 2**20
@@ -59,8 +59,8 @@ def chunks(
     asks for the chunks alone: several outputs are made at once by asking from several threads.
     """
     make = output.make
-    if isinstance(make, Copy):
-        raise TypeError(f"'{output.spec.name}' is copied, not made")
+    if not isinstance(make, Combine):
+        raise TypeError(f"'{output.spec.name}' is copied or fitted, not combined")
     if device.type == "cpu" or output.spec.elements < DEVICE_LEAST:
         return _chunks(output.spec, make, max(1, chunk_bytes // 4), CPU)
     return _chunks(output.spec, make, DEVICE_CHUNK_BYTES // 4, device)

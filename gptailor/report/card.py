@@ -48,6 +48,7 @@ def card(
             "",
             *_table(rows(slots)),
             "",
+            *_bridges(plan, counts["layers"][0]),
             "## Models",
             "",
             "| name | checkpoint |",
@@ -66,6 +67,26 @@ def card(
             "",
         ]
     )
+
+
+def _bridges(plan: Plan, count: int) -> list[str]:
+    """Which layers close gaps, and on what text that was fitted."""
+    gaps = outline.gaps(plan, count)
+    if not gaps:
+        return []
+    told = (
+        f"| L{gap.after} | `{gap.on}` | {gap.tokens:,} at most | {gap.ridge!r} |" for gap in gaps
+    )
+    return [
+        "The gaps are closed by least squares: the MLP's output projection of the layer before each "
+        "has been multiplied by a matrix that was fitted on a text (after "
+        "[ReplaceMe](https://arxiv.org/abs/2505.02819)).",
+        "",
+        "| layer before the gap | text | tokens | ridge |",
+        "|---|---|---|---|",
+        *told,
+        "",
+    ]
 
 
 def _source(name: str, model: Model) -> str:

@@ -41,7 +41,7 @@ def rows(slots: Sequence[Slot]) -> list[Row]:
 def _alone(slot: Slot) -> str | None:
     """What is no whole layer's recipe: a drop, parts."""
     if slot.dropped == "yes":
-        return "dropped"
+        return "dropped, bridged over" if slot.bridged else "dropped"
     if None in slot.made:
         return None
     parts = []
@@ -97,7 +97,7 @@ def summary(slots: Sequence[Slot]) -> str:
 def kind(slot: Slot) -> str:
     """What a slot is, in a word or two; what is open comes before what may be dropped."""
     if slot.dropped == "yes":
-        return "dropped"
+        return "bridged over" if slot.bridged else "dropped"
     if any(choices(made.recipe) or (made.maybe and slot.position is not None)
            for made in slot.made.values()):  # fmt: skip
         return "open"

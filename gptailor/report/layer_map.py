@@ -10,7 +10,14 @@ from gptailor.report.describe import kind
 COLOURS = ("blue", "green", "yellow", "magenta", "cyan", "red", "bright_blue", "bright_green")
 """The models' colours, the base's first; more models than colours start again."""
 
-SYMBOLS = {"merged": "◆", "mixed": "◧", "open": "?", "maybe there": "○", "dropped": "·"}
+SYMBOLS = {
+    "merged": "◆",
+    "mixed": "◧",
+    "open": "?",
+    "maybe there": "○",
+    "dropped": "·",
+    "bridged over": "─",
+}
 """Of layers that are not one model's."""
 
 

@@ -134,7 +134,7 @@ for path in map(Path, sys.argv[1:]):
     try:
         {reader}(path)
     except CheckpointError as error:
-        print(error.code)
+        print(error.code, error.message)
 """
 
 
@@ -161,7 +161,10 @@ def test_sparse_files_of_terabytes_and_bombs_fit_into_a_process(
     done = subprocess.run([sys.executable, "-c", program, *paths, sound], capture_output=True,
                           text=True, check=True, timeout=60)  # fmt: skip
     assert not done.stderr
-    assert len(done.stdout.split()) >= len(paths)
+    said = done.stdout.splitlines()
+    assert len(said) >= len(paths)
+    bombs = len(pickles.BOMBS) if module == "pickled" else 0
+    assert sum(line.endswith(" instructions") for line in said) == bombs
 
 
 def test_headers_of_sparse_files_are_bounded(tmp_path: Path) -> None:
@@ -252,3 +255,40 @@ def test_the_command_line_says_it_of_a_file(
     said = capfd.readouterr().err
     assert f"error[{hostile.code}]" in said
     assert hostile.offset is None or f", byte {hostile.offset})" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("llama", "rope_scaling", True),
+        ("llama", "rope_scaling", {"rope_type": ["x"]}),
+        ("llama", "hidden_size", None),
+        ("gemma3_text", "rope_scaling", True),
+    ],
+)
+def test_settings_of_another_type_are_a_difference(
+    tmp_path: Path, kind: str, key: str, value: object
+) -> None:
+    config = folders.CONFIG | {"model_type": kind}
+    folders.model(tmp_path / "sound", config)
+    folders.model(tmp_path / "other", config | {key: value})
+    plan = gptailor.loads(
+        'tailor 1\nmodel base = "./sound"\nmodel other = "./other"\nL0 from other\n',
+        folder=tmp_path,
+    )
+    assert {fault.code for fault in errors(gptailor.check(plan))} == {"M206"}
+
+
+def test_a_layers_number_of_thousands_of_digits_is_none(tmp_path: Path) -> None:
+    name = "model.layers." + "9" * 5000 + ".self_attn.q_proj.weight"
+    folders.model(tmp_path / "model", folders.CONFIG, *folders.NAMES, name)
+    plan = gptailor.loads('tailor 1\nmodel base = "./model"\nL0 = L0 base\n', folder=tmp_path)
+    gptailor.check(plan)
+
+
+def test_a_long_chain_of_adapters_overflows_no_stack(tmp_path: Path) -> None:
+    folders.model(tmp_path / "sound")
+    folders.adapter(tmp_path / "adapter")
+    chain = "".join(f'model m{n} = m{n - 1} + "./adapter"\n' for n in range(1, 400))
+    text = f'tailor 1\nmodel base = "./sound"\nmodel m0 = base + "./adapter"\n{chain}L0 from m399\n'
+    assert not errors(gptailor.check(gptailor.loads(text, folder=tmp_path)))

@@ -1,0 +1,268 @@
+"""What a bridge wins back of the loss that a cut costs, beside ReplaceMe's own scheme.
+
+    python benchmarks/bridge.py --family              # SmolLM2 and its fine-tunes, four cuts each
+    python benchmarks/bridge.py --model /models/7b --calibration some.jsonl \\
+        --held-out web=other.jsonl --device cuda --dtype bfloat16
+
+Cuts are the window that ReplaceMe chooses, the layers with the lowest block influence (ShortGPT's
+choice) and random ones, or those of `--drop`. Each is compiled bare and with `bridge on` by
+gptailor's command line; a window also by ReplaceMe's scheme, written here from its paper (arXiv
+2505.02819): one window, least squares without a ridge, or with `--cosine` also by Adam. All see the
+same calibration text. `gptailor eval` measures the nats a token on texts that none has seen; the
+share is that of the cut's loss won back, (bare − bridged) / (bare − uncut), and the aim 40 %.
+Seconds and the most memory are those of whole processes.
+"""
+
+import argparse
+import json
+import random
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from benchmarks.bridge_texts import EXAMPLES, write_texts
+from benchmarks.measured import Failed, Run, run
+
+HERE = Path(__file__).parent
+AIM = 0.4
+"""Of the loss that a cut costs, on text of every domain."""
+FAMILY = ("arithmetic", "python", "conversation")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Layers that leave, and why these."""
+
+    name: str
+    layers: tuple[int, ...]
+
+    @property
+    def window(self) -> bool:
+        """Whether they are neighbours, with a layer before them."""
+        first, last = self.layers[0], self.layers[-1]
+        return first > 0 and last - first + 1 == len(self.layers)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model, what making it took, and its loss by domain."""
+
+    name: str
+    took: Run | None
+    losses: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is compared, on which texts, and where."""
+
+    folder: Path
+    given: argparse.Namespace
+    calibration: Path
+    held_out: Mapping[str, Path]
+
+    @property
+    def log(self) -> Path:
+        """What the last command printed."""
+        return self.folder / "log"
+
+    def compiled(self, base: Path, statements: Sequence[str], out: Path) -> Run:
+        """A plan of a base, compiled."""
+        plan = self.folder / f"{out.name}.tailor"
+        quoted = json.dumps(str(base.resolve()))
+        plan.write_text("\n".join(["tailor 1", f"model base = {quoted}", *statements, ""]))
+        command = [self.given.gptailor, "compile", str(plan), "-o", str(out)]
+        return run([*command, "--device", self.given.device], self.log)
+
+    def peer(self, *arguments: str) -> Run:
+        """ReplaceMe's scheme, or the distances by which cuts are chosen."""
+        command = [sys.executable, str(HERE / "bridge_peer.py"), *arguments]
+        more = ["--tokens", str(self.given.tokens), "--device", self.given.device]
+        return run([*command, *more], self.log)
+
+    def losses(self, model: Path) -> dict[str, float]:
+        """Nats a token by domain."""
+        wishes = [f"nll({json.dumps(str(file))})" for file in self.held_out.values()]
+        flags = [flag for wish in wishes for flag in ("--objective", wish)]
+        kind = ["--dtype", self.given.dtype] if self.given.dtype else []
+        command = [self.given.gptailor, "eval", str(model), *flags, *kind, "--no-speed"]
+        run([*command, "--format", "json", "--device", self.given.device], self.log)
+        said = self.log.read_text(encoding="utf-8")
+        found = json.loads(said[said.index("{") :])["results"]
+        return {name: one["score"] for name, one in zip(self.held_out, found, strict=True)}
+
+    @cached_property
+    def bridge(self) -> str:
+        """The statement that is measured."""
+        ridge = "" if self.given.ridge is None else f" ridge {self.given.ridge!r}"
+        return f"bridge on {json.dumps(str(self.calibration))} tokens {self.given.tokens}{ridge}"
+
+
+def cuts(bench: Bench, base: Path) -> list[Cut]:
+    """Those of the command line, or the chosen ones and random ones."""
+    if bench.given.drop:
+        return [Cut(", ".join(map(str, drop)), drop) for drop in bench.given.drop]
+    count = bench.given.layers
+    bench.peer("influences", str(base), str(bench.calibration), "--count", str(count))
+    said = bench.log.read_text(encoding="utf-8")
+    found = json.loads(said[said.index("{") :])
+    layers, windows = found["layers"], found["windows"]
+    first = min(range(1, len(windows)), key=windows.__getitem__)
+    chosen = [Cut("window", tuple(range(first, first + count)))]
+    inner = sorted(range(1, len(layers)), key=layers.__getitem__)
+    chosen.append(Cut("influence", tuple(sorted(inner[:count]))))
+    for seed in range(bench.given.random):
+        drawn = random.Random(seed).sample(range(1, len(layers)), count)
+        chosen.append(Cut(f"random {seed}", tuple(sorted(drawn))))
+    return chosen
+
+
+def made(bench: Bench, base: Path, cut: Cut) -> Iterator[Made]:
+    """A cut's models: bare, bridged, and the peer's."""
+    drop = f"drop {', '.join(f'L{layer}' for layer in cut.layers)}"
+    for name, statements in (("bare", [drop]), ("bridge", [drop, bench.bridge])):
+        out = bench.folder / f"{base.name}-{cut.name}-{name}".replace(" ", "-")
+        took = bench.compiled(base, statements, out)
+        yield Made(name, took, bench.losses(out))
+    for by in ("squares", "cosine") if bench.given.cosine else ("squares",):
+        if cut.window:
+            out = bench.folder / f"{base.name}-{cut.name}-{by}".replace(" ", "-")
+            where = ["--first", str(cut.layers[0]), "--count", str(len(cut.layers)), "--by", by]
+            took = bench.peer("replace", str(base), str(bench.calibration), str(out), *where)
+            yield Made(f"ReplaceMe, {by}", took, bench.losses(out))
+
+
+def rows(name: str, models: Sequence[Made], uncut: Mapping[str, float]) -> Iterator[str]:
+    """A line of the table for each model of a cut; the first one is bare."""
+    bare = models[0].losses
+    for one in models:
+        shares = [share(one.losses[domain], bare[domain], uncut[domain]) for domain in uncut]
+        won = [f" ({100 * some:.0f} %)" for some in shares]
+        met = " ✓" if min(shares) >= AIM else " ✗"
+        if one is models[0]:
+            won, met = [""] * len(won), ""
+        cells = [f"{one.losses[d]:.3f}{more}" for d, more in zip(uncut, won, strict=True)]
+        yield line(name, f"{one.name}{met}", *cells, *_took(one.took))
+
+
+def share(loss: float, bare: float, uncut: float) -> float:
+    """Of the loss that a cut costs, how much was won back; 0 where it costs nothing."""
+    return (bare - loss) / (bare - uncut) if bare > uncut else 0.0
+
+
+def line(*cells: str) -> str:
+    """Of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def _took(took: Run | None) -> tuple[str, str]:
+    return ("", "") if took is None else (f"{took.seconds:.1f} s", f"{took.peak / 1e6:.0f} MB")
+
+
+def bases(bench: Bench) -> Iterator[Path]:
+    """The model, and its fine-tunes, each compiled to a folder."""
+    model: Path = bench.given.model
+    yield model
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    last = config["num_hidden_layers"] - 1
+    for name in FAMILY if bench.given.family else ():
+        adapter = json.dumps(str(EXAMPLES / "family" / name))
+        statements = [f"model tuned = base + {adapter}", f"L0..L{last} from tuned"]
+        bench.compiled(model, statements, bench.folder / name)
+        yield bench.folder / name
+
+
+def compare(bench: Bench) -> None:
+    """Print the table, a cut's lines as soon as they are known."""
+    print(f"{bench.bridge.replace(str(bench.calibration), bench.calibration.name)}\n")
+    heads = ("model and cut", "", *bench.held_out, "time", "peak memory")
+    print(line(*heads), line(*["---"] * len(heads)), sep="\n", flush=True)
+    for base in bases(bench):
+        uncut = bench.losses(base)
+        cells = (f"{loss:.3f}" for loss in uncut.values())
+        print(line(base.name, "uncut", *cells, "", ""), flush=True)
+        for cut in cuts(bench, base):
+            name = f"{base.name}, {cut.name}: {', '.join(map(str, cut.layers))}"
+            for one in rows(name, list(made(bench, base, cut)), uncut):
+                print(one, flush=True)
+
+
+def layers(text: str) -> tuple[int, ...]:
+    """`20..26` or `3,12..14` as numbers, rising."""
+    found: list[int] = []
+    for part in text.replace("L", "").split(","):
+        first, _, last = part.partition("..")
+        found += range(int(first), int(last or first) + 1)
+    if not found or sorted(set(found)) != found:
+        raise argparse.ArgumentTypeError(f"{text} is no rising list of layers")
+    return tuple(found)
+
+
+def named(text: str) -> tuple[str, Path]:
+    """`NAME=FILE`."""
+    name, equals, file = text.partition("=")
+    if not equals or not Path(file).is_file():
+        raise argparse.ArgumentTypeError(f"{text} is no NAME=FILE with a file that is there")
+    return name, Path(file).resolve()
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", type=Path, default=EXAMPLES.parent / ".demo" / "smollm2", metavar="DIR",
+        help="the base; SmolLM2 is made where it isn't there (.demo/smollm2)")  # fmt: skip
+    add("--family", action="store_true", help="also the demo's three fine-tunes of SmolLM2")
+    add("--layers", type=int, default=7, metavar="N", help="that each chosen cut takes (7)")
+    add("--random", type=int, default=2, metavar="N", help="random cuts (2)")
+    add("--drop", type=layers, action="append", metavar="L20..L26",
+        help="this cut, not the chosen ones; may be given several times")  # fmt: skip
+    add("--tokens", type=int, default=65536, metavar="N", help="of calibration text (65536)")
+    add("--ridge", type=float, metavar="R", help="the language's own without this")
+    add("--cosine", action="store_true", help="also ReplaceMe's fit by Adam")
+    add("--calibration", type=Path, metavar="FILE",
+        help="JSON Lines with 'text'; needs --held-out (texts of the project)")  # fmt: skip
+    add("--held-out", type=named, action="append", metavar="NAME=FILE",
+        help="a domain that losses are measured on; may be given several times")  # fmt: skip
+    add("--device", default="cpu", help="that fits and measures (cpu)")
+    add("--dtype", choices=["float32", "float16", "bfloat16"], help="that losses are computed in")
+    add("--folder", type=Path, metavar="DIR", help="on the disk to use (that of temporary files)")
+    add("--gptailor", default=str(Path(sys.executable).parent / "gptailor"), metavar="COMMAND",
+        help="another one than that beside this Python")  # fmt: skip
+    given = parser.parse_args(arguments)
+    if bool(given.calibration) != bool(given.held_out):
+        parser.error("--calibration and --held-out are given together")
+    if given.calibration and not given.calibration.is_file():
+        parser.error(f"--calibration: {given.calibration} is no file")
+    return given
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure in a folder that is removed at the end, whatever happens."""
+    given = parsed(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    with tempfile.TemporaryDirectory(prefix="gptailor-bridge-", dir=given.folder) as folder:
+        texts = Path(folder) / "texts"
+        texts.mkdir()
+        try:
+            if not (given.model / "config.json").is_file():
+                run([sys.executable, str(EXAMPLES / "smollm2.py"), str(given.model)], texts / "log")
+            if given.calibration:
+                found = given.calibration.resolve(), dict(given.held_out)
+            else:
+                found = write_texts(texts)
+            compare(Bench(Path(folder), given, *found))
+        except Failed as failure:
+            sys.exit(str(failure))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,182 @@
+"""ReplaceMe (arXiv 2505.02819) from its paper, and the cuts that `benchmarks/bridge.py` makes.
+
+    python benchmarks/bridge_peer.py influences MODEL TEXT
+    python benchmarks/bridge_peer.py replace MODEL TEXT OUT --first 20 --count 7 --by squares
+
+`influences` prints, as JSON, for each layer 1 − cos of its input and output (ShortGPT's block
+influence, arXiv 2403.03853), and for each window of `--count` layers the same distance over the
+window, by which ReplaceMe chooses. `replace` cuts one window: with M the output of the MLP branch
+before it, Y what that is added to, and T the hidden state after the window, over all tokens, it
+fits T − Y by MW, and folds W into the branch's output projection. By `squares` W is that of least
+squares, without a ridge; by `cosine` it is the identity moved by Adam (rate 1e-4, 10 epochs of
+batches of 1024 tokens) to make the mean cosine distance small. For models with Llama's modules.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+Rows = Float[Tensor, " n width"]
+
+WINDOW = 512
+BATCH = 1024
+EPOCHS = 10
+RATE = 1e-4
+
+
+@dataclass(frozen=True)
+class Text:
+    """Token rows, and a model, in float32 on the device; the dtype is that of its file."""
+
+    model: nn.Module
+    dtype: torch.dtype
+    rows: Sequence[Sequence[int]]
+    device: str
+
+    def run(self) -> Iterator[tuple[Tensor, ...]]:
+        """For each row its hidden states, [length, width]: each layer's input, the last output.
+
+        The last one is what the final norm takes.
+        """
+        caught: list[Tensor] = []
+        final = self.model.get_submodule("model.norm")
+        hook = final.register_forward_pre_hook(lambda _, taken: caught.append(taken[0]))
+        for row in self.rows:
+            tokens = torch.tensor([row], device=self.device)
+            with torch.no_grad():
+                states = self.model(tokens, output_hidden_states=True, logits_to_keep=1)
+            yield tuple(one[0] for one in (*states.hidden_states[:-1], caught.pop()))
+        hook.remove()
+
+
+def read(model: Path, file: Path, tokens: int, device: str) -> Text:
+    """A model, and so many tokens of a JSON Lines file, its rows joined in a drawn order."""
+    tokenizer = AutoTokenizer.from_pretrained(str(model))
+    rows = [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").splitlines()]
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0)).tolist()
+    found: list[int] = []
+    for at in order:
+        found += [*tokenizer(rows[at])["input_ids"], tokenizer.eos_token_id]
+        if len(found) >= tokens:
+            break
+    cut = [found[at : at + WINDOW] for at in range(0, min(tokens, len(found)), WINDOW)]
+    loaded = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32)
+    dtype = AutoConfig.from_pretrained(str(model)).dtype or torch.float32
+    return Text(loaded.to(device).eval(), dtype, [row for row in cut if len(row) > 1], device)
+
+
+def influences(text: Text, count: int) -> dict[str, list[float]]:
+    """Mean cosine distances over each layer, and over each window by its first layer."""
+    sums: dict[str, Tensor] = {}
+    for states in text.run():
+        layers = range(1, len(states))
+        over = {"layers": [_distance(states[i - 1], states[i]) for i in layers]}
+        over["windows"] = [_distance(states[i - count], states[i]) for i in layers if i >= count]
+        for name, found in over.items():
+            sums[name] = sums.get(name, torch.zeros(())) + torch.stack(found).double().cpu()
+    return {name: (total / len(text.rows)).tolist() for name, total in sums.items()}
+
+
+def _distance(before: Rows, after: Rows) -> Tensor:
+    """Without the first token, which is like no other."""
+    return 1 - cosine_similarity(before[1:], after[1:], dim=-1).mean()
+
+
+def pairs(text: Text, first: int, count: int) -> tuple[Rows, Rows]:
+    """M and T − Y of all tokens, on the host."""
+    branch, wanted = [], []
+    caught: list[Tensor] = []
+    mlp = text.model.get_submodule(f"model.layers.{first - 1}.mlp")
+    hook = mlp.register_forward_hook(lambda _, __, made: caught.append(made[0]))
+    for states in text.run():
+        made = caught.pop()
+        branch.append(made.cpu())
+        wanted.append((states[first + count] - states[first] + made).cpu())
+    hook.remove()
+    return torch.cat(branch), torch.cat(wanted)
+
+
+def by_squares(branch: Rows, wanted: Rows, device: str) -> Tensor:
+    """(MᵀM)⁻¹Mᵀ(T − Y), in float64."""
+    m, r = branch.to(device).double(), wanted.to(device).double()
+    return torch.linalg.solve(m.T @ m, m.T @ r)
+
+
+def by_cosine(branch: Rows, wanted: Rows, device: str) -> Tensor:
+    """The identity, moved to make the mean of 1 − cos(MW, T − Y) small."""
+    w = torch.eye(branch.shape[1], device=device, requires_grad=True)
+    optimizer = torch.optim.Adam([w], lr=RATE)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(EPOCHS):
+        for some in torch.randperm(len(branch), generator=generator).split(BATCH):
+            m, r = branch[some].to(device), wanted[some].to(device)
+            loss = 1 - cosine_similarity(m @ w, r, dim=-1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return w.detach().double()
+
+
+FITS = {"squares": by_squares, "cosine": by_cosine}
+
+
+def replace(text: Text, first: int, count: int, by: str, out: Path) -> None:
+    """Write the model without the window, the map folded in, and its dtype what it was."""
+    w = FITS[by](*pairs(text, first, count), text.device)
+    projection = text.model.get_submodule(f"model.layers.{first - 1}.mlp.down_proj")
+    for parameter in projection.parameters():
+        parameter.data = (w.T @ parameter.data.double()).float()
+    stack = text.model.get_submodule("model")
+    stack.layers = nn.ModuleList([*stack.layers[:first], *stack.layers[first + count :]])
+    config = text.model.config
+    config.num_hidden_layers -= count
+    if (types := getattr(config, "layer_types", None)) is not None:
+        config.layer_types = [*types[:first], *types[first + count :]]
+    text.model.to(text.dtype).save_pretrained(out)
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("model", type=Path)
+    shared.add_argument("text", type=Path, help="JSON Lines with 'text'")
+    shared.add_argument("--tokens", type=int, default=65536)
+    shared.add_argument("--count", type=int, default=7, help="layers of the window (7)")
+    shared.add_argument("--device", default="cpu")
+    verbs.add_parser("influences", parents=[shared])
+    replacing = verbs.add_parser("replace", parents=[shared])
+    replacing.add_argument("out", type=Path)
+    replacing.add_argument("--first", type=int, required=True, help="the window's first layer")
+    replacing.add_argument("--by", choices=list(FITS), default="squares")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print distances, or write a model."""
+    given = parsed(arguments)
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    text = read(given.model, given.text, given.tokens, given.device)
+    if given.verb == "influences":
+        print(json.dumps(influences(text, given.count)))
+    else:
+        replace(text, given.first, given.count, given.by, given.out)
+        AutoTokenizer.from_pretrained(str(given.model)).save_pretrained(given.out)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,43 @@
+"""The texts of `benchmarks/bridge.py` where none are named: what the project and any machine have.
+
+Three domains are those of the demo's family, whose training and held-out texts share nothing; the
+fourth one, a story, has no calibration text of its kind.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+sys.path.insert(0, str(EXAMPLES / "family"))
+
+from texts import Text, arithmetic, conversation, standard_library  # noqa: E402 (beside train.py)
+
+DOMAINS = {
+    "arithmetic": arithmetic.texts,
+    "python": standard_library.texts,
+    "conversation": conversation.texts,
+}
+CALIBRATION = {"arithmetic": 1000, "python": 700, "conversation": 1600}
+"""Texts of each domain that bridges are fitted on, some 220,000 tokens in all."""
+HELD_OUT = 120
+"""Texts of each domain that losses are measured on."""
+STORY = "story"
+
+
+def write_texts(folder: Path) -> tuple[Path, Mapping[str, Path]]:
+    """The calibration file, and a file of held-out text by domain."""
+    calibration = [make(CALIBRATION[domain], False) for domain, make in DOMAINS.items()]
+    held_out = {domain: make(HELD_OUT, True) for domain, make in DOMAINS.items()}
+    story = Text("", (EXAMPLES / "text.txt").read_text(encoding="utf-8"))
+    whole = _write(folder / "calibration.jsonl", list(chain(*calibration)))
+    files = {name: _write(folder / f"{name}.jsonl", some) for name, some in held_out.items()}
+    return whole, {**files, STORY: _write(folder / f"{STORY}.jsonl", [story])}
+
+
+def _write(file: Path, texts: Sequence[Text]) -> Path:
+    rows = ({"text": "\n".join(filter(None, (one.prompt, one.answer)))} for one in texts)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file

@@ -1,0 +1,1 @@
+"""How good a plan is: live modules, objectives, scores. torch, never jax."""

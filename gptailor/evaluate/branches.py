@@ -1,0 +1,161 @@
+"""Plans that begin alike: the tree of their layers, and hidden states kept where they part.
+
+A node is what some plans have in common: batches, a start, and the first k layers. Nodes where
+plans have parted may keep the hidden states of all batches, within a budget of bytes.
+"""
+
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence
+from typing import final
+
+import torch
+from torch import Tensor
+
+PATHS = 128
+"""Plans whose layers are remembered, so that a later plan's parting from them is known."""
+
+Path = tuple[Hashable, ...]
+
+
+@final
+class Node:
+    """The first `depth` layers of the plans that go through it."""
+
+    def __init__(self, parent: "Node | None", key: Hashable) -> None:
+        self.parent = parent
+        self.key = key
+        self.depth: int = -2 if parent is None else parent.depth + 1  # batches, start, then layers
+        self.children: dict[Hashable, Node] = {}
+        self.ends = 0
+        """Remembered plans that end here."""
+        self.ahead = 0
+        """Plans that are still to come through here."""
+        self.state: list[Tensor] | None = None
+        self.used = 0
+
+    def line(self) -> "Iterator[Node]":
+        """This node and those above it, up to the root."""
+        node: Node | None = self
+        while node is not None:
+            yield node
+            node = node.parent
+
+    @property
+    def parts(self) -> bool:
+        """Whether more than one plan goes on from here, or ended here."""
+        return len(self.children) + self.ends > 1
+
+    def saving(self) -> int:
+        """Layers that the state spares, over the plans that are known to come."""
+        above = (node.depth for node in self.line() if node is not self and node.state is not None)
+        return self.ahead * (self.depth - next(above, 0))
+
+
+@final
+class Branches:
+    """Hidden states where plans part, within `budget` bytes on `device` (None: as they come)."""
+
+    def __init__(self, budget: int, device: torch.device | None = None) -> None:
+        self.budget = budget
+        self.device = device
+        self.bytes = 0
+        self.root = Node(None, None)
+        self._clock = 0
+        self._held: list[Node] = []
+        self._leaves: deque[Node] = deque()
+
+    def clear(self) -> None:
+        """Let go of all states; which plans have run and are to come stays known."""
+        while self._held:
+            self._drop(self._held[-1])
+
+    def expect(self, paths: Sequence[Path]) -> list[Node]:
+        """The leaves of plans that will run, each known by what it has in common with others."""
+        leaves = [self._leaf(path) for path in paths]
+        for leaf in leaves:
+            leaf.ends += 1
+            for node in leaf.line():
+                node.ahead += 1
+        self._leaves.extend(leaves)
+        return leaves
+
+    def begin(self, leaf: Node) -> None:
+        """The plan of the leaf runs now, or never will."""
+        for node in leaf.line():
+            node.ahead -= 1
+
+    def trim(self) -> None:
+        """Forget plans that ran long ago."""
+        while len(self._leaves) > PATHS and not self._leaves[0].ahead:
+            old = self._leaves.popleft()
+            old.ends -= 1
+            self._prune(old)
+
+    def latest(self, leaf: Node) -> tuple[int, list[Tensor] | None]:
+        """The most layers that a kept state spares the plan, and that state."""
+        for node in leaf.line():
+            if node.state is not None:
+                node.used = self._tick()
+                return node.depth, list(node.state)
+        return 0, None
+
+    def offer(self, leaf: Node, depth: int, hidden: Sequence[Tensor]) -> None:
+        """Keep the plan's hidden states after `depth` layers, if plans part there and it pays."""
+        node = next(node for node in leaf.line() if node.depth == depth)
+        if depth < 1 or node.state is not None or not node.parts or not self._room(node, hidden):
+            return
+        node.state = [one.to(self.device) if self.device else one for one in hidden]
+        node.used = self._tick()
+        self.bytes += _size(hidden)
+        self._held.append(node)
+
+    def _room(self, node: Node, hidden: Sequence[Tensor]) -> bool:
+        size = _size(hidden)
+        if size > self.budget:
+            return False
+        while self.bytes + size > self.budget:
+            least = min(self._held, key=lambda held: (held.saving(), held.used))
+            if least.saving() > node.saving():
+                return False
+            self._drop(least)
+        return True
+
+    def _drop(self, node: Node) -> None:
+        assert node.state is not None
+        self.bytes -= _size(node.state)
+        node.state = None
+        self._held.remove(node)
+        self._prune(node)
+
+    def _prune(self, node: Node) -> None:
+        for one in list(node.line()):
+            bare = not (one.children or one.ends or one.ahead or one.state is not None)
+            if one.parent is None or not bare:
+                return
+            del one.parent.children[one.key]
+
+    def _leaf(self, path: Path) -> Node:
+        node = self.root
+        for key in path:
+            if key not in node.children:
+                node.children[key] = Node(node, key)
+            node = node.children[key]
+        return node
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+
+def in_order(leaves: Sequence[Node]) -> list[int]:
+    """The leaves' numbers, so that plans that begin alike follow each other; else as they came."""
+    ranks: dict[Node, int] = {}
+    for leaf in leaves:
+        for node in leaf.line():
+            ranks.setdefault(node, len(ranks))
+    lines = [[ranks[node] for node in leaf.line()][::-1] for leaf in leaves]
+    return sorted(range(len(leaves)), key=lines.__getitem__)
+
+
+def _size(hidden: Sequence[Tensor]) -> int:
+    return sum(one.numel() * one.element_size() for one in hidden)

@@ -1,0 +1,122 @@
+"""The text that bridges are fitted on, as batches of tokens."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from gptailor.checkpoint.digest import FileDigest, of_file
+from gptailor.evaluate.calibration import (
+    CalibrationError,
+    Exchange,
+    Passage,
+    joined,
+    order,
+    read_texts,
+)
+from gptailor.evaluate.objectives.seam import Seam, Tokens
+
+WINDOW = 512
+"""Tokens of a sequence, special ones included, unless the model takes fewer."""
+BATCH_TOKENS = 4096
+"""Tokens that go through a layer at once, padding included."""
+
+
+@final
+@dataclass(frozen=True)
+class Sequences:
+    """Token rows, padded on the right, and which of their hidden states a fit is over."""
+
+    tokens: Int64[Tensor, " batch length"]
+    counted: Bool[Tensor, " batch length"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class CalibrationText:
+    """The batches of a file's text, its digest, and how many tokens count."""
+
+    batches: tuple[Sequences, ...]
+    digest: FileDigest
+    tokens: int
+
+
+def calibration_text(
+    path: Path,
+    wanted: int,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    positions: int | None,
+    width: int,
+) -> CalibrationText:
+    """Of a file's text so many tokens, or all if it has fewer.
+
+    Rows are drawn in an order that depends on their number alone. Each is cut into sequences of
+    `WINDOW` tokens, which begin with the special tokens that the tokenizer begins a text with; a
+    file that isn't JSON lines is cut first and drawn then. A sequence's first token doesn't count:
+    its hidden state is like no other's. `positions` is the longest text that the model takes.
+
+    Raises CalibrationError, C806 where fewer than `width` tokens count, with which a map of that
+    many outputs is not determined.
+    """
+    rows = read_texts(path)
+    digest = of_file(path)
+    seam = Seam(tokenizer, positions)
+    window = min(WINDOW, positions or WINDOW)
+    found = list(_enough(_sequences(rows, seam, window), wanted))
+    count = sum(len(one) - 1 for one in found)
+    if count < width:
+        message = f"the text has {count:,} tokens that count, and a bridge needs at least {width:,}"
+        help_ = f"a map of {width:,} outputs is fitted; ten times as many tokens are a good start"
+        raise CalibrationError("C806", message, path, help=help_)
+    return CalibrationText(tuple(_batches(found)), digest, count)
+
+
+def _sequences(rows: Sequence[Passage | Exchange], seam: Seam, window: int) -> Iterator[Tokens]:
+    room = window - len(seam.opening)
+    for number in order(len(rows), 0):
+        row = rows[number]
+        pieces = [seam.opening + piece for piece in _cut(seam.plain(_text(row)), room)]
+        drawn = range(len(pieces)) if row.line is not None else order(len(pieces), 0)
+        yield from (pieces[at] for at in drawn if len(pieces[at]) > 1)
+
+
+def _text(row: Passage | Exchange) -> str:
+    if isinstance(row, Passage):
+        return row.text
+    return row.context + joined(row.context, row.continuation)
+
+
+def _cut(tokens: Tokens, size: int) -> Iterator[Tokens]:
+    return (tokens[at : at + size] for at in range(0, len(tokens), size))
+
+
+def _enough(sequences: Iterator[Tokens], wanted: int) -> Iterator[Tokens]:
+    """So many that their tokens, but for each one's first, are as wanted; the last one is cut."""
+    for sequence in sequences:
+        yield sequence[: wanted + 1]
+        wanted -= len(sequence) - 1
+        if wanted <= 0:
+            return
+
+
+def _batches(sequences: Sequence[Tokens]) -> Iterator[Sequences]:
+    ordered = sorted(sequences, key=lambda one: (-len(one), one))
+    while ordered:
+        length = len(ordered[0])
+        count = max(1, BATCH_TOKENS // length)
+        yield _padded(ordered[:count], length)
+        ordered = ordered[count:]
+
+
+def _padded(rows: Sequence[Tokens], length: int) -> Sequences:
+    padded = [[*row, *itertools.repeat(0, length - len(row))] for row in rows]
+    places = torch.arange(length)
+    ends = torch.tensor([len(row) for row in rows])
+    return Sequences(torch.tensor(padded), (places > 0) & (places < ends[:, None]))

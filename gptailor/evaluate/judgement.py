@@ -1,0 +1,134 @@
+"""What came of judging some targets, as data: for tables and for JSON."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+from gptailor.evaluate.failure import Failure
+from gptailor.evaluate.score import Score
+
+
+@final
+@dataclass(frozen=True)
+class Result:
+    """What an objective says of a target: a score, or why there is none.
+
+    `retained` is the share of the base's score that is left; None where that has no meaning.
+    """
+
+    target: str
+    objective: str
+    direction: Literal["minimize", "maximize"]
+    outcome: Score | Failure
+    retained: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no score."""
+        return isinstance(self.outcome, Failure)
+
+
+@final
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second: of a prompt, and of an answer made token by token."""
+
+    prefill: float
+    decoding: float
+
+
+@final
+@dataclass(frozen=True)
+class Subject:
+    """What was judged: its size, its speed, and the base's speed measured beside it.
+
+    `cache` is the KV cache's bytes for each token of a text. None is what couldn't be measured.
+    """
+
+    target: str
+    layers: int
+    parameters: int | None = None
+    cache: int | None = None
+    speed: Speed | None = None
+    beside: Speed | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Judgement:
+    """Results and subjects in the order of the targets; those of their bases apart."""
+
+    results: tuple[Result, ...]
+    subjects: tuple[Subject, ...]
+    bases: tuple[Result, ...] = ()
+    base_subjects: tuple[Subject, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a target lacks a score."""
+        return any(result.failed for result in self.results)
+
+    def to_json(self) -> str:
+        """A JSON object; `results` has an entry for each target and objective."""
+        record = {
+            "results": [_result(one) for one in self.results],
+            "targets": [_subject(one) for one in self.subjects],
+            "bases": [_result(one) for one in self.bases],
+            "base_targets": [_subject(one) for one in self.base_subjects],
+        }
+        return json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
+
+
+def retained(score: Score | Failure, base: Score | Failure | None, direction: str) -> float | None:
+    """The share of the base's score: score / base, or base / score where less is better.
+
+    None unless both are positive: a margin may be negative, the base's own divergence is 0.
+    """
+    if not isinstance(score, Score) or not isinstance(base, Score):
+        return None
+    mine, theirs = score.value, base.value
+    if theirs <= 0 or mine < 0 or not (math.isfinite(mine) and math.isfinite(theirs)):
+        return None
+    if direction == "maximize":
+        return mine / theirs
+    return theirs / mine if mine else None
+
+
+def _result(one: Result) -> Mapping[str, Any]:
+    known: dict[str, Any] = {
+        "target": one.target,
+        "objective": one.objective,
+        "score": None,
+        "stderr": None,
+        "samples": None,
+        "direction": one.direction,
+        "retained": one.retained,
+    }
+    if isinstance(one.outcome, Failure):
+        failure = {"reason": one.outcome.reason, "message": one.outcome.message}
+        return {**known, "failure": failure}
+    score = one.outcome
+    known |= {"score": _finite(score.value), "stderr": _finite(score.stderr)}
+    return {**known, "samples": score.samples}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _subject(one: Subject) -> Mapping[str, Any]:
+    return {
+        "target": one.target,
+        "layers": one.layers,
+        "parameters": one.parameters,
+        "kv_bytes": one.cache,
+        "speed": _speed(one.speed),
+        "base_speed": _speed(one.beside),
+    }
+
+
+def _speed(one: Speed | None) -> Mapping[str, float] | None:
+    return None if one is None else {"prefill": one.prefill, "decoding": one.decoding}

@@ -1,0 +1,320 @@
+"""From targets and objectives to results: each target's scores, sizes and speed, and its base's."""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias, TypeVar, final
+
+import torch
+from torch import Tensor
+
+from gptailor.diagnostics import TailorError
+from gptailor.evaluate.failure import Failure, failure
+from gptailor.evaluate.footprint import cache_bytes, parameters
+from gptailor.evaluate.forward import Evaluator
+from gptailor.evaluate.judgement import Judgement, Result, Speed, Subject, retained
+from gptailor.evaluate.objectives import Forward, Judged, PreparedObjective
+from gptailor.evaluate.preparing import Preparing, Samples, Wish, no_reference
+from gptailor.evaluate.score import Score
+from gptailor.evaluate.speed import speeds
+from gptailor.evaluate.stitch import Stitched
+from gptailor.evaluate.stitchers import Stitchers
+from gptailor.evaluate.targets import Target, base_of, find_targets, names
+from gptailor.evaluate.work import Results, Work
+from gptailor.lang.objectives import read_objective
+from gptailor.plan import Objective, Plan
+from gptailor.prepared import Prepared, ready
+from gptailor.program.run import device_of
+
+CACHE = 2**30
+"""Bytes of hidden states where targets part: what they have in common runs once."""
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Told of what is done, how many steps that makes, and how many there are."""
+
+Outcome: TypeAlias = Score | Failure
+
+Kind = TypeVar("Kind", bound=PreparedObjective)
+
+
+@final
+@dataclass(frozen=True)
+class Place:
+    """Where models live: a device, a dtype if not their own, and bytes of weights at most."""
+
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype | None = None
+    memory: int | None = None
+
+
+def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
+    targets: Sequence[str | Path | Plan] | str | Path | Plan,
+    objectives: Sequence[str | Objective] | str | Objective,
+    *,
+    models: Mapping[str, str | Path] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    folder: str | Path = ".",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    memory: int | None = None,
+    speed: bool = False,
+    progress: Progress = lambda what, done, total: None,
+) -> Judgement:
+    """Judge plans, compiled folders and models by objectives such as `nll("text.txt")`.
+
+    A target is a plan or its file, a model's folder, a GGUF file, or a Hub id. `models` gives other
+    folders for the plans' names, `samples` bounds what is drawn by `seed`, and relative paths of
+    objectives start at `folder`. `dtype` is the live models', else their own; `memory` bounds their
+    bytes on the device. With `speed` tokens a second are measured too.
+
+    What goes wrong with one target is a `Failure` in its results. Raises PlanError for faults of
+    plans and objectives, and TailorError or OSError for what concerns all: a file of an
+    objective, a device that isn't there.
+    """
+    several = [targets] if isinstance(targets, str | Path | Plan) else list(targets)
+    found = find_targets(several, models or {})
+    wanted = [objectives] if isinstance(objectives, str | Objective) else list(objectives)
+    wishes = [_wish(one, found) for one in wanted]
+    drawn = Samples(Path(folder), samples, seed)
+    judging = Judging(found, wishes, drawn, Place(device, dtype, memory))
+    return judging.judgement(speed=speed, progress=progress)
+
+
+def _wish(objective: str | Objective, targets: Sequence[Target]) -> Wish:
+    if isinstance(objective, Objective):
+        return Wish(objective, directed=True)
+    return Wish(*read_objective(objective, names(targets)))
+
+
+@final
+@dataclass(eq=False)
+class _Seen:
+    """What is known of one target so far."""
+
+    target: Target
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    parameters: int | None = None
+    cache: int | None = None
+    speed: Speed | None = None
+    beside: Speed | None = None
+
+
+@final
+class Judging:
+    """One evaluation. Making it reads the objectives' files, and no weights."""
+
+    def __init__(
+        self, targets: Sequence[Target], wishes: Sequence[Wish], samples: Samples, place: Place
+    ) -> None:
+        self.targets = targets
+        self.wishes = wishes
+        device = device_of(str(place.device))
+        self.stitchers = Stitchers(device, place.dtype, place.memory)
+        self.evaluator = Evaluator(cache=CACHE, device=device)
+        self.seen = [_Seen(target) for target in targets]
+        self.bases = self._bases()
+        self.preparing = Preparing(wishes, samples, self._reference)
+        for one in self._all():
+            self.stitchers.expect(one.target.prepared)
+            self.preparing.of(one.target)
+
+    def judgement(self, *, speed: bool, progress: Progress) -> Judgement:
+        """Run all."""
+        steps = _Steps(progress, self._count(speed))
+        for group in self._groups():
+            self._forward(group, steps)
+        for one in self._all():
+            self._alone(one, steps)
+        if speed:
+            for one in self.seen:
+                self._speed(one, steps)
+        bases = list(self.bases.values())
+        return Judgement(
+            tuple(result for one in self.seen for result in self._results(one)),
+            tuple(map(_subject, self.seen)),
+            tuple(result for one in bases for result in self._results(one)),
+            tuple(map(_subject, bases)),
+        )
+
+    # ------------------------------------------------------------------------------ who is judged
+
+    def _bases(self) -> dict[Hashable, _Seen]:
+        """The bases that aren't targets themselves."""
+        asked = {target.identity_of_base for target in self.targets if target.plain}
+        found: dict[Hashable, _Seen] = {}
+        for target in self.targets:
+            key = target.identity_of_base
+            if target.base is None or key in asked or key in found:
+                continue
+            name = target.base.plan.models["base"].source
+            base = Target(name, target.base, target.origin, target.base)
+            found[key] = _Seen(base)
+        return found
+
+    def _all(self) -> list[_Seen]:
+        return [*self.bases.values(), *self.seen]
+
+    def _base(self, target: Target) -> _Seen | None:
+        key = target.identity_of_base
+        plain = (one for one in self.seen if one.target.plain)
+        there = (one for one in plain if one.target.identity_of_base == key)
+        return self.bases.get(key) or next(there, None)
+
+    def _groups(self) -> list[list[_Seen]]:
+        """Those that are measured on the same samples and share layers, together."""
+        groups: dict[Hashable, list[_Seen]] = {}
+        for one in self._all():
+            family = self.stitchers.family(one.target.prepared)
+            key = (id(family), self.preparing.key(one.target))
+            groups.setdefault(key, []).append(one)
+        return list(groups.values())
+
+    def _count(self, speed: bool) -> int:
+        if not self.seen:
+            return 0
+        kinds = self.preparing.of(self.targets[0])
+        forward = any(isinstance(one, Forward) for one in kinds)
+        alone = sum(isinstance(one, Judged) for one in kinds)
+        return len(self._all()) * (forward + alone) + len(self.seen) * speed
+
+    # ------------------------------------------------------------------------------------- scores
+
+    def _forward(self, group: Sequence[_Seen], steps: "_Steps") -> None:
+        """What a forward pass measures, of all of a group."""
+        asked: dict[int, Work] = {}
+        for number, objective in self._of(group[0], Forward):  # type: ignore[type-abstract]
+            try:
+                asked[number] = objective.work()
+            except TailorError as error:  # a reference that isn't there
+                for one in group:
+                    one.outcomes[number] = Failure("error", str(error))
+        live = [(one, stitched) for one in group if (stitched := self._stitched(one))]
+        if not asked:
+            return
+        population = [stitched for _, stitched in live]
+        for number, result in self.evaluator.run_all(population, list(asked.values())):
+            one, stitched = live[number]
+            one.outcomes |= self._scored(one, stitched, asked, result)
+            steps.done(one.target.name)
+
+    def _scored(
+        self, one: _Seen, stitched: Stitched, asked: Mapping[int, Work], result: Results | Failure
+    ) -> dict[int, Outcome]:
+        """A score for each objective; after a failure each is run alone, to know whose it is."""
+        if isinstance(result, Failure):
+            if len(asked) == 1:
+                return dict.fromkeys(asked, result)
+            runs = {n: self.evaluator.run(stitched, [work]) for n, work in asked.items()}
+            return {
+                n: found if isinstance(found, Failure) else self._score(one, n, found[0])
+                for n, found in runs.items()
+            }
+        pairs = zip(asked, result, strict=True)
+        return {number: self._score(one, number, found) for number, found in pairs}
+
+    def _score(self, one: _Seen, number: int, found: Sequence[Tensor]) -> Outcome:
+        objective = self.preparing.of(one.target)[number]
+        assert isinstance(objective, Forward)
+        return _guarded(lambda: objective.score(found))
+
+    def _alone(self, one: _Seen, steps: "_Steps") -> None:
+        """What needs the model to make text."""
+        for number, objective in self._of(one, Judged):  # type: ignore[type-abstract]
+            stitched = self._stitched(one)
+            if stitched is not None:
+                model = stitched.model
+                one.outcomes[number] = _guarded(partial(objective.judge, model))
+            steps.done(f"{one.target.name}: {objective.name}")
+
+    def _of(self, one: _Seen, kind: type[Kind]) -> Iterator[tuple[int, Kind]]:
+        for number, objective in enumerate(self.preparing.of(one.target)):
+            if isinstance(objective, kind):
+                yield number, objective
+
+    def _reference(self, target: Target, name: str, work: Work) -> Sequence[Tensor]:
+        """What a model of a target's plan says of a work."""
+        prepared = self._referred(target, name)
+        self.stitchers.expect(prepared)
+        found = self.evaluator.run(self.stitchers.stitch(prepared), [work])
+        if isinstance(found, Failure):
+            raise no_reference(name, found.message)
+        return found[0]
+
+    def _referred(self, target: Target, name: str) -> Prepared:
+        if name == "base":
+            if target.base is None:
+                raise no_reference(name, f"the base that '{target.name}' was made of isn't there")
+            return target.base
+        if name not in target.origin.models:
+            raise no_reference(name, f"'{target.name}' has none of that name")
+        return ready(base_of(target.origin, name))
+
+    # ------------------------------------------------------------------------- live models, speed
+
+    def _stitched(self, one: _Seen) -> Stitched | None:
+        """The live model; where it can't be had, that is the outcome of all that is left."""
+        try:
+            stitched = self.stitchers.stitch(one.target.prepared)
+            one.parameters = one.parameters or parameters(stitched.model)
+            one.cache = one.cache or cache_bytes(stitched.model)
+        except Exception as error:  # noqa: BLE001 (one target's failure is a value)
+            why = Failure("error", str(error)) if isinstance(error, TailorError) else failure(error)
+            for number in range(len(self.wishes)):
+                one.outcomes.setdefault(number, why)
+            return None
+        return stitched
+
+    def _speed(self, one: _Seen, steps: "_Steps") -> None:
+        base = None if one.target.plain else self._base(one.target)
+        with suppress(Exception):  # a speed that can't be had is none; why is in the scores
+            live = self.stitchers.stitch(one.target.prepared).model
+            other = None if base is None else self.stitchers.stitch(base.target.prepared).model
+            one.speed, one.beside = speeds(live, other)
+            if base is not None:
+                base.speed = base.speed or one.beside
+        steps.done(f"{one.target.name}: speed")
+
+    def _results(self, one: _Seen) -> Iterator[Result]:
+        base = self._base(one.target)
+        for number, objective in enumerate(self.preparing.of(one.target)):
+            outcome = one.outcomes[number]
+            theirs = None if base is None else base.outcomes[number]
+            share = None
+            if objective.normalise == "base" and not one.target.plain:
+                share = retained(outcome, theirs, objective.direction)
+            yield Result(one.target.name, objective.name, objective.direction, outcome, share)
+
+
+@final
+class _Steps:
+    """How far an evaluation is."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.progress = progress
+        self.total = total
+        self.count = 0
+
+        progress("", 0, total)
+
+    def done(self, what: str) -> None:
+        """A step is done."""
+        self.count += 1
+        self.progress(what, self.count, self.total)
+
+
+def _guarded(do: Callable[[], Score]) -> Outcome:
+    try:
+        return do()
+    except ValueError as error:
+        nan = "NaN" in str(error)
+        return Failure("nan", str(error)) if nan else failure(error)
+    except Exception as error:  # noqa: BLE001 (a target's failure is a value, whatever it was)
+        return failure(error)
+
+
+def _subject(one: _Seen) -> Subject:
+    layers = one.target.prepared.layers
+    return Subject(one.target.name, layers, one.parameters, one.cache, one.speed, one.beside)

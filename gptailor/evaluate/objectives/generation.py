@@ -1,0 +1,93 @@
+"""`generate`: whether a plan says the right answer."""
+
+import unicodedata
+from dataclasses import dataclass
+from typing import final
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gptailor.evaluate.calibration import CalibrationError, Exchange, joined, read_exchanges
+from gptailor.evaluate.objectives.decoding import Prompt, greedy
+from gptailor.evaluate.objectives.prepared import BATCH_TOKENS, Judged, Traits
+from gptailor.evaluate.objectives.seam import Seam, SeamError
+from gptailor.evaluate.objectives.setting import Setting
+from gptailor.evaluate.score import Score, mean
+
+SPARE = 8
+"""Tokens that a model may use beyond those of the answer: it may cut words otherwise."""
+
+
+@final
+@dataclass(frozen=True)
+class Task:
+    """A context, and the normalised answers that are right."""
+
+    prompt: Prompt
+    answers: frozenset[str]
+
+
+@final
+@dataclass(frozen=True)
+class ExactMatch(Judged):
+    """The share of contexts after which the plan says an answer, decoding greedily.
+
+    Compared is the first line of what it says (of as many lines as an answer of several has), both
+    sides `normalised`.
+    """
+
+    traits: Traits
+    samples: tuple[Task, ...]
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def size(self) -> int:
+        """How many contexts there are."""
+        return len(self.samples)
+
+    def judge(
+        self,
+        model: PreTrainedModel,
+        samples: int | None = None,
+        *,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> Score:
+        """The share of right answers among the first samples."""
+        tasks = self.samples[:samples]
+        said = greedy(model, self.tokenizer, [task.prompt for task in tasks], batch_tokens)
+        return mean([float(normalised(s) in t.answers) for s, t in zip(said, tasks, strict=True)])
+
+
+def normalised(text: str) -> str:
+    """The text in Unicode's NFC, runs of blanks as one, none at the ends. Case counts."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def exchanges(file: str, setting: Setting) -> tuple[Task, ...]:
+    """The samples of a file of answers, in the order in which fidelities take them.
+
+    Raises CalibrationError.
+    """
+    path = setting.path(file)
+    seam = Seam(setting.tokenizer, setting.positions)
+    samples = []
+    for row in setting.drawn(read_exchanges(path)):
+        try:
+            samples.append(_task(row, seam))
+        except SeamError as error:
+            raise CalibrationError("C805", str(error), path, row.line) from None
+    return tuple(samples)
+
+
+def _task(row: Exchange, seam: Seam) -> Task:
+    answers = (row.continuation, *row.others)
+    most = SPARE + max(len(seam.plain(joined(row.context, answer))) for answer in answers)
+    tokens = seam.prompt(
+        row.context.rstrip(" \t")
+    )  # a token of blanks misleads; a line end is said
+    if seam.positions is not None:
+        if most >= seam.positions:
+            raise SeamError(f"an answer takes {most} tokens, and the model {seam.positions} in all")
+        tokens = tokens[most - seam.positions :]
+    lines = any("\n" in answer.strip() for answer in answers)
+    prompt = Prompt(tokens, most, () if lines else ("\n",))
+    return Task(prompt, frozenset(normalised(answer) for answer in answers))

@@ -1,0 +1,121 @@
+"""`kl`: how far a plan's predictions are from those of a model of the plan, the base mostly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import final
+
+import torch
+from jaxtyping import Float, Float32, Int32, Int64
+from torch import Tensor
+
+from gptailor.evaluate.objectives.prepared import ObjectiveError
+from gptailor.evaluate.objectives.setting import Reference
+from gptailor.evaluate.objectives.text import PerToken
+from gptailor.evaluate.work import Measure, Request, Rows, Work
+
+LIKELIEST = 2048
+"""How many of the reference's tokens are kept of each prediction, by themselves: 16 KiB.
+
+Of SmolLM2-135M (49 152 tokens) with 1 to 5 layers dropped the divergence is then 1.6 to 2.2 % below
+the whole one's (256 tokens: 7 to 10 %), in the same order. All tokens in float16 would be within
+0.003 %, but take 96 KiB, and give the reference itself 1e-6, where this gives 0.
+"""
+
+
+@final
+@dataclass(frozen=True)
+class Divergence(PerToken):
+    """KL(reference || plan) in nats a token, over the reference's likeliest tokens and the rest.
+
+    The reference runs once, over all samples. Kept are its `likeliest` largest log-probabilities of
+    each prediction, and that of all other tokens together. The divergence of two such groupings is
+    never above the whole one's, 0 for equal distributions, and equal to the whole one's where the
+    vocabulary has no more tokens than are kept.
+    """
+
+    model: str
+    reference: Reference = field(repr=False)
+    likeliest: int = LIKELIEST
+
+    @cached_property
+    def measure(self) -> Measure:
+        """The divergence of each prediction. The reference runs when this is first asked for."""
+        return Against(compact(self.reference, self.model, self.samples, self.likeliest))
+
+
+@final
+@dataclass(frozen=True)
+class Compact:
+    """The reference's distributions: the likeliest tokens and their logarithms, the rest's last."""
+
+    tokens: Int32[Tensor, " predictions likeliest"]
+    logs: Float32[Tensor, " predictions groups"]
+    vocabulary: int
+
+
+def compact(
+    reference: Reference, model: str, requests: Sequence[Request], likeliest: int
+) -> Compact:
+    """Run the reference over all requests."""
+    sizes: set[int] = set()
+
+    def keep(
+        logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
+    ) -> Float[Tensor, " n kept"]:
+        sizes.add(logits.shape[1])
+        tokens = logits.topk(min(likeliest, logits.shape[1]), dim=1).indices
+        return torch.cat([tokens.to(logits.dtype), grouped(logits, tokens)], dim=1)
+
+    found = torch.cat(list(reference(model, Work(requests, keep)))).float()
+    kept = found.shape[1] // 2
+    return Compact(found[:, :kept].int(), found[:, kept:].contiguous(), sizes.pop())
+
+
+def grouped(
+    logits: Float[Tensor, " n vocab"], tokens: Int64[Tensor, " n k"]
+) -> Float[Tensor, " n groups"]:
+    """Log-probabilities of the tokens, and of all others together where there are others.
+
+    The rest is summed by itself: what is left of 1 would be lost in rounding.
+    """
+    total = logits.logsumexp(dim=1, keepdim=True)
+    own = logits.gather(1, tokens) - total
+    if tokens.shape[1] == logits.shape[1]:
+        return own
+    others = logits.scatter(1, tokens, float("-inf")).logsumexp(dim=1, keepdim=True)
+    return torch.cat([own, others - total], dim=1)
+
+
+@final
+@dataclass(frozen=True)
+class Against:
+    """The divergence of each prediction from the reference's."""
+
+    kept: Compact
+
+    def __call__(
+        self, logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
+    ) -> Float[Tensor, " n 1"]:
+        """Σ p log(p / q), in float64, for the rows' reference p and these logits' q."""
+        if logits.shape[1] != self.kept.vocabulary:
+            raise ObjectiveError(
+                f"'kl' compares distributions over one vocabulary: the reference's has "
+                f"{self.kept.vocabulary} tokens, the plan's {logits.shape[1]}"
+            )
+        tokens = self.kept.tokens[rows.number].to(logits.device).long()
+        logs = self.kept.logs[rows.number].to(logits.device)
+        return divergence(logs.double(), grouped(logits, tokens).double())[:, None]
+
+
+def divergence(p: Float[Tensor, " n groups"], q: Float[Tensor, " n groups"]) -> Float[Tensor, " n"]:
+    """Σ p log(p / q) of log-probabilities, as Σ p (q/p - 1 - log(q/p)).
+
+    The two are equal, since both distributions sum to 1; in the second no term is negative, and
+    rounding errors of q count in their squares: a plan that is the reference has 0, in other
+    batches too.
+    """
+    gap = q - p
+    near = p.exp() * (torch.expm1(gap.clamp(max=1)) - gap)
+    far = q.exp() - p.exp() * (1 + gap)
+    return torch.where(gap > 1, far, near).sum(dim=1)

@@ -1,0 +1,107 @@
+"""Objectives with their samples for several targets: once for all that read texts alike."""
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import final
+
+from torch import Tensor
+
+from gptailor.evaluate.objectives import (
+    ObjectiveError,
+    PreparedObjective,
+    agree_on_direction,
+    prepare_objective,
+)
+from gptailor.evaluate.shell import configuration
+from gptailor.evaluate.targets import Target
+from gptailor.evaluate.tokenizing import digest, teller, tokenizer_of
+from gptailor.evaluate.work import Work
+from gptailor.plan import Objective
+
+Run = Callable[[Target, str, Work], Sequence[Tensor]]
+"""Runs a work on the model of that name of a target's plan, as it is."""
+
+
+@final
+@dataclass(frozen=True)
+class Wish:
+    """An objective, and whether its direction was said: then it has to be the metric's."""
+
+    objective: Objective
+    directed: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class Samples:
+    """Where an evaluation's samples come from: a folder for relative paths, how many, a seed."""
+
+    folder: Path = field(default_factory=Path)
+    count: int | None = None
+    seed: int = 0
+
+
+@final
+class Preparing:
+    """The prepared objectives of each target."""
+
+    def __init__(self, wishes: Sequence[Wish], samples: Samples, run: Run) -> None:
+        self.wishes = wishes
+        self.samples = samples
+        self.run = run
+        self._known: dict[Hashable, list[PreparedObjective]] = {}
+        self._names = any("from" in wish.objective.arguments for wish in wishes)
+
+    def of(self, target: Target) -> list[PreparedObjective]:
+        """The objectives as they are measured on a target.
+
+        Raises CalibrationError for a file, ObjectiveError for an argument, TailorError where there
+        is no tokenizer.
+        """
+        key = self.key(target)
+        if key not in self._known:
+            self._known[key] = self._prepared(target)
+        return self._known[key]
+
+    def key(self, target: Target) -> Hashable:
+        """Equal for targets that are measured on the same samples."""
+        base = None if target.base is None else target.identity_of_base
+        others: Hashable = None
+        if self._names:
+            origin = target.origin.origin
+            folder = None if origin is None else origin.folder
+            models: Mapping[str, object] = target.origin.models
+            others = (folder, tuple((name, str(model)) for name, model in models.items()))
+        return digest(teller(target.prepared)), positions(target), base, others
+
+    def _prepared(self, target: Target) -> list[PreparedObjective]:
+        tokenizer = tokenizer_of(teller(target.prepared))
+        found = [
+            prepare_objective(
+                wish.objective,
+                tokenizer=tokenizer,
+                folder=self.samples.folder,
+                samples=self.samples.count,
+                seed=self.samples.seed,
+                reference=lambda name, work: self.run(target, name, work),
+                positions=positions(target),
+            )
+            for wish in self.wishes
+        ]
+        for wish, prepared in zip(self.wishes, found, strict=True):
+            if wish.directed:
+                agree_on_direction(wish.objective, prepared)
+        return found
+
+
+def positions(target: Target) -> int | None:
+    """The longest text that a target takes, in tokens; None where its configuration has no end."""
+    config = configuration(target.prepared.compiled.config).get_text_config()
+    found = getattr(config, "max_position_embeddings", None)
+    return int(found) if found else None
+
+
+def no_reference(name: str, why: str) -> ObjectiveError:
+    """Why `kl` has nothing to compare with."""
+    return ObjectiveError(f"'kl' compares with the model '{name}': {why}")

@@ -1,0 +1,97 @@
+"""Tokens a second of two models, measured side by side."""
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any, TypeAlias, final
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from gptailor.evaluate.judgement import Speed
+from gptailor.evaluate.parts import embeddings
+
+Token: TypeAlias = Int64[Tensor, " 1 1"]
+Cache: TypeAlias = Mapping[str, Any]
+Step: TypeAlias = tuple[Token, Cache]
+
+PROMPT = 128
+"""Tokens of the prompt."""
+ANSWER = 16
+"""Tokens that are made after it."""
+ROUNDS = 3
+"""Rounds whose median counts; one more goes before them, and doesn't count."""
+
+
+def speeds(
+    model: PreTrainedModel, base: PreTrainedModel | None, *, rounds: int = ROUNDS
+) -> tuple[Speed, Speed | None]:
+    """A model's speed and its base's, taking turns, so that what slows the machine slows both.
+
+    One text at a time: a prompt of `PROMPT` tokens, as many as the model takes if those are fewer,
+    and greedy decoding with the KV cache after it. Medians.
+    """
+    turns = [_Turn(one) for one in (model, base) if one is not None]
+    for number in range(rounds + 1):
+        for turn in turns if number % 2 else reversed(turns):
+            turn.run(counts=number > 0)
+    found = [turn.speed() for turn in turns]
+    return found[0], (found[1] if base is not None else None)
+
+
+@final
+class _Turn:
+    """One model's rounds."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        room = PROMPT + ANSWER if longest is None else min(longest, PROMPT + ANSWER)
+        self.answer = max(1, min(ANSWER, room - 1))
+        length = max(1, room - self.answer)
+        weight = embeddings(model)
+        made = torch.Generator().manual_seed(0)
+        tokens = torch.randint(0, len(weight), (1, length), generator=made)
+        self.tokens = tokens.to(weight.device)
+        self.prefill: list[float] = []
+        self.decoding: list[float] = []
+
+    @torch.no_grad()
+    def run(self, *, counts: bool) -> None:
+        """Read the prompt, and write the answer."""
+        read, (token, cache) = self._timed(lambda: self._next(self.tokens, {}))
+        written, _ = self._timed(lambda: self._answer(token, cache))
+        if counts:
+            self.prefill.append(read)
+            self.decoding.append(written)
+
+    def speed(self) -> Speed:
+        """The medians."""
+        return Speed(
+            self.tokens.shape[1] / median(self.prefill), self.answer / median(self.decoding)
+        )
+
+    def _answer(self, token: Token, cache: Cache) -> Step:
+        for _ in range(self.answer):
+            token, cache = self._next(token, cache)
+        return token, cache
+
+    def _next(self, tokens: Int64[Tensor, " 1 length"], cache: Cache) -> Step:
+        """The likeliest next token, and the cache by the name that this transformers has for it."""
+        forward: Callable[..., Any] = self.model
+        made = forward(input_ids=tokens, use_cache=True, logits_to_keep=1, **cache)
+        name = next(name for name in ("cache", "past_key_values") if name in made)
+        return made.logits[:, -1].argmax(dim=-1, keepdim=True), {name: made[name]}
+
+    def _timed(self, do: Callable[[], Step]) -> tuple[float, Step]:
+        self._wait()
+        start = time.perf_counter()
+        made = do()
+        self._wait()
+        return time.perf_counter() - start, made
+
+    def _wait(self) -> None:
+        if self.tokens.is_cuda:
+            torch.cuda.synchronize(self.tokens.device)

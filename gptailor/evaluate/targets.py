@@ -1,0 +1,150 @@
+"""What can be judged: plans, compiled folders, plain models. Each with the base that it is held to.
+
+A folder, a GGUF file or a Hub id is the plan whose base it is and that says nothing else. What a
+compiled folder is held to is the base that its `plan.tailor` names, if that is there; what a
+plain model is held to is itself.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import final
+
+from gptailor.checkpoint.gguf import is_gguf
+from gptailor.checks.opening import rebind
+from gptailor.diagnostics import Fault, PlanError, TailorError, errors, listed
+from gptailor.lang.reading import load
+from gptailor.plan import Model, Plan
+from gptailor.prepared import Paths, Prepared, ready
+
+PLAN = "plan.tailor"
+"""What a compiled folder's plan is called."""
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+PLAN_ENDINGS = frozenset([".tailor", ".json"])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A plan that is ready to be stitched, by the name that it was asked for by.
+
+    `origin` is the plan that says what other models there are: its own, or a compiled folder's.
+    `base` is the plan of the base alone; None where nobody knows it or it isn't there.
+    """
+
+    name: str
+    prepared: Prepared
+    origin: Plan
+    base: Prepared | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is its own base."""
+        return self.base is self.prepared
+
+    @cached_property
+    def identity_of_base(self) -> tuple[str, ...] | None:
+        """Which files the base is."""
+        return None if self.base is None else identity(self.base)
+
+
+def identity(prepared: Prepared, name: str = "base") -> tuple[str, ...]:
+    """Which files a model of a plan is: equal for two plans that name the same."""
+    opened = prepared.models[name]
+    files = (str(file.resolve()) for file in opened.checkpoint.files)
+    return (opened.layout.prefix, *files)
+
+
+def find_targets(targets: Sequence[str | Path | Plan], models: Paths) -> list[Target]:
+    """All targets, ready; `models` gives other folders for the names of their plans.
+
+    Raises PlanError for a plan with faults and for a name that no target has, OSError for a file
+    that isn't there, TailorError where a folder or the Hub fails.
+    """
+    plans = [_read(target) for target in targets]
+    origins = [origin if origin is not None else plan for _, plan, origin in plans]
+    known = {name for plan in origins for name in plan.models}
+    for name in models:
+        if name not in known:
+            there = listed(f"'{one}'" for one in sorted(known))
+            message = f"no target has a model '{name}' to rebind"
+            raise PlanError([Fault("M105", message, help=f"their models are {there}")])
+    return [_target(name, plan, origin, models) for name, plan, origin in plans]
+
+
+def base_of(plan: Plan, name: str = "base") -> Plan:
+    """The plan that says a model of this plan as it is, and nothing else."""
+    made = Plan(models={"base": plan.models[name]})
+    return made.read_from(plan.origin) if plan.origin else made
+
+
+def _target(name: str, plan: Plan, origin: Plan | None, models: Paths) -> Target:
+    if origin is None:
+        own = _named(models, plan)
+        prepared = ready(plan, models=own)
+        base = ready(base_of(plan), models=_named(models, base_of(plan)))
+        plain = base.plan == prepared.plan
+        return Target(name, prepared, plan, prepared if plain else base)
+    prepared = ready(plan)
+    if origin is plan:
+        return Target(name, prepared, plan, prepared)
+    return Target(name, prepared, rebind(origin, _paths(models, origin))[0], _there(origin, models))
+
+
+def _there(origin: Plan, models: Paths) -> Prepared | None:
+    """The base of a compiled folder; None where it is gone, unless it was given by hand."""
+    plan = base_of(origin)
+    own = _named(models, plan)
+    try:
+        return ready(plan, models=own)
+    except TailorError:
+        if own:
+            raise
+        return None
+
+
+def _named(models: Paths, plan: Plan) -> Paths:
+    return {name: path for name, path in models.items() if name in plan.models}
+
+
+def _paths(models: Paths, plan: Plan) -> Mapping[str, Path]:
+    return {name: Path(path) for name, path in _named(models, plan).items()}
+
+
+def _read(target: str | Path | Plan) -> tuple[str, Plan, Plan | None]:
+    """A target's name, its plan, and for a model's folder the plan that it was compiled from.
+
+    For a model that nobody compiled that is its own plan.
+    """
+    if isinstance(target, Plan):
+        return (target.origin.source.name if target.origin else "<plan>"), target, None
+    name, path = str(target), Path(target).expanduser()
+    if path.is_dir() or (path.is_file() and is_gguf(path)):
+        plan = Plan(models={"base": Model(source=str(path.absolute()))})
+        return name, plan, _compiled_from(path) or plan
+    if not path.exists() and HUB_ID.fullmatch(name) and path.suffix not in PLAN_ENDINGS:
+        plan = Plan(models={"base": Model(source=name)})
+        return name, plan, plan
+    return name, load(path), None
+
+
+def _compiled_from(folder: Path) -> Plan | None:
+    """The plan in a compiled folder, if there is one that can be read."""
+    try:
+        return load(folder / PLAN)
+    except (OSError, PlanError):
+        return None
+
+
+def warnings(targets: Sequence[Target]) -> list[Fault]:
+    """What the targets' plans are warned of."""
+    found = [fault for target in targets for fault in target.prepared.warnings]
+    return [fault for fault in found if not errors([fault])]
+
+
+def names(targets: Sequence[Target]) -> list[str]:
+    """The models' names that an objective may compare the targets with."""
+    return sorted({name for target in targets for name in target.origin.models})

@@ -1,0 +1,178 @@
+"""From targets and objectives to results: who shares what, what is retained, what failure is."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import gptailor
+from gptailor.diagnostics import PlanError
+from gptailor.evaluate.failure import Failure
+from gptailor.evaluate.judgement import Judgement, Result, Speed, Subject, retained
+from gptailor.evaluate.judging import Judging, Place, judge
+from gptailor.evaluate.preparing import Samples, Wish
+from gptailor.evaluate.score import Score
+from gptailor.evaluate.speed import speeds
+from gptailor.evaluate.targets import find_targets
+from gptailor.lang.objectives import read_objective
+from tests.evaluate.lent import loaded, one_thread
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.usefixtures(one_thread.__name__)
+
+PLANS = {
+    "cut": 'tailor 1\nmodel base = "./base"\ndrop L2\n',
+    "more": 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nL3 from math\ndrop L2\n',
+    "other": 'tailor 1\nmodel base = "./base"\nmodel math = "./base"\nL3 from math\n',
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judging")
+    for seed, name in enumerate(("base", "math")):
+        tiny_model("llama", folder / name, seed=seed, layers=4)
+    for name, text in PLANS.items():
+        (folder / f"{name}.tailor").write_text(text)
+    rows = [{"text": "a cat " * n} for n in range(1, 6)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def score_of(judgement: Judgement, at: int = 0) -> Score:
+    outcome = judgement.results[at].outcome
+    assert isinstance(outcome, Score)
+    return outcome
+
+
+def judging(world: Path, *names: str, objective: str = 'nll("rows.jsonl")') -> Judging:
+    targets = find_targets([world / name for name in names], {})
+    wishes = [Wish(*read_objective(objective))]
+    return Judging(targets, wishes, Samples(world), Place())
+
+
+def test_targets_on_one_base_share_layers_and_what_they_begin_with(world: Path) -> None:
+    run = judging(world, "cut.tailor", "more.tailor")
+    found = run.judgement(speed=False, progress=lambda *_: None)
+    assert not found.failed
+    assert len(run.bases) == 1
+    families = {id(run.stitchers.family(t.prepared)) for t in run.targets}
+    assert len(families) == 1
+    assert run.evaluator.layers_run == 4 + 1 + 1, "the base's four, and what differs after L1"
+    alone = judge(world / "more.tailor", 'nll("rows.jsonl")', folder=world)
+    assert score_of(alone) == score_of(found, 1)
+
+
+def test_a_name_for_another_model_is_not_shared(world: Path) -> None:
+    run = judging(world, "more.tailor", "other.tailor")
+    first, second = (run.stitchers.family(target.prepared) for target in run.targets)
+    assert first is not second
+    found = run.judgement(speed=False, progress=lambda *_: None)
+    assert (
+        score_of(found, 1)
+        == judge(world / "base", 'nll("rows.jsonl")', folder=world).results[0].outcome
+    )
+
+
+def test_a_plan_object_and_a_file_are_the_same(world: Path) -> None:
+    plan = gptailor.load(world / "cut.tailor")
+    one, other = (
+        gptailor.judge(target, 'nll("rows.jsonl")', folder=world)
+        for target in (plan, world / "cut.tailor")
+    )
+    assert one.results[0].outcome == other.results[0].outcome
+
+
+def test_kl_compares_with_the_model_that_is_named(world: Path) -> None:
+    objectives = ['kl("rows.jsonl")', 'kl("rows.jsonl", from=math)']
+    found = judge(world / "more.tailor", objectives, folder=world)
+    from_base, from_math = score_of(found), score_of(found, 1)
+    assert from_base.value > 0
+    assert from_math.value > 0
+    assert from_base != from_math
+    assert [one.retained for one in found.results] == [None, None]
+
+
+def test_another_folder_for_a_name(world: Path) -> None:
+    mine = judge(
+        world / "cut.tailor", 'nll("rows.jsonl")', folder=world, models={"base": world / "math"}
+    )
+    assert score_of(mine) != score_of(
+        judge(world / "cut.tailor", 'nll("rows.jsonl")', folder=world)
+    )
+    with pytest.raises(PlanError, match="no target has a model 'code'"):
+        judge(world / "cut.tailor", 'nll("rows.jsonl")', folder=world, models={"code": world})
+
+
+def test_progress_counts_to_the_end(world: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    judge(
+        [world / "cut.tailor", world / "base"],
+        'nll("rows.jsonl")',
+        folder=world,
+        speed=True,
+        progress=lambda *step: told.append(step),
+    )
+    assert [done for _, done, _ in told] == list(range(5))
+    assert {total for _, _, total in told} == {4}
+
+
+def test_a_models_numbers_that_are_none_are_a_failure_of_it_alone(
+    world: Path, tmp_path: Path
+) -> None:
+    folder = tiny_model("llama", tmp_path / "broken", layers=2)
+    model = loaded("llama", tmp_path / "again", num_hidden_layers=2)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(math.nan)
+    model.save_pretrained(folder)
+    found = judge([folder, world / "base"], 'nll("rows.jsonl")', folder=world)
+    broken, base = found.results
+    assert isinstance(broken.outcome, Failure)
+    assert broken.outcome.reason == "nan"
+    assert isinstance(base.outcome, Score)
+    assert found.failed
+    record = json.loads(found.to_json())["results"][0]
+    assert (record["score"], record["failure"]["reason"]) == (None, "nan")
+
+
+@pytest.mark.parametrize(
+    ("mine", "base", "direction", "share"),
+    [
+        (0.4, 0.5, "maximize", 0.8),
+        (2.5, 2.0, "minimize", 0.8),
+        (0.0, 0.5, "maximize", 0.0),
+        (-0.1, 0.5, "maximize", None),
+        (0.1, -0.5, "maximize", None),
+        (0.1, 0.0, "minimize", None),
+        (math.inf, 2.0, "minimize", None),
+    ],
+)
+def test_what_is_retained(mine: float, base: float, direction: str, share: float | None) -> None:
+    found = retained(Score(mine, 0.1, 4), Score(base, 0.1, 4), direction)
+    assert found == (None if share is None else pytest.approx(share))
+
+
+def test_nothing_is_retained_of_or_by_a_failure() -> None:
+    score, failed = Score(1.0, 0.1, 2), Failure("nan", "NaN")
+    assert retained(score, failed, "maximize") is None
+    assert retained(failed, score, "maximize") is None
+    assert retained(score, None, "maximize") is None
+
+
+def test_json_has_no_infinity() -> None:
+    result = Result("a", 'nll("b")', "minimize", Score(1.0, math.inf, 1))
+    subject = Subject("a", 2, 10, 4, Speed(1.0, 2.0))
+    record = json.loads(Judgement((result,), (subject,)).to_json())
+    assert record["results"][0]["stderr"] is None
+    assert record["targets"][0]["speed"] == {"prefill": 1.0, "decoding": 2.0}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+def test_speeds_of_a_model_and_its_base(family: str, tmp_path: Path) -> None:
+    model = loaded(family, tmp_path / "model")
+    mine, base = speeds(model, model, rounds=1)
+    assert base is not None
+    assert min(mine.prefill, mine.decoding, base.prefill, base.decoding) > 0
+    assert speeds(model, None, rounds=1)[1] is None

@@ -1,0 +1,46 @@
+"""One objective by itself: read as in a search block, its faults at their places in its text."""
+
+import pytest
+
+from gptailor.diagnostics import PlanError
+from gptailor.lang.objectives import read_objective
+from gptailor.registry import OBJECTIVES
+
+
+@pytest.mark.parametrize("spec", OBJECTIVES.values(), ids=lambda spec: spec.name)
+def test_an_objective_knows_its_direction(spec) -> None:
+    found, said = read_objective(f'{spec.name}("a")')
+    assert (found.name, found.direction, said) == (spec.name, spec.direction or "maximize", False)
+    again, said = read_objective(f'{found.direction} {spec.name}("a")')
+    assert (again, said) == (found, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "place"),
+    [
+        ('nl("a")', "P601", "1:1"),
+        ("nll(", "S104", "1:4"),
+        ('nll("a)', "S104", "1:5"),
+        ('nll("a") } drop L3', "S105", "1:12"),
+        ('} search { nll("a")', "S105", "1:3"),
+        ('nll("a"); trials 5', "P601", "1:1"),
+        ('nll("a")\nkl("b")', "S102", "2:1"),
+        ("", "P601", "1:1"),
+        ("nll(a.txt)", "S101", "1:6"),
+        ("nll()", "P604", "1:1"),
+        ('maximize nll("a")', "P602", "1:1"),
+        ('kl("a", from=code)', "P106", "1:14"),
+        ('multiple_choice("a", metrc="x")', "P603", "1:28"),
+    ],
+)
+def test_a_fault_has_its_place(text: str, code: str, place: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        read_objective(text, ("base", "math"), name="--objective")
+    [fault] = caught.value.faults
+    assert fault.code == code
+    assert f"--> --objective:{place}" in str(caught.value)
+
+
+def test_a_model_that_is_known_may_be_named() -> None:
+    found, _ = read_objective('kl("a", from=math)', ("base", "math"))
+    assert found.arguments == {"file": "a", "from": "math"}

@@ -1,0 +1,212 @@
+"""Bridged plans compiled, locked, verified; equal to the live model."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import gptailor
+from gptailor.checkpoint.error import CheckpointError
+from gptailor.checkpoint.lock import read_lock
+from gptailor.cli import run
+from gptailor.diagnostics import PlanError
+from gptailor.evaluate.stitch import stitch
+from gptailor.plan import Plan
+from gptailor.prepared import prepare
+from gptailor.program.program import lines
+from gptailor.program.sketch import sketch
+from tests.tiny import tiny_model
+
+TEXT = "a stitch in time saves nine, said the tailor, and cut the thread. " * 30
+TWO = 'drop L1, L3..L4; bridge on "text.txt" tokens 600 ridge 0.01'
+BRIDGED = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (0, 1)]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bridged")
+    tiny_model("llama", folder / "base")
+    (folder / "text.txt").write_text(TEXT)
+    write(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "work"))
+
+
+def write(folder: Path, text: str = TWO) -> Plan:
+    (folder / "plan.tailor").write_text(f'tailor 1\nmodel base = "./base"\n{text}  # close\n')
+    return gptailor.load(folder / "plan.tailor")
+
+
+def plan_of(folder: Path) -> Plan:
+    return gptailor.load(folder / "plan.tailor")
+
+
+def test_the_compiled_folder_is_the_live_model(folder: Path) -> None:
+    told: list[str] = []
+    plan = plan_of(folder)
+    gptailor.compile(plan, folder / "out", bridging=lambda gap: told.append(gap.name))
+    model, live = AutoModelForCausalLM.from_pretrained(folder / "out"), stitch(plan)
+    for name, tensor in live.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+    assert told == ["the gap after L0", "the gap after L2"]
+    bare = stitch(write(folder, "drop L1, L3..L4"))
+    changed = [n for n, t in bare.state_dict().items() if not torch.equal(t, live.state_dict()[n])]
+    assert changed == BRIDGED
+
+
+def test_the_folders_own_plan_makes_it_again(folder: Path) -> None:
+    (folder / "deep").mkdir()
+    gptailor.compile(plan_of(folder), folder / "deep" / "out")
+    text = (folder / "deep" / "out" / "plan.tailor").read_text()
+    assert 'bridge on "../../text.txt" tokens 600 ridge 0.01  # close' in text
+    gptailor.compile(gptailor.load(folder / "deep" / "out" / "plan.tailor"), folder / "again")
+    for name, tensor in load_file(folder / "again" / "model.safetensors").items():
+        assert torch.equal(tensor, load_file(folder / "deep/out/model.safetensors")[name])
+
+
+def test_the_program_says_which_tensors_are_bridged(folder: Path) -> None:
+    program = prepare(plan_of(folder)).compiled.program
+    assert program.bridged == set(BRIDGED)
+    [said] = [line for line in lines(program) if line.startswith(BRIDGED[1])]
+    assert said.endswith("= bridge(copy base/model.safetensors#model.layers.2.mlp.down_proj.weight"
+                         ", L2 to L5, 'text.txt')")  # fmt: skip
+
+
+def test_the_lock_has_the_text_and_the_tokens(folder: Path) -> None:
+    lock = gptailor.lock(plan_of(folder))
+    assert sorted(lock.bridges) == ["L0", "L2"]
+    assert lock.bridges["L0"].tokens == 600
+    assert lock.bridges["L0"].file.size == len(TEXT)
+    assert {name for name, tensor in lock.tensors.items() if tensor.sketch} == set(BRIDGED)
+    lock.write(folder / "plan.tailor.lock")
+    assert read_lock(folder / "plan.tailor.lock") == lock
+    written = gptailor.compile(plan_of(folder), folder / "out", locked=lock)
+    assert written.lock is not None
+    assert written.lock.tensors == lock.tensors
+    assert gptailor.verify(folder / "out").result == "verified"
+    assert "bridges" not in json.loads(gptailor.lock(write(folder, "drop L1")).text())
+
+
+def test_another_text_is_refused(folder: Path) -> None:
+    lock = gptailor.lock(plan_of(folder))
+    (folder / "text.txt").write_text(TEXT + "more")
+    with pytest.raises(CheckpointError, match="calibration text of the bridge after L0") as caught:
+        gptailor.compile(plan_of(folder), folder / "out", locked=lock)
+    assert caught.value.code == "C704"
+    assert not (folder / "out").exists()
+
+
+def altered(folder: Path, name: str, by: float) -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    noise = torch.randn(tensors[name].shape, generator=torch.Generator().manual_seed(0))
+    tensors[name] += by * tensors[name].norm() / noise.norm() * noise
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("name", "by", "result"),
+    [
+        (BRIDGED[0], 1e-4, "verified"),
+        (BRIDGED[0], 0.05, "differs"),
+        ("model.layers.2.mlp.down_proj.weight", 1e-4, "differs"),
+    ],
+)
+def test_a_bridge_is_verified_to_a_tolerance(
+    folder: Path, name: str, by: float, result: str
+) -> None:
+    gptailor.compile(plan_of(folder), folder / "out")
+    altered(folder / "out", name, by)
+    found = gptailor.verify(folder / "out")
+    assert found.result == result
+    assert [one.name for one in found.differences] == ([name] if result == "differs" else [])
+
+
+def test_without_its_text_a_bridge_is_left_open(folder: Path) -> None:
+    gptailor.compile(plan_of(folder), folder / "out", locking=True)
+    (folder / "text.txt").unlink()
+    found = gptailor.verify(folder / "out")
+    assert found.result == "unverified"
+    assert found.unverified == (
+        f"2 bridged tensors: their calibration text is gone ({folder / 'out' / '../text.txt'})",
+    )
+
+
+def test_a_lock_of_other_rounding_holds(folder: Path) -> None:
+    lock = gptailor.lock(plan_of(folder))
+    near = lock.tensors[BRIDGED[0]]
+    moved = near.model_copy(update={"sha256": "0" * 64})
+    near_lock = lock.model_copy(update={"tensors": {**lock.tensors, BRIDGED[0]: moved}})
+    assert gptailor.compile(plan_of(folder), folder / "out", locked=near_lock).lock is not None
+    assert near.sketch is not None
+    far = moved.model_copy(update={"sketch": tuple(1.1 * number for number in near.sketch)})
+    far_lock = lock.model_copy(update={"tensors": {**lock.tensors, BRIDGED[0]: far}})
+    with pytest.raises(CheckpointError, match="is bridged otherwise than by the lock"):
+        gptailor.compile(plan_of(folder), folder / "other", locked=far_lock)
+
+
+def test_a_sketch_tells_how_far_tensors_are_apart() -> None:
+    generator = torch.Generator().manual_seed(1)
+    a, noise = (torch.randn(1100, 1000, generator=generator) for _ in range(2))
+    one, other = (torch.tensor(sketch(t)) for t in (a, a + 0.01 * noise))
+    assert (one - other).norm() / one.norm() == pytest.approx(0.01, rel=0.5)
+    assert sketch(a.bfloat16()) == sketch(a.bfloat16().float())
+
+
+def test_a_dry_run_and_the_card_show_the_gaps(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "text.txt").rename(folder / "kept.txt")
+    name = str(folder / "plan.tailor")
+    assert run(["compile", name, "-o", str(folder / "out"), "--dry-run"]) == 0
+    assert "L1      dropped, bridged over" in capsys.readouterr().out
+    assert run(["show", name]) == 0
+    assert "─ bridged over" in capsys.readouterr().out
+    (folder / "kept.txt").rename(folder / "text.txt")
+    gptailor.compile(plan_of(folder), folder / "out")
+    card = (folder / "out" / "README.md").read_text()
+    assert "B ─ B ─ ─ B" in card.upper()
+    assert "| L3..L4 | dropped, bridged over |" in card
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ('drop L1; bridge on "text.txt" tokens 15', "M220"),
+        ('maybe drop L1; bridge on "text.txt"', "P801"),
+        ('drop L1; bridge on "text.txt" ridge 0.1..0.2', "P801"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_before_anything_runs(
+    folder: Path, text: str, code: str
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        gptailor.compile(write(folder, text), folder / "out")
+    assert [fault.code for fault in caught.value.faults if fault.severity == "error"] == [code]
+
+
+def test_a_text_that_does_not_serve_leaves_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    write(folder, 'drop L1; bridge on "gone.txt"')
+    assert run(["compile", "plan.tailor", "-o", "out"]) == 3
+    assert "C801" in capsys.readouterr().err
+    assert not (folder / "out").exists()

@@ -1,0 +1,210 @@
+"""`gptailor eval`: a plan and its folder score alike; bad input is one message with its place."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import gptailor
+from gptailor import cli
+from tests.evaluate.lent import one_thread
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.usefixtures(one_thread.__name__)
+
+PLAN = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+L1 from math
+merge(L2 base, L2 math, 0.5)
+drop L3
+"""
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eval")
+    for seed, name in enumerate(("base", "math")):
+        tiny_model("llama", folder / name, seed=seed, layers=5)
+    (folder / "cut.tailor").write_text(PLAN)
+    gptailor.compile(gptailor.load(folder / "cut.tailor"), folder / "out")
+    (folder / "long.txt").write_text("the cat sat on the mat, " * 40)
+    (folder / "short.txt").write_text("a cat")
+    (folder / "empty.jsonl").write_text("\n")
+    write(folder / "rows.jsonl", [{"text": "a cat " * n} for n in range(1, 9)])
+    write(folder / "broken.jsonl", [{"text": "a"}, {"txt": "b"}])
+    answers = [{"context": f"{n}, then ", "answer": str(n + 1)} for n in range(4)]
+    write(folder / "answers.jsonl", answers)
+    questions = [{"query": f"{n}:", "choices": ["so", "no"], "gold": n % 2} for n in range(8)]
+    write(folder / "questions.jsonl", questions)
+    return folder
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("\n".join(map(json.dumps, rows)))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, world: Path) -> Run:
+    """Run `gptailor eval` in the world's folder."""
+    monkeypatch.chdir(world)
+
+    def call(*arguments: object, stdin: str = "") -> Said:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        capsys.readouterr()
+        code = cli.run(["eval", *map(str, arguments)])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Said(code, captured.out, captured.err)
+
+    return call
+
+
+OBJECTIVES = (
+    'nll("long.txt")',
+    'kl("rows.jsonl")',
+    'multiple_choice("questions.jsonl", metric="acc_norm")',
+    'generate("answers.jsonl")',
+)
+
+
+def flags(*objectives: str) -> list[str]:
+    return [part for text in objectives for part in ("--objective", text)]
+
+
+def test_a_plan_and_its_folder_score_alike(run: Run) -> None:
+    said = run("cut.tailor", "out", "base", *flags(*OBJECTIVES), "--format", "json", "--no-speed")
+    assert said.code == 0, said.err
+    found = json.loads(said.out)
+    results = found["results"]
+    assert [one["target"] for one in results] == ["cut.tailor"] * 4 + ["out"] * 4 + ["base"] * 4
+    keys = ("objective", "score", "stderr", "samples", "retained")
+    plan, out, base = (
+        [tuple(one[key] for key in keys) for one in results[at : at + 4]] for at in (0, 4, 8)
+    )
+    assert plan == out
+    assert plan != base
+    assert [one[0] for one in plan] == list(OBJECTIVES)
+    assert base[1][1] == 0, "the base is where it is"
+    assert found["bases"] == [], "the base is a target"
+    sizes = {one["target"]: (one["layers"], one["kv_bytes"]) for one in found["targets"]}
+    assert sizes["cut.tailor"] == sizes["out"] == (4, sizes["base"][1] * 4 // 5)
+
+
+def test_the_base_is_judged_beside(run: Run) -> None:
+    said = run("cut.tailor", *flags('nll("rows.jsonl")'), "--format", "json")
+    found = json.loads(said.out)
+    [mine], [base] = found["results"], found["bases"]
+    assert base["target"] == "./base"
+    assert mine["retained"] == pytest.approx(base["score"] / mine["score"])
+    assert mine["samples"] == 8
+    [target] = found["targets"]
+    assert target["speed"].keys() == {"prefill", "decoding"}
+    assert target["base_speed"]["decoding"] > 0
+
+
+def test_a_folder_whose_base_is_gone_has_scores_and_no_share(run: Run, world: Path) -> None:
+    plan = (world / "out" / "plan.tailor").read_text()
+    (world / "orphan").mkdir()
+    for file in (world / "out").iterdir():
+        (world / "orphan" / file.name).write_bytes(file.read_bytes())
+    (world / "orphan" / "plan.tailor").write_text(plan.replace("../base", "../gone"))
+    arguments = ("orphan", *flags('nll("rows.jsonl")', 'kl("rows.jsonl")'), "--no-speed")
+    said = run(*arguments, "--format", "json")
+    nll, kl = json.loads(said.out)["results"]
+    assert said.code == 3
+    assert (nll["retained"], nll["samples"]) == (None, 8)
+    assert kl["score"] is None
+    assert "the base that 'orphan' was made of isn't there" in kl["failure"]["message"]
+    there = run(*arguments, "--model", "base=base", "--format", "json")
+    assert there.code == 0, there.err
+    assert json.loads(there.out)["results"][0]["retained"] is not None
+
+
+def test_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = run("cut.tailor", "out", *flags(*OBJECTIVES))
+    assert said.code == 0
+    lines = said.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert (
+        'multiple_choice("questions.jsonl", metric="acc_norm"): 8 samples, more is better' in lines
+    )
+    assert sum("±" in line for line in lines) == 3 * 4
+    assert any("KV/token" in line and "decoding/s" in line for line in lines)
+    assert "2/" in said.err, "progress is said in lines where there is no terminal"
+
+
+def test_samples_are_a_prefix_by_the_seed(run: Run) -> None:
+    few = run("base", *flags('nll("rows.jsonl")'), "--samples", 3, "--format", "json")
+    same = run("base", *flags('nll("rows.jsonl")'), "--samples", 3, "--format", "json")
+    other = run(
+        "base", *flags('nll("rows.jsonl")'), "--samples", 3, "--seed", 7, "--format", "json"
+    )
+    score = [json.loads(one.out)["results"][0]["score"] for one in (few, same, other)]
+    assert score[0] == score[1] != score[2]
+
+
+def test_a_plan_from_standard_input(run: Run) -> None:
+    said = run("-", *flags('nll("rows.jsonl")'), "--no-speed", "--format", "json", stdin=PLAN)
+    assert json.loads(said.out)["results"][0]["target"] == "<stdin>"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        ([], 2, "TARGET"),
+        (["cut.tailor"], 2, "--objective"),
+        (["gone.tailor", "-O", 'nll("long.txt")'], 3, "gone.tailor"),
+        (["cut.tailor", "-O", 'nl("long.txt")'], 1, "did you mean 'nll'?"),
+        (["cut.tailor", "-O", "nll(long.txt)"], 1, "--objective:1:9"),
+        (["cut.tailor", "-O", 'nll("gone.txt")'], 3, "gone.txt"),
+        (["cut.tailor", "-O", 'nll("empty.jsonl")'], 3, "C802"),
+        (["cut.tailor", "-O", 'nll("broken.jsonl")'], 3, "broken.jsonl:2"),
+        (["cut.tailor", "-O", 'nll("short.txt")'], 3, "C805"),
+        (["cut.tailor", "-O", 'multiple_choice("questions.jsonl", metric="f1")'], 1, "'f1'"),
+        (["cut.tailor", "-O", 'kl("long.txt", from=code)'], 1, "'code' is not declared"),
+        (["cut.tailor", "-O", 'nll("long.txt")', "-O", 'nll("long.txt")'], 2, "twice"),
+        (["cut.tailor", "-O", 'nll("long.txt")', "--device", "cuda:99"], 3, "cuda:99"),
+        (["cut.tailor", "-O", 'nll("long.txt")', "--model", "code=x"], 1, "'code'"),
+        (["cut.tailor", "-O", 'nll("long.txt")', "--memory", "big"], 2, "'big'"),
+        (["cut.tailor", "-O", 'nll("long.txt")', "--samples", "0"], 2, "samples"),
+    ],
+)
+def test_bad_input_is_one_clear_message(
+    run: Run, arguments: list[str], code: int, named: str
+) -> None:
+    said = run(*arguments)
+    assert said.code == code, said.err
+    assert named in said.err
+    assert said.out == ""
+
+
+def test_memory_that_holds_no_layer_is_a_failure(run: Run) -> None:
+    said = run("cut.tailor", *flags('nll("long.txt")'), "--memory", "100B", "--format", "json")
+    assert said.code == 3
+    [result] = json.loads(said.out)["results"]
+    assert result["score"] is None
+    assert result["failure"]["reason"] in ("error", "memory")
+
+
+@pytest.mark.parametrize("memory", ["40kB"])
+def test_streamed_layers_score_alike(run: Run, memory: str) -> None:
+    arguments = ("cut.tailor", *flags('nll("long.txt")'), "--no-speed", "--format", "json")
+    whole, streamed = run(*arguments), run(*arguments, "--memory", memory)
+    assert streamed.code == 0, streamed.out
+    assert json.loads(streamed.out)["results"] == json.loads(whole.out)["results"]
