@@ -76,7 +76,7 @@ class Template:
         for name, kind in self._empty:
             own[name] = kind()
         for name, value in self._full:
-            own[name] = value
+            own[name] = value.copy()
         for name in self._configs:
             own[name] = config
         if index is not None and self._numbered:
