@@ -78,8 +78,8 @@ def _bridges(plan: Plan, count: int) -> list[str]:
         f"| L{gap.after} | `{gap.on}` | {gap.tokens:,} at most | {gap.ridge!r} |" for gap in gaps
     )
     return [
-        "The gaps are closed by least squares: the MLP's output projection of the layer before each "
-        "has been multiplied by a matrix that was fitted on a text (after "
+        "The gaps are closed by least squares: the MLP's output projection of the layer before "
+        "each has been multiplied by a matrix that was fitted on a text (after "
         "[ReplaceMe](https://arxiv.org/abs/2505.02819)).",
         "",
         "| layer before the gap | text | tokens | ridge |",
