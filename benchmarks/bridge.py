@@ -16,13 +16,15 @@ Seconds and the most memory are those of whole processes.
 import argparse
 import json
 import random
+import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -32,6 +34,8 @@ from benchmarks.measured import Failed, Run, run
 HERE = Path(__file__).parent
 AIM = 0.4
 """Of the loss that a cut costs, on text of every domain."""
+ENOUGH = 8192
+"""Tokens that cuts are chosen by."""
 FAMILY = ("arithmetic", "python", "conversation")
 
 
@@ -54,7 +58,7 @@ class Made:
     """A model, what making it took, and its loss by domain."""
 
     name: str
-    took: Run | None
+    took: Run
     losses: Mapping[str, float]
 
 
@@ -80,11 +84,16 @@ class Bench:
         command = [self.given.gptailor, "compile", str(plan), "-o", str(out)]
         return run([*command, "--device", self.given.device], self.log)
 
-    def peer(self, *arguments: str) -> Run:
+    def peer(self, *arguments: str, tokens: int) -> Run:
         """ReplaceMe's scheme, or the distances by which cuts are chosen."""
         command = [sys.executable, str(HERE / "bridge_peer.py"), *arguments]
-        more = ["--tokens", str(self.given.tokens), "--device", self.given.device]
+        more = ["--tokens", str(tokens), "--device", self.given.device]
         return run([*command, *more], self.log)
+
+    def said(self) -> Any:
+        """The JSON that the last command printed, maybe after its progress."""
+        text = self.log.read_text(encoding="utf-8")
+        return json.JSONDecoder().raw_decode(text[text.index("{") :])[0]
 
     def losses(self, model: Path) -> dict[str, float]:
         """Nats a token by domain."""
@@ -93,8 +102,7 @@ class Bench:
         kind = ["--dtype", self.given.dtype] if self.given.dtype else []
         command = [self.given.gptailor, "eval", str(model), *flags, *kind, "--no-speed"]
         run([*command, "--format", "json", "--device", self.given.device], self.log)
-        said = self.log.read_text(encoding="utf-8")
-        found = json.loads(said[said.index("{") :])["results"]
+        found = self.said()["results"]
         return {name: one["score"] for name, one in zip(self.held_out, found, strict=True)}
 
     @cached_property
@@ -109,9 +117,10 @@ def cuts(bench: Bench, base: Path) -> list[Cut]:
     if bench.given.drop:
         return [Cut(", ".join(map(str, drop)), drop) for drop in bench.given.drop]
     count = bench.given.layers
-    bench.peer("influences", str(base), str(bench.calibration), "--count", str(count))
-    said = bench.log.read_text(encoding="utf-8")
-    found = json.loads(said[said.index("{") :])
+    tokens = min(bench.given.tokens, ENOUGH)
+    shared = [str(base), str(bench.calibration), "--count", str(count)]
+    bench.peer("influences", *shared, tokens=tokens)
+    found = bench.said()
     layers, windows = found["layers"], found["windows"]
     first = min(range(1, len(windows)), key=windows.__getitem__)
     chosen = [Cut("window", tuple(range(first, first + count)))]
@@ -124,31 +133,34 @@ def cuts(bench: Bench, base: Path) -> list[Cut]:
 
 
 def made(bench: Bench, base: Path, cut: Cut) -> Iterator[Made]:
-    """A cut's models: bare, bridged, and the peer's."""
+    """A cut's models: bare, bridged, and the peer's; each is removed once it is measured."""
+    out = bench.folder / "out"
     drop = f"drop {', '.join(f'L{layer}' for layer in cut.layers)}"
     for name, statements in (("bare", [drop]), ("bridge", [drop, bench.bridge])):
-        out = bench.folder / f"{base.name}-{cut.name}-{name}".replace(" ", "-")
         took = bench.compiled(base, statements, out)
         yield Made(name, took, bench.losses(out))
-    for by in ("squares", "cosine") if bench.given.cosine else ("squares",):
-        if cut.window:
-            out = bench.folder / f"{base.name}-{cut.name}-{by}".replace(" ", "-")
-            where = ["--first", str(cut.layers[0]), "--count", str(len(cut.layers)), "--by", by]
-            took = bench.peer("replace", str(base), str(bench.calibration), str(out), *where)
-            yield Made(f"ReplaceMe, {by}", took, bench.losses(out))
+        shutil.rmtree(out)
+    fits = ("squares", "cosine") if bench.given.cosine else ("squares",)
+    for by in fits if cut.window else ():
+        shared = ["replace", str(base), str(bench.calibration), str(out), "--by", by]
+        where = ["--first", str(cut.layers[0]), "--count", str(len(cut.layers))]
+        took = bench.peer(*shared, *where, tokens=bench.given.tokens)
+        yield Made(f"ReplaceMe, {by}", took, bench.losses(out))
+        shutil.rmtree(out)
 
 
-def rows(name: str, models: Sequence[Made], uncut: Mapping[str, float]) -> Iterator[str]:
-    """A line of the table for each model of a cut; the first one is bare."""
-    bare = models[0].losses
+def rows(name: str, models: Iterable[Made], uncut: Mapping[str, float]) -> Iterator[str]:
+    """A line of the table for each model of a cut, as it comes; the first one is bare."""
+    bare: Mapping[str, float] | None = None
     for one in models:
-        shares = [share(one.losses[domain], bare[domain], uncut[domain]) for domain in uncut]
-        won = [f" ({100 * some:.0f} %)" for some in shares]
-        met = " ✓" if min(shares) >= AIM else " ✗"
-        if one is models[0]:
-            won, met = [""] * len(won), ""
-        cells = [f"{one.losses[d]:.3f}{more}" for d, more in zip(uncut, won, strict=True)]
-        yield line(name, f"{one.name}{met}", *cells, *_took(one.took))
+        cells, met = [f"{one.losses[domain]:.3f}" for domain in uncut], ""
+        if bare is None:
+            bare = one.losses
+        else:
+            shares = [share(one.losses[domain], bare[domain], uncut[domain]) for domain in uncut]
+            cells = [f"{cell} ({100 * w:.0f} %)" for cell, w in zip(cells, shares, strict=True)]
+            met = " ✓" if min(shares) >= AIM else " ✗"
+        yield line(name, one.name + met, *cells, f"{one.took.seconds:.1f} s", _size(one.took.peak))
 
 
 def share(loss: float, bare: float, uncut: float) -> float:
@@ -161,8 +173,8 @@ def line(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _took(took: Run | None) -> tuple[str, str]:
-    return ("", "") if took is None else (f"{took.seconds:.1f} s", f"{took.peak / 1e6:.0f} MB")
+def _size(size: int) -> str:
+    return f"{size / 1e6:.0f} MB"
 
 
 def bases(bench: Bench) -> Iterator[Path]:
@@ -189,7 +201,7 @@ def compare(bench: Bench) -> None:
         print(line(base.name, "uncut", *cells, "", ""), flush=True)
         for cut in cuts(bench, base):
             name = f"{base.name}, {cut.name}: {', '.join(map(str, cut.layers))}"
-            for one in rows(name, list(made(bench, base, cut)), uncut):
+            for one in rows(name, made(bench, base, cut), uncut):
                 print(one, flush=True)
 
 

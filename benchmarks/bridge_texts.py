@@ -21,16 +21,16 @@ DOMAINS = {
     "conversation": conversation.texts,
 }
 CALIBRATION = {"arithmetic": 1000, "python": 700, "conversation": 1600}
-"""Texts of each domain that bridges are fitted on, some 220,000 tokens in all."""
-HELD_OUT = 120
-"""Texts of each domain that losses are measured on."""
+"""Texts of each domain that bridges are fitted on, some 250,000 tokens in all."""
+HELD_OUT = {"arithmetic": 60, "python": 20, "conversation": 120}
+"""Texts of each domain that losses are measured on, some 4,000 tokens each."""
 STORY = "story"
 
 
 def write_texts(folder: Path) -> tuple[Path, Mapping[str, Path]]:
     """The calibration file, and a file of held-out text by domain."""
     calibration = [make(CALIBRATION[domain], False) for domain, make in DOMAINS.items()]
-    held_out = {domain: make(HELD_OUT, True) for domain, make in DOMAINS.items()}
+    held_out = {domain: make(HELD_OUT[domain], True) for domain, make in DOMAINS.items()}
     story = Text("", (EXAMPLES / "text.txt").read_text(encoding="utf-8"))
     whole = _write(folder / "calibration.jsonl", list(chain(*calibration)))
     files = {name: _write(folder / f"{name}.jsonl", some) for name, some in held_out.items()}

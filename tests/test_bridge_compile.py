@@ -202,6 +202,15 @@ def test_what_cannot_be_fitted_is_refused_before_anything_runs(
     assert [fault.code for fault in caught.value.faults if fault.severity == "error"] == [code]
 
 
+def test_drops_that_cannot_be_undone_are_refused(tmp_path: Path) -> None:
+    tiny_model("deepseek_v3", tmp_path / "base")
+    plan = "L3 = L0 base; drop L1..L2"
+    assert not gptailor.check(write(tmp_path, plan))
+    [fault] = gptailor.check(write(tmp_path, f'{plan}; bridge on "text.txt"'))
+    assert fault.code == "M217"
+    assert "fitted to the plan without its drops" in fault.message
+
+
 def test_a_text_that_does_not_serve_leaves_nothing(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,7 +70,7 @@ def what_is_dropped_can_be_undone(checked: Checked) -> Iterator[Fault]:
     undone = plan.model_copy(update={"drops": (), "bridges": ()})
     made = moved(Checked(undone, checked.models))
     if isinstance(made, Refusal):
-        message = f"the plan without its drops, to which a bridge is fitted, {made.reason}"
+        message = f"a bridge is fitted to the plan without its drops, and there {made.reason}"
         yield Fault("M217", message, ("bridges", 0))
 
 

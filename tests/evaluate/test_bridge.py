@@ -443,7 +443,7 @@ def test_two_processes_give_the_same_bytes(say: Say, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "code", "says"),
     [
-        ("gone.txt", None, "C801", "no such file"),
+        ("gone.txt", None, "C801", "No such file"),
         ("empty.txt", "", "C802", "empty"),
         ("fields.jsonl", '{"words": "a"}\n', "C804", "'text'"),
         ("few.txt", "abcdefgh", "C806", "7 tokens that count, and a bridge needs at least 16"),
