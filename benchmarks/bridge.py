@@ -267,11 +267,10 @@ def main(arguments: Sequence[str]) -> None:
         try:
             if not (given.model / "config.json").is_file():
                 run([sys.executable, str(EXAMPLES / "smollm2.py"), str(given.model)], texts / "log")
-            if given.calibration:
-                found = given.calibration.resolve(), dict(given.held_out)
-            else:
-                found = write_texts(texts)
-            compare(Bench(Path(folder), given, *found))
+            calibration, held_out = given.calibration, dict(given.held_out or ())
+            if calibration is None:
+                calibration, held_out = write_texts(texts)
+            compare(Bench(Path(folder), given, calibration.resolve(), held_out))
         except Failed as failure:
             sys.exit(str(failure))
 

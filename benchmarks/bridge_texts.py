@@ -6,7 +6,7 @@ fourth one, a story, has no calibration text of its kind.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -27,7 +27,7 @@ HELD_OUT = {"arithmetic": 60, "python": 20, "conversation": 120}
 STORY = "story"
 
 
-def write_texts(folder: Path) -> tuple[Path, Mapping[str, Path]]:
+def write_texts(folder: Path) -> tuple[Path, dict[str, Path]]:
     """The calibration file, and a file of held-out text by domain."""
     calibration = [make(CALIBRATION[domain], False) for domain, make in DOMAINS.items()]
     held_out = {domain: make(HELD_OUT[domain], True) for domain, make in DOMAINS.items()}

@@ -27,9 +27,9 @@ class CheckpointError(TailorError):
         return "\n".join(lines + ([f"  = help: {self.help}"] if self.help else []))
 
 
-def quoted(name: str) -> str:
+def quoted(name: str, *, whole: bool = False) -> str:
     """A name in quotes, fit for a terminal: control characters escaped, a long one cut."""
-    shown = name if len(name) <= LONGEST else f"{name[:LONGEST]}…"
+    shown = name if whole or len(name) <= LONGEST else f"{name[:LONGEST]}…"
     return f"'{_escaped(shown)}'"
 
 
