@@ -84,7 +84,9 @@ def cli() -> None:
 @click.option("--threads", type=click.IntRange(min=1), metavar="N",
               help="Tensors that are written at once. Without it: as many as cores.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
-              help="What merges large tensors: cpu, cuda or cuda:1.")  # fmt: skip
+              help="What merges large tensors and fits bridges: cpu, cuda or cuda:1.")  # fmt: skip
+@click.option("--memory", type=Size(), metavar="SIZE",
+              help="The most bytes of weights on the device while bridges are fitted.")  # fmt: skip
 def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
     plan: str,
     output: Path,
@@ -98,6 +100,7 @@ def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
     lock_file: Path | None,
     threads: int | None,
     device: str,
+    memory: int | None,
 ) -> None:
     """Write the model that PLAN declares as a Hugging Face folder.
 
@@ -129,6 +132,8 @@ def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
             locking=lock,
             threads=threads,
             device=device,
+            memory=memory,
+            bridging=lambda gap: say(f"bridging {gap.name}", err=True),
         )
     before = prepared.counts["layers"][0]
     say(
