@@ -47,6 +47,12 @@ class Cut:
     layers: tuple[int, ...]
 
     @property
+    def shown(self) -> str:
+        """The layers, as in a plan."""
+        first, last = self.layers[0], self.layers[-1]
+        return f"L{first}..L{last}" if self.window else ", ".join(f"L{one}" for one in self.layers)
+
+    @property
     def window(self) -> bool:
         """Whether they are neighbours, with a layer before them."""
         first, last = self.layers[0], self.layers[-1]
@@ -115,7 +121,7 @@ class Bench:
 def cuts(bench: Bench, base: Path) -> list[Cut]:
     """Those of the command line, or the chosen ones and random ones."""
     if bench.given.drop:
-        return [Cut(", ".join(map(str, drop)), drop) for drop in bench.given.drop]
+        return [Cut("given", drop) for drop in bench.given.drop]
     count = bench.given.layers
     tokens = min(bench.given.tokens, ENOUGH)
     shared = [str(base), str(bench.calibration), "--count", str(count)]
@@ -135,7 +141,7 @@ def cuts(bench: Bench, base: Path) -> list[Cut]:
 def made(bench: Bench, base: Path, cut: Cut) -> Iterator[Made]:
     """A cut's models: bare, bridged, and the peer's; each is removed once it is measured."""
     out = bench.folder / "out"
-    drop = f"drop {', '.join(f'L{layer}' for layer in cut.layers)}"
+    drop = f"drop {cut.shown}"
     for name, statements in (("bare", [drop]), ("bridge", [drop, bench.bridge])):
         took = bench.compiled(base, statements, out)
         yield Made(name, took, bench.losses(out))
@@ -200,17 +206,17 @@ def compare(bench: Bench) -> None:
         cells = (f"{loss:.3f}" for loss in uncut.values())
         print(line(base.name, "uncut", *cells, "", ""), flush=True)
         for cut in cuts(bench, base):
-            name = f"{base.name}, {cut.name}: {', '.join(map(str, cut.layers))}"
+            name = f"{base.name}, {cut.name}: {cut.shown}"
             for one in rows(name, made(bench, base, cut), uncut):
                 print(one, flush=True)
 
 
 def layers(text: str) -> tuple[int, ...]:
-    """`20..26` or `3,12..14` as numbers, rising."""
+    """`L20..L26` or `L3,L12..L14` as numbers, rising."""
     found: list[int] = []
     for part in text.replace("L", "").split(","):
         first, _, last = part.partition("..")
-        found += range(int(first), int(last or first) + 1)
+        found += range(int(first), int(last or first) + 1)  # argparse says what isn't a number
     if not found or sorted(set(found)) != found:
         raise argparse.ArgumentTypeError(f"{text} is no rising list of layers")
     return tuple(found)
@@ -235,8 +241,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     add("--family", action="store_true", help="also the demo's three fine-tunes of SmolLM2")
     add("--layers", type=int, default=7, metavar="N", help="that each chosen cut takes (7)")
     add("--random", type=int, default=2, metavar="N", help="random cuts (2)")
-    add("--drop", type=layers, action="append", metavar="L20..L26",
-        help="this cut, not the chosen ones; may be given several times")  # fmt: skip
+    add("--drop", type=layers, action="append", metavar="LAYERS",
+        help="this cut, as L20..L26 or L3,L12..L14, instead; again for more")  # fmt: skip
     add("--tokens", type=int, default=65536, metavar="N", help="of calibration text (65536)")
     add("--ridge", type=float, metavar="R", help="the language's own without this")
     add("--cosine", action="store_true", help="also ReplaceMe's fit by Adam")

@@ -80,7 +80,9 @@ class Walk:
                 counted = self.counted[number].to(self.device)
                 if summed is None:
                     summed = Statistics(after.shape[-1], self.device)
-                summed.add(branch.output()[counted], rest[counted])
+                added = branch.output()
+                summed.add(added[counted], rest[counted])
+                summed.add_first(added[:, 0], rest[:, 0])
         assert summed is not None
         self.own = mine
         return summed

@@ -31,6 +31,9 @@ class Statistics:
     R = T − Y − M is what the hidden state before the gap lacks of the one after it. Both have
     `width` entries a token. `count` is the number of tokens, `branch` is MᵀM, `cross` MᵀR, `rest`
     the diagonal of RᵀR, `branch_sum` and `rest_sum` the sums over tokens.
+
+    `first_branch` and `first_cross` are MᵀM and MᵀR over the first token of each sequence, which is
+    in no other sum: in many models its M is a thousand times as long as others'.
     """
 
     def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
@@ -41,6 +44,8 @@ class Statistics:
         self.branch = zeros(width, width)
         self.cross = zeros(width, width)
         self.rest = zeros(width)
+        self.first_branch = zeros(width, width)
+        self.first_cross = zeros(width, width)
         self.branch_sum = zeros(width)
         self.rest_sum = zeros(width)
 
@@ -53,7 +58,18 @@ class Statistics:
         self.rest.add_(r.square().sum(0))
         self.branch_sum.add_(m.sum(0))
         self.rest_sum.add_(r.sum(0))
-        if not bool(torch.isfinite(self.branch.sum() + self.cross.sum() + self.rest.sum())):
+        self._refuse_strange(self.cross)
+
+    def add_first(self, branch: Float[Tensor, " n width"], rest: Float[Tensor, " n width"]) -> None:
+        """Take the first tokens of some sequences in. Raises BridgeError (C807) as `add`."""
+        m, r = branch.double(), rest.double()
+        self.first_branch.addmm_(m.T, m)
+        self.first_cross.addmm_(m.T, r)
+        self._refuse_strange(self.first_cross)
+
+    def _refuse_strange(self, cross: Float64[Tensor, " width width"]) -> None:
+        whole = cross.sum() + self.branch.sum() + self.rest.sum() + self.first_branch.sum()
+        if not bool(torch.isfinite(whole)):
             raise BridgeError("C807", "hidden states are no numbers (NaN or infinite)")
 
     def explained(self, w: Float64[Tensor, " width width"]) -> float:
@@ -68,16 +84,20 @@ class Statistics:
 
 
 def solve(statistics: Statistics, ridge: float) -> Float64[Tensor, " width width"]:
-    """W = I + (MᵀM + λI)⁻¹ MᵀR with λ = ridge × the mean of MᵀM's diagonal.
+    """W = I + (MᵀM + λI)⁻¹ MᵀR over all tokens.
 
-    A row of hidden states y + m becomes y + mW. Raises BridgeError (C808) where MᵀM + λI has no
-    inverse.
+    λ = ridge × the mean of MᵀM's diagonal without the first token of each sequence, which would
+    drown the others there. A row of hidden states y + m becomes y + mW. Raises BridgeError (C808)
+    where MᵀM + λI has no inverse.
     """
     branch = statistics.branch
     identity = torch.eye(len(branch), dtype=branch.dtype, device=branch.device)
-    damped = branch + ridge * branch.diagonal().mean() * identity
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    change = torch.cholesky_solve(statistics.cross, factor)
+    damped = branch + statistics.first_branch + ridge * branch.diagonal().mean() * identity
+    scale = damped.diagonal().sqrt()[:, None]  # so that large channels leave small ones digits
+    factor, failed = torch.linalg.cholesky_ex(damped / (scale * scale.T))
+    change = (
+        torch.cholesky_solve((statistics.cross + statistics.first_cross) / scale, factor) / scale
+    )
     if int(failed) or not bool(torch.isfinite(change).all()) or _is_singular(factor):
         message = (
             f"the MLP branch's {len(branch)} outputs depend on each other over "

@@ -114,6 +114,33 @@ def test_without_a_ridge_it_is_least_squares(drawn: tuple[Tensor, Tensor]) -> No
     assert summed.explained(torch.eye(4, dtype=torch.float64)) == 0
 
 
+def test_first_tokens_are_fitted_and_say_nothing_of_the_ridge(
+    drawn: tuple[Tensor, Tensor],
+) -> None:
+    m, r = (one.double() for one in drawn)
+    first, own = (
+        1e4 * torch.randn(1, 4, generator=torch.Generator().manual_seed(1)),
+        torch.ones(1, 4),
+    )
+    summed = statistics(*drawn)
+    summed.add_first(first, own)
+    w = solve(summed, 0.1)
+    every, rests = torch.cat([m, first.double()]), torch.cat([r, own.double()])
+    ridge = 0.1 * m.square().sum(0).mean() * torch.eye(4)
+    change = torch.linalg.inv(every.T @ every + ridge) @ every.T @ rests
+    torch.testing.assert_close(w - torch.eye(4), change)
+    torch.testing.assert_close(first.double() @ change, own.double(), atol=1e-2, rtol=0.0)
+    assert summed.count == 50
+
+
+def test_large_channels_leave_small_ones_their_digits(drawn: tuple[Tensor, Tensor]) -> None:
+    m, r = drawn
+    large = torch.tensor([1e7, 1.0, 1.0, 1.0])
+    w, wide = solve(statistics(m, r), 0.0), solve(statistics(m * large, r), 0.0)
+    change, other = (one - torch.eye(4) for one in (w, wide))
+    torch.testing.assert_close(other * large[:, None], change, atol=1e-6, rtol=1e-6)
+
+
 def test_a_huge_ridge_leaves_the_weights(drawn: tuple[Tensor, Tensor]) -> None:
     identity = torch.eye(4, dtype=torch.float64)
     torch.testing.assert_close(solve(statistics(*drawn), 1e15), identity, atol=1e-14, rtol=0.0)
@@ -122,6 +149,9 @@ def test_a_huge_ridge_leaves_the_weights(drawn: tuple[Tensor, Tensor]) -> None:
 def test_a_singular_fit_needs_a_ridge(drawn: tuple[Tensor, Tensor]) -> None:
     m, r = drawn
     m = torch.cat([m[:, :3], m[:, :1] * 3], dim=1)
+    dead = torch.cat([m[:, :3], torch.zeros(50, 1)], dim=1)
+    with pytest.raises(BridgeError, match="depend on each other"):
+        solve(statistics(dead, r), 0.0)
     with pytest.raises(BridgeError, match="depend on each other over 50 tokens") as caught:
         solve(statistics(m, r), 0.0)
     assert caught.value.code == "C808"
@@ -178,11 +208,11 @@ class Seen:
         self.until: list[Tensor] = []
         layers = decoder_layers(model)
         layers[layer].mlp.down_proj.register_forward_hook(
-            lambda _, __, out: self.branch.append(out[:, 1:].flatten(0, 1))
+            lambda _, __, out: self.branch.append(out[0])
         )
         for at, states in ((layer, self.after), (until - 1, self.until)):
             layers[at].register_forward_hook(
-                lambda _, __, out, states=states: states.append(out[:, 1:].flatten(0, 1))
+                lambda _, __, out, states=states: states.append(out[0])
             )
 
 
@@ -200,9 +230,9 @@ def naive(full: PreTrainedModel, cut: PreTrainedModel, gap: tuple[int, int, int]
                 full(tokens)
                 cut(tokens)
     m, out, t = (torch.cat(s).double() for s in (student.branch, student.after, teacher.until))
-    gram = m.T @ m
-    ridge = 0.001 * gram.diagonal().mean() * torch.eye(16)
-    return torch.eye(16) + torch.linalg.inv(gram + ridge) @ m.T @ (t - out)
+    later = torch.cat([states[1:] for states in student.branch]).double()
+    ridge = 0.001 * later.square().sum(0).mean() * torch.eye(16)
+    return torch.eye(16) + torch.linalg.inv(m.T @ m + ridge) @ m.T @ (t - out)
 
 
 def test_the_fit_is_the_rules(say: Say, folder: Path) -> None:
@@ -407,10 +437,14 @@ def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
     [again, _] = stitcher.bridges(other, lambda gap: told.append(gap.after))
     assert told == [0, 2, 3]
     assert first[1] is again[1]
+    shorter = say(TWO.replace("L3..L4", "L3"))
+    stitcher.bridges(shorter, lambda gap: told.append(gap.after))
+    assert told == [0, 2, 3, 2]
     one, two = stitcher.stitch(say(TWO)), stitcher.stitch(other)
     assert one.layers[0] is two.layers[0]
+    assert one.layers[0].merged, "it is kept within the bytes of layers that are computed"
     assert stitcher.stitch(say("drop L1, L4")).layers[0] is not two.layers[0]
-    for plan in (say(TWO), other):
+    for plan in (say(TWO), other, shorter):
         assert torch.equal(logits(stitcher.stitch(plan).model), logits(stitch(plan)))
 
 
