@@ -1,0 +1,250 @@
+"""Spaces: every genome is a plan without faults, and says what its active genes say."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from gptailor import loads
+from gptailor.checks.alone import check_alone
+from gptailor.checks.merging import open_choices
+from gptailor.diagnostics import errors
+from gptailor.lang.format import format_plan
+from gptailor.plan import Plan
+from gptailor.search.decode import decode
+from gptailor.search.encode import encode, plain
+from gptailor.search.genome import Active, Genome
+from gptailor.search.space import Space, SpaceError, space_of
+from gptailor.search.table import active, canonical, exact, features, sample
+from tests import strategies
+
+HEAD = """tailor 1
+model base = "./base"
+model math = "./math"
+model code = "./code"
+"""
+
+SPACES = {
+    "paper": (
+        "drop any 3 of L0..L7\nL0..L7 from any of math, code by task_arithmetic(0.0..1.0)",
+        8,
+    ),
+    "bits": ("drop any 2 of L1..L6", 8),
+    "real": ("scale L2 by 0.5..2.0", 4),
+    "logarithm": ('drop L2\nbridge on "t" ridge 0.0001..1.0', 4),
+    "pick": ("L1 from one of base, math", 4),
+    "tied": ("tied L0..L3 from any of math, code by ties(0.2..0.8)\nmaybe drop L2", 4),
+    "tied drops": ("tied maybe drop L0..L3", 4),
+    "all may go": ("maybe drop L0..L2\ndrop any 1 of L3..L4", 5),
+    "maybe": (
+        "maybe L0..L1 from one of base, math\nmaybe L2.mlp from any of base, math by linear()",
+        4,
+    ),
+    "methods": (
+        "L1 from any of base, math, code by "
+        "one of (linear(0.1..0.9, 0.2, one of (0.3, 0.4)), slerpless)".replace(
+            "slerpless", "task_arithmetic(0.0..1.0)"
+        ),
+        3,
+    ),
+    "gaps": ('maybe drop L1..L3\nmaybe bridge L1 on "t" ridge one of (0.1, 1.0)', 5),
+    "scales": ("maybe scale L1 by one of (0.5, 2)\nmaybe drop L1", 3),
+    "rest": ("embed from one of base, math\nnorm from any of math, code by linear()", 2),
+    "stack": (
+        "stack { maybe L0..L3 one of base, math; maybe L2 code; limit 2 layers }",
+        4,
+    ),
+    "fixed stack": ("stack { L0 base; maybe L1..L2 code; L3 one of math, code }", 4),
+}
+
+
+def space(name: str) -> Space:
+    text, layers = SPACES[name]
+    return space_of(loads(HEAD + text), layers)
+
+
+# ------------------------------------------------------------------------------ what must hold
+
+
+@dataclass(frozen=True)
+class Change:
+    """A genome with one gene another, or a bit of a set swapped; and whether that one is active."""
+
+    genome: Genome
+    active: bool
+
+
+def changes(space: Space, genome: Genome, says: Active) -> Iterator[Change]:
+    """Each gene changed alone."""
+    bits, picks, reals = (np.array(genes) for genes in genome)
+    for i, bit in enumerate(space.bits):
+        other = bits.copy()
+        other[i] = not other[i]
+        if bit.group >= 0:
+            mates = [j for j, one in enumerate(space.bits) if one.group == bit.group]
+            swap = next((j for j in mates if bits[j] != bits[i]), None)
+            if swap is None:
+                continue
+            other[swap] = not other[swap]
+        yield Change(Genome(other, picks, reals), bool(says.bits[i]))
+    for i, pick in enumerate(space.picks):
+        other = picks.copy()
+        other[i] = (other[i] + 1) % len(pick.options)
+        yield Change(Genome(bits, other, reals), bool(says.picks[i]))
+    for i, real in enumerate(space.reals):
+        if real.high - real.low < 1e-9 * max(1e-290, abs(real.low), abs(real.high)):
+            continue  # hardly a number between them
+        other = reals.copy()
+        other[i] = other[i] + 0.25 if other[i] < 0.5 else other[i] - 0.25
+        yield Change(Genome(bits, picks, other), bool(says.reals[i]))
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is asked of a table, compiled for many genomes or not."""
+
+    space: Space
+    compiled: bool = True
+    jit: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        asked = {f.__name__: partial(f, self.space.table) for f in (active, canonical, features)}
+        made = {name: jax.jit(f) if self.compiled else f for name, f in asked.items()}
+        object.__setattr__(self, "jit", made)
+
+
+def check(space: Space, genome: Genome, asking: Asking) -> None:
+    """All that holds of every genome of every space."""
+    active, canonical, features = asking.jit.values()
+    plan = decode(space, genome)
+    assert not errors(check_alone(plan)), format_plan(plan)
+    assert not open_choices(plan)
+    assert loads(format_plan(plan)) == plan
+    assert remains(plan, space.layers)
+    settled = canonical(genome)
+    assert decode(space, settled) == plan
+    assert plain(plan) == plan
+    again = encode(space, plan)
+    assert decode(space, again) == plan
+    seen = features(settled)
+    assert np.isfinite(seen).all()
+    assert np.abs(np.asarray(seen)).max(initial=0) <= 1
+    for change in changes(space, genome, active(genome)):
+        assert (decode(space, change.genome) != plan) == change.active
+
+
+def remains(plan: Plan, layers: int) -> bool:
+    if plan.stack is not None:
+        return bool(plan.stack.items)
+    return len(plan.drops) < layers
+
+
+def drawn(space: Space, seed: int) -> Genome:
+    """Any genome at all, inactive genes too."""
+    keys = jax.random.split(jax.random.key(seed), 4)
+    chances = jax.random.uniform(keys[3], space.table.group.shape) - 0.5
+    table = space.table
+    return Genome(
+        np.asarray(exact(table, chances)),
+        np.asarray(jax.random.randint(keys[1], table.options.shape, 0, table.options), np.int32),
+        np.asarray(jax.random.uniform(keys[2], table.at_reals.shape)),
+    )
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_genome_is_a_plan_that_its_active_genes_say(name: str) -> None:
+    one = space(name)
+    asking = Asking(one)
+    for seed in range(12):
+        check(one, drawn(one, seed), asking)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(plan=strategies.plans(), seed=st.integers(0, 2**31 - 1), beyond=st.sampled_from([1, 2, 50]))
+def test_of_any_plan(plan: Plan, seed: int, beyond: int) -> None:
+    named = [entry.position for entry in (*plan.layers, *plan.drops, *plan.scales)]
+    named += [position for choice in plan.drop_any for position in choice.among]
+    named += [bridge.after for bridge in plan.bridges if bridge.after is not None]
+    layers = max(named, default=0) + beyond
+    gone = {drop.position for drop in plan.drops if not drop.maybe}
+    assume(len(gone) + sum(choice.count for choice in plan.drop_any) < layers)
+    if not open_choices(plan):
+        with pytest.raises(SpaceError, match="nothing open"):
+            space_of(plan, layers)
+        return
+    one = space_of(plan, layers)
+    asking = Asking(one, compiled=False)
+    check(one, drawn(one, seed), asking)
+    check(one, jax.device_get(sample(one.table, jax.random.key(seed))), asking)
+
+
+# --------------------------------------------------------------------------------- single facts
+
+
+def test_the_papers_space_is_two_lines() -> None:
+    text = "drop any 10 of L0..L39\nL0..L39 from any of math, code by task_arithmetic(0.0..1.0)"
+    one = space_of(loads(HEAD + text), 40)
+    assert (len(one.bits), len(one.picks), len(one.reals)) == (40 + 80, 0, 40)
+    assert len(set(one.names)) == one.size == 160
+    assert one.names[:2] == ("drop L0", "drop L1")
+    assert {"L3 has math", "L3 task_arithmetic scales"} <= set(one.names)
+
+
+@given(plan=strategies.plans())
+@settings(max_examples=40, deadline=None)
+def test_no_two_genes_share_a_name(plan: Plan) -> None:
+    assume(open_choices(plan))
+    one = space_of(plan, 20_000)
+    assert len(set(one.names)) == one.size
+
+
+def test_samples_are_uniform_and_of_the_right_size() -> None:
+    one = space("paper")
+    keys = jax.random.split(jax.random.key(3), 4000)
+    population = jax.vmap(lambda key: sample(one.table, key))(keys)
+    dropped = np.asarray(population.bits)[:, :8]
+    assert (dropped.sum(1) == 3).all()
+    assert np.abs(dropped.mean(0) - 3 / 8).max() < 0.03
+
+
+def test_exact_takes_the_highest_of_each_set() -> None:
+    one = space_of(loads(HEAD + "drop any 2 of L0..L3\ndrop any 1 of L5..L6\nmaybe drop L8"), 10)
+    scores = np.array([0.1, 0.9, -1.0, 0.5, -3.0, -2.0, -0.1], np.float32)
+    assert np.asarray(exact(one.table, jnp.asarray(scores))).tolist() == [0, 1, 0, 1, 0, 1, 0]
+
+
+def test_reals_have_few_digits_and_reach_both_ends() -> None:
+    [real] = space("real").reals
+    assert [real.value(share) for share in (0.0, 1 / 3, 1.0)] == [0.5, 1.0, 2.0]
+    assert real.value(0.1234567) == 0.685
+    [ridge] = space("logarithm").reals
+    assert ridge.log
+    assert ridge.value(0.5) == 0.01
+    assert ridge.share(0.01) == pytest.approx(0.5)
+
+
+def test_a_plan_from_elsewhere_is_refused() -> None:
+    one = space("bits")
+    with pytest.raises(SpaceError, match="its drops can't be had"):
+        encode(one, loads(HEAD + "drop L1..L3"))
+    with pytest.raises(SpaceError, match="its layers can't be had"):
+        encode(one, loads(HEAD + "drop L1, L4\nL0 from math"))
+    assert decode(one, encode(one, loads(HEAD + "drop L1, L4\nL0 from base"))).models.keys() == {
+        "base"
+    }
+
+
+def test_a_digest_tells_spaces_apart() -> None:
+    text, layers = SPACES["bits"]
+    plan = loads(HEAD + text)
+    same = loads(HEAD + f"{text}\nsearch {{\n  trials 3\n}}")
+    assert space_of(plan, layers).digest == space_of(same, layers).digest
+    others = [space_of(plan, layers + 1), space_of(loads(HEAD + "drop any 3 of L1..L6"), layers)]
+    assert len({space_of(plan, layers).digest, *(other.digest for other in others)}) == 3
