@@ -45,8 +45,8 @@ def encode(space: Space, plan: Plan) -> Genome:
     genome = Genome(*(np.array(genes) for genes in defaults))
     _Reading(space, closed, genome).read()
     found = decode(space, genome)
-    if found != closed:
-        what = _difference(found, closed)
+    if found != closed or not _counts(space, genome):
+        what = _difference(found, closed) or "drops"
         message = f"the plan is not in the space: its {what} can't be had by closing the choices"
         raise SpaceError(message)
     settled = jax.device_get(_settled(space.table, genome))
@@ -58,6 +58,12 @@ def plain(plan: Plan) -> Plan:
     rest = {w: None if plan.rest(w) == own_of(None) else plan.rest(w) for w in REST}
     layers = tuple(layer for layer in plan.layers if layer.recipe != own(layer.position))
     return without_unused(plan.model_copy(update={**rest, "layers": layers, "search": None}))
+
+
+def _counts(space: Space, genome: Genome) -> bool:
+    """Whether every `drop any` drops as many as it has to."""
+    groups = np.bincount(space.table.group + 1, genome.bits, 1 + len(space.table.sizes))
+    return np.array_equal(groups[1:], space.table.sizes)
 
 
 def _difference(found: Plan, wanted: Plan) -> str:
