@@ -68,7 +68,7 @@ def _counts(space: Space, genome: Genome) -> bool:
 
 def _difference(found: Plan, wanted: Plan) -> str:
     names = [name for name in Plan.model_fields if getattr(found, name) != getattr(wanted, name)]
-    return ", ".join(names).replace("_", " ")
+    return ", ".join(name for name in names if name != "models" or len(names) == 1)
 
 
 @final
