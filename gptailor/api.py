@@ -1,7 +1,7 @@
 """The verbs of gptailor as functions: `load`, `check`, `compile`, `lock`, `verify`, `format`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from gptailor.plan import Plan
 from gptailor.prepared import SHARD_SIZE, Paths, Prepared, checked, prepare, ready
 
 if TYPE_CHECKING:
+    from gptailor.evaluate.bridge import Bridge, Fitted
     from gptailor.verifying import Verified
 
 __all__ = [
@@ -47,7 +48,8 @@ __all__ = [
 class Written:
     """What `compile` wrote: the folder, its counts, and the lock if one was made or held to.
 
-    The models in the lock are declared as in the plan's text.
+    The models in the lock are declared as in the plan's text. `bridges` are the fits of the gaps
+    that were closed, each named by the layer before it: `L19`.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class Written:
     size: int
     shards: tuple[str, ...]
     lock: Lock | None = None
+    bridges: "Mapping[str, Bridge]" = field(default_factory=dict)
 
 
 def check(plan: Plan, models: Paths | None = None) -> list[Fault]:
@@ -172,7 +175,7 @@ def write(  # noqa: PLR0913 (what compile hands on)
     )
     if locked is None and not locking:
         put(progress=progress, finish=partial(_unchanged, prepared))
-        return _written(prepared, target)
+        return _written(prepared, target, fitted)
     from gptailor.locking import Recording  # noqa: PLC0415 (few compile so)
 
     with Recording(prepared, locked, fitted=fitted, threads=threads) as recording:
@@ -182,7 +185,7 @@ def write(  # noqa: PLR0913 (what compile hands on)
             seen=recording.seen,
             finish=lambda: _unchanged(prepared) | recording.files(target),
         )
-        return replace(_written(prepared, target), lock=recording.lock(prepared.declared))
+        return replace(_written(prepared, target, fitted), lock=recording.lock(prepared.declared))
 
 
 def _unchanged(prepared: Prepared) -> dict[str, bytes]:
@@ -191,10 +194,13 @@ def _unchanged(prepared: Prepared) -> dict[str, bytes]:
     return {}
 
 
-def _written(prepared: Prepared, target: Path) -> Written:
+def _written(prepared: Prepared, target: Path, fitted: "Fitted | None") -> Written:
     program = prepared.compiled.program
     names = tuple(shard.name for shard in prepared.shards)
-    return Written(target, prepared.layers, program.parameters, program.size, names)
+    bridges = fitted.bridges if fitted is not None else {}
+    return Written(
+        target, prepared.layers, program.parameters, program.size, names, bridges=bridges
+    )
 
 
 # --------------------------------------------------------------------------------- lock and verify

@@ -45,6 +45,7 @@ from gptailor.command.screen import (
     size_in_words,
     width,
 )
+from gptailor.command.searching import search_command
 from gptailor.diagnostics import Fault, PlanError, TailorError, errors, to_github, to_json
 
 
@@ -135,6 +136,9 @@ def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
             memory=memory,
             bridging=lambda gap: say(f"bridging {gap.name}", err=True),
         )
+    for after, bridge in written.bridges.items():
+        share = f"{bridge.explained:.1%} of what was missing there"
+        say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens, it makes {share}")
     before = prepared.counts["layers"][0]
     say(
         f"{written.folder}: {written.layers} layers (the base has {before}), "
@@ -148,6 +152,7 @@ def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
 cli.add_command(lock_command)
 cli.add_command(verify_command)
 cli.add_command(eval_command)
+cli.add_command(search_command)
 
 
 @cli.command(short_help="Check plans, alone and against their models.")

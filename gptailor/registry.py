@@ -170,7 +170,7 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
 
 BRIDGE_TOKENS = 65_536
 """Calibration tokens of a bridge that doesn't say how many."""
-BRIDGE_RIDGE = 0.001
+BRIDGE_RIDGE = 0.1
 """The ridge of a bridge that doesn't say which."""
 
 DTYPES: dict[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}

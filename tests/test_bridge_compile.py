@@ -1,6 +1,7 @@
 """Bridged plans compiled, locked, verified; equal to the live model."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,10 @@ def test_the_compiled_folder_is_the_live_model(folder: Path) -> None:
     bare = stitch(write(folder, "drop L1, L3..L4"))
     changed = [n for n, t in bare.state_dict().items() if not torch.equal(t, live.state_dict()[n])]
     assert changed == BRIDGED
+    tokens = torch.arange(3, 40)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(model(tokens).logits, live(tokens).logits, atol=1e-6, rtol=1e-5)
+        assert (bare(tokens).logits - live(tokens).logits).abs().max() > 0.01
 
 
 def test_the_folders_own_plan_makes_it_again(folder: Path) -> None:
@@ -186,10 +191,50 @@ def test_a_dry_run_and_the_card_show_the_gaps(
     assert "| L3..L4 | dropped, bridged over |" in card
 
 
+def test_the_command_says_how_good_each_fit_is(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 0
+    said = capsys.readouterr()
+    fits = re.findall(r"^bridge after (L\d): fitted on 600 tokens, .* (\d+\.\d)%", said.out, re.M)
+    assert [after for after, _ in fits] == ["L0", "L2"]
+    assert "bridging the gap after L2" in said.err
+    written = gptailor.compile(plan_of(folder), folder / "again")
+    assert [f"{100 * one.explained:.1f}" for one in written.bridges.values()] == [
+        share for _, share in fits
+    ]
+    assert not gptailor.compile(write(folder, "drop L1"), folder / "bare").bridges
+
+
+@pytest.mark.parametrize(
+    ("kind", "plan", "needed"),
+    [
+        ("llama", "drop L1", 24),
+        ("gpt2", "drop L1", 64),
+        ("mixtral", "drop L1", 16),
+        ("qwen2_moe", "drop L1", 16),
+        ("deepseek_v3", "drop L1", 24),  # L0 is dense
+        ("deepseek_v3", "drop L2", 16),
+        ("deepseek_v3", "drop L2; maybe drop L1", 24),
+    ],
+)
+def test_as_many_tokens_are_needed_as_a_fit_has_inputs(
+    tmp_path: Path, kind: str, plan: str, needed: int
+) -> None:
+    tiny_model(kind, tmp_path / "base")
+    wanted = f'{plan}; bridge on "text.txt" tokens'
+    [fault] = gptailor.check(write(tmp_path, f"{wanted} {needed - 1}"))
+    assert (fault.code, fault.help) == (
+        "M220",
+        f"give at least {needed}; ten times as many are a good start",
+    )
+    assert not gptailor.check(write(tmp_path, f"{wanted} {needed}"))
+
+
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        ('drop L1; bridge on "text.txt" tokens 15', "M220"),
+        ('drop L1; bridge on "text.txt" tokens 23', "M220"),
         ('maybe drop L1; bridge on "text.txt"', "P801"),
         ('drop L1; bridge on "text.txt" ridge 0.1..0.2', "P801"),
     ],

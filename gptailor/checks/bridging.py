@@ -1,15 +1,41 @@
-"""Rules of bridges against the models: what a gap's map can be folded into, and enough tokens."""
+"""Rules of bridges against the models: what a fit can be folded into, and enough tokens."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import final
 
 from gptailor import outline
 from gptailor.checkpoint.configuration import Refusal
 from gptailor.checkpoint.header import TensorInfo
-from gptailor.checkpoint.layout import projection
-from gptailor.checks.fitting import FLOATS, Checked, moved, uses
+from gptailor.checkpoint.layout import Layout, projection
+from gptailor.checks.fitting import FLOATS, Checked, Use, moved, uses
 from gptailor.checks.merging import open_choices
 from gptailor.diagnostics import Fault
 from gptailor.registry import BRIDGE_TOKENS
+
+
+@final
+@dataclass(frozen=True)
+class Last:
+    """The one projection that an MLP branch ends with: its name within the layer, its inputs."""
+
+    name: str
+    inputs: int
+
+
+def last_projection(layout: Layout, shapes: Mapping[str, Sequence[int]]) -> Last | None:
+    """The last projection of an MLP branch, by its layer's tensors; None for one of experts.
+
+    A bridge is fitted on its inputs; experts, each with inputs of its own for tokens of its own,
+    are fitted together on the branch's output.
+    """
+    ends = [name for name in shapes if projection(layout, name) == "mlp"]
+    weights = [name for name in ends if name.endswith(".weight")]
+    if len(weights) != 1 or any("expert" in name for name in ends):
+        return None
+    inputs = shapes[weights[0]][0 if layout.transposed else -1]
+    return Last(weights[0].removesuffix(".weight"), inputs)
 
 
 def bridges_can_be_folded(checked: Checked) -> Iterator[Fault]:
@@ -45,19 +71,36 @@ def _unfoldable(checked: Checked, tensors: dict[str, TensorInfo]) -> str | None:
 
 
 def bridges_have_tokens_enough(checked: Checked) -> Iterator[Fault]:
-    """A map of so many outputs takes at least as many tokens."""
-    width = _width(checked)
+    """A fit on so many inputs takes at least as many tokens."""
+    needed = _needed(checked) if checked.plan.bridges else {}
     for i, bridge in enumerate(checked.plan.bridges):
         tokens = BRIDGE_TOKENS if bridge.tokens is None else bridge.tokens
+        width = needed.get(i, 0)
         if isinstance(tokens, int) and tokens < width:
-            message = f"{tokens:,} tokens can't determine a map of the model's {width:,} channels"
+            message = f"{tokens:,} tokens can't determine a fit on {width:,} inputs"
             at = ("bridges", i) if bridge.tokens is None else ("bridges", i, "tokens")
             help_ = f"give at least {width:,}; ten times as many are a good start"
             yield Fault("M220", message, at, help_)
 
 
-def _width(checked: Checked) -> int:
-    """The entries of a hidden state: those of an embedding."""
+def _needed(checked: Checked) -> dict[int, int]:
+    """The most inputs that the fits of each bridge are on, by its number in the plan."""
+    found: dict[int, int] = {}
+    for slot, following in pairwise(outline.slots(checked.plan, checked.count)):
+        over = outline.bridge_over(checked.plan, slot.position)
+        if over is not None and slot.dropped != "yes" and following.dropped != "no":
+            for use in uses(checked, slot, "mlp"):
+                found[over] = max(found.get(over, 0), _width(checked, use))
+    return found
+
+
+def _width(checked: Checked, use: Use) -> int:
+    """What a fit at this layer is on: its last projection's inputs, or a hidden state's entries."""
+    tensors = use.model.part(use.layer, "mlp")
+    shapes = {rest: tensor.spec.shape for rest, tensor in tensors.items()}
+    last = last_projection(checked.base.layout, shapes)
+    if last is not None:
+        return last.inputs
     embed = checked.base.rest("embed").get(0)
     return embed.spec.shape[-1] if embed is not None and embed.spec.shape else 0
 

@@ -149,12 +149,14 @@ class Branches:
 
 def in_order(leaves: Sequence[Node]) -> list[int]:
     """The leaves' numbers, so that plans that begin alike follow each other; else as they came."""
-    ranks: dict[Node, int] = {}
-    for leaf in leaves:
-        for node in leaf.line():
-            ranks.setdefault(node, len(ranks))
-    lines = [[ranks[node] for node in leaf.line()][::-1] for leaf in leaves]
-    return sorted(range(len(leaves)), key=lines.__getitem__)
+    return alike([[*leaf.line()][::-1] for leaf in leaves])
+
+
+def alike(paths: Sequence[Sequence[Hashable]]) -> list[int]:
+    """The paths' numbers, so that those that begin alike follow each other; else as they came."""
+    ranks: dict[Hashable, int] = {}
+    lines = [[ranks.setdefault(key, len(ranks)) for key in path] for path in paths]
+    return sorted(range(len(paths)), key=lines.__getitem__)
 
 
 def _size(hidden: Sequence[Tensor]) -> int:

@@ -10,8 +10,8 @@
 - `bridge_text.calibration_text`: a file as batches of tokens
 - `bridge_states.Walk`: hidden states of the plan with nothing dropped and of its own, and
   `Walk.statistics(gap, own)`, what a fit is made from, over any live models
-- `bridge_statistics.Statistics` and `solve(statistics, ridge)`: the rule, pure
-- `bridge_fold.fold(w, projections, …)`: the map in the weights
+- `bridge_statistics.Statistics`, `weights` and `solve(statistics, ridge)`: the rule
+- `bridge_fold.fold(change, projections, …)`: the fit in the weights
 - `bridging.Bridger`: all of it for many plans of one space, what they have in common once
 """
 
@@ -24,12 +24,18 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from gptailor.checkpoint.layout import name_of
-from gptailor.evaluate.bridge_statistics import BridgeError, Statistics, solve
+from gptailor.evaluate.bridge_statistics import (
+    BridgeError,
+    Solution,
+    Statistics,
+    solve,
+    weights,
+)
 from gptailor.evaluate.bridging import Bridge, Told
 from gptailor.evaluate.stitch import Stitcher
 from gptailor.prepared import Prepared
 
-__all__ = ["Bridge", "BridgeError", "Fitted", "Statistics", "fit", "solve"]
+__all__ = ["Bridge", "BridgeError", "Fitted", "Solution", "Statistics", "fit", "solve", "weights"]
 
 
 @final
@@ -54,8 +60,9 @@ def fit(
     """Fit the bridges of a prepared plan; nothing is written, and without gaps nothing is done.
 
     The models run in float32, whatever dtype they are stored in; `memory` bounds the bytes of
-    weights on the device. `told` is told of each gap when its turn comes. The same text and plan
-    give the same tensors in any process on one machine with the same number of threads.
+    weights on the device, and of the sums that a fit is made from. `told` is told of each gap when
+    its turn comes. The same text and plan give the same tensors in any process on one machine with
+    the same number of threads.
 
     Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
     closed, TailorError if the world fails.

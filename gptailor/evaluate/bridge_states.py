@@ -1,7 +1,7 @@
 """Hidden states on both sides of a gap: of the plan with nothing dropped, and of the plan's own.
 
 Layers run in the outer loop and batches in the inner one, so that a streamed layer comes once.
-Hidden states are kept for all batches, on the device or on the host; an MLP branch's outputs never.
+Hidden states are kept for all batches, on the device or on the host; what a fit is made of never.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gptailor.checkpoint.layout import Layout, projection
+from gptailor.checks.bridging import last_projection
 from gptailor.diagnostics import TailorError
-from gptailor.evaluate.bridge_statistics import Statistics
+from gptailor.evaluate.bridge_statistics import Statistics, weights
 from gptailor.evaluate.bridge_text import Sequences
 from gptailor.evaluate.contents import Anatomy, Content
 from gptailor.evaluate.recording import Calls, wraps
@@ -57,69 +58,73 @@ class Walk:
         calls = Calls(self.whole.model, wraps=wrapped)
         begun = [calls.record(batch.tokens.to(self.device)) for batch in batches]
         self.calls = [how for _, how in begun]
-        self.counted = [batch.counted for batch in batches]
+        self.real = [batch.real for batch in batches]
         self.full: States = [hidden.to(place) for hidden, _ in begun]
         self.own: States | None = None
         """The plan's own states; None as long as they are the same."""
+        self.behind = 0
+        """The position whose layer comes next for the plan's own states."""
 
     @torch.no_grad()
     def statistics(self, gap: Gap, own: Own) -> Statistics:
         """Go on to the gap's end, and sum up what its bridge is fitted from.
 
-        The plan's own states stay before the gap's first layer. Raises BridgeError (C807).
+        Gaps come in order; `own` has the earlier ones bridged. The plan's own states wait before
+        the layer that this bridge changes. Raises BridgeError (C807).
         """
-        mine = self._to(gap.after, own)
+        self._to(gap.after, own)
+        mine = self.own = list(self.full) if self.own is None else self.own
         self._over(gap)
         content = own[gap.after]
         assert content is not None
         summed: Statistics | None = None
-        with self._layer(gap.after, content) as layer, Branch(layer, self.layout) as branch:
+        with self._layer(gap.after, content) as layer, Regressors(layer, self.layout) as caught:
             for number, before in enumerate(mine):
                 after = self._run(layer, gap.after, number, before)
-                rest = self.full[number].to(self.device) - after
-                counted = self.counted[number].to(self.device)
+                real = self.real[number].to(self.device)
+                target, x = self.full[number].to(self.device)[real], caught.last()[real]
                 if summed is None:
-                    summed = Statistics(after.shape[-1], self.device)
-                added = branch.output()
-                summed.add(added[counted], rest[counted])
-                summed.add_first(added[:, 0], rest[:, 0])
+                    summed = Statistics(x.shape[-1], target.shape[-1], self.device)
+                summed.add(x, target - after[real], weights(target))
         assert summed is not None
-        self.own = mine
         return summed
-
-    @torch.no_grad()
-    def cross(self, gap: Gap, bridged: Content) -> None:
-        """Take the plan's own states through the layer before the gap, bridged by now."""
-        assert self.own is not None
-        self.own = self._through(gap.after, bridged, self.own)
 
     # ----------------------------------------------------------------------------------- positions
 
-    def _to(self, position: int, own: Own) -> States:
-        """Both streams up to a position's layer; the plan's own states there."""
+    def _to(self, position: int, own: Own) -> None:
+        """Both streams up to a position's layer."""
+        while self.own is not None and self.behind < self.at:
+            if (late := own[self.behind]) is not None:
+                self._through(self.behind, late, self.own)
+            self.behind += 1
         while self.at < position:
-            there, content = self.undone.layers[self.at], own[self.at]
-            if self.own is not None and content is not None:
-                self.own = self._through(self.at, content, self.own)
-            elif self.own is None and content is not there:
-                kept = self.full
-                self.own = kept if content is None else self._through(self.at, content, kept)
-            self.full = self._through(self.at, there, self.full)
-            self.at += 1
-        return self.full if self.own is None else self.own
+            self._both(own[self.at])
+        self.behind = self.at
+
+    def _both(self, content: Content | None) -> None:
+        """Both streams through the next position, together where it has one layer for both."""
+        there = self.undone.layers[self.at]
+        if content is there:
+            self._through(self.at, there, *([] if self.own is None else [self.own]), self.full)
+        else:
+            if self.own is None:
+                self.own = list(self.full)
+            if content is not None:
+                self._through(self.at, content, self.own)
+            self._through(self.at, there, self.full)
+        self.at += 1
 
     def _over(self, gap: Gap) -> None:
         """The states of the plan with nothing dropped up to the gap's end."""
         while self.at < gap.until:
-            self.full = self._through(self.at, self.undone.layers[self.at], self.full)
+            self._through(self.at, self.undone.layers[self.at], self.full)
             self.at += 1
 
-    def _through(self, position: int, content: Content, states: States) -> States:
+    def _through(self, position: int, content: Content, *streams: States) -> None:
         with self._layer(position, content) as layer:
-            return [
-                self._run(layer, position, number, before).to(self.place)
-                for number, before in enumerate(states)
-            ]
+            for states in streams:
+                for number, before in enumerate(states):
+                    states[number] = self._run(layer, position, number, before).to(self.place)
 
     def _run(self, layer: nn.Module, position: int, number: int, before: Tensor) -> Tensor:
         return self.calls[number][position].of(layer, before.to(self.device))
@@ -136,31 +141,41 @@ class Walk:
 
 
 @final
-class Branch:
-    """What a layer's MLP branch adds to the hidden state, caught while the layer runs.
+class Regressors:
+    """What a bridge over a gap after a layer is fitted on, caught while the layer runs.
 
-    A multiplier between the branch and the sum (Granite's) counts. Raises TailorError for a layer
-    whose MLP can't be found.
+    The inputs of the projection that its MLP branch ends with; the branch's output where that is
+    one of experts. A multiplier between the branch and the sum (Granite's) is in them. Raises
+    TailorError for a layer whose MLP can't be found.
     """
 
     def __init__(self, layer: nn.Module, layout: Layout) -> None:
-        self._mlp = mlp(layer, layout)
+        shapes = {name: tensor.shape for name, tensor in layer.named_parameters()}
+        last = last_projection(layout, shapes)
+        self.inputs = last is not None
+        """Whether they are a projection's inputs."""
+        self._module = mlp(layer, layout) if last is None else layer.get_submodule(last.name)
         self._multiplier = float(getattr(layer, "residual_multiplier", 1.0))
         self._caught: Tensor | None = None
 
-    def __enter__(self) -> "Branch":
-        self._hook = self._mlp.register_forward_hook(self._take)
+    def __enter__(self) -> "Regressors":
+        if self.inputs:
+            self._hook = self._module.register_forward_pre_hook(self._before)
+        else:
+            self._hook = self._module.register_forward_hook(self._after)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._hook.remove()
 
-    def _take(self, module: nn.Module, arguments: Any, made: Any) -> None:
-        found = made[0] if isinstance(made, tuple) else made
-        self._caught = found.clone()  # Falcon adds the attention's output to it in place
+    def _before(self, module: nn.Module, arguments: Any) -> None:
+        self._caught = arguments[0]
 
-    def output(self) -> Float[Tensor, " batch length width"]:
-        """That of the last run."""
+    def _after(self, module: nn.Module, arguments: Any, made: Any) -> None:
+        self._caught = made[0] if isinstance(made, tuple) else made
+
+    def last(self) -> Float[Tensor, " batch length width_in"]:
+        """Those of the last run."""
         assert self._caught is not None
         return self._caught * self._multiplier if self._multiplier != 1.0 else self._caught
 

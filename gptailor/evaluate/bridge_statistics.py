@@ -1,5 +1,6 @@
 """What a bridge is fitted from, as sums over tokens, and the fit: `Statistics`, `solve`."""
 
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -7,6 +8,11 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from gptailor.diagnostics import TailorError
+
+CHUNK = 1024
+"""Tokens that are widened to float64 at once."""
+BLOCK = 512
+"""Columns of XᵀΩX that are summed at once: the half below the diagonal is left out."""
 
 
 @final
@@ -26,89 +32,105 @@ class BridgeError(TailorError):
 
 @final
 class Statistics:
-    """Sums in float64 over tokens of an MLP branch's output M and of the rest R that is to be made.
+    """Weighted sums in float64 over tokens: of what a fit is made of, X, and what it is to make, R.
 
-    R = T − Y − M is what the hidden state before the gap lacks of the one after it. Both have
-    `width` entries a token. `count` is the number of tokens, `branch` is MᵀM, `cross` MᵀR, `rest`
-    the diagonal of RᵀR, `branch_sum` and `rest_sum` the sums over tokens.
-
-    `first_branch` and `first_cross` are MᵀM and MᵀR over the first token of each sequence, which is
-    in no other sum: in many models its M is a thousand times as long as others'.
+    X has `width_in` entries a token, R = T − Y − M, what the hidden state before the gap lacks of
+    the one after it, `width_out`. `gram` is XᵀΩX, its upper triangle alone, `cross` XᵀΩR, `rest`
+    the sum of all R's squares by their weights, `count` the number of tokens.
     """
 
-    def __init__(self, width: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, width_in: int, width_out: int, device: torch.device | str = "cpu") -> None:
         def zeros(*shape: int) -> Float64[Tensor, "..."]:
             return torch.zeros(shape, dtype=torch.float64, device=device)
 
         self.count = 0
-        self.branch = zeros(width, width)
-        self.cross = zeros(width, width)
-        self.rest = zeros(width)
-        self.first_branch = zeros(width, width)
-        self.first_cross = zeros(width, width)
-        self.branch_sum = zeros(width)
-        self.rest_sum = zeros(width)
+        self.gram = zeros(width_in, width_in)
+        self.cross = zeros(width_in, width_out)
+        self.rest = zeros()
 
-    def add(self, branch: Float[Tensor, " n width"], rest: Float[Tensor, " n width"]) -> None:
+    @staticmethod
+    def size(width_in: int, width_out: int) -> int:
+        """Bytes that the sums take, those of `solve` included."""
+        return 8 * width_in * (width_in + width_out)
+
+    def add(
+        self,
+        x: Float[Tensor, " n width_in"],
+        rest: Float[Tensor, " n width_out"],
+        weights: Float64[Tensor, " n"],
+    ) -> None:
         """Take some more tokens into the sums. Raises BridgeError (C807) for what is no number."""
-        m, r = branch.double(), rest.double()
-        self.count += len(m)
-        self.branch.addmm_(m.T, m)
-        self.cross.addmm_(m.T, r)
-        self.rest.add_(r.square().sum(0))
-        self.branch_sum.add_(m.sum(0))
-        self.rest_sum.add_(r.sum(0))
-        self._refuse_strange(self.cross)
-
-    def add_first(self, branch: Float[Tensor, " n width"], rest: Float[Tensor, " n width"]) -> None:
-        """Take the first tokens of some sequences in. Raises BridgeError (C807) as `add`."""
-        m, r = branch.double(), rest.double()
-        self.first_branch.addmm_(m.T, m)
-        self.first_cross.addmm_(m.T, r)
-        self._refuse_strange(self.first_cross)
-
-    def _refuse_strange(self, cross: Float64[Tensor, " width width"]) -> None:
-        whole = cross.sum() + self.branch.sum() + self.rest.sum() + self.first_branch.sum()
-        if not bool(torch.isfinite(whole)):
+        for at in range(0, len(x), CHUNK):
+            some = slice(at, at + CHUNK)
+            root = weights[some].sqrt()[:, None]
+            self._add(x[some].double() * root, rest[some].double() * root)
+        self.count += len(x)
+        if not bool(torch.isfinite(self.rest + self.gram.diagonal().sum())):
             raise BridgeError("C807", "hidden states are no numbers (NaN or infinite)")
 
-    def explained(self, w: Float64[Tensor, " width width"]) -> float:
-        """The share of R's squares that the map W takes away on these tokens; 0 for the identity.
+    def _add(
+        self, x: Float64[Tensor, " n width_in"], rest: Float64[Tensor, " n width_out"]
+    ) -> None:
+        for at in range(0, x.shape[1], BLOCK):
+            block = slice(at, at + BLOCK)
+            self.gram[block, at:].addmm_(x[:, block].T, x[:, at:])
+        self.cross.addmm_(x.T, rest)
+        self.rest.add_(rest.square_().sum())
 
-        1 − |R − M(W − I)|² / |R|².
-        """
-        change = w - torch.eye(len(w), dtype=w.dtype, device=w.device)
-        whole = float(self.rest.sum())
-        gain = 2 * (change * self.cross).sum() - (change * (self.branch @ change)).sum()
-        return float(gain) / whole if whole else 0.0
 
+def weights(target: Float[Tensor, " n width_out"]) -> Float64[Tensor, " n"]:
+    """Ω: 1/|T|² of each token, so that errors count as the next norm sees them.
 
-def solve(statistics: Statistics, ridge: float) -> Float64[Tensor, " width width"]:
-    """W = I + (MᵀM + λI)⁻¹ MᵀR over all tokens.
-
-    λ = ridge × the mean of MᵀM's diagonal without the first token of each sequence, which would
-    drown the others there. A row of hidden states y + m becomes y + mW. Raises BridgeError (C808)
-    where MᵀM + λI has no inverse.
+    A token whose T is zero weighs nothing: it has no size that an error could be compared with.
     """
-    branch = statistics.branch
-    identity = torch.eye(len(branch), dtype=branch.dtype, device=branch.device)
-    damped = branch + statistics.first_branch + ridge * branch.diagonal().mean() * identity
-    scale = damped.diagonal().sqrt()[:, None]  # so that large channels leave small ones digits
-    factor, failed = torch.linalg.cholesky_ex(damped / (scale * scale.T))
-    change = (
-        torch.cholesky_solve((statistics.cross + statistics.first_cross) / scale, factor) / scale
-    )
-    if int(failed) or not bool(torch.isfinite(change).all()) or _is_singular(factor):
+    squares = target.double().square().sum(-1)
+    return torch.where(squares > 0, squares.reciprocal(), 0.0)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A fit: what R is to be X times, and the share of R's weighted squares that XC takes away."""
+
+    change: Float64[Tensor, " width_in width_out"]
+    explained: float
+
+
+def solve(statistics: Statistics, ridge: float) -> Solution:
+    """C = (XᵀΩX + λI)⁻¹ XᵀΩR, with λ = ridge × the median of XᵀΩX's diagonal.
+
+    Entries of X that are always zero are left out of the median, and C is zero there. The sums are
+    used up: their memory is that of the factors and of C. Raises BridgeError (C808) where
+    XᵀΩX + λI has no inverse.
+    """
+    diagonal = statistics.gram.diagonal()
+    there = diagonal[diagonal > 0]
+    damping = ridge * (float(there.median()) if len(there) else 1.0)
+    diagonal.add_(damping)
+    scale = diagonal.sqrt()[:, None]  # so that large entries leave small ones their digits
+    lower = statistics.gram.div_(scale).div_(scale.T).T  # by columns, as LAPACK works in place
+    failed = torch.zeros((), dtype=torch.int32, device=lower.device)
+    torch.linalg.cholesky_ex(lower, out=(lower, failed))
+    if int(failed) or not _is_regular(lower.diagonal()):
         message = (
-            f"the MLP branch's {len(branch)} outputs depend on each other over "
-            f"{statistics.count:,} tokens, so that the fit has no one solution"
+            f"the {len(lower)} inputs of the fit depend on each other over "
+            f"{statistics.count:,} tokens, so that it has no one solution"
         )
         raise BridgeError("C808", message, "give a ridge above 0, or more tokens of other text")
-    return identity + change
+    half = torch.linalg.solve_triangular(
+        lower, statistics.cross.div_(scale), upper=False, out=statistics.cross
+    )
+    gain = float(half.square().sum())  # of the damped fit: tr(CᵀXᵀΩR)
+    change = torch.linalg.solve_triangular(lower.T, half, upper=True, out=half).div_(scale)
+    whole = float(statistics.rest)
+    gain += damping * float(torch.linalg.vector_norm(change)) ** 2
+    return Solution(change, gain / whole if whole else 0.0)
 
 
-def _is_singular(factor: Float64[Tensor, " width width"]) -> bool:
-    """Whether a triangular factor's diagonal says that all digits are lost."""
-    diagonal = factor.diagonal()
-    least = diagonal.max() * (len(factor) * torch.finfo(factor.dtype).eps) ** 0.5
-    return bool(diagonal.min() <= least)
+def _is_regular(factor: Float64[Tensor, " width_in"]) -> bool:
+    """Whether a triangular factor's diagonal says that there are digits left. NaN: not.
+
+    Those of X itself, which is computed in float32.
+    """
+    least = factor.max() * len(factor) ** 0.5 * torch.finfo(torch.float32).eps
+    return bool(factor.min() > least)

@@ -31,20 +31,28 @@ BATCH_TOKENS = 4096
 @final
 @dataclass(frozen=True)
 class Sequences:
-    """Token rows, padded on the right, and which of their hidden states a fit is over."""
+    """Token rows, padded on the right, and which of them are tokens of the text."""
 
     tokens: Int64[Tensor, " batch length"]
-    counted: Bool[Tensor, " batch length"]
+    real: Bool[Tensor, " batch length"]
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class CalibrationText:
-    """The batches of a file's text, its digest, and how many tokens count."""
+    """The batches of a file's text, where it is, its digest, and how many tokens there are."""
 
+    path: Path
     batches: tuple[Sequences, ...]
     digest: FileDigest
     tokens: int
+
+    def refuse_few(self, needed: int) -> None:
+        """Raise CalibrationError (C806) where a fit on so many inputs takes more tokens."""
+        if self.tokens < needed:
+            message = f"the text has {self.tokens:,} tokens, and a bridge needs at least {needed:,}"
+            help_ = f"it is fitted on {needed:,} inputs; ten times as many tokens are a good start"
+            raise CalibrationError("C806", message, self.path, help=help_)
 
 
 def calibration_text(
@@ -53,29 +61,21 @@ def calibration_text(
     *,
     tokenizer: PreTrainedTokenizerBase,
     positions: int | None,
-    width: int,
 ) -> CalibrationText:
     """Of a file's text so many tokens, or all if it has fewer.
 
     Rows are drawn in an order that depends on their number alone. Each is cut into sequences of
-    `WINDOW` tokens, which begin with the special tokens that the tokenizer begins a text with; a
-    file that isn't JSON lines is cut first and drawn then. A sequence's first token doesn't count:
-    its hidden state is like no other's. `positions` is the longest text that the model takes.
-
-    Raises CalibrationError, C806 where fewer than `width` tokens count, with which a map of that
-    many outputs is not determined.
+    `WINDOW` tokens, which begin with the special tokens that the tokenizer begins a text with, and
+    these count too; a file that isn't JSON lines is cut first and drawn then. `positions` is the
+    longest text that the model takes. Raises CalibrationError.
     """
     rows = read_texts(path)
     digest = of_file(path)
     seam = Seam(tokenizer, positions)
     window = min(WINDOW, positions or WINDOW)
     found = list(_enough(_sequences(rows, seam, window), wanted))
-    count = sum(len(one) - 1 for one in found)
-    if count < width:
-        message = f"the text has {count:,} tokens that count, and a bridge needs at least {width:,}"
-        help_ = f"a map of {width:,} outputs is fitted; ten times as many tokens are a good start"
-        raise CalibrationError("C806", message, path, help=help_)
-    return CalibrationText(tuple(_batches(found)), digest, count)
+    count = sum(map(len, found))
+    return CalibrationText(path, tuple(_batches(found)), digest, count)
 
 
 def _sequences(rows: Sequence[Passage | Exchange], seam: Seam, window: int) -> Iterator[Tokens]:
@@ -84,7 +84,7 @@ def _sequences(rows: Sequence[Passage | Exchange], seam: Seam, window: int) -> I
         row = rows[number]
         pieces = [seam.opening + piece for piece in _cut(seam.plain(_text(row)), room)]
         drawn = range(len(pieces)) if row.line is not None else order(len(pieces), 0)
-        yield from (pieces[at] for at in drawn if len(pieces[at]) > 1)
+        yield from (pieces[at] for at in drawn)
 
 
 def _text(row: Passage | Exchange) -> str:
@@ -98,10 +98,10 @@ def _cut(tokens: Tokens, size: int) -> Iterator[Tokens]:
 
 
 def _enough(sequences: Iterator[Tokens], wanted: int) -> Iterator[Tokens]:
-    """So many that their tokens, but for each one's first, are as wanted; the last one is cut."""
+    """So many that their tokens are as wanted; the last one is cut."""
     for sequence in sequences:
-        yield sequence[: wanted + 1]
-        wanted -= len(sequence) - 1
+        yield sequence[:wanted]
+        wanted -= len(sequence)
         if wanted <= 0:
             return
 
@@ -119,4 +119,4 @@ def _padded(rows: Sequence[Tokens], length: int) -> Sequences:
     padded = [[*row, *itertools.repeat(0, length - len(row))] for row in rows]
     places = torch.arange(length)
     ends = torch.tensor([len(row) for row in rows])
-    return Sequences(torch.tensor(padded), (places > 0) & (places < ends[:, None]))
+    return Sequences(torch.tensor(padded), places < ends[:, None])

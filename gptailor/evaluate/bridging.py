@@ -3,16 +3,18 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from gptailor.checkpoint.digest import FileDigest
 from gptailor.checks.fitting import Checked
-from gptailor.evaluate.bridge_fold import carriers, fold
+from gptailor.evaluate.bridge_fold import carriers, fold, widths
 from gptailor.evaluate.bridge_states import Own, Walk
-from gptailor.evaluate.bridge_statistics import BridgeError, solve
+from gptailor.evaluate.bridge_statistics import BridgeError, Statistics, solve
 from gptailor.evaluate.bridge_text import CalibrationText, calibration_text
 from gptailor.evaluate.contents import Anatomist, Anatomy, Content, piece
 from gptailor.evaluate.shell import configuration
@@ -35,7 +37,8 @@ class Bridge:
     """A gap's fit: the tensors of the layer before it, by their names within the layer, on the CPU.
 
     `digest` is the calibration file's, `tokens` how many were summed over. `explained` is the share
-    of the squared distance to the hidden states without a gap that the bridge takes away there.
+    of the squared distance to the hidden states without a gap, each token's relative to their
+    length, that the bridge takes away there.
     """
 
     tensors: Mapping[str, Tensor]
@@ -49,7 +52,8 @@ class Bridger:
     """Fits the bridges of plans over some models; what plans have in common is fitted once.
 
     `live` makes a float32 model of contents, `tensors` are those of the models. `place` is where
-    hidden states wait between layers.
+    hidden states wait between layers. `reserve` is told how many bytes beside the models a fit
+    takes on the device, and 0 when it is over.
     """
 
     def __init__(
@@ -58,11 +62,13 @@ class Bridger:
         live: Callable[[Anatomy], Live],
         tensors: Tensors,
         place: torch.device,
+        reserve: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.anatomist = anatomist
         self.live = live
         self.tensors = tensors
         self.place = place
+        self.reserve = reserve
         self.layout = anatomist.models["base"].layout
         self._texts: dict[tuple[Hashable, ...], CalibrationText] = {}
         self._fits: OrderedDict[Hashable, Bridge] = OrderedDict()
@@ -77,10 +83,27 @@ class Bridger:
         """
         undone = self.anatomist.anatomy(plan.model_copy(update={"drops": (), "bridges": ()}))
         own = self._own(plan, undone)
+        texts = [self._text(plan, gap, own) for gap in gaps]
+        self.reserve(max(Statistics.size(*self._widths(_there(own, gap))) for gap in gaps))
+        try:
+            for gap, bridge in self._fitted(undone, own, list(zip(gaps, texts, strict=True)), told):
+                own[gap.after] = self.anatomist.bridged(_there(own, gap), bridge.tensors)
+                yield gap, bridge
+        finally:
+            self.reserve(0)
+        self._trim()
+
+    def _fitted(
+        self,
+        undone: Anatomy,
+        own: Own,
+        gaps: Sequence[tuple[Gap, CalibrationText]],
+        told: Told,
+    ) -> Iterator[tuple[Gap, Bridge]]:
+        """The fits, known ones or new; before the next one `own` has this one's layer bridged."""
         walk: Walk | None = None
         walked: CalibrationText | None = None
-        for gap in gaps:
-            text = self._text(plan, gap, undone)
+        for gap, text in gaps:
             key = (
                 piece((*undone.begin, *undone.others)),
                 undone.layers[: gap.until],
@@ -93,34 +116,32 @@ class Bridger:
                     walk, walked = self._walk(undone, text), text
                 known = self._fits[key] = self._fit(walk, gap, own, text)
             self._fits.move_to_end(key)
-            content = own[gap.after]
-            assert content is not None
-            bridged = own[gap.after] = self.anatomist.bridged(content, known.tensors)
-            if walk is not None and walk.at > gap.after:
-                walk.cross(gap, bridged)
             yield gap, known
-        self._trim()
 
     def _walk(self, undone: Anatomy, text: CalibrationText) -> Walk:
         return Walk(undone, self.live, self.layout, text.batches, self.place)
 
     def _fit(self, walk: Walk, gap: Gap, own: Own, text: CalibrationText) -> Bridge:
         try:
-            statistics = walk.statistics(gap, own)
-            w = solve(statistics, gap.ridge)
-            content = own[gap.after]
-            assert content is not None
-            tensors = self._folded(w, content)
+            solution = solve(walk.statistics(gap, own), gap.ridge)
+            tensors = self._folded(solution.change, _there(own, gap))
         except BridgeError as error:
             message = f"{gap.name}: {error.message}"
             raise BridgeError(error.code, message, error.help) from None
-        return Bridge(tensors, text.digest, text.tokens, statistics.explained(w))
+        return Bridge(tensors, text.digest, text.tokens, solution.explained)
 
-    def _folded(self, w: Tensor, content: Content) -> dict[str, Tensor]:
+    def _folded(self, change: Tensor, content: Content) -> dict[str, Tensor]:
         names = carriers(self.layout, content)
         outputs = [output for output in content.outputs if output.spec.name in names]
         made = {output.spec.name: self.tensors.make(output) for output in outputs}
-        return fold(w, made, self.layout, {o.spec.name: o.spec.dtype for o in outputs})
+        return fold(change, made, self.layout, {o.spec.name: o.spec.dtype for o in outputs})
+
+    def _widths(self, content: Content) -> tuple[int, int]:
+        return widths(self.layout, content, int(self._config.hidden_size))
+
+    @cached_property
+    def _config(self) -> PreTrainedConfig:
+        return configuration(self.anatomist.models["base"].config)
 
     def _own(self, plan: Plan, undone: Anatomy) -> list[Content | None]:
         own: list[Content | None] = [None] * len(undone.layers)
@@ -129,19 +150,18 @@ class Bridger:
             own[slot.position] = undone.layers[slot.position]
         return own
 
-    def _text(self, plan: Plan, gap: Gap, undone: Anatomy) -> CalibrationText:
+    def _text(self, plan: Plan, gap: Gap, own: Own) -> CalibrationText:
         teller = Checked(plan, self.anatomist.models).teller
         path = text_of(plan, gap.on)
         key = (path, gap.tokens, teller.name)
         if key not in self._texts:
-            config = configuration(undone.config)
             self._texts[key] = calibration_text(
                 path,
                 gap.tokens,
                 tokenizer=tokenizer_of(teller),
-                positions=getattr(config, "max_position_embeddings", None),
-                width=int(config.hidden_size),
+                positions=getattr(self._config, "max_position_embeddings", None),
             )
+        self._texts[key].refuse_few(self._widths(_there(own, gap))[0])
         return self._texts[key]
 
     def _trim(self) -> None:
@@ -149,3 +169,10 @@ class Bridger:
         while size > KEPT:
             _, oldest = self._fits.popitem(last=False)
             size -= size_of(list(oldest.tensors.values()))
+
+
+def _there(own: Own, gap: Gap) -> Content:
+    """The layer before a gap."""
+    content = own[gap.after]
+    assert content is not None
+    return content

@@ -102,7 +102,7 @@ class Anatomist:
 
     def __init__(self, models: Mapping[str, Opened]) -> None:
         self.models = models
-        self._known: dict[tuple[str, str, Piece], Content] = {}
+        self._known: WeakValueDictionary[tuple[str, str, Piece], Content] = WeakValueDictionary()
         self._bridged: WeakValueDictionary[Hashable, Content] = WeakValueDictionary()
 
     def anatomy(self, plan: Plan) -> Anatomy:

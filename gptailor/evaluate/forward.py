@@ -7,13 +7,14 @@ batches depend on the works alone, so a plan has the same numbers in any company
 
 import gc
 from collections.abc import Iterator, Sequence
-from typing import final
+from typing import NamedTuple, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from gptailor.evaluate.batches import Packed, pack
+from gptailor.evaluate.batches import Batch, Packed, pack
 from gptailor.evaluate.branches import Branches, Node, Path, in_order
 from gptailor.evaluate.failure import Failure, failure
 from gptailor.evaluate.measuring import Gathering
@@ -30,6 +31,15 @@ LOGITS_ELSEWHERE = 2**29
 
 PACKS = 4
 """Sets of works (fidelities, say) whose batches stay made."""
+
+
+class Step(NamedTuple):
+    """A batch through a layer: the hidden states before and after it."""
+
+    layer: int
+    batch: Batch
+    before: Float[Tensor, " batch length width"]
+    after: Float[Tensor, " batch length width"]
 
 
 @final
@@ -80,6 +90,19 @@ class Evaluator:
         finally:
             for number in order:
                 self._branches.begin(leaves[number])
+
+    @torch.no_grad()
+    def walk(self, plan: Live, works: Sequence[Work]) -> Iterator[Step]:
+        """The hidden states of all batches around each layer; nothing is kept, and errors raise."""
+        packed = self._packed(plan, works, self.batch_tokens)
+        _are_known(packed, plan.model)
+        hidden, calls = _begun(plan.model, packed, self.device, self._wrapped(plan))
+        for index in range(len(plan.layers)):
+            with plan.layer(index) as layer:
+                for number, batch in enumerate(packed.batches):
+                    before = hidden[number]
+                    hidden[number] = calls[number][index].of(layer, before)
+                    yield Step(index, batch, before, hidden[number])
 
     def _path(self, plan: Live, works: Sequence[Work]) -> Path:
         return (self._packed(plan, works, self.batch_tokens), plan.start, *plan.layers)

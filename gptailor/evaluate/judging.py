@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 from gptailor.diagnostics import TailorError
-from gptailor.evaluate.failure import Failure, failure
+from gptailor.evaluate.failure import Failure
 from gptailor.evaluate.footprint import cache_bytes, parameters
 from gptailor.evaluate.forward import Evaluator
 from gptailor.evaluate.judgement import Judgement, Result, Speed, Subject, retained
 from gptailor.evaluate.objectives import Forward, Judged, PreparedObjective
 from gptailor.evaluate.preparing import Preparing, Samples, Wish, no_reference
-from gptailor.evaluate.score import Score
+from gptailor.evaluate.scoring import Outcome, guarded, scored, unstitched
 from gptailor.evaluate.speed import speeds
 from gptailor.evaluate.stitch import Stitched
 from gptailor.evaluate.stitchers import Stitchers
 from gptailor.evaluate.targets import Target, base_of, find_targets, names
-from gptailor.evaluate.work import Results, Work
+from gptailor.evaluate.work import Work
 from gptailor.lang.objectives import read_objective
 from gptailor.plan import Objective, Plan
 from gptailor.prepared import Prepared, ready
@@ -33,8 +33,6 @@ CACHE = 2**30
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told of what is done, how many steps that makes, and how many there are."""
-
-Outcome: TypeAlias = Score | Failure
 
 Kind = TypeVar("Kind", bound=PreparedObjective)
 
@@ -184,10 +182,10 @@ class Judging:
 
     def _forward(self, group: Sequence[_Seen], steps: "_Steps") -> None:
         """What a forward pass measures, of all of a group."""
-        asked: dict[int, Work] = {}
+        asked: dict[int, tuple[Forward, Work]] = {}
         for number, objective in self._of(group[0], Forward):  # type: ignore[type-abstract]
             try:
-                asked[number] = objective.work()
+                asked[number] = objective, objective.work()
             except TailorError as error:  # a reference that isn't there
                 for one in group:
                     one.outcomes[number] = Failure("error", str(error))
@@ -195,30 +193,11 @@ class Judging:
         if not asked:
             return
         population = [stitched for _, stitched in live]
-        for number, result in self.evaluator.run_all(population, list(asked.values())):
+        works = [work for _, work in asked.values()]
+        for number, result in self.evaluator.run_all(population, works):
             one, stitched = live[number]
-            one.outcomes |= self._scored(one, stitched, asked, result)
+            one.outcomes |= scored(self.evaluator, stitched, asked, result)
             steps.done(one.target.name)
-
-    def _scored(
-        self, one: _Seen, stitched: Stitched, asked: Mapping[int, Work], result: Results | Failure
-    ) -> dict[int, Outcome]:
-        """A score for each objective; after a failure each is run alone, to know whose it is."""
-        if isinstance(result, Failure):
-            if len(asked) == 1:
-                return dict.fromkeys(asked, result)
-            runs = {n: self.evaluator.run(stitched, [work]) for n, work in asked.items()}
-            return {
-                n: found if isinstance(found, Failure) else self._score(one, n, found[0])
-                for n, found in runs.items()
-            }
-        pairs = zip(asked, result, strict=True)
-        return {number: self._score(one, number, found) for number, found in pairs}
-
-    def _score(self, one: _Seen, number: int, found: Sequence[Tensor]) -> Outcome:
-        objective = self.preparing.of(one.target)[number]
-        assert isinstance(objective, Forward)
-        return _guarded(lambda: objective.score(found))
 
     def _alone(self, one: _Seen, steps: "_Steps") -> None:
         """What needs the model to make text."""
@@ -226,7 +205,7 @@ class Judging:
             stitched = self._stitched(one)
             if stitched is not None:
                 model = stitched.model
-                one.outcomes[number] = _guarded(partial(objective.judge, model))
+                one.outcomes[number] = guarded(partial(objective.judge, model))
             steps.done(f"{one.target.name}: {objective.name}")
 
     def _of(self, one: _Seen, kind: type[Kind]) -> Iterator[tuple[int, Kind]]:
@@ -261,9 +240,8 @@ class Judging:
             one.parameters = one.parameters or parameters(stitched.model)
             one.cache = one.cache or cache_bytes(stitched.model)
         except Exception as error:  # noqa: BLE001 (one target's failure is a value)
-            why = Failure("error", str(error)) if isinstance(error, TailorError) else failure(error)
             for number in range(len(self.wishes)):
-                one.outcomes.setdefault(number, why)
+                one.outcomes.setdefault(number, unstitched(error))
             return None
         return stitched
 
@@ -303,16 +281,6 @@ class _Steps:
         """A step is done."""
         self.count += 1
         self.progress(what, self.count, self.total)
-
-
-def _guarded(do: Callable[[], Score]) -> Outcome:
-    try:
-        return do()
-    except ValueError as error:
-        nan = "NaN" in str(error)
-        return Failure("nan", str(error)) if nan else failure(error)
-    except Exception as error:  # noqa: BLE001 (a target's failure is a value, whatever it was)
-        return failure(error)
 
 
 def _subject(one: _Seen) -> Subject:

@@ -5,6 +5,7 @@ to a checkpoint on loading (renaming, fusing experts, casting, tying) is done to
 """
 
 import copy
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
@@ -31,6 +32,9 @@ from gptailor.program.program import Output
 
 Config = Mapping[str, Any]
 
+CONFIGURATIONS = 32
+"""Plans' configurations that are kept, to be copied."""
+
 
 @final
 class Shell:
@@ -51,6 +55,7 @@ class Shell:
         self.tensors = tensors
         self.dtype = dtype
         self._rest: dict[str, Tensor] = {}
+        self._configs: dict[str, PreTrainedConfig] = {}
         made = {on_cpu.data_ptr(): tensor for on_cpu, tensor in self._read_rest()}
         self.numbers = {anatomy.layers[at].kind: n for n, at in enumerate(anatomy.first)}
         self.shown = [anatomy.layers[at] for at in anatomy.first]
@@ -116,12 +121,20 @@ class Shell:
         return model
 
     def _config(self, given: Config, count: int) -> PreTrainedConfig:
-        """The plan's configuration, with what transformers had put into the shell's."""
-        config = configuration(given)
+        """The plan's configuration, with what transformers had put into the shell's; a new one."""
+        key = json.dumps(given, sort_keys=True)
+        if key not in self._configs:
+            if len(self._configs) >= CONFIGURATIONS:
+                del self._configs[next(iter(self._configs))]
+            self._configs[key] = self._completed(configuration(given))
+        config = copy.deepcopy(self._configs[key])  # a quarter of the time that making one takes
+        assert config.num_hidden_layers == count
+        return config
+
+    def _completed(self, config: PreTrainedConfig) -> PreTrainedConfig:
         for name, value in vars(self.model.config).items():
             if name.startswith("_") or name == "dtype" or name not in vars(config):
                 setattr(config, name, value)
-        assert config.num_hidden_layers == count
         return config
 
     # ------------------------------------------------------------------------------------ loading

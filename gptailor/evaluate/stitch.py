@@ -7,12 +7,12 @@ kernels round otherwise there, by 1e-7.)
 """
 
 import os
-from collections.abc import Hashable, Mapping
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from gptailor.checkpoint.opened import Opened
 from gptailor.diagnostics import TailorError
+from gptailor.evaluate.branches import alike
 from gptailor.evaluate.bridging import Bridge, Bridger, Told
 from gptailor.evaluate.contents import Anatomist, Anatomy, Content, piece
 from gptailor.evaluate.lending import Lent, lend
@@ -32,10 +33,15 @@ from gptailor.evaluate.tensors import Tensors, size_of
 from gptailor.outline import Gap, gaps, kept, sources
 from gptailor.plan import Plan
 from gptailor.prepared import ready
+from gptailor.program.program import Combine
 from gptailor.program.run import device_of
 
 MERGED_SHARE = 0.25
-"""Of the device's memory, what cached merged layers take where nothing else is said."""
+"""Of the device's memory, what cached merged layers take at most where nothing else is said."""
+MERGED_MODELS = 8
+"""So many times the base's size are enough: a search's next plans are like its last ones."""
+SURROUNDINGS = 4
+"""Other plans' embeddings and heads take such a part of what merged layers may, at most."""
 
 
 @final
@@ -74,8 +80,8 @@ class Stitcher:
     Weights are read when a plan first uses them. `dtype` is the live models'; without it they have
     the one that their configuration names, as transformers has it. `memory` is how many bytes of
     weights may be on the device; without it all that has been used stays. `merged` is how many
-    bytes of merged layers are kept for other plans, beside a quarter of the device's memory without
-    it; with `memory` they are layers like all others.
+    bytes of merged layers are kept for other plans, eight models' without it, a quarter of the
+    device's memory at most; with `memory` they are layers like all others.
 
     Raises TailorError for a device that isn't there and for quantised models.
     """
@@ -98,16 +104,20 @@ class Stitcher:
         self._anatomist = Anatomist(models)
         self._base = models["base"]
         self._tensors = Tensors(self.device, keep=memory is None)
-        self._shells: dict[Hashable, Shell] = {}
-        self._homes: WeakKeyDictionary[Content, Shell] = WeakKeyDictionary()
+        self._shells: OrderedDict[Hashable, Shell] = OrderedDict()
+        self._homes: dict[tuple[str, str], Shell] = {}
         self._bridger: Bridger | None = None
         self._everything: Everything | None = None
         self._streaming: Streaming | None = None
+        self.merged = self._enough() if merged is None else merged
         if memory is None:
-            budget = _quarter(self.device) if merged is None else merged
-            self._everything = Everything(self._make, budget)
+            self._everything = Everything(self._make, self.merged)
         else:
             self._streaming = Streaming(self._make, self._ahead, self.device, memory)
+
+    def _enough(self) -> int:
+        base = sum(tensor.spec.size for tensor in self._base.checkpoint.tensors.values())
+        return min(_quarter(self.device), MERGED_MODELS * base)
 
     @torch.no_grad()
     def stitch(self, plan: Plan) -> Stitched:
@@ -117,12 +127,45 @@ class Stitcher:
         not what its header said, OverflowFault where a merge overflows, TailorError where `memory`
         holds no layer or a model that the plan uses isn't among those given; and as `bridges`.
         """
+        return self.live(self.anatomy(plan))
+
+    @torch.no_grad()
+    def anatomy(self, plan: Plan) -> Anatomy:
+        """What the live model of a closed plan is made of, its gaps bridged. Raises as `stitch`."""
         self._check(plan)
         anatomy = self._anatomist.anatomy(plan)
         layers = list(anatomy.layers)
         for gap, bridge in self.bridges(plan):
             layers[gap.index] = self._anatomist.bridged(layers[gap.index], bridge.tensors)
-        return self._live(replace(anatomy, layers=tuple(layers)))
+        return replace(anatomy, layers=tuple(layers))
+
+    def together(self, anatomies: Sequence[Anatomy]) -> Iterator[list[int]]:
+        """Their numbers in groups that may be live at once, those that begin alike together.
+
+        What a group has of its own, merged layers and what surrounds layers, takes as many bytes as
+        are kept of merged layers; with `memory` a group has one surrounding, which counts in it.
+        """
+        group: list[int] = []
+        pieces: dict[Hashable, int] = {}
+        for number in alike([(_start(one), *one.layers) for one in anatomies]):
+            own = self._own(anatomies[number])
+            size = sum((pieces | own).values())
+            over = len(pieces | own) > 1 if self._streaming is not None else size > self.merged
+            if group and over:
+                yield group
+                group, pieces = [], {}
+            group.append(number)
+            pieces |= own
+        if group:
+            yield group
+
+    def _own(self, anatomy: Anatomy) -> dict[Hashable, int]:
+        """The bytes that a plan's live model doesn't have from the models, by what they are."""
+        made = sum(output.spec.size for output in anatomy.rest if isinstance(output.make, Combine))
+        found: dict[Hashable, int] = {_surrounding(anatomy): made}
+        if self._streaming is None:
+            found |= {content: content.made for content in anatomy.layers}
+        return found
 
     @torch.no_grad()
     def bridges(self, plan: Plan, told: Told = lambda _: None) -> list[tuple[Gap, Bridge]]:
@@ -142,7 +185,9 @@ class Stitcher:
         if self._bridger is None:
             if self._shell(self._anatomist.anatomy(plan)).model.dtype == torch.float32:
                 place = self.device if self._streaming is None else torch.device("cpu")
-                self._bridger = Bridger(self._anatomist, self._live, self._tensors, place)
+                self._bridger = Bridger(
+                    self._anatomist, self.live, self._tensors, place, self._reserve
+                )
             else:
                 wide = Stitcher(
                     self._anatomist.models,
@@ -153,11 +198,16 @@ class Stitcher:
                 self._bridger = wide._fitter(plan)
         return self._bridger
 
-    def _live(self, anatomy: Anatomy) -> Stitched:
+    def _reserve(self, size: int) -> None:
+        if self._streaming is not None:
+            self._streaming.reserved = size
+
+    @torch.no_grad()
+    def live(self, anatomy: Anatomy) -> Stitched:
+        """The live model of what `anatomy` gave."""
         with torch.inference_mode(mode=False):
             shell = self._shell(anatomy)
-            for content in anatomy.layers:
-                self._homes.setdefault(content, shell)
+            self._homes |= {(content.kind, content.dtype): shell for content in anatomy.layers}
             if self._streaming is not None:
                 return self._streamed(anatomy, shell, self._streaming)
             assert self._everything is not None
@@ -183,24 +233,40 @@ class Stitcher:
         return _stitched(anatomy, model, lend(modules, anatomy.layers, empty, streaming))
 
     def _shell(self, anatomy: Anatomy) -> Shell:
-        key = (anatomy.key, *map(piece, (anatomy.begin, anatomy.end, anatomy.others)))
+        """What surrounds the layers; of those that no plan uses some stay, the latest."""
+        key = _surrounding(anatomy)
         if key not in self._shells:
             self._shells[key] = Shell(anatomy, self._base, self._tensors, self.dtype)
+        self._shells.move_to_end(key)
+        room = self.merged // SURROUNDINGS if self._streaming is None else 0
+        while len(self._shells) > 1 and sum(one.size for one in self._shells.values()) > room:
+            self._shells.popitem(last=False)
         return self._shells[key]
 
     def _make(self, content: Content) -> Layer:
         with torch.inference_mode(mode=False), torch.no_grad():
-            return self._homes[content].layer(content)
+            return self._home(content).layer(content)
 
     def _ahead(self, content: Content) -> bool:
-        return self._homes[content].direct(content)
+        return self._home(content).direct(content)
+
+    def _home(self, content: Content) -> Shell:
+        """The latest shell that has a layer of its kind: a layer is the same in all of them."""
+        return self._homes[content.kind, content.dtype]
+
+
+def _surrounding(anatomy: Anatomy) -> Hashable:
+    return (anatomy.key, *map(piece, (anatomy.begin, anatomy.end, anatomy.others)))
+
+
+def _start(anatomy: Anatomy) -> Hashable:
+    return anatomy.dtype, piece(anatomy.begin), piece(anatomy.others)
 
 
 def _stitched(anatomy: Anatomy, model: PreTrainedModel, lent: tuple[Lent, ...] = ()) -> Stitched:
-    start = (anatomy.dtype, piece(anatomy.begin), piece(anatomy.others))
     head = anatomy.begin if anatomy.tied else ()
     end = (anatomy.dtype, piece(head), piece(anatomy.end))
-    return Stitched(model, start, anatomy.layers, end, lent)
+    return Stitched(model, _start(anatomy), anatomy.layers, end, lent)
 
 
 def _quarter(device: torch.device) -> int:

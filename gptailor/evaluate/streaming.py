@@ -35,6 +35,8 @@ class Streaming:
         self.ahead = ahead
         self.device = device
         self.memory = memory
+        self.reserved = 0
+        """Bytes of `memory` that are for something else than models: the sums of a fit."""
         self.layers = 0
         """Bytes that layers may take."""
         self.largest = 0
@@ -51,13 +53,15 @@ class Streaming:
 
         Raises TailorError if its largest layer doesn't fit beside them.
         """
-        if fixed + largest > self.memory:
+        room = self.memory - self.reserved
+        if fixed + largest > room:
+            beside = f"a fit takes {self.reserved:,}, " if self.reserved else ""
             raise TailorError(
-                f"{self.memory:,} bytes can't hold the model: {fixed:,} are outside its layers, "
-                f"and its largest layer takes {largest:,}"
+                f"{self.memory:,} bytes can't hold the model: {beside}{fixed:,} are outside its "
+                f"layers, and its largest layer takes {largest:,}"
             )
         self.largest = max(self.largest, largest)
-        self.layers = self.memory - fixed
+        self.layers = room - fixed
         self.resident.limit(max(0, self.layers - 2 * self.largest), count)
         self.host.limit(self.host.room, count)
 

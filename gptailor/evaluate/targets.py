@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import final
 
@@ -76,9 +77,21 @@ def find_targets(targets: Sequence[str | Path | Plan], models: Paths) -> list[Ta
 
 
 def base_of(plan: Plan, name: str = "base") -> Plan:
-    """The plan that says a model of this plan as it is, and nothing else."""
-    made = Plan(models={"base": plan.models[name]})
+    """The plan that says a model of this plan as it is, and nothing else but what that is on."""
+    found = {"base": plan.models[name]}
+    below = "base"
+    while (on := found[below].on) is not None and on in plan.models:
+        free = on if on not in found else _free(plan)
+        found[below] = found[below].model_copy(update={"on": free})
+        found[free] = plan.models[on]
+        below = free
+    made = Plan(models=found)
     return made.read_from(plan.origin) if plan.origin else made
+
+
+def _free(plan: Plan) -> str:
+    """A name that no model of the plan has."""
+    return next(name for n in count() if (name := f"under{n or ''}") not in plan.models)
 
 
 def _target(name: str, plan: Plan, origin: Plan | None, models: Paths) -> Target:

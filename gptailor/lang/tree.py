@@ -221,7 +221,7 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Bridging:
-    """`bridge L11 on "text" tokens 65536 ridge 0.001`."""
+    """`bridge L11 on "text" tokens 65536 ridge 0.1`."""
 
     after: LayerWord | None
     on: String

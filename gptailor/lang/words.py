@@ -179,7 +179,7 @@ def scale(entries: Sequence[p.Scale]) -> str:
 
 
 def bridge(entry: p.Bridge) -> str:
-    """`bridge L11 on "text" tokens 65536 ridge 0.001`."""
+    """`bridge L11 on "text" tokens 65536 ridge 0.1`."""
     after = f"L{entry.after} " if entry.after is not None else ""
     settings = (("tokens", entry.tokens), ("ridge", entry.ridge))
     tail = "".join(f" {name} {value(v)}" for name, v in settings if v is not None)

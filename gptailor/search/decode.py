@@ -80,12 +80,14 @@ class _Closing:
     def plan(self) -> Plan:
         plan = self.space.plan
         dropped = self._dropped()
-        found = {where: self._rest(where) for where in REST}
         closed = Plan(
             version=plan.version,
             models=plan.models,
             dtype=plan.dtype,
-            **found,
+            embed=self._rest("embed"),
+            norm=self._rest("norm"),
+            head=self._rest("head"),
+            tokenizer=self._rest("tokenizer"),
             layers=self._layers(dropped),
             drops=tuple(Drop(position=position) for position in sorted(dropped)),
             scales=self._scales(dropped),
@@ -212,7 +214,7 @@ class _Closing:
         return self._call(path, by, chosen)
 
     def _call(self, path: Path, call: MethodCall, chosen: list[int] | None) -> MethodCall:
-        found: dict[str, Number | tuple[Number, ...]] = {}
+        found: dict[str, Value | tuple[Value, ...]] = {}
         for name, value in call.arguments.items():
             inner = (*path, "arguments", name)
             if not isinstance(value, tuple):
@@ -231,5 +233,5 @@ class _Closing:
             number = self._number(*path)
             return self.space.reals[number].value(float(self.reals[number]))
         if isinstance(value, OneOfNumbers):
-            return value.one_of[self.picks[self._number(*path)]]
+            return value.one_of[int(self.picks[self._number(*path)])]
         return value

@@ -17,6 +17,7 @@ from gptailor.evaluate.score import Score
 from gptailor.evaluate.speed import speeds
 from gptailor.evaluate.targets import find_targets
 from gptailor.lang.objectives import read_objective
+from tests.checkpoint.test_adapter import Q, adapter, pair
 from tests.evaluate.lent import loaded, one_thread
 from tests.tiny import tiny_model
 
@@ -93,6 +94,20 @@ def test_kl_compares_with_the_model_that_is_named(world: Path) -> None:
     assert from_math.value > 0
     assert from_base != from_math
     assert [one.retained for one in found.results] == [None, None]
+
+
+def test_bases_and_references_that_are_adapters(world: Path, tmp_path: Path) -> None:
+    tensors = {name: torch.full_like(one, 0.1) for name, one in pair(Q).items()}
+    adapter(tmp_path / "a", tensors)
+    models = f'model plain = "{world / "base"}"\nmodel base = plain + "{tmp_path / "a"}"\n'
+    swapped = f'model base = "{world / "base"}"\nmodel tuned = base + "{tmp_path / "a"}"\n'
+    objectives = ['kl("rows.jsonl")', 'kl("rows.jsonl", from={})']
+    for head, cut, other in ((models, "drop L2", "plain"), (swapped, "L0 from tuned", "tuned")):
+        plan = gptailor.loads(f"tailor 1\n{head}{cut}\n", folder=world)
+        wanted = [one.format(other) for one in objectives]
+        from_base, from_other = (score_of(judge(plan, wanted, folder=world), at) for at in (0, 1))
+        assert from_base.value > 1e-6
+        assert (from_other.value > 1e-6) == (other == "plain")
 
 
 def test_another_folder_for_a_name(world: Path) -> None:

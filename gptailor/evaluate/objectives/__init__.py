@@ -122,8 +122,8 @@ def _lm_eval(objective: Objective, setting: Setting) -> PreparedObjective:
     traits = Traits(_traits(objective).name, task.direction)
     seam = Seam(setting.tokenizer, setting.positions)
     if task.kind == "generate_until":
-        return Generated(traits, task, prompts(task, seam), setting.tokenizer)
-    return Likelihoods(traits, task, instances(task, seam))
+        return Generated(traits, task, prompts(task, seam), seam)
+    return Likelihoods(traits, task, instances(task, seam), seam)
 
 
 def _file(objective: Objective) -> str:

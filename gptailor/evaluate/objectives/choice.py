@@ -2,14 +2,14 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import final
 
 from torch import Tensor
 
 from gptailor.evaluate.calibration import CalibrationError, Question, read_questions
-from gptailor.evaluate.objectives.prepared import Forward, Traits
+from gptailor.evaluate.objectives.prepared import Forward, PreparedObjective, Traits
 from gptailor.evaluate.objectives.seam import Seam, SeamError
 from gptailor.evaluate.objectives.setting import Setting
 from gptailor.evaluate.objectives.text import surprise
@@ -55,6 +55,11 @@ class Choices(Forward):
     def requests(self, samples: int) -> Sequence[Request]:
         """The choices of the first questions, one after another."""
         return [request for sample in self.samples[:samples] for request in sample.requests]
+
+    @final
+    def part(self, start: int, stop: int) -> PreparedObjective:
+        """Some questions."""
+        return replace(self, samples=self.samples[start:stop])
 
     @final
     def score(self, results: Sequence[Tensor]) -> Score:

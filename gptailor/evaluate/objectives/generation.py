@@ -1,14 +1,20 @@
 """`generate`: whether a plan says the right answer."""
 
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gptailor.evaluate.calibration import CalibrationError, Exchange, joined, read_exchanges
 from gptailor.evaluate.objectives.decoding import Prompt, greedy
-from gptailor.evaluate.objectives.prepared import BATCH_TOKENS, Judged, Traits
+from gptailor.evaluate.objectives.prepared import (
+    BATCH_TOKENS,
+    Judged,
+    PreparedObjective,
+    Traits,
+)
 from gptailor.evaluate.objectives.seam import Seam, SeamError
 from gptailor.evaluate.objectives.setting import Setting
 from gptailor.evaluate.score import Score, mean
@@ -43,6 +49,14 @@ class ExactMatch(Judged):
     def size(self) -> int:
         """How many contexts there are."""
         return len(self.samples)
+
+    def part(self, start: int, stop: int) -> PreparedObjective:
+        """Some contexts."""
+        return replace(self, samples=self.samples[start:stop])
+
+    def prompts(self, samples: int) -> Sequence[Prompt]:
+        """The first contexts."""
+        return [task.prompt for task in self.samples[:samples]]
 
     def judge(
         self,

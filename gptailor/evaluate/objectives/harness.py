@@ -1,14 +1,14 @@
 """`lm_eval`: tasks of lm-evaluation-harness, run by our forward pass."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from gptailor.evaluate.objectives.decoding import Prompt, greedy
 from gptailor.evaluate.objectives.harness_task import Task
@@ -17,6 +17,7 @@ from gptailor.evaluate.objectives.prepared import (
     Forward,
     Judged,
     ObjectiveError,
+    PreparedObjective,
     Traits,
 )
 from gptailor.evaluate.objectives.seam import Seam, SeamError
@@ -42,6 +43,7 @@ class Likelihoods(Forward):
     traits: Traits
     task: Task
     samples: Instances
+    seam: Seam
 
     @property
     def size(self) -> int:
@@ -56,6 +58,11 @@ class Likelihoods(Forward):
     def requests(self, samples: int) -> Sequence[Request]:
         """All texts of the first documents."""
         return [text for of in self.samples[:samples] for texts in of for text in texts]
+
+    def part(self, start: int, stop: int) -> PreparedObjective:
+        """Some documents, their requests made as if there were no others."""
+        task = self.task.part(start, stop)
+        return replace(self, task=task, samples=instances(task, self.seam))
 
     def score(self, results: Sequence[Tensor]) -> Score:
         """The task's metric of the first documents."""
@@ -84,12 +91,21 @@ class Generated(Judged):
     traits: Traits
     task: Task
     samples: tuple[tuple[Prompt, ...], ...]
-    tokenizer: PreTrainedTokenizerBase
+    seam: Seam
 
     @property
     def size(self) -> int:
         """How many documents there are."""
         return len(self.samples)
+
+    def part(self, start: int, stop: int) -> PreparedObjective:
+        """Some documents, their requests made as if there were no others."""
+        task = self.task.part(start, stop)
+        return replace(self, task=task, samples=prompts(task, self.seam))
+
+    def prompts(self, samples: int) -> Sequence[Prompt]:
+        """What the model is asked of the first documents."""
+        return [prompt for of in self.samples[:samples] for prompt in of]
 
     def judge(
         self,
@@ -100,8 +116,8 @@ class Generated(Judged):
     ) -> Score:
         """The task's metric of the first documents."""
         used = self.samples[:samples]
-        prompts = [prompt for of in used for prompt in of]
-        said = iter(greedy(model, self.tokenizer, prompts, batch_tokens))
+        asked = [prompt for of in used for prompt in of]
+        said = iter(greedy(model, self.seam.tokenizer, asked, batch_tokens))
         return self.task.score([list(islice(said, len(of))) for of in used])
 
 

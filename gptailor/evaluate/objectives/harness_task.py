@@ -9,7 +9,7 @@ import importlib.util
 import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, final
@@ -35,12 +35,22 @@ Answers = Sequence[Sequence[object]]
 @final
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A task with its instances by sample, and the metric and the filter that are wanted of it."""
+    """A task with its instances by sample, and the metric and the filter that are wanted of it.
+
+    `numbers` are those of the samples among the task's documents.
+    """
 
     task: Any
+    numbers: tuple[int, ...]
     instances: tuple[tuple[Any, ...], ...]
     metric: str
     filter: str
+
+    def part(self, start: int, stop: int) -> "Task":
+        """The task on some of its samples: few-shot prompts are those of these samples alone."""
+        numbers = self.numbers[start:stop]
+        with _quiet():
+            return replace(self, numbers=numbers, instances=_instances(self.task, numbers))
 
     @property
     def kind(self) -> Kind:
@@ -107,8 +117,8 @@ def find(name: str, metric: str | None, setting: Setting) -> Task:
     with _quiet():
         task = _loaded(name, setting.folder)
         wanted, filter_ = _metric(task, metric)
-        task.set_fewshot_seed(FEWSHOT_SEED)
-        return Task(task, _instances(name, task, setting), wanted, filter_)
+        numbers = _numbers(name, task, setting)
+        return Task(task, numbers, _instances(task, numbers), wanted, filter_)
 
 
 def _loaded(name: str, folder: Path) -> Any:
@@ -163,20 +173,33 @@ def _no_metric(task: Any, metric: str, metrics: Sequence[str]) -> str:
     return f"lm-eval's '{task.task_name}' returns no metric '{metric}': it returns {known}"
 
 
-def _instances(name: str, task: Any, setting: Setting) -> tuple[tuple[Any, ...], ...]:
-    """The requests of each sample."""
+def _numbers(name: str, task: Any, setting: Setting) -> tuple[int, ...]:
+    """The documents that are samples."""
     try:
         size = len(task.eval_docs)
-        numbers = order(size, setting.seed)[: setting.samples]
+    except Exception as error:  # a task is anybody's code and data
+        raise _no_requests(name, error) from error
+    return tuple(order(size, setting.seed)[: setting.samples])
+
+
+def _instances(task: Any, numbers: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
+    """The requests of each sample."""
+    if not numbers:
+        return ()
+    try:
+        task.set_fewshot_seed(FEWSHOT_SEED)
         task.build_all_requests(samples=frozenset(numbers))
     except Exception as error:  # a task is anybody's code and data
-        why = _first_line(error)
-        raise ObjectiveError(f"lm-eval can't make requests of '{name}': {why}") from error
+        raise _no_requests(task.task_name, error) from error
     found: dict[int, list[Any]] = {number: [] for number in numbers}
     ascending = sorted(numbers)
     for instance in task.instances:
         found[ascending[instance.doc_id]].append(instance)  # counted among those chosen
     return tuple(tuple(sorted(of, key=lambda one: one.idx)) for of in found.values())
+
+
+def _no_requests(name: str, error: Exception) -> ObjectiveError:
+    return ObjectiveError(f"lm-eval can't make requests of '{name}': {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

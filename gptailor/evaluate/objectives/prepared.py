@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.diagnostics import TailorError
+from gptailor.evaluate.objectives.decoding import Prompt
 from gptailor.evaluate.score import Score
 from gptailor.evaluate.work import Measure, Request, Work
 
@@ -65,6 +66,10 @@ class PreparedObjective(ABC):
     def size(self) -> int:
         """How many samples there are."""
 
+    @abstractmethod
+    def part(self, start: int, stop: int) -> "PreparedObjective":
+        """The same objective on the samples from `start` up to `stop` alone."""
+
 
 class Forward(PreparedObjective):
     """An objective that one forward pass measures."""
@@ -99,6 +104,10 @@ class Forward(PreparedObjective):
 
 class Judged(PreparedObjective):
     """An objective that needs the model to make text."""
+
+    @abstractmethod
+    def prompts(self, samples: int) -> Sequence[Prompt]:
+        """What the model is to go on from in the first samples."""
 
     @abstractmethod
     def judge(

@@ -1,7 +1,7 @@
 """`nll` and `perplexity`: how well a plan predicts text."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -15,7 +15,7 @@ from gptailor.evaluate.calibration import (
     joined,
     read_texts,
 )
-from gptailor.evaluate.objectives.prepared import Forward, Traits
+from gptailor.evaluate.objectives.prepared import Forward, PreparedObjective, Traits
 from gptailor.evaluate.objectives.seam import Seam, SeamError, Tokens
 from gptailor.evaluate.objectives.setting import Setting
 from gptailor.evaluate.score import Score, exponential, ratio
@@ -40,6 +40,11 @@ class PerToken(Forward):
     def requests(self, samples: int) -> Sequence[Request]:
         """The first windows or rows."""
         return self.samples[:samples]
+
+    @final
+    def part(self, start: int, stop: int) -> PreparedObjective:
+        """Some windows or rows."""
+        return replace(self, samples=self.samples[start:stop])
 
     def score(self, results: Sequence[Tensor]) -> Score:
         """The mean over tokens; its error over windows or rows."""

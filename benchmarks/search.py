@@ -1,0 +1,220 @@
+"""How soon a search finds a good plan: gptailor's strategies beside the ways that others search.
+
+    python benchmarks/search.py --synthetic                       # ten seeds, 200 evaluations each
+    python benchmarks/search.py --synthetic --smac /smac/bin/python --peers surrogate SMAC3
+    python benchmarks/search.py --synthetic --ablation --kinds pairs
+    python benchmarks/search.py --time --smac /smac/bin/python    # what an ask and a tell take
+
+Every searcher is told the same starting plans, which count, and then asked until its evaluations
+are spent; one on a share of the samples costs that share. Its plan at any time is the best that it
+has seen on all samples, and is judged by its true value. Figures are shares of the gap between the
+best starting plan and the optimum that are left: 1 is no better than that, 0 is the best there is.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import numpy as np
+
+from benchmarks.search_landscapes import KINDS, SHAPES, Landscape, Synthetic
+from benchmarks.search_peers import Factory, Searcher, ablations, peers
+
+MARKS = (40, 60, 80, 100, 200)
+"""Evaluations after which the plans are compared."""
+AIMS = {"SMAC3": 40, "EvoPress": 80}
+"""Evaluations within which a peer's best after all of its own is to be reached."""
+SLOW = ("SMAC3", "Optuna TPE")
+
+
+@dataclass(frozen=True)
+class Course:
+    """A search: after so many evaluations its plan was worth that; and the seconds it took."""
+
+    cost: np.ndarray
+    value: np.ndarray
+    seconds: float
+
+    def at(self, evaluations: float) -> float:
+        """What the plan was worth then."""
+        return float(self.value[np.searchsorted(self.cost, evaluations + 1e-9) - 1])
+
+    def reaches(self, value: float) -> float:
+        """Evaluations until the plan was as good as that; infinite if it never was."""
+        found = np.flatnonzero(self.value <= value + 1e-9)
+        return float(self.cost[found[0]]) if len(found) else np.inf
+
+
+def searched(landscape: Landscape, searcher: Searcher, evaluations: int) -> Course:
+    """Search until the evaluations are spent."""
+    starts = landscape.starts
+    seen, true = landscape.observed(starts), landscape.true(starts)
+    best = int(np.argmin(seen))
+    held = (seen[best], true[best])
+    cost, course, seconds = [float(len(seen))], [held[1]], 0.0
+    begun = time.perf_counter()
+    searcher.tell(starts, seen, np.ones(len(seen)))
+    seconds += time.perf_counter() - begun
+    while cost[-1] < evaluations:
+        begun = time.perf_counter()
+        population, shares = searcher.ask()
+        seconds += time.perf_counter() - begun
+        values = np.concatenate(
+            [
+                landscape.observed(type(population)(*(gene[i : i + 1] for gene in population)), s)
+                for i, s in enumerate(map(float, shares))
+            ]
+        )
+        true = landscape.true(population)
+        for value, real, share in zip(values, true, shares, strict=True):
+            if share == 1 and value < held[0]:
+                held = (value, real)
+            cost.append(cost[-1] + float(share))
+            course.append(held[1])
+        begun = time.perf_counter()
+        searcher.tell(population, values, shares)
+        seconds += time.perf_counter() - begun
+    return Course(np.array(cost), np.array(course), seconds)
+
+
+def run(landscape: Landscape, factory: Factory, seed: int, evaluations: int) -> Course:
+    """One search of one searcher."""
+    searcher = factory(landscape.space, seed)
+    try:
+        return searched(landscape, searcher, evaluations)
+    finally:
+        if hasattr(searcher, "close"):
+            searcher.close()
+
+
+Runs = Mapping[str, Sequence[Course]]
+
+
+def scaled(landscapes: Sequence[Landscape], runs: Runs) -> dict[str, list[Course]]:
+    """Values as shares of the gap that are left, where the optimum is known."""
+    found: dict[str, list[Course]] = {}
+    for name, courses in runs.items():
+        found[name] = []
+        for landscape, course in zip(landscapes, courses, strict=False):
+            low, first = landscape.optimum, course.value[0]
+            value = course.value if low is None else (course.value - low) / (first - low)
+            found[name].append(Course(course.cost, value, course.seconds))
+    return found
+
+
+def rows(runs: Runs, evaluations: int) -> Iterator[str]:
+    """A line for each searcher: medians at the marks, and when it reaches the peers' best."""
+    marks = [mark for mark in MARKS if mark <= evaluations]
+    heads = [f"after {mark}" for mark in marks]
+    aims = [name for name in AIMS if name in runs]
+    heads += [f"reaches {name}'s {evaluations}" for name in aims]
+    yield f"| searcher | seeds | {' | '.join(heads)} | s |"
+    yield f"|---|--:|{'--:|' * len(heads)}--:|"
+    for name, courses in runs.items():
+        cells = [spread([course.at(mark) for course in courses]) for mark in marks]
+        for aim in aims:
+            pairs = zip(courses, runs[aim], strict=False)
+            when = statistics.median(one.reaches(other.at(evaluations)) for one, other in pairs)
+            cells.append(f"{when:.0f}" if np.isfinite(when) else "never")
+        seconds = statistics.median(course.seconds for course in courses)
+        yield f"| {name} | {len(courses)} | {' | '.join(cells)} | {seconds:.1f} |"
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median, and the quartiles."""
+    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+    return f"{middle:.3f} ({low:.2f} … {high:.2f})"
+
+
+def compare(
+    landscapes: Sequence[Landscape], taking: Mapping[str, Factory], given: Any
+) -> dict[str, list[Course]]:
+    """All searchers on one landscape, a seed each."""
+    runs: dict[str, list[Course]] = {}
+    for name, factory in taking.items():
+        many = given.slow_seeds if name in SLOW else given.seeds
+        runs[name] = [
+            run(landscape, factory, seed, given.evaluations)
+            for seed, landscape in enumerate(landscapes[:many])
+        ]
+        print(f"  {name}: done", file=sys.stderr, flush=True)
+    return scaled(landscapes, runs)
+
+
+def timed(given: Any) -> None:
+    """What building a space, compiling, and an ask with its tell take."""
+    from benchmarks.search_time import table  # noqa: PLC0415 (only where it is asked for)
+
+    for line in table(given.smac):
+        print(line)
+
+
+def main() -> None:
+    """Measure, and print tables."""
+    given = arguments().parse_args()
+    if given.time:
+        timed(given)
+    if given.synthetic:
+        synthetic(given, chosen(given))
+
+
+def chosen(given: Any) -> dict[str, Factory]:
+    """Who takes part."""
+    everyone = peers(given.smac, given.evaluations)
+    if given.ablation:
+        everyone = {"surrogate": everyone["surrogate"], **ablations()}
+    unknown = set(given.peers) - set(everyone)
+    if unknown:
+        sys.exit(f"--peers: {', '.join(sorted(unknown))}? There are {', '.join(everyone)}")
+    return {name: everyone[name] for name in given.peers or everyone}
+
+
+def synthetic(given: Any, taking: Mapping[str, Factory]) -> None:
+    """A table for each kind of landscape and shape, and one for all."""
+    total: dict[str, list[Course]] = {name: [] for name in taking}
+    for kind, shape in product(given.kinds, given.shapes):
+        landscapes = [Synthetic(kind, shape, seed) for seed in range(given.seeds)]
+        runs = compare(landscapes, taking, given)
+        print(f"\n{landscapes[0].name}\n", *rows(runs, given.evaluations), sep="\n", flush=True)
+        for name, courses in runs.items():
+            total[name] += courses
+    print("\nall\n", *rows(total, given.evaluations), sep="\n")
+    if given.save:
+        said = {
+            name: [[course.cost.tolist(), course.value.tolist()] for course in courses]
+            for name, courses in total.items()
+        }
+        Path(given.save).write_text(json.dumps(said), encoding="utf-8")
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What can be said."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--synthetic", action="store_true", help="landscapes with known optima")
+    add("--time", action="store_true", help="what an ask and a tell take")
+    add("--ablation", action="store_true", help="the surrogate without its parts, not the peers")
+    add("--seeds", type=int, default=10, help="landscapes of each kind, each with its seed (10)")
+    add("--slow-seeds", type=int, default=3, help="of these, so many for SMAC3 and TPE (3)")
+    add("--evaluations", type=int, default=200, help="what a search may spend (200)")
+    add("--kinds", nargs="+", default=KINDS, choices=KINDS, help="kinds of landscapes (all)")
+    add("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES), help="spaces (all)")
+    add("--peers", nargs="+", default=[], help="searchers (all there are)")
+    add("--smac", metavar="PYTHON", help="a Python that has SMAC3")
+    add("--save", metavar="FILE", help="write the courses, as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+"""Landscapes whose best plan is known: what a search finds can be said as a share of what there is.
+
+Each has the shape of the real thing: layers at both ends are dear, what models are good at changes
+slowly with depth, a bad cut is worse than bad by far. A landscape is drawn by a seed; its optimum
+is found by dynamic programming over positions.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Protocol
+from zlib import crc32
+
+import numpy as np
+
+import gptailor
+from gptailor.search.genome import Genome
+from gptailor.search.space import Space, space_of
+
+MODELS = ("math", "code", "chat")
+SHAPES = {"40/3/10": (40, 3, 10), "30/3/7": (30, 3, 7)}
+KINDS = ("separable", "pairs", "deceptive", "noisy")
+UNCUT = 2.7
+"""Nats of the uncut base."""
+GRID = 11
+"""Scales of a merge that the optimum is looked for among."""
+STRIDE = 3
+"""Positions between the windows that are starting plans."""
+ASTRAY = 0.01
+"""Nats that half of the samples say otherwise for each layer that leaves."""
+TRAP = 3
+"""Layers that are cheap to drop only all at once, in a deceptive landscape."""
+
+
+class Landscape(Protocol):
+    """What a search is measured on: the values that it is told, and what they are worth."""
+
+    name: str
+    space: Space
+
+    def observed(self, population: Genome, share: float = 1.0) -> np.ndarray:
+        """What a trial says, `[n]`: minimised, maybe with noise."""
+
+    def true(self, population: Genome) -> np.ndarray:
+        """What there is to say, `[n]`."""
+
+    @property
+    def starts(self) -> Genome:
+        """The starting plans."""
+
+    @property
+    def optimum(self) -> float | None:
+        """The least true value that a plan has, if one knows."""
+
+
+def space(layers: int, models: int, drops: int) -> Space:
+    """The paper's pruning space of that size."""
+    names = MODELS[:models]
+    lines = [f'model {name} = "./{name}"' for name in ("base", *names)]
+    recipe = f"from any of {', '.join(names)} by task_arithmetic(0.0..1.0)"
+    lines += [f"drop any {drops} of L0..L{layers - 1}", f"L0..L{layers - 1} {recipe}"]
+    return space_of(gptailor.loads("\n".join(["tailor 1", *lines, ""])), layers)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the genes of a pruning space are, by position and model."""
+
+    drop: np.ndarray  # [layers]
+    has: np.ndarray  # [layers, models]
+    scale: np.ndarray  # [layers]
+
+    @classmethod
+    def of(cls, space: Space) -> "Places":
+        """By the genes' names."""
+        layers = space.layers
+        models = len({gene.kind for gene in space.bits if gene.kind.startswith("has")})
+        found = cls(np.zeros(layers, int), np.zeros((layers, models), int), np.zeros(layers, int))
+        for number, gene in enumerate(space.bits):
+            layer = int(re.findall(r"L(\d+)", gene.name)[0])
+            if gene.name.startswith("drop"):
+                found.drop[layer] = number
+            else:
+                found.has[layer, MODELS.index(gene.name.split()[-1])] = number
+        for number, real in enumerate(space.reals):
+            found.scale[int(re.findall(r"L(\d+)", real.name)[0])] = number
+        return found
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """A landscape over a pruning space."""
+
+    kind: str
+    shape: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The kind and the shape."""
+        return f"{self.kind} {self.shape}"
+
+    @cached_property
+    def space(self) -> Space:
+        """The paper's space."""
+        return space(*SHAPES[self.shape])
+
+    @cached_property
+    def places(self) -> Places:
+        """Where its genes are."""
+        return Places.of(self.space)
+
+    @property
+    def models(self) -> int:
+        """How many fine-tunes there are."""
+        return SHAPES[self.shape][1]
+
+    @cached_property
+    def parts(self) -> Mapping[str, np.ndarray]:
+        """The landscape's numbers, drawn."""
+        layers, models, _ = SHAPES[self.shape]
+        chance = np.random.default_rng([self.seed, layers, KINDS.index(self.kind)])
+        depth = np.linspace(-1, 1, layers)
+        ends = 0.12 + 0.9 * np.abs(depth) ** 4
+        rough = np.exp(0.4 * smooth(chance, layers, 2.0) + 0.35 * chance.normal(size=layers))
+        gain = 0.01 * chance.normal(size=models) + 0.025 * np.stack(
+            [smooth(chance, layers, 3.0) for _ in range(models)], axis=1
+        )
+        gain += 0.015 * chance.normal(size=(layers, models))
+        blocks = chance.permutation(layers - 2 * TRAP)[:4]
+        return {
+            "drop": ends * rough,
+            "gain": 0.02 + gain,
+            "bend": np.full(layers, 0.05),
+            "clash": np.full(layers, 0.03),
+            "joint": 0.08 * (chance.normal(size=layers - 1) - 0.6),
+            "seam": 0.02 * chance.gamma(1.0, size=layers - 1),
+            "said": np.exp(0.35 * chance.normal(size=layers)),
+            "traps": np.sort(blocks),
+            "astray": chance.normal(size=(layers, 1 + models)),
+        }
+
+    # ------------------------------------------------------------------------------------- values
+
+    def unpacked(self, population: Genome) -> tuple[np.ndarray, np.ndarray]:
+        """Which layers leave, `[n, layers]`, and what each model counts, `[n, layers, models]`."""
+        bits, reals = np.asarray(population.bits), np.asarray(population.reals)
+        has = bits[:, self.places.has]
+        scale = np.where(has.sum(-1) > 1, reals[:, self.places.scale], 1.0)
+        return bits[:, self.places.drop], has * scale[..., None]
+
+    def true(self, population: Genome) -> np.ndarray:
+        """Nats: the base's, and what is lost; twice the loss is worse than twice as bad."""
+        dropped, counts = self.unpacked(population)
+        return nats(self.loss(dropped, counts))
+
+    def loss(self, dropped: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """The sum of what each position loses, and each two."""
+        parts = self.parts
+        alone = np.where(dropped, parts["drop"], self.made(counts)).sum(-1)
+        if self.kind in ("pairs", "noisy"):
+            both = dropped[:, 1:] & dropped[:, :-1]
+            neither = ~dropped[:, 1:] & ~dropped[:, :-1]
+            gap = ((counts[:, 1:] - counts[:, :-1]) ** 2).sum(-1)
+            alone += np.where(both, parts["joint"], 0).sum(-1)
+            alone += np.where(neither, parts["seam"] * gap, 0).sum(-1)
+        if self.kind == "deceptive":
+            alone += sum(self.trap(dropped[:, members]) for members in self.traps)
+        return alone
+
+    def made(self, counts: np.ndarray) -> np.ndarray:
+        """What a kept layer loses by what it is made of: gains, less where models pile up."""
+        parts = self.parts
+        total, square = counts.sum(-1), (counts**2).sum(-1)
+        gain = (counts * parts["gain"]).sum(-1)
+        return parts["bend"] * square / 2 + parts["clash"] * (total**2 - square) / 2 - gain
+
+    @cached_property
+    def traps(self) -> list[np.ndarray]:
+        """Positions of each trap: every second one, so that they aren't neighbours."""
+        taken: set[int] = set()
+        found = []
+        for first in self.parts["traps"]:
+            members = np.array([first, first + 2, first + 4])
+            if not taken & set(members.tolist()):
+                found.append(members)
+                taken |= set(members.tolist())
+        return found
+
+    def trap(self, dropped: np.ndarray) -> np.ndarray:
+        """Dear while some of a trap's layers are there, a gain when none is."""
+        many = dropped.sum(-1)
+        return np.where(many == TRAP, -0.35, 0.08 * many)
+
+    def observed(self, population: Genome, share: float = 1.0) -> np.ndarray:
+        """What fewer samples say differs, alike for plans that are alike; a noisy landscape adds
+        noise that is always the same for a plan."""
+        dropped, counts = self.unpacked(population)
+        astray = dropped @ self.parts["astray"][:, 0] + 0.3 * (
+            counts * self.parts["astray"][:, 1:]
+        ).sum((-1, -2))
+        found = self.true(population) + ASTRAY * np.sqrt(1 / share - 1) * astray
+        if self.kind != "noisy":
+            return found
+        rows = np.concatenate([dropped, np.round(counts, 3).reshape(len(counts), -1)], axis=1)
+        marks = [crc32(row.tobytes()) for row in rows]
+        noise = [np.random.default_rng([self.seed, mark]).normal() for mark in marks]
+        return found + 0.015 / np.sqrt(share) * np.array(noise)
+
+    # ------------------------------------------------------------------------------------- starts
+
+    @cached_property
+    def starts(self) -> Genome:
+        """Block influence on each composition; then windows on the best of these."""
+        layers, _, drops = SHAPES[self.shape]
+        order = np.argsort(self.parts["drop"] * self.parts["said"])
+        influence = np.isin(np.arange(layers), order[:drops])
+        uniform = np.full(self.models, 1 / self.models)
+        mixes = [np.zeros(self.models), *np.eye(self.models), uniform]
+        first = [self.packed(influence, np.tile(mix, (layers, 1))) for mix in mixes]
+        values = self.observed(joined(first))
+        best = mixes[int(np.argmin(values))]
+        windows = [
+            (np.arange(layers) >= at) & (np.arange(layers) < at + drops)
+            for at in range(1, layers - drops, STRIDE)
+        ]
+        return joined([*first, *(self.packed(one, np.tile(best, (layers, 1))) for one in windows)])
+
+    def packed(self, dropped: np.ndarray, counts: np.ndarray) -> Genome:
+        """One genome, inactive genes at their defaults."""
+        defaults = self.space.table.defaults
+        bits, reals = np.array(defaults.bits), np.array(defaults.reals)
+        bits[self.places.drop] = dropped
+        for layer in np.flatnonzero(~dropped):
+            chosen = counts[layer] > 0
+            bits[self.places.has[layer]] = chosen
+            if chosen.sum() > 1:
+                reals[self.places.scale[layer]] = counts[layer].max()
+        return Genome(bits, np.array(defaults.picks), reals.astype(np.float32))
+
+    # ------------------------------------------------------------------------------------ optimum
+
+    @cached_property
+    def optimum(self) -> float:
+        """The least value: over ways to drop traps whole, the best path through the positions."""
+        if self.kind != "deceptive":
+            return float(nats(self.path(self.parts["drop"], ())))
+        ways = product((False, True), repeat=len(self.traps))
+        return float(nats(min(self.trapped(way) for way in ways)))
+
+    def trapped(self, way: tuple[bool, ...]) -> float:
+        """The least loss where those traps leave whole, and of others maybe some."""
+        drop = self.parts["drop"].copy()
+        forced: list[int] = []
+        bonus = 0.0
+        for whole, members in zip(way, self.traps, strict=True):
+            if whole:
+                forced += members.tolist()
+                bonus -= 0.35
+            else:
+                drop[members] += 0.08
+        if len(forced) > SHAPES[self.shape][2]:
+            return np.inf
+        return self.path(drop, tuple(forced)) + bonus
+
+    def path(self, drop: np.ndarray, forced: tuple[int, ...]) -> float:
+        """The least loss over drops and compositions, one position after another."""
+        layers, _, drops = SHAPES[self.shape]
+        states = compositions(self.models)
+        made = np.stack([self.made(np.tile(one, (layers, 1))) for one in states], axis=1)
+        parts = self.parts
+        pairs = self.kind in ("pairs", "noisy")
+        gap = ((states[:, None] - states[None, :]) ** 2).sum(-1)
+        table = np.full((drops + 1, len(states) + 1), np.inf)  # the last state: dropped
+        table[0, 0] = 0.0
+        for layer in range(layers):
+            joint = parts["joint"][layer - 1] if pairs and layer else 0.0
+            seam = parts["seam"][layer - 1] * gap if pairs and layer else 0 * gap
+            kept, gone = table[:, :-1], table[:, -1:]
+            come = np.minimum((kept[:, :, None] + seam[None]).min(1), gone)
+            fresh = np.full_like(table, np.inf)
+            fresh[1:, -1] = drop[layer] + np.minimum(kept.min(1), gone[:, 0] + joint)[:-1]
+            if layer not in forced:
+                fresh[:, :-1] = come + made[layer]
+            table = fresh
+        return float(table[drops].min())
+
+
+def compositions(models: int) -> np.ndarray:
+    """What a layer may be made of, `[states, models]`."""
+    found = []
+    for chosen in product((0.0, 1.0), repeat=models):
+        several = sum(chosen) > 1
+        scales = np.linspace(0, 1, GRID) if several else (1.0,)
+        found += [np.array(chosen) * scale for scale in scales]
+    return np.array(found)
+
+
+def smooth(chance: np.random.Generator, layers: int, width: float) -> np.ndarray:
+    """Normal numbers that change slowly."""
+    at = np.arange(layers)
+    kernel = np.exp(-0.5 * ((at[:, None] - at[None, :]) / width) ** 2)
+    kernel /= np.linalg.norm(kernel, axis=1, keepdims=True)
+    return kernel @ chance.normal(size=layers)
+
+
+def nats(loss: np.ndarray | float) -> np.ndarray:
+    """A model's loss, by what it lost."""
+    return np.asarray(UNCUT + 0.5 * np.expm1(np.minimum(loss, 4.0)))
+
+
+def joined(genomes: list[Genome]) -> Genome:
+    """A population."""
+    return Genome(*map(np.stack, zip(*genomes, strict=True)))

@@ -1,0 +1,115 @@
+"""The texts of `benchmarks/search_family.py`: three domains, apart for the search and held out.
+
+General text, maths and code are of files that are named, or of what the project and any machine
+have: the family's conversations and problems, the standard library's modules.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "family"))
+
+from texts import arithmetic, conversation, standard_library
+
+TOKENS = 128
+SEEN, HELD = 3, 24
+"""Texts of each domain: for the search, and others."""
+CALIBRATION = 60
+"""Texts of each domain that bridges are fitted on."""
+
+Sides = tuple[list[str], list[str]]
+"""Texts for the search, and others."""
+
+
+def general(path: Path | None) -> Sides:
+    """Articles of a file with ` = Title = ` lines, or rows of text; conversations without one."""
+    if path is None:
+        return _asked(conversation.texts)
+    if path.suffix == ".jsonl":
+        return _halves([str(row["text"]) for row in _rows(path)])
+    articles = [""]
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.startswith(" = ") and not line.startswith(" = = "):
+            articles.append("")
+        articles[-1] += line
+    return _halves([one for one in articles if one.strip()])
+
+
+def maths(path: Path | None) -> Sides:
+    """Worked problems of a file with rows of `question` and `answer`, or the demo's."""
+    if path is None:
+        return _asked(arithmetic.texts)
+    return _halves([f"{row['question']}\n{row['answer']}" for row in _rows(path)])
+
+
+def code() -> Sides:
+    """The standard library's modules, apart by their names, without their first lines."""
+    seen, held = (standard_library.modules(apart) for apart in (False, True))
+    return tuple([file.read_text("utf-8")[1500:] for file in side] for side in (seen, held))
+
+
+def _asked(texts: Callable[[int, bool], list[Any]]) -> Sides:
+    seen, held = (
+        [f"{one.prompt}\n{one.answer}" for one in texts(400, apart)] for apart in (False, True)
+    )
+    return seen, held
+
+
+def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+    with path.open(encoding="utf-8") as lines:
+        yield from [json.loads(line) for line in lines]
+
+
+def _halves(texts: Sequence[str]) -> Sides:
+    return list(texts[::2]), list(texts[1::2])
+
+
+def stretches(
+    texts: Sequence[str], count: int, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> Iterator[str]:
+    """So many texts of `TOKENS` tokens; what is too short is joined with the next one."""
+    order = sorted(range(len(texts)), key=lambda n: hashlib.sha256(f"{seed} {n}".encode()).digest())
+    tokens: list[int] = []
+    left = iter(order)
+    for _ in range(count):
+        tokens = []
+        while len(tokens) < TOKENS:
+            tokens += tokenizer.encode(texts[next(left)].strip() + "\n")
+        yield str(tokenizer.decode(tokens[:TOKENS]))
+
+
+def write_texts(
+    folder: Path, base: Path, prose: Path | None = None, problems: Path | None = None
+) -> list[Path]:
+    """A file for each domain, the search's texts first; and one that bridges are fitted on."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    files, rest = [], []
+    domains = {"general": general(prose), "maths": maths(problems), "code": code()}
+    for name, (seen, held) in domains.items():
+        found = list(stretches(seen, SEEN + CALIBRATION, tokenizer, 0)) if len(seen) > 200 else None
+        first = found[:SEEN] if found else list(stretches(seen, SEEN, tokenizer, 0))
+        rest += found[SEEN:] if found else _others(seen, tokenizer)
+        rows = [*first, *stretches(held, HELD, tokenizer, 1)]
+        files.append(_write(folder / f"{name}.jsonl", rows))
+    _write(folder / "calibration.jsonl", rest)
+    return files
+
+
+def _others(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Stretches from the middles of long texts, beyond what the search sees of their beginnings."""
+    found = []
+    for text in texts:
+        tokens = tokenizer.encode(text)[2 * TOKENS :]
+        found += [tokenizer.decode(tokens[at : at + TOKENS]) for at in (0, TOKENS, 2 * TOKENS)]
+    return [str(one) for one in found if one][:CALIBRATION]
+
+
+def _write(file: Path, rows: Sequence[str]) -> Path:
+    file.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows), encoding="utf-8")
+    return file

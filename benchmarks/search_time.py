@@ -1,0 +1,86 @@
+"""What the optimiser itself takes: to build a space, to compile, to ask and tell. And SMAC3."""
+
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.search_landscapes import SHAPES, space
+from benchmarks.search_peers import Ours, Smac, one_of
+from gptailor.search.genome import Genome
+from gptailor.search.space import Space
+from gptailor.search.strategies.registry import STRATEGIES
+
+SHAPE = "40/3/10"
+TOLD, ASKS = 500, 20
+"""Trials told before it is measured, and asks that are."""
+FEW = 10
+"""Asks of SMAC3, which takes its time."""
+LIMIT = 600
+"""Seconds after which building SMAC3's space is given up."""
+
+
+def table(smac: str | None) -> Iterator[str]:
+    """Rows: seconds of the wall clock and, for what runs in this process, of its processor."""
+    yield "| what | seconds | of the processor |"
+    yield "|---|--:|--:|"
+    wall, cpu = time.perf_counter(), time.process_time()
+    found = space(*SHAPES[SHAPE])
+    yield row("building the space", wall, cpu)
+    one = Ours(STRATEGIES["random"](), found, 0)
+    parts = [one.ask()[0] for _ in range(TOLD // one.strategy.population)]
+    told = Genome(*(np.concatenate(genes) for genes in zip(*parts, strict=True)))
+    values = np.random.default_rng(0).normal(size=len(told.bits))
+    for name in STRATEGIES:
+        yield from _ours(name, found, told, values)
+    if smac is not None:
+        yield from _smac(smac, found, told, values)
+
+
+def row(what: str, wall: float, cpu: float, by: int = 1) -> str:
+    """A line: since then, of so many."""
+    seconds = (time.perf_counter() - wall) / by, (time.process_time() - cpu) / by
+    return f"| {what} | {seconds[0]:.4f} | {seconds[1]:.4f} |"
+
+
+def _ours(name: str, of: Space, told: Genome, values: np.ndarray) -> Iterator[str]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    one = Ours(STRATEGIES[name](), of, 0, capacity=2 * TOLD)
+    one.tell(told, values, np.ones(len(values)))
+    population, shares = one.ask()
+    one.tell(population, np.zeros(len(shares)), shares)
+    yield row(f"{name}: compiling, the first ask and tell", wall, cpu)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(ASKS):
+        population, shares = one.ask()
+        one.tell(population, np.zeros(len(shares)), shares)
+    yield row(f"{name}: ask and tell, a trial", wall, cpu, ASKS * len(shares))
+
+
+def _smac(python: str, of: Space, told: Genome, values: np.ndarray) -> Iterator[str]:
+    layers, models, drops = SHAPES[SHAPE]
+    said = {"layers": layers, "models": models, "drops": drops, "seed": 0, "trials": 200}
+    with tempfile.TemporaryDirectory() as folder:
+        line = json.dumps({**said, "folder": folder, "forbid": True}) + "\n"
+        command = [python, str(Path(__file__).parent / "smac_peer.py")]
+        try:
+            done = subprocess.run(
+                command, input=line, capture_output=True, text=True, check=True, timeout=LIMIT
+            )
+            seconds = json.loads(done.stdout)["seconds"]
+            yield f"| SMAC3: building the space with its forbidden clauses | {seconds:.1f} | |"
+        except subprocess.TimeoutExpired:
+            yield f"| SMAC3: building the space with its forbidden clauses | over {LIMIT} | |"
+    one = Smac(of, 0, python, 2 * TOLD)
+    for i in range(100):
+        one.tell(Genome(*(genes[None] for genes in one_of(told, i))), values[i : i + 1], np.ones(1))
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(FEW):
+        population, shares = one.ask()
+        one.tell(population, np.zeros(1), shares)
+    yield row("SMAC3: ask and tell, a trial, after 100", wall, cpu, FEW)
+    one.close()

@@ -1,0 +1,161 @@
+"""A search on a terminal: how far it is, what is best, what the starting plans reached."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import rich.live
+from rich.console import Console, ConsoleOptions, Group
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Column, Table
+from rich.text import Text
+
+from gptailor.outline import slots
+from gptailor.plan import Plan
+from gptailor.report import layer_map
+from gptailor.report.describe import summary
+
+
+@final
+@dataclass(frozen=True)
+class Shown:
+    """The best plan so far: its scores in words, the shares of the base's, and itself."""
+
+    scores: str
+    shares: str
+    plan: Plan
+    layers: int
+
+
+@final
+@dataclass(frozen=True)
+class Standing:
+    """How far a search is. `left` are seconds; `last` and `start` are trials in words."""
+
+    trials: int
+    spent: float
+    budget: int
+    hits: int
+    failed: int
+    per_minute: float
+    left: float | None
+    last: str
+    best: Shown | None
+    start: str
+    front: int
+    objectives: tuple[str, ...]
+
+
+@final
+class Live:
+    """A context in which the view is on the screen, on standard error."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._view = _View()
+        self._live = rich.live.Live(
+            self._view, console=self._console, refresh_per_second=4, transient=True
+        )
+
+    def __enter__(self) -> "Live":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def say(self, what: str) -> None:
+        """What is being done now."""
+        self._view.doing(what)
+
+    def show(self, standing: Standing) -> None:
+        """Where the search is."""
+        self._view.standing = standing
+
+
+@final
+class _View:
+    """What is on the screen; drawn several times a second, as clocks go on."""
+
+    def __init__(self) -> None:
+        self.standing: Standing | None = None
+        self._begun = time.monotonic()
+        self._spinner = Spinner("dots")
+        self.doing("")
+
+    def doing(self, what: str) -> None:
+        self._spinner.update(text=Text(what, overflow="ellipsis", no_wrap=True))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Group]:
+        parts = [] if self.standing is None else list(self._parts(self.standing, options.max_width))
+        yield Group(*parts, self._spinner)
+
+    def _parts(self, now: Standing, width: int) -> Iterator[Text | Table]:
+        yield self._bar(now, width)
+        if now.best is not None:
+            yield from _plan(now.best, width)
+        rows = Table.grid(padding=(0, 2))
+        rows.add_column(style="bold", no_wrap=True, min_width=len("best start"))
+        rows.add_column(overflow="ellipsis", no_wrap=True)
+        if now.best is not None:
+            rows.add_row("best", _joined(now.best.scores, now.best.shares))
+        if now.start:
+            rows.add_row("best start", now.start)
+        if len(now.objectives) > 1:
+            rows.add_row("front", f"{now.front} plan{'s' * (now.front != 1)}")
+        if now.hits or now.failed:
+            rows.add_row("besides", f"{now.hits} known before, {now.failed} failed")
+        if now.last:
+            rows.add_row("last", now.last)
+        yield rows
+
+    def _bar(self, now: Standing, width: int) -> Table:
+        row = Table.grid(*(Column(no_wrap=True) for _ in range(6)), padding=(0, 2))
+        bar = ProgressBar(total=now.budget, completed=min(now.spent, now.budget), width=width // 6)
+        row.add_row(
+            bar,
+            f"{now.spent:.4g}/{now.budget}",
+            f"{now.trials} trials",
+            f"{now.per_minute:.3g}/min",
+            f"{clock(now.left)} left" if now.left is not None else "",
+            clock(time.monotonic() - self._begun),
+        )
+        return row
+
+
+def _plan(best: Shown, width: int) -> Iterator[Text]:
+    """The map of the best plan's layers, in colours."""
+    found = slots(best.plan, best.layers)
+    drawn = layer_map.cells(found, list(best.plan.models))
+    cells = iter(drawn)
+    for i, line in enumerate(layer_map.lines(drawn, width - 2)):
+        text = Text("  ")
+        if i % 2 == 0:
+            text.append(line, style="dim")
+        else:
+            for symbol in line:
+                text.append(symbol, style=" " if symbol == " " else _style(next(cells)))
+        yield text
+    keys = layer_map.legend(drawn, list(best.plan.models))
+    legend = "   ".join(f"{symbol} {name}" for symbol, name in keys)
+    for line in (legend, summary(found)):
+        yield Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True)
+
+
+def _style(cell: layer_map.Cell) -> str:
+    if cell.colour is None:
+        return ""
+    return f"reverse {cell.colour}" + (" bold" if cell.kind == "merged" else "")
+
+
+def _joined(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03`, `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

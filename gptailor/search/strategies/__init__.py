@@ -1,0 +1,1 @@
+"""Ways to search: strategies that are asked for genomes and told values."""

@@ -1,0 +1,178 @@
+"""A distribution over genomes that moves towards the good ones, by the score function.
+
+Logits for bits and options, a Gaussian for each real; of a set the bits with the highest logits
+plus Gumbel noise, as many as it has (Kool et al., 2019). A told genome pulls by its rank among the
+trials of its fidelity, so that the scale of fitness counts for nothing; optax makes the steps.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+import optax  # type: ignore[import-untyped] # it has no stubs
+from jaxtyping import Array, Float
+
+from gptailor.search.genome import Active, Genome
+from gptailor.search.strategies.breeding import rows
+from gptailor.search.strategies.chance import Key, gumbel, normal, seeds
+from gptailor.search.strategies.strategy import (
+    Archive,
+    Asked,
+    State,
+    empty,
+    fresh_first,
+    store,
+)
+from gptailor.search.table import Table, active, canonical, exact
+
+SPARE = 8
+"""Genomes drawn for each one asked, so that it is new."""
+WIDEST, NARROWEST = 0.4, 0.02
+"""Deviations of a real, at first and in the end."""
+SURE = 4.0
+"""Logits stay within this, so that nothing dies out."""
+
+
+class Shape(NamedTuple):
+    """The distribution: logits of bits and of all options, means and log deviations of reals."""
+
+    bits: Float[Array, " b"]
+    options: Float[Array, " o"]
+    means: Float[Array, " r"]
+    widths: Float[Array, " r"]
+
+
+class Moving(NamedTuple):
+    """The distribution, and the optimiser's state."""
+
+    shape: Shape
+    steps: optax.OptState
+
+
+@final
+@dataclass(frozen=True)
+class Distribution:
+    """Natural-looking steps of a product distribution; `rate` is Adam's."""
+
+    name: str = "distribution"
+    population: int = 4
+    rate: float = 0.15
+
+    @partial(jax.jit, static_argnums=(0, 2, 4))
+    def init(self, table: Table, capacity: int, key: Key, objectives: int = 1) -> State:
+        """Everything alike."""
+        shape = Shape(
+            jnp.zeros(len(table.group)),
+            jnp.zeros(len(table.option_pick)),
+            jnp.full(len(table.at_reals), 0.5),
+            jnp.full(len(table.at_reals), jnp.log(WIDEST)),
+        )
+        own = Moving(shape, optax.adam(self.rate).init(shape))
+        return State(empty(table, capacity, objectives), own)
+
+    @partial(jax.jit, static_argnums=0)
+    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Asked:
+        """Draws, the new ones first."""
+        drawn = _drawn(table, state.own.shape, key, SPARE * self.population)
+        order = fresh_first(state.archive, drawn)[: self.population]
+        return rows(drawn, order), jnp.ones(self.population), state
+
+    @partial(jax.jit, static_argnums=0)
+    def tell(
+        self,
+        table: Table,
+        state: State,
+        population: Genome,
+        values: Float[Array, "n m"],
+        fidelity: Float[Array, " n"],
+    ) -> State:
+        """Into the archive; then a step towards the good ones and away from the bad ones."""
+        archive = store(state.archive, population, values, fidelity)
+        shape, steps = state.own
+        pulls = _pulls(archive, values, fidelity)
+        slopes = jax.vmap(partial(_slope, table, shape))(population)
+        downhill = jax.tree.map(lambda slope: -jnp.tensordot(pulls, slope, 1), slopes)
+        change, steps = optax.adam(self.rate).update(downhill, steps, shape)
+        return State(archive, Moving(_bounded(optax.apply_updates(shape, change)), steps))
+
+
+def _drawn(table: Table, shape: Shape, key: Key, many: int) -> Genome:
+    """Canonical genomes."""
+    bits, other, picks, reals = seeds(key, 4)
+    b, o, r = len(shape.bits), len(shape.options), len(shape.means)
+    free = jnp.asarray(table.group) < 0
+    noise = gumbel(bits, (many, b)) - jnp.where(free, gumbel(other, (many, b)), 0.0)
+    scores = shape.options + gumbel(picks, (many, o))
+    values = shape.means + jnp.exp(shape.widths) * normal(reals, (many, r))
+    drawn = Genome(
+        jax.vmap(partial(exact, table))(shape.bits + noise),
+        jax.vmap(partial(highest, table))(scores),
+        jnp.clip(values, 0.0, 1.0),
+    )
+    return jax.vmap(partial(canonical, table))(drawn)
+
+
+def highest(table: Table, scores: Float[Array, " o"]) -> Array:
+    """The option of each pick with the highest score."""
+    picks = len(table.options)
+    of, value = jnp.asarray(table.option_pick), jnp.asarray(table.option_value)
+    highest = jax.ops.segment_max(scores, of, picks)
+    return jax.ops.segment_max(jnp.where(scores == highest[of], value, 0), of, picks)
+
+
+def _slope(table: Table, shape: Shape, genome: Genome) -> Shape:
+    """The gradient of a genome's log likelihood, of what is active in it."""
+    alive: Active = active(table, genome)
+    of, value = jnp.asarray(table.option_pick), jnp.asarray(table.option_value)
+    picked = jnp.asarray(genome.picks)[of] == value
+    summed = jax.ops.segment_sum(jnp.exp(shape.options), of, len(table.options))
+    width = jnp.exp(shape.widths)
+    away = (genome.reals - shape.means) / width
+    return Shape(
+        jnp.where(alive.bits, genome.bits - _chances(table, shape.bits), 0.0),
+        jnp.where(alive.picks[of], picked - jnp.exp(shape.options) / summed[of], 0.0),
+        jnp.where(alive.reals, away, 0.0) * width,
+        jnp.where(alive.reals, away**2 - 1, 0.0) * 0.1,
+    )
+
+
+def _chances(table: Table, logits: Float[Array, " b"]) -> Float[Array, " b"]:
+    """How likely each bit is on: in a set nearly, by shifting its logits until they sum up."""
+    group, sizes = jnp.asarray(table.group), jnp.asarray(table.sizes)
+    if len(sizes) == 0:
+        return jax.nn.sigmoid(logits)
+    member = jnp.arange(len(sizes))[:, None] == group[None, :]
+
+    def halve(ends: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
+        low, high = ends
+        middle = (low + high) / 2
+        sums = jnp.sum(jnp.where(member, jax.nn.sigmoid(logits + middle[:, None]), 0.0), axis=1)
+        less = sums < sizes
+        return (jnp.where(less, middle, low), jnp.where(less, high, middle)), None
+
+    bound = jnp.full(len(sizes), 4 * SURE)
+    (low, _), _ = jax.lax.scan(halve, (-bound, bound), length=20)
+    return jax.nn.sigmoid(logits + jnp.where(group < 0, 0.0, low[group]))
+
+
+def _pulls(
+    archive: Archive, values: Float[Array, "n m"], fidelity: Float[Array, " n"]
+) -> Float[Array, " n"]:
+    """From 1 for the best of all trials at its fidelity to below 0 for the worse half."""
+    total, others = jnp.sum(values, axis=-1), jnp.sum(archive.values, axis=-1)
+    peers = jnp.isfinite(others)[None, :] & (archive.fidelity[None, :] == fidelity[:, None])
+    many = jnp.maximum(jnp.sum(peers, axis=1), 1)
+    behind = jnp.sum(peers & (others[None, :] < total[:, None]), axis=1) / many
+    pull = jnp.exp(-6 * behind) - 0.15
+    return jnp.where(jnp.isfinite(total), pull, -0.15)
+
+
+def _bounded(shape: Shape) -> Shape:
+    return Shape(
+        jnp.clip(shape.bits, -SURE, SURE),
+        jnp.clip(shape.options, -SURE, SURE),
+        jnp.clip(shape.means, 0.0, 1.0),
+        jnp.clip(shape.widths, jnp.log(NARROWEST), jnp.log(WIDEST)),
+    )

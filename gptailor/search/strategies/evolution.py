@@ -1,0 +1,133 @@
+"""Local mutation of an elite, selected in stages of growing fidelity.
+
+After EvoPress (arXiv 2410.14649): many offspring are tried on few samples, the best of them on
+more, and the last ones on all. Stages have no generations (as in ASHA, arXiv 1810.05934), so that
+no trial waits for another: a genome goes up as soon as it is among the best third of its stage.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, final
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from gptailor.search.genome import Genome
+from gptailor.search.strategies.breeding import bred, joined, rows, steps, where
+from gptailor.search.strategies.chance import Key, drawn, seeds
+from gptailor.search.strategies.moves import Neighbourhood, neighbourhood
+from gptailor.search.strategies.strategy import (
+    Archive,
+    Asked,
+    State,
+    empty,
+    fitness,
+    fresh_first,
+    genes,
+    marks,
+    store,
+    told,
+)
+from gptailor.search.table import Table, canonical
+
+SPARE = 8
+"""Offspring for each one asked, so that it is new."""
+WANTED = 0.2
+"""Of how many offspring improve, steps grow if it is more and shrink if it is less."""
+
+
+class Steps(NamedTuple):
+    """What moves look at, and the mean number of moves beyond the first."""
+
+    around: Neighbourhood
+    more: Float[Array, ""]
+
+
+@final
+@dataclass(frozen=True)
+class Evolution:
+    """An elite's offspring, on the first of `shares` of the samples, then on each that follows."""
+
+    name: str = "evolution"
+    population: int = 4
+    elite: int = 4
+    shares: tuple[float, ...] = (0.25, 1.0)
+    rise: int = 3
+    moves: int = 4
+    learning: float = 0.3
+
+    @partial(jax.jit, static_argnums=(0, 2, 4))
+    def init(self, table: Table, capacity: int, key: Key, objectives: int = 1) -> State:
+        """An empty archive; steps of one and a half moves."""
+        own = Steps(neighbourhood(table), jnp.asarray(0.5))
+        return State(empty(table, capacity, objectives), own)
+
+    @partial(jax.jit, static_argnums=0)
+    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Asked:
+        """First those that go up a stage, then offspring on the lowest."""
+        archive, own = state
+        found = fitness(archive, weights)
+        offspring = self._offspring(table, archive, own, found, key)
+        above, stage = self._rising(archive, found)
+        ranks = jnp.argsort(-stage, stable=True)[: self.population]
+        ranks = jnp.resize(ranks, (self.population,))
+        goes = (stage[ranks] > 0) & (jnp.arange(self.population) < len(stage))
+        shares = jnp.where(goes, above[ranks], self.shares[0])
+        return where(goes, rows(archive.genomes, ranks), offspring), shares, state
+
+    @partial(jax.jit, static_argnums=0)
+    def tell(
+        self,
+        table: Table,
+        state: State,
+        population: Genome,
+        values: Float[Array, "n m"],
+        fidelity: Float[Array, " n"],
+    ) -> State:
+        """Into the archive; steps adapt by how many are better than all at their fidelity."""
+        archive, own = state
+        total, before = jnp.sum(values, axis=-1), jnp.sum(archive.values, axis=-1)
+        peers = (archive.fidelity[None, :] == fidelity[:, None]) & jnp.isfinite(before)[None, :]
+        best = jnp.min(jnp.where(peers, before[None, :], jnp.inf), axis=1)
+        counts = jnp.any(peers, axis=1)
+        better = jnp.where(counts, (total < best) - WANTED, 0.0)
+        more = jnp.clip(own.more * jnp.exp(self.learning * jnp.sum(better)), 0.05, self.moves - 1.0)
+        held = store(archive, population, values, fidelity)
+        return State(held, own._replace(more=more))
+
+    def _offspring(
+        self, table: Table, archive: Archive, own: Steps, found: Float[Array, " n"], key: Key
+    ) -> Genome:
+        """New ones of the elite at the highest fidelity there is; of random genomes without one."""
+        random, count, *move = seeds(key, 4)
+        valid = jnp.isfinite(found)
+        full = valid & (archive.fidelity >= jnp.max(jnp.where(valid, archive.fidelity, 0.0)))
+        order = jnp.argsort(jnp.where(full, found, jnp.inf))
+        order = jnp.resize(order[: self.elite], (self.elite,))
+        fresh = drawn(table, random, self.elite)
+        parents = where(full[order], rows(archive.genomes, order), fresh)
+        often = steps(count, SPARE * self.population, own.more)
+        mutants = bred(table, own.around, parents, often, (move[0], move[1]), self.moves)
+        mutants = jax.vmap(partial(canonical, table))(joined(mutants, fresh))
+        return rows(mutants, fresh_first(archive, mutants)[: self.population])
+
+    def _rising(
+        self, archive: Archive, found: Float[Array, " n"]
+    ) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
+        """The share that each trial is to be tried on next, and the stage that it goes to; or 0."""
+        above, stage = jnp.ones(len(found)), jnp.zeros(len(found), jnp.int32)
+        known = marks(genes(archive.genomes))
+        same = (known[:, None] == known[None, :]) & told(archive)[None, :]
+        highest = jnp.max(jnp.where(same, archive.fidelity[None, :], 0.0), axis=1)
+        for number, (share, higher) in enumerate(zip(self.shares, self.shares[1:], strict=False)):
+            there = jnp.isfinite(found) & _at(archive.fidelity, share)
+            rank = jnp.sum(there[None, :] & (found[None, :] < found[:, None]), axis=1)
+            good = there & (rank < jnp.sum(there) // self.rise) & (highest <= archive.fidelity)
+            above, stage = jnp.where(good, higher, above), jnp.where(good, number + 1, stage)
+        return above, stage
+
+
+def _at(fidelity: Float[Array, " n"], share: float) -> Bool[Array, " n"]:
+    """Which trials are at a share, within what rounding to whole samples does."""
+    return jnp.abs(fidelity - share) < 0.02

@@ -1,0 +1,265 @@
+"""Small changes of a genome, by position: what makes a plan another one like it.
+
+A `Neighbourhood` says which genes of a table are alike; it is made once. Every move takes one
+genome and random numbers, and keeps every set at its size.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from gptailor.search.genome import Active, Genome
+from gptailor.search.strategies.chance import scrambled
+from gptailor.search.table import Table, exact
+
+Gene = Array | np.ndarray
+Numbers = Int[Array, " n"]
+Mask = Bool[Array | np.ndarray, " n"]
+
+STEPS = (0.05, 0.25)
+"""How far a real is nudged: the deviation of a small step, and of a large one."""
+REACH = 8
+"""How many positions to each side a change may spread to, at most."""
+ALONE = 0.6
+"""How often it doesn't spread."""
+SHIFT, JUMP = 1 / 3, 1 / 3
+"""How often the bit of a set takes its run along, and how often it goes anywhere."""
+FAR = 1 << 30
+"""More than any position."""
+
+
+class Neighbours(NamedTuple):
+    """Of the genes of one kind: where they are, and which are each other's like elsewhere.
+
+    `line` is equal for genes that are the same thing at other positions ("has math"); `before` and
+    `after` are the next ones of the line, a gene without one being its own.
+    """
+
+    at: Numbers
+    line: Numbers
+    before: Numbers
+    after: Numbers
+
+
+Neighbourhood = tuple[Neighbours, Neighbours, Neighbours]
+"""Those of bits, picks and reals."""
+
+
+def neighbourhood(table: Table) -> Neighbourhood:
+    """What the moves know of a table."""
+    bits = _neighbours(jnp.asarray(table.at_bits), jnp.asarray(table.group))
+    picks = _neighbours(jnp.asarray(table.at_picks), jnp.asarray(table.options))
+    at = jnp.asarray(table.at_reals)
+    return bits, picks, _neighbours(at, jnp.zeros_like(at))
+
+
+def _neighbours(at: Numbers, kind: Numbers) -> Neighbours:
+    """A line is a kind, and the how-manieth of the kind's genes at a position."""
+    index = jnp.arange(len(at), dtype=jnp.int32)
+    same = (at[:, None] == at[None, :]) & (kind[:, None] == kind[None, :])
+    slot = jnp.sum(same & (index[None, :] < index[:, None]), axis=1)
+    alike = (slot[:, None] == slot[None, :]) & (kind[:, None] == kind[None, :])
+    alike &= (at[:, None] >= 0) & (at[None, :] >= 0)
+    alike |= index[:, None] == index[None, :]
+    line = jnp.min(jnp.where(alike, index[None, :], len(at)), axis=1, initial=len(at))
+    away = at[None, :] - at[:, None]
+    sides = [_nearest(alike & (away * step > 0), jnp.abs(away)) for step in (-1, 1)]
+    return Neighbours(at, line, *(jnp.where(side < 0, index, side) for side in sides))
+
+
+def _nearest(mask: Bool[Array, "n n"], away: Int[Array, "n n"]) -> Numbers:
+    """For each row the nearest of those in the mask, -1 without any."""
+    if mask.shape[1] == 0:
+        return jnp.zeros(0, jnp.int32)
+    nearest = jnp.argmin(jnp.where(mask, away, FAR), axis=1)
+    return jnp.where(jnp.any(mask, axis=1), nearest, -1).astype(jnp.int32)
+
+
+def filled(around: Neighbourhood, genome: Genome, active: Active) -> Genome:
+    """The genome with what its nearest active likes have in the place of its inactive genes.
+
+    So a position that comes back takes what is beside it, and not the base's layer.
+    """
+
+    def kind(near: Neighbours, gene: Gene, there: Mask) -> Array:
+        away = jnp.abs(near.at[None, :] - near.at[:, None])
+        alike = (near.line[:, None] == near.line[None, :]) & there[None, :]
+        nearest = _nearest(alike, away)
+        return jnp.where(there | (nearest < 0), gene, gene[nearest])
+
+    return Genome(*map(kind, around, genome, active))
+
+
+# ------------------------------------------------------------------------------------------ moves
+
+
+def choose(mask: Mask, share: Float[Array, ""]) -> Int[Array, ""]:
+    """One of the places where a mask holds, each alike, by a number in 0..1.
+
+    The place with the highest of pseudo-random numbers: cheaper than counting, one pass.
+    """
+    seed = jax.lax.bitcast_convert_type(share, jnp.uint32)
+    numbers = scrambled(scrambled(jnp.arange(len(mask), dtype=jnp.uint32)) ^ seed) >> 1
+    return jnp.argmax(jnp.where(mask, numbers.astype(jnp.int32), -1))
+
+
+class Site(NamedTuple):
+    """Where a move takes place: which genes may change, and its random numbers in 0..1."""
+
+    group: Numbers
+    options: Numbers
+    active: Active
+    chance: Float[Array, " five"]
+    normal: Float[Array, ""]
+
+
+Move = Callable[[Neighbourhood, Site, Genome], Genome]
+
+
+def exchange(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
+    """A bit of a set goes off and another of the same set goes on.
+
+    It goes anywhere, or hops to the nearest free place on one side, or takes the run that it is in
+    along: the run's last bit goes to before its first.
+    """
+    inside = choose(genome.bits & (site.group >= 0), site.chance[0])
+    mates = site.group == site.group[inside]
+    free = ~genome.bits & mates
+    away = (around[0].at - around[0].at[inside]) * jnp.where(site.chance[1] < 0.5, -1, 1)
+    ahead, behind = _first(free, away), _first(free, -away)
+    bound = jnp.where(free[behind] & (away[behind] < 0), away[behind], -FAR)
+    run = genome.bits & mates & (away > bound)
+    last = jnp.argmin(jnp.where(run, away, FAR))
+    on = jnp.where(site.chance[2] < SHIFT, last, inside)
+    off = jnp.where(site.chance[2] > 1 - JUMP, choose(free, site.chance[3]), ahead)
+    fits = genome.bits[on] & ~genome.bits[off] & mates[off] & (site.group[on] >= 0)
+    places = jnp.arange(len(mates))
+    bits = genome.bits & ~(fits & (places == on)) | (fits & (places == off))
+    return genome._replace(bits=bits)
+
+
+def flip(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
+    """A bit of no set turns over; maybe its neighbours become what it is then."""
+    number = choose((site.group < 0) & site.active.bits, site.chance[0])
+    where = _spread(around[0], site, number) & (site.group < 0)
+    return genome._replace(bits=jnp.where(where, ~genome.bits[number], genome.bits))
+
+
+def repick(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
+    """Another option; maybe for neighbours too."""
+    number = choose((site.options > 1) & site.active.picks, site.chance[0])
+    step = 1 + jnp.floor(site.chance[1] * (site.options[number] - 1)).astype(jnp.int32)
+    option = (genome.picks[number] + step) % jnp.maximum(site.options[number], 1)
+    where = _spread(around[1], site, number)
+    return genome._replace(picks=jnp.where(where, option, genome.picks))
+
+
+def nudge(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
+    """A real takes a small or a large step; maybe its neighbours become what it is then."""
+    number = choose(site.active.reals, site.chance[0])
+    step = site.normal * jnp.where(site.chance[1] < 0.5, *STEPS)
+    value = jnp.clip(genome.reals[number] + step, 0.0, 1.0)
+    where = _spread(around[2], site, number)
+    return genome._replace(reals=jnp.where(where, value, genome.reals))
+
+
+def copy(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
+    """A position takes all that a neighbour has, but for the sets."""
+    places = jnp.concatenate([near.at for near in around])
+    open_ = jnp.concatenate([site.active.bits & (site.group < 0), *site.active[1:]])
+    place = places[choose(open_ & (places >= 0), site.chance[0])]
+    backwards = site.chance[1] < 0.5
+
+    def kind(near: Neighbours, gene: Gene, free: Bool[Array, "..."]) -> Array:
+        source = jnp.where(backwards, near.before, near.after)
+        return jnp.where((near.at == place) & free, gene[source], gene)
+
+    return Genome(*map(kind, around, genome, (site.group < 0, jnp.array(True), jnp.array(True))))
+
+
+MOVES: tuple[tuple[Move, float], ...] = (
+    (exchange, 3.0),
+    (flip, 2.0),
+    (repick, 2.0),
+    (nudge, 1.0),
+    (copy, 1.0),
+)
+"""The moves, and how often each is made beside the others where it can be."""
+CHANCES = 7
+"""Numbers in 0..1 that a move takes."""
+
+
+def moved(
+    table: Table,
+    around: Neighbourhood,
+    genome: Genome,
+    active: Active,
+    chance: Float[Array, " seven"],
+) -> Genome:
+    """The genome after one of the moves that it allows, by random numbers in 0..1."""
+    group, options = jnp.asarray(table.group), jnp.asarray(table.options)
+    site = Site(group, options, active, chance[:5], jax.scipy.special.ndtri(chance[5]))
+    sets = jnp.any((group >= 0) & ~genome.bits) & jnp.any((group >= 0) & genome.bits)
+    free = jnp.any((group < 0) & active.bits)
+    picks, reals = jnp.any((options > 1) & active.picks), jnp.any(active.reals)
+    can = jnp.stack([sets, free, picks, reals, free | picks | reals])
+    odds = jnp.where(can, jnp.array([odds for _, odds in MOVES]), 0.0)
+    sums = jnp.tril(jnp.ones((len(odds), len(odds)))) @ odds
+    number = jnp.minimum(jnp.sum(sums <= chance[6] * sums[-1]), len(odds) - 1)
+    branches = [
+        partial(move, around, site) if not needs or len(genome[needs[0]]) else _unmoved
+        for (move, _), needs in zip(MOVES, NEEDS, strict=True)
+    ]
+    found: Genome = jax.lax.switch(number, branches, genome)
+    return found
+
+
+NEEDS = ((0,), (0,), (1,), (2,), ())
+"""The kind of genes without which a move is none."""
+
+
+def _unmoved(genome: Genome) -> Genome:
+    return genome
+
+
+def crossed(
+    table: Table,
+    around: Neighbourhood,
+    one: Genome,
+    other: Genome,
+    chance: Float[Array, " two_b"],
+) -> Genome:
+    """The one genome with the other's genes at a stretch of positions, every set at its size.
+
+    `chance` are two numbers in 0..1 and one for each bit.
+    """
+    places = jnp.concatenate([near.at for near in around])
+    ends = jnp.sort(places[(chance[:2] * len(places)).astype(jnp.int32)])
+
+    def kind(near: Neighbours, mine: Gene, theirs: Gene) -> Array:
+        return jnp.where((near.at >= ends[0]) & (near.at <= ends[1]), theirs, mine)
+
+    mixed = Genome(*map(kind, around, one, other))
+    wanted = jnp.where(mixed.bits, 1.0, -1.0)
+    scores = wanted + 0.5 * chance[2:] + (one.bits & other.bits)
+    scores = jnp.where(jnp.asarray(table.group) >= 0, scores, wanted)
+    return mixed._replace(bits=exact(table, scores))
+
+
+def _first(mask: Mask, away: Int[Array, " n"]) -> Int[Array, ""]:
+    """The nearest of those in the mask with a way above 0; any gene where there is none."""
+    return jnp.argmin(jnp.where(mask & (away > 0), away, FAR))
+
+
+def _spread(near: Neighbours, site: Site, number: Int[Array, ""]) -> Mask:
+    """A gene, and maybe those of its line beside it."""
+    reach = jnp.floor(REACH * jnp.maximum(site.chance[2] - ALONE, 0) / (1 - ALONE) + 1)
+    reach = jnp.where(site.chance[2] < ALONE, 0, reach)
+    inside = jnp.abs(near.at - near.at[number]) <= reach
+    itself = jnp.arange(len(near.at)) == number
+    return itself | (inside & (near.line == near.line[number]))

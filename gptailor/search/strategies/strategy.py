@@ -1,0 +1,139 @@
+"""What every strategy is, and the archive of trials that they share.
+
+A strategy minimises. It is asked for genomes and told values, as often and in whatever order the
+trials come in; everything it knows is in its state, a pytree, and all chance is in the keys.
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, UInt32
+
+from gptailor.search.genome import Genome
+from gptailor.search.scalarise import scalarise
+from gptailor.search.strategies.chance import Key, scrambled
+from gptailor.search.table import Table
+
+Asked = tuple[Genome, Float[Array, " n"], "State"]
+
+
+class Archive(NamedTuple):
+    """Told trials: the first `size` of `capacity` places, NaN for a failure and where empty.
+
+    `fidelity` is the share of all samples that a trial used, in (0, 1].
+    """
+
+    genomes: Genome
+    values: Float[Array, "capacity m"]
+    fidelity: Float[Array, " capacity"]
+    size: Int[Array, ""]
+
+
+class State(NamedTuple):
+    """What a strategy knows: the archive, and a pytree of its own (maybe nothing)."""
+
+    archive: Archive
+    own: Any = ()
+
+
+class Strategy(Protocol):
+    """How the next genomes are found. Frozen data, so that `jax.jit` takes it as static."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the registry."""
+
+    @property
+    def population(self) -> int:
+        """How many genomes one ask gives."""
+
+    def init(self, table: Table, capacity: int, key: Key, objectives: int = 1) -> State:
+        """The state before any trial; room for `capacity` of them."""
+
+    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Asked:
+        """Genomes to try, canonical and new where there are new ones, with the share for each.
+
+        `weights` say how much each objective counts this time.
+        """
+
+    def tell(
+        self,
+        table: Table,
+        state: State,
+        population: Genome,
+        values: Float[Array, "n m"],
+        fidelity: Float[Array, " n"],
+    ) -> State:
+        """Take in what trials gave, whoever asked for them."""
+
+
+def empty(table: Table, capacity: int, objectives: int) -> Archive:
+    """An archive without trials."""
+    return Archive(
+        jax.tree.map(lambda gene: jnp.tile(jnp.asarray(gene), (capacity, 1)), table.defaults),
+        jnp.full((capacity, objectives), jnp.nan),
+        jnp.ones(capacity),
+        jnp.zeros((), jnp.int32),
+    )
+
+
+def store(
+    archive: Archive,
+    population: Genome,
+    values: Float[Array, "n m"],
+    fidelity: Float[Array, " n"],
+) -> Archive:
+    """The archive with trials more. When it is full, each takes the place of the worst."""
+
+    def one(held: Archive, trial: tuple[Any, ...]) -> tuple[Archive, None]:
+        at = jnp.where(held.size < len(held.fidelity), held.size, _worst(held))
+        genomes, found, shares = jax.tree.map(
+            lambda old, new: old.at[at].set(new), (held.genomes, held.values, held.fidelity), trial
+        )
+        size = jnp.minimum(held.size + 1, len(held.fidelity))
+        return Archive(genomes, found, shares, size), None
+
+    return jax.lax.scan(one, archive, (population, values, fidelity))[0]
+
+
+def _worst(archive: Archive) -> Int[Array, ""]:
+    """A failure, or the trial with the highest sum."""
+    total = jnp.sum(archive.values, axis=-1)
+    return jnp.argmax(jnp.where(jnp.isfinite(total), total, jnp.inf))
+
+
+def fitness(archive: Archive, weights: Float[Array, " m"]) -> Float[Array, " capacity"]:
+    """One number a trial, NaN for failures and empty places."""
+    return scalarise(archive.values, weights)
+
+
+def told(archive: Archive) -> Bool[Array, " capacity"]:
+    """Which places hold a trial."""
+    return jnp.arange(len(archive.fidelity)) < archive.size
+
+
+def marks(rows: Float[Array, "n k"]) -> UInt32[Array, " n"]:
+    """A number a row: the same for the same row, and almost surely not for another."""
+    columns = jax.lax.bitcast_convert_type(rows.astype(jnp.float32), jnp.uint32)
+    place = scrambled(jnp.arange(1, 1 + rows.shape[1], dtype=jnp.uint32))
+    return jnp.sum(scrambled(columns + place), axis=-1, dtype=jnp.uint32)
+
+
+def genes(population: Genome) -> Float[Array, "n k"]:
+    """Genomes as rows of numbers."""
+    return jnp.concatenate([jnp.asarray(gene, jnp.float32) for gene in population], axis=-1)
+
+
+def known(archive: Archive, population: Genome) -> Bool[Array, " n"]:
+    """Which canonical genomes the archive holds already."""
+    same = marks(genes(population))[:, None] == marks(genes(archive.genomes))[None, :]
+    return jnp.any(same & told(archive)[None, :], axis=-1)
+
+
+def fresh_first(archive: Archive, population: Genome) -> Int[Array, " n"]:
+    """An order of canonical genomes: those that are new, then the archive's and repeats."""
+    found = marks(genes(population))
+    earlier = jnp.tril(found[:, None] == found[None, :], -1)
+    stale = known(archive, population) | jnp.any(earlier, axis=1)
+    return jnp.argsort(stale, stable=True)

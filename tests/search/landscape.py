@@ -1,0 +1,181 @@
+"""A search without models: a space of a plan, a judge that counts letters, a strategy that drifts.
+
+`python -m tests.search.landscape RUN` is one such search, for tests that kill it.
+"""
+
+import hashlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import gptailor
+from gptailor.plan import Plan
+from gptailor.search.genome import Genome
+from gptailor.search.ledger import Aim
+from gptailor.search.loop import Search, Setting, Watch
+from gptailor.search.parameters import Naming
+from gptailor.search.record import Outcome
+from gptailor.search.schedule import Budget, Start, ToldStart
+from gptailor.search.space import Space, space_of
+from gptailor.search.study import Measure, Study, open_study
+from gptailor.search.table import Table, sample
+from gptailor.search.workers import Alone, Workers
+
+jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "gptailor-jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)  # hundreds of small searches
+
+TEXT = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+model code = "./code"
+drop any 2 of L0..L7
+L0..L7 from any of math, code by task_arithmetic(0.0..1.0)
+"""
+BASE = 'tailor 1\nmodel base = "./base"\n'
+NLL = Aim("nll", "minimize", "base")
+ACCURACY = Aim("accuracy", "maximize", "base")
+KL = Aim("kl", "minimize", "spread")
+
+
+def space() -> Space:
+    return space_of(gptailor.loads(TEXT), 8)
+
+
+def number(plan: Plan, salt: str = "") -> float:
+    """A number in 0..1 that is the plan's own."""
+    raw = hashlib.sha256((salt + gptailor.format(plan)).encode()).digest()
+    return int.from_bytes(raw[:6]) / 2**48
+
+
+@dataclass
+class Counting:
+    """A judge whose scores come from a plan's text; it remembers what it was asked."""
+
+    aims: tuple[Aim, ...] = (NLL,)
+    fails: Callable[[Plan], bool] = lambda plan: False
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.asked: list[tuple[str, float, bool]] = []
+
+    def __call__(
+        self, plans: Sequence[Plan], share: float, *, bridged: bool
+    ) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
+        for index in reversed(range(len(plans))):  # not in the order of asking
+            plan = plans[index]
+            self.asked.append((gptailor.format(plan), share, bridged))
+            time.sleep(self.seconds)
+            if plan.drops and self.fails(plan):
+                yield index, ("too bad",) * len(self.aims)
+            else:
+                yield index, tuple(self.score(plan, aim, share, bridged) for aim in self.aims)
+
+    def score(self, plan: Plan, aim: Aim, share: float, bridged: bool) -> Outcome:
+        loss = sum(1 + (drop.position - 3) ** 2 / 9 for drop in plan.drops)
+        loss += 0.1 * number(plan, aim.name) + 0.01 * number(plan, f"{aim.name} {share}")
+        loss = 0.5 * loss if bridged else loss
+        if not plan.drops:
+            loss = 0.0
+        return (1 / (1 + loss), 0.01) if aim.direction == "maximize" else (2 + loss, 0.02)
+
+
+@dataclass(frozen=True)
+class Drifting:
+    """What it asks depends on all that it was told, in order, and on the asks before."""
+
+    name: str = "drifting"
+    population: int = 3
+    shares: tuple[float, ...] = (0.25, 1.0, 1.0)
+
+    def init(self, table: Table, capacity: int, key: Any, objectives: int = 1) -> Any:
+        return jnp.zeros((), jnp.int32), jnp.zeros(())
+
+    def ask(self, table: Table, state: Any, key: Any, weights: Any) -> Any:
+        asks, drift = state
+        key = jax.random.fold_in(key, asks + (1000 * drift).astype(jnp.int32))
+        drawn = jax.vmap(lambda one: sample(table, one))(jax.random.split(key, self.population))
+        return drawn, jnp.array(self.shares), (asks + 1, drift)
+
+    def tell(self, table: Table, state: Any, population: Genome, values: Any, share: Any) -> Any:
+        asks, drift = state
+        for row, part in zip(jnp.nan_to_num(values), share, strict=True):
+            drift = 0.7 * drift + jnp.sum(row) * part
+        return asks, drift
+
+
+@dataclass(frozen=True)
+class Stubborn:
+    """Asks for one genome for ever."""
+
+    name: str = "stubborn"
+    population: int = 2
+
+    def init(self, table: Table, capacity: int, key: Any, objectives: int = 1) -> Any:
+        return ()
+
+    def ask(self, table: Table, state: Any, key: Any, weights: Any) -> Any:
+        one = sample(table, jax.random.key(0))
+        return jax.tree.map(lambda g: jnp.stack([g, g]), one), jnp.ones(2), state
+
+    def tell(self, table: Table, state: Any, population: Genome, values: Any, share: Any) -> Any:
+        return state
+
+
+class Staged:
+    """Two stages of starting plans, the second one made of the best of the first."""
+
+    def __init__(self, space: Space) -> None:
+        draw = jax.jit(lambda key: sample(space.table, key))
+        self.genomes = [draw(jax.random.key(n)) for n in range(4)]
+
+    def next(self, told: Sequence[ToldStart]) -> Sequence[Start]:
+        if not told:
+            return [Start(f"start {n}", one, 0.25) for n, one in enumerate(self.genomes)]
+        if len(told) == len(self.genomes):
+            best = min(told, key=lambda one: sum(one.losses))
+            return [Start("the best start", best.genome, 1.0)]
+        return []
+
+
+def setting(**changes: Any) -> Setting:
+    found = space()
+    said = {
+        "space": found,
+        "base": gptailor.loads(BASE),
+        "aims": (NLL,),
+        "strategy": Drifting(),
+        "starts": Staged(found),
+        "budget": Budget(12, 16, 64),
+        "seed": 5,
+    }
+    return Setting(**(said | changes))
+
+
+def study_of(folder: Path | str, chosen: Setting, name: str = "gptailor") -> Study:
+    measures = [Measure(aim.name, aim.direction) for aim in chosen.aims]
+    place = folder / "study.journal" if isinstance(folder, Path) else folder
+    return open_study(place, name, measures, Naming(chosen.space))
+
+
+def search(
+    folder: Path,
+    chosen: Setting,
+    judge: Any = None,
+    workers: Workers | None = None,
+    watch: Watch | None = None,
+) -> Search:
+    judge = judge or Counting(chosen.aims)
+    return Search(chosen, study_of(folder, chosen), workers or Alone(judge), watch)
+
+
+if __name__ == "__main__":
+    search(Path(sys.argv[1]), setting(), Counting(seconds=0.01)).run()

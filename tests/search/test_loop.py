@@ -1,0 +1,572 @@
+"""The loop: what it evaluates in which order, what that costs, and that it goes on after a kill."""
+
+import heapq
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gptailor
+from gptailor.plan import Plan
+from gptailor.search.loop import Search, SearchError, Setting
+from gptailor.search.record import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Trial, genome_to_json
+from gptailor.search.schedule import Budget, Start, ToldStart
+from gptailor.search.workers import Alone, Done, Event, Found, Lost, Task
+from tests.search.landscape import (
+    ACCURACY,
+    BASE,
+    KL,
+    NLL,
+    Counting,
+    Drifting,
+    Staged,
+    Stubborn,
+    search,
+    setting,
+    space,
+)
+
+
+@pytest.fixture(scope="module")
+def chosen() -> Setting:
+    return setting()
+
+
+def record(trials: list[Trial]) -> list[dict[str, Any]]:
+    """All that is kept of trials, but for how long they took."""
+    return [
+        {
+            **{name: value for name, value in vars(trial).items() if name != "seconds"},
+            "wanted": trial.wanted._replace(genome=genome_to_json(trial.wanted.genome)),
+        }
+        for trial in trials
+    ]
+
+
+def phases(found: Search) -> list[str]:
+    return [key for key, _ in itertools.groupby(t.wanted.phase for t in found.ledger.trials)]
+
+
+def ran(folder: Path, chosen: Setting, judge: Any = None) -> Search:
+    found = search(folder, chosen, judge)
+    found.run()
+    return found
+
+
+# -------------------------------------------------------------------------------- what is evaluated
+
+
+def test_starting_plans_come_first_and_the_budget_is_kept(tmp_path: Path, chosen: Setting) -> None:
+    judge = Counting()
+    found = search(tmp_path, chosen, judge)
+    assert found.run() == "budget"
+    assert phases(found) == [STARTS, RANDOM, SEARCH]
+    names = [trial.wanted.origin for trial in found.ledger.of(STARTS)]
+    assert names == ["start 3", "start 2", "start 1", "start 0", "the best start"], "as they come"
+    cost = found.ledger.cost()
+    assert 11.25 < cost <= 12
+    assert [trial.number for trial in found.ledger.trials] == list(range(len(found.ledger.trials)))
+    bases = Counter(share for text, share, _ in judge.asked if text == gptailor.format(chosen.base))
+    assert bases == {0.25: 1, 1.0: 1}
+    assert len(judge.asked) == 2 + sum(t.same_as is None for t in found.ledger.trials)
+    assert sum(share for _, share, _ in judge.asked) == pytest.approx(1.25 + cost)
+
+
+def test_starting_plans_take_half_of_the_budget_at_most(tmp_path: Path) -> None:
+    chosen = setting(budget=Budget(2, 16, 64))
+    found = ran(tmp_path, chosen)
+    names = {trial.wanted.origin for trial in found.ledger.of(STARTS)}
+    assert names == {f"start {n}" for n in range(4)}
+    assert found.ledger.cost() <= 2
+
+
+def test_without_a_fidelity_all_samples_are_used(tmp_path: Path) -> None:
+    found = ran(tmp_path, setting(budget=Budget(8, 64, 64)))
+    assert {(t.share, t.wanted.samples) for t in found.ledger.trials} == {(1.0, 64)}
+    assert found.ledger.cost() == 8
+
+
+def test_shares_are_whole_samples_and_never_below_the_cheapest(tmp_path: Path) -> None:
+    chosen = setting(strategy=Drifting(shares=(0.001, 0.33, 1.0)), budget=Budget(8, 16, 64))
+    found = ran(tmp_path, chosen)
+    assert {t.wanted.samples for t in found.ledger.of(SEARCH)} == {16, 21, 64}
+    assert {t.share for t in found.ledger.of(SEARCH)} == {0.25, 21 / 64, 1.0}
+
+
+def test_the_same_search_gives_the_same_trials(tmp_path: Path, chosen: Setting) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    one, two = (ran(tmp_path / name, chosen).ledger.trials for name in "ab")
+    assert record(one) == record(two)
+
+
+def test_another_seed_gives_others(tmp_path: Path, chosen: Setting) -> None:
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    one = ran(tmp_path / "a", chosen).ledger
+    two = ran(tmp_path / "b", setting(seed=6)).ledger
+    assert [t.plan for t in one.of(STARTS)] == [t.plan for t in two.of(STARTS)]
+    assert {t.plan for t in one.of(SEARCH)}.isdisjoint(t.plan for t in two.of(SEARCH))
+
+
+# ------------------------------------------------------------------------------ one plan, one score
+
+
+def test_a_known_plan_is_told_and_costs_nothing(tmp_path: Path) -> None:
+    judge = Counting()
+    found = search(tmp_path, setting(strategy=Stubborn()), judge)
+    assert found.run() == "exhausted"
+    first, *rest = found.ledger.of(SEARCH)
+    assert first.same_as is None
+    assert {trial.same_as for trial in rest} == {first.number}
+    assert {trial.values for trial in rest} == {first.values}
+    assert {trial.cost for trial in rest} == {0}
+    assert len(judge.asked) == len(set(judge.asked))
+    assert found.ledger.hits == len(rest)
+    again = search(tmp_path, setting(strategy=Stubborn()), judge)
+    assert again.run() == "exhausted"
+    assert len(again.ledger.trials) == len(found.ledger.trials)
+
+
+def test_fewer_samples_are_another_evaluation(tmp_path: Path, chosen: Setting) -> None:
+    found = ran(tmp_path, chosen)
+    low, *_, best = found.ledger.of(STARTS)
+    again = next(t for t in found.ledger.trials if t.plan == best.plan and t is not best)
+    assert (again.share, best.share) == (0.25, 1.0)
+    assert best.same_as is None
+    assert low.values != best.values
+
+
+# ----------------------------------------------------------------------------------------- going on
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@dataclass
+class Killing:
+    """Raises at the given moment: in the middle of an evaluation, or behind a told trial."""
+
+    at: int
+    judge: Callable[..., Any]
+    count: int = 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        for outcome in self.judge(*arguments, **named):
+            self._moment()
+            yield outcome
+
+    def told(self, trial: Trial) -> None:
+        self._moment()
+
+    def began(self, plans: int, samples: int) -> None:
+        pass
+
+    def asking(self) -> None:
+        pass
+
+    def _moment(self) -> None:
+        self.count += 1
+        if self.count == self.at:
+            raise Killed
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5, 11])
+def test_killed_again_and_again_it_ends_as_if_undisturbed(
+    tmp_path: Path, chosen: Setting, every: int
+) -> None:
+    (tmp_path / "calm").mkdir()
+    calm = ran(tmp_path / "calm", chosen)
+    (tmp_path / "killed").mkdir()
+    kills = 0
+    while True:
+        at = every + kills % 3
+        killing = Killing(at, Counting())
+        found = search(tmp_path / "killed", chosen, killing, watch=killing)
+        try:
+            found.run()
+            break
+        except Killed:
+            kills += 1
+        assert kills < 200
+    assert kills >= 2
+    assert record(found.ledger.trials) == record(calm.ledger.trials)
+    assert record(found.study.trials()) == record(calm.study.trials())
+    assert found.study.notes == calm.study.notes
+
+
+def test_more_trials_go_on_where_it_ended(tmp_path: Path, chosen: Setting) -> None:
+    first = ran(tmp_path, chosen)
+    more = ran(tmp_path, setting(budget=Budget(20, 16, 64)))
+    many = len(first.ledger.trials)
+    assert record(more.ledger.trials[:many]) == record(first.ledger.trials)
+    assert 19.25 < more.ledger.cost() <= 20
+    assert phases(more) == [STARTS, RANDOM, SEARCH]
+
+
+def test_a_search_that_is_over_evaluates_nothing(tmp_path: Path, chosen: Setting) -> None:
+    first = ran(tmp_path, chosen)
+    judge = Counting()
+    again = search(tmp_path, chosen, judge)
+    assert again.run() == "budget"
+    assert judge.asked == []
+    assert record(again.ledger.trials) == record(first.ledger.trials)
+
+
+# --------------------------------------------------------------------------------------- what fails
+
+
+def test_a_failure_is_told_and_never_wins(tmp_path: Path, chosen: Setting) -> None:
+    judge = Counting(fails=lambda plan: plan.drops[0].position == 0)
+    found = ran(tmp_path, setting(seed=1), judge)
+    failed = [trial for trial in found.ledger.trials if trial.values is None]
+    assert failed
+    assert {trial.failure for trial in failed} == {"too bad"}
+    best = found.ledger.best()
+    assert best is not None
+    assert best.values is not None
+    assert best not in failed
+
+
+def test_without_any_score_it_stops_and_says_why(tmp_path: Path, chosen: Setting) -> None:
+    judge = Counting(fails=lambda plan: True)
+    found = search(tmp_path, chosen, judge)
+    with pytest.raises(SearchError, match=r"none of the first 8 trials has.* 8 of them: too bad"):
+        found.run()
+    assert len(found.study.trials()) == 8
+    mended = ran(tmp_path, chosen)
+    assert mended.ledger.best() is not None
+    assert [t.values for t in mended.ledger.trials[:8]] == [None] * 8
+
+
+def test_a_base_without_a_score_ends_it_at_once(tmp_path: Path, chosen: Setting) -> None:
+    class Bad(Counting):
+        def score(self, plan: Plan, *arguments: Any) -> Any:
+            return "nan: no number" if not plan.drops else super().score(plan, *arguments)
+
+    with pytest.raises(SearchError, match="the base itself has no score: nan: no number"):
+        search(tmp_path, chosen, Bad()).run()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0.0, "the base's score by nll is 0"),
+        (-1.0, "is -1"),
+        (float("nan"), "no score: the score is nan"),
+        (float("inf"), "no score: the score is inf"),
+    ],
+)
+def test_a_base_that_measures_nothing_is_said(
+    tmp_path: Path, chosen: Setting, value: float, said: str
+) -> None:
+    class Flat(Counting):
+        def score(self, plan: Plan, *arguments: Any) -> Any:
+            return (value, 0.0) if not plan.drops else super().score(plan, *arguments)
+
+    with pytest.raises(SearchError, match=said):
+        search(tmp_path, chosen, Flat()).run()
+    assert search(tmp_path, chosen).study.empty
+
+
+def test_the_base_may_be_zero_where_nothing_is_a_share_of_it(tmp_path: Path) -> None:
+    class Zero(Counting):
+        def score(self, plan: Plan, *arguments: Any) -> Any:
+            return (0.0, 0.0) if not plan.drops else super().score(plan, *arguments)
+
+    found = ran(tmp_path, setting(aims=(KL,)), Zero((KL,)))
+    assert found.ledger.best() is not None
+
+
+def test_an_infinite_score_is_a_failure(tmp_path: Path, chosen: Setting) -> None:
+    class Huge(Counting):
+        def score(self, plan: Plan, *arguments: Any) -> Any:
+            first = plan.drops and plan.drops[0].position == 0
+            return (float("inf"), float("inf")) if first else super().score(plan, *arguments)
+
+    found = ran(tmp_path, setting(seed=1), Huge())
+    assert {t.failure for t in found.ledger.trials if t.values is None} == {"the score is inf"}
+
+
+# ------------------------------------------------------------------------------- several objectives
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Search:
+    folder = tmp_path_factory.mktemp("three")
+    return ran(folder, setting(aims=(NLL, ACCURACY, KL), budget=Budget(30, 16, 64)))
+
+
+def test_the_front_holds_what_nothing_betters(three: Search) -> None:
+    ledger = three.ledger
+    whole = [t for t in ledger.trials if t.full and t.same_as is None]
+    front = ledger.front()
+    assert front
+    for one in front:
+        others = (ledger.losses([t])[0] for t in whole if t is not one)
+        mine = ledger.losses([one])[0]
+        assert not any((o <= mine).all() and (o < mine).any() for o in others)
+    assert [ledger.losses([t])[0][0] for t in front] == sorted(
+        ledger.losses([t])[0][0] for t in front
+    )
+
+
+def test_the_best_has_the_highest_worst_share(three: Search) -> None:
+    ledger = three.ledger
+    best = ledger.best()
+    assert best is not None
+    worst = [min(ledger.retained(t)) for t in ledger.candidates()]
+    assert min(ledger.retained(best)) == max(worst)
+    assert best in ledger.front()
+
+
+def test_a_preferred_objective_decides(tmp_path: Path) -> None:
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        chosen = setting(aims=(NLL, ACCURACY, KL), prefer=number)
+        ledger = ran(folder, chosen).ledger
+        best = ledger.best()
+        assert best is not None
+        shares = [ledger.retained(t)[number] for t in ledger.candidates()]
+        assert ledger.retained(best)[number] == max(shares)
+
+
+def test_weights_are_drawn_anew_for_each_ask(tmp_path: Path) -> None:
+    seen: list[tuple[float, ...]] = []
+
+    @dataclass(frozen=True)
+    class Weighing:
+        name: str = "weighing"
+        population: int = 1
+
+        def init(self, *_: Any) -> Any:
+            return ()
+
+        def ask(self, table: Any, state: Any, key: Any, weights: Any) -> Any:
+            import jax  # noqa: PLC0415
+
+            jax.debug.callback(lambda w: seen.append(tuple(map(float, w))), weights)
+            population, shares, _ = Drifting(shares=(1.0,), population=1).ask(
+                table, Drifting().init(table, 1, key), key, weights
+            )
+            return population, shares, state
+
+        def tell(self, table: Any, state: Any, *_: Any) -> Any:
+            return state
+
+    chosen = setting(aims=(NLL, ACCURACY), strategy=Weighing())
+    ran(tmp_path, chosen)
+    assert len(set(seen)) == len(seen) >= 5
+    assert all(sum(weights) == pytest.approx(1) for weights in seen)
+
+
+# --------------------------------------------------------------------------- bridges, random beside
+
+
+@pytest.mark.parametrize(
+    ("bridging", "low", "full"),
+    [("none", False, False), ("each", True, True), ("full", False, True)],
+)
+def test_which_trials_are_bridged(tmp_path: Path, bridging: Any, low: bool, full: bool) -> None:
+    judge = Counting()
+    found = ran(tmp_path, setting(budget=Budget(8, 16, 64, bridging)), judge)
+    assert {t.wanted.bridged for t in found.ledger.trials if not t.full} == {low}
+    assert {t.wanted.bridged for t in found.ledger.trials if t.full} == {full}
+    base = gptailor.format(gptailor.loads(BASE))
+    assert {bridged for text, share, bridged in judge.asked if share == 1 and text != base} == {
+        full
+    }
+
+
+def test_the_best_are_bridged_in_the_end(tmp_path: Path) -> None:
+    chosen = setting(budget=Budget(20, 16, 64, "final"))
+    found = ran(tmp_path, chosen)
+    ledger = found.ledger
+    assert phases(found) == [STARTS, RANDOM, SEARCH, FINAL]
+    final = ledger.of(FINAL)
+    assert len(final) == 2
+    assert {t.wanted.bridged for t in final} == {True}
+    assert not any(t.wanted.bridged for t in ledger.trials if t.wanted.phase != FINAL)
+    losses = sorted(
+        (float(ledger.losses([t])[0][0]), t.plan)
+        for t in ledger.trials
+        if t.full and t.wanted.phase != FINAL and t.same_as is None
+    )
+    assert {t.plan for t in final} == {plan for _, plan in losses[:2]}
+    assert ledger.best() in final
+    assert ledger.cost() <= 20
+
+
+def test_random_search_beside_costs_as_much_again(tmp_path: Path) -> None:
+    found = ran(tmp_path, setting(budget=Budget(10, 16, 64, beside=True)))
+    beside = found.ledger.of(BESIDE)
+    searched = found.ledger.cost()
+    assert searched <= 10
+    assert searched - 1 < found.ledger.cost(beside) <= searched
+    assert {t.share for t in beside} == {1.0}
+    assert {t.plan for t in beside}.isdisjoint(t.plan for t in found.ledger.of(RANDOM))
+
+
+# ---------------------------------------------------------------------------------- several workers
+
+
+@dataclass
+class Simulated:
+    """Workers on a clock of their own: a plan takes as long as its worker is slow."""
+
+    judge: Any
+    slow: tuple[float, ...]
+    dies: Callable[[int, Task], bool] = lambda worker, task: False
+    clock: float = 0.0
+    events: list[Any] = field(default_factory=list)
+    busy: dict[int, int] = field(default_factory=dict)
+    done: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def count(self) -> int:
+        return len(self.slow)
+
+    def submit(self, task: Task) -> None:
+        worker = min(set(range(self.count)) - set(self.busy))
+        self.busy[worker] = task.number
+        at = self.clock
+        for index, outcomes in self.judge(task.plans, task.share, bridged=task.bridged):
+            at += self.slow[worker] * task.share
+            self._push(at, worker, Found(task.number, index, outcomes, self.slow[worker]))
+            if self.dies(worker, task):
+                self._push(at, worker, Lost(task.number))
+                return
+        self._push(at, worker, Done(task.number))
+
+    def _push(self, at: float, worker: int, event: Event) -> None:
+        heapq.heappush(self.events, (at, worker, len(self.events) + 1000 * event.task, event))
+
+    def next(self) -> Event:
+        self.clock, worker, _, event = heapq.heappop(self.events)
+        if isinstance(event, Found):
+            self.done[worker] += 1
+        else:
+            del self.busy[worker]
+        return event
+
+
+def test_a_slow_worker_does_not_hold_the_others(tmp_path: Path) -> None:
+    chosen = setting(budget=Budget(40, 64, 64), strategy=Drifting(shares=(1.0, 1.0, 1.0)))
+    workers = Simulated(Counting(), slow=(1.0, 1.0, 20.0))
+    found = search(tmp_path, chosen, workers=workers)
+    assert found.run() == "budget"
+    assert found.ledger.cost() == 40
+    assert workers.done[2] <= 6
+    assert workers.done[0] >= 15
+    assert workers.clock < 100
+    assert len({t.wanted.key for t in found.ledger.trials}) == len(found.ledger.trials)
+
+
+def test_a_lost_workers_trials_run_again(tmp_path: Path, chosen: Setting) -> None:
+    moments = itertools.count()
+    judge = Counting()
+    workers = Simulated(judge, (1.0, 1.5), dies=lambda *_: next(moments) % 4 == 3)
+    found = search(tmp_path, chosen, workers=workers)
+    assert found.run() == "budget"
+    trials = found.ledger.trials
+    assert not [t for t in trials if t.values is None]
+    calm = sum(t.same_as is None for t in trials) + 2
+    assert len(judge.asked) >= calm
+    slots = {(t.wanted.phase, t.wanted.ask) for t in trials}
+    for phase, ask in slots:
+        numbers = sorted(t.wanted.slot for t in trials if t.wanted.key[:2] == (phase, ask))
+        assert numbers == list(range(len(numbers)))
+
+
+def test_a_plan_that_kills_its_workers_is_a_failure_in_the_end(tmp_path: Path) -> None:
+    def kills(worker: int, task: Task) -> bool:
+        return any(plan.drops and plan.drops[0].position == 0 for plan in task.plans)
+
+    class Fatal(Counting):
+        def __call__(self, plans: Any, share: float, *, bridged: bool) -> Any:
+            good = [plan for plan in plans if not (plan.drops and plan.drops[0].position == 0)]
+            for index, outcome in super().__call__(good, share, bridged=bridged):
+                yield plans.index(good[index]), outcome
+            if len(good) < len(plans):
+                yield 0, ("never comes",)
+
+    class Dying(Simulated):
+        def submit(self, task: Task) -> None:
+            super().submit(task)
+            self.events = [
+                e for e in self.events if getattr(e[3], "outcomes", "") != ("never comes",)
+            ]
+            heapq.heapify(self.events)
+
+    workers = Dying(Fatal(), (1.0, 1.0), dies=kills)
+    found = search(tmp_path, setting(seed=1), workers=workers)
+    found.run()
+    failed = {t.failure for t in found.ledger.trials if t.values is None}
+    assert failed == {"its worker was lost 3 times"}
+
+
+@pytest.mark.parametrize("at", [3, 9, 14, 16])
+def test_several_workers_killed_go_on(tmp_path: Path, chosen: Setting, at: int) -> None:
+    killing = Killing(at, Counting())
+    first = search(tmp_path, chosen, workers=Simulated(Counting(), (1.0, 1.3)), watch=killing)
+    with pytest.raises(Killed):
+        first.run()
+    found = search(tmp_path, chosen, workers=Simulated(Counting(), (1.0, 1.3)))
+    assert found.run() == "budget"
+    assert record(found.ledger.trials[:at]) == record(first.ledger.trials)
+    assert 11.25 < found.ledger.cost() <= 12
+
+
+def test_one_plan_on_two_workers_is_evaluated_once(tmp_path: Path) -> None:
+    judge = Counting()
+    workers = Simulated(judge, (1.0, 1.7, 1.2))
+    found = search(tmp_path, setting(strategy=Stubborn()), workers=workers)
+    assert found.run() == "exhausted"
+    assert len(judge.asked) == len(set(judge.asked))
+
+
+# ------------------------------------------------------------------------------------- small things
+
+
+class NoStarts:
+    def next(self, told: list[ToldStart]) -> list[Start]:
+        return []
+
+
+def test_without_starting_plans_it_searches_all_the_same(tmp_path: Path) -> None:
+    found = ran(tmp_path, setting(starts=NoStarts(), budget=Budget(6, 16, 64)))
+    assert phases(found) == [RANDOM, SEARCH]
+
+
+def test_one_trial_is_a_search(tmp_path: Path) -> None:
+    found = ran(tmp_path, setting(budget=Budget(1, 64, 64)))
+    assert found.ledger.cost() <= 2
+    assert found.ledger.best() is not None
+
+
+def test_starts_see_each_stage_whole(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Watching(Staged):
+        def next(self, told: Any) -> Any:
+            seen.append(len(told))
+            return super().next(told)
+
+    ran(tmp_path, setting(starts=Watching(space())))
+    assert set(seen) == {0, 4, 5}
+
+
+def test_alone_gives_what_its_judge_gives() -> None:
+    workers = Alone(Counting())
+    plan = gptailor.loads(BASE)
+    workers.submit(Task(7, (plan, plan), 1.0, bridged=False))
+    events = [workers.next() for _ in range(3)]
+    assert [type(event) for event in events] == [Found, Found, Done]
+    assert [event.place for event in events[:2]] == [1, 0]
+    assert {event.task for event in events} == {7}

@@ -1,0 +1,73 @@
+"""Several objectives as one fitness; values as shares of a reference."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gptailor.search.scalarise import draw_weights, normalised, retained, scalarise
+
+NAN = float("nan")
+
+
+def test_it_is_the_augmented_chebyshev_norm() -> None:
+    values = jnp.array([[1.0, 4.0], [2.0, 1.0]])
+    found = scalarise(values, jnp.array([0.8, 0.2]))
+    assert np.allclose(found, [0.8 + 0.05 * 1.6, 1.6 + 0.05 * 1.8])
+
+
+def test_one_objective_keeps_its_order() -> None:
+    values = jnp.array([[-1.0], [0.0], [3.0]])
+    found = scalarise(values, jnp.ones(1))
+    assert bool((jnp.diff(found) > 0).all())
+
+
+def test_a_failure_in_one_objective_is_a_failure() -> None:
+    found = scalarise(jnp.array([[NAN, 1.0], [1.0, jnp.inf], [1.0, 1.0]]), jnp.array([1.0, 0.0]))
+    assert jnp.isnan(found).tolist() == [True, True, False]
+
+
+def test_a_row_that_betters_another_has_the_lower_fitness() -> None:
+    values = jax.random.uniform(jax.random.key(0), (50, 3))
+    worse = values.at[:, 1].add(0.01)
+    for weights in (jnp.array([0.2, 0.3, 0.5]), jnp.array([0.9, 0.05, 0.05])):
+        assert bool((scalarise(values, weights) < scalarise(worse, weights)).all())
+
+
+def test_weights_are_of_the_simplex_and_by_key() -> None:
+    drawn = jnp.stack([draw_weights(jax.random.key(seed), 3) for seed in range(200)])
+    assert np.allclose(drawn.sum(axis=1), 1, atol=1e-5)
+    assert np.allclose(drawn.mean(axis=0), 1 / 3, atol=0.06)
+    assert float(drawn.max()) > 0.9
+    assert jnp.array_equal(drawn[3], draw_weights(jax.random.key(3), 3))
+    assert draw_weights(jax.random.key(0), 1).tolist() == [1.0]
+
+
+def test_by_the_base_a_value_is_what_is_lost_of_it() -> None:
+    assert normalised([2.0, 3.0, NAN], "minimize", "base", [2.0])[:2] == [0.0, 0.5]
+    assert normalised([0.5, 0.25], "maximize", "base", [0.5]) == [0.0, 0.5]
+    assert np.isnan(normalised([NAN], "minimize", "base", [2.0])[0])
+
+
+@pytest.mark.parametrize("base", [0.0, -1.0, NAN, float("inf")])
+def test_a_base_that_measures_nothing_is_refused(base: float) -> None:
+    with pytest.raises(ValueError, match="no measure"):
+        normalised([1.0], "minimize", "base", [base])
+
+
+def test_by_the_spread_the_starting_plans_are_0_to_1() -> None:
+    starts = [0.2, 0.6, NAN, float("inf")]
+    found = normalised([0.2, 0.6, 0.1], "minimize", "spread", starts)
+    assert found == pytest.approx([0.0, 1.0, -0.25])
+    assert normalised([0.6, 0.2], "maximize", "spread", starts) == pytest.approx([0.0, 1.0])
+    assert normalised([0.5, 0.7], "minimize", "spread", [0.5]) == pytest.approx([0.0, 0.2])
+    assert normalised([0.5], "minimize", "spread", []) == [0.5]
+
+
+def test_what_is_retained_is_a_share() -> None:
+    assert retained(0.4, "maximize", "base", [0.5]) == pytest.approx(0.8)
+    assert retained(4.0, "minimize", "base", [2.0]) == pytest.approx(0.5)
+    assert retained(float("inf"), "minimize", "base", [2.0]) == 0.0
+    assert retained(0.0, "minimize", "base", [2.0]) == float("inf")
+    assert retained(0.2, "minimize", "spread", [0.2, 0.6]) == pytest.approx(1.0)
+    assert retained(0.8, "minimize", "spread", [0.2, 0.6]) == pytest.approx(-0.5)

@@ -1,0 +1,258 @@
+"""Starting plans: in any space, what their names say, and at a bounded cost."""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from gptailor import loads
+from gptailor.plan import Merge, Plan, Take
+from gptailor.search.composing import compositions
+from gptailor.search.decode import decode
+from gptailor.search.encode import encode
+from gptailor.search.genome import Genome
+from gptailor.search.removal import candidates
+from gptailor.search.schedule import Start, ToldStart
+from gptailor.search.space import Space, space_of
+from gptailor.search.starts import Starts, greedy_removal, wholes
+from tests.search.test_space import SPACES, space
+
+HEAD = "tailor 1\n" + "".join(
+    f'model {name} = "./{name}"\n' for name in ("base", "math", "code", "chat", "law", "bio", "art")
+)
+PAPER = "drop any {k} of L0..L{last}\nL0..L{last} from any of {models} by task_arithmetic(0.0..1.0)"
+SHARES = (1.0, 0.25, 1 / 16, 0.01)
+
+Judge = Callable[[Plan], tuple[float, ...]]
+
+
+def paper(layers: int = 30, k: int = 7, models: str = "math, code, chat") -> Space:
+    text = PAPER.format(k=k, last=layers - 1, models=models)
+    return space_of(loads(HEAD + text), layers)
+
+
+def drive(starts: Starts, judge: Judge) -> list[list[Start]]:
+    """All stages."""
+    told: list[ToldStart] = []
+    stages: list[list[Start]] = []
+    while stage := starts.next(told):
+        stages.append(stage)
+        told += [_told(starts, one, judge) for one in stage]
+    return stages
+
+
+def _told(starts: Starts, one: Start, judge: Judge) -> ToldStart:
+    return ToldStart(one.name, one.genome, one.share, judge(decode(starts.space, one.genome)))
+
+
+def dropped(plan: Plan) -> list[int]:
+    return [drop.position for drop in plan.drops]
+
+
+def names_of(plan: Plan) -> set[str]:
+    found = set()
+    for layer in plan.layers:
+        if isinstance(layer.recipe, Take):
+            found.add(str(layer.recipe.take.model))
+        elif isinstance(layer.recipe, Merge):
+            found |= {str(source.model) for source in layer.recipe.merge}
+    return found
+
+
+def apart(plan: Plan) -> tuple[float, ...]:
+    """The base is worst; a cut costs its distance from L12..L18, and its pieces."""
+    cut = dropped(plan)
+    pieces = sum(b - a > 1 for a, b in pairwise(cut))
+    return (sum(abs(p - 15) for p in cut) + 3.0 * pieces + ("math" not in names_of(plan)),)
+
+
+def same(one: Genome, other: Genome) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+# ------------------------------------------------------------------------------------ in any space
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1])
+@pytest.mark.parametrize("name", SPACES)
+def test_starts_are_genomes_of_any_space(name: str, share: float) -> None:
+    given = space(name)
+    starts = Starts(given, cheapest=share)
+    stages = drive(starts, lambda plan: (float(len(plan.drops)),))
+    assert stages
+    for stage in stages:
+        for one in stage:
+            assert 0 < one.share <= 1
+            assert same(encode(given, decode(given, one.genome)), one.genome)
+    said = [(one.name, one.share) for stage in stages for one in stage]
+    assert len(set(said)) == len(said)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_influence_is_of_plans_without_drops(name: str) -> None:
+    given = space(name)
+    plans = wholes(given)
+    assert bool(plans) == any(bit.kind == "drop" for bit in given.bits)
+    assert not any(plan.drops or plan.bridges for plan in plans.values())
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize(
+    "given",
+    [
+        paper(),
+        paper(40, 10),
+        paper(models="math, code, chat, law, bio, art"),
+    ],
+    ids=["30", "40", "seven models"],
+)
+def test_all_starts_together_cost_little(given: Space, share: float) -> None:
+    stages = drive(Starts(given, cheapest=share), lambda plan: (float(sum(dropped(plan))),))
+    assert sum(one.share for stage in stages for one in stage) <= 20
+
+
+# ------------------------------------------------------------------------------- what names promise
+
+
+def test_compositions() -> None:
+    names = [one.name for one in compositions(paper())]
+    assert names[:5] == ["base", "math", "code", "chat", "uniform merge"]
+    assert names[5:] == [
+        f"uniform merge of {a} and {b}"
+        for a, b in (("math", "code"), ("math", "chat"), ("code", "chat"))
+    ]
+
+
+def test_models_alone_and_the_mean_of_all() -> None:
+    given = paper()
+    (stage, *_) = drive(Starts(given), apart)
+    plans = {one.name: decode(given, one.genome) for one in stage}
+    assert names_of(plans["block influence on base"]) == set()
+    assert names_of(plans["block influence on code"]) == {"code"}
+    merged = plans["block influence on uniform merge"].layers[0].recipe
+    assert isinstance(merged, Merge)
+    assert len(merged.merge) == 3
+    scales = merged.by.arguments["scales"]  # type: ignore[union-attr]
+    assert scales == (pytest.approx(1 / 3, abs=1e-4),)
+
+
+def test_block_influence_drops_the_layers_of_least_influence() -> None:
+    given = paper(10, 3)
+    influence = {
+        "base": [9.0, 1.0, 8.0, 2.0, 7.0, 3.0, 6.0, 5.0, 4.0, 9.5],
+        "math": [float(10 - position) for position in range(10)],
+    }
+    (stage, *_) = drive(Starts(given, influence), apart)
+    cuts = {one.name: dropped(decode(given, one.genome)) for one in stage}
+    assert cuts["block influence on base"] == [1, 3, 5]
+    assert cuts["block influence on math"] == [7, 8, 9]
+    assert cuts["block influence on code"] == [1, 3, 5], "the base's, where it wasn't measured"
+
+
+@pytest.mark.parametrize("share", [0.25, 0.1])
+def test_the_best_window_is_found_and_tried_on_the_base_too(share: float) -> None:
+    given = paper()
+    stages = drive(Starts(given, cheapest=share), apart)
+    full = {one.name: decode(given, one.genome) for s in stages for one in s if one.share == 1}
+    best = full["best window on math"]
+    assert dropped(best) == list(range(12, 19))
+    assert names_of(best) == {"math"}
+    assert dropped(full["best window on base"]) == dropped(best)
+    assert names_of(full["best window on base"]) == set()
+
+
+def test_windows_that_would_cost_too_much_are_left_out_by_influence() -> None:
+    given = paper()
+    influence = {"base": [abs(position - 20.0) for position in range(30)]}
+    stages = drive(Starts(given, influence), apart)
+    windows = [one for stage in stages for one in stage if one.name.startswith("window ")]
+    middles = [np.mean(dropped(decode(given, one.genome))) for one in windows]
+    assert len(middles) == 6
+    assert all(abs(middle - 20) <= 3 for middle in middles)
+
+
+def test_greedy_removal_takes_the_layer_that_costs_least_in_each_round() -> None:
+    given = paper(12, 3)
+    influence = [abs(position - 6) + 0.1 * (position % 2) for position in range(12)]
+    seen: list[list[int]] = []
+
+    def judge(plans: Sequence[Plan]) -> list[float]:
+        seen.extend(dropped(plan) for plan in plans)
+        costs = {6: math.nan, 7: 5.0, 5: 1.0, 4: 2.0, 8: 3.0}
+        return [
+            sum(costs.get(p, 4.0) for p in dropped(plan)) - 9 * ({5, 8} <= {*dropped(plan)})
+            for plan in plans
+        ]
+
+    found = greedy_removal(given, wholes(given)["base"], influence, judge, 0.1)
+    assert found == (5, 8, 4)
+    assert {len(cut) for cut in seen} == {1, 2, 3}
+    assert len(seen) == 3 * candidates(given, 0.1)
+    stages = drive(Starts(given, removal=found, cheapest=0.1), apart)
+    last = {one.name: decode(given, one.genome) for one in stages[-1]}
+    assert {name: dropped(plan) for name, plan in last.items()} == {
+        "greedy removal on base": [4, 5, 8],
+        "greedy removal on math": [4, 5, 8],
+    }
+
+
+@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("k", [2, 7, 10, 19])
+def test_greedy_removal_costs_four_evaluations_at_most(k: int, share: float) -> None:
+    given = paper(20, k)
+    tried: list[Plan] = []
+
+    def judge(plans: Sequence[Plan]) -> list[float]:
+        tried.extend(plans)
+        return [0.0] * len(plans)
+
+    order = greedy_removal(given, wholes(given)["base"], [1.0] * 20, judge, share)
+    assert len(order) in (0, k)
+    assert len(tried) * max(share, 1 / 16) <= 4
+
+
+def test_a_failure_is_never_the_best() -> None:
+    given = paper()
+
+    def judge(plan: Plan) -> tuple[float, ...]:
+        return (math.nan,) if "math" in names_of(plan) else apart(plan)
+
+    stages = drive(Starts(given, cheapest=0.25), judge)
+    names = [one.name for stage in stages[2:] for one in stage]
+    assert not any("math" in name for name in names)
+
+
+def test_where_all_failed_starts_end() -> None:
+    stages = drive(Starts(paper(), cheapest=0.25), lambda plan: (math.nan, math.inf))
+    assert sum(map(len, stages)) > 10
+
+
+# ------------------------------------------------------------------------------------ going on
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25, 0.05])
+def test_the_same_stage_comes_again_after_the_same_trials(share: float) -> None:
+    given = paper()
+    stages = drive(Starts(given, cheapest=share), apart)
+    told: list[ToldStart] = []
+    for stage in stages:
+        again = Starts(given, cheapest=share)
+        assert [o.name for o in again.next(told)] == [o.name for o in stage]
+        assert all(same(a.genome, b.genome) for a, b in zip(again.next(told), stage, strict=True))
+        told += [_told(again, one, apart) for one in stage]
+    assert Starts(given, cheapest=share).next(told) == []
+
+
+def test_losses_count_by_their_order_alone() -> None:
+    given = paper()
+
+    def several(shift: float, factor: float) -> Judge:
+        return lambda plan: (factor * apart(plan)[0] + shift, sum(dropped(plan)) / factor)
+
+    def said(stages: Sequence[Sequence[Start]]) -> list[list[int]]:
+        return [dropped(decode(given, one.genome)) for stage in stages for one in stage]
+
+    one, other = (drive(Starts(given, cheapest=0.1), several(*how)) for how in ((0, 1), (9, 7)))
+    assert said(one) == said(other)

@@ -1,0 +1,461 @@
+"""`gptailor search`: what is found scores and compiles as it is said; bad input is one message."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import gptailor
+from gptailor import cli
+from gptailor.searching.settings import STRATEGIES as NAMES
+from tests.evaluate.lent import one_thread
+from tests.search import landscape  # noqa: F401 (compiles once for all tests)
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.usefixtures(one_thread.__name__)
+
+SPACE = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+drop any 2 of L1..L4
+L0..L5 from one of base, math
+"""
+WISHES = """
+search {
+  minimize nll("rows.jsonl")
+  fidelity 4..12
+  trials 8
+}
+"""
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("search")
+    for seed, name in enumerate(("base", "math")):
+        tiny_model("llama", folder / name, seed=seed, layers=6)
+    rows = [{"text": f"a cat and {n} dogs " * (1 + n % 3)} for n in range(20)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    questions = [{"query": f"{n}:", "choices": ["so", "no"], "gold": n % 2} for n in range(20)]
+    (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    (folder / "space.tailor").write_text(SPACE + WISHES)
+    (folder / "bare.tailor").write_text(SPACE)
+    (folder / "closed.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L2\n' + WISHES)
+    return folder
+
+
+def begin(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    script = (
+        "import tests.search.landscape, sys\n"  # compiles once for all
+        "from gptailor.cli import run\n"
+        "sys.exit(run(sys.argv[1:]))\n"
+    )
+    root = Path(__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    environment |= options.pop("environment", {})
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def call(*arguments: object, cwd: Path, code: int = 0, **options: Any) -> Said:
+    """The same, waited for."""
+    process = begin(*arguments, cwd=cwd, **options)
+    out, err = process.communicate()
+    assert process.returncode == code, err
+    assert "Traceback" not in err, err
+    return Said(process.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def found(world: Path) -> Said:
+    """One whole search, in `world/run`."""
+    return call("search", "space.tailor", "-o", "run", "--strategy", "random", cwd=world)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, world: Path) -> Run:
+    """Run a command in the world's folder, in this process."""
+    monkeypatch.chdir(world)
+
+    def done(*arguments: object) -> Said:
+        capsys.readouterr()
+        code = cli.run([*map(str, arguments)])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Said(code, captured.out, captured.err)
+
+    return done
+
+
+def summary(world: Path) -> dict[str, Any]:
+    return json.loads((world / "run" / "summary.json").read_text())
+
+
+# ----------------------------------------------------------------------------- what is handed over
+
+
+def test_the_folder_holds_all_that_was_promised(found: Said, world: Path) -> None:
+    names = {path.name for path in (world / "run").iterdir()}
+    assert names == {
+        ".lock", "best.tailor", "best.tailor.lock", "digests.json", "front", "run.json",
+        "study.journal", "summary.json", "summary.md",
+    }  # fmt: skip
+    said = summary(world)
+    assert said["cost"] <= 8
+    assert said["ended"] == "budget"
+    settings = json.loads((world / "run" / "run.json").read_text())
+    assert settings["strategy"] == "random"
+    assert settings["trials"] == 8
+    assert settings["fidelity"] == "4..12"
+
+
+def test_progress_is_lines_and_results_a_table(found: Said) -> None:
+    assert len(re.findall(r"^\S+/8 trial \d+ \(", found.err, re.MULTILINE)) > 8
+    assert "block influence on base" in found.out
+    assert "the base, uncut" in found.out
+    assert "held out: 8 samples" in found.out
+    assert "run/best.tailor" in found.out
+
+
+def test_the_best_plan_scores_what_was_recorded(found: Said, run: Run, world: Path) -> None:
+    """By the very command that the summary names."""
+    said = summary(world)
+    command = said["commands"][0]
+    words = re.findall(r"'[^']*'|\S+", command)
+    again = run(*(word.strip("'") for word in words[1:]), "--format", "json", "--no-speed")
+    assert again.code == 0, again.err
+    [result] = json.loads(again.out)["results"]
+    assert result["score"] == said["best"]["values"][0]
+    assert result["stderr"] == said["best"]["stderrs"][0]
+    assert result["retained"] == pytest.approx(said["best"]["retained"][0])
+
+
+def test_the_best_plan_compiles_to_its_lock_from_anywhere(
+    found: Said, run: Run, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    best = world / "run" / "best.tailor"
+    compiled = run("compile", best, "-o", tmp_path / "out", "--locked")
+    assert compiled.code == 0, compiled.err
+    assert run("verify", tmp_path / "out").code == 0
+
+
+def test_plans_are_canonical_and_say_where_they_come_from(
+    found: Said, run: Run, world: Path
+) -> None:
+    [front] = (world / "run" / "front").iterdir()
+    best = world / "run" / "best.tailor"
+    assert run("fmt", "--check", best, front).code == 0
+    said = summary(world)
+    text = best.read_text()
+    assert f"trial {said['best']['trial']} of {said['trials']}" in text
+    assert "seed 0" in text
+    assert 'nll("rows.jsonl"): ' in text
+    assert "2 dropped" in text
+    assert 'model base = "../base"' in text
+    assert front.name == f"trial-{said['best']['trial']:04}.tailor"
+    assert 'model base = "../../base"' in front.read_text()
+    ones = [gptailor.load(path) for path in (best, front)]
+    assert ones[0].layers == ones[1].layers
+    assert ones[0].search is None
+    assert gptailor.check(ones[0]) == []
+
+
+def test_the_summary_has_what_it_is_compared_with(found: Said, world: Path) -> None:
+    said = summary(world)
+    assert said["base"]["values"]
+    assert said["base"]["held"]["values"]
+    assert said["best"]["held"]["values"]
+    assert len(said["starts"]) >= 2
+    assert all(row["held"]["values"] for row in said["starts"])
+    assert said["random"]["trials"] == 1
+    best = min(row["values"][0] for row in said["starts"])
+    assert said["best"]["values"][0] <= best
+    page = (world / "run" / "summary.md").read_text()
+    assert page.startswith("# space.tailor\n")
+    assert page.count("\n| ") == len(said["starts"]) + 4
+
+
+def test_the_same_command_is_over_at_once_and_changes_nothing(
+    found: Said, run: Run, world: Path
+) -> None:
+    before = {p: p.read_bytes() for p in (world / "run").rglob("*") if p.is_file()}
+    again = run("search", "space.tailor", "-o", "run", "--strategy", "random")
+    assert again.code == 0, again.err
+    assert again.out == found.out
+    assert {p: p.read_bytes() for p in (world / "run").rglob("*") if p.is_file()} == before
+
+
+# ------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--seed", "1"], "its seed was '0', and now '1'"),
+        (["--strategy", "evolution"], "its strategy was 'random', and now 'evolution'"),
+        (["--trials", "4"], "it was begun with 8 trials"),
+        (
+            ["--fidelity", "4..10"],
+            "its samples, from cheapest to full, were '4..12', and now '4..10'",
+        ),
+        (["-O", 'perplexity("rows.jsonl")'], "its objectives were"),
+        (["--dtype", "bfloat16"], "its models computed in"),
+        (["--storage", "sqlite:///x.db"], "its storage is the folder's own"),
+        (["--model", "math=base"], "other files of 'math'"),
+    ],
+)
+def test_a_folder_of_another_search_is_refused(
+    found: Said, run: Run, world: Path, arguments: list[str], said: str
+) -> None:
+    before = (world / "run" / "run.json").read_text()
+    wanted = ["--strategy", "random", *arguments]
+    refused = run("search", "space.tailor", "-o", "run", *wanted)
+    assert refused.code == 3
+    assert "error[C902]" in refused.err
+    assert said in refused.err
+    assert (world / "run" / "run.json").read_text() == before
+
+
+def test_another_text_or_space_is_refused(
+    found: Said, run: Run, world: Path, tmp_path: Path
+) -> None:
+    text = SPACE.replace('"./', f'"{world}/').replace("any 2", "any 3") + WISHES
+    (tmp_path / "space.tailor").write_text(text.replace('"rows', f'"{world}/rows'))
+    refused = run("search", tmp_path / "space.tailor", "-o", "run", "--strategy", "random")
+    assert refused.code == 3
+    assert "the plan leaves other things open" in refused.err
+    rows = (world / "rows.jsonl").read_text()
+    try:
+        (world / "rows.jsonl").write_text(rows.replace("dogs", "pigs"))
+        refused = run("search", "space.tailor", "-o", "run", "--strategy", "random")
+    finally:
+        (world / "rows.jsonl").write_text(rows)
+    assert refused.code == 3
+    assert "another text in 'rows.jsonl'" in refused.err
+
+
+def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Path) -> None:
+    import fcntl  # noqa: PLC0415
+
+    with (world / "run" / ".lock").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused = run("search", "space.tailor", "-o", "run", "--strategy", "random")
+    assert refused.code == 3
+    assert "error[C901]: another search goes on in this folder" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("plan", "arguments", "code", "said"),
+    [
+        ("closed.tailor", [], 1, "the plan leaves nothing open"),
+        ("bare.tailor", [], 1, "nothing says what to search for"),
+        ("gone.tailor", [], 3, "gone.tailor"),
+        ("space.tailor", ["--strategy", "evolutoin"], 1, "did you mean 'evolution'?"),
+        (
+            "space.tailor",
+            ["--prefer", "kl"],
+            1,
+            'names none of the objectives, or several: 1 nll("',
+        ),
+        ("space.tailor", ["--prefer", "2"], 1, "names none"),
+        ("space.tailor", ["--bridge", "each"], 1, "the plan has no bridge"),
+        ("space.tailor", ["--fidelity", "9..2"], 2, "'9..2' is no range"),
+        ("space.tailor", ["--fidelity", "9"], 2, "'9' is no range"),
+        ("space.tailor", ["--trials", "0"], 2, "trials"),
+        ("space.tailor", ["--dtype", "int8"], 2, "int8"),
+        ("bare.tailor", ["-O", 'nl("rows.jsonl")'], 1, "did you mean 'nll'?"),
+        ("bare.tailor", ["-O", 'nll("rows.jsonl")', "-O", 'nll("rows.jsonl")'], 1, "given twice"),
+        ("bare.tailor", ["-O", 'kl("rows.jsonl", from=code)'], 1, "'code' is not declared"),
+    ],
+)
+def test_bad_input_is_said_before_anything_is_loaded(
+    run: Run, world: Path, plan: str, arguments: list[str], code: int, said: str
+) -> None:
+    refused = run("search", plan, "-o", "new", *arguments)
+    assert refused.code == code, refused.err
+    assert said in refused.err
+    assert refused.out == ""
+    assert not (world / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--fidelity", "4..21"], 1, "goes up to 21 samples, and 'nll(\"rows.jsonl\")' has 20"),
+        (["-O", 'nll("gone.jsonl")'], 3, "gone.jsonl"),
+        (["--device", "cuda:99"], 3, "cuda:99"),
+        (["--model", "code=base"], 1, "'code'"),
+        (["--storage", "nonsense"], 3, "error[C903]"),
+    ],
+)
+def test_what_the_world_lacks_is_one_message_and_leaves_no_folder(
+    run: Run, world: Path, arguments: list[str], code: int, said: str
+) -> None:
+    refused = run("search", "space.tailor", "-o", "new", *arguments)
+    assert refused.code == code, refused.err
+    assert said in refused.err
+    assert not (world / "new").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(run: Run, world: Path) -> None:
+    refused = run("search", "space.tailor", "-o", "base")
+    assert refused.code == 3
+    assert "error[C902]: holds 'config.json', and no search" in refused.err
+    assert not (world / "base" / ".lock").exists()
+    refused = run("search", "space.tailor", "-o", "rows.jsonl")
+    assert refused.code == 3
+    assert "is a file" in refused.err
+
+
+# ------------------------------------------------------------------------------- what else it does
+
+
+def test_several_objectives_have_a_front(world: Path) -> None:
+    """Their files named from the current folder, with an Optuna database for the study."""
+    wishes = ["-O", 'nll("rows.jsonl")', "-O", 'multiple_choice("questions.jsonl")']
+    wishes += ["-O", 'kl("rows.jsonl")', "--prefer", "nll", "--strategy", "random"]
+    storage = ["--storage", "sqlite:///study.db", "--study-name", "three", "--trials", "10"]
+    found = call("search", "bare.tailor", "-o", "several", *wishes, *storage, cwd=world)
+    said = json.loads((world / "several" / "summary.json").read_text())
+    assert [one["name"] for one in said["objectives"]] == [wishes[i] for i in (1, 3, 5)]
+    assert [one["scale"] for one in said["objectives"]] == ["base", "base", "spread"]
+    front = sorted(path.name for path in (world / "several" / "front").iterdir())
+    assert front == sorted(f"trial-{row['trial']:04}.tailor" for row in said["front"])
+    best = said["best"]["values"][0]
+    assert best == min(row["values"][0] for row in said["front"])
+    assert "kl(" in found.out
+    assert not (world / "several" / "study.journal").exists()
+    import optuna  # noqa: PLC0415
+
+    study = optuna.load_study(storage=f"sqlite:///{world}/study.db", study_name="three")
+    assert len(study.trials) == said["trials"]
+    assert len(study.best_trials) >= len(front)
+
+
+def test_random_search_beside(found: Said, world: Path) -> None:
+    arguments = ["--strategy", "random", "--compare-random", "--trials", "4"]
+    said = call("search", "space.tailor", "-o", "beside", *arguments, cwd=world)
+    record = json.loads((world / "beside" / "summary.json").read_text())
+    assert record["random"]["whole"]
+    assert record["cost"] <= 4
+    assert f"evaluated {record['random']['trials']} plans" in said.out
+
+
+def test_control_c_keeps_everything_and_the_same_command_goes_on(world: Path) -> None:
+    command = ("search", "space.tailor", "--strategy", "random", "--trials", "30", "-o")
+    process = begin(*command, "stopped", cwd=world)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if " trial 6 (" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    out, err = process.communicate()
+    assert process.returncode == 130, err
+    assert "the same command goes on" in err
+    assert "interrupted" in out
+    begun = json.loads((world / "stopped" / "summary.json").read_text())
+    assert begun["ended"] == "interrupted"
+    assert begun["cost"] < 30
+    assert gptailor.check(gptailor.load(world / "stopped" / "best.tailor")) == []
+    again = call(*command, "stopped", cwd=world)
+    assert f"going on after {begun['trials']} trials" in again.err
+    calm = call(*command, "resting", cwd=world)
+    assert again.out.replace("stopped/", "resting/") == calm.out
+    plans = [(world / name / "best.tailor").read_text() for name in ("stopped", "resting")]
+    assert plans[0] == plans[1]
+
+
+def test_a_full_disk_is_one_message_and_the_same_command_goes_on(world: Path) -> None:
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, 14_000))
+
+    command = ("search", "space.tailor", "--strategy", "random", "-o", "full")
+    environment = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    stopped = call(*command, cwd=world, code=3, preexec_fn=limit, environment=environment)
+    assert "error[C303]: cannot be written: File too large" in stopped.err
+    assert "all trials before are kept, and the same command goes on" in stopped.err
+    again = call(*command, cwd=world)
+    assert "going on after" in again.err
+    assert "found: full/best.tailor" in again.out
+
+
+def test_bridged_trials_score_as_their_plans_do(run: Run, world: Path) -> None:
+    text = "".join(f"the {n} cats sat on {n * n} mats and looked at the dog. " for n in range(400))
+    (world / "text.txt").write_text(text)
+    bridged = SPACE + 'bridge on "text.txt" tokens 2048\n' + WISHES
+    (world / "bridged.tailor").write_text(bridged)
+    for how in ("from-full", "finalists"):
+        arguments = ["--strategy", "random", "--bridge", how]
+        call("search", "bridged.tailor", "-o", how, *arguments, cwd=world)
+        said = json.loads((world / how / "summary.json").read_text())
+        assert said["best"]["bridged"]
+        assert said["bridge"] == how
+        plan = gptailor.load(world / how / "best.tailor")
+        assert [bridge.on for bridge in plan.bridges] == ["../text.txt"]
+        words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", said["commands"][0])]
+        again = run(*words[1:], "--format", "json", "--no-speed")
+        [result] = json.loads(again.out)["results"]
+        assert result["score"] == pytest.approx(said["best"]["values"][0], rel=1e-6)
+    best = world / "from-full" / "best.tailor"
+    assert run("compile", best, "-o", world / "bridged", "--locked").code == 0
+
+
+def test_the_names_of_strategies_are_those_of_the_registry() -> None:
+    from gptailor.search.strategies.registry import DEFAULT, STRATEGIES  # noqa: PLC0415
+
+    assert set(NAMES) <= set(STRATEGIES)
+    assert NAMES[0] == DEFAULT
+
+
+def test_help_and_faults_of_the_plan_import_neither_jax_nor_torch(world: Path) -> None:
+    script = (
+        "import sys; from gptailor.cli import run; code = run(sys.argv[1:])\n"
+        "print(code, *{n.partition('.')[0] for n in sys.modules}, file=sys.stderr)"
+    )
+    for arguments in (["--help"], ["closed.tailor", "-o", "new"], ["bare.tailor", "-o", "new"]):
+        done = subprocess.run(
+            [sys.executable, "-c", script, "search", *arguments],
+            cwd=world,
+            text=True,
+            capture_output=True,
+            check=True,
+        )
+        names = set(done.stderr.splitlines()[-1].split())
+        assert names.isdisjoint({"torch", "jax", "optuna", "numpy", "rich", "ray"})
+
+
+def test_a_base_that_measures_nothing_is_said(world: Path) -> None:
+    rows = [{"context": f"{n}, then ", "answer": "never said by anybody"} for n in range(8)]
+    (world / "never.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    wish = 'generate("never.jsonl")'
+    arguments = ["-O", wish, "--strategy", "random", "--trials", "4"]
+    said = call("search", "bare.tailor", "-o", "flat", *arguments, cwd=world, code=3)
+    assert f"the base's score by {wish} is 0: nothing can be a share of it" in said.err

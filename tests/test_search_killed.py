@@ -1,0 +1,96 @@
+"""A search that is killed at any moment, again and again, ends as if nothing had happened."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptailor.search.study import Study
+from tests.search.landscape import setting, study_of
+
+ROOT = Path(__file__).parents[1]
+MOST = 40
+"""Runs after which it has to be over."""
+
+
+def begin(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.search.landscape", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+    )
+
+
+def ran(folder: Path) -> None:
+    process = begin(folder)
+    _, said = process.communicate()
+    assert process.returncode == 0, said.decode()
+
+
+def lines(folder: Path) -> int:
+    """The whole lines of the journal."""
+    path = folder / "study.journal"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def content(study: Study) -> list[dict[str, Any]]:
+    """What a study holds, but for times."""
+    found = []
+    for one in study._study.get_trials(deepcopy=False):
+        attributes = {name: said for name, said in one.user_attrs.items() if name != "seconds"}
+        found.append(
+            {
+                "number": one.number,
+                "state": one.state.name,
+                "values": one.values,
+                "params": one.params,
+                "distributions": one.distributions,
+                "intermediate": one.intermediate_values,
+                "attributes": attributes,
+            }
+        )
+    return found
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    folder = tmp_path_factory.mktemp("calm")
+    ran(folder)
+    return study_of(folder, setting())
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_study(calm: Study, tmp_path: Path) -> None:
+    """Each run is let write a few lines, and is killed a moment later, wherever it is then."""
+    draw = random.Random(7)
+    kills = torn = 0
+    for _ in range(MOST):
+        process = begin(tmp_path)
+        before, more = lines(tmp_path), draw.randrange(1, 8)
+        while process.poll() is None and lines(tmp_path) < before + more:
+            time.sleep(0.001)
+        time.sleep(draw.random() * 0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+        torn += not (tmp_path / "study.journal").read_bytes().endswith(b"\n")
+        if draw.random() < 0.5:  # as a machine that loses power leaves it
+            path = tmp_path / "study.journal"
+            path.write_bytes(path.read_bytes() + b'{"op_code":4,"worker_id":"0-1","study_')
+    else:
+        pytest.fail("it never ends")
+    assert kills >= 3
+    again = study_of(tmp_path, setting())
+    assert content(again) == content(calm)
+    assert again.notes == calm.notes
+    assert again._study.user_attrs == calm._study.user_attrs
+    assert again._study.metric_names == calm._study.metric_names
