@@ -31,7 +31,7 @@ HELD_OUT = 12  # held-out texts of each domain
 CALIBRATION = {"arithmetic": 80, "python": 80, "conversation": 80}  # texts that a bridge is on
 CUT = "drop L12..L18"
 TOKENS = 8192
-SEARCHED = 24  # texts of each domain for the search, a third of which it sees
+SEARCHED = 16  # texts of each domain for the search, a third of which it sees
 SPACE = """tailor 1
 # Seven of thirty layers leave; every other one is any of the three specialists, merged.
 model base = "{base}"
@@ -41,8 +41,8 @@ drop any 7 of L0..L29
 
 search {{
   minimize nll("texts.jsonl")
-  fidelity 8..24
-  trials 48
+  fidelity 6..18
+  trials 40
   seed 0
 }}
 """

@@ -24,7 +24,7 @@ from gptailor.command import screen
 from gptailor.plan import Plan
 
 COMMANDS = (
-    "check compile completion diff eval export fmt import json lock schema show verify".split()  # noqa: SIM905 (a line)
+    "check compile completion diff eval export fmt import json lock schema search show verify".split()  # noqa: SIM905 (a line)
 )
 SCRIPT = [sys.executable, "-c", "from gptailor.cli import main; main()"]
 
