@@ -184,7 +184,6 @@ def search_family(folder: Path, base: Path) -> None:
     run_, found = place / "run", folder / "found"
     rebound = ("--model", f"base={shown(base)}")
     gptailor("search", shown(space), "-o", shown(run_), "--dtype", "bfloat16", *rebound)
-    print((run_ / "summary.md").read_text("utf-8"))
     gptailor("compile", shown(run_ / "best.tailor"), "-o", shown(found), "--locked", "--force")
     said = (
         "All that is random in a search comes from its seed: run again, it finds the same plan. "

@@ -23,9 +23,10 @@ from gptailor import cli
 from gptailor.command import screen
 from gptailor.plan import Plan
 
-COMMANDS = (
-    "check compile completion diff eval export fmt import json lock schema search show verify".split()  # noqa: SIM905 (a line)
-)
+COMMANDS = [
+    *("check", "compile", "completion", "diff", "eval", "export", "fmt", "import", "json", "lock"),
+    *("schema", "search", "show", "verify"),
+]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli import main; main()"]
 
 PLAN = """\
