@@ -63,7 +63,7 @@ class Samples(click.ParamType[tuple[int, int]]):
 @click.option("--fidelity", type=Samples(),
               help="Samples of a trial, from the cheapest to all.")  # fmt: skip
 @click.option("--bridge", type=click.Choice(["each", "from-full", "finalists"]),
-              help="Which trials of a plan with bridges are bridged.")  # fmt: skip
+              help="Which trials are bridged. Without it: the finalists, in the end.")  # fmt: skip
 @click.option("--compare-random", is_flag=True,
               help="Random search at the same cost, on top of the budget.")  # fmt: skip
 @MODEL

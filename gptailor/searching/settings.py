@@ -20,7 +20,7 @@ STRATEGIES = ("surrogate", "evolution", "distribution", "random")
 BRIDGING = {"each": "each", "from-full": "full", "finalists": "final"}
 """When trials are bridged, as the command line says it and as a schedule has it."""
 Bridge = Literal["each", "from-full", "finalists"]
-BRIDGE: Bridge = "from-full"
+BRIDGE: Bridge = "finalists"
 """When trials of a space with bridges are bridged, if nobody says."""
 
 
