@@ -9,7 +9,7 @@ from gptailor.search.ledger import Ledger
 from gptailor.search.record import BESIDE, RANDOM, STARTS, Trial
 from gptailor.searching.held_out import HeldOut
 
-ENOUGH = 4
+ENOUGH = 12
 """Random plans from which it can be said what more of them would reach."""
 SHOWN = 8
 """Starting plans that a summary has at most."""
@@ -85,11 +85,11 @@ def _random(ledger: Ledger, held: HeldOut) -> dict[str, Any]:
         "trials": len(drawn),
         "whole": bool(ledger.of(BESIDE)),
         "best": None if best is None else _row(best, ledger, held),
-        "expected": _expected(ledger, drawn),
+        "expected": expected(ledger, drawn),
     }
 
 
-def _expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
+def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
     """The worst retained share that the best of as many random plans as the search cost would have.
 
     By a normal law through those that were drawn: an estimate for little money, while random

@@ -1,0 +1,38 @@
+"""What random search would reach at the same cost, estimated from a few random plans."""
+
+import numpy as np
+import pytest
+
+from gptailor.search.genome import Genome
+from gptailor.search.ledger import Aim, Ledger
+from gptailor.search.record import RANDOM, SEARCH, Trial, Wanted
+from gptailor.searching.summary import ENOUGH, expected
+
+NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
+
+
+def ledger(values: list[float], searched: int) -> tuple[Ledger, list[Trial]]:
+    """Random trials of a base that scores 1 by what is maximised, and trials that cost as much."""
+    made = Ledger([Aim("accuracy", "maximize", "base")], full=4)
+    made.references[4] = (1.0,)
+    phases = [RANDOM] * len(values) + [SEARCH] * searched
+    for number, phase in enumerate(phases):
+        value = values[number] if number < len(values) else 0.0
+        wanted = Wanted(phase, 0, number, "random", NOTHING, 4, False, 0)
+        made.add(Trial(number, wanted, str(number), 1.0, (value,), (0.0,)))
+    return made, made.of(RANDOM)
+
+
+def test_it_is_near_what_as_many_normal_draws_reach() -> None:
+    chance = np.random.default_rng(0)
+    found = [
+        expected(*ledger(list(map(float, chance.normal(0.5, 0.1, 16))), 184)) for _ in range(100)
+    ]
+    best = chance.normal(0.5, 0.1, (4000, 200)).max(axis=1).mean()
+    assert np.mean([one for one in found if one is not None]) == pytest.approx(best, abs=0.02)
+
+
+def test_from_few_plans_nothing_is_said() -> None:
+    draws = [0.1, 0.2] * (ENOUGH // 2)
+    assert expected(*ledger(draws, 10)) is not None
+    assert expected(*ledger(draws[1:], 10)) is None
