@@ -13,6 +13,7 @@ from gptailor import loads
 from gptailor.search.genome import Genome
 from gptailor.search.space import Space, space_of
 from gptailor.search.strategies.chance import drawn, seeds
+from gptailor.search.strategies.evolution import Evolution
 from gptailor.search.strategies.registry import DEFAULT, STRATEGIES
 from gptailor.search.strategies.strategy import State, genes, known
 from gptailor.search.table import canonical
@@ -221,3 +222,16 @@ def searched(name: str, of: Space) -> float:
         found += values[:, 0].tolist()
         state = one.tell(of.table, state, population, values, fidelity)
     return float(np.mean(found[len(found) // 2 :]))
+
+
+def test_the_best_go_up_where_the_fewest_samples_are_more_than_was_asked() -> None:
+    one, of = Evolution(), space("mixed")
+    state = one.init(of.table, CAPACITY, jax.random.key(0))
+    found, values = some(of, 5), jnp.array([[2.0], [0.5], [3.0], [1.0]])
+    state = one.tell(of.table, state, found, values, jnp.full(4, 1 / 3))
+    population, shares, state = one.ask(of.table, state, jax.random.key(1), ONE)
+    assert shares.tolist() == [1.0, 0.25, 0.25, 0.25]
+    assert np.array_equal(population.bits[0], found.bits[1])
+    state = one.tell(of.table, state, found, values, jnp.ones(4))
+    _, shares, _ = one.ask(of.table, state, jax.random.key(1), ONE)
+    assert shares.tolist() == [0.25] * 4

@@ -1,8 +1,7 @@
 """Local mutation of an elite, selected in stages of growing fidelity.
 
 After EvoPress (arXiv 2410.14649): many offspring are tried on few samples, the best of them on
-more, and the last ones on all. Stages have no generations (as in ASHA, arXiv 1810.05934), so that
-no trial waits for another: a genome goes up as soon as it is among the best third of its stage.
+more, and the last ones on all.
 """
 
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from gptailor.search.genome import Genome
 from gptailor.search.strategies.breeding import bred, joined, rows, steps, where
 from gptailor.search.strategies.chance import Key, drawn, seeds
 from gptailor.search.strategies.moves import Neighbourhood, neighbourhood
+from gptailor.search.strategies.stages import staged
 from gptailor.search.strategies.strategy import (
     Archive,
     Asked,
@@ -24,10 +24,7 @@ from gptailor.search.strategies.strategy import (
     empty,
     fitness,
     fresh_first,
-    genes,
-    marks,
     store,
-    told,
 )
 from gptailor.search.table import Table, canonical
 
@@ -69,12 +66,7 @@ class Evolution:
         archive, own = state
         found = fitness(archive, weights)
         offspring = self._offspring(table, archive, own, found, key)
-        above, stage = self._rising(archive, found)
-        ranks = jnp.argsort(-stage, stable=True)[: self.population]
-        ranks = jnp.resize(ranks, (self.population,))
-        goes = (stage[ranks] > 0) & (jnp.arange(self.population) < len(stage))
-        shares = jnp.where(goes, above[ranks], self.shares[0])
-        return where(goes, rows(archive.genomes, ranks), offspring), shares, state
+        return *staged(archive, found, offspring, self.shares, self.rise), state
 
     @partial(jax.jit, static_argnums=0)
     def tell(
@@ -111,23 +103,3 @@ class Evolution:
         mutants = bred(table, own.around, parents, often, (move[0], move[1]), self.moves)
         mutants = jax.vmap(partial(canonical, table))(joined(mutants, fresh))
         return rows(mutants, fresh_first(archive, mutants)[: self.population])
-
-    def _rising(
-        self, archive: Archive, found: Float[Array, " n"]
-    ) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
-        """The share that each trial is to be tried on next, and the stage that it goes to; or 0."""
-        above, stage = jnp.ones(len(found)), jnp.zeros(len(found), jnp.int32)
-        known = marks(genes(archive.genomes))
-        same = (known[:, None] == known[None, :]) & told(archive)[None, :]
-        highest = jnp.max(jnp.where(same, archive.fidelity[None, :], 0.0), axis=1)
-        for number, (share, higher) in enumerate(zip(self.shares, self.shares[1:], strict=False)):
-            there = jnp.isfinite(found) & _at(archive.fidelity, share)
-            rank = jnp.sum(there[None, :] & (found[None, :] < found[:, None]), axis=1)
-            good = there & (rank < jnp.sum(there) // self.rise) & (highest <= archive.fidelity)
-            above, stage = jnp.where(good, higher, above), jnp.where(good, number + 1, stage)
-        return above, stage
-
-
-def _at(fidelity: Float[Array, " n"], share: float) -> Bool[Array, " n"]:
-    """Which trials are at a share, within what rounding to whole samples does."""
-    return jnp.abs(fidelity - share) < 0.02

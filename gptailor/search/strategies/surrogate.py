@@ -25,6 +25,7 @@ from gptailor.search.strategies.posterior import (
     products,
     sharing,
 )
+from gptailor.search.strategies.stages import staged
 from gptailor.search.strategies.strategy import (
     Archive,
     Asked,
@@ -61,7 +62,8 @@ class Surrogate:
     """A linear Bayesian model with terms of neighbours, and Thompson draws.
 
     `mutants` of the `elite` best trials are screened, each of up to `moves` moves. Genome i of an
-    ask is by a draw whose deviation from the mean is times `heats[i]`.
+    ask is by a draw whose deviation from the mean is times `heats[i]`. It is tried on the first of
+    `shares` of the samples, and of those the best one in `rise` on the next.
     """
 
     name: str = "surrogate"
@@ -70,6 +72,8 @@ class Surrogate:
     elite: int = 12
     moves: int = 1
     heats: tuple[float, ...] = (0.0, 0.5, 1.0, 1.0)
+    shares: tuple[float, ...] = (1.0,)
+    rise: int = 3
 
     @partial(jax.jit, static_argnums=(0, 2, 4))
     def init(self, table: Table, capacity: int, key: Key, objectives: int = 1) -> State:
@@ -93,7 +97,8 @@ class Surrogate:
         found, held = marks(taking), marks(effects)
         stale = jnp.any((found[:, None] == held[None, :]) & told(archive)[None, :], axis=1)
         chosen = rows(pool, _picked(_scores(table, taking, by)[:, 1:], stale, found))
-        return jax.vmap(partial(canonical, table))(chosen), jnp.ones(self.population), state
+        asked = jax.vmap(partial(canonical, table))(chosen)
+        return *staged(archive, fitness(archive, weights), asked, self.shares, self.rise), state
 
     @partial(jax.jit, static_argnums=0)
     def tell(
