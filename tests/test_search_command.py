@@ -452,6 +452,18 @@ def test_help_and_faults_of_the_plan_import_neither_jax_nor_torch(world: Path) -
         assert names.isdisjoint({"torch", "jax", "optuna", "numpy", "rich", "ray"})
 
 
+def test_a_package_that_is_missing_is_named(world: Path) -> None:
+    script = (
+        "import sys; sys.modules['optax'] = None\n"
+        "from gptailor.cli import run; sys.exit(run(['search', 'space.tailor', '-o', 'new']))"
+    )
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=world, text=True, capture_output=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr == "error: a search needs optax: pip install 'gptailor[search]'\n"
+    assert not (world / "new").exists()
+
+
 def test_a_base_that_measures_nothing_is_said(world: Path) -> None:
     rows = [{"context": f"{n}, then ", "answer": "never said by anybody"} for n in range(8)]
     (world / "never.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +124,7 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     )
     wanted = read(plan)
     settings(wanted, flags)  # what is wrong is said before seconds of imports
+    _need_packages()
     _set_up_jax()
     from gptailor.searching.run import search  # noqa: PLC0415
 
@@ -134,6 +136,14 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     if found.ended == "interrupted":
         say("interrupted; all trials are kept, and the same command goes on", err=True)
         sys.exit(INTERRUPTED)
+
+
+def _need_packages() -> None:
+    missing = [name for name in ("jax", "optax", "optuna") if find_spec(name) is None]
+    if missing:
+        from gptailor.diagnostics import TailorError, listed  # noqa: PLC0415
+
+        raise TailorError(f"a search needs {listed(missing)}: pip install 'gptailor[search]'")
 
 
 def _set_up_jax() -> None:
