@@ -412,19 +412,16 @@ def test_bridged_trials_score_as_their_plans_do(run: Run, world: Path) -> None:
     (world / "text.txt").write_text(text)
     bridged = SPACE + 'bridge on "text.txt" tokens 2048\n' + WISHES
     (world / "bridged.tailor").write_text(bridged)
-    for how in ("from-full", "finalists"):
-        arguments = ["--strategy", "random", "--bridge", how]
-        call("search", "bridged.tailor", "-o", how, *arguments, cwd=world)
-        said = json.loads((world / how / "summary.json").read_text())
-        assert said["best"]["bridged"]
-        assert said["bridge"] == how
-        plan = gptailor.load(world / how / "best.tailor")
-        assert [bridge.on for bridge in plan.bridges] == ["../text.txt"]
-        words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", said["commands"][0])]
-        again = run(*words[1:], "--format", "json", "--no-speed")
-        [result] = json.loads(again.out)["results"]
-        assert result["score"] == pytest.approx(said["best"]["values"][0], rel=1e-6)
-    best = world / "from-full" / "best.tailor"
+    call("search", "bridged.tailor", "-o", "fitted", "--strategy", "random", cwd=world)
+    said = json.loads((world / "fitted" / "summary.json").read_text())
+    assert said["best"]["bridged"]
+    assert said["bridge"] == "finalists"
+    best = world / "fitted" / "best.tailor"
+    assert [bridge.on for bridge in gptailor.load(best).bridges] == ["../text.txt"]
+    words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", said["commands"][0])]
+    again = run(*words[1:], "--format", "json", "--no-speed")
+    [result] = json.loads(again.out)["results"]
+    assert result["score"] == pytest.approx(said["best"]["values"][0], rel=1e-6)
     assert run("compile", best, "-o", world / "bridged", "--locked").code == 0
 
 

@@ -166,7 +166,7 @@ def test_every_genome_is_a_plan_that_its_active_genes_say(name: str) -> None:
         check(one, drawn(one, seed), asking)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plan=strategies.plans(), seed=st.integers(0, 2**31 - 1), beyond=st.sampled_from([1, 2, 50]))
 def test_of_any_plan(plan: Plan, seed: int, beyond: int) -> None:
     named = [entry.position for entry in (*plan.layers, *plan.drops, *plan.scales)]
