@@ -1,6 +1,6 @@
 """A plan that is ready to be written: checked, its models opened, its program made."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -73,18 +73,28 @@ class Prepared:
 
     def chain(self, name: str) -> list[str]:
         """The models that an adapter is on, the lowest first, and itself; else only itself."""
-        on = self.plan.models[name].on
-        return [*(self.chain(on) if on is not None else ()), name]
+        return chain(self.plan, name)
 
     @cached_property
     def commits(self) -> dict[str, str]:
         """The commits of the models that were opened on the Hub, those under an adapter too."""
-        found: dict[str, str] = {}
-        for name, opened in self.models.items():
-            there = [n for n in self.chain(name) if not is_local(self.plan.models[n].source)]
-            remotes = zip(there, opened.remotes, strict=True)
-            found |= {n: remote.commit for n, remote in remotes}
-        return found
+        return commits_of(self.plan, self.models)
+
+
+def chain(plan: Plan, name: str) -> list[str]:
+    """The models that an adapter is on, the lowest first, and itself; else only itself."""
+    on = plan.models[name].on
+    return [*(chain(plan, on) if on is not None else ()), name]
+
+
+def commits_of(plan: Plan, models: Mapping[str, Opened]) -> dict[str, str]:
+    """The commits of the models that were opened on the Hub, those under an adapter too."""
+    found: dict[str, str] = {}
+    for name, opened in models.items():
+        there = [n for n in chain(plan, name) if not is_local(plan.models[n].source)]
+        remotes = zip(there, opened.remotes, strict=True)
+        found |= {n: remote.commit for n, remote in remotes}
+    return found
 
 
 def text_of(plan: Plan, name: str) -> Path:
@@ -137,17 +147,22 @@ def ready(
 ) -> Prepared:
     """The same, with the weights that the output is made of fetched from the Hub."""
     prepared = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
-    missing = [file for file in files(prepared.compiled.program) if not file.exists()]
-    if not missing:
+    if not fetched(prepared.models, files(prepared.compiled.program)):
         return prepared
-    for model in prepared.models.values():
+    plan = pinned(plan, prepared.commits)
+    again = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
+    return replace(again, declared=prepared.declared)
+
+
+def fetched(models: Mapping[str, Opened], wanted: Iterable[Path]) -> bool:
+    """Fetch those files of the models that aren't here from the Hub; whether there were any."""
+    missing = [file for file in wanted if not file.exists()]
+    for model in models.values():
         folder = model.checkpoint.folder
         theirs = [file for file in missing if file.is_relative_to(folder)]
         if model.remotes and theirs:
             fetch(model.remotes[0], folder, theirs)
-    plan = pinned(plan, prepared.commits)
-    again = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
-    return replace(again, declared=prepared.declared)
+    return bool(missing)
 
 
 def pinned(plan: Plan, commits: Mapping[str, str]) -> Plan:

@@ -11,9 +11,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -22,6 +21,7 @@ import gptailor
 from gptailor import cli
 from gptailor.command import screen
 from gptailor.plan import Plan
+from tests.said import Run, Said
 
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "export", "fmt", "import", "json", "lock"),
@@ -48,17 +48,6 @@ merge(L2 base, L2 math, 0.25)
 
 drop L4
 """
-
-
-class Said(NamedTuple):
-    """What a command gave."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
 
 
 @pytest.fixture

@@ -3,15 +3,15 @@
 import io
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 import gptailor
 from gptailor import cli
 from tests.evaluate.lent import one_thread
+from tests.said import Run, Said
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures(one_thread.__name__)
@@ -24,15 +24,6 @@ L1 from math
 merge(L2 base, L2 math, 0.5)
 drop L3
 """
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -17,6 +16,7 @@ import gptailor
 from gptailor import cli
 from gptailor.searching.settings import STRATEGIES as NAMES
 from tests.evaluate.lent import one_thread
+from tests.said import Run, Said
 from tests.search import landscape  # noqa: F401 (compiles once for all tests)
 from tests.tiny import tiny_model
 
@@ -36,15 +36,6 @@ search {
   trials 8
 }
 """
-
-
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Said]
 
 
 @pytest.fixture(scope="module")

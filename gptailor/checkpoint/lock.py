@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import Field, PrivateAttr
 from gptailor.checkpoint.digest import FileDigest, Sha256, TensorDigest
 from gptailor.checkpoint.error import CheckpointError, quoted
 from gptailor.checkpoint.regular import read_object
-from gptailor.checkpoint.transfer import OutputFile, writing
+from gptailor.checkpoint.transfer import write_whole
 from gptailor.plan import Closed
 
 VERSION = 1
@@ -110,15 +109,7 @@ class Lock(Closed):
         place = Path(os.path.realpath(path))
         if os.path.lexists(place) and not place.is_file():
             raise CheckpointError("C303", "is no regular file; a lock is one", path)
-        side = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-        try:
-            with OutputFile(side, path, len(raw), lambda _: None) as out:
-                out.write(raw, 0)
-            with writing(path):
-                side.replace(place)
-        except BaseException:
-            side.unlink(missing_ok=True)
-            raise
+        write_whole(place, raw, path)
 
 
 # ---------------------------------------------------------------------------------------- the file

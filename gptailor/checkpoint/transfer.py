@@ -1,6 +1,7 @@
 """Bytes into a file: whole stretches of other files within the kernel, or chunks of memory."""
 
 import os
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,3 +178,20 @@ def writing(shown: Path) -> Iterator[None]:
 def _shrank(stretch: ByteRange) -> CheckpointError:
     message = f"ends before byte {stretch.offset + stretch.size}; it changed since it was opened"
     return CheckpointError("C304", message, stretch.file)
+
+
+def write_whole(place: Path, raw: bytes, shown: Path) -> None:
+    """Write a file whole or not at all, in the place of an old one if there is one.
+
+    It is `.NAME.` and eight hexadecimal digits until it is whole. Errors speak of `shown`; raises
+    CheckpointError (C303) if it can't be written.
+    """
+    side = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    try:
+        with OutputFile(side, shown, len(raw), lambda _: None) as out:
+            out.write(raw, 0)
+        with writing(shown):
+            side.replace(place)
+    except BaseException:
+        side.unlink(missing_ok=True)
+        raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gptailor.command.options import MODEL, Size
+from gptailor.command.options import DEVICE, DTYPE, MEMORY, MODEL
 from gptailor.command.plans import read
 from gptailor.command.screen import report, say, width
 
@@ -38,12 +38,9 @@ Example, with a plan and what it is compiled to:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="Draws the samples.")  # fmt: skip
 @MODEL
-@click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
-              help="Where models live: cpu, cuda or cuda:1.")  # fmt: skip
-@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]),
-              help="What models compute in. Without it: each in its own.")  # fmt: skip
-@click.option("--memory", type=Size(), metavar="SIZE",
-              help="The most bytes of weights on the device; layers are streamed.")  # fmt: skip
+@DEVICE
+@DTYPE
+@MEMORY
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
               show_default=True, help="For people, or for programs.")  # fmt: skip
 @click.option("--no-speed", is_flag=True, help="Don't measure tokens a second.")

@@ -55,3 +55,21 @@ MODEL = click.option(
     multiple=True,
     help="Take another folder for a model of the plan. May be given several times.",
 )
+DEVICE = click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="Where models live: cpu, cuda or cuda:1.",
+)
+DTYPE = click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="What models compute in. Without it: each in its own.",
+)
+MEMORY = click.option(
+    "--memory",
+    type=Size(),
+    metavar="SIZE",
+    help="The most bytes of weights on the device; layers are streamed.",
+)

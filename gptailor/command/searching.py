@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gptailor.command.memory import keep_memory
-from gptailor.command.options import MODEL, PLAN, Size
+from gptailor.command.options import DEVICE, DTYPE, MEMORY, MODEL, PLAN
 from gptailor.command.plans import read
 from gptailor.command.screen import say, width
 
@@ -68,12 +68,9 @@ class Samples(click.ParamType[tuple[int, int]]):
 @click.option("--compare-random", is_flag=True,
               help="Random search at the same cost, on top of the budget.")  # fmt: skip
 @MODEL
-@click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
-              help="Where models live: cpu, cuda or cuda:1.")  # fmt: skip
-@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]),
-              help="What models compute in. Without it: each in its own.")  # fmt: skip
-@click.option("--memory", type=Size(), metavar="SIZE",
-              help="The most bytes of weights on the device; layers are streamed.")  # fmt: skip
+@DEVICE
+@DTYPE
+@MEMORY
 @click.option("--storage", metavar="URL",
               help="A storage of Optuna's, instead of a journal in RUN.")  # fmt: skip
 @click.option("--study-name", default="gptailor", show_default=True, metavar="NAME",

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from torch import Tensor
 
+from gptailor.checkpoint.opened import Opened
 from gptailor.evaluate.objectives import (
     ObjectiveError,
     PreparedObjective,
+    Reference,
     agree_on_direction,
     prepare_objective,
 )
@@ -76,29 +78,55 @@ class Preparing:
         return digest(teller(target.prepared)), positions(target), base, others
 
     def _prepared(self, target: Target) -> list[PreparedObjective]:
-        tokenizer = tokenizer_of(teller(target.prepared))
-        found = [
-            prepare_objective(
-                wish.objective,
-                tokenizer=tokenizer,
-                folder=self.samples.folder,
-                samples=self.samples.count,
-                seed=self.samples.seed,
-                reference=lambda name, work: self.run(target, name, work),
-                positions=positions(target),
-            )
-            for wish in self.wishes
-        ]
-        for wish, prepared in zip(self.wishes, found, strict=True):
-            if wish.directed:
-                agree_on_direction(wish.objective, prepared)
-        return found
+        return prepare_wishes(
+            self.wishes,
+            self.samples,
+            teller(target.prepared),
+            reference=lambda name, work: self.run(target, name, work),
+            positions=positions(target),
+        )
+
+
+def prepare_wishes(
+    wishes: Sequence[Wish],
+    samples: Samples,
+    teller: Opened,
+    *,
+    reference: Reference,
+    positions: int | None,
+) -> list[PreparedObjective]:
+    """The objectives with their samples, as the tokenizer of `teller` reads them.
+
+    `reference` says what a model of that name makes of a work, `positions` is the longest text in
+    tokens. Raises CalibrationError for a file, ObjectiveError for an argument or a direction.
+    """
+    tokenizer = tokenizer_of(teller)
+    found = [
+        prepare_objective(
+            wish.objective,
+            tokenizer=tokenizer,
+            folder=samples.folder,
+            samples=samples.count,
+            seed=samples.seed,
+            reference=reference,
+            positions=positions,
+        )
+        for wish in wishes
+    ]
+    for wish, prepared in zip(wishes, found, strict=True):
+        if wish.directed:
+            agree_on_direction(wish.objective, prepared)
+    return found
 
 
 def positions(target: Target) -> int | None:
     """The longest text that a target takes, in tokens; None where its configuration has no end."""
-    config = configuration(target.prepared.compiled.config).get_text_config()
-    found = getattr(config, "max_position_embeddings", None)
+    return positions_of(target.prepared.compiled.config)
+
+
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """The same by a model's configuration."""
+    found = getattr(configuration(config).get_text_config(), "max_position_embeddings", None)
     return int(found) if found else None
 
 

@@ -13,7 +13,6 @@ from typing import final
 
 from torch import Tensor
 
-from gptailor.checkpoint.hub import fetch
 from gptailor.checkpoint.opened import Opened
 from gptailor.checks.fitting import Checked
 from gptailor.checks.opening import open_models
@@ -29,20 +28,23 @@ from gptailor.evaluate.objectives import (
     Judged,
     ObjectiveError,
     PreparedObjective,
-    agree_on_direction,
-    prepare_objective,
 )
-from gptailor.evaluate.preparing import Wish, no_reference
+from gptailor.evaluate.preparing import (
+    Samples,
+    Wish,
+    no_reference,
+    positions_of,
+    prepare_wishes,
+)
 from gptailor.evaluate.score import Score
 from gptailor.evaluate.scoring import Asked, Outcome, guarded, scored, unstitched
-from gptailor.evaluate.shell import configuration
 from gptailor.evaluate.stitch import Stitched, Stitcher
 from gptailor.evaluate.targets import base_of
-from gptailor.evaluate.tokenizing import digest, tokenizer_of
+from gptailor.evaluate.tokenizing import digest
 from gptailor.evaluate.trial_samples import Parts, parted, seen_of, wanted
 from gptailor.evaluate.work import Results, Work
 from gptailor.plan import Layer, LayerOf, Plan, Take
-from gptailor.prepared import Paths, checked, pinned, text_of
+from gptailor.prepared import Paths, checked, commits_of, fetched, pinned, text_of
 from gptailor.registry import OBJECTIVES
 
 Outcomes = tuple[Outcome, ...]
@@ -58,14 +60,8 @@ def opened(plan: Plan, models: Paths | None = None) -> tuple[Plan, dict[str, Ope
     plan, found, faults = checked(plan, models)
     if errors(faults):
         raise PlanError(faults)
-    missing = {name: [f for f in m.checkpoint.files if not f.exists()] for name, m in found.items()}
-    for name, files in missing.items():
-        if files:
-            folder, remotes = found[name].checkpoint.folder, found[name].remotes
-            fetch(remotes[0], folder, [file for file in files if file.is_relative_to(folder)])
-    if any(missing.values()):
-        commits = {n: m.remotes[0].commit for n, m in found.items() if len(m.remotes) == 1}
-        plan, found, faults = checked(pinned(plan, commits), None)
+    if fetched(found, [file for model in found.values() for file in model.checkpoint.files]):
+        plan, found, faults = checked(pinned(plan, commits_of(plan, found)), None)
     return plan, found, faults
 
 
@@ -129,24 +125,13 @@ class Trials:
         return ["base"] if recipe is None else [name for _, name, _ in named_models(recipe)]
 
     def _prepared(self, teller: Opened, samples: int) -> list[PreparedObjective]:
-        config = configuration(self.models["base"].config).get_text_config()
-        positions = getattr(config, "max_position_embeddings", None)
-        tokenizer = tokenizer_of(teller)
-        found = []
-        for wish in self.wishes:
-            prepared = prepare_objective(
-                wish.objective,
-                tokenizer=tokenizer,
-                folder=self.folder,
-                samples=samples,
-                seed=self.seed,
-                reference=self._reference,
-                positions=int(positions) if positions else None,
-            )
-            if wish.directed:
-                agree_on_direction(wish.objective, prepared)
-            found.append(prepared)
-        return found
+        return prepare_wishes(
+            self.wishes,
+            Samples(self.folder, samples, self.seed),
+            teller,
+            reference=self._reference,
+            positions=positions_of(self.models["base"].config),
+        )
 
     def _of(self, plan: Plan) -> Parts:
         return self._parts[self._digests[Checked(plan, dict(self.models)).teller.name]]

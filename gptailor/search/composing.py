@@ -14,15 +14,13 @@ from gptailor.search.decode import decode
 from gptailor.search.genes import Bit, Pick, Real
 from gptailor.search.genome import Genome
 from gptailor.search.space import Space
-from gptailor.search.table import canonical
+from gptailor.search.table import settled
 
 PAIRS = 6
 """Uniform merges of two models, at most."""
 
 Scores = Float[np.ndarray, " layers"]
 """How much each position is to be dropped."""
-
-_settled = jax.jit(canonical)
 
 
 @final
@@ -64,7 +62,7 @@ def composed(space: Space, of: Composition, scores: Scores | None = None, maybe:
     bits |= dropped(space, scores, maybe)
     picks = np.array([_pick(pick, of) for pick in space.picks], np.int32)
     reals = np.array([_real(real, of) for real in space.reals], np.float32)
-    return Genome(*jax.device_get(_settled(space.table, Genome(bits, picks, reals))))
+    return Genome(*jax.device_get(settled(space.table, Genome(bits, picks, reals))))
 
 
 # ------------------------------------------------------------------------------- what genes come to
@@ -146,10 +144,6 @@ def dropped(space: Space, scores: Scores, maybe: int) -> Bool[np.ndarray, " b"]:
         theirs = [
             i for i, bit in enumerate(space.bits) if bit.kind == "drop" and bit.group == number
         ]
-        chosen = sorted(theirs, key=lambda i: (-_score(scores, space.bits[i]), i))[:count]
+        chosen = sorted(theirs, key=lambda i: (-float(scores[space.bits[i].at]), i))[:count]
         found[chosen] = True
     return found
-
-
-def _score(scores: Scores, bit: Bit) -> float:
-    return float(scores[bit.at])

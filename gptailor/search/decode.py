@@ -6,9 +6,9 @@ from typing import final
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from gptailor.checks.opening import used
 from gptailor.outline import own
 from gptailor.plan import (
-    REST,
     Bridge,
     By,
     Drop,
@@ -54,16 +54,9 @@ def decode(space: Space, genome: Genome) -> Plan:
 
 def without_unused(plan: Plan) -> Plan:
     """A closed plan with the models it needs: the base, those it names, and what they are on."""
-    needed = {"base"}
-    recipes = [plan.rest(where) for where in REST] + [layer.recipe for layer in plan.layers]
-    recipes += [item.recipe for item in plan.stack.items] if plan.stack else []
-    for recipe in recipes:
-        if isinstance(recipe, Take):
-            needed.add(str(recipe.take.model))
-        elif isinstance(recipe, Merge):
-            needed |= {str(source.model) for source in recipe.merge}
+    needed = used(plan)
     for name in list(needed):
-        while name in plan.models and (below := plan.models[name].on) is not None:
+        while (below := plan.models[name].on) is not None and below in plan.models:
             needed.add(name := below)
     models = {name: model for name, model in plan.models.items() if name in needed}
     return plan.model_copy(update={"models": models})

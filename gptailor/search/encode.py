@@ -29,9 +29,7 @@ from gptailor.search.decode import decode, without_unused
 from gptailor.search.genes import Path
 from gptailor.search.genome import Genome
 from gptailor.search.space import Space, SpaceError
-from gptailor.search.table import canonical
-
-_settled = jax.jit(canonical)
+from gptailor.search.table import settled
 
 
 def encode(space: Space, plan: Plan) -> Genome:
@@ -49,8 +47,7 @@ def encode(space: Space, plan: Plan) -> Genome:
         what = _difference(found, closed) or "drops"
         message = f"the plan is not in the space: its {what} can't be had by closing the choices"
         raise SpaceError(message)
-    settled = jax.device_get(_settled(space.table, genome))
-    return Genome(*settled)
+    return Genome(*jax.device_get(settled(space.table, genome)))
 
 
 def plain(plan: Plan) -> Plan:

@@ -68,6 +68,10 @@ def canonical(table: Table, genome: Genome) -> Genome:
     return genome
 
 
+settled = jax.jit(canonical)
+"""The same, compiled: for one genome at a time."""
+
+
 def features(table: Table, genome: Genome) -> Float[Array, " f"]:
     """What takes effect of a canonical genome: marks of 0 or 1, then reals in -1..1, 0 inactive."""
     rows = _rows(table, genome)

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, final
 
 from gptailor.checkpoint.error import CheckpointError, quoted
 from gptailor.checkpoint.regular import read_object
-from gptailor.checkpoint.transfer import OutputFile, writing
+from gptailor.checkpoint.transfer import write_whole, writing
 
 LOCK = ".lock"
 SETTINGS = "run.json"
@@ -89,18 +88,9 @@ class Folder:
     def put(self, name: str, text: str) -> Path:
         """Write a file whole or not at all, in the place of an old one. Raises C303."""
         place = self.path / name
-        raw = text.encode()
-        side = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-        try:
-            with writing(place):
-                place.parent.mkdir(exist_ok=True)
-            with OutputFile(side, place, len(raw), lambda _: None) as out:
-                out.write(raw, 0)
-            with writing(place):
-                side.replace(place)
-        except BaseException:
-            side.unlink(missing_ok=True)
-            raise
+        with writing(place):
+            place.parent.mkdir(exist_ok=True)
+        write_whole(place, text.encode(), place)
         return place
 
     def put_json(self, name: str, value: Mapping[str, Any]) -> None:

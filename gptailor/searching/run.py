@@ -18,7 +18,7 @@ from gptailor.lang.words import objective as in_words
 from gptailor.plan import Plan
 from gptailor.prepared import Paths
 from gptailor.report.search_summary import markdown
-from gptailor.search.loop import Search, Setting
+from gptailor.search.loop import Search, Setting, Watch
 from gptailor.search.parameters import Naming
 from gptailor.search.record import Trial
 from gptailor.search.schedule import Budget
@@ -47,7 +47,7 @@ Ended = Literal["budget", "exhausted", "interrupted"]
 
 
 @runtime_checkable
-class View(Protocol):
+class View(Watch, Protocol):
     """Sees a search: what it does besides trials, and each trial."""
 
     def warned(self, faults: list[Fault]) -> None:
@@ -58,15 +58,6 @@ class View(Protocol):
 
     def searching(self, search: Search) -> None:
         """Trials begin, or go on."""
-
-    def asking(self) -> None:
-        """What to evaluate next is being worked out."""
-
-    def began(self, plans: int, samples: int) -> None:
-        """Some plans are being evaluated."""
-
-    def told(self, trial: Trial) -> None:
-        """A trial was written down."""
 
 
 @final
