@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 import gptailor  # noqa: E402 (the folder above is found first)
 from benchmarks.random_models import write_models  # noqa: E402
 from benchmarks.tinyllama import Shape  # noqa: E402
-from gptailor.command.options import Size  # noqa: E402
+from gptailor.command.options import ByteSize  # noqa: E402
 from gptailor.evaluate.batches import Packed, pack  # noqa: E402
 from gptailor.evaluate.failure import Failure  # noqa: E402
 from gptailor.evaluate.forward import BATCH_TOKENS, Evaluator  # noqa: E402
@@ -315,7 +315,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--variants", type=int, default=1, help="of --shape (1)")
     made.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
     made.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    made.add_argument("--memory", type=lambda text: Size().convert(text, None, None),
+    made.add_argument("--memory", type=lambda text: ByteSize().convert(text, None, None),
                       help="bytes of weights on the device; layers are streamed")  # fmt: skip
     made.add_argument("--windows", type=int, default=8, help="texts of a trial (8)")
     made.add_argument("--length", type=int, default=256, help="tokens of each (256)")

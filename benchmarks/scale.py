@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gptailor import api
-from gptailor.program.program import lines
+from gptailor.program.program import program_lines
 from tests.hollow import (
     LLAMA_2_70B,
     LLAMA_3_70B,
@@ -93,7 +93,7 @@ def planned(plan: Path) -> Iterable[Callable[[], object]]:
     return (
         lambda: api.check(api.load(plan)),
         lambda: api.prepare(api.load(plan), shard_size=SHARD),
-        lambda: lines(api.prepare(api.load(plan)).compiled.program),
+        lambda: program_lines(api.prepare(api.load(plan)).compiled.program),
     )
 
 

@@ -31,7 +31,7 @@ from transformers.utils import logging  # noqa: E402
 
 import gptailor  # noqa: E402
 from benchmarks.search_texts import SEEN, write_texts  # noqa: E402
-from gptailor.evaluate.judging import Place  # noqa: E402
+from gptailor.evaluate.judging import Placement  # noqa: E402
 from gptailor.evaluate.preparing import Wish  # noqa: E402
 from gptailor.evaluate.score import Score  # noqa: E402
 from gptailor.evaluate.trial import Outcomes, Trials, opened  # noqa: E402
@@ -86,7 +86,7 @@ class Family:
         """The models, once something has to be computed."""
         bound, models, _ = opened(self.plan)
         wishes = [Wish(*read_objective(f'nll("{file}")')) for file in self.files]
-        place = Place(dtype=self.dtype)
+        place = Placement(dtype=self.dtype)
         return Trials(bound, models, objectives=wishes, place=place, fidelity=(1, SEEN))
 
     def _recall(self) -> None:

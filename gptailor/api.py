@@ -23,10 +23,10 @@ from gptailor.lang.format import format_plan, format_text
 from gptailor.lang.reading import load, loads
 from gptailor.outline import Gap
 from gptailor.plan import Plan
-from gptailor.prepared import SHARD_SIZE, Paths, Prepared, checked, prepare, ready
+from gptailor.prepared import SHARD_SIZE, ModelPaths, Prepared, checked, prepare, ready
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.bridge import Bridge, Fitted
+    from gptailor.evaluate.bridge import Fitted, FittedBridge
     from gptailor.verifying import Verified
 
 __all__ = [
@@ -58,10 +58,10 @@ class Written:
     size: int
     shards: tuple[str, ...]
     lock: Lock | None = None
-    bridges: "Mapping[str, Bridge]" = field(default_factory=dict)
+    bridges: "Mapping[str, FittedBridge]" = field(default_factory=dict)
 
 
-def check(plan: Plan, models: Paths | None = None) -> list[Fault]:
+def check(plan: Plan, models: ModelPaths | None = None) -> list[Fault]:
     """All faults of a plan: by itself, and, if it has none, against its models.
 
     `models` gives other folders for the plan's names. Weights are not read.
@@ -86,7 +86,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     plan: Plan,
     output: str | Path,
     *,
-    models: Paths | None = None,
+    models: ModelPaths | None = None,
     dtype: str | None = None,
     force: bool = False,
     shard_size: int = SHARD_SIZE,
@@ -209,7 +209,7 @@ def _written(prepared: Prepared, target: Path, fitted: "Fitted | None") -> Writt
 def lock(
     plan: Plan,
     *,
-    models: Paths | None = None,
+    models: ModelPaths | None = None,
     dtype: str | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Lock:
@@ -225,7 +225,7 @@ def lock(
 def verify(
     folder: str | Path,
     *,
-    models: Paths | None = None,
+    models: ModelPaths | None = None,
     tensors_only: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> "Verified":

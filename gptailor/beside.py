@@ -7,9 +7,9 @@ from typing import Any
 
 from gptailor.checkpoint.digest import FileDigest, of_bytes, of_file
 from gptailor.checkpoint.error import quoted
-from gptailor.checkpoint.lock import PLAN, Difference, Lock
+from gptailor.checkpoint.lock import PLAN_FILE, Difference, Lock
 from gptailor.checkpoint.source import CONFIG, Checkpoint, generation_config, tokenizer_files
-from gptailor.folder import CARD, config, side_files, teller
+from gptailor.folder import CARD, config, side_files, tokenizer_model_name
 from gptailor.inputs import is_beside
 from gptailor.locking import config_digest
 from gptailor.plan import Plan
@@ -58,11 +58,11 @@ def expected_beside(
         return {
             name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
             for name, content in made
-            if name not in {CONFIG, PLAN, CARD}
+            if name not in {CONFIG, PLAN_FILE, CARD}
         }
     if lock is None or plan is None:
         return None
-    lowest = teller(plan)
+    lowest = tokenizer_model_name(plan)
     while (under := plan.models[lowest].on) is not None:
         lowest = under
     files = lock.models[lowest].files if lowest in lock.models else {}

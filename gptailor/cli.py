@@ -25,14 +25,14 @@ from gptailor.command.locking import (
     verify_command,
 )
 from gptailor.command.memory import keep_memory
-from gptailor.command.options import MODEL, PLAN, PLANS, Size
+from gptailor.command.options import MODEL, PLAN_ARGUMENT, PLANS, ByteSize
 from gptailor.command.plans import (
     faults_of,
-    layer_count,
-    read,
+    known_layer_count,
+    plan_text,
+    read_plan,
     rewrite,
-    shown,
-    text_of,
+    shown_name,
     write_plan,
 )
 from gptailor.command.screen import (
@@ -68,12 +68,12 @@ def cli() -> None:
 
 
 @cli.command("compile", short_help="Write the model that a plan declares.")
-@PLAN
+@PLAN_ARGUMENT
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
               help="The folder to write. It must not exist, unless --force is given.")  # fmt: skip
 @MODEL
 @click.option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16, over the plan's.")
-@click.option("--shard-size", type=Size(), default="5GB", show_default=True,
+@click.option("--shard-size", type=ByteSize(), default="5GB", show_default=True,
               help="The most bytes of one weights file.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace the folder, once the new one is whole.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
@@ -86,7 +86,7 @@ def cli() -> None:
               help="Tensors that are written at once. Without it: as many as cores.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
               help="What merges large tensors and fits bridges: cpu, cuda or cuda:1.")  # fmt: skip
-@click.option("--memory", type=Size(), metavar="SIZE",
+@click.option("--memory", type=ByteSize(), metavar="SIZE",
               help="The most bytes of weights on the device while bridges are fitted.")  # fmt: skip
 def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
     plan: str,
@@ -115,7 +115,7 @@ def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
     from gptailor import api  # noqa: PLC0415
 
     prepare = api.prepare if dry_run else api.ready
-    wanted = held(read(plan), held_to)
+    wanted = held(read_plan(plan), held_to)
     prepared = prepare(wanted, models=dict(models), dtype=dtype, shard_size=shard_size)
     report(prepared.warnings)
     if dry_run:
@@ -155,7 +155,7 @@ cli.add_command(eval_command)
 cli.add_command(search_command)
 
 
-@cli.command(short_help="Check plans, alone and against their models.")
+@cli.command("check", short_help="Check plans, alone and against their models.")
 @PLANS
 @MODEL
 @click.option("--alone", is_flag=True, help="Check the plans by themselves, without their models.")
@@ -180,7 +180,7 @@ def check(
         faults += found
         if form == "text" and not errors(found):
             report(found)
-            say(f"{shown(name)}: no faults")
+            say(f"{shown_name(name)}: no faults")
         elif form == "text":
             report(found)
     if form == "json":
@@ -208,8 +208,8 @@ def fmt(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
     changed = 0
     faults: list[Fault] = []
     for name in plans:
-        text = text_of(name)
-        made, found = format_text(Source(shown(name), text.removeprefix("\ufeff")))
+        text = plan_text(name)
+        made, found = format_text(Source(shown_name(name), text.removeprefix("\ufeff")))
         faults += found
         if made is None:
             continue
@@ -218,7 +218,7 @@ def fmt(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
             before, after = (t.splitlines(keepends=True) for t in (text, made))
             say("".join(difflib.unified_diff(before, after, name, name)), newline=False)
         elif checking and made != text:
-            say(f"{shown(name)}: not in canonical form")
+            say(f"{shown_name(name)}: not in canonical form")
         elif not checking:
             rewrite(name, made, text)
     report(faults)
@@ -226,7 +226,7 @@ def fmt(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
 
 
 @cli.command("show", short_help="Show a plan's layers as a map.")
-@PLAN
+@PLAN_ARGUMENT
 @MODEL
 @click.option("--program", is_flag=True, help="Print how each tensor of the output is made.")
 def show_(plan: str, models: tuple[tuple[str, Path], ...], program: bool) -> None:
@@ -236,17 +236,17 @@ def show_(plan: str, models: tuple[tuple[str, Path], ...], program: bool) -> Non
     """
     from gptailor.report import screen  # noqa: PLC0415
 
-    wanted = read(plan)
+    wanted = read_plan(plan)
     if program:
         from gptailor import api  # noqa: PLC0415
-        from gptailor.program.program import lines  # noqa: PLC0415
+        from gptailor.program.program import program_lines  # noqa: PLC0415
 
         prepared = api.prepare(wanted, models=dict(models))
         report(prepared.warnings)
-        say("\n".join(lines(prepared.compiled.program)))
+        say("\n".join(program_lines(prepared.compiled.program)))
         return
-    count, known = layer_count(wanted, dict(models))
-    for line in screen.plan_map(shown(plan), wanted, count, known=known, width=width()):
+    count, known = known_layer_count(wanted, dict(models))
+    for line in screen.plan_map(shown_name(plan), wanted, count, known=known, width=width()):
         say(line)
 
 
@@ -260,8 +260,8 @@ def diff(first: str, second: str) -> None:
     """
     from gptailor.report.difference import differences  # noqa: PLC0415
 
-    a, b = read(first), read(second)
-    count = max(layer_count(plan, {})[0] for plan in (a, b))
+    a, b = read_plan(first), read_plan(second)
+    count = max(known_layer_count(plan, {})[0] for plan in (a, b))
     found = differences(a, b, count)
     say("\n".join(found) if found else "the plans say the same")
     sys.exit(1 if found else 0)
@@ -276,10 +276,10 @@ def schema() -> None:
 
 
 @cli.command("json", short_help="Print a plan as JSON.")
-@PLAN
+@PLAN_ARGUMENT
 def json_(plan: str) -> None:
     """Print PLAN as JSON, which all commands read too."""
-    say(read(plan).model_dump_json(indent=2, exclude_defaults=True))
+    say(read_plan(plan).model_dump_json(indent=2, exclude_defaults=True))
 
 
 @cli.command(short_help="Print a shell's completion script.")
@@ -335,7 +335,7 @@ def import_(
 
 
 @cli.command(short_help="Say a plan in another tool's words.")
-@PLAN
+@PLAN_ARGUMENT
 @MODEL
 @click.option("--to", "tool", type=click.Choice(["mergekit"]), default="mergekit",
               show_default=True, help="Whose file to write.")  # fmt: skip
@@ -345,9 +345,9 @@ def export(plan: str, models: tuple[tuple[str, Path], ...], tool: str, layers: i
     from gptailor.convert.mergekit_export import to_mergekit  # noqa: PLC0415
 
     del tool  # there is one
-    wanted = read(plan)
+    wanted = read_plan(plan)
     if layers is None:
-        count, known = layer_count(wanted, dict(models))
+        count, known = known_layer_count(wanted, dict(models))
         layers = count if known else None
     say(to_mergekit(wanted, layers), newline=False)
 
@@ -358,10 +358,10 @@ def export(plan: str, models: tuple[tuple[str, Path], ...], tool: str, layers: i
 def main() -> None:
     """Run the command line, and end with its exit code; SIGTERM ends it as Ctrl-C does, by 143."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run_command(sys.argv[1:]))
 
 
-def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911 (one for each way to end)
+def run_command(arguments: Sequence[str]) -> int:  # noqa: PLR0911 (one for each way to end)
     """Run the command line with these arguments; the exit code."""
     try:
         cli.main(list(arguments), prog_name="gptailor", standalone_mode=False)

@@ -14,7 +14,7 @@ Place = tuple[str | int, ...]
 
 Severity = Literal["error", "warning"]
 
-WIDTH = 100
+_SHOWN_COLUMNS = 100
 """Columns of a source line that are shown; a longer line is cut around its caret."""
 
 
@@ -193,12 +193,12 @@ def _excerpt(source: Source, span: Span, label: str, gutter: int) -> list[str]:
     text = source.line(number)
     length = max(1, min(span.end - span.start, len(text) - column + 1))
     start = 0
-    if len(text) > WIDTH:
-        start = max(0, min(column - 1 - WIDTH // 3, len(text) - WIDTH))
-        length = min(length, WIDTH - (column - 1 - start)) or 1
-    shown = _printable(text[start : start + WIDTH])
+    if len(text) > _SHOWN_COLUMNS:
+        start = max(0, min(column - 1 - _SHOWN_COLUMNS // 3, len(text) - _SHOWN_COLUMNS))
+        length = min(length, _SHOWN_COLUMNS - (column - 1 - start)) or 1
+    shown = _printable(text[start : start + _SHOWN_COLUMNS])
     before = "…" if start else ""
-    after = "…" if start + WIDTH < len(text) else ""
+    after = "…" if start + _SHOWN_COLUMNS < len(text) else ""
     indent = " " * (len(before) + column - 1 - start)
     carets = f"{indent}{'^' * length} {label}".rstrip()
     return [f"{number:>{gutter}} | {before}{shown}{after}", f"{' ' * gutter} | {carets}"]

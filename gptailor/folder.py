@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 from gptailor.checkpoint.digest import TensorDigest
 from gptailor.checkpoint.gguf import is_gguf
 from gptailor.checkpoint.header import ByteRange, TensorSpec
-from gptailor.checkpoint.lock import PLAN
+from gptailor.checkpoint.lock import PLAN_FILE
 from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.source import CONFIG, Checkpoint, generation_config, tokenizer_files
 from gptailor.checkpoint.transfer import Payload
 from gptailor.checks.opening import folder_of, is_local
 from gptailor.lang.format import format_file, format_plan
 from gptailor.lang.parse import parse
-from gptailor.outline import Gap, sources
+from gptailor.outline import Gap, named_sources
 from gptailor.plan import Bridge, Model, Plan
-from gptailor.prepared import Prepared, text_of
+from gptailor.prepared import Prepared, calibration_path
 from gptailor.program.program import Copy, Output
 from gptailor.registry import DTYPES
 from gptailor.report.card import card
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gptailor.evaluate.bridge import Fitted
 
 CARD = "README.md"
-BLOCK = 2**24
+_FITTED_BYTES = 2**24
 """Bytes of a fitted tensor that are handed on at once."""
 
 
@@ -75,10 +75,10 @@ def _bytes_of(tensor: "Tensor") -> Iterator[memoryview]:
     import torch  # noqa: PLC0415 (who has a tensor has it imported)
 
     raw: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
-    return (raw[start : start + BLOCK] for start in range(0, len(raw), BLOCK))
+    return (raw[start : start + _FITTED_BYTES] for start in range(0, len(raw), _FITTED_BYTES))
 
 
-def digest_of(spec: TensorSpec, sha256: str, fitted: "Fitted | None") -> TensorDigest:
+def tensor_digest(spec: TensorSpec, sha256: str, fitted: "Fitted | None") -> TensorDigest:
     """The digest of a tensor of the output, with a sketch if it was fitted."""
     numbers = None
     if fitted is not None and spec.name in fitted.tensors:
@@ -92,11 +92,11 @@ def sketched(
     output: Checkpoint, found: Mapping[str, TensorDigest], names: Iterable[str]
 ) -> dict[str, TensorDigest]:
     """The digests of some of a folder's tensors with sketches, by which fits are compared."""
-    from gptailor.program.loading import load  # noqa: PLC0415 (imports torch)
+    from gptailor.program.loading import load_tensor  # noqa: PLC0415 (imports torch)
     from gptailor.program.sketch import sketch  # noqa: PLC0415 (imports torch)
 
     there = [name for name in names if name in found]
-    numbers = {name: sketch(load(output.tensors[name])) for name in there}
+    numbers = {name: sketch(load_tensor(output.tensors[name])) for name in there}
     return {name: found[name].model_copy(update={"sketch": numbers[name]}) for name in there}
 
 
@@ -108,20 +108,20 @@ def _made(output: Output, device: str) -> Iterator[memoryview | bytes]:
 
 def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     """The files beside the weights: configuration, tokenizer, plan, card."""
-    beside = _tokenizer(prepared.models[teller(prepared.plan)])
+    beside = _tokenizer(prepared.models[tokenizer_model_name(prepared.plan)])
     plan = used_plan(prepared, target)
     text = _text(plan, prepared.plan)
     name = target.resolve().name
     about = card(name, plan, text, prepared.counts, VERSION)
     beside[CONFIG] = (json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n").encode()
-    beside[PLAN] = text.encode()
+    beside[PLAN_FILE] = text.encode()
     beside[CARD] = about.encode()
     return beside
 
 
-def teller(plan: Plan) -> str:
+def tokenizer_model_name(plan: Plan) -> str:
     """The name of the model whose tokenizer the output has."""
-    return "base" if plan.tokenizer is None else next(sources(plan.tokenizer))[0]
+    return "base" if plan.tokenizer is None else next(named_sources(plan.tokenizer))[0]
 
 
 def _tokenizer(model: Opened) -> dict[str, bytes | Path]:
@@ -144,7 +144,7 @@ def _tokenizer(model: Opened) -> dict[str, bytes | Path]:
 def config(prepared: Prepared) -> dict[str, Any]:
     """The output's configuration, its special tokens those of the tokenizer's model."""
     made = dict(prepared.compiled.config)
-    model = prepared.models[teller(prepared.plan)]
+    model = prepared.models[tokenizer_model_name(prepared.plan)]
     if model.name != "base":
         made = {key: v for key, v in made.items() if not key.endswith("_token_id")}
         made |= {key: v for key, v in model.config.items() if key.endswith("_token_id")}
@@ -181,7 +181,7 @@ def _seen_from(prepared: Prepared, name: str, target: Path) -> Model:
 
 def _bridge_from(plan: Plan, bridge: Bridge, target: Path) -> Bridge:
     """A bridge as the output folder has it."""
-    return bridge.model_copy(update={"on": _from(target, text_of(plan, bridge.on))})
+    return bridge.model_copy(update={"on": _from(target, calibration_path(plan, bridge.on))})
 
 
 def _from(target: Path, path: Path) -> str:

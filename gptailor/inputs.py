@@ -17,23 +17,23 @@ from gptailor.checkpoint.source import (
     generation_config,
     tokenizer_files,
 )
-from gptailor.folder import teller
+from gptailor.folder import tokenizer_model_name
 from gptailor.plan import Plan
 from gptailor.prepared import Prepared
 from gptailor.program.program import files
 
-Inputs = dict[str, dict[str, Path]]
+InputFiles = dict[str, dict[str, Path]]
 """The files that are read of each model, by their path within its folder."""
 
 
-def inputs(prepared: Prepared) -> Inputs:
+def inputs(prepared: Prepared) -> InputFiles:
     """The files that a plan reads of each model, an adapter's own apart from those it is on.
 
     These are the weights that the output is made of, their index, the configuration, and what the
     output takes of a tokenizer. Whose rows another tokenizer sorts, has its tokens read too.
     """
     read = set(files(prepared.compiled.program))
-    found: Inputs = {}
+    found: InputFiles = {}
     for name, opened in prepared.models.items():
         lowest, *adapters = prepared.chain(name)
         whole = opened.checkpoint.files[: len(opened.checkpoint.files) - len(adapters)]
@@ -56,7 +56,7 @@ def _beside(opened: Opened, whole: tuple[Path, ...], plan: Plan) -> Iterator[Pat
         by_index = whole[0].suffix == suffix and whole[0].name != single
         if by_index and (path := checkpoint.folder / index).exists():
             yield path
-    tells = opened.name == teller(plan)
+    tells = opened.name == tokenizer_model_name(plan)
     if tells or plan.tokenizer is not None:
         yield from tokenizer_files(checkpoint)
     if tells and (generates := generation_config(checkpoint)) is not None:

@@ -13,7 +13,7 @@ from gptailor.checkpoint.crew import Crew, available
 from gptailor.checkpoint.digest import FileDigest, TensorDigest, of_file, of_tensors
 from gptailor.checkpoint.forms import TensorSpec
 from gptailor.checkpoint.lock import (
-    LOCK,
+    LOCK_FILE,
     Difference,
     Lock,
     LockedModel,
@@ -26,17 +26,17 @@ from gptailor.checkpoint.lock import (
     refuse,
 )
 from gptailor.checkpoint.source import CONFIG
-from gptailor.checkpoint.transfer import Progress
+from gptailor.checkpoint.transfer import ByteProgress
 from gptailor.checks.opening import is_local
 from gptailor.folder import (
     config,
-    digest_of,
     fit_bridges,
     payloads,
+    tensor_digest,
     used_dtype,
     used_plan,
 )
-from gptailor.inputs import Inputs, inputs
+from gptailor.inputs import InputFiles, inputs
 from gptailor.lang.format import format_plan
 from gptailor.plan import Model, Plan
 from gptailor.prepared import Prepared, pinned
@@ -44,7 +44,7 @@ from gptailor.prepared import Prepared, pinned
 if TYPE_CHECKING:
     from gptailor.evaluate.bridge import Fitted
 
-SMALL = 16 * 1024 * 1024
+EARLY_BYTES = 16 * 1024 * 1024
 """Files up to this many bytes are compared before anything is written."""
 
 
@@ -117,7 +117,7 @@ def differing_texts(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
 
 
 def differing_inputs(
-    read: Inputs, lock: Lock, digest_of: Callable[[Path, FileDigest], FileDigest | None]
+    read: InputFiles, lock: Lock, digest_of: Callable[[Path, FileDigest], FileDigest | None]
 ) -> Iterator[Difference]:
     """Files that are read and not locked, or the reverse; and those that are not as locked.
 
@@ -140,7 +140,7 @@ def _early(path: Path, locked: FileDigest) -> FileDigest | None:
     size = path.stat().st_size
     if size != locked.size:
         return FileDigest(size=size, sha256=locked.sha256)
-    return of_file(path) if size <= SMALL else None
+    return of_file(path) if size <= EARLY_BYTES else None
 
 
 def _of_output(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
@@ -189,7 +189,7 @@ class Recording:
         *,
         fitted: "Fitted | None" = None,
         threads: int | None = None,
-        progress: Progress = lambda _: None,
+        progress: ByteProgress = lambda _: None,
     ) -> None:
         self.prepared = prepared
         self.held_to = held_to
@@ -219,9 +219,9 @@ class Recording:
 
     def seen(self, spec: TensorSpec, sha256: str) -> None:
         """Take down a tensor of the output."""
-        self._tensors[spec.name] = digest_of(spec, sha256, self.fitted)
+        self._tensors[spec.name] = tensor_digest(spec, sha256, self.fitted)
 
-    def watching(self, progress: Progress) -> Progress:
+    def watching(self, progress: ByteProgress) -> ByteProgress:
         """The same progress, which refuses an input once it is known to differ."""
 
         def told(size: int) -> None:
@@ -239,7 +239,7 @@ class Recording:
 
     def files(self, target: Path) -> dict[str, bytes]:
         """The lock as a file of the output's folder, its sources those of the plan in there."""
-        return {LOCK: self.lock(used_plan(self.prepared, target).models).text().encode()}
+        return {LOCK_FILE: self.lock(used_plan(self.prepared, target).models).text().encode()}
 
     def lock(self, models: Mapping[str, Model]) -> Lock:
         """The lock of all that was read and made; `models` are declared in it as given."""
@@ -280,7 +280,7 @@ def measured(
     prepared: Prepared,
     *,
     threads: int | None = None,
-    progress: Progress = lambda _: None,
+    progress: ByteProgress = lambda _: None,
 ) -> Lock:
     """The lock of a plan that is not compiled: its output is made in memory, and not kept.
 

@@ -166,7 +166,7 @@ def _filled(made: dict[Part | None, Made], position: int) -> dict[Part | None, M
     return {part: made.get(part, Made(own(position))) for part in PARTS}
 
 
-def sources(recipe: Recipe) -> Iterator[tuple[str, int | None]]:
+def named_sources(recipe: Recipe) -> Iterator[tuple[str, int | None]]:
     """The model and layer of each source of a closed recipe."""
     layers: tuple[LayerOf, ...] = ()
     if isinstance(recipe, Take):

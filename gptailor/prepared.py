@@ -22,7 +22,7 @@ from gptailor.program.program import files
 SHARD_SIZE = 5 * 10**9
 """Bytes of a shard, as transformers has it."""
 
-Paths = Mapping[str, str | Path]
+ModelPaths = Mapping[str, str | Path]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Prepared:
     @cached_property
     def texts(self) -> dict[str, Path]:
         """The calibration text of each gap, by the layer before it: `L19`."""
-        return {f"L{gap.after}": text_of(self.plan, gap.on) for gap in self.gaps}
+        return {f"L{gap.after}": calibration_path(self.plan, gap.on) for gap in self.gaps}
 
     @cached_property
     def counts(self) -> dict[str, tuple[int, int]]:
@@ -97,12 +97,12 @@ def commits_of(plan: Plan, models: Mapping[str, Opened]) -> dict[str, str]:
     return found
 
 
-def text_of(plan: Plan, name: str) -> Path:
+def calibration_path(plan: Plan, name: str) -> Path:
     """A text that a plan names: relative paths start at the folder of the file that names them."""
     return folder_of(plan, name)
 
 
-def checked(plan: Plan, models: Paths | None) -> tuple[Plan, dict[str, Opened], list[Fault]]:
+def checked(plan: Plan, models: ModelPaths | None) -> tuple[Plan, dict[str, Opened], list[Fault]]:
     """The plan with other folders under its models' names, its models opened, and all faults."""
     declared = plan.models
     plan, unknown = rebind(plan, {name: Path(path) for name, path in (models or {}).items()})
@@ -117,7 +117,7 @@ def checked(plan: Plan, models: Paths | None) -> tuple[Plan, dict[str, Opened], 
 def prepare(
     plan: Plan,
     *,
-    models: Paths | None = None,
+    models: ModelPaths | None = None,
     dtype: str | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> Prepared:
@@ -141,7 +141,7 @@ def prepare(
 def ready(
     plan: Plan,
     *,
-    models: Paths | None = None,
+    models: ModelPaths | None = None,
     dtype: str | None = None,
     shard_size: int = SHARD_SIZE,
 ) -> Prepared:

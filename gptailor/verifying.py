@@ -12,8 +12,8 @@ from gptailor.checkpoint.digest import FileDigest, TensorDigest, of_file, of_ten
 from gptailor.checkpoint.error import CheckpointError, quoted
 from gptailor.checkpoint.forms import ByteRange, TensorSpec
 from gptailor.checkpoint.lock import (
-    LOCK,
-    PLAN,
+    LOCK_FILE,
+    PLAN_FILE,
     Difference,
     Lock,
     differing_tensors,
@@ -21,16 +21,16 @@ from gptailor.checkpoint.lock import (
 )
 from gptailor.checkpoint.regular import open_regular
 from gptailor.checkpoint.source import CONFIG, Checkpoint, open_checkpoint
-from gptailor.checkpoint.transfer import Payload, Progress
+from gptailor.checkpoint.transfer import ByteProgress, Payload
 from gptailor.diagnostics import Fault, PlanError, errors
-from gptailor.folder import digest_of, fit_bridges, payloads, sketched
+from gptailor.folder import fit_bridges, payloads, sketched, tensor_digest
 from gptailor.inputs import inputs
 from gptailor.lang.reading import read_bytes
 from gptailor.locking import differing_inputs, differing_texts, plan_digest
 from gptailor.plan import Plan
-from gptailor.prepared import Paths, Prepared, ready
+from gptailor.prepared import ModelPaths, Prepared, ready
 
-Tensors = dict[str, TensorDigest]
+_Tensors = dict[str, TensorDigest]
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,14 @@ class Verification:
 # ------------------------------------------------------------------------------- without weights
 
 
-def begin(folder: Path, *, models: Paths | None = None, tensors_only: bool = False) -> Verification:
+def begin(
+    folder: Path, *, models: ModelPaths | None = None, tensors_only: bool = False
+) -> Verification:
     """Open the folder, its plan and its lock, and the plan's models unless `tensors_only`."""
     if not folder.is_dir():
         raise CheckpointError("C101", "there is no such folder", folder)
     it = Verification(folder, tensors_only)
-    it.lock = read_lock(folder / LOCK) if (folder / LOCK).exists() else None
+    it.lock = read_lock(folder / LOCK_FILE) if (folder / LOCK_FILE).exists() else None
     it.plan = _plan(it)
     try:
         it.output = open_checkpoint(folder)
@@ -98,16 +100,16 @@ def begin(folder: Path, *, models: Paths | None = None, tensors_only: bool = Fal
         it.differences += _of_plan(it.plan, it.lock)
     if tensors_only:
         if it.lock is None:
-            it.unverified.append(f"the tensors: there is no {LOCK} to compare them with")
+            it.unverified.append(f"the tensors: there is no {LOCK_FILE} to compare them with")
     elif it.plan is not None and it.output is not None:
         _prepare(it, it.plan, models)
     return it
 
 
 def _plan(it: Verification) -> Plan | None:
-    path = it.folder / PLAN
+    path = it.folder / PLAN_FILE
     if not path.exists():
-        it.unverified.append(f"the plan: there is no {PLAN}")
+        it.unverified.append(f"the plan: there is no {PLAN_FILE}")
         return None
     with open_regular(path) as file:
         raw = file.readall()
@@ -119,15 +121,15 @@ def _plan(it: Verification) -> Plan | None:
 
 
 def _of_plan(plan: Plan, lock: Lock) -> Iterator[Difference]:
-    path = lock.path.with_name(PLAN)
+    path = lock.path.with_name(PLAN_FILE)
     if plan_digest(plan) != lock.plan:
-        yield Difference("plan", PLAN, f"{PLAN} is not the plan that was locked", path)
+        yield Difference("plan", PLAN_FILE, f"{PLAN_FILE} is not the plan that was locked", path)
     elif plan.dtype != lock.dtype:
-        said = f"{PLAN} has the dtype {plan.dtype}, and the lock {lock.dtype}"
+        said = f"{PLAN_FILE} has the dtype {plan.dtype}, and the lock {lock.dtype}"
         yield Difference("dtype", "dtype", said, path)
 
 
-def _prepare(it: Verification, plan: Plan, models: Paths | None) -> None:
+def _prepare(it: Verification, plan: Plan, models: ModelPaths | None) -> None:
     """The plan's program, if its models are there; faults that aren't of files are differences."""
     try:
         it.prepared = ready(plan, models=models)
@@ -139,7 +141,9 @@ def _prepare(it: Verification, plan: Plan, models: Paths | None) -> None:
             raise
         away = [fault for fault in faults if fault.code.startswith("C")]
         if len(away) < len(faults):
-            it.differences.append(_faulty([f for f in faults if f not in away], it.folder / PLAN))
+            it.differences.append(
+                _faulty([f for f in faults if f not in away], it.folder / PLAN_FILE)
+            )
         it.unverified += [f"model {_name(fault)}: {fault.message}" for fault in away]
 
 
@@ -150,8 +154,8 @@ def _name(fault: Fault) -> str:
 def _faulty(faults: list[Fault], path: Path) -> Difference:
     first = faults[0]
     more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
-    said = f"{PLAN} can't be compiled: {first.message} [{first.code}]{more}"
-    return Difference("plan", PLAN, said, path)
+    said = f"{PLAN_FILE} can't be compiled: {first.message} [{first.code}]{more}"
+    return Difference("plan", PLAN_FILE, said, path)
 
 
 def _broken(error: CheckpointError) -> Difference:
@@ -164,7 +168,7 @@ def _broken(error: CheckpointError) -> Difference:
 
 
 def verified(
-    it: Verification, progress: Progress = lambda _: None, *, threads: int | None = None
+    it: Verification, progress: ByteProgress = lambda _: None, *, threads: int | None = None
 ) -> Verified:
     """Compare: the tensors, the files beside them, the models' files, and what the plan makes."""
     crew = Crew(threads)
@@ -194,7 +198,7 @@ def _compare_beside(it: Verification, output: Checkpoint) -> None:
     it.compared.append(f"{len(expected)} files of the tokenizer")
 
 
-def _digests_on_disk(output: Checkpoint, crew: Crew, progress: Progress) -> Tensors:
+def _digests_on_disk(output: Checkpoint, crew: Crew, progress: ByteProgress) -> _Tensors:
     def stretch(spec: TensorSpec) -> Payload:
         tensor = output.tensors[spec.name]
         return ByteRange(tensor.file, tensor.offset, spec.size)
@@ -206,9 +210,9 @@ def _digests(
     specs: list[TensorSpec],
     payload_of: Callable[[TensorSpec], Payload],
     crew: Crew,
-    progress: Progress,
-) -> Tensors:
-    found: Tensors = {}
+    progress: ByteProgress,
+) -> _Tensors:
+    found: _Tensors = {}
 
     def seen(spec: TensorSpec, sha256: str) -> None:
         found[spec.name] = TensorDigest(dtype=spec.dtype, shape=spec.shape, sha256=sha256)
@@ -218,7 +222,7 @@ def _digests(
 
 
 def _recompile(
-    it: Verification, prepared: Prepared, found: Tensors, crew: Crew, progress: Progress
+    it: Verification, prepared: Prepared, found: _Tensors, crew: Crew, progress: ByteProgress
 ) -> None:
     """Compare with what the plan makes, in memory, if it makes it of what was locked."""
     if it.lock is not None:
@@ -235,7 +239,7 @@ def _recompile(
     outputs = tuple(o for o in prepared.compiled.program.outputs if o.spec.name not in left)
     specs = [output.spec for output in outputs]
     made = _digests(specs, payloads(outputs, fitted=fitted), crew, progress)
-    made = {o.spec.name: digest_of(o.spec, made[o.spec.name].sha256, fitted) for o in outputs}
+    made = {o.spec.name: tensor_digest(o.spec, made[o.spec.name].sha256, fitted) for o in outputs}
     if it.lock is None:
         assert it.output is not None
         there = _without(found, left) | sketched(
@@ -263,12 +267,12 @@ def _left_out(it: Verification, prepared: Prepared) -> frozenset[str]:
     return left
 
 
-def _without(tensors: Tensors, left: frozenset[str]) -> Tensors:
+def _without(tensors: _Tensors, left: frozenset[str]) -> _Tensors:
     return {name: digest for name, digest in tensors.items() if name not in left}
 
 
 def _of_inputs(
-    prepared: Prepared, lock: Lock, crew: Crew, progress: Progress
+    prepared: Prepared, lock: Lock, crew: Crew, progress: ByteProgress
 ) -> Iterator[Difference]:
     read = inputs(prepared)
     digests: dict[Path, FileDigest] = {}

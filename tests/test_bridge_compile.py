@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM
 import gptailor
 from gptailor.checkpoint.error import CheckpointError
 from gptailor.checkpoint.lock import read_lock
-from gptailor.cli import run
+from gptailor.cli import run_command
 from gptailor.diagnostics import PlanError
 from gptailor.evaluate.stitch import stitch
 from gptailor.plan import Plan
 from gptailor.prepared import prepare
-from gptailor.program.program import lines
+from gptailor.program.program import program_lines
 from gptailor.program.sketch import sketch
 from tests.tiny import tiny_model
 
@@ -89,7 +89,7 @@ def test_the_folders_own_plan_makes_it_again(folder: Path) -> None:
 def test_the_program_says_which_tensors_are_bridged(folder: Path) -> None:
     program = prepare(plan_of(folder)).compiled.program
     assert program.bridged == set(BRIDGED)
-    [said] = [line for line in lines(program) if line.startswith(BRIDGED[1])]
+    [said] = [line for line in program_lines(program) if line.startswith(BRIDGED[1])]
     assert said.endswith("= bridge(copy base/model.safetensors#model.layers.2.mlp.down_proj.weight"
                          ", L2 to L5, 'text.txt')")  # fmt: skip
 
@@ -180,9 +180,9 @@ def test_a_dry_run_and_the_card_show_the_gaps(
 ) -> None:
     (folder / "text.txt").rename(folder / "kept.txt")
     name = str(folder / "plan.tailor")
-    assert run(["compile", name, "-o", str(folder / "out"), "--dry-run"]) == 0
+    assert run_command(["compile", name, "-o", str(folder / "out"), "--dry-run"]) == 0
     assert "L1          dropped, bridged over\n" in capsys.readouterr().out
-    assert run(["show", name]) == 0
+    assert run_command(["show", name]) == 0
     assert "─ bridged over" in capsys.readouterr().out
     (folder / "kept.txt").rename(folder / "text.txt")
     gptailor.compile(plan_of(folder), folder / "out")
@@ -194,7 +194,7 @@ def test_a_dry_run_and_the_card_show_the_gaps(
 def test_the_command_says_how_good_each_fit_is(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 0
+    assert run_command(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 0
     said = capsys.readouterr()
     fits = re.findall(r"^bridge after (L\d): fitted on 600 tokens, .* (\d+\.\d)%", said.out, re.M)
     assert [after for after, _ in fits] == ["L0", "L2"]
@@ -261,6 +261,6 @@ def test_a_text_that_does_not_serve_leaves_nothing(
 ) -> None:
     monkeypatch.chdir(folder)
     write(folder, 'drop L1; bridge on "gone.txt"')
-    assert run(["compile", "plan.tailor", "-o", "out"]) == 3
+    assert run_command(["compile", "plan.tailor", "-o", "out"]) == 3
     assert "C801" in capsys.readouterr().err
     assert not (folder / "out").exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gptailor.diagnostics import Fault, Source, errors, show
-from gptailor.lang.reading import read
+from gptailor.lang.reading import read_text
 from gptailor.registry import METHODS, OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +54,7 @@ def faults_of(text: str) -> list[Fault]:
             name for name in MODELS if not re.search(rf"^model {name} =", text, re.MULTILINE)
         ]
         text = "tailor 1\n" + "".join(f'model {n} = "./{n}"\n' for n in missing) + text
-    return errors(read(Source("example.tailor", text), ROOT)[1])
+    return errors(read_text(Source("example.tailor", text), ROOT)[1])
 
 
 @pytest.mark.parametrize(("place", "marks", "text"), blocks(), ids=[b[0] for b in blocks()])

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 import gptailor
 from gptailor import cli
 from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.lock import LOCK, Lock, read_lock
+from gptailor.checkpoint.lock import LOCK_FILE, Lock, read_lock
 from gptailor.inputs import work
 from gptailor.locking import measured, plan_digest
 from gptailor.prepared import ready
@@ -136,7 +136,7 @@ def test_the_lock_in_the_folder_fits_the_plan_in_it(here: Path) -> None:
     plan = gptailor.load("p.tailor")
     written = gptailor.compile(plan, here / "deep" / "out", locking=True)
     assert written.lock == gptailor.lock(plan)
-    inside = read_lock(here / "deep" / "out" / LOCK)
+    inside = read_lock(here / "deep" / "out" / LOCK_FILE)
     copy = gptailor.load(here / "deep" / "out" / "plan.tailor")
     assert inside.models["math"].source == copy.models["math"].source == "../../math"
     assert inside.plan == plan_digest(copy) == plan_digest(plan)
@@ -149,7 +149,7 @@ def test_the_lock_in_the_folder_fits_the_plan_in_it(here: Path) -> None:
 def test_without_a_lock_none_is_made(here: Path) -> None:
     written = gptailor.compile(gptailor.load("p.tailor"), here / "out")
     assert written.lock is None
-    assert not (here / "out" / LOCK).exists()
+    assert not (here / "out" / LOCK_FILE).exists()
 
 
 def test_a_locked_folder_holds_the_same_weights(here: Path, out: Path) -> None:
@@ -237,7 +237,7 @@ def test_what_was_locked_compiles(here: Path) -> None:
     locked.write("p.tailor.lock")
     written = gptailor.compile(gptailor.load("p.tailor"), "new", locked="p.tailor.lock")
     assert written.lock == locked
-    assert (here / "new" / LOCK).exists()
+    assert (here / "new" / LOCK_FILE).exists()
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_another_dtype_is_refused(here: Path) -> None:
 def test_a_large_input_is_refused_while_it_is_copied(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gptailor.locking.SMALL", 0)
+    monkeypatch.setattr("gptailor.locking.EARLY_BYTES", 0)
     locked = gptailor.lock(gptailor.load("p.tailor"))
     flip(here / "math" / "model.safetensors")
     told: list[int] = []
@@ -344,7 +344,7 @@ def test_a_lock_holds_a_model_of_the_hub_at_its_commit(family: Path, tmp_path: P
         assert run("verify", "out").returncode == 0
     plans = [(tmp_path / name / "plan.tailor").read_text() for name in ("out", "free")]
     assert [commit in text for text in plans] == [True, False]
-    inside = read_lock(tmp_path / "out" / LOCK).models["base"]
+    inside = read_lock(tmp_path / "out" / LOCK_FILE).models["base"]
     assert (inside.revision, inside.commit) == (commit, commit)
     assert read_lock(tmp_path / "x").models["base"].commit == moved_on
 
@@ -356,7 +356,7 @@ def test_a_folder_as_it_was_compiled_is_verified(out: Path) -> None:
     found = gptailor.verify(out)
     assert (found.result, found.differences, found.unverified) == ("verified", (), ())
     assert len(found.compared) == 5
-    (out / LOCK).unlink()
+    (out / LOCK_FILE).unlink()
     assert gptailor.verify(out).result == "verified"
 
 
@@ -396,7 +396,7 @@ def test_another_tensor_is_named(
 ) -> None:
     change_tensors(out, change)
     if not locked:
-        (out / LOCK).unlink()
+        (out / LOCK_FILE).unlink()
     (message,) = messages(out)
     assert said in message
     assert messages(out, tensors_only=True) == ([message] if locked else [])
@@ -440,9 +440,9 @@ def test_another_plan_is_named(out: Path) -> None:
 
 
 def test_a_tampered_lock_is_a_difference(out: Path) -> None:
-    document = json.loads((out / LOCK).read_text())
+    document = json.loads((out / LOCK_FILE).read_text())
     document["tensors"][NORM]["sha256"] = "0" * 64
-    (out / LOCK).write_text(json.dumps(document))
+    (out / LOCK_FILE).write_text(json.dumps(document))
     assert messages(out) == [
         f"tensor '{NORM}' has other bytes than by the lock",
         f"what the plan makes of tensor '{NORM}' has other bytes than by the lock",
@@ -451,11 +451,11 @@ def test_a_tampered_lock_is_a_difference(out: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", '{"version": 2}', '{"version": 1, "version": 1}'])
 def test_a_lock_that_is_none_stops_a_verification(out: Path, content: str) -> None:
-    (out / LOCK).write_text(content)
+    (out / LOCK_FILE).write_text(content)
     with pytest.raises(CheckpointError) as error:
         gptailor.verify(out)
     assert error.value.code in {"C701", "C702"}
-    assert error.value.path == out / LOCK
+    assert error.value.path == out / LOCK_FILE
 
 
 def test_a_damaged_folder_differs(out: Path) -> None:
@@ -474,7 +474,7 @@ def test_other_sources_are_named(here: Path, out: Path) -> None:
     ]
     assert found.differences[0].model == "math"
     assert any("what the plan makes" in one for one in found.unverified)
-    (out / LOCK).unlink()
+    (out / LOCK_FILE).unlink()
     assert gptailor.verify(out).differences == ()  # a tensor that the plan doesn't take
 
 
@@ -492,7 +492,7 @@ def test_sources_that_are_gone_are_no_pass(here: Path, out: Path) -> None:
     config = (out / "config.json").read_text()
     (out / "config.json").write_text(config.replace("64", "65"))
     assert "config.json is not the one that was locked" in messages(out)
-    (out / LOCK).unlink()
+    (out / LOCK_FILE).unlink()
     nothing = gptailor.verify(out)
     assert (nothing.result, nothing.compared) == ("unverified", ())
 
@@ -519,7 +519,7 @@ def test_a_folder_without_a_plan_is_not_verified(family: Path, tmp_path: Path) -
 
 def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*arguments: str) -> tuple[int, str]:
-        code = cli.run(arguments)
+        code = cli.run_command(arguments)
         said = capsys.readouterr()
         return code, said.out + said.err
 
@@ -531,7 +531,7 @@ def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, said = run("compile", "p.tailor", "-o", "b", "--lock", "--lock-file", "b.lock")
     assert (code, said.splitlines()[-1]) == (0, "b.lock: 7 files of 2 models, 48 tensors")
     assert (here / "b.lock").read_text() == (here / "p.tailor.lock").read_text()
-    assert (here / "a" / LOCK).read_text() == (here / "b" / LOCK).read_text()
+    assert (here / "a" / LOCK_FILE).read_text() == (here / "b" / LOCK_FILE).read_text()
     code, said = run("verify", "a")
     assert (code, said.startswith("a: verified; compared: 48 tensors with the lock")) == (0, True)
     flip(here / "a" / "model.safetensors")
@@ -564,5 +564,5 @@ def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_flags_that_do_not_go_together(here: Path, arguments: list[str]) -> None:
-    assert cli.run(arguments) == 2
+    assert cli.run_command(arguments) == 2
     assert not (here / "c").exists()

@@ -14,7 +14,7 @@ import pytest
 
 import gptailor
 from gptailor import cli
-from gptailor.searching.settings import STRATEGIES as NAMES
+from gptailor.searching.settings import STRATEGY_NAMES as NAMES
 from tests.evaluate.lent import one_thread
 from tests.said import Run, Said
 from tests.search import landscape  # noqa: F401 (compiles once for all tests)
@@ -96,7 +96,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, wor
 
     def done(*arguments: object) -> Said:
         capsys.readouterr()
-        code = cli.run([*map(str, arguments)])
+        code = cli.run_command([*map(str, arguments)])
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
         return Said(code, captured.out, captured.err)

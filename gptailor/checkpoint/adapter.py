@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import NoReturn, final
 
 from gptailor.checkpoint.adapter_pieces import (
+    ADAPTER_FLOATS,
     BIAS,
-    FLOATS,
     MAGNITUDE,
     ROWS,
-    Pieces,
+    AdapterPieces,
     check_pieces,
     sort_tensors,
 )
-from gptailor.checkpoint.adapter_settings import ADAPTER_CONFIG, Settings, read_settings
+from gptailor.checkpoint.adapter_settings import ADAPTER_CONFIG, LoraSettings, read_settings
 from gptailor.checkpoint.error import CheckpointError, quoted
 from gptailor.checkpoint.forms import Adapted, Delta, LowRank, NewRows, Shift
 from gptailor.checkpoint.header import TensorInfo, read_header
@@ -93,7 +93,9 @@ class _Work:
     While `tied`, the head is the embedding's tensor, whether or not a tensor has the head's name.
     """
 
-    def __init__(self, model: Checkpoint, layout: Layout, settings: Settings, file: Path) -> None:
+    def __init__(
+        self, model: Checkpoint, layout: Layout, settings: LoraSettings, file: Path
+    ) -> None:
         self.layout = layout
         self.settings = settings
         self.file = file
@@ -174,7 +176,7 @@ class _Work:
 
     # --------------------------------------------------------------------------------------- deltas
 
-    def add_deltas(self, pieces: list[Pieces]) -> None:
+    def add_deltas(self, pieces: list[AdapterPieces]) -> None:
         """Add each module's delta to its tensor."""
         by_target: dict[str, str] = {}
         for part in pieces:
@@ -197,7 +199,7 @@ class _Work:
         nothing = isinstance(delta, LowRank) and not delta.scale and delta.magnitude is None
         self.applied = self.applied or not nothing
 
-    def _deltas(self, part: Pieces) -> Iterator[tuple[str, Delta]]:
+    def _deltas(self, part: AdapterPieces) -> Iterator[tuple[str, Delta]]:
         """What a module's pieces do to which tensors."""
         if part.tensors.keys() == {ROWS}:
             yield self._new_rows(part)
@@ -224,7 +226,7 @@ class _Work:
         target = self.resolved(self.embed if self.tied and name == self.head else name)
         if target is None:
             self.refuse_place(tensor)
-        if (dtype := self.tensors[target].spec.dtype) not in FLOATS:
+        if (dtype := self.tensors[target].spec.dtype) not in ADAPTER_FLOATS:
             message = f"{quoted(target)} of the model is {dtype}, to which no delta can be added"
             self.refuse("C402", message, "put the adapter on the model that is not quantised")
         return target
@@ -232,7 +234,7 @@ class _Work:
     def _is_layer(self, name: str) -> bool:
         return isinstance(split_name(self.layout, name), tuple)
 
-    def _check_factors(self, part: Pieces, target: str, *, turned: bool) -> None:
+    def _check_factors(self, part: AdapterPieces, target: str, *, turned: bool) -> None:
         shape = self.tensors[target].spec.shape
         if len(shape) != 2:
             message = f"{quoted(target)} has {len(shape)} dimensions, and a delta two"
@@ -249,7 +251,7 @@ class _Work:
             if tensor is not None and tensor.spec.shape != its:
                 self.refuse_shape(tensor, target, its)
 
-    def _new_rows(self, part: Pieces) -> tuple[str, Delta]:
+    def _new_rows(self, part: AdapterPieces) -> tuple[str, Delta]:
         rows = part.tensors[ROWS]
         target = self._target(f"{part.module}.weight", rows)
         at = self.settings.tokens_of(part.module)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, final
 
-from gptailor.checkpoint.adapter_settings import Settings
+from gptailor.checkpoint.adapter_settings import LoraSettings
 from gptailor.checkpoint.error import CheckpointError, quoted
 from gptailor.checkpoint.header import TensorInfo
 
-FLOATS = ("F64", "F32", "F16", "BF16")
+ADAPTER_FLOATS = ("F64", "F32", "F16", "BF16")
 LONGEST_NAME = 300
 """Characters of a tensor's name, which the settings' patterns are matched against."""
 
@@ -30,7 +30,7 @@ _WRAPPED = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)")
 
 @final
 @dataclass(slots=True)
-class Pieces:
+class AdapterPieces:
     """What an adapter has for one module, by what each tensor is: `lora_A`, `lora_B` and so on."""
 
     module: str
@@ -50,12 +50,12 @@ class Pieces:
 
 def sort_tensors(
     file: Path, found: Mapping[str, TensorInfo]
-) -> tuple[list[Pieces], dict[str, TensorInfo]]:
+) -> tuple[list[AdapterPieces], dict[str, TensorInfo]]:
     """The pieces of deltas, and whole tensors by the name that the model may have for them."""
-    pieces: dict[str, Pieces] = {}
+    pieces: dict[str, AdapterPieces] = {}
     whole: dict[str, TensorInfo] = {}
     for key, tensor in found.items():
-        if tensor.spec.dtype not in FLOATS:
+        if tensor.spec.dtype not in ADAPTER_FLOATS:
             message = f"{quoted(key)} is {tensor.spec.dtype}, which is no float"
             raise CheckpointError("C402", message, file)
         if len(key) > LONGEST_NAME:
@@ -63,7 +63,7 @@ def sort_tensors(
             raise CheckpointError("C403", message, file)
         name = key.removeprefix(_ROOT)
         if (match := _PIECE.fullmatch(name)) is not None:
-            part = pieces.setdefault(match["module"], Pieces(match["module"]))
+            part = pieces.setdefault(match["module"], AdapterPieces(match["module"]))
             first = part.tensors.setdefault(_kind(match), tensor)
         else:
             first = whole.setdefault(_WRAPPED.sub("", name), tensor)
@@ -77,7 +77,7 @@ def _kind(match: re.Match[str]) -> str:
     return BIAS if match["bias"] else match["factor"] or match["plain"] or match["magnitude"]
 
 
-def check_pieces(file: Path, part: Pieces, settings: Settings) -> None:
+def check_pieces(file: Path, part: AdapterPieces, settings: LoraSettings) -> None:
     """Nothing is missing of a module's delta, and nothing is there that the settings deny."""
 
     def refuse(code: str, message: str) -> NoReturn:

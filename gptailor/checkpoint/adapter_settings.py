@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from gptailor.checkpoint.error import LONGEST, CheckpointError, quoted
+from gptailor.checkpoint.error import LONGEST_QUOTED, CheckpointError, quoted
 from gptailor.checkpoint.regular import read_object
 from gptailor.diagnostics import nearest
 
@@ -49,11 +49,11 @@ _PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica")
 _RESIDUAL_STARTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways that take something out of the base, so that the deltas are for what was left of it."""
 
-Number = TypeVar("Number", int, float)
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(frozen=True)
-class Settings:
+class LoraSettings:
     """The settings of a LoRA that say what its tensors do.
 
     `targets` and `excluded` are None where they are no list of names. `tokens` are the trainable
@@ -106,8 +106,8 @@ class Settings:
 
 
 def _first(
-    patterns: tuple[tuple[re.Pattern[str], Number], ...], module: str, default: Number
-) -> Number:
+    patterns: tuple[tuple[re.Pattern[str], _Number], ...], module: str, default: _Number
+) -> _Number:
     return next((value for pattern, value in patterns if pattern.match(module)), default)
 
 
@@ -115,13 +115,13 @@ def _named(module: str, names: tuple[str, ...]) -> bool:
     return any(module == name or module.endswith(f".{name}") for name in names)
 
 
-def read_settings(folder: Path) -> Settings:
+def read_settings(folder: Path) -> LoraSettings:
     """The settings of the adapter in a folder. C401: none, or wrong; C402: not understood."""
     path = folder / ADAPTER_CONFIG
     config = read_object(path, "C401", duplicate=None)
     read = _Reader(path, config)
     read.check_kind()
-    return Settings(
+    return LoraSettings(
         path=path,
         base=read.text("base_model_name_or_path"),
         rank=read.rank("r", config.get("r", 8)),
@@ -175,7 +175,7 @@ class _Reader:
             self.refuse("C402", f"'{key}' is set: {_REFUSED[key]}")
         message = f"{quoted(key)} is a setting that this version doesn't know"
         help_ = (
-            nearest(key[:LONGEST], _READ | _FOR_TRAINING)
+            nearest(key[:LONGEST_QUOTED], _READ | _FOR_TRAINING)
             or "remove it if it only concerns the training"
         )
         self.refuse("C402", message, help_)
@@ -227,8 +227,8 @@ class _Reader:
         return value
 
     def patterns(
-        self, key: str, check: Callable[[str, object], Number]
-    ) -> Iterator[tuple[re.Pattern[str], Number]]:
+        self, key: str, check: Callable[[str, object], _Number]
+    ) -> Iterator[tuple[re.Pattern[str], _Number]]:
         given = self.config.get(key) or {}
         if not isinstance(given, dict):
             self.wrong(key, given, "an object")

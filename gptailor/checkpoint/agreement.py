@@ -39,7 +39,7 @@ UNSPOKEN = frozenset({
 
 
 @dataclass(frozen=True)
-class Key:
+class ConfigKey:
     """Something that must be equal: how it is read, and how bad a difference is."""
 
     name: str
@@ -48,7 +48,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Disagreement:
     """A key, its value in the base, its value in the other model, and how bad that is."""
 
     key: str
@@ -57,9 +57,11 @@ class Difference:
     severity: Weight
 
 
-def keys(*read: Key, **defaults: Any) -> tuple[Key, ...]:
+def keys(*read: ConfigKey, **defaults: Any) -> tuple[ConfigKey, ...]:
     """Keys that are read in their own way, and keys with the values that their absence means."""
-    plain = [Key(name, _value(name, default), _weight(name)) for name, default in defaults.items()]
+    plain = [
+        ConfigKey(name, _value(name, default), _weight(name)) for name, default in defaults.items()
+    ]
     return (*read, *plain)
 
 
@@ -91,14 +93,14 @@ def _resolve(name: str, config: Config) -> Any:
     return None
 
 
-def gated_window(default: int | None) -> Key:
+def gated_window(default: int | None) -> ConfigKey:
     """`sliding_window`, where it counts only if `use_sliding_window` is set."""
 
     def read(config: Config) -> Any:
         used = config.get("use_sliding_window", False)
         return config.get("sliding_window", default) if used else None
 
-    return Key("sliding_window", read, "warning")
+    return ConfigKey("sliding_window", read, "warning")
 
 
 def gemma_activation(config: Config) -> Any:
@@ -120,7 +122,7 @@ def rope(
     theta_key: str = "rope_theta",
     partial_key: str = "partial_rotary_factor",
     renamed: Mapping[str, str] | None = None,
-) -> Key:
+) -> ConfigKey:
     """The rotary embeddings in one form, from `rope_parameters` and from the older keys."""
 
     def read(config: Config) -> dict[str, Any]:
@@ -130,10 +132,10 @@ def rope(
         form.setdefault("partial_rotary_factor", config.get(partial_key, partial))
         return form
 
-    return Key("rope_parameters", read)
+    return ConfigKey("rope_parameters", read)
 
 
-def rope_by_type(local: float, wide: float) -> Key:
+def rope_by_type(local: float, wide: float) -> ConfigKey:
     """Gemma 3: one setting for full and one for sliding layers."""
 
     def read(config: Config) -> dict[str, Any]:
@@ -145,7 +147,7 @@ def rope_by_type(local: float, wide: float) -> Key:
         near.setdefault("rope_theta", config.get("rope_local_base_freq", local))
         return {"full_attention": full, "sliding_attention": near}
 
-    return Key("rope_parameters", read)
+    return ConfigKey("rope_parameters", read)
 
 
 def _object(given: object) -> Mapping[str, Any]:
@@ -177,20 +179,23 @@ def _form(
 # -------------------------------------------------------------------------------------- comparison
 
 
-def differences(
-    known: Iterable[Key], base: Config, other: Config, *, cautious: bool = False
-) -> list[Difference]:
+def disagreements(
+    known: Iterable[ConfigKey], base: Config, other: Config, *, cautious: bool = False
+) -> list[Disagreement]:
     """What two configurations disagree on; with caution, also on keys of unknown meaning."""
-    named: list[Key] = [Key("model_type", lambda config: config.get("model_type")), *known]
+    named: list[ConfigKey] = [
+        ConfigKey("model_type", lambda config: config.get("model_type")),
+        *known,
+    ]
     if cautious:
         names = {key.name for key in named} | UNSPOKEN
         more = sorted({*base, *other} - names)
-        named += [Key(name, _value(name, None), "warning") for name in more]
+        named += [ConfigKey(name, _value(name, None), "warning") for name in more]
     read = [(key, key.read(base), key.read(other)) for key in named]
-    return [Difference(key.name, a, b, _severity(key, a, b)) for key, a, b in read if a != b]
+    return [Disagreement(key.name, a, b, _severity(key, a, b)) for key, a, b in read if a != b]
 
 
-def _severity(key: Key, a: Any, b: Any) -> Weight:
+def _severity(key: ConfigKey, a: Any, b: Any) -> Weight:
     """How bad a difference is; epsilons that are near each other hardly matter."""
     if key.name not in EPSILONS:
         return key.severity

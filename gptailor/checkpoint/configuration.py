@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gptailor.checkpoint.error import LONGEST
+from gptailor.checkpoint.error import LONGEST_QUOTED
 from gptailor.plan import Part
 
 Config = Mapping[str, Any]
-Entry = Mapping[str, Any]
+LayerEntry = Mapping[str, Any]
 """What one layer's configuration is: a value for the name of each rule."""
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -28,7 +28,7 @@ Write = Callable[[Config, Values], dict[str, Any] | Refusal]
 
 
 @dataclass(frozen=True)
-class Rule:
+class LayerRule:
     """One thing that a configuration says by position: its name, and the part that it is about.
 
     `read` makes a list with one value for each layer of a configuration that has that many;
@@ -44,13 +44,13 @@ class Rule:
 def shown(value: object) -> str:
     """A value of a configuration in a message: a long one is cut."""
     text = repr(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}…"
 
 
 # ------------------------------------------------------------------------------------------- lists
 
 
-def listed(key: str, part: Part) -> Rule:
+def listed_per_layer(key: str, part: Part) -> LayerRule:
     """A list with an entry a layer, where the model reads it but doesn't need it."""
 
     def write(config: Config, values: Values) -> dict[str, Any] | Refusal:
@@ -60,12 +60,12 @@ def listed(key: str, part: Part) -> Rule:
             return missing
         return {**config, key: list(values)}
 
-    return Rule(key, part, lambda config, count: _list(config, key, count), write)
+    return LayerRule(key, part, lambda config, count: _list(config, key, count), write)
 
 
 def derived(
     key: str, part: Part, derive: Read, *, replaces: tuple[str, ...] = (), keep: Write | None = None
-) -> Rule:
+) -> LayerRule:
     """A list with an entry a layer that older configurations leave to a rule of positions.
 
     It is written out, and the keys of the rule that it `replaces` are left out. `keep` makes a
@@ -82,7 +82,7 @@ def derived(
         out[key] = list(values)
         return keep(out, values) if keep else out
 
-    return Rule(key, part, read, write)
+    return LayerRule(key, part, read, write)
 
 
 def _list(config: Config, key: str, count: int) -> list[Any] | Refusal:
@@ -162,7 +162,9 @@ def keep_max_window_layers(config: Config, values: Values) -> dict[str, Any]:
     return dict(config)
 
 
-def sliding(types: Rule, *, gated: bool = False, default: int | None = 4096) -> tuple[Rule, Rule]:
+def sliding(
+    types: LayerRule, *, gated: bool = False, default: int | None = 4096
+) -> tuple[LayerRule, LayerRule]:
     """The types of attention, and the window of the layers that slide: one width a model.
 
     In a `gated` family the window counts only where `use_sliding_window` is set.
@@ -189,7 +191,7 @@ def sliding(types: Rule, *, gated: bool = False, default: int | None = 4096) -> 
         gate = {"use_sliding_window": True} if gated else {}
         return {**config, **gate, "sliding_window": widths[0]}
 
-    return types, Rule("sliding_window", "attn", read, write)
+    return types, LayerRule("sliding_window", "attn", read, write)
 
 
 def _window(config: Config, *, gated: bool, default: int | None) -> object:
@@ -215,7 +217,7 @@ ROTATION = derived("no_rope_layers", "attn", _every_fourth_has_none)
 # ------------------------------------------------------------------------------ mixtures of experts
 
 
-def sparse_steps(experts: int) -> Rule:
+def sparse_steps(experts: int) -> LayerRule:
     """Qwen MoE: each `decoder_sparse_step`-th layer is sparse, but those of `mlp_only_layers`."""
 
     def read(config: Config, count: int) -> list[Any] | Refusal:
@@ -237,10 +239,10 @@ def sparse_steps(experts: int) -> Rule:
         dense = [i for i, value in enumerate(values) if value == DENSE]
         return {**config, "mlp_only_layers": dense, "decoder_sparse_step": 1}
 
-    return Rule("mlp", "mlp", read, write)
+    return LayerRule("mlp", "mlp", read, write)
 
 
-def dense_first(default: int) -> Rule:
+def dense_first(default: int) -> LayerRule:
     """DeepSeek: the first `first_k_dense_replace` layers are dense, the others sparse."""
 
     def read(config: Config, count: int) -> list[Any] | Refusal:
@@ -261,13 +263,13 @@ def dense_first(default: int) -> Rule:
                 )
         return {**config, "first_k_dense_replace": first}
 
-    return Rule("mlp", "mlp", read, write)
+    return LayerRule("mlp", "mlp", read, write)
 
 
 # --------------------------------------------------------------------------------- what can't move
 
 
-def in_place(key: str, what: str) -> Rule:
+def in_place(key: str, what: str) -> LayerRule:
     """A switch that makes a layer compute with its own number: a layer stays where it is."""
 
     def read(config: Config, count: int) -> list[Any] | Refusal:
@@ -281,4 +283,4 @@ def in_place(key: str, what: str) -> Rule:
                 return Refusal(f"'{key}' {what}, and L{value} would be L{i}")
         return dict(config)
 
-    return Rule(key, "attn", read, write)
+    return LayerRule(key, "attn", read, write)

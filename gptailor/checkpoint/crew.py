@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from threading import Event, Lock
 from typing import ParamSpec
 
-Given = ParamSpec("Given")
+_Given = ParamSpec("_Given")
 Job = Callable[[], None]
 
 
@@ -57,10 +57,10 @@ class Crew:
             if not future.cancelled():
                 future.result()
 
-    def told(self, listener: Callable[Given, None]) -> Callable[Given, None]:
+    def told(self, listener: Callable[_Given, None]) -> Callable[_Given, None]:
         """The listener, for one thread at a time; raises `Dismissed` once the crew has stopped."""
 
-        def one_at_a_time(*args: Given.args, **kwargs: Given.kwargs) -> None:
+        def one_at_a_time(*args: _Given.args, **kwargs: _Given.kwargs) -> None:
             if self._stopped.is_set():
                 raise Dismissed
             with self._lock:

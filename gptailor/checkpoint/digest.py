@@ -11,13 +11,13 @@ from pydantic import Field
 
 from gptailor.checkpoint.crew import Crew
 from gptailor.checkpoint.error import CheckpointError, quoted, reason
-from gptailor.checkpoint.filling import Seen
+from gptailor.checkpoint.filling import OnWritten
 from gptailor.checkpoint.header import ByteRange, TensorSpec
 from gptailor.checkpoint.regular import open_regular
-from gptailor.checkpoint.transfer import Payload, Progress
+from gptailor.checkpoint.transfer import ByteProgress, Payload
 from gptailor.plan import Closed, Several
 
-BLOCK = 2**20
+_READ_BYTES = 2**20
 """Bytes that are read at once; `hashlib` lets other threads go on meanwhile."""
 
 Count = Annotated[int, Field(ge=0)]
@@ -49,7 +49,7 @@ def of_bytes(raw: bytes) -> FileDigest:
     return FileDigest(size=len(raw), sha256=hashlib.sha256(raw).hexdigest())
 
 
-def of_file(path: Path, progress: Progress = lambda _: None) -> FileDigest:
+def of_file(path: Path, progress: ByteProgress = lambda _: None) -> FileDigest:
     """The digest of a file. Raises CheckpointError: C201 if it can't be read, C304 if it changes.
 
     `progress` is told of the bytes read; what it raises ends the reading.
@@ -70,8 +70,8 @@ def of_tensors(
     specs: Sequence[TensorSpec],
     payload_of: Callable[[TensorSpec], Payload],
     crew: Crew,
-    seen: Seen,
-    progress: Progress = lambda _: None,
+    seen: OnWritten,
+    progress: ByteProgress = lambda _: None,
 ) -> None:
     """Make the bytes of each tensor, and tell `seen` of their digest; nothing is written.
 
@@ -84,8 +84,8 @@ def of_tensors(
 def _tell(
     spec: TensorSpec,
     payload_of: Callable[[TensorSpec], Payload],
-    seen: Seen,
-    progress: Progress,
+    seen: OnWritten,
+    progress: ByteProgress,
 ) -> None:
     digest = hashlib.sha256()
     size = 0
@@ -110,7 +110,7 @@ def _chunks(payload: Payload) -> Iterator[memoryview | bytes]:
 
 def _blocks(file: int, stretch: ByteRange) -> Iterator[memoryview]:
     """A stretch of a file, each block valid until the next one is asked for."""
-    buffer = memoryview(bytearray(min(stretch.size, BLOCK)))
+    buffer = memoryview(bytearray(min(stretch.size, _READ_BYTES)))
     done = 0
     while done < stretch.size:
         at = stretch.offset + done

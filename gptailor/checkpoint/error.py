@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gptailor.diagnostics import TailorError
 
-LONGEST = 120
+LONGEST_QUOTED = 120
 """Characters of a name that are shown; names come from files that may be hostile."""
 
 
@@ -29,7 +29,7 @@ class CheckpointError(TailorError):
 
 def quoted(name: str, *, whole: bool = False) -> str:
     """A name in quotes, fit for a terminal: control characters escaped, a long one cut."""
-    shown = name if whole or len(name) <= LONGEST else f"{name[:LONGEST]}…"
+    shown = name if whole or len(name) <= LONGEST_QUOTED else f"{name[:LONGEST_QUOTED]}…"
     return f"'{_escaped(shown)}'"
 
 

@@ -8,7 +8,7 @@ _HERE = -100  # AT_FDCWD: paths are relative to the current folder
 _EXCHANGE = 2  # RENAME_EXCHANGE
 
 
-def exchange(one: Path, other: Path) -> bool:
+def exchange_names(one: Path, other: Path) -> bool:
     """Exchange two paths; False, and nothing done, where the system or file system can't.
 
     Linux can (`renameat2`), on local file systems; NFS has no such call.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gptailor.checkpoint.agreement import (
-    Key,
+    ConfigKey,
     gated_window,
     gemma_activation,
     keys,
@@ -19,7 +19,7 @@ from gptailor.checkpoint.agreement import (
 from gptailor.checkpoint.configuration import (
     ROTATION,
     Config,
-    Rule,
+    LayerRule,
     after_full_ones,
     alternating,
     dense_first,
@@ -68,8 +68,8 @@ class Family:
     """
 
     model_types: tuple[str, ...]
-    keys: tuple[Key, ...]
-    rules: tuple[Rule, ...] = ()
+    keys: tuple[ConfigKey, ...]
+    rules: tuple[LayerRule, ...] = ()
     base: str = "model."
     stack: str = "layers."
     count_key: str = "num_hidden_layers"
@@ -87,9 +87,15 @@ class Family:
     tied: bool = False
 
 
-def alike(
-    rotary: Key, hidden_size: int, heads: int, kv: int | None, /, *others: Key, **more: Any
-) -> tuple[Key, ...]:
+def llama_keys(
+    rotary: ConfigKey,
+    hidden_size: int,
+    heads: int,
+    kv: int | None,
+    /,
+    *others: ConfigKey,
+    **more: Any,
+) -> tuple[ConfigKey, ...]:
     """The keys of families that are built like Llama, and `more`, with what their absence means."""
     names: dict[str, Any] = {
         "hidden_size": hidden_size,
@@ -143,17 +149,17 @@ QWEN_WINDOWS = sliding(
 )
 PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
 
-LLAMA = Family(("llama",), alike(rope(), 4096, 32, None, rms_norm_eps=1e-6, mlp_bias=False))
+LLAMA = Family(("llama",), llama_keys(rope(), 4096, 32, None, rms_norm_eps=1e-6, mlp_bias=False))
 
 _TABLE = (
     LLAMA,
     Family(
         ("mistral",),
-        alike(rope(), 4096, 32, 8, rms_norm_eps=1e-6, sliding_window=4096),
+        llama_keys(rope(), 4096, 32, 8, rms_norm_eps=1e-6, sliding_window=4096),
     ),
     Family(
         ("mixtral",),
-        alike(
+        llama_keys(
             rope(1_000_000.0),
             4096,
             32,
@@ -166,10 +172,10 @@ _TABLE = (
         mlp=("post_attention_layernorm.", "block_sparse_moe.", "mlp."),
         mlp_out=("block_sparse_moe.experts.*.w2", "mlp.experts.*.w2", "mlp.experts.down_proj"),
     ),
-    Family(("qwen2",), alike(rope(), 4096, 32, 32, rms_norm_eps=1e-6), QWEN_WINDOWS),
+    Family(("qwen2",), llama_keys(rope(), 4096, 32, 32, rms_norm_eps=1e-6), QWEN_WINDOWS),
     Family(
         ("qwen2_moe",),
-        alike(
+        llama_keys(
             rope(),
             2048,
             16,
@@ -183,10 +189,12 @@ _TABLE = (
         (*sliding(derived("layer_types", "attn", even_below_bound), gated=True), sparse_steps(60)),
         mlp_out=EXPERTS_OUT,
     ),
-    Family(("qwen3",), alike(rope(), 4096, 32, 32, head_dim=128, rms_norm_eps=1e-6), QWEN_WINDOWS),
+    Family(
+        ("qwen3",), llama_keys(rope(), 4096, 32, 32, head_dim=128, rms_norm_eps=1e-6), QWEN_WINDOWS
+    ),
     Family(
         ("qwen3_moe",),
-        alike(
+        llama_keys(
             rope(),
             2048,
             32,
@@ -204,7 +212,7 @@ _TABLE = (
         ("gemma",),
         keys(
             rope(),
-            Key("hidden_act", gemma_activation),
+            ConfigKey("hidden_act", gemma_activation),
             hidden_size=3072,
             num_attention_heads=16,
             num_key_value_heads=16,
@@ -257,7 +265,7 @@ _TABLE = (
     ),
     Family(
         ("phi3",),
-        alike(
+        llama_keys(
             rope(renamed={"su": "longrope", "yarn": "longrope"}),
             3072,
             32,
@@ -268,17 +276,17 @@ _TABLE = (
     ),
     Family(
         ("smollm3",),
-        alike(rope(2_000_000.0), 2048, 16, 4, rms_norm_eps=1e-6, mlp_bias=False),
+        llama_keys(rope(2_000_000.0), 2048, 16, 4, rms_norm_eps=1e-6, mlp_bias=False),
         (
             ROTATION,
             *sliding(derived("layer_types", "attn", without_rotation), gated=True, default=None),
         ),
         tied=True,
     ),
-    Family(("olmo",), alike(rope(), 4096, 32, None, clip_qkv=None)),  # norms without tensors
+    Family(("olmo",), llama_keys(rope(), 4096, 32, None, clip_qkv=None)),  # norms without tensors
     Family(
         ("olmo2",),
-        alike(rope(), 4096, 32, None, rms_norm_eps=1e-5),
+        llama_keys(rope(), 4096, 32, None, rms_norm_eps=1e-5),
         attn=("self_attn.", "post_attention_layernorm."),
         mlp=("mlp.", "post_feedforward_layernorm."),
         # The branches read the hidden state without a norm before them, so c is put back there.
@@ -293,7 +301,7 @@ _TABLE = (
     ),
     Family(
         ("granite",),
-        alike(
+        llama_keys(
             rope(),
             4096,
             32,
@@ -323,7 +331,7 @@ _TABLE = (
     ),
     Family(
         ("cohere",),
-        alike(
+        llama_keys(
             rope(500_000.0),
             8192,
             64,
@@ -337,7 +345,7 @@ _TABLE = (
     ),
     Family(
         ("cohere2",),
-        alike(rope(), 8192, 64, None, layer_norm_eps=1e-5, logit_scale=0.0625),
+        llama_keys(rope(), 8192, 64, None, layer_norm_eps=1e-5, logit_scale=0.0625),
         sliding(
             derived("layer_types", "attn", alternating(4, PATTERN_KEYS[0]), replaces=PATTERN_KEYS)
         ),

@@ -11,7 +11,7 @@ from gptailor.checkpoint.header import ByteRange, TensorSpec
 from gptailor.checkpoint.shards import Shard
 from gptailor.checkpoint.transfer import OutputFile, Payload
 
-Seen = Callable[[TensorSpec, str], None]
+OnWritten = Callable[[TensorSpec, str], None]
 """Told of a tensor that is written, and of the sha256 of its bytes, in hexadecimal."""
 
 LARGE = 64 * 1024 * 1024
@@ -29,12 +29,12 @@ class _Place:
     offset: int
 
 
-def fill(
+def fill_shard(
     out: OutputFile,
     shard: Shard,
     payload_of: Callable[[TensorSpec], Payload],
     crew: Crew,
-    seen: Seen | None = None,
+    seen: OnWritten | None = None,
 ) -> None:
     """Write the header and all tensors of a shard. Neighbours that are copied are copied as one."""
     out.write(shard.header, 0)
@@ -83,14 +83,14 @@ def _joined(copies: Sequence[tuple[_Place, ByteRange]]) -> Iterator[tuple[ByteRa
         yield begun
 
 
-def _copy(out: OutputFile, place: _Place, stretch: ByteRange, seen: Seen) -> None:
+def _copy(out: OutputFile, place: _Place, stretch: ByteRange, seen: OnWritten) -> None:
     digest = hashlib.sha256()
     out.copy(stretch, place.offset, digest)
     seen(place.spec, digest.hexdigest())
 
 
 def _make(
-    out: OutputFile, place: _Place, chunks: Iterable[memoryview | bytes], seen: Seen | None
+    out: OutputFile, place: _Place, chunks: Iterable[memoryview | bytes], seen: OnWritten | None
 ) -> None:
     """Write a tensor chunk by chunk."""
     spec, digest = place.spec, hashlib.sha256()

@@ -70,7 +70,7 @@ class Pickled:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class Dequantised:
     """A tensor of a GGUF file, dequantised.
 
     `kind` is GGUF's name of its type (`Q4_1`). `heads` is above 0 for a projection whose rows
@@ -135,7 +135,7 @@ class Adapted:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowRange:
     """A stretch of a tensor's rows."""
 
     tensor: "TensorInfo"
@@ -147,7 +147,7 @@ class Rows:
 class Aligned:
     """Rows of several tensors one after another, as another vocabulary wants them."""
 
-    pieces: tuple[Rows, ...]
+    pieces: tuple[RowRange, ...]
 
 
-Form = Pickled | Packed | Adapted | Aligned
+Form = Pickled | Dequantised | Adapted | Aligned

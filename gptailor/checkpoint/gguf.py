@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gptailor.checkpoint.error import CheckpointError, quoted
-from gptailor.checkpoint.forms import Packed, TensorInfo, TensorSpec
-from gptailor.checkpoint.gguf_header import KINDS, Entry, Header, Value, read_gguf, shown
+from gptailor.checkpoint.forms import Dequantised, TensorInfo, TensorSpec
+from gptailor.checkpoint.gguf_header import (
+    KINDS,
+    GgufTensor,
+    GgufValue,
+    Header,
+    read_gguf,
+    shown_value,
+)
 from gptailor.checkpoint.regular import open_regular, read_exactly
 from gptailor.diagnostics import listed
 
@@ -38,12 +45,12 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 }
 """By GGUF's names, which are transformers' too. Mistral and SmolLM2 are `llama`."""
 
-REST = {
+_REST_NAMES = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
 }
-LAYER = {
+_LAYER_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -109,7 +116,7 @@ class _File:
         """Raise: this file isn't read."""
         raise CheckpointError("C109", message, self.path, help)
 
-    def fact(self, key: str) -> Value | None:
+    def fact(self, key: str) -> GgufValue | None:
         """What is said of the architecture, if it is."""
         return self.header.facts.get(f"{self.name}.{key}")
 
@@ -118,7 +125,7 @@ class _File:
         value = self.fact(key)
         value = default if value is None else value
         if type(value) is not int or not 0 < value < 2**31:
-            message = f"'{self.name}.{key}' is {shown(value)}"
+            message = f"'{self.name}.{key}' is {shown_value(value)}"
             self.refuse(f"{message}, and should be a positive whole number")
         return value
 
@@ -127,7 +134,7 @@ class _File:
         value = self.fact(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int | float):
-            self.refuse(f"'{self.name}.{key}' is {shown(value)}, and should be a number")
+            self.refuse(f"'{self.name}.{key}' is {shown_value(value)}, and should be a number")
         if not math.isfinite(value) or value <= 0:
             self.refuse(f"'{self.name}.{key}' is {value!r}, and should be positive")
         return _short(float(value))
@@ -141,7 +148,7 @@ class _File:
             if key.startswith(own) and key.removeprefix(own) not in KNOWN:
                 self.refuse(f"says {quoted(key)}, whose meaning for its layers isn't known here")
         if self.fact("expert_count"):
-            experts = shown(self.fact("expert_count"))
+            experts = shown_value(self.fact("expert_count"))
             self.refuse(f"is a mixture of {experts} experts, which isn't read")
 
     def _check_heads(self) -> None:
@@ -172,7 +179,7 @@ class _File:
 
     def _biased(self) -> frozenset[str]:
         """The projections that have a bias: those of the architecture, or of all of a branch."""
-        named = {key for key in LAYER if f"blk.0.{key}.bias" in self.tensors}
+        named = {key for key in _LAYER_NAMES if f"blk.0.{key}.bias" in self.tensors}
         allowed = [self.architecture.biased]
         if self.architecture.model_class == "LlamaForCausalLM":
             allowed += [ATTENTION, MLP, ATTENTION | MLP]
@@ -204,22 +211,22 @@ class _File:
             yield from ((f"blk.{layer}.{key}.weight", (n,)) for key, n in vectors.items())
             yield from ((f"blk.{layer}.{key}.bias", matrices[key][:1]) for key in sorted(biased))
 
-    def _tensor(self, entry: Entry) -> TensorInfo:
+    def _tensor(self, entry: GgufTensor) -> TensorInfo:
         name, heads = self._renamed(entry.name)
         dtype = entry.kind.plain or "F32"
         as_it_is = entry.kind.plain is not None and not heads
-        form = None if as_it_is else Packed(entry.kind.name, heads)
+        form = None if as_it_is else Dequantised(entry.kind.name, heads)
         return TensorInfo(TensorSpec(name, dtype, entry.shape), self.path, entry.offset, form)
 
     def _renamed(self, name: str) -> tuple[str, int]:
         """Hugging Face's name, and for a permuted projection how many heads it has."""
-        if name in REST:
-            return REST[name], 0
+        if name in _REST_NAMES:
+            return _REST_NAMES[name], 0
         match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
         assert match is not None, name  # of the names that there should be
         number, key, kind = match.groups()
         heads = {"attn_q": self.heads, "attn_k": self.kv} if self.architecture.permuted else {}
-        return f"model.layers.{number}.{LAYER[key]}.{kind}", heads.get(key, 0)
+        return f"model.layers.{number}.{_LAYER_NAMES[key]}.{kind}", heads.get(key, 0)
 
     # ---------------------------------------------------------------------------- configuration
 
@@ -280,7 +287,7 @@ class _File:
             key = "rope.scaling.factor" if kind == "linear" else "rope.scale_linear"
             return plain | {"rope_type": "linear", "factor": self.real(key)}
         if kind != "yarn":
-            self.refuse(f"'{self.name}.rope.scaling.type' is {shown(kind)}, which isn't read")
+            self.refuse(f"'{self.name}.rope.scaling.type' is {shown_value(kind)}, which isn't read")
         yarn = {"rope_type": "yarn", "factor": self.real("rope.scaling.factor")}
         if self.fact("rope.scaling.attn_factor") is not None:
             yarn["attention_factor"] = self.real("rope.scaling.attn_factor")

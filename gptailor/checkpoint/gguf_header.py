@@ -9,14 +9,14 @@ from math import prod
 from pathlib import Path
 from typing import NoReturn
 
-from gptailor.checkpoint.error import LONGEST, CheckpointError, quoted
+from gptailor.checkpoint.error import LONGEST_QUOTED, CheckpointError, quoted
 from gptailor.checkpoint.regular import open_regular
 
-Value = int | float | bool | str | tuple["Value", ...]
+GgufValue = int | float | bool | str | tuple["GgufValue", ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class TensorKind:
     """A type of tensors: entries in a block, bytes of a block, and the plain dtype that it is."""
 
     name: str
@@ -25,37 +25,37 @@ class Kind:
     plain: str | None = None
 
 
-_TABLE: Mapping[int, Kind] = {
-    0: Kind("F32", 1, 4, "F32"), 1: Kind("F16", 1, 2, "F16"),
-    2: Kind("Q4_0", 32, 18), 3: Kind("Q4_1", 32, 20), 6: Kind("Q5_0", 32, 22),
-    7: Kind("Q5_1", 32, 24), 8: Kind("Q8_0", 32, 34),
-    10: Kind("Q2_K", 256, 84), 11: Kind("Q3_K", 256, 110), 12: Kind("Q4_K", 256, 144),
-    13: Kind("Q5_K", 256, 176), 14: Kind("Q6_K", 256, 210),
-    16: Kind("IQ2_XXS", 256, 66), 17: Kind("IQ2_XS", 256, 74), 18: Kind("IQ3_XXS", 256, 98),
-    19: Kind("IQ1_S", 256, 50), 20: Kind("IQ4_NL", 32, 18), 21: Kind("IQ3_S", 256, 110),
-    22: Kind("IQ2_S", 256, 82), 23: Kind("IQ4_XS", 256, 136), 28: Kind("F64", 1, 8, "F64"),
-    29: Kind("IQ1_M", 256, 56), 30: Kind("BF16", 1, 2, "BF16"),
-    34: Kind("TQ1_0", 256, 54), 35: Kind("TQ2_0", 256, 66), 39: Kind("MXFP4", 32, 17),
+_TABLE: Mapping[int, TensorKind] = {
+    0: TensorKind("F32", 1, 4, "F32"), 1: TensorKind("F16", 1, 2, "F16"),
+    2: TensorKind("Q4_0", 32, 18), 3: TensorKind("Q4_1", 32, 20), 6: TensorKind("Q5_0", 32, 22),
+    7: TensorKind("Q5_1", 32, 24), 8: TensorKind("Q8_0", 32, 34),
+    10: TensorKind("Q2_K", 256, 84), 11: TensorKind("Q3_K", 256, 110), 12: TensorKind("Q4_K", 256, 144),
+    13: TensorKind("Q5_K", 256, 176), 14: TensorKind("Q6_K", 256, 210),
+    16: TensorKind("IQ2_XXS", 256, 66), 17: TensorKind("IQ2_XS", 256, 74), 18: TensorKind("IQ3_XXS", 256, 98),
+    19: TensorKind("IQ1_S", 256, 50), 20: TensorKind("IQ4_NL", 32, 18), 21: TensorKind("IQ3_S", 256, 110),
+    22: TensorKind("IQ2_S", 256, 82), 23: TensorKind("IQ4_XS", 256, 136), 28: TensorKind("F64", 1, 8, "F64"),
+    29: TensorKind("IQ1_M", 256, 56), 30: TensorKind("BF16", 1, 2, "BF16"),
+    34: TensorKind("TQ1_0", 256, 54), 35: TensorKind("TQ2_0", 256, 66), 39: TensorKind("MXFP4", 32, 17),
 }  # fmt: skip
 """The types that are read, by their numbers in the format."""
 
-KINDS: Mapping[str, Kind] = {kind.name: kind for kind in _TABLE.values()}
+KINDS: Mapping[str, TensorKind] = {kind.name: kind for kind in _TABLE.values()}
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?",
             10: "Q", 11: "q", 12: "d"}  # fmt: skip
 _STRING, _ARRAY = 8, 9
 _MAX_DIMENSIONS = 4
 
-MAX_HEADER = 100_000_000
+MAX_GGUF_HEADER = 100_000_000
 """The largest header, in bytes: as much as a safetensors file's; vocabularies take a tenth."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class GgufTensor:
     """A tensor of the file: its type, its shape with rows first, and its first byte's offset."""
 
     name: str
-    kind: Kind
+    kind: TensorKind
     shape: tuple[int, ...]
     offset: int
 
@@ -65,8 +65,8 @@ class Header:
     """What a GGUF file says, and its tensors by name."""
 
     path: Path
-    facts: Mapping[str, Value]
-    tensors: Mapping[str, Entry]
+    facts: Mapping[str, GgufValue]
+    tensors: Mapping[str, GgufTensor]
 
 
 def read_gguf(path: Path) -> Header:
@@ -76,10 +76,10 @@ def read_gguf(path: Path) -> Header:
         return _Reader(path, file, size).header()
 
 
-def shown(value: Value | None) -> str:
+def shown_value(value: GgufValue | None) -> str:
     """A value in a message: a long one is cut."""
     text = repr(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}…"
 
 
 class _Reader:
@@ -99,8 +99,8 @@ class _Reader:
         """The next bytes; a count is believed only once the file has so many."""
         if count > self.size - self.at:
             self.refuse("the file is cut short", "download it again")
-        if count > MAX_HEADER - self.at:
-            self.refuse(f"the header is longer than {MAX_HEADER} bytes")
+        if count > MAX_GGUF_HEADER - self.at:
+            self.refuse(f"the header is longer than {MAX_GGUF_HEADER} bytes")
         raw = self.file.read(count)
         if len(raw) != count:
             self.refuse("became shorter while it was read")
@@ -116,7 +116,7 @@ class _Reader:
         """The next text; what isn't UTF-8 is kept by escapes."""
         return self.bytes(self.number("Q")).decode("utf-8", "surrogateescape")
 
-    def value(self, kind: int) -> Value:
+    def value(self, kind: int) -> GgufValue:
         """The next value of a type; of a list, its items (a list of lists is refused)."""
         if kind in _NUMBERS:
             return self.numbers(kind, 1)[0]
@@ -133,7 +133,7 @@ class _Reader:
             self.refuse(f"a list of {count} texts is longer than the file")
         return tuple(self.string() for _ in range(count))
 
-    def numbers(self, kind: int, count: int) -> tuple[Value, ...]:
+    def numbers(self, kind: int, count: int) -> tuple[GgufValue, ...]:
         """The next numbers of a type."""
         code = _NUMBERS[kind]
         return struct.unpack(f"<{count}{code}", self.bytes(struct.calcsize(code) * count))
@@ -157,8 +157,8 @@ class _Reader:
             self.refuse(f"says that it has {count} {what}, more than it has room for")
         return count
 
-    def _facts(self, count: int) -> dict[str, Value]:
-        facts: dict[str, Value] = {}
+    def _facts(self, count: int) -> dict[str, GgufValue]:
+        facts: dict[str, GgufValue] = {}
         for _ in range(self._credible(count, 13, "facts")):
             name = self.string()
             if name in facts:
@@ -166,8 +166,8 @@ class _Reader:
             facts[name] = self.value(self.number("I"))
         return facts
 
-    def _table(self, count: int) -> list[Entry]:
-        table: dict[str, Entry] = {}
+    def _table(self, count: int) -> list[GgufTensor]:
+        table: dict[str, GgufTensor] = {}
         for _ in range(self._credible(count, 24, "tensors")):
             begin, entry = self.at, self._entry()
             if entry.name in table:
@@ -176,7 +176,7 @@ class _Reader:
             table[entry.name] = entry
         return list(table.values())
 
-    def _entry(self) -> Entry:
+    def _entry(self) -> GgufTensor:
         """A tensor's entry, its offset still that within the data."""
         name = self.string()
         dimensions = self.number("I")
@@ -189,13 +189,15 @@ class _Reader:
             self.refuse(f"{quoted(name)} is of type {number}, which can't be dequantised here")
         if extents and extents[0] % kind.block:
             self.refuse(f"a row of {quoted(name)} has {extents[0]} entries, no whole blocks")
-        return Entry(name, kind, tuple(reversed(extents)), self.number("Q"))
+        return GgufTensor(name, kind, tuple(reversed(extents)), self.number("Q"))
 
-    def _placed(self, table: list[Entry], facts: Mapping[str, Value]) -> dict[str, Entry]:
+    def _placed(
+        self, table: list[GgufTensor], facts: Mapping[str, GgufValue]
+    ) -> dict[str, GgufTensor]:
         """The tensors by name, each within the file and apart from the others."""
         alignment = facts.get("general.alignment", 32)
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-            self.refuse(f"'general.alignment' is {shown(alignment)}, and no power of two")
+            self.refuse(f"'general.alignment' is {shown_value(alignment)}, and no power of two")
         start = -(-self.at // alignment) * alignment
         end, tensors = start, {}
         for entry in sorted(table, key=lambda entry: entry.offset):
@@ -205,5 +207,5 @@ class _Reader:
             end = self.at + prod(entry.shape) // entry.kind.block * entry.kind.bytes
             if end > self.size:
                 self.refuse(f"{quoted(entry.name)} ends beyond the file", "download it again")
-            tensors[entry.name] = Entry(entry.name, entry.kind, entry.shape, self.at)
+            tensors[entry.name] = GgufTensor(entry.name, entry.kind, entry.shape, self.at)
         return tensors

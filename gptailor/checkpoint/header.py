@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gptailor.checkpoint.error import LONGEST, CheckpointError, quoted
+from gptailor.checkpoint.error import LONGEST_QUOTED, CheckpointError, quoted
 from gptailor.checkpoint.forms import DTYPE_BITS, ByteRange, TensorInfo, TensorSpec
 from gptailor.checkpoint.regular import open_regular, parse_object, place_of, read_exactly
 from gptailor.diagnostics import listed, nearest
@@ -122,7 +122,7 @@ class _Header:
         if dtype not in DTYPE_BITS:
             message = f"{quoted(name)} has the unknown dtype {quoted(dtype)}"
             # Looking for the nearest name takes memory by the length of this one.
-            self.refuse("C207", message, name, nearest(dtype[:LONGEST], DTYPE_BITS))
+            self.refuse("C207", message, name, nearest(dtype[:LONGEST_QUOTED], DTYPE_BITS))
         return dtype
 
     def _shape(self, name: str, shape: object) -> tuple[int, ...]:

@@ -30,7 +30,7 @@ from gptailor.checkpoint.source import (
     weight_map,
 )
 
-SMALL = (
+_SMALL_FILES = (
     CONFIG,
     GENERATION_CONFIG,
     INDEX,
@@ -53,7 +53,7 @@ class Remote:
     commit: str
 
 
-def snapshot(repo: str, revision: str | None, names: Iterable[str] = SMALL) -> Path:
+def snapshot(repo: str, revision: str | None, names: Iterable[str] = _SMALL_FILES) -> Path:
     """The folder of a revision in the local cache, with these files of it where there are any."""
     from huggingface_hub import snapshot_download  # noqa: PLC0415 (half a second)
 
@@ -68,13 +68,13 @@ def open_hub(repo: str, revision: str | None) -> tuple[Checkpoint, Remote]:
     if all((folder / name).exists() for name in _weights(folder)):
         return open_checkpoint(folder), remote
     if not (folder / INDEX).exists() and _foreign(folder, remote):
-        return open_checkpoint(snapshot(repo, remote.commit, [*SMALL, *FOREIGN])), remote
+        return open_checkpoint(snapshot(repo, remote.commit, [*_SMALL_FILES, *FOREIGN])), remote
     return _by_headers(folder, remote), remote
 
 
 def open_adapter(repo: str, revision: str | None) -> tuple[Path, Remote]:
     """An adapter on the Hub, which is small, and fetched whole."""
-    folder = snapshot(repo, revision, [*SMALL, ADAPTER, "adapter_model.bin"])
+    folder = snapshot(repo, revision, [*_SMALL_FILES, ADAPTER, "adapter_model.bin"])
     return folder, Remote(repo, folder.name)
 
 

@@ -6,23 +6,29 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
-from gptailor.checkpoint.agreement import Difference, Key, differences
-from gptailor.checkpoint.configuration import Config, Entry, Refusal, Rule, listed
+from gptailor.checkpoint.agreement import ConfigKey, Disagreement, disagreements
+from gptailor.checkpoint.configuration import (
+    Config,
+    LayerEntry,
+    LayerRule,
+    Refusal,
+    listed_per_layer,
+)
 from gptailor.checkpoint.families import FAMILIES, LLAMA, Family, How
 from gptailor.checkpoint.resemblance import unlike_llama
 from gptailor.plan import Part
 
-Rest = Literal["embed", "norm", "head"]
-Place = tuple[int, Part, str]
+_Rest = Literal["embed", "norm", "head"]
+_Where = tuple[int, Part, str]
 """A layer, a part of it, and the tensor's name within the layer."""
 
 CONSTANTS = ("attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
 """Masks that old checkpoints hold in each layer: no weights, and nothing reads them."""
 
-GENERIC = (listed("layer_types", "attn"), listed("mlp_layer_types", "mlp"))
+GENERIC = (listed_per_layer("layer_types", "attn"), listed_per_layer("mlp_layer_types", "mlp"))
 """Lists that transformers 5 checks, or caches by, in any family."""
 
-QUANTISED = (
+_QUANTISED = (
     ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv",
     ".weight.absmax", ".weight.quant_map", ".SCB",
 )  # fmt: skip
@@ -58,7 +64,7 @@ class Layout:
     embed: tuple[str, ...]
     norm: tuple[str, ...]
     head: tuple[str, ...]
-    rules: tuple[Rule, ...]
+    rules: tuple[LayerRule, ...]
     tied: bool
     known: bool = True
     quantised: str | None = None
@@ -69,7 +75,7 @@ class Layout:
     ignored: frozenset[str] = frozenset()
 
     @property
-    def keys(self) -> tuple[Key, ...]:
+    def keys(self) -> tuple[ConfigKey, ...]:
         """What other models' configurations must agree on."""
         return self.family.keys
 
@@ -144,7 +150,7 @@ def _layout(
     )
 
 
-def _read(rules: Sequence[Rule], config: Config, count: int) -> Iterator[list[Any] | Refusal]:
+def _read(rules: Sequence[LayerRule], config: Config, count: int) -> Iterator[list[Any] | Refusal]:
     return (rule.read(config, count) for rule in rules)
 
 
@@ -179,7 +185,7 @@ def _quantised(config: Config, names: Collection[str]) -> str | None:
     given = config.get("quantization_config") or config.get("compression_config")
     if isinstance(given, Mapping):
         return str(given.get("quant_method", "unnamed"))
-    return "unnamed" if given or any(name.endswith(QUANTISED) for name in names) else None
+    return "unnamed" if given or any(name.endswith(_QUANTISED) for name in names) else None
 
 
 def _packed(quantised: str | None) -> str | None:
@@ -259,7 +265,7 @@ def _default(model_type: str, config: Config, names: Collection[str]) -> Layout 
 # -------------------------------------------------------------------------------------------- names
 
 
-def split_name(layout: Layout, tensor_name: str) -> Place | Rest | None:
+def split_name(layout: Layout, tensor_name: str) -> _Where | _Rest | None:
     """Where a tensor belongs: layer, part and the rest of its name; or another place; or None."""
     if (at := _place(layout.prefix, tensor_name)) is not None and at[0] < layout.count:
         part = _part(layout.family, at[1])
@@ -278,13 +284,13 @@ def layer_tensors(
     return {place[2]: name for name, place in _places(layout, names) if _is(place, layer, part)}
 
 
-def _places(layout: Layout, names: Collection[str]) -> Iterator[tuple[str, Place]]:
+def _places(layout: Layout, names: Collection[str]) -> Iterator[tuple[str, _Where]]:
     for name in names:
         if isinstance(place := split_name(layout, name), tuple):
             yield name, place
 
 
-def _is(place: Place, layer: int, part: Part | None) -> bool:
+def _is(place: _Where, layer: int, part: Part | None) -> bool:
     return place[0] == layer and part in {None, place[1]}
 
 
@@ -320,7 +326,7 @@ def projection(layout: Layout, rest: str) -> Part | None:
     return None
 
 
-def fold(layout: Layout, rest: str) -> How | None:
+def fold_scale(layout: Layout, rest: str) -> How | None:
     """What becomes of a layer's tensor where the hidden state that enters is 1/c of what it was."""
     for each in layout.family.folds:
         if _pattern(each.tensor).fullmatch(rest):
@@ -338,7 +344,7 @@ def is_constant(rest: str) -> bool:
 # ------------------------------------------------------------------------------------ configuration
 
 
-def layer_entries(layout: Layout, config: Config) -> list[Entry]:
+def layer_entries(layout: Layout, config: Config) -> list[LayerEntry]:
     """What the configuration of the layout's own checkpoint says of each layer."""
     entries: list[dict[str, Any]] = [{} for _ in range(layout.count)]
     for rule in layout.rules:
@@ -350,7 +356,7 @@ def layer_entries(layout: Layout, config: Config) -> list[Entry]:
     return list(entries)
 
 
-def joined_entry(layout: Layout, attn: Entry, mlp: Entry) -> Entry:
+def joined_entry(layout: Layout, attn: LayerEntry, mlp: LayerEntry) -> LayerEntry:
     """The entry of a layer whose parts come from two layers."""
     return {
         rule.name: (attn if rule.part == "attn" else mlp).get(rule.name) for rule in layout.rules
@@ -358,7 +364,7 @@ def joined_entry(layout: Layout, attn: Entry, mlp: Entry) -> Entry:
 
 
 def moved_config(
-    layout: Layout, base_config: Config, entries: Sequence[Entry]
+    layout: Layout, base_config: Config, entries: Sequence[LayerEntry]
 ) -> dict[str, Any] | Refusal:
     """The base's configuration for layers with these entries, in order; or why there is none."""
     if not entries:
@@ -374,6 +380,6 @@ def moved_config(
     return out | {key: 0 for key in PREDICTORS if key in out}
 
 
-def incompatible(layout: Layout, base_config: Config, other_config: Config) -> list[Difference]:
+def incompatible(layout: Layout, base_config: Config, other_config: Config) -> list[Disagreement]:
     """What keeps another model's layers from being the base's: faults, and what may matter."""
-    return differences(layout.keys, base_config, other_config, cautious=not layout.known)
+    return disagreements(layout.keys, base_config, other_config, cautious=not layout.known)

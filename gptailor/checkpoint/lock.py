@@ -17,16 +17,16 @@ from gptailor.checkpoint.regular import read_object
 from gptailor.checkpoint.transfer import write_whole
 from gptailor.plan import Closed
 
-VERSION = 1
+_LOCK_VERSION = 1
 """The version of the lock's format that is written and read."""
 SUFFIX = ".lock"
 """A lock is named as its plan, and this."""
-PLAN = "plan.tailor"
+PLAN_FILE = "plan.tailor"
 """The plan's copy in a compiled folder."""
-LOCK = PLAN + SUFFIX
+LOCK_FILE = PLAN_FILE + SUFFIX
 """The lock in a compiled folder."""
 
-TOLERANCE = 0.01
+_FIT_TOLERANCE = 0.01
 """The relative distance up to which two fits of one bridge are the same.
 
 Other threads, another processor or another version of torch add up in another order.
@@ -72,7 +72,7 @@ class Lock(Closed):
     bridges: dict[str, LockedText] = Field(default_factory=dict)
     tensors: dict[str, TensorDigest]
 
-    _path: Path = PrivateAttr(default=Path(LOCK))
+    _path: Path = PrivateAttr(default=Path(LOCK_FILE))
 
     @property
     def path(self) -> Path:
@@ -121,10 +121,12 @@ def read_lock(path: Path) -> Lock:
     version = document.get("version")
     if type(version) is not int:
         raise CheckpointError("C701", "is no lock: it has no 'version'", path, _ANEW)
-    if version != VERSION:
-        message = f"is a lock of version {str(version)[:20]}, and this gptailor reads {VERSION}"
+    if version != _LOCK_VERSION:
+        message = (
+            f"is a lock of version {str(version)[:20]}, and this gptailor reads {_LOCK_VERSION}"
+        )
         newer = "it was made by a newer gptailor; update this one"
-        raise CheckpointError("C702", message, path, newer if version > VERSION else _ANEW)
+        raise CheckpointError("C702", message, path, newer if version > _LOCK_VERSION else _ANEW)
     try:
         lock = Lock.model_validate(document)
     except pydantic.ValidationError as error:
@@ -194,7 +196,7 @@ def _other_bytes(expected: TensorDigest, found: TensorDigest, by: str) -> str | 
         return f"has other bytes than by {by}"
     apart = _distance(expected.sketch, found.sketch)
     said = f"is bridged otherwise than by {by}: its values are {apart:.1%} off"
-    return said if apart > TOLERANCE else None
+    return said if apart > _FIT_TOLERANCE else None
 
 
 def _distance(expected: Sequence[float], found: Sequence[float]) -> float:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from gptailor.checkpoint.configuration import Entry
+from gptailor.checkpoint.configuration import LayerEntry
 from gptailor.checkpoint.header import TensorInfo
 from gptailor.checkpoint.hub import Remote
 from gptailor.checkpoint.layout import Layout, layer_entries, split_name
@@ -36,7 +36,7 @@ class Opened:
         return read_vocabulary(self.checkpoint.folder)
 
     @cached_property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LayerEntry]:
         """What its configuration says of each layer."""
         return layer_entries(self.layout, self.config)
 

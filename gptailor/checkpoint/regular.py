@@ -123,7 +123,7 @@ def parse_object(
     return value
 
 
-def named(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, int]]:
+def named_places(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, int]]:
     """The names of the object that a text is, each with its place; for messages, as it is slow.
 
     Raises what the decoder does once it comes to something that isn't decoded.
@@ -140,7 +140,7 @@ def named(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, int]]:
 def place_of(name: str, raw: bytes) -> int:
     """The byte at which an entry of the object that a text is begins, by its name."""
     text = raw.decode("utf-8")
-    begin = next(at for other, at in named(text, json.JSONDecoder()) if other == name)
+    begin = next(at for other, at in named_places(text, json.JSONDecoder()) if other == name)
     return len(text[:begin].encode("utf-8"))
 
 
@@ -154,7 +154,7 @@ def _undecodable(text: str, decoder: json.JSONDecoder) -> int:
     seen: set[str] = set()
     at = 0
     try:
-        for name, at in named(text, decoder):  # noqa: B007 (where it stops is the answer)
+        for name, at in named_places(text, decoder):  # noqa: B007 (where it stops is the answer)
             if name in seen:
                 break
             seen.add(name)

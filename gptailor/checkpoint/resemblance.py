@@ -31,7 +31,7 @@ SHAPE = re.compile(
 )
 """The tensors of a layer like Llama's."""
 
-LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
+_LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
 def unlike_llama(config: Config, names: Collection[str]) -> str | None:
@@ -52,7 +52,7 @@ def _positional(config: Config) -> str | None:
 def _unlike_layers(names: Collection[str]) -> str | None:
     found: dict[str, set[str]] = {}
     for name in names:
-        if (match := LAYER.fullmatch(name)) is not None:
+        if (match := _LAYER_NAME.fullmatch(name)) is not None:
             found.setdefault(match[1], set()).add(match[2])
     kinds: Sequence[set[str]] = list(found.values())
     if not kinds or not kinds[0] >= NEEDED:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from gptailor.checkpoint.forms import Aligned, Rows, TensorInfo
+from gptailor.checkpoint.forms import Aligned, RowRange, TensorInfo
 from gptailor.checkpoint.opened import Opened
 
 
@@ -12,7 +12,9 @@ def has_rows(where: str, number: int) -> bool:
     return where == "head" or (where == "embed" and number == 0)
 
 
-def aligned(tensor: TensorInfo, model: Opened, donor: TensorInfo, teller: Opened) -> TensorInfo:
+def aligned_rows(
+    tensor: TensorInfo, model: Opened, donor: TensorInfo, teller: Opened
+) -> TensorInfo:
     """A model's embedding or head with a row for each token of another model's tokenizer.
 
     `donor` is the same tensor of the model whose tokenizer it is (`teller`): it gives the number
@@ -56,11 +58,11 @@ def _rows(
             yield donor, row
 
 
-def _runs(rows: Sequence[tuple[TensorInfo, int]]) -> Iterator[Rows]:
+def _runs(rows: Sequence[tuple[TensorInfo, int]]) -> Iterator[RowRange]:
     """Neighbouring rows of one tensor joined."""
     start = 0
     for i in range(1, len(rows) + 1):
         tensor, first = rows[start]
         if i == len(rows) or rows[i] != (tensor, first + i - start):
-            yield Rows(tensor, first, i - start)
+            yield RowRange(tensor, first, i - start)
             start = i

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gptailor.checkpoint.header import DTYPE_BITS, TensorSpec
 
-ALIGNMENT = 8
+_HEADER_ALIGNMENT = 8
 """The data of a file start at a multiple of this many bytes, as a loader that maps it wants."""
 
 
@@ -73,5 +73,5 @@ def _header(specs: Sequence[TensorSpec]) -> bytes:
         entries[spec.name] = {"dtype": spec.dtype, "shape": shape, "data_offsets": [begin, end]}
         begin = end
     text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % ALIGNMENT)
+    text += b" " * (-len(text) % _HEADER_ALIGNMENT)
     return len(text).to_bytes(8, "little") + text

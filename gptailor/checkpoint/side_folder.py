@@ -16,10 +16,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from gptailor.checkpoint.error import CheckpointError, quoted
-from gptailor.checkpoint.exchange import exchange
+from gptailor.checkpoint.exchange import exchange_names
 from gptailor.checkpoint.transfer import writing
 
-LOCK = ".lock"
+_LOCK = ".lock"
 NEW = "new"
 OLD = "old"
 ATTEMPTS = 16
@@ -66,7 +66,7 @@ class SideFolder:
         for _ in range(ATTEMPTS):
             self.path = _name(self.target)
             self.path.mkdir()
-            lock = self.path / LOCK
+            lock = self.path / _LOCK
             with suppress(FileNotFoundError):
                 flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 self._lock = fd = os.open(lock, flags, 0o666)
@@ -83,10 +83,10 @@ class SideFolder:
         sync_tree(self.new)
         with writing(self.target):
             try:
-                if not (force and exchange(self.new, self.target)):
+                if not (force and exchange_names(self.new, self.target)):
                     self._rename(force=force)
             except TargetExists:  # one that wasn't there a moment ago
-                if not (force and exchange(self.new, self.target)):
+                if not (force and exchange_names(self.new, self.target)):
                     raise
         with suppress(OSError):  # the output is there and whole, only its name may be lost
             sync_folder(self.target.parent)
@@ -176,7 +176,7 @@ def _claim(fd: int) -> bool:
 def _lock_of_dead(path: Path) -> int | None:
     """The lock of a side folder whose process is dead, now held by us."""
     try:
-        fd = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
@@ -200,7 +200,7 @@ def _discard(path: Path, target: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
     with suppress(OSError):  # what can't be removed now is tried again by the next run
         if not new.exists() and not old.exists():
-            (path / LOCK).unlink(missing_ok=True)
+            (path / _LOCK).unlink(missing_ok=True)
             path.rmdir()
 
 

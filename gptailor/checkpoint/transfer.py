@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 Payload = ByteRange | Iterable[memoryview | bytes]
 """A tensor's bytes: copied from a file as they are, or made on the way."""
 
-Progress = Callable[[int], None]
+ByteProgress = Callable[[int], None]
 """Told how many bytes were written since the last call."""
 
-STEP = 32 * 1024 * 1024
+COPY_STEP = 32 * 1024 * 1024
 """The most that the kernel copies in one call, so that a long copy shows and can be interrupted."""
 BUFFER = 1024 * 1024
 """What goes through memory at once where the kernel copies nothing; it should fit a cache."""
@@ -36,7 +36,7 @@ class OutputFile:
     path that the file will have in the end.
     """
 
-    def __init__(self, path: Path, shown: Path, size: int, progress: Progress) -> None:
+    def __init__(self, path: Path, shown: Path, size: int, progress: ByteProgress) -> None:
         self.path = path
         self.shown = shown
         self.progress = progress
@@ -102,7 +102,7 @@ class OutputFile:
         """Copy in the kernel as far as it can; where it can't, the next way says what is wrong."""
         done = 0
         while done < stretch.size:
-            count = min(stretch.size - done, STEP)
+            count = min(stretch.size - done, COPY_STEP)
             try:
                 copied = os.copy_file_range(
                     source, self.fd, count, stretch.offset + done, offset + done
@@ -126,7 +126,7 @@ class OutputFile:
             os.lseek(out, offset, os.SEEK_SET)
             while begun + done < stretch.size:
                 at = stretch.offset + begun + done
-                sent = os.sendfile(out, source, at, min(stretch.size - begun - done, STEP))
+                sent = os.sendfile(out, source, at, min(stretch.size - begun - done, COPY_STEP))
                 if not sent:
                     break
                 self._copied(offset + done, sent)

@@ -19,7 +19,7 @@ STORAGES: Mapping[str, str] = {
 }  # fmt: skip
 """PyTorch's classes of storages, and safetensors' names of their dtypes."""
 
-DTYPES: Mapping[str, str] = {
+STORAGE_DTYPES: Mapping[str, str] = {
     "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
     "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
     "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
@@ -113,7 +113,7 @@ class _Machine:
                 raise PickleRefusal(f"it has more than {MOST_INSTRUCTIONS} instructions")
             if opcode.name == "STOP":
                 break
-            step = STEPS.get(opcode.name)
+            step = _INSTRUCTIONS.get(opcode.name)
             if step is None:
                 raise PickleRefusal(f"its instruction {opcode.name} is in no state dict")
             step(self, argument)
@@ -195,7 +195,7 @@ class _Machine:
 def _is_torch(module: str, name: str) -> bool:
     if module == "torch.storage":
         return name == "UntypedStorage"
-    return module == "torch" and (name in STORAGES or name in DTYPES)
+    return module == "torch" and (name in STORAGES or name in STORAGE_DTYPES)
 
 
 def _is_count(value: object) -> bool:
@@ -225,7 +225,7 @@ def _tensor(arguments: tuple[Any, ...], *, typed: bool) -> Strided:
     dtype = storage.dtype
     if typed:
         given = arguments[6].name if isinstance(arguments[6], Global) else ""
-        if (found := DTYPES.get(given.rpartition(" ")[2])) is None:
+        if (found := STORAGE_DTYPES.get(given.rpartition(" ")[2])) is None:
             raise PickleRefusal("a tensor has no known dtype")
         dtype = found
     return Strided(storage, dtype, offset, shape, strides)
@@ -275,7 +275,7 @@ _ARGUMENTS = ("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "INT", "LONG", "
               "BINSTRING")  # fmt: skip
 """Instructions that push their argument."""
 
-STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {
+_INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "PROTO": lambda _, __: None,
     "FRAME": lambda _, __: None,
     "GLOBAL": _global,

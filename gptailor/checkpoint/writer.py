@@ -10,13 +10,13 @@ from pathlib import Path, PurePosixPath
 
 from gptailor.checkpoint.crew import Crew
 from gptailor.checkpoint.error import CheckpointError, quoted
-from gptailor.checkpoint.filling import Seen, fill
+from gptailor.checkpoint.filling import OnWritten, fill_shard
 from gptailor.checkpoint.header import ByteRange, TensorSpec
 from gptailor.checkpoint.regular import open_regular
 from gptailor.checkpoint.shards import Shard, plan_shards
 from gptailor.checkpoint.side_folder import SideFolder, TargetExists, remove_stale
 from gptailor.checkpoint.source import INDEX
-from gptailor.checkpoint.transfer import OutputFile, Payload, Progress, writing
+from gptailor.checkpoint.transfer import ByteProgress, OutputFile, Payload, writing
 
 __all__ = [
     "Payload",
@@ -37,10 +37,10 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
     files: Mapping[str, bytes | Path],
     *,
     force: bool = False,
-    progress: Progress = lambda _: None,
+    progress: ByteProgress = lambda _: None,
     protected: Iterable[Path] = (),
     threads: int | None = None,
-    seen: Seen | None = None,
+    seen: OnWritten | None = None,
     finish: Callable[[], Mapping[str, bytes]] = dict,
 ) -> None:
     """Write shards, their index and other files into a new folder, all or nothing.
@@ -70,7 +70,7 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
             for shard in shards:
                 path, shown = side.new / shard.name, target / shard.name
                 with OutputFile(path, shown, shard.size, told) as out:
-                    fill(out, shard, payload_of, crew, crew.told(seen) if seen else None)
+                    fill_shard(out, shard, payload_of, crew, crew.told(seen) if seen else None)
             for name, content in {**contents, **finish()}.items():
                 _write_file(side.new / name, target / name, content, progress)
             side.swap(force=force)
@@ -196,7 +196,7 @@ def _make(place: Path) -> bool:
     return True
 
 
-def _write_file(path: Path, shown: Path, content: bytes | Path, progress: Progress) -> None:
+def _write_file(path: Path, shown: Path, content: bytes | Path, progress: ByteProgress) -> None:
     with writing(shown):
         path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):

@@ -5,14 +5,22 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 from gptailor.checks.merging import MERGING
-from gptailor.checks.places import Hit, choices, is_open, joined, named_models, numbers, recipes
+from gptailor.checks.places import (
+    Hit,
+    choices,
+    is_open,
+    joined_faults,
+    named_models,
+    numbers,
+    recipes,
+)
 from gptailor.checks.sayable import SAYABLE
 from gptailor.checks.searching import SEARCHING
 from gptailor.diagnostics import Also, Fault, listed, locate, nearest
 from gptailor.plan import Open, Plan, Take
 from gptailor.registry import DTYPES, WORDS
 
-Rule = Callable[[Plan], Iterator[Fault]]
+PlanRule = Callable[[Plan], Iterator[Fault]]
 
 
 def check_alone(plan: Plan, *, whole: bool = True) -> list[Fault]:
@@ -21,7 +29,7 @@ def check_alone(plan: Plan, *, whole: bool = True) -> list[Fault]:
     `whole` is False for a plan whose text has syntax faults: what may only be missing because its
     statement was not read is not reported.
     """
-    rules = CHECKS if whole else tuple(rule for rule in CHECKS if rule not in _ABSENCES)
+    rules = PLAN_RULES if whole else tuple(rule for rule in PLAN_RULES if rule not in _ABSENCES)
     return locate((fault for rule in rules for fault in rule(plan)), plan.origin)
 
 
@@ -118,7 +126,7 @@ def every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
         if i is not None:
             hits.append(Hit(layer.position, *_in_text_order(plan, i, j)))
         decided.setdefault((layer.position, layer.part), j)
-    yield from joined(plan, hits, _twice("P207", "decided"), "first decided here")
+    yield from joined_faults(plan, hits, _twice("P207", "decided"), "first decided here")
 
 
 def _in_text_order(plan: Plan, i: int, j: int) -> tuple[tuple[str, int], tuple[str, int]]:
@@ -141,7 +149,7 @@ def nothing_is_scaled_twice(plan: Plan) -> Iterator[Fault]:
         for (i, first), (j, second) in pairwise(enumerate(plan.scales))
         if first.position == second.position
     ]
-    yield from joined(plan, hits, _twice("P209", "scaled"), "first scaled here")
+    yield from joined_faults(plan, hits, _twice("P209", "scaled"), "first scaled here")
 
 
 def nothing_is_dropped_twice(plan: Plan) -> Iterator[Fault]:
@@ -151,7 +159,7 @@ def nothing_is_dropped_twice(plan: Plan) -> Iterator[Fault]:
         for (i, first), (j, second) in pairwise(enumerate(plan.drops))
         if first.position == second.position
     ]
-    yield from joined(plan, hits, _twice("P210", "dropped"), "first dropped here")
+    yield from joined_faults(plan, hits, _twice("P210", "dropped"), "first dropped here")
     seen = {drop.position: ("drops", i) for i, drop in enumerate(plan.drops)}
     for i, choice in enumerate(plan.drop_any):
         for position in choice.among:
@@ -172,13 +180,13 @@ def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
         if layer.position in drops
     ]
     both = "is decided and dropped"
-    yield from joined(plan, hits, _both("P208", both), "dropped here")
+    yield from joined_faults(plan, hits, _both("P208", both), "dropped here")
     hits = [
         Hit(scale.position, ("scales", i), drops[scale.position])
         for i, scale in enumerate(plan.scales)
         if scale.position in drops
     ]
-    yield from joined(plan, hits, _both("P208", "is scaled and dropped"), "dropped here")
+    yield from joined_faults(plan, hits, _both("P208", "is scaled and dropped"), "dropped here")
 
 
 def _both(code: str, what: str) -> Callable[[str, bool], Fault]:
@@ -255,7 +263,7 @@ def _open_entries(plan: Plan) -> Iterator[tuple[tuple[str, ...], tuple[Open, ...
         yield ("stack", "items"), plan.stack.items
 
 
-CHECKS: tuple[Rule, ...] = (
+PLAN_RULES: tuple[PlanRule, ...] = (
     the_version_is_known,
     base_is_declared,
     every_model_name_can_be_one,

@@ -9,7 +9,7 @@ from gptailor import outline
 from gptailor.checkpoint.configuration import Refusal
 from gptailor.checkpoint.header import TensorInfo
 from gptailor.checkpoint.layout import Layout, projection
-from gptailor.checks.fitting import FLOATS, Checked, Use, moved, uses
+from gptailor.checks.fitting import FLOATS, Checked, Use, moved_configuration, uses
 from gptailor.checks.merging import open_choices
 from gptailor.diagnostics import Fault
 from gptailor.registry import BRIDGE_TOKENS
@@ -111,7 +111,7 @@ def what_is_dropped_can_be_undone(checked: Checked) -> Iterator[Fault]:
     if not plan.bridges or open_choices(plan) or plan.stack is not None:
         return
     undone = plan.model_copy(update={"drops": (), "bridges": ()})
-    made = moved(Checked(undone, checked.models))
+    made = moved_configuration(Checked(undone, checked.models))
     if isinstance(made, Refusal):
         message = f"a bridge is fitted to the plan without its drops, and there {made.reason}"
         yield Fault("M217", message, ("bridges", 0))

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from gptailor import outline
-from gptailor.checkpoint.configuration import Entry, Refusal
+from gptailor.checkpoint.configuration import LayerEntry, Refusal
 from gptailor.checkpoint.header import TensorInfo
-from gptailor.checkpoint.layout import fold, is_constant, joined_entry, moved_config
+from gptailor.checkpoint.layout import fold_scale, is_constant, joined_entry, moved_config
 from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.quantisation import requantised
 from gptailor.checks.places import calls, named_models
@@ -170,7 +170,7 @@ def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
                     return
 
 
-def _entries(found: list[Use]) -> list[Entry]:
+def _entries(found: list[Use]) -> list[LayerEntry]:
     return [use.model.entries[use.layer] for use in found]
 
 
@@ -193,14 +193,14 @@ def the_configuration_can_follow(checked: Checked) -> Iterator[Fault]:
     """What a configuration says by position can be said of the output's layers."""
     if any(slot.dropped == "maybe" for slot in outline.slots(checked.plan, checked.count)):
         return
-    made = moved(checked)
+    made = moved_configuration(checked)
     if isinstance(made, Refusal):
         at: Place = ("stack",) if checked.plan.stack else ("drops", 0)
         at = at if checked.plan.stack or checked.plan.drops else ("layers", 0)
         yield Fault("M217", made.reason, at)
 
 
-def moved(checked: Checked) -> dict[str, object] | Refusal:
+def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
     """The configuration of a plan's output, as far as its layers go."""
     entries, places = [], []
     for slot in outline.kept(checked.plan, checked.count):
@@ -218,7 +218,7 @@ def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
     if not checked.plan.scales or base.layout.no_scale is not None:
         return
     for part in outline.PARTS:
-        if not any(fold(base.layout, rest) for rest in base.part(0, part)):
+        if not any(fold_scale(base.layout, rest) for rest in base.part(0, part)):
             message = f"a layer's '{part}' has no tensor that a scale could be folded into"
             yield Fault("M214", message, ("scales", 0))
 

@@ -8,7 +8,7 @@ from gptailor.checkpoint.opened import Opened
 from gptailor.checks.bridging import BRIDGING
 from gptailor.checks.fitting import FITTING, Checked
 from gptailor.checks.opening import used
-from gptailor.checks.places import Hit, joined, layer_recipes, named_models
+from gptailor.checks.places import Hit, joined_faults, layer_recipes, named_models
 from gptailor.checks.quantised import QUANTISED
 from gptailor.checks.rest import REST_RULES, every_tokenizer_can_be_read
 from gptailor.diagnostics import Fault, errors, locate
@@ -20,7 +20,7 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
     if "base" not in models:
         return []
     checked = Checked(plan, models)
-    faults = locate((f for rule in CHECKS for f in rule(checked)), plan.origin)
+    faults = locate((f for rule in MODEL_RULES for f in rule(checked)), plan.origin)
     for rules in ((*QUANTISED, every_tokenizer_can_be_read), (*FITTING, *BRIDGING, *REST_RULES)):
         if not errors(faults):
             faults += locate((f for rule in rules for f in rule(checked)), plan.origin)
@@ -48,7 +48,7 @@ def every_position_exists(checked: Checked) -> Iterator[Fault]:
     )
     for name, entries in placed:
         hits = [Hit(e.position, (name, i)) for i, e in enumerate(entries) if e.position >= count]
-        yield from joined(plan, hits, beyond)
+        yield from joined_faults(plan, hits, beyond)
     for i, choice in enumerate(plan.drop_any):
         if choice.among and choice.among[-1] >= count:
             yield replace(beyond(f"L{choice.among[-1]}", False), at=("drop_any", i, "among"))
@@ -130,7 +130,7 @@ def every_model_is_used(checked: Checked) -> Iterator[Fault]:
             yield Fault("M303", message, ("models", name, "name"), severity="warning")
 
 
-CHECKS: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+MODEL_RULES: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     every_position_exists,
     every_source_layer_exists,
     something_remains,

@@ -132,7 +132,7 @@ class Hit:
     other: Place | None = None
 
 
-def joined(
+def joined_faults(
     plan: Plan,
     hits: Iterable[Hit],
     fault: Callable[[str, bool], Fault],

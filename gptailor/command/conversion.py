@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gptailor.command.plans import shown, text_of
+from gptailor.command.plans import plan_text, shown_name
 from gptailor.convert.mergekit import from_mergekit
 from gptailor.convert.note import ConversionError, Note
 from gptailor.convert.paper import from_paper
@@ -22,14 +22,14 @@ def imported(
     output: Path | None,
 ) -> "tuple[Plan, list[Note]]":
     """The plan of a file, and what is to be said of it."""
-    text = text_of(file)
+    text = plan_text(file)
     if tool == "gptailor-paper" or (tool is None and text.lstrip()[:1] == "{"):
-        return from_paper(_json(text, shown(file)), layers=layers, models=candidates)
+        return from_paper(_json(text, shown_name(file)), layers=layers, models=candidates)
     if candidates:
         raise ConversionError("a mergekit file names its models", help="leave --candidate out")
     root = Path.cwd()  # where mergekit has its relative paths start
     folder = output.parent if output is not None else root
-    return from_mergekit(text, shown(file), layers, root=root, folder=folder)
+    return from_mergekit(text, shown_name(file), layers, root=root, folder=folder)
 
 
 def _json(text: str, name: str) -> object:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gptailor.command.options import DEVICE, DTYPE, MEMORY, MODEL
-from gptailor.command.plans import read
+from gptailor.command.plans import read_plan
 from gptailor.command.screen import report, say, width
 
 if TYPE_CHECKING:
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from gptailor.plan import Objective, Plan
     from gptailor.report import scores
 
-FAILED = 3
+_NO_SCORE = 3
 """The exit code where a target has no score by one of the objectives."""
 
-EXAMPLE = """
+_EVAL_EXAMPLE = """
 \b
 Example, with a plan and what it is compiled to:
   gptailor eval cut.tailor out --objective 'nll("text.txt")' --samples 64
 """
 
 
-@click.command("eval", short_help="Say how good plans and models are.", epilog=EXAMPLE)
+@click.command("eval", short_help="Say how good plans and models are.", epilog=_EVAL_EXAMPLE)
 @click.argument("targets", metavar="TARGET...", nargs=-1, required=True,
                 type=click.Path(allow_dash=True))  # fmt: skip
 @click.option("-O", "--objective", "objectives", multiple=True, required=True, metavar="OBJECTIVE",
@@ -71,23 +71,23 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     wishes = _wishes(objectives, targeting.names(found))
     import torch  # noqa: PLC0415 (seconds, and what is wrong with the texts was said before)
 
-    from gptailor.evaluate.judging import Judging, Place  # noqa: PLC0415
+    from gptailor.evaluate.judging import Judging, Placement  # noqa: PLC0415
     from gptailor.evaluate.preparing import Samples, Wish  # noqa: PLC0415
 
     kind = None if dtype is None else getattr(torch, dtype)
     drawn = Samples(Path(), samples, seed)
-    judging = Judging(found, [Wish(*one) for one in wishes], drawn, Place(device, kind, memory))
+    judging = Judging(found, [Wish(*one) for one in wishes], drawn, Placement(device, kind, memory))
     with _progress() as progress:
         judgement = judging.judgement(speed=not no_speed, progress=progress)
     if form == "json":
         say(judgement.to_json())
     else:
         _print(judgement)
-    sys.exit(FAILED if judgement.failed else 0)
+    sys.exit(_NO_SCORE if judgement.failed else 0)
 
 
 def _target(name: str) -> "str | Plan":
-    return read(name) if name == "-" else name
+    return read_plan(name) if name == "-" else name
 
 
 def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objective, bool]]":
@@ -115,9 +115,9 @@ def _progress() -> "Iterator[Callable[[str, int, int], None]]":
     if not sys.stderr.isatty():
         yield _line
         return
-    from gptailor.report.progress import steps  # noqa: PLC0415
+    from gptailor.report.progress import steps_bar  # noqa: PLC0415
 
-    with steps("judging") as advance:
+    with steps_bar("judging") as advance:
         yield advance
 
 
@@ -133,7 +133,7 @@ def _print(judgement: "Judgement") -> None:
     results = [*judgement.bases, *judgement.results]
     for objective in dict.fromkeys(result.objective for result in results):
         mine = [result for result in results if result.objective == objective]
-        for line in scores.marks(_heading(mine), [_mark(one) for one in mine], columns):
+        for line in scores.score_lines(_heading(mine), [_mark(one) for one in mine], columns):
             say(line)
         say("")
     subjects = [*judgement.base_subjects, *judgement.subjects]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gptailor.command.options import MODEL, PLAN
-from gptailor.command.plans import read
+from gptailor.command.options import MODEL, PLAN_ARGUMENT
+from gptailor.command.plans import read_plan
 from gptailor.command.screen import MOST_SHOWN, report, say
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def refuse_known(prepared: "Prepared", lock: "Lock | None") -> None:
 
 
 @click.command("lock", short_help="Write down what a plan is made from, and what comes out.")
-@PLAN
+@PLAN_ARGUMENT
 @click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
               help="The file to write, or - to print. Without it: PLAN.lock.")  # fmt: skip
 @MODEL
@@ -92,7 +92,7 @@ def lock_command(
     from gptailor.locking import measured  # noqa: PLC0415
 
     path = lock_file(plan, output)
-    prepared = api.ready(read(plan), models=dict(models), dtype=dtype)
+    prepared = api.ready(read_plan(plan), models=dict(models), dtype=dtype)
     report(prepared.warnings)
     with _progress(work(prepared), "locking") as advance:
         made = measured(prepared, progress=advance)

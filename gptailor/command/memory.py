@@ -3,7 +3,7 @@
 import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-KEPT = 2**28
+_KEPT_BYTES = 2**28
 LARGEST_KEPT = 2**25
 
 
@@ -17,5 +17,5 @@ def keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(_TRIM_THRESHOLD, KEPT)
+    mallopt(_TRIM_THRESHOLD, _KEPT_BYTES)
     mallopt(_MMAP_THRESHOLD, LARGEST_KEPT)

@@ -27,7 +27,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
           "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
 
 
-class Size(click.ParamType[int]):
+class ByteSize(click.ParamType[int]):
     """A number of bytes: `5GB`, `500MB`, `2GiB`."""
 
     name = "SIZE"
@@ -44,7 +44,7 @@ class Size(click.ParamType[int]):
         return size
 
 
-PLAN = click.argument("plan", metavar="PLAN", type=click.Path(allow_dash=True))
+PLAN_ARGUMENT = click.argument("plan", metavar="PLAN", type=click.Path(allow_dash=True))
 PLANS = click.argument(
     "plans", metavar="PLAN...", nargs=-1, required=True, type=click.Path(allow_dash=True)
 )
@@ -69,7 +69,7 @@ DTYPE = click.option(
 )
 MEMORY = click.option(
     "--memory",
-    type=Size(),
+    type=ByteSize(),
     metavar="SIZE",
     help="The most bytes of weights on the device; layers are streamed.",
 )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gptailor.plan import Plan
 
 
-def shown(name: str) -> str:
+def shown_name(name: str) -> str:
     """What a plan's file is called in messages."""
     return "<stdin>" if name == "-" else name
 
@@ -25,7 +25,7 @@ def bytes_of(name: str) -> bytes:
     return Path(name).read_bytes()
 
 
-def text_of(name: str) -> str:
+def plan_text(name: str) -> str:
     """A file's text; PlanError if it is not UTF-8."""
     raw = bytes_of(name)
     try:
@@ -33,17 +33,19 @@ def text_of(name: str) -> str:
     except UnicodeDecodeError:
         from gptailor.lang.reading import read_bytes  # noqa: PLC0415
 
-        raise PlanError(read_bytes(raw, shown(name), Path())[1]) from None
+        raise PlanError(read_bytes(raw, shown_name(name), Path())[1]) from None
 
 
 def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
     """The plan of a file, if it can be read, and its faults by itself."""
     from gptailor.lang.reading import read_bytes  # noqa: PLC0415
 
-    return read_bytes(bytes_of(name), shown(name), Path() if name == "-" else Path(name).parent)
+    return read_bytes(
+        bytes_of(name), shown_name(name), Path() if name == "-" else Path(name).parent
+    )
 
 
-def read(name: str) -> "Plan":
+def read_plan(name: str) -> "Plan":
     """The plan of a file; PlanError if it has faults."""
     plan, faults = parsed(name)
     if plan is None or errors(faults):
@@ -61,7 +63,7 @@ def faults_of(name: str, models: dict[str, Path], *, alone: bool) -> list[Fault]
     return api.check(plan, models)
 
 
-def layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
+def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
     """The base's number of layers, and whether it is known; else as many as the plan names."""
     from gptailor.checks.opening import open_models, rebind  # noqa: PLC0415
     from gptailor.plan import Plan  # noqa: PLC0415

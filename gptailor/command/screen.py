@@ -48,7 +48,7 @@ def print_dry_run(prepared: "Prepared", output: Path) -> None:
     rows = [
         describe.Row("parameters", f"{after:,} (the base has {before:,})"),
         describe.Row("weights", f"{prepared.size:,} bytes in {files}"),
-        *describe.rows(slots(prepared.plan, prepared.models["base"].layout.count)),
+        *describe.described_rows(slots(prepared.plan, prepared.models["base"].layout.count)),
     ]
     for line in screen.table(rows, width()):
         say(line)

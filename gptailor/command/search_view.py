@@ -5,11 +5,11 @@ from typing import final
 
 from gptailor.command.screen import report, say
 from gptailor.diagnostics import Fault
-from gptailor.report.live import Live, Shown, Standing
-from gptailor.report.search_summary import number, percent
+from gptailor.report.live import LiveView, Shown, Standing
+from gptailor.report.search_summary import percent, shown_number
 from gptailor.search.decode import decode
 from gptailor.search.ledger import Ledger
-from gptailor.search.loop import Search
+from gptailor.search.loop import SearchLoop
 from gptailor.search.record import STARTS, Trial
 
 
@@ -18,7 +18,7 @@ class Lines:
     """A line for each trial."""
 
     def __init__(self) -> None:
-        self._search: Search | None = None
+        self._search: SearchLoop | None = None
         self._best: int | None = None
 
     def warned(self, faults: list[Fault]) -> None:
@@ -29,7 +29,7 @@ class Lines:
         """Print it."""
         say(what, err=True)
 
-    def searching(self, search: Search) -> None:
+    def searching(self, search: SearchLoop) -> None:
         """From now on trials come."""
         self._search = search
         if search.ledger.trials:
@@ -60,7 +60,7 @@ def in_a_line(trial: Trial, ledger: Ledger) -> str:
     if trial.values is None or trial.stderrs is None:
         return f"{head}: failed: {trial.failure}"
     scores = (
-        f"{aim.name.partition('(')[0]} {number(value, error)}"
+        f"{aim.name.partition('(')[0]} {shown_number(value, error)}"
         for aim, value, error in zip(ledger.aims, trial.values, trial.stderrs, strict=True)
     )
     tail = "" if trial.full else f", {wanted.samples} samples"
@@ -74,8 +74,8 @@ class Screen:
     """A view that is drawn anew while the search goes on."""
 
     def __init__(self) -> None:
-        self._live = Live()
-        self._search: Search | None = None
+        self._live = LiveView()
+        self._search: SearchLoop | None = None
         self._begun = time.monotonic()
         self._before = 0.0
         self._shown: tuple[int, Shown] | None = None
@@ -95,7 +95,7 @@ class Screen:
         """Say it in the view."""
         self._live.say(what)
 
-    def searching(self, search: Search) -> None:
+    def searching(self, search: SearchLoop) -> None:
         """From now on trials come."""
         self._search = search
         self._begun, self._before = time.monotonic(), search.ledger.cost()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gptailor.command.memory import keep_memory
-from gptailor.command.options import DEVICE, DTYPE, MEMORY, MODEL, PLAN
-from gptailor.command.plans import read
+from gptailor.command.options import DEVICE, DTYPE, MEMORY, MODEL, PLAN_ARGUMENT
+from gptailor.command.plans import read_plan
 from gptailor.command.screen import say, width
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 
-EXAMPLE = """
+_SEARCH_EXAMPLE = """
 \b
 Example; the same command goes on where it was interrupted:
   gptailor search space.tailor -o run --trials 200
@@ -29,7 +29,7 @@ Example; the same command goes on where it was interrupted:
 """
 
 
-class Samples(click.ParamType[tuple[int, int]]):
+class _SampleRange(click.ParamType[tuple[int, int]]):
     """`64..1024`."""
 
     name = "A..B"
@@ -47,8 +47,8 @@ class Samples(click.ParamType[tuple[int, int]]):
         return low, high
 
 
-@click.command("search", short_help="Close a plan's choices by trials.", epilog=EXAMPLE)
-@PLAN
+@click.command("search", short_help="Close a plan's choices by trials.", epilog=_SEARCH_EXAMPLE)
+@PLAN_ARGUMENT
 @click.option("-o", "--output", "run", required=True, type=click.Path(path_type=Path),
               metavar="RUN", help="The search's folder; one that is there goes on.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(min=1), metavar="N",
@@ -61,7 +61,7 @@ class Samples(click.ParamType[tuple[int, int]]):
               help="Instead of the search block's; may be given several times.")  # fmt: skip
 @click.option("--prefer", metavar="OBJECTIVE",
               help="The objective, or its number, that says which plan is the best.")  # fmt: skip
-@click.option("--fidelity", type=Samples(),
+@click.option("--fidelity", type=_SampleRange(),
               help="Samples of a trial, from the cheapest to all.")  # fmt: skip
 @click.option("--bridge", type=click.Choice(["each", "from-full", "finalists"]),
               help="Which trials are bridged. Without it: the finalists, in the end.")  # fmt: skip
@@ -111,7 +111,7 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     Ctrl-C ends it with everything kept. The same command goes on where it ended, with a larger
     --trials beyond that; a RUN of another search is refused.
     """
-    from gptailor.searching.settings import Flags, Where, settings  # noqa: PLC0415
+    from gptailor.searching.settings import Flags, Resources, settings  # noqa: PLC0415
 
     if workers is not None and ray is None:
         raise click.UsageError("--workers are those of a Ray cluster; give --ray too")
@@ -119,14 +119,14 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     flags = Flags(
         objectives, fidelity, trials, seed, strategy, bridge, prefer, compare_random=compare_random
     )
-    wanted = read(plan)
+    wanted = read_plan(plan)
     settings(wanted, flags)  # what is wrong is said before seconds of imports
     _need_packages()
     _set_up_jax()
     from gptailor.searching.run import search  # noqa: PLC0415
 
     keep_memory()
-    where = Where(device, dtype, memory, storage, study_name, ray, workers)
+    where = Resources(device, dtype, memory, storage, study_name, ray, workers)
     with _view(live=not no_live and sys.stderr.isatty()) as view:
         found = search(wanted, run, flags, models=dict(models), where=where, view=view)
     _print(found)
@@ -165,7 +165,7 @@ def _view(*, live: bool) -> "Iterator[View]":
 
 
 def _print(found: "Searched") -> None:
-    from gptailor.report.search_summary import lines  # noqa: PLC0415
+    from gptailor.report.search_summary import summary_lines  # noqa: PLC0415
 
-    for line in lines(found.summary, width()):
+    for line in summary_lines(found.summary, width()):
         say(line)

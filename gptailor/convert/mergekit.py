@@ -9,11 +9,11 @@ from gptailor.checks.alone import check_alone
 from gptailor.convert import mergekit_recipes as recipes
 from gptailor.convert import mergekit_settings as settings
 from gptailor.convert.document import read_document
-from gptailor.convert.mergekit_file import Config, Reference, read_config
+from gptailor.convert.mergekit_file import MergekitConfig, ModelReference, read_config
 from gptailor.convert.mergekit_reading import Reading, method_is_known
-from gptailor.convert.naming import Paths, named
+from gptailor.convert.naming import PathRoots, name_models
 from gptailor.convert.note import ConversionError, Note
-from gptailor.convert.tensors import LLAMA, Tensors, read_tensors
+from gptailor.convert.tensors import LLAMA_TENSORS, TensorNames, read_tensors
 from gptailor.diagnostics import errors
 from gptailor.plan import Drop, Item, Layer, LayerOf, Part, Plan, Recipe, Stack, Take
 
@@ -39,11 +39,11 @@ def from_mergekit(
     document = read_document(text, name)
     config = read_config(document)
     method_is_known(config)
-    base, paths = _base(config), Paths(root, folder)
+    base, paths = _base(config), PathRoots(root, folder)
     tensors = _tensors(config, base, paths, layers)
     if config.whole:
         config = _counted(config, tensors.layers)
-    names, models = named(config.references(), base, paths)
+    names, models = name_models(config.references(), base, paths)
     reading = Reading(config, base, names, tensors)
     settings.check_slices(reading)
     settings.check_parameters(reading)
@@ -59,7 +59,7 @@ def from_mergekit(
     return plan, list(dict.fromkeys(reading.notes))
 
 
-def _base(config: Config) -> Reference:
+def _base(config: MergekitConfig) -> ModelReference:
     """The model that is the plan's base: the file's, or a slice's, or the first."""
     if config.base is not None:
         return config.base
@@ -67,10 +67,12 @@ def _base(config: Config) -> Reference:
     return bases[0] if bases else config.slices[0].sources[0].model
 
 
-def _tensors(config: Config, base: Reference, paths: Paths, layers: int | None) -> Tensors:
+def _tensors(
+    config: MergekitConfig, base: ModelReference, paths: PathRoots, layers: int | None
+) -> TensorNames:
     """The base's tensor names, and its number of layers if it is known."""
     if paths.root is None or not (paths.root / base.path).is_dir():
-        return replace(LLAMA, layers=layers)
+        return replace(LLAMA_TENSORS, layers=layers)
     tensors = read_tensors(paths.root / base.path)
     if layers not in (None, tensors.layers):
         message = f"the base has {tensors.layers} layers, and not {layers}"
@@ -78,7 +80,7 @@ def _tensors(config: Config, base: Reference, paths: Paths, layers: int | None) 
     return tensors
 
 
-def _counted(config: Config, layers: int | None) -> Config:
+def _counted(config: MergekitConfig, layers: int | None) -> MergekitConfig:
     """The same with the layers of its models counted."""
     (piece,) = config.slices
     if layers is None:
@@ -91,7 +93,7 @@ def _counted(config: Config, layers: int | None) -> Config:
 # -------------------------------------------------------------------------------------- the layers
 
 
-def _overlay(made: Sequence[recipes.Made], count: int | None) -> dict[str, Any] | None:
+def _overlay(made: Sequence[recipes.MadeLayer], count: int | None) -> dict[str, Any] | None:
     """Layers and drops, if the layers stand in the base's order, at their numbers in it."""
     numbers = [next(iter(layer.numbers)) for layer in made if len(layer.numbers) == 1]
     ascending = len(numbers) == len(made) and numbers == sorted(set(numbers))
@@ -107,14 +109,14 @@ def _overlay(made: Sequence[recipes.Made], count: int | None) -> dict[str, Any] 
     return {"layers": tuple(entries), "drops": tuple(Drop(position=n) for n in gone)}
 
 
-def _decisions(layer: recipes.Made) -> dict[Part | None, Recipe]:
+def _decisions(layer: recipes.MadeLayer) -> dict[Part | None, Recipe]:
     """The recipe of the layer, or of each part."""
     if layer.whole is not None:
         return {None: layer.whole}
     return {part: recipe for part, recipe in layer.parts.items()}  # noqa: C416 (a wider key)
 
 
-def _stack(reading: Reading, made: Sequence[recipes.Made]) -> dict[str, Any]:
+def _stack(reading: Reading, made: Sequence[recipes.MadeLayer]) -> dict[str, Any]:
     """The layers one after the other."""
     items = []
     for layer in made:

@@ -178,13 +178,13 @@ def _piece(row: _Row, words: Words, models: Sequence[str]) -> _Piece:
 
 def _layer(row: _Row, model: str) -> int:
     """The layer of a model that a row reads: one, as a slice has one range for a model."""
-    named = [pair for recipe in row.parts.values() for pair in outline.sources(recipe)]
+    named = [pair for recipe in row.parts.values() for pair in outline.named_sources(recipe)]
     own = [layer for name, layer in named if name == model and layer is not None]
     every = [layer for _, layer in named if layer is not None]
     if len(set(own)) > 1:
         raise Unsayable(f"two layers of '{model}' in one, which mergekit refuses")
     for recipe in row.parts.values():
-        names = [name for name, _ in outline.sources(recipe)]
+        names = [name for name, _ in outline.named_sources(recipe)]
         if len(set(names)) < len(names):
             raise Unsayable(
                 f"a model twice in one merge ({', '.join(names)}), which mergekit refuses"

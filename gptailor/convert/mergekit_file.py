@@ -13,7 +13,7 @@ _BODIES = ("slices", "models", "modules")
 
 
 @dataclass(frozen=True)
-class Reference:
+class ModelReference:
     """A model that the file names, an adapter on it perhaps."""
 
     path: str
@@ -37,10 +37,10 @@ class Scope:
 
 
 @dataclass(frozen=True)
-class Source:
+class SliceSource:
     """A model's layers from `start` on, up to `end`, which isn't one of them."""
 
-    model: Reference
+    model: ModelReference
     start: int
     end: int
     scope: Scope
@@ -51,8 +51,8 @@ class Source:
 class Slice:
     """Output layers that are made in step of the sources' layers."""
 
-    sources: tuple[Source, ...]
-    base: Reference | None
+    sources: tuple[SliceSource, ...]
+    base: ModelReference | None
     scope: Scope
     at: Place
     residual: bool = False
@@ -65,12 +65,12 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Config:
+class MergekitConfig:
     """A whole file. `whole` says that its models are merged as they are, all layers in step."""
 
     document: Document
     method: str
-    base: Reference | None
+    base: ModelReference | None
     slices: tuple[Slice, ...]
     whole: bool
     scopes: tuple[Scope, ...]
@@ -84,9 +84,9 @@ class Config:
         """What the file says at the top level."""
         return self.document.data.get(key)
 
-    def references(self) -> dict[Reference, Place]:
+    def references(self) -> dict[ModelReference, Place]:
         """All models, each where it is first named, those of the slices in order."""
-        found: dict[Reference, Place] = {}
+        found: dict[ModelReference, Place] = {}
         for piece in self.slices:
             for source in piece.sources:
                 found.setdefault(source.model, (*source.at, "model"))
@@ -95,7 +95,7 @@ class Config:
         return found
 
 
-def read_config(document: Document) -> Config:
+def read_config(document: Document) -> MergekitConfig:
     """What a file says; a ConversionError with key and line where it is not one."""
     data = document.data
     document.known(data, (*_SETTINGS, *_BODIES), ())
@@ -114,16 +114,16 @@ def read_config(document: Document) -> Config:
         scopes.insert(0, _scope(document, body, at))
     whole = bool(body.get("models"))
     slices = _models(document, body, at) if whole else _slices(document, body, at)
-    config = Config(document, method, base, slices, whole, tuple(scopes))
+    config = MergekitConfig(document, method, base, slices, whole, tuple(scopes))
     return _with_base(config) if whole else config
 
 
-def _with_base(config: Config) -> Config:
+def _with_base(config: MergekitConfig) -> MergekitConfig:
     """mergekit adds the base to `models`, last, where it isn't among them."""
     (piece,) = config.slices
     if config.base is None or any(s.model == config.base for s in piece.sources):
         return config
-    base = Source(config.base, 0, 0, Scope({}, ("base_model",)), ("base_model",))
+    base = SliceSource(config.base, 0, 0, Scope({}, ("base_model",)), ("base_model",))
     return replace(config, slices=(replace(piece, sources=(*piece.sources, base)),))
 
 
@@ -148,7 +148,7 @@ def _models(document: Document, body: dict[str, Any], at: Place) -> tuple[Slice,
         source = document.mapping(item, here)
         document.known(source, ("model", "parameters"), here)
         scope = _scope(document, source, here)
-        sources.append(Source(_reference_in(document, source, here), 0, 0, scope, here))
+        sources.append(SliceSource(_reference_in(document, source, here), 0, 0, scope, here))
     return (Slice(tuple(sources), None, Scope({}, at), (*at, "models")),)
 
 
@@ -177,7 +177,7 @@ def _slice(document: Document, item: object, at: Place) -> Slice:
     return Slice(sources, base, _scope(document, data, at), at, residual)
 
 
-def _source(document: Document, item: object, at: Place) -> Source:
+def _source(document: Document, item: object, at: Place) -> SliceSource:
     data = document.mapping(item, at)
     document.known(data, ("model", "layer_range", "parameters"), at)
     model = _reference_in(document, data, at)
@@ -191,25 +191,27 @@ def _source(document: Document, item: object, at: Place) -> Source:
     if not 0 <= start < end:
         why = "is negative" if min(start, end) < 0 else "holds no layer"
         raise document.error(here, f"[{start}, {end}] {why}", "[0, 8] is layers 0 to 7")
-    return Source(model, start, end, _scope(document, data, at), at)
+    return SliceSource(model, start, end, _scope(document, data, at), at)
 
 
 # ------------------------------------------------------------------------------------- the models
 
 
-def _reference_in(document: Document, data: dict[str, Any], at: Place) -> Reference:
+def _reference_in(document: Document, data: dict[str, Any], at: Place) -> ModelReference:
     if "model" not in data:
         raise document.error(at, "no model is named here")
     return reference(document, data["model"], (*at, "model"))
 
 
-def _optional_reference(document: Document, data: dict[str, Any], at: Place) -> Reference | None:
+def _optional_reference(
+    document: Document, data: dict[str, Any], at: Place
+) -> ModelReference | None:
     if data.get("base_model") is None:
         return None
     return reference(document, data["base_model"], (*at, "base_model"))
 
 
-def reference(document: Document, value: object, at: Place) -> Reference:
+def reference(document: Document, value: object, at: Place) -> ModelReference:
     """`owner/name@revision+adapter`, or the mapping that says the same."""
     if isinstance(value, dict):
         data = document.mapping(value, at)
@@ -220,12 +222,12 @@ def reference(document: Document, value: object, at: Place) -> Reference:
         model = _path(document, data.get("model"), (*at, "model"))
         lora = data.get("lora")
         adapter = (None, None) if lora is None else _path(document, lora, (*at, "lora"))
-        return Reference(*model, *adapter)
+        return ModelReference(*model, *adapter)
     words = document.text(value, at).split("+")
     if len(words) > 2:
         raise document.error(at, "a model has one adapter at most after its '+'")
     adapter = _path(document, words[1], at) if len(words) == 2 else (None, None)
-    return Reference(*_path(document, words[0], at), *adapter)
+    return ModelReference(*_path(document, words[0], at), *adapter)
 
 
 def _path(document: Document, value: object, at: Place) -> tuple[str, str | None]:

@@ -4,7 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gptailor.convert.mergekit_mixture import Mixture, at_the_base, merged
-from gptailor.convert.mergekit_vectors import alone, breadcrumbs, dare, task_arithmetic, ties
+from gptailor.convert.mergekit_vectors import (
+    breadcrumbs_recipe,
+    dare_recipe,
+    task_arithmetic_recipe,
+    ties_recipe,
+    with_one_source,
+)
 from gptailor.convert.note import Unsayable
 from gptailor.plan import Recipe, Take
 
@@ -101,13 +107,15 @@ MERGEKIT_METHODS: dict[str, MergekitMethod] = {
         _slerp,
         "where |cosθ| is above 0.9995 mergekit merges linearly, gptailor on the arc",
     ),
-    "task_arithmetic": MergekitMethod(("weight", "density"), _TASK, task_arithmetic),
-    "ties": MergekitMethod(("weight", "density"), _TASK, ties, _COUNTS),
-    "dare_linear": MergekitMethod(("weight", "density"), _TASK, dare, _DRAWS),
-    "dare_ties": MergekitMethod(("weight", "density"), _TASK, alone(dare), _DRAWS),
-    "breadcrumbs": MergekitMethod(("weight", "density", "gamma"), _TASK, breadcrumbs, _COUNTS),
+    "task_arithmetic": MergekitMethod(("weight", "density"), _TASK, task_arithmetic_recipe),
+    "ties": MergekitMethod(("weight", "density"), _TASK, ties_recipe, _COUNTS),
+    "dare_linear": MergekitMethod(("weight", "density"), _TASK, dare_recipe, _DRAWS),
+    "dare_ties": MergekitMethod(("weight", "density"), _TASK, with_one_source(dare_recipe), _DRAWS),
+    "breadcrumbs": MergekitMethod(
+        ("weight", "density", "gamma"), _TASK, breadcrumbs_recipe, _COUNTS
+    ),
     "breadcrumbs_ties": MergekitMethod(
-        ("weight", "density", "gamma"), _TASK, alone(breadcrumbs), _COUNTS
+        ("weight", "density", "gamma"), _TASK, with_one_source(breadcrumbs_recipe), _COUNTS
     ),
     "model_stock": MergekitMethod(
         (),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gptailor.convert.note import Unsayable
-from gptailor.convert.settings import Value
+from gptailor.convert.settings import ParameterValue
 from gptailor.plan import LayerOf, Merge, MethodCall
 
 
@@ -14,7 +14,7 @@ class Ingredient:
 
     layer: LayerOf
     is_base: bool
-    given: Mapping[str, Value]
+    given: Mapping[str, ParameterValue]
 
     def number(self, name: str) -> float:
         """A parameter that must be there."""
@@ -30,7 +30,7 @@ class Mixture:
 
     method: str
     sources: Sequence[Ingredient]
-    shared: Mapping[str, Value]
+    shared: Mapping[str, ParameterValue]
 
     @property
     def base(self) -> Ingredient:

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from gptailor.convert.document import Document
-from gptailor.convert.mergekit_file import Config, Reference, Scope, Slice, Source
+from gptailor.convert.mergekit_file import MergekitConfig, ModelReference, Scope, Slice, SliceSource
 from gptailor.convert.mergekit_methods import MERGEKIT_METHODS, NO_EQUIVALENT, MergekitMethod
 from gptailor.convert.note import Note
 from gptailor.convert.settings import filters_of
-from gptailor.convert.tensors import Tensors
+from gptailor.convert.tensors import TensorNames
 from gptailor.diagnostics import Place, listed, nearest
 from gptailor.plan import Merge, Recipe
 
@@ -17,10 +17,10 @@ from gptailor.plan import Merge, Recipe
 class Reading:
     """A configuration, its models' names in the plan, its base and the base's tensors."""
 
-    config: Config
-    base: Reference
-    names: Mapping[Reference, str]
-    tensors: Tensors
+    config: MergekitConfig
+    base: ModelReference
+    names: Mapping[ModelReference, str]
+    tensors: TensorNames
     notes: list[Note] = field(default_factory=list)
     merges: bool = False
     """Whether a merge was met, and not takes alone."""
@@ -44,7 +44,7 @@ class Reading:
         self.merges = self.merges or isinstance(recipe, Merge)
         return recipe
 
-    def is_base(self, piece: Slice, source: Source) -> bool:
+    def is_base(self, piece: Slice, source: SliceSource) -> bool:
         """Whether a source is the base of its slice."""
         return source.model == (piece.base or self.config.base)
 
@@ -65,7 +65,7 @@ class Reading:
         return piece.at
 
 
-def method_is_known(config: Config) -> None:
+def method_is_known(config: MergekitConfig) -> None:
     """Refuse a method that has no equivalent."""
     name = config.method
     if name in MERGEKIT_METHODS:

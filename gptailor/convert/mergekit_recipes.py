@@ -7,7 +7,7 @@ from gptailor.convert.mergekit_file import Slice
 from gptailor.convert.mergekit_mixture import Ingredient, Mixture
 from gptailor.convert.mergekit_reading import Reading
 from gptailor.convert.note import Unsayable
-from gptailor.convert.settings import Settings, Spot
+from gptailor.convert.settings import ParameterBlocks, Spot
 from gptailor.convert.tensors import is_norm
 from gptailor.diagnostics import Place
 from gptailor.outline import PARTS
@@ -22,7 +22,7 @@ _FORGOTTEN = (
 
 
 @dataclass(frozen=True)
-class Made:
+class MadeLayer:
     """An output layer: the layer numbers of its sources, and the recipe of each part."""
 
     numbers: frozenset[int]
@@ -50,14 +50,14 @@ class _Row:
         return self.offset / (self.piece.length - 1) if self.piece.length > 1 else 1.0
 
 
-def layers(reading: Reading) -> Iterator[Made]:
+def layers(reading: Reading) -> Iterator[MadeLayer]:
     """The output's layers in order."""
     number = 0
     for piece in reading.config.slices:
         for offset in range(piece.length):
             row = _Row(piece, offset, number)
             numbers = frozenset(source.start + offset for source in piece.sources)
-            yield Made(numbers, {part: _part(reading, row, part) for part in PARTS}, piece.at)
+            yield MadeLayer(numbers, {part: _part(reading, row, part) for part in PARTS}, piece.at)
             number += 1
 
 
@@ -105,7 +105,7 @@ def _recipe(reading: Reading, piece: Slice, offset: int | None, spot: Spot, rest
     A source's parameters are those of the source's own tensor, the slice's of the output's.
     """
     method = reading.method
-    settings = Settings(reading.document, (piece.scope, *reading.config.scopes))
+    settings = ParameterBlocks(reading.document, (piece.scope, *reading.config.scopes))
     sources = []
     for source in piece.sources:
         number = None if offset is None else source.start + offset

@@ -1,6 +1,6 @@
 """What a mergekit configuration says besides its recipes: parameters unread, dtype, tokenizer."""
 
-from gptailor.convert.mergekit_file import Reference, Scope, reference
+from gptailor.convert.mergekit_file import ModelReference, Scope, reference
 from gptailor.convert.mergekit_reading import Reading
 from gptailor.convert.settings import filter_matches, filters_of, unread
 from gptailor.diagnostics import Place, listed, nearest
@@ -69,7 +69,7 @@ def check_slices(reading: Reading) -> None:
     for piece in reading.config.slices:
         if piece.residual:
             reading.note((*piece.at, "residual_weight"), "it does nothing, in mergekit neither")
-        seen: set[Reference] = set()
+        seen: set[ModelReference] = set()
         for source in piece.sources:
             if source.model in seen:
                 message = f"'{source.model}' stands twice in one slice, which mergekit refuses"

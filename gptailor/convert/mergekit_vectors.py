@@ -52,7 +52,7 @@ def _summed(mixture: Mixture, vectors: Sequence[_Vector], factor: float) -> Reci
     return merged(sources, "task_arithmetic", scales=scales)
 
 
-def task_arithmetic(mixture: Mixture) -> Recipe:
+def task_arithmetic_recipe(mixture: Mixture) -> Recipe:
     """Task vectors as they are, each with its weight."""
     vectors = _vectors(mixture, trims=False)
     return _summed(mixture, vectors, _factor(mixture, normalize=False))
@@ -66,7 +66,7 @@ def _one(values: Sequence[float], name: str, method: str) -> float:
     return values[0]
 
 
-def ties(mixture: Mixture) -> Recipe:
+def ties_recipe(mixture: Mixture) -> Recipe:
     """Trimmed task vectors, the mean of those that agree: one weight and one density for all."""
     vectors = _vectors(mixture)
     scale = mixture.number("lambda")
@@ -89,7 +89,7 @@ def _unrescaled(mixture: Mixture, density: float) -> None:
                         "L1 norm, which no method here does")  # fmt: skip
 
 
-def breadcrumbs(mixture: Mixture) -> Recipe:
+def breadcrumbs_recipe(mixture: Mixture) -> Recipe:
     """Task vectors without their largest and smallest entries, alike for all sources."""
     vectors = _vectors(mixture)
     factor = _factor(mixture, normalize=False)
@@ -106,7 +106,7 @@ def breadcrumbs(mixture: Mixture) -> Recipe:
     return merged(sources, "breadcrumbs", density=density, gamma=gamma, scale=scale)
 
 
-def dare(mixture: Mixture) -> Recipe:
+def dare_recipe(mixture: Mixture) -> Recipe:
     """Task vectors with entries dropped at random, alike for all sources."""
     vectors = _vectors(mixture)
     factor = _factor(mixture, normalize=False)
@@ -122,7 +122,7 @@ def dare(mixture: Mixture) -> Recipe:
     return merged(sources, "dare", density=density, scale=scale)
 
 
-def alone(method: Callable[[Mixture], Recipe]) -> Callable[[Mixture], Recipe]:
+def with_one_source(method: Callable[[Mixture], Recipe]) -> Callable[[Mixture], Recipe]:
     """The method where signs are elected too: with one source there is nothing to elect."""
 
     def recipe(mixture: Mixture) -> Recipe:

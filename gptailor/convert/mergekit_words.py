@@ -6,11 +6,11 @@ from itertools import combinations
 from typing import Any
 
 from gptailor.convert.note import Unsayable
-from gptailor.outline import sources
+from gptailor.outline import named_sources
 from gptailor.plan import Merge, MethodCall, Recipe, Take
 from gptailor.registry import METHODS
 
-Number = int | float
+_Number = int | float
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Words:
 
     def models(self, recipes: Sequence[Recipe], every: Iterable[str]) -> list[str]:
         """The models of a slice, in the recipes' order; the base first, where it is needed."""
-        orders = [[name for name, _ in sources(recipe)] for recipe in recipes]
+        orders = [[name for name, _ in named_sources(recipe)] for recipe in recipes]
         models = _in_order(orders)
         if self.with_base:
             models = ["base", *(name for name in models if name != "base")]
@@ -68,9 +68,9 @@ def _call(recipe: Recipe) -> MethodCall:
     return by if isinstance(by, MethodCall) else MethodCall(name="linear")
 
 
-def _numbers(recipe: Recipe, name: str) -> tuple[Number, ...]:
+def _numbers(recipe: Recipe, name: str) -> tuple[_Number, ...]:
     """A variadic parameter's numbers, one for each source."""
-    count = len(list(sources(recipe)))
+    count = len(list(named_sources(recipe)))
     given: Any = _call(recipe).arguments.get(name)
     default = METHODS[_call(recipe).name].parameter(name)
     if given is None:
@@ -80,7 +80,7 @@ def _numbers(recipe: Recipe, name: str) -> tuple[Number, ...]:
     return numbers * count if len(numbers) == 1 else numbers
 
 
-def _number(recipe: Recipe, name: str) -> Number:
+def _number(recipe: Recipe, name: str) -> _Number:
     given: Any = _call(recipe).arguments.get(name)
     parameter = METHODS[_call(recipe).name].parameter(name)
     if given is None and parameter is not None:
@@ -89,10 +89,10 @@ def _number(recipe: Recipe, name: str) -> Number:
 
 
 def _weighted(
-    recipe: Recipe, models: Sequence[str], numbers: Sequence[Number]
+    recipe: Recipe, models: Sequence[str], numbers: Sequence[_Number]
 ) -> list[dict[str, Any]]:
     """A weight for each model, 0 for those that the recipe hasn't."""
-    names = [name for name, _ in sources(recipe)]
+    names = [name for name, _ in named_sources(recipe)]
     weights = dict(zip(names, numbers, strict=True))
     return [{"weight": float(weights.get(model, 0.0))} for model in models]
 
@@ -105,7 +105,7 @@ def _passthrough(recipe: Recipe, models: Sequence[str]) -> Said:
 
 
 def _linear(recipe: Recipe, models: Sequence[str]) -> Said:
-    numbers: tuple[Number, ...] = (1.0,)
+    numbers: tuple[_Number, ...] = (1.0,)
     if isinstance(recipe, Merge):
         numbers = _numbers(recipe, "weights")
         if isinstance(recipe.share, int | float):
@@ -114,19 +114,19 @@ def _linear(recipe: Recipe, models: Sequence[str]) -> Said:
 
 
 def _slerp(recipe: Recipe, models: Sequence[str]) -> Said:
-    first = next(sources(recipe))[0]
+    first = next(named_sources(recipe))[0]
     t = _number(recipe, "t") if isinstance(recipe, Merge) else 0.0
     return Said([{} for _ in models], {"t": t if first == models[0] else 1.0 - t})
 
 
 def _karcher(recipe: Recipe, models: Sequence[str]) -> Said:
-    if [name for name, _ in sources(recipe)] != list(models):
+    if [name for name, _ in named_sources(recipe)] != list(models):
         raise Unsayable("mergekit's karcher takes all models of a slice, for each tensor")
     return Said([{} for _ in models])
 
 
 def _model_stock(recipe: Recipe, models: Sequence[str]) -> Said:
-    names = [name for name, _ in sources(recipe)]
+    names = [name for name, _ in named_sources(recipe)]
     if isinstance(recipe, Take) or ["base", *names] != list(models):
         raise Unsayable("mergekit's model_stock takes all models of a slice, for each tensor")
     return Said([{} for _ in models])
@@ -138,7 +138,7 @@ def _task_arithmetic(recipe: Recipe, models: Sequence[str]) -> Said:
 
 def _vectors(recipe: Recipe, models: Sequence[str], name: str) -> list[dict[str, Any]]:
     """Task vectors' weights; the base's own is none."""
-    names = [model for model, _ in sources(recipe)]
+    names = [model for model, _ in named_sources(recipe)]
     if isinstance(recipe, Merge) and "base" in names:
         raise Unsayable("the base's own task vector, which is 0, and which mergekit can't name")
     if isinstance(recipe, Take):
@@ -155,10 +155,10 @@ def _own(model: str) -> None:
 
 
 def _trimmed(
-    recipe: Recipe, models: Sequence[str], weight: Number, others: dict[str, Number]
+    recipe: Recipe, models: Sequence[str], weight: _Number, others: dict[str, _Number]
 ) -> list[dict[str, Any]]:
     """A weight, and what else a source has, for those that the recipe has."""
-    names = [model for model, _ in sources(recipe)]
+    names = [model for model, _ in named_sources(recipe)]
     if isinstance(recipe, Take):
         _own(names[0])
         names = []

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptailor.convert.mergekit_file import Reference
+from gptailor.convert.mergekit_file import ModelReference
 from gptailor.plan import Model
 from gptailor.registry import WORDS
 
@@ -14,7 +14,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Paths:
+class PathRoots:
     """Where the file's relative paths start, and the folder of the plan that is to be written.
 
     Without `root` nothing is looked up on disk.
@@ -42,11 +42,11 @@ class Paths:
         return None if self.is_local(path) else revision
 
 
-def named(
-    references: Iterable[Reference], base: Reference, paths: Paths
-) -> tuple[dict[Reference, str], dict[str, Model]]:
+def name_models(
+    references: Iterable[ModelReference], base: ModelReference, paths: PathRoots
+) -> tuple[dict[ModelReference, str], dict[str, Model]]:
     """A name for each model, and the plan's models; the adapters' models among them."""
-    names: dict[Reference, str] = {base: "base"}
+    names: dict[ModelReference, str] = {base: "base"}
     models: dict[str, Model] = {}
     for reference in (base, *references):
         _declare(reference, names, models, paths)
@@ -54,7 +54,10 @@ def named(
 
 
 def _declare(
-    reference: Reference, names: dict[Reference, str], models: dict[str, Model], paths: Paths
+    reference: ModelReference,
+    names: dict[ModelReference, str],
+    models: dict[str, Model],
+    paths: PathRoots,
 ) -> None:
     name = names.get(reference)
     if name in models:
@@ -62,7 +65,7 @@ def _declare(
     path, revision = reference.path, reference.revision
     on = None
     if reference.lora is not None:
-        under = Reference(path, revision)
+        under = ModelReference(path, revision)
         _declare(under, names, models, paths)
         on, path, revision = names[under], reference.lora, reference.lora_revision
     name = names.setdefault(reference, short_name(path, names.values()))

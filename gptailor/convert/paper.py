@@ -13,7 +13,7 @@ from typing import Any
 from gptailor.checks.alone import check_alone
 from gptailor.convert.note import ConversionError, Note
 from gptailor.convert.paper_fusion import from_fusion
-from gptailor.convert.paper_keys import Family, family_of, is_fusion, numbered
+from gptailor.convert.paper_keys import PaperFamily, family_of, is_fusion, numbered
 from gptailor.convert.paper_stack import from_depth_wise
 from gptailor.diagnostics import errors
 from gptailor.plan import Drop, Layer, LayerOf, Merge, MethodCall, Plan, Recipe, Take
@@ -73,7 +73,7 @@ def _from_pruning(
     return _pruned(recipes, removed, family), notes
 
 
-def _recipe(document: dict[str, Any], layer: int, family: Family) -> Recipe:
+def _recipe(document: dict[str, Any], layer: int, family: PaperFamily) -> Recipe:
     """None is the base's, one is that one's, more are merged."""
     chosen = []
     for k, name in enumerate(family.candidates):
@@ -92,7 +92,7 @@ def _recipe(document: dict[str, Any], layer: int, family: Family) -> Recipe:
     return Merge(merge=sources, by=call)
 
 
-def _pruned(recipes: dict[int, Recipe], removed: Sequence[int], family: Family) -> Plan:
+def _pruned(recipes: dict[int, Recipe], removed: Sequence[int], family: PaperFamily) -> Plan:
     """The plan; embedding of the first kept layer's recipe, norm and head of the last one's."""
     entries = tuple(
         Layer(position=n, recipe=recipe)

@@ -23,7 +23,7 @@ _SELECTION = r"layer_selection_method_(\d+)"
 
 
 @dataclass(frozen=True)
-class Family:
+class PaperFamily:
     """The plan's models, and the names of the candidates in order."""
 
     models: dict[str, Model]
@@ -55,7 +55,7 @@ def selections(document: dict[str, Any]) -> list[str]:
     return [str(document[key]) for key in keys.values()]
 
 
-def family_of(layers: int, count: int, models: Sequence[str]) -> tuple[Family, list[Note]]:
+def family_of(layers: int, count: int, models: Sequence[str]) -> tuple[PaperFamily, list[Note]]:
     """The models of a file that names none: those that are given, the paper's, or placeholders."""
     if models and len(models) != count:
         raise ConversionError(f"the file has {count} candidates, and {len(models)} are given")
@@ -76,4 +76,4 @@ def family_of(layers: int, count: int, models: Sequence[str]) -> tuple[Family, l
         notes.append(Note("", "the candidates are recorded nowhere: placeholders stand for them"))
     found = {"base": Model(source=sources[0])}
     found |= {name: Model(source=source) for name, source in candidates.items()}
-    return Family(found, tuple(candidates)), notes
+    return PaperFamily(found, tuple(candidates)), notes

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gptailor.convert.document import Document
-from gptailor.convert.mergekit_file import Scope, Source
+from gptailor.convert.mergekit_file import Scope, SliceSource
 from gptailor.diagnostics import Place, nearest
 
 DEFAULTS: dict[str, float | bool | None] = {
@@ -34,7 +34,7 @@ OF_OTHERS = ("epsilon", "select_topk", "r", "alpha", "nuslerp_row_wise", "nusler
 
 _FLAGS = ("normalize", "rescale", "int8_mask", "filter_wise")
 
-Value = float | bool | None
+ParameterValue = float | bool | None
 
 
 @dataclass(frozen=True)
@@ -46,26 +46,26 @@ class Spot:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ParameterBlocks:
     """The blocks that decide a slice's parameters, the slice's own first."""
 
     document: Document
     scopes: Sequence[Scope]
 
-    def shared(self, name: str, spot: Spot) -> Value:
+    def shared(self, name: str, spot: Spot) -> ParameterValue:
         """A parameter of the slice."""
         return self._resolved(name, spot, self.scopes)
 
-    def of(self, source: Source, name: str, spot: Spot) -> Value:
+    def of(self, source: SliceSource, name: str, spot: Spot) -> ParameterValue:
         """A parameter of a source: its own block, then the slice's."""
         return self._resolved(name, spot, (source.scope, *self.scopes))
 
-    def place(self, name: str, source: Source | None = None) -> Place:
+    def place(self, name: str, source: SliceSource | None = None) -> Place:
         """Where a parameter is said: the first block that has it."""
         scopes = self.scopes if source is None else (source.scope, *self.scopes)
         return next(((*s.at, name) for s in scopes if name in s.values), ())
 
-    def _resolved(self, name: str, spot: Spot, scopes: Sequence[Scope]) -> Value:
+    def _resolved(self, name: str, spot: Spot, scopes: Sequence[Scope]) -> ParameterValue:
         for scope in scopes:
             if name in scope.values:
                 found = self._evaluated(name, scope.values[name], spot, (*scope.at, name))
@@ -73,7 +73,7 @@ class Settings:
                     return found
         return DEFAULTS[name]
 
-    def _evaluated(self, name: str, setting: Any, spot: Spot, at: Place) -> Value:
+    def _evaluated(self, name: str, setting: Any, spot: Spot, at: Place) -> ParameterValue:
         """The value for a tensor; None where no filter is the tensor's."""
         if isinstance(setting, dict):
             setting = [setting]

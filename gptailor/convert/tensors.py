@@ -12,7 +12,7 @@ from gptailor.plan import Part
 
 
 @dataclass(frozen=True)
-class Tensors:
+class TensorNames:
     """Names of the tensors of a family; within a layer, by its parts."""
 
     embed: tuple[str, ...]
@@ -36,7 +36,7 @@ class Tensors:
         return [*self.embed, *named, *self.norm, *self.head]
 
 
-LLAMA = Tensors(
+LLAMA_TENSORS = TensorNames(
     embed=("model.embed_tokens.weight",),
     norm=("model.norm.weight",),
     head=("lm_head.weight",),
@@ -60,7 +60,7 @@ def is_norm(rest: str) -> bool:
     return any("norm" in word or word.startswith("ln_") for word in rest.split("."))
 
 
-def read_tensors(folder: Path) -> Tensors:
+def read_tensors(folder: Path) -> TensorNames:
     """The names in a checkpoint's folder, from its headers."""
     checkpoint = open_checkpoint(folder)
     layout = layout_of(checkpoint.config, checkpoint.tensors)
@@ -71,5 +71,5 @@ def read_tensors(folder: Path) -> Tensors:
     for part in PARTS:
         names = [rest for layer in range(layout.count) for rest in opened.part(layer, part)]
         parts[part] = tuple(dict.fromkeys(names))
-    return Tensors(layout.embed, layout.norm, layout.head, layout.prefix, parts,
+    return TensorNames(layout.embed, layout.norm, layout.head, layout.prefix, parts,
                    layout.tied, layout.count, read=True)  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gptailor.evaluate.work import Request, Rows, Work
 
-Tokens = tuple[int, ...]
+_Tokens = tuple[int, ...]
 
 PADDING = 64
 """Padding that a batch may always have, in tokens: about what one more batch costs."""
@@ -79,7 +79,7 @@ class Packed:
 class _Line:
     """A text that is run, and who wants predictions of it: (work, request) by number."""
 
-    tokens: Tokens
+    tokens: _Tokens
     askers: list[tuple[int, int]]
 
 
@@ -96,7 +96,7 @@ def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> P
 
 
 def _lines(asked: Sequence[Sequence[Request]], edge: int | None) -> list[_Line]:
-    askers: dict[Tokens, list[tuple[int, int]]] = {}
+    askers: dict[_Tokens, list[tuple[int, int]]] = {}
     for work, requests in enumerate(asked):
         for number, request in enumerate(requests):
             askers.setdefault(request.tokens[:-1], []).append((work, number))
@@ -108,11 +108,11 @@ def _lines(asked: Sequence[Sequence[Request]], edge: int | None) -> list[_Line]:
     return lines
 
 
-def _begins(tokens: Tokens, line: Tokens, edge: int | None) -> bool:
+def _begins(tokens: _Tokens, line: _Tokens, edge: int | None) -> bool:
     return line[: len(tokens)] == tokens and _beyond(tokens, edge) == _beyond(line, edge)
 
 
-def _beyond(tokens: Tokens, edge: int | None) -> bool:
+def _beyond(tokens: _Tokens, edge: int | None) -> bool:
     return edge is not None and len(tokens) > edge
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 PATHS = 128
 """Plans whose layers are remembered, so that a later plan's parting from them is known."""
 
-Path = tuple[Hashable, ...]
+LayerPath = tuple[Hashable, ...]
 
 
 @final
@@ -69,7 +69,7 @@ class Branches:
         while self._held:
             self._drop(self._held[-1])
 
-    def expect(self, paths: Sequence[Path]) -> list[Node]:
+    def expect(self, paths: Sequence[LayerPath]) -> list[Node]:
         """The leaves of plans that will run, each known by what it has in common with others."""
         leaves = [self._leaf(path) for path in paths]
         for leaf in leaves:
@@ -134,7 +134,7 @@ class Branches:
                 return
             del one.parent.children[one.key]
 
-    def _leaf(self, path: Path) -> Node:
+    def _leaf(self, path: LayerPath) -> Node:
         node = self.root
         for key in path:
             if key not in node.children:
@@ -149,10 +149,10 @@ class Branches:
 
 def in_order(leaves: Sequence[Node]) -> list[int]:
     """The leaves' numbers, so that plans that begin alike follow each other; else as they came."""
-    return alike([[*leaf.line()][::-1] for leaf in leaves])
+    return _order_by_beginning([[*leaf.line()][::-1] for leaf in leaves])
 
 
-def alike(paths: Sequence[Sequence[Hashable]]) -> list[int]:
+def _order_by_beginning(paths: Sequence[Sequence[Hashable]]) -> list[int]:
     """The paths' numbers, so that those that begin alike follow each other; else as they came."""
     ranks: dict[Hashable, int] = {}
     lines = [[ranks.setdefault(key, len(ranks)) for key in path] for path in paths]

@@ -31,11 +31,20 @@ from gptailor.evaluate.bridge_statistics import (
     solve,
     weights,
 )
-from gptailor.evaluate.bridging import Bridge, Told
+from gptailor.evaluate.bridging import FittedBridge, Told
 from gptailor.evaluate.stitch import Stitcher
 from gptailor.prepared import Prepared
 
-__all__ = ["Bridge", "BridgeError", "Fitted", "Solution", "Statistics", "fit", "solve", "weights"]
+__all__ = [
+    "FittedBridge",
+    "BridgeError",
+    "Fitted",
+    "Solution",
+    "Statistics",
+    "fit",
+    "solve",
+    "weights",
+]
 
 
 @final
@@ -47,7 +56,7 @@ class Fitted:
     """
 
     tensors: Mapping[str, Shaped[Tensor, "..."]]
-    bridges: Mapping[str, Bridge]
+    bridges: Mapping[str, FittedBridge]
 
 
 def fit(
@@ -73,7 +82,7 @@ def fit(
     stitcher = Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory)
     layout = prepared.models["base"].layout
     tensors: dict[str, Tensor] = {}
-    bridges: dict[str, Bridge] = {}
+    bridges: dict[str, FittedBridge] = {}
     for gap, bridge in stitcher.bridges(prepared.plan, told):
         bridges[f"L{gap.after}"] = bridge
         named = bridge.tensors.items()

@@ -29,7 +29,7 @@ def widths(layout: Layout, content: Content, hidden: int) -> tuple[int, int]:
     return (hidden if last is None else last.inputs), hidden
 
 
-def fold(
+def fold_fit(
     change: Float64[Tensor, " width_in width_out"],
     projections: Mapping[str, Shaped[Tensor, "..."]],
     layout: Layout,

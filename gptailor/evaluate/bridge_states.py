@@ -20,12 +20,12 @@ from gptailor.evaluate.bridge_statistics import Statistics, weights
 from gptailor.evaluate.bridge_text import Sequences
 from gptailor.evaluate.contents import Anatomy, Content
 from gptailor.evaluate.recording import Calls, wraps
-from gptailor.evaluate.work import Live
+from gptailor.evaluate.work import LiveModel
 from gptailor.outline import Gap
 
 States = list[Tensor]
 """Hidden states of each batch, [batch, length, width]."""
-Own = Sequence[Content | None]
+OwnContents = Sequence[Content | None]
 """For each position what the plan has there, earlier gaps bridged; None: it is dropped."""
 
 
@@ -40,7 +40,7 @@ class Walk:
     def __init__(
         self,
         undone: Anatomy,
-        live: Callable[[Anatomy], Live],
+        live: Callable[[Anatomy], LiveModel],
         layout: Layout,
         batches: Sequence[Sequences],
         place: torch.device,
@@ -66,7 +66,7 @@ class Walk:
         """The position whose layer comes next for the plan's own states."""
 
     @torch.no_grad()
-    def statistics(self, gap: Gap, own: Own) -> Statistics:
+    def statistics(self, gap: Gap, own: OwnContents) -> Statistics:
         """Go on to the gap's end, and sum up what its bridge is fitted from.
 
         Gaps come in order; `own` has the earlier ones bridged. The plan's own states wait before
@@ -91,7 +91,7 @@ class Walk:
 
     # ----------------------------------------------------------------------------------- positions
 
-    def _to(self, position: int, own: Own) -> None:
+    def _to(self, position: int, own: OwnContents) -> None:
         """Both streams up to a position's layer."""
         while self.own is not None and self.behind < self.at:
             if (late := own[self.behind]) is not None:

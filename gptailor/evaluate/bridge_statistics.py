@@ -11,7 +11,7 @@ from gptailor.diagnostics import TailorError
 
 CHUNK = 1024
 """Tokens that are widened to float64 at once."""
-BLOCK = 512
+GRAM_COLUMNS = 512
 """Columns of XᵀΩX that are summed at once: the half below the diagonal is left out."""
 
 
@@ -71,8 +71,8 @@ class Statistics:
     def _add(
         self, x: Float64[Tensor, " n width_in"], rest: Float64[Tensor, " n width_out"]
     ) -> None:
-        for at in range(0, x.shape[1], BLOCK):
-            block = slice(at, at + BLOCK)
+        for at in range(0, x.shape[1], GRAM_COLUMNS):
+            block = slice(at, at + GRAM_COLUMNS)
             self.gram[block, at:].addmm_(x[:, block].T, x[:, at:])
         self.cross.addmm_(x.T, rest)
         self.rest.add_(rest.square_().sum())

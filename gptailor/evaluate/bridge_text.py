@@ -16,15 +16,15 @@ from gptailor.evaluate.calibration import (
     CalibrationError,
     Exchange,
     Passage,
-    joined,
+    joined_text,
     order,
     read_texts,
 )
 from gptailor.evaluate.objectives.seam import Seam, Tokens
 
-WINDOW = 512
+_BRIDGE_WINDOW = 512
 """Tokens of a sequence, special ones included, unless the model takes fewer."""
-BATCH_TOKENS = 4096
+BRIDGE_BATCH_TOKENS = 4096
 """Tokens that go through a layer at once, padding included."""
 
 
@@ -72,7 +72,7 @@ def calibration_text(
     rows = read_texts(path)
     digest = of_file(path)
     seam = Seam(tokenizer, positions)
-    window = min(WINDOW, positions or WINDOW)
+    window = min(_BRIDGE_WINDOW, positions or _BRIDGE_WINDOW)
     found = list(_enough(_sequences(rows, seam, window), wanted))
     count = sum(map(len, found))
     return CalibrationText(path, tuple(_batches(found)), digest, count)
@@ -90,7 +90,7 @@ def _sequences(rows: Sequence[Passage | Exchange], seam: Seam, window: int) -> I
 def _text(row: Passage | Exchange) -> str:
     if isinstance(row, Passage):
         return row.text
-    return row.context + joined(row.context, row.continuation)
+    return row.context + joined_text(row.context, row.continuation)
 
 
 def _cut(tokens: Tokens, size: int) -> Iterator[Tokens]:
@@ -110,7 +110,7 @@ def _batches(sequences: Sequence[Tokens]) -> Iterator[Sequences]:
     ordered = sorted(sequences, key=lambda one: (-len(one), one))
     while ordered:
         length = len(ordered[0])
-        count = max(1, BATCH_TOKENS // length)
+        count = max(1, BRIDGE_BATCH_TOKENS // length)
         yield _padded(ordered[:count], length)
         ordered = ordered[count:]
 

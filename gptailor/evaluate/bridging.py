@@ -12,20 +12,20 @@ from transformers import PreTrainedConfig
 
 from gptailor.checkpoint.digest import FileDigest
 from gptailor.checks.fitting import Checked
-from gptailor.evaluate.bridge_fold import carriers, fold, widths
-from gptailor.evaluate.bridge_states import Own, Walk
+from gptailor.evaluate.bridge_fold import carriers, fold_fit, widths
+from gptailor.evaluate.bridge_states import OwnContents, Walk
 from gptailor.evaluate.bridge_statistics import BridgeError, Statistics, solve
 from gptailor.evaluate.bridge_text import CalibrationText, calibration_text
 from gptailor.evaluate.contents import Anatomist, Anatomy, Content, piece
 from gptailor.evaluate.shell import configuration
-from gptailor.evaluate.tensors import Tensors, size_of
+from gptailor.evaluate.tensors import TensorMaker, size_of
 from gptailor.evaluate.tokenizing import tokenizer_of
-from gptailor.evaluate.work import Live
+from gptailor.evaluate.work import LiveModel
 from gptailor.outline import Gap, kept
 from gptailor.plan import Plan
-from gptailor.prepared import text_of
+from gptailor.prepared import calibration_path
 
-KEPT = 2**31
+_KEPT_FITS = 2**31
 """Bytes of fitted tensors that are kept for other plans."""
 
 Told = Callable[[Gap], None]
@@ -33,7 +33,7 @@ Told = Callable[[Gap], None]
 
 @final
 @dataclass(frozen=True, eq=False)
-class Bridge:
+class FittedBridge:
     """A gap's fit: the tensors of the layer before it, by their names within the layer, on the CPU.
 
     `digest` is the calibration file's, `tokens` how many were summed over. `explained` is the share
@@ -59,8 +59,8 @@ class Bridger:
     def __init__(
         self,
         anatomist: Anatomist,
-        live: Callable[[Anatomy], Live],
-        tensors: Tensors,
+        live: Callable[[Anatomy], LiveModel],
+        tensors: TensorMaker,
         place: torch.device,
         reserve: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -71,11 +71,11 @@ class Bridger:
         self.reserve = reserve
         self.layout = anatomist.models["base"].layout
         self._texts: dict[tuple[Hashable, ...], CalibrationText] = {}
-        self._fits: OrderedDict[Hashable, Bridge] = OrderedDict()
+        self._fits: OrderedDict[Hashable, FittedBridge] = OrderedDict()
 
     def bridges(
         self, plan: Plan, gaps: Sequence[Gap], told: Told = lambda _: None
-    ) -> Iterator[tuple[Gap, Bridge]]:
+    ) -> Iterator[tuple[Gap, FittedBridge]]:
         """The fits of a closed plan's gaps, the first gap first; `told` is told of each before it.
 
         Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
@@ -96,10 +96,10 @@ class Bridger:
     def _fitted(
         self,
         undone: Anatomy,
-        own: Own,
+        own: OwnContents,
         gaps: Sequence[tuple[Gap, CalibrationText]],
         told: Told,
-    ) -> Iterator[tuple[Gap, Bridge]]:
+    ) -> Iterator[tuple[Gap, FittedBridge]]:
         """The fits, known ones or new; before the next one `own` has this one's layer bridged."""
         walk: Walk | None = None
         walked: CalibrationText | None = None
@@ -121,20 +121,20 @@ class Bridger:
     def _walk(self, undone: Anatomy, text: CalibrationText) -> Walk:
         return Walk(undone, self.live, self.layout, text.batches, self.place)
 
-    def _fit(self, walk: Walk, gap: Gap, own: Own, text: CalibrationText) -> Bridge:
+    def _fit(self, walk: Walk, gap: Gap, own: OwnContents, text: CalibrationText) -> FittedBridge:
         try:
             solution = solve(walk.statistics(gap, own), gap.ridge)
             tensors = self._folded(solution.change, _there(own, gap))
         except BridgeError as error:
             message = f"{gap.name}: {error.message}"
             raise BridgeError(error.code, message, error.help) from None
-        return Bridge(tensors, text.digest, text.tokens, solution.explained)
+        return FittedBridge(tensors, text.digest, text.tokens, solution.explained)
 
     def _folded(self, change: Tensor, content: Content) -> dict[str, Tensor]:
         names = carriers(self.layout, content)
         outputs = [output for output in content.outputs if output.spec.name in names]
         made = {output.spec.name: self.tensors.make(output) for output in outputs}
-        return fold(change, made, self.layout, {o.spec.name: o.spec.dtype for o in outputs})
+        return fold_fit(change, made, self.layout, {o.spec.name: o.spec.dtype for o in outputs})
 
     def _widths(self, content: Content) -> tuple[int, int]:
         return widths(self.layout, content, int(self._config.hidden_size))
@@ -150,9 +150,9 @@ class Bridger:
             own[slot.position] = undone.layers[slot.position]
         return own
 
-    def _text(self, plan: Plan, gap: Gap, own: Own) -> CalibrationText:
+    def _text(self, plan: Plan, gap: Gap, own: OwnContents) -> CalibrationText:
         teller = Checked(plan, self.anatomist.models).teller
-        path = text_of(plan, gap.on)
+        path = calibration_path(plan, gap.on)
         key = (path, gap.tokens, teller.name)
         if key not in self._texts:
             self._texts[key] = calibration_text(
@@ -166,12 +166,12 @@ class Bridger:
 
     def _trim(self) -> None:
         size = sum(size_of(list(bridge.tensors.values())) for bridge in self._fits.values())
-        while size > KEPT:
+        while size > _KEPT_FITS:
             _, oldest = self._fits.popitem(last=False)
             size -= size_of(list(oldest.tensors.values()))
 
 
-def _there(own: Own, gap: Gap) -> Content:
+def _there(own: OwnContents, gap: Gap) -> Content:
     """The layer before a gap."""
     content = own[gap.after]
     assert content is not None

@@ -78,7 +78,7 @@ class Question:
     line: int | None = None
 
 
-Row = TypeVar("Row")
+_Row = TypeVar("_Row")
 
 
 def read_texts(path: Path) -> list[Passage | Exchange]:
@@ -121,7 +121,7 @@ def order(size: int, seed: int) -> list[int]:
     return sorted(range(size), key=lambda number: (_lot(number, seed), number))
 
 
-def joined(context: str, continuation: str) -> str:
+def joined_text(context: str, continuation: str) -> str:
     """The continuation as it follows the context: a blank goes before it where there is none."""
     apart = not context or context[-1].isspace() or continuation[:1].isspace()
     return continuation if apart else f" {continuation}"
@@ -167,7 +167,7 @@ def _question(row: Mapping[str, Any], line: int) -> Question:
         raise _RowError(f"'gold' is a whole number from 0 to {len(choices) - 1}")
     if len(choices) < 2:
         raise _RowError("there is one choice, and nothing to choose from")
-    return Question(tuple((c, joined(c, a)) for c, a in pairs), choices, gold, line)
+    return Question(tuple((c, joined_text(c, a)) for c, a in pairs), choices, gold, line)
 
 
 def _text(row: Mapping[str, Any], field: str) -> str:
@@ -209,8 +209,8 @@ def _lacks(row: Mapping[str, Any], field: str) -> str:
 # ------------------------------------------------------------------------------------------- files
 
 
-def _rows(path: Path, read: Callable[[Mapping[str, Any], int], Row], kind: str) -> list[Row]:
-    rows: list[Row] = []
+def _rows(path: Path, read: Callable[[Mapping[str, Any], int], _Row], kind: str) -> list[_Row]:
+    rows: list[_Row] = []
     for line, text in _lines(_content(path)):
         row = _object(path, line, text, _EXAMPLES[kind])
         try:

@@ -16,9 +16,9 @@ from gptailor.plan import Plan
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.program import Combine, Instruction, Output
 
-Piece = tuple[tuple[str, str, Instruction], ...]
+PieceKey = tuple[tuple[str, str, Instruction], ...]
 """Tensors' names (those of a layer within it), dtypes, and the instructions that make them."""
-Named = list[tuple[str, Output]]
+_NamedOutputs = list[tuple[str, Output]]
 """Outputs by their names within a layer."""
 
 
@@ -102,7 +102,7 @@ class Anatomist:
 
     def __init__(self, models: Mapping[str, Opened]) -> None:
         self.models = models
-        self._known: WeakValueDictionary[tuple[str, str, Piece], Content] = WeakValueDictionary()
+        self._known: WeakValueDictionary[tuple[str, str, PieceKey], Content] = WeakValueDictionary()
         self._bridged: WeakValueDictionary[Hashable, Content] = WeakValueDictionary()
 
     def anatomy(self, plan: Plan) -> Anatomy:
@@ -139,7 +139,7 @@ class Anatomist:
             known = self._bridged[key] = replace(content, fitted=fitted)
         return known
 
-    def _content(self, kind: str, dtype: str, outputs: Named) -> Content:
+    def _content(self, kind: str, dtype: str, outputs: _NamedOutputs) -> Content:
         made = tuple((name, output.spec.dtype, output.make) for name, output in outputs)
         key = (kind, dtype, made)
         if (known := self._known.get(key)) is None:
@@ -148,16 +148,16 @@ class Anatomist:
         return known
 
 
-def piece(outputs: tuple[Output, ...]) -> Piece:
+def piece(outputs: tuple[Output, ...]) -> PieceKey:
     """What these outputs are, as a key."""
     return tuple((output.spec.name, output.spec.dtype, output.make) for output in outputs)
 
 
 def _parted(
     compiled: Compiled, layout: Layout
-) -> tuple[list[Named], dict[str, tuple[Output, ...]]]:
+) -> tuple[list[_NamedOutputs], dict[str, tuple[Output, ...]]]:
     """The layers' outputs, named within their layers, and all others by where they stand."""
-    layers: dict[int, Named] = {}
+    layers: dict[int, _NamedOutputs] = {}
     places: dict[str, list[Output]] = {"begin": [], "end": [], "others": []}
     for output in compiled.program.outputs:
         name = output.spec.name

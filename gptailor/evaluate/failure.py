@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 
-WORDS = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "not enough memory")
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "not enough memory")
 """What a `RuntimeError` says that comes from an allocator: of the CPU, of CUDA, of cuBLAS."""
 
 
@@ -27,4 +27,4 @@ def failure(error: Exception) -> Failure:
 def _from_allocator(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in WORDS)
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY)

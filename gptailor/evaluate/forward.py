@@ -15,12 +15,12 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from gptailor.evaluate.batches import Batch, Packed, pack
-from gptailor.evaluate.branches import Branches, Node, Path, in_order
+from gptailor.evaluate.branches import Branches, LayerPath, Node, in_order
 from gptailor.evaluate.failure import Failure, failure
 from gptailor.evaluate.measuring import Gathering
 from gptailor.evaluate.parts import embeddings
 from gptailor.evaluate.recording import Call, Calls, Head, wraps
-from gptailor.evaluate.work import Live, Results, Work
+from gptailor.evaluate.work import LiveModel, Results, Work
 
 BATCH_TOKENS = 8192
 """Tokens of a batch, padding included."""
@@ -33,7 +33,7 @@ PACKS = 4
 """Sets of works (fidelities, say) whose batches stay made."""
 
 
-class Step(NamedTuple):
+class _Step(NamedTuple):
     """A batch through a layer: the hidden states before and after it."""
 
     layer: int
@@ -67,13 +67,13 @@ class Evaluator:
         self._packs: list[tuple[tuple[int, int | None], Packed]] = []
         self._wraps: dict[type, bool] = {}
 
-    def run(self, plan: Live, works: Sequence[Work]) -> Results | Failure:
+    def run(self, plan: LiveModel, works: Sequence[Work]) -> Results | Failure:
         """What each work measures of one plan, or why there is nothing."""
         [(_, result)] = self.run_all([plan], works)
         return result
 
     def run_all(
-        self, population: Sequence[Live], works: Sequence[Work]
+        self, population: Sequence[LiveModel], works: Sequence[Work]
     ) -> Iterator[tuple[int, Results | Failure]]:
         """The same numbers as `run` has for each plan, those that begin alike one after another.
 
@@ -92,7 +92,7 @@ class Evaluator:
                 self._branches.begin(leaves[number])
 
     @torch.no_grad()
-    def walk(self, plan: Live, works: Sequence[Work]) -> Iterator[Step]:
+    def walk(self, plan: LiveModel, works: Sequence[Work]) -> Iterator[_Step]:
         """The hidden states of all batches around each layer; nothing is kept, and errors raise."""
         packed = self._packed(plan, works, self.batch_tokens)
         _are_known(packed, plan.model)
@@ -102,12 +102,12 @@ class Evaluator:
                 for number, batch in enumerate(packed.batches):
                     before = hidden[number]
                     hidden[number] = calls[number][index].of(layer, before)
-                    yield Step(index, batch, before, hidden[number])
+                    yield _Step(index, batch, before, hidden[number])
 
-    def _path(self, plan: Live, works: Sequence[Work]) -> Path:
+    def _path(self, plan: LiveModel, works: Sequence[Work]) -> LayerPath:
         return (self._packed(plan, works, self.batch_tokens), plan.start, *plan.layers)
 
-    def _judge(self, plan: Live, works: Sequence[Work], leaf: Node) -> Results | Failure:
+    def _judge(self, plan: LiveModel, works: Sequence[Work], leaf: Node) -> Results | Failure:
         result = self._attempt(plan, works, self.batch_tokens, leaf)
         if isinstance(result, Failure):
             self._free()
@@ -118,7 +118,7 @@ class Evaluator:
         return result
 
     def _attempt(
-        self, plan: Live, works: Sequence[Work], batch_tokens: int, leaf: Node | None
+        self, plan: LiveModel, works: Sequence[Work], batch_tokens: int, leaf: Node | None
     ) -> Results | Failure:
         try:
             with torch.no_grad():
@@ -127,7 +127,7 @@ class Evaluator:
             return failure(error)
 
     def _values(
-        self, plan: Live, works: Sequence[Work], batch_tokens: int, leaf: Node | None
+        self, plan: LiveModel, works: Sequence[Work], batch_tokens: int, leaf: Node | None
     ) -> Results | Failure:
         packed = self._packed(plan, works, batch_tokens)
         _are_known(packed, plan.model)
@@ -140,7 +140,7 @@ class Evaluator:
         return gathering.results(packed)
 
     def _through(
-        self, plan: Live, packed: Packed, leaf: Node | None, wrapped: bool
+        self, plan: LiveModel, packed: Packed, leaf: Node | None, wrapped: bool
     ) -> list[Tensor]:
         """The hidden states of all batches after the last layer."""
         depth, kept = self._branches.latest(leaf) if leaf else (0, None)
@@ -157,14 +157,14 @@ class Evaluator:
                 self._branches.offer(leaf, index + 1, hidden)
         return hidden
 
-    def _wrapped(self, plan: Live) -> bool:
+    def _wrapped(self, plan: LiveModel) -> bool:
         kind = type(plan.model)
         if kind not in self._wraps:
             with plan.layer(0) as layer:
                 self._wraps[kind] = wraps(plan.model, layer)
         return self._wraps[kind]
 
-    def _packed(self, plan: Live, works: Sequence[Work], batch_tokens: int) -> Packed:
+    def _packed(self, plan: LiveModel, works: Sequence[Work], batch_tokens: int) -> Packed:
         edge = rotation_edge(plan.model.config)
         asked = tuple(tuple(work.requests) for work in works)
         for key, packed in self._packs:

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import torch
 
 from gptailor.evaluate.forward import Evaluator
-from gptailor.evaluate.work import Live, Work
+from gptailor.evaluate.work import LiveModel, Work
 
 
-def block_influence(evaluator: Evaluator, live: Live, works: Sequence[Work]) -> tuple[float, ...]:
+def block_influence(
+    evaluator: Evaluator, live: LiveModel, works: Sequence[Work]
+) -> tuple[float, ...]:
     """1 − the mean cosine of a layer's input and output, for each layer, from one forward pass.
 
     The mean is over the hidden states that predict what the works ask for; in float64.

@@ -81,7 +81,9 @@ class Judgement:
         return json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
 
 
-def retained(score: Score | Failure, base: Score | Failure | None, direction: str) -> float | None:
+def retained_score(
+    score: Score | Failure, base: Score | Failure | None, direction: str
+) -> float | None:
     """The share of the base's score: score / base, or base / score where less is better.
 
     None unless both are positive: a margin may be negative, the base's own divergence is 0.

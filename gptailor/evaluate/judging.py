@@ -14,7 +14,7 @@ from gptailor.diagnostics import TailorError
 from gptailor.evaluate.failure import Failure
 from gptailor.evaluate.footprint import cache_bytes, parameters
 from gptailor.evaluate.forward import Evaluator
-from gptailor.evaluate.judgement import Judgement, Result, Speed, Subject, retained
+from gptailor.evaluate.judgement import Judgement, Result, Speed, Subject, retained_score
 from gptailor.evaluate.objectives import Forward, Judged, PreparedObjective
 from gptailor.evaluate.preparing import Preparing, Samples, Wish, no_reference
 from gptailor.evaluate.scoring import Outcome, guarded, scored, unstitched
@@ -34,12 +34,12 @@ CACHE = 2**30
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Told of what is done, how many steps that makes, and how many there are."""
 
-Kind = TypeVar("Kind", bound=PreparedObjective)
+_Kind = TypeVar("_Kind", bound=PreparedObjective)
 
 
 @final
 @dataclass(frozen=True)
-class Place:
+class Placement:
     """Where models live: a device, a dtype if not their own, and bytes of weights at most."""
 
     device: torch.device | str = "cpu"
@@ -77,7 +77,7 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     wanted = [objectives] if isinstance(objectives, str | Objective) else list(objectives)
     wishes = [_wish(one, found) for one in wanted]
     drawn = Samples(Path(folder), samples, seed)
-    judging = Judging(found, wishes, drawn, Place(device, dtype, memory))
+    judging = Judging(found, wishes, drawn, Placement(device, dtype, memory))
     return judging.judgement(speed=speed, progress=progress)
 
 
@@ -105,7 +105,7 @@ class Judging:
     """One evaluation. Making it reads the objectives' files, and no weights."""
 
     def __init__(
-        self, targets: Sequence[Target], wishes: Sequence[Wish], samples: Samples, place: Place
+        self, targets: Sequence[Target], wishes: Sequence[Wish], samples: Samples, place: Placement
     ) -> None:
         self.targets = targets
         self.wishes = wishes
@@ -208,7 +208,7 @@ class Judging:
                 one.outcomes[number] = guarded(partial(objective.judge, model))
             steps.done(f"{one.target.name}: {objective.name}")
 
-    def _of(self, one: _Seen, kind: type[Kind]) -> Iterator[tuple[int, Kind]]:
+    def _of(self, one: _Seen, kind: type[_Kind]) -> Iterator[tuple[int, _Kind]]:
         for number, objective in enumerate(self.preparing.of(one.target)):
             if isinstance(objective, kind):
                 yield number, objective
@@ -262,7 +262,7 @@ class Judging:
             theirs = None if base is None else base.outcomes[number]
             share = None
             if objective.normalise == "base" and not one.target.plain:
-                share = retained(outcome, theirs, objective.direction)
+                share = retained_score(outcome, theirs, objective.direction)
             yield Result(one.target.name, objective.name, objective.direction, outcome, share)
 
 

@@ -8,7 +8,7 @@ from typing import Any, final
 from torch import nn
 
 from gptailor.evaluate.contents import Content
-from gptailor.evaluate.modules import Named, fill
+from gptailor.evaluate.modules import Named, fill_module
 from gptailor.evaluate.streaming import Streaming
 
 
@@ -51,13 +51,13 @@ class Lent:
 
     def _enter(self) -> None:
         if not self._held + self._running:
-            fill(self.module, self.streaming.enter(self.content))
+            fill_module(self.module, self.streaming.enter(self.content))
             if self.following is not None:
                 self.streaming.prefetch(self.following)
 
     def _leave(self) -> None:
         if not self._held + self._running:
-            fill(self.module, self.hollow)
+            fill_module(self.module, self.hollow)
             self.streaming.leave(self.content)
 
 

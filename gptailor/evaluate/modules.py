@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 Named = Mapping[str, Tensor]
 """Parameters and buffers by their names within a module."""
-Take = Callable[[str, Tensor], Tensor]
+_MakeTensor = Callable[[str, Tensor], Tensor]
 """What stands in a copy for a parameter or buffer, by its name within the whole: a tensor."""
 
 
@@ -46,12 +46,12 @@ class Template:
             if child is not None
         ]
 
-    def copy(self, take: Take, config: object, index: int | None = None) -> nn.Module:
+    def copy(self, take: _MakeTensor, config: object, index: int | None = None) -> nn.Module:
         """A copy with the tensors that `take` gives; `index` is its number if it is a layer."""
         return self._copied(take, config, index, {})
 
     def _copied(
-        self, take: Take, config: object, index: int | None, made: dict[int, Any]
+        self, take: _MakeTensor, config: object, index: int | None, made: dict[int, Any]
     ) -> nn.Module:
         if (known := made.get(id(self.module))) is not None:
             assert isinstance(known, nn.Module)
@@ -88,12 +88,12 @@ def as_it_is(name: str, tensor: Tensor) -> Tensor:
     return tensor.detach()
 
 
-def out_of(tensors: Named) -> Take:
+def out_of(tensors: Named) -> _MakeTensor:
     """The tensors of these names; what has none, as it is."""
     return tensors.get
 
 
-def fill(module: nn.Module, tensors: Named) -> None:
+def fill_module(module: nn.Module, tensors: Named) -> None:
     """Put these tensors in the place of the module's own."""
     for name, tensor in tensors.items():
         path, _, last = name.rpartition(".")

@@ -17,7 +17,7 @@ from gptailor.evaluate.objectives import (
 )
 from gptailor.evaluate.shell import configuration
 from gptailor.evaluate.targets import Target
-from gptailor.evaluate.tokenizing import digest, teller, tokenizer_of
+from gptailor.evaluate.tokenizing import digest, tokenizer_model, tokenizer_of
 from gptailor.evaluate.work import Work
 from gptailor.plan import Objective
 
@@ -75,15 +75,15 @@ class Preparing:
             folder = None if origin is None else origin.folder
             models: Mapping[str, object] = target.origin.models
             others = (folder, tuple((name, str(model)) for name, model in models.items()))
-        return digest(teller(target.prepared)), positions(target), base, others
+        return digest(tokenizer_model(target.prepared)), longest_text(target), base, others
 
     def _prepared(self, target: Target) -> list[PreparedObjective]:
         return prepare_wishes(
             self.wishes,
             self.samples,
-            teller(target.prepared),
+            tokenizer_model(target.prepared),
             reference=lambda name, work: self.run(target, name, work),
-            positions=positions(target),
+            positions=longest_text(target),
         )
 
 
@@ -119,7 +119,7 @@ def prepare_wishes(
     return found
 
 
-def positions(target: Target) -> int | None:
+def longest_text(target: Target) -> int | None:
     """The longest text that a target takes, in tokens; None where its configuration has no end."""
     return positions_of(target.prepared.compiled.config)
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from gptailor.evaluate.contents import Content
 from gptailor.evaluate.tensors import size_of
 
-Layer = dict[str, Tensor]
+LayerTensors = dict[str, Tensor]
 """A layer's parameters and buffers by their names within its module."""
-Make = Callable[[Content], Layer]
+Make = Callable[[Content], LayerTensors]
 
 
 @final
@@ -26,10 +26,10 @@ class Everything:
         self.make = make
         self.merged = merged
         self.bytes = 0
-        self._kept: dict[Content, Layer] = {}
-        self._merged: OrderedDict[Content, Layer] = OrderedDict()
+        self._kept: dict[Content, LayerTensors] = {}
+        self._merged: OrderedDict[Content, LayerTensors] = OrderedDict()
 
-    def get(self, content: Content) -> Layer:
+    def get(self, content: Content) -> LayerTensors:
         """The layer's tensors: the same each time, while they are kept."""
         if not content.merged:
             if content not in self._kept:
@@ -58,7 +58,7 @@ class Resident:
     def __init__(self, room: int) -> None:
         self.room = room
         self.bytes = 0
-        self._layers: dict[Content, Layer] = {}
+        self._layers: dict[Content, LayerTensors] = {}
         self._used: dict[Content, int] = {}
         self._clock = 0
         self.passing = 1
@@ -73,7 +73,7 @@ class Resident:
                 break
             self._drop(each)
 
-    def get(self, content: Content) -> Layer | None:
+    def get(self, content: Content) -> LayerTensors | None:
         """The layer, if it is there."""
         self._clock += 1
         found = self._layers.get(content)
@@ -85,7 +85,7 @@ class Resident:
         """Whether the layer is there."""
         return content in self._layers
 
-    def offer(self, content: Content, layer: Layer) -> None:
+    def offer(self, content: Content, layer: LayerTensors) -> None:
         """Keep the layer if there is room, or will be without those that are out of use."""
         size = size_of(list(layer.values()))
         if content in self._layers or size > self.room:

@@ -11,16 +11,16 @@ from gptailor.evaluate.failure import Failure, failure
 from gptailor.evaluate.forward import Evaluator
 from gptailor.evaluate.objectives import Forward
 from gptailor.evaluate.score import Score
-from gptailor.evaluate.work import Live, Results, Work
+from gptailor.evaluate.work import LiveModel, Results, Work
 
 Outcome: TypeAlias = Score | Failure
 
-Asked: TypeAlias = Mapping[int, tuple[Forward, Work]]
+AskedWorks: TypeAlias = Mapping[int, tuple[Forward, Work]]
 """What a forward pass is to measure: objectives by their numbers, each with its work."""
 
 
 def scored(
-    evaluator: Evaluator, live: Live, asked: Asked, result: Results | Failure
+    evaluator: Evaluator, live: LiveModel, asked: AskedWorks, result: Results | Failure
 ) -> dict[int, Outcome]:
     """A score for each objective; after a failure each is run alone, to know whose it is."""
     if isinstance(result, Failure):
@@ -34,7 +34,7 @@ def scored(
     }
 
 
-def _alone(evaluator: Evaluator, live: Live, objective: Forward, work: Work) -> Outcome:
+def _alone(evaluator: Evaluator, live: LiveModel, objective: Forward, work: Work) -> Outcome:
     found = evaluator.run(live, [work])
     return found if isinstance(found, Failure) else guarded(lambda: objective.score(found[0]))
 

@@ -25,12 +25,12 @@ from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.source import generation_config
 from gptailor.diagnostics import TailorError
 from gptailor.evaluate.contents import Anatomy, Content
-from gptailor.evaluate.modules import Named, Template, as_it_is, fill, hollow, out_of
+from gptailor.evaluate.modules import Named, Template, as_it_is, fill_module, hollow, out_of
 from gptailor.evaluate.parts import decoder_layers, replace_layers
-from gptailor.evaluate.tensors import Tensors, aligned, size_of
+from gptailor.evaluate.tensors import TensorMaker, aligned_tensor, size_of
 from gptailor.program.program import Output
 
-Config = Mapping[str, Any]
+_Config = Mapping[str, Any]
 
 CONFIGURATIONS = 32
 """Plans' configurations that are kept, to be copied."""
@@ -47,7 +47,7 @@ class Shell:
         self,
         anatomy: Anatomy,
         base: Opened,
-        tensors: Tensors,
+        tensors: TensorMaker,
         dtype: torch.dtype | None,
     ) -> None:
         self.anatomy = anatomy
@@ -91,7 +91,7 @@ class Shell:
         given = [self._given(content if n == number else c) for n, c in enumerate(self.shown)]
         module = decoder_layers(self._load(given))[number]
         device = self.tensors.device
-        return {name: aligned(t.detach()).to(device) for name, t in _tensors(module).items()}
+        return {name: aligned_tensor(t.detach()).to(device) for name, t in _tensors(module).items()}
 
     def _given(self, content: Content) -> dict[str, Tensor]:
         return {output.spec.name: self._one(content, output) for output in content.outputs}
@@ -120,7 +120,7 @@ class Shell:
         replace_layers(model, modules)
         return model
 
-    def _config(self, given: Config, count: int) -> PreTrainedConfig:
+    def _config(self, given: _Config, count: int) -> PreTrainedConfig:
         """The plan's configuration, with what transformers had put into the shell's; a new one."""
         key = json.dumps(given, sort_keys=True)
         if key not in self._configs:
@@ -175,11 +175,11 @@ class Shell:
             if there is not None and there.dtype == parameter.dtype:
                 parameter.data = there
             else:
-                parameter.data = aligned(parameter.data)
+                parameter.data = aligned_tensor(parameter.data)
         nn.Module.to(self.model, self.tensors.device)
 
 
-def configuration(given: Config) -> PreTrainedConfig:
+def configuration(given: _Config) -> PreTrainedConfig:
     """The configuration as transformers reads it. Raises TailorError for an unknown model type."""
     name = str(given.get("model_type"))
     if name not in CONFIG_MAPPING:
@@ -217,7 +217,7 @@ def _same(given: Named, loaded: Named) -> bool:
 
 def _emptied(layer: nn.Module, device: torch.device) -> nn.Module:
     """The layer without its own tensors; buffers that no checkpoint has stay."""
-    fill(layer, hollow(_tensors(layer)))
+    fill_module(layer, hollow(_tensors(layer)))
     for module in layer.modules():
         for name in module._non_persistent_buffers_set:
             buffer = module._buffers[name]

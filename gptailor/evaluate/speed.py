@@ -15,7 +15,7 @@ from gptailor.evaluate.parts import embeddings
 
 Token: TypeAlias = Int64[Tensor, " 1 1"]
 Cache: TypeAlias = Mapping[str, Any]
-Step: TypeAlias = tuple[Token, Cache]
+_Step: TypeAlias = tuple[Token, Cache]
 
 PROMPT = 128
 """Tokens of the prompt."""
@@ -73,19 +73,19 @@ class _Turn:
             self.tokens.shape[1] / median(self.prefill), self.answer / median(self.decoding)
         )
 
-    def _answer(self, token: Token, cache: Cache) -> Step:
+    def _answer(self, token: Token, cache: Cache) -> _Step:
         for _ in range(self.answer):
             token, cache = self._next(token, cache)
         return token, cache
 
-    def _next(self, tokens: Int64[Tensor, " 1 length"], cache: Cache) -> Step:
+    def _next(self, tokens: Int64[Tensor, " 1 length"], cache: Cache) -> _Step:
         """The likeliest next token, and the cache by the name that this transformers has for it."""
         forward: Callable[..., Any] = self.model
         made = forward(input_ids=tokens, use_cache=True, logits_to_keep=1, **cache)
         name = next(name for name in ("cache", "past_key_values") if name in made)
         return made.logits[:, -1].argmax(dim=-1, keepdim=True), {name: made[name]}
 
-    def _timed(self, do: Callable[[], Step]) -> tuple[float, Step]:
+    def _timed(self, do: Callable[[], _Step]) -> tuple[float, _Step]:
         self._wait()
         start = time.perf_counter()
         made = do()

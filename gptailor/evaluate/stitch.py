@@ -20,17 +20,17 @@ from transformers import PreTrainedModel
 
 from gptailor.checkpoint.opened import Opened
 from gptailor.diagnostics import TailorError
-from gptailor.evaluate.branches import alike
-from gptailor.evaluate.bridging import Bridge, Bridger, Told
+from gptailor.evaluate.branches import _order_by_beginning
+from gptailor.evaluate.bridging import Bridger, FittedBridge, Told
 from gptailor.evaluate.contents import Anatomist, Anatomy, Content, piece
 from gptailor.evaluate.lending import Lent, lend
 from gptailor.evaluate.modules import Named
 from gptailor.evaluate.parts import decoder_layers
-from gptailor.evaluate.residence import Everything, Layer
+from gptailor.evaluate.residence import Everything, LayerTensors
 from gptailor.evaluate.shell import Shell
 from gptailor.evaluate.streaming import Streaming
-from gptailor.evaluate.tensors import Tensors, size_of
-from gptailor.outline import Gap, gaps, kept, sources
+from gptailor.evaluate.tensors import TensorMaker, size_of
+from gptailor.outline import Gap, gaps, kept, named_sources
 from gptailor.plan import Plan
 from gptailor.prepared import ready
 from gptailor.program.program import Combine
@@ -103,7 +103,7 @@ class Stitcher:
         self.memory = memory
         self._anatomist = Anatomist(models)
         self._base = models["base"]
-        self._tensors = Tensors(self.device, keep=memory is None)
+        self._tensors = TensorMaker(self.device, keep=memory is None)
         self._shells: OrderedDict[Hashable, Shell] = OrderedDict()
         self._homes: dict[tuple[str, str], Shell] = {}
         self._bridger: Bridger | None = None
@@ -147,7 +147,7 @@ class Stitcher:
         """
         group: list[int] = []
         pieces: dict[Hashable, int] = {}
-        for number in alike([(_start(one), *one.layers) for one in anatomies]):
+        for number in _order_by_beginning([(_start(one), *one.layers) for one in anatomies]):
             own = self._own(anatomies[number])
             size = sum((pieces | own).values())
             over = len(pieces | own) > 1 if self._streaming is not None else size > self.merged
@@ -168,7 +168,7 @@ class Stitcher:
         return found
 
     @torch.no_grad()
-    def bridges(self, plan: Plan, told: Told = lambda _: None) -> list[tuple[Gap, Bridge]]:
+    def bridges(self, plan: Plan, told: Told = lambda _: None) -> list[tuple[Gap, FittedBridge]]:
         """The bridges of a closed plan, fitted in float32 whatever the live models' dtype.
 
         They are kept for plans that begin alike. `told` is told of each gap that is fitted. Raises
@@ -219,7 +219,7 @@ class Stitcher:
         slots = kept(plan, self._base.layout.count)
         recipes = [made.recipe for slot in slots for made in slot.made.values()]
         recipes += [r for r in (plan.embed, plan.norm, plan.head, plan.tokenizer) if r is not None]
-        used = {name for recipe in recipes for name, _ in sources(recipe)}
+        used = {name for recipe in recipes for name, _ in named_sources(recipe)}
         if missing := sorted(used - self._anatomist.models.keys()):
             raise TailorError(f"'{missing[0]}' is not among the models that were opened")
 
@@ -243,7 +243,7 @@ class Stitcher:
             self._shells.popitem(last=False)
         return self._shells[key]
 
-    def _make(self, content: Content) -> Layer:
+    def _make(self, content: Content) -> LayerTensors:
         with torch.inference_mode(mode=False), torch.no_grad():
             return self._home(content).layer(content)
 

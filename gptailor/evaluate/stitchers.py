@@ -16,7 +16,7 @@ LIVE = 2
 
 @final
 @dataclass(eq=False)
-class Family:
+class _Family:
     """Plans on one base whose names for other models don't contradict each other."""
 
     models: dict[str, Opened] = field(default_factory=dict)
@@ -42,9 +42,9 @@ class Stitchers:
         self.device = device
         self.dtype = dtype
         self.memory = memory
-        self._families: list[Family] = []
-        self._homes: dict[int, tuple[Prepared, Family]] = {}  # by id; plans have no hash
-        self._live: dict[Family, Stitcher] = {}
+        self._families: list[_Family] = []
+        self._homes: dict[int, tuple[Prepared, _Family]] = {}  # by id; plans have no hash
+        self._live: dict[_Family, Stitcher] = {}
 
     def expect(self, prepared: Prepared) -> None:
         """This plan will be stitched; sharing is best where all are known before the first."""
@@ -52,12 +52,12 @@ class Stitchers:
             return
         home = next((one for one in self._families if one.takes(prepared)), None)
         if home is None:
-            home = Family()
+            home = _Family()
             home.takes(prepared)
             self._families.append(home)
         self._homes[id(prepared)] = prepared, home
 
-    def family(self, prepared: Prepared) -> Family:
+    def family(self, prepared: Prepared) -> _Family:
         """Plans of one family share what they begin with."""
         return self._homes[id(prepared)][1]
 
@@ -72,7 +72,7 @@ class Stitchers:
         self._live[home] = stitcher
         return stitcher.stitch(prepared.plan)
 
-    def _new(self, home: Family) -> Stitcher:
+    def _new(self, home: _Family) -> Stitcher:
         memory = self.memory
         if memory is not None:
             memory //= min(LIVE, len(self._families))

@@ -9,13 +9,13 @@ import torch
 
 from gptailor.diagnostics import TailorError
 from gptailor.evaluate.contents import Content
-from gptailor.evaluate.residence import Layer, Make, Resident
+from gptailor.evaluate.residence import LayerTensors, Make, Resident
 from gptailor.evaluate.tensors import size_of
 
 HOST_SHARE = 0.7
 """Of the host's free memory, what pinned copies of layers may take beside a CUDA device."""
 
-Arrival = tuple[Layer, torch.cuda.Event | None]
+Arrival = tuple[LayerTensors, torch.cuda.Event | None]
 
 
 @final
@@ -45,7 +45,7 @@ class Streaming:
         self.host = Resident(_free() if cuda else 0)
         self._side = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
         self._coming: dict[Content, Future[Arrival]] = {}
-        self._here: dict[Content, Layer] = {}
+        self._here: dict[Content, LayerTensors] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="gptailor-layers")
 
     def expect(self, count: int, fixed: int, largest: int) -> None:
@@ -67,7 +67,7 @@ class Streaming:
 
     # ------------------------------------------------------------------------------ come and go
 
-    def enter(self, content: Content) -> Layer:
+    def enter(self, content: Content) -> LayerTensors:
         """The layer's tensors on the device, ready to be computed with."""
         found = self.resident.get(content) or self._here.get(content)
         if found is not None:
@@ -112,7 +112,7 @@ class Streaming:
                 layer = {n: t.to(self.device, non_blocking=True) for n, t in waiting.items()}
             return layer, self._side.record_event()
 
-    def _put_by(self, content: Content, layer: Layer) -> None:
+    def _put_by(self, content: Content, layer: LayerTensors) -> None:
         if self.host.bytes + size_of(list(layer.values())) <= self.host.room:
             self.host.offer(content, {n: t.cpu().pin_memory() for n, t in layer.items()})
 

@@ -18,9 +18,9 @@ from gptailor.checks.opening import rebind
 from gptailor.diagnostics import Fault, PlanError, TailorError, errors, listed
 from gptailor.lang.reading import load
 from gptailor.plan import Model, Plan
-from gptailor.prepared import Paths, Prepared, ready
+from gptailor.prepared import ModelPaths, Prepared, ready
 
-PLAN = "plan.tailor"
+_PLAN = "plan.tailor"
 """What a compiled folder's plan is called."""
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -59,7 +59,7 @@ def identity(prepared: Prepared, name: str = "base") -> tuple[str, ...]:
     return (opened.layout.prefix, *files)
 
 
-def find_targets(targets: Sequence[str | Path | Plan], models: Paths) -> list[Target]:
+def find_targets(targets: Sequence[str | Path | Plan], models: ModelPaths) -> list[Target]:
     """All targets, ready; `models` gives other folders for the names of their plans.
 
     Raises PlanError for a plan with faults and for a name that no target has, OSError for a file
@@ -94,7 +94,7 @@ def _free(plan: Plan) -> str:
     return next(name for n in count() if (name := f"under{n or ''}") not in plan.models)
 
 
-def _target(name: str, plan: Plan, origin: Plan | None, models: Paths) -> Target:
+def _target(name: str, plan: Plan, origin: Plan | None, models: ModelPaths) -> Target:
     if origin is None:
         own = _named(models, plan)
         prepared = ready(plan, models=own)
@@ -107,7 +107,7 @@ def _target(name: str, plan: Plan, origin: Plan | None, models: Paths) -> Target
     return Target(name, prepared, rebind(origin, _paths(models, origin))[0], _there(origin, models))
 
 
-def _there(origin: Plan, models: Paths) -> Prepared | None:
+def _there(origin: Plan, models: ModelPaths) -> Prepared | None:
     """The base of a compiled folder; None where it is gone, unless it was given by hand."""
     plan = base_of(origin)
     own = _named(models, plan)
@@ -119,11 +119,11 @@ def _there(origin: Plan, models: Paths) -> Prepared | None:
         return None
 
 
-def _named(models: Paths, plan: Plan) -> Paths:
+def _named(models: ModelPaths, plan: Plan) -> ModelPaths:
     return {name: path for name, path in models.items() if name in plan.models}
 
 
-def _paths(models: Paths, plan: Plan) -> Mapping[str, Path]:
+def _paths(models: ModelPaths, plan: Plan) -> Mapping[str, Path]:
     return {name: Path(path) for name, path in _named(models, plan).items()}
 
 
@@ -147,7 +147,7 @@ def _read(target: str | Path | Plan) -> tuple[str, Plan, Plan | None]:
 def _compiled_from(folder: Path) -> Plan | None:
     """The plan in a compiled folder, if there is one that can be read."""
     try:
-        return load(folder / PLAN)
+        return load(folder / _PLAN)
     except (OSError, PlanError):
         return None
 

@@ -8,17 +8,25 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from gptailor.checkpoint.header import TensorInfo
-from gptailor.program.combine import FLOATS, LIVE_STEP, Target, chunk_of, combined, floating, single
-from gptailor.program.loading import load
+from gptailor.program.combine import (
+    FLOAT_DTYPES,
+    LIVE_STEP,
+    CombineTarget,
+    chunk_of,
+    combined,
+    floating,
+    single,
+)
+from gptailor.program.loading import load_tensor
 from gptailor.program.measure import Chunk, Inputs
 from gptailor.program.program import Combine, Copy, Output, unbridged
 
-ALIGNMENT = 64
+_TENSOR_ALIGNMENT = 64
 """Bytes; what torch aligns its tensors to on the CPU."""
 
 
 @final
-class Tensors:
+class TensorMaker:
     """Makes outputs on a device. With `keep`, each tensor of a model is read once and stays."""
 
     def __init__(self, device: torch.device, *, keep: bool) -> None:
@@ -39,7 +47,7 @@ class Tensors:
     def _load(self, tensor: TensorInfo) -> Tensor:
         if (known := self._loaded.get(tensor)) is not None:
             return known
-        loaded = aligned(load(tensor).to(self.device))
+        loaded = aligned_tensor(load_tensor(tensor).to(self.device))
         if self.keep:
             self._loaded[tensor] = loaded
         return loaded
@@ -58,7 +66,9 @@ class Tensors:
             return chunk_of(start, vectors, with_base=bool(make.base))
 
         inputs = Inputs(spec.elements, make.models, make.place, LIVE_STEP, read)
-        target = Target(make.place, spec.shape, FLOATS[spec.dtype], make.divisor, make.offset)
+        target = CombineTarget(
+            make.place, spec.shape, FLOAT_DTYPES[spec.dtype], make.divisor, make.offset
+        )
         out = torch.empty(spec.elements, dtype=target.dtype, device=self.device)
         offset = 0
         for part in combined(make.method, make.arguments, inputs, target):
@@ -67,13 +77,13 @@ class Tensors:
         return out.view(spec.shape)
 
 
-def aligned(tensor: Tensor) -> Tensor:
+def aligned_tensor(tensor: Tensor) -> Tensor:
     """The tensor in memory that begins where torch's own allocations do.
 
     The CPU's matrix products choose their kernels by it, and so round otherwise by some 1e-7: the
     same layer, read again, must compute the same.
     """
-    return tensor.clone() if tensor.is_cpu and tensor.data_ptr() % ALIGNMENT else tensor
+    return tensor.clone() if tensor.is_cpu and tensor.data_ptr() % _TENSOR_ALIGNMENT else tensor
 
 
 def size_of(tensors: Sequence[Tensor]) -> int:

@@ -15,7 +15,7 @@ from gptailor.prepared import Prepared
 from gptailor.program.gguf_tokenizer import tokenizer_from_gguf
 
 
-def teller(prepared: Prepared) -> Opened:
+def tokenizer_model(prepared: Prepared) -> Opened:
     """The model whose tokenizer the output has."""
     recipe = prepared.plan.tokenizer
     name = "base" if recipe is None else sources(recipe)[0].model

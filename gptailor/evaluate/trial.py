@@ -22,7 +22,7 @@ from gptailor.evaluate.contents import Anatomy
 from gptailor.evaluate.failure import Failure
 from gptailor.evaluate.forward import Evaluator
 from gptailor.evaluate.influence import block_influence
-from gptailor.evaluate.judging import CACHE, Place
+from gptailor.evaluate.judging import CACHE, Placement
 from gptailor.evaluate.objectives import (
     Forward,
     Judged,
@@ -37,14 +37,14 @@ from gptailor.evaluate.preparing import (
     prepare_wishes,
 )
 from gptailor.evaluate.score import Score
-from gptailor.evaluate.scoring import Asked, Outcome, guarded, scored, unstitched
+from gptailor.evaluate.scoring import AskedWorks, Outcome, guarded, scored, unstitched
 from gptailor.evaluate.stitch import Stitched, Stitcher
 from gptailor.evaluate.targets import base_of
 from gptailor.evaluate.tokenizing import digest
 from gptailor.evaluate.trial_samples import Parts, parted, seen_of, wanted
 from gptailor.evaluate.work import Results, Work
 from gptailor.plan import Layer, LayerOf, Plan, Take
-from gptailor.prepared import Paths, checked, commits_of, fetched, pinned, text_of
+from gptailor.prepared import ModelPaths, calibration_path, checked, commits_of, fetched, pinned
 from gptailor.registry import OBJECTIVES
 
 Outcomes = tuple[Outcome, ...]
@@ -52,7 +52,9 @@ Outcomes = tuple[Outcome, ...]
 NOTHING_HELD = Failure("error", "no samples are left that the search doesn't see")
 
 
-def opened(plan: Plan, models: Paths | None = None) -> tuple[Plan, dict[str, Opened], list[Fault]]:
+def opened(
+    plan: Plan, models: ModelPaths | None = None
+) -> tuple[Plan, dict[str, Opened], list[Fault]]:
     """An open plan with all its models, their weights fetched from the Hub, and its warnings.
 
     `models` gives other folders for the plan's names. Raises PlanError with all faults.
@@ -85,13 +87,13 @@ class Trials:
         *,
         objectives: Sequence[Wish] | None = None,
         folder: Path | None = None,
-        place: Place | None = None,
+        place: Placement | None = None,
         fidelity: tuple[int, int] | None = None,
         seed: int = 0,
     ) -> None:
         self.plan = plan
         self.models = models
-        self.place = place or Place()
+        self.place = place or Placement()
         self.seed = seed
         self.stitcher = self._stitcher(models)
         self.evaluator = Evaluator(cache=CACHE, device=self.stitcher.device)
@@ -165,7 +167,7 @@ class Trials:
             for argument in OBJECTIVES[wish.objective.name].arguments
             if argument.kind == "path" and argument.name in wish.objective.arguments
         ]
-        found += [text_of(self.plan, bridge.on) for bridge in self.plan.bridges]
+        found += [calibration_path(self.plan, bridge.on) for bridge in self.plan.bridges]
         return tuple(dict.fromkeys(found))
 
     # -------------------------------------------------------------------------------------- scores
@@ -259,7 +261,7 @@ class _Run:
         self.evaluator = evaluator
         self.objectives = objectives
         self.samples = samples
-        self.asked: Asked = {
+        self.asked: AskedWorks = {
             number: (objective, objective.work(samples))
             for number, objective in enumerate(objectives)
             if isinstance(objective, Forward)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from gptailor.evaluate.failure import Failure
 
-__all__ = ["Failure", "Live", "Measure", "Request", "Results", "Rows", "Work"]
+__all__ = ["Failure", "LiveModel", "Measure", "Request", "Results", "Rows", "Work"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ Results: TypeAlias = list[list[Tensor]]
 
 
 @runtime_checkable
-class Live(Protocol):
+class LiveModel(Protocol):
     """A plan as a module whose layers are lent one by one (`Stitched`).
 
     Two with an equal `start` and equal first k `layers` have the same hidden states after k layers.

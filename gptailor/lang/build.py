@@ -29,7 +29,7 @@ def _of(meta: Meta) -> Span:
     return Span(meta.start_pos, meta.end_pos)
 
 
-def number(token: Token) -> tree.Fixed:
+def number_of(token: Token) -> tree.Fixed:
     """A number as it was written: an integer if it has no point and no exponent."""
     digits = str(token)
     value: int | float = float(digits)
@@ -75,13 +75,13 @@ class _Builder:
     # --- numbers
 
     def fixed(self, meta: Meta, children: list[Token]) -> tree.Fixed:
-        return number(children[0])
+        return number_of(children[0])
 
     def interval(self, meta: Meta, children: list[Token]) -> tree.Between:
-        return tree.Between(number(children[0]), number(children[1]), _of(meta))
+        return tree.Between(number_of(children[0]), number_of(children[1]), _of(meta))
 
     def one_numbers(self, meta: Meta, children: list[Token]) -> tree.OneNumber:
-        return tree.OneNumber(tuple(number(child) for child in children), _of(meta))
+        return tree.OneNumber(tuple(number_of(child) for child in children), _of(meta))
 
     # --- layers and models
 
@@ -116,15 +116,17 @@ class _Builder:
 
     # --- methods
 
-    def argument(self, meta: Meta, children: list[Any]) -> tree.Given:
-        return tree.Given(children[0] if len(children) > 1 else None, children[-1], _of(meta))
+    def argument(self, meta: Meta, children: list[Any]) -> tree.ArgumentNode:
+        return tree.ArgumentNode(
+            children[0] if len(children) > 1 else None, children[-1], _of(meta)
+        )
 
     last_argument = argument
 
-    def method(self, meta: Meta, children: list[Any]) -> tree.Call:
-        return tree.Call(children[0], tuple(children[1:]), _of(meta))
+    def method(self, meta: Meta, children: list[Any]) -> tree.CallNode:
+        return tree.CallNode(children[0], tuple(children[1:]), _of(meta))
 
-    def one_by(self, meta: Meta, children: list[tree.Call]) -> tree.OneCall:
+    def one_by(self, meta: Meta, children: list[tree.CallNode]) -> tree.OneCall:
         return tree.OneCall(tuple(children), _of(meta))
 
     def share(self, meta: Meta, children: list[Any]) -> list[Any]:
@@ -133,13 +135,13 @@ class _Builder:
     def merge(self, meta: Meta, children: list[Any]) -> tree.Merging:
         picked = tuple(child for child in children if isinstance(child, tree.Picked))
         shares = next((tuple(child) for child in children if isinstance(child, list)), ())
-        by = children[-1] if isinstance(children[-1], tree.Call | tree.OneCall) else None
+        by = children[-1] if isinstance(children[-1], tree.CallNode | tree.OneCall) else None
         return tree.Merging(picked, shares, by, _of(meta))
 
     # --- statements
 
     def version(self, meta: Meta, children: list[Token]) -> tree.Version:
-        return tree.Version(number(children[0]))
+        return tree.Version(number_of(children[0]))
 
     def direct(self, meta: Meta, children: list[tree.String]) -> tuple[None, tree.String]:
         return None, children[0]
@@ -157,17 +159,17 @@ class _Builder:
     def dtype(self, meta: Meta, children: list[tree.Word]) -> tree.Dtype:
         return tree.Dtype(children[0])
 
-    def rest(self, meta: Meta, children: list[Any]) -> tree.Rest:
-        return tree.Rest(children[0], children[1])
+    def rest(self, meta: Meta, children: list[Any]) -> tree.RestNode:
+        return tree.RestNode(children[0], children[1])
 
     def take(self, meta: Meta, children: list[Any]) -> tree.Select:
         return tree.Select(children[0], children[1])
 
-    def place(self, meta: Meta, children: list[Any]) -> tree.Place:
+    def place(self, meta: Meta, children: list[Any]) -> tree.PlaceNode:
         if isinstance(children[1], tree.Merging):
-            return tree.Place(children[0], children[1])
+            return tree.PlaceNode(children[0], children[1])
         picked = self.layer_of(meta, children[1:])
-        return tree.Place(children[0], replace(picked, span=picked.layers.span.to(_of(meta))))
+        return tree.PlaceNode(children[0], replace(picked, span=picked.layers.span.to(_of(meta))))
 
     item_place = place
 
@@ -181,7 +183,7 @@ class _Builder:
         return tree.Dropping(children[0])
 
     def drop_any(self, meta: Meta, children: list[Any]) -> tree.DroppingAny:
-        return tree.DroppingAny(number(children[0]), children[1])
+        return tree.DroppingAny(number_of(children[0]), children[1])
 
     def scale(self, meta: Meta, children: list[Any]) -> tree.Scaling:
         return tree.Scaling(children[0], children[1])
@@ -192,23 +194,23 @@ class _Builder:
     def setting(self, meta: Meta, children: list[Any]) -> tuple[tree.Word, tree.Numeral]:
         return tree.Word(str(children[0]), _span(children[0])), children[1]
 
-    def bridge(self, meta: Meta, children: list[Any]) -> tree.Bridging:
+    def bridge(self, meta: Meta, children: list[Any]) -> tree.BridgeNode:
         after = children.pop(0) if isinstance(children[0], tree.LayerWord) else None
-        return tree.Bridging(after, children[0], tuple(children[1:]))
+        return tree.BridgeNode(after, children[0], tuple(children[1:]))
 
     def limit(self, meta: Meta, children: list[Token]) -> tree.Limit:
-        return tree.Limit(number(children[0]))
+        return tree.Limit(number_of(children[0]))
 
-    def objective(self, meta: Meta, children: list[Any]) -> tree.Wish:
-        return tree.Wish(tree.Word(str(children[0]), _span(children[0])), children[1])
+    def objective(self, meta: Meta, children: list[Any]) -> tree.ObjectiveNode:
+        return tree.ObjectiveNode(tree.Word(str(children[0]), _span(children[0])), children[1])
 
-    def fidelity(self, meta: Meta, children: list[Token]) -> tree.Budget:
+    def fidelity(self, meta: Meta, children: list[Token]) -> tree.BudgetNode:
         return _budget("fidelity", meta, children)
 
-    def trials(self, meta: Meta, children: list[Token]) -> tree.Budget:
+    def trials(self, meta: Meta, children: list[Token]) -> tree.BudgetNode:
         return _budget("trials", meta, children)
 
-    def seed(self, meta: Meta, children: list[Token]) -> tree.Budget:
+    def seed(self, meta: Meta, children: list[Token]) -> tree.BudgetNode:
         return _budget("seed", meta, children)
 
     def stack(self, meta: Meta, children: list[Any]) -> tree.Block:
@@ -221,9 +223,9 @@ class _Builder:
 _BUILDER = _Builder()
 
 
-def _budget(name: str, meta: Meta, children: list[Token]) -> tree.Budget:
+def _budget(name: str, meta: Meta, children: list[Token]) -> tree.BudgetNode:
     span = Span(meta.start_pos, meta.start_pos + len(name))
-    return tree.Budget(tree.Word(name, span), tuple(number(child) for child in children))
+    return tree.BudgetNode(tree.Word(name, span), tuple(number_of(child) for child in children))
 
 
 def _whole_block(name: str, meta: Meta, children: list[Any]) -> tree.Block:

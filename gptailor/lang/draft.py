@@ -9,7 +9,7 @@ from gptailor import plan as p
 from gptailor.diagnostics import Also, Fault, Origin, Place, Source, Span
 from gptailor.lang import tree
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 Spans = Mapping[Place, Span]
 
 MOST_ENTRIES = 200_000
@@ -17,10 +17,10 @@ MOST_ENTRIES = 200_000
 
 
 @dataclass(slots=True)
-class Placed(Generic[T]):
+class Placed(Generic[_T]):
     """An entry of the plan and the spans inside it."""
 
-    entry: T
+    entry: _T
     spans: Spans
 
 
@@ -118,10 +118,10 @@ class Draft:
 
 def _sorted(
     name: str,
-    entries: list[Placed[T]],
-    order: Callable[[T], Any],
+    entries: list[Placed[_T]],
+    order: Callable[[_T], Any],
     spans: dict[Place, Spans],
-) -> tuple[T, ...]:
+) -> tuple[_T, ...]:
     """The entries in the plan's order; their spans are noted under the numbers they get."""
     entries = sorted(entries, key=lambda placed: order(placed.entry))
     for i, placed in enumerate(entries):

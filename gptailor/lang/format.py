@@ -124,7 +124,14 @@ def _state(sheet: Sheet, used: p.Plan) -> None:
 
 def _stands_alone(statement: tree.Statement) -> bool:
     """Neither joined nor split: it has a comment, or is tied, or is always one line."""
-    one_line = (tree.Version, tree.Declare, tree.Dtype, tree.Rest, tree.Bridging, tree.DroppingAny)
+    one_line = (
+        tree.Version,
+        tree.Declare,
+        tree.Dtype,
+        tree.RestNode,
+        tree.BridgeNode,
+        tree.DroppingAny,
+    )
     tied = statement.tied is not None
     return bool(statement.above or statement.behind or tied or isinstance(statement.body, one_line))
 
@@ -224,7 +231,7 @@ def _rest(where: str, recipe: p.Recipe) -> Line:
 
 
 def _marked(entries: Sequence[E], text: Callable[[Sequence[E]], str]) -> str:
-    return words.marks(entries[0]) + text(entries)
+    return words.mark_words(entries[0]) + text(entries)
 
 
 def _decision(entries: Sequence[p.Layer]) -> Line:
@@ -244,7 +251,7 @@ def _scales(entries: Sequence[p.Scale]) -> Line:
 
 
 def _bridge(entry: p.Bridge) -> Line:
-    return Line((3, p.bridge_order(entry)), words.marks(entry) + words.bridge(entry))
+    return Line((3, p.bridge_order(entry)), words.mark_words(entry) + words.bridge(entry))
 
 
 def _changes(plan: p.Plan) -> list[Line]:

@@ -70,7 +70,7 @@ def _dtype(draft: Draft, statement: tree.Statement, body: tree.Dtype) -> None:
     draft.once("dtype", body.name.text, body.name.span, {STATEMENT: statement.span})
 
 
-def _rest(draft: Draft, statement: tree.Statement, body: tree.Rest) -> None:
+def _rest(draft: Draft, statement: tree.Statement, body: tree.RestNode) -> None:
     where = body.where.text
     _no_marks(draft, statement, f"'{where}'", f"write '{where} from one of …' for a choice")
     pattern = recipes.from_models(draft, body.origin, None)
@@ -89,13 +89,13 @@ def _no_marks(draft: Draft, statement: tree.Statement, what: str, help_: str = "
 
 
 def _select(draft: Draft, statement: tree.Statement, body: tree.Select) -> None:
-    target = recipes.positions(draft, body.layers)
+    target = recipes.positions_of(draft, body.layers)
     pattern = recipes.from_models(draft, body.origin, target)
     _decide(draft, statement, target, pattern)
 
 
-def _place(draft: Draft, statement: tree.Statement, body: tree.Place) -> None:
-    target = recipes.positions(draft, body.layers)
+def _place(draft: Draft, statement: tree.Statement, body: tree.PlaceNode) -> None:
+    target = recipes.positions_of(draft, body.layers)
     if isinstance(body.source, tree.Merging):
         pattern = recipes.from_merging(draft, body.source)
     else:
@@ -152,7 +152,7 @@ def _entry_spans(statement: tree.Statement, at: recipes.At) -> dict[Place, Span]
 
 
 def _drop(draft: Draft, statement: tree.Statement, body: tree.Dropping) -> None:
-    target = recipes.positions(draft, body.layers, whole="'drop'")
+    target = recipes.positions_of(draft, body.layers, whole="'drop'")
     tied = draft.group(statement)
     for at in target.at if target else ():
         entry = p.Drop(position=at.number, maybe=statement.maybe is not None, tied=tied)
@@ -161,7 +161,7 @@ def _drop(draft: Draft, statement: tree.Statement, body: tree.Dropping) -> None:
 
 def _drop_any(draft: Draft, statement: tree.Statement, body: tree.DroppingAny) -> None:
     _no_marks(draft, statement, "'drop any'")
-    target = recipes.positions(draft, body.layers, whole="'drop any'")
+    target = recipes.positions_of(draft, body.layers, whole="'drop any'")
     count = recipes.whole_number(draft, body.count, "how many layers to drop")
     if target is not None and count is not None:
         entry = p.DropAny(count=count, among=tuple(sorted(target.numbers)))
@@ -171,8 +171,8 @@ def _drop_any(draft: Draft, statement: tree.Statement, body: tree.DroppingAny) -
 
 
 def _scale(draft: Draft, statement: tree.Statement, body: tree.Scaling) -> None:
-    target = recipes.positions(draft, body.layers, whole="'scale'")
-    factor = recipes.value(draft, body.factor)
+    target = recipes.positions_of(draft, body.layers, whole="'scale'")
+    factor = recipes.value_of(draft, body.factor)
     tied = draft.group(statement)
     if target is None or factor is None:
         return
@@ -184,7 +184,7 @@ def _scale(draft: Draft, statement: tree.Statement, body: tree.Scaling) -> None:
         draft.scales.append(Placed(entry, spans))
 
 
-def _bridge(draft: Draft, statement: tree.Statement, body: tree.Bridging) -> None:
+def _bridge(draft: Draft, statement: tree.Statement, body: tree.BridgeNode) -> None:
     if statement.tied is not None:
         draft.fault("P506", "'tied' doesn't go with 'bridge'", statement.tied)
     settings: dict[str, p.Value | None] = {}
@@ -192,7 +192,7 @@ def _bridge(draft: Draft, statement: tree.Statement, body: tree.Bridging) -> Non
     for word, numeral in body.settings:
         if word.text in settings:
             draft.fault("P305", f"'{word.text}' is given twice", word.span)
-        settings[word.text] = recipes.value(draft, numeral)
+        settings[word.text] = recipes.value_of(draft, numeral)
         spans[word.text,] = numeral.span
     if body.after is not None:
         spans["after",] = body.after.span
@@ -219,7 +219,7 @@ def _block(draft: Draft, statement: tree.Statement, body: tree.Block) -> None:
     for inner in body.statements:
         if isinstance(inner.body, tree.MergeHere):
             _item_merge(draft, inner, inner.body)
-        elif isinstance(inner.body, tree.Place):
+        elif isinstance(inner.body, tree.PlaceNode):
             draft.fault("P216", "an item of a stack has no target", inner.body.layers.span,
                         "the items are the output's layers in order: leave 'L… =' out")  # fmt: skip
         else:
@@ -252,7 +252,7 @@ def _limit(draft: Draft, statement: tree.Statement, body: tree.Limit) -> None:
         draft.once("limit", count, statement.span)
 
 
-def _wish(draft: Draft, statement: tree.Statement, body: tree.Wish) -> None:
+def _wish(draft: Draft, statement: tree.Statement, body: tree.ObjectiveNode) -> None:
     before = len(draft.faults)
     arguments, spans = _measure_arguments(draft, body.measure)
     if len(draft.faults) > before:
@@ -271,7 +271,7 @@ def _wish(draft: Draft, statement: tree.Statement, body: tree.Wish) -> None:
 
 
 def _measure_arguments(
-    draft: Draft, call: tree.Call
+    draft: Draft, call: tree.CallNode
 ) -> tuple[dict[str, int | float | str], dict[Place, Span]]:
     """An objective's arguments under their names."""
     spec = OBJECTIVES.get(call.name.text)
@@ -301,11 +301,11 @@ def _scalar(
     if not isinstance(value, tree.Fixed):
         draft.fault("P605", "no choices stand in a search block", value.span)
         return None
-    found = recipes.value(draft, value)
+    found = recipes.value_of(draft, value)
     return found if isinstance(found, int | float) else None
 
 
-def _budget(draft: Draft, statement: tree.Statement, body: tree.Budget) -> None:
+def _budget(draft: Draft, statement: tree.Statement, body: tree.BudgetNode) -> None:
     name = body.name.text
     least = 0 if name == "seed" else 1
     numbers = [recipes.whole_number(draft, n, f"'{name}'", least) for n in body.numbers]
@@ -320,17 +320,17 @@ _LOWER: dict[type, Callable[[Draft, tree.Statement, Any], None]] = {
     tree.Version: _version,
     tree.Declare: _model,
     tree.Dtype: _dtype,
-    tree.Rest: _rest,
+    tree.RestNode: _rest,
     tree.Select: _select,
-    tree.Place: _place,
+    tree.PlaceNode: _place,
     tree.MergeHere: _merge_here,
     tree.Dropping: _drop,
     tree.DroppingAny: _drop_any,
     tree.Scaling: _scale,
-    tree.Bridging: _bridge,
+    tree.BridgeNode: _bridge,
     tree.Block: _block,
     tree.ItemTake: _item_take,
     tree.Limit: _limit,
-    tree.Wish: _wish,
-    tree.Budget: _budget,
+    tree.ObjectiveNode: _wish,
+    tree.BudgetNode: _budget,
 }

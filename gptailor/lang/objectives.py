@@ -8,7 +8,7 @@ from pathlib import Path
 from gptailor.diagnostics import Fault, PlanError, Source, Span, errors, listed
 from gptailor.lang import tree
 from gptailor.lang.parse import parse
-from gptailor.lang.reading import read
+from gptailor.lang.reading import read_text
 from gptailor.plan import Objective
 from gptailor.registry import OBJECTIVES
 
@@ -33,9 +33,9 @@ def read_objective(
     source = Source(name, f"{before}{text}\n}}")
     shown = Source(name, text)
     if not _stands_alone(source):
-        faults = list(_inside(errors(read(source, Path())[1]), shown, len(before)))
+        faults = list(_inside(errors(read_text(source, Path())[1]), shown, len(before)))
         raise PlanError(faults or [_none(shown)])
-    plan, faults = read(source, Path())
+    plan, faults = read_text(source, Path())
     if found := list(_inside(errors(faults), shown, len(before))):
         raise PlanError(found)
     assert plan.search is not None
@@ -51,7 +51,7 @@ def _stands_alone(source: Source) -> bool:
         and isinstance(body, tree.Block)
         and body.name.text == "search"
         and len(body.statements) == 1
-        and isinstance(body.statements[0].body, tree.Wish)
+        and isinstance(body.statements[0].body, tree.ObjectiveNode)
     )
 
 

@@ -69,7 +69,7 @@ def parse(source: Source) -> tuple[tree.File, list[Fault]]:
     return file, locate(faults, Origin(source, Path()))
 
 
-def decode(raw: bytes, name: str) -> Source:
+def decode_source(raw: bytes, name: str) -> Source:
     """Bytes as a source: UTF-8, with or without a byte-order mark; raises UnicodeDecodeError."""
     return Source(name, raw.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
 

@@ -8,11 +8,11 @@ import pydantic
 from gptailor.checks.alone import check_alone
 from gptailor.diagnostics import Fault, Origin, PlanError, Source, Span, errors, locate
 from gptailor.lang.lower import has_version, lower
-from gptailor.lang.parse import decode, parse
+from gptailor.lang.parse import decode_source, parse
 from gptailor.plan import Plan
 
 
-def read(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
+def read_text(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
     """The plan of a text and all faults that it has by itself. Paths are relative to `folder`."""
     file, syntax = parse(source)
     plan, faults = lower(file, source, folder)
@@ -42,14 +42,14 @@ def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:
 def read_bytes(raw: bytes, name: str, folder: Path) -> tuple[Plan | None, list[Fault]]:
     """The plan of a file's bytes: Tailor, or JSON if it starts with a brace."""
     try:
-        source = decode(raw, name)
+        source = decode_source(raw, name)
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         message = f"byte {error.start} (line {line}) is not UTF-8"
         return None, [Fault("S106", message, source=Source(name, ""), help="save it as UTF-8")]
     if source.text.lstrip()[:1] == "{":
         return read_json(source, folder)
-    return read(source, folder)
+    return read_text(source, folder)
 
 
 def load(path: str | Path) -> Plan:
@@ -70,4 +70,4 @@ def loads(text: str, name: str = "<text>", folder: str | Path = ".") -> Plan:
     return plan
 
 
-__all__ = ["load", "loads", "read", "read_bytes", "read_json"]
+__all__ = ["load", "loads", "read_text", "read_bytes", "read_json"]

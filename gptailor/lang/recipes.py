@@ -11,7 +11,7 @@ from gptailor.lang import tree
 from gptailor.lang.draft import MOST_ENTRIES, Draft
 from gptailor.registry import METHODS, Method
 
-PARTS = ("attn", "mlp")
+_PARTS = ("attn", "mlp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Positions:
 # ------------------------------------------------------------------------------------------ layers
 
 
-def positions(draft: Draft, layers: tree.Layers, *, whole: str = "") -> Positions | None:
+def positions_of(draft: Draft, layers: tree.Layers, *, whole: str = "") -> Positions | None:
     """The layers of a list; `whole` says what takes whole layers only. None if there is a fault."""
     before = len(draft.faults)
     parts = {r.part.text if r.part else None for r in layers.ranges}
@@ -61,9 +61,9 @@ def _check_part(draft: Draft, r: tree.Range, whole: str) -> None:
     if whole:
         draft.fault("P206", f"{whole} takes whole layers, not the part '.{r.part.text}'",
                     Span(r.part.span.start - 1, r.part.span.end))  # fmt: skip
-    elif r.part.text not in PARTS:
+    elif r.part.text not in _PARTS:
         draft.fault("P205", f"a layer has no part '{r.part.text}'", r.part.span,
-                    nearest(r.part.text, PARTS) or "the parts are 'attn' and 'mlp'")  # fmt: skip
+                    nearest(r.part.text, _PARTS) or "the parts are 'attn' and 'mlp'")  # fmt: skip
 
 
 def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
@@ -107,7 +107,7 @@ def _sound(draft: Draft, r: tree.Range) -> bool:
 # ----------------------------------------------------------------------------------------- numbers
 
 
-def value(draft: Draft, numeral: tree.Numeral) -> p.Value | None:
+def value_of(draft: Draft, numeral: tree.Numeral) -> p.Value | None:
     """A number or a choice of numbers; None, with a fault, if one of them is not finite."""
     if isinstance(numeral, tree.Fixed):
         return _finite(draft, numeral)
@@ -155,10 +155,10 @@ class Spanned:
         return Spanned(self.spans, self.at + place)
 
 
-def by(draft: Draft, how: tree.Call | tree.OneCall, spans: Spanned) -> p.By | None:
+def method_of(draft: Draft, how: tree.CallNode | tree.OneCall, spans: Spanned) -> p.By | None:
     """A method, or a choice of methods."""
     spans.note(how.span)
-    if isinstance(how, tree.Call):
+    if isinstance(how, tree.CallNode):
         return call(draft, how, spans)
     calls = [call(draft, c, spans.inside("one_of", i)) for i, c in enumerate(how.options)]
     if any(c is None for c in calls):
@@ -166,7 +166,7 @@ def by(draft: Draft, how: tree.Call | tree.OneCall, spans: Spanned) -> p.By | No
     return p.OneOfMethods(one_of=tuple(c for c in calls if c is not None))
 
 
-def call(draft: Draft, node: tree.Call, spans: Spanned) -> p.MethodCall | None:
+def call(draft: Draft, node: tree.CallNode, spans: Spanned) -> p.MethodCall | None:
     """A method with its arguments bound to their names."""
     spans.note(node.span)
     spans.note(node.name.span, "name")
@@ -189,11 +189,11 @@ def call(draft: Draft, node: tree.Call, spans: Spanned) -> p.MethodCall | None:
 
 
 def _bound(
-    draft: Draft, node: tree.Call, method: Method | None
-) -> dict[str, tuple[tree.Given, ...]]:
+    draft: Draft, node: tree.CallNode, method: Method | None
+) -> dict[str, tuple[tree.ArgumentNode, ...]]:
     """Each argument under its name; an unknown method keeps its named ones for the check."""
     positional = [given for given in node.arguments if given.name is None]
-    bound: dict[str, tuple[tree.Given, ...]] = {}
+    bound: dict[str, tuple[tree.ArgumentNode, ...]] = {}
     if method is not None and positional:
         if method.variadic:
             bound[method.variadic.name] = tuple(positional)
@@ -215,7 +215,9 @@ def _count(n: int, noun: str) -> str:
     return f"{n or 'no'} {noun}{'' if n == 1 else 's'}"
 
 
-def _named(draft: Draft, node: tree.Call, bound: dict[str, tuple[tree.Given, ...]]) -> None:
+def _named(
+    draft: Draft, node: tree.CallNode, bound: dict[str, tuple[tree.ArgumentNode, ...]]
+) -> None:
     named = False
     for given in node.arguments:
         if given.name is not None:
@@ -229,18 +231,18 @@ def _named(draft: Draft, node: tree.Call, bound: dict[str, tuple[tree.Given, ...
         named |= given.name is not None
 
 
-def _number(draft: Draft, given: tree.Given) -> p.Value | None:
+def _number(draft: Draft, given: tree.ArgumentNode) -> p.Value | None:
     if isinstance(given.value, tree.String | tree.Word):
         word = given.value.text
         draft.fault("P306", f"a number is needed, '{word}' is none", given.value.span)
         return None
-    return value(draft, given.value)
+    return value_of(draft, given.value)
 
 
 # ----------------------------------------------------------------------------------------- recipes
 
 
-def model(names: tree.Names, spans: Spanned) -> str | p.OneOfModels:
+def model_of(names: tree.Names, spans: Spanned) -> str | p.OneOfModels:
     """One model, or a choice of one."""
     spans.note(names.span)
     if names.how == "all":
@@ -290,7 +292,7 @@ def from_models(draft: Draft, origin: tree.From, at: Positions | None) -> Patter
     """`from math`, `from math, code by linear()`, `from any of math, code by …`."""
     spans = Spanned({}, ("recipe",))
     before = len(draft.faults)
-    how = by(draft, origin.by, spans.inside("by")) if origin.by else None
+    how = method_of(draft, origin.by, spans.inside("by")) if origin.by else None
     names = origin.models
     if names.how == "any":
         for i, word in enumerate(names.names):
@@ -306,7 +308,7 @@ def from_models(draft: Draft, origin: tree.From, at: Positions | None) -> Patter
     words = (names,) if names.how == "one" else _each(names)
     for k, each in enumerate(words):
         where = ("take",) if kind == "take" else ("merge", k)
-        found.append(model(each, spans.inside(*where, "model")))
+        found.append(model_of(each, spans.inside(*where, "model")))
     pattern = Pattern(kind, tuple(found), (at,) * len(found), None, how, spans.spans)
     return _unless(draft, before, pattern)
 
@@ -321,11 +323,11 @@ def _unless(draft: Draft, before: int, pattern: Pattern) -> Pattern | None:
 
 def from_picked(draft: Draft, picked: tree.Picked, *, whole: str = "") -> Pattern | None:
     """`L14 chat`."""
-    at = positions(draft, picked.layers, whole=whole)
+    at = positions_of(draft, picked.layers, whole=whole)
     if at is None:
         return None
     spans = Spanned({}, ("recipe",))
-    found = model(picked.model, spans.inside("take", "model"))
+    found = model_of(picked.model, spans.inside("take", "model"))
     return Pattern("take", (found,), (at,), None, None, spans.spans)
 
 
@@ -334,12 +336,12 @@ def from_merging(draft: Draft, node: tree.Merging, *, whole: str = "") -> Patter
     spans = Spanned({}, ("recipe",))
     spans.note(node.span)
     before = len(draft.faults)
-    lists = [positions(draft, source.layers, whole=whole) for source in node.sources]
+    lists = [positions_of(draft, source.layers, whole=whole) for source in node.sources]
     models = tuple(
-        model(source.model, spans.inside("merge", k, "model"))
+        model_of(source.model, spans.inside("merge", k, "model"))
         for k, source in enumerate(node.sources)
     )
-    how = by(draft, node.by, spans.inside("by")) if node.by else None
+    how = method_of(draft, node.by, spans.inside("by")) if node.by else None
     share = _share(draft, node, spans)
     if len(draft.faults) > before:
         return None
@@ -364,7 +366,7 @@ def _share(draft: Draft, node: tree.Merging, spans: Spanned) -> p.Value | None:
         draft.fault("P308", "merge has a number and a method", node.shares[0].span,
                     "give the number to the method, or leave 'by' out")  # fmt: skip
         return None
-    return value(draft, node.shares[0])
+    return value_of(draft, node.shares[0])
 
 
 def in_step(draft: Draft, first: Positions, other: Positions) -> bool:

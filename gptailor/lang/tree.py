@@ -85,7 +85,7 @@ class Names:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class ArgumentNode:
     """An argument as it was given."""
 
     name: Word | None
@@ -94,11 +94,11 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallNode:
     """A method or an objective with its arguments."""
 
     name: Word
-    arguments: tuple[Given, ...]
+    arguments: tuple[ArgumentNode, ...]
     span: Span
 
 
@@ -106,7 +106,7 @@ class Call:
 class OneCall:
     """`one of slerp(0.3), linear()`."""
 
-    options: tuple[Call, ...]
+    options: tuple[CallNode, ...]
     span: Span
 
 
@@ -115,7 +115,7 @@ class From:
     """`math, code by linear()`."""
 
     models: Names
-    by: Call | OneCall | None
+    by: CallNode | OneCall | None
     span: Span
 
 
@@ -134,7 +134,7 @@ class Merging:
 
     sources: tuple[Picked, ...]
     shares: tuple[Numeral, ...]
-    by: Call | OneCall | None
+    by: CallNode | OneCall | None
     span: Span
 
 
@@ -166,7 +166,7 @@ class Dtype:
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
+class RestNode:
     """`embed from chat`."""
 
     where: Word
@@ -182,7 +182,7 @@ class Select:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PlaceNode:
     """`L12 = L14 chat`, `L12 = merge(…)`."""
 
     layers: Layers
@@ -220,7 +220,7 @@ class Scaling:
 
 
 @dataclass(frozen=True, slots=True)
-class Bridging:
+class BridgeNode:
     """`bridge L11 on "text" tokens 65536 ridge 0.1`."""
 
     after: LayerWord | None
@@ -243,15 +243,15 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class ObjectiveNode:
     """`minimize nll("text")`."""
 
     direction: Word
-    measure: Call
+    measure: CallNode
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class BudgetNode:
     """`fidelity 64..1024`, `trials 500`, `seed 0`."""
 
     name: Word
@@ -271,18 +271,18 @@ Body = (
     Version
     | Declare
     | Dtype
-    | Rest
+    | RestNode
     | Select
-    | Place
+    | PlaceNode
     | MergeHere
     | Dropping
     | DroppingAny
     | Scaling
-    | Bridging
+    | BridgeNode
     | ItemTake
     | Limit
-    | Wish
-    | Budget
+    | ObjectiveNode
+    | BudgetNode
     | Block
 )
 

@@ -20,21 +20,21 @@ def ranges(numbers: Sequence[int], part: str | None = None) -> str:
     )
 
 
-def number(value: int | float) -> str:
+def number_words(value: int | float) -> str:
     """A number as Python prints it."""
     return repr(value)
 
 
-def value(v: p.Value) -> str:
+def value_words(v: p.Value) -> str:
     """A number or a choice of numbers."""
     if isinstance(v, p.Interval):
-        return "..".join(number(end) for end in v.interval)
+        return "..".join(number_words(end) for end in v.interval)
     if isinstance(v, p.OneOfNumbers):
-        return f"one of ({', '.join(number(option) for option in v.one_of)})"
-    return number(v)
+        return f"one of ({', '.join(number_words(option) for option in v.one_of)})"
+    return number_words(v)
 
 
-def quoted(text: str) -> str:
+def string_words(text: str) -> str:
     """A text in quotes."""
     return f'"{text}"'
 
@@ -48,12 +48,16 @@ def method(call: p.MethodCall) -> str:
     arguments = []
     for name in names:
         given = call.arguments[name]
-        words = ", ".join(value(v) for v in given) if isinstance(given, tuple) else value(given)
+        words = (
+            ", ".join(value_words(v) for v in given)
+            if isinstance(given, tuple)
+            else value_words(given)
+        )
         arguments.append(words if bare else f"{name}={words}")
     return f"{call.name}({', '.join(arguments)})"
 
 
-def by(how: p.By | None) -> str:
+def by_words(how: p.By | None) -> str:
     """` by …`, or nothing."""
     if how is None:
         return ""
@@ -62,7 +66,7 @@ def by(how: p.By | None) -> str:
     return f" by {method(how)}"
 
 
-def model(name: str | p.OneOfModels, *, bare: bool = False) -> str:
+def model_words(name: str | p.OneOfModels, *, bare: bool = False) -> str:
     """A model, or a choice of one; `bare` where the choice runs to `by` or the statement's end."""
     if isinstance(name, str):
         return name
@@ -82,16 +86,16 @@ def _sources(recipe: p.Recipe) -> Sequence[p.LayerOf]:
 def _origin(recipe: p.Recipe) -> str | None:
     """What stands after `from`, or None if it can't be said so."""
     if isinstance(recipe, p.Subset):
-        return f"any of {', '.join(recipe.any_of)}{by(recipe.by)}"
+        return f"any of {', '.join(recipe.any_of)}{by_words(recipe.by)}"
     if isinstance(recipe, p.Take):
-        return model(recipe.take.model, bare=True)
+        return model_words(recipe.take.model, bare=True)
     if recipe.by is None or recipe.share is not None or not recipe.merge:
         return None
     names = [source.model for source in recipe.merge]
     if len(names) == 1:
-        return model(names[0], bare=True) + by(recipe.by)
+        return model_words(names[0], bare=True) + by_words(recipe.by)
     if all(isinstance(name, str) for name in names):
-        return ", ".join(str(name) for name in names) + by(recipe.by)
+        return ", ".join(str(name) for name in names) + by_words(recipe.by)
     return None
 
 
@@ -101,10 +105,10 @@ def merge(recipes: Sequence[p.Merge], part: str | None) -> str:
     items = []
     for k, source in enumerate(first.merge):
         layers = ranges([r.merge[k].layer or 0 for r in recipes], part)
-        items.append(f"{layers} {model(source.model)}")
+        items.append(f"{layers} {model_words(source.model)}")
     if first.share is not None:
-        items.append(value(first.share))
-    return f"merge({', '.join(items)}){by(first.by)}"
+        items.append(value_words(first.share))
+    return f"merge({', '.join(items)}){by_words(first.by)}"
 
 
 def decision(entries: Sequence[p.Layer]) -> str:
@@ -122,7 +126,7 @@ def decision(entries: Sequence[p.Layer]) -> str:
         return f"{ranges(targets, part)} from {origin}"
     if isinstance(first, p.Take):
         layers = [r.take.layer or 0 for r in recipes if isinstance(r, p.Take)]
-        words = f"{ranges(layers, part)} {model(first.take.model, bare=True)}"
+        words = f"{ranges(layers, part)} {model_words(first.take.model, bare=True)}"
         return f"{ranges(targets, part)} = {words}"
     merged = merge([r for r in recipes if isinstance(r, p.Merge)], part)
     return merged if here else f"{ranges(targets, part)} = {merged}"
@@ -133,7 +137,7 @@ def item(entries: Sequence[p.Item]) -> str:
     first = entries[0].recipe
     if isinstance(first, p.Take):
         layers = [e.recipe.take.layer or 0 for e in entries if isinstance(e.recipe, p.Take)]
-        return f"{ranges(layers)} {model(first.take.model, bare=True)}"
+        return f"{ranges(layers)} {model_words(first.take.model, bare=True)}"
     return merge([e.recipe for e in entries if isinstance(e.recipe, p.Merge)], None)
 
 
@@ -151,7 +155,7 @@ def rest(where: str, recipe: p.Recipe) -> str:
 # -------------------------------------------------------------------------------- other statements
 
 
-def marks(entry: p.Open) -> str:
+def mark_words(entry: p.Open) -> str:
     """`tied ` and `maybe `, where they stand."""
     return "tied " * (entry.tied is not None) + "maybe " * entry.maybe
 
@@ -159,8 +163,8 @@ def marks(entry: p.Open) -> str:
 def declaration(name: str, m: p.Model) -> str:
     """`model math = "…" @ "…"`."""
     on = f"{m.on} + " if m.on is not None else ""
-    revision = f" @ {quoted(m.revision)}" if m.revision is not None else ""
-    return f"model {name} = {on}{quoted(m.source)}{revision}"
+    revision = f" @ {string_words(m.revision)}" if m.revision is not None else ""
+    return f"model {name} = {on}{string_words(m.source)}{revision}"
 
 
 def drop(entries: Iterable[p.Drop]) -> str:
@@ -175,15 +179,15 @@ def drop_any(entry: p.DropAny) -> str:
 
 def scale(entries: Sequence[p.Scale]) -> str:
     """`scale L12 by 0.9`."""
-    return f"scale {ranges([e.position for e in entries])} by {value(entries[0].factor)}"
+    return f"scale {ranges([e.position for e in entries])} by {value_words(entries[0].factor)}"
 
 
 def bridge(entry: p.Bridge) -> str:
     """`bridge L11 on "text" tokens 65536 ridge 0.1`."""
     after = f"L{entry.after} " if entry.after is not None else ""
     settings = (("tokens", entry.tokens), ("ridge", entry.ridge))
-    tail = "".join(f" {name} {value(v)}" for name, v in settings if v is not None)
-    return f"bridge {after}on {quoted(entry.on)}{tail}"
+    tail = "".join(f" {name} {value_words(v)}" for name, v in settings if v is not None)
+    return f"bridge {after}on {string_words(entry.on)}{tail}"
 
 
 def objective(wish: p.Objective) -> str:
@@ -196,7 +200,7 @@ def objective(wish: p.Objective) -> str:
         v = wish.arguments[name]
         argument = spec.argument(name) if spec else None
         bare = argument is not None and argument.kind == "model"
-        text = (v if bare else quoted(v)) if isinstance(v, str) else number(v)
+        text = (v if bare else string_words(v)) if isinstance(v, str) else number_words(v)
         words.append(text if argument is not None and argument.required else f"{name}={text}")
     return f"{wish.direction} {wish.name}({', '.join(words)})"
 

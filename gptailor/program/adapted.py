@@ -11,7 +11,7 @@ from gptailor.checkpoint.forms import Adapted, Delta, LowRank, NewRows, Shift, T
 
 Load = Callable[[TensorInfo], Shaped[Tensor, "..."]]
 
-BLOCK = 2**21
+DELTA_ENTRIES = 2**21
 """Entries that are worked on at once, in float64."""
 
 
@@ -46,7 +46,7 @@ def _add_low_rank(values: Float32[Tensor, "outputs inputs"], delta: LowRank, loa
     """
     a, b = load(delta.a).double(), load(delta.b).double()
     magnitude = None if delta.magnitude is None else load(delta.magnitude).double()
-    step = max(1, BLOCK // max(1, values.shape[1]))
+    step = max(1, DELTA_ENTRIES // max(1, values.shape[1]))
     for start in range(0, values.shape[0], step):
         rows = slice(start, start + step)
         block = torch.addmm(values[rows].double(), b[rows], a, alpha=delta.scale)

@@ -20,7 +20,7 @@ CANCELLED = 1e-6
 """A sum of unit vectors is no direction where its length is below this: the Gram matrix, exact to
 some 1e-15, gives the length's square, hence lengths to some 3e-8."""
 
-TOLERANCE = 1e-10
+_MEAN_TOLERANCE = 1e-10
 ITERATIONS = 256
 
 
@@ -91,7 +91,7 @@ def _riemannian_mean(units: Gram) -> list[float] | None:
     for _ in range(ITERATIONS):
         step = _step(mean, units)
         length = _length(step, units)
-        if length < TOLERANCE:
+        if length < _MEAN_TOLERANCE:
             break
         along, across = math.cos(length), math.sin(length) / length
         mean = [along * m + across * s for m, s in zip(mean, step, strict=True)]

@@ -19,7 +19,7 @@ from gptailor.program.measure import Chunk, Inputs
 from gptailor.program.program import Arguments
 from gptailor.registry import METHODS
 
-FLOATS: dict[str, torch.dtype] = {
+FLOAT_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -50,7 +50,7 @@ class OverflowFault(PlanError):  # noqa: N818 (the language speaks of it as a fa
 
 @final
 @dataclass(frozen=True, slots=True)
-class Target:
+class CombineTarget:
     """What is made: a name for messages, a shape, a dtype; and what is done with the result.
 
     It is divided by `divisor`, then `offset` is added, both in float32.
@@ -64,7 +64,7 @@ class Target:
 
 
 def combined(
-    method: str, arguments: Arguments, inputs: Inputs, target: Target
+    method: str, arguments: Arguments, inputs: Inputs, target: CombineTarget
 ) -> Iterator[Float[Tensor, " n"]]:
     """The target's entries in order, in chunks, each valid until the next one is made."""
     kernel, given = KERNELS[method], dict(arguments)
@@ -104,7 +104,7 @@ def combine_tensors(  # noqa: PLR0913 (a merge has these eight sides)
         return chunk_of(start, vectors, with_base=base is not None)
 
     inputs = Inputs(first.numel(), tuple(models), place, LIVE_STEP, read)
-    target = Target(place, shapes[0], dtype or first.dtype, divisor)
+    target = CombineTarget(place, shapes[0], dtype or first.dtype, divisor)
     out = torch.empty(first.numel(), dtype=target.dtype, device=first.device)
     offset = 0
     for part in combined(method, arguments, inputs, target):
@@ -134,7 +134,7 @@ def chunk_of(offset: int, vectors: Sequence[Float32[Tensor, " n"]], *, with_base
 
 def floating(tensor: Tensor, name: str) -> Tensor:
     """The same tensor, of a dtype that can be merged."""
-    if tensor.dtype not in FLOATS.values():
+    if tensor.dtype not in FLOAT_DTYPES.values():
         kind = str(tensor.dtype).removeprefix("torch.")
         raise TailorError(f"'{name}' is {kind}, which can't be merged")
     return tensor
@@ -146,11 +146,13 @@ def single(
     """The values in float32; a finite one beyond it is refused."""
     result = values.to(torch.float32)
     if values.dtype == torch.float64:
-        _check_finite(result, values, [values], Target(name, shape, torch.float32), offset)
+        _check_finite(result, values, [values], CombineTarget(name, shape, torch.float32), offset)
     return result
 
 
-def _rounded(value: Float32[Tensor, " n"], chunk: Chunk, target: Target) -> Float[Tensor, " n"]:
+def _rounded(
+    value: Float32[Tensor, " n"], chunk: Chunk, target: CombineTarget
+) -> Float[Tensor, " n"]:
     if target.divisor != 1.0:
         value = value / torch.full((1,), target.divisor, dtype=torch.float32, device=value.device)
     if target.offset != 0.0:
@@ -162,7 +164,7 @@ def _rounded(value: Float32[Tensor, " n"], chunk: Chunk, target: Target) -> Floa
 
 
 def _check_finite(
-    result: Tensor, value: Tensor, sources: Sequence[Tensor], target: Target, offset: int
+    result: Tensor, value: Tensor, sources: Sequence[Tensor], target: CombineTarget, offset: int
 ) -> None:
     """Refuse a result that is infinity or NaN where all that it was made of is finite."""
     least, most = torch.aminmax(value)

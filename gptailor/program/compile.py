@@ -7,17 +7,17 @@ from typing import Any
 from gptailor import outline
 from gptailor.checkpoint.configuration import Refusal
 from gptailor.checkpoint.header import TensorInfo, TensorSpec
-from gptailor.checkpoint.layout import fold, is_constant, name_of, projection
+from gptailor.checkpoint.layout import fold_scale, is_constant, name_of, projection
 from gptailor.checkpoint.opened import Opened
-from gptailor.checkpoint.rows import aligned, has_rows
-from gptailor.checks.fitting import FLOATS, Checked, base_layer, moved, uses
+from gptailor.checkpoint.rows import aligned_rows, has_rows
+from gptailor.checks.fitting import FLOATS, Checked, base_layer, moved_configuration, uses
 from gptailor.plan import Merge, MethodCall, Part, Plan, Recipe, Take
 from gptailor.program.program import (
     Arguments,
     Bridged,
     Combine,
     Copy,
-    Made,
+    Making,
     Output,
     Program,
     unbridged,
@@ -123,7 +123,7 @@ class _Maker:
     def _rest(self, where: str, recipe: Recipe | None, *, read: str = "") -> Iterator[Output]:
         """Embedding, norm or head; `read` is what is taken of the models, where it is another."""
         recipe = recipe or outline.own(0)
-        names = tuple(name for name, _ in outline.sources(recipe))
+        names = tuple(name for name, _ in outline.named_sources(recipe))
         tensors = [self._aligned(name, where, read or where) for name in names]
         ours = self._aligned("base", where, where)
         for i, name in enumerate(getattr(self.base.layout, where)):
@@ -141,7 +141,7 @@ class _Maker:
         model, teller = self.checked.models[name], self.checked.teller
         donors = teller.rest(read)
         return {
-            i: aligned(tensor, model, donors[i], teller) if has_rows(where, i) else tensor
+            i: aligned_rows(tensor, model, donors[i], teller) if has_rows(where, i) else tensor
             for i, tensor in model.rest(read).items()
         }
 
@@ -155,7 +155,7 @@ class _Maker:
 
     def _output(self, name: str, dtype: str, inputs: _Inputs) -> Output:
         first = inputs.sources[0]
-        make: Made
+        make: Making
         if isinstance(inputs.recipe, Take):
             castable = first.spec.dtype in FLOATS and dtype in FLOATS
             dtype = dtype if castable else first.spec.dtype
@@ -173,7 +173,7 @@ class _Maker:
 
     def _scaled(self, output: Output, rest: str, divisor: float) -> Output:
         """The output with the scale folded into it, if it is one that carries it."""
-        how = fold(self.base.layout, rest) if divisor != 1.0 else None
+        how = fold_scale(self.base.layout, rest) if divisor != 1.0 else None
         if how is None:
             return output
         make = unbridged(output.make)
@@ -238,14 +238,16 @@ def _unties(checked: Checked) -> bool:
     plan = checked.plan
     if not checked.base.layout.tied or plan.embed is None or plan.head is None:
         return False
-    names = [name for recipe in (plan.embed, plan.head) for name, _ in outline.sources(recipe)]
+    names = [
+        name for recipe in (plan.embed, plan.head) for name, _ in outline.named_sources(recipe)
+    ]
     return plan.embed != plan.head or not all(checked.models[n].layout.tied for n in names)
 
 
 def _configuration(
     checked: Checked, outputs: tuple[Output, ...], *, untied: bool
 ) -> dict[str, Any]:
-    made = moved(checked)
+    made = moved_configuration(checked)
     assert not isinstance(made, Refusal)
     config: dict[str, Any] = dict(made)
     for key in ("_name_or_path", "auto_map"):  # of code that the output is not copied with

@@ -19,7 +19,7 @@ def key(seed: int, place: str, model: str) -> int:
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little", signed=True)
 
 
-def kept(
+def kept_entries(
     number: int, offset: int, count: int, share: float, device: torch.device
 ) -> Bool[Tensor, " n"]:
     """Which of the entries from `offset` on are kept, each with the probability `share`.

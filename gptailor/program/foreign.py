@@ -8,10 +8,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from gptailor.checkpoint.error import CheckpointError, quoted
-from gptailor.checkpoint.forms import Packed, Pickled, TensorInfo
+from gptailor.checkpoint.forms import Dequantised, Pickled, TensorInfo
 from gptailor.checkpoint.gguf import KINDS
 from gptailor.checkpoint.regular import open_regular
-from gptailor.program.raw import TORCH, fill
+from gptailor.program.raw import TORCH, read_into
 
 
 def load_pickled(tensor: TensorInfo, form: Pickled) -> Shaped[Tensor, "..."]:
@@ -33,7 +33,7 @@ def load_pickled(tensor: TensorInfo, form: Pickled) -> Shaped[Tensor, "..."]:
     return result
 
 
-def load_packed(tensor: TensorInfo, form: Packed) -> Float[Tensor, "..."]:
+def load_packed(tensor: TensorInfo, form: Dequantised) -> Float[Tensor, "..."]:
     """A tensor of a GGUF file: dequantised to float32, its rows as Hugging Face has them.
 
     A plain float keeps its dtype.
@@ -41,7 +41,7 @@ def load_packed(tensor: TensorInfo, form: Packed) -> Float[Tensor, "..."]:
     kind, spec = KINDS[form.kind], tensor.spec
     buffer = bytearray(kind.bytes * (prod(spec.shape) // kind.block))
     with open_regular(tensor.file) as file:
-        fill(memoryview(buffer), file.fileno(), tensor.offset, tensor.file)
+        read_into(memoryview(buffer), file.fileno(), tensor.offset, tensor.file)
     if kind.plain is not None:
         values = torch.frombuffer(buffer, dtype=TORCH[kind.plain]).reshape(spec.shape)
     else:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gptailor.checkpoint.error import CheckpointError, quoted
-from gptailor.checkpoint.gguf_header import Value, read_gguf
+from gptailor.checkpoint.gguf_header import GgufValue, read_gguf
 from gptailor.diagnostics import listed
 
 if TYPE_CHECKING:
@@ -58,19 +58,19 @@ def _refuse(path: Path, message: str) -> NoReturn:
     raise CheckpointError("C109", message, path, help)
 
 
-def _ids(facts: Mapping[str, Value]) -> dict[str, int]:
+def _ids(facts: Mapping[str, GgufValue]) -> dict[str, int]:
     """The special tokens' numbers, those that the file says."""
     size = len(_items(facts, "tokens"))
     given = {name: facts.get(f"tokenizer.ggml.{key}_token_id") for name, key in SPECIAL.items()}
     return {name: n for name, n in given.items() if isinstance(n, int) and 0 <= n < size}
 
 
-def _items(facts: Mapping[str, Value], name: str) -> tuple[Any, ...]:
+def _items(facts: Mapping[str, GgufValue], name: str) -> tuple[Any, ...]:
     found = facts.get(f"tokenizer.ggml.{name}", ())
     return found if isinstance(found, tuple) else ()
 
 
-def _byte_level(path: Path, facts: Mapping[str, Value]) -> Any:
+def _byte_level(path: Path, facts: Mapping[str, GgufValue]) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     tokens = _items(facts, "tokens")
@@ -85,7 +85,7 @@ def _byte_level(path: Path, facts: Mapping[str, Value]) -> Any:
     )
 
 
-def _pieces(path: Path, facts: Mapping[str, Value]) -> "Tokenizer":
+def _pieces(path: Path, facts: Mapping[str, GgufValue]) -> "Tokenizer":
     """Byte-level BPE, with the special tokens and the token that begins a text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
@@ -112,11 +112,11 @@ def _pieces(path: Path, facts: Mapping[str, Value]) -> "Tokenizer":
     return tokenizer
 
 
-def _halves(facts: Mapping[str, Value]) -> Iterator[tuple[str, str, str]]:
+def _halves(facts: Mapping[str, GgufValue]) -> Iterator[tuple[str, str, str]]:
     return (str(merge).partition(" ") for merge in _items(facts, "merges"))
 
 
-def _add_begin(tokenizer: "Tokenizer", facts: Mapping[str, Value]) -> None:
+def _add_begin(tokenizer: "Tokenizer", facts: Mapping[str, GgufValue]) -> None:
     """Begin each text with its token, where the file says so, or its kind does."""
     from tokenizers import processors
 
@@ -132,7 +132,7 @@ def _add_begin(tokenizer: "Tokenizer", facts: Mapping[str, Value]) -> None:
     )
 
 
-def _split(path: Path, facts: Mapping[str, Value]) -> Any:
+def _split(path: Path, facts: Mapping[str, GgufValue]) -> Any:
     from tokenizers import Regex, pre_tokenizers
 
     name = facts.get("tokenizer.ggml.pre", "gpt-2")

@@ -126,7 +126,7 @@ def dare(chunk: Chunk, given: Given, measured: Measured) -> Float32[Tensor, " n"
     density = _number(given, "density")
     vectors = [
         torch.where(
-            draws.kept(int(key), chunk.offset, vector.shape[0], density, vector.device),
+            draws.kept_entries(int(key), chunk.offset, vector.shape[0], density, vector.device),
             vector,
             0.0,
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gptailor.diagnostics import TailorError
 
-BLOCK = 2**14
+_SUM_ENTRIES = 2**14
 """Entries of a block of a sum: a power of two, part of every result, never to be changed."""
 
 _WAITING = 128  # entries of a row that waits, and how many rows' chunks wait
@@ -92,7 +92,7 @@ def _gram(inputs: Inputs, vectors: Callable[[Chunk], list[Float64[Tensor, " n"]]
     count = len(inputs.models)
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
     sums = {pair: _Sum() for pair in pairs}
-    for chunk in inputs.chunks(BLOCK):
+    for chunk in inputs.chunks(_SUM_ENTRIES):
         blocks = [_blocks(vector) for vector in vectors(chunk)]
         for i, j in pairs:
             sums[i, j].add(blocks[i] * blocks[j])
@@ -109,7 +109,7 @@ def _gram(inputs: Inputs, vectors: Callable[[Chunk], list[Float64[Tensor, " n"]]
 def _blocks(vector: Float64[Tensor, " n"]) -> Float64[Tensor, "blocks width"]:
     """The vector in rows of a block, zeros at its end; a short one in one row, which sums alike."""
     entries = vector.shape[0]
-    width = min(BLOCK, 1 << (entries - 1).bit_length())
+    width = min(_SUM_ENTRIES, 1 << (entries - 1).bit_length())
     if entries % width:
         vector = torch.nn.functional.pad(vector, (0, -entries % width))
     return vector.view(-1, width)

@@ -38,7 +38,7 @@ class Combine:
     offset: float = 0.0
 
 
-Made = Copy | Combine
+Making = Copy | Combine
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,11 @@ class Bridged:
     The map is fitted on text, so that this alone of all instructions needs the models to run.
     """
 
-    make: Made
+    make: Making
     gap: Gap
 
 
-Instruction = Made | Bridged
+Instruction = Making | Bridged
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ class Program:
         return frozenset(o.spec.name for o in self.outputs if isinstance(o.make, Bridged))
 
 
-def unbridged(make: Instruction) -> Made:
+def unbridged(make: Instruction) -> Making:
     """How the tensor is made before a bridge changes it."""
     return make.make if isinstance(make, Bridged) else make
 
@@ -114,7 +114,7 @@ def _files(tensor: TensorInfo) -> Iterator[Path]:
         yield from _files(each)
 
 
-def lines(program: Program) -> list[str]:
+def program_lines(program: Program) -> list[str]:
     """The program as text: one line a tensor, what it is and the instruction that makes it."""
     return [f"{_spec(output.spec)} = {_instruction(output.make)}" for output in program.outputs]
 

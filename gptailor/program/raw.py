@@ -34,7 +34,7 @@ def load_raw(tensor: TensorInfo) -> Shaped[Tensor, "..."]:
         return torch.empty(spec.shape, dtype=dtype)
     buffer = bytearray(spec.size)
     with open_regular(tensor.file) as file:
-        fill(memoryview(buffer), file.fileno(), tensor.offset, tensor.file)
+        read_into(memoryview(buffer), file.fileno(), tensor.offset, tensor.file)
     return torch.frombuffer(buffer, dtype=dtype).reshape(spec.shape)
 
 
@@ -44,7 +44,7 @@ def foresee(file: int, offset: int, size: int) -> None:
         os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)
 
 
-def fill(view: memoryview, file: int, offset: int, path: Path) -> None:
+def read_into(view: memoryview, file: int, offset: int, path: Path) -> None:
     """Read exactly the view's bytes."""
     while view:
         try:

@@ -15,10 +15,10 @@ from torch import Tensor
 from gptailor.checkpoint.header import DTYPE_BITS, ByteRange, TensorInfo, TensorSpec
 from gptailor.checkpoint.regular import open_regular
 from gptailor.diagnostics import TailorError
-from gptailor.program.combine import FLOATS, Target, chunk_of, combined, single
+from gptailor.program.combine import FLOAT_DTYPES, CombineTarget, chunk_of, combined, single
 from gptailor.program.measure import Chunk, Inputs
 from gptailor.program.program import Combine, Copy, Output, Program
-from gptailor.program.raw import fill, foresee
+from gptailor.program.raw import foresee, read_into
 
 CHUNK_BYTES = 2**19
 """Bytes of one input's chunk in float32: smaller ones make threads wait for one another."""
@@ -29,11 +29,13 @@ DEVICE_LEAST = 2**20
 
 CPU = torch.device("cpu")
 
-Payload = ByteRange | Iterator[memoryview]
+TensorBytes = ByteRange | Iterator[memoryview]
 """An output's bytes: a stretch of a file as it is, or chunks, each valid until the next is made."""
 
 
-def run(program: Program, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[Output, Payload]]:
+def run_program(
+    program: Program, *, chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[tuple[Output, TensorBytes]]:
     """Each output of the program, in file order, with its bytes."""
     for output in program.outputs:
         yield output, payload(output, chunk_bytes=chunk_bytes)
@@ -41,7 +43,7 @@ def run(program: Program, *, chunk_bytes: int = CHUNK_BYTES) -> Iterator[tuple[O
 
 def payload(
     output: Output, *, chunk_bytes: int = CHUNK_BYTES, device: torch.device = CPU
-) -> Payload:
+) -> TensorBytes:
     """The bytes of one output: those of a file, or its `chunks`."""
     if isinstance(output.make, Copy):
         source = output.make.source
@@ -100,15 +102,17 @@ def _chunks(
             return chunk_of(start, singles, with_base=bool(make.base))
 
         inputs = Inputs(spec.elements, make.models, make.place, step, read)
-        target = Target(spec.name, spec.shape, FLOATS[spec.dtype], make.divisor, make.offset)
-        stack.enter_context(alone())
+        target = CombineTarget(
+            spec.name, spec.shape, FLOAT_DTYPES[spec.dtype], make.divisor, make.offset
+        )
+        stack.enter_context(use_one_thread())
         for chunk in combined(make.method, make.arguments, inputs, target):
             yield chunk.cpu().view(torch.uint8).numpy().data
 
 
 def _check_inputs(spec: TensorSpec, tensors: Sequence[TensorInfo]) -> None:
     for tensor in tensors:
-        if tensor.spec.dtype not in FLOATS:
+        if tensor.spec.dtype not in FLOAT_DTYPES:
             raise TailorError(
                 f"'{tensor.spec.name}' in '{tensor.file}' is {tensor.spec.dtype}, "
                 f"which can't be merged into '{spec.name}'"
@@ -129,9 +133,9 @@ class _Loaded:
     """A tensor whose values don't lie in a row: loaded whole, for as long as it is read."""
 
     def __init__(self, tensor: TensorInfo) -> None:
-        from gptailor.program.loading import load  # noqa: PLC0415 (foreign formats' libraries)
+        from gptailor.program.loading import load_tensor  # noqa: PLC0415 (foreign formats' libraries)
 
-        self.values = load(tensor).reshape(-1)
+        self.values = load_tensor(tensor).reshape(-1)
 
     def read(self, start: int, end: int) -> Float[Tensor, " n"]:
         """The entries from `start` to `end`."""
@@ -157,8 +161,8 @@ class _Reader:
             self.buffer = torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned)
         stretch = self.buffer[:size]
         offset = self.tensor.offset + start * self.width
-        fill(stretch.numpy().data, self.file, offset, self.tensor.file)
-        return stretch.view(FLOATS[self.tensor.spec.dtype])
+        read_into(stretch.numpy().data, self.file, offset, self.tensor.file)
+        return stretch.view(FLOAT_DTYPES[self.tensor.spec.dtype])
 
 
 # ----------------------------------------------------------------------------------------- threads
@@ -168,7 +172,7 @@ _at_work: list[int] = []  # torch's threads before the first of those that are a
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def use_one_thread() -> Iterator[None]:
     """Have torch use the caller's thread alone, also for large tensors.
 
     Its number of threads belongs to the process; it is as before once all that are within left.

@@ -8,7 +8,7 @@ from gptailor.program import draws
 
 BUCKETS = 64
 """Numbers of a sketch: the distance between two has an error of some 18 %."""
-STEP = 2**20
+_SUMMED = 2**20
 """Entries that are summed at once; a multiple of `BUCKETS`."""
 
 
@@ -21,9 +21,9 @@ def sketch(tensor: Shaped[Tensor, "..."]) -> tuple[float, ...]:
     flat = tensor.detach().reshape(-1).cpu()
     key = draws.key(0, "sketch", "")
     sums = torch.zeros(BUCKETS, dtype=torch.float64)
-    for start in range(0, len(flat), STEP):
-        part = flat[start : start + STEP].double()
-        signs = draws.kept(key, start, len(part), 0.5, part.device)
+    for start in range(0, len(flat), _SUMMED):
+        part = flat[start : start + _SUMMED].double()
+        signs = draws.kept_entries(key, start, len(part), 0.5, part.device)
         signed = torch.where(signs, part, -part)
         signed = torch.nn.functional.pad(signed, (0, -len(signed) % BUCKETS))
         sums += signed.reshape(-1, BUCKETS).sum(0)

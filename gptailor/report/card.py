@@ -8,7 +8,7 @@ from gptailor.checks.opening import is_local
 from gptailor.lang import words
 from gptailor.plan import Model, Plan
 from gptailor.report import layer_map
-from gptailor.report.describe import Row, rows
+from gptailor.report.describe import Row, described_rows
 
 
 def card(
@@ -22,7 +22,7 @@ def card(
     slots = outline.slots(plan, counts["layers"][0])
     drawn = layer_map.cells(slots, list(plan.models))
     picture = [
-        *layer_map.lines(drawn),
+        *layer_map.map_lines(drawn),
         "",
         "   ".join(" ".join(one) for one in layer_map.legend(drawn, list(plan.models))),
     ]
@@ -46,7 +46,7 @@ def card(
             if plan.stack is None
             else "The numbers are those of the output's layers.",
             "",
-            *_table(rows(slots)),
+            *_table(described_rows(slots)),
             "",
             *_bridges(plan, counts["layers"][0]),
             "## Models",

@@ -19,7 +19,7 @@ class Row:
     what: str
 
 
-def rows(slots: Sequence[Slot]) -> list[Row]:
+def described_rows(slots: Sequence[Slot]) -> list[Row]:
     """One row for each run of positions with one recipe; a stack's items are numbered from L0."""
     found: list[Row] = []
     run: list[p.Layer] = []
@@ -53,7 +53,7 @@ def _alone(slot: Slot) -> str | None:
 
 def _tail(slot: Slot) -> str:
     """What may be said of a layer whatever it is made of."""
-    scale = f", scaled by {words.value(slot.scale)}" if slot.scale is not None else ""
+    scale = f", scaled by {words.value_words(slot.scale)}" if slot.scale is not None else ""
     return scale + ", or dropped" * (slot.dropped == "maybe" and slot.position is not None)
 
 
@@ -81,12 +81,12 @@ def layer(entries: Sequence[p.Layer]) -> str:
         taken = [e.recipe.take.layer or 0 for e in entries if isinstance(e.recipe, p.Take)]
         same = taken == [e.position for e in entries]
         place = "" if same else f" {words.ranges(taken)}"
-        return maybe + words.model(first.recipe.take.model, bare=True) + place
+        return maybe + words.model_words(first.recipe.take.model, bare=True) + place
     text = words.decision(entries).removeprefix(f"{words.ranges([e.position for e in entries])} ")
     return maybe + text.removeprefix("from ").removeprefix("= ")
 
 
-def summary(slots: Sequence[Slot]) -> str:
+def plan_summary(slots: Sequence[Slot]) -> str:
     """`30 layers: 20 of base, 3 merged, 7 dropped`."""
     counts: dict[str, int] = {}
     for slot in slots:

@@ -8,7 +8,7 @@ from gptailor import plan as p
 from gptailor.lang import words
 from gptailor.lang.format import groups
 from gptailor.outline import Slot, slots
-from gptailor.report.describe import rows
+from gptailor.report.describe import described_rows
 
 
 def differences(a: p.Plan, b: p.Plan, count: int) -> list[str]:
@@ -66,7 +66,7 @@ def _run(run: Sequence[int], pair: tuple[str, str] | None) -> Iterator[str]:
 
 def _each(slot: Slot) -> str:
     """What one position is made of."""
-    return rows([slot])[0].what
+    return described_rows([slot])[0].what
 
 
 def _stacked(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
@@ -103,7 +103,7 @@ def _item(slot: Slot) -> p.Item | Slot:
 def _text(item: p.Item | Slot) -> str:
     if isinstance(item, Slot):
         return f"L{item.position} {_each(item)}"
-    return words.marks(item) + words.item([item])
+    return words.mark_words(item) + words.item([item])
 
 
 def _runs(items: Sequence[p.Item | Slot]) -> str:
@@ -112,11 +112,11 @@ def _runs(items: Sequence[p.Item | Slot]) -> str:
     for kind, run in itertools.groupby(items, type):
         together = list(run)
         if kind is Slot:
-            found = rows([item for item in together if isinstance(item, Slot)])
+            found = described_rows([item for item in together if isinstance(item, Slot)])
             said += [f"{row.where} {row.what}" for row in found]
         else:
             grouped = groups([item for item in together if isinstance(item, p.Item)])
-            said += [words.marks(group[0]) + words.item(group) for group in grouped]
+            said += [words.mark_words(group[0]) + words.item(group) for group in grouped]
     return "; ".join(said)
 
 
@@ -133,4 +133,4 @@ def _texts(plan: p.Plan, name: str) -> Iterator[str]:
     if name == "drop_any":
         yield from (words.drop_any(entry) for entry in plan.drop_any)
     else:
-        yield from (words.marks(entry) + words.bridge(entry) for entry in plan.bridges)
+        yield from (words.mark_words(entry) + words.bridge(entry) for entry in plan.bridges)

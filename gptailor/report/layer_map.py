@@ -67,7 +67,7 @@ def _dominant(slot: Slot, by_colour: Mapping[str, str]) -> str | None:
     return None
 
 
-def lines(drawn: Sequence[Cell], width: int = 84) -> list[str]:
+def map_lines(drawn: Sequence[Cell], width: int = 84) -> list[str]:
     """The cells as plain text, ten to a group, under a ruler of layer numbers, in so many columns.
 
     Each line of cells has about as many.

@@ -15,7 +15,7 @@ from rich.text import Text
 from gptailor.outline import slots
 from gptailor.plan import Plan
 from gptailor.report import layer_map
-from gptailor.report.describe import summary
+from gptailor.report.describe import plan_summary
 
 
 @final
@@ -49,7 +49,7 @@ class Standing:
 
 
 @final
-class Live:
+class LiveView:
     """A context in which the view is on the screen, on standard error."""
 
     def __init__(self, console: Console | None = None) -> None:
@@ -59,7 +59,7 @@ class Live:
             self._view, console=self._console, refresh_per_second=4, transient=True
         )
 
-    def __enter__(self) -> "Live":
+    def __enter__(self) -> "LiveView":
         self._live.__enter__()
         return self
 
@@ -130,7 +130,7 @@ def _plan(best: Shown, width: int) -> Iterator[Text]:
     found = slots(best.plan, best.layers)
     drawn = layer_map.cells(found, list(best.plan.models))
     cells = iter(drawn)
-    for i, line in enumerate(layer_map.lines(drawn, width - 2)):
+    for i, line in enumerate(layer_map.map_lines(drawn, width - 2)):
         text = Text("  ")
         if i % 2 == 0:
             text.append(line, style="dim")
@@ -140,7 +140,7 @@ def _plan(best: Shown, width: int) -> Iterator[Text]:
         yield text
     keys = layer_map.legend(drawn, list(best.plan.models))
     legend = "   ".join(f"{symbol} {name}" for symbol, name in keys)
-    for line in (legend, summary(found)):
+    for line in (legend, plan_summary(found)):
         yield Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True)
 
 

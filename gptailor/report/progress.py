@@ -32,7 +32,7 @@ def bar(total: int, what: str = "writing") -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def steps(what: str) -> Iterator[Callable[[str, int, int], None]]:
+def steps_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
     """A bar of steps; the function is told of what was done, how many that makes, and of all."""
     columns = (
         TextColumn("{task.description}"),

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-INDENT = "  "
+_SCORE_INDENT = "  "
 GAP = "  "
-LEAST = 8
+_LEAST_COLUMNS = 8
 """Columns of a target's name, at least."""
 
 
@@ -33,16 +33,16 @@ class Size:
     decoding: tuple[float, float | None] | None
 
 
-def marks(heading: str, rows: Sequence[Mark], width: int) -> Iterator[str]:
+def score_lines(heading: str, rows: Sequence[Mark], width: int) -> Iterator[str]:
     """An objective's heading, and a line for each target."""
     yield heading
     bodies = [_mark(row) for row in rows]
     scored = [body for body, row in zip(bodies, rows, strict=True) if row.value is not None]
     sizes = [max((len(body[i]) for body in scored), default=0) for i in range(2)]
-    room = width - len(INDENT) - sum(sizes) - 2 * len(GAP)
+    room = width - len(_SCORE_INDENT) - sum(sizes) - 2 * len(GAP)
     wide = _wide([row.target for row in rows], room)
     for row, (score, share) in zip(rows, bodies, strict=True):
-        first = f"{INDENT}{shortened(row.target, wide):<{wide}}{GAP}"
+        first = f"{_SCORE_INDENT}{shortened(row.target, wide):<{wide}}{GAP}"
         if row.value is None:
             yield first + shortened(f"failed: {row.failure}", max(20, width - len(first)), end=True)
         else:
@@ -55,14 +55,14 @@ def sizes(rows: Sequence[Size], width: int) -> Iterator[str]:
     heads = ["layers", "parameters", "KV/token", *(["prefill/s", "decoding/s"] if fast else [])]
     bodies = [_size(row)[: len(heads)] for row in rows]
     columns = [max(map(len, column)) for column in zip(heads, *bodies, strict=True)]
-    room = width - len(INDENT) - sum(columns) - len(GAP) * len(columns)
+    room = width - len(_SCORE_INDENT) - sum(columns) - len(GAP) * len(columns)
     wide = _wide([row.target for row in rows], room)
     for name, body in [
         ("", heads),
         *((row.target, b) for row, b in zip(rows, bodies, strict=True)),
     ]:
         cells = GAP.join(f"{cell:>{size}}" for cell, size in zip(body, columns, strict=True))
-        yield f"{INDENT}{shortened(name, wide):<{wide}}{GAP}{cells}"
+        yield f"{_SCORE_INDENT}{shortened(name, wide):<{wide}}{GAP}{cells}"
 
 
 def shortened(text: str, width: int, *, end: bool = False) -> str:
@@ -74,7 +74,7 @@ def shortened(text: str, width: int, *, end: bool = False) -> str:
 
 
 def _wide(names: Sequence[str], room: int) -> int:
-    return max(LEAST, min(room, max(map(len, names), default=0)))
+    return max(_LEAST_COLUMNS, min(room, max(map(len, names), default=0)))
 
 
 def _mark(row: Mark) -> tuple[str, str]:

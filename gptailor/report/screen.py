@@ -11,7 +11,7 @@ from gptailor.lang import words
 from gptailor.plan import REST, Plan
 from gptailor.report import describe, layer_map
 
-INDENT = "  "
+_MAP_INDENT = "  "
 
 
 def plan_map(name: str, plan: Plan, count: int, *, known: bool, width: int) -> Iterator[str]:
@@ -20,9 +20,9 @@ def plan_map(name: str, plan: Plan, count: int, *, known: bool, width: int) -> I
     models = list(plan.models)
     drawn = layer_map.cells(slots, models)
     yield f"{name}: {_what(plan, len(slots), known=known)}"
-    yield from _wrapped(_summary(plan, slots), INDENT, width)
+    yield from _wrapped(_summary(plan, slots), _MAP_INDENT, width)
     yield ""
-    yield from _painted(drawn, layer_map.lines(drawn, width - len(INDENT)))
+    yield from _painted(drawn, layer_map.map_lines(drawn, width - len(_MAP_INDENT)))
     yield ""
     yield from _legend(drawn, models, width)
     yield ""
@@ -33,7 +33,7 @@ def table(rows: Sequence[describe.Row], width: int, least: int = 0) -> Iterator[
     """Two columns, the second one wrapped."""
     wide = max([least, *(len(row.where) for row in rows)])
     for row in rows:
-        first = f"{INDENT}{row.where:<{wide}}  "
+        first = f"{_MAP_INDENT}{row.where:<{wide}}  "
         yield from _wrapped(row.what, first, width)
 
 
@@ -47,12 +47,12 @@ def _what(plan: Plan, count: int, *, known: bool) -> str:
 def _summary(plan: Plan, slots: Sequence[outline.Slot]) -> str:
     count = open_choices(plan)
     choices = f"; {count} choice{'s' * (count != 1)} open" if count else ""
-    return describe.summary(slots) + choices
+    return describe.plan_summary(slots) + choices
 
 
 def _rows(plan: Plan, slots: Sequence[outline.Slot]) -> list[describe.Row]:
     """Layers, then what else the plan says of the model."""
-    found = describe.rows(slots)
+    found = describe.described_rows(slots)
     for choice in plan.drop_any:
         found.append(describe.Row("drop", words.drop_any(choice).removeprefix("drop ")))
     for where in REST:
@@ -63,7 +63,7 @@ def _rows(plan: Plan, slots: Sequence[outline.Slot]) -> list[describe.Row]:
     if plan.dtype is not None:
         found.append(describe.Row("dtype", plan.dtype))
     for bridge in plan.bridges:
-        text = (words.marks(bridge) + words.bridge(bridge)).replace("bridge ", "", 1)
+        text = (words.mark_words(bridge) + words.bridge(bridge)).replace("bridge ", "", 1)
         found.append(describe.Row("bridge", text))
     return found
 
@@ -82,9 +82,9 @@ def _painted(drawn: Sequence[layer_map.Cell], lines: Sequence[str]) -> Iterator[
     cells = iter(drawn)
     for i, line in enumerate(lines):
         if i % 2 == 0:
-            yield INDENT + click.style(line, dim=True)
+            yield _MAP_INDENT + click.style(line, dim=True)
         else:
-            yield INDENT + "".join(c if c == " " else _cell(next(cells)) for c in line)
+            yield _MAP_INDENT + "".join(c if c == " " else _cell(next(cells)) for c in line)
 
 
 def _cell(cell: layer_map.Cell) -> str:
@@ -98,12 +98,12 @@ def _cell(cell: layer_map.Cell) -> str:
 def _legend(drawn: Sequence[layer_map.Cell], models: Sequence[str], width: int) -> Iterator[str]:
     """The symbols with their colours, as many to a line as fit."""
     colours = layer_map.colours(models)
-    line, used = INDENT, 0
+    line, used = _MAP_INDENT, 0
     for symbol, name in layer_map.legend(drawn, models):
         size = len(symbol) + 1 + len(name)
-        if used and len(INDENT) + used + 3 + size > width:
+        if used and len(_MAP_INDENT) + used + 3 + size > width:
             yield line
-            line, used = INDENT, 0
+            line, used = _MAP_INDENT, 0
         colour = colours.get(name)
         key = click.style(symbol, fg=colour, reverse=True) if colour else symbol
         line += "   " * bool(used) + f"{key} {name}"

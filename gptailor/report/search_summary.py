@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-Row = Mapping[str, Any]
+_Row = Mapping[str, Any]
 
 
-def number(value: float | None, error: float | None = None) -> str:
+def shown_number(value: float | None, error: float | None = None) -> str:
     """`3.785 ± 0.041`; `?` for what is unknown."""
     if value is None:
         return "?"
@@ -27,7 +27,7 @@ def markdown(said: Mapping[str, Any]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def lines(said: Mapping[str, Any], width: int) -> Iterator[str]:
+def summary_lines(said: Mapping[str, Any], width: int) -> Iterator[str]:
     """The same for a terminal of so many columns."""
     yield _ended(said)
     for i, aim in enumerate(said["objectives"]):
@@ -60,7 +60,7 @@ def _ended(said: Mapping[str, Any]) -> str:
     )
 
 
-def _better(aim: Row) -> str:
+def _better(aim: _Row) -> str:
     return "less is better" if aim["direction"] == "minimize" else "more is better"
 
 
@@ -69,9 +69,9 @@ def _held(said: Mapping[str, Any], i: int) -> str:
     return f"; held out: {count} samples" if count else "; nothing was held out"
 
 
-def _rows(said: Mapping[str, Any]) -> list[tuple[str, Row]]:
+def _rows(said: Mapping[str, Any]) -> list[tuple[str, _Row]]:
     """Names and rows: the base uncut, starting plans, random ones, what was found."""
-    found: list[tuple[str, Row]] = [("the base, uncut", said["base"])]
+    found: list[tuple[str, _Row]] = [("the base, uncut", said["base"])]
     found += [(row["origin"], row) for row in said["starts"]]
     drawn = said["random"]
     if drawn["best"] is not None:
@@ -81,24 +81,24 @@ def _rows(said: Mapping[str, Any]) -> list[tuple[str, Row]]:
     return found
 
 
-def _cells(name: str, row: Row, i: int, said: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def _cells(name: str, row: _Row, i: int, said: Mapping[str, Any]) -> tuple[str, str, str, str]:
     """Name, score, share of the base's score, score on what was held out."""
     values, errors, held = row["values"], row.get("stderrs"), row["held"]
     shares = row.get("retained")
     by_base = said["objectives"][i]["scale"] == "base"
     return (
         name + (" (bridged)" if row.get("bridged") else ""),
-        number(values and values[i], errors and errors[i]),
+        shown_number(values and values[i], errors and errors[i]),
         percent(shares[i]) if shares and by_base else "",
-        "" if not held else number(*_pair(held, i)) if "values" in held else "failed",
+        "" if not held else shown_number(*_pair(held, i)) if "values" in held else "failed",
     )
 
 
-def _pair(held: Row, i: int) -> tuple[float | None, float | None]:
+def _pair(held: _Row, i: int) -> tuple[float | None, float | None]:
     return held["values"][i], held["stderrs"][i]
 
 
-def _table(said: Mapping[str, Any], i: int, aim: Row) -> list[str]:
+def _table(said: Mapping[str, Any], i: int, aim: _Row) -> list[str]:
     head = (f"`{aim['name']}` ({_better(aim)})", "score", "of the base's", "held out")
     rows = [_cells(name, row, i, said) for name, row in _rows(said)]
     return [_line(head), "|---|--:|--:|--:|", *map(_line, rows)]

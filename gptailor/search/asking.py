@@ -24,7 +24,7 @@ TOLD = (STARTS, RANDOM, SEARCH)
 """What strategies are told of."""
 
 
-class Asked(NamedTuple):
+class Proposals(NamedTuple):
     """What an ask gave: genomes, and the share of all samples that is wanted for each."""
 
     genomes: tuple[Genome, ...]
@@ -59,14 +59,14 @@ class Asking:
     def _keyed(self, purpose: int, number: int) -> Any:
         return jax.random.fold_in(jax.random.fold_in(self._key, purpose), number)
 
-    def ask(self, number: int, asked_after: int) -> Asked:
+    def ask(self, number: int, asked_after: int) -> Proposals:
         """The genomes of that ask, once so many trials were told; asks go up."""
         self._take_in(asked_after)
         weights = draw_weights(self._keyed(WEIGHTS, number), len(self.ledger.aims))
         population, shares, self._state = self._ask(self._state, self._keyed(ASK, number), weights)
         population = as_numpy(population)
         many = len(population.bits)
-        return Asked(tuple(at(population, i) for i in range(many)), tuple(map(float, shares)))
+        return Proposals(tuple(at(population, i) for i in range(many)), tuple(map(float, shares)))
 
     def random(self, number: int) -> Genome:
         """A random genome; its number says which."""

@@ -35,9 +35,9 @@ from gptailor.search.condition import (
     several,
     some,
 )
-from gptailor.search.genes import Bit, Path, Pick, Real
+from gptailor.search.genes import Bit, GenePath, Pick, Real
 
-Kind = TypeVar("Kind", Bit, Pick, Real)
+_GeneKind = TypeVar("_GeneKind", Bit, Pick, Real)
 
 
 @final
@@ -51,10 +51,10 @@ class Collected:
     bits: list[Bit] = field(default_factory=list)
     picks: list[Pick] = field(default_factory=list)
     reals: list[Real] = field(default_factory=list)
-    index: dict[Path, int] = field(default_factory=dict)
+    index: dict[GenePath, int] = field(default_factory=dict)
     sizes: list[int] = field(default_factory=list)
     subsets: list[list[int]] = field(default_factory=list)
-    merged: dict[Path, tuple[int, Condition]] = field(default_factory=dict)
+    merged: dict[GenePath, tuple[int, Condition]] = field(default_factory=dict)
     items: list[int] = field(default_factory=list)
     room: int = 0
     keeper: int | None = None
@@ -62,17 +62,17 @@ class Collected:
 
 @final
 @dataclass(frozen=True)
-class Where:
+class _Where:
     """Whose choice it is: the owner's path, what it is called, its position, when it counts."""
 
-    path: Path
+    path: GenePath
     name: str
     at: int
     when: Condition
     base: Recipe | None = None
     """The base's own at that place, which a recipe may come to."""
 
-    def inside(self, *path: str | int, when: Condition | None = None) -> "Where":
+    def inside(self, *path: str | int, when: Condition | None = None) -> "_Where":
         """A place further in."""
         return replace(self, path=(*self.path, *path), when=self.when if when is None else when)
 
@@ -82,7 +82,7 @@ def collect(plan: Plan, layers: int) -> Collected:
     return _Walk(plan, layers).found()
 
 
-def owner(kind: str, number: int, entry: Open) -> Path:
+def owner(kind: str, number: int, entry: Open) -> GenePath:
     """Whose the choices of an entry are: a whole statement's where it is `tied`."""
     return (kind, number) if entry.tied is None else (kind, "tied", entry.tied)
 
@@ -99,13 +99,13 @@ class _Walk:
         self.layers = layers
         self.all = Collected()
         self._drop_bits: dict[int, int] = {}
-        self._subset_numbers: dict[Path, int] = {}
+        self._subset_numbers: dict[GenePath, int] = {}
         self._fixed = {drop.position for drop in plan.drops if not drop.maybe}
 
     def found(self) -> Collected:
         for where in REST:
             if (recipe := self.plan.rest(where)) is not None:
-                place = Where((where,), where, -1, ALWAYS, own_of(None))
+                place = _Where((where,), where, -1, ALWAYS, own_of(None))
                 self._recipe(place, recipe)
         self._drops()
         self._layers()
@@ -171,7 +171,7 @@ class _Walk:
         for i, layer in enumerate(self.plan.layers):
             part = f".{layer.part}" if layer.part else ""
             name = self._said(f"L{layer.position}{part}", layer, self.plan.layers, part)
-            place = Where(
+            place = _Where(
                 owner("layers", i, layer),
                 name,
                 layer.position,
@@ -185,7 +185,7 @@ class _Walk:
                 place = replace(place, when=every(place.when, bit(number)))
             self._recipe(place, layer.recipe)
 
-    def _differs(self, place: Where, recipe: Recipe) -> Condition:
+    def _differs(self, place: _Where, recipe: Recipe) -> Condition:
         """When a recipe is not just the base's own, should the position stay."""
         if isinstance(recipe, Merge):
             return place.when
@@ -209,14 +209,14 @@ class _Walk:
         for i, scale in enumerate(self.plan.scales):
             name = self._said(f"scale L{scale.position}", scale, self.plan.scales)
             kept = self._kept(scale.position)
-            place = Where(owner("scales", i, scale), name, scale.position, kept)
+            place = _Where(owner("scales", i, scale), name, scale.position, kept)
             place = self._maybe(place, scale.maybe, "scaled")
             self._value(place.inside("factor"), scale.factor, "by")
 
     def _bridges(self) -> None:
         for i, bridge in enumerate(self.plan.bridges):
             after = bridge.after
-            place = Where(
+            place = _Where(
                 ("bridges", i),
                 "bridge" if after is None else f"bridge L{after}",
                 -1 if after is None else after,
@@ -240,7 +240,7 @@ class _Walk:
         self.all.room = len(items) if limit is None else limit - fixed
         for i, item in enumerate(items):
             path = owner("items", i, item)
-            place = Where(path, self._said(f"item {i}", item, items), i, ALWAYS)
+            place = _Where(path, self._said(f"item {i}", item, items), i, ALWAYS)
             if item.maybe:
                 path = (*path, "maybe")
                 self.all.items.append(self._bit(path, Bit(f"{place.name} is in", "item", i, NEVER)))
@@ -254,7 +254,7 @@ class _Walk:
                 there = every(bit(self.all.items[n]), room(n))
                 when = some([there, self._none_on]) if fixed == n == 0 else there
             path = owner("items", i, item)
-            self._recipe(Where(path, self._said(f"item {i}", item, items), i, when), item.recipe)
+            self._recipe(_Where(path, self._said(f"item {i}", item, items), i, when), item.recipe)
 
     @cached_property
     def _none_on(self) -> Condition:
@@ -269,7 +269,7 @@ class _Walk:
             return ALWAYS if self.all.room > 1 else NEVER
         return some(bit(other) for other in dict.fromkeys(self.all.items) if other != mine)
 
-    def _maybe(self, place: Where, maybe: bool, kind: str) -> Where:
+    def _maybe(self, place: _Where, maybe: bool, kind: str) -> _Where:
         if not maybe:
             return place
         made = Bit(f"{place.name} at all", kind, place.at, place.when)
@@ -290,7 +290,7 @@ class _Walk:
 
     # ------------------------------------------------------------------------------------- recipes
 
-    def _recipe(self, place: Where, recipe: Recipe) -> None:
+    def _recipe(self, place: _Where, recipe: Recipe) -> None:
         if isinstance(recipe, Take):
             self._model(place.inside("take"), recipe.take, "takes")
             return
@@ -304,14 +304,14 @@ class _Walk:
         if recipe.by is not None:
             self._by(place.inside("by"), recipe.by, {})
 
-    def _model(self, place: Where, source: LayerOf, said: str) -> None:
+    def _model(self, place: _Where, source: LayerOf, said: str) -> None:
         if isinstance(source.model, OneOfModels):
             names = source.model.one_of
             other = next((i for i, name in enumerate(names) if name != "base"), 0)
             gene = Pick(f"{place.name} {said}", said, place.at, place.when, names, names, other)
             self._add((*place.path, "model"), gene, self.all.picks)
 
-    def _subset(self, place: Where, recipe: Subset) -> None:
+    def _subset(self, place: _Where, recipe: Subset) -> None:
         bits = self._members(place, recipe)
         for name, number in bits.items():
             if _is_own(name, recipe, place):  # alone it is what none is
@@ -327,7 +327,7 @@ class _Walk:
             chosen = {k: bits[name] for k, name in enumerate(recipe.any_of)}
             self._by(place.inside("by", when=when), recipe.by, chosen)
 
-    def _members(self, place: Where, recipe: Subset) -> Mapping[str, int]:
+    def _members(self, place: _Where, recipe: Subset) -> Mapping[str, int]:
         first = next((name for name in recipe.any_of if name != "base"), recipe.any_of[0])
         bits = {}
         for name in recipe.any_of:
@@ -340,7 +340,7 @@ class _Walk:
             self.all.subsets.append(list(bits.values()))
         return bits
 
-    def _by(self, place: Where, by: By, chosen: Mapping[int, int]) -> None:
+    def _by(self, place: _Where, by: By, chosen: Mapping[int, int]) -> None:
         if isinstance(by, MethodCall):
             self._call(place, by, chosen)
             return
@@ -353,7 +353,7 @@ class _Walk:
             when = every(place.when, option(number, v))
             self._call(place.inside("one_of", v, when=when), call, chosen)
 
-    def _call(self, place: Where, call: MethodCall, chosen: Mapping[int, int]) -> None:
+    def _call(self, place: _Where, call: MethodCall, chosen: Mapping[int, int]) -> None:
         method = METHODS[call.name]
         for name, value in call.arguments.items():
             said = f"{call.name} {name}"
@@ -366,7 +366,7 @@ class _Walk:
                 inner = place.inside("arguments", name, k, when=when)
                 self._value(inner, one, f"{said} {k + 1}" if len(value) > 1 else said)
 
-    def _value(self, place: Where, value: Value, said: str) -> None:
+    def _value(self, place: _Where, value: Value, said: str) -> None:
         name = f"{place.name} {said}"
         if isinstance(value, Interval):
             low, high = map(float, value.interval)
@@ -379,10 +379,10 @@ class _Walk:
 
     # ------------------------------------------------------------------------------------ the genes
 
-    def _bit(self, path: Path, gene: Bit) -> int:
+    def _bit(self, path: GenePath, gene: Bit) -> int:
         return self._add(path, gene, self.all.bits)
 
-    def _add(self, path: Path, gene: Kind, genes: list[Kind]) -> int:
+    def _add(self, path: GenePath, gene: _GeneKind, genes: list[_GeneKind]) -> int:
         """The gene's number; one that is there already counts in more places."""
         if path not in self.all.index:
             self.all.index[path] = len(genes)
@@ -393,7 +393,7 @@ class _Walk:
         genes[number] = replace(known, when=some([known.when, gene.when]))
         return number
 
-    def _also(self, path: Path, when: Condition) -> None:
+    def _also(self, path: GenePath, when: Condition) -> None:
         self._also_when(self.all.index[*path, "maybe"], when)
 
     def _also_when(self, number: int, when: Condition) -> None:
@@ -401,5 +401,5 @@ class _Walk:
         self.all.bits[number] = replace(known, when=some([known.when, when]))
 
 
-def _is_own(name: str, recipe: Subset, place: Where) -> bool:
+def _is_own(name: str, recipe: Subset, place: _Where) -> bool:
     return Take(take=LayerOf(model=name, layer=recipe.layer)) == place.base

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from gptailor.search.table import FALSE, TRUE, Layout, Rows
+from gptailor.search.table import FALSE, TRUE, ConditionRows, LiteralLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ MANY = 4
 class Conditions:
     """Conditions as the rows of a table; equal wide ones are made once."""
 
-    def __init__(self, layout: Layout, options: list[int]) -> None:
+    def __init__(self, layout: LiteralLayout, options: list[int]) -> None:
         self.layout = layout
         self.offsets = np.cumsum([0, *options])
         self._wide: dict[Condition, int] = {}
@@ -91,21 +91,21 @@ class Conditions:
         self._rest.append(condition)
 
     @property
-    def wide(self) -> Rows:
+    def wide(self) -> ConditionRows:
         """The wide ones, which are literals for the rest."""
         return self._rows(list(self._wide))
 
     @property
-    def rest(self) -> Rows:
+    def rest(self) -> ConditionRows:
         """All that were added, in order."""
         return self._rows(self._rest)
 
-    def _rows(self, conditions: list[Condition]) -> Rows:
+    def _rows(self, conditions: list[Condition]) -> ConditionRows:
         numbers: dict[Clause, int] = {frozenset([Literal("false", 0)]): 0}
         rows = [[numbers.setdefault(clause, len(numbers)) for clause in sorted(one, key=_order)]
                 for one in conditions]  # fmt: skip
         clauses = [[self._place(one) for one in sorted(clause, key=repr)] for clause in numbers]
-        return Rows(_padded(clauses, TRUE), _padded(rows, 0))
+        return ConditionRows(_padded(clauses, TRUE), _padded(rows, 0))
 
     def _place(self, one: Literal) -> int:
         at = self.layout

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
 from gptailor.plan import Plan
-from gptailor.search.record import Outcome, Wanted
+from gptailor.search.record import TrialOutcome, Wanted
 
 LOSSES = 3
 """So many workers lost over one plan are that plan's failure."""
 
 
-class Key(NamedTuple):
+class EvaluationKey(NamedTuple):
     """What is evaluated once: a plan's digest, the samples, whether it is bridged."""
 
     plan: str
@@ -22,12 +22,12 @@ class Key(NamedTuple):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Slot:
+class EvaluationSlot:
     """A wanted evaluation with its plan."""
 
     wanted: Wanted
     plan: Plan
-    key: Key
+    key: EvaluationKey
 
 
 @final
@@ -35,20 +35,20 @@ class Slot:
 class Arrived:
     """What became of a plan that was not told yet."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[TrialOutcome, ...]
     seconds: float
 
 
 @final
 @dataclass(eq=False)
-class Batch:
+class Assignment:
     """What a worker was given: slots that were not told yet, and what it runs for them.
 
     It is `open` while its task goes on; later there may be slots that wait for another worker.
     """
 
-    slots: list[Slot]
-    running: list[Key]
+    slots: list[EvaluationSlot]
+    running: list[EvaluationKey]
     open: bool
 
 
@@ -57,12 +57,12 @@ class Batch:
 class Dealt:
     """All that is under way, by the numbers of tasks; `bases` are tasks that judge the base."""
 
-    batches: dict[int, Batch] = field(default_factory=dict)
+    batches: dict[int, Assignment] = field(default_factory=dict)
     bases: dict[int, int] = field(default_factory=dict)
-    arrived: dict[Key, Arrived] = field(default_factory=dict)
-    queue: deque[Slot] = field(default_factory=deque)
+    arrived: dict[EvaluationKey, Arrived] = field(default_factory=dict)
+    queue: deque[EvaluationSlot] = field(default_factory=deque)
     stage: int = 1
-    _losses: Counter[Key] = field(default_factory=Counter)
+    _losses: Counter[EvaluationKey] = field(default_factory=Counter)
     _tasks: int = 0
 
     def number(self) -> int:
@@ -81,16 +81,16 @@ class Dealt:
         return sum(not batch.open for batch in self.batches.values())
 
     @property
-    def running(self) -> Iterator[Key]:
+    def running(self) -> Iterator[EvaluationKey]:
         """What workers were given and has not arrived, or was not told."""
         return (key for batch in self.batches.values() for key in batch.running)
 
-    def fill(self, slots: Sequence[Slot]) -> None:
+    def fill(self, slots: Sequence[EvaluationSlot]) -> None:
         """A new stage, which the workers share."""
         self.stage = len(slots)
         self.queue.extend(slots)
 
-    def share(self, workers: int) -> list[Slot]:
+    def share(self, workers: int) -> list[EvaluationSlot]:
         """One worker's part of the stage, out of the queue: slots on equally many samples."""
         most = max(1, -(-self.stage // workers))
         first = self.queue[0].key
@@ -99,7 +99,7 @@ class Dealt:
         self.queue = deque(slot for slot in self.queue if slot not in chosen)
         return chosen
 
-    def lost(self, batch: Batch, objectives: int) -> None:
+    def lost(self, batch: Assignment, objectives: int) -> None:
         """What a worker hadn't found is dealt again, or has failed if that happens often."""
         batch.open = False
         for key in [key for key in batch.running if key not in self.arrived]:

@@ -33,7 +33,7 @@ from gptailor.plan import (
 )
 from gptailor.registry import METHODS
 from gptailor.search.collecting import own_of, owner
-from gptailor.search.genes import Path
+from gptailor.search.genes import GenePath
 from gptailor.search.genome import Genome
 from gptailor.search.space import Space
 
@@ -163,10 +163,10 @@ class _Closing:
     def _number(self, *path: str | int) -> int:
         return self.space.index[path]
 
-    def _on(self, path: Path, entry: Open) -> bool:
+    def _on(self, path: GenePath, entry: Open) -> bool:
         return not entry.maybe or bool(self.bits[self._number(*path, "maybe")])
 
-    def _recipe(self, path: Path, recipe: Recipe, base: Recipe | None) -> Recipe:
+    def _recipe(self, path: GenePath, recipe: Recipe, base: Recipe | None) -> Recipe:
         if isinstance(recipe, Take):
             return Take(take=self._source((*path, "take"), recipe.take))
         if isinstance(recipe, Subset):
@@ -179,13 +179,13 @@ class _Closing:
             by=None if recipe.by is None else self._by((*path, "by"), recipe.by, None),
         )
 
-    def _source(self, path: Path, source: LayerOf) -> LayerOf:
+    def _source(self, path: GenePath, source: LayerOf) -> LayerOf:
         if not isinstance(source.model, OneOfModels):
             return source
         name = source.model.one_of[self.picks[self._number(*path, "model")]]
         return LayerOf(model=name, layer=source.layer)
 
-    def _subset(self, path: Path, recipe: Subset, base: Recipe | None) -> Recipe:
+    def _subset(self, path: GenePath, recipe: Subset, base: Recipe | None) -> Recipe:
         chosen = [
             k
             for k, name in enumerate(recipe.any_of)
@@ -200,13 +200,13 @@ class _Closing:
         by = None if recipe.by is None else self._by((*path, "by"), recipe.by, chosen)
         return Merge(merge=sources, by=by)
 
-    def _by(self, path: Path, by: By, chosen: list[int] | None) -> MethodCall:
+    def _by(self, path: GenePath, by: By, chosen: list[int] | None) -> MethodCall:
         if isinstance(by, OneOfMethods):
             v = int(self.picks[self._number(*path, "one_of")])
             return self._call((*path, "one_of", v), by.one_of[v], chosen)
         return self._call(path, by, chosen)
 
-    def _call(self, path: Path, call: MethodCall, chosen: list[int] | None) -> MethodCall:
+    def _call(self, path: GenePath, call: MethodCall, chosen: list[int] | None) -> MethodCall:
         found: dict[str, Value | tuple[Value, ...]] = {}
         for name, value in call.arguments.items():
             inner = (*path, "arguments", name)
@@ -221,7 +221,7 @@ class _Closing:
             )
         return MethodCall(name=call.name, arguments=found)
 
-    def _value(self, path: Path, value: Value) -> Number:
+    def _value(self, path: GenePath, value: Value) -> Number:
         if isinstance(value, Interval):
             number = self._number(*path)
             return self.space.reals[number].value(float(self.reals[number]))

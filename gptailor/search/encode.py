@@ -26,7 +26,7 @@ from gptailor.plan import (
 from gptailor.plan import sources as plan_sources
 from gptailor.search.collecting import own_of, owner
 from gptailor.search.decode import decode, without_unused
-from gptailor.search.genes import Path
+from gptailor.search.genes import GenePath
 from gptailor.search.genome import Genome
 from gptailor.search.space import Space, SpaceError
 from gptailor.search.table import settled
@@ -38,7 +38,7 @@ def encode(space: Space, plan: Plan) -> Genome:
     A plan may say more than it has to: the base's own layers, say, or models that it doesn't use.
     Raises SpaceError where no genome stands for it.
     """
-    closed = plain(plan)
+    closed = shortest_form(plan)
     defaults = space.table.defaults
     genome = Genome(*(np.array(genes) for genes in defaults))
     _Reading(space, closed, genome).read()
@@ -50,7 +50,7 @@ def encode(space: Space, plan: Plan) -> Genome:
     return Genome(*jax.device_get(settled(space.table, genome)))
 
 
-def plain(plan: Plan) -> Plan:
+def shortest_form(plan: Plan) -> Plan:
     """A closed plan in its shortest form, as `decode` makes it."""
     rest = {w: None if plan.rest(w) == own_of(None) else plan.rest(w) for w in REST}
     layers = tuple(layer for layer in plan.layers if layer.recipe != own(layer.position))
@@ -150,10 +150,10 @@ class _Reading:
 
     # ------------------------------------------------------------------------------------- choices
 
-    def _set(self, path: Path, on: bool) -> None:
+    def _set(self, path: GenePath, on: bool) -> None:
         self.genome.bits[self.space.index[path]] = on
 
-    def _recipe(self, path: Path, recipe: Recipe, closed: Recipe) -> None:
+    def _recipe(self, path: GenePath, recipe: Recipe, closed: Recipe) -> None:
         if isinstance(recipe, Subset):
             self._subset(path, recipe, closed)
         elif isinstance(recipe, Take) and isinstance(closed, Take):
@@ -165,12 +165,12 @@ class _Reading:
                 self._value((*path, "share"), recipe.share, closed.share)
             self._by((*path, "by"), recipe.by, closed.by, None)
 
-    def _source(self, path: Path, source: LayerOf, closed: LayerOf) -> None:
+    def _source(self, path: GenePath, source: LayerOf, closed: LayerOf) -> None:
         if isinstance(source.model, OneOfModels) and closed.model in source.model.one_of:
             number = source.model.one_of.index(str(closed.model))
             self.genome.picks[self.space.index[*path, "model"]] = number
 
-    def _subset(self, path: Path, recipe: Subset, closed: Recipe) -> None:
+    def _subset(self, path: GenePath, recipe: Subset, closed: Recipe) -> None:
         sources = plan_sources(closed)
         named = {s.model for s in sources if s.layer == recipe.layer}
         if len(sources) == 1 and named == {"base"}:
@@ -183,13 +183,15 @@ class _Reading:
             chosen = [k for k, name in enumerate(recipe.any_of) if name in named]
             self._by((*path, "by"), recipe.by, closed.by, chosen)
 
-    def _position(self, path: Path) -> int | None:
+    def _position(self, path: GenePath) -> int | None:
         """The position of a layer that no `tied` stands before."""
         if path[0] != "layers" or not isinstance(path[1], int):
             return None
         return self.space.plan.layers[path[1]].position
 
-    def _by(self, path: Path, by: By | None, closed: By | None, chosen: list[int] | None) -> None:
+    def _by(
+        self, path: GenePath, by: By | None, closed: By | None, chosen: list[int] | None
+    ) -> None:
         if by is None or not isinstance(closed, MethodCall):
             return
         if isinstance(by, MethodCall):
@@ -202,7 +204,7 @@ class _Reading:
                 return
 
     def _call(
-        self, path: Path, call: MethodCall, closed: MethodCall, chosen: list[int] | None
+        self, path: GenePath, call: MethodCall, closed: MethodCall, chosen: list[int] | None
     ) -> None:
         for name, value in call.arguments.items():
             theirs = closed.arguments.get(name)
@@ -215,7 +217,7 @@ class _Reading:
                 assert not isinstance(theirs, tuple)
                 self._value(inner, value, theirs)
 
-    def _value(self, path: Path, value: Value, closed: Value) -> None:
+    def _value(self, path: GenePath, value: Value, closed: Value) -> None:
         assert isinstance(closed, int | float), "an open plan"
         if isinstance(value, Interval):
             number = self.space.index[path]

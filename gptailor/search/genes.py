@@ -6,7 +6,7 @@ from typing import TypeAlias, final
 
 from gptailor.search.condition import Condition
 
-Path: TypeAlias = tuple[str | int, ...]
+GenePath: TypeAlias = tuple[str | int, ...]
 """Where a choice stands: whose it is, and its place there."""
 
 LOG = 100

@@ -9,9 +9,9 @@ from jaxtyping import Float
 
 from gptailor.search.front import best, front
 from gptailor.search.record import BESIDE, FINAL, STARTS, Trial
-from gptailor.search.scalarise import Scale, normalised, retained
+from gptailor.search.scalarise import ScaleBy, normalised, retained
 
-Plan: TypeAlias = tuple[str, int, bool]
+_Evaluated: TypeAlias = tuple[str, int, bool]
 """What is evaluated once: a plan's digest, the number of samples, whether it is bridged."""
 
 
@@ -20,7 +20,7 @@ class Aim(NamedTuple):
 
     name: str
     direction: Literal["minimize", "maximize"]
-    scale: Scale
+    scale: ScaleBy
 
 
 @final
@@ -33,7 +33,7 @@ class Ledger:
         self.prefer = prefer
         self.trials: list[Trial] = []
         self.keys: set[tuple[str, int, int]] = set()
-        self.found: dict[Plan, Trial] = {}
+        self.found: dict[_Evaluated, Trial] = {}
         self.references: dict[int, tuple[float, ...]] = {}
         self._spreads: tuple[tuple[float, ...], ...] | None = None
 

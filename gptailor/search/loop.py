@@ -12,11 +12,11 @@ from gptailor.diagnostics import TailorError
 from gptailor.lang.format import format_plan
 from gptailor.plan import Plan
 from gptailor.search.asking import Asking
-from gptailor.search.dealing import Arrived, Batch, Dealt, Key, Slot
+from gptailor.search.dealing import Arrived, Assignment, Dealt, EvaluationKey, EvaluationSlot
 from gptailor.search.decode import decode
 from gptailor.search.ledger import Aim, Ledger
 from gptailor.search.record import SEARCH, Trial, Wanted, read_outcomes
-from gptailor.search.schedule import Budget, Schedule, Starts
+from gptailor.search.schedule import Budget, Schedule, StartSource
 from gptailor.search.space import Space
 from gptailor.search.study import Study
 from gptailor.search.workers import Done, Event, Found, Lost, Task, Workers
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 STARTING = 64
 """Room for starting plans beside the budget, as many of them use few samples."""
-FIRST = 8
+_GIVE_UP_AFTER = 8
 """So many trials without a single score end a search."""
 
 ENDED = "ended"
@@ -70,7 +70,7 @@ class Unwatched:
 
 @final
 @dataclass(frozen=True)
-class Setting:
+class SearchSetting:
     """What a search is of and how it goes: all that its course depends on but for the judge.
 
     `base` is the plan of the uncut base, by which scores are measured.
@@ -80,21 +80,21 @@ class Setting:
     base: Plan
     aims: tuple[Aim, ...]
     strategy: "Strategy"
-    starts: Starts
+    starts: StartSource
     budget: Budget
     seed: int = 0
     prefer: int | None = None
 
 
 @final
-class Search:
+class SearchLoop:
     """One search. Made of a study with trials it goes on where that ends.
 
     With one worker its course depends on the setting and the outcomes alone.
     """
 
     def __init__(
-        self, setting: Setting, study: Study, workers: Workers, watch: Watch | None = None
+        self, setting: SearchSetting, study: Study, workers: Workers, watch: Watch | None = None
     ) -> None:
         self.setting = setting
         self.study = study
@@ -165,15 +165,17 @@ class Search:
             else:
                 self._give(dealt.share(count))
 
-    def _slot(self, wanted: Wanted) -> Slot:
+    def _slot(self, wanted: Wanted) -> EvaluationSlot:
         plan = decode(self.setting.space, wanted.genome)
-        return Slot(wanted, plan, Key(digest_of(plan), wanted.samples, wanted.bridged))
+        return EvaluationSlot(
+            wanted, plan, EvaluationKey(plan_text_digest(plan), wanted.samples, wanted.bridged)
+        )
 
-    def _give(self, slots: Sequence[Slot]) -> None:
+    def _give(self, slots: Sequence[EvaluationSlot]) -> None:
         """Begin what of these isn't known or under way, as far as there is budget for it."""
         room = self.schedule.left - self._under_way
-        kept: list[Slot] = []
-        running: dict[Key, Plan] = {}
+        kept: list[EvaluationSlot] = []
+        running: dict[EvaluationKey, Plan] = {}
         for slot in slots:
             if not (self._known(slot.key) or slot.key in running):
                 cost = self._share(slot.key.samples)
@@ -187,9 +189,9 @@ class Search:
         if kept:
             self._begin(kept, running)
 
-    def _begin(self, slots: list[Slot], running: dict[Key, Plan]) -> None:
+    def _begin(self, slots: list[EvaluationSlot], running: dict[EvaluationKey, Plan]) -> None:
         number = self.dealt.number()
-        self.dealt.batches[number] = Batch(slots, list(running), open=bool(running))
+        self.dealt.batches[number] = Assignment(slots, list(running), open=bool(running))
         if running:
             _, samples, bridged = next(iter(running))
             self.watch.began(len(running), samples)
@@ -197,7 +199,7 @@ class Search:
             self.workers.submit(Task(number, tuple(running.values()), share, bridged))
         self._flush()
 
-    def _known(self, key: Key) -> bool:
+    def _known(self, key: EvaluationKey) -> bool:
         dealt = self.dealt
         return key in self.ledger.found or key in dealt.arrived or key in dealt.running
 
@@ -236,7 +238,7 @@ class Search:
                     self._tell(trial)
         self.dealt.forget()
 
-    def _trial(self, slot: Slot) -> Trial | None:
+    def _trial(self, slot: EvaluationSlot) -> Trial | None:
         """What became of a slot; None if it isn't known yet."""
         key = slot.key
         made = partial(Trial, len(self.ledger.trials), slot.wanted, key.plan, self._share(key[1]))
@@ -253,7 +255,7 @@ class Search:
         self._fresh += 1
         self._scored |= trial.values is not None
         self.watch.told(trial)
-        if not self._scored and self._fresh >= min(FIRST, self.setting.budget.trials):
+        if not self._scored and self._fresh >= min(_GIVE_UP_AFTER, self.setting.budget.trials):
             raise SearchError(self._hopeless())
 
     def _hopeless(self) -> str:
@@ -292,6 +294,6 @@ class Search:
         self.ledger.references[samples] = values
 
 
-def digest_of(plan: Plan) -> str:
+def plan_text_digest(plan: Plan) -> str:
     """The sha256 of a plan's canonical text."""
     return hashlib.sha256(format_plan(plan).encode()).hexdigest()

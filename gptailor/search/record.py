@@ -9,7 +9,7 @@ import numpy as np
 
 from gptailor.search.genome import Genome
 
-Outcome: TypeAlias = tuple[float, float] | str
+TrialOutcome: TypeAlias = tuple[float, float] | str
 """A value with its standard error, or why there is none."""
 
 STARTS, RANDOM, SEARCH, FINAL, BESIDE = "start", "random", "search", "final", "beside"
@@ -103,7 +103,7 @@ def at(population: Genome, index: int) -> Genome:
 
 
 def read_outcomes(
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[TrialOutcome],
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, str | None]:
     """Values and errors, or the reason of the first objective without a score.
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 RHO = 0.05
 """How much of the weighted sum is added, so that no objective is given away for nothing."""
 
-Scale = Literal["base", "spread"]
+ScaleBy = Literal["base", "spread"]
 
 
 def scalarise(
@@ -34,7 +34,7 @@ def draw_weights(key: Array, objectives: int) -> Float[Array, " m"]:
 
 
 def normalised(
-    values: Sequence[float], direction: str, scale: Scale, reference: Sequence[float]
+    values: Sequence[float], direction: str, scale: ScaleBy, reference: Sequence[float]
 ) -> list[float]:
     """Values of one objective, smaller being better and in the measure of the others.
 
@@ -53,7 +53,7 @@ def normalised(
     return [(sign * value - low) / width for value in values]
 
 
-def retained(value: float, direction: str, scale: Scale, reference: Sequence[float]) -> float:
+def retained(value: float, direction: str, scale: ScaleBy, reference: Sequence[float]) -> float:
     """The share that is left: v / b of what is maximised, b / v of what is minimised.
 
     By the spread it is 1 for the best of the starting plans and 0 for the worst. An infinite loss

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol, final, runtime_checkable
 
-from gptailor.search.asking import Asked, Asking
+from gptailor.search.asking import Asking, Proposals
 from gptailor.search.genome import Genome
 from gptailor.search.ledger import Ledger
 from gptailor.search.record import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Trial, Wanted, as_numpy
 
-Bridging = Literal["none", "each", "full", "final"]
+BridgedAt = Literal["none", "each", "full", "final"]
 """Which trials are bridged: none, all, those at full fidelity, or the best ones in the end."""
 
 FINALISTS = 5
@@ -39,7 +39,7 @@ class Budget:
     trials: int
     low: int
     full: int
-    bridging: Bridging = "none"
+    bridging: BridgedAt = "none"
     beside: bool = False
 
     def samples(self, share: float) -> int:
@@ -86,7 +86,7 @@ class ToldStart(NamedTuple):
 
 
 @runtime_checkable
-class Starts(Protocol):
+class StartSource(Protocol):
     """Starting plans, stage by stage."""
 
     def next(self, told: Sequence[ToldStart]) -> Sequence[Start]:
@@ -97,7 +97,7 @@ class Starts(Protocol):
 class Schedule:
     """Decides by the told trials alone, so that a later process goes on in the same way."""
 
-    def __init__(self, ledger: Ledger, budget: Budget, starts: Starts, asking: Asking) -> None:
+    def __init__(self, ledger: Ledger, budget: Budget, starts: StartSource, asking: Asking) -> None:
         self.ledger = ledger
         self.budget = budget
         self.starts = starts
@@ -198,7 +198,7 @@ class Schedule:
         self.asks += 1
         return self._wanted(number, asked_after, self.asking.ask(number, asked_after))
 
-    def _wanted(self, number: int, asked_after: int, asked: Asked) -> list[Wanted]:
+    def _wanted(self, number: int, asked_after: int, asked: Proposals) -> list[Wanted]:
         name = self.asking.strategy.name
         found = []
         for slot, (genome, share) in enumerate(zip(asked.genomes, asked.shares, strict=True)):

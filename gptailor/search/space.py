@@ -18,7 +18,7 @@ from gptailor.lang.format import format_plan
 from gptailor.plan import Plan
 from gptailor.search.collecting import Collected, collect
 from gptailor.search.condition import Condition, Conditions, bit, every, option
-from gptailor.search.genes import Bit, Gene, Path, Pick, Real
+from gptailor.search.genes import Bit, Gene, GenePath, Pick, Real
 from gptailor.search.genome import Genome
 from gptailor.search.table import Table, layout
 
@@ -41,7 +41,7 @@ class Space:
     bits: tuple[Bit, ...]
     picks: tuple[Pick, ...]
     reals: tuple[Real, ...]
-    index: Mapping[Path, int]
+    index: Mapping[GenePath, int]
     table: Table
     keeper: int | None
     """The position that stays where choices would drop all."""

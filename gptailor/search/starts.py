@@ -20,7 +20,7 @@ from gptailor.search.space import Space
 
 __all__ = ["Starts", "greedy_removal", "ranked", "wholes"]
 
-ALONE = 5
+_MOST_ALONE = 5
 """Models alone that are evaluated in full, at most."""
 MERGES = 2
 """Uniform merges that are evaluated in full."""
@@ -86,7 +86,7 @@ class Starts:
         order = ranked(glances) if glances else range(len(self._all))
         ordered = [self._all[i] for i in order]
         alone = [one for one in ordered if len(one.models) == 1]
-        kept = {one.name for one in alone[: ALONE - 1]} | {"base"}
+        kept = {one.name for one in alone[: _MOST_ALONE - 1]} | {"base"}
         merges = [one for one in ordered if len(one.models) > 1][:MERGES]
         found = [one for one in self._all if one.name in kept or one in merges]
         return [self._alone(one, 1.0) for one in found]

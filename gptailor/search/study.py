@@ -28,9 +28,9 @@ from gptailor.search.record import Trial, Wanted, genome_from_json, genome_to_js
 NAME = "gptailor"
 """What a study is called that nobody named."""
 
-KEPT = "all trials before are kept, and the same command goes on"
+_ALL_KEPT = "all trials before are kept, and the same command goes on"
 
-Direction = Literal["minimize", "maximize"]
+_Direction = Literal["minimize", "maximize"]
 
 Parameters = Callable[[Genome], tuple[dict[str, Any], dict[str, BaseDistribution]]]
 """What a genome's active genes are called and are, and what else they could have been."""
@@ -38,11 +38,11 @@ Parameters = Callable[[Genome], tuple[dict[str, Any], dict[str, BaseDistribution
 
 @final
 @dataclass(frozen=True)
-class Measure:
+class StudyObjective:
     """An objective as a study has it: what it is called, and which way is better."""
 
     name: str
-    direction: Direction
+    direction: _Direction
 
 
 @final
@@ -73,7 +73,7 @@ class Study:
             yield
         except Exception as error:
             message = f"cannot be written: {_said(error)}"
-            raise CheckpointError("C303", message, self.place, KEPT) from error
+            raise CheckpointError("C303", message, self.place, _ALL_KEPT) from error
 
     def error(self, message: str, help: str = "") -> CheckpointError:
         """What is wrong with the study, as an exception."""
@@ -109,7 +109,7 @@ class Study:
 
 
 def open_study(
-    storage: Path | str, name: str, measures: Sequence[Measure], parameters: Parameters
+    storage: Path | str, name: str, measures: Sequence[StudyObjective], parameters: Parameters
 ) -> Study:
     """The study of that name in a journal's file, or in a storage by its URL; a new one if none is.
 
@@ -117,7 +117,7 @@ def open_study(
     study of such measures, C303 for what can't be written.
     """
     place = storage if isinstance(storage, Path) else Path(storage)
-    directions: list[Direction] = [one.direction for one in measures]
+    directions: list[_Direction] = [one.direction for one in measures]
     try:
         with quiet():
             study = _loaded(_storage(storage), name, directions)
@@ -134,7 +134,7 @@ def open_study(
     return Study(study, place, parameters)
 
 
-def _loaded(storage: BaseStorage | str, name: str, directions: list[Direction]) -> optuna.Study:
+def _loaded(storage: BaseStorage | str, name: str, directions: list[_Direction]) -> optuna.Study:
     """The study, begun if there is none; Optuna would write a line into the journal each time."""
     try:
         return optuna.load_study(storage=storage, study_name=name)

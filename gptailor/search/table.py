@@ -19,7 +19,7 @@ from gptailor.search.genome import Active, Genome
 Ints = Int[ndarray | Array, "..."]
 
 
-class Rows(NamedTuple):
+class ConditionRows(NamedTuple):
     """Conditions: `clauses` are numbers of literals, `rows` numbers of clauses; both padded."""
 
     clauses: Int[ndarray | Array, " q w"]
@@ -50,8 +50,8 @@ class Table(NamedTuple):
     members: Int[ndarray | Array, " s m"]  # bits of each `any of`; -1 pads
     items: Int[ndarray | Array, " i"]  # the bit of each item of a stack with a limit; -1: none
     room: Int[ndarray | Array, ""]  # how many of those items there is room for
-    wide: Rows
-    rest: Rows
+    wide: ConditionRows
+    rest: ConditionRows
 
 
 def active(table: Table, genome: Genome) -> Active:
@@ -117,7 +117,7 @@ def _rows(table: Table, genome: Genome) -> Bool[Array, " rows"]:
     return _holds(table.rest, jnp.concatenate([literals, wide]))
 
 
-def _holds(rows: Rows, literals: Bool[Array, " l"]) -> Bool[Array, " rows"]:
+def _holds(rows: ConditionRows, literals: Bool[Array, " l"]) -> Bool[Array, " rows"]:
     clauses = jnp.all(literals[jnp.asarray(rows.clauses)], axis=-1)
     return jnp.any(clauses[jnp.asarray(rows.rows)], axis=-1)
 
@@ -136,7 +136,7 @@ def _literals(table: Table, genome: Genome) -> Bool[Array, " l"]:
 FALSE, TRUE = 0, 1
 
 
-class Layout(NamedTuple):
+class LiteralLayout(NamedTuple):
     """Where each kind of literal begins."""
 
     bits: int
@@ -147,7 +147,7 @@ class Layout(NamedTuple):
     wide: int
 
 
-def layout(bits: int, options: int, subsets: int, items: int) -> Layout:
+def layout(bits: int, options: int, subsets: int, items: int) -> LiteralLayout:
     """The places of literals, as `_literals` has them."""
     starts = np.cumsum([2, bits, bits, options, subsets, items])
-    return Layout(*map(int, starts))
+    return LiteralLayout(*map(int, starts))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol, final, runtime_checkable
 
 from gptailor.plan import Plan
-from gptailor.search.record import Outcome
+from gptailor.search.record import TrialOutcome
 
 
 @runtime_checkable
@@ -18,7 +18,7 @@ class Judge(Protocol):
 
     def __call__(
         self, plans: Sequence[Plan], share: float, *, bridged: bool
-    ) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
+    ) -> Iterator[tuple[int, tuple[TrialOutcome, ...]]]:
         """What becomes of each plan."""
 
 
@@ -36,7 +36,7 @@ class Found(NamedTuple):
 
     task: int
     place: int
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[TrialOutcome, ...]
     seconds: float
 
 
@@ -79,7 +79,7 @@ class Alone:
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
         self._task = -1
-        self._outcomes: Iterator[tuple[int, tuple[Outcome, ...]]] = iter(())
+        self._outcomes: Iterator[tuple[int, tuple[TrialOutcome, ...]]] = iter(())
 
     def submit(self, task: Task) -> None:
         """Begin a task; nothing is evaluated yet."""

@@ -18,8 +18,8 @@ from gptailor.outline import slots
 from gptailor.plan import Objective, Plan
 from gptailor.prepared import prepare, ready
 from gptailor.registry import OBJECTIVES
-from gptailor.report.describe import summary
-from gptailor.report.search_summary import number, percent
+from gptailor.report.describe import plan_summary
+from gptailor.report.search_summary import percent, shown_number
 from gptailor.search.decode import decode
 from gptailor.search.ledger import Ledger
 from gptailor.search.record import Trial
@@ -27,7 +27,7 @@ from gptailor.search.space import Space
 from gptailor.searching.folder import BEST, FRONT, Folder
 from gptailor.searching.settings import Settings
 
-WIDTH = 100
+_COMMENT_COLUMNS = 100
 """Columns of a comment."""
 
 
@@ -80,8 +80,8 @@ class Emitting:
         for i, (aim, value, error) in enumerate(scores):
             of = f", {percent(shares[i])} of the base's" if aim.scale == "base" else ""
             samples = f", {wanted.samples} samples"
-            yield f"{aim.name}: {number(value, error)}{of}{samples}."
-        yield f"{_first_upper(summary(slots(plan, self.space.layers)))}{_cut(plan)}."
+            yield f"{aim.name}: {shown_number(value, error)}{of}{samples}."
+        yield f"{_first_upper(plan_summary(slots(plan, self.space.layers)))}{_cut(plan)}."
 
 
 def _first_upper(text: str) -> str:
@@ -93,7 +93,7 @@ def _cut(plan: Plan) -> str:
     return f"; cut: {ranges(dropped)}" if dropped else ""
 
 
-def lock(plan: Path) -> Path:
+def lock_best(plan: Path) -> Path:
     """The lock of a plan's file, beside it: of all that it reads, and of each tensor it makes."""
     path = plan.with_name(plan.name + SUFFIX)
     measured(ready(load(plan))).write(path)

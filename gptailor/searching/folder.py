@@ -13,7 +13,7 @@ from gptailor.checkpoint.error import CheckpointError, quoted
 from gptailor.checkpoint.regular import read_object
 from gptailor.checkpoint.transfer import write_whole, writing
 
-LOCK = ".lock"
+_LOCK = ".lock"
 SETTINGS = "run.json"
 JOURNAL = "study.journal"
 DIGESTS = "digests.json"
@@ -22,7 +22,7 @@ FRONT = "front"
 SUMMARY = "summary"
 SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 """What a file is called while it is written."""
-OURS = frozenset([LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", DIGESTS, BEST, f"{BEST}.lock", FRONT,
+OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", DIGESTS, BEST, f"{BEST}.lock", FRONT,
                   f"{SUMMARY}.json", f"{SUMMARY}.md"])  # fmt: skip
 
 
@@ -58,16 +58,16 @@ class Folder:
     def __exit__(self, *exception: object) -> None:
         if self._lock is None:
             return
-        if not {path.name for path in self.path.iterdir()} - {LOCK, DIGESTS}:  # it never began
+        if not {path.name for path in self.path.iterdir()} - {_LOCK, DIGESTS}:  # it never began
             with suppress(OSError):
                 (self.path / DIGESTS).unlink(missing_ok=True)
-                (self.path / LOCK).unlink()
+                (self.path / _LOCK).unlink()
                 self.path.rmdir()
         os.close(self._lock)
         self._lock = None
 
     def _hold(self) -> None:
-        path = self.path / LOCK
+        path = self.path / _LOCK
         with writing(path):
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:

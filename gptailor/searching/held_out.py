@@ -10,7 +10,7 @@ from gptailor.search.decode import decode
 from gptailor.search.record import Trial, read_outcomes
 from gptailor.search.space import Space
 from gptailor.search.study import Study
-from gptailor.searching.judging import plain
+from gptailor.searching.judging import plain_outcome
 
 NOTE = "held out"
 BASE = "base"
@@ -59,7 +59,7 @@ def held_out(
         for index, outcomes in trials.held_out([fresh[key][0] for key in keys], bridged=bridged):
             done += 1
             doing(f"scoring on what was held out: {done} of {len(fresh)}")
-            known[keys[index]] = _said(tuple(map(plain, outcomes)))
+            known[keys[index]] = _said(tuple(map(plain_outcome, outcomes)))
             study.note(NOTE, known)
     return HeldOut(study, known)
 

@@ -15,7 +15,7 @@ from gptailor.checkpoint.source import CONFIG, tokenizer_files
 from gptailor.checkpoint.stamp import stamps
 from gptailor.searching.folder import DIGESTS, Folder
 
-WORDS = {
+IDENTITY_WORDS = {
     "space": "the plan leaves other things open, or its base has other layers",
     "models": "other files of {}",
     "data": "another text in {}",

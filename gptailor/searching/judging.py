@@ -10,20 +10,20 @@ import torch
 
 from gptailor.checkpoint.opened import Opened
 from gptailor.diagnostics import Origin, Source
-from gptailor.evaluate.judging import Place
+from gptailor.evaluate.judging import Placement
 from gptailor.evaluate.preparing import Wish
 from gptailor.evaluate.score import Score
 from gptailor.evaluate.scoring import Outcome as Scored
 from gptailor.evaluate.trial import Trials, opened
 from gptailor.plan import Plan
 from gptailor.search.ledger import Aim
-from gptailor.search.record import Outcome
+from gptailor.search.record import TrialOutcome
 from gptailor.search.removal import greedy_removal
 from gptailor.search.schedule import Budget
 from gptailor.search.space import Space
 from gptailor.search.starts import Starts, wholes
 from gptailor.search.study import Study
-from gptailor.searching.settings import Settings, Where
+from gptailor.searching.settings import Resources, Settings
 
 GLANCE = 32
 """Samples that block influence is measured on where a search has no cheaper fidelity, at most."""
@@ -38,14 +38,16 @@ class TrialsJudge:
 
     def __call__(
         self, plans: Sequence[Plan], share: float, *, bridged: bool
-    ) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
+    ) -> Iterator[tuple[int, tuple[TrialOutcome, ...]]]:
         """What becomes of each plan on a share of the samples that the search sees."""
         samples = round(share * self.trials.full)
         for index, outcomes in self.trials.run(plans, samples, bridged=bridged):
-            yield index, tuple(map(plain, outcomes))
+            yield index, tuple(map(plain_outcome, outcomes))
 
 
-def trials_of(plan: Plan, models: Mapping[str, Opened], chosen: Settings, where: Where) -> Trials:
+def trials_of(
+    plan: Plan, models: Mapping[str, Opened], chosen: Settings, where: Resources
+) -> Trials:
     """The trials of an opened plan."""
     kind = None if where.dtype is None else getattr(torch, where.dtype)
     pairs = zip(chosen.objectives, chosen.directed, strict=True)
@@ -54,7 +56,7 @@ def trials_of(plan: Plan, models: Mapping[str, Opened], chosen: Settings, where:
         models,
         objectives=[Wish(*pair) for pair in pairs],
         folder=chosen.folder,
-        place=Place(where.device, kind, where.memory),
+        place=Placement(where.device, kind, where.memory),
         fidelity=chosen.fidelity,
         seed=chosen.seed,
     )
@@ -68,13 +70,13 @@ def movable(plan: Plan) -> Plan:
     return plan.read_from(replace(origin, folder=origin.folder.absolute()))
 
 
-def judge_of(plan: Plan, chosen: Settings, where: Where) -> TrialsJudge:
+def judge_of(plan: Plan, chosen: Settings, where: Resources) -> TrialsJudge:
     """A judge made anew, of a plan and settings that are movable: on another machine."""
     plan, models, _ = opened(plan)
     return TrialsJudge(trials_of(plan, models, chosen, where))
 
 
-def plain(outcome: Scored) -> Outcome:
+def plain_outcome(outcome: Scored) -> TrialOutcome:
     """A score's value and error, or a failure's message."""
     if isinstance(outcome, Score):
         return outcome.value, outcome.stderr

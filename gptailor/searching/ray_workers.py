@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from gptailor.diagnostics import TailorError
 from gptailor.plan import Plan
-from gptailor.search.record import Outcome
+from gptailor.search.record import TrialOutcome
 from gptailor.search.workers import Done, Event, Found, Judge, Lost, Task
 
 LOCAL = "local"
@@ -42,7 +42,7 @@ class Evaluating:
 
     def run(
         self, plans: Sequence[Plan], share: float, bridged: bool
-    ) -> Iterator[tuple[int, tuple[Outcome, ...], float]]:
+    ) -> Iterator[tuple[int, tuple[TrialOutcome, ...], float]]:
         """Each plan's place and outcomes as soon as they are there, and what that took."""
         begun = time.perf_counter()
         for place, outcomes in self.judge(plans, share, bridged=bridged):

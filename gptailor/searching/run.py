@@ -16,20 +16,20 @@ from gptailor.evaluate.targets import base_of
 from gptailor.evaluate.trial import opened
 from gptailor.lang.words import objective as in_words
 from gptailor.plan import Plan
-from gptailor.prepared import Paths
+from gptailor.prepared import ModelPaths
 from gptailor.report.search_summary import markdown
-from gptailor.search.loop import Search, Setting, Watch
+from gptailor.search.loop import SearchLoop, SearchSetting, Watch
 from gptailor.search.parameters import Naming
 from gptailor.search.record import Trial
 from gptailor.search.schedule import Budget
 from gptailor.search.space import space_of
 from gptailor.search.strategies.registry import STRATEGIES
-from gptailor.search.study import Measure, Study, agree, open_study
+from gptailor.search.study import Study, StudyObjective, agree, open_study
 from gptailor.search.workers import Alone, Workers
-from gptailor.searching.emitting import Emitting, commands, lock
+from gptailor.searching.emitting import Emitting, commands, lock_best
 from gptailor.searching.folder import BEST, SETTINGS, SUMMARY, Folder, refuse_other
 from gptailor.searching.held_out import HeldOut, held_out, recalled
-from gptailor.searching.identity import WORDS, Digests, digests_of_models, digests_of_texts
+from gptailor.searching.identity import IDENTITY_WORDS, Digests, digests_of_models, digests_of_texts
 from gptailor.searching.interrupt import Interrupt
 from gptailor.searching.judging import (
     TrialsJudge,
@@ -39,8 +39,8 @@ from gptailor.searching.judging import (
     starts_of,
     trials_of,
 )
-from gptailor.searching.settings import Flags, Settings, Where, settings
-from gptailor.searching.summary import best_random, best_starts, summary
+from gptailor.searching.settings import Flags, Resources, Settings, settings
+from gptailor.searching.summary import best_random, best_starts, search_summary
 from gptailor.version import VERSION
 
 Ended = Literal["budget", "exhausted", "interrupted"]
@@ -56,7 +56,7 @@ class View(Watch, Protocol):
     def doing(self, what: str) -> None:
         """Something that isn't a trial takes a while."""
 
-    def searching(self, search: Search) -> None:
+    def searching(self, search: SearchLoop) -> None:
         """Trials begin, or go on."""
 
 
@@ -70,7 +70,7 @@ class Unseen:
     def doing(self, what: str) -> None:
         """Nothing."""
 
-    def searching(self, search: Search) -> None:
+    def searching(self, search: SearchLoop) -> None:
         """Nothing."""
 
     def asking(self) -> None:
@@ -123,8 +123,8 @@ def search(
     run: str | Path,
     flags: Flags | None = None,
     *,
-    models: Paths | None = None,
-    where: Where | None = None,
+    models: ModelPaths | None = None,
+    where: Resources | None = None,
     view: View | None = None,
 ) -> Searched:
     """Close the choices of an open plan by trials; all that comes of it is in the folder `run`.
@@ -138,7 +138,9 @@ def search(
     """
     chosen = settings(plan, flags or Flags())
     with Folder(Path(run)) as folder, jax.default_device(jax.devices("cpu")[0]):
-        return _Run(plan, folder, chosen, models or {}, where or Where(), view or Unseen()).run()
+        return _Run(
+            plan, folder, chosen, models or {}, where or Resources(), view or Unseen()
+        ).run()
 
 
 @final
@@ -150,8 +152,8 @@ class _Run:
         plan: Plan,
         folder: Folder,
         chosen: Settings,
-        models: Paths,
-        where: Where,
+        models: ModelPaths,
+        where: Resources,
         view: View,
     ) -> None:
         self.name = plan.origin.source.name if plan.origin else "<plan>"
@@ -191,10 +193,10 @@ class _Run:
 
     def _study(self) -> Study:
         """The study, which is of this search."""
-        measures = [Measure(name, how) for name, how, _ in self.trials.objectives]  # type: ignore[arg-type] # a literal
+        measures = [StudyObjective(name, how) for name, how, _ in self.trials.objectives]  # type: ignore[arg-type] # a literal
         storage = self.where.storage or self.folder.journal
         study = open_study(storage, self.where.study, measures, Naming(self.space))
-        agree(study, self._identity(self.models), WORDS)
+        agree(study, self._identity(self.models), IDENTITY_WORDS)
         return study
 
     def _identity(self, models: Mapping[str, Opened]) -> dict[str, Any]:
@@ -228,12 +230,12 @@ class _Run:
                 ended, held = "interrupted", recalled(self.study)
         return self._emit(found, ended, held)
 
-    def _search(self, workers: Workers, watch: _Interruptible) -> Search:
+    def _search(self, workers: Workers, watch: _Interruptible) -> SearchLoop:
         try:
             starts = starts_of(self.space, self.trials, self.budget, self.study, watch.doing)
         except ValueError as error:  # of a forward pass without numbers
             raise TailorError(f"the models can't be measured: {error}") from error
-        setting = Setting(
+        setting = SearchSetting(
             space=self.space,
             base=self.base,
             aims=aims_of(self.trials),
@@ -243,7 +245,7 @@ class _Run:
             seed=self.chosen.seed,
             prefer=self.chosen.prefer,
         )
-        found = Search(setting, self.study, workers, watch)
+        found = SearchLoop(setting, self.study, workers, watch)
         self.view.searching(found)
         return found
 
@@ -261,14 +263,14 @@ class _Run:
         make = partial(judge_of, movable(self.plan), self.chosen.movable(), where)
         return RayWorkers(make, where.ray, where.workers, gpus=where.device != "cpu")
 
-    def _held_out(self, found: Search, watch: _Interruptible) -> HeldOut:
+    def _held_out(self, found: SearchLoop, watch: _Interruptible) -> HeldOut:
         ledger = found.ledger
         chosen = [ledger.best(), best_random(ledger), *best_starts(ledger), *ledger.front()]
         wanted = [trial for trial in chosen if trial is not None]
         run = partial(held_out, self.study, self.space, self.trials, self.base)
         return run(wanted, watch.doing)
 
-    def _emit(self, found: Search, ended: Ended, held: HeldOut) -> Searched:
+    def _emit(self, found: SearchLoop, ended: Ended, held: HeldOut) -> Searched:
         ledger = found.ledger
         emitting = Emitting(self.folder, self.space, ledger, self.name, self.chosen.seed)
         best = emitting.best()
@@ -281,7 +283,7 @@ class _Run:
             "best_file": str(self.folder.path / BEST),
             "commands": commands(best, self.chosen, self.budget.full) if best else [],
         }
-        said = summary(ledger, held, about)
+        said = search_summary(ledger, held, about)
         self.folder.put_json(f"{SUMMARY}.json", said)
         self.folder.put(f"{SUMMARY}.md", markdown(said))
         if best is not None and ended != "interrupted":
@@ -291,7 +293,7 @@ class _Run:
     def _lock(self, best: Path) -> None:
         self.view.doing("locking the best plan")
         try:
-            lock(best)
+            lock_best(best)
         except CheckpointError as error:
             if error.code == "C303":
                 raise

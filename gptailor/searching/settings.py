@@ -14,13 +14,13 @@ from gptailor.plan import Objective, Plan, Search
 TRIALS = 200
 """The budget of a search that nobody gave one."""
 
-STRATEGIES = ("surrogate", "evolution", "distribution", "random")
+STRATEGY_NAMES = ("surrogate", "evolution", "distribution", "random")
 """The names in `gptailor.search.strategies.registry`, for which nothing has to be imported."""
 
-BRIDGING = {"each": "each", "from-full": "full", "finalists": "final"}
+_BRIDGED_TRIALS = {"each": "each", "from-full": "full", "finalists": "final"}
 """When trials are bridged, as the command line says it and as a schedule has it."""
-Bridge = Literal["each", "from-full", "finalists"]
-BRIDGE: Bridge = "finalists"
+BridgedTrials = Literal["each", "from-full", "finalists"]
+BRIDGE: BridgedTrials = "finalists"
 """When trials of a space with bridges are bridged, if nobody says."""
 
 
@@ -40,14 +40,14 @@ class Flags:
     trials: int | None = None
     seed: int | None = None
     strategy: str | None = None
-    bridge: Bridge | None = None
+    bridge: BridgedTrials | None = None
     prefer: str | None = None
     compare_random: bool = False
 
 
 @final
 @dataclass(frozen=True)
-class Where:
+class Resources:
     """Where models live, and where the study is if not in the folder.
 
     `dtype` is the live models', by name; `storage` is a URL of Optuna's, `study` its name there.
@@ -79,14 +79,14 @@ class Settings:
     trials: int
     seed: int
     strategy: str
-    bridge: Bridge | None
+    bridge: BridgedTrials | None
     prefer: int | None
     compare_random: bool
 
     @property
     def bridging(self) -> str:
         """As a schedule has it."""
-        return "none" if self.bridge is None else BRIDGING[self.bridge]
+        return "none" if self.bridge is None else _BRIDGED_TRIALS[self.bridge]
 
     def movable(self) -> "Settings":
         """The same, seen from any folder."""
@@ -106,7 +106,7 @@ class Settings:
         }
 
 
-def settings(plan: Plan, flags: Flags, default: str = STRATEGIES[0]) -> Settings:
+def settings(plan: Plan, flags: Flags, default: str = STRATEGY_NAMES[0]) -> Settings:
     """The flags over the block. Raises WishError or PlanError for what can't be searched."""
     if open_choices(plan) == 0:
         raise WishError("the plan leaves nothing open, so there is nothing to search")
@@ -155,8 +155,8 @@ def _objectives(
 
 
 def _strategy(name: str) -> str:
-    if name not in STRATEGIES:
-        help_ = nearest(name, STRATEGIES) or f"there are {listed(STRATEGIES)}"
+    if name not in STRATEGY_NAMES:
+        help_ = nearest(name, STRATEGY_NAMES) or f"there are {listed(STRATEGY_NAMES)}"
         raise WishError(f"there is no strategy '{name}'; {help_}")
     return name
 

@@ -15,7 +15,7 @@ SHOWN = 8
 """Starting plans that a summary has at most."""
 
 
-def summary(ledger: Ledger, held: HeldOut, about: dict[str, Any]) -> dict[str, Any]:
+def search_summary(ledger: Ledger, held: HeldOut, about: dict[str, Any]) -> dict[str, Any]:
     """The whole; `about` is what the search was of and how it ended."""
     best = ledger.best()
     return {

@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from gptailor.checkpoint.configuration import Entry, Refusal
+from gptailor.checkpoint.configuration import LayerEntry, Refusal
 from gptailor.checkpoint.families import FAMILIES
 from gptailor.checkpoint.layout import (
     Layout,
-    fold,
+    fold_scale,
     incompatible,
     joined_entry,
     layer_entries,
@@ -109,7 +109,7 @@ class Disk:
     tensors: Tensors
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LayerEntry]:
         return layer_entries(self.layout, self.config)
 
 
@@ -364,7 +364,7 @@ def test_a_scaled_hidden_state_folds_into_the_layers_after_it(
     tensors = dict(disk.tensors)
     for layer in (3, 4, 5):
         for rest, name in layer_tensors(disk.layout, disk.tensors.keys(), layer).items():
-            tensors[name] = folded(fold(disk.layout, rest), tensors[name], c)
+            tensors[name] = folded(fold_scale(disk.layout, rest), tensors[name], c)
 
     found = logits(load(write(tmp_path / "out", disk.config, tensors)))
 
@@ -465,8 +465,8 @@ def test_experts_in_one_tensor(family: str, made: Any, originals: Any, tmp_path:
     state = {name: t.contiguous() for name, t in original.model.state_dict().items()}
     fused = read(write(tmp_path / "fused", disk.config, state))
     assert any(name.endswith("experts.gate_up_proj") for name in fused.tensors)
-    assert fold(fused.layout, "mlp.experts.down_proj") == "divide"
-    assert fold(fused.layout, "mlp.experts.gate_up_proj") is None
+    assert fold_scale(fused.layout, "mlp.experts.down_proj") == "divide"
+    assert fold_scale(fused.layout, "mlp.experts.gate_up_proj") is None
     config = moved_config(fused.layout, fused.config, [fused.entries[i] for i in ORDER])
     folder = write(tmp_path / "out", config, stitch(fused, [(fused, i) for i in ORDER]))
     close(logits(load(folder)), by_hand(original, [(original, i) for i in ORDER]))

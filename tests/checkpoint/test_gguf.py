@@ -17,12 +17,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import gptailor
 from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.forms import Packed
+from gptailor.checkpoint.forms import Dequantised
 from gptailor.checkpoint.gguf import open_gguf
 from gptailor.checkpoint.gguf_header import KINDS
 from gptailor.checkpoint.source import open_checkpoint
 from gptailor.program.gguf_tokenizer import tokenizer_from_gguf
-from gptailor.program.loading import load
+from gptailor.program.loading import load_tensor
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 
@@ -148,7 +148,7 @@ def test_tensors_are_those_that_were_written(tmp_path: Path, arch: str, kind: st
     config, found = open_gguf(tmp_path / "m.gguf")
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        value = load(found[name])
+        value = load_tensor(found[name])
         assert value.float().equal(tensor), name
         plain = kind if kind in {"F32", "F16", "BF16"} and tensor.dim() > 1 else "F32"
         assert found[name].spec.dtype == plain
@@ -175,7 +175,7 @@ def test_transformers_reads_the_same(tmp_path: Path, arch: str, tied: bool) -> N
         del theirs["lm_head.weight"]
     assert theirs.keys() == found.keys()
     for name, value in theirs.items():
-        assert load(found[name]).equal(value), name
+        assert load_tensor(found[name]).equal(value), name
     ours = AutoConfig.for_model(**config).to_dict()
     theirs_config = model.config.to_dict()
     for key in ("hidden_size", "num_attention_heads", "num_key_value_heads", "num_hidden_layers",
@@ -413,9 +413,9 @@ def test_smollm2_is_what_the_demo_made_of_it() -> None:
     config, tensors = open_gguf(file)
     expected = load_file(DEMO / "model.safetensors")
     assert tensors.keys() == expected.keys()
-    assert any(isinstance(tensor.form, Packed) for tensor in tensors.values())
+    assert any(isinstance(tensor.form, Dequantised) for tensor in tensors.values())
     for name, tensor in expected.items():
-        assert load(tensors[name]).to(torch.bfloat16).equal(tensor), name
+        assert load_tensor(tensors[name]).to(torch.bfloat16).equal(tensor), name
     assert config["rope_parameters"] == {"rope_theta": 100000.0, "rope_type": "default"}
     for name, content in tokenizer_from_gguf(file).items():
         assert (DEMO / name).read_bytes() == content, name

@@ -172,7 +172,7 @@ def test_headers_of_sparse_files_are_bounded(tmp_path: Path) -> None:
     array = ggufs.fact("a", ggufs.ARRAY, struct.pack("<IQ", ggufs.U8, 2**39))
     path.write_bytes(ggufs.gguf([array]))
     os.truncate(path, 2**40)
-    assert str(gguf_header.MAX_HEADER) in refused(open_gguf, path).message
+    assert str(gguf_header.MAX_GGUF_HEADER) in refused(open_gguf, path).message
     path.write_bytes((header.MAX_HEADER + 1).to_bytes(8, "little"))
     os.truncate(path, 2**40)
     assert refused(read_header, path).code == "C203"
@@ -238,7 +238,7 @@ def test_the_command_line_says_it_and_leaves_nothing(
     before = set(tmp_path.iterdir())
     for arguments in (["check"], ["compile", "-o", str(tmp_path / "out")]):
         command = [arguments[0], str(tmp_path / "cut.tailor"), *arguments[1:]]
-        assert cli.run(command) == 1, hostile.why
+        assert cli.run_command(command) == 1, hostile.why
         assert f"error[{hostile.code}]" in capfd.readouterr().err
     assert set(tmp_path.iterdir()) == before
 
@@ -251,7 +251,7 @@ def test_the_command_line_says_it_of_a_file(
     (folders.model(tmp_path / "model") / "model.safetensors").unlink()
     (tmp_path / "model" / weights).write_bytes(hostile.content)
     (tmp_path / "cut.tailor").write_text('tailor 1\nmodel base = "./model"\nL0 = L0 base\n')
-    assert cli.run(["check", str(tmp_path / "cut.tailor")]) == 1
+    assert cli.run_command(["check", str(tmp_path / "cut.tailor")]) == 1
     said = capfd.readouterr().err
     assert f"error[{hostile.code}]" in said
     assert hostile.offset is None or f", byte {hostile.offset})" in said

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from gptailor.checkpoint.agreement import Difference
+from gptailor.checkpoint.agreement import Disagreement
 from gptailor.checkpoint.configuration import Refusal
 from gptailor.checkpoint.layout import (
     Layout,
     Unknown,
-    fold,
+    fold_scale,
     incompatible,
     is_constant,
     layer_count,
@@ -124,8 +124,8 @@ def test_projections_and_folds() -> None:
     assert projection(layout(), "mlp.down_proj.bias") == "mlp"
     assert projection(layout(), "self_attn.o_proj.weight") == "attn"
     assert projection(layout(), "mlp.up_proj.weight") is None
-    assert fold(layout(), "self_attn.o_proj.weight") == "divide"
-    assert fold(layout(), "input_layernorm.weight") is None
+    assert fold_scale(layout(), "self_attn.o_proj.weight") == "divide"
+    assert fold_scale(layout(), "input_layernorm.weight") is None
     many = layout("qwen2_moe")
     assert projection(many, "mlp.experts.11.down_proj.weight") == "mlp"
     assert projection(many, "mlp.experts.1.2.down_proj.weight") is None
@@ -426,7 +426,7 @@ def test_what_layers_must_agree_on(
     found = incompatible(layout(model_type), a, b)
     assert [(d.key, d.severity) for d in found] == [(key, severity)]
     assert incompatible(layout(model_type), b, a) == [
-        Difference(d.key, d.other_value, d.base_value, d.severity) for d in found
+        Disagreement(d.key, d.other_value, d.base_value, d.severity) for d in found
     ]
 
 

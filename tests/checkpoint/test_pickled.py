@@ -19,7 +19,7 @@ from gptailor.checkpoint.error import CheckpointError
 from gptailor.checkpoint.forms import Pickled
 from gptailor.checkpoint.pickled import read_pickled
 from gptailor.checkpoint.source import open_checkpoint
-from gptailor.program.loading import load
+from gptailor.program.loading import load_tensor
 from tests.tiny import tiny_model
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int8,
@@ -31,7 +31,7 @@ def assert_read(file: Path, expected: dict[str, Tensor]) -> None:
     found = read_pickled(file)
     assert list(found) == list(expected)
     for name, tensor in expected.items():
-        value = load(found[name])
+        value = load_tensor(found[name])
         assert (value.dtype, value.shape) == (tensor.dtype, tensor.shape), name
         ours, theirs = value.contiguous(), tensor.detach().contiguous()
         assert torch.equal(ours.view(-1).view(torch.uint8), theirs.view(-1).view(torch.uint8)), name
@@ -150,7 +150,7 @@ def rebuilt(key: str, count: int, offset: Any, shape: Any, strides: Any) -> byte
 def test_tensors_lie_within_their_storage(tmp_path: Path) -> None:
     data = {"data_0": bytes(24)}
     good = archive(tmp_path / "w.bin", rebuilt("0", 6, 0, (2, 3), (3, 1)), **data)
-    assert load(read_pickled(good)["a"]).equal(torch.zeros(2, 3))
+    assert load_tensor(read_pickled(good)["a"]).equal(torch.zeros(2, 3))
     for wrong in [
         ("1", 6, 0, (2, 3), (3, 1)),
         ("../data.pkl", 6, 0, (2, 3), (3, 1)),
@@ -258,9 +258,9 @@ def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
     info = read_pickled(tmp_path / "w.bin")["a"]
     torch.save({"a": torch.ones(2, 2).T}, tmp_path / "w.bin")
     with pytest.raises(CheckpointError) as caught:
-        load(info)
+        load_tensor(info)
     assert caught.value.code == "C304"
     (tmp_path / "w.bin").write_bytes(b"gone")
     with pytest.raises(CheckpointError) as caught:
-        load(info)
+        load_tensor(info)
     assert caught.value.code == "C108"

@@ -264,7 +264,7 @@ def test_stretches_are_copied_by_every_way(
             monkeypatch.delattr(os, name)
         else:
             monkeypatch.setattr(os, name, no_such_call if how == "refused" else lambda *_: 0)
-    monkeypatch.setattr(transfer, "STEP", 100_000)
+    monkeypatch.setattr(transfer, "COPY_STEP", 100_000)
     monkeypatch.setattr(transfer, "BUFFER", 70_001)
     spec = TensorSpec("t", "U8", (1_000_003,))
     steps: list[int] = []
@@ -293,7 +293,7 @@ def test_a_source_that_shrank(target: Path, big: Path) -> None:
 def test_a_source_that_shrinks_in_the_middle(
     target: Path, big: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "STEP", 1000)
+    monkeypatch.setattr(transfer, "COPY_STEP", 1000)
     spec = TensorSpec("t", "U8", (100_000,))
 
     steps: list[int] = []
@@ -626,7 +626,7 @@ def test_the_old_one_is_put_back_if_the_swap_fails(
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return rename(self, to)
 
-    monkeypatch.setattr(side_folder, "exchange", lambda *_: False)
+    monkeypatch.setattr(side_folder, "exchange_names", lambda *_: False)
     monkeypatch.setattr(Path, "rename", fails)
     assert "Input/output error" in refused("C303", target, force=True).message
 
@@ -645,7 +645,7 @@ def test_an_old_one_that_cannot_be_put_back_is_kept(
             (to / "theirs").touch()
         return rename(self, to)
 
-    monkeypatch.setattr(side_folder, "exchange", lambda *_: False)
+    monkeypatch.setattr(side_folder, "exchange_names", lambda *_: False)
     monkeypatch.setattr(Path, "rename", races)
     with pytest.raises(CheckpointError, match="could not be put back") as caught:
         write(target, force=True)

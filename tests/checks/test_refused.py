@@ -8,7 +8,7 @@ import pytest
 
 from gptailor import api
 from gptailor.diagnostics import Fault, PlanError, Source, errors, show
-from gptailor.lang.reading import read
+from gptailor.lang.reading import read_text
 from gptailor.plan import Plan
 from tests.codes import CODES, plan_codes
 
@@ -42,7 +42,7 @@ def marks(text: str) -> Counter[tuple[int, str, str]]:
 
 def faults_of(text: str, folder: Path) -> list[Fault]:
     """All that is said of a plan on its way to being compiled."""
-    plan, faults = read(Source("refused.tailor", text), folder)
+    plan, faults = read_text(Source("refused.tailor", text), folder)
     return faults if errors(faults) else faults_against_models(plan)
 
 

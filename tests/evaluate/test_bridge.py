@@ -19,9 +19,9 @@ from gptailor.checks.bridging import last_projection
 from gptailor.diagnostics import TailorError
 from gptailor.evaluate import bridge_statistics
 from gptailor.evaluate.bridge import BridgeError, Fitted, Statistics, fit, solve, weights
-from gptailor.evaluate.bridge_fold import carriers, fold
+from gptailor.evaluate.bridge_fold import carriers, fold_fit
 from gptailor.evaluate.bridge_states import Regressors
-from gptailor.evaluate.bridge_text import BATCH_TOKENS, calibration_text
+from gptailor.evaluate.bridge_text import BRIDGE_BATCH_TOKENS, calibration_text
 from gptailor.evaluate.calibration import CalibrationError
 from gptailor.evaluate.parts import decoder_layers
 from gptailor.evaluate.stitch import Stitched, Stitcher, stitch
@@ -119,7 +119,7 @@ def naive_fit(x: Tensor, r: Tensor, omega: Tensor, ridge: float) -> Tensor:
 
 def test_the_sums_are_those_of_all_tokens(drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge_statistics, "CHUNK", 3)
-    monkeypatch.setattr(bridge_statistics, "BLOCK", 3)
+    monkeypatch.setattr(bridge_statistics, "GRAM_COLUMNS", 3)
     x, r, omega = (one.double() for one in drawn)
     found = statistics(*drawn)
     assert found.count == 50
@@ -231,7 +231,7 @@ def test_so_many_tokens_are_taken_each_sequences_first_among_them(folder: Path) 
     assert text.tokens == 700 == sum(int(batch.real.sum()) for batch in text.batches)
     assert all(batch.real[:, 0].all() for batch in text.batches)
     assert max(batch.tokens.shape[1] for batch in text.batches) == 128
-    assert all(batch.tokens.numel() <= BATCH_TOKENS for batch in text.batches)
+    assert all(batch.tokens.numel() <= BRIDGE_BATCH_TOKENS for batch in text.batches)
 
 
 def test_rows_are_sequences_of_their_own(folder: Path) -> None:
@@ -412,7 +412,7 @@ def test_a_fit_folded_into_weights_is_the_fit_at_run_time(kind: str, tmp_path: P
     last = last_projection(layout, {name: output.spec.shape for name, output in outputs.items()})
     noise = torch.randn(last.inputs if last else 16, 16, generator=torch.Generator().manual_seed(0))
     change = 0.3 * noise
-    tensors = fold(change.double(), made, layout, {n: o.spec.dtype for n, o in outputs.items()})
+    tensors = fold_fit(change.double(), made, layout, {n: o.spec.dtype for n, o in outputs.items()})
     anatomy = stitcher._anatomist.anatomy(plan)
     layers = list(anatomy.layers)
     layers[1] = stitcher._anatomist.bridged(layers[1], tensors)

@@ -13,7 +13,7 @@ from gptailor.evaluate.calibration import (
     Exchange,
     Passage,
     Question,
-    joined,
+    joined_text,
     order,
     read_exchanges,
     read_questions,
@@ -162,6 +162,6 @@ def test_the_order_is_the_seeds() -> None:
 
 @given(st.text(), st.text(min_size=1))
 def test_context_and_continuation_are_apart(context: str, continuation: str) -> None:
-    text = context + joined(context, continuation)
+    text = context + joined_text(context, continuation)
     assert not context or text[len(context) - 1].isspace() or text[len(context)].isspace()
-    assert joined(context, continuation) in (continuation, f" {continuation}")
+    assert joined_text(context, continuation) in (continuation, f" {continuation}")

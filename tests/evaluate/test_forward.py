@@ -17,7 +17,7 @@ from gptailor.evaluate.forward import Evaluator, rotation_edge
 from gptailor.evaluate.measuring import Gathering
 from gptailor.evaluate.parts import decoder_layers, standing_in
 from gptailor.evaluate.recording import Calls, Head
-from gptailor.evaluate.work import Failure, Live, Request, Results, Rows, Work
+from gptailor.evaluate.work import Failure, LiveModel, Request, Results, Rows, Work
 from tests.evaluate.lent import broken, lent, likelihood, loaded, one_thread, requests, whole
 from tests.tiny import CONFIGURATIONS, VOCAB_SIZE
 
@@ -58,7 +58,7 @@ def test_logits_are_those_of_the_models_own_forward(family: str, tmp_path: Path)
     model = loaded(family, tmp_path)
     asked = requests(12)
     plan = lent(model, range(6))
-    assert isinstance(plan, Live)
+    assert isinstance(plan, LiveModel)
     found = results(Evaluator(batch_tokens=96).run(plan, [Work(asked, whole)]))
     for request, logits in zip(asked, found[0], strict=True):
         torch.testing.assert_close(logits, own_logits(model, request), rtol=1e-4, atol=2e-5)

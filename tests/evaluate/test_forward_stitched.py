@@ -11,7 +11,7 @@ import gptailor
 from gptailor.evaluate.forward import Evaluator
 from gptailor.evaluate.parts import decoder_layers
 from gptailor.evaluate.stitch import Stitcher
-from gptailor.evaluate.work import Live, Results, Work
+from gptailor.evaluate.work import LiveModel, Results, Work
 from gptailor.prepared import prepare
 from tests.evaluate.lent import Lent, one_thread, requests, whole
 from tests.tiny import tiny_model
@@ -60,7 +60,7 @@ def test_the_numbers_of_the_compiled_folder(family: str, tmp_path: Path) -> None
     for memory in (None, int(0.8 * size)):
         stitcher = Stitcher(prepare(plans[1]).models, memory=memory)
         population = [stitcher.stitch(plan) for plan in plans]
-        assert isinstance(population[0], Live)
+        assert isinstance(population[0], LiveModel)
         evaluator = Evaluator(batch_tokens=64, cache=2**20)
         found = dict(evaluator.run_all(population, WORKS))
         assert [torch.equal(flat(found[n]), one) for n, one in enumerate(alone)] == [True] * 4

@@ -10,8 +10,8 @@ import torch
 import gptailor
 from gptailor.diagnostics import PlanError
 from gptailor.evaluate.failure import Failure
-from gptailor.evaluate.judgement import Judgement, Result, Speed, Subject, retained
-from gptailor.evaluate.judging import Judging, Place, judge
+from gptailor.evaluate.judgement import Judgement, Result, Speed, Subject, retained_score
+from gptailor.evaluate.judging import Judging, Placement, judge
 from gptailor.evaluate.preparing import Samples, Wish
 from gptailor.evaluate.score import Score
 from gptailor.evaluate.speed import speeds
@@ -51,7 +51,7 @@ def score_of(judgement: Judgement, at: int = 0) -> Score:
 def judging(world: Path, *names: str, objective: str = 'nll("rows.jsonl")') -> Judging:
     targets = find_targets([world / name for name in names], {})
     wishes = [Wish(*read_objective(objective))]
-    return Judging(targets, wishes, Samples(world), Place())
+    return Judging(targets, wishes, Samples(world), Placement())
 
 
 def test_targets_on_one_base_share_layers_and_what_they_begin_with(world: Path) -> None:
@@ -165,15 +165,15 @@ def test_a_models_numbers_that_are_none_are_a_failure_of_it_alone(
     ],
 )
 def test_what_is_retained(mine: float, base: float, direction: str, share: float | None) -> None:
-    found = retained(Score(mine, 0.1, 4), Score(base, 0.1, 4), direction)
+    found = retained_score(Score(mine, 0.1, 4), Score(base, 0.1, 4), direction)
     assert found == (None if share is None else pytest.approx(share))
 
 
 def test_nothing_is_retained_of_or_by_a_failure() -> None:
     score, failed = Score(1.0, 0.1, 2), Failure("nan", "NaN")
-    assert retained(score, failed, "maximize") is None
-    assert retained(failed, score, "maximize") is None
-    assert retained(score, None, "maximize") is None
+    assert retained_score(score, failed, "maximize") is None
+    assert retained_score(failed, score, "maximize") is None
+    assert retained_score(score, None, "maximize") is None
 
 
 def test_json_has_no_infinity() -> None:

@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from gptailor.evaluate.objectives import Judged, prepare_objective
 from gptailor.evaluate.objectives.decoding import Prompt, greedy
-from gptailor.evaluate.objectives.generation import normalised
+from gptailor.evaluate.objectives.generation import normalised_answer
 from gptailor.plan import Objective
 from tests.tiny import tiny_model
 
@@ -90,6 +90,6 @@ def test_the_answers_are_those_that_the_model_says(
 
 
 def test_blanks_count_for_nothing_and_case_does() -> None:
-    assert normalised("  a \t b\n") == "a b"
-    assert normalised("e\u0301") == normalised("\u00e9")
-    assert normalised("A") != normalised("a")
+    assert normalised_answer("  a \t b\n") == "a b"
+    assert normalised_answer("e\u0301") == normalised_answer("\u00e9")
+    assert normalised_answer("A") != normalised_answer("a")

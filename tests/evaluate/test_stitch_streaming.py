@@ -13,7 +13,7 @@ import gptailor
 from gptailor.evaluate.contents import Content
 from gptailor.evaluate.footprint import parameters
 from gptailor.evaluate.parts import decoder_layers
-from gptailor.evaluate.residence import Layer
+from gptailor.evaluate.residence import LayerTensors
 from gptailor.evaluate.stitch import Stitched, Stitcher, stitch
 from gptailor.evaluate.streaming import Streaming
 from gptailor.plan import Plan
@@ -77,7 +77,7 @@ def test_layers_stay_within_memory_and_what_fits_stays(layers: int, made: int) -
     calls: list[Content] = []
     fixed, each = 100, 1000
 
-    def make(content: Content) -> Layer:
+    def make(content: Content) -> LayerTensors:
         tensor = torch.zeros(each // 4)
         calls.append(content)
         alive.add(id(tensor))

@@ -14,7 +14,7 @@ from transformers.utils import logging
 import gptailor
 from gptailor.diagnostics import PlanError
 from gptailor.evaluate.failure import Failure
-from gptailor.evaluate.judging import Place, judge
+from gptailor.evaluate.judging import Placement, judge
 from gptailor.evaluate.objectives import ObjectiveError
 from gptailor.evaluate.parts import decoder_layers
 from gptailor.evaluate.preparing import Wish
@@ -92,7 +92,7 @@ def trials_of(
     plan: Plan,
     *objectives: str,
     full: int | None = None,
-    place: Place | None = None,
+    place: Placement | None = None,
     seed: int = 0,
 ) -> Trials:
     wishes = [Wish(*read_objective(one, plan.models)) for one in objectives or OBJECTIVES[:1]]
@@ -147,7 +147,7 @@ def test_a_bounded_memory_changes_no_score(say: Say) -> None:
     plans = [say(text) for text in (*CUTS, "embed from math; L1 from math; drop L3, L5")]
     space = say(f"{SPACE}; embed from one of base, math")
     free = outcomes(trials_of(space, *OBJECTIVES, full=5), plans, 5)
-    place = Place(memory=40_000)
+    place = Placement(memory=40_000)
     assert outcomes(trials_of(space, *OBJECTIVES, full=5, place=place), plans, 5) == free
 
 

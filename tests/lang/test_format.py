@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gptailor.diagnostics import Source, errors, show
 from gptailor.lang.format import format_plan, format_text
-from gptailor.lang.reading import read, read_json
+from gptailor.lang.reading import read_json, read_text
 from gptailor.plan import Plan
 from tests.strategies import plans
 
@@ -23,7 +23,7 @@ def source(text: str) -> Source:
 
 def accepted(text: str) -> Plan:
     """The plan of a text that has no faults."""
-    plan, faults = read(source(text), Path())
+    plan, faults = read_text(source(text), Path())
     assert not errors(faults), "\n".join(show(fault) for fault in faults) + "\n" + text
     return plan
 

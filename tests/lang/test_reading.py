@@ -12,7 +12,7 @@ from hypothesis.extra.lark import from_lark
 from gptailor.diagnostics import Fault, Source, errors, show, to_github, to_json
 from gptailor.lang.format import format_plan, format_text
 from gptailor.lang.parse import parse, parser
-from gptailor.lang.reading import read, read_bytes, read_json
+from gptailor.lang.reading import read_bytes, read_json, read_text
 from gptailor.plan import Plan
 from tests.strategies import plans
 
@@ -64,7 +64,7 @@ def drawn_texts() -> st.SearchStrategy[str]:
 def outcome(text: str) -> list[Fault]:
     """The faults of a text; all of them can be shown, and lie inside it."""
     source = Source("drawn.tailor", text)
-    plan, faults = read(source, Path())
+    plan, faults = read_text(source, Path())
     assert isinstance(plan, Plan)
     for fault in faults:
         assert fault.span is not None, fault
@@ -91,8 +91,8 @@ def is_of_the_grammar(text: str) -> bool:
 def test_a_text_of_the_grammar_is_accepted_or_refused(text: str) -> None:
     faults = outcome(text)
     if not errors(faults):
-        plan, _ = read(Source("drawn.tailor", text), Path())
-        again, more = read(Source("formatted.tailor", format_plan(plan)), Path())
+        plan, _ = read_text(Source("drawn.tailor", text), Path())
+        again, more = read_text(Source("formatted.tailor", format_plan(plan)), Path())
         assert not errors(more)
         assert again == plan
 
@@ -234,7 +234,7 @@ def test_unusual_input_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("line", ["x" * 1_000_000, "L0 from " + "y" * 1_000_000, '"' * 100_000])
 def test_a_long_line_is_refused_in_few_words(line: str) -> None:
-    _, faults = read(Source("long.tailor", HEAD + line), Path())
+    _, faults = read_text(Source("long.tailor", HEAD + line), Path())
     assert errors(faults)
     assert all(len(show(fault)) < 3_000_000 for fault in faults[:3])
     assert len(faults[0].message) < 300 or faults[0].code == "P106"
@@ -243,14 +243,14 @@ def test_a_long_line_is_refused_in_few_words(line: str) -> None:
 @pytest.mark.parametrize("lines", ["L{n} from math\n", "L0 from math\n"])
 def test_many_statements_are_read(lines: str) -> None:
     text = HEAD + "".join(lines.format(n=n) for n in range(2_000))
-    plan, faults = read(Source("many.tailor", text), Path())
+    plan, faults = read_text(Source("many.tailor", text), Path())
     assert len(plan.layers) == 2_000
     assert len(faults) == (0 if "{n}" in lines else 1_999)
 
 
 def test_many_items_are_read() -> None:
     text = HEAD + "stack {\n" + "L0 math\n" * 2_000 + "}\n"
-    plan, faults = read(Source("many.tailor", text), Path())
+    plan, faults = read_text(Source("many.tailor", text), Path())
     assert not faults
     assert plan.stack is not None
     assert len(plan.stack.items) == 2_000
@@ -279,7 +279,7 @@ def test_a_json_plan_is_read_from_its_bytes() -> None:
         b'\xef\xbb\xbf {"models": {"base": {"source": "./b"}}}', "p.json", Path()
     )
     assert not faults
-    assert plan == read(Source("p.tailor", 'tailor 1\nmodel base = "./b"'), Path())[0]
+    assert plan == read_text(Source("p.tailor", 'tailor 1\nmodel base = "./b"'), Path())[0]
 
 
 JSON_KEYS = st.sampled_from(["models", "layers", "version", "source", "recipe", "take", "any_of"])

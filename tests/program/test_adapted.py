@@ -16,7 +16,7 @@ from gptailor.checkpoint.forms import Adapted, LowRank, NewRows, Shift, TensorIn
 from gptailor.checkpoint.source import Checkpoint, open_checkpoint
 from gptailor.program import adapted
 from gptailor.program.adapted import load_adapted
-from gptailor.program.loading import load
+from gptailor.program.loading import load_tensor
 from tests.tiny import tiny_model
 
 peft = pytest.importorskip("peft")
@@ -156,7 +156,7 @@ def apply(base: Path, *adapters: Path) -> tuple[Checkpoint, list[str]]:
 def check(checkpoint: Checkpoint, expected: dict[str, Tensor], *, atol: float = 2e-6) -> int:
     """Compare all tensors; how many of them the adapters change."""
     for name, tensor in checkpoint.tensors.items():
-        values = load(tensor)
+        values = load_tensor(tensor)
         assert values.shape == tensor.spec.shape
         if tensor.form is None:
             assert torch.equal(values, expected[name]), name
@@ -176,7 +176,9 @@ def test_an_adapter_is_merged_as_peft_does_it(case: str, bases: Path, tmp_path: 
     checkpoint, _ = apply(bases / base, adapter)
     if base != "mixtral":  # transformers joins its experts, whose names are others on disk
         changed = {n for n, t in expected.items() if not torch.equal(t, before[n])}
-        ours = {n for n, t in checkpoint.tensors.items() if not torch.equal(load(t), before[n])}
+        ours = {
+            n for n, t in checkpoint.tensors.items() if not torch.equal(load_tensor(t), before[n])
+        }
         twins = {"lm_head.weight"} - checkpoint.tensors.keys()
         assert ours == changed - twins
         assert check(checkpoint, expected) >= len(ours)
@@ -245,7 +247,7 @@ def test_in_half_precision_one_rounding_is_made(
     checkpoint, _ = apply(bases / "half", adapter)
     for name, tensor in checkpoint.tensors.items():
         assert tensor.spec.dtype == "BF16"
-        ours, theirs = load(tensor).bfloat16(), expected[name]
+        ours, theirs = load_tensor(tensor).bfloat16(), expected[name]
         embedded = "embed" in name  # its delta, of at most 4, is rounded by PEFT before it is added
         atol = 2**-6 if embedded else 2**-9
         torch.testing.assert_close(ours.float(), theirs.float(), rtol=2**-7, atol=atol)
@@ -285,7 +287,7 @@ def test_threads_and_blocks_change_no_bit(turned: bool, monkeypatch: pytest.Monk
     try:
         for count, block in ((1, 2**21), (2, 2**21), (4, 2**12), (3, 1)):
             torch.set_num_threads(count)
-            monkeypatch.setattr(adapted, "BLOCK", block)
+            monkeypatch.setattr(adapted, "DELTA_ENTRIES", block)
             form = Adapted(info("w", 300, 257), (delta,))
             results.append(load_adapted(info("w", 300, 257), form, read))
     finally:

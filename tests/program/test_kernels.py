@@ -529,7 +529,7 @@ def test_a_sum_depends_on_no_chunk() -> None:
 def test_the_draws_are_pinned() -> None:
     """Other numbers here are other weights in every compiled model: a break of the format."""
     assert draws.key(0, "model.norm.weight", "math") == PINNED_KEY
-    keep = draws.kept(PINNED_KEY, 0, 64, 0.5, torch.device("cpu"))
+    keep = draws.kept_entries(PINNED_KEY, 0, 64, 0.5, torch.device("cpu"))
     assert sum(int(bit) << i for i, bit in enumerate(keep)) == PINNED_DRAWS
 
 
@@ -541,7 +541,7 @@ PINNED_DRAWS = 0x13ABBC502487C08F
 @settings(max_examples=40, deadline=None)
 def test_a_draw_depends_on_its_number_alone(seed: int, model: str, offset: int, count: int) -> None:
     key = draws.key(seed, PLACE, model)
-    keep = draws.kept(key, offset, count, 0.5, torch.device("cpu"))
+    keep = draws.kept_entries(key, offset, count, 0.5, torch.device("cpu"))
     assert keep.tolist() == [splitmix(key, offset + i) < 0.5 for i in range(count)]
 
 
@@ -552,7 +552,7 @@ def test_draws_are_fair_and_independent(density: float) -> None:
         draws.key(seed, place, model)
         for seed, place, model in ((0, "a", "m"), (1, "a", "m"), (0, "b", "m"), (0, "a", "n"))
     ]
-    kept = [draws.kept(k, 0, count, density, torch.device("cpu")).double() for k in keys]
+    kept = [draws.kept_entries(k, 0, count, density, torch.device("cpu")).double() for k in keys]
     spread = 5 * math.sqrt(density * (1 - density) / count)
     for i, one in enumerate(kept):
         assert one.mean().item() == pytest.approx(density, abs=spread)

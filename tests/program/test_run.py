@@ -20,14 +20,17 @@ from torch import Tensor
 from gptailor.checkpoint.error import CheckpointError
 from gptailor.checkpoint.header import ByteRange, TensorInfo, TensorSpec
 from gptailor.diagnostics import TailorError
-from gptailor.program.combine import FLOATS, OverflowFault, combine_tensors
+from gptailor.program.combine import FLOAT_DTYPES, OverflowFault, combine_tensors
 from gptailor.program.program import Arguments, Combine, Copy, Output, Program
-from gptailor.program.run import alone, payload, run
+from gptailor.program.run import payload, run_program, use_one_thread
 from gptailor.registry import METHODS
 
 PLACE = "model.layers.3.mlp.up_proj.weight"
 NAMES = ("math", "code", "chat")
-STORED = {dtype: name for name, dtype in FLOATS.items()} | {torch.int32: "I32", torch.bool: "BOOL"}
+STORED = {dtype: name for name, dtype in FLOAT_DTYPES.items()} | {
+    torch.int32: "I32",
+    torch.bool: "BOOL",
+}
 
 
 def stored(folder: Path, name: str, tensor: Tensor, before: int = 3) -> TensorInfo:
@@ -110,7 +113,7 @@ def test_chunks_and_threads_change_no_bit(method: str, tmp_path: Path) -> None:
 @given(
     method=st.sampled_from(sorted(METHODS)),
     shape=st.lists(st.integers(0, 7), max_size=3),
-    dtypes=st.lists(st.sampled_from(sorted(FLOATS)), min_size=4, max_size=4),
+    dtypes=st.lists(st.sampled_from(sorted(FLOAT_DTYPES)), min_size=4, max_size=4),
     chunk_bytes=st.integers(1, 200),
     divisor=st.sampled_from([1.0, 0.9, 3.0]),
 )
@@ -127,7 +130,7 @@ def test_any_shape_dtype_and_chunk_is_as_in_memory(
     chunk_bytes: int,
     divisor: float,
 ) -> None:
-    *types, out = [FLOATS[name] for name in dtypes]
+    *types, out = [FLOAT_DTYPES[name] for name in dtypes]
     tensors = [t.to(d) for t, d in zip(near(tuple(shape)), types, strict=True)]
     base, *sources = tensors
     made = output(tmp_path, method, base, sources, STORED[out], divisor)
@@ -179,7 +182,7 @@ def test_a_program_runs_in_order(tmp_path: Path) -> None:
     merged = output(tmp_path, "linear", base, sources)
     copied = Output(TensorSpec("a", "F32", (4, 5)), Copy(stored(tmp_path, "base", base)))
     program = Program((copied, merged))
-    (first, stretch), (second, chunks) = run(program)
+    (first, stretch), (second, chunks) = run_program(program)
     assert (first, second) == (copied, merged)
     assert isinstance(stretch, ByteRange)
     assert b"".join(map(bytes, chunks)) == joined(merged)  # type: ignore[arg-type]
@@ -198,7 +201,7 @@ def test_torch_has_its_threads_again(tmp_path: Path) -> None:
     assert torch.get_num_threads() == 1
     second.close()
     assert torch.get_num_threads() == 2
-    with pytest.raises(ValueError, match="this"), alone(), alone():
+    with pytest.raises(ValueError, match="this"), use_one_thread(), use_one_thread():
         raise ValueError("this")
     assert torch.get_num_threads() == 2
 
@@ -286,7 +289,7 @@ def test_a_cast_rounds_once_to_nearest_even(
     source = torch.tensor(values)
     made = output(tmp_path, "linear", source, [source], dtype)
     object.__setattr__(made.make, "arguments", (("weights", (1.0,)),))
-    result = torch.frombuffer(bytearray(joined(made)), dtype=FLOATS[dtype]).tolist()
+    result = torch.frombuffer(bytearray(joined(made)), dtype=FLOAT_DTYPES[dtype]).tolist()
     assert result == [nearest_even(Fraction(v), dtype) for v in source.tolist()]
 
 
@@ -298,7 +301,7 @@ def test_a_merge_rounds_once(dtype: str, tmp_path: Path) -> None:
     b = torch.randint(-(2**11), 2**11, (4000,), generator=rng).float() / 2**9
     made = output(tmp_path, "linear", a, [a, b], dtype)
     object.__setattr__(made.make, "arguments", (("weights", (0.75, 0.25)),))
-    result = torch.frombuffer(bytearray(joined(made)), dtype=FLOATS[dtype]).tolist()
+    result = torch.frombuffer(bytearray(joined(made)), dtype=FLOAT_DTYPES[dtype]).tolist()
     exact = [
         3 * Fraction(x) / 4 + Fraction(y) / 4 for x, y in zip(a.tolist(), b.tolist(), strict=True)
     ]

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 import gptailor
-from gptailor.report.live import Live, Shown, Standing, clock
+from gptailor.report.live import LiveView, Shown, Standing, clock
 
 PLAN = """\
 tailor 1
@@ -43,7 +43,7 @@ def plan() -> gptailor.Plan:
 
 def drawn(standing: Standing, width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    live = Live(console)
+    live = LiveView(console)
     live.say("evaluating 4 plans on 64 samples")
     live.show(standing)
     console.print(live._view)

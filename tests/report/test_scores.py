@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from gptailor.report.scores import Mark, Size, marks, shortened, sizes
+from gptailor.report.scores import Mark, Size, score_lines, shortened, sizes
 
 
 def test_values_are_shown_as_far_as_they_are_sure() -> None:
@@ -14,7 +14,7 @@ def test_values_are_shown_as_far_as_they_are_sure() -> None:
         Mark("one", 3.0, math.inf, 0.97),
         Mark("same", 0.0, 0.0),
     ]
-    assert list(marks("nll", rows, 80)) == [
+    assert list(score_lines("nll", rows, 80)) == [
         "nll",
         "  base        2.910 ± 0.046",
         "  cut.tailor  3.713 ± 0.014  78.4 % of the base",
@@ -25,7 +25,7 @@ def test_values_are_shown_as_far_as_they_are_sure() -> None:
 
 def test_a_failure_is_shown_as_one() -> None:
     rows = [Mark("base", 2.9, 0.1), Mark("cut.tailor", None, failure="NaN " * 40)]
-    line = list(marks("nll", rows, 60))[2]
+    line = list(score_lines("nll", rows, 60))[2]
     assert line.startswith("  cut.tailor  failed: NaN NaN")
     assert line.endswith("…")
     assert len(line) == 60

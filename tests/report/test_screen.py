@@ -29,7 +29,7 @@ def plain(lines: list[str]) -> list[str]:
 
 
 def rows(body: str, count: int = 8) -> list[str]:
-    found = describe.rows(slots(gptailor.loads(HEAD + body), count))
+    found = describe.described_rows(slots(gptailor.loads(HEAD + body), count))
     return [f"{row.where} {row.what}" for row in found]
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.report.search_summary import lines, markdown, number, percent
+from gptailor.report.search_summary import markdown, percent, shown_number, summary_lines
 
 
 def row(value: float, origin: str = "surrogate", **changes: Any) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def said(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_rows_stand_in_columns(width: int) -> None:
-    text = list(lines(said(), width))
+    text = list(summary_lines(said(), width))
     assert text[0] == "20 trials at the cost of 12.5 whole ones, 2 failed, 1 known before"
     head = next(line for line in text if "of the base's" in line)
     rows = [line for line in text if "±" in line]
@@ -52,7 +52,7 @@ def test_rows_stand_in_columns(width: int) -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     text = "\n".join(
-        lines(
+        summary_lines(
             said(
                 best=None,
                 held=[0],
@@ -70,14 +70,14 @@ def test_what_is_not_known_is_left_out() -> None:
 
 
 def test_a_failure_on_what_was_held_out_is_said() -> None:
-    text = "\n".join(lines(said(best=row(2.5, held={"failure": "nan"})), 80))
+    text = "\n".join(summary_lines(said(best=row(2.5, held={"failure": "nan"})), 80))
     [found] = [line for line in text.splitlines() if "found:" in line and "±" in line]
     assert found.endswith("failed")
 
 
 def test_whole_random_search_is_said() -> None:
     drawn = {"trials": 12, "whole": True, "best": row(3.5, "random"), "expected": None}
-    assert "evaluated 12 plans" in "\n".join(lines(said(random=drawn), 80))
+    assert "evaluated 12 plans" in "\n".join(summary_lines(said(random=drawn), 80))
 
 
 def test_the_page_is_a_table_that_renders() -> None:
@@ -89,7 +89,7 @@ def test_the_page_is_a_table_that_renders() -> None:
 
 
 def test_numbers_are_short() -> None:
-    assert number(3.78512, 0.0412) == "3.785 ± 0.041"
-    assert number(None) == "?"
+    assert shown_number(3.78512, 0.0412) == "3.785 ± 0.041"
+    assert shown_number(None) == "?"
     assert percent(0.7834) == "78.3 %"
     assert percent(None) == "?"

@@ -19,12 +19,12 @@ import gptailor
 from gptailor.plan import Plan
 from gptailor.search.genome import Genome
 from gptailor.search.ledger import Aim
-from gptailor.search.loop import Search, Setting, Watch
+from gptailor.search.loop import SearchLoop, SearchSetting, Watch
 from gptailor.search.parameters import Naming
-from gptailor.search.record import Outcome
+from gptailor.search.record import TrialOutcome
 from gptailor.search.schedule import Budget, Start, ToldStart
 from gptailor.search.space import Space, space_of
-from gptailor.search.study import Measure, Study, open_study
+from gptailor.search.study import Study, StudyObjective, open_study
 from gptailor.search.table import Table, sample
 from gptailor.search.workers import Alone, Workers
 
@@ -69,7 +69,7 @@ class Counting:
 
     def __call__(
         self, plans: Sequence[Plan], share: float, *, bridged: bool
-    ) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
+    ) -> Iterator[tuple[int, tuple[TrialOutcome, ...]]]:
         for index in reversed(range(len(plans))):  # not in the order of asking
             plan = plans[index]
             self.asked.append((gptailor.format(plan), share, bridged))
@@ -79,7 +79,7 @@ class Counting:
             else:
                 yield index, tuple(self.score(plan, aim, share, bridged) for aim in self.aims)
 
-    def score(self, plan: Plan, aim: Aim, share: float, bridged: bool) -> Outcome:
+    def score(self, plan: Plan, aim: Aim, share: float, bridged: bool) -> TrialOutcome:
         loss = sum(1 + (drop.position - 3) ** 2 / 9 for drop in plan.drops)
         loss += 0.1 * number(plan, aim.name) + 0.01 * number(plan, f"{aim.name} {share}")
         loss = 0.5 * loss if bridged else loss
@@ -146,7 +146,7 @@ class Staged:
         return []
 
 
-def setting(**changes: Any) -> Setting:
+def setting(**changes: Any) -> SearchSetting:
     found = space()
     said = {
         "space": found,
@@ -157,24 +157,24 @@ def setting(**changes: Any) -> Setting:
         "budget": Budget(12, 16, 64),
         "seed": 5,
     }
-    return Setting(**(said | changes))
+    return SearchSetting(**(said | changes))
 
 
-def study_of(folder: Path | str, chosen: Setting, name: str = "gptailor") -> Study:
-    measures = [Measure(aim.name, aim.direction) for aim in chosen.aims]
+def study_of(folder: Path | str, chosen: SearchSetting, name: str = "gptailor") -> Study:
+    measures = [StudyObjective(aim.name, aim.direction) for aim in chosen.aims]
     place = folder / "study.journal" if isinstance(folder, Path) else folder
     return open_study(place, name, measures, Naming(chosen.space))
 
 
 def search(
     folder: Path,
-    chosen: Setting,
+    chosen: SearchSetting,
     judge: Any = None,
     workers: Workers | None = None,
     watch: Watch | None = None,
-) -> Search:
+) -> SearchLoop:
     judge = judge or Counting(chosen.aims)
-    return Search(chosen, study_of(folder, chosen), workers or Alone(judge), watch)
+    return SearchLoop(chosen, study_of(folder, chosen), workers or Alone(judge), watch)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 
 import gptailor
 from gptailor.plan import Plan
-from gptailor.search.loop import Search, SearchError, Setting
+from gptailor.search.loop import SearchError, SearchLoop, SearchSetting
 from gptailor.search.record import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Trial, genome_to_json
 from gptailor.search.schedule import Budget, Start, ToldStart
 from gptailor.search.workers import Alone, Done, Event, Found, Lost, Task
@@ -32,7 +32,7 @@ from tests.search.landscape import (
 
 
 @pytest.fixture(scope="module")
-def chosen() -> Setting:
+def chosen() -> SearchSetting:
     return setting()
 
 
@@ -47,11 +47,11 @@ def record(trials: list[Trial]) -> list[dict[str, Any]]:
     ]
 
 
-def phases(found: Search) -> list[str]:
+def phases(found: SearchLoop) -> list[str]:
     return [key for key, _ in itertools.groupby(t.wanted.phase for t in found.ledger.trials)]
 
 
-def ran(folder: Path, chosen: Setting, judge: Any = None) -> Search:
+def ran(folder: Path, chosen: SearchSetting, judge: Any = None) -> SearchLoop:
     found = search(folder, chosen, judge)
     found.run()
     return found
@@ -60,7 +60,9 @@ def ran(folder: Path, chosen: Setting, judge: Any = None) -> Search:
 # -------------------------------------------------------------------------------- what is evaluated
 
 
-def test_starting_plans_come_first_and_the_budget_is_kept(tmp_path: Path, chosen: Setting) -> None:
+def test_starting_plans_come_first_and_the_budget_is_kept(
+    tmp_path: Path, chosen: SearchSetting
+) -> None:
     judge = Counting()
     found = search(tmp_path, chosen, judge)
     assert found.run() == "budget"
@@ -97,14 +99,14 @@ def test_shares_are_whole_samples_and_never_below_the_cheapest(tmp_path: Path) -
     assert {t.share for t in found.ledger.of(SEARCH)} == {0.25, 21 / 64, 1.0}
 
 
-def test_the_same_search_gives_the_same_trials(tmp_path: Path, chosen: Setting) -> None:
+def test_the_same_search_gives_the_same_trials(tmp_path: Path, chosen: SearchSetting) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
     one, two = (ran(tmp_path / name, chosen).ledger.trials for name in "ab")
     assert record(one) == record(two)
 
 
-def test_another_seed_gives_others(tmp_path: Path, chosen: Setting) -> None:
+def test_another_seed_gives_others(tmp_path: Path, chosen: SearchSetting) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
     one = ran(tmp_path / "a", chosen).ledger
@@ -132,7 +134,7 @@ def test_a_known_plan_is_told_and_costs_nothing(tmp_path: Path) -> None:
     assert len(again.ledger.trials) == len(found.ledger.trials)
 
 
-def test_fewer_samples_are_another_evaluation(tmp_path: Path, chosen: Setting) -> None:
+def test_fewer_samples_are_another_evaluation(tmp_path: Path, chosen: SearchSetting) -> None:
     found = ran(tmp_path, chosen)
     low, *_, best = found.ledger.of(STARTS)
     again = next(t for t in found.ledger.trials if t.plan == best.plan and t is not best)
@@ -178,7 +180,7 @@ class Killing:
 
 @pytest.mark.parametrize("every", [1, 2, 3, 5, 11])
 def test_killed_again_and_again_it_ends_as_if_undisturbed(
-    tmp_path: Path, chosen: Setting, every: int
+    tmp_path: Path, chosen: SearchSetting, every: int
 ) -> None:
     (tmp_path / "calm").mkdir()
     calm = ran(tmp_path / "calm", chosen)
@@ -200,7 +202,7 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(
     assert found.study.notes == calm.study.notes
 
 
-def test_more_trials_go_on_where_it_ended(tmp_path: Path, chosen: Setting) -> None:
+def test_more_trials_go_on_where_it_ended(tmp_path: Path, chosen: SearchSetting) -> None:
     first = ran(tmp_path, chosen)
     more = ran(tmp_path, setting(budget=Budget(20, 16, 64)))
     many = len(first.ledger.trials)
@@ -209,7 +211,7 @@ def test_more_trials_go_on_where_it_ended(tmp_path: Path, chosen: Setting) -> No
     assert phases(more) == [STARTS, RANDOM, SEARCH]
 
 
-def test_a_search_that_is_over_evaluates_nothing(tmp_path: Path, chosen: Setting) -> None:
+def test_a_search_that_is_over_evaluates_nothing(tmp_path: Path, chosen: SearchSetting) -> None:
     first = ran(tmp_path, chosen)
     judge = Counting()
     again = search(tmp_path, chosen, judge)
@@ -221,7 +223,7 @@ def test_a_search_that_is_over_evaluates_nothing(tmp_path: Path, chosen: Setting
 # --------------------------------------------------------------------------------------- what fails
 
 
-def test_a_failure_is_told_and_never_wins(tmp_path: Path, chosen: Setting) -> None:
+def test_a_failure_is_told_and_never_wins(tmp_path: Path, chosen: SearchSetting) -> None:
     judge = Counting(fails=lambda plan: plan.drops[0].position == 0)
     found = ran(tmp_path, setting(seed=1), judge)
     failed = [trial for trial in found.ledger.trials if trial.values is None]
@@ -233,7 +235,7 @@ def test_a_failure_is_told_and_never_wins(tmp_path: Path, chosen: Setting) -> No
     assert best not in failed
 
 
-def test_without_any_score_it_stops_and_says_why(tmp_path: Path, chosen: Setting) -> None:
+def test_without_any_score_it_stops_and_says_why(tmp_path: Path, chosen: SearchSetting) -> None:
     judge = Counting(fails=lambda plan: True)
     found = search(tmp_path, chosen, judge)
     with pytest.raises(SearchError, match=r"none of the first 8 trials has.* 8 of them: too bad"):
@@ -244,7 +246,7 @@ def test_without_any_score_it_stops_and_says_why(tmp_path: Path, chosen: Setting
     assert [t.values for t in mended.ledger.trials[:8]] == [None] * 8
 
 
-def test_a_base_without_a_score_ends_it_at_once(tmp_path: Path, chosen: Setting) -> None:
+def test_a_base_without_a_score_ends_it_at_once(tmp_path: Path, chosen: SearchSetting) -> None:
     class Bad(Counting):
         def score(self, plan: Plan, *arguments: Any) -> Any:
             return "nan: no number" if not plan.drops else super().score(plan, *arguments)
@@ -263,7 +265,7 @@ def test_a_base_without_a_score_ends_it_at_once(tmp_path: Path, chosen: Setting)
     ],
 )
 def test_a_base_that_measures_nothing_is_said(
-    tmp_path: Path, chosen: Setting, value: float, said: str
+    tmp_path: Path, chosen: SearchSetting, value: float, said: str
 ) -> None:
     class Flat(Counting):
         def score(self, plan: Plan, *arguments: Any) -> Any:
@@ -283,7 +285,7 @@ def test_the_base_may_be_zero_where_nothing_is_a_share_of_it(tmp_path: Path) -> 
     assert found.ledger.best() is not None
 
 
-def test_an_infinite_score_is_a_failure(tmp_path: Path, chosen: Setting) -> None:
+def test_an_infinite_score_is_a_failure(tmp_path: Path, chosen: SearchSetting) -> None:
     class Huge(Counting):
         def score(self, plan: Plan, *arguments: Any) -> Any:
             first = plan.drops and plan.drops[0].position == 0
@@ -297,12 +299,12 @@ def test_an_infinite_score_is_a_failure(tmp_path: Path, chosen: Setting) -> None
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> Search:
+def three(tmp_path_factory: pytest.TempPathFactory) -> SearchLoop:
     folder = tmp_path_factory.mktemp("three")
     return ran(folder, setting(aims=(NLL, ACCURACY, KL), budget=Budget(30, 16, 64)))
 
 
-def test_the_front_holds_what_nothing_betters(three: Search) -> None:
+def test_the_front_holds_what_nothing_betters(three: SearchLoop) -> None:
     ledger = three.ledger
     whole = [t for t in ledger.trials if t.full and t.same_as is None]
     front = ledger.front()
@@ -316,7 +318,7 @@ def test_the_front_holds_what_nothing_betters(three: Search) -> None:
     )
 
 
-def test_the_best_has_the_highest_worst_share(three: Search) -> None:
+def test_the_best_has_the_highest_worst_share(three: SearchLoop) -> None:
     ledger = three.ledger
     best = ledger.best()
     assert best is not None
@@ -468,7 +470,7 @@ def test_a_slow_worker_does_not_hold_the_others(tmp_path: Path) -> None:
     assert len({t.wanted.key for t in found.ledger.trials}) == len(found.ledger.trials)
 
 
-def test_a_lost_workers_trials_run_again(tmp_path: Path, chosen: Setting) -> None:
+def test_a_lost_workers_trials_run_again(tmp_path: Path, chosen: SearchSetting) -> None:
     moments = itertools.count()
     judge = Counting()
     workers = Simulated(judge, (1.0, 1.5), dies=lambda *_: next(moments) % 4 == 3)
@@ -512,7 +514,7 @@ def test_a_plan_that_kills_its_workers_is_a_failure_in_the_end(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("at", [3, 9, 14, 16])
-def test_several_workers_killed_go_on(tmp_path: Path, chosen: Setting, at: int) -> None:
+def test_several_workers_killed_go_on(tmp_path: Path, chosen: SearchSetting, at: int) -> None:
     killing = Killing(at, Counting())
     first = search(tmp_path, chosen, workers=Simulated(Counting(), (1.0, 1.3)), watch=killing)
     with pytest.raises(Killed):

@@ -19,7 +19,7 @@ from gptailor.diagnostics import errors
 from gptailor.lang.format import format_plan
 from gptailor.plan import Plan
 from gptailor.search.decode import decode
-from gptailor.search.encode import encode, plain
+from gptailor.search.encode import encode, shortest_form
 from gptailor.search.genome import Active, Genome
 from gptailor.search.space import Space, SpaceError, space_of
 from gptailor.search.table import active, canonical, exact, features, sample
@@ -130,7 +130,7 @@ def check(space: Space, genome: Genome, asking: Asking) -> None:
     assert remains(plan, space.layers)
     settled = canonical(genome)
     assert decode(space, settled) == plan
-    assert plain(plan) == plan
+    assert shortest_form(plan) == plan
     again = encode(space, plan)
     assert decode(space, again) == plan
     seen = features(settled)

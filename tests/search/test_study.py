@@ -15,24 +15,24 @@ from gptailor.checkpoint.error import CheckpointError
 from gptailor.search.genome import Genome
 from gptailor.search.record import SEARCH, Trial, Wanted, genome_from_json, genome_to_json
 from gptailor.search.study import NAME, Study, agree, mend
-from tests.search.landscape import ACCURACY, KL, NLL, Setting, setting, study_of
+from tests.search.landscape import ACCURACY, KL, NLL, SearchSetting, setting, study_of
 
 
 @pytest.fixture(scope="module")
-def chosen() -> Setting:
+def chosen() -> SearchSetting:
     return setting()
 
 
 @pytest.fixture(scope="module")
-def three() -> Setting:
+def three() -> SearchSetting:
     return setting(aims=(NLL, ACCURACY, KL))
 
 
-def genome_of(chosen: Setting) -> Genome:
+def genome_of(chosen: SearchSetting) -> Genome:
     return chosen.starts.genomes[0]
 
 
-def trial(chosen: Setting, number: int = 0, **changes: Any) -> Trial:
+def trial(chosen: SearchSetting, number: int = 0, **changes: Any) -> Trial:
     wanted = Wanted(SEARCH, number, 0, "drifting", genome_of(chosen), 64, False, number)
     many = len(chosen.aims)
     said = {
@@ -60,7 +60,7 @@ def fields(told: Trial) -> list[Any]:
 # ------------------------------------------------------------------------------------------- trials
 
 
-def test_trials_come_back_as_they_were_told(tmp_path: Path, chosen: Setting) -> None:
+def test_trials_come_back_as_they_were_told(tmp_path: Path, chosen: SearchSetting) -> None:
     whole = trial(chosen, 0, seconds=1.25)
     low = trial(chosen, 1, share=0.25)
     low = trial(chosen, 1, share=0.25, wanted=low.wanted._replace(samples=16, bridged=True))
@@ -88,7 +88,7 @@ def test_a_genome_is_exact_as_json(bits: int) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-def test_optuna_reads_what_it_knows(tmp_path: Path, chosen: Setting) -> None:
+def test_optuna_reads_what_it_knows(tmp_path: Path, chosen: SearchSetting) -> None:
     study = study_of(tmp_path, chosen)
     study.add(trial(chosen, 0, seconds=2.0))
     low = trial(chosen, 1, share=0.25)
@@ -107,7 +107,7 @@ def test_optuna_reads_what_it_knows(tmp_path: Path, chosen: Setting) -> None:
     assert taken.total_seconds() == pytest.approx(2.0, abs=0.01)
 
 
-def test_parameters_are_the_genes_that_say_something(tmp_path: Path, chosen: Setting) -> None:
+def test_parameters_are_the_genes_that_say_something(tmp_path: Path, chosen: SearchSetting) -> None:
     space, genome = chosen.space, genome_of(chosen)
     study_of(tmp_path, chosen).add(trial(chosen))
     [found] = journal(tmp_path).trials
@@ -124,7 +124,9 @@ def test_parameters_are_the_genes_that_say_something(tmp_path: Path, chosen: Set
 
 
 @pytest.mark.filterwarnings("ignore:Some regimes")  # of four trials
-def test_optunas_plots_and_importances_work_as_they_are(tmp_path: Path, chosen: Setting) -> None:
+def test_optunas_plots_and_importances_work_as_they_are(
+    tmp_path: Path, chosen: SearchSetting
+) -> None:
     study = study_of(tmp_path, chosen)
     for number, genome in enumerate(chosen.starts.genomes):
         wanted = trial(chosen, number).wanted._replace(genome=genome)
@@ -137,7 +139,7 @@ def test_optunas_plots_and_importances_work_as_they_are(tmp_path: Path, chosen: 
     assert "drop L0" in importances
 
 
-def test_several_objectives_keep_their_directions(tmp_path: Path, three: Setting) -> None:
+def test_several_objectives_keep_their_directions(tmp_path: Path, three: SearchSetting) -> None:
     study = study_of(tmp_path, three)
     study.add(trial(three))
     low = trial(three, 1, share=0.25)
@@ -150,7 +152,7 @@ def test_several_objectives_keep_their_directions(tmp_path: Path, three: Setting
     assert fields(study_of(tmp_path, three).trials()[1]) == fields(low)
 
 
-def test_a_database_holds_the_same(tmp_path: Path, chosen: Setting) -> None:
+def test_a_database_holds_the_same(tmp_path: Path, chosen: SearchSetting) -> None:
     url = f"sqlite:///{tmp_path}/study.db"
     study_of(url, chosen, "mine").add(trial(chosen))
     [again] = study_of(url, chosen, "mine").trials()
@@ -163,7 +165,7 @@ def test_a_database_holds_the_same(tmp_path: Path, chosen: Setting) -> None:
 
 @pytest.mark.parametrize("keep", [1, 100, -1])
 def test_the_torn_end_of_a_killed_write_is_removed(
-    tmp_path: Path, chosen: Setting, keep: int
+    tmp_path: Path, chosen: SearchSetting, keep: int
 ) -> None:
     """Optuna reads past it, but would put the next line right behind it."""
     study = study_of(tmp_path, chosen)
@@ -181,7 +183,7 @@ def test_the_torn_end_of_a_killed_write_is_removed(
     assert len(journal(tmp_path).trials) == 2
 
 
-def test_without_mending_optuna_would_fail(tmp_path: Path, chosen: Setting) -> None:
+def test_without_mending_optuna_would_fail(tmp_path: Path, chosen: SearchSetting) -> None:
     """What `mend` is for; should Optuna mend by itself one day, it can go."""
     study_of(tmp_path, chosen)
     path = tmp_path / "study.journal"
@@ -192,7 +194,7 @@ def test_without_mending_optuna_would_fail(tmp_path: Path, chosen: Setting) -> N
         journal(tmp_path).set_user_attr("b", 2)
 
 
-def test_mending_what_is_whole_changes_nothing(tmp_path: Path, chosen: Setting) -> None:
+def test_mending_what_is_whole_changes_nothing(tmp_path: Path, chosen: SearchSetting) -> None:
     mend(tmp_path / "study.journal")
     assert not (tmp_path / "study.journal").exists()
     study_of(tmp_path, chosen).add(trial(chosen))
@@ -204,14 +206,16 @@ def test_mending_what_is_whole_changes_nothing(tmp_path: Path, chosen: Setting) 
 @pytest.mark.parametrize(
     "raw", [b"not a journal\n{}\n", b"\xff\xfe\n[]\n", b'{"op_code": 99}\n{"a": 1}\n', b"[]\n{}\n"]
 )
-def test_a_file_of_something_else_is_refused(tmp_path: Path, chosen: Setting, raw: bytes) -> None:
+def test_a_file_of_something_else_is_refused(
+    tmp_path: Path, chosen: SearchSetting, raw: bytes
+) -> None:
     (tmp_path / "study.journal").write_bytes(raw)
     with pytest.raises(CheckpointError, match="holds no study") as caught:
         study_of(tmp_path, chosen).trials()
     assert caught.value.code == "C903"
 
 
-def test_trials_of_somebody_else_are_refused(tmp_path: Path, chosen: Setting) -> None:
+def test_trials_of_somebody_else_are_refused(tmp_path: Path, chosen: SearchSetting) -> None:
     study_of(tmp_path, chosen)
     journal(tmp_path).add_trial(optuna.trial.create_trial(value=1.0))
     with pytest.raises(CheckpointError, match="holds no study of a search"):
@@ -219,7 +223,7 @@ def test_trials_of_somebody_else_are_refused(tmp_path: Path, chosen: Setting) ->
 
 
 def test_a_study_of_other_directions_is_refused(
-    tmp_path: Path, chosen: Setting, three: Setting
+    tmp_path: Path, chosen: SearchSetting, three: SearchSetting
 ) -> None:
     study_of(tmp_path, three)
     with pytest.raises(CheckpointError, match="minimize, maximize, minimize") as caught:
@@ -227,7 +231,9 @@ def test_a_study_of_other_directions_is_refused(
     assert caught.value.code == "C902"
 
 
-def test_an_evaluation_that_is_there_twice_is_refused(tmp_path: Path, chosen: Setting) -> None:
+def test_an_evaluation_that_is_there_twice_is_refused(
+    tmp_path: Path, chosen: SearchSetting
+) -> None:
     study = study_of(tmp_path, chosen)
     study.add(trial(chosen, 0))
     study.add(trial(chosen, 1, wanted=trial(chosen, 0).wanted))
@@ -235,7 +241,7 @@ def test_an_evaluation_that_is_there_twice_is_refused(tmp_path: Path, chosen: Se
         study_of(tmp_path, chosen).trials()
 
 
-def test_a_folder_that_is_not_there_is_one_message(tmp_path: Path, chosen: Setting) -> None:
+def test_a_folder_that_is_not_there_is_one_message(tmp_path: Path, chosen: SearchSetting) -> None:
     with pytest.raises(CheckpointError, match="No such file") as caught:
         study_of(tmp_path / "gone", chosen)
     assert caught.value.code == "C303"
@@ -247,7 +253,9 @@ def test_a_folder_that_is_not_there_is_one_message(tmp_path: Path, chosen: Setti
     assert caught.value.code == "C903"
 
 
-def test_a_full_disk_is_one_message_and_loses_nothing(tmp_path: Path, chosen: Setting) -> None:
+def test_a_full_disk_is_one_message_and_loses_nothing(
+    tmp_path: Path, chosen: SearchSetting
+) -> None:
     script = (
         "import resource, sys, signal\n"
         "from pathlib import Path\n"
@@ -285,13 +293,13 @@ WORDS = {
 IDENTITY = {"space": "a" * 64, "seed": 3, "models": {"base": "1", "math": "2"}}
 
 
-def held(folder: Path, chosen: Setting, **changes: Any) -> Study:
+def held(folder: Path, chosen: SearchSetting, **changes: Any) -> Study:
     study = study_of(folder, chosen)
     agree(study, IDENTITY | changes, WORDS)
     return study
 
 
-def test_a_study_agrees_with_what_it_was_begun_with(tmp_path: Path, chosen: Setting) -> None:
+def test_a_study_agrees_with_what_it_was_begun_with(tmp_path: Path, chosen: SearchSetting) -> None:
     held(tmp_path, chosen).add(trial(chosen))
     held(tmp_path, chosen)
     assert journal(tmp_path).user_attrs == IDENTITY
@@ -308,7 +316,7 @@ def test_a_study_agrees_with_what_it_was_begun_with(tmp_path: Path, chosen: Sett
     ],
 )
 def test_what_differs_is_refused_in_words(
-    tmp_path: Path, chosen: Setting, changes: dict[str, Any], said: str
+    tmp_path: Path, chosen: SearchSetting, changes: dict[str, Any], said: str
 ) -> None:
     held(tmp_path, chosen).add(trial(chosen))
     with pytest.raises(CheckpointError) as caught:
@@ -317,7 +325,9 @@ def test_what_differs_is_refused_in_words(
     assert said in caught.value.message
 
 
-def test_a_search_that_died_before_it_said_all_goes_on(tmp_path: Path, chosen: Setting) -> None:
+def test_a_search_that_died_before_it_said_all_goes_on(
+    tmp_path: Path, chosen: SearchSetting
+) -> None:
     study = study_of(tmp_path, chosen)
     study.note("space", IDENTITY["space"])
     held(tmp_path, chosen)
@@ -325,7 +335,7 @@ def test_a_search_that_died_before_it_said_all_goes_on(tmp_path: Path, chosen: S
 
 
 def test_trials_without_a_word_of_what_they_are_of_are_refused(
-    tmp_path: Path, chosen: Setting
+    tmp_path: Path, chosen: SearchSetting
 ) -> None:
     study_of(tmp_path, chosen).add(trial(chosen))
     with pytest.raises(CheckpointError, match="doesn't say its space"):

@@ -25,7 +25,7 @@ from gptailor.evaluate.objectives.prepared import (
     Traits,
 )
 from gptailor.evaluate.objectives.seam import Seam
-from gptailor.evaluate.objectives.setting import Reference, Setting
+from gptailor.evaluate.objectives.setting import ObjectiveContext, Reference
 from gptailor.evaluate.objectives.text import NegativeLogLikelihood, Perplexity, texts
 from gptailor.lang.words import objective as worded
 from gptailor.plan import Objective
@@ -42,7 +42,7 @@ __all__ = [
     "prepare_objective",
 ]
 
-Arguments = Mapping[str, Any]
+_Arguments = Mapping[str, Any]
 
 
 def prepare_objective(  # noqa: PLR0913 (what an objective stands in, each by its name)
@@ -63,7 +63,7 @@ def prepare_objective(  # noqa: PLR0913 (what an objective stands in, each by it
     is compared by `agree_on_direction`.
     Raises CalibrationError for a file that doesn't serve, ObjectiveError for an argument.
     """
-    setting = Setting(tokenizer, folder, samples, seed, reference, positions)
+    setting = ObjectiveContext(tokenizer, folder, samples, seed, reference, positions)
     return PREPARE[objective.name](objective, setting)
 
 
@@ -81,15 +81,15 @@ def _traits(objective: Objective) -> Traits:
     return Traits(name, direction, "spread" if objective.name == "kl" else "base")
 
 
-def _nll(objective: Objective, setting: Setting) -> PreparedObjective:
+def _nll(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
     return NegativeLogLikelihood(_traits(objective), texts(_file(objective), setting))
 
 
-def _perplexity(objective: Objective, setting: Setting) -> PreparedObjective:
+def _perplexity(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
     return Perplexity(_traits(objective), texts(_file(objective), setting))
 
 
-def _kl(objective: Objective, setting: Setting) -> PreparedObjective:
+def _kl(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
     if setting.reference is None:
         raise ObjectiveError("'kl' needs a plan's models, to compare with one of them")
     model = str(objective.arguments.get("from", "base"))
@@ -97,7 +97,7 @@ def _kl(objective: Objective, setting: Setting) -> PreparedObjective:
     return Divergence(_traits(objective), samples, model, setting.reference)
 
 
-def _multiple_choice(objective: Objective, setting: Setting) -> PreparedObjective:
+def _multiple_choice(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
     metric = str(objective.arguments.get("metric", "acc"))
     if metric not in METRICS:
         close = nearest(metric, METRICS) or f"there are {listed(METRICS)}"
@@ -105,17 +105,17 @@ def _multiple_choice(objective: Objective, setting: Setting) -> PreparedObjectiv
     return Accuracy(_traits(objective), questions(_file(objective), METRICS[metric], setting))
 
 
-def _margin(objective: Objective, setting: Setting) -> PreparedObjective:
+def _margin(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
     length = METRICS["acc_bytes"]
     return Margin(_traits(objective), questions(_file(objective), length, setting))
 
 
-def _generate(objective: Objective, setting: Setting) -> PreparedObjective:
+def _generate(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
     tasks = exchanges(_file(objective), setting)
     return ExactMatch(_traits(objective), tasks, setting.tokenizer)
 
 
-def _lm_eval(objective: Objective, setting: Setting) -> PreparedObjective:
+def _lm_eval(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
     metric = objective.arguments.get("metric")
     name = str(objective.arguments["task"])
     task = harness_task.find(name, None if metric is None else str(metric), setting)
@@ -130,7 +130,7 @@ def _file(objective: Objective) -> str:
     return str(objective.arguments["file"])
 
 
-PREPARE: Mapping[str, Callable[[Objective, Setting], PreparedObjective]] = {
+PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]] = {
     "nll": _nll,
     "perplexity": _perplexity,
     "kl": _kl,

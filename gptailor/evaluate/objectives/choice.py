@@ -11,7 +11,7 @@ from torch import Tensor
 from gptailor.evaluate.calibration import CalibrationError, Question, read_questions
 from gptailor.evaluate.objectives.prepared import Forward, PreparedObjective, Traits
 from gptailor.evaluate.objectives.seam import Seam, SeamError
-from gptailor.evaluate.objectives.setting import Setting
+from gptailor.evaluate.objectives.setting import ObjectiveContext
 from gptailor.evaluate.objectives.text import surprise
 from gptailor.evaluate.score import Score, mean
 from gptailor.evaluate.work import Measure, Request
@@ -98,7 +98,9 @@ class Margin(Choices):
         return likelihoods[sample.gold] - max(others)
 
 
-def questions(file: str, length: Callable[[str], int], setting: Setting) -> tuple[Choice, ...]:
+def questions(
+    file: str, length: Callable[[str], int], setting: ObjectiveContext
+) -> tuple[Choice, ...]:
     """The samples of a file of choices, in the order in which fidelities take them.
 
     Raises CalibrationError.

@@ -7,25 +7,25 @@ from typing import final
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gptailor.evaluate.calibration import CalibrationError, Exchange, joined, read_exchanges
+from gptailor.evaluate.calibration import CalibrationError, Exchange, joined_text, read_exchanges
 from gptailor.evaluate.objectives.decoding import Prompt, greedy
 from gptailor.evaluate.objectives.prepared import (
-    BATCH_TOKENS,
+    GENERATION_BATCH_TOKENS,
     Judged,
     PreparedObjective,
     Traits,
 )
 from gptailor.evaluate.objectives.seam import Seam, SeamError
-from gptailor.evaluate.objectives.setting import Setting
+from gptailor.evaluate.objectives.setting import ObjectiveContext
 from gptailor.evaluate.score import Score, mean
 
-SPARE = 8
+_SPARE_TOKENS = 8
 """Tokens that a model may use beyond those of the answer: it may cut words otherwise."""
 
 
 @final
 @dataclass(frozen=True)
-class Task:
+class _Task:
     """A context, and the normalised answers that are right."""
 
     prompt: Prompt
@@ -42,7 +42,7 @@ class ExactMatch(Judged):
     """
 
     traits: Traits
-    samples: tuple[Task, ...]
+    samples: tuple[_Task, ...]
     tokenizer: PreTrainedTokenizerBase
 
     @property
@@ -63,20 +63,22 @@ class ExactMatch(Judged):
         model: PreTrainedModel,
         samples: int | None = None,
         *,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int = GENERATION_BATCH_TOKENS,
     ) -> Score:
         """The share of right answers among the first samples."""
         tasks = self.samples[:samples]
         said = greedy(model, self.tokenizer, [task.prompt for task in tasks], batch_tokens)
-        return mean([float(normalised(s) in t.answers) for s, t in zip(said, tasks, strict=True)])
+        return mean(
+            [float(normalised_answer(s) in t.answers) for s, t in zip(said, tasks, strict=True)]
+        )
 
 
-def normalised(text: str) -> str:
+def normalised_answer(text: str) -> str:
     """The text in Unicode's NFC, runs of blanks as one, none at the ends. Case counts."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def exchanges(file: str, setting: Setting) -> tuple[Task, ...]:
+def exchanges(file: str, setting: ObjectiveContext) -> tuple[_Task, ...]:
     """The samples of a file of answers, in the order in which fidelities take them.
 
     Raises CalibrationError.
@@ -92,9 +94,11 @@ def exchanges(file: str, setting: Setting) -> tuple[Task, ...]:
     return tuple(samples)
 
 
-def _task(row: Exchange, seam: Seam) -> Task:
+def _task(row: Exchange, seam: Seam) -> _Task:
     answers = (row.continuation, *row.others)
-    most = SPARE + max(len(seam.plain(joined(row.context, answer))) for answer in answers)
+    most = _SPARE_TOKENS + max(
+        len(seam.plain(joined_text(row.context, answer))) for answer in answers
+    )
     tokens = seam.prompt(
         row.context.rstrip(" \t")
     )  # a token of blanks misleads; a line end is said
@@ -104,4 +108,4 @@ def _task(row: Exchange, seam: Seam) -> Task:
         tokens = tokens[most - seam.positions :]
     lines = any("\n" in answer.strip() for answer in answers)
     prompt = Prompt(tokens, most, () if lines else ("\n",))
-    return Task(prompt, frozenset(normalised(answer) for answer in answers))
+    return _Task(prompt, frozenset(normalised_answer(answer) for answer in answers))

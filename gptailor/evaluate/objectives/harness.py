@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.evaluate.objectives.decoding import Prompt, greedy
-from gptailor.evaluate.objectives.harness_task import Task
+from gptailor.evaluate.objectives.harness_task import HarnessTask
 from gptailor.evaluate.objectives.prepared import (
-    BATCH_TOKENS,
+    GENERATION_BATCH_TOKENS,
     Forward,
     Judged,
     ObjectiveError,
@@ -25,7 +25,7 @@ from gptailor.evaluate.objectives.text import surprise
 from gptailor.evaluate.score import Score
 from gptailor.evaluate.work import Measure, Request, Rows
 
-LONGEST = 2048
+_LONGEST_WINDOW = 2048
 """Tokens of a window where a model takes any number, as lm-eval has it."""
 
 NEW_TOKENS = 256
@@ -41,7 +41,7 @@ class Likelihoods(Forward):
     """A task of log-likelihoods, whole texts' among them; a sample is a document."""
 
     traits: Traits
-    task: Task
+    task: HarnessTask
     samples: Instances
     seam: Seam
 
@@ -89,7 +89,7 @@ class Generated(Judged):
     """A task of texts that the model makes, greedily; a sample is a document."""
 
     traits: Traits
-    task: Task
+    task: HarnessTask
     samples: tuple[tuple[Prompt, ...], ...]
     seam: Seam
 
@@ -112,7 +112,7 @@ class Generated(Judged):
         model: PreTrainedModel,
         samples: int | None = None,
         *,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int = GENERATION_BATCH_TOKENS,
     ) -> Score:
         """The task's metric of the first documents."""
         used = self.samples[:samples]
@@ -129,17 +129,17 @@ def likelihood(
     return torch.stack([-surprise(logits, targets, rows)[:, 0], first], dim=1)
 
 
-def instances(task: Task, seam: Seam) -> Instances:
+def instances(task: HarnessTask, seam: Seam) -> Instances:
     """The texts of a task's instances. Raises ObjectiveError."""
     return tuple(tuple(_texts(task, one, seam) for one in of) for of in task.instances)
 
 
-def prompts(task: Task, seam: Seam) -> tuple[tuple[Prompt, ...], ...]:
+def prompts(task: HarnessTask, seam: Seam) -> tuple[tuple[Prompt, ...], ...]:
     """The prompts of a task's instances. Raises ObjectiveError."""
     return tuple(tuple(_prompt(one, seam) for one in of) for of in task.instances)
 
 
-def _texts(task: Task, instance: Any, seam: Seam) -> tuple[Request, ...]:
+def _texts(task: HarnessTask, instance: Any, seam: Seam) -> tuple[Request, ...]:
     try:
         if task.kind == "loglikelihood_rolling":
             return tuple(_windows(instance.args[0], seam))
@@ -153,7 +153,7 @@ def _texts(task: Task, instance: Any, seam: Seam) -> tuple[Request, ...]:
 def _windows(text: str, seam: Seam) -> Iterator[Request]:
     """Windows of which each predicts its own tokens, the last one from more of those before."""
     tokens = seam.encode(text)
-    size = seam.positions or LONGEST
+    size = seam.positions or _LONGEST_WINDOW
     whole = (*seam.prompt("")[:1], *tokens)  # predicted is all after the first
     for start in range(0, len(tokens), size):
         stop = min(start + size, len(tokens))

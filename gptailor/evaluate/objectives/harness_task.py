@@ -18,7 +18,7 @@ from gptailor.diagnostics import TailorError, listed, nearest
 from gptailor.evaluate import score
 from gptailor.evaluate.calibration import order
 from gptailor.evaluate.objectives.prepared import Direction, ObjectiveError
-from gptailor.evaluate.objectives.setting import Setting
+from gptailor.evaluate.objectives.setting import ObjectiveContext
 from gptailor.evaluate.score import Score
 
 FEWSHOT_SEED = 1234
@@ -27,14 +27,14 @@ FEWSHOT_SEED = 1234
 GROUPS = 64
 """Groups of samples that are left out in turn to find an error, at most."""
 
-Kind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]
+_RequestKind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]
 Answers = Sequence[Sequence[object]]
 """For each sample, for each of its instances: what the model's answer was."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Task:
+class HarnessTask:
     """A task with its instances by sample, and the metric and the filter that are wanted of it.
 
     `numbers` are those of the samples among the task's documents.
@@ -46,16 +46,16 @@ class Task:
     metric: str
     filter: str
 
-    def part(self, start: int, stop: int) -> "Task":
+    def part(self, start: int, stop: int) -> "HarnessTask":
         """The task on some of its samples: few-shot prompts are those of these samples alone."""
         numbers = self.numbers[start:stop]
         with _quiet():
             return replace(self, numbers=numbers, instances=_instances(self.task, numbers))
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> _RequestKind:
         """What is asked of the model."""
-        kind: Kind = self.instances[0][0].request_type
+        kind: _RequestKind = self.instances[0][0].request_type
         return kind
 
     @property
@@ -101,7 +101,7 @@ class Task:
         return found[self.metric]
 
 
-def find(name: str, metric: str | None, setting: Setting) -> Task:
+def find(name: str, metric: str | None, setting: ObjectiveContext) -> HarnessTask:
     """The task of that name, or in that YAML file, its requests made once for all plans.
 
     `metric` is lm-eval's `acc_norm,none`; without a filter's name it is the first filter's, and
@@ -118,7 +118,7 @@ def find(name: str, metric: str | None, setting: Setting) -> Task:
         task = _loaded(name, setting.folder)
         wanted, filter_ = _metric(task, metric)
         numbers = _numbers(name, task, setting)
-        return Task(task, numbers, _instances(task, numbers), wanted, filter_)
+        return HarnessTask(task, numbers, _instances(task, numbers), wanted, filter_)
 
 
 def _loaded(name: str, folder: Path) -> Any:
@@ -173,7 +173,7 @@ def _no_metric(task: Any, metric: str, metrics: Sequence[str]) -> str:
     return f"lm-eval's '{task.task_name}' returns no metric '{metric}': it returns {known}"
 
 
-def _numbers(name: str, task: Any, setting: Setting) -> tuple[int, ...]:
+def _numbers(name: str, task: Any, setting: ObjectiveContext) -> tuple[int, ...]:
     """The documents that are samples."""
     try:
         size = len(task.eval_docs)

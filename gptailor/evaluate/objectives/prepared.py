@@ -17,7 +17,7 @@ from gptailor.evaluate.work import Measure, Request, Work
 Direction = Literal["minimize", "maximize"]
 Normalise = Literal["base", "spread"]
 
-BATCH_TOKENS = 8192
+GENERATION_BATCH_TOKENS = 8192
 """Tokens of a batch while text is made, padding included."""
 
 
@@ -115,6 +115,6 @@ class Judged(PreparedObjective):
         model: PreTrainedModel,
         samples: int | None = None,
         *,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int = GENERATION_BATCH_TOKENS,
     ) -> Score:
         """The score of a model by the first samples."""

@@ -14,12 +14,12 @@ from gptailor.evaluate.work import Work
 Reference: TypeAlias = Callable[[str, Work], Sequence[Tensor]]
 """Runs a work on the model of that name in the plan, which is as it is: one result a request."""
 
-Row = TypeVar("Row")
+_Row = TypeVar("_Row")
 
 
 @final
 @dataclass(frozen=True)
-class Setting:
+class ObjectiveContext:
     """What the objectives of a plan or a space share.
 
     `positions` is the longest text that the models take, in tokens (`None`: no end), `samples` the
@@ -37,6 +37,6 @@ class Setting:
         """A file that a plan names."""
         return self.folder / Path(name).expanduser()
 
-    def drawn(self, rows: Sequence[Row]) -> list[Row]:
+    def drawn(self, rows: Sequence[_Row]) -> list[_Row]:
         """The samples, in the order in which fidelities take them."""
         return [rows[number] for number in order(len(rows), self.seed)[: self.samples]]

@@ -12,12 +12,12 @@ from gptailor.evaluate.calibration import (
     CalibrationError,
     Exchange,
     Passage,
-    joined,
+    joined_text,
     read_texts,
 )
 from gptailor.evaluate.objectives.prepared import Forward, PreparedObjective, Traits
 from gptailor.evaluate.objectives.seam import Seam, SeamError, Tokens
-from gptailor.evaluate.objectives.setting import Setting
+from gptailor.evaluate.objectives.setting import ObjectiveContext
 from gptailor.evaluate.score import Score, exponential, ratio
 from gptailor.evaluate.work import Measure, Request, Rows
 
@@ -90,7 +90,7 @@ def surprise(
 # ----------------------------------------------------------------------------------------- samples
 
 
-def texts(file: str, setting: Setting) -> tuple[Request, ...]:
+def texts(file: str, setting: ObjectiveContext) -> tuple[Request, ...]:
     """The samples of a file for objectives on text, in the order in which fidelities take them.
 
     A text is cut into windows of `WINDOW` tokens, or as many as the model takes; each begins with
@@ -113,7 +113,7 @@ def texts(file: str, setting: Setting) -> tuple[Request, ...]:
 
 def _requests(row: Passage | Exchange, seam: Seam, window: int) -> list[Request]:
     if isinstance(row, Exchange):
-        return [seam.request(row.context, joined(row.context, row.continuation))]
+        return [seam.request(row.context, joined_text(row.context, row.continuation))]
     tokens = seam.plain(row.text)
     room = window - len(seam.opening)
     if row.line is None and len(tokens) < room:

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gptailor.search.genome import Active, Genome
 from gptailor.search.strategies.chance import Seed, uniform
-from gptailor.search.strategies.moves import CHANCES, Neighbourhood, crossed, filled, moved
+from gptailor.search.strategies.moves import CHANCES, Neighbourhood, crossed, filled, one_move
 from gptailor.search.table import Table, active
 
 
@@ -28,10 +28,10 @@ def bred(
     alive = jax.vmap(partial(active, table))(parents)
     whole = jax.vmap(partial(filled, around))(parents, alive)
     ranks = jnp.arange(many) % len(parents.bits)
-    chosen, mixed = rows(whole, ranks), many // CROSSED
+    chosen, mixed = some_rows(whole, ranks), many // CROSSED
     if mixed:
         chance = uniform(cross, (mixed, 3 + len(table.group)))
-        mates = rows(whole, (chance[:, 0] * len(parents.bits)).astype(jnp.int32))
+        mates = some_rows(whole, (chance[:, 0] * len(parents.bits)).astype(jnp.int32))
         first = jax.tree.map(lambda gene: gene[:mixed], chosen)
         pairs = jax.vmap(partial(crossed, table, around))(first, mates, chance[:, 1:])
         chosen = jax.tree.map(lambda every, new: every.at[:mixed].set(new), chosen, pairs)
@@ -44,14 +44,14 @@ CROSSED = 8
 """One mutant in so many has two parents."""
 
 
-def steps(seed: Seed, many: int, more: float | Float[Array, ""]) -> Int[Array, " c"]:
+def step_counts(seed: Seed, many: int, more: float | Float[Array, ""]) -> Int[Array, " c"]:
     """One step, and a geometric number of others, `more` in the mean."""
     return 1 + jnp.floor(jnp.log(uniform(seed, (many,))) / jnp.log(more / (1 + more))).astype(
         jnp.int32
     )
 
 
-def rows(genomes: Genome, which: Int[Array, " k"]) -> Genome:
+def some_rows(genomes: Genome, which: Int[Array, " k"]) -> Genome:
     """Some of a population."""
     return Genome(*(jnp.asarray(gene)[which] for gene in genomes))
 
@@ -61,7 +61,7 @@ def where(mask: Bool[Array, " k"], one: Genome, other: Genome) -> Genome:
     return Genome(*(jnp.where(mask[:, None], a, b) for a, b in zip(one, other, strict=True)))
 
 
-def joined(one: Genome, other: Genome) -> Genome:
+def joined_populations(one: Genome, other: Genome) -> Genome:
     """Both populations."""
     return Genome(*(jnp.concatenate([a, b]) for a, b in zip(one, other, strict=True)))
 
@@ -75,7 +75,7 @@ def _mutant(
     chances: Float[Array, "most seven"],
 ) -> Genome:
     def step(held: Genome, one: tuple[Array, Array]) -> tuple[Genome, None]:
-        changed = moved(table, around, held, alive, one[1])
+        changed = one_move(table, around, held, alive, one[1])
         return jax.tree.map(partial(jnp.where, one[0] < often), changed, held), None
 
     return jax.lax.scan(step, genome, (jnp.arange(len(chances)), chances))[0]

@@ -15,11 +15,11 @@ import optax  # type: ignore[import-untyped] # it has no stubs
 from jaxtyping import Array, Float
 
 from gptailor.search.genome import Active, Genome
-from gptailor.search.strategies.breeding import rows
+from gptailor.search.strategies.breeding import some_rows
 from gptailor.search.strategies.chance import Key, gumbel, normal, seeds
 from gptailor.search.strategies.strategy import (
     Archive,
-    Asked,
+    Proposal,
     State,
     empty,
     fresh_first,
@@ -27,7 +27,7 @@ from gptailor.search.strategies.strategy import (
 )
 from gptailor.search.table import Table, active, canonical, exact
 
-SPARE = 8
+_DRAWN_PER_ASKED = 8
 """Genomes drawn for each one asked, so that it is new."""
 WIDEST, NARROWEST = 0.4, 0.02
 """Deviations of a real, at first and in the end."""
@@ -73,11 +73,11 @@ class Distribution:
         return State(empty(table, capacity, objectives), own)
 
     @partial(jax.jit, static_argnums=0)
-    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Asked:
+    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
         """Draws, the new ones first."""
-        drawn = _drawn(table, state.own.shape, key, SPARE * self.population)
+        drawn = _drawn(table, state.own.shape, key, _DRAWN_PER_ASKED * self.population)
         order = fresh_first(state.archive, drawn)[: self.population]
-        return rows(drawn, order), jnp.ones(self.population), state
+        return some_rows(drawn, order), jnp.ones(self.population), state
 
     @partial(jax.jit, static_argnums=0)
     def tell(

@@ -13,13 +13,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gptailor.search.genome import Genome
-from gptailor.search.strategies.breeding import bred, joined, rows, steps, where
+from gptailor.search.strategies.breeding import (
+    bred,
+    joined_populations,
+    some_rows,
+    step_counts,
+    where,
+)
 from gptailor.search.strategies.chance import Key, drawn, seeds
 from gptailor.search.strategies.moves import Neighbourhood, neighbourhood
 from gptailor.search.strategies.stages import staged
 from gptailor.search.strategies.strategy import (
     Archive,
-    Asked,
+    Proposal,
     State,
     empty,
     fitness,
@@ -28,7 +34,7 @@ from gptailor.search.strategies.strategy import (
 )
 from gptailor.search.table import Table, canonical
 
-SPARE = 8
+_BRED_PER_ASKED = 8
 """Offspring for each one asked, so that it is new."""
 WANTED = 0.2
 """Of how many offspring improve, steps grow if it is more and shrink if it is less."""
@@ -61,7 +67,7 @@ class Evolution:
         return State(empty(table, capacity, objectives), own)
 
     @partial(jax.jit, static_argnums=0)
-    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Asked:
+    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
         """First those that go up a stage, then offspring on the lowest."""
         archive, own = state
         found = fitness(archive, weights)
@@ -98,8 +104,8 @@ class Evolution:
         order = jnp.argsort(jnp.where(full, found, jnp.inf))
         order = jnp.resize(order[: self.elite], (self.elite,))
         fresh = drawn(table, random, self.elite)
-        parents = where(full[order], rows(archive.genomes, order), fresh)
-        often = steps(count, SPARE * self.population, own.more)
+        parents = where(full[order], some_rows(archive.genomes, order), fresh)
+        often = step_counts(count, _BRED_PER_ASKED * self.population, own.more)
         mutants = bred(table, own.around, parents, often, (move[0], move[1]), self.moves)
-        mutants = jax.vmap(partial(canonical, table))(joined(mutants, fresh))
-        return rows(mutants, fresh_first(archive, mutants)[: self.population])
+        mutants = jax.vmap(partial(canonical, table))(joined_populations(mutants, fresh))
+        return some_rows(mutants, fresh_first(archive, mutants)[: self.population])

@@ -21,11 +21,11 @@ from gptailor.search.genome import Genome
 from gptailor.search.strategies.chance import Key
 from gptailor.search.strategies.distribution import highest
 from gptailor.search.strategies.strategy import (
-    Asked,
+    Proposal,
     State,
     empty,
+    fingerprints,
     genes,
-    marks,
     store,
 )
 from gptailor.search.table import Table, canonical, exact
@@ -89,13 +89,13 @@ class Relaxed:
         return State(empty(table, capacity, objectives), own)
 
     @partial(jax.jit, static_argnums=0)
-    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Asked:
+    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
         """What the algorithm asks for."""
         algorithm = self._algorithm(table)
         asked, inner = algorithm.ask(key, state.own.inner, self._settings(algorithm))
         asked = jnp.nan_to_num(asked)
         population = jax.vmap(partial(_decoded, table))(asked)
-        own = Own(inner, asked, marks(genes(population)), state.own.best)
+        own = Own(inner, asked, fingerprints(genes(population)), state.own.best)
         return population, jnp.ones(self.population), state._replace(own=own)
 
     @partial(jax.jit, static_argnums=0)
@@ -124,7 +124,7 @@ class Relaxed:
         algorithm = self._algorithm(table)
         key = jax.random.key(0)
         told, _ = algorithm.tell(key, own.asked, total, own.inner, self._settings(algorithm))
-        mine = jnp.all(own.marks == marks(genes(population)))
+        mine = jnp.all(own.marks == fingerprints(genes(population)))
         inner = jax.tree.map(partial(jnp.where, mine), told, elsewhere)
         return State(archive, own._replace(inner=inner))
 

@@ -17,15 +17,15 @@ from gptailor.search.genome import Active, Genome
 from gptailor.search.strategies.chance import scrambled
 from gptailor.search.table import Table, exact
 
-Gene = Array | np.ndarray
+_GeneArray = Array | np.ndarray
 Numbers = Int[Array, " n"]
 Mask = Bool[Array | np.ndarray, " n"]
 
-STEPS = (0.05, 0.25)
+_NUDGES = (0.05, 0.25)
 """How far a real is nudged: the deviation of a small step, and of a large one."""
 REACH = 8
 """How many positions to each side a change may spread to, at most."""
-ALONE = 0.6
+_ONLY_ONE = 0.6
 """How often it doesn't spread."""
 SHIFT, JUMP = 1 / 3, 1 / 3
 """How often the bit of a set takes its run along, and how often it goes anywhere."""
@@ -86,7 +86,7 @@ def filled(around: Neighbourhood, genome: Genome, active: Active) -> Genome:
     So a position that comes back takes what is beside it, and not the base's layer.
     """
 
-    def kind(near: Neighbours, gene: Gene, there: Mask) -> Array:
+    def kind(near: Neighbours, gene: _GeneArray, there: Mask) -> Array:
         away = jnp.abs(near.at[None, :] - near.at[:, None])
         alike = (near.line[:, None] == near.line[None, :]) & there[None, :]
         nearest = _nearest(alike, away)
@@ -121,7 +121,7 @@ class Site(NamedTuple):
 Move = Callable[[Neighbourhood, Site, Genome], Genome]
 
 
-def exchange(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
+def swap(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
     """A bit of a set goes off and another of the same set goes on.
 
     It goes anywhere, or hops to the nearest free place on one side, or takes the run that it is in
@@ -162,7 +162,7 @@ def repick(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
 def nudge(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
     """A real takes a small or a large step; maybe its neighbours become what it is then."""
     number = choose(site.active.reals, site.chance[0])
-    step = site.normal * jnp.where(site.chance[1] < 0.5, *STEPS)
+    step = site.normal * jnp.where(site.chance[1] < 0.5, *_NUDGES)
     value = jnp.clip(genome.reals[number] + step, 0.0, 1.0)
     where = _spread(around[2], site, number)
     return genome._replace(reals=jnp.where(where, value, genome.reals))
@@ -175,7 +175,7 @@ def copy(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
     place = places[choose(open_ & (places >= 0), site.chance[0])]
     backwards = site.chance[1] < 0.5
 
-    def kind(near: Neighbours, gene: Gene, free: Bool[Array, "..."]) -> Array:
+    def kind(near: Neighbours, gene: _GeneArray, free: Bool[Array, "..."]) -> Array:
         source = jnp.where(backwards, near.before, near.after)
         return jnp.where((near.at == place) & free, gene[source], gene)
 
@@ -183,7 +183,7 @@ def copy(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
 
 
 MOVES: tuple[tuple[Move, float], ...] = (
-    (exchange, 3.0),
+    (swap, 3.0),
     (flip, 2.0),
     (repick, 2.0),
     (nudge, 1.0),
@@ -194,7 +194,7 @@ CHANCES = 7
 """Numbers in 0..1 that a move takes."""
 
 
-def moved(
+def one_move(
     table: Table,
     around: Neighbourhood,
     genome: Genome,
@@ -241,7 +241,7 @@ def crossed(
     places = jnp.concatenate([near.at for near in around])
     ends = jnp.sort(places[(chance[:2] * len(places)).astype(jnp.int32)])
 
-    def kind(near: Neighbours, mine: Gene, theirs: Gene) -> Array:
+    def kind(near: Neighbours, mine: _GeneArray, theirs: _GeneArray) -> Array:
         return jnp.where((near.at >= ends[0]) & (near.at <= ends[1]), theirs, mine)
 
     mixed = Genome(*map(kind, around, one, other))
@@ -258,8 +258,8 @@ def _first(mask: Mask, away: Int[Array, " n"]) -> Int[Array, ""]:
 
 def _spread(near: Neighbours, site: Site, number: Int[Array, ""]) -> Mask:
     """A gene, and maybe those of its line beside it."""
-    reach = jnp.floor(REACH * jnp.maximum(site.chance[2] - ALONE, 0) / (1 - ALONE) + 1)
-    reach = jnp.where(site.chance[2] < ALONE, 0, reach)
+    reach = jnp.floor(REACH * jnp.maximum(site.chance[2] - _ONLY_ONE, 0) / (1 - _ONLY_ONE) + 1)
+    reach = jnp.where(site.chance[2] < _ONLY_ONE, 0, reach)
     inside = jnp.abs(near.at - near.at[number]) <= reach
     itself = jnp.arange(len(near.at)) == number
     return itself | (inside & (near.line == near.line[number]))

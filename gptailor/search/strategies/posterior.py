@@ -18,9 +18,9 @@ from gptailor.search.table import Table
 
 SAMPLE = 128
 """The best trials, as many as the variances are found by at most."""
-STEPS = 6
+_EM_STEPS = 6
 """Steps of expectation maximisation."""
-FIRST = (0.4, 0.2, 0.2, 0.2)
+_FIRST_SHARES = (0.4, 0.2, 0.2, 0.2)
 """Shares of the variance for a start: own, nearby, of the kind, of pairs."""
 NOISE = 0.02
 """Variance of the noise for a start, beside that of the targets."""
@@ -30,7 +30,7 @@ COUNTS = 5.0
 """How many coefficients, or trials, what is there for a start counts as."""
 LACK = 3.0
 """The deviation of what a lower fidelity adds to all alike."""
-NEAR = 3
+_SMOOTHINGS = 3
 """How often coefficients are averaged with their neighbours."""
 
 
@@ -45,7 +45,7 @@ class Sharing(NamedTuple):
     blocks: Int[Array, " k"]
 
 
-class Seen(NamedTuple):
+class Observations(NamedTuple):
     """Trials as the model sees them: centred features and pairs, targets, the noise of each."""
 
     features: Float[Array, "n f"]
@@ -76,7 +76,7 @@ def sharing(table: Table) -> Sharing:
     first, second = jnp.asarray(table.pairs).T
     linked = jnp.eye(size).at[first, second].set(1.0).at[second, first].set(1.0)
     walk = linked / jnp.sum(linked, axis=1, keepdims=True)
-    near, kind = jnp.linalg.matrix_power(walk, NEAR), linked
+    near, kind = jnp.linalg.matrix_power(walk, _SMOOTHINGS), linked
     for _ in range(12):  # 2^12 steps reach everything that is linked
         kind = jnp.minimum(kind @ kind, 1.0)
     line = jnp.argmax(kind > 0, axis=1)
@@ -90,7 +90,7 @@ def products(table: Table, features: Float[Array, "n f"]) -> Float[Array, "n p"]
     return features[:, first] * features[:, second]
 
 
-def draw(seen: Seen, shared: Sharing, heat: Float[Array, " d"], seed: Seed) -> Coefficients:
+def draw(seen: Observations, shared: Sharing, heat: Float[Array, " d"], seed: Seed) -> Coefficients:
     """Coefficients drawn from the posterior, deviations from its mean times `heat`; 0: the mean.
 
     By Matheron's rule: a draw from the prior, corrected by what it gets wrong of what was seen.
@@ -112,18 +112,20 @@ def draw(seen: Seen, shared: Sharing, heat: Float[Array, " d"], seed: Seed) -> C
     return Coefficients(full[:f] + near + kind, full[3 * f :])
 
 
-def _columns(seen: Seen, shared: Sharing) -> Float[Array, "n k"]:
+def _columns(seen: Observations, shared: Sharing) -> Float[Array, "n k"]:
     parts = (seen.features, seen.features @ shared.near, seen.features @ shared.kind, seen.pairs)
     return jnp.concatenate(parts, axis=1)
 
 
-def _kernel(seen: Seen, columns: Float[Array, "n k"], by: Variances) -> Float[Array, "n n"]:
+def _kernel(seen: Observations, columns: Float[Array, "n k"], by: Variances) -> Float[Array, "n n"]:
     kernel = (columns * by.columns) @ columns.T
     kernel += LACK**2 * seen.lacking[:, None] * seen.lacking[None, :]
     return kernel + jnp.diag(jnp.where(seen.there, by.noise * seen.noise, 1.0))
 
 
-def _variances(seen: Seen, columns: Float[Array, "n k"], blocks: Int[Array, " k"]) -> Variances:
+def _variances(
+    seen: Observations, columns: Float[Array, "n k"], blocks: Int[Array, " k"]
+) -> Variances:
     """The likely ones, by the best trials."""
     order = jnp.argsort(jnp.where(seen.there, seen.targets, jnp.inf))[:SAMPLE]
     few = jax.tree.map(lambda rows: rows[order], seen)
@@ -147,18 +149,18 @@ def _variances(seen: Seen, columns: Float[Array, "n k"], blocks: Int[Array, " k"
         fresh = (summed + COUNTS * first.columns) / (counts + COUNTS)
         return Variances(fresh, jnp.maximum(wanted, FLOOR)), None
 
-    found: Variances = jax.lax.scan(step, first, length=STEPS)[0]
+    found: Variances = jax.lax.scan(step, first, length=_EM_STEPS)[0]
     return found
 
 
-def _first(seen: Seen, columns: Float[Array, "n k"]) -> Variances:
+def _first(seen: Observations, columns: Float[Array, "n k"]) -> Variances:
     """Each part has its share of the targets' variance, which is 1."""
     f, p = seen.features.shape[1], seen.pairs.shape[1]
     many = jnp.maximum(jnp.sum(seen.there), 1)
     power = jnp.sum(columns**2, axis=0) / many
     part = jnp.repeat(jnp.arange(4), jnp.array([f, f, f, p]), total_repeat_length=3 * f + p)
     whole = jnp.maximum(jax.ops.segment_sum(power, part, 4), 1e-3)
-    return Variances((jnp.array(FIRST) / whole)[part], jnp.asarray(NOISE))
+    return Variances((jnp.array(_FIRST_SHARES) / whole)[part], jnp.asarray(NOISE))
 
 
 def _unit(rows: Float[Array, "f f"]) -> Float[Array, "f f"]:

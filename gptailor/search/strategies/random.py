@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gptailor.search.genome import Genome
-from gptailor.search.strategies.breeding import rows
+from gptailor.search.strategies.breeding import some_rows
 from gptailor.search.strategies.chance import Key, drawn, seeds
 from gptailor.search.strategies.strategy import (
-    Asked,
+    Proposal,
     State,
     empty,
     fresh_first,
@@ -20,7 +20,7 @@ from gptailor.search.strategies.strategy import (
 )
 from gptailor.search.table import Table
 
-SPARE = 8
+_DRAWN_PER_ASKED = 8
 """Genomes drawn for each one asked, so that it is new where new ones are rare."""
 
 
@@ -38,12 +38,12 @@ class Random:
         return State(empty(table, capacity, objectives))
 
     @partial(jax.jit, static_argnums=0)
-    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Asked:
+    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
         """New ones, as they were drawn."""
         (seed,) = seeds(key, 1)
-        found = drawn(table, seed, SPARE * self.population)
+        found = drawn(table, seed, _DRAWN_PER_ASKED * self.population)
         order = fresh_first(state.archive, found)[: self.population]
-        return rows(found, order), jnp.ones(self.population), state
+        return some_rows(found, order), jnp.ones(self.population), state
 
     @partial(jax.jit, static_argnums=0)
     def tell(

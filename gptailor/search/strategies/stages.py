@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gptailor.search.genome import Genome
-from gptailor.search.strategies.breeding import rows, where
-from gptailor.search.strategies.strategy import Archive, genes, marks, told
+from gptailor.search.strategies.breeding import some_rows, where
+from gptailor.search.strategies.strategy import Archive, fingerprints, genes, told
 
-NEAR = 0.02
+_ROUNDING = 0.02
 """What rounding to whole samples takes of a share, at most."""
 
 
@@ -35,7 +35,7 @@ def staged(
     ranks = jnp.resize(ranks, (many,))
     goes = (stage[ranks] > 0) & (jnp.arange(many) < len(stage))
     asked = jnp.where(goes, above[ranks], shares[0])
-    return where(goes, rows(archive.genomes, ranks), offspring), asked
+    return where(goes, some_rows(archive.genomes, ranks), offspring), asked
 
 
 def _rising(
@@ -43,11 +43,11 @@ def _rising(
 ) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
     """The share that each trial is to be tried on next, and the stage that it goes to; or 0."""
     above, stage = jnp.ones(len(found)), jnp.zeros(len(found), jnp.int32)
-    known = marks(genes(archive.genomes))
+    known = fingerprints(genes(archive.genomes))
     same = (known[:, None] == known[None, :]) & told(archive)[None, :]
     highest = jnp.max(jnp.where(same, archive.fidelity[None, :], 0.0), axis=1)
     for number, (share, higher) in enumerate(pairwise(shares)):
-        reaches = (archive.fidelity >= share - NEAR) & (archive.fidelity < higher - NEAR)
+        reaches = (archive.fidelity >= share - _ROUNDING) & (archive.fidelity < higher - _ROUNDING)
         there = jnp.isfinite(found) & reaches
         rank = jnp.sum(there[None, :] & (found[None, :] < found[:, None]), axis=1)
         good = there & (rank < jnp.sum(there) // rise) & (highest <= archive.fidelity)

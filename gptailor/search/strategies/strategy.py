@@ -15,7 +15,7 @@ from gptailor.search.scalarise import scalarise
 from gptailor.search.strategies.chance import Key, scrambled
 from gptailor.search.table import Table
 
-Asked = tuple[Genome, Float[Array, " n"], "State"]
+Proposal = tuple[Genome, Float[Array, " n"], "State"]
 
 
 class Archive(NamedTuple):
@@ -51,7 +51,7 @@ class Strategy(Protocol):
     def init(self, table: Table, capacity: int, key: Key, objectives: int = 1) -> State:
         """The state before any trial; room for `capacity` of them."""
 
-    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Asked:
+    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
         """Genomes to try, canonical and new where there are new ones, with the share for each.
 
         `weights` say how much each objective counts this time.
@@ -113,7 +113,7 @@ def told(archive: Archive) -> Bool[Array, " capacity"]:
     return jnp.arange(len(archive.fidelity)) < archive.size
 
 
-def marks(rows: Float[Array, "n k"]) -> UInt32[Array, " n"]:
+def fingerprints(rows: Float[Array, "n k"]) -> UInt32[Array, " n"]:
     """A number a row: the same for the same row, and almost surely not for another."""
     columns = jax.lax.bitcast_convert_type(rows.astype(jnp.float32), jnp.uint32)
     place = scrambled(jnp.arange(1, 1 + rows.shape[1], dtype=jnp.uint32))
@@ -127,13 +127,13 @@ def genes(population: Genome) -> Float[Array, "n k"]:
 
 def known(archive: Archive, population: Genome) -> Bool[Array, " n"]:
     """Which canonical genomes the archive holds already."""
-    same = marks(genes(population))[:, None] == marks(genes(archive.genomes))[None, :]
+    same = fingerprints(genes(population))[:, None] == fingerprints(genes(archive.genomes))[None, :]
     return jnp.any(same & told(archive)[None, :], axis=-1)
 
 
 def fresh_first(archive: Archive, population: Genome) -> Int[Array, " n"]:
     """An order of canonical genomes: those that are new, then the archive's and repeats."""
-    found = marks(genes(population))
+    found = fingerprints(genes(population))
     earlier = jnp.tril(found[:, None] == found[None, :], -1)
     stale = known(archive, population) | jnp.any(earlier, axis=1)
     return jnp.argsort(stale, stable=True)

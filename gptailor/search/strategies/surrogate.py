@@ -14,12 +14,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from gptailor.search.genome import Genome
-from gptailor.search.strategies.breeding import bred, joined, rows, steps, where
+from gptailor.search.strategies.breeding import (
+    bred,
+    joined_populations,
+    some_rows,
+    step_counts,
+    where,
+)
 from gptailor.search.strategies.chance import Key, Seed, drawn, seeds
 from gptailor.search.strategies.moves import Neighbourhood, neighbourhood
 from gptailor.search.strategies.posterior import (
     Coefficients,
-    Seen,
+    Observations,
     Sharing,
     draw,
     products,
@@ -28,11 +34,11 @@ from gptailor.search.strategies.posterior import (
 from gptailor.search.strategies.stages import staged
 from gptailor.search.strategies.strategy import (
     Archive,
-    Asked,
+    Proposal,
     State,
     empty,
+    fingerprints,
     fitness,
-    marks,
     store,
     told,
 )
@@ -82,7 +88,7 @@ class Surrogate:
         return State(empty(table, capacity, objectives), own)
 
     @partial(jax.jit, static_argnums=0)
-    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Asked:
+    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
         """One genome for each draw: the best of its pool that is new."""
         drawing, random, *breeding = seeds(key, 6)
         archive, own = state
@@ -94,9 +100,9 @@ class Surrogate:
         elite = self._elite(table, archive, expected, weights, random)
         pool = self._bred(table, own.around, elite, breeding)
         taking = jax.vmap(partial(features, table))(pool)
-        found, held = marks(taking), marks(effects)
+        found, held = fingerprints(taking), fingerprints(effects)
         stale = jnp.any((found[:, None] == held[None, :]) & told(archive)[None, :], axis=1)
-        chosen = rows(pool, _picked(_scores(table, taking, by)[:, 1:], stale, found))
+        chosen = some_rows(pool, _picked(_scores(table, taking, by)[:, 1:], stale, found))
         asked = jax.vmap(partial(canonical, table))(chosen)
         return *staged(archive, fitness(archive, weights), asked, self.shares, self.rise), state
 
@@ -131,7 +137,7 @@ class Surrogate:
         order = jnp.stack(orders, axis=1).ravel()[: self.elite]
         few = jnp.arange(self.elite) // 2 >= jnp.sum(valid & full)
         random = drawn(table, seed, self.elite)
-        return where(few | ~valid[order], random, rows(archive.genomes, order))
+        return where(few | ~valid[order], random, some_rows(archive.genomes, order))
 
     def _bred(
         self, table: Table, around: Neighbourhood, elite: Genome, chance: list[Seed]
@@ -139,18 +145,18 @@ class Surrogate:
         """Mutants of the elite, more of its first ones, and some random genomes."""
         count, move, cross, fresh = chance
         turns = (jnp.arange(TURNS) + 0.5) / TURNS
-        parents = rows(elite, jnp.floor(self.elite * turns**2).astype(jnp.int32))
-        often = steps(count, self.mutants, MORE)
+        parents = some_rows(elite, jnp.floor(self.elite * turns**2).astype(jnp.int32))
+        often = step_counts(count, self.mutants, MORE)
         mutants = bred(table, around, parents, often, (move, cross), self.moves)
-        return joined(mutants, drawn(table, fresh, self.mutants // FRESH))
+        return joined_populations(mutants, drawn(table, fresh, self.mutants // FRESH))
 
 
 def _seen(
     table: Table, archive: Archive, effects: Float[Array, "n f"], weights: Float[Array, " m"]
-) -> Seen:
+) -> Observations:
     """The archive as the model sees it."""
     there = told(archive)
-    return Seen(
+    return Observations(
         _centred(effects, there),
         _centred(products(table, effects), there),
         jnp.where(there, 1 - archive.fidelity, 0.0),
