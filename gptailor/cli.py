@@ -167,7 +167,7 @@ cli.add_command(search_command)
     show_default=True,
     help="For people, for programs, or as GitHub annotations.",
 )
-def check(
+def check_(
     plans: tuple[str, ...], models: tuple[tuple[str, Path], ...], alone: bool, form: str
 ) -> None:
     """Check plans, by themselves and against the headers of their models.

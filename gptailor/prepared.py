@@ -10,9 +10,9 @@ from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.shards import Shard, plan_shards
 from gptailor.checkpoint.stamp import Stamp, stamps
 from gptailor.checks.alone import check_alone
-from gptailor.checks.merging import open_choices
 from gptailor.checks.models import check_models
 from gptailor.checks.opening import folder_of, is_local, open_models, rebind
+from gptailor.checks.places import open_choices
 from gptailor.diagnostics import Fault, PlanError, errors, locate
 from gptailor.outline import Gap, gaps, kept
 from gptailor.plan import Model, Plan

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.checks.merging import open_choices
+from gptailor.checks.places import open_choices
 from gptailor.lang.reading import read_bytes
 from gptailor.outline import kept
 from tests.tiny import tiny_model

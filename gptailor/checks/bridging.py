@@ -9,9 +9,9 @@ from gptailor import outline
 from gptailor.checkpoint.configuration import Refusal
 from gptailor.checkpoint.header import TensorInfo
 from gptailor.checkpoint.layout import Layout, projection
-from gptailor.checks.fitting import FLOATS, Checked, Use, moved_configuration, uses
-from gptailor.checks.merging import open_choices
+from gptailor.checks.places import open_choices
 from gptailor.diagnostics import Fault
+from gptailor.program.sources import FLOATS, Checked, Use, moved_configuration, uses
 from gptailor.registry import BRIDGE_TOKENS
 
 

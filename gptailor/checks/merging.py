@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from gptailor.checks.places import (
     call_values,
     calls,
-    choices,
     layer_recipes,
     layers_of,
     numbers,
@@ -264,29 +263,3 @@ MERGING: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
     every_choice_is_one,
     drop_any_can_be_met,
 )
-
-
-def open_choices(plan: Plan) -> int:
-    """How many choices a plan leaves open; a tied statement's count once."""
-    seen: set[tuple[str, int]] = set()
-    count = len(plan.drop_any)
-    stack = plan.stack.items if plan.stack else ()
-    for name in ("embed", "norm", "head", "tokenizer"):
-        recipe = plan.rest(name)
-        count += choices(recipe) if recipe is not None else 0
-    for name, entries in (("layers", plan.layers), ("drops", plan.drops),
-                          ("scales", plan.scales), ("items", stack)):  # fmt: skip
-        for entry in entries:
-            if entry.tied is not None and (name, entry.tied) in seen:
-                continue
-            if entry.tied is not None:
-                seen.add((name, entry.tied))
-            count += entry.maybe
-            recipe = getattr(entry, "recipe", None)
-            count += choices(recipe) if recipe is not None else 0
-            count += not isinstance(getattr(entry, "factor", 1), int | float)
-    for bridge in plan.bridges:
-        count += bridge.maybe + sum(
-            isinstance(v, Interval | OneOfNumbers) for v in (bridge.tokens, bridge.ridge)
-        )
-    return count

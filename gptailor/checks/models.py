@@ -6,13 +6,14 @@ from dataclasses import replace
 from gptailor.checkpoint.layout import incompatible
 from gptailor.checkpoint.opened import Opened
 from gptailor.checks.bridging import BRIDGING
-from gptailor.checks.fitting import FITTING, Checked
+from gptailor.checks.fitting import FITTING
 from gptailor.checks.opening import used
 from gptailor.checks.places import Hit, joined_faults, layer_recipes, named_models
 from gptailor.checks.quantised import QUANTISED
 from gptailor.checks.rest import REST_RULES, every_tokenizer_can_be_read
 from gptailor.diagnostics import Fault, errors, locate
 from gptailor.plan import Drop, Layer, Plan, Scale
+from gptailor.program.sources import Checked
 
 
 def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:

@@ -6,9 +6,9 @@ from gptailor import outline
 from gptailor.checkpoint.forms import Adapted
 from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.quantisation import quantisation
-from gptailor.checks.fitting import FLOATS, Checked, merges, uses
 from gptailor.checks.places import named_models, recipes
 from gptailor.diagnostics import Fault, Place
+from gptailor.program.sources import FLOATS, Checked, merges, uses
 
 HELP = "use the checkpoint that it was made from"
 SMALL_FLOATS = ("F8_", "F6_", "F4")

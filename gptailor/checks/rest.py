@@ -7,9 +7,9 @@ from gptailor.checkpoint.error import CheckpointError, quoted
 from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.rows import can_be_aligned, has_rows
 from gptailor.checkpoint.vocabulary import Vocabulary, relation, same_files
-from gptailor.checks.fitting import Checked
 from gptailor.checks.places import calls, layer_recipes, named_models
 from gptailor.diagnostics import Fault, Place, listed
+from gptailor.program.sources import Checked
 from gptailor.registry import METHODS
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 from gptailor import outline
-from gptailor.checks.merging import open_choices
+from gptailor.checks.places import open_choices
 from gptailor.convert.mergekit_words import WRITERS, Words, calls_of
 from gptailor.convert.note import ConversionError, Unsayable, dotted
 from gptailor.diagnostics import Place

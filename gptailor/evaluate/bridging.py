@@ -11,7 +11,6 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from gptailor.checkpoint.digest import FileDigest
-from gptailor.checks.fitting import Checked
 from gptailor.evaluate.bridge_fold import carriers, fold_fit, widths
 from gptailor.evaluate.bridge_states import OwnContents, Walk
 from gptailor.evaluate.bridge_statistics import BridgeError, Statistics, solve
@@ -24,6 +23,7 @@ from gptailor.evaluate.work import LiveModel
 from gptailor.outline import Gap, kept
 from gptailor.plan import Plan
 from gptailor.prepared import calibration_path
+from gptailor.program.sources import Checked
 
 _KEPT_FITS = 2**31
 """Bytes of fitted tensors that are kept for other plans."""

@@ -11,10 +11,10 @@ from torch import Tensor
 from gptailor.checkpoint.configuration import Refusal
 from gptailor.checkpoint.layout import Layout, layer_entries, moved_config
 from gptailor.checkpoint.opened import Opened
-from gptailor.checks.fitting import Checked
 from gptailor.plan import Plan
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.program import Combine, Instruction, Output
+from gptailor.program.sources import Checked
 
 PieceKey = tuple[tuple[str, str, Instruction], ...]
 """Tensors' names (those of a layer within it), dtypes, and the instructions that make them."""

@@ -121,10 +121,10 @@ def prepare_wishes(
 
 def longest_text(target: Target) -> int | None:
     """The longest text that a target takes, in tokens; None where its configuration has no end."""
-    return positions_of(target.prepared.compiled.config)
+    return context_length(target.prepared.compiled.config)
 
 
-def positions_of(config: Mapping[str, Any]) -> int | None:
+def context_length(config: Mapping[str, Any]) -> int | None:
     """The same by a model's configuration."""
     found = getattr(configuration(config).get_text_config(), "max_position_embeddings", None)
     return int(found) if found else None

@@ -14,7 +14,6 @@ from typing import final
 from torch import Tensor
 
 from gptailor.checkpoint.opened import Opened
-from gptailor.checks.fitting import Checked
 from gptailor.checks.opening import open_models
 from gptailor.checks.places import named_models
 from gptailor.diagnostics import Fault, PlanError, errors
@@ -32,8 +31,8 @@ from gptailor.evaluate.objectives import (
 from gptailor.evaluate.preparing import (
     Samples,
     Wish,
+    context_length,
     no_reference,
-    positions_of,
     prepare_wishes,
 )
 from gptailor.evaluate.score import Score
@@ -45,6 +44,7 @@ from gptailor.evaluate.trial_samples import Parts, parted, seen_of, wanted
 from gptailor.evaluate.work import Results, Work
 from gptailor.plan import Layer, LayerOf, Plan, Take
 from gptailor.prepared import ModelPaths, calibration_path, checked, commits_of, fetched, pinned
+from gptailor.program.sources import Checked
 from gptailor.registry import OBJECTIVES
 
 Outcomes = tuple[Outcome, ...]
@@ -132,7 +132,7 @@ class Trials:
             Samples(self.folder, samples, self.seed),
             teller,
             reference=self._reference,
-            positions=positions_of(self.models["base"].config),
+            positions=context_length(self.models["base"].config),
         )
 
     def _of(self, plan: Plan) -> Parts:

@@ -10,7 +10,6 @@ from gptailor.checkpoint.header import TensorInfo, TensorSpec
 from gptailor.checkpoint.layout import fold_scale, is_constant, name_of, projection
 from gptailor.checkpoint.opened import Opened
 from gptailor.checkpoint.rows import aligned_rows, has_rows
-from gptailor.checks.fitting import FLOATS, Checked, base_layer, moved_configuration, uses
 from gptailor.plan import Merge, MethodCall, Part, Plan, Recipe, Take
 from gptailor.program.program import (
     Arguments,
@@ -22,6 +21,7 @@ from gptailor.program.program import (
     Program,
     unbridged,
 )
+from gptailor.program.sources import FLOATS, Checked, base_layer, moved_configuration, uses
 from gptailor.registry import DTYPES, METHODS, Parameter
 
 IDENTITY: Arguments = (("weights", (1.0,)),)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from gptailor import outline
-from gptailor.checks.merging import open_choices
+from gptailor.checks.places import open_choices
 from gptailor.lang import words
 from gptailor.plan import REST, Plan
 from gptailor.report import describe, layer_map

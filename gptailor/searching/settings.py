@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
-from gptailor.checks.merging import open_choices
+from gptailor.checks.places import open_choices
 from gptailor.diagnostics import Fault, PlanError, TailorError, listed, nearest
 from gptailor.lang.objectives import read_objective
 from gptailor.lang.words import objective as in_words

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gptailor import loads
 from gptailor.checks.alone import check_alone
-from gptailor.checks.merging import open_choices
+from gptailor.checks.places import open_choices
 from gptailor.diagnostics import errors
 from gptailor.lang.format import format_plan
 from gptailor.plan import Plan
