@@ -84,10 +84,10 @@ def _painted(drawn: Sequence[layer_map.Cell], lines: Sequence[str]) -> Iterator[
         if i % 2 == 0:
             yield _MAP_INDENT + click.style(line, dim=True)
         else:
-            yield _MAP_INDENT + "".join(c if c == " " else _cell(next(cells)) for c in line)
+            yield _MAP_INDENT + "".join(c if c == " " else _painted_cell(next(cells)) for c in line)
 
 
-def _cell(cell: layer_map.Cell) -> str:
+def _painted_cell(cell: layer_map.Cell) -> str:
     if cell.colour is None:
         return cell.symbol
     return click.style(
@@ -97,14 +97,14 @@ def _cell(cell: layer_map.Cell) -> str:
 
 def _legend(drawn: Sequence[layer_map.Cell], models: Sequence[str], width: int) -> Iterator[str]:
     """The symbols with their colours, as many to a line as fit."""
-    colours = layer_map.colours(models)
+    colour_of = layer_map.colours(models)
     line, used = _MAP_INDENT, 0
     for symbol, name in layer_map.legend(drawn, models):
         size = len(symbol) + 1 + len(name)
         if used and len(_MAP_INDENT) + used + 3 + size > width:
             yield line
             line, used = _MAP_INDENT, 0
-        colour = colours.get(name)
+        colour = colour_of.get(name)
         key = click.style(symbol, fg=colour, reverse=True) if colour else symbol
         line += "   " * bool(used) + f"{key} {name}"
         used += size + 3 * bool(used)
