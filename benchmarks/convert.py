@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 import gptailor
-from gptailor.convert.mergekit import from_mergekit
+from gptailor.convert.mergekit.importer import from_mergekit
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 

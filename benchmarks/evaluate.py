@@ -28,15 +28,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 import gptailor  # noqa: E402 (the folder above is found first)
 from benchmarks.random_models import write_models  # noqa: E402
 from benchmarks.tinyllama import Shape  # noqa: E402
-from gptailor.command.options import ByteSize  # noqa: E402
-from gptailor.evaluate.batches import Packed, pack  # noqa: E402
-from gptailor.evaluate.failure import Failure  # noqa: E402
-from gptailor.evaluate.forward import BATCH_TOKENS, Evaluator  # noqa: E402
-from gptailor.evaluate.objectives.text import surprise  # noqa: E402
-from gptailor.evaluate.stitch import Stitched, Stitcher  # noqa: E402
-from gptailor.evaluate.work import Request, Work  # noqa: E402
-from gptailor.plan import Plan  # noqa: E402
-from gptailor.prepared import prepare  # noqa: E402
+from gptailor.cli.options import ByteSize  # noqa: E402
+from gptailor.evaluate.forward.batches import Packed, pack  # noqa: E402
+from gptailor.evaluate.forward.evaluator import BATCH_TOKENS, Evaluator  # noqa: E402
+from gptailor.evaluate.forward.requests import Request, Work  # noqa: E402
+from gptailor.evaluate.live.stitch import Stitched, Stitcher  # noqa: E402
+from gptailor.evaluate.objectives.nll import surprise  # noqa: E402
+from gptailor.evaluate.outcome import Failure  # noqa: E402
+from gptailor.plan.plan import Plan  # noqa: E402
+from gptailor.prepare import prepare  # noqa: E402
 
 SHAPES = {
     "tiny": Shape(8, 0.06),

@@ -24,9 +24,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.mergekit_peer import add_peer_option, merge, tensors_of
-from gptailor.program.combine import combine_tensors
+from gptailor.plan.registry import METHODS
 from gptailor.program.program import Arguments
-from gptailor.registry import METHODS
+from gptailor.program.run import combine_tensors
 
 Tensors = dict[str, Tensor]
 Value = float | tuple[float, ...]

@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gptailor import api
+from gptailor.build import compile as api
 from gptailor.program.program import program_lines
 from tests.hollow import (
     LLAMA_2_70B,

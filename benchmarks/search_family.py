@@ -31,18 +31,18 @@ from transformers.utils import logging  # noqa: E402
 
 import gptailor  # noqa: E402
 from benchmarks.search_texts import SEEN, write_texts  # noqa: E402
-from gptailor.evaluate.judging import Placement  # noqa: E402
-from gptailor.evaluate.preparing import Wish  # noqa: E402
-from gptailor.evaluate.score import Score  # noqa: E402
+from gptailor.evaluate.judge import Placement  # noqa: E402
+from gptailor.evaluate.outcome import Score  # noqa: E402
+from gptailor.evaluate.samples import Wish  # noqa: E402
 from gptailor.evaluate.trial import Outcomes, Trials, opened  # noqa: E402
 from gptailor.lang.format import format_plan  # noqa: E402
-from gptailor.lang.objectives import read_objective  # noqa: E402
-from gptailor.plan import Bridge, Plan  # noqa: E402
-from gptailor.search.decode import decode  # noqa: E402
-from gptailor.search.genome import Genome  # noqa: E402
-from gptailor.search.schedule import Start, ToldStart  # noqa: E402
-from gptailor.search.space import Space, space_of  # noqa: E402
-from gptailor.search.starts import Starts, wholes  # noqa: E402
+from gptailor.lang.reading import read_objective  # noqa: E402
+from gptailor.plan.plan import Bridge, Plan  # noqa: E402
+from gptailor.search.run.schedule import Start, ToldStart  # noqa: E402
+from gptailor.search.space.decode import decode  # noqa: E402
+from gptailor.search.space.genome import Genome  # noqa: E402
+from gptailor.search.space.space import Space, space_of  # noqa: E402
+from gptailor.search.starts.starts import Starts, wholes  # noqa: E402
 
 MODELS = {"math": "arithmetic", "code": "python", "chat": "conversation"}
 """What the fine-tunes are called in plans, and in the demo."""

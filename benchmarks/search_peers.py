@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.search_landscapes import Places, joined
-from gptailor.search.genome import Genome
-from gptailor.search.space import Space
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.space import Space
 from gptailor.search.strategies import moves
 from gptailor.search.strategies.registry import STRATEGIES
 from gptailor.search.strategies.surrogate import Surrogate

@@ -9,8 +9,8 @@ import numpy as np
 from benchmarks.search_family import Family, samples
 from benchmarks.search_peers import EvoPress, Factory, Ours, Searcher, peers
 from benchmarks.search_texts import SEEN
-from gptailor.search.genome import Genome
-from gptailor.search.schedule import Start, ToldStart
+from gptailor.search.run.schedule import Start, ToldStart
+from gptailor.search.space.genome import Genome
 
 STAGES = ((8, 1 / SEEN), (2, 1.0))
 """EvoPress' offspring on one text of each domain, and the best of them on all."""

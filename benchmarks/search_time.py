@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.search_landscapes import SHAPES, space
 from benchmarks.search_peers import Ours, Smac, one_of
-from gptailor.search.genome import Genome
-from gptailor.search.space import Space
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.space import Space
 from gptailor.search.strategies.registry import STRATEGIES
 
 SHAPE = "40/3/10"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 Command = Sequence[str]
 
-GPTAILOR = (sys.executable, "-c", "from gptailor.cli import main; main()")
+GPTAILOR = (sys.executable, "-c", "from gptailor.cli.main import main; main()")
 PLAN = """\
 tailor 1
 

@@ -237,7 +237,7 @@ def gptailor(*arguments: str, text: str | None = None) -> None:
     """Show and run a command of gptailor, as it is installed beside this Python."""
     given = "" if text is None else f" <<< '{text.strip().splitlines()[-1]}'"
     print(f"\n$ gptailor {' '.join(arguments)}{given}", flush=True)
-    run(sys.executable, "-c", "from gptailor.cli import main; main()", *arguments, text=text)
+    run(sys.executable, "-c", "from gptailor.cli.main import main; main()", *arguments, text=text)
 
 
 def look(name: str, folder: Path) -> Seen:

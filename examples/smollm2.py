@@ -101,7 +101,7 @@ def main() -> int:
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="where the model shall be")
     folder = parser.parse_args().folder
-    from gptailor.diagnostics import TailorError
+    from gptailor.plan.faults import TailorError
 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:

@@ -11,35 +11,35 @@ from typing import TYPE_CHECKING, Any
 from gptailor.version import VERSION
 
 if TYPE_CHECKING:
-    from gptailor.api import Written, check, compile, format, load, loads, lock, verify
-    from gptailor.checkpoint.lock import Lock
-    from gptailor.diagnostics import Fault, PlanError, TailorError
-    from gptailor.evaluate.judgement import Judgement
-    from gptailor.evaluate.judging import judge
-    from gptailor.evaluate.stitch import stitch
-    from gptailor.plan import Plan
-    from gptailor.verifying import Verified
+    from gptailor.build.compile import Written, check, compile, format, load, loads, lock, verify
+    from gptailor.build.lock import Lock
+    from gptailor.build.verify import Verified
+    from gptailor.evaluate.judge import judge
+    from gptailor.evaluate.live.stitch import stitch
+    from gptailor.evaluate.outcome import Judgement
+    from gptailor.plan.faults import Fault, PlanError, TailorError
+    from gptailor.plan.plan import Plan
 
 __version__ = VERSION
 
 _HOMES = {
-    "Fault": "gptailor.diagnostics",
-    "Judgement": "gptailor.evaluate.judgement",
-    "Lock": "gptailor.checkpoint.lock",
-    "Plan": "gptailor.plan",
-    "PlanError": "gptailor.diagnostics",
-    "TailorError": "gptailor.diagnostics",
-    "Verified": "gptailor.verifying",
-    "Written": "gptailor.api",
-    "check": "gptailor.api",
-    "compile": "gptailor.api",
-    "format": "gptailor.api",
-    "judge": "gptailor.evaluate.judging",
-    "load": "gptailor.api",
-    "loads": "gptailor.api",
-    "lock": "gptailor.api",
-    "stitch": "gptailor.evaluate.stitch",
-    "verify": "gptailor.api",
+    "Fault": "gptailor.plan.faults",
+    "Judgement": "gptailor.evaluate.outcome",
+    "Lock": "gptailor.build.lock",
+    "Plan": "gptailor.plan.plan",
+    "PlanError": "gptailor.plan.faults",
+    "TailorError": "gptailor.plan.faults",
+    "Verified": "gptailor.build.verify",
+    "Written": "gptailor.build.compile",
+    "check": "gptailor.build.compile",
+    "compile": "gptailor.build.compile",
+    "format": "gptailor.build.compile",
+    "judge": "gptailor.evaluate.judge",
+    "load": "gptailor.build.compile",
+    "loads": "gptailor.build.compile",
+    "lock": "gptailor.build.compile",
+    "stitch": "gptailor.evaluate.live.stitch",
+    "verify": "gptailor.build.compile",
 }
 
 __all__ = [

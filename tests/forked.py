@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptailor import api, cli
-from gptailor.diagnostics import TailorError
+from gptailor.build import compile as api
+from gptailor.cli import main as cli
+from gptailor.plan.faults import TailorError
 
 ROOT = Path(__file__).parent.parent
 

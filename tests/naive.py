@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gptailor.plan import LayerOf, MethodCall, Plan, Recipe, Take
-from gptailor.program.combine import combine_tensors
-from gptailor.registry import METHODS
+from gptailor.plan.plan import LayerOf, MethodCall, Plan, Recipe, Take
+from gptailor.plan.registry import METHODS
+from gptailor.program.run import combine_tensors
 
 Tensors = dict[str, Tensor]
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"

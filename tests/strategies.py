@@ -6,9 +6,17 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from gptailor import plan as p
-from gptailor.plan import LARGEST_LAYER
-from gptailor.registry import DTYPES, METHODS, OBJECTIVES, WORDS, Method, ObjectiveSpec, Parameter
+from gptailor.plan import plan as p
+from gptailor.plan.plan import LARGEST_LAYER
+from gptailor.plan.registry import (
+    DTYPES,
+    METHODS,
+    OBJECTIVES,
+    WORDS,
+    Method,
+    ObjectiveSpec,
+    Parameter,
+)
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 import gptailor
-from gptailor.plan import Drop, Layer, LayerOf, Merge, MethodCall, Model, Plan, Scale, Take
+from gptailor.plan.plan import Drop, Layer, LayerOf, Merge, MethodCall, Model, Plan, Scale, Take
 
 TEXT = """\
 tailor 1

@@ -15,7 +15,7 @@ from benchmarks.compile_cases import Case, Targets, cases
 from benchmarks.compile_tables import row
 from benchmarks.measured import Failed, Run, cool, first_write, run, touch, warm
 from benchmarks.tinyllama import Shape, layers_for
-from gptailor.convert.mergekit import from_mergekit
+from gptailor.convert.mergekit.importer import from_mergekit
 from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[1]

@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import gptailor
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.lock import read_lock
-from gptailor.cli import run_command
-from gptailor.diagnostics import PlanError
-from gptailor.evaluate.stitch import stitch
-from gptailor.plan import Plan
-from gptailor.prepared import prepare
+from gptailor.build.lock import read_lock
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.cli.main import run_command
+from gptailor.evaluate.live.stitch import stitch
+from gptailor.plan.faults import PlanError
+from gptailor.plan.plan import Plan
+from gptailor.prepare import prepare
 from gptailor.program.program import program_lines
 from gptailor.program.sketch import sketch
 from tests.tiny import tiny_model

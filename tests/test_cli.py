@@ -18,16 +18,16 @@ import pytest
 from safetensors.torch import load_file
 
 import gptailor
-from gptailor import cli
-from gptailor.command import screen
-from gptailor.plan import Plan
+from gptailor.cli import main as cli
+from gptailor.cli import terminal as screen
+from gptailor.plan.plan import Plan
 from tests.said import Run, Said
 
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "export", "fmt", "import", "json", "lock"),
     *("schema", "search", "show", "verify"),
 ]
-SCRIPT = [sys.executable, "-c", "from gptailor.cli import main; main()"]
+SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]
 
 PLAN = """\
 tailor 1
@@ -391,7 +391,7 @@ def test_completion_completes() -> None:
         "COMP_CWORD": "1",
     }
     said = subprocess.run(
-        [sys.executable, "-c", "from gptailor.cli import cli; cli(prog_name='gptailor')"],
+        [sys.executable, "-c", "from gptailor.cli.main import cli; cli(prog_name='gptailor')"],
         env={**os.environ, **environment},
         check=False,
         capture_output=True,

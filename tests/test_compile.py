@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 import gptailor
-from gptailor.diagnostics import TailorError
-from gptailor.plan import Plan
+from gptailor.plan.faults import TailorError
+from gptailor.plan.plan import Plan
 from tests.naive import interpret, read
 from tests.tiny import tiny_model
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.diagnostics import Fault, Source, errors, show
 from gptailor.lang.reading import read_text
-from gptailor.registry import METHODS, OBJECTIVES
+from gptailor.plan.faults import Fault, Source, errors, show
+from gptailor.plan.registry import METHODS, OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/language.md")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import gptailor
-from gptailor import cli
+from gptailor.cli import main as cli
 from tests.evaluate.lent import one_thread
 from tests.said import Run, Said
 from tests.tiny import tiny_model

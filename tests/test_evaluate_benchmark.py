@@ -9,7 +9,7 @@ import pytest
 
 import gptailor
 from benchmarks.evaluate import child_of, parent_of
-from gptailor.diagnostics import errors
+from gptailor.plan.faults import errors
 from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptailor.checkpoint.header import read_header
+from gptailor.checkpoint.formats.safetensors import read_header
 from tests.hostile import headers
 from tests.hostile.targets import TARGETS
 

@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gptailor
-from gptailor import cli
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.lock import LOCK_FILE, Lock, read_lock
-from gptailor.inputs import work
-from gptailor.locking import measured, plan_digest
-from gptailor.prepared import ready
-from gptailor.verifying import begin, verified
+from gptailor.build.inputs import work
+from gptailor.build.lock import LOCK_FILE, Lock, read_lock
+from gptailor.build.record import measured, plan_digest
+from gptailor.build.verify import begin, verified
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.cli import main as cli
+from gptailor.prepare import ready
 from tests.hub_server import serving
 
 PLAN = """\
@@ -275,7 +275,7 @@ def test_another_dtype_is_refused(here: Path) -> None:
 def test_a_large_input_is_refused_while_it_is_copied(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gptailor.locking.EARLY_BYTES", 0)
+    monkeypatch.setattr("gptailor.build.record.EARLY_BYTES", 0)
     locked = gptailor.lock(gptailor.load("p.tailor"))
     flip(here / "math" / "model.safetensors")
     told: list[int] = []
@@ -322,7 +322,12 @@ def test_a_lock_holds_a_model_of_the_hub_at_its_commit(family: Path, tmp_path: P
         }
 
         def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-            script = [sys.executable, "-c", "from gptailor.cli import main; main()", *arguments]
+            script = [
+                sys.executable,
+                "-c",
+                "from gptailor.cli.main import main; main()",
+                *arguments,
+            ]
             return subprocess.run(
                 script,
                 cwd=tmp_path,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.checks.places import open_choices
 from gptailor.lang.reading import read_bytes
-from gptailor.outline import kept
+from gptailor.plan.layers import kept
+from gptailor.plan.walk import open_choices
 from tests.tiny import tiny_model
 
 PLANS = Path(__file__).parent.parent / "plans"

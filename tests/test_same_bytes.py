@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from gptailor.registry import METHODS
+from gptailor.plan.registry import METHODS
 
 METHOD = {
     "linear": "math, code by linear(0.3, 0.6)",
@@ -125,7 +125,7 @@ def test_the_number_of_threads_is_an_option(models: Path) -> None:
     for threads in ("1", "2"):
         output = models / "new"
         subprocess.run(
-            [sys.executable, "-c", "from gptailor.cli import main; main()", "compile", plan,
+            [sys.executable, "-c", "from gptailor.cli.main import main; main()", "compile", plan,
              "-o", str(output), "--force", "--threads", threads],
             check=True,
             capture_output=True,

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from gptailor import api
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.source import INDEX, open_checkpoint
-from gptailor.checkpoint.writer import free_space
+from gptailor.build import compile as api
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.folder import INDEX, open_checkpoint
+from gptailor.checkpoint.write.writer import free_space
 from tests.hollow import LLAMA_3_70B, QWEN_3_30B, llama, qwen3_moe, write_hollow
 
 PLAN = """\

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import gptailor
-from gptailor import cli
-from gptailor.searching.settings import STRATEGY_NAMES as NAMES
+from gptailor.cli import main as cli
+from gptailor.search.settings import STRATEGY_NAMES as NAMES
 from tests.evaluate.lent import one_thread
 from tests.said import Run, Said
 from tests.search import landscape  # noqa: F401 (compiles once for all tests)
@@ -57,7 +57,7 @@ def begin(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str
     """The command in a process of its own."""
     script = (
         "import tests.search.landscape, sys\n"  # compiles once for all
-        "from gptailor.cli import run\n"
+        "from gptailor.cli.main import run\n"
         "sys.exit(run(sys.argv[1:]))\n"
     )
     root = Path(__file__).parents[1]
@@ -425,7 +425,7 @@ def test_the_names_of_strategies_are_those_of_the_registry() -> None:
 
 def test_help_and_faults_of_the_plan_import_neither_jax_nor_torch(world: Path) -> None:
     script = (
-        "import sys; from gptailor.cli import run; code = run(sys.argv[1:])\n"
+        "import sys; from gptailor.cli.main import run; code = run(sys.argv[1:])\n"
         "print(code, *{n.partition('.')[0] for n in sys.modules}, file=sys.stderr)"
     )
     for arguments in (["--help"], ["closed.tailor", "-o", "new"], ["bare.tailor", "-o", "new"]):
@@ -443,7 +443,7 @@ def test_help_and_faults_of_the_plan_import_neither_jax_nor_torch(world: Path) -
 def test_a_package_that_is_missing_is_named(world: Path) -> None:
     script = (
         "import sys; sys.modules['optax'] = None\n"
-        "from gptailor.cli import run; sys.exit(run(['search', 'space.tailor', '-o', 'new']))"
+        "from gptailor.cli.main import run; sys.exit(run(['search', 'space.tailor', '-o', 'new']))"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=world, text=True, capture_output=True, check=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.search.study import Study
+from gptailor.search.run.study import Study
 from tests.search.landscape import setting, study_of
 
 ROOT = Path(__file__).parents[1]

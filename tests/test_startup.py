@@ -23,7 +23,7 @@ def imported(*arguments: str, cwd: Path) -> set[str]:
     """The top-level modules that a command of its own process has imported in the end."""
     script = (
         "import sys\n"
-        "from gptailor.cli import run\n"
+        "from gptailor.cli.main import run\n"
         "code = run(sys.argv[1:])\n"
         "names = {name.partition('.')[0] for name in sys.modules}\n"
         "print('\\n@', code, *sorted(names))\n"
@@ -64,7 +64,7 @@ def test_no_command_imports_what_it_does_not_need(
     head = TEXT.replace('"./', f'"{family}/')
     (tmp_path / "plan.tailor").write_text(head + MERGE)
     plain = subprocess.run(
-        [sys.executable, "-c", "from gptailor.cli import main; main()", "fmt", "-"],
+        [sys.executable, "-c", "from gptailor.cli.main import main; main()", "fmt", "-"],
         input=head,
         text=True,
         capture_output=True,

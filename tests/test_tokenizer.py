@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 import gptailor
-from gptailor.cli import run_command
-from gptailor.diagnostics import Fault, errors
-from gptailor.plan import Plan
+from gptailor.cli.main import run_command
+from gptailor.plan.faults import Fault, errors
+from gptailor.plan.plan import Plan
 from tests.checkpoint.test_vocabulary import sentencepiece
 from tests.tiny import VOCABULARY, tiny_model
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptailor.checkpoint.error import CheckpointError, quoted
-from gptailor.checkpoint.forms import DTYPE_BITS, TensorInfo, TensorSpec
-from gptailor.checkpoint.source import (
+from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.folder import (
     ADAPTER,
     CONFIG,
     GENERATION_CONFIG,
@@ -29,6 +28,7 @@ from gptailor.checkpoint.source import (
     open_checkpoint,
     weight_map,
 )
+from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
 
 _SMALL_FILES = (
     CONFIG,
@@ -112,8 +112,8 @@ def _foreign(folder: Path, remote: Remote) -> bool:
 
 def _by_headers(folder: Path, remote: Remote) -> Checkpoint:
     """The checkpoint from headers that are read over the network, once."""
-    from gptailor.checkpoint.header import read_header  # noqa: PLC0415
-    from gptailor.checkpoint.regular import read_object  # noqa: PLC0415
+    from gptailor.checkpoint.files import read_object  # noqa: PLC0415
+    from gptailor.checkpoint.formats.safetensors import read_header  # noqa: PLC0415
 
     config = read_object(folder / CONFIG, "C103", duplicate=None)
     tensors: dict[str, TensorInfo] = {}

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from gptailor.checkpoint.error import CheckpointError, reason
+from gptailor.checkpoint.files import CheckpointError, reason
 
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 """Where a vocabulary may be, the first that is there counts."""

@@ -1,1 +1,1 @@
-"""What must hold of a plan: `alone` of the plan by itself, `models` against its models' headers."""
+"""What must hold of a plan: one function a rule, a tuple of rules a file."""

@@ -3,16 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from gptailor.checkpoint.layout import incompatible
-from gptailor.checkpoint.opened import Opened
-from gptailor.checks.bridging import BRIDGING
-from gptailor.checks.fitting import FITTING
-from gptailor.checks.opening import used
-from gptailor.checks.places import Hit, joined_faults, layer_recipes, named_models
+from gptailor.checkpoint.families.layout import incompatible
+from gptailor.checkpoint.models import Opened, used
+from gptailor.checks.bridges import BRIDGING
+from gptailor.checks.layers import FITTING
 from gptailor.checks.quantised import QUANTISED
-from gptailor.checks.rest import REST_RULES, every_tokenizer_can_be_read
-from gptailor.diagnostics import Fault, errors, locate
-from gptailor.plan import Drop, Layer, Plan, Scale
+from gptailor.checks.vocabulary import REST_RULES, every_tokenizer_can_be_read
+from gptailor.plan.faults import Fault, errors, locate
+from gptailor.plan.plan import Drop, Layer, Plan, Scale
+from gptailor.plan.walk import Hit, joined_faults, layer_recipes, named_models
 from gptailor.program.sources import Checked
 
 

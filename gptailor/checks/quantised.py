@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from gptailor import outline
-from gptailor.checkpoint.forms import Adapted
-from gptailor.checkpoint.opened import Opened
-from gptailor.checkpoint.quantisation import quantisation
-from gptailor.checks.places import named_models, recipes
-from gptailor.diagnostics import Fault, Place
+from gptailor.checkpoint.families.quantised import quantisation
+from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.tensor import Adapted
+from gptailor.plan import layers as outline
+from gptailor.plan.faults import Fault, Place
+from gptailor.plan.walk import named_models, recipes
 from gptailor.program.sources import FLOATS, Checked, merges, uses
 
 HELP = "use the checkpoint that it was made from"

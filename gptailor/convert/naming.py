@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptailor.convert.mergekit_file import ModelReference
-from gptailor.plan import Model
-from gptailor.registry import WORDS
+from gptailor.convert.mergekit.config import ModelReference
+from gptailor.plan.plan import Model
+from gptailor.plan.registry import WORDS
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 

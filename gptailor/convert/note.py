@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gptailor.diagnostics import Place, TailorError
+from gptailor.plan.faults import Place, TailorError
 
 
 def dotted(place: Place) -> str:

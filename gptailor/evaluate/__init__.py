@@ -1,1 +1,1 @@
-"""How good a plan is: live modules, objectives, scores. torch, never jax."""
+"""How good a model is: live models, objectives, scores. torch, never jax."""

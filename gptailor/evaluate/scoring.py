@@ -6,12 +6,11 @@ What goes wrong with a plan is a `Failure` beside the scores, whatever it was.
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from gptailor.diagnostics import TailorError
-from gptailor.evaluate.failure import Failure, failure
-from gptailor.evaluate.forward import Evaluator
+from gptailor.evaluate.forward.evaluator import Evaluator
+from gptailor.evaluate.forward.requests import LiveModel, Results, Work
 from gptailor.evaluate.objectives import Forward
-from gptailor.evaluate.score import Score
-from gptailor.evaluate.work import LiveModel, Results, Work
+from gptailor.evaluate.outcome import Failure, Score, failure
+from gptailor.plan.faults import TailorError
 
 Outcome: TypeAlias = Score | Failure
 

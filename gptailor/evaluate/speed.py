@@ -1,4 +1,4 @@
-"""Tokens a second of two models, measured side by side."""
+"""What a live model takes: its parameters, and its KV cache's bytes for each token."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,8 +10,29 @@ from jaxtyping import Int64
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gptailor.evaluate.judgement import Speed
-from gptailor.evaluate.parts import embeddings
+from gptailor.evaluate.live.decoder import embeddings
+from gptailor.evaluate.live.weights import size_of
+from gptailor.evaluate.outcome import Speed
+
+
+def parameters(model: PreTrainedModel) -> int:
+    """Entries of all parameters, a tied one counted once; those of hollow layers count too."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def cache_bytes(model: PreTrainedModel) -> int:
+    """Bytes that one token of one sequence takes in the KV cache, over all layers.
+
+    Measured on a cache of one token, so that it is what the architecture's own attention keeps. A
+    layer whose window is full takes no more.
+    """
+    token = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
+    made = model(input_ids=token, use_cache=True)
+    cache = made[next(name for name in ("cache", "past_key_values") if name in made)]
+    kept = [(layer.keys, layer.values) for layer in cache.layers]
+    return size_of([tensor for pair in kept for tensor in pair])
+
 
 Token: TypeAlias = Int64[Tensor, " 1 1"]
 Cache: TypeAlias = Mapping[str, Any]

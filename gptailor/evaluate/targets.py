@@ -13,12 +13,12 @@ from itertools import count
 from pathlib import Path
 from typing import final
 
-from gptailor.checkpoint.gguf import is_gguf
-from gptailor.checks.opening import rebind
-from gptailor.diagnostics import Fault, PlanError, TailorError, errors, listed
+from gptailor.checkpoint.formats.gguf import is_gguf
+from gptailor.checkpoint.models import rebind
 from gptailor.lang.reading import load
-from gptailor.plan import Model, Plan
-from gptailor.prepared import ModelPaths, Prepared, ready
+from gptailor.plan.faults import Fault, PlanError, TailorError, errors, listed
+from gptailor.plan.plan import Model, Plan
+from gptailor.prepare import ModelPaths, Prepared, ready
 
 _PLAN = "plan.tailor"
 """What a compiled folder's plan is called."""

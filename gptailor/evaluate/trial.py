@@ -13,39 +13,34 @@ from typing import final
 
 from torch import Tensor
 
-from gptailor.checkpoint.opened import Opened
-from gptailor.checks.opening import open_models
-from gptailor.checks.places import named_models
-from gptailor.diagnostics import Fault, PlanError, errors
-from gptailor.evaluate.contents import Anatomy
-from gptailor.evaluate.failure import Failure
-from gptailor.evaluate.forward import Evaluator
-from gptailor.evaluate.influence import block_influence
-from gptailor.evaluate.judging import CACHE, Placement
-from gptailor.evaluate.objectives import (
-    Forward,
-    Judged,
-    ObjectiveError,
-    PreparedObjective,
-)
-from gptailor.evaluate.preparing import (
+from gptailor.checkpoint.models import Opened, open_models
+from gptailor.evaluate.forward.evaluator import Evaluator, block_influence
+from gptailor.evaluate.forward.requests import Results, Work
+from gptailor.evaluate.judge import CACHE, Placement
+from gptailor.evaluate.live.contents import Anatomy
+from gptailor.evaluate.live.stitch import Stitched, Stitcher
+from gptailor.evaluate.objectives import Forward, Judged, ObjectiveError, PreparedObjective
+from gptailor.evaluate.outcome import Failure, Score
+from gptailor.evaluate.samples import (
+    Parts,
     Samples,
     Wish,
     context_length,
     no_reference,
+    parted,
     prepare_wishes,
+    seen_of,
+    wanted,
 )
-from gptailor.evaluate.score import Score
 from gptailor.evaluate.scoring import AskedWorks, Outcome, guarded, scored, unstitched
-from gptailor.evaluate.stitch import Stitched, Stitcher
 from gptailor.evaluate.targets import base_of
-from gptailor.evaluate.tokenizing import digest
-from gptailor.evaluate.trial_samples import Parts, parted, seen_of, wanted
-from gptailor.evaluate.work import Results, Work
-from gptailor.plan import Layer, LayerOf, Plan, Take
-from gptailor.prepared import ModelPaths, calibration_path, checked, commits_of, fetched, pinned
+from gptailor.evaluate.tokenizer import digest
+from gptailor.plan.faults import Fault, PlanError, errors
+from gptailor.plan.plan import Layer, LayerOf, Plan, Take
+from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.walk import named_models
+from gptailor.prepare import ModelPaths, calibration_path, checked, commits_of, fetched, pinned
 from gptailor.program.sources import Checked
-from gptailor.registry import OBJECTIVES
 
 Outcomes = tuple[Outcome, ...]
 """A score for each objective, or why there is none."""

@@ -1,0 +1,1 @@
+"""The language: a text into a plan, and a plan into its canonical text."""

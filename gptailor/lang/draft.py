@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from gptailor import plan as p
-from gptailor.diagnostics import Also, Fault, Origin, Place, Source, Span
 from gptailor.lang import tree
+from gptailor.plan import plan as p
+from gptailor.plan.faults import Also, Fault, Origin, Place, Source, Span
 
 _T = TypeVar("_T")
 Spans = Mapping[Place, Span]

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gptailor import plan as p
-from gptailor.diagnostics import Fault, Source, errors
 from gptailor.lang import tree, words
 from gptailor.lang.draft import Draft
 from gptailor.lang.lower import lower, lower_statement
 from gptailor.lang.parse import parse
+from gptailor.plan import plan as p
+from gptailor.plan.faults import Fault, Source, errors
 
 E = TypeVar("E", p.Layer, p.Drop, p.Scale, p.Item)
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gptailor import plan as p
-from gptailor.diagnostics import STATEMENT, TARGET, Also, Fault, Place, Source, Span, listed, locate
 from gptailor.lang import recipes, tree
 from gptailor.lang.draft import Draft, Placed
-from gptailor.registry import OBJECTIVES
+from gptailor.plan import plan as p
+from gptailor.plan.faults import STATEMENT, TARGET, Also, Fault, Place, Source, Span, listed, locate
+from gptailor.plan.registry import OBJECTIVES
 
 
 def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[Fault]]:

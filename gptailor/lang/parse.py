@@ -12,10 +12,11 @@ import lark
 from lark import Lark, TextSlice, Token
 from lark.lexer import LexerState, LexerThread, LineCounter
 
-from gptailor.diagnostics import Fault, Origin, Source, Span, locate
-from gptailor.lang import expected, tree
-from gptailor.lang.build import Marked, built
+from gptailor.lang import syntax_errors as expected
+from gptailor.lang import tree
 from gptailor.lang.split import Piece, Pieces, split
+from gptailor.lang.tree import Marked, built
+from gptailor.plan.faults import Fault, Origin, Source, Span, locate
 
 
 class _Parentheses:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
-from gptailor import plan as p
-from gptailor.diagnostics import Fault, Place, Span, nearest
 from gptailor.lang import tree
 from gptailor.lang.draft import MOST_ENTRIES, Draft
-from gptailor.registry import METHODS, Method
+from gptailor.plan import plan as p
+from gptailor.plan.faults import Fault, Place, Span, nearest
+from gptailor.plan.registry import METHODS, Method
 
 _PARTS = ("attn", "mlp")
 

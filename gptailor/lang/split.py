@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from gptailor.diagnostics import Fault, Source, Span
+from gptailor.plan.faults import Fault, Source, Span
 
 _LEXEME = re.compile(
     r"""(?P<comment>\#[^\r\n]*) | (?P<string>"[^"\r\n]*") | (?P<quote>") | (?P<newline>\r?\n)

@@ -1,8 +1,14 @@
 """The tree of a `.tailor` text: what was written, with the span of every word."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import Any
 
-from gptailor.diagnostics import Span
+from lark import Token, Tree
+from lark.tree import Meta
+
+from gptailor.plan.faults import Span
+from gptailor.plan.plan import LARGEST_LAYER
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,3 +311,225 @@ class File:
 
     statements: tuple[Statement, ...]
     closing: tuple[str, ...]  # comments after the last statement
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A body with the words before it."""
+
+    body: Any
+    tied: Span | None = None
+    maybe: Span | None = None
+
+
+def _span(token: Token) -> Span:
+    return Span(token.start_pos or 0, token.end_pos or 0)
+
+
+def _of(meta: Meta) -> Span:
+    return Span(meta.start_pos, meta.end_pos)
+
+
+def number_of(token: Token) -> Fixed:
+    """A number as it was written: an integer if it has no point and no exponent."""
+    digits = str(token)
+    value: int | float = float(digits)
+    if math.isfinite(value) and digits.lstrip("+-").isdigit():
+        value = int(digits)
+    return Fixed(value, _span(token))
+
+
+def _layer(token: Token) -> LayerWord:
+    """A layer's number; above the largest there is, the next one, which the lowering refuses."""
+    digits = token[1:].lstrip("0") or "0"
+    known = len(digits) <= len(str(LARGEST_LAYER))
+    return LayerWord(int(digits) if known else LARGEST_LAYER + 1, _span(token))
+
+
+def built(node: "Tree[Token]") -> Any:
+    """The node that a rule's tree stands for, made from the leaves up."""
+    children = [built(child) if isinstance(child, Tree) else child for child in node.children]
+    return getattr(_BUILDER, node.data)(node.meta, children)
+
+
+class _Builder:
+    """The grammar's rules as nodes; a rule's name is its method's."""
+
+    def start(self, meta: Meta, children: list[Any]) -> list[Any]:
+        return children
+
+    def overlay(self, meta: Meta, children: list[Any]) -> Marked:
+        marks = {child.type: _span(child) for child in children[:-1]}
+        return Marked(children[-1], marks.get("TIED"), marks.get("MAYBE"))
+
+    item = overlay
+    item.__doc__ = None
+
+    def name(self, meta: Meta, children: list[Token]) -> Word:
+        return Word(str(children[0]), _span(children[0]))
+
+    where = name
+
+    def string(self, meta: Meta, children: list[Token]) -> String:
+        return String(str(children[0])[1:-1], _span(children[0]))
+
+    # --- numbers
+
+    def fixed(self, meta: Meta, children: list[Token]) -> Fixed:
+        return number_of(children[0])
+
+    def interval(self, meta: Meta, children: list[Token]) -> Between:
+        return Between(number_of(children[0]), number_of(children[1]), _of(meta))
+
+    def one_numbers(self, meta: Meta, children: list[Token]) -> OneNumber:
+        return OneNumber(tuple(number_of(child) for child in children), _of(meta))
+
+    # --- layers and models
+
+    def range(self, meta: Meta, children: list[Any]) -> Range:
+        words = [_layer(child) for child in children if isinstance(child, Token)]
+        part = children[-1] if isinstance(children[-1], Word) else None
+        return Range(words[0], words[-1], part, _of(meta))
+
+    def part(self, meta: Meta, children: list[Word]) -> Word:
+        return children[0]
+
+    def layers(self, meta: Meta, children: list[Range]) -> Layers:
+        return Layers(tuple(children), _of(meta))
+
+    def models(self, meta: Meta, children: list[Word]) -> Names:
+        return Names("all", tuple(children), _of(meta))
+
+    def one_models(self, meta: Meta, children: list[Word]) -> Names:
+        return Names("one", tuple(children), _of(meta))
+
+    def any_models(self, meta: Meta, children: list[Word]) -> Names:
+        return Names("any", tuple(children), _of(meta))
+
+    def origin(self, meta: Meta, children: list[Any]) -> From:
+        return From(children[0], children[1] if len(children) > 1 else None, _of(meta))
+
+    def layer_of(self, meta: Meta, children: list[Any]) -> Picked:
+        pick = children[1]
+        if isinstance(pick, Word):
+            pick = Names("all", (pick,), pick.span)
+        return Picked(children[0], pick, _of(meta))
+
+    # --- methods
+
+    def argument(self, meta: Meta, children: list[Any]) -> ArgumentNode:
+        return ArgumentNode(children[0] if len(children) > 1 else None, children[-1], _of(meta))
+
+    last_argument = argument
+
+    def method(self, meta: Meta, children: list[Any]) -> CallNode:
+        return CallNode(children[0], tuple(children[1:]), _of(meta))
+
+    def one_by(self, meta: Meta, children: list[CallNode]) -> OneCall:
+        return OneCall(tuple(children), _of(meta))
+
+    def share(self, meta: Meta, children: list[Any]) -> list[Any]:
+        return children
+
+    def merge(self, meta: Meta, children: list[Any]) -> Merging:
+        picked = tuple(child for child in children if isinstance(child, Picked))
+        shares = next((tuple(child) for child in children if isinstance(child, list)), ())
+        by = children[-1] if isinstance(children[-1], CallNode | OneCall) else None
+        return Merging(picked, shares, by, _of(meta))
+
+    # --- statements
+
+    def version(self, meta: Meta, children: list[Token]) -> Version:
+        return Version(number_of(children[0]))
+
+    def direct(self, meta: Meta, children: list[String]) -> tuple[None, String]:
+        return None, children[0]
+
+    def adapter(self, meta: Meta, children: list[Any]) -> tuple[Word, String]:
+        return children[0], children[1]
+
+    def revision(self, meta: Meta, children: list[String]) -> String:
+        return children[0]
+
+    def model(self, meta: Meta, children: list[Any]) -> Declare:
+        on, source = children[1]
+        return Declare(children[0], source, on, children[2] if len(children) > 2 else None)
+
+    def dtype(self, meta: Meta, children: list[Word]) -> Dtype:
+        return Dtype(children[0])
+
+    def rest(self, meta: Meta, children: list[Any]) -> RestNode:
+        return RestNode(children[0], children[1])
+
+    def take(self, meta: Meta, children: list[Any]) -> Select:
+        return Select(children[0], children[1])
+
+    def place(self, meta: Meta, children: list[Any]) -> PlaceNode:
+        if isinstance(children[1], Merging):
+            return PlaceNode(children[0], children[1])
+        picked = self.layer_of(meta, children[1:])
+        return PlaceNode(children[0], replace(picked, span=picked.layers.span.to(_of(meta))))
+
+    item_place = place
+
+    def merge_here(self, meta: Meta, children: list[Merging]) -> MergeHere:
+        return MergeHere(children[0])
+
+    def item_take(self, meta: Meta, children: list[Any]) -> ItemTake:
+        return ItemTake(self.layer_of(meta, children))
+
+    def drop(self, meta: Meta, children: list[Layers]) -> Dropping:
+        return Dropping(children[0])
+
+    def drop_any(self, meta: Meta, children: list[Any]) -> DroppingAny:
+        return DroppingAny(number_of(children[0]), children[1])
+
+    def scale(self, meta: Meta, children: list[Any]) -> Scaling:
+        return Scaling(children[0], children[1])
+
+    def after(self, meta: Meta, children: list[Token]) -> LayerWord:
+        return _layer(children[0])
+
+    def setting(self, meta: Meta, children: list[Any]) -> tuple[Word, Numeral]:
+        return Word(str(children[0]), _span(children[0])), children[1]
+
+    def bridge(self, meta: Meta, children: list[Any]) -> BridgeNode:
+        after = children.pop(0) if isinstance(children[0], LayerWord) else None
+        return BridgeNode(after, children[0], tuple(children[1:]))
+
+    def limit(self, meta: Meta, children: list[Token]) -> Limit:
+        return Limit(number_of(children[0]))
+
+    def objective(self, meta: Meta, children: list[Any]) -> ObjectiveNode:
+        return ObjectiveNode(Word(str(children[0]), _span(children[0])), children[1])
+
+    def fidelity(self, meta: Meta, children: list[Token]) -> BudgetNode:
+        return _budget("fidelity", meta, children)
+
+    def trials(self, meta: Meta, children: list[Token]) -> BudgetNode:
+        return _budget("trials", meta, children)
+
+    def seed(self, meta: Meta, children: list[Token]) -> BudgetNode:
+        return _budget("seed", meta, children)
+
+    def stack(self, meta: Meta, children: list[Any]) -> Block:
+        return _whole_block("stack", meta, children)
+
+    def search(self, meta: Meta, children: list[Any]) -> Block:
+        return _whole_block("search", meta, children)
+
+
+_BUILDER = _Builder()
+
+
+def _budget(name: str, meta: Meta, children: list[Token]) -> BudgetNode:
+    span = Span(meta.start_pos, meta.start_pos + len(name))
+    return BudgetNode(Word(name, span), tuple(number_of(child) for child in children))
+
+
+def _whole_block(name: str, meta: Meta, children: list[Any]) -> Block:
+    """A block that was parsed with its file at once: without comments."""
+    marked = [child if isinstance(child, Marked) else Marked(child) for child in children]
+    statements = tuple(Statement(m.body, _of(meta), m.tied, m.maybe) for m in marked)
+    span = Span(meta.start_pos, meta.start_pos + len(name))
+    return Block(Word(name, span), statements, ())

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from gptailor import plan as p
-from gptailor.registry import METHODS, OBJECTIVES
+from gptailor.plan import plan as p
+from gptailor.plan.registry import METHODS, OBJECTIVES
 
 
 def ranges(numbers: Sequence[int], part: str | None = None) -> str:

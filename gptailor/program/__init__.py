@@ -1,0 +1,1 @@
+"""How an output is made: a plan into a program, and a program into values."""

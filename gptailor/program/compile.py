@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gptailor import outline
-from gptailor.checkpoint.configuration import Refusal
-from gptailor.checkpoint.header import TensorInfo, TensorSpec
-from gptailor.checkpoint.layout import fold_scale, is_constant, name_of, projection
-from gptailor.checkpoint.opened import Opened
-from gptailor.checkpoint.rows import aligned_rows, has_rows
-from gptailor.plan import Merge, MethodCall, Part, Plan, Recipe, Take
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import fold_scale, is_constant, name_of, projection
+from gptailor.checkpoint.models import Opened, aligned_rows, has_rows
+from gptailor.checkpoint.tensor import TensorInfo, TensorSpec
+from gptailor.plan import layers as outline
+from gptailor.plan.plan import Merge, MethodCall, Part, Plan, Recipe, Take
+from gptailor.plan.registry import DTYPES, METHODS, Parameter
 from gptailor.program.program import (
     Arguments,
     Bridged,
@@ -22,7 +22,6 @@ from gptailor.program.program import (
     unbridged,
 )
 from gptailor.program.sources import FLOATS, Checked, base_layer, moved_configuration, uses
-from gptailor.registry import DTYPES, METHODS, Parameter
 
 IDENTITY: Arguments = (("weights", (1.0,)),)
 """The arguments of `linear` for a tensor by itself."""

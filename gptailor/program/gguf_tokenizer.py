@@ -1,4 +1,3 @@
-# ruff: noqa: PLC0415 (the libraries load only where there is a tokenizer to make)
 """The tokenizer of a GGUF file, as the files that transformers loads."""
 
 import json
@@ -7,12 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from gptailor.checkpoint.error import CheckpointError, quoted
-from gptailor.checkpoint.gguf_header import GgufValue, read_gguf
-from gptailor.diagnostics import listed
+from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.formats.gguf_header import GgufValue, read_gguf
+from gptailor.plan.faults import listed
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+# ruff: noqa: PLC0415 (the libraries load only where there is a tokenizer to make)
+
 
 QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"

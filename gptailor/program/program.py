@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptailor.checkpoint.forms import Adapted, Aligned, TensorInfo, TensorSpec
-from gptailor.outline import Gap
+from gptailor.checkpoint.tensor import Adapted, Aligned, TensorInfo, TensorSpec
+from gptailor.plan.layers import Gap
 
 Arguments = tuple[tuple[str, int | float | tuple[float, ...]], ...]
 """A method's arguments by name, complete: defaults filled in, one number for each source."""

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from gptailor.program import draws
+from gptailor.methods import draws
 
 BUCKETS = 64
 """Numbers of a sketch: the distance between two has an error of some 18 %."""

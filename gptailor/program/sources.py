@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from gptailor import outline
-from gptailor.checkpoint.configuration import Refusal
-from gptailor.checkpoint.layout import joined_entry, moved_config
-from gptailor.checkpoint.opened import Opened
-from gptailor.checkpoint.quantisation import requantised
-from gptailor.checks.places import calls, named_models
-from gptailor.diagnostics import Place
-from gptailor.plan import Merge, Part, Plan, Recipe, Subset, Take
-from gptailor.registry import METHODS
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import joined_entry, moved_config
+from gptailor.checkpoint.families.quantised import requantised
+from gptailor.checkpoint.models import Opened
+from gptailor.plan import layers as outline
+from gptailor.plan.faults import Place
+from gptailor.plan.plan import Merge, Part, Plan, Recipe, Subset, Take
+from gptailor.plan.registry import METHODS
+from gptailor.plan.walk import calls, named_models
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 """The dtypes that arithmetic is done on."""

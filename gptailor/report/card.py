@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping
 
-from gptailor import outline
-from gptailor.checks.opening import is_local
+from gptailor.checkpoint.models import is_local
 from gptailor.lang import words
-from gptailor.plan import Model, Plan
-from gptailor.report import layer_map
+from gptailor.plan import layers as outline
+from gptailor.plan.plan import Model, Plan
+from gptailor.report import plan_map as layer_map
 from gptailor.report.describe import Row, described_rows
 
 

@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gptailor import plan as p
-from gptailor.checks.places import choices
 from gptailor.lang import words
 from gptailor.lang.format import groups
-from gptailor.outline import Slot
+from gptailor.plan import plan as p
+from gptailor.plan.layers import Slot
+from gptailor.plan.walk import choices
 
 
 @dataclass(frozen=True)

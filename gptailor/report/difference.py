@@ -4,10 +4,10 @@ import difflib
 import itertools
 from collections.abc import Iterator, Sequence
 
-from gptailor import plan as p
 from gptailor.lang import words
 from gptailor.lang.format import groups
-from gptailor.outline import Slot, slots
+from gptailor.plan import plan as p
+from gptailor.plan.layers import Slot, slots
 from gptailor.report.describe import described_rows
 
 

@@ -1,1 +1,1 @@
-"""What to try next: spaces of plans, and strategies that search them. JAX, on the CPU."""
+"""An open plan's choices closed by trials."""

@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Literal, Protocol, cast, final, runtime_checkable
 
-from gptailor.diagnostics import TailorError
 from gptailor.lang.format import format_plan
-from gptailor.plan import Plan
-from gptailor.search.asking import Asking
-from gptailor.search.dealing import Arrived, Assignment, Dealt, EvaluationKey, EvaluationSlot
-from gptailor.search.decode import decode
-from gptailor.search.ledger import Aim, Ledger
-from gptailor.search.record import SEARCH, Trial, Wanted, read_outcomes
-from gptailor.search.schedule import Budget, Schedule, StartSource
-from gptailor.search.space import Space
-from gptailor.search.study import Study
-from gptailor.search.workers import Done, Event, Found, Lost, Task, Workers
+from gptailor.plan.faults import TailorError
+from gptailor.plan.plan import Plan
+from gptailor.search.run.schedule import Asking, Budget, Schedule, StartSource
+from gptailor.search.run.study import Study
+from gptailor.search.run.tasks import Arrived, Assignment, Dealt, EvaluationKey, EvaluationSlot
+from gptailor.search.run.trials import SEARCH, Aim, Ledger, Trial, Wanted, read_outcomes
+from gptailor.search.run.workers import Done, Event, Found, Lost, Task, Workers
+from gptailor.search.space.decode import decode
+from gptailor.search.space.space import Space
 
 if TYPE_CHECKING:
     from gptailor.search.strategies.strategy import Strategy

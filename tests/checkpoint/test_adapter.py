@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gptailor.checkpoint.adapter import apply_adapter
-from gptailor.checkpoint.adapter_settings import read_settings
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.forms import Adapted, LowRank
-from gptailor.checkpoint.source import Checkpoint, open_checkpoint
-from gptailor.checks.opening import open_models
-from gptailor.plan import Layer, LayerOf, Model, Plan, Take
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.folder import Checkpoint, open_checkpoint
+from gptailor.checkpoint.formats.lora import apply_adapter
+from gptailor.checkpoint.formats.lora_config import read_settings
+from gptailor.checkpoint.models import open_models
+from gptailor.checkpoint.tensor import Adapted, LowRank
+from gptailor.plan.plan import Layer, LayerOf, Model, Plan, Take
 
 Q = "model.layers.0.self_attn.q_proj"
 V = "model.layers.3.self_attn.v_proj"
@@ -198,7 +198,7 @@ def test_settings_that_concern_the_training_are_no_matter(base: Checkpoint, tmp_
 
 
 def test_no_tensor_library_is_needed() -> None:
-    code = "import sys, gptailor.checkpoint.adapter; sys.exit('torch' in sys.modules)"
+    code = "import sys, gptailor.checkpoint.formats.lora; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -17,9 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from gptailor.checkpoint.configuration import LayerEntry, Refusal
-from gptailor.checkpoint.families import FAMILIES
-from gptailor.checkpoint.layout import (
+from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
+from gptailor.checkpoint.families.layout import (
     Layout,
     fold_scale,
     incompatible,
@@ -32,6 +31,7 @@ from gptailor.checkpoint.layout import (
     projection,
     split_name,
 )
+from gptailor.checkpoint.families.table import FAMILIES
 from tests.tiny import CONFIGURATIONS, tiny_model
 
 Tensors = dict[str, torch.Tensor]

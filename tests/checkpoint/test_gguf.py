@@ -16,13 +16,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import gptailor
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.forms import Dequantised
-from gptailor.checkpoint.gguf import open_gguf
-from gptailor.checkpoint.gguf_header import KINDS
-from gptailor.checkpoint.source import open_checkpoint
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.folder import open_checkpoint
+from gptailor.checkpoint.formats.gguf import open_gguf
+from gptailor.checkpoint.formats.gguf_header import KINDS
+from gptailor.checkpoint.tensor import Dequantised
 from gptailor.program.gguf_tokenizer import tokenizer_from_gguf
-from gptailor.program.loading import load_tensor
+from gptailor.program.load import load_tensor
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 

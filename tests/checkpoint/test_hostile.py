@@ -16,16 +16,18 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor import cli
-from gptailor.checkpoint import gguf_header, header, regular
-from gptailor.checkpoint.adapter import apply_adapter
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.gguf import open_gguf
-from gptailor.checkpoint.header import read_header
-from gptailor.checkpoint.pickled import read_pickled
-from gptailor.checkpoint.source import open_checkpoint
+from gptailor.checkpoint import files as regular
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.folder import open_checkpoint
+from gptailor.checkpoint.formats import gguf_header
+from gptailor.checkpoint.formats import safetensors as header
+from gptailor.checkpoint.formats.gguf import open_gguf
+from gptailor.checkpoint.formats.lora import apply_adapter
+from gptailor.checkpoint.formats.pytorch import read_pickled
+from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.vocabulary import read_vocabulary
-from gptailor.diagnostics import errors
+from gptailor.cli import main as cli
+from gptailor.plan.faults import errors
 from tests.hostile import folders, ggufs, headers, pickles
 from tests.hostile.case import Hostile, HostileFolder
 

@@ -102,7 +102,7 @@ class Desk:
             **environment,
         }
         done = subprocess.run(
-            [sys.executable, "-c", "from gptailor.cli import main; main()", *arguments],
+            [sys.executable, "-c", "from gptailor.cli.main import main; main()", *arguments],
             cwd=self.folder,
             env=settings,
             text=True,

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gptailor.checkpoint.agreement import Disagreement
-from gptailor.checkpoint.configuration import Refusal
-from gptailor.checkpoint.layout import (
+from gptailor.checkpoint.families.compatibility import Disagreement
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import (
     Layout,
     Unknown,
     fold_scale,
@@ -460,7 +460,7 @@ def test_what_layers_agree_on(model_type: str, base: dict[str, Any], other: dict
 
 def test_no_tensor_library_is_imported() -> None:
     code = (
-        "import sys, gptailor.checkpoint.layout\n"
+        "import sys, gptailor.checkpoint.families.layout\n"
         "print(*{'torch', 'jax', 'numpy', 'transformers'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

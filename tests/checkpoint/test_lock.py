@@ -10,11 +10,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.checkpoint.crew import Crew
-from gptailor.checkpoint.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.forms import ByteRange, TensorSpec
-from gptailor.checkpoint.lock import (
+from gptailor.build.lock import (
     Difference,
     Lock,
     LockedModel,
@@ -23,6 +19,10 @@ from gptailor.checkpoint.lock import (
     read_lock,
     refuse,
 )
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.tensor import ByteRange, TensorSpec
+from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
+from gptailor.checkpoint.write.threads import Crew
 
 A, B = "a" * 64, "b" * 64
 

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import gptailor
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.forms import Pickled
-from gptailor.checkpoint.pickled import read_pickled
-from gptailor.checkpoint.source import open_checkpoint
-from gptailor.program.loading import load_tensor
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.folder import open_checkpoint
+from gptailor.checkpoint.formats.pytorch import read_pickled
+from gptailor.checkpoint.tensor import Pickled
+from gptailor.program.load import load_tensor
 from tests.tiny import tiny_model
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int8,

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import gptailor
-from gptailor.checkpoint.configuration import Refusal
-from gptailor.checkpoint.layout import Layout, layout_of
-from gptailor.checkpoint.quantisation import requantised
-from gptailor.diagnostics import Fault
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import Layout, layout_of
+from gptailor.checkpoint.families.quantised import requantised
+from gptailor.plan.faults import Fault
 from tests.tiny import tiny_model
 
 FORMATS: dict[str, tuple[dict[str, Any], dict[str, torch.dtype]]] = {

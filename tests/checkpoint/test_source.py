@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gptailor.checkpoint.header import CheckpointError
-from gptailor.checkpoint.source import (
+from gptailor.checkpoint.folder import (
     INDEX,
     TOKENIZER_FILES,
     generation_config,
     open_checkpoint,
     tokenizer_files,
 )
+from gptailor.checkpoint.formats.safetensors import CheckpointError
 
 A, B = {"a": torch.ones(2)}, {"b": torch.zeros(3, dtype=torch.float16)}
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from gptailor.checkpoint.error import CheckpointError
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary, relation, same_files
 from tests.tiny import VOCABULARY, write_tokenizer
 

@@ -20,16 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
-from gptailor.checkpoint import side_folder, transfer
-from gptailor.checkpoint.header import (
-    DTYPE_BITS,
-    ByteRange,
-    CheckpointError,
-    TensorSpec,
-    read_header,
-)
-from gptailor.checkpoint.source import INDEX, open_checkpoint
-from gptailor.checkpoint.writer import (
+from gptailor.checkpoint.folder import INDEX, open_checkpoint
+from gptailor.checkpoint.formats.safetensors import CheckpointError, read_header
+from gptailor.checkpoint.tensor import DTYPE_BITS, ByteRange, TensorSpec
+from gptailor.checkpoint.write import output_file as transfer
+from gptailor.checkpoint.write import side_folder
+from gptailor.checkpoint.write.writer import (
     Payload,
     TargetExists,
     check_target,

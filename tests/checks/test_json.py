@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from gptailor.diagnostics import Source, errors
 from gptailor.lang.reading import read_json
+from gptailor.plan.faults import Source, errors
 
 MODELS = {"base": {"source": "./b"}, "math": {"source": "./m"}, "code": {"source": "./c"}}
 TIES = {"name": "ties"}

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gptailor import api
-from gptailor.diagnostics import Fault, PlanError, Source, errors, show
+from gptailor.build import compile as api
 from gptailor.lang.reading import read_text
-from gptailor.plan import Plan
+from gptailor.plan.faults import Fault, PlanError, Source, errors, show
+from gptailor.plan.plan import Plan
 from tests.codes import CODES, plan_codes
 
 REFUSED = sorted((Path(__file__).parents[1] / "refused").glob("*.tailor"))

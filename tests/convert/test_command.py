@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.cli import run_command
+from gptailor.cli.main import run_command
 from tests.tiny import tiny_model
 
 YAML = """\

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.checks.opening import open_models
-from gptailor.convert.mergekit import from_mergekit
-from gptailor.convert.mergekit_export import to_mergekit
+from gptailor.checkpoint.models import open_models
+from gptailor.convert.mergekit.exporter import to_mergekit
+from gptailor.convert.mergekit.importer import from_mergekit
 from gptailor.convert.note import ConversionError
-from gptailor.plan import Plan
+from gptailor.plan.plan import Plan
 from gptailor.program.compile import compile_plan
 
 FOLDER = Path(__file__).parent / "yaml"

@@ -6,8 +6,8 @@ import pytest
 
 import gptailor
 from gptailor.convert.note import ConversionError
-from gptailor.convert.paper import from_paper
-from gptailor.plan import Plan
+from gptailor.convert.paper.importer import from_paper
+from gptailor.plan.plan import Plan
 
 HEAD = 'model base = "./base"\n' + "".join(
     f'model candidate_{k} = "./candidate_{k}"\n' for k in range(3)

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from gptailor.evaluate.parts import decoder_layers, replace_layers
-from gptailor.evaluate.work import Request, Rows
+from gptailor.evaluate.forward.requests import Request, Rows
+from gptailor.evaluate.live.decoder import decoder_layers, replace_layers
 from tests.tiny import VOCAB_SIZE, tiny_model
 
 

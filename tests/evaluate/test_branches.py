@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from gptailor.evaluate import branches
-from gptailor.evaluate.batches import pack
-from gptailor.evaluate.branches import Branches, Node, in_order
-from gptailor.evaluate.forward import Evaluator
-from gptailor.evaluate.work import Failure, Work
+from gptailor.evaluate.forward import prefix_cache as branches
+from gptailor.evaluate.forward.batches import pack
+from gptailor.evaluate.forward.evaluator import Evaluator
+from gptailor.evaluate.forward.prefix_cache import Branches, Node, in_order
+from gptailor.evaluate.forward.requests import Failure, Work
 from tests.evaluate.lent import Lent, broken, lent, likelihood, loaded, one_thread, requests
 
 __all__ = ["one_thread"]

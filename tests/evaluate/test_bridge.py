@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import gptailor
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checks.bridging import last_projection
-from gptailor.diagnostics import TailorError
-from gptailor.evaluate import bridge_statistics
-from gptailor.evaluate.bridge import BridgeError, Fitted, Statistics, fit, solve, weights
-from gptailor.evaluate.bridge_fold import carriers, fold_fit
-from gptailor.evaluate.bridge_states import Regressors
-from gptailor.evaluate.bridge_text import BRIDGE_BATCH_TOKENS, calibration_text
-from gptailor.evaluate.calibration import CalibrationError
-from gptailor.evaluate.parts import decoder_layers
-from gptailor.evaluate.stitch import Stitched, Stitcher, stitch
-from gptailor.outline import gaps
-from gptailor.plan import Plan
-from gptailor.prepared import prepare
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checks.bridges import last_projection
+from gptailor.evaluate.bridge import least_squares as bridge_statistics
+from gptailor.evaluate.bridge.bridger import carriers, fold_fit
+from gptailor.evaluate.bridge.fit import BridgeError, Fitted, Statistics, fit, solve, weights
+from gptailor.evaluate.bridge.states import Regressors
+from gptailor.evaluate.bridge.text import BRIDGE_BATCH_TOKENS, calibration_text
+from gptailor.evaluate.live.decoder import decoder_layers
+from gptailor.evaluate.live.stitch import Stitched, Stitcher, stitch
+from gptailor.evaluate.objectives.datasets import CalibrationError
+from gptailor.plan.faults import TailorError
+from gptailor.plan.layers import gaps
+from gptailor.plan.plan import Plan
+from gptailor.prepare import prepare
 from tests.tiny import CONFIGURATIONS, LETTERS, tiny_model
 
 TOKENS = torch.tensor([[1, 5, 9, 33, 20, 8, 41, 17], [1, 30, 30, 4, 62, 7, 11, 3]])

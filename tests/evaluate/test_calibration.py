@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptailor.evaluate.calibration import (
+from gptailor.evaluate.objectives.datasets import (
     CalibrationError,
     Exchange,
     Passage,

@@ -8,11 +8,11 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 import gptailor
-from gptailor.evaluate.forward import Evaluator
-from gptailor.evaluate.parts import decoder_layers
-from gptailor.evaluate.stitch import Stitcher
-from gptailor.evaluate.work import LiveModel, Results, Work
-from gptailor.prepared import prepare
+from gptailor.evaluate.forward.evaluator import Evaluator
+from gptailor.evaluate.forward.requests import LiveModel, Results, Work
+from gptailor.evaluate.live.decoder import decoder_layers
+from gptailor.evaluate.live.stitch import Stitcher
+from gptailor.prepare import prepare
 from tests.evaluate.lent import Lent, one_thread, requests, whole
 from tests.tiny import tiny_model
 

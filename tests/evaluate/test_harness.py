@@ -14,8 +14,7 @@ from lm_eval import evaluator, tasks
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from gptailor.diagnostics import TailorError
-from gptailor.evaluate.calibration import order
+from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.objectives import (
     Forward,
     Judged,
@@ -23,10 +22,11 @@ from gptailor.evaluate.objectives import (
     agree_on_direction,
     prepare_objective,
 )
-from gptailor.evaluate.objectives.harness import likelihood
-from gptailor.evaluate.objectives.seam import Seam
-from gptailor.evaluate.work import Work
-from gptailor.plan import Objective
+from gptailor.evaluate.objectives.datasets import order
+from gptailor.evaluate.objectives.lm_eval import likelihood
+from gptailor.evaluate.objectives.tokens import Seam
+from gptailor.plan.faults import TailorError
+from gptailor.plan.plan import Objective
 from tests.evaluate.test_objectives import World, beginning
 
 Found = Callable[[str], dict[str, Any]]

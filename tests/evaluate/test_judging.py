@@ -8,15 +8,21 @@ import pytest
 import torch
 
 import gptailor
-from gptailor.diagnostics import PlanError
-from gptailor.evaluate.failure import Failure
-from gptailor.evaluate.judgement import Judgement, Result, Speed, Subject, retained_score
-from gptailor.evaluate.judging import Judging, Placement, judge
-from gptailor.evaluate.preparing import Samples, Wish
-from gptailor.evaluate.score import Score
+from gptailor.evaluate.judge import Judging, Placement, judge
+from gptailor.evaluate.outcome import (
+    Failure,
+    Judgement,
+    Result,
+    Score,
+    Speed,
+    Subject,
+    retained_score,
+)
+from gptailor.evaluate.samples import Samples, Wish
 from gptailor.evaluate.speed import speeds
 from gptailor.evaluate.targets import find_targets
-from gptailor.lang.objectives import read_objective
+from gptailor.lang.reading import read_objective
+from gptailor.plan.faults import PlanError
 from tests.checkpoint.test_adapter import Q, adapter, pair
 from tests.evaluate.lent import loaded, one_thread
 from tests.tiny import tiny_model

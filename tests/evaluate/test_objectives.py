@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from gptailor.evaluate.calibration import CalibrationError
+from gptailor.evaluate.forward.requests import Rows, Work
 from gptailor.evaluate.objectives import (
     PREPARE,
     Forward,
@@ -23,14 +23,14 @@ from gptailor.evaluate.objectives import (
     agree_on_direction,
     prepare_objective,
 )
-from gptailor.evaluate.objectives.choice import Choices
+from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.kl import Against, compact, divergence, grouped
-from gptailor.evaluate.objectives.seam import Seam
-from gptailor.evaluate.objectives.text import PerToken
-from gptailor.evaluate.score import Score
-from gptailor.evaluate.work import Rows, Work
-from gptailor.plan import Objective
-from gptailor.registry import OBJECTIVES
+from gptailor.evaluate.objectives.multiple_choice import Choices
+from gptailor.evaluate.objectives.nll import PerToken
+from gptailor.evaluate.objectives.tokens import Seam
+from gptailor.evaluate.outcome import Score
+from gptailor.plan.plan import Objective
+from gptailor.plan.registry import OBJECTIVES
 from tests.tiny import tiny_model
 
 POSITIONS = 128

@@ -10,8 +10,8 @@ from transformers.utils import logging
 
 from gptailor.evaluate.objectives import Judged, prepare_objective
 from gptailor.evaluate.objectives.decoding import Prompt, greedy
-from gptailor.evaluate.objectives.generation import normalised_answer
-from gptailor.plan import Objective
+from gptailor.evaluate.objectives.generate import normalised_answer
+from gptailor.plan.plan import Objective
 from tests.tiny import tiny_model
 
 TEXTS = ("the cat", "a", "one and two and three", "the dog sat")

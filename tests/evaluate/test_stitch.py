@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
 import gptailor
-from gptailor.diagnostics import TailorError
-from gptailor.evaluate.footprint import cache_bytes, parameters
-from gptailor.evaluate.parts import decoder_layers
-from gptailor.evaluate.stitch import Stitched, Stitcher, stitch
-from gptailor.plan import Plan
-from gptailor.prepared import prepare
+from gptailor.evaluate.live.decoder import decoder_layers
+from gptailor.evaluate.live.stitch import Stitched, Stitcher, stitch
+from gptailor.evaluate.speed import cache_bytes, parameters
+from gptailor.plan.faults import TailorError
+from gptailor.plan.plan import Plan
+from gptailor.prepare import prepare
 from tests.tiny import CONFIGURATIONS, tiny_model
 
 TOKENS = torch.tensor([[5, 9, 31, 4, 60, 17, 8, 22, 40], [6, 6, 7, 50, 12, 3, 44, 21, 9]])

@@ -10,14 +10,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import gptailor
-from gptailor.evaluate.contents import Content
-from gptailor.evaluate.footprint import parameters
-from gptailor.evaluate.parts import decoder_layers
-from gptailor.evaluate.residence import LayerTensors
-from gptailor.evaluate.stitch import Stitched, Stitcher, stitch
-from gptailor.evaluate.streaming import Streaming
-from gptailor.plan import Plan
-from gptailor.prepared import prepare
+from gptailor.evaluate.live.contents import Content
+from gptailor.evaluate.live.decoder import decoder_layers
+from gptailor.evaluate.live.layer_cache import LayerTensors, Streaming
+from gptailor.evaluate.live.stitch import Stitched, Stitcher, stitch
+from gptailor.evaluate.speed import parameters
+from gptailor.plan.plan import Plan
+from gptailor.prepare import prepare
 
 TOKENS = torch.tensor([[5, 9, 31, 4, 60, 17, 8, 22, 40], [6, 6, 7, 50, 12, 3, 44, 21, 9]])
 CUT = "drop L1; L2 from math; L3 = merge(L3 base, L3 math, 0.3); embed from math"

@@ -12,17 +12,16 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 import gptailor
-from gptailor.diagnostics import PlanError
-from gptailor.evaluate.failure import Failure
-from gptailor.evaluate.judging import Placement, judge
+from gptailor.evaluate.judge import Placement, judge
+from gptailor.evaluate.live.decoder import decoder_layers
+from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.objectives import ObjectiveError
-from gptailor.evaluate.parts import decoder_layers
-from gptailor.evaluate.preparing import Wish
-from gptailor.evaluate.score import Score
-from gptailor.evaluate.stitch import Stitcher
+from gptailor.evaluate.outcome import Failure, Score
+from gptailor.evaluate.samples import Wish
 from gptailor.evaluate.trial import NOTHING_HELD, Outcomes, Trials, opened
-from gptailor.lang.objectives import read_objective
-from gptailor.plan import Plan
+from gptailor.lang.reading import read_objective
+from gptailor.plan.faults import PlanError
+from gptailor.plan.plan import Plan
 from tests.evaluate.lent import one_thread
 
 pytestmark = pytest.mark.usefixtures(one_thread.__name__)

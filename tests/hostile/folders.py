@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gptailor.checkpoint.source import INDEX
+from gptailor.checkpoint.folder import INDEX
 from tests.hostile.case import HostileFolder
 from tests.hostile.headers import framed
 

@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptailor.checkpoint.adapter_settings import read_settings
-from gptailor.checkpoint.gguf import open_gguf
-from gptailor.checkpoint.header import read_header
-from gptailor.checkpoint.layout import Layout, layer_entries, layout_of, moved_config
-from gptailor.checkpoint.pickled import read_pickled
-from gptailor.checkpoint.source import INDEX, open_checkpoint
-from gptailor.diagnostics import TailorError, errors, show
+from gptailor.checkpoint.families.layout import Layout, layer_entries, layout_of, moved_config
+from gptailor.checkpoint.folder import INDEX, open_checkpoint
+from gptailor.checkpoint.formats.gguf import open_gguf
+from gptailor.checkpoint.formats.lora_config import read_settings
+from gptailor.checkpoint.formats.pytorch import read_pickled
+from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.lang.format import format_plan
 from gptailor.lang.reading import read_bytes
-from gptailor.plan import Plan
+from gptailor.plan.faults import TailorError, errors, show
+from gptailor.plan.plan import Plan
 from tests.hostile import folders, ggufs, headers, pickles
 
 CUT = b"\n---\n"

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptailor.diagnostics import Source, errors, show
 from gptailor.lang.format import format_plan, format_text
 from gptailor.lang.reading import read_json, read_text
-from gptailor.plan import Plan
+from gptailor.plan.faults import Source, errors, show
+from gptailor.plan.plan import Plan
 from tests.strategies import plans
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.canonical.tailor"))

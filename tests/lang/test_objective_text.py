@@ -2,9 +2,9 @@
 
 import pytest
 
-from gptailor.diagnostics import PlanError
-from gptailor.lang.objectives import read_objective
-from gptailor.registry import OBJECTIVES
+from gptailor.lang.reading import read_objective
+from gptailor.plan.faults import PlanError
+from gptailor.plan.registry import OBJECTIVES
 
 
 @pytest.mark.parametrize("spec", OBJECTIVES.values(), ids=lambda spec: spec.name)

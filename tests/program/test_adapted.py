@@ -11,12 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import gptailor
-from gptailor.checkpoint.adapter import apply_adapter
-from gptailor.checkpoint.forms import Adapted, LowRank, NewRows, Shift, TensorInfo, TensorSpec
-from gptailor.checkpoint.source import Checkpoint, open_checkpoint
-from gptailor.program import adapted
-from gptailor.program.adapted import load_adapted
-from gptailor.program.loading import load_tensor
+from gptailor.checkpoint.folder import Checkpoint, open_checkpoint
+from gptailor.checkpoint.formats.lora import apply_adapter
+from gptailor.checkpoint.tensor import Adapted, LowRank, NewRows, Shift, TensorInfo, TensorSpec
+from gptailor.program import load as adapted
+from gptailor.program.load import load_adapted, load_tensor
 from tests.tiny import tiny_model
 
 peft = pytest.importorskip("peft")

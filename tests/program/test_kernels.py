@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gptailor.diagnostics import TailorError
-from gptailor.program import angles, draws
-from gptailor.program.combine import OverflowFault, combine_tensors
-from gptailor.program.kernels import KERNELS
-from gptailor.program.measure import Chunk, Inputs, gram_of_sources, magnitude, thresholds
+from gptailor.methods import angles, draws
+from gptailor.methods.kernels import KERNELS
+from gptailor.methods.measure import Chunk, Inputs, gram_of_sources, magnitude, thresholds
+from gptailor.plan.faults import TailorError
+from gptailor.plan.registry import METHODS
 from gptailor.program.program import Arguments
-from gptailor.registry import METHODS
+from gptailor.program.run import OverflowFault, combine_tensors
 
 PLACE = "model.layers.3.mlp.up_proj.weight"
 NAMES = ("math", "code", "chat", "law")

@@ -17,13 +17,19 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.header import ByteRange, TensorInfo, TensorSpec
-from gptailor.diagnostics import TailorError
-from gptailor.program.combine import FLOAT_DTYPES, OverflowFault, combine_tensors
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.tensor import ByteRange, TensorInfo, TensorSpec
+from gptailor.plan.faults import TailorError
+from gptailor.plan.registry import METHODS
 from gptailor.program.program import Arguments, Combine, Copy, Output, Program
-from gptailor.program.run import payload, run_program, use_one_thread
-from gptailor.registry import METHODS
+from gptailor.program.run import (
+    FLOAT_DTYPES,
+    OverflowFault,
+    combine_tensors,
+    payload,
+    run_program,
+    use_one_thread,
+)
 
 PLACE = "model.layers.3.mlp.up_proj.weight"
 NAMES = ("math", "code", "chat")
@@ -148,7 +154,7 @@ def test_another_process_makes_the_same_bytes(tmp_path: Path) -> None:
     program.write_text(
         "import hashlib, torch\n"
         "from pathlib import PosixPath\n"
-        "from gptailor.checkpoint.header import TensorInfo, TensorSpec\n"
+        "from gptailor.checkpoint.formats.safetensors import TensorInfo, TensorSpec\n"
         "from gptailor.program.program import Combine, Output, Program\n"
         "from gptailor.program.run import run\n"
         "torch.set_num_threads(1)\n"

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 import gptailor
-from gptailor.report.live import LiveView, Shown, Standing, clock
+from gptailor.report.search import LiveView, Shown, Standing, clock
 
 PLAN = """\
 tailor 1

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.outline import slots
-from gptailor.report import describe, layer_map, screen
+from gptailor.plan.layers import slots
+from gptailor.report import describe
+from gptailor.report import plan_map as layer_map
+from gptailor.report import plan_map as screen
 
 HEAD = """\
 tailor 1

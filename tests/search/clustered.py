@@ -10,9 +10,9 @@ from typing import Any
 
 import ray
 
-from gptailor.search.record import Trial
-from gptailor.search.schedule import Budget
-from gptailor.searching.ray_workers import LOCAL, RayWorkers
+from gptailor.search.run.ray_workers import LOCAL, RayWorkers
+from gptailor.search.run.schedule import Budget
+from gptailor.search.run.trials import Trial
 from tests.search.landscape import Counting, Drifting, search, setting
 
 

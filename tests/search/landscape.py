@@ -16,17 +16,15 @@ import jax
 import jax.numpy as jnp
 
 import gptailor
-from gptailor.plan import Plan
-from gptailor.search.genome import Genome
-from gptailor.search.ledger import Aim
+from gptailor.plan.plan import Plan
 from gptailor.search.loop import SearchLoop, SearchSetting, Watch
-from gptailor.search.parameters import Naming
-from gptailor.search.record import TrialOutcome
-from gptailor.search.schedule import Budget, Start, ToldStart
-from gptailor.search.space import Space, space_of
-from gptailor.search.study import Study, StudyObjective, open_study
-from gptailor.search.table import Table, sample
-from gptailor.search.workers import Alone, Workers
+from gptailor.search.run.schedule import Budget, Start, ToldStart
+from gptailor.search.run.study import Naming, Study, StudyObjective, open_study
+from gptailor.search.run.trials import Aim, TrialOutcome
+from gptailor.search.run.workers import Alone, Workers
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.space import Space, space_of
+from gptailor.search.space.table import Table, sample
 
 jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "gptailor-jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptailor.search.front import best, front
+from gptailor.search.run.objectives import best, front
 
 NAN = float("nan")
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import gptailor
-from gptailor.plan import Plan
+from gptailor.plan.plan import Plan
 from gptailor.search.loop import SearchError, SearchLoop, SearchSetting
-from gptailor.search.record import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Trial, genome_to_json
-from gptailor.search.schedule import Budget, Start, ToldStart
-from gptailor.search.workers import Alone, Done, Event, Found, Lost, Task
+from gptailor.search.run.schedule import Budget, Start, ToldStart
+from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Trial, genome_to_json
+from gptailor.search.run.workers import Alone, Done, Event, Found, Lost, Task
 from tests.search.landscape import (
     ACCURACY,
     BASE,

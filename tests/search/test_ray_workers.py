@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.searching.ray_workers import ClusterError, RayWorkers
+from gptailor.search.run.ray_workers import ClusterError, RayWorkers
 from tests.search.landscape import Counting
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptailor.search.scalarise import draw_weights, normalised, retained, scalarise
+from gptailor.search.run.objectives import draw_weights, normalised, retained, scalarise
 
 NAN = float("nan")
 

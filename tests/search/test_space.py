@@ -13,16 +13,16 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from gptailor import loads
-from gptailor.checks.alone import check_alone
-from gptailor.checks.places import open_choices
-from gptailor.diagnostics import errors
+from gptailor.checks.plan import check_alone
 from gptailor.lang.format import format_plan
-from gptailor.plan import Plan
-from gptailor.search.decode import decode
-from gptailor.search.encode import encode, shortest_form
-from gptailor.search.genome import Active, Genome
-from gptailor.search.space import Space, SpaceError, space_of
-from gptailor.search.table import active, canonical, exact, features, sample
+from gptailor.plan.faults import errors
+from gptailor.plan.plan import Plan
+from gptailor.plan.walk import open_choices
+from gptailor.search.space.decode import decode
+from gptailor.search.space.encode import encode, shortest_form
+from gptailor.search.space.genome import Active, Genome
+from gptailor.search.space.space import Space, SpaceError, space_of
+from gptailor.search.space.table import active, canonical, exact, features, sample
 from tests import strategies
 
 HEAD = """tailor 1

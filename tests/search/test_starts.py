@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from gptailor import loads
-from gptailor.plan import Merge, Plan, Take
-from gptailor.search.composing import compositions
-from gptailor.search.decode import decode
-from gptailor.search.encode import encode
-from gptailor.search.genome import Genome
-from gptailor.search.removal import candidates
-from gptailor.search.schedule import Start, ToldStart
-from gptailor.search.space import Space, space_of
-from gptailor.search.starts import Starts, greedy_removal, wholes
+from gptailor.plan.plan import Merge, Plan, Take
+from gptailor.search.run.schedule import Start, ToldStart
+from gptailor.search.space.decode import decode
+from gptailor.search.space.encode import encode
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.space import Space, space_of
+from gptailor.search.starts.compositions import compositions
+from gptailor.search.starts.greedy_removal import candidates
+from gptailor.search.starts.starts import Starts, greedy_removal, wholes
 from tests.search.test_space import SPACES, space
 
 HEAD = "tailor 1\n" + "".join(

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from gptailor import loads
-from gptailor.search.genome import Genome
-from gptailor.search.space import Space, space_of
-from gptailor.search.strategies.chance import drawn, seeds
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.space import Space, space_of
+from gptailor.search.space.table import canonical
 from gptailor.search.strategies.evolution import Evolution
+from gptailor.search.strategies.hash_random import drawn, seeds
 from gptailor.search.strategies.registry import DEFAULT, STRATEGIES
 from gptailor.search.strategies.strategy import State, genes, known
-from gptailor.search.table import canonical
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"\n'
 

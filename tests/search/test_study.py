@@ -11,10 +11,10 @@ import numpy as np
 import optuna
 import pytest
 
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.search.genome import Genome
-from gptailor.search.record import SEARCH, Trial, Wanted, genome_from_json, genome_to_json
-from gptailor.search.study import NAME, Study, agree, mend
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.search.run.study import NAME, Study, agree, mend
+from gptailor.search.run.trials import SEARCH, Trial, Wanted, genome_from_json, genome_to_json
+from gptailor.search.space.genome import Genome
 from tests.search.landscape import ACCURACY, KL, NLL, SearchSetting, setting, study_of
 
 
@@ -261,7 +261,7 @@ def test_a_full_disk_is_one_message_and_loses_nothing(
         "from pathlib import Path\n"
         "from tests.search.landscape import setting, study_of\n"
         "from tests.search.test_study import trial\n"
-        "from gptailor.checkpoint.error import CheckpointError\n"
+        "from gptailor.checkpoint.files import CheckpointError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "chosen, folder = setting(), Path(sys.argv[1])\n"
         "study = study_of(folder, chosen)\n"

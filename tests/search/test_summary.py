@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from gptailor.search.genome import Genome
-from gptailor.search.ledger import Aim, Ledger
-from gptailor.search.record import RANDOM, SEARCH, Trial, Wanted
-from gptailor.searching.summary import ENOUGH, expected
+from gptailor.search.results import ENOUGH, expected
+from gptailor.search.run.trials import RANDOM, SEARCH, Aim, Ledger, Trial, Wanted
+from gptailor.search.space.genome import Genome
 
 NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
 

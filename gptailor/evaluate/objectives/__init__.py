@@ -1,4 +1,4 @@
-"""What a plan is judged by: one entry for each objective of `gptailor.registry`.
+"""What a plan is judged by: one entry for each objective of `gptailor.plan.registry`.
 
 `prepare_objective` reads the files, makes the samples and gives a `Forward` objective, whose `work`
 one forward pass does and whose `score` reads the results, or a `Judged` one, which makes text.
@@ -10,26 +10,27 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from gptailor.diagnostics import listed, nearest
-from gptailor.evaluate.objectives import harness_task
-from gptailor.evaluate.objectives.choice import METRICS, Accuracy, Margin, questions
-from gptailor.evaluate.objectives.generation import ExactMatch, exchanges
-from gptailor.evaluate.objectives.harness import Generated, Likelihoods, instances, prompts
-from gptailor.evaluate.objectives.kl import Divergence
-from gptailor.evaluate.objectives.prepared import (
+from gptailor.evaluate.objectives import lm_eval_task as harness_task
+from gptailor.evaluate.objectives.base import (
     Direction,
     Forward,
     Judged,
+    ObjectiveContext,
     ObjectiveError,
     PreparedObjective,
+    Reference,
     Traits,
 )
-from gptailor.evaluate.objectives.seam import Seam
-from gptailor.evaluate.objectives.setting import ObjectiveContext, Reference
-from gptailor.evaluate.objectives.text import NegativeLogLikelihood, Perplexity, texts
+from gptailor.evaluate.objectives.generate import ExactMatch, exchanges
+from gptailor.evaluate.objectives.kl import Divergence
+from gptailor.evaluate.objectives.lm_eval import Generated, Likelihoods, instances, prompts
+from gptailor.evaluate.objectives.multiple_choice import METRICS, Accuracy, Margin, questions
+from gptailor.evaluate.objectives.nll import NegativeLogLikelihood, Perplexity, texts
+from gptailor.evaluate.objectives.tokens import Seam
 from gptailor.lang.words import objective as worded
-from gptailor.plan import Objective
-from gptailor.registry import OBJECTIVES
+from gptailor.plan.faults import listed, nearest
+from gptailor.plan.plan import Objective
+from gptailor.plan.registry import OBJECTIVES
 
 __all__ = [
     "PREPARE",

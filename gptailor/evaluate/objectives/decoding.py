@@ -16,7 +16,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from gptailor.evaluate.objectives.seam import Tokens
+from gptailor.evaluate.objectives.tokens import Tokens
 
 
 @final

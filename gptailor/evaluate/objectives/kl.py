@@ -9,10 +9,9 @@ import torch
 from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
-from gptailor.evaluate.objectives.prepared import ObjectiveError
-from gptailor.evaluate.objectives.setting import Reference
-from gptailor.evaluate.objectives.text import PerToken
-from gptailor.evaluate.work import Measure, Request, Rows, Work
+from gptailor.evaluate.forward.requests import Measure, Request, Rows, Work
+from gptailor.evaluate.objectives.base import ObjectiveError, Reference
+from gptailor.evaluate.objectives.nll import PerToken
 
 LIKELIEST = 2048
 """How many of the reference's tokens are kept of each prediction, by themselves: 16 KiB.

@@ -1,1 +1,1 @@
-"""Ways to search: strategies that are asked for genomes and told values."""
+"""Ways to search: strategies that are asked for genomes and told fitness. JAX, on the CPU."""

@@ -14,18 +14,11 @@ import jax.numpy as jnp
 import optax  # type: ignore[import-untyped] # it has no stubs
 from jaxtyping import Array, Float
 
-from gptailor.search.genome import Active, Genome
-from gptailor.search.strategies.breeding import some_rows
-from gptailor.search.strategies.chance import Key, gumbel, normal, seeds
-from gptailor.search.strategies.strategy import (
-    Archive,
-    Proposal,
-    State,
-    empty,
-    fresh_first,
-    store,
-)
-from gptailor.search.table import Table, active, canonical, exact
+from gptailor.search.space.genome import Active, Genome
+from gptailor.search.space.table import Table, active, canonical, exact
+from gptailor.search.strategies.hash_random import Key, gumbel, normal, seeds
+from gptailor.search.strategies.moves import some_rows
+from gptailor.search.strategies.strategy import Archive, Proposal, State, empty, fresh_first, store
 
 _DRAWN_PER_ASKED = 8
 """Genomes drawn for each one asked, so that it is new."""

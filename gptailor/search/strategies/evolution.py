@@ -12,17 +12,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gptailor.search.genome import Genome
-from gptailor.search.strategies.breeding import (
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.table import Table, canonical
+from gptailor.search.strategies.hash_random import Key, drawn, seeds
+from gptailor.search.strategies.moves import (
+    Neighbourhood,
     bred,
     joined_populations,
+    neighbourhood,
     some_rows,
     step_counts,
     where,
 )
-from gptailor.search.strategies.chance import Key, drawn, seeds
-from gptailor.search.strategies.moves import Neighbourhood, neighbourhood
-from gptailor.search.strategies.stages import staged
 from gptailor.search.strategies.strategy import (
     Archive,
     Proposal,
@@ -30,9 +31,9 @@ from gptailor.search.strategies.strategy import (
     empty,
     fitness,
     fresh_first,
+    staged,
     store,
 )
-from gptailor.search.table import Table, canonical
 
 _BRED_PER_ASKED = 8
 """Offspring for each one asked, so that it is new."""

@@ -17,18 +17,11 @@ import jax.numpy as jnp
 import optax  # type: ignore[import-untyped] # it has no stubs
 from jaxtyping import Array, Float, UInt32
 
-from gptailor.search.genome import Genome
-from gptailor.search.strategies.chance import Key
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.table import Table, canonical, exact
 from gptailor.search.strategies.distribution import highest
-from gptailor.search.strategies.strategy import (
-    Proposal,
-    State,
-    empty,
-    fingerprints,
-    genes,
-    store,
-)
-from gptailor.search.table import Table, canonical, exact
+from gptailor.search.strategies.hash_random import Key
+from gptailor.search.strategies.strategy import Proposal, State, empty, fingerprints, genes, store
 
 ALGORITHMS = {"evosax CMA-ES": "CMA_ES", "evosax GA": "SimpleGA"}
 WIDTH = 0.3

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from gptailor.search.strategies.chance import Seed, normal
-from gptailor.search.table import Table
+from gptailor.search.space.table import Table
+from gptailor.search.strategies.hash_random import Seed, normal
 
 SAMPLE = 128
 """The best trials, as many as the variances are found by at most."""

@@ -8,17 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gptailor.search.genome import Genome
-from gptailor.search.strategies.breeding import some_rows
-from gptailor.search.strategies.chance import Key, drawn, seeds
-from gptailor.search.strategies.strategy import (
-    Proposal,
-    State,
-    empty,
-    fresh_first,
-    store,
-)
-from gptailor.search.table import Table
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.table import Table
+from gptailor.search.strategies.hash_random import Key, drawn, seeds
+from gptailor.search.strategies.moves import some_rows
+from gptailor.search.strategies.strategy import Proposal, State, empty, fresh_first, store
 
 _DRAWN_PER_ASKED = 8
 """Genomes drawn for each one asked, so that it is new where new ones are rare."""

@@ -1,19 +1,43 @@
-"""What every strategy is, and the archive of trials that they share.
+"""Fitness as a model should see it: without heavy tails, finest near the best."""
 
-A strategy minimises. It is asked for genomes and told values, as often and in whatever order the
-trials come in; everything it knows is in its state, a pytree, and all chance is in the keys.
-"""
-
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from gptailor.search.genome import Genome
-from gptailor.search.scalarise import scalarise
-from gptailor.search.strategies.chance import Key, scrambled
-from gptailor.search.table import Table
+from gptailor.search.run.objectives import scalarise
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.table import Table
+from gptailor.search.strategies.hash_random import Key, scrambled
+from gptailor.search.strategies.moves import some_rows, where
+
+WORST = 4.0
+"""Where targets end: a cut that ruins a model is no more than very bad."""
+
+
+def targets(
+    found: Float[Array, " n"], fidelity: Float[Array, " n"], there: Bool[Array, " n"]
+) -> Float[Array, " n"]:
+    """Fitness with mean 0 and deviation 1 over what was told; 0 where nothing was.
+
+    What is far behind the best counts by its logarithm, in units of the distance from the best to
+    the better half's median. A failure counts as the worst.
+    """
+    valid = there & jnp.isfinite(found)
+    best = jnp.min(jnp.where(valid, found, jnp.inf))
+    behind = jnp.where(valid, found - best, jnp.nan)
+    unit = jnp.nanquantile(behind, 0.5)
+    behind = jnp.log1p(behind / jnp.maximum(jnp.nan_to_num(unit), 1e-9))
+    worst = jnp.nan_to_num(jnp.nanmax(behind))
+    behind = jnp.where(valid, behind, worst)
+    many = jnp.maximum(jnp.sum(there), 1)
+    mean = jnp.sum(jnp.where(there, behind, 0.0)) / many
+    spread = jnp.sqrt(jnp.sum(jnp.where(there, (behind - mean) ** 2, 0.0)) / many)
+    scaled = (behind - mean) / jnp.maximum(spread, 1e-6)
+    return jnp.where(there, jnp.clip(scaled, -WORST, WORST), 0.0)
+
 
 Proposal = tuple[Genome, Float[Array, " n"], "State"]
 
@@ -137,3 +161,45 @@ def fresh_first(archive: Archive, population: Genome) -> Int[Array, " n"]:
     earlier = jnp.tril(found[:, None] == found[None, :], -1)
     stale = known(archive, population) | jnp.any(earlier, axis=1)
     return jnp.argsort(stale, stable=True)
+
+
+_ROUNDING = 0.02
+"""What rounding to whole samples takes of a share, at most."""
+
+
+def staged(
+    archive: Archive,
+    found: Float[Array, " capacity"],
+    offspring: Genome,
+    shares: tuple[float, ...],
+    rise: int,
+) -> tuple[Genome, Float[Array, " n"]]:
+    """What an ask gives: first those that go up a stage, then offspring on the lowest share.
+
+    `found` is the fitness of the archive's trials. Of each stage one in `rise` goes up. A trial is
+    at the highest stage whose share it reaches: a search may have no sample so small.
+    """
+    many = len(offspring.bits)
+    above, stage = _rising(archive, found, shares, rise)
+    ranks = jnp.argsort(-stage, stable=True)[:many]
+    ranks = jnp.resize(ranks, (many,))
+    goes = (stage[ranks] > 0) & (jnp.arange(many) < len(stage))
+    asked = jnp.where(goes, above[ranks], shares[0])
+    return where(goes, some_rows(archive.genomes, ranks), offspring), asked
+
+
+def _rising(
+    archive: Archive, found: Float[Array, " n"], shares: tuple[float, ...], rise: int
+) -> tuple[Float[Array, " n"], Int[Array, " n"]]:
+    """The share that each trial is to be tried on next, and the stage that it goes to; or 0."""
+    above, stage = jnp.ones(len(found)), jnp.zeros(len(found), jnp.int32)
+    known = fingerprints(genes(archive.genomes))
+    same = (known[:, None] == known[None, :]) & told(archive)[None, :]
+    highest = jnp.max(jnp.where(same, archive.fidelity[None, :], 0.0), axis=1)
+    for number, (share, higher) in enumerate(pairwise(shares)):
+        reaches = (archive.fidelity >= share - _ROUNDING) & (archive.fidelity < higher - _ROUNDING)
+        there = jnp.isfinite(found) & reaches
+        rank = jnp.sum(there[None, :] & (found[None, :] < found[:, None]), axis=1)
+        good = there & (rank < jnp.sum(there) // rise) & (highest <= archive.fidelity)
+        above, stage = jnp.where(good, higher, above), jnp.where(good, number + 1, stage)
+    return above, stage

@@ -13,16 +13,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from gptailor.search.genome import Genome
-from gptailor.search.strategies.breeding import (
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.table import Table, canonical, features
+from gptailor.search.strategies.hash_random import Key, Seed, drawn, seeds
+from gptailor.search.strategies.moves import (
+    Neighbourhood,
     bred,
     joined_populations,
+    neighbourhood,
     some_rows,
     step_counts,
     where,
 )
-from gptailor.search.strategies.chance import Key, Seed, drawn, seeds
-from gptailor.search.strategies.moves import Neighbourhood, neighbourhood
 from gptailor.search.strategies.posterior import (
     Coefficients,
     Observations,
@@ -31,7 +33,6 @@ from gptailor.search.strategies.posterior import (
     products,
     sharing,
 )
-from gptailor.search.strategies.stages import staged
 from gptailor.search.strategies.strategy import (
     Archive,
     Proposal,
@@ -39,11 +40,11 @@ from gptailor.search.strategies.strategy import (
     empty,
     fingerprints,
     fitness,
+    staged,
     store,
+    targets,
     told,
 )
-from gptailor.search.strategies.target import targets
-from gptailor.search.table import Table, canonical, features
 
 FRESH = 16
 """For so many mutants there is one random genome."""

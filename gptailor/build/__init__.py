@@ -1,0 +1,1 @@
+"""A plan into a folder: compile, lock, verify."""

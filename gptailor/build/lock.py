@@ -1,0 +1,270 @@
+"""The lock of a plan: digests of what it was made from and of what came out; and what differs."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field, PrivateAttr
+
+from gptailor.checkpoint.files import CheckpointError, quoted, read_object
+from gptailor.checkpoint.write.digest import FileDigest, Sha256, TensorDigest
+from gptailor.checkpoint.write.output_file import write_whole
+from gptailor.plan.plan import Closed
+
+_LOCK_VERSION = 1
+"""The version of the lock's format that is written and read."""
+SUFFIX = ".lock"
+"""A lock is named as its plan, and this."""
+PLAN_FILE = "plan.tailor"
+"""The plan's copy in a compiled folder."""
+LOCK_FILE = PLAN_FILE + SUFFIX
+"""The lock in a compiled folder."""
+
+_FIT_TOLERANCE = 0.01
+"""The relative distance up to which two fits of one bridge are the same.
+
+Other threads, another processor or another version of torch add up in another order.
+"""
+
+MOST_NAMED = 5
+"""Differences that one message names."""
+
+
+class LockedModel(Closed):
+    """A model of the plan: as it is declared, the commit it was at on the Hub, the files read.
+
+    `files` are named by their path within the model's folder.
+    """
+
+    source: str
+    revision: str | None = None
+    on: str | None = None
+    commit: str | None = None
+    files: dict[str, FileDigest]
+
+
+class LockedText(Closed):
+    """The calibration text that a gap's bridge was fitted on: its file, and the tokens used."""
+
+    file: FileDigest
+    tokens: int
+
+
+class Lock(Closed):
+    """What a plan was compiled from and to.
+
+    `plan` is a digest of the plan without what the machine decides; `dtype` is that of all output
+    tensors, if they have one; `config` a digest of the output's configuration. `bridges` are named
+    by the layer before the gap: `L19`.
+    """
+
+    version: Literal[1] = 1
+    plan: Sha256
+    dtype: str | None
+    models: dict[str, LockedModel]
+    config: Sha256
+    bridges: dict[str, LockedText] = Field(default_factory=dict)
+    tensors: dict[str, TensorDigest]
+
+    _path: Path = PrivateAttr(default=Path(LOCK_FILE))
+
+    @property
+    def path(self) -> Path:
+        """The file that it was read from; without one, what it would be called."""
+        return self._path
+
+    def read_from(self, path: Path) -> "Lock":
+        """The same lock, knowing its file."""
+        lock = self.model_copy()
+        lock._path = path
+        return lock
+
+    def __eq__(self, other: object) -> bool:
+        """Equal if they say the same; the file they were read from doesn't count."""
+        if not isinstance(other, Lock):
+            return NotImplemented
+        return self.model_dump() == other.model_dump()
+
+    __hash__ = None  # type: ignore[assignment] # it holds dictionaries
+
+    def text(self) -> str:
+        """It as JSON: names sorted, a line for each file and tensor. Equal locks, equal texts."""
+        said = self.model_dump(exclude_none=True) | {"dtype": self.dtype}
+        if not self.bridges:
+            del said["bridges"]
+        return _rendered(said) + "\n"
+
+    def write(self, path: str | Path) -> None:
+        """Write it, whole or not at all, in the place of an old one if there is one.
+
+        Raises CheckpointError (C303) if it can't be written.
+        """
+        raw, path = self.text().encode(), Path(path)
+        place = Path(os.path.realpath(path))
+        if os.path.lexists(place) and not place.is_file():
+            raise CheckpointError("C303", "is no regular file; a lock is one", path)
+        write_whole(place, raw, path)
+
+
+# ---------------------------------------------------------------------------------------- the file
+
+
+def read_lock(path: Path) -> Lock:
+    """The lock in a file. Raises CheckpointError: C701 if it is none, C702 for another version."""
+    document = read_object(path, "C701", duplicate="C701")
+    version = document.get("version")
+    if type(version) is not int:
+        raise CheckpointError("C701", "is no lock: it has no 'version'", path, _ANEW)
+    if version != _LOCK_VERSION:
+        message = (
+            f"is a lock of version {str(version)[:20]}, and this gptailor reads {_LOCK_VERSION}"
+        )
+        newer = "it was made by a newer gptailor; update this one"
+        raise CheckpointError("C702", message, path, newer if version > _LOCK_VERSION else _ANEW)
+    try:
+        lock = Lock.model_validate(document)
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        said = first["msg"][:1].lower() + first["msg"][1:]
+        raise CheckpointError("C701", f"is no lock: {quoted(place)}: {said}", path, _ANEW) from None
+    return lock.read_from(path)
+
+
+def _rendered(value: Any, indent: str = "") -> str:
+    """JSON in which an object that holds no other stands on one line."""
+    if not isinstance(value, dict) or not any(isinstance(v, dict) for v in value.values()):
+        return json.dumps(value, sort_keys=True)
+    inner = indent + "  "
+    lines = [f"{inner}{json.dumps(key)}: {_rendered(value[key], inner)}" for key in sorted(value)]
+    return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
+
+
+_ANEW = "'gptailor lock' makes it anew"
+
+# ------------------------------------------------------------------------------------ what differs
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that is not as it should be: what it is of, its name, and the sentence to say.
+
+    `path` is the file that it is in, if it is in one.
+    """
+
+    kind: Literal["plan", "dtype", "model", "file", "config", "tensor"]
+    name: str
+    message: str
+    path: Path | None = None
+    model: str | None = None
+
+
+def differing_tensors(
+    expected: Mapping[str, TensorDigest],
+    found: Mapping[str, TensorDigest],
+    by: str,
+    what: str = "tensor",
+) -> Iterator[Difference]:
+    """Tensors that one side lacks, and those of another dtype, shape or other bytes, by name.
+
+    `by` is who expects them: `the lock`. `what` is found, in words.
+    """
+    for name in sorted(expected.keys() | found.keys()):
+        if (said := _differs(expected.get(name), found.get(name), by)) is not None:
+            yield Difference("tensor", name, f"{what} {quoted(name)} {said}")
+
+
+def _differs(expected: TensorDigest | None, found: TensorDigest | None, by: str) -> str | None:
+    if found is None:
+        return f"is missing; {by} has it"
+    if expected is None:
+        return f"is there, and {by} has none of that name"
+    if (found.dtype, found.shape) != (expected.dtype, expected.shape):
+        ours, theirs = (f"{t.dtype} {list(t.shape)}" for t in (found, expected))
+        return f"is {ours}, and by {by} {theirs}"
+    return None if found.sha256 == expected.sha256 else _other_bytes(expected, found, by)
+
+
+def _other_bytes(expected: TensorDigest, found: TensorDigest, by: str) -> str | None:
+    if expected.sketch is None or found.sketch is None:
+        return f"has other bytes than by {by}"
+    apart = _distance(expected.sketch, found.sketch)
+    said = f"is bridged otherwise than by {by}: its values are {apart:.1%} off"
+    return said if apart > _FIT_TOLERANCE else None
+
+
+def _distance(expected: Sequence[float], found: Sequence[float]) -> float:
+    """How far two tensors are apart by their sketches, relative to the first."""
+    if len(expected) != len(found):
+        return math.inf
+    size = math.hypot(*expected)
+    apart = math.dist(expected, found)
+    return apart / size if size else math.inf if apart else 0.0
+
+
+def differing_text(
+    gap: str, path: Path, expected: LockedText | None, found: FileDigest
+) -> Iterator[Difference]:
+    """A calibration file, if it is not the one that was locked; `gap` is the layer before."""
+    if expected is None:
+        said = f"the bridge after {gap} is fitted on a text, and the lock has none"
+    elif found != expected.file:
+        said = f"the calibration text of the bridge after {gap} is not the one that was locked"
+    else:
+        return
+    yield Difference("file", path.name, said, path)
+
+
+def differing_names(
+    model: str, expected: Iterable[str], found: Mapping[str, Path]
+) -> Iterator[Difference]:
+    """Files of a model that are read and not locked, or locked and not read."""
+    expected = set(expected)
+    for name in sorted(expected ^ found.keys()):
+        if name in found:
+            said = f"is read of model {quoted(model)}, and the lock has none of that name"
+        else:
+            said = f"of model {quoted(model)} is in the lock, and is not read"
+        yield Difference("file", name, f"{quoted(name)} {said}", found.get(name), model)
+
+
+def differing_file(
+    model: str, name: str, path: Path, expected: FileDigest, found: FileDigest
+) -> Iterator[Difference]:
+    """A file of a model, if it has another size or other bytes."""
+    if found == expected:
+        return
+    said = "other bytes than by the lock"
+    if found.size != expected.size:
+        said = f"{found.size:,} bytes, and by the lock {expected.size:,}"
+    message = f"{quoted(name)} of model {quoted(model)} has {said}"
+    yield Difference("file", name, message, path, model)
+
+
+def refuse(differences: Iterable[Difference], lock: Lock) -> None:
+    """Raise CheckpointError if there are differences: C703 to C705 by what the first is of."""
+    found = list(differences)
+    if not found:
+        return
+    code, help_ = _REFUSALS[found[0].kind]
+    message = "; ".join(one.message for one in found[:MOST_NAMED])
+    if len(found) > MOST_NAMED:
+        message += f"; and {len(found) - MOST_NAMED:,} more differ"
+    raise CheckpointError(code, message, found[0].path or lock.path, help_)
+
+
+_INPUTS = "give what was locked, or lock anew by 'gptailor lock'"
+_OUTPUT = "another version of gptailor or torch may compute otherwise; see 'gptailor lock'"
+_REFUSALS = {
+    "plan": ("C703", _INPUTS),
+    "dtype": ("C703", _INPUTS),
+    "model": ("C704", _INPUTS),
+    "file": ("C704", _INPUTS),
+    "config": ("C705", _OUTPUT),
+    "tensor": ("C705", _OUTPUT),
+}

@@ -1,0 +1,296 @@
+"""Locks made while a plan is compiled, and compilations held to a lock: `Recording`."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import TYPE_CHECKING, Any, final
+
+from gptailor.build.inputs import InputFiles, inputs
+from gptailor.build.lock import (
+    LOCK_FILE,
+    Difference,
+    Lock,
+    LockedModel,
+    LockedText,
+    differing_file,
+    differing_names,
+    differing_tensors,
+    differing_text,
+    read_lock,
+    refuse,
+)
+from gptailor.build.output import (
+    config,
+    fit_bridges,
+    payloads,
+    tensor_digest,
+    used_dtype,
+    used_plan,
+)
+from gptailor.checkpoint.folder import CONFIG
+from gptailor.checkpoint.models import is_local
+from gptailor.checkpoint.tensor import TensorSpec
+from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_file, of_tensors
+from gptailor.checkpoint.write.output_file import ByteProgress
+from gptailor.checkpoint.write.threads import Crew, available
+from gptailor.lang.format import format_plan
+from gptailor.plan.plan import Model, Plan
+from gptailor.prepare import Prepared, pinned
+
+if TYPE_CHECKING:
+    from gptailor.evaluate.bridge.fit import Fitted
+
+EARLY_BYTES = 16 * 1024 * 1024
+"""Files up to this many bytes are compared before anything is written."""
+
+
+def plan_digest(plan: Plan) -> str:
+    """The sha256 of a plan's canonical text, without what the machine and the caller decide.
+
+    That is where the models and the calibration texts are, and the dtype. So a plan, and its copy
+    in a compiled folder, have one digest.
+    """
+    models = {name: Model(source=name) for name in plan.models}
+    texts = list(dict.fromkeys(bridge.on for bridge in plan.bridges))
+    bridges = tuple(b.model_copy(update={"on": str(texts.index(b.on))}) for b in plan.bridges)
+    stripped = plan.model_copy(update={"models": models, "bridges": bridges, "dtype": None})
+    text = format_plan(stripped)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """The sha256 of a configuration as JSON, its keys sorted."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def at_locked_commits(plan: Plan, lock: Lock) -> Plan:
+    """The plan with each model of the Hub at the commit that was locked, if it was declared so."""
+    commits = {
+        name: locked.commit
+        for name, locked in lock.models.items()
+        if locked.commit is not None
+        and (model := plan.models.get(name)) is not None
+        and (model.source, model.revision) == (locked.source, locked.revision)
+        and not is_local(model.source)
+    }
+    return pinned(plan, commits)
+
+
+def lock_of(locked: Lock | str | Path) -> Lock:
+    """A lock, read if it is a path. Raises CheckpointError (C701, C702) for a file that is none."""
+    return locked if isinstance(locked, Lock) else read_lock(Path(locked))
+
+
+# ---------------------------------------------------------------------------- before it is compiled
+
+
+def refuse_early(prepared: Prepared, lock: Lock) -> None:
+    """Raise CheckpointError (C703 to C705) for what differs from a lock, as far as is known now.
+
+    That is the plan, the dtype, which files are read, their sizes, the bytes of small ones, the
+    calibration texts, the configuration, and what the output's tensors are.
+    """
+    for differences in (_of_plan, _of_inputs, differing_texts, _of_output):
+        refuse(differences(prepared, lock), lock)
+
+
+def _of_plan(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
+    if plan_digest(prepared.plan) != lock.plan:
+        yield Difference("plan", "plan", "the plan is not the one that was locked")
+    elif (dtype := used_dtype(prepared)) != lock.dtype:
+        said = f"the output is {dtype or 'of several dtypes'}, and by the lock {lock.dtype}"
+        yield Difference("dtype", "dtype", said)
+
+
+def _of_inputs(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
+    return differing_inputs(inputs(prepared), lock, _early)
+
+
+def differing_texts(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
+    """Calibration texts that are not those that were locked."""
+    for gap, path in prepared.texts.items():
+        yield from differing_text(gap, path, lock.bridges.get(gap), of_file(path))
+
+
+def differing_inputs(
+    read: InputFiles, lock: Lock, digest_of: Callable[[Path, FileDigest], FileDigest | None]
+) -> Iterator[Difference]:
+    """Files that are read and not locked, or the reverse; and those that are not as locked.
+
+    `digest_of` gives a file's digest, or None if it is not to be compared; it is told the locked.
+    """
+    for model in sorted(read.keys() | lock.models.keys()):
+        locked = lock.models[model].files if model in lock.models else {}
+        its = read.get(model, {})
+        yield from differing_names(model, locked, its)
+        for name in sorted(its.keys() & locked.keys()):
+            found = digest_of(its[name], locked[name])
+            if found is not None:
+                yield from differing_file(model, name, its[name], locked[name], found)
+
+
+def _early(path: Path, locked: FileDigest) -> FileDigest | None:
+    """A file's digest if it is small, or of another size; None where it is large, or not here."""
+    if not path.exists():
+        return None
+    size = path.stat().st_size
+    if size != locked.size:
+        return FileDigest(size=size, sha256=locked.sha256)
+    return of_file(path) if size <= EARLY_BYTES else None
+
+
+def _of_output(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
+    if config_digest(config(prepared)) != lock.config:
+        yield Difference("config", CONFIG, f"the output's {CONFIG} is not the one that was locked")
+    specs = (output.spec for output in prepared.compiled.program.outputs)
+    planned = {spec.name: _like(spec, lock.tensors.get(spec.name)) for spec in specs}
+    yield from differing_tensors(lock.tensors, planned, "the lock")
+
+
+def _like(spec: TensorSpec, locked: TensorDigest | None) -> TensorDigest:
+    """A tensor of which all but the bytes is known."""
+    sha256 = locked.sha256 if locked is not None else "0" * 64
+    return TensorDigest(dtype=spec.dtype, shape=spec.shape, sha256=sha256)
+
+
+# --------------------------------------------------------------------------- while it is compiled
+
+
+@dataclass(frozen=True, slots=True)
+class _Hashed:
+    """A file of a model, and its digest once a thread has it."""
+
+    model: str
+    name: str
+    path: Path
+    digest: "Future[FileDigest]"
+
+
+class _Stopped(Exception):  # noqa: N818 (no error: whoever would have used the digest is gone)
+    """The recording ended before a file was read."""
+
+
+@final
+class Recording:
+    """A context in which a plan is compiled: threads read its inputs at the same time.
+
+    `seen` is to be told of the output's tensors; `progress` is told of the inputs' bytes. Held to a
+    lock, it refuses what differs from that by CheckpointError (C704, C705).
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        held_to: Lock | None = None,
+        *,
+        fitted: "Fitted | None" = None,
+        threads: int | None = None,
+        progress: ByteProgress = lambda _: None,
+    ) -> None:
+        self.prepared = prepared
+        self.held_to = held_to
+        self.fitted = fitted
+        self._progress = progress
+        self._tensors: dict[str, TensorDigest] = {}
+        self._hashed: list[_Hashed] = []
+        self._compared = 0
+        self._stopped = Event()
+        self._pool = ThreadPoolExecutor(threads or available(), thread_name_prefix="gptailor-lock")
+
+    def __enter__(self) -> "Recording":
+        for model, its in inputs(self.prepared).items():
+            for name, path in its.items():
+                made = self._pool.submit(of_file, path, self._go_on)
+                self._hashed.append(_Hashed(model, name, path, made))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _go_on(self, size: int) -> None:
+        if self._stopped.is_set():
+            raise _Stopped
+        self._progress(size)
+
+    def seen(self, spec: TensorSpec, sha256: str) -> None:
+        """Take down a tensor of the output."""
+        self._tensors[spec.name] = tensor_digest(spec, sha256, self.fitted)
+
+    def watching(self, progress: ByteProgress) -> ByteProgress:
+        """The same progress, which refuses an input once it is known to differ."""
+
+        def told(size: int) -> None:
+            self._refuse_known()
+            progress(size)
+
+        return told
+
+    def _refuse_known(self) -> None:
+        """Inputs are looked at in their order, so that the same one is named in every run."""
+        while self._compared < len(self._hashed) and self._hashed[self._compared].digest.done():
+            if self.held_to is not None:
+                refuse(self._of_files([self._hashed[self._compared]]), self.held_to)
+            self._compared += 1
+
+    def files(self, target: Path) -> dict[str, bytes]:
+        """The lock as a file of the output's folder, its sources those of the plan in there."""
+        return {LOCK_FILE: self.lock(used_plan(self.prepared, target).models).text().encode()}
+
+    def lock(self, models: Mapping[str, Model]) -> Lock:
+        """The lock of all that was read and made; `models` are declared in it as given."""
+        files: dict[str, dict[str, FileDigest]] = {}
+        for one in self._hashed:
+            files.setdefault(one.model, {})[one.name] = one.digest.result()
+        lock = Lock(
+            plan=plan_digest(self.prepared.plan),
+            dtype=used_dtype(self.prepared),
+            models={name: self._locked(name, models[name], files[name]) for name in files},
+            config=config_digest(config(self.prepared)),
+            bridges=self._bridges(),
+            tensors=self._tensors,
+        )
+        if self.held_to is not None:
+            refuse(self._of_files(self._hashed), self.held_to)
+            refuse(differing_tensors(self.held_to.tensors, lock.tensors, "the lock"), self.held_to)
+        return lock
+
+    def _bridges(self) -> dict[str, LockedText]:
+        bridges = self.fitted.bridges if self.fitted is not None else {}
+        return {gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()}
+
+    def _locked(self, name: str, model: Model, files: dict[str, FileDigest]) -> LockedModel:
+        commit = self.prepared.commits.get(name)
+        declared = model.model_dump()
+        return LockedModel(**declared, commit=commit, files=files)
+
+    def _of_files(self, hashed: list[_Hashed]) -> Iterator[Difference]:
+        assert self.held_to is not None
+        for one in hashed:
+            expected = self.held_to.models[one.model].files[one.name]
+            found = one.digest.result()
+            yield from differing_file(one.model, one.name, one.path, expected, found)
+
+
+def measured(
+    prepared: Prepared,
+    *,
+    threads: int | None = None,
+    progress: ByteProgress = lambda _: None,
+) -> Lock:
+    """The lock of a plan that is not compiled: its output is made in memory, and not kept.
+
+    `progress` is told of all bytes read and made, `work` of them.
+    """
+    fitted = fit_bridges(prepared)
+    crew = Crew(threads)
+    outputs = prepared.compiled.program.outputs
+    told = crew.told(progress)
+    with Recording(prepared, fitted=fitted, threads=threads, progress=told) as recording:
+        specs = [output.spec for output in outputs]
+        of_tensors(specs, payloads(outputs, fitted=fitted), crew, recording.seen, told)
+        return recording.lock(prepared.declared)

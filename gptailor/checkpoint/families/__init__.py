@@ -1,0 +1,1 @@
+"""Architectures as data: tensors' names, and what a configuration says of each layer."""

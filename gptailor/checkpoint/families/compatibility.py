@@ -1,0 +1,204 @@
+"""What the configurations of two models must agree on for their layers to be exchangeable."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gptailor.checkpoint.families.layer_config import Config
+
+Weight = Literal["fault", "warning"]
+
+EPSILONS = frozenset({"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"})
+"""Norms' epsilons: 1e-5 beside 1e-6 is a warning, as checkpoints of one family have both."""
+
+MINOR = frozenset({
+    "sliding_window", "embedding_multiplier", "logits_scaling", "logit_scale",
+    "final_logit_softcapping",
+})  # fmt: skip
+"""Keys that make a difference which is only a warning: the base's value holds for all layers."""
+
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "hidden_size": ("n_embd", "n_embed"),
+    "n_embd": ("hidden_size",),
+    "n_head": ("num_attention_heads",),
+    "num_attention_heads": ("n_head",),
+    "num_experts": ("num_local_experts",),
+    "num_local_experts": ("num_experts",),
+    "n_routed_experts": ("num_local_experts", "num_experts"),
+}
+"""Other names of a key, which transformers reads too."""
+
+UNSPOKEN = frozenset({
+    "_name_or_path", "architectures", "auto_map", "bos_token_id", "eos_token_id", "pad_token_id",
+    "torch_dtype", "dtype", "transformers_version", "use_cache", "vocab_size", "model_type",
+    "max_position_embeddings", "initializer_range", "attention_dropout", "hidden_dropout",
+    "tie_word_embeddings", "num_hidden_layers", "pretraining_tp", "rope_theta", "rope_scaling",
+    "rope_parameters", "partial_rotary_factor",
+})  # fmt: skip
+"""Keys that say nothing of a layer's arithmetic, or that are compared in another form."""
+
+
+@dataclass(frozen=True)
+class ConfigKey:
+    """Something that must be equal: how it is read, and how bad a difference is."""
+
+    name: str
+    read: Callable[[Config], Any]
+    severity: Weight = "fault"
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A key, its value in the base, its value in the other model, and how bad that is."""
+
+    key: str
+    base_value: object
+    other_value: object
+    severity: Weight
+
+
+def keys(*read: ConfigKey, **defaults: Any) -> tuple[ConfigKey, ...]:
+    """Keys that are read in their own way, and keys with the values that their absence means."""
+    plain = [
+        ConfigKey(name, _value(name, default), _weight(name)) for name, default in defaults.items()
+    ]
+    return (*read, *plain)
+
+
+def _weight(name: str) -> Weight:
+    return "warning" if name in MINOR else "fault"
+
+
+def _value(name: str, default: Any) -> Callable[[Config], Any]:
+    """A reader of a key; its absence, and a None that stands for another key, are resolved."""
+
+    def read(config: Config) -> Any:
+        value = _first(config, (name, *ALIASES.get(name, ())), default)
+        return _resolve(name, config) if value is None else value
+
+    return read
+
+
+def _first(config: Config, names: Iterable[str], default: Any) -> Any:
+    return next((config[name] for name in names if name in config), default)
+
+
+def _resolve(name: str, config: Config) -> Any:
+    heads = config.get("num_attention_heads")
+    if name in {"num_key_value_heads", "num_kv_heads"}:
+        return heads
+    hidden = config.get("hidden_size")
+    if name == "head_dim" and heads and isinstance(heads, int) and isinstance(hidden, int):
+        return hidden // heads
+    return None
+
+
+def gated_window(default: int | None) -> ConfigKey:
+    """`sliding_window`, where it counts only if `use_sliding_window` is set."""
+
+    def read(config: Config) -> Any:
+        used = config.get("use_sliding_window", False)
+        return config.get("sliding_window", default) if used else None
+
+    return ConfigKey("sliding_window", read, "warning")
+
+
+def gemma_activation(config: Config) -> Any:
+    """Gemma's first configurations say `gelu` and mean its approximation by tanh."""
+    act = config.get("hidden_act", "gelu_pytorch_tanh")
+    return "gelu_pytorch_tanh" if act == "gelu" else act
+
+
+# ------------------------------------------------------------------------------- rotary embeddings
+
+STRETCHED = frozenset({"llama3", "yarn", "longrope"})
+"""Types that know the length before they stretched it."""
+
+
+def rope(
+    theta: float = 10_000.0,
+    partial: float = 1.0,
+    *,
+    theta_key: str = "rope_theta",
+    partial_key: str = "partial_rotary_factor",
+    renamed: Mapping[str, str] | None = None,
+) -> ConfigKey:
+    """The rotary embeddings in one form, from `rope_parameters` and from the older keys."""
+
+    def read(config: Config) -> dict[str, Any]:
+        given = config.get("rope_scaling") or config.get("rope_parameters")
+        form = _form(_object(given), config, renamed or {})
+        form.setdefault("rope_theta", config.get(theta_key, theta))
+        form.setdefault("partial_rotary_factor", config.get(partial_key, partial))
+        return form
+
+    return ConfigKey("rope_parameters", read)
+
+
+def rope_by_type(local: float, wide: float) -> ConfigKey:
+    """Gemma 3: one setting for full and one for sliding layers."""
+
+    def read(config: Config) -> dict[str, Any]:
+        given = _object(config.get("rope_parameters"))
+        scaling = _object(config.get("rope_scaling"))
+        full = _form({**_object(given.get("full_attention")), **scaling}, config)
+        full.setdefault("rope_theta", config.get("rope_theta", wide))
+        near = _form(_object(given.get("sliding_attention")), config)
+        near.setdefault("rope_theta", config.get("rope_local_base_freq", local))
+        return {"full_attention": full, "sliding_attention": near}
+
+    return ConfigKey("rope_parameters", read)
+
+
+def _object(given: object) -> Mapping[str, Any]:
+    """A setting as an object: anything else that stands there is its type, equal to itself only."""
+    if isinstance(given, Mapping):
+        return given
+    return {"rope_type": given} if given else {}
+
+
+def _form(
+    given: Mapping[str, Any], config: Config, renamed: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """With a type, without what is None, and with the lengths that the type computes with."""
+    form = {key: value for key, value in given.items() if value is not None and key != "type"}
+    kind = form.get("rope_type") or given.get("type") or "default"
+    if not isinstance(kind, str):
+        return form
+    form["rope_type"] = kind = (renamed or {}).get(kind, kind)
+    length = config.get("max_position_embeddings")
+    if kind in STRETCHED:
+        form.setdefault("original_max_position_embeddings", length)
+        if "original_max_position_embeddings" in config:
+            form["original_max_position_embeddings"] = config["original_max_position_embeddings"]
+    if kind == "dynamic" or (kind in {"yarn", "longrope"} and "factor" not in form):
+        form["max_position_embeddings"] = length
+    return form
+
+
+# -------------------------------------------------------------------------------------- comparison
+
+
+def disagreements(
+    known: Iterable[ConfigKey], base: Config, other: Config, *, cautious: bool = False
+) -> list[Disagreement]:
+    """What two configurations disagree on; with caution, also on keys of unknown meaning."""
+    named: list[ConfigKey] = [
+        ConfigKey("model_type", lambda config: config.get("model_type")),
+        *known,
+    ]
+    if cautious:
+        names = {key.name for key in named} | UNSPOKEN
+        more = sorted({*base, *other} - names)
+        named += [ConfigKey(name, _value(name, None), "warning") for name in more]
+    read = [(key, key.read(base), key.read(other)) for key in named]
+    return [Disagreement(key.name, a, b, _severity(key, a, b)) for key, a, b in read if a != b]
+
+
+def _severity(key: ConfigKey, a: Any, b: Any) -> Weight:
+    """How bad a difference is; epsilons that are near each other hardly matter."""
+    if key.name not in EPSILONS:
+        return key.severity
+    numbers = [value for value in (a, b) if isinstance(value, int | float) and value > 0]
+    near = len(numbers) == 2 and max(numbers) <= 10.5 * min(numbers)
+    return "warning" if near else "fault"

@@ -1,0 +1,136 @@
+"""What a quantisation configuration says of single layers, and how that moves with them.
+
+`modules_to_not_convert`, `ignore`, `dynamic` and their like name modules by texts and by patterns.
+A text with a layer's number in it gets the layer's new one. Where a pattern may mean layers by
+their numbers in another way, it can't follow, and that is said.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from gptailor.checkpoint.families.layer_config import Config, Refusal
+from gptailor.checkpoint.families.layout import Layout
+from gptailor.plan.plan import Part
+
+KEYS = ("quantization_config", "compression_config")
+
+Places = Sequence[tuple[int, int]]
+"""For each layer of the output, the layers that its attention and its MLP branch come from."""
+
+_SIGNS = re.compile(r"re:|[+-]:|")
+"""How a pattern is marked: compressed-tensors' way, and GPTQModel's."""
+_DOT = r"(?:\\?\.)"
+_ALL = r"(?:\*|\.\*|\.\+|\\d\+|\[0-9\]\+)"
+_SPECIAL = re.compile(r"[*+?()\[\]{}|^$]|\\[^.]")
+
+
+class _CannotFollow(Exception):  # noqa: N818 (caught where it is made)
+    """Why an entry has no form for the moved layers."""
+
+
+def quantisation(config: Config) -> Any:
+    """What a configuration says of its quantisation, or None."""
+    return next((config[key] for key in KEYS if config.get(key)), None)
+
+
+def requantised(layout: Layout, config: dict[str, Any], places: Places) -> dict[str, Any] | Refusal:
+    """The configuration with the layers in its quantisation renumbered; or why there is none."""
+    stays = all(place == (n, n) for n, place in enumerate(places))
+    given = [key for key in KEYS if isinstance(config.get(key), Mapping)]
+    if stays or not given:
+        return config
+    moves = _Moves(layout, places)
+    try:
+        return config | {key: _renamed(config[key], moves) for key in given}
+    except _CannotFollow as error:
+        return Refusal(str(error))
+
+
+def _renamed(value: Any, moves: "_Moves") -> Any:
+    """The same with each text of a list, and each key, renamed; those of layers that left go."""
+    if isinstance(value, Mapping):
+        return {new: _renamed(v, moves) for key, v in value.items() for new in moves.names(key)}
+    if isinstance(value, list | tuple):
+        found: list[Any] = []
+        for item in value:
+            found += moves.names(item) if isinstance(item, str) else [_renamed(item, moves)]
+        return list(dict.fromkeys(found)) if all(isinstance(f, str) for f in found) else found
+    return value
+
+
+@dataclass(frozen=True)
+class _Moves:
+    """Where layers have gone."""
+
+    layout: Layout
+    places: Places
+
+    @cached_property
+    def word(self) -> str:
+        """What stands before a layer's number: `layers`, `h`."""
+        return self.layout.prefix.rstrip(".").rpartition(".")[2]
+
+    @cached_property
+    def numbered(self) -> re.Pattern[str]:
+        """A layer's number, and the rest of the name."""
+        before = rf"(?P<before>(?:.*[^A-Za-z0-9_])?{re.escape(self.word)}{_DOT})"
+        return re.compile(rf"{before}(?P<number>\d+)(?P<rest>(?:{_DOT}.*|\$)?)")
+
+    @cached_property
+    def of_all(self) -> re.Pattern[str]:
+        """The same of every layer."""
+        return re.compile(rf"(?:.*[^A-Za-z0-9_])?{re.escape(self.word)}{_DOT}{_ALL}(?:{_DOT}|$)")
+
+    def names(self, text: str) -> list[str]:
+        """What an entry is for the moved layers: itself, or one entry for each of them."""
+        sign = _SIGNS.match(text)
+        start = sign.end() if sign is not None else 0
+        match = self.numbered.fullmatch(text, start)
+        if match is None:
+            return [self._of_no_layer(text, text[start:])]
+        if _SPECIAL.search(match["before"].removeprefix("^").replace(".*", "")):
+            raise self._lost(text)
+        return list(self._renumbered(text, text[:start], match))
+
+    def _renumbered(self, text: str, sign: str, match: re.Match[str]) -> Iterator[str]:
+        number, rest = int(match["number"]), match["rest"]
+        if not rest and self._begins_another(match["number"]):
+            raise self._lost(text)
+        part = self._part(rest)
+        for n, (attn, mlp) in enumerate(self.places):
+            froms = {"attn": {attn}, "mlp": {mlp}}.get(part or "", {attn, mlp})
+            if number not in froms:
+                continue
+            if len(froms) > 1:
+                raise self._lost(text)
+            yield f"{sign}{match['before']}{n}{rest}"
+
+    def _begins_another(self, number: str) -> bool:
+        """Whether `layers.1`, which means whatever begins so, means another layer too."""
+        numbers = {*range(self.layout.count), *range(len(self.places))}
+        return any(str(n).startswith(number) and str(n) != number for n in numbers)
+
+    def _part(self, rest: str) -> Part | None:
+        name = rest.replace("\\", "").lstrip(".").rstrip("$*") + "."
+        if any(name.startswith(start) for start in self.layout.family.attn):
+            return "attn"
+        return "mlp" if any(name.startswith(start) for start in self.layout.family.mlp) else None
+
+    def _of_no_layer(self, text: str, name: str) -> str:
+        """An entry that means the same in every layer; any other is refused."""
+        if self.of_all.match(name):
+            return text
+        mentions = re.search(rf"(?<![A-Za-z0-9_]){re.escape(self.word)}{_DOT}", name)
+        by_number = re.search(r"\d|\\[dDwW]|\[", name) and _SPECIAL.search(name)
+        if mentions or by_number or re.match(r"\d+\.", name):
+            raise self._lost(text)
+        return text
+
+    def _lost(self, text: str) -> _CannotFollow:
+        return _CannotFollow(
+            f"'{text[:80]}' in the quantisation's configuration means layers by their numbers, "
+            "and can't be rewritten for those that moved"
+        )

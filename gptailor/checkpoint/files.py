@@ -1,0 +1,254 @@
+"""What is wrong with a checkpoint on disk: `CheckpointError`."""
+
+import io
+import json
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gptailor.plan.faults import TailorError
+
+LONGEST_QUOTED = 120
+"""Characters of a name that are shown; names come from files that may be hostile."""
+
+
+class CheckpointError(TailorError):
+    """A checkpoint can't be read or written: a stable code, what is, which file, what to do."""
+
+    def __init__(
+        self, code: str, message: str, path: Path, help: str = "", offset: int | None = None
+    ) -> None:
+        super().__init__(code, message, path, help, offset)
+        self.code = code
+        self.message = message
+        self.path = path
+        self.help = help
+        self.offset = offset
+
+    def __str__(self) -> str:
+        place = _escaped(str(self.path)) + ("" if self.offset is None else f", byte {self.offset}")
+        lines = [f"error[{self.code}]: {self.message}", f" --> {place}"]
+        return "\n".join(lines + ([f"  = help: {self.help}"] if self.help else []))
+
+
+def quoted(name: str, *, whole: bool = False) -> str:
+    """A name in quotes, fit for a terminal: control characters escaped, a long one cut."""
+    shown = name if whole or len(name) <= LONGEST_QUOTED else f"{name[:LONGEST_QUOTED]}…"
+    return f"'{_escaped(shown)}'"
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Why the system refused: `Permission denied`."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+MAX_JSON = 100_000_000
+"""The largest JSON text that is read, in bytes; the reference allows a header as much."""
+
+MAX_DEPTH = 100
+"""How deep configurations may nest: Python prints and compares what nests by recursion."""
+
+_BLANK = re.compile(r"[ \t\r\n]*")
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_regular(path: Path, code: str = "C201") -> io.FileIO:
+    """Open a regular file to read; anything else is refused, and nothing blocks."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, a lone surrogate
+        raise CheckpointError(code, f"cannot be read: {reason(error)}", path) from error
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+        raise CheckpointError(code, f"is {kind}, where a regular file is needed", path)
+    return io.FileIO(fd)
+
+
+def read_object(path: Path, code: str, duplicate: str | None) -> dict[str, Any]:
+    """The JSON object that a file holds; see `parse_object`. It nests `MAX_DEPTH` deep at most."""
+    with open_regular(path, code) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_JSON:
+            raise CheckpointError(code, f"has {size} bytes, more than any JSON file needs", path)
+        raw = read_exactly(file, size, path, code)
+    found = parse_object(raw, path, code, duplicate)
+    for name, value in found.items():
+        if _is_deep(value):
+            message = f"{quoted(name)} is nested too deeply to be JSON of ours"
+            raise CheckpointError(code, message, path, offset=place_of(name, raw))
+    return found
+
+
+def _is_deep(value: object) -> bool:
+    """Whether lists and objects nest deeper than `MAX_DEPTH`; found without a recursion."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inside: list[Any] = []
+        for each in level:
+            if isinstance(each, dict | list):
+                inside += each.values() if isinstance(each, dict) else each
+        if not inside:
+            return False
+        level = inside
+    return True
+
+
+def read_exactly(file: io.FileIO, count: int, path: Path, code: str) -> bytes:
+    """The next `count` bytes, which the caller knows to be there."""
+    parts = []
+    while count:
+        try:
+            part = file.read(count)
+        except OSError as error:
+            raise CheckpointError(code, f"cannot be read: {reason(error)}", path) from error
+        if not part:
+            message = "became shorter while it was read"
+            raise CheckpointError(code, message, path, offset=file.tell())
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def parse_object(
+    raw: bytes, path: Path, code: str, duplicate: str | None, start: int = 0
+) -> dict[str, Any]:
+    """The JSON object in a text, which stands at byte `start` of the file.
+
+    `duplicate` is the code of a name that an object holds twice. Without one the text is read as
+    `json` and transformers read it: the last one counts, and `NaN` and `Infinity` are numbers.
+    """
+    decoder = json.JSONDecoder() if duplicate is None else _STRICT
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        message = "is not JSON: the text is not UTF-8"
+        raise CheckpointError(code, message, path, offset=start + error.start) from error
+
+    def refuse(code: str, message: str, at: int) -> CheckpointError:
+        offset = start + len(text[:at].encode("utf-8"))
+        return CheckpointError(code, message, path, offset=offset)
+
+    try:
+        value = decoder.decode(text)
+    except json.JSONDecodeError as error:
+        raise refuse(code, f"is not JSON: {error.msg}", error.pos) from error
+    except RecursionError as error:
+        message = "is nested too deeply to be JSON of ours"
+        raise refuse(code, message, _undecodable(text, decoder)) from error
+    except _TwiceError as error:
+        raise refuse(duplicate or code, str(error), _undecodable(text, decoder)) from error
+    except ValueError as error:
+        raise refuse(code, f"is not JSON: {error}", _undecodable(text, decoder)) from error
+    if not isinstance(value, dict):
+        raise refuse(code, "is JSON, but not an object", 0)
+    return value
+
+
+def named_places(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, int]]:
+    """The names of the object that a text is, each with its place; for messages, as it is slow.
+
+    Raises what the decoder does once it comes to something that isn't decoded.
+    """
+    at = _after_blanks(text, 0)
+    at += text.startswith("{", at)
+    while text.startswith('"', begin := _after_blanks(text, at)):
+        name, at = decoder.raw_decode(text, begin)
+        yield name, begin
+        _, at = decoder.raw_decode(text, _after_blanks(text, _after_blanks(text, at) + 1))
+        at = _after_blanks(text, at) + 1
+
+
+def place_of(name: str, raw: bytes) -> int:
+    """The byte at which an entry of the object that a text is begins, by its name."""
+    text = raw.decode("utf-8")
+    begin = next(at for other, at in named_places(text, json.JSONDecoder()) if other == name)
+    return len(text[:begin].encode("utf-8"))
+
+
+def _after_blanks(text: str, at: int) -> int:
+    blank = _BLANK.match(text, at)
+    return at if blank is None else blank.end()
+
+
+def _undecodable(text: str, decoder: json.JSONDecoder) -> int:
+    """Where the first entry is that makes the decoder fail, or comes twice; else the beginning."""
+    seen: set[str] = set()
+    at = 0
+    try:
+        for name, at in named_places(text, decoder):  # noqa: B007 (where it stops is the answer)
+            if name in seen:
+                break
+            seen.add(name)
+    except (ValueError, RecursionError):
+        pass
+    return at
+
+
+class _TwiceError(ValueError):
+    """An object holds a name twice."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = _twice(name for name, _ in pairs)
+        raise _TwiceError(f"{quoted(twice)} stands twice in one object")
+    return found
+
+
+def _twice(names: Iterable[str]) -> str:
+    """A name that comes more than once."""
+    counts = Counter(names)
+    return next(name for name, count in counts.items() if count > 1)
+
+
+def _no_constant(text: str) -> NoReturn:
+    msg = f"{text} is no number"
+    raise ValueError(msg)
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+Stamp = tuple[int, int, int, int]
+"""A file's device and number, its bytes, and when it was written last, in nanoseconds."""
+
+
+def stamps(files: Iterable[Path]) -> dict[Path, Stamp]:
+    """What the system says of each file that is there."""
+    return {file: _stamp(file.stat()) for file in files if file.exists()}
+
+
+def refuse_changed(before: Mapping[Path, Stamp]) -> None:
+    """Raise CheckpointError for a file that is not what it was (C304), or can't be seen (C201).
+
+    A model made of it may hold some of its old bytes and some of its new ones.
+    """
+    for file, stamp in before.items():
+        try:
+            now = _stamp(file.stat())
+        except OSError as error:
+            message = f"cannot be read: {reason(error)}"
+            raise CheckpointError("C201", message, file) from error
+        if now != stamp:
+            raise CheckpointError("C304", "changed while it was read", file)
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

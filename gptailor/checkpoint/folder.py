@@ -1,0 +1,220 @@
+"""A checkpoint that is there: a folder's configuration, its tensors by name, its side files."""
+
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gptailor.checkpoint.files import CheckpointError, quoted, read_object, reason
+from gptailor.checkpoint.formats.gguf import is_gguf, open_gguf
+from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE, read_pickled
+from gptailor.checkpoint.formats.safetensors import read_header
+from gptailor.checkpoint.tensor import TensorInfo
+from gptailor.plan.faults import listed
+
+CONFIG = "config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_model.safetensors"
+GENERATION_CONFIG = "generation_config.json"
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tekken.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""What a tokenizer may consist of, besides `additional_chat_templates/*.jinja`."""
+
+_TEMPLATES = "additional_chat_templates"
+_OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".npz")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with a configuration and weights; the tensors are known, none is read."""
+
+    folder: Path
+    config: dict[str, Any]
+    tensors: Mapping[str, TensorInfo]
+    files: tuple[Path, ...]
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read a folder's configuration and its headers; whatever is wrong is a `CheckpointError`.
+
+    Weights are looked for as transformers does: `model.safetensors`, then the index of several
+    files; else a single file of another name will do, then PyTorch's `.bin` files. A GGUF file,
+    or a folder with one and no other weights, has its configuration in itself.
+    """
+    if is_gguf(folder):
+        return _packed(folder, folder)
+    names = _listing(folder)
+    if (file := _only_gguf(folder, names)) is not None:
+        return _packed(folder, file)
+    if CONFIG not in names:
+        adapter = "adapter_config.json" in names
+        help = 'this is an adapter: write `model NAME = base + "…"`' if adapter else ""
+        raise CheckpointError("C102", f"the folder has no {CONFIG}", folder, help)
+    config = read_object(folder / CONFIG, "C103", duplicate=None)
+    tensors, files = _weights(folder, names)
+    return Checkpoint(folder, config, tensors, files)
+
+
+def _weights(
+    folder: Path, names: Collection[str]
+) -> tuple[dict[str, TensorInfo], tuple[Path, ...]]:
+    """All tensors, and the files that they are in."""
+    if INDEX in names and SINGLE not in names:
+        return _read_shards(folder, INDEX, read_header)
+    if not any(name.endswith(".safetensors") and name != ADAPTER for name in names):
+        if BIN_SINGLE in names:
+            return read_pickled(folder / BIN_SINGLE), (folder / BIN_SINGLE,)
+        if BIN_INDEX in names:
+            return _read_shards(folder, BIN_INDEX, read_pickled)
+    file = folder / _single(folder, names)
+    return read_header(file), (file,)
+
+
+def _packed(place: Path, file: Path) -> Checkpoint:
+    config, tensors = open_gguf(file)
+    return Checkpoint(place, config, tensors, (file,))
+
+
+def _only_gguf(folder: Path, names: Iterable[str]) -> Path | None:
+    """The folder's one GGUF file, where it has no weights of another kind."""
+    weights = [n for n in names if n.lower().endswith((".safetensors", *_OTHER_WEIGHTS))]
+    if len(weights) == 1 and is_gguf(folder / weights[0]):
+        return folder / weights[0]
+    if weights and all(is_gguf(folder / name) for name in weights):
+        message = f"holds {len(weights)} GGUF files: {listed(map(quoted, weights[:8]))}"
+        raise CheckpointError("C104", message, folder, "name one of them as the model's source")
+    return None
+
+
+def tokenizer_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
+    """The files of a checkpoint's tokenizer, those that are there."""
+    folder = checkpoint.folder
+    if is_gguf(folder):
+        return ()
+    names = _listing(folder)
+    found = [folder / name for name in TOKENIZER_FILES if name in names]
+    if _TEMPLATES in names:
+        templates = folder / _TEMPLATES
+        found += [templates / name for name in _listing(templates) if name.endswith(".jinja")]
+    return tuple(_regular(path) for path in found)
+
+
+def generation_config(checkpoint: Checkpoint) -> Path | None:
+    """The file of how the model generates, if there is one."""
+    path = checkpoint.folder / GENERATION_CONFIG
+    return _regular(path) if os.path.lexists(path) else None
+
+
+def _listing(folder: Path) -> list[str]:
+    """The names in a folder, sorted."""
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError as error:
+        raise CheckpointError("C101", "there is no such folder", folder) from error
+    except NotADirectoryError as error:
+        raise CheckpointError("C101", "is not a folder", folder) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError("C101", f"cannot be read: {reason(error)}", folder) from error
+
+
+def _regular(path: Path) -> Path:
+    """The path, if a regular file is there; a link to nothing must not look like no file."""
+    try:
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        raise CheckpointError("C201", f"cannot be read: {reason(error)}", path) from error
+    if not regular:
+        raise CheckpointError("C201", "is not a regular file", path)
+    return path
+
+
+def _single(folder: Path, names: Iterable[str]) -> str:
+    """The name of the one file that holds the weights."""
+    if SINGLE in names:
+        return SINGLE
+    candidates = [n for n in names if n.endswith(".safetensors") and n != ADAPTER]
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        message = f"holds {len(candidates)} safetensors files and no {INDEX} that joins them"
+        raise CheckpointError("C104", message, folder)
+    others = [n for n in names if n == ADAPTER or n.lower().endswith(_OTHER_WEIGHTS)]
+    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+    found = (
+        f"; found {listed(map(quoted, others[:5]), ',' if more else 'and')}{more}" if others else ""
+    )
+    raise CheckpointError("C104", f"holds no safetensors weights{found}", folder)
+
+
+# ------------------------------------------------------------------------------------ many shards
+
+
+def _read_shards(
+    folder: Path, index: str, read: Callable[[Path], dict[str, TensorInfo]]
+) -> tuple[dict[str, TensorInfo], tuple[Path, ...]]:
+    """All tensors of all files that the index names, as transformers takes them."""
+    mapped = weight_map(folder / index)
+    files = {name: _shard(folder, name, index) for name in sorted(set(mapped.values()))}
+    tensors: dict[str, TensorInfo] = {}
+    unique = tuple(dict.fromkeys(files.values()))
+    for file in unique:
+        for name, info in read(file).items():
+            if name in tensors:
+                message = f"{quoted(name)} is in {quoted(tensors[name].file.name)} too"
+                raise CheckpointError("C107", message, file)
+            tensors[name] = info
+    for name, shard in mapped.items():
+        if name not in tensors or tensors[name].file != files[shard]:
+            message = f"the index puts {quoted(name)} into {quoted(shard)}, which lacks it"
+            raise CheckpointError("C107", message, folder / index)
+    return tensors, unique
+
+
+def weight_map(path: Path) -> dict[str, str]:
+    """The file of each tensor, as an index says."""
+    mapped = read_object(path, "C105", duplicate="C107").get("weight_map")
+    if not isinstance(mapped, dict):
+        raise CheckpointError("C105", "the index has no 'weight_map' object", path)
+    if not mapped:
+        raise CheckpointError("C105", "the index's 'weight_map' names no tensor", path)
+    for name, file in mapped.items():
+        if not isinstance(file, str):
+            message = f"the index gives no file name for {quoted(name)}"
+            raise CheckpointError("C105", message, path)
+    return mapped
+
+
+def _shard(folder: Path, name: str, index: str) -> Path:
+    """The path of a file that the index names: within the folder, though it may be a link."""
+    parts = PurePosixPath(name).parts
+    if not parts or parts[0] == "/" or ".." in parts or "\0" in name:
+        message = f"the index names {quoted(name)}, which is not a file within the folder"
+        raise CheckpointError("C106", message, folder / index)
+    path = folder / name
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        gone = "is a link to nothing" if path.is_symlink() else "is not there"
+        message = f"the index names {quoted(name)}, which {gone}"
+        raise CheckpointError("C106", message, folder / index, "download it again") from error
+    except (OSError, ValueError) as error:
+        message = f"the index names {quoted(name)}, which cannot be read: {reason(error)}"
+        raise CheckpointError("C106", message, folder / index) from error
+    return path

@@ -1,0 +1,1 @@
+"""File formats of weights, read without a tensor library: safetensors, PyTorch, GGUF, LoRA."""

@@ -1,0 +1,339 @@
+"""A GGUF file as a checkpoint: Hugging Face's configuration and tensor names for what it holds.
+
+llama.cpp has permuted the rows of Llama's query and key projections; that is undone when they are
+loaded. What a file says and is not known here is refused by name, and never ignored.
+"""
+
+import math
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
+from gptailor.checkpoint.formats.gguf_header import (
+    KINDS,
+    GgufTensor,
+    GgufValue,
+    Header,
+    read_gguf,
+    shown_value,
+)
+from gptailor.checkpoint.tensor import Dequantised, TensorInfo, TensorSpec
+from gptailor.plan.faults import listed
+
+__all__ = ["KINDS", "Architecture", "is_gguf", "open_gguf"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """An architecture of GGUF's: its model class, and what differs from the others here."""
+
+    model_class: str
+    permuted: bool = False
+    biased: frozenset[str] = frozenset()
+    head_norms: bool = False
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "llama": Architecture("LlamaForCausalLM", permuted=True),
+    "qwen2": Architecture("Qwen2ForCausalLM", biased=frozenset({"attn_q", "attn_k", "attn_v"})),
+    "qwen3": Architecture("Qwen3ForCausalLM", head_norms=True),
+}
+"""By GGUF's names, which are transformers' too. Mistral and SmolLM2 are `llama`."""
+
+_REST_NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
+_LAYER_NAMES = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
+MLP = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
+FREQUENCIES = "rope_freqs.weight"
+
+KNOWN = frozenset({
+    "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size",
+    "attention.head_count", "attention.head_count_kv", "attention.key_length",
+    "attention.value_length", "attention.layer_norm_rms_epsilon", "rope.freq_base",
+    "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear",
+    "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scaling.attn_factor",
+    "expert_count", "expert_used_count",
+})  # fmt: skip
+"""What is said of an architecture, and understood here."""
+
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is that of a GGUF file, by its name."""
+    return path.suffix.lower() == ".gguf" and not path.is_dir()
+
+
+def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+    """The configuration and the tensors, both as Hugging Face has them; no weight is read."""
+    return _File(read_gguf(path)).checkpoint()
+
+
+class _File:
+    """A GGUF file of a known architecture."""
+
+    def __init__(self, header: Header) -> None:
+        self.header = header
+        self.path = header.path
+        self.tensors = header.tensors
+        name = header.facts.get("general.architecture")
+        if not isinstance(name, str) or name not in ARCHITECTURES:
+            known = listed(map(quoted, ARCHITECTURES))
+            self.refuse(f"is of the architecture {quoted(str(name))}", f"those read are {known}")
+        self.name = name
+        self.architecture = ARCHITECTURES[name]
+        self._check_facts()
+        self.hidden = self.count("embedding_length")
+        self.heads = self.count("attention.head_count")
+        self.kv = self.count("attention.head_count_kv", self.heads)
+        self.head = self.count("attention.key_length", self.hidden // self.heads)
+        self.layers = self.count("block_count")
+        self.wide = self.count("feed_forward_length")
+        self._check_heads()
+
+    def refuse(self, message: str, help: str = "") -> NoReturn:
+        """Raise: this file isn't read."""
+        raise CheckpointError("C109", message, self.path, help)
+
+    def fact(self, key: str) -> GgufValue | None:
+        """What is said of the architecture, if it is."""
+        return self.header.facts.get(f"{self.name}.{key}")
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A fact that is a positive whole number."""
+        value = self.fact(key)
+        value = default if value is None else value
+        if type(value) is not int or not 0 < value < 2**31:
+            message = f"'{self.name}.{key}' is {shown_value(value)}"
+            self.refuse(f"{message}, and should be a positive whole number")
+        return value
+
+    def real(self, key: str, default: float | None = None) -> float:
+        """A fact that is a positive number; a float32 in the fewest digits that mean it."""
+        value = self.fact(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self.refuse(f"'{self.name}.{key}' is {shown_value(value)}, and should be a number")
+        if not math.isfinite(value) or value <= 0:
+            self.refuse(f"'{self.name}.{key}' is {value!r}, and should be positive")
+        return _short(float(value))
+
+    def _check_facts(self) -> None:
+        if self.header.facts.get("split.count", 1) not in {0, 1}:
+            help = "join the parts with `llama-gguf-split --merge`"
+            self.refuse("is one of several parts of a model", help)
+        own = f"{self.name}."
+        for key in self.header.facts:
+            if key.startswith(own) and key.removeprefix(own) not in KNOWN:
+                self.refuse(f"says {quoted(key)}, whose meaning for its layers isn't known here")
+        if self.fact("expert_count"):
+            experts = shown_value(self.fact("expert_count"))
+            self.refuse(f"is a mixture of {experts} experts, which isn't read")
+
+    def _check_heads(self) -> None:
+        for key in ("attention.value_length", "rope.dimension_count"):
+            if self.count(key, self.head) != self.head:
+                message = f"'{self.name}.{key}' is {self.fact(key)}, and a head has {self.head}"
+                self.refuse(message)
+        if self.heads % self.kv or self.head % 2:
+            self.refuse(f"has {self.heads} heads of {self.head} for {self.kv} of keys and values")
+
+    # ---------------------------------------------------------------------------------- tensors
+
+    def checkpoint(self) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
+        """The configuration and the tensors."""
+        biased = self._biased()
+        wanted = dict(self._shapes(biased))
+        for name, shape in wanted.items():
+            if name not in self.tensors:
+                self.refuse(f"has no tensor {quoted(name)}, which its architecture needs")
+            if self.tensors[name].shape != shape:
+                found = list(self.tensors[name].shape)
+                self.refuse(f"{quoted(name)} has the shape {found}, and should have {list(shape)}")
+        if extra := sorted(self.tensors.keys() - wanted.keys() - {FREQUENCIES}):
+            self.refuse(f"has a tensor {quoted(extra[0])}, which isn't known in '{self.name}'")
+        infos = [self._tensor(entry) for entry in self.tensors.values() if entry.name in wanted]
+        tensors = {info.spec.name: info for info in infos}
+        return self._config(biased, tensors), tensors
+
+    def _biased(self) -> frozenset[str]:
+        """The projections that have a bias: those of the architecture, or of all of a branch."""
+        named = {key for key in _LAYER_NAMES if f"blk.0.{key}.bias" in self.tensors}
+        allowed = [self.architecture.biased]
+        if self.architecture.model_class == "LlamaForCausalLM":
+            allowed += [ATTENTION, MLP, ATTENTION | MLP]
+        if frozenset(named) not in allowed:
+            names = listed(sorted(named)) or "no projection"
+            self.refuse(f"{names} of its first layer has a bias, which '{self.name}' can't say")
+        return frozenset(named)
+
+    def _shapes(self, biased: frozenset[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """All tensors that there should be, and their shapes."""
+        embedding = self.tensors.get("token_embd.weight")
+        rows = embedding.shape[0] if embedding is not None and embedding.shape else 0
+        yield "token_embd.weight", (rows, self.hidden)
+        yield "output_norm.weight", (self.hidden,)
+        if "output.weight" in self.tensors:
+            yield "output.weight", (rows, self.hidden)
+        hidden, q, kv = self.hidden, self.heads * self.head, self.kv * self.head
+        matrices = {
+            "attn_q": (q, hidden), "attn_k": (kv, hidden), "attn_v": (kv, hidden),
+            "attn_output": (hidden, q),
+            "ffn_gate": (self.wide, hidden), "ffn_up": (self.wide, hidden),
+            "ffn_down": (hidden, self.wide),
+        }  # fmt: skip
+        vectors = {"attn_norm": hidden, "ffn_norm": hidden}
+        if self.architecture.head_norms:
+            vectors |= {"attn_q_norm": self.head, "attn_k_norm": self.head}
+        for layer in range(min(self.layers, len(self.tensors) + 1)):
+            yield from ((f"blk.{layer}.{key}.weight", shape) for key, shape in matrices.items())
+            yield from ((f"blk.{layer}.{key}.weight", (n,)) for key, n in vectors.items())
+            yield from ((f"blk.{layer}.{key}.bias", matrices[key][:1]) for key in sorted(biased))
+
+    def _tensor(self, entry: GgufTensor) -> TensorInfo:
+        name, heads = self._renamed(entry.name)
+        dtype = entry.kind.plain or "F32"
+        as_it_is = entry.kind.plain is not None and not heads
+        form = None if as_it_is else Dequantised(entry.kind.name, heads)
+        return TensorInfo(TensorSpec(name, dtype, entry.shape), self.path, entry.offset, form)
+
+    def _renamed(self, name: str) -> tuple[str, int]:
+        """Hugging Face's name, and for a permuted projection how many heads it has."""
+        if name in _REST_NAMES:
+            return _REST_NAMES[name], 0
+        match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
+        assert match is not None, name  # of the names that there should be
+        number, key, kind = match.groups()
+        heads = {"attn_q": self.heads, "attn_k": self.kv} if self.architecture.permuted else {}
+        return f"model.layers.{number}.{_LAYER_NAMES[key]}.{kind}", heads.get(key, 0)
+
+    # ---------------------------------------------------------------------------- configuration
+
+    def _config(self, biased: frozenset[str], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+        vocabulary = tensors["model.embed_tokens.weight"].spec.shape[0]
+        config: dict[str, Any] = {
+            "architectures": [self.architecture.model_class],
+            "attention_dropout": 0.0,
+            "dtype": self._dtype(tensors),
+            "head_dim": self.head,
+            "hidden_act": "silu",
+            "hidden_size": self.hidden,
+            "intermediate_size": self.wide,
+            "max_position_embeddings": self.count("context_length"),
+            "model_type": self.name,
+            "num_attention_heads": self.heads,
+            "num_hidden_layers": self.layers,
+            "num_key_value_heads": self.kv,
+            "rms_norm_eps": self.real("attention.layer_norm_rms_epsilon"),
+            "rope_parameters": self._rope(),
+            "tie_word_embeddings": "output.weight" not in self.tensors,
+            "use_cache": True,
+            "vocab_size": vocabulary,
+        }
+        if self.name == "llama":
+            config |= {"attention_bias": biased >= ATTENTION, "mlp_bias": biased >= MLP}
+        elif self.name == "qwen3":
+            config["attention_bias"] = False
+        return dict(sorted((config | self._tokens(vocabulary)).items()))
+
+    def _dtype(self, tensors: Mapping[str, TensorInfo]) -> str:
+        """That of all matrices, if they are plain and of one; else float32."""
+        specs = [tensor.spec for tensor in tensors.values()]
+        found = {spec.dtype for spec in specs if len(spec.shape) > 1}
+        return _DTYPES[found.pop()] if len(found) == 1 else "float32"
+
+    def _tokens(self, vocabulary: int) -> dict[str, int]:
+        names = {"bos": "bos", "eos": "eos", "pad": "padding"}
+        found: dict[str, int] = {}
+        for name, theirs in names.items():
+            value = self.header.facts.get(f"tokenizer.ggml.{theirs}_token_id")
+            if type(value) is int and 0 <= value < vocabulary:
+                found[f"{name}_token_id"] = value
+        return found
+
+    def _rope(self) -> dict[str, Any]:
+        """The rotary embeddings: plain, stretched as the file says, or as its factors show."""
+        theta = self.real("rope.freq_base", 10_000.0)
+        kind = self.fact("rope.scaling.type") or "none"
+        plain = {"rope_theta": theta, "rope_type": "default"}
+        if FREQUENCIES in self.tensors:
+            if kind != "none":
+                self.refuse(f"has {quoted(FREQUENCIES)} beside the scaling {quoted(str(kind))}")
+            return self._llama3(theta)
+        if kind == "none" and self.fact("rope.scale_linear") is None:
+            return plain
+        if kind in {"none", "linear"}:
+            key = "rope.scaling.factor" if kind == "linear" else "rope.scale_linear"
+            return plain | {"rope_type": "linear", "factor": self.real(key)}
+        if kind != "yarn":
+            self.refuse(f"'{self.name}.rope.scaling.type' is {shown_value(kind)}, which isn't read")
+        yarn = {"rope_type": "yarn", "factor": self.real("rope.scaling.factor")}
+        if self.fact("rope.scaling.attn_factor") is not None:
+            yarn["attention_factor"] = self.real("rope.scaling.attn_factor")
+        length = self.count("rope.scaling.original_context_length")
+        return plain | yarn | {"original_max_position_embeddings": length}
+
+    def _llama3(self, theta: float) -> dict[str, Any]:
+        """Llama 3.1's scaling, of which a file holds the factors only: found, and checked."""
+        factors = self._factors()
+        if not all(0 < factor < math.inf for factor in factors):
+            self.refuse(f"{quoted(FREQUENCIES)} are not all positive numbers")
+        given: dict[str, Any] = {
+            "rope_theta": theta, "rope_type": "llama3", "factor": _short(max(factors)),
+            "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        }  # fmt: skip
+        expected = _llama3_factors(theta, self.head, given["factor"])
+        pairs = zip(factors, expected, strict=True)
+        if not all(math.isclose(a, b, rel_tol=1e-4) for a, b in pairs):
+            self.refuse(f"{quoted(FREQUENCIES)} are not the factors of Llama 3.1's scaling")
+        return given
+
+    def _factors(self) -> tuple[float, ...]:
+        entry = self.tensors[FREQUENCIES]
+        if entry.kind.name != "F32" or entry.shape != (self.head // 2,):
+            self.refuse(f"{quoted(FREQUENCIES)} is not {self.head // 2} numbers of float32")
+        with open_regular(self.path) as file:
+            file.seek(entry.offset)
+            raw = read_exactly(file, 2 * self.head, self.path, "C109")
+        return struct.unpack(f"<{self.head // 2}f", raw)
+
+
+def _llama3_factors(theta: float, head: int, factor: float) -> list[float]:
+    """By what each rotary frequency is divided."""
+    found = []
+    for i in range(head // 2):
+        turns = 8192 / (2 * math.pi * theta ** (2 * i / head))
+        smooth = min(1.0, max(0.0, (turns - 1.0) / 3.0))
+        found.append(1.0 / ((1.0 - smooth) / factor + smooth))
+    return found
+
+
+def _short(value: float) -> float:
+    """The number of the fewest digits that is this one in float32: 1e-05 for 9.99999974e-06."""
+    single = struct.pack("<f", value) if abs(value) < 3e38 else b""
+    for digits in range(1, 10):
+        short = float(f"{value:.{digits}g}")
+        if single and struct.pack("<f", short) == single:
+            return short
+    return value

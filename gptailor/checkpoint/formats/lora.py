@@ -1,0 +1,366 @@
+"""The tensors of a LoRA adapter's file, sorted: pieces of deltas, and whole tensors."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NoReturn, final
+
+from gptailor.checkpoint.families.layout import Layout, Unknown, layout_of, split_name
+from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.folder import ADAPTER, CONFIG, Checkpoint
+from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG, LoraSettings, read_settings
+from gptailor.checkpoint.formats.safetensors import read_header
+from gptailor.checkpoint.tensor import Adapted, Delta, LowRank, NewRows, Shift, TensorInfo
+from gptailor.plan.faults import listed
+
+ADAPTER_FLOATS = ("F64", "F32", "F16", "BF16")
+LONGEST_NAME = 300
+"""Characters of a tensor's name, which the settings' patterns are matched against."""
+
+ROWS = "token_adapter.trainable_tokens_delta"
+MAGNITUDE = "lora_magnitude_vector"
+BIAS = "lora_B.bias"
+
+_ROOT = "base_model.model."
+_NAME = r"(?:\.(?!weight$|bias$)[^.]+)?"  # the adapter's own, which some programs leave in
+_PIECE = re.compile(
+    rf"(?P<module>.+)\.(?:(?P<factor>lora_[AB]){_NAME}\.weight|(?P<bias>lora_B){_NAME}\.bias|"
+    rf"(?P<plain>lora_embedding_[AB]|{re.escape(ROWS)}){_NAME}|"
+    rf"(?P<magnitude>{MAGNITUDE}){_NAME}(?:\.weight)?)"
+)
+_WRAPPED = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)")
+
+
+@final
+@dataclass(slots=True)
+class AdapterPieces:
+    """What an adapter has for one module, by what each tensor is: `lora_A`, `lora_B` and so on."""
+
+    module: str
+    tensors: dict[str, TensorInfo] = field(default_factory=dict)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the delta is an embedding's."""
+        return any(kind.startswith("lora_embedding") for kind in self.tensors)
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """What the delta's two factors are called."""
+        kind = "lora_embedding_" if self.embedded else "lora_"
+        return f"{kind}A", f"{kind}B"
+
+
+def sort_tensors(
+    file: Path, found: Mapping[str, TensorInfo]
+) -> tuple[list[AdapterPieces], dict[str, TensorInfo]]:
+    """The pieces of deltas, and whole tensors by the name that the model may have for them."""
+    pieces: dict[str, AdapterPieces] = {}
+    whole: dict[str, TensorInfo] = {}
+    for key, tensor in found.items():
+        if tensor.spec.dtype not in ADAPTER_FLOATS:
+            message = f"{quoted(key)} is {tensor.spec.dtype}, which is no float"
+            raise CheckpointError("C402", message, file)
+        if len(key) > LONGEST_NAME:
+            message = f"{quoted(key)} has {len(key)} characters, more than any module's name"
+            raise CheckpointError("C403", message, file)
+        name = key.removeprefix(_ROOT)
+        if (match := _PIECE.fullmatch(name)) is not None:
+            part = pieces.setdefault(match["module"], AdapterPieces(match["module"]))
+            first = part.tensors.setdefault(_kind(match), tensor)
+        else:
+            first = whole.setdefault(_WRAPPED.sub("", name), tensor)
+        if first is not tensor:
+            message = f"{quoted(key)} and {quoted(first.spec.name)} are for the same place"
+            raise CheckpointError("C403", message, file)
+    return list(pieces.values()), whole
+
+
+def _kind(match: re.Match[str]) -> str:
+    return BIAS if match["bias"] else match["factor"] or match["plain"] or match["magnitude"]
+
+
+def check_pieces(file: Path, part: AdapterPieces, settings: LoraSettings) -> None:
+    """Nothing is missing of a module's delta, and nothing is there that the settings deny."""
+
+    def refuse(code: str, message: str) -> NoReturn:
+        raise CheckpointError(code, f"{quoted(part.module)} {message}", file)
+
+    there = part.tensors.keys()
+    for kind in part.pair:
+        if kind not in there:
+            refuse("C405", f"has no {kind}, and so only a part of a delta")
+    wanted = set(part.pair)
+    for kind, setting, on in (
+        (MAGNITUDE, "use_dora", settings.dora),
+        (BIAS, "lora_bias", settings.lora_bias and not part.embedded),
+    ):
+        if on and kind not in there:
+            refuse("C405", f"has no {kind}, and '{setting}' is true")
+        if not on and kind in there:
+            refuse("C402", f"has a {kind}, and '{setting}' is not true")
+        wanted |= {kind} & there
+    if surplus := there - wanted:
+        refuse("C402", f"has a {min(surplus)} beside its {part.pair[0]}")
+
+
+def apply_adapter(
+    model: Checkpoint, folder: Path, also: Collection[str] = ()
+) -> tuple[Checkpoint, list[str]]:
+    """The model with the adapter's tensors and deltas, and warnings, from headers alone.
+
+    `also` are other names that the model is known by.
+
+    Raises CheckpointError: C401 for a configuration or file that is missing or wrong, C402 for a
+    kind or setting that can't be applied, C403 for a tensor that has no place in the model, C404
+    for another shape, C405 for a part without the rest. No tensor is left unapplied.
+    """
+    _check_folder(folder)
+    settings = read_settings(folder)
+    file = folder / ADAPTER
+    pieces, whole = sort_tensors(file, read_header(file))
+    layout = layout_of(model.config, model.tensors)
+    if isinstance(layout, Unknown):
+        raise CheckpointError("C403", f"the model can't be adapted: {layout.reason}", folder)
+    work = _Work(model, layout, settings, file)
+    work.replace_whole(whole)
+    work.add_deltas(pieces)
+    if not work.applied:
+        raise CheckpointError("C401", "the adapter changes nothing in the model", file)
+    files = (*model.files, file)
+    adapted = replace(model, config=work.config, tensors=work.tensors, files=files)
+    return adapted, [*_other_base(model, settings.base, also), *work.warnings, *work.missing()]
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise CheckpointError("C101", "there is no such folder", folder)
+    if not (folder / ADAPTER_CONFIG).exists():
+        whole = (folder / CONFIG).exists()
+        help_ = 'this is a whole model: write `model NAME = "…"`' if whole else ""
+        raise CheckpointError("C401", f"the folder has no {ADAPTER_CONFIG}", folder, help_)
+    if not (folder / ADAPTER).exists():
+        message = f"the folder has no {ADAPTER}"
+        if (folder / "adapter_model.bin").exists():
+            message += "; of adapters, only safetensors files are read"
+        raise CheckpointError("C401", message, folder)
+
+
+def _other_base(model: Checkpoint, said: str, also: Collection[str]) -> Iterator[str]:
+    """A warning if an adapter's configuration names another base than this model."""
+    parts = _parts(said)
+    if not parts:
+        return
+    folder = model.folder.absolute()
+    names = {folder.name, *(file.absolute().parent.name for file in model.files)}
+    if folder.parent.name == "snapshots":  # of the Hub's cache: models--OWNER--NAME/snapshots/…
+        names.add(folder.parent.parent.name.split("--")[-1])
+    names.update(part for name in also for part in _parts(name)[-1:])
+    own = model.config.get("_name_or_path")
+    names.update(_parts(own)[-1:] if isinstance(own, str) else ())
+    if parts[-1].casefold() not in {name.casefold() for name in names}:
+        yield f"the adapter's configuration names another base, {quoted(said)}"
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
+
+
+@final
+class _Work:
+    """One adapter put on one model; `tensors` and `config` become those of the result.
+
+    While `tied`, the head is the embedding's tensor, whether or not a tensor has the head's name.
+    """
+
+    def __init__(
+        self, model: Checkpoint, layout: Layout, settings: LoraSettings, file: Path
+    ) -> None:
+        self.layout = layout
+        self.settings = settings
+        self.file = file
+        self.tensors: dict[str, TensorInfo] = dict(model.tensors)
+        self.config = model.config
+        self.embed = layout.embed[0] if layout.embed else ""
+        self.head = layout.head[0] if layout.head else ""
+        self.tied = layout.tied and bool(self.head) and self.embed in self.tensors
+        self.warnings: list[str] = []
+        self.changed: set[str] = set()
+        self.applied = False
+
+    def refuse(self, code: str, message: str, help: str = "") -> NoReturn:
+        raise CheckpointError(code, message, self.file, help)
+
+    def resolved(self, name: str) -> str | None:
+        """The model's name of a tensor: with or without the base model's prefix, as it has it."""
+        base = self.layout.family.base
+        candidates = (name, base + name, name.removeprefix(base))
+        return next((each for each in candidates if each in self.tensors), None)
+
+    def refuse_place(self, tensor: TensorInfo) -> NoReturn:
+        message = f"{quoted(tensor.spec.name)} has no place in the model"
+        help_ = "the adapter is for another model, or for another version of its code"
+        self.refuse("C403", message, help_)
+
+    def refuse_shape(self, tensor: TensorInfo, target: str, wanted: tuple[int, ...]) -> NoReturn:
+        message = f"{quoted(tensor.spec.name)} has the shape {list(tensor.spec.shape)}"
+        message += f", and for {quoted(target)} of the model it should be {list(wanted)}"
+        vocabulary = target in (self.embed, self.head) and tensor.spec.shape[1:] == wanted[1:]
+        help_ = "the adapter has another vocabulary" if vocabulary else "it is for another model"
+        self.refuse("C404", message, help_)
+
+    # -------------------------------------------------------------------------------- whole tensors
+
+    def replace_whole(self, whole: Mapping[str, TensorInfo]) -> None:
+        """Put the tensors that an adapter brings whole into the place of the model's."""
+        saved: dict[str, TensorInfo] = {}
+        for given, tensor in whole.items():
+            tied_head = self.tied and given == self.head
+            name = given if tied_head else self.resolved(given)
+            if name is None or saved.setdefault(name, tensor) is not tensor:
+                self.refuse_place(tensor)
+        self._check_saved(saved)
+        if self.tied and (self.embed in saved or self.head in saved):
+            self._part_or_join(saved)
+        for name, tensor in saved.items():
+            spec = self.tensors[name].spec
+            if tensor.spec.shape != spec.shape:
+                self.refuse_shape(tensor, name, spec.shape)
+            cast = None if tensor.spec.dtype == spec.dtype else Adapted(tensor, ())
+            self.tensors[name] = TensorInfo(spec, tensor.file, tensor.offset, cast)
+            self.changed.add(name)
+            self.applied = True
+
+    def _check_saved(self, saved: Mapping[str, TensorInfo]) -> None:
+        """All of each module to save is there."""
+        for name in self.tensors:
+            known = name in saved or (self.tied and name == self.head)
+            if not known and self.settings.saves(name):
+                message = f"'modules_to_save' names {quoted(name)}, which the file doesn't hold"
+                self.refuse("C405", message)
+
+    def _part_or_join(self, saved: dict[str, TensorInfo]) -> None:
+        """Embedding and head of a tied model: apart if they are modules to save, as in PEFT."""
+        brought = [name for name in (self.embed, self.head) if name in saved]
+        if self.settings.ties or not any(self.settings.saves(name) for name in brought):
+            head = saved.pop(self.head, None)
+            if head is not None:
+                saved.setdefault(self.embed, head)
+            return
+        own = self.tensors[self.embed]
+        self.tensors[self.head] = replace(own, spec=replace(own.spec, name=self.head))
+        self.config = {**self.config, "tie_word_embeddings": False}
+        self.tied = False
+        names = listed(quoted(name) for name in brought)
+        self.warnings.append(f"embedding and head are tied no longer: the adapter brings {names}")
+
+    # --------------------------------------------------------------------------------------- deltas
+
+    def add_deltas(self, pieces: list[AdapterPieces]) -> None:
+        """Add each module's delta to its tensor."""
+        by_target: dict[str, str] = {}
+        for part in pieces:
+            for target, delta in self._deltas(part):
+                other = by_target.setdefault(target, part.module)
+                if other != part.module:
+                    modules = f"{quoted(other)} and {quoted(part.module)}"
+                    message = f"{modules} are one tensor of the model, and have a delta each"
+                    self.refuse("C402", message, "PEFT would add both, and nobody trained that")
+                self._add(target, delta)
+
+    def _add(self, name: str, delta: Delta) -> None:
+        info = self.tensors[name]
+        if isinstance(info.form, Adapted):
+            form = Adapted(info.form.base, (*info.form.deltas, delta))
+        else:
+            form = Adapted(info, (delta,))
+        self.tensors[name] = replace(info, form=form)
+        self.changed.add(name)
+        nothing = isinstance(delta, LowRank) and not delta.scale and delta.magnitude is None
+        self.applied = self.applied or not nothing
+
+    def _deltas(self, part: AdapterPieces) -> Iterator[tuple[str, Delta]]:
+        """What a module's pieces do to which tensors."""
+        if part.tensors.keys() == {ROWS}:
+            yield self._new_rows(part)
+            return
+        check_pieces(self.file, part, self.settings)
+        a, b = (part.tensors[kind] for kind in part.pair)
+        target = self._target(f"{part.module}.weight", a)
+        turned = part.embedded or (self.layout.transposed and self._is_layer(target))
+        self._check_factors(part, target, turned=turned)
+        if self.tied and target == self.embed:
+            self.warnings.append(
+                "embedding and head are tied: the adapter changes both, as in PEFT"
+            )
+        scale = self.settings.scale_of(part.module)
+        yield target, LowRank(a, b, scale, turned, part.tensors.get(MAGNITUDE))
+        if (bias := part.tensors.get(BIAS)) is not None:
+            target = self._target(f"{part.module}.bias", bias)
+            if bias.spec.shape != (shape := self.tensors[target].spec.shape):
+                self.refuse_shape(bias, target, shape)
+            yield target, Shift(bias, scale)
+
+    def _target(self, name: str, tensor: TensorInfo) -> str:
+        """The tensor that a delta is for; a tied head's is the embedding's."""
+        target = self.resolved(self.embed if self.tied and name == self.head else name)
+        if target is None:
+            self.refuse_place(tensor)
+        if (dtype := self.tensors[target].spec.dtype) not in ADAPTER_FLOATS:
+            message = f"{quoted(target)} of the model is {dtype}, to which no delta can be added"
+            self.refuse("C402", message, "put the adapter on the model that is not quantised")
+        return target
+
+    def _is_layer(self, name: str) -> bool:
+        return isinstance(split_name(self.layout, name), tuple)
+
+    def _check_factors(self, part: AdapterPieces, target: str, *, turned: bool) -> None:
+        shape = self.tensors[target].spec.shape
+        if len(shape) != 2:
+            message = f"{quoted(target)} has {len(shape)} dimensions, and a delta two"
+            self.refuse("C404", message)
+        a = part.tensors[part.pair[0]]
+        rank = self.settings.rank_of(part.module)
+        if a.spec.shape[:1] != (rank,):
+            message = f"{quoted(a.spec.name)} has the shape {list(a.spec.shape)}"
+            self.refuse("C404", f"{message}, and the configuration gives it the rank {rank}")
+        outputs, inputs = reversed(shape) if turned else shape
+        wanted: list[tuple[int, ...]] = [(rank, inputs), (outputs, rank), (outputs,)]
+        for kind, its in zip((*part.pair, MAGNITUDE), wanted, strict=True):
+            tensor = part.tensors.get(kind)
+            if tensor is not None and tensor.spec.shape != its:
+                self.refuse_shape(tensor, target, its)
+
+    def _new_rows(self, part: AdapterPieces) -> tuple[str, Delta]:
+        rows = part.tensors[ROWS]
+        target = self._target(f"{part.module}.weight", rows)
+        at = self.settings.tokens_of(part.module)
+        if at is None:
+            module = quoted(part.module)
+            self.refuse("C405", f"'trainable_token_indices' doesn't say which rows of {module}")
+        shape = self.tensors[target].spec.shape
+        if rows.spec.shape != (len(at), *shape[1:]):
+            self.refuse_shape(rows, target, (len(at), *shape[1:]))
+        if max(at, default=0) >= shape[0]:
+            message = f"'trainable_token_indices' has {max(at)}, and the model {shape[0]} tokens"
+            self.refuse("C404", message)
+        return target, NewRows(rows, at)
+
+    # ------------------------------------------------------------------------------------- warnings
+
+    def missing(self) -> Iterator[str]:
+        """A warning if the adapter has nothing for modules that it aims at."""
+        names = [name for name in self.tensors if self._is_missing(name)]
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            yield f"the adapter has no delta for {quoted(names[0])}{more}, though it aims at them"
+
+    def _is_missing(self, name: str) -> bool:
+        if name in self.changed or not name.endswith(".weight"):
+            return False
+        if len(self.tensors[name].spec.shape) != 2 or (self.tied and name == self.head):
+            return False
+        place, layers = split_name(self.layout, name), self.settings.layers
+        inside = layers is None or (isinstance(place, tuple) and place[0] in layers)
+        return inside and self.settings.aims_at(name.removesuffix(".weight"))

@@ -1,0 +1,198 @@
+"""Names, dtypes, shapes and byte ranges in a safetensors file, without a tensor library."""
+
+import io
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gptailor.checkpoint.files import (
+    LONGEST_QUOTED,
+    CheckpointError,
+    open_regular,
+    parse_object,
+    place_of,
+    quoted,
+    read_exactly,
+)
+from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
+from gptailor.plan.faults import listed, nearest
+
+MAX_HEADER = 100_000_000
+"""The largest header, in bytes: what the reference implementation allows."""
+
+_LARGEST = 2**64 - 1
+_LFS = b"version "  # how the text of a Git LFS pointer begins
+_CUT = "the file is cut short; download it again"
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of a safetensors file in the order of their bytes; no weight is read.
+
+    All that the reference implementation refuses is refused, and so are duplicate names and
+    fields that the format doesn't know. `__metadata__` is checked and left out.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        raw = _text(file, size, path)
+    start = 8 + len(raw)
+    header = _Header(path, raw, size - start)
+    entries = parse_object(raw, path, "C204", duplicate="C205", start=8)
+    header.check_metadata(entries.pop("__metadata__", {}))
+    stretches = sorted(
+        (header.stretch(name, entry) for name, entry in entries.items()),
+        key=lambda stretch: (stretch.begin, stretch.end),
+    )
+    header.check_cover(stretches)
+    return {s.spec.name: TensorInfo(s.spec, path, start + s.begin) for s in stretches}
+
+
+def _text(file: io.FileIO, size: int, path: Path) -> bytes:
+    """The header's JSON; its length is believed only once it fits into the file."""
+    if size < 8:
+        message = f"has {size} bytes, and a safetensors file has at least 8"
+        raise CheckpointError("C202", message, path, _CUT, 0)
+    first = read_exactly(file, 8, path, "C202")
+    length = int.from_bytes(first, "little")
+    if length > size - 8:
+        pointer = "this is a Git LFS pointer; fetch the weights with `git lfs pull`"
+        message = f"the header's length is {length} bytes, and the file has {size}"
+        raise CheckpointError("C202", message, path, pointer if first == _LFS else _CUT, 0)
+    if length > MAX_HEADER:
+        message = f"the header's length is {length} bytes; at most {MAX_HEADER} are allowed"
+        raise CheckpointError("C203", message, path, offset=0)
+    return read_exactly(file, length, path, "C202")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """A tensor, and where its bytes lie in the data."""
+
+    spec: TensorSpec
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """The rules of one file's entries: `size` bytes of data stand after the header's text."""
+
+    path: Path
+    text: bytes
+    size: int
+
+    def refuse(self, code: str, message: str, at: int | str, help: str = "") -> NoReturn:
+        """Raise; `at` is an offset in the data, or the name of the entry that is wrong."""
+        offset = 8 + (place_of(at, self.text) if isinstance(at, str) else len(self.text) + at)
+        raise CheckpointError(code, message, self.path, help, offset)
+
+    def check_metadata(self, metadata: object) -> None:
+        """A map of strings to strings."""
+        if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+            self.refuse("C206", "'__metadata__' is not an object of strings", "__metadata__")
+
+    def stretch(self, name: str, entry: object) -> _Stretch:
+        """An entry whose fields are right and agree with each other."""
+        if not _is_unicode(name):
+            self.refuse("C206", f"the name {quoted(name)} is not valid Unicode", name)
+        if not isinstance(entry, dict):
+            self.refuse("C206", f"{quoted(name)} is not an object", name)
+        if entry.keys() != {"dtype", "shape", "data_offsets"}:
+            found = listed(quoted(key) for key in list(entry)[:8]) or "nothing"
+            message = f"{quoted(name)} has {found}, not 'dtype', 'shape', 'data_offsets'"
+            self.refuse("C206", message, name)
+        dtype = self._dtype(name, entry["dtype"])
+        shape = self._shape(name, entry["shape"])
+        begin, end = self._offsets(name, entry["data_offsets"])
+        bits = _product((*shape, DTYPE_BITS[dtype]))
+        if bits is None or bits % 8 or end - begin != bits // 8:
+            needed = "more than 64 bits can count" if bits is None else f"{bits / 8:.16g}"
+            shown = f"{dtype} of shape {_shown(shape)}"
+            message = f"{quoted(name)} has {end - begin} bytes; {shown} takes {needed}"
+            self.refuse("C208", message, begin)
+        return _Stretch(TensorSpec(name, dtype, shape), begin, end)
+
+    def _dtype(self, name: str, dtype: object) -> str:
+        if not isinstance(dtype, str):
+            self.refuse("C206", f"the dtype of {quoted(name)} is not a string", name)
+        if dtype not in DTYPE_BITS:
+            message = f"{quoted(name)} has the unknown dtype {quoted(dtype)}"
+            # Looking for the nearest name takes memory by the length of this one.
+            self.refuse("C207", message, name, nearest(dtype[:LONGEST_QUOTED], DTYPE_BITS))
+        return dtype
+
+    def _shape(self, name: str, shape: object) -> tuple[int, ...]:
+        if not isinstance(shape, list) or not all(_is_count(size) for size in shape):
+            message = f"the shape of {quoted(name)} is not a list of whole numbers >= 0"
+            self.refuse("C206", message, name)
+        return tuple(shape)
+
+    def _offsets(self, name: str, offsets: Any) -> tuple[int, int]:
+        if not isinstance(offsets, list) or [type(offset) for offset in offsets] != [int, int]:
+            self.refuse(
+                "C206", f"the data_offsets of {quoted(name)} are not two whole numbers", name
+            )
+        begin, end = offsets
+        if not 0 <= begin <= end:
+            self.refuse("C208", f"{quoted(name)} runs from byte {_int(begin)} to {_int(end)}", name)
+        if end > self.size:
+            message = f"{quoted(name)} ends at byte {_int(end)} of {self.size} bytes of data"
+            self.refuse("C208", message, min(begin, self.size), _CUT)
+        return begin, end
+
+    def check_cover(self, stretches: Iterable[_Stretch]) -> None:
+        """Each tensor begins where the one before it ends, and the last ends the file."""
+        at, before = 0, None
+        for stretch in stretches:
+            if stretch.begin != at:
+                self._refuse_cover(at, before, stretch)
+            at, before = stretch.end, stretch
+        if at < self.size:
+            message = f"{self.size - at} bytes after {_named(before)} are no tensor's"
+            self.refuse("C209", message, at)
+
+    def _refuse_cover(self, at: int, before: _Stretch | None, stretch: _Stretch) -> NoReturn:
+        name = quoted(stretch.spec.name)
+        if stretch.begin < at:
+            self.refuse("C209", f"{name} overlaps {_named(before)}", stretch.begin)
+        gap = stretch.begin - at
+        message = f"{gap} bytes between {_named(before)} and {name} are no tensor's"
+        self.refuse("C209", message, at)
+
+
+def _named(stretch: _Stretch | None) -> str:
+    return "the header" if stretch is None else quoted(stretch.spec.name)
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether it has a UTF-8 form; JSON can escape half of a surrogate pair."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_count(value: object) -> bool:
+    """A whole number of 64 bits; in JSON `true` is no number, though Python says so."""
+    return type(value) is int and 0 <= value <= _LARGEST
+
+
+def _product(factors: Iterable[int]) -> int | None:
+    """The product, or None as soon as 64 bits don't hold it (so that it costs next to nothing)."""
+    result = 1
+    for factor in factors:
+        result *= factor
+        if result > _LARGEST:
+            return None
+    return result
+
+
+def _int(value: int) -> str:
+    """A number, if it is short enough to be read."""
+    return str(value) if abs(value) <= _LARGEST else f"{'-' if value < 0 else ''}2^64 or more"
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape[:8]))}{', …' if len(shape) > 8 else ''}]"

@@ -1,0 +1,271 @@
+"""A plan's model, opened: its name in the plan, its checkpoint, and its layout."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from gptailor.checkpoint.families.layer_config import LayerEntry
+from gptailor.checkpoint.families.layout import (
+    Layout,
+    Unknown,
+    layer_entries,
+    layout_of,
+    split_name,
+)
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.folder import Checkpoint, open_checkpoint
+from gptailor.checkpoint.hub import Remote, open_adapter, open_hub
+from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo
+from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
+from gptailor.plan.faults import Fault, listed
+from gptailor.plan.plan import Model, Part, Plan
+from gptailor.plan.walk import named_models, recipes
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model of a plan with all that is known of it without reading its weights.
+
+    `remotes` says where its files are on the Hub, an adapter's last.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    layout: Layout
+    remotes: tuple[Remote, ...] = ()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its configuration."""
+        return self.checkpoint.config
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """The tokens of its tokenizer, if it has one that can be read."""
+        return read_vocabulary(self.checkpoint.folder)
+
+    @cached_property
+    def entries(self) -> list[LayerEntry]:
+        """What its configuration says of each layer."""
+        return layer_entries(self.layout, self.config)
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[int, Part], dict[str, TensorInfo]]:
+        found: dict[tuple[int, Part], dict[str, TensorInfo]] = {}
+        for name, tensor in self.checkpoint.tensors.items():
+            place = split_name(self.layout, name)
+            if isinstance(place, tuple):
+                found.setdefault((place[0], place[1]), {})[place[2]] = tensor
+        return found
+
+    def part(self, layer: int, part: Part) -> dict[str, TensorInfo]:
+        """The tensors of a part of a layer, by their names within the layer."""
+        return self._by_place.get((layer, part), {})
+
+    @cached_property
+    def others(self) -> dict[str, TensorInfo]:
+        """Tensors that a model reads and that are neither a layer's nor embedding, norm or head."""
+        return {
+            name: tensor
+            for name, tensor in self.checkpoint.tensors.items()
+            if split_name(self.layout, name) is None and name not in self.layout.ignored
+        }
+
+    def rest(self, where: str) -> dict[int, TensorInfo]:
+        """The tensors of `embed`, `norm` or `head` by their number in the layout.
+
+        A tied head is the embedding's tensor.
+        """
+        names = getattr(self.layout, where)
+        tensors = self.checkpoint.tensors
+        if where == "head" and self.layout.tied:
+            names = self.layout.embed[:1]
+        return {i: tensors[name] for i, name in enumerate(names) if name in tensors}
+
+
+def is_local(source: str) -> bool:
+    """Whether a source is a folder, not a Hub id."""
+    return source[:1] in (".", "/", "~")
+
+
+def folder_of(plan: Plan, source: str) -> Path:
+    """A local source as a path: relative ones start at the folder of the file that names them."""
+    path = Path(os.path.expanduser(source))  # noqa: PTH111 (Path.expanduser raises without a home)
+    return (plan.origin.folder if plan.origin else Path()) / path
+
+
+def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
+    """The plan with other checkpoints under its models' names."""
+    unknown = [name for name in paths if name not in plan.models]
+    if unknown:
+        names = listed(f"'{name}'" for name in plan.models)
+        message = f"there is no model '{unknown[0]}' in the plan to rebind"
+        return plan, [Fault("M105", message, help=f"its models are {names}")]
+    bound = {name: Model(source=str(Path(os.path.abspath(p)))) for name, p in paths.items()}  # noqa: PTH100 (links stay)
+    copy = plan.model_copy(update={"models": {**plan.models, **bound}})
+    return (copy.read_from(plan.origin) if plan.origin else copy), []
+
+
+def used(plan: Plan) -> set[str]:
+    """The models whose files a plan needs: the base, and what its recipes name."""
+    names = {name for _, recipe in recipes(plan) for _, name, _ in named_models(recipe)}
+    return ({"base"} | names) & plan.models.keys()
+
+
+def open_models(
+    plan: Plan, declared: Mapping[str, Model] | None = None
+) -> tuple[dict[str, Opened], list[Fault]]:
+    """The models that a plan needs, opened, and a fault for each that can't be; also warnings.
+
+    `declared` are the models as they were before `rebind`: what an adapter calls its base by.
+    """
+    opener = _Opener(plan, declared or plan.models)
+    opened: dict[str, Opened] = {}
+    for name in sorted(used(plan), key=lambda n: (n != "base", n)):
+        if (found := opener.model(name)) is not None:
+            opened[name] = found
+    return opened, opener.faults
+
+
+@dataclass(slots=True)
+class _Found:
+    """A checkpoint, and where it is on the Hub, if it is there."""
+
+    checkpoint: Checkpoint
+    remotes: tuple[Remote, ...] = ()
+
+
+@dataclass(slots=True)
+class _Opener:
+    """Opens each model once, though several adapters are on it."""
+
+    plan: Plan
+    declared: Mapping[str, Model]
+    faults: list[Fault] = field(default_factory=list)
+    found: dict[str, _Found | None] = field(default_factory=dict)
+
+    def model(self, name: str) -> Opened | None:
+        """The model of that name; None, and a fault, if it can't be opened."""
+        for below in reversed(self._chain(self.plan.models, name)):  # so that nothing recurs deep
+            found = self._checkpoint(below)
+        if found is None:
+            return None
+        layout = layout_of(found.checkpoint.config, found.checkpoint.tensors)
+        if isinstance(layout, Unknown):
+            self.faults.append(Fault("M204", layout.reason, ("models", name, "source")))
+            return None
+        return Opened(name, found.checkpoint, layout, found.remotes)
+
+    def _checkpoint(self, name: str) -> _Found | None:
+        if name not in self.found:
+            try:
+                self.found[name] = self._read(name)
+            except CheckpointError as error:
+                byte = "" if error.offset is None else f", byte {error.offset}"
+                message = f"{error.message} ({error.path}{byte})"
+                at = ("models", name, "source")
+                self.faults.append(Fault(error.code, message, at, error.help))
+                self.found[name] = None
+        return self.found[name]
+
+    def _read(self, name: str) -> _Found | None:
+        model = self.plan.models[name]
+        if model.on is not None:
+            return self._adapted(name, model)
+        if is_local(model.source):
+            return _Found(open_checkpoint(folder_of(self.plan, model.source)))
+        checkpoint, remote = open_hub(model.source, model.revision)
+        return _Found(checkpoint, (remote,))
+
+    def _names(self, name: str) -> tuple[str, ...]:
+        """What a model and those that it is on are called where they are declared."""
+        return tuple(self.declared[each].source for each in self._chain(self.declared, name))
+
+    def _chain(self, models: Mapping[str, Model], name: str) -> list[str]:
+        """The model, and those that it is on, the last of which is no adapter."""
+        chain = [name]
+        while (on := models[chain[-1]].on) is not None:
+            chain.append(on)
+        return chain
+
+    def _adapted(self, name: str, model: Model) -> _Found | None:
+        from gptailor.checkpoint.formats.lora import apply_adapter  # noqa: PLC0415 (few plans need it)
+
+        assert model.on is not None
+        under = self._checkpoint(model.on)
+        if under is None:
+            return None
+        remotes = under.remotes
+        if is_local(model.source):
+            folder = folder_of(self.plan, model.source)
+        else:
+            folder, remote = open_adapter(model.source, model.revision)
+            remotes = (*remotes, remote)
+        checkpoint, warnings = apply_adapter(under.checkpoint, folder, self._names(model.on))
+        at = ("models", name, "source")
+        self.faults += [Fault("M305", text, at, severity="warning") for text in warnings]
+        return _Found(checkpoint, remotes)
+
+
+def has_rows(where: str, number: int) -> bool:
+    """Whether a tensor of the layout's `where` has a row for each token: not GPT-2's positions."""
+    return where == "head" or (where == "embed" and number == 0)
+
+
+def aligned_rows(
+    tensor: TensorInfo, model: Opened, donor: TensorInfo, teller: Opened
+) -> TensorInfo:
+    """A model's embedding or head with a row for each token of another model's tokenizer.
+
+    `donor` is the same tensor of the model whose tokenizer it is (`teller`): it gives the number
+    of rows, and the rows of tokens that the model lacks.
+    """
+    rows = donor.spec.shape[0]
+    if model.name == teller.name or not can_be_aligned(model, teller):
+        return tensor
+    if not differs(tensor, model, donor, teller):
+        return tensor
+    pieces = tuple(_runs(list(_rows(tensor, model, donor, teller))))
+    spec = replace(tensor.spec, shape=(rows, *tensor.spec.shape[1:]))
+    return TensorInfo(spec, tensor.file, tensor.offset, Aligned(pieces))
+
+
+def differs(tensor: TensorInfo, model: Opened, donor: TensorInfo, teller: Opened) -> bool:
+    """Whether a model's rows are not those of the tokenizer already."""
+    if tensor.spec.shape[:1] != donor.spec.shape[:1]:
+        return True
+    return model.vocabulary != teller.vocabulary
+
+
+def can_be_aligned(model: Opened, teller: Opened) -> bool:
+    """Whether both models' vocabularies are known."""
+    return model.vocabulary is not None and teller.vocabulary is not None
+
+
+def _rows(
+    tensor: TensorInfo, model: Opened, donor: TensorInfo, teller: Opened
+) -> Iterator[tuple[TensorInfo, int]]:
+    """For each row of the output, the tensor that has it and its number there."""
+    ours, theirs = model.vocabulary, teller.vocabulary
+    assert ours is not None
+    assert theirs is not None
+    for row in range(donor.spec.shape[0]):
+        token = theirs.tokens.get(row)
+        number = ours.ids.get(token) if token is not None else None
+        if number is not None and number < tensor.spec.shape[0]:
+            yield tensor, number
+        else:
+            yield donor, row
+
+
+def _runs(rows: Sequence[tuple[TensorInfo, int]]) -> Iterator[RowRange]:
+    """Neighbouring rows of one tensor joined."""
+    start = 0
+    for i in range(1, len(rows) + 1):
+        tensor, first = rows[start]
+        if i == len(rows) or rows[i] != (tensor, first + i - start):
+            yield RowRange(tensor, first, i - start)
+            start = i

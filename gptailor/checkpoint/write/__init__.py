@@ -1,0 +1,1 @@
+"""Writing a checkpoint folder: whole or not at all, at the speed of the disk."""

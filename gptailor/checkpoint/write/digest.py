@@ -1,0 +1,125 @@
+"""Digests of what is on disk and of what goes there, block by block: nothing is loaded whole."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, reason
+from gptailor.checkpoint.tensor import ByteRange, TensorSpec
+from gptailor.checkpoint.write.output_file import ByteProgress, Payload
+from gptailor.checkpoint.write.tensors import OnWritten
+from gptailor.checkpoint.write.threads import Crew
+from gptailor.plan.plan import Closed, Several
+
+_READ_BYTES = 2**20
+"""Bytes that are read at once; `hashlib` lets other threads go on meanwhile."""
+
+Count = Annotated[int, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class FileDigest(Closed):
+    """The size of a file in bytes, and the sha256 of them in hexadecimal."""
+
+    size: Count
+    sha256: Sha256
+
+
+class TensorDigest(Closed):
+    """What a tensor is (`dtype` is safetensors' name of it), and the sha256 of its bytes.
+
+    `sketch` is of a tensor that a bridge changes: numbers by which others are compared with it, to
+    a tolerance.
+    """
+
+    dtype: str
+    shape: Several[Count]
+    sha256: Sha256
+    sketch: Several[float] | None = None
+
+
+def of_bytes(raw: bytes) -> FileDigest:
+    """The digest of a file that is not on disk."""
+    return FileDigest(size=len(raw), sha256=hashlib.sha256(raw).hexdigest())
+
+
+def of_file(path: Path, progress: ByteProgress = lambda _: None) -> FileDigest:
+    """The digest of a file. Raises CheckpointError: C201 if it can't be read, C304 if it changes.
+
+    `progress` is told of the bytes read; what it raises ends the reading.
+    """
+    with open_regular(path) as file:
+        before = os.fstat(file.fileno())
+        digest = hashlib.sha256()
+        for block in _blocks(file.fileno(), ByteRange(path, 0, before.st_size)):
+            digest.update(block)
+            progress(len(block))
+        after = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise CheckpointError("C304", "changed while it was read", path)
+    return FileDigest(size=before.st_size, sha256=digest.hexdigest())
+
+
+def of_tensors(
+    specs: Sequence[TensorSpec],
+    payload_of: Callable[[TensorSpec], Payload],
+    crew: Crew,
+    seen: OnWritten,
+    progress: ByteProgress = lambda _: None,
+) -> None:
+    """Make the bytes of each tensor, and tell `seen` of their digest; nothing is written.
+
+    `seen` is told by one thread of the crew at a time, in no order; `progress` by any.
+    """
+    seen = crew.told(seen)
+    crew.do([partial(_tell, spec, payload_of, seen, progress) for spec in specs])
+
+
+def _tell(
+    spec: TensorSpec,
+    payload_of: Callable[[TensorSpec], Payload],
+    seen: OnWritten,
+    progress: ByteProgress,
+) -> None:
+    digest = hashlib.sha256()
+    size = 0
+    for chunk in _chunks(payload_of(spec)):
+        view = memoryview(chunk)
+        digest.update(view)
+        size += view.nbytes
+        progress(view.nbytes)
+    if size != spec.size:
+        message = f"{quoted(spec.name)} takes {spec.size} bytes and was given {size}"
+        raise CheckpointError("C304", message, Path(spec.name))
+    seen(spec, digest.hexdigest())
+
+
+def _chunks(payload: Payload) -> Iterator[memoryview | bytes]:
+    if not isinstance(payload, ByteRange):
+        yield from payload
+        return
+    with open_regular(payload.file) as file:
+        yield from _blocks(file.fileno(), payload)
+
+
+def _blocks(file: int, stretch: ByteRange) -> Iterator[memoryview]:
+    """A stretch of a file, each block valid until the next one is asked for."""
+    buffer = memoryview(bytearray(min(stretch.size, _READ_BYTES)))
+    done = 0
+    while done < stretch.size:
+        at = stretch.offset + done
+        try:
+            count = os.preadv(file, [buffer[: stretch.size - done]], at)
+        except OSError as error:
+            message = f"cannot be read: {reason(error)}"
+            raise CheckpointError("C201", message, stretch.file, offset=at) from error
+        if not count:
+            message = "became shorter while it was read"
+            raise CheckpointError("C304", message, stretch.file, offset=at)
+        yield buffer[:count]
+        done += count

@@ -1,0 +1,243 @@
+"""What the kernel does for a big file when it is asked: room in advance, writing out at once.
+
+Both are wishes. Where the system or the file system has no such call nothing happens, and the
+bytes get there all the same.
+"""
+
+import ctypes
+import errno
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gptailor.checkpoint.files import CheckpointError, open_regular, reason
+from gptailor.checkpoint.tensor import ByteRange
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE: start to write these pages, wait for nothing
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def reserve(fd: int, size: int) -> None:
+    """Make a new file `size` bytes long, its blocks allocated; OSError if the disk lacks them.
+
+    Python's `posix_fallocate` won't do: where a file system can't allocate, as NFS, the C library
+    writes into each block instead.
+    """
+    fallocate = _call("fallocate")
+    if size and fallocate is not None and fallocate(fd, 0, 0, size):
+        code = ctypes.get_errno()
+        if code in _FULL:
+            raise OSError(code, os.strerror(code))
+    os.ftruncate(fd, size)
+
+
+def start_writing(fd: int, offset: int, size: int) -> None:
+    """Have a stretch go to the disk while the next one is made: the last sync is short, then."""
+    sync = _call("sync_file_range")
+    if sync is not None:
+        sync(fd, offset, size, _WRITE)
+
+
+@cache
+def _call(name: str) -> Callable[..., int] | None:
+    """A function of the C library that takes a descriptor, 64-bit numbers and says 0; or None."""
+    try:
+        function = getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (AttributeError, OSError, TypeError):  # another system, a libc that lacks it
+        return None
+    if name == "fallocate":
+        function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    else:
+        function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    function.restype = ctypes.c_int
+    made: Callable[..., int] = function
+    return made
+
+
+Payload = ByteRange | Iterable[memoryview | bytes]
+"""A tensor's bytes: copied from a file as they are, or made on the way."""
+
+ByteProgress = Callable[[int], None]
+"""Told how many bytes were written since the last call."""
+
+COPY_STEP = 32 * 1024 * 1024
+"""The most that the kernel copies in one call, so that a long copy shows and can be interrupted."""
+BUFFER = 1024 * 1024
+"""What goes through memory at once where the kernel copies nothing; it should fit a cache."""
+WORTH_STARTING = 1024 * 1024
+"""A shorter stretch waits for its neighbours before it goes to the disk."""
+
+
+class OutputFile:
+    """A new file of a known size, written anywhere and by several threads at the same time.
+
+    It is synced to the disk when it is closed without an exception. Errors speak of `shown`, the
+    path that the file will have in the end.
+    """
+
+    def __init__(self, path: Path, shown: Path, size: int, progress: ByteProgress) -> None:
+        self.path = path
+        self.shown = shown
+        self.progress = progress
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with writing(shown):
+            self.fd = os.open(path, flags, 0o666)
+            try:
+                reserve(self.fd, size)
+            except OSError:
+                os.close(self.fd)
+                raise
+
+    def __enter__(self) -> "OutputFile":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        try:
+            if kind is None:
+                with writing(self.shown):
+                    os.fsync(self.fd)
+        finally:
+            os.close(self.fd)
+
+    def write(self, chunk: memoryview | bytes, offset: int) -> int:
+        """Write all of it from byte `offset` of the file on; returns how many bytes that were."""
+        view = memoryview(chunk)
+        size = view.nbytes
+        if not size:
+            return 0
+        view = view.cast("B")
+        with writing(self.shown):
+            while view:
+                done = os.pwrite(self.fd, view, offset)
+                view = view[done:]
+                offset += done
+        self.progress(size)
+        return size
+
+    def start(self, offset: int, size: int) -> None:
+        """Have the disk begin with a stretch that is written, if it is long enough to be worth it.
+
+        This waits for nothing.
+        """
+        if size >= WORTH_STARTING:
+            start_writing(self.fd, offset, size)
+
+    def copy(self, stretch: ByteRange, offset: int, digest: "_Hash | None" = None) -> None:
+        """Write a stretch of another file from byte `offset` on, within the kernel if it may be.
+
+        A `digest` is told of all bytes; they go through memory then.
+        """
+        with open_regular(stretch.file) as file:
+            source = file.fileno()
+            if os.fstat(source).st_size < stretch.offset + stretch.size:
+                raise _shrank(stretch)
+            done = 0
+            if digest is None:
+                done = self._copy_ranges(source, offset, stretch)
+                done += self._sendfile(source, offset + done, stretch, done)
+            self._copy_through_memory(source, offset + done, stretch, done, digest)
+
+    def _copy_ranges(self, source: int, offset: int, stretch: ByteRange) -> int:
+        """Copy in the kernel as far as it can; where it can't, the next way says what is wrong."""
+        done = 0
+        while done < stretch.size:
+            count = min(stretch.size - done, COPY_STEP)
+            try:
+                copied = os.copy_file_range(
+                    source, self.fd, count, stretch.offset + done, offset + done
+                )
+            except (OSError, AttributeError):
+                break
+            if not copied:
+                break
+            self._copied(offset + done, copied)
+            done += copied
+        return done
+
+    def _sendfile(self, source: int, offset: int, stretch: ByteRange, begun: int) -> int:
+        """The same by `sendfile`, which writes where a descriptor stands: it has one of its own."""
+        if begun == stretch.size:
+            return 0
+        with writing(self.shown):
+            out = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        done = 0
+        try:
+            os.lseek(out, offset, os.SEEK_SET)
+            while begun + done < stretch.size:
+                at = stretch.offset + begun + done
+                sent = os.sendfile(out, source, at, min(stretch.size - begun - done, COPY_STEP))
+                if not sent:
+                    break
+                self._copied(offset + done, sent)
+                done += sent
+        except (OSError, AttributeError):
+            pass  # what is left goes through memory
+        finally:
+            os.close(out)
+        return done
+
+    def _copy_through_memory(
+        self, source: int, offset: int, stretch: ByteRange, done: int, digest: "_Hash | None"
+    ) -> None:
+        """What is left after `done` bytes."""
+        if done == stretch.size:
+            return
+        buffer = memoryview(bytearray(min(stretch.size - done, BUFFER)))
+        first, begun = offset, done
+        while done < stretch.size:
+            at = stretch.offset + done
+            try:
+                count = os.preadv(source, [buffer[: stretch.size - done]], at)
+            except OSError as error:
+                message = f"cannot be read: {reason(error)}"
+                raise CheckpointError("C201", message, stretch.file, offset=at) from error
+            if not count:
+                raise _shrank(stretch)
+            if digest is not None:
+                digest.update(buffer[:count])
+            self.write(buffer[:count], offset)
+            offset += count
+            done += count
+        self.start(first, done - begun)
+
+    def _copied(self, offset: int, size: int) -> None:
+        self.start(offset, size)
+        self.progress(size)
+
+
+@contextmanager
+def writing(shown: Path) -> Iterator[None]:
+    """Turn what the system says into a `CheckpointError` about this path."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError("C303", f"cannot be written: {reason(error)}", shown) from error
+
+
+def _shrank(stretch: ByteRange) -> CheckpointError:
+    message = f"ends before byte {stretch.offset + stretch.size}; it changed since it was opened"
+    return CheckpointError("C304", message, stretch.file)
+
+
+def write_whole(place: Path, raw: bytes, shown: Path) -> None:
+    """Write a file whole or not at all, in the place of an old one if there is one.
+
+    It is `.NAME.` and eight hexadecimal digits until it is whole. Errors speak of `shown`; raises
+    CheckpointError (C303) if it can't be written.
+    """
+    side = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    try:
+        with OutputFile(side, shown, len(raw), lambda _: None) as out:
+            out.write(raw, 0)
+        with writing(shown):
+            side.replace(place)
+    except BaseException:
+        side.unlink(missing_ok=True)
+        raise

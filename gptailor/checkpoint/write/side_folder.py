@@ -1,0 +1,232 @@
+"""Two folders take each other's name in one step, so that neither name is ever missing."""
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.write.output_file import writing
+
+_HERE = -100  # AT_FDCWD: paths are relative to the current folder
+_EXCHANGE = 2  # RENAME_EXCHANGE
+
+
+def exchange_names(one: Path, other: Path) -> bool:
+    """Exchange two paths; False, and nothing done, where the system or file system can't.
+
+    Linux can (`renameat2`), on local file systems; NFS has no such call.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):  # another system, a libc that lacks it
+        return False
+    renameat2.argtypes = [
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_uint,
+    ]
+    return not renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
+
+
+_LOCK = ".lock"
+NEW = "new"
+OLD = "old"
+ATTEMPTS = 16
+
+
+class SideFolder:
+    """A context: on leaving it, whatever happened, the folder is gone and the target is whole."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = _name(target)
+        self._lock: int | None = None
+
+    @property
+    def new(self) -> Path:
+        """The output, until it is the target."""
+        return self.path / NEW
+
+    def __enter__(self) -> "SideFolder":
+        try:
+            with writing(self.target):
+                self._lock = self._create()
+                self.new.mkdir()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            _discard(self.path, self.target)
+        except (KeyboardInterrupt, SystemExit):
+            _discard(self.path, self.target)
+            raise
+        finally:
+            _release(self.path, self._lock)
+
+    def _create(self) -> int:
+        """Make the folder; the descriptor that holds its lock.
+
+        Until the lock is held another run may take the folder for dead and remove it; then the next
+        attempt has another name.
+        """
+        for _ in range(ATTEMPTS):
+            self.path = _name(self.target)
+            self.path.mkdir()
+            lock = self.path / _LOCK
+            with suppress(FileNotFoundError):
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                self._lock = fd = os.open(lock, flags, 0o666)
+                if _claim(fd) and lock.exists():
+                    return fd
+                self._lock = None
+                os.close(fd)
+        raise CheckpointError(
+            "C303", f"no side folder could be made in {ATTEMPTS} attempts", self.target
+        )
+
+    def swap(self, *, force: bool) -> None:
+        """Make the new folder the target; an old one takes its place here if `force` says so."""
+        sync_tree(self.new)
+        with writing(self.target):
+            try:
+                if not (force and exchange_names(self.new, self.target)):
+                    self._rename(force=force)
+            except TargetExists:  # one that wasn't there a moment ago
+                if not (force and exchange_names(self.new, self.target)):
+                    raise
+        with suppress(OSError):  # the output is there and whole, only its name may be lost
+            sync_folder(self.target.parent)
+
+    def _rename(self, *, force: bool) -> None:
+        if force and os.path.lexists(self.target):
+            self.target.rename(self.path / OLD)
+        try:
+            self.new.rename(self.target)
+        except OSError as error:
+            if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                raise TargetExists(self.target) from error
+            raise
+
+
+class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExistsError does not)
+    """There is something where the output is to go."""
+
+    def __init__(self, target: Path) -> None:
+        super().__init__("C301", "exists already", target, "`--force` replaces it")
+
+
+def remove_stale(target: Path) -> tuple[Path, ...]:
+    """Remove what dead runs left beside a target, never a live one's; returns what was removed.
+
+    A run that died between its two renames has the old target put back.
+    """
+    pattern = re.compile(re.escape(f".{target.name}.partial-") + r"\d+-[0-9a-z]+")
+    try:
+        found = [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
+    except OSError:  # no parent yet, or one that can't be listed: the write will say so
+        return ()
+    return tuple(path for path in sorted(found) if _remove_dead(path, target))
+
+
+def _remove_dead(path: Path, target: Path) -> bool:
+    """Remove a side folder if its process is dead; whether it is gone."""
+    if path.is_symlink():
+        return False
+    lock = _lock_of_dead(path)
+    if lock is None:
+        with suppress(OSError):  # without a lock only an empty one is dead for sure
+            path.rmdir()
+    else:
+        try:
+            _discard(path, target)
+        finally:
+            _release(path, lock)
+    return not os.path.lexists(path)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have a folder's entries on the disk; a file system that can't do this is as good as done."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
+            raise
+    finally:
+        os.close(fd)
+
+
+def sync_tree(folder: Path) -> None:
+    """Have the entries of a folder, and of all in it, on the disk."""
+    for root, _, _ in os.walk(folder):
+        with writing(Path(root)):
+            sync_folder(Path(root))
+
+
+def _name(target: Path) -> Path:
+    """Where a side folder may be: a path that nobody else has."""
+    return target.parent / f".{target.name}.partial-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def _claim(fd: int) -> bool:
+    """Lock it; True on a file system without locks too, where nothing is ever taken for dead."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _lock_of_dead(path: Path) -> int | None:
+    """The lock of a side folder whose process is dead, now held by us."""
+    try:
+        fd = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _discard(path: Path, target: Path) -> None:
+    """Undo a swap that wasn't finished, then remove the folder, its lock last."""
+    new, old = path / NEW, path / OLD
+    if old.exists() and new.exists():
+        try:
+            old.rename(target)
+        except OSError as error:
+            message = f"could not be put back; what it was is in {quoted(str(old), whole=True)}"
+            raise CheckpointError("C303", message, target) from error
+    for part in (new, old):
+        shutil.rmtree(part, ignore_errors=True)
+    with suppress(OSError):  # what can't be removed now is tried again by the next run
+        if not new.exists() and not old.exists():
+            (path / _LOCK).unlink(missing_ok=True)
+            path.rmdir()
+
+
+def _release(path: Path, lock: int | None) -> None:
+    """Let go of the lock, the last of what was in the folder.
+
+    NFS keeps a file that is removed while it is open, under another name, until it is closed.
+    """
+    if lock is not None:
+        os.close(lock)
+        with suppress(OSError):  # gone already, or not empty
+            path.rmdir()

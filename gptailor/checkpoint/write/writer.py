@@ -1,0 +1,222 @@
+"""A checkpoint folder that is there whole or not at all: `write_checkpoint`."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
+from gptailor.checkpoint.folder import INDEX
+from gptailor.checkpoint.tensor import ByteRange, TensorSpec
+from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload, writing
+from gptailor.checkpoint.write.side_folder import SideFolder, TargetExists, remove_stale
+from gptailor.checkpoint.write.tensors import OnWritten, Shard, fill_shard, plan_shards
+from gptailor.checkpoint.write.threads import Crew
+
+__all__ = [
+    "Payload",
+    "Shard",
+    "TargetExists",
+    "check_target",
+    "free_space",
+    "plan_shards",
+    "remove_stale",
+    "write_checkpoint",
+]
+
+
+def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it has a default place)
+    target: Path,
+    shards: Sequence[Shard],
+    payload_of: Callable[[TensorSpec], Payload],
+    files: Mapping[str, bytes | Path],
+    *,
+    force: bool = False,
+    progress: ByteProgress = lambda _: None,
+    protected: Iterable[Path] = (),
+    threads: int | None = None,
+    seen: OnWritten | None = None,
+    finish: Callable[[], Mapping[str, bytes]] = dict,
+) -> None:
+    """Write shards, their index and other files into a new folder, all or nothing.
+
+    Everything grows in a side folder and is on the disk before that is renamed to `target`. After
+    an exception, an interrupt or the loss of the process the target is what it was before.
+
+    `files` are given by their path within the folder: the bytes, or a file to copy. `progress` is
+    told of all bytes written. `protected` are what the output is made from: a target that is one
+    of them, lies in one or holds one is refused. `force` replaces a folder that is there.
+
+    `payload_of` is called, and what it gives consumed, by `threads` threads, as many as there are
+    cores without that; `progress` and `seen` by one of them at a time. `seen` is told the sha256 of
+    each tensor, taken while it is written. `finish` is called when all tensors are written: it
+    gives more files, or refuses the whole by an exception.
+    """
+    target = located(target)
+    check_target(target, force=force, protected=protected)
+    _check_names([*(shard.name for shard in shards), INDEX], files)
+    contents = {**_index(shards), **files}
+    with _parents(target.parent):
+        remove_stale(target)
+        check_target(target, force=force, protected=protected)
+        with SideFolder(target) as side:
+            crew = Crew(threads)
+            told = crew.told(progress)
+            for shard in shards:
+                path, shown = side.new / shard.name, target / shard.name
+                with OutputFile(path, shown, shard.size, told) as out:
+                    fill_shard(out, shard, payload_of, crew, crew.told(seen) if seen else None)
+            for name, content in {**contents, **finish()}.items():
+                _write_file(side.new / name, target / name, content, progress)
+            side.swap(force=force)
+
+
+def located(target: Path) -> Path:
+    """The target as an absolute path whose parents are no links; its last part may be one."""
+    try:
+        if target.name in {"", ".."}:
+            return target.resolve()
+        return target.parent.resolve() / target.name
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: a loop of links
+        raise CheckpointError("C302", f"is no place for a folder: {error}", target) from error
+
+
+def check_target(target: Path, *, force: bool, protected: Iterable[Path] = ()) -> None:
+    """Refuse a target that can't be written, or whose replacement would destroy something else."""
+    target = located(target)
+    if target.is_symlink():
+        raise CheckpointError("C302", "is a link; name the folder that it leads to", target)
+    for source in protected:
+        _check_apart(target, source)
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise CheckpointError("C302", "is a file; the output is a folder", target)
+    if target.is_mount():
+        message = "is a mount point, which can't be replaced; name a folder in it"
+        raise CheckpointError("C302", message, target)
+    with writing(target):
+        empty = not any(target.iterdir())
+    if empty:
+        return
+    if not force:
+        raise TargetExists(target)
+    _check_replaceable(target)
+
+
+def free_space(target: Path) -> int:
+    """The free bytes where the target is to be: in the nearest parent that exists."""
+    target = located(target)
+    with writing(target):
+        place = next(place for place in (target, *target.parents) if place.is_dir())
+        usage = shutil.disk_usage(place)
+    return usage.free if usage.total else sys.maxsize  # 0 of 0: a file system that doesn't tell
+
+
+# ----------------------------------------------------------------------------- what is refused
+
+
+def _check_apart(target: Path, source: Path) -> None:
+    """Neither is the other, nor lies within it, links followed or not."""
+    for place in (Path(os.path.abspath(source)), Path(os.path.realpath(source))):  # noqa: PTH100 (resolve() follows links)
+        if place == target or _same(place, target):
+            raise CheckpointError("C302", "is one of the sources", target)
+        if target.is_relative_to(place):
+            message = f"lies within the source {quoted(str(source))}"
+            raise CheckpointError("C302", message, target)
+        if place.is_relative_to(target):
+            message = f"holds the source {quoted(str(source))}"
+            raise CheckpointError("C302", message, target)
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both are one folder, though by other names (a bind mount, letters' case)."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _check_replaceable(target: Path) -> None:
+    """Nobody means to replace where they stand, their home, a repository or a disk."""
+    home = Path(os.path.expanduser("~"))  # noqa: PTH111 (Path.home() fails where there is none)
+    for place, what in ((Path.cwd(), "the current folder"), (home, "your home")):
+        if place.is_relative_to(target):
+            raise CheckpointError("C302", f"holds {what}, and is not replaced", target)
+    if (target / ".git").exists():
+        raise CheckpointError("C302", "is a git repository, and is not replaced", target)
+
+
+def _check_names(shards: Iterable[str], files: Iterable[str]) -> None:
+    """Each file has one path, within the folder."""
+    seen: set[PurePosixPath] = set()
+    for name in (*shards, *files):
+        path = PurePosixPath(name)
+        if not path.parts or path.is_absolute() or ".." in path.parts or path in seen:
+            msg = f"{name!r} is no path of its own within the output"
+            raise ValueError(msg)
+        seen.add(path)
+
+
+# ----------------------------------------------------------------------------- what is written
+
+
+@contextmanager
+def _parents(folder: Path) -> Iterator[None]:
+    """Make the folders that lack; after an exception those that were made are removed again."""
+    made: list[Path] = []
+    try:
+        for place in reversed([folder, *folder.parents]):
+            with writing(place):
+                if _make(place):
+                    made.append(place)
+        yield
+    except BaseException:
+        for place in reversed(made):
+            with suppress(OSError):  # somebody else uses it by now
+                place.rmdir()
+        raise
+
+
+def _make(place: Path) -> bool:
+    """Make a folder unless it is there; whether it was made."""
+    if place.is_dir():
+        return False
+    try:
+        place.mkdir()
+    except FileExistsError as error:
+        if place.is_dir():  # by somebody else, just now
+            return False
+        raise CheckpointError("C302", "is a file, where a folder is needed", place) from error
+    return True
+
+
+def _write_file(path: Path, shown: Path, content: bytes | Path, progress: ByteProgress) -> None:
+    with writing(shown):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        with OutputFile(path, shown, len(content), progress) as out:
+            out.write(content, 0)
+        return
+    with open_regular(content) as file:
+        size = os.fstat(file.fileno()).st_size
+    with OutputFile(path, shown, size, progress) as out:
+        out.copy(ByteRange(content, 0, size), 0)
+
+
+def _index(shards: Sequence[Shard]) -> dict[str, bytes]:
+    """The index file, where there are several shards."""
+    if len(shards) < 2:
+        return {}
+    specs = [spec for shard in shards for spec in shard.specs]
+    index = {
+        "metadata": {
+            "total_parameters": sum(spec.elements for spec in specs),
+            "total_size": sum(spec.size for spec in specs),
+        },
+        "weight_map": {spec.name: shard.name for shard in shards for spec in shard.specs},
+    }
+    return {INDEX: json.dumps(index, indent=2, sort_keys=True).encode() + b"\n"}

@@ -1,0 +1,124 @@
+"""Rules of bridges against the models: what a fit can be folded into, and enough tokens."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import final
+
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import Layout, projection
+from gptailor.checkpoint.tensor import TensorInfo
+from gptailor.plan import layers as outline
+from gptailor.plan.faults import Fault
+from gptailor.plan.registry import BRIDGE_TOKENS
+from gptailor.plan.walk import open_choices
+from gptailor.program.sources import FLOATS, Checked, Use, moved_configuration, uses
+
+
+@final
+@dataclass(frozen=True)
+class Last:
+    """The one projection that an MLP branch ends with: its name within the layer, its inputs."""
+
+    name: str
+    inputs: int
+
+
+def last_projection(layout: Layout, shapes: Mapping[str, Sequence[int]]) -> Last | None:
+    """The last projection of an MLP branch, by its layer's tensors; None for one of experts.
+
+    A bridge is fitted on its inputs; experts, each with inputs of its own for tokens of its own,
+    are fitted together on the branch's output.
+    """
+    ends = [name for name in shapes if projection(layout, name) == "mlp"]
+    weights = [name for name in ends if name.endswith(".weight")]
+    if len(weights) != 1 or any("expert" in name for name in ends):
+        return None
+    inputs = shapes[weights[0]][0 if layout.transposed else -1]
+    return Last(weights[0].removesuffix(".weight"), inputs)
+
+
+def bridges_can_be_folded(checked: Checked) -> Iterator[Fault]:
+    """A bridge goes into the projection whose output the MLP branch adds, as it is, to the sum."""
+    if not checked.plan.bridges:
+        return
+    reason = checked.base.layout.no_bridge
+    if reason is not None:
+        yield _refused(reason, 0)
+        return
+    for slot in outline.slots(checked.plan, checked.count):
+        over = outline.bridge_over(checked.plan, slot.position)
+        if slot.dropped == "yes" or over is None:
+            continue
+        for use in uses(checked, slot, "mlp"):
+            why = _unfoldable(checked, use.model.part(use.layer, "mlp"))
+            if why is not None:
+                yield _refused(f"L{use.layer} of '{use.model.name}' {why}", over)
+                return
+
+
+def _refused(reason: str, i: int) -> Fault:
+    return Fault("M219", f"'bridge' can't be folded into the weights: {reason}", ("bridges", i))
+
+
+def _unfoldable(checked: Checked, tensors: dict[str, TensorInfo]) -> str | None:
+    """Why a layer's MLP carries no map."""
+    carriers = [t for rest, t in tensors.items() if projection(checked.base.layout, rest) == "mlp"]
+    if not carriers:
+        return "has no projection in its MLP that a map could be folded into"
+    wrong = next((t for t in carriers if t.spec.dtype not in FLOATS), None)
+    return None if wrong is None else f"has '{wrong.spec.name}' as {wrong.spec.dtype}"
+
+
+def bridges_have_tokens_enough(checked: Checked) -> Iterator[Fault]:
+    """A fit on so many inputs takes at least as many tokens."""
+    needed = _needed(checked) if checked.plan.bridges else {}
+    for i, bridge in enumerate(checked.plan.bridges):
+        tokens = BRIDGE_TOKENS if bridge.tokens is None else bridge.tokens
+        width = needed.get(i, 0)
+        if isinstance(tokens, int) and tokens < width:
+            message = f"{tokens:,} tokens can't determine a fit on {width:,} inputs"
+            at = ("bridges", i) if bridge.tokens is None else ("bridges", i, "tokens")
+            help_ = f"give at least {width:,}; ten times as many are a good start"
+            yield Fault("M220", message, at, help_)
+
+
+def _needed(checked: Checked) -> dict[int, int]:
+    """The most inputs that the fits of each bridge are on, by its number in the plan."""
+    found: dict[int, int] = {}
+    for slot, following in pairwise(outline.slots(checked.plan, checked.count)):
+        over = outline.bridge_over(checked.plan, slot.position)
+        if over is not None and slot.dropped != "yes" and following.dropped != "no":
+            for use in uses(checked, slot, "mlp"):
+                found[over] = max(found.get(over, 0), _width(checked, use))
+    return found
+
+
+def _width(checked: Checked, use: Use) -> int:
+    """What a fit at this layer is on: its last projection's inputs, or a hidden state's entries."""
+    tensors = use.model.part(use.layer, "mlp")
+    shapes = {rest: tensor.spec.shape for rest, tensor in tensors.items()}
+    last = last_projection(checked.base.layout, shapes)
+    if last is not None:
+        return last.inputs
+    embed = checked.base.rest("embed").get(0)
+    return embed.spec.shape[-1] if embed is not None and embed.spec.shape else 0
+
+
+def what_is_dropped_can_be_undone(checked: Checked) -> Iterator[Fault]:
+    """A bridge is fitted to the model with nothing dropped, which has to have a configuration."""
+    plan = checked.plan
+    if not plan.bridges or open_choices(plan) or plan.stack is not None:
+        return
+    undone = plan.model_copy(update={"drops": (), "bridges": ()})
+    made = moved_configuration(Checked(undone, checked.models))
+    if isinstance(made, Refusal):
+        message = f"a bridge is fitted to the plan without its drops, and there {made.reason}"
+        yield Fault("M217", message, ("bridges", 0))
+
+
+BRIDGING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+    bridges_can_be_folded,
+    bridges_have_tokens_enough,
+    what_is_dropped_can_be_undone,
+)

@@ -1,0 +1,172 @@
+"""Rules for plans that come from JSON or from code: what the language can't say is no plan."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from gptailor.plan.faults import Fault, Place
+from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Open, Plan, Recipe, Subset
+from gptailor.plan.walk import layers_of, numbers, recipes, values
+
+LARGEST = 2**63 - 1
+"""The largest whole number that a budget may be."""
+
+
+def every_recipe_can_be_said(plan: Plan) -> Iterator[Fault]:
+    """The language has words for each recipe where it stands."""
+    for at, recipe in recipes(plan):
+        message = ""
+        if at[0] == "stack" and isinstance(recipe, Subset):
+            message = "'any of' can't stand in a stack"
+        elif at[0] == "layers" and isinstance(recipe, Subset):
+            position = plan.layers[int(at[1])].position
+            if recipe.layer not in (position, None):
+                message = f"'any of' takes L{position} of each model there, not L{recipe.layer}"
+        elif at[0] not in ("layers", "stack") and isinstance(recipe, Merge):
+            message = _unsaid_of_rest(str(at[0]), recipe)
+        if message:
+            yield Fault("P219", message, at)
+
+
+def _unsaid_of_rest(where: str, recipe: Merge) -> str:
+    """Why `embed from …` can't say a merge, if it can't."""
+    if recipe.share is None and recipe.by is None:
+        return f"the merge of '{where}' has no method"
+    if recipe.share is not None:
+        return f"'{where}' is merged by a method, such as linear(0.5, 0.5), not by a number"
+    if len(recipe.merge) > 1 and any(isinstance(s.model, OneOfModels) for s in recipe.merge):
+        return f"a choice of models can't be one of several sources of '{where}'"
+    return ""
+
+
+def every_text_can_be_said(plan: Plan) -> Iterator[Fault]:
+    """A text in quotes holds no quotes and no line ends."""
+    texts: list[tuple[Place, str]] = []
+    texts += [(("bridges", i, "on"), bridge.on) for i, bridge in enumerate(plan.bridges)]
+    for i, objective in enumerate(plan.search.objectives if plan.search else ()):
+        at = ("search", "objectives", i, "arguments")
+        texts += [((*at, n), v) for n, v in objective.arguments.items() if isinstance(v, str)]
+    for place, text in texts:
+        if any(c in '"\r\n' for c in text):
+            yield Fault("P219", "a text holds no quotes and no line ends", place)
+
+
+def every_number_is_finite(plan: Plan) -> Iterator[Fault]:
+    """A number is one that a float can hold."""
+    found = [(at, number) for at, value in values(plan) for number in numbers(value)]
+    for i, objective in enumerate(plan.search.objectives if plan.search else ()):
+        at = ("search", "objectives", i, "arguments")
+        given = objective.arguments.items()
+        found += [((*at, name), v) for name, v in given if not isinstance(v, str)]
+    for place, number in found:
+        try:
+            float(number)
+        except OverflowError:
+            yield Fault("P306", "the number is too large for a float", place)
+
+
+def every_limit_can_be_kept(plan: Plan) -> Iterator[Fault]:
+    """A stack's limit removes `maybe` items only, so that the others must fit."""
+    if plan.stack is None or (limit := plan.stack.limit) is None:
+        return
+    at = ("stack", "limit")
+    fixed = sum(not item.maybe for item in plan.stack.items)
+    if not 1 <= limit <= LARGEST:
+        yield Fault("P310", "a limit of layers is a whole number from 1 up", at)
+    elif fixed > limit:
+        layers = "1 layer" if limit == 1 else f"{limit} layers"
+        message = f"the limit is {layers}, and {fixed} of the stack are not 'maybe'"
+        yield Fault("P220", message, at, "a limit takes only 'maybe' items away")
+
+
+def a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
+    """The positions of `drop any` are different ones."""
+    for i, choice in enumerate(plan.drop_any):
+        repeated = [p for k, p in enumerate(choice.among) if p in choice.among[:k]]
+        if repeated:
+            message = f"L{repeated[0]} stands twice in this list"
+            yield Fault("P202", message, ("drop_any", i, "among"))
+
+
+# ---------------------------------------------------------------------------------- tied statements
+
+
+def a_tied_group_is_alike(plan: Plan) -> Iterator[Fault]:
+    """Entries that share their choices have the same choices."""
+    for name, entries in _tied_lists(plan):
+        first: dict[int, object] = {}
+        for i, entry in enumerate(entries):
+            if entry.tied is None:
+                continue
+            recipe = getattr(entry, "recipe", None)
+            shape = (
+                _shape(recipe) if recipe is not None else None,
+                entry.maybe,
+                getattr(entry, "part", None),
+                getattr(entry, "factor", None),
+            )
+            if first.setdefault(entry.tied, shape) != shape:
+                message = "a tied entry differs from the others of its group"
+                yield Fault("P508", message, (*name, i))
+
+
+def _tied_lists(plan: Plan) -> Iterator[tuple[tuple[str, ...], Sequence[Open]]]:
+    yield ("layers",), plan.layers
+    yield ("drops",), plan.drops
+    yield ("scales",), plan.scales
+    if plan.stack is not None:
+        yield ("stack", "items"), plan.stack.items
+
+
+def _shape(recipe: Recipe) -> object:
+    """A recipe without its layer numbers."""
+    if isinstance(recipe, Subset):
+        return recipe.any_of, recipe.by
+    models = [source.model for _, source in layers_of(recipe)]
+    return type(recipe), models, getattr(recipe, "share", None), getattr(recipe, "by", None)
+
+
+def a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
+    """A tied group's layers go in step as lists do, and its items are neighbours in the stack."""
+    stack = plan.stack.items if plan.stack else ()
+    yield from _repeats(("layers",), plan.layers)
+    yield from _repeats(("stack", "items"), stack)
+    ended: set[int] = set()
+    previous: int | None = None
+    for i, item in enumerate(stack):
+        if previous is not None and item.tied != previous:
+            ended.add(previous)
+        if item.tied in ended:
+            message = "the items of a tied group don't stand together"
+            yield Fault("P508", message, ("stack", "items", i))
+        previous = item.tied
+
+
+def _repeats(name: tuple[str, ...], entries: Sequence[Layer | Item]) -> Iterator[Fault]:
+    seen: set[tuple[int, int, int | None]] = set()
+    for i, entry in enumerate(entries):
+        if entry.tied is None:
+            continue
+        for k, (_, source) in enumerate(layers_of(entry.recipe)):
+            key = (entry.tied, k, source.layer)
+            if key in seen:
+                message = f"L{source.layer} stands twice in a tied group"
+                yield Fault("P508", message, (*name, i, "recipe"))
+            seen.add(key)
+
+
+def no_bridge_is_tied(plan: Plan) -> Iterator[Fault]:
+    """A bridge's choices are its own."""
+    for i, bridge in enumerate(plan.bridges):
+        if bridge.tied is not None:
+            yield Fault("P506", "'tied' doesn't go with 'bridge'", ("bridges", i))
+
+
+SAYABLE: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
+    every_recipe_can_be_said,
+    every_text_can_be_said,
+    every_number_is_finite,
+    every_limit_can_be_kept,
+    a_drop_by_choice_names_a_layer_once,
+    a_tied_group_is_alike,
+    a_tied_group_is_one_statement,
+    no_bridge_is_tied,
+)

@@ -1,0 +1,150 @@
+"""Rules of tensors that must fit: shapes, names, kinds of layer, dtypes, the rest of the model."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
+from gptailor.checkpoint.families.layout import fold_scale, is_constant, joined_entry
+from gptailor.checkpoint.tensor import TensorInfo
+from gptailor.plan import layers as outline
+from gptailor.plan.faults import Fault, Place
+from gptailor.program.sources import FLOATS, Checked, Use, merges, moved_configuration, uses
+
+# ------------------------------------------------------------------------------------------- rules
+
+
+def parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
+    """`attn` and `mlp` each have norms of their own."""
+    reason = checked.base.layout.no_parts
+    if reason is None:
+        return
+    for i, layer in enumerate(checked.plan.layers):
+        if layer.part is not None:
+            message = f"L{layer.position}.{layer.part} can't be taken by itself: {reason}"
+            yield Fault("M216", message, ("layers", i))
+            return
+
+
+def scales_can_be_folded(checked: Checked) -> Iterator[Fault]:
+    """A scale is folded into weights, where the architecture has an exact form for it."""
+    reason = checked.base.layout.no_scale
+    if checked.plan.scales and reason is not None:
+        yield Fault("M214", f"'scale' can't be folded into the weights: {reason}", ("scales", 0))
+
+
+def layers_fit(checked: Checked) -> Iterator[Fault]:
+    """What stands at a place has the tensors and shapes that the base has there."""
+    reported: set[tuple[str, str]] = set()
+    for slot in outline.slots(checked.plan, checked.count):
+        for part in outline.PARTS:
+            for use in uses(checked, slot, part):
+                fault = _misfit(checked, slot, use)
+                if fault is not None and (use.model.name, fault.code) not in reported:
+                    reported.add((use.model.name, fault.code))
+                    yield fault
+
+
+def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
+    """How the tensors of a source differ from those of the base's layer of its kind."""
+    reference = _reference(checked, slot, use)
+    if reference is None:
+        return None
+    theirs = _weights(use.model.part(use.layer, use.part))
+    ours = _weights(checked.base.part(reference, use.part))
+    who = f"L{use.layer} of '{use.model.name}'"
+    if missing := sorted(ours.keys() - theirs.keys()):
+        return Fault("M209", f"{who} has no tensor '{missing[0]}', which the base has", use.at)
+    if extra := sorted(theirs.keys() - ours.keys()):
+        return Fault("M209", f"{who} has a tensor '{extra[0]}', which the base has not", use.at)
+    wrong = [n for n in ours if ours[n].spec.shape != theirs[n].spec.shape]
+    if not wrong:
+        return None
+    name = wrong[0]
+    more = f" ({len(wrong) - 1} more tensors differ)" if len(wrong) > 1 else ""
+    message = (
+        f"'{name}' of {who} has the shape {list(theirs[name].spec.shape)}, "
+        f"and the base's L{reference} {list(ours[name].spec.shape)}{more}"
+    )
+    return Fault("M208", message, use.at)
+
+
+def _weights(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    return {rest: tensor for rest, tensor in tensors.items() if not is_constant(rest)}
+
+
+def _reference(checked: Checked, slot: outline.Slot, use: Use) -> int | None:
+    """A layer of the base that should have the same tensors: its own, or one of the same kind."""
+    entry = use.model.entries[use.layer]
+    own = use.layer if slot.position is None else slot.position
+    candidates = [own, *range(checked.count)] if own < checked.count else range(checked.count)
+    return next((n for n in candidates if checked.base.entries[n] == entry), None)
+
+
+def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
+    """The layers of a merge compute in the same way, though their places differ."""
+    for slot in outline.slots(checked.plan, checked.count):
+        for part in outline.PARTS:
+            found = list(uses(checked, slot, part))
+            kinds = [joined_entry(checked.base.layout, e, e) for e in _entries(found)]
+            for use, kind in zip(found, kinds, strict=True):
+                if kind != kinds[0]:
+                    key = next(k for k in kind if kind[k] != kinds[0].get(k))
+                    first = found[0]
+                    message = (
+                        f"L{use.layer} of '{use.model.name}' has {key} {kind[key]}, and "
+                        f"L{first.layer} of '{first.model.name}' {kinds[0].get(key)}"
+                    )
+                    yield Fault("M218", message, use.at, "they can't be merged")
+                    return
+
+
+def _entries(found: list[Use]) -> list[LayerEntry]:
+    return [use.model.entries[use.layer] for use in found]
+
+
+def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
+    """A merge, a cast or a scale takes floating-point tensors."""
+    for slot in outline.slots(checked.plan, checked.count):
+        for part in outline.PARTS:
+            if not merges(slot.part(part).recipe):
+                continue
+            for use in uses(checked, slot, part):
+                for rest, tensor in use.model.part(use.layer, part).items():
+                    if tensor.spec.dtype not in FLOATS and not is_constant(rest):
+                        dtype = tensor.spec.dtype
+                        message = f"'{tensor.spec.name}' is {dtype}, and can't be merged"
+                        yield Fault("M215", message, use.at)
+                        return
+
+
+def the_configuration_can_follow(checked: Checked) -> Iterator[Fault]:
+    """What a configuration says by position can be said of the output's layers."""
+    if any(slot.dropped == "maybe" for slot in outline.slots(checked.plan, checked.count)):
+        return
+    made = moved_configuration(checked)
+    if isinstance(made, Refusal):
+        at: Place = ("stack",) if checked.plan.stack else ("drops", 0)
+        at = at if checked.plan.stack or checked.plan.drops else ("layers", 0)
+        yield Fault("M217", made.reason, at)
+
+
+def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
+    """A scale needs a tensor to fold it into."""
+    base = checked.base
+    if not checked.plan.scales or base.layout.no_scale is not None:
+        return
+    for part in outline.PARTS:
+        if not any(fold_scale(base.layout, rest) for rest in base.part(0, part)):
+            message = f"a layer's '{part}' has no tensor that a scale could be folded into"
+            yield Fault("M214", message, ("scales", 0))
+
+
+FITTING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+    parts_can_be_told_apart,
+    scales_can_be_folded,
+    some_scale_does_something,
+    layers_fit,
+    merged_layers_are_of_one_kind,
+    tensors_can_be_computed_with,
+    the_configuration_can_follow,
+)
+"""Rules for plans whose positions and layers all exist."""

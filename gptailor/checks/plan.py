@@ -1,0 +1,281 @@
+"""Rules that a plan must keep by itself, whatever its models are."""
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+from gptailor.checks.language import SAYABLE
+from gptailor.checks.recipes import MERGING
+from gptailor.checks.search import SEARCHING
+from gptailor.plan.faults import Also, Fault, listed, locate, nearest
+from gptailor.plan.plan import Open, Plan, Take
+from gptailor.plan.registry import DTYPES, WORDS
+from gptailor.plan.walk import Hit, choices, is_open, joined_faults, named_models, numbers, recipes
+
+PlanRule = Callable[[Plan], Iterator[Fault]]
+
+
+def check_alone(plan: Plan, *, whole: bool = True) -> list[Fault]:
+    """The faults of a plan by itself, as its text has them.
+
+    `whole` is False for a plan whose text has syntax faults: what may only be missing because its
+    statement was not read is not reported.
+    """
+    rules = PLAN_RULES if whole else tuple(rule for rule in PLAN_RULES if rule not in _ABSENCES)
+    return locate((fault for rule in rules for fault in rule(plan)), plan.origin)
+
+
+# ------------------------------------------------------------------------------------------ models
+
+
+def the_version_is_known(plan: Plan) -> Iterator[Fault]:
+    """There is one version of the language."""
+    if plan.version != 1:
+        yield Fault("P102", f"there is no version {plan.version} of the language", ("version",))
+
+
+def base_is_declared(plan: Plan) -> Iterator[Fault]:
+    """The model named `base` gives the positions and all that the plan doesn't say."""
+    if "base" not in plan.models:
+        close = nearest("base", plan.models)
+        help_ = close or 'add a line such as model base = "./models/base"'
+        yield Fault("P103", "no model is named 'base'", ("models",), help_)
+
+
+def every_model_name_can_be_one(plan: Plan) -> Iterator[Fault]:
+    """Names are letters, digits and `_`, no words of the language, and not shaped like layers."""
+    for name in plan.models:
+        at = ("models", name, "name")
+        if re.fullmatch(r"L\d+", name):
+            yield Fault("P105", f"'{name}' is a layer's name, not a model's", at)
+        elif name in WORDS:
+            yield Fault("P105", f"'{name}' is a word of the language", at, "choose another name")
+        elif not re.fullmatch(r"[^\W\d]\w*", name):
+            said = "a model's name is letters, digits and '_', a letter or '_' first"
+            yield Fault("P105", f"'{name}' can't name a model", at, said)
+
+
+def every_model_is_declared(plan: Plan) -> Iterator[Fault]:
+    """Recipes, adapters and objectives name declared models."""
+    named = [(at + inner, name) for at, r in recipes(plan) for inner, name, _ in named_models(r)]
+    named += [(("models", n, "on"), m.on) for n, m in plan.models.items() if m.on is not None]
+    for i, objective in enumerate(plan.search.objectives if plan.search else ()):
+        if isinstance(model := objective.arguments.get("from"), str):
+            named.append((("search", "objectives", i, "arguments", "from"), model))
+    for at, name in named:
+        if name not in plan.models:
+            help_ = nearest(name, plan.models) or _declared(plan)
+            yield Fault("P106", f"the model '{name}' is not declared", at, help_)
+
+
+def _declared(plan: Plan) -> str:
+    names = listed(f"'{name}'" for name in list(plan.models)[:8])
+    return f"declared are {names}" if names else "no model is declared"
+
+
+def adapters_end_at_a_model(plan: Plan) -> Iterator[Fault]:
+    """An adapter's model, its model and so on end at one that is no adapter."""
+    reported: set[str] = set()
+    for name in plan.models:
+        chain: list[str] = []
+        at: str | None = name
+        while at is not None and at in plan.models and at not in chain and at not in reported:
+            chain.append(at)
+            at = plan.models[at].on
+        if at is not None and at in chain:
+            cycle = chain[chain.index(at) :]
+            reported.update(cycle)
+            path = " + ".join([*cycle, at])
+            yield Fault("P107", f"the adapters go in a circle: {path}", ("models", at, "on"))
+
+
+def every_source_can_be_one(plan: Plan) -> Iterator[Fault]:
+    """A source is a folder or has the shape of a Hub id; a revision goes with the Hub."""
+    for name, model in plan.models.items():
+        at = ("models", name, "source")
+        local = model.source[:1] in (".", "/", "~")
+        if re.search(r'["\r\n]', model.source + (model.revision or "")) or "\0" in model.source:
+            yield Fault("P109", "a source holds no quotes and no line ends", at)
+        elif not model.source:
+            yield Fault("P109", f"the source of '{name}' is empty", at)
+        elif local and model.revision is not None:
+            message = f"'{model.source}' is a local folder, and has no revision"
+            yield Fault("P110", message, ("models", name, "revision"))
+        elif not local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model.source, re.ASCII):
+            help_ = f"a local folder starts with '.', '/' or '~': \"./{model.source}\""
+            yield Fault("P109", f"'{model.source}' has not the shape of a Hub id", at, help_)
+
+
+# --------------------------------------------------------------------------------------- positions
+
+
+def every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
+    """A position or part is decided once; a whole layer and its part are two decisions of it."""
+    hits = []
+    decided: dict[tuple[int, str | None], int] = {}
+    for j, layer in enumerate(plan.layers):
+        i = decided.get((layer.position, None), decided.get((layer.position, layer.part)))
+        if i is not None:
+            hits.append(Hit(layer.position, *_in_text_order(plan, i, j)))
+        decided.setdefault((layer.position, layer.part), j)
+    yield from joined_faults(plan, hits, _twice("P207", "decided"), "first decided here")
+
+
+def _in_text_order(plan: Plan, i: int, j: int) -> tuple[tuple[str, int], tuple[str, int]]:
+    """The later place first: it is the one to blame."""
+    a, b = ("layers", i), ("layers", j)
+    spans = [plan.origin.span(at) if plan.origin else None for at in (a, b)]
+    if spans[0] and spans[1] and spans[0].start > spans[1].start:
+        return a, b
+    return b, a
+
+
+def _twice(code: str, how: str) -> Callable[[str, bool], Fault]:
+    return lambda name, many: Fault(code, f"{name} {'are' if many else 'is'} {how} twice")
+
+
+def nothing_is_scaled_twice(plan: Plan) -> Iterator[Fault]:
+    """A position has one scale."""
+    hits = [
+        Hit(second.position, ("scales", j), ("scales", i))
+        for (i, first), (j, second) in pairwise(enumerate(plan.scales))
+        if first.position == second.position
+    ]
+    yield from joined_faults(plan, hits, _twice("P209", "scaled"), "first scaled here")
+
+
+def nothing_is_dropped_twice(plan: Plan) -> Iterator[Fault]:
+    """A position stands in one `drop`, of whatever kind."""
+    hits = [
+        Hit(second.position, ("drops", j), ("drops", i))
+        for (i, first), (j, second) in pairwise(enumerate(plan.drops))
+        if first.position == second.position
+    ]
+    yield from joined_faults(plan, hits, _twice("P210", "dropped"), "first dropped here")
+    seen = {drop.position: ("drops", i) for i, drop in enumerate(plan.drops)}
+    for i, choice in enumerate(plan.drop_any):
+        for position in choice.among:
+            if position in seen:
+                also = Also("and here", seen[position])
+                message = f"L{position} stands in two drops"
+                yield Fault("P210", message, ("drop_any", i, "among"), also=(also,))
+                break
+        seen |= dict.fromkeys(choice.among, ("drop_any", i))
+
+
+def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
+    """What a fixed `drop` takes away, nothing else is said of; a drop by choice may win."""
+    drops = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if not d.maybe}
+    hits = [
+        Hit(layer.position, ("layers", i), drops[layer.position])
+        for i, layer in enumerate(plan.layers)
+        if layer.position in drops
+    ]
+    both = "is decided and dropped"
+    yield from joined_faults(plan, hits, _both("P208", both), "dropped here")
+    hits = [
+        Hit(scale.position, ("scales", i), drops[scale.position])
+        for i, scale in enumerate(plan.scales)
+        if scale.position in drops
+    ]
+    yield from joined_faults(plan, hits, _both("P208", "is scaled and dropped"), "dropped here")
+
+
+def _both(code: str, what: str) -> Callable[[str, bool], Fault]:
+    return lambda name, many: Fault(
+        code, f"{name} {what.replace('is', 'are', 1) if many else what}", help="keep one of the two"
+    )
+
+
+def overlay_or_stack(plan: Plan) -> Iterator[Fault]:
+    """A plan has overlay statements or a stack."""
+    if plan.stack is None:
+        return
+    names = ("layers", "drops", "drop_any", "scales", "bridges")
+    first = next(((name, 0) for name in names if getattr(plan, name)), None)
+    if first is not None:
+        span = plan.origin.statement(first) if plan.origin else None
+        also = Also("the stack is here", ("stack",))
+        help_ = "a stack says all layers in order; write either"
+        message = "an overlay statement stands beside a stack"
+        yield Fault("P212", message, first, help_, (also,), span=span)
+
+
+def a_stack_has_items(plan: Plan) -> Iterator[Fault]:
+    """A stack of nothing is no model."""
+    if plan.stack is not None and not plan.stack.items:
+        yield Fault("P213", "the stack is empty", ("stack",), "name its layers: L0..L9 base")
+
+
+# -------------------------------------------------------------------------------- rest and choices
+
+
+def the_dtype_is_known(plan: Plan) -> Iterator[Fault]:
+    """The output's dtype is one that checkpoints have."""
+    if plan.dtype is not None and plan.dtype not in DTYPES:
+        help_ = nearest(plan.dtype, DTYPES) or f"the dtypes are {listed(DTYPES)}"
+        yield Fault("P403", f"'{plan.dtype}' is no dtype of an output", ("dtype",), help_)
+
+
+def the_tokenizer_is_one_models(plan: Plan) -> Iterator[Fault]:
+    """Tokenizers don't merge."""
+    if plan.tokenizer is not None and not isinstance(plan.tokenizer, Take):
+        yield Fault("P402", "a tokenizer is one model's and can't be merged", ("tokenizer",))
+
+
+def every_scale_is_positive(plan: Plan) -> Iterator[Fault]:
+    """A hidden state is scaled by a number above 0."""
+    for i, scale in enumerate(plan.scales):
+        if any(number <= 0 for number in numbers(scale.factor)):
+            yield Fault("P405", "a scale is above 0", ("scales", i, "factor"))
+
+
+def every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
+    """`tied` before a statement without a choice does nothing."""
+    groups: dict[tuple[str, int], tuple[tuple[str | int, ...], bool]] = {}
+    for name, entries in _open_entries(plan):
+        for i, entry in enumerate(entries):
+            if entry.tied is not None:
+                recipe = getattr(entry, "recipe", None)
+                factor = getattr(entry, "factor", None)
+                has = entry.maybe or (recipe is not None and choices(recipe) > 0)
+                has = has or is_open(factor)
+                at, before = groups.get((name[-1], entry.tied), ((*name, i), False))
+                groups[name[-1], entry.tied] = at, before or has
+    for at, has in groups.values():
+        if not has:
+            yield Fault("P507", "'tied' stands before a statement without a choice",
+                        (*at, "tied"), "leave it out", severity="warning")  # fmt: skip
+
+
+def _open_entries(plan: Plan) -> Iterator[tuple[tuple[str, ...], tuple[Open, ...]]]:
+    for name in ("layers", "drops", "scales"):
+        yield (name,), getattr(plan, name)
+    if plan.stack is not None:
+        yield ("stack", "items"), plan.stack.items
+
+
+PLAN_RULES: tuple[PlanRule, ...] = (
+    the_version_is_known,
+    base_is_declared,
+    every_model_name_can_be_one,
+    every_model_is_declared,
+    adapters_end_at_a_model,
+    every_source_can_be_one,
+    every_position_is_decided_once,
+    nothing_is_scaled_twice,
+    nothing_is_dropped_twice,
+    nothing_dropped_is_decided,
+    overlay_or_stack,
+    a_stack_has_items,
+    the_dtype_is_known,
+    the_tokenizer_is_one_models,
+    every_scale_is_positive,
+    every_tie_holds_a_choice,
+    *MERGING,
+    *SAYABLE,
+    *SEARCHING,
+)
+"""The rules, in no order that matters."""
+
+_ABSENCES = (base_is_declared, every_model_is_declared, a_stack_has_items)

@@ -1,0 +1,265 @@
+"""Rules of merge methods, their arguments and their sources, and of the choices in a plan."""
+
+from collections.abc import Callable, Iterator
+
+from gptailor.plan.faults import Fault, Place, listed, nearest
+from gptailor.plan.plan import (
+    Interval,
+    Merge,
+    MethodCall,
+    OneOfMethods,
+    OneOfModels,
+    OneOfNumbers,
+    Plan,
+    Recipe,
+    Subset,
+    Take,
+)
+from gptailor.plan.registry import METHODS, Method, Parameter
+from gptailor.plan.walk import (
+    call_values,
+    calls,
+    layer_recipes,
+    layers_of,
+    numbers,
+    recipes,
+    values,
+)
+
+
+def _known_calls(plan: Plan) -> Iterator[tuple[Place, Recipe, MethodCall, Method]]:
+    for at, recipe in recipes(plan):
+        for inner, call in calls(recipe):
+            if call.name in METHODS:
+                yield at + inner, recipe, call, METHODS[call.name]
+
+
+def every_method_is_known(plan: Plan) -> Iterator[Fault]:
+    """Methods stand in the registry."""
+    for at, recipe in recipes(plan):
+        for inner, call in calls(recipe):
+            if call.name not in METHODS:
+                help_ = nearest(call.name, METHODS) or f"the methods are {listed(METHODS)}"
+                message = f"there is no method '{call.name}'"
+                yield Fault("P301", message, (*at, *inner, "name"), help_)
+
+
+def every_parameter_is_known(plan: Plan) -> Iterator[Fault]:
+    """A method takes its own parameters only."""
+    for at, _, call, method in _known_calls(plan):
+        names = [parameter.name for parameter in method.parameters]
+        for name in call.arguments:
+            if name not in names:
+                has = f"its parameters are {listed(names)}" if names else "it has none"
+                yield Fault(
+                    "P302",
+                    f"'{method.name}' has no parameter '{name}'",
+                    (*at, "arguments", name),
+                    nearest(name, names) or has,
+                )
+
+
+def every_argument_is_in_bounds(plan: Plan) -> Iterator[Fault]:
+    """Numbers lie in their parameter's bounds, both ends of an interval too."""
+    for at, _, call, method in _known_calls(plan):
+        for inner, name, value in call_values(call):
+            parameter = method.parameter(name)
+            if parameter is None:
+                continue
+            for number in numbers(value):
+                if message := _out_of_bounds(method, parameter, number):
+                    yield Fault("P303", message, at + inner)
+                    break
+            if parameter.integer and isinstance(value, Interval):
+                message = f"'{name}' is a whole number, and no interval of reals"
+                yield Fault("P303", message, at + inner, "write 'one of (…)'")
+        if method.name == "breadcrumbs" and (message := _overfull(call, method)):
+            yield Fault("P303", message, at)
+
+
+def _out_of_bounds(method: Method, parameter: Parameter, number: int | float) -> str:
+    if parameter.integer and not isinstance(number, int):
+        return f"'{parameter.name}' of '{method.name}' is a whole number, not {number!r}"
+    if parameter.admits(number):
+        return ""
+    return f"'{parameter.name}' of '{method.name}' lies in {parameter.bounds}, not at {number!r}"
+
+
+def _overfull(call: MethodCall, method: Method) -> str:
+    shares = []
+    for name in ("density", "gamma"):
+        parameter = method.parameter(name)
+        value = call.arguments.get(name, parameter.default if parameter else None)
+        if isinstance(value, tuple) or value is None:
+            return ""
+        shares.append(max(numbers(value), default=0.0))
+    if sum(shares) <= 1 + 1e-12:
+        return ""
+    return f"density {shares[0]!r} and gamma {shares[1]!r} keep and drop more than there is"
+
+
+def every_method_gets_its_sources(plan: Plan) -> Iterator[Fault]:
+    """A method merges as many sources as it can."""
+    for at, recipe, _, method in _known_calls(plan):
+        if not isinstance(recipe, Merge):
+            continue
+        count = len(recipe.merge)
+        if count < method.least or (method.most is not None and count > method.most):
+            wants = "two" if method.least == method.most else f"{method.least} or more"
+            message = f"'{method.name}' merges {wants} sources, not {count}"
+            yield Fault("P304", message, at)
+
+
+def every_source_gets_its_number(plan: Plan) -> Iterator[Fault]:
+    """As many weights as sources, or one that serves all."""
+    for at, recipe, call, method in _known_calls(plan):
+        parameter = method.variadic
+        given = call.arguments.get(parameter.name) if parameter else None
+        if parameter is None or given is None:
+            continue
+        count = len(given) if isinstance(given, tuple) else 1
+        sources = len(recipe.any_of) if isinstance(recipe, Subset) else len(_merged(recipe))
+        if count != sources and not (count == 1 and parameter.one_serves_all):
+            message = f"'{method.name}' has {count} {parameter.name} for {sources} sources"
+            help_ = "give one to each" + (", or one for all" if parameter.one_serves_all else "")
+            yield Fault("P311", message, (*at, "arguments", parameter.name), help_)
+
+
+def _merged(recipe: Recipe) -> tuple[object, ...]:
+    return recipe.merge if isinstance(recipe, Merge) else ()
+
+
+def one_number_is_one(plan: Plan) -> Iterator[Fault]:
+    """Only a variadic parameter takes several numbers."""
+    for at, _, call, method in _known_calls(plan):
+        for name, given in call.arguments.items():
+            parameter = method.parameter(name)
+            if parameter is not None and not parameter.variadic and isinstance(given, tuple):
+                message = f"'{name}' of '{method.name}' is one number, not {len(given)}"
+                yield Fault("P311", message, (*at, "arguments", name))
+
+
+def a_merge_has_sources(plan: Plan) -> Iterator[Fault]:
+    """A merge names layers, and has one way to merge them."""
+    for at, recipe in recipes(plan):
+        if not isinstance(recipe, Merge):
+            continue
+        if not recipe.merge:
+            yield Fault("P304", "a merge has no source", at)
+        if recipe.share is not None and (len(recipe.merge) != 2 or recipe.by is not None):
+            message = "a merge with one number has two sources and no method"
+            yield Fault("P308", message, (*at, "share"))
+
+
+def every_source_names_a_layer(plan: Plan) -> Iterator[Fault]:
+    """A layer's recipe names layers; the rest of the model has none."""
+    for at, recipe in recipes(plan):
+        is_layer = at[0] in ("layers", "stack")
+        found = [(*a, "layer") for a, s in layers_of(recipe) if (s.layer is None) == is_layer]
+        if isinstance(recipe, Subset) and (recipe.layer is None) == is_layer:
+            found.append(("layer",))
+        for inner in found:
+            message = "a layer's source names no layer" if is_layer else "a source names a layer"
+            yield Fault("P218", message, at + inner)
+            break
+
+
+def a_stack_says_which_base(plan: Plan) -> Iterator[Fault]:
+    """In a stack, θ_b is at the layer number that all sources name."""
+    for at, recipe in layer_recipes(plan):
+        if at[0] != "stack" or not isinstance(recipe, Merge):
+            continue
+        named = {source.layer for source in recipe.merge}
+        needing = [call.name for _, call in calls(recipe) if _needs_base(call.name)]
+        if len(named) > 1 and needing:
+            message = f"'{needing[0]}' needs one layer number for its base, and the sources differ"
+            yield Fault("P217", message, (*at, "by"))
+
+
+def _needs_base(name: str) -> bool:
+    return name in METHODS and METHODS[name].needs_base
+
+
+# ----------------------------------------------------------------------------------------- choices
+
+
+def any_of_can_merge(plan: Plan) -> Iterator[Fault]:
+    """`any of` has a method, and one that takes every number of sources from two up."""
+    for at, recipe in recipes(plan):
+        if not isinstance(recipe, Subset):
+            continue
+        if recipe.by is None:
+            message = "'any of' may choose several models, and has no method to merge them"
+            yield Fault("P502", message, at, "add 'by' and a method, such as 'by linear()'")
+        for inner, call in calls(recipe):
+            method = METHODS.get(call.name)
+            if method is not None and not method.takes_any_number:
+                able = listed(m.name for m in METHODS.values() if m.takes_any_number)
+                message = f"'{call.name}' can't merge all the models that 'any of' may choose"
+                yield Fault("P501", message, at + inner, f"those that can are {able}")
+
+
+def every_interval_ascends(plan: Plan) -> Iterator[Fault]:
+    """An interval goes from a lower to a higher number."""
+    for at, value in values(plan):
+        if isinstance(value, Interval) and not value.interval[0] < value.interval[1]:
+            low, high = value.interval
+            what = "descends" if low > high else "is empty"
+            message = f"the interval {low!r}..{high!r} {what}"
+            help_ = f"write {high!r}..{low!r}" if low > high else f"write {low!r}"
+            yield Fault("P504", message, at, help_)
+
+
+def every_choice_is_one(plan: Plan) -> Iterator[Fault]:
+    """A choice has two or more options, none twice."""
+    for at, options in _options(plan):
+        repeated = [o for i, o in enumerate(options) if o in options[:i]]
+        if repeated:
+            yield Fault("P505", f"{_said(repeated[0])} stands twice in this choice", at)
+        elif len(options) < 2:
+            what = "a choice of one leaves nothing open" if options else "a choice has no options"
+            yield Fault("P505", what, at, "write it without 'one of'" if options else "")
+
+
+def _said(option: object) -> str:
+    return f"'{option.name if isinstance(option, MethodCall) else option}'"
+
+
+def _options(plan: Plan) -> Iterator[tuple[Place, tuple[object, ...]]]:
+    for at, recipe in recipes(plan):
+        for inner, source in layers_of(recipe):
+            if isinstance(source.model, OneOfModels):
+                yield (*at, *inner, "model"), source.model.one_of
+        if isinstance(recipe, Subset) and len(set(recipe.any_of)) != max(1, len(recipe.any_of)):
+            yield (*at, "any_of"), recipe.any_of
+        by = None if isinstance(recipe, Take) else recipe.by
+        if isinstance(by, OneOfMethods):
+            yield (*at, "by"), by.one_of
+    for at, value in values(plan):
+        if isinstance(value, OneOfNumbers):
+            yield at, value.one_of
+
+
+def drop_any_can_be_met(plan: Plan) -> Iterator[Fault]:
+    """There are at least as many positions as are to be dropped."""
+    for i, choice in enumerate(plan.drop_any):
+        if not 1 <= choice.count <= len(choice.among):
+            message = f"{choice.count} of {len(choice.among)} layers can't be dropped by choice"
+            yield Fault("P503", message, ("drop_any", i, "count"))
+
+
+MERGING: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
+    every_method_is_known,
+    every_parameter_is_known,
+    every_argument_is_in_bounds,
+    every_method_gets_its_sources,
+    every_source_gets_its_number,
+    one_number_is_one,
+    a_merge_has_sources,
+    every_source_names_a_layer,
+    a_stack_says_which_base,
+    any_of_can_merge,
+    every_interval_ascends,
+    every_choice_is_one,
+    drop_any_can_be_met,
+)

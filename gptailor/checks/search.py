@@ -1,0 +1,137 @@
+"""Rules of the `search` block and of bridges."""
+
+from collections.abc import Callable, Iterator
+
+from gptailor.checks.language import LARGEST
+from gptailor.plan.faults import Also, Fault, listed, nearest
+from gptailor.plan.plan import Bridge, Objective, Plan
+from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
+from gptailor.plan.walk import numbers
+
+
+def every_objective_is_known(plan: Plan) -> Iterator[Fault]:
+    """Objectives stand in the registry and go their own way."""
+    for i, objective in enumerate(plan.search.objectives if plan.search else ()):
+        at = ("search", "objectives", i)
+        spec = OBJECTIVES.get(objective.name)
+        if spec is None:
+            help_ = nearest(objective.name, OBJECTIVES) or f"there are {listed(OBJECTIVES)}"
+            yield Fault("P601", f"there is no objective '{objective.name}'", (*at, "name"), help_)
+            continue
+        if spec.direction not in (None, objective.direction):
+            message = f"'{spec.name}' is better where it is {_better(spec)}"
+            yield Fault("P602", message, (*at, "direction"), f"write '{spec.direction}'")
+        yield from _arguments(objective, spec, i)
+
+
+def _better(spec: ObjectiveSpec) -> str:
+    return "smaller" if spec.direction == "minimize" else "larger"
+
+
+def _arguments(objective: Objective, spec: ObjectiveSpec, i: int) -> Iterator[Fault]:
+    at = ("search", "objectives", i)
+    names = [argument.name for argument in spec.arguments]
+    for name, value in objective.arguments.items():
+        argument = spec.argument(name)
+        if argument is None:
+            help_ = nearest(name, names) or f"it takes {listed(names)}"
+            message = f"'{spec.name}' takes no argument '{name}'"
+            yield Fault("P603", message, (*at, "arguments", name), help_)
+        elif (argument.kind == "number") == isinstance(value, str):
+            needs = {"number": "a number", "model": "a model's name"}.get(argument.kind, "a text")
+            message = f"'{name}' of '{spec.name}' is {needs}"
+            yield Fault("P603", message, (*at, "arguments", name))
+        elif value == "":
+            message = f"'{name}' of '{spec.name}' is empty"
+            yield Fault("P603", message, (*at, "arguments", name))
+    for argument in spec.arguments:
+        if argument.required and argument.name not in objective.arguments:
+            message = f"'{spec.name}' needs its {argument.name}"
+            yield Fault("P604", message, (*at, "name"), f'write {spec.name}("…")')
+
+
+def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
+    """The same objective twice is one."""
+    seen: list[Objective] = []
+    for i, objective in enumerate(plan.search.objectives if plan.search else ()):
+        if objective in seen:
+            also = Also("first said here", ("search", "objectives", seen.index(objective)))
+            message = f"the objective '{objective.name}' stands twice"
+            yield Fault("P607", message, ("search", "objectives", i), also=(also,))
+        seen.append(objective)
+
+
+def the_budget_makes_sense(plan: Plan) -> Iterator[Fault]:
+    """Fidelity ascends; there is at least one sample and one trial."""
+    if plan.search is None:
+        return
+    fidelity = plan.search.fidelity
+    if fidelity is not None and not 1 <= fidelity[0] <= fidelity[1] <= LARGEST:
+        message = f"the fidelity {fidelity[0]}..{fidelity[1]} doesn't ascend from 1"
+        yield Fault("P606", message, ("search", "fidelity"))
+    for name, least in (("trials", 1), ("seed", 0)):
+        value = getattr(plan.search, name)
+        if value is not None and not least <= value <= LARGEST:
+            message = f"'{name}' is a whole number from {least} to {LARGEST}"
+            yield Fault("P606", message, ("search", name))
+
+
+# ----------------------------------------------------------------------------------------- bridges
+
+
+def every_gap_is_named_once(plan: Plan) -> Iterator[Fault]:
+    """A gap is bridged once; a bridge without a position names every gap."""
+    first: dict[int | None, int] = {}
+    for i, bridge in enumerate(plan.bridges):
+        known = first.get(bridge.after, first.get(None))
+        if known is not None:
+            which = f"the gap after L{bridge.after}" if bridge.after is not None else "every gap"
+            also = Also("and here", ("bridges", known))
+            yield Fault("P701", f"{which} is named twice", ("bridges", i), also=(also,))
+        first.setdefault(bridge.after, i)
+
+
+def every_bridge_has_a_gap(plan: Plan) -> Iterator[Fault]:
+    """A bridge closes what a drop leaves; where nothing can be dropped it does nothing."""
+    dropped = {d.position for d in plan.drops} | {p for d in plan.drop_any for p in d.among}
+    fixed = {d.position for d in plan.drops if not d.maybe}
+    for i, bridge in enumerate(plan.bridges):
+        if bridge.after is None:
+            if not dropped:
+                yield _warning("P702", "no layer is dropped, so there is no gap to bridge", i)
+        elif bridge.after in fixed:
+            message = f"L{bridge.after} is dropped, so no gap comes after it"
+            yield Fault("P703", message, ("bridges", i, "after"), "name the layer before the gap")
+        elif bridge.after + 1 not in dropped:
+            yield _warning("P702", f"there is no gap after L{bridge.after}", i)
+        if bridge.after is None and 0 in fixed:
+            yield _warning("P704", "the gap before the first kept layer can't be bridged", i)
+
+
+def _warning(code: str, message: str, i: int) -> Fault:
+    return Fault(code, message, ("bridges", i), severity="warning")
+
+
+def every_bridge_can_be_fitted(plan: Plan) -> Iterator[Fault]:
+    """Tokens are a whole number, a ridge is not negative, and the text has a name."""
+    for i, bridge in enumerate(plan.bridges):
+        yield from _settings(bridge, i)
+
+
+def _settings(bridge: Bridge, i: int) -> Iterator[Fault]:
+    if not bridge.on:
+        yield Fault("P705", "a bridge's calibration text has no name", ("bridges", i, "on"))
+    if bridge.tokens is not None and not (isinstance(bridge.tokens, int) and bridge.tokens > 0):
+        yield Fault("P705", "'tokens' is a whole number from 1 up", ("bridges", i, "tokens"))
+    if bridge.ridge is not None and min(numbers(bridge.ridge), default=0) < 0:
+        yield Fault("P705", "'ridge' is a number from 0 up", ("bridges", i, "ridge"))
+
+
+SEARCHING: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
+    every_objective_is_known,
+    no_objective_stands_twice,
+    the_budget_makes_sense,
+    every_gap_is_named_once,
+    every_bridge_has_a_gap,
+    every_bridge_can_be_fitted,
+)

@@ -1,0 +1,171 @@
+"""The command `eval`: how good plans, compiled folders and models are."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gptailor.cli.options import DEVICE, DTYPE, MEMORY, MODEL
+from gptailor.cli.plans import read_plan
+from gptailor.cli.terminal import report, say, width
+
+if TYPE_CHECKING:
+    from gptailor.evaluate.outcome import Judgement, Result, Subject
+    from gptailor.plan.faults import Fault
+    from gptailor.plan.plan import Objective, Plan
+    from gptailor.report import scores
+
+_NO_SCORE = 3
+"""The exit code where a target has no score by one of the objectives."""
+
+_EVAL_EXAMPLE = """
+\b
+Example, with a plan and what it is compiled to:
+  gptailor eval cut.tailor out --objective 'nll("text.txt")' --samples 64
+"""
+
+
+@click.command("eval", short_help="Say how good plans and models are.", epilog=_EVAL_EXAMPLE)
+@click.argument("targets", metavar="TARGET...", nargs=-1, required=True,
+                type=click.Path(allow_dash=True))  # fmt: skip
+@click.option("-O", "--objective", "objectives", multiple=True, required=True, metavar="OBJECTIVE",
+              help="As in a search block; may be given several times.")  # fmt: skip
+@click.option("--samples", type=click.IntRange(min=1), metavar="N",
+              help="The most samples of each objective. Without it: all.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+              help="Draws the samples.")  # fmt: skip
+@MODEL
+@DEVICE
+@DTYPE
+@MEMORY
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
+              show_default=True, help="For people, or for programs.")  # fmt: skip
+@click.option("--no-speed", is_flag=True, help="Don't measure tokens a second.")
+def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
+    targets: tuple[str, ...],
+    objectives: tuple[str, ...],
+    samples: int | None,
+    seed: int,
+    models: tuple[tuple[str, Path], ...],
+    device: str,
+    dtype: str | None,
+    memory: int | None,
+    form: str,
+    no_speed: bool,
+) -> None:
+    """Say how good each TARGET is: a plan, a compiled folder, or any model's folder or Hub id.
+
+    Plans are stitched in memory; nothing is written. Shown are each objective's score with its
+    standard error, the share of the base's score that is left, and sizes and speeds beside the
+    base's, measured in the same run. A compiled folder's base is the one that its plan names.
+
+    Relative paths in objectives start at the current folder. Ends with 3 if a target has no score.
+    """
+    from gptailor.evaluate import targets as targeting  # noqa: PLC0415
+
+    found = targeting.find_targets([_target(one) for one in targets], dict(models))
+    report(targeting.warnings(found))
+    wishes = _wishes(objectives, targeting.names(found))
+    import torch  # noqa: PLC0415 (seconds, and what is wrong with the texts was said before)
+
+    from gptailor.evaluate.judge import Judging, Placement  # noqa: PLC0415
+    from gptailor.evaluate.samples import Samples, Wish  # noqa: PLC0415
+
+    kind = None if dtype is None else getattr(torch, dtype)
+    drawn = Samples(Path(), samples, seed)
+    judging = Judging(found, [Wish(*one) for one in wishes], drawn, Placement(device, kind, memory))
+    with _progress() as progress:
+        judgement = judging.judgement(speed=not no_speed, progress=progress)
+    if form == "json":
+        say(judgement.to_json())
+    else:
+        _print(judgement)
+    sys.exit(_NO_SCORE if judgement.failed else 0)
+
+
+def _target(name: str) -> "str | Plan":
+    return read_plan(name) if name == "-" else name
+
+
+def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objective, bool]]":
+    """The objectives; PlanError with the faults of all of them."""
+    from gptailor.lang.reading import read_objective  # noqa: PLC0415
+    from gptailor.plan.faults import PlanError  # noqa: PLC0415
+
+    found: list[tuple[Objective, bool]] = []
+    faults: list[Fault] = []
+    for text in texts:
+        try:
+            found.append(read_objective(text, models, name="--objective"))
+        except PlanError as error:
+            faults += error.faults
+    if faults:
+        raise PlanError(faults)
+    if len({repr(objective) for objective, _ in found}) < len(found):
+        raise click.UsageError("an objective is given twice")
+    return found
+
+
+@contextmanager
+def _progress() -> "Iterator[Callable[[str, int, int], None]]":
+    """A bar on a terminal, lines elsewhere; on standard error, since results may be read on."""
+    if not sys.stderr.isatty():
+        yield _line
+        return
+    from gptailor.report.progress import steps_bar  # noqa: PLC0415
+
+    with steps_bar("judging") as advance:
+        yield advance
+
+
+def _line(what: str, done: int, total: int) -> None:
+    if what:
+        say(f"{done}/{total} {what}", err=True)
+
+
+def _print(judgement: "Judgement") -> None:
+    from gptailor.report import scores  # noqa: PLC0415
+
+    columns = width()
+    results = [*judgement.bases, *judgement.results]
+    for objective in dict.fromkeys(result.objective for result in results):
+        mine = [result for result in results if result.objective == objective]
+        for line in scores.score_lines(_heading(mine), [_mark(one) for one in mine], columns):
+            say(line)
+        say("")
+    subjects = [*judgement.base_subjects, *judgement.subjects]
+    for line in scores.sizes([_size(one) for one in subjects], columns):
+        say(line)
+
+
+def _heading(results: "Sequence[Result]") -> str:
+    """`nll("text.txt"): 64 samples, less is better`."""
+    from gptailor.evaluate.outcome import Score  # noqa: PLC0415
+
+    first = results[0]
+    better = "less" if first.direction == "minimize" else "more"
+    counts = {one.outcome.samples for one in results if isinstance(one.outcome, Score)}
+    samples = "".join(f"{n} sample{'s' * (n != 1)}, " for n in sorted(counts)[:1])
+    return f"{first.objective}: {samples}{better} is better"
+
+
+def _mark(result: "Result") -> "scores.Mark":
+    from gptailor.evaluate.outcome import Failure  # noqa: PLC0415
+    from gptailor.report.scores import Mark  # noqa: PLC0415
+
+    if isinstance(result.outcome, Failure):
+        return Mark(result.target, None, failure=result.outcome.message)
+    score = result.outcome
+    return Mark(result.target, score.value, score.stderr, result.retained)
+
+
+def _size(subject: "Subject") -> "scores.Size":
+    from gptailor.report.scores import Size as Row  # noqa: PLC0415
+
+    mine, theirs = subject.speed, subject.beside
+    prefill = mine and (mine.prefill, theirs and mine.prefill / theirs.prefill)
+    decoding = mine and (mine.decoding, theirs and mine.decoding / theirs.decoding)
+    return Row(subject.target, subject.layers, subject.parameters, subject.cache, prefill, decoding)

@@ -1,0 +1,161 @@
+"""How a search looks while it goes on: lines on a pipe, a live view on a terminal."""
+
+import time
+from typing import final
+
+from gptailor.cli.terminal import report, say
+from gptailor.plan.faults import Fault
+from gptailor.report.search import LiveView, Shown, Standing, percent, shown_number
+from gptailor.search.loop import SearchLoop
+from gptailor.search.run.trials import STARTS, Ledger, Trial
+from gptailor.search.space.decode import decode
+
+
+@final
+class Lines:
+    """A line for each trial."""
+
+    def __init__(self) -> None:
+        self._search: SearchLoop | None = None
+        self._best: int | None = None
+
+    def warned(self, faults: list[Fault]) -> None:
+        """Print them."""
+        report(faults)
+
+    def doing(self, what: str) -> None:
+        """Print it."""
+        say(what, err=True)
+
+    def searching(self, search: SearchLoop) -> None:
+        """From now on trials come."""
+        self._search = search
+        if search.ledger.trials:
+            say(f"going on after {len(search.ledger.trials)} trials", err=True)
+
+    def asking(self) -> None:
+        """Nothing: it takes no time, but for the first."""
+
+    def began(self, plans: int, samples: int) -> None:
+        """Nothing: a trial says so when it is over."""
+
+    def told(self, trial: Trial) -> None:
+        """Print the trial, and whether it is the best so far."""
+        assert self._search is not None
+        ledger = self._search.ledger
+        best = ledger.best()
+        fresh = best is not None and best.number != self._best
+        self._best = None if best is None else best.number
+        budget = self._search.setting.budget.trials
+        mark = "  best so far" if fresh and best is trial else ""
+        say(f"{ledger.cost():.4g}/{budget} {in_a_line(trial, ledger)}{mark}", err=True)
+
+
+def in_a_line(trial: Trial, ledger: Ledger) -> str:
+    """`trial 12 (surrogate): nll 3.785 ± 0.041`."""
+    wanted = trial.wanted
+    head = f"trial {trial.number} ({wanted.origin})"
+    if trial.values is None or trial.stderrs is None:
+        return f"{head}: failed: {trial.failure}"
+    scores = (
+        f"{aim.name.partition('(')[0]} {shown_number(value, error)}"
+        for aim, value, error in zip(ledger.aims, trial.values, trial.stderrs, strict=True)
+    )
+    tail = "" if trial.full else f", {wanted.samples} samples"
+    tail += ", bridged" if wanted.bridged else ""
+    tail += f", as trial {trial.same_as}" if trial.same_as is not None else ""
+    return f"{head}: {', '.join(scores)}{tail}"
+
+
+@final
+class Screen:
+    """A view that is drawn anew while the search goes on."""
+
+    def __init__(self) -> None:
+        self._live = LiveView()
+        self._search: SearchLoop | None = None
+        self._begun = time.monotonic()
+        self._before = 0.0
+        self._shown: tuple[int, Shown] | None = None
+
+    def __enter__(self) -> "Screen":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.__exit__(*exception)
+
+    def warned(self, faults: list[Fault]) -> None:
+        """Print them above the view."""
+        report(faults)
+
+    def doing(self, what: str) -> None:
+        """Say it in the view."""
+        self._live.say(what)
+
+    def searching(self, search: SearchLoop) -> None:
+        """From now on trials come."""
+        self._search = search
+        self._begun, self._before = time.monotonic(), search.ledger.cost()
+        self._draw()
+
+    def asking(self) -> None:
+        """Say so: what it takes is compiled when it is first asked."""
+        self._live.say("working out what to try next")
+
+    def began(self, plans: int, samples: int) -> None:
+        """Say what is waited for."""
+        many = "1 plan" if plans == 1 else f"{plans} plans"
+        self._live.say(f"evaluating {many} on {samples} samples")
+
+    def told(self, trial: Trial) -> None:
+        """Draw anew."""
+        self._draw(trial)
+
+    def _draw(self, last: Trial | None = None) -> None:
+        assert self._search is not None
+        ledger, budget = self._search.ledger, self._search.setting.budget
+        spent = ledger.cost()
+        elapsed = time.monotonic() - self._begun
+        speed = (spent - self._before) / elapsed if elapsed > 0 else 0.0
+        self._live.show(
+            Standing(
+                trials=len(ledger.trials),
+                spent=spent,
+                budget=budget.trials,
+                hits=ledger.hits,
+                failed=sum(trial.values is None for trial in ledger.trials),
+                per_minute=60 * speed,
+                left=(budget.trials - spent) / speed if speed > 0 else None,
+                last="" if last is None else in_a_line(last, ledger),
+                best=self._best(ledger),
+                start=self._start(ledger),
+                front=len(ledger.front()),
+                objectives=tuple(aim.name for aim in ledger.aims),
+            )
+        )
+
+    def _best(self, ledger: Ledger) -> Shown | None:
+        """The best trial, its plan drawn once."""
+        assert self._search is not None
+        best = ledger.best()
+        if best is None:
+            return None
+        if self._shown is None or self._shown[0] != best.number:
+            space = self._search.setting.space
+            plan = decode(space, best.wanted.genome)
+            shown = Shown(in_a_line(best, ledger), shares(best, ledger), plan, space.layers)
+            self._shown = best.number, shown
+        return self._shown[1]
+
+    def _start(self, ledger: Ledger) -> str:
+        found = [t for t in ledger.of(STARTS) if t.full and t.values is not None]
+        best = ledger.best(found)
+        return "" if best is None else in_a_line(best, ledger)
+
+
+def shares(trial: Trial, ledger: Ledger) -> str:
+    """`78.3 % of the base's`; nothing where no score is a share of the base's."""
+    pairs = zip(ledger.aims, ledger.retained(trial), strict=True)
+    found = [percent(share) for aim, share in pairs if aim.scale == "base"]
+    return f"{', '.join(found)} of the base's" if found else ""

@@ -1,0 +1,1 @@
+"""mergekit's configurations as plans, and plans as these."""

@@ -1,0 +1,1 @@
+"""The search results that the GPTailor paper and its predecessor released, as plans."""

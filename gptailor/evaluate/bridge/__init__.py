@@ -1,0 +1,1 @@
+"""Gaps closed by least squares."""

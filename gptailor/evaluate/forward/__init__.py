@@ -1,0 +1,1 @@
+"""Requests through live models, common beginnings once."""

@@ -1,0 +1,283 @@
+"""From hidden states after the last layer to what each work measures, some rows at a time."""
+
+import gc
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from transformers import PretrainedConfig, PreTrainedModel
+
+from gptailor.evaluate.forward.batches import Batch, Packed, pack
+from gptailor.evaluate.forward.prefix_cache import Branches, LayerPath, Node, in_order
+from gptailor.evaluate.forward.recording import Call, Calls, Head, wraps
+from gptailor.evaluate.forward.requests import LiveModel, Results, Work
+from gptailor.evaluate.live.decoder import embeddings
+from gptailor.evaluate.outcome import Failure, failure
+
+
+@final
+class Gathering:
+    """The works' numbers as they come, batch by batch; logits are made for `step` rows at once."""
+
+    def __init__(self, head: Head, works: Sequence[Work], step: int) -> None:
+        self.head = head
+        self.works = works
+        self.step = step
+        self.found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in works]
+
+    def add(self, batch: Batch, hidden: Float[Tensor, " batch length width"]) -> None:
+        """Measure the batch's wanted rows."""
+        rows = hidden.flatten(0, 1)[batch.wanted.to(hidden.device)]
+        chunks = -(-len(rows) // self.step)
+        size = -(-len(rows) // max(chunks, 1))
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            self._measure(batch, start, self.head.logits(part))
+
+    def _measure(self, batch: Batch, start: int, logits: Float[Tensor, " n vocab"]) -> None:
+        for share in batch.shares:
+            for part in share.between(start, start + len(logits), most=self.step):
+                mine = _picked(logits, part.pick)
+                values = self.works[share.work].measure(
+                    mine, part.targets.to(logits.device), part.rows
+                )
+                if values.dim() != 2 or len(values) != len(mine):
+                    raise ValueError(
+                        f"a measure of {len(mine)} rows returned {list(values.shape)} numbers"
+                    )
+                self.found[share.work].append((part.rows.number, values.float()))
+
+    def results(self, packed: Packed) -> Results | Failure:
+        """Each request's numbers; a Failure where one is NaN."""
+        results: Results = []
+        for number, (requests, found) in enumerate(zip(packed.asked, self.found, strict=True)):
+            if not requests:
+                results.append([])
+                continue
+            order = torch.cat([numbers for numbers, _ in found])
+            values = torch.cat([values for _, values in found]).cpu()
+            bad = int(values.isnan().any(dim=1).sum())
+            if bad:
+                return Failure(
+                    "nan", f"{bad} of {len(values)} predictions of objective {number} are NaN"
+                )
+            table = torch.empty_like(values)
+            table[order] = values
+            results.append(list(torch.split(table, [request.predicted for request in requests])))
+        return results
+
+
+def _picked(
+    logits: Float[Tensor, " n vocab"], pick: Int64[Tensor, " m"]
+) -> Float[Tensor, " m vocab"]:
+    if torch.equal(pick, torch.arange(len(logits))):
+        return logits
+    return logits[pick.to(logits.device)]
+
+
+BATCH_TOKENS = 8192
+"""Tokens of a batch, padding included."""
+
+LOGITS = {"cpu": 2**26}
+"""Bytes of float32 logits at once, by kind of device."""
+LOGITS_ELSEWHERE = 2**29
+
+PACKS = 4
+"""Sets of works (fidelities, say) whose batches stay made."""
+
+
+class _Step(NamedTuple):
+    """A batch through a layer: the hidden states before and after it."""
+
+    layer: int
+    batch: Batch
+    before: Float[Tensor, " batch length width"]
+    after: Float[Tensor, " batch length width"]
+
+
+@final
+class Evaluator:
+    """Runs plans over works, with `cache` bytes for hidden states where plans part.
+
+    `cache_device` holds them (`None`: the device). `layers_run` and `layers_saved` count, over all
+    plans so far, the layers that ran and those that a kept state spared.
+    """
+
+    def __init__(
+        self,
+        *,
+        batch_tokens: int = BATCH_TOKENS,
+        cache: int = 0,
+        device: torch.device | str = "cpu",
+        cache_device: torch.device | str | None = None,
+    ) -> None:
+        self.batch_tokens = batch_tokens
+        self.device = torch.device(device)
+        self.layers_run = 0
+        self.layers_saved = 0
+        place = None if cache_device is None else torch.device(cache_device)
+        self._branches = Branches(cache, place)
+        self._packs: list[tuple[tuple[int, int | None], Packed]] = []
+        self._wraps: dict[type, bool] = {}
+
+    def run(self, plan: LiveModel, works: Sequence[Work]) -> Results | Failure:
+        """What each work measures of one plan, or why there is nothing."""
+        [(_, result)] = self.run_all([plan], works)
+        return result
+
+    def run_all(
+        self, population: Sequence[LiveModel], works: Sequence[Work]
+    ) -> Iterator[tuple[int, Results | Failure]]:
+        """The same numbers as `run` has for each plan, those that begin alike one after another.
+
+        Yields each plan's number in the population with its result, as soon as it is there.
+        """
+        leaves = self._branches.expect([self._path(plan, works) for plan in population])
+        order = in_order(leaves)
+        try:
+            while order:
+                number = order.pop(0)
+                self._branches.begin(leaves[number])
+                yield number, self._judge(population[number], works, leaves[number])
+                self._branches.trim()
+        finally:
+            for number in order:
+                self._branches.begin(leaves[number])
+
+    @torch.no_grad()
+    def walk(self, plan: LiveModel, works: Sequence[Work]) -> Iterator[_Step]:
+        """The hidden states of all batches around each layer; nothing is kept, and errors raise."""
+        packed = self._packed(plan, works, self.batch_tokens)
+        _are_known(packed, plan.model)
+        hidden, calls = _begun(plan.model, packed, self.device, self._wrapped(plan))
+        for index in range(len(plan.layers)):
+            with plan.layer(index) as layer:
+                for number, batch in enumerate(packed.batches):
+                    before = hidden[number]
+                    hidden[number] = calls[number][index].of(layer, before)
+                    yield _Step(index, batch, before, hidden[number])
+
+    def _path(self, plan: LiveModel, works: Sequence[Work]) -> LayerPath:
+        return (self._packed(plan, works, self.batch_tokens), plan.start, *plan.layers)
+
+    def _judge(self, plan: LiveModel, works: Sequence[Work], leaf: Node) -> Results | Failure:
+        result = self._attempt(plan, works, self.batch_tokens, leaf)
+        if isinstance(result, Failure):
+            self._free()
+            if result.reason == "memory":
+                result = self._attempt(plan, works, max(1, self.batch_tokens // 2), None)
+                if isinstance(result, Failure):
+                    self._free()
+        return result
+
+    def _attempt(
+        self, plan: LiveModel, works: Sequence[Work], batch_tokens: int, leaf: Node | None
+    ) -> Results | Failure:
+        try:
+            with torch.no_grad():
+                return self._values(plan, works, batch_tokens, leaf)
+        except Exception as error:  # noqa: BLE001 (a trial's failure is a value, whatever it was)
+            return failure(error)
+
+    def _values(
+        self, plan: LiveModel, works: Sequence[Work], batch_tokens: int, leaf: Node | None
+    ) -> Results | Failure:
+        packed = self._packed(plan, works, batch_tokens)
+        _are_known(packed, plan.model)
+        wrapped = self._wrapped(plan)
+        hidden = self._through(plan, packed, leaf, wrapped)
+        step = _rows_at_once(plan.model, self.device) * batch_tokens // self.batch_tokens
+        gathering = Gathering(Head(plan.model, wraps=wrapped), works, max(1, step))
+        for batch, states in zip(packed.batches, hidden, strict=True):
+            gathering.add(batch, states)
+        return gathering.results(packed)
+
+    def _through(
+        self, plan: LiveModel, packed: Packed, leaf: Node | None, wrapped: bool
+    ) -> list[Tensor]:
+        """The hidden states of all batches after the last layer."""
+        depth, kept = self._branches.latest(leaf) if leaf else (0, None)
+        starts, calls = _begun(plan.model, packed, self.device, wrapped)
+        hidden = starts if kept is None else [state.to(self.device) for state in kept]
+        del starts, kept
+        self.layers_saved += depth
+        for index in range(depth, len(plan.layers)):
+            with plan.layer(index) as layer:
+                for number, batch_calls in enumerate(calls):
+                    hidden[number] = batch_calls[index].of(layer, hidden[number])
+            self.layers_run += 1
+            if leaf:
+                self._branches.offer(leaf, index + 1, hidden)
+        return hidden
+
+    def _wrapped(self, plan: LiveModel) -> bool:
+        kind = type(plan.model)
+        if kind not in self._wraps:
+            with plan.layer(0) as layer:
+                self._wraps[kind] = wraps(plan.model, layer)
+        return self._wraps[kind]
+
+    def _packed(self, plan: LiveModel, works: Sequence[Work], batch_tokens: int) -> Packed:
+        edge = rotation_edge(plan.model.config)
+        asked = tuple(tuple(work.requests) for work in works)
+        for key, packed in self._packs:
+            if key == (batch_tokens, edge) and packed.asked == asked:
+                return packed
+        packed = pack(works, batch_tokens, edge)
+        self._packs = [*self._packs[1 - PACKS :], ((batch_tokens, edge), packed)]
+        return packed
+
+    def _free(self) -> None:
+        self._branches.clear()
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def rotation_edge(config: PretrainedConfig) -> int | None:
+    """The length beyond which the longest row of a batch changes the rotations of all its rows."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    nested = [one for one in parameters.values() if isinstance(one, dict)]
+    for one in [parameters, *nested]:
+        if one.get("rope_type") in ("longrope", "dynamic"):
+            return int(one.get("original_max_position_embeddings", config.max_position_embeddings))
+    return None
+
+
+def _begun(
+    model: PreTrainedModel, packed: Packed, device: torch.device, wrapped: bool
+) -> tuple[list[Tensor], list[list[Call]]]:
+    calls = Calls(model, wraps=wrapped)
+    pairs = [calls.record(batch.tokens.to(device)) for batch in packed.batches]
+    return [hidden for hidden, _ in pairs], [how for _, how in pairs]
+
+
+def _rows_at_once(model: PreTrainedModel, device: torch.device) -> int:
+    vocabulary: int = model.config.get_text_config().vocab_size
+    return max(1, LOGITS.get(device.type, LOGITS_ELSEWHERE) // (4 * vocabulary))
+
+
+def _are_known(packed: Packed, model: PreTrainedModel) -> None:
+    """On a GPU an unknown token would end the process's use of the device."""
+    known = len(embeddings(model))
+    if packed.highest >= known:
+        raise ValueError(f"token {packed.highest} is outside the model's {known} embeddings")
+
+
+def block_influence(
+    evaluator: Evaluator, live: LiveModel, works: Sequence[Work]
+) -> tuple[float, ...]:
+    """1 − the mean cosine of a layer's input and output, for each layer, from one forward pass.
+
+    The mean is over the hidden states that predict what the works ask for; in float64.
+    """
+    sums = [0.0] * len(live.layers)
+    count = 0
+    for step in evaluator.walk(live, works):
+        wanted = step.batch.wanted.to(step.before.device)
+        before, after = (one.flatten(0, 1)[wanted].double() for one in (step.before, step.after))
+        sums[step.layer] += float(torch.cosine_similarity(before, after, dim=-1).sum())
+        count += len(wanted) if step.layer == 0 else 0
+    return tuple(1 - total / count for total in sums)

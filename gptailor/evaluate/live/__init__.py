@@ -1,0 +1,1 @@
+"""Plans as live models, stitched in memory."""

@@ -1,0 +1,186 @@
+"""What each piece of a live model is made of, as keys: equal ones compute the same."""
+
+import json
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+from weakref import WeakValueDictionary
+
+from torch import Tensor
+
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import Layout, layer_entries, moved_config
+from gptailor.checkpoint.models import Opened
+from gptailor.plan.plan import Plan
+from gptailor.program.compile import Compiled, compile_plan
+from gptailor.program.program import Combine, Instruction, Output
+from gptailor.program.sources import Checked
+
+PieceKey = tuple[tuple[str, str, Instruction], ...]
+"""Tensors' names (those of a layer within it), dtypes, and the instructions that make them."""
+_NamedOutputs = list[tuple[str, Output]]
+"""Outputs by their names within a layer."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What a layer is made of and how it computes, wherever it stands. Equal only to itself.
+
+    `kind` is what the configuration says of the layer (type of attention, window, rotation,
+    experts), `dtype` the model's. `fitted` are tensors, on the CPU, that stand for what the outputs
+    of these names make: those that a bridge changes.
+    """
+
+    kind: str
+    dtype: str
+    outputs: tuple[Output, ...]
+    fitted: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def merged(self) -> bool:
+        """Whether a tensor of it is computed."""
+        return any(map(self._is_computed, self.outputs))
+
+    def _is_computed(self, output: Output) -> bool:
+        return output.spec.name in self.fitted or isinstance(output.make, Combine)
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors, in the dtypes of the compiled folder."""
+        return sum(output.spec.size for output in self.outputs)
+
+    @property
+    def made(self) -> int:
+        """Bytes of the tensors that are computed."""
+        return sum(o.spec.size for o in self.outputs if self._is_computed(o))
+
+
+@final
+@dataclass(frozen=True)
+class Anatomy:
+    """A closed plan's live model in pieces, from headers alone, its gaps not yet bridged.
+
+    `config` is the compiled folder's; `shell` that of a model with one layer of each kind, which
+    is the same for all plans that have the same kinds; `first` says where each of these layers is
+    first in `layers`. `begin`, `end` and `others` are the tensors outside the layers.
+    """
+
+    config: dict[str, Any]
+    shell: dict[str, Any]
+    first: tuple[int, ...]
+    layers: tuple[Content, ...]
+    begin: tuple[Output, ...]
+    end: tuple[Output, ...]
+    others: tuple[Output, ...]
+    head: tuple[str, ...]
+
+    @property
+    def rest(self) -> tuple[Output, ...]:
+        """All tensors outside the layers."""
+        return (*self.begin, *self.others, *self.end)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that the configuration names, if it does."""
+        return _dtype(self.config)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the embedding is read at the end too."""
+        return not any(output.spec.name in self.head for output in self.end)
+
+    @property
+    def key(self) -> str:
+        """The shell's configuration, for comparing."""
+        return json.dumps(self.shell, sort_keys=True)
+
+
+@final
+class Anatomist:
+    """Takes plans apart; equal layers of all its plans are one `Content`."""
+
+    def __init__(self, models: Mapping[str, Opened]) -> None:
+        self.models = models
+        self._known: WeakValueDictionary[tuple[str, str, PieceKey], Content] = WeakValueDictionary()
+        self._bridged: WeakValueDictionary[Hashable, Content] = WeakValueDictionary()
+
+    def anatomy(self, plan: Plan) -> Anatomy:
+        """The pieces of a closed plan that has no faults against the models, without bridges."""
+        layout = self.models["base"].layout
+        if plan.bridges:
+            plan = plan.model_copy(update={"bridges": ()})
+        compiled = compile_plan(plan, self.models)
+        config = _with_tokens(compiled.config, Checked(plan, self.models))
+        layers, places = _parted(compiled, layout)
+        entries = layer_entries(replace(layout, count=len(layers)), config)
+        kinds = [json.dumps(entry, sort_keys=True) for entry in entries]
+        first = {kind: at for at, kind in reversed(list(enumerate(kinds)))}
+        shown = sorted(first.values())
+        shell = moved_config(layout, config, [entries[at] for at in shown])
+        assert not isinstance(shell, Refusal), shell.reason
+        dtype = _dtype(config)
+        return Anatomy(
+            config,
+            shell,
+            tuple(shown),
+            tuple(
+                self._content(kind, dtype, outputs)
+                for kind, outputs in zip(kinds, layers, strict=True)
+            ),
+            **places,
+            head=layout.head,
+        )
+
+    def bridged(self, content: Content, fitted: Mapping[str, Tensor]) -> Content:
+        """The layer with these tensors: the same one while they are the same object."""
+        key = (content, id(fitted))
+        if (known := self._bridged.get(key)) is None or known.fitted is not fitted:
+            known = self._bridged[key] = replace(content, fitted=fitted)
+        return known
+
+    def _content(self, kind: str, dtype: str, outputs: _NamedOutputs) -> Content:
+        made = tuple((name, output.spec.dtype, output.make) for name, output in outputs)
+        key = (kind, dtype, made)
+        if (known := self._known.get(key)) is None:
+            inner = [replace(o, spec=replace(o.spec, name=name)) for name, o in outputs]
+            known = self._known[key] = Content(kind, dtype, tuple(inner))
+        return known
+
+
+def piece(outputs: tuple[Output, ...]) -> PieceKey:
+    """What these outputs are, as a key."""
+    return tuple((output.spec.name, output.spec.dtype, output.make) for output in outputs)
+
+
+def _parted(
+    compiled: Compiled, layout: Layout
+) -> tuple[list[_NamedOutputs], dict[str, tuple[Output, ...]]]:
+    """The layers' outputs, named within their layers, and all others by where they stand."""
+    layers: dict[int, _NamedOutputs] = {}
+    places: dict[str, list[Output]] = {"begin": [], "end": [], "others": []}
+    for output in compiled.program.outputs:
+        name = output.spec.name
+        if name.startswith(layout.prefix):
+            number, _, rest = name[len(layout.prefix) :].partition(".")
+            layers.setdefault(int(number), []).append((rest, output))
+        elif name in layout.embed:
+            places["begin"].append(output)
+        else:
+            end = name in layout.norm or name in layout.head
+            places["end" if end else "others"].append(output)
+    ordered = [layers[number] for number in sorted(layers)]
+    return ordered, {place: tuple(outputs) for place, outputs in places.items()}
+
+
+def _with_tokens(config: dict[str, Any], checked: Checked) -> dict[str, Any]:
+    """The configuration with the special tokens of the model that gives the tokenizer."""
+    if checked.teller.name == "base":
+        return config
+    made = {key: value for key, value in config.items() if not key.endswith("_token_id")}
+    theirs = checked.teller.config.items()
+    return made | {key: value for key, value in theirs if key.endswith("_token_id")}
+
+
+def _dtype(config: Mapping[str, Any]) -> str:
+    return str(config.get("dtype") or config.get("torch_dtype") or "")

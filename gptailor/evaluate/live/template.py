@@ -1,0 +1,327 @@
+"""Modules made again around other tensors: new objects, so that hooks on one touch no other."""
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from gptailor.checkpoint.folder import generation_config
+from gptailor.checkpoint.models import Opened
+from gptailor.evaluate.live.contents import Anatomy, Content
+from gptailor.evaluate.live.decoder import decoder_layers, replace_layers
+from gptailor.evaluate.live.weights import TensorMaker, aligned_tensor, size_of
+from gptailor.plan.faults import TailorError
+from gptailor.program.program import Output
+
+Named = Mapping[str, Tensor]
+"""Parameters and buffers by their names within a module."""
+_MakeTensor = Callable[[str, Tensor], Tensor]
+"""What stands in a copy for a parameter or buffer, by its name within the whole: a tensor."""
+
+
+@final
+class Template:
+    """A module of which copies are made, taken apart once: a copy is a few microseconds a module.
+
+    Copies are objects of their own down to each `Parameter`; what else the modules hold is shared,
+    and the tensors too. A parameter or module that stands at two places is one in the copy too.
+    `config` is the configuration that the module holds, in whose place copies have another.
+    """
+
+    def __init__(self, module: nn.Module, config: object, prefix: str = "") -> None:
+        self.module = module
+        own = module.__dict__
+        owned = {name: value for name, value in own.items() if isinstance(value, dict | set)}
+        self._shared = {name: value for name, value in own.items() if name not in owned}
+        self._empty = [(name, type(value)) for name, value in owned.items() if not value]
+        self._full = [(name, value) for name, value in owned.items() if value]
+        self._configs = [name for name, value in own.items() if value is config]
+        self._numbered = "layer_idx" in own
+        self._parameters = [
+            (name, prefix + name, tensor)
+            for name, tensor in own["_parameters"].items()
+            if tensor is not None
+        ]
+        self._buffers = [
+            (name, prefix + name, tensor)
+            for name, tensor in own["_buffers"].items()
+            if tensor is not None
+        ]
+        self._children = [
+            (name, Template(child, config, f"{prefix}{name}."))
+            for name, child in own["_modules"].items()
+            if child is not None
+        ]
+
+    def copy(self, take: _MakeTensor, config: object, index: int | None = None) -> nn.Module:
+        """A copy with the tensors that `take` gives; `index` is its number if it is a layer."""
+        return self._copied(take, config, index, {})
+
+    def _copied(
+        self, take: _MakeTensor, config: object, index: int | None, made: dict[int, Any]
+    ) -> nn.Module:
+        if (known := made.get(id(self.module))) is not None:
+            assert isinstance(known, nn.Module)
+            return known
+        new: nn.Module = object.__new__(type(self.module))
+        made[id(self.module)] = new
+        own = new.__dict__
+        self._bare(own, config, index)
+        for name, whole, tensor in self._parameters:
+            if (parameter := made.get(id(tensor))) is None:
+                parameter = made[id(tensor)] = _parameter(take(whole, tensor))
+            own["_parameters"][name] = parameter
+        for name, whole, tensor in self._buffers:
+            own["_buffers"][name] = take(whole, tensor)
+        for name, child in self._children:
+            own["_modules"][name] = child._copied(take, config, index, made)
+        return new
+
+    def _bare(self, own: dict[str, Any], config: object, index: int | None) -> None:
+        """Fill a new module's attributes: its dictionaries, hooks too, are its own."""
+        own.update(self._shared)
+        for name, kind in self._empty:
+            own[name] = kind()
+        for name, value in self._full:
+            own[name] = value.copy()
+        for name in self._configs:
+            own[name] = config
+        if index is not None and self._numbered:
+            own["layer_idx"] = index
+
+
+def as_it_is(name: str, tensor: Tensor) -> Tensor:
+    """The tensor that is there."""
+    return tensor.detach()
+
+
+def out_of(tensors: Named) -> _MakeTensor:
+    """The tensors of these names; what has none, as it is."""
+    return tensors.get
+
+
+def fill_module(module: nn.Module, tensors: Named) -> None:
+    """Put these tensors in the place of the module's own."""
+    for name, tensor in tensors.items():
+        path, _, last = name.rpartition(".")
+        own = module.get_submodule(path).__dict__
+        if last in own["_parameters"]:
+            own["_parameters"][last] = _parameter(tensor)
+        else:
+            own["_buffers"][last] = tensor
+
+
+def hollow(tensors: Named) -> dict[str, Tensor]:
+    """The same shapes and dtypes, without memory."""
+    return {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+
+
+def _parameter(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+_Config = Mapping[str, Any]
+
+CONFIGURATIONS = 32
+"""Plans' configurations that are kept, to be copied."""
+
+
+@final
+class Shell:
+    """A model without layers, and how its layers are made of contents.
+
+    `dtype` is the one asked for, None for the configuration's.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        base: Opened,
+        tensors: TensorMaker,
+        dtype: torch.dtype | None,
+    ) -> None:
+        self.anatomy = anatomy
+        self.prefix = base.layout.prefix
+        self.tensors = tensors
+        self.dtype = dtype
+        self._rest: dict[str, Tensor] = {}
+        self._configs: dict[str, PreTrainedConfig] = {}
+        made = {on_cpu.data_ptr(): tensor for on_cpu, tensor in self._read_rest()}
+        self.numbers = {anatomy.layers[at].kind: n for n, at in enumerate(anatomy.first)}
+        self.shown = [anatomy.layers[at] for at in anatomy.first]
+        given = [self._given(content) for content in self.shown]
+        self.model = self._load(given)
+        if (path := generation_config(base.checkpoint)) is not None:
+            self.model.generation_config = GenerationConfig.from_pretrained(path.parent)
+        loaded = list(decoder_layers(self.model))
+        self._direct = [_same(g, _tensors(m)) for g, m in zip(given, loaded, strict=True)]
+        replace_layers(self.model, [])
+        self._move(made)
+        if all(self._direct):
+            self._rest.clear()
+        emptied = [_emptied(layer, tensors.device) for layer in loaded]
+        self._hollow = [_tensors(layer) for layer in emptied]
+        self._whole = Template(self.model, self.model.config)
+        self._templates = [Template(layer, self.model.config) for layer in emptied]
+        self.size = size_of(list(self.model.parameters()))
+
+    # ------------------------------------------------------------------------------------- layers
+
+    def direct(self, content: Content) -> bool:
+        """Whether a layer's tensors are the checkpoint's, as they are but for a cast."""
+        return self._direct[self.numbers[content.kind]]
+
+    def layer(self, content: Content) -> dict[str, Tensor]:
+        """A layer's parameters and buffers on the device, by their names within its module."""
+        number = self.numbers[content.kind]
+        if self._direct[number]:
+            like = self._hollow[number]
+            made = self._given(content)
+            return {name: tensor.to(like[name].dtype) for name, tensor in made.items()}
+        given = [self._given(content if n == number else c) for n, c in enumerate(self.shown)]
+        module = decoder_layers(self._load(given))[number]
+        device = self.tensors.device
+        return {name: aligned_tensor(t.detach()).to(device) for name, t in _tensors(module).items()}
+
+    def _given(self, content: Content) -> dict[str, Tensor]:
+        return {output.spec.name: self._one(content, output) for output in content.outputs}
+
+    def _one(self, content: Content, output: Output) -> Tensor:
+        fitted = content.fitted.get(output.spec.name)
+        return self.tensors.make(output) if fitted is None else fitted.to(self.tensors.device)
+
+    def hollow(self, content: Content) -> dict[str, Tensor]:
+        """The same without memory."""
+        return self._hollow[self.numbers[content.kind]]
+
+    # -------------------------------------------------------------------------------------- whole
+
+    def model_of(self, anatomy: Anatomy, layers: Sequence[Named]) -> PreTrainedModel:
+        """The live model of a plan whose shell this is, around these layers' tensors."""
+        config = self._config(anatomy.config, len(layers))
+        model = self._whole.copy(as_it_is, config, None)
+        assert isinstance(model, PreTrainedModel)
+        model.generation_config = copy.deepcopy(self.model.generation_config)
+        numbers = [self.numbers[content.kind] for content in anatomy.layers]
+        modules = [
+            self._templates[number].copy(out_of(tensors), config, index)
+            for index, (number, tensors) in enumerate(zip(numbers, layers, strict=True))
+        ]
+        replace_layers(model, modules)
+        return model
+
+    def _config(self, given: _Config, count: int) -> PreTrainedConfig:
+        """The plan's configuration, with what transformers had put into the shell's; a new one."""
+        key = json.dumps(given, sort_keys=True)
+        if key not in self._configs:
+            if len(self._configs) >= CONFIGURATIONS:
+                del self._configs[next(iter(self._configs))]
+            self._configs[key] = self._completed(configuration(given))
+        config = copy.deepcopy(self._configs[key])  # a quarter of the time that making one takes
+        assert config.num_hidden_layers == count
+        return config
+
+    def _completed(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        for name, value in vars(self.model.config).items():
+            if name.startswith("_") or name == "dtype" or name not in vars(config):
+                setattr(config, name, value)
+        return config
+
+    # ------------------------------------------------------------------------------------ loading
+
+    def _load(self, layers: Sequence[Named]) -> PreTrainedModel:
+        """The shell with these layers, as transformers loads it on the CPU."""
+        state = dict(self._rest)
+        for number, tensors in enumerate(layers):
+            state |= {f"{self.prefix}{number}.{name}": t.cpu() for name, t in tensors.items()}
+        config = configuration(self.anatomy.shell)
+        kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        with _quietly():
+            model, report = kind.from_pretrained(
+                None,
+                config=config,
+                state_dict=state,
+                dtype=self.dtype or "auto",
+                output_loading_info=True,
+            )
+        for what, names in report.items():
+            if names and what != "unexpected_keys":
+                raise TailorError(f"transformers can't load '{min(map(str, names))}' ({what})")
+        assert isinstance(model, PreTrainedModel)
+        model.requires_grad_(requires_grad=False)
+        return model
+
+    def _read_rest(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The tensors outside the layers: on the CPU, and where they were made."""
+        for output in self.anatomy.rest:
+            made = self.tensors.make(output)
+            self._rest[output.spec.name] = made.cpu()
+            yield self._rest[output.spec.name], made
+
+    def _move(self, made: Mapping[int, Tensor]) -> None:
+        """All outside the layers onto the device; what is there already, by address, is shared."""
+        for parameter in self.model.parameters():
+            there = made.get(parameter.data_ptr())
+            if there is not None and there.dtype == parameter.dtype:
+                parameter.data = there
+            else:
+                parameter.data = aligned_tensor(parameter.data)
+        nn.Module.to(self.model, self.tensors.device)
+
+
+def configuration(given: _Config) -> PreTrainedConfig:
+    """The configuration as transformers reads it. Raises TailorError for an unknown model type."""
+    name = str(given.get("model_type"))
+    if name not in CONFIG_MAPPING:
+        raise TailorError(f"transformers has no model type '{name}'")
+    made: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(dict(given))
+    if type(made) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise TailorError(f"model type '{name}' is no language model for transformers")
+    return made
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No bar of transformers' own: these loads take milliseconds, and there are many."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call] # transformers has no types here
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return dict(module.state_dict(keep_vars=True))
+
+
+def _same(given: Named, loaded: Named) -> bool:
+    """Whether what was loaded is what was given, by the same names and but for a cast."""
+    return given.keys() == loaded.keys() and all(
+        tensor.shape == loaded[name].shape
+        and torch.equal(tensor.cpu().to(loaded[name].dtype), loaded[name])
+        for name, tensor in given.items()
+    )
+
+
+def _emptied(layer: nn.Module, device: torch.device) -> nn.Module:
+    """The layer without its own tensors; buffers that no checkpoint has stay."""
+    fill_module(layer, hollow(_tensors(layer)))
+    for module in layer.modules():
+        for name in module._non_persistent_buffers_set:
+            buffer = module._buffers[name]
+            module._buffers[name] = None if buffer is None else buffer.to(device)
+    return layer

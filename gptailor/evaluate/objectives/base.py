@@ -1,0 +1,153 @@
+"""An objective that is ready: its samples are tokens, and plans can be judged by it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, TypeAlias, TypeVar, final
+
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from gptailor.evaluate.forward.requests import Measure, Request, Work
+from gptailor.evaluate.objectives.datasets import order
+from gptailor.evaluate.objectives.decoding import Prompt
+from gptailor.evaluate.outcome import Score
+from gptailor.plan.faults import TailorError
+
+Direction = Literal["minimize", "maximize"]
+Normalise = Literal["base", "spread"]
+
+GENERATION_BATCH_TOKENS = 8192
+"""Tokens of a batch while text is made, padding included."""
+
+
+class ObjectiveError(TailorError):
+    """An objective can't be what was asked for."""
+
+    exit_code = 1
+
+
+@final
+@dataclass(frozen=True)
+class Traits:
+    """What is known of an objective without its samples.
+
+    `name` is as a plan has it: `kl("text.txt")`. `normalise` says what makes several objectives
+    comparable: the base's own score, or the spread of the plans that a search starts with.
+    """
+
+    name: str
+    direction: Direction
+    normalise: Normalise = "base"
+
+
+class PreparedObjective(ABC):
+    """An objective with its samples; `Forward` or `Judged`."""
+
+    traits: Traits
+
+    @property
+    def name(self) -> str:
+        """As a plan has it."""
+        return self.traits.name
+
+    @property
+    def direction(self) -> Direction:
+        """Which way is better."""
+        return self.traits.direction
+
+    @property
+    def normalise(self) -> Normalise:
+        """By what several objectives are made comparable."""
+        return self.traits.normalise
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """How many samples there are."""
+
+    @abstractmethod
+    def part(self, start: int, stop: int) -> "PreparedObjective":
+        """The same objective on the samples from `start` up to `stop` alone."""
+
+
+class Forward(PreparedObjective):
+    """An objective that one forward pass measures."""
+
+    @abstractmethod
+    def requests(self, samples: int) -> Sequence[Request]:
+        """The texts of the first samples."""
+
+    @property
+    @abstractmethod
+    def measure(self) -> Measure:
+        """What is kept of each prediction."""
+
+    @abstractmethod
+    def score(self, results: Sequence[Tensor]) -> Score:
+        """The score of what a forward pass measured for `work`, [predicted, k] for each request."""
+
+    @final
+    def work(self, samples: int | None = None) -> Work:
+        """What the first samples ask of a forward pass; all, where there are no more."""
+        if samples is not None and samples < 1:
+            raise ValueError("a work has at least one sample")
+        count = self.size if samples is None else min(samples, self.size)
+        if count not in self._works:
+            self._works[count] = Work(self.requests(count), self.measure)
+        return self._works[count]
+
+    @cached_property
+    def _works(self) -> dict[int, Work]:
+        return {}
+
+
+class Judged(PreparedObjective):
+    """An objective that needs the model to make text."""
+
+    @abstractmethod
+    def prompts(self, samples: int) -> Sequence[Prompt]:
+        """What the model is to go on from in the first samples."""
+
+    @abstractmethod
+    def judge(
+        self,
+        model: PreTrainedModel,
+        samples: int | None = None,
+        *,
+        batch_tokens: int = GENERATION_BATCH_TOKENS,
+    ) -> Score:
+        """The score of a model by the first samples."""
+
+
+Reference: TypeAlias = Callable[[str, Work], Sequence[Tensor]]
+"""Runs a work on the model of that name in the plan, which is as it is: one result a request."""
+
+_Row = TypeVar("_Row")
+
+
+@final
+@dataclass(frozen=True)
+class ObjectiveContext:
+    """What the objectives of a plan or a space share.
+
+    `positions` is the longest text that the models take, in tokens (`None`: no end), `samples` the
+    most that will be asked for (`None`: all that there are).
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    folder: Path
+    samples: int | None = None
+    seed: int = 0
+    reference: Reference | None = None
+    positions: int | None = None
+
+    def path(self, name: str) -> Path:
+        """A file that a plan names."""
+        return self.folder / Path(name).expanduser()
+
+    def drawn(self, rows: Sequence[_Row]) -> list[_Row]:
+        """The samples, in the order in which fidelities take them."""
+        return [rows[number] for number in order(len(rows), self.seed)[: self.samples]]

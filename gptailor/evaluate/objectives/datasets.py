@@ -1,0 +1,253 @@
+"""Files that objectives are measured on, read into rows: text, and JSON lines as people have them.
+
+A file named `.jsonl`, `.ndjson` or `.json` has a JSON object on each line; blank lines are
+skipped, and fields that nobody asked for are ignored. Any other file is one text. All are UTF-8.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from gptailor.checkpoint.files import quoted, reason
+from gptailor.plan.faults import TailorError, listed
+
+LINES = frozenset([".jsonl", ".ndjson", ".json"])
+"""Endings of files with a JSON object on each line."""
+
+_EXAMPLES = {
+    "text": '{"text": "…"}, or with "prompt" and "response", or with "context" and "answer"',
+    "choice": '{"query": "…", "choices": ["…", "…"], "gold": 0}',
+    "answer": '{"context": "…", "answer": "…"}',
+}
+
+
+@final
+class CalibrationError(TailorError):
+    """A calibration file is not what an objective needs: a stable code, what is, where."""
+
+    def __init__(
+        self, code: str, message: str, path: Path, line: int | None = None, help: str = ""
+    ) -> None:
+        super().__init__(code, message, path, line, help)
+        self.code = code
+        self.message = message
+        self.path = path
+        self.line = line
+        self.help = help
+
+    def __str__(self) -> str:
+        place = quoted(str(self.path))[1:-1] + ("" if self.line is None else f":{self.line}")
+        lines = [f"error[{self.code}]: {self.message}", f" --> {place}"]
+        return "\n".join(lines + ([f"  = help: {self.help}"] if self.help else []))
+
+
+@final
+@dataclass(frozen=True)
+class Passage:
+    """A text, all of which counts."""
+
+    text: str
+    line: int | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Exchange:
+    """A context and what is to follow it, with other answers that would do as well."""
+
+    context: str
+    continuation: str
+    others: tuple[str, ...] = ()
+    line: int | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Question:
+    """Pairs of context and continuation, one of which, the gold one, is right.
+
+    `choices` are the texts in which the pairs differ, as the row has them.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    choices: tuple[str, ...]
+    gold: int
+    line: int | None = None
+
+
+_Row = TypeVar("_Row")
+
+
+def read_texts(path: Path) -> list[Passage | Exchange]:
+    """The rows of a file for objectives on text; a file that isn't JSON lines is one passage.
+
+    A row has `text`, or `prompt` and `response`, or `context` and `answer`.
+    Raises CalibrationError.
+    """
+    if path.suffix.lower() in LINES:
+        return _rows(path, _text_row, "text")
+    text = _content(path)
+    if not text.strip():
+        raise CalibrationError("C802", "the file holds no text", path)
+    return [Passage(text)]
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The rows of a file of choices.
+
+    A row has `query` and `choices`, or as Winograd schemas `context_options` and `continuation`;
+    `gold` is the number of the right one, from 0. Raises CalibrationError.
+    """
+    return _rows(path, _question, "choice")
+
+
+def read_exchanges(path: Path) -> list[Exchange]:
+    """The rows of a file of answers: `context` and `answer`, `aliases` being other right answers.
+
+    Raises CalibrationError.
+    """
+    return _rows(path, _exchange, "answer")
+
+
+def order(size: int, seed: int) -> list[int]:
+    """The numbers below `size` in the order in which samples are drawn.
+
+    The order depends on the seed and the number alone, in every version of Python; the samples of
+    a lower fidelity are the first of those of a higher one.
+    """
+    return sorted(range(size), key=lambda number: (_lot(number, seed), number))
+
+
+def joined_text(context: str, continuation: str) -> str:
+    """The continuation as it follows the context: a blank goes before it where there is none."""
+    apart = not context or context[-1].isspace() or continuation[:1].isspace()
+    return continuation if apart else f" {continuation}"
+
+
+def _lot(number: int, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=8).digest()
+
+
+# --------------------------------------------------------------------------------------- the rows
+
+
+class _RowError(Exception):
+    """What is wrong with a row."""
+
+
+def _text_row(row: Mapping[str, Any], line: int) -> Passage | Exchange:
+    if "text" in row:
+        return Passage(_filled(row, "text"), line)
+    if "prompt" in row and "response" in row:
+        return Exchange(_text(row, "prompt"), _filled(row, "response"), (), line)
+    if "context" in row and "answer" in row:
+        return _exchange(row, line)
+    raise _RowError(_lacks(row, "text"))
+
+
+def _exchange(row: Mapping[str, Any], line: int) -> Exchange:
+    others = _texts(row, "aliases") if row.get("aliases") else ()
+    return Exchange(_text(row, "context"), _filled(row, "answer"), others, line)
+
+
+def _question(row: Mapping[str, Any], line: int) -> Question:
+    if "context_options" in row:
+        choices, continuation = _texts(row, "context_options"), _filled(row, "continuation")
+        pairs = [(choice, continuation) for choice in choices]
+    else:
+        query, choices = _text(row, "query"), _texts(row, "choices")
+        pairs = [(query, choice) for choice in choices]
+    gold = row.get("gold")
+    if "gold" not in row:
+        raise _RowError(_lacks(row, "gold"))
+    if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
+        raise _RowError(f"'gold' is a whole number from 0 to {len(choices) - 1}")
+    if len(choices) < 2:
+        raise _RowError("there is one choice, and nothing to choose from")
+    return Question(tuple((c, joined_text(c, a)) for c, a in pairs), choices, gold, line)
+
+
+def _text(row: Mapping[str, Any], field: str) -> str:
+    if field not in row:
+        raise _RowError(_lacks(row, field))
+    return _checked(row[field], f"'{field}'")
+
+
+def _filled(row: Mapping[str, Any], field: str) -> str:
+    if not (text := _text(row, field)):
+        raise _RowError(f"'{field}' is empty")
+    return text
+
+
+def _texts(row: Mapping[str, Any], field: str) -> tuple[str, ...]:
+    if field not in row:
+        raise _RowError(_lacks(row, field))
+    if not isinstance(row[field], list) or not row[field]:
+        raise _RowError(f"'{field}' is a list of texts")
+    texts = tuple(_checked(text, f"an entry of '{field}'") for text in row[field])
+    if "" in texts:
+        raise _RowError(f"an entry of '{field}' is empty")
+    return texts
+
+
+def _checked(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise _RowError(f"{what} is not a text")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise _RowError(f"{what} has half a surrogate pair, which is no text")
+    return value
+
+
+def _lacks(row: Mapping[str, Any], field: str) -> str:
+    there = listed(quoted(name) for name in list(row)[:8])
+    return f"the row has no '{field}'" + (f"; it has {there}" if there else "; it is empty")
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+def _rows(path: Path, read: Callable[[Mapping[str, Any], int], _Row], kind: str) -> list[_Row]:
+    rows: list[_Row] = []
+    for line, text in _lines(_content(path)):
+        row = _object(path, line, text, _EXAMPLES[kind])
+        try:
+            rows.append(read(row, line))
+        except _RowError as error:
+            help_ = f"a row is {_EXAMPLES[kind]}"
+            raise CalibrationError("C804", str(error), path, line, help_) from None
+    if not rows:
+        raise CalibrationError("C802", "the file holds no rows", path)
+    return rows
+
+
+def _lines(content: str) -> Iterator[tuple[int, str]]:
+    lines: Sequence[str] = content.split("\n")  # other line ends may stand in a JSON text
+    return ((i, line) for i, line in enumerate(lines, 1) if line.strip())
+
+
+def _object(path: Path, line: int, text: str, example: str) -> Mapping[str, Any]:
+    help_ = f"each line is an object such as {example}"
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise CalibrationError("C803", f"the line is not JSON: {why}", path, line, help_) from None
+    except RecursionError:
+        message = "the line is nested too deeply"
+        raise CalibrationError("C803", message, path, line, help_) from None
+    if not isinstance(row, dict):
+        raise CalibrationError("C803", "the line is not a JSON object", path, line, help_)
+    return row
+
+
+def _content(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise CalibrationError("C801", f"can't be read: {reason(error)}", path) from None
+    except UnicodeDecodeError as error:
+        message = f"not UTF-8: byte {error.start} is none"
+        raise CalibrationError("C801", message, path) from None

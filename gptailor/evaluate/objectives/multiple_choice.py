@@ -1,0 +1,120 @@
+"""`multiple_choice` and `margin`: whether a plan finds the right one of several texts likelier."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import final
+
+from torch import Tensor
+
+from gptailor.evaluate.forward.requests import Measure, Request
+from gptailor.evaluate.objectives.base import Forward, ObjectiveContext, PreparedObjective, Traits
+from gptailor.evaluate.objectives.datasets import CalibrationError, Question, read_questions
+from gptailor.evaluate.objectives.nll import surprise
+from gptailor.evaluate.objectives.tokens import Seam, SeamError
+from gptailor.evaluate.outcome import Score, mean
+
+METRICS: Mapping[str, Callable[[str], int]] = {
+    "acc": lambda choice: 1,
+    "acc_norm": len,
+    "acc_bytes": lambda choice: len(choice.encode()),
+}
+"""By what of a choice its log-likelihood is divided, as lm-eval has it: nothing, its characters,
+its bytes in UTF-8."""
+
+
+@final
+@dataclass(frozen=True)
+class Choice:
+    """A question in tokens: a request for each choice, what its length is, which one is right."""
+
+    requests: tuple[Request, ...]
+    lengths: tuple[int, ...]
+    gold: int
+
+
+@dataclass(frozen=True)
+class Choices(Forward):
+    """Questions, by the log-likelihood of each choice over its length; a sample is a question."""
+
+    traits: Traits
+    samples: tuple[Choice, ...]
+
+    @property
+    def size(self) -> int:
+        """How many questions there are."""
+        return len(self.samples)
+
+    @property
+    def measure(self) -> Measure:
+        """The surprise of each token of a choice."""
+        return surprise
+
+    def requests(self, samples: int) -> Sequence[Request]:
+        """The choices of the first questions, one after another."""
+        return [request for sample in self.samples[:samples] for request in sample.requests]
+
+    @final
+    def part(self, start: int, stop: int) -> PreparedObjective:
+        """Some questions."""
+        return replace(self, samples=self.samples[start:stop])
+
+    @final
+    def score(self, results: Sequence[Tensor]) -> Score:
+        """The mean over questions."""
+        likely = iter([-float(one.double().sum()) for one in results])
+        return mean([self.of(sample, found) for sample, found in self._found(likely)])
+
+    @abstractmethod
+    def of(self, sample: Choice, likelihoods: Sequence[float]) -> float:
+        """What a question counts, given its choices' log-likelihoods over their lengths."""
+
+    def _found(self, likely: Iterator[float]) -> Iterator[tuple[Choice, list[float]]]:
+        for sample in self.samples:
+            raw = list(islice(likely, len(sample.requests)))
+            if not raw:
+                return
+            yield sample, [log / n for log, n in zip(raw, sample.lengths, strict=True)]
+
+
+@final
+class Accuracy(Choices):
+    """The share of questions whose right choice is the likeliest; the first of equal ones is."""
+
+    def of(self, sample: Choice, likelihoods: Sequence[float]) -> float:
+        """1 or 0."""
+        return float(likelihoods.index(max(likelihoods)) == sample.gold)
+
+
+@final
+class Margin(Choices):
+    """How much likelier the right choice is than the best other one, in nats a byte."""
+
+    def of(self, sample: Choice, likelihoods: Sequence[float]) -> float:
+        """Positive where the right choice is the likeliest."""
+        others = [log for i, log in enumerate(likelihoods) if i != sample.gold]
+        return likelihoods[sample.gold] - max(others)
+
+
+def questions(
+    file: str, length: Callable[[str], int], setting: ObjectiveContext
+) -> tuple[Choice, ...]:
+    """The samples of a file of choices, in the order in which fidelities take them.
+
+    Raises CalibrationError.
+    """
+    path = setting.path(file)
+    seam = Seam(setting.tokenizer, setting.positions)
+    samples = []
+    for row in setting.drawn(read_questions(path)):
+        try:
+            samples.append(_choice(row, seam, length))
+        except SeamError as error:
+            raise CalibrationError("C805", str(error), path, row.line) from None
+    return tuple(samples)
+
+
+def _choice(row: Question, seam: Seam, length: Callable[[str], int]) -> Choice:
+    requests = tuple(seam.request(context, continuation) for context, continuation in row.pairs)
+    return Choice(requests, tuple(length(choice) for choice in row.choices), row.gold)

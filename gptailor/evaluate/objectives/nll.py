@@ -1,0 +1,129 @@
+"""`nll` and `perplexity`: how well a plan predicts text."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from gptailor.evaluate.forward.requests import Measure, Request, Rows
+from gptailor.evaluate.objectives.base import Forward, ObjectiveContext, PreparedObjective, Traits
+from gptailor.evaluate.objectives.datasets import (
+    CalibrationError,
+    Exchange,
+    Passage,
+    joined_text,
+    read_texts,
+)
+from gptailor.evaluate.objectives.tokens import Seam, SeamError, Tokens
+from gptailor.evaluate.outcome import Score, exponential, ratio
+
+WINDOW = 512
+"""Tokens of a window of text, special ones included, unless the model takes fewer."""
+
+
+@dataclass(frozen=True)
+class PerToken(Forward):
+    """The mean over predicted tokens of what is measured of each; a sample is one request."""
+
+    traits: Traits
+    samples: tuple[Request, ...]
+
+    @property
+    def size(self) -> int:
+        """How many windows or rows there are."""
+        return len(self.samples)
+
+    def requests(self, samples: int) -> Sequence[Request]:
+        """The first windows or rows."""
+        return self.samples[:samples]
+
+    @final
+    def part(self, start: int, stop: int) -> PreparedObjective:
+        """Some windows or rows."""
+        return replace(self, samples=self.samples[start:stop])
+
+    def score(self, results: Sequence[Tensor]) -> Score:
+        """The mean over tokens; its error over windows or rows."""
+        return per_token(results)
+
+
+def per_token(results: Sequence[Float[Tensor, " _ 1"]]) -> Score:
+    """The mean over all tokens of all samples, and its error over samples."""
+    return ratio([float(one.double().sum()) for one in results], [len(one) for one in results])
+
+
+@final
+class NegativeLogLikelihood(PerToken):
+    """Nats a token."""
+
+    @property
+    def measure(self) -> Measure:
+        """The surprise of each token."""
+        return surprise
+
+
+@final
+class Perplexity(PerToken):
+    """e to the nats a token; the error by the delta method."""
+
+    @property
+    def measure(self) -> Measure:
+        """The surprise of each token."""
+        return surprise
+
+    def score(self, results: Sequence[Tensor]) -> Score:
+        """The exponential of the mean over tokens."""
+        return exponential(per_token(results))
+
+
+def surprise(
+    logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
+) -> Float[Tensor, " n 1"]:
+    """Minus the logarithm of the probability of each token that came, in nats."""
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none")[:, None]
+
+
+# ----------------------------------------------------------------------------------------- samples
+
+
+def texts(file: str, setting: ObjectiveContext) -> tuple[Request, ...]:
+    """The samples of a file for objectives on text, in the order in which fidelities take them.
+
+    A text is cut into windows of `WINDOW` tokens, or as many as the model takes; each begins with
+    the special tokens that the tokenizer begins a text with. What is left at the end of a file that
+    isn't JSON lines is no sample; a row's rest is. A row with `prompt` and `response`, or `context`
+    and `answer`, is one sample, of which the response alone is predicted.
+    Raises CalibrationError.
+    """
+    path = setting.path(file)
+    seam = Seam(setting.tokenizer, setting.positions)
+    window = min(WINDOW, setting.positions or WINDOW)
+    samples: list[Request] = []
+    for row in read_texts(path):
+        try:
+            samples += _requests(row, seam, window)
+        except SeamError as error:
+            raise CalibrationError("C805", str(error), path, row.line) from None
+    return tuple(setting.drawn(samples))
+
+
+def _requests(row: Passage | Exchange, seam: Seam, window: int) -> list[Request]:
+    if isinstance(row, Exchange):
+        return [seam.request(row.context, joined_text(row.context, row.continuation))]
+    tokens = seam.plain(row.text)
+    room = window - len(seam.opening)
+    if row.line is None and len(tokens) < room:
+        raise SeamError(f"the text has {len(tokens)} tokens, fewer than a window of {room}")
+    least = room if row.line is None else 2 - bool(seam.opening)
+    found = [Request(seam.opening + piece, 1) for piece in _cut(tokens, room, least)]
+    if not found:
+        raise SeamError(f"the text has {len(tokens)} tokens, and none to predict")
+    return found
+
+
+def _cut(tokens: Tokens, size: int, least: int) -> Iterator[Tokens]:
+    pieces = (tokens[at : at + size] for at in range(0, len(tokens), size))
+    return (piece for piece in pieces if len(piece) >= least)

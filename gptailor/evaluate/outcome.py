@@ -1,0 +1,206 @@
+"""What an objective says of a plan: a number, how sure it is, of how many samples."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+
+
+@final
+@dataclass(frozen=True)
+class Score:
+    """A value with its standard error over samples; the error is infinite where one can't tell.
+
+    Raises `ValueError` for a value that is no number: that is a failure, never a score.
+    """
+
+    value: float
+    stderr: float
+    samples: int
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.value) or math.isnan(self.stderr):
+            raise ValueError("a score is a number, and NaN is none")
+
+
+def mean(values: Sequence[float]) -> Score:
+    """The mean of the samples' values, and its standard error: s / √n, s with n - 1."""
+    return ratio(values, [1] * len(values))
+
+
+def ratio(sums: Sequence[float], counts: Sequence[int]) -> Score:
+    """Σ sums / Σ counts, where each sample has a sum over its own count of things.
+
+    The error is the delta method's: √(n / (n - 1) · Σ (s_i - R c_i)²) / Σ c_i. Sums are exact and
+    rounded once, so that the samples' order changes nothing.
+    """
+    samples, total = len(sums), sum(counts)
+    value = math.fsum(sums) / total
+    if samples < 2 or math.isinf(value):
+        return Score(value, math.inf, samples)
+    residuals = (s - value * c for s, c in zip(sums, counts, strict=True))
+    spread = math.fsum(residual * residual for residual in residuals)
+    return Score(value, math.sqrt(samples / (samples - 1) * spread) / total, samples)
+
+
+def exponential(score: Score) -> Score:
+    """e to the score, its error by the delta method: e^value · stderr."""
+    try:
+        value = math.exp(score.value)
+    except OverflowError:
+        return Score(math.inf, math.inf, score.samples)
+    return Score(value, value * score.stderr, score.samples)
+
+
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "not enough memory")
+"""What a `RuntimeError` says that comes from an allocator: of the CPU, of CUDA, of cuBLAS."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a plan has no score: no room for it, numbers that are none, or an exception in it."""
+
+    reason: Literal["memory", "nan", "error"]
+    message: str
+
+
+def failure(error: Exception) -> Failure:
+    """The exception as a value, with its type and its words."""
+    words = str(error).strip() or "no message"
+    reason: Literal["memory", "error"] = "memory" if _from_allocator(error) else "error"
+    return Failure(reason, f"{type(error).__name__}: {words}")
+
+
+def _from_allocator(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY)
+
+
+@final
+@dataclass(frozen=True)
+class Result:
+    """What an objective says of a target: a score, or why there is none.
+
+    `retained` is the share of the base's score that is left; None where that has no meaning.
+    """
+
+    target: str
+    objective: str
+    direction: Literal["minimize", "maximize"]
+    outcome: Score | Failure
+    retained: float | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no score."""
+        return isinstance(self.outcome, Failure)
+
+
+@final
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second: of a prompt, and of an answer made token by token."""
+
+    prefill: float
+    decoding: float
+
+
+@final
+@dataclass(frozen=True)
+class Subject:
+    """What was judged: its size, its speed, and the base's speed measured beside it.
+
+    `cache` is the KV cache's bytes for each token of a text. None is what couldn't be measured.
+    """
+
+    target: str
+    layers: int
+    parameters: int | None = None
+    cache: int | None = None
+    speed: Speed | None = None
+    beside: Speed | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Judgement:
+    """Results and subjects in the order of the targets; those of their bases apart."""
+
+    results: tuple[Result, ...]
+    subjects: tuple[Subject, ...]
+    bases: tuple[Result, ...] = ()
+    base_subjects: tuple[Subject, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Whether a target lacks a score."""
+        return any(result.failed for result in self.results)
+
+    def to_json(self) -> str:
+        """A JSON object; `results` has an entry for each target and objective."""
+        record = {
+            "results": [_result(one) for one in self.results],
+            "targets": [_subject(one) for one in self.subjects],
+            "bases": [_result(one) for one in self.bases],
+            "base_targets": [_subject(one) for one in self.base_subjects],
+        }
+        return json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
+
+
+def retained_score(
+    score: Score | Failure, base: Score | Failure | None, direction: str
+) -> float | None:
+    """The share of the base's score: score / base, or base / score where less is better.
+
+    None unless both are positive: a margin may be negative, the base's own divergence is 0.
+    """
+    if not isinstance(score, Score) or not isinstance(base, Score):
+        return None
+    mine, theirs = score.value, base.value
+    if theirs <= 0 or mine < 0 or not (math.isfinite(mine) and math.isfinite(theirs)):
+        return None
+    if direction == "maximize":
+        return mine / theirs
+    return theirs / mine if mine else None
+
+
+def _result(one: Result) -> Mapping[str, Any]:
+    known: dict[str, Any] = {
+        "target": one.target,
+        "objective": one.objective,
+        "score": None,
+        "stderr": None,
+        "samples": None,
+        "direction": one.direction,
+        "retained": one.retained,
+    }
+    if isinstance(one.outcome, Failure):
+        failure = {"reason": one.outcome.reason, "message": one.outcome.message}
+        return {**known, "failure": failure}
+    score = one.outcome
+    known |= {"score": _finite(score.value), "stderr": _finite(score.stderr)}
+    return {**known, "samples": score.samples}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
+
+
+def _subject(one: Subject) -> Mapping[str, Any]:
+    return {
+        "target": one.target,
+        "layers": one.layers,
+        "parameters": one.parameters,
+        "kv_bytes": one.cache,
+        "speed": _speed(one.speed),
+        "base_speed": _speed(one.beside),
+    }
+
+
+def _speed(one: Speed | None) -> Mapping[str, float] | None:
+    return None if one is None else {"prefill": one.prefill, "decoding": one.decoding}

@@ -1,0 +1,1 @@
+"""What a plan is: frozen data, its normal form, and the only walk over it."""

@@ -1,0 +1,178 @@
+"""The output's layers one by one: what each is made of, and what became of every position."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from gptailor.plan.faults import Place
+from gptailor.plan.plan import (
+    Bridge,
+    Interval,
+    Item,
+    LayerOf,
+    Merge,
+    OneOfNumbers,
+    Part,
+    Plan,
+    Recipe,
+    Take,
+    Value,
+)
+from gptailor.plan.registry import BRIDGE_RIDGE, BRIDGE_TOKENS
+
+PARTS: tuple[Part, ...] = ("attn", "mlp")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a layer, or a part of one, is made of, and where the plan says so (empty: nowhere)."""
+
+    recipe: Recipe
+    at: Place = ()
+    maybe: bool = False
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A position of the base, or an item of a stack, and what becomes of it.
+
+    `made` has one entry for the whole layer (None) or one for each part. `divisor` is the product
+    of the scales of the layers before it, by which its residual branches' outputs are divided.
+    `bridged` says that it is dropped and a bridge closes the gap.
+    """
+
+    position: int | None
+    made: dict[Part | None, Made]
+    dropped: Literal["no", "yes", "maybe"] = "no"
+    scale: Value | None = None
+    divisor: float = 1.0
+    bridged: bool = False
+
+    def part(self, part: Part) -> Made:
+        """What a part is made of: its own recipe, or the whole layer's."""
+        return self.made[part] if part in self.made else self.made[None]
+
+    @property
+    def own(self) -> bool:
+        """Whether the plan says nothing of it: the base's own layer."""
+        return self.dropped == "no" and all(not made.at for made in self.made.values())
+
+
+def own(position: int) -> Take:
+    """The base's own layer."""
+    return Take(take=LayerOf(model="base", layer=position))
+
+
+def slots(plan: Plan, count: int) -> list[Slot]:
+    """All positions of a base with that many layers, dropped ones too, or the items of a stack."""
+    if plan.stack is not None:
+        return [_item(i, item) for i, item in enumerate(plan.stack.items)]
+    decided: dict[int, dict[Part | None, Made]] = {}
+    for i, layer in enumerate(plan.layers):
+        made = Made(layer.recipe, ("layers", i), layer.maybe)
+        decided.setdefault(layer.position, {}).setdefault(layer.part, made)
+    drops = _drops(plan)
+    scales = {scale.position: scale.factor for scale in plan.scales}
+    found = []
+    divisor = 1.0
+    bridged = False
+    for position in range(count):
+        made_of = _filled(decided.get(position, {}), position)
+        dropped = drops.get(position, "no")
+        scale = scales.get(position) if dropped != "yes" else None
+        if dropped != "yes":
+            bridged = bridge_over(plan, position) is not None
+        found.append(Slot(position, made_of, dropped, scale, divisor, bridged and dropped == "yes"))
+        divisor *= scale if isinstance(scale, int | float) else 1.0
+    return found
+
+
+def kept(plan: Plan, count: int) -> list[Slot]:
+    """The output's layers of a closed plan, in order."""
+    return [slot for slot in slots(plan, count) if slot.dropped == "no"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Positions that a closed plan drops between two that stay, and the bridge over them.
+
+    `after` is the last kept position before them, `until` the next kept one (the base's number of
+    layers: the final norm), `index` the output's layer that `after` became. `on` is the text as the
+    plan names it, `at` the bridge's place in the plan.
+    """
+
+    after: int
+    until: int
+    index: int
+    on: str
+    tokens: int
+    ridge: float
+    at: Place
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"the gap after L{self.after}"
+
+
+def gaps(plan: Plan, count: int) -> list[Gap]:
+    """The gaps of a closed plan that a bridge closes, in order; none before the first layer."""
+    if plan.stack is not None or not plan.bridges:
+        return []
+    positions = [slot.position for slot in kept(plan, count) if slot.position is not None]
+    found = []
+    for index, (after, until) in enumerate(zip(positions, [*positions[1:], count], strict=True)):
+        i = bridge_over(plan, after)
+        if until != after + 1 and i is not None:
+            bridge = plan.bridges[i]
+            found.append(_gap((after, until, index), bridge, ("bridges", i)))
+    return found
+
+
+def bridge_over(plan: Plan, after: int | None) -> int | None:
+    """The number of the bridge that is for the gap after a position, should there be one."""
+    return next((i for i, b in enumerate(plan.bridges) if b.after in (None, after)), None)
+
+
+def _gap(where: tuple[int, int, int], bridge: Bridge, at: Place) -> Gap:
+    assert not isinstance(bridge.ridge, Interval | OneOfNumbers), "an open plan"
+    tokens = BRIDGE_TOKENS if bridge.tokens is None else bridge.tokens
+    assert isinstance(tokens, int)
+    ridge = BRIDGE_RIDGE if bridge.ridge is None else bridge.ridge
+    return Gap(*where, bridge.on, tokens, float(ridge), at)
+
+
+def _item(i: int, item: Item) -> Slot:
+    at: Place = ("stack", "items", i)
+    made: dict[Part | None, Made] = {None: Made(item.recipe, at, item.maybe)}
+    return Slot(None, made, "maybe" if item.maybe else "no")
+
+
+def _drops(plan: Plan) -> dict[int, Literal["no", "yes", "maybe"]]:
+    drops: dict[int, Literal["no", "yes", "maybe"]] = {}
+    for choice in plan.drop_any:
+        drops |= dict.fromkeys(choice.among, "maybe")
+    for drop in plan.drops:
+        drops[drop.position] = "maybe" if drop.maybe else "yes"
+    return drops
+
+
+def _filled(made: dict[Part | None, Made], position: int) -> dict[Part | None, Made]:
+    """With the base's own for what is not decided."""
+    if not made:
+        return {None: Made(own(position))}
+    if None in made:
+        return {None: made[None]}
+    return {part: made.get(part, Made(own(position))) for part in PARTS}
+
+
+def named_sources(recipe: Recipe) -> Iterator[tuple[str, int | None]]:
+    """The model and layer of each source of a closed recipe."""
+    layers: tuple[LayerOf, ...] = ()
+    if isinstance(recipe, Take):
+        layers = (recipe.take,)
+    elif isinstance(recipe, Merge):
+        layers = recipe.merge
+    for layer in layers:
+        if isinstance(layer.model, str):
+            yield layer.model, layer.layer

@@ -1,0 +1,335 @@
+"""The `Plan`: what the output model is to be, in the user's terms. Frozen, closed data.
+
+A plan is a normal form: one entry for each position, sorted, so that two texts that say the same
+are equal plans. Rules that speak to people are not here but in `gptailor.checks`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    Strict,
+    field_validator,
+    model_validator,
+)
+
+from gptailor.plan.faults import Origin
+from gptailor.plan.registry import METHODS
+
+LARGEST_LAYER = 9_999
+"""Layer numbers end here: no model has more."""
+
+
+class Closed(BaseModel):
+    """Frozen, strict data that refuses what it doesn't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+T = TypeVar("T")
+Several = Annotated[tuple[T, ...], Strict(False)]
+Pair = Annotated[tuple[T, T], Strict(False)]
+Part = Literal["attn", "mlp"]
+Position = Annotated[int, Field(ge=0, le=LARGEST_LAYER)]
+
+# ----------------------------------------------------------------------------------------- numbers
+
+
+class Interval(Closed):
+    """A choice: any real from low to high, both included. `0.0..1.0`."""
+
+    interval: Pair[int | float]
+
+
+class OneOfNumbers(Closed):
+    """A choice: one of these numbers. `one of (0.3, 0.5)`."""
+
+    one_of: Several[int | float]
+
+
+Number = int | float
+Value = Number | Interval | OneOfNumbers
+
+# ----------------------------------------------------------------------------------------- recipes
+
+
+class OneOfModels(Closed):
+    """A choice: one of these models. `one of base, math`."""
+
+    one_of: Several[str]
+
+
+class LayerOf(Closed):
+    """A layer of a model, by that model's layer number; without one, the tensor that is meant."""
+
+    model: str | OneOfModels
+    layer: Position | None = None
+
+
+class MethodCall(Closed):
+    """A merge method with its arguments by name; a variadic one holds a tuple."""
+
+    name: str
+    arguments: dict[str, Value | Several[Value]] = {}
+
+    @model_validator(mode="after")
+    def _hold_tuples(self) -> "MethodCall":
+        """A variadic parameter's numbers are a tuple, one number too."""
+        method = METHODS.get(self.name)
+        if method is not None and (variadic := method.variadic) is not None:
+            value = self.arguments.get(variadic.name)
+            if value is not None and not isinstance(value, tuple):
+                self.arguments[variadic.name] = (value,)
+        return self
+
+
+class OneOfMethods(Closed):
+    """A choice: one of these methods, each with its own choices."""
+
+    one_of: Several[MethodCall]
+
+
+By = MethodCall | OneOfMethods
+
+
+class Take(Closed):
+    """A layer as it is in its model."""
+
+    take: LayerOf
+
+
+class Merge(Closed):
+    """Layers of several models merged: by a method, or by the second one's share."""
+
+    merge: Several[LayerOf]
+    share: Value | None = None
+    by: By | None = None
+
+
+class Subset(Closed):
+    """A choice: any subset of the models. None is the base's own, more than one are merged."""
+
+    any_of: Several[str]
+    layer: Position | None = None
+    by: By | None = None
+
+
+Recipe = Take | Merge | Subset
+
+# -------------------------------------------------------------------------------------- statements
+
+
+class Open(Closed):
+    """What `maybe` and `tied` may stand before."""
+
+    maybe: bool = False
+    tied: int | None = None
+    """Entries with one number share their choices. Numbered from 0 in the plan's order."""
+
+
+class Layer(Open):
+    """What a position, or a part of it, is made of."""
+
+    position: Position
+    part: Part | None = None
+    recipe: Recipe
+
+
+class Drop(Open):
+    """A position that leaves the model."""
+
+    position: Position
+
+
+class DropAny(Closed):
+    """A choice: exactly `count` of these positions leave the model."""
+
+    count: int
+    among: Several[Position]
+
+    @field_validator("among", mode="after")
+    @classmethod
+    def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(value))
+
+
+class Scale(Open):
+    """The hidden state after this position is multiplied by a number."""
+
+    position: Position
+    factor: Value
+
+
+class Bridge(Open):
+    """Gaps that are closed by a fit on calibration text; `after` None: every gap."""
+
+    after: Position | None = None
+    on: str
+    tokens: Value | None = None
+    ridge: Value | None = None
+
+
+class Item(Open):
+    """One layer of a stack."""
+
+    recipe: Recipe
+
+
+class Stack(Closed):
+    """The output's layers in order; above `limit` the last `maybe` items go first."""
+
+    items: Several[Item]
+    limit: int | None = None
+
+    @field_validator("items", mode="after")
+    @classmethod
+    def _number_groups(cls, value: tuple[Item, ...]) -> tuple[Item, ...]:
+        return retied(value)
+
+
+class Objective(Closed):
+    """What a search wants: a measure, a direction, the measure's arguments by name."""
+
+    direction: Literal["minimize", "maximize"]
+    name: str
+    arguments: dict[str, int | float | str] = {}
+
+
+class Search(Closed):
+    """Objectives and budget of a search."""
+
+    objectives: Several[Objective] = ()
+    fidelity: Pair[int] | None = None
+    trials: int | None = None
+    seed: int | None = None
+
+
+class Model(Closed):
+    """A checkpoint: a local folder or a Hub id; or an adapter `on` another model of the plan."""
+
+    source: str
+    revision: str | None = None
+    on: str | None = None
+
+
+REST = ("embed", "norm", "head", "tokenizer")
+"""What a model has besides its decoder layers."""
+
+Entry = TypeVar("Entry", bound=Open)
+
+
+def layer_order(entry: Layer) -> tuple[int, str]:
+    """The normal order of layers: by position, the whole before its parts."""
+    return entry.position, entry.part or ""
+
+
+def position_order(entry: Drop | Scale) -> int:
+    """The normal order of drops and scales."""
+    return entry.position
+
+
+def bridge_order(entry: Bridge) -> int:
+    """The normal order of bridges: the one for every gap first."""
+    return -1 if entry.after is None else entry.after
+
+
+def drop_any_order(entry: DropAny) -> tuple[tuple[int, ...], int]:
+    """The normal order of drops by choice."""
+    return entry.among, entry.count
+
+
+def retied(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """The same entries, their groups numbered by first appearance."""
+    entries = tuple(entries)
+    numbers: dict[int, int] = {}
+    for entry in entries:
+        if entry.tied is not None:
+            numbers.setdefault(entry.tied, len(numbers))
+    if all(old == new for old, new in numbers.items()):
+        return entries
+    return tuple(
+        e if e.tied is None else e.model_copy(update={"tied": numbers[e.tied]}) for e in entries
+    )
+
+
+class Plan(Closed):
+    """The declared output model. Equal plans say the same, wherever they were read from.
+
+    Positions are the base's layer numbers, before anything is dropped. A position that nothing
+    names is the base's own. `layers`, `drops`, `drop_any`, `scales` and `bridges` are the overlay;
+    a plan has these or a `stack`.
+    """
+
+    version: int = 1
+    models: dict[str, Model] = {}
+    dtype: str | None = None
+    embed: Recipe | None = None
+    norm: Recipe | None = None
+    head: Recipe | None = None
+    tokenizer: Recipe | None = None
+    layers: Several[Layer] = ()
+    drops: Several[Drop] = ()
+    drop_any: Several[DropAny] = ()
+    scales: Several[Scale] = ()
+    bridges: Several[Bridge] = ()
+    stack: Stack | None = None
+    search: Search | None = None
+
+    _origin: Origin | None = PrivateAttr(default=None)
+
+    @field_validator("layers", mode="after")
+    @classmethod
+    def _sort_layers(cls, value: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        return retied(sorted(value, key=layer_order))
+
+    @field_validator("drops", "scales", mode="after")
+    @classmethod
+    def _sort_positions(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return retied(sorted(value, key=position_order))
+
+    @field_validator("bridges", mode="after")
+    @classmethod
+    def _sort_bridges(cls, value: tuple[Bridge, ...]) -> tuple[Bridge, ...]:
+        return retied(sorted(value, key=bridge_order))
+
+    @field_validator("drop_any", mode="after")
+    @classmethod
+    def _sort_drop_any(cls, value: tuple[DropAny, ...]) -> tuple[DropAny, ...]:
+        return tuple(sorted(value, key=drop_any_order))
+
+    @property
+    def origin(self) -> Origin | None:
+        """The text that the plan was read from, with the span of each place, if there is one."""
+        return self._origin
+
+    def read_from(self, origin: Origin) -> "Plan":
+        """The same plan, knowing the text that it was read from."""
+        plan = self.model_copy()
+        plan._origin = origin
+        return plan
+
+    def rest(self, where: str) -> Recipe | None:
+        """The recipe of `embed`, `norm`, `head` or `tokenizer`."""
+        recipe: Recipe | None = getattr(self, where)
+        return recipe
+
+    def __eq__(self, other: object) -> bool:
+        """Equal if they say the same; the text they were read from doesn't count."""
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in type(self).model_fields)
+
+    __hash__ = None  # type: ignore[assignment] # it holds dictionaries
+
+
+def sources(recipe: Recipe) -> Sequence[LayerOf]:
+    """The layers that a recipe reads, a choice of models included."""
+    if isinstance(recipe, Take):
+        return (recipe.take,)
+    if isinstance(recipe, Merge):
+        return recipe.merge
+    return tuple(LayerOf(model=model, layer=recipe.layer) for model in recipe.any_of)

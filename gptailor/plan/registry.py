@@ -1,0 +1,213 @@
+"""What a plan may name: merge methods and objectives, with their parameters. Plain data.
+
+A merge method is one `Method` here and one kernel of the same name in `gptailor.methods.kernels`;
+the checks, the docs and the contract tests read this table.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a method: an ASCII name, bounds (closed unless said), a default."""
+
+    name: str
+    default: int | float | None
+    low: int | float = float("-inf")
+    high: int | float = float("inf")
+    open_low: bool = False  # the lower bound itself is not allowed
+    integer: bool = False
+    variadic: bool = False  # takes all positional arguments, one for each source
+    one_serves_all: bool = False  # of a variadic one: a single number stands for every source
+
+    def admits(self, value: int | float) -> bool:
+        """Whether the value lies within the bounds."""
+        above = value > self.low if self.open_low else value >= self.low
+        return above and value <= self.high
+
+    @property
+    def bounds(self) -> str:
+        """The bounds as an interval, `(0, 1]`."""
+        left = "(" if self.open_low or self.low == float("-inf") else "["
+        right = ")" if self.high == float("inf") else "]"
+        return f"{left}{_short(self.low)}, {_short(self.high)}{right}"
+
+
+def _short(value: int | float) -> str:
+    return f"{value:g}".replace("inf", "∞")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merge method: what it is called and how many sources it takes. θ_b is the base's tensor."""
+
+    name: str
+    formula: str
+    parameters: tuple[Parameter, ...] = ()
+    least: int = 1
+    most: int | None = None
+    needs_base: bool = False
+
+    @property
+    def variadic(self) -> Parameter | None:
+        """The parameter that takes all positional arguments, if there is one."""
+        return next((p for p in self.parameters if p.variadic), None)
+
+    @property
+    def takes_any_number(self) -> bool:
+        """Whether every number of sources from two up will do, as `any of` needs."""
+        return self.least <= 2 and self.most is None
+
+    def parameter(self, name: str) -> Parameter | None:
+        """The parameter of that name."""
+        return next((p for p in self.parameters if p.name == name), None)
+
+
+def _density(default: float) -> Parameter:
+    """The share of a task vector's entries that are kept."""
+    return Parameter("density", default, low=0.0, high=1.0, open_low=True)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "linear",
+            "Σ w_i θ_i; without weights the mean; not normalised",
+            (Parameter("weights", None, variadic=True),),
+        ),
+        Method(
+            "slerp",
+            "spherical interpolation; the share t is the second source's",
+            (Parameter("t", 0.5, low=0.0, high=1.0),),
+            least=2,
+            most=2,
+        ),
+        Method(
+            "task_arithmetic",
+            "θ_b + Σ λ_i (θ_i − θ_b)",
+            (Parameter("scales", 1.0, variadic=True, one_serves_all=True),),
+            needs_base=True,
+        ),
+        Method(
+            "ties",
+            "θ_b + scale · the mean of the trimmed task vectors that agree with the elected sign",
+            (_density(0.5), Parameter("scale", 1.0)),
+            needs_base=True,
+        ),
+        Method(
+            "dare",
+            "θ_b + scale · Σ of the task vectors, dropped at random and rescaled by 1/density",
+            (
+                _density(0.5),
+                Parameter("scale", 1.0),
+                Parameter("seed", 0, low=0, high=2**53, integer=True),
+            ),
+            needs_base=True,
+        ),
+        Method(
+            "breadcrumbs",
+            "θ_b + scale · Σ of the task vectors without their largest and smallest entries",
+            (
+                _density(0.9),
+                Parameter("gamma", 0.01, low=0.0, high=1.0),
+                Parameter("scale", 1.0),
+            ),
+            needs_base=True,
+        ),
+        Method(
+            "model_stock",
+            "the mean of the sources pulled towards θ_b by their measured angle",
+            least=2,
+            needs_base=True,
+        ),
+        Method("karcher", "the Riemannian mean on the sphere, times the mean norm", least=2),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of an objective: its name, its kind, whether it must be given."""
+
+    name: str
+    kind: Literal["path", "text", "number", "model"]
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """An objective: the direction that is better, and the arguments that it takes in order."""
+
+    name: str
+    direction: Literal["minimize", "maximize"] | None  # None: as its metric says
+    arguments: tuple[Argument, ...]
+
+    def argument(self, name: str) -> Argument | None:
+        """The argument of that name."""
+        return next((a for a in self.arguments if a.name == name), None)
+
+
+_FILE = Argument("file", "path", required=True)
+
+OBJECTIVES: dict[str, ObjectiveSpec] = {
+    spec.name: spec
+    for spec in (
+        ObjectiveSpec("nll", "minimize", (_FILE,)),
+        ObjectiveSpec("perplexity", "minimize", (_FILE,)),
+        ObjectiveSpec("kl", "minimize", (_FILE, Argument("from", "model"))),
+        ObjectiveSpec("multiple_choice", "maximize", (_FILE, Argument("metric", "text"))),
+        ObjectiveSpec("margin", "maximize", (_FILE,)),
+        ObjectiveSpec("generate", "maximize", (_FILE,)),
+        ObjectiveSpec(
+            "lm_eval",
+            None,
+            (Argument("task", "text", required=True), Argument("metric", "text")),
+        ),
+    )
+}
+
+BRIDGE_TOKENS = 65_536
+"""Calibration tokens of a bridge that doesn't say how many."""
+BRIDGE_RIDGE = 0.1
+"""The ridge of a bridge that doesn't say which."""
+
+DTYPES: dict[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""The dtypes that an output may have, and their names in safetensors."""
+
+WORDS = frozenset(
+    [
+        "tailor",
+        "model",
+        "from",
+        "by",
+        "merge",
+        "drop",
+        "scale",
+        "bridge",
+        "on",
+        "tokens",
+        "ridge",
+        "embed",
+        "norm",
+        "head",
+        "tokenizer",
+        "dtype",
+        "stack",
+        "search",
+        "limit",
+        "layers",
+        "one",
+        "any",
+        "of",
+        "maybe",
+        "tied",
+        "minimize",
+        "maximize",
+        "fidelity",
+        "trials",
+        "seed",
+    ]
+)
+"""The language's own words: no model may be named so."""

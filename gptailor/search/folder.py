@@ -1,0 +1,210 @@
+"""What a search is of, by digests: models' files, texts, settings. Another one is refused."""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, final
+
+from gptailor.checkpoint.files import CheckpointError, quoted, read_object, stamps
+from gptailor.checkpoint.folder import CONFIG, tokenizer_files
+from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
+from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.write.digest import of_file
+from gptailor.checkpoint.write.output_file import write_whole, writing
+from gptailor.checkpoint.write.threads import available
+
+IDENTITY_WORDS = {
+    "space": "the plan leaves other things open, or its base has other layers",
+    "models": "other files of {}",
+    "data": "another text in {}",
+    "objectives": "its objectives were {}",
+    "samples": "its samples, from cheapest to full, were {}",
+    "seed": "its seed was {}",
+    "strategy": "its strategy was {}",
+    "bridge": "it bridged {}",
+    "dtype": "its models computed in {}",
+}
+"""What is said when an entry of an identity is another."""
+
+
+@final
+class Digests:
+    """The sha256 of files; those that were not touched since the last time aren't read again."""
+
+    def __init__(self, folder: "Folder") -> None:
+        self._folder = folder
+        self._known: dict[str, Any] = folder.get_json(DIGESTS) or {}
+
+    def of(self, files: Iterable[Path]) -> dict[Path, str]:
+        """Of each file, read by several threads. Raises C201 for one that can't be read."""
+        files = list(dict.fromkeys(files))
+        now = stamps(files)
+        fresh = [file for file in files if self._recalled(file, now.get(file)) is None]
+        with ThreadPoolExecutor(available()) as pool:
+            made = dict(zip(fresh, pool.map(of_file, fresh), strict=True))
+        for file, digest in made.items():
+            entry = {"stamp": list(now[file]), "sha256": digest.sha256}
+            self._known[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
+        if made:
+            self._folder.put_json(DIGESTS, self._known)
+        return {file: str(self._recalled(file, now.get(file))) for file in files}
+
+    def _recalled(self, file: Path, stamp: Sequence[int] | None) -> str | None:
+        entry = self._known.get(os.path.abspath(file))  # noqa: PTH100 (links stay)
+        if stamp is None or not isinstance(entry, dict) or entry.get("stamp") != list(stamp):
+            return None
+        return str(entry["sha256"])
+
+
+def digests_of_models(models: Mapping[str, Opened], digests: Digests) -> dict[str, str]:
+    """One digest a model: of its weights, its configuration and its tokenizer."""
+    files = {name: list(_files(opened)) for name, opened in models.items()}
+    found = digests.of(file for its in files.values() for file in its)
+    return {name: _joined(found[file] for file in its) for name, its in files.items()}
+
+
+def digests_of_texts(files: Iterable[Path], digests: Digests) -> dict[str, str]:
+    """The digest of each text, by its name; those of equal names in their order."""
+    found = digests.of(files)
+    names: dict[str, str] = {}
+    for file, digest in found.items():
+        name = file.name
+        while name in names:
+            name += "'"
+        names[name] = digest
+    return names
+
+
+def _files(opened: Opened) -> Iterable[Path]:
+    for file in opened.checkpoint.files:
+        yield file
+        for beside in (CONFIG, ADAPTER_CONFIG):
+            if file.with_name(beside).exists():
+                yield file.with_name(beside)
+    yield from tokenizer_files(opened.checkpoint)
+
+
+def _joined(digests: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(dict.fromkeys(digests)).encode()).hexdigest()
+
+
+_LOCK = ".lock"
+SETTINGS = "run.json"
+JOURNAL = "study.journal"
+DIGESTS = "digests.json"
+BEST = "best.tailor"
+FRONT = "front"
+SUMMARY = "summary"
+SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
+"""What a file is called while it is written."""
+OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", DIGESTS, BEST, f"{BEST}.lock", FRONT,
+                  f"{SUMMARY}.json", f"{SUMMARY}.md"])  # fmt: skip
+
+
+@final
+class Folder:
+    """A context that holds RUN. Raises CheckpointError: C901 if another process has it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    def __enter__(self) -> "Folder":
+        with writing(self.path):
+            if self.path.exists() and not self.path.is_dir():
+                raise CheckpointError("C902", "is a file; a search has a folder", self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            strange = sorted({path.name for path in self.path.iterdir()} - OURS)
+        known = (self.path / SETTINGS).exists()
+        if strange and not known:
+            message = f"holds {quoted(strange[0])}, and no search"
+            raise CheckpointError("C902", message, self.path, "name a new folder")
+        self._hold()
+        self._sweep()
+        return self
+
+    def _sweep(self) -> None:
+        """Remove what a killed process was writing."""
+        for folder in (self.path, self.path / FRONT):
+            for side in folder.glob(".*"):
+                if SIDE.fullmatch(side.name):
+                    side.unlink(missing_ok=True)
+
+    def __exit__(self, *exception: object) -> None:
+        if self._lock is None:
+            return
+        if not {path.name for path in self.path.iterdir()} - {_LOCK, DIGESTS}:  # it never began
+            with suppress(OSError):
+                (self.path / DIGESTS).unlink(missing_ok=True)
+                (self.path / _LOCK).unlink()
+                self.path.rmdir()
+        os.close(self._lock)
+        self._lock = None
+
+    def _hold(self) -> None:
+        path = self.path / _LOCK
+        with writing(path):
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            message = "another search goes on in this folder"
+            raise CheckpointError("C901", message, self.path, "wait, or give another -o") from None
+        except OSError:  # a file system without locks
+            pass
+        self._lock = lock
+
+    @property
+    def journal(self) -> Path:
+        """Where the study is, unless a storage was named."""
+        return self.path / JOURNAL
+
+    def put(self, name: str, text: str) -> Path:
+        """Write a file whole or not at all, in the place of an old one. Raises C303."""
+        place = self.path / name
+        with writing(place):
+            place.parent.mkdir(exist_ok=True)
+        write_whole(place, text.encode(), place)
+        return place
+
+    def put_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """The same with JSON."""
+        self.put(name, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+    def get_json(self, name: str) -> dict[str, Any] | None:
+        """The JSON object in a file, if it is there. Raises C903 for one that is none."""
+        path = self.path / name
+        return read_object(path, "C903", duplicate="C903") if path.exists() else None
+
+
+def refuse_other(folder: Folder, record: Mapping[str, Any]) -> None:
+    """Raise CheckpointError C902 where a folder's search has its study elsewhere, or more trials.
+
+    Whatever trials depend on is compared with the study itself.
+    """
+    before = folder.get_json(SETTINGS)
+    if before is None:
+        return
+    for name in ("storage", "study"):
+        old, new = before.get(name), record[name]
+        if old != new:
+            _refuse(folder, f"its {name} is {_said(old)}, not {_said(new)}")
+    trials = before.get("trials")
+    if isinstance(trials, int) and trials > record["trials"]:
+        _refuse(folder, f"it was begun with {trials} trials, and now is to have fewer")
+
+
+def _refuse(folder: Folder, message: str) -> None:
+    help_ = "give what it was begun with, or another RUN"
+    raise CheckpointError("C902", f"holds another search: {message}", folder.path, help_)
+
+
+def _said(value: object) -> str:
+    return "the folder's own" if value is None else quoted(str(value))

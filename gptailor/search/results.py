@@ -1,0 +1,219 @@
+"""The plans that a search hands over, as files in its folder: the best one, the front, locks."""
+
+import math
+import os
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import NormalDist, fmean, stdev
+from typing import Any, final
+
+from gptailor.build.lock import SUFFIX
+from gptailor.build.output import used_plan
+from gptailor.build.record import measured
+from gptailor.lang.format import format_plan
+from gptailor.lang.reading import load
+from gptailor.lang.words import objective as in_words
+from gptailor.lang.words import ranges
+from gptailor.plan.layers import slots
+from gptailor.plan.plan import Objective, Plan
+from gptailor.plan.registry import OBJECTIVES
+from gptailor.prepare import prepare, ready
+from gptailor.report.describe import plan_summary
+from gptailor.report.search import percent, shown_number
+from gptailor.search.folder import BEST, FRONT, Folder
+from gptailor.search.held_out import HeldOut
+from gptailor.search.run.trials import BESIDE, RANDOM, STARTS, Ledger, Trial
+from gptailor.search.settings import Settings
+from gptailor.search.space.decode import decode
+from gptailor.search.space.space import Space
+
+_COMMENT_COLUMNS = 100
+"""Columns of a comment."""
+
+
+@final
+@dataclass(frozen=True)
+class Emitting:
+    """Writes plans into a folder. `name` is what the searched plan is called, `seed` its seed."""
+
+    folder: Folder
+    space: Space
+    ledger: Ledger
+    name: str
+    seed: int
+
+    def best(self) -> Path | None:
+        """The best plan, if any has a score."""
+        trial = self.ledger.best()
+        return None if trial is None else self.folder.put(BEST, self.text(trial, self.folder.path))
+
+    def front(self) -> list[Path]:
+        """The plans that no other one betters, named by their trials; those of before go."""
+        trials = self.ledger.front()
+        names = {f"{FRONT}/trial-{trial.number:04}.tailor": trial for trial in trials}
+        for old in (self.folder.path / FRONT).glob("trial-*.tailor"):
+            if f"{FRONT}/{old.name}" not in names:
+                old.unlink()
+        place = self.folder.path / FRONT
+        return [self.folder.put(name, self.text(trial, place)) for name, trial in names.items()]
+
+    def text(self, trial: Trial, place: Path) -> str:
+        """A trial's plan as it was evaluated, its paths as seen from a folder, and a comment."""
+        plan = decode(self.space, trial.wanted.genome)
+        if not trial.wanted.bridged:
+            plan = plan.model_copy(update={"bridges": ()})
+        used = used_plan(prepare(plan), place)
+        seen = plan.model_copy(update={"models": used.models, "bridges": used.bridges})
+        comment = "".join(f"# {line}\n" for line in self._comment(trial, plan))
+        return comment + format_plan(seen)
+
+    def _comment(self, trial: Trial, plan: Plan) -> Iterable[str]:
+        ledger, wanted = self.ledger, trial.wanted
+        bridged = ", bridged" if wanted.bridged else ""
+        yield (
+            f"Found by gptailor search: trial {trial.number} of {len(ledger.trials)} "
+            f"({wanted.origin}), seed {self.seed}{bridged}."
+        )
+        yield f"Space: {self.name}, sha256 {self.space.digest[:16]}."
+        scores = zip(ledger.aims, trial.values or (), trial.stderrs or (), strict=True)
+        shares = ledger.retained(trial)
+        for i, (aim, value, error) in enumerate(scores):
+            of = f", {percent(shares[i])} of the base's" if aim.scale == "base" else ""
+            samples = f", {wanted.samples} samples"
+            yield f"{aim.name}: {shown_number(value, error)}{of}{samples}."
+        yield f"{_first_upper(plan_summary(slots(plan, self.space.layers)))}{_cut(plan)}."
+
+
+def _first_upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _cut(plan: Plan) -> str:
+    dropped = [drop.position for drop in plan.drops]
+    return f"; cut: {ranges(dropped)}" if dropped else ""
+
+
+def lock_best(plan: Path) -> Path:
+    """The lock of a plan's file, beside it: of all that it reads, and of each tensor it makes."""
+    path = plan.with_name(plan.name + SUFFIX)
+    measured(ready(load(plan))).write(path)
+    return path
+
+
+def commands(best: Path, chosen: Settings, samples: int) -> list[str]:
+    """What scores the best plan again, and what makes a model of it, said in the current folder."""
+    wishes = [_seen_from_here(one, chosen.folder) for one in chosen.objectives]
+    asked = " ".join(f"-O {shlex.quote(in_words(one).partition(' ')[2])}" for one in wishes)
+    file = shlex.quote(str(best))
+    return [
+        f"gptailor eval {file} {asked} --samples {samples} --seed {chosen.seed}",
+        f"gptailor compile {file} -o DIR --locked",
+    ]
+
+
+def _seen_from_here(objective: Objective, folder: Path) -> Objective:
+    """The objective with its files' paths from the current folder on."""
+    spec = OBJECTIVES[objective.name]
+    paths = [one.name for one in spec.arguments if one.kind == "path"]
+    moved = {
+        name: os.path.relpath(folder / Path(str(objective.arguments[name])).expanduser())
+        for name in paths
+        if name in objective.arguments
+    }
+    return objective.model_copy(update={"arguments": {**objective.arguments, **moved}})
+
+
+ENOUGH = 12
+"""Random plans from which it can be said what more of them would reach."""
+SHOWN = 8
+"""Starting plans that a summary has at most."""
+
+
+def search_summary(ledger: Ledger, held: HeldOut, about: dict[str, Any]) -> dict[str, Any]:
+    """The whole; `about` is what the search was of and how it ended."""
+    best = ledger.best()
+    return {
+        **about,
+        "objectives": [aim._asdict() for aim in ledger.aims],
+        "trials": len(ledger.trials),
+        "cost": round(ledger.cost(), 3),
+        "hits": ledger.hits,
+        "failed": sum(trial.values is None for trial in ledger.trials),
+        "seconds": round(math.fsum(trial.seconds for trial in ledger.trials), 1),
+        "base": _base(ledger, held),
+        "best": None if best is None else _row(best, ledger, held),
+        "front": [_row(trial, ledger, held) for trial in ledger.front()],
+        "starts": [_row(trial, ledger, held) for trial in best_starts(ledger)],
+        "random": _random(ledger, held),
+    }
+
+
+def best_starts(ledger: Ledger) -> list[Trial]:
+    """Starting plans at full fidelity, the best first; each plan once."""
+    left = [t for t in ledger.of(STARTS) if t.full and t.values is not None and t.same_as is None]
+    found: list[Trial] = []
+    while left and len(found) < SHOWN and (best := ledger.best(left)) is not None:
+        found.append(best)
+        left.remove(best)
+    return found
+
+
+def best_random(ledger: Ledger) -> Trial | None:
+    """The best random plan: of random search if there was one, else of the few in the budget."""
+    drawn = _drawn(ledger)
+    return ledger.best(drawn) if drawn else None
+
+
+def _drawn(ledger: Ledger) -> list[Trial]:
+    beside = [t for t in ledger.of(BESIDE) if t.same_as is None]
+    return beside or [t for t in ledger.of(RANDOM) if t.same_as is None]
+
+
+def _base(ledger: Ledger, held: HeldOut) -> dict[str, Any]:
+    values = ledger.references.get(ledger.full)
+    return {"values": None if values is None else list(values), "held": held.of(None)}
+
+
+def _row(trial: Trial, ledger: Ledger, held: HeldOut) -> dict[str, Any]:
+    return {
+        "trial": trial.number,
+        "origin": trial.wanted.origin,
+        "samples": trial.wanted.samples,
+        "bridged": trial.wanted.bridged,
+        "values": None if trial.values is None else list(trial.values),
+        "stderrs": _finite(trial.stderrs),
+        "retained": _finite(ledger.retained(trial)),
+        "held": held.of(trial),
+    }
+
+
+def _finite(numbers: Sequence[float] | None) -> list[float | None] | None:
+    """JSON has neither NaN nor infinity."""
+    return None if numbers is None else [n if math.isfinite(n) else None for n in numbers]
+
+
+def _random(ledger: Ledger, held: HeldOut) -> dict[str, Any]:
+    drawn = _drawn(ledger)
+    best = best_random(ledger)
+    return {
+        "trials": len(drawn),
+        "whole": bool(ledger.of(BESIDE)),
+        "best": None if best is None else _row(best, ledger, held),
+        "expected": expected(ledger, drawn),
+    }
+
+
+def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
+    """The worst retained share that the best of as many random plans as the search cost would have.
+
+    By a normal law through those that were drawn: an estimate for little money, while random
+    search itself would cost as much again.
+    """
+    shares = [min(ledger.retained(trial)) for trial in drawn if trial.values is not None]
+    if len(shares) < ENOUGH or ledger.of(BESIDE):
+        return None
+    count = max(ledger.cost(), 1.0)
+    quantile = NormalDist().inv_cdf((count - 0.375) / (count + 0.25))  # Blom, 1958
+    return fmean(shares) + quantile * stdev(shares)

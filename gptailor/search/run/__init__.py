@@ -1,0 +1,1 @@
+"""What happens between a strategy and its trials: schedule, workers, study. Never torch."""

@@ -1,0 +1,375 @@
+"""A strategy that is asked and told, its state rebuilt from told trials: `Asking`."""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, final, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gptailor.search.run.objectives import draw_weights
+from gptailor.search.run.trials import (
+    BESIDE,
+    FINAL,
+    RANDOM,
+    SEARCH,
+    STARTS,
+    Ledger,
+    Trial,
+    Wanted,
+    as_numpy,
+    at,
+)
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.space import Space
+from gptailor.search.space.table import sample
+
+if TYPE_CHECKING:
+    from gptailor.search.strategies.strategy import Strategy
+
+INIT, ASK, WEIGHTS, DRAW = range(4)
+"""What randomness is for; each has keys of its own."""
+
+TOLD = (STARTS, RANDOM, SEARCH)
+"""What strategies are told of."""
+
+
+class Proposals(NamedTuple):
+    """What an ask gave: genomes, and the share of all samples that is wanted for each."""
+
+    genomes: tuple[Genome, ...]
+    shares: tuple[float, ...]
+
+
+@final
+class Asking:
+    """One strategy on one space.
+
+    All randomness comes from `seed` and the number of the ask, and what was told goes in by the
+    same calls whether it was told now or in a process before: the next ask is then the same too.
+    """
+
+    def __init__(
+        self, strategy: "Strategy", space: Space, ledger: Ledger, *, seed: int, capacity: int
+    ) -> None:
+        self.strategy = strategy
+        self.ledger = ledger
+        table, objectives = space.table, len(ledger.aims)
+        self._key = jax.random.key(seed)
+        self._ask = jax.jit(lambda state, key, weights: strategy.ask(table, state, key, weights))
+        self._tell = jax.jit(
+            lambda state, genomes, values, shares: strategy.tell(
+                table, state, genomes, values, shares
+            )
+        )
+        self._sample = jax.jit(lambda key: sample(table, key))
+        self._state: Any = strategy.init(table, capacity, self._keyed(INIT, 0), objectives)
+        self._told = 0
+
+    def _keyed(self, purpose: int, number: int) -> Any:
+        return jax.random.fold_in(jax.random.fold_in(self._key, purpose), number)
+
+    def ask(self, number: int, asked_after: int) -> Proposals:
+        """The genomes of that ask, once so many trials were told; asks go up."""
+        self._take_in(asked_after)
+        weights = draw_weights(self._keyed(WEIGHTS, number), len(self.ledger.aims))
+        population, shares, self._state = self._ask(self._state, self._keyed(ASK, number), weights)
+        population = as_numpy(population)
+        many = len(population.bits)
+        return Proposals(tuple(at(population, i) for i in range(many)), tuple(map(float, shares)))
+
+    def random(self, number: int) -> Genome:
+        """A random genome; its number says which."""
+        return as_numpy(self._sample(self._keyed(DRAW, number)))
+
+    def _take_in(self, until: int) -> None:
+        """Tell what was told since the last ask, in the order of asking.
+
+        Whole populations, and the rest one by one: the functions are compiled for two sizes only.
+        """
+        fresh = [t for t in self.ledger.trials[self._told : until] if t.wanted.phase in TOLD]
+        fresh.sort(key=lambda trial: (TOLD.index(trial.wanted.phase), trial.wanted.key))
+        self._told = until
+        many = self.strategy.population
+        whole = len(fresh) - len(fresh) % many
+        for start in range(0, whole, many):
+            self._put(fresh[start : start + many])
+        for trial in fresh[whole:]:
+            self._put([trial])
+
+    def _put(self, trials: Sequence[Trial]) -> None:
+        genomes = [trial.wanted.genome for trial in trials]
+        population = Genome(*(np.stack(genes) for genes in zip(*genomes, strict=True)))
+        values = jnp.asarray(self.ledger.losses(trials))
+        shares = jnp.asarray([trial.share for trial in trials], jnp.float32)
+        self._state = self._tell(self._state, population, values, shares)
+
+
+BridgedAt = Literal["none", "each", "full", "final"]
+"""Which trials are bridged: none, all, those at full fidelity, or the best ones in the end."""
+
+FINALISTS = 5
+"""The most trials that are evaluated once more, bridged."""
+REPEATS = 20
+"""Asks, and trials for each genome of one, that may give nothing new before a search ends."""
+OTHERS = 1000
+"""The number of the first random genome beside; those before it are of the search."""
+EPSILON = 1e-9
+"""What sums of shares may be off."""
+
+ORDER = (STARTS, RANDOM, SEARCH, FINAL, BESIDE)
+"""What is evaluated after what."""
+
+
+@final
+@dataclass(frozen=True)
+class Budget:
+    """What a search may spend: `trials` evaluations at full fidelity.
+
+    A trial uses between `low` and `full` samples. `beside` asks for random search at the same
+    cost, which is spent on top.
+    """
+
+    trials: int
+    low: int
+    full: int
+    bridging: BridgedAt = "none"
+    beside: bool = False
+
+    def samples(self, share: float) -> int:
+        """The samples of a share that is asked for."""
+        return min(max(round(share * self.full), self.low), self.full)
+
+    @property
+    def starts(self) -> float:
+        """What starting plans may cost: half of all."""
+        return max(self.trials / 2, 1.0)
+
+    @property
+    def random(self) -> int:
+        """How many random plans are evaluated for comparison."""
+        return max(min(self.trials // 12, 16), 1)
+
+    @property
+    def finalists(self) -> int:
+        """How many trials are bridged in the end."""
+        if self.bridging != "final":
+            return 0
+        return min(FINALISTS, max(self.trials // 10, 1))
+
+    def bridged(self, samples: int) -> bool:
+        """Whether a trial with so many samples is bridged."""
+        return self.bridging == "each" or (self.bridging == "full" and samples == self.full)
+
+
+class Start(NamedTuple):
+    """A starting plan, and the share of all samples that it is to be evaluated on."""
+
+    name: str
+    genome: Genome
+    share: float
+
+
+class ToldStart(NamedTuple):
+    """A starting plan that was evaluated: its losses by each objective, NaN after a failure."""
+
+    name: str
+    genome: Genome
+    share: float
+    losses: tuple[float, ...]
+
+
+@runtime_checkable
+class StartSource(Protocol):
+    """Starting plans, stage by stage."""
+
+    def next(self, told: Sequence[ToldStart]) -> Sequence[Start]:
+        """The next stage's plans, given all that were evaluated; none when they are over."""
+
+
+@final
+class Schedule:
+    """Decides by the told trials alone, so that a later process goes on in the same way."""
+
+    def __init__(self, ledger: Ledger, budget: Budget, starts: StartSource, asking: Asking) -> None:
+        self.ledger = ledger
+        self.budget = budget
+        self.starts = starts
+        self.asking = asking
+        self.asks = 0
+        self._closed = False
+        self._missing = self._replay()
+
+    def _replay(self) -> list[Wanted]:
+        """Ask again what was asked before; what of it was not told yet."""
+        missing: list[Wanted] = []
+        seen = {t.wanted.ask: t.wanted.asked_after for t in self.ledger.of(SEARCH)}
+        for number, asked_after in sorted(seen.items()):
+            asked = self.asking.ask(number, asked_after)
+            missing += self._wanted(number, asked_after, asked)
+            self.asks = number + 1
+        return [one for one in missing if one.key not in self.ledger.keys]
+
+    def next(self, *, idle: bool) -> list[Wanted]:
+        """What to evaluate next; nothing if that can't be known before more is told.
+
+        `idle` says that nothing is under way. Nothing while idle is the end.
+        """
+        if self._searched:
+            return self._search() or (self._after() if idle else [])
+        if not idle:
+            return []
+        return self._starts() or self._random() or self._search() or self._after()
+
+    @property
+    def _searched(self) -> bool:
+        return self.asks > 0
+
+    def _after(self) -> list[Wanted]:
+        return self._final() or self._beside()
+
+    # ----------------------------------------------------------------------------- before the asks
+
+    def _starts(self) -> list[Wanted]:
+        """What is missing of the first stage of starting plans that isn't whole."""
+        if self.ledger.of(RANDOM, SEARCH, FINAL, BESIDE):
+            return []
+        told: list[Trial] = []
+        for stage in itertools.count():
+            wanted, whole = self._stage(stage, told)
+            missing = [one for one in wanted if one.key not in self.ledger.keys]
+            if missing:
+                return missing
+            if not wanted or not whole:
+                break
+            told += sorted(self._of_stage(stage), key=lambda trial: trial.wanted.slot)
+        return []
+
+    def _stage(self, number: int, told: Sequence[Trial]) -> tuple[list[Wanted], bool]:
+        """A stage's plans, as many as there is room for, and whether those are all."""
+        budget = self.budget
+        left = budget.starts - math.fsum(trial.share for trial in told) + EPSILON
+        found: list[Wanted] = []
+        for slot, start in enumerate(self.starts.next([self._told(trial) for trial in told])):
+            samples = budget.samples(start.share)
+            left -= samples / budget.full
+            if left < 0:
+                return found, False
+            one = self._one(STARTS, number, slot, start.name, start.genome, samples)
+            found.append(one._replace(asked_after=len(told)))
+        return found, True
+
+    def _of_stage(self, number: int) -> list[Trial]:
+        return [trial for trial in self.ledger.of(STARTS) if trial.wanted.ask == number]
+
+    def _told(self, trial: Trial) -> ToldStart:
+        losses = tuple(float(loss) for loss in self.ledger.losses([trial])[0])
+        return ToldStart(trial.wanted.origin, trial.wanted.genome, trial.share, losses)
+
+    def _random(self) -> list[Wanted]:
+        if self.ledger.of(SEARCH, FINAL, BESIDE):
+            return []
+        return self._drawn(RANDOM, range(self.budget.random))
+
+    def _drawn(self, phase: str, numbers: Iterable[int]) -> list[Wanted]:
+        first = 0 if phase == RANDOM else OTHERS
+        return [
+            self._one(phase, 0, n, "random", self.asking.random(first + n), self.budget.full)
+            for n in numbers
+            if (phase, 0, n) not in self.ledger.keys
+        ]
+
+    # ------------------------------------------------------------------------------- while it asks
+
+    def _search(self) -> list[Wanted]:
+        """What was asked before and not told; else the next ask, if there is room for more."""
+        if self._missing:
+            found, self._missing = self._missing, []
+            return found
+        if self._closed or self.left < self.budget.low / self.budget.full or self.exhausted:
+            return []
+        number, asked_after = self.asks, len(self.ledger.trials)
+        self.asks += 1
+        return self._wanted(number, asked_after, self.asking.ask(number, asked_after))
+
+    def _wanted(self, number: int, asked_after: int, asked: Proposals) -> list[Wanted]:
+        name = self.asking.strategy.name
+        found = []
+        for slot, (genome, share) in enumerate(zip(asked.genomes, asked.shares, strict=True)):
+            samples = self.budget.samples(share)
+            one = self._one(SEARCH, number, slot, name, genome, samples)
+            found.append(one._replace(asked_after=asked_after))
+        return found
+
+    def close(self) -> None:
+        """Ask no more: what is left is too little for what is asked."""
+        self._closed = True
+
+    @property
+    def left(self) -> float:
+        """What starting plans, random ones and the strategy have left together."""
+        spent = self.ledger.cost(self.ledger.of(STARTS, RANDOM, SEARCH))
+        return self.budget.trials - self.budget.finalists - spent + EPSILON
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the strategy has long asked nothing but plans that are known."""
+        most = REPEATS * (1 + self.asking.strategy.population)
+        last = self.ledger.of(SEARCH)[-most:]
+        return len(last) == most and all(trial.same_as is not None for trial in last)
+
+    # --------------------------------------------------------------------------------- in the end
+
+    def _final(self) -> list[Wanted]:
+        """The best trials once more, bridged."""
+        done = self.ledger.of(FINAL)
+        plans = {trial.plan for trial in done}
+        most = self.budget.finalists
+        chosen = [trial for trial in self._ranked(most) if trial.plan not in plans] if most else []
+        return [
+            self._one(FINAL, 0, len(done) + i, t.wanted.origin, t.wanted.genome, t.wanted.samples)
+            for i, t in enumerate(chosen)
+        ]
+
+    def _ranked(self, most: int) -> list[Trial]:
+        """The best ones at full fidelity without a bridge, one of the front after the other."""
+        ledger = self.ledger
+        left = [
+            trial
+            for trial in ledger.trials
+            if trial.full and trial.values and trial.same_as is None and not trial.wanted.bridged
+        ]
+        found: list[Trial] = []
+        while left and len(found) < most:
+            best = ledger.best(left)
+            if best is None:
+                break
+            found.append(best)
+            left.remove(best)
+        return found
+
+    def _beside(self) -> list[Wanted]:
+        """Random search at the cost of what was done."""
+        if not self.budget.beside:
+            return []
+        spent = self.ledger.cost(self.ledger.of(BESIDE))
+        more = int(self.ledger.cost(self.ledger.of(STARTS, RANDOM, SEARCH)) - spent + EPSILON)
+        done = len(self.ledger.of(BESIDE))
+        return self._drawn(BESIDE, range(done, done + more)) if not self.stuck else []
+
+    @property
+    def stuck(self) -> bool:
+        """Whether random plans have long been known ones only."""
+        last = self.ledger.of(BESIDE)[-4 * REPEATS :]
+        return len(last) == 4 * REPEATS and all(trial.same_as is not None for trial in last)
+
+    def _one(
+        self, phase: str, ask: int, slot: int, origin: str, genome: Genome, samples: int
+    ) -> Wanted:
+        bridged = phase == FINAL or self.budget.bridged(samples)
+        before = ORDER[: ORDER.index(phase)]
+        asked_after = len(self.ledger.of(*before))
+        return Wanted(phase, ask, slot, origin, as_numpy(genome), samples, bridged, asked_after)

@@ -1,0 +1,350 @@
+"""A genome as Optuna has it: parameters by the genes' names, and what else each could have been."""
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal, final
+
+import jax
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from gptailor.checkpoint.files import CheckpointError, quoted, reason
+from gptailor.search.run.trials import Trial, Wanted, genome_from_json, genome_to_json
+from gptailor.search.space.genes import Gene, Pick, Real
+from gptailor.search.space.genome import Active, Genome
+from gptailor.search.space.space import Space
+from gptailor.search.space.table import active
+
+
+@final
+class Naming:
+    """Names a space's genomes; genes that say nothing are left out."""
+
+    def __init__(self, space: Space) -> None:
+        self._genes: tuple[tuple[Gene, ...], ...] = (space.bits, space.picks, space.reals)
+        self._active = jax.jit(lambda genome: active(space.table, genome))
+        self._distributions = {gene.name: _distribution(gene) for of in self._genes for gene in of}
+
+    def __call__(self, genome: Genome) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+        """The values of active genes in the plan's own terms, and their distributions."""
+        counts: Active = self._active(genome)
+        values = {
+            gene.name: _value(gene, genes[i])
+            for of, genes, says in zip(self._genes, genome, counts, strict=True)
+            for i, gene in enumerate(of)
+            if says[i]
+        }
+        return values, {name: self._distributions[name] for name in values}
+
+
+def _distribution(gene: Gene) -> BaseDistribution:
+    if isinstance(gene, Real):
+        return FloatDistribution(gene.low, gene.high, log=gene.log)
+    return CategoricalDistribution(gene.labels if isinstance(gene, Pick) else (False, True))
+
+
+def _value(gene: Gene, found: Any) -> bool | str | float:
+    if isinstance(gene, Real):
+        return gene.value(float(found))
+    return gene.labels[int(found)] if isinstance(gene, Pick) else bool(found)
+
+
+NAME = "gptailor"
+"""What a study is called that nobody named."""
+
+_ALL_KEPT = "all trials before are kept, and the same command goes on"
+
+_Direction = Literal["minimize", "maximize"]
+
+Parameters = Callable[[Genome], tuple[dict[str, Any], dict[str, BaseDistribution]]]
+"""What a genome's active genes are called and are, and what else they could have been."""
+
+
+@final
+@dataclass(frozen=True)
+class StudyObjective:
+    """An objective as a study has it: what it is called, and which way is better."""
+
+    name: str
+    direction: _Direction
+
+
+@final
+class Study:
+    """Told trials, in their order, and notes about the whole.
+
+    `place` is what messages call it: a file, or a storage's URL.
+    """
+
+    def __init__(self, study: optuna.Study, place: Path, parameters: Parameters) -> None:
+        self.place = place
+        self._study = study
+        self._parameters = parameters
+        with self._reading():
+            self._count = len(study.get_trials(deepcopy=False))
+            self.notes: dict[str, Any] = dict(study.user_attrs)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise self.error(f"holds no study of a search: {_said(error)}") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            message = f"cannot be written: {_said(error)}"
+            raise CheckpointError("C303", message, self.place, _ALL_KEPT) from error
+
+    def error(self, message: str, help: str = "") -> CheckpointError:
+        """What is wrong with the study, as an exception."""
+        return CheckpointError("C903", message, self.place, help)
+
+    def trials(self) -> list[Trial]:
+        """All that were told, in order."""
+        with self._reading():
+            frozen = self._study.get_trials(deepcopy=False)
+            told = [_trial(one) for one in frozen]
+        keys = [trial.wanted.key for trial in told]
+        if len(set(keys)) < len(keys):
+            raise self.error("holds an evaluation twice; did two searches write into it?")
+        return told
+
+    def add(self, trial: Trial) -> None:
+        """Write down a trial, whose number is that of those before it. Raises C303."""
+        assert trial.number == self._count, "trials are told in order"
+        with self._writing():
+            self._study.add_trial(_frozen(trial, *self._parameters(trial.wanted.genome)))
+        self._count += 1
+
+    def note(self, name: str, value: Any) -> None:
+        """Write down something about the whole, as JSON. Raises C303."""
+        with self._writing():
+            self._study.set_user_attr(name, value)
+        self.notes[name] = value
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was told yet."""
+        return self._count == 0
+
+
+def open_study(
+    storage: Path | str, name: str, measures: Sequence[StudyObjective], parameters: Parameters
+) -> Study:
+    """The study of that name in a journal's file, or in a storage by its URL; a new one if none is.
+
+    Whoever opens a file has to hold its folder's lock. Raises CheckpointError: C903 for what is no
+    study of such measures, C303 for what can't be written.
+    """
+    place = storage if isinstance(storage, Path) else Path(storage)
+    directions: list[_Direction] = [one.direction for one in measures]
+    try:
+        with quiet():
+            study = _loaded(_storage(storage), name, directions)
+            found = [direction.name.lower() for direction in study.directions]
+            if found == directions and study.metric_names is None:
+                study.set_metric_names([measure.name for measure in measures])
+    except OSError as error:
+        raise CheckpointError("C303", f"cannot be written: {_said(error)}", place) from error
+    except Exception as error:
+        raise CheckpointError("C903", f"holds no study: {_said(error)}", place) from error
+    if found != directions:
+        message = f"holds another search: it wants to {', '.join(found)}"
+        raise CheckpointError("C902", message, place)
+    return Study(study, place, parameters)
+
+
+def _loaded(storage: BaseStorage | str, name: str, directions: list[_Direction]) -> optuna.Study:
+    """The study, begun if there is none; Optuna would write a line into the journal each time."""
+    try:
+        return optuna.load_study(storage=storage, study_name=name)
+    except KeyError:
+        return optuna.create_study(storage=storage, study_name=name, directions=directions)
+
+
+def _storage(storage: Path | str) -> BaseStorage | str:
+    if isinstance(storage, str):
+        return storage
+    mend(storage)
+    return JournalStorage(JournalFileBackend(os.path.abspath(storage)))  # noqa: PTH100 (links stay)
+
+
+def mend(journal: Path) -> None:
+    """Remove what a dead process left: the torn end of a line, and the lock of a write.
+
+    Optuna reads past a torn end, but the next line would then be part of it.
+    """
+    lock = journal.with_name(journal.name + ".lock")
+    if lock.is_symlink():
+        lock.unlink()
+    if not journal.exists():
+        return
+    with journal.open("r+b") as file:
+        end = _end_of_lines(file.read())
+        file.truncate(end)
+
+
+def _end_of_lines(raw: bytes) -> int:
+    return raw.rfind(b"\n") + 1
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna says nothing of new studies, nor that a function may change."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def _said(error: Exception) -> str:
+    """One line of what went wrong; storages are of many makers, who raise what they like."""
+    if isinstance(error, OSError):
+        return reason(error)
+    text = str(error).strip().partition("\n")[0]
+    return quoted(text) if text else type(error).__name__
+
+
+# ------------------------------------------------------------------------------ trials and Optuna's
+
+
+def _frozen(
+    trial: Trial, params: dict[str, Any], distributions: dict[str, BaseDistribution]
+) -> FrozenTrial:
+    """The trial as Optuna has it: below full fidelity it is pruned, without values it failed."""
+    now = datetime.now().astimezone()
+    single = trial.values is not None and len(trial.values) == 1
+    steps = {trial.wanted.samples: trial.values[0]} if trial.values and single else {}
+    return FrozenTrial(
+        number=-1,
+        trial_id=-1,
+        state=_state(trial),
+        value=None,
+        values=trial.values if trial.full else None,
+        datetime_start=now - timedelta(seconds=trial.seconds),
+        datetime_complete=now,
+        params=params,
+        distributions=distributions,
+        user_attrs=_attributes(trial),
+        system_attrs={},
+        intermediate_values=steps,
+    )
+
+
+def _state(trial: Trial) -> TrialState:
+    if trial.values is None:
+        return TrialState.FAIL
+    return TrialState.COMPLETE if trial.full else TrialState.PRUNED
+
+
+def _attributes(trial: Trial) -> dict[str, Any]:
+    wanted = trial.wanted
+    said: dict[str, Any] = {
+        "phase": wanted.phase,
+        "ask": wanted.ask,
+        "slot": wanted.slot,
+        "origin": wanted.origin,
+        "asked_after": wanted.asked_after,
+        "samples": wanted.samples,
+        "share": trial.share,
+        "bridged": wanted.bridged,
+        "plan": trial.plan,
+        "genome": genome_to_json(wanted.genome),
+        "seconds": round(trial.seconds, 3),
+    }
+    if trial.values is not None and trial.stderrs is not None:
+        said["values"] = list(trial.values)
+        said["stderrs"] = [error if math.isfinite(error) else None for error in trial.stderrs]
+    if trial.failure is not None:
+        said["failure"] = trial.failure
+    if trial.same_as is not None:
+        said["same_as"] = trial.same_as
+    return said
+
+
+def _trial(frozen: FrozenTrial) -> Trial:
+    """The trial that was written; KeyError, TypeError or ValueError for one of somebody else's."""
+    said: Mapping[str, Any] = frozen.user_attrs
+    wanted = Wanted(
+        phase=said["phase"],
+        ask=said["ask"],
+        slot=said["slot"],
+        origin=said["origin"],
+        genome=genome_from_json(said["genome"]),
+        samples=said["samples"],
+        bridged=said["bridged"],
+        asked_after=said["asked_after"],
+    )
+    values = said.get("values")
+    return Trial(
+        number=frozen.number,
+        wanted=wanted,
+        plan=said["plan"],
+        share=float(said["share"]),
+        values=None if values is None else tuple(map(float, values)),
+        stderrs=None if values is None else tuple(_error(error) for error in said["stderrs"]),
+        failure=said.get("failure"),
+        seconds=float(said["seconds"]),
+        same_as=said.get("same_as"),
+    )
+
+
+def _error(said: float | None) -> float:
+    return math.inf if said is None else float(said)
+
+
+# -------------------------------------------------------------------------- what a study is held to
+
+
+def agree(study: Study, identity: Mapping[str, Any], words: Mapping[str, str]) -> None:
+    """Write down what a search is of; refuse one that is of something else (C902).
+
+    `words` say what is another when an entry differs: `the space is another`.
+    """
+    for name, value in identity.items():
+        if name not in study.notes:
+            if not study.empty:
+                raise study.error(f"holds trials of a search that doesn't say its {name}")
+            study.note(name, value)
+    differing = [name for name in identity if not _same(study.notes[name], identity[name])]
+    if differing:
+        said = "; ".join(_difference(n, study.notes[n], identity[n], words) for n in differing)
+        help_ = "give what it was begun with, or another RUN"
+        raise CheckpointError("C902", f"holds another search: {said}", study.place, help_)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether both are one JSON: a tuple is a list there."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def _difference(name: str, before: Any, now: Any, words: Mapping[str, str]) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        which = [
+            key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
+        ]
+        return words[name].format(", ".join(map(quoted, which)))
+    return words[name].format(f"{_short(before)}, and now {_short(now)}")
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return quoted(text) if len(text) <= 60 else quoted(text[:12])

@@ -1,0 +1,243 @@
+"""What became of one evaluation of one plan: `Trial`, and what was wanted of it: `Wanted`."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias, final
+
+import numpy as np
+from jaxtyping import Float
+
+from gptailor.search.run.objectives import ScaleBy, best, front, normalised, retained
+from gptailor.search.space.genome import Genome
+
+TrialOutcome: TypeAlias = tuple[float, float] | str
+"""A value with its standard error, or why there is none."""
+
+STARTS, RANDOM, SEARCH, FINAL, BESIDE = "start", "random", "search", "final", "beside"
+"""What trials are for: starting plans; a few random ones; what a strategy asks; the best ones once
+more, bridged; random search beside, for comparison only."""
+
+
+class Wanted(NamedTuple):
+    """An evaluation to be made, and who asked for it.
+
+    `origin` is a starting plan's name or the strategy's. Within its `phase` it is told apart by the
+    number of the `ask` and its place in that, its `slot`; `asked_after` trials had been told then.
+    """
+
+    phase: str
+    ask: int
+    slot: int
+    origin: str
+    genome: Genome
+    samples: int
+    bridged: bool
+    asked_after: int
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What tells it from all others of the search."""
+        return self.phase, self.ask, self.slot
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A told evaluation. `number` counts from 0, in the order of telling.
+
+    `plan` is the digest of the plan's canonical text, `share` that of the full samples. `values`
+    are in the user's own directions, one for each objective; None after a `failure`, whose reason
+    that is. `same_as` is the trial whose plan this is too: then nothing was evaluated.
+    """
+
+    number: int
+    wanted: Wanted
+    plan: str
+    share: float
+    values: tuple[float, ...] | None = None
+    stderrs: tuple[float, ...] | None = None
+    failure: str | None = None
+    seconds: float = 0.0
+    same_as: int | None = None
+
+    @property
+    def cost(self) -> float:
+        """What it takes of the budget, in evaluations at full fidelity."""
+        return 0.0 if self.same_as is not None else self.share
+
+    @property
+    def full(self) -> bool:
+        """Whether all samples were used."""
+        return self.share == 1.0
+
+
+def genome_to_json(genome: Genome) -> dict[str, Any]:
+    """A genome as JSON holds it: exact, and short."""
+    return {
+        "bits": "".join("01"[int(bit)] for bit in np.asarray(genome.bits)),
+        "picks": [int(pick) for pick in np.asarray(genome.picks)],
+        "reals": [float(real) for real in np.asarray(genome.reals)],
+    }
+
+
+def genome_from_json(said: Mapping[str, Any]) -> Genome:
+    """The same genome. Raises KeyError, TypeError or ValueError for what is none."""
+    return Genome(
+        np.array([{"0": False, "1": True}[bit] for bit in said["bits"]], np.bool_),
+        np.array(said["picks"], np.int32),
+        np.array(said["reals"], np.float32),
+    )
+
+
+def as_numpy(genome: Genome) -> Genome:
+    """The genome in the memory of numpy, of the dtypes that records have."""
+    return Genome(
+        np.asarray(genome.bits, np.bool_),
+        np.asarray(genome.picks, np.int32),
+        np.asarray(genome.reals, np.float32),
+    )
+
+
+def at(population: Genome, index: int) -> Genome:
+    """One genome of a population."""
+    return Genome(*(np.asarray(genes)[index] for genes in population))
+
+
+def read_outcomes(
+    outcomes: Sequence[TrialOutcome],
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, str | None]:
+    """Values and errors, or the reason of the first objective without a score.
+
+    An infinite value is none: nothing could be compared with it.
+    """
+    values, stderrs = [], []
+    for outcome in outcomes:
+        if isinstance(outcome, str):
+            return None, None, outcome
+        value, stderr = outcome
+        if not math.isfinite(value):
+            return None, None, f"the score is {value}"
+        values.append(float(value))
+        stderrs.append(float(stderr))
+    return tuple(values), tuple(stderrs), None
+
+
+_Evaluated: TypeAlias = tuple[str, int, bool]
+"""What is evaluated once: a plan's digest, the number of samples, whether it is bridged."""
+
+
+class Aim(NamedTuple):
+    """An objective: what it is called, which way is better, and what its scores are measured by."""
+
+    name: str
+    direction: Literal["minimize", "maximize"]
+    scale: ScaleBy
+
+
+@final
+class Ledger:
+    """Told trials in their order. `references` are the uncut base's values by number of samples."""
+
+    def __init__(self, aims: Sequence[Aim], full: int, prefer: int | None = None) -> None:
+        self.aims = tuple(aims)
+        self.full = full
+        self.prefer = prefer
+        self.trials: list[Trial] = []
+        self.keys: set[tuple[str, int, int]] = set()
+        self.found: dict[_Evaluated, Trial] = {}
+        self.references: dict[int, tuple[float, ...]] = {}
+        self._spreads: tuple[tuple[float, ...], ...] | None = None
+
+    def add(self, trial: Trial) -> None:
+        """Take in a trial."""
+        self.trials.append(trial)
+        self.keys.add(trial.wanted.key)
+        key = (trial.plan, trial.wanted.samples, trial.wanted.bridged)
+        if trial.same_as is None:
+            self.found.setdefault(key, trial)
+        if trial.wanted.phase == STARTS:
+            self._spreads = None
+
+    def of(self, *phases: str) -> list[Trial]:
+        """The trials of some phases."""
+        return [trial for trial in self.trials if trial.wanted.phase in phases]
+
+    def cost(self, trials: Iterable[Trial] | None = None) -> float:
+        """Evaluations at full fidelity; without `trials` of all but those that are only beside."""
+        if trials is None:
+            trials = (trial for trial in self.trials if trial.wanted.phase != BESIDE)
+        return math.fsum(trial.cost for trial in trials)
+
+    @property
+    def hits(self) -> int:
+        """How many trials were of a plan whose score was known."""
+        return sum(trial.same_as is not None for trial in self.trials)
+
+    # ------------------------------------------------------------------------------ scores compared
+
+    @property
+    def spreads(self) -> tuple[tuple[float, ...], ...]:
+        """The starting plans' values by each objective, at full fidelity if there are two so."""
+        if self._spreads is None:
+            self._spreads = self._measured()
+        return self._spreads
+
+    def _measured(self) -> tuple[tuple[float, ...], ...]:
+        starts = [trial for trial in self.of(STARTS) if trial.values is not None]
+        whole = [trial for trial in starts if trial.full]
+        used = whole if len(whole) >= 2 else starts
+        return tuple(
+            tuple(trial.values[i] for trial in used if trial.values is not None)
+            for i in range(len(self.aims))
+        )
+
+    def _reference(self, number: int, samples: int) -> tuple[float, ...]:
+        if self.aims[number].scale == "spread":
+            return self.spreads[number]
+        return (self.references[samples][number],)
+
+    def losses(self, trials: Sequence[Trial]) -> Float[np.ndarray, "n m"]:
+        """Values that are minimised and of one measure; NaN for failures."""
+        rows = [list(self._losses(trial)) for trial in trials]
+        return np.array(rows, np.float32).reshape(len(rows), len(self.aims))
+
+    def _losses(self, trial: Trial) -> Iterator[float]:
+        for i, aim in enumerate(self.aims):
+            if trial.values is None:
+                yield float("nan")
+            else:
+                reference = self._reference(i, trial.wanted.samples)
+                yield normalised([trial.values[i]], aim.direction, aim.scale, reference)[0]
+
+    def retained(self, trial: Trial) -> tuple[float, ...]:
+        """The share of the base's score that is left, by each objective; NaN for a failure."""
+        if trial.values is None:
+            return (float("nan"),) * len(self.aims)
+        return tuple(
+            retained(value, aim.direction, aim.scale, self._reference(i, trial.wanted.samples))
+            for i, (aim, value) in enumerate(zip(self.aims, trial.values, strict=True))
+        )
+
+    # -------------------------------------------------------------------------- what is handed over
+
+    def candidates(self) -> list[Trial]:
+        """Evaluated at full fidelity; only bridged ones where the best were bridged in the end."""
+        whole = [t for t in self.trials if t.full and t.values is not None and t.same_as is None]
+        final = [trial for trial in whole if trial.wanted.phase == FINAL]
+        return [t for t in whole if t.wanted.bridged] if final else whole
+
+    def best(self, trials: Sequence[Trial] | None = None) -> Trial | None:
+        """The trial with the highest worst share, or the highest of the preferred objective."""
+        among = self.candidates() if trials is None else list(trials)
+        found = best([self.retained(trial) for trial in among], self.prefer)
+        return None if found is None else among[found]
+
+    def front(self) -> list[Trial]:
+        """Candidates that no other one betters, the best by the first objective first."""
+        among = self.candidates()
+        if not among:
+            return []
+        losses = self.losses(among)
+        kept = [i for i, on in enumerate(front(losses)) if on]
+        return [among[i] for i in sorted(kept, key=lambda i: (tuple(losses[i]), among[i].number))]

@@ -1,0 +1,179 @@
+"""What a search is asked for: the flags, over what the plan's `search` block says: `Settings`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, final
+
+from gptailor.lang.reading import read_objective
+from gptailor.lang.words import objective as in_words
+from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
+from gptailor.plan.plan import Objective, Plan, Search
+from gptailor.plan.walk import open_choices
+
+TRIALS = 200
+"""The budget of a search that nobody gave one."""
+
+STRATEGY_NAMES = ("surrogate", "evolution", "distribution", "random")
+"""The names in `gptailor.search.strategies.registry`, for which nothing has to be imported."""
+
+_BRIDGED_TRIALS = {"each": "each", "from-full": "full", "finalists": "final"}
+"""When trials are bridged, as the command line says it and as a schedule has it."""
+BridgedTrials = Literal["each", "from-full", "finalists"]
+BRIDGE: BridgedTrials = "finalists"
+"""When trials of a space with bridges are bridged, if nobody says."""
+
+
+class WishError(TailorError):
+    """A search can't be what was asked for."""
+
+    exit_code = 1
+
+
+@final
+@dataclass(frozen=True)
+class Flags:
+    """What was said beside the plan; None is not said, and then the `search` block counts."""
+
+    objectives: tuple[str, ...] = ()
+    fidelity: tuple[int, int] | None = None
+    trials: int | None = None
+    seed: int | None = None
+    strategy: str | None = None
+    bridge: BridgedTrials | None = None
+    prefer: str | None = None
+    compare_random: bool = False
+
+
+@final
+@dataclass(frozen=True)
+class Resources:
+    """Where models live, and where the study is if not in the folder.
+
+    `dtype` is the live models', by name; `storage` is a URL of Optuna's, `study` its name there.
+    `ray` is a cluster's address, `workers` how many of its workers to use.
+    """
+
+    device: str = "cpu"
+    dtype: str | None = None
+    memory: int | None = None
+    storage: str | None = None
+    study: str = "gptailor"
+    ray: str | None = None
+    workers: int | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Settings:
+    """How a search goes. Relative paths in `objectives` start at `folder`.
+
+    `directed` says of each objective whether its direction was said; `prefer` is the number of the
+    one that decides, from 0.
+    """
+
+    objectives: tuple[Objective, ...]
+    directed: tuple[bool, ...]
+    folder: Path
+    fidelity: tuple[int, int] | None
+    trials: int
+    seed: int
+    strategy: str
+    bridge: BridgedTrials | None
+    prefer: int | None
+    compare_random: bool
+
+    @property
+    def bridging(self) -> str:
+        """As a schedule has it."""
+        return "none" if self.bridge is None else _BRIDGED_TRIALS[self.bridge]
+
+    def movable(self) -> "Settings":
+        """The same, seen from any folder."""
+        return replace(self, folder=self.folder.absolute())
+
+    def record(self) -> dict[str, Any]:
+        """What is written down of it."""
+        return {
+            "objectives": [in_words(one) for one in self.objectives],
+            "fidelity": None if self.fidelity is None else "{}..{}".format(*self.fidelity),
+            "trials": self.trials,
+            "seed": self.seed,
+            "strategy": self.strategy,
+            "bridge": self.bridge,
+            "prefer": None if self.prefer is None else in_words(self.objectives[self.prefer]),
+            "compare_random": self.compare_random,
+        }
+
+
+def settings(plan: Plan, flags: Flags, default: str = STRATEGY_NAMES[0]) -> Settings:
+    """The flags over the block. Raises WishError or PlanError for what can't be searched."""
+    if open_choices(plan) == 0:
+        raise WishError("the plan leaves nothing open, so there is nothing to search")
+    block = plan.search or Search()
+    objectives, directed, folder = _objectives(plan, block, flags.objectives)
+    bridge = (flags.bridge or BRIDGE) if plan.bridges else None
+    if flags.bridge is not None and not plan.bridges:
+        raise WishError("--bridge says when trials are bridged, and the plan has no bridge")
+    return Settings(
+        objectives=objectives,
+        directed=directed,
+        folder=folder,
+        fidelity=flags.fidelity or block.fidelity,
+        trials=flags.trials or block.trials or TRIALS,
+        seed=flags.seed if flags.seed is not None else block.seed or 0,
+        strategy=_strategy(flags.strategy or default),
+        bridge=bridge,
+        prefer=None if flags.prefer is None else _preferred(flags.prefer, objectives),
+        compare_random=flags.compare_random,
+    )
+
+
+def _objectives(
+    plan: Plan, block: Search, texts: Sequence[str]
+) -> tuple[tuple[Objective, ...], tuple[bool, ...], Path]:
+    if not texts:
+        if not block.objectives:
+            message = "nothing says what to search for"
+            raise WishError(f"{message}: give --objective 'nll(\"text.txt\")', or a search block")
+        folder = plan.origin.folder if plan.origin else Path()
+        return block.objectives, (True,) * len(block.objectives), folder
+    found: list[tuple[Objective, bool]] = []
+    faults: list[Fault] = []
+    for text in texts:
+        try:
+            found.append(read_objective(text, plan.models, name="--objective"))
+        except PlanError as error:
+            faults += error.faults
+    if faults:
+        raise PlanError(faults)
+    objectives = tuple(objective for objective, _ in found)
+    for number, one in enumerate(objectives):
+        if one in objectives[:number]:
+            raise WishError(f"the objective {_short(one)} is given twice")
+    return objectives, tuple(directed for _, directed in found), Path()
+
+
+def _strategy(name: str) -> str:
+    if name not in STRATEGY_NAMES:
+        help_ = nearest(name, STRATEGY_NAMES) or f"there are {listed(STRATEGY_NAMES)}"
+        raise WishError(f"there is no strategy '{name}'; {help_}")
+    return name
+
+
+def _short(objective: Objective) -> str:
+    """`nll("text.txt")`."""
+    return in_words(objective).partition(" ")[2]
+
+
+def _preferred(said: str, objectives: Sequence[Objective]) -> int:
+    """The number of an objective by its number from 1, its words, or its name if one has it."""
+    if said.isdecimal():
+        if 1 <= int(said) <= len(objectives):
+            return int(said) - 1
+    else:
+        for names in ([_short(o) for o in objectives], [o.name for o in objectives]):
+            if names.count(said) == 1:
+                return names.index(said)
+    known = "; ".join(f"{n} {_short(one)}" for n, one in enumerate(objectives, start=1))
+    raise WishError(f"--prefer '{said}' names none of the objectives, or several: {known}")

@@ -1,0 +1,1 @@
+"""An open plan's choices as genes, and the arrays that strategies work on. Never torch."""

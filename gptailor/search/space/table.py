@@ -1,0 +1,153 @@
+"""A space as arrays, and what can be asked of a genome without its plan. Pure; jit and vmap them.
+
+Everything that depends on a genome is a truth: a *literal* (a bit, its negation, an option that
+is picked, ...), a *clause* (literals that all hold) or a *row* (clauses of which one holds). There
+is a row for each gene, which says whether the gene is active, and one for each mark, a feature that
+is there or not. *Wide* rows are made first and are literals for the others.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+from numpy import ndarray
+
+from gptailor.search.space.genome import Active, Genome
+
+Ints = Int[ndarray | Array, "..."]
+
+
+class ConditionRows(NamedTuple):
+    """Conditions: `clauses` are numbers of literals, `rows` numbers of clauses; both padded."""
+
+    clauses: Int[ndarray | Array, " q w"]
+    rows: Int[ndarray | Array, " rows u"]
+
+
+class Table(NamedTuple):
+    """The arrays of a space.
+
+    `group` is the number of the set that a bit belongs to, -1 without one; of set g exactly
+    `sizes[g]` bits are on. `options` is how many options a pick has. `at_bits`, `at_picks` and
+    `at_reals` are the genes' positions, -1 for what has none. `defaults` is what inactive genes
+    are. `pairs` are numbers of features of one kind at neighbouring positions, `at_features` the
+    features' positions.
+    """
+
+    group: Int[ndarray | Array, " b"]
+    sizes: Int[ndarray | Array, " g"]
+    options: Int[ndarray | Array, " c"]
+    at_bits: Int[ndarray | Array, " b"]
+    at_picks: Int[ndarray | Array, " c"]
+    at_reals: Int[ndarray | Array, " r"]
+    at_features: Int[ndarray | Array, " f"]
+    pairs: Int[ndarray | Array, " p two"]
+    defaults: Genome
+    option_pick: Int[ndarray | Array, " o"]
+    option_value: Int[ndarray | Array, " o"]
+    members: Int[ndarray | Array, " s m"]  # bits of each `any of`; -1 pads
+    items: Int[ndarray | Array, " i"]  # the bit of each item of a stack with a limit; -1: none
+    room: Int[ndarray | Array, ""]  # how many of those items there is room for
+    wide: ConditionRows
+    rest: ConditionRows
+
+
+def active(table: Table, genome: Genome) -> Active:
+    """Which genes of one genome change its plan. Those of a set always are."""
+    b, c = table.group.shape[0], table.options.shape[0]
+    rows = _rows(table, genome)
+    return Active(rows[:b], rows[b : b + c], rows[b + c : _genes(table)])
+
+
+def canonical(table: Table, genome: Genome) -> Genome:
+    """The genome with its inactive genes at their defaults: the same plan."""
+    for _ in range(2):  # an inactive `maybe` that goes off takes what is inside it along
+        genome = Genome(*map(jnp.where, active(table, genome), genome, table.defaults))
+    return genome
+
+
+settled = jax.jit(canonical)
+"""The same, compiled: for one genome at a time."""
+
+
+def features(table: Table, genome: Genome) -> Float[Array, " f"]:
+    """What takes effect of a canonical genome: marks of 0 or 1, then reals in -1..1, 0 inactive."""
+    rows = _rows(table, genome)
+    genes = _genes(table)
+    reals = genome.reals.shape[-1]
+    gates = rows[genes - reals : genes]
+    return jnp.concatenate(
+        [rows[genes:].astype(jnp.float32), jnp.where(gates, 2 * genome.reals - 1, 0.0)]
+    )
+
+
+def exact(table: Table, scores: Float[Array, " b"]) -> Bool[Array, " b"]:
+    """Of each set the bits with the highest scores, as many as it has; others where positive."""
+    group = jnp.asarray(table.group)
+    order = jnp.lexsort((-scores, group))
+    first = jnp.searchsorted(group[order], group)
+    rank = jnp.zeros_like(group).at[order].set(jnp.arange(group.shape[0], dtype=group.dtype))
+    if table.sizes.shape[0] == 0:
+        return scores > 0
+    chosen = rank - first < jnp.asarray(table.sizes)[group]
+    return jnp.where(group < 0, scores > 0, chosen)
+
+
+def sample(table: Table, key: Array) -> Genome:
+    """A genome drawn at random: every set of a size alike, every option, the whole interval."""
+    bits, picks, reals = jax.random.split(key, 3)
+    options = jnp.asarray(table.options)
+    drawn = Genome(
+        exact(table, jax.random.normal(bits, table.group.shape)),
+        jnp.floor(jax.random.uniform(picks, options.shape) * options).astype(jnp.int32),
+        jax.random.uniform(reals, table.at_reals.shape),
+    )
+    return canonical(table, drawn)
+
+
+def _genes(table: Table) -> int:
+    return int(table.group.shape[0] + table.options.shape[0] + table.at_reals.shape[0])
+
+
+def _rows(table: Table, genome: Genome) -> Bool[Array, " rows"]:
+    literals = _literals(table, genome)
+    wide = _holds(table.wide, literals)
+    return _holds(table.rest, jnp.concatenate([literals, wide]))
+
+
+def _holds(rows: ConditionRows, literals: Bool[Array, " l"]) -> Bool[Array, " rows"]:
+    clauses = jnp.all(literals[jnp.asarray(rows.clauses)], axis=-1)
+    return jnp.any(clauses[jnp.asarray(rows.rows)], axis=-1)
+
+
+def _literals(table: Table, genome: Genome) -> Bool[Array, " l"]:
+    """False, True, bits, their negations, options, subsets of two or more, items with room."""
+    bits = jnp.asarray(genome.bits)
+    picked = jnp.asarray(genome.picks)[jnp.asarray(table.option_pick)] == table.option_value
+    padded = jnp.concatenate([bits, jnp.array([False])])
+    several = jnp.sum(padded[jnp.asarray(table.members)], axis=-1) >= 2
+    on = padded[jnp.asarray(table.items)]
+    there = jnp.cumsum(on) - on < table.room
+    return jnp.concatenate([jnp.array([False, True]), bits, ~bits, picked, several, there])
+
+
+FALSE, TRUE = 0, 1
+
+
+class LiteralLayout(NamedTuple):
+    """Where each kind of literal begins."""
+
+    bits: int
+    negations: int
+    options: int
+    several: int
+    room: int
+    wide: int
+
+
+def layout(bits: int, options: int, subsets: int, items: int) -> LiteralLayout:
+    """The places of literals, as `_literals` has them."""
+    starts = np.cumsum([2, bits, bits, options, subsets, items])
+    return LiteralLayout(*map(int, starts))

@@ -1,0 +1,1 @@
+"""Starting plans: what people do without a search."""

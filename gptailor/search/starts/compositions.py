@@ -1,0 +1,149 @@
+"""Compositions and cuts as genomes: of any space the one that comes nearest to what is wanted."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import final
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from gptailor.plan.plan import Plan, sources
+from gptailor.search.space.decode import decode
+from gptailor.search.space.genes import Bit, Pick, Real
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.space import Space
+from gptailor.search.space.table import settled
+
+PAIRS = 6
+"""Uniform merges of two models, at most."""
+
+Scores = Float[np.ndarray, " layers"]
+"""How much each position is to be dropped."""
+
+
+@final
+@dataclass(frozen=True)
+class Composition:
+    """What the layers are made of: these models, merged where they are several."""
+
+    name: str
+    models: tuple[str, ...]
+
+
+def compositions(space: Space) -> list[Composition]:
+    """The base, each other model alone, and uniform merges where the space has subsets."""
+    members = _others(bit.kind.removeprefix("has ") for bit in _members(space))
+    names = _others([*members, *_named(space)])
+    found = [Composition(name, (name,)) for name in ("base", *names)]
+    if len(members) > 1:
+        found.append(Composition("uniform merge", tuple(members)))
+    pairs = list(combinations(members, 2)) if len(members) > 2 else []
+    return found + [Composition(f"uniform merge of {a} and {b}", (a, b)) for a, b in pairs[:PAIRS]]
+
+
+def wholes(space: Space) -> dict[str, Plan]:
+    """The closed plans whose block influence the starting plans go by: nothing is dropped."""
+    if not _drops(space):
+        return {}
+    found = {one.name: decode(space, composed(space, one)) for one in compositions(space)}
+    bare = {"drops": (), "bridges": ()}
+    return {name: plan.model_copy(update=bare) for name, plan in found.items()}
+
+
+def composed(space: Space, of: Composition, scores: Scores | None = None, maybe: int = 0) -> Genome:
+    """The space's genome that comes nearest to a composition, canonical.
+
+    Of each set the positions with the highest scores are dropped, and `maybe` of those that may be.
+    """
+    scores = np.zeros(space.layers) if scores is None else scores
+    bits = np.array([_bit(space, bit, of) for bit in space.bits], np.bool_)
+    bits |= dropped(space, scores, maybe)
+    picks = np.array([_pick(pick, of) for pick in space.picks], np.int32)
+    reals = np.array([_real(real, of) for real in space.reals], np.float32)
+    return Genome(*jax.device_get(settled(space.table, Genome(bits, picks, reals))))
+
+
+# ------------------------------------------------------------------------------- what genes come to
+
+
+def _drops(space: Space) -> list[Bit]:
+    return [bit for bit in space.bits if bit.kind == "drop"]
+
+
+def _members(space: Space) -> list[Bit]:
+    return [bit for bit in space.bits if bit.kind.startswith("has ")]
+
+
+def _named(space: Space) -> Iterator[str]:
+    """Models that are an option, or an item's."""
+    for pick in space.picks:
+        if _is_model(pick):
+            yield from pick.labels
+    for bit in space.bits:
+        if bit.kind == "item":
+            yield from _of_item(space, bit)
+
+
+def _others(names: Iterable[str]) -> list[str]:
+    return [name for name in dict.fromkeys(names) if name != "base"]
+
+
+def _of_item(space: Space, bit: Bit) -> list[str]:
+    assert space.plan.stack is not None
+    found = sources(space.plan.stack.items[bit.at].recipe)
+    return [source.model for source in found if isinstance(source.model, str)]
+
+
+def _is_model(pick: Pick) -> bool:
+    return pick.kind == "takes" or pick.kind.startswith("source ")
+
+
+def _bit(space: Space, bit: Bit, of: Composition) -> bool:
+    if bit.kind.startswith("has "):
+        return bit.kind.removeprefix("has ") in of.models
+    if bit.kind == "item":
+        return set(_of_item(space, bit)) <= set(of.models)
+    if bit.kind.startswith("otherwise"):
+        return of.models != ("base",)
+    return bit.kind == "bridged"
+
+
+def _pick(pick: Pick, of: Composition) -> int:
+    if _is_model(pick):
+        wanted = [name for name in (*of.models, "base") if name in pick.labels]
+        return pick.labels.index(wanted[0]) if wanted else 0
+    numbers = [one for one in pick.options if isinstance(one, int | float)]
+    if not numbers or len(numbers) < len(pick.options):
+        return 0
+    wanted_number = _number(pick.kind, of)
+    if wanted_number is None:
+        return pick.default
+    return min(range(len(numbers)), key=lambda i: abs(numbers[i] - wanted_number))
+
+
+def _real(real: Real, of: Composition) -> float:
+    wanted = _number(real.kind, of)
+    return 0.5 if wanted is None else real.share(min(max(wanted, real.low), real.high))
+
+
+def _number(kind: str, of: Composition) -> float | None:
+    """A coefficient that makes a merge the mean, a factor that changes nothing; None: who knows."""
+    if kind.startswith(("linear weights", "task_arithmetic scales")):
+        return 1 / len(of.models)
+    return 1.0 if kind == "by" else None
+
+
+def dropped(space: Space, scores: Scores, maybe: int) -> Bool[np.ndarray, " b"]:
+    """The bits of the positions with the highest scores, of each set as many as it has."""
+    found = np.zeros(len(space.bits), np.bool_)
+    counts = [*map(int, space.table.sizes), maybe]
+    for group, count in enumerate(counts):
+        number = group if group < len(counts) - 1 else -1
+        theirs = [
+            i for i, bit in enumerate(space.bits) if bit.kind == "drop" and bit.group == number
+        ]
+        chosen = sorted(theirs, key=lambda i: (-float(scores[space.bits[i].at]), i))[:count]
+        found[chosen] = True
+    return found

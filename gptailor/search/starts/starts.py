@@ -1,0 +1,215 @@
+"""Starting plans: what people do without a search, as genomes of any space, stage by stage.
+
+Compositions are the base and each other model alone, uniform merges of all and of two. What is
+dropped of them goes by block influence (ShortGPT, arXiv 2403.03853), as the best contiguous window
+(arXiv 2403.17887), or as greedy removal took it of the base (SLEB, arXiv 2402.09025).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import final
+
+import numpy as np
+
+from gptailor.search.run.schedule import Start, ToldStart
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.space import Space
+from gptailor.search.starts.compositions import (
+    Composition,
+    Scores,
+    composed,
+    compositions,
+    dropped,
+    wholes,
+)
+from gptailor.search.starts.greedy_removal import LEAST, greedy_removal
+
+__all__ = ["Starts", "greedy_removal", "ranked", "wholes"]
+
+_MOST_ALONE = 5
+"""Models alone that are evaluated in full, at most."""
+MERGES = 2
+"""Uniform merges that are evaluated in full."""
+WINDOWS = 6.0
+"""Evaluations at full fidelity that windows may cost together."""
+BEST_WINDOWS = 2
+"""Windows that are evaluated in full."""
+MAYBE = (1 / 8, 1 / 4)
+"""The shares of the positions with `maybe drop` that are dropped, where no number is said."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Starts:
+    """The starting plans of a space.
+
+    `influence` is the block influence of each layer, by the name of a composition in `wholes`;
+    without it layers in the middle are dropped first. `removal` are the positions that
+    `greedy_removal` takes of the base. `cheapest` is the least share of all samples that a trial
+    may use.
+    """
+
+    space: Space
+    influence: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    removal: Sequence[int] = ()
+    cheapest: float = 1.0
+    _made: dict[tuple[str, bytes], Genome] = field(default_factory=dict, init=False, repr=False)
+
+    def next(self, told: Sequence[ToldStart]) -> list[Start]:
+        """The next stage, given what came of all stages before it, in their order; [] at the end.
+
+        It depends on nothing else, and on losses by their order alone.
+        """
+        known: dict[str, list[ToldStart]] = {}
+        count = 0
+        for name, wanted in self._stages(known):
+            if len(told) < count + len(wanted):
+                return wanted
+            known[name] = list(told[count : count + len(wanted)])
+            count += len(wanted)
+        return []
+
+    def _stages(self, known: Mapping[str, list[ToldStart]]) -> Iterator[tuple[str, list[Start]]]:
+        """The stages and their plans, each made when those before it are known."""
+        yield "glances", self._glances()
+        yield "compositions", self._compositions(known["glances"])
+        if not self._sets:
+            yield "maybe", self._maybe(known["compositions"])
+            return
+        best = self._best(known["compositions"])
+        windows = self._windows(best)
+        tried = [(f"window {self._cut(w)} on {best.name}", w) for w in windows]
+        yield "windows", [self._start(name, best, w, self._low) for name, w in tried]
+        yield "best windows", self._best_windows(best, windows, known["windows"])
+        yield "removed", self._removed(best)
+
+    def _glances(self) -> list[Start]:
+        """All compositions on few samples, where there is something to save."""
+        return [self._alone(one, self._low) for one in self._all] if self._low <= 1 / 2 else []
+
+    def _compositions(self, glances: Sequence[ToldStart]) -> list[Start]:
+        """The models alone and the best merges in full."""
+        order = ranked(glances) if glances else range(len(self._all))
+        ordered = [self._all[i] for i in order]
+        alone = [one for one in ordered if len(one.models) == 1]
+        kept = {one.name for one in alone[: _MOST_ALONE - 1]} | {"base"}
+        merges = [one for one in ordered if len(one.models) > 1][:MERGES]
+        found = [one for one in self._all if one.name in kept or one in merges]
+        return [self._alone(one, 1.0) for one in found]
+
+    def _windows(self, of: Composition) -> list[Scores]:
+        """Windows, different ones; where they would cost too much, those of least influence."""
+        found: dict[bytes, Scores] = {}
+        size = self._size
+        positions = np.arange(self.space.layers)
+        for first in range(self.space.layers - size + 1):
+            scores = -np.abs(positions - (first + (size - 1) / 2))
+            found.setdefault(dropped(self.space, scores, 0).tobytes(), scores)
+        most = int(WINDOWS / self._low)
+        chosen = sorted(found.values(), key=lambda scores: self._lost(of, scores))[:most]
+        return [one for one in found.values() if any(one is other for other in chosen)]
+
+    def _best_windows(
+        self, best: Composition, windows: Sequence[Scores], told: Sequence[ToldStart]
+    ) -> list[Start]:
+        """The best windows in full, and the best one on the base."""
+        order = ranked(told)[:BEST_WINDOWS] if self._low < 1 else ranked(told)[:1]
+        found = []
+        for n, i in enumerate(order):
+            which = f"window {self._cut(windows[i])}" if n else "best window"
+            found.append(self._start(f"{which} on {best.name}", best, windows[i], 1.0))
+        if best.models != ("base",) and order:
+            base = self._all[0]
+            found.append(self._start("best window on base", base, windows[order[0]], 1.0))
+        return found
+
+    def _removed(self, best: Composition) -> list[Start]:
+        """What greedy removal took of the base, of the base and of the best composition."""
+        if not self.removal:
+            return []
+        scores = np.full(self.space.layers, -np.inf)
+        scores[list(self.removal)] = -np.arange(len(self.removal), dtype=np.float64)
+        both = dict.fromkeys([self._all[0], best])
+        return [self._start(f"greedy removal on {one.name}", one, scores, 1.0) for one in both]
+
+    def _maybe(self, told: Sequence[ToldStart]) -> list[Start]:
+        """The best composition without some of the layers that may be dropped."""
+        most = sum(bit.kind == "drop" for bit in self.space.bits)
+        best = self._best(told)
+        counts = dict.fromkeys(max(1, round(share * most)) for share in MAYBE) if most else {}
+        name = f"block influence on {best.name}"
+        scores = self._scores(best)
+        return [
+            Start(f"{name}, {count} layers", composed(self.space, best, scores, count), 1.0)
+            for count in counts
+        ]
+
+    # -------------------------------------------------------------------------------- what they use
+
+    @cached_property
+    def _all(self) -> list[Composition]:
+        return compositions(self.space)
+
+    @cached_property
+    def _sets(self) -> dict[int, int]:
+        """The positions of which a certain number is dropped, with the number of their set."""
+        return {bit.at: bit.group for bit in self.space.bits if bit.group >= 0}
+
+    @property
+    def _size(self) -> int:
+        """How many positions are dropped."""
+        return int(sum(self.space.table.sizes))
+
+    @property
+    def _low(self) -> float:
+        return min(max(self.cheapest, LEAST), 1.0)
+
+    def _best(self, told: Sequence[ToldStart]) -> Composition:
+        name = told[ranked(told)[0]].name
+        return next(one for one in self._all if self._said(one) == name)
+
+    def _said(self, of: Composition) -> str:
+        return f"block influence on {of.name}" if self._sets else of.name
+
+    def _alone(self, of: Composition, share: float) -> Start:
+        return self._start(self._said(of), of, self._scores(of), share)
+
+    def _start(self, name: str, of: Composition, scores: Scores, share: float) -> Start:
+        key = of.name, dropped(self.space, scores, 0).tobytes()
+        if key not in self._made:
+            self._made[key] = composed(self.space, of, scores)
+        return Start(name, self._made[key], share)
+
+    def _scores(self, of: Composition) -> Scores:
+        influence = self.influence.get(of.name, self.influence.get("base"))
+        if influence is None:
+            middle = (self.space.layers - 1) * 2 / 3  # what is cut where nothing is known
+            influence = [abs(position - middle) for position in range(self.space.layers)]
+        return np.array([-one for one in influence], np.float64)
+
+    def _lost(self, of: Composition, scores: Scores) -> float:
+        """The influence that leaves."""
+        return -float(self._scores(of)[self._dropped(scores)].sum())
+
+    def _dropped(self, scores: Scores) -> list[int]:
+        on = dropped(self.space, scores, 0)
+        return sorted(bit.at for bit, yes in zip(self.space.bits, on, strict=True) if yes)
+
+    def _cut(self, scores: Scores) -> str:
+        """What is dropped, in words."""
+        at = self._dropped(scores)
+        if len(at) > 1 and at[-1] - at[0] == len(at) - 1:
+            return f"L{at[0]}..L{at[-1]}"
+        return ", ".join(f"L{position}" for position in at)
+
+
+def ranked(told: Sequence[ToldStart]) -> list[int]:
+    """Their numbers, the best first: by the mean of the ranks that they have by each objective.
+
+    So they stay where they are when losses are measured otherwise. Failures come last.
+    """
+    losses = np.array([one.losses for one in told], np.float64).reshape(len(told), -1)
+    losses = np.where(np.isfinite(losses), losses, np.inf)
+    ranks = (losses[:, None] > losses[None]).sum(axis=1).mean(axis=-1)
+    return [int(i) for i in np.argsort(ranks, kind="stable")]

@@ -1,1 +1,0 @@
-"""A search in a folder: an open plan's choices closed by trials. `run.search` is the verb."""
