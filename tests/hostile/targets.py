@@ -1,6 +1,6 @@
 """What bytes from anywhere are given to: each target takes them or refuses them, and no third.
 
-`tests/test_fuzz.py` draws them by Hypothesis, `benchmarks/fuzz.py` by atheris.
+`tests/end_to_end/test_fuzz.py` draws them by Hypothesis, `benchmarks/fuzz.py` by atheris.
 """
 
 import json

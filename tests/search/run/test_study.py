@@ -260,7 +260,7 @@ def test_a_full_disk_is_one_message_and_loses_nothing(
         "import resource, sys, signal\n"
         "from pathlib import Path\n"
         "from tests.search.landscape import setting, study_of\n"
-        "from tests.search.test_study import trial\n"
+        "from tests.search.run.test_study import trial\n"
         "from gptailor.checkpoint.files import CheckpointError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "chosen, folder = setting(), Path(sys.argv[1])\n"

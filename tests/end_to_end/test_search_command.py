@@ -60,7 +60,7 @@ def begin(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str
         "from gptailor.cli.main import run\n"
         "sys.exit(run(sys.argv[1:]))\n"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     environment |= options.pop("environment", {})
     return subprocess.Popen(

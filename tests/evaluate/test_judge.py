@@ -23,7 +23,7 @@ from gptailor.evaluate.speed import speeds
 from gptailor.evaluate.targets import find_targets
 from gptailor.lang.reading import read_objective
 from gptailor.plan.faults import PlanError
-from tests.checkpoint.test_adapter import Q, adapter, pair
+from tests.checkpoint.formats.test_lora import Q, adapter, pair
 from tests.evaluate.lent import loaded, one_thread
 from tests.tiny import tiny_model
 

@@ -10,7 +10,7 @@ from gptailor.plan.faults import Source
 from tests.checks.test_refused import faults_of
 from tests.codes import CODES
 
-DOC = (Path(__file__).parents[1] / "docs" / "faults.md").read_text(encoding="utf-8")
+DOC = (Path(__file__).parents[2] / "docs" / "faults.md").read_text(encoding="utf-8")
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"\n'
 
 WITHOUT_EXAMPLE = {"S106", "M105", "M305", "M401"}

@@ -14,7 +14,7 @@ import pytest
 from gptailor.search.run.study import Study
 from tests.search.landscape import setting, study_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MOST = 40
 """Runs after which it has to be over."""
 

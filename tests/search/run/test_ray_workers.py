@@ -11,7 +11,7 @@ import pytest
 from gptailor.search.run.ray_workers import ClusterError, RayWorkers
 from tests.search.landscape import Counting
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_lost_worker_is_replaced_and_its_trials_run_again(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from gptailor.plan.layers import kept
 from gptailor.plan.walk import open_choices
 from tests.tiny import tiny_model
 
-PLANS = Path(__file__).parent.parent / "plans"
+PLANS = Path(__file__).parents[2] / "plans"
 FILES = sorted(PLANS.rglob("*.tailor"))
 LAYERS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": 30,

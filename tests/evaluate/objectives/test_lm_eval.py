@@ -27,7 +27,7 @@ from gptailor.evaluate.objectives.lm_eval import likelihood
 from gptailor.evaluate.objectives.tokens import Seam
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective
-from tests.evaluate.test_objectives import World, beginning
+from tests.evaluate.objectives.test_objectives import World, beginning
 
 Found = Callable[[str], dict[str, Any]]
 

@@ -18,7 +18,7 @@ from benchmarks.tinyllama import Shape, layers_for
 from gptailor.convert.mergekit.importer import from_mergekit
 from tests.tiny import tiny_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def python(script: str, *arguments: object) -> list[str]:

@@ -395,7 +395,7 @@ def test_an_unknown_tokenizer_is_refused(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------ the real one
 
-DEMO = Path(__file__).resolve().parents[2] / ".demo" / "smollm2"
+DEMO = Path(__file__).resolve().parents[3] / ".demo" / "smollm2"
 
 
 def packaged() -> Path | None:

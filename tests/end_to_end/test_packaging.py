@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GRAMMAR = (ROOT / "grammar" / "tailor.lark").read_bytes()
 LOADS = (
     "import gptailor, gptailor.lang.parse as parse; "
@@ -75,7 +75,7 @@ def test_the_source_distribution_holds_both_grammars(published: dict[str, Path])
     source = published["source"]
     assert (source / "grammar" / "tailor.lark").read_bytes() == GRAMMAR
     assert (source / "gptailor" / "lang" / "tailor.lark").read_bytes() == GRAMMAR
-    for name in ("README.md", "LICENSE", "pyproject.toml", "tests/test_packaging.py"):
+    for name in ("README.md", "LICENSE", "pyproject.toml", "tests/end_to_end/test_packaging.py"):
         assert (source / name).is_file(), name
 
 

@@ -12,7 +12,7 @@ from benchmarks.evaluate import child_of, parent_of
 from gptailor.plan.faults import errors
 from tests.tiny import tiny_model
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("variants", [0, 2])

@@ -15,7 +15,7 @@ from gptailor.lang.reading import read_text
 from gptailor.plan.faults import Fault, Source, errors, show
 from gptailor.plan.registry import METHODS, OBJECTIVES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/language.md")
 MODELS = ("base", "math", "code", "chat")
 LANGUAGE = (ROOT / "docs/language.md").read_text(encoding="utf-8")

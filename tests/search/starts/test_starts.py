@@ -17,7 +17,7 @@ from gptailor.search.space.space import Space, space_of
 from gptailor.search.starts.compositions import compositions
 from gptailor.search.starts.greedy_removal import candidates
 from gptailor.search.starts.starts import Starts, greedy_removal, wholes
-from tests.search.test_space import SPACES, space
+from tests.search.space.test_space import SPACES, space
 
 HEAD = "tailor 1\n" + "".join(
     f'model {name} = "./{name}"\n' for name in ("base", "math", "code", "chat", "law", "bio", "art")
