@@ -189,8 +189,8 @@ def test_adapters_are_locked_apart_from_their_models(here: Path) -> None:
 
 SCRIPT = """\
 import sys, gptailor
-from gptailor.prepared import ready
-from gptailor.locking import measured
+from gptailor.prepare import ready
+from gptailor.build.record import measured
 print(measured(ready(gptailor.load("p.tailor")), threads=int(sys.argv[1])).text(), end="")
 """
 

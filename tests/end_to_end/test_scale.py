@@ -44,7 +44,7 @@ MB = 2**20
 COUNTED = """
 import os, sys
 from pathlib import Path
-from gptailor.cli import run
+from gptailor.cli.main import run_command as run
 def status(name, file):
     lines = Path(file).read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
