@@ -215,41 +215,39 @@ def has_rows(where: str, number: int) -> bool:
     return where == "head" or (where == "embed" and number == 0)
 
 
-def aligned_rows(
-    tensor: TensorInfo, model: Opened, donor: TensorInfo, teller: Opened
-) -> TensorInfo:
+def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Opened) -> TensorInfo:
     """A model's embedding or head with a row for each token of another model's tokenizer.
 
-    `donor` is the same tensor of the model whose tokenizer it is (`teller`): it gives the number
-    of rows, and the rows of tokens that the model lacks.
+    `donor` is the same tensor of the model whose tokenizer it is (`owner`): it gives
+    the number of rows, and the rows of tokens that the model lacks.
     """
     rows = donor.spec.shape[0]
-    if model.name == teller.name or not can_be_aligned(model, teller):
+    if model.name == owner.name or not can_be_aligned(model, owner):
         return tensor
-    if not differs(tensor, model, donor, teller):
+    if not differs(tensor, model, donor, owner):
         return tensor
-    pieces = tuple(_runs(list(_rows(tensor, model, donor, teller))))
+    pieces = tuple(_runs(list(_rows(tensor, model, donor, owner))))
     spec = replace(tensor.spec, shape=(rows, *tensor.spec.shape[1:]))
     return TensorInfo(spec, tensor.file, tensor.offset, Aligned(pieces))
 
 
-def differs(tensor: TensorInfo, model: Opened, donor: TensorInfo, teller: Opened) -> bool:
+def differs(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Opened) -> bool:
     """Whether a model's rows are not those of the tokenizer already."""
     if tensor.spec.shape[:1] != donor.spec.shape[:1]:
         return True
-    return model.vocabulary != teller.vocabulary
+    return model.vocabulary != owner.vocabulary
 
 
-def can_be_aligned(model: Opened, teller: Opened) -> bool:
+def can_be_aligned(model: Opened, owner: Opened) -> bool:
     """Whether both models' vocabularies are known."""
-    return model.vocabulary is not None and teller.vocabulary is not None
+    return model.vocabulary is not None and owner.vocabulary is not None
 
 
 def _rows(
-    tensor: TensorInfo, model: Opened, donor: TensorInfo, teller: Opened
+    tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Opened
 ) -> Iterator[tuple[TensorInfo, int]]:
     """For each row of the output, the tensor that has it and its number there."""
-    ours, theirs = model.vocabulary, teller.vocabulary
+    ours, theirs = model.vocabulary, owner.vocabulary
     assert ours is not None
     assert theirs is not None
     for row in range(donor.spec.shape[0]):

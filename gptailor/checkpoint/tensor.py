@@ -17,6 +17,9 @@ DTYPE_BITS: dict[str, int] = {
     "U64": 64, "I64": 64, "F64": 64, "C64": 64,
 }  # fmt: skip
 
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""The dtypes that arithmetic is done on."""
+
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:

@@ -7,12 +7,12 @@ from typing import final
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, projection
-from gptailor.checkpoint.tensor import TensorInfo
+from gptailor.checkpoint.tensor import FLOATS, TensorInfo
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault
 from gptailor.plan.registry import BRIDGE_TOKENS
 from gptailor.plan.walk import open_choices
-from gptailor.program.sources import FLOATS, Checked, Use, moved_configuration, uses
+from gptailor.program.sources import Checked, Use, moved_configuration, uses
 
 
 @final

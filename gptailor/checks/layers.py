@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import fold_scale, is_constant, joined_entry
-from gptailor.checkpoint.tensor import TensorInfo
+from gptailor.checkpoint.tensor import FLOATS, TensorInfo
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
-from gptailor.program.sources import FLOATS, Checked, Use, merges, moved_configuration, uses
+from gptailor.program.sources import Checked, Use, merges, moved_configuration, uses
 
 # ------------------------------------------------------------------------------------------- rules
 

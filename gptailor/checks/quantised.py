@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from gptailor.checkpoint.families.quantised import quantisation
 from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.tensor import Adapted
+from gptailor.checkpoint.tensor import FLOATS, Adapted
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.walk import named_models, recipes
-from gptailor.program.sources import FLOATS, Checked, merges, uses
+from gptailor.program.sources import Checked, merges, uses
 
 HELP = "use the checkpoint that it was made from"
 SMALL_FLOATS = ("F8_", "F6_", "F4")

@@ -36,7 +36,7 @@ def _rest_misfit(checked: Checked, where: str, at: Place, model: Opened) -> Iter
 
 def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
     """Embedding and head get the rows of the output's tokenizer, where vocabularies are known."""
-    teller = checked.teller
+    owner = checked.tokenizer_model
     for where in ("embed", "head"):
         recipe = checked.plan.rest(where) or outline.own(0)
         named = [(at, name) for at, name, _ in named_models(recipe)]
@@ -44,16 +44,16 @@ def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
         if any(method is not None and method.needs_base for method in methods):
             named.append(((), "base"))
         for at, name in named:
-            model = checked.models.get(name, teller)
-            ours, theirs = model.rest(where).get(0), teller.rest(where).get(0)
-            if ours is None or theirs is None or can_be_aligned(model, teller):
+            model = checked.models.get(name, owner)
+            ours, theirs = model.rest(where).get(0), owner.rest(where).get(0)
+            if ours is None or theirs is None or can_be_aligned(model, owner):
                 continue
             if ours.spec.shape[0] != theirs.spec.shape[0]:
                 message = (
                     f"the {where} of '{name}' has {ours.spec.shape[0]} tokens, and that of "
-                    f"'{teller.name}', whose tokenizer the output has, {theirs.spec.shape[0]}"
+                    f"'{owner.name}', whose tokenizer the output has, {theirs.spec.shape[0]}"
                 )
-                unknown = model.name if model.vocabulary is None else teller.name
+                unknown = model.name if model.vocabulary is None else owner.name
                 help_ = f"'{unknown}' has no tokenizer to say which is which"
                 said = checked.plan.rest(where) is not None
                 yield Fault("M210", message, (where, *at) if said else ("tokenizer",), help_)
@@ -61,34 +61,35 @@ def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
 
 def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
     """A tokenizer's files are sound, where the output's tokens depend on them."""
-    named = {"base", checked.teller.name} | _in_layers(checked)
+    owner = checked.tokenizer_model
+    named = {"base", owner.name} | _in_layers(checked)
     for where in ("embed", "head"):
         named |= {name for _, name, _ in named_models(checked.plan.rest(where) or outline.own(0))}
-    others = sorted((named & checked.models.keys()) - {checked.teller.name})
-    for name in (checked.teller.name, *others):
+    others = sorted((named & checked.models.keys()) - {owner.name})
+    for name in (owner.name, *others):
         model = checked.models[name]
         try:
-            if name == checked.teller.name or not _same_files(model, checked.teller):
+            if name == owner.name or not _same_files(model, owner):
                 _ = model.vocabulary
         except CheckpointError as error:
             message = f"{error.message} ({error.path})"
             yield Fault(error.code, message, ("models", name, "source"), error.help)
-            if name == checked.teller.name:  # nothing to compare the others with
+            if name == owner.name:  # nothing to compare the others with
                 return
 
 
 def every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
     """The output's tokenizer has no tokens beyond the embedding's rows."""
-    teller = checked.teller
-    embed = teller.rest("embed").get(0)
-    if teller.vocabulary is None or embed is None:
+    owner = checked.tokenizer_model
+    embed = owner.rest("embed").get(0)
+    if owner.vocabulary is None or embed is None:
         return
     rows = embed.spec.shape[0]
-    beyond = [token for token, number in teller.vocabulary.ids.items() if number >= rows]
+    beyond = [token for token, number in owner.vocabulary.ids.items() if number >= rows]
     if beyond:
         at = ("tokenizer",) if checked.plan.tokenizer is not None else ("models", "base", "source")
         message = (
-            f"the tokenizer of '{teller.name}' has {_counted(beyond)} beyond its embedding's "
+            f"the tokenizer of '{owner.name}' has {_counted(beyond)} beyond its embedding's "
             f"{rows} rows: {_shown(beyond)}"
         )
         help_ = "the output can't read them"
@@ -97,20 +98,20 @@ def every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
 
 def the_tokenizer_is_there(checked: Checked) -> Iterator[Fault]:
     """A model that gives its tokenizer has one."""
-    if checked.plan.tokenizer is not None and checked.teller.vocabulary is None:
-        message = f"'{checked.teller.name}' has no tokenizer that can be read"
+    if checked.plan.tokenizer is not None and checked.tokenizer_model.vocabulary is None:
+        message = f"'{checked.tokenizer_model.name}' has no tokenizer that can be read"
         yield Fault("M211", message, ("tokenizer",))
 
 
 def tokenizers_agree(checked: Checked) -> Iterator[Fault]:
     """Layers read the tokens that they were trained on; other vocabularies are told."""
-    teller = checked.teller
+    owner = checked.tokenizer_model
     for name in sorted(_in_layers(checked)):
         model = checked.models[name]
-        if name == teller.name or _same_files(model, teller):
+        if name == owner.name or _same_files(model, owner):
             continue
-        if teller.vocabulary is not None and model.vocabulary is not None:
-            yield from _disagreement(name, model.vocabulary, teller.vocabulary)
+        if owner.vocabulary is not None and model.vocabulary is not None:
+            yield from _disagreement(name, model.vocabulary, owner.vocabulary)
 
 
 def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[Fault]:
@@ -137,8 +138,8 @@ def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[F
         yield Fault("M307", message, at, help_, severity="warning")
 
 
-def _same_files(model: Opened, teller: Opened) -> bool:
-    return same_files(model.checkpoint.folder, teller.checkpoint.folder)
+def _same_files(model: Opened, owner: Opened) -> bool:
+    return same_files(model.checkpoint.folder, owner.checkpoint.folder)
 
 
 def _counted(tokens: Sequence[str]) -> str:

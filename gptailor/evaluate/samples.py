@@ -93,17 +93,17 @@ class Preparing:
 def prepare_wishes(
     wishes: Sequence[Wish],
     samples: Samples,
-    teller: Opened,
+    tokenizer_model: Opened,
     *,
     reference: Reference,
     positions: int | None,
 ) -> list[PreparedObjective]:
-    """The objectives with their samples, as the tokenizer of `teller` reads them.
+    """The objectives with their samples, as the tokenizer of `tokenizer_model` reads them.
 
     `reference` says what a model of that name makes of a work, `positions` is the longest text in
     tokens. Raises CalibrationError for a file, ObjectiveError for an argument or a direction.
     """
-    tokenizer = tokenizer_of(teller)
+    tokenizer = tokenizer_of(tokenizer_model)
     found = [
         prepare_objective(
             wish.objective,

@@ -121,17 +121,17 @@ class Trials:
         recipe = self.plan.tokenizer
         return ["base"] if recipe is None else [name for _, name, _ in named_models(recipe)]
 
-    def _prepared(self, teller: Opened, samples: int) -> list[PreparedObjective]:
+    def _prepared(self, tokenizer_model: Opened, samples: int) -> list[PreparedObjective]:
         return prepare_wishes(
             self.wishes,
             Samples(self.folder, samples, self.seed),
-            teller,
+            tokenizer_model,
             reference=self._reference,
             positions=context_length(self.models["base"].config),
         )
 
     def _of(self, plan: Plan) -> Parts:
-        return self._parts[self._digests[Checked(plan, dict(self.models)).teller.name]]
+        return self._parts[self._digests[Checked(plan, dict(self.models)).tokenizer_model.name]]
 
     @property
     def objectives(self) -> tuple[tuple[str, str, str], ...]:

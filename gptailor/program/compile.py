@@ -7,7 +7,7 @@ from typing import Any
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import fold_scale, is_constant, name_of, projection
 from gptailor.checkpoint.models import Opened, aligned_rows, has_rows
-from gptailor.checkpoint.tensor import TensorInfo, TensorSpec
+from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
 from gptailor.plan import layers as outline
 from gptailor.plan.plan import Merge, MethodCall, Part, Plan, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
@@ -21,7 +21,7 @@ from gptailor.program.program import (
     Program,
     unbridged,
 )
-from gptailor.program.sources import FLOATS, Checked, base_layer, moved_configuration, uses
+from gptailor.program.sources import Checked, base_layer, moved_configuration, uses
 
 IDENTITY: Arguments = (("weights", (1.0,)),)
 """The arguments of `linear` for a tensor by itself."""
@@ -137,10 +137,10 @@ class _Maker:
 
     def _aligned(self, name: str, where: str, read: str) -> dict[int, TensorInfo]:
         """A model's embedding, norm or head, with the rows of the output's tokenizer."""
-        model, teller = self.checked.models[name], self.checked.teller
-        donors = teller.rest(read)
+        model, owner = self.checked.models[name], self.checked.tokenizer_model
+        donors = owner.rest(read)
         return {
-            i: aligned_rows(tensor, model, donors[i], teller) if has_rows(where, i) else tensor
+            i: aligned_rows(tensor, model, donors[i], owner) if has_rows(where, i) else tensor
             for i, tensor in model.rest(read).items()
         }
 

@@ -13,9 +13,6 @@ from gptailor.plan.plan import Merge, Part, Plan, Recipe, Subset, Take
 from gptailor.plan.registry import METHODS
 from gptailor.plan.walk import calls, named_models
 
-FLOATS = ("F64", "F32", "F16", "BF16")
-"""The dtypes that arithmetic is done on."""
-
 
 @dataclass(frozen=True)
 class Checked:
@@ -35,7 +32,7 @@ class Checked:
         return self.base.layout.count
 
     @property
-    def teller(self) -> Opened:
+    def tokenizer_model(self) -> Opened:
         """The model whose tokenizer the output has: the plan's, or the base."""
         if self.plan.tokenizer is None:
             return self.base

@@ -103,21 +103,21 @@ def compiled(root: Path, text: str, *warnings: str) -> Mapping[str, Tensor]:
     return load_file(root / "out" / "model.safetensors")
 
 
-def assert_rows(found: Tensor, teller: Made, rows: Mapping[str, Tensor]) -> None:
-    """Each token's row is the one that is told; rows of no token are the teller's."""
-    told = {teller.ids[token]: row for token, row in rows.items()}
-    own = teller.tensors[EMBED if found.shape == teller.tensors[EMBED].shape else HEAD]
+def assert_rows(found: Tensor, owner: Made, rows: Mapping[str, Tensor]) -> None:
+    """Each token's row is the one that is told; rows of no token are the owner's."""
+    told = {owner.ids[token]: row for token, row in rows.items()}
+    own = owner.tensors[EMBED if found.shape == owner.tensors[EMBED].shape else HEAD]
     assert len(found) == len(own)
     for number, row in enumerate(found):
         if number in told:
             assert torch.equal(row.float(), told[number]), f"row {number}"
 
 
-def by_token(where: str, teller: Made, *models: Made) -> dict[str, Tensor]:
-    """For each token of the teller, the mean of the models' rows, or the teller's own."""
+def by_token(where: str, owner: Made, *models: Made) -> dict[str, Tensor]:
+    """For each token of the owner of the tokenizer, the mean of the models' rows, or its own."""
     made = {}
-    for token in teller.ids:
-        own = teller.row(where, token)
+    for token in owner.ids:
+        own = owner.row(where, token)
         rows = [m.row(where, token) for m in models]
         rows = [own if row is None else row for row in rows]
         if all(row is not None for row in rows):
@@ -125,17 +125,17 @@ def by_token(where: str, teller: Made, *models: Made) -> dict[str, Tensor]:
     return made
 
 
-def assert_whole(root: Path, teller: str, size: int) -> Any:
+def assert_whole(root: Path, owner: str, size: int) -> Any:
     """The output loads, and all that goes with a tokenizer is that model's."""
     out = root / "out"
     tokenizer = AutoTokenizer.from_pretrained(out)
-    assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(root / teller).get_vocab()
-    assert tokenizer.chat_template == f"{teller} says: {{{{ messages }}}}"
-    config, theirs = (json.loads((f / "config.json").read_text()) for f in (out, root / teller))
+    assert tokenizer.get_vocab() == AutoTokenizer.from_pretrained(root / owner).get_vocab()
+    assert tokenizer.chat_template == f"{owner} says: {{{{ messages }}}}"
+    config, theirs = (json.loads((f / "config.json").read_text()) for f in (out, root / owner))
     assert config["vocab_size"] == size
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         assert config.get(key) == theirs.get(key), key
-    generation = [f / "generation_config.json" for f in (out, root / teller)]
+    generation = [f / "generation_config.json" for f in (out, root / owner)]
     assert generation[0].read_bytes() == generation[1].read_bytes()
     made = AutoModelForCausalLM.from_pretrained(out)
     assert made.get_input_embeddings().num_embeddings == size

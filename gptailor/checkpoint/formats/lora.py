@@ -11,10 +11,9 @@ from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import ADAPTER, CONFIG, Checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG, LoraSettings, read_settings
 from gptailor.checkpoint.formats.safetensors import read_header
-from gptailor.checkpoint.tensor import Adapted, Delta, LowRank, NewRows, Shift, TensorInfo
+from gptailor.checkpoint.tensor import FLOATS, Adapted, Delta, LowRank, NewRows, Shift, TensorInfo
 from gptailor.plan.faults import listed
 
-ADAPTER_FLOATS = ("F64", "F32", "F16", "BF16")
 LONGEST_NAME = 300
 """Characters of a tensor's name, which the settings' patterns are matched against."""
 
@@ -59,7 +58,7 @@ def sort_tensors(
     pieces: dict[str, AdapterPieces] = {}
     whole: dict[str, TensorInfo] = {}
     for key, tensor in found.items():
-        if tensor.spec.dtype not in ADAPTER_FLOATS:
+        if tensor.spec.dtype not in FLOATS:
             message = f"{quoted(key)} is {tensor.spec.dtype}, which is no float"
             raise CheckpointError("C402", message, file)
         if len(key) > LONGEST_NAME:
@@ -307,7 +306,7 @@ class _Work:
         target = self.resolved(self.embed if self.tied and name == self.head else name)
         if target is None:
             self.refuse_place(tensor)
-        if (dtype := self.tensors[target].spec.dtype) not in ADAPTER_FLOATS:
+        if (dtype := self.tensors[target].spec.dtype) not in FLOATS:
             message = f"{quoted(target)} of the model is {dtype}, to which no delta can be added"
             self.refuse("C402", message, "put the adapter on the model that is not quantised")
         return target

@@ -208,14 +208,14 @@ class Bridger:
         return own
 
     def _text(self, plan: Plan, gap: Gap, own: OwnContents) -> CalibrationText:
-        teller = Checked(plan, self.anatomist.models).teller
+        tokenizer_model = Checked(plan, self.anatomist.models).tokenizer_model
         path = calibration_path(plan, gap.on)
-        key = (path, gap.tokens, teller.name)
+        key = (path, gap.tokens, tokenizer_model.name)
         if key not in self._texts:
             self._texts[key] = calibration_text(
                 path,
                 gap.tokens,
-                tokenizer=tokenizer_of(teller),
+                tokenizer=tokenizer_of(tokenizer_model),
                 positions=getattr(self._config, "max_position_embeddings", None),
             )
         self._texts[key].refuse_few(self._widths(_there(own, gap))[0])

@@ -175,10 +175,10 @@ def _parted(
 
 def _with_tokens(config: dict[str, Any], checked: Checked) -> dict[str, Any]:
     """The configuration with the special tokens of the model that gives the tokenizer."""
-    if checked.teller.name == "base":
+    if checked.tokenizer_model.name == "base":
         return config
     made = {key: value for key, value in config.items() if not key.endswith("_token_id")}
-    theirs = checked.teller.config.items()
+    theirs = checked.tokenizer_model.config.items()
     return made | {key: value for key, value in theirs if key.endswith("_token_id")}
 
 
