@@ -15,9 +15,17 @@ from gptailor.evaluate.forward.evaluator import Evaluator
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.objectives import Forward, Judged, PreparedObjective
-from gptailor.evaluate.outcome import Failure, Judgement, Result, Speed, Subject, retained_score
+from gptailor.evaluate.outcome import (
+    Failure,
+    Judgement,
+    Outcome,
+    Result,
+    Speed,
+    Subject,
+    retained_score,
+)
 from gptailor.evaluate.samples import Preparing, Samples, Wish, no_reference
-from gptailor.evaluate.scoring import Outcome, guarded, scored, unstitched
+from gptailor.evaluate.scoring import guarded, scored, unstitched
 from gptailor.evaluate.speed import cache_bytes, parameters, speeds
 from gptailor.evaluate.targets import Target, base_of, find_targets, identity, names
 from gptailor.lang.reading import read_objective

@@ -4,9 +4,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeAlias, final
 
-import torch
+
+class NotANumberError(ValueError):
+    """A score would be NaN."""
 
 
 @final
@@ -14,7 +16,7 @@ import torch
 class Score:
     """A value with its standard error over samples; the error is infinite where one can't tell.
 
-    Raises `ValueError` for a value that is no number: that is a failure, never a score.
+    Raises NotANumberError for a value that is NaN: that is a failure, never a score.
     """
 
     value: float
@@ -23,7 +25,7 @@ class Score:
 
     def __post_init__(self) -> None:
         if math.isnan(self.value) or math.isnan(self.stderr):
-            raise ValueError("a score is a number, and NaN is none")
+            raise NotANumberError("a score is a number, and NaN is none")
 
 
 def mean(values: Sequence[float]) -> Score:
@@ -55,10 +57,7 @@ def exponential(score: Score) -> Score:
     return Score(value, value * score.stderr, score.samples)
 
 
-_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "not enough memory")
-"""What a `RuntimeError` says that comes from an allocator: of the CPU, of CUDA, of cuBLAS."""
-
-
+@final
 @dataclass(frozen=True)
 class Failure:
     """Why a plan has no score: no room for it, numbers that are none, or an exception in it."""
@@ -66,18 +65,11 @@ class Failure:
     reason: Literal["memory", "nan", "error"]
     message: str
 
-
-def failure(error: Exception) -> Failure:
-    """The exception as a value, with its type and its words."""
-    words = str(error).strip() or "no message"
-    reason: Literal["memory", "error"] = "memory" if _from_allocator(error) else "error"
-    return Failure(reason, f"{type(error).__name__}: {words}")
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
 
 
-def _from_allocator(error: Exception) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in _OUT_OF_MEMORY)
+Outcome: TypeAlias = Score | Failure
 
 
 @final

@@ -6,13 +6,11 @@ What goes wrong with a plan is a `Failure` beside the scores, whatever it was.
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from gptailor.evaluate.forward.evaluator import Evaluator
+from gptailor.evaluate.forward.evaluator import Evaluator, failure
 from gptailor.evaluate.forward.requests import LiveModel, Results, Work
 from gptailor.evaluate.objectives import Forward
-from gptailor.evaluate.outcome import Failure, Score, failure
+from gptailor.evaluate.outcome import Failure, Outcome, Score
 from gptailor.plan.faults import TailorError
-
-Outcome: TypeAlias = Score | Failure
 
 AskedWorks: TypeAlias = Mapping[int, tuple[Forward, Work]]
 """What a forward pass is to measure: objectives by their numbers, each with its work."""
@@ -42,9 +40,6 @@ def guarded(do: Callable[[], Score]) -> Outcome:
     """The score, or why there is none."""
     try:
         return do()
-    except ValueError as error:
-        nan = "NaN" in str(error)
-        return Failure("nan", str(error)) if nan else failure(error)
     except Exception as error:  # noqa: BLE001 (a target's failure is a value, whatever it was)
         return failure(error)
 

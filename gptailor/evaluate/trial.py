@@ -20,7 +20,7 @@ from gptailor.evaluate.judge import CACHE, Placement
 from gptailor.evaluate.live.contents import Anatomy
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.objectives import Forward, Judged, ObjectiveError, PreparedObjective
-from gptailor.evaluate.outcome import Failure, Score
+from gptailor.evaluate.outcome import Failure, Outcome, Score
 from gptailor.evaluate.samples import (
     Parts,
     Samples,
@@ -32,7 +32,7 @@ from gptailor.evaluate.samples import (
     seen_of,
     wanted,
 )
-from gptailor.evaluate.scoring import AskedWorks, Outcome, guarded, scored, unstitched
+from gptailor.evaluate.scoring import AskedWorks, guarded, scored, unstitched
 from gptailor.evaluate.targets import base_of
 from gptailor.evaluate.tokenizer import digest
 from gptailor.plan.faults import Fault, PlanError, errors

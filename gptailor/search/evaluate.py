@@ -10,9 +10,8 @@ import torch
 
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.judge import Placement
-from gptailor.evaluate.outcome import Score
+from gptailor.evaluate.outcome import Outcome, Score
 from gptailor.evaluate.samples import Wish
-from gptailor.evaluate.scoring import Outcome as Scored
 from gptailor.evaluate.trial import Trials, opened
 from gptailor.plan.faults import Origin, Source
 from gptailor.plan.plan import Plan
@@ -75,11 +74,11 @@ def judge_of(plan: Plan, chosen: Settings, where: Resources) -> TrialsJudge:
     return TrialsJudge(trials_of(plan, models, chosen, where))
 
 
-def plain_outcome(outcome: Scored) -> TrialOutcome:
+def plain_outcome(outcome: Outcome) -> TrialOutcome:
     """A score's value and error, or a failure's message."""
     if isinstance(outcome, Score):
         return outcome.value, outcome.stderr
-    return f"{outcome.reason}: {outcome.message}"
+    return str(outcome)
 
 
 def aims_of(trials: Trials) -> tuple[Aim, ...]:

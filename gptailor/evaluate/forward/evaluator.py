@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,7 +14,7 @@ from gptailor.evaluate.forward.prefix_cache import Branches, LayerPath, Node, in
 from gptailor.evaluate.forward.recording import Call, Calls, Head, wraps
 from gptailor.evaluate.forward.requests import LiveModel, Results, Work
 from gptailor.evaluate.live.decoder import embeddings
-from gptailor.evaluate.outcome import Failure, failure
+from gptailor.evaluate.outcome import Failure, NotANumberError
 
 
 @final
@@ -281,3 +281,21 @@ def block_influence(
         sums[step.layer] += float(torch.cosine_similarity(before, after, dim=-1).sum())
         count += len(wanted) if step.layer == 0 else 0
     return tuple(1 - total / count for total in sums)
+
+
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "not enough memory")
+"""In the words of a `RuntimeError` from an allocator: of the CPU, of CUDA, of cuBLAS."""
+
+
+def failure(error: Exception) -> Failure:
+    """The exception as a value, with its type and its words.
+
+    torch has a type for CUDA's allocator alone; the CPU's and cuBLAS's are told by their words.
+    """
+    if isinstance(error, NotANumberError):
+        return Failure("nan", str(error))
+    words = str(error).strip() or "no message"
+    known = isinstance(error, RuntimeError) and any(one in str(error) for one in _OUT_OF_MEMORY)
+    full = known or isinstance(error, MemoryError | torch.OutOfMemoryError)
+    reason: Literal["memory", "error"] = "memory" if full else "error"
+    return Failure(reason, f"{type(error).__name__}: {words}")

@@ -12,11 +12,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.evaluate.forward.batches import pack
-from gptailor.evaluate.forward.evaluator import Evaluator, Gathering, rotation_edge
+from gptailor.evaluate.forward.evaluator import Evaluator, Gathering, failure, rotation_edge
 from gptailor.evaluate.forward.recording import Calls, Head
 from gptailor.evaluate.forward.requests import Failure, LiveModel, Request, Results, Rows, Work
 from gptailor.evaluate.live.decoder import decoder_layers, standing_in
-from gptailor.evaluate.outcome import failure
 from tests.evaluate.lent import broken, lent, likelihood, loaded, one_thread, requests, whole
 from tests.tiny import CONFIGURATIONS, VOCAB_SIZE
 
