@@ -358,10 +358,10 @@ def export(plan: str, models: tuple[tuple[str, Path], ...], tool: str, layers: i
 def main() -> None:
     """Run the command line, and end with its exit code; SIGTERM ends it as Ctrl-C does, by 143."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    sys.exit(run_command(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))
 
 
-def run_command(arguments: Sequence[str]) -> int:  # noqa: PLR0911 (one for each way to end)
+def run(arguments: Sequence[str]) -> int:  # noqa: PLR0911 (one for each way to end)
     """Run the command line with these arguments; the exit code."""
     try:
         cli.main(list(arguments), prog_name="gptailor", standalone_mode=False)

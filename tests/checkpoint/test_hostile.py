@@ -128,8 +128,8 @@ def test_little_memory_is_taken(tmp_path: Path, name: str, hostile: Hostile) -> 
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.{module} import {reader}
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.formats.{module} import {reader}
 limit = 1_500_000_000
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in map(Path, sys.argv[1:]):
@@ -142,8 +142,8 @@ for path in map(Path, sys.argv[1:]):
 
 @pytest.mark.parametrize(
     ("module", "reader", "name"),
-    [("header", "read_header", "x.safetensors"), ("gguf", "open_gguf", "x.gguf"),
-     ("pickled", "read_pickled", "x.bin")],
+    [("safetensors", "read_header", "x.safetensors"), ("gguf", "open_gguf", "x.gguf"),
+     ("pytorch", "read_pickled", "x.bin")],
 )  # fmt: skip
 def test_sparse_files_of_terabytes_and_bombs_fit_into_a_process(
     tmp_path: Path, module: str, reader: str, name: str
@@ -240,7 +240,7 @@ def test_the_command_line_says_it_and_leaves_nothing(
     before = set(tmp_path.iterdir())
     for arguments in (["check"], ["compile", "-o", str(tmp_path / "out")]):
         command = [arguments[0], str(tmp_path / "cut.tailor"), *arguments[1:]]
-        assert cli.run_command(command) == 1, hostile.why
+        assert cli.run(command) == 1, hostile.why
         assert f"error[{hostile.code}]" in capfd.readouterr().err
     assert set(tmp_path.iterdir()) == before
 
@@ -253,7 +253,7 @@ def test_the_command_line_says_it_of_a_file(
     (folders.model(tmp_path / "model") / "model.safetensors").unlink()
     (tmp_path / "model" / weights).write_bytes(hostile.content)
     (tmp_path / "cut.tailor").write_text('tailor 1\nmodel base = "./model"\nL0 = L0 base\n')
-    assert cli.run_command(["check", str(tmp_path / "cut.tailor")]) == 1
+    assert cli.run(["check", str(tmp_path / "cut.tailor")]) == 1
     said = capfd.readouterr().err
     assert f"error[{hostile.code}]" in said
     assert hostile.offset is None or f", byte {hostile.offset})" in said

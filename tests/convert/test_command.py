@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.cli.main import run_command
+from gptailor.cli.main import run
 from tests.tiny import tiny_model
 
 YAML = """\
@@ -30,13 +30,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_imported_plan_compiles(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "plans").mkdir()
-    assert run_command(["import", "merge.yml", "-o", "plans/merge.tailor"]) == 0
+    assert run(["import", "merge.yml", "-o", "plans/merge.tailor"]) == 0
     text = (folder / "plans" / "merge.tailor").read_text()
     assert 'model math = "../math"' in text
     assert "L0..L2 from math by task_arithmetic(0.25)" in text
     assert gptailor.format(text) == text
-    assert run_command(["compile", "plans/merge.tailor", "-o", "out"]) == 0
-    assert run_command(["export", "plans/merge.tailor"]) == 0
+    assert run(["compile", "plans/merge.tailor", "-o", "out"]) == 0
+    assert run(["export", "plans/merge.tailor"]) == 0
     assert "merge_method: task_arithmetic" in capsys.readouterr().out
 
 
@@ -44,7 +44,7 @@ def test_a_plan_that_is_there_is_not_overwritten(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "merge.tailor").write_text("precious")
-    assert run_command(["import", "merge.yml", "-o", "merge.tailor"]) == 3
+    assert run(["import", "merge.yml", "-o", "merge.tailor"]) == 3
     assert (folder / "merge.tailor").read_text() == "precious"
     assert "merge.tailor" in capsys.readouterr().err
 
@@ -55,7 +55,7 @@ def test_json_is_taken_for_the_papers(folder: Path, capsys: pytest.CaptureFixtur
         choices |= {f"layer_{layer}_candidate_0": 1, f"layer_{layer}_merge_scale_factor": 0.5}
         choices |= {f"layer_{layer}_output_scale": 1.0}
     (folder / "found.json").write_text(json.dumps(choices))
-    assert run_command(["import", "found.json", "--layers", "3", "--candidate", "./math"]) == 0
+    assert run(["import", "found.json", "--layers", "3", "--candidate", "./math"]) == 0
     said = capsys.readouterr()
     assert "drop L1" in said.out
     assert 'candidate_0 = "./math"' in said.out or '"./math"' in said.out
@@ -74,7 +74,7 @@ def test_what_is_no_plan_is_refused(
     folder: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, said: str
 ) -> None:
     (folder / name).write_text(text)
-    assert run_command(["import", name, "-o", "new.tailor"]) == 1
+    assert run(["import", name, "-o", "new.tailor"]) == 1
     assert said in capsys.readouterr().err
     assert not (folder / "new.tailor").exists()
 
@@ -84,5 +84,5 @@ def test_what_mergekit_cannot_say_is_refused(
 ) -> None:
     plan = folder / "scaled.tailor"
     plan.write_text('tailor 1\nmodel base = "./base"\nscale L0 by 0.5\n')
-    assert run_command(["export", str(plan)]) == 1
+    assert run(["export", str(plan)]) == 1
     assert "scale" in capsys.readouterr().err

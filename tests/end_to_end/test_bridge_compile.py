@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 import gptailor
 from gptailor.build.lock import read_lock
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.cli.main import run_command
+from gptailor.cli.main import run
 from gptailor.evaluate.live.stitch import stitch
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
@@ -180,9 +180,9 @@ def test_a_dry_run_and_the_card_show_the_gaps(
 ) -> None:
     (folder / "text.txt").rename(folder / "kept.txt")
     name = str(folder / "plan.tailor")
-    assert run_command(["compile", name, "-o", str(folder / "out"), "--dry-run"]) == 0
+    assert run(["compile", name, "-o", str(folder / "out"), "--dry-run"]) == 0
     assert "L1          dropped, bridged over\n" in capsys.readouterr().out
-    assert run_command(["show", name]) == 0
+    assert run(["show", name]) == 0
     assert "─ bridged over" in capsys.readouterr().out
     (folder / "kept.txt").rename(folder / "text.txt")
     gptailor.compile(plan_of(folder), folder / "out")
@@ -194,7 +194,7 @@ def test_a_dry_run_and_the_card_show_the_gaps(
 def test_the_command_says_how_good_each_fit_is(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 0
+    assert run(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 0
     said = capsys.readouterr()
     fits = re.findall(r"^bridge after (L\d): fitted on 600 tokens, .* (\d+\.\d)%", said.out, re.M)
     assert [after for after, _ in fits] == ["L0", "L2"]
@@ -261,6 +261,6 @@ def test_a_text_that_does_not_serve_leaves_nothing(
 ) -> None:
     monkeypatch.chdir(folder)
     write(folder, 'drop L1; bridge on "gone.txt"')
-    assert run_command(["compile", "plan.tailor", "-o", "out"]) == 3
+    assert run(["compile", "plan.tailor", "-o", "out"]) == 3
     assert "C801" in capsys.readouterr().err
     assert not (folder / "out").exists()

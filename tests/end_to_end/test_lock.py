@@ -524,7 +524,7 @@ def test_a_folder_without_a_plan_is_not_verified(family: Path, tmp_path: Path) -
 
 def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*arguments: str) -> tuple[int, str]:
-        code = cli.run_command(arguments)
+        code = cli.run(arguments)
         said = capsys.readouterr()
         return code, said.out + said.err
 
@@ -569,5 +569,5 @@ def test_the_commands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_flags_that_do_not_go_together(here: Path, arguments: list[str]) -> None:
-    assert cli.run_command(arguments) == 2
+    assert cli.run(arguments) == 2
     assert not (here / "c").exists()

@@ -26,7 +26,7 @@ METHOD = {
 
 CHILD = """
 import json, sys
-from gptailor import api
+from gptailor.build import compile as api
 import torch
 torch.set_num_threads(int(sys.argv[1]))
 for plan, output, options in json.loads(sys.argv[2]):

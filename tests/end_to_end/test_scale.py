@@ -44,7 +44,7 @@ MB = 2**20
 COUNTED = """
 import os, sys
 from pathlib import Path
-from gptailor.cli.main import run_command as run
+from gptailor.cli.main import run
 def status(name, file):
     lines = Path(file).read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
@@ -205,7 +205,7 @@ MAPPED = """
 import sys
 sys.modules["mmap"] = None
 from pathlib import Path
-from gptailor import api
+from gptailor.build import compile as api
 maps = []
 plan = api.load(Path(sys.argv[1]))
 def look(_):

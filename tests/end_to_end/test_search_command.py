@@ -96,7 +96,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, wor
 
     def done(*arguments: object) -> Said:
         capsys.readouterr()
-        code = cli.run_command([*map(str, arguments)])
+        code = cli.run([*map(str, arguments)])
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
         return Said(code, captured.out, captured.err)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 import gptailor
-from gptailor.cli.main import run_command
+from gptailor.cli.main import run
 from gptailor.plan.faults import Fault, errors
 from gptailor.plan.plan import Plan
 from tests.checkpoint.test_vocabulary import sentencepiece
@@ -430,6 +430,6 @@ def test_a_broken_tokenizer_is_a_fault(
     _, faults = checked(tmp_path, text)
     assert [(f.code, f.at) for f in faults] == [("C601", ("models", broken, "source"))]
     assert file in faults[0].message
-    assert run_command(["compile", str(tmp_path / "plan.tailor"), "-o", str(tmp_path / "out")]) == 1
+    assert run(["compile", str(tmp_path / "plan.tailor"), "-o", str(tmp_path / "out")]) == 1
     assert "Traceback" not in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -350,14 +350,14 @@ def test_the_library_is_needed_for_quantised_tensors_alone(tmp_path: Path) -> No
 import sys
 sys.modules["gguf"] = None
 from pathlib import Path
-from gptailor.checkpoint.error import CheckpointError
-from gptailor.checkpoint.gguf import open_gguf
-from gptailor.program.loading import load
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.formats.gguf import open_gguf
+from gptailor.program.load import load_tensor
 assert "torch" in sys.modules
 tensors = open_gguf(Path(sys.argv[1]))[1]
-load(tensors["model.norm.weight"])
+load_tensor(tensors["model.norm.weight"])
 try:
-    load(tensors["model.layers.0.self_attn.q_proj.weight"])
+    load_tensor(tensors["model.layers.0.self_attn.q_proj.weight"])
 except CheckpointError as error:
     print(error.code, error.help)
 """

@@ -372,9 +372,10 @@ def test_an_exception_at_any_tensor_leaves_nothing(
 CHILD = """
 import sys, time
 from pathlib import Path
-from gptailor.checkpoint import side_folder
-from gptailor.checkpoint.header import TensorSpec
-from gptailor.checkpoint.writer import plan_shards, write_checkpoint
+from gptailor.checkpoint.write import side_folder
+from gptailor.checkpoint.tensor import TensorSpec
+from gptailor.checkpoint.write.tensors import plan_shards
+from gptailor.checkpoint.write.writer import write_checkpoint
 target, when = Path(sys.argv[1]), sys.argv[2]
 specs = [TensorSpec(name, "U8", (1 << 16,)) for name in "abc"]
 def payload(spec):
@@ -384,7 +385,7 @@ def payload(spec):
         time.sleep(60)
     yield bytes(1 << 15)
 if when == "swap":
-    side_folder.exchange = lambda *_: False
+    side_folder.exchange_names = lambda *_: False
     rename = Path.rename
     def slow(self, to):
         if self.name == "new":

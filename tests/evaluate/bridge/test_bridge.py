@@ -581,7 +581,7 @@ def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
 
 SCRIPT = """
 import sys, hashlib, torch, gptailor
-from gptailor.evaluate.bridge import fit
+from gptailor.evaluate.bridge.fit import fit
 from gptailor.prepare import prepare
 torch.set_num_threads(1)
 made = fit(prepare(gptailor.load(sys.argv[1]))).tensors
