@@ -57,7 +57,7 @@ def begin(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str
     """The command in a process of its own."""
     script = (
         "import tests.search.landscape, sys\n"  # compiles once for all
-        "from gptailor.cli.main import run_command as run\n"
+        "from gptailor.cli.main import run\n"
         "sys.exit(run(sys.argv[1:]))\n"
     )
     root = Path(__file__).parents[2]
@@ -425,7 +425,7 @@ def test_the_names_of_strategies_are_those_of_the_registry() -> None:
 
 def test_help_and_faults_of_the_plan_import_neither_jax_nor_torch(world: Path) -> None:
     script = (
-        "import sys; from gptailor.cli.main import run_command as run; code = run(sys.argv[1:])\n"
+        "import sys; from gptailor.cli.main import run; code = run(sys.argv[1:])\n"
         "print(code, *{n.partition('.')[0] for n in sys.modules}, file=sys.stderr)"
     )
     for arguments in (["--help"], ["closed.tailor", "-o", "new"], ["bare.tailor", "-o", "new"]):
@@ -443,7 +443,7 @@ def test_help_and_faults_of_the_plan_import_neither_jax_nor_torch(world: Path) -
 def test_a_package_that_is_missing_is_named(world: Path) -> None:
     script = (
         "import sys; sys.modules['optax'] = None\n"
-        "from gptailor.cli.main import run_command as run; sys.exit(run(['search', 'space.tailor', '-o', 'new']))"
+        "from gptailor.cli.main import run; sys.exit(run(['search', 'space.tailor', '-o', 'new']))"
     )
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=world, text=True, capture_output=True, check=False)

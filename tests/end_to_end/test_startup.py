@@ -23,7 +23,7 @@ def imported(*arguments: str, cwd: Path) -> set[str]:
     """The top-level modules that a command of its own process has imported in the end."""
     script = (
         "import sys\n"
-        "from gptailor.cli.main import run_command as run\n"
+        "from gptailor.cli.main import run\n"
         "code = run(sys.argv[1:])\n"
         "names = {name.partition('.')[0] for name in sys.modules}\n"
         "print('\\n@', code, *sorted(names))\n"
