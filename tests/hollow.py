@@ -87,7 +87,8 @@ def write_hollow(folder: Path, config: Mapping[str, Any], shapes: Shapes, shards
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     names, each = iter(shapes), math.ceil(len(shapes) / shards)
-    headers, places = 0, {}
+    headers = 0
+    places: dict[str, str] = {}
     for number in range(1, shards + 1):
         file = f"model-{number:05d}-of-{shards:05d}.safetensors"
         inside = list(islice(names, each))

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gptailor.plan.plan import LayerOf, MethodCall, Plan, Recipe, Take
+from gptailor.plan.plan import LayerOf, Merge, MethodCall, Plan, Recipe, Take
 from gptailor.plan.registry import METHODS
 from gptailor.program.run import combine_tensors
 
@@ -42,8 +42,8 @@ def interpret(plan: Plan, folders: Mapping[str, Path]) -> Tensors:
             like = base.get(own, base[f"model.layers.0.{rest}"])
             made = make(recipe, models, lambda s, r=rest: f"model.layers.{s.layer}.{r}", own)
             put(f"model.layers.{number}.{rest}", over(made, by), like)
-    for name, recipe, reads, like in ends(plan, models):
-        put(name, make(recipe, models, lambda _, n=reads: n, like), base[like])
+    for name, recipe, reads, place in ends(plan, models):
+        put(name, make(recipe, models, lambda _, n=reads: n, place), base[place])
     return out
 
 
@@ -62,6 +62,7 @@ def ends(plan: Plan, models: Mapping[str, Tensors]) -> Iterator[tuple[str, Recip
     if not tied:
         yield HEAD, plan.head or own, HEAD, HEAD
     elif untied(plan, models):
+        assert plan.head is not None
         yield HEAD, plan.head, HEAD, EMBED
 
 
@@ -70,7 +71,7 @@ def untied(plan: Plan, models: Mapping[str, Tensors]) -> bool:
     if plan.embed is None or plan.head is None:
         return False
     named = [s.model for r in (plan.embed, plan.head) for s in sources_of(r)]
-    return plan.embed != plan.head or any(HEAD in models[name] for name in named)
+    return plan.embed != plan.head or any(HEAD in models[str(name)] for name in named)
 
 
 def read(folder: Path) -> Tensors:
@@ -89,7 +90,7 @@ def layers(plan: Plan, base: Tensors) -> list[tuple[int | None, dict[str, Recipe
     if plan.stack is not None:
         return [(None, dict.fromkeys(("attn", "mlp"), i.recipe), 1.0) for i in plan.stack.items]
     count = 1 + max(int(name.split(".")[2]) for name in base if name.startswith("model.layers."))
-    found = []
+    found: list[tuple[int | None, dict[str, Recipe], float]] = []
     divisor = 1.0
     for position in range(count):
         recipes: dict[str, Recipe] = {}
@@ -100,26 +101,38 @@ def layers(plan: Plan, base: Tensors) -> list[tuple[int | None, dict[str, Recipe
                     recipes[part] = layer.recipe
         if position not in [drop.position for drop in plan.drops]:
             found.append((position, recipes, divisor))
-            divisor *= math.prod(s.factor for s in plan.scales if s.position == position)
+            divisor *= math.prod(number(s.factor) for s in plan.scales if s.position == position)
     return found
 
 
 def make(recipe: Recipe, models: Mapping[str, Tensors], name: Any, place: str) -> Tensor:
     """A tensor of a recipe; a merged one in float32, one that is taken as it is."""
     sources = sources_of(recipe)
-    tensors = [models[s.model].get(name(s), models[s.model][EMBED]) for s in sources]
+    tensors = [models[str(s.model)].get(name(s), models[str(s.model)][EMBED]) for s in sources]
     if isinstance(recipe, Take):
         return tensors[0]
+    assert isinstance(recipe, Merge)
     if recipe.share is not None:
-        return linear(tensors, (1.0 - recipe.share, recipe.share))
+        share = number(recipe.share)
+        return linear(tensors, (1.0 - share, share))
     call = recipe.by or MethodCall(name="linear")
+    assert isinstance(call, MethodCall)
     theta = models["base"][place] if METHODS[call.name].needs_base else None
-    return merge(call, [s.model for s in sources], [t.float() for t in tensors], theta, place)
+    return merge(call, [str(s.model) for s in sources], [t.float() for t in tensors], theta, place)
 
 
 def sources_of(recipe: Recipe) -> Sequence[LayerOf]:
     """The layers that a closed recipe names."""
-    return (recipe.take,) if isinstance(recipe, Take) else recipe.merge
+    if isinstance(recipe, Take):
+        return (recipe.take,)
+    assert isinstance(recipe, Merge)
+    return recipe.merge
+
+
+def number(value: object) -> float:
+    """A number of a closed plan."""
+    assert isinstance(value, int | float)
+    return value
 
 
 def over(values: Tensor, divisor: float) -> Tensor:
@@ -134,7 +147,9 @@ def merge(
     call: MethodCall, names: Sequence[str], sources: list[Tensor], theta: Tensor | None, place: str
 ) -> Tensor:
     """A merge in float32 by a method, its defaults filled in."""
-    given = {p.name: call.arguments.get(p.name, p.default) for p in METHODS[call.name].parameters}
+    given: dict[str, Any] = {
+        p.name: call.arguments.get(p.name, p.default) for p in METHODS[call.name].parameters
+    }
     for key in ("weights", "scales"):
         if key in given:
             value = 1.0 / len(sources) if given[key] is None else given[key]
@@ -143,10 +158,10 @@ def merge(
     if call.name == "linear":
         return linear(sources, given["weights"])
     if call.name == "slerp":
-        return slerp(*sources, given["t"])
-    if call.name == "task_arithmetic":
+        return slerp(sources[0], sources[1], given["t"])
+    if call.name == "task_arithmetic" and theta is not None:
         return task_arithmetic(theta.float(), sources, given["scales"])
-    if call.name == "ties":
+    if call.name == "ties" and theta is not None:
         return ties(theta.float(), sources, given["density"], given["scale"])
     arguments = tuple(given.items())
     return combine_tensors(call.name, arguments, theta, sources, names, place, dtype=torch.float32)
@@ -187,7 +202,7 @@ def ties(theta: Tensor, sources: Sequence[Tensor], density: float, scale: float)
         trimmed.append(torch.where(vector.abs() >= least, vector, 0.0))
     mass = linear(trimmed, [1.0] * len(trimmed))
     agreeing = [torch.where(vector.sign() == mass.sign(), vector, 0.0) for vector in trimmed]
-    count = sum((vector != 0).float() for vector in agreeing)
+    count = torch.stack([(vector != 0).float() for vector in agreeing]).sum(0)
     mean = linear(agreeing, [1.0] * len(agreeing)) / torch.clamp(count, min=1.0)
     return moved(theta, linear([mean], [scale]))
 

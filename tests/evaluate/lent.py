@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,7 +40,7 @@ class Lent:
         yield decoder_layers(self.model)[index]
 
 
-def loaded(family: str, folder: Path, **config: object) -> PreTrainedModel:
+def loaded(family: str, folder: Path, **config: Any) -> PreTrainedModel:
     tiny_model(family, folder, **config)
     model = AutoModelForCausalLM.from_pretrained(folder)
     return model.eval().requires_grad_(False)

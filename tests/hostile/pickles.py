@@ -3,7 +3,7 @@
 import io
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from gptailor.checkpoint.formats.unpickle import MOST_INSTRUCTIONS
 from tests.hostile.case import Hostile
@@ -11,12 +11,23 @@ from tests.hostile.case import Hostile
 STORAGE = b"weights." * 3
 
 
-def archive(pickled: bytes, *, packed: bool = False, **more: bytes) -> bytes:
+def archive(
+    pickled: bytes,
+    beside: Mapping[str, bytes] | None = None,
+    *,
+    packed: bool = False,
+    **more: bytes,
+) -> bytes:
     """The archive that `torch.save` writes for a pickle, with one storage of six floats."""
     out = io.BytesIO()
     method = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
     with zipfile.ZipFile(out, "w", method) as file:
-        for name, content in {"data.pkl": pickled, "data/0": STORAGE, **more}.items():
+        for name, content in {
+            "data.pkl": pickled,
+            "data/0": STORAGE,
+            **(beside or {}),
+            **more,
+        }.items():
             file.writestr(zipfile.ZipInfo(f"w/{name}"), content, method)
     return out.getvalue()
 
@@ -157,7 +168,7 @@ HOSTILE = (
             "a dimension without a stride"),
     Hostile("compressed", archive(state(rebuilt()) + bytes(9_000_000), packed=True), "C108", None,
             "a bomb: a thousand times larger once it is unpacked"),
-    Hostile("two_pickles", archive(state(rebuilt()), **{"x/data.pkl": b"."}), "C108", None,
+    Hostile("two_pickles", archive(state(rebuilt()), {"x/data.pkl": b"."}), "C108", None,
             "which counts?"),
     Hostile("big_endian", archive(state(rebuilt()), byteorder=b"big"), "C108", None,
             "every number would be read backwards"),

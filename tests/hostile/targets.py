@@ -19,6 +19,7 @@ from gptailor.lang.reading import read_bytes
 from gptailor.plan.faults import TailorError, errors, show
 from gptailor.plan.plan import Plan
 from tests.hostile import folders, ggufs, headers, pickles
+from tests.hostile.case import Hostile, HostileFolder
 
 CUT = b"\n---\n"
 """What stands between the files of a folder, where a target takes a folder."""
@@ -117,8 +118,8 @@ class Target:
         return True
 
 
-def _small(files: Iterable[folders.HostileFolder | headers.Hostile]) -> tuple[bytes, ...]:
-    contents = (f.content for f in files if isinstance(f, headers.Hostile))
+def _small(files: Iterable[HostileFolder | Hostile]) -> tuple[bytes, ...]:
+    contents = (f.content for f in files if isinstance(f, Hostile))
     return tuple(content for content in contents if len(content) < 4000)
 
 

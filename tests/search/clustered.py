@@ -23,6 +23,7 @@ class Killing:
         self.workers = workers
         self.first = ray.get(workers._workers[0].actor.ready.remote())
         self.killed = 0
+        self.search: Any = None
 
     def told(self, trial: Trial) -> None:
         pass

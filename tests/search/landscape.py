@@ -146,7 +146,7 @@ class Staged:
 
 def setting(**changes: Any) -> SearchSetting:
     found = space()
-    said = {
+    said: dict[str, Any] = {
         "space": found,
         "base": gptailor.loads(BASE),
         "aims": (NLL,),
