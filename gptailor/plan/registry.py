@@ -1,6 +1,6 @@
 """What a plan may name: merge methods and objectives, with their parameters. Plain data.
 
-A merge method is one `Method` here and one kernel of the same name in `gptailor.methods.kernels`;
+A merge method is one `Method` here and one `Kernel` of the same name in `gptailor.methods`;
 the checks, the docs and the contract tests read this table.
 """
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from gptailor.checkpoint.files import open_regular
 from gptailor.checkpoint.tensor import DTYPE_BITS, ByteRange, TensorInfo, TensorSpec
-from gptailor.methods.kernels import KERNELS
-from gptailor.methods.measure import Chunk, Inputs
+from gptailor.methods import KERNELS
+from gptailor.methods.arithmetic import Chunk, Inputs
 from gptailor.plan.faults import Fault, PlanError, TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.program.load import foresee, read_into

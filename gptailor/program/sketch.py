@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from gptailor.methods import draws
+from gptailor.methods.arithmetic import draw_key, kept_entries
 
 BUCKETS = 64
 """Numbers of a sketch: the distance between two has an error of some 18 %."""
@@ -19,11 +19,11 @@ def sketch(tensor: Shaped[Tensor, "..."]) -> tuple[float, ...]:
     sketches is about that of the tensors (a count sketch, Charikar and others 2002).
     """
     flat = tensor.detach().reshape(-1).cpu()
-    key = draws.key(0, "sketch", "")
+    key = draw_key(0, "sketch", "")
     sums = torch.zeros(BUCKETS, dtype=torch.float64)
     for start in range(0, len(flat), _SUMMED):
         part = flat[start : start + _SUMMED].double()
-        signs = draws.kept_entries(key, start, len(part), 0.5, part.device)
+        signs = kept_entries(key, start, len(part), 0.5, part.device)
         signed = torch.where(signs, part, -part)
         signed = torch.nn.functional.pad(signed, (0, -len(signed) % BUCKETS))
         sums += signed.reshape(-1, BUCKETS).sum(0)

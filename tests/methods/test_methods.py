@@ -10,9 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gptailor.methods import angles, draws
-from gptailor.methods.kernels import KERNELS
-from gptailor.methods.measure import Chunk, Inputs, gram_of_sources, magnitude, thresholds
+from gptailor.methods import KERNELS
+from gptailor.methods.arithmetic import (
+    Chunk,
+    Inputs,
+    draw_key,
+    gram_of_sources,
+    kept_entries,
+    magnitude,
+    thresholds,
+)
+from gptailor.methods.slerp import slerp_coefficients
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.program.program import Arguments
@@ -85,7 +93,7 @@ def naive_ties(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.n
 def naive_dare(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
     total = np.zeros_like(base)
     for name, source in zip(NAMES, sources, strict=False):
-        key = draws.key(int(given["seed"]), PLACE, name)
+        key = draw_key(int(given["seed"]), PLACE, name)
         keep = [splitmix(key, i) < given["density"] for i in range(len(base))]
         total += np.where(keep, source - base, 0) / given["density"]
     return base + given["scale"] * total
@@ -200,7 +208,7 @@ def test_every_method_has_its_kernel() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_kernel_says_what_it_does(method: str) -> None:
-    text = KERNELS[method].combine.__doc__ or ""
+    text = type(KERNELS[method]).__doc__ or ""
     parts = ["Formula:", "Granularity:", "Arithmetic:", "Degenerate:", "Paper:"]
     places = [text.find(f"    {part} ") for part in parts]
     assert -1 not in places
@@ -307,7 +315,7 @@ def test_slerp_without_an_arc_is_linear(factor: float) -> None:
 def test_slerp_turns_linear_only_where_that_is_argued(sine: float, side: float) -> None:
     a, b = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     a[0], b[0], b[1] = 1.0, side * math.sqrt(1 - sine**2), sine
-    share = angles.slerp_coefficients((torch.stack([a, b]) @ torch.stack([a, b]).T).tolist(), 0.25)
+    share = slerp_coefficients((torch.stack([a, b]) @ torch.stack([a, b]).T).tolist(), 0.25)
     assert (share == (0.75, 0.25)) == (sine < 1e-4)
     if side > 0:  # continuous at the threshold: linear differs by less than a float32's rounding
         assert share == pytest.approx((0.75, 0.25), abs=6e-8)
@@ -528,8 +536,8 @@ def test_a_sum_depends_on_no_chunk() -> None:
 
 def test_the_draws_are_pinned() -> None:
     """Other numbers here are other weights in every compiled model: a break of the format."""
-    assert draws.key(0, "model.norm.weight", "math") == PINNED_KEY
-    keep = draws.kept_entries(PINNED_KEY, 0, 64, 0.5, torch.device("cpu"))
+    assert draw_key(0, "model.norm.weight", "math") == PINNED_KEY
+    keep = kept_entries(PINNED_KEY, 0, 64, 0.5, torch.device("cpu"))
     assert sum(int(bit) << i for i, bit in enumerate(keep)) == PINNED_DRAWS
 
 
@@ -540,8 +548,8 @@ PINNED_DRAWS = 0x13ABBC502487C08F
 @given(st.integers(0, 2**53), st.text(max_size=5), st.integers(0, 2**40), st.integers(1, 9))
 @settings(max_examples=40, deadline=None)
 def test_a_draw_depends_on_its_number_alone(seed: int, model: str, offset: int, count: int) -> None:
-    key = draws.key(seed, PLACE, model)
-    keep = draws.kept_entries(key, offset, count, 0.5, torch.device("cpu"))
+    key = draw_key(seed, PLACE, model)
+    keep = kept_entries(key, offset, count, 0.5, torch.device("cpu"))
     assert keep.tolist() == [splitmix(key, offset + i) < 0.5 for i in range(count)]
 
 
@@ -549,10 +557,10 @@ def test_a_draw_depends_on_its_number_alone(seed: int, model: str, offset: int, 
 def test_draws_are_fair_and_independent(density: float) -> None:
     count = 200_000
     keys = [
-        draws.key(seed, place, model)
+        draw_key(seed, place, model)
         for seed, place, model in ((0, "a", "m"), (1, "a", "m"), (0, "b", "m"), (0, "a", "n"))
     ]
-    kept = [draws.kept_entries(k, 0, count, density, torch.device("cpu")).double() for k in keys]
+    kept = [kept_entries(k, 0, count, density, torch.device("cpu")).double() for k in keys]
     spread = 5 * math.sqrt(density * (1 - density) / count)
     for i, one in enumerate(kept):
         assert one.mean().item() == pytest.approx(density, abs=spread)

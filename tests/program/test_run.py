@@ -156,10 +156,10 @@ def test_another_process_makes_the_same_bytes(tmp_path: Path) -> None:
         "from pathlib import PosixPath\n"
         "from gptailor.checkpoint.formats.safetensors import TensorInfo, TensorSpec\n"
         "from gptailor.program.program import Combine, Output, Program\n"
-        "from gptailor.program.run import run\n"
+        "from gptailor.program.run import run_program\n"
         "torch.set_num_threads(1)\n"
         f"program = {Program(tuple(made))!r}\n"
-        "raw = b''.join(bytes(c) for _, p in run(program, chunk_bytes=40_004) for c in p)\n"
+        "raw = b''.join(bytes(c) for _, p in run_program(program, chunk_bytes=40_004) for c in p)\n"
         "print(hashlib.sha256(raw).hexdigest())\n"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}

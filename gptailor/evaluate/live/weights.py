@@ -8,7 +8,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from gptailor.checkpoint.tensor import TensorInfo
-from gptailor.methods.measure import Chunk, Inputs
+from gptailor.methods.arithmetic import Chunk, Inputs
 from gptailor.program.load import load_tensor
 from gptailor.program.program import Combine, Copy, Output, unbridged
 from gptailor.program.run import (

@@ -1,31 +1,33 @@
-"""What a method must know of whole tensors before it combines them: `Inputs`, sums, thresholds.
+"""The arithmetic that merge methods share, the same to the bit for any chunks, threads and device.
 
-Results are the same to the bit for any chunk size, any number of threads and any device. Sums run
-over blocks that are aligned to the tensor's start; within a block values are added in pairs by
-elementwise additions, which no thread or vector unit can reorder, and the blocks' sums are added
-without error by `math.fsum`. Thresholds are found by counting, which is exact.
+All that is done to an entry is done by single additions, subtractions, multiplications and
+divisions, each rounded to float32. A coefficient is a float64 that is rounded to float32 where it
+meets a tensor. A source whose coefficient is 0 is left out, also where it holds infinity or NaN;
+and where nothing is added to θ_b, it keeps its bytes.
+
+Sums run over blocks that are aligned to the tensor's start; within a block values are added in
+pairs by elementwise additions, which no thread or vector unit can reorder, and the blocks' sums are
+added without error by `math.fsum`. Thresholds are found by counting, which is exact. Draws depend
+on a key and an entry's number alone.
 """
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float32, Float64, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from torch import Tensor
 
 from gptailor.plan.faults import TailorError
 
-_SUM_ENTRIES = 2**14
-"""Entries of a block of a sum: a power of two, part of every result, never to be changed."""
-
-_WAITING = 128  # entries of a row that waits, and how many rows' chunks wait
-_MAGNITUDE = 0x7FFFFFFF  # a float32 without its sign; as integers these are ordered as the numbers
-_COUNTED = 2**18  # numbers that are counted at once: clearing the counts costs as much as these
-_HALF = 16
-_TOP_BUCKETS = 2**15  # the sign bit is gone
-_LOW_BUCKETS = 2**16
+Given = Mapping[str, float | int | tuple[float | int, ...]]
+"""A method's arguments by name, complete."""
+Measured = tuple[float | int, ...]
+"""What a method learnt of the whole tensors: a few numbers."""
 
 
 @final
@@ -70,7 +72,83 @@ class Inputs:
             yield self.read(start, min(start + step, self.elements))
 
 
-# -------------------------------------------------------------------------------------------- sums
+class Kernel(ABC):
+    """The computation of a merge method, which the registry specifies under the same name.
+
+    Whole tensors are measured first, chunk by chunk, and combined then, chunk by chunk.
+    """
+
+    name: ClassVar[str]
+
+    def measure(self, inputs: Inputs, given: Given) -> Measured:
+        """What the method must know of the whole tensors; nothing for most."""
+        return ()
+
+    @abstractmethod
+    def combine(self, chunk: Chunk, given: Given, measured: Measured) -> Float32[Tensor, " n"]:
+        """The merge of one chunk, by what was measured."""
+
+
+# --------------------------------------------------------------------------------- entry by entry
+
+
+def one_number(given: Given, name: str) -> float | int:
+    """An argument that is one number."""
+    value = given[name]
+    if isinstance(value, tuple):
+        raise TypeError(f"'{name}' takes one number, not {len(value)}")
+    return value
+
+
+def number_each(given: Given, name: str) -> tuple[float | int, ...]:
+    """An argument that has one number for each source."""
+    value = given[name]
+    if not isinstance(value, tuple):
+        raise TypeError(f"'{name}' takes one number for each source, as a tuple")
+    return value
+
+
+def combination(
+    vectors: Sequence[Float32[Tensor, " n"]], coefficients: Sequence[float | int], chunk: Chunk
+) -> Float32[Tensor, " n"]:
+    """Σ c_i v_i in order, without those whose coefficient is 0."""
+    terms = [
+        vector if coefficient == 1 else vector * coefficient
+        for vector, coefficient in zip(vectors, coefficients, strict=True)
+        if coefficient != 0
+    ]
+    return total(terms) if terms else torch.zeros_like(chunk.sources[0])
+
+
+def total(terms: Iterable[Float32[Tensor, " n"]]) -> Float32[Tensor, " n"]:
+    """Σ v_i in order; a single term itself."""
+    first, *others = terms
+    if not others:
+        return first
+    result = first + others[0]
+    for term in others[1:]:
+        result.add_(term)
+    return result
+
+
+def base_moved(
+    chunk: Chunk, vectors: Sequence[Float32[Tensor, " n"]], coefficients: Sequence[float | int]
+) -> Float32[Tensor, " n"]:
+    """θ_b + Σ λ_i v_i; θ_b's own bits where that sum is 0, a negative zero among them."""
+    change = combination(vectors, coefficients, chunk)
+    return chunk.origin - (0.0 - change)  # θ_b + change would make +0 of a negative zero
+
+
+def number_beside(vector: Float32[Tensor, " n"], number: float) -> Float32[Tensor, " one"]:
+    """A number as a tensor of its device: CUDA multiplies by the reciprocal of a Python number."""
+    return torch.full((1,), number, dtype=torch.float32, device=vector.device)
+
+
+# -------------------------------------------------------------------------------- sums and angles
+
+_SUM_ENTRIES = 2**14
+"""Entries of a block of a sum: a power of two, part of every result, never to be changed."""
+_WAITING = 128  # entries of a row that waits, and how many rows' chunks wait
 
 Gram = list[list[float]]
 """The dot products of each vector with each other one; the diagonal holds the squared norms."""
@@ -88,6 +166,17 @@ def gram_of_task_vectors(inputs: Inputs) -> Gram:
     )
 
 
+def cosine(gram: Gram, i: int, j: int) -> float:
+    """The cosine of the angle between two vectors; 0 for a vector of length 0."""
+    norms = math.sqrt(gram[i][i]) * math.sqrt(gram[j][j])
+    return clamped(gram[i][j] / norms) if norms > 0.0 else 0.0
+
+
+def clamped(number: float) -> float:
+    """A cosine that rounding has taken out of [-1, 1], back in it."""
+    return max(-1.0, min(1.0, number))
+
+
 def _gram(inputs: Inputs, vectors: Callable[[Chunk], list[Float64[Tensor, " n"]]]) -> Gram:
     count = len(inputs.models)
     pairs = [(i, j) for i in range(count) for j in range(i, count)]
@@ -96,7 +185,7 @@ def _gram(inputs: Inputs, vectors: Callable[[Chunk], list[Float64[Tensor, " n"]]
         blocks = [_blocks(vector) for vector in vectors(chunk)]
         for i, j in pairs:
             sums[i, j].add(blocks[i] * blocks[j])
-    totals = {pair: total.value() for pair, total in sums.items()}
+    totals = {pair: each.value() for pair, each in sums.items()}
     for i, model in enumerate(inputs.models):
         if not math.isfinite(totals[i, i]):
             raise TailorError(
@@ -135,8 +224,7 @@ class _Sum:
         return math.fsum(self.folded) if all(map(math.isfinite, self.folded)) else math.nan
 
     def _end(self) -> None:
-        widths = {rows.shape[1] for rows in self.waiting}
-        for width in sorted(widths, reverse=True):
+        for width in sorted({rows.shape[1] for rows in self.waiting}, reverse=True):
             rows = torch.cat([rows for rows in self.waiting if rows.shape[1] == width])
             self.folded += _fold(rows, 1)[:, 0].tolist()
         self.waiting.clear()
@@ -151,10 +239,25 @@ def _fold(terms: Float64[Tensor, "blocks width"], least: int) -> Float64[Tensor,
 
 # -------------------------------------------------------------------------------------- thresholds
 
+_INFINITY = 0x7F800000  # a float32's bits
+_MAGNITUDE = 0x7FFFFFFF  # a float32 without its sign; as integers these are ordered as the numbers
+_COUNTED = 2**18  # numbers that are counted at once: clearing the counts costs as much as these
+_HALF = 16
+_TOP_BUCKETS = 2**15  # the sign bit is gone
+_LOW_BUCKETS = 2**16
+
 
 def magnitude(vector: Float32[Tensor, " n"]) -> Int32[Tensor, " n"]:
     """|τ| as an integer of the same order: the float32's bits without its sign. NaN is largest."""
     return vector.view(torch.int32) & _MAGNITUDE
+
+
+def at_least(vector: Float32[Tensor, " n"], least: int) -> Float32[Tensor, " n"]:
+    """The vector, 0 where its `magnitude` is less than `least`; NaN stays."""
+    if least == 0:
+        return vector
+    below = torch.tensor(min(least - 1, _INFINITY), dtype=torch.int32).view(torch.float32)
+    return torch.nn.functional.hardshrink(vector, float(below))
 
 
 def thresholds(inputs: Inputs, ranks: Sequence[int]) -> tuple[tuple[int, ...], ...]:
@@ -217,3 +320,38 @@ def _bucket(counts: Int64[Tensor, " buckets"], rank: int) -> tuple[int, int]:
     index = int(torch.searchsorted(largest_first, rank))
     before = int(largest_first[index - 1]) if index else 0
     return len(counts) - 1 - index, rank - before
+
+
+# ------------------------------------------------------------------------------------- keyed draws
+
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_FIRST = 0xBF58476D1CE4E5B9 - 2**64
+_SECOND = 0x94D049BB133111EB - 2**64
+"""The constants of splitmix64 (Steele, Lea, Flood 2014) as signed integers."""
+
+
+def draw_key(seed: int, place: str, model: str) -> int:
+    """A signed 64-bit key: the start of the sha256 of all three, each on a line."""
+    text = f"{seed}\n{place}\n{model}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little", signed=True)
+
+
+def kept_entries(
+    key: int, offset: int, count: int, share: float, device: torch.device
+) -> Bool[Tensor, " n"]:
+    """Which of the entries from `offset` on are kept, each with the probability `share`.
+
+    The entry's number goes through splitmix64's finaliser from `key`; 53 of its bits are compared
+    as an integer with share · 2^53, so that 1 keeps all.
+    """
+    index = torch.arange(offset + 1, offset + count + 1, dtype=torch.int64, device=device)
+    bits = index.mul_(_GOLDEN).add_(key)
+    bits.bitwise_xor_(_shifted(bits, 30)).mul_(_FIRST)
+    bits.bitwise_xor_(_shifted(bits, 27)).mul_(_SECOND)
+    bits.bitwise_xor_(_shifted(bits, 31))
+    return _shifted(bits, 11) < math.ceil(share * 2**53)
+
+
+def _shifted(bits: Int64[Tensor, " n"], by: int) -> Int64[Tensor, " n"]:
+    """A shift to the right that brings in zeros, where torch's brings in the sign."""
+    return (bits >> by).bitwise_and_((1 << (64 - by)) - 1)

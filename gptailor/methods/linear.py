@@ -1,0 +1,35 @@
+"""Linear combination of the sources."""
+
+from typing import final
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from gptailor.methods.arithmetic import (
+    Chunk,
+    Given,
+    Kernel,
+    Measured,
+    combination,
+    number_each,
+)
+
+
+@final
+class Linear(Kernel):
+    """Linear combination of the sources.
+
+    Formula: Σ w_i θ_i, added in the order of the sources; not normalised.
+    Granularity: per element.
+    Arithmetic: float32; the result is float32.
+    Degenerate: a coefficient w_i of 0 leaves its source out, all 0 give 0; one source with the
+    coefficient 1 is returned to the byte; equal sources with coefficients that sum to 1 give the
+    source up to rounding.
+    Paper: model soups, arXiv 2203.05482.
+    """
+
+    name = "linear"
+
+    def combine(self, chunk: Chunk, given: Given, measured: Measured) -> Float32[Tensor, " n"]:
+        """Σ w_i θ_i."""
+        return combination(chunk.sources, number_each(given, "weights"), chunk)

@@ -1,0 +1,27 @@
+"""Task vectors with coefficients, added to the base."""
+
+from typing import final
+
+from jaxtyping import Float32
+from torch import Tensor
+
+from gptailor.methods.arithmetic import Chunk, Given, Kernel, Measured, base_moved, number_each
+
+
+@final
+class TaskArithmetic(Kernel):
+    """Scaled task vectors added to the base.
+
+    Formula: θ_b + Σ λ_i τ_i with τ_i = θ_i - θ_b, the sum in the order of the sources.
+    Granularity: per element.
+    Arithmetic: float32; the result is float32.
+    Degenerate: all λ 0, or all sources equal to θ_b, give θ_b to the byte; one source with λ = 1
+    is that source up to rounding; N equal sources act as one with the sum of the λ.
+    Paper: arXiv 2212.04089.
+    """
+
+    name = "task_arithmetic"
+
+    def combine(self, chunk: Chunk, given: Given, measured: Measured) -> Float32[Tensor, " n"]:
+        """θ_b + Σ λ_i τ_i."""
+        return base_moved(chunk, chunk.task_vectors(), number_each(given, "scales"))
