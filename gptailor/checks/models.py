@@ -9,9 +9,9 @@ from gptailor.checks.bridges import BRIDGING
 from gptailor.checks.layers import FITTING
 from gptailor.checks.quantised import QUANTISED
 from gptailor.checks.vocabulary import REST_RULES, every_tokenizer_can_be_read
-from gptailor.plan.faults import Fault, errors, locate
+from gptailor.plan.faults import Fault, Hit, errors, joined_faults, locate
 from gptailor.plan.plan import Drop, Layer, Plan, Scale
-from gptailor.plan.walk import Hit, joined_faults, layer_recipes, named_models
+from gptailor.plan.walk import layer_recipes, named_models
 from gptailor.program.sources import Checked
 
 
@@ -48,7 +48,7 @@ def every_position_exists(checked: Checked) -> Iterator[Fault]:
     )
     for name, entries in placed:
         hits = [Hit(e.position, (name, i)) for i, e in enumerate(entries) if e.position >= count]
-        yield from joined_faults(plan, hits, beyond)
+        yield from joined_faults(plan.origin, hits, beyond)
     for i, choice in enumerate(plan.drop_any):
         if choice.among and choice.among[-1] >= count:
             yield replace(beyond(f"L{choice.among[-1]}", False), at=("drop_any", i, "among"))

@@ -7,10 +7,10 @@ from itertools import pairwise
 from gptailor.checks.language import SAYABLE
 from gptailor.checks.recipes import MERGING
 from gptailor.checks.search import SEARCHING
-from gptailor.plan.faults import Also, Fault, listed, locate, nearest
+from gptailor.plan.faults import Also, Fault, Hit, joined_faults, listed, locate, nearest
 from gptailor.plan.plan import Open, Plan, Take
 from gptailor.plan.registry import DTYPES, WORDS
-from gptailor.plan.walk import Hit, choices, is_open, joined_faults, named_models, numbers, recipes
+from gptailor.plan.walk import choices, is_open, named_models, numbers, recipes
 
 PlanRule = Callable[[Plan], Iterator[Fault]]
 
@@ -118,7 +118,7 @@ def every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
         if i is not None:
             hits.append(Hit(layer.position, *_in_text_order(plan, i, j)))
         decided.setdefault((layer.position, layer.part), j)
-    yield from joined_faults(plan, hits, _twice("P207", "decided"), "first decided here")
+    yield from joined_faults(plan.origin, hits, _twice("P207", "decided"), "first decided here")
 
 
 def _in_text_order(plan: Plan, i: int, j: int) -> tuple[tuple[str, int], tuple[str, int]]:
@@ -141,7 +141,7 @@ def nothing_is_scaled_twice(plan: Plan) -> Iterator[Fault]:
         for (i, first), (j, second) in pairwise(enumerate(plan.scales))
         if first.position == second.position
     ]
-    yield from joined_faults(plan, hits, _twice("P209", "scaled"), "first scaled here")
+    yield from joined_faults(plan.origin, hits, _twice("P209", "scaled"), "first scaled here")
 
 
 def nothing_is_dropped_twice(plan: Plan) -> Iterator[Fault]:
@@ -151,7 +151,7 @@ def nothing_is_dropped_twice(plan: Plan) -> Iterator[Fault]:
         for (i, first), (j, second) in pairwise(enumerate(plan.drops))
         if first.position == second.position
     ]
-    yield from joined_faults(plan, hits, _twice("P210", "dropped"), "first dropped here")
+    yield from joined_faults(plan.origin, hits, _twice("P210", "dropped"), "first dropped here")
     seen = {drop.position: ("drops", i) for i, drop in enumerate(plan.drops)}
     for i, choice in enumerate(plan.drop_any):
         for position in choice.among:
@@ -172,13 +172,15 @@ def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
         if layer.position in drops
     ]
     both = "is decided and dropped"
-    yield from joined_faults(plan, hits, _both("P208", both), "dropped here")
+    yield from joined_faults(plan.origin, hits, _both("P208", both), "dropped here")
     hits = [
         Hit(scale.position, ("scales", i), drops[scale.position])
         for i, scale in enumerate(plan.scales)
         if scale.position in drops
     ]
-    yield from joined_faults(plan, hits, _both("P208", "is scaled and dropped"), "dropped here")
+    yield from joined_faults(
+        plan.origin, hits, _both("P208", "is scaled and dropped"), "dropped here"
+    )
 
 
 def _both(code: str, what: str) -> Callable[[str, bool], Fault]:

@@ -3,7 +3,7 @@
 import bisect
 import difflib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -160,6 +160,61 @@ def listed(names: Iterable[str], last: str = "and") -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+# --------------------------------------------------------------------------- faults over positions
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A rule broken at one position: the number, its place, and the place it collides with."""
+
+    position: int
+    at: Place
+    other: Place | None = None
+
+
+def joined_faults(
+    origin: Origin | None,
+    hits: Iterable[Hit],
+    fault: Callable[[str, bool], Fault],
+    label: str = "",
+) -> Iterator[Fault]:
+    """One fault for hits that one range made; `fault` gets `L4` or `L4..L7`, and if it is many."""
+    groups: list[list[Hit]] = []
+    for hit in hits:
+        last = groups[-1][-1] if groups else None
+        if last is not None and _belongs(origin, last, hit):
+            groups[-1].append(hit)
+        else:
+            groups.append([hit])
+    for group in groups:
+        first, last = group[0], group[-1]
+        many = last.position != first.position
+        name = f"L{first.position}..L{last.position}" if many else f"L{first.position}"
+        made = fault(name, many)
+        also = (Also(label, last.other, _target(origin, last.other, many)),) if last.other else ()
+        yield Fault(
+            made.code, made.message, last.at, made.help, made.also + also,
+            severity=made.severity, span=_target(origin, last.at, many),
+        )  # fmt: skip
+
+
+def _span(origin: Origin | None, at: Place, many: bool) -> Span | None:
+    if origin is None:
+        return None
+    return origin.span((*at, *TARGET) if many else at)
+
+
+def _belongs(origin: Origin | None, last: Hit, hit: Hit) -> bool:
+    """Whether two hits follow each other and came from the same words."""
+    if hit.position not in (last.position, last.position + 1):
+        return False
+    if origin is None:
+        return True
+    ranges = [origin.span((*h.at, *TARGET)) for h in (last, hit)]
+    others = [origin.statement(h.other) if h.other else None for h in (last, hit)]
+    return ranges[0] == ranges[1] and others[0] == others[1]
 
 
 # ------------------------------------------------------------------------------------ how it looks

@@ -27,7 +27,9 @@ LARGEST_LAYER = 9_999
 class Closed(BaseModel):
     """Frozen, strict data that refuses what it doesn't know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 T = TypeVar("T")

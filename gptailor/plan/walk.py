@@ -1,9 +1,8 @@
 """Walks over a plan that the rules share: what stands where, and faults joined over ranges."""
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from gptailor.plan.faults import TARGET, Also, Fault, Place, Span
+from gptailor.plan.faults import Place
 from gptailor.plan.plan import (
     REST,
     By,
@@ -144,58 +143,3 @@ def open_choices(plan: Plan) -> int:
             isinstance(v, Interval | OneOfNumbers) for v in (bridge.tokens, bridge.ridge)
         )
     return count
-
-
-# --------------------------------------------------------------------------- faults over positions
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A rule broken at one position: the number, its place, and the place it collides with."""
-
-    position: int
-    at: Place
-    other: Place | None = None
-
-
-def joined_faults(
-    plan: Plan,
-    hits: Iterable[Hit],
-    fault: Callable[[str, bool], Fault],
-    label: str = "",
-) -> Iterator[Fault]:
-    """One fault for hits that one range made; `fault` gets `L4` or `L4..L7`, and if it is many."""
-    groups: list[list[Hit]] = []
-    for hit in hits:
-        last = groups[-1][-1] if groups else None
-        if last is not None and _belongs(plan, last, hit):
-            groups[-1].append(hit)
-        else:
-            groups.append([hit])
-    for group in groups:
-        first, last = group[0], group[-1]
-        many = last.position != first.position
-        name = f"L{first.position}..L{last.position}" if many else f"L{first.position}"
-        made = fault(name, many)
-        also = (Also(label, last.other, _span(plan, last.other, many)),) if last.other else ()
-        yield Fault(
-            made.code, made.message, last.at, made.help, made.also + also,
-            severity=made.severity, span=_span(plan, last.at, many),
-        )  # fmt: skip
-
-
-def _span(plan: Plan, at: Place, many: bool) -> Span | None:
-    if plan.origin is None:
-        return None
-    return plan.origin.span((*at, *TARGET) if many else at)
-
-
-def _belongs(plan: Plan, last: Hit, hit: Hit) -> bool:
-    """Whether two hits follow each other and came from the same words."""
-    if hit.position not in (last.position, last.position + 1):
-        return False
-    if plan.origin is None:
-        return True
-    ranges = [plan.origin.span((*h.at, *TARGET)) for h in (last, hit)]
-    others = [plan.origin.statement(h.other) if h.other else None for h in (last, hit)]
-    return ranges[0] == ranges[1] and others[0] == others[1]
