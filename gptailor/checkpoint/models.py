@@ -7,14 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from gptailor.checkpoint.families.detect import Unknown, layout_of
 from gptailor.checkpoint.families.layer_config import LayerEntry
-from gptailor.checkpoint.families.layout import (
-    Layout,
-    Unknown,
-    layer_entries,
-    layout_of,
-    split_name,
-)
+from gptailor.checkpoint.families.layout import Layout, layer_entries, split_name
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import Checkpoint, open_checkpoint
 from gptailor.checkpoint.hub import Remote, open_adapter, open_hub

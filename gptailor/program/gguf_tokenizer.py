@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 # ruff: noqa: PLC0415 (the libraries load only where there is a tokenizer to make)
 
 
-QWEN = (
+_QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-LLAMA3 = QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+LLAMA3 = _QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 
 SPLITS: Mapping[str, str | None] = {
     "smollm": None,
     "gpt-2": "",
-    "qwen2": QWEN,
+    "qwen2": _QWEN,
     "llama-bpe": LLAMA3,
     "llama3": LLAMA3,
 }

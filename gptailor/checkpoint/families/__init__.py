@@ -1,1 +1,30 @@
-"""Architectures as data: tensors' names, and what a configuration says of each layer."""
+"""Architectures as data, one file a line of relatives; `FAMILIES` has them all.
+
+The truth is in transformers' `models/*/modeling_*.py` and in the checkpoints on the Hub;
+`tests/checkpoint/families/test_families.py` compares each entry with it. Other packages use
+`layout`, `detect`, `layer_config` and `quantised`.
+"""
+
+from gptailor.checkpoint.families.cohere import COHERE
+from gptailor.checkpoint.families.deepseek import DEEPSEEK
+from gptailor.checkpoint.families.falcon import FALCON
+from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families.gemma import GEMMA
+from gptailor.checkpoint.families.gpt import GPT
+from gptailor.checkpoint.families.llama import LLAMA
+from gptailor.checkpoint.families.olmo import OLMO
+from gptailor.checkpoint.families.qwen import QWEN
+
+FAMILIES: tuple[Family, ...] = (
+    *LLAMA,
+    *QWEN,
+    *GEMMA,
+    *OLMO,
+    *COHERE,
+    *GPT,
+    *FALCON,
+    *DEEPSEEK,
+)
+
+FAMILY_OF: dict[str, Family] = {name: family for family in FAMILIES for name in family.model_types}
+"""By the `model_type` of a configuration."""

@@ -103,12 +103,6 @@ def gated_window(default: int | None) -> ConfigKey:
     return ConfigKey("sliding_window", read, "warning")
 
 
-def gemma_activation(config: Config) -> Any:
-    """Gemma's first configurations say `gelu` and mean its approximation by tanh."""
-    act = config.get("hidden_act", "gelu_pytorch_tanh")
-    return "gelu_pytorch_tanh" if act == "gelu" else act
-
-
 # ------------------------------------------------------------------------------- rotary embeddings
 
 STRETCHED = frozenset({"llama3", "yarn", "longrope"})

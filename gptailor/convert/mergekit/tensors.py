@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptailor.checkpoint.families.layout import Unknown, layout_of
+from gptailor.checkpoint.families.detect import Unknown, layout_of
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.models import Opened
 from gptailor.convert.note import ConversionError

@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from gptailor.checkpoint.families import FAMILY_OF
+from gptailor.checkpoint.families.detect import layout_of
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import (
     Layout,
@@ -24,14 +26,12 @@ from gptailor.checkpoint.families.layout import (
     incompatible,
     joined_entry,
     layer_entries,
-    layer_tensors,
-    layout_of,
     moved_config,
     name_of,
     projection,
     split_name,
 )
-from gptailor.checkpoint.families.table import FAMILIES
+from tests.layer_names import layer_tensors
 from tests.tiny import CONFIGURATIONS, tiny_model
 
 Tensors = dict[str, torch.Tensor]
@@ -489,19 +489,19 @@ def test_layers_that_predict_further_tokens_are_left_out(made: Any) -> None:
 # ------------------------------------------------------------------------------- the configuration
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FAMILY_OF)
 def test_an_absent_key_means_what_it_means_in_transformers(family: str) -> None:
     full = AutoConfig.for_model(family).to_dict()
     shape = {key: full[key] for key in ("num_attention_heads", "hidden_size") if key in full}
-    for key in FAMILIES[family].keys:
+    for key in FAMILY_OF[family].keys:
         assert key.read(shape) == key.read(full), key.name
-    assert FAMILIES[family].tied == full["tie_word_embeddings"]
-    for rule in FAMILIES[family].rules:
+    assert FAMILY_OF[family].tied == full["tie_word_embeddings"]
+    for rule in FAMILY_OF[family].rules:
         assert rule.read({}, 40) == rule.read({**full_of(family), "num_hidden_layers": 40}, 40)
 
 
 def full_of(family: str) -> dict[str, Any]:
-    count = FAMILIES[family].count_key
+    count = FAMILY_OF[family].count_key
     return AutoConfig.for_model(family, **{count: 40}).to_dict()
 
 

@@ -7,22 +7,20 @@ from typing import Any
 import pytest
 
 from gptailor.checkpoint.families.compatibility import Disagreement
+from gptailor.checkpoint.families.detect import Unknown, layer_count, layout_of
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import (
     Layout,
-    Unknown,
     fold_scale,
     incompatible,
     is_constant,
-    layer_count,
     layer_entries,
-    layer_tensors,
-    layout_of,
     moved_config,
+    name_of,
     projection,
-    rename,
     split_name,
 )
+from tests.layer_names import layer_tensors
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 LAYER = (
@@ -101,8 +99,10 @@ def test_layer_one_is_not_layer_ten() -> None:
 
 def test_a_name_moves_to_another_layer() -> None:
     name = "model.layers.3.mlp.up_proj.weight"
-    assert rename(layout(), name, 11) == "model.layers.11.mlp.up_proj.weight"
-    assert rename(layout(), "model.norm.weight", 11) == "model.norm.weight"
+    place = split_name(layout(), name)
+    assert place == (3, "mlp", "mlp.up_proj.weight")
+    assert name_of(layout(), 11, place[2]) == "model.layers.11.mlp.up_proj.weight"
+    assert split_name(layout(), "model.norm.weight") == "norm"
 
 
 def test_a_base_model_saved_without_its_head() -> None:
@@ -264,7 +264,7 @@ def moved(model_type: str, order: tuple[int, ...], **more: Any) -> dict[str, Any
 
 def test_the_number_of_layers_is_written_where_it_was() -> None:
     assert moved("llama", (0, 2)) == config("llama", 2)
-    assert layer_count(layout(), config("llama", 7)) == 7
+    assert layer_count(layout().family, config("llama", 7)) == 7
     tensors = [f"h.{i}.{rest}" for i in range(3) for rest in ("attn.c_proj.bias", "mlp.c_fc.bias")]
     base = {"model_type": "gpt2", "n_layer": 3}
     found = layout_of(base, tensors)
@@ -460,7 +460,7 @@ def test_what_layers_agree_on(model_type: str, base: dict[str, Any], other: dict
 
 def test_no_tensor_library_is_imported() -> None:
     code = (
-        "import sys, gptailor.checkpoint.families.layout\n"
+        "import sys, gptailor.checkpoint.families.detect\n"
         "print(*{'torch', 'jax', 'numpy', 'transformers'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

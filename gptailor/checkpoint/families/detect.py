@@ -1,0 +1,203 @@
+"""The layout of a checkpoint: by its `model_type`, or with caution if it looks like Llama."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import final
+
+from gptailor.checkpoint.families import FAMILY_OF
+from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families.layer_config import Config, Refusal, listed_per_layer
+from gptailor.checkpoint.families.layout import PREDICTORS, Layout, place_in
+
+_GENERIC = (listed_per_layer("layer_types", "attn"), listed_per_layer("mlp_layer_types", "mlp"))
+"""Lists that transformers 5 checks, or caches by, in any family."""
+
+_QUANTISED = (
+    ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv",
+    ".weight.absmax", ".weight.quant_map", ".SCB",
+)  # fmt: skip
+"""How the names of tensors end that only quantised weights have."""
+
+_ONE_NORM = "both branches of a layer read the output of one norm"
+
+
+@final
+@dataclass(frozen=True)
+class Unknown:
+    """Why a checkpoint's layers can't be told apart and moved."""
+
+    reason: str
+
+
+def layout_of(config: Config, tensor_names: Collection[str]) -> Layout | Unknown:
+    """The layout of a checkpoint, by its configuration's `model_type` and its tensors' names."""
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        return Unknown("the configuration names no 'model_type'")
+    for key in ("text_config", "vision_config", "audio_config"):
+        if key in config:
+            return Unknown(
+                f"model type '{model_type}' keeps its language model beside others ('{key}'); "
+                "only a checkpoint of the language model alone can be cut"
+            )
+    if config.get("per_layer_config"):
+        what = f"'per_layer_config' of model type '{model_type}'"
+        return Unknown(f"{what} gives its layers other shapes")
+    if (family := FAMILY_OF.get(model_type)) is None:
+        return _cautious(model_type, config, tensor_names)
+    return _layout(model_type, family, config, tensor_names)
+
+
+def _layout(
+    model_type: str, family: Family, config: Config, names: Collection[str]
+) -> Layout | Unknown:
+    count = layer_count(family, config)
+    if isinstance(count, Refusal):
+        return Unknown(f"{count.reason} (model type '{model_type}')")
+    full = family.base + family.stack
+    # There is no prefix where the base model was saved without its head.
+    base = family.base if any(name.startswith(full) for name in names) else ""
+    prefix = base + family.stack
+    own = {rule.name for rule in family.rules}
+    rules = (*family.rules, *(rule for rule in _GENERIC if rule.name not in own))
+    places = ((name, place_in(prefix, name)) for name in names)
+    beyond = frozenset(name for name, at in places if at is not None and at[0] >= count)
+    if beyond and not any(config.get(key) for key in PREDICTORS):
+        reason: str | None = (
+            f"there is a tensor '{min(beyond)}', and the configuration has {count} layers"
+        )
+    else:
+        read = (rule.read(config, count) for rule in rules)
+        reason = _misfit(family, prefix, count, names) or next(
+            (values.reason for values in read if isinstance(values, Refusal)), None
+        )
+    if reason is not None:
+        return Unknown(f"{reason} (model type '{model_type}')")
+    quantised = _quantised(config, names)
+    packed = f"the checkpoint's weights are quantised ('{quantised}')" if quantised else None
+    predicting = "tensors that stand after the last layer (layers that predict further tokens)"
+    return Layout(
+        model_type,
+        prefix,
+        count,
+        family,
+        tuple(base + name for name in family.embed),
+        tuple(base + name for name in family.norm),
+        family.head,
+        rules,
+        bool(config.get("tie_word_embeddings", family.tied)),
+        ignored=beyond,
+        notice=f"{len(beyond)} {predicting} are left out" if beyond else None,
+        quantised=quantised,
+        no_parts=_ONE_NORM if family.one_norm(config) else None,
+        no_scale=packed,
+        no_bridge=family.no_bridge or packed,
+    )
+
+
+def layer_count(family: Family, config: Config) -> int | Refusal:
+    """How many decoder layers a configuration says that there are."""
+    for key in (family.count_key, "num_hidden_layers"):
+        if key in config:
+            value = config[key]
+            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+                return value
+            return Refusal(f"'{key}' is {value!r}, and should be a positive integer")
+    return Refusal(f"the configuration has no '{family.count_key}'")
+
+
+def _misfit(family: Family, prefix: str, count: int, names: Collection[str]) -> str | None:
+    """What is missing of the layers, or is in them and belongs to neither part."""
+    seen = set()
+    for name in names:
+        if (at := place_in(prefix, name)) is None or at[0] >= count:
+            continue
+        if family.part(at[1]) is None:
+            return f"tensor '{name}' belongs to neither branch of its layer"
+        seen.add(at[0])
+    missing = next((i for i in range(count) if i not in seen), None)
+    if missing is None:
+        return None
+    return f"there are no tensors '{prefix}{missing}.…', and the configuration has {count} layers"
+
+
+def _quantised(config: Config, names: Collection[str]) -> str | None:
+    """How the weights are quantised, by the configuration, or else as tensors' names betray."""
+    given = config.get("quantization_config") or config.get("compression_config")
+    if isinstance(given, Mapping):
+        return str(given.get("quant_method", "unnamed"))
+    return "unnamed" if given or any(name.endswith(_QUANTISED) for name in names) else None
+
+
+# ----------------------------------------------------------------------- architectures not listed
+
+_POSITIONAL = re.compile(
+    r"layer|block|pattern|interval|every|freq|sparse|dense|window|expert|depth"
+)
+"""Words in a key that may make a layer's arithmetic depend on its place."""
+
+_PLAIN = re.compile(
+    r"num_hidden_layers|.*layer_?norm.*|.*layer_norm_eps.*|layerdrop|.*initializer.*"
+)
+"""Keys with such a word that don't."""
+
+_LISTS = re.compile(r"architectures|.*_token_ids?|keys_to_ignore.*")
+"""Keys with lists that are about no layer."""
+
+_NEEDED = {
+    "input_layernorm.weight",
+    "self_attn.o_proj.weight",
+    "post_attention_layernorm.weight",
+    "mlp.down_proj.weight",
+}
+_ALLOWED = re.compile(
+    r"(input_layernorm|post_attention_layernorm)\.(weight|bias)"
+    r"|self_attn\.\w+\.(weight|bias)|self_attn\.rotary_emb\.inv_freq|mlp\.\w+\.(weight|bias)"
+)
+"""The tensors of a layer like Llama's."""
+
+_LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
+
+
+def _cautious(model_type: str, config: Config, names: Collection[str]) -> Layout | Unknown:
+    """The layout of an architecture that isn't listed, if it looks like Llama on disk."""
+    if config.get("auto_map"):
+        return Unknown(
+            f"model type '{model_type}' is not known, and the code beside its weights "
+            "('auto_map') is never run"
+        )
+    if (why := _positional(config) or _unlike_llama(names)) is not None:
+        return Unknown(f"model type '{model_type}' is not known, and {why}")
+    layout = _layout(model_type, FAMILY_OF["llama"], config, names)
+    if isinstance(layout, Unknown):
+        return layout
+    unclear = f"the arithmetic of model type '{model_type}' is not known"
+    notice = f"model type '{model_type}' is not known; its layers are taken to be like Llama's"
+    return replace(layout, known=False, no_scale=unclear, no_bridge=unclear, notice=notice)
+
+
+def _positional(config: Config) -> str | None:
+    """What in a configuration may be about layers by their places."""
+    count = config.get("num_hidden_layers")
+    for key, value in config.items():
+        if isinstance(value, list | tuple) and len(value) == count and not _LISTS.fullmatch(key):
+            return f"'{key}' may say something of each layer"
+        if value and _POSITIONAL.search(key) and not _PLAIN.fullmatch(key):
+            return f"'{key}' may make a layer depend on its place"
+    return None
+
+
+def _unlike_llama(names: Collection[str]) -> str | None:
+    """What of the layers' tensors is not as in Llama."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        if (match := _LAYER_NAME.fullmatch(name)) is not None:
+            found.setdefault(match[1], set()).add(match[2])
+    kinds = list(found.values())
+    if not kinds or not kinds[0] >= _NEEDED:
+        return "its layers are not built like Llama's"
+    if any(kind != kinds[0] for kind in kinds):
+        return "its layers are not all built alike"
+    strange = sorted(rest for rest in kinds[0] if not _ALLOWED.fullmatch(rest))
+    return f"its layers have a tensor '{strange[0]}'" if strange else None

@@ -1,0 +1,101 @@
+"""What an architecture is, as data: `Family`, and pieces that families of several lines share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+from gptailor.checkpoint.families.compatibility import ConfigKey, keys
+from gptailor.checkpoint.families.layer_config import Config, LayerRule
+from gptailor.plan.plan import Part
+
+How = Literal["divide", "multiply", "divide_offset"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """What becomes of a tensor in a layer whose incoming hidden state is 1/c of what it was.
+
+    `divide` is w/c, `multiply` is w·c, and `divide_offset` is (1 + w)/c - 1, for a norm that
+    multiplies by 1 + w. In the name, `*` stands for one part between dots.
+    """
+
+    tensor: str
+    how: How
+
+
+@final
+@dataclass(frozen=True)
+class Family:
+    """An architecture: how it names its tensors, and what of its configuration layers depend on.
+
+    `keys` must agree where layers are exchanged; `rules` say what moves with a layer.
+
+    Names within a layer start after its number and dot. `base` and `stack` make the prefix of a
+    layer; `embed` and `norm` stand under `base`, `head` doesn't. `attn` and `mlp` are the prefixes
+    of each part's tensors. `attn_out` and `mlp_out` are the projections whose output each part adds
+    to the hidden state (`*`: one part between dots); `folds` is what `scale` does where it isn't
+    dividing these. `one_norm` says of which configurations both branches read one norm's output.
+    """
+
+    model_types: tuple[str, ...]
+    keys: tuple[ConfigKey, ...]
+    rules: tuple[LayerRule, ...] = ()
+    base: str = "model."
+    stack: str = "layers."
+    count_key: str = "num_hidden_layers"
+    embed: tuple[str, ...] = ("embed_tokens.weight",)
+    norm: tuple[str, ...] = ("norm.weight", "norm.bias")
+    head: tuple[str, ...] = ("lm_head.weight", "lm_head.bias")
+    attn: tuple[str, ...] = ("input_layernorm.", "self_attn.")
+    mlp: tuple[str, ...] = ("post_attention_layernorm.", "mlp.")
+    attn_out: tuple[str, ...] = ("self_attn.o_proj",)
+    mlp_out: tuple[str, ...] = ("mlp.down_proj",)
+    folds: tuple[Fold, ...] = ()
+    no_bridge: str | None = None
+    one_norm: Callable[[Config], bool] = lambda config: False
+    transposed: bool = False
+    tied: bool = False
+
+    def part(self, rest: str) -> Part | None:
+        """The part of a layer that a tensor belongs to, by its name within the layer."""
+        if rest.startswith(self.attn):
+            return "attn"
+        return "mlp" if rest.startswith(self.mlp) else None
+
+
+def llama_keys(
+    rotary: ConfigKey,
+    hidden_size: int,
+    heads: int,
+    kv: int | None,
+    /,
+    *others: ConfigKey,
+    **more: Any,
+) -> tuple[ConfigKey, ...]:
+    """The keys of families that are built like Llama, and `more`, with what their absence means."""
+    names: dict[str, Any] = {
+        "hidden_size": hidden_size,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "head_dim": None,
+        "hidden_act": "silu",
+        "attention_bias": False,
+    }
+    return keys(rotary, *others, **{**names, **more})
+
+
+PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
+"""Keys of a period of sliding layers, which a list of them replaces."""
+
+POST_NORM = "the MLP branch passes a norm before it is added to the hidden state"
+"""Why such a family has no bridges."""
+
+EXPERTS_OUT = (
+    "mlp.down_proj",
+    "mlp.experts.down_proj",
+    "mlp.experts.*.down_proj",
+    "mlp.shared_expert.down_proj",
+    "mlp.shared_experts.down_proj",
+)
+"""Of a dense layer; of a sparse one, its experts in one tensor or apart."""

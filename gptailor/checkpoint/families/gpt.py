@@ -1,0 +1,62 @@
+"""GPT-2 and GPT-NeoX: names of their own, query, key and value in one tensor."""
+
+from typing import Any
+
+from gptailor.checkpoint.families.compatibility import keys, rope
+from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families.layer_config import Config, LayerRule, Values, cannot_say
+
+
+def _in_place(key: str, what: str) -> LayerRule:
+    """A switch that makes a layer compute with its own number: a layer stays where it is."""
+
+    def read(config: Config, count: int) -> list[Any]:
+        return list(range(count)) if config.get(key) else [None] * count
+
+    def write(config: Config, values: Values) -> dict[str, Any]:
+        for i, value in enumerate(values):
+            if config.get(key) and value is None:
+                cannot_say(f"'{key}' is set for all layers, and L{i}'s own model has it unset")
+            if value is not None and (value != i or not config.get(key)):
+                cannot_say(f"'{key}' {what}, and L{value} would be L{i}")
+        return dict(config)
+
+    return LayerRule(key, "attn", read, write)
+
+
+GPT = (
+    Family(
+        ("gpt2",),
+        keys(
+            n_embd=768, n_head=12, activation_function="gelu_new", layer_norm_epsilon=1e-5,
+            scale_attn_weights=True,
+        ),
+        (_in_place("scale_attn_by_inverse_layer_idx", "divides by a layer's own number"),),
+        base="transformer.",
+        stack="h.",
+        count_key="n_layer",
+        embed=("wte.weight", "wpe.weight"),
+        norm=("ln_f.weight", "ln_f.bias"),
+        attn=("ln_1.", "attn."),
+        mlp=("ln_2.", "mlp."),
+        attn_out=("attn.c_proj",),
+        mlp_out=("mlp.c_proj",),
+        transposed=True,
+        tied=True,
+    ),
+    Family(
+        ("gpt_neox",),
+        keys(
+            rope(partial=0.25, theta_key="rotary_emb_base", partial_key="rotary_pct"),
+            hidden_size=6144, num_attention_heads=64, hidden_act="gelu", layer_norm_eps=1e-5,
+            attention_bias=True, use_parallel_residual=True,
+        ),
+        base="gpt_neox.",
+        embed=("embed_in.weight",),
+        norm=("final_layer_norm.weight", "final_layer_norm.bias"),
+        head=("embed_out.weight", "lm_head.weight"),
+        attn=("input_layernorm.", "attention."),
+        attn_out=("attention.dense",),
+        mlp_out=("mlp.dense_4h_to_h",),
+    ),
+)  # fmt: skip

@@ -1,0 +1,95 @@
+"""Qwen 2 and 3, dense and as mixtures of experts."""
+
+from typing import Any
+
+from gptailor.checkpoint.families.compatibility import gated_window, rope
+from gptailor.checkpoint.families.family import EXPERTS_OUT, Family, llama_keys
+from gptailor.checkpoint.families.layer_config import (
+    DENSE,
+    FULL,
+    SLIDING,
+    SPARSE,
+    Config,
+    LayerRule,
+    Values,
+    cannot_say,
+    complete,
+    derived,
+    int_of,
+    shown,
+    sliding,
+    window,
+)
+
+
+def _after_full_ones(config: Config, count: int) -> list[Any]:
+    """The first `max_window_layers` are full, the others slide."""
+    first = int_of(config, "max_window_layers", 28)
+    slides = window(config, gated=True, default=4096) is not None
+    return [SLIDING if slides and i >= first else FULL for i in range(count)]
+
+
+def _keep_max_window_layers(config: Config, values: Values) -> dict[str, Any]:
+    """Say the list by `max_window_layers` too, for readers that don't know `layer_types`."""
+    full = list(values).index(SLIDING) if SLIDING in values else len(values)
+    if SLIDING in values and FULL not in values[full:]:
+        return {**config, "max_window_layers": full}
+    return dict(config)
+
+
+def _even_below_bound(config: Config, count: int) -> list[Any]:
+    """Qwen 2 MoE: every other layer below `max_window_layers` slides."""
+    bound = int_of(config, "max_window_layers", 28)
+    slides = bool(config.get("use_sliding_window", False))
+    return [SLIDING if slides and i % 2 == 0 and i < bound else FULL for i in range(count)]
+
+
+def _sparse_steps(experts: int) -> LayerRule:
+    """Each `decoder_sparse_step`-th layer is sparse, but those of `mlp_only_layers`."""
+
+    def read(config: Config, count: int) -> list[Any]:
+        step = int_of(config, "decoder_sparse_step", 1, least=1)
+        dense = config.get("mlp_only_layers") or []
+        if not isinstance(dense, list | tuple):
+            cannot_say(f"'mlp_only_layers' is {shown(dense)}, and should be a list")
+        has = bool(config.get("num_experts", config.get("num_local_experts", experts)))
+        sparse = [has and i not in dense and (i + 1) % step == 0 for i in range(count)]
+        return [SPARSE if each else DENSE for each in sparse]
+
+    def write(config: Config, values: Values) -> dict[str, Any]:
+        kinds = complete("mlp_only_layers", values)
+        dense = [i for i, kind in enumerate(kinds) if kind == DENSE]
+        return {**config, "mlp_only_layers": dense, "decoder_sparse_step": 1}
+
+    return LayerRule("mlp", "mlp", read, write)
+
+
+_WINDOWS = sliding(
+    derived("layer_types", "attn", _after_full_ones, keep=_keep_max_window_layers), gated=True
+)
+
+QWEN = (
+    Family(("qwen2",), llama_keys(rope(), 4096, 32, 32, rms_norm_eps=1e-6), _WINDOWS),
+    Family(
+        ("qwen2_moe",),
+        llama_keys(
+            rope(), 2048, 16, 16, rms_norm_eps=1e-6, qkv_bias=True,
+            num_experts=60, num_experts_per_tok=4, norm_topk_prob=False,
+        ),
+        (
+            *sliding(derived("layer_types", "attn", _even_below_bound), gated=True),
+            _sparse_steps(60),
+        ),
+        mlp_out=EXPERTS_OUT,
+    ),
+    Family(("qwen3",), llama_keys(rope(), 4096, 32, 32, head_dim=128, rms_norm_eps=1e-6), _WINDOWS),
+    Family(
+        ("qwen3_moe",),
+        llama_keys(
+            rope(), 2048, 32, 4, gated_window(4096), rms_norm_eps=1e-6,
+            num_experts=128, num_experts_per_tok=8, norm_topk_prob=False,
+        ),
+        (_sparse_steps(128),),
+        mlp_out=EXPERTS_OUT,
+    ),
+)  # fmt: skip
