@@ -200,10 +200,8 @@ def joined_faults(
         )  # fmt: skip
 
 
-def _span(origin: Origin | None, at: Place, many: bool) -> Span | None:
-    if origin is None:
-        return None
-    return origin.span((*at, *TARGET) if many else at)
+def _target(origin: Origin | None, at: Place, many: bool) -> Span | None:
+    return None if origin is None else origin.span((*at, *TARGET) if many else at)
 
 
 def _belongs(origin: Origin | None, last: Hit, hit: Hit) -> bool:
