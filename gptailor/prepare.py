@@ -1,9 +1,10 @@
 """A plan that is ready to be written: checked, its models opened, its program made."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import final
 
 from gptailor.checkpoint.files import Stamp, stamps
 from gptailor.checkpoint.hub import fetch
@@ -24,6 +25,7 @@ SHARD_SIZE = 5 * 10**9
 ModelPaths = Mapping[str, str | Path]
 
 
+@final
 @dataclass(frozen=True)
 class Prepared:
     """A plan that is ready to be written: checked, its program made, nothing read or written.
@@ -70,14 +72,96 @@ class Prepared:
         """Bytes that writing takes."""
         return sum(shard.size for shard in self.shards)
 
-    def chain(self, name: str) -> list[str]:
-        """The models that an adapter is on, the lowest first, and itself; else only itself."""
-        return chain(self.plan, name)
-
     @cached_property
     def commits(self) -> dict[str, str]:
         """The commits of the models that were opened on the Hub, those under an adapter too."""
         return commits_of(self.plan, self.models)
+
+
+def check(plan: Plan, models: ModelPaths | None = None) -> list[Fault]:
+    """All faults of a plan: by itself, and, if it has none, against its models.
+
+    `models` gives other folders for the plan's names. Weights are not read.
+    """
+    return checked(plan, models)[2]
+
+
+def checked(plan: Plan, models: ModelPaths | None) -> tuple[Plan, dict[str, Opened], list[Fault]]:
+    """The plan with other folders under its models' names, its models opened, and all faults."""
+    declared = plan.models
+    plan, unknown = rebind(plan, {name: Path(path) for name, path in (models or {}).items()})
+    faults = unknown + check_alone(plan)
+    if errors(faults):
+        return plan, {}, faults
+    return plan, *_opened(plan, declared, faults)
+
+
+def _opened(
+    plan: Plan, declared: Mapping[str, Model], faults: list[Fault]
+) -> tuple[dict[str, Opened], list[Fault]]:
+    """A plan's models, and its faults against them after those that it has by itself."""
+    opened, found = open_models(plan, declared)
+    found += check_models(plan, opened) if not errors(found) else []
+    return opened, locate(faults + found, plan.origin)
+
+
+def prepare(
+    plan: Plan,
+    *,
+    models: ModelPaths | None = None,
+    dtype: str | None = None,
+    shard_size: int = SHARD_SIZE,
+) -> Prepared:
+    """Check a plan and plan its output, from headers alone. Raises PlanError with all faults."""
+    declared = plan.models
+    if dtype is not None:
+        plan = _changed(plan, dtype=dtype)
+    return _prepared(*checked(plan, models), declared, shard_size)
+
+
+def ready(
+    plan: Plan,
+    *,
+    models: ModelPaths | None = None,
+    dtype: str | None = None,
+    shard_size: int = SHARD_SIZE,
+) -> Prepared:
+    """The same, with the weights that the output is made of fetched from the Hub.
+
+    Models of which something was fetched are opened again, for offsets are known from there on.
+    """
+    first = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
+    if not fetched(first.models, files(first.compiled.program)):
+        return first
+    plan = pinned(first.plan, first.commits)
+    again = _opened(plan, first.declared, check_alone(first.plan))
+    return _prepared(plan, *again, first.declared, shard_size)
+
+
+def _prepared(
+    plan: Plan,
+    opened: dict[str, Opened],
+    faults: list[Fault],
+    declared: Mapping[str, Model],
+    shard_size: int,
+) -> Prepared:
+    """The program of a plan that has no faults."""
+    if errors(faults):
+        raise PlanError(faults)
+    if count := open_choices(plan):
+        choices = "1 choice is" if count == 1 else f"{count} choices are"
+        message = f"{choices} open, and a model has none"
+        source = plan.origin.source if plan.origin else None
+        raise PlanError(
+            [Fault("P801", message, help="'gptailor search' closes them", source=source)]
+        )
+    compiled = compile_plan(plan, opened)
+    shards = plan_shards([output.spec for output in compiled.program.outputs], shard_size)
+    stamped = stamps(files(compiled.program))
+    return Prepared(plan, declared, opened, compiled, shards, tuple(faults), stamped)
+
+
+# ---------------------------------------------------------------------------- models of the Hub
 
 
 def chain(plan: Plan, name: str) -> list[str]:
@@ -94,63 +178,6 @@ def commits_of(plan: Plan, models: Mapping[str, Opened]) -> dict[str, str]:
         remotes = zip(there, opened.remotes, strict=True)
         found |= {n: remote.commit for n, remote in remotes}
     return found
-
-
-def calibration_path(plan: Plan, name: str) -> Path:
-    """A text that a plan names: relative paths start at the folder of the file that names them."""
-    return folder_of(plan, name)
-
-
-def checked(plan: Plan, models: ModelPaths | None) -> tuple[Plan, dict[str, Opened], list[Fault]]:
-    """The plan with other folders under its models' names, its models opened, and all faults."""
-    declared = plan.models
-    plan, unknown = rebind(plan, {name: Path(path) for name, path in (models or {}).items()})
-    faults = unknown + check_alone(plan)
-    if errors(faults):
-        return plan, {}, faults
-    opened, more = open_models(plan, declared)
-    against = check_models(plan, opened) if not errors(more) else []
-    return plan, opened, locate(faults + more + against, plan.origin)
-
-
-def prepare(
-    plan: Plan,
-    *,
-    models: ModelPaths | None = None,
-    dtype: str | None = None,
-    shard_size: int = SHARD_SIZE,
-) -> Prepared:
-    """Check a plan and plan its output, from headers alone. Raises PlanError with all faults."""
-    declared = plan.models
-    if dtype is not None:
-        origin = plan.origin
-        plan = plan.model_copy(update={"dtype": dtype})
-        plan = plan.read_from(origin) if origin else plan
-    plan, opened, faults = checked(plan, models)
-    if errors(faults):
-        raise PlanError(faults)
-    if impossible := _not_compilable(plan):
-        raise PlanError(impossible)
-    compiled = compile_plan(plan, opened)
-    shards = plan_shards([output.spec for output in compiled.program.outputs], shard_size)
-    stamped = stamps(files(compiled.program))
-    return Prepared(plan, declared, opened, compiled, shards, tuple(faults), stamped)
-
-
-def ready(
-    plan: Plan,
-    *,
-    models: ModelPaths | None = None,
-    dtype: str | None = None,
-    shard_size: int = SHARD_SIZE,
-) -> Prepared:
-    """The same, with the weights that the output is made of fetched from the Hub."""
-    prepared = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
-    if not fetched(prepared.models, files(prepared.compiled.program)):
-        return prepared
-    plan = pinned(plan, prepared.commits)
-    again = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
-    return replace(again, declared=prepared.declared)
 
 
 def fetched(models: Mapping[str, Opened], wanted: Iterable[Path]) -> bool:
@@ -170,20 +197,15 @@ def pinned(plan: Plan, commits: Mapping[str, str]) -> Plan:
         name: model.model_copy(update={"revision": commits[name]}) if name in commits else model
         for name, model in plan.models.items()
     }
-    made = plan.model_copy(update={"models": models})
+    return _changed(plan, models=models)
+
+
+def _changed(plan: Plan, **update: object) -> Plan:
+    """The plan with other values, read from the same text."""
+    made = plan.model_copy(update=update)
     return made.read_from(plan.origin) if plan.origin else made
 
 
-def _not_compilable(plan: Plan) -> list[Fault]:
-    count = open_choices(plan)
-    if count:
-        choices = "1 choice is" if count == 1 else f"{count} choices are"
-        return [
-            Fault(
-                "P801",
-                f"{choices} open, and a model has none",
-                help="'gptailor search' closes them",
-                source=plan.origin.source if plan.origin else None,
-            )
-        ]
-    return []
+def calibration_path(plan: Plan, name: str) -> Path:
+    """A text that a plan names: relative paths start at the folder of the file that names them."""
+    return folder_of(plan, name)

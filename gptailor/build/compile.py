@@ -19,10 +19,10 @@ from gptailor.checkpoint.write.writer import (
 )
 from gptailor.lang.format import format_plan, format_text
 from gptailor.lang.reading import load, loads
-from gptailor.plan.faults import Fault, PlanError, Source
+from gptailor.plan.faults import PlanError, Source
 from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Plan
-from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, checked, prepare, ready
+from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, check, prepare, ready
 
 if TYPE_CHECKING:
     from gptailor.build.verify import Verified
@@ -58,14 +58,6 @@ class Written:
     shards: tuple[str, ...]
     lock: Lock | None = None
     bridges: "Mapping[str, FittedBridge]" = field(default_factory=dict)
-
-
-def check(plan: Plan, models: ModelPaths | None = None) -> list[Fault]:
-    """All faults of a plan: by itself, and, if it has none, against its models.
-
-    `models` gives other folders for the plan's names. Weights are not read.
-    """
-    return checked(plan, models)[2]
 
 
 def format(plan: Plan | str) -> str:

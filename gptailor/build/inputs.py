@@ -19,7 +19,7 @@ from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.models import Opened
 from gptailor.plan.plan import Plan
-from gptailor.prepare import Prepared
+from gptailor.prepare import Prepared, chain
 from gptailor.program.program import files
 
 InputFiles = dict[str, dict[str, Path]]
@@ -35,7 +35,7 @@ def inputs(prepared: Prepared) -> InputFiles:
     read = set(files(prepared.compiled.program))
     found: InputFiles = {}
     for name, opened in prepared.models.items():
-        lowest, *adapters = prepared.chain(name)
+        lowest, *adapters = chain(prepared.plan, name)
         whole = opened.checkpoint.files[: len(opened.checkpoint.files) - len(adapters)]
         own = [*(file for file in whole if file in read), *_beside(opened, whole, prepared.plan)]
         folder = opened.checkpoint.folder

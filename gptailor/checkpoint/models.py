@@ -93,7 +93,9 @@ def folder_of(plan: Plan, source: str) -> Path:
 
 
 def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
-    """The plan with other checkpoints under its models' names."""
+    """The plan with other checkpoints under its models' names; the plan itself without any."""
+    if not paths:
+        return plan, []
     unknown = [name for name in paths if name not in plan.models]
     if unknown:
         names = listed(f"'{name}'" for name in plan.models)

@@ -19,10 +19,15 @@ def check_alone(plan: Plan, *, whole: bool = True) -> list[Fault]:
     """The faults of a plan by itself, as its text has them.
 
     `whole` is False for a plan whose text has syntax faults: what may only be missing because its
-    statement was not read is not reported.
+    statement was not read is not reported. All rules run once for a plan, which remembers.
     """
+    if whole and plan.faults is not None:
+        return list(plan.faults)
     rules = PLAN_RULES if whole else tuple(rule for rule in PLAN_RULES if rule not in _ABSENCES)
-    return locate((fault for rule in rules for fault in rule(plan)), plan.origin)
+    faults = locate((fault for rule in rules for fault in rule(plan)), plan.origin)
+    if whole:
+        plan.knowing(faults)
+    return faults
 
 
 # ------------------------------------------------------------------------------------------ models

@@ -4,7 +4,7 @@ A plan is a normal form: one entry for each position, sorted, so that two texts 
 are equal plans. Rules that speak to people are not here but in `gptailor.checks`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from gptailor.plan.faults import Origin
+from gptailor.plan.faults import Fault, Origin
 from gptailor.plan.registry import METHODS
 
 LARGEST_LAYER = 9_999
@@ -282,6 +282,7 @@ class Plan(Closed):
     search: Search | None = None
 
     _origin: Origin | None = PrivateAttr(default=None)
+    _faults: tuple[Fault, ...] | None = PrivateAttr(default=None)
 
     @field_validator("layers", mode="after")
     @classmethod
@@ -307,6 +308,21 @@ class Plan(Closed):
     def origin(self) -> Origin | None:
         """The text that the plan was read from, with the span of each place, if there is one."""
         return self._origin
+
+    @property
+    def faults(self) -> tuple[Fault, ...] | None:
+        """What is wrong with this very plan, if its rules have run; a copy's have not."""
+        return self._faults
+
+    def knowing(self, faults: Iterable[Fault]) -> None:
+        """Remember what the rules found."""
+        self._faults = tuple(faults)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> "Plan":
+        """A copy, of which nothing is known yet; see pydantic."""
+        plan = super().model_copy(update=update, deep=deep)
+        plan._faults = None
+        return plan
 
     def read_from(self, origin: Origin) -> "Plan":
         """The same plan, knowing the text that it was read from."""

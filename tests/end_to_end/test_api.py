@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -248,3 +249,21 @@ def test_no_module_takes_the_place_of_a_verb() -> None:
         "    assert callable(getattr(gptailor, verb)), verb\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd="/")
+
+
+def test_the_rules_of_a_plan_run_once(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Plan] = []
+
+    def rule(plan: Plan) -> Iterator[gptailor.Fault]:
+        seen.append(plan)
+        yield from ()
+
+    monkeypatch.setattr("gptailor.checks.plan.PLAN_RULES", (rule,))
+    plan = gptailor.loads(TEXT, folder=family)
+    assert gptailor.check(plan) == []
+    gptailor.compile(plan, tmp_path / "out")
+    assert len(seen) == 1
+    gptailor.compile(plan, tmp_path / "half", dtype="float16")
+    assert [one.dtype for one in seen] == [None, "float16"], "another plan"

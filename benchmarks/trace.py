@@ -1,0 +1,136 @@
+"""Which of gptailor's own files run: in a plain compile, and in one trial of a search.
+
+A file counts if one of its functions is called; that it is imported does not make it count. So the
+number is that of the files which somebody opens to follow what happens. Models are tiny ones,
+written to a folder that goes again.
+
+    python benchmarks/trace.py            # both counts, and the files
+    python benchmarks/trace.py compile    # one of them
+"""
+
+import argparse
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+PACKAGE = f"{ROOT / 'gptailor'}/"
+
+PLAN = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+L0..L1 from math
+merge(L2 base, L2 math, 0.25)
+drop L4
+"""
+SPACE = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+L1 from base | math
+merge(L2 base, L2 math, 0.0..1.0)
+drop 1 of L3..L4
+search {
+  minimize nll("text.txt")
+}
+"""
+
+
+def main() -> None:
+    """Trace, and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("flow", nargs="?", choices=FLOWS, help="only this one")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        models(Path(folder))
+        for flow in [given.flow] if given.flow else FLOWS:
+            files = FLOWS[flow](Path(folder))
+            print(f"{flow}: {len(files)} files")
+            print("".join(f"  {file}\n" for file in files))
+
+
+def models(folder: Path) -> None:
+    """Two tiny models, and a text for trials, in a folder."""
+    from tests.tiny import tiny_model  # noqa: PLC0415 (imports transformers)
+
+    for seed, name in enumerate(("base", "math")):
+        if not (folder / name).exists():
+            tiny_model("llama", folder / name, seed=seed)
+    (folder / "text.txt").write_text("the quick brown fox jumps over it. " * 400, "utf-8")
+
+
+def traced_compile(folder: Path) -> list[str]:
+    """The files that run when the command line compiles a plan."""
+    from gptailor.cli.main import run_command  # noqa: PLC0415 (what it imports is not traced)
+
+    (folder / "plan.tailor").write_text(PLAN, encoding="utf-8")
+    with tracing() as files:
+        code = run_command(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")])
+    assert code == 0
+    return sorted(files)
+
+
+def traced_trial(folder: Path) -> list[str]:
+    """The files that run in one trial of a search: from an open plan's genome to its score."""
+    import gptailor  # noqa: PLC0415
+    from gptailor.evaluate.trial import Trials, opened  # noqa: PLC0415
+    from gptailor.search.evaluate import TrialsJudge  # noqa: PLC0415
+    from gptailor.search.space.decode import decode  # noqa: PLC0415
+    from gptailor.search.space.space import space_of  # noqa: PLC0415
+
+    plan = gptailor.loads(SPACE, folder=folder)
+    plan, found, _ = opened(plan)
+    trials = Trials(plan, found, folder=folder, fidelity=(4, 8))
+    space = space_of(plan, found["base"].layout.count)
+    judge = TrialsJudge(trials)
+    with tracing() as files:
+        genome = space.sample(0)
+        list(judge([decode(space, genome)], 1.0, bridged=True))
+    return sorted(files)
+
+
+FLOWS = {"compile": traced_compile, "trial": traced_trial}
+
+
+@contextmanager
+def tracing() -> Iterator[set[str]]:
+    """A context in which files of the package are taken down, in all threads, as they run."""
+    files: set[str] = set()
+
+    def called(frame: FrameType, event: str, _: Any) -> None:
+        file = frame.f_code.co_filename
+        if event == "call" and file.startswith(PACKAGE):
+            name = file.removeprefix(PACKAGE)
+            if name not in files and not _imports(frame):
+                files.add(name)
+
+    threading.setprofile(called)
+    sys.setprofile(called)
+    try:
+        yield files
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Whether a frame belongs to the import of a module of the package."""
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "<module>" and code.co_filename.startswith(PACKAGE):
+            return True
+        frame = frame.f_back
+    return False
+
+
+if __name__ == "__main__":
+    main()
