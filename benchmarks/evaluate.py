@@ -29,9 +29,8 @@ import gptailor  # noqa: E402 (the folder above is found first)
 from benchmarks.random_models import write_models  # noqa: E402
 from benchmarks.tinyllama import Shape  # noqa: E402
 from gptailor.cli.options import ByteSize  # noqa: E402
-from gptailor.evaluate.forward.batches import Packed, pack  # noqa: E402
 from gptailor.evaluate.forward.evaluator import BATCH_TOKENS, Evaluator  # noqa: E402
-from gptailor.evaluate.forward.requests import Request, Work  # noqa: E402
+from gptailor.evaluate.forward.requests import Packed, Request, Work, pack  # noqa: E402  # noqa: E402
 from gptailor.evaluate.live.stitch import Stitched, Stitcher  # noqa: E402
 from gptailor.evaluate.objectives.nll import surprise  # noqa: E402
 from gptailor.evaluate.outcome import Failure  # noqa: E402

@@ -42,11 +42,11 @@ def fit_bridges(
 ) -> "Fitted | None":
     """The tensors that bridges change; None, and nothing imported, for a plan without gaps.
 
-    As `gptailor.evaluate.bridge.fit.fit` has it.
+    As `gptailor.evaluate.live.stitch.fit` has it.
     """
     if not prepared.gaps:
         return None
-    from gptailor.evaluate.bridge.fit import fit  # noqa: PLC0415 (imports transformers)
+    from gptailor.evaluate.live.stitch import fit  # noqa: PLC0415 (imports transformers)
 
     return fit(prepared, device=device, memory=memory, told=told)
 

@@ -20,8 +20,8 @@ from gptailor.evaluate.objectives import (
     prepare_objective,
 )
 from gptailor.evaluate.objectives.nll import surprise
+from gptailor.evaluate.objectives.tokens import digest, tokenizer_model, tokenizer_of
 from gptailor.evaluate.targets import Target
-from gptailor.evaluate.tokenizer import digest, tokenizer_model, tokenizer_of
 from gptailor.plan.plan import Objective
 
 Run = Callable[[Target, str, Work], Sequence[Tensor]]

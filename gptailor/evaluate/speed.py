@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gptailor.evaluate.live.decoder import embeddings
+from gptailor.evaluate.live.template import embeddings
 from gptailor.evaluate.live.weights import size_of
 from gptailor.evaluate.outcome import Speed
 

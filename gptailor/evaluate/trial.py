@@ -20,6 +20,7 @@ from gptailor.evaluate.judge import CACHE, Placement
 from gptailor.evaluate.live.contents import Anatomy
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.objectives import Forward, Judged, ObjectiveError, PreparedObjective
+from gptailor.evaluate.objectives.tokens import digest
 from gptailor.evaluate.outcome import Failure, Outcome, Score
 from gptailor.evaluate.samples import (
     Parts,
@@ -34,7 +35,6 @@ from gptailor.evaluate.samples import (
 )
 from gptailor.evaluate.scoring import AskedWorks, guarded, scored, unstitched
 from gptailor.evaluate.targets import base_of
-from gptailor.evaluate.tokenizer import digest
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.plan import Layer, LayerOf, Plan, Take
 from gptailor.plan.registry import OBJECTIVES

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from gptailor.evaluate.forward.requests import Request, Rows
-from gptailor.evaluate.live.decoder import decoder_layers, replace_layers
+from gptailor.evaluate.live.template import decoder_layers, replace_layers
 from tests.tiny import VOCAB_SIZE, tiny_model
 
 

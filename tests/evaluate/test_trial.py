@@ -13,8 +13,8 @@ from transformers.utils import logging
 
 import gptailor
 from gptailor.evaluate.judge import Placement, judge
-from gptailor.evaluate.live.decoder import decoder_layers
 from gptailor.evaluate.live.stitch import Stitcher
+from gptailor.evaluate.live.template import decoder_layers
 from gptailor.evaluate.objectives import ObjectiveError
 from gptailor.evaluate.outcome import Failure, Score
 from gptailor.evaluate.samples import Wish

@@ -1,44 +1,237 @@
-"""Bridges: the gaps that drops leave closed by least squares, folded into weights that are there.
+"""Bridges: the gaps that drops leave, closed by least squares, the fit folded into weights."""
 
-    fitted = fit(prepared, device="cuda", memory=20 * 10**9, told=lambda gap: print(gap.name))
-    fitted.tensors["model.layers.19.mlp.down_proj.weight"]    # as the compiled folder has it
-    fitted.bridges["L19"].explained
-
-`gptailor.compile`, `gptailor.stitch` and `Stitcher.stitch` do this by themselves for a plan with
-`bridge` in it. Below are, each usable alone:
-
-- `bridge_text.calibration_text`: a file as batches of tokens
-- `bridge_states.Walk`: hidden states of the plan with nothing dropped and of its own, and
-  `Walk.statistics(gap, own)`, what a fit is made from, over any live models
-- `bridge_statistics.Statistics`, `weights` and `solve(statistics, ridge)`: the rule
-- `bridge_fold.fold(change, projections, …)`: the fit in the weights
-- `bridging.Bridger`: all of it for many plans of one space, what they have in common once
-"""
-
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float64, Shaped
 from torch import Tensor
+from transformers import PreTrainedConfig
 
-from gptailor.checkpoint.families.layout import name_of
-from gptailor.evaluate.bridge.bridger import FittedBridge, Told
-from gptailor.evaluate.bridge.least_squares import BridgeError, Solution, Statistics, solve, weights
-from gptailor.evaluate.live.stitch import Stitcher
-from gptailor.prepare import Prepared
+from gptailor.checkpoint.families.layout import Layout, projection
+from gptailor.checkpoint.write.digest import FileDigest
+from gptailor.checks.bridges import last_projection
+from gptailor.evaluate.bridge.least_squares import BridgeError, Statistics, solve
+from gptailor.evaluate.bridge.states import CalibrationText, OwnContents, Walk, calibration_text
+from gptailor.evaluate.forward.requests import LiveModel
+from gptailor.evaluate.live.contents import Anatomist, Anatomy, Content, piece
+from gptailor.evaluate.live.template import configuration
+from gptailor.evaluate.live.weights import TensorMaker, size_of
+from gptailor.evaluate.objectives.tokens import tokenizer_of
+from gptailor.plan.layers import Gap, kept
+from gptailor.plan.plan import Plan
+from gptailor.prepare import calibration_path
+from gptailor.program.load import TORCH
+from gptailor.program.sources import Checked
 
-__all__ = [
-    "BridgeError",
-    "Fitted",
-    "FittedBridge",
-    "Solution",
-    "Statistics",
-    "fit",
-    "solve",
-    "weights",
-]
+
+def carriers(layout: Layout, content: Content) -> list[str]:
+    """The tensors of a layer that are the projections its MLP branch ends with."""
+    names = [output.spec.name for output in content.outputs]
+    return [name for name in names if projection(layout, name) == "mlp"]
+
+
+def widths(layout: Layout, content: Content, hidden: int) -> tuple[int, int]:
+    """The entries of what a bridge over a gap after this layer is fitted on, and of what it makes.
+
+    The inputs of the branch's last projection; of a branch of experts, its outputs.
+    """
+    shapes = {output.spec.name: output.spec.shape for output in content.outputs}
+    last = last_projection(layout, shapes)
+    return (hidden if last is None else last.inputs), hidden
+
+
+def fold_fit(
+    change: Float64[Tensor, " width_in width_out"],
+    projections: Mapping[str, Shaped[Tensor, "..."]],
+    layout: Layout,
+    dtypes: Mapping[str, str],
+) -> dict[str, Shaped[Tensor, "..."]]:
+    """The projections of a branch that is to add XC too, C the change; rounded once, on the CPU.
+
+    Where X are the inputs of its one last projection, a weight A (h = Ax + b) becomes A + Cᵀ, and b
+    stays. Where they are the outputs of a branch of experts, a sum of theirs, each expert's A (the
+    last two axes, whatever stands before them) becomes WᵀA and its b Wᵀb, W = I + C. Weights that
+    are stored as (inputs, outputs) are transposed. `dtypes` are the results' by safetensors' names.
+    Raises BridgeError (C807) where one can't hold a value.
+    """
+    last = last_projection(layout, {name: tensor.shape for name, tensor in projections.items()})
+    made = {}
+    for name, tensor in projections.items():
+        wide = tensor.to(device=change.device, dtype=change.dtype)
+        if last is None:
+            wide = wide + _mapped(change, wide, transposed=layout.transposed)
+        elif wide.dim() > 1:
+            wide = wide + (change if layout.transposed else change.T)
+        rounded = wide.to(TORCH[dtypes[name]])
+        if not bool(torch.isfinite(rounded).all()):
+            raise BridgeError("C807", f"'{name}' bridged has values that {dtypes[name]} can't hold")
+        made[name] = rounded.contiguous().cpu()
+    return made
+
+
+def _mapped(
+    change: Float64[Tensor, " width width"], tensor: Float64[Tensor, "..."], *, transposed: bool
+) -> Float64[Tensor, "..."]:
+    if tensor.dim() == 1:
+        return change.T @ tensor
+    return tensor @ change if transposed else change.T @ tensor
+
+
+_KEPT_FITS = 2**31
+"""Bytes of fitted tensors that are kept for other plans."""
+
+Told = Callable[[Gap], None]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FittedBridge:
+    """A gap's fit: the tensors of the layer before it, by their names within the layer, on the CPU.
+
+    `digest` is the calibration file's, `tokens` how many were summed over. `explained` is the share
+    of the squared distance to the hidden states without a gap, each token's relative to their
+    length, that the bridge takes away there.
+    """
+
+    tensors: Mapping[str, Tensor]
+    digest: FileDigest
+    tokens: int
+    explained: float
+
+
+@final
+class Bridger:
+    """Fits the bridges of plans over some models; what plans have in common is fitted once.
+
+    `live` makes a float32 model of contents, `tensors` are those of the models. `place` is where
+    hidden states wait between layers. `reserve` is told how many bytes beside the models a fit
+    takes on the device, and 0 when it is over.
+    """
+
+    def __init__(
+        self,
+        anatomist: Anatomist,
+        live: Callable[[Anatomy], LiveModel],
+        tensors: TensorMaker,
+        place: torch.device,
+        reserve: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.anatomist = anatomist
+        self.live = live
+        self.tensors = tensors
+        self.place = place
+        self.reserve = reserve
+        self.layout = anatomist.models["base"].layout
+        self._texts: dict[tuple[Hashable, ...], CalibrationText] = {}
+        self._fits: OrderedDict[Hashable, FittedBridge] = OrderedDict()
+
+    def bridges(
+        self, plan: Plan, gaps: Sequence[Gap], told: Told = lambda _: None
+    ) -> Iterator[tuple[Gap, FittedBridge]]:
+        """The fits of a closed plan's gaps, the first gap first; `told` is told of each before it.
+
+        Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
+        closed.
+        """
+        undone = self.anatomist.anatomy(plan.model_copy(update={"drops": (), "bridges": ()}))
+        own = self._own(plan, undone)
+        texts = [self._text(plan, gap, own) for gap in gaps]
+        self.reserve(max(Statistics.size(*self._widths(_there(own, gap))) for gap in gaps))
+        try:
+            for gap, bridge in self._fitted(undone, own, list(zip(gaps, texts, strict=True)), told):
+                own[gap.after] = self.anatomist.bridged(_there(own, gap), bridge.tensors)
+                yield gap, bridge
+        finally:
+            self.reserve(0)
+        self._trim()
+
+    def _fitted(
+        self,
+        undone: Anatomy,
+        own: OwnContents,
+        gaps: Sequence[tuple[Gap, CalibrationText]],
+        told: Told,
+    ) -> Iterator[tuple[Gap, FittedBridge]]:
+        """The fits, known ones or new; before the next one `own` has this one's layer bridged."""
+        walk: Walk | None = None
+        walked: CalibrationText | None = None
+        for gap, text in gaps:
+            key = (
+                piece((*undone.begin, *undone.others)),
+                undone.layers[: gap.until],
+                tuple(own[: gap.after + 1]),
+                (text, gap.ridge),
+            )
+            if (known := self._fits.get(key)) is None:
+                told(gap)
+                if walk is None or walked is not text:
+                    walk, walked = self._walk(undone, text), text
+                known = self._fits[key] = self._fit(walk, gap, own, text)
+            self._fits.move_to_end(key)
+            yield gap, known
+
+    def _walk(self, undone: Anatomy, text: CalibrationText) -> Walk:
+        return Walk(undone, self.live, self.layout, text.batches, self.place)
+
+    def _fit(self, walk: Walk, gap: Gap, own: OwnContents, text: CalibrationText) -> FittedBridge:
+        try:
+            solution = solve(walk.statistics(gap, own), gap.ridge)
+            tensors = self._folded(solution.change, _there(own, gap))
+        except BridgeError as error:
+            message = f"{gap.name}: {error.message}"
+            raise BridgeError(error.code, message, error.help) from None
+        return FittedBridge(tensors, text.digest, text.tokens, solution.explained)
+
+    def _folded(self, change: Tensor, content: Content) -> dict[str, Tensor]:
+        names = carriers(self.layout, content)
+        outputs = [output for output in content.outputs if output.spec.name in names]
+        made = {output.spec.name: self.tensors.make(output) for output in outputs}
+        return fold_fit(change, made, self.layout, {o.spec.name: o.spec.dtype for o in outputs})
+
+    def _widths(self, content: Content) -> tuple[int, int]:
+        return widths(self.layout, content, int(self._config.hidden_size))
+
+    @cached_property
+    def _config(self) -> PreTrainedConfig:
+        return configuration(self.anatomist.models["base"].config)
+
+    def _own(self, plan: Plan, undone: Anatomy) -> list[Content | None]:
+        own: list[Content | None] = [None] * len(undone.layers)
+        for slot in kept(plan, len(undone.layers)):
+            assert slot.position is not None
+            own[slot.position] = undone.layers[slot.position]
+        return own
+
+    def _text(self, plan: Plan, gap: Gap, own: OwnContents) -> CalibrationText:
+        tokenizer_model = Checked(plan, self.anatomist.models).tokenizer_model
+        path = calibration_path(plan, gap.on)
+        key = (path, gap.tokens, tokenizer_model.name)
+        if key not in self._texts:
+            self._texts[key] = calibration_text(
+                path,
+                gap.tokens,
+                tokenizer=tokenizer_of(tokenizer_model),
+                positions=getattr(self._config, "max_position_embeddings", None),
+            )
+        self._texts[key].refuse_few(self._widths(_there(own, gap))[0])
+        return self._texts[key]
+
+    def _trim(self) -> None:
+        size = sum(size_of(list(bridge.tensors.values())) for bridge in self._fits.values())
+        while size > _KEPT_FITS:
+            _, oldest = self._fits.popitem(last=False)
+            size -= size_of(list(oldest.tensors.values()))
+
+
+def _there(own: OwnContents, gap: Gap) -> Content:
+    """The layer before a gap."""
+    content = own[gap.after]
+    assert content is not None
+    return content
 
 
 @final
@@ -51,34 +244,3 @@ class Fitted:
 
     tensors: Mapping[str, Shaped[Tensor, "..."]]
     bridges: Mapping[str, FittedBridge]
-
-
-def fit(
-    prepared: Prepared,
-    *,
-    device: torch.device | str = "cpu",
-    memory: int | None = None,
-    told: Told = lambda _: None,
-) -> Fitted:
-    """Fit the bridges of a prepared plan; nothing is written, and without gaps nothing is done.
-
-    The models run in float32, whatever dtype they are stored in; `memory` bounds the bytes of
-    weights on the device, and of the sums that a fit is made from. `told` is told of each gap when
-    its turn comes. The same text and plan give the same tensors in any process on one machine with
-    the same number of threads.
-
-    Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
-    closed, TailorError if the world fails.
-    """
-    gaps = prepared.gaps
-    if not gaps:
-        return Fitted({}, {})
-    stitcher = Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory)
-    layout = prepared.models["base"].layout
-    tensors: dict[str, Tensor] = {}
-    bridges: dict[str, FittedBridge] = {}
-    for gap, bridge in stitcher.bridges(prepared.plan, told):
-        bridges[f"L{gap.after}"] = bridge
-        named = bridge.tensors.items()
-        tensors |= {name_of(layout, gap.index, rest): tensor for rest, tensor in named}
-    return Fitted(tensors, bridges)

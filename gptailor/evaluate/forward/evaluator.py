@@ -9,11 +9,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from gptailor.evaluate.forward.batches import Batch, Packed, pack
 from gptailor.evaluate.forward.prefix_cache import Branches, LayerPath, Node, in_order
 from gptailor.evaluate.forward.recording import Call, Calls, Head, wraps
-from gptailor.evaluate.forward.requests import LiveModel, Results, Work
-from gptailor.evaluate.live.decoder import embeddings
+from gptailor.evaluate.forward.requests import Batch, LiveModel, Packed, Results, Work, pack
+from gptailor.evaluate.live.template import embeddings
 from gptailor.evaluate.outcome import Failure, NotANumberError
 
 

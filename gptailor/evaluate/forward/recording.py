@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gptailor.evaluate.live.decoder import decoder, decoder_layers, embeddings, standing_in
+from gptailor.evaluate.live.template import decoder, decoder_layers, embeddings, standing_in
 
 
 @final

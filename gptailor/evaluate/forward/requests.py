@@ -1,10 +1,13 @@
 """What an objective asks of the forward pass: which tokens to predict, and what to keep of it."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from functools import cached_property
+from itertools import groupby
+from typing import Protocol, TypeAlias, final, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -92,3 +95,183 @@ class LiveModel(Protocol):
 
     def layer(self, index: int, /) -> AbstractContextManager[nn.Module]:
         """The layer, ready to run on the device."""
+
+
+_Tokens = tuple[int, ...]
+
+PADDING = 64
+"""Padding that a batch may always have, in tokens: about what one more batch costs."""
+PADDED = 1 / 8
+"""The share of a batch's own tokens that its padding may be beyond that."""
+
+
+@final
+@dataclass(frozen=True)
+class Share:
+    """What of a batch's rows is one work's, in the order of the rows."""
+
+    work: int
+    pick: Int64[Tensor, " n"]
+    """Places in `Batch.wanted`."""
+    targets: Int64[Tensor, " n"]
+    rows: Rows
+
+    def between(self, start: int, stop: int, *, most: int) -> Iterator["Share"]:
+        """The share of wanted rows start:stop, at most so many at a time."""
+        low, high = torch.searchsorted(self.pick, torch.tensor([start, stop])).tolist()
+        for at in range(low, high, most):
+            part = slice(at, min(at + most, high))
+            rows = Rows(*(one[part] for one in _columns(self.rows)))
+            yield Share(self.work, self.pick[part] - start, self.targets[part], rows)
+
+
+@final
+@dataclass(frozen=True)
+class Batch:
+    """Token rows, padded on the right, and which of their hidden states are wanted."""
+
+    tokens: Int64[Tensor, " batch length"]
+    wanted: Int64[Tensor, " n"]
+    """Places in the flattened rows, ascending."""
+    shares: tuple[Share, ...]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """All batches of some works, the longest first."""
+
+    asked: tuple[tuple[Request, ...], ...]
+    batches: tuple[Batch, ...]
+
+    @cached_property
+    def highest(self) -> int:
+        """The highest token of all requests."""
+        return max((max(one.tokens) for requests in self.asked for one in requests), default=0)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens go through each layer, padding included."""
+        return sum(batch.tokens.numel() for batch in self.batches)
+
+
+@final
+@dataclass(frozen=True)
+class _Line:
+    """A text that is run, and who wants predictions of it: (work, request) by number."""
+
+    tokens: _Tokens
+    askers: list[tuple[int, int]]
+
+
+def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> Packed:
+    """The batches of all works' requests, each of at most `batch_tokens`, or of one row.
+
+    No batch has both rows of at most `edge` tokens and longer ones: a model whose rotations depend
+    on the longest row of a batch would turn the short ones' otherwise.
+    """
+    asked = tuple(tuple(work.requests) for work in works)
+    bases = [_bases(requests) for requests in asked]
+    groups = _grouped(_lines(asked, edge), batch_tokens, edge)
+    return Packed(asked, tuple(_batch(group, asked, bases) for group in groups))
+
+
+def _lines(asked: Sequence[Sequence[Request]], edge: int | None) -> list[_Line]:
+    askers: dict[_Tokens, list[tuple[int, int]]] = {}
+    for work, requests in enumerate(asked):
+        for number, request in enumerate(requests):
+            askers.setdefault(request.tokens[:-1], []).append((work, number))
+    lines: list[_Line] = []
+    for tokens in sorted(askers, reverse=True):  # what a text begins stands right before it
+        if not (lines and _begins(tokens, lines[-1].tokens, edge)):
+            lines.append(_Line(tokens, []))
+        lines[-1].askers.extend(askers[tokens])
+    return lines
+
+
+def _begins(tokens: _Tokens, line: _Tokens, edge: int | None) -> bool:
+    return line[: len(tokens)] == tokens and _beyond(tokens, edge) == _beyond(line, edge)
+
+
+def _beyond(tokens: _Tokens, edge: int | None) -> bool:
+    return edge is not None and len(tokens) > edge
+
+
+def _grouped(
+    lines: Sequence[_Line], batch_tokens: int, edge: int | None
+) -> Iterator[Sequence[_Line]]:
+    ordered = sorted(lines, key=lambda line: -len(line.tokens))
+    for _, alike in groupby(ordered, lambda line: _beyond(line.tokens, edge)):
+        yield from _cut(list(alike), batch_tokens)
+
+
+def _cut(lines: Sequence[_Line], batch_tokens: int) -> Iterator[Sequence[_Line]]:
+    start, own, padding = 0, 0, 0
+    for at, line in enumerate(lines):
+        length, longest = len(line.tokens), len(lines[start].tokens)
+        padding += longest - length
+        full = (at - start + 1) * longest > batch_tokens
+        if at > start and (full or padding > max(PADDING, PADDED * own)):
+            yield lines[start:at]
+            start, own, padding = at, 0, 0
+        own += length
+    if lines:
+        yield lines[start:]
+
+
+def _bases(requests: Sequence[Request]) -> list[int]:
+    """The number of each request's first row among all rows of its work."""
+    bases = [0]
+    for request in requests:
+        bases.append(bases[-1] + request.predicted)
+    return bases
+
+
+def _batch(
+    lines: Sequence[_Line], asked: Sequence[Sequence[Request]], bases: Sequence[Sequence[int]]
+) -> Batch:
+    length = len(lines[0].tokens)
+    tokens = torch.tensor([[*line.tokens, *[0] * (length - len(line.tokens))] for line in lines])
+    askers: dict[int, list[tuple[int, int]]] = {}
+    for row, line in enumerate(lines):
+        for work, number in line.askers:
+            askers.setdefault(work, []).append((row * length, number))
+    flats = {
+        work: torch.cat([_flat(start, asked[work][number]) for start, number in pairs])
+        for work, pairs in askers.items()
+    }
+    wanted = torch.unique(torch.cat(list(flats.values())))
+    shares = [
+        _share(work, torch.searchsorted(wanted, flats[work]), asked[work], bases[work], pairs)
+        for work, pairs in sorted(askers.items())
+    ]
+    return Batch(tokens, wanted, tuple(shares))
+
+
+def _flat(start: int, request: Request) -> Int64[Tensor, " n"]:
+    return torch.arange(start + request.first - 1, start + len(request.tokens) - 1)
+
+
+def _share(
+    work: int,
+    pick: Int64[Tensor, " n"],
+    requests: Sequence[Request],
+    bases: Sequence[int],
+    pairs: Sequence[tuple[int, int]],
+) -> Share:
+    numbers = [number for _, number in pairs]
+    mine = [requests[number] for number in numbers]
+    counts = torch.tensor([request.predicted for request in mine])
+    rows = Rows(
+        torch.tensor(numbers).repeat_interleave(counts),
+        torch.cat([torch.arange(request.first, len(request.tokens)) for request in mine]),
+        torch.cat([torch.arange(bases[n], bases[n + 1]) for n in numbers]),
+    )
+    targets = torch.tensor([token for request in mine for token in request.tokens[request.first :]])
+    order = torch.argsort(pick, stable=True)
+    sorted_rows = Rows(*(one[order] for one in _columns(rows)))
+    return Share(work, pick[order], targets[order], sorted_rows)
+
+
+def _columns(rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+    return rows.request, rows.position, rows.number

@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from gptailor.checkpoint.families.layout import name_of
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluate.bridge.bridger import Bridger, FittedBridge, Told
+from gptailor.evaluate.bridge.fit import Bridger, Fitted, FittedBridge, Told
 from gptailor.evaluate.forward.prefix_cache import _order_by_beginning
 from gptailor.evaluate.live.contents import Anatomist, Anatomy, Content, piece
-from gptailor.evaluate.live.decoder import decoder_layers
 from gptailor.evaluate.live.layer_cache import Everything, LayerTensors, Lent, Streaming, lend
-from gptailor.evaluate.live.template import Named, Shell
+from gptailor.evaluate.live.template import Named, Shell, decoder_layers
 from gptailor.evaluate.live.weights import TensorMaker, size_of
 from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import Gap, gaps, kept, named_sources
 from gptailor.plan.plan import Plan
-from gptailor.prepare import ready
+from gptailor.prepare import Prepared, ready
 from gptailor.program.program import Combine
 from gptailor.program.run import device_of
 
@@ -292,3 +292,34 @@ def stitch(
     prepared = ready(plan, models=models)
     stitcher = Stitcher(prepared.models, device=device, dtype=dtype, memory=memory)
     return stitcher.stitch(prepared.plan).model
+
+
+def fit(
+    prepared: Prepared,
+    *,
+    device: torch.device | str = "cpu",
+    memory: int | None = None,
+    told: Told = lambda _: None,
+) -> Fitted:
+    """Fit the bridges of a prepared plan; nothing is written, and without gaps nothing is done.
+
+    The models run in float32, whatever dtype they are stored in; `memory` bounds the bytes of
+    weights on the device, and of the sums that a fit is made from. `told` is told of each gap when
+    its turn comes. The same text and plan give the same tensors in any process on one machine with
+    the same number of threads.
+
+    Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
+    closed, TailorError if the world fails.
+    """
+    gaps = prepared.gaps
+    if not gaps:
+        return Fitted({}, {})
+    stitcher = Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory)
+    layout = prepared.models["base"].layout
+    tensors: dict[str, Tensor] = {}
+    bridges: dict[str, FittedBridge] = {}
+    for gap, bridge in stitcher.bridges(prepared.plan, told):
+        bridges[f"L{gap.after}"] = bridge
+        named = bridge.tensors.items()
+        tensors |= {name_of(layout, gap.index, rest): tensor for rest, tensor in named}
+    return Fitted(tensors, bridges)

@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from gptailor.evaluate.objectives import lm_eval_task as harness_task
+from gptailor.evaluate.objectives import lm_eval as harness_task
 from gptailor.evaluate.objectives.base import (
     Direction,
     Forward,

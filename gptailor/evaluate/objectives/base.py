@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gptailor.evaluate.forward.requests import Measure, Request, Work
 from gptailor.evaluate.objectives.datasets import order
-from gptailor.evaluate.objectives.decoding import Prompt
+from gptailor.evaluate.objectives.tokens import Prompt
 from gptailor.evaluate.outcome import Score
 from gptailor.plan.faults import TailorError
 

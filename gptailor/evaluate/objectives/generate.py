@@ -1,11 +1,21 @@
 """`generate`: whether a plan says the right answer."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from gptailor.evaluate.objectives.base import (
     GENERATION_BATCH_TOKENS,
@@ -20,9 +30,127 @@ from gptailor.evaluate.objectives.datasets import (
     joined_text,
     read_exchanges,
 )
-from gptailor.evaluate.objectives.decoding import Prompt, greedy
-from gptailor.evaluate.objectives.tokens import Seam, SeamError
+from gptailor.evaluate.objectives.tokens import Prompt, Seam, SeamError
 from gptailor.evaluate.outcome import Score, mean
+
+
+def greedy(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    batch_tokens: int,
+) -> list[str]:
+    """What the model says after each prompt, its likeliest token at each step.
+
+    The text ends before the first stop, at the end token, or after `most` tokens. Prompts of like
+    length run together, padded on the left; a batch holds at most `batch_tokens` tokens, those to
+    come included. Nothing of the model's own generation settings counts but its end tokens.
+    """
+    ordered = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i].tokens), i))
+    texts = [""] * len(prompts)
+    with torch.no_grad(), _settings(model, tokenizer) as settings:
+        for batch in _batches(ordered, prompts, batch_tokens):
+            said = _decode(model, tokenizer, [prompts[i] for i in batch], settings)
+            for number, text in zip(batch, said, strict=True):
+                texts[number] = text
+    return texts
+
+
+@final
+class _Said(StoppingCriteria):
+    """Ends a row once its new text holds one of its stops, or it has all its tokens."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], width: int
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.prompts = prompts
+        self.width = width
+
+    def __call__(
+        self, input_ids: Int64[Tensor, " batch length"], scores: Any, **_: Any
+    ) -> Bool[Tensor, " batch"]:
+        rows = input_ids[:, self.width :].tolist()
+        done = [self._done(p, row) for p, row in zip(self.prompts, rows, strict=True)]
+        return torch.tensor(done, device=input_ids.device)
+
+    def _done(self, prompt: Prompt, row: list[int]) -> bool:
+        if len(row) >= prompt.most:
+            return True
+        text = str(self.tokenizer.decode(row, skip_special_tokens=True))
+        return any(stop in text for stop in prompt.stops)
+
+
+@contextmanager
+def _settings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[GenerationConfig]:
+    own = model.generation_config
+    end = tokenizer.eos_token_id if own is None else own.eos_token_id or tokenizer.eos_token_id
+    ends = [end] if isinstance(end, int) else list(end or ())
+    pad = tokenizer.pad_token_id
+    settings: GenerationConfig = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        bos_token_id=None,
+        eos_token_id=ends or None,
+        pad_token_id=pad if isinstance(pad, int) else (ends or [0])[0],
+    )
+    model.generation_config = settings  # what is unset would be filled from the model's own
+    try:
+        yield settings
+    finally:
+        model.generation_config = own
+
+
+def _batches(
+    ordered: Sequence[int], prompts: Sequence[Prompt], batch_tokens: int
+) -> Iterator[list[int]]:
+    batch: list[int] = []
+    most = 0
+    for number in ordered:
+        longest = prompts[batch[0]].tokens if batch else prompts[number].tokens
+        most = max(most, prompts[number].most)
+        if batch and (len(batch) + 1) * (len(longest) + most) > batch_tokens:
+            yield batch
+            batch, most = [], prompts[number].most
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def _decode(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    settings: GenerationConfig,
+) -> list[str]:
+    width = max(len(prompt.tokens) for prompt in prompts)
+    pad = int(settings.pad_token_id)
+    rows = [[pad] * (width - len(p.tokens)) + list(p.tokens) for p in prompts]
+    mask = [[0] * (width - len(p.tokens)) + [1] * len(p.tokens) for p in prompts]
+    settings.max_new_tokens = max(prompt.most for prompt in prompts)
+    generate: Callable[..., Tensor] = model.generate  # type: ignore[assignment]
+    made = generate(
+        torch.tensor(rows, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
+        generation_config=settings,
+        stopping_criteria=StoppingCriteriaList([_Said(tokenizer, prompts, width)]),
+    )
+    new = made[:, width:].tolist()
+    return [_text(tokenizer, p, row, settings) for p, row in zip(prompts, new, strict=True)]
+
+
+def _text(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, row: list[int], settings: GenerationConfig
+) -> str:
+    ends = set(settings.eos_token_id or ())
+    row = row[: prompt.most]
+    row = row[: next((i for i, token in enumerate(row) if token in ends), len(row))]
+    text = str(tokenizer.decode(row, skip_special_tokens=True))
+    return text[: min((at for stop in prompt.stops if (at := text.find(stop)) >= 0), default=None)]
+
 
 _SPARE_TOKENS = 8
 """Tokens that a model may use beyond those of the answer: it may cut words otherwise."""

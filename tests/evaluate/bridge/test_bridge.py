@@ -17,12 +17,11 @@ import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.bridge import least_squares as bridge_statistics
-from gptailor.evaluate.bridge.bridger import carriers, fold_fit
-from gptailor.evaluate.bridge.fit import BridgeError, Fitted, Statistics, fit, solve, weights
-from gptailor.evaluate.bridge.states import Regressors
-from gptailor.evaluate.bridge.text import BRIDGE_BATCH_TOKENS, calibration_text
-from gptailor.evaluate.live.decoder import decoder_layers
-from gptailor.evaluate.live.stitch import Stitched, Stitcher, stitch
+from gptailor.evaluate.bridge.fit import Fitted, carriers, fold_fit
+from gptailor.evaluate.bridge.least_squares import BridgeError, Statistics, solve, weights
+from gptailor.evaluate.bridge.states import BRIDGE_BATCH_TOKENS, Regressors, calibration_text
+from gptailor.evaluate.live.stitch import Stitched, Stitcher, fit, stitch
+from gptailor.evaluate.live.template import decoder_layers
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import gaps
@@ -581,7 +580,7 @@ def test_plans_that_begin_alike_are_fitted_once(say: Say) -> None:
 
 SCRIPT = """
 import sys, hashlib, torch, gptailor
-from gptailor.evaluate.bridge.fit import fit
+from gptailor.evaluate.live.stitch import fit
 from gptailor.prepare import prepare
 torch.set_num_threads(1)
 made = fit(prepare(gptailor.load(sys.argv[1]))).tensors

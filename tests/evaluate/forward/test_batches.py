@@ -7,8 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gptailor.evaluate.forward.batches import PADDING, Packed, pack
-from gptailor.evaluate.forward.requests import Request, Work
+from gptailor.evaluate.forward.requests import PADDING, Packed, Request, Work, pack
 from tests.evaluate.lent import likelihood
 
 

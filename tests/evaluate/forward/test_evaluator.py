@@ -11,11 +11,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gptailor.evaluate.forward.batches import pack
 from gptailor.evaluate.forward.evaluator import Evaluator, Gathering, failure, rotation_edge
 from gptailor.evaluate.forward.recording import Calls, Head
-from gptailor.evaluate.forward.requests import Failure, LiveModel, Request, Results, Rows, Work
-from gptailor.evaluate.live.decoder import decoder_layers, standing_in
+from gptailor.evaluate.forward.requests import (
+    Failure,
+    LiveModel,
+    Request,
+    Results,
+    Rows,
+    Work,
+    pack,
+)
+from gptailor.evaluate.live.template import decoder_layers, standing_in
 from tests.evaluate.lent import broken, lent, likelihood, loaded, one_thread, requests, whole
 from tests.tiny import CONFIGURATIONS, VOCAB_SIZE
 

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from gptailor.evaluate.forward import prefix_cache as branches
-from gptailor.evaluate.forward.batches import pack
 from gptailor.evaluate.forward.evaluator import Evaluator
 from gptailor.evaluate.forward.prefix_cache import Branches, Node, in_order
-from gptailor.evaluate.forward.requests import Failure, Work
+from gptailor.evaluate.forward.requests import Failure, Work, pack
 from tests.evaluate.lent import Lent, broken, lent, likelihood, loaded, one_thread, requests
 
 __all__ = ["one_thread"]

@@ -10,8 +10,8 @@ from transformers.utils import logging
 import gptailor
 from gptailor.evaluate.forward.evaluator import Evaluator
 from gptailor.evaluate.forward.requests import LiveModel, Results, Work
-from gptailor.evaluate.live.decoder import decoder_layers
 from gptailor.evaluate.live.stitch import Stitcher
+from gptailor.evaluate.live.template import decoder_layers
 from gptailor.prepare import prepare
 from tests.evaluate.lent import Lent, one_thread, requests, whole
 from tests.tiny import tiny_model

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 
 import gptailor
 from gptailor.evaluate.live.contents import Content
-from gptailor.evaluate.live.decoder import decoder_layers
 from gptailor.evaluate.live.layer_cache import LayerTensors, Streaming
 from gptailor.evaluate.live.stitch import Stitched, Stitcher, stitch
+from gptailor.evaluate.live.template import decoder_layers
 from gptailor.evaluate.speed import parameters
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare

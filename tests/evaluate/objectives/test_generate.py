@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from gptailor.evaluate.objectives import Judged, prepare_objective
-from gptailor.evaluate.objectives.decoding import Prompt, greedy
-from gptailor.evaluate.objectives.generate import normalised_answer
+from gptailor.evaluate.objectives.generate import greedy, normalised_answer
+from gptailor.evaluate.objectives.tokens import Prompt
 from gptailor.plan.plan import Objective
 from tests.tiny import tiny_model
 
