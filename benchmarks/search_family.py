@@ -36,7 +36,7 @@ from gptailor.evaluate.outcome import Score  # noqa: E402
 from gptailor.evaluate.samples import Wish  # noqa: E402
 from gptailor.evaluate.trial import Outcomes, Trials, opened  # noqa: E402
 from gptailor.lang.format import format_plan  # noqa: E402
-from gptailor.lang.reading import read_objective  # noqa: E402
+from gptailor.lang.parse import read_objective  # noqa: E402
 from gptailor.plan.plan import Bridge, Plan  # noqa: E402
 from gptailor.search.run.schedule import Start, ToldStart  # noqa: E402
 from gptailor.search.space.decode import decode  # noqa: E402

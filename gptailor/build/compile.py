@@ -18,7 +18,7 @@ from gptailor.checkpoint.write.writer import (
     write_checkpoint,
 )
 from gptailor.lang.format import format_plan, format_text
-from gptailor.lang.reading import load, loads
+from gptailor.lang.parse import load, loads
 from gptailor.plan.faults import PlanError, Source
 from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Plan

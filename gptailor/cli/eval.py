@@ -92,7 +92,7 @@ def _target(name: str) -> "str | Plan":
 
 def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objective, bool]]":
     """The objectives; PlanError with the faults of all of them."""
-    from gptailor.lang.reading import read_objective  # noqa: PLC0415
+    from gptailor.lang.parse import read_objective  # noqa: PLC0415
     from gptailor.plan.faults import PlanError  # noqa: PLC0415
 
     found: list[tuple[Objective, bool]] = []

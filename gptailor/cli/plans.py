@@ -31,14 +31,14 @@ def plan_text(name: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
-        from gptailor.lang.reading import read_bytes  # noqa: PLC0415
+        from gptailor.lang.parse import read_bytes  # noqa: PLC0415
 
         raise PlanError(read_bytes(raw, shown_name(name), Path())[1]) from None
 
 
 def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
     """The plan of a file, if it can be read, and its faults by itself."""
-    from gptailor.lang.reading import read_bytes  # noqa: PLC0415
+    from gptailor.lang.parse import read_bytes  # noqa: PLC0415
 
     return read_bytes(
         bytes_of(name), shown_name(name), Path() if name == "-" else Path(name).parent

@@ -28,7 +28,7 @@ from gptailor.evaluate.samples import Preparing, Samples, Wish, no_reference
 from gptailor.evaluate.scoring import guarded, scored, unstitched
 from gptailor.evaluate.speed import cache_bytes, parameters, speeds
 from gptailor.evaluate.targets import Target, base_of, find_targets, identity, names
-from gptailor.lang.reading import read_objective
+from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import Prepared, ready

@@ -15,7 +15,7 @@ from typing import final
 
 from gptailor.checkpoint.formats.gguf import is_gguf
 from gptailor.checkpoint.models import rebind
-from gptailor.lang.reading import load
+from gptailor.lang.parse import load
 from gptailor.plan.faults import Fault, PlanError, TailorError, errors, listed
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import ModelPaths, Prepared, ready

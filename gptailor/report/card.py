@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 from gptailor.checkpoint.models import is_local
-from gptailor.lang import words
+from gptailor.lang.format import model_declaration
 from gptailor.plan import layers as outline
 from gptailor.plan.plan import Model, Plan
 from gptailor.report import plan_map as layer_map
@@ -91,7 +91,7 @@ def _bridges(plan: Plan, count: int) -> list[str]:
 
 def _source(name: str, model: Model) -> str:
     """A model as its declaration has it, after the equals sign."""
-    return words.declaration(name, model).split(" = ", 1)[1]
+    return model_declaration(name, model).split(" = ", 1)[1]
 
 
 def _front_matter(plan: Plan) -> list[str]:

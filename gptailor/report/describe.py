@@ -4,8 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from gptailor.lang import words
-from gptailor.lang.format import groups
+from gptailor.lang.format import groups, layer_words, model_words, range_words, value_words
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot
 from gptailor.plan.walk import choices
@@ -53,12 +52,12 @@ def _alone(slot: Slot) -> str | None:
 
 def _tail(slot: Slot) -> str:
     """What may be said of a layer whatever it is made of."""
-    scale = f", scaled by {words.value_words(slot.scale)}" if slot.scale is not None else ""
+    scale = f", scaled by {value_words(slot.scale)}" if slot.scale is not None else ""
     return scale + ", or dropped" * (slot.dropped == "maybe" and slot.position is not None)
 
 
 def _told(run: Sequence[p.Layer], tail: str) -> list[Row]:
-    return [Row(words.ranges([e.position for e in g]), layer(g) + tail) for g in groups(run)]
+    return [Row(range_words([e.position for e in g]), layer(g) + tail) for g in groups(run)]
 
 
 def _joined(found: Iterable[Row]) -> list[Row]:
@@ -80,9 +79,9 @@ def layer(entries: Sequence[p.Layer]) -> str:
     if isinstance(first.recipe, p.Take):
         taken = [e.recipe.take.layer or 0 for e in entries if isinstance(e.recipe, p.Take)]
         same = taken == [e.position for e in entries]
-        place = "" if same else f" {words.ranges(taken)}"
-        return maybe + words.model_words(first.recipe.take.model, bare=True) + place
-    text = words.decision(entries).removeprefix(f"{words.ranges([e.position for e in entries])} ")
+        place = "" if same else f" {range_words(taken)}"
+        return maybe + model_words(first.recipe.take.model, bare=True) + place
+    text = layer_words(entries).removeprefix(f"{range_words([e.position for e in entries])} ")
     return maybe + text.removeprefix("from ").removeprefix("= ")
 
 

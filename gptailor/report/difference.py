@@ -4,8 +4,16 @@ import difflib
 import itertools
 from collections.abc import Iterator, Sequence
 
-from gptailor.lang import words
-from gptailor.lang.format import groups
+from gptailor.lang.format import (
+    bridge_words,
+    drop_any_words,
+    groups,
+    item_words,
+    mark_words,
+    model_declaration,
+    range_words,
+    rest_words,
+)
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot, slots
 from gptailor.report.describe import described_rows
@@ -26,7 +34,7 @@ def _models(a: p.Plan, b: p.Plan) -> Iterator[str]:
 def _declared(name: str, plan: p.Plan) -> str:
     if name not in plan.models:
         return "none"
-    return words.declaration(name, plan.models[name]).split(" = ", 1)[1]
+    return model_declaration(name, plan.models[name]).split(" = ", 1)[1]
 
 
 def _settings(a: p.Plan, b: p.Plan) -> Iterator[str]:
@@ -40,7 +48,7 @@ def _settings(a: p.Plan, b: p.Plan) -> Iterator[str]:
 
 def _rest(plan: p.Plan, where: str) -> str:
     recipe = plan.rest(where)
-    return "base" if recipe is None else words.rest(where, recipe).removeprefix(f"{where} from ")
+    return "base" if recipe is None else rest_words(where, recipe).removeprefix(f"{where} from ")
 
 
 def _layers(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
@@ -61,7 +69,7 @@ def _layers(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
 
 def _run(run: Sequence[int], pair: tuple[str, str] | None) -> Iterator[str]:
     if run and pair is not None:
-        yield f"{words.ranges(run)}: {pair[0]} → {pair[1]}"
+        yield f"{range_words(run)}: {pair[0]} → {pair[1]}"
 
 
 def _each(slot: Slot) -> str:
@@ -103,7 +111,7 @@ def _item(slot: Slot) -> p.Item | Slot:
 def _text(item: p.Item | Slot) -> str:
     if isinstance(item, Slot):
         return f"L{item.position} {_each(item)}"
-    return words.mark_words(item) + words.item([item])
+    return mark_words(item) + item_words([item])
 
 
 def _runs(items: Sequence[p.Item | Slot]) -> str:
@@ -116,7 +124,7 @@ def _runs(items: Sequence[p.Item | Slot]) -> str:
             said += [f"{row.where} {row.what}" for row in found]
         else:
             grouped = groups([item for item in together if isinstance(item, p.Item)])
-            said += [words.mark_words(group[0]) + words.item(group) for group in grouped]
+            said += [mark_words(group[0]) + item_words(group) for group in grouped]
     return "; ".join(said)
 
 
@@ -131,6 +139,6 @@ def _others(a: p.Plan, b: p.Plan) -> Iterator[str]:
 
 def _texts(plan: p.Plan, name: str) -> Iterator[str]:
     if name == "drop_any":
-        yield from (words.drop_any(entry) for entry in plan.drop_any)
+        yield from (drop_any_words(entry) for entry in plan.drop_any)
     else:
-        yield from (words.mark_words(entry) + words.bridge(entry) for entry in plan.bridges)
+        yield from (mark_words(entry) + bridge_words(entry) for entry in plan.bridges)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import click
 
-from gptailor.lang import words
+from gptailor.lang.format import bridge_words, drop_any_words, mark_words, rest_words
 from gptailor.plan import layers as outline
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot
@@ -144,16 +144,16 @@ def _rows(plan: Plan, slots: Sequence[outline.Slot]) -> list[describe.Row]:
     """Layers, then what else the plan says of the model."""
     found = describe.described_rows(slots)
     for choice in plan.drop_any:
-        found.append(describe.Row("drop", words.drop_any(choice).removeprefix("drop ")))
+        found.append(describe.Row("drop", drop_any_words(choice).removeprefix("drop ")))
     for where in REST:
         recipe = plan.rest(where)
         if recipe is not None:
-            text = words.rest(where, recipe).removeprefix(f"{where} from ")
+            text = rest_words(where, recipe).removeprefix(f"{where} from ")
             found.append(describe.Row(where, text))
     if plan.dtype is not None:
         found.append(describe.Row("dtype", plan.dtype))
     for bridge in plan.bridges:
-        text = (words.mark_words(bridge) + words.bridge(bridge)).replace("bridge ", "", 1)
+        text = (mark_words(bridge) + bridge_words(bridge)).replace("bridge ", "", 1)
         found.append(describe.Row("bridge", text))
     return found
 

@@ -12,10 +12,8 @@ from typing import Any, final
 from gptailor.build.lock import SUFFIX
 from gptailor.build.output import used_plan
 from gptailor.build.record import measured
-from gptailor.lang.format import format_plan
-from gptailor.lang.reading import load
-from gptailor.lang.words import objective as in_words
-from gptailor.lang.words import ranges
+from gptailor.lang.format import format_plan, objective_words, range_words
+from gptailor.lang.parse import load
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
@@ -92,7 +90,7 @@ def _first_upper(text: str) -> str:
 
 def _cut(plan: Plan) -> str:
     dropped = [drop.position for drop in plan.drops]
-    return f"; cut: {ranges(dropped)}" if dropped else ""
+    return f"; cut: {range_words(dropped)}" if dropped else ""
 
 
 def lock_best(plan: Path) -> Path:
@@ -105,7 +103,7 @@ def lock_best(plan: Path) -> Path:
 def commands(best: Path, chosen: Settings, samples: int) -> list[str]:
     """What scores the best plan again, and what makes a model of it, said in the current folder."""
     wishes = [_seen_from_here(one, chosen.folder) for one in chosen.objectives]
-    asked = " ".join(f"-O {shlex.quote(in_words(one).partition(' ')[2])}" for one in wishes)
+    asked = " ".join(f"-O {shlex.quote(objective_words(one).partition(' ')[2])}" for one in wishes)
     file = shlex.quote(str(best))
     return [
         f"gptailor eval {file} {asked} --samples {samples} --seed {chosen.seed}",

@@ -13,7 +13,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.targets import base_of
 from gptailor.evaluate.trial import opened
-from gptailor.lang.words import objective as in_words
+from gptailor.lang.format import objective_words
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
@@ -214,7 +214,7 @@ class _Run:
             "space": self.space.digest,
             "models": digests_of_models(models, digests),
             "data": digests_of_texts(self.trials.files, digests),
-            "objectives": "; ".join(map(in_words, chosen.objectives)),
+            "objectives": "; ".join(map(objective_words, chosen.objectives)),
             "samples": f"{self.budget.low}..{self.budget.full}",
             "seed": chosen.seed,
             "strategy": chosen.strategy,

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, final
 
-from gptailor.lang.reading import read_objective
-from gptailor.lang.words import objective as in_words
+from gptailor.lang.format import objective_words
+from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
 from gptailor.plan.plan import Objective, Plan, Search
 from gptailor.plan.walk import open_choices
@@ -95,13 +95,15 @@ class Settings:
     def record(self) -> dict[str, Any]:
         """What is written down of it."""
         return {
-            "objectives": [in_words(one) for one in self.objectives],
+            "objectives": [objective_words(one) for one in self.objectives],
             "fidelity": None if self.fidelity is None else "{}..{}".format(*self.fidelity),
             "trials": self.trials,
             "seed": self.seed,
             "strategy": self.strategy,
             "bridge": self.bridge,
-            "prefer": None if self.prefer is None else in_words(self.objectives[self.prefer]),
+            "prefer": None
+            if self.prefer is None
+            else objective_words(self.objectives[self.prefer]),
             "compare_random": self.compare_random,
         }
 
@@ -163,7 +165,7 @@ def _strategy(name: str) -> str:
 
 def _short(objective: Objective) -> str:
     """`nll("text.txt")`."""
-    return in_words(objective).partition(" ")[2]
+    return objective_words(objective).partition(" ")[2]
 
 
 def _preferred(said: str, objectives: Sequence[Objective]) -> int:

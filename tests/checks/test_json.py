@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.lang.reading import read_json
+from gptailor.lang.parse import read_json
 from gptailor.plan.faults import Source, errors
 
 MODELS = {"base": {"source": "./b"}, "math": {"source": "./m"}, "code": {"source": "./c"}}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gptailor.build import compile as api
-from gptailor.lang.reading import read_text
+from gptailor.lang.parse import read_text
 from gptailor.plan.faults import Fault, PlanError, Source, errors, show
 from gptailor.plan.plan import Plan
 from tests.codes import CODES, plan_codes

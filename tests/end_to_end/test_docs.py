@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.lang.reading import read_text
+from gptailor.lang.parse import read_text
 from gptailor.plan.faults import Fault, Source, errors, show
 from gptailor.plan.registry import METHODS, OBJECTIVES
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.lang.reading import read_json
+from gptailor.lang.parse import read_json
 from gptailor.plan.faults import Source
 from tests.checks.test_refused import faults_of
 from tests.codes import CODES

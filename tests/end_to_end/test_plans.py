@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.lang.reading import read_bytes
+from gptailor.lang.parse import read_bytes
 from gptailor.plan.layers import kept
 from gptailor.plan.walk import open_choices
 from tests.tiny import tiny_model

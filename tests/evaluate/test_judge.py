@@ -21,7 +21,7 @@ from gptailor.evaluate.outcome import (
 from gptailor.evaluate.samples import Samples, Wish
 from gptailor.evaluate.speed import speeds
 from gptailor.evaluate.targets import find_targets
-from gptailor.lang.reading import read_objective
+from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
 from tests.checkpoint.formats.test_lora import Q, adapter, pair
 from tests.evaluate.lent import loaded, one_thread

@@ -19,7 +19,7 @@ from gptailor.evaluate.objectives import ObjectiveError
 from gptailor.evaluate.outcome import Failure, Score
 from gptailor.evaluate.samples import Wish
 from gptailor.evaluate.trial import NOTHING_HELD, Outcomes, Trials, opened
-from gptailor.lang.reading import read_objective
+from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
 from tests.evaluate.lent import one_thread

@@ -16,7 +16,7 @@ from gptailor.checkpoint.formats.lora_config import read_settings
 from gptailor.checkpoint.formats.pytorch import read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.lang.format import format_plan
-from gptailor.lang.reading import read_bytes
+from gptailor.lang.parse import read_bytes
 from gptailor.plan.faults import TailorError, errors, show
 from gptailor.plan.plan import Plan
 from tests.hostile import folders, ggufs, headers, pickles

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptailor.lang.format import format_plan, format_text
-from gptailor.lang.reading import read_json, read_text
+from gptailor.lang.parse import read_json, read_text
 from gptailor.plan.faults import Source, errors, show
 from gptailor.plan.plan import Plan
 from tests.strategies import plans

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gptailor.lang.reading import read_objective
+from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
 from gptailor.plan.registry import OBJECTIVES
 

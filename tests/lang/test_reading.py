@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.lark import from_lark
 
 from gptailor.lang.format import format_plan, format_text
-from gptailor.lang.parse import parse, parser
-from gptailor.lang.reading import read_bytes, read_json, read_text
+from gptailor.lang.parse import parse, parser, read_bytes, read_json, read_text
 from gptailor.plan.faults import Fault, Source, errors, show, to_github, to_json
 from gptailor.plan.plan import Plan
 from tests.strategies import plans

@@ -27,7 +27,7 @@ from gptailor.evaluate.objectives.lm_eval import Generated, Likelihoods, instanc
 from gptailor.evaluate.objectives.multiple_choice import METRICS, Accuracy, Margin, questions
 from gptailor.evaluate.objectives.nll import NegativeLogLikelihood, Perplexity, texts
 from gptailor.evaluate.objectives.tokens import Seam
-from gptailor.lang.words import objective as worded
+from gptailor.lang.format import objective_words
 from gptailor.plan.faults import listed, nearest
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
@@ -78,7 +78,7 @@ def agree_on_direction(objective: Objective, prepared: PreparedObjective) -> Non
 
 def _traits(objective: Objective) -> Traits:
     direction: Direction = OBJECTIVES[objective.name].direction or objective.direction
-    name = worded(objective).removeprefix(f"{objective.direction} ")
+    name = objective_words(objective).removeprefix(f"{objective.direction} ")
     return Traits(name, direction, "spread" if objective.name == "kl" else "base")
 
 
