@@ -5,7 +5,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Mapping
 
-from gptailor.checkpoint.formats.unpickle import MOST_INSTRUCTIONS
+from gptailor.checkpoint.formats.pytorch import MOST_INSTRUCTIONS
 from tests.hostile.case import Hostile
 
 STORAGE = b"weights." * 3

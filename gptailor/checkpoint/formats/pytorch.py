@@ -2,19 +2,23 @@
 
 Such a file is a zip archive of a pickle and of each storage's bytes, uncompressed. A tensor whose
 entries lie in a row there is a stretch of the file like any other; the others are `Pickled`.
+
+A pickle is a program for a stack machine, and can call anything. The machine here knows the few
+instructions and the few names that a PyTorch state dict consists of; it makes descriptions of
+tensors, and refuses everything else.
 """
 
 import io
 import os
+import pickletools
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, final
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
-from gptailor.checkpoint.formats.unpickle import PickleRefusal, Strided, state_dict
-from gptailor.checkpoint.tensor import DTYPE_BITS, Pickled, TensorInfo, TensorSpec
+from gptailor.checkpoint.tensor import DTYPE_BITS, ByteRange, Pickled, TensorInfo, TensorSpec
 
 BIN_SINGLE = "pytorch_model.bin"
 BIN_INDEX = "pytorch_model.bin.index.json"
@@ -22,18 +26,83 @@ BIN_INDEX = "pytorch_model.bin.index.json"
 MAX_PICKLE = 100_000_000
 """The largest pickle that is read, in bytes: as much as a safetensors header may have."""
 
+MOST_INSTRUCTIONS = 2_000_000
+"""The longest pickle that is read, in instructions: some 60 000 tensors.
+
+An instruction of one byte can make an object of a hundred, on the stack or in the memo.
+"""
+
+_STORAGES: Mapping[str, str] = {
+    "DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16",
+    "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
+    "ByteStorage": "U8", "BoolStorage": "BOOL", "ComplexFloatStorage": "C64",
+    "UntypedStorage": "U8",
+}  # fmt: skip
+"""PyTorch's classes of storages, and safetensors' names of their dtypes."""
+
+_DTYPES: Mapping[str, str] = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16",
+    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
+    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8", "bool": "BOOL",
+    "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "complex64": "C64",
+}  # fmt: skip
+
+_CALLS = {"collections OrderedDict"} | {
+    f"torch._utils _rebuild_{what}" for what in ("tensor_v2", "tensor_v3", "parameter")
+}
+"""What a state dict calls."""
+
+_TORCH = {f"torch {name}" for name in (*_STORAGES, *_DTYPES)} | {"torch.storage UntypedStorage"}
+"""What else it names."""
+
+_MARK = object()
+"""Where a group of values begins on the stack."""
+
 _LOCAL = 30  # bytes of a zip member's own header, before its name
 _RESAVE = "load it with `torch.load(…, weights_only=True)` and save it again as safetensors"
+
+
+class _PickleRefusal(ValueError):  # noqa: N818 (the pickle is refused)
+    """Why a pickle isn't read."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Global:
+    """Something that a pickle names: a function, a class or a dtype. Nothing is imported."""
+
+    name: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """A stretch of numbers in a file of its own: its key, its dtype, and how many they are."""
+
+    key: str
+    dtype: str
+    count: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Strided:
+    """A tensor: a view of a storage. Offset and strides are in entries."""
+
+    storage: _Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
 def read_pickled(path: Path) -> dict[str, TensorInfo]:
     """The tensors of a `.bin` file in the order of its state dict; no weight is read."""
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        archive = _Archive(path, file, size)
+        archive = _Archive(path, file)
         try:
-            found = state_dict(archive.pickle())
-        except PickleRefusal as error:
+            found = _state_dict(archive.content("data.pkl", MAX_PICKLE))
+        except _PickleRefusal as error:
             _refuse(path, f"is no state dict that is read here: {error}", _RESAVE)
         return {name: archive.tensor(name, tensor) for name, tensor in found.items()}
 
@@ -42,53 +111,45 @@ def _refuse(path: Path, message: str, help: str = "", at: int | None = None) -> 
     raise CheckpointError("C108", message, path, help, at)
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """A file in the archive: where its bytes begin, and how many they are."""
-
-    offset: int
-    size: int
-
-
+@final
 class _Archive:
     """The zip archive of a `.bin` file, whose members are all uncompressed."""
 
-    def __init__(self, path: Path, file: io.FileIO, size: int) -> None:
+    def __init__(self, path: Path, file: io.FileIO) -> None:
         self.path = path
         self.file = file
-        self.size = size
-        if read_exactly(file, min(4, size), path, "C108") != b"PK\x03\x04":
+        self.size = os.fstat(file.fileno()).st_size
+        if read_exactly(file, min(4, self.size), path, "C108") != b"PK\x03\x04":
             message = "is no zip archive, as PyTorch has written them since version 1.6"
             _refuse(path, message, _RESAVE, 0)
-        self.members = dict(self._members())
+        self.members = self._members()
         found = [name for name in self.members if name.endswith("/data.pkl")]
         if len(found) != 1:
             _refuse(path, f"holds {len(found)} files 'data.pkl', and a PyTorch file has one")
         self.root = found[0].removesuffix("data.pkl")
-        if (order := self._content("byteorder", 16)) not in {b"", b"little"}:
+        if (order := self.content("byteorder", 16)) not in {b"", b"little"}:
             _refuse(path, f"its numbers are in byte order {quoted(order.decode('latin-1'))}")
 
-    def _members(self) -> Iterator[tuple[str, _Member]]:
+    def _members(self) -> dict[str, ByteRange]:
         try:
             with zipfile.ZipFile(self.file) as archive:
                 infos = archive.infolist()
         except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
             _refuse(self.path, f"is a damaged zip archive: {error}", "download it again")
-        seen: set[str] = set()
+        members: dict[str, ByteRange] = {}
         for info in infos:
-            if info.filename in seen:
+            if info.filename in members:
                 _refuse(self.path, f"holds {quoted(info.filename)} twice")
-            seen.add(info.filename)
-            yield info.filename, self._member(info)
+            members[info.filename] = self._member(info)
+        return members
 
-    def _member(self, info: zipfile.ZipInfo) -> _Member:
+    def _member(self, info: zipfile.ZipInfo) -> ByteRange:
         """Where the bytes are, by the member's own header, as PyTorch finds them."""
         name, at = quoted(info.filename), info.header_offset
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             _refuse(self.path, f"{name} is compressed or encrypted, which PyTorch's never are")
         if not 0 <= at <= self.size - _LOCAL:
-            where = at if at > 0 else None
-            _refuse(self.path, f"{name} begins outside of the file", at=where)
+            _refuse(self.path, f"{name} begins outside of the file", at=at if at > 0 else None)
         self.file.seek(at)
         header = read_exactly(self.file, _LOCAL, self.path, "C108")
         if header[:4] != b"PK\x03\x04":
@@ -97,9 +158,9 @@ class _Archive:
         begin = at + _LOCAL + lengths
         if info.file_size != info.compress_size or begin + info.file_size > self.size:
             _refuse(self.path, f"{name} ends beyond the file's end", "download it again", at)
-        return _Member(begin, info.file_size)
+        return ByteRange(self.path, begin, info.file_size)
 
-    def _content(self, name: str, most: int) -> bytes:
+    def content(self, name: str, most: int) -> bytes:
         """A small member's bytes; none if it isn't there."""
         member = self.members.get(self.root + name)
         if member is None:
@@ -109,11 +170,7 @@ class _Archive:
         self.file.seek(member.offset)
         return read_exactly(self.file, member.size, self.path, "C108")
 
-    def pickle(self) -> bytes:
-        """The pickle's bytes."""
-        return self._content("data.pkl", MAX_PICKLE)
-
-    def tensor(self, name: str, tensor: Strided) -> TensorInfo:
+    def tensor(self, name: str, tensor: _Strided) -> TensorInfo:
         """What a tensor is, and where it lies: within its storage, or the file is refused."""
         shown = quoted(name)
         member = self.members.get(f"{self.root}data/{tensor.storage.key}")
@@ -131,7 +188,7 @@ class _Archive:
         return TensorInfo(spec, self.path, member.offset + tensor.offset * width, form)
 
 
-def _reach(tensor: Strided) -> int:
+def _reach(tensor: _Strided) -> int:
     """How many entries of the storage a tensor spans, from its first to its last."""
     if 0 in tensor.shape:
         return 0
@@ -139,7 +196,7 @@ def _reach(tensor: Strided) -> int:
     return 1 + sum((extent - 1) * stride for extent, stride in steps)
 
 
-def _is_plain(tensor: Strided) -> bool:
+def _is_plain(tensor: _Strided) -> bool:
     """Whether the entries lie in a row, in the order of their indices."""
     step = 1
     for extent, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
@@ -147,3 +204,197 @@ def _is_plain(tensor: Strided) -> bool:
             return 0 in tensor.shape
         step *= extent
     return True
+
+
+# ------------------------------------------------------------------------------------- the pickle
+
+
+def _state_dict(raw: bytes) -> dict[str, _Strided]:
+    """The tensors of a pickled state dict by name. Raises _PickleRefusal for anything else."""
+    try:
+        value = _Machine().run(raw)
+    except _PickleRefusal:
+        raise
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+        raise _PickleRefusal(f"the pickle is damaged: {error}") from error
+    if not isinstance(value, dict):
+        raise _PickleRefusal(f"it holds a {_kind(value)}, and no dictionary of tensors")
+    for name, tensor in value.items():
+        if not isinstance(name, str):
+            raise _PickleRefusal(f"a name is a {_kind(name)}, and no string")
+        if not isinstance(tensor, _Strided):
+            raise _PickleRefusal(f"'{name[:80]}' is a {_kind(tensor)}, and no tensor")
+    return value
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__.strip("_").lower()
+
+
+@final
+class _Machine:
+    """The stack machine, with the instructions that PyTorch writes."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self, raw: bytes) -> object:
+        """Read the pickle to its end; the value that it makes."""
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(raw)):
+            if count >= MOST_INSTRUCTIONS:
+                raise _PickleRefusal(f"it has more than {MOST_INSTRUCTIONS} instructions")
+            if opcode.name == "STOP":
+                break
+            if (step := _INSTRUCTIONS.get(opcode.name)) is None:
+                raise _PickleRefusal(f"its instruction {opcode.name} is in no state dict")
+            step(self, argument)
+        (value,) = self.stack
+        return value
+
+    def push(self, value: Any) -> None:
+        """Put a value on the stack."""
+        self.stack.append(value)
+
+    def put(self, index: int) -> None:
+        """Remember the value on top of the stack."""
+        self.memo[index] = self.stack[-1]
+
+    def group(self) -> list[Any]:
+        """Take the values above the last mark from the stack, and the mark."""
+        marks = (i for i in reversed(range(len(self.stack))) if self.stack[i] is _MARK)
+        if (at := next(marks, None)) is None:
+            raise _PickleRefusal("the pickle is damaged: a mark is missing")
+        values = self.stack[at + 1 :]
+        del self.stack[at:]
+        return values
+
+    def take(self, count: int) -> list[Any]:
+        """Take so many values from the stack."""
+        if len(self.stack) < count:
+            raise _PickleRefusal("the pickle is damaged: its stack is empty")
+        values = self.stack[len(self.stack) - count :]
+        del self.stack[len(self.stack) - count :]
+        return values
+
+    def name(self, module: object, name: object) -> None:
+        """Push a global, if it is one of those that a state dict needs."""
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise _PickleRefusal("it names something by no string")
+        full = f"{module} {name}"
+        if full not in _CALLS and full not in _TORCH:
+            raise _PickleRefusal(f"it names '{module[:80]}.{name[:80]}', which is in no state dict")
+        self.push(_Global(full))
+
+    def store(self, pairs: list[Any]) -> None:
+        """Put names and values into the dictionary on top of the stack."""
+        target = self.stack[-1]
+        if not isinstance(target, dict):
+            raise _PickleRefusal("it sets an item of something that is no dictionary")
+        for key, value in zip(pairs[::2], pairs[1::2], strict=True):
+            if not isinstance(key, str | int):
+                raise _PickleRefusal(f"a name is a {_kind(key)}, and no string")
+            target[key] = value
+
+    def extend(self, values: list[Any]) -> None:
+        """Put values at the end of the list on top of the stack."""
+        if not isinstance(self.stack[-1], list):
+            raise _PickleRefusal("it appends to something that is no list")
+        self.stack[-1] += values
+
+    def build(self) -> None:
+        """Drop the attributes of the value below: a state dict's `_metadata`."""
+        self.take(1)
+        if not isinstance(self.stack[-1], dict):
+            raise _PickleRefusal("it sets attributes of something that is no dictionary")
+
+    def call(self) -> None:
+        """Make what one of the known functions would."""
+        function, arguments = self.take(2)
+        if not isinstance(function, _Global) or function.name not in _CALLS:
+            raise _PickleRefusal("it calls something that is no function of a state dict")
+        if not isinstance(arguments, tuple):
+            raise _PickleRefusal("it calls a function with no tuple of arguments")
+        self.push(_called(function.name.rpartition(" ")[2], arguments))
+
+    def persistent(self) -> None:
+        """A storage: ('storage', its class, its key, a device, how many entries)."""
+        (found,) = self.take(1)
+        if not isinstance(found, tuple) or len(found) != 5 or found[0] != "storage":
+            raise _PickleRefusal("it refers to something that is no storage")
+        _, kind, key, _, count = found
+        name = kind.name.rpartition(" ")[2] if isinstance(kind, _Global) else ""
+        if name not in _STORAGES or not isinstance(key, str) or not _is_count(count):
+            raise _PickleRefusal("it refers to a storage of no known kind")
+        self.push(_Storage(key, _STORAGES[name], count))
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**62
+
+
+def _called(name: str, arguments: tuple[Any, ...]) -> object:
+    if name == "OrderedDict":
+        if arguments:
+            raise _PickleRefusal("it fills a dictionary in an unknown way")
+        return {}
+    if name == "_rebuild_parameter":
+        if not arguments or not isinstance(arguments[0], _Strided):
+            raise _PickleRefusal("it makes a parameter of something that is no tensor")
+        return arguments[0]
+    return _tensor(arguments, typed=name == "_rebuild_tensor_v3")
+
+
+def _tensor(arguments: tuple[Any, ...], *, typed: bool) -> _Strided:
+    if len(arguments) < 6 + typed or not isinstance(storage := arguments[0], _Storage):
+        raise _PickleRefusal("it makes a tensor of something that is no storage")
+    offset, shape, strides = arguments[1:4]
+    if not (isinstance(shape, tuple) and isinstance(strides, tuple) and len(shape) == len(strides)):
+        raise _PickleRefusal("it makes a tensor without shape or strides")
+    if len(shape) > 64 or not all(map(_is_count, (offset, *shape, *strides))):
+        raise _PickleRefusal("a tensor's shape or strides are no numbers that a tensor can have")
+    if not typed:
+        return _Strided(storage, storage.dtype, offset, shape, strides)
+    given = arguments[6].name if isinstance(arguments[6], _Global) else ""
+    if (dtype := _DTYPES.get(given.rpartition(" ")[2])) is None:
+        raise _PickleRefusal("a tensor has no known dtype")
+    return _Strided(storage, dtype, offset, shape, strides)
+
+
+_ARGUMENTS = (
+    "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "INT", "LONG", "BINFLOAT", "BINUNICODE",
+    "SHORT_BINUNICODE", "BINUNICODE8", "SHORT_BINSTRING", "BINSTRING",
+)  # fmt: skip
+"""Instructions that push their argument."""
+
+_INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
+    "PROTO": lambda _, __: None,
+    "FRAME": lambda _, __: None,
+    "GLOBAL": lambda m, argument: m.name(*argument.partition(" ")[::2]),
+    "STACK_GLOBAL": lambda m, _: m.name(*m.take(2)),
+    "BINPERSID": lambda m, _: m.persistent(),
+    "REDUCE": lambda m, _: m.call(),
+    "BUILD": lambda m, _: m.build(),
+    "MARK": lambda m, _: m.push(_MARK),
+    "NONE": lambda m, _: m.push(None),
+    "NEWTRUE": lambda m, _: m.push(True),
+    "NEWFALSE": lambda m, _: m.push(False),
+    "EMPTY_TUPLE": lambda m, _: m.push(()),
+    "EMPTY_LIST": lambda m, _: m.push([]),
+    "EMPTY_DICT": lambda m, _: m.push({}),
+    "TUPLE": lambda m, _: m.push(tuple(m.group())),
+    "SETITEM": lambda m, _: m.store(m.take(2)),
+    "SETITEMS": lambda m, _: m.store(m.group()),
+    "APPEND": lambda m, _: m.extend(m.take(1)),
+    "APPENDS": lambda m, _: m.extend(m.group()),
+    "BINPUT": _Machine.put,
+    "LONG_BINPUT": _Machine.put,
+    "MEMOIZE": lambda m, _: m.put(len(m.memo)),
+    "BINGET": lambda m, index: m.push(m.memo[index]),
+    "LONG_BINGET": lambda m, index: m.push(m.memo[index]),
+    "TUPLE1": lambda m, _: m.push(tuple(m.take(1))),
+    "TUPLE2": lambda m, _: m.push(tuple(m.take(2))),
+    "TUPLE3": lambda m, _: m.push(tuple(m.take(3))),
+    **dict.fromkeys(_ARGUMENTS, _Machine.push),
+}
+"""What each instruction does."""
