@@ -7,22 +7,18 @@ The truth is in transformers' `models/*/modeling_*.py` and in the checkpoints on
 
 from gptailor.checkpoint.families.cohere import COHERE
 from gptailor.checkpoint.families.deepseek import DEEPSEEK
-from gptailor.checkpoint.families.falcon import FALCON
 from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.gemma import GEMMA
 from gptailor.checkpoint.families.gpt import GPT
 from gptailor.checkpoint.families.llama import LLAMA
-from gptailor.checkpoint.families.olmo import OLMO
 from gptailor.checkpoint.families.qwen import QWEN
 
 FAMILIES: tuple[Family, ...] = (
     *LLAMA,
     *QWEN,
     *GEMMA,
-    *OLMO,
     *COHERE,
     *GPT,
-    *FALCON,
     *DEEPSEEK,
 )
 

@@ -1,4 +1,4 @@
-"""GPT-2 and GPT-NeoX: names of their own, query, key and value in one tensor."""
+"""GPT-2, GPT-NeoX and Falcon: names of their own; query, key and value are one tensor."""
 
 from typing import Any
 
@@ -22,6 +22,14 @@ def _in_place(key: str, what: str) -> LayerRule:
         return dict(config)
 
     return LayerRule(key, "attn", read, write)
+
+
+def _falcon_shares_a_norm(config: Config) -> bool:
+    """Whether a Falcon's two branches, side by side, read the output of one norm."""
+    if not config.get("parallel_attn", True):
+        return False
+    two = config.get("num_ln_in_parallel_attn") in {None, 2}
+    return not (config.get("new_decoder_architecture", False) and two)
 
 
 GPT = (
@@ -58,5 +66,23 @@ GPT = (
         attn=("input_layernorm.", "attention."),
         attn_out=("attention.dense",),
         mlp_out=("mlp.dense_4h_to_h",),
+    ),
+    Family(
+        ("falcon",),
+        keys(
+            rope(), hidden_size=4544, num_attention_heads=71, num_kv_heads=None, activation="gelu",
+            layer_norm_epsilon=1e-5, alibi=False, bias=False, multi_query=True,
+            new_decoder_architecture=False, parallel_attn=True,
+        ),
+        base="transformer.",
+        stack="h.",
+        embed=("word_embeddings.weight",),
+        norm=("ln_f.weight", "ln_f.bias"),
+        attn=("input_layernorm.", "ln_attn.", "self_attention."),
+        mlp=("post_attention_layernorm.", "ln_mlp.", "mlp."),
+        attn_out=("self_attention.dense",),
+        mlp_out=("mlp.dense_4h_to_h",),
+        one_norm=_falcon_shares_a_norm,
+        tied=True,
     ),
 )  # fmt: skip

@@ -1,9 +1,9 @@
-"""Llama, and what has its tensors' names: Mistral, Mixtral, Phi 3, SmolLM 3, Granite, StableLM."""
+"""Llama, and those that name their tensors as it does: Mistral, Phi, SmolLM, Granite, OLMo, …"""
 
 from typing import Any
 
 from gptailor.checkpoint.families.compatibility import keys, rope
-from gptailor.checkpoint.families.family import Family, llama_keys
+from gptailor.checkpoint.families.family import POST_NORM, Family, Fold, llama_keys
 from gptailor.checkpoint.families.layer_config import (
     FULL,
     SLIDING,
@@ -74,5 +74,22 @@ LLAMA = (
             use_parallel_residual=False,
         ),
         one_norm=lambda config: bool(config.get("use_parallel_residual", False)),
+    ),
+    # Its norms have no tensors.
+    Family(("olmo",), llama_keys(rope(), 4096, 32, None, clip_qkv=None)),
+    Family(
+        ("olmo2",),
+        llama_keys(rope(), 4096, 32, None, rms_norm_eps=1e-5),
+        attn=("self_attn.", "post_attention_layernorm."),
+        mlp=("mlp.", "post_feedforward_layernorm."),
+        # The branches read the hidden state without a norm before them, so c is put back there.
+        folds=(
+            *(Fold(f"self_attn.{name}_proj.weight", "multiply") for name in "qkv"),
+            Fold("mlp.gate_proj.weight", "multiply"),
+            Fold("mlp.up_proj.weight", "multiply"),
+            Fold("post_attention_layernorm.weight", "divide"),
+            Fold("post_feedforward_layernorm.weight", "divide"),
+        ),
+        no_bridge=POST_NORM,
     ),
 )  # fmt: skip
