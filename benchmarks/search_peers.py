@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.search_evosax import evosax_peers
 from benchmarks.search_landscapes import Places, joined
+from gptailor.plan.registry import STRATEGIES
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space
-from gptailor.search.strategies import moves
-from gptailor.search.strategies.registry import STRATEGIES
+from gptailor.search.strategies import moves, strategy_of
 from gptailor.search.strategies.surrogate import Surrogate
 
 CAPACITY = 256
@@ -279,9 +280,11 @@ STAGED = ((16, 1 / 16), (4, 1 / 4), (1, 1.0))
 def peers(smac: str | None, trials: int) -> dict[str, Factory]:
     """Who takes part, by name."""
     found: dict[str, Factory] = {
-        name: lambda space, seed, name=name: Ours(STRATEGIES[name](), space, seed)
+        name: lambda space, seed, name=name: Ours(strategy_of(name), space, seed)
         for name in STRATEGIES
     }
+    for name, make in evosax_peers().items():
+        found[name] = lambda space, seed, make=make: Ours(make(), space, seed)
     found["EvoPress"] = lambda space, seed: EvoPress(space, seed, 16, STAGED)
     found["EvoPress, unstaged"] = lambda space, seed: EvoPress(space, seed, 4, ((4, 1.0),))
     for sampler in ("TPE", "NSGA-II"):

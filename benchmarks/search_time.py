@@ -11,9 +11,10 @@ import numpy as np
 
 from benchmarks.search_landscapes import SHAPES, space
 from benchmarks.search_peers import Ours, Smac, one_of
+from gptailor.plan.registry import STRATEGIES
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space
-from gptailor.search.strategies.registry import STRATEGIES
+from gptailor.search.strategies import strategy_of
 
 SHAPE = "40/3/10"
 TOLD, ASKS = 500, 20
@@ -31,7 +32,7 @@ def table(smac: str | None) -> Iterator[str]:
     wall, cpu = time.perf_counter(), time.process_time()
     found = space(*SHAPES[SHAPE])
     yield row("building the space", wall, cpu)
-    one = Ours(STRATEGIES["random"](), found, 0)
+    one = Ours(strategy_of("random"), found, 0)
     parts = [one.ask()[0] for _ in range(TOLD // one.strategy.population)]
     told = Genome(*(np.concatenate(genes) for genes in zip(*parts, strict=True)))
     values = np.random.default_rng(0).normal(size=len(told.bits))
@@ -49,7 +50,7 @@ def row(what: str, wall: float, cpu: float, by: int = 1) -> str:
 
 def _ours(name: str, of: Space, told: Genome, values: np.ndarray) -> Iterator[str]:
     wall, cpu = time.perf_counter(), time.process_time()
-    one = Ours(STRATEGIES[name](), of, 0, capacity=2 * TOLD)
+    one = Ours(strategy_of(name), of, 0, capacity=2 * TOLD)
     one.tell(told, values, np.ones(len(values)))
     population, shares = one.ask()
     one.tell(population, np.zeros(len(shares)), shares)

@@ -168,6 +168,14 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
     )
 }
 
+STRATEGIES: dict[str, str] = {
+    "surrogate": "learns a linear model of what layers and recipes are worth",
+    "evolution": "changes the best plans a little, tried on more and more samples",
+    "distribution": "moves a distribution over plans towards the good ones",
+    "random": "draws plans from the whole space",
+}
+"""The ways to search, by name; the first one is the default, chosen by `benchmarks/search.py`."""
+
 BRIDGE_TOKENS = 65_536
 """Calibration tokens of a bridge that doesn't say how many."""
 BRIDGE_RIDGE = 0.1

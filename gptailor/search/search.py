@@ -47,7 +47,7 @@ from gptailor.search.run.trials import Trial
 from gptailor.search.run.workers import Alone, Workers
 from gptailor.search.settings import Flags, Resources, Settings, settings
 from gptailor.search.space.space import space_of
-from gptailor.search.strategies.registry import STRATEGIES
+from gptailor.search.strategies import strategy_of
 from gptailor.version import VERSION
 
 Ended = Literal["budget", "exhausted", "interrupted"]
@@ -246,7 +246,7 @@ class _Run:
             space=self.space,
             base=self.base,
             aims=aims_of(self.trials),
-            strategy=STRATEGIES[self.chosen.strategy](),
+            strategy=strategy_of(self.chosen.strategy),
             starts=starts,
             budget=self.budget,
             seed=self.chosen.seed,

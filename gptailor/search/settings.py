@@ -9,13 +9,11 @@ from gptailor.lang.format import objective_words
 from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
 from gptailor.plan.plan import Objective, Plan, Search
+from gptailor.plan.registry import STRATEGIES
 from gptailor.plan.walk import open_choices
 
 TRIALS = 200
 """The budget of a search that nobody gave one."""
-
-STRATEGY_NAMES = ("surrogate", "evolution", "distribution", "random")
-"""The names in `gptailor.search.strategies.registry`, for which nothing has to be imported."""
 
 _BRIDGED_TRIALS = {"each": "each", "from-full": "full", "finalists": "final"}
 """When trials are bridged, as the command line says it and as a schedule has it."""
@@ -108,7 +106,7 @@ class Settings:
         }
 
 
-def settings(plan: Plan, flags: Flags, default: str = STRATEGY_NAMES[0]) -> Settings:
+def settings(plan: Plan, flags: Flags) -> Settings:
     """The flags over the block. Raises WishError or PlanError for what can't be searched."""
     if open_choices(plan) == 0:
         raise WishError("the plan leaves nothing open, so there is nothing to search")
@@ -124,7 +122,7 @@ def settings(plan: Plan, flags: Flags, default: str = STRATEGY_NAMES[0]) -> Sett
         fidelity=flags.fidelity or block.fidelity,
         trials=flags.trials or block.trials or TRIALS,
         seed=flags.seed if flags.seed is not None else block.seed or 0,
-        strategy=_strategy(flags.strategy or default),
+        strategy=_strategy(flags.strategy or next(iter(STRATEGIES))),
         bridge=bridge,
         prefer=None if flags.prefer is None else _preferred(flags.prefer, objectives),
         compare_random=flags.compare_random,
@@ -157,8 +155,8 @@ def _objectives(
 
 
 def _strategy(name: str) -> str:
-    if name not in STRATEGY_NAMES:
-        help_ = nearest(name, STRATEGY_NAMES) or f"there are {listed(STRATEGY_NAMES)}"
+    if name not in STRATEGIES:
+        help_ = nearest(name, STRATEGIES) or f"there are {listed(STRATEGIES)}"
         raise WishError(f"there is no strategy '{name}'; {help_}")
     return name
 

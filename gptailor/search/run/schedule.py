@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, final, run
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from gptailor.search.run.objectives import draw_weights
 from gptailor.search.run.trials import (
     BESIDE,
     FINAL,
@@ -35,6 +35,13 @@ INIT, ASK, WEIGHTS, DRAW = range(4)
 
 TOLD = (STARTS, RANDOM, SEARCH)
 """What strategies are told of."""
+
+
+def draw_weights(key: Array, objectives: int) -> Float[Array, " m"]:
+    """A point of the simplex, every one alike; all of it where there is one objective."""
+    if objectives == 1:
+        return jnp.ones(1)
+    return jax.random.dirichlet(key, jnp.ones(objectives))
 
 
 class Proposals(NamedTuple):

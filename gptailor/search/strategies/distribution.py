@@ -7,7 +7,7 @@ trials of its fidelity, so that the scale of fitness counts for nothing; optax m
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +17,14 @@ from jaxtyping import Array, Float
 from gptailor.search.space.genome import Active, Genome
 from gptailor.search.space.table import Table, active, canonical, exact
 from gptailor.search.strategies.hash_random import Key, gumbel, normal, seeds
-from gptailor.search.strategies.moves import some_rows
-from gptailor.search.strategies.strategy import Archive, Proposal, State, empty, fresh_first, store
+from gptailor.search.strategies.strategy import (
+    DRAWN_PER_ASKED,
+    Archive,
+    State,
+    Strategy,
+    newest,
+)
 
-_DRAWN_PER_ASKED = 8
-"""Genomes drawn for each one asked, so that it is new."""
 WIDEST, NARROWEST = 0.4, 0.02
 """Deviations of a real, at first and in the end."""
 SURE = 4.0
@@ -46,15 +49,14 @@ class Moving(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class Distribution:
+class Distribution(Strategy):
     """Natural-looking steps of a product distribution; `rate` is Adam's."""
 
     name: str = "distribution"
     population: int = 4
     rate: float = 0.15
 
-    @partial(jax.jit, static_argnums=(0, 2, 4))
-    def init(self, table: Table, capacity: int, key: Key, objectives: int = 1) -> State:
+    def _init(self, table: Table, key: Key) -> Moving:
         """Everything alike."""
         shape = Shape(
             jnp.zeros(len(table.group)),
@@ -62,33 +64,31 @@ class Distribution:
             jnp.full(len(table.at_reals), 0.5),
             jnp.full(len(table.at_reals), jnp.log(WIDEST)),
         )
-        own = Moving(shape, optax.adam(self.rate).init(shape))
-        return State(empty(table, capacity, objectives), own)
+        return Moving(shape, optax.adam(self.rate).init(shape))
 
-    @partial(jax.jit, static_argnums=0)
-    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
+    def _ask(
+        self, table: Table, state: State, key: Key, weights: Float[Array, " m"]
+    ) -> tuple[Genome, Float[Array, " n"], Any]:
         """Draws, the new ones first."""
-        drawn = _drawn(table, state.own.shape, key, _DRAWN_PER_ASKED * self.population)
-        order = fresh_first(state.archive, drawn)[: self.population]
-        return some_rows(drawn, order), jnp.ones(self.population), state
+        found = _drawn(table, state.own.shape, key, DRAWN_PER_ASKED * self.population)
+        return newest(state.archive, found, self.population), jnp.ones(self.population), state.own
 
-    @partial(jax.jit, static_argnums=0)
-    def tell(
+    def _tell(
         self,
         table: Table,
         state: State,
+        archive: Archive,
         population: Genome,
         values: Float[Array, "n m"],
         fidelity: Float[Array, " n"],
-    ) -> State:
-        """Into the archive; then a step towards the good ones and away from the bad ones."""
-        archive = store(state.archive, population, values, fidelity)
+    ) -> Moving:
+        """A step towards the good ones and away from the bad ones."""
         shape, steps = state.own
         pulls = _pulls(archive, values, fidelity)
         slopes = jax.vmap(partial(_slope, table, shape))(population)
         downhill = jax.tree.map(lambda slope: -jnp.tensordot(pulls, slope, 1), slopes)
         change, steps = optax.adam(self.rate).update(downhill, steps, shape)
-        return State(archive, Moving(_bounded(optax.apply_updates(shape, change)), steps))
+        return Moving(_bounded(optax.apply_updates(shape, change)), steps)
 
 
 def _drawn(table: Table, shape: Shape, key: Key, many: int) -> Genome:

@@ -6,7 +6,7 @@ more, and the last ones on all.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -25,19 +25,16 @@ from gptailor.search.strategies.moves import (
     where,
 )
 from gptailor.search.strategies.strategy import (
+    DRAWN_PER_ASKED,
     Archive,
-    Proposal,
     State,
-    empty,
+    Strategy,
     fitness,
-    fresh_first,
-    staged,
-    store,
+    newest,
+    successive_halving,
 )
 
-_BRED_PER_ASKED = 8
-"""Offspring for each one asked, so that it is new."""
-WANTED = 0.2
+_WANTED = 0.2
 """Of how many offspring improve, steps grow if it is more and shrink if it is less."""
 
 
@@ -50,7 +47,7 @@ class Steps(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class Evolution:
+class Evolution(Strategy):
     """An elite's offspring, on the first of `shares` of the samples, then on each that follows."""
 
     name: str = "evolution"
@@ -61,39 +58,37 @@ class Evolution:
     moves: int = 4
     learning: float = 0.3
 
-    @partial(jax.jit, static_argnums=(0, 2, 4))
-    def init(self, table: Table, capacity: int, key: Key, objectives: int = 1) -> State:
-        """An empty archive; steps of one and a half moves."""
-        own = Steps(neighbourhood(table), jnp.asarray(0.5))
-        return State(empty(table, capacity, objectives), own)
+    def _init(self, table: Table, key: Key) -> Steps:
+        """Steps of one and a half moves."""
+        return Steps(neighbourhood(table), jnp.asarray(0.5))
 
-    @partial(jax.jit, static_argnums=0)
-    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
+    def _ask(
+        self, table: Table, state: State, key: Key, weights: Float[Array, " m"]
+    ) -> tuple[Genome, Float[Array, " n"], Any]:
         """First those that go up a stage, then offspring on the lowest."""
         archive, own = state
         found = fitness(archive, weights)
         offspring = self._offspring(table, archive, own, found, key)
-        return *staged(archive, found, offspring, self.shares, self.rise), state
+        return *successive_halving(archive, found, offspring, self.shares, self.rise), own
 
-    @partial(jax.jit, static_argnums=0)
-    def tell(
+    def _tell(
         self,
         table: Table,
         state: State,
+        archive: Archive,
         population: Genome,
         values: Float[Array, "n m"],
         fidelity: Float[Array, " n"],
-    ) -> State:
-        """Into the archive; steps adapt by how many are better than all at their fidelity."""
-        archive, own = state
-        total, before = jnp.sum(values, axis=-1), jnp.sum(archive.values, axis=-1)
-        peers = (archive.fidelity[None, :] == fidelity[:, None]) & jnp.isfinite(before)[None, :]
+    ) -> Steps:
+        """Steps adapt by how many are better than all at their fidelity."""
+        own, former = state.own, state.archive
+        total, before = jnp.sum(values, axis=-1), jnp.sum(former.values, axis=-1)
+        peers = (former.fidelity[None, :] == fidelity[:, None]) & jnp.isfinite(before)[None, :]
         best = jnp.min(jnp.where(peers, before[None, :], jnp.inf), axis=1)
         counts = jnp.any(peers, axis=1)
-        better = jnp.where(counts, (total < best) - WANTED, 0.0)
+        better = jnp.where(counts, (total < best) - _WANTED, 0.0)
         more = jnp.clip(own.more * jnp.exp(self.learning * jnp.sum(better)), 0.05, self.moves - 1.0)
-        held = store(archive, population, values, fidelity)
-        return State(held, own._replace(more=more))
+        return Steps(own.around, more)
 
     def _offspring(
         self, table: Table, archive: Archive, own: Steps, found: Float[Array, " n"], key: Key
@@ -106,7 +101,7 @@ class Evolution:
         order = jnp.resize(order[: self.elite], (self.elite,))
         fresh = drawn(table, random, self.elite)
         parents = where(full[order], some_rows(archive.genomes, order), fresh)
-        often = step_counts(count, _BRED_PER_ASKED * self.population, own.more)
+        often = step_counts(count, DRAWN_PER_ASKED * self.population, own.more)
         mutants = bred(table, own.around, parents, often, (move[0], move[1]), self.moves)
         mutants = jax.vmap(partial(canonical, table))(joined_populations(mutants, fresh))
-        return some_rows(mutants, fresh_first(archive, mutants)[: self.population])
+        return newest(archive, mutants, self.population)

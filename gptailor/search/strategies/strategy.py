@@ -1,43 +1,26 @@
-"""Fitness as a model should see it: without heavy tails, finest near the best."""
+"""What strategies are: `Strategy` keeps the books of ask and tell, and has the archive."""
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from gptailor.search.run.objectives import scalarise
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.table import Table
 from gptailor.search.strategies.hash_random import Key, scrambled
 from gptailor.search.strategies.moves import some_rows, where
 
-WORST = 4.0
-"""Where targets end: a cut that ruins a model is no more than very bad."""
+_RHO = 0.05
+"""How much of the weighted sum is added, so that no objective is given away for nothing."""
 
-
-def targets(
-    found: Float[Array, " n"], fidelity: Float[Array, " n"], there: Bool[Array, " n"]
-) -> Float[Array, " n"]:
-    """Fitness with mean 0 and deviation 1 over what was told; 0 where nothing was.
-
-    What is far behind the best counts by its logarithm, in units of the distance from the best to
-    the better half's median. A failure counts as the worst.
-    """
-    valid = there & jnp.isfinite(found)
-    best = jnp.min(jnp.where(valid, found, jnp.inf))
-    behind = jnp.where(valid, found - best, jnp.nan)
-    unit = jnp.nanquantile(behind, 0.5)
-    behind = jnp.log1p(behind / jnp.maximum(jnp.nan_to_num(unit), 1e-9))
-    worst = jnp.nan_to_num(jnp.nanmax(behind))
-    behind = jnp.where(valid, behind, worst)
-    many = jnp.maximum(jnp.sum(there), 1)
-    mean = jnp.sum(jnp.where(there, behind, 0.0)) / many
-    spread = jnp.sqrt(jnp.sum(jnp.where(there, (behind - mean) ** 2, 0.0)) / many)
-    scaled = (behind - mean) / jnp.maximum(spread, 1e-6)
-    return jnp.where(there, jnp.clip(scaled, -WORST, WORST), 0.0)
-
+DRAWN_PER_ASKED = 8
+"""Genomes drawn for each one asked, so that it is new where new ones are rare."""
 
 Proposal = tuple[Genome, Float[Array, " n"], "State"]
 
@@ -61,26 +44,33 @@ class State(NamedTuple):
     own: Any = ()
 
 
-class Strategy(Protocol):
-    """How the next genomes are found. Frozen data, so that `jax.jit` takes it as static."""
+@dataclass(frozen=True)
+class Strategy(ABC):
+    """How the next genomes are found. Frozen data, so that `jax.jit` takes it as static.
 
-    @property
-    def name(self) -> str:
-        """Its name in the registry."""
+    `name` is that in the registry, `population` how many genomes one ask gives. Fitness is
+    minimised. The algorithm is in `_ask`, and in `_init` and `_tell` if it knows more than the
+    archive.
+    """
 
-    @property
-    def population(self) -> int:
-        """How many genomes one ask gives."""
+    name: str
+    population: int
 
+    @partial(jax.jit, static_argnums=(0, 2, 4))
     def init(self, table: Table, capacity: int, key: Key, objectives: int = 1) -> State:
         """The state before any trial; room for `capacity` of them."""
+        return State(empty(table, capacity, objectives), self._init(table, key))
 
+    @partial(jax.jit, static_argnums=0)
     def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
         """Genomes to try, canonical and new where there are new ones, with the share for each.
 
         `weights` say how much each objective counts this time.
         """
+        population, shares, own = self._ask(table, state, key, weights)
+        return population, shares, state._replace(own=own)
 
+    @partial(jax.jit, static_argnums=0)
     def tell(
         self,
         table: Table,
@@ -89,7 +79,33 @@ class Strategy(Protocol):
         values: Float[Array, "n m"],
         fidelity: Float[Array, " n"],
     ) -> State:
-        """Take in what trials gave, whoever asked for them."""
+        """The state with trials more, whoever asked for them. What is not finite is a failure."""
+        values = jnp.where(jnp.isfinite(values), values, jnp.nan)
+        archive = store(state.archive, population, values, fidelity)
+        own = self._tell(table, state, archive, population, values, fidelity)
+        return State(archive, own)
+
+    def _init(self, table: Table, key: Key) -> Any:
+        """What the strategy knows besides the archive."""
+        return ()
+
+    @abstractmethod
+    def _ask(
+        self, table: Table, state: State, key: Key, weights: Float[Array, " m"]
+    ) -> tuple[Genome, Float[Array, " n"], Any]:
+        """Genomes, the share for each, and what the strategy knows then besides the archive."""
+
+    def _tell(
+        self,
+        table: Table,
+        state: State,
+        archive: Archive,
+        population: Genome,
+        values: Float[Array, "n m"],
+        fidelity: Float[Array, " n"],
+    ) -> Any:
+        """What the strategy knows then; `archive` holds these trials, that of `state` doesn't."""
+        return state.own
 
 
 def empty(table: Table, capacity: int, objectives: int) -> Archive:
@@ -132,6 +148,18 @@ def fitness(archive: Archive, weights: Float[Array, " m"]) -> Float[Array, " cap
     return scalarise(archive.values, weights)
 
 
+def scalarise(
+    values: Float[Array | np.ndarray, "*n m"], weights: Float[Array | np.ndarray, " m"]
+) -> Float[Array, "*n"]:
+    """max_j w_j v_j + RHO Σ_j w_j v_j: the augmented Chebyshev norm of ParEGO (Knowles, 2006).
+
+    Values are minimised and of one scale. What is NaN or infinite in one objective is NaN.
+    """
+    weighted = jnp.asarray(values) * jnp.asarray(weights)
+    fitness = jnp.max(weighted, axis=-1) + _RHO * jnp.sum(weighted, axis=-1)
+    return jnp.where(jnp.all(jnp.isfinite(values), axis=-1), fitness, jnp.nan)
+
+
 def told(archive: Archive) -> Bool[Array, " capacity"]:
     """Which places hold a trial."""
     return jnp.arange(len(archive.fidelity)) < archive.size
@@ -155,19 +183,19 @@ def known(archive: Archive, population: Genome) -> Bool[Array, " n"]:
     return jnp.any(same & told(archive)[None, :], axis=-1)
 
 
-def fresh_first(archive: Archive, population: Genome) -> Int[Array, " n"]:
-    """An order of canonical genomes: those that are new, then the archive's and repeats."""
+def newest(archive: Archive, population: Genome, many: int) -> Genome:
+    """So many of canonical genomes: those that are new, then the archive's and repeats."""
     found = fingerprints(genes(population))
     earlier = jnp.tril(found[:, None] == found[None, :], -1)
     stale = known(archive, population) | jnp.any(earlier, axis=1)
-    return jnp.argsort(stale, stable=True)
+    return some_rows(population, jnp.argsort(stale, stable=True)[:many])
 
 
 _ROUNDING = 0.02
 """What rounding to whole samples takes of a share, at most."""
 
 
-def staged(
+def successive_halving(
     archive: Archive,
     found: Float[Array, " capacity"],
     offspring: Genome,

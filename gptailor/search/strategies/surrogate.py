@@ -3,11 +3,19 @@
 For each genome of an ask, coefficients are drawn from the posterior (Thompson, 1933), and mutants
 of the best trials are screened by them, thousands for each ask. So what is uncertain is tried as
 often as it may be the best.
+
+A Bayesian linear model of fitness over what takes effect in a genome, and draws from it.
+
+Fitness is a sum over features φ and products ψ of neighbouring features. A feature's coefficient is
+a sum too: of its own, of one that it shares with its like at nearby positions, and of one that all
+of its kind share. All are Gaussian; the variance of each block (a kind's own, its nearby, ...) and
+that of the noise are found by expectation maximisation of the marginal likelihood, from what they
+are for a start. In the form of kernels (trials × trials), as trials are fewer than coefficients.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.table import Table, canonical, features
-from gptailor.search.strategies.hash_random import Key, Seed, drawn, seeds
+from gptailor.search.strategies.hash_random import Key, Seed, drawn, normal, seeds
 from gptailor.search.strategies.moves import (
     Neighbourhood,
     bred,
@@ -25,24 +33,13 @@ from gptailor.search.strategies.moves import (
     step_counts,
     where,
 )
-from gptailor.search.strategies.posterior import (
-    Coefficients,
-    Observations,
-    Sharing,
-    draw,
-    products,
-    sharing,
-)
 from gptailor.search.strategies.strategy import (
     Archive,
-    Proposal,
     State,
-    empty,
+    Strategy,
     fingerprints,
     fitness,
-    staged,
-    store,
-    targets,
+    successive_halving,
     told,
 )
 
@@ -52,6 +49,187 @@ MORE = 1.0
 """Moves of a mutant beyond the first, in the mean."""
 TURNS = 32
 """Parents that take turns, the first ones of the elite more than once."""
+
+WORST = 4.0
+"""Where targets end: a cut that ruins a model is no more than very bad."""
+
+SAMPLE = 128
+"""The best trials, as many as the variances are found by at most."""
+_EM_STEPS = 6
+"""Steps of expectation maximisation."""
+_FIRST_SHARES = (0.4, 0.2, 0.2, 0.2)
+"""Shares of the variance for a start: own, nearby, of the kind, of pairs."""
+NOISE = 0.02
+"""Variance of the noise for a start, beside that of the targets."""
+FLOOR = 1e-4
+"""The least variance of the noise."""
+COUNTS = 5.0
+"""How many coefficients, or trials, what is there for a start counts as."""
+LACK = 3.0
+"""The deviation of what a lower fidelity adds to all alike."""
+_SMOOTHINGS = 3
+"""How often coefficients are averaged with their neighbours."""
+
+# ---------------------------------------------------------------------------------------- the model
+
+
+def targets(
+    found: Float[Array, " n"], fidelity: Float[Array, " n"], there: Bool[Array, " n"]
+) -> Float[Array, " n"]:
+    """Fitness with mean 0 and deviation 1 over what was told; 0 where nothing was.
+
+    What is far behind the best counts by its logarithm, in units of the distance from the best to
+    the better half's median. A failure counts as the worst.
+    """
+    valid = there & jnp.isfinite(found)
+    best = jnp.min(jnp.where(valid, found, jnp.inf))
+    behind = jnp.where(valid, found - best, jnp.nan)
+    unit = jnp.nanquantile(behind, 0.5)
+    behind = jnp.log1p(behind / jnp.maximum(jnp.nan_to_num(unit), 1e-9))
+    worst = jnp.nan_to_num(jnp.nanmax(behind))
+    behind = jnp.where(valid, behind, worst)
+    many = jnp.maximum(jnp.sum(there), 1)
+    mean = jnp.sum(jnp.where(there, behind, 0.0)) / many
+    spread = jnp.sqrt(jnp.sum(jnp.where(there, (behind - mean) ** 2, 0.0)) / many)
+    scaled = (behind - mean) / jnp.maximum(spread, 1e-6)
+    return jnp.where(there, jnp.clip(scaled, -WORST, WORST), 0.0)
+
+
+class Sharing(NamedTuple):
+    """How coefficients are made of shared ones (each row has the norm 1), and the blocks.
+
+    Columns are own, nearby, of the kind, of pairs; `blocks` is the number of each column's.
+    """
+
+    near: Float[Array, "f f"]
+    kind: Float[Array, "f f"]
+    blocks: Int[Array, " k"]
+
+
+class Observations(NamedTuple):
+    """Trials as the model sees them: centred features and pairs, targets, the noise of each."""
+
+    features: Float[Array, "n f"]
+    pairs: Float[Array, "n p"]
+    lacking: Float[Array, " n"]  # 1 - fidelity
+    targets: Float[Array, " n"]
+    noise: Float[Array, " n"]  # in units of that of the best at full fidelity
+    there: Bool[Array, " n"]
+
+
+class Variances(NamedTuple):
+    """Of each column's coefficient, and of the noise."""
+
+    columns: Float[Array, " k"]
+    noise: Float[Array, ""]
+
+
+class Coefficients(NamedTuple):
+    """Of features and of pairs, a column a draw."""
+
+    features: Float[Array, "f d"]
+    pairs: Float[Array, "p d"]
+
+
+def sharing(table: Table) -> Sharing:
+    """What features are near each other, and of one kind, by the table's pairs."""
+    size = len(table.at_features)
+    first, second = jnp.asarray(table.pairs).T
+    linked = jnp.eye(size).at[first, second].set(1.0).at[second, first].set(1.0)
+    walk = linked / jnp.sum(linked, axis=1, keepdims=True)
+    near, kind = jnp.linalg.matrix_power(walk, _SMOOTHINGS), linked
+    for _ in range(12):  # 2^12 steps reach everything that is linked
+        kind = jnp.minimum(kind @ kind, 1.0)
+    line = jnp.argmax(kind > 0, axis=1)
+    blocks = [line, size + line, 2 * size + line, 3 * size + line[first]]
+    return Sharing(_unit(near), _unit(kind), jnp.concatenate(blocks))
+
+
+def products(table: Table, features: Float[Array, "n f"]) -> Float[Array, "n p"]:
+    """The products of neighbouring features."""
+    first, second = jnp.asarray(table.pairs).T
+    return features[:, first] * features[:, second]
+
+
+def draw(seen: Observations, shared: Sharing, heat: Float[Array, " d"], seed: Seed) -> Coefficients:
+    """Coefficients drawn from the posterior, deviations from its mean times `heat`; 0: the mean.
+
+    By Matheron's rule: a draw from the prior, corrected by what it gets wrong of what was seen.
+    """
+    columns = _columns(seen, shared)
+    found = _variances(seen, columns, shared.blocks)
+    n, k = columns.shape
+    numbers = heat * normal(seed, (k + n + 1, len(heat)))
+    first = jnp.sqrt(found.columns)[:, None] * numbers[:k]
+    error = jnp.sqrt(found.noise * seen.noise)[:, None] * numbers[k:-1]
+    wrong = seen.targets[:, None] - columns @ first - error
+    wrong -= LACK * seen.lacking[:, None] * numbers[-1]
+    wrong = jnp.where(seen.there[:, None], wrong, 0.0)
+    factor = jnp.linalg.cholesky(_kernel(seen, columns, found))
+    solved = jax.scipy.linalg.cho_solve((factor, True), wrong)
+    full = first + found.columns[:, None] * (columns.T @ solved)
+    f = seen.features.shape[1]
+    near, kind = shared.near @ full[f : 2 * f], shared.kind @ full[2 * f : 3 * f]
+    return Coefficients(full[:f] + near + kind, full[3 * f :])
+
+
+def _columns(seen: Observations, shared: Sharing) -> Float[Array, "n k"]:
+    parts = (seen.features, seen.features @ shared.near, seen.features @ shared.kind, seen.pairs)
+    return jnp.concatenate(parts, axis=1)
+
+
+def _kernel(seen: Observations, columns: Float[Array, "n k"], by: Variances) -> Float[Array, "n n"]:
+    kernel = (columns * by.columns) @ columns.T
+    kernel += LACK**2 * seen.lacking[:, None] * seen.lacking[None, :]
+    return kernel + jnp.diag(jnp.where(seen.there, by.noise * seen.noise, 1.0))
+
+
+def _variances(
+    seen: Observations, columns: Float[Array, "n k"], blocks: Int[Array, " k"]
+) -> Variances:
+    """The likely ones, by the best trials."""
+    order = jnp.argsort(jnp.where(seen.there, seen.targets, jnp.inf))[:SAMPLE]
+    few = jax.tree.map(lambda rows: rows[order], seen)
+    some = columns[order]
+    total = len(blocks)
+    counts = jax.ops.segment_sum(jnp.ones(total), blocks, total)[blocks]
+    first = _first(few, some)
+
+    def step(held: Variances, _: None) -> tuple[Variances, None]:
+        factor = jnp.linalg.cholesky(_kernel(few, some, held))
+        solved = jax.scipy.linalg.cho_solve((factor, True), few.targets)
+        back = jax.scipy.linalg.solve_triangular(factor, some, lower=True)
+        mean = held.columns * (some.T @ solved)
+        left = held.columns - held.columns**2 * jnp.sum(back**2, axis=0)
+        summed = jax.ops.segment_sum(mean**2 + jnp.maximum(left, 0.0), blocks, total)[blocks]
+        inverse = jnp.diagonal(jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(order))))
+        noise = held.noise * few.noise
+        error = ((noise * solved) ** 2 + noise - noise**2 * inverse) / few.noise
+        many = jnp.sum(few.there)
+        wanted = (jnp.sum(jnp.where(few.there, error, 0.0)) + COUNTS * NOISE) / (many + COUNTS)
+        fresh = (summed + COUNTS * first.columns) / (counts + COUNTS)
+        return Variances(fresh, jnp.maximum(wanted, FLOOR)), None
+
+    found: Variances = jax.lax.scan(step, first, length=_EM_STEPS)[0]
+    return found
+
+
+def _first(seen: Observations, columns: Float[Array, "n k"]) -> Variances:
+    """Each part has its share of the targets' variance, which is 1."""
+    f, p = seen.features.shape[1], seen.pairs.shape[1]
+    many = jnp.maximum(jnp.sum(seen.there), 1)
+    power = jnp.sum(columns**2, axis=0) / many
+    part = jnp.repeat(jnp.arange(4), jnp.array([f, f, f, p]), total_repeat_length=3 * f + p)
+    whole = jnp.maximum(jax.ops.segment_sum(power, part, 4), 1e-3)
+    return Variances((jnp.array(_FIRST_SHARES) / whole)[part], jnp.asarray(NOISE))
+
+
+def _unit(rows: Float[Array, "f f"]) -> Float[Array, "f f"]:
+    lengths: Array = jnp.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / lengths
+
+
+# ------------------------------------------------------------------------------------- the strategy
 
 Marks = UInt32[Array, " c"]
 
@@ -65,7 +243,7 @@ class Known(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class Surrogate:
+class Surrogate(Strategy):
     """A linear Bayesian model with terms of neighbours, and Thompson draws.
 
     `mutants` of the `elite` best trials are screened, each of up to `moves` moves. Genome i of an
@@ -82,14 +260,12 @@ class Surrogate:
     shares: tuple[float, ...] = (1.0,)
     rise: int = 3
 
-    @partial(jax.jit, static_argnums=(0, 2, 4))
-    def init(self, table: Table, capacity: int, key: Key, objectives: int = 1) -> State:
-        """An empty archive, and what the model shares."""
-        own = Known(neighbourhood(table), sharing(table))
-        return State(empty(table, capacity, objectives), own)
+    def _init(self, table: Table, key: Key) -> Known:
+        return Known(neighbourhood(table), sharing(table))
 
-    @partial(jax.jit, static_argnums=0)
-    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
+    def _ask(
+        self, table: Table, state: State, key: Key, weights: Float[Array, " m"]
+    ) -> tuple[Genome, Float[Array, " n"], Any]:
         """One genome for each draw: the best of its pool that is new."""
         drawing, random, *breeding = seeds(key, 6)
         archive, own = state
@@ -101,23 +277,12 @@ class Surrogate:
         elite = self._elite(table, archive, expected, weights, random)
         pool = self._bred(table, own.around, elite, breeding)
         taking = jax.vmap(partial(features, table))(pool)
-        found, held = fingerprints(taking), fingerprints(effects)
-        stale = jnp.any((found[:, None] == held[None, :]) & told(archive)[None, :], axis=1)
-        chosen = some_rows(pool, _picked(_scores(table, taking, by)[:, 1:], stale, found))
+        marks, held = fingerprints(taking), fingerprints(effects)
+        stale = jnp.any((marks[:, None] == held[None, :]) & told(archive)[None, :], axis=1)
+        chosen = some_rows(pool, _picked(_scores(table, taking, by)[:, 1:], stale, marks))
         asked = jax.vmap(partial(canonical, table))(chosen)
-        return *staged(archive, fitness(archive, weights), asked, self.shares, self.rise), state
-
-    @partial(jax.jit, static_argnums=0)
-    def tell(
-        self,
-        table: Table,
-        state: State,
-        population: Genome,
-        values: Float[Array, "n m"],
-        fidelity: Float[Array, " n"],
-    ) -> State:
-        """Into the archive; the model is fitted when it is asked."""
-        return state._replace(archive=store(state.archive, population, values, fidelity))
+        found = fitness(archive, weights)
+        return *successive_halving(archive, found, asked, self.shares, self.rise), own
 
     def _elite(
         self,

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gptailor.search.run.objectives import draw_weights, normalised, retained, scalarise
+from gptailor.search.run.schedule import draw_weights
+from gptailor.search.run.trials import normalised, retained
+from gptailor.search.strategies.strategy import scalarise
 
 NAN = float("nan")
 

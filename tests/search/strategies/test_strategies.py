@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from gptailor import loads
+from gptailor.plan.registry import STRATEGIES
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.space.table import canonical
+from gptailor.search.strategies import strategy_of
 from gptailor.search.strategies.evolution import Evolution
 from gptailor.search.strategies.hash_random import drawn, seeds
-from gptailor.search.strategies.registry import DEFAULT, STRATEGIES
 from gptailor.search.strategies.strategy import State, genes, known
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"\n'
@@ -51,7 +52,7 @@ def space(name: str) -> Space:
 
 @cache
 def strategy(name: str) -> Any:
-    return STRATEGIES[name]()
+    return strategy_of(name)
 
 
 def losses(population: Genome) -> jax.Array:
@@ -99,8 +100,7 @@ def equal(one: Any, other: Any) -> bool:
 names = pytest.mark.parametrize("name", STRATEGIES)
 
 
-def test_the_default_is_there_and_names_are_their_own() -> None:
-    assert DEFAULT in STRATEGIES
+def test_names_are_their_own() -> None:
     assert all(strategy(name).name == name for name in STRATEGIES)
 
 

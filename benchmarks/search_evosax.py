@@ -1,8 +1,8 @@
 """Continuous strategies of evosax over a relaxed genome: peers to measure against.
 
-evosax is no dependency: `peers` is empty where it is not installed. A relaxed genome has a score
-for each bit and each option, and the reals; the highest scores win, and bits of no set are on above
-0.
+evosax is no dependency: `evosax_peers` is empty where it is not installed. A relaxed genome has a
+score for each bit and each option, and the reals; the highest scores win, and bits of no set are on
+above 0.
 """
 
 import importlib
@@ -21,7 +21,7 @@ from gptailor.search.space.genome import Genome
 from gptailor.search.space.table import Table, canonical, exact
 from gptailor.search.strategies.distribution import highest
 from gptailor.search.strategies.hash_random import Key
-from gptailor.search.strategies.strategy import Proposal, State, empty, fingerprints, genes, store
+from gptailor.search.strategies.strategy import Archive, State, Strategy, fingerprints, genes
 
 ALGORITHMS = {"evosax CMA-ES": "CMA_ES", "evosax GA": "SimpleGA"}
 WIDTH = 0.3
@@ -41,7 +41,7 @@ class Own(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class Relaxed:
+class Relaxed(Strategy):
     """One algorithm of evosax. It learns from whole populations that it asked for.
 
     A better trial that comes from elsewhere (a starting plan) is where it goes on from.
@@ -67,8 +67,7 @@ class Relaxed:
         settings = algorithm.default_params
         return settings if self._grows else settings.replace(std_init=WIDTH)
 
-    @partial(jax.jit, static_argnums=(0, 2, 4))
-    def init(self, table: Table, capacity: int, key: Key, objectives: int = 1) -> State:
+    def _init(self, table: Table, key: Key) -> Own:
         """Around no score at all."""
         algorithm = self._algorithm(table)
         settings = self._settings(algorithm)
@@ -78,48 +77,46 @@ class Relaxed:
             inner = algorithm.init(key, asked, fitness, settings)
         else:
             inner = algorithm.init(key, asked[0], settings)
-        own = Own(inner, asked, jnp.zeros(self.population, jnp.uint32), jnp.asarray(jnp.inf))
-        return State(empty(table, capacity, objectives), own)
+        return Own(inner, asked, jnp.zeros(self.population, jnp.uint32), jnp.asarray(jnp.inf))
 
-    @partial(jax.jit, static_argnums=0)
-    def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
+    def _ask(
+        self, table: Table, state: State, key: Key, weights: Float[Array, " m"]
+    ) -> tuple[Genome, Float[Array, " n"], Own]:
         """What the algorithm asks for."""
         algorithm = self._algorithm(table)
         asked, inner = algorithm.ask(key, state.own.inner, self._settings(algorithm))
         asked = jnp.nan_to_num(asked)
         population = jax.vmap(partial(_decoded, table))(asked)
         own = Own(inner, asked, fingerprints(genes(population)), state.own.best)
-        return population, jnp.ones(self.population), state._replace(own=own)
+        return population, jnp.ones(self.population), own
 
-    @partial(jax.jit, static_argnums=0)
-    def tell(
+    def _tell(
         self,
         table: Table,
         state: State,
+        archive: Archive,
         population: Genome,
         values: Float[Array, "n m"],
         fidelity: Float[Array, " n"],
-    ) -> State:
-        """Into the archive; to the algorithm if it is what was asked for."""
-        archive = store(state.archive, population, values, fidelity)
+    ) -> Own:
+        """To the algorithm if it is what was asked for."""
         total = jnp.sum(values, axis=-1)
         total = jnp.where(jnp.isfinite(total), total, FAILED)
         best = jnp.argmin(total)
         better = total[best] < state.own.best
-        own = state.own._replace(best=jnp.minimum(total[best], state.own.best))
+        own: Own = state.own._replace(best=jnp.minimum(total[best], state.own.best))
         elsewhere = jax.tree.map(
             partial(jnp.where, better),
             self._moved(table, own.inner, jax.tree.map(lambda gene: gene[best], population), total),
             own.inner,
         )
         if len(total) != self.population:
-            return State(archive, own._replace(inner=elsewhere))
+            return own._replace(inner=elsewhere)
         algorithm = self._algorithm(table)
         key = jax.random.key(0)
         told, _ = algorithm.tell(key, own.asked, total, own.inner, self._settings(algorithm))
         mine = jnp.all(own.marks == fingerprints(genes(population)))
-        inner = jax.tree.map(partial(jnp.where, mine), told, elsewhere)
-        return State(archive, own._replace(inner=inner))
+        return own._replace(inner=jax.tree.map(partial(jnp.where, mine), told, elsewhere))
 
     def _moved(self, table: Table, inner: Any, genome: Genome, total: Float[Array, " n"]) -> Any:
         """The state around a genome."""
@@ -150,7 +147,7 @@ def _relaxed(table: Table, genome: Genome) -> Float[Array, " k"]:
     return jnp.concatenate([genome.bits - 0.5, picked - 0.5, reals]).astype(jnp.float32)
 
 
-def peers() -> dict[str, Callable[[], Relaxed]]:
+def evosax_peers() -> dict[str, Callable[[], Relaxed]]:
     """Those that there are, by name."""
     if find_spec("evosax") is None:
         return {}

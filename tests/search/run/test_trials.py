@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptailor.search.run.objectives import best, front
+from gptailor.search.run.trials import best, front
 
 NAN = float("nan")
 
