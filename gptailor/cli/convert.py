@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gptailor.cli.plans import plan_text, shown_name
 from gptailor.convert.mergekit.importer import from_mergekit
 from gptailor.convert.note import ConversionError, Note
-from gptailor.convert.paper.importer import from_paper
+from gptailor.convert.paper import from_paper
 
 if TYPE_CHECKING:
     from gptailor.plan.plan import Plan

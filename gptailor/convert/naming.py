@@ -37,10 +37,6 @@ class PathRoots:
             return True
         return self.root is not None and (self.root / path).is_dir()
 
-    def revision(self, path: str, revision: str | None) -> str | None:
-        """The revision, which a folder doesn't have."""
-        return None if self.is_local(path) else revision
-
 
 def name_models(
     references: Iterable[ModelReference], base: ModelReference, paths: PathRoots
@@ -62,14 +58,14 @@ def _declare(
     name = names.get(reference)
     if name in models:
         return
-    path, revision = reference.path, reference.revision
-    on = None
+    here, on = reference.model, None
     if reference.lora is not None:
-        under = ModelReference(path, revision)
+        under = reference.model_copy(update={"lora": None})
         _declare(under, names, models, paths)
-        on, path, revision = names[under], reference.lora, reference.lora_revision
-    name = names.setdefault(reference, short_name(path, names.values()))
-    models[name] = Model(source=paths.source(path), revision=paths.revision(path, revision), on=on)
+        here, on = reference.lora, names[under]
+    name = names.setdefault(reference, short_name(here.path, names.values()))
+    revision = None if paths.is_local(here.path) else here.revision  # a folder has none
+    models[name] = Model(source=paths.source(here.path), revision=revision, on=on)
 
 
 def short_name(path: str, taken: Iterable[str]) -> str:

@@ -2,33 +2,35 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
 from gptailor.convert.note import ConversionError, Note, dotted
-from gptailor.plan.faults import Place, nearest
+from gptailor.plan.faults import Place
 
-DEEPEST = 50
+_DEEPEST = 50
 """Levels of a file; these files have some seven."""
 
 
+@final
 @dataclass(frozen=True)
 class Document:
     """A file's data, and the tree that it was made from."""
 
     name: str
-    data: dict[str, Any]
+    data: Any
     root: Any
 
     def line(self, place: Place) -> int | None:
         """The line of a place, or of the nearest one around it."""
         node, line = self.root, None
         for key in place:
-            found = _inside(node, key)
-            if found is None:
+            inside = {at: (of, value) for at, of, value in _children(node)}
+            if key not in inside:
                 break
-            line, node = found
+            of, node = inside[key]
+            line = of.start_mark.line + 1
         return line
 
     def error(self, place: Place, message: str, help: str = "") -> ConversionError:
@@ -41,107 +43,48 @@ class Document:
         """What differs at a place."""
         return Note(dotted(place), message, self.line(place))
 
-    # ------------------------------------------------------------------------------ typed access
-
-    def mapping(self, value: object, place: Place) -> dict[str, Any]:
-        """The value, if it is a mapping with texts as keys."""
-        if not isinstance(value, dict):
-            raise self.error(place, f"this is {said(value)}, and not a mapping of keys to values")
-        for key in value:
-            if not isinstance(key, str):
-                raise self.error(place, f"the key {key!r} is no text")
-        return value
-
-    def items(self, value: object, place: Place) -> list[Any]:
-        """The value, if it is a list with something in it."""
-        if not isinstance(value, list):
-            raise self.error(place, f"this is {said(value)}, and not a list")
-        if not value:
-            raise self.error(place, "this list is empty")
-        return value
-
-    def text(self, value: object, place: Place) -> str:
-        """The value, if it is a text."""
-        if not isinstance(value, str) or not value:
-            raise self.error(place, f"this is {said(value)}, and not a text")
-        return value
-
-    def known(self, value: dict[str, Any], keys: tuple[str, ...], place: Place) -> None:
-        """Refuse keys that aren't among these."""
-        for key in value:
-            if key not in keys:
-                help_ = nearest(key, keys) or f"the keys here are {', '.join(keys)}"
-                raise self.error((*place, key), f"there is no key '{key}'", help_)
-
-
-def said(value: object) -> str:
-    """What a value is, for messages."""
-    if value is None:
-        return "empty"
-    kinds = {bool: "true or false", dict: "a mapping", list: "a list", str: "a text"}
-    kind = kinds.get(type(value))
-    if kind in ("a mapping", "a list"):
-        return kind
-    return f"{value!r}"
-
 
 def read_document(text: str, name: str) -> Document:
     """The data of a text; a ConversionError if it is no YAML, or has a key twice."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         _no_key_twice(root, name)
-        data = yaml.safe_load(text)
+        return Document(name, yaml.safe_load(text), root)
     except yaml.YAMLError as error:
-        raise _syntax(error, name) from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = mark.line + 1 if mark is not None else None
+        message = f"this is no YAML: {problem or error}"
+        raise ConversionError(message, name=name, line=line) from None
     except (ValueError, RecursionError) as error:
         raise ConversionError(f"this is no YAML: {error}", name=name) from None
-    document = Document(name, {}, root)
-    return Document(name, document.mapping(data, ()), root)
-
-
-def _syntax(error: yaml.YAMLError, name: str) -> ConversionError:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or str(error)
-    line = mark.line + 1 if mark is not None else None
-    return ConversionError(f"this is no YAML: {problem}", name=name, line=line)
 
 
 def _no_key_twice(root: Any, name: str) -> None:
     seen: set[int] = set()
-    todo = [(root, 0)] if root is not None else []
+    todo = [(root, 0)]
     while todo:
         node, depth = todo.pop()
-        if id(node) in seen or isinstance(node, yaml.ScalarNode):
+        if id(node) in seen:
             continue
         seen.add(id(node))
-        if depth > DEEPEST:
+        children = list(_children(node))
+        if children and depth > _DEEPEST:
             line = node.start_mark.line + 1
             raise ConversionError("this is nested too deeply", name=name, line=line)
-        keys: set[str] = set()
-        for key, value in _pairs(node):
-            if key is not None and key.value in keys:
-                line, place = key.start_mark.line + 1, key.value
+        keys: set[str | int] = set()
+        for key, of, value in children:
+            if key in keys:
+                line, place = of.start_mark.line + 1, str(key)
                 raise ConversionError("this key stands twice", name=name, place=place, line=line)
-            keys |= {key.value} if key is not None else set()
+            keys |= {key} if key is not None else set()
             todo.append((value, depth + 1))
 
 
-def _pairs(node: Any) -> Iterator[tuple[Any, Any]]:
+def _children(node: Any) -> Iterator[tuple[str | int | None, Any, Any]]:
+    """Each key (None if it is no scalar) or index, the node that has its line, and its value."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            yield (key if isinstance(key, yaml.ScalarNode) else None), value
-    else:
-        for value in node.value:
-            yield None, value
-
-
-def _inside(node: Any, key: str | int) -> tuple[int, Any] | None:
-    """The line and the node of a key or an index."""
-    if isinstance(node, yaml.MappingNode):
-        for k, value in node.value:
-            if isinstance(k, yaml.ScalarNode) and k.value == key:
-                return k.start_mark.line + 1, value
-    elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-        value = node.value[key]
-        return value.start_mark.line + 1, value
-    return None
+            yield (key.value if isinstance(key, yaml.ScalarNode) else None), key, value
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            yield i, value, value

@@ -6,7 +6,7 @@ import pytest
 
 import gptailor
 from gptailor.convert.note import ConversionError
-from gptailor.convert.paper.importer import from_paper
+from gptailor.convert.paper import from_paper
 from gptailor.plan.plan import Plan
 
 HEAD = 'model base = "./base"\n' + "".join(

@@ -1,293 +1,318 @@
-"""A mergekit configuration as data: what it says, its keys and types checked, nothing decided."""
+"""A mergekit configuration as data: its keys and types checked, nothing decided: `read_config`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, ClassVar, final
 
-from gptailor.convert.yaml import Document, said
-from gptailor.plan.faults import Place
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-_SETTINGS = ("merge_method", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
-             "tokenizer", "chat_template")  # fmt: skip
-_BODIES = ("slices", "models", "modules")
-
-
-@dataclass(frozen=True)
-class ModelReference:
-    """A model that the file names, an adapter on it perhaps."""
-
-    path: str
-    revision: str | None = None
-    lora: str | None = None
-    lora_revision: str | None = None
-
-    def __str__(self) -> str:
-        on = f"{self.path}@{self.revision}" if self.revision else self.path
-        if self.lora is None:
-            return on
-        return f"{on}+{self.lora}" + (f"@{self.lora_revision}" if self.lora_revision else "")
+from gptailor.convert.note import ConversionError
+from gptailor.convert.yaml import Document
+from gptailor.plan.faults import Place, listed, nearest
+from gptailor.plan.plan import Closed
 
 
-@dataclass(frozen=True)
-class Scope:
-    """A block of parameters and its place."""
-
-    values: Mapping[str, Any]
-    at: Place
-
-
-@dataclass(frozen=True)
-class SliceSource:
-    """A model's layers from `start` on, up to `end`, which isn't one of them."""
-
-    model: ModelReference
-    start: int
-    end: int
-    scope: Scope
-    at: Place
+def _fault(message: str, help: str = "", *, key: str | None = None) -> ValidationError:
+    """What is wrong with a value, or with a key inside it."""
+    error = PydanticCustomError("fault", "{message}", {"message": message, "help": help})
+    details = InitErrorDetails(type=error, loc=() if key is None else (key,), input=None)
+    return ValidationError.from_exception_data("", [details])
 
 
-@dataclass(frozen=True)
-class Slice:
-    """Output layers that are made in step of the sources' layers."""
-
-    sources: tuple[SliceSource, ...]
-    base: ModelReference | None
-    scope: Scope
-    at: Place
-    residual: bool = False
-    """Whether it has a residual_weight."""
-
-    @property
-    def length(self) -> int:
-        """How many layers it makes."""
-        return self.sources[0].end - self.sources[0].start
+def _said(value: object) -> str:
+    """A value in messages."""
+    kinds: dict[type, str] = {dict: "a mapping", list: "a list", type(None): "empty"}
+    return kinds.get(type(value)) or f"{value!r}"
 
 
-@dataclass(frozen=True)
-class MergekitConfig:
-    """A whole file. `whole` says that its models are merged as they are, all layers in step."""
-
-    document: Document
-    method: str
-    base: ModelReference | None
-    slices: tuple[Slice, ...]
-    whole: bool
-    scopes: tuple[Scope, ...]
-
-    @property
-    def length(self) -> int:
-        """How many layers the output has."""
-        return sum(piece.length for piece in self.slices)
-
-    def say(self, key: str) -> Any:
-        """What the file says at the top level."""
-        return self.document.data.get(key)
-
-    def references(self) -> dict[ModelReference, Place]:
-        """All models, each where it is first named, those of the slices in order."""
-        found: dict[ModelReference, Place] = {}
-        for piece in self.slices:
-            for source in piece.sources:
-                found.setdefault(source.model, (*source.at, "model"))
-        if self.base is not None:
-            found.setdefault(self.base, ("base_model",))
-        return found
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise _fault(f"this is {_said(value)}, and not a text")
+    return value
 
 
-def read_config(document: Document) -> MergekitConfig:
-    """What a file says; a ConversionError with key and line where it is not one."""
-    data = document.data
-    document.known(data, (*_SETTINGS, *_BODIES), ())
-    bodies = [key for key in _BODIES if data.get(key)]
-    if len(bodies) != 1:
-        have = f"it has {' and '.join(bodies)}" if bodies else "it has none"
-        raise document.error((), f"one of slices, models and modules makes the model, and {have}")
-    if "merge_method" not in data:
-        raise document.error((), "the file names no merge_method")
-    method = document.text(data["merge_method"], ("merge_method",))
-    base = _optional_reference(document, data, ())
-    body, scopes = data, [_scope(document, data, ())]
-    at: Place = ()
-    if bodies == ["modules"]:
-        body, at = _module(document)
-        scopes.insert(0, _scope(document, body, at))
-    whole = bool(body.get("models"))
-    slices = _models(document, body, at) if whole else _slices(document, body, at)
-    config = MergekitConfig(document, method, base, slices, whole, tuple(scopes))
-    return _with_base(config) if whole else config
+def _scalar(value: object) -> object:
+    if not isinstance(value, bool | int | float | str):
+        raise _fault(f"this is {_said(value)}, and not a number, a text, true or false")
+    return value
 
 
-def _with_base(config: MergekitConfig) -> MergekitConfig:
-    """mergekit adds the base to `models`, last, where it isn't among them."""
-    (piece,) = config.slices
-    if config.base is None or any(s.model == config.base for s in piece.sources):
-        return config
-    base = SliceSource(config.base, 0, 0, Scope({}, ("base_model",)), ("base_model",))
-    return replace(config, slices=(replace(piece, sources=(*piece.sources, base)),))
-
-
-def _module(document: Document) -> tuple[dict[str, Any], Place]:
-    modules = document.mapping(document.data["modules"], ("modules",))
-    if len(modules) != 1:
-        message = f"a plan is of one module, and these are {len(modules)}: {', '.join(modules)}"
-        raise document.error(("modules",), message)
-    name = next(iter(modules))
-    at: Place = ("modules", name)
-    module = document.mapping(modules[name], at)
-    document.known(module, ("slices", "models", "parameters"), at)
-    if bool(module.get("slices")) == bool(module.get("models")):
-        raise document.error(at, "a module has either slices or models")
-    return module, at
-
-
-def _models(document: Document, body: dict[str, Any], at: Place) -> tuple[Slice, ...]:
-    sources = []
-    for i, item in enumerate(document.items(body["models"], (*at, "models"))):
-        here = (*at, "models", i)
-        source = document.mapping(item, here)
-        document.known(source, ("model", "parameters"), here)
-        scope = _scope(document, source, here)
-        sources.append(SliceSource(_reference_in(document, source, here), 0, 0, scope, here))
-    return (Slice(tuple(sources), None, Scope({}, at), (*at, "models")),)
-
-
-def _slices(document: Document, body: dict[str, Any], at: Place) -> tuple[Slice, ...]:
-    return tuple(
-        _slice(document, item, (*at, "slices", i))
-        for i, item in enumerate(document.items(body["slices"], (*at, "slices")))
-    )
-
-
-def _slice(document: Document, item: object, at: Place) -> Slice:
-    data = document.mapping(item, at)
-    if "merge_method" in data:
-        message = "mergekit has one merge_method for a file; it would not read this one"
-        raise document.error((*at, "merge_method"), message)
-    document.known(data, ("sources", "base_model", "parameters", "residual_weight"), at)
-    if "sources" not in data:
-        raise document.error(at, "this slice has no sources")
-    items = document.items(data["sources"], (*at, "sources"))
-    sources = tuple(_source(document, s, (*at, "sources", i)) for i, s in enumerate(items))
-    lengths = {source.end - source.start for source in sources}
-    if len(lengths) > 1:
-        raise document.error((*at, "sources"), "the sources have different numbers of layers")
-    base = _optional_reference(document, data, at)
-    residual = data.get("residual_weight") is not None
-    return Slice(sources, base, _scope(document, data, at), at, residual)
-
-
-def _source(document: Document, item: object, at: Place) -> SliceSource:
-    data = document.mapping(item, at)
-    document.known(data, ("model", "layer_range", "parameters"), at)
-    model = _reference_in(document, data, at)
-    if "layer_range" not in data:
-        raise document.error(at, "this source has no layer_range")
-    here = (*at, "layer_range")
-    span = document.items(data["layer_range"], here)
-    if len(span) != 2 or any(type(end) is not int for end in span):
-        raise document.error(here, "a layer_range is two whole numbers, the second not included")
-    start, end = span
+def _span(ends: list[Any]) -> list[int]:
+    if len(ends) != 2 or any(type(end) is not int for end in ends):
+        raise _fault("a layer_range is two whole numbers, the second not included")
+    start, end = ends
     if not 0 <= start < end:
         why = "is negative" if min(start, end) < 0 else "holds no layer"
-        raise document.error(here, f"[{start}, {end}] {why}", "[0, 8] is layers 0 to 7")
-    return SliceSource(model, start, end, _scope(document, data, at), at)
+        raise _fault(f"[{start}, {end}] {why}", "[0, 8] is layers 0 to 7")
+    return ends
+
+
+_Text = Annotated[str, BeforeValidator(_text)]
+_Scalar = Annotated[Any, BeforeValidator(_scalar)]
+_Gradient = Annotated[list[_Scalar], Field(min_length=1)]
+
+
+class Block(Closed):
+    """A mapping of the file."""
+
+    refused: ClassVar[dict[str, str]] = {}
+    """Keys that mergekit has or might have, and why they can't be said."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        for key, value in given.items():
+            if not isinstance(key, str):
+                raise _fault(f"the key {key!r} is no text")
+            if key in cls.refused and value is not None:
+                raise _fault(cls.refused[key], key=key)
+            if key not in cls.model_fields:
+                known = f"the keys here are {', '.join(cls.model_fields)}"
+                help_ = nearest(key, cls.model_fields) or known
+                raise _fault(f"there is no key '{key}'", help_, key=key)
+        return cls._with_known_keys(given)
+
+    @classmethod
+    def _with_known_keys(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """The same, once its keys are known."""
+        return given
 
 
 # ------------------------------------------------------------------------------------- the models
 
 
-def _reference_in(document: Document, data: dict[str, Any], at: Place) -> ModelReference:
-    if "model" not in data:
-        raise document.error(at, "no model is named here")
-    return reference(document, data["model"], (*at, "model"))
+@final
+class ModelPath(Block):
+    """`path@revision`, or the mapping that says the same."""
+
+    path: _Text
+    revision: _Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            return given
+        path, *revisions = _text(given).split("@")
+        if len(revisions) > 1 or not path or revisions == [""]:
+            raise _fault(f"{given!r} is not of the form path@revision")
+        return {"path": path, "revision": revisions[0] if revisions else None}
+
+    def __str__(self) -> str:
+        return f"{self.path}@{self.revision}" if self.revision else self.path
 
 
-def _optional_reference(
-    document: Document, data: dict[str, Any], at: Place
-) -> ModelReference | None:
-    if data.get("base_model") is None:
-        return None
-    return reference(document, data["base_model"], (*at, "base_model"))
+@final
+class ModelReference(Block):
+    """A model that the file names, an adapter on it perhaps: `owner/name@revision+adapter`."""
 
+    refused: ClassVar = {
+        "override_architecture": "a plan reads a model as its own configuration says"
+    }
 
-def reference(document: Document, value: object, at: Place) -> ModelReference:
-    """`owner/name@revision+adapter`, or the mapping that says the same."""
-    if isinstance(value, dict):
-        data = document.mapping(value, at)
-        if data.get("override_architecture") is not None:
-            message = "a plan reads a model as its own configuration says"
-            raise document.error((*at, "override_architecture"), message)
-        document.known(data, ("model", "lora", "override_architecture"), at)
-        model = _path(document, data.get("model"), (*at, "model"))
-        lora = data.get("lora")
-        adapter = (None, None) if lora is None else _path(document, lora, (*at, "lora"))
-        return ModelReference(*model, *adapter)
-    words = document.text(value, at).split("+")
-    if len(words) > 2:
-        raise document.error(at, "a model has one adapter at most after its '+'")
-    adapter = _path(document, words[1], at) if len(words) == 2 else (None, None)
-    return ModelReference(*_path(document, words[0], at), *adapter)
+    model: ModelPath
+    lora: ModelPath | None = None
+    override_architecture: None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _split(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            return given
+        words = _text(given).split("+")
+        if len(words) > 2:
+            raise _fault("a model has one adapter at most after its '+'")
+        return {"model": words[0], "lora": words[1] if len(words) == 2 else None}
 
-def _path(document: Document, value: object, at: Place) -> tuple[str, str | None]:
-    if isinstance(value, dict):
-        document.known(value, ("path", "revision"), at)
-        revision = value.get("revision")
-        said_ = None if revision is None else document.text(revision, (*at, "revision"))
-        return document.text(value.get("path"), (*at, "path")), said_
-    path, *revisions = document.text(value, at).split("@")
-    if len(revisions) > 1 or not path or revisions == [""]:
-        raise document.error(at, f"{value!r} is not of the form path@revision")
-    return path, revisions[0] if revisions else None
+    def __str__(self) -> str:
+        return "+".join(str(path) for path in (self.model, self.lora) if path is not None)
 
 
 # --------------------------------------------------------------------------------- the parameters
 
 
-def _scope(document: Document, data: dict[str, Any], at: Place) -> Scope:
-    here = (*at, "parameters")
-    given = data.get("parameters")
-    if given is None:
-        return Scope({}, here)
-    values = document.mapping(given, here)
-    for name, setting in values.items():
-        _setting(document, setting, (*here, name))
-    return Scope(values, here)
+@final
+class Filtered(Block):
+    """A value, or a gradient, for the tensors with a word in their names."""
+
+    filter: _Text | None = None
+    value: Annotated[
+        Annotated[_Gradient, Tag("a gradient")] | Annotated[_Scalar, Tag("a value")],
+        Discriminator(lambda value: "a gradient" if isinstance(value, list) else "a value"),
+    ]
 
 
-def _setting(document: Document, setting: object, at: Place) -> None:
-    """A number, a list of them (a gradient), or one or more of these with filters."""
-    if isinstance(setting, dict):
-        _conditional(document, setting, at)
-    elif isinstance(setting, list):
-        conditional = [isinstance(item, dict) for item in document.items(setting, at)]
-        if any(conditional) and not all(conditional):
-            raise document.error(at, "values and filters are mixed in this list")
-        for i, item in enumerate(setting):
-            if conditional[i]:
-                _conditional(document, item, (*at, i))
-            else:
-                _scalar(document, item, (*at, i))
+def _kind(setting: object) -> str:
+    if isinstance(setting, list):
+        return "filters" if setting and isinstance(setting[0], dict) else "a gradient"
+    return "a filter" if isinstance(setting, dict) else "a value"
+
+
+def _unmixed(setting: object) -> object:
+    if isinstance(setting, list) and len({isinstance(item, dict) for item in setting}) > 1:
+        raise _fault("values and filters are mixed in this list")
+    return setting
+
+
+Setting = Annotated[
+    Annotated[list[Filtered], Tag("filters")]
+    | Annotated[Filtered, Tag("a filter")]
+    | Annotated[_Gradient, Tag("a gradient")]
+    | Annotated[_Scalar, Tag("a value")],
+    Discriminator(_kind),
+    BeforeValidator(_unmixed),
+]
+"""A number or a flag, a list of them (a gradient), or one or more of these with filters."""
+
+_Parameters = dict[str, Setting] | None
+
+# --------------------------------------------------------------------------------------- the file
+
+
+@final
+class ModelBlock(Block):
+    """A model of which all layers are merged."""
+
+    model: ModelReference
+    parameters: _Parameters = None
+
+
+@final
+class SourceBlock(Block):
+    """A model's layers, from the first of the range up to the second, which isn't one of them."""
+
+    model: ModelReference
+    layer_range: Annotated[list[Any], Field(min_length=1), AfterValidator(_span)]
+    parameters: _Parameters = None
+
+
+def _equally_long(sources: list[SourceBlock]) -> list[SourceBlock]:
+    if len({end - start for start, end in (source.layer_range for source in sources)}) > 1:
+        raise _fault("the sources have different numbers of layers")
+    return sources
+
+
+@final
+class SliceBlock(Block):
+    """Output layers that are made in step of the sources' layers."""
+
+    refused: ClassVar = {
+        "merge_method": "mergekit has one merge_method for a file; it would not read this one"
+    }
+
+    sources: Annotated[list[SourceBlock], Field(min_length=1), AfterValidator(_equally_long)]
+    base_model: ModelReference | None = None
+    parameters: _Parameters = None
+    residual_weight: Any = None
+
+
+class ModuleBlock(Block):
+    """What is merged: slices, or models as they are."""
+
+    slices: Annotated[list[SliceBlock], Field(min_length=1)] | None = None
+    models: Annotated[list[ModelBlock], Field(min_length=1)] | None = None
+    parameters: _Parameters = None
+
+    @classmethod
+    def _with_known_keys(cls, given: dict[str, Any]) -> dict[str, Any]:
+        bodies = [key for key in ("slices", "models", "modules") if key in cls.model_fields]
+        have = [key for key in bodies if given.get(key)]
+        if len(have) != 1:
+            said = f"it has {' and '.join(have)}" if have else "it has none"
+            raise _fault(f"one of {listed(bodies)} makes the model, and {said}")
+        return {key: value for key, value in given.items() if value or key not in bodies}
+
+
+def _one_module(modules: object) -> object:
+    if isinstance(modules, dict) and len(modules) != 1:
+        names = ", ".join(str(name) for name in modules)
+        raise _fault(f"a plan is of one module, and these are {len(modules)}: {names}")
+    return modules
+
+
+@final
+class TokenizerBlock(Block):
+    """The tokenizer of the output."""
+
+    source: ModelReference | None = None
+    tokens: Any = None
+    pad_to_multiple_of: Any = None
+
+
+@final
+class MergekitConfig(ModuleBlock):
+    """A whole file."""
+
+    merge_method: _Text
+    base_model: ModelReference | None = None
+    dtype: _Text | None = None
+    out_dtype: _Text | None = None
+    tokenizer_source: ModelReference | None = None
+    tokenizer: TokenizerBlock | None = None
+    chat_template: Any = None
+    modules: Annotated[dict[str, ModuleBlock], BeforeValidator(_one_module)] | None = None
+
+    @property
+    def body(self) -> tuple[ModuleBlock, Place]:
+        """The block that has the slices or models, and its place."""
+        for name, module in (self.modules or {}).items():
+            return module, ("modules", name)
+        return self, ()
+
+
+# --------------------------------------------------------------------------------------- its faults
+
+_MISSING = {
+    "layer_range": "this source has no layer_range",
+    "merge_method": "the file names no merge_method",
+    "model": "no model is named here",
+    "sources": "this slice has no sources",
+    "value": "this filter has no value",
+}
+_EXPECTED = {
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping of keys to values",
+    "list_type": "a list",
+}
+
+
+def read_config(document: Document) -> MergekitConfig:
+    """What a file says; a ConversionError with key and line where it is not one."""
+    try:
+        return MergekitConfig.model_validate(document.data)
+    except ValidationError as wrong:
+        found = [_error(document, fault) for fault in wrong.errors(include_url=False)]
+        raise min(found, key=lambda error: error.line or 0) from None
+
+
+def _error(document: Document, fault: ErrorDetails) -> ConversionError:
+    """pydantic's fault in words of the file; of its place, what the file has."""
+    kind, value, help_ = fault["type"], fault["input"], ""
+    place: Place = ()
+    inside = document.data
+    for key in fault["loc"]:
+        if isinstance(inside, dict | list) and key in (
+            inside if isinstance(inside, dict) else range(len(inside))
+        ):
+            place, inside = (*place, key), inside[key]  # type: ignore[index]
+    if kind == "fault":
+        message, help_ = fault["ctx"]["message"], fault["ctx"]["help"]
+    elif kind == "missing":
+        key = str(fault["loc"][-1])
+        message = _MISSING.get(key, f"there is no '{key}' here")
+    elif kind == "too_short":
+        message = "this list is empty"
+    elif fault["loc"][-1:] == ("[key]",):
+        message, place = f"the key {value!r} is no text", place[:-1]
     else:
-        _scalar(document, setting, at)
-
-
-def _conditional(document: Document, item: dict[str, Any], at: Place) -> None:
-    document.known(document.mapping(item, at), ("filter", "value"), at)
-    if "value" not in item:
-        raise document.error(at, "this filter has no value")
-    if item.get("filter") is not None:
-        document.text(item["filter"], (*at, "filter"))
-    value, here = item["value"], (*at, "value")
-    if not isinstance(value, list):
-        _scalar(document, value, here)
-        return
-    for i, one in enumerate(document.items(value, here)):
-        _scalar(document, one, (*here, i))
-
-
-def _scalar(document: Document, value: object, at: Place) -> None:
-    if not isinstance(value, bool | int | float | str):
-        message = f"this is {said(value)}, and not a number, a text, true or false"
-        raise document.error(at, message)
+        message = f"this is {_said(value)}, and not {_EXPECTED.get(kind, 'what is expected here')}"
+    return document.error(place, message, help_)

@@ -1,23 +1,61 @@
 """A mergekit configuration as a plan, and what of it the plan can't say: `from_mergekit`."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from gptailor.checks.plan import check_alone
-from gptailor.convert.mergekit import recipes, settings
-from gptailor.convert.mergekit.config import MergekitConfig, ModelReference, read_config
-from gptailor.convert.mergekit.reading import Reading, method_is_known
-from gptailor.convert.mergekit.tensors import LLAMA_TENSORS, TensorNames, read_tensors
+from gptailor.convert.mergekit.config import (
+    MergekitConfig,
+    ModelReference,
+    Setting,
+    SliceBlock,
+    read_config,
+)
+from gptailor.convert.mergekit.methods import (
+    MERGEKIT_METHODS,
+    NO_EQUIVALENT,
+    Ingredient,
+    MergekitMethod,
+    Mixture,
+)
+from gptailor.convert.mergekit.parameters import (
+    LLAMA_TENSORS,
+    Scope,
+    Spot,
+    TensorNames,
+    check_scope,
+    check_source,
+    filters_of,
+    parameter,
+    read_tensors,
+)
 from gptailor.convert.naming import PathRoots, name_models
-from gptailor.convert.note import ConversionError, Note
-from gptailor.convert.yaml import read_document
-from gptailor.plan.faults import errors
-from gptailor.plan.plan import Drop, Item, Layer, LayerOf, Part, Plan, Recipe, Stack, Take
+from gptailor.convert.note import ConversionError, Note, Unsayable
+from gptailor.convert.yaml import Document, read_document
+from gptailor.plan import layers as outline
+from gptailor.plan.faults import Place, errors, listed, nearest
+from gptailor.plan.layers import PARTS
+from gptailor.plan.plan import Drop, Item, Layer, LayerOf, Merge, Part, Plan, Recipe, Stack, Take
+from gptailor.plan.registry import DTYPES
 
-_BRANCHES = "attn and mlp of a layer are merged differently, and an item of a stack is whole layers"
 _HELP = "say how many layers the base has"
+_BRANCHES = "attn and mlp of a layer are merged differently, and an item of a stack is whole layers"
+_SHARED = "a plan decides a branch with its norms"
+_FORGOTTEN = (
+    "where the first slice has fewer sources than the last, mergekit forgets some for the "
+    "final norm and the head; here they have them all"
+)
+_ROUNDS = "mergekit computes in {} and rounds at each step; gptailor in float32, and rounds once"
+_ROWS = (
+    "mergekit moves the embeddings' rows to fit that tokenizer; gptailor moves none, and wants "
+    "models whose vocabularies are equal"
+)
+_NO_BASE = (
+    "no base_model is named: '{}' is the base, whose configuration and tokenizer the output "
+    "gets; mergekit takes those of any of the models, which may differ from run to run"
+)
 
 
 def from_mergekit(
@@ -37,90 +75,376 @@ def from_mergekit(
     """
     document = read_document(text, name)
     config = read_config(document)
-    method_is_known(config)
-    base, paths = _base(config), PathRoots(root, folder)
-    tensors = _tensors(config, base, paths, layers)
-    if config.whole:
-        config = _counted(config, tensors.layers)
-    names, models = name_models(config.references(), base, paths)
-    reading = Reading(config, base, names, tensors)
-    settings.check_slices(reading)
-    settings.check_parameters(reading)
-    said: dict[str, Any] = {"models": models, "dtype": settings.dtype(reading)}
-    made = list(recipes.layers(reading))
-    said |= recipes.ends(reading)
+    method, base = _method(document, config), _base(config)
+    tensors = _tensors(document, base, root, layers)
+    scopes, slices = _meant(document, config, tensors.layers)
+    merged = [source.model for piece in slices for source in piece.sources]
+    names, models = name_models(merged, base, PathRoots(root, folder))
+    reading = _Reading(document, config, method, base, names, tensors, scopes, slices)
+    _check(reading)
+    said: dict[str, Any] = {"models": models, "dtype": _dtype(reading)}
+    made = list(_layers(reading))
+    said |= _ends(reading)
     said |= _overlay(made, tensors.layers) or _stack(reading, made)
-    said["tokenizer"] = settings.tokenizer(reading)
-    settings.tell_of_the_rest(reading)
+    said["tokenizer"] = _tokenizer(reading)
+    _note_the_rest(reading)
     plan = Plan(**said)
     if faults := errors(check_alone(plan)):
         raise ConversionError(faults[0].message, name=name, help=faults[0].help)
     return plan, list(dict.fromkeys(reading.notes))
 
 
+# ------------------------------------------------------------------------------ what the file means
+
+
+@final
+@dataclass(frozen=True)
+class _Source:
+    """A model's layers from `start` on, up to `end`, which isn't one of them."""
+
+    model: ModelReference
+    start: int
+    end: int
+    scope: Scope
+    at: Place
+
+
+@final
+@dataclass(frozen=True)
+class _Slice:
+    """Output layers that are made in step of the sources' layers."""
+
+    sources: tuple[_Source, ...]
+    base: ModelReference | None
+    scope: Scope
+    at: Place
+    residual: bool = False
+    """Whether it has a residual_weight."""
+
+    @property
+    def length(self) -> int:
+        """How many layers it makes."""
+        return self.sources[0].end - self.sources[0].start
+
+
+@final
+@dataclass
+class _Reading:
+    """A configuration while it becomes a plan: what is known of it, and the notes so far."""
+
+    document: Document
+    config: MergekitConfig
+    method: MergekitMethod
+    base: ModelReference
+    names: Mapping[ModelReference, str]
+    tensors: TensorNames
+    scopes: tuple[Scope, ...]
+    """The blocks of parameters that hold for all slices, the nearest first."""
+    slices: tuple[_Slice, ...]
+    notes: list[Note] = field(default_factory=list)
+    merges: bool = False
+    """Whether a merge was met, and not takes alone."""
+
+    def note(self, at: Place, message: str) -> None:
+        """Remember what differs at a place."""
+        self.notes.append(self.document.note(at, message))
+
+    def base_of(self, piece: _Slice) -> ModelReference | None:
+        """The base of a slice, which is a source's or the file's."""
+        return piece.base or self.config.base_model
+
+    def filtered(self, piece: _Slice) -> Place:
+        """Where the filters of a slice are."""
+        for scope in (*(s.scope for s in piece.sources), piece.scope, *self.scopes):
+            for name in scope.values:
+                if name in self.method.parameters and filters_of(scope, name):
+                    return (*scope.at, name)
+        return piece.at
+
+
+def _method(document: Document, config: MergekitConfig) -> MergekitMethod:
+    name = config.merge_method
+    if name in MERGEKIT_METHODS:
+        return MERGEKIT_METHODS[name]
+    message = f"there is no merge_method '{name}'"
+    help_ = nearest(name, (*MERGEKIT_METHODS, *NO_EQUIVALENT))
+    if name in NO_EQUIVALENT:
+        message = f"'{name}' has no equivalent"
+        help_ = f"those that have one are {listed(MERGEKIT_METHODS)}"
+    raise document.error(("merge_method",), message, help_)
+
+
 def _base(config: MergekitConfig) -> ModelReference:
     """The model that is the plan's base: the file's, or a slice's, or the first."""
-    if config.base is not None:
-        return config.base
-    bases = [piece.base for piece in config.slices if piece.base is not None]
-    return bases[0] if bases else config.slices[0].sources[0].model
+    body, _ = config.body
+    slices = body.slices or []
+    bases = [config.base_model, *(piece.base_model for piece in slices)]
+    first = body.models[0] if body.models else slices[0].sources[0]
+    return next((base for base in bases if base is not None), first.model)
 
 
 def _tensors(
-    config: MergekitConfig, base: ModelReference, paths: PathRoots, layers: int | None
+    document: Document, base: ModelReference, root: Path | None, layers: int | None
 ) -> TensorNames:
     """The base's tensor names, and its number of layers if it is known."""
-    if paths.root is None or not (paths.root / base.path).is_dir():
+    if root is None or not (root / base.model.path).is_dir():
         return replace(LLAMA_TENSORS, layers=layers)
-    tensors = read_tensors(paths.root / base.path)
+    tensors = read_tensors(root / base.model.path)
     if layers not in (None, tensors.layers):
         message = f"the base has {tensors.layers} layers, and not {layers}"
-        raise ConversionError(message, name=config.document.name)
+        raise ConversionError(message, name=document.name)
     return tensors
 
 
-def _counted(config: MergekitConfig, layers: int | None) -> MergekitConfig:
-    """The same with the layers of its models counted."""
-    (piece,) = config.slices
-    if layers is None:
+def _meant(
+    document: Document, config: MergekitConfig, count: int | None
+) -> tuple[tuple[Scope, ...], tuple[_Slice, ...]]:
+    """The blocks that hold for all slices, and the slices; `models` are one of all layers."""
+    body, at = config.body
+    scopes = tuple(_scope(block.parameters, there) for block, there in
+                   ([(body, at)] if at else []) + [(config, ())])  # fmt: skip
+    if body.models is None:
+        given = enumerate(body.slices or [])
+        return scopes, tuple(_slice(block, (*at, "slices", i)) for i, block in given)
+    if count is None:
         message = "'models' takes all layers of its models, and their number isn't known"
-        raise config.document.error(piece.at, message, _HELP)
-    sources = tuple(replace(source, end=layers) for source in piece.sources)
-    return replace(config, slices=(replace(piece, sources=sources),))
+        raise document.error((*at, "models"), message, _HELP)
+    sources = []
+    for i, model in enumerate(body.models):
+        here = (*at, "models", i)
+        sources.append(_Source(model.model, 0, count, _scope(model.parameters, here), here))
+    base, here = config.base_model, ("base_model",)
+    if base is not None and base not in [source.model for source in sources]:
+        sources.append(_Source(base, 0, count, Scope({}, here), here))  # as mergekit does
+    return scopes, (_Slice(tuple(sources), None, Scope({}, at), (*at, "models")),)
+
+
+def _slice(block: SliceBlock, at: Place) -> _Slice:
+    sources = []
+    for i, source in enumerate(block.sources):
+        here = (*at, "sources", i)
+        start, end = source.layer_range
+        sources.append(_Source(source.model, start, end, _scope(source.parameters, here), here))
+    scope, residual = _scope(block.parameters, at), block.residual_weight is not None
+    return _Slice(tuple(sources), block.base_model, scope, at, residual)
+
+
+def _scope(parameters: Mapping[str, Setting] | None, at: Place) -> Scope:
+    return Scope(parameters or {}, (*at, "parameters"))
+
+
+def _check(reading: _Reading) -> None:
+    """Refuse models that stand twice, layers that the base hasn't; note what does nothing."""
+    document, method, tensors = reading.document, reading.method, reading.tensors
+    for piece in reading.slices:
+        if piece.residual:
+            reading.note((*piece.at, "residual_weight"), "it does nothing, in mergekit neither")
+        for i, source in enumerate(piece.sources):
+            if source.model in [other.model for other in piece.sources[:i]]:
+                message = f"'{source.model}' stands twice in one slice, which mergekit refuses"
+                raise document.error((*source.at, "model"), message)
+            count = source.end if tensors.layers is None else tensors.layers
+            if source.model == reading.base and source.end > count:
+                message = f"the base has {count} layers, and the range ends at {source.end}"
+                raise document.error((*source.at, "layer_range"), message)
+    sources = [(piece, source) for piece in reading.slices for source in piece.sources]
+    count = max(sum(p.length for p in reading.slices), *(source.end for _, source in sources))
+    scopes = [s for p in reading.slices for s in (*(of.scope for of in p.sources), p.scope)]
+    for scope in (*scopes, *reading.scopes):
+        reading.notes += check_scope(document, scope, method, tensors, count)
+    for piece, source in sources:
+        is_base = source.model == reading.base_of(piece)
+        reading.notes += check_source(document, source.scope, method, is_base=is_base)
 
 
 # -------------------------------------------------------------------------------------- the layers
 
 
-def _overlay(made: Sequence[recipes.MadeLayer], count: int | None) -> dict[str, Any] | None:
+@final
+@dataclass(frozen=True)
+class _MadeLayer:
+    """An output layer: the layer numbers of its sources, and the recipe of each part."""
+
+    numbers: frozenset[int]
+    parts: dict[Part, Recipe]
+    at: Place
+
+    @property
+    def decisions(self) -> dict[Part | None, Recipe]:
+        """The recipe of the whole layer, if both parts have one; else of each part."""
+        first, *others = self.parts.values()
+        if all(other == first for other in others):
+            return {None: first}
+        return {part: recipe for part, recipe in self.parts.items()}  # noqa: C416 (a wider key)
+
+
+def _layers(reading: _Reading) -> Iterator[_MadeLayer]:
+    """The output's layers in order."""
+    number = 0
+    for piece in reading.slices:
+        for offset in range(piece.length):
+            numbers = frozenset(source.start + offset for source in piece.sources)
+            parts = {part: _part(reading, piece, (offset, number), part) for part in PARTS}
+            yield _MadeLayer(numbers, parts, piece.at)
+            number += 1
+
+
+def _part(reading: _Reading, piece: _Slice, where: tuple[int, int], part: Part) -> Recipe:
+    """The one recipe of a part: its projections agree, its norms follow.
+
+    `where` is the layer's number in its slice and in the output. Gradients are at 0 at a slice's
+    first layer and at 1 at its last; at 1 in a slice of one.
+    """
+    offset, number = where
+    t = offset / (piece.length - 1) if piece.length > 1 else 1.0
+    recipes = {}
+    for rest in reading.tensors.parts[part]:
+        spot = Spot(reading.tensors.name(number, rest), t)
+        recipes[rest] = _recipe(reading, piece, offset, spot, rest)
+    first, *others = [rest for rest in recipes if not _is_norm(rest)] or list(recipes)
+    for rest, recipe in recipes.items():
+        if recipe == recipes[first]:
+            continue
+        at = reading.filtered(piece)
+        if rest in others:
+            message = f"'{first}' and '{rest}' are merged differently; {_SHARED}, as one"
+            raise reading.document.error(at, message)
+        message = f"'{rest}' has a value of its own, and gets what '{first}' gets: {_SHARED}"
+        reading.note(at, message)
+    return recipes[first]
+
+
+def _is_norm(rest: str) -> bool:
+    """Whether a tensor of a layer belongs to a norm, by its name."""
+    return any("norm" in word or word.startswith("ln_") for word in rest.split("."))
+
+
+def _ends(reading: _Reading) -> dict[str, Recipe]:
+    """Embedding, norm and head: of the first and the last slice, where gradients start."""
+    first, last = reading.slices[0], reading.slices[-1]
+    if len(first.sources) < len(last.sources):
+        reading.note((*last.at, "sources"), _FORGOTTEN)
+    found = {}
+    for where, piece in (("embed", first), ("norm", last), ("head", last)):
+        if where == "head" and reading.tensors.tied:
+            continue
+        names = getattr(reading.tensors, where)
+        recipes = [_recipe(reading, piece, None, Spot(name, 0.0), name) for name in names]
+        if any(recipe != recipes[0] for recipe in recipes):
+            message = f"the tensors of '{where}' are merged differently"
+            raise reading.document.error(reading.filtered(piece), message)
+        if recipes and recipes[0] != Take(take=LayerOf(model="base")):
+            found[where] = recipes[0]
+    return found
+
+
+def _recipe(reading: _Reading, piece: _Slice, offset: int | None, spot: Spot, rest: str) -> Recipe:
+    """The recipe of one tensor: `rest`, in a layer of the slice if there is an `offset`.
+
+    A source's parameters are those of the source's own tensor, the slice's of the output's.
+    """
+    document, method = reading.document, reading.method
+    scopes = (piece.scope, *reading.scopes)
+    sources = []
+    for source in piece.sources:
+        number = None if offset is None else source.start + offset
+        there = Spot(rest if number is None else reading.tensors.name(number, rest), spot.t)
+        own = (source.scope, *scopes)
+        given = {name: parameter(document, name, there, own) for name in method.by_source}
+        layer = LayerOf(model=reading.names[source.model], layer=number)
+        sources.append(Ingredient(layer, source.model == reading.base_of(piece), given))
+    shared = {name: parameter(document, name, spot, scopes) for name in method.shared}
+    try:
+        recipe = method.read(Mixture(method.name, sources, shared))
+    except Unsayable as why:
+        raise document.error(piece.at, f"{why} ('{spot.tensor}')") from None
+    if isinstance(recipe, Merge):
+        reading.merges = True
+        if method.base == "beside" and reading.base_of(piece) != reading.base:
+            message = f"a plan has one base, '{reading.base}', and this slice has another"
+            raise document.error((*piece.at, "base_model"), message)
+    return recipe
+
+
+def _overlay(made: Sequence[_MadeLayer], count: int | None) -> dict[str, Any] | None:
     """Layers and drops, if the layers stand in the base's order, at their numbers in it."""
     numbers = [next(iter(layer.numbers)) for layer in made if len(layer.numbers) == 1]
     ascending = len(numbers) == len(made) and numbers == sorted(set(numbers))
     if count is None or not ascending or numbers[-1] >= count:
         return None
-    entries = []
-    for number, layer in zip(numbers, made, strict=True):
-        own = Take(take=LayerOf(model="base", layer=number))
-        for part, recipe in _decisions(layer).items():
-            if recipe != own:
-                entries.append(Layer(position=number, part=part, recipe=recipe))
+    entries = tuple(
+        Layer(position=number, part=part, recipe=recipe)
+        for number, layer in zip(numbers, made, strict=True)
+        for part, recipe in layer.decisions.items()
+        if recipe != outline.own(number)
+    )
     gone = sorted(set(range(count)) - set(numbers))
-    return {"layers": tuple(entries), "drops": tuple(Drop(position=n) for n in gone)}
+    return {"layers": entries, "drops": tuple(Drop(position=n) for n in gone)}
 
 
-def _decisions(layer: recipes.MadeLayer) -> dict[Part | None, Recipe]:
-    """The recipe of the layer, or of each part."""
-    if layer.whole is not None:
-        return {None: layer.whole}
-    return {part: recipe for part, recipe in layer.parts.items()}  # noqa: C416 (a wider key)
-
-
-def _stack(reading: Reading, made: Sequence[recipes.MadeLayer]) -> dict[str, Any]:
+def _stack(reading: _Reading, made: Sequence[_MadeLayer]) -> dict[str, Any]:
     """The layers one after the other."""
-    items = []
     for layer in made:
-        if layer.whole is None:
+        if None not in layer.decisions:
             help_ = _HELP if reading.tensors.layers is None else ""
             raise reading.document.error(layer.at, _BRANCHES, help_)
-        items.append(Item(recipe=layer.whole))
-    return {"stack": Stack(items=tuple(items))}
+    return {"stack": Stack(items=tuple(Item(recipe=layer.decisions[None]) for layer in made))}
+
+
+# -------------------------------------------------------------------------------- the output's rest
+
+
+def _dtype(reading: _Reading) -> str | None:
+    """The output's dtype."""
+    found = []
+    for key in ("dtype", "out_dtype"):
+        name: str | None = getattr(reading.config, key)
+        name = name.removeprefix("torch.") if name is not None else None
+        if name is not None and name not in DTYPES:
+            help_ = nearest(name, DTYPES) or f"the dtypes are {listed(DTYPES)}"
+            raise reading.document.error((key,), f"'{name}' is no dtype of an output here", help_)
+        found.append(name)
+    computed, out = found
+    if computed not in (None, "float32"):
+        reading.note(("dtype",), _ROUNDS.format(computed))
+    return out or computed
+
+
+def _tokenizer(reading: _Reading) -> Take | None:
+    """The model whose tokenizer the output has, if it isn't the base."""
+    config, document = reading.config, reading.document
+    at: Place = ("tokenizer_source",)
+    model = config.tokenizer_source
+    if config.tokenizer is not None:
+        if model is not None:
+            raise document.error(at, "tokenizer and tokenizer_source don't go together")
+        for key in ("tokens", "pad_to_multiple_of"):
+            if getattr(config.tokenizer, key):
+                message = f"'{key}' changes the embedding's rows, which no statement does"
+                raise document.error(("tokenizer", key), message)
+        at, model = ("tokenizer", "source"), config.tokenizer.source
+    elif model is None:
+        return None
+    reading.note(at, _ROWS)
+    if model is None or str(model) in ("union", "base"):
+        return None
+    if model not in reading.names:
+        raise document.error(at, f"'{model}' is none of the models that are merged")
+    name = reading.names[model]
+    return None if name == "base" else Take(take=LayerOf(model=name))
+
+
+def _note_the_rest(reading: _Reading) -> None:
+    """Note what holds for the file as a whole."""
+    if reading.config.chat_template:
+        message = "a plan sets no chat template; the tokenizer's own stays"
+        reading.note(("chat_template",), message)
+    if reading.method.differs and reading.merges:
+        reading.note(("merge_method",), reading.method.differs)
+    for scope in reading.scopes:
+        for name in ("max_iter", "tol"):
+            if name in scope.values and name in reading.method.shared:
+                message = "gptailor's karcher goes on until it has converged"
+                reading.note((*scope.at, name), message)
+    if reading.config.base_model is None and len(reading.names) > 1:
+        reading.note((), _NO_BASE.format(reading.base))

@@ -1,27 +1,112 @@
-"""mergekit's merge methods as recipes: one tensor's sources and parameters in, a recipe out."""
+"""mergekit's merge methods, a row each: how it is read as a recipe, and written from one."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, final
 
-from gptailor.convert.mergekit.mixture import Mixture, at_the_base, merged
-from gptailor.convert.mergekit.vectors import (
-    breadcrumbs_recipe,
-    dare_recipe,
-    task_arithmetic_recipe,
-    ties_recipe,
-    with_one_source,
-)
 from gptailor.convert.note import Unsayable
-from gptailor.plan.plan import Recipe, Take
+from gptailor.plan.layers import named_sources
+from gptailor.plan.plan import LayerOf, Merge, MethodCall, Recipe, Take
+from gptailor.plan.registry import METHODS
+
+ParameterValue = float | bool | None
+
+_SMALLEST_SUM = 1e-8
+"""mergekit doesn't divide by a sum of weights that is smaller."""
 
 
+@final
+@dataclass(frozen=True)
+class Ingredient:
+    """A source's tensor, with what its parameters are there."""
+
+    layer: LayerOf
+    is_base: bool
+    given: Mapping[str, ParameterValue]
+
+    def number(self, name: str) -> float:
+        """A parameter that must be there."""
+        value = self.given[name]
+        if value is None:
+            raise Unsayable(f"'{self.layer.model}' has no '{name}', which mergekit demands")
+        return float(value)
+
+
+@final
+@dataclass(frozen=True)
+class Mixture:
+    """What mergekit makes a tensor of: sources with their parameters, a method with its own."""
+
+    method: str
+    sources: Sequence[Ingredient]
+    shared: Mapping[str, ParameterValue]
+
+    @property
+    def base(self) -> Ingredient:
+        """The base's tensor."""
+        found = next((source for source in self.sources if source.is_base), None)
+        if found is None:
+            raise Unsayable(f"'{self.method}' needs its base_model among the sources")
+        return found
+
+    @property
+    def others(self) -> list[Ingredient]:
+        """The sources besides the base."""
+        return [source for source in self.sources if not source.is_base]
+
+    def number(self, name: str) -> float:
+        """A shared parameter that must be there."""
+        value = self.shared[name]
+        if value is None:
+            raise Unsayable(f"'{self.method}' has no '{name}', which mergekit demands")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A shared flag, or the method's default."""
+        value = self.shared[name]
+        return default if value is None else bool(value)
+
+    def around_the_base(self, sources: Sequence[Ingredient], name: str, **arguments: Any) -> Merge:
+        """The merge of task vectors, taken against the base's layer of the same number."""
+        layer = self.base.layer.layer
+        for source in sources:
+            if source.layer.layer != layer:
+                there = f"L{source.layer.layer} {source.layer.model}"
+                raise Unsayable(f"'{self.method}' takes {there} against L{layer} of the base; "
+                                "a plan takes task vectors layer by layer")  # fmt: skip
+        return _merged(sources, name, **arguments)
+
+
+def _merged(sources: Sequence[Ingredient], name: str, **arguments: Any) -> Merge:
+    layers = tuple(source.layer for source in sources)
+    return Merge(merge=layers, by=MethodCall(name=name, arguments=arguments))
+
+
+@final
+@dataclass(frozen=True)
+class Written:
+    """A recipe's parameters: a block for each model of a slice, and the slice's."""
+
+    of_sources: list[dict[str, Any]]
+    shared: dict[str, Any] = field(default_factory=dict)
+
+
+@final
 @dataclass(frozen=True)
 class MergekitMethod:
-    """A method of mergekit: the parameters that it reads, and the recipe that it is."""
+    """A method of mergekit."""
 
+    name: str
     by_source: tuple[str, ...]
+    """The parameters that each source has for itself."""
     shared: tuple[str, ...]
-    recipe: Callable[[Mixture], Recipe]
+    """The parameters that a slice has."""
+    read: Callable[[Mixture], Recipe]
+    """The recipe that gives the same tensor; Unsayable if none does."""
+    write: Callable[[Recipe, Sequence[str]], Written] | None = None
+    """The parameters that a recipe is in a slice of these models; None where tensors differ."""
+    base: Literal["none", "first", "beside"] = "none"
+    """The base_model: not read, the first of a slice's two sources, or one beside the sources."""
     differs: str = ""
     """What is different in each merge by it."""
 
@@ -31,17 +116,20 @@ class MergekitMethod:
         return self.by_source + self.shared
 
 
-def _passthrough(mixture: Mixture) -> Recipe:
+# ---------------------------------------------------------------------------------- as recipes
+
+
+def _read_passthrough(mixture: Mixture) -> Recipe:
     if len(mixture.sources) != 1:
         raise Unsayable(f"'passthrough' takes one source, and there are {len(mixture.sources)}")
     (source,) = mixture.sources
     scale = source.given["scale"]
     if scale is None or scale == 1:
         return Take(take=source.layer)
-    return merged([source], "linear", weights=(float(scale),))
+    return _merged([source], "linear", weights=(float(scale),))
 
 
-def _linear(mixture: Mixture) -> Recipe:
+def _read_linear(mixture: Mixture) -> Recipe:
     weights = [source.number("weight") for source in mixture.sources]
     if mixture.flag("normalize", True):
         total = sum(weights)
@@ -54,12 +142,11 @@ def _linear(mixture: Mixture) -> Recipe:
     sources, kept = [s for s, _ in pairs], tuple(w for _, w in pairs)
     if kept == (1.0,):
         return Take(take=sources[0].layer)
-    if len(kept) > 1 and set(kept) == {1.0 / len(kept)}:
-        return merged(sources, "linear")
-    return merged(sources, "linear", weights=kept)
+    equal = len(kept) > 1 and set(kept) == {1.0 / len(kept)}
+    return _merged(sources, "linear", **({} if equal else {"weights": kept}))
 
 
-def _slerp(mixture: Mixture) -> Recipe:
+def _read_slerp(mixture: Mixture) -> Recipe:
     t = mixture.number("t")
     if len(mixture.sources) != 2:
         raise Unsayable(f"'slerp' takes two sources, and there are {len(mixture.sources)}")
@@ -68,27 +155,205 @@ def _slerp(mixture: Mixture) -> Recipe:
     first, second = mixture.base, mixture.others[0]
     if t in (0, 1):
         return Take(take=(second if t else first).layer)
-    return merged([first, second], "slerp", t=t)
+    return _merged([first, second], "slerp", t=t)
 
 
-def _karcher(mixture: Mixture) -> Recipe:
+def _read_karcher(mixture: Mixture) -> Recipe:
     if len(mixture.sources) == 1:
         return Take(take=mixture.sources[0].layer)
-    return merged(mixture.sources, "karcher")
+    return _merged(mixture.sources, "karcher")
 
 
-def _model_stock(mixture: Mixture) -> Recipe:
+def _read_model_stock(mixture: Mixture) -> Recipe:
     if mixture.flag("filter_wise", False):
         raise Unsayable("'model_stock' with filter_wise has an angle for each row; ours has one")
     if len(mixture.others) < 2:
         raise Unsayable("'model_stock' takes two sources or more besides the base")
-    mixture.base  # noqa: B018 (it must be there)
-    return merged(at_the_base(mixture, mixture.others), "model_stock")
+    return mixture.around_the_base(mixture.others, "model_stock")
 
 
-# ------------------------------------------------------------------------------------- the methods
+def _read_task_arithmetic(mixture: Mixture) -> Recipe:
+    """Task vectors as they are, each with its weight."""
+    return _summed(mixture, [source for source in mixture.others if source.number("weight") != 0])
+
+
+def _summed(mixture: Mixture, vectors: Sequence[Ingredient]) -> Recipe:
+    factor = _factor(mixture)
+    scales = tuple(vector.number("weight") * factor for vector in vectors)
+    if not any(scales):
+        return Take(take=mixture.base.layer)
+    scales = scales[:1] if len(set(scales)) == 1 else scales
+    return mixture.around_the_base(vectors, "task_arithmetic", scales=scales)
+
+
+def _factor(mixture: Mixture) -> float:
+    """The factor of all weights: lambda, over their sum where they are normalised."""
+    total = sum(source.number("weight") for source in mixture.others)
+    divides = mixture.flag("normalize", False) and abs(total) >= _SMALLEST_SUM
+    return mixture.number("lambda") / (total if divides else 1.0)
+
+
+def _density(source: Ingredient) -> float:
+    return min(source.number("density"), 1.0)
+
+
+def _trimmed(mixture: Mixture) -> list[Ingredient]:
+    """The sources that count: those whose weight and density aren't 0."""
+    return [s for s in mixture.others if s.number("weight") != 0 and _density(s) > 0]
+
+
+def _one(values: Sequence[float], name: str, method: str) -> float:
+    """The value that all have."""
+    if len(set(values)) > 1:
+        said = ", ".join(f"{value!r}" for value in values)
+        raise Unsayable(f"'{method}' here has one {name} for all sources, and these differ: {said}")
+    return values[0]
+
+
+def _unrescaled(mixture: Mixture, density: float) -> None:
+    if density < 1 and mixture.flag("rescale", False):
+        raise Unsayable(f"'{mixture.method}' with rescale: true stretches what is left to its old "
+                        "L1 norm, which no method here does")  # fmt: skip
+
+
+def _read_ties(mixture: Mixture) -> Recipe:
+    """Trimmed task vectors, the mean of those that agree: one weight and one density for all."""
+    vectors = _trimmed(mixture)
+    scale = mixture.number("lambda")
+    if not vectors or scale == 0:
+        return Take(take=mixture.base.layer)
+    density = _one([_density(v) for v in vectors], "density", "ties")
+    _unrescaled(mixture, density)
+    weight = _one([v.number("weight") for v in vectors], "weight", "ties")
+    if not mixture.flag("normalize", True):
+        if len(vectors) > 1:
+            raise Unsayable("'ties' with normalize: false sums those that agree, ours averages")
+        scale *= weight
+    return mixture.around_the_base(vectors, "ties", density=density, scale=scale)
+
+
+def _read_sparse(mixture: Mixture) -> Recipe:
+    """Task vectors without their outliers (breadcrumbs), or with entries dropped (dare).
+
+    Where signs are elected too (`_ties`), one source has nothing to elect.
+    """
+    ours = mixture.method.partition("_")[0]
+    vectors = _trimmed(mixture)
+    if mixture.method.endswith("_ties") and len(vectors) > 1:
+        raise Unsayable(f"'{mixture.method}' elects signs, which '{ours}' here doesn't")
+    factor = _factor(mixture)
+    if all(_density(vector) == 1 for vector in vectors):
+        return _summed(mixture, vectors)
+    density = _one([_density(v) for v in vectors], "density", ours)
+    arguments = {"density": density}
+    if ours == "breadcrumbs":
+        _unrescaled(mixture, density)
+        gamma = _one([v.number("gamma") for v in vectors], "gamma", ours)
+        arguments["gamma"] = min(gamma, 1.0 - density)
+    scale = _one([v.number("weight") for v in vectors], "weight", ours) * factor
+    if scale == 0:
+        return Take(take=mixture.base.layer)
+    if ours == "dare" and not mixture.flag("rescale", True):
+        scale *= density
+    return mixture.around_the_base(vectors, ours, **arguments, scale=scale)
+
+
+# ------------------------------------------------------------------------------ as parameters
+
+
+def method_call(recipe: Recipe) -> MethodCall:
+    """The method of a merge; linear if it names none."""
+    by = recipe.by if isinstance(recipe, Merge) else None
+    return by if isinstance(by, MethodCall) else MethodCall(name="linear")
+
+
+def _models(recipe: Recipe) -> list[str]:
+    return [name for name, _ in named_sources(recipe)]
+
+
+def _argument(recipe: Recipe, name: str) -> Any:
+    """What a recipe's method is given, or its default."""
+    call = method_call(recipe)
+    parameter = METHODS[call.name].parameter(name)
+    given = call.arguments.get(name)
+    return parameter.default if given is None and parameter is not None else given
+
+
+def _numbers(recipe: Recipe, name: str) -> Sequence[int | float]:
+    """A variadic parameter's numbers, one for each source."""
+    count = len(_models(recipe))
+    given = _argument(recipe, name)
+    numbers = given if isinstance(given, tuple) else (1 / count if given is None else given,)
+    return numbers * count if len(numbers) == 1 else numbers
+
+
+def _weighted(
+    recipe: Recipe, models: Sequence[str], weights: Sequence[int | float], **others: float
+) -> list[dict[str, Any]]:
+    """A weight, and what else a source has, for each model; weight 0 where the recipe has none."""
+    found = dict(zip(_models(recipe), weights, strict=True))
+    return [{"weight": float(found[m]), **others} if m in found else {"weight": 0.0}
+            for m in models]  # fmt: skip
+
+
+def _write_nothing(recipe: Recipe, models: Sequence[str]) -> Written:
+    return Written([{} for _ in models])
+
+
+def _write_linear(recipe: Recipe, models: Sequence[str]) -> Written:
+    numbers: Sequence[int | float] = (1.0,)
+    if isinstance(recipe, Merge):
+        numbers = _numbers(recipe, "weights")
+        if isinstance(recipe.share, int | float):
+            numbers = (1.0 - recipe.share, recipe.share)
+    return Written(_weighted(recipe, models, numbers), {"normalize": False})
+
+
+def _write_slerp(recipe: Recipe, models: Sequence[str]) -> Written:
+    t = float(_argument(recipe, "t")) if isinstance(recipe, Merge) else 0.0
+    return Written([{} for _ in models], {"t": t if _models(recipe)[0] == models[0] else 1.0 - t})
+
+
+def _write_karcher(recipe: Recipe, models: Sequence[str]) -> Written:
+    if _models(recipe) != list(models):
+        raise Unsayable("mergekit's karcher takes all models of a slice, for each tensor")
+    return _write_nothing(recipe, models)
+
+
+def _write_model_stock(recipe: Recipe, models: Sequence[str]) -> Written:
+    if isinstance(recipe, Take) or ["base", *_models(recipe)] != list(models):
+        raise Unsayable("mergekit's model_stock takes all models of a slice, for each tensor")
+    return _write_nothing(recipe, models)
+
+
+def _write_task_vectors(recipe: Recipe, models: Sequence[str]) -> Written:
+    """The weights of the models besides the base, whose own is not read."""
+    names, others = _models(recipe), models[1:]
+    if isinstance(recipe, Take):
+        if names != ["base"]:
+            raise Unsayable(f"'{names[0]}' taken as it is, among task vectors: mergekit would add "
+                            "rounding")  # fmt: skip
+        return Written([{}, *({"weight": 0.0} for _ in others)])
+    if "base" in names:
+        raise Unsayable("the base's own task vector, which is 0, and which mergekit can't name")
+    name, shared = method_call(recipe).name, {}
+    given = {n: float(_argument(recipe, n)) for n in ("density", "gamma", "scale")
+             if METHODS[name].parameter(n)}  # fmt: skip
+    scale = given.pop("scale", 1.0)
+    weights: Sequence[int | float] = [scale] * len(names)
+    if name == "task_arithmetic":
+        weights = _numbers(recipe, "scales")
+    elif name == "ties":
+        weights, shared = [1.0] * len(names), {"normalize": True, "lambda": scale}
+    return Written([{}, *_weighted(recipe, others, weights, **given)], shared)
+
+
+# ------------------------------------------------------------------------------------- the table
 
 _TASK = ("normalize", "rescale", "int8_mask", "lambda")
+_TRIMMED = ("weight", "density")
+_CRUMBS = ("weight", "density", "gamma")
+_ON_A_LINE = "where |cosθ| is above 0.9995 mergekit merges linearly, gptailor on the arc"
 _COUNTS = (
     "mergekit keeps int(density·n) entries of a tensor, gptailor round(density·n), and of equal "
     "entries all or none"
@@ -97,40 +362,29 @@ _DRAWS = (
     "other entries are dropped: gptailor's draws follow a seed, mergekit's don't; and mergekit "
     "rescales to the old L1 norm, gptailor by 1/density"
 )
+_NEGATIVE = (
+    "where the task vectors' mean cosine is negative mergekit steps away from all sources, "
+    "gptailor stays at the base"
+)
+_STOPS = "mergekit stops after max_iter steps, gptailor where the mean no longer moves"
 
-MERGEKIT_METHODS: dict[str, MergekitMethod] = {
-    "passthrough": MergekitMethod(("scale",), (), _passthrough),
-    "linear": MergekitMethod(("weight",), ("normalize",), _linear),
-    "slerp": MergekitMethod(
-        (),
-        ("t",),
-        _slerp,
-        "where |cosθ| is above 0.9995 mergekit merges linearly, gptailor on the arc",
-    ),
-    "task_arithmetic": MergekitMethod(("weight", "density"), _TASK, task_arithmetic_recipe),
-    "ties": MergekitMethod(("weight", "density"), _TASK, ties_recipe, _COUNTS),
-    "dare_linear": MergekitMethod(("weight", "density"), _TASK, dare_recipe, _DRAWS),
-    "dare_ties": MergekitMethod(("weight", "density"), _TASK, with_one_source(dare_recipe), _DRAWS),
-    "breadcrumbs": MergekitMethod(
-        ("weight", "density", "gamma"), _TASK, breadcrumbs_recipe, _COUNTS
-    ),
-    "breadcrumbs_ties": MergekitMethod(
-        ("weight", "density", "gamma"), _TASK, with_one_source(breadcrumbs_recipe), _COUNTS
-    ),
-    "model_stock": MergekitMethod(
-        (),
-        ("filter_wise",),
-        _model_stock,
-        "where the task vectors' mean cosine is negative mergekit steps away from all sources, "
-        "gptailor stays at the base",
-    ),
-    "karcher": MergekitMethod(
-        (),
-        ("max_iter", "tol"),
-        _karcher,
-        "mergekit stops after max_iter steps, gptailor where the mean no longer moves",
-    ),
-}
+MERGEKIT_METHODS: dict[str, MergekitMethod] = {row.name: row for row in (
+    MergekitMethod("passthrough", ("scale",), (), _read_passthrough, _write_nothing),
+    MergekitMethod("linear", ("weight",), ("normalize",), _read_linear, _write_linear),
+    MergekitMethod("slerp", (), ("t",), _read_slerp, _write_slerp, "first", _ON_A_LINE),
+    MergekitMethod("task_arithmetic", _TRIMMED, _TASK, _read_task_arithmetic, _write_task_vectors,
+                   "beside"),
+    MergekitMethod("ties", _TRIMMED, _TASK, _read_ties, _write_task_vectors, "beside", _COUNTS),
+    MergekitMethod("dare_linear", _TRIMMED, _TASK, _read_sparse, None, "beside", _DRAWS),
+    MergekitMethod("dare_ties", _TRIMMED, _TASK, _read_sparse, None, "beside", _DRAWS),
+    MergekitMethod("breadcrumbs", _CRUMBS, _TASK, _read_sparse, _write_task_vectors, "beside",
+                   _COUNTS),
+    MergekitMethod("breadcrumbs_ties", _CRUMBS, _TASK, _read_sparse, None, "beside", _COUNTS),
+    MergekitMethod("model_stock", (), ("filter_wise",), _read_model_stock, _write_model_stock,
+                   "beside", _NEGATIVE),
+    MergekitMethod("karcher", (), ("max_iter", "tol"), _read_karcher, _write_karcher,
+                   differs=_STOPS),
+)}  # fmt: skip
 """The methods that have an equivalent here."""
 
 NO_EQUIVALENT = ("della", "della_linear", "nuslerp", "multislerp", "nearswap", "sce", "ram",

@@ -1,15 +1,23 @@
-"""What a mergekit parameter is for one tensor: filters, gradients, and which block decides."""
+"""A mergekit parameter for one tensor: which block decides, filters, gradients, tensors' names."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import final
 
-from gptailor.convert.mergekit.config import Scope, SliceSource
+from gptailor.checkpoint.families.detect import Unknown, layout_of
+from gptailor.checkpoint.folder import open_checkpoint
+from gptailor.checkpoint.models import Opened
+from gptailor.convert.mergekit.config import Filtered, Setting
+from gptailor.convert.mergekit.methods import MergekitMethod, ParameterValue
+from gptailor.convert.note import ConversionError, Note
 from gptailor.convert.yaml import Document
 from gptailor.plan.faults import Place, nearest
+from gptailor.plan.layers import PARTS
+from gptailor.plan.plan import Part
 
-DEFAULTS: dict[str, float | bool | None] = {
+_DEFAULTS: dict[str, ParameterValue] = {
     "weight": None,
     "density": 1.0,
     "gamma": 0.01,
@@ -23,20 +31,87 @@ DEFAULTS: dict[str, float | bool | None] = {
     "max_iter": 10.0,
     "tol": 1e-5,
 }
-"""The parameters of the methods that are known, and what they are where nothing is said."""
+"""The parameters of the methods that are known, and their values where the file has none."""
 
-BY_SOURCE = ("weight", "density", "gamma", "scale")
-"""Parameters that each source has for itself; mergekit reads the others of slice and file alone."""
-
-OF_OTHERS = ("epsilon", "select_topk", "r", "alpha", "nuslerp_row_wise", "nuslerp_flatten",
-             "embed_slerp", "eps", "similarity_threshold")  # fmt: skip
+_OF_OTHERS = ("epsilon", "select_topk", "r", "alpha", "nuslerp_row_wise", "nuslerp_flatten",
+              "embed_slerp", "eps", "similarity_threshold")  # fmt: skip
 """Parameters of methods that have no equivalent, and of older versions."""
 
 _FLAGS = ("normalize", "rescale", "int8_mask", "filter_wise")
 
-ParameterValue = float | bool | None
+# ------------------------------------------------------------------------------------- the names
 
 
+@final
+@dataclass(frozen=True)
+class TensorNames:
+    """Names of the tensors of a family; within a layer, by its parts."""
+
+    embed: tuple[str, ...]
+    norm: tuple[str, ...]
+    head: tuple[str, ...]
+    prefix: str
+    parts: dict[Part, tuple[str, ...]]
+    tied: bool = False
+    layers: int | None = None
+    read: bool = False
+    """Whether these were read from a checkpoint; else they are the names that most models have."""
+
+    def name(self, layer: int, rest: str) -> str:
+        """The whole name of a tensor of a layer."""
+        return f"{self.prefix}{layer}.{rest}"
+
+    def all(self, layers: int) -> list[str]:
+        """Every name of a model of that many layers."""
+        inner = [rest for part in PARTS for rest in self.parts[part]]
+        named = [self.name(layer, rest) for layer in range(layers) for rest in inner]
+        return [*self.embed, *named, *self.norm, *self.head]
+
+
+LLAMA_TENSORS = TensorNames(
+    embed=("model.embed_tokens.weight",),
+    norm=("model.norm.weight",),
+    head=("lm_head.weight",),
+    prefix="model.layers.",
+    parts={
+        "attn": (*(f"self_attn.{n}_proj.weight" for n in "qkvo"), "input_layernorm.weight"),
+        "mlp": (
+            *(f"mlp.{n}_proj.weight" for n in ("gate", "up", "down")),
+            "post_attention_layernorm.weight",
+        ),
+    },
+)
+"""Llama's names, which Mistral and others have too."""
+
+
+def read_tensors(folder: Path) -> TensorNames:
+    """The names in a checkpoint's folder, from its headers."""
+    checkpoint = open_checkpoint(folder)
+    layout = layout_of(checkpoint.config, checkpoint.tensors)
+    if isinstance(layout, Unknown):
+        raise ConversionError(layout.reason, name=str(folder))
+    opened = Opened("base", checkpoint, layout)
+    parts: dict[Part, tuple[str, ...]] = {}
+    for part in PARTS:
+        names = [rest for layer in range(layout.count) for rest in opened.part(layer, part)]
+        parts[part] = tuple(dict.fromkeys(names))
+    return TensorNames(layout.embed, layout.norm, layout.head, layout.prefix, parts,
+                       layout.tied, layout.count, read=True)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------- the values
+
+
+@final
+@dataclass(frozen=True)
+class Scope:
+    """A block of parameters and its place."""
+
+    values: Mapping[str, Setting]
+    at: Place
+
+
+@final
 @dataclass(frozen=True)
 class Spot:
     """A tensor and how far through its slice it is: 0 at the first layer, 1 at the last."""
@@ -45,101 +120,109 @@ class Spot:
     t: float
 
 
-@dataclass(frozen=True)
-class ParameterBlocks:
-    """The blocks that decide a slice's parameters, the slice's own first."""
-
-    document: Document
-    scopes: Sequence[Scope]
-
-    def shared(self, name: str, spot: Spot) -> ParameterValue:
-        """A parameter of the slice."""
-        return self._resolved(name, spot, self.scopes)
-
-    def of(self, source: SliceSource, name: str, spot: Spot) -> ParameterValue:
-        """A parameter of a source: its own block, then the slice's."""
-        return self._resolved(name, spot, (source.scope, *self.scopes))
-
-    def place(self, name: str, source: SliceSource | None = None) -> Place:
-        """Where a parameter is said: the first block that has it."""
-        scopes = self.scopes if source is None else (source.scope, *self.scopes)
-        return next(((*s.at, name) for s in scopes if name in s.values), ())
-
-    def _resolved(self, name: str, spot: Spot, scopes: Sequence[Scope]) -> ParameterValue:
-        for scope in scopes:
-            if name in scope.values:
-                found = self._evaluated(name, scope.values[name], spot, (*scope.at, name))
-                if found is not None:
-                    return found
-        return DEFAULTS[name]
-
-    def _evaluated(self, name: str, setting: Any, spot: Spot, at: Place) -> ParameterValue:
-        """The value for a tensor; None where no filter is the tensor's."""
-        if isinstance(setting, dict):
-            setting = [setting]
-        if isinstance(setting, list) and isinstance(setting[0], dict):
-            for i, one in enumerate(setting):
-                if filter_matches(one.get("filter"), spot.tensor):
-                    return self._evaluated(name, one["value"], spot, (*at, i, "value"))
-            return None
-        if not isinstance(setting, list):
-            return self._scalar(name, setting, at)
-        values = [self._scalar(name, one, (*at, i)) for i, one in enumerate(setting)]
-        return _interpolated(values, spot.t)
-
-    def _scalar(self, name: str, value: object, at: Place) -> float | bool:
-        if name in _FLAGS:
-            if not isinstance(value, bool):
-                raise self.document.error(at, f"'{name}' is true or false, and not {value!r}")
-            return value
-        number = _number(value)
-        if number is None:
-            raise self.document.error(at, f"'{name}' is a number, and not {value!r}")
-        return number
+def parameter(document: Document, name: str, spot: Spot, scopes: Sequence[Scope]) -> ParameterValue:
+    """A parameter for a tensor: that of the first block that has one for it, or the default."""
+    for scope in scopes:
+        for setting, at in _entries(scope, name):
+            if not _matches(setting.filter, spot.tensor):
+                continue
+            given = setting.value
+            if not isinstance(given, list):
+                return _value(document, name, given, at)
+            values = [_value(document, name, one, (*at, i)) for i, one in enumerate(given)]
+            return _interpolated(values, spot.t)
+    return _DEFAULTS[name]
 
 
-def filter_matches(filter_: str | None, tensor: str) -> bool:
-    """Whether a filter is a tensor's: it is a part of its name, or there is none."""
+def _entries(scope: Scope, name: str) -> Iterator[tuple[Filtered, Place]]:
+    """A block's values for a parameter, each with its filter and its place."""
+    setting, at = scope.values.get(name), (*scope.at, name)
+    if isinstance(setting, Filtered):
+        yield setting, (*at, "value")
+    elif isinstance(setting, list) and isinstance(setting[0], Filtered):
+        yield from ((one, (*at, i, "value")) for i, one in enumerate(setting))
+    elif setting is not None:
+        yield Filtered.model_construct(value=setting), at
+
+
+def _matches(filter_: str | None, tensor: str) -> bool:
+    """Whether a filter is a part of a tensor's name, or there is none."""
     return filter_ is None or filter_ == "*" or filter_ in tensor
+
+
+def _value(document: Document, name: str, value: object, at: Place) -> float | bool:
+    """A flag, or a finite number; YAML 1.1 reads `1e-3` as a text."""
+    if name in _FLAGS:
+        if not isinstance(value, bool):
+            raise document.error(at, f"'{name}' is true or false, and not {value!r}")
+        return value
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise document.error(at, f"'{name}' is a number, and not {value!r}")
+    return number
 
 
 def _interpolated(values: Sequence[float | bool], t: float) -> float | bool:
     """The value on the straight lines through the values, evenly spaced; flags are steps."""
-    if any(isinstance(value, bool) for value in values):
-        return values[int(t * (len(values) - 1))]
     scaled = t * (len(values) - 1)
     low = int(scaled)
+    if any(isinstance(value, bool) for value in values):
+        return values[low]
     high = min(len(values) - 1, low + 1)
     share = scaled - low
     return (1 - share) * values[low] + share * values[high]
 
 
-def _number(value: object) -> float | None:
-    """A finite number; YAML 1.1 reads `1e-3` as a text."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
+# ------------------------------------------------------------------------------------- the checks
 
 
-def filters_of(setting: Any) -> list[str]:
-    """The filters that a setting has."""
-    entries = setting if isinstance(setting, list) else [setting]
-    found = [entry.get("filter") for entry in entries if isinstance(entry, dict)]
+def filters_of(scope: Scope, name: str) -> list[str]:
+    """The filters of a block's parameter."""
+    found = [setting.filter for setting, _ in _entries(scope, name)]
     return [one for one in found if one is not None and one != "*"]
 
 
-def unread(document: Document, scope: Scope, known: Sequence[str], method: str) -> dict[str, str]:
-    """The parameters of a block that its method doesn't read, and why."""
-    found = {}
+def check_scope(
+    document: Document, scope: Scope, method: MergekitMethod, tensors: TensorNames, count: int
+) -> Iterator[Note]:
+    """Note a block's parameters that do nothing, and its filters that no tensor has."""
     for name in scope.values:
-        if name in known:
+        if name in method.parameters:
             continue
-        if name not in DEFAULTS and name not in OF_OTHERS:
-            help_ = nearest(name, known) or f"'{method}' has {', '.join(known) or 'none'}"
+        if name not in _DEFAULTS and name not in _OF_OTHERS:
+            have = f"'{method.name}' has {', '.join(method.parameters) or 'none'}"
+            help_ = nearest(name, method.parameters) or have
             raise document.error((*scope.at, name), f"there is no parameter '{name}'", help_)
-        found[name] = f"'{method}' has no '{name}'; it does nothing, in mergekit neither"
-    return found
+        why = f"'{method.name}' has no '{name}'; it does nothing, in mergekit neither"
+        yield document.note((*scope.at, name), why)
+    for at, filter_ in _idle_filters(scope, tensors.all(count)):
+        if not tensors.read:
+            message = f"the filter '{filter_}' is of no tensor of a model such as Llama"
+            help_ = "with the base's folder at hand its own tensors' names would count"
+            raise document.error(at, message, help_)
+        yield document.note(at, f"the filter '{filter_}' is of no tensor, and does nothing")
+    if scope.values.get("int8_mask") is True and "int8_mask" in method.shared:
+        message = "it saves mergekit memory, and changes nothing"
+        yield document.note((*scope.at, "int8_mask"), message)
+
+
+def _idle_filters(scope: Scope, names: Sequence[str]) -> Iterator[tuple[Place, str]]:
+    for name in scope.values:
+        for filter_ in filters_of(scope, name):
+            if not any(_matches(filter_, tensor) for tensor in names):
+                yield (*scope.at, name), filter_
+
+
+def check_source(
+    document: Document, scope: Scope, method: MergekitMethod, *, is_base: bool
+) -> Iterator[Note]:
+    """Note the parameters of one source that do nothing."""
+    for name in scope.values:
+        if name in method.shared:
+            message = f"'{name}' of one source does nothing, in mergekit neither"
+            yield document.note((*scope.at, name), message)
+        elif is_base and "lambda" in method.shared and name in ("weight", "density"):
+            yield document.note((*scope.at, name), f"the base's own '{name}' does nothing")

@@ -1,0 +1,317 @@
+"""The search results that the GPTailor paper and its predecessor released, as plans: `from_paper`.
+
+The paper (arXiv 2506.20480) prunes: some layers leave, each other one is the base's, a
+candidate's, or several candidates' by task arithmetic. Its predecessor (arXiv 2502.04030) fuses
+groups of layers by a method each (layer-wise), or lays candidates' layers one after the other
+(depth-wise).
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise, permutations
+from typing import Any
+
+from gptailor.checks.plan import check_alone
+from gptailor.convert.naming import short_name
+from gptailor.convert.note import ConversionError, Note
+from gptailor.plan.faults import errors
+from gptailor.plan.layers import own
+from gptailor.plan.plan import (
+    Drop,
+    Item,
+    Layer,
+    LayerOf,
+    Merge,
+    MethodCall,
+    Model,
+    Part,
+    Plan,
+    Recipe,
+    Stack,
+    Take,
+)
+
+_BASES = {32: "meta-llama/Llama-2-7b-hf", 40: "meta-llama/Llama-2-13b-hf"}
+"""The paper's bases, by their number of layers."""
+
+_CANDIDATES_13B = {
+    "chat": "WizardLMTeam/WizardLM-13B-V1.2",
+    "math": "vanillaOVO/WizardMath-13B-V1.0",
+    "code": "layoric/llama-2-13b-code-alpaca",
+}
+"""The candidates of the paper's 13B searches, in order."""
+
+_Choices = dict[str, Any]
+
+
+def from_paper(
+    document: object, *, layers: int | None = None, models: Sequence[str] = ()
+) -> tuple[Plan, list[Note]]:
+    """The plan of a released JSON, and what differs; its kind is guessed from its keys.
+
+    `models` are the candidates' sources in order, where the file doesn't name them; `layers` is
+    the base's number of layers, where the file doesn't tell. Raises ConversionError for what is
+    none of the known kinds, or can't be said.
+    """
+    if not isinstance(document, dict):
+        raise ConversionError("this is no JSON object of a search's choices")
+    if _numbered(document, r"layer_selection_method_(\d+)"):
+        plan, notes = _from_layer_wise(document, layers or 40)
+    elif any("_block_" in key for key in document):
+        plan, notes = _from_depth_wise(document, models)
+    elif _numbered(document, r"layer_(\d+)_candidate_(\d+)"):
+        plan, notes = _from_pruning(document, layers, models)
+    else:
+        message = "the keys are of none of the released kinds"
+        raise ConversionError(message, help="known are pruning, layer-wise and depth-wise fusion")
+    if faults := errors(check_alone(plan)):
+        raise ConversionError(faults[0].message, help=faults[0].help)
+    return plan, notes
+
+
+def _numbered(document: _Choices, pattern: str) -> dict[tuple[int, ...], str]:
+    """The keys of a form, by the numbers in them, in order."""
+    matches = (re.fullmatch(pattern, key) for key in document)
+    found = {tuple(int(n) for n in match.groups()): match[0] for match in matches if match}
+    return dict(sorted(found.items()))
+
+
+def _number(document: _Choices, key: str, *, whole: bool = False) -> float:
+    value = document.get(key)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        kind = "a whole number" if whole else "a number"
+        raise ConversionError(f"this is {value!r}, and not {kind}", place=key)
+    return value
+
+
+def _plan(models: Mapping[str, str], **said: Any) -> Plan:
+    return Plan(models={name: Model(source=source) for name, source in models.items()}, **said)
+
+
+def _family(
+    layers: int, count: int, given: Sequence[str]
+) -> tuple[dict[str, str], list[str], list[Note]]:
+    """The models of a file that names none: those that are given, the paper's, or placeholders.
+
+    Their sources by their names, the candidates' names in order, and notes.
+    """
+    if given and len(given) != count:
+        raise ConversionError(f"the file has {count} candidates, and {len(given)} are given")
+    said = []
+    if layers not in _BASES:
+        said.append(f"the base of {layers} layers is not known: './base' stands for it")
+    if given:
+        candidates = _short_names(given)
+    elif layers == 40 and count == 3:
+        candidates = _CANDIDATES_13B
+        said.append("the file names no models: these are those of the paper's 13B runs")
+    else:
+        candidates = {f"candidate_{k}": f"./candidate_{k}" for k in range(count)}
+        said.append("the candidates are recorded nowhere: placeholders stand for them")
+    models = {"base": _BASES.get(layers, "./base"), **candidates}
+    return models, list(candidates), [Note("", message) for message in said]
+
+
+def _short_names(sources: Sequence[str]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for source in sources:
+        names[short_name(source, names)] = source
+    return names
+
+
+# ----------------------------------------------------------------------------------------- pruning
+
+_SEARCHED = "'{}' is {!r}: it was searched, its code doesn't apply it, and neither does the plan"
+_INDEX = (
+    "after a removal the paper's code takes the base's layer at the output's number for the "
+    "task vectors, which changes L{} here; the plan takes the base's own layer"
+)
+
+
+def _from_pruning(
+    document: _Choices, layers: int | None, given: Sequence[str]
+) -> tuple[Plan, list[Note]]:
+    choices = _numbered(document, r"layer_(\d+)_candidate_(\d+)")
+    keys = _numbered(document, r"remove_idx_(\d+)").values()
+    removed = sorted(int(_number(document, key, whole=True)) for key in keys)
+    if any(a == b for a, b in pairwise(removed)):
+        raise ConversionError("a layer is removed twice", place="remove_idx")
+    kept = sorted({layer for layer, _ in choices})
+    count = len({candidate for _, candidate in choices})
+    if layers is None:
+        layers = max([*kept, *removed]) + 1
+    if sorted([*kept, *removed]) != list(range(layers)):
+        message = f"kept and removed layers are not the {layers} layers of a base, each once"
+        raise ConversionError(message, help="a layer has its candidates or is removed")
+    models, candidates, notes = _family(layers, count, given)
+    recipes = {layer: _pruned(document, layer, candidates) for layer in kept}
+    for key in _numbered(document, r"layer_(\d+)_output_scale").values():
+        notes += [Note(key, _SEARCHED.format(key, document[key]))] if document[key] != 1 else []
+    for output, (layer, recipe) in enumerate(recipes.items()):
+        key = f"layer_{layer}_merge_scale_factor"
+        count = len(recipe.merge) if isinstance(recipe, Merge) else 0
+        # the base's layer has no effect where the coefficients sum to 1
+        if output != layer and count and abs(count * document[key] - 1) > 1e-9:
+            notes.append(Note(key, _INDEX.format(layer)))
+    first, last = _anywhere(recipes[kept[0]]), _anywhere(recipes[kept[-1]])
+    entries = (Layer(position=n, recipe=r) for n, r in recipes.items() if r != own(n))
+    drops = tuple(Drop(position=n) for n in removed)
+    return _plan(
+        models, embed=first, norm=last, head=last, layers=tuple(entries), drops=drops
+    ), notes
+
+
+def _pruned(document: _Choices, layer: int, candidates: Sequence[str]) -> Recipe:
+    """No candidate is the base, one is that one, more are merged."""
+    chosen = []
+    for k, name in enumerate(candidates):
+        key = f"layer_{layer}_candidate_{k}"
+        if (bit := _number(document, key, whole=True)) not in (0, 1):
+            raise ConversionError(f"this is {bit!r}, and not 0 or 1", place=key)
+        chosen += [name] if bit else []
+    if len(chosen) < 2:
+        return Take(take=LayerOf(model=chosen[0] if chosen else "base", layer=layer))
+    scale = float(_number(document, f"layer_{layer}_merge_scale_factor"))
+    sources = tuple(LayerOf(model=name, layer=layer) for name in chosen)
+    call = MethodCall(name="task_arithmetic", arguments={"scales": (scale,)})
+    return Merge(merge=sources, by=call)
+
+
+def _anywhere(recipe: Recipe) -> Recipe | None:
+    """The recipe for a tensor that is in no layer; None for the base's own."""
+    if isinstance(recipe, Take):
+        model = recipe.take.model
+        return None if model == "base" else Take(take=LayerOf(model=model))
+    assert isinstance(recipe, Merge)
+    sources = tuple(LayerOf(model=source.model) for source in recipe.merge)
+    return recipe.model_copy(update={"merge": sources})
+
+
+# -------------------------------------------------------------------------------------- depth-wise
+
+_MULTIPLIED = (
+    "the hidden state after L{} is multiplied by {!r} there; a stack has no scale, so that the "
+    "plan does not say this"
+)
+_EMPTY = "L{} has no layer, and its scale of {!r} nothing to multiply; the plan has neither"
+_ORDER = "the order {} of {} models is taken as the one of that number in lexicographic order"
+_WHOSE = "the file doesn't say whose embedding, norm and head these are: they are the base's"
+
+
+def _from_depth_wise(document: _Choices, given: Sequence[str]) -> tuple[Plan, list[Note]]:
+    """A stack: an ordered subset of the candidates' layers at each place."""
+    blocks = _numbered(document, r"layer_(\d+)_block_(\d+)_selection")
+    layers, count = (1 + max(numbers) for numbers in zip(*blocks, strict=True))
+    if len(blocks) != layers * count:
+        raise ConversionError(f"not every layer of {layers} has its {count} blocks")
+    models, candidates, notes = _family(layers, count, given)
+    notes.append(Note("", _WHOSE))
+    orders = list(permutations(range(count)))
+    chosen: dict[int, list[int]] = {}
+    for n in range(layers):
+        chosen[n] = [k for k in range(count) if _flag(document, blocks[n, k])]
+        if len(chosen[n]) < 2:
+            continue
+        key = f"layer_{n}_permutation_selection"
+        value = str(document.get(key, "0"))
+        if not value.isdecimal() or int(value) >= len(orders):
+            message = f"this is {value!r}, and not one of {len(orders)} orders"
+            raise ConversionError(message, place=key)
+        notes += [Note(key, _ORDER.format(int(value), count))] if int(value) else []
+        chosen[n] = [k for k in orders[int(value)] if k in chosen[n]]
+    for (n,), key in _numbered(document, r"scale_(\d+)").items():
+        message = _MULTIPLIED if chosen.get(n) else _EMPTY
+        notes += [Note(key, message.format(n, document[key]))] if document[key] != 1 else []
+    taken = (LayerOf(model=candidates[k], layer=n) for n, of in chosen.items() for k in of)
+    items = tuple(Item(recipe=Take(take=layer)) for layer in taken)
+    return _plan(models, stack=Stack(items=items)), notes
+
+
+def _flag(document: _Choices, key: str) -> bool:
+    value = document[key]
+    if str(value) not in ("0", "1"):
+        raise ConversionError(f"this is {value!r}, and not 0 or 1", place=key)
+    return str(value) == "1"
+
+
+# -------------------------------------------------------------------------------------- layer-wise
+
+_PARTS: tuple[tuple[Part, str], ...] = (("attn", "self_attn"), ("mlp", "mlp"))
+_NORMS = "the norms of {} have a {} of their own; in the plan they get what their branches get"
+_OF_METHOD = {
+    "linear": "the weights of {} are taken to be normalised to a sum of 1",
+    "ties": "a mask rate is 1 - density here; its code trims a group's tensors as one, gptailor "
+    "each tensor by itself",
+}
+_ENDS = "the file doesn't say what embedding, norm and head are made of: they are the base's"
+
+
+def _from_layer_wise(document: _Choices, layers: int) -> tuple[Plan, list[Note]]:
+    """An overlay: as many groups of layers, equally long, as there are methods."""
+    keys = _numbered(document, r"layer_selection_method_(\d+)")
+    if [number for (number,) in keys] != list(range(len(keys))):
+        message = "the groups aren't numbered from 0 on"
+        raise ConversionError(message, place="layer_selection_method")
+    if layers % len(keys):
+        message = f"{layers} layers don't make {len(keys)} groups of equal length"
+        raise ConversionError(message, place="layer_selection_method")
+    size = layers // len(keys)
+    sources = _sources(document)
+    notes = [Note("", _ENDS)]
+    entries: list[Layer] = []
+    for (group,), key in keys.items():
+        method = str(document[key])
+        positions = range(group * size, (group + 1) * size)
+        calls = {p: _call(document, (group, of), method, sources) for p, of in _PARTS}
+        said = f"L{positions[0]}..L{positions[-1]}"
+        notes.append(Note(f"layer_{group}_paramset_base", _NORMS.format(said, method)))
+        if method in _OF_METHOD:
+            notes.append(Note(key, _OF_METHOD[method].format(said)))
+        entries += _merged(positions, calls, sources)
+    models = {"base": _BASES.get(layers, "./base"), **sources}
+    return _plan(models, layers=tuple(entries)), notes
+
+
+def _merged(
+    positions: Sequence[int], calls: Mapping[Part, MethodCall], sources: Mapping[str, str]
+) -> Iterator[Layer]:
+    for n in positions:
+        layers = tuple(LayerOf(model=name, layer=n) for name in sources)
+        for part, call in calls.items():
+            yield Layer(position=n, part=part, recipe=Merge(merge=layers, by=call))
+
+
+def _sources(document: _Choices) -> dict[str, str]:
+    """The models that the keys name; in the paper's order if they are the paper's."""
+    named = (re.fullmatch(r"model_(.+)_layer_\d+_paramset_.+", key) for key in document)
+    found = sorted({match[1] for match in named if match is not None})
+    if not found:
+        raise ConversionError("the keys name no models")
+    return _CANDIDATES_13B if set(found) == set(_CANDIDATES_13B.values()) else _short_names(found)
+
+
+def _call(
+    document: _Choices, where: tuple[int, str], method: str, sources: Mapping[str, str]
+) -> MethodCall:
+    """The method of a group's paramset."""
+    group, paramset = where
+    start = f"layer_{group}_paramset_{paramset}_method_{method}_param"
+    arguments: dict[str, Any]
+    if method == "linear":
+        keys = [f"model_{source}_{start}_weights" for source in sources.values()]
+        weights = [float(_number(document, key)) for key in keys]
+        if sum(weights) <= 0:
+            raise ConversionError("the weights sum to no more than 0", place=keys[0])
+        arguments = {"weights": tuple(weight / sum(weights) for weight in weights)}
+    elif method == "task_arithmetic":
+        arguments = {"scales": (float(_number(document, f"{start}_scaling_coefficient")),)}
+    elif method == "ties":
+        density = 1.0 - _number(document, f"{start}_param_value_mask_rate")
+        scale = float(_number(document, f"{start}_scaling_coefficient"))
+        arguments = {"density": density, "scale": scale}
+    else:
+        message = f"there is no method '{method}' in these files"
+        if method == "slerp":
+            message = f"slerp of {len(sources)} models with a t for each; here it merges two"
+        raise ConversionError(message, place=f"layer_selection_method_{group}")
+    return MethodCall(name=method, arguments=arguments)

@@ -1,1 +1,0 @@
-"""The search results that the GPTailor paper and its predecessor released, as plans."""
