@@ -76,7 +76,7 @@ def _numbered(document: _Choices, pattern: str) -> dict[tuple[int, ...], str]:
     return dict(sorted(found.items()))
 
 
-def _number(document: _Choices, key: str, *, whole: bool = False) -> float:
+def _number(document: _Choices, key: str, *, whole: bool = False) -> int | float:
     value = document.get(key)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         kind = "a whole number" if whole else "a number"

@@ -59,7 +59,7 @@ _Scalar = Annotated[Any, BeforeValidator(_scalar)]
 _Gradient = Annotated[list[_Scalar], Field(min_length=1)]
 
 
-class Block(Closed):
+class FileBlock(Closed):
     """A mapping of the file."""
 
     refused: ClassVar[dict[str, str]] = {}
@@ -91,7 +91,7 @@ class Block(Closed):
 
 
 @final
-class ModelPath(Block):
+class ModelPath(FileBlock):
     """`path@revision`, or the mapping that says the same."""
 
     path: _Text
@@ -112,7 +112,7 @@ class ModelPath(Block):
 
 
 @final
-class ModelReference(Block):
+class ModelReference(FileBlock):
     """A model that the file names, an adapter on it perhaps: `owner/name@revision+adapter`."""
 
     refused: ClassVar = {
@@ -141,7 +141,7 @@ class ModelReference(Block):
 
 
 @final
-class Filtered(Block):
+class Filtered(FileBlock):
     """A value, or a gradient, for the tensors with a word in their names."""
 
     filter: _Text | None = None
@@ -179,7 +179,7 @@ _Parameters = dict[str, Setting] | None
 
 
 @final
-class ModelBlock(Block):
+class ModelBlock(FileBlock):
     """A model of which all layers are merged."""
 
     model: ModelReference
@@ -187,7 +187,7 @@ class ModelBlock(Block):
 
 
 @final
-class SourceBlock(Block):
+class SourceBlock(FileBlock):
     """A model's layers, from the first of the range up to the second, which isn't one of them."""
 
     model: ModelReference
@@ -202,7 +202,7 @@ def _equally_long(sources: list[SourceBlock]) -> list[SourceBlock]:
 
 
 @final
-class SliceBlock(Block):
+class SliceBlock(FileBlock):
     """Output layers that are made in step of the sources' layers."""
 
     refused: ClassVar = {
@@ -215,7 +215,7 @@ class SliceBlock(Block):
     residual_weight: Any = None
 
 
-class ModuleBlock(Block):
+class ModuleBlock(FileBlock):
     """What is merged: slices, or models as they are."""
 
     slices: Annotated[list[SliceBlock], Field(min_length=1)] | None = None
@@ -240,7 +240,7 @@ def _one_module(modules: object) -> object:
 
 
 @final
-class TokenizerBlock(Block):
+class TokenizerBlock(FileBlock):
     """The tokenizer of the output."""
 
     source: ModelReference | None = None

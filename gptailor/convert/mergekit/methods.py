@@ -84,7 +84,7 @@ def _merged(sources: Sequence[Ingredient], name: str, **arguments: Any) -> Merge
 
 @final
 @dataclass(frozen=True)
-class Written:
+class SaidParameters:
     """A recipe's parameters: a block for each model of a slice, and the slice's."""
 
     of_sources: list[dict[str, Any]]
@@ -103,7 +103,7 @@ class MergekitMethod:
     """The parameters that a slice has."""
     read: Callable[[Mixture], Recipe]
     """The recipe that gives the same tensor; Unsayable if none does."""
-    write: Callable[[Recipe, Sequence[str]], Written] | None = None
+    write: Callable[[Recipe, Sequence[str]], SaidParameters] | None = None
     """The parameters that a recipe is in a slice of these models; None where tensors differ."""
     base: Literal["none", "first", "beside"] = "none"
     """The base_model: not read, the first of a slice's two sources, or one beside the sources."""
@@ -296,44 +296,45 @@ def _weighted(
             for m in models]  # fmt: skip
 
 
-def _write_nothing(recipe: Recipe, models: Sequence[str]) -> Written:
-    return Written([{} for _ in models])
+def _write_nothing(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
+    return SaidParameters([{} for _ in models])
 
 
-def _write_linear(recipe: Recipe, models: Sequence[str]) -> Written:
+def _write_linear(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
     numbers: Sequence[int | float] = (1.0,)
     if isinstance(recipe, Merge):
         numbers = _numbers(recipe, "weights")
         if isinstance(recipe.share, int | float):
             numbers = (1.0 - recipe.share, recipe.share)
-    return Written(_weighted(recipe, models, numbers), {"normalize": False})
+    return SaidParameters(_weighted(recipe, models, numbers), {"normalize": False})
 
 
-def _write_slerp(recipe: Recipe, models: Sequence[str]) -> Written:
+def _write_slerp(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
     t = float(_argument(recipe, "t")) if isinstance(recipe, Merge) else 0.0
-    return Written([{} for _ in models], {"t": t if _models(recipe)[0] == models[0] else 1.0 - t})
+    t = t if _models(recipe)[0] == models[0] else 1.0 - t
+    return SaidParameters([{} for _ in models], {"t": t})
 
 
-def _write_karcher(recipe: Recipe, models: Sequence[str]) -> Written:
+def _write_karcher(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
     if _models(recipe) != list(models):
         raise Unsayable("mergekit's karcher takes all models of a slice, for each tensor")
     return _write_nothing(recipe, models)
 
 
-def _write_model_stock(recipe: Recipe, models: Sequence[str]) -> Written:
+def _write_model_stock(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
     if isinstance(recipe, Take) or ["base", *_models(recipe)] != list(models):
         raise Unsayable("mergekit's model_stock takes all models of a slice, for each tensor")
     return _write_nothing(recipe, models)
 
 
-def _write_task_vectors(recipe: Recipe, models: Sequence[str]) -> Written:
+def _write_task_vectors(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
     """The weights of the models besides the base, whose own is not read."""
     names, others = _models(recipe), models[1:]
     if isinstance(recipe, Take):
         if names != ["base"]:
             raise Unsayable(f"'{names[0]}' taken as it is, among task vectors: mergekit would add "
                             "rounding")  # fmt: skip
-        return Written([{}, *({"weight": 0.0} for _ in others)])
+        return SaidParameters([{}, *({"weight": 0.0} for _ in others)])
     if "base" in names:
         raise Unsayable("the base's own task vector, which is 0, and which mergekit can't name")
     name, shared = method_call(recipe).name, {}
@@ -345,7 +346,7 @@ def _write_task_vectors(recipe: Recipe, models: Sequence[str]) -> Written:
         weights = _numbers(recipe, "scales")
     elif name == "ties":
         weights, shared = [1.0] * len(names), {"normalize": True, "lambda": scale}
-    return Written([{}, *_weighted(recipe, others, weights, **given)], shared)
+    return SaidParameters([{}, *_weighted(recipe, others, weights, **given)], shared)
 
 
 # ------------------------------------------------------------------------------------- the table
