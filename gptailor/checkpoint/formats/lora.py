@@ -1,4 +1,4 @@
-"""The tensors of a LoRA adapter's file, sorted: pieces of deltas, and whole tensors."""
+"""A LoRA adapter put on a model: each of its tensors finds its place, or the adapter is refused."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -15,94 +15,21 @@ from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Delta, LowRank, NewRows, Shift, TensorInfo
 from gptailor.plan.faults import listed
 
-LONGEST_NAME = 300
+_LONGEST_NAME = 300
 """Characters of a tensor's name, which the settings' patterns are matched against."""
 
-ROWS = "token_adapter.trainable_tokens_delta"
-MAGNITUDE = "lora_magnitude_vector"
-BIAS = "lora_B.bias"
+_ROWS = "token_adapter.trainable_tokens_delta"
+_MAGNITUDE = "lora_magnitude_vector"
+_BIAS = "lora_B.bias"
 
 _ROOT = "base_model.model."
 _NAME = r"(?:\.(?!weight$|bias$)[^.]+)?"  # the adapter's own, which some programs leave in
 _PIECE = re.compile(
     rf"(?P<module>.+)\.(?:(?P<factor>lora_[AB]){_NAME}\.weight|(?P<bias>lora_B){_NAME}\.bias|"
-    rf"(?P<plain>lora_embedding_[AB]|{re.escape(ROWS)}){_NAME}|"
-    rf"(?P<magnitude>{MAGNITUDE}){_NAME}(?:\.weight)?)"
+    rf"(?P<plain>lora_embedding_[AB]|{re.escape(_ROWS)}){_NAME}|"
+    rf"(?P<magnitude>{_MAGNITUDE}){_NAME}(?:\.weight)?)"
 )
 _WRAPPED = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)")
-
-
-@final
-@dataclass(slots=True)
-class AdapterPieces:
-    """What an adapter has for one module, by what each tensor is: `lora_A`, `lora_B` and so on."""
-
-    module: str
-    tensors: dict[str, TensorInfo] = field(default_factory=dict)
-
-    @property
-    def embedded(self) -> bool:
-        """Whether the delta is an embedding's."""
-        return any(kind.startswith("lora_embedding") for kind in self.tensors)
-
-    @property
-    def pair(self) -> tuple[str, str]:
-        """What the delta's two factors are called."""
-        kind = "lora_embedding_" if self.embedded else "lora_"
-        return f"{kind}A", f"{kind}B"
-
-
-def sort_tensors(
-    file: Path, found: Mapping[str, TensorInfo]
-) -> tuple[list[AdapterPieces], dict[str, TensorInfo]]:
-    """The pieces of deltas, and whole tensors by the name that the model may have for them."""
-    pieces: dict[str, AdapterPieces] = {}
-    whole: dict[str, TensorInfo] = {}
-    for key, tensor in found.items():
-        if tensor.spec.dtype not in FLOATS:
-            message = f"{quoted(key)} is {tensor.spec.dtype}, which is no float"
-            raise CheckpointError("C402", message, file)
-        if len(key) > LONGEST_NAME:
-            message = f"{quoted(key)} has {len(key)} characters, more than any module's name"
-            raise CheckpointError("C403", message, file)
-        name = key.removeprefix(_ROOT)
-        if (match := _PIECE.fullmatch(name)) is not None:
-            part = pieces.setdefault(match["module"], AdapterPieces(match["module"]))
-            first = part.tensors.setdefault(_kind(match), tensor)
-        else:
-            first = whole.setdefault(_WRAPPED.sub("", name), tensor)
-        if first is not tensor:
-            message = f"{quoted(key)} and {quoted(first.spec.name)} are for the same place"
-            raise CheckpointError("C403", message, file)
-    return list(pieces.values()), whole
-
-
-def _kind(match: re.Match[str]) -> str:
-    return BIAS if match["bias"] else match["factor"] or match["plain"] or match["magnitude"]
-
-
-def check_pieces(file: Path, part: AdapterPieces, settings: LoraSettings) -> None:
-    """Nothing is missing of a module's delta, and nothing is there that the settings deny."""
-
-    def refuse(code: str, message: str) -> NoReturn:
-        raise CheckpointError(code, f"{quoted(part.module)} {message}", file)
-
-    there = part.tensors.keys()
-    for kind in part.pair:
-        if kind not in there:
-            refuse("C405", f"has no {kind}, and so only a part of a delta")
-    wanted = set(part.pair)
-    for kind, setting, on in (
-        (MAGNITUDE, "use_dora", settings.dora),
-        (BIAS, "lora_bias", settings.lora_bias and not part.embedded),
-    ):
-        if on and kind not in there:
-            refuse("C405", f"has no {kind}, and '{setting}' is true")
-        if not on and kind in there:
-            refuse("C402", f"has a {kind}, and '{setting}' is not true")
-        wanted |= {kind} & there
-    if surplus := there - wanted:
-        refuse("C402", f"has a {min(surplus)} beside its {part.pair[0]}")
 
 
 def apply_adapter(
@@ -119,7 +46,7 @@ def apply_adapter(
     _check_folder(folder)
     settings = read_settings(folder)
     file = folder / ADAPTER
-    pieces, whole = sort_tensors(file, read_header(file))
+    pieces, whole = _sorted(file, read_header(file))
     layout = layout_of(model.config, model.tensors)
     if isinstance(layout, Unknown):
         raise CheckpointError("C403", f"the model can't be adapted: {layout.reason}", folder)
@@ -130,7 +57,8 @@ def apply_adapter(
         raise CheckpointError("C401", "the adapter changes nothing in the model", file)
     files = (*model.files, file)
     adapted = replace(model, config=work.config, tensors=work.tensors, files=files)
-    return adapted, [*_other_base(model, settings.base, also), *work.warnings, *work.missing()]
+    base = settings.base_model_name_or_path
+    return adapted, [*_other_base(model, base, also), *work.warnings, *work.missing()]
 
 
 def _check_folder(folder: Path) -> None:
@@ -149,22 +77,64 @@ def _check_folder(folder: Path) -> None:
 
 def _other_base(model: Checkpoint, said: str, also: Collection[str]) -> Iterator[str]:
     """A warning if an adapter's configuration names another base than this model."""
-    parts = _parts(said)
-    if not parts:
-        return
+
+    def last(path: object) -> list[str]:
+        parts = re.split(r"[/\\]", path) if isinstance(path, str) else []
+        return [part.casefold() for part in parts if part not in ("", ".")][-1:]
+
     folder = model.folder.absolute()
-    names = {folder.name, *(file.absolute().parent.name for file in model.files)}
+    names = [str(folder), *(str(file.absolute().parent) for file in model.files), *also]
+    known = {part for name in (*names, model.config.get("_name_or_path")) for part in last(name)}
     if folder.parent.name == "snapshots":  # of the Hub's cache: models--OWNER--NAME/snapshots/…
-        names.add(folder.parent.parent.name.split("--")[-1])
-    names.update(part for name in also for part in _parts(name)[-1:])
-    own = model.config.get("_name_or_path")
-    names.update(_parts(own)[-1:] if isinstance(own, str) else ())
-    if parts[-1].casefold() not in {name.casefold() for name in names}:
+        known.add(folder.parent.parent.name.split("--")[-1].casefold())
+    if not known.issuperset(last(said)):
         yield f"the adapter's configuration names another base, {quoted(said)}"
 
 
-def _parts(path: str) -> list[str]:
-    return [part for part in re.split(r"[/\\]", path) if part not in ("", ".")]
+@final
+@dataclass(slots=True)
+class _Pieces:
+    """What an adapter has for one module, by what each tensor is: `lora_A`, `lora_B` and so on."""
+
+    module: str
+    tensors: dict[str, TensorInfo] = field(default_factory=dict)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the delta is an embedding's."""
+        return any(kind.startswith("lora_embedding") for kind in self.tensors)
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """What the delta's two factors are called."""
+        kind = "lora_embedding_" if self.embedded else "lora_"
+        return f"{kind}A", f"{kind}B"
+
+
+def _sorted(
+    file: Path, found: Mapping[str, TensorInfo]
+) -> tuple[list[_Pieces], dict[str, TensorInfo]]:
+    """The pieces of deltas, and whole tensors by the name that the model may have for them."""
+    pieces: dict[str, _Pieces] = {}
+    whole: dict[str, TensorInfo] = {}
+    for key, tensor in found.items():
+        if tensor.spec.dtype not in FLOATS:
+            message = f"{quoted(key)} is {tensor.spec.dtype}, which is no float"
+            raise CheckpointError("C402", message, file)
+        if len(key) > _LONGEST_NAME:
+            message = f"{quoted(key)} has {len(key)} characters, more than any module's name"
+            raise CheckpointError("C403", message, file)
+        name = key.removeprefix(_ROOT)
+        if (match := _PIECE.fullmatch(name)) is not None:
+            kind = _BIAS if match["bias"] else match["factor"] or match["plain"] or _MAGNITUDE
+            part = pieces.setdefault(match["module"], _Pieces(match["module"]))
+            first = part.tensors.setdefault(kind, tensor)
+        else:
+            first = whole.setdefault(_WRAPPED.sub("", name), tensor)
+        if first is not tensor:
+            message = f"{quoted(key)} and {quoted(first.spec.name)} are for the same place"
+            raise CheckpointError("C403", message, file)
+    return list(pieces.values()), whole
 
 
 @final
@@ -203,7 +173,10 @@ class _Work:
         help_ = "the adapter is for another model, or for another version of its code"
         self.refuse("C403", message, help_)
 
-    def refuse_shape(self, tensor: TensorInfo, target: str, wanted: tuple[int, ...]) -> NoReturn:
+    def check_shape(self, tensor: TensorInfo, target: str, wanted: tuple[int, ...]) -> None:
+        """The tensor has the shape that this one of the model asks for."""
+        if tensor.spec.shape == wanted:
+            return
         message = f"{quoted(tensor.spec.name)} has the shape {list(tensor.spec.shape)}"
         message += f", and for {quoted(target)} of the model it should be {list(wanted)}"
         vocabulary = target in (self.embed, self.head) and tensor.spec.shape[1:] == wanted[1:]
@@ -220,30 +193,26 @@ class _Work:
             name = given if tied_head else self.resolved(given)
             if name is None or saved.setdefault(name, tensor) is not tensor:
                 self.refuse_place(tensor)
-        self._check_saved(saved)
-        if self.tied and (self.embed in saved or self.head in saved):
-            self._part_or_join(saved)
-        for name, tensor in saved.items():
-            spec = self.tensors[name].spec
-            if tensor.spec.shape != spec.shape:
-                self.refuse_shape(tensor, name, spec.shape)
-            cast = None if tensor.spec.dtype == spec.dtype else Adapted(tensor, ())
-            self.tensors[name] = TensorInfo(spec, tensor.file, tensor.offset, cast)
-            self.changed.add(name)
-            self.applied = True
-
-    def _check_saved(self, saved: Mapping[str, TensorInfo]) -> None:
-        """All of each module to save is there."""
         for name in self.tensors:
             known = name in saved or (self.tied and name == self.head)
             if not known and self.settings.saves(name):
                 message = f"'modules_to_save' names {quoted(name)}, which the file doesn't hold"
                 self.refuse("C405", message)
+        if self.tied and (self.embed in saved or self.head in saved):
+            self._part_or_join(saved)
+        for name, tensor in saved.items():
+            spec = self.tensors[name].spec
+            self.check_shape(tensor, name, spec.shape)
+            cast = None if tensor.spec.dtype == spec.dtype else Adapted(tensor, ())
+            self.tensors[name] = TensorInfo(spec, tensor.file, tensor.offset, cast)
+            self.changed.add(name)
+            self.applied = True
 
     def _part_or_join(self, saved: dict[str, TensorInfo]) -> None:
         """Embedding and head of a tied model: apart if they are modules to save, as in PEFT."""
         brought = [name for name in (self.embed, self.head) if name in saved]
-        if self.settings.ties or not any(self.settings.saves(name) for name in brought):
+        joined = self.settings.ensure_weight_tying
+        if joined or not any(self.settings.saves(name) for name in brought):
             head = saved.pop(self.head, None)
             if head is not None:
                 saved.setdefault(self.embed, head)
@@ -257,7 +226,7 @@ class _Work:
 
     # --------------------------------------------------------------------------------------- deltas
 
-    def add_deltas(self, pieces: list[AdapterPieces]) -> None:
+    def add_deltas(self, pieces: list[_Pieces]) -> None:
         """Add each module's delta to its tensor."""
         by_target: dict[str, str] = {}
         for part in pieces:
@@ -271,36 +240,51 @@ class _Work:
 
     def _add(self, name: str, delta: Delta) -> None:
         info = self.tensors[name]
-        if isinstance(info.form, Adapted):
-            form = Adapted(info.form.base, (*info.form.deltas, delta))
-        else:
-            form = Adapted(info, (delta,))
+        form = info.form if isinstance(info.form, Adapted) else Adapted(info, ())
+        form = replace(form, deltas=(*form.deltas, delta))
         self.tensors[name] = replace(info, form=form)
         self.changed.add(name)
         nothing = isinstance(delta, LowRank) and not delta.scale and delta.magnitude is None
         self.applied = self.applied or not nothing
 
-    def _deltas(self, part: AdapterPieces) -> Iterator[tuple[str, Delta]]:
+    def _deltas(self, part: _Pieces) -> Iterator[tuple[str, Delta]]:
         """What a module's pieces do to which tensors."""
-        if part.tensors.keys() == {ROWS}:
+        if part.tensors.keys() == {_ROWS}:
             yield self._new_rows(part)
             return
-        check_pieces(self.file, part, self.settings)
+        self._check_pieces(part)
         a, b = (part.tensors[kind] for kind in part.pair)
         target = self._target(f"{part.module}.weight", a)
-        turned = part.embedded or (self.layout.transposed and self._is_layer(target))
+        in_layer = isinstance(split_name(self.layout, target), tuple)
+        turned = part.embedded or (self.layout.transposed and in_layer)
         self._check_factors(part, target, turned=turned)
         if self.tied and target == self.embed:
             self.warnings.append(
                 "embedding and head are tied: the adapter changes both, as in PEFT"
             )
         scale = self.settings.scale_of(part.module)
-        yield target, LowRank(a, b, scale, turned, part.tensors.get(MAGNITUDE))
-        if (bias := part.tensors.get(BIAS)) is not None:
+        yield target, LowRank(a, b, scale, turned, part.tensors.get(_MAGNITUDE))
+        if (bias := part.tensors.get(_BIAS)) is not None:
             target = self._target(f"{part.module}.bias", bias)
-            if bias.spec.shape != (shape := self.tensors[target].spec.shape):
-                self.refuse_shape(bias, target, shape)
+            self.check_shape(bias, target, self.tensors[target].spec.shape)
             yield target, Shift(bias, scale)
+
+    def _check_pieces(self, part: _Pieces) -> None:
+        """Nothing is missing of a module's delta, and nothing is there that the settings deny."""
+        there, module = part.tensors.keys(), quoted(part.module)
+        for kind in part.pair:
+            if kind not in there:
+                self.refuse("C405", f"{module} has no {kind}, and so only a part of a delta")
+        for kind, setting, on in (
+            (_MAGNITUDE, "use_dora", self.settings.use_dora),
+            (_BIAS, "lora_bias", self.settings.lora_bias and not part.embedded),
+        ):
+            if on and kind not in there:
+                self.refuse("C405", f"{module} has no {kind}, and '{setting}' is true")
+            if not on and kind in there:
+                self.refuse("C402", f"{module} has a {kind}, and '{setting}' is not true")
+        if surplus := there - {*part.pair, _MAGNITUDE, _BIAS}:
+            self.refuse("C402", f"{module} has a {min(surplus)} beside its {part.pair[0]}")
 
     def _target(self, name: str, tensor: TensorInfo) -> str:
         """The tensor that a delta is for; a tied head's is the embedding's."""
@@ -312,10 +296,7 @@ class _Work:
             self.refuse("C402", message, "put the adapter on the model that is not quantised")
         return target
 
-    def _is_layer(self, name: str) -> bool:
-        return isinstance(split_name(self.layout, name), tuple)
-
-    def _check_factors(self, part: AdapterPieces, target: str, *, turned: bool) -> None:
+    def _check_factors(self, part: _Pieces, target: str, *, turned: bool) -> None:
         shape = self.tensors[target].spec.shape
         if len(shape) != 2:
             message = f"{quoted(target)} has {len(shape)} dimensions, and a delta two"
@@ -327,21 +308,19 @@ class _Work:
             self.refuse("C404", f"{message}, and the configuration gives it the rank {rank}")
         outputs, inputs = reversed(shape) if turned else shape
         wanted: list[tuple[int, ...]] = [(rank, inputs), (outputs, rank), (outputs,)]
-        for kind, its in zip((*part.pair, MAGNITUDE), wanted, strict=True):
-            tensor = part.tensors.get(kind)
-            if tensor is not None and tensor.spec.shape != its:
-                self.refuse_shape(tensor, target, its)
+        for kind, its in zip((*part.pair, _MAGNITUDE), wanted, strict=True):
+            if kind in part.tensors:
+                self.check_shape(part.tensors[kind], target, its)
 
-    def _new_rows(self, part: AdapterPieces) -> tuple[str, Delta]:
-        rows = part.tensors[ROWS]
+    def _new_rows(self, part: _Pieces) -> tuple[str, Delta]:
+        rows = part.tensors[_ROWS]
         target = self._target(f"{part.module}.weight", rows)
         at = self.settings.tokens_of(part.module)
         if at is None:
             module = quoted(part.module)
             self.refuse("C405", f"'trainable_token_indices' doesn't say which rows of {module}")
         shape = self.tensors[target].spec.shape
-        if rows.spec.shape != (len(at), *shape[1:]):
-            self.refuse_shape(rows, target, (len(at), *shape[1:]))
+        self.check_shape(rows, target, (len(at), *shape[1:]))
         if max(at, default=0) >= shape[0]:
             message = f"'trainable_token_indices' has {max(at)}, and the model {shape[0]} tokens"
             self.refuse("C404", message)
@@ -361,6 +340,6 @@ class _Work:
             return False
         if len(self.tensors[name].spec.shape) != 2 or (self.tied and name == self.head):
             return False
-        place, layers = split_name(self.layout, name), self.settings.layers
-        inside = layers is None or (isinstance(place, tuple) and place[0] in layers)
+        place = split_name(self.layout, name)
+        inside = self.settings.aims_in(place[0] if isinstance(place, tuple) else None)
         return inside and self.settings.aims_at(name.removesuffix(".weight"))
