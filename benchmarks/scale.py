@@ -21,7 +21,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from gptailor.build import compile as api
+import gptailor
+from gptailor.prepare import prepare
 from gptailor.program.program import program_lines
 from tests.hollow import (
     LLAMA_2_70B,
@@ -91,9 +92,9 @@ def write(folder: Path, made: Made, body: Callable[[int], str], shards: int) -> 
 def planned(plan: Path) -> Iterable[Callable[[], object]]:
     """The verbs that read headers alone."""
     return (
-        lambda: api.check(api.load(plan)),
-        lambda: api.prepare(api.load(plan), shard_size=SHARD),
-        lambda: program_lines(api.prepare(api.load(plan)).compiled.program),
+        lambda: gptailor.check(gptailor.load(plan)),
+        lambda: prepare(gptailor.load(plan), shard_size=SHARD),
+        lambda: program_lines(prepare(gptailor.load(plan)).compiled.program),
     )
 
 
@@ -101,8 +102,8 @@ def compiled(plan: Path) -> Iterable[Callable[[], object]]:
     """Compilation into one file, and into hundreds."""
     out = plan.with_name("out")
     return (
-        lambda: api.compile(api.load(plan), out, force=True),
-        lambda: api.compile(api.load(plan), out, force=True, shard_size=100_000),
+        lambda: gptailor.compile(gptailor.load(plan), out, force=True),
+        lambda: gptailor.compile(gptailor.load(plan), out, force=True, shard_size=100_000),
     )
 
 
@@ -171,7 +172,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--doublings", type=int, default=5, help="of the sizes (5)")
     given = parser.parse_args(arguments)
     rounds, times = given.rounds, given.doublings
-    api.loads('tailor 1\nmodel base = "./base"\n')  # makes the parser
+    gptailor.loads('tailor 1\nmodel base = "./base"\n')  # makes the parser
     verbs = ("check", "dry run", "show --program")
     table(verbs, (
         measure(f"llama of {n} layers", llama(num_hidden_layers=n, **TINY), rounds=rounds)

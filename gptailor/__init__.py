@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING, Any
 from gptailor.version import VERSION
 
 if TYPE_CHECKING:
-    from gptailor.build.compile import Written, check, compile, format, load, loads, lock, verify
+    from gptailor.build.compile import Written, compile
     from gptailor.build.lock import Lock
-    from gptailor.build.verify import Verified
+    from gptailor.build.record import lock
+    from gptailor.build.verify import Verified, verify
     from gptailor.evaluate.judge import judge
     from gptailor.evaluate.live.stitch import stitch
     from gptailor.evaluate.outcome import Judgement
+    from gptailor.lang.format import format
+    from gptailor.lang.parse import load, loads
     from gptailor.plan.faults import Fault, PlanError, TailorError
     from gptailor.plan.plan import Plan
+    from gptailor.prepare import check
 
 __version__ = VERSION
 
@@ -31,15 +35,15 @@ _HOMES = {
     "TailorError": "gptailor.plan.faults",
     "Verified": "gptailor.build.verify",
     "Written": "gptailor.build.compile",
-    "check": "gptailor.build.compile",
+    "check": "gptailor.prepare",
     "compile": "gptailor.build.compile",
-    "format": "gptailor.build.compile",
+    "format": "gptailor.lang.format",
     "judge": "gptailor.evaluate.judge",
-    "load": "gptailor.build.compile",
-    "loads": "gptailor.build.compile",
-    "lock": "gptailor.build.compile",
+    "load": "gptailor.lang.parse",
+    "loads": "gptailor.lang.parse",
+    "lock": "gptailor.build.record",
     "stitch": "gptailor.evaluate.live.stitch",
-    "verify": "gptailor.build.compile",
+    "verify": "gptailor.build.verify",
 }
 
 __all__ = [

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gptailor.build import compile as api
+import gptailor
+import gptailor.build.compile
 from gptailor.cli import main as cli
 from gptailor.plan.faults import TailorError
 
@@ -50,7 +51,7 @@ class Runs:
         `at` is a moment and `do` what happens then, a name in `ACTIONS`, with `where` for what;
         `after` are seconds after which the run is killed from outside. `lacking` are functions of
         the C library that aren't there. `cli` gives the arguments of the command line, which is run
-        then instead of `api.compile`.
+        then instead of `gptailor.compile`.
         """
         (ended,) = self.together({"plan": str(plan), "output": str(output), **more})
         return ended
@@ -197,10 +198,10 @@ def _run(wanted: dict[str, Any], answer: int) -> None:
     else:
         names = ("force", "shard_size", "dtype", "threads", "locking")
         options = {name: wanted[name] for name in names if name in wanted}
-        plan = api.load(wanted["plan"])
+        plan = gptailor.load(wanted["plan"])
         sys.addaudithook(moments.audit)
         try:
-            api.compile(
+            gptailor.compile(
                 plan,
                 wanted["output"],
                 progress=lambda _: moments.pass_by("progress"),
@@ -240,7 +241,7 @@ def _end(pid: int, reading: int) -> dict[str, Any]:
 
 def main() -> None:
     """Fork for each line that is read."""
-    api.loads('tailor 1\nmodel base = "./base"\nL0 from base')  # makes the parser
+    gptailor.loads('tailor 1\nmodel base = "./base"\nL0 from base')  # makes the parser
     for name in sys.argv[1:]:
         __import__(name)
     # An orphan of a test that failed would keep a small file system busy.

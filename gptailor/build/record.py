@@ -1,4 +1,4 @@
-"""Locks made while a plan is compiled, and compilations held to a lock: `Recording`."""
+"""Locks made while a plan is compiled or computed, and compilations held to a lock."""
 
 import hashlib
 import json
@@ -9,7 +9,6 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, final
 
-from gptailor.build.inputs import InputFiles, inputs
 from gptailor.build.lock import (
     LOCK_FILE,
     Difference,
@@ -24,8 +23,10 @@ from gptailor.build.lock import (
     refuse,
 )
 from gptailor.build.output import (
+    InputFiles,
     config,
     fit_bridges,
+    inputs,
     payloads,
     tensor_digest,
     used_dtype,
@@ -39,7 +40,7 @@ from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.threads import Crew, available
 from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Model, Plan
-from gptailor.prepare import Prepared, pinned
+from gptailor.prepare import ModelPaths, Prepared, pinned, ready
 
 if TYPE_CHECKING:
     from gptailor.evaluate.bridge.fit import Fitted
@@ -67,8 +68,10 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def at_locked_commits(plan: Plan, lock: Lock) -> Plan:
+def at_locked_commits(plan: Plan, lock: Lock | None) -> Plan:
     """The plan with each model of the Hub at the commit that was locked, if it was declared so."""
+    if lock is None:
+        return plan
     commits = {
         name: locked.commit
         for name, locked in lock.models.items()
@@ -88,12 +91,14 @@ def lock_of(locked: Lock | str | Path) -> Lock:
 # ---------------------------------------------------------------------------- before it is compiled
 
 
-def refuse_early(prepared: Prepared, lock: Lock) -> None:
+def refuse_early(prepared: Prepared, lock: Lock | None) -> None:
     """Raise CheckpointError (C703 to C705) for what differs from a lock, as far as is known now.
 
     That is the plan, the dtype, which files are read, their sizes, the bytes of small ones, the
     calibration texts, the configuration, and what the output's tensors are.
     """
+    if lock is None:
+        return
     for differences in (_of_plan, _of_inputs, differing_texts, _of_output):
         refuse(differences(prepared, lock), lock)
 
@@ -276,16 +281,20 @@ class Recording:
             yield from differing_file(one.model, one.name, one.path, expected, found)
 
 
-def measured(
-    prepared: Prepared,
+def lock(
+    plan: Plan | Prepared,
     *,
+    models: ModelPaths | None = None,
+    dtype: str | None = None,
     threads: int | None = None,
     progress: ByteProgress = lambda _: None,
 ) -> Lock:
-    """The lock of a plan that is not compiled: its output is made in memory, and not kept.
+    """The lock of a plan: digests of all that it reads, and of each tensor that it makes.
 
-    `progress` is told of all bytes read and made, `work` of them.
+    The output is made in memory and not kept; `Lock.write` writes the lock. `progress` is told of
+    all bytes read and made, `work` of them. The rest is as `compile` has it.
     """
+    prepared = ready(plan, models=models, dtype=dtype) if isinstance(plan, Plan) else plan
     fitted = fit_bridges(prepared)
     crew = Crew(threads)
     outputs = prepared.compiled.program.outputs

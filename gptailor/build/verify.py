@@ -1,4 +1,4 @@
-"""The files beside a folder's weights, against what the plan, or its lock, gives."""
+"""Whether a compiled folder is what its plan and its lock say: `verify`."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -7,12 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from gptailor.build.inputs import inputs, is_beside
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Difference, Lock, differing_tensors, read_lock
 from gptailor.build.output import (
     CARD,
     config,
     fit_bridges,
+    inputs,
+    is_beside,
     payloads,
     side_files,
     sketched,
@@ -158,6 +159,22 @@ class Verification:
                 read = inputs(self.prepared).values()
                 size += sum(path.stat().st_size for its in read for path in its.values())
         return size
+
+
+def verify(
+    folder: str | Path,
+    *,
+    models: ModelPaths | None = None,
+    tensors_only: bool = False,
+    progress: ByteProgress = lambda _: None,
+) -> Verified:
+    """Whether a compiled folder is what its plan and its lock say; see `Verified`.
+
+    `models` gives other folders for the plan's names; with `tensors_only` the folder is compared
+    with its lock, and the models are not looked at. Raises CheckpointError if the folder is not
+    there (C101) or its lock is none (C701, C702), PlanError if `models` has other names.
+    """
+    return verified(begin(Path(folder), models=models, tensors_only=tensors_only), progress)
 
 
 # ------------------------------------------------------------------------------- without weights

@@ -16,8 +16,6 @@ from gptailor.cli.terminal import MOST_SHOWN, report, say
 if TYPE_CHECKING:
     from gptailor.build.lock import Difference, Lock
     from gptailor.build.verify import Verified
-    from gptailor.plan.plan import Plan
-    from gptailor.prepare import Prepared
 
 EXIT_CODES = {"verified": 0, "differs": 1, "unverified": 3}
 
@@ -56,23 +54,6 @@ def asked(
     return None, read_lock(path)
 
 
-def held(plan: "Plan", lock: "Lock | None") -> "Plan":
-    """The plan with its models of the Hub at the commits of the lock it is held to, if any."""
-    if lock is None:
-        return plan
-    from gptailor.build.record import at_locked_commits  # noqa: PLC0415
-
-    return at_locked_commits(plan, lock)
-
-
-def refuse_known(prepared: "Prepared", lock: "Lock | None") -> None:
-    """Refuse what is known to differ from the lock without reading weights."""
-    if lock is not None:
-        from gptailor.build.record import refuse_early  # noqa: PLC0415
-
-        refuse_early(prepared, lock)
-
-
 @click.command("lock", short_help="Write down what a plan is made from, and what comes out.")
 @PLAN_ARGUMENT
 @click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
@@ -87,15 +68,15 @@ def lock_command(
     The tensors are computed, and not kept. 'gptailor compile PLAN -o DIR --locked' then takes the
     same inputs and makes the same bytes, or refuses. An old lock is replaced.
     """
-    from gptailor.build import compile as api  # noqa: PLC0415
-    from gptailor.build.inputs import work  # noqa: PLC0415
-    from gptailor.build.record import measured  # noqa: PLC0415
+    from gptailor.build.output import work  # noqa: PLC0415
+    from gptailor.build.record import lock  # noqa: PLC0415
+    from gptailor.prepare import ready  # noqa: PLC0415
 
     path = lock_file(plan, output)
-    prepared = api.ready(read_plan(plan), models=dict(models), dtype=dtype)
+    prepared = ready(read_plan(plan), models=dict(models), dtype=dtype)
     report(prepared.warnings)
     with _progress(work(prepared), "locking") as advance:
-        made = measured(prepared, progress=advance)
+        made = lock(prepared, progress=advance)
     if str(path) == "-":
         say(made.text(), newline=False)
         return

@@ -18,10 +18,8 @@ import gptailor
 from gptailor.cli.eval import eval_command
 from gptailor.cli.lock import (
     asked,
-    held,
     lock_command,
     locked_in_words,
-    refuse_known,
     verify_command,
 )
 from gptailor.cli.options import MODEL, PLAN_ARGUMENT, PLANS, ByteSize
@@ -112,19 +110,21 @@ def compile_(  # noqa: PLR0913, PLR0917 (one argument a flag)
     inputs are taken and the same bytes made, or the compilation is refused. See 'gptailor lock'.
     """
     new_lock, held_to = asked(plan, lock=lock, locked=locked, given=lock_file, dry_run=dry_run)
-    from gptailor.build import compile as api  # noqa: PLC0415
+    from gptailor.build.compile import compile  # noqa: PLC0415
+    from gptailor.build.record import at_locked_commits, refuse_early  # noqa: PLC0415
+    from gptailor.prepare import prepare, ready  # noqa: PLC0415
 
-    prepare = api.prepare if dry_run else api.ready
-    wanted = held(read_plan(plan), held_to)
-    prepared = prepare(wanted, models=dict(models), dtype=dtype, shard_size=shard_size)
+    wanted = at_locked_commits(read_plan(plan), held_to)
+    make = prepare if dry_run else ready
+    prepared = make(wanted, models=dict(models), dtype=dtype, shard_size=shard_size)
     report(prepared.warnings)
     if dry_run:
-        refuse_known(prepared, held_to)
+        refuse_early(prepared, held_to)
         print_dry_run(prepared, output)
         return
     keep_memory()
     with progress(prepared.size) as advance:
-        written = api.write(
+        written = compile(
             prepared,
             output,
             force=force,
@@ -238,10 +238,10 @@ def show_(plan: str, models: tuple[tuple[str, Path], ...], program: bool) -> Non
 
     wanted = read_plan(plan)
     if program:
-        from gptailor.build import compile as api  # noqa: PLC0415
+        from gptailor.prepare import prepare  # noqa: PLC0415
         from gptailor.program.program import program_lines  # noqa: PLC0415
 
-        prepared = api.prepare(wanted, models=dict(models))
+        prepared = prepare(wanted, models=dict(models))
         report(prepared.warnings)
         say("\n".join(program_lines(prepared.compiled.program)))
         return

@@ -58,9 +58,9 @@ def faults_of(name: str, models: dict[str, Path], *, alone: bool) -> list[Fault]
     plan, faults = parsed(name)
     if plan is None or errors(faults) or alone:
         return faults
-    from gptailor.build import compile as api  # noqa: PLC0415
+    from gptailor.prepare import check  # noqa: PLC0415
 
-    return api.check(plan, models)
+    return check(plan, models)
 
 
 def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:

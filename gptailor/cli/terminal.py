@@ -14,7 +14,7 @@ import click
 from gptailor.plan.faults import Fault, show
 
 if TYPE_CHECKING:
-    from gptailor.build.compile import Prepared
+    from gptailor.prepare import Prepared
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 2**28

@@ -10,7 +10,7 @@ from gptailor.lang.draft import Draft
 from gptailor.lang.lower import lower, lower_statement
 from gptailor.lang.parse import parse
 from gptailor.plan import plan as p
-from gptailor.plan.faults import Fault, Source, errors
+from gptailor.plan.faults import Fault, PlanError, Source, errors
 from gptailor.plan.registry import METHODS, OBJECTIVES
 
 E = TypeVar("E", p.Layer, p.Drop, p.Scale, p.Item)
@@ -80,6 +80,19 @@ def format_text(source: Source) -> tuple[str | None, list[Fault]]:
     if errors(found := faults + more):
         return None, found
     return format_file(file), []
+
+
+def format(plan: p.Plan | str) -> str:
+    """The canonical text of a plan, or of a text, whose comments stay.
+
+    Raises PlanError where a text can't be read.
+    """
+    if isinstance(plan, p.Plan):
+        return format_plan(plan)
+    text, faults = format_text(Source("<text>", plan))
+    if text is None:
+        raise PlanError(faults)
+    return text
 
 
 def format_file(file: tree.File, used: p.Plan | None = None) -> str:

@@ -11,13 +11,13 @@ from typing import Any, final
 
 from gptailor.build.lock import SUFFIX
 from gptailor.build.output import used_plan
-from gptailor.build.record import measured
+from gptailor.build.record import lock
 from gptailor.lang.format import format_plan, objective_words, range_words
 from gptailor.lang.parse import load
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
-from gptailor.prepare import prepare, ready
+from gptailor.prepare import prepare
 from gptailor.report.describe import plan_summary
 from gptailor.report.search import percent, shown_number
 from gptailor.search.folder import BEST, FRONT, Folder
@@ -96,7 +96,7 @@ def _cut(plan: Plan) -> str:
 def lock_best(plan: Path) -> Path:
     """The lock of a plan's file, beside it: of all that it reads, and of each tensor it makes."""
     path = plan.with_name(plan.name + SUFFIX)
-    measured(ready(load(plan))).write(path)
+    lock(load(plan)).write(path)
     return path
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.build import compile as api
+import gptailor
 from gptailor.lang.parse import read_text
 from gptailor.plan.faults import Fault, PlanError, Source, errors, show
 from gptailor.plan.plan import Plan
+from gptailor.prepare import prepare
 from tests.codes import CODES, plan_codes
 
 REFUSED = sorted((Path(__file__).parents[1] / "refused").glob("*.tailor"))
@@ -47,11 +48,11 @@ def faults_of(text: str, folder: Path) -> list[Fault]:
 
 
 def faults_against_models(plan: Plan) -> list[Fault]:
-    faults = api.check(plan)
+    faults = gptailor.check(plan)
     if errors(faults):
         return faults
     try:
-        api.prepare(plan)
+        prepare(plan)
     except PlanError as error:
         faults += error.faults
     return faults

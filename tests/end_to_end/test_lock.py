@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import gptailor
-from gptailor.build.inputs import work
 from gptailor.build.lock import LOCK_FILE, Lock, read_lock
-from gptailor.build.record import measured, plan_digest
+from gptailor.build.output import work
+from gptailor.build.record import plan_digest
 from gptailor.build.verify import begin, verified
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli import main as cli
@@ -190,8 +190,7 @@ def test_adapters_are_locked_apart_from_their_models(here: Path) -> None:
 SCRIPT = """\
 import sys, gptailor
 from gptailor.prepare import ready
-from gptailor.build.record import measured
-print(measured(ready(gptailor.load("p.tailor")), threads=int(sys.argv[1])).text(), end="")
+print(gptailor.lock(ready(gptailor.load("p.tailor")), threads=int(sys.argv[1])).text(), end="")
 """
 
 
@@ -372,7 +371,7 @@ def test_progress_is_told_of_all_work(out: Path) -> None:
     assert sum(told) == begun.work
     prepared = ready(gptailor.load("p.tailor"))
     told.clear()
-    measured(prepared, progress=told.append)
+    gptailor.lock(prepared, progress=told.append)
     assert sum(told) == work(prepared)
 
 

@@ -26,11 +26,11 @@ METHOD = {
 
 CHILD = """
 import json, sys
-from gptailor.build import compile as api
+import gptailor
 import torch
 torch.set_num_threads(int(sys.argv[1]))
 for plan, output, options in json.loads(sys.argv[2]):
-    api.compile(api.load(plan), output, **options)
+    gptailor.compile(gptailor.load(plan), output, **options)
 """
 
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from gptailor.build import compile as api
+import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import INDEX, open_checkpoint
 from gptailor.checkpoint.write.writer import free_space
+from gptailor.prepare import prepare
 from tests.hollow import LLAMA_3_70B, QWEN_3_30B, llama, qwen3_moe, write_hollow
 
 PLAN = """\
@@ -126,7 +127,7 @@ def test_a_large_plan_needs_its_headers_and_little_memory(
 
 def test_a_large_output_is_planned_whole(tmp_path: Path) -> None:
     write_family(tmp_path, llama(**LLAMA_3_70B), 30)
-    prepared = api.prepare(api.load(tmp_path / "plan.tailor"), shard_size=10**9)
+    prepared = prepare(gptailor.load(tmp_path / "plan.tailor"), shard_size=10**9)
     base = prepared.models["base"].checkpoint.tensors
     gone = f"model.layers.{prepared.layers}."
     specs = [spec for shard in prepared.shards for spec in shard.specs]
@@ -145,7 +146,7 @@ def test_what_the_disk_has_no_room_for_is_refused_at_once(tmp_path: Path) -> Non
         pytest.skip("the disk has room for 8 TB")
     (tmp_path / "plan.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L1\n')
     with pytest.raises(CheckpointError, match="C305"):
-        api.compile(api.load(tmp_path / "plan.tailor"), tmp_path / "out")
+        gptailor.compile(gptailor.load(tmp_path / "plan.tailor"), tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "plan.tailor"]
 
 
@@ -162,8 +163,8 @@ def test_hundreds_of_shards_have_a_right_index(tmp_path: Path) -> None:
             count = (path.stat().st_size - start) // 4
             file.write(b"".join((number * 10**6 + i).to_bytes(4, "little") for i in range(count)))
     (tmp_path / "plan.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L0..L9\n')
-    written = api.compile(
-        api.load(tmp_path / "plan.tailor"), tmp_path / "out", shard_size=2_000, threads=2
+    written = gptailor.compile(
+        gptailor.load(tmp_path / "plan.tailor"), tmp_path / "out", shard_size=2_000, threads=2
     )
     assert len(written.shards) > 200
     index = json.loads((tmp_path / "out" / INDEX).read_text())
@@ -205,12 +206,12 @@ MAPPED = """
 import sys
 sys.modules["mmap"] = None
 from pathlib import Path
-from gptailor.build import compile as api
+import gptailor
 maps = []
-plan = api.load(Path(sys.argv[1]))
+plan = gptailor.load(Path(sys.argv[1]))
 def look(_):
     maps.append(Path("/proc/self/maps").read_text())
-api.compile(plan, sys.argv[2], progress=look, shard_size=8000)
+gptailor.compile(plan, sys.argv[2], progress=look, shard_size=8000)
 assert len(maps) > 10
 assert not [text for text in maps if ".safetensors" in text]
 """
@@ -246,7 +247,7 @@ def test_locks_may_be_unknown(little: Path, monkeypatch: pytest.MonkeyPatch) -> 
     theirs = little.with_name(".out.partial-1-0123456789abcdef")
     (theirs / "new").mkdir(parents=True)
     (theirs / ".lock").touch()
-    api.compile(api.load(little), little.with_name("out"))
+    gptailor.compile(gptailor.load(little), little.with_name("out"))
     assert (little.with_name("out") / "config.json").exists()
     assert [path.name for path in little.parent.glob(".*")] == [theirs.name]
 
@@ -255,11 +256,11 @@ def test_locks_may_be_unknown(little: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_copies_within_the_kernel_may_fail(
     little: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    api.compile(api.load(little), little.with_name("out"))
+    gptailor.compile(gptailor.load(little), little.with_name("out"))
     wanted = {path.name: path.read_bytes() for path in little.with_name("out").iterdir()}
     for name in ("copy_file_range", "sendfile"):
         monkeypatch.setattr(os, name, fails(number), raising=False)
-        api.compile(api.load(little), little.with_name("out"), force=True)
+        gptailor.compile(gptailor.load(little), little.with_name("out"), force=True)
         made = {path.name: path.read_bytes() for path in little.with_name("out").iterdir()}
         assert made == wanted
 
@@ -270,7 +271,7 @@ def test_a_source_that_can_no_longer_be_read(little: Path, monkeypatch: pytest.M
     with pytest.raises(
         CheckpointError, match=r"C201.*cannot be read: Input/output error"
     ) as caught:
-        api.compile(api.load(little), little.with_name("out"))
+        gptailor.compile(gptailor.load(little), little.with_name("out"))
     assert caught.value.path.suffix == ".safetensors"
     assert caught.value.path.parent.parent == little.parent
     assert not list(little.parent.glob("*out*"))
@@ -290,10 +291,10 @@ def only_folders(number: int) -> Callable[[int], None]:
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
 def test_folders_may_not_be_synced(little: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", only_folders(errno.EINVAL))
-    api.compile(api.load(little), little.with_name("out"))
+    gptailor.compile(gptailor.load(little), little.with_name("out"))
     monkeypatch.setattr(os, "fsync", only_folders(errno.EIO))
     with pytest.raises(CheckpointError, match=r"C303.*Input/output error"):
-        api.compile(api.load(little), little.with_name("two"))
+        gptailor.compile(gptailor.load(little), little.with_name("two"))
     assert sorted(path.name for path in little.parent.iterdir()) == [
         "base",
         "math",
@@ -322,6 +323,6 @@ def test_a_lock_that_outlives_its_removal(little: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(os, "unlink", silly)
     monkeypatch.setattr(os, "close", closes)
-    api.compile(api.load(little), little.with_name("out"))
+    gptailor.compile(gptailor.load(little), little.with_name("out"))
     assert kept
     assert not list(little.parent.glob(".*"))
