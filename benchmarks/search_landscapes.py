@@ -76,7 +76,7 @@ class Places:
     def of(cls, space: Space) -> "Places":
         """By the genes' names."""
         layers = space.layers
-        models = len({gene.kind for gene in space.bits if gene.kind.startswith("has")})
+        models = len({bit.subject for bit in space.bits if bit.subject.role == "member"})
         found = cls(np.zeros(layers, int), np.zeros((layers, models), int), np.zeros(layers, int))
         for number, gene in enumerate(space.bits):
             layer = int(re.findall(r"L(\d+)", gene.name)[0])

@@ -17,6 +17,7 @@ from gptailor.plan.registry import (
     ObjectiveSpec,
     Parameter,
 )
+from gptailor.plan.walk import sources
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -194,14 +195,14 @@ def layers(draw: Draw, names: list[str], position: int, tied: int) -> list[p.Lay
 
 
 def _numbers(recipe: p.Recipe) -> list[int]:
-    return [0, *(s.layer for s in p.sources(recipe) if s.layer is not None)]
+    return [0, *(s.layer for _, s in sources(recipe) if s.layer is not None)]
 
 
 def moved(recipe: p.Recipe, step: int) -> p.Recipe:
     """The recipe some layers on."""
     if isinstance(recipe, p.Subset):
         return recipe.model_copy(update={"layer": (recipe.layer or 0) + step})
-    found = tuple(p.LayerOf(model=s.model, layer=(s.layer or 0) + step) for s in p.sources(recipe))
+    found = tuple(p.LayerOf(model=s.model, layer=(s.layer or 0) + step) for _, s in sources(recipe))
     if isinstance(recipe, p.Take):
         return p.Take(take=found[0])
     return recipe.model_copy(update={"merge": found})

@@ -1,10 +1,10 @@
 """Rules for plans that come from JSON or from code: what the language can't say is no plan."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from gptailor.plan.faults import Fault, Place
-from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Open, Plan, Recipe, Subset
-from gptailor.plan.walk import layers_of, numbers, recipes, values
+from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Plan, Recipe, Subset
+from gptailor.plan.walk import entries, numbers, recipes, sources, values
 
 LARGEST = 2**63 - 1
 """The largest whole number that a budget may be."""
@@ -91,66 +91,49 @@ def a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
 
 def a_tied_group_is_alike(plan: Plan) -> Iterator[Fault]:
     """Entries that share their choices have the same choices."""
-    for name, entries in _tied_lists(plan):
-        first: dict[int, object] = {}
-        for i, entry in enumerate(entries):
-            if entry.tied is None:
-                continue
-            recipe = getattr(entry, "recipe", None)
-            shape = (
-                _shape(recipe) if recipe is not None else None,
-                entry.maybe,
-                getattr(entry, "part", None),
-                getattr(entry, "factor", None),
-            )
-            if first.setdefault(entry.tied, shape) != shape:
-                message = "a tied entry differs from the others of its group"
-                yield Fault("P508", message, (*name, i))
-
-
-def _tied_lists(plan: Plan) -> Iterator[tuple[tuple[str, ...], Sequence[Open]]]:
-    yield ("layers",), plan.layers
-    yield ("drops",), plan.drops
-    yield ("scales",), plan.scales
-    if plan.stack is not None:
-        yield ("stack", "items"), plan.stack.items
+    first: dict[tuple[Place, int], object] = {}
+    for at, entry in entries(plan):
+        if entry.tied is None or at[0] == "bridges":
+            continue
+        shape = (
+            _shape(entry.recipe) if isinstance(entry, Layer | Item) else None,
+            entry.maybe,
+            getattr(entry, "part", None),
+            getattr(entry, "factor", None),
+        )
+        if first.setdefault((at[:-1], entry.tied), shape) != shape:
+            yield Fault("P508", "a tied entry differs from the others of its group", at)
 
 
 def _shape(recipe: Recipe) -> object:
     """A recipe without its layer numbers."""
     if isinstance(recipe, Subset):
         return recipe.any_of, recipe.by
-    models = [source.model for _, source in layers_of(recipe)]
+    models = [source.model for _, source in sources(recipe)]
     return type(recipe), models, getattr(recipe, "share", None), getattr(recipe, "by", None)
 
 
 def a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
     """A tied group's layers go in step as lists do, and its items are neighbours in the stack."""
-    stack = plan.stack.items if plan.stack else ()
-    yield from _repeats(("layers",), plan.layers)
-    yield from _repeats(("stack", "items"), stack)
+    seen: set[tuple[Place, int, Place, int | None]] = set()
+    for at, entry in entries(plan):
+        if entry.tied is None or not isinstance(entry, Layer | Item):
+            continue
+        for inner, source in sources(entry.recipe):
+            key = at[:-1], entry.tied, inner, source.layer
+            if key in seen and not isinstance(entry.recipe, Subset):
+                message = f"L{source.layer} stands twice in a tied group"
+                yield Fault("P508", message, (*at, "recipe"))
+            seen.add(key)
     ended: set[int] = set()
     previous: int | None = None
-    for i, item in enumerate(stack):
+    for i, item in enumerate(plan.stack.items if plan.stack else ()):
         if previous is not None and item.tied != previous:
             ended.add(previous)
         if item.tied in ended:
             message = "the items of a tied group don't stand together"
             yield Fault("P508", message, ("stack", "items", i))
         previous = item.tied
-
-
-def _repeats(name: tuple[str, ...], entries: Sequence[Layer | Item]) -> Iterator[Fault]:
-    seen: set[tuple[int, int, int | None]] = set()
-    for i, entry in enumerate(entries):
-        if entry.tied is None:
-            continue
-        for k, (_, source) in enumerate(layers_of(entry.recipe)):
-            key = (entry.tied, k, source.layer)
-            if key in seen:
-                message = f"L{source.layer} stands twice in a tied group"
-                yield Fault("P508", message, (*name, i, "recipe"))
-            seen.add(key)
 
 
 def no_bridge_is_tied(plan: Plan) -> Iterator[Fault]:

@@ -7,10 +7,10 @@ from itertools import pairwise
 from gptailor.checks.language import SAYABLE
 from gptailor.checks.recipes import MERGING
 from gptailor.checks.search import SEARCHING
-from gptailor.plan.faults import Also, Fault, Hit, joined_faults, listed, locate, nearest
-from gptailor.plan.plan import Open, Plan, Take
+from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
+from gptailor.plan.plan import Plan, Take
 from gptailor.plan.registry import DTYPES, WORDS
-from gptailor.plan.walk import choices, is_open, named_models, numbers, recipes
+from gptailor.plan.walk import entries, entry_sites, named_models, numbers, recipes
 
 PlanRule = Callable[[Plan], Iterator[Fault]]
 
@@ -239,27 +239,16 @@ def every_scale_is_positive(plan: Plan) -> Iterator[Fault]:
 
 def every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
     """`tied` before a statement without a choice does nothing."""
-    groups: dict[tuple[str, int], tuple[tuple[str | int, ...], bool]] = {}
-    for name, entries in _open_entries(plan):
-        for i, entry in enumerate(entries):
-            if entry.tied is not None:
-                recipe = getattr(entry, "recipe", None)
-                factor = getattr(entry, "factor", None)
-                has = entry.maybe or (recipe is not None and choices(recipe) > 0)
-                has = has or is_open(factor)
-                at, before = groups.get((name[-1], entry.tied), ((*name, i), False))
-                groups[name[-1], entry.tied] = at, before or has
+    groups: dict[tuple[Place, int], tuple[Place, bool]] = {}
+    for at, entry in entries(plan):
+        if entry.tied is not None and at[0] != "bridges":
+            first, before = groups.get((at[:-1], entry.tied), (at, False))
+            has = before or any(site.open for site in entry_sites(entry, at))
+            groups[at[:-1], entry.tied] = first, has
     for at, has in groups.values():
         if not has:
             yield Fault("P507", "'tied' stands before a statement without a choice",
                         (*at, "tied"), "leave it out", severity="warning")  # fmt: skip
-
-
-def _open_entries(plan: Plan) -> Iterator[tuple[tuple[str, ...], tuple[Open, ...]]]:
-    for name in ("layers", "drops", "scales"):
-        yield (name,), getattr(plan, name)
-    if plan.stack is not None:
-        yield ("stack", "items"), plan.stack.items
 
 
 PLAN_RULES: tuple[PlanRule, ...] = (

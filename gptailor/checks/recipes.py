@@ -13,16 +13,16 @@ from gptailor.plan.plan import (
     Plan,
     Recipe,
     Subset,
-    Take,
 )
 from gptailor.plan.registry import METHODS, Method, Parameter
 from gptailor.plan.walk import (
     call_values,
     calls,
     layer_recipes,
-    layers_of,
     numbers,
     recipes,
+    sites,
+    sources,
     values,
 )
 
@@ -155,13 +155,12 @@ def every_source_names_a_layer(plan: Plan) -> Iterator[Fault]:
     """A layer's recipe names layers; the rest of the model has none."""
     for at, recipe in recipes(plan):
         is_layer = at[0] in ("layers", "stack")
-        found = [(*a, "layer") for a, s in layers_of(recipe) if (s.layer is None) == is_layer]
-        if isinstance(recipe, Subset) and (recipe.layer is None) == is_layer:
-            found.append(("layer",))
-        for inner in found:
+        found = [(*a, "layer") for a, s in sources(recipe) if (s.layer is None) == is_layer]
+        if isinstance(recipe, Subset):
+            found = [("layer",)] if (recipe.layer is None) == is_layer else []
+        if found:
             message = "a layer's source names no layer" if is_layer else "a source names a layer"
-            yield Fault("P218", message, at + inner)
-            break
+            yield Fault("P218", message, at + found[0])
 
 
 def a_stack_says_which_base(plan: Plan) -> Iterator[Fault]:
@@ -226,18 +225,13 @@ def _said(option: object) -> str:
 
 
 def _options(plan: Plan) -> Iterator[tuple[Place, tuple[object, ...]]]:
-    for at, recipe in recipes(plan):
-        for inner, source in layers_of(recipe):
-            if isinstance(source.model, OneOfModels):
-                yield (*at, *inner, "model"), source.model.one_of
-        if isinstance(recipe, Subset) and len(set(recipe.any_of)) != max(1, len(recipe.any_of)):
-            yield (*at, "any_of"), recipe.any_of
-        by = None if isinstance(recipe, Take) else recipe.by
-        if isinstance(by, OneOfMethods):
-            yield (*at, "by"), by.one_of
-    for at, value in values(plan):
-        if isinstance(value, OneOfNumbers):
-            yield at, value.one_of
+    for site in sites(plan):
+        if isinstance(site.value, OneOfModels | OneOfMethods | OneOfNumbers):
+            yield site.place, site.value.one_of
+        elif isinstance(site.value, Subset):
+            names = site.value.any_of
+            if len(set(names)) != max(1, len(names)):  # one model alone may be chosen or not
+                yield (*site.place, "any_of"), names
 
 
 def drop_any_can_be_met(plan: Plan) -> Iterator[Fault]:

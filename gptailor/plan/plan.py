@@ -4,7 +4,7 @@ A plan is a normal form: one entry for each position, sorted, so that two texts 
 are equal plans. Rules that speak to people are not here but in `gptailor.checks`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -342,12 +342,3 @@ class Plan(Closed):
         return all(getattr(self, name) == getattr(other, name) for name in type(self).model_fields)
 
     __hash__ = None  # type: ignore[assignment] # it holds dictionaries
-
-
-def sources(recipe: Recipe) -> Sequence[LayerOf]:
-    """The layers that a recipe reads, a choice of models included."""
-    if isinstance(recipe, Take):
-        return (recipe.take,)
-    if isinstance(recipe, Merge):
-        return recipe.merge
-    return tuple(LayerOf(model=model, layer=recipe.layer) for model in recipe.any_of)

@@ -1,24 +1,199 @@
-"""Walks over a plan that the rules share: what stands where, and faults joined over ranges."""
+"""The only walk over a plan: what it says, each with its place, its subject and its condition.
 
-from collections.abc import Iterator
+All that reads a plan's choices folds over it: genes are made of open sites, decoding puts an answer
+in each site's place, encoding reads the answer there, and rules look at the sites they are about.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, final
 
 from gptailor.plan.faults import Place
 from gptailor.plan.plan import (
     REST,
+    Bridge,
     By,
+    Drop,
+    DropAny,
     Interval,
+    Item,
+    Layer,
     LayerOf,
     Merge,
     MethodCall,
     OneOfMethods,
     OneOfModels,
     OneOfNumbers,
+    Open,
     Plan,
     Recipe,
+    Scale,
     Subset,
     Take,
     Value,
 )
+
+Role = Literal[
+    "drop", "otherwise", "scaled", "bridged", "item", "member", "take", "source", "method",
+    "argument", "share", "factor", "tokens", "ridge",
+]  # fmt: skip
+"""What a site decides: whether a layer leaves, which models a recipe takes, a number of it."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a choice is about: its role, and the model, part, method or parameter that it is for.
+
+    `number` counts sources and a method's several numbers from 1; it is 0 where there is only one.
+    """
+
+    role: Role
+    model: str = ""
+    part: str = ""
+    method: str = ""
+    parameter: str = ""
+    number: int = 0
+
+
+SEVERAL = -1
+"""Of a subset in a condition: two or more members are chosen."""
+
+Given: TypeAlias = tuple[Place, int]
+"""A choice that another depends on, and what it is there: an option, a member, or SEVERAL."""
+
+Choice: TypeAlias = DropAny | Subset | OneOfModels | OneOfMethods | OneOfNumbers | Interval
+"""What leaves something open, besides a `maybe`."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One thing that a plan says and may leave open.
+
+    `place` is where it stands, `entry` that of the layer, drop, scale, bridge or item around it, if
+    there is one. `when` are the choices in the same recipe that it depends on; the entry's own
+    `maybe` comes on top of them.
+    """
+
+    place: Place
+    value: Choice | Value | By | str | bool
+    subject: Subject
+    entry: Place = ()
+    when: tuple[Given, ...] = ()
+
+    @property
+    def open(self) -> bool:
+        """Whether this is a choice."""
+        return self.value is True or isinstance(self.value, Choice)
+
+
+# --------------------------------------------------------------------------------------- the sites
+
+
+def sites(plan: Plan) -> Iterator[Site]:
+    """All that a plan says and may leave open, in the order of a space's genes."""
+    for where in REST:
+        if (recipe := plan.rest(where)) is not None:
+            yield from recipe_sites(recipe, (where,))
+    for g, choice in enumerate(plan.drop_any):
+        yield Site(("drop_any", g), choice, Subject("drop"))
+    for at, entry in entries(plan):
+        yield from entry_sites(entry, at)
+
+
+def entries(plan: Plan) -> Iterator[tuple[Place, Open]]:
+    """All that `maybe` and `tied` may stand before, and its place."""
+    listed: tuple[tuple[Place, tuple[Open, ...]], ...] = (
+        (("drops",), plan.drops),
+        (("layers",), plan.layers),
+        (("scales",), plan.scales),
+        (("bridges",), plan.bridges),
+        (("stack", "items"), plan.stack.items if plan.stack else ()),
+    )
+    for name, found in listed:
+        yield from (((*name, i), entry) for i, entry in enumerate(found))
+
+
+_MAYBE: dict[type[Open], Role] = {
+    Drop: "drop",
+    Layer: "otherwise",
+    Scale: "scaled",
+    Bridge: "bridged",
+    Item: "item",
+}
+_NUMBERS: tuple[Role, ...] = ("factor", "tokens", "ridge")
+
+
+def entry_sites(entry: Open, at: Place) -> Iterator[Site]:
+    """What one entry says: its recipe, whether it is there at all, its own numbers."""
+    if isinstance(entry, Layer | Item):
+        yield from recipe_sites(entry.recipe, (*at, "recipe"), at)
+    part = entry.part or "" if isinstance(entry, Layer) else ""
+    yield Site((*at, "maybe"), entry.maybe, Subject(_MAYBE[type(entry)], part=part), at)
+    for name in _NUMBERS:
+        if (value := getattr(entry, name, None)) is not None:
+            yield Site((*at, name), value, Subject(name), at)
+
+
+def recipe_sites(recipe: Recipe, at: Place = (), entry: Place = ()) -> Iterator[Site]:
+    """What one recipe says."""
+    given: tuple[Given, ...] = ()
+    if isinstance(recipe, Subset):
+        given = ((at, SEVERAL),)
+        yield Site(at, recipe, Subject("member"), entry)
+    else:
+        for place, source in sources(recipe):
+            k = 0 if isinstance(recipe, Take) else int(place[-1]) + 1
+            subject = Subject("source" if k else "take", number=k)
+            yield Site((*at, *place, "model"), source.model, subject, entry)
+    if isinstance(recipe, Merge) and recipe.share is not None:
+        yield Site((*at, "share"), recipe.share, Subject("share"), entry)
+    by = (*at, "by")
+    if not isinstance(recipe, Take) and isinstance(recipe.by, OneOfMethods):
+        yield Site(by, recipe.by, Subject("method"), entry, given)
+    for inner, call in calls(recipe):
+        option = ((by, int(inner[-1])),) if len(inner) > 1 else ()
+        for argument, name, value in call_values(call):
+            k = int(argument[-1]) + 1 if _is_one_of_several(call, argument) else 0
+            member = ((at, k - 1),) if k and isinstance(recipe, Subset) else ()
+            subject = Subject("argument", method=call.name, parameter=name, number=k)
+            place = (*at, *inner, *argument)
+            yield Site(place, value, subject, entry, (*given, *option, *member))
+
+
+def _is_one_of_several(call: MethodCall, argument: Place) -> bool:
+    given = call.arguments[str(argument[1])]
+    return isinstance(given, tuple) and len(given) > 1
+
+
+def choices(recipe: Recipe) -> int:
+    """How many choices a recipe leaves open."""
+    return sum(site.open for site in recipe_sites(recipe))
+
+
+def open_choices(plan: Plan) -> int:
+    """How many choices a plan leaves open; a tied statement's count once."""
+    shared = shared_place(plan)
+    return len({shared(site.place) for site in sites(plan) if site.open})
+
+
+def shared_place(plan: Plan) -> Callable[[Place], Place]:
+    """From a choice's place to the one place that tells it apart: in the first entry tied to it."""
+    first: dict[tuple[Place, int], Place] = {}
+    moved: dict[Place, Place] = {}
+    for at, entry in entries(plan):
+        if entry.tied is not None:
+            moved[at] = first.setdefault((at[:-1], entry.tied), at)
+
+    def shared(place: Place) -> Place:
+        length = 3 if place[0] == "stack" else 2
+        return (*moved.get(place[:length], place[:length]), *place[length:])
+
+    return shared
+
+
+# ------------------------------------------------------------------------------------- the recipes
 
 
 def recipes(plan: Plan) -> Iterator[tuple[Place, Recipe]]:
@@ -31,32 +206,31 @@ def recipes(plan: Plan) -> Iterator[tuple[Place, Recipe]]:
 
 def layer_recipes(plan: Plan) -> Iterator[tuple[Place, Recipe]]:
     """Every recipe of a layer and its place."""
-    for i, layer in enumerate(plan.layers):
-        yield ("layers", i, "recipe"), layer.recipe
-    for i, item in enumerate(plan.stack.items if plan.stack else ()):
-        yield ("stack", "items", i, "recipe"), item.recipe
+    for at, entry in entries(plan):
+        if isinstance(entry, Layer | Item):
+            yield (*at, "recipe"), entry.recipe
 
 
-def layers_of(recipe: Recipe) -> Iterator[tuple[Place, LayerOf]]:
-    """The layers that a recipe names, a choice of models in one; not those of a subset."""
+def sources(recipe: Recipe) -> Iterator[tuple[Place, LayerOf]]:
+    """The layers that a recipe reads, a choice of models in one, and a subset's members."""
     if isinstance(recipe, Take):
         yield ("take",), recipe.take
     elif isinstance(recipe, Merge):
-        for k, source in enumerate(recipe.merge):
-            yield ("merge", k), source
+        yield from ((("merge", k), source) for k, source in enumerate(recipe.merge))
+    else:
+        for k, name in enumerate(recipe.any_of):
+            yield ("any_of", k), LayerOf(model=name, layer=recipe.layer)
 
 
 def named_models(recipe: Recipe) -> Iterator[tuple[Place, str, int | None]]:
     """Each model that a recipe names: its place in the recipe, its name, the layer taken."""
-    if isinstance(recipe, Subset):
-        for i, name in enumerate(recipe.any_of):
-            yield ("any_of", i), name, recipe.layer
-    for at, source in layers_of(recipe):
-        if isinstance(source.model, str):
-            yield (*at, "model"), source.model, source.layer
-        else:
+    for at, source in sources(recipe):
+        if isinstance(source.model, OneOfModels):
             for i, name in enumerate(source.model.one_of):
                 yield (*at, "model", "one_of", i), name, source.layer
+        else:
+            place = at if at[0] == "any_of" else (*at, "model")
+            yield place, source.model, source.layer
 
 
 def calls(recipe: Recipe) -> Iterator[tuple[Place, MethodCall]]:
@@ -81,17 +255,9 @@ def call_values(call: MethodCall) -> Iterator[tuple[Place, str, Value]]:
 
 def values(plan: Plan) -> Iterator[tuple[Place, Value]]:
     """Every number of a plan that may be a choice."""
-    for at, recipe in recipes(plan):
-        if isinstance(recipe, Merge) and recipe.share is not None:
-            yield (*at, "share"), recipe.share
-        for inner, call in calls(recipe):
-            yield from ((at + inner + v, value) for v, _, value in call_values(call))
-    for i, scale in enumerate(plan.scales):
-        yield ("scales", i, "factor"), scale.factor
-    for i, bridge in enumerate(plan.bridges):
-        for name, value in (("tokens", bridge.tokens), ("ridge", bridge.ridge)):
-            if value is not None:
-                yield ("bridges", i, name), value
+    for site in sites(plan):
+        if isinstance(site.value, Value) and site.subject.role in ("argument", "share", *_NUMBERS):
+            yield site.place, site.value
 
 
 def numbers(value: Value) -> tuple[int | float, ...]:
@@ -99,47 +265,3 @@ def numbers(value: Value) -> tuple[int | float, ...]:
     if isinstance(value, Interval):
         return value.interval
     return value.one_of if isinstance(value, OneOfNumbers) else (value,)
-
-
-def is_open(value: Value | By | str | OneOfModels | None) -> bool:
-    """Whether something is a choice, or a method with a choice in it."""
-    if isinstance(value, MethodCall):
-        return any(is_open(v) for _, _, v in call_values(value))
-    return isinstance(value, Interval | OneOfNumbers | OneOfMethods | OneOfModels)
-
-
-def choices(recipe: Recipe) -> int:
-    """How many choices a recipe leaves open."""
-    if isinstance(recipe, Take):
-        return int(is_open(recipe.take.model))
-    count = sum(is_open(v) for _, call in calls(recipe) for _, _, v in call_values(call))
-    count += isinstance(recipe.by, OneOfMethods)
-    if isinstance(recipe, Subset):
-        return count + 1
-    return count + is_open(recipe.share) + sum(is_open(s.model) for s in recipe.merge)
-
-
-def open_choices(plan: Plan) -> int:
-    """How many choices a plan leaves open; a tied statement's count once."""
-    seen: set[tuple[str, int]] = set()
-    count = len(plan.drop_any)
-    stack = plan.stack.items if plan.stack else ()
-    for name in ("embed", "norm", "head", "tokenizer"):
-        recipe = plan.rest(name)
-        count += choices(recipe) if recipe is not None else 0
-    for name, entries in (("layers", plan.layers), ("drops", plan.drops),
-                          ("scales", plan.scales), ("items", stack)):  # fmt: skip
-        for entry in entries:
-            if entry.tied is not None and (name, entry.tied) in seen:
-                continue
-            if entry.tied is not None:
-                seen.add((name, entry.tied))
-            count += entry.maybe
-            recipe = getattr(entry, "recipe", None)
-            count += choices(recipe) if recipe is not None else 0
-            count += not isinstance(getattr(entry, "factor", 1), int | float)
-    for bridge in plan.bridges:
-        count += bridge.maybe + sum(
-            isinstance(v, Interval | OneOfNumbers) for v in (bridge.tokens, bridge.ridge)
-        )
-    return count

@@ -20,7 +20,7 @@ from gptailor.checkpoint.formats.gguf import is_gguf
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.forward.requests import Request
 from gptailor.plan.faults import TailorError
-from gptailor.plan.plan import sources
+from gptailor.plan.walk import named_models
 from gptailor.prepare import Prepared
 from gptailor.program.gguf_tokenizer import tokenizer_from_gguf
 
@@ -115,9 +115,7 @@ class Seam:
 def tokenizer_model(prepared: Prepared) -> Opened:
     """The model whose tokenizer the output has."""
     recipe = prepared.plan.tokenizer
-    name = "base" if recipe is None else sources(recipe)[0].model
-    assert isinstance(name, str)
-    return prepared.models[name]
+    return prepared.models["base" if recipe is None else next(named_models(recipe))[1]]
 
 
 def digest(model: Opened) -> str:

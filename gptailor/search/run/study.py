@@ -20,8 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gptailor.checkpoint.files import CheckpointError, quoted, reason
 from gptailor.search.run.trials import Trial, Wanted, genome_from_json, genome_to_json
-from gptailor.search.space.genes import Gene, Pick, Real
-from gptailor.search.space.genome import Active, Genome
+from gptailor.search.space.genome import Active, Gene, Genome, Pick, Real
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import active
 

@@ -1,28 +1,29 @@
 """From a genome to the closed plan that it stands for."""
 
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeAlias, final
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel
 
 from gptailor.checkpoint.models import used
+from gptailor.plan.faults import Place
 from gptailor.plan.layers import own
 from gptailor.plan.plan import (
+    REST,
     Bridge,
-    By,
     Drop,
+    DropAny,
     Interval,
     Item,
     Layer,
     LayerOf,
     Merge,
     MethodCall,
-    Number,
     OneOfMethods,
     OneOfModels,
     OneOfNumbers,
-    Open,
     Plan,
     Recipe,
     Scale,
@@ -31,11 +32,11 @@ from gptailor.plan.plan import (
     Take,
     Value,
 )
-from gptailor.plan.registry import METHODS
-from gptailor.search.space.collect import own_of, owner
-from gptailor.search.space.genes import GenePath
 from gptailor.search.space.genome import Genome
-from gptailor.search.space.space import Space
+from gptailor.search.space.space import Space, own_of
+
+Answer: TypeAlias = bool | int | float | list[int]
+"""What closes a choice: yes or no, an option's number, a real, or the numbers of those chosen."""
 
 
 def decode(space: Space, genome: Genome) -> Plan:
@@ -43,13 +44,7 @@ def decode(space: Space, genome: Genome) -> Plan:
 
     What is the base's own is not said, nor are models that nothing names any more.
     """
-    closing = _Closing(
-        space,
-        np.asarray(genome.bits, bool),
-        np.asarray(genome.picks, np.int32),
-        np.asarray(genome.reals, np.float32),
-    )
-    return closing.plan()
+    return _Closing(space, genome).plan()
 
 
 def without_unused(plan: Plan) -> Plan:
@@ -62,13 +57,27 @@ def without_unused(plan: Plan) -> Plan:
     return plan.model_copy(update={"models": models})
 
 
+def changed(node: Any, place: Place, change: Callable[[Any], object]) -> Any:
+    """The same data with something else in a place."""
+    if not place:
+        return change(node)
+    step, *rest = place
+    if isinstance(node, BaseModel):
+        inner = changed(getattr(node, str(step)), tuple(rest), change)
+        return node.model_copy(update={str(step): inner})
+    inner = changed(node[step], tuple(rest), change)
+    if isinstance(node, dict):
+        return {**node, step: inner}
+    return (*node[: int(step)], inner, *node[int(step) + 1 :])
+
+
 @final
-@dataclass(frozen=True, eq=False)
 class _Closing:
-    space: Space
-    bits: Bool[np.ndarray, " b"]
-    picks: Int[np.ndarray, " c"]
-    reals: Float[np.ndarray, " r"]
+    """Puts an answer into the place of each choice."""
+
+    def __init__(self, space: Space, genome: Genome) -> None:
+        self.space = space
+        self.answers = answers(space, genome)
 
     def plan(self) -> Plan:
         plan = self.space.plan
@@ -77,10 +86,7 @@ class _Closing:
             version=plan.version,
             models=plan.models,
             dtype=plan.dtype,
-            embed=self._rest("embed"),
-            norm=self._rest("norm"),
-            head=self._rest("head"),
-            tokenizer=self._rest("tokenizer"),
+            **{where: self._rest(where) for where in REST},
             layers=self._layers(dropped),
             drops=tuple(Drop(position=position) for position in sorted(dropped)),
             scales=self._scales(dropped),
@@ -90,15 +96,17 @@ class _Closing:
         closed = without_unused(closed)
         return closed if plan.origin is None else closed.read_from(plan.origin)
 
+    def _on(self, *at: str | int) -> bool:
+        """Whether an entry is there: it has no `maybe`, or it is answered with yes."""
+        return bool(self.answers.get((*at, "maybe"), True))
+
     def _dropped(self) -> set[int]:
         plan = self.space.plan
-        found = {
-            drop.position
-            for i, drop in enumerate(plan.drops)
-            if self._on(owner("drops", i, drop), drop)
-        }
+        found = {drop.position for i, drop in enumerate(plan.drops) if self._on("drops", i)}
         for g, choice in enumerate(plan.drop_any):
-            found |= {p for p in choice.among if self.bits[self._number("drop_any", g, p)]}
+            chosen = self.answers["drop_any", g]
+            assert isinstance(chosen, list)
+            found |= {choice.among[k] for k in chosen}
         if len(found) == self.space.layers and self.space.keeper is not None:
             found.discard(self.space.keeper)
         return found
@@ -111,38 +119,33 @@ class _Closing:
     def _layers(self, dropped: set[int]) -> tuple[Layer, ...]:
         found = []
         for i, layer in enumerate(self.space.plan.layers):
-            path, base = owner("layers", i, layer), own(layer.position)
-            if layer.position in dropped or not self._on(path, layer):
+            if layer.position in dropped or not self._on("layers", i):
                 continue
-            recipe = self._recipe(path, layer.recipe, base)
+            base = own(layer.position)
+            recipe = self._recipe(("layers", i, "recipe"), layer.recipe, base)
             if recipe != base:
                 found.append(Layer(position=layer.position, part=layer.part, recipe=recipe))
         return tuple(found)
 
     def _scales(self, dropped: set[int]) -> tuple[Scale, ...]:
-        found = []
-        for i, scale in enumerate(self.space.plan.scales):
-            path = owner("scales", i, scale)
-            if scale.position not in dropped and self._on(path, scale):
-                factor = self._value((*path, "factor"), scale.factor)
-                found.append(Scale(position=scale.position, factor=factor))
-        return tuple(found)
+        return tuple(
+            Scale(position=scale.position, factor=self._number(scale.factor, "scales", i, "factor"))
+            for i, scale in enumerate(self.space.plan.scales)
+            if scale.position not in dropped and self._on("scales", i)
+        )
 
     def _bridges(self, dropped: set[int]) -> tuple[Bridge, ...]:
         found = []
         gaps = {position - 1 for position in dropped} - dropped - {-1}
         for i, bridge in enumerate(self.space.plan.bridges):
             there = gaps if bridge.after is None else gaps & {bridge.after}
-            if there and self._on(("bridges", i), bridge):
-                ridge = bridge.ridge
-                if ridge is not None:
-                    ridge = self._value(("bridges", i, "ridge"), ridge)
+            if there and self._on("bridges", i):
+                ridge = self._number(bridge.ridge, "bridges", i, "ridge")
                 found.append(bridge.model_copy(update={"maybe": False, "ridge": ridge}))
         return tuple(found)
 
     def _stack(self, stack: Stack) -> Stack:
-        entries = list(enumerate(stack.items))
-        there = [i for i, item in entries if self._on(owner("items", i, item), item)]
+        there = [i for i in range(len(stack.items)) if self._on("stack", "items", i)]
         left = len(there) if stack.limit is None else stack.limit
         left -= sum(not item.maybe for item in stack.items)
         kept = []
@@ -151,80 +154,66 @@ class _Closing:
             if not maybe or left > 0:
                 kept.append(i)
             left -= maybe
-        items = [
-            Item(recipe=self._recipe(owner("items", i, item), item.recipe, None))
-            for i, item in entries
-            if i in (kept or [0])
+        recipes = [
+            self._recipe(("stack", "items", i, "recipe"), stack.items[i].recipe, None)
+            for i in kept or [0]
         ]
-        return Stack(items=tuple(items))
+        return Stack(items=tuple(Item(recipe=recipe) for recipe in recipes))
 
     # ------------------------------------------------------------------------------------- choices
 
-    def _number(self, *path: str | int) -> int:
-        return self.space.index[path]
+    def _number(self, value: Value | None, *place: str | int) -> Any:
+        return closed_by(value, self.answers.get(place))
 
-    def _on(self, path: GenePath, entry: Open) -> bool:
-        return not entry.maybe or bool(self.bits[self._number(*path, "maybe")])
+    def _recipe(self, at: Place, recipe: Recipe, base: Recipe | None) -> Recipe:
+        """A recipe with the choices in it closed, from the innermost outwards."""
+        for site in self.space.inside.get(at, ()):
+            answer = self.answers[site.place]
+            if isinstance(recipe, Subset) and isinstance(answer, list):
+                return _merged(recipe, answer, base)
+            inner = site.place[len(at) :]
+            recipe = changed(recipe, inner, partial(closed_by, answer=answer))
+        return recipe
 
-    def _recipe(self, path: GenePath, recipe: Recipe, base: Recipe | None) -> Recipe:
-        if isinstance(recipe, Take):
-            return Take(take=self._source((*path, "take"), recipe.take))
-        if isinstance(recipe, Subset):
-            return self._subset(path, recipe, base)
-        sources = tuple(self._source((*path, "merge", k), s) for k, s in enumerate(recipe.merge))
-        share = recipe.share
-        return Merge(
-            merge=sources,
-            share=None if share is None else self._value((*path, "share"), share),
-            by=None if recipe.by is None else self._by((*path, "by"), recipe.by, None),
-        )
 
-    def _source(self, path: GenePath, source: LayerOf) -> LayerOf:
-        if not isinstance(source.model, OneOfModels):
-            return source
-        name = source.model.one_of[self.picks[self._number(*path, "model")]]
-        return LayerOf(model=name, layer=source.layer)
+def answers(space: Space, genome: Genome) -> dict[Place, Answer]:
+    """What a genome answers to each choice, by the choice's place."""
+    bits = np.asarray(genome.bits, bool).tolist()
+    picks = np.asarray(genome.picks, np.int32).tolist()
+    reals = np.asarray(genome.reals, np.float32).tolist()
+    found: dict[Place, Answer] = {}
+    for site in space.sites:
+        first, *_ = numbers = space.index[site.place]
+        if isinstance(site.value, DropAny | Subset):
+            found[site.place] = [k for k, number in enumerate(numbers) if bits[number]]
+        elif isinstance(site.value, Interval):
+            found[site.place] = space.reals[first].value(reals[first])
+        else:
+            found[site.place] = bits[first] if site.value is True else picks[first]
+    return found
 
-    def _subset(self, path: GenePath, recipe: Subset, base: Recipe | None) -> Recipe:
-        chosen = [
-            k
-            for k, name in enumerate(recipe.any_of)
-            if self.bits[self._number(*path, "any_of", name)]
-        ]
-        if not chosen:
-            assert base is not None, "a stack has no subsets"
-            return base
-        sources = tuple(LayerOf(model=recipe.any_of[k], layer=recipe.layer) for k in chosen)
-        if len(sources) == 1:
-            return Take(take=sources[0])
-        by = None if recipe.by is None else self._by((*path, "by"), recipe.by, chosen)
-        return Merge(merge=sources, by=by)
 
-    def _by(self, path: GenePath, by: By, chosen: list[int] | None) -> MethodCall:
-        if isinstance(by, OneOfMethods):
-            v = int(self.picks[self._number(*path, "one_of")])
-            return self._call((*path, "one_of", v), by.one_of[v], chosen)
-        return self._call(path, by, chosen)
+def closed_by(value: Any, answer: Answer | None) -> Any:
+    """What a choice comes to; anything else is what it was."""
+    if isinstance(value, OneOfModels | OneOfNumbers | OneOfMethods):
+        assert isinstance(answer, int)
+        return value.one_of[answer]
+    return answer if isinstance(value, Interval) else value
 
-    def _call(self, path: GenePath, call: MethodCall, chosen: list[int] | None) -> MethodCall:
-        found: dict[str, Value | tuple[Value, ...]] = {}
-        for name, value in call.arguments.items():
-            inner = (*path, "arguments", name)
-            if not isinstance(value, tuple):
-                found[name] = self._value(inner, value)
-                continue
-            variadic = METHODS[call.name].variadic is not None and len(value) > 1
-            found[name] = tuple(
-                self._value((*inner, k), one)
-                for k, one in enumerate(value)
-                if chosen is None or not variadic or k in chosen
-            )
-        return MethodCall(name=call.name, arguments=found)
 
-    def _value(self, path: GenePath, value: Value) -> Number:
-        if isinstance(value, Interval):
-            number = self._number(*path)
-            return self.space.reals[number].value(float(self.reals[number]))
-        if isinstance(value, OneOfNumbers):
-            return value.one_of[int(self.picks[self._number(*path)])]
-        return value
+def _merged(subset: Subset, chosen: Sequence[int], base: Recipe | None) -> Recipe:
+    """What a subset comes to, with those numbers of its method that are the chosen members'."""
+    if not chosen:
+        assert base is not None, "a stack has no subsets"
+        return base
+    sources = tuple(LayerOf(model=subset.any_of[k], layer=subset.layer) for k in chosen)
+    if len(sources) == 1:
+        return Take(take=sources[0])
+    call = subset.by
+    if isinstance(call, MethodCall):
+        arguments = {
+            name: tuple(v[k] for k in chosen) if isinstance(v, tuple) and len(v) > 1 else v
+            for name, v in call.arguments.items()
+        }
+        call = MethodCall(name=call.name, arguments=arguments)
+    return Merge(merge=sources, by=call)

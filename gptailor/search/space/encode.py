@@ -1,34 +1,29 @@
 """From a closed plan to the genome that stands for it."""
 
-from dataclasses import dataclass, field
-from typing import final
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import jax
 import numpy as np
+from pydantic import BaseModel
 
+from gptailor.plan.faults import Place
 from gptailor.plan.layers import own
 from gptailor.plan.plan import (
     REST,
-    By,
     Interval,
-    LayerOf,
     Merge,
-    MethodCall,
     OneOfMethods,
     OneOfModels,
     OneOfNumbers,
     Plan,
     Recipe,
     Subset,
-    Take,
-    Value,
 )
-from gptailor.plan.plan import sources as plan_sources
-from gptailor.search.space.collect import own_of, owner
-from gptailor.search.space.decode import decode, without_unused
-from gptailor.search.space.genes import GenePath
+from gptailor.plan.walk import sources
+from gptailor.search.space.decode import Answer, decode, without_unused
 from gptailor.search.space.genome import Genome
-from gptailor.search.space.space import Space, SpaceError
+from gptailor.search.space.space import Space, SpaceError, own_of
 from gptailor.search.space.table import settled
 
 
@@ -39,9 +34,7 @@ def encode(space: Space, plan: Plan) -> Genome:
     Raises SpaceError where no genome stands for it.
     """
     closed = shortest_form(plan)
-    defaults = space.table.defaults
-    genome = Genome(*(np.array(genes) for genes in defaults))
-    _Reading(space, closed, genome).read()
+    genome = _genome(space, _read(space, closed))
     found = decode(space, genome)
     if found != closed or not _counts(space, genome):
         what = _difference(found, closed) or "drops"
@@ -68,210 +61,186 @@ def _difference(found: Plan, wanted: Plan) -> str:
     return ", ".join(name for name in names if name != "models" or len(names) == 1)
 
 
-@final
-@dataclass
-class _Reading:
-    """Fills a genome by walking both plans; what doesn't fit is left, and found by decoding."""
+def _genome(space: Space, said: Mapping[Place, Answer]) -> Genome:
+    """The genome of these answers; what is not answered is as it is where it says nothing."""
+    genome = Genome(*(np.array(genes) for genes in space.table.defaults))
+    for site in space.sites:
+        answer = said.get(site.place)
+        numbers = list(space.index[site.place])
+        if isinstance(answer, list):
+            genome.bits[numbers] = [k in answer for k in range(len(numbers))]
+        elif isinstance(site.value, Interval) and answer is not None:
+            genome.reals[numbers] = space.reals[numbers[0]].share(answer)
+        elif answer is not None:
+            (genome.bits if site.value is True else genome.picks)[numbers] = answer
+    return genome
 
-    space: Space
-    closed: Plan
-    genome: Genome
-    dropped: set[int] = field(default_factory=set)
 
-    def read(self) -> None:
-        plan = self.space.plan
-        self.dropped = {drop.position for drop in self.closed.drops}
-        for where in REST:
-            if (recipe := plan.rest(where)) is not None:
-                self._recipe((where,), recipe, self.closed.rest(where) or own_of(None))
-        for g, choice in enumerate(plan.drop_any):
-            for position in choice.among:
-                self._set(("drop_any", g, position), position in self.dropped)
-        gone = {
-            owner("drops", i, d) for i, d in enumerate(plan.drops) if d.position in self.dropped
-        }
-        for i, drop in enumerate(plan.drops):
-            if drop.maybe:
-                path = owner("drops", i, drop)
-                self._set((*path, "maybe"), path in gone)
-        self._layers()
-        self._scales()
-        self._bridges()
-        if plan.stack is not None and self.closed.stack is not None:
-            self._stack()
+# ------------------------------------------------------------------------------------- the reading
 
-    def _layers(self) -> None:
-        said = {(layer.position, layer.part): layer.recipe for layer in self.closed.layers}
-        for i, layer in enumerate(self.space.plan.layers):
-            if layer.position in self.dropped:
-                continue
-            path = owner("layers", i, layer)
-            recipe = said.get((layer.position, layer.part))
-            if layer.maybe:
-                self._set((*path, "maybe"), recipe is not None)
-            if recipe is not None or not layer.maybe:
-                self._recipe(path, layer.recipe, recipe or own(layer.position))
 
-    def _scales(self) -> None:
-        said = {scale.position: scale.factor for scale in self.closed.scales}
-        for i, scale in enumerate(self.space.plan.scales):
-            path = owner("scales", i, scale)
-            if scale.maybe and scale.position not in self.dropped:
-                self._set((*path, "maybe"), scale.position in said)
-            if scale.position in said:
-                self._value((*path, "factor"), scale.factor, said[scale.position])
+def _read(space: Space, closed: Plan) -> dict[Place, Answer]:
+    """What a closed plan answers to the choices; what doesn't fit is left, for decoding to find."""
+    plan = space.plan
+    dropped = {drop.position for drop in closed.drops}
+    found: dict[Place, Answer] = {}
+    for where in REST:
+        if (recipe := plan.rest(where)) is not None:
+            found |= _within((where,), _fit(recipe, closed.rest(where) or own_of(None)))
+    for g, choice in enumerate(plan.drop_any):
+        found["drop_any", g] = [k for k, p in enumerate(choice.among) if p in dropped]
+    for i, drop in enumerate(plan.drops):
+        if drop.maybe and drop.position in dropped:
+            found["drops", i, "maybe"] = True
+    return (
+        found
+        | _layers(plan, closed, dropped)
+        | _scales(plan, closed, dropped)
+        | (_bridges(plan, closed) | _stack(plan, closed))
+    )
 
-    def _bridges(self) -> None:
-        said = {bridge.after: bridge for bridge in self.closed.bridges}
-        for i, bridge in enumerate(self.space.plan.bridges):
-            found = said.get(bridge.after)
-            if bridge.maybe:
-                self._set(("bridges", i, "maybe"), found is not None)
-            if found is not None and bridge.ridge is not None and found.ridge is not None:
-                self._value(("bridges", i, "ridge"), bridge.ridge, found.ridge)
 
-    def _stack(self) -> None:
-        """Items in order, each to the first that may be it and leaves the others a place."""
-        assert self.space.plan.stack is not None
-        assert self.closed.stack is not None
-        items = list(enumerate(self.space.plan.stack.items))
-        wanted = [item.recipe for item in self.closed.stack.items]
-        at = 0
-        for i, item in items:
-            path = owner("items", i, item)
-            fits = at < len(wanted) and _fits(item.recipe, wanted[at])
-            later = sum(not other.maybe for _, other in items[i + 1 :])
-            there = fits and (not item.maybe or len(wanted) - at > later)
-            if item.maybe:
-                self._set((*path, "maybe"), there)
-            if there:
-                self._recipe(path, item.recipe, wanted[at])
-                at += 1
+def _layers(plan: Plan, closed: Plan, dropped: set[int]) -> dict[Place, Answer]:
+    found: dict[Place, Answer] = {}
+    said = {(layer.position, layer.part): layer.recipe for layer in closed.layers}
+    for i, layer in enumerate(plan.layers):
+        if layer.position in dropped:
+            continue
+        recipe = said.get((layer.position, layer.part))
+        if layer.maybe:
+            found["layers", i, "maybe"] = recipe is not None
+        if recipe is not None or not layer.maybe:
+            position = layer.position if layer.tied is None else None
+            fit = _fit(layer.recipe, recipe or own(layer.position), position)
+            found |= _within(("layers", i, "recipe"), fit)
+    return found
 
-    # ------------------------------------------------------------------------------------- choices
 
-    def _set(self, path: GenePath, on: bool) -> None:
-        self.genome.bits[self.space.index[path]] = on
+def _scales(plan: Plan, closed: Plan, dropped: set[int]) -> dict[Place, Answer]:
+    found: dict[Place, Answer] = {}
+    said = {scale.position: scale.factor for scale in closed.scales}
+    for i, scale in enumerate(plan.scales):
+        factor = said.get(scale.position)
+        if scale.maybe and scale.position not in dropped:
+            found["scales", i, "maybe"] = factor is not None
+        if factor is not None:
+            found |= _within(("scales", i, "factor"), _fit(scale.factor, factor))
+    return found
 
-    def _recipe(self, path: GenePath, recipe: Recipe, closed: Recipe) -> None:
-        if isinstance(recipe, Subset):
-            self._subset(path, recipe, closed)
-        elif isinstance(recipe, Take) and isinstance(closed, Take):
-            self._source((*path, "take"), recipe.take, closed.take)
-        elif isinstance(recipe, Merge) and isinstance(closed, Merge):
-            for k, (mine, theirs) in enumerate(zip(recipe.merge, closed.merge, strict=False)):
-                self._source((*path, "merge", k), mine, theirs)
-            if recipe.share is not None and closed.share is not None:
-                self._value((*path, "share"), recipe.share, closed.share)
-            self._by((*path, "by"), recipe.by, closed.by, None)
 
-    def _source(self, path: GenePath, source: LayerOf, closed: LayerOf) -> None:
-        if isinstance(source.model, OneOfModels) and closed.model in source.model.one_of:
-            number = source.model.one_of.index(str(closed.model))
-            self.genome.picks[self.space.index[*path, "model"]] = number
+def _bridges(plan: Plan, closed: Plan) -> dict[Place, Answer]:
+    found: dict[Place, Answer] = {}
+    said = {bridge.after: bridge for bridge in closed.bridges}
+    for i, bridge in enumerate(plan.bridges):
+        there = said.get(bridge.after)
+        if bridge.maybe:
+            found["bridges", i, "maybe"] = there is not None
+        if there is not None:
+            found |= _within(("bridges", i, "ridge"), _fit(bridge.ridge, there.ridge))
+    return found
 
-    def _subset(self, path: GenePath, recipe: Subset, closed: Recipe) -> None:
-        sources = plan_sources(closed)
-        named = {s.model for s in sources if s.layer == recipe.layer}
-        if len(sources) == 1 and named == {"base"}:
-            named = set()  # none is the base's own too
-            if "base" in recipe.any_of and recipe.layer != self._position(path):
-                named = {"base"}
-        for name in recipe.any_of:
-            self._set((*path, "any_of", name), name in named)
-        if isinstance(closed, Merge):
-            chosen = [k for k, name in enumerate(recipe.any_of) if name in named]
-            self._by((*path, "by"), recipe.by, closed.by, chosen)
 
-    def _position(self, path: GenePath) -> int | None:
-        """The position of a layer that no `tied` stands before."""
-        if path[0] != "layers" or not isinstance(path[1], int):
-            return None
-        return self.space.plan.layers[path[1]].position
+def _stack(plan: Plan, closed: Plan) -> dict[Place, Answer]:
+    """Items in order, each to the first that may be it and leaves the others a place."""
+    found: dict[Place, Answer] = {}
+    items = plan.stack.items if plan.stack else ()
+    wanted = [item.recipe for item in closed.stack.items] if closed.stack else []
+    at = 0
+    for i, item in enumerate(items):
+        fit = _fit(item.recipe, wanted[at]) if at < len(wanted) else None
+        later = sum(not other.maybe for other in items[i + 1 :])
+        there = fit is not None and (not item.maybe or len(wanted) - at > later)
+        if item.maybe:
+            found["stack", "items", i, "maybe"] = there
+        if there:
+            found |= _within(("stack", "items", i, "recipe"), fit)
+            at += 1
+    return found
 
-    def _by(
-        self, path: GenePath, by: By | None, closed: By | None, chosen: list[int] | None
-    ) -> None:
-        if by is None or not isinstance(closed, MethodCall):
+
+def _within(at: Place, fit: Mapping[Place, Answer] | None) -> dict[Place, Answer]:
+    return {(*at, *place): answer for place, answer in (fit or {}).items()}
+
+
+# ------------------------------------------------------------------------------------- choices
+
+
+class _UnlikeError(Exception):
+    """Something can't have been closed so."""
+
+
+def _fit(mine: object, theirs: object, position: int | None = None) -> dict[Place, Answer] | None:
+    """How the choices in a recipe or a number were closed, by their places there; None: not so."""
+    try:
+        if isinstance(mine, Subset) and isinstance(theirs, Recipe):
+            return dict(_subset(mine, theirs, position))
+        return dict(_answers(mine, theirs, None, ()))
+    except _UnlikeError:
+        return None
+
+
+def _subset(recipe: Subset, closed: Recipe, position: int | None) -> Iterator[tuple[Place, Answer]]:
+    """`position` is that of a layer that no `tied` stands before."""
+    layers = [source for _, source in sources(closed)]
+    named = {source.model for source in layers if source.layer == recipe.layer}
+    if len(layers) == 1 and named == {"base"}:
+        named = set()  # none is the base's own too
+        if "base" in recipe.any_of and recipe.layer != position:
+            named = {"base"}
+    chosen = [k for k, name in enumerate(recipe.any_of) if name in named]
+    yield (), chosen
+    if isinstance(closed, Merge):
+        yield from _answers(recipe.by, closed.by, chosen, ("by",))
+
+
+def _answers(
+    mine: object, theirs: object, chosen: Sequence[int] | None, at: Place
+) -> Iterator[tuple[Place, Answer]]:
+    """Both side by side; of several numbers of a method only those of the `chosen` are there."""
+    if mine == theirs:
+        return
+    if isinstance(mine, OneOfMethods):
+        yield from _option(mine, theirs, chosen, at)
+    elif isinstance(mine, Interval | OneOfModels | OneOfNumbers):
+        yield at, _answer(mine, theirs)
+    else:
+        for step, (inner, other) in _pairs(mine, theirs, chosen).items():
+            yield from _answers(inner, other, chosen, (*at, step))
+
+
+def _option(
+    mine: OneOfMethods, theirs: object, chosen: Sequence[int] | None, at: Place
+) -> Iterator[tuple[Place, Answer]]:
+    """The first method that may have been closed so."""
+    for v, call in enumerate(mine.one_of):
+        with suppress(_UnlikeError):
+            found = dict(_answers(call, theirs, chosen, (*at, "one_of", v)))
+            yield at, v
+            yield from found.items()
             return
-        if isinstance(by, MethodCall):
-            self._call(path, by, closed, chosen)
-            return
-        for v, call in enumerate(by.one_of):
-            if _may_be(call, closed, chosen):
-                self.genome.picks[self.space.index[*path, "one_of"]] = v
-                self._call((*path, "one_of", v), call, closed, chosen)
-                return
-
-    def _call(
-        self, path: GenePath, call: MethodCall, closed: MethodCall, chosen: list[int] | None
-    ) -> None:
-        for name, value in call.arguments.items():
-            theirs = closed.arguments.get(name)
-            inner = (*path, "arguments", name)
-            if isinstance(value, tuple) and isinstance(theirs, tuple):
-                numbers = range(len(value)) if chosen is None or len(value) == 1 else chosen
-                for k, one in zip(numbers, theirs, strict=False):
-                    self._value((*inner, k), value[k], one)
-            elif theirs is not None and not isinstance(value, tuple | list):
-                assert not isinstance(theirs, tuple)
-                self._value(inner, value, theirs)
-
-    def _value(self, path: GenePath, value: Value, closed: Value) -> None:
-        assert isinstance(closed, int | float), "an open plan"
-        if isinstance(value, Interval):
-            number = self.space.index[path]
-            real = self.space.reals[number]
-            if real.low <= closed <= real.high:
-                self.genome.reals[number] = real.share(closed)
-        elif isinstance(value, OneOfNumbers) and closed in value.one_of:
-            self.genome.picks[self.space.index[path]] = value.one_of.index(closed)
+    raise _UnlikeError
 
 
-def _may_be(call: MethodCall, closed: MethodCall, chosen: list[int] | None) -> bool:
-    """Whether a method with choices may have been closed so."""
-    if call.name != closed.name or call.arguments.keys() != closed.arguments.keys():
-        return False
-    for name, value in call.arguments.items():
-        theirs = closed.arguments[name]
-        mine = value if isinstance(value, tuple) else (value,)
-        if chosen is not None and len(mine) > 1:
-            mine = tuple(mine[k] for k in chosen)
-        others = theirs if isinstance(theirs, tuple) else (theirs,)
-        if len(mine) != len(others) or not all(map(_admits, mine, others)):
-            return False
-    return True
+def _answer(mine: Interval | OneOfModels | OneOfNumbers, theirs: object) -> Answer:
+    if isinstance(mine, Interval):
+        low, high = mine.interval
+        if isinstance(theirs, int | float) and low <= theirs <= high:
+            return theirs
+    elif theirs in mine.one_of:
+        return list[object](mine.one_of).index(theirs)
+    raise _UnlikeError
 
 
-def _admits(value: Value, closed: Value) -> bool:
-    if isinstance(value, Interval):
-        low, high = value.interval
-        return isinstance(closed, int | float) and low <= closed <= high
-    if isinstance(value, OneOfNumbers):
-        return closed in value.one_of
-    return value == closed
-
-
-def _fits(recipe: Recipe, closed: Recipe) -> bool:
-    """Whether an item of an open stack may have been closed so."""
-    if isinstance(recipe, Take):
-        return isinstance(closed, Take) and _may_name(recipe.take, closed.take)
-    if not (isinstance(recipe, Merge) and isinstance(closed, Merge)):
-        return False
-    pairs = zip(recipe.merge, closed.merge, strict=False)
-    if len(recipe.merge) != len(closed.merge) or not all(_may_name(a, b) for a, b in pairs):
-        return False
-    if recipe.share is not None and closed.share is not None:
-        return _admits(recipe.share, closed.share)
-    if recipe.by is None or not isinstance(closed.by, MethodCall):
-        return (recipe.by, recipe.share) == (closed.by, closed.share)
-    calls = recipe.by.one_of if isinstance(recipe.by, OneOfMethods) else (recipe.by,)
-    return any(_may_be(call, closed.by, None) for call in calls)
-
-
-def _may_name(source: LayerOf, closed: LayerOf) -> bool:
-    if source.layer != closed.layer:
-        return False
-    if isinstance(source.model, OneOfModels):
-        return closed.model in source.model.one_of
-    return source.model == closed.model
+def _pairs(
+    mine: object, theirs: object, chosen: Sequence[int] | None
+) -> dict[str | int, tuple[object, object]]:
+    """What stands in the same places of both."""
+    if isinstance(mine, BaseModel) and type(mine) is type(theirs):
+        return {n: (getattr(mine, n), getattr(theirs, n)) for n in type(mine).model_fields}
+    if isinstance(mine, dict) and isinstance(theirs, dict) and mine.keys() == theirs.keys():
+        return {name: (mine[name], theirs[name]) for name in mine}
+    if isinstance(mine, tuple) and isinstance(theirs, tuple):
+        numbers = range(len(mine)) if chosen is None or len(mine) == 1 else chosen
+        if len(numbers) == len(theirs):
+            return {k: (mine[k], other) for k, other in zip(numbers, theirs, strict=True)}
+    raise _UnlikeError

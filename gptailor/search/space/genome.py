@@ -1,9 +1,27 @@
-"""One vector of genes, as JAX sees it: what an open plan's choices are closed with."""
+"""One vector of genes, what each gene is, and when it says anything.
 
-from typing import NamedTuple
+A `Genome` is what JAX sees. A gene's `name` is the name that a study's journal knows it by, and is
+never read back: what a gene is about is its `subject`.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias, final
 
 from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
+
+from gptailor.plan.plan import (
+    DropAny,
+    Interval,
+    MethodCall,
+    OneOfMethods,
+    OneOfModels,
+    OneOfNumbers,
+    Subset,
+)
+from gptailor.plan.walk import Role, Site, Subject
 
 Bits = Bool[Array | ndarray, "*n b"]
 Picks = Int[Array | ndarray, "*n c"]
@@ -28,3 +46,218 @@ class Active(NamedTuple):
     bits: Bits
     picks: Bool[Array | ndarray, "*n c"]
     reals: Bool[Array | ndarray, "*n r"]
+
+
+# -------------------------------------------------------------------------------------- conditions
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """One truth: a bit that is `value`, a pick that is `value`, or `kind` of that number."""
+
+    kind: str  # "bit", "option", "several", "room" or "wide"
+    number: int
+    value: int = 1
+
+
+Clause: TypeAlias = frozenset[Literal]
+Condition: TypeAlias = frozenset[Clause]
+
+ALWAYS: Condition = frozenset([frozenset()])
+NEVER: Condition = frozenset()
+
+
+def bit(number: int, on: bool = True) -> Condition:
+    """That bit is on, or off."""
+    return frozenset([frozenset([Literal("bit", number, int(on))])])
+
+
+def option(number: int, value: int) -> Condition:
+    """That pick is that option."""
+    return frozenset([frozenset([Literal("option", number, value)])])
+
+
+def several(subset: int) -> Condition:
+    """Two or more members of that subset are chosen."""
+    return frozenset([frozenset([Literal("several", subset)])])
+
+
+def room(item: int) -> Condition:
+    """There is room for that item of a stack."""
+    return frozenset([frozenset([Literal("room", item)])])
+
+
+def every(*conditions: Condition) -> Condition:
+    """All of them hold."""
+    found: Condition = ALWAYS
+    for one in conditions:
+        joined = (a | b for a in found for b in one)
+        found = _least(clause for clause in joined if not _contradicts(clause))
+    return found
+
+
+def some(conditions: Iterable[Condition]) -> Condition:
+    """One of them holds."""
+    return _least(clause for one in conditions for clause in one)
+
+
+def _contradicts(clause: Clause) -> bool:
+    seen: dict[tuple[str, int], int] = {}
+    return any(seen.setdefault((one.kind, one.number), one.value) != one.value for one in clause)
+
+
+def _least(clauses: Iterable[Clause]) -> Condition:
+    """Without clauses that ask for more than another."""
+    found = set(clauses)
+    return ALWAYS if frozenset() in found else frozenset(found)
+
+
+# ------------------------------------------------------------------------------------------- genes
+
+LOG = 100
+"""An interval above 0 whose ends are that many times apart is searched by its logarithm."""
+DIGITS = 4
+"""Digits of a real: of the interval's width, or of the number where it goes by its logarithm."""
+
+
+@final
+@dataclass(frozen=True)
+class Bit:
+    """Yes or no. `group` is the number of the set of which an exact count is on."""
+
+    name: str
+    subject: Subject
+    at: int
+    when: Condition
+    default: bool = False
+    group: int = -1
+
+
+@final
+@dataclass(frozen=True)
+class Pick:
+    """One of several options."""
+
+    name: str
+    subject: Subject
+    at: int
+    when: Condition
+    options: tuple[object, ...]
+    labels: tuple[str, ...]
+    default: int = 0
+
+
+@final
+@dataclass(frozen=True)
+class Real:
+    """A number of an interval, as a share of the way through it."""
+
+    name: str
+    subject: Subject
+    at: int
+    when: Condition
+    low: float
+    high: float
+
+    @property
+    def log(self) -> bool:
+        """Whether equal steps are equal ratios."""
+        return self.low > 0 and self.high >= LOG * self.low
+
+    def value(self, share: float) -> float:
+        """The number there, with few digits and never outside the interval."""
+        share = min(max(float(share), 0.0), 1.0)
+        if self.log:
+            power = math.log(self.low) * (1 - share) + math.log(self.high) * share
+            number = float(f"{math.exp(power):.{DIGITS}g}")
+        else:
+            width = self.high - self.low
+            number = self.low * (1 - share) + self.high * share
+            if math.isfinite(width) and width > 0:
+                number = round(number, DIGITS - math.ceil(math.log10(width)))
+        return min(max(number, self.low), self.high)
+
+    def share(self, value: float) -> float:
+        """How far through the interval a number is."""
+        if self.log:
+            low, high = math.log(self.low), math.log(self.high)
+            return min(max((math.log(value) - low) / (high - low), 0.0), 1.0)
+        half = self.high / 2 - self.low / 2  # the width itself may overflow
+        return min(max((value / 2 - self.low / 2) / half, 0.0), 1.0) if half > 0 else 0.0
+
+
+Gene: TypeAlias = Bit | Pick | Real
+
+
+@final
+@dataclass(frozen=True)
+class Genes:
+    """All genes of a space, and how they hang together.
+
+    `sizes` says of each set of bits how many are on, `subsets` has the members' bits of each `any
+    of`, `items` the bit of each `maybe` item of a stack, for which there is that much `room`.
+    `merged` says of each subset, by its position, when two members or more are chosen.
+    """
+
+    bits: tuple[Bit, ...]
+    picks: tuple[Pick, ...]
+    reals: tuple[Real, ...]
+    sizes: tuple[int, ...]
+    subsets: tuple[tuple[int, ...], ...]
+    items: tuple[int, ...]
+    room: int
+    merged: tuple[tuple[int, Condition], ...]
+
+
+# ------------------------------------------------------------------------------ from sites to genes
+
+_NAMES: dict[Role, str] = {
+    "drop": "{entry}",
+    "otherwise": "{entry} otherwise",
+    "scaled": "{entry} at all",
+    "bridged": "{entry} at all",
+    "item": "{entry} is in",
+    "member": "{entry} has {of.model}",
+    "take": "{entry} takes",
+    "source": "{entry} source {of.number}",
+    "method": "{entry} by",
+    "argument": "{entry} {of.method} {of.parameter}",
+    "share": "{entry} share",
+    "factor": "{entry} by",
+    "ridge": "{entry} ridge",
+}
+"""Genes are a study's parameters: journals know them by these names, which stay as they are."""
+
+
+def genes_of(site: Site, entry: str, at: int) -> Sequence[Gene]:
+    """The genes of a choice: one, or a bit for each position or member; none of them counts yet."""
+    about, value = site.subject, site.value
+    if isinstance(value, DropAny):
+        group = int(site.place[1])
+        return [Bit(f"drop L{p}", about, p, NEVER, group=group) for p in value.among]
+    if isinstance(value, Subset):
+        first = next((model for model in value.any_of if model != "base"), value.any_of[0])
+        members = [replace(about, model=model) for model in value.any_of]
+        return [Bit(_name(entry, m), m, at, NEVER, default=m.model == first) for m in members]
+    name = _name(entry, about)
+    if isinstance(value, Interval):
+        return [Real(name, about, at, NEVER, *map(float, value.interval))]
+    if isinstance(value, OneOfModels):
+        other = next((v for v, model in enumerate(value.one_of) if model != "base"), 0)
+        return [Pick(name, about, at, NEVER, value.one_of, value.one_of, other)]
+    if isinstance(value, OneOfMethods | OneOfNumbers):
+        return [Pick(name, about, at, NEVER, value.one_of, _labels(value.one_of))]
+    return [Bit(name, about, at, NEVER)]
+
+
+def _name(entry: str, of: Subject) -> str:
+    number = f" {of.number}" if of.role == "argument" and of.number else ""
+    return _NAMES[of.role].format(entry=entry, of=of) + number
+
+
+def _labels(options: Sequence[object]) -> tuple[str, ...]:
+    """What tells options apart: a number, or a method, with its place where it stands twice."""
+    found = [one.name if isinstance(one, MethodCall) else repr(one) for one in options]
+    if len(set(found)) < len(found):
+        found = [f"{label} {v}" for v, label in enumerate(found)]
+    return tuple(found)

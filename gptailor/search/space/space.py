@@ -8,19 +8,43 @@ assert encode(space, closed) is the same plan's genome
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import final
-
-import numpy as np
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, final
 
 from gptailor.lang.format import format_plan
-from gptailor.plan.faults import TailorError
-from gptailor.plan.plan import Plan
-from gptailor.search.space.collect import Collected, collect
-from gptailor.search.space.condition import Condition, Conditions, bit, every, option
-from gptailor.search.space.genes import Bit, Gene, GenePath, Pick, Real
-from gptailor.search.space.genome import Genome
-from gptailor.search.space.table import Table, layout
+from gptailor.plan.faults import Place, TailorError
+from gptailor.plan.layers import own
+from gptailor.plan.plan import (
+    Bridge,
+    DropAny,
+    Item,
+    Layer,
+    LayerOf,
+    Merge,
+    Plan,
+    Subset,
+    Take,
+)
+from gptailor.plan.walk import SEVERAL, Given, Site, entries, shared_place, sites
+from gptailor.search.space.genome import (
+    ALWAYS,
+    NEVER,
+    Bit,
+    Condition,
+    Gene,
+    Genes,
+    Pick,
+    Real,
+    bit,
+    every,
+    genes_of,
+    option,
+    room,
+    several,
+    some,
+)
+from gptailor.search.space.table import Table, table_of
 
 
 class SpaceError(TailorError):
@@ -32,8 +56,8 @@ class SpaceError(TailorError):
 class Space:
     """The choices of an open plan over a base of that many layers.
 
-    Genes are numbered within their kind, as a `Genome` has them; `index` says which one a choice of
-    the plan is closed by.
+    Genes are numbered within their kind, as a `Genome` has them. `index` says by which a choice of
+    the plan is closed, by its place: one gene, or a bit for each position or member.
     """
 
     plan: Plan
@@ -41,10 +65,19 @@ class Space:
     bits: tuple[Bit, ...]
     picks: tuple[Pick, ...]
     reals: tuple[Real, ...]
-    index: Mapping[GenePath, int]
+    sites: tuple[Site, ...]
+    index: Mapping[Place, tuple[int, ...]]
     table: Table
     keeper: int | None
     """The position that stays where choices would drop all."""
+
+    @cached_property
+    def inside(self) -> Mapping[Place, Sequence[Site]]:
+        """The choices in each recipe, by the recipe's place, the innermost first."""
+        found: dict[Place, list[Site]] = {}
+        for site in reversed(self.sites):
+            found.setdefault(site.place[: len(site.entry) + 1], []).append(site)
+        return found
 
     @property
     def size(self) -> int:
@@ -66,99 +99,266 @@ class Space:
 
 def space_of(plan: Plan, layers: int) -> Space:
     """The space of an open plan without faults. Raises SpaceError if it leaves nothing open."""
-    found = collect(plan, layers)
-    if not (found.bits or found.picks or found.reals):
+    found = _Collecting(plan, layers)
+    if not found.sites:
         message = "the plan leaves nothing open, so there is nothing to search"
         raise SpaceError(message)
+    genes = found.genes()
     return Space(
         plan,
         layers,
-        tuple(found.bits),
-        tuple(found.picks),
-        tuple(found.reals),
-        found.index,
-        _table(found),
+        genes.bits,
+        genes.picks,
+        genes.reals,
+        found.sites,
+        {site.place: found.numbers(site.place) for site in found.sites},
+        table_of(genes),
         found.keeper,
     )
 
 
+def own_of(position: int | None) -> Take:
+    """The base's own layer there; without a position, the base's own tensor."""
+    return Take(take=LayerOf(model="base")) if position is None else own(position)
+
+
+# ----------------------------------------------------------------------------- when genes count
+
+
 @final
-@dataclass(frozen=True)
-class _Mark:
-    """A feature that is there or not."""
+class _Collecting:
+    """Numbers the genes of all open sites, then says when each counts.
 
-    kind: str
-    at: int
-    when: Condition
+    Sites of tied entries are closed by the same genes, which count where one of them does.
+    """
 
+    def __init__(self, plan: Plan, layers: int) -> None:
+        self.plan = plan
+        self.layers = layers
+        self.sites = tuple(s for s in sites(plan) if s.open and s.subject.role != "tokens")
+        self._entries = dict(entries(plan))
+        self._shared = shared_place(plan)
+        self._found: dict[type, list[Any]] = {Bit: [], Pick: [], Real: []}
+        self._made: dict[Place, tuple[list[Any], tuple[int, ...]]] = {}
+        for site in self.sites:
+            if (place := self._shared(site.place)) not in self._made:
+                made = genes_of(site, self._called(site), self._position(site.entry))
+                genes = self._found[type(made[0])]
+                self._made[place] = genes, tuple(range(len(genes), len(genes) + len(made)))
+                genes += made
+        subsets = (self._shared(s.place) for s in self.sites if isinstance(s.value, Subset))
+        self._subsets = {place: n for n, place in enumerate(dict.fromkeys(subsets))}
+        items = plan.stack.items if plan.stack else ()
+        self._maybe = [i for i, item in enumerate(items) if item.maybe]
+        self._items = [self.numbers(("stack", "items", i, "maybe"))[0] for i in self._maybe]
+        self._fixed_items = len(items) - len(self._maybe)
+        limit = plan.stack.limit if plan.stack else None
+        self._room = len(items) if limit is None else limit - self._fixed_items
+        self._fixed = {drop.position for drop in plan.drops if not drop.maybe}
+        self._drops = self._drop_bits()
+        maybe = [drop.position for drop in plan.drops if drop.maybe]
+        certain = len(self._fixed) + len(maybe) + sum(choice.count for choice in plan.drop_any)
+        self.keeper = maybe[-1] if maybe and certain >= layers else None
 
-def _table(found: Collected) -> Table:
-    options = [len(pick.options) for pick in found.picks]
-    places = layout(len(found.bits), sum(options), len(found.subsets), len(found.items))
-    conditions = Conditions(places, options)
-    marks = _marks(found)
-    whens = [gene.when for genes in (found.bits, found.picks, found.reals) for gene in genes]
-    for when in [*whens, *(mark.when for mark in marks)]:
-        conditions.add(when)
-    featured: list[_Mark | Real] = [*marks, *found.reals]
-    return Table(
-        group=_ints([gene.group for gene in found.bits]),
-        sizes=_ints(found.sizes),
-        options=_ints(options),
-        at_bits=_at(found.bits),
-        at_picks=_at(found.picks),
-        at_reals=_at(found.reals),
-        at_features=_at(featured),
-        pairs=_pairs(featured),
-        defaults=Genome(
-            np.array([gene.default for gene in found.bits], bool),
-            _ints([gene.default for gene in found.picks]),
-            np.full(len(found.reals), 0.5, np.float32),
-        ),
-        option_pick=_ints([i for i, n in enumerate(options) for _ in range(n)]),
-        option_value=_ints([v for n in options for v in range(n)]),
-        members=_members(found.subsets, len(found.bits)),
-        items=_ints(found.items),
-        room=np.array(found.room, np.int32),
-        wide=conditions.wide,
-        rest=conditions.rest,
-    )
+    def numbers(self, place: Place) -> tuple[int, ...]:
+        """The numbers of the genes that the choice at a place is closed by."""
+        return self._made[self._shared(place)][1]
 
+    def genes(self) -> Genes:
+        """All genes, each with its condition."""
+        merged: dict[Place, tuple[int, Condition]] = {}
+        for site in self.sites:
+            place = self._shared(site.place)
+            genes, numbers = self._made[place]
+            for k, number in enumerate(numbers):
+                when = some([genes[number].when, self._when(site, k)])
+                genes[number] = replace(genes[number], when=when)
+            if isinstance(site.value, Subset):
+                at, known = merged.get(place, (self._position(site.entry), NEVER))
+                when = every(self._there(site.entry), several(self._subsets[place]))
+                merged[place] = at, some([known, when])
+        return Genes(
+            tuple(self._found[Bit]),
+            tuple(self._found[Pick]),
+            tuple(self._found[Real]),
+            tuple(choice.count for choice in self.plan.drop_any),
+            tuple(self.numbers(place) for place in self._subsets),
+            tuple(self._items),
+            self._room,
+            tuple(merged.values()),
+        )
 
-def _marks(found: Collected) -> list[_Mark]:
-    marks = [
-        _Mark(gene.kind, gene.at, every(gene.when, bit(i))) for i, gene in enumerate(found.bits)
-    ]
-    for i, pick in enumerate(found.picks):
-        marks += [
-            _Mark(f"{pick.kind} {label}", pick.at, every(pick.when, option(i, v)))
-            for v, label in enumerate(pick.labels)
-        ]
-    return marks + [_Mark("merged", at, when) for at, when in found.merged.values()]
+    def _drop_bits(self) -> dict[int, int]:
+        """The bit of each position that may be dropped."""
+        found: dict[int, int] = {}
+        for site in self.sites:
+            numbers = self.numbers(site.place)
+            if isinstance(site.value, DropAny):
+                found |= dict(zip(site.value.among, numbers, strict=True))
+            elif site.subject.role == "drop":
+                found[self._position(site.entry)] = numbers[0]
+        return found
 
+    # ------------------------------------------------------------------------------ of an entry
 
-def _pairs(featured: Sequence[_Mark | Real]) -> np.ndarray:
-    """Numbers of features of one kind at positions next to each other; of drops, two apart too."""
-    places = {(one.kind, one.at): i for i, one in enumerate(featured) if one.at >= 0}
-    found = [
-        (i, places[kind, at + step])
-        for (kind, at), i in places.items()
-        for step in ((1, 2) if kind == "drop" else (1,))
-        if (kind, at + step) in places
-    ]
-    return np.array(found, np.int32).reshape(len(found), 2)
+    def _position(self, at: Place) -> int:
+        """The position that an entry is for, or an item's number; -1 without one."""
+        entry = self._entries.get(at)
+        if isinstance(entry, Item):
+            return int(at[-1])
+        position = entry.after if isinstance(entry, Bridge) else getattr(entry, "position", None)
+        return -1 if position is None else int(position)
 
+    def _called(self, site: Site) -> str:
+        """The name of a choice's entry in those of its genes; with `tied`, the statement's."""
+        at = site.entry
+        entry = self._entries.get(at)
+        if entry is None:
+            return str(site.place[0])
+        if isinstance(entry, Item):
+            return f"item {at[-1]}" if entry.tied is None else f"items tied {entry.tied}"
+        if isinstance(entry, Bridge):
+            return "bridge" if entry.after is None else f"bridge L{entry.after}"
+        tied = [self._position(at)]
+        if entry.tied is not None:
+            mates = [p for p, e in self._entries.items() if p[0] == at[0] and e.tied == entry.tied]
+            tied = [self._position(mates[0]), self._position(mates[-1])]
+        before = {"drops": "drop ", "scales": "scale "}.get(str(at[0]), "")
+        part = f".{entry.part}" if isinstance(entry, Layer) and entry.part else ""
+        return before + "..".join(f"L{position}" for position in tied) + part
 
-def _members(subsets: Sequence[Sequence[int]], none: int) -> np.ndarray:
-    """`none` pads: the literal behind the last bit, which is false."""
-    width = max(1, *map(len, subsets)) if subsets else 1
-    rows = [[*subset, *[none] * (width - len(subset))] for subset in subsets]
-    return np.array(rows, np.int32).reshape(len(subsets), width)
+    def _there(self, at: Place) -> Condition:
+        """When an entry takes effect."""
+        entry = self._entries.get(at)
+        if entry is None:
+            return ALWAYS
+        if isinstance(entry, Item):
+            return self._item_there(at) if entry.maybe else ALWAYS
+        place = self._place(at)
+        return every(place, bit(self.numbers((*at, "maybe"))[0])) if entry.maybe else place
 
+    def _place(self, at: Place) -> Condition:
+        """When there is a place for an entry: a layer that stays, a gap."""
+        if not isinstance(bridge := self._entries[at], Bridge):
+            return self._kept(self._position(at))
+        return self._any_gap if bridge.after is None else self._gap(bridge.after)
 
-def _at(genes: Sequence[Gene | _Mark]) -> np.ndarray:
-    return _ints([gene.at for gene in genes])
+    # ------------------------------------------------------------------------------- of a choice
 
+    def _when(self, site: Site, k: int) -> Condition:
+        """When a choice says something: its only gene, or the bit number `k`."""
+        role = site.subject.role
+        if role == "drop":
+            return self._drop_counts(site)
+        if role == "item":
+            n = self._maybe.index(int(site.entry[-1]))
+            return every(room(n), self._item_counts(n))
+        if role == "otherwise":
+            return every(self._place(site.entry), self._differs(site.entry))
+        if role in ("scaled", "bridged"):
+            return self._place(site.entry)
+        when = every(self._there(site.entry), *map(self._given, site.when))
+        if isinstance(site.value, Subset) and k in self._own_members(site.entry, site.value):
+            others = (n for i, n in enumerate(self.numbers(site.place)) if i != k)
+            return every(when, some(map(bit, others)))  # alone it is what none is
+        return when
 
-def _ints(numbers: Sequence[int]) -> np.ndarray:
-    return np.array(numbers, np.int32)
+    def _given(self, given: Given) -> Condition:
+        """What a choice depends on."""
+        place, value = given
+        shared = self._shared(place)
+        genes, numbers = self._made[shared]
+        if value == SEVERAL:
+            return several(self._subsets[shared])
+        return (
+            option(numbers[0], value)
+            if isinstance(genes[numbers[0]], Pick)
+            else bit(numbers[value])
+        )
+
+    def _own(self, at: Place) -> Take | None:
+        """The base's own at an entry's place, which a recipe may come to."""
+        entry = self._entries.get(at)
+        return own_of(entry.position if isinstance(entry, Layer) else None)
+
+    def _own_members(self, at: Place, subset: Subset) -> list[int]:
+        own = self._own(at)
+        members = (Take(take=LayerOf(model=name, layer=subset.layer)) for name in subset.any_of)
+        return [k for k, member in enumerate(members) if member == own]
+
+    def _differs(self, at: Place) -> Condition:
+        """When a layer's recipe is not just the base's own."""
+        layer = self._entries[at]
+        assert isinstance(layer, Layer)
+        recipe = layer.recipe
+        if isinstance(recipe, Subset):
+            mine = self._own_members(at, recipe)
+            numbers = self.numbers((*at, "recipe"))
+            return some(bit(n) for k, n in enumerate(numbers) if k not in mine)
+        if isinstance(recipe, Merge) or isinstance(recipe.take.model, str):
+            return NEVER if recipe == self._own(at) else ALWAYS
+        [pick] = self.numbers((*at, "recipe", "take", "model"))
+        models = recipe.take.model.one_of
+        others = (
+            v
+            for v, name in enumerate(models)
+            if Take(take=LayerOf(model=name, layer=recipe.take.layer)) != self._own(at)
+        )
+        return some(option(pick, v) for v in others)
+
+    # ------------------------------------------------------------------------ positions and items
+
+    def _drop_counts(self, site: Site) -> Condition:
+        """When a drop makes a difference: always, but for the layer that has to stay."""
+        of_keeper = (
+            not isinstance(site.value, DropAny) and self._position(site.entry) == self.keeper
+        )
+        return self._others_kept if of_keeper else ALWAYS
+
+    @cached_property
+    def _others_kept(self) -> Condition:
+        return some(self._kept(p) for p in range(self.layers) if p != self.keeper)
+
+    @cached_property
+    def _others_dropped(self) -> Condition:
+        return every(*(self._dropped(p) for p in range(self.layers) if p != self.keeper))
+
+    def _kept(self, position: int) -> Condition:
+        if position in self._fixed:
+            return NEVER
+        if position not in self._drops:
+            return ALWAYS
+        stays = bit(self._drops[position], on=False)
+        return some([stays, self._others_dropped]) if position == self.keeper else stays
+
+    def _dropped(self, position: int) -> Condition:
+        if position in self._fixed:
+            return ALWAYS
+        if position not in self._drops:
+            return NEVER
+        goes = bit(self._drops[position])
+        return every(goes, self._others_kept) if position == self.keeper else goes
+
+    @cached_property
+    def _any_gap(self) -> Condition:
+        return some(map(self._gap, range(self.layers - 1)))
+
+    def _gap(self, after: int) -> Condition:
+        if after + 1 not in self._fixed and after + 1 not in self._drops:
+            return NEVER
+        return every(self._kept(after), self._dropped(after + 1))
+
+    def _item_there(self, at: Place) -> Condition:
+        n = self._maybe.index(int(at[-1]))
+        there = every(bit(self._items[n]), room(n))
+        none = every(*(bit(number, on=False) for number in dict.fromkeys(self._items)))
+        return some([there, none]) if self._fixed_items == n == 0 else there
+
+    def _item_counts(self, n: int) -> Condition:
+        """The first item stays where no other does, with it alone of those that it is tied to."""
+        mine = self._items[0]
+        if self._fixed_items or self._items[n] != mine:
+            return ALWAYS
+        if n:
+            return ALWAYS if self._room > 1 else NEVER
+        return some(bit(other) for other in dict.fromkeys(self._items) if other != mine)

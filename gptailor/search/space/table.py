@@ -6,7 +6,8 @@ is a row for each gene, which says whether the gene is active, and one for each 
 is there or not. *Wide* rows are made first and are literals for the others.
 """
 
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,18 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
-from gptailor.search.space.genome import Active, Genome
+from gptailor.plan.walk import Subject
+from gptailor.search.space.genome import (
+    Active,
+    Clause,
+    Condition,
+    Genes,
+    Genome,
+    Literal,
+    bit,
+    every,
+    option,
+)
 
 Ints = Int[ndarray | Array, "..."]
 
@@ -151,3 +163,137 @@ def layout(bits: int, options: int, subsets: int, items: int) -> LiteralLayout:
     """The places of literals, as `_literals` has them."""
     starts = np.cumsum([2, bits, bits, options, subsets, items])
     return LiteralLayout(*map(int, starts))
+
+
+# ------------------------------------------------------------------------------- from genes to rows
+
+
+_MANY = 4
+"""Rows of more clauses, or with more literals in one, are wide."""
+
+
+@final
+class _Conditions:
+    """Conditions as the rows of a table; equal wide ones are made once."""
+
+    def __init__(self, layout: LiteralLayout, options: list[int]) -> None:
+        self.layout = layout
+        self.offsets = np.cumsum([0, *options])
+        self._wide: dict[Condition, int] = {}
+        self._rest: list[Condition] = []
+
+    def add(self, condition: Condition) -> None:
+        """One row more."""
+        if len(condition) > _MANY or max(map(len, condition), default=0) > _MANY:
+            number = self._wide.setdefault(condition, len(self._wide))
+            condition = frozenset([frozenset([Literal("wide", number)])])
+        self._rest.append(condition)
+
+    @property
+    def wide(self) -> ConditionRows:
+        """The wide ones, which are literals for the rest."""
+        return self._rows(list(self._wide))
+
+    @property
+    def rest(self) -> ConditionRows:
+        """All that were added, in order."""
+        return self._rows(self._rest)
+
+    def _rows(self, conditions: list[Condition]) -> ConditionRows:
+        numbers: dict[Clause, int] = {frozenset([Literal("false", 0)]): 0}
+        rows = [[numbers.setdefault(clause, len(numbers)) for clause in sorted(one, key=_order)]
+                for one in conditions]  # fmt: skip
+        clauses = [[self._place(one) for one in sorted(clause, key=repr)] for clause in numbers]
+        return ConditionRows(_padded(clauses, TRUE), _padded(rows, 0))
+
+    def _place(self, one: Literal) -> int:
+        at = self.layout
+        if one.kind == "bit":
+            return (at.bits if one.value else at.negations) + one.number
+        if one.kind == "option":
+            return at.options + int(self.offsets[one.number]) + one.value
+        start = {"several": at.several, "room": at.room, "wide": at.wide, "false": FALSE}
+        return start[one.kind] + one.number
+
+
+def _order(clause: Clause) -> list[str]:
+    return sorted(map(repr, clause))
+
+
+def _padded(rows: Sequence[Sequence[int]], by: int) -> np.ndarray:
+    width = max(1, *map(len, rows)) if rows else 1
+    return np.array([[*row, *[by] * (width - len(row))] for row in rows], np.int32).reshape(
+        len(rows), width
+    )
+
+
+class _Feature(NamedTuple):
+    """What may take effect at a position: a gene, an option of one, or that a subset is merged."""
+
+    about: Hashable
+    at: int
+    when: Condition
+
+
+def table_of(genes: Genes) -> Table:
+    """The arrays of a space with these genes."""
+    options = [len(pick.options) for pick in genes.picks]
+    conditions = _Conditions(
+        layout(len(genes.bits), sum(options), len(genes.subsets), len(genes.items)), options
+    )
+    marks = _marks(genes)
+    reals = [_Feature(real.subject, real.at, real.when) for real in genes.reals]
+    for one in (*genes.bits, *genes.picks, *genes.reals, *marks):
+        conditions.add(one.when)
+    return Table(
+        group=_ints([gene.group for gene in genes.bits]),
+        sizes=_ints(genes.sizes),
+        options=_ints(options),
+        at_bits=_ints([gene.at for gene in genes.bits]),
+        at_picks=_ints([gene.at for gene in genes.picks]),
+        at_reals=_ints([gene.at for gene in genes.reals]),
+        at_features=_ints([feature.at for feature in (*marks, *reals)]),
+        pairs=_pairs([*marks, *reals]),
+        defaults=Genome(
+            np.array([gene.default for gene in genes.bits], bool),
+            _ints([gene.default for gene in genes.picks]),
+            np.full(len(genes.reals), 0.5, np.float32),
+        ),
+        option_pick=_ints([i for i, n in enumerate(options) for _ in range(n)]),
+        option_value=_ints([v for n in options for v in range(n)]),
+        members=_padded(genes.subsets, len(genes.bits)),
+        items=_ints(genes.items),
+        room=np.array(genes.room, np.int32),
+        wide=conditions.wide,
+        rest=conditions.rest,
+    )
+
+
+def _marks(genes: Genes) -> list[_Feature]:
+    """Features that are there or not."""
+    marks = [
+        _Feature(gene.subject, gene.at, every(gene.when, bit(i)))
+        for i, gene in enumerate(genes.bits)
+    ]
+    for i, pick in enumerate(genes.picks):
+        marks += [
+            _Feature((pick.subject, label), pick.at, every(pick.when, option(i, v)))
+            for v, label in enumerate(pick.labels)
+        ]
+    return marks + [_Feature("merged", at, when) for at, when in genes.merged]
+
+
+def _pairs(features: Sequence[_Feature]) -> np.ndarray:
+    """Numbers of features of one kind at positions next to each other; of drops, two apart too."""
+    places = {(one.about, one.at): i for i, one in enumerate(features) if one.at >= 0}
+    found = [
+        (i, places[about, at + step])
+        for (about, at), i in places.items()
+        for step in ((1, 2) if about == Subject("drop") else (1,))
+        if (about, at + step) in places
+    ]
+    return np.array(found, np.int32).reshape(len(found), 2)
+
+
+def _ints(numbers: Sequence[int]) -> np.ndarray:
+    return np.array(numbers, np.int32)

@@ -9,14 +9,16 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gptailor.plan.plan import Plan, sources
+from gptailor.plan.plan import Plan
+from gptailor.plan.walk import Subject, sources
 from gptailor.search.space.decode import decode
-from gptailor.search.space.genes import Bit, Pick, Real
-from gptailor.search.space.genome import Genome
+from gptailor.search.space.genome import Bit, Genome, Pick, Real
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import settled
 
-PAIRS = 6
+_COEFFICIENTS = (("linear", "weights"), ("task_arithmetic", "scales"))
+"""Numbers that make a merge the mean where each is a share of one."""
+_PAIRS = 6
 """Uniform merges of two models, at most."""
 
 Scores = Float[np.ndarray, " layers"]
@@ -34,13 +36,13 @@ class Composition:
 
 def compositions(space: Space) -> list[Composition]:
     """The base, each other model alone, and uniform merges where the space has subsets."""
-    members = _others(bit.kind.removeprefix("has ") for bit in _members(space))
+    members = _others(b.subject.model for b in space.bits if b.subject.role == "member")
     names = _others([*members, *_named(space)])
     found = [Composition(name, (name,)) for name in ("base", *names)]
     if len(members) > 1:
         found.append(Composition("uniform merge", tuple(members)))
     pairs = list(combinations(members, 2)) if len(members) > 2 else []
-    return found + [Composition(f"uniform merge of {a} and {b}", (a, b)) for a, b in pairs[:PAIRS]]
+    return found + [Composition(f"uniform merge of {a} and {b}", (a, b)) for a, b in pairs[:_PAIRS]]
 
 
 def wholes(space: Space) -> dict[str, Plan]:
@@ -69,11 +71,7 @@ def composed(space: Space, of: Composition, scores: Scores | None = None, maybe:
 
 
 def _drops(space: Space) -> list[Bit]:
-    return [bit for bit in space.bits if bit.kind == "drop"]
-
-
-def _members(space: Space) -> list[Bit]:
-    return [bit for bit in space.bits if bit.kind.startswith("has ")]
+    return [bit for bit in space.bits if bit.subject.role == "drop"]
 
 
 def _named(space: Space) -> Iterator[str]:
@@ -82,7 +80,7 @@ def _named(space: Space) -> Iterator[str]:
         if _is_model(pick):
             yield from pick.labels
     for bit in space.bits:
-        if bit.kind == "item":
+        if bit.subject.role == "item":
             yield from _of_item(space, bit)
 
 
@@ -93,21 +91,20 @@ def _others(names: Iterable[str]) -> list[str]:
 def _of_item(space: Space, bit: Bit) -> list[str]:
     assert space.plan.stack is not None
     found = sources(space.plan.stack.items[bit.at].recipe)
-    return [source.model for source in found if isinstance(source.model, str)]
+    return [source.model for _, source in found if isinstance(source.model, str)]
 
 
 def _is_model(pick: Pick) -> bool:
-    return pick.kind == "takes" or pick.kind.startswith("source ")
+    return pick.subject.role in ("take", "source")
 
 
 def _bit(space: Space, bit: Bit, of: Composition) -> bool:
-    if bit.kind.startswith("has "):
-        return bit.kind.removeprefix("has ") in of.models
-    if bit.kind == "item":
+    role = bit.subject.role
+    if role == "member":
+        return bit.subject.model in of.models
+    if role == "item":
         return set(_of_item(space, bit)) <= set(of.models)
-    if bit.kind.startswith("otherwise"):
-        return of.models != ("base",)
-    return bit.kind == "bridged"
+    return role == "bridged" or (role == "otherwise" and of.models != ("base",))
 
 
 def _pick(pick: Pick, of: Composition) -> int:
@@ -117,22 +114,22 @@ def _pick(pick: Pick, of: Composition) -> int:
     numbers = [one for one in pick.options if isinstance(one, int | float)]
     if not numbers or len(numbers) < len(pick.options):
         return 0
-    wanted_number = _number(pick.kind, of)
+    wanted_number = _number(pick.subject, of)
     if wanted_number is None:
         return pick.default
     return min(range(len(numbers)), key=lambda i: abs(numbers[i] - wanted_number))
 
 
 def _real(real: Real, of: Composition) -> float:
-    wanted = _number(real.kind, of)
+    wanted = _number(real.subject, of)
     return 0.5 if wanted is None else real.share(min(max(wanted, real.low), real.high))
 
 
-def _number(kind: str, of: Composition) -> float | None:
+def _number(about: Subject, of: Composition) -> float | None:
     """A coefficient that makes a merge the mean, a factor that changes nothing; None: who knows."""
-    if kind.startswith(("linear weights", "task_arithmetic scales")):
+    if (about.method, about.parameter) in _COEFFICIENTS:
         return 1 / len(of.models)
-    return 1.0 if kind == "by" else None
+    return 1.0 if about.role == "factor" else None
 
 
 def dropped(space: Space, scores: Scores, maybe: int) -> Bool[np.ndarray, " b"]:
@@ -142,7 +139,9 @@ def dropped(space: Space, scores: Scores, maybe: int) -> Bool[np.ndarray, " b"]:
     for group, count in enumerate(counts):
         number = group if group < len(counts) - 1 else -1
         theirs = [
-            i for i, bit in enumerate(space.bits) if bit.kind == "drop" and bit.group == number
+            i
+            for i, bit in enumerate(space.bits)
+            if bit.subject.role == "drop" and bit.group == number
         ]
         chosen = sorted(theirs, key=lambda i: (-float(scores[space.bits[i].at]), i))[:count]
         found[chosen] = True

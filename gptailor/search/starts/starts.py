@@ -135,7 +135,7 @@ class Starts:
 
     def _maybe(self, told: Sequence[ToldStart]) -> list[Start]:
         """The best composition without some of the layers that may be dropped."""
-        most = sum(bit.kind == "drop" for bit in self.space.bits)
+        most = sum(bit.subject.role == "drop" for bit in self.space.bits)
         best = self._best(told)
         counts = dict.fromkeys(max(1, round(share * most)) for share in MAYBE) if most else {}
         name = f"block influence on {best.name}"

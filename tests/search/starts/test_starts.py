@@ -94,7 +94,7 @@ def test_starts_are_genomes_of_any_space(name: str, share: float) -> None:
 def test_influence_is_of_plans_without_drops(name: str) -> None:
     given = space(name)
     plans = wholes(given)
-    assert bool(plans) == any(bit.kind == "drop" for bit in given.bits)
+    assert bool(plans) == any(bit.subject.role == "drop" for bit in given.bits)
     assert not any(plan.drops or plan.bridges for plan in plans.values())
 
 
