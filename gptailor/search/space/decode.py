@@ -82,19 +82,17 @@ class _Closing:
     def plan(self) -> Plan:
         plan = self.space.plan
         dropped = self._dropped()
-        closed = Plan(
-            version=plan.version,
-            models=plan.models,
-            dtype=plan.dtype,
+        closed = {
             **{where: self._rest(where) for where in REST},
-            layers=self._layers(dropped),
-            drops=tuple(Drop(position=position) for position in sorted(dropped)),
-            scales=self._scales(dropped),
-            bridges=self._bridges(dropped),
-            stack=None if plan.stack is None else self._stack(plan.stack),
-        )
-        closed = without_unused(closed)
-        return closed if plan.origin is None else closed.read_from(plan.origin)
+            "layers": self._layers(dropped),
+            "drops": tuple(Drop(position=position) for position in sorted(dropped)),
+            "drop_any": (),
+            "scales": self._scales(dropped),
+            "bridges": self._bridges(dropped),
+            "stack": None if plan.stack is None else self._stack(plan.stack),
+            "search": None,
+        }
+        return without_unused(plan.model_copy(update=closed))
 
     def _on(self, *at: str | int) -> bool:
         """Whether an entry is there: it has no `maybe`, or it is answered with yes."""

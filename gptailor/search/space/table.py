@@ -20,6 +20,7 @@ from gptailor.search.space.genome import (
     Active,
     Clause,
     Condition,
+    Gene,
     Genes,
     Genome,
     Literal,
@@ -243,7 +244,8 @@ def table_of(genes: Genes) -> Table:
     )
     marks = _marks(genes)
     reals = [_Feature(real.subject, real.at, real.when) for real in genes.reals]
-    for one in (*genes.bits, *genes.picks, *genes.reals, *marks):
+    found: list[Gene | _Feature] = [*genes.bits, *genes.picks, *genes.reals, *marks]
+    for one in found:
         conditions.add(one.when)
     return Table(
         group=_ints([gene.group for gene in genes.bits]),
