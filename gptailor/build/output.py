@@ -93,7 +93,7 @@ def tensor_digest(spec: TensorSpec, sha256: str, fitted: "Fitted | None") -> Ten
     """The digest of a tensor of the output, with a sketch if it was fitted."""
     numbers = None
     if fitted is not None and spec.name in fitted.tensors:
-        from gptailor.program.sketch import sketch  # noqa: PLC0415 (imports torch)
+        from gptailor.program.run import sketch  # noqa: PLC0415 (imports torch)
 
         numbers = sketch(fitted.tensors[spec.name])
     return TensorDigest(dtype=spec.dtype, shape=spec.shape, sha256=sha256, sketch=numbers)
@@ -104,7 +104,7 @@ def sketched(
 ) -> dict[str, TensorDigest]:
     """The digests of some of a folder's tensors with sketches, by which fits are compared."""
     from gptailor.program.load import load_tensor  # noqa: PLC0415 (imports torch)
-    from gptailor.program.sketch import sketch  # noqa: PLC0415 (imports torch)
+    from gptailor.program.run import sketch  # noqa: PLC0415 (imports torch)
 
     there = [name for name in names if name in found]
     numbers = {name: sketch(load_tensor(output.tensors[name])) for name in there}

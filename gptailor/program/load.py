@@ -1,7 +1,6 @@
-"""Plain bytes of a file into memory: a stretch into a buffer, or a whole tensor."""
+"""A checkpoint's tensors into memory: `load_tensor`, whole and whatever form their values have."""
 
 import os
-from collections.abc import Callable
 from contextlib import suppress
 from math import prod
 from pathlib import Path
@@ -26,7 +25,9 @@ from gptailor.checkpoint.tensor import (
 )
 from gptailor.plan.faults import TailorError
 
-TORCH: dict[str, torch.dtype] = {
+# ruff: noqa: PLC0415 (a format's library loads only where there is such a file)
+
+TORCH_DTYPES: dict[str, torch.dtype] = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
     "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8,
@@ -37,24 +38,153 @@ TORCH: dict[str, torch.dtype] = {
 }  # fmt: skip
 """Dtypes by their names in safetensors."""
 
+_DELTA_ENTRIES = 2**21
+"""Entries that a low-rank delta is added to at once, in float64."""
 
-def load_raw(tensor: TensorInfo) -> Shaped[Tensor, "..."]:
-    """A tensor whose bytes lie in a row, in memory of its own."""
+
+def load_tensor(tensor: TensorInfo) -> Shaped[Tensor, "..."]:
+    """The tensor in its own shape and memory; of its spec's dtype, or float32 where that is exact.
+
+    Raises CheckpointError where the file is not what its header said.
+    """
+    match tensor.form:
+        case None:
+            return _plain(tensor)
+        case Pickled():
+            return _pickled(tensor, tensor.form)
+        case Dequantised():
+            return _dequantised(tensor, tensor.form)
+        case Adapted():
+            return _adapted(tensor, tensor.form)
+        case Aligned():
+            return _aligned(tensor.form)
+
+
+def _plain(tensor: TensorInfo) -> Shaped[Tensor, "..."]:
+    """A tensor whose bytes lie in a row."""
     spec = tensor.spec
-    if (dtype := TORCH.get(spec.dtype)) is None:
+    if (dtype := TORCH_DTYPES.get(spec.dtype)) is None:
         raise TailorError(f"'{spec.name}' in '{tensor.file}' is {spec.dtype}, which torch has not")
     if not spec.size:
         return torch.empty(spec.shape, dtype=dtype)
-    buffer = bytearray(spec.size)
+    return torch.frombuffer(_bytes_from(tensor, spec.size), dtype=dtype).reshape(spec.shape)
+
+
+def _pickled(tensor: TensorInfo, form: Pickled) -> Shaped[Tensor, "..."]:
+    """A tensor of a `.bin` file, by `torch.load` with `weights_only`."""
+    from pickle import UnpicklingError
+
+    try:
+        found = torch.load(tensor.file, map_location="cpu", weights_only=True, mmap=True)
+        value = found[form.key]
+    except (UnpicklingError, RuntimeError, KeyError, OSError, ValueError) as error:
+        message = f"{quoted(form.key)} can't be loaded: {str(error).splitlines()[0]}"
+        raise CheckpointError("C108", message, tensor.file) from error
+    spec = tensor.spec
+    same = isinstance(value, Tensor) and tuple(value.shape) == spec.shape
+    if not same or value.dtype != TORCH_DTYPES.get(spec.dtype):
+        message = f"{quoted(form.key)} is not what it was when the file was opened"
+        raise CheckpointError("C304", message, tensor.file)
+    result: Tensor = value.detach().clone(memory_format=torch.contiguous_format)
+    return result
+
+
+# -------------------------------------------------------------------------------------------- GGUF
+
+
+def _dequantised(tensor: TensorInfo, form: Dequantised) -> Float[Tensor, "..."]:
+    """A tensor of a GGUF file in float32, or a plain float's dtype; its rows as Hugging Face's."""
+    kind, shape = KINDS[form.kind], tensor.spec.shape
+    buffer = _bytes_from(tensor, kind.bytes * (prod(shape) // kind.block))
+    if kind.plain is not None:
+        values = torch.frombuffer(buffer, dtype=TORCH_DTYPES[kind.plain]).reshape(shape)
+    else:
+        values = _unpacked(buffer, tensor, form.kind)
+    if not form.heads:
+        return values
+    # llama.cpp rotates neighbouring rows of a head, Hugging Face its two halves.
+    halves = values.reshape(form.heads, shape[0] // form.heads // 2, 2, *shape[1:])
+    return halves.swapaxes(1, 2).reshape(shape)
+
+
+def _unpacked(buffer: bytearray, tensor: TensorInfo, kind: str) -> Float[Tensor, "..."]:
+    try:
+        import numpy as np
+        from gguf.constants import GGMLQuantizationType
+        from gguf.quants import dequantize
+    except ImportError as error:
+        message = f"{quoted(tensor.spec.name)} is {kind}; the package 'gguf' dequantises it"
+        raise CheckpointError("C110", message, tensor.file, "pip install gguf") from error
+    rows = np.frombuffer(buffer, dtype=np.uint8).reshape((*tensor.spec.shape[:-1], -1))
+    values = dequantize(rows, GGMLQuantizationType[kind])
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+
+# -------------------------------------------------------------------------- made of other tensors
+
+
+def _adapted(tensor: TensorInfo, form: Adapted) -> Float32[Tensor, "..."]:
+    """The tensor with all its deltas, in their order, in float32.
+
+    Each is computed in float64 and rounded once to float32, as PEFT's `merge_and_unload` does in
+    float32; blocks have a fixed size, so that the number of threads changes no bit.
+    """
+    values = load_tensor(form.base).to(torch.float32, copy=True).reshape(tensor.spec.shape)
+    for delta in form.deltas:
+        _apply(values, delta)
+    return values
+
+
+def _apply(values: Float32[Tensor, "..."], delta: Delta) -> None:
+    match delta:
+        case LowRank():
+            _add_low_rank(values.t() if delta.transposed else values, delta)
+        case Shift(tensor, scale):
+            values += load_tensor(tensor).double() * scale
+        case NewRows(tensor, at):
+            values[torch.tensor(at, dtype=torch.int64)] = load_tensor(tensor).float()
+        case _:
+            assert_never(delta)
+
+
+def _add_low_rank(values: Float32[Tensor, "outputs inputs"], delta: LowRank) -> None:
+    """W + ΔW with ΔW = scale · b @ a; with a magnitude m, each row w of that is m · w / ‖w‖.
+
+    In place. DoRA: arXiv 2402.09353; a row of zeros has no direction, and becomes NaN as in PEFT.
+    """
+    a, b = load_tensor(delta.a).double(), load_tensor(delta.b).double()
+    magnitude = None if delta.magnitude is None else load_tensor(delta.magnitude).double()
+    step = max(1, _DELTA_ENTRIES // max(1, values.shape[1]))
+    for start in range(0, values.shape[0], step):
+        rows = slice(start, start + step)
+        block = torch.addmm(values[rows].double(), b[rows], a, alpha=delta.scale)
+        if magnitude is not None:
+            block *= (magnitude[rows] / torch.linalg.vector_norm(block, dim=1))[:, None]
+        values[rows] = block
+
+
+def _aligned(form: Aligned) -> Shaped[Tensor, "..."]:
+    """The pieces' rows, one after another; each tensor is loaded once."""
+    loaded: dict[TensorInfo, Tensor] = {}
+    for piece in form.pieces:
+        if piece.tensor not in loaded:
+            loaded[piece.tensor] = load_tensor(piece.tensor)
+    rows = [loaded[p.tensor][p.first : p.first + p.count] for p in form.pieces]
+    dtype = rows[0].dtype
+    if any(row.dtype != dtype for row in rows):
+        rows = [row.to(torch.float32) for row in rows]
+    return torch.cat(rows)
+
+
+# ------------------------------------------------------------------------------------------- bytes
+
+
+def _bytes_from(tensor: TensorInfo, size: int) -> bytearray:
+    """So many bytes of the tensor's file, from its first on."""
+    buffer = bytearray(size)
     with open_regular(tensor.file) as file:
         read_into(memoryview(buffer), file.fileno(), tensor.offset, tensor.file)
-    return torch.frombuffer(buffer, dtype=dtype).reshape(spec.shape)
-
-
-def foresee(file: int, offset: int, size: int) -> None:
-    """Tell the system that these bytes will be read: it reads ahead while others are worked on."""
-    with suppress(OSError, AttributeError):  # a wish: where it can't be said the bytes come later
-        os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)
+    return buffer
 
 
 def read_into(view: memoryview, file: int, offset: int, path: Path) -> None:
@@ -72,135 +202,7 @@ def read_into(view: memoryview, file: int, offset: int, path: Path) -> None:
         view = view[count:]
 
 
-# ruff: noqa: PLC0415 (a format's library loads only where there is such a file)
-
-
-def load_pickled(tensor: TensorInfo, form: Pickled) -> Shaped[Tensor, "..."]:
-    """A tensor of a `.bin` file, by `torch.load` with `weights_only`, in memory of its own."""
-    from pickle import UnpicklingError
-
-    try:
-        found = torch.load(tensor.file, map_location="cpu", weights_only=True, mmap=True)
-        value = found[form.key]
-    except (UnpicklingError, RuntimeError, KeyError, OSError, ValueError) as error:
-        message = f"{quoted(form.key)} can't be loaded: {str(error).splitlines()[0]}"
-        raise CheckpointError("C108", message, tensor.file) from error
-    spec = tensor.spec
-    same = isinstance(value, Tensor) and tuple(value.shape) == spec.shape
-    if not same or value.dtype != TORCH.get(spec.dtype):
-        message = f"{quoted(form.key)} is not what it was when the file was opened"
-        raise CheckpointError("C304", message, tensor.file)
-    result: Tensor = value.detach().clone(memory_format=torch.contiguous_format)
-    return result
-
-
-def load_packed(tensor: TensorInfo, form: Dequantised) -> Float[Tensor, "..."]:
-    """A tensor of a GGUF file: dequantised to float32, its rows as Hugging Face has them.
-
-    A plain float keeps its dtype.
-    """
-    kind, spec = KINDS[form.kind], tensor.spec
-    buffer = bytearray(kind.bytes * (prod(spec.shape) // kind.block))
-    with open_regular(tensor.file) as file:
-        read_into(memoryview(buffer), file.fileno(), tensor.offset, tensor.file)
-    if kind.plain is not None:
-        values = torch.frombuffer(buffer, dtype=TORCH[kind.plain]).reshape(spec.shape)
-    else:
-        values = _dequantised(buffer, tensor, form.kind)
-    return _unpermuted(values, form.heads) if form.heads else values
-
-
-def _dequantised(buffer: bytearray, tensor: TensorInfo, kind: str) -> Float[Tensor, "..."]:
-    try:
-        import numpy as np
-        from gguf.constants import GGMLQuantizationType
-        from gguf.quants import dequantize
-    except ImportError as error:
-        message = f"{quoted(tensor.spec.name)} is {kind}; the package 'gguf' dequantises it"
-        raise CheckpointError("C110", message, tensor.file, "pip install gguf") from error
-    rows = np.frombuffer(buffer, dtype=np.uint8).reshape((*tensor.spec.shape[:-1], -1))
-    values = dequantize(rows, GGMLQuantizationType[kind])
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-
-
-def _unpermuted(values: Float[Tensor, "..."], heads: int) -> Float[Tensor, "..."]:
-    """llama.cpp rotates neighbouring rows of a head, Hugging Face its two halves."""
-    halves = values.reshape(heads, values.shape[0] // heads // 2, 2, *values.shape[1:])
-    return halves.swapaxes(1, 2).reshape(values.shape)
-
-
-Load = Callable[[TensorInfo], Shaped[Tensor, "..."]]
-
-DELTA_ENTRIES = 2**21
-"""Entries that are worked on at once, in float64."""
-
-
-def load_adapted(tensor: TensorInfo, form: Adapted, load: Load) -> Float32[Tensor, "..."]:
-    """The tensor with all its deltas, in their order, in float32.
-
-    Each is computed in float64 and rounded once to float32, as PEFT's `merge_and_unload` does in
-    float32; blocks have a fixed size, so that the number of threads changes no bit.
-    """
-    values = load(form.base).to(torch.float32, copy=True).reshape(tensor.spec.shape)
-    for delta in form.deltas:
-        _apply(values, delta, load)
-    return values
-
-
-def _apply(values: Float32[Tensor, "..."], delta: Delta, load: Load) -> None:
-    match delta:
-        case LowRank():
-            _add_low_rank(values.t() if delta.transposed else values, delta, load)
-        case Shift(tensor, scale):
-            values += load(tensor).double() * scale
-        case NewRows(tensor, at):
-            values[torch.tensor(at, dtype=torch.int64)] = load(tensor).float()
-        case _:
-            assert_never(delta)
-
-
-def _add_low_rank(values: Float32[Tensor, "outputs inputs"], delta: LowRank, load: Load) -> None:
-    """W + ΔW with ΔW = scale · b @ a; with a magnitude m, each row w of that is m · w / ‖w‖.
-
-    In place. DoRA: arXiv 2402.09353; a row of zeros has no direction, and becomes NaN as in PEFT.
-    """
-    a, b = load(delta.a).double(), load(delta.b).double()
-    magnitude = None if delta.magnitude is None else load(delta.magnitude).double()
-    step = max(1, DELTA_ENTRIES // max(1, values.shape[1]))
-    for start in range(0, values.shape[0], step):
-        rows = slice(start, start + step)
-        block = torch.addmm(values[rows].double(), b[rows], a, alpha=delta.scale)
-        if magnitude is not None:
-            block *= (magnitude[rows] / torch.linalg.vector_norm(block, dim=1))[:, None]
-        values[rows] = block
-
-
-def load_tensor(tensor: TensorInfo) -> Shaped[Tensor, "..."]:
-    """The tensor in its own shape; of its spec's dtype, or float32 where that is exact.
-
-    Raises CheckpointError where the file is not what its header said.
-    """
-    match tensor.form:
-        case None:
-            return load_raw(tensor)
-        case Pickled():
-            return load_pickled(tensor, tensor.form)
-        case Dequantised():
-            return load_packed(tensor, tensor.form)
-        case Adapted():
-            return load_adapted(tensor, tensor.form, load_tensor)
-        case Aligned():
-            return _aligned(tensor.form)
-
-
-def _aligned(form: Aligned) -> Shaped[Tensor, "..."]:
-    """The pieces' rows, one after another; each tensor is loaded once."""
-    loaded: dict[TensorInfo, Tensor] = {}
-    for piece in form.pieces:
-        if piece.tensor not in loaded:
-            loaded[piece.tensor] = load_tensor(piece.tensor)
-    rows = [loaded[p.tensor][p.first : p.first + p.count] for p in form.pieces]
-    dtype = rows[0].dtype
-    if any(row.dtype != dtype for row in rows):
-        rows = [row.to(torch.float32) for row in rows]
-    return torch.cat(rows)
+def foresee(file: int, offset: int, size: int) -> None:
+    """Tell the system that these bytes will be read: it reads ahead while others are worked on."""
+    with suppress(OSError, AttributeError):  # a wish: where it can't be said the bytes come later
+        os.posix_fadvise(file, offset, size, os.POSIX_FADV_WILLNEED)

@@ -1,39 +1,46 @@
-"""Tensors in, one rounded tensor out, chunk by chunk: `combined`; in memory: `combine_tensors`.
+"""The one combine loop: `combined`, read → chunk → combined, tensors in and one tensor out.
 
-Inputs are widened (or, float64, rounded) to float32, a kernel combines them, the result is divided
-and rounded once, to nearest even.
+Readers give stretches of the inputs, of files to `chunks`, as compile has it, or of tensors in
+memory to `combined_tensor`, as a stitch and a bridge have it: the bits are the same, since
+everything after the reading is the same.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from threading import Lock
 from typing import final
 
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from gptailor.checkpoint.files import open_regular
-from gptailor.checkpoint.tensor import DTYPE_BITS, ByteRange, TensorInfo, TensorSpec
+from gptailor.checkpoint.tensor import DTYPE_BITS, FLOATS, TensorInfo, TensorSpec
 from gptailor.methods import KERNELS
-from gptailor.methods.arithmetic import Chunk, Inputs
+from gptailor.methods.arithmetic import Chunk, Inputs, draw_key, kept_entries, number_beside
 from gptailor.plan.faults import Fault, PlanError, TailorError
 from gptailor.plan.registry import METHODS
-from gptailor.program.load import foresee, read_into
-from gptailor.program.program import Arguments, Combine, Copy, Output, Program
+from gptailor.program.load import TORCH_DTYPES, foresee, load_tensor, read_into
+from gptailor.program.program import Arguments, Combine, Output
 
-FLOAT_DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
+FLOAT_DTYPES: dict[str, torch.dtype] = {name: TORCH_DTYPES[name] for name in FLOATS}
 """The dtypes that are merged, by their names in safetensors."""
 
-LIVE_STEP = 2**22
-"""Entries of live tensors that are combined at once."""
+CHUNK_BYTES = 2**19
+"""Bytes of one input's chunk in float32: smaller ones make threads wait for one another."""
+_DEVICE_CHUNK_BYTES = 2**26
+"""The same on another device, whose calls take longer to begin."""
+_DEVICE_LEAST = 2**20
+"""Entries from which on a tensor is worth the way to another device."""
+_MEMORY_STEP = 2**22
+"""Entries of tensors in memory that are combined at once."""
+
+CPU = torch.device("cpu")
+
+Reader = Callable[[int, int], Float[Tensor, " n"]]
+"""Gives the entries of one tensor from a number to another, valid until the next are asked for."""
 
 
 @final
@@ -53,123 +60,61 @@ class OverflowFault(PlanError):  # noqa: N818 (the language speaks of it as a fa
         super().__init__([Fault("M401", message, help="choose a dtype that reaches further")])
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class CombineTarget:
-    """What is made: a name for messages, a shape, a dtype; and what is done with the result.
-
-    It is divided by `divisor`, then `offset` is added, both in float32.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    divisor: float = 1.0
-    offset: float = 0.0
+# -------------------------------------------------------------------------------- the combine loop
 
 
 def combined(
-    method: str, arguments: Arguments, inputs: Inputs, target: CombineTarget
+    make: Combine, spec: TensorSpec, readers: Sequence[Reader], step: int
 ) -> Iterator[Float[Tensor, " n"]]:
-    """The target's entries in order, in chunks, each valid until the next one is made."""
-    kernel, given = KERNELS[method], dict(arguments)
-    if not inputs.elements:
-        return
-    measured = kernel.measure(inputs, given)
-    for chunk in inputs.chunks():
-        yield _rounded(kernel.combine(chunk, given, measured), chunk, target)
+    """The entries of a merged tensor in order, in chunks, each valid until the next one is made.
 
-
-def combine_tensors(  # noqa: PLR0913 (a merge has these eight sides)
-    method: str,
-    arguments: Arguments,
-    base: Tensor | None,
-    sources: Sequence[Tensor],
-    models: Sequence[str],
-    place: str,
-    *,
-    divisor: float = 1.0,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """The merge of tensors in memory, of any shape and on any one device.
-
-    The same numbers as the streamed path's, bit for bit. `base` is θ_b, None for a method without;
-    `place` is its tensor's name. Without a `dtype` the result has the base's, else the first
-    source's.
+    `readers` are those of θ_b, if the method needs it, and of the sources; `step` is how many
+    entries they are asked for at once, which changes no bit. Inputs are widened (or, float64,
+    rounded) to float32, the method combines them, the result is divided, the offset is added, and
+    it is rounded once, to nearest even. Raises OverflowFault.
     """
-    _check_arity(method, base, sources, models)
-    tensors = [*sources] if base is None else [base, *sources]
-    first, shapes = tensors[0], [tuple(tensor.shape) for tensor in tensors]
-    if len(set(shapes)) > 1:
-        raise ValueError(f"'{place}': the shapes {', '.join(map(str, shapes))} differ")
-    flat = [floating(tensor, place).detach().reshape(-1) for tensor in tensors]
+    if not spec.elements:
+        return
+    kernel, given = KERNELS[make.method], dict(make.arguments)
+    infos = (*make.base, *make.sources)
 
     def read(start: int, end: int) -> Chunk:
-        vectors = [single(t[start:end], place, shapes[0], start) for t in flat]
-        return chunk_of(start, vectors, with_base=base is not None)
+        vectors = [
+            _single(reader(start, end), info.spec, start)
+            for reader, info in zip(readers, infos, strict=True)
+        ]
+        base = vectors.pop(0) if make.base else None
+        return Chunk(start, base, tuple(vectors))
 
-    inputs = Inputs(first.numel(), tuple(models), place, LIVE_STEP, read)
-    target = CombineTarget(place, shapes[0], dtype or first.dtype, divisor)
-    out = torch.empty(first.numel(), dtype=target.dtype, device=first.device)
-    offset = 0
-    for part in combined(method, arguments, inputs, target):
-        out[offset : offset + len(part)] = part
-        offset += len(part)
-    return out.view(target.shape)
-
-
-def _check_arity(
-    method: str, base: Tensor | None, sources: Sequence[Tensor], models: Sequence[str]
-) -> None:
-    wanted = METHODS[method]
-    if len(models) != len(sources):
-        raise ValueError(f"{len(sources)} sources have {len(models)} models' names")
-    if len(sources) < wanted.least or (wanted.most is not None and len(sources) > wanted.most):
-        raise ValueError(f"'{method}' can't merge {len(sources)} sources")
-    if wanted.needs_base and base is None:
-        raise ValueError(f"'{method}' needs the base's tensor")
+    inputs = Inputs(spec.elements, make.models, make.place, step, read)
+    measured = kernel.measure(inputs, given)
+    for chunk in inputs.chunks():
+        yield _rounded(kernel.combine(chunk, given, measured), chunk, make, spec)
 
 
-def chunk_of(offset: int, vectors: Sequence[Float32[Tensor, " n"]], *, with_base: bool) -> Chunk:
-    """The chunk of these vectors, the first being θ_b's if it has one."""
-    if with_base:
-        return Chunk(offset, vectors[0], tuple(vectors[1:]))
-    return Chunk(offset, None, tuple(vectors))
-
-
-def floating(tensor: Tensor, name: str) -> Tensor:
-    """The same tensor, of a dtype that can be merged."""
-    if tensor.dtype not in FLOAT_DTYPES.values():
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise TailorError(f"'{name}' is {kind}, which can't be merged")
-    return tensor
-
-
-def single(
-    values: Float[Tensor, " n"], name: str, shape: tuple[int, ...], offset: int
-) -> Float32[Tensor, " n"]:
+def _single(values: Float[Tensor, " n"], spec: TensorSpec, offset: int) -> Float32[Tensor, " n"]:
     """The values in float32; a finite one beyond it is refused."""
     result = values.to(torch.float32)
     if values.dtype == torch.float64:
-        _check_finite(result, values, [values], CombineTarget(name, shape, torch.float32), offset)
+        _check_finite(result, values, [values], spec, offset)
     return result
 
 
 def _rounded(
-    value: Float32[Tensor, " n"], chunk: Chunk, target: CombineTarget
+    value: Float32[Tensor, " n"], chunk: Chunk, make: Combine, spec: TensorSpec
 ) -> Float[Tensor, " n"]:
-    if target.divisor != 1.0:
-        value = value / torch.full((1,), target.divisor, dtype=torch.float32, device=value.device)
-    if target.offset != 0.0:
-        value = value + torch.full((1,), target.offset, dtype=torch.float32, device=value.device)
-    result = value.to(target.dtype)
+    if make.divisor != 1.0:
+        value = value / number_beside(value, make.divisor)
+    if make.offset != 0.0:
+        value = value + number_beside(value, make.offset)
+    result = value.to(FLOAT_DTYPES[spec.dtype])
     sources = chunk.sources if chunk.base is None else (chunk.base, *chunk.sources)
-    _check_finite(result, value, sources, target, chunk.offset)
+    _check_finite(result, value, sources, spec, chunk.offset)
     return result
 
 
 def _check_finite(
-    result: Tensor, value: Tensor, sources: Sequence[Tensor], target: CombineTarget, offset: int
+    result: Tensor, value: Tensor, sources: Sequence[Tensor], spec: TensorSpec, offset: int
 ) -> None:
     """Refuse a result that is infinity or NaN where all that it was made of is finite."""
     least, most = torch.aminmax(value)
@@ -183,61 +128,145 @@ def _check_finite(
         wrong &= torch.isfinite(source)
     if wrong.any():
         first = int(wrong.nonzero()[0, 0])
-        index = _index(offset + first, target.shape)
-        raise OverflowFault(target.name, index, float(value[first]), target.dtype)
+        extents = enumerate(spec.shape)
+        index = tuple((offset + first) // prod(spec.shape[i + 1 :]) % n for i, n in extents)
+        raise OverflowFault(spec.name, index, float(value[first]), result.dtype)
 
 
-def _index(number: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Where in a tensor of this shape its entry of that number stands."""
-    return tuple(number // prod(shape[axis + 1 :]) % extent for axis, extent in enumerate(shape))
-
-
-CHUNK_BYTES = 2**19
-"""Bytes of one input's chunk in float32: smaller ones make threads wait for one another."""
-DEVICE_CHUNK_BYTES = 2**26
-"""The same on another device, whose calls take longer to begin."""
-DEVICE_LEAST = 2**20
-"""Entries from which on a tensor is worth the way to another device."""
-
-CPU = torch.device("cpu")
-
-TensorBytes = ByteRange | Iterator[memoryview]
-"""An output's bytes: a stretch of a file as it is, or chunks, each valid until the next is made."""
-
-
-def run_program(
-    program: Program, *, chunk_bytes: int = CHUNK_BYTES
-) -> Iterator[tuple[Output, TensorBytes]]:
-    """Each output of the program, in file order, with its bytes."""
-    for output in program.outputs:
-        yield output, payload(output, chunk_bytes=chunk_bytes)
-
-
-def payload(
-    output: Output, *, chunk_bytes: int = CHUNK_BYTES, device: torch.device = CPU
-) -> TensorBytes:
-    """The bytes of one output: those of a file, or its `chunks`."""
-    if isinstance(output.make, Copy):
-        source = output.make.source
-        return ByteRange(source.file, source.offset, source.spec.size)
-    return chunks(output, chunk_bytes=chunk_bytes, device=device)
+# --------------------------------------------------------------------------------- tensors in files
 
 
 def chunks(
     output: Output, *, chunk_bytes: int = CHUNK_BYTES, device: torch.device = CPU
 ) -> Iterator[memoryview]:
-    """The bytes of an output that is combined; nothing is read before the first is asked for.
+    """The bytes of an output that is combined, in chunks, each valid until the next one is made.
 
-    Memory is bounded by a few chunks for each source; neither `chunk_bytes` nor the `device` that
-    large tensors are merged on changes a bit of the result. Arithmetic is done by the thread that
-    asks for the chunks alone: several outputs are made at once by asking from several threads.
+    Nothing is read before the first is asked for. Memory is bounded by a few chunks for each
+    source; neither `chunk_bytes` nor the `device` that large tensors are merged on changes a bit of
+    the result. Arithmetic is done by the thread that asks for the chunks alone: several outputs are
+    made at once by asking from several threads.
     """
-    make = output.make
+    spec, make = output.spec, output.make
     if not isinstance(make, Combine):
-        raise TypeError(f"'{output.spec.name}' is copied or fitted, not combined")
-    if device.type == "cpu" or output.spec.elements < DEVICE_LEAST:
-        return _chunks(output.spec, make, max(1, chunk_bytes // 4), CPU)
-    return _chunks(output.spec, make, DEVICE_CHUNK_BYTES // 4, device)
+        raise TypeError(f"'{spec.name}' is copied or fitted, not combined")
+    if spec.elements < _DEVICE_LEAST:
+        device = CPU
+    step = max(1, chunk_bytes // 4) if device.type == "cpu" else _DEVICE_CHUNK_BYTES // 4
+    tensors = [*make.base, *make.sources]
+    for tensor in tensors:
+        _check_input(tensor, spec)
+    with ExitStack() as stack:
+        readers = [_file_reader(tensor, stack, device) for tensor in tensors]
+        stack.enter_context(use_one_thread())
+        for chunk in combined(make, spec, readers, step):
+            yield chunk.cpu().view(torch.uint8).numpy().data
+
+
+def _check_input(tensor: TensorInfo, wanted: TensorSpec) -> None:
+    spec = tensor.spec
+    if spec.dtype not in FLOATS:
+        raise TailorError(
+            f"'{spec.name}' in '{tensor.file}' is {spec.dtype}, "
+            f"which can't be merged into '{wanted.name}'"
+        )
+    if spec.shape != wanted.shape:
+        raise TailorError(
+            f"'{spec.name}' in '{tensor.file}' has the shape {list(spec.shape)}, "
+            f"but '{wanted.name}' {list(wanted.shape)}"
+        )
+
+
+def _file_reader(tensor: TensorInfo, files: ExitStack, device: torch.device) -> Reader:
+    """A tensor on disk, read stretch by stretch into one buffer.
+
+    One whose values don't lie in a row is loaded whole, for as long as it is read.
+    """
+    if tensor.form is not None:
+        return _memory_reader(load_tensor(tensor), device)
+    file = files.enter_context(open_regular(tensor.file)).fileno()
+    dtype, width = FLOAT_DTYPES[tensor.spec.dtype], DTYPE_BITS[tensor.spec.dtype] // 8
+    buffer = torch.empty(0, dtype=torch.uint8)
+    foresee(file, tensor.offset, tensor.spec.size)
+
+    def read(start: int, end: int) -> Float[Tensor, " n"]:
+        nonlocal buffer
+        size = (end - start) * width
+        if len(buffer) < size:
+            buffer = torch.empty(size, dtype=torch.uint8, pin_memory=device.type == "cuda")
+        stretch = buffer[:size]
+        read_into(stretch.numpy().data, file, tensor.offset + start * width, tensor.file)
+        return stretch.view(dtype).to(device)
+
+    return read
+
+
+# -------------------------------------------------------------------------------- tensors in memory
+
+
+def combined_tensor(
+    make: Combine, spec: TensorSpec, tensors: Sequence[Shaped[Tensor, "..."]]
+) -> Float[Tensor, "..."]:
+    """A merged tensor, of tensors in memory on one device: those of `chunks`' bytes, bit for bit.
+
+    `tensors` are θ_b's, if the method needs it, and the sources'. Raises OverflowFault, and
+    TailorError for whole numbers.
+    """
+    for tensor, info in zip(tensors, (*make.base, *make.sources), strict=True):
+        if tensor.dtype not in FLOAT_DTYPES.values():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise TailorError(f"'{info.spec.name}' is {kind}, which can't be merged")
+    device = tensors[0].device
+    readers = [_memory_reader(tensor, device) for tensor in tensors]
+    out = torch.empty(spec.elements, dtype=FLOAT_DTYPES[spec.dtype], device=device)
+    offset = 0
+    for part in combined(make, spec, readers, _MEMORY_STEP):
+        out[offset : offset + len(part)] = part
+        offset += len(part)
+    return out.view(spec.shape)
+
+
+def _memory_reader(tensor: Shaped[Tensor, "..."], device: torch.device) -> Reader:
+    flat = tensor.detach().reshape(-1)
+    return lambda start, end: flat[start:end].to(device)
+
+
+def combine_tensors(  # noqa: PLR0913 (a merge has these eight sides)
+    method: str,
+    arguments: Arguments,
+    base: Tensor | None,
+    sources: Sequence[Tensor],
+    models: Sequence[str],
+    place: str,
+    *,
+    divisor: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The merge of tensors of any plan and shape, without a program: see `combined_tensor`.
+
+    `base` is θ_b, None for a method without; `place` is its tensor's name. Without a `dtype` the
+    result has the base's, else the first source's.
+    """
+    wanted = METHODS[method]
+    if len(models) != len(sources):
+        raise ValueError(f"{len(sources)} sources have {len(models)} models' names")
+    if len(sources) < wanted.least or (wanted.most is not None and len(sources) > wanted.most):
+        raise ValueError(f"'{method}' can't merge {len(sources)} sources")
+    if wanted.needs_base and base is None:
+        raise ValueError(f"'{method}' needs the base's tensor")
+    tensors = [*sources] if base is None else [base, *sources]
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"'{place}': the shapes {', '.join(map(str, shapes))} differ")
+    names = {each: name for name, each in TORCH_DTYPES.items()}
+    dtypes = [dtype or tensors[0].dtype, *(tensor.dtype for tensor in tensors)]
+    spec, *specs = [TensorSpec(place, names[each], shapes[0]) for each in dtypes]
+    infos = tuple(TensorInfo(each, Path(), 0) for each in specs)
+    first = 0 if base is None else 1
+    make = Combine(method, arguments, infos[:first], infos[first:], tuple(models), place, divisor)
+    return combined_tensor(make, spec, tensors)
+
+
+# ----------------------------------------------------------------------- devices, threads, sketches
 
 
 def device_of(name: str) -> torch.device:
@@ -256,88 +285,6 @@ def device_of(name: str) -> torch.device:
         raise TailorError(f"'{name}' was asked for, and {there}")
     return device
 
-
-def _chunks(
-    spec: TensorSpec, make: Combine, step: int, device: torch.device
-) -> Iterator[memoryview]:
-    tensors = [*make.base, *make.sources]
-    _check_inputs(spec, tensors)
-    with ExitStack() as stack:
-        readers = [_reader(tensor, stack, device) for tensor in tensors]
-
-        def read(start: int, end: int) -> Chunk:
-            vectors = [reader.read(start, end).to(device) for reader in readers]
-            singles = [
-                single(vector, tensor.spec.name, tensor.spec.shape, start)
-                for vector, tensor in zip(vectors, tensors, strict=True)
-            ]
-            return chunk_of(start, singles, with_base=bool(make.base))
-
-        inputs = Inputs(spec.elements, make.models, make.place, step, read)
-        target = CombineTarget(
-            spec.name, spec.shape, FLOAT_DTYPES[spec.dtype], make.divisor, make.offset
-        )
-        stack.enter_context(use_one_thread())
-        for chunk in combined(make.method, make.arguments, inputs, target):
-            yield chunk.cpu().view(torch.uint8).numpy().data
-
-
-def _check_inputs(spec: TensorSpec, tensors: Sequence[TensorInfo]) -> None:
-    for tensor in tensors:
-        if tensor.spec.dtype not in FLOAT_DTYPES:
-            raise TailorError(
-                f"'{tensor.spec.name}' in '{tensor.file}' is {tensor.spec.dtype}, "
-                f"which can't be merged into '{spec.name}'"
-            )
-        if tensor.spec.shape != spec.shape:
-            raise TailorError(
-                f"'{tensor.spec.name}' in '{tensor.file}' has the shape "
-                f"{list(tensor.spec.shape)}, but '{spec.name}' {list(spec.shape)}"
-            )
-
-
-def _reader(tensor: TensorInfo, files: ExitStack, device: torch.device) -> "_Reader | _Loaded":
-    return _Reader(tensor, files, device) if tensor.form is None else _Loaded(tensor)
-
-
-@final
-class _Loaded:
-    """A tensor whose values don't lie in a row: loaded whole, for as long as it is read."""
-
-    def __init__(self, tensor: TensorInfo) -> None:
-        from gptailor.program.load import load_tensor  # noqa: PLC0415 (foreign formats' libraries)
-
-        self.values = load_tensor(tensor).reshape(-1)
-
-    def read(self, start: int, end: int) -> Float[Tensor, " n"]:
-        """The entries from `start` to `end`."""
-        return self.values[start:end]
-
-
-@final
-class _Reader:
-    """A tensor on disk, read stretch by stretch into one buffer."""
-
-    def __init__(self, tensor: TensorInfo, files: ExitStack, device: torch.device) -> None:
-        self.tensor = tensor
-        self.file = files.enter_context(open_regular(tensor.file)).fileno()
-        self.width = DTYPE_BITS[tensor.spec.dtype] // 8
-        self.pinned = device.type == "cuda"
-        self.buffer: UInt8[Tensor, " bytes"] = torch.empty(0, dtype=torch.uint8)
-        foresee(self.file, tensor.offset, tensor.spec.size)
-
-    def read(self, start: int, end: int) -> Float[Tensor, " n"]:
-        """The entries from `start` to `end`, valid until the next call."""
-        size = (end - start) * self.width
-        if len(self.buffer) < size:
-            self.buffer = torch.empty(size, dtype=torch.uint8, pin_memory=self.pinned)
-        stretch = self.buffer[:size]
-        offset = self.tensor.offset + start * self.width
-        read_into(stretch.numpy().data, self.file, offset, self.tensor.file)
-        return stretch.view(FLOAT_DTYPES[self.tensor.spec.dtype])
-
-
-# ----------------------------------------------------------------------------------------- threads
 
 _LOCK = Lock()
 _at_work: list[int] = []  # torch's threads before the first of those that are at work
@@ -360,3 +307,28 @@ def use_one_thread() -> Iterator[None]:
             _at_work.pop()
             if not _at_work:
                 torch.set_num_threads(before)
+
+
+_BUCKETS = 64
+"""Numbers of a sketch: the distance between two has an error of some 18 %."""
+_SUMMED = 2**20
+"""Entries that are summed at once; a multiple of `_BUCKETS`."""
+
+
+def sketch(tensor: Shaped[Tensor, "..."]) -> tuple[float, ...]:
+    """Sums of a tensor's entries, each with a sign that depends on its number alone, in float64.
+
+    A few numbers that tell how far two tensors are apart, for where their bytes may differ: the
+    Euclidean distance of two sketches is about that of the tensors (a count sketch, Charikar and
+    others 2002). The entry of number i is in the sum i modulo `_BUCKETS`.
+    """
+    flat = tensor.detach().reshape(-1).cpu()
+    key = draw_key(0, "sketch", "")
+    sums = torch.zeros(_BUCKETS, dtype=torch.float64)
+    for start in range(0, len(flat), _SUMMED):
+        part = flat[start : start + _SUMMED].double()
+        signs = kept_entries(key, start, len(part), 0.5, part.device)
+        signed = torch.where(signs, part, -part)
+        signed = torch.nn.functional.pad(signed, (0, -len(signed) % _BUCKETS))
+        sums += signed.reshape(-1, _BUCKETS).sum(0)
+    return tuple(float(number) for number in sums)

@@ -1,7 +1,8 @@
 """Adapters merged tensor by tensor equal PEFT's own `merge_and_unload`, to a rounding."""
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,17 @@ from torch import Tensor
 import gptailor
 from gptailor.checkpoint.folder import Checkpoint, open_checkpoint
 from gptailor.checkpoint.formats.lora import apply_adapter
-from gptailor.checkpoint.tensor import Adapted, LowRank, NewRows, Shift, TensorInfo, TensorSpec
-from gptailor.program import load as adapted
-from gptailor.program.load import load_adapted, load_tensor
+from gptailor.checkpoint.tensor import (
+    Adapted,
+    Delta,
+    LowRank,
+    NewRows,
+    Shift,
+    TensorInfo,
+    TensorSpec,
+)
+from gptailor.program import load
+from gptailor.program.load import load_tensor
 from tests.tiny import tiny_model
 
 peft = pytest.importorskip("peft")
@@ -256,57 +265,54 @@ def test_in_half_precision_one_rounding_is_made(
 # -------------------------------------------------------------------------------------- arithmetic
 
 
-def info(name: str, *shape: int) -> TensorInfo:
-    return TensorInfo(TensorSpec(name, "F32", shape), Path("none"), 0)
+def stored(folder: Path, name: str, values: Tensor) -> TensorInfo:
+    """A tensor in a file of its own."""
+    file = folder / name
+    file.write_bytes(values.contiguous().view(torch.uint8).numpy().tobytes())
+    dtype = {torch.float32: "F32", torch.bfloat16: "BF16"}[values.dtype]
+    return TensorInfo(TensorSpec(name, dtype, tuple(values.shape)), file, 0)
 
 
-def given(**tensors: Tensor) -> Callable[[TensorInfo], Tensor]:
-    return lambda tensor: tensors[tensor.spec.name]
-
-
-def low_rank(rows: int, columns: int, rank: int, *, turned: bool = False) -> LowRank:
-    outputs, inputs = (columns, rows) if turned else (rows, columns)
-    m = info("m", outputs)
-    return LowRank(info("a", rank, inputs), info("b", outputs, rank), 0.7, turned, m)
+def adapted(tensor: TensorInfo, *deltas: Delta) -> TensorInfo:
+    return replace(tensor, form=Adapted(tensor, deltas))
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_threads_and_blocks_change_no_bit(turned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_and_blocks_change_no_bit(
+    turned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = torch.Generator().manual_seed(0)
 
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
+    def draw(name: str, *shape: int) -> TensorInfo:
+        return stored(tmp_path, name, torch.randn(shape, generator=generator))
 
-    delta = low_rank(300, 257, 24, turned=turned)
-    sizes = (delta.a.spec.shape, delta.b.spec.shape)
-    a, b, w = draw(*sizes[0]), draw(*sizes[1]), draw(300, 257)
-    read = given(w=w, a=a, b=b, m=draw(sizes[1][0]))
-    before, threads = w.clone(), torch.get_num_threads()
+    outputs, inputs = (257, 300) if turned else (300, 257)
+    a, b, w = draw("a", 24, inputs), draw("b", outputs, 24), draw("w", 300, 257)
+    delta = LowRank(a, b, 0.7, turned, draw("m", outputs))
+    threads = torch.get_num_threads()
     results = []
     try:
         for count, block in ((1, 2**21), (2, 2**21), (4, 2**12), (3, 1)):
             torch.set_num_threads(count)
-            monkeypatch.setattr(adapted, "DELTA_ENTRIES", block)
-            form = Adapted(info("w", 300, 257), (delta,))
-            results.append(load_adapted(info("w", 300, 257), form, read))
+            monkeypatch.setattr(load, "_DELTA_ENTRIES", block)
+            results.append(load_tensor(adapted(w, delta)))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(results[0], other) for other in results[1:])
-    assert torch.equal(w, before)
+    assert not torch.equal(results[0], load_tensor(w))
 
 
-def test_deltas_follow_one_another() -> None:
-    w, rows, bias = torch.zeros(3, 2), torch.tensor([[1.0, 2.0]]), torch.ones(3, 2)
-    deltas = (NewRows(info("rows", 1, 2), (2,)), Shift(info("bias", 3, 2), 0.5))
-    result = load_adapted(
-        info("w", 3, 2), Adapted(info("w", 3, 2), deltas), given(w=w, rows=rows, bias=bias)
-    )
+def test_deltas_follow_one_another(tmp_path: Path) -> None:
+    rows = stored(tmp_path, "rows", torch.tensor([[1.0, 2.0]]))
+    bias = stored(tmp_path, "bias", torch.ones(3, 2))
+    w = stored(tmp_path, "w", torch.zeros(3, 2))
+    result = load_tensor(adapted(w, NewRows(rows, (2,)), Shift(bias, 0.5)))
     assert torch.equal(result, torch.tensor([[0.5, 0.5], [0.5, 0.5], [1.5, 2.5]]))
 
 
-def test_without_deltas_a_tensor_is_only_cast() -> None:
-    w = torch.tensor([1.5], dtype=torch.bfloat16)
-    result = load_adapted(info("w", 1), Adapted(info("w", 1), ()), given(w=w))
+def test_without_deltas_a_tensor_is_only_cast(tmp_path: Path) -> None:
+    w = stored(tmp_path, "w", torch.tensor([1.5], dtype=torch.bfloat16))
+    result = load_tensor(adapted(w))
     assert result.dtype == torch.float32
     assert result.item() == 1.5
 

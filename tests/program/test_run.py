@@ -17,17 +17,17 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from gptailor.build.output import payloads
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.tensor import ByteRange, TensorInfo, TensorSpec
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
-from gptailor.program.program import Arguments, Combine, Copy, Output, Program
+from gptailor.program.program import Arguments, Combine, Copy, Output
 from gptailor.program.run import (
     FLOAT_DTYPES,
     OverflowFault,
+    chunks,
     combine_tensors,
-    payload,
-    run_program,
     use_one_thread,
 )
 
@@ -74,9 +74,7 @@ def output(
 
 
 def joined(made: Output, chunk_bytes: int = 1 << 20) -> bytes:
-    result = payload(made, chunk_bytes=chunk_bytes)
-    assert isinstance(result, Iterator)
-    raw = b"".join(bytes(chunk) for chunk in result)
+    raw = b"".join(bytes(chunk) for chunk in chunks(made, chunk_bytes=chunk_bytes))
     assert len(raw) == made.spec.size
     return raw
 
@@ -155,11 +153,11 @@ def test_another_process_makes_the_same_bytes(tmp_path: Path) -> None:
         "import hashlib, torch\n"
         "from pathlib import PosixPath\n"
         "from gptailor.checkpoint.formats.safetensors import TensorInfo, TensorSpec\n"
-        "from gptailor.program.program import Combine, Output, Program\n"
-        "from gptailor.program.run import run_program\n"
+        "from gptailor.program.program import Combine, Output\n"
+        "from gptailor.program.run import chunks\n"
         "torch.set_num_threads(1)\n"
-        f"program = {Program(tuple(made))!r}\n"
-        "raw = b''.join(bytes(c) for _, p in run_program(program, chunk_bytes=40_004) for c in p)\n"
+        f"made = {made!r}\n"
+        "raw = b''.join(bytes(c) for one in made for c in chunks(one, chunk_bytes=40_004))\n"
         "print(hashlib.sha256(raw).hexdigest())\n"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}
@@ -180,18 +178,16 @@ def test_another_process_makes_the_same_bytes(tmp_path: Path) -> None:
 def test_a_copy_is_a_range_of_bytes(tmp_path: Path) -> None:
     info = stored(tmp_path, "math", torch.ones(3, 2, dtype=torch.bfloat16))
     made = Output(TensorSpec("a", "BF16", (3, 2)), Copy(info))
-    assert payload(made) == ByteRange(info.file, 3, 12)
+    assert payloads((made,))(made.spec) == ByteRange(info.file, 3, 12)
 
 
-def test_a_program_runs_in_order(tmp_path: Path) -> None:
+def test_each_output_has_its_own_bytes(tmp_path: Path) -> None:
     base, *sources = near((4, 5))
     merged = output(tmp_path, "linear", base, sources)
     copied = Output(TensorSpec("a", "F32", (4, 5)), Copy(stored(tmp_path, "base", base)))
-    program = Program((copied, merged))
-    (first, stretch), (second, chunks) = run_program(program)
-    assert (first, second) == (copied, merged)
-    assert isinstance(stretch, ByteRange)
-    assert b"".join(map(bytes, chunks)) == joined(merged)  # type: ignore[arg-type]
+    payload_of = payloads((copied, merged))
+    assert isinstance(payload_of(copied.spec), ByteRange)
+    assert b"".join(map(bytes, payload_of(merged.spec))) == joined(merged)  # type: ignore[arg-type]
 
 
 def test_torch_has_its_threads_again(tmp_path: Path) -> None:
@@ -199,13 +195,13 @@ def test_torch_has_its_threads_again(tmp_path: Path) -> None:
     base, *sources = near((100,))
     made = output(tmp_path, "linear", base, sources)
     torch.set_num_threads(2)
-    first, second = (iter(payload(made, chunk_bytes=40)) for _ in range(2))  # type: ignore[call-overload]
+    first, second = (chunks(made, chunk_bytes=40) for _ in range(2))
     next(first)
     assert torch.get_num_threads() == 1
     next(second)
-    first.close()
+    first.close()  # type: ignore[attr-defined]
     assert torch.get_num_threads() == 1
-    second.close()
+    second.close()  # type: ignore[attr-defined]
     assert torch.get_num_threads() == 2
     with pytest.raises(ValueError, match="this"), use_one_thread(), use_one_thread():
         raise ValueError("this")
@@ -227,19 +223,19 @@ def test_a_device_makes_the_same_bytes(method: str, tmp_path: Path) -> None:
         pytest.skip("there is no CUDA device")
     base, *sources = near((1100, 1000))
     made = output(tmp_path, method, base, sources)
-    chunks = payload(made, device=torch.device("cuda"))
-    assert b"".join(map(bytes, chunks)) == joined(made)  # type: ignore[arg-type]
+    raw = b"".join(map(bytes, chunks(made, device=torch.device("cuda"))))
+    assert raw == joined(made)
 
 
 def test_nothing_is_read_until_it_is_asked_for_and_files_are_closed(tmp_path: Path) -> None:
     base, *sources = near((100,))
     made = output(tmp_path, "ties", base, sources)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 (Path.iterdir holds it open itself)
-    chunks = payload(made, chunk_bytes=8)
+    made_of = chunks(made, chunk_bytes=8)
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
-    assert isinstance(chunks, Iterator)
-    next(chunks)
-    chunks.close()  # type: ignore[attr-defined]
+    assert isinstance(made_of, Iterator)
+    next(made_of)
+    made_of.close()  # type: ignore[attr-defined]
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 

@@ -24,7 +24,7 @@ from gptailor.evaluate.objectives.tokens import tokenizer_of
 from gptailor.plan.layers import Gap, kept
 from gptailor.plan.plan import Plan
 from gptailor.prepare import calibration_path
-from gptailor.program.load import TORCH
+from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.sources import Checked
 
 
@@ -66,7 +66,7 @@ def fold_fit(
             wide = wide + _mapped(change, wide, transposed=layout.transposed)
         elif wide.dim() > 1:
             wide = wide + (change if layout.transposed else change.T)
-        rounded = wide.to(TORCH[dtypes[name]])
+        rounded = wide.to(TORCH_DTYPES[dtypes[name]])
         if not bool(torch.isfinite(rounded).all()):
             raise BridgeError("C807", f"'{name}' bridged has values that {dtypes[name]} can't hold")
         made[name] = rounded.contiguous().cpu()

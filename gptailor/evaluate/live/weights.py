@@ -1,6 +1,7 @@
 """The tensors that a program's outputs are, in memory on a device: loaded, or combined there."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -8,18 +9,9 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from gptailor.checkpoint.tensor import TensorInfo
-from gptailor.methods.arithmetic import Chunk, Inputs
 from gptailor.program.load import load_tensor
-from gptailor.program.program import Combine, Copy, Output, unbridged
-from gptailor.program.run import (
-    FLOAT_DTYPES,
-    LIVE_STEP,
-    CombineTarget,
-    chunk_of,
-    combined,
-    floating,
-    single,
-)
+from gptailor.program.program import Copy, Output, unbridged
+from gptailor.program.run import combined_tensor
 
 _TENSOR_ALIGNMENT = 64
 """Bytes; what torch aligns its tensors to on the CPU."""
@@ -42,7 +34,10 @@ class TensorMaker:
         is not what its header said, OverflowFault where a merge overflows.
         """
         make = unbridged(output.make)
-        return self._load(make.source) if isinstance(make, Copy) else self._combined(output, make)
+        if isinstance(make, Copy):
+            return self._load(make.source)
+        tensors = [self._load(tensor) for tensor in (*make.base, *make.sources)]
+        return combined_tensor(make, replace(output.spec, name=make.place), tensors)
 
     def _load(self, tensor: TensorInfo) -> Tensor:
         if (known := self._loaded.get(tensor)) is not None:
@@ -51,30 +46,6 @@ class TensorMaker:
         if self.keep:
             self._loaded[tensor] = loaded
         return loaded
-
-    def _combined(self, output: Output, make: Combine) -> Tensor:
-        """As `combine_tensors` does it, with the offset and names of a program's output."""
-        infos = [*make.base, *make.sources]
-        flat = [floating(self._load(info), info.spec.name).reshape(-1) for info in infos]
-        spec = output.spec
-
-        def read(start: int, end: int) -> Chunk:
-            vectors = [
-                single(values[start:end], info.spec.name, info.spec.shape, start)
-                for values, info in zip(flat, infos, strict=True)
-            ]
-            return chunk_of(start, vectors, with_base=bool(make.base))
-
-        inputs = Inputs(spec.elements, make.models, make.place, LIVE_STEP, read)
-        target = CombineTarget(
-            make.place, spec.shape, FLOAT_DTYPES[spec.dtype], make.divisor, make.offset
-        )
-        out = torch.empty(spec.elements, dtype=target.dtype, device=self.device)
-        offset = 0
-        for part in combined(make.method, make.arguments, inputs, target):
-            out[offset : offset + len(part)] = part
-            offset += len(part)
-        return out.view(spec.shape)
 
 
 def aligned_tensor(tensor: Tensor) -> Tensor:
