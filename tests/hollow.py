@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from gptailor.checkpoint.tensor import DTYPE_BITS
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 LLAMA_2_70B = {
@@ -82,8 +84,14 @@ def _mlp(name: str, hidden: int, inner: int) -> Iterator[tuple[str, tuple[int, .
     yield f"{name}.down_proj", (hidden, inner)
 
 
-def write_hollow(folder: Path, config: Mapping[str, Any], shapes: Shapes, shards: int = 1) -> int:
-    """Write a checkpoint in bfloat16 whose weights are holes; the bytes of all its headers."""
+def write_hollow(
+    folder: Path,
+    config: Mapping[str, Any],
+    shapes: Shapes,
+    shards: int = 1,
+    dtype: str = "BF16",
+) -> int:
+    """Write a checkpoint whose weights are holes; the bytes of all its headers."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(config))
     names, each = iter(shapes), math.ceil(len(shapes) / shards)
@@ -93,18 +101,18 @@ def write_hollow(folder: Path, config: Mapping[str, Any], shapes: Shapes, shards
         file = f"model-{number:05d}-of-{shards:05d}.safetensors"
         inside = list(islice(names, each))
         places |= dict.fromkeys(inside, file)
-        headers += _write_shard(folder / file, {name: shapes[name] for name in inside})
+        headers += _write_shard(folder / file, {name: shapes[name] for name in inside}, dtype)
     index = json.dumps({"metadata": {}, "weight_map": places})
     (folder / "model.safetensors.index.json").write_text(index)
     return headers + len(index)
 
 
-def _write_shard(path: Path, shapes: Shapes) -> int:
+def _write_shard(path: Path, shapes: Shapes, dtype: str) -> int:
     described: dict[str, Any] = {}
     end = 0
     for name, shape in shapes.items():
-        begin, end = end, end + 2 * math.prod(shape)
-        described[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+        begin, end = end, end + math.prod(shape) * DTYPE_BITS[dtype] // 8
+        described[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(described).encode()
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)

@@ -7,9 +7,8 @@ from gptailor.checkpoint.models import Opened, can_be_aligned, has_rows
 from gptailor.checkpoint.vocabulary import Vocabulary, relation, same_files
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
-from gptailor.plan.registry import METHODS
-from gptailor.plan.walk import calls, layer_recipes, named_models
-from gptailor.program.sources import Checked
+from gptailor.plan.walk import layer_recipes, named_models
+from gptailor.program.sources import Checked, needs_base
 
 
 def the_rest_fits(checked: Checked) -> Iterator[Fault]:
@@ -40,8 +39,7 @@ def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
     for where in ("embed", "head"):
         recipe = checked.plan.rest(where) or outline.own(0)
         named = [(at, name) for at, name, _ in named_models(recipe)]
-        methods = [METHODS.get(call.name) for _, call in calls(recipe)]
-        if any(method is not None and method.needs_base for method in methods):
+        if needs_base(recipe):
             named.append(((), "base"))
         for at, name in named:
             model = checked.models.get(name, owner)

@@ -1,11 +1,22 @@
-"""A closed plan and its models into a `Program`, from headers alone."""
+"""A closed plan and its models into a `Program`, from headers alone: a draft, and `PASSES`.
 
-from collections.abc import Iterator, Mapping
+The draft says for each tensor of the output what the plan makes it of; each pass is a function
+Program → Program that is told the plan beside its models.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import fold_scale, is_constant, name_of, projection
+from gptailor.checkpoint.families.layout import (
+    Layout,
+    fold_scale,
+    is_constant,
+    name_of,
+    place_in,
+    projection,
+)
 from gptailor.checkpoint.models import Opened, aligned_rows, has_rows
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
 from gptailor.plan import layers as outline
@@ -21,9 +32,9 @@ from gptailor.program.program import (
     Program,
     unbridged,
 )
-from gptailor.program.sources import Checked, base_layer, moved_configuration, uses
+from gptailor.program.sources import Checked, base_layer, moved_configuration, needs_base, uses
 
-IDENTITY: Arguments = (("weights", (1.0,)),)
+_ALONE: Arguments = (("weights", (1.0,)),)
 """The arguments of `linear` for a tensor by itself."""
 
 
@@ -38,181 +49,128 @@ class Compiled:
 def compile_plan(plan: Plan, models: Mapping[str, Opened]) -> Compiled:
     """The program and configuration of a closed plan that has no faults against its models."""
     checked = Checked(plan, models)
-    maker = _Maker(checked)
-    untied = _unties(checked)
-    outputs = tuple(maker.outputs(with_head=untied or not checked.base.layout.tied))
-    return Compiled(Program(outputs), _configuration(checked, outputs, untied=untied))
+    program = draft_program(checked)
+    for each in PASSES:
+        program = each(program, checked)
+    return Compiled(program, _configuration(checked, program))
 
 
-# --------------------------------------------------------------------------------- the instructions
+# ---------------------------------------------------------------------------------------- the draft
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """What a tensor of the output is made of: the recipe's tensors in order."""
+def draft_program(checked: Checked) -> Program:
+    """All tensors, in file order: embedding, layers, norm, head, and what else the base has.
 
-    recipe: Recipe
-    sources: tuple[TensorInfo, ...]
-    models: tuple[str, ...]
-    base: tuple[TensorInfo, ...]
-    place: str
-
-
-class _Maker:
-    """Makes the outputs of a plan, one by one."""
-
-    def __init__(self, checked: Checked) -> None:
-        self.checked = checked
-        self.base = checked.base
-        dtype = checked.plan.dtype
-        self.dtype = DTYPES[dtype] if dtype is not None else None
-        self.gaps = {gap.index: gap for gap in outline.gaps(checked.plan, checked.count)}
-        self.base_dtypes = {
-            rest: tensor.spec.dtype
-            for layer in reversed(range(checked.count))
-            for part in outline.PARTS
-            for rest, tensor in self.base.part(layer, part).items()
-        }
-
-    def outputs(self, *, with_head: bool) -> Iterator[Output]:
-        """All tensors, in file order: embedding, layers, norm, head, and what else the base has.
-
-        Within a part they are sorted by name: how a model's files are cut changes no byte.
-        """
-        tied = self.checked.base.layout.tied and not with_head
-        recipe, head = self.checked.plan.embed, self.checked.plan.head
-        if tied and recipe is None and head is not None:
-            yield from self._rest("embed", head, read="head")
-        else:
-            yield from self._rest("embed", recipe)
-        for n, slot in enumerate(outline.kept(self.checked.plan, self.checked.count)):
-            for part in outline.PARTS:
-                yield from self._part(n, slot, part)
-        yield from self._rest("norm", self.checked.plan.norm)
-        if with_head:
-            yield from self._rest("head", self.checked.plan.head)
-        for name, tensor in sorted(self.base.others.items()):
-            yield self._output(name, self._dtype_of(tensor), _alone(tensor, "base"))
-
-    def _part(self, n: int, slot: outline.Slot, part: Part) -> Iterator[Output]:
-        made = slot.part(part)
-        read = list(uses(self.checked, slot, part))
-        at = base_layer(slot, made.recipe)
-        if at is not None:
-            read.pop()
-        tensors = [use.model.part(use.layer, part) for use in read]
-        own = self.base.part(slot.position if slot.position is not None else read[0].layer, part)
-        for rest in sorted(tensors[0]):
-            base = self.base.part(at, part)[rest] if at is not None else None
-            place = own[rest] if rest in own else tensors[0][rest]
-            inputs = _Inputs(
-                made.recipe,
-                tuple(tensor[rest] for tensor in tensors if rest in tensor),
-                tuple(use.model.name for use in read),
-                (base,) if base is not None else (),
-                (base or place).spec.name,
-            )
-            if is_constant(rest):
-                inputs = _alone(tensors[0][rest], inputs.models[0])
-            dtype = own[rest].spec.dtype if rest in own else self.base_dtypes.get(rest)
-            name = name_of(self.base.layout, n, rest)
-            output = self._output(name, self._float(dtype or inputs.sources[0].spec.dtype), inputs)
-            yield self._bridged(self._scaled(output, rest, slot.divisor), rest, n)
-
-    def _rest(self, where: str, recipe: Recipe | None, *, read: str = "") -> Iterator[Output]:
-        """Embedding, norm or head; `read` is what is taken of the models, where it is another."""
-        recipe = recipe or outline.own(0)
-        names = tuple(name for name, _ in outline.named_sources(recipe))
-        tensors = [self._aligned(name, where, read or where) for name in names]
-        ours = self._aligned("base", where, where)
-        for i, name in enumerate(getattr(self.base.layout, where)):
-            if i not in tensors[0]:
-                if i in ours:  # GPT-2's positions, which a head hasn't
-                    yield self._output(name, self._dtype_of(ours[i]), _alone(ours[i], "base"))
-                continue
-            base = ours[i] if i in ours else tensors[0][i]
-            needs = _needs_base(recipe)
-            inputs = _Inputs(recipe, tuple(t[i] for t in tensors), names, (base,) * needs, name)
-            yield self._output(name, self._dtype_of(base), inputs)
-
-    def _aligned(self, name: str, where: str, read: str) -> dict[int, TensorInfo]:
-        """A model's embedding, norm or head, with the rows of the output's tokenizer."""
-        model, owner = self.checked.models[name], self.checked.tokenizer_model
-        donors = owner.rest(read)
-        return {
-            i: aligned_rows(tensor, model, donors[i], owner) if has_rows(where, i) else tensor
-            for i, tensor in model.rest(read).items()
-        }
-
-    # ---------------------------------------------------------------------------- one instruction
-
-    def _float(self, dtype: str) -> str:
-        return self.dtype if self.dtype is not None and dtype in FLOATS else dtype
-
-    def _dtype_of(self, tensor: TensorInfo) -> str:
-        return self._float(tensor.spec.dtype)
-
-    def _output(self, name: str, dtype: str, inputs: _Inputs) -> Output:
-        first = inputs.sources[0]
-        make: Making
-        if isinstance(inputs.recipe, Take):
-            castable = first.spec.dtype in FLOATS and dtype in FLOATS
-            dtype = dtype if castable else first.spec.dtype
-            as_it_is = first.spec.dtype == dtype and first.form is None
-            make = Copy(first) if as_it_is else _combine("linear", IDENTITY, inputs)
-        else:
-            make = _merged(inputs)
-        return Output(TensorSpec(name, dtype, first.spec.shape), make)
-
-    def _bridged(self, output: Output, rest: str, n: int) -> Output:
-        """The output with the map over the gap after its layer, if it is one that carries it."""
-        if n not in self.gaps or projection(self.base.layout, rest) != "mlp":
-            return output
-        return replace(output, make=Bridged(unbridged(output.make), self.gaps[n]))
-
-    def _scaled(self, output: Output, rest: str, divisor: float) -> Output:
-        """The output with the scale folded into it, if it is one that carries it."""
-        how = fold_scale(self.base.layout, rest) if divisor != 1.0 else None
-        if how is None:
-            return output
-        make = unbridged(output.make)
-        if isinstance(make, Copy):
-            inputs = _alone(make.source, "base")
-            make = _combine("linear", IDENTITY, inputs)
-        by = 1.0 / divisor if how == "multiply" else divisor
-        offset = 1.0 / divisor - 1.0 if how == "divide_offset" else 0.0
-        return replace(output, make=replace(make, divisor=by, offset=offset))
+    Each is made as its recipe says and has the dtype of the base's tensor at its place; a copy may
+    still be of another one. Within a part tensors are sorted by name: how a model's files are cut
+    changes no byte.
+    """
+    return Program(tuple(_drafted(checked)))
 
 
-def _alone(tensor: TensorInfo, model: str) -> _Inputs:
-    return _Inputs(outline.own(0), (tensor,), (model,), (), tensor.spec.name)
+def _drafted(checked: Checked) -> Iterator[Output]:
+    plan, base = checked.plan, checked.base
+    tied = base.layout.tied and not _unties(checked)
+    if tied and plan.embed is None and plan.head is not None:
+        yield from _rest(checked, "embed", plan.head, "head")
+    else:
+        yield from _rest(checked, "embed", plan.embed, "embed")
+    dtypes = {
+        rest: tensor.spec.dtype
+        for layer in reversed(range(checked.count))
+        for part in outline.PARTS
+        for rest, tensor in base.part(layer, part).items()
+    }
+    for n, slot in enumerate(outline.kept(plan, checked.count)):
+        for part in outline.PARTS:
+            yield from _part(checked, (n, slot), part, dtypes)
+    yield from _rest(checked, "norm", plan.norm, "norm")
+    if not tied:
+        yield from _rest(checked, "head", plan.head, "head")
+    yield from (_alone(name, tensor) for name, tensor in sorted(base.others.items()))
 
 
-def _needs_base(recipe: Recipe) -> bool:
-    by = recipe.by if isinstance(recipe, Merge) else None
-    return isinstance(by, MethodCall) and METHODS[by.name].needs_base
+def _part(
+    checked: Checked, where: tuple[int, outline.Slot], part: Part, dtypes: Mapping[str, str]
+) -> Iterator[Output]:
+    """A part of an output layer; `dtypes` are for tensors that the base's layer there hasn't."""
+    n, slot = where
+    recipe, read = slot.part(part).recipe, list(uses(checked, slot, part))
+    at = base_layer(slot, recipe)
+    if at is not None:
+        read.pop()
+    models = tuple(use.model.name for use in read)
+    tensors = [use.model.part(use.layer, part) for use in read]
+    position = slot.position if slot.position is not None else read[0].layer
+    own = checked.base.part(position, part)
+    for rest, first in sorted(tensors[0].items()):
+        name = name_of(checked.base.layout, n, rest)
+        dtype = own[rest].spec.dtype if rest in own else dtypes.get(rest, first.spec.dtype)
+        if is_constant(rest):
+            yield _alone(name, first, models[0], dtype)
+            continue
+        base = () if at is None else (checked.base.part(at, part)[rest],)
+        place = (*base, own.get(rest, first))[0].spec.name
+        sources = tuple(tensor[rest] for tensor in tensors if rest in tensor)
+        make = _made(recipe, sources, models, base, place)
+        yield Output(TensorSpec(name, dtype, first.spec.shape), make)
 
 
-def _merged(inputs: _Inputs) -> Combine:
-    recipe = inputs.recipe
+def _rest(checked: Checked, where: str, recipe: Recipe | None, read: str) -> Iterator[Output]:
+    """Embedding, norm or head; `read` is what is taken of the models, where it is another."""
+    recipe = recipe or outline.own(0)
+    models = tuple(name for name, _ in outline.named_sources(recipe))
+    tensors = [_aligned(checked, name, where, read) for name in models]
+    ours = _aligned(checked, "base", where, where)
+    for i, name in enumerate(getattr(checked.base.layout, where)):
+        if i in tensors[0]:
+            base, sources = ours.get(i, tensors[0][i]), tuple(tensor[i] for tensor in tensors)
+            make = _made(recipe, sources, models, (base,) * needs_base(recipe), name)
+            yield Output(TensorSpec(name, base.spec.dtype, sources[0].spec.shape), make)
+        elif i in ours:  # GPT-2's positions, which a head hasn't
+            yield _alone(name, ours[i])
+
+
+def _aligned(checked: Checked, name: str, where: str, read: str) -> dict[int, TensorInfo]:
+    """A model's embedding, norm or head, with the rows of the output's tokenizer."""
+    model, teller = checked.models[name], checked.tokenizer_model
+    donors = teller.rest(read)
+    return {
+        i: aligned_rows(tensor, model, donors[i], teller) if has_rows(where, i) else tensor
+        for i, tensor in model.rest(read).items()
+    }
+
+
+def _alone(name: str, tensor: TensorInfo, model: str = "base", dtype: str = "") -> Output:
+    """A tensor by itself, under a name of the output's."""
+    spec = TensorSpec(name, dtype or tensor.spec.dtype, tensor.spec.shape)
+    return Output(spec, Copy(tensor, model, tensor.spec.name))
+
+
+def _made(
+    recipe: Recipe,
+    sources: tuple[TensorInfo, ...],
+    models: tuple[str, ...],
+    base: tuple[TensorInfo, ...],
+    place: str,
+) -> Making:
+    """How a closed recipe makes a tensor of these; `base` is θ_b, if it needs that."""
+    if isinstance(recipe, Take):
+        return Copy(sources[0], models[0], place)
     assert isinstance(recipe, Merge)
+    call = recipe.by if isinstance(recipe.by, MethodCall) else MethodCall(name="linear")
     if isinstance(recipe.share, int | float):
         weights = (1.0 - recipe.share, float(recipe.share))
-        return _combine("linear", (("weights", weights),), inputs)
-    call = recipe.by if isinstance(recipe.by, MethodCall) else MethodCall(name="linear")
-    return _combine(call.name, arguments(call, len(inputs.sources)), inputs)
-
-
-def arguments(call: MethodCall, sources: int) -> Arguments:
-    """A closed call's arguments, complete: defaults filled in, one number for each source."""
-    method = METHODS[call.name]
-    return tuple(
-        (parameter.name, _argument(parameter, call.arguments.get(parameter.name), sources))
-        for parameter in method.parameters
+        call = MethodCall(name="linear", arguments={"weights": weights})
+    given = tuple(
+        (parameter.name, _argument(parameter, call.arguments.get(parameter.name), len(sources)))
+        for parameter in METHODS[call.name].parameters
     )
+    return Combine(call.name, given, base, sources, models, place)
 
 
 def _argument(parameter: Parameter, given: object, sources: int) -> int | float | tuple[float, ...]:
+    """An argument complete: a default filled in, one number for each source."""
     if not parameter.variadic:
         number = parameter.default if given is None else given
         assert isinstance(number, int | float)
@@ -225,9 +183,78 @@ def _argument(parameter: Parameter, given: object, sources: int) -> int | float 
     return tuple(float(number) for number in numbers)
 
 
-def _combine(method: str, given: Arguments, inputs: _Inputs) -> Combine:
-    return Combine(method, given, inputs.base, inputs.sources, inputs.models, inputs.place)
+# --------------------------------------------------------------------------------------- the passes
 
+
+def cast(program: Program, checked: Checked) -> Program:
+    """Each float is of the plan's dtype, where it has one; a copy is of bytes as they are.
+
+    What is taken and has another dtype, or values that don't lie in a row, is `linear` of itself.
+    """
+    wanted = DTYPES[checked.plan.dtype] if checked.plan.dtype is not None else None
+    return Program(tuple(_cast(output, wanted) for output in program.outputs))
+
+
+def _cast(output: Output, wanted: str | None) -> Output:
+    dtype, make = output.spec.dtype, output.make
+    if wanted is not None and dtype in FLOATS:
+        dtype = wanted
+    if isinstance(make, Copy):
+        there = make.source.spec.dtype
+        if dtype not in FLOATS or there not in FLOATS:
+            dtype = there
+        if dtype != there or make.source.form is not None:
+            make = Combine("linear", _ALONE, (), (make.source,), (make.model,), make.place)
+    return Output(replace(output.spec, dtype=dtype), make)
+
+
+def fold_scales(program: Program, checked: Checked) -> Program:
+    """What a layer adds to the hidden state is divided by the scales of the layers before it.
+
+    A copy becomes `linear` of the tensor, named by itself alone: a layer that is scaled alike is
+    the same wherever it stands.
+    """
+    slots = enumerate(outline.kept(checked.plan, checked.count))
+    divisors = {n: slot.divisor for n, slot in slots if slot.divisor != 1.0}
+    layout = checked.base.layout
+
+    def scaled(output: Output, n: int, rest: str) -> Output:
+        how = fold_scale(layout, rest) if n in divisors else None
+        if how is None:
+            return output
+        divisor, make = divisors[n], unbridged(output.make)
+        if isinstance(make, Copy):
+            make = Combine("linear", _ALONE, (), (make.source,), ("base",), make.source.spec.name)
+        by = 1.0 / divisor if how == "multiply" else divisor
+        offset = 1.0 / divisor - 1.0 if how == "divide_offset" else 0.0
+        return replace(output, make=replace(make, divisor=by, offset=offset))
+
+    return _in_layers(program, layout, scaled)
+
+
+def mark_bridges(program: Program, checked: Checked) -> Program:
+    """The projections that a layer's MLP ends with are `Bridged`, where a gap is after it."""
+    gaps = {gap.index: gap for gap in outline.gaps(checked.plan, checked.count)}
+    layout = checked.base.layout
+
+    def bridged(output: Output, n: int, rest: str) -> Output:
+        if n not in gaps or projection(layout, rest) != "mlp":
+            return output
+        return replace(output, make=Bridged(unbridged(output.make), gaps[n]))
+
+    return _in_layers(program, layout, bridged)
+
+
+def _in_layers(
+    program: Program, layout: Layout, change: Callable[[Output, int, str], Output]
+) -> Program:
+    """The program with its layers' outputs changed, by the layer and the name within it."""
+    places = ((output, place_in(layout.prefix, output.spec.name)) for output in program.outputs)
+    return Program(tuple(one if at is None else change(one, *at) for one, at in places))
+
+
+PASSES: tuple[Callable[[Program, Checked], Program], ...] = (cast, fold_scales, mark_bridges)
+"""What is done with the draft, in this order."""
 
 # -------------------------------------------------------------------------------- the configuration
 
@@ -243,20 +270,18 @@ def _unties(checked: Checked) -> bool:
     return plan.embed != plan.head or not all(checked.models[n].layout.tied for n in names)
 
 
-def _configuration(
-    checked: Checked, outputs: tuple[Output, ...], *, untied: bool
-) -> dict[str, Any]:
+def _configuration(checked: Checked, program: Program) -> dict[str, Any]:
     made = moved_configuration(checked)
     assert not isinstance(made, Refusal)
     config: dict[str, Any] = dict(made)
     for key in ("_name_or_path", "auto_map"):  # of code that the output is not copied with
         config.pop(key, None)
-    if untied:
+    if _unties(checked):
         config["tie_word_embeddings"] = False
     if checked.plan.dtype is not None:
         keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
         config |= dict.fromkeys(keys, checked.plan.dtype)
-    embed = next((o for o in outputs if o.spec.name in checked.base.layout.embed), None)
+    embed = next((o for o in program.outputs if o.spec.name in checked.base.layout.embed), None)
     if embed is not None and "vocab_size" in config:
         config["vocab_size"] = embed.spec.shape[0]
     return config

@@ -1,7 +1,7 @@
 """The `Program`: how an output is made, tensor by tensor. Pure data, made from headers alone."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gptailor.checkpoint.tensor import Adapted, Aligned, TensorInfo, TensorSpec
@@ -13,9 +13,14 @@ Arguments = tuple[tuple[str, int | float | tuple[float, ...]], ...]
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """The bytes of a tensor as they are."""
+    """The bytes of a tensor as they are, wherever they go and whatever its model is called.
+
+    `model` and `place` are as in `Combine`, should a pass make it one.
+    """
 
     source: TensorInfo
+    model: str = field(default="base", compare=False)
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,14 +61,17 @@ def uses(checked: Checked, slot: outline.Slot, part: Part) -> Iterator[Use]:
         yield Use(checked.base, layer_of_base, part, (*made.at, "recipe", "by"))
 
 
+def needs_base(recipe: Recipe) -> bool:
+    """Whether a recipe names a method that takes θ_b."""
+    methods = [METHODS.get(call.name) for _, call in calls(recipe)]
+    return any(method is not None and method.needs_base for method in methods)
+
+
 def base_layer(slot: outline.Slot, recipe: Recipe) -> int | None:
     """The base's layer that θ_b is taken at; None for a recipe without."""
-    if isinstance(recipe, Take):
-        return None
     if isinstance(recipe, Subset):
         return recipe.layer
-    methods = [METHODS.get(call.name) for _, call in calls(recipe)]
-    if not any(method is not None and method.needs_base for method in methods):
+    if isinstance(recipe, Take) or not needs_base(recipe):
         return None
     return slot.position if slot.position is not None else recipe.merge[0].layer
 

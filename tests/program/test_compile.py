@@ -1,0 +1,72 @@
+"""What plans compile to, as text, after each pass: `tests/golden/programs`.
+
+Each `.tailor` there is beside a `.program`: the draft's lines, and of each pass the lines that are
+others after it.
+"""
+
+from pathlib import Path
+
+import pytest
+
+import gptailor
+from gptailor.prepare import prepare
+from gptailor.program.compile import PASSES, compile_plan, draft_program
+from gptailor.program.program import program_lines
+from gptailor.program.sources import Checked
+from tests.hollow import llama, write_hollow
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "programs"
+SIZES = {
+    "num_hidden_layers": 3,
+    "hidden_size": 4,
+    "intermediate_size": 6,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Headers of `base` and `math` in bfloat16, of `wide` in float32, and of `tied`."""
+    folder = tmp_path_factory.mktemp("models")
+    config, shapes = llama(**SIZES)
+    for name, dtype in (("base", "BF16"), ("math", "BF16"), ("wide", "F32")):
+        write_hollow(folder / name, config, shapes, dtype=dtype)
+    config, shapes = llama(**SIZES, tie_word_embeddings=True)
+    del shapes["lm_head.weight"]
+    write_hollow(folder / "tied", config, shapes)
+    (folder / "text.txt").write_text("some text")
+    return folder
+
+
+def listing(plan: Path, models: Path) -> str:
+    """The draft's lines, and what each pass changes of them."""
+    prepared = prepare(gptailor.loads(plan.read_text(), folder=models))
+    checked = Checked(prepared.plan, prepared.models)
+    program = draft_program(checked)
+    before = program_lines(program)
+    said = ["draft", *(f"  {line}" for line in before)]
+    for each in PASSES:
+        program = each(program, checked)
+        after = program_lines(program)
+        said.append(each.__name__)
+        for old, new in zip(before, after, strict=True):
+            said += [f"  {new}"] if old != new else []
+        before = after
+    assert program == compile_plan(prepared.plan, prepared.models).program
+    assert program == prepared.compiled.program
+    return "\n".join(said) + "\n"
+
+
+@pytest.mark.parametrize("plan", sorted(GOLDEN.glob("*.tailor")), ids=lambda path: path.stem)
+def test_a_program_after_each_pass(plan: Path, models: Path) -> None:
+    assert listing(plan, models) == plan.with_suffix(".program").read_text()
+
+
+def test_each_pass_is_shown() -> None:
+    """There is a plan that it changes something of."""
+    texts = [path.read_text() for path in GOLDEN.glob("*.program")]
+    assert len(texts) >= 7
+    for each in PASSES:
+        assert any(f"\n{each.__name__}\n  " in text for text in texts), each.__name__
