@@ -31,10 +31,14 @@ from transformers.utils import logging  # noqa: E402
 
 import gptailor  # noqa: E402
 from benchmarks.search_texts import SEEN, write_texts  # noqa: E402
-from gptailor.evaluate.judge import Placement  # noqa: E402
 from gptailor.evaluate.outcome import Score  # noqa: E402
 from gptailor.evaluate.samples import Wish  # noqa: E402
-from gptailor.evaluate.trial import Outcomes, Trials, opened  # noqa: E402
+from gptailor.evaluate.trial import (  # noqa: E402
+    Outcomes,
+    Placement,
+    Trials,
+    opened,
+)
 from gptailor.lang.format import format_plan  # noqa: E402
 from gptailor.lang.parse import read_objective  # noqa: E402
 from gptailor.plan.plan import Bridge, Plan  # noqa: E402
@@ -188,7 +192,8 @@ class Family:
         file = self._scores.with_name("influence.json")
         if not file.exists():
             found = {
-                name: self.trials.influence(plan, SEEN) for name, plan in wholes(self.space).items()
+                name: self.trials.block_influence(plan, SEEN)
+                for name, plan in wholes(self.space).items()
             }
             file.write_text(json.dumps(found))
         return {name: tuple(them) for name, them in json.loads(file.read_text()).items()}

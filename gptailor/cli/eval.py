@@ -71,8 +71,9 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     wishes = _wishes(objectives, targeting.names(found))
     import torch  # noqa: PLC0415 (seconds, and what is wrong with the texts was said before)
 
-    from gptailor.evaluate.judge import Judging, Placement  # noqa: PLC0415
+    from gptailor.evaluate.judge import Judging  # noqa: PLC0415
     from gptailor.evaluate.samples import Samples, Wish  # noqa: PLC0415
+    from gptailor.evaluate.trial import Placement  # noqa: PLC0415
 
     kind = None if dtype is None else getattr(torch, dtype)
     drawn = Samples(Path(), samples, seed)

@@ -1,39 +1,32 @@
-"""Trials: the closed plans of a space, scored on what a search sees and on what it never sees.
+"""What happens in a trial: a plan is stitched, run forward, and made to write; that is scored.
 
-plan, models = opened(gptailor.load("space.tailor"))
-trials = Trials(plan, models, seed=0)
-for index, outcomes in trials.run(plans, trials.full, bridged=False):
-    ...
+`run_trials` does it for `eval` and for `search`; `Trials` is what a search asks of it:
+
+    plan, models, _ = opened(gptailor.load("space.tailor"))
+    trials = Trials(plan, models, seed=0)
+    for index, outcomes in trials.run(plans, trials.full, bridged=False):
+        ...
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import final
+from typing import NamedTuple, TypeAlias, final
 
+import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from gptailor.checkpoint.models import Opened, open_models
-from gptailor.evaluate.forward.evaluator import Evaluator, block_influence
-from gptailor.evaluate.forward.requests import Results, Work
-from gptailor.evaluate.judge import CACHE, Placement
+from gptailor.evaluate.forward.evaluator import Evaluator, attempt, block_influence
+from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.live.contents import Anatomy
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.objectives import Forward, Judged, ObjectiveError, PreparedObjective
-from gptailor.evaluate.objectives.tokens import digest
-from gptailor.evaluate.outcome import Failure, Outcome, Score
-from gptailor.evaluate.samples import (
-    Parts,
-    Samples,
-    Wish,
-    context_length,
-    no_reference,
-    parted,
-    prepare_wishes,
-    seen_of,
-    wanted,
-)
-from gptailor.evaluate.scoring import AskedWorks, guarded, scored, unstitched
+from gptailor.evaluate.objectives.tokens import tokenizer_digest
+from gptailor.evaluate.outcome import Failure, Outcome
+from gptailor.evaluate.samples import Parts, Samples, Wish, no_reference, parts_by_tokenizer
 from gptailor.evaluate.targets import base_of
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.plan import Layer, LayerOf, Plan, Take
@@ -42,9 +35,114 @@ from gptailor.plan.walk import named_models
 from gptailor.prepare import ModelPaths, calibration_path, checked, commits_of, fetched, pinned
 from gptailor.program.sources import Checked
 
-Outcomes = tuple[Outcome, ...]
+PREFIX_BYTES = 2**30
+"""Bytes of hidden states where plans part: their common beginning runs once."""
+
+Outcomes: TypeAlias = tuple[Outcome, ...]
 """A score for each objective, or why there is none."""
-NOTHING_HELD = Failure("error", "no samples are left that the search doesn't see")
+
+
+Objectives: TypeAlias = Sequence[PreparedObjective | Failure]
+"""What plans are scored by; a failure in an objective's place is that of all plans."""
+
+OnStep: TypeAlias = Callable[[int, PreTrainedModel, str], None]
+"""Told a plan's number and live model after its forward pass, and again after the text that is made
+for an objective, with the objective's name."""
+
+
+def run_trials(
+    stitcher: Stitcher,
+    evaluator: Evaluator,
+    plans: Sequence[Plan],
+    objectives: Objectives,
+    samples: int | None = None,
+    on_step: OnStep = lambda number, model, objective: None,
+) -> Iterator[tuple[int, Outcomes]]:
+    """Score closed plans by the first samples of all objectives: each as soon as it is there.
+
+    Yields the plan's number, and a score or a failure for each objective. Plans that begin alike
+    run one after another, and share layers and hidden states.
+    """
+    contents = {n: attempt(partial(stitcher.anatomy, plan)) for n, plan in enumerate(plans)}
+    yield from failures(contents, objectives)
+    made = {number: one for number, one in contents.items() if isinstance(one, Anatomy)}
+    numbers = list(made)
+    for group in stitcher.together(list(made.values())):
+        stitched = {numbers[at]: attempt(partial(stitcher.live, made[numbers[at]])) for at in group}
+        yield from failures(stitched, objectives)
+        live = {number: one for number, one in stitched.items() if isinstance(one, Stitched)}
+        for number, measured in _forward(evaluator, live, objectives, samples):
+            done = partial(on_step, number, live[number].model)
+            done("")
+            yield number, _outcomes(objectives, live[number].model, samples, measured, done)
+        del stitched, live, done  # before the next ones are made
+
+
+def failures(found: Mapping[int, object], objectives: Objectives) -> Iterator[tuple[int, Outcomes]]:
+    """The outcomes of plans of which there is no live model."""
+    for number, why in found.items():
+        if isinstance(why, Failure):
+            yield number, tuple(one if isinstance(one, Failure) else why for one in objectives)
+
+
+def _forward(
+    evaluator: Evaluator, live: Mapping[int, Stitched], objectives: Objectives, samples: int | None
+) -> Iterator[tuple[int, Mapping[int, Sequence[Tensor] | Failure]]]:
+    """What one forward pass of each plan measures for each objective, by their numbers.
+
+    After a failure each objective's work runs alone, to know whose it is.
+    """
+    works = {n: one.work(samples) for n, one in enumerate(objectives) if isinstance(one, Forward)}
+    if not works:
+        yield from ((number, {}) for number in live)
+        return
+    numbers = list(live)
+    for at, result in evaluator.run_all(list(live.values()), list(works.values())):
+        if not isinstance(result, Failure):
+            yield numbers[at], dict(zip(works, result, strict=True))
+        elif len(works) == 1:
+            yield numbers[at], dict.fromkeys(works, result)
+        else:
+            alone = {n: evaluator.run(live[numbers[at]], [work]) for n, work in works.items()}
+            yield numbers[at], {n: r if isinstance(r, Failure) else r[0] for n, r in alone.items()}
+
+
+def _outcomes(
+    objectives: Objectives,
+    model: PreTrainedModel,
+    samples: int | None,
+    measured: Mapping[int, Sequence[Tensor] | Failure],
+    done: Callable[[str], None],
+) -> Outcomes:
+    outcomes: list[Outcome] = []
+    for number, objective in enumerate(objectives):
+        if isinstance(objective, Failure):
+            outcomes.append(objective)
+        elif isinstance(objective, Judged):
+            outcomes.append(attempt(partial(objective.judge, model, samples)))
+            done(objective.name)
+        else:
+            assert isinstance(objective, Forward)
+            found = measured[number]
+            score = objective.score
+            outcomes.append(found if isinstance(found, Failure) else attempt(partial(score, found)))
+    return tuple(outcomes)
+
+
+# ------------------------------------------------------------------------------- a search's trials
+
+
+@final
+class Placement(NamedTuple):
+    """Where models live: a device, a dtype if not their own, and bytes of weights at most."""
+
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype | None = None
+    memory: int | None = None
+
+    def stitcher(self, models: Mapping[str, Opened]) -> Stitcher:
+        """The models there. Raises TailorError as `Stitcher` does."""
+        return Stitcher(models, device=self.device, dtype=self.dtype, memory=self.memory)
 
 
 def opened(
@@ -89,9 +187,8 @@ class Trials:
         self.plan = plan
         self.models = models
         self.place = place or Placement()
-        self.seed = seed
-        self.stitcher = self._stitcher(models)
-        self.evaluator = Evaluator(cache=CACHE, device=self.stitcher.device)
+        self.stitcher = self.place.stitcher(models)
+        self.evaluator = Evaluator(cache=PREFIX_BYTES, device=self.stitcher.device)
         if objectives is None:
             folder = plan.origin.folder if plan.origin else None
             inside = plan.search.objectives if plan.search else ()
@@ -100,37 +197,20 @@ class Trials:
         self.folder = folder or Path()
         if not self.wishes:
             raise ObjectiveError("there is no objective to search by")
-        self._digests: dict[str, str] = {}
-        self._parts = self._parted(None if fidelity is None else fidelity[1])
-
-    # ------------------------------------------------------------------------------------- samples
-
-    def _parted(self, most: int | None) -> dict[str, Parts]:
-        """The samples by tokenizer, of which the plans may have several."""
-        drawn: dict[str, list[PreparedObjective]] = {}
-        for name in self._tellers():
-            key = self._digests[name] = digest(self.models[name])
-            if key not in drawn:
-                drawn[key] = self._prepared(self.models[name], wanted(most))
-        sizes = [(one.name, one.size) for these in drawn.values() for one in these]
-        self.full = seen_of(sizes, most)
-        return {key: parted(these, self.full) for key, these in drawn.items()}
-
-    def _tellers(self) -> list[str]:
-        """The models whose tokenizer a plan of the space may have."""
-        recipe = self.plan.tokenizer
-        return ["base"] if recipe is None else [name for _, name, _ in named_models(recipe)]
-
-    def _prepared(self, tokenizer_model: Opened, samples: int) -> list[PreparedObjective]:
-        return prepare_wishes(
+        recipe = plan.tokenizer
+        names = ["base"] if recipe is None else [name for _, name, _ in named_models(recipe)]
+        self._digests = {name: tokenizer_digest(models[name]) for name in names}
+        distinct = {digest: models[name] for name, digest in reversed(self._digests.items())}
+        self.full, self._parts = parts_by_tokenizer(
             self.wishes,
-            Samples(self.folder, samples, self.seed),
-            tokenizer_model,
-            reference=self._reference,
-            positions=context_length(self.models["base"].config),
+            Samples(self.folder, None if fidelity is None else fidelity[1], seed),
+            {digest: distinct[digest] for digest in self._digests.values()},
+            models["base"],
+            self._reference,
         )
 
     def _of(self, plan: Plan) -> Parts:
+        """The samples as the plan's tokenizer reads them."""
         return self._parts[self._digests[Checked(plan, dict(self.models)).tokenizer_model.name]]
 
     @property
@@ -148,7 +228,7 @@ class Trials:
     def helds(self) -> tuple[int, ...]:
         """How many samples are held out of each objective."""
         sizes = [
-            [one.size if one is not None else 0 for one in parts.held]
+            [0 if isinstance(one, Failure) else one.size for one in parts.held]
             for parts in self._parts.values()
         ]
         return tuple(map(min, zip(*sizes, strict=True)))
@@ -165,8 +245,6 @@ class Trials:
         found += [calibration_path(self.plan, bridge.on) for bridge in self.plan.bridges]
         return tuple(dict.fromkeys(found))
 
-    # -------------------------------------------------------------------------------------- scores
-
     def run(
         self, plans: Sequence[Plan], samples: int, *, bridged: bool
     ) -> Iterator[tuple[int, Outcomes]]:
@@ -177,22 +255,22 @@ class Trials:
         """
         if not 1 <= samples <= self.full:
             raise ValueError(f"a trial has 1 to {self.full} samples, not {samples}")
-        return self._all(plans, bridged, lambda parts: parts.seen, samples)
+        return self._run(plans, bridged, lambda parts: parts.seen, samples)
 
     def held_out(self, plans: Sequence[Plan], *, bridged: bool) -> Iterator[tuple[int, Outcomes]]:
         """The same on all samples that the search never sees."""
-        return self._all(plans, bridged, lambda parts: parts.held, None)
+        return self._run(plans, bridged, lambda parts: parts.held, None)
 
-    def influence(self, plan: Plan, samples: int) -> tuple[float, ...]:
+    def block_influence(self, plan: Plan, samples: int) -> tuple[float, ...]:
         """The block influence of each layer of a closed plan, bridges left out."""
-        live = self.stitcher.stitch(_bare(plan))
+        live = self.stitcher.stitch(_without_bridges(plan))
         return block_influence(self.evaluator, live, self._of(plan).texts(samples))
 
-    def _all(
+    def _run(
         self,
         plans: Sequence[Plan],
         bridged: bool,
-        which: Callable[[Parts], Sequence[PreparedObjective | None]],
+        choose: Callable[[Parts], Sequence[PreparedObjective | Failure]],
         samples: int | None,
     ) -> Iterator[tuple[int, Outcomes]]:
         """Those with one tokenizer after the others: they have other works."""
@@ -201,19 +279,16 @@ class Trials:
         for number, one in enumerate(parts):
             by_parts.setdefault(id(one), []).append(number)
         for numbers in by_parts.values():
-            objectives = which(parts[numbers[0]])
-            run = _Run(self.stitcher, self.evaluator, objectives, samples)
-            chosen = [plans[n] if bridged else _bare(plans[n]) for n in numbers]
-            for index, outcomes in run.outcomes(chosen):
-                yield numbers[index], outcomes
-
-    # ---------------------------------------------------------------------------------- references
+            objectives = choose(parts[numbers[0]])
+            chosen = [plans[n] if bridged else _without_bridges(plans[n]) for n in numbers]
+            found = run_trials(self.stitcher, self.evaluator, chosen, objectives, samples)
+            yield from ((numbers[at], outcomes) for at, outcomes in found)
 
     def _reference(self, name: str, work: Work) -> Sequence[Tensor]:
-        """What a model of the plan says of a work, as it is."""
+        """What a model of the plan, as it is, gives for a work."""
         stitcher = self.stitcher
         if name != "base":  # as a base: its configuration and its number of layers are its own
-            stitcher = self._stitcher({"base": replace(self._model(name), name="base")})
+            stitcher = self.place.stitcher({"base": replace(self._model(name), name="base")})
         found = self.evaluator.run(stitcher.stitch(base_of(self.plan)), [work])
         if isinstance(found, Failure):
             raise no_reference(name, found.message)
@@ -232,77 +307,6 @@ class Trials:
             raise PlanError(faults)
         return found[name]
 
-    def _stitcher(self, models: Mapping[str, Opened]) -> Stitcher:
-        place = self.place
-        return Stitcher(models, device=place.device, dtype=place.dtype, memory=place.memory)
 
-
-def _bare(plan: Plan) -> Plan:
+def _without_bridges(plan: Plan) -> Plan:
     return plan.model_copy(update={"bridges": ()}) if plan.bridges else plan
-
-
-@final
-class _Run:
-    """Some plans by some objectives; None is one without samples."""
-
-    def __init__(
-        self,
-        stitcher: Stitcher,
-        evaluator: Evaluator,
-        objectives: Sequence[PreparedObjective | None],
-        samples: int | None,
-    ) -> None:
-        self.stitcher = stitcher
-        self.evaluator = evaluator
-        self.objectives = objectives
-        self.samples = samples
-        self.asked: AskedWorks = {
-            number: (objective, objective.work(samples))
-            for number, objective in enumerate(objectives)
-            if isinstance(objective, Forward)
-        }
-
-    def outcomes(self, plans: Sequence[Plan]) -> Iterator[tuple[int, Outcomes]]:
-        """Of each plan."""
-        anatomies: dict[int, Anatomy] = {}
-        for number, plan in enumerate(plans):
-            try:
-                anatomies[number] = self.stitcher.anatomy(plan)
-            except Exception as error:  # noqa: BLE001 (a trial's failure is a value, whatever it was)
-                yield number, self._failed(unstitched(error))
-        numbers = list(anatomies)
-        for group in self.stitcher.together(list(anatomies.values())):
-            yield from self._group({numbers[i]: anatomies[numbers[i]] for i in group})
-
-    def _group(self, anatomies: Mapping[int, Anatomy]) -> Iterator[tuple[int, Outcomes]]:
-        """Of those that are live at once."""
-        live: dict[int, Stitched] = {}
-        for number, anatomy in anatomies.items():
-            try:
-                live[number] = self.stitcher.live(anatomy)
-            except Exception as error:  # noqa: BLE001 (a trial's failure is a value, whatever it was)
-                yield number, self._failed(unstitched(error))
-        numbers = list(live)
-        for index, result in self._forward([live[number] for number in numbers]):
-            yield numbers[index], self._outcomes(live[numbers[index]], result)
-
-    def _forward(self, population: Sequence[Stitched]) -> Iterator[tuple[int, Results | Failure]]:
-        if not self.asked:
-            return ((index, []) for index in range(len(population)))
-        works = [work for _, work in self.asked.values()]
-        return self.evaluator.run_all(population, works)
-
-    def _outcomes(self, stitched: Stitched, result: Results | Failure) -> Outcomes:
-        found = scored(self.evaluator, stitched, self.asked, result)
-        for number, objective in enumerate(self.objectives):
-            if objective is None:
-                found[number] = NOTHING_HELD
-            elif isinstance(objective, Judged):
-                found[number] = guarded(self._saying(objective, stitched))
-        return tuple(found[number] for number in range(len(self.objectives)))
-
-    def _saying(self, objective: Judged, stitched: Stitched) -> Callable[[], Score]:
-        return lambda: objective.judge(stitched.model, self.samples)
-
-    def _failed(self, why: Failure) -> Outcomes:
-        return tuple(NOTHING_HELD if one is None else why for one in self.objectives)

@@ -9,10 +9,9 @@ from typing import Any, final
 import torch
 
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluate.judge import Placement
 from gptailor.evaluate.outcome import Outcome, Score
 from gptailor.evaluate.samples import Wish
-from gptailor.evaluate.trial import Trials, opened
+from gptailor.evaluate.trial import Placement, Trials, opened
 from gptailor.plan.faults import Origin, Source
 from gptailor.plan.plan import Plan
 from gptailor.search.run.schedule import Budget
@@ -123,7 +122,7 @@ def _influences(
     found = {}
     for name, plan in plans.items():
         doing(f"measuring what each layer does in {name}")
-        found[name] = list(trials.influence(plan, samples))
+        found[name] = list(trials.block_influence(plan, samples))
     return found
 
 

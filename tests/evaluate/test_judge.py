@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gptailor
-from gptailor.evaluate.judge import Judging, Placement, judge
+from gptailor.evaluate.judge import Judging, judge
 from gptailor.evaluate.outcome import (
     Failure,
     Judgement,
@@ -21,6 +21,7 @@ from gptailor.evaluate.outcome import (
 from gptailor.evaluate.samples import Samples, Wish
 from gptailor.evaluate.speed import speeds
 from gptailor.evaluate.targets import find_targets
+from gptailor.evaluate.trial import Placement
 from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
 from tests.checkpoint.formats.test_lora import Q, adapter, pair

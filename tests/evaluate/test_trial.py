@@ -12,13 +12,13 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 import gptailor
-from gptailor.evaluate.judge import Placement, judge
+from gptailor.evaluate.judge import judge
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import decoder_layers
 from gptailor.evaluate.objectives import ObjectiveError
 from gptailor.evaluate.outcome import Failure, Score
-from gptailor.evaluate.samples import Wish
-from gptailor.evaluate.trial import NOTHING_HELD, Outcomes, Trials, opened
+from gptailor.evaluate.samples import NOTHING_HELD, Wish
+from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
@@ -318,9 +318,9 @@ def test_block_influence_is_one_minus_the_mean_cosine(say: Say) -> None:
     plan = say("L1 from math")
     (work,) = next(iter(trials._parts.values())).texts(6)
     wanted = by_hooks(gptailor.stitch(plan), [request.tokens for request in work.requests])
-    assert trials.influence(plan, 6) == pytest.approx(wanted, rel=1e-4)
+    assert trials.block_influence(plan, 6) == pytest.approx(wanted, rel=1e-4)
 
 
 def test_block_influence_without_a_forward_objective(say: Say) -> None:
     trials = trials_of(say(SPACE), 'generate("pairs.jsonl")', full=6)
-    assert len(trials.influence(say(""), 6)) == 6
+    assert len(trials.block_influence(say(""), 6)) == 6

@@ -31,7 +31,7 @@ from gptailor.evaluate.objectives.datasets import (
     order,
     read_texts,
 )
-from gptailor.evaluate.objectives.tokens import Seam, Tokens
+from gptailor.evaluate.objectives.tokens import TokenEncoder, Tokens
 from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import Gap
 
@@ -84,18 +84,20 @@ def calibration_text(
     """
     rows = read_texts(path)
     digest = of_file(path)
-    seam = Seam(tokenizer, positions)
+    encoder = TokenEncoder(tokenizer, positions)
     window = min(_BRIDGE_WINDOW, positions or _BRIDGE_WINDOW)
-    found = list(_enough(_sequences(rows, seam, window), wanted))
+    found = list(_enough(_sequences(rows, encoder, window), wanted))
     count = sum(map(len, found))
     return CalibrationText(path, tuple(_batches(found)), digest, count)
 
 
-def _sequences(rows: Sequence[Passage | Exchange], seam: Seam, window: int) -> Iterator[Tokens]:
-    room = window - len(seam.opening)
+def _sequences(
+    rows: Sequence[Passage | Exchange], encoder: TokenEncoder, window: int
+) -> Iterator[Tokens]:
+    room = window - len(encoder.opening)
     for number in order(len(rows), 0):
         row = rows[number]
-        pieces = [seam.opening + piece for piece in _cut(seam.plain(_text(row)), room)]
+        pieces = [encoder.opening + piece for piece in _cut(encoder.plain(_text(row)), room)]
         drawn = range(len(pieces)) if row.line is not None else order(len(pieces), 0)
         yield from (pieces[at] for at in drawn)
 

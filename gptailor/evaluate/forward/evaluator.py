@@ -1,8 +1,8 @@
 """From hidden states after the last layer to what each work measures, some rows at a time."""
 
 import gc
-from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, final
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,6 +14,7 @@ from gptailor.evaluate.forward.recording import Call, Calls, Head, wraps
 from gptailor.evaluate.forward.requests import Batch, LiveModel, Packed, Results, Work, pack
 from gptailor.evaluate.live.template import embeddings
 from gptailor.evaluate.outcome import Failure, NotANumberError
+from gptailor.plan.faults import TailorError
 
 
 @final
@@ -174,11 +175,8 @@ class Evaluator:
     def _attempt(
         self, plan: LiveModel, works: Sequence[Work], batch_tokens: int, leaf: Node | None
     ) -> Results | Failure:
-        try:
-            with torch.no_grad():
-                return self._values(plan, works, batch_tokens, leaf)
-        except Exception as error:  # noqa: BLE001 (a trial's failure is a value, whatever it was)
-            return failure(error)
+        with torch.no_grad():
+            return attempt(lambda: self._values(plan, works, batch_tokens, leaf))
 
     def _values(
         self, plan: LiveModel, works: Sequence[Work], batch_tokens: int, leaf: Node | None
@@ -282,19 +280,27 @@ def block_influence(
     return tuple(1 - total / count for total in sums)
 
 
+_Made = TypeVar("_Made")
 _OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "ALLOC_FAILED", "not enough memory")
 """In the words of a `RuntimeError` from an allocator: of the CPU, of CUDA, of cuBLAS."""
 
 
+def attempt(do: Callable[[], _Made]) -> _Made | Failure:
+    """What `do` makes, or why it makes nothing."""
+    try:
+        return do()
+    except Exception as error:  # noqa: BLE001 (a trial's failure is a value, whatever it was)
+        return failure(error)
+
+
 def failure(error: Exception) -> Failure:
-    """The exception as a value, with its type and its words.
+    """The exception as a value, with its type and its words; errors of ours need no type.
 
     torch has a type for CUDA's allocator alone; the CPU's and cuBLAS's are told by their words.
     """
-    if isinstance(error, NotANumberError):
-        return Failure("nan", str(error))
+    if isinstance(error, NotANumberError | TailorError):
+        return Failure("nan" if isinstance(error, NotANumberError) else "error", str(error))
     words = str(error).strip() or "no message"
-    known = isinstance(error, RuntimeError) and any(one in str(error) for one in _OUT_OF_MEMORY)
+    known = isinstance(error, RuntimeError) and any(one in words for one in _OUT_OF_MEMORY)
     full = known or isinstance(error, MemoryError | torch.OutOfMemoryError)
-    reason: Literal["memory", "error"] = "memory" if full else "error"
-    return Failure(reason, f"{type(error).__name__}: {words}")
+    return Failure("memory" if full else "error", f"{type(error).__name__}: {words}")

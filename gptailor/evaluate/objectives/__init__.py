@@ -1,41 +1,31 @@
-"""What a plan is judged by: one entry for each objective of `gptailor.plan.registry`.
+"""The objectives that plans are judged by, one file each.
 
-`prepare_objective` reads the files, makes the samples and gives a `Forward` objective, whose `work`
-one forward pass does and whose `score` reads the results, or a `Judged` one, which makes text.
+An objective that is ready is a `Forward` one, whose `work` one forward pass does and whose `score`
+reads the results, or a `Judged` one, for which the model makes text.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from gptailor.evaluate.objectives import lm_eval as harness_task
 from gptailor.evaluate.objectives.base import (
-    Direction,
     Forward,
     Judged,
     ObjectiveContext,
     ObjectiveError,
     PreparedObjective,
     Reference,
-    Traits,
 )
-from gptailor.evaluate.objectives.generate import ExactMatch, exchanges
-from gptailor.evaluate.objectives.kl import Divergence
-from gptailor.evaluate.objectives.lm_eval import Generated, Likelihoods, instances, prompts
-from gptailor.evaluate.objectives.multiple_choice import METRICS, Accuracy, Margin, questions
-from gptailor.evaluate.objectives.nll import NegativeLogLikelihood, Perplexity, texts
-from gptailor.evaluate.objectives.tokens import Seam
-from gptailor.lang.format import objective_words
-from gptailor.plan.faults import listed, nearest
+from gptailor.evaluate.objectives.generate import prepare_generate
+from gptailor.evaluate.objectives.kl import prepare_kl
+from gptailor.evaluate.objectives.lm_eval import prepare_lm_eval
+from gptailor.evaluate.objectives.multiple_choice import prepare_margin, prepare_multiple_choice
+from gptailor.evaluate.objectives.nll import prepare_nll, prepare_perplexity
 from gptailor.plan.plan import Objective
-from gptailor.plan.registry import OBJECTIVES
 
 __all__ = [
     "PREPARE",
     "Forward",
     "Judged",
+    "ObjectiveContext",
     "ObjectiveError",
     "PreparedObjective",
     "Reference",
@@ -43,29 +33,25 @@ __all__ = [
     "prepare_objective",
 ]
 
-_Arguments = Mapping[str, Any]
+PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]] = {
+    "nll": prepare_nll,
+    "perplexity": prepare_perplexity,
+    "kl": prepare_kl,
+    "multiple_choice": prepare_multiple_choice,
+    "margin": prepare_margin,
+    "generate": prepare_generate,
+    "lm_eval": prepare_lm_eval,
+}
+"""How each objective of `gptailor.plan.registry` gets its samples."""
 
 
-def prepare_objective(  # noqa: PLR0913 (what an objective stands in, each by its name)
-    objective: Objective,
-    *,
-    tokenizer: PreTrainedTokenizerBase,
-    folder: Path,
-    samples: int | None = None,
-    seed: int = 0,
-    reference: Reference | None = None,
-    positions: int | None = None,
-) -> PreparedObjective:
+def prepare_objective(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
     """Make an objective's samples, once for all plans.
 
-    Relative paths are relative to `folder`. `samples` is the most that will be asked for, drawn by
-    `seed`; all by default. `reference` runs the model that `kl` compares with, and `positions` is
-    the longest text that the models take. The objective's direction is its own: what a plan says
-    is compared by `agree_on_direction`.
+    The objective's direction is its own: a plan's is compared with it by `agree_on_direction`.
     Raises CalibrationError for a file that doesn't serve, ObjectiveError for an argument.
     """
-    setting = ObjectiveContext(tokenizer, folder, samples, seed, reference, positions)
-    return PREPARE[objective.name](objective, setting)
+    return PREPARE[objective.name](objective, context)
 
 
 def agree_on_direction(objective: Objective, prepared: PreparedObjective) -> None:
@@ -74,70 +60,3 @@ def agree_on_direction(objective: Objective, prepared: PreparedObjective) -> Non
         better = "smaller" if prepared.direction == "minimize" else "larger"
         message = f"'{prepared.name}' is better where it is {better}: write '{prepared.direction}'"
         raise ObjectiveError(message)
-
-
-def _traits(objective: Objective) -> Traits:
-    direction: Direction = OBJECTIVES[objective.name].direction or objective.direction
-    name = objective_words(objective).removeprefix(f"{objective.direction} ")
-    return Traits(name, direction, "spread" if objective.name == "kl" else "base")
-
-
-def _nll(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
-    return NegativeLogLikelihood(_traits(objective), texts(_file(objective), setting))
-
-
-def _perplexity(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
-    return Perplexity(_traits(objective), texts(_file(objective), setting))
-
-
-def _kl(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
-    if setting.reference is None:
-        raise ObjectiveError("'kl' needs a plan's models, to compare with one of them")
-    model = str(objective.arguments.get("from", "base"))
-    samples = texts(_file(objective), setting)
-    return Divergence(_traits(objective), samples, model, setting.reference)
-
-
-def _multiple_choice(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
-    metric = str(objective.arguments.get("metric", "acc"))
-    if metric not in METRICS:
-        close = nearest(metric, METRICS) or f"there are {listed(METRICS)}"
-        raise ObjectiveError(f"'multiple_choice' has no metric '{metric}': {close}")
-    return Accuracy(_traits(objective), questions(_file(objective), METRICS[metric], setting))
-
-
-def _margin(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
-    length = METRICS["acc_bytes"]
-    return Margin(_traits(objective), questions(_file(objective), length, setting))
-
-
-def _generate(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
-    tasks = exchanges(_file(objective), setting)
-    return ExactMatch(_traits(objective), tasks, setting.tokenizer)
-
-
-def _lm_eval(objective: Objective, setting: ObjectiveContext) -> PreparedObjective:
-    metric = objective.arguments.get("metric")
-    name = str(objective.arguments["task"])
-    task = harness_task.find(name, None if metric is None else str(metric), setting)
-    traits = Traits(_traits(objective).name, task.direction)
-    seam = Seam(setting.tokenizer, setting.positions)
-    if task.kind == "generate_until":
-        return Generated(traits, task, prompts(task, seam), seam)
-    return Likelihoods(traits, task, instances(task, seam), seam)
-
-
-def _file(objective: Objective) -> str:
-    return str(objective.arguments["file"])
-
-
-PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]] = {
-    "nll": _nll,
-    "perplexity": _perplexity,
-    "kl": _kl,
-    "multiple_choice": _multiple_choice,
-    "margin": _margin,
-    "generate": _generate,
-    "lm_eval": _lm_eval,
-}
-"""How each objective of the registry gets its samples."""

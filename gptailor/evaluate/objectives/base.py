@@ -11,10 +11,19 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gptailor.evaluate.forward.requests import Measure, Request, Work
-from gptailor.evaluate.objectives.datasets import order
-from gptailor.evaluate.objectives.tokens import Prompt
+from gptailor.evaluate.objectives.datasets import (
+    CalibrationError,
+    Exchange,
+    Passage,
+    Question,
+    order,
+)
+from gptailor.evaluate.objectives.tokens import EncodingError, Prompt, TokenEncoder
 from gptailor.evaluate.outcome import Score
+from gptailor.lang.format import objective_words
 from gptailor.plan.faults import TailorError
+from gptailor.plan.plan import Objective
+from gptailor.plan.registry import OBJECTIVES
 
 Direction = Literal["minimize", "maximize"]
 Normalise = Literal["base", "spread"]
@@ -126,6 +135,8 @@ Reference: TypeAlias = Callable[[str, Work], Sequence[Tensor]]
 """Runs a work on the model of that name in the plan, which is as it is: one result a request."""
 
 _Row = TypeVar("_Row")
+_Line = TypeVar("_Line", bound=Passage | Exchange | Question)
+_Encoded = TypeVar("_Encoded")
 
 
 @final
@@ -144,10 +155,34 @@ class ObjectiveContext:
     reference: Reference | None = None
     positions: int | None = None
 
-    def path(self, name: str) -> Path:
-        """A file that a plan names."""
-        return self.folder / Path(name).expanduser()
+    @property
+    def encoder(self) -> TokenEncoder:
+        """How texts become tokens."""
+        return TokenEncoder(self.tokenizer, self.positions)
+
+    def file(self, objective: Objective) -> Path:
+        """The file that an objective names."""
+        return self.folder / Path(str(objective.arguments["file"])).expanduser()
 
     def drawn(self, rows: Sequence[_Row]) -> list[_Row]:
         """The samples, in the order in which fidelities take them."""
         return [rows[number] for number in order(len(rows), self.seed)[: self.samples]]
+
+
+def traits_of(objective: Objective) -> Traits:
+    """An objective's name as a plan has it, and its direction: its own, or else the plan's."""
+    direction: Direction = OBJECTIVES[objective.name].direction or objective.direction
+    return Traits(objective_words(objective).removeprefix(f"{objective.direction} "), direction)
+
+
+def encoded(
+    path: Path, rows: Sequence[_Line], encode: Callable[[_Line], _Encoded]
+) -> tuple[_Encoded, ...]:
+    """The rows of a file as tokens. Raises CalibrationError (C805) for one that can't be."""
+    made = []
+    for row in rows:
+        try:
+            made.append(encode(row))
+        except EncodingError as error:
+            raise CalibrationError("C805", str(error), path, row.line) from None
+    return tuple(made)

@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -23,15 +24,13 @@ from gptailor.evaluate.objectives.base import (
     ObjectiveContext,
     PreparedObjective,
     Traits,
+    encoded,
+    traits_of,
 )
-from gptailor.evaluate.objectives.datasets import (
-    CalibrationError,
-    Exchange,
-    joined_text,
-    read_exchanges,
-)
-from gptailor.evaluate.objectives.tokens import Prompt, Seam, SeamError
+from gptailor.evaluate.objectives.datasets import Exchange, joined_text, read_exchanges
+from gptailor.evaluate.objectives.tokens import EncodingError, Prompt, TokenEncoder
 from gptailor.evaluate.outcome import Score, mean
+from gptailor.plan.plan import Objective
 
 
 def greedy(
@@ -57,7 +56,7 @@ def greedy(
 
 
 @final
-class _Said(StoppingCriteria):
+class _Stop(StoppingCriteria):
     """Ends a row once its new text holds one of its stops, or it has all its tokens."""
 
     def __init__(
@@ -70,15 +69,12 @@ class _Said(StoppingCriteria):
     def __call__(
         self, input_ids: Int64[Tensor, " batch length"], scores: Any, **_: Any
     ) -> Bool[Tensor, " batch"]:
-        rows = input_ids[:, self.width :].tolist()
-        done = [self._done(p, row) for p, row in zip(self.prompts, rows, strict=True)]
+        done = []
+        for prompt, row in zip(self.prompts, input_ids[:, self.width :].tolist(), strict=True):
+            full = len(row) >= prompt.most
+            text = "" if full else str(self.tokenizer.decode(row, skip_special_tokens=True))
+            done.append(full or any(stop in text for stop in prompt.stops))
         return torch.tensor(done, device=input_ids.device)
-
-    def _done(self, prompt: Prompt, row: list[int]) -> bool:
-        if len(row) >= prompt.most:
-            return True
-        text = str(self.tokenizer.decode(row, skip_special_tokens=True))
-        return any(stop in text for stop in prompt.stops)
 
 
 @contextmanager
@@ -136,7 +132,7 @@ def _decode(
         torch.tensor(rows, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),
         generation_config=settings,
-        stopping_criteria=StoppingCriteriaList([_Said(tokenizer, prompts, width)]),
+        stopping_criteria=StoppingCriteriaList([_Stop(tokenizer, prompts, width)]),
     )
     new = made[:, width:].tolist()
     return [_text(tokenizer, p, row, settings) for p, row in zip(prompts, new, strict=True)]
@@ -200,10 +196,9 @@ class ExactMatch(Judged):
     ) -> Score:
         """The share of right answers among the first samples."""
         tasks = self.samples[:samples]
-        said = greedy(model, self.tokenizer, [task.prompt for task in tasks], batch_tokens)
-        return mean(
-            [float(normalised_answer(s) in t.answers) for s, t in zip(said, tasks, strict=True)]
-        )
+        texts = greedy(model, self.tokenizer, [task.prompt for task in tasks], batch_tokens)
+        pairs = zip(texts, tasks, strict=True)
+        return mean([float(normalised_answer(text) in task.answers) for text, task in pairs])
 
 
 def normalised_answer(text: str) -> str:
@@ -211,34 +206,27 @@ def normalised_answer(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def exchanges(file: str, setting: ObjectiveContext) -> tuple[_Task, ...]:
-    """The samples of a file of answers, in the order in which fidelities take them.
-
-    Raises CalibrationError.
-    """
-    path = setting.path(file)
-    seam = Seam(setting.tokenizer, setting.positions)
-    samples = []
-    for row in setting.drawn(read_exchanges(path)):
-        try:
-            samples.append(_task(row, seam))
-        except SeamError as error:
-            raise CalibrationError("C805", str(error), path, row.line) from None
-    return tuple(samples)
+def prepare_generate(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
+    """`generate(file)`. Raises CalibrationError."""
+    path = context.file(objective)
+    rows = context.drawn(read_exchanges(path))
+    tasks = encoded(path, rows, partial(_task, context.encoder))
+    return ExactMatch(traits_of(objective), tasks, context.tokenizer)
 
 
-def _task(row: Exchange, seam: Seam) -> _Task:
+def _task(encoder: TokenEncoder, row: Exchange) -> _Task:
     answers = (row.continuation, *row.others)
-    most = _SPARE_TOKENS + max(
-        len(seam.plain(joined_text(row.context, answer))) for answer in answers
-    )
-    tokens = seam.prompt(
-        row.context.rstrip(" \t")
-    )  # a token of blanks misleads; a line end is said
-    if seam.positions is not None:
-        if most >= seam.positions:
-            raise SeamError(f"an answer takes {most} tokens, and the model {seam.positions} in all")
-        tokens = tokens[most - seam.positions :]
+    lengths = [len(encoder.plain(joined_text(row.context, answer))) for answer in answers]
+    most = _SPARE_TOKENS + max(lengths)
+    tokens = encoder.prompt(row.context.rstrip(" \t"))  # a token of blanks would mislead
+    if encoder.positions is not None:
+        if most >= encoder.positions:
+            raise EncodingError(
+                f"an answer takes {most} tokens, and the model {encoder.positions} in all"
+            )
+        tokens = tokens[most - encoder.positions :]
     lines = any("\n" in answer.strip() for answer in answers)
-    prompt = Prompt(tokens, most, () if lines else ("\n",))
-    return _Task(prompt, frozenset(normalised_answer(answer) for answer in answers))
+    return _Task(
+        Prompt(tokens, most, () if lines else ("\n",)),
+        frozenset(map(normalised_answer, answers)),
+    )

@@ -1,7 +1,7 @@
 """`kl`: how far a plan's predictions are from those of a model of the plan, the base mostly."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import final
 
@@ -10,8 +10,15 @@ from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
 from gptailor.evaluate.forward.requests import Measure, Request, Rows, Work
-from gptailor.evaluate.objectives.base import ObjectiveError, Reference
-from gptailor.evaluate.objectives.nll import PerToken
+from gptailor.evaluate.objectives.base import (
+    ObjectiveContext,
+    ObjectiveError,
+    PreparedObjective,
+    Reference,
+    traits_of,
+)
+from gptailor.evaluate.objectives.nll import PerToken, texts
+from gptailor.plan.plan import Objective
 
 LIKELIEST = 2048
 """How many of the reference's tokens are kept of each prediction, by themselves: 16 KiB.
@@ -118,3 +125,12 @@ def divergence(p: Float[Tensor, " n groups"], q: Float[Tensor, " n groups"]) -> 
     near = p.exp() * (torch.expm1(gap.clamp(max=1)) - gap)
     far = q.exp() - p.exp() * (1 + gap)
     return torch.where(gap > 1, far, near).sum(dim=1)
+
+
+def prepare_kl(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
+    """`kl(file, from)`. Raises CalibrationError; ObjectiveError where there are no models."""
+    if context.reference is None:
+        raise ObjectiveError("'kl' needs a plan's models, to compare with one of them")
+    model = str(objective.arguments.get("from", "base"))
+    traits = replace(traits_of(objective), normalise="spread")
+    return Divergence(traits, texts(objective, context), model, context.reference)

@@ -27,13 +27,14 @@ from gptailor.evaluate.objectives.base import (
     ObjectiveError,
     PreparedObjective,
     Traits,
+    traits_of,
 )
-from gptailor.evaluate.objectives.datasets import order
 from gptailor.evaluate.objectives.generate import greedy
 from gptailor.evaluate.objectives.nll import surprise
-from gptailor.evaluate.objectives.tokens import Prompt, Seam, SeamError
+from gptailor.evaluate.objectives.tokens import EncodingError, Prompt, TokenEncoder
 from gptailor.evaluate.outcome import Score, mean
 from gptailor.plan.faults import TailorError, listed, nearest
+from gptailor.plan.plan import Objective
 
 FEWSHOT_SEED = 1234
 """lm-eval's own: a prompt's examples are those that it takes, whatever a search's seed is."""
@@ -115,8 +116,8 @@ class HarnessTask:
         return found[self.metric]
 
 
-def find(name: str, metric: str | None, setting: ObjectiveContext) -> HarnessTask:
-    """The task of that name, or in that YAML file, its requests made once for all plans.
+def prepare_lm_eval(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
+    """`lm_eval(task, metric)`: the task of that name, or in that YAML file.
 
     `metric` is lm-eval's `acc_norm,none`; without a filter's name it is the first filter's, and
     without a metric the task's first. The samples are a seeded choice of the task's documents, in
@@ -128,11 +129,20 @@ def find(name: str, metric: str | None, setting: ObjectiveContext) -> HarnessTas
             "the objective 'lm_eval' needs a package that isn't installed: "
             "pip install 'gptailor[eval]'"
         )
+    name, metric = str(objective.arguments["task"]), objective.arguments.get("metric")
     with _quiet():
-        task = _loaded(name, setting.folder)
-        wanted, filter_ = _metric(task, metric)
-        numbers = _numbers(name, task, setting)
-        return HarnessTask(task, numbers, _instances(task, numbers), wanted, filter_)
+        harness = _loaded(name, context.folder)
+        wanted, filter_ = _metric(harness, None if metric is None else str(metric))
+        try:
+            numbers = tuple(context.drawn(range(len(harness.eval_docs))))
+        except Exception as error:  # a task is anybody's code and data
+            raise _no_requests(name, error) from error
+        task = HarnessTask(harness, numbers, _instances(harness, numbers), wanted, filter_)
+    traits = Traits(traits_of(objective).name, task.direction)
+    encoder = context.encoder
+    if task.kind == "generate_until":
+        return Generated(traits, task, prompts(task, encoder), encoder)
+    return Likelihoods(traits, task, instances(task, encoder), encoder)
 
 
 def _loaded(name: str, folder: Path) -> Any:
@@ -187,15 +197,6 @@ def _no_metric(task: Any, metric: str, metrics: Sequence[str]) -> str:
     return f"lm-eval's '{task.task_name}' returns no metric '{metric}': it returns {known}"
 
 
-def _numbers(name: str, task: Any, setting: ObjectiveContext) -> tuple[int, ...]:
-    """The documents that are samples."""
-    try:
-        size = len(task.eval_docs)
-    except Exception as error:  # a task is anybody's code and data
-        raise _no_requests(name, error) from error
-    return tuple(order(size, setting.seed)[: setting.samples])
-
-
 def _instances(task: Any, numbers: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
     """The requests of each sample."""
     if not numbers:
@@ -245,7 +246,7 @@ class Likelihoods(Forward):
     traits: Traits
     task: HarnessTask
     samples: Instances
-    seam: Seam
+    encoder: TokenEncoder
 
     @property
     def size(self) -> int:
@@ -264,7 +265,7 @@ class Likelihoods(Forward):
     def part(self, start: int, stop: int) -> PreparedObjective:
         """Some documents, their requests made as if there were no others."""
         task = self.task.part(start, stop)
-        return replace(self, task=task, samples=instances(task, self.seam))
+        return replace(self, task=task, samples=instances(task, self.encoder))
 
     def score(self, results: Sequence[Tensor]) -> Score:
         """The task's metric of the first documents."""
@@ -293,7 +294,7 @@ class Generated(Judged):
     traits: Traits
     task: HarnessTask
     samples: tuple[tuple[Prompt, ...], ...]
-    seam: Seam
+    encoder: TokenEncoder
 
     @property
     def size(self) -> int:
@@ -303,7 +304,7 @@ class Generated(Judged):
     def part(self, start: int, stop: int) -> PreparedObjective:
         """Some documents, their requests made as if there were no others."""
         task = self.task.part(start, stop)
-        return replace(self, task=task, samples=prompts(task, self.seam))
+        return replace(self, task=task, samples=prompts(task, self.encoder))
 
     def prompts(self, samples: int) -> Sequence[Prompt]:
         """What the model is asked of the first documents."""
@@ -319,7 +320,7 @@ class Generated(Judged):
         """The task's metric of the first documents."""
         used = self.samples[:samples]
         asked = [prompt for of in used for prompt in of]
-        said = iter(greedy(model, self.seam.tokenizer, asked, batch_tokens))
+        said = iter(greedy(model, self.encoder.tokenizer, asked, batch_tokens))
         return self.task.score([list(islice(said, len(of))) for of in used])
 
 
@@ -331,39 +332,39 @@ def likelihood(
     return torch.stack([-surprise(logits, targets, rows)[:, 0], first], dim=1)
 
 
-def instances(task: HarnessTask, seam: Seam) -> Instances:
+def instances(task: HarnessTask, encoder: TokenEncoder) -> Instances:
     """The texts of a task's instances. Raises ObjectiveError."""
-    return tuple(tuple(_texts(task, one, seam) for one in of) for of in task.instances)
+    return tuple(tuple(_texts(task, one, encoder) for one in of) for of in task.instances)
 
 
-def prompts(task: HarnessTask, seam: Seam) -> tuple[tuple[Prompt, ...], ...]:
+def prompts(task: HarnessTask, encoder: TokenEncoder) -> tuple[tuple[Prompt, ...], ...]:
     """The prompts of a task's instances. Raises ObjectiveError."""
-    return tuple(tuple(_prompt(one, seam) for one in of) for of in task.instances)
+    return tuple(tuple(_prompt(one, encoder) for one in of) for of in task.instances)
 
 
-def _texts(task: HarnessTask, instance: Any, seam: Seam) -> tuple[Request, ...]:
+def _texts(task: HarnessTask, instance: Any, encoder: TokenEncoder) -> tuple[Request, ...]:
     try:
         if task.kind == "loglikelihood_rolling":
-            return tuple(_windows(instance.args[0], seam))
+            return tuple(_windows(instance.args[0], encoder))
         context, continuation = instance.args[:2]
-        return (seam.request(context, continuation),)
-    except SeamError as error:
+        return (encoder.request(context, continuation),)
+    except EncodingError as error:
         name, number = instance.task_name, instance.doc_id
         raise ObjectiveError(f"document {number} of lm-eval's '{name}': {error}") from None
 
 
-def _windows(text: str, seam: Seam) -> Iterator[Request]:
+def _windows(text: str, encoder: TokenEncoder) -> Iterator[Request]:
     """Windows of which each predicts its own tokens, the last one from more of those before."""
-    tokens = seam.encode(text)
-    size = seam.positions or _LONGEST_WINDOW
-    whole = (*seam.prompt("")[:1], *tokens)  # predicted is all after the first
+    tokens = encoder.encode(text)
+    size = encoder.positions or _LONGEST_WINDOW
+    whole = (*encoder.prompt("")[:1], *tokens)  # predicted is all after the first
     for start in range(0, len(tokens), size):
         stop = min(start + size, len(tokens))
         begin = 0 if start == 0 else stop - size
         yield Request(whole[begin : stop + 1], start - begin + 1)
 
 
-def _prompt(instance: Any, seam: Seam) -> Prompt:
+def _prompt(instance: Any, encoder: TokenEncoder) -> Prompt:
     context, settings = instance.args[:2]
     if settings.get("do_sample") or settings.get("num_beams", 1) != 1:
         raise ObjectiveError(
@@ -372,16 +373,16 @@ def _prompt(instance: Any, seam: Seam) -> Prompt:
         )
     most, stops = _most(settings), settings.get("until") or []
     try:
-        tokens = seam.prompt(context)
-    except SeamError as error:
+        tokens = encoder.prompt(context)
+    except EncodingError as error:
         raise ObjectiveError(f"lm-eval's '{instance.task_name}': {error}") from None
-    if seam.positions is not None:
-        if most >= seam.positions:
+    if encoder.positions is not None:
+        if most >= encoder.positions:
             raise ObjectiveError(
                 f"lm-eval's '{instance.task_name}' makes {most} tokens, "
-                f"and the model takes {seam.positions} in all"
+                f"and the model takes {encoder.positions} in all"
             )
-        tokens = tokens[most - seam.positions :]
+        tokens = tokens[most - encoder.positions :]
     return Prompt(tokens, most, tuple([stops] if isinstance(stops, str) else stops))
 
 

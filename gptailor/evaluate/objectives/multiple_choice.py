@@ -1,7 +1,7 @@
 """`multiple_choice` and `margin`: whether a plan finds the right one of several texts likelier."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import final
@@ -9,11 +9,20 @@ from typing import final
 from torch import Tensor
 
 from gptailor.evaluate.forward.requests import Measure, Request
-from gptailor.evaluate.objectives.base import Forward, ObjectiveContext, PreparedObjective, Traits
-from gptailor.evaluate.objectives.datasets import CalibrationError, Question, read_questions
+from gptailor.evaluate.objectives.base import (
+    Forward,
+    ObjectiveContext,
+    ObjectiveError,
+    PreparedObjective,
+    Traits,
+    encoded,
+    traits_of,
+)
+from gptailor.evaluate.objectives.datasets import Question, read_questions
 from gptailor.evaluate.objectives.nll import surprise
-from gptailor.evaluate.objectives.tokens import Seam, SeamError
 from gptailor.evaluate.outcome import Score, mean
+from gptailor.plan.faults import listed, nearest
+from gptailor.plan.plan import Objective
 
 METRICS: Mapping[str, Callable[[str], int]] = {
     "acc": lambda choice: 1,
@@ -64,18 +73,18 @@ class Choices(Forward):
     def score(self, results: Sequence[Tensor]) -> Score:
         """The mean over questions."""
         likely = iter([-float(one.double().sum()) for one in results])
-        return mean([self.of(sample, found) for sample, found in self._found(likely)])
+        values = []
+        for sample in self.samples:
+            raw = list(islice(likely, len(sample.requests)))
+            if not raw:
+                break
+            scaled = [log / n for log, n in zip(raw, sample.lengths, strict=True)]
+            values.append(self.of(sample, scaled))
+        return mean(values)
 
     @abstractmethod
     def of(self, sample: Choice, likelihoods: Sequence[float]) -> float:
         """What a question counts, given its choices' log-likelihoods over their lengths."""
-
-    def _found(self, likely: Iterator[float]) -> Iterator[tuple[Choice, list[float]]]:
-        for sample in self.samples:
-            raw = list(islice(likely, len(sample.requests)))
-            if not raw:
-                return
-            yield sample, [log / n for log, n in zip(raw, sample.lengths, strict=True)]
 
 
 @final
@@ -97,24 +106,28 @@ class Margin(Choices):
         return likelihoods[sample.gold] - max(others)
 
 
-def questions(
-    file: str, length: Callable[[str], int], setting: ObjectiveContext
+def prepare_multiple_choice(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
+    """`multiple_choice(file, metric)`. Raises CalibrationError, ObjectiveError for a metric."""
+    metric = str(objective.arguments.get("metric", "acc"))
+    if metric not in METRICS:
+        close = nearest(metric, METRICS) or f"there are {listed(METRICS)}"
+        raise ObjectiveError(f"'multiple_choice' has no metric '{metric}': {close}")
+    return Accuracy(traits_of(objective), _choices(objective, METRICS[metric], context))
+
+
+def prepare_margin(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
+    """`margin(file)`. Raises CalibrationError."""
+    return Margin(traits_of(objective), _choices(objective, METRICS["acc_bytes"], context))
+
+
+def _choices(
+    objective: Objective, length: Callable[[str], int], context: ObjectiveContext
 ) -> tuple[Choice, ...]:
-    """The samples of a file of choices, in the order in which fidelities take them.
+    """The samples of a file of choices, in the order in which fidelities take them."""
 
-    Raises CalibrationError.
-    """
-    path = setting.path(file)
-    seam = Seam(setting.tokenizer, setting.positions)
-    samples = []
-    for row in setting.drawn(read_questions(path)):
-        try:
-            samples.append(_choice(row, seam, length))
-        except SeamError as error:
-            raise CalibrationError("C805", str(error), path, row.line) from None
-    return tuple(samples)
+    def encode(row: Question) -> Choice:
+        requests = tuple(encoder.request(*pair) for pair in row.pairs)
+        return Choice(requests, tuple(map(length, row.choices)), row.gold)
 
-
-def _choice(row: Question, seam: Seam, length: Callable[[str], int]) -> Choice:
-    requests = tuple(seam.request(context, continuation) for context, continuation in row.pairs)
-    return Choice(requests, tuple(length(choice) for choice in row.choices), row.gold)
+    path, encoder = context.file(objective), context.encoder
+    return encoded(path, context.drawn(read_questions(path)), encode)

@@ -1,7 +1,9 @@
 """`nll` and `perplexity`: how well a plan predicts text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from typing import final
 
 import torch
@@ -9,16 +11,18 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gptailor.evaluate.forward.requests import Measure, Request, Rows
-from gptailor.evaluate.objectives.base import Forward, ObjectiveContext, PreparedObjective, Traits
-from gptailor.evaluate.objectives.datasets import (
-    CalibrationError,
-    Exchange,
-    Passage,
-    joined_text,
-    read_texts,
+from gptailor.evaluate.objectives.base import (
+    Forward,
+    ObjectiveContext,
+    PreparedObjective,
+    Traits,
+    encoded,
+    traits_of,
 )
-from gptailor.evaluate.objectives.tokens import Seam, SeamError, Tokens
+from gptailor.evaluate.objectives.datasets import Exchange, Passage, joined_text, read_texts
+from gptailor.evaluate.objectives.tokens import EncodingError, TokenEncoder
 from gptailor.evaluate.outcome import Score, exponential, ratio
+from gptailor.plan.plan import Objective
 
 WINDOW = 512
 """Tokens of a window of text, special ones included, unless the model takes fewer."""
@@ -55,7 +59,6 @@ def per_token(results: Sequence[Float[Tensor, " _ 1"]]) -> Score:
     return ratio([float(one.double().sum()) for one in results], [len(one) for one in results])
 
 
-@final
 class NegativeLogLikelihood(PerToken):
     """Nats a token."""
 
@@ -66,13 +69,8 @@ class NegativeLogLikelihood(PerToken):
 
 
 @final
-class Perplexity(PerToken):
+class Perplexity(NegativeLogLikelihood):
     """e to the nats a token; the error by the delta method."""
-
-    @property
-    def measure(self) -> Measure:
-        """The surprise of each token."""
-        return surprise
 
     def score(self, results: Sequence[Tensor]) -> Score:
         """The exponential of the mean over tokens."""
@@ -89,7 +87,17 @@ def surprise(
 # ----------------------------------------------------------------------------------------- samples
 
 
-def texts(file: str, setting: ObjectiveContext) -> tuple[Request, ...]:
+def prepare_nll(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
+    """`nll(file)`. Raises CalibrationError."""
+    return NegativeLogLikelihood(traits_of(objective), texts(objective, context))
+
+
+def prepare_perplexity(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
+    """`perplexity(file)`. Raises CalibrationError."""
+    return Perplexity(traits_of(objective), texts(objective, context))
+
+
+def texts(objective: Objective, context: ObjectiveContext) -> tuple[Request, ...]:
     """The samples of a file for objectives on text, in the order in which fidelities take them.
 
     A text is cut into windows of `WINDOW` tokens, or as many as the model takes; each begins with
@@ -98,32 +106,22 @@ def texts(file: str, setting: ObjectiveContext) -> tuple[Request, ...]:
     and `answer`, is one sample, of which the response alone is predicted.
     Raises CalibrationError.
     """
-    path = setting.path(file)
-    seam = Seam(setting.tokenizer, setting.positions)
-    window = min(WINDOW, setting.positions or WINDOW)
-    samples: list[Request] = []
-    for row in read_texts(path):
-        try:
-            samples += _requests(row, seam, window)
-        except SeamError as error:
-            raise CalibrationError("C805", str(error), path, row.line) from None
-    return tuple(setting.drawn(samples))
+    path = context.file(objective)
+    window = min(WINDOW, context.positions or WINDOW)
+    encode = partial(_requests, context.encoder, window)
+    return tuple(context.drawn(list(chain(*encoded(path, read_texts(path), encode)))))
 
 
-def _requests(row: Passage | Exchange, seam: Seam, window: int) -> list[Request]:
+def _requests(encoder: TokenEncoder, window: int, row: Passage | Exchange) -> list[Request]:
     if isinstance(row, Exchange):
-        return [seam.request(row.context, joined_text(row.context, row.continuation))]
-    tokens = seam.plain(row.text)
-    room = window - len(seam.opening)
+        return [encoder.request(row.context, joined_text(row.context, row.continuation))]
+    tokens = encoder.plain(row.text)
+    room = window - len(encoder.opening)
     if row.line is None and len(tokens) < room:
-        raise SeamError(f"the text has {len(tokens)} tokens, fewer than a window of {room}")
-    least = room if row.line is None else 2 - bool(seam.opening)
-    found = [Request(seam.opening + piece, 1) for piece in _cut(tokens, room, least)]
+        raise EncodingError(f"the text has {len(tokens)} tokens, fewer than a window of {room}")
+    least = room if row.line is None else 2 - bool(encoder.opening)
+    pieces = [tokens[at : at + room] for at in range(0, len(tokens), room)]
+    found = [Request(encoder.opening + piece, 1) for piece in pieces if len(piece) >= least]
     if not found:
-        raise SeamError(f"the text has {len(tokens)} tokens, and none to predict")
+        raise EncodingError(f"the text has {len(tokens)} tokens, and none to predict")
     return found
-
-
-def _cut(tokens: Tokens, size: int, least: int) -> Iterator[Tokens]:
-    pieces = (tokens[at : at + size] for at in range(0, len(tokens), size))
-    return (piece for piece in pieces if len(piece) >= least)

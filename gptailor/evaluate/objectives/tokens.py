@@ -37,38 +37,38 @@ class Prompt:
     stops: tuple[str, ...] = ()
 
 
-class SeamError(Exception):
+class EncodingError(Exception):
     """A text has no tokens to predict, or none to predict them from."""
 
 
 @final
 @dataclass(frozen=True)
-class Seam:
+class TokenEncoder:
     """How texts become tokens for models of so many positions (`None`: no end)."""
 
     tokenizer: PreTrainedTokenizerBase
     positions: int | None = None
 
     def request(self, context: str, continuation: str) -> Request:
-        """The continuation's tokens, to be predicted from the context. Raises SeamError."""
+        """The continuation's tokens, to be predicted from the context. Raises EncodingError."""
         before, after = self._pair(context, continuation)
         if not after:
-            raise SeamError("the continuation has no tokens of its own")
+            raise EncodingError("the continuation has no tokens of its own")
         longest = len(after) if self.positions is None else self.positions
         if len(after) > longest:
-            raise SeamError(f"the continuation has {len(after)} tokens, more than {longest}")
+            raise EncodingError(f"the continuation has {len(after)} tokens, more than {longest}")
         tokens = before + after
         tokens = tokens if self.positions is None else tokens[-(self.positions + 1) :]
         return Request(tokens, len(tokens) - len(after))
 
     def prompt(self, context: str) -> Tokens:
-        """The tokens of a text that is to be continued. Raises SeamError."""
+        """The tokens of a text that is to be continued. Raises EncodingError."""
         return self.encode(context) or (self._prefix(),)
 
     def encode(self, text: str) -> Tokens:
         """The tokens of a text with the special ones that the tokenizer adds."""
-        special = not (self._mark and text.startswith(self._mark))
-        return self._tokens(text, special)
+        mark = self._prefix_text
+        return self._tokens(text, special=not (mark and text.startswith(mark)))
 
     def plain(self, text: str) -> Tokens:
         """The tokens of a text alone."""
@@ -88,12 +88,14 @@ class Seam:
         return None if found is None else int(found)
 
     @cached_property
-    def _mark(self) -> str:
+    def _prefix_text(self) -> str:
         return "" if self.prefix is None else str(self.tokenizer.decode([self.prefix]))
 
     def _prefix(self) -> int:
         if self.prefix is None:
-            raise SeamError("the context is empty, and the tokenizer has no token to begin with")
+            raise EncodingError(
+                "the context is empty, and the tokenizer has no token to begin with"
+            )
         return self.prefix
 
     def _pair(self, context: str, continuation: str) -> tuple[Tokens, Tokens]:
@@ -118,7 +120,7 @@ def tokenizer_model(prepared: Prepared) -> Opened:
     return prepared.models["base" if recipe is None else next(named_models(recipe))[1]]
 
 
-def digest(model: Opened) -> str:
+def tokenizer_digest(model: Opened) -> str:
     """Of the tokenizer's files: models with the same read texts alike."""
     checkpoint = model.checkpoint
     files = tokenizer_files(checkpoint) or checkpoint.files[:1]

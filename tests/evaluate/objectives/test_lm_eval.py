@@ -18,13 +18,14 @@ from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.objectives import (
     Forward,
     Judged,
+    ObjectiveContext,
     ObjectiveError,
     agree_on_direction,
     prepare_objective,
 )
 from gptailor.evaluate.objectives.datasets import order
 from gptailor.evaluate.objectives.lm_eval import likelihood
-from gptailor.evaluate.objectives.tokens import Seam
+from gptailor.evaluate.objectives.tokens import TokenEncoder
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective
 from tests.evaluate.objectives.test_objectives import World, beginning
@@ -200,8 +201,8 @@ def test_log_likelihoods_are_the_harness_own(world: World, begins: bool) -> None
         [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)],
         disable_tqdm=True,
     )
-    seam = Seam(tokenizer, 16)
-    work = Work([seam.request(*pair) for pair in pairs], likelihood)
+    encoder = TokenEncoder(tokenizer, 16)
+    work = Work([encoder.request(*pair) for pair in pairs], likelihood)
     for got, (log, greedy) in zip(world.run(model, work), wanted, strict=True):
         assert float(got[:, 0].sum()) == pytest.approx(log, rel=1e-5)
         assert bool(got[:, 1].all()) == greedy
@@ -274,6 +275,8 @@ def test_without_lm_eval_the_package_is_named(
 
 def test_the_prepared_task_is_one_forward_pass(world: World) -> None:
     wish = Objective(direction="maximize", name="lm_eval", arguments={"task": "choice.yaml"})
-    prepared = prepare_objective(wish, tokenizer=world.tokenizer, folder=world.folder)
+    prepared = prepare_objective(
+        wish, ObjectiveContext(tokenizer=world.tokenizer, folder=world.folder)
+    )
     assert isinstance(prepared, Forward)
     assert len(prepared.work(2).requests) == 6

@@ -18,6 +18,7 @@ from gptailor.evaluate.objectives import (
     PREPARE,
     Forward,
     Judged,
+    ObjectiveContext,
     ObjectiveError,
     PreparedObjective,
     agree_on_direction,
@@ -27,7 +28,7 @@ from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.kl import Against, compact, divergence, grouped
 from gptailor.evaluate.objectives.multiple_choice import Choices
 from gptailor.evaluate.objectives.nll import PerToken
-from gptailor.evaluate.objectives.tokens import Seam
+from gptailor.evaluate.objectives.tokens import TokenEncoder
 from gptailor.evaluate.outcome import Score
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
@@ -70,12 +71,14 @@ class World:
         )
         return prepare_objective(
             wish,
-            tokenizer=self.tokenizer,
-            folder=self.folder,
-            samples=samples,
-            seed=seed,
-            reference=lambda model, work: self.run(self.models[model], work),
-            positions=POSITIONS,
+            ObjectiveContext(
+                tokenizer=self.tokenizer,
+                folder=self.folder,
+                samples=samples,
+                seed=seed,
+                reference=lambda model, work: self.run(self.models[model], work),
+                positions=POSITIONS,
+            ),
         )
 
     def forward(
@@ -214,9 +217,7 @@ def test_a_window_begins_as_the_tokenizer_begins_a_text(world: World) -> None:
     tokenizer = beginning(world)
     objective = prepare_objective(
         Objective(direction="minimize", name="nll", arguments={"file": "long.txt"}),
-        tokenizer=tokenizer,
-        folder=world.folder,
-        positions=POSITIONS,
+        ObjectiveContext(tokenizer=tokenizer, folder=world.folder, positions=POSITIONS),
     )
     assert isinstance(objective, PerToken)
     assert {request.tokens[0] for request in objective.samples} == {1}
@@ -259,7 +260,7 @@ def test_a_text_shorter_than_a_window_is_refused(world: World) -> None:
         world.prepare("nll", file="short.txt")
 
 
-# ------------------------------------------------------------------------------------------- seam
+# ------------------------------------------------------------------------------------------ encoder
 
 
 def beginning(world: World) -> AutoTokenizer:
@@ -292,24 +293,24 @@ def beginning(world: World) -> AutoTokenizer:
         (" ", "c", ("<s>", " c")),
     ],
 )
-def test_blanks_at_the_seam_belong_to_the_continuation(
+def test_blanks_at_the_encoder_belong_to_the_continuation(
     world: World, context: str, continuation: str, split: tuple[str, str]
 ) -> None:
-    request = Seam(world.tokenizer).request(context, continuation)
+    request = TokenEncoder(world.tokenizer).request(context, continuation)
     before, after = request.tokens[: request.first], request.tokens[request.first :]
     assert (world.tokenizer.decode(before), world.tokenizer.decode(after)) == split
 
 
 def test_special_tokens_stand_once(world: World) -> None:
-    seam = Seam(beginning(world))
-    assert seam.opening == (1,)
-    assert seam.request("a", " b").tokens == (1, *seam.plain("a b"))
-    assert seam.request("<s>a", " b").tokens == (1, *seam.plain("a b"))
-    assert seam.request("", "b").tokens == (1, *seam.plain("b"))
+    encoder = TokenEncoder(beginning(world))
+    assert encoder.opening == (1,)
+    assert encoder.request("a", " b").tokens == (1, *encoder.plain("a b"))
+    assert encoder.request("<s>a", " b").tokens == (1, *encoder.plain("a b"))
+    assert encoder.request("", "b").tokens == (1, *encoder.plain("b"))
 
 
 def test_a_long_context_loses_its_beginning(world: World) -> None:
-    request = Seam(world.tokenizer, 4).request("abcdef", "gh")
+    request = TokenEncoder(world.tokenizer, 4).request("abcdef", "gh")
     assert world.tokenizer.decode(request.tokens) == "defgh"  # the last is only predicted
     assert request.first == 3
 
@@ -348,9 +349,7 @@ def test_kl_asks_the_reference_once(world: World) -> None:
 
     objective = prepare_objective(
         Objective(direction="minimize", name="kl", arguments={"file": "rows.jsonl"}),
-        tokenizer=world.tokenizer,
-        folder=world.folder,
-        reference=reference,
+        ObjectiveContext(tokenizer=world.tokenizer, folder=world.folder, reference=reference),
     )
     assert isinstance(objective, Forward)
     assert not asked
@@ -369,7 +368,7 @@ def test_kl_refuses_another_vocabulary(world: World) -> None:
 def test_kl_needs_a_reference(world: World) -> None:
     wish = Objective(direction="minimize", name="kl", arguments={"file": "rows.jsonl"})
     with pytest.raises(ObjectiveError, match="needs a plan's models"):
-        prepare_objective(wish, tokenizer=world.tokenizer, folder=world.folder)
+        prepare_objective(wish, ObjectiveContext(tokenizer=world.tokenizer, folder=world.folder))
 
 
 # ---------------------------------------------------------------------------------------- choices
