@@ -72,10 +72,9 @@ def run_trials(
         yield from failures(stitched, objectives)
         live = {number: one for number, one in stitched.items() if isinstance(one, Stitched)}
         for number, measured in _forward(evaluator, live, objectives, samples):
-            done = partial(on_step, number, live[number].model)
-            done("")
+            done = partial(on_step, number)
             yield number, _outcomes(objectives, live[number].model, samples, measured, done)
-        del stitched, live, done  # before the next ones are made
+        del stitched, live  # before the next ones are made
 
 
 def failures(found: Mapping[int, object], objectives: Objectives) -> Iterator[tuple[int, Outcomes]]:
@@ -112,15 +111,16 @@ def _outcomes(
     model: PreTrainedModel,
     samples: int | None,
     measured: Mapping[int, Sequence[Tensor] | Failure],
-    done: Callable[[str], None],
+    done: Callable[[PreTrainedModel, str], None],
 ) -> Outcomes:
+    done(model, "")
     outcomes: list[Outcome] = []
     for number, objective in enumerate(objectives):
         if isinstance(objective, Failure):
             outcomes.append(objective)
         elif isinstance(objective, Judged):
             outcomes.append(attempt(partial(objective.judge, model, samples)))
-            done(objective.name)
+            done(model, objective.name)
         else:
             assert isinstance(objective, Forward)
             found = measured[number]
