@@ -27,9 +27,10 @@ from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.lang.format import format_file, format_plan
 from gptailor.lang.parse import parse
-from gptailor.plan.layers import Gap, named_sources
+from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Bridge, Model, Plan
 from gptailor.plan.registry import DTYPES
+from gptailor.plan.walk import named_models
 from gptailor.prepare import Prepared, calibration_path, chain
 from gptailor.program.program import Copy, Output, files
 from gptailor.report.card import card
@@ -132,7 +133,7 @@ def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
 
 def tokenizer_model_name(plan: Plan) -> str:
     """The name of the model whose tokenizer the output has."""
-    return "base" if plan.tokenizer is None else next(named_sources(plan.tokenizer))[0]
+    return "base" if plan.tokenizer is None else next(named_models(plan.tokenizer))[1]
 
 
 def _tokenizer(model: Opened) -> dict[str, bytes | Path]:

@@ -1,6 +1,5 @@
 """The output's layers one by one: what each is made of, and what became of every position."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +9,6 @@ from gptailor.plan.plan import (
     Interval,
     Item,
     LayerOf,
-    Merge,
     OneOfNumbers,
     Part,
     Plan,
@@ -164,15 +162,3 @@ def _filled(made: dict[Part | None, Made], position: int) -> dict[Part | None, M
     if None in made:
         return {None: made[None]}
     return {part: made.get(part, Made(own(position))) for part in PARTS}
-
-
-def named_sources(recipe: Recipe) -> Iterator[tuple[str, int | None]]:
-    """The model and layer of each source of a closed recipe."""
-    layers: tuple[LayerOf, ...] = ()
-    if isinstance(recipe, Take):
-        layers = (recipe.take,)
-    elif isinstance(recipe, Merge):
-        layers = recipe.merge
-    for layer in layers:
-        if isinstance(layer.model, str):
-            yield layer.model, layer.layer

@@ -22,6 +22,7 @@ from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
 from gptailor.plan import layers as outline
 from gptailor.plan.plan import Merge, MethodCall, Part, Plan, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
+from gptailor.plan.walk import named_models
 from gptailor.program.program import (
     Arguments,
     Bridged,
@@ -119,7 +120,7 @@ def _part(
 def _rest(checked: Checked, where: str, recipe: Recipe | None, read: str) -> Iterator[Output]:
     """Embedding, norm or head; `read` is what is taken of the models, where it is another."""
     recipe = recipe or outline.own(0)
-    models = tuple(name for name, _ in outline.named_sources(recipe))
+    models = tuple(name for _, name, _ in named_models(recipe))
     tensors = [_aligned(checked, name, where, read) for name in models]
     ours = _aligned(checked, "base", where, where)
     for i, name in enumerate(getattr(checked.base.layout, where)):
@@ -264,9 +265,7 @@ def _unties(checked: Checked) -> bool:
     plan = checked.plan
     if not checked.base.layout.tied or plan.embed is None or plan.head is None:
         return False
-    names = [
-        name for recipe in (plan.embed, plan.head) for name, _ in outline.named_sources(recipe)
-    ]
+    names = [name for recipe in (plan.embed, plan.head) for _, name, _ in named_models(recipe)]
     return plan.embed != plan.head or not all(checked.models[n].layout.tied for n in names)
 
 

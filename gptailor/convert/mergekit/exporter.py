@@ -17,7 +17,7 @@ from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
 from gptailor.plan.layers import PARTS
 from gptailor.plan.plan import LayerOf, Merge, Plan, Recipe, Take
-from gptailor.plan.walk import open_choices
+from gptailor.plan.walk import named_models, open_choices
 
 _FILTERS = {
     "attn": ("self_attn", "input_layernorm"),
@@ -112,7 +112,7 @@ def _agrees(row: _Row) -> bool:
 
 def _models(method: MergekitMethod, row: _Row, plan: Plan) -> list[str]:
     """The models of a slice, in the recipes' order; the base first, where it stands beside them."""
-    orders = [[name for name, _ in outline.named_sources(recipe)] for recipe in row.values()]
+    orders = [[name for _, name, _ in named_models(recipe)] for recipe in row.values()]
     models = _in_order(orders)
     if method.base == "beside":
         return ["base", *(name for name in models if name != "base")]
@@ -180,7 +180,7 @@ def _piece(row: _Row, method: MergekitMethod, models: Sequence[str]) -> _Piece:
 
 def _layer(row: _Row, model: str) -> int:
     """The layer of a model that a row reads: one, as a slice has one range for a model."""
-    named = [list(outline.named_sources(row[part])) for part in PARTS]
+    named = [[(name, layer) for _, name, layer in named_models(row[part])] for part in PARTS]
     every = [(name, layer) for pairs in named for name, layer in pairs if layer is not None]
     own = [layer for name, layer in every if name == model]
     if len(set(own)) > 1:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, final
 
 from gptailor.convert.note import Unsayable
-from gptailor.plan.layers import named_sources
 from gptailor.plan.plan import LayerOf, Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import METHODS
+from gptailor.plan.walk import named_models
 
 ParameterValue = float | bool | None
 
@@ -268,7 +268,7 @@ def method_call(recipe: Recipe) -> MethodCall:
 
 
 def _models(recipe: Recipe) -> list[str]:
-    return [name for name, _ in named_sources(recipe)]
+    return [name for _, name, _ in named_models(recipe)]
 
 
 def _argument(recipe: Recipe, name: str) -> Any:

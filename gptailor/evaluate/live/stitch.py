@@ -27,8 +27,9 @@ from gptailor.evaluate.live.layer_cache import Everything, LayerTensors, Lent, S
 from gptailor.evaluate.live.template import Named, Shell, decoder_layers
 from gptailor.evaluate.live.weights import TensorMaker, size_of
 from gptailor.plan.faults import TailorError
-from gptailor.plan.layers import Gap, gaps, kept, named_sources
+from gptailor.plan.layers import Gap, gaps, kept
 from gptailor.plan.plan import Plan
+from gptailor.plan.walk import named_models
 from gptailor.prepare import Prepared, ready
 from gptailor.program.program import Combine
 from gptailor.program.run import device_of
@@ -216,7 +217,7 @@ class Stitcher:
         slots = kept(plan, self._base.layout.count)
         recipes = [made.recipe for slot in slots for made in slot.made.values()]
         recipes += [r for r in (plan.embed, plan.norm, plan.head, plan.tokenizer) if r is not None]
-        used = {name for recipe in recipes for name, _ in named_sources(recipe)}
+        used = {name for recipe in recipes for _, name, _ in named_models(recipe)}
         if missing := sorted(used - self._anatomist.models.keys()):
             raise TailorError(f"'{missing[0]}' is not among the models that were opened")
 
