@@ -42,11 +42,12 @@ from gptailor.evaluate.trial import (  # noqa: E402
 from gptailor.lang.format import format_plan  # noqa: E402
 from gptailor.lang.parse import read_objective  # noqa: E402
 from gptailor.plan.plan import Bridge, Plan  # noqa: E402
+from gptailor.search.compositions import wholes  # noqa: E402
 from gptailor.search.run.schedule import Start, ToldStart  # noqa: E402
 from gptailor.search.space.decode import decode  # noqa: E402
 from gptailor.search.space.genome import Genome  # noqa: E402
 from gptailor.search.space.space import Space, space_of  # noqa: E402
-from gptailor.search.starts.starts import Starts, wholes  # noqa: E402
+from gptailor.search.starts import Starts  # noqa: E402
 
 MODELS = {"math": "arithmetic", "code": "python", "chat": "conversation"}
 """What the fine-tunes are called in plans, and in the demo."""

@@ -14,13 +14,13 @@ from gptailor.evaluate.samples import Wish
 from gptailor.evaluate.trial import Placement, Trials, opened
 from gptailor.plan.faults import Origin, Source
 from gptailor.plan.plan import Plan
+from gptailor.search.compositions import wholes
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import Study
 from gptailor.search.run.trials import Aim, TrialOutcome
 from gptailor.search.settings import Resources, Settings
 from gptailor.search.space.space import Space
-from gptailor.search.starts.greedy_removal import greedy_removal
-from gptailor.search.starts.starts import Starts, wholes
+from gptailor.search.starts import Starts, greedy_removal
 
 GLANCE = 32
 """Samples that block influence is measured on where a search has no cheaper fidelity, at most."""

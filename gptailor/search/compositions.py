@@ -36,9 +36,8 @@ class Composition:
 
 def compositions(space: Space) -> list[Composition]:
     """The base, each other model alone, and uniform merges where the space has subsets."""
-    members = _others(b.subject.model for b in space.bits if b.subject.role == "member")
-    names = _others([*members, *_named(space)])
-    found = [Composition(name, (name,)) for name in ("base", *names)]
+    members = _others(bit.subject.model for bit in space.bits if bit.subject.role == "member")
+    found = [Composition(name, (name,)) for name in ("base", *_others([*members, *_named(space)]))]
     if len(members) > 1:
         found.append(Composition("uniform merge", tuple(members)))
     pairs = list(combinations(members, 2)) if len(members) > 2 else []
@@ -47,7 +46,7 @@ def compositions(space: Space) -> list[Composition]:
 
 def wholes(space: Space) -> dict[str, Plan]:
     """The closed plans whose block influence the starting plans go by: nothing is dropped."""
-    if not _drops(space):
+    if not any(bit.subject.role == "drop" for bit in space.bits):
         return {}
     found = {one.name: decode(space, composed(space, one)) for one in compositions(space)}
     bare = {"drops": (), "bridges": ()}
@@ -70,14 +69,10 @@ def composed(space: Space, of: Composition, scores: Scores | None = None, maybe:
 # ------------------------------------------------------------------------------- what genes come to
 
 
-def _drops(space: Space) -> list[Bit]:
-    return [bit for bit in space.bits if bit.subject.role == "drop"]
-
-
 def _named(space: Space) -> Iterator[str]:
     """Models that are an option, or an item's."""
     for pick in space.picks:
-        if _is_model(pick):
+        if pick.subject.role in ("take", "source"):
             yield from pick.labels
     for bit in space.bits:
         if bit.subject.role == "item":
@@ -94,21 +89,20 @@ def _of_item(space: Space, bit: Bit) -> list[str]:
     return [source.model for _, source in found if isinstance(source.model, str)]
 
 
-def _is_model(pick: Pick) -> bool:
-    return pick.subject.role in ("take", "source")
-
-
 def _bit(space: Space, bit: Bit, of: Composition) -> bool:
-    role = bit.subject.role
-    if role == "member":
-        return bit.subject.model in of.models
-    if role == "item":
-        return set(_of_item(space, bit)) <= set(of.models)
-    return role == "bridged" or (role == "otherwise" and of.models != ("base",))
+    match bit.subject.role:
+        case "member":
+            return bit.subject.model in of.models
+        case "item":
+            return set(_of_item(space, bit)) <= set(of.models)
+        case "otherwise":
+            return of.models != ("base",)
+        case role:
+            return role == "bridged"
 
 
 def _pick(pick: Pick, of: Composition) -> int:
-    if _is_model(pick):
+    if pick.subject.role in ("take", "source"):
         wanted = [name for name in (*of.models, "base") if name in pick.labels]
         return pick.labels.index(wanted[0]) if wanted else 0
     numbers = [one for one in pick.options if isinstance(one, int | float)]
@@ -135,14 +129,8 @@ def _number(about: Subject, of: Composition) -> float | None:
 def dropped(space: Space, scores: Scores, maybe: int) -> Bool[np.ndarray, " b"]:
     """The bits of the positions with the highest scores, of each set as many as it has."""
     found = np.zeros(len(space.bits), np.bool_)
-    counts = [*map(int, space.table.sizes), maybe]
-    for group, count in enumerate(counts):
-        number = group if group < len(counts) - 1 else -1
-        theirs = [
-            i
-            for i, bit in enumerate(space.bits)
-            if bit.subject.role == "drop" and bit.group == number
-        ]
-        chosen = sorted(theirs, key=lambda i: (-float(scores[space.bits[i].at]), i))[:count]
-        found[chosen] = True
+    drops = [(i, bit) for i, bit in enumerate(space.bits) if bit.subject.role == "drop"]
+    for group, count in (*enumerate(map(int, space.table.sizes)), (-1, maybe)):
+        theirs = [(-float(scores[bit.at]), i) for i, bit in drops if bit.group == group]
+        found[[i for _, i in sorted(theirs)[:count]]] = True
     return found

@@ -5,38 +5,43 @@ dropped of them goes by block influence (ShortGPT, arXiv 2403.03853), as the bes
 (arXiv 2403.17887), or as greedy removal took it of the base (SLEB, arXiv 2402.09025).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import final
 
 import numpy as np
 
-from gptailor.search.run.schedule import Start, ToldStart
-from gptailor.search.space.genome import Genome
-from gptailor.search.space.space import Space
-from gptailor.search.starts.compositions import (
+from gptailor.plan.plan import Drop, Plan
+from gptailor.search.compositions import (
     Composition,
     Scores,
     composed,
     compositions,
     dropped,
-    wholes,
 )
-from gptailor.search.starts.greedy_removal import LEAST, greedy_removal
-
-__all__ = ["Starts", "greedy_removal", "ranked", "wholes"]
+from gptailor.search.run.schedule import Start, ToldStart
+from gptailor.search.space.decode import without_unused
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.space import Space
 
 _MOST_ALONE = 5
 """Models alone that are evaluated in full, at most."""
-MERGES = 2
+_MERGES = 2
 """Uniform merges that are evaluated in full."""
-WINDOWS = 6.0
+_WINDOWS = 6.0
 """Evaluations at full fidelity that windows may cost together."""
-BEST_WINDOWS = 2
+_BEST_WINDOWS = 2
 """Windows that are evaluated in full."""
-MAYBE = (1 / 8, 1 / 4)
+_MAYBE = (1 / 8, 1 / 4)
 """The shares of the positions with `maybe drop` that are dropped, where no number is said."""
+_LEAST = 1 / 16
+"""The smallest share of all samples that chooses between plans."""
+_COST = 4.0
+"""Evaluations at full fidelity that greedy removal may cost."""
+_CANDIDATES = 8
+"""Layers of which one leaves, at most."""
 
 
 @final
@@ -74,7 +79,7 @@ class Starts:
         """The stages and their plans, each made when those before it are known."""
         yield "glances", self._glances()
         yield "compositions", self._compositions(known["glances"])
-        if not self._sets:
+        if not self._size:
             yield "maybe", self._maybe(known["compositions"])
             return
         best = self._best(known["compositions"])
@@ -94,7 +99,7 @@ class Starts:
         ordered = [self._all[i] for i in order]
         alone = [one for one in ordered if len(one.models) == 1]
         kept = {one.name for one in alone[: _MOST_ALONE - 1]} | {"base"}
-        merges = [one for one in ordered if len(one.models) > 1][:MERGES]
+        merges = [one for one in ordered if len(one.models) > 1][:_MERGES]
         found = [one for one in self._all if one.name in kept or one in merges]
         return [self._alone(one, 1.0) for one in found]
 
@@ -106,7 +111,7 @@ class Starts:
         for first in range(self.space.layers - size + 1):
             scores = -np.abs(positions - (first + (size - 1) / 2))
             found.setdefault(dropped(self.space, scores, 0).tobytes(), scores)
-        most = int(WINDOWS / self._low)
+        most = int(_WINDOWS / self._low)
         chosen = sorted(found.values(), key=lambda scores: self._lost(of, scores))[:most]
         return [one for one in found.values() if any(one is other for other in chosen)]
 
@@ -114,7 +119,7 @@ class Starts:
         self, best: Composition, windows: Sequence[Scores], told: Sequence[ToldStart]
     ) -> list[Start]:
         """The best windows in full, and the best one on the base."""
-        order = ranked(told)[:BEST_WINDOWS] if self._low < 1 else ranked(told)[:1]
+        order = ranked(told)[:_BEST_WINDOWS] if self._low < 1 else ranked(told)[:1]
         found = []
         for n, i in enumerate(order):
             which = f"window {self._cut(windows[i])}" if n else "best window"
@@ -137,7 +142,7 @@ class Starts:
         """The best composition without some of the layers that may be dropped."""
         most = sum(bit.subject.role == "drop" for bit in self.space.bits)
         best = self._best(told)
-        counts = dict.fromkeys(max(1, round(share * most)) for share in MAYBE) if most else {}
+        counts = dict.fromkeys(max(1, round(share * most)) for share in _MAYBE) if most else {}
         name = f"block influence on {best.name}"
         scores = self._scores(best)
         return [
@@ -151,11 +156,6 @@ class Starts:
     def _all(self) -> list[Composition]:
         return compositions(self.space)
 
-    @cached_property
-    def _sets(self) -> dict[int, int]:
-        """The positions of which a certain number is dropped, with the number of their set."""
-        return {bit.at: bit.group for bit in self.space.bits if bit.group >= 0}
-
     @property
     def _size(self) -> int:
         """How many positions are dropped."""
@@ -163,14 +163,14 @@ class Starts:
 
     @property
     def _low(self) -> float:
-        return min(max(self.cheapest, LEAST), 1.0)
+        return min(max(self.cheapest, _LEAST), 1.0)
 
     def _best(self, told: Sequence[ToldStart]) -> Composition:
         name = told[ranked(told)[0]].name
         return next(one for one in self._all if self._said(one) == name)
 
     def _said(self, of: Composition) -> str:
-        return f"block influence on {of.name}" if self._sets else of.name
+        return f"block influence on {of.name}" if self._size else of.name
 
     def _alone(self, of: Composition, share: float) -> Start:
         return self._start(self._said(of), of, self._scores(of), share)
@@ -213,3 +213,49 @@ def ranked(told: Sequence[ToldStart]) -> list[int]:
     losses = np.where(np.isfinite(losses), losses, np.inf)
     ranks = (losses[:, None] > losses[None]).sum(axis=1).mean(axis=-1)
     return [int(i) for i in np.argsort(ranks, kind="stable")]
+
+
+# ---------------------------------------------------------------------------------- greedy removal
+
+
+def candidates(space: Space, cheapest: float) -> int:
+    """Layers that each round of greedy removal tries; 0 where that would cost too much.
+
+    All rounds together cost this many times `cheapest` times the number of dropped layers.
+    """
+    size = int(sum(space.table.sizes))
+    found = min(_CANDIDATES, int(_COST / (size * max(cheapest, _LEAST)))) if size else 0
+    return found if found > 1 else 0
+
+
+def greedy_removal(
+    space: Space,
+    whole: Plan,
+    influence: Sequence[float],
+    judge: Callable[[Sequence[Plan]], Sequence[float]],
+    cheapest: float,
+) -> tuple[int, ...]:
+    """The positions that leave one after another, each time the one that costs least (SLEB).
+
+    `whole` is the plan of which they are removed, `judge` gives losses of plans, on the `cheapest`
+    share of the samples (NaN for a failure). Tried are the layers of least influence. On the way
+    plans have fewer layers dropped than the space allows, so that these are no trials of it.
+    """
+    sets = {bit.at: bit.group for bit in space.bits if bit.group >= 0}
+    room = [int(size) for size in space.table.sizes]
+    width = candidates(space, cheapest)
+    taken: list[int] = []
+    while width and sum(room):
+        there = [p for p, group in sets.items() if p not in taken and room[group]]
+        tried = sorted(there, key=lambda p: (influence[p], p))[:width]
+        losses = judge([_without(whole, [*taken, position]) for position in tried])
+        losses = [loss if math.isfinite(loss) else math.inf for loss in losses]
+        taken.append(tried[int(np.argmin(losses))])
+        room[sets[taken[-1]]] -= 1
+    return tuple(taken)
+
+
+def _without(plan: Plan, positions: Sequence[int]) -> Plan:
+    layers = tuple(layer for layer in plan.layers if layer.position not in positions)
+    drops = tuple(Drop(position=position) for position in positions)
+    return without_unused(plan.model_copy(update={"layers": layers, "drops": drops}))

@@ -1,1 +1,0 @@
-"""Starting plans: what people do without a search."""
