@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gptailor
 from gptailor.build.lock import PLAN_FILE
 from gptailor.checkpoint.folder import (
     ADAPTER,
@@ -34,7 +35,6 @@ from gptailor.plan.walk import named_models
 from gptailor.prepare import Prepared, calibration_path, chain
 from gptailor.program.program import Copy, Output, files
 from gptailor.report.card import card
-from gptailor.version import VERSION
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +124,7 @@ def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     plan = used_plan(prepared, target)
     text = _text(plan, prepared.plan)
     name = target.resolve().name
-    about = card(name, plan, text, prepared.counts, VERSION)
+    about = card(name, plan, text, prepared.counts, gptailor.__version__)
     beside[CONFIG] = (json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n").encode()
     beside[PLAN_FILE] = text.encode()
     beside[CARD] = about.encode()

@@ -1,116 +1,260 @@
-"""Plans as the command line names them: files, or - for standard input."""
+"""The commands that read plans and write texts: `check`, `fmt`, `show`, `diff`, `import`, …"""
 
-import os
+import json
 import sys
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gptailor.cli.terminal import say
-from gptailor.plan.faults import Fault, PlanError, errors
+import click
+
+from gptailor.cli.options import (
+    MODEL,
+    PLAN_ARGUMENT,
+    PLANS,
+    faults_of,
+    known_layer_count,
+    plan_text,
+    read_plan,
+    rewrite,
+    shown_name,
+    write_plan,
+)
+from gptailor.cli.terminal import report, say, width
+from gptailor.plan.faults import Fault, errors, to_github, to_json
 
 if TYPE_CHECKING:
+    from gptailor.convert.note import Note
     from gptailor.plan.plan import Plan
 
 
-def shown_name(name: str) -> str:
-    """What a plan's file is called in messages."""
-    return "<stdin>" if name == "-" else name
+@click.command("check", short_help="Check plans, alone and against their models.")
+@PLANS
+@MODEL
+@click.option("--alone", is_flag=True, help="Check the plans by themselves, without their models.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "github"]),
+    default="text",
+    show_default=True,
+    help="For people, for programs, or as GitHub annotations.",
+)
+def check_command(
+    plans: tuple[str, ...], models: tuple[tuple[str, Path], ...], alone: bool, form: str
+) -> None:
+    """Check plans, by themselves and against the headers of their models.
+
+    All faults are reported, each once. Ends with 1 if there are any; warnings are none.
+    """
+    faults: list[Fault] = []
+    for name in plans:
+        found = faults_of(name, dict(models), alone=alone)
+        faults += found
+        if form == "text" and not errors(found):
+            report(found)
+            say(f"{shown_name(name)}: no faults")
+        elif form == "text":
+            report(found)
+    if form == "json":
+        say(to_json(faults))
+    elif form == "github":
+        for fault in faults:
+            say(to_github(fault))
+    sys.exit(1 if errors(faults) else 0)
 
 
-def bytes_of(name: str) -> bytes:
-    """A file's bytes, or those of standard input."""
-    if name == "-":
-        return sys.stdin.buffer.read()
-    return Path(name).read_bytes()
+@click.command("fmt", short_help="Write plans in their canonical form.")
+@PLANS
+@click.option(
+    "--check", "checking", is_flag=True, help="Write nothing; end with 1 if a plan differs."
+)
+@click.option("--diff", "diffing", is_flag=True, help="Write nothing; show what would change.")
+def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
+    """Write plans in their canonical form, comments kept.
+
+    A plan from standard input (-) is written to standard output.
+    """
+    import difflib  # noqa: PLC0415
+
+    from gptailor.lang.format import format_text  # noqa: PLC0415
+    from gptailor.plan.faults import Source  # noqa: PLC0415
+
+    changed = 0
+    faults: list[Fault] = []
+    for name in plans:
+        text = plan_text(name)
+        made, found = format_text(Source(shown_name(name), text.removeprefix("\ufeff")))
+        faults += found
+        if made is None:
+            continue
+        changed += made != text
+        if diffing:
+            before, after = (t.splitlines(keepends=True) for t in (text, made))
+            say("".join(difflib.unified_diff(before, after, name, name)), newline=False)
+        elif checking and made != text:
+            say(f"{shown_name(name)}: not in canonical form")
+        elif not checking:
+            rewrite(name, made, text)
+    report(faults)
+    sys.exit(1 if errors(faults) or (changed and (checking or diffing)) else 0)
 
 
-def plan_text(name: str) -> str:
-    """A file's text; PlanError if it is not UTF-8."""
-    raw = bytes_of(name)
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        from gptailor.lang.parse import read_bytes  # noqa: PLC0415
+@click.command("show", short_help="Show a plan's layers as a map.")
+@PLAN_ARGUMENT
+@MODEL
+@click.option("--program", is_flag=True, help="Print how each tensor of the output is made.")
+def show_command(plan: str, models: tuple[tuple[str, Path], ...], program: bool) -> None:
+    """Show the layers of PLAN as a map: one cell a layer, a colour a model.
 
-        raise PlanError(read_bytes(raw, shown_name(name), Path())[1]) from None
+    Positions are the base's layer numbers, those of a stack the output's.
+    """
+    from gptailor.report import plan_map as screen  # noqa: PLC0415
 
+    wanted = read_plan(plan)
+    if program:
+        from gptailor.prepare import prepare  # noqa: PLC0415
+        from gptailor.program.program import program_lines  # noqa: PLC0415
 
-def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
-    """The plan of a file, if it can be read, and its faults by itself."""
-    from gptailor.lang.parse import read_bytes  # noqa: PLC0415
-
-    return read_bytes(
-        bytes_of(name), shown_name(name), Path() if name == "-" else Path(name).parent
-    )
-
-
-def read_plan(name: str) -> "Plan":
-    """The plan of a file; PlanError if it has faults."""
-    plan, faults = parsed(name)
-    if plan is None or errors(faults):
-        raise PlanError(faults)
-    return plan
+        prepared = prepare(wanted, models=dict(models))
+        report(prepared.warnings)
+        say("\n".join(program_lines(prepared.compiled.program)))
+        return
+    count, known = known_layer_count(wanted, dict(models))
+    for line in screen.plan_map(shown_name(plan), wanted, count, known=known, width=width()):
+        say(line)
 
 
-def faults_of(name: str, models: dict[str, Path], *, alone: bool) -> list[Fault]:
-    """The faults of a file's plan, against its models too if it has none alone."""
-    plan, faults = parsed(name)
-    if plan is None or errors(faults) or alone:
-        return faults
-    from gptailor.prepare import check  # noqa: PLC0415
+@click.command("diff", short_help="Say what differs between two plans.")
+@click.argument("first", metavar="A", type=click.Path(allow_dash=True))
+@click.argument("second", metavar="B", type=click.Path(allow_dash=True))
+def diff_command(first: str, second: str) -> None:
+    """Say in words what differs between two plans, layer by layer.
 
-    return check(plan, models)
+    Ends with 0 if they say the same, with 1 if not.
+    """
+    from gptailor.report.difference import differences  # noqa: PLC0415
+
+    a, b = read_plan(first), read_plan(second)
+    count = max(known_layer_count(plan, {})[0] for plan in (a, b))
+    found = differences(a, b, count)
+    say("\n".join(found) if found else "the plans say the same")
+    sys.exit(1 if found else 0)
 
 
-def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
-    """The base's number of layers, and whether it is known; else as many as the plan names."""
-    from gptailor.checkpoint.models import open_models, rebind  # noqa: PLC0415
+@click.command("schema")
+def schema_command() -> None:
+    """Print the JSON schema of a plan."""
     from gptailor.plan.plan import Plan  # noqa: PLC0415
 
-    plan, faults = rebind(plan, models)
-    if faults:
-        raise PlanError(faults)
-    base = {name: model for name, model in plan.models.items() if name == "base"}
-    alone = Plan(models=base)
-    opened, _ = open_models(alone.read_from(plan.origin) if plan.origin else alone)
-    if "base" in opened:
-        return opened["base"].layout.count, True
-    named = [layer.position for layer in plan.layers]
-    named += [drop.position for drop in plan.drops]
-    named += [scale.position for scale in plan.scales]
-    named += [position for choice in plan.drop_any for position in choice.among]
-    return max(named, default=-1) + 1, False
+    say(json.dumps(Plan.model_json_schema(), indent=2))
 
 
-def rewrite(name: str, made: str, text: str) -> None:
-    """Write the text in place, whole or not at all; standard input goes to standard output."""
-    if name == "-":
-        say(made, newline=False)
-        return
-    if made == text:
-        return
-    path = Path(name).resolve()
-    handle, side = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+@click.command("json", short_help="Print a plan as JSON.")
+@PLAN_ARGUMENT
+def json_command(plan: str) -> None:
+    """Print PLAN as JSON, which all commands read too."""
+    say(read_plan(plan).model_dump_json(indent=2, exclude_defaults=True))
+
+
+@click.command("completion", short_help="Print a shell's completion script.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion_command(shell: str) -> None:
+    """Print the script that completes gptailor's words in SHELL.
+
+    For bash: gptailor completion bash > ~/.local/share/bash-completion/completions/gptailor
+    """
+    from click.shell_completion import get_completion_class  # noqa: PLC0415
+
+    made = get_completion_class(shell)
+    assert made is not None
+    from gptailor.cli.main import cli  # noqa: PLC0415 (which knows this command)
+
+    say(made(cli, {}, "gptailor", "_GPTAILOR_COMPLETE").source())
+
+
+@click.command("import", short_help="Make a plan of another tool's file.")
+@click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
+@click.option(
+    "--from",
+    "tool",
+    type=click.Choice(["mergekit", "gptailor-paper"]),
+    help="Whose file it is. Without it, JSON is the paper's and all else mergekit's.",
+)
+@click.option("--layers", type=click.IntRange(min=1), help="How many layers the base has.")
+@click.option(
+    "--candidate",
+    "candidates",
+    multiple=True,
+    metavar="SOURCE",
+    help="A candidate of the paper's file, which doesn't name them; in order.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN",
+              help="The plan to write; standard output without it.")  # fmt: skip
+def import_command(
+    file: str,
+    tool: str | None,
+    layers: int | None,
+    candidates: tuple[str, ...],
+    output: Path | None,
+) -> None:
+    """Make a plan of a mergekit configuration or of the GPTailor paper's search results.
+
+    What differs, or has no equivalent, is said on standard error; what can't be said at all is
+    refused. Nothing is dropped in silence.
+    """
+    plan, notes = _imported(file, tool, layers, candidates, output)
+    for note in notes:
+        say(f"note: {note}", err=True)
+    write_plan(plan, output)
+
+
+@click.command("export", short_help="Say a plan in another tool's words.")
+@PLAN_ARGUMENT
+@MODEL
+@click.option("--to", "tool", type=click.Choice(["mergekit"]), default="mergekit",
+              show_default=True, help="Whose file to write.")  # fmt: skip
+@click.option("--layers", type=click.IntRange(min=1), help="How many layers the base has.")
+def export_command(
+    plan: str, models: tuple[tuple[str, Path], ...], tool: str, layers: int | None
+) -> None:
+    """Print the mergekit configuration that says what PLAN says, if mergekit can say it."""
+    from gptailor.convert.mergekit.exporter import to_mergekit  # noqa: PLC0415
+
+    del tool  # there is one
+    wanted = read_plan(plan)
+    if layers is None:
+        count, known = known_layer_count(wanted, dict(models))
+        layers = count if known else None
+    say(to_mergekit(wanted, layers), newline=False)
+
+
+def _imported(
+    file: str,
+    tool: str | None,
+    layers: int | None,
+    candidates: Sequence[str],
+    output: Path | None,
+) -> "tuple[Plan, list[Note]]":
+    """The plan of a file, and what is to be said of it."""
+    from gptailor.convert.mergekit.importer import from_mergekit  # noqa: PLC0415
+    from gptailor.convert.note import ConversionError  # noqa: PLC0415
+    from gptailor.convert.paper import from_paper  # noqa: PLC0415
+
+    text = plan_text(file)
+    if tool == "gptailor-paper" or (tool is None and text.lstrip()[:1] == "{"):
+        return from_paper(_json(text, shown_name(file)), layers=layers, models=candidates)
+    if candidates:
+        raise ConversionError("a mergekit file names its models", help="leave --candidate out")
+    root = Path.cwd()  # where mergekit has its relative paths start
+    folder = output.parent if output is not None else root
+    return from_mergekit(text, shown_name(file), layers, root=root, folder=folder)
+
+
+def _json(text: str, name: str) -> object:
+    from gptailor.convert.note import ConversionError  # noqa: PLC0415
+
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(made)
-        Path(side).chmod(path.stat().st_mode & 0o7777)
-        Path(side).replace(path)
-    except BaseException:
-        Path(side).unlink(missing_ok=True)
-        raise
-    say(f"{name}: rewritten")
-
-
-def write_plan(plan: "Plan", output: Path | None) -> None:
-    """Print a plan, or write it into a new file."""
-    from gptailor.lang.format import format_plan  # noqa: PLC0415
-
-    text = format_plan(plan)
-    if output is None:
-        say(text, newline=False)
-        return
-    with output.open("x", encoding="utf-8") as file:
-        file.write(text)
-    say(f"{output}: written")
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConversionError(f"this is no JSON: {error}", name=name) from error

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gptailor.cli.options import DEVICE, DTYPE, MEMORY, MODEL, PLAN_ARGUMENT
-from gptailor.cli.plans import read_plan
+from gptailor.cli.options import DEVICE, DTYPE, MEMORY, MODEL, PLAN_ARGUMENT, read_plan
 from gptailor.cli.terminal import keep_memory, say, width
 
 if TYPE_CHECKING:

@@ -1,8 +1,6 @@
-"""Memory of this process kept for its next use: `keep_memory`."""
+"""What commands print, and how: faults, progress, numbers in words; and memory that is kept."""
 
-import ctypes
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -27,6 +25,8 @@ def keep_memory() -> None:
     Chunks come and go by the thousand; that each were new pages would cost as much as the
     arithmetic. Where the C library has no such setting nothing happens.
     """
+    import ctypes  # noqa: PLC0415 (few commands compute)
+
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
@@ -77,6 +77,8 @@ def print_dry_run(prepared: "Prepared", output: Path) -> None:
 
 def width() -> int:
     """The terminal's columns; 80 where there is none."""
+    import shutil  # noqa: PLC0415 (few commands fill lines)
+
     return shutil.get_terminal_size().columns
 
 
@@ -93,13 +95,13 @@ class ReaderLeft(Exception):  # noqa: N818 (no error: `gptailor schema | head`)
     """Nobody reads what is printed any more. Click would make it exit code 1."""
 
 
-def progress(total: int) -> AbstractContextManager[Callable[[int], None]]:
+def progress(total: int, what: str = "writing") -> AbstractContextManager[Callable[[int], None]]:
     """A bar on a terminal, nothing elsewhere."""
     if not sys.stderr.isatty():
         return nullcontext(lambda _: None)
     from gptailor.report.progress import bar  # noqa: PLC0415
 
-    return bar(total)
+    return bar(total, what)
 
 
 def millions(count: int) -> str:

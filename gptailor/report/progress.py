@@ -17,7 +17,7 @@ from rich.progress import (
 
 
 @contextmanager
-def bar(total: int, what: str = "writing") -> Iterator[Callable[[int], None]]:
+def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
     """A bar of bytes on standard error; the function that it gives is told of bytes done."""
     columns = (
         TextColumn("{task.description}"),

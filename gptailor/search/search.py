@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, final, runtime_checkable
 
 import jax
 
+import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.targets import base_of
@@ -48,7 +49,6 @@ from gptailor.search.run.workers import Alone, Workers
 from gptailor.search.settings import Flags, Resources, Settings, settings
 from gptailor.search.space.space import space_of
 from gptailor.search.strategies import strategy_of
-from gptailor.version import VERSION
 
 Ended = Literal["budget", "exhausted", "interrupted"]
 
@@ -189,7 +189,7 @@ class _Run:
     def _record(self) -> dict[str, Any]:
         where = self.where
         return {
-            "version": VERSION,
+            "version": gptailor.__version__,
             "plan": self.name,
             **self.chosen.record(),
             "device": where.device,

@@ -245,10 +245,26 @@ def test_no_module_takes_the_place_of_a_verb() -> None:
         "import importlib, pkgutil, gptailor\n"
         "for module in pkgutil.walk_packages(gptailor.__path__, 'gptailor.'):\n"
         "    importlib.import_module(module.name)\n"
-        "for verb in ('load', 'loads', 'check', 'compile', 'format'):\n"
+        "for verb in ('load', 'loads', 'check', 'compile', 'format', 'lock', 'verify', 'search'):\n"
         "    assert callable(getattr(gptailor, verb)), verb\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd="/")
+
+
+def test_the_package_of_searches_is_their_verb(family: Path, tmp_path: Path) -> None:
+    import gptailor.search  # noqa: PLC0415 (what this is about)
+    from gptailor.search.search import search  # noqa: PLC0415
+
+    assert gptailor.search.search.search is search
+    with pytest.raises(gptailor.TailorError, match="search"):
+        gptailor.search(gptailor.loads(TEXT, folder=family), tmp_path / "run")
+
+
+def test_type_checkers_are_told_of_each_name() -> None:
+    stub = Path(gptailor.__file__).with_suffix(".pyi").read_text()
+    names = {line.split()[-1] for line in stub.splitlines() if line.startswith("from ")}
+    assert names | {"__version__"} == set(gptailor.__all__)
+    assert "\n__version__: str" in stub
 
 
 def test_the_rules_of_a_plan_run_once(

@@ -1,23 +1,113 @@
-"""The commands about locks: `lock`, `verify`, and what `compile` takes of a lock."""
+"""The commands `compile`, `lock` and `verify`: a plan into a folder, and what that must be."""
 
 import json
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from gptailor.cli.options import MODEL, PLAN_ARGUMENT
-from gptailor.cli.plans import read_plan
-from gptailor.cli.terminal import MOST_SHOWN, report, say
+from gptailor.cli.options import MODEL, PLAN_ARGUMENT, ByteSize, read_plan
+from gptailor.cli.terminal import (
+    MOST_SHOWN,
+    keep_memory,
+    millions,
+    print_dry_run,
+    progress,
+    report,
+    say,
+    size_in_words,
+)
 
 if TYPE_CHECKING:
     from gptailor.build.lock import Difference, Lock
     from gptailor.build.verify import Verified
 
 EXIT_CODES = {"verified": 0, "differs": 1, "unverified": 3}
+
+
+@click.command("compile", short_help="Write the model that a plan declares.")
+@PLAN_ARGUMENT
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="The folder to write. It must not exist, unless --force is given.")  # fmt: skip
+@MODEL
+@click.option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16, over the plan's.")
+@click.option("--shard-size", type=ByteSize(), default="5GB", show_default=True,
+              help="The most bytes of one weights file.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace the folder, once the new one is whole.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+@click.option("--lock", is_flag=True, help="Make the plan's lock, beside it and in the folder.")
+@click.option("--locked", is_flag=True,
+              help="Refuse whatever differs from the plan's lock.")  # fmt: skip
+@click.option("--lock-file", type=click.Path(path_type=Path), metavar="FILE",
+              help="Where the lock is, or goes. Without it: PLAN.lock.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), metavar="N",
+              help="Tensors that are written at once. Without it: as many as cores.")  # fmt: skip
+@click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
+              help="What merges large tensors and fits bridges: cpu, cuda or cuda:1.")  # fmt: skip
+@click.option("--memory", type=ByteSize(), metavar="SIZE",
+              help="The most bytes of weights on the device while bridges are fitted.")  # fmt: skip
+def compile_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
+    plan: str,
+    output: Path,
+    models: tuple[tuple[str, Path], ...],
+    dtype: str | None,
+    shard_size: int,
+    force: bool,
+    dry_run: bool,
+    lock: bool,
+    locked: bool,
+    lock_file: Path | None,
+    threads: int | None,
+    device: str,
+    memory: int | None,
+) -> None:
+    """Write the model that PLAN declares as a Hugging Face folder.
+
+    The folder appears whole or not at all. It holds the weights, config.json, the tokenizer,
+    a model card and the plan. PLAN may be - for standard input.
+
+    With --lock the digests of all inputs and outputs are written down; with --locked the same
+    inputs are taken and the same bytes made, or the compilation is refused. See 'gptailor lock'.
+    """
+    new_lock, held_to = asked(plan, lock=lock, locked=locked, given=lock_file, dry_run=dry_run)
+    from gptailor.build.compile import compile  # noqa: PLC0415
+    from gptailor.build.record import at_locked_commits, refuse_early  # noqa: PLC0415
+    from gptailor.prepare import prepare, ready  # noqa: PLC0415
+
+    wanted = at_locked_commits(read_plan(plan), held_to)
+    make = prepare if dry_run else ready
+    prepared = make(wanted, models=dict(models), dtype=dtype, shard_size=shard_size)
+    report(prepared.warnings)
+    if dry_run:
+        refuse_early(prepared, held_to)
+        print_dry_run(prepared, output)
+        return
+    keep_memory()
+    with progress(prepared.size) as advance:
+        written = compile(
+            prepared,
+            output,
+            force=force,
+            progress=advance,
+            locked=held_to,
+            locking=lock,
+            threads=threads,
+            device=device,
+            memory=memory,
+            bridging=lambda gap: say(f"bridging {gap.name}", err=True),
+        )
+    for after, bridge in written.bridges.items():
+        share = f"{bridge.explained:.1%} of what was missing there"
+        say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens, it makes {share}")
+    before = prepared.counts["layers"][0]
+    say(
+        f"{written.folder}: {written.layers} layers (the base has {before}), "
+        f"{millions(written.parameters)} parameters, {size_in_words(written.size)}"
+    )
+    if new_lock is not None and written.lock is not None:
+        written.lock.write(new_lock)
+        say(f"{new_lock}: {locked_in_words(written.lock)}")
 
 
 def lock_file(plan: str, given: Path | None) -> Path:
@@ -75,7 +165,7 @@ def lock_command(
     path = lock_file(plan, output)
     prepared = ready(read_plan(plan), models=dict(models), dtype=dtype)
     report(prepared.warnings)
-    with _progress(work(prepared), "locking") as advance:
+    with progress(work(prepared), "locking") as advance:
         made = lock(prepared, progress=advance)
     if str(path) == "-":
         say(made.text(), newline=False)
@@ -112,7 +202,7 @@ def verify_command(
     from gptailor.build.verify import begin, verified  # noqa: PLC0415
 
     begun = begin(folder, models=dict(models), tensors_only=tensors_only)
-    with _progress(begun.work, "verifying") as advance:
+    with progress(begun.work, "verifying") as advance:
         found = verified(begun, advance)
     if form == "json":
         say(_json(found))
@@ -158,12 +248,3 @@ def _record(one: "Difference") -> dict[str, str | None]:
         "file": path,
         "message": one.message,
     }
-
-
-def _progress(total: int, what: str) -> AbstractContextManager[Callable[[int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        return nullcontext(lambda _: None)
-    from gptailor.report.progress import bar  # noqa: PLC0415
-
-    return bar(total, what)

@@ -1,0 +1,20 @@
+from gptailor.build.compile import Written as Written
+from gptailor.build.compile import compile as compile
+from gptailor.build.lock import Lock as Lock
+from gptailor.build.record import lock as lock
+from gptailor.build.verify import Verified as Verified
+from gptailor.build.verify import verify as verify
+from gptailor.evaluate.judge import judge as judge
+from gptailor.evaluate.live.stitch import stitch as stitch
+from gptailor.evaluate.outcome import Judgement as Judgement
+from gptailor.lang.format import format as format
+from gptailor.lang.parse import load as load
+from gptailor.lang.parse import loads as loads
+from gptailor.plan.faults import Fault as Fault
+from gptailor.plan.faults import PlanError as PlanError
+from gptailor.plan.faults import TailorError as TailorError
+from gptailor.plan.plan import Plan as Plan
+from gptailor.prepare import check as check
+from gptailor.search.search import search as search
+
+__version__: str
