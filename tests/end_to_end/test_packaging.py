@@ -69,7 +69,11 @@ def test_both_wheels_are_alike(published: dict[str, Path]) -> None:
 def test_every_module_is_in_the_wheel(published: dict[str, Path]) -> None:
     with zipfile.ZipFile(published["tree"]) as wheel:
         names = set(wheel.namelist())
-    ours = {str(path.relative_to(ROOT)) for path in (ROOT / "gptailor").rglob("*.py*") if path.suffix in {".py", ".pyi"}}
+    ours = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "gptailor").rglob("*.py*")
+        if path.suffix in {".py", ".pyi"}
+    }
     assert ours <= names
 
 
@@ -95,7 +99,9 @@ def test_the_version_is_said_once() -> None:
 def test_a_checkout_that_was_never_built_knows_its_version(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "gptailor", tmp_path / "gptailor")
     text = (ROOT / "pyproject.toml").read_text("utf-8")
-    (tmp_path / "pyproject.toml").write_text(re.sub(r'^version = .*$', 'version = "9.8.7"', text, flags=re.M))
+    (tmp_path / "pyproject.toml").write_text(
+        re.sub(r"^version = .*$", 'version = "9.8.7"', text, flags=re.M)
+    )
     command = [sys.executable, "-m", "gptailor", "--version"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "gptailor, version 9.8.7\n"
