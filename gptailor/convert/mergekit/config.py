@@ -7,6 +7,7 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
+    PrivateAttr,
     Tag,
     ValidationError,
     model_validator,
@@ -36,6 +37,10 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
         raise _fault(f"this is {_said(value)}, and not a text")
     return value
+
+
+def _given(value: object) -> object:
+    return {} if value is None else value
 
 
 def _scalar(value: object) -> object:
@@ -173,36 +178,66 @@ Setting = Annotated[
 ]
 """A number or a flag, a list of them (a gradient), or one or more of these with filters."""
 
-_Parameters = dict[str, Setting] | None
+
+class ParameterBlock(FileBlock):
+    """A block that may have parameters, and knows its place."""
+
+    parameters: Annotated[dict[str, Setting], BeforeValidator(_given)] = Field({})
+    _at: Place = PrivateAttr(())
+
+    @property
+    def at(self) -> Place:
+        """Its place in the file."""
+        return self._at
+
+    def parameter_at(self, name: str) -> Place:
+        """The place of one of its parameters."""
+        return (*self._at, "parameters", name)
+
+    def place(self, at: Place) -> None:
+        """Tell it, and the blocks inside it, where it is."""
+        self._at = at
+        for key, value in self:
+            pairs = enumerate(value) if isinstance(value, list) else ()
+            for inner, block in value.items() if isinstance(value, dict) else pairs:
+                if isinstance(block, ParameterBlock):
+                    block.place((*at, key, inner))
+
 
 # --------------------------------------------------------------------------------------- the file
 
 
-@final
-class ModelBlock(FileBlock):
+class ModelBlock(ParameterBlock):
     """A model of which all layers are merged."""
 
     model: ModelReference
-    parameters: _Parameters = None
 
 
 @final
-class SourceBlock(FileBlock):
+class SourceBlock(ModelBlock):
     """A model's layers, from the first of the range up to the second, which isn't one of them."""
 
-    model: ModelReference
     layer_range: Annotated[list[Any], Field(min_length=1), AfterValidator(_span)]
-    parameters: _Parameters = None
+
+    @property
+    def start(self) -> int:
+        """Its first layer."""
+        return int(self.layer_range[0])
+
+    @property
+    def end(self) -> int:
+        """The layer after its last."""
+        return int(self.layer_range[1])
 
 
 def _equally_long(sources: list[SourceBlock]) -> list[SourceBlock]:
-    if len({end - start for start, end in (source.layer_range for source in sources)}) > 1:
+    if len({source.end - source.start for source in sources}) > 1:
         raise _fault("the sources have different numbers of layers")
     return sources
 
 
 @final
-class SliceBlock(FileBlock):
+class SliceBlock(ParameterBlock):
     """Output layers that are made in step of the sources' layers."""
 
     refused: ClassVar = {
@@ -211,16 +246,19 @@ class SliceBlock(FileBlock):
 
     sources: Annotated[list[SourceBlock], Field(min_length=1), AfterValidator(_equally_long)]
     base_model: ModelReference | None = None
-    parameters: _Parameters = None
     residual_weight: Any = None
 
+    @property
+    def length(self) -> int:
+        """How many layers it makes."""
+        return self.sources[0].end - self.sources[0].start
 
-class ModuleBlock(FileBlock):
+
+class ModuleBlock(ParameterBlock):
     """What is merged: slices, or models as they are."""
 
     slices: Annotated[list[SliceBlock], Field(min_length=1)] | None = None
     models: Annotated[list[ModelBlock], Field(min_length=1)] | None = None
-    parameters: _Parameters = None
 
     @classmethod
     def _with_known_keys(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -262,11 +300,9 @@ class MergekitConfig(ModuleBlock):
     modules: Annotated[dict[str, ModuleBlock], BeforeValidator(_one_module)] | None = None
 
     @property
-    def body(self) -> tuple[ModuleBlock, Place]:
-        """The block that has the slices or models, and its place."""
-        for name, module in (self.modules or {}).items():
-            return module, ("modules", name)
-        return self, ()
+    def body(self) -> ModuleBlock:
+        """The block that has the slices or models."""
+        return next(iter((self.modules or {}).values()), self)
 
 
 # --------------------------------------------------------------------------------------- its faults
@@ -288,10 +324,12 @@ _EXPECTED = {
 def read_config(document: Document) -> MergekitConfig:
     """What a file says; a ConversionError with key and line where it is not one."""
     try:
-        return MergekitConfig.model_validate(document.data)
+        config = MergekitConfig.model_validate(document.data)
     except ValidationError as wrong:
         found = [_error(document, fault) for fault in wrong.errors(include_url=False)]
         raise min(found, key=lambda error: error.line or 0) from None
+    config.place(())
+    return config
 
 
 def _error(document: Document, fault: ErrorDetails) -> ConversionError:

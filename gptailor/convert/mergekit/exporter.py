@@ -5,7 +5,6 @@ between the layers and the rest of the model, is said by filters on Llama's tens
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, final
 
@@ -48,13 +47,13 @@ def to_mergekit(plan: Plan, layers: int | None = None) -> str:
     for where, row in (("embed", rows[0]), ("norm", rows[-1]), ("head", rows[-1])):
         row[where] = plan.rest(where) or Take(take=LayerOf(model="base"))
     method = _method(slots, rows)
-    pieces = list(_pieces(plan, method, slots, rows))
-    if len(pieces[0].sources) < len(pieces[-1].sources):
+    slices = list(_slices(plan, method, slots, rows))
+    if len(slices[0]["sources"]) < len(slices[-1]["sources"]):
         raise ConversionError(_FORGOTTEN, place="layers")
     document: dict[str, Any] = {
         "merge_method": method.name,
         "base_model": _reference(plan, "base"),
-        "slices": [_slice(plan, piece) for piece in _runs(pieces)],
+        "slices": _joined(slices),
     }
     if plan.dtype is not None:  # merges are computed in float32, as here
         merges = {"dtype": "float32", "out_dtype": plan.dtype}
@@ -138,44 +137,55 @@ def _in_order(orders: Sequence[Sequence[str]]) -> list[str]:
 # ------------------------------------------------------------------------------------- the slices
 
 
-@final
-@dataclass
-class _Piece:
-    """A slice: its sources as (model, first layer), how long it is, their parameters."""
-
-    sources: list[tuple[str, int]]
-    parameters: tuple[list[dict[str, Any]], dict[str, Any], str | None]
-    """Those of the sources and of the slice, and its own base."""
-    length: int = 1
-
-
-def _pieces(
+def _slices(
     plan: Plan, method: MergekitMethod, slots: Sequence[outline.Slot], rows: Sequence[_Row]
-) -> Iterator[_Piece]:
+) -> Iterator[dict[str, Any]]:
     """A slice for each layer; the first has the last one's models too, where they have weights."""
     for n, row in enumerate(rows):
         try:
             models = _models(method, row, plan)
             if n == 0 and "weight" in method.by_source:
                 models = list(dict.fromkeys([*models, *_models(method, rows[-1], plan)]))
-            yield _piece(row, method, models)
+            yield _slice(plan, method, row, models)
         except Unsayable as why:
             place = next((dotted(m.at) for m in slots[n].made.values() if m.at), f"layers[{n}]")
             raise ConversionError(str(why), place=place) from None
 
 
-def _piece(row: _Row, method: MergekitMethod, models: Sequence[str]) -> _Piece:
-    """A slice for a layer, and for the rest that is made with it."""
+def _slice(plan: Plan, method: MergekitMethod, row: _Row, models: Sequence[str]) -> dict[str, Any]:
+    """A slice of one layer, and of the rest that is made with it."""
     assert method.write is not None
-    sources = [(model, _layer(row, model)) for model in models]
+    spans = [[n, n + 1] for n in (_layer(row, model) for model in models)]
     said = {where: method.write(recipe, models) for where, recipe in row.items()}
+    sources = []
+    for k, (model, span) in enumerate(zip(models, spans, strict=True)):
+        own = _filtered(method.by_source, {where: one.of_sources[k] for where, one in said.items()})
+        source = {"model": _reference(plan, model), "layer_range": span}
+        sources.append(source | ({"parameters": own} if own else {}))
+    found: dict[str, Any] = {"sources": sources}
+    if method.base == "first" and models[0] != "base":
+        found["base_model"] = _reference(plan, models[0])
     shared = _filtered(method.shared, {where: one.shared for where, one in said.items()})
-    of_sources = [
-        _filtered(method.by_source, {where: one.of_sources[k] for where, one in said.items()})
-        for k in range(len(models))
-    ]
-    base = models[0] if method.base == "first" and models[0] != "base" else None
-    return _Piece(sources, (of_sources, shared, base))
+    return found | ({"parameters": shared} if shared else {})
+
+
+def _joined(slices: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbours that go in step, joined."""
+    found: list[dict[str, Any]] = []
+    for one in slices:
+        spans = [source["layer_range"] for source in one["sources"]]
+        last = found[-1] if found else {"sources": []}
+        ends = [source["layer_range"][1] for source in last["sources"]]
+        if ends == [start for start, _ in spans] and _unplaced(last) == _unplaced(one):
+            for source in last["sources"]:
+                source["layer_range"][1] += 1
+        else:
+            found.append(one)
+    return found
+
+
+def _unplaced(one: Mapping[str, Any]) -> dict[str, Any]:
+    return {**one, "sources": [{**source, "layer_range": ()} for source in one["sources"]]}
 
 
 def _layer(row: _Row, model: str) -> int:
@@ -209,31 +219,6 @@ def _filtered(names: Sequence[str], said: Mapping[str, Mapping[str, Any]]) -> di
         ]
         found[name] = [*filters, {"value": rest}] if filters else rest
     return found
-
-
-def _runs(pieces: Sequence[_Piece]) -> Iterator[_Piece]:
-    """Neighbours that go in step, joined."""
-    run = pieces[0]
-    for piece in pieces[1:]:
-        then = [(model, first + run.length) for model, first in run.sources]
-        if (piece.sources, piece.parameters) == (then, run.parameters):
-            run.length += 1
-        else:
-            yield run
-            run = piece
-    yield run
-
-
-def _slice(plan: Plan, piece: _Piece) -> dict[str, Any]:
-    of_sources, shared, base = piece.parameters
-    sources = []
-    for (model, first), parameters in zip(piece.sources, of_sources, strict=True):
-        source = {"model": _reference(plan, model), "layer_range": [first, first + piece.length]}
-        sources.append(source | ({"parameters": parameters} if parameters else {}))
-    said: dict[str, Any] = {"sources": sources}
-    if base is not None:
-        said["base_model"] = _reference(plan, base)
-    return said | ({"parameters": shared} if shared else {})
 
 
 def _reference(plan: Plan, name: str) -> str:

@@ -9,8 +9,9 @@ from gptailor.checks.plan import check_alone
 from gptailor.convert.mergekit.config import (
     MergekitConfig,
     ModelReference,
-    Setting,
+    ParameterBlock,
     SliceBlock,
+    SourceBlock,
     read_config,
 )
 from gptailor.convert.mergekit.methods import (
@@ -22,21 +23,20 @@ from gptailor.convert.mergekit.methods import (
 )
 from gptailor.convert.mergekit.parameters import (
     LLAMA_TENSORS,
-    Scope,
     Spot,
     TensorNames,
-    check_scope,
-    check_source,
     filters_of,
+    idle_filters,
+    idle_in_source,
     parameter,
     read_tensors,
+    unread,
 )
 from gptailor.convert.naming import PathRoots, name_models
 from gptailor.convert.note import ConversionError, Note, Unsayable
 from gptailor.convert.yaml import Document, read_document
-from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place, errors, listed, nearest
-from gptailor.plan.layers import PARTS
+from gptailor.plan.layers import PARTS, own
 from gptailor.plan.plan import Drop, Item, Layer, LayerOf, Merge, Part, Plan, Recipe, Stack, Take
 from gptailor.plan.registry import DTYPES
 
@@ -77,10 +77,10 @@ def from_mergekit(
     config = read_config(document)
     method, base = _method(document, config), _base(config)
     tensors = _tensors(document, base, root, layers)
-    scopes, slices = _meant(document, config, tensors.layers)
+    slices = _slices(document, config, tensors.layers)
     merged = [source.model for piece in slices for source in piece.sources]
     names, models = name_models(merged, base, PathRoots(root, folder))
-    reading = _Reading(document, config, method, base, names, tensors, scopes, slices)
+    reading = _Reading(document, config, method, base, names, tensors, slices)
     _check(reading)
     said: dict[str, Any] = {"models": models, "dtype": _dtype(reading)}
     made = list(_layers(reading))
@@ -98,36 +98,6 @@ def from_mergekit(
 
 
 @final
-@dataclass(frozen=True)
-class _Source:
-    """A model's layers from `start` on, up to `end`, which isn't one of them."""
-
-    model: ModelReference
-    start: int
-    end: int
-    scope: Scope
-    at: Place
-
-
-@final
-@dataclass(frozen=True)
-class _Slice:
-    """Output layers that are made in step of the sources' layers."""
-
-    sources: tuple[_Source, ...]
-    base: ModelReference | None
-    scope: Scope
-    at: Place
-    residual: bool = False
-    """Whether it has a residual_weight."""
-
-    @property
-    def length(self) -> int:
-        """How many layers it makes."""
-        return self.sources[0].end - self.sources[0].start
-
-
-@final
 @dataclass
 class _Reading:
     """A configuration while it becomes a plan: what is known of it, and the notes so far."""
@@ -138,27 +108,31 @@ class _Reading:
     base: ModelReference
     names: Mapping[ModelReference, str]
     tensors: TensorNames
-    scopes: tuple[Scope, ...]
-    """The blocks of parameters that hold for all slices, the nearest first."""
-    slices: tuple[_Slice, ...]
+    slices: list[SliceBlock]
     notes: list[Note] = field(default_factory=list)
     merges: bool = False
     """Whether a merge was met, and not takes alone."""
 
-    def note(self, at: Place, message: str) -> None:
-        """Remember what differs at a place."""
-        self.notes.append(self.document.note(at, message))
+    def note(self, *told: tuple[Place, str]) -> None:
+        """Remember what differs at places."""
+        self.notes += (self.document.note(at, message) for at, message in told)
 
-    def base_of(self, piece: _Slice) -> ModelReference | None:
-        """The base of a slice, which is a source's or the file's."""
-        return piece.base or self.config.base_model
+    def base_of(self, piece: SliceBlock) -> ModelReference | None:
+        """The base of a slice: its own, or the file's."""
+        return piece.base_model or self.config.base_model
 
-    def filtered(self, piece: _Slice) -> Place:
+    @property
+    def blocks(self) -> list[ParameterBlock]:
+        """The blocks whose parameters hold for all slices, the nearest first."""
+        body = self.config.body
+        return [self.config] if body is self.config else [body, self.config]
+
+    def filtered(self, piece: SliceBlock) -> Place:
         """Where the filters of a slice are."""
-        for scope in (*(s.scope for s in piece.sources), piece.scope, *self.scopes):
-            for name in scope.values:
-                if name in self.method.parameters and filters_of(scope, name):
-                    return (*scope.at, name)
+        for block in (*piece.sources, piece, *self.blocks):
+            for name in block.parameters:
+                if name in self.method.parameters and filters_of(block, name):
+                    return block.parameter_at(name)
         return piece.at
 
 
@@ -176,7 +150,7 @@ def _method(document: Document, config: MergekitConfig) -> MergekitMethod:
 
 def _base(config: MergekitConfig) -> ModelReference:
     """The model that is the plan's base: the file's, or a slice's, or the first."""
-    body, _ = config.body
+    body = config.body
     slices = body.slices or []
     bases = [config.base_model, *(piece.base_model for piece in slices)]
     first = body.models[0] if body.models else slices[0].sources[0]
@@ -196,49 +170,33 @@ def _tensors(
     return tensors
 
 
-def _meant(
-    document: Document, config: MergekitConfig, count: int | None
-) -> tuple[tuple[Scope, ...], tuple[_Slice, ...]]:
-    """The blocks that hold for all slices, and the slices; `models` are one of all layers."""
-    body, at = config.body
-    scopes = tuple(_scope(block.parameters, there) for block, there in
-                   ([(body, at)] if at else []) + [(config, ())])  # fmt: skip
+def _slices(document: Document, config: MergekitConfig, count: int | None) -> list[SliceBlock]:
+    """The slices; `models` are one of all layers, to which mergekit adds the base, last."""
+    body, base = config.body, config.base_model
     if body.models is None:
-        given = enumerate(body.slices or [])
-        return scopes, tuple(_slice(block, (*at, "slices", i)) for i, block in given)
+        return body.slices or []
+    at: Place = (*body.at, "models")
     if count is None:
         message = "'models' takes all layers of its models, and their number isn't known"
-        raise document.error((*at, "models"), message, _HELP)
-    sources = []
-    for i, model in enumerate(body.models):
-        here = (*at, "models", i)
-        sources.append(_Source(model.model, 0, count, _scope(model.parameters, here), here))
-    base, here = config.base_model, ("base_model",)
-    if base is not None and base not in [source.model for source in sources]:
-        sources.append(_Source(base, 0, count, Scope({}, here), here))  # as mergekit does
-    return scopes, (_Slice(tuple(sources), None, Scope({}, at), (*at, "models")),)
-
-
-def _slice(block: SliceBlock, at: Place) -> _Slice:
-    sources = []
-    for i, source in enumerate(block.sources):
-        here = (*at, "sources", i)
-        start, end = source.layer_range
-        sources.append(_Source(source.model, start, end, _scope(source.parameters, here), here))
-    scope, residual = _scope(block.parameters, at), block.residual_weight is not None
-    return _Slice(tuple(sources), block.base_model, scope, at, residual)
-
-
-def _scope(parameters: Mapping[str, Setting] | None, at: Place) -> Scope:
-    return Scope(parameters or {}, (*at, "parameters"))
+        raise document.error(at, message, _HELP)
+    found = [(block.model, block.parameters, block.at) for block in body.models]
+    if base is not None and all(model != base for model, _, _ in found):
+        found.append((base, {}, ("base_model",)))
+    made, span = SourceBlock.model_construct, [0, count]
+    sources = [made(model=model, parameters=given, layer_range=span) for model, given, _ in found]
+    piece = SliceBlock.model_construct(sources=sources, parameters={})
+    piece.place(at)
+    for source, (_, _, here) in zip(sources, found, strict=True):
+        source.place(here)
+    return [piece]
 
 
 def _check(reading: _Reading) -> None:
     """Refuse models that stand twice, layers that the base hasn't; note what does nothing."""
     document, method, tensors = reading.document, reading.method, reading.tensors
     for piece in reading.slices:
-        if piece.residual:
-            reading.note((*piece.at, "residual_weight"), "it does nothing, in mergekit neither")
+        if piece.residual_weight is not None:
+            reading.note(((*piece.at, "residual_weight"), "it does nothing, in mergekit neither"))
         for i, source in enumerate(piece.sources):
             if source.model in [other.model for other in piece.sources[:i]]:
                 message = f"'{source.model}' stands twice in one slice, which mergekit refuses"
@@ -249,33 +207,20 @@ def _check(reading: _Reading) -> None:
                 raise document.error((*source.at, "layer_range"), message)
     sources = [(piece, source) for piece in reading.slices for source in piece.sources]
     count = max(sum(p.length for p in reading.slices), *(source.end for _, source in sources))
-    scopes = [s for p in reading.slices for s in (*(of.scope for of in p.sources), p.scope)]
-    for scope in (*scopes, *reading.scopes):
-        reading.notes += check_scope(document, scope, method, tensors, count)
+    of_slices = [block for piece in reading.slices for block in (*piece.sources, piece)]
+    for block in (*of_slices, *reading.blocks):
+        reading.note(*unread(document, block, method))
+        reading.note(*idle_filters(document, block, tensors, count))
     for piece, source in sources:
         is_base = source.model == reading.base_of(piece)
-        reading.notes += check_source(document, source.scope, method, is_base=is_base)
+        reading.note(*idle_in_source(source, method, is_base=is_base))
 
 
 # -------------------------------------------------------------------------------------- the layers
 
 
-@final
-@dataclass(frozen=True)
-class _MadeLayer:
-    """An output layer: the layer numbers of its sources, and the recipe of each part."""
-
-    numbers: frozenset[int]
-    parts: dict[Part, Recipe]
-    at: Place
-
-    @property
-    def decisions(self) -> dict[Part | None, Recipe]:
-        """The recipe of the whole layer, if both parts have one; else of each part."""
-        first, *others = self.parts.values()
-        if all(other == first for other in others):
-            return {None: first}
-        return {part: recipe for part, recipe in self.parts.items()}  # noqa: C416 (a wider key)
+_MadeLayer = tuple[frozenset[int], dict[Part | None, Recipe], Place]
+"""The layer numbers of the sources; the recipe of the whole layer or of each part; the slice."""
 
 
 def _layers(reading: _Reading) -> Iterator[_MadeLayer]:
@@ -284,12 +229,15 @@ def _layers(reading: _Reading) -> Iterator[_MadeLayer]:
     for piece in reading.slices:
         for offset in range(piece.length):
             numbers = frozenset(source.start + offset for source in piece.sources)
-            parts = {part: _part(reading, piece, (offset, number), part) for part in PARTS}
-            yield _MadeLayer(numbers, parts, piece.at)
+            where = (offset, number)
+            parts: dict[Part | None, Recipe]
+            parts = {part: _part(reading, piece, where, part) for part in PARTS}
+            alike = parts["attn"] == parts["mlp"]
+            yield numbers, {None: parts["attn"]} if alike else parts, piece.at
             number += 1
 
 
-def _part(reading: _Reading, piece: _Slice, where: tuple[int, int], part: Part) -> Recipe:
+def _part(reading: _Reading, piece: SliceBlock, where: tuple[int, int], part: Part) -> Recipe:
     """The one recipe of a part: its projections agree, its norms follow.
 
     `where` is the layer's number in its slice and in the output. Gradients are at 0 at a slice's
@@ -310,7 +258,7 @@ def _part(reading: _Reading, piece: _Slice, where: tuple[int, int], part: Part) 
             message = f"'{first}' and '{rest}' are merged differently; {_SHARED}, as one"
             raise reading.document.error(at, message)
         message = f"'{rest}' has a value of its own, and gets what '{first}' gets: {_SHARED}"
-        reading.note(at, message)
+        reading.note((at, message))
     return recipes[first]
 
 
@@ -323,7 +271,7 @@ def _ends(reading: _Reading) -> dict[str, Recipe]:
     """Embedding, norm and head: of the first and the last slice, where gradients start."""
     first, last = reading.slices[0], reading.slices[-1]
     if len(first.sources) < len(last.sources):
-        reading.note((*last.at, "sources"), _FORGOTTEN)
+        reading.note(((*last.at, "sources"), _FORGOTTEN))
     found = {}
     for where, piece in (("embed", first), ("norm", last), ("head", last)):
         if where == "head" and reading.tensors.tied:
@@ -338,22 +286,24 @@ def _ends(reading: _Reading) -> dict[str, Recipe]:
     return found
 
 
-def _recipe(reading: _Reading, piece: _Slice, offset: int | None, spot: Spot, rest: str) -> Recipe:
+def _recipe(
+    reading: _Reading, piece: SliceBlock, offset: int | None, spot: Spot, rest: str
+) -> Recipe:
     """The recipe of one tensor: `rest`, in a layer of the slice if there is an `offset`.
 
     A source's parameters are those of the source's own tensor, the slice's of the output's.
     """
     document, method = reading.document, reading.method
-    scopes = (piece.scope, *reading.scopes)
+    blocks = (piece, *reading.blocks)
     sources = []
     for source in piece.sources:
         number = None if offset is None else source.start + offset
         there = Spot(rest if number is None else reading.tensors.name(number, rest), spot.t)
-        own = (source.scope, *scopes)
-        given = {name: parameter(document, name, there, own) for name in method.by_source}
+        every = (source, *blocks)
+        given = {name: parameter(document, name, there, every) for name in method.by_source}
         layer = LayerOf(model=reading.names[source.model], layer=number)
         sources.append(Ingredient(layer, source.model == reading.base_of(piece), given))
-    shared = {name: parameter(document, name, spot, scopes) for name in method.shared}
+    shared = {name: parameter(document, name, spot, blocks) for name in method.shared}
     try:
         recipe = method.read(Mixture(method.name, sources, shared))
     except Unsayable as why:
@@ -368,27 +318,27 @@ def _recipe(reading: _Reading, piece: _Slice, offset: int | None, spot: Spot, re
 
 def _overlay(made: Sequence[_MadeLayer], count: int | None) -> dict[str, Any] | None:
     """Layers and drops, if the layers stand in the base's order, at their numbers in it."""
-    numbers = [next(iter(layer.numbers)) for layer in made if len(layer.numbers) == 1]
-    ascending = len(numbers) == len(made) and numbers == sorted(set(numbers))
-    if count is None or not ascending or numbers[-1] >= count:
+    positions = [next(iter(numbers)) for numbers, _, _ in made if len(numbers) == 1]
+    ascending = len(positions) == len(made) and positions == sorted(set(positions))
+    if count is None or not ascending or positions[-1] >= count:
         return None
     entries = tuple(
-        Layer(position=number, part=part, recipe=recipe)
-        for number, layer in zip(numbers, made, strict=True)
-        for part, recipe in layer.decisions.items()
-        if recipe != outline.own(number)
+        Layer(position=n, part=part, recipe=recipe)
+        for n, (_, parts, _) in zip(positions, made, strict=True)
+        for part, recipe in parts.items()
+        if recipe != own(n)
     )
-    gone = sorted(set(range(count)) - set(numbers))
-    return {"layers": entries, "drops": tuple(Drop(position=n) for n in gone)}
+    drops = tuple(Drop(position=n) for n in range(count) if n not in positions)
+    return {"layers": entries, "drops": drops}
 
 
 def _stack(reading: _Reading, made: Sequence[_MadeLayer]) -> dict[str, Any]:
     """The layers one after the other."""
-    for layer in made:
-        if None not in layer.decisions:
+    for _, parts, at in made:
+        if None not in parts:
             help_ = _HELP if reading.tensors.layers is None else ""
-            raise reading.document.error(layer.at, _BRANCHES, help_)
-    return {"stack": Stack(items=tuple(Item(recipe=layer.decisions[None]) for layer in made))}
+            raise reading.document.error(at, _BRANCHES, help_)
+    return {"stack": Stack(items=tuple(Item(recipe=parts[None]) for _, parts, _ in made))}
 
 
 # -------------------------------------------------------------------------------- the output's rest
@@ -406,7 +356,7 @@ def _dtype(reading: _Reading) -> str | None:
         found.append(name)
     computed, out = found
     if computed not in (None, "float32"):
-        reading.note(("dtype",), _ROUNDS.format(computed))
+        reading.note((("dtype",), _ROUNDS.format(computed)))
     return out or computed
 
 
@@ -425,7 +375,7 @@ def _tokenizer(reading: _Reading) -> Take | None:
         at, model = ("tokenizer", "source"), config.tokenizer.source
     elif model is None:
         return None
-    reading.note(at, _ROWS)
+    reading.note((at, _ROWS))
     if model is None or str(model) in ("union", "base"):
         return None
     if model not in reading.names:
@@ -438,13 +388,13 @@ def _note_the_rest(reading: _Reading) -> None:
     """Note what holds for the file as a whole."""
     if reading.config.chat_template:
         message = "a plan sets no chat template; the tokenizer's own stays"
-        reading.note(("chat_template",), message)
+        reading.note((("chat_template",), message))
     if reading.method.differs and reading.merges:
-        reading.note(("merge_method",), reading.method.differs)
-    for scope in reading.scopes:
+        reading.note((("merge_method",), reading.method.differs))
+    for block in reading.blocks:
         for name in ("max_iter", "tol"):
-            if name in scope.values and name in reading.method.shared:
+            if name in block.parameters and name in reading.method.shared:
                 message = "gptailor's karcher goes on until it has converged"
-                reading.note((*scope.at, name), message)
+                reading.note((block.parameter_at(name), message))
     if reading.config.base_model is None and len(reading.names) > 1:
-        reading.note((), _NO_BASE.format(reading.base))
+        reading.note(((), _NO_BASE.format(reading.base)))

@@ -1,7 +1,7 @@
 """A mergekit parameter for one tensor: which block decides, filters, gradients, tensors' names."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -9,9 +9,9 @@ from typing import final
 from gptailor.checkpoint.families.detect import Unknown, layout_of
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.models import Opened
-from gptailor.convert.mergekit.config import Filtered, Setting
+from gptailor.convert.mergekit.config import Filtered, ParameterBlock
 from gptailor.convert.mergekit.methods import MergekitMethod, ParameterValue
-from gptailor.convert.note import ConversionError, Note
+from gptailor.convert.note import ConversionError
 from gptailor.convert.yaml import Document
 from gptailor.plan.faults import Place, nearest
 from gptailor.plan.layers import PARTS
@@ -104,15 +104,6 @@ def read_tensors(folder: Path) -> TensorNames:
 
 @final
 @dataclass(frozen=True)
-class Scope:
-    """A block of parameters and its place."""
-
-    values: Mapping[str, Setting]
-    at: Place
-
-
-@final
-@dataclass(frozen=True)
 class Spot:
     """A tensor and how far through its slice it is: 0 at the first layer, 1 at the last."""
 
@@ -120,10 +111,12 @@ class Spot:
     t: float
 
 
-def parameter(document: Document, name: str, spot: Spot, scopes: Sequence[Scope]) -> ParameterValue:
+def parameter(
+    document: Document, name: str, spot: Spot, blocks: Sequence[ParameterBlock]
+) -> ParameterValue:
     """A parameter for a tensor: that of the first block that has one for it, or the default."""
-    for scope in scopes:
-        for setting, at in _entries(scope, name):
+    for block in blocks:
+        for setting, at in _entries(block, name):
             if not _matches(setting.filter, spot.tensor):
                 continue
             given = setting.value
@@ -134,9 +127,9 @@ def parameter(document: Document, name: str, spot: Spot, scopes: Sequence[Scope]
     return _DEFAULTS[name]
 
 
-def _entries(scope: Scope, name: str) -> Iterator[tuple[Filtered, Place]]:
+def _entries(block: ParameterBlock, name: str) -> Iterator[tuple[Filtered, Place]]:
     """A block's values for a parameter, each with its filter and its place."""
-    setting, at = scope.values.get(name), (*scope.at, name)
+    setting, at = block.parameters.get(name), block.parameter_at(name)
     if isinstance(setting, Filtered):
         yield setting, (*at, "value")
     elif isinstance(setting, list) and isinstance(setting[0], Filtered):
@@ -179,50 +172,52 @@ def _interpolated(values: Sequence[float | bool], t: float) -> float | bool:
 # ------------------------------------------------------------------------------------- the checks
 
 
-def filters_of(scope: Scope, name: str) -> list[str]:
+def filters_of(block: ParameterBlock, name: str) -> list[str]:
     """The filters of a block's parameter."""
-    found = [setting.filter for setting, _ in _entries(scope, name)]
+    found = [setting.filter for setting, _ in _entries(block, name)]
     return [one for one in found if one is not None and one != "*"]
 
 
-def check_scope(
-    document: Document, scope: Scope, method: MergekitMethod, tensors: TensorNames, count: int
-) -> Iterator[Note]:
-    """Note a block's parameters that do nothing, and its filters that no tensor has."""
-    for name in scope.values:
+def unread(
+    document: Document, block: ParameterBlock, method: MergekitMethod
+) -> Iterator[tuple[Place, str]]:
+    """A block's parameters that its method doesn't read, and why."""
+    for name in block.parameters:
         if name in method.parameters:
             continue
         if name not in _DEFAULTS and name not in _OF_OTHERS:
             have = f"'{method.name}' has {', '.join(method.parameters) or 'none'}"
             help_ = nearest(name, method.parameters) or have
-            raise document.error((*scope.at, name), f"there is no parameter '{name}'", help_)
+            raise document.error(block.parameter_at(name), f"there is no parameter '{name}'", help_)
         why = f"'{method.name}' has no '{name}'; it does nothing, in mergekit neither"
-        yield document.note((*scope.at, name), why)
-    for at, filter_ in _idle_filters(scope, tensors.all(count)):
+        yield block.parameter_at(name), why
+    if block.parameters.get("int8_mask") is True and "int8_mask" in method.shared:
+        yield block.parameter_at("int8_mask"), "it saves mergekit memory, and changes nothing"
+
+
+def idle_filters(
+    document: Document, block: ParameterBlock, tensors: TensorNames, layers: int
+) -> Iterator[tuple[Place, str]]:
+    """A block's filters that no tensor of a model of that many layers has."""
+    names = tensors.all(layers)
+    filters = [(block.parameter_at(n), f) for n in block.parameters for f in filters_of(block, n)]
+    for at, filter_ in filters:
+        if any(_matches(filter_, tensor) for tensor in names):
+            continue
         if not tensors.read:
             message = f"the filter '{filter_}' is of no tensor of a model such as Llama"
             help_ = "with the base's folder at hand its own tensors' names would count"
             raise document.error(at, message, help_)
-        yield document.note(at, f"the filter '{filter_}' is of no tensor, and does nothing")
-    if scope.values.get("int8_mask") is True and "int8_mask" in method.shared:
-        message = "it saves mergekit memory, and changes nothing"
-        yield document.note((*scope.at, "int8_mask"), message)
+        yield at, f"the filter '{filter_}' is of no tensor, and does nothing"
 
 
-def _idle_filters(scope: Scope, names: Sequence[str]) -> Iterator[tuple[Place, str]]:
-    for name in scope.values:
-        for filter_ in filters_of(scope, name):
-            if not any(_matches(filter_, tensor) for tensor in names):
-                yield (*scope.at, name), filter_
-
-
-def check_source(
-    document: Document, scope: Scope, method: MergekitMethod, *, is_base: bool
-) -> Iterator[Note]:
-    """Note the parameters of one source that do nothing."""
-    for name in scope.values:
+def idle_in_source(
+    source: ParameterBlock, method: MergekitMethod, *, is_base: bool
+) -> Iterator[tuple[Place, str]]:
+    """The parameters of one source that do nothing there."""
+    for name in source.parameters:
+        at = source.parameter_at(name)
         if name in method.shared:
-            message = f"'{name}' of one source does nothing, in mergekit neither"
-            yield document.note((*scope.at, name), message)
+            yield at, f"'{name}' of one source does nothing, in mergekit neither"
         elif is_base and "lambda" in method.shared and name in ("weight", "density"):
-            yield document.note((*scope.at, name), f"the base's own '{name}' does nothing")
+            yield at, f"the base's own '{name}' does nothing"
