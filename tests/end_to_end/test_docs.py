@@ -7,10 +7,14 @@ itself; those with `…` in them are no whole statements.
 """
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import click
 import pytest
 
+from gptailor.cli.main import cli
 from gptailor.lang.parse import read_text
 from gptailor.plan.faults import Fault, Source, errors, show
 from gptailor.plan.registry import METHODS, OBJECTIVES
@@ -109,3 +113,21 @@ def test_the_codes_that_the_page_names_are_explained() -> None:
     faults = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
     for code in re.findall(r"\b[SPMC]\d{3}\b", LANGUAGE):
         assert f"### {code} " in faults
+
+
+def test_what_commands_say_of_themselves_is_current() -> None:
+    page = ROOT / "docs" / "commands.md"
+    script = [sys.executable, str(page.with_suffix(".py")), "--check"]
+    done = subprocess.run(script, check=False)
+    assert done.returncode == 0, "python docs/commands.py pastes it"
+    named = set(re.findall(r"^<!-- gptailor (\w+) --help -->$", page.read_text("utf-8"), re.M))
+    assert named == set(cli.list_commands(click.Context(cli)))
+
+
+def test_the_help_says_of_commands_what_they_say() -> None:
+    context = click.Context(cli, terminal_width=100)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert f"  {name:<10}  {command.get_short_help_str(100)}\n" in cli.get_help(context) + "\n"
