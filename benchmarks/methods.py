@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.mergekit_peer import add_peer_option, merge, tensors_of
 from gptailor.plan.registry import METHODS
 from gptailor.program.program import Arguments
-from gptailor.program.run import combine_tensors
+from tests.merging import merge_tensors
 
 Tensors = dict[str, Tensor]
 Value = float | tuple[float, ...]
@@ -212,7 +212,7 @@ def merge_by_gptailor(case: Case, models: Mapping[str, Tensors]) -> Tensors:
     arguments: Arguments = tuple(case.ours.items())
     needs_base = METHODS[case.method].needs_base
     return {
-        name: combine_tensors(
+        name: merge_tensors(
             case.method,
             arguments,
             theta if needs_base else None,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gptailor.plan.plan import LayerOf, Merge, MethodCall, Plan, Recipe, Take
 from gptailor.plan.registry import METHODS
-from gptailor.program.run import combine_tensors
+from tests.merging import merge_tensors
 
 Tensors = dict[str, Tensor]
 EMBED, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
@@ -164,7 +164,7 @@ def merge(
     if call.name == "ties" and theta is not None:
         return ties(theta.float(), sources, given["density"], given["scale"])
     arguments = tuple(given.items())
-    return combine_tensors(call.name, arguments, theta, sources, names, place, dtype=torch.float32)
+    return merge_tensors(call.name, arguments, theta, sources, names, place, dtype=torch.float32)
 
 
 def linear(sources: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -42,6 +42,11 @@ class Combine:
     divisor: float = 1.0
     offset: float = 0.0
 
+    @property
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        """All that is read: θ_b's tensor, if there is one, and the sources'."""
+        return (*self.base, *self.sources)
+
 
 Making = Copy | Combine
 
@@ -100,8 +105,7 @@ def files(program: Program) -> list[Path]:
     found: dict[Path, None] = {}
     for output in program.outputs:
         make = unbridged(output.make)
-        tensors = [make.source] if isinstance(make, Copy) else [*make.base, *make.sources]
-        for tensor in tensors:
+        for tensor in (make.source,) if isinstance(make, Copy) else make.tensors:
             found |= dict.fromkeys(_files(tensor))
     return list(found)
 

@@ -1,14 +1,13 @@
 """The one combine loop: `combined`, read → chunk → combined, tensors in and one tensor out.
 
 Readers give stretches of the inputs, of files to `chunks`, as compile has it, or of tensors in
-memory to `combined_tensor`, as a stitch and a bridge have it: the bits are the same, since
+memory to `combine_tensors`, as a stitch and a bridge have it: the bits are the same, since
 everything after the reading is the same.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from math import prod
-from pathlib import Path
 from threading import Lock
 from typing import final
 
@@ -23,7 +22,7 @@ from gptailor.methods.arithmetic import Chunk, Inputs, draw_key, kept_entries, n
 from gptailor.plan.faults import Fault, PlanError, TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.program.load import TORCH_DTYPES, foresee, load_tensor, read_into
-from gptailor.program.program import Arguments, Combine, Output
+from gptailor.program.program import Combine, Output
 
 FLOAT_DTYPES: dict[str, torch.dtype] = {name: TORCH_DTYPES[name] for name in FLOATS}
 """The dtypes that are merged, by their names in safetensors."""
@@ -68,20 +67,20 @@ def combined(
 ) -> Iterator[Float[Tensor, " n"]]:
     """The entries of a merged tensor in order, in chunks, each valid until the next one is made.
 
-    `readers` are those of θ_b, if the method needs it, and of the sources; `step` is how many
-    entries they are asked for at once, which changes no bit. Inputs are widened (or, float64,
-    rounded) to float32, the method combines them, the result is divided, the offset is added, and
-    it is rounded once, to nearest even. Raises OverflowFault.
+    `readers` are those of `make.tensors`; `step` is how many entries they are asked for at once,
+    which changes no bit. Inputs are widened (or, float64, rounded) to float32, the method combines
+    them, the result is divided, the offset is added, and it is rounded once, to nearest even.
+    Raises OverflowFault.
     """
+    _check_arity(make)
     if not spec.elements:
         return
     kernel, given = KERNELS[make.method], dict(make.arguments)
-    infos = (*make.base, *make.sources)
 
     def read(start: int, end: int) -> Chunk:
         vectors = [
             _single(reader(start, end), info.spec, start)
-            for reader, info in zip(readers, infos, strict=True)
+            for reader, info in zip(readers, make.tensors, strict=True)
         ]
         base = vectors.pop(0) if make.base else None
         return Chunk(start, base, tuple(vectors))
@@ -90,6 +89,16 @@ def combined(
     measured = kernel.measure(inputs, given)
     for chunk in inputs.chunks():
         yield _rounded(kernel.combine(chunk, given, measured), chunk, make, spec)
+
+
+def _check_arity(make: Combine) -> None:
+    wanted, count = METHODS[make.method], len(make.sources)
+    if len(make.models) != count:
+        raise ValueError(f"{count} sources have {len(make.models)} models' names")
+    if count < wanted.least or (wanted.most is not None and count > wanted.most):
+        raise ValueError(f"'{make.method}' can't merge {count} sources")
+    if wanted.needs_base and not make.base:
+        raise ValueError(f"'{make.method}' needs the base's tensor")
 
 
 def _single(values: Float[Tensor, " n"], spec: TensorSpec, offset: int) -> Float32[Tensor, " n"]:
@@ -152,11 +161,10 @@ def chunks(
     if spec.elements < _DEVICE_LEAST:
         device = CPU
     step = max(1, chunk_bytes // 4) if device.type == "cpu" else _DEVICE_CHUNK_BYTES // 4
-    tensors = [*make.base, *make.sources]
-    for tensor in tensors:
+    for tensor in make.tensors:
         _check_input(tensor, spec)
     with ExitStack() as stack:
-        readers = [_file_reader(tensor, stack, device) for tensor in tensors]
+        readers = [_file_reader(tensor, stack, device) for tensor in make.tensors]
         stack.enter_context(use_one_thread())
         for chunk in combined(make, spec, readers, step):
             yield chunk.cpu().view(torch.uint8).numpy().data
@@ -203,18 +211,19 @@ def _file_reader(tensor: TensorInfo, files: ExitStack, device: torch.device) -> 
 # -------------------------------------------------------------------------------- tensors in memory
 
 
-def combined_tensor(
+def combine_tensors(
     make: Combine, spec: TensorSpec, tensors: Sequence[Shaped[Tensor, "..."]]
 ) -> Float[Tensor, "..."]:
-    """A merged tensor, of tensors in memory on one device: those of `chunks`' bytes, bit for bit.
+    """A merged tensor of tensors in memory on one device, `make.tensors`; `chunks`' bytes, exactly.
 
-    `tensors` are θ_b's, if the method needs it, and the sources'. Raises OverflowFault, and
-    TailorError for whole numbers.
+    Raises OverflowFault, and TailorError for whole numbers.
     """
-    for tensor, info in zip(tensors, (*make.base, *make.sources), strict=True):
+    for tensor, info in zip(tensors, make.tensors, strict=True):
         if tensor.dtype not in FLOAT_DTYPES.values():
             kind = str(tensor.dtype).removeprefix("torch.")
             raise TailorError(f"'{info.spec.name}' is {kind}, which can't be merged")
+        if tensor.shape != spec.shape:
+            raise ValueError(f"'{spec.name}': {[*tensor.shape]} and {[*spec.shape]} differ")
     device = tensors[0].device
     readers = [_memory_reader(tensor, device) for tensor in tensors]
     out = torch.empty(spec.elements, dtype=FLOAT_DTYPES[spec.dtype], device=device)
@@ -228,42 +237,6 @@ def combined_tensor(
 def _memory_reader(tensor: Shaped[Tensor, "..."], device: torch.device) -> Reader:
     flat = tensor.detach().reshape(-1)
     return lambda start, end: flat[start:end].to(device)
-
-
-def combine_tensors(  # noqa: PLR0913 (a merge has these eight sides)
-    method: str,
-    arguments: Arguments,
-    base: Tensor | None,
-    sources: Sequence[Tensor],
-    models: Sequence[str],
-    place: str,
-    *,
-    divisor: float = 1.0,
-    dtype: torch.dtype | None = None,
-) -> Tensor:
-    """The merge of tensors of any plan and shape, without a program: see `combined_tensor`.
-
-    `base` is θ_b, None for a method without; `place` is its tensor's name. Without a `dtype` the
-    result has the base's, else the first source's.
-    """
-    wanted = METHODS[method]
-    if len(models) != len(sources):
-        raise ValueError(f"{len(sources)} sources have {len(models)} models' names")
-    if len(sources) < wanted.least or (wanted.most is not None and len(sources) > wanted.most):
-        raise ValueError(f"'{method}' can't merge {len(sources)} sources")
-    if wanted.needs_base and base is None:
-        raise ValueError(f"'{method}' needs the base's tensor")
-    tensors = [*sources] if base is None else [base, *sources]
-    shapes = [tuple(tensor.shape) for tensor in tensors]
-    if len(set(shapes)) > 1:
-        raise ValueError(f"'{place}': the shapes {', '.join(map(str, shapes))} differ")
-    names = {each: name for name, each in TORCH_DTYPES.items()}
-    dtypes = [dtype or tensors[0].dtype, *(tensor.dtype for tensor in tensors)]
-    spec, *specs = [TensorSpec(place, names[each], shapes[0]) for each in dtypes]
-    infos = tuple(TensorInfo(each, Path(), 0) for each in specs)
-    first = 0 if base is None else 1
-    make = Combine(method, arguments, infos[:first], infos[first:], tuple(models), place, divisor)
-    return combined_tensor(make, spec, tensors)
 
 
 # ----------------------------------------------------------------------- devices, threads, sketches

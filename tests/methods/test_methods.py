@@ -24,7 +24,8 @@ from gptailor.methods.slerp import slerp_coefficients
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.program.program import Arguments
-from gptailor.program.run import OverflowFault, combine_tensors
+from gptailor.program.run import OverflowFault
+from tests.merging import merge_tensors
 
 PLACE = "model.layers.3.mlp.up_proj.weight"
 NAMES = ("math", "code", "chat", "law")
@@ -44,7 +45,7 @@ def complete(method: str, count: int, **given: object) -> Arguments:
 
 def merge(method: str, base: Tensor, sources: Sequence[Tensor], **given: object) -> Tensor:
     arguments = complete(method, len(sources), **given)
-    return combine_tensors(method, arguments, base, sources, NAMES[: len(sources)], PLACE)
+    return merge_tensors(method, arguments, base, sources, NAMES[: len(sources)], PLACE)
 
 
 def tensors(count: int, shape: tuple[int, ...] = (24, 31), seed: int = 0) -> list[Tensor]:
@@ -263,15 +264,13 @@ def test_arity_is_refused(method: str) -> None:
     wanted = METHODS[method]
     if wanted.needs_base:
         with pytest.raises(ValueError, match="base"):
-            combine_tensors(method, complete(method, 2), None, sources[:2], NAMES[:2], PLACE)
+            merge_tensors(method, complete(method, 2), None, sources[:2], NAMES[:2], PLACE)
     refused = [wanted.least - 1] + ([] if wanted.most is None else [wanted.most + 1])
     for count in refused:
         with pytest.raises(ValueError, match=f"can't merge {count} sources"):
-            combine_tensors(
-                method, complete(method, 2), base, sources[:count], NAMES[:count], PLACE
-            )
+            merge_tensors(method, complete(method, 2), base, sources[:count], NAMES[:count], PLACE)
     with pytest.raises(ValueError, match="names"):
-        combine_tensors(method, complete(method, 2), base, sources[:2], NAMES[:1], PLACE)
+        merge_tensors(method, complete(method, 2), base, sources[:2], NAMES[:1], PLACE)
 
 
 # ---------------------------------------------------------------------------- the degenerate cases
@@ -585,9 +584,9 @@ def test_the_result_has_the_bases_dtype_unless_said() -> None:
     half = base.to(torch.bfloat16)
     assert merge("linear", half, sources).dtype == torch.bfloat16
     arguments = complete("linear", 2)
-    result = combine_tensors("linear", arguments, None, sources, NAMES[:2], PLACE)
+    result = merge_tensors("linear", arguments, None, sources, NAMES[:2], PLACE)
     assert result.dtype == torch.float32
-    result = combine_tensors(
+    result = merge_tensors(
         "linear", arguments, base, sources, NAMES[:2], PLACE, dtype=torch.float16
     )
     assert result.dtype == torch.float16
@@ -596,7 +595,7 @@ def test_the_result_has_the_bases_dtype_unless_said() -> None:
 def test_a_divisor_divides_before_the_one_rounding() -> None:
     base, source = tensors(1)
     arguments = complete("linear", 1, weights=(1.0,))
-    result = combine_tensors(
+    result = merge_tensors(
         "linear", arguments, base, [source], ["math"], PLACE, divisor=0.9, dtype=torch.bfloat16
     )
     wanted = (source.numpy() / np.float32(0.9)).astype(np.float32)
@@ -615,4 +614,4 @@ def test_an_overflow_of_a_live_tensor_is_named() -> None:
     source[1, 2] = 7e4
     arguments = complete("linear", 1, weights=(1.0,))
     with pytest.raises(OverflowFault, match=r"\[1, 2\] is 70000, but float16 ends at 65504"):
-        combine_tensors("linear", arguments, None, [source], ["m"], PLACE, dtype=torch.float16)
+        merge_tensors("linear", arguments, None, [source], ["m"], PLACE, dtype=torch.float16)

@@ -27,9 +27,9 @@ from gptailor.program.run import (
     FLOAT_DTYPES,
     OverflowFault,
     chunks,
-    combine_tensors,
     use_one_thread,
 )
+from tests.merging import merge_tensors
 
 PLACE = "model.layers.3.mlp.up_proj.weight"
 NAMES = ("math", "code", "chat")
@@ -106,7 +106,7 @@ def test_chunks_and_threads_change_no_bit(method: str, tmp_path: Path) -> None:
             torch.set_num_threads(count)
             for chunk_bytes in (4 * 5_003, 4 * 16_385, 4 * 70_001, 1 << 20):
                 assert joined(made, chunk_bytes) == wanted
-            live = combine_tensors(
+            live = merge_tensors(
                 method, defaults(method, 2), base, sources, NAMES[:2], PLACE, divisor=1.0
             )
             assert raw_of(live) == wanted
@@ -138,7 +138,7 @@ def test_any_shape_dtype_and_chunk_is_as_in_memory(
     tensors = [t.to(d) for t, d in zip(near(tuple(shape)), types, strict=True)]
     base, *sources = tensors
     made = output(tmp_path, method, base, sources, STORED[out], divisor)
-    live = combine_tensors(
+    live = merge_tensors(
         method, defaults(method, 2), base, sources, NAMES[:2], PLACE, divisor=divisor, dtype=out
     )
     assert joined(made, chunk_bytes) == raw_of(live)

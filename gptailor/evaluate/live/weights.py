@@ -11,7 +11,7 @@ from torch import Tensor
 from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.program.load import load_tensor
 from gptailor.program.program import Copy, Output, unbridged
-from gptailor.program.run import combined_tensor
+from gptailor.program.run import combine_tensors
 
 _TENSOR_ALIGNMENT = 64
 """Bytes; what torch aligns its tensors to on the CPU."""
@@ -36,8 +36,8 @@ class TensorMaker:
         make = unbridged(output.make)
         if isinstance(make, Copy):
             return self._load(make.source)
-        tensors = [self._load(tensor) for tensor in (*make.base, *make.sources)]
-        return combined_tensor(make, replace(output.spec, name=make.place), tensors)
+        tensors = [self._load(tensor) for tensor in make.tensors]
+        return combine_tensors(make, replace(output.spec, name=make.place), tensors)
 
     def _load(self, tensor: TensorInfo) -> Tensor:
         if (known := self._loaded.get(tensor)) is not None:

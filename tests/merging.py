@@ -1,0 +1,37 @@
+"""Tensors in memory merged by a method, as any plan would have them merged."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gptailor.checkpoint.tensor import TensorInfo, TensorSpec
+from gptailor.program.load import TORCH_DTYPES
+from gptailor.program.program import Arguments, Combine
+from gptailor.program.run import combine_tensors
+
+
+def merge_tensors(  # noqa: PLR0913 (a merge has these eight sides)
+    method: str,
+    arguments: Arguments,
+    base: Tensor | None,
+    sources: Sequence[Tensor],
+    models: Sequence[str],
+    place: str,
+    *,
+    divisor: float = 1.0,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The merge, of the base's dtype if no other is said, else of the first source's."""
+    tensors = [*sources] if base is None else [base, *sources]
+    names = {each: name for name, each in TORCH_DTYPES.items()}
+
+    def spec(tensor: Tensor) -> TensorSpec:
+        return TensorSpec(place, names[tensor.dtype], tuple(tensor.shape))
+
+    infos = tuple(TensorInfo(spec(tensor), Path(), 0) for tensor in tensors)
+    first = len(tensors) - len(sources)
+    make = Combine(method, arguments, infos[:first], infos[first:], tuple(models), place, divisor)
+    wanted = TensorSpec(place, names[dtype or tensors[0].dtype], tuple(tensors[0].shape))
+    return combine_tensors(make, wanted, tensors)
