@@ -6,8 +6,7 @@ from dataclasses import replace
 from gptailor.checkpoint.families.layout import incompatible
 from gptailor.checkpoint.models import Opened, used
 from gptailor.checks.bridges import BRIDGING
-from gptailor.checks.layers import FITTING
-from gptailor.checks.quantised import QUANTISED
+from gptailor.checks.layers import FITTING, QUANTISED
 from gptailor.checks.vocabulary import REST_RULES, every_tokenizer_can_be_read
 from gptailor.plan.faults import Fault, Hit, errors, joined_faults, locate
 from gptailor.plan.plan import Drop, Layer, Plan, Scale

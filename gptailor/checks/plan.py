@@ -1,14 +1,15 @@
 """Rules that a plan must keep by itself, whatever its models are."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from gptailor.checks.language import SAYABLE
 from gptailor.checks.recipes import MERGING
 from gptailor.checks.search import SEARCHING
 from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
-from gptailor.plan.plan import Plan, Take
+from gptailor.plan.plan import Drop, Layer, Plan, Scale, Take
 from gptailor.plan.registry import DTYPES, WORDS
 from gptailor.plan.walk import entries, entry_sites, named_models, numbers, recipes
 
@@ -123,10 +124,10 @@ def every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
         if i is not None:
             hits.append(Hit(layer.position, *_in_text_order(plan, i, j)))
         decided.setdefault((layer.position, layer.part), j)
-    yield from joined_faults(plan.origin, hits, _twice("P207", "decided"), "first decided here")
+    yield from _joined(plan, hits, Fault("P207", "is decided twice"), "first decided here")
 
 
-def _in_text_order(plan: Plan, i: int, j: int) -> tuple[tuple[str, int], tuple[str, int]]:
+def _in_text_order(plan: Plan, i: int, j: int) -> tuple[Place, Place]:
     """The later place first: it is the one to blame."""
     a, b = ("layers", i), ("layers", j)
     spans = [plan.origin.span(at) if plan.origin else None for at in (a, b)]
@@ -135,63 +136,58 @@ def _in_text_order(plan: Plan, i: int, j: int) -> tuple[tuple[str, int], tuple[s
     return b, a
 
 
-def _twice(code: str, how: str) -> Callable[[str, bool], Fault]:
-    return lambda name, many: Fault(code, f"{name} {'are' if many else 'is'} {how} twice")
+def _joined(plan: Plan, hits: Iterable[Hit], fault: Fault, label: str) -> Iterator[Fault]:
+    """A fault for each range of hits; its message says what one position "is"."""
+
+    def said(name: str, many: bool) -> Fault:
+        message = fault.message.replace("is", "are", 1) if many else fault.message
+        return replace(fault, message=f"{name} {message}")
+
+    return joined_faults(plan.origin, hits, said, label)
+
+
+def _twins(name: str, placed: Sequence[Drop | Scale]) -> Iterator[Hit]:
+    """Entries for one position."""
+    for (i, first), (j, second) in pairwise(enumerate(placed)):
+        if first.position == second.position:
+            yield Hit(second.position, (name, j), (name, i))
 
 
 def nothing_is_scaled_twice(plan: Plan) -> Iterator[Fault]:
     """A position has one scale."""
-    hits = [
-        Hit(second.position, ("scales", j), ("scales", i))
-        for (i, first), (j, second) in pairwise(enumerate(plan.scales))
-        if first.position == second.position
-    ]
-    yield from joined_faults(plan.origin, hits, _twice("P209", "scaled"), "first scaled here")
+    twice = Fault("P209", "is scaled twice")
+    yield from _joined(plan, _twins("scales", plan.scales), twice, "first scaled here")
 
 
 def nothing_is_dropped_twice(plan: Plan) -> Iterator[Fault]:
     """A position stands in one `drop`, of whatever kind."""
-    hits = [
-        Hit(second.position, ("drops", j), ("drops", i))
-        for (i, first), (j, second) in pairwise(enumerate(plan.drops))
-        if first.position == second.position
-    ]
-    yield from joined_faults(plan.origin, hits, _twice("P210", "dropped"), "first dropped here")
+    twice = Fault("P210", "is dropped twice")
+    yield from _joined(plan, _twins("drops", plan.drops), twice, "first dropped here")
     seen = {drop.position: ("drops", i) for i, drop in enumerate(plan.drops)}
     for i, choice in enumerate(plan.drop_any):
-        for position in choice.among:
-            if position in seen:
-                also = Also("and here", seen[position])
-                message = f"L{position} stands in two drops"
-                yield Fault("P210", message, ("drop_any", i, "among"), also=(also,))
-                break
+        position = next((position for position in choice.among if position in seen), None)
+        if position is not None:
+            also = Also("and here", seen[position])
+            message = f"L{position} stands in two drops"
+            yield Fault("P210", message, ("drop_any", i, "among"), also=(also,))
         seen |= dict.fromkeys(choice.among, ("drop_any", i))
 
 
 def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
     """What a fixed `drop` takes away, nothing else is said of; a drop by choice may win."""
     drops = {d.position: ("drops", i) for i, d in enumerate(plan.drops) if not d.maybe}
-    hits = [
-        Hit(layer.position, ("layers", i), drops[layer.position])
-        for i, layer in enumerate(plan.layers)
-        if layer.position in drops
-    ]
-    both = "is decided and dropped"
-    yield from joined_faults(plan.origin, hits, _both("P208", both), "dropped here")
-    hits = [
-        Hit(scale.position, ("scales", i), drops[scale.position])
-        for i, scale in enumerate(plan.scales)
-        if scale.position in drops
-    ]
-    yield from joined_faults(
-        plan.origin, hits, _both("P208", "is scaled and dropped"), "dropped here"
+    said: tuple[tuple[str, Sequence[Layer | Scale], str], ...] = (
+        ("layers", plan.layers, "is decided and dropped"),
+        ("scales", plan.scales, "is scaled and dropped"),
     )
-
-
-def _both(code: str, what: str) -> Callable[[str, bool], Fault]:
-    return lambda name, many: Fault(
-        code, f"{name} {what.replace('is', 'are', 1) if many else what}", help="keep one of the two"
-    )
+    for name, decided, message in said:
+        hits = [
+            Hit(entry.position, (name, i), drops[entry.position])
+            for i, entry in enumerate(decided)
+            if entry.position in drops
+        ]
+        both = Fault("P208", message, help="keep one of the two")
+        yield from _joined(plan, hits, both, "dropped here")
 
 
 def overlay_or_stack(plan: Plan) -> Iterator[Fault]:

@@ -118,15 +118,11 @@ def every_source_gets_its_number(plan: Plan) -> Iterator[Fault]:
         if parameter is None or given is None:
             continue
         count = len(given) if isinstance(given, tuple) else 1
-        sources = len(recipe.any_of) if isinstance(recipe, Subset) else len(_merged(recipe))
-        if count != sources and not (count == 1 and parameter.one_serves_all):
-            message = f"'{method.name}' has {count} {parameter.name} for {sources} sources"
+        wanted = len(list(sources(recipe)))
+        if count != wanted and not (count == 1 and parameter.one_serves_all):
+            message = f"'{method.name}' has {count} {parameter.name} for {wanted} sources"
             help_ = "give one to each" + (", or one for all" if parameter.one_serves_all else "")
             yield Fault("P311", message, (*at, "arguments", parameter.name), help_)
-
-
-def _merged(recipe: Recipe) -> tuple[object, ...]:
-    return recipe.merge if isinstance(recipe, Merge) else ()
 
 
 def one_number_is_one(plan: Plan) -> Iterator[Fault]:
@@ -169,14 +165,11 @@ def a_stack_says_which_base(plan: Plan) -> Iterator[Fault]:
         if at[0] != "stack" or not isinstance(recipe, Merge):
             continue
         named = {source.layer for source in recipe.merge}
-        needing = [call.name for _, call in calls(recipe) if _needs_base(call.name)]
+        methods = [METHODS[call.name] for _, call in calls(recipe) if call.name in METHODS]
+        needing = [method.name for method in methods if method.needs_base]
         if len(named) > 1 and needing:
             message = f"'{needing[0]}' needs one layer number for its base, and the sources differ"
             yield Fault("P217", message, (*at, "by"))
-
-
-def _needs_base(name: str) -> bool:
-    return name in METHODS and METHODS[name].needs_base
 
 
 # ----------------------------------------------------------------------------------------- choices
@@ -214,14 +207,11 @@ def every_choice_is_one(plan: Plan) -> Iterator[Fault]:
     for at, options in _options(plan):
         repeated = [o for i, o in enumerate(options) if o in options[:i]]
         if repeated:
-            yield Fault("P505", f"{_said(repeated[0])} stands twice in this choice", at)
+            said = repeated[0].name if isinstance(repeated[0], MethodCall) else repeated[0]
+            yield Fault("P505", f"'{said}' stands twice in this choice", at)
         elif len(options) < 2:
             what = "a choice of one leaves nothing open" if options else "a choice has no options"
             yield Fault("P505", what, at, "write it without 'one of'" if options else "")
-
-
-def _said(option: object) -> str:
-    return f"'{option.name if isinstance(option, MethodCall) else option}'"
 
 
 def _options(plan: Plan) -> Iterator[tuple[Place, tuple[object, ...]]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from gptailor.checks.language import LARGEST
 from gptailor.plan.faults import Also, Fault, listed, nearest
-from gptailor.plan.plan import Bridge, Objective, Plan
+from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
 from gptailor.plan.walk import numbers
 
@@ -19,13 +19,10 @@ def every_objective_is_known(plan: Plan) -> Iterator[Fault]:
             yield Fault("P601", f"there is no objective '{objective.name}'", (*at, "name"), help_)
             continue
         if spec.direction not in (None, objective.direction):
-            message = f"'{spec.name}' is better where it is {_better(spec)}"
+            better = "smaller" if spec.direction == "minimize" else "larger"
+            message = f"'{spec.name}' is better where it is {better}"
             yield Fault("P602", message, (*at, "direction"), f"write '{spec.direction}'")
         yield from _arguments(objective, spec, i)
-
-
-def _better(spec: ObjectiveSpec) -> str:
-    return "smaller" if spec.direction == "minimize" else "larger"
 
 
 def _arguments(objective: Objective, spec: ObjectiveSpec, i: int) -> Iterator[Fault]:
@@ -115,16 +112,13 @@ def _warning(code: str, message: str, i: int) -> Fault:
 def every_bridge_can_be_fitted(plan: Plan) -> Iterator[Fault]:
     """Tokens are a whole number, a ridge is not negative, and the text has a name."""
     for i, bridge in enumerate(plan.bridges):
-        yield from _settings(bridge, i)
-
-
-def _settings(bridge: Bridge, i: int) -> Iterator[Fault]:
-    if not bridge.on:
-        yield Fault("P705", "a bridge's calibration text has no name", ("bridges", i, "on"))
-    if bridge.tokens is not None and not (isinstance(bridge.tokens, int) and bridge.tokens > 0):
-        yield Fault("P705", "'tokens' is a whole number from 1 up", ("bridges", i, "tokens"))
-    if bridge.ridge is not None and min(numbers(bridge.ridge), default=0) < 0:
-        yield Fault("P705", "'ridge' is a number from 0 up", ("bridges", i, "ridge"))
+        tokens, ridge = bridge.tokens, bridge.ridge
+        if not bridge.on:
+            yield Fault("P705", "a bridge's calibration text has no name", ("bridges", i, "on"))
+        if tokens is not None and not (isinstance(tokens, int) and tokens > 0):
+            yield Fault("P705", "'tokens' is a whole number from 1 up", ("bridges", i, "tokens"))
+        if ridge is not None and min(numbers(ridge), default=0) < 0:
+            yield Fault("P705", "'ridge' is a number from 0 up", ("bridges", i, "ridge"))
 
 
 SEARCHING: tuple[Callable[[Plan], Iterator[Fault]], ...] = (

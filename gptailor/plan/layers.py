@@ -5,11 +5,7 @@ from typing import Literal
 
 from gptailor.plan.faults import Place
 from gptailor.plan.plan import (
-    Bridge,
-    Interval,
-    Item,
     LayerOf,
-    OneOfNumbers,
     Part,
     Plan,
     Recipe,
@@ -50,11 +46,6 @@ class Slot:
         """What a part is made of: its own recipe, or the whole layer's."""
         return self.made[part] if part in self.made else self.made[None]
 
-    @property
-    def own(self) -> bool:
-        """Whether the plan says nothing of it: the base's own layer."""
-        return self.dropped == "no" and all(not made.at for made in self.made.values())
-
 
 def own(position: int) -> Take:
     """The base's own layer."""
@@ -64,7 +55,9 @@ def own(position: int) -> Take:
 def slots(plan: Plan, count: int) -> list[Slot]:
     """All positions of a base with that many layers, dropped ones too, or the items of a stack."""
     if plan.stack is not None:
-        return [_item(i, item) for i, item in enumerate(plan.stack.items)]
+        items = enumerate(plan.stack.items)
+        each = [Made(item.recipe, ("stack", "items", i), item.maybe) for i, item in items]
+        return [Slot(None, {None: made}, "maybe" if made.maybe else "no") for made in each]
     decided: dict[int, dict[Part | None, Made]] = {}
     for i, layer in enumerate(plan.layers):
         made = Made(layer.recipe, ("layers", i), layer.maybe)
@@ -123,27 +116,18 @@ def gaps(plan: Plan, count: int) -> list[Gap]:
         i = bridge_over(plan, after)
         if until != after + 1 and i is not None:
             bridge = plan.bridges[i]
-            found.append(_gap((after, until, index), bridge, ("bridges", i)))
+            tokens = BRIDGE_TOKENS if bridge.tokens is None else bridge.tokens
+            ridge = BRIDGE_RIDGE if bridge.ridge is None else bridge.ridge
+            assert isinstance(tokens, int), "an open plan"
+            assert isinstance(ridge, int | float), "an open plan"
+            at: Place = ("bridges", i)
+            found.append(Gap(after, until, index, bridge.on, tokens, float(ridge), at))
     return found
 
 
 def bridge_over(plan: Plan, after: int | None) -> int | None:
     """The number of the bridge that is for the gap after a position, should there be one."""
     return next((i for i, b in enumerate(plan.bridges) if b.after in (None, after)), None)
-
-
-def _gap(where: tuple[int, int, int], bridge: Bridge, at: Place) -> Gap:
-    assert not isinstance(bridge.ridge, Interval | OneOfNumbers), "an open plan"
-    tokens = BRIDGE_TOKENS if bridge.tokens is None else bridge.tokens
-    assert isinstance(tokens, int)
-    ridge = BRIDGE_RIDGE if bridge.ridge is None else bridge.ridge
-    return Gap(*where, bridge.on, tokens, float(ridge), at)
-
-
-def _item(i: int, item: Item) -> Slot:
-    at: Place = ("stack", "items", i)
-    made: dict[Part | None, Made] = {None: Made(item.recipe, at, item.maybe)}
-    return Slot(None, made, "maybe" if item.maybe else "no")
 
 
 def _drops(plan: Plan) -> dict[int, Literal["no", "yes", "maybe"]]:

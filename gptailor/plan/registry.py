@@ -184,38 +184,9 @@ BRIDGE_RIDGE = 0.1
 DTYPES: dict[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """The dtypes that an output may have, and their names in safetensors."""
 
-WORDS = frozenset(
-    [
-        "tailor",
-        "model",
-        "from",
-        "by",
-        "merge",
-        "drop",
-        "scale",
-        "bridge",
-        "on",
-        "tokens",
-        "ridge",
-        "embed",
-        "norm",
-        "head",
-        "tokenizer",
-        "dtype",
-        "stack",
-        "search",
-        "limit",
-        "layers",
-        "one",
-        "any",
-        "of",
-        "maybe",
-        "tied",
-        "minimize",
-        "maximize",
-        "fidelity",
-        "trials",
-        "seed",
-    ]
-)
+WORDS = frozenset([
+    "tailor", "model", "from", "by", "merge", "drop", "scale", "bridge", "on", "tokens", "ridge",
+    "embed", "norm", "head", "tokenizer", "dtype", "stack", "search", "limit", "layers", "one",
+    "any", "of", "maybe", "tied", "minimize", "maximize", "fidelity", "trials", "seed",
+])  # fmt: skip
 """The language's own words: no model may be named so."""
