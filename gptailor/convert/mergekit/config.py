@@ -81,8 +81,8 @@ class FileBlock(Closed):
             if key in cls.refused and value is not None:
                 raise _fault(cls.refused[key], key=key)
             if key not in cls.model_fields:
-                known = f"the keys here are {', '.join(cls.model_fields)}"
-                help_ = nearest(key, cls.model_fields) or known
+                keys = sorted(cls.model_fields, key="parameters".__eq__)
+                help_ = nearest(key, keys) or f"the keys here are {', '.join(keys)}"
                 raise _fault(f"there is no key '{key}'", help_, key=key)
         return cls._with_known_keys(given)
 
@@ -281,7 +281,7 @@ def _one_module(modules: object) -> object:
 class TokenizerBlock(FileBlock):
     """The tokenizer of the output."""
 
-    source: ModelReference | None = None
+    source: Annotated[ModelReference | None, BeforeValidator(lambda given: given or None)] = None
     tokens: Any = None
     pad_to_multiple_of: Any = None
 
