@@ -15,13 +15,8 @@ from gptailor.build.output import fit_bridges, payloads, side_files
 from gptailor.build.record import Recording, at_locked_commits, lock_of, refuse_early
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
 from gptailor.checkpoint.formats.gguf import is_gguf
-from gptailor.checkpoint.write.writer import (
-    check_target,
-    free_space,
-    located,
-    remove_stale,
-    write_checkpoint,
-)
+from gptailor.checkpoint.write.side_folder import remove_stale
+from gptailor.checkpoint.write.writer import check_target, free_space, located, write_checkpoint
 from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Plan
 from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, ready

@@ -1,4 +1,7 @@
-"""What is wrong with a checkpoint on disk: `CheckpointError`."""
+"""Files that may be hostile, read without harm: opened, parsed as JSON, watched for changes.
+
+Whatever is wrong with one is a `CheckpointError`.
+"""
 
 import io
 import json
@@ -14,6 +17,15 @@ from gptailor.plan.faults import TailorError
 
 LONGEST_QUOTED = 120
 """Characters of a name that are shown; names come from files that may be hostile."""
+
+MAX_JSON = 100_000_000
+"""The largest JSON text that is read, in bytes; the reference allows a header as much."""
+
+_MAX_DEPTH = 100
+"""How deep configurations may nest: Python prints and compares what nests by recursion."""
+
+_TOO_DEEP = "is nested too deeply to be JSON of ours"
+_BLANK = re.compile(r"[ \t\r\n]*")
 
 
 class CheckpointError(TailorError):
@@ -50,14 +62,6 @@ def _escaped(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-MAX_JSON = 100_000_000
-"""The largest JSON text that is read, in bytes; the reference allows a header as much."""
-
-MAX_DEPTH = 100
-"""How deep configurations may nest: Python prints and compares what nests by recursion."""
-
-_BLANK = re.compile(r"[ \t\r\n]*")
-
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -82,7 +86,7 @@ def open_regular(path: Path, code: str = "C201") -> io.FileIO:
 
 
 def read_object(path: Path, code: str, duplicate: str | None) -> dict[str, Any]:
-    """The JSON object that a file holds; see `parse_object`. It nests `MAX_DEPTH` deep at most."""
+    """The JSON object that a file holds; see `parse_object`. It nests 100 deep at most."""
     with open_regular(path, code) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_JSON:
@@ -91,15 +95,15 @@ def read_object(path: Path, code: str, duplicate: str | None) -> dict[str, Any]:
     found = parse_object(raw, path, code, duplicate)
     for name, value in found.items():
         if _is_deep(value):
-            message = f"{quoted(name)} is nested too deeply to be JSON of ours"
-            raise CheckpointError(code, message, path, offset=place_of(name, raw))
+            at = place_of(name, raw)
+            raise CheckpointError(code, f"{quoted(name)} {_TOO_DEEP}", path, offset=at)
     return found
 
 
 def _is_deep(value: object) -> bool:
-    """Whether lists and objects nest deeper than `MAX_DEPTH`; found without a recursion."""
+    """Whether lists and objects nest deeper than 100; found without a recursion."""
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(_MAX_DEPTH):
         inside: list[Any] = []
         for each in level:
             if isinstance(each, dict | list):
@@ -150,8 +154,7 @@ def parse_object(
     except json.JSONDecodeError as error:
         raise refuse(code, f"is not JSON: {error.msg}", error.pos) from error
     except RecursionError as error:
-        message = "is nested too deeply to be JSON of ours"
-        raise refuse(code, message, _undecodable(text, decoder)) from error
+        raise refuse(code, _TOO_DEEP, _undecodable(text, decoder)) from error
     except _TwiceError as error:
         raise refuse(duplicate or code, str(error), _undecodable(text, decoder)) from error
     except ValueError as error:
@@ -206,22 +209,17 @@ class _TwiceError(ValueError):
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's entries as a dictionary, if no name comes twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = _twice(name for name, _ in pairs)
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
         raise _TwiceError(f"{quoted(twice)} stands twice in one object")
     return found
 
 
-def _twice(names: Iterable[str]) -> str:
-    """A name that comes more than once."""
-    counts = Counter(names)
-    return next(name for name, count in counts.items() if count > 1)
-
-
 def _no_constant(text: str) -> NoReturn:
-    msg = f"{text} is no number"
-    raise ValueError(msg)
+    raise ValueError(f"{text} is no number")
 
 
 _STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

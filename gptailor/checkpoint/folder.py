@@ -5,7 +5,7 @@ import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, final
 
 from gptailor.checkpoint.files import CheckpointError, quoted, read_object, reason
 from gptailor.checkpoint.formats.gguf import is_gguf, open_gguf
@@ -21,26 +21,17 @@ ADAPTER = "adapter_model.safetensors"
 GENERATION_CONFIG = "generation_config.json"
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-    "spiece.model",
-    "tekken.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "tekken.json", "vocab.json",
+    "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json",
+)  # fmt: skip
 """What a tokenizer may consist of, besides `additional_chat_templates/*.jinja`."""
 
 _TEMPLATES = "additional_chat_templates"
 _OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".npz")
 
 
+@final
 @dataclass(frozen=True)
 class Checkpoint:
     """A folder with a configuration and weights; the tensors are known, none is read."""
@@ -58,11 +49,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     files; else a single file of another name will do, then PyTorch's `.bin` files. A GGUF file,
     or a folder with one and no other weights, has its configuration in itself.
     """
-    if is_gguf(folder):
-        return _packed(folder, folder)
-    names = _listing(folder)
-    if (file := _only_gguf(folder, names)) is not None:
-        return _packed(folder, file)
+    names = [] if is_gguf(folder) else _listing(folder)
+    file = folder if is_gguf(folder) else _only_gguf(folder, names)
+    if file is not None:
+        return Checkpoint(folder, *open_gguf(file), (file,))
     if CONFIG not in names:
         adapter = "adapter_config.json" in names
         help = 'this is an adapter: write `model NAME = base + "…"`' if adapter else ""
@@ -78,18 +68,27 @@ def _weights(
     """All tensors, and the files that they are in."""
     if INDEX in names and SINGLE not in names:
         return _read_shards(folder, INDEX, read_header)
-    if not any(name.endswith(".safetensors") and name != ADAPTER for name in names):
-        if BIN_SINGLE in names:
-            return read_pickled(folder / BIN_SINGLE), (folder / BIN_SINGLE,)
-        if BIN_INDEX in names:
-            return _read_shards(folder, BIN_INDEX, read_pickled)
-    file = folder / _single(folder, names)
-    return read_header(file), (file,)
+    found = [name for name in names if name.endswith(".safetensors") and name != ADAPTER]
+    if not found and BIN_SINGLE in names:
+        return read_pickled(folder / BIN_SINGLE), (folder / BIN_SINGLE,)
+    if not found and BIN_INDEX in names:
+        return _read_shards(folder, BIN_INDEX, read_pickled)
+    if SINGLE in names:
+        found = [SINGLE]
+    if len(found) > 1:
+        message = f"holds {len(found)} safetensors files and no {INDEX} that joins them"
+        raise CheckpointError("C104", message, folder)
+    if not found:
+        raise CheckpointError("C104", f"holds no safetensors weights{_others(names)}", folder)
+    return read_header(folder / found[0]), (folder / found[0],)
 
 
-def _packed(place: Path, file: Path) -> Checkpoint:
-    config, tensors = open_gguf(file)
-    return Checkpoint(place, config, tensors, (file,))
+def _others(names: Iterable[str]) -> str:
+    """What weights there are that aren't read."""
+    others = [n for n in names if n == ADAPTER or n.lower().endswith(_OTHER_WEIGHTS)]
+    if len(others) > 5:
+        return f"; found {listed(map(quoted, others[:5]), ',')} and {len(others) - 5} more"
+    return f"; found {listed(map(quoted, others))}" if others else ""
 
 
 def _only_gguf(folder: Path, names: Iterable[str]) -> Path | None:
@@ -143,24 +142,6 @@ def _regular(path: Path) -> Path:
     if not regular:
         raise CheckpointError("C201", "is not a regular file", path)
     return path
-
-
-def _single(folder: Path, names: Iterable[str]) -> str:
-    """The name of the one file that holds the weights."""
-    if SINGLE in names:
-        return SINGLE
-    candidates = [n for n in names if n.endswith(".safetensors") and n != ADAPTER]
-    if len(candidates) == 1:
-        return candidates[0]
-    if candidates:
-        message = f"holds {len(candidates)} safetensors files and no {INDEX} that joins them"
-        raise CheckpointError("C104", message, folder)
-    others = [n for n in names if n == ADAPTER or n.lower().endswith(_OTHER_WEIGHTS)]
-    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-    found = (
-        f"; found {listed(map(quoted, others[:5]), ',' if more else 'and')}{more}" if others else ""
-    )
-    raise CheckpointError("C104", f"holds no safetensors weights{found}", folder)
 
 
 # ------------------------------------------------------------------------------------ many shards

@@ -1,11 +1,12 @@
-"""A plan's model, opened: its name in the plan, its checkpoint, and its layout."""
+"""A plan's models, opened: from folders, from the Hub, with adapters on them; rows aligned."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from gptailor.checkpoint.families.detect import Unknown, layout_of
 from gptailor.checkpoint.families.layer_config import LayerEntry
@@ -20,6 +21,7 @@ from gptailor.plan.plan import Model, Part, Plan
 from gptailor.plan.walk import named_models, recipes
 
 
+@final
 @dataclass(frozen=True)
 class Opened:
     """A model of a plan with all that is known of it without reading its weights.
@@ -127,14 +129,11 @@ def open_models(
     return opened, opener.faults
 
 
-@dataclass(slots=True)
-class _Found:
-    """A checkpoint, and where it is on the Hub, if it is there."""
-
-    checkpoint: Checkpoint
-    remotes: tuple[Remote, ...] = ()
+_Found = tuple[Checkpoint, tuple[Remote, ...]]
+"""A checkpoint, and where it is on the Hub, if it is there."""
 
 
+@final
 @dataclass(slots=True)
 class _Opener:
     """Opens each model once, though several adapters are on it."""
@@ -146,15 +145,16 @@ class _Opener:
 
     def model(self, name: str) -> Opened | None:
         """The model of that name; None, and a fault, if it can't be opened."""
-        for below in reversed(self._chain(self.plan.models, name)):  # so that nothing recurs deep
+        for below in reversed(_chain(self.plan.models, name)):  # so that nothing recurs deep
             found = self._checkpoint(below)
         if found is None:
             return None
-        layout = layout_of(found.checkpoint.config, found.checkpoint.tensors)
+        checkpoint, remotes = found
+        layout = layout_of(checkpoint.config, checkpoint.tensors)
         if isinstance(layout, Unknown):
             self.faults.append(Fault("M204", layout.reason, ("models", name, "source")))
             return None
-        return Opened(name, found.checkpoint, layout, found.remotes)
+        return Opened(name, checkpoint, layout, remotes)
 
     def _checkpoint(self, name: str) -> _Found | None:
         if name not in self.found:
@@ -171,40 +171,36 @@ class _Opener:
     def _read(self, name: str) -> _Found | None:
         model = self.plan.models[name]
         if model.on is not None:
-            return self._adapted(name, model)
+            under = self._checkpoint(model.on)
+            return None if under is None else self._adapted(name, model, *under)
         if is_local(model.source):
-            return _Found(open_checkpoint(folder_of(self.plan, model.source)))
+            return open_checkpoint(folder_of(self.plan, model.source)), ()
         checkpoint, remote = open_hub(model.source, model.revision)
-        return _Found(checkpoint, (remote,))
+        return checkpoint, (remote,)
 
-    def _names(self, name: str) -> tuple[str, ...]:
-        """What a model and those that it is on are called where they are declared."""
-        return tuple(self.declared[each].source for each in self._chain(self.declared, name))
-
-    def _chain(self, models: Mapping[str, Model], name: str) -> list[str]:
-        """The model, and those that it is on, the last of which is no adapter."""
-        chain = [name]
-        while (on := models[chain[-1]].on) is not None:
-            chain.append(on)
-        return chain
-
-    def _adapted(self, name: str, model: Model) -> _Found | None:
+    def _adapted(
+        self, name: str, model: Model, under: Checkpoint, remotes: tuple[Remote, ...]
+    ) -> _Found:
         from gptailor.checkpoint.formats.lora import apply_adapter  # noqa: PLC0415 (few plans need it)
 
-        assert model.on is not None
-        under = self._checkpoint(model.on)
-        if under is None:
-            return None
-        remotes = under.remotes
         if is_local(model.source):
             folder = folder_of(self.plan, model.source)
         else:
             folder, remote = open_adapter(model.source, model.revision)
             remotes = (*remotes, remote)
-        checkpoint, warnings = apply_adapter(under.checkpoint, folder, self._names(model.on))
+        also = [self.declared[each].source for each in _chain(self.declared, name)[1:]]
+        checkpoint, warnings = apply_adapter(under, folder, also)
         at = ("models", name, "source")
         self.faults += [Fault("M305", text, at, severity="warning") for text in warnings]
-        return _Found(checkpoint, remotes)
+        return checkpoint, remotes
+
+
+def _chain(models: Mapping[str, Model], name: str) -> list[str]:
+    """The model, and those that it is on, the last of which is no adapter."""
+    chain = [name]
+    while (on := models[chain[-1]].on) is not None:
+        chain.append(on)
+    return chain
 
 
 def has_rows(where: str, number: int) -> bool:
@@ -218,49 +214,29 @@ def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Op
     `donor` is the same tensor of the model whose tokenizer it is (`owner`): it gives
     the number of rows, and the rows of tokens that the model lacks.
     """
+    ours, theirs = model.vocabulary, owner.vocabulary
+    if model.name == owner.name or ours is None or theirs is None:
+        return tensor
+    if tensor.spec.shape[:1] == donor.spec.shape[:1] and ours == theirs:
+        return tensor
+
+    def place(row: int) -> tuple[bool, int]:
+        """Whether the model has the row, and how many rows after this number."""
+        token = theirs.tokens.get(row)
+        number = ours.ids.get(token) if token is not None else None
+        if number is None or number >= tensor.spec.shape[0]:
+            return False, 0
+        return True, number - row
+
+    pieces = []
     rows = donor.spec.shape[0]
-    if model.name == owner.name or not can_be_aligned(model, owner):
-        return tensor
-    if not differs(tensor, model, donor, owner):
-        return tensor
-    pieces = tuple(_runs(list(_rows(tensor, model, donor, owner))))
+    for (known, shift), run in groupby(range(rows), place):
+        first, *more = run
+        pieces.append(RowRange(tensor if known else donor, first + shift, 1 + len(more)))
     spec = replace(tensor.spec, shape=(rows, *tensor.spec.shape[1:]))
-    return TensorInfo(spec, tensor.file, tensor.offset, Aligned(pieces))
-
-
-def differs(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Opened) -> bool:
-    """Whether a model's rows are not those of the tokenizer already."""
-    if tensor.spec.shape[:1] != donor.spec.shape[:1]:
-        return True
-    return model.vocabulary != owner.vocabulary
+    return TensorInfo(spec, tensor.file, tensor.offset, Aligned(tuple(pieces)))
 
 
 def can_be_aligned(model: Opened, owner: Opened) -> bool:
     """Whether both models' vocabularies are known."""
     return model.vocabulary is not None and owner.vocabulary is not None
-
-
-def _rows(
-    tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Opened
-) -> Iterator[tuple[TensorInfo, int]]:
-    """For each row of the output, the tensor that has it and its number there."""
-    ours, theirs = model.vocabulary, owner.vocabulary
-    assert ours is not None
-    assert theirs is not None
-    for row in range(donor.spec.shape[0]):
-        token = theirs.tokens.get(row)
-        number = ours.ids.get(token) if token is not None else None
-        if number is not None and number < tensor.spec.shape[0]:
-            yield tensor, number
-        else:
-            yield donor, row
-
-
-def _runs(rows: Sequence[tuple[TensorInfo, int]]) -> Iterator[RowRange]:
-    """Neighbouring rows of one tensor joined."""
-    start = 0
-    for i in range(1, len(rows) + 1):
-        tensor, first = rows[start]
-        if i == len(rows) or rows[i] != (tensor, first + i - start):
-            yield RowRange(tensor, first, i - start)
-            start = i

@@ -5,31 +5,30 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, final
 
 from pydantic import Field
 
-from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, reason
+from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.output_file import ByteProgress, Payload
+from gptailor.checkpoint.write.output_file import ByteProgress, Payload, read_blocks
 from gptailor.checkpoint.write.tensors import OnWritten
 from gptailor.checkpoint.write.threads import Crew
 from gptailor.plan.plan import Closed, Several
 
-_READ_BYTES = 2**20
-"""Bytes that are read at once; `hashlib` lets other threads go on meanwhile."""
-
-Count = Annotated[int, Field(ge=0)]
+_Count = Annotated[int, Field(ge=0)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+@final
 class FileDigest(Closed):
     """The size of a file in bytes, and the sha256 of them in hexadecimal."""
 
-    size: Count
+    size: _Count
     sha256: Sha256
 
 
+@final
 class TensorDigest(Closed):
     """What a tensor is (`dtype` is safetensors' name of it), and the sha256 of its bytes.
 
@@ -38,7 +37,7 @@ class TensorDigest(Closed):
     """
 
     dtype: str
-    shape: Several[Count]
+    shape: Several[_Count]
     sha256: Sha256
     sketch: Several[float] | None = None
 
@@ -56,7 +55,7 @@ def of_file(path: Path, progress: ByteProgress = lambda _: None) -> FileDigest:
     with open_regular(path) as file:
         before = os.fstat(file.fileno())
         digest = hashlib.sha256()
-        for block in _blocks(file.fileno(), ByteRange(path, 0, before.st_size)):
+        for block in read_blocks(file.fileno(), ByteRange(path, 0, before.st_size)):
             digest.update(block)
             progress(len(block))
         after = os.fstat(file.fileno())
@@ -77,26 +76,21 @@ def of_tensors(
     `seen` is told by one thread of the crew at a time, in no order; `progress` by any.
     """
     seen = crew.told(seen)
-    crew.do([partial(_tell, spec, payload_of, seen, progress) for spec in specs])
 
+    def tell(spec: TensorSpec) -> None:
+        digest = hashlib.sha256()
+        size = 0
+        for chunk in _chunks(payload_of(spec)):
+            view = memoryview(chunk)
+            digest.update(view)
+            size += view.nbytes
+            progress(view.nbytes)
+        if size != spec.size:
+            message = f"{quoted(spec.name)} takes {spec.size} bytes and was given {size}"
+            raise CheckpointError("C304", message, Path(spec.name))
+        seen(spec, digest.hexdigest())
 
-def _tell(
-    spec: TensorSpec,
-    payload_of: Callable[[TensorSpec], Payload],
-    seen: OnWritten,
-    progress: ByteProgress,
-) -> None:
-    digest = hashlib.sha256()
-    size = 0
-    for chunk in _chunks(payload_of(spec)):
-        view = memoryview(chunk)
-        digest.update(view)
-        size += view.nbytes
-        progress(view.nbytes)
-    if size != spec.size:
-        message = f"{quoted(spec.name)} takes {spec.size} bytes and was given {size}"
-        raise CheckpointError("C304", message, Path(spec.name))
-    seen(spec, digest.hexdigest())
+    crew.do([partial(tell, spec) for spec in specs])
 
 
 def _chunks(payload: Payload) -> Iterator[memoryview | bytes]:
@@ -104,22 +98,4 @@ def _chunks(payload: Payload) -> Iterator[memoryview | bytes]:
         yield from payload
         return
     with open_regular(payload.file) as file:
-        yield from _blocks(file.fileno(), payload)
-
-
-def _blocks(file: int, stretch: ByteRange) -> Iterator[memoryview]:
-    """A stretch of a file, each block valid until the next one is asked for."""
-    buffer = memoryview(bytearray(min(stretch.size, _READ_BYTES)))
-    done = 0
-    while done < stretch.size:
-        at = stretch.offset + done
-        try:
-            count = os.preadv(file, [buffer[: stretch.size - done]], at)
-        except OSError as error:
-            message = f"cannot be read: {reason(error)}"
-            raise CheckpointError("C201", message, stretch.file, offset=at) from error
-        if not count:
-            message = "became shorter while it was read"
-            raise CheckpointError("C304", message, stretch.file, offset=at)
-        yield buffer[:count]
-        done += count
+        yield from read_blocks(file.fileno(), payload)

@@ -1,7 +1,6 @@
-"""What the kernel does for a big file when it is asked: room in advance, writing out at once.
+"""An output file: room in advance, bytes copied in the kernel, written out while more are made.
 
-Both are wishes. Where the system or the file system has no such call nothing happens, and the
-bytes get there all the same.
+Where the system or the file system lacks one of these calls, the bytes get there all the same.
 """
 
 import ctypes
@@ -12,54 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, final
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, reason
 from gptailor.checkpoint.tensor import ByteRange
 
 if TYPE_CHECKING:
     from hashlib import _Hash
-
-_WRITE = 2  # SYNC_FILE_RANGE_WRITE: start to write these pages, wait for nothing
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def reserve(fd: int, size: int) -> None:
-    """Make a new file `size` bytes long, its blocks allocated; OSError if the disk lacks them.
-
-    Python's `posix_fallocate` won't do: where a file system can't allocate, as NFS, the C library
-    writes into each block instead.
-    """
-    fallocate = _call("fallocate")
-    if size and fallocate is not None and fallocate(fd, 0, 0, size):
-        code = ctypes.get_errno()
-        if code in _FULL:
-            raise OSError(code, os.strerror(code))
-    os.ftruncate(fd, size)
-
-
-def start_writing(fd: int, offset: int, size: int) -> None:
-    """Have a stretch go to the disk while the next one is made: the last sync is short, then."""
-    sync = _call("sync_file_range")
-    if sync is not None:
-        sync(fd, offset, size, _WRITE)
-
-
-@cache
-def _call(name: str) -> Callable[..., int] | None:
-    """A function of the C library that takes a descriptor, 64-bit numbers and says 0; or None."""
-    try:
-        function = getattr(ctypes.CDLL(None, use_errno=True), name)
-    except (AttributeError, OSError, TypeError):  # another system, a libc that lacks it
-        return None
-    if name == "fallocate":
-        function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    else:
-        function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-    function.restype = ctypes.c_int
-    made: Callable[..., int] = function
-    return made
-
 
 Payload = ByteRange | Iterable[memoryview | bytes]
 """A tensor's bytes: copied from a file as they are, or made on the way."""
@@ -70,11 +28,67 @@ ByteProgress = Callable[[int], None]
 COPY_STEP = 32 * 1024 * 1024
 """The most that the kernel copies in one call, so that a long copy shows and can be interrupted."""
 BUFFER = 1024 * 1024
-"""What goes through memory at once where the kernel copies nothing; it should fit a cache."""
-WORTH_STARTING = 1024 * 1024
+"""What goes through memory at once; it should fit a cache. `hashlib` lets other threads go on."""
+_WORTH_STARTING = 1024 * 1024
 """A shorter stretch waits for its neighbours before it goes to the disk."""
 
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE: start to write these pages, wait for nothing
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
+
+@cache
+def libc(name: str, *arguments: Any) -> Callable[..., int] | None:
+    """A function of the C library with arguments of these types, which says 0; or None."""
+    try:
+        function: Any = getattr(ctypes.CDLL(None, use_errno=True), name)
+    except (AttributeError, OSError, TypeError):  # another system, a libc that lacks it
+        return None
+    function.argtypes = arguments
+    function.restype = ctypes.c_int
+    found: Callable[..., int] = function
+    return found
+
+
+def reserve(fd: int, size: int) -> None:
+    """Make a new file `size` bytes long, its blocks allocated; OSError if the disk lacks them.
+
+    Python's `posix_fallocate` won't do: where a file system can't allocate, as NFS, the C library
+    writes into each block instead.
+    """
+    fallocate = libc("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    if size and fallocate is not None and fallocate(fd, 0, 0, size):
+        code = ctypes.get_errno()
+        if code in _FULL:
+            raise OSError(code, os.strerror(code))
+    os.ftruncate(fd, size)
+
+
+def start_writing(fd: int, offset: int, size: int) -> None:
+    """Have a stretch go to the disk while the next one is made: the last sync is short, then."""
+    kinds = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+    if (sync := libc("sync_file_range", *kinds)) is not None:
+        sync(fd, offset, size, _WRITE)
+
+
+def read_blocks(source: int, stretch: ByteRange) -> Iterator[memoryview]:
+    """A stretch of an open file, each block valid until the next one is asked for."""
+    buffer = memoryview(bytearray(min(stretch.size, BUFFER)))
+    done = 0
+    while done < stretch.size:
+        at = stretch.offset + done
+        try:
+            count = os.preadv(source, [buffer[: stretch.size - done]], at)
+        except OSError as error:
+            message = f"cannot be read: {reason(error)}"
+            raise CheckpointError("C201", message, stretch.file, offset=at) from error
+        if not count:
+            message = "became shorter while it was read"
+            raise CheckpointError("C304", message, stretch.file, offset=at)
+        yield buffer[:count]
+        done += count
+
+
+@final
 class OutputFile:
     """A new file of a known size, written anywhere and by several threads at the same time.
 
@@ -126,7 +140,7 @@ class OutputFile:
 
         This waits for nothing.
         """
-        if size >= WORTH_STARTING:
+        if size >= _WORTH_STARTING:
             start_writing(self.fd, offset, size)
 
     def copy(self, stretch: ByteRange, offset: int, digest: "_Hash | None" = None) -> None:
@@ -134,25 +148,32 @@ class OutputFile:
 
         A `digest` is told of all bytes; they go through memory then.
         """
+        end = stretch.offset + stretch.size
         with open_regular(stretch.file) as file:
             source = file.fileno()
-            if os.fstat(source).st_size < stretch.offset + stretch.size:
-                raise _shrank(stretch)
+            if os.fstat(source).st_size < end:
+                message = f"ends before byte {end}; it changed since it was opened"
+                raise CheckpointError("C304", message, stretch.file)
             done = 0
             if digest is None:
                 done = self._copy_ranges(source, offset, stretch)
-                done += self._sendfile(source, offset + done, stretch, done)
-            self._copy_through_memory(source, offset + done, stretch, done, digest)
+                done += self._sendfile(source, offset, stretch, done)
+            begun = done
+            left = ByteRange(stretch.file, stretch.offset + begun, stretch.size - begun)
+            for block in read_blocks(source, left):
+                if digest is not None:
+                    digest.update(block)
+                done += self.write(block, offset + done)
+            self.start(offset + begun, done - begun)
 
     def _copy_ranges(self, source: int, offset: int, stretch: ByteRange) -> int:
         """Copy in the kernel as far as it can; where it can't, the next way says what is wrong."""
         done = 0
         while done < stretch.size:
             count = min(stretch.size - done, COPY_STEP)
+            places = stretch.offset + done, offset + done
             try:
-                copied = os.copy_file_range(
-                    source, self.fd, count, stretch.offset + done, offset + done
-                )
+                copied = os.copy_file_range(source, self.fd, count, *places)
             except (OSError, AttributeError):
                 break
             if not copied:
@@ -167,12 +188,12 @@ class OutputFile:
             return 0
         with writing(self.shown):
             out = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
-        done = 0
+        done = begun
         try:
-            os.lseek(out, offset, os.SEEK_SET)
-            while begun + done < stretch.size:
-                at = stretch.offset + begun + done
-                sent = os.sendfile(out, source, at, min(stretch.size - begun - done, COPY_STEP))
+            os.lseek(out, offset + begun, os.SEEK_SET)
+            while done < stretch.size:
+                count = min(stretch.size - done, COPY_STEP)
+                sent = os.sendfile(out, source, stretch.offset + done, count)
                 if not sent:
                     break
                 self._copied(offset + done, sent)
@@ -181,31 +202,7 @@ class OutputFile:
             pass  # what is left goes through memory
         finally:
             os.close(out)
-        return done
-
-    def _copy_through_memory(
-        self, source: int, offset: int, stretch: ByteRange, done: int, digest: "_Hash | None"
-    ) -> None:
-        """What is left after `done` bytes."""
-        if done == stretch.size:
-            return
-        buffer = memoryview(bytearray(min(stretch.size - done, BUFFER)))
-        first, begun = offset, done
-        while done < stretch.size:
-            at = stretch.offset + done
-            try:
-                count = os.preadv(source, [buffer[: stretch.size - done]], at)
-            except OSError as error:
-                message = f"cannot be read: {reason(error)}"
-                raise CheckpointError("C201", message, stretch.file, offset=at) from error
-            if not count:
-                raise _shrank(stretch)
-            if digest is not None:
-                digest.update(buffer[:count])
-            self.write(buffer[:count], offset)
-            offset += count
-            done += count
-        self.start(first, done - begun)
+        return done - begun
 
     def _copied(self, offset: int, size: int) -> None:
         self.start(offset, size)
@@ -219,11 +216,6 @@ def writing(shown: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CheckpointError("C303", f"cannot be written: {reason(error)}", shown) from error
-
-
-def _shrank(stretch: ByteRange) -> CheckpointError:
-    message = f"ends before byte {stretch.offset + stretch.size}; it changed since it was opened"
-    return CheckpointError("C304", message, stretch.file)
 
 
 def write_whole(place: Path, raw: bytes, shown: Path) -> None:

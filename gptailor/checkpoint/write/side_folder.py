@@ -1,4 +1,7 @@
-"""Two folders take each other's name in one step, so that neither name is ever missing."""
+"""The folder beside a target in which an output grows, until both change names: `SideFolder`.
+
+It holds a locked file while its process lives, so that other runs can tell a dead one's folder.
+"""
 
 import ctypes
 import errno
@@ -9,39 +12,19 @@ import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from typing import final
 
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.write.output_file import writing
+from gptailor.checkpoint.write.output_file import libc, writing
+
+_LOCK, _NEW, _OLD = ".lock", "new", "old"
+_ATTEMPTS = 16
 
 _HERE = -100  # AT_FDCWD: paths are relative to the current folder
 _EXCHANGE = 2  # RENAME_EXCHANGE
 
 
-def exchange_names(one: Path, other: Path) -> bool:
-    """Exchange two paths; False, and nothing done, where the system or file system can't.
-
-    Linux can (`renameat2`), on local file systems; NFS has no such call.
-    """
-    try:
-        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError, TypeError):  # another system, a libc that lacks it
-        return False
-    renameat2.argtypes = [
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_uint,
-    ]
-    return not renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
-
-
-_LOCK = ".lock"
-NEW = "new"
-OLD = "old"
-ATTEMPTS = 16
-
-
+@final
 class SideFolder:
     """A context: on leaving it, whatever happened, the folder is gone and the target is whole."""
 
@@ -53,7 +36,7 @@ class SideFolder:
     @property
     def new(self) -> Path:
         """The output, until it is the target."""
-        return self.path / NEW
+        return self.path / _NEW
 
     def __enter__(self) -> "SideFolder":
         try:
@@ -80,7 +63,7 @@ class SideFolder:
         Until the lock is held another run may take the folder for dead and remove it; then the next
         attempt has another name.
         """
-        for _ in range(ATTEMPTS):
+        for _ in range(_ATTEMPTS):
             self.path = _name(self.target)
             self.path.mkdir()
             lock = self.path / _LOCK
@@ -91,13 +74,14 @@ class SideFolder:
                     return fd
                 self._lock = None
                 os.close(fd)
-        raise CheckpointError(
-            "C303", f"no side folder could be made in {ATTEMPTS} attempts", self.target
-        )
+        message = f"no side folder could be made in {_ATTEMPTS} attempts"
+        raise CheckpointError("C303", message, self.target)
 
     def swap(self, *, force: bool) -> None:
         """Make the new folder the target; an old one takes its place here if `force` says so."""
-        sync_tree(self.new)
+        for root, _, _ in os.walk(self.new):
+            with writing(Path(root)):
+                _sync_folder(Path(root))
         with writing(self.target):
             try:
                 if not (force and exchange_names(self.new, self.target)):
@@ -106,11 +90,11 @@ class SideFolder:
                 if not (force and exchange_names(self.new, self.target)):
                     raise
         with suppress(OSError):  # the output is there and whole, only its name may be lost
-            sync_folder(self.target.parent)
+            _sync_folder(self.target.parent)
 
     def _rename(self, *, force: bool) -> None:
         if force and os.path.lexists(self.target):
-            self.target.rename(self.path / OLD)
+            self.target.rename(self.path / _OLD)
         try:
             self.new.rename(self.target)
         except OSError as error:
@@ -119,6 +103,7 @@ class SideFolder:
             raise
 
 
+@final
 class TargetExists(CheckpointError):  # noqa: N818 (it says what is, as FileExistsError does not)
     """There is something where the output is to go."""
 
@@ -155,7 +140,7 @@ def _remove_dead(path: Path, target: Path) -> bool:
     return not os.path.lexists(path)
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Have a folder's entries on the disk; a file system that can't do this is as good as done."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -167,11 +152,16 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def sync_tree(folder: Path) -> None:
-    """Have the entries of a folder, and of all in it, on the disk."""
-    for root, _, _ in os.walk(folder):
-        with writing(Path(root)):
-            sync_folder(Path(root))
+def exchange_names(one: Path, other: Path) -> bool:
+    """Exchange two paths; False, and nothing done, where the system or file system can't.
+
+    Linux can (`renameat2`), on local file systems; NFS has no such call.
+    """
+    path = (ctypes.c_int, ctypes.c_char_p)
+    renameat2 = libc("renameat2", *path, *path, ctypes.c_uint)
+    if renameat2 is None:
+        return False
+    return not renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
 
 
 def _name(target: Path) -> Path:
@@ -183,10 +173,8 @@ def _claim(fd: int) -> bool:
     """Lock it; True on a file system without locks too, where nothing is ever taken for dead."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not isinstance(error, BlockingIOError)
     return True
 
 
@@ -206,7 +194,7 @@ def _lock_of_dead(path: Path) -> int | None:
 
 def _discard(path: Path, target: Path) -> None:
     """Undo a swap that wasn't finished, then remove the folder, its lock last."""
-    new, old = path / NEW, path / OLD
+    new, old = path / _NEW, path / _OLD
     if old.exists() and new.exists():
         try:
             old.rename(target)

@@ -1,12 +1,14 @@
-"""Which tensors go into which output file, and the header of each: `plan_shards`."""
+"""Which tensors go into which output file (`plan_shards`), and how each is filled."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import final
 
 from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.folder import SINGLE
 from gptailor.checkpoint.tensor import DTYPE_BITS, ByteRange, TensorSpec
 from gptailor.checkpoint.write.output_file import OutputFile, Payload
 from gptailor.checkpoint.write.threads import Crew
@@ -15,6 +17,7 @@ _HEADER_ALIGNMENT = 8
 """The data of a file start at a multiple of this many bytes, as a loader that maps it wants."""
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Shard:
     """An output file: its name, its tensors in file order, and all bytes before the first one."""
@@ -42,18 +45,6 @@ def plan_shards(specs: Sequence[TensorSpec], shard_size: int) -> tuple[Shard, ..
     if len(set(names)) < len(names) or "__metadata__" in names:
         msg = "tensor names must be unique, and none may be '__metadata__'"
         raise ValueError(msg)
-    groups = _fill(specs, shard_size)
-    shards = []
-    for number, group in enumerate(groups, 1):
-        name = "model.safetensors"
-        if len(groups) > 1:
-            name = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
-        ordered = tuple(sorted(group, key=_widest_first))
-        shards.append(Shard(name, ordered, _header(ordered)))
-    return tuple(shards)
-
-
-def _fill(specs: Sequence[TensorSpec], shard_size: int) -> list[list[TensorSpec]]:
     groups: list[list[TensorSpec]] = [[]]
     filled = 0
     for spec in specs:
@@ -62,11 +53,12 @@ def _fill(specs: Sequence[TensorSpec], shard_size: int) -> list[list[TensorSpec]
             filled = 0
         groups[-1].append(spec)
         filled += spec.size
-    return groups
-
-
-def _widest_first(spec: TensorSpec) -> int:
-    return -DTYPE_BITS[spec.dtype]
+    shards = []
+    for number, group in enumerate(groups, 1):
+        name = f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        ordered = tuple(sorted(group, key=lambda spec: -DTYPE_BITS[spec.dtype]))
+        shards.append(Shard(name if len(groups) > 1 else SINGLE, ordered, _header(ordered)))
+    return tuple(shards)
 
 
 def _header(specs: Sequence[TensorSpec]) -> bytes:
@@ -85,19 +77,10 @@ def _header(specs: Sequence[TensorSpec]) -> bytes:
 OnWritten = Callable[[TensorSpec, str], None]
 """Told of a tensor that is written, and of the sha256 of its bytes, in hexadecimal."""
 
-LARGE = 64 * 1024 * 1024
+_LARGE = 64 * 1024 * 1024
 """Bytes from which on a tensor is begun before the others, lest it be the last to end."""
-FLUSHED = 16 * 1024 * 1024
+_FLUSHED = 16 * 1024 * 1024
 """Made bytes that go to the disk together."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """A tensor, its bytes, and where in the file they go."""
-
-    spec: TensorSpec
-    payload: Payload
-    offset: int
 
 
 def fill_shard(
@@ -110,61 +93,55 @@ def fill_shard(
     """Write the header and all tensors of a shard. Neighbours that are copied are copied as one."""
     out.write(shard.header, 0)
     copies, made = [], []
-    for place in _places(shard, payload_of):
-        if isinstance(place.payload, ByteRange):
-            _check_size(place.spec, place.payload.size, out)
-            copies.append((place, place.payload))
+    offset = len(shard.header)
+    for spec in shard.specs:
+        payload = payload_of(spec)
+        if isinstance(payload, ByteRange):
+            _check_size(spec, payload.size, out)
+            copies.append((spec, payload, offset))
         else:
-            made.append((place, place.payload))
+            made.append((spec, payload, offset))
+        offset += spec.size
     if seen is None:
-        copying = [partial(out.copy, *stretch) for stretch in _joined(copies)]
+        copying = [partial(out.copy, *each) for each in _joined(copies)]
     else:
-        copying = [partial(_copy, out, place, stretch, seen) for place, stretch in copies]
-    made.sort(key=lambda one: one[0].spec.size < LARGE)
-    making = [partial(_make, out, *one, seen) for one in made]
+        copying = [partial(_copy, out, *each, seen) for each in copies]
+    made.sort(key=lambda each: each[0].size < _LARGE)
+    making = [partial(_make, out, *each, seen) for each in made]
     # One thread waits for what arithmetic needs to be imported, while the others copy.
     crew.do([*making[:1], *copying, *making[1:]])
 
 
-def _places(shard: Shard, payload_of: Callable[[TensorSpec], Payload]) -> Iterator[_Place]:
-    offset = len(shard.header)
-    for spec in shard.specs:
-        yield _Place(spec, payload_of(spec), offset)
-        offset += spec.size
-
-
-def _joined(copies: Sequence[tuple[_Place, ByteRange]]) -> Iterator[tuple[ByteRange, int]]:
+def _joined(copies: Iterable[tuple[TensorSpec, ByteRange, int]]) -> list[tuple[ByteRange, int]]:
     """The stretches and where they go; those that lie one after another, in both files, as one."""
-    begun: tuple[ByteRange, int] | None = None
-    for place, stretch in copies:
-        if begun is not None:
-            before, offset = begun
-            end = before.offset + before.size
-            if (before.file, end, offset + before.size) == (
-                stretch.file,
-                stretch.offset,
-                place.offset,
-            ):
-                joined = ByteRange(before.file, before.offset, before.size + stretch.size)
-                begun = (joined, offset)
-                continue
-            yield begun
-        begun = (stretch, place.offset)
-    if begun is not None:
-        yield begun
+    joined: list[tuple[ByteRange, int]] = []
+    for _, stretch, offset in copies:
+        before, begin = joined[-1] if joined else (ByteRange(stretch.file, -1, 0), -1)
+        ends = before.file, before.offset + before.size, begin + before.size
+        if ends == (stretch.file, stretch.offset, offset):
+            joined[-1] = replace(before, size=before.size + stretch.size), begin
+        else:
+            joined.append((stretch, offset))
+    return joined
 
 
-def _copy(out: OutputFile, place: _Place, stretch: ByteRange, seen: OnWritten) -> None:
+def _copy(
+    out: OutputFile, spec: TensorSpec, stretch: ByteRange, offset: int, seen: OnWritten
+) -> None:
     digest = hashlib.sha256()
-    out.copy(stretch, place.offset, digest)
-    seen(place.spec, digest.hexdigest())
+    out.copy(stretch, offset, digest)
+    seen(spec, digest.hexdigest())
 
 
 def _make(
-    out: OutputFile, place: _Place, chunks: Iterable[memoryview | bytes], seen: OnWritten | None
+    out: OutputFile,
+    spec: TensorSpec,
+    chunks: Iterable[memoryview | bytes],
+    offset: int,
+    seen: OnWritten | None,
 ) -> None:
     """Write a tensor chunk by chunk."""
-    spec, digest = place.spec, hashlib.sha256()
+    digest = hashlib.sha256()
     written = flushed = 0
     for chunk in chunks:
         size = memoryview(chunk).nbytes
@@ -173,12 +150,12 @@ def _make(
             break
         if seen is not None:
             digest.update(chunk)
-        written += out.write(chunk, place.offset + written)
-        if written - flushed >= FLUSHED:
-            out.start(place.offset + flushed, written - flushed)
+        written += out.write(chunk, offset + written)
+        if written - flushed >= _FLUSHED:
+            out.start(offset + flushed, written - flushed)
             flushed = written
     _check_size(spec, written, out)
-    out.start(place.offset + flushed, written - flushed)
+    out.start(offset + flushed, written - flushed)
     if seen is not None:
         seen(spec, digest.hexdigest())
 
@@ -186,7 +163,5 @@ def _make(
 def _check_size(spec: TensorSpec, size: int, out: OutputFile) -> None:
     if size != spec.size:
         more = "or more " if size > spec.size else ""
-        message = (
-            f"{quoted(spec.name)} takes {spec.size} bytes and was given {size} {more}".rstrip()
-        )
-        raise CheckpointError("C304", message, out.shown)
+        message = f"{quoted(spec.name)} takes {spec.size} bytes and was given {size} {more}"
+        raise CheckpointError("C304", message.rstrip(), out.shown)

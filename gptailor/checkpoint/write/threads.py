@@ -3,16 +3,18 @@
 import os
 from collections.abc import Callable, Iterable
 from threading import Event, Lock
-from typing import ParamSpec
+from typing import ParamSpec, final
 
 _Given = ParamSpec("_Given")
-Job = Callable[[], None]
+_Job = Callable[[], None]
 
 
+@final
 class Dismissed(Exception):  # noqa: N818 (no error: another job failed, and this one was let go)
     """The crew stopped while a job was under way."""
 
 
+@final
 class Crew:
     """So many threads; with one, jobs run in the caller's."""
 
@@ -23,7 +25,7 @@ class Crew:
         self._stopped = Event()
         self._lock = Lock()
 
-    def do(self, jobs: Iterable[Job]) -> None:
+    def do(self, jobs: Iterable[_Job]) -> None:
         """Do all jobs, begun in their order.
 
         After an exception no other job is begun, those under way end, and of all that failed the
@@ -35,7 +37,7 @@ class Crew:
             return
         self._do_at_once(list(jobs))
 
-    def _do_at_once(self, jobs: list[Job]) -> None:
+    def _do_at_once(self, jobs: list[_Job]) -> None:
         from concurrent.futures import (  # noqa: PLC0415 (5 ms that one thread need not pay)
             FIRST_EXCEPTION,
             ThreadPoolExecutor,

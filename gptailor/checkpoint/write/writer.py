@@ -13,19 +13,8 @@ from gptailor.checkpoint.folder import INDEX
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload, writing
 from gptailor.checkpoint.write.side_folder import SideFolder, TargetExists, remove_stale
-from gptailor.checkpoint.write.tensors import OnWritten, Shard, fill_shard, plan_shards
+from gptailor.checkpoint.write.tensors import OnWritten, Shard, fill_shard
 from gptailor.checkpoint.write.threads import Crew
-
-__all__ = [
-    "Payload",
-    "Shard",
-    "TargetExists",
-    "check_target",
-    "free_space",
-    "plan_shards",
-    "remove_stale",
-    "write_checkpoint",
-]
 
 
 def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it has a default place)
@@ -58,7 +47,6 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
     target = located(target)
     check_target(target, force=force, protected=protected)
     _check_names([*(shard.name for shard in shards), INDEX], files)
-    contents = {**_index(shards), **files}
     with _parents(target.parent):
         remove_stale(target)
         check_target(target, force=force, protected=protected)
@@ -69,7 +57,7 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
                 path, shown = side.new / shard.name, target / shard.name
                 with OutputFile(path, shown, shard.size, told) as out:
                     fill_shard(out, shard, payload_of, crew, crew.told(seen) if seen else None)
-            for name, content in {**contents, **finish()}.items():
+            for name, content in {**_index(shards), **files, **finish()}.items():
                 _write_file(side.new / name, target / name, content, progress)
             side.swap(force=force)
 
@@ -171,27 +159,20 @@ def _parents(folder: Path) -> Iterator[None]:
     try:
         for place in reversed([folder, *folder.parents]):
             with writing(place):
-                if _make(place):
+                if place.is_dir():
+                    continue
+                with suppress(FileExistsError):  # made by somebody else, just now
+                    place.mkdir()
                     made.append(place)
+                if not place.is_dir():
+                    message = "is a file, where a folder is needed"
+                    raise CheckpointError("C302", message, place)  # noqa: TRY301 (undone as any)
         yield
     except BaseException:
         for place in reversed(made):
             with suppress(OSError):  # somebody else uses it by now
                 place.rmdir()
         raise
-
-
-def _make(place: Path) -> bool:
-    """Make a folder unless it is there; whether it was made."""
-    if place.is_dir():
-        return False
-    try:
-        place.mkdir()
-    except FileExistsError as error:
-        if place.is_dir():  # by somebody else, just now
-            return False
-        raise CheckpointError("C302", "is a file, where a folder is needed", place) from error
-    return True
 
 
 def _write_file(path: Path, shown: Path, content: bytes | Path, progress: ByteProgress) -> None:

@@ -25,15 +25,10 @@ from gptailor.checkpoint.formats.safetensors import CheckpointError, read_header
 from gptailor.checkpoint.tensor import DTYPE_BITS, ByteRange, TensorSpec
 from gptailor.checkpoint.write import output_file as transfer
 from gptailor.checkpoint.write import side_folder
-from gptailor.checkpoint.write.writer import (
-    Payload,
-    TargetExists,
-    check_target,
-    free_space,
-    plan_shards,
-    remove_stale,
-    write_checkpoint,
-)
+from gptailor.checkpoint.write.output_file import Payload
+from gptailor.checkpoint.write.side_folder import TargetExists, remove_stale
+from gptailor.checkpoint.write.tensors import plan_shards
+from gptailor.checkpoint.write.writer import check_target, free_space, write_checkpoint
 
 TENSORS = {
     "a": torch.arange(5, dtype=torch.bfloat16),
