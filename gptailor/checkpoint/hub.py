@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
-from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.files import CheckpointError, quoted, read_object
 from gptailor.checkpoint.folder import (
     ADAPTER,
     CONFIG,
@@ -28,6 +28,7 @@ from gptailor.checkpoint.folder import (
     open_checkpoint,
     weight_map,
 )
+from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
 
 _SMALL_FILES = (
@@ -41,10 +42,11 @@ _SMALL_FILES = (
 )
 """What is fetched of every model: all but its weights."""
 
-FOREIGN = ("*.bin", "*.gguf")
+_FOREIGN = ("*.bin", "*.gguf")
 """Weights that have no header to ask for; they are fetched whole."""
 
 
+@final
 @dataclass(frozen=True)
 class Remote:
     """Where a checkpoint is on the Hub: its id, and the commit that was resolved."""
@@ -68,7 +70,7 @@ def open_hub(repo: str, revision: str | None) -> tuple[Checkpoint, Remote]:
     if all((folder / name).exists() for name in _weights(folder)):
         return open_checkpoint(folder), remote
     if not (folder / INDEX).exists() and _foreign(folder, remote):
-        return open_checkpoint(snapshot(repo, remote.commit, [*_SMALL_FILES, *FOREIGN])), remote
+        return open_checkpoint(snapshot(repo, remote.commit, [*_SMALL_FILES, *_FOREIGN])), remote
     return _by_headers(folder, remote), remote
 
 
@@ -105,16 +107,13 @@ def _foreign(folder: Path, remote: Remote) -> bool:
         with _talking(remote.repo, remote.commit):
             return not HfApi().file_exists(remote.repo, SINGLE, revision=remote.commit)
     except CheckpointError:
-        if any(path for pattern in FOREIGN for path in folder.glob(pattern)):
+        if any(path for pattern in _FOREIGN for path in folder.glob(pattern)):
             return True  # they are in the cache
         raise
 
 
 def _by_headers(folder: Path, remote: Remote) -> Checkpoint:
     """The checkpoint from headers that are read over the network, once."""
-    from gptailor.checkpoint.files import read_object  # noqa: PLC0415
-    from gptailor.checkpoint.formats.safetensors import read_header  # noqa: PLC0415
-
     config = read_object(folder / CONFIG, "C103", duplicate=None)
     tensors: dict[str, TensorInfo] = {}
     files = [folder / name for name in _weights(folder)]
@@ -175,7 +174,9 @@ def _infos(file: Path, header: Any) -> dict[str, TensorInfo]:
     found: dict[str, TensorInfo] = {}
     for name, entry in header.items() if isinstance(header, dict) else [("", None)]:
         match entry:
-            case [str(dtype), [*shape]] if dtype in DTYPE_BITS and all(map(_is_size, shape)):
+            case [str(dtype), [*shape]] if dtype in DTYPE_BITS and all(
+                type(size) is int and size >= 0 for size in shape
+            ):
                 found[name] = TensorInfo(TensorSpec(name, dtype, tuple(shape)), file, -1)
             case _:
                 message = f"has {quoted(name)} without a known dtype and a shape"
@@ -183,40 +184,36 @@ def _infos(file: Path, header: Any) -> dict[str, TensorInfo]:
     return found
 
 
-def _is_size(value: object) -> bool:
-    return type(value) is int and value >= 0
-
-
 @contextmanager
 def _talking(repo: str, revision: str | None) -> Iterator[None]:
     """The Hub's errors in our words; no bars where there is no terminal."""
     from huggingface_hub import errors  # noqa: PLC0415
 
-    http_error: Any = vars(errors)["HTTPError"]  # of the library under it, whose name changes
-    place = Path(repo)
+    http_error: type[Exception] = vars(errors)["HTTPError"]  # of the library under it
     at = f" at '{revision}'" if revision else ""
     try:
         with _quiet():
             yield
-    except errors.GatedRepoError as error:
-        help_ = "ask for access on its page, and log in by 'hf auth login' or HF_TOKEN"
-        raise CheckpointError("C501", "is gated on the Hub", place, help_) from error
-    except errors.RepositoryNotFoundError as error:
-        help_ = "if it is private, log in by 'hf auth login' or HF_TOKEN"
-        raise CheckpointError("C501", "is not on the Hub", place, help_) from error
-    except errors.RevisionNotFoundError as error:
-        raise CheckpointError("C502", f"has no revision '{revision}' on the Hub", place) from error
-    except errors.HFValidationError as error:
-        raise CheckpointError("C501", "is no id of the Hub", place) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        message = f"is not in the local cache{at}, and the Hub can't be reached"
-        raise CheckpointError("C503", message, place, _offline()) from error
-    except (errors.HfHubHTTPError, OSError) as error:
-        message = f"could not be had from the Hub{at}: {_first_line(error)}"
-        raise CheckpointError("C503", message, place) from error
-    except http_error as error:
-        message = f"could not be had from the Hub{at}: {_first_line(error)}"
-        raise CheckpointError("C503", message, place, _offline()) from error
+    except (errors.HFValidationError, OSError, http_error) as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        code, message, help_ = "C503", f"could not be had from the Hub{at}: {line}", ""
+        match error:
+            case errors.GatedRepoError():
+                code, message = "C501", "is gated on the Hub"
+                help_ = "ask for access on its page, and log in by 'hf auth login' or HF_TOKEN"
+            case errors.RepositoryNotFoundError():
+                code, message = "C501", "is not on the Hub"
+                help_ = "if it is private, log in by 'hf auth login' or HF_TOKEN"
+            case errors.RevisionNotFoundError():
+                code, message = "C502", f"has no revision '{revision}' on the Hub"
+            case errors.HFValidationError():
+                code, message = "C501", "is no id of the Hub"
+            case errors.LocalEntryNotFoundError() | errors.OfflineModeIsEnabled():
+                message = f"is not in the local cache{at}, and the Hub can't be reached"
+                help_ = _offline()
+            case _ if not isinstance(error, OSError):
+                help_ = _offline()
+        raise CheckpointError(code, message, Path(repo), help_) from error
 
 
 @contextmanager
@@ -231,10 +228,6 @@ def _quiet() -> Iterator[None]:
     finally:
         if quiet:
             utils.enable_progress_bars()
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _offline() -> str:

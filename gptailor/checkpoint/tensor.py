@@ -7,6 +7,7 @@ whole, by `gptailor.program.load`.
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import final
 
 DTYPE_BITS: dict[str, int] = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -21,6 +22,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 """The dtypes that arithmetic is done on."""
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """What a tensor is, without its bytes. `dtype` is safetensors' name of it (`BF16`)."""
@@ -40,6 +42,7 @@ class TensorSpec:
         return self.elements * DTYPE_BITS[self.dtype] // 8
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
     """A tensor on disk: what it is, and the file and offset of its first byte.
@@ -53,6 +56,7 @@ class TensorInfo:
     form: "Form | None" = None
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class ByteRange:
     """A stretch of a file, to be copied as it is."""
@@ -65,6 +69,7 @@ class ByteRange:
 # ------------------------------------------------------------------- other ways for values to lie
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Pickled:
     """A tensor of a PyTorch `.bin` file, read by `torch.load(…, weights_only=True)` only."""
@@ -72,6 +77,7 @@ class Pickled:
     key: str
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Dequantised:
     """A tensor of a GGUF file, dequantised.
@@ -84,6 +90,7 @@ class Dequantised:
     heads: int = 0
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class LowRank:
     """One LoRA delta: scale · b @ a, or its transpose; with a `magnitude`, DoRA's."""
@@ -100,6 +107,7 @@ class LowRank:
         return (self.a, self.b) if self.magnitude is None else (self.a, self.b, self.magnitude)
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Shift:
     """A tensor of the same shape, added scale times: the bias of a LoRA's `b`."""
@@ -113,6 +121,7 @@ class Shift:
         return (self.tensor,)
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class NewRows:
     """Rows in the place of those at `at`: an adapter's trainable tokens."""
@@ -129,6 +138,7 @@ class NewRows:
 Delta = LowRank | Shift | NewRows
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Adapted:
     """A tensor with deltas added to it, one after another; without any it is only cast."""
@@ -137,6 +147,7 @@ class Adapted:
     deltas: tuple[Delta, ...]
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class RowRange:
     """A stretch of a tensor's rows."""
@@ -146,6 +157,7 @@ class RowRange:
     count: int
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Aligned:
     """Rows of several tensors one after another, as another vocabulary wants them."""

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from gptailor.checkpoint.files import CheckpointError, reason
 
-FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
+_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 """Where a vocabulary may be, the first that is there counts."""
 
 Relation = Literal["same", "extension", "part", "other"]
 
 
+@final
 @dataclass(frozen=True)
 class Vocabulary:
     """A tokenizer's tokens and their numbers."""
@@ -27,11 +28,6 @@ class Vocabulary:
     def tokens(self) -> dict[int, str]:
         """The token of each number."""
         return {number: token for token, number in self.ids.items()}
-
-    @property
-    def size(self) -> int:
-        """One more than the largest number."""
-        return max(self.ids.values(), default=-1) + 1
 
 
 def relation(ours: Vocabulary, theirs: Vocabulary) -> Relation:
@@ -52,7 +48,7 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     Raises CheckpointError for a file that is there and is broken.
     """
     path = _first(folder)
-    readers = {"tokenizer.json": _json, "vocab.json": _object}
+    readers = {"tokenizer.json": _tokenizer, "vocab.json": _object}
     ids = _read(path, readers.get(path.name, _pieces)) if path else {}
     return Vocabulary(_added(folder) | ids) if ids else None
 
@@ -69,7 +65,7 @@ def same_files(a: Path, b: Path) -> bool:
 
 
 def _first(folder: Path) -> Path | None:
-    return next((folder / name for name in FILES if (folder / name).is_file()), None)
+    return next((folder / name for name in _FILES if (folder / name).is_file()), None)
 
 
 def _read(path: Path, ids_of: Callable[[bytes], dict[Any, Any]]) -> dict[str, int]:
@@ -89,7 +85,7 @@ def _read(path: Path, ids_of: Callable[[bytes], dict[Any, Any]]) -> dict[str, in
     return ids
 
 
-def _json(raw: bytes) -> dict[Any, Any]:
+def _tokenizer(raw: bytes) -> dict[Any, Any]:
     """A `tokenizer.json`'s model and added tokens."""
     document = _object(raw)
     vocabulary = (document.get("model") or {}).get("vocab") or {}

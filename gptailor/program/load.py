@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, reason
-from gptailor.checkpoint.formats.gguf import KINDS
+from gptailor.checkpoint.formats.gguf_header import KINDS
 from gptailor.checkpoint.tensor import (
     Adapted,
     Aligned,

@@ -242,7 +242,3 @@ def test_folders_of_the_same_files(files: Mapping[str, Any], same: bool, tmp_pat
     other = write(tmp_path / "other", files)
     assert same_files(one, other) is same
     assert same_files(other, one) is same
-
-
-def test_size_is_that_of_the_numbers() -> None:
-    assert (Vocabulary({}).size, Vocabulary({"a": 0, "b": 7}).size) == (0, 8)

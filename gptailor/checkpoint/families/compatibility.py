@@ -2,22 +2,22 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from gptailor.checkpoint.families.layer_config import Config
 
-Weight = Literal["fault", "warning"]
+_Weight = Literal["fault", "warning"]
 
-EPSILONS = frozenset({"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"})
+_EPSILONS = frozenset({"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"})
 """Norms' epsilons: 1e-5 beside 1e-6 is a warning, as checkpoints of one family have both."""
 
-MINOR = frozenset({
+_MINOR = frozenset({
     "sliding_window", "embedding_multiplier", "logits_scaling", "logit_scale",
     "final_logit_softcapping",
 })  # fmt: skip
 """Keys that make a difference which is only a warning: the base's value holds for all layers."""
 
-ALIASES: Mapping[str, tuple[str, ...]] = {
+_ALIASES: Mapping[str, tuple[str, ...]] = {
     "hidden_size": ("n_embd", "n_embed"),
     "n_embd": ("hidden_size",),
     "n_head": ("num_attention_heads",),
@@ -28,7 +28,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 """Other names of a key, which transformers reads too."""
 
-UNSPOKEN = frozenset({
+_UNSPOKEN = frozenset({
     "_name_or_path", "architectures", "auto_map", "bos_token_id", "eos_token_id", "pad_token_id",
     "torch_dtype", "dtype", "transformers_version", "use_cache", "vocab_size", "model_type",
     "max_position_embeddings", "initializer_range", "attention_dropout", "hidden_dropout",
@@ -38,15 +38,17 @@ UNSPOKEN = frozenset({
 """Keys that say nothing of a layer's arithmetic, or that are compared in another form."""
 
 
+@final
 @dataclass(frozen=True)
 class ConfigKey:
     """Something that must be equal: how it is read, and how bad a difference is."""
 
     name: str
     read: Callable[[Config], Any]
-    severity: Weight = "fault"
+    severity: _Weight = "fault"
 
 
+@final
 @dataclass(frozen=True)
 class Disagreement:
     """A key, its value in the base, its value in the other model, and how bad that is."""
@@ -54,43 +56,33 @@ class Disagreement:
     key: str
     base_value: object
     other_value: object
-    severity: Weight
+    severity: _Weight
 
 
 def keys(*read: ConfigKey, **defaults: Any) -> tuple[ConfigKey, ...]:
     """Keys that are read in their own way, and keys with the values that their absence means."""
-    plain = [
-        ConfigKey(name, _value(name, default), _weight(name)) for name, default in defaults.items()
-    ]
-    return (*read, *plain)
+    return (*read, *(_plain(name, default) for name, default in defaults.items()))
 
 
-def _weight(name: str) -> Weight:
-    return "warning" if name in MINOR else "fault"
+def _plain(name: str, default: Any) -> ConfigKey:
+    severity: _Weight = "warning" if name in _MINOR else "fault"
+    return ConfigKey(name, _value(name, default), severity)
 
 
 def _value(name: str, default: Any) -> Callable[[Config], Any]:
     """A reader of a key; its absence, and a None that stands for another key, are resolved."""
 
     def read(config: Config) -> Any:
-        value = _first(config, (name, *ALIASES.get(name, ())), default)
-        return _resolve(name, config) if value is None else value
+        names = (name, *_ALIASES.get(name, ()))
+        value = next((config[each] for each in names if each in config), default)
+        heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
+        if value is None and name in {"num_key_value_heads", "num_kv_heads"}:
+            return heads
+        if value is None and name == "head_dim" and isinstance(heads, int) and heads:
+            return hidden // heads if isinstance(hidden, int) else None
+        return value
 
     return read
-
-
-def _first(config: Config, names: Iterable[str], default: Any) -> Any:
-    return next((config[name] for name in names if name in config), default)
-
-
-def _resolve(name: str, config: Config) -> Any:
-    heads = config.get("num_attention_heads")
-    if name in {"num_key_value_heads", "num_kv_heads"}:
-        return heads
-    hidden = config.get("hidden_size")
-    if name == "head_dim" and heads and isinstance(heads, int) and isinstance(hidden, int):
-        return hidden // heads
-    return None
 
 
 def gated_window(default: int | None) -> ConfigKey:
@@ -105,7 +97,7 @@ def gated_window(default: int | None) -> ConfigKey:
 
 # ------------------------------------------------------------------------------- rotary embeddings
 
-STRETCHED = frozenset({"llama3", "yarn", "longrope"})
+_STRETCHED = frozenset({"llama3", "yarn", "longrope"})
 """Types that know the length before they stretched it."""
 
 
@@ -161,7 +153,7 @@ def _form(
         return form
     form["rope_type"] = kind = (renamed or {}).get(kind, kind)
     length = config.get("max_position_embeddings")
-    if kind in STRETCHED:
+    if kind in _STRETCHED:
         form.setdefault("original_max_position_embeddings", length)
         if "original_max_position_embeddings" in config:
             form["original_max_position_embeddings"] = config["original_max_position_embeddings"]
@@ -177,21 +169,17 @@ def disagreements(
     known: Iterable[ConfigKey], base: Config, other: Config, *, cautious: bool = False
 ) -> list[Disagreement]:
     """What two configurations disagree on; with caution, also on keys of unknown meaning."""
-    named: list[ConfigKey] = [
-        ConfigKey("model_type", lambda config: config.get("model_type")),
-        *known,
-    ]
+    named = [ConfigKey("model_type", lambda config: config.get("model_type")), *known]
     if cautious:
-        names = {key.name for key in named} | UNSPOKEN
-        more = sorted({*base, *other} - names)
-        named += [ConfigKey(name, _value(name, None), "warning") for name in more]
+        more = {*base, *other} - {key.name for key in named} - _UNSPOKEN
+        named += [ConfigKey(name, _value(name, None), "warning") for name in sorted(more)]
     read = [(key, key.read(base), key.read(other)) for key in named]
     return [Disagreement(key.name, a, b, _severity(key, a, b)) for key, a, b in read if a != b]
 
 
-def _severity(key: ConfigKey, a: Any, b: Any) -> Weight:
+def _severity(key: ConfigKey, a: Any, b: Any) -> _Weight:
     """How bad a difference is; epsilons that are near each other hardly matter."""
-    if key.name not in EPSILONS:
+    if key.name not in _EPSILONS:
         return key.severity
     numbers = [value for value in (a, b) if isinstance(value, int | float) and value > 0]
     near = len(numbers) == 2 and max(numbers) <= 10.5 * min(numbers)

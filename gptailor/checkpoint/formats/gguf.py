@@ -10,11 +10,10 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, final
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
 from gptailor.checkpoint.formats.gguf_header import (
-    KINDS,
     GgufTensor,
     GgufValue,
     Header,
@@ -24,11 +23,10 @@ from gptailor.checkpoint.formats.gguf_header import (
 from gptailor.checkpoint.tensor import Dequantised, TensorInfo, TensorSpec
 from gptailor.plan.faults import listed
 
-__all__ = ["KINDS", "Architecture", "is_gguf", "open_gguf"]
 
-
+@final
 @dataclass(frozen=True)
-class Architecture:
+class _Architecture:
     """An architecture of GGUF's: its model class, and what differs from the others here."""
 
     model_class: str
@@ -37,10 +35,10 @@ class Architecture:
     head_norms: bool = False
 
 
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture("LlamaForCausalLM", permuted=True),
-    "qwen2": Architecture("Qwen2ForCausalLM", biased=frozenset({"attn_q", "attn_k", "attn_v"})),
-    "qwen3": Architecture("Qwen3ForCausalLM", head_norms=True),
+_ARCHITECTURES: Mapping[str, _Architecture] = {
+    "llama": _Architecture("LlamaForCausalLM", permuted=True),
+    "qwen2": _Architecture("Qwen2ForCausalLM", biased=frozenset({"attn_q", "attn_k", "attn_v"})),
+    "qwen3": _Architecture("Qwen3ForCausalLM", head_norms=True),
 }
 """By GGUF's names, which are transformers' too. Mistral and SmolLM2 are `llama`."""
 
@@ -62,11 +60,11 @@ _LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
-MLP = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
-FREQUENCIES = "rope_freqs.weight"
+_ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
+_MLP = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
+_FREQUENCIES = "rope_freqs.weight"
 
-KNOWN = frozenset({
+_KNOWN = frozenset({
     "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size",
     "attention.head_count", "attention.head_count_kv", "attention.key_length",
     "attention.value_length", "attention.layer_norm_rms_epsilon", "rope.freq_base",
@@ -89,19 +87,20 @@ def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     return _File(read_gguf(path)).checkpoint()
 
 
+@final
 class _File:
     """A GGUF file of a known architecture."""
 
     def __init__(self, header: Header) -> None:
-        self.header = header
+        self.facts = header.facts
         self.path = header.path
         self.tensors = header.tensors
         name = header.facts.get("general.architecture")
-        if not isinstance(name, str) or name not in ARCHITECTURES:
-            known = listed(map(quoted, ARCHITECTURES))
+        if not isinstance(name, str) or name not in _ARCHITECTURES:
+            known = listed(map(quoted, _ARCHITECTURES))
             self.refuse(f"is of the architecture {quoted(str(name))}", f"those read are {known}")
         self.name = name
-        self.architecture = ARCHITECTURES[name]
+        self.architecture = _ARCHITECTURES[name]
         self._check_facts()
         self.hidden = self.count("embedding_length")
         self.heads = self.count("attention.head_count")
@@ -117,12 +116,11 @@ class _File:
 
     def fact(self, key: str) -> GgufValue | None:
         """What is said of the architecture, if it is."""
-        return self.header.facts.get(f"{self.name}.{key}")
+        return self.facts.get(f"{self.name}.{key}")
 
     def count(self, key: str, default: int | None = None) -> int:
         """A fact that is a positive whole number."""
-        value = self.fact(key)
-        value = default if value is None else value
+        value = default if self.fact(key) is None else self.fact(key)
         if type(value) is not int or not 0 < value < 2**31:
             message = f"'{self.name}.{key}' is {shown_value(value)}"
             self.refuse(f"{message}, and should be a positive whole number")
@@ -130,8 +128,7 @@ class _File:
 
     def real(self, key: str, default: float | None = None) -> float:
         """A fact that is a positive number; a float32 in the fewest digits that mean it."""
-        value = self.fact(key)
-        value = default if value is None else value
+        value = default if self.fact(key) is None else self.fact(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
             self.refuse(f"'{self.name}.{key}' is {shown_value(value)}, and should be a number")
         if not math.isfinite(value) or value <= 0:
@@ -139,16 +136,15 @@ class _File:
         return _short(float(value))
 
     def _check_facts(self) -> None:
-        if self.header.facts.get("split.count", 1) not in {0, 1}:
+        if self.facts.get("split.count", 1) not in {0, 1}:
             help = "join the parts with `llama-gguf-split --merge`"
             self.refuse("is one of several parts of a model", help)
         own = f"{self.name}."
-        for key in self.header.facts:
-            if key.startswith(own) and key.removeprefix(own) not in KNOWN:
+        for key in self.facts:
+            if key.startswith(own) and key.removeprefix(own) not in _KNOWN:
                 self.refuse(f"says {quoted(key)}, whose meaning for its layers isn't known here")
-        if self.fact("expert_count"):
-            experts = shown_value(self.fact("expert_count"))
-            self.refuse(f"is a mixture of {experts} experts, which isn't read")
+        if experts := self.fact("expert_count"):
+            self.refuse(f"is a mixture of {shown_value(experts)} experts, which isn't read")
 
     def _check_heads(self) -> None:
         for key in ("attention.value_length", "rope.dimension_count"):
@@ -170,7 +166,7 @@ class _File:
             if self.tensors[name].shape != shape:
                 found = list(self.tensors[name].shape)
                 self.refuse(f"{quoted(name)} has the shape {found}, and should have {list(shape)}")
-        if extra := sorted(self.tensors.keys() - wanted.keys() - {FREQUENCIES}):
+        if extra := sorted(self.tensors.keys() - wanted.keys() - {_FREQUENCIES}):
             self.refuse(f"has a tensor {quoted(extra[0])}, which isn't known in '{self.name}'")
         infos = [self._tensor(entry) for entry in self.tensors.values() if entry.name in wanted]
         tensors = {info.spec.name: info for info in infos}
@@ -178,14 +174,14 @@ class _File:
 
     def _biased(self) -> frozenset[str]:
         """The projections that have a bias: those of the architecture, or of all of a branch."""
-        named = {key for key in _LAYER_NAMES if f"blk.0.{key}.bias" in self.tensors}
+        named = frozenset(key for key in _LAYER_NAMES if f"blk.0.{key}.bias" in self.tensors)
         allowed = [self.architecture.biased]
         if self.architecture.model_class == "LlamaForCausalLM":
-            allowed += [ATTENTION, MLP, ATTENTION | MLP]
-        if frozenset(named) not in allowed:
+            allowed += [_ATTENTION, _MLP, _ATTENTION | _MLP]
+        if named not in allowed:
             names = listed(sorted(named)) or "no projection"
             self.refuse(f"{names} of its first layer has a bias, which '{self.name}' can't say")
-        return frozenset(named)
+        return named
 
     def _shapes(self, biased: frozenset[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
         """All tensors that there should be, and their shapes."""
@@ -251,7 +247,7 @@ class _File:
             "vocab_size": vocabulary,
         }
         if self.name == "llama":
-            config |= {"attention_bias": biased >= ATTENTION, "mlp_bias": biased >= MLP}
+            config |= {"attention_bias": biased >= _ATTENTION, "mlp_bias": biased >= _MLP}
         elif self.name == "qwen3":
             config["attention_bias"] = False
         return dict(sorted((config | self._tokens(vocabulary)).items()))
@@ -266,7 +262,7 @@ class _File:
         names = {"bos": "bos", "eos": "eos", "pad": "padding"}
         found: dict[str, int] = {}
         for name, theirs in names.items():
-            value = self.header.facts.get(f"tokenizer.ggml.{theirs}_token_id")
+            value = self.facts.get(f"tokenizer.ggml.{theirs}_token_id")
             if type(value) is int and 0 <= value < vocabulary:
                 found[f"{name}_token_id"] = value
         return found
@@ -276,9 +272,9 @@ class _File:
         theta = self.real("rope.freq_base", 10_000.0)
         kind = self.fact("rope.scaling.type") or "none"
         plain = {"rope_theta": theta, "rope_type": "default"}
-        if FREQUENCIES in self.tensors:
+        if _FREQUENCIES in self.tensors:
             if kind != "none":
-                self.refuse(f"has {quoted(FREQUENCIES)} beside the scaling {quoted(str(kind))}")
+                self.refuse(f"has {quoted(_FREQUENCIES)} beside the scaling {quoted(str(kind))}")
             return self._llama3(theta)
         if kind == "none" and self.fact("rope.scale_linear") is None:
             return plain
@@ -295,9 +291,14 @@ class _File:
 
     def _llama3(self, theta: float) -> dict[str, Any]:
         """Llama 3.1's scaling, of which a file holds the factors only: found, and checked."""
-        factors = self._factors()
+        entry, count = self.tensors[_FREQUENCIES], self.head // 2
+        if entry.kind.name != "F32" or entry.shape != (count,):
+            self.refuse(f"{quoted(_FREQUENCIES)} is not {count} numbers of float32")
+        with open_regular(self.path) as file:
+            file.seek(entry.offset)
+            factors = struct.unpack(f"<{count}f", read_exactly(file, 4 * count, self.path, "C109"))
         if not all(0 < factor < math.inf for factor in factors):
-            self.refuse(f"{quoted(FREQUENCIES)} are not all positive numbers")
+            self.refuse(f"{quoted(_FREQUENCIES)} are not all positive numbers")
         given: dict[str, Any] = {
             "rope_theta": theta, "rope_type": "llama3", "factor": _short(max(factors)),
             "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -306,27 +307,15 @@ class _File:
         expected = _llama3_factors(theta, self.head, given["factor"])
         pairs = zip(factors, expected, strict=True)
         if not all(math.isclose(a, b, rel_tol=1e-4) for a, b in pairs):
-            self.refuse(f"{quoted(FREQUENCIES)} are not the factors of Llama 3.1's scaling")
+            self.refuse(f"{quoted(_FREQUENCIES)} are not the factors of Llama 3.1's scaling")
         return given
-
-    def _factors(self) -> tuple[float, ...]:
-        entry = self.tensors[FREQUENCIES]
-        if entry.kind.name != "F32" or entry.shape != (self.head // 2,):
-            self.refuse(f"{quoted(FREQUENCIES)} is not {self.head // 2} numbers of float32")
-        with open_regular(self.path) as file:
-            file.seek(entry.offset)
-            raw = read_exactly(file, 2 * self.head, self.path, "C109")
-        return struct.unpack(f"<{self.head // 2}f", raw)
 
 
 def _llama3_factors(theta: float, head: int, factor: float) -> list[float]:
     """By what each rotary frequency is divided."""
-    found = []
-    for i in range(head // 2):
-        turns = 8192 / (2 * math.pi * theta ** (2 * i / head))
-        smooth = min(1.0, max(0.0, (turns - 1.0) / 3.0))
-        found.append(1.0 / ((1.0 - smooth) / factor + smooth))
-    return found
+    turns = [8192 / (2 * math.pi * theta ** (2 * i / head)) for i in range(head // 2)]
+    smooth = [min(1.0, max(0.0, (each - 1.0) / 3.0)) for each in turns]
+    return [1.0 / ((1.0 - each) / factor + each) for each in smooth]
 
 
 def _short(value: float) -> float:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, final
 
 from gptailor.checkpoint.files import LONGEST_QUOTED, CheckpointError, open_regular, quoted
 
 GgufValue = int | float | bool | str | tuple["GgufValue", ...]
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class TensorKind:
     """A type of tensors: entries in a block, bytes of a block, and the plain dtype that it is."""
@@ -51,6 +52,7 @@ MAX_GGUF_HEADER = 100_000_000
 """The largest header, in bytes: as much as a safetensors file's; vocabularies take a tenth."""
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
     """A tensor of the file: its type, its shape with rows first, and its first byte's offset."""
@@ -61,6 +63,7 @@ class GgufTensor:
     offset: int
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Header:
     """What a GGUF file says, and its tensors by name."""
@@ -83,6 +86,7 @@ def shown_value(value: GgufValue | None) -> str:
     return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}…"
 
 
+@final
 class _Reader:
     """Reads on and on, never past the file's end."""
 

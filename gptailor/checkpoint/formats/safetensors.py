@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, final
 
 from gptailor.checkpoint.files import (
     LONGEST_QUOTED,
@@ -65,6 +65,7 @@ def _text(file: io.FileIO, size: int, path: Path) -> bytes:
     return read_exactly(file, length, path, "C202")
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class _Stretch:
     """A tensor, and where its bytes lie in the data."""
@@ -74,6 +75,7 @@ class _Stretch:
     end: int
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class _Header:
     """The rules of one file's entries: `size` bytes of data stand after the header's text."""
@@ -94,7 +96,9 @@ class _Header:
 
     def stretch(self, name: str, entry: object) -> _Stretch:
         """An entry whose fields are right and agree with each other."""
-        if not _is_unicode(name):
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError:  # JSON can escape half of a surrogate pair
             self.refuse("C206", f"the name {quoted(name)} is not valid Unicode", name)
         if not isinstance(entry, dict):
             self.refuse("C206", f"{quoted(name)} is not an object", name)
@@ -108,8 +112,9 @@ class _Header:
         bits = _product((*shape, DTYPE_BITS[dtype]))
         if bits is None or bits % 8 or end - begin != bits // 8:
             needed = "more than 64 bits can count" if bits is None else f"{bits / 8:.16g}"
-            shown = f"{dtype} of shape {_shown(shape)}"
-            message = f"{quoted(name)} has {end - begin} bytes; {shown} takes {needed}"
+            sizes = f"[{', '.join(map(str, shape[:8]))}{', …' if len(shape) > 8 else ''}]"
+            what = f"{dtype} of shape {sizes}"
+            message = f"{quoted(name)} has {end - begin} bytes; {what} takes {needed}"
             self.refuse("C208", message, begin)
         return _Stretch(TensorSpec(name, dtype, shape), begin, end)
 
@@ -123,16 +128,18 @@ class _Header:
         return dtype
 
     def _shape(self, name: str, shape: object) -> tuple[int, ...]:
-        if not isinstance(shape, list) or not all(_is_count(size) for size in shape):
+        # In JSON `true` is no number, though Python says so.
+        if not isinstance(shape, list) or not all(
+            type(size) is int and 0 <= size <= _LARGEST for size in shape
+        ):
             message = f"the shape of {quoted(name)} is not a list of whole numbers >= 0"
             self.refuse("C206", message, name)
         return tuple(shape)
 
     def _offsets(self, name: str, offsets: Any) -> tuple[int, int]:
         if not isinstance(offsets, list) or [type(offset) for offset in offsets] != [int, int]:
-            self.refuse(
-                "C206", f"the data_offsets of {quoted(name)} are not two whole numbers", name
-            )
+            message = f"the data_offsets of {quoted(name)} are not two whole numbers"
+            self.refuse("C206", message, name)
         begin, end = offsets
         if not 0 <= begin <= end:
             self.refuse("C208", f"{quoted(name)} runs from byte {_int(begin)} to {_int(end)}", name)
@@ -146,37 +153,20 @@ class _Header:
         at, before = 0, None
         for stretch in stretches:
             if stretch.begin != at:
-                self._refuse_cover(at, before, stretch)
+                name, gap = quoted(stretch.spec.name), stretch.begin - at
+                if gap < 0:
+                    self.refuse("C209", f"{name} overlaps {_named(before)}", stretch.begin)
+                message = f"{gap} bytes between {_named(before)} and {name} are no tensor's"
+                self.refuse("C209", message, at)
             at, before = stretch.end, stretch
         if at < self.size:
-            message = f"{self.size - at} bytes after {_named(before)} are no tensor's"
-            self.refuse("C209", message, at)
-
-    def _refuse_cover(self, at: int, before: _Stretch | None, stretch: _Stretch) -> NoReturn:
-        name = quoted(stretch.spec.name)
-        if stretch.begin < at:
-            self.refuse("C209", f"{name} overlaps {_named(before)}", stretch.begin)
-        gap = stretch.begin - at
-        message = f"{gap} bytes between {_named(before)} and {name} are no tensor's"
-        self.refuse("C209", message, at)
+            self.refuse(
+                "C209", f"{self.size - at} bytes after {_named(before)} are no tensor's", at
+            )
 
 
 def _named(stretch: _Stretch | None) -> str:
     return "the header" if stretch is None else quoted(stretch.spec.name)
-
-
-def _is_unicode(name: str) -> bool:
-    """Whether it has a UTF-8 form; JSON can escape half of a surrogate pair."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_count(value: object) -> bool:
-    """A whole number of 64 bits; in JSON `true` is no number, though Python says so."""
-    return type(value) is int and 0 <= value <= _LARGEST
 
 
 def _product(factors: Iterable[int]) -> int | None:
@@ -192,7 +182,3 @@ def _product(factors: Iterable[int]) -> int | None:
 def _int(value: int) -> str:
     """A number, if it is short enough to be read."""
     return str(value) if abs(value) <= _LARGEST else f"{'-' if value < 0 else ''}2^64 or more"
-
-
-def _shown(shape: tuple[int, ...]) -> str:
-    return f"[{', '.join(map(str, shape[:8]))}{', …' if len(shape) > 8 else ''}]"
