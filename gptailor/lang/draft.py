@@ -1,42 +1,59 @@
-"""The plan while it is gathered from its statements, each entry with the spans inside it."""
+"""The plan while it is gathered, and what statements share: layers, numbers and methods."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, cast, final
 
 from gptailor.lang import tree
 from gptailor.plan import plan as p
-from gptailor.plan.faults import Also, Fault, Origin, Place, Source, Span
+from gptailor.plan.faults import Also, Fault, Origin, Place, Source, Span, nearest
+from gptailor.plan.registry import METHODS, Method
 
-_T = TypeVar("_T")
 Spans = Mapping[Place, Span]
 
 MOST_ENTRIES = 200_000
 """Positions that one file may name in all; more is a slip, and would fill the memory."""
 
+_PLACES: dict[str, Place] = {
+    "limit": ("stack", "limit"),
+    "fidelity": ("search", "fidelity"),
+    "trials": ("search", "trials"),
+    "seed": ("search", "seed"),
+}
+"""Where in a plan stands what can be said once, if not under its own name."""
 
+_LISTS: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {
+    "layers": (("layers",), p.layer_order),
+    "drops": (("drops",), p.position_order),
+    "drop_any": (("drop_any",), p.drop_any_order),
+    "scales": (("scales",), p.position_order),
+    "bridges": (("bridges",), p.bridge_order),
+    "items": (("stack", "items"), None),
+    "objectives": (("search", "objectives"), None),
+}
+"""A plan's lists, where they stand, and their order if it isn't the text's."""
+
+
+@final
 @dataclass(slots=True)
-class Placed(Generic[_T]):
+class Placed:
     """An entry of the plan and the spans inside it."""
 
-    entry: _T
+    entry: Any
     spans: Spans
 
 
+@final
 @dataclass(slots=True)
 class Draft:
     """What was gathered so far."""
 
-    single: dict[str, Placed[Any]] = field(default_factory=dict)
-    models: dict[str, Placed[p.Model]] = field(default_factory=dict)
-    layers: list[Placed[p.Layer]] = field(default_factory=list)
-    drops: list[Placed[p.Drop]] = field(default_factory=list)
-    drop_any: list[Placed[p.DropAny]] = field(default_factory=list)
-    scales: list[Placed[p.Scale]] = field(default_factory=list)
-    bridges: list[Placed[p.Bridge]] = field(default_factory=list)
-    items: list[Placed[p.Item]] = field(default_factory=list)
-    objectives: list[Placed[p.Objective]] = field(default_factory=list)
+    single: dict[str, Placed] = field(default_factory=dict)
+    models: dict[str, Placed] = field(default_factory=dict)
+    lists: dict[str, list[Placed]] = field(default_factory=lambda: defaultdict(list))
     faults: list[Fault] = field(default_factory=list)
     groups: int = 0  # `tied` statements
     entries: int = 0  # positions named
@@ -47,83 +64,273 @@ class Draft:
 
     def once(self, name: str, value: object, span: Span, spans: Spans | None = None) -> None:
         """Note what can be said once; a fault if it was said before."""
-        known = self.single.get(name)
-        if known is not None:
+        if (known := self.single.get(name)) is not None:
             also = Also("first said here", span=known.spans[()])
-            message = f"'{name}' is said twice"
-            self.fault("P401", message, span, "keep one of the two", also)
+            self.fault("P401", f"'{name}' is said twice", span, "keep one of the two", also)
             return
         self.single[name] = Placed(value, {**(spans or {}), (): span})
 
-    def value(self, name: str) -> Any:
-        """What was said once, or None."""
-        placed = self.single.get(name)
-        return placed.entry if placed else None
-
-    def group(self, statement: tree.Statement) -> int | None:
-        """The number of this statement's group, if it is tied."""
-        if statement.tied is None:
-            return None
-        self.groups += 1
-        return self.groups - 1
-
-    # ------------------------------------------------------------------------------------ the plan
+    def add(self, name: str, entry: object, spans: Spans) -> None:
+        """Note an entry of one of the plan's lists."""
+        self.lists[name].append(Placed(entry, spans))
 
     def plan(self, source: Source, folder: Path) -> p.Plan:
         """The plan, knowing where it was read from."""
-        spans: dict[Place, Spans] = {}
-        for name, placed in self.single.items():
-            spans[("search", name) if name in ("fidelity", "trials", "seed") else (name,)] = (
-                placed.spans
-            )
-        for name, model in self.models.items():
-            spans["models", name] = model.spans
+        spans = {_PLACES.get(name, (name,)): placed.spans for name, placed in self.single.items()}
+        spans |= {("models", name): model.spans for name, model in self.models.items()}
+        single = {name: placed.entry for name, placed in self.single.items()}
+        lists: dict[str, Any] = {name: single.get(name) for name in ("dtype", *p.REST)}
+        for name, (place, order) in _LISTS.items():
+            found = self.lists[name]
+            if order is not None:
+                found = sorted(found, key=lambda placed: order(placed.entry))
+            spans |= {(*place, i): placed.spans for i, placed in enumerate(found)}
+            lists[name] = tuple(placed.entry for placed in found)
+        items, objectives = lists.pop("items"), lists.pop("objectives")
+        budget = {name: single.get(name) for name in ("fidelity", "trials", "seed")}
         made = p.Plan(
-            version=self.value("tailor") or 1,
+            version=single.get("tailor", 1),
             models={name: placed.entry for name, placed in self.models.items()},
-            dtype=self.value("dtype"),
-            **{name: self.value(name) for name in p.REST},
-            layers=_sorted("layers", self.layers, p.layer_order, spans),
-            drops=_sorted("drops", self.drops, p.position_order, spans),
-            drop_any=_sorted("drop_any", self.drop_any, p.drop_any_order, spans),
-            scales=_sorted("scales", self.scales, p.position_order, spans),
-            bridges=_sorted("bridges", self.bridges, p.bridge_order, spans),
-            stack=self._stack(spans),
-            search=self._search(spans),
+            **lists,
+            stack=p.Stack(items=items, limit=single.get("limit")) if "stack" in single else None,
+            search=p.Search(objectives=objectives, **budget) if "search" in single else None,
         )
         return made.read_from(Origin(source, folder, spans))
 
-    def _stack(self, spans: dict[Place, Spans]) -> p.Stack | None:
-        if "stack" not in self.single:
-            return None
-        for i, placed in enumerate(self.items):
-            spans["stack", "items", i] = placed.spans
-        items = p.retied(placed.entry for placed in self.items)
-        if (limit := self.single.get("limit")) is not None:
-            spans["stack", "limit"] = limit.spans
-        return p.Stack(items=items, limit=self.value("limit"))
 
-    def _search(self, spans: dict[Place, Spans]) -> p.Search | None:
-        if "search" not in self.single:
-            return None
-        for i, placed in enumerate(self.objectives):
-            spans["search", "objectives", i] = placed.spans
-        return p.Search(
-            objectives=tuple(placed.entry for placed in self.objectives),
-            fidelity=self.value("fidelity"),
-            trials=self.value("trials"),
-            seed=self.value("seed"),
-        )
+# ------------------------------------------------------------------------------------------ layers
 
 
-def _sorted(
-    name: str,
-    entries: list[Placed[_T]],
-    order: Callable[[_T], Any],
-    spans: dict[Place, Spans],
-) -> tuple[_T, ...]:
-    """The entries in the plan's order; their spans are noted under the numbers they get."""
-    entries = sorted(entries, key=lambda placed: order(placed.entry))
-    for i, placed in enumerate(entries):
-        spans[name, i] = placed.spans
-    return tuple(placed.entry for placed in entries)
+@final
+@dataclass(frozen=True, slots=True)
+class At:
+    """One layer that a list names: its own word at the ends of a range, else the range."""
+
+    number: int
+    span: Span
+    range: Span
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """The layers that a list names, all of one part or all whole."""
+
+    at: tuple[At, ...]
+    part: p.Part | None
+    span: Span
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The layer numbers."""
+        return tuple(at.number for at in self.at)
+
+
+def positions_of(draft: Draft, layers: tree.Layers, *, whole: str = "") -> Positions | None:
+    """The layers of a list; `whole` says what takes whole layers only. None if there is a fault."""
+    before = len(draft.faults)
+    parts = {r.part.text if r.part else None for r in layers.ranges}
+    for r in layers.ranges:
+        if r.part is not None and whole:
+            draft.fault("P206", f"{whole} takes whole layers, not the part '.{r.part.text}'",
+                        Span(r.part.span.start - 1, r.part.span.end))  # fmt: skip
+        elif r.part is not None and r.part.text not in ("attn", "mlp"):
+            draft.fault("P205", f"a layer has no part '{r.part.text}'", r.part.span,
+                        nearest(r.part.text, ("attn", "mlp"))
+                        or "the parts are 'attn' and 'mlp'")  # fmt: skip
+    if len(parts) > 1 and len(draft.faults) == before:
+        draft.fault("P205", "this list names whole layers and parts, or two parts", layers.span,
+                    "write a statement for each part")  # fmt: skip
+    at = tuple(_expanded(draft, layers))
+    if len(draft.faults) > before:
+        return None
+    return Positions(at, cast("p.Part | None", parts.pop()), layers.span)
+
+
+def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
+    seen: set[int] = set()
+    for r in layers.ranges:
+        if not _sound(draft, r):
+            continue
+        numbers = range(r.first.number, r.last.number + 1)
+        draft.entries += len(numbers)
+        if draft.entries > MOST_ENTRIES:
+            if draft.entries - len(numbers) <= MOST_ENTRIES:
+                draft.fault("P214", f"the plan names more than {MOST_ENTRIES} layers", r.span)
+            continue
+        if repeated := seen.intersection(numbers):
+            draft.fault("P202", f"L{min(repeated)} stands twice in this list", r.span)
+        seen.update(numbers)
+        for number in numbers:
+            ends = {r.first.number: r.first.span, r.last.number: r.last.span}
+            yield At(number, ends.get(number, r.span), r.span)
+
+
+def _sound(draft: Draft, r: tree.Range) -> bool:
+    if not all(is_a_layer(draft, word) for word in (r.first, r.last)):
+        return False
+    first, last = r.first.number, r.last.number
+    if first > last:
+        draft.fault("P201", f"the range L{first}..L{last} descends", r.span,
+                    f"write L{last}..L{first}")  # fmt: skip
+    return first <= last
+
+
+def is_a_layer(draft: Draft, word: tree.LayerWord) -> bool:
+    """Whether a layer's number is one that models have; a fault if not."""
+    if word.number > p.LARGEST_LAYER:
+        draft.fault("P214", f"layer numbers end at {p.LARGEST_LAYER}", word.span)
+        return False
+    return True
+
+
+def in_step(draft: Draft, first: Positions, other: Positions) -> bool:
+    """Both lists have one length and name one part."""
+    if first.part != other.part:
+        here, there = (f"the part '.{at.part}'" if at.part else "a whole layer"
+                       for at in (other, first))  # fmt: skip
+        draft.fault("P204", f"{here} stands beside {there}", other.span,
+                    "the target and all sources name the same part, or none")  # fmt: skip
+    elif len(first.at) != len(other.at):
+        here, there = count_words(len(other.at), "layer"), count_words(len(first.at), "layer")
+        draft.fault("P203", f"lists of unequal length: {here} here, {there} there", other.span,
+                    "targets and sources go in step; nothing is broadcast")  # fmt: skip
+    else:
+        return True
+    return False
+
+
+# ----------------------------------------------------------------------------------------- numbers
+
+
+def value_of(draft: Draft, numeral: tree.Numeral) -> p.Value | None:
+    """A number or a choice of numbers; None, with a fault, if one of them is not finite."""
+    if isinstance(numeral, tree.Fixed):
+        return _finite(draft, numeral)
+    fixed = numeral.options if isinstance(numeral, tree.OneNumber) else (numeral.low, numeral.high)
+    found = tuple(n for number in fixed if (n := _finite(draft, number)) is not None)
+    if len(found) < len(fixed):
+        return None
+    if isinstance(numeral, tree.OneNumber):
+        return p.OneOfNumbers(one_of=found)
+    return p.Interval(interval=(found[0], found[1]))
+
+
+def _finite(draft: Draft, number: tree.Fixed) -> int | float | None:
+    if math.isinf(number.value):
+        draft.fault("P306", "the number is too large for a float", number.span)
+        return None
+    return number.value
+
+
+def whole_number(draft: Draft, number: tree.Fixed, what: str, least: int = 0) -> int | None:
+    """A whole number; a fault and None if it isn't one."""
+    if isinstance(number.value, int) and least <= number.value < 2**63:
+        return number.value
+    draft.fault("P310", f"{what} is a whole number from {least} up", number.span)
+    return None
+
+
+def count_words(n: int, noun: str) -> str:
+    """`no layer`, `1 layer`, `2 layers`."""
+    return f"{n or 'no'} {noun}{'' if n == 1 else 's'}"
+
+
+# ------------------------------------------------------------------------------- models and methods
+
+
+@final
+@dataclass(slots=True)
+class Spanned:
+    """Spans gathered under a place."""
+
+    spans: dict[Place, Span]
+    at: Place = ()
+
+    def note(self, span: Span, *place: str | int) -> None:
+        """This place inside has that span."""
+        self.spans[self.at + place] = span
+
+    def inside(self, *place: str | int) -> "Spanned":
+        """The same spans, seen from a place inside."""
+        return Spanned(self.spans, self.at + place)
+
+
+def model_of(pick: tree.Word | tree.OneOf, spans: Spanned) -> str | p.OneOfModels:
+    """One model, or a choice of one."""
+    spans.note(pick.span)
+    if isinstance(pick, tree.Word):
+        return pick.text
+    for i, word in enumerate(pick.names):
+        spans.note(word.span, "one_of", i)
+    return p.OneOfModels(one_of=tuple(word.text for word in pick.names))
+
+
+def method_of(draft: Draft, how: tree.CallNode | tree.OneCall, spans: Spanned) -> p.By | None:
+    """A method, or a choice of methods."""
+    spans.note(how.span)
+    if isinstance(how, tree.CallNode):
+        return _call(draft, how, spans)
+    calls = [_call(draft, c, spans.inside("one_of", i)) for i, c in enumerate(how.options)]
+    found = tuple(call for call in calls if call is not None)
+    return p.OneOfMethods(one_of=found) if len(found) == len(calls) else None
+
+
+def _call(draft: Draft, node: tree.CallNode, spans: Spanned) -> p.MethodCall | None:
+    """A method with its arguments bound to their names."""
+    spans.note(node.span)
+    spans.note(node.name.span, "name")
+    method = METHODS.get(node.name.text)
+    before = len(draft.faults)
+    arguments: dict[str, p.Value | tuple[p.Value, ...]] = {}
+    for name, givens in _bound(draft, node, method).items():
+        spans.note(givens[0].span.to(givens[-1].span), "arguments", name)
+        found = tuple(n for given in givens if (n := _number(draft, given)) is not None)
+        variadic = method is not None and method.variadic and method.variadic.name == name
+        for i, given in enumerate(givens if variadic else ()):
+            spans.note(given.span, "arguments", name, i)
+        if found:
+            arguments[name] = found if variadic else found[0]
+    if len(draft.faults) > before:
+        return None
+    return p.MethodCall(name=node.name.text, arguments=arguments)
+
+
+def _number(draft: Draft, given: tree.ArgumentNode) -> p.Value | None:
+    if isinstance(given.value, tree.String | tree.Word):
+        word = given.value.text
+        draft.fault("P306", f"a number is needed, '{word}' is none", given.value.span)
+        return None
+    return value_of(draft, given.value)
+
+
+def _bound(
+    draft: Draft, node: tree.CallNode, method: Method | None
+) -> dict[str, tuple[tree.ArgumentNode, ...]]:
+    """Each argument under its name; an unknown method keeps its named ones for the check."""
+    positional = tuple(given for given in node.arguments if given.name is None)
+    bound: dict[str, tuple[tree.ArgumentNode, ...]] = {}
+    if method is not None and positional and method.variadic:
+        bound[method.variadic.name] = positional
+    elif method is not None and positional:
+        free = [parameter.name for parameter in method.parameters]
+        bound |= {n: (g,) for n, g in zip(free, positional, strict=False)}
+        if len(positional) > len(free):
+            draft.fault(
+                "P305",
+                f"'{method.name}' takes {count_words(len(free), 'argument')}, "
+                f"not {len(positional)}",
+                positional[len(free)].span,
+                f"its arguments are {', '.join(free)}" if free else "",
+            )
+    named = False
+    for given in node.arguments:
+        if given.name is not None:
+            named = True
+            if given.name.text in bound:
+                draft.fault("P305", f"'{given.name.text}' is given twice", given.span)
+            bound.setdefault(given.name.text, (given,))
+        elif named:
+            draft.fault("P305", "an argument without a name stands after one with a name",
+                        given.span)  # fmt: skip
+    return bound

@@ -1,11 +1,26 @@
 """A tree into a `Plan`: each statement into the entries it stands for; what can't be is a fault."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
-from gptailor.lang import recipes, tree
-from gptailor.lang.draft import Draft, Placed
+from gptailor.lang import tree
+from gptailor.lang.draft import (
+    At,
+    Draft,
+    Placed,
+    Positions,
+    Spanned,
+    count_words,
+    in_step,
+    is_a_layer,
+    method_of,
+    model_of,
+    positions_of,
+    value_of,
+    whole_number,
+)
 from gptailor.plan import plan as p
 from gptailor.plan.faults import STATEMENT, TARGET, Also, Fault, Place, Source, Span, listed, locate
 from gptailor.plan.registry import OBJECTIVES
@@ -20,18 +35,17 @@ def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[F
                         "move it to the top of the file")  # fmt: skip
         lower_statement(draft, statement)
     plan = draft.plan(source, folder)
-    assert plan.origin is not None
     return plan, locate(draft.faults, plan.origin)
-
-
-def has_version(file: tree.File) -> bool:
-    """Whether the text says its language version."""
-    return any(isinstance(statement.body, tree.Version) for statement in file.statements)
 
 
 def lower_statement(draft: Draft, statement: tree.Statement) -> None:
     """Add what a statement says to the draft."""
     _LOWER[type(statement.body)](draft, statement, statement.body)
+
+
+def _spans(whole: Span, **inside: tree.TreeNode | None) -> dict[Place, Span]:
+    """An entry's span, and those of the parts of it that are there."""
+    return {(): whole, **{(name,): node.span for name, node in inside.items() if node is not None}}
 
 
 # ----------------------------------------------------------------------------- the file, the models
@@ -47,17 +61,12 @@ def _version(draft: Draft, statement: tree.Statement, body: tree.Version) -> Non
 
 def _model(draft: Draft, statement: tree.Statement, body: tree.Declare) -> None:
     name = body.name.text
-    known = draft.models.get(name)
-    if known is not None:
+    if (known := draft.models.get(name)) is not None:
         also = Also("first declared here", span=known.spans["name",])
         draft.fault("P104", f"the model '{name}' is declared twice", body.name.span, "", also)
         return
-    spans: dict[Place, Span] = {(): statement.span, ("name",): body.name.span}
-    spans["source",] = body.source.span
-    if body.on is not None:
-        spans["on",] = body.on.span
-    if body.revision is not None:
-        spans["revision",] = body.revision.span
+    spans = _spans(statement.span, name=body.name, source=body.source, on=body.on,
+                   revision=body.revision)  # fmt: skip
     entry = p.Model(
         source=body.source.text,
         revision=body.revision.text if body.revision else None,
@@ -70,48 +79,173 @@ def _dtype(draft: Draft, statement: tree.Statement, body: tree.Dtype) -> None:
     draft.once("dtype", body.name.text, body.name.span, {STATEMENT: statement.span})
 
 
-def _rest(draft: Draft, statement: tree.Statement, body: tree.RestNode) -> None:
+def _rest(draft: Draft, statement: tree.Statement, body: tree.Rest) -> None:
     where = body.where.text
     _no_marks(draft, statement, f"'{where}'", f"write '{where} from one of …' for a choice")
-    pattern = recipes.from_models(draft, body.origin, None)
+    pattern = _from_models(draft, body.origin, None)
     if pattern is not None:
         spans = {place[1:]: span for place, span in pattern.spans.items()}
         draft.once(where, pattern.recipe(0), statement.span, spans)
 
 
 def _no_marks(draft: Draft, statement: tree.Statement, what: str, help_: str = "") -> None:
-    for word, span in (("tied", statement.tied), ("maybe", statement.maybe)):
-        if span is not None:
-            draft.fault("P506", f"'{word}' doesn't go with {what}", span, help_)
+    for word in (statement.tied, statement.maybe):
+        if word is not None:
+            draft.fault("P506", f"'{word.text}' doesn't go with {what}", word.span, help_)
+
+
+# ----------------------------------------------------------------------------------------- recipes
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """A recipe for a list of layers: at its n-th target it takes the n-th of each source's layers.
+
+    `models` of a source is a name or choice; `layers` is None for what has no layers.
+    """
+
+    kind: str  # "take", "merge" or "any_of"
+    models: tuple[str | p.OneOfModels, ...]
+    layers: tuple[Positions | None, ...]
+    spans: dict[Place, Span]
+    by: p.By | None = None
+    share: p.Value | None = None
+
+    def recipe(self, n: int) -> p.Recipe:
+        """The recipe for the n-th target."""
+        at = [positions.at[n].number if positions else None for positions in self.layers]
+        if self.kind == "any_of":
+            names = tuple(m for m in self.models if isinstance(m, str))
+            return p.Subset(any_of=names, layer=at[0], by=self.by)
+        sources = tuple(
+            p.LayerOf(model=model, layer=layer)
+            for model, layer in zip(self.models, at, strict=True)
+        )
+        if self.kind == "take":
+            return p.Take(take=sources[0])
+        return p.Merge(merge=sources, share=self.share, by=self.by)
+
+    def all_spans(self, n: int) -> dict[Place, Span]:
+        """The spans of the n-th target's recipe: what all share, and its source layers."""
+        spans = dict(self.spans)
+        for k, positions in enumerate(self.layers):
+            if positions is not None and self.kind != "any_of":
+                where = ("take",) if self.kind == "take" else ("merge", k)
+                spans["recipe", *where, "layer"] = positions.at[n].span
+        return spans
+
+
+def _from_models(draft: Draft, origin: tree.From, at: Positions | None) -> _Pattern | None:
+    """`from math`, `from math, code by linear()`, `from any of math, code by …`."""
+    spans = Spanned({}, ("recipe",))
+    before = len(draft.faults)
+    how = method_of(draft, origin.by, spans.inside("by")) if origin.by else None
+    said = origin.models
+    picks: list[tree.Word | tree.OneOf] = []
+    picks += [said] if isinstance(said, tree.OneOf) else said.names
+    places: list[Place]
+    if isinstance(said, tree.AnyOf):
+        kind, places = "any_of", [("any_of", i) for i in range(len(picks))]
+    elif origin.by is not None:
+        kind, places = "merge", [("merge", k, "model") for k in range(len(picks))]
+    else:
+        kind, places = "take", [("take", "model")] * len(picks)
+        if len(picks) > 1:
+            draft.fault("P307", "several models are given, and no method to merge them",
+                        said.span, "add 'by' and a method, such as 'by linear()'")  # fmt: skip
+    models = tuple(
+        model_of(pick, spans.inside(*place)) for pick, place in zip(picks, places, strict=True)
+    )
+    pattern = _Pattern(kind, models, (at,) * len(models), spans.spans, how)
+    return pattern if len(draft.faults) == before else None
+
+
+def _from_picked(draft: Draft, picked: tree.Picked, *, whole: str = "") -> _Pattern | None:
+    """`L14 chat`."""
+    at = positions_of(draft, picked.layers, whole=whole)
+    spans = Spanned({}, ("recipe",))
+    model = model_of(picked.model, spans.inside("take", "model"))
+    return _Pattern("take", (model,), (at,), spans.spans) if at is not None else None
+
+
+def _from_merging(draft: Draft, node: tree.Merging, *, whole: str = "") -> _Pattern | None:
+    """`merge(L12 code, L14 chat, 0.5) by …`."""
+    spans = Spanned({}, ("recipe",))
+    spans.note(node.span)
+    before = len(draft.faults)
+    lists = [positions_of(draft, source.layers, whole=whole) for source in node.sources]
+    models = tuple(
+        model_of(source.model, spans.inside("merge", k, "model"))
+        for k, source in enumerate(node.sources)
+    )
+    how = method_of(draft, node.by, spans.inside("by")) if node.by else None
+    share = _share(draft, node, spans)
+    found = tuple(at for at in lists if at is not None)
+    if len(draft.faults) == before:
+        for other in found[1:]:
+            in_step(draft, found[0], other)
+    if len(draft.faults) > before:
+        return None
+    return _Pattern("merge", models, found, spans.spans, how, share)
+
+
+def _share(draft: Draft, node: tree.Merging, spans: Spanned) -> p.Value | None:
+    if not node.shares:
+        return None
+    spans.note(node.shares[0].span, "share")
+    if len(node.shares) > 1 or len(node.sources) != 2:
+        numbers = count_words(len(node.shares), "number")
+        sources = count_words(len(node.sources), "source")
+        draft.fault("P308", f"merge has {numbers} for {sources}", node.shares[0].span,
+                    "one number is the second of two sources' share; for others write "
+                    "'by linear(…)' with a number for each source")  # fmt: skip
+        return None
+    if node.by is not None:
+        draft.fault("P308", "merge has a number and a method", node.shares[0].span,
+                    "give the number to the method, or leave 'by' out")  # fmt: skip
+        return None
+    return value_of(draft, node.shares[0])
 
 
 # ---------------------------------------------------------------------------------------- overlays
 
 
+def _entries(
+    draft: Draft, statement: tree.Statement, target: Positions | None
+) -> Iterator[tuple[int, At, dict[str, Any], dict[Place, Span]]]:
+    """Each of a statement's layers: its number in the list, itself, its marks, its spans."""
+    if target is None:
+        return
+    marks: dict[str, Any] = {"maybe": statement.maybe is not None, "tied": None}
+    if statement.tied is not None:
+        marks["tied"] = draft.groups
+        draft.groups += 1
+    for n, at in enumerate(target.at):
+        spans = _spans(at.span, maybe=statement.maybe, tied=statement.tied)
+        yield n, at, marks, spans | {TARGET: at.range, STATEMENT: statement.span}
+
+
 def _select(draft: Draft, statement: tree.Statement, body: tree.Select) -> None:
-    target = recipes.positions_of(draft, body.layers)
-    pattern = recipes.from_models(draft, body.origin, target)
-    _decide(draft, statement, target, pattern)
+    target = positions_of(draft, body.layers)
+    _decide(draft, statement, target, _from_models(draft, body.origin, target))
 
 
-def _place(draft: Draft, statement: tree.Statement, body: tree.PlaceNode) -> None:
-    target = recipes.positions_of(draft, body.layers)
+def _assign(draft: Draft, statement: tree.Statement, body: tree.Assign) -> None:
+    target = positions_of(draft, body.layers)
     if isinstance(body.source, tree.Merging):
-        pattern = recipes.from_merging(draft, body.source)
+        pattern = _from_merging(draft, body.source)
     else:
-        pattern = recipes.from_picked(draft, body.source)
+        pattern = _from_picked(draft, body.source)
     source = pattern.layers[0] if pattern else None
-    if target and source and not recipes.in_step(draft, target, source):
-        return
-    _decide(draft, statement, target, pattern)
+    if target and source and in_step(draft, target, source):
+        _decide(draft, statement, target, pattern)
 
 
-def _merge_here(draft: Draft, statement: tree.Statement, body: tree.MergeHere) -> None:
-    pattern = recipes.from_merging(draft, body.merge)
-    if pattern is None:
+def _merging(draft: Draft, statement: tree.Statement, body: tree.Merging) -> None:
+    pattern = _from_merging(draft, body)
+    if pattern is None or (target := pattern.layers[0]) is None:
         return
-    target = pattern.layers[0]
-    assert target is not None
     for other in pattern.layers[1:]:
         if other is not None and other.numbers != target.numbers:
             draft.fault("P215", "the sources name different layers, and no target is said",
@@ -121,91 +255,59 @@ def _merge_here(draft: Draft, statement: tree.Statement, body: tree.MergeHere) -
 
 
 def _decide(
-    draft: Draft,
-    statement: tree.Statement,
-    target: recipes.Positions | None,
-    pattern: recipes.Pattern | None,
+    draft: Draft, statement: tree.Statement, target: Positions | None, pattern: _Pattern | None
 ) -> None:
     """An entry for each position of the target."""
     if target is None or pattern is None:
         return
-    tied = draft.group(statement)
-    for n, at in enumerate(target.at):
-        entry = p.Layer(
-            position=at.number,
-            part=target.part,
-            recipe=pattern.recipe(n),
-            maybe=statement.maybe is not None,
-            tied=tied,
-        )
-        spans = _entry_spans(statement, at) | pattern.spans | dict(pattern.layer_spans(n))
-        draft.layers.append(Placed(entry, spans))
-
-
-def _entry_spans(statement: tree.Statement, at: recipes.At) -> dict[Place, Span]:
-    spans = {(): at.span, TARGET: at.range, STATEMENT: statement.span}
-    if statement.maybe is not None:
-        spans["maybe",] = statement.maybe
-    if statement.tied is not None:
-        spans["tied",] = statement.tied
-    return spans
+    for n, at, marks, spans in _entries(draft, statement, target):
+        recipe = pattern.recipe(n)
+        entry = p.Layer(position=at.number, part=target.part, recipe=recipe, **marks)
+        draft.add("layers", entry, spans | pattern.all_spans(n))
 
 
 def _drop(draft: Draft, statement: tree.Statement, body: tree.Dropping) -> None:
-    target = recipes.positions_of(draft, body.layers, whole="'drop'")
-    tied = draft.group(statement)
-    for at in target.at if target else ():
-        entry = p.Drop(position=at.number, maybe=statement.maybe is not None, tied=tied)
-        draft.drops.append(Placed(entry, _entry_spans(statement, at)))
+    target = positions_of(draft, body.layers, whole="'drop'")
+    for _, at, marks, spans in _entries(draft, statement, target):
+        draft.add("drops", p.Drop(position=at.number, **marks), spans)
 
 
 def _drop_any(draft: Draft, statement: tree.Statement, body: tree.DroppingAny) -> None:
     _no_marks(draft, statement, "'drop any'")
-    target = recipes.positions_of(draft, body.layers, whole="'drop any'")
-    count = recipes.whole_number(draft, body.count, "how many layers to drop")
+    target = positions_of(draft, body.layers, whole="'drop any'")
+    count = whole_number(draft, body.count, "how many layers to drop")
     if target is not None and count is not None:
         entry = p.DropAny(count=count, among=tuple(sorted(target.numbers)))
-        spans: dict[Place, Span] = {(): statement.span, ("count",): body.count.span}
-        spans["among",] = body.layers.span
-        draft.drop_any.append(Placed(entry, spans))
+        spans = _spans(statement.span, count=body.count, among=body.layers)
+        draft.add("drop_any", entry, spans)
 
 
 def _scale(draft: Draft, statement: tree.Statement, body: tree.Scaling) -> None:
-    target = recipes.positions_of(draft, body.layers, whole="'scale'")
-    factor = recipes.value_of(draft, body.factor)
-    tied = draft.group(statement)
-    if target is None or factor is None:
+    target = positions_of(draft, body.layers, whole="'scale'")
+    factor = value_of(draft, body.factor)
+    if factor is None:
         return
-    for at in target.at:
-        entry = p.Scale(
-            position=at.number, factor=factor, maybe=statement.maybe is not None, tied=tied
-        )
-        spans = _entry_spans(statement, at) | {("factor",): body.factor.span}
-        draft.scales.append(Placed(entry, spans))
+    for _, at, marks, spans in _entries(draft, statement, target):
+        entry = p.Scale(position=at.number, factor=factor, **marks)
+        draft.add("scales", entry, spans | {("factor",): body.factor.span})
 
 
-def _bridge(draft: Draft, statement: tree.Statement, body: tree.BridgeNode) -> None:
+def _bridge(draft: Draft, statement: tree.Statement, body: tree.Bridging) -> None:
     if statement.tied is not None:
-        draft.fault("P506", "'tied' doesn't go with 'bridge'", statement.tied)
-    settings: dict[str, p.Value | None] = {}
-    spans: dict[Place, Span] = {(): statement.span, ("on",): body.on.span}
-    for word, numeral in body.settings:
-        if word.text in settings:
-            draft.fault("P305", f"'{word.text}' is given twice", word.span)
-        settings[word.text] = recipes.value_of(draft, numeral)
-        spans[word.text,] = numeral.span
-    if body.after is not None:
-        spans["after",] = body.after.span
-        if not recipes.is_a_layer(draft, body.after):
-            return
-    entry = p.Bridge(
-        after=body.after.number if body.after else None,
-        on=body.on.text,
-        tokens=settings.get("tokens"),
-        ridge=settings.get("ridge"),
-        maybe=statement.maybe is not None,
-    )
-    draft.bridges.append(Placed(entry, spans))
+        draft.fault("P506", "'tied' doesn't go with 'bridge'", statement.tied.span)
+    settings: dict[str, Any] = {}
+    spans = _spans(statement.span, on=body.on, after=body.after)
+    for setting in body.settings:
+        name = setting.name.text
+        if name in settings:
+            draft.fault("P305", f"'{name}' is given twice", setting.name.span)
+        settings[name] = value_of(draft, setting.value)
+        spans[name,] = setting.value.span
+    if body.after is not None and not is_a_layer(draft, body.after):
+        return
+    after = body.after.number if body.after else None
+    maybe = statement.maybe is not None
+    draft.add("bridges", p.Bridge(after=after, on=body.on.text, maybe=maybe, **settings), spans)
 
 
 # ------------------------------------------------------------------------------------------ blocks
@@ -214,123 +316,104 @@ def _bridge(draft: Draft, statement: tree.Statement, body: tree.BridgeNode) -> N
 def _block(draft: Draft, statement: tree.Statement, body: tree.Block) -> None:
     said_before = body.name.text in draft.single
     draft.once(body.name.text, True, body.name.span, {STATEMENT: statement.span})
-    if said_before:
-        return
-    for inner in body.statements:
-        if isinstance(inner.body, tree.MergeHere):
-            _item_merge(draft, inner, inner.body)
-        elif isinstance(inner.body, tree.PlaceNode):
+    for inner in () if said_before else body.statements:
+        if isinstance(inner.body, tree.Merging):
+            _items(draft, inner, _from_merging(draft, inner.body, whole="a stack"))
+        elif isinstance(inner.body, tree.Assign):
             draft.fault("P216", "an item of a stack has no target", inner.body.layers.span,
                         "the items are the output's layers in order: leave 'L… =' out")  # fmt: skip
         else:
             lower_statement(draft, inner)
 
 
-def _item_take(draft: Draft, statement: tree.Statement, body: tree.ItemTake) -> None:
-    pattern = recipes.from_picked(draft, body.picked, whole="a stack")
-    _add_items(draft, statement, pattern)
+def _picked(draft: Draft, statement: tree.Statement, body: tree.Picked) -> None:
+    _items(draft, statement, _from_picked(draft, body, whole="a stack"))
 
 
-def _item_merge(draft: Draft, statement: tree.Statement, body: tree.MergeHere) -> None:
-    pattern = recipes.from_merging(draft, body.merge, whole="a stack")
-    _add_items(draft, statement, pattern)
-
-
-def _add_items(draft: Draft, statement: tree.Statement, pattern: recipes.Pattern | None) -> None:
-    if pattern is None or pattern.layers[0] is None:
-        return
-    tied = draft.group(statement)
-    for n, at in enumerate(pattern.layers[0].at):
-        entry = p.Item(recipe=pattern.recipe(n), maybe=statement.maybe is not None, tied=tied)
-        spans = _entry_spans(statement, at) | pattern.spans | dict(pattern.layer_spans(n))
-        draft.items.append(Placed(entry, spans))
+def _items(draft: Draft, statement: tree.Statement, pattern: _Pattern | None) -> None:
+    if pattern is not None:
+        for n, _, marks, spans in _entries(draft, statement, pattern.layers[0]):
+            entry = p.Item(recipe=pattern.recipe(n), **marks)
+            draft.add("items", entry, spans | pattern.all_spans(n))
 
 
 def _limit(draft: Draft, statement: tree.Statement, body: tree.Limit) -> None:
-    count = recipes.whole_number(draft, body.count, "a limit of layers", least=1)
+    count = whole_number(draft, body.count, "a limit of layers", least=1)
     if count is not None:
         draft.once("limit", count, statement.span)
 
 
-def _wish(draft: Draft, statement: tree.Statement, body: tree.ObjectiveNode) -> None:
+def _objective(draft: Draft, statement: tree.Statement, body: tree.ObjectiveNode) -> None:
+    """An objective; without a direction it has the better one, `maximize` if a metric knows it."""
     before = len(draft.faults)
-    arguments, spans = _measure_arguments(draft, body.measure)
+    name = body.measure.name.text
+    spec = OBJECTIVES.get(name)
+    spans = _spans(statement.span, direction=body.direction, name=body.measure.name)
+    arguments = _measure_arguments(draft, body.measure, spans)
     if len(draft.faults) > before:
         return
+    better = spec.direction if spec else None
+    direction = body.direction.text if body.direction else (better or "maximize")
     entry = p.Objective(
-        direction="minimize" if body.direction.text == "minimize" else "maximize",
-        name=body.measure.name.text,
+        direction="minimize" if direction == "minimize" else "maximize",
+        name=name,
         arguments=arguments,
     )
-    spans |= {
-        (): statement.span,
-        ("direction",): body.direction.span,
-        ("name",): body.measure.name.span,
-    }
-    draft.objectives.append(Placed(entry, spans))
+    draft.add("objectives", entry, spans)
 
 
 def _measure_arguments(
-    draft: Draft, call: tree.CallNode
-) -> tuple[dict[str, int | float | str], dict[Place, Span]]:
+    draft: Draft, call: tree.CallNode, spans: dict[Place, Span]
+) -> dict[str, int | float | str]:
     """An objective's arguments under their names."""
     spec = OBJECTIVES.get(call.name.text)
     free = [argument.name for argument in spec.arguments] if spec else []
     arguments: dict[str, int | float | str] = {}
-    spans: dict[Place, Span] = {}
     for i, given in enumerate(call.arguments):
         if given.name is None and spec is not None and i >= len(free):
-            takes = listed(free)
-            draft.fault("P305", f"'{spec.name}' takes {takes}, no more", given.span)
+            draft.fault("P305", f"'{spec.name}' takes {listed(free)}, no more", given.span)
             continue
         name = given.name.text if given.name else (free[i] if i < len(free) else f"argument {i}")
         if name in arguments:
             draft.fault("P305", f"'{name}' is given twice", given.span)
-        found = _scalar(draft, given.value)
-        if found is not None:
+        found: p.Value | str | None = None
+        if isinstance(given.value, tree.String | tree.Word):
+            found = given.value.text
+        elif isinstance(given.value, tree.Fixed):
+            found = value_of(draft, given.value)
+        else:
+            draft.fault("P605", "no choices stand in a search block", given.value.span)
+        if isinstance(found, int | float | str):
             arguments[name] = found
             spans["arguments", name] = given.value.span
-    return arguments, spans
-
-
-def _scalar(
-    draft: Draft, value: tree.Numeral | tree.String | tree.Word
-) -> int | float | str | None:
-    if isinstance(value, tree.String | tree.Word):
-        return value.text
-    if not isinstance(value, tree.Fixed):
-        draft.fault("P605", "no choices stand in a search block", value.span)
-        return None
-    found = recipes.value_of(draft, value)
-    return found if isinstance(found, int | float) else None
+    return arguments
 
 
 def _budget(draft: Draft, statement: tree.Statement, body: tree.BudgetNode) -> None:
     name = body.name.text
     least = 0 if name == "seed" else 1
-    numbers = [recipes.whole_number(draft, n, f"'{name}'", least) for n in body.numbers]
-    found = tuple(number for number in numbers if number is not None)
-    if len(found) < len(numbers):
-        return
-    value = (found[0], found[-1]) if name == "fidelity" else found[0]
-    draft.once(name, value, statement.span)
+    said = [body.first] if body.last is None else [body.first, body.last]
+    found = [whole_number(draft, number, f"'{name}'", least) for number in said]
+    if None not in found:
+        value = (found[0], found[-1]) if name == "fidelity" else found[0]
+        draft.once(name, value, statement.span)
 
 
 _LOWER: dict[type, Callable[[Draft, tree.Statement, Any], None]] = {
     tree.Version: _version,
     tree.Declare: _model,
     tree.Dtype: _dtype,
-    tree.RestNode: _rest,
+    tree.Rest: _rest,
     tree.Select: _select,
-    tree.PlaceNode: _place,
-    tree.MergeHere: _merge_here,
+    tree.Assign: _assign,
+    tree.Merging: _merging,
     tree.Dropping: _drop,
     tree.DroppingAny: _drop_any,
     tree.Scaling: _scale,
-    tree.BridgeNode: _bridge,
+    tree.Bridging: _bridge,
     tree.Block: _block,
-    tree.ItemTake: _item_take,
+    tree.Picked: _picked,
     tree.Limit: _limit,
-    tree.ObjectiveNode: _wish,
+    tree.ObjectiveNode: _objective,
     tree.BudgetNode: _budget,
 }

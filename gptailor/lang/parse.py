@@ -1,13 +1,17 @@
-"""A text into its tree, each statement by the grammar; after a fault it goes on at the next one."""
+"""Text in, plan out: each statement by the grammar, the tree lowered, the plan checked alone.
+
+After a fault the parser goes on at the next statement, so that none hides another.
+"""
 
 import codecs
 import functools
-import importlib.resources
-import re
+import hashlib
+import json
+import pkgutil
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import lark
 import pydantic
@@ -15,22 +19,25 @@ from lark import Lark, TextSlice, Token
 from lark.lexer import LexerState, LexerThread, LineCounter
 
 from gptailor.checks.plan import check_alone
-from gptailor.lang import syntax_errors as expected
-from gptailor.lang import tree
-from gptailor.lang.lower import has_version, lower
+from gptailor.lang import syntax_errors, tree
+from gptailor.lang.draft import Draft, Placed
+from gptailor.lang.lower import lower, lower_statement
 from gptailor.lang.split import Piece, Pieces, split
-from gptailor.lang.tree import Marked, built
 from gptailor.plan.faults import Fault, Origin, PlanError, Source, Span, errors, listed, locate
-from gptailor.plan.plan import Objective, Plan
+from gptailor.plan.plan import Model, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 
+# --------------------------------------------------------------------------------------- the parser
 
+
+@final
 class _Parentheses:
     """Newlines inside parentheses are blank."""
 
     always_accept = ("_NL",)
 
     def process(self, stream: Iterator[Token]) -> Iterator[Token]:
+        """The tokens without those newlines."""
         depth = 0
         for token in stream:
             depth += {"LPAR": 1, "RPAR": -1}.get(token.type, 0)
@@ -38,11 +45,13 @@ class _Parentheses:
                 yield token
 
 
+@final
 class _Thread(LexerThread):
     """Starts at a statement without counting the lines before it: spans are offsets."""
 
     @classmethod
     def from_text(cls, lexer: Any, text_or_slice: Any) -> "_Thread":
+        """A thread for a piece of a text."""
         text = TextSlice.cast_from(text_or_slice)
         counter = LineCounter("\n")  # type: ignore[no-untyped-call]
         counter.char_pos = text.start
@@ -51,21 +60,50 @@ class _Thread(LexerThread):
 
 def grammar() -> str:
     """The text of the grammar that the package holds."""
-    return importlib.resources.files("gptailor.lang").joinpath("tailor.lark").read_text("utf-8")
+    return (pkgutil.get_data(__package__, "tailor.lark") or b"").decode("utf-8")
+
+
+def parser_from_grammar(*starts: str) -> Lark:
+    """A parser that starts at these rules, its table made anew."""
+    return Lark(grammar(), start=list(starts), parser="lalr", propagate_positions=True, **_hooks())
+
+
+def _hooks() -> dict[str, Any]:
+    return {"postlex": _Parentheses(), "_plugins": {"LexerThread": _Thread}}
+
+
+STARTS = ("statement", "item", "wish", "objective")
 
 
 @functools.cache
 def parser() -> Lark:
-    """The parser; it starts at `start` (a file), `statement`, `item` or `wish`."""
-    return Lark(
-        grammar(),
-        parser="lalr",
-        start=["start", "statement", "item", "wish"],
-        postlex=_Parentheses(),
-        propagate_positions=True,
-        maybe_placeholders=False,
-        _plugins={"LexerThread": _Thread},
+    """The parser; it starts at `statement`, `item`, `wish` or `objective`.
+
+    Its table is read from `tailor.json` if that was made of this grammar by this version of lark;
+    making it anew takes ten times as long.
+    """
+    saved = saved_table()
+    if saved["made_of"] != table_key():
+        return parser_from_grammar(*STARTS)
+    loaded: Lark = Lark._load_from_dict(saved["data"], saved["memo"], **_hooks())  # type: ignore[no-untyped-call]
+    return loaded
+
+
+def table_key() -> list[str]:
+    """What a saved table depends on."""
+    return [lark.__version__, hashlib.sha256(grammar().encode()).hexdigest(), *STARTS]
+
+
+def saved_table() -> dict[str, Any]:
+    """The table that the package holds. JSON's keys are texts, those of lark's tables numbers."""
+    raw = pkgutil.get_data(__package__, "tailor.json") or b""
+    found: dict[str, Any] = json.loads(
+        raw, object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()}
     )
+    return found
+
+
+# --------------------------------------------------------------------------------- piece by piece
 
 
 def parse(source: Source) -> tuple[tree.File, list[Fault]]:
@@ -76,42 +114,24 @@ def parse(source: Source) -> tuple[tree.File, list[Fault]]:
     return file, locate(faults, Origin(source, Path()))
 
 
-def decode_source(raw: bytes, name: str) -> Source:
-    """Bytes as a source: UTF-8, with or without a byte-order mark; raises UnicodeDecodeError."""
-    return Source(name, raw.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
-
-
-# --------------------------------------------------------------------------------- piece by piece
-
-
 def _statements(
     source: Source, pieces: Pieces, start: str, faults: list[Fault]
 ) -> Iterator[tree.Statement]:
     for piece in pieces.items:
-        statement = _statement(source, piece, start, faults)
+        statement = None
+        if piece.block is not None and not piece.broken:
+            statement = _block(source, piece, piece.block, faults)
+        elif not piece.broken:
+            span = Span(piece.start, piece.end)
+            try:
+                parsed = parser().parse(TextSlice(source.text, piece.start, piece.end), start=start)
+            except lark.UnexpectedInput as error:
+                faults.append(syntax_errors.fault(source, error, span, start, parser()))
+            else:
+                statement = tree.statement_of(parsed, span)
         if statement is not None:
-            yield replace(statement, above=tuple(piece.above), behind=piece.behind)
-
-
-def _statement(
-    source: Source, piece: Piece, start: str, faults: list[Fault]
-) -> tree.Statement | None:
-    if piece.broken:
-        return None
-    if piece.block is not None:
-        return _block(source, piece, piece.block, faults)
-    try:
-        return _parsed(source, piece.start, piece.end, start)
-    except lark.UnexpectedInput as error:
-        faults.append(expected.fault(source, error, Span(piece.start, piece.end), start))
-        return None
-
-
-def _parsed(source: Source, start: int, end: int, rule: str) -> tree.Statement:
-    slice_ = TextSlice(source.text, start, end)
-    parsed = built(parser().parse(slice_, start=rule))
-    body = parsed if isinstance(parsed, Marked) else Marked(parsed)
-    return tree.Statement(body.body, Span(start, end), body.tied, body.maybe)
+            statement.above, statement.behind = tuple(piece.above), piece.behind
+            yield statement
 
 
 def _block(
@@ -122,38 +142,31 @@ def _block(
     if rule is None:
         message = f"'{head}' has no block" if head else "a block has no name"
         where = Span(piece.start, piece.brace) if head else Span(piece.brace, piece.brace + 1)
-        faults.append(
-            Fault("S105", message, span=where, help="only 'stack' and 'search' have one in { }")
-        )
+        help_ = "only 'stack' and 'search' have one in { }"
+        faults.append(Fault("S105", message, span=where, help=help_))
         return None
-    if inside.closed and piece.end > inside.end:
-        rest = Span(inside.end, piece.end)
-        faults.append(
-            Fault(
-                "S105",
-                "a statement goes on after its block",
-                span=Span(rest.start + _blanks(source, rest), rest.end),
-                help="start the next statement on a new line or after ';'",
-            )
-        )
+    rest = source.text[inside.end : piece.end] if inside.closed else ""
+    if rest:
+        start = piece.end - len(rest.lstrip())
+        help_ = "start the next statement on a new line or after ';'"
+        message = "a statement goes on after its block"
+        faults.append(Fault("S105", message, span=Span(start, piece.end), help=help_))
     found: list[Fault] = []
     statements = tuple(_statements(source, inside, rule, found))
     faults += found if inside.closed else []
-    name = tree.Word(head, Span(piece.start, piece.start + len(head)))
-    body = tree.Block(name, statements, tuple(inside.closing))
-    return tree.Statement(body, Span(piece.start, inside.end))
+    name = tree.Word(Span(piece.start, piece.start + len(head)), head)
+    span = Span(piece.start, inside.end)
+    return tree.Statement(span, tree.Block(span, name, statements, tuple(inside.closing)))
 
 
-def _blanks(source: Source, span: Span) -> int:
-    text = source.text[span.start : span.end]
-    return len(text) - len(text.lstrip())
+# -------------------------------------------------------------------------------------------- plans
 
 
 def read_text(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
     """The plan of a text and all faults that it has by itself. Paths are relative to `folder`."""
     file, syntax = parse(source)
     plan, faults = lower(file, source, folder)
-    if not has_version(file) and not syntax:
+    if not syntax and not any(isinstance(s.body, tree.Version) for s in file.statements):
         fault = Fault("P101", "the file doesn't say its language version", span=Span(0, 0),
                       help="write 'tailor 1' as its first statement")  # fmt: skip
         faults.append(fault)
@@ -176,6 +189,11 @@ def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:
     return plan, locate(check_alone(plan), plan.origin)
 
 
+def decode_source(raw: bytes, name: str) -> Source:
+    """Bytes as a source: UTF-8, with or without a byte-order mark; raises UnicodeDecodeError."""
+    return Source(name, raw.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
+
+
 def read_bytes(raw: bytes, name: str, folder: Path) -> tuple[Plan | None, list[Fault]]:
     """The plan of a file's bytes: Tailor, or JSON if it starts with a brace."""
     try:
@@ -192,22 +210,20 @@ def read_bytes(raw: bytes, name: str, folder: Path) -> tuple[Plan | None, list[F
 def load(path: str | Path) -> Plan:
     """The plan of a file. Raises PlanError, with all its faults, if it has any; OSError as open."""
     path = Path(path)
-    plan, faults = read_bytes(path.read_bytes(), str(path), path.parent)
-    if plan is None or errors(faults):
-        raise PlanError(faults)
-    return plan
+    return _sound(path.read_bytes(), str(path), path.parent)
 
 
 def loads(text: str, name: str = "<text>", folder: str | Path = ".") -> Plan:
     """The plan of a text; raises PlanError, with all its faults, if it has any."""
     # Half of a surrogate pair has no UTF-8; its bytes are then refused like a file's.
-    plan, faults = read_bytes(text.encode("utf-8", "surrogatepass"), name, Path(folder))
+    return _sound(text.encode("utf-8", "surrogatepass"), name, Path(folder))
+
+
+def _sound(raw: bytes, name: str, folder: Path) -> Plan:
+    plan, faults = read_bytes(raw, name, folder)
     if plan is None or errors(faults):
         raise PlanError(faults)
     return plan
-
-
-DIRECTIONS = ("minimize", "maximize")
 
 
 def read_objective(
@@ -219,55 +235,22 @@ def read_objective(
     `maximize`. `models` are the names that `kl` may compare with, `name` what messages call the
     text. Raises PlanError with faults that have their places in the text.
     """
-    word = re.match(r"\s*(\w*)", text)
-    first = word[1] if word else ""
-    spec = OBJECTIVES.get(first)
-    direction = "" if first in DIRECTIONS else f"{(spec and spec.direction) or 'maximize'} "
-    declared = "".join(f'model {model} = "."\n' for model in dict.fromkeys(("base", *models)))
-    before = f"tailor 1\n{declared}search {{\n{direction}"
-    source = Source(name, f"{before}{text}\n}}")
-    shown = Source(name, text)
-    if not _stands_alone(source):
-        faults = list(_inside(errors(read_text(source, Path())[1]), shown, len(before)))
-        raise PlanError(faults or [_none(shown)])
-    plan, faults = read_text(source, Path())
-    if found := list(_inside(errors(faults), shown, len(before))):
-        raise PlanError(found)
+    source = Source(name, text)
+    pieces, faults = split(source)
+    if not faults and len(pieces.items) != 1:
+        known = listed(OBJECTIVES, "or")
+        faults.append(Fault("P601", "that is not one objective", span=Span(0, max(1, len(text))),
+                            help=f'write one of {known}, as in nll("text.txt")'))  # fmt: skip
+    statements = [] if faults else list(_statements(source, pieces, "objective", faults))
+    if not statements:
+        raise PlanError(locate(faults, Origin(source, Path())))
+    draft = Draft(single={"search": Placed(True, {})})
+    draft.models = {model: Placed(Model(source="."), {}) for model in ("base", *models)}
+    lower_statement(draft, statements[0])
+    plan = draft.plan(source, Path())
+    found = errors(locate(draft.faults + check_alone(plan), plan.origin))
+    if of_the_text := [fault for fault in found if fault.span]:
+        raise PlanError(of_the_text)
     assert plan.search is not None
-    return plan.search.objectives[0], not direction
-
-
-def _stands_alone(source: Source) -> bool:
-    """Whether the text is one objective, which neither ends the block nor goes on after it."""
-    file, faults = parse(source)
-    body = file.statements[-1].body if file.statements else None
-    return (
-        not faults
-        and isinstance(body, tree.Block)
-        and body.name.text == "search"
-        and len(body.statements) == 1
-        and isinstance(body.statements[0].body, tree.ObjectiveNode)
-    )
-
-
-def _none(shown: Source) -> Fault:
-    known = listed(OBJECTIVES, "or")
-    return Fault(
-        "P601",
-        "that is not one objective",
-        span=Span(0, max(1, len(shown.text))),
-        source=shown,
-        help=f"write one of {known}, as in nll(\"text.txt\")",
-    )  # fmt: skip
-
-
-def _inside(faults: Iterable[Fault], shown: Source, start: int) -> Iterator[Fault]:
-    """The faults as the text alone has them; those of what stands around it are none."""
-    end = len(shown.text)
-    for fault in faults:
-        span = fault.span
-        if span is None or span.end <= start or span.start > start + end:
-            continue
-        begin = min(max(0, span.start - start), max(0, end - 1))
-        moved = Span(begin, max(begin + 1, min(span.end - start, end)))
-        yield replace(fault, span=moved, source=shown, also=())
+    body = statements[0].body
+    return plan.search.objectives[0], isinstance(body, tree.ObjectiveNode) and bool(body.direction)

@@ -1,11 +1,132 @@
-"""A syntax fault in words: what was expected, what was found, and the likely remedy."""
+"""A syntax fault in words: what was expected, what was found, and a remedy learned from examples.
 
+`LESSONS` is the table: each remedy with samples of what it is told for. It is searched in the way
+of lark's `match_examples`: a text is like a sample if the parser stands where it stood there.
+"""
+
+import functools
 import re
 import unicodedata
+from dataclasses import dataclass
+from typing import Literal, final
 
 import lark
 
 from gptailor.plan.faults import Fault, Source, Span, listed, nearest
+
+
+@final
+@dataclass(frozen=True)
+class Lesson:
+    """A remedy, and samples with « » around the characters that it is told for.
+
+    `alike` says what a text must share with a sample: the characters, whatever was expected; the
+    place, whatever was found; or both. Any digit is like any other. `{word}` is the word before.
+    """
+
+    remedy: str
+    alike: Literal["characters", "place", "both"]
+    samples: tuple[str, ...]
+    start: str = "statement"
+
+
+LESSONS = (
+    Lesson(
+        "a text stands in double quotes",
+        "both",
+        (
+            "model a = «/»models/a",
+            "model a = «.»/models/a",
+            "model a = «~»/models/a",
+            "model a = org«/»name",
+            "bridge on «/»text",
+            "bridge on «.»/text",
+            "bridge on «text»",
+        ),
+    ),
+    Lesson(
+        "a text stands in double quotes",
+        "both",
+        ("nll(«/»text)", "nll(«.»/text)", "nll(text«.»txt)", "nll(text«/»txt)"),
+        "objective",
+    ),
+    Lesson(
+        "a text stands in double quotes", "characters", ("model a = «'»./a'", "bridge on «'»t'")
+    ),
+    Lesson(
+        'a text stands in straight double quotes: "…"',
+        "characters",
+        ("L1 from «“»math”", "model a = «”»a”", "model a = «„»a“", "bridge on «\u2018»a"),
+    ),
+    Lesson(
+        "it looks like a blank or like nothing; delete it",
+        "characters",
+        ("L1«\u00a0»from math", "«\u200b»L1 from math", "L1 from «\ufeff»math", "«\u2003»drop L1"),
+    ),
+    Lesson(
+        "lines end with a line feed, with or without a carriage return",
+        "characters",
+        ("L1 from math«\r»L2 from math",),
+    ),
+    Lesson(
+        "a comment starts with '#'",
+        "characters",
+        ("«/»/ why", "L1 from math «/»/ why", "L1 from math «--» why", "drop L1 «/*» why */"),
+    ),
+    Lesson(
+        "a number has a digit on both sides of its point, as in 0.5",
+        "characters",
+        ("scale L1 by «.5»", "merge(L1 a, L1 b, «.5»)", "L1 from a, b by slerp(t=«.5»)"),
+    ),
+    Lesson(
+        "a number has a digit on both sides of its point, as in 5.0",
+        "characters",
+        ("scale L1 by «5.»", "merge(L1 a, L1 b, «5.»)", "L1 from a, b by slerp(t=«5.»)"),
+    ),
+    Lesson(
+        "a range is written L0..L9",
+        "both",
+        (
+            "L0«-»L9 from a",
+            "L0«-9» from a",
+            "drop L0«:»L9",
+            "drop L0 «…» L9",
+            "scale L0«\u2013»L9 by 2",
+        ),
+    ),
+    Lesson("the parts of a layer are L1.attn and L1.mlp", "both", ("L1.«5» from math",)),
+    Lesson(
+        "methods and objectives have parentheses: {word}()",
+        "place",
+        ("L1 from a, b by linear«»", "merge(L1 a, L1 b) by one of slerp«,» linear()"),
+    ),
+    Lesson(
+        "an item of a stack is written without 'from', as in L0..L9 math",
+        "both",
+        ("L0..L9 «from» math",),
+        "item",
+    ),
+)
+"""What texts that go wrong are told: feature, documentation and test in one."""
+
+_STARTS = {
+    "statement": (
+        "statement",
+        "a statement starts with a layer, or with one of ",
+        "tailor model dtype embed norm head tokenizer merge drop scale bridge maybe tied "
+        "stack search",
+    ),
+    "item": (
+        "item of a stack",
+        "an item of a stack starts with a layer, or with one of ",
+        "merge maybe tied limit",
+    ),
+    "wish": (
+        "line of a search block",
+        "a line of a search block starts with one of ",
+        "minimize maximize fidelity trials seed",
+    ),
+}
 
 _WORDS = {
     "LAYER": "a layer such as L12",
@@ -13,88 +134,34 @@ _WORDS = {
     "NUMBER": "a number",
     "STRING": "a text in double quotes",
     "$END": "the end of the statement",
-    "__ANON_0": "'..'",
-    "SEMICOLON": "';'",
-    "EQUAL": "'='",
-    "PLUS": "'+'",
-    "AT": "'@'",
-    "COMMA": "','",
-    "LPAR": "'('",
-    "RPAR": "')'",
-    "DOT": "'.'",
-    "LBRACE": "'{'",
-    "RBRACE": "'}'",
 }
 
-_STARTS = {
-    "statement": [
-        "tailor",
-        "model",
-        "dtype",
-        "embed",
-        "norm",
-        "head",
-        "tokenizer",
-        "merge",
-        "drop",
-        "scale",
-        "bridge",
-        "maybe",
-        "tied",
-        "stack",
-        "search",
-    ],
-    "item": ["merge", "maybe", "tied", "limit"],
-    "wish": ["minimize", "maximize", "fidelity", "trials", "seed"],
-}
 
-_LISTED = {
-    "statement": "a statement starts with a layer, or with one of ",
-    "item": "an item of a stack starts with a layer, or with one of ",
-    "wish": "a line of a search block starts with one of ",
-}
-
-_HINTS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"'[^']*'?"), "a text stands in double quotes"),
-    (re.compile(r"//?|--|/\*"), "a comment starts with '#'"),
-    (re.compile(r"\.\d"), "a number has a digit on both sides of its point, as in 0.5"),
-    (re.compile(r"\r(?!\n)"), "lines end with a line feed, with or without a carriage return"),
-)
-
-
-def fault(source: Source, error: lark.UnexpectedInput, piece: Span, start: str) -> Fault:
-    """The fault for what lark says of a piece of text that was to be a statement, item or wish."""
+def fault(
+    source: Source, error: lark.UnexpectedInput, piece: Span, start: str, parser: lark.Lark
+) -> Fault:
+    """The fault for what `parser` says of a piece of text that was to be a `start`."""
     span = _span(source, error, piece)
     found = source.text[span.start : span.end]
-    if span.start == piece.start and found and _first(start, found):
-        return _unknown_start(found, span, start)
+    wanted = _wanted(error, parser)
+    remedy = _remedy(source, error, piece, span, parser)
+    if span.start == piece.start and found and start in _STARTS:
+        noun, starts_with, words = _STARTS[start]
+        if found not in words.split() and not re.fullmatch(r"L\d+", found):
+            if re.fullmatch(r"l\d+", found):
+                remedy = f"did you mean '{found.upper()}'?"
+            near = nearest(found, words.split())
+            every = starts_with + listed((f"'{word}'" for word in words.split()), "or")
+            message = f"no {noun} starts with '{_short(found)}'"
+            return Fault("S102", message, span=span, help=near or remedy or every)
     if isinstance(error, lark.UnexpectedCharacters) and not found[:1].isascii():
         named = unicodedata.name(found[0], "no name")
         message = f"the character U+{ord(found[0]):04X} ({named}) has no meaning here"
-        return Fault("S103", message, span=span, help=_hint(source, span))
-    wanted = listed(_wanted(error), "or") or "nothing more"
+        return Fault("S103", message, span=span, help=remedy)
     said = f"'{_short(found)}'" if found else "the end of the statement"
-    return Fault(
-        "S101",
-        f"expected {wanted}, found {said}",
-        span=span,
-        help=_hint(source, span) or _remedy(error, source, span, piece, start),
-    )
-
-
-def _first(start: str, found: str) -> bool:
-    return found not in _STARTS[start] and not re.fullmatch(r"L\d+", found)
-
-
-def _unknown_start(found: str, span: Span, start: str) -> Fault:
-    words = _STARTS[start]
-    help_ = nearest(found, words) or next((h for p, h in _HINTS if p.match(found)), "")
-    if re.fullmatch(r"l\d+", found):
-        help_ = f"did you mean '{found.upper()}'?"
-    if not help_:
-        help_ = _LISTED[start] + listed((f"'{word}'" for word in words), "or")
-    noun = {"statement": "statement", "item": "item of a stack", "wish": "line of a search block"}
-    return Fault("S102", f"no {noun[start]} starts with '{_short(found)}'", span=span, help=help_)
+    near = nearest(found, [word.strip("'") for word in wanted if word[:1] == "'"])
+    message = f"expected {listed(wanted, 'or') or 'nothing more'}, found {said}"
+    return Fault("S101", message, span=span, help=remedy or near)
 
 
 def _span(source: Source, error: lark.UnexpectedInput, piece: Span) -> Span:
@@ -109,42 +176,78 @@ def _span(source: Source, error: lark.UnexpectedInput, piece: Span) -> Span:
     return Span(at, word.end() if word else at + 1)
 
 
-def _wanted(error: lark.UnexpectedInput) -> list[str]:
+def _wanted(error: lark.UnexpectedInput, parser: lark.Lark) -> list[str]:
     """What could have stood there, the most telling first, at most six."""
     if isinstance(error, lark.UnexpectedToken):
         names = set(error.accepts or error.expected)
     else:
         names = set(getattr(error, "allowed", None) or ())
     names -= {"_NL", "COMMENT", "__IGNORE_0", "SEMICOLON"}
-    words = [_WORDS.get(name, f"'{name.lower()}'") for name in names]
+    words = [
+        _WORDS[name] if name in _WORDS else f"'{parser.get_terminal(name).pattern.value}'"
+        for name in names
+    ]
     order = sorted(words, key=lambda word: (word.startswith("'"), word.startswith("the end"), word))
     return order if len(order) <= 6 else [*order[:5], "something else"]
-
-
-def _hint(source: Source, span: Span) -> str:
-    return next((help_ for p, help_ in _HINTS if p.match(source.text, span.start)), "")
-
-
-def _remedy(
-    error: lark.UnexpectedInput, source: Source, span: Span, piece: Span, start: str
-) -> str:
-    """What to do, where the words before and after say what was meant."""
-    wanted = _wanted(error)
-    before = source.text[piece.start : span.start].rstrip()
-    found = source.text[span.start : span.end]
-    if "'..'" in wanted and found[:1] in ("-", ":", "…") and re.search(r"L\d+$", before):
-        return "a range is written L0..L9"
-    if wanted == ["'('"] and re.search(r"\bby\s+(one\s+of\s+)?\w+$", before):
-        return "a method has parentheses: " + before.split()[-1] + "()"
-    if before.endswith(".") and found[:1].isdigit():
-        return "a number has a digit on both sides of its point, as in 0.5"
-    if found == "from" and start == "item":
-        return "an item of a stack is written without 'from', as in L0..L9 math"
-    if found == "." and before[-1:].isdigit():
-        return "a number has a digit on both sides of its point, as in 5.0"
-    return nearest(found, [word.strip("'") for word in wanted if word[:1] == "'"])
 
 
 def _short(text: str) -> str:
     text = text if len(text) <= 40 else text[:37] + "…"
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+# ---------------------------------------------------------------------------------------- examples
+
+
+@final
+@dataclass(frozen=True)
+class _Example:
+    """A sample that was parsed: where it went wrong, and the characters that stand around there."""
+
+    lesson: Lesson
+    state: object
+    offset: int  # of the characters, from where it went wrong
+    characters: str
+
+
+@functools.cache
+def _examples(parser: lark.Lark) -> tuple[_Example, ...]:
+    """All samples, parsed when a text goes wrong for the first time."""
+    return tuple(
+        _example(lesson, sample, parser) for lesson in LESSONS for sample in lesson.samples
+    )
+
+
+def _example(lesson: Lesson, sample: str, parser: lark.Lark) -> _Example:
+    before, characters, after = re.split("[«»]", sample)
+    text = before + characters + after
+    try:
+        parser.parse(text, start=lesson.start)
+    except lark.UnexpectedInput as error:
+        at = _span(Source("", text), error, Span(0, len(text))).start
+        return _Example(lesson, _state(error), len(before) - at, _shape(characters))
+    raise AssertionError(sample)
+
+
+def _remedy(
+    source: Source, error: lark.UnexpectedInput, piece: Span, span: Span, parser: lark.Lark
+) -> str:
+    """The remedy of the first lesson with a sample like this."""
+    for example in _examples(parser):
+        at = span.start + example.offset
+        characters = source.text[max(at, 0) : at + len(example.characters)]
+        same = _shape(characters) == example.characters
+        here = example.state == _state(error)
+        if {"characters": same, "place": here, "both": same and here}[example.lesson.alike]:
+            words = re.findall(r"\w+", source.text[piece.start : span.start])
+            return example.lesson.remedy.replace("{word}", words[-1] if words else "")
+    return ""
+
+
+def _state(error: lark.UnexpectedInput) -> object:
+    """Where the parser stood: the number of its table's row."""
+    return getattr(error.state, "position", error.state)
+
+
+def _shape(characters: str) -> str:
+    return re.sub(r"\d", "0", characters)

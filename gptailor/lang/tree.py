@@ -1,271 +1,292 @@
-"""The tree of a `.tailor` text: what was written, with the span of every word."""
+"""The tree of a `.tailor` text: what was written, with the span of every word.
+
+A node is made of the grammar's rule of the same name (lark's `ast_utils`): its fields are the
+rule's parts in order, and a `[part]` that is not there is None. A list's node has one field.
+"""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+import sys
+from abc import ABC
+from dataclasses import dataclass
+from typing import Any, dataclass_transform, final
 
-from lark import Token, Tree
+from lark import Token, Transformer, Tree, ast_utils, v_args
 from lark.tree import Meta
 
 from gptailor.plan.faults import Span
 from gptailor.plan.plan import LARGEST_LAYER
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+@dataclass_transform(eq_default=False)
+@dataclass(eq=False)
+class TreeNode(ast_utils.Ast, ABC):
+    """A part of the text; every kind of it is a dataclass."""
+
+    span: Span
+
+    def __init_subclass__(cls) -> None:
+        dataclass(eq=False)(cls)
+
+
+# ------------------------------------------------------------------------------------------- words
+
+
+@final
+class Word(TreeNode):
     """A name or keyword."""
 
     text: str
-    span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class String:
+@final
+class String(TreeNode):
     """A text in double quotes, without them."""
 
     text: str
-    span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Fixed:
+@final
+class Fixed(TreeNode):
     """A number. `value` is infinite where the digits say more than a float holds."""
 
     value: int | float
-    span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Between:
+@final
+class LayerWord(TreeNode):
+    """`L12`. Above the largest number that a layer may have, `number` is the next one."""
+
+    number: int
+
+
+# ------------------------------------------------------------- numbers, layers, models, methods
+
+
+@final
+class Between(TreeNode):
     """`0.0..1.0`."""
 
     low: Fixed
     high: Fixed
-    span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class OneNumber:
+@final
+class OneNumber(TreeNode, ast_utils.AsList):
     """`one of (0.3, 0.5)`."""
 
     options: tuple[Fixed, ...]
-    span: Span
 
 
 Numeral = Fixed | Between | OneNumber
 
 
-@dataclass(frozen=True, slots=True)
-class LayerWord:
-    """`L12`."""
-
-    number: int
-    span: Span
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
+@final
+class Range(TreeNode):
     """`L0..L9.mlp`, or one layer."""
 
     first: LayerWord
-    last: LayerWord
+    end: LayerWord | None
     part: Word | None
-    span: Span
+
+    @property
+    def last(self) -> LayerWord:
+        """The end, or the one layer."""
+        return self.end or self.first
 
 
-@dataclass(frozen=True, slots=True)
-class Layers:
+@final
+class Layers(TreeNode, ast_utils.AsList):
     """`L0..L4, L7`."""
 
     ranges: tuple[Range, ...]
-    span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
-    """Models: all of these, one of them, or any of them."""
+@final
+class AllOf(TreeNode, ast_utils.AsList):
+    """`math, code`: one model, or all of several."""
 
-    how: str  # "all", "one" or "any"
     names: tuple[Word, ...]
-    span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class ArgumentNode:
+@final
+class OneOf(TreeNode, ast_utils.AsList):
+    """`one of math, code`."""
+
+    names: tuple[Word, ...]
+
+
+@final
+class AnyOf(TreeNode, ast_utils.AsList):
+    """`any of math, code`."""
+
+    names: tuple[Word, ...]
+
+
+@final
+class ArgumentNode(TreeNode):
     """An argument as it was given."""
 
     name: Word | None
     value: Numeral | String | Word
-    span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class CallNode:
+@final
+class CallNode(TreeNode):
     """A method or an objective with its arguments."""
 
     name: Word
     arguments: tuple[ArgumentNode, ...]
-    span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class OneCall:
-    """`one of slerp(0.3), linear()`."""
+@final
+class OneCall(TreeNode, ast_utils.AsList):
+    """`by one of slerp(0.3), linear()`."""
 
     options: tuple[CallNode, ...]
-    span: Span
 
 
-@dataclass(frozen=True, slots=True)
-class From:
+@final
+class From(TreeNode):
     """`math, code by linear()`."""
 
-    models: Names
+    models: AllOf | OneOf | AnyOf
     by: CallNode | OneCall | None
-    span: Span
-
-
-@dataclass(frozen=True, slots=True)
-class Picked:
-    """`L12 code`: layers of a model."""
-
-    layers: Layers
-    model: Names
-    span: Span
-
-
-@dataclass(frozen=True, slots=True)
-class Merging:
-    """`merge(L12 code, L12 chat, 0.5) by …`."""
-
-    sources: tuple[Picked, ...]
-    shares: tuple[Numeral, ...]
-    by: CallNode | OneCall | None
-    span: Span
 
 
 # -------------------------------------------------------------------------------------- statements
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
+@final
+class Picked(TreeNode):
+    """`L12 code`: layers of a model; an item of a stack by itself."""
+
+    layers: Layers
+    model: Word | OneOf
+
+
+@final
+class Merging(TreeNode):
+    """`merge(L12 code, L12 chat, 0.5) by …`; a statement by itself."""
+
+    sources: tuple[Picked, ...]
+    shares: tuple[Numeral, ...]
+    by: CallNode | OneCall | None
+
+
+@final
+class Version(TreeNode):
     """`tailor 1`."""
 
     number: Fixed
 
 
-@dataclass(frozen=True, slots=True)
-class Declare:
+@final
+class Declare(TreeNode):
     """`model NAME = SOURCE @ REVISION`, or `model NAME = ON + SOURCE`."""
 
     name: Word
-    source: String
     on: Word | None
+    source: String
     revision: String | None
 
 
-@dataclass(frozen=True, slots=True)
-class Dtype:
+@final
+class Dtype(TreeNode):
     """`dtype bfloat16`."""
 
     name: Word
 
 
-@dataclass(frozen=True, slots=True)
-class RestNode:
+@final
+class Rest(TreeNode):
     """`embed from chat`."""
 
     where: Word
     origin: From
 
 
-@dataclass(frozen=True, slots=True)
-class Select:
+@final
+class Select(TreeNode):
     """`L0..L9 from math`."""
 
     layers: Layers
     origin: From
 
 
-@dataclass(frozen=True, slots=True)
-class PlaceNode:
+@final
+class Assign(TreeNode):
     """`L12 = L14 chat`, `L12 = merge(…)`."""
 
     layers: Layers
     source: Picked | Merging
 
 
-@dataclass(frozen=True, slots=True)
-class MergeHere:
-    """`merge(L12 code, L12 chat, 0.5)`."""
-
-    merge: Merging
-
-
-@dataclass(frozen=True, slots=True)
-class Dropping:
+@final
+class Dropping(TreeNode):
     """`drop L30..L39`."""
 
     layers: Layers
 
 
-@dataclass(frozen=True, slots=True)
-class DroppingAny:
+@final
+class DroppingAny(TreeNode):
     """`drop any 10 of L0..L39`."""
 
     count: Fixed
     layers: Layers
 
 
-@dataclass(frozen=True, slots=True)
-class Scaling:
+@final
+class Scaling(TreeNode):
     """`scale L12 by 0.9`."""
 
     layers: Layers
     factor: Numeral
 
 
-@dataclass(frozen=True, slots=True)
-class BridgeNode:
+@final
+class Setting(TreeNode):
+    """`tokens 65536`."""
+
+    name: Word
+    value: Numeral
+
+
+@final
+class Bridging(TreeNode):
     """`bridge L11 on "text" tokens 65536 ridge 0.1`."""
 
     after: LayerWord | None
     on: String
-    settings: tuple[tuple[Word, Numeral], ...]
+    settings: tuple[Setting, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ItemTake:
-    """An item of a stack: `L0..L15 base`."""
-
-    picked: Picked
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
+@final
+class Limit(TreeNode):
     """`limit 50 layers`."""
 
     count: Fixed
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectiveNode:
-    """`minimize nll("text")`."""
+@final
+class ObjectiveNode(TreeNode):
+    """`minimize nll("text")`; by itself an objective needs no direction."""
 
-    direction: Word
+    direction: Word | None
     measure: CallNode
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetNode:
+@final
+class BudgetNode(TreeNode):
     """`fidelity 64..1024`, `trials 500`, `seed 0`."""
 
     name: Word
-    numbers: tuple[Fixed, ...]
+    first: Fixed
+    last: Fixed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+@final
+class Block(TreeNode):
     """`stack { … }` or `search { … }`."""
 
     name: Word
@@ -277,15 +298,15 @@ Body = (
     Version
     | Declare
     | Dtype
-    | RestNode
+    | Rest
     | Select
-    | PlaceNode
-    | MergeHere
+    | Assign
+    | Merging
     | Dropping
     | DroppingAny
     | Scaling
-    | BridgeNode
-    | ItemTake
+    | Bridging
+    | Picked
     | Limit
     | ObjectiveNode
     | BudgetNode
@@ -293,19 +314,19 @@ Body = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+@final
+class Statement(TreeNode):
     """A statement with its comments: those on lines before it, and the one behind it."""
 
     body: Body
-    span: Span
-    tied: Span | None = None
-    maybe: Span | None = None
+    tied: Word | None = None
+    maybe: Word | None = None
     above: tuple[str, ...] = ()
     behind: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@final
+@dataclass(eq=False)
 class File:
     """A whole text."""
 
@@ -313,223 +334,64 @@ class File:
     closing: tuple[str, ...]  # comments after the last statement
 
 
-@dataclass(frozen=True, slots=True)
-class Marked:
-    """A body with the words before it."""
-
-    body: Any
-    tied: Span | None = None
-    maybe: Span | None = None
+# --------------------------------------------------------------------------- from lark's to ours
 
 
-def _span(token: Token) -> Span:
-    return Span(token.start_pos or 0, token.end_pos or 0)
+def _span(place: Token | Meta) -> Span:
+    return Span(place.start_pos or 0, place.end_pos or 0)
 
 
-def _of(meta: Meta) -> Span:
-    return Span(meta.start_pos, meta.end_pos)
+@final
+class _Builder(Transformer[Token, Any]):
+    """What the rules' names don't say: words, and rules of several nodes' parts."""
 
+    def NUMBER(self, token: Token) -> Fixed:  # noqa: N802 (the terminal's name)
+        """An integer, if it has no point and no exponent."""
+        value: int | float = float(token)
+        if math.isfinite(value) and token.lstrip("+-").isdigit():
+            value = int(token)
+        return Fixed(_span(token), value)
 
-def number_of(token: Token) -> Fixed:
-    """A number as it was written: an integer if it has no point and no exponent."""
-    digits = str(token)
-    value: int | float = float(digits)
-    if math.isfinite(value) and digits.lstrip("+-").isdigit():
-        value = int(digits)
-    return Fixed(value, _span(token))
+    def LAYER(self, token: Token) -> LayerWord:  # noqa: N802
+        digits = token[1:].lstrip("0") or "0"
+        known = len(digits) <= len(str(LARGEST_LAYER))
+        return LayerWord(_span(token), int(digits) if known else LARGEST_LAYER + 1)
 
+    def STRING(self, token: Token) -> String:  # noqa: N802
+        return String(_span(token), str(token)[1:-1])
 
-def _layer(token: Token) -> LayerWord:
-    """A layer's number; above the largest there is, the next one, which the lowering refuses."""
-    digits = token[1:].lstrip("0") or "0"
-    known = len(digits) <= len(str(LARGEST_LAYER))
-    return LayerWord(int(digits) if known else LARGEST_LAYER + 1, _span(token))
+    def __default_token__(self, token: Token) -> Word:
+        return Word(_span(token), str(token))
 
+    arguments = settings = shares = tuple
 
-def built(node: "Tree[Token]") -> Any:
-    """The node that a rule's tree stands for, made from the leaves up."""
-    children = [built(child) if isinstance(child, Tree) else child for child in node.children]
-    return getattr(_BUILDER, node.data)(node.meta, children)
-
-
-class _Builder:
-    """The grammar's rules as nodes; a rule's name is its method's."""
-
-    def start(self, meta: Meta, children: list[Any]) -> list[Any]:
-        return children
-
-    def overlay(self, meta: Meta, children: list[Any]) -> Marked:
-        marks = {child.type: _span(child) for child in children[:-1]}
-        return Marked(children[-1], marks.get("TIED"), marks.get("MAYBE"))
-
-    item = overlay
-    item.__doc__ = None
-
-    def name(self, meta: Meta, children: list[Token]) -> Word:
-        return Word(str(children[0]), _span(children[0]))
-
-    where = name
-
-    def string(self, meta: Meta, children: list[Token]) -> String:
-        return String(str(children[0])[1:-1], _span(children[0]))
-
-    # --- numbers
-
-    def fixed(self, meta: Meta, children: list[Token]) -> Fixed:
-        return number_of(children[0])
-
-    def interval(self, meta: Meta, children: list[Token]) -> Between:
-        return Between(number_of(children[0]), number_of(children[1]), _of(meta))
-
-    def one_numbers(self, meta: Meta, children: list[Token]) -> OneNumber:
-        return OneNumber(tuple(number_of(child) for child in children), _of(meta))
-
-    # --- layers and models
-
-    def range(self, meta: Meta, children: list[Any]) -> Range:
-        words = [_layer(child) for child in children if isinstance(child, Token)]
-        part = children[-1] if isinstance(children[-1], Word) else None
-        return Range(words[0], words[-1], part, _of(meta))
-
-    def part(self, meta: Meta, children: list[Word]) -> Word:
-        return children[0]
-
-    def layers(self, meta: Meta, children: list[Range]) -> Layers:
-        return Layers(tuple(children), _of(meta))
-
-    def models(self, meta: Meta, children: list[Word]) -> Names:
-        return Names("all", tuple(children), _of(meta))
-
-    def one_models(self, meta: Meta, children: list[Word]) -> Names:
-        return Names("one", tuple(children), _of(meta))
-
-    def any_models(self, meta: Meta, children: list[Word]) -> Names:
-        return Names("any", tuple(children), _of(meta))
-
-    def origin(self, meta: Meta, children: list[Any]) -> From:
-        return From(children[0], children[1] if len(children) > 1 else None, _of(meta))
-
-    def layer_of(self, meta: Meta, children: list[Any]) -> Picked:
-        pick = children[1]
-        if isinstance(pick, Word):
-            pick = Names("all", (pick,), pick.span)
-        return Picked(children[0], pick, _of(meta))
-
-    # --- methods
-
-    def argument(self, meta: Meta, children: list[Any]) -> ArgumentNode:
-        return ArgumentNode(children[0] if len(children) > 1 else None, children[-1], _of(meta))
-
-    last_argument = argument
-
-    def method(self, meta: Meta, children: list[Any]) -> CallNode:
-        return CallNode(children[0], tuple(children[1:]), _of(meta))
-
-    def one_by(self, meta: Meta, children: list[CallNode]) -> OneCall:
-        return OneCall(tuple(children), _of(meta))
-
-    def share(self, meta: Meta, children: list[Any]) -> list[Any]:
-        return children
-
+    @v_args(meta=True)
     def merge(self, meta: Meta, children: list[Any]) -> Merging:
-        picked = tuple(child for child in children if isinstance(child, Picked))
-        shares = next((tuple(child) for child in children if isinstance(child, list)), ())
-        by = children[-1] if isinstance(children[-1], CallNode | OneCall) else None
-        return Merging(picked, shares, by, _of(meta))
+        *sources, shares, by = children
+        return Merging(_span(meta), tuple(sources), shares or (), by)
 
-    # --- statements
-
-    def version(self, meta: Meta, children: list[Token]) -> Version:
-        return Version(number_of(children[0]))
-
-    def direct(self, meta: Meta, children: list[String]) -> tuple[None, String]:
-        return None, children[0]
-
-    def adapter(self, meta: Meta, children: list[Any]) -> tuple[Word, String]:
-        return children[0], children[1]
-
-    def revision(self, meta: Meta, children: list[String]) -> String:
-        return children[0]
-
-    def model(self, meta: Meta, children: list[Any]) -> Declare:
-        on, source = children[1]
-        return Declare(children[0], source, on, children[2] if len(children) > 2 else None)
-
-    def dtype(self, meta: Meta, children: list[Word]) -> Dtype:
-        return Dtype(children[0])
-
-    def rest(self, meta: Meta, children: list[Any]) -> RestNode:
-        return RestNode(children[0], children[1])
-
-    def take(self, meta: Meta, children: list[Any]) -> Select:
-        return Select(children[0], children[1])
-
-    def place(self, meta: Meta, children: list[Any]) -> PlaceNode:
-        if isinstance(children[1], Merging):
-            return PlaceNode(children[0], children[1])
-        picked = self.layer_of(meta, children[1:])
-        return PlaceNode(children[0], replace(picked, span=picked.layers.span.to(_of(meta))))
-
-    item_place = place
-
-    def merge_here(self, meta: Meta, children: list[Merging]) -> MergeHere:
-        return MergeHere(children[0])
-
-    def item_take(self, meta: Meta, children: list[Any]) -> ItemTake:
-        return ItemTake(self.layer_of(meta, children))
-
-    def drop(self, meta: Meta, children: list[Layers]) -> Dropping:
-        return Dropping(children[0])
-
-    def drop_any(self, meta: Meta, children: list[Any]) -> DroppingAny:
-        return DroppingAny(number_of(children[0]), children[1])
-
-    def scale(self, meta: Meta, children: list[Any]) -> Scaling:
-        return Scaling(children[0], children[1])
-
-    def after(self, meta: Meta, children: list[Token]) -> LayerWord:
-        return _layer(children[0])
-
-    def setting(self, meta: Meta, children: list[Any]) -> tuple[Word, Numeral]:
-        return Word(str(children[0]), _span(children[0])), children[1]
-
-    def bridge(self, meta: Meta, children: list[Any]) -> BridgeNode:
-        after = children.pop(0) if isinstance(children[0], LayerWord) else None
-        return BridgeNode(after, children[0], tuple(children[1:]))
-
-    def limit(self, meta: Meta, children: list[Token]) -> Limit:
-        return Limit(number_of(children[0]))
-
-    def objective(self, meta: Meta, children: list[Any]) -> ObjectiveNode:
-        return ObjectiveNode(Word(str(children[0]), _span(children[0])), children[1])
-
-    def fidelity(self, meta: Meta, children: list[Token]) -> BudgetNode:
-        return _budget("fidelity", meta, children)
-
-    def trials(self, meta: Meta, children: list[Token]) -> BudgetNode:
-        return _budget("trials", meta, children)
-
-    def seed(self, meta: Meta, children: list[Token]) -> BudgetNode:
-        return _budget("seed", meta, children)
-
-    def stack(self, meta: Meta, children: list[Any]) -> Block:
-        return _whole_block("stack", meta, children)
-
-    def search(self, meta: Meta, children: list[Any]) -> Block:
-        return _whole_block("search", meta, children)
+    @v_args(meta=True)
+    def overlay(self, meta: Meta, children: list[Any]) -> Statement:
+        tied, maybe, body = children
+        return Statement(_span(meta), body, tied, maybe)
 
 
-_BUILDER = _Builder()
+def _with_span(*, inline: bool, meta: bool) -> Any:
+    """How a node is made of a rule's parts."""
+
+    def make(node: Any, _rule: str, children: list[Any], meta: Meta) -> Any:
+        return node(_span(meta), *(children if inline else [tuple(children)]))
+
+    return v_args(wrapper=make)
 
 
-def _budget(name: str, meta: Meta, children: list[Token]) -> BudgetNode:
-    span = Span(meta.start_pos, meta.start_pos + len(name))
-    return BudgetNode(Word(name, span), tuple(number_of(child) for child in children))
+_TO_NODES = ast_utils.create_transformer(sys.modules[__name__], _Builder(), _with_span)
 
 
-def _whole_block(name: str, meta: Meta, children: list[Any]) -> Block:
-    """A block that was parsed with its file at once: without comments."""
-    marked = [child if isinstance(child, Marked) else Marked(child) for child in children]
-    statements = tuple(Statement(m.body, _of(meta), m.tied, m.maybe) for m in marked)
-    span = Span(meta.start_pos, meta.start_pos + len(name))
-    return Block(Word(name, span), statements, ())
+def statement_of(parsed: "Tree[Token]", span: Span) -> Statement:
+    """The statement that a rule's tree stands for, without its comments."""
+    made = _TO_NODES.transform(parsed)
+    if not isinstance(made, Statement):
+        return Statement(span, made)
+    made.span = span
+    return made

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.lark import from_lark
 
 from gptailor.lang.format import format_plan, format_text
-from gptailor.lang.parse import parse, parser, read_bytes, read_json, read_text
+from gptailor.lang.parse import parse, parser_from_grammar, read_bytes, read_json, read_text
 from gptailor.plan.faults import Fault, Source, errors, show, to_github, to_json
 from gptailor.plan.plan import Plan
 from tests.strategies import plans
+
+WHOLE_FILES = parser_from_grammar("start")
 
 HEAD = 'tailor 1\nmodel base = "./b"\nmodel math = "./m"\n'
 
@@ -46,7 +48,7 @@ def words(found: list[str]) -> st.SearchStrategy[str]:
 def drawn_texts() -> st.SearchStrategy[str]:
     explicit = {
         terminal.name: st.just(f"{terminal.pattern.value} ")
-        for terminal in parser().terminals
+        for terminal in WHOLE_FILES.terminals
         if isinstance(terminal.pattern, lark.lexer.PatternStr)
     }
     explicit |= {
@@ -57,7 +59,7 @@ def drawn_texts() -> st.SearchStrategy[str]:
         "_NL": st.sampled_from(["\n", "\r\n", "\n\n"]),
         "COMMENT": st.just("# a comment\n"),
     }
-    return from_lark(parser(), start="start", explicit=explicit)
+    return from_lark(WHOLE_FILES, start="start", explicit=explicit)
 
 
 def outcome(text: str) -> list[Fault]:
@@ -78,7 +80,7 @@ def outcome(text: str) -> list[Fault]:
 
 def is_of_the_grammar(text: str) -> bool:
     try:
-        parser().parse(text, start="start")
+        WHOLE_FILES.parse(text)
     except lark.UnexpectedInput:
         return False
     return True

@@ -1,0 +1,33 @@
+"""The table that the package holds is its grammar's, for the version of lark that made it."""
+
+from pathlib import Path
+
+import lark
+import pytest
+
+from gptailor.lang import parse
+
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.tailor"))
+SAVED = parse.saved_table()
+
+
+@pytest.mark.skipif(SAVED["made_of"][0] != lark.__version__, reason="another lark made the table")
+def test_the_table_is_of_this_grammar() -> None:
+    assert SAVED["made_of"] == parse.table_key(), "run python grammar/make_table.py"
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.name)
+def test_both_parsers_see_the_same(path: Path) -> None:
+    anew = parse.parser_from_grammar(*parse.STARTS)
+    for piece in parse.split(parse.Source(path.name, path.read_text()))[0].items:
+        if piece.block is None:
+            text = path.read_text()[piece.start : piece.end]
+            trees = [p.parse(text, start="statement") for p in (anew, parse.parser())]
+            assert trees[0] == trees[1]
+
+
+def test_a_table_of_another_grammar_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parse, "table_key", lambda: ["0.0", "another"])
+    parser = parse.parser.__wrapped__()
+    assert parser.parse("drop L3", start="statement")
+    assert hasattr(parser, "grammar")  # which a loaded one has not
