@@ -13,6 +13,7 @@ from gptailor.lang.parse import parse
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Fault, PlanError, Source, errors
 from gptailor.plan.registry import METHODS, OBJECTIVES
+from gptailor.plan.walk import sources
 
 _E = TypeVar("_E", p.Layer, p.Drop, p.Scale, p.Item)
 _Joined = Callable[[Sequence[Any]], list[list[Any]]]
@@ -123,9 +124,7 @@ def layer_words(entries: Sequence[p.Layer]) -> str:
     recipes = [entry.recipe for entry in entries]
     target = range_words([entry.position for entry in entries], entries[0].part)
     here = all(
-        isinstance(entry.recipe, p.Subset) or source.layer == entry.position
-        for entry in entries
-        for source in p.sources(entry.recipe)
+        source.layer == entry.position for entry in entries for _, source in sources(entry.recipe)
     )
     if here and (origin := _from_words(recipes[0])) is not None:
         return f"{target} from {origin}"

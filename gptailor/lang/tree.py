@@ -245,7 +245,7 @@ class Scaling(TreeNode):
 
 
 @final
-class Setting(TreeNode):
+class BridgeSetting(TreeNode):
     """`tokens 65536`."""
 
     name: Word
@@ -258,7 +258,7 @@ class Bridging(TreeNode):
 
     after: LayerWord | None
     on: String
-    settings: tuple[Setting, ...]
+    settings: tuple[BridgeSetting, ...]
 
 
 @final
