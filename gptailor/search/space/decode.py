@@ -1,8 +1,8 @@
 """From a genome to the closed plan that it stands for."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias, TypeVar, final
 
 import numpy as np
 from pydantic import BaseModel
@@ -16,7 +16,6 @@ from gptailor.plan.plan import (
     Drop,
     DropAny,
     Interval,
-    Item,
     Layer,
     LayerOf,
     Merge,
@@ -24,19 +23,19 @@ from gptailor.plan.plan import (
     OneOfMethods,
     OneOfModels,
     OneOfNumbers,
+    Open,
     Plan,
     Recipe,
-    Scale,
     Stack,
     Subset,
     Take,
-    Value,
 )
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, own_of
 
 Answer: TypeAlias = bool | int | float | list[int]
 """What closes a choice: yes or no, an option's number, a real, or the numbers of those chosen."""
+_Node = TypeVar("_Node")
 
 
 def decode(space: Space, genome: Genome) -> Plan:
@@ -84,11 +83,15 @@ class _Closing:
         dropped = self._dropped()
         closed = {
             **{where: self._rest(where) for where in REST},
-            "layers": self._layers(dropped),
+            "layers": tuple(self._layers(dropped)),
             "drops": tuple(Drop(position=position) for position in sorted(dropped)),
             "drop_any": (),
-            "scales": self._scales(dropped),
-            "bridges": self._bridges(dropped),
+            "scales": tuple(
+                self._closed(("scales", i), scale)
+                for i, scale in enumerate(plan.scales)
+                if scale.position not in dropped and self._on("scales", i)
+            ),
+            "bridges": tuple(self._bridges(dropped)),
             "stack": None if plan.stack is None else self._stack(plan.stack),
             "search": None,
         }
@@ -97,6 +100,16 @@ class _Closing:
     def _on(self, *at: str | int) -> bool:
         """Whether an entry is there: it has no `maybe`, or it is answered with yes."""
         return bool(self.answers.get((*at, "maybe"), True))
+
+    def _closed(self, at: Place, node: _Node, base: Take | None = None) -> _Node:
+        """A recipe or an entry with the choices in it closed, from the innermost outwards."""
+        for site in self.space.inside.get(at, ()):
+            if site.value is not True:
+                close = partial(_closed_by, answer=self.answers[site.place], base=base)
+                node = changed(node, site.place[len(at) :], close)
+        if isinstance(node, Open):
+            node = node.model_copy(update={"maybe": False, "tied": None})
+        return node
 
     def _dropped(self) -> set[int]:
         plan = self.space.plan
@@ -110,37 +123,22 @@ class _Closing:
         return found
 
     def _rest(self, where: str) -> Recipe | None:
-        recipe = self.space.plan.rest(where)
-        closed = None if recipe is None else self._recipe((where,), recipe, own_of(None))
+        closed = self._closed((where,), self.space.plan.rest(where), own_of(None))
         return None if closed == own_of(None) else closed
 
-    def _layers(self, dropped: set[int]) -> tuple[Layer, ...]:
-        found = []
+    def _layers(self, dropped: set[int]) -> Iterator[Layer]:
         for i, layer in enumerate(self.space.plan.layers):
-            if layer.position in dropped or not self._on("layers", i):
-                continue
-            base = own(layer.position)
-            recipe = self._recipe(("layers", i, "recipe"), layer.recipe, base)
-            if recipe != base:
-                found.append(Layer(position=layer.position, part=layer.part, recipe=recipe))
-        return tuple(found)
+            if layer.position not in dropped and self._on("layers", i):
+                closed = self._closed(("layers", i), layer, own(layer.position))
+                if closed.recipe != own(layer.position):
+                    yield closed
 
-    def _scales(self, dropped: set[int]) -> tuple[Scale, ...]:
-        return tuple(
-            Scale(position=scale.position, factor=self._number(scale.factor, "scales", i, "factor"))
-            for i, scale in enumerate(self.space.plan.scales)
-            if scale.position not in dropped and self._on("scales", i)
-        )
-
-    def _bridges(self, dropped: set[int]) -> tuple[Bridge, ...]:
-        found = []
+    def _bridges(self, dropped: set[int]) -> Iterator[Bridge]:
         gaps = {position - 1 for position in dropped} - dropped - {-1}
         for i, bridge in enumerate(self.space.plan.bridges):
             there = gaps if bridge.after is None else gaps & {bridge.after}
             if there and self._on("bridges", i):
-                ridge = self._number(bridge.ridge, "bridges", i, "ridge")
-                found.append(bridge.model_copy(update={"maybe": False, "ridge": ridge}))
-        return tuple(found)
+                yield self._closed(("bridges", i), bridge)
 
     def _stack(self, stack: Stack) -> Stack:
         there = [i for i in range(len(stack.items)) if self._on("stack", "items", i)]
@@ -152,26 +150,8 @@ class _Closing:
             if not maybe or left > 0:
                 kept.append(i)
             left -= maybe
-        recipes = [
-            self._recipe(("stack", "items", i, "recipe"), stack.items[i].recipe, None)
-            for i in kept or [0]
-        ]
-        return Stack(items=tuple(Item(recipe=recipe) for recipe in recipes))
-
-    # ------------------------------------------------------------------------------------- choices
-
-    def _number(self, value: Value | None, *place: str | int) -> Any:
-        return closed_by(value, self.answers.get(place))
-
-    def _recipe(self, at: Place, recipe: Recipe, base: Recipe | None) -> Recipe:
-        """A recipe with the choices in it closed, from the innermost outwards."""
-        for site in self.space.inside.get(at, ()):
-            answer = self.answers[site.place]
-            if isinstance(recipe, Subset) and isinstance(answer, list):
-                return _merged(recipe, answer, base)
-            inner = site.place[len(at) :]
-            recipe = changed(recipe, inner, partial(closed_by, answer=answer))
-        return recipe
+        items = (self._closed(("stack", "items", i), stack.items[i]) for i in kept or [0])
+        return Stack(items=tuple(items))
 
 
 def answers(space: Space, genome: Genome) -> dict[Place, Answer]:
@@ -191,26 +171,22 @@ def answers(space: Space, genome: Genome) -> dict[Place, Answer]:
     return found
 
 
-def closed_by(value: Any, answer: Answer | None) -> Any:
-    """What a choice comes to; anything else is what it was."""
+def _closed_by(value: Any, answer: Answer, base: Recipe | None) -> object:
+    """What a choice comes to."""
     if isinstance(value, OneOfModels | OneOfNumbers | OneOfMethods):
         assert isinstance(answer, int)
         return value.one_of[answer]
-    return answer if isinstance(value, Interval) else value
-
-
-def _merged(subset: Subset, chosen: Sequence[int], base: Recipe | None) -> Recipe:
-    """What a subset comes to, with those numbers of its method that are the chosen members'."""
-    if not chosen:
-        assert base is not None, "a stack has no subsets"
-        return base
-    sources = tuple(LayerOf(model=subset.any_of[k], layer=subset.layer) for k in chosen)
-    if len(sources) == 1:
-        return Take(take=sources[0])
-    call = subset.by
+    if not isinstance(value, Subset):
+        return answer
+    assert isinstance(answer, list)
+    sources = tuple(LayerOf(model=value.any_of[k], layer=value.layer) for k in answer)
+    if len(sources) < 2:
+        assert sources or base is not None, "a stack has no subsets"
+        return Take(take=sources[0]) if sources else base
+    call = value.by
     if isinstance(call, MethodCall):
         arguments = {
-            name: tuple(v[k] for k in chosen) if isinstance(v, tuple) and len(v) > 1 else v
+            name: tuple(v[k] for k in answer) if isinstance(v, tuple) and len(v) > 1 else v
             for name, v in call.arguments.items()
         }
         call = MethodCall(name=call.name, arguments=arguments)

@@ -11,16 +11,21 @@ from gptailor.plan.faults import Place
 from gptailor.plan.layers import own
 from gptailor.plan.plan import (
     REST,
+    Drop,
     Interval,
+    Item,
+    Layer,
     Merge,
     OneOfMethods,
     OneOfModels,
     OneOfNumbers,
+    Open,
     Plan,
     Recipe,
     Subset,
+    Take,
 )
-from gptailor.plan.walk import sources
+from gptailor.plan.walk import entries, sources
 from gptailor.search.space.decode import Answer, decode, without_unused
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, SpaceError, own_of
@@ -34,7 +39,7 @@ def encode(space: Space, plan: Plan) -> Genome:
     Raises SpaceError where no genome stands for it.
     """
     closed = shortest_form(plan)
-    genome = _genome(space, _read(space, closed))
+    genome = _genome(space, _read(space.plan, closed))
     found = decode(space, genome)
     if found != closed or not _counts(space, genome):
         what = _difference(found, closed) or "drops"
@@ -79,108 +84,109 @@ def _genome(space: Space, said: Mapping[Place, Answer]) -> Genome:
 # ------------------------------------------------------------------------------------- the reading
 
 
-def _read(space: Space, closed: Plan) -> dict[Place, Answer]:
+def _read(plan: Plan, closed: Plan) -> dict[Place, Answer]:
     """What a closed plan answers to the choices; what doesn't fit is left, for decoding to find."""
-    plan = space.plan
     dropped = {drop.position for drop in closed.drops}
     found: dict[Place, Answer] = {}
     for where in REST:
         if (recipe := plan.rest(where)) is not None:
-            found |= _within((where,), _fit(recipe, closed.rest(where) or own_of(None)))
+            found |= _fit(recipe, closed.rest(where) or own_of(None), (where,)) or {}
     for g, choice in enumerate(plan.drop_any):
         found["drop_any", g] = [k for k, p in enumerate(choice.among) if p in dropped]
     for i, drop in enumerate(plan.drops):
         if drop.maybe and drop.position in dropped:
             found["drops", i, "maybe"] = True
-    return (
-        found
-        | _layers(plan, closed, dropped)
-        | _scales(plan, closed, dropped)
-        | (_bridges(plan, closed) | _stack(plan, closed))
-    )
+    return found | _entries(plan, closed, dropped) | _stack(plan, closed)
 
 
-def _layers(plan: Plan, closed: Plan, dropped: set[int]) -> dict[Place, Answer]:
+def _entries(plan: Plan, closed: Plan, dropped: set[int]) -> dict[Place, Answer]:
+    """Layers, scales and bridges."""
     found: dict[Place, Answer] = {}
-    said = {(layer.position, layer.part): layer.recipe for layer in closed.layers}
-    for i, layer in enumerate(plan.layers):
-        if layer.position in dropped:
+    said = {_told(entry): entry for _, entry in entries(closed)}
+    for at, entry in entries(plan):
+        if isinstance(entry, Drop | Item) or getattr(entry, "position", None) in dropped:
             continue
-        recipe = said.get((layer.position, layer.part))
-        if layer.maybe:
-            found["layers", i, "maybe"] = recipe is not None
-        if recipe is not None or not layer.maybe:
-            position = layer.position if layer.tied is None else None
-            fit = _fit(layer.recipe, recipe or own(layer.position), position)
-            found |= _within(("layers", i, "recipe"), fit)
+        there = said.get(_told(entry))
+        if entry.maybe:
+            found[*at, "maybe"] = there is not None
+        elif isinstance(entry, Layer) and there is None:
+            there = entry.model_copy(update={"recipe": own(entry.position)})
+        found |= _fit(entry, there, at) or {}
     return found
 
 
-def _scales(plan: Plan, closed: Plan, dropped: set[int]) -> dict[Place, Answer]:
-    found: dict[Place, Answer] = {}
-    said = {scale.position: scale.factor for scale in closed.scales}
-    for i, scale in enumerate(plan.scales):
-        factor = said.get(scale.position)
-        if scale.maybe and scale.position not in dropped:
-            found["scales", i, "maybe"] = factor is not None
-        if factor is not None:
-            found |= _within(("scales", i, "factor"), _fit(scale.factor, factor))
-    return found
-
-
-def _bridges(plan: Plan, closed: Plan) -> dict[Place, Answer]:
-    found: dict[Place, Answer] = {}
-    said = {bridge.after: bridge for bridge in closed.bridges}
-    for i, bridge in enumerate(plan.bridges):
-        there = said.get(bridge.after)
-        if bridge.maybe:
-            found["bridges", i, "maybe"] = there is not None
-        if there is not None:
-            found |= _within(("bridges", i, "ridge"), _fit(bridge.ridge, there.ridge))
-    return found
+def _told(entry: Open) -> tuple[object, ...]:
+    """What tells the entries of a closed plan apart."""
+    return type(entry), *(getattr(entry, name, None) for name in ("position", "after", "part"))
 
 
 def _stack(plan: Plan, closed: Plan) -> dict[Place, Answer]:
     """Items in order, each to the first that may be it and leaves the others a place."""
     found: dict[Place, Answer] = {}
     items = plan.stack.items if plan.stack else ()
-    wanted = [item.recipe for item in closed.stack.items] if closed.stack else []
-    at = 0
+    wanted = closed.stack.items if closed.stack else ()
+    n = 0
     for i, item in enumerate(items):
-        fit = _fit(item.recipe, wanted[at]) if at < len(wanted) else None
+        at: Place = ("stack", "items", i)
+        fit = _fit(item, wanted[n], at) if n < len(wanted) else None
         later = sum(not other.maybe for other in items[i + 1 :])
-        there = fit is not None and (not item.maybe or len(wanted) - at > later)
+        there = fit is not None and (not item.maybe or len(wanted) - n > later)
         if item.maybe:
-            found["stack", "items", i, "maybe"] = there
+            found[*at, "maybe"] = there
         if there:
-            found |= _within(("stack", "items", i, "recipe"), fit)
-            at += 1
+            found |= fit or {}
+            n += 1
     return found
 
 
-def _within(at: Place, fit: Mapping[Place, Answer] | None) -> dict[Place, Answer]:
-    return {(*at, *place): answer for place, answer in (fit or {}).items()}
-
-
-# ------------------------------------------------------------------------------------- choices
+# --------------------------------------------------------------------------------- side by side
 
 
 class _UnlikeError(Exception):
     """Something can't have been closed so."""
 
 
-def _fit(mine: object, theirs: object, position: int | None = None) -> dict[Place, Answer] | None:
-    """How the choices in a recipe or a number were closed, by their places there; None: not so."""
+def _fit(mine: Recipe | Open, theirs: object, at: Place) -> dict[Place, Answer] | None:
+    """How the choices in a recipe or an entry were closed, by their places; None: not so."""
+    if isinstance(mine, Open) and isinstance(theirs, Open):
+        theirs = theirs.model_copy(update={"maybe": mine.maybe, "tied": mine.tied})
     try:
-        if isinstance(mine, Subset) and isinstance(theirs, Recipe):
-            return dict(_subset(mine, theirs, position))
-        return dict(_answers(mine, theirs, None, ()))
+        return dict(_answers(mine, theirs, at))
     except _UnlikeError:
         return None
 
 
-def _subset(recipe: Subset, closed: Recipe, position: int | None) -> Iterator[tuple[Place, Answer]]:
-    """`position` is that of a layer that no `tied` stands before."""
+def _answers(
+    mine: object,
+    theirs: object,
+    at: Place,
+    chosen: Sequence[int] | None = None,
+    position: int | None = None,
+) -> Iterator[tuple[Place, Answer]]:
+    """What closes the choices in `mine` so that it is `theirs`.
+
+    Of several numbers of a method only those of the `chosen` members are there. `position` is
+    that of a layer that no `tied` stands before.
+    """
+    if mine == theirs:
+        return
+    if isinstance(mine, Layer) and mine.tied is None:
+        position = mine.position
+    if isinstance(mine, Subset):
+        yield from _subset(mine, theirs, at, position)
+    elif isinstance(mine, OneOfMethods):
+        yield from _option(mine, theirs, at, chosen)
+    elif isinstance(mine, Interval | OneOfModels | OneOfNumbers):
+        yield at, _answer(mine, theirs)
+    else:
+        for step, (inner, other) in _pairs(mine, theirs, chosen).items():
+            yield from _answers(inner, other, (*at, step), chosen, position)
+
+
+def _subset(
+    recipe: Subset, closed: object, at: Place, position: int | None
+) -> Iterator[tuple[Place, Answer]]:
+    assert isinstance(closed, Take | Merge), "an open plan"
     layers = [source for _, source in sources(closed)]
     named = {source.model for source in layers if source.layer == recipe.layer}
     if len(layers) == 1 and named == {"base"}:
@@ -188,33 +194,18 @@ def _subset(recipe: Subset, closed: Recipe, position: int | None) -> Iterator[tu
         if "base" in recipe.any_of and recipe.layer != position:
             named = {"base"}
     chosen = [k for k, name in enumerate(recipe.any_of) if name in named]
-    yield (), chosen
+    yield at, chosen
     if isinstance(closed, Merge):
-        yield from _answers(recipe.by, closed.by, chosen, ("by",))
-
-
-def _answers(
-    mine: object, theirs: object, chosen: Sequence[int] | None, at: Place
-) -> Iterator[tuple[Place, Answer]]:
-    """Both side by side; of several numbers of a method only those of the `chosen` are there."""
-    if mine == theirs:
-        return
-    if isinstance(mine, OneOfMethods):
-        yield from _option(mine, theirs, chosen, at)
-    elif isinstance(mine, Interval | OneOfModels | OneOfNumbers):
-        yield at, _answer(mine, theirs)
-    else:
-        for step, (inner, other) in _pairs(mine, theirs, chosen).items():
-            yield from _answers(inner, other, chosen, (*at, step))
+        yield from _answers(recipe.by, closed.by, (*at, "by"), chosen)
 
 
 def _option(
-    mine: OneOfMethods, theirs: object, chosen: Sequence[int] | None, at: Place
+    mine: OneOfMethods, theirs: object, at: Place, chosen: Sequence[int] | None
 ) -> Iterator[tuple[Place, Answer]]:
     """The first method that may have been closed so."""
     for v, call in enumerate(mine.one_of):
         with suppress(_UnlikeError):
-            found = dict(_answers(call, theirs, chosen, (*at, "one_of", v)))
+            found = dict(_answers(call, theirs, (*at, "one_of", v), chosen))
             yield at, v
             yield from found.items()
             return

@@ -73,10 +73,10 @@ class Space:
 
     @cached_property
     def inside(self) -> Mapping[Place, Sequence[Site]]:
-        """The choices in each recipe, by the recipe's place, the innermost first."""
+        """The choices in each entry and in what is no layer, by its place, the innermost first."""
         found: dict[Place, list[Site]] = {}
         for site in reversed(self.sites):
-            found.setdefault(site.place[: len(site.entry) + 1], []).append(site)
+            found.setdefault(site.entry or site.place[:1], []).append(site)
         return found
 
     @property
