@@ -6,11 +6,10 @@ Program → Program that is told the plan beside its models.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import (
-    Layout,
     fold_scale,
     is_constant,
     name_of,
@@ -39,6 +38,7 @@ _ALONE: Arguments = (("weights", (1.0,)),)
 """The arguments of `linear` for a tensor by itself."""
 
 
+@final
 @dataclass(frozen=True)
 class Compiled:
     """What a plan compiles to: the tensors' program and the configuration."""
@@ -217,41 +217,38 @@ def fold_scales(program: Program, checked: Checked) -> Program:
     """
     slots = enumerate(outline.kept(checked.plan, checked.count))
     divisors = {n: slot.divisor for n, slot in slots if slot.divisor != 1.0}
-    layout = checked.base.layout
+    placed = _placed(program, checked)
+    return Program(tuple(_scaled(checked, one, divisors.get(n), rest) for one, n, rest in placed))
 
-    def scaled(output: Output, n: int, rest: str) -> Output:
-        how = fold_scale(layout, rest) if n in divisors else None
-        if how is None:
-            return output
-        divisor, make = divisors[n], unbridged(output.make)
-        if isinstance(make, Copy):
-            make = Combine("linear", _ALONE, (), (make.source,), ("base",), make.source.spec.name)
-        by = 1.0 / divisor if how == "multiply" else divisor
-        offset = 1.0 / divisor - 1.0 if how == "divide_offset" else 0.0
-        return replace(output, make=replace(make, divisor=by, offset=offset))
 
-    return _in_layers(program, layout, scaled)
+def _scaled(checked: Checked, output: Output, divisor: float | None, rest: str) -> Output:
+    how = None if divisor is None else fold_scale(checked.base.layout, rest)
+    if divisor is None or how is None:
+        return output
+    make = unbridged(output.make)
+    if isinstance(make, Copy):
+        make = Combine("linear", _ALONE, (), (make.source,), ("base",), make.source.spec.name)
+    by = 1.0 / divisor if how == "multiply" else divisor
+    offset = 1.0 / divisor - 1.0 if how == "divide_offset" else 0.0
+    return replace(output, make=replace(make, divisor=by, offset=offset))
 
 
 def mark_bridges(program: Program, checked: Checked) -> Program:
     """The projections that a layer's MLP ends with are `Bridged`, where a gap is after it."""
     gaps = {gap.index: gap for gap in outline.gaps(checked.plan, checked.count)}
-    layout = checked.base.layout
+    outputs = []
+    for output, n, rest in _placed(program, checked):
+        if n in gaps and projection(checked.base.layout, rest) == "mlp":
+            outputs.append(replace(output, make=Bridged(unbridged(output.make), gaps[n])))
+        else:
+            outputs.append(output)
+    return Program(tuple(outputs))
 
-    def bridged(output: Output, n: int, rest: str) -> Output:
-        if n not in gaps or projection(layout, rest) != "mlp":
-            return output
-        return replace(output, make=Bridged(unbridged(output.make), gaps[n]))
 
-    return _in_layers(program, layout, bridged)
-
-
-def _in_layers(
-    program: Program, layout: Layout, change: Callable[[Output, int, str], Output]
-) -> Program:
-    """The program with its layers' outputs changed, by the layer and the name within it."""
-    places = ((output, place_in(layout.prefix, output.spec.name)) for output in program.outputs)
-    return Program(tuple(one if at is None else change(one, *at) for one, at in places))
+def _placed(program: Program, checked: Checked) -> Iterator[tuple[Output, int, str]]:
+    """Each output with its layer, -1 outside the layers, and its name within the layer."""
+    for output in program.outputs:
+        yield output, *(place_in(checked.base.layout.prefix, output.spec.name) or (-1, ""))
 
 
 PASSES: tuple[Callable[[Program, Checked], Program], ...] = (cast, fold_scales, mark_bridges)

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -20,22 +20,22 @@ _QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-LLAMA3 = _QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+_LLAMA3 = _QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 
-SPLITS: Mapping[str, str | None] = {
+_SPLITS: Mapping[str, str | None] = {
     "smollm": None,
     "gpt-2": "",
     "qwen2": _QWEN,
-    "llama-bpe": LLAMA3,
-    "llama3": LLAMA3,
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
 }
 """How a byte-level tokenizer splits a text first: a pattern, "" for GPT-2's, None for SmolLM's."""
 
-IGNORE_MERGES = frozenset({"llama-bpe", "llama3"})
+_IGNORE_MERGES = frozenset({"llama-bpe", "llama3"})
 """Those that take a whole word that is a token as it is, and begin a text with a token."""
 
-CONTROL, DEFINED = 3, 4
-SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+_CONTROL, _DEFINED = 3, 4
+_SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 
 def tokenizer_from_gguf(path: Path) -> dict[str, bytes]:
@@ -63,7 +63,7 @@ def _refuse(path: Path, message: str) -> NoReturn:
 def _ids(facts: Mapping[str, GgufValue]) -> dict[str, int]:
     """The special tokens' numbers, those that the file says."""
     size = len(_items(facts, "tokens"))
-    given = {name: facts.get(f"tokenizer.ggml.{key}_token_id") for name, key in SPECIAL.items()}
+    given = {name: facts.get(f"tokenizer.ggml.{key}_token_id") for name, key in _SPECIAL.items()}
     return {name: n for name, n in given.items() if isinstance(n, int) and 0 <= n < size}
 
 
@@ -94,11 +94,12 @@ def _pieces(path: Path, facts: Mapping[str, GgufValue]) -> "Tokenizer":
     tokens, kinds = _items(facts, "tokens"), _items(facts, "token_type")
     if len(kinds) != len(tokens) or not all(isinstance(token, str) for token in tokens):
         _refuse(path, f"its tokenizer has {len(tokens)} tokens of {len(kinds)} kinds")
-    merges = [(first, second) for first, _, second in _halves(facts)]
+    halves = (str(merge).partition(" ") for merge in _items(facts, "merges"))
+    merges = [(first, second) for first, _, second in halves]
     ids = {token: i for i, token in enumerate(tokens)}
     pre = facts.get("tokenizer.ggml.pre")
     try:
-        model = models.BPE(ids, merges, ignore_merges=pre in IGNORE_MERGES)
+        model = models.BPE(ids, merges, ignore_merges=pre in _IGNORE_MERGES)
     except Exception as error:  # noqa: BLE001 (tokenizers raises nothing else)
         _refuse(path, f"its tokenizer's merges don't go with its tokens: {error}")
     tokenizer = Tokenizer(model)
@@ -107,22 +108,18 @@ def _pieces(path: Path, facts: Mapping[str, GgufValue]) -> "Tokenizer":
     tokenizer.pre_tokenizer = _split(path, facts)
     tokenizer.decoder = decoders.ByteLevel()
     pairs = list(zip(tokens, kinds, strict=True))
-    control = [AddedToken(t, special=True, normalized=False) for t, k in pairs if k == CONTROL]
+    control = [AddedToken(t, special=True, normalized=False) for t, k in pairs if k == _CONTROL]
     tokenizer.add_special_tokens(control)
-    tokenizer.add_tokens([AddedToken(t, normalized=False) for t, k in pairs if k == DEFINED])
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t, k in pairs if k == _DEFINED])
     _add_begin(tokenizer, facts)
     return tokenizer
-
-
-def _halves(facts: Mapping[str, GgufValue]) -> Iterator[tuple[str, str, str]]:
-    return (str(merge).partition(" ") for merge in _items(facts, "merges"))
 
 
 def _add_begin(tokenizer: "Tokenizer", facts: Mapping[str, GgufValue]) -> None:
     """Begin each text with its token, where the file says so, or its kind does."""
     from tokenizers import processors
 
-    default = facts.get("tokenizer.ggml.pre") in IGNORE_MERGES
+    default = facts.get("tokenizer.ggml.pre") in _IGNORE_MERGES
     number = _ids(facts).get("bos")
     if number is None or facts.get("tokenizer.ggml.add_bos_token", default) is not True:
         return
@@ -138,11 +135,11 @@ def _split(path: Path, facts: Mapping[str, GgufValue]) -> Any:
     from tokenizers import Regex, pre_tokenizers
 
     name = facts.get("tokenizer.ggml.pre", "gpt-2")
-    if not isinstance(name, str) or name not in SPLITS:
-        known = listed(map(quoted, SPLITS))
+    if not isinstance(name, str) or name not in _SPLITS:
+        known = listed(map(quoted, _SPLITS))
         message = f"its tokenizer splits texts as {quoted(str(name))} does; known are {known}"
         _refuse(path, message)
-    pattern = SPLITS[name]
+    pattern = _SPLITS[name]
     if pattern is None:
         digits = pre_tokenizers.Digits(individual_digits=True)
         return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])

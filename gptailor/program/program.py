@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import final
 
 from gptailor.checkpoint.tensor import Adapted, Aligned, TensorInfo, TensorSpec
 from gptailor.plan.layers import Gap
@@ -11,6 +12,7 @@ Arguments = tuple[tuple[str, int | float | tuple[float, ...]], ...]
 """A method's arguments by name, complete: defaults filled in, one number for each source."""
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Copy:
     """The bytes of a tensor as they are, wherever they go and whatever its model is called.
@@ -23,6 +25,7 @@ class Copy:
     place: str = field(default="", compare=False)
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Combine:
     """Tensors combined by a method in float32, divided by `divisor`, `offset` added, rounded once.
@@ -51,6 +54,7 @@ class Combine:
 Making = Copy | Combine
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Bridged:
     """A tensor of the layer before a gap: what `make` gives, with the gap's map folded into it.
@@ -65,6 +69,7 @@ class Bridged:
 Instruction = Making | Bridged
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Output:
     """One tensor of the output, and the one instruction that makes it."""
@@ -73,6 +78,7 @@ class Output:
     make: Instruction
 
 
+@final
 @dataclass(frozen=True)
 class Program:
     """The output's tensors in file order."""
@@ -125,11 +131,10 @@ def _files(tensor: TensorInfo) -> Iterator[Path]:
 
 def program_lines(program: Program) -> list[str]:
     """The program as text: one line a tensor, what it is and the instruction that makes it."""
-    return [f"{_spec(output.spec)} = {_instruction(output.make)}" for output in program.outputs]
-
-
-def _spec(spec: TensorSpec) -> str:
-    return f"{spec.name} {spec.dtype}[{','.join(str(n) for n in spec.shape)}]"
+    return [
+        f"{o.spec.name} {o.spec.dtype}[{','.join(map(str, o.spec.shape))}] = {_instruction(o.make)}"
+        for o in program.outputs
+    ]
 
 
 def _instruction(make: Instruction) -> str:

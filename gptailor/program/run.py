@@ -49,10 +49,7 @@ class OverflowFault(PlanError):  # noqa: N818 (the language speaks of it as a fa
     def __init__(
         self, tensor: str, index: tuple[int, ...], value: float, dtype: torch.dtype
     ) -> None:
-        self.tensor = tensor
-        self.index = index
-        self.value = value
-        self.dtype = dtype
+        self.tensor, self.index, self.value, self.dtype = tensor, index, value, dtype
         name = str(dtype).removeprefix("torch.")
         at = f"[{', '.join(map(str, index))}]" if index else ""
         message = f"'{tensor}'{at} is {value:.9g}, but {name} ends at {torch.finfo(dtype).max:.9g}"
@@ -131,8 +128,6 @@ def _check_finite(
     if -limit <= float(least) and float(most) <= limit:  # NaN is neither
         return
     wrong = ~torch.isfinite(result)
-    if not wrong.any():
-        return
     for source in sources:
         wrong &= torch.isfinite(source)
     if wrong.any():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import final
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import joined_entry, moved_config
@@ -14,6 +15,7 @@ from gptailor.plan.registry import METHODS
 from gptailor.plan.walk import calls, named_models
 
 
+@final
 @dataclass(frozen=True)
 class Checked:
     """A plan beside its models."""
@@ -40,6 +42,7 @@ class Checked:
         return self.models.get(names[0], self.base)
 
 
+@final
 @dataclass(frozen=True)
 class Use:
     """A part of a layer that a slot reads: whose, which, where the plan says so."""
