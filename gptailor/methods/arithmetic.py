@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gptailor.plan.faults import TailorError
 
-Numbers = Mapping[str, float | int | tuple[float | int, ...]]
+ByName = Mapping[str, float | int | tuple[float | int, ...]]
 """A method's arguments by name, complete."""
 Measured = tuple[float | int, ...]
 """What a method learnt of the whole tensors: a few numbers."""
@@ -80,19 +80,19 @@ class Kernel(ABC):
 
     name: ClassVar[str]
 
-    def measure(self, inputs: Inputs, given: Numbers) -> Measured:
+    def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """What the method must know of the whole tensors; nothing for most."""
         return ()
 
     @abstractmethod
-    def combine(self, chunk: Chunk, given: Numbers, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
         """The merge of one chunk, by what was measured."""
 
 
 # --------------------------------------------------------------------------------- entry by entry
 
 
-def one_number(given: Numbers, name: str) -> float | int:
+def one_number(given: ByName, name: str) -> float | int:
     """An argument that is one number."""
     value = given[name]
     if isinstance(value, tuple):
@@ -100,7 +100,7 @@ def one_number(given: Numbers, name: str) -> float | int:
     return value
 
 
-def number_each(given: Numbers, name: str) -> tuple[float | int, ...]:
+def number_each(given: ByName, name: str) -> tuple[float | int, ...]:
     """An argument that has one number for each source."""
     value = given[name]
     if not isinstance(value, tuple):
@@ -286,7 +286,7 @@ def thresholds(inputs: Inputs, ranks: Sequence[int]) -> tuple[tuple[int, ...], .
 
 @final
 class _Counts:
-    """How often each number below `buckets` comes. Numbers wait until there are many."""
+    """How often each number below `buckets` comes. ByName wait until there are many."""
 
     def __init__(self, buckets: int) -> None:
         self.buckets = buckets

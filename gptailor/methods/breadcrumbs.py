@@ -7,11 +7,11 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from gptailor.methods.arithmetic import (
+    ByName,
     Chunk,
     Inputs,
     Kernel,
     Measured,
-    Numbers,
     at_least,
     base_moved,
     magnitude,
@@ -38,7 +38,7 @@ class Breadcrumbs(Kernel):
 
     name = "breadcrumbs"
 
-    def measure(self, inputs: Inputs, given: Numbers) -> Measured:
+    def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """The largest and the smallest kept magnitude of each source, one after the other."""
         kept = max(1, round(one_number(given, "density") * inputs.elements))
         if kept >= inputs.elements:
@@ -47,7 +47,7 @@ class Breadcrumbs(Kernel):
         both = thresholds(inputs, (above + 1, above + kept))
         return tuple(threshold for pair in both for threshold in pair)
 
-    def combine(self, chunk: Chunk, given: Numbers, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
         """θ_b + Σ scale · τ_i between both magnitudes."""
         vectors = []
         for i, vector in enumerate(chunk.task_vectors()):

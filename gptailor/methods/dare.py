@@ -7,11 +7,11 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from gptailor.methods.arithmetic import (
+    ByName,
     Chunk,
     Inputs,
     Kernel,
     Measured,
-    Numbers,
     base_moved,
     draw_key,
     kept_entries,
@@ -35,12 +35,12 @@ class Dare(Kernel):
 
     name = "dare"
 
-    def measure(self, inputs: Inputs, given: Numbers) -> Measured:
+    def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """The key of each source's draws."""
         seed = int(one_number(given, "seed"))
         return tuple(draw_key(seed, inputs.place, model) for model in inputs.models)
 
-    def combine(self, chunk: Chunk, given: Numbers, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
         """θ_b + Σ (scale / density) · τ_i of the entries that are kept."""
         density = one_number(given, "density")
         vectors = []

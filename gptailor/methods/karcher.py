@@ -8,12 +8,12 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from gptailor.methods.arithmetic import (
+    ByName,
     Chunk,
     Gram,
     Inputs,
     Kernel,
     Measured,
-    Numbers,
     clamped,
     combination,
     cosine,
@@ -45,7 +45,7 @@ class Karcher(Kernel):
 
     name = "karcher"
 
-    def measure(self, inputs: Inputs, given: Numbers) -> Measured:
+    def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """The sources' coefficients.
 
         Every iterate is a linear combination of the unit sources, so the iteration knows
@@ -64,7 +64,7 @@ class Karcher(Kernel):
         length, found = math.fsum(norms) / count, dict(zip(some, direction, strict=True))
         return tuple(found[i] * (length / norms[i]) if i in found else 0.0 for i in range(count))
 
-    def combine(self, chunk: Chunk, given: Numbers, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
         """Σ c_i θ_i."""
         return combination(chunk.sources, measured, chunk)
 

@@ -6,10 +6,10 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from gptailor.methods.arithmetic import (
+    ByName,
     Chunk,
     Kernel,
     Measured,
-    Numbers,
     combination,
     number_each,
 )
@@ -30,6 +30,6 @@ class Linear(Kernel):
 
     name = "linear"
 
-    def combine(self, chunk: Chunk, given: Numbers, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
         """Σ w_i θ_i."""
         return combination(chunk.sources, number_each(given, "weights"), chunk)

@@ -7,11 +7,11 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from gptailor.methods.arithmetic import (
+    ByName,
     Chunk,
     Inputs,
     Kernel,
     Measured,
-    Numbers,
     combination,
     cosine,
     gram_of_task_vectors,
@@ -37,7 +37,7 @@ class ModelStock(Kernel):
 
     name = "model_stock"
 
-    def measure(self, inputs: Inputs, given: Numbers) -> Measured:
+    def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """t."""
         gram = gram_of_task_vectors(inputs)
         count = len(gram)
@@ -46,7 +46,7 @@ class ModelStock(Kernel):
         share = count * mean / (1.0 + (count - 1) * mean) if mean > 0.0 else 0.0
         return (min(1.0, share),)
 
-    def combine(self, chunk: Chunk, given: Numbers, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
         """t · mean(θ_i) + (1 - t) · θ_b."""
         (share,) = measured
         mean = total(chunk.sources) / number_beside(chunk.origin, float(len(chunk.sources)))

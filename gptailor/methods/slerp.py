@@ -7,12 +7,12 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from gptailor.methods.arithmetic import (
+    ByName,
     Chunk,
     Gram,
     Inputs,
     Kernel,
     Measured,
-    Numbers,
     clamped,
     combination,
     gram_of_sources,
@@ -43,11 +43,11 @@ class Slerp(Kernel):
 
     name = "slerp"
 
-    def measure(self, inputs: Inputs, given: Numbers) -> Measured:
+    def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """The coefficients of a and b."""
         return slerp_coefficients(gram_of_sources(inputs), one_number(given, "t"))
 
-    def combine(self, chunk: Chunk, given: Numbers, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
         """The coefficients times a and b."""
         return combination(chunk.sources, measured, chunk)
 

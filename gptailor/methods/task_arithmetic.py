@@ -5,7 +5,7 @@ from typing import final
 from jaxtyping import Float32
 from torch import Tensor
 
-from gptailor.methods.arithmetic import Chunk, Kernel, Measured, Numbers, base_moved, number_each
+from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, base_moved, number_each
 
 
 @final
@@ -22,6 +22,6 @@ class TaskArithmetic(Kernel):
 
     name = "task_arithmetic"
 
-    def combine(self, chunk: Chunk, given: Numbers, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
         """θ_b + Σ λ_i τ_i."""
         return base_moved(chunk, chunk.task_vectors(), number_each(given, "scales"))

@@ -7,11 +7,11 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from gptailor.methods.arithmetic import (
+    ByName,
     Chunk,
     Inputs,
     Kernel,
     Measured,
-    Numbers,
     at_least,
     base_moved,
     one_number,
@@ -37,14 +37,14 @@ class Ties(Kernel):
 
     name = "ties"
 
-    def measure(self, inputs: Inputs, given: Numbers) -> Measured:
+    def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """The smallest kept magnitude of each source."""
         kept = max(1, round(one_number(given, "density") * inputs.elements))
         if kept >= inputs.elements:
             return (0,) * len(inputs.models)
         return tuple(least for (least,) in thresholds(inputs, (kept,)))
 
-    def combine(self, chunk: Chunk, given: Numbers, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
         """θ_b + scale · the mean of those that agree."""
         trimming = zip(chunk.task_vectors(), measured, strict=True)
         kept = [at_least(vector, int(least)) for vector, least in trimming]
