@@ -15,7 +15,7 @@ from gptailor.cli.options import DEVICE, DTYPE, MEMORY, MODEL, PLAN_ARGUMENT, re
 from gptailor.cli.terminal import keep_memory, say, width
 
 if TYPE_CHECKING:
-    from gptailor.search.search import Searched, View
+    from gptailor.search.search import OnEvent, Searched
 
 INTERRUPTED = 130
 
@@ -126,7 +126,7 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     keep_memory()
     where = Resources(device, dtype, memory, storage, study_name, ray, workers)
     with _view(live=not no_live and sys.stderr.isatty()) as view:
-        found = search(wanted, run, flags, models=dict(models), where=where, view=view)
+        found = search(wanted, run, flags, models=dict(models), where=where, on_event=view)
     _print(found)
     if found.ended == "interrupted":
         say("interrupted; all trials are kept, and the same command goes on", err=True)
@@ -151,7 +151,7 @@ def _set_up_jax() -> None:
 
 
 @contextmanager
-def _view(*, live: bool) -> "Iterator[View]":
+def _view(*, live: bool) -> "Iterator[OnEvent]":
     """A live view on a terminal, lines elsewhere; on standard error, where results are not."""
     from gptailor.cli.search_view import Lines, Screen  # noqa: PLC0415
 

@@ -1,13 +1,20 @@
-"""How a search looks while it goes on: lines on a pipe, a live view on a terminal."""
+"""How a search's events look: lines on a pipe, a live view on a terminal."""
 
 import time
 from typing import final
 
 from gptailor.cli.terminal import report, say
-from gptailor.plan.faults import Fault
 from gptailor.report.search import LiveView, Shown, Standing, percent, shown_number
-from gptailor.search.loop import SearchLoop
 from gptailor.search.run.trials import STARTS, Ledger, Trial
+from gptailor.search.search import (
+    Asked,
+    Begun,
+    Doing,
+    Scored,
+    SearchEvent,
+    Started,
+    Warned,
+)
 from gptailor.search.space.decode import decode
 
 
@@ -16,53 +23,46 @@ class Lines:
     """A line for each trial."""
 
     def __init__(self) -> None:
-        self._search: SearchLoop | None = None
+        self._begun: Begun | None = None
         self._best: int | None = None
 
-    def warned(self, faults: list[Fault]) -> None:
-        """Print them."""
-        report(faults)
+    def __call__(self, event: SearchEvent) -> None:
+        """Print what happened, but for what a trial says when it is over."""
+        match event:
+            case Warned(faults):
+                report(faults)
+            case Doing(what):
+                say(what, err=True)
+            case Begun(ledger):
+                self._begun = event
+                if ledger.trials:
+                    say(f"going on after {len(ledger.trials)} trials", err=True)
+            case Scored(trial):
+                self._scored(trial)
 
-    def doing(self, what: str) -> None:
-        """Print it."""
-        say(what, err=True)
-
-    def searching(self, search: SearchLoop) -> None:
-        """From now on trials come."""
-        self._search = search
-        if search.ledger.trials:
-            say(f"going on after {len(search.ledger.trials)} trials", err=True)
-
-    def asking(self) -> None:
-        """Nothing: it takes no time, but for the first."""
-
-    def began(self, plans: int, samples: int) -> None:
-        """Nothing: a trial says so when it is over."""
-
-    def told(self, trial: Trial) -> None:
+    def _scored(self, trial: Trial) -> None:
         """Print the trial, and whether it is the best so far."""
-        assert self._search is not None
-        ledger = self._search.ledger
+        assert self._begun is not None
+        ledger, budget, _ = self._begun
         best = ledger.best()
         fresh = best is not None and best.number != self._best
         self._best = None if best is None else best.number
-        budget = self._search.setting.budget.trials
         mark = "  best so far" if fresh and best is trial else ""
-        say(f"{ledger.cost():.4g}/{budget} {in_a_line(trial, ledger)}{mark}", err=True)
+        say(f"{ledger.cost():.4g}/{budget.trials} {in_a_line(trial, ledger)}{mark}", err=True)
 
 
 def in_a_line(trial: Trial, ledger: Ledger) -> str:
     """`trial 12 (surrogate): nll 3.785 ± 0.041`."""
-    wanted = trial.wanted
-    head = f"trial {trial.number} ({wanted.origin})"
+    request = trial.request
+    head = f"trial {trial.number} ({request.origin})"
     if trial.values is None or trial.stderrs is None:
         return f"{head}: failed: {trial.failure}"
     scores = (
         f"{aim.name.partition('(')[0]} {shown_number(value, error)}"
         for aim, value, error in zip(ledger.aims, trial.values, trial.stderrs, strict=True)
     )
-    tail = "" if trial.full else f", {wanted.samples} samples"
-    tail += ", bridged" if wanted.bridged else ""
+    tail = "" if trial.full else f", {request.samples} samples"
+    tail += ", bridged" if request.bridged else ""
     tail += f", as trial {trial.same_as}" if trial.same_as is not None else ""
     return f"{head}: {', '.join(scores)}{tail}"
 
@@ -73,7 +73,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._live = LiveView()
-        self._search: SearchLoop | None = None
+        self._search: Begun | None = None
         self._begun = time.monotonic()
         self._before = 0.0
         self._shown: tuple[int, Shown] | None = None
@@ -85,36 +85,28 @@ class Screen:
     def __exit__(self, *exception: object) -> None:
         self._live.__exit__(*exception)
 
-    def warned(self, faults: list[Fault]) -> None:
-        """Print them above the view."""
-        report(faults)
-
-    def doing(self, what: str) -> None:
-        """Say it in the view."""
-        self._live.say(what)
-
-    def searching(self, search: SearchLoop) -> None:
-        """From now on trials come."""
-        self._search = search
-        self._begun, self._before = time.monotonic(), search.ledger.cost()
-        self._draw()
-
-    def asking(self) -> None:
-        """Say so: what it takes is compiled when it is first asked."""
-        self._live.say("working out what to try next")
-
-    def began(self, plans: int, samples: int) -> None:
-        """Say what is waited for."""
-        many = "1 plan" if plans == 1 else f"{plans} plans"
-        self._live.say(f"evaluating {many} on {samples} samples")
-
-    def told(self, trial: Trial) -> None:
-        """Draw anew."""
-        self._draw(trial)
+    def __call__(self, event: SearchEvent) -> None:
+        """Say what is done, or draw anew; warnings stay above the view."""
+        match event:
+            case Warned(faults):
+                report(faults)
+            case Doing(what):
+                self._live.say(what)
+            case Begun(ledger):
+                self._search = event
+                self._begun, self._before = time.monotonic(), ledger.cost()
+                self._draw()
+            case Asked():  # what it takes is compiled when it is first asked
+                self._live.say("working out what to try next")
+            case Started(plans, samples):
+                many = "1 plan" if plans == 1 else f"{plans} plans"
+                self._live.say(f"evaluating {many} on {samples} samples")
+            case Scored(trial):
+                self._draw(trial)
 
     def _draw(self, last: Trial | None = None) -> None:
         assert self._search is not None
-        ledger, budget = self._search.ledger, self._search.setting.budget
+        ledger, budget, _ = self._search
         spent = ledger.cost()
         elapsed = time.monotonic() - self._begun
         speed = (spent - self._before) / elapsed if elapsed > 0 else 0.0
@@ -142,8 +134,8 @@ class Screen:
         if best is None:
             return None
         if self._shown is None or self._shown[0] != best.number:
-            space = self._search.setting.space
-            plan = decode(space, best.wanted.genome)
+            space = self._search.space
+            plan = decode(space, best.request.genome)
             shown = Shown(in_a_line(best, ledger), shares(best, ledger), plan, space.layers)
             self._shown = best.number, shown
         return self._shown[1]

@@ -60,13 +60,16 @@ def exponential(score: Score) -> Score:
 @final
 @dataclass(frozen=True)
 class Failure:
-    """Why a plan has no score: no room for it, numbers that are none, or an exception in it."""
+    """Why a plan has no score: no room for it, numbers that are none, or an exception in it.
 
-    reason: Literal["memory", "nan", "error"]
+    "search": a search can't use what became of it, for the message's reason.
+    """
+
+    reason: Literal["memory", "nan", "error", "search"]
     message: str
 
     def __str__(self) -> str:
-        return f"{self.reason}: {self.message}"
+        return self.message if self.reason == "search" else f"{self.reason}: {self.message}"
 
 
 Outcome: TypeAlias = Score | Failure

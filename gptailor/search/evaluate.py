@@ -1,29 +1,35 @@
-"""Trials as a search's judge: scores as pairs of numbers, and what is measured before the first."""
+"""The only door to torch: trials as a search's judge, what is measured before and after them."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import torch
 
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluate.outcome import Outcome, Score
+from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.samples import Wish
 from gptailor.evaluate.trial import Placement, Trials, opened
-from gptailor.plan.faults import Origin, Source
+from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.search.compositions import wholes
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import Study
-from gptailor.search.run.trials import Aim, TrialOutcome
+from gptailor.search.run.trials import Aim, Trial, read_outcomes
+from gptailor.search.run.workers import BASE, Alone, Outcomes, Workers
 from gptailor.search.settings import Resources, Settings
+from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
 from gptailor.search.starts import Starts, greedy_removal
 
-GLANCE = 32
+_GLANCE = 32
 """Samples that block influence is measured on where a search has no cheaper fidelity, at most."""
+_INFLUENCE, _REMOVAL = "block influence", "greedy removal"
+"""Notes of a study: what was measured before its first trial."""
 
 
 @final
@@ -35,11 +41,9 @@ class TrialsJudge:
 
     def __call__(
         self, plans: Sequence[Plan], share: float, *, bridged: bool
-    ) -> Iterator[tuple[int, tuple[TrialOutcome, ...]]]:
+    ) -> Iterator[tuple[int, Outcomes]]:
         """What becomes of each plan on a share of the samples that the search sees."""
-        samples = round(share * self.trials.full)
-        for index, outcomes in self.trials.run(plans, samples, bridged=bridged):
-            yield index, tuple(map(plain_outcome, outcomes))
+        return self.trials.run(plans, round(share * self.trials.full), bridged=bridged)
 
 
 def trials_of(
@@ -73,11 +77,19 @@ def judge_of(plan: Plan, chosen: Settings, where: Resources) -> TrialsJudge:
     return TrialsJudge(trials_of(plan, models, chosen, where))
 
 
-def plain_outcome(outcome: Outcome) -> TrialOutcome:
-    """A score's value and error, or a failure's message."""
-    if isinstance(outcome, Score):
-        return outcome.value, outcome.stderr
-    return str(outcome)
+def workers_of(
+    trials: Trials, chosen: Settings, where: Resources, on_progress: Callable[[str], None]
+) -> AbstractContextManager[Workers]:
+    """This process, or a cluster's. Raises TailorError where Ray is wanted and not there."""
+    if where.ray is None:
+        return nullcontext(Alone(TrialsJudge(trials)))
+    try:
+        from gptailor.search.run.ray_workers import RayWorkers  # noqa: PLC0415 (an extra)
+    except ImportError as error:
+        raise TailorError("--ray needs the package ray: pip install 'gptailor[ray]'") from error
+    on_progress("beginning workers")
+    make = partial(judge_of, movable(trials.plan), chosen.movable(), where)
+    return RayWorkers(make, where.ray, where.workers, gpus=where.device != "cpu")
 
 
 def aims_of(trials: Trials) -> tuple[Aim, ...]:
@@ -89,59 +101,34 @@ def aims_of(trials: Trials) -> tuple[Aim, ...]:
 
 
 def starts_of(
-    space: Space, trials: Trials, budget: Budget, study: Study, doing: Callable[[str], None]
+    space: Space, trials: Trials, budget: Budget, study: Study, on_progress: Callable[[str], None]
 ) -> Starts:
     """The starting plans, made of what the models alone say of their layers.
 
     That is measured once: the study remembers it, so that a later process starts in the same way.
+    Raises TailorError for a forward pass without numbers.
     """
-    plans = wholes(space)
-    samples = budget.low if budget.low < budget.full else min(budget.full, GLANCE)
-    influence = _remembered(
-        study, "block influence", lambda: _influences(plans, trials, samples, doing)
-    )
-    removal: list[int] = []
-    if "base" in influence:
-        removal = _remembered(
-            study,
-            "greedy removal",
-            lambda: _removal(space, plans["base"], influence["base"], trials, budget, doing),
-        )
-    return Starts(space, influence, removal, budget.low / budget.full)
+    plans, cheapest = wholes(space), budget.low / budget.full
+    samples = budget.low if budget.low < budget.full else min(budget.full, _GLANCE)
 
-
-def _remembered(study: Study, name: str, measure: Callable[[], Any]) -> Any:
-    if name not in study.notes:
-        study.note(name, measure())
-    return study.notes[name]
-
-
-def _influences(
-    plans: Mapping[str, Plan], trials: Trials, samples: int, doing: Callable[[str], None]
-) -> dict[str, list[float]]:
-    found = {}
-    for name, plan in plans.items():
-        doing(f"measuring what each layer does in {name}")
-        found[name] = list(trials.block_influence(plan, samples))
-    return found
-
-
-def _removal(
-    space: Space,
-    base: Plan,
-    influence: Sequence[float],
-    trials: Trials,
-    budget: Budget,
-    doing: Callable[[str], None],
-) -> list[int]:
-    """What greedy removal takes of the base, on the cheapest fidelity."""
+    def influence(plan: Plan, name: str) -> list[float]:
+        on_progress(f"measuring what each layer does in {name}")
+        return list(trials.block_influence(plan, samples))
 
     def judge(removed: Sequence[Plan]) -> list[float]:
-        doing(f"removing layers of the base one by one: {len(removed[0].drops)}")
+        on_progress(f"removing layers of the base one by one: {len(removed[0].drops)}")
         return losses(trials, removed, budget.low)
 
-    cheapest = budget.low / budget.full
-    return list(greedy_removal(space, base, influence, judge, cheapest))
+    try:
+        if _INFLUENCE not in study.notes:
+            study.note(_INFLUENCE, {name: influence(plan, name) for name, plan in plans.items()})
+        known = study.notes[_INFLUENCE]
+        if _REMOVAL not in study.notes and "base" in known:
+            removed = greedy_removal(space, plans["base"], known["base"], judge, cheapest)
+            study.note(_REMOVAL, list(removed))
+    except ValueError as error:
+        raise TailorError(f"the models can't be measured: {error}") from error
+    return Starts(space, known, study.notes.get(_REMOVAL, ()) if "base" in known else (), cheapest)
 
 
 def losses(trials: Trials, plans: Sequence[Plan], samples: int) -> list[float]:
@@ -163,3 +150,62 @@ def _scale(values: Sequence[float]) -> float:
     """The mean magnitude of values that are numbers; 1 where there is none."""
     sizes = [abs(value) for value in values if not math.isnan(value)]
     return (math.fsum(sizes) / len(sizes) if sizes else 0.0) or 1.0
+
+
+# ------------------------------------------------------------------------ after the last trial
+
+_NOTE = "held out"
+
+
+@final
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out scores by plan. They are written down in the study, so that each is made once."""
+
+    known: Mapping[str, Any]
+
+    def of(self, trial: Trial | None) -> Mapping[str, Any] | None:
+        """Of a trial's plan, as that was evaluated, or of the base; None where there is none."""
+        return self.known.get(BASE if trial is None else _key(trial))
+
+
+def _key(trial: Trial) -> str:
+    return trial.plan + (" bridged" if trial.request.bridged else "")
+
+
+def remembered(study: Study) -> HeldOut:
+    """What the study has of them."""
+    return HeldOut(dict(study.notes.get(_NOTE, {})))
+
+
+def held_out(
+    study: Study,
+    space: Space,
+    trials: Trials,
+    base: Plan,
+    chosen: Sequence[Trial],
+    on_progress: Callable[[str], None],
+) -> HeldOut:
+    """The scores of the base and of some trials' plans, those that weren't made before."""
+    if trials.held == 0:
+        return HeldOut({})
+    known: dict[str, Any] = dict(study.notes.get(_NOTE, {}))
+    wanted: dict[str, tuple[Plan, bool]] = {BASE: (base, False)}
+    wanted |= {_key(t): (decode(space, t.request.genome), t.request.bridged) for t in chosen}
+    fresh = {key: plan for key, plan in wanted.items() if key not in known}
+    done = 0
+    for bridged in (False, True):
+        keys = [key for key, (_, how) in fresh.items() if how == bridged]
+        for index, outcomes in trials.held_out([fresh[key][0] for key in keys], bridged=bridged):
+            done += 1
+            on_progress(f"scoring on what was held out: {done} of {len(fresh)}")
+            known[keys[index]] = _said(outcomes)
+            study.note(_NOTE, known)
+    return HeldOut(known)
+
+
+def _said(outcomes: Outcomes) -> dict[str, Any]:
+    values, stderrs, failure = read_outcomes(outcomes)
+    if values is None or stderrs is None:
+        return {"failure": str(failure)}
+    return {"values": list(values), "stderrs": [e if e < float("inf") else None for e in stderrs]}

@@ -1,4 +1,4 @@
-"""What a search is of, by digests: models' files, texts, settings. Another one is refused."""
+"""The folder of a search, and what it is of: models, texts, settings. Another is refused."""
 
 import fcntl
 import hashlib
@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
+import gptailor
 from gptailor.checkpoint.files import CheckpointError, quoted, read_object, stamps
 from gptailor.checkpoint.folder import CONFIG, tokenizer_files
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
@@ -18,6 +19,11 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.threads import available
+from gptailor.lang.format import objective_words
+from gptailor.plan.plan import Plan
+from gptailor.search.run.schedule import Budget
+from gptailor.search.settings import Resources, Settings
+from gptailor.search.space.space import Space
 
 IDENTITY_WORDS = {
     "space": "the plan leaves other things open, or its base has other layers",
@@ -62,11 +68,40 @@ class Digests:
         return str(entry["sha256"])
 
 
+def search_identity(
+    folder: "Folder",
+    space: Space,
+    models: Mapping[str, Opened],
+    texts: Iterable[Path],
+    chosen: Settings,
+    asked: tuple[Budget, Resources],
+) -> dict[str, Any]:
+    """All that a search's trials depend on: what of it is another makes another search."""
+    digests = Digests(folder)
+    budget, where = asked
+    return {
+        "space": space.digest,
+        "models": digests_of_models(models, digests),
+        "data": digests_of_texts(texts, digests),
+        "objectives": "; ".join(map(objective_words, chosen.objectives)),
+        "samples": f"{budget.low}..{budget.full}",
+        "seed": chosen.seed,
+        "strategy": chosen.strategy,
+        "bridge": chosen.bridge or "nothing",
+        "dtype": where.dtype or "their own dtypes",
+    }
+
+
 def digests_of_models(models: Mapping[str, Opened], digests: Digests) -> dict[str, str]:
     """One digest a model: of its weights, its configuration and its tokenizer."""
     files = {name: list(_files(opened)) for name, opened in models.items()}
     found = digests.of(file for its in files.values() for file in its)
-    return {name: _joined(found[file] for file in its) for name, its in files.items()}
+    return {
+        name: hashlib.sha256(
+            "\n".join(dict.fromkeys(found[file] for file in its)).encode()
+        ).hexdigest()
+        for name, its in files.items()
+    }
 
 
 def digests_of_texts(files: Iterable[Path], digests: Digests) -> dict[str, str]:
@@ -88,10 +123,6 @@ def _files(opened: Opened) -> Iterable[Path]:
             if file.with_name(beside).exists():
                 yield file.with_name(beside)
     yield from tokenizer_files(opened.checkpoint)
-
-
-def _joined(digests: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(dict.fromkeys(digests)).encode()).hexdigest()
 
 
 _LOCK = ".lock"
@@ -182,6 +213,24 @@ class Folder:
         """The JSON object in a file, if it is there. Raises C903 for one that is none."""
         path = self.path / name
         return read_object(path, "C903", duplicate="C903") if path.exists() else None
+
+
+def run_record(plan: Plan, chosen: Settings, where: Resources) -> dict[str, Any]:
+    """What a search is begun with, as it is written down in its folder."""
+    return {
+        "version": gptailor.__version__,
+        "plan": plan_name(plan),
+        **chosen.record(),
+        "device": where.device,
+        "dtype": where.dtype,
+        "storage": where.storage,
+        "study": where.study,
+    }
+
+
+def plan_name(plan: Plan) -> str:
+    """What a plan is called: by its file."""
+    return plan.origin.source.name if plan.origin else "<plan>"
 
 
 def refuse_other(folder: Folder, record: Mapping[str, Any]) -> None:

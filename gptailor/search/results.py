@@ -1,17 +1,18 @@
-"""The plans that a search hands over, as files in its folder: the best one, the front, locks."""
+"""What a search hands over, as files in its folder: best plan, front, lock, and the summary."""
 
 import math
 import os
 import shlex
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import NormalDist, fmean, stdev
-from typing import Any, final
+from typing import Any
 
 from gptailor.build.lock import SUFFIX
 from gptailor.build.output import used_plan
 from gptailor.build.record import lock
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.lang.format import format_plan, objective_words, range_words
 from gptailor.lang.parse import load
 from gptailor.plan.layers import slots
@@ -19,88 +20,98 @@ from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
 from gptailor.report.describe import plan_summary
-from gptailor.report.search import percent, shown_number
-from gptailor.search.folder import BEST, FRONT, Folder
-from gptailor.search.held_out import HeldOut
+from gptailor.report.search import markdown, percent, shown_number
+from gptailor.search.evaluate import HeldOut
+from gptailor.search.folder import BEST, FRONT, SUMMARY, Folder
 from gptailor.search.run.trials import BESIDE, RANDOM, STARTS, Ledger, Trial
 from gptailor.search.settings import Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
 
-_COMMENT_COLUMNS = 100
-"""Columns of a comment."""
+
+def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
+    folder: Folder,
+    space: Space,
+    ledger: Ledger,
+    held: HeldOut,
+    about: Mapping[str, Any],
+    chosen: Settings,
+    on_progress: Callable[[str], None],
+) -> tuple[Path | None, dict[str, Any]]:
+    """The best plan's file, if any plan has a score, and the summary; the rest is in the folder.
+
+    A search that was interrupted doesn't lock the best plan, which takes a while.
+    """
+    trial, place = ledger.best(), folder.path / FRONT
+    text = partial(_text, space, ledger, about)
+    best = None if trial is None else folder.put(BEST, text(trial, folder.path))
+    names = {f"trial-{trial.number:04}.tailor": trial for trial in ledger.front()}
+    for old in place.glob("trial-*.tailor"):
+        if old.name not in names:
+            old.unlink()
+    for name, one in names.items():
+        folder.put(f"{FRONT}/{name}", text(one, place))
+    said = search_summary(
+        ledger,
+        held,
+        {
+            **about,
+            "best_file": str(folder.path / BEST),
+            "commands": [] if best is None else _commands(best, chosen, about["samples"]),
+        },
+    )
+    folder.put_json(f"{SUMMARY}.json", said)
+    folder.put(f"{SUMMARY}.md", markdown(said))
+    if best is not None and about["ended"] != "interrupted":
+        on_progress("locking the best plan")
+        _lock_best(best)
+    return best, said
 
 
-@final
-@dataclass(frozen=True)
-class Emitting:
-    """Writes plans into a folder. `name` is what the searched plan is called, `seed` its seed."""
-
-    folder: Folder
-    space: Space
-    ledger: Ledger
-    name: str
-    seed: int
-
-    def best(self) -> Path | None:
-        """The best plan, if any has a score."""
-        trial = self.ledger.best()
-        return None if trial is None else self.folder.put(BEST, self.text(trial, self.folder.path))
-
-    def front(self) -> list[Path]:
-        """The plans that no other one betters, named by their trials; those of before go."""
-        trials = self.ledger.front()
-        names = {f"{FRONT}/trial-{trial.number:04}.tailor": trial for trial in trials}
-        for old in (self.folder.path / FRONT).glob("trial-*.tailor"):
-            if f"{FRONT}/{old.name}" not in names:
-                old.unlink()
-        place = self.folder.path / FRONT
-        return [self.folder.put(name, self.text(trial, place)) for name, trial in names.items()]
-
-    def text(self, trial: Trial, place: Path) -> str:
-        """A trial's plan as it was evaluated, its paths as seen from a folder, and a comment."""
-        plan = decode(self.space, trial.wanted.genome)
-        if not trial.wanted.bridged:
-            plan = plan.model_copy(update={"bridges": ()})
-        used = used_plan(prepare(plan), place)
-        seen = plan.model_copy(update={"models": used.models, "bridges": used.bridges})
-        comment = "".join(f"# {line}\n" for line in self._comment(trial, plan))
-        return comment + format_plan(seen)
-
-    def _comment(self, trial: Trial, plan: Plan) -> Iterable[str]:
-        ledger, wanted = self.ledger, trial.wanted
-        bridged = ", bridged" if wanted.bridged else ""
-        yield (
-            f"Found by gptailor search: trial {trial.number} of {len(ledger.trials)} "
-            f"({wanted.origin}), seed {self.seed}{bridged}."
-        )
-        yield f"Space: {self.name}, sha256 {self.space.digest[:16]}."
-        scores = zip(ledger.aims, trial.values or (), trial.stderrs or (), strict=True)
-        shares = ledger.retained(trial)
-        for i, (aim, value, error) in enumerate(scores):
-            of = f", {percent(shares[i])} of the base's" if aim.scale == "base" else ""
-            samples = f", {wanted.samples} samples"
-            yield f"{aim.name}: {shown_number(value, error)}{of}{samples}."
-        yield f"{_first_upper(plan_summary(slots(plan, self.space.layers)))}{_cut(plan)}."
+def _text(space: Space, ledger: Ledger, about: Mapping[str, Any], trial: Trial, place: Path) -> str:
+    """A trial's plan as it was evaluated, its paths as seen from a folder, and a comment."""
+    plan = decode(space, trial.request.genome)
+    if not trial.request.bridged:
+        plan = plan.model_copy(update={"bridges": ()})
+    used = used_plan(prepare(plan), place)
+    seen = plan.model_copy(update={"models": used.models, "bridges": used.bridges})
+    comment = "".join(f"# {line}\n" for line in _comment(space, ledger, about, trial, plan))
+    return comment + format_plan(seen)
 
 
-def _first_upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _cut(plan: Plan) -> str:
+def _comment(
+    space: Space, ledger: Ledger, about: Mapping[str, Any], trial: Trial, plan: Plan
+) -> Iterable[str]:
+    request = trial.request
+    bridged = ", bridged" if request.bridged else ""
+    yield (
+        f"Found by gptailor search: trial {trial.number} of {len(ledger.trials)} "
+        f"({request.origin}), seed {about['seed']}{bridged}."
+    )
+    yield f"Space: {about['plan']}, sha256 {space.digest[:16]}."
+    scores = zip(ledger.aims, trial.values or (), trial.stderrs or (), strict=True)
+    shares = ledger.retained(trial)
+    for i, (aim, value, error) in enumerate(scores):
+        of = f", {percent(shares[i])} of the base's" if aim.scale == "base" else ""
+        yield f"{aim.name}: {shown_number(value, error)}{of}, {request.samples} samples."
+    summary = plan_summary(slots(plan, space.layers))
     dropped = [drop.position for drop in plan.drops]
-    return f"; cut: {range_words(dropped)}" if dropped else ""
+    cut = f"; cut: {range_words(dropped)}" if dropped else ""
+    yield f"{summary[:1].upper()}{summary[1:]}{cut}."
 
 
-def lock_best(plan: Path) -> Path:
-    """The lock of a plan's file, beside it: of all that it reads, and of each tensor it makes."""
-    path = plan.with_name(plan.name + SUFFIX)
-    lock(load(plan)).write(path)
-    return path
+def _lock_best(plan: Path) -> None:
+    """Write the lock of a plan's file beside it: of all that it reads and each tensor it makes."""
+    try:
+        lock(load(plan)).write(plan.with_name(plan.name + SUFFIX))
+    except CheckpointError as error:
+        if error.code == "C303":
+            raise
+        message = f"the best plan can't be locked: {error.message}"
+        raise CheckpointError(error.code, message, error.path, error.help) from error
 
 
-def commands(best: Path, chosen: Settings, samples: int) -> list[str]:
+def _commands(best: Path, chosen: Settings, samples: int) -> list[str]:
     """What scores the best plan again, and what makes a model of it, said in the current folder."""
     wishes = [_seen_from_here(one, chosen.folder) for one in chosen.objectives]
     asked = " ".join(f"-O {shlex.quote(objective_words(one).partition(' ')[2])}" for one in wishes)
@@ -148,6 +159,12 @@ def search_summary(ledger: Ledger, held: HeldOut, about: dict[str, Any]) -> dict
     }
 
 
+def finalists(ledger: Ledger) -> list[Trial]:
+    """The trials that a summary has: the best, the best random one, starting plans, the front."""
+    chosen = [ledger.best(), best_random(ledger), *best_starts(ledger), *ledger.front()]
+    return [trial for trial in chosen if trial is not None]
+
+
 def best_starts(ledger: Ledger) -> list[Trial]:
     """Starting plans at full fidelity, the best first; each plan once."""
     left = [t for t in ledger.of(STARTS) if t.full and t.values is not None and t.same_as is None]
@@ -177,9 +194,9 @@ def _base(ledger: Ledger, held: HeldOut) -> dict[str, Any]:
 def _row(trial: Trial, ledger: Ledger, held: HeldOut) -> dict[str, Any]:
     return {
         "trial": trial.number,
-        "origin": trial.wanted.origin,
-        "samples": trial.wanted.samples,
-        "bridged": trial.wanted.bridged,
+        "origin": trial.request.origin,
+        "samples": trial.request.samples,
+        "bridged": trial.request.bridged,
         "values": None if trial.values is None else list(trial.values),
         "stderrs": _finite(trial.stderrs),
         "retained": _finite(ledger.retained(trial)),

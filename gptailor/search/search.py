@@ -1,118 +1,107 @@
-"""The verb: `search` closes an open plan's choices, and keeps all that it did in a folder."""
+"""What happens in a search: `search` closes an open plan's choices, `run_trials` is its loop."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, final, runtime_checkable
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, final
 
 import jax
 
-import gptailor
-from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.models import Opened
+from gptailor.evaluate.outcome import Outcome
 from gptailor.evaluate.targets import base_of
 from gptailor.evaluate.trial import opened
-from gptailor.lang.format import objective_words
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
-from gptailor.report.search import markdown
-from gptailor.search.evaluate import TrialsJudge, aims_of, judge_of, movable, starts_of, trials_of
+from gptailor.search.evaluate import aims_of, held_out, remembered, starts_of, trials_of, workers_of
 from gptailor.search.folder import (
-    BEST,
     IDENTITY_WORDS,
     SETTINGS,
-    SUMMARY,
-    Digests,
     Folder,
-    digests_of_models,
-    digests_of_texts,
     refuse_other,
+    run_record,
+    search_identity,
 )
-from gptailor.search.held_out import HeldOut, held_out, recalled
-from gptailor.search.interrupt import Interrupt
-from gptailor.search.loop import SearchLoop, SearchSetting, Watch
-from gptailor.search.results import (
-    Emitting,
-    best_random,
-    best_starts,
-    commands,
-    lock_best,
-    search_summary,
-)
-from gptailor.search.run.schedule import Budget
-from gptailor.search.run.study import Naming, Study, StudyObjective, agree, open_study
-from gptailor.search.run.trials import Trial
-from gptailor.search.run.workers import Alone, Workers
-from gptailor.search.settings import Flags, Resources, Settings, settings
-from gptailor.search.space.space import space_of
+from gptailor.search.results import finalists, put_results
+from gptailor.search.run.schedule import Asking, Budget, Schedule, StartSource
+from gptailor.search.run.study import Naming, Study, agree, open_study
+from gptailor.search.run.trials import Aim, Ledger, Trial, read_outcomes
+from gptailor.search.run.workers import Task, UnderWay, Workers
+from gptailor.search.settings import Flags, Resources, settings
+from gptailor.search.space.decode import decode
+from gptailor.search.space.space import Space, space_of
 from gptailor.search.strategies import strategy_of
 
-Ended = Literal["budget", "exhausted", "interrupted"]
+if TYPE_CHECKING:
+    from gptailor.search.strategies.strategy import Strategy
+
+_STARTING = 64
+"""Room for starting plans beside the budget, as many of them use few samples."""
+_GIVE_UP_AFTER = 8
+"""So many trials without a single score end a search."""
+_ENDED = "ended"
+"""The study's note that a budget was spent, and how."""
+
+Reason = Literal["budget", "exhausted"]
+"""Why trials ended: the budget is spent, or the strategy finds nothing new any more."""
+Ended = Literal[Reason, "interrupted"]
 
 
-@runtime_checkable
-class View(Watch, Protocol):
-    """Sees a search: what it does besides trials, and each trial."""
-
-    def warned(self, faults: list[Fault]) -> None:
-        """The plan was read, with these warnings."""
-
-    def doing(self, what: str) -> None:
-        """Something that isn't a trial takes a while."""
-
-    def searching(self, search: SearchLoop) -> None:
-        """Trials begin, or go on."""
+class SearchError(TailorError):
+    """A search can't go on, for a reason that concerns all its trials."""
 
 
-@final
-class Unseen:
-    """Nobody looks."""
-
-    def warned(self, faults: list[Fault]) -> None:
-        """Nothing."""
-
-    def doing(self, what: str) -> None:
-        """Nothing."""
-
-    def searching(self, search: SearchLoop) -> None:
-        """Nothing."""
-
-    def asking(self) -> None:
-        """Nothing."""
-
-    def began(self, plans: int, samples: int) -> None:
-        """Nothing."""
-
-    def told(self, trial: Trial) -> None:
-        """Nothing."""
+# ------------------------------------------------------------------------------------------ events
 
 
-@final
-@dataclass(frozen=True)
-class _Interruptible:
-    """Hands on what happens to a view; each time is one at which Ctrl-C counts."""
+class Warned(NamedTuple):
+    """The plan was read, with these warnings."""
 
-    view: View
-    interrupt: Interrupt
+    faults: list[Fault]
 
-    def asking(self) -> None:
-        self.interrupt.check()
-        self.view.asking()
 
-    def began(self, plans: int, samples: int) -> None:
-        self.interrupt.check()
-        self.view.began(plans, samples)
+class Doing(NamedTuple):
+    """Something that isn't a trial takes a while."""
 
-    def told(self, trial: Trial) -> None:
-        self.view.told(trial)
-        self.interrupt.check()
+    what: str
 
-    def doing(self, what: str) -> None:
-        self.interrupt.check()
-        self.view.doing(what)
+
+class Begun(NamedTuple):
+    """Trials begin, or go on after those in the ledger."""
+
+    ledger: Ledger
+    budget: Budget
+    space: Space
+
+
+class Asked(NamedTuple):
+    """What to evaluate next is being worked out."""
+
+
+class Started(NamedTuple):
+    """A worker has so many plans to evaluate."""
+
+    plans: int
+    samples: int
+
+
+class Scored(NamedTuple):
+    """A trial was written down."""
+
+    trial: Trial
+
+
+SearchEvent: TypeAlias = Warned | Doing | Begun | Asked | Started | Scored
+OnEvent: TypeAlias = Callable[[SearchEvent], None]
+
+
+# ---------------------------------------------------------------------------------------- the verb
 
 
 @final
@@ -132,177 +121,205 @@ def search(
     *,
     models: ModelPaths | None = None,
     where: Resources | None = None,
-    view: View | None = None,
+    on_event: OnEvent | None = None,
 ) -> Searched:
     """Close the choices of an open plan by trials; all that comes of it is in the folder `run`.
 
     `models` gives other folders for the plan's names. A folder with a study of the same search goes
-    on; one of another is refused. Ctrl-C ends a search with everything kept.
+    on; one of another is refused. Ctrl-C ends a search with everything kept, and then only what is
+    quick is written. `on_event` sees what happens.
 
     Raises PlanError for faults of the plan and of objectives, WishError where there is nothing to
     search or to search for, SearchError where nothing has a score, CheckpointError for the folder
     (C901 to C903, C303), TailorError or OSError for what concerns all trials.
     """
-    chosen = settings(plan, flags or Flags())
-    with Folder(Path(run)) as folder, jax.default_device(jax.devices("cpu")[0]):
-        return _Run(
-            plan, folder, chosen, models or {}, where or Resources(), view or Unseen()
-        ).run()
+    chosen, where = settings(plan, flags or Flags()), where or Resources()
+    record = run_record(plan, chosen, where)
+    with (
+        Folder(Path(run)) as folder,
+        jax.default_device(jax.devices("cpu")[0]),
+        _interruptible(on_event) as tell,
+    ):
+        refuse_other(folder, record)
+        plan, opened_models, faults = opened(plan, models)
+        tell(Warned(faults))
+        space = space_of(plan, opened_models["base"].layout.count)
+        tell(Doing("loading"))
+        trials = trials_of(plan, opened_models, chosen, where)
+        full, base, aims = trials.full, base_of(plan), aims_of(trials)
+        low = chosen.fidelity[0] if chosen.fidelity else full
+        budget = Budget(chosen.trials, low, full, chosen.bridging, chosen.compare_random)
+        study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
+        tell(Doing("reading the models' digests"))
+        texts, asked = trials.files, (budget, where)
+        identity = search_identity(folder, space, opened_models, texts, chosen, asked)
+        agree(study, identity, IDENTITY_WORDS)
+        folder.put_json(SETTINGS, record)
+        ledger = Ledger(aims, budget.full, chosen.prefer)
+        study.recall(ledger)
+
+        def say(what: str) -> None:
+            tell(Doing(what))
+
+        with workers_of(trials, chosen, where, say) as workers:
+            starts = starts_of(space, trials, budget, study, say)
+            strategy = strategy_of(chosen.strategy)
+            of = SearchSetting(space, base, aims, strategy, starts, budget, chosen.seed)
+            tell(Begun(ledger, budget, space))
+            try:
+                for event in run_trials(of, study, ledger, workers):
+                    tell(event)
+                ended: Ended = cast(Reason, study.notes[_ENDED]["reason"])
+                held = held_out(study, space, trials, base, finalists(ledger), say)
+            except KeyboardInterrupt:
+                ended, held = "interrupted", remembered(study)
+        about = {**record, "ended": ended, "samples": budget.full, "held": list(trials.helds)}
+        best, summary = put_results(folder, space, ledger, held, about, chosen, say)
+        return Searched(ended, summary, best)
+
+
+@contextmanager
+def _interruptible(on_event: OnEvent | None) -> Iterator[OnEvent]:
+    """`on_event`, behind which each Ctrl-C counts that was lost.
+
+    Where libraries run Python of their own, in callbacks of the garbage collector for one, what is
+    raised is printed and forgotten; then the next event ends the search all the same.
+    """
+    pressed = threading.Event()
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    def tell(event: SearchEvent) -> None:
+        if on_event is not None:
+            on_event(event)
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield tell
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# ---------------------------------------------------------------------------------------- the loop
 
 
 @final
-class _Run:
-    """One search, from its plan to its files."""
+@dataclass(frozen=True)
+class SearchSetting:
+    """What a search is of and how it goes: all that its course depends on but for the judge.
 
-    def __init__(
-        self,
-        plan: Plan,
-        folder: Folder,
-        chosen: Settings,
-        models: ModelPaths,
-        where: Resources,
-        view: View,
-    ) -> None:
-        self.name = plan.origin.source.name if plan.origin else "<plan>"
-        self.folder = folder
-        self.chosen = chosen
-        self.where = where
-        self.view = view
-        refuse_other(folder, self._record())
-        self.plan, self.models, faults = opened(plan, models)
-        view.warned(faults)
-        self.space = space_of(self.plan, self.models["base"].layout.count)
-        view.doing("loading")
-        self.trials = trials_of(self.plan, self.models, chosen, where)
-        self.base = base_of(self.plan)
-        low = chosen.fidelity[0] if chosen.fidelity else self.trials.full
-        self.budget = Budget(
-            chosen.trials,
-            low,
-            self.trials.full,
-            chosen.bridging,  # type: ignore[arg-type] # one of its literals
-            chosen.compare_random,
-        )
-        self.study = self._study()
-        folder.put_json(SETTINGS, self._record())
+    `base` is the plan of the uncut base, by which scores are measured.
+    """
 
-    def _record(self) -> dict[str, Any]:
-        where = self.where
-        return {
-            "version": gptailor.__version__,
-            "plan": self.name,
-            **self.chosen.record(),
-            "device": where.device,
-            "dtype": where.dtype,
-            "storage": where.storage,
-            "study": where.study,
-        }
+    space: Space
+    base: Plan
+    aims: tuple[Aim, ...]
+    strategy: "Strategy"
+    starts: StartSource
+    budget: Budget
+    seed: int = 0
 
-    def _study(self) -> Study:
-        """The study, which is of this search."""
-        measures = [StudyObjective(name, how) for name, how, _ in self.trials.objectives]  # type: ignore[arg-type] # a literal
-        storage = self.where.storage or self.folder.journal
-        study = open_study(storage, self.where.study, measures, Naming(self.space))
-        agree(study, self._identity(self.models), IDENTITY_WORDS)
-        return study
+    def schedule(self, ledger: Ledger) -> Schedule:
+        """What comes next. Making it asks the strategy again all that it was asked before.
 
-    def _identity(self, models: Mapping[str, Opened]) -> dict[str, Any]:
-        self.view.doing("reading the models' digests")
-        digests = Digests(self.folder)
-        chosen = self.chosen
-        return {
-            "space": self.space.digest,
-            "models": digests_of_models(models, digests),
-            "data": digests_of_texts(self.trials.files, digests),
-            "objectives": "; ".join(map(objective_words, chosen.objectives)),
-            "samples": f"{self.budget.low}..{self.budget.full}",
-            "seed": chosen.seed,
-            "strategy": chosen.strategy,
-            "bridge": chosen.bridge or "nothing",
-            "dtype": self.where.dtype or "their own dtypes",
-        }
+        There is room for told trials; those on fewer samples cost less, so that there may be more.
+        """
+        budget = self.budget
+        capacity = _STARTING + budget.trials * (1 if budget.low == budget.full else 2)
+        asking = Asking(self.strategy, self.space, ledger, seed=self.seed, capacity=capacity)
+        return Schedule(ledger, budget, self.starts, asking)
 
-    # -------------------------------------------------------------------------------- its course
 
-    def run(self) -> Searched:
-        """Search, then write down what was found; after Ctrl-C only what is quick to say."""
-        with Interrupt() as interrupt, self._workers() as workers:
-            watch = _Interruptible(self.view, interrupt)
-            found = self._search(workers, watch)
-            try:
-                ended: Ended = found.run()
-                held = self._held_out(found, watch)
-            except KeyboardInterrupt:
-                interrupt.caught()
-                ended, held = "interrupted", recalled(self.study)
-        return self._emit(found, ended, held)
+def run_trials(
+    of: SearchSetting, study: Study, ledger: Ledger, workers: Workers
+) -> Iterator[SearchEvent]:
+    """While there is budget: ask, decode, evaluate, record, tell.
 
-    def _search(self, workers: Workers, watch: _Interruptible) -> SearchLoop:
-        try:
-            starts = starts_of(self.space, self.trials, self.budget, self.study, watch.doing)
-        except ValueError as error:  # of a forward pass without numbers
-            raise TailorError(f"the models can't be measured: {error}") from error
-        setting = SearchSetting(
-            space=self.space,
-            base=self.base,
-            aims=aims_of(self.trials),
-            strategy=strategy_of(self.chosen.strategy),
-            starts=starts,
-            budget=self.budget,
-            seed=self.chosen.seed,
-            prefer=self.chosen.prefer,
-        )
-        found = SearchLoop(setting, self.study, workers, watch)
-        self.view.searching(found)
-        return found
+    A search whose trials are in the study and the ledger goes on where they end. With one worker
+    its course depends on the setting and the outcomes alone. What was told is kept whatever
+    happens. Raises SearchError where nothing has a score, and what a judge or the disk raises.
+    """
+    about = {"trials": of.budget.trials, "beside": of.budget.beside}
+    ended = study.notes.get(_ENDED, {})
+    if about == {name: ended.get(name) for name in about}:
+        return
+    schedule, under_way = of.schedule(ledger), UnderWay(ledger, workers.count)
+    record = partial(_recorded, of, study, ledger, under_way, len(ledger.trials))
+    while True:
+        while under_way.wants_more:
+            if not under_way.queue:
+                yield Asked()
+                requests = schedule.next(idle=not under_way.tasks)
+                under_way.fill((one, decode(of.space, one.genome)) for one in requests)
+            task = _next_task(of, schedule, under_way)
+            if task is None:
+                break
+            if task.plans:
+                yield Started(len(task.plans), task.keys[0].samples)
+                workers.submit(task)
+            yield from record()
+        if not under_way.open:
+            break
+        under_way.take(workers.next())
+        yield from record()
+    study.note(_ENDED, {**about, "reason": "exhausted" if schedule.exhausted else "budget"})
 
-    def _workers(self) -> AbstractContextManager[Workers]:
-        """This process, or a cluster's."""
-        where = self.where
-        if where.ray is None:
-            return nullcontext(Alone(TrialsJudge(self.trials)))
-        try:
-            from gptailor.search.run.ray_workers import RayWorkers  # noqa: PLC0415 (an extra)
-        except ImportError as error:
-            message = "--ray needs the package ray: pip install 'gptailor[ray]'"
-            raise TailorError(message) from error
-        self.view.doing("beginning workers")
-        make = partial(judge_of, movable(self.plan), self.chosen.movable(), where)
-        return RayWorkers(make, where.ray, where.workers, gpus=where.device != "cpu")
 
-    def _held_out(self, found: SearchLoop, watch: _Interruptible) -> HeldOut:
-        ledger = found.ledger
-        chosen = [ledger.best(), best_random(ledger), *best_starts(ledger), *ledger.front()]
-        wanted = [trial for trial in chosen if trial is not None]
-        run = partial(held_out, self.study, self.space, self.trials, self.base)
-        return run(wanted, watch.doing)
+def _next_task(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> Task | None:
+    """What a free worker does, as far as there is budget for it; None if nothing is asked for."""
+    if not under_way.queue:
+        return None
+    if under_way.queue[0].key.samples not in under_way.ledger.references:
+        return under_way.base_task(of.base)
+    task, enough = under_way.trials_task(schedule.left)
+    if not enough:
+        schedule.close()
+    return task
 
-    def _emit(self, found: SearchLoop, ended: Ended, held: HeldOut) -> Searched:
-        ledger = found.ledger
-        emitting = Emitting(self.folder, self.space, ledger, self.name, self.chosen.seed)
-        best = emitting.best()
-        emitting.front()
-        about = {
-            **self._record(),
-            "ended": ended,
-            "samples": self.budget.full,
-            "held": list(self.trials.helds),
-            "best_file": str(self.folder.path / BEST),
-            "commands": commands(best, self.chosen, self.budget.full) if best else [],
-        }
-        said = search_summary(ledger, held, about)
-        self.folder.put_json(f"{SUMMARY}.json", said)
-        self.folder.put(f"{SUMMARY}.md", markdown(said))
-        if best is not None and ended != "interrupted":
-            self._lock(best)
-        return Searched(ended, said, best)
 
-    def _lock(self, best: Path) -> None:
-        self.view.doing("locking the best plan")
-        try:
-            lock_best(best)
-        except CheckpointError as error:
-            if error.code == "C303":
-                raise
-            message = f"the best plan can't be locked: {error.message}"
-            raise CheckpointError(error.code, message, error.path, error.help) from error
+def _recorded(
+    of: SearchSetting, study: Study, ledger: Ledger, under_way: UnderWay, before: int
+) -> Iterator[Scored]:
+    """Write down what is known now, then tell it. There were so many trials `before`."""
+    for samples, outcomes in under_way.measures():
+        _measure(of.aims, outcomes, samples, study, ledger)
+    for trial in under_way.told():
+        study.add(trial)
+        ledger.add(trial)
+        yield Scored(trial)
+        patient = len(ledger.trials) - before < min(_GIVE_UP_AFTER, of.budget.trials)
+        if not patient and all(one.values is None for one in ledger.trials):
+            raise SearchError(_hopeless(ledger))
+
+
+def _measure(
+    aims: Sequence[Aim], outcomes: Sequence[Outcome], samples: int, study: Study, ledger: Ledger
+) -> None:
+    """Take in the uncut base's scores on so many samples, of which others are shares."""
+    values, stderrs, failure = read_outcomes(outcomes)
+    if values is None or stderrs is None:
+        raise SearchError(f"the base itself has no score: {failure}")
+    for aim, value in zip(aims, values, strict=True):
+        if aim.scale == "base" and value <= 0:
+            message = f"the base's score by {aim.name} is {value:g}: nothing can be a share of it"
+            raise SearchError(message)
+    study.note_base(samples, values, stderrs)
+    ledger.references[samples] = values
+
+
+def _hopeless(ledger: Ledger) -> str:
+    reasons = Counter(str(t.failure) for t in ledger.trials if t.failure is not None)
+    [(reason, count)] = reasons.most_common(1)
+    many = len(ledger.trials)
+    whose = f"none of the first {many} trials has" if many > 1 else "the first trial hasn't"
+    return f"{whose} a score, so the search stops; {count} of them: {reason}"

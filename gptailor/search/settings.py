@@ -15,9 +15,15 @@ from gptailor.plan.walk import open_choices
 TRIALS = 200
 """The budget of a search that nobody gave one."""
 
-_BRIDGED_TRIALS = {"each": "each", "from-full": "full", "finalists": "final"}
-"""When trials are bridged, as the command line says it and as a schedule has it."""
 BridgedTrials = Literal["each", "from-full", "finalists"]
+"""When trials are bridged, as the command line says it."""
+Bridging = Literal["none", "each", "full", "final"]
+"""Which trials are bridged: none, all, those at full fidelity, or the best ones in the end."""
+_BRIDGING: dict[BridgedTrials, Bridging] = {
+    "each": "each",
+    "from-full": "full",
+    "finalists": "final",
+}
 BRIDGE: BridgedTrials = "finalists"
 """When trials of a space with bridges are bridged, if nobody says."""
 
@@ -82,9 +88,9 @@ class Settings:
     compare_random: bool
 
     @property
-    def bridging(self) -> str:
-        """As a schedule has it."""
-        return "none" if self.bridge is None else _BRIDGED_TRIALS[self.bridge]
+    def bridging(self) -> Bridging:
+        """When trials are bridged, as a schedule has it."""
+        return "none" if self.bridge is None else _BRIDGING[self.bridge]
 
     def movable(self) -> "Settings":
         """The same, seen from any folder."""

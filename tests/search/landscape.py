@@ -16,12 +16,13 @@ import jax
 import jax.numpy as jnp
 
 import gptailor
+from gptailor.evaluate.outcome import Failure, Outcome, Score
 from gptailor.plan.plan import Plan
-from gptailor.search.loop import SearchLoop, SearchSetting, Watch
 from gptailor.search.run.schedule import Budget, Start, ToldStart
-from gptailor.search.run.study import Naming, Study, StudyObjective, open_study
-from gptailor.search.run.trials import Aim, TrialOutcome
-from gptailor.search.run.workers import Alone, Workers
+from gptailor.search.run.study import Naming, Study, open_study
+from gptailor.search.run.trials import Aim, Ledger
+from gptailor.search.run.workers import Alone, Outcomes, Workers
+from gptailor.search.search import SearchEvent, SearchSetting, run_trials
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.space.table import Table, sample
@@ -67,23 +68,25 @@ class Counting:
 
     def __call__(
         self, plans: Sequence[Plan], share: float, *, bridged: bool
-    ) -> Iterator[tuple[int, tuple[TrialOutcome, ...]]]:
+    ) -> Iterator[tuple[int, Outcomes]]:
         for index in reversed(range(len(plans))):  # not in the order of asking
             plan = plans[index]
             self.asked.append((gptailor.format(plan), share, bridged))
             time.sleep(self.seconds)
             if plan.drops and self.fails(plan):
-                yield index, ("too bad",) * len(self.aims)
+                yield index, (Failure("search", "too bad"),) * len(self.aims)
             else:
                 yield index, tuple(self.score(plan, aim, share, bridged) for aim in self.aims)
 
-    def score(self, plan: Plan, aim: Aim, share: float, bridged: bool) -> TrialOutcome:
+    def score(self, plan: Plan, aim: Aim, share: float, bridged: bool) -> Outcome:
         loss = sum(1 + (drop.position - 3) ** 2 / 9 for drop in plan.drops)
         loss += 0.1 * number(plan, aim.name) + 0.01 * number(plan, f"{aim.name} {share}")
         loss = 0.5 * loss if bridged else loss
         if not plan.drops:
             loss = 0.0
-        return (1 / (1 + loss), 0.01) if aim.direction == "maximize" else (2 + loss, 0.02)
+        if aim.direction == "maximize":
+            return Score(1 / (1 + loss), 0.01, round(64 * share))
+        return Score(2 + loss, 0.02, round(64 * share))
 
 
 @dataclass(frozen=True)
@@ -159,9 +162,29 @@ def setting(**changes: Any) -> SearchSetting:
 
 
 def study_of(folder: Path | str, chosen: SearchSetting, name: str = "gptailor") -> Study:
-    measures = [StudyObjective(aim.name, aim.direction) for aim in chosen.aims]
     place = folder / "study.journal" if isinstance(folder, Path) else folder
-    return open_study(place, name, measures, Naming(chosen.space))
+    return open_study(place, name, chosen.aims, Naming(chosen.space))
+
+
+@dataclass
+class Search:
+    """A search that goes on where its study ends; `on_event` sees what happens."""
+
+    setting: SearchSetting
+    study: Study
+    workers: Workers
+    on_event: Callable[[SearchEvent], None] | None = None
+    prefer: int | None = None
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.setting.aims, self.setting.budget.full, self.prefer)
+        self.study.recall(self.ledger)
+
+    def run(self) -> str:
+        for event in run_trials(self.setting, self.study, self.ledger, self.workers):
+            if self.on_event is not None:
+                self.on_event(event)
+        return str(self.study.notes["ended"]["reason"])
 
 
 def search(
@@ -169,10 +192,10 @@ def search(
     chosen: SearchSetting,
     judge: Any = None,
     workers: Workers | None = None,
-    watch: Watch | None = None,
-) -> SearchLoop:
+    **options: Any,
+) -> Search:
     judge = judge or Counting(chosen.aims)
-    return SearchLoop(chosen, study_of(folder, chosen), workers or Alone(judge), watch)
+    return Search(chosen, study_of(folder, chosen), workers or Alone(judge), **options)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gptailor.search.results import ENOUGH, expected
-from gptailor.search.run.trials import RANDOM, SEARCH, Aim, Ledger, Trial, Wanted
+from gptailor.search.run.trials import RANDOM, SEARCH, Aim, Ledger, Trial, TrialRequest
 from gptailor.search.space.genome import Genome
 
 NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
@@ -17,8 +17,8 @@ def ledger(values: list[float], searched: int) -> tuple[Ledger, list[Trial]]:
     phases = [RANDOM] * len(values) + [SEARCH] * searched
     for number, phase in enumerate(phases):
         value = values[number] if number < len(values) else 0.0
-        wanted = Wanted(phase, 0, number, "random", NOTHING, 4, False, 0)
-        made.add(Trial(number, wanted, str(number), 1.0, (value,), (0.0,)))
+        request = TrialRequest(phase, 0, number, "random", NOTHING, 4, False, 0)
+        made.add(Trial(number, request, str(number), 1.0, (value,), (0.0,)))
     return made, made.of(RANDOM)
 
 

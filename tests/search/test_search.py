@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 import gptailor
+from gptailor.evaluate.outcome import Failure, Score
 from gptailor.plan.plan import Plan
-from gptailor.search.loop import SearchError, SearchLoop, SearchSetting
 from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Trial, genome_to_json
-from gptailor.search.run.workers import Alone, Done, Event, Found, Lost, Task
+from gptailor.search.run.workers import Alone, Done, Found, Lost, Task, WorkerEvent
+from gptailor.search.search import Scored, SearchError, SearchEvent, SearchSetting
 from tests.search.landscape import (
     ACCURACY,
     BASE,
@@ -23,6 +24,7 @@ from tests.search.landscape import (
     NLL,
     Counting,
     Drifting,
+    Search,
     Staged,
     Stubborn,
     search,
@@ -41,18 +43,18 @@ def record(trials: list[Trial]) -> list[dict[str, Any]]:
     return [
         {
             **{name: value for name, value in vars(trial).items() if name != "seconds"},
-            "wanted": trial.wanted._replace(genome=genome_to_json(trial.wanted.genome)),
+            "request": trial.request._replace(genome=genome_to_json(trial.request.genome)),
         }
         for trial in trials
     ]
 
 
-def phases(found: SearchLoop) -> list[str]:
-    return [key for key, _ in itertools.groupby(t.wanted.phase for t in found.ledger.trials)]
+def phases(found: Search) -> list[str]:
+    return [key for key, _ in itertools.groupby(t.request.phase for t in found.ledger.trials)]
 
 
-def ran(folder: Path, chosen: SearchSetting, judge: Any = None) -> SearchLoop:
-    found = search(folder, chosen, judge)
+def ran(folder: Path, chosen: SearchSetting, judge: Any = None, **options: Any) -> Search:
+    found = search(folder, chosen, judge, **options)
     found.run()
     return found
 
@@ -67,7 +69,7 @@ def test_starting_plans_come_first_and_the_budget_is_kept(
     found = search(tmp_path, chosen, judge)
     assert found.run() == "budget"
     assert phases(found) == [STARTS, RANDOM, SEARCH]
-    names = [trial.wanted.origin for trial in found.ledger.of(STARTS)]
+    names = [trial.request.origin for trial in found.ledger.of(STARTS)]
     assert names == ["start 3", "start 2", "start 1", "start 0", "the best start"], "as they come"
     cost = found.ledger.cost()
     assert 11.25 < cost <= 12
@@ -81,21 +83,21 @@ def test_starting_plans_come_first_and_the_budget_is_kept(
 def test_starting_plans_take_half_of_the_budget_at_most(tmp_path: Path) -> None:
     chosen = setting(budget=Budget(2, 16, 64))
     found = ran(tmp_path, chosen)
-    names = {trial.wanted.origin for trial in found.ledger.of(STARTS)}
+    names = {trial.request.origin for trial in found.ledger.of(STARTS)}
     assert names == {f"start {n}" for n in range(4)}
     assert found.ledger.cost() <= 2
 
 
 def test_without_a_fidelity_all_samples_are_used(tmp_path: Path) -> None:
     found = ran(tmp_path, setting(budget=Budget(8, 64, 64)))
-    assert {(t.share, t.wanted.samples) for t in found.ledger.trials} == {(1.0, 64)}
+    assert {(t.share, t.request.samples) for t in found.ledger.trials} == {(1.0, 64)}
     assert found.ledger.cost() == 8
 
 
 def test_shares_are_whole_samples_and_never_below_the_cheapest(tmp_path: Path) -> None:
     chosen = setting(strategy=Drifting(shares=(0.001, 0.33, 1.0)), budget=Budget(8, 16, 64))
     found = ran(tmp_path, chosen)
-    assert {t.wanted.samples for t in found.ledger.of(SEARCH)} == {16, 21, 64}
+    assert {t.request.samples for t in found.ledger.of(SEARCH)} == {16, 21, 64}
     assert {t.share for t in found.ledger.of(SEARCH)} == {0.25, 21 / 64, 1.0}
 
 
@@ -163,14 +165,9 @@ class Killing:
             self._moment()
             yield outcome
 
-    def told(self, trial: Trial) -> None:
-        self._moment()
-
-    def began(self, plans: int, samples: int) -> None:
-        pass
-
-    def asking(self) -> None:
-        pass
+    def seen(self, event: SearchEvent) -> None:
+        if isinstance(event, Scored):
+            self._moment()
 
     def _moment(self) -> None:
         self.count += 1
@@ -189,7 +186,7 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(
     while True:
         at = every + kills % 3
         killing = Killing(at, Counting())
-        found = search(tmp_path / "killed", chosen, killing, watch=killing)
+        found = search(tmp_path / "killed", chosen, killing, on_event=killing.seen)
         try:
             found.run()
             break
@@ -228,7 +225,7 @@ def test_a_failure_is_told_and_never_wins(tmp_path: Path, chosen: SearchSetting)
     found = ran(tmp_path, setting(seed=1), judge)
     failed = [trial for trial in found.ledger.trials if trial.values is None]
     assert failed
-    assert {trial.failure for trial in failed} == {"too bad"}
+    assert {trial.failure for trial in failed} == {Failure("search", "too bad")}
     best = found.ledger.best()
     assert best is not None
     assert best.values is not None
@@ -249,7 +246,9 @@ def test_without_any_score_it_stops_and_says_why(tmp_path: Path, chosen: SearchS
 def test_a_base_without_a_score_ends_it_at_once(tmp_path: Path, chosen: SearchSetting) -> None:
     class Bad(Counting):
         def score(self, plan: Plan, *arguments: Any) -> Any:
-            return "nan: no number" if not plan.drops else super().score(plan, *arguments)
+            return (
+                Failure("nan", "no number") if not plan.drops else super().score(plan, *arguments)
+            )
 
     with pytest.raises(SearchError, match="the base itself has no score: nan: no number"):
         search(tmp_path, chosen, Bad()).run()
@@ -260,7 +259,6 @@ def test_a_base_without_a_score_ends_it_at_once(tmp_path: Path, chosen: SearchSe
     [
         (0.0, "the base's score by nll is 0"),
         (-1.0, "is -1"),
-        (float("nan"), "no score: the score is nan"),
         (float("inf"), "no score: the score is inf"),
     ],
 )
@@ -269,7 +267,7 @@ def test_a_base_that_measures_nothing_is_said(
 ) -> None:
     class Flat(Counting):
         def score(self, plan: Plan, *arguments: Any) -> Any:
-            return (value, 0.0) if not plan.drops else super().score(plan, *arguments)
+            return Score(value, 0.0, 64) if not plan.drops else super().score(plan, *arguments)
 
     with pytest.raises(SearchError, match=said):
         search(tmp_path, chosen, Flat()).run()
@@ -279,7 +277,7 @@ def test_a_base_that_measures_nothing_is_said(
 def test_the_base_may_be_zero_where_nothing_is_a_share_of_it(tmp_path: Path) -> None:
     class Zero(Counting):
         def score(self, plan: Plan, *arguments: Any) -> Any:
-            return (0.0, 0.0) if not plan.drops else super().score(plan, *arguments)
+            return Score(0.0, 0.0, 64) if not plan.drops else super().score(plan, *arguments)
 
     found = ran(tmp_path, setting(aims=(KL,)), Zero((KL,)))
     assert found.ledger.best() is not None
@@ -289,22 +287,24 @@ def test_an_infinite_score_is_a_failure(tmp_path: Path, chosen: SearchSetting) -
     class Huge(Counting):
         def score(self, plan: Plan, *arguments: Any) -> Any:
             first = plan.drops and plan.drops[0].position == 0
-            return (float("inf"), float("inf")) if first else super().score(plan, *arguments)
+            return (
+                Score(float("inf"), float("inf"), 64) if first else super().score(plan, *arguments)
+            )
 
     found = ran(tmp_path, setting(seed=1), Huge())
-    assert {t.failure for t in found.ledger.trials if t.values is None} == {"the score is inf"}
+    assert {str(t.failure) for t in found.ledger.trials if t.values is None} == {"the score is inf"}
 
 
 # ------------------------------------------------------------------------------- several objectives
 
 
 @pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> SearchLoop:
+def three(tmp_path_factory: pytest.TempPathFactory) -> Search:
     folder = tmp_path_factory.mktemp("three")
     return ran(folder, setting(aims=(NLL, ACCURACY, KL), budget=Budget(30, 16, 64)))
 
 
-def test_the_front_holds_what_nothing_betters(three: SearchLoop) -> None:
+def test_the_front_holds_what_nothing_betters(three: Search) -> None:
     ledger = three.ledger
     whole = [t for t in ledger.trials if t.full and t.same_as is None]
     front = ledger.front()
@@ -318,7 +318,7 @@ def test_the_front_holds_what_nothing_betters(three: SearchLoop) -> None:
     )
 
 
-def test_the_best_has_the_highest_worst_share(three: SearchLoop) -> None:
+def test_the_best_has_the_highest_worst_share(three: Search) -> None:
     ledger = three.ledger
     best = ledger.best()
     assert best is not None
@@ -331,8 +331,8 @@ def test_a_preferred_objective_decides(tmp_path: Path) -> None:
     for number in range(3):
         folder = tmp_path / str(number)
         folder.mkdir()
-        chosen = setting(aims=(NLL, ACCURACY, KL), prefer=number)
-        ledger = ran(folder, chosen).ledger
+        chosen = setting(aims=(NLL, ACCURACY, KL))
+        ledger = ran(folder, chosen, prefer=number).ledger
         best = ledger.best()
         assert best is not None
         shares = [ledger.retained(t)[number] for t in ledger.candidates()]
@@ -378,8 +378,8 @@ def test_weights_are_drawn_anew_for_each_ask(tmp_path: Path) -> None:
 def test_which_trials_are_bridged(tmp_path: Path, bridging: Any, low: bool, full: bool) -> None:
     judge = Counting()
     found = ran(tmp_path, setting(budget=Budget(8, 16, 64, bridging)), judge)
-    assert {t.wanted.bridged for t in found.ledger.trials if not t.full} == {low}
-    assert {t.wanted.bridged for t in found.ledger.trials if t.full} == {full}
+    assert {t.request.bridged for t in found.ledger.trials if not t.full} == {low}
+    assert {t.request.bridged for t in found.ledger.trials if t.full} == {full}
     base = gptailor.format(gptailor.loads(BASE))
     assert {bridged for text, share, bridged in judge.asked if share == 1 and text != base} == {
         full
@@ -393,12 +393,12 @@ def test_the_best_are_bridged_in_the_end(tmp_path: Path) -> None:
     assert phases(found) == [STARTS, RANDOM, SEARCH, FINAL]
     final = ledger.of(FINAL)
     assert len(final) == 2
-    assert {t.wanted.bridged for t in final} == {True}
-    assert not any(t.wanted.bridged for t in ledger.trials if t.wanted.phase != FINAL)
+    assert {t.request.bridged for t in final} == {True}
+    assert not any(t.request.bridged for t in ledger.trials if t.request.phase != FINAL)
     losses = sorted(
         (float(ledger.losses([t])[0][0]), t.plan)
         for t in ledger.trials
-        if t.full and t.wanted.phase != FINAL and t.same_as is None
+        if t.full and t.request.phase != FINAL and t.same_as is None
     )
     assert {t.plan for t in final} == {plan for _, plan in losses[:2]}
     assert ledger.best() in final
@@ -446,10 +446,10 @@ class Simulated:
                 return
         self._push(at, worker, Done(task.number))
 
-    def _push(self, at: float, worker: int, event: Event) -> None:
+    def _push(self, at: float, worker: int, event: WorkerEvent) -> None:
         heapq.heappush(self.events, (at, worker, len(self.events) + 1000 * event.task, event))
 
-    def next(self) -> Event:
+    def next(self) -> WorkerEvent:
         self.clock, worker, _, event = heapq.heappop(self.events)
         if isinstance(event, Found):
             self.done[worker] += 1
@@ -467,7 +467,7 @@ def test_a_slow_worker_does_not_hold_the_others(tmp_path: Path) -> None:
     assert workers.done[2] <= 6
     assert workers.done[0] >= 15
     assert workers.clock < 100
-    assert len({t.wanted.key for t in found.ledger.trials}) == len(found.ledger.trials)
+    assert len({t.request.key for t in found.ledger.trials}) == len(found.ledger.trials)
 
 
 def test_a_lost_workers_trials_run_again(tmp_path: Path, chosen: SearchSetting) -> None:
@@ -480,10 +480,13 @@ def test_a_lost_workers_trials_run_again(tmp_path: Path, chosen: SearchSetting) 
     assert not [t for t in trials if t.values is None]
     calm = sum(t.same_as is None for t in trials) + 2
     assert len(judge.asked) >= calm
-    slots = {(t.wanted.phase, t.wanted.ask) for t in trials}
+    slots = {(t.request.phase, t.request.ask) for t in trials}
     for phase, ask in slots:
-        numbers = sorted(t.wanted.slot for t in trials if t.wanted.key[:2] == (phase, ask))
+        numbers = sorted(t.request.slot for t in trials if t.request.key[:2] == (phase, ask))
         assert numbers == list(range(len(numbers)))
+
+
+NEVER = (Failure("error", "never comes"),)
 
 
 def test_a_plan_that_kills_its_workers_is_a_failure_in_the_end(tmp_path: Path) -> None:
@@ -496,27 +499,27 @@ def test_a_plan_that_kills_its_workers_is_a_failure_in_the_end(tmp_path: Path) -
             for index, outcome in super().__call__(good, share, bridged=bridged):
                 yield plans.index(good[index]), outcome
             if len(good) < len(plans):
-                yield 0, ("never comes",)
+                yield 0, NEVER
 
     class Dying(Simulated):
         def submit(self, task: Task) -> None:
             super().submit(task)
-            self.events = [
-                e for e in self.events if getattr(e[3], "outcomes", "") != ("never comes",)
-            ]
+            self.events = [e for e in self.events if getattr(e[3], "outcomes", "") != NEVER]
             heapq.heapify(self.events)
 
     workers = Dying(Fatal(), (1.0, 1.0), dies=kills)
     found = search(tmp_path, setting(seed=1), workers=workers)
     found.run()
     failed = {t.failure for t in found.ledger.trials if t.values is None}
-    assert failed == {"its worker was lost 3 times"}
+    assert failed == {Failure("search", "its worker was lost 3 times")}
 
 
 @pytest.mark.parametrize("at", [3, 9, 14, 16])
 def test_several_workers_killed_go_on(tmp_path: Path, chosen: SearchSetting, at: int) -> None:
     killing = Killing(at, Counting())
-    first = search(tmp_path, chosen, workers=Simulated(Counting(), (1.0, 1.3)), watch=killing)
+    first = search(
+        tmp_path, chosen, workers=Simulated(Counting(), (1.0, 1.3)), on_event=killing.seen
+    )
     with pytest.raises(Killed):
         first.run()
     found = search(tmp_path, chosen, workers=Simulated(Counting(), (1.0, 1.3)))

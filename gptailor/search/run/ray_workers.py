@@ -15,8 +15,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
-from gptailor.search.run.trials import TrialOutcome
-from gptailor.search.run.workers import Done, Event, Found, Judge, Lost, Task
+from gptailor.search.run.workers import Done, Found, Judge, Lost, Outcomes, Task, WorkerEvent
 
 LOCAL = "local"
 """Instead of an address: a Ray of this machine's own, which ends with the search."""
@@ -42,7 +41,7 @@ class Evaluating:
 
     def run(
         self, plans: Sequence[Plan], share: float, bridged: bool
-    ) -> Iterator[tuple[int, tuple[TrialOutcome, ...], float]]:
+    ) -> Iterator[tuple[int, Outcomes, float]]:
         """Each plan's place and outcomes as soon as they are there, and what that took."""
         begun = time.perf_counter()
         for place, outcomes in self.judge(plans, share, bridged=bridged):
@@ -101,7 +100,7 @@ class RayWorkers:
         worker.results = run.remote(task.plans, task.share, task.bridged)
         worker.task = task.number
 
-    def next(self) -> Event:
+    def next(self) -> WorkerEvent:
         """Wait for what comes first."""
         busy = {id(worker.results): worker for worker in self._workers if worker.task is not None}
         ready, _ = ray.wait([worker.results for worker in busy.values()], num_returns=1)
@@ -119,7 +118,7 @@ class RayWorkers:
             raise _cause(error) from error
         return Found(number, *found)
 
-    def _replace(self, worker: _Worker, number: int, error: RayActorError) -> Event:
+    def _replace(self, worker: _Worker, number: int, error: RayActorError) -> WorkerEvent:
         self._lost += 1
         if self._lost > REPLACED:
             raise ClusterError(f"{self._lost} workers were lost; the last one: {_first(error)}")

@@ -1,10 +1,10 @@
-"""A strategy that is asked and told, its state rebuilt from told trials: `Asking`."""
+"""What is evaluated next, `Schedule`, and a strategy that is asked and told: `Asking`."""
 
 import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,11 @@ from gptailor.search.run.trials import (
     STARTS,
     Ledger,
     Trial,
-    Wanted,
+    TrialRequest,
     as_numpy,
     at,
 )
+from gptailor.search.settings import Bridging
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import sample
@@ -97,8 +98,8 @@ class Asking:
 
         Whole populations, and the rest one by one: the functions are compiled for two sizes only.
         """
-        fresh = [t for t in self.ledger.trials[self._told : until] if t.wanted.phase in TOLD]
-        fresh.sort(key=lambda trial: (TOLD.index(trial.wanted.phase), trial.wanted.key))
+        fresh = [t for t in self.ledger.trials[self._told : until] if t.request.phase in TOLD]
+        fresh.sort(key=lambda trial: (TOLD.index(trial.request.phase), trial.request.key))
         self._told = until
         many = self.strategy.population
         whole = len(fresh) - len(fresh) % many
@@ -108,15 +109,12 @@ class Asking:
             self._put([trial])
 
     def _put(self, trials: Sequence[Trial]) -> None:
-        genomes = [trial.wanted.genome for trial in trials]
+        genomes = [trial.request.genome for trial in trials]
         population = Genome(*(np.stack(genes) for genes in zip(*genomes, strict=True)))
         values = jnp.asarray(self.ledger.losses(trials))
         shares = jnp.asarray([trial.share for trial in trials], jnp.float32)
         self._state = self._tell(self._state, population, values, shares)
 
-
-BridgedAt = Literal["none", "each", "full", "final"]
-"""Which trials are bridged: none, all, those at full fidelity, or the best ones in the end."""
 
 FINALISTS = 5
 """The most trials that are evaluated once more, bridged."""
@@ -143,7 +141,7 @@ class Budget:
     trials: int
     low: int
     full: int
-    bridging: BridgedAt = "none"
+    bridging: Bridging = "none"
     beside: bool = False
 
     def samples(self, share: float) -> int:
@@ -210,17 +208,17 @@ class Schedule:
         self._closed = False
         self._missing = self._replay()
 
-    def _replay(self) -> list[Wanted]:
+    def _replay(self) -> list[TrialRequest]:
         """Ask again what was asked before; what of it was not told yet."""
-        missing: list[Wanted] = []
-        seen = {t.wanted.ask: t.wanted.asked_after for t in self.ledger.of(SEARCH)}
+        missing: list[TrialRequest] = []
+        seen = {t.request.ask: t.request.asked_after for t in self.ledger.of(SEARCH)}
         for number, asked_after in sorted(seen.items()):
             asked = self.asking.ask(number, asked_after)
-            missing += self._wanted(number, asked_after, asked)
+            missing += self._requests(number, asked_after, asked)
             self.asks = number + 1
         return [one for one in missing if one.key not in self.ledger.keys]
 
-    def next(self, *, idle: bool) -> list[Wanted]:
+    def next(self, *, idle: bool) -> list[TrialRequest]:
         """What to evaluate next; nothing if that can't be known before more is told.
 
         `idle` says that nothing is under way. Nothing while idle is the end.
@@ -235,12 +233,12 @@ class Schedule:
     def _searched(self) -> bool:
         return self.asks > 0
 
-    def _after(self) -> list[Wanted]:
+    def _after(self) -> list[TrialRequest]:
         return self._final() or self._beside()
 
     # ----------------------------------------------------------------------------- before the asks
 
-    def _starts(self) -> list[Wanted]:
+    def _starts(self) -> list[TrialRequest]:
         """What is missing of the first stage of starting plans that isn't whole."""
         if self.ledger.of(RANDOM, SEARCH, FINAL, BESIDE):
             return []
@@ -252,14 +250,14 @@ class Schedule:
                 return missing
             if not wanted or not whole:
                 break
-            told += sorted(self._of_stage(stage), key=lambda trial: trial.wanted.slot)
+            told += sorted(self._of_stage(stage), key=lambda trial: trial.request.slot)
         return []
 
-    def _stage(self, number: int, told: Sequence[Trial]) -> tuple[list[Wanted], bool]:
+    def _stage(self, number: int, told: Sequence[Trial]) -> tuple[list[TrialRequest], bool]:
         """A stage's plans, as many as there is room for, and whether those are all."""
         budget = self.budget
         left = budget.starts - math.fsum(trial.share for trial in told) + EPSILON
-        found: list[Wanted] = []
+        found: list[TrialRequest] = []
         for slot, start in enumerate(self.starts.next([self._told(trial) for trial in told])):
             samples = budget.samples(start.share)
             left -= samples / budget.full
@@ -270,18 +268,18 @@ class Schedule:
         return found, True
 
     def _of_stage(self, number: int) -> list[Trial]:
-        return [trial for trial in self.ledger.of(STARTS) if trial.wanted.ask == number]
+        return [trial for trial in self.ledger.of(STARTS) if trial.request.ask == number]
 
     def _told(self, trial: Trial) -> ToldStart:
         losses = tuple(float(loss) for loss in self.ledger.losses([trial])[0])
-        return ToldStart(trial.wanted.origin, trial.wanted.genome, trial.share, losses)
+        return ToldStart(trial.request.origin, trial.request.genome, trial.share, losses)
 
-    def _random(self) -> list[Wanted]:
+    def _random(self) -> list[TrialRequest]:
         if self.ledger.of(SEARCH, FINAL, BESIDE):
             return []
         return self._drawn(RANDOM, range(self.budget.random))
 
-    def _drawn(self, phase: str, numbers: Iterable[int]) -> list[Wanted]:
+    def _drawn(self, phase: str, numbers: Iterable[int]) -> list[TrialRequest]:
         first = 0 if phase == RANDOM else OTHERS
         return [
             self._one(phase, 0, n, "random", self.asking.random(first + n), self.budget.full)
@@ -291,7 +289,7 @@ class Schedule:
 
     # ------------------------------------------------------------------------------- while it asks
 
-    def _search(self) -> list[Wanted]:
+    def _search(self) -> list[TrialRequest]:
         """What was asked before and not told; else the next ask, if there is room for more."""
         if self._missing:
             found, self._missing = self._missing, []
@@ -300,9 +298,9 @@ class Schedule:
             return []
         number, asked_after = self.asks, len(self.ledger.trials)
         self.asks += 1
-        return self._wanted(number, asked_after, self.asking.ask(number, asked_after))
+        return self._requests(number, asked_after, self.asking.ask(number, asked_after))
 
-    def _wanted(self, number: int, asked_after: int, asked: Proposals) -> list[Wanted]:
+    def _requests(self, number: int, asked_after: int, asked: Proposals) -> list[TrialRequest]:
         name = self.asking.strategy.name
         found = []
         for slot, (genome, share) in enumerate(zip(asked.genomes, asked.shares, strict=True)):
@@ -330,14 +328,16 @@ class Schedule:
 
     # --------------------------------------------------------------------------------- in the end
 
-    def _final(self) -> list[Wanted]:
+    def _final(self) -> list[TrialRequest]:
         """The best trials once more, bridged."""
         done = self.ledger.of(FINAL)
         plans = {trial.plan for trial in done}
         most = self.budget.finalists
         chosen = [trial for trial in self._ranked(most) if trial.plan not in plans] if most else []
         return [
-            self._one(FINAL, 0, len(done) + i, t.wanted.origin, t.wanted.genome, t.wanted.samples)
+            self._one(
+                FINAL, 0, len(done) + i, t.request.origin, t.request.genome, t.request.samples
+            )
             for i, t in enumerate(chosen)
         ]
 
@@ -347,7 +347,7 @@ class Schedule:
         left = [
             trial
             for trial in ledger.trials
-            if trial.full and trial.values and trial.same_as is None and not trial.wanted.bridged
+            if trial.full and trial.values and trial.same_as is None and not trial.request.bridged
         ]
         found: list[Trial] = []
         while left and len(found) < most:
@@ -358,7 +358,7 @@ class Schedule:
             left.remove(best)
         return found
 
-    def _beside(self) -> list[Wanted]:
+    def _beside(self) -> list[TrialRequest]:
         """Random search at the cost of what was done."""
         if not self.budget.beside:
             return []
@@ -375,8 +375,10 @@ class Schedule:
 
     def _one(
         self, phase: str, ask: int, slot: int, origin: str, genome: Genome, samples: int
-    ) -> Wanted:
+    ) -> TrialRequest:
         bridged = phase == FINAL or self.budget.bridged(samples)
         before = ORDER[: ORDER.index(phase)]
         asked_after = len(self.ledger.of(*before))
-        return Wanted(phase, ask, slot, origin, as_numpy(genome), samples, bridged, asked_after)
+        return TrialRequest(
+            phase, ask, slot, origin, as_numpy(genome), samples, bridged, asked_after
+        )

@@ -1,4 +1,4 @@
-"""A genome as Optuna has it: parameters by the genes' names, and what else each could have been."""
+"""All trials of a search on disk, as Optuna has them: `Study`. Failures are texts there."""
 
 import json
 import math
@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, final
@@ -19,7 +18,15 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from gptailor.checkpoint.files import CheckpointError, quoted, reason
-from gptailor.search.run.trials import Trial, Wanted, genome_from_json, genome_to_json
+from gptailor.evaluate.outcome import Failure
+from gptailor.search.run.trials import (
+    Aim,
+    Ledger,
+    Trial,
+    TrialRequest,
+    genome_from_json,
+    genome_to_json,
+)
 from gptailor.search.space.genome import Active, Gene, Genome, Pick, Real
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import active
@@ -58,8 +65,8 @@ def _value(gene: Gene, found: Any) -> bool | str | float:
     return gene.labels[int(found)] if isinstance(gene, Pick) else bool(found)
 
 
-NAME = "gptailor"
-"""What a study is called that nobody named."""
+_BASE = "base"
+"""Notes of the uncut base's scores are called so, and by the number of samples."""
 
 _ALL_KEPT = "all trials before are kept, and the same command goes on"
 
@@ -67,15 +74,6 @@ _Direction = Literal["minimize", "maximize"]
 
 Parameters = Callable[[Genome], tuple[dict[str, Any], dict[str, BaseDistribution]]]
 """What a genome's active genes are called and are, and what else they could have been."""
-
-
-@final
-@dataclass(frozen=True)
-class StudyObjective:
-    """An objective as a study has it: what it is called, and which way is better."""
-
-    name: str
-    direction: _Direction
 
 
 @final
@@ -117,7 +115,7 @@ class Study:
         with self._reading():
             frozen = self._study.get_trials(deepcopy=False)
             told = [_trial(one) for one in frozen]
-        keys = [trial.wanted.key for trial in told]
+        keys = [trial.request.key for trial in told]
         if len(set(keys)) < len(keys):
             raise self.error("holds an evaluation twice; did two searches write into it?")
         return told
@@ -126,7 +124,7 @@ class Study:
         """Write down a trial, whose number is that of those before it. Raises C303."""
         assert trial.number == self._count, "trials are told in order"
         with self._writing():
-            self._study.add_trial(_frozen(trial, *self._parameters(trial.wanted.genome)))
+            self._study.add_trial(_frozen(trial, *self._parameters(trial.request.genome)))
         self._count += 1
 
     def note(self, name: str, value: Any) -> None:
@@ -135,6 +133,19 @@ class Study:
             self._study.set_user_attr(name, value)
         self.notes[name] = value
 
+    def note_base(self, samples: int, values: Sequence[float], stderrs: Sequence[float]) -> None:
+        """Write down the uncut base's scores on so many samples. Raises C303."""
+        self.note(f"{_BASE} {samples}", {"values": list(values), "stderrs": _finite(stderrs)})
+
+    def recall(self, ledger: Ledger) -> None:
+        """Put all that was told into a ledger, and what its values are measured by."""
+        for name, said in self.notes.items():
+            kind, _, samples = name.partition(" ")
+            if kind == _BASE and samples.isdecimal():
+                ledger.references[int(samples)] = tuple(map(float, said["values"]))
+        for trial in self.trials():
+            ledger.add(trial)
+
     @property
     def empty(self) -> bool:
         """Whether nothing was told yet."""
@@ -142,21 +153,21 @@ class Study:
 
 
 def open_study(
-    storage: Path | str, name: str, measures: Sequence[StudyObjective], parameters: Parameters
+    storage: Path | str, name: str, aims: Sequence[Aim], parameters: Parameters
 ) -> Study:
     """The study of that name in a journal's file, or in a storage by its URL; a new one if none is.
 
     Whoever opens a file has to hold its folder's lock. Raises CheckpointError: C903 for what is no
-    study of such measures, C303 for what can't be written.
+    study of such aims, C303 for what can't be written.
     """
     place = storage if isinstance(storage, Path) else Path(storage)
-    directions: list[_Direction] = [one.direction for one in measures]
+    directions: list[_Direction] = [aim.direction for aim in aims]
     try:
         with quiet():
             study = _loaded(_storage(storage), name, directions)
             found = [direction.name.lower() for direction in study.directions]
             if found == directions and study.metric_names is None:
-                study.set_metric_names([measure.name for measure in measures])
+                study.set_metric_names([aim.name for aim in aims])
     except OSError as error:
         raise CheckpointError("C303", f"cannot be written: {_said(error)}", place) from error
     except Exception as error:
@@ -193,12 +204,7 @@ def mend(journal: Path) -> None:
     if not journal.exists():
         return
     with journal.open("r+b") as file:
-        end = _end_of_lines(file.read())
-        file.truncate(end)
-
-
-def _end_of_lines(raw: bytes) -> int:
-    return raw.rfind(b"\n") + 1
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 @contextmanager
@@ -231,7 +237,7 @@ def _frozen(
     """The trial as Optuna has it: below full fidelity it is pruned, without values it failed."""
     now = datetime.now().astimezone()
     single = trial.values is not None and len(trial.values) == 1
-    steps = {trial.wanted.samples: trial.values[0]} if trial.values and single else {}
+    steps = {trial.request.samples: trial.values[0]} if trial.values and single else {}
     return FrozenTrial(
         number=-1,
         trial_id=-1,
@@ -255,25 +261,25 @@ def _state(trial: Trial) -> TrialState:
 
 
 def _attributes(trial: Trial) -> dict[str, Any]:
-    wanted = trial.wanted
+    request = trial.request
     said: dict[str, Any] = {
-        "phase": wanted.phase,
-        "ask": wanted.ask,
-        "slot": wanted.slot,
-        "origin": wanted.origin,
-        "asked_after": wanted.asked_after,
-        "samples": wanted.samples,
+        "phase": request.phase,
+        "ask": request.ask,
+        "slot": request.slot,
+        "origin": request.origin,
+        "asked_after": request.asked_after,
+        "samples": request.samples,
         "share": trial.share,
-        "bridged": wanted.bridged,
+        "bridged": request.bridged,
         "plan": trial.plan,
-        "genome": genome_to_json(wanted.genome),
+        "genome": genome_to_json(request.genome),
         "seconds": round(trial.seconds, 3),
     }
     if trial.values is not None and trial.stderrs is not None:
         said["values"] = list(trial.values)
-        said["stderrs"] = [error if math.isfinite(error) else None for error in trial.stderrs]
+        said["stderrs"] = _finite(trial.stderrs)
     if trial.failure is not None:
-        said["failure"] = trial.failure
+        said["failure"] = str(trial.failure)
     if trial.same_as is not None:
         said["same_as"] = trial.same_as
     return said
@@ -282,7 +288,7 @@ def _attributes(trial: Trial) -> dict[str, Any]:
 def _trial(frozen: FrozenTrial) -> Trial:
     """The trial that was written; KeyError, TypeError or ValueError for one of somebody else's."""
     said: Mapping[str, Any] = frozen.user_attrs
-    wanted = Wanted(
+    request = TrialRequest(
         phase=said["phase"],
         ask=said["ask"],
         slot=said["slot"],
@@ -295,19 +301,32 @@ def _trial(frozen: FrozenTrial) -> Trial:
     values = said.get("values")
     return Trial(
         number=frozen.number,
-        wanted=wanted,
+        request=request,
         plan=said["plan"],
         share=float(said["share"]),
         values=None if values is None else tuple(map(float, values)),
         stderrs=None if values is None else tuple(_error(error) for error in said["stderrs"]),
-        failure=said.get("failure"),
+        failure=_failure(said.get("failure")),
         seconds=float(said["seconds"]),
         same_as=said.get("same_as"),
     )
 
 
+def _finite(errors: Sequence[float]) -> list[float | None]:
+    """JSON has no infinity."""
+    return [error if math.isfinite(error) else None for error in errors]
+
+
 def _error(said: float | None) -> float:
     return math.inf if said is None else float(said)
+
+
+def _failure(said: str | None) -> Failure | None:
+    """The failure whose text that is."""
+    for reason_ in ("memory", "nan", "error"):
+        if said is not None and said.startswith(f"{reason_}: "):
+            return Failure(reason_, said.removeprefix(f"{reason_}: "))
+    return None if said is None else Failure("search", said)
 
 
 # -------------------------------------------------------------------------- what a study is held to

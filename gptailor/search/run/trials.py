@@ -1,24 +1,22 @@
-"""What became of one evaluation of one plan: `Trial`, and what was wanted of it: `Wanted`."""
+"""What is asked for, `TrialRequest`, what became of it, `Trial`, and all of these: `Ledger`."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, final
+from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.search.space.genome import Genome
-
-TrialOutcome: TypeAlias = tuple[float, float] | str
-"""A value with its standard error, or why there is none."""
 
 STARTS, RANDOM, SEARCH, FINAL, BESIDE = "start", "random", "search", "final", "beside"
 """What trials are for: starting plans; a few random ones; what a strategy asks; the best ones once
 more, bridged; random search beside, for comparison only."""
 
 
-class Wanted(NamedTuple):
+class TrialRequest(NamedTuple):
     """An evaluation to be made, and who asked for it.
 
     `origin` is a starting plan's name or the strategy's. Within its `phase` it is told apart by the
@@ -46,17 +44,17 @@ class Trial:
     """A told evaluation. `number` counts from 0, in the order of telling.
 
     `plan` is the digest of the plan's canonical text, `share` that of the full samples. `values`
-    are in the user's own directions, one for each objective; None after a `failure`, whose reason
-    that is. `same_as` is the trial whose plan this is too: then nothing was evaluated.
+    are in the user's own directions, one for each objective; None after a `failure`. `same_as` is
+    the trial whose plan this is too: then nothing was evaluated.
     """
 
     number: int
-    wanted: Wanted
+    request: TrialRequest
     plan: str
     share: float
     values: tuple[float, ...] | None = None
     stderrs: tuple[float, ...] | None = None
-    failure: str | None = None
+    failure: Failure | None = None
     seconds: float = 0.0
     same_as: int | None = None
 
@@ -104,21 +102,20 @@ def at(population: Genome, index: int) -> Genome:
 
 
 def read_outcomes(
-    outcomes: Sequence[TrialOutcome],
-) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, str | None]:
-    """Values and errors, or the reason of the first objective without a score.
+    outcomes: Sequence[Outcome],
+) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, Failure | None]:
+    """Values and errors, or the failure of the first objective without a score.
 
     An infinite value is none: nothing could be compared with it.
     """
     values, stderrs = [], []
     for outcome in outcomes:
-        if isinstance(outcome, str):
+        if isinstance(outcome, Failure):
             return None, None, outcome
-        value, stderr = outcome
-        if not math.isfinite(value):
-            return None, None, f"the score is {value}"
-        values.append(float(value))
-        stderrs.append(float(stderr))
+        if not math.isfinite(outcome.value):
+            return None, None, Failure("search", f"the score is {outcome.value}")
+        values.append(float(outcome.value))
+        stderrs.append(float(outcome.stderr))
     return tuple(values), tuple(stderrs), None
 
 
@@ -206,8 +203,12 @@ def _bettered(values: Float[np.ndarray, "n m"], valid: Bool[np.ndarray, " n"], r
     return bool(better.any() or same[:row].any())
 
 
-_Evaluated: TypeAlias = tuple[str, int, bool]
-"""What is evaluated once: a plan's digest, the number of samples, whether it is bridged."""
+class EvaluationKey(NamedTuple):
+    """What is evaluated once: a plan's digest, the number of samples, whether it is bridged."""
+
+    plan: str
+    samples: int
+    bridged: bool
 
 
 class Aim(NamedTuple):
@@ -228,28 +229,28 @@ class Ledger:
         self.prefer = prefer
         self.trials: list[Trial] = []
         self.keys: set[tuple[str, int, int]] = set()
-        self.found: dict[_Evaluated, Trial] = {}
+        self.found: dict[EvaluationKey, Trial] = {}
         self.references: dict[int, tuple[float, ...]] = {}
         self._spreads: tuple[tuple[float, ...], ...] | None = None
 
     def add(self, trial: Trial) -> None:
         """Take in a trial."""
         self.trials.append(trial)
-        self.keys.add(trial.wanted.key)
-        key = (trial.plan, trial.wanted.samples, trial.wanted.bridged)
+        self.keys.add(trial.request.key)
+        key = EvaluationKey(trial.plan, trial.request.samples, trial.request.bridged)
         if trial.same_as is None:
             self.found.setdefault(key, trial)
-        if trial.wanted.phase == STARTS:
+        if trial.request.phase == STARTS:
             self._spreads = None
 
     def of(self, *phases: str) -> list[Trial]:
         """The trials of some phases."""
-        return [trial for trial in self.trials if trial.wanted.phase in phases]
+        return [trial for trial in self.trials if trial.request.phase in phases]
 
     def cost(self, trials: Iterable[Trial] | None = None) -> float:
         """Evaluations at full fidelity; without `trials` of all but those that are only beside."""
         if trials is None:
-            trials = (trial for trial in self.trials if trial.wanted.phase != BESIDE)
+            trials = (trial for trial in self.trials if trial.request.phase != BESIDE)
         return math.fsum(trial.cost for trial in trials)
 
     @property
@@ -290,7 +291,7 @@ class Ledger:
             if trial.values is None:
                 yield float("nan")
             else:
-                reference = self._reference(i, trial.wanted.samples)
+                reference = self._reference(i, trial.request.samples)
                 yield normalised([trial.values[i]], aim.direction, aim.scale, reference)[0]
 
     def retained(self, trial: Trial) -> tuple[float, ...]:
@@ -298,7 +299,7 @@ class Ledger:
         if trial.values is None:
             return (float("nan"),) * len(self.aims)
         return tuple(
-            retained(value, aim.direction, aim.scale, self._reference(i, trial.wanted.samples))
+            retained(value, aim.direction, aim.scale, self._reference(i, trial.request.samples))
             for i, (aim, value) in enumerate(zip(self.aims, trial.values, strict=True))
         )
 
@@ -307,8 +308,8 @@ class Ledger:
     def candidates(self) -> list[Trial]:
         """Evaluated at full fidelity; only bridged ones where the best were bridged in the end."""
         whole = [t for t in self.trials if t.full and t.values is not None and t.same_as is None]
-        final = [trial for trial in whole if trial.wanted.phase == FINAL]
-        return [t for t in whole if t.wanted.bridged] if final else whole
+        final = [trial for trial in whole if trial.request.phase == FINAL]
+        return [t for t in whole if t.request.bridged] if final else whole
 
     def best(self, trials: Sequence[Trial] | None = None) -> Trial | None:
         """The trial with the highest worst share, or the highest of the preferred objective."""

@@ -1,34 +1,74 @@
-"""Who evaluates plans: one device after another, or several at the same time: `Workers`."""
+"""Who evaluates plans, one device after another or several at the same time, and what they do."""
 
+import hashlib
+import math
 import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, final, runtime_checkable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, islice
+from typing import NamedTuple, Protocol, TypeAlias, final, runtime_checkable
 
+from gptailor.evaluate.outcome import Failure, Outcome
+from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Plan
-from gptailor.search.run.trials import TrialOutcome
+from gptailor.search.run.trials import (
+    SEARCH,
+    EvaluationKey,
+    Ledger,
+    Trial,
+    TrialRequest,
+    read_outcomes,
+)
+
+_LOSSES = 3
+"""So many workers lost over one plan are that plan's failure."""
+BASE = "base"
+"""Instead of a digest: the plan of the uncut base."""
+
+Outcomes: TypeAlias = tuple[Outcome, ...]
+"""Of a plan, one for each objective."""
+
+Judge: TypeAlias = Callable[..., Iterator[tuple[int, Outcomes]]]
+"""`judge(plans, share, bridged=...)` evaluates plans on a share of the search's samples.
+
+Bridges are left out unless they are wanted. Gives the number of a plan among `plans` with its
+outcomes, in any order. What goes wrong with one plan is its outcome; what it raises concerns all.
+"""
 
 
-@runtime_checkable
-class Judge(Protocol):
-    """Evaluates plans on a share of the search's samples, bridged or with their bridges left out.
+@final
+@dataclass(eq=False)
+class _Decoded:
+    """A request with the plan of its genome."""
 
-    Gives the number of a plan among `plans`, and an outcome for each objective, in any order. What
-    goes wrong with one plan is its outcome; what it raises concerns all.
+    request: TrialRequest
+    plan: Plan
+    key: EvaluationKey
+
+
+@final
+@dataclass(eq=False)
+class Task:
+    """Plans for one worker, on equally many samples, each with the `key` of its evaluation.
+
+    `waiting` are the requests that were not told yet: for these plans, or for some that another
+    task has. It is `open` while a worker is at it.
     """
-
-    def __call__(
-        self, plans: Sequence[Plan], share: float, *, bridged: bool
-    ) -> Iterator[tuple[int, tuple[TrialOutcome, ...]]]:
-        """What becomes of each plan."""
-
-
-class Task(NamedTuple):
-    """Plans for one worker, on equally many samples."""
 
     number: int
     plans: tuple[Plan, ...]
     share: float
     bridged: bool
+    keys: tuple[EvaluationKey, ...] = ()
+    waiting: list[_Decoded] = field(default_factory=list)
+    open: bool = True
+
+    @property
+    def of_base(self) -> bool:
+        """Whether it is no trial, but the measure for all."""
+        return bool(self.keys) and self.keys[0].plan == BASE
 
 
 class Found(NamedTuple):
@@ -36,7 +76,7 @@ class Found(NamedTuple):
 
     task: int
     place: int
-    outcomes: tuple[TrialOutcome, ...]
+    outcomes: Outcomes
     seconds: float
 
 
@@ -52,7 +92,7 @@ class Lost(NamedTuple):
     task: int
 
 
-Event = Found | Done | Lost
+WorkerEvent = Found | Done | Lost
 
 
 @runtime_checkable
@@ -66,7 +106,7 @@ class Workers(Protocol):
     def submit(self, task: Task) -> None:
         """Begin a task; at most `count` are open at a time."""
 
-    def next(self) -> Event:
+    def next(self) -> WorkerEvent:
         """Wait for what comes first."""
 
 
@@ -79,17 +119,158 @@ class Alone:
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
         self._task = -1
-        self._outcomes: Iterator[tuple[int, tuple[TrialOutcome, ...]]] = iter(())
+        self._outcomes: Iterator[tuple[int, Outcomes]] = iter(())
 
     def submit(self, task: Task) -> None:
         """Begin a task; nothing is evaluated yet."""
         self._task = task.number
         self._outcomes = self.judge(task.plans, task.share, bridged=task.bridged)
 
-    def next(self) -> Event:
+    def next(self) -> WorkerEvent:
         """The next plan's outcome."""
         begun = time.perf_counter()
         found = next(self._outcomes, None)
         if found is None:
             return Done(self._task)
         return Found(self._task, *found, time.perf_counter() - begun)
+
+
+@final
+class UnderWay:
+    """Requests that wait for a worker, tasks that are open, and outcomes that were not told."""
+
+    def __init__(self, ledger: Ledger, workers: int) -> None:
+        self.ledger = ledger
+        self.workers = workers
+        self.queue: deque[_Decoded] = deque()
+        self.tasks: dict[int, Task] = {}
+        self._outcomes: dict[EvaluationKey, tuple[Outcomes, float]] = {}
+        self._losses: Counter[EvaluationKey] = Counter()
+        self._numbers = count(1)
+        self._stage = 1
+
+    @property
+    def open(self) -> int:
+        """How many workers are at work."""
+        return sum(task.open for task in self.tasks.values())
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether a worker is free, and not all that is asked for waits for others."""
+        busy, tasks = self.open, self.tasks.values()
+        of_base = any(task.of_base for task in tasks)
+        return not of_base and busy < self.workers and len(tasks) - busy < self.workers
+
+    def fill(self, asked: Iterable[tuple[TrialRequest, Plan]]) -> None:
+        """A new stage of requests with their plans, which the workers share."""
+        for one, plan in asked:
+            key = EvaluationKey(plan_text_digest(plan), one.samples, one.bridged)
+            self.queue.append(_Decoded(one, plan, key))
+        self._stage = len(self.queue)
+
+    def base_task(self, base: Plan) -> Task:
+        """The uncut base on as many samples as what is next; all else waits for it."""
+        samples = self.queue[0].key.samples
+        return self._begun([], {EvaluationKey(BASE, samples, bridged=False): base})
+
+    def trials_task(self, left: float) -> tuple[Task, bool]:
+        """One worker's part of the stage, and whether what is `left` of the budget was enough.
+
+        Without `plans` nothing has to be evaluated: all is known or under way.
+        """
+        known = {key for task in self.tasks.values() for key in task.keys}
+        left -= math.fsum(self._share(key) for key in known if key not in self.ledger.found)
+        waiting: list[_Decoded] = []
+        plans: dict[EvaluationKey, Plan] = {}
+        enough = True
+        for one in self._part():
+            if not (one.key in known or one.key in plans or self._known(one.key)):
+                left -= self._share(one.key)
+                if one.request.phase == SEARCH and left < 0:
+                    enough = False
+                    self.queue.clear()
+                    break
+                plans[one.key] = one.plan
+            waiting.append(one)
+        return self._begun(waiting, plans), enough
+
+    def _part(self) -> list[_Decoded]:
+        """What of the queue is one worker's: on equally many samples."""
+        _, samples, bridged = self.queue[0].key
+        alike = (one for one in self.queue if one.key[1:] == (samples, bridged))
+        chosen = list(islice(alike, max(1, -(-self._stage // self.workers))))
+        self.queue = deque(one for one in self.queue if one not in chosen)
+        return chosen
+
+    def _begun(self, waiting: list[_Decoded], plans: dict[EvaluationKey, Plan]) -> Task:
+        number, keys = next(self._numbers), tuple(plans)
+        share = self._share(keys[0]) if keys else 1.0
+        bridged = bool(keys) and keys[0].bridged
+        found = Task(number, tuple(plans.values()), share, bridged, keys, waiting, bool(plans))
+        self.tasks[number] = found
+        return found
+
+    def take(self, event: WorkerEvent) -> None:
+        """Take in what a worker says of its task."""
+        task = self.tasks[event.task]
+        if isinstance(event, Found):
+            self._outcomes[task.keys[event.place]] = event.outcomes, event.seconds
+            return
+        task.open = False
+        if isinstance(event, Lost):
+            self._lost(task)
+        self._forget()
+
+    def _lost(self, task: Task) -> None:
+        """What a worker hadn't found is dealt again, or has failed if that happens often."""
+        for key in (key for key in task.keys if not (self._known(key) or task.of_base)):
+            self._losses[key] += 1
+            if self._losses[key] >= _LOSSES:
+                why = Failure("search", f"its worker was lost {_LOSSES} times")
+                self._outcomes[key] = (why,) * len(self.ledger.aims), 0.0
+        task.keys = tuple(key for key in task.keys if self._known(key))
+        self.queue.extendleft(reversed(task.waiting))
+        task.waiting.clear()
+
+    def told(self) -> Iterator[Trial]:
+        """The trials that are known now; each has to be in the ledger before the next one.
+
+        A plan's second request is told once its first is, in any task.
+        """
+        for task in list(self.tasks.values()):
+            for one in list(task.waiting):
+                if (trial := self._trial(one)) is not None:
+                    task.waiting.remove(one)
+                    yield trial
+        self._forget()
+
+    def measures(self) -> Iterator[tuple[int, Outcomes]]:
+        """Outcomes of the uncut base that came since the last time, by the number of samples."""
+        for key in [key for key in self._outcomes if key.plan == BASE]:
+            yield key.samples, self._outcomes.pop(key)[0]
+
+    def _trial(self, of: _Decoded) -> Trial | None:
+        """What became of a request; None if it isn't known yet."""
+        number, key = len(self.ledger.trials), of.key
+        made = partial(Trial, number, of.request, key.plan, self._share(key))
+        if (known := self.ledger.found.get(key)) is not None:
+            return made(known.values, known.stderrs, known.failure, same_as=known.number)
+        if key not in self._outcomes:
+            return None
+        outcomes, seconds = self._outcomes.pop(key)
+        return made(*read_outcomes(outcomes), seconds)
+
+    def _forget(self) -> None:
+        """Tasks that are over."""
+        self.tasks = {n: task for n, task in self.tasks.items() if task.open or task.waiting}
+
+    def _known(self, key: EvaluationKey) -> bool:
+        return key in self.ledger.found or key in self._outcomes
+
+    def _share(self, key: EvaluationKey) -> float:
+        return key.samples / self.ledger.full
+
+
+def plan_text_digest(plan: Plan) -> str:
+    """The sha256 of a plan's canonical text."""
+    return hashlib.sha256(format_plan(plan).encode()).hexdigest()

@@ -12,8 +12,9 @@ import optuna
 import pytest
 
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.search.run.study import NAME, Study, agree, mend
-from gptailor.search.run.trials import SEARCH, Trial, Wanted, genome_from_json, genome_to_json
+from gptailor.evaluate.outcome import Failure
+from gptailor.search.run.study import Study, agree, mend
+from gptailor.search.run.trials import SEARCH, Trial, TrialRequest, genome_from_json, genome_to_json
 from gptailor.search.space.genome import Genome
 from tests.search.landscape import ACCURACY, KL, NLL, SearchSetting, setting, study_of
 
@@ -33,11 +34,11 @@ def genome_of(chosen: SearchSetting) -> Genome:
 
 
 def trial(chosen: SearchSetting, number: int = 0, **changes: Any) -> Trial:
-    wanted = Wanted(SEARCH, number, 0, "drifting", genome_of(chosen), 64, False, number)
+    request = TrialRequest(SEARCH, number, 0, "drifting", genome_of(chosen), 64, False, number)
     many = len(chosen.aims)
     said = {
         "number": number,
-        "wanted": wanted,
+        "request": request,
         "plan": "0" * 64,
         "share": 1.0,
         "values": tuple(1.5 + i for i in range(many)),
@@ -49,12 +50,12 @@ def trial(chosen: SearchSetting, number: int = 0, **changes: Any) -> Trial:
 def journal(folder: Path) -> optuna.Study:
     """The study as anybody reads it."""
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
-    return optuna.load_study(study_name=NAME, storage=optuna.storages.JournalStorage(backend))
+    return optuna.load_study(study_name="gptailor", storage=optuna.storages.JournalStorage(backend))
 
 
 def fields(told: Trial) -> list[Any]:
-    wanted = told.wanted._replace(genome=genome_to_json(told.wanted.genome))
-    return [wanted, *(value for name, value in vars(told).items() if name != "wanted")]
+    request = told.request._replace(genome=genome_to_json(told.request.genome))
+    return [request, *(value for name, value in vars(told).items() if name != "request")]
 
 
 # ------------------------------------------------------------------------------------------- trials
@@ -63,8 +64,8 @@ def fields(told: Trial) -> list[Any]:
 def test_trials_come_back_as_they_were_told(tmp_path: Path, chosen: SearchSetting) -> None:
     whole = trial(chosen, 0, seconds=1.25)
     low = trial(chosen, 1, share=0.25)
-    low = trial(chosen, 1, share=0.25, wanted=low.wanted._replace(samples=16, bridged=True))
-    failed = trial(chosen, 2, values=None, stderrs=None, failure="memory: no room")
+    low = trial(chosen, 1, share=0.25, request=low.request._replace(samples=16, bridged=True))
+    failed = trial(chosen, 2, values=None, stderrs=None, failure=Failure("memory", "no room"))
     one = trial(chosen, 3, stderrs=(math.inf,))
     hit = trial(chosen, 4, same_as=0)
     study = study_of(tmp_path, chosen)
@@ -92,8 +93,8 @@ def test_optuna_reads_what_it_knows(tmp_path: Path, chosen: SearchSetting) -> No
     study = study_of(tmp_path, chosen)
     study.add(trial(chosen, 0, seconds=2.0))
     low = trial(chosen, 1, share=0.25)
-    study.add(trial(chosen, 1, share=0.25, wanted=low.wanted._replace(samples=16)))
-    study.add(trial(chosen, 2, values=None, stderrs=None, failure="nan: no number"))
+    study.add(trial(chosen, 1, share=0.25, request=low.request._replace(samples=16)))
+    study.add(trial(chosen, 2, values=None, stderrs=None, failure=Failure("nan", "no number")))
     found = journal(tmp_path)
     states = [one.state.name for one in found.trials]
     assert states == ["COMPLETE", "PRUNED", "FAIL"]
@@ -129,8 +130,8 @@ def test_optunas_plots_and_importances_work_as_they_are(
 ) -> None:
     study = study_of(tmp_path, chosen)
     for number, genome in enumerate(chosen.starts.genomes):
-        wanted = trial(chosen, number).wanted._replace(genome=genome)
-        study.add(trial(chosen, number, wanted=wanted, values=(2.0 - number / 4,)))
+        request = trial(chosen, number).request._replace(genome=genome)
+        study.add(trial(chosen, number, request=request, values=(2.0 - number / 4,)))
     found = journal(tmp_path)
     importances = optuna.importance.get_param_importances(
         found, evaluator=optuna.importance.PedAnovaImportanceEvaluator(evaluate_on_local=False)
@@ -236,7 +237,7 @@ def test_an_evaluation_that_is_there_twice_is_refused(
 ) -> None:
     study = study_of(tmp_path, chosen)
     study.add(trial(chosen, 0))
-    study.add(trial(chosen, 1, wanted=trial(chosen, 0).wanted))
+    study.add(trial(chosen, 1, request=trial(chosen, 0).request))
     with pytest.raises(CheckpointError, match="two searches"):
         study_of(tmp_path, chosen).trials()
 
