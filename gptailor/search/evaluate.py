@@ -13,14 +13,14 @@ import torch
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.samples import Wish
-from gptailor.evaluate.trial import Placement, Trials, opened
+from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.search.compositions import wholes
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import Study
 from gptailor.search.run.trials import Aim, Trial, read_outcomes
-from gptailor.search.run.workers import BASE, Alone, Outcomes, Workers
+from gptailor.search.run.workers import BASE, Alone, Workers
 from gptailor.search.settings import Resources, Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space

@@ -1,4 +1,4 @@
-"""What happens in a search: `search` closes an open plan's choices, `run_trials` is its loop."""
+"""What happens in a search: `search` closes an open plan's choices, `search_steps` is its loop."""
 
 import signal
 import threading
@@ -167,7 +167,7 @@ def search(
             of = SearchSetting(space, base, aims, strategy, starts, budget, chosen.seed)
             tell(Begun(ledger, budget, space))
             try:
-                for event in run_trials(of, study, ledger, workers):
+                for event in search_steps(of, study, ledger, workers):
                     tell(event)
                 ended: Ended = cast(Reason, study.notes[_ENDED]["reason"])
                 held = held_out(study, space, trials, base, finalists(ledger), say)
@@ -240,7 +240,7 @@ class SearchSetting:
         return Schedule(ledger, budget, self.starts, asking)
 
 
-def run_trials(
+def search_steps(
     of: SearchSetting, study: Study, ledger: Ledger, workers: Workers
 ) -> Iterator[SearchEvent]:
     """While there is budget: ask, decode, evaluate, record, tell.

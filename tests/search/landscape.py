@@ -21,8 +21,8 @@ from gptailor.plan.plan import Plan
 from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.study import Naming, Study, open_study
 from gptailor.search.run.trials import Aim, Ledger
-from gptailor.search.run.workers import Alone, Outcomes, Workers
-from gptailor.search.search import SearchEvent, SearchSetting, run_trials
+from gptailor.search.run.workers import Alone, Workers
+from gptailor.search.search import SearchEvent, SearchSetting, search_steps
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.space.table import Table, sample
@@ -68,7 +68,7 @@ class Counting:
 
     def __call__(
         self, plans: Sequence[Plan], share: float, *, bridged: bool
-    ) -> Iterator[tuple[int, Outcomes]]:
+    ) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
         for index in reversed(range(len(plans))):  # not in the order of asking
             plan = plans[index]
             self.asked.append((gptailor.format(plan), share, bridged))
@@ -181,7 +181,7 @@ class Search:
         self.study.recall(self.ledger)
 
     def run(self) -> str:
-        for event in run_trials(self.setting, self.study, self.ledger, self.workers):
+        for event in search_steps(self.setting, self.study, self.ledger, self.workers):
             if self.on_event is not None:
                 self.on_event(event)
         return str(self.study.notes["ended"]["reason"])

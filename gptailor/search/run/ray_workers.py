@@ -13,9 +13,10 @@ from typing import Any, final
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from gptailor.evaluate.outcome import Outcome
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
-from gptailor.search.run.workers import Done, Found, Judge, Lost, Outcomes, Task, WorkerEvent
+from gptailor.search.run.workers import Done, Found, Judge, Lost, Task, WorkerEvent
 
 LOCAL = "local"
 """Instead of an address: a Ray of this machine's own, which ends with the search."""
@@ -41,7 +42,7 @@ class Evaluating:
 
     def run(
         self, plans: Sequence[Plan], share: float, bridged: bool
-    ) -> Iterator[tuple[int, Outcomes, float]]:
+    ) -> Iterator[tuple[int, tuple[Outcome, ...], float]]:
         """Each plan's place and outcomes as soon as they are there, and what that took."""
         begun = time.perf_counter()
         for place, outcomes in self.judge(plans, share, bridged=bridged):

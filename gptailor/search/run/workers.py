@@ -27,14 +27,12 @@ _LOSSES = 3
 BASE = "base"
 """Instead of a digest: the plan of the uncut base."""
 
-Outcomes: TypeAlias = tuple[Outcome, ...]
-"""Of a plan, one for each objective."""
-
-Judge: TypeAlias = Callable[..., Iterator[tuple[int, Outcomes]]]
+Judge: TypeAlias = Callable[..., Iterator[tuple[int, tuple[Outcome, ...]]]]
 """`judge(plans, share, bridged=...)` evaluates plans on a share of the search's samples.
 
 Bridges are left out unless they are wanted. Gives the number of a plan among `plans` with its
-outcomes, in any order. What goes wrong with one plan is its outcome; what it raises concerns all.
+outcomes, one for each objective, in any order. What goes wrong with one plan is its outcome; what
+a judge raises concerns all.
 """
 
 
@@ -76,7 +74,7 @@ class Found(NamedTuple):
 
     task: int
     place: int
-    outcomes: Outcomes
+    outcomes: tuple[Outcome, ...]
     seconds: float
 
 
@@ -119,7 +117,7 @@ class Alone:
     def __init__(self, judge: Judge) -> None:
         self.judge = judge
         self._task = -1
-        self._outcomes: Iterator[tuple[int, Outcomes]] = iter(())
+        self._outcomes: Iterator[tuple[int, tuple[Outcome, ...]]] = iter(())
 
     def submit(self, task: Task) -> None:
         """Begin a task; nothing is evaluated yet."""
@@ -144,7 +142,7 @@ class UnderWay:
         self.workers = workers
         self.queue: deque[_Decoded] = deque()
         self.tasks: dict[int, Task] = {}
-        self._outcomes: dict[EvaluationKey, tuple[Outcomes, float]] = {}
+        self._outcomes: dict[EvaluationKey, tuple[tuple[Outcome, ...], float]] = {}
         self._losses: Counter[EvaluationKey] = Counter()
         self._numbers = count(1)
         self._stage = 1
@@ -244,8 +242,8 @@ class UnderWay:
                     yield trial
         self._forget()
 
-    def measures(self) -> Iterator[tuple[int, Outcomes]]:
-        """Outcomes of the uncut base that came since the last time, by the number of samples."""
+    def measures(self) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
+        """What came of the uncut base since the last time, by the number of samples."""
         for key in [key for key in self._outcomes if key.plan == BASE]:
             yield key.samples, self._outcomes.pop(key)[0]
 

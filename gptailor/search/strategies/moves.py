@@ -108,7 +108,7 @@ def choose(mask: Mask, share: Float[Array, ""]) -> Int[Array, ""]:
     return jnp.argmax(jnp.where(mask, numbers.astype(jnp.int32), -1))
 
 
-class Site(NamedTuple):
+class MoveSite(NamedTuple):
     """Where a move takes place: which genes may change, and its random numbers in 0..1."""
 
     group: Numbers
@@ -118,10 +118,10 @@ class Site(NamedTuple):
     normal: Float[Array, ""]
 
 
-Move = Callable[[Neighbourhood, Site, Genome], Genome]
+Move = Callable[[Neighbourhood, MoveSite, Genome], Genome]
 
 
-def swap(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
+def swap(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     """A bit of a set goes off and another of the same set goes on.
 
     It goes anywhere, or hops to the nearest free place on one side, or takes the run that it is in
@@ -143,14 +143,14 @@ def swap(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
     return genome._replace(bits=bits)
 
 
-def flip(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
+def flip(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     """A bit of no set turns over; maybe its neighbours become what it is then."""
     number = choose((site.group < 0) & site.active.bits, site.chance[0])
     where = _spread(around[0], site, number) & (site.group < 0)
     return genome._replace(bits=jnp.where(where, ~genome.bits[number], genome.bits))
 
 
-def repick(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
+def repick(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     """Another option; maybe for neighbours too."""
     number = choose((site.options > 1) & site.active.picks, site.chance[0])
     step = 1 + jnp.floor(site.chance[1] * (site.options[number] - 1)).astype(jnp.int32)
@@ -159,7 +159,7 @@ def repick(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
     return genome._replace(picks=jnp.where(where, option, genome.picks))
 
 
-def nudge(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
+def nudge(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     """A real takes a small or a large step; maybe its neighbours become what it is then."""
     number = choose(site.active.reals, site.chance[0])
     step = site.normal * jnp.where(site.chance[1] < 0.5, *_NUDGES)
@@ -168,7 +168,7 @@ def nudge(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
     return genome._replace(reals=jnp.where(where, value, genome.reals))
 
 
-def copy(around: Neighbourhood, site: Site, genome: Genome) -> Genome:
+def copy(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     """A position takes all that a neighbour has, but for the sets."""
     places = jnp.concatenate([near.at for near in around])
     open_ = jnp.concatenate([site.active.bits & (site.group < 0), *site.active[1:]])
@@ -203,7 +203,7 @@ def one_move(
 ) -> Genome:
     """The genome after one of the moves that it allows, by random numbers in 0..1."""
     group, options = jnp.asarray(table.group), jnp.asarray(table.options)
-    site = Site(group, options, active, chance[:5], jax.scipy.special.ndtri(chance[5]))
+    site = MoveSite(group, options, active, chance[:5], jax.scipy.special.ndtri(chance[5]))
     sets = jnp.any((group >= 0) & ~genome.bits) & jnp.any((group >= 0) & genome.bits)
     free = jnp.any((group < 0) & active.bits)
     picks, reals = jnp.any((options > 1) & active.picks), jnp.any(active.reals)
@@ -256,7 +256,7 @@ def _first(mask: Mask, away: Int[Array, " n"]) -> Int[Array, ""]:
     return jnp.argmin(jnp.where(mask & (away > 0), away, FAR))
 
 
-def _spread(near: Neighbours, site: Site, number: Int[Array, ""]) -> Mask:
+def _spread(near: Neighbours, site: MoveSite, number: Int[Array, ""]) -> Mask:
     """A gene, and maybe those of its line beside it."""
     reach = jnp.floor(REACH * jnp.maximum(site.chance[2] - _ONLY_ONE, 0) / (1 - _ONLY_ONE) + 1)
     reach = jnp.where(site.chance[2] < _ONLY_ONE, 0, reach)
