@@ -18,7 +18,7 @@ from gptailor.search.space.table import Table, active, exact
 from gptailor.search.strategies.hash_random import Seed, scrambled, uniform
 
 _GeneArray = Array | np.ndarray
-Numbers = Int[Array, " n"]
+GeneNumbers = Int[Array, " n"]
 Mask = Bool[Array | np.ndarray, " n"]
 
 _NUDGES = (0.05, 0.25)
@@ -40,10 +40,10 @@ class Neighbours(NamedTuple):
     `after` are the next ones of the line, a gene without one being its own.
     """
 
-    at: Numbers
-    line: Numbers
-    before: Numbers
-    after: Numbers
+    at: GeneNumbers
+    line: GeneNumbers
+    before: GeneNumbers
+    after: GeneNumbers
 
 
 Neighbourhood = tuple[Neighbours, Neighbours, Neighbours]
@@ -58,7 +58,7 @@ def neighbourhood(table: Table) -> Neighbourhood:
     return bits, picks, _neighbours(at, jnp.zeros_like(at))
 
 
-def _neighbours(at: Numbers, kind: Numbers) -> Neighbours:
+def _neighbours(at: GeneNumbers, kind: GeneNumbers) -> Neighbours:
     """A line is a kind, and the how-manieth of the kind's genes at a position."""
     index = jnp.arange(len(at), dtype=jnp.int32)
     same = (at[:, None] == at[None, :]) & (kind[:, None] == kind[None, :])
@@ -72,7 +72,7 @@ def _neighbours(at: Numbers, kind: Numbers) -> Neighbours:
     return Neighbours(at, line, *(jnp.where(side < 0, index, side) for side in sides))
 
 
-def _nearest(mask: Bool[Array, "n n"], away: Int[Array, "n n"]) -> Numbers:
+def _nearest(mask: Bool[Array, "n n"], away: Int[Array, "n n"]) -> GeneNumbers:
     """For each row the nearest of those in the mask, -1 without any."""
     if mask.shape[1] == 0:
         return jnp.zeros(0, jnp.int32)
@@ -111,8 +111,8 @@ def choose(mask: Mask, share: Float[Array, ""]) -> Int[Array, ""]:
 class MoveSite(NamedTuple):
     """Where a move takes place: which genes may change, and its random numbers in 0..1."""
 
-    group: Numbers
-    options: Numbers
+    group: GeneNumbers
+    options: GeneNumbers
     active: Active
     chance: Float[Array, " five"]
     normal: Float[Array, ""]
@@ -191,7 +191,7 @@ MOVES: tuple[tuple[Move, float], ...] = (
 )
 """The moves, and how often each is made beside the others where it can be."""
 CHANCES = 7
-"""Numbers in 0..1 that a move takes."""
+"""GeneNumbers in 0..1 that a move takes."""
 
 
 def one_move(
