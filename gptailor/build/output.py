@@ -61,7 +61,7 @@ def fit_bridges(
         return None
     from gptailor.evaluate.live.stitch import fit  # noqa: PLC0415 (imports transformers)
 
-    return fit(prepared, device=device, memory=memory, told=told)
+    return fit(prepared, device=device, memory=memory, on_gap=told)
 
 
 def payloads(

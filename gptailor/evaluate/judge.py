@@ -14,7 +14,7 @@ from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.live.stitch import Stitcher
-from gptailor.evaluate.objectives import Forward, Judged, PreparedObjective
+from gptailor.evaluate.objectives import Forward, Generative, PreparedObjective
 from gptailor.evaluate.outcome import Failure, Judgement, Result, Speed, Subject, retained_score
 from gptailor.evaluate.samples import Samples, TargetObjectives, Wish, no_reference
 from gptailor.evaluate.speed import cache_bytes, parameters, speeds
@@ -219,7 +219,7 @@ class Judging:
             return 0
         kinds = self.objectives.of(self.targets[0])
         forward = any(isinstance(one, Forward) for one in kinds)
-        made = sum(isinstance(one, Judged) for one in kinds)
+        made = sum(isinstance(one, Generative) for one in kinds)
         return len(self.all) * (forward + made) + len(self.entries) * speed
 
     def _trials(self, group: Sequence[_Entry], steps: "_Steps") -> Iterator[tuple[int, Outcomes]]:

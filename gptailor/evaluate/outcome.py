@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, final
 
 
@@ -86,7 +86,7 @@ class Result:
     target: str
     objective: str
     direction: Literal["minimize", "maximize"]
-    outcome: Score | Failure
+    outcome: Outcome
     retained: float | None = None
 
     @property
@@ -146,9 +146,7 @@ class Judgement:
         return json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
 
 
-def retained_score(
-    score: Score | Failure, base: Score | Failure | None, direction: str
-) -> float | None:
+def retained_score(score: Outcome, base: Outcome | None, direction: str) -> float | None:
     """The share of the base's score: score / base, or base / score where less is better.
 
     None unless both are positive: a margin may be negative, the base's own divergence is 0.
@@ -164,21 +162,17 @@ def retained_score(
 
 
 def _result(one: Result) -> Mapping[str, Any]:
-    known: dict[str, Any] = {
+    score = one.outcome if isinstance(one.outcome, Score) else None
+    known = {
         "target": one.target,
         "objective": one.objective,
-        "score": None,
-        "stderr": None,
-        "samples": None,
+        "score": None if score is None else _finite(score.value),
+        "stderr": None if score is None else _finite(score.stderr),
+        "samples": None if score is None else score.samples,
         "direction": one.direction,
         "retained": one.retained,
     }
-    if isinstance(one.outcome, Failure):
-        failure = {"reason": one.outcome.reason, "message": one.outcome.message}
-        return {**known, "failure": failure}
-    score = one.outcome
-    known |= {"score": _finite(score.value), "stderr": _finite(score.stderr)}
-    return {**known, "samples": score.samples}
+    return known if score is not None else {**known, "failure": asdict(one.outcome)}
 
 
 def _finite(value: float) -> float | None:
@@ -192,10 +186,6 @@ def _subject(one: Subject) -> Mapping[str, Any]:
         "layers": one.layers,
         "parameters": one.parameters,
         "kv_bytes": one.cache,
-        "speed": _speed(one.speed),
-        "base_speed": _speed(one.beside),
+        "speed": one.speed and asdict(one.speed),
+        "base_speed": one.beside and asdict(one.beside),
     }
-
-
-def _speed(one: Speed | None) -> Mapping[str, float] | None:
-    return None if one is None else {"prefill": one.prefill, "decoding": one.decoding}

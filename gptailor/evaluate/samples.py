@@ -12,7 +12,7 @@ from gptailor.evaluate.forward.requests import Request, Work
 from gptailor.evaluate.live.template import configuration
 from gptailor.evaluate.objectives import (
     Forward,
-    Judged,
+    Generative,
     ObjectiveContext,
     ObjectiveError,
     PreparedObjective,
@@ -209,6 +209,6 @@ def _parted(objectives: Sequence[PreparedObjective], full: int) -> Parts:
 def _requests(objective: PreparedObjective, samples: int) -> Sequence[Request]:
     if isinstance(objective, Forward):
         return objective.requests(samples)
-    assert isinstance(objective, Judged)
+    assert isinstance(objective, Generative)
     prompts = objective.prompts(samples)
     return [Request(prompt.tokens, 1) for prompt in prompts if len(prompt.tokens) > 1]

@@ -10,8 +10,8 @@ from jaxtyping import Int64
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from gptailor.evaluate.live.contents import size_of
 from gptailor.evaluate.live.template import embeddings
-from gptailor.evaluate.live.weights import size_of
 from gptailor.evaluate.outcome import Speed
 
 
@@ -36,7 +36,6 @@ def cache_bytes(model: PreTrainedModel) -> int:
 
 Token: TypeAlias = Int64[Tensor, " 1 1"]
 Cache: TypeAlias = Mapping[str, Any]
-_Step: TypeAlias = tuple[Token, Cache]
 
 PROMPT = 128
 """Tokens of the prompt."""
@@ -82,11 +81,15 @@ class _Turn:
     @torch.no_grad()
     def run(self, *, counts: bool) -> None:
         """Read the prompt, and write the answer."""
-        read, (token, cache) = self._timed(lambda: self._next(self.tokens, {}))
-        written, _ = self._timed(lambda: self._answer(token, cache))
+        start = self._now()
+        token, cache = self._next(self.tokens, {})
+        read = self._now()
+        for _ in range(self.answer):
+            token, cache = self._next(token, cache)
+        end = self._now()
         if counts:
-            self.prefill.append(read)
-            self.decoding.append(written)
+            self.prefill.append(read - start)
+            self.decoding.append(end - read)
 
     def speed(self) -> Speed:
         """The medians."""
@@ -94,25 +97,15 @@ class _Turn:
             self.tokens.shape[1] / median(self.prefill), self.answer / median(self.decoding)
         )
 
-    def _answer(self, token: Token, cache: Cache) -> _Step:
-        for _ in range(self.answer):
-            token, cache = self._next(token, cache)
-        return token, cache
-
-    def _next(self, tokens: Int64[Tensor, " 1 length"], cache: Cache) -> _Step:
+    def _next(self, tokens: Int64[Tensor, " 1 length"], cache: Cache) -> tuple[Token, Cache]:
         """The likeliest next token, and the cache by the name that this transformers has for it."""
         forward: Callable[..., Any] = self.model
         made = forward(input_ids=tokens, use_cache=True, logits_to_keep=1, **cache)
         name = next(name for name in ("cache", "past_key_values") if name in made)
         return made.logits[:, -1].argmax(dim=-1, keepdim=True), {name: made[name]}
 
-    def _timed(self, do: Callable[[], _Step]) -> tuple[float, _Step]:
-        self._wait()
-        start = time.perf_counter()
-        made = do()
-        self._wait()
-        return time.perf_counter() - start, made
-
-    def _wait(self) -> None:
+    def _now(self) -> float:
+        """The time once all that was begun is done."""
         if self.tokens.is_cuda:
             torch.cuda.synchronize(self.tokens.device)
+        return time.perf_counter()

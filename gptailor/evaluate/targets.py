@@ -6,7 +6,7 @@ plain model is held to is itself.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
@@ -81,7 +81,8 @@ def base_of(plan: Plan, name: str = "base") -> Plan:
     found = {"base": plan.models[name]}
     below = "base"
     while (on := found[below].on) is not None and on in plan.models:
-        free = on if on not in found else _free(plan)
+        names = (name for n in count() if (name := f"under{n or ''}") not in plan.models)
+        free = on if on not in found else next(names)
         found[below] = found[below].model_copy(update={"on": free})
         found[free] = plan.models[on]
         below = free
@@ -89,22 +90,16 @@ def base_of(plan: Plan, name: str = "base") -> Plan:
     return made.read_from(plan.origin) if plan.origin else made
 
 
-def _free(plan: Plan) -> str:
-    """A name that no model of the plan has."""
-    return next(name for n in count() if (name := f"under{n or ''}") not in plan.models)
-
-
 def _target(name: str, plan: Plan, origin: Plan | None, models: ModelPaths) -> Target:
     if origin is None:
-        own = _named(models, plan)
-        prepared = ready(plan, models=own)
+        prepared = ready(plan, models=_named(models, plan))
         base = ready(base_of(plan), models=_named(models, base_of(plan)))
-        plain = base.plan == prepared.plan
-        return Target(name, prepared, plan, prepared if plain else base)
+        return Target(name, prepared, plan, prepared if base.plan == prepared.plan else base)
     prepared = ready(plan)
     if origin is plan:
         return Target(name, prepared, plan, prepared)
-    return Target(name, prepared, rebind(origin, _paths(models, origin))[0], _there(origin, models))
+    folders = {name: Path(path) for name, path in _named(models, origin).items()}
+    return Target(name, prepared, rebind(origin, folders)[0], _there(origin, models))
 
 
 def _there(origin: Plan, models: ModelPaths) -> Prepared | None:
@@ -123,10 +118,6 @@ def _named(models: ModelPaths, plan: Plan) -> ModelPaths:
     return {name: path for name, path in models.items() if name in plan.models}
 
 
-def _paths(models: ModelPaths, plan: Plan) -> Mapping[str, Path]:
-    return {name: Path(path) for name, path in _named(models, plan).items()}
-
-
 def _read(target: str | Path | Plan) -> tuple[str, Plan, Plan | None]:
     """A target's name, its plan, and for a model's folder the plan that it was compiled from.
 
@@ -137,19 +128,14 @@ def _read(target: str | Path | Plan) -> tuple[str, Plan, Plan | None]:
     name, path = str(target), Path(target).expanduser()
     if path.is_dir() or (path.is_file() and is_gguf(path)):
         plan = Plan(models={"base": Model(source=str(path.absolute()))})
-        return name, plan, _compiled_from(path) or plan
+        try:
+            return name, plan, load(path / _PLAN)
+        except (OSError, PlanError):  # nobody compiled it, or its plan can't be read
+            return name, plan, plan
     if not path.exists() and HUB_ID.fullmatch(name) and path.suffix not in PLAN_ENDINGS:
         plan = Plan(models={"base": Model(source=name)})
         return name, plan, plan
     return name, load(path), None
-
-
-def _compiled_from(folder: Path) -> Plan | None:
-    """The plan in a compiled folder, if there is one that can be read."""
-    try:
-        return load(folder / _PLAN)
-    except (OSError, PlanError):
-        return None
 
 
 def warnings(targets: Sequence[Target]) -> list[Fault]:

@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 from gptailor.checkpoint.models import Opened, open_models
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt, block_influence
 from gptailor.evaluate.forward.requests import Work
-from gptailor.evaluate.live.contents import Anatomy
+from gptailor.evaluate.live.contents import ModelContents
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
-from gptailor.evaluate.objectives import Forward, Judged, ObjectiveError, PreparedObjective
+from gptailor.evaluate.objectives import Forward, Generative, ObjectiveError, PreparedObjective
 from gptailor.evaluate.objectives.tokens import tokenizer_digest
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.evaluate.samples import Parts, Samples, Wish, no_reference, parts_by_tokenizer
@@ -63,9 +63,9 @@ def run_trials(
     Yields the plan's number, and a score or a failure for each objective. Plans that begin alike
     run one after another, and share layers and hidden states.
     """
-    contents = {n: attempt(partial(stitcher.anatomy, plan)) for n, plan in enumerate(plans)}
+    contents = {n: attempt(partial(stitcher.contents, plan)) for n, plan in enumerate(plans)}
     yield from failures(contents, objectives)
-    made = {number: one for number, one in contents.items() if isinstance(one, Anatomy)}
+    made = {number: one for number, one in contents.items() if isinstance(one, ModelContents)}
     numbers = list(made)
     for group in stitcher.together(list(made.values())):
         stitched = {numbers[at]: attempt(partial(stitcher.live, made[numbers[at]])) for at in group}
@@ -118,7 +118,7 @@ def _outcomes(
     for number, objective in enumerate(objectives):
         if isinstance(objective, Failure):
             outcomes.append(objective)
-        elif isinstance(objective, Judged):
+        elif isinstance(objective, Generative):
             outcomes.append(attempt(partial(objective.judge, model, samples)))
             done(model, objective.name)
         else:

@@ -17,9 +17,15 @@ from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.bridge.least_squares import BridgeError, Statistics, solve
 from gptailor.evaluate.bridge.states import CalibrationText, OwnContents, Walk, calibration_text
 from gptailor.evaluate.forward.requests import LiveModel
-from gptailor.evaluate.live.contents import Anatomist, Anatomy, Content, piece
+from gptailor.evaluate.live.contents import (
+    Content,
+    ContentTable,
+    ModelContents,
+    TensorMaker,
+    piece,
+    size_of,
+)
 from gptailor.evaluate.live.template import configuration
-from gptailor.evaluate.live.weights import TensorMaker, size_of
 from gptailor.evaluate.objectives.tokens import tokenizer_of
 from gptailor.plan.layers import Gap, kept
 from gptailor.plan.plan import Plan
@@ -32,16 +38,6 @@ def carriers(layout: Layout, content: Content) -> list[str]:
     """The tensors of a layer that are the projections its MLP branch ends with."""
     names = [output.spec.name for output in content.outputs]
     return [name for name in names if projection(layout, name) == "mlp"]
-
-
-def widths(layout: Layout, content: Content, hidden: int) -> tuple[int, int]:
-    """The entries of what a bridge over a gap after this layer is fitted on, and of what it makes.
-
-    The inputs of the branch's last projection; of a branch of experts, its outputs.
-    """
-    shapes = {output.spec.name: output.spec.shape for output in content.outputs}
-    last = last_projection(layout, shapes)
-    return (hidden if last is None else last.inputs), hidden
 
 
 def fold_fit(
@@ -63,7 +59,8 @@ def fold_fit(
     for name, tensor in projections.items():
         wide = tensor.to(device=change.device, dtype=change.dtype)
         if last is None:
-            wide = wide + _mapped(change, wide, transposed=layout.transposed)
+            after = tensor.dim() > 1 and layout.transposed
+            wide = wide + (wide @ change if after else change.T @ wide)
         elif wide.dim() > 1:
             wide = wide + (change if layout.transposed else change.T)
         rounded = wide.to(TORCH_DTYPES[dtypes[name]])
@@ -73,18 +70,11 @@ def fold_fit(
     return made
 
 
-def _mapped(
-    change: Float64[Tensor, " width width"], tensor: Float64[Tensor, "..."], *, transposed: bool
-) -> Float64[Tensor, "..."]:
-    if tensor.dim() == 1:
-        return change.T @ tensor
-    return tensor @ change if transposed else change.T @ tensor
-
-
 _KEPT_FITS = 2**31
 """Bytes of fitted tensors that are kept for other plans."""
 
-Told = Callable[[Gap], None]
+OnGap = Callable[[Gap], None]
+"""Told of a gap before it is fitted."""
 
 
 @final
@@ -114,100 +104,89 @@ class Bridger:
 
     def __init__(
         self,
-        anatomist: Anatomist,
-        live: Callable[[Anatomy], LiveModel],
+        table: ContentTable,
+        live: Callable[[ModelContents], LiveModel],
         tensors: TensorMaker,
         place: torch.device,
         reserve: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self.anatomist = anatomist
+        self.table = table
         self.live = live
         self.tensors = tensors
         self.place = place
         self.reserve = reserve
-        self.layout = anatomist.models["base"].layout
+        self.layout = table.models["base"].layout
         self._texts: dict[tuple[Hashable, ...], CalibrationText] = {}
         self._fits: OrderedDict[Hashable, FittedBridge] = OrderedDict()
 
     def bridges(
-        self, plan: Plan, gaps: Sequence[Gap], told: Told = lambda _: None
+        self, plan: Plan, gaps: Sequence[Gap], on_gap: OnGap = lambda _: None
     ) -> Iterator[tuple[Gap, FittedBridge]]:
-        """The fits of a closed plan's gaps, the first gap first; `told` is told of each before it.
+        """The fits of a closed plan's gaps, the first gap first; `on_gap` hears of each new one.
 
         Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
         closed.
         """
-        undone = self.anatomist.anatomy(plan.model_copy(update={"drops": (), "bridges": ()}))
-        own = self._own(plan, undone)
-        texts = [self._text(plan, gap, own) for gap in gaps]
-        self.reserve(max(Statistics.size(*self._widths(_there(own, gap))) for gap in gaps))
+        undone = self.table.contents(plan.model_copy(update={"drops": (), "bridges": ()}))
+        own: list[Content | None] = [None] * len(undone.layers)
+        for slot in kept(plan, len(undone.layers)):
+            assert slot.position is not None
+            own[slot.position] = undone.layers[slot.position]
+        sizes = [self._widths(_before(gap, own)) for gap in gaps]
+        texts = [self._text(plan, gap, size[0]) for gap, size in zip(gaps, sizes, strict=True)]
+        self.reserve(max(Statistics.size(*size) for size in sizes))
         try:
-            for gap, bridge in self._fitted(undone, own, list(zip(gaps, texts, strict=True)), told):
-                own[gap.after] = self.anatomist.bridged(_there(own, gap), bridge.tensors)
-                yield gap, bridge
+            walk: Walk | None = None
+            for gap, text in zip(gaps, texts, strict=True):
+                start = piece((*undone.begin, *undone.others))
+                layers = (undone.layers[: gap.until], tuple(own[: gap.after + 1]))
+                key = (start, *layers, text, gap.ridge)
+                if key not in self._fits:
+                    on_gap(gap)
+                    if walk is None or walk.batches is not text.batches:
+                        walk = Walk(undone, self.live, self.layout, text.batches, self.place)
+                    self._fits[key] = self._fit(walk, gap, own, text)
+                self._fits.move_to_end(key)
+                known = self._fits[key]
+                own[gap.after] = self.table.bridged(_before(gap, own), known.tensors)
+                yield gap, known
         finally:
             self.reserve(0)
-        self._trim()
-
-    def _fitted(
-        self,
-        undone: Anatomy,
-        own: OwnContents,
-        gaps: Sequence[tuple[Gap, CalibrationText]],
-        told: Told,
-    ) -> Iterator[tuple[Gap, FittedBridge]]:
-        """The fits, known ones or new; before the next one `own` has this one's layer bridged."""
-        walk: Walk | None = None
-        walked: CalibrationText | None = None
-        for gap, text in gaps:
-            key = (
-                piece((*undone.begin, *undone.others)),
-                undone.layers[: gap.until],
-                tuple(own[: gap.after + 1]),
-                (text, gap.ridge),
-            )
-            if (known := self._fits.get(key)) is None:
-                told(gap)
-                if walk is None or walked is not text:
-                    walk, walked = self._walk(undone, text), text
-                known = self._fits[key] = self._fit(walk, gap, own, text)
-            self._fits.move_to_end(key)
-            yield gap, known
-
-    def _walk(self, undone: Anatomy, text: CalibrationText) -> Walk:
-        return Walk(undone, self.live, self.layout, text.batches, self.place)
+        size = sum(size_of(list(bridge.tensors.values())) for bridge in self._fits.values())
+        while size > _KEPT_FITS:
+            _, oldest = self._fits.popitem(last=False)
+            size -= size_of(list(oldest.tensors.values()))
 
     def _fit(self, walk: Walk, gap: Gap, own: OwnContents, text: CalibrationText) -> FittedBridge:
+        content = _before(gap, own)
+        names = carriers(self.layout, content)
+        outputs = {one.spec.name: one for one in content.outputs if one.spec.name in names}
         try:
             solution = solve(walk.statistics(gap, own), gap.ridge)
-            tensors = self._folded(solution.change, _there(own, gap))
+            made = {name: self.tensors.make(output) for name, output in outputs.items()}
+            dtypes = {name: output.spec.dtype for name, output in outputs.items()}
+            tensors = fold_fit(solution.change, made, self.layout, dtypes)
         except BridgeError as error:
             message = f"{gap.name}: {error.message}"
             raise BridgeError(error.code, message, error.help) from None
         return FittedBridge(tensors, text.digest, text.tokens, solution.explained)
 
-    def _folded(self, change: Tensor, content: Content) -> dict[str, Tensor]:
-        names = carriers(self.layout, content)
-        outputs = [output for output in content.outputs if output.spec.name in names]
-        made = {output.spec.name: self.tensors.make(output) for output in outputs}
-        return fold_fit(change, made, self.layout, {o.spec.name: o.spec.dtype for o in outputs})
-
-    def _widths(self, content: Content) -> tuple[int, int]:
-        return widths(self.layout, content, int(self._config.hidden_size))
-
     @cached_property
     def _config(self) -> PreTrainedConfig:
-        return configuration(self.anatomist.models["base"].config)
+        return configuration(self.table.models["base"].config)
 
-    def _own(self, plan: Plan, undone: Anatomy) -> list[Content | None]:
-        own: list[Content | None] = [None] * len(undone.layers)
-        for slot in kept(plan, len(undone.layers)):
-            assert slot.position is not None
-            own[slot.position] = undone.layers[slot.position]
-        return own
+    def _widths(self, content: Content) -> tuple[int, int]:
+        """The entries of what a bridge after this layer is fitted on, and of what it makes.
 
-    def _text(self, plan: Plan, gap: Gap, own: OwnContents) -> CalibrationText:
-        tokenizer_model = Checked(plan, self.anatomist.models).tokenizer_model
+        The inputs of the branch's last projection; of a branch of experts, its outputs.
+        """
+        shapes = {output.spec.name: output.spec.shape for output in content.outputs}
+        last, hidden = last_projection(self.layout, shapes), int(self._config.hidden_size)
+        return (hidden if last is None else last.inputs), hidden
+
+    def _text(self, plan: Plan, gap: Gap, inputs: int) -> CalibrationText:
+        """The gap's text. Raises CalibrationError where a fit on so many inputs takes more."""
+        tokenizer_model = Checked(plan, self.table.models).tokenizer_model
         path = calibration_path(plan, gap.on)
         key = (path, gap.tokens, tokenizer_model.name)
         if key not in self._texts:
@@ -217,17 +196,11 @@ class Bridger:
                 tokenizer=tokenizer_of(tokenizer_model),
                 positions=getattr(self._config, "max_position_embeddings", None),
             )
-        self._texts[key].refuse_few(self._widths(_there(own, gap))[0])
+        self._texts[key].refuse_few(inputs)
         return self._texts[key]
 
-    def _trim(self) -> None:
-        size = sum(size_of(list(bridge.tensors.values())) for bridge in self._fits.values())
-        while size > _KEPT_FITS:
-            _, oldest = self._fits.popitem(last=False)
-            size -= size_of(list(oldest.tensors.values()))
 
-
-def _there(own: OwnContents, gap: Gap) -> Content:
+def _before(gap: Gap, own: OwnContents) -> Content:
     """The layer before a gap."""
     content = own[gap.after]
     assert content is not None

@@ -4,7 +4,6 @@ Layers run in the outer loop and batches in the inner one, so that a streamed la
 Hidden states are kept for all batches, on the device or on the host; what a fit is made of never.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.bridge.least_squares import Statistics, weights
 from gptailor.evaluate.forward.recording import Calls, wraps
 from gptailor.evaluate.forward.requests import LiveModel
-from gptailor.evaluate.live.contents import Anatomy, Content
+from gptailor.evaluate.live.contents import Content, ModelContents
 from gptailor.evaluate.objectives.datasets import (
     CalibrationError,
     Exchange,
@@ -95,21 +94,15 @@ def _sequences(
     rows: Sequence[Passage | Exchange], encoder: TokenEncoder, window: int
 ) -> Iterator[Tokens]:
     room = window - len(encoder.opening)
-    for number in order(len(rows), 0):
-        row = rows[number]
-        pieces = [encoder.opening + piece for piece in _cut(encoder.plain(_text(row)), room)]
-        drawn = range(len(pieces)) if row.line is not None else order(len(pieces), 0)
-        yield from (pieces[at] for at in drawn)
-
-
-def _text(row: Passage | Exchange) -> str:
-    if isinstance(row, Passage):
-        return row.text
-    return row.context + joined_text(row.context, row.continuation)
-
-
-def _cut(tokens: Tokens, size: int) -> Iterator[Tokens]:
-    return (tokens[at : at + size] for at in range(0, len(tokens), size))
+    for row in (rows[number] for number in order(len(rows), 0)):
+        if isinstance(row, Passage):
+            text = row.text
+        else:
+            text = row.context + joined_text(row.context, row.continuation)
+        tokens = encoder.plain(text)
+        starts = range(0, len(tokens), room)
+        drawn = starts if row.line is not None else [starts[at] for at in order(len(starts), 0)]
+        yield from (encoder.opening + tokens[at : at + room] for at in drawn)
 
 
 def _enough(sequences: Iterator[Tokens], wanted: int) -> Iterator[Tokens]:
@@ -126,15 +119,10 @@ def _batches(sequences: Sequence[Tokens]) -> Iterator[Sequences]:
     while ordered:
         length = len(ordered[0])
         count = max(1, BRIDGE_BATCH_TOKENS // length)
-        yield _padded(ordered[:count], length)
-        ordered = ordered[count:]
-
-
-def _padded(rows: Sequence[Tokens], length: int) -> Sequences:
-    padded = [[*row, *itertools.repeat(0, length - len(row))] for row in rows]
-    places = torch.arange(length)
-    ends = torch.tensor([len(row) for row in rows])
-    return Sequences(torch.tensor(padded), places < ends[:, None])
+        rows, ordered = ordered[:count], ordered[count:]
+        padded = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows])
+        ends = torch.tensor([len(row) for row in rows])
+        yield Sequences(padded, torch.arange(length) < ends[:, None])
 
 
 States = list[Tensor]
@@ -153,8 +141,8 @@ class Walk:
 
     def __init__(
         self,
-        undone: Anatomy,
-        live: Callable[[Anatomy], LiveModel],
+        undone: ModelContents,
+        live: Callable[[ModelContents], LiveModel],
         layout: Layout,
         batches: Sequence[Sequences],
         place: torch.device,
@@ -172,7 +160,7 @@ class Walk:
         calls = Calls(self.whole.model, wraps=wrapped)
         begun = [calls.record(batch.tokens.to(self.device)) for batch in batches]
         self.calls = [how for _, how in begun]
-        self.real = [batch.real for batch in batches]
+        self.batches = batches
         self.full: States = [hidden.to(place) for hidden, _ in begun]
         self.own: States | None = None
         """The plan's own states; None as long as they are the same."""
@@ -195,7 +183,7 @@ class Walk:
         with self._layer(gap.after, content) as layer, Regressors(layer, self.layout) as caught:
             for number, before in enumerate(mine):
                 after = self._run(layer, gap.after, number, before)
-                real = self.real[number].to(self.device)
+                real = self.batches[number].real.to(self.device)
                 target, x = self.full[number].to(self.device)[real], caught.last()[real]
                 if summed is None:
                     summed = Statistics(x.shape[-1], target.shape[-1], self.device)

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar, final
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from gptailor.evaluate.forward.prefix_cache import Branches, LayerPath, Node, in_order
+from gptailor.evaluate.forward.prefix_cache import LayerPath, PrefixCache, PrefixNode, in_order
 from gptailor.evaluate.forward.recording import Call, Calls, Head, wraps
-from gptailor.evaluate.forward.requests import Batch, LiveModel, Packed, Results, Work, pack
+from gptailor.evaluate.forward.requests import Batch, LiveModel, Packed, Results, Share, Work, pack
 from gptailor.evaluate.live.template import embeddings
 from gptailor.evaluate.outcome import Failure, NotANumberError
 from gptailor.plan.faults import TailorError
@@ -30,24 +30,22 @@ class Gathering:
     def add(self, batch: Batch, hidden: Float[Tensor, " batch length width"]) -> None:
         """Measure the batch's wanted rows."""
         rows = hidden.flatten(0, 1)[batch.wanted.to(hidden.device)]
-        chunks = -(-len(rows) // self.step)
-        size = -(-len(rows) // max(chunks, 1))
+        size = -(-len(rows) // max(-(-len(rows) // self.step), 1))
         for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            self._measure(batch, start, self.head.logits(part))
+            logits = self.head.logits(rows[start : start + size])
+            for share in batch.shares:
+                for part in share.between(start, start + len(logits), most=self.step):
+                    self._measure(part, logits)
 
-    def _measure(self, batch: Batch, start: int, logits: Float[Tensor, " n vocab"]) -> None:
-        for share in batch.shares:
-            for part in share.between(start, start + len(logits), most=self.step):
-                mine = _picked(logits, part.pick)
-                values = self.works[share.work].measure(
-                    mine, part.targets.to(logits.device), part.rows
-                )
-                if values.dim() != 2 or len(values) != len(mine):
-                    raise ValueError(
-                        f"a measure of {len(mine)} rows returned {list(values.shape)} numbers"
-                    )
-                self.found[share.work].append((part.rows.number, values.float()))
+    def _measure(self, share: Share, logits: Float[Tensor, " n vocab"]) -> None:
+        everything = torch.equal(share.pick, torch.arange(len(logits)))
+        mine = logits if everything else logits[share.pick.to(logits.device)]
+        measure = self.works[share.work].measure
+        values = measure(mine, share.targets.to(logits.device), share.rows)
+        if values.dim() != 2 or len(values) != len(mine):
+            shape = list(values.shape)
+            raise ValueError(f"a measure of {len(mine)} rows returned {shape} numbers")
+        self.found[share.work].append((share.rows.number, values.float()))
 
     def results(self, packed: Packed) -> Results | Failure:
         """Each request's numbers; a Failure where one is NaN."""
@@ -58,23 +56,13 @@ class Gathering:
                 continue
             order = torch.cat([numbers for numbers, _ in found])
             values = torch.cat([values for _, values in found]).cpu()
-            bad = int(values.isnan().any(dim=1).sum())
-            if bad:
-                return Failure(
-                    "nan", f"{bad} of {len(values)} predictions of objective {number} are NaN"
-                )
+            if bad := int(values.isnan().any(dim=1).sum()):
+                words = f"{bad} of {len(values)} predictions of objective {number} are NaN"
+                return Failure("nan", words)
             table = torch.empty_like(values)
             table[order] = values
             results.append(list(torch.split(table, [request.predicted for request in requests])))
         return results
-
-
-def _picked(
-    logits: Float[Tensor, " n vocab"], pick: Int64[Tensor, " m"]
-) -> Float[Tensor, " m vocab"]:
-    if torch.equal(pick, torch.arange(len(logits))):
-        return logits
-    return logits[pick.to(logits.device)]
 
 
 BATCH_TOKENS = 8192
@@ -118,7 +106,7 @@ class Evaluator:
         self.layers_run = 0
         self.layers_saved = 0
         place = None if cache_device is None else torch.device(cache_device)
-        self._branches = Branches(cache, place)
+        self._prefixes = PrefixCache(cache, place)
         self._packs: list[tuple[tuple[int, int | None], Packed]] = []
         self._wraps: dict[type, bool] = {}
 
@@ -134,17 +122,21 @@ class Evaluator:
 
         Yields each plan's number in the population with its result, as soon as it is there.
         """
-        leaves = self._branches.expect([self._path(plan, works) for plan in population])
-        order = in_order(leaves)
+        paths: list[LayerPath] = [
+            (self._packed(plan, works, self.batch_tokens), plan.start, *plan.layers)
+            for plan in population
+        ]
+        leaves = self._prefixes.expect(paths)
+        order = in_order(paths)
         try:
             while order:
                 number = order.pop(0)
-                self._branches.begin(leaves[number])
-                yield number, self._judge(population[number], works, leaves[number])
-                self._branches.trim()
+                self._prefixes.begin(leaves[number])
+                yield number, self._results(population[number], works, leaves[number])
+                self._prefixes.trim()
         finally:
             for number in order:
-                self._branches.begin(leaves[number])
+                self._prefixes.begin(leaves[number])
 
     @torch.no_grad()
     def walk(self, plan: LiveModel, works: Sequence[Work]) -> Iterator[_Step]:
@@ -159,43 +151,41 @@ class Evaluator:
                     hidden[number] = calls[number][index].of(layer, before)
                     yield _Step(index, batch, before, hidden[number])
 
-    def _path(self, plan: LiveModel, works: Sequence[Work]) -> LayerPath:
-        return (self._packed(plan, works, self.batch_tokens), plan.start, *plan.layers)
-
-    def _judge(self, plan: LiveModel, works: Sequence[Work], leaf: Node) -> Results | Failure:
-        result = self._attempt(plan, works, self.batch_tokens, leaf)
+    @torch.no_grad()
+    def _results(
+        self, plan: LiveModel, works: Sequence[Work], leaf: PrefixNode
+    ) -> Results | Failure:
+        """All results; where memory doesn't suffice, once more in batches half as large."""
+        result = attempt(lambda: self._values(plan, works, self.batch_tokens, leaf))
         if isinstance(result, Failure):
             self._free()
             if result.reason == "memory":
-                result = self._attempt(plan, works, max(1, self.batch_tokens // 2), None)
+                half = max(1, self.batch_tokens // 2)
+                result = attempt(lambda: self._values(plan, works, half, None))
                 if isinstance(result, Failure):
                     self._free()
         return result
 
-    def _attempt(
-        self, plan: LiveModel, works: Sequence[Work], batch_tokens: int, leaf: Node | None
-    ) -> Results | Failure:
-        with torch.no_grad():
-            return attempt(lambda: self._values(plan, works, batch_tokens, leaf))
-
     def _values(
-        self, plan: LiveModel, works: Sequence[Work], batch_tokens: int, leaf: Node | None
+        self, plan: LiveModel, works: Sequence[Work], batch_tokens: int, leaf: PrefixNode | None
     ) -> Results | Failure:
         packed = self._packed(plan, works, batch_tokens)
         _are_known(packed, plan.model)
         wrapped = self._wrapped(plan)
         hidden = self._through(plan, packed, leaf, wrapped)
-        step = _rows_at_once(plan.model, self.device) * batch_tokens // self.batch_tokens
+        vocabulary: int = plan.model.config.get_text_config().vocab_size
+        most = max(1, LOGITS.get(self.device.type, LOGITS_ELSEWHERE) // (4 * vocabulary))
+        step = most * batch_tokens // self.batch_tokens
         gathering = Gathering(Head(plan.model, wraps=wrapped), works, max(1, step))
         for batch, states in zip(packed.batches, hidden, strict=True):
             gathering.add(batch, states)
         return gathering.results(packed)
 
     def _through(
-        self, plan: LiveModel, packed: Packed, leaf: Node | None, wrapped: bool
+        self, plan: LiveModel, packed: Packed, leaf: PrefixNode | None, wrapped: bool
     ) -> list[Tensor]:
         """The hidden states of all batches after the last layer."""
-        depth, kept = self._branches.latest(leaf) if leaf else (0, None)
+        depth, kept = self._prefixes.latest(leaf) if leaf else (0, None)
         starts, calls = _begun(plan.model, packed, self.device, wrapped)
         hidden = starts if kept is None else [state.to(self.device) for state in kept]
         del starts, kept
@@ -206,7 +196,7 @@ class Evaluator:
                     hidden[number] = batch_calls[index].of(layer, hidden[number])
             self.layers_run += 1
             if leaf:
-                self._branches.offer(leaf, index + 1, hidden)
+                self._prefixes.offer(leaf, index + 1, hidden)
         return hidden
 
     def _wrapped(self, plan: LiveModel) -> bool:
@@ -227,7 +217,7 @@ class Evaluator:
         return packed
 
     def _free(self) -> None:
-        self._branches.clear()
+        self._prefixes.clear()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -249,11 +239,6 @@ def _begun(
     calls = Calls(model, wraps=wrapped)
     pairs = [calls.record(batch.tokens.to(device)) for batch in packed.batches]
     return [hidden for hidden, _ in pairs], [how for _, how in pairs]
-
-
-def _rows_at_once(model: PreTrainedModel, device: torch.device) -> int:
-    vocabulary: int = model.config.get_text_config().vocab_size
-    return max(1, LOGITS.get(device.type, LOGITS_ELSEWHERE) // (4 * vocabulary))
 
 
 def _are_known(packed: Packed, model: PreTrainedModel) -> None:

@@ -18,14 +18,14 @@ LayerPath = tuple[Hashable, ...]
 
 
 @final
-class Node:
+class PrefixNode:
     """The first `depth` layers of the plans that go through it."""
 
-    def __init__(self, parent: "Node | None", key: Hashable) -> None:
+    def __init__(self, parent: "PrefixNode | None", key: Hashable) -> None:
         self.parent = parent
         self.key = key
         self.depth: int = -2 if parent is None else parent.depth + 1  # batches, start, then layers
-        self.children: dict[Hashable, Node] = {}
+        self.children: dict[Hashable, PrefixNode] = {}
         self.ends = 0
         """Remembered plans that end here."""
         self.ahead = 0
@@ -33,9 +33,9 @@ class Node:
         self.state: list[Tensor] | None = None
         self.used = 0
 
-    def line(self) -> "Iterator[Node]":
+    def line(self) -> "Iterator[PrefixNode]":
         """This node and those above it, up to the root."""
-        node: Node | None = self
+        node: PrefixNode | None = self
         while node is not None:
             yield node
             node = node.parent
@@ -52,34 +52,40 @@ class Node:
 
 
 @final
-class Branches:
+class PrefixCache:
     """Hidden states where plans part, within `budget` bytes on `device` (None: as they come)."""
 
     def __init__(self, budget: int, device: torch.device | None = None) -> None:
         self.budget = budget
         self.device = device
         self.bytes = 0
-        self.root = Node(None, None)
+        self.root = PrefixNode(None, None)
         self._clock = 0
-        self._held: list[Node] = []
-        self._leaves: deque[Node] = deque()
+        self._held: list[PrefixNode] = []
+        self._leaves: deque[PrefixNode] = deque()
 
     def clear(self) -> None:
         """Let go of all states; which plans have run and are to come stays known."""
         while self._held:
             self._drop(self._held[-1])
 
-    def expect(self, paths: Sequence[LayerPath]) -> list[Node]:
+    def expect(self, paths: Sequence[LayerPath]) -> list[PrefixNode]:
         """The leaves of plans that will run, each known by what it has in common with others."""
-        leaves = [self._leaf(path) for path in paths]
-        for leaf in leaves:
+        leaves = []
+        for path in paths:
+            leaf = self.root
+            for key in path:
+                leaf = leaf.children.get(key) or leaf.children.setdefault(
+                    key, PrefixNode(leaf, key)
+                )
             leaf.ends += 1
             for node in leaf.line():
                 node.ahead += 1
+            leaves.append(leaf)
         self._leaves.extend(leaves)
         return leaves
 
-    def begin(self, leaf: Node) -> None:
+    def begin(self, leaf: PrefixNode) -> None:
         """The plan of the leaf runs now, or never will."""
         for node in leaf.line():
             node.ahead -= 1
@@ -91,7 +97,7 @@ class Branches:
             old.ends -= 1
             self._prune(old)
 
-    def latest(self, leaf: Node) -> tuple[int, list[Tensor] | None]:
+    def latest(self, leaf: PrefixNode) -> tuple[int, list[Tensor] | None]:
         """The most layers that a kept state spares the plan, and that state."""
         for node in leaf.line():
             if node.state is not None:
@@ -99,18 +105,18 @@ class Branches:
                 return node.depth, list(node.state)
         return 0, None
 
-    def offer(self, leaf: Node, depth: int, hidden: Sequence[Tensor]) -> None:
+    def offer(self, leaf: PrefixNode, depth: int, hidden: Sequence[Tensor]) -> None:
         """Keep the plan's hidden states after `depth` layers, if plans part there and it pays."""
         node = next(node for node in leaf.line() if node.depth == depth)
-        if depth < 1 or node.state is not None or not node.parts or not self._room(node, hidden):
+        size = _size(hidden)
+        if depth < 1 or node.state is not None or not node.parts or not self._room(node, size):
             return
         node.state = [one.to(self.device) if self.device else one for one in hidden]
         node.used = self._tick()
-        self.bytes += _size(hidden)
+        self.bytes += size
         self._held.append(node)
 
-    def _room(self, node: Node, hidden: Sequence[Tensor]) -> bool:
-        size = _size(hidden)
+    def _room(self, node: PrefixNode, size: int) -> bool:
         if size > self.budget:
             return False
         while self.bytes + size > self.budget:
@@ -120,39 +126,26 @@ class Branches:
             self._drop(least)
         return True
 
-    def _drop(self, node: Node) -> None:
+    def _drop(self, node: PrefixNode) -> None:
         assert node.state is not None
         self.bytes -= _size(node.state)
         node.state = None
         self._held.remove(node)
         self._prune(node)
 
-    def _prune(self, node: Node) -> None:
+    def _prune(self, node: PrefixNode) -> None:
         for one in list(node.line()):
             bare = not (one.children or one.ends or one.ahead or one.state is not None)
             if one.parent is None or not bare:
                 return
             del one.parent.children[one.key]
 
-    def _leaf(self, path: LayerPath) -> Node:
-        node = self.root
-        for key in path:
-            if key not in node.children:
-                node.children[key] = Node(node, key)
-            node = node.children[key]
-        return node
-
     def _tick(self) -> int:
         self._clock += 1
         return self._clock
 
 
-def in_order(leaves: Sequence[Node]) -> list[int]:
-    """The leaves' numbers, so that plans that begin alike follow each other; else as they came."""
-    return _order_by_beginning([[*leaf.line()][::-1] for leaf in leaves])
-
-
-def _order_by_beginning(paths: Sequence[Sequence[Hashable]]) -> list[int]:
+def in_order(paths: Sequence[LayerPath]) -> list[int]:
     """The paths' numbers, so that those that begin alike follow each other; else as they came."""
     ranks: dict[Hashable, int] = {}
     lines = [[ranks.setdefault(key, len(ranks)) for key in path] for path in paths]

@@ -11,6 +11,7 @@ from typing import Any, final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel
 
 from gptailor.evaluate.live.template import decoder, decoder_layers, embeddings, standing_in
@@ -49,6 +50,7 @@ class _StandIn(nn.Module):
         return (hidden,) if self.wraps else hidden
 
 
+@final
 class _Recorder(_StandIn):
     """Notes how it is called; the hidden state leaves as it came."""
 
@@ -58,6 +60,7 @@ class _Recorder(_StandIn):
         return self.give(hidden)
 
 
+@final
 class _Injector(_StandIn):
     """Returns the rows that it was given, whatever came."""
 
@@ -69,6 +72,7 @@ class _Injector(_StandIn):
         self.rows = (rows[None],)
 
 
+@final
 class _Probe(_StandIn):
     """Calls its layer, and notes whether that returns a tuple."""
 
@@ -102,24 +106,18 @@ class Calls:
         with standing_in(self.model, self.recorders):
             decoder(self.model)(input_ids=tokens, use_cache=False)
         seen: dict[int, Tensor] = {}
-        calls = [self._interned(recorder.call, seen) for recorder in self.recorders]
+
+        def once(value: Tensor) -> Tensor:
+            if id(value) not in seen:
+                seen[id(value)] = self._same(value)
+            return seen[id(value)]
+
+        recorded = [recorder.call for recorder in self.recorders]
+        calls = [Call(*tree_map_only(Tensor, once, (one.args, one.kwargs))) for one in recorded]
         hidden: Tensor = self.recorders[0].hidden[0]
         for recorder in self.recorders:
             del recorder.hidden, recorder.call
         return hidden, calls
-
-    def _interned(self, call: Call, seen: dict[int, Tensor]) -> Call:
-        args = tuple(self._once(value, seen) for value in call.args)
-        return Call(args, {name: self._once(value, seen) for name, value in call.kwargs.items()})
-
-    def _once(self, value: Any, seen: dict[int, Tensor]) -> Any:
-        if isinstance(value, tuple):
-            return tuple(self._once(item, seen) for item in value)
-        if not isinstance(value, Tensor):
-            return value
-        if id(value) not in seen:
-            seen[id(value)] = self._same(value)
-        return seen[id(value)]
 
     def _same(self, value: Tensor) -> Tensor:
         kin = self.kept.setdefault((value.shape, value.dtype, value.stride()), [])

@@ -1,22 +1,19 @@
-"""What an objective asks of the forward pass: which tokens to predict, and what to keep of it."""
+"""What objectives ask of the forward pass, and the batches of token rows that it is run on."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
-from typing import Protocol, TypeAlias, final, runtime_checkable
+from itertools import accumulate, groupby
+from typing import NamedTuple, Protocol, TypeAlias, final, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gptailor.evaluate.outcome import Failure
 
-__all__ = ["Failure", "LiveModel", "Measure", "Request", "Results", "Rows", "Work"]
-
-
+@final
 @dataclass(frozen=True, slots=True)
 class Request:
     """A text in tokens, of which `tokens[first:]` are to be predicted, each from all before it.
@@ -39,8 +36,8 @@ class Request:
         return len(self.tokens) - self.first
 
 
-@dataclass(frozen=True)
-class Rows:
+@final
+class Rows(NamedTuple):
     """Which predictions some rows of logits are; the tensors lie on the CPU."""
 
     request: Int64[Tensor, " n"]
@@ -62,6 +59,7 @@ targets lie on the device; so may the result.
 """
 
 
+@final
 @dataclass(frozen=True)
 class Work:
     """What one objective wants from a forward pass."""
@@ -76,14 +74,14 @@ Results: TypeAlias = list[list[Tensor]]
 
 @runtime_checkable
 class LiveModel(Protocol):
-    """A plan as a module whose layers are lent one by one (`Stitched`).
+    """A plan as a module whose layers come one by one.
 
     Two with an equal `start` and equal first k `layers` have the same hidden states after k layers.
     """
 
     @property
     def model(self) -> PreTrainedModel:
-        """The module; the tensors of its layers may be away until `layer` lends them."""
+        """The module; the tensors of its layers may be away but for those of `layer`."""
 
     @property
     def start(self) -> Hashable:
@@ -121,7 +119,7 @@ class Share:
         low, high = torch.searchsorted(self.pick, torch.tensor([start, stop])).tolist()
         for at in range(low, high, most):
             part = slice(at, min(at + most, high))
-            rows = Rows(*(one[part] for one in _columns(self.rows)))
+            rows = Rows(*(one[part] for one in self.rows))
             yield Share(self.work, self.pick[part] - start, self.targets[part], rows)
 
 
@@ -167,42 +165,42 @@ class _Line:
 def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> Packed:
     """The batches of all works' requests, each of at most `batch_tokens`, or of one row.
 
-    No batch has both rows of at most `edge` tokens and longer ones: a model whose rotations depend
-    on the longest row of a batch would turn the short ones' otherwise.
+    Each distinct text is a row once, and rows of like length run together. A text's last token is
+    only ever predicted, so it isn't run; texts that then begin a longer one are rows of it. Batches
+    depend on what the requests are, not on their order. No batch has both rows of at most `edge`
+    tokens and longer ones: a model whose rotations depend on the longest row of a batch would turn
+    the short ones' otherwise.
     """
     asked = tuple(tuple(work.requests) for work in works)
-    bases = [_bases(requests) for requests in asked]
-    groups = _grouped(_lines(asked, edge), batch_tokens, edge)
-    return Packed(asked, tuple(_batch(group, asked, bases) for group in groups))
+    numbers = [
+        list(accumulate((request.predicted for request in requests), initial=0))
+        for requests in asked
+    ]
+
+    def beyond(tokens: _Tokens) -> bool:
+        return edge is not None and len(tokens) > edge
+
+    lines = sorted(_lines(asked, beyond), key=lambda line: -len(line.tokens))
+    batches = [
+        _batch(rows, asked, numbers)
+        for _, alike in groupby(lines, lambda line: beyond(line.tokens))
+        for rows in _cut(list(alike), batch_tokens)
+    ]
+    return Packed(asked, tuple(batches))
 
 
-def _lines(asked: Sequence[Sequence[Request]], edge: int | None) -> list[_Line]:
+def _lines(asked: Sequence[Sequence[Request]], beyond: Callable[[_Tokens], bool]) -> list[_Line]:
     askers: dict[_Tokens, list[tuple[int, int]]] = {}
     for work, requests in enumerate(asked):
         for number, request in enumerate(requests):
             askers.setdefault(request.tokens[:-1], []).append((work, number))
     lines: list[_Line] = []
     for tokens in sorted(askers, reverse=True):  # what a text begins stands right before it
-        if not (lines and _begins(tokens, lines[-1].tokens, edge)):
+        last = lines[-1].tokens if lines else ()
+        if last[: len(tokens)] != tokens or beyond(tokens) != beyond(last):
             lines.append(_Line(tokens, []))
         lines[-1].askers.extend(askers[tokens])
     return lines
-
-
-def _begins(tokens: _Tokens, line: _Tokens, edge: int | None) -> bool:
-    return line[: len(tokens)] == tokens and _beyond(tokens, edge) == _beyond(line, edge)
-
-
-def _beyond(tokens: _Tokens, edge: int | None) -> bool:
-    return edge is not None and len(tokens) > edge
-
-
-def _grouped(
-    lines: Sequence[_Line], batch_tokens: int, edge: int | None
-) -> Iterator[Sequence[_Line]]:
-    ordered = sorted(lines, key=lambda line: -len(line.tokens))
-    for _, alike in groupby(ordered, lambda line: _beyond(line.tokens, edge)):
-        yield from _cut(list(alike), batch_tokens)
 
 
 def _cut(lines: Sequence[_Line], batch_tokens: int) -> Iterator[Sequence[_Line]]:
@@ -219,17 +217,10 @@ def _cut(lines: Sequence[_Line], batch_tokens: int) -> Iterator[Sequence[_Line]]
         yield lines[start:]
 
 
-def _bases(requests: Sequence[Request]) -> list[int]:
-    """The number of each request's first row among all rows of its work."""
-    bases = [0]
-    for request in requests:
-        bases.append(bases[-1] + request.predicted)
-    return bases
-
-
 def _batch(
-    lines: Sequence[_Line], asked: Sequence[Sequence[Request]], bases: Sequence[Sequence[int]]
+    lines: Sequence[_Line], asked: Sequence[Sequence[Request]], numbers: Sequence[Sequence[int]]
 ) -> Batch:
+    """A batch of these rows; `numbers` are those of each request's first row in its work."""
     length = len(lines[0].tokens)
     tokens = torch.tensor([[*line.tokens, *[0] * (length - len(line.tokens))] for line in lines])
     askers: dict[int, list[tuple[int, int]]] = {}
@@ -237,41 +228,28 @@ def _batch(
         for work, number in line.askers:
             askers.setdefault(work, []).append((row * length, number))
     flats = {
-        work: torch.cat([_flat(start, asked[work][number]) for start, number in pairs])
+        work: torch.cat([
+            torch.arange(start + asked[work][n].first - 1, start + len(asked[work][n].tokens) - 1)
+            for start, n in pairs
+        ])
         for work, pairs in askers.items()
-    }
+    }  # fmt: skip
     wanted = torch.unique(torch.cat(list(flats.values())))
-    shares = [
-        _share(work, torch.searchsorted(wanted, flats[work]), asked[work], bases[work], pairs)
-        for work, pairs in sorted(askers.items())
-    ]
+    shares = []
+    for work, pairs in sorted(askers.items()):
+        mine = [asked[work][number] for _, number in pairs]
+        firsts = [numbers[work][number] for _, number in pairs]
+        counts = torch.tensor([request.predicted for request in mine])
+        rows = Rows(
+            torch.tensor([number for _, number in pairs]).repeat_interleave(counts),
+            torch.cat([torch.arange(one.first, len(one.tokens)) for one in mine]),
+            torch.cat(
+                [torch.arange(n, n + one.predicted) for n, one in zip(firsts, mine, strict=True)]
+            ),
+        )
+        targets = torch.tensor([token for one in mine for token in one.tokens[one.first :]])
+        pick = torch.searchsorted(wanted, flats[work])
+        order = torch.argsort(pick, stable=True)
+        ordered = Rows(*(one[order] for one in rows))
+        shares.append(Share(work, pick[order], targets[order], ordered))
     return Batch(tokens, wanted, tuple(shares))
-
-
-def _flat(start: int, request: Request) -> Int64[Tensor, " n"]:
-    return torch.arange(start + request.first - 1, start + len(request.tokens) - 1)
-
-
-def _share(
-    work: int,
-    pick: Int64[Tensor, " n"],
-    requests: Sequence[Request],
-    bases: Sequence[int],
-    pairs: Sequence[tuple[int, int]],
-) -> Share:
-    numbers = [number for _, number in pairs]
-    mine = [requests[number] for number in numbers]
-    counts = torch.tensor([request.predicted for request in mine])
-    rows = Rows(
-        torch.tensor(numbers).repeat_interleave(counts),
-        torch.cat([torch.arange(request.first, len(request.tokens)) for request in mine]),
-        torch.cat([torch.arange(bases[n], bases[n + 1]) for n in numbers]),
-    )
-    targets = torch.tensor([token for request in mine for token in request.tokens[request.first :]])
-    order = torch.argsort(pick, stable=True)
-    sorted_rows = Rows(*(one[order] for one in _columns(rows)))
-    return Share(work, pick[order], targets[order], sorted_rows)
-
-
-def _columns(rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
-    return rows.request, rows.position, rows.number

@@ -1,20 +1,74 @@
 """What each piece of a live model is made of, as keys: equal ones compute the same."""
 
 import json
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 from weakref import WeakValueDictionary
 
+import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, moved_config
 from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.plan.plan import Plan
 from gptailor.program.compile import Compiled, compile_plan
-from gptailor.program.program import Combine, Instruction, Output
+from gptailor.program.load import load_tensor
+from gptailor.program.program import Combine, Copy, Instruction, Output, unbridged
+from gptailor.program.run import combine_tensors
 from gptailor.program.sources import Checked
+
+_TENSOR_ALIGNMENT = 64
+"""Bytes; what torch aligns its tensors to on the CPU."""
+
+
+@final
+class TensorMaker:
+    """Makes outputs on a device. With `keep`, each tensor of a model is read once and stays."""
+
+    def __init__(self, device: torch.device, *, keep: bool) -> None:
+        self.device = device
+        self.keep = keep
+        self._loaded: dict[TensorInfo, Tensor] = {}
+
+    def make(self, output: Output) -> Shaped[Tensor, "..."]:
+        """The output as it is in a compiled folder, bit for bit, but for a bridge; not to be
+        written into.
+
+        A tensor that is copied may be shared by all who ask. Raises CheckpointError where a file
+        is not what its header said, OverflowFault where a merge overflows.
+        """
+        make = unbridged(output.make)
+        if isinstance(make, Copy):
+            return self._load(make.source)
+        tensors = [self._load(tensor) for tensor in make.tensors]
+        return combine_tensors(make, replace(output.spec, name=make.place), tensors)
+
+    def _load(self, tensor: TensorInfo) -> Tensor:
+        if (known := self._loaded.get(tensor)) is not None:
+            return known
+        loaded = aligned_tensor(load_tensor(tensor).to(self.device))
+        if self.keep:
+            self._loaded[tensor] = loaded
+        return loaded
+
+
+def aligned_tensor(tensor: Tensor) -> Tensor:
+    """The tensor in memory that begins where torch's own allocations do.
+
+    The CPU's matrix products choose their kernels by it, and so round otherwise by some 1e-7: the
+    same layer, read again, must compute the same.
+    """
+    return tensor.clone() if tensor.is_cpu and tensor.data_ptr() % _TENSOR_ALIGNMENT else tensor
+
+
+def size_of(tensors: Sequence[Tensor]) -> int:
+    """Bytes of the tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
 
 PieceKey = tuple[tuple[str, str, Instruction], ...]
 """Tensors' names (those of a layer within it), dtypes, and the instructions that make them."""
@@ -46,11 +100,6 @@ class Content:
         return output.spec.name in self.fitted or isinstance(output.make, Combine)
 
     @property
-    def size(self) -> int:
-        """Bytes of its tensors, in the dtypes of the compiled folder."""
-        return sum(output.spec.size for output in self.outputs)
-
-    @property
     def made(self) -> int:
         """Bytes of the tensors that are computed."""
         return sum(o.spec.size for o in self.outputs if self._is_computed(o))
@@ -58,16 +107,18 @@ class Content:
 
 @final
 @dataclass(frozen=True)
-class Anatomy:
+class ModelContents:
     """A closed plan's live model in pieces, from headers alone, its gaps not yet bridged.
 
-    `config` is the compiled folder's; `shell` that of a model with one layer of each kind, which
-    is the same for all plans that have the same kinds; `first` says where each of these layers is
-    first in `layers`. `begin`, `end` and `others` are the tensors outside the layers.
+    `config` is the compiled folder's, `dtype` the one that it names, if it does; `template` is the
+    configuration of a model with one layer of each kind, the same for all plans that have the same
+    kinds; `first` says where each of these layers is first in `layers`. `begin`, `end` and `others`
+    are the tensors outside the layers.
     """
 
     config: dict[str, Any]
-    shell: dict[str, Any]
+    dtype: str
+    template: dict[str, Any]
     first: tuple[int, ...]
     layers: tuple[Content, ...]
     begin: tuple[Output, ...]
@@ -81,23 +132,18 @@ class Anatomy:
         return (*self.begin, *self.others, *self.end)
 
     @property
-    def dtype(self) -> str:
-        """The dtype that the configuration names, if it does."""
-        return _dtype(self.config)
-
-    @property
     def tied(self) -> bool:
         """Whether the embedding is read at the end too."""
         return not any(output.spec.name in self.head for output in self.end)
 
     @property
     def key(self) -> str:
-        """The shell's configuration, for comparing."""
-        return json.dumps(self.shell, sort_keys=True)
+        """The template's configuration, for comparing."""
+        return json.dumps(self.template, sort_keys=True)
 
 
 @final
-class Anatomist:
+class ContentTable:
     """Takes plans apart; equal layers of all its plans are one `Content`."""
 
     def __init__(self, models: Mapping[str, Opened]) -> None:
@@ -105,32 +151,24 @@ class Anatomist:
         self._known: WeakValueDictionary[tuple[str, str, PieceKey], Content] = WeakValueDictionary()
         self._bridged: WeakValueDictionary[Hashable, Content] = WeakValueDictionary()
 
-    def anatomy(self, plan: Plan) -> Anatomy:
+    def contents(self, plan: Plan) -> ModelContents:
         """The pieces of a closed plan that has no faults against the models, without bridges."""
         layout = self.models["base"].layout
         if plan.bridges:
             plan = plan.model_copy(update={"bridges": ()})
         compiled = compile_plan(plan, self.models)
         config = _with_tokens(compiled.config, Checked(plan, self.models))
-        layers, places = _parted(compiled, layout)
+        layers, places = _layers_and_rest(compiled, layout)
         entries = layer_entries(replace(layout, count=len(layers)), config)
         kinds = [json.dumps(entry, sort_keys=True) for entry in entries]
-        first = {kind: at for at, kind in reversed(list(enumerate(kinds)))}
-        shown = sorted(first.values())
-        shell = moved_config(layout, config, [entries[at] for at in shown])
-        assert not isinstance(shell, Refusal), shell.reason
-        dtype = _dtype(config)
-        return Anatomy(
-            config,
-            shell,
-            tuple(shown),
-            tuple(
-                self._content(kind, dtype, outputs)
-                for kind, outputs in zip(kinds, layers, strict=True)
-            ),
-            **places,
-            head=layout.head,
-        )
+        shown = sorted({kind: at for at, kind in reversed(list(enumerate(kinds)))}.values())
+        template = moved_config(layout, config, [entries[at] for at in shown])
+        assert not isinstance(template, Refusal), template.reason
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or "")
+        pairs = zip(kinds, layers, strict=True)
+        contents = tuple(self._content(kind, dtype, outputs) for kind, outputs in pairs)
+        first = tuple(shown)
+        return ModelContents(config, dtype, template, first, contents, **places, head=layout.head)
 
     def bridged(self, content: Content, fitted: Mapping[str, Tensor]) -> Content:
         """The layer with these tensors: the same one while they are the same object."""
@@ -153,7 +191,7 @@ def piece(outputs: tuple[Output, ...]) -> PieceKey:
     return tuple((output.spec.name, output.spec.dtype, output.make) for output in outputs)
 
 
-def _parted(
+def _layers_and_rest(
     compiled: Compiled, layout: Layout
 ) -> tuple[list[_NamedOutputs], dict[str, tuple[Output, ...]]]:
     """The layers' outputs, named within their layers, and all others by where they stand."""
@@ -177,10 +215,5 @@ def _with_tokens(config: dict[str, Any], checked: Checked) -> dict[str, Any]:
     """The configuration with the special tokens of the model that gives the tokenizer."""
     if checked.tokenizer_model.name == "base":
         return config
-    made = {key: value for key, value in config.items() if not key.endswith("_token_id")}
-    theirs = checked.tokenizer_model.config.items()
-    return made | {key: value for key, value in theirs if key.endswith("_token_id")}
-
-
-def _dtype(config: Mapping[str, Any]) -> str:
-    return str(config.get("dtype") or config.get("torch_dtype") or "")
+    special = {k: v for k, v in checked.tokenizer_model.config.items() if k.endswith("_token_id")}
+    return {k: v for k, v in config.items() if not k.endswith("_token_id")} | special

@@ -5,15 +5,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from gptailor.evaluate.live.contents import Content
+from gptailor.evaluate.live.contents import Content, size_of
 from gptailor.evaluate.live.template import Named, fill_module
-from gptailor.evaluate.live.weights import size_of
 from gptailor.plan.faults import TailorError
 
 LayerTensors = dict[str, Tensor]
@@ -22,7 +20,7 @@ Make = Callable[[Content], LayerTensors]
 
 
 @final
-class Everything:
+class LayerCache:
     """All layers stay. Of those that are computed only as many as `merged` bytes hold.
 
     One that is computed counts with the bytes that are its own. What falls out of the cache lives
@@ -55,7 +53,7 @@ class Everything:
 
 
 @final
-class Resident:
+class ResidentLayers:
     """Layers that stay on the device within `room` bytes, the first that come.
 
     A pass goes through its layers in turn: keeping the latest would mean that none is there when
@@ -75,10 +73,8 @@ class Resident:
         """Change the room; a model has this many layers."""
         self.room = room
         self.passing = max(self.passing, layers)
-        for each in sorted(self._used, key=lambda content: self._used[content]):
-            if self.bytes <= room:
-                break
-            self._drop(each)
+        while self.bytes > room:
+            self._drop(min(self._used, key=self._used.__getitem__))
 
     def get(self, content: Content) -> LayerTensors | None:
         """The layer, if it is there."""
@@ -98,10 +94,8 @@ class Resident:
         if content in self._layers or size > self.room:
             return
         old = [c for c, used in self._used.items() if self._clock - used > 2 * self.passing]
-        for each in old:
-            if self.bytes + size <= self.room:
-                break
-            self._drop(each)
+        while old and self.bytes + size > self.room:
+            self._drop(old.pop(0))
         if self.bytes + size <= self.room:
             self._layers[content] = layer
             self._used[content] = self._clock
@@ -119,8 +113,8 @@ Arrival = tuple[LayerTensors, torch.cuda.Event | None]
 
 
 @final
-class Streaming:
-    """Lends layers within `memory` bytes on the device: some stay, the others come and go.
+class LayerStream:
+    """Brings layers within `memory` bytes on the device: some stay, the others come and go.
 
     Two layers' room is for those that come and go: one runs while the next one's copy is under way.
     Beside a CUDA device layers wait in pinned host memory as far as that is free; else, and on the
@@ -140,9 +134,10 @@ class Streaming:
         self.layers = 0
         """Bytes that layers may take."""
         self.largest = 0
-        self.resident = Resident(0)
+        self.resident = ResidentLayers(0)
         cuda = device.type == "cuda"
-        self.host = Resident(_free() if cuda else 0)
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        self.host = ResidentLayers(int(free * HOST_SHARE) if cuda else 0)
         self._side = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
         self._coming: dict[Content, Future[Arrival]] = {}
         self._here: dict[Content, LayerTensors] = {}
@@ -207,33 +202,37 @@ class Streaming:
             waiting = self.host.get(content)
             if waiting is None:
                 layer = self.make(content)
-                self._put_by(content, layer)
+                if self.host.bytes + size_of(list(layer.values())) <= self.host.room:
+                    self.host.offer(content, {n: t.cpu().pin_memory() for n, t in layer.items()})
             else:
                 layer = {n: t.to(self.device, non_blocking=True) for n, t in waiting.items()}
             return layer, self._side.record_event()
 
-    def _put_by(self, content: Content, layer: LayerTensors) -> None:
-        if self.host.bytes + size_of(list(layer.values())) <= self.host.room:
-            self.host.offer(content, {n: t.cpu().pin_memory() for n, t in layer.items()})
 
-
-def _free() -> int:
-    """Bytes that may be pinned."""
-    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * HOST_SHARE)
+def memory_of(device: torch.device) -> int:
+    """All bytes of memory that a device has."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @final
-class Lent:
+class StreamedLayer:
     """A layer of a live model: its module, filled while it is used and hollow otherwise."""
 
     def __init__(
-        self, module: nn.Module, content: Content, hollow: Named, streaming: Streaming
+        self,
+        stream: LayerStream,
+        module: nn.Module,
+        content: Content,
+        hollow: Named,
+        following: Content | None,
     ) -> None:
         self.module = module
         self.content = content
         self.hollow = hollow
-        self.streaming = streaming
-        self.following: Content | None = None
+        self.stream = stream
+        self.following = following
         self._held = 0
         self._running = 0
         module.register_forward_pre_hook(self._before)
@@ -261,27 +260,22 @@ class Lent:
 
     def _enter(self) -> None:
         if not self._held + self._running:
-            fill_module(self.module, self.streaming.enter(self.content))
+            fill_module(self.module, self.stream.enter(self.content))
             if self.following is not None:
-                self.streaming.prefetch(self.following)
+                self.stream.prefetch(self.following)
 
     def _leave(self) -> None:
         if not self._held + self._running:
             fill_module(self.module, self.hollow)
-            self.streaming.leave(self.content)
+            self.stream.leave(self.content)
 
 
-def lend(
+def stream_layers(
     modules: Sequence[nn.Module],
     contents: Sequence[Content],
     hollow: Sequence[Named],
-    streaming: Streaming,
-) -> tuple[Lent, ...]:
+    stream: LayerStream,
+) -> tuple[StreamedLayer, ...]:
     """All layers of a model, each with the one that follows it."""
-    lent = tuple(
-        Lent(module, content, empty, streaming)
-        for module, content, empty in zip(modules, contents, hollow, strict=True)
-    )
-    for each, after in pairwise(lent):
-        each.following = after.content
-    return lent
+    made = zip(modules, contents, hollow, (*contents[1:], None), strict=True)
+    return tuple(StreamedLayer(stream, *each) for each in made)

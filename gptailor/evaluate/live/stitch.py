@@ -6,7 +6,6 @@ addresses as torch's own do. (transformers maps files into memory as they are; s
 kernels round otherwise there, by 1e-7.)
 """
 
-import os
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,12 +19,25 @@ from transformers import PreTrainedModel
 
 from gptailor.checkpoint.families.layout import name_of
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluate.bridge.fit import Bridger, Fitted, FittedBridge, Told
-from gptailor.evaluate.forward.prefix_cache import _order_by_beginning
-from gptailor.evaluate.live.contents import Anatomist, Anatomy, Content, piece
-from gptailor.evaluate.live.layer_cache import Everything, LayerTensors, Lent, Streaming, lend
-from gptailor.evaluate.live.template import Named, Shell, decoder_layers
-from gptailor.evaluate.live.weights import TensorMaker, size_of
+from gptailor.evaluate.bridge.fit import Bridger, Fitted, FittedBridge, OnGap
+from gptailor.evaluate.forward.prefix_cache import in_order
+from gptailor.evaluate.live.contents import (
+    Content,
+    ContentTable,
+    ModelContents,
+    TensorMaker,
+    piece,
+    size_of,
+)
+from gptailor.evaluate.live.layer_cache import (
+    LayerCache,
+    LayerStream,
+    LayerTensors,
+    StreamedLayer,
+    memory_of,
+    stream_layers,
+)
+from gptailor.evaluate.live.template import ModelTemplate, Named, decoder_layers
 from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import Gap, gaps, kept
 from gptailor.plan.plan import Plan
@@ -59,15 +71,15 @@ class Stitched:
     start: Hashable
     layers: tuple[Hashable, ...]
     end: Hashable
-    lent: tuple[Lent, ...] = field(default=(), repr=False)
+    streamed: tuple[StreamedLayer, ...] = field(default=(), repr=False)
 
     def layer(self, index: int) -> AbstractContextManager[nn.Module]:
         """The layer of that number, ready on the device as long as the context lasts.
 
         Where layers are streamed, the next one begins to come.
         """
-        if self.lent:
-            return self.lent[index].held()
+        if self.streamed:
+            return self.streamed[index].held()
         return nullcontext(decoder_layers(self.model)[index])
 
 
@@ -99,23 +111,22 @@ class Stitcher:
         self.device = device_of(str(device))
         self.dtype = dtype
         self.memory = memory
-        self._anatomist = Anatomist(models)
+        self._table = ContentTable(models)
         self._base = models["base"]
         self._tensors = TensorMaker(self.device, keep=memory is None)
-        self._shells: OrderedDict[Hashable, Shell] = OrderedDict()
-        self._homes: dict[tuple[str, str], Shell] = {}
+        self._templates: OrderedDict[Hashable, ModelTemplate] = OrderedDict()
+        self._homes: dict[tuple[str, str], ModelTemplate] = {}  # the latest with such a layer
         self._bridger: Bridger | None = None
-        self._everything: Everything | None = None
-        self._streaming: Streaming | None = None
-        self.merged = self._enough() if merged is None else merged
+        self._cache: LayerCache | None = None
+        self._stream: LayerStream | None = None
+        if merged is None:
+            base = sum(tensor.spec.size for tensor in self._base.checkpoint.tensors.values())
+            merged = min(int(MERGED_SHARE * memory_of(self.device)), MERGED_MODELS * base)
+        self.merged = merged
         if memory is None:
-            self._everything = Everything(self._make, self.merged)
+            self._cache = LayerCache(self._make, merged)
         else:
-            self._streaming = Streaming(self._make, self._ahead, self.device, memory)
-
-    def _enough(self) -> int:
-        base = sum(tensor.spec.size for tensor in self._base.checkpoint.tensors.values())
-        return min(_quarter(self.device), MERGED_MODELS * base)
+            self._stream = LayerStream(self._make, self._ahead, self.device, memory)
 
     @torch.no_grad()
     def stitch(self, plan: Plan) -> Stitched:
@@ -125,19 +136,19 @@ class Stitcher:
         not what its header said, OverflowFault where a merge overflows, TailorError where `memory`
         holds no layer or a model that the plan uses isn't among those given; and as `bridges`.
         """
-        return self.live(self.anatomy(plan))
+        return self.live(self.contents(plan))
 
     @torch.no_grad()
-    def anatomy(self, plan: Plan) -> Anatomy:
+    def contents(self, plan: Plan) -> ModelContents:
         """What the live model of a closed plan is made of, its gaps bridged. Raises as `stitch`."""
         self._check(plan)
-        anatomy = self._anatomist.anatomy(plan)
-        layers = list(anatomy.layers)
+        contents = self._table.contents(plan)
+        layers = list(contents.layers)
         for gap, bridge in self.bridges(plan):
-            layers[gap.index] = self._anatomist.bridged(layers[gap.index], bridge.tensors)
-        return replace(anatomy, layers=tuple(layers))
+            layers[gap.index] = self._table.bridged(layers[gap.index], bridge.tensors)
+        return replace(contents, layers=tuple(layers))
 
-    def together(self, anatomies: Sequence[Anatomy]) -> Iterator[list[int]]:
+    def together(self, several: Sequence[ModelContents]) -> Iterator[list[int]]:
         """Their numbers in groups that may be live at once, those that begin alike together.
 
         What a group has of its own, merged layers and what surrounds layers, takes as many bytes as
@@ -145,10 +156,15 @@ class Stitcher:
         """
         group: list[int] = []
         pieces: dict[Hashable, int] = {}
-        for number in _order_by_beginning([(_start(one), *one.layers) for one in anatomies]):
-            own = self._own(anatomies[number])
+        for number in in_order([(_start(one), *one.layers) for one in several]):
+            rest = (one for one in several[number].rest if isinstance(one.make, Combine))
+            own: dict[Hashable, int] = {
+                _surrounding(several[number]): sum(one.spec.size for one in rest)
+            }
+            if self._stream is None:
+                own |= {content: content.made for content in several[number].layers}
             size = sum((pieces | own).values())
-            over = len(pieces | own) > 1 if self._streaming is not None else size > self.merged
+            over = len(pieces | own) > 1 if self._stream is not None else size > self.merged
             if group and over:
                 yield group
                 group, pieces = [], {}
@@ -157,60 +173,55 @@ class Stitcher:
         if group:
             yield group
 
-    def _own(self, anatomy: Anatomy) -> dict[Hashable, int]:
-        """The bytes that a plan's live model doesn't have from the models, by what they are."""
-        made = sum(output.spec.size for output in anatomy.rest if isinstance(output.make, Combine))
-        found: dict[Hashable, int] = {_surrounding(anatomy): made}
-        if self._streaming is None:
-            found |= {content: content.made for content in anatomy.layers}
-        return found
-
     @torch.no_grad()
-    def bridges(self, plan: Plan, told: Told = lambda _: None) -> list[tuple[Gap, FittedBridge]]:
+    def bridges(self, plan: Plan, on_gap: OnGap = lambda _: None) -> list[tuple[Gap, FittedBridge]]:
         """The bridges of a closed plan, fitted in float32 whatever the live models' dtype.
 
-        They are kept for plans that begin alike. `told` is told of each gap that is fitted. Raises
+        They are kept for plans that begin alike. `on_gap` hears of each gap that is fitted. Raises
         CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be closed.
         """
         found = gaps(plan, self._base.layout.count)
         if not found:
             return []
         with torch.inference_mode(mode=False):
-            return list(self._fitter(plan).bridges(plan, found, told))
+            return list(self._fitter(plan).bridges(plan, found, on_gap))
 
     def _fitter(self, plan: Plan) -> Bridger:
         """This stitcher's own, if its models are float32; else that of another whose are."""
         if self._bridger is None:
-            if self._shell(self._anatomist.anatomy(plan)).model.dtype == torch.float32:
-                place = self.device if self._streaming is None else torch.device("cpu")
-                self._bridger = Bridger(
-                    self._anatomist, self.live, self._tensors, place, self._reserve
-                )
+            if self._template(self._table.contents(plan)).model.dtype == torch.float32:
+                place = self.device if self._stream is None else torch.device("cpu")
+                self._bridger = Bridger(self._table, self.live, self._tensors, place, self._reserve)
             else:
-                wide = Stitcher(
-                    self._anatomist.models,
-                    device=self.device,
-                    dtype=torch.float32,
-                    memory=self.memory,
-                )
-                self._bridger = wide._fitter(plan)
+                models, wide = self._table.models, torch.float32
+                other = Stitcher(models, device=self.device, dtype=wide, memory=self.memory)
+                self._bridger = other._fitter(plan)
         return self._bridger
 
     def _reserve(self, size: int) -> None:
-        if self._streaming is not None:
-            self._streaming.reserved = size
+        if self._stream is not None:
+            self._stream.reserved = size
 
     @torch.no_grad()
-    def live(self, anatomy: Anatomy) -> Stitched:
-        """The live model of what `anatomy` gave."""
+    def live(self, contents: ModelContents) -> Stitched:
+        """The live model of what `contents` gave."""
         with torch.inference_mode(mode=False):
-            shell = self._shell(anatomy)
-            self._homes |= {(content.kind, content.dtype): shell for content in anatomy.layers}
-            if self._streaming is not None:
-                return self._streamed(anatomy, shell, self._streaming)
-            assert self._everything is not None
-            layers: list[Named] = [self._everything.get(c) for c in anatomy.layers]
-            return _stitched(anatomy, shell.model_of(anatomy, layers))
+            template = self._template(contents)
+            self._homes |= {(content.kind, content.dtype): template for content in contents.layers}
+            if self._stream is not None:
+                empty = [template.hollow(content) for content in contents.layers]
+                largest = max(size_of(list(layer.values())) for layer in empty)
+                self._stream.expect(len(empty), template.size, largest)
+                model = template.model_of(contents, empty)
+                modules = list(decoder_layers(model))
+                streamed = stream_layers(modules, contents.layers, empty, self._stream)
+            else:
+                assert self._cache is not None
+                layers: list[Named] = [self._cache.get(content) for content in contents.layers]
+                model, streamed = template.model_of(contents, layers), ()
+            head = contents.begin if contents.tied else ()
+            end = (contents.dtype, piece(head), piece(contents.end))
+            return Stitched(model, _start(contents), contents.layers, end, streamed)
 
     def _check(self, plan: Plan) -> None:
         """All models that the plan uses are there: a checked plan's are those that it uses."""
@@ -218,59 +229,34 @@ class Stitcher:
         recipes = [made.recipe for slot in slots for made in slot.made.values()]
         recipes += [r for r in (plan.embed, plan.norm, plan.head, plan.tokenizer) if r is not None]
         used = {name for recipe in recipes for _, name, _ in named_models(recipe)}
-        if missing := sorted(used - self._anatomist.models.keys()):
+        if missing := sorted(used - self._table.models.keys()):
             raise TailorError(f"'{missing[0]}' is not among the models that were opened")
 
-    def _streamed(self, anatomy: Anatomy, shell: Shell, streaming: Streaming) -> Stitched:
-        empty = [shell.hollow(content) for content in anatomy.layers]
-        streaming.expect(
-            len(empty), shell.size, max(size_of(list(layer.values())) for layer in empty)
-        )
-        model = shell.model_of(anatomy, empty)
-        modules = list(decoder_layers(model))
-        return _stitched(anatomy, model, lend(modules, anatomy.layers, empty, streaming))
-
-    def _shell(self, anatomy: Anatomy) -> Shell:
+    def _template(self, contents: ModelContents) -> ModelTemplate:
         """What surrounds the layers; of those that no plan uses some stay, the latest."""
-        key = _surrounding(anatomy)
-        if key not in self._shells:
-            self._shells[key] = Shell(anatomy, self._base, self._tensors, self.dtype)
-        self._shells.move_to_end(key)
-        room = self.merged // SURROUNDINGS if self._streaming is None else 0
-        while len(self._shells) > 1 and sum(one.size for one in self._shells.values()) > room:
-            self._shells.popitem(last=False)
-        return self._shells[key]
+        key = _surrounding(contents)
+        if key not in self._templates:
+            self._templates[key] = ModelTemplate(contents, self._base, self._tensors, self.dtype)
+        self._templates.move_to_end(key)
+        room = self.merged // SURROUNDINGS if self._stream is None else 0
+        while len(self._templates) > 1 and sum(one.size for one in self._templates.values()) > room:
+            self._templates.popitem(last=False)
+        return self._templates[key]
 
     def _make(self, content: Content) -> LayerTensors:
         with torch.inference_mode(mode=False), torch.no_grad():
-            return self._home(content).layer(content)
+            return self._homes[content.kind, content.dtype].layer(content)
 
     def _ahead(self, content: Content) -> bool:
-        return self._home(content).direct(content)
-
-    def _home(self, content: Content) -> Shell:
-        """The latest shell that has a layer of its kind: a layer is the same in all of them."""
-        return self._homes[content.kind, content.dtype]
+        return self._homes[content.kind, content.dtype].direct(content)
 
 
-def _surrounding(anatomy: Anatomy) -> Hashable:
-    return (anatomy.key, *map(piece, (anatomy.begin, anatomy.end, anatomy.others)))
+def _surrounding(contents: ModelContents) -> Hashable:
+    return (contents.key, *map(piece, (contents.begin, contents.end, contents.others)))
 
 
-def _start(anatomy: Anatomy) -> Hashable:
-    return anatomy.dtype, piece(anatomy.begin), piece(anatomy.others)
-
-
-def _stitched(anatomy: Anatomy, model: PreTrainedModel, lent: tuple[Lent, ...] = ()) -> Stitched:
-    head = anatomy.begin if anatomy.tied else ()
-    end = (anatomy.dtype, piece(head), piece(anatomy.end))
-    return Stitched(model, _start(anatomy), anatomy.layers, end, lent)
-
-
-def _quarter(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory * MERGED_SHARE)
-    return int(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * MERGED_SHARE)
+def _start(contents: ModelContents) -> Hashable:
+    return contents.dtype, piece(contents.begin), piece(contents.others)
 
 
 def stitch(
@@ -300,26 +286,25 @@ def fit(
     *,
     device: torch.device | str = "cpu",
     memory: int | None = None,
-    told: Told = lambda _: None,
+    on_gap: OnGap = lambda _: None,
 ) -> Fitted:
     """Fit the bridges of a prepared plan; nothing is written, and without gaps nothing is done.
 
     The models run in float32, whatever dtype they are stored in; `memory` bounds the bytes of
-    weights on the device, and of the sums that a fit is made from. `told` is told of each gap when
+    weights on the device, and of the sums that a fit is made from. `on_gap` hears of each gap when
     its turn comes. The same text and plan give the same tensors in any process on one machine with
     the same number of threads.
 
     Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
     closed, TailorError if the world fails.
     """
-    gaps = prepared.gaps
-    if not gaps:
+    if not prepared.gaps:
         return Fitted({}, {})
     stitcher = Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory)
     layout = prepared.models["base"].layout
     tensors: dict[str, Tensor] = {}
     bridges: dict[str, FittedBridge] = {}
-    for gap, bridge in stitcher.bridges(prepared.plan, told):
+    for gap, bridge in stitcher.bridges(prepared.plan, on_gap):
         bridges[f"L{gap.after}"] = bridge
         named = bridge.tensors.items()
         tensors |= {name_of(layout, gap.index, rest): tensor for rest, tensor in named}

@@ -20,10 +20,14 @@ from transformers.utils import logging
 
 from gptailor.checkpoint.folder import generation_config
 from gptailor.checkpoint.models import Opened
-from gptailor.evaluate.live.contents import Anatomy, Content
-from gptailor.evaluate.live.weights import TensorMaker, aligned_tensor, size_of
+from gptailor.evaluate.live.contents import (
+    Content,
+    ModelContents,
+    TensorMaker,
+    aligned_tensor,
+    size_of,
+)
 from gptailor.plan.faults import TailorError
-from gptailor.program.program import Output
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:
@@ -81,7 +85,7 @@ _MakeTensor = Callable[[str, Tensor], Tensor]
 
 
 @final
-class Template:
+class ModuleTemplate:
     """A module of which copies are made, taken apart once: a copy is a few microseconds a module.
 
     Copies are objects of their own down to each `Parameter`; what else the modules hold is shared,
@@ -98,18 +102,16 @@ class Template:
         self._full = [(name, value) for name, value in owned.items() if value]
         self._configs = [name for name, value in own.items() if value is config]
         self._numbered = "layer_idx" in own
-        self._parameters = [
-            (name, prefix + name, tensor)
-            for name, tensor in own["_parameters"].items()
-            if tensor is not None
-        ]
-        self._buffers = [
-            (name, prefix + name, tensor)
-            for name, tensor in own["_buffers"].items()
-            if tensor is not None
-        ]
+        self._parameters, self._buffers = (
+            [
+                (name, prefix + name, tensor)
+                for name, tensor in own[kind].items()
+                if tensor is not None
+            ]
+            for kind in ("_parameters", "_buffers")
+        )
         self._children = [
-            (name, Template(child, config, f"{prefix}{name}."))
+            (name, ModuleTemplate(child, config, f"{prefix}{name}."))
             for name, child in own["_modules"].items()
             if child is not None
         ]
@@ -127,7 +129,12 @@ class Template:
         new: nn.Module = object.__new__(type(self.module))
         made[id(self.module)] = new
         own = new.__dict__
-        self._bare(own, config, index)
+        own.update(self._shared)
+        own.update((name, kind()) for name, kind in self._empty)
+        own.update((name, value.copy()) for name, value in self._full)  # hooks too are its own
+        own.update((name, config) for name in self._configs)
+        if index is not None and self._numbered:
+            own["layer_idx"] = index
         for name, whole, tensor in self._parameters:
             if (parameter := made.get(id(tensor))) is None:
                 parameter = made[id(tensor)] = _parameter(take(whole, tensor))
@@ -137,28 +144,6 @@ class Template:
         for name, child in self._children:
             own["_modules"][name] = child._copied(take, config, index, made)
         return new
-
-    def _bare(self, own: dict[str, Any], config: object, index: int | None) -> None:
-        """Fill a new module's attributes: its dictionaries, hooks too, are its own."""
-        own.update(self._shared)
-        for name, kind in self._empty:
-            own[name] = kind()
-        for name, value in self._full:
-            own[name] = value.copy()
-        for name in self._configs:
-            own[name] = config
-        if index is not None and self._numbered:
-            own["layer_idx"] = index
-
-
-def as_it_is(name: str, tensor: Tensor) -> Tensor:
-    """The tensor that is there."""
-    return tensor.detach()
-
-
-def out_of(tensors: Named) -> _MakeTensor:
-    """The tensors of these names; what has none, as it is."""
-    return tensors.get
 
 
 def fill_module(module: nn.Module, tensors: Named) -> None:
@@ -172,11 +157,6 @@ def fill_module(module: nn.Module, tensors: Named) -> None:
             own["_buffers"][last] = tensor
 
 
-def hollow(tensors: Named) -> dict[str, Tensor]:
-    """The same shapes and dtypes, without memory."""
-    return {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-
-
 def _parameter(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
@@ -188,7 +168,7 @@ CONFIGURATIONS = 32
 
 
 @final
-class Shell:
+class ModelTemplate:
     """A model without layers, and how its layers are made of contents.
 
     `dtype` is the one asked for, None for the configuration's.
@@ -196,20 +176,24 @@ class Shell:
 
     def __init__(
         self,
-        anatomy: Anatomy,
+        contents: ModelContents,
         base: Opened,
         tensors: TensorMaker,
         dtype: torch.dtype | None,
     ) -> None:
-        self.anatomy = anatomy
+        self.contents = contents
         self.prefix = base.layout.prefix
         self.tensors = tensors
         self.dtype = dtype
         self._rest: dict[str, Tensor] = {}
         self._configs: dict[str, PreTrainedConfig] = {}
-        made = {on_cpu.data_ptr(): tensor for on_cpu, tensor in self._read_rest()}
-        self.numbers = {anatomy.layers[at].kind: n for n, at in enumerate(anatomy.first)}
-        self.shown = [anatomy.layers[at] for at in anatomy.first]
+        made: dict[int, Tensor] = {}  # the same on the device, by their addresses on the CPU
+        for output in contents.rest:
+            tensor = tensors.make(output)
+            on_cpu = self._rest[output.spec.name] = tensor.cpu()
+            made[on_cpu.data_ptr()] = tensor
+        self.numbers = {contents.layers[at].kind: n for n, at in enumerate(contents.first)}
+        self.shown = [contents.layers[at] for at in contents.first]
         given = [self._given(content) for content in self.shown]
         self.model = self._load(given)
         if (path := generation_config(base.checkpoint)) is not None:
@@ -222,8 +206,8 @@ class Shell:
             self._rest.clear()
         emptied = [_emptied(layer, tensors.device) for layer in loaded]
         self._hollow = [_tensors(layer) for layer in emptied]
-        self._whole = Template(self.model, self.model.config)
-        self._templates = [Template(layer, self.model.config) for layer in emptied]
+        self._whole = ModuleTemplate(self.model, self.model.config)
+        self._templates = [ModuleTemplate(layer, self.model.config) for layer in emptied]
         self.size = size_of(list(self.model.parameters()))
 
     # ------------------------------------------------------------------------------------- layers
@@ -245,11 +229,12 @@ class Shell:
         return {name: aligned_tensor(t.detach()).to(device) for name, t in _tensors(module).items()}
 
     def _given(self, content: Content) -> dict[str, Tensor]:
-        return {output.spec.name: self._one(content, output) for output in content.outputs}
-
-    def _one(self, content: Content, output: Output) -> Tensor:
-        fitted = content.fitted.get(output.spec.name)
-        return self.tensors.make(output) if fitted is None else fitted.to(self.tensors.device)
+        made: dict[str, Tensor] = {}
+        for output in content.outputs:
+            fitted = content.fitted.get(output.spec.name)
+            tensor = self.tensors.make(output) if fitted is None else fitted
+            made[output.spec.name] = tensor.to(self.tensors.device)
+        return made
 
     def hollow(self, content: Content) -> dict[str, Tensor]:
         """The same without memory."""
@@ -257,45 +242,42 @@ class Shell:
 
     # -------------------------------------------------------------------------------------- whole
 
-    def model_of(self, anatomy: Anatomy, layers: Sequence[Named]) -> PreTrainedModel:
-        """The live model of a plan whose shell this is, around these layers' tensors."""
-        config = self._config(anatomy.config, len(layers))
-        model = self._whole.copy(as_it_is, config, None)
+    def model_of(self, contents: ModelContents, layers: Sequence[Named]) -> PreTrainedModel:
+        """The live model of a plan whose template this is, around these layers' tensors."""
+        config = self._config(contents.config, len(layers))
+        model = self._whole.copy(lambda _, tensor: tensor.detach(), config)
         assert isinstance(model, PreTrainedModel)
         model.generation_config = copy.deepcopy(self.model.generation_config)
-        numbers = [self.numbers[content.kind] for content in anatomy.layers]
+        numbers = [self.numbers[content.kind] for content in contents.layers]
         modules = [
-            self._templates[number].copy(out_of(tensors), config, index)
+            self._templates[number].copy(tensors.get, config, index)
             for index, (number, tensors) in enumerate(zip(numbers, layers, strict=True))
         ]
         replace_layers(model, modules)
         return model
 
     def _config(self, given: _Config, count: int) -> PreTrainedConfig:
-        """The plan's configuration, with what transformers had put into the shell's; a new one."""
+        """The plan's configuration, with what transformers put into the template's; a new one."""
         key = json.dumps(given, sort_keys=True)
         if key not in self._configs:
             if len(self._configs) >= CONFIGURATIONS:
                 del self._configs[next(iter(self._configs))]
-            self._configs[key] = self._completed(configuration(given))
+            made = self._configs[key] = configuration(given)
+            for name, value in vars(self.model.config).items():
+                if name.startswith("_") or name == "dtype" or name not in vars(made):
+                    setattr(made, name, value)
         config = copy.deepcopy(self._configs[key])  # a quarter of the time that making one takes
         assert config.num_hidden_layers == count
-        return config
-
-    def _completed(self, config: PreTrainedConfig) -> PreTrainedConfig:
-        for name, value in vars(self.model.config).items():
-            if name.startswith("_") or name == "dtype" or name not in vars(config):
-                setattr(config, name, value)
         return config
 
     # ------------------------------------------------------------------------------------ loading
 
     def _load(self, layers: Sequence[Named]) -> PreTrainedModel:
-        """The shell with these layers, as transformers loads it on the CPU."""
+        """The template with these layers, as transformers loads it on the CPU."""
         state = dict(self._rest)
         for number, tensors in enumerate(layers):
             state |= {f"{self.prefix}{number}.{name}": t.cpu() for name, t in tensors.items()}
-        config = configuration(self.anatomy.shell)
+        config = configuration(self.contents.template)
         kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         with _quietly():
             model, report = kind.from_pretrained(
@@ -311,13 +293,6 @@ class Shell:
         assert isinstance(model, PreTrainedModel)
         model.requires_grad_(requires_grad=False)
         return model
-
-    def _read_rest(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The tensors outside the layers: on the CPU, and where they were made."""
-        for output in self.anatomy.rest:
-            made = self.tensors.make(output)
-            self._rest[output.spec.name] = made.cpu()
-            yield self._rest[output.spec.name], made
 
     def _move(self, made: Mapping[int, Tensor]) -> None:
         """All outside the layers onto the device; what is there already, by address, is shared."""
@@ -368,7 +343,8 @@ def _same(given: Named, loaded: Named) -> bool:
 
 def _emptied(layer: nn.Module, device: torch.device) -> nn.Module:
     """The layer without its own tensors; buffers that no checkpoint has stay."""
-    fill_module(layer, hollow(_tensors(layer)))
+    own = _tensors(layer).items()
+    fill_module(layer, {name: torch.empty_like(one, device="meta") for name, one in own})
     for module in layer.modules():
         for name in module._non_persistent_buffers_set:
             buffer = module._buffers[name]

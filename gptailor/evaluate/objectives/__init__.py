@@ -1,14 +1,14 @@
 """The objectives that plans are judged by, one file each.
 
 An objective that is ready is a `Forward` one, whose `work` one forward pass does and whose `score`
-reads the results, or a `Judged` one, for which the model makes text.
+reads the results, or a `Generative` one, for which the model makes text.
 """
 
 from collections.abc import Callable, Mapping
 
 from gptailor.evaluate.objectives.base import (
     Forward,
-    Judged,
+    Generative,
     ObjectiveContext,
     ObjectiveError,
     PreparedObjective,
@@ -24,7 +24,7 @@ from gptailor.plan.plan import Objective
 __all__ = [
     "PREPARE",
     "Forward",
-    "Judged",
+    "Generative",
     "ObjectiveContext",
     "ObjectiveError",
     "PreparedObjective",

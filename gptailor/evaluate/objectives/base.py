@@ -53,7 +53,7 @@ class Traits:
 
 
 class PreparedObjective(ABC):
-    """An objective with its samples; `Forward` or `Judged`."""
+    """An objective with its samples; `Forward` or `Generative`."""
 
     traits: Traits
 
@@ -113,7 +113,7 @@ class Forward(PreparedObjective):
         return {}
 
 
-class Judged(PreparedObjective):
+class Generative(PreparedObjective):
     """An objective that needs the model to make text."""
 
     @abstractmethod

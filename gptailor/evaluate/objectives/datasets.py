@@ -6,7 +6,7 @@ skipped, and fields that nobody asked for are ignored. Any other file is one tex
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, final
@@ -118,7 +118,8 @@ def order(size: int, seed: int) -> list[int]:
     The order depends on the seed and the number alone, in every version of Python; the samples of
     a lower fidelity are the first of those of a higher one.
     """
-    return sorted(range(size), key=lambda number: (_lot(number, seed), number))
+    lots = [hashlib.blake2b(f"{seed}:{n}".encode(), digest_size=8).digest() for n in range(size)]
+    return sorted(range(size), key=lots.__getitem__)
 
 
 def joined_text(context: str, continuation: str) -> str:
@@ -127,25 +128,20 @@ def joined_text(context: str, continuation: str) -> str:
     return continuation if apart else f" {continuation}"
 
 
-def _lot(number: int, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=8).digest()
-
-
 # --------------------------------------------------------------------------------------- the rows
 
 
+@final
 class _RowError(Exception):
     """What is wrong with a row."""
 
 
 def _text_row(row: Mapping[str, Any], line: int) -> Passage | Exchange:
-    if "text" in row:
-        return Passage(_filled(row, "text"), line)
-    if "prompt" in row and "response" in row:
+    if "text" not in row and "prompt" in row and "response" in row:
         return Exchange(_text(row, "prompt"), _filled(row, "response"), (), line)
-    if "context" in row and "answer" in row:
+    if "text" not in row and "context" in row and "answer" in row:
         return _exchange(row, line)
-    raise _RowError(_lacks(row, "text"))
+    return Passage(_filled(row, "text"), line)
 
 
 def _exchange(row: Mapping[str, Any], line: int) -> Exchange:
@@ -160,9 +156,7 @@ def _question(row: Mapping[str, Any], line: int) -> Question:
     else:
         query, choices = _text(row, "query"), _texts(row, "choices")
         pairs = [(query, choice) for choice in choices]
-    gold = row.get("gold")
-    if "gold" not in row:
-        raise _RowError(_lacks(row, "gold"))
+    gold = _field(row, "gold")
     if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
         raise _RowError(f"'gold' is a whole number from 0 to {len(choices) - 1}")
     if len(choices) < 2:
@@ -170,10 +164,16 @@ def _question(row: Mapping[str, Any], line: int) -> Question:
     return Question(tuple((c, joined_text(c, a)) for c, a in pairs), choices, gold, line)
 
 
-def _text(row: Mapping[str, Any], field: str) -> str:
+def _field(row: Mapping[str, Any], field: str) -> Any:
     if field not in row:
-        raise _RowError(_lacks(row, field))
-    return _checked(row[field], f"'{field}'")
+        there = listed(quoted(name) for name in list(row)[:8])
+        more = f"; it has {there}" if there else "; it is empty"
+        raise _RowError(f"the row has no '{field}'{more}")
+    return row[field]
+
+
+def _text(row: Mapping[str, Any], field: str) -> str:
+    return _checked(_field(row, field), f"'{field}'")
 
 
 def _filled(row: Mapping[str, Any], field: str) -> str:
@@ -183,11 +183,10 @@ def _filled(row: Mapping[str, Any], field: str) -> str:
 
 
 def _texts(row: Mapping[str, Any], field: str) -> tuple[str, ...]:
-    if field not in row:
-        raise _RowError(_lacks(row, field))
-    if not isinstance(row[field], list) or not row[field]:
+    entries = _field(row, field)
+    if not isinstance(entries, list) or not entries:
         raise _RowError(f"'{field}' is a list of texts")
-    texts = tuple(_checked(text, f"an entry of '{field}'") for text in row[field])
+    texts = tuple(_checked(text, f"an entry of '{field}'") for text in entries)
     if "" in texts:
         raise _RowError(f"an entry of '{field}' is empty")
     return texts
@@ -201,17 +200,14 @@ def _checked(value: object, what: str) -> str:
     return value
 
 
-def _lacks(row: Mapping[str, Any], field: str) -> str:
-    there = listed(quoted(name) for name in list(row)[:8])
-    return f"the row has no '{field}'" + (f"; it has {there}" if there else "; it is empty")
-
-
 # ------------------------------------------------------------------------------------------- files
 
 
 def _rows(path: Path, read: Callable[[Mapping[str, Any], int], _Row], kind: str) -> list[_Row]:
     rows: list[_Row] = []
-    for line, text in _lines(_content(path)):
+    for line, text in enumerate(_content(path).split("\n"), 1):  # others may stand in a text
+        if not text.strip():
+            continue
         row = _object(path, line, text, _EXAMPLES[kind])
         try:
             rows.append(read(row, line))
@@ -221,11 +217,6 @@ def _rows(path: Path, read: Callable[[Mapping[str, Any], int], _Row], kind: str)
     if not rows:
         raise CalibrationError("C802", "the file holds no rows", path)
     return rows
-
-
-def _lines(content: str) -> Iterator[tuple[int, str]]:
-    lines: Sequence[str] = content.split("\n")  # other line ends may stand in a JSON text
-    return ((i, line) for i, line in enumerate(lines, 1) if line.strip())
 
 
 def _object(path: Path, line: int, text: str, example: str) -> Mapping[str, Any]:

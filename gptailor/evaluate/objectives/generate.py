@@ -20,7 +20,7 @@ from transformers import (
 
 from gptailor.evaluate.objectives.base import (
     GENERATION_BATCH_TOKENS,
-    Judged,
+    Generative,
     ObjectiveContext,
     PreparedObjective,
     Traits,
@@ -163,7 +163,7 @@ class _Task:
 
 @final
 @dataclass(frozen=True)
-class ExactMatch(Judged):
+class ExactMatch(Generative):
     """The share of contexts after which the plan says an answer, decoding greedily.
 
     Compared is the first line of what it says (of as many lines as an answer of several has), both

@@ -5,7 +5,7 @@ import importlib
 import importlib.util
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -22,7 +22,7 @@ from gptailor.evaluate.objectives.base import (
     GENERATION_BATCH_TOKENS,
     Direction,
     Forward,
-    Judged,
+    Generative,
     ObjectiveContext,
     ObjectiveError,
     PreparedObjective,
@@ -106,14 +106,14 @@ class HarnessTask:
                 instance.filtered_resps = {}
         self.task._instances = [one for instances in used for one in instances]
         self.task.apply_filters()
-        return [self._value(instances) for instances in used]
-
-    def _value(self, instances: Sequence[Any]) -> Any:
-        responses = [one.filtered_resps[self.filter] for one in instances]
-        found = self.task.process_results(instances[0].doc, responses)
-        if self.metric not in found:
-            raise ObjectiveError(_no_metric(self.task, self.metric, list(found)))
-        return found[self.metric]
+        values = []
+        for instances in used:
+            responses = [one.filtered_resps[self.filter] for one in instances]
+            found = self.task.process_results(instances[0].doc, responses)
+            if self.metric not in found:
+                raise _no_metric(self.task, self.metric, list(found))
+            values.append(found[self.metric])
+        return values
 
 
 def prepare_lm_eval(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
@@ -136,7 +136,7 @@ def prepare_lm_eval(objective: Objective, context: ObjectiveContext) -> Prepared
         try:
             numbers = tuple(context.drawn(range(len(harness.eval_docs))))
         except Exception as error:  # a task is anybody's code and data
-            raise _no_requests(name, error) from error
+            raise _refused("make requests of", name, error) from error
         task = HarnessTask(harness, numbers, _instances(harness, numbers), wanted, filter_)
     traits = Traits(traits_of(objective).name, task.direction)
     encoder = context.encoder
@@ -164,9 +164,7 @@ def _loaded(name: str, folder: Path) -> Any:
     try:
         tasks = list(manager.load(wanted)["tasks"].values())
     except Exception as error:  # a task is anybody's code and data
-        raise ObjectiveError(
-            f"lm-eval can't load the task '{name}': {_first_line(error)}"
-        ) from error
+        raise _refused("load the task", name, error) from error
     if len(tasks) != 1:
         raise ObjectiveError(f"lm-eval's '{name}' is several tasks; name one of them")
     return tasks[0]
@@ -183,7 +181,7 @@ def _metric(task: Any, wanted: str | None) -> tuple[str, str]:
     metrics, filters = list(task.aggregation()), [one.name for one in task._filters]
     metric, _, filter_ = (wanted or metrics[0]).partition(",")
     if metric not in metrics:
-        raise ObjectiveError(_no_metric(task, metric, metrics))
+        raise _no_metric(task, metric, metrics)
     if filter_ and filter_ not in filters:
         known = listed(f"'{one}'" for one in filters)
         raise ObjectiveError(
@@ -192,9 +190,11 @@ def _metric(task: Any, wanted: str | None) -> tuple[str, str]:
     return metric, filter_ or filters[0]
 
 
-def _no_metric(task: Any, metric: str, metrics: Sequence[str]) -> str:
+def _no_metric(task: Any, metric: str, metrics: Sequence[str]) -> ObjectiveError:
     known = listed(f"'{one}'" for one in metrics)
-    return f"lm-eval's '{task.task_name}' returns no metric '{metric}': it returns {known}"
+    return ObjectiveError(
+        f"lm-eval's '{task.task_name}' returns no metric '{metric}': it returns {known}"
+    )
 
 
 def _instances(task: Any, numbers: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
@@ -205,7 +205,7 @@ def _instances(task: Any, numbers: Sequence[int]) -> tuple[tuple[Any, ...], ...]
         task.set_fewshot_seed(FEWSHOT_SEED)
         task.build_all_requests(samples=frozenset(numbers))
     except Exception as error:  # a task is anybody's code and data
-        raise _no_requests(task.task_name, error) from error
+        raise _refused("make requests of", task.task_name, error) from error
     found: dict[int, list[Any]] = {number: [] for number in numbers}
     ascending = sorted(numbers)
     for instance in task.instances:
@@ -213,12 +213,9 @@ def _instances(task: Any, numbers: Sequence[int]) -> tuple[tuple[Any, ...], ...]
     return tuple(tuple(sorted(of, key=lambda one: one.idx)) for of in found.values())
 
 
-def _no_requests(name: str, error: Exception) -> ObjectiveError:
-    return ObjectiveError(f"lm-eval can't make requests of '{name}': {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _refused(what: str, name: str, error: Exception) -> ObjectiveError:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ObjectiveError(f"lm-eval can't {what} '{name}': {first}")
 
 
 @contextlib.contextmanager
@@ -231,6 +228,7 @@ def _quiet() -> Iterator[None]:
 _LONGEST_WINDOW = 2048
 """Tokens of a window where a model takes any number, as lm-eval has it."""
 
+_LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 NEW_TOKENS = 256
 """Tokens that are made where a task doesn't say, as lm-eval has it."""
 
@@ -269,14 +267,13 @@ class Likelihoods(Forward):
 
     def score(self, results: Sequence[Tensor]) -> Score:
         """The task's metric of the first documents."""
-        left = iter(results)
+        left, counted = iter(results), 0
         answers: list[list[object]] = []
-        counted = 0
         for of in self.samples:
             if counted >= len(results):
                 break
             answers.append([self._answer(list(islice(left, len(texts)))) for texts in of])
-            counted += sum(len(texts) for texts in of)
+            counted += sum(map(len, of))
         return self.task.score(answers)
 
     def _answer(self, found: Sequence[Tensor]) -> object:
@@ -288,7 +285,7 @@ class Likelihoods(Forward):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Generated(Judged):
+class Generated(Generative):
     """A task of texts that the model makes, greedily; a sample is a document."""
 
     traits: Traits
@@ -346,8 +343,7 @@ def _texts(task: HarnessTask, instance: Any, encoder: TokenEncoder) -> tuple[Req
     try:
         if task.kind == "loglikelihood_rolling":
             return tuple(_windows(instance.args[0], encoder))
-        context, continuation = instance.args[:2]
-        return (encoder.request(context, continuation),)
+        return (encoder.request(*instance.args[:2]),)
     except EncodingError as error:
         name, number = instance.task_name, instance.doc_id
         raise ObjectiveError(f"document {number} of lm-eval's '{name}': {error}") from None
@@ -366,27 +362,21 @@ def _windows(text: str, encoder: TokenEncoder) -> Iterator[Request]:
 
 def _prompt(instance: Any, encoder: TokenEncoder) -> Prompt:
     context, settings = instance.args[:2]
+    task = f"lm-eval's '{instance.task_name}'"
     if settings.get("do_sample") or settings.get("num_beams", 1) != 1:
         raise ObjectiveError(
-            f"lm-eval's '{instance.task_name}' draws its answers at random, or by beams; "
-            "a search's are greedy"
+            f"{task} draws its answers at random, or by beams; a search's are greedy"
         )
-    most, stops = _most(settings), settings.get("until") or []
+    said = [settings[name] for name in _LENGTHS if settings.get(name) is not None]
+    most, stops = int(said[0]) if said else NEW_TOKENS, settings.get("until") or []
     try:
         tokens = encoder.prompt(context)
     except EncodingError as error:
-        raise ObjectiveError(f"lm-eval's '{instance.task_name}': {error}") from None
+        raise ObjectiveError(f"{task}: {error}") from None
     if encoder.positions is not None:
         if most >= encoder.positions:
             raise ObjectiveError(
-                f"lm-eval's '{instance.task_name}' makes {most} tokens, "
-                f"and the model takes {encoder.positions} in all"
+                f"{task} makes {most} tokens, and the model takes {encoder.positions} in all"
             )
         tokens = tokens[most - encoder.positions :]
     return Prompt(tokens, most, tuple([stops] if isinstance(stops, str) else stops))
-
-
-def _most(settings: Mapping[str, Any]) -> int:
-    names = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
-    said = [settings[name] for name in names if settings.get(name) is not None]
-    return int(said[0]) if said else NEW_TOKENS

@@ -412,10 +412,10 @@ def test_a_fit_folded_into_weights_is_the_fit_at_run_time(kind: str, tmp_path: P
     noise = torch.randn(last.inputs if last else 16, 16, generator=torch.Generator().manual_seed(0))
     change = 0.3 * noise
     tensors = fold_fit(change.double(), made, layout, {n: o.spec.dtype for n, o in outputs.items()})
-    anatomy = stitcher._anatomist.anatomy(plan)
-    layers = list(anatomy.layers)
-    layers[1] = stitcher._anatomist.bridged(layers[1], tensors)
-    folded = stitcher.live(replace(anatomy, layers=tuple(layers)))
+    contents = stitcher._table.contents(plan)
+    layers = list(contents.layers)
+    layers[1] = stitcher._table.bridged(layers[1], tensors)
+    folded = stitcher.live(replace(contents, layers=tuple(layers)))
 
     layer = decoder_layers(bare.model)[1]
     if last is None:

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from gptailor.evaluate.forward.evaluator import Evaluator, Gathering, failure, rotation_edge
 from gptailor.evaluate.forward.recording import Calls, Head
 from gptailor.evaluate.forward.requests import (
-    Failure,
     LiveModel,
     Request,
     Results,
@@ -23,6 +22,7 @@ from gptailor.evaluate.forward.requests import (
     pack,
 )
 from gptailor.evaluate.live.template import decoder_layers, standing_in
+from gptailor.evaluate.outcome import Failure
 from tests.evaluate.lent import broken, lent, likelihood, loaded, one_thread, requests, whole
 from tests.tiny import CONFIGURATIONS, VOCAB_SIZE
 

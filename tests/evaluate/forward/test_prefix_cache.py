@@ -10,8 +10,9 @@ from transformers import PreTrainedModel
 
 from gptailor.evaluate.forward import prefix_cache as branches
 from gptailor.evaluate.forward.evaluator import Evaluator
-from gptailor.evaluate.forward.prefix_cache import Branches, Node, in_order
-from gptailor.evaluate.forward.requests import Failure, Work, pack
+from gptailor.evaluate.forward.prefix_cache import PrefixCache, PrefixNode, in_order
+from gptailor.evaluate.forward.requests import Work, pack
+from gptailor.evaluate.outcome import Failure
 from tests.evaluate.lent import Lent, broken, lent, likelihood, loaded, one_thread, requests
 
 __all__ = ["one_thread"]
@@ -62,7 +63,7 @@ def test_the_same_numbers_as_alone(
             assert torch.equal(found[number], alone)
             layers += len(order)
     assert evaluator.layers_run + evaluator.layers_saved == layers
-    assert evaluator._branches.bytes <= states * STATE
+    assert evaluator._prefixes.bytes <= states * STATE
 
 
 def test_a_common_beginning_runs_once(pool: PreTrainedModel) -> None:
@@ -135,13 +136,13 @@ def test_a_population_that_is_given_up_is_forgotten(pool: PreTrainedModel) -> No
     results = evaluator.run_all(plans(pool, [[0, 1], [0, 2], [3]]), WORKS)
     next(results)
     results.close()
-    assert all(node.ahead == 0 for node in nodes(evaluator._branches.root))
+    assert all(node.ahead == 0 for node in nodes(evaluator._prefixes.root))
 
 
 # ---------------------------------------------------------------------------------------- the tree
 
 
-def nodes(node: Node) -> list[Node]:
+def nodes(node: PrefixNode) -> list[PrefixNode]:
     return [node, *(one for child in node.children.values() for one in nodes(child))]
 
 
@@ -149,7 +150,7 @@ def path(text: str) -> tuple[object, ...]:
     return ("batches", "start", *text)
 
 
-def ran(tree: Branches, leaf: Node) -> None:
+def ran(tree: PrefixCache, leaf: PrefixNode) -> None:
     depth, _ = tree.latest(leaf)
     tree.begin(leaf)
     for at in range(depth, leaf.depth):
@@ -157,7 +158,7 @@ def ran(tree: Branches, leaf: Node) -> None:
     tree.trim()
 
 
-def kept(tree: Branches) -> set[str]:
+def kept(tree: PrefixCache) -> set[str]:
     return {
         "".join(map(str, [one.key for one in node.line()][::-1][3:]))
         for node in nodes(tree.root)
@@ -166,9 +167,10 @@ def kept(tree: Branches) -> set[str]:
 
 
 def test_what_saves_least_gives_way() -> None:
-    tree = Branches(2 * 16)
-    leaves = tree.expect([path(text) for text in ("abcx", "abcy", "abcz", "aw", "ab")])
-    assert in_order(leaves) == [4, 0, 1, 2, 3]
+    tree = PrefixCache(2 * 16)
+    paths = [path(text) for text in ("abcx", "abcy", "abcz", "aw", "ab")]
+    leaves = tree.expect(paths)
+    assert in_order(paths) == [4, 0, 1, 2, 3]
     ran(tree, leaves[4])
     assert kept(tree) == {"a", "ab"}
     ran(tree, leaves[0])  # abc: 2 plans to come, one layer each; a: 3 plans, one layer
@@ -180,7 +182,7 @@ def test_what_saves_least_gives_way() -> None:
 
 
 def test_letting_go_keeps_what_is_known() -> None:
-    tree = Branches(2 * 16)
+    tree = PrefixCache(2 * 16)
     leaves = tree.expect([path("ab"), path("ac")])
     ran(tree, leaves[0])
     tree.clear()
@@ -192,7 +194,7 @@ def test_letting_go_keeps_what_is_known() -> None:
 
 def test_old_plans_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(branches, "PATHS", 3)
-    tree = Branches(0)
+    tree = PrefixCache(0)
     for number in range(10):
         [leaf] = tree.expect([path(f"a{number}")])
         ran(tree, leaf)
@@ -200,7 +202,7 @@ def test_old_plans_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_states_are_held_where_asked(pool: PreTrainedModel) -> None:
-    tree = Branches(16, torch.device("cpu"))
+    tree = PrefixCache(16, torch.device("cpu"))
     leaves = tree.expect([path("ab"), path("ac")])
     tree.begin(leaves[0])
     tree.offer(leaves[0], 1, [torch.ones(4)])

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 import gptailor
 from gptailor.evaluate.live.contents import Content
-from gptailor.evaluate.live.layer_cache import LayerTensors, Streaming
+from gptailor.evaluate.live.layer_cache import LayerStream, LayerTensors
 from gptailor.evaluate.live.stitch import Stitched, Stitcher, stitch
 from gptailor.evaluate.live.template import decoder_layers
 from gptailor.evaluate.speed import parameters
@@ -85,7 +85,7 @@ def test_layers_stay_within_memory_and_what_fits_stays(layers: int, made: int) -
         return {"weight": tensor}
 
     contents = [Content(str(number), "", ()) for number in range(6)]
-    one = Streaming(make, lambda _: True, torch.device("cpu"), fixed + layers * each)
+    one = LayerStream(make, lambda _: True, torch.device("cpu"), fixed + layers * each)
     one.expect(len(contents), fixed, each)
     for _ in range(2):
         for number, content in enumerate(contents):
@@ -98,7 +98,7 @@ def test_layers_stay_within_memory_and_what_fits_stays(layers: int, made: int) -
 
 
 def test_layers_that_fell_out_of_use_make_room() -> None:
-    one = Streaming(
+    one = LayerStream(
         lambda _: {"weight": torch.zeros(250)}, lambda _: False, torch.device("cpu"), 5000
     )
     one.expect(3, 0, 1000)

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from gptailor.evaluate.objectives import Judged, ObjectiveContext, prepare_objective
+from gptailor.evaluate.objectives import Generative, ObjectiveContext, prepare_objective
 from gptailor.evaluate.objectives.generate import greedy, normalised_answer
 from gptailor.evaluate.objectives.tokens import Prompt
 from gptailor.plan.plan import Objective
@@ -83,7 +83,7 @@ def test_the_answers_are_those_that_the_model_says(
             Objective(direction="maximize", name="generate", arguments={"file": "answers.jsonl"}),
             ObjectiveContext(tokenizer=tokenizer, folder=tmp_path, positions=128),
         )
-        assert isinstance(prepared, Judged)
+        assert isinstance(prepared, Generative)
         assert prepared.judge(model).value == pytest.approx(1 / 3)
 
 

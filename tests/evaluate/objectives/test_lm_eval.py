@@ -17,7 +17,7 @@ from lm_eval.models.huggingface import HFLM
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.objectives import (
     Forward,
-    Judged,
+    Generative,
     ObjectiveContext,
     ObjectiveError,
     agree_on_direction,
@@ -155,7 +155,7 @@ def test_a_task_of_likelihoods_has_the_harness_score(
 def test_a_task_of_texts_has_the_harness_score(world: World, found: Found) -> None:
     for metric in ("exact_match", "chrf"):
         objective = world.prepare("lm_eval", task="said.yaml", metric=metric)
-        assert isinstance(objective, Judged)
+        assert isinstance(objective, Generative)
         score = objective.judge(world.models["math"])
         assert score.value == pytest.approx(found("said")[f"{metric},none"])
 

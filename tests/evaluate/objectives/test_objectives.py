@@ -17,7 +17,7 @@ from gptailor.evaluate.forward.requests import Rows, Work
 from gptailor.evaluate.objectives import (
     PREPARE,
     Forward,
-    Judged,
+    Generative,
     ObjectiveContext,
     ObjectiveError,
     PreparedObjective,
@@ -145,8 +145,8 @@ def test_an_objective_keeps_its_contract(world: World, name: str) -> None:
         assert list(whole.work().requests)[: len(least)] == least
         scores = [world.score(whole, "math", 3), world.score(few, "math")]
     else:
-        assert isinstance(whole, Judged)
-        assert isinstance(few, Judged)
+        assert isinstance(whole, Generative)
+        assert isinstance(few, Generative)
         scores = [whole.judge(world.models["math"], 3), few.judge(world.models["math"])]
     assert scores[0] == scores[1]
     assert scores[0].samples == 3
