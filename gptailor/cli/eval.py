@@ -12,7 +12,7 @@ from gptailor.cli.options import DEVICE, DTYPE, MEMORY, MODEL, read_plan
 from gptailor.cli.terminal import report, say, width
 
 if TYPE_CHECKING:
-    from gptailor.evaluate.outcome import Judgement, Result, Subject
+    from gptailor.evaluate.outcome import Judgement, Result, TargetSize
     from gptailor.plan.faults import Fault
     from gptailor.plan.plan import Objective, Plan
     from gptailor.report import scores
@@ -162,7 +162,7 @@ def _mark(result: "Result") -> "scores.Mark":
     return Mark(result.target, score.value, score.stderr, result.retained)
 
 
-def _size(subject: "Subject") -> "scores.Size":
+def _size(subject: "TargetSize") -> "scores.Size":
     from gptailor.report.scores import Size as Row  # noqa: PLC0415
 
     mine, theirs = subject.speed, subject.beside

@@ -15,7 +15,7 @@ from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.objectives import Forward, Generative, PreparedObjective
-from gptailor.evaluate.outcome import Failure, Judgement, Result, Speed, Subject, retained_score
+from gptailor.evaluate.outcome import Failure, Judgement, Result, Speed, TargetSize, retained_score
 from gptailor.evaluate.samples import Samples, TargetObjectives, Wish, no_reference
 from gptailor.evaluate.speed import cache_bytes, parameters, speeds
 from gptailor.evaluate.targets import Target, base_of, find_targets, identity, names
@@ -149,11 +149,11 @@ class _Entry:
     speed: Speed | None = None
     beside: Speed | None = None
 
-    def subject(self) -> Subject:
+    def subject(self) -> TargetSize:
         """Its row of the table of sizes."""
         target = self.target
         layers = target.prepared.layers
-        return Subject(target.name, layers, self.parameters, self.cache, self.speed, self.beside)
+        return TargetSize(target.name, layers, self.parameters, self.cache, self.speed, self.beside)
 
 
 @final

@@ -106,7 +106,7 @@ class Speed:
 
 @final
 @dataclass(frozen=True)
-class Subject:
+class TargetSize:
     """What was judged: its size, its speed, and the base's speed measured beside it.
 
     `cache` is the KV cache's bytes for each token of a text. None is what couldn't be measured.
@@ -126,9 +126,9 @@ class Judgement:
     """Results and subjects in the order of the targets; those of their bases apart."""
 
     results: tuple[Result, ...]
-    subjects: tuple[Subject, ...]
+    subjects: tuple[TargetSize, ...]
     bases: tuple[Result, ...] = ()
-    base_subjects: tuple[Subject, ...] = ()
+    base_subjects: tuple[TargetSize, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -180,7 +180,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _subject(one: Subject) -> Mapping[str, Any]:
+def _subject(one: TargetSize) -> Mapping[str, Any]:
     return {
         "target": one.target,
         "layers": one.layers,

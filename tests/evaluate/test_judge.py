@@ -15,7 +15,7 @@ from gptailor.evaluate.outcome import (
     Result,
     Score,
     Speed,
-    Subject,
+    TargetSize,
     retained_score,
 )
 from gptailor.evaluate.samples import Samples, Wish
@@ -185,7 +185,7 @@ def test_nothing_is_retained_of_or_by_a_failure() -> None:
 
 def test_json_has_no_infinity() -> None:
     result = Result("a", 'nll("b")', "minimize", Score(1.0, math.inf, 1))
-    subject = Subject("a", 2, 10, 4, Speed(1.0, 2.0))
+    subject = TargetSize("a", 2, 10, 4, Speed(1.0, 2.0))
     record = json.loads(Judgement((result,), (subject,)).to_json())
     assert record["results"][0]["stderr"] is None
     assert record["targets"][0]["speed"] == {"prefill": 1.0, "decoding": 2.0}

@@ -35,7 +35,7 @@ its bytes in UTF-8."""
 
 @final
 @dataclass(frozen=True)
-class Choice:
+class EncodedQuestion:
     """A question in tokens: a request for each choice, what its length is, which one is right."""
 
     requests: tuple[Request, ...]
@@ -48,7 +48,7 @@ class Choices(Forward):
     """Questions, by the log-likelihood of each choice over its length; a sample is a question."""
 
     traits: Traits
-    samples: tuple[Choice, ...]
+    samples: tuple[EncodedQuestion, ...]
 
     @property
     def size(self) -> int:
@@ -83,7 +83,7 @@ class Choices(Forward):
         return mean(values)
 
     @abstractmethod
-    def of(self, sample: Choice, likelihoods: Sequence[float]) -> float:
+    def of(self, sample: EncodedQuestion, likelihoods: Sequence[float]) -> float:
         """What a question counts, given its choices' log-likelihoods over their lengths."""
 
 
@@ -91,7 +91,7 @@ class Choices(Forward):
 class Accuracy(Choices):
     """The share of questions whose right choice is the likeliest; the first of equal ones is."""
 
-    def of(self, sample: Choice, likelihoods: Sequence[float]) -> float:
+    def of(self, sample: EncodedQuestion, likelihoods: Sequence[float]) -> float:
         """1 or 0."""
         return float(likelihoods.index(max(likelihoods)) == sample.gold)
 
@@ -100,7 +100,7 @@ class Accuracy(Choices):
 class Margin(Choices):
     """How much likelier the right choice is than the best other one, in nats a byte."""
 
-    def of(self, sample: Choice, likelihoods: Sequence[float]) -> float:
+    def of(self, sample: EncodedQuestion, likelihoods: Sequence[float]) -> float:
         """Positive where the right choice is the likeliest."""
         others = [log for i, log in enumerate(likelihoods) if i != sample.gold]
         return likelihoods[sample.gold] - max(others)
@@ -122,12 +122,12 @@ def prepare_margin(objective: Objective, context: ObjectiveContext) -> PreparedO
 
 def _choices(
     objective: Objective, length: Callable[[str], int], context: ObjectiveContext
-) -> tuple[Choice, ...]:
+) -> tuple[EncodedQuestion, ...]:
     """The samples of a file of choices, in the order in which fidelities take them."""
 
-    def encode(row: Question) -> Choice:
+    def encode(row: Question) -> EncodedQuestion:
         requests = tuple(encoder.request(*pair) for pair in row.pairs)
-        return Choice(requests, tuple(map(length, row.choices)), row.gold)
+        return EncodedQuestion(requests, tuple(map(length, row.choices)), row.gold)
 
     path, encoder = context.file(objective), context.encoder
     return encoded(path, context.drawn(read_questions(path)), encode)
