@@ -71,7 +71,12 @@ def open_hub(repo: str, revision: str | None) -> tuple[Checkpoint, Remote]:
         return open_checkpoint(folder), remote
     if not (folder / INDEX).exists() and _foreign(folder, remote):
         return open_checkpoint(snapshot(repo, remote.commit, [*_SMALL_FILES, *_FOREIGN])), remote
-    return _by_headers(folder, remote), remote
+    config = read_object(folder / CONFIG, "C103", duplicate=None)
+    tensors: dict[str, TensorInfo] = {}
+    files = tuple(folder / name for name in _weights(folder))
+    for file in files:
+        tensors |= read_header(file) if file.exists() else _header(folder, remote, file)
+    return Checkpoint(folder, config, tensors, files), remote
 
 
 def open_adapter(repo: str, revision: str | None) -> tuple[Path, Remote]:
@@ -110,16 +115,6 @@ def _foreign(folder: Path, remote: Remote) -> bool:
         if any(path for pattern in _FOREIGN for path in folder.glob(pattern)):
             return True  # they are in the cache
         raise
-
-
-def _by_headers(folder: Path, remote: Remote) -> Checkpoint:
-    """The checkpoint from headers that are read over the network, once."""
-    config = read_object(folder / CONFIG, "C103", duplicate=None)
-    tensors: dict[str, TensorInfo] = {}
-    files = [folder / name for name in _weights(folder)]
-    for file in files:
-        tensors |= read_header(file) if file.exists() else _header(folder, remote, file)
-    return Checkpoint(folder, config, tensors, tuple(files))
 
 
 def _header(folder: Path, remote: Remote, file: Path) -> dict[str, TensorInfo]:

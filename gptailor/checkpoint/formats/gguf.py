@@ -227,10 +227,13 @@ class _File:
 
     def _config(self, biased: frozenset[str], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         vocabulary = tensors["model.embed_tokens.weight"].spec.shape[0]
+        specs = [tensor.spec for tensor in tensors.values()]
+        matrices = {spec.dtype for spec in specs if len(spec.shape) > 1}
         config: dict[str, Any] = {
             "architectures": [self.architecture.model_class],
             "attention_dropout": 0.0,
-            "dtype": self._dtype(tensors),
+            # That of all matrices, if they are plain and of one.
+            "dtype": _DTYPES[matrices.pop()] if len(matrices) == 1 else "float32",
             "head_dim": self.head,
             "hidden_act": "silu",
             "hidden_size": self.hidden,
@@ -251,12 +254,6 @@ class _File:
         elif self.name == "qwen3":
             config["attention_bias"] = False
         return dict(sorted((config | self._tokens(vocabulary)).items()))
-
-    def _dtype(self, tensors: Mapping[str, TensorInfo]) -> str:
-        """That of all matrices, if they are plain and of one; else float32."""
-        specs = [tensor.spec for tensor in tensors.values()]
-        found = {spec.dtype for spec in specs if len(spec.shape) > 1}
-        return _DTYPES[found.pop()] if len(found) == 1 else "float32"
 
     def _tokens(self, vocabulary: int) -> dict[str, int]:
         names = {"bos": "bos", "eos": "eos", "pad": "padding"}
@@ -304,18 +301,13 @@ class _File:
             "low_freq_factor": 1.0, "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
         }  # fmt: skip
-        expected = _llama3_factors(theta, self.head, given["factor"])
+        turns = [8192 / (2 * math.pi * theta ** (2 * i / self.head)) for i in range(count)]
+        smooth = [min(1.0, max(0.0, (each - 1.0) / 3.0)) for each in turns]
+        expected = [1.0 / ((1.0 - each) / given["factor"] + each) for each in smooth]
         pairs = zip(factors, expected, strict=True)
         if not all(math.isclose(a, b, rel_tol=1e-4) for a, b in pairs):
             self.refuse(f"{quoted(_FREQUENCIES)} are not the factors of Llama 3.1's scaling")
         return given
-
-
-def _llama3_factors(theta: float, head: int, factor: float) -> list[float]:
-    """By what each rotary frequency is divided."""
-    turns = [8192 / (2 * math.pi * theta ** (2 * i / head)) for i in range(head // 2)]
-    smooth = [min(1.0, max(0.0, (each - 1.0) / 3.0)) for each in turns]
-    return [1.0 / ((1.0 - each) / factor + each) for each in smooth]
 
 
 def _short(value: float) -> float:

@@ -178,7 +178,9 @@ class _Archive:
             _refuse(self.path, f"the storage of {shown} is not in the file")
         width = DTYPE_BITS[tensor.dtype] // 8
         spec = TensorSpec(name, tensor.dtype, tensor.shape)
-        if (end := (tensor.offset + _reach(tensor)) * width) > member.size:
+        steps = zip(tensor.shape, tensor.strides, strict=True)
+        reach = 1 + sum((extent - 1) * stride for extent, stride in steps) if spec.elements else 0
+        if (end := (tensor.offset + reach) * width) > member.size:
             message = f"{shown} ends at byte {end} of its storage, which has {member.size}"
             _refuse(self.path, message, "download it again", member.offset)
         if spec.size > self.size:  # an expanded view, of which one entry can make terabytes
@@ -186,14 +188,6 @@ class _Archive:
             _refuse(self.path, message, at=member.offset)
         form = None if _is_plain(tensor) else Pickled(name)
         return TensorInfo(spec, self.path, member.offset + tensor.offset * width, form)
-
-
-def _reach(tensor: _Strided) -> int:
-    """How many entries of the storage a tensor spans, from its first to its last."""
-    if 0 in tensor.shape:
-        return 0
-    steps = zip(tensor.shape, tensor.strides, strict=True)
-    return 1 + sum((extent - 1) * stride for extent, stride in steps)
 
 
 def _is_plain(tensor: _Strided) -> bool:

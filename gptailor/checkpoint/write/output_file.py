@@ -154,11 +154,8 @@ class OutputFile:
             if os.fstat(source).st_size < end:
                 message = f"ends before byte {end}; it changed since it was opened"
                 raise CheckpointError("C304", message, stretch.file)
-            done = 0
-            if digest is None:
-                done = self._copy_ranges(source, offset, stretch)
-                done += self._sendfile(source, offset, stretch, done)
-            begun = done
+            begun = self._copy_in_kernel(source, stretch, offset) if digest is None else 0
+            done = begun
             left = ByteRange(stretch.file, stretch.offset + begun, stretch.size - begun)
             for block in read_blocks(source, left):
                 if digest is not None:
@@ -166,47 +163,45 @@ class OutputFile:
                 done += self.write(block, offset + done)
             self.start(offset + begun, done - begun)
 
-    def _copy_ranges(self, source: int, offset: int, stretch: ByteRange) -> int:
-        """Copy in the kernel as far as it can; where it can't, the next way says what is wrong."""
-        done = 0
-        while done < stretch.size:
-            count = min(stretch.size - done, COPY_STEP)
+    def _copy_in_kernel(self, source: int, stretch: ByteRange, offset: int) -> int:
+        """Copy as far as the kernel can; where it can't, the next way says what is wrong.
+
+        `sendfile` writes where a descriptor stands, and so has one of its own.
+        """
+
+        def copy_range(count: int, done: int) -> int:
             places = stretch.offset + done, offset + done
+            return os.copy_file_range(source, self.fd, count, *places)
+
+        done = self._as_far_as(copy_range, stretch.size, offset, 0)
+        if done == stretch.size:
+            return done
+        with writing(self.shown):
+            out = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.lseek(out, offset + done, os.SEEK_SET)
+            return self._as_far_as(
+                lambda count, done: os.sendfile(out, source, stretch.offset + done, count),
+                stretch.size,
+                offset,
+                done,
+            )
+        finally:
+            os.close(out)
+
+    def _as_far_as(self, copy: Callable[[int, int], int], size: int, offset: int, done: int) -> int:
+        """Call it for the bytes after the first `done` while it copies some; how many are done."""
+        while done < size:
             try:
-                copied = os.copy_file_range(source, self.fd, count, *places)
+                copied = copy(min(size - done, COPY_STEP), done)
             except (OSError, AttributeError):
                 break
             if not copied:
                 break
-            self._copied(offset + done, copied)
+            self.start(offset + done, copied)
+            self.progress(copied)
             done += copied
         return done
-
-    def _sendfile(self, source: int, offset: int, stretch: ByteRange, begun: int) -> int:
-        """The same by `sendfile`, which writes where a descriptor stands: it has one of its own."""
-        if begun == stretch.size:
-            return 0
-        with writing(self.shown):
-            out = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
-        done = begun
-        try:
-            os.lseek(out, offset + begun, os.SEEK_SET)
-            while done < stretch.size:
-                count = min(stretch.size - done, COPY_STEP)
-                sent = os.sendfile(out, source, stretch.offset + done, count)
-                if not sent:
-                    break
-                self._copied(offset + done, sent)
-                done += sent
-        except (OSError, AttributeError):
-            pass  # what is left goes through memory
-        finally:
-            os.close(out)
-        return done - begun
-
-    def _copied(self, offset: int, size: int) -> None:
-        self.start(offset, size)
-        self.progress(size)
 
 
 @contextmanager

@@ -35,9 +35,6 @@ class Crew:
             for job in jobs:
                 job()
             return
-        self._do_at_once(list(jobs))
-
-    def _do_at_once(self, jobs: list[_Job]) -> None:
         from concurrent.futures import (  # noqa: PLC0415 (5 ms that one thread need not pay)
             FIRST_EXCEPTION,
             ThreadPoolExecutor,
@@ -45,10 +42,8 @@ class Crew:
         )
 
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="gptailor")
-        futures = []
         try:
-            for job in jobs:
-                futures.append(pool.submit(job))
+            futures = [pool.submit(job) for job in jobs]
             wait(futures, return_when=FIRST_EXCEPTION)
             pool.shutdown(cancel_futures=True)
         except BaseException:
