@@ -10,6 +10,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -71,12 +72,20 @@ _KINDS = {
 }
 
 
+@contextmanager
+def reading(path: Path, code: str = "C201", offset: int | None = None) -> Iterator[None]:
+    """Turn what the system says into a `CheckpointError` about this path."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, a lone surrogate
+        message = f"cannot be read: {reason(error)}"
+        raise CheckpointError(code, message, path, offset=offset) from error
+
+
 def open_regular(path: Path, code: str = "C201") -> io.FileIO:
     """Open a regular file to read; anything else is refused, and nothing blocks."""
-    try:
+    with reading(path, code):
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name, a lone surrogate
-        raise CheckpointError(code, f"cannot be read: {reason(error)}", path) from error
     mode = os.fstat(fd).st_mode
     if not stat.S_ISREG(mode):
         os.close(fd)
@@ -118,10 +127,8 @@ def read_exactly(file: io.FileIO, count: int, path: Path, code: str) -> bytes:
     """The next `count` bytes, which the caller knows to be there."""
     parts = []
     while count:
-        try:
+        with reading(path, code):
             part = file.read(count)
-        except OSError as error:
-            raise CheckpointError(code, f"cannot be read: {reason(error)}", path) from error
         if not part:
             message = "became shorter while it was read"
             raise CheckpointError(code, message, path, offset=file.tell())
@@ -239,11 +246,8 @@ def refuse_changed(before: Mapping[Path, Stamp]) -> None:
     A model made of it may hold some of its old bytes and some of its new ones.
     """
     for file, stamp in before.items():
-        try:
+        with reading(file):
             now = _stamp(file.stat())
-        except OSError as error:
-            message = f"cannot be read: {reason(error)}"
-            raise CheckpointError("C201", message, file) from error
         if now != stamp:
             raise CheckpointError("C304", "changed while it was read", file)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, final
 
-from gptailor.checkpoint.files import CheckpointError, quoted, read_object, reason
+from gptailor.checkpoint.files import CheckpointError, quoted, read_object, reading, reason
 from gptailor.checkpoint.formats.gguf import is_gguf, open_gguf
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE, read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header
@@ -123,22 +123,19 @@ def generation_config(checkpoint: Checkpoint) -> Path | None:
 
 def _listing(folder: Path) -> list[str]:
     """The names in a folder, sorted."""
-    try:
-        return sorted(path.name for path in folder.iterdir())
-    except FileNotFoundError as error:
-        raise CheckpointError("C101", "there is no such folder", folder) from error
-    except NotADirectoryError as error:
-        raise CheckpointError("C101", "is not a folder", folder) from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError("C101", f"cannot be read: {reason(error)}", folder) from error
+    with reading(folder, "C101"):
+        try:
+            return sorted(path.name for path in folder.iterdir())
+        except FileNotFoundError as error:
+            raise CheckpointError("C101", "there is no such folder", folder) from error
+        except NotADirectoryError as error:
+            raise CheckpointError("C101", "is not a folder", folder) from error
 
 
 def _regular(path: Path) -> Path:
     """The path, if a regular file is there; a link to nothing must not look like no file."""
-    try:
+    with reading(path):
         regular = stat.S_ISREG(path.stat().st_mode)
-    except OSError as error:
-        raise CheckpointError("C201", f"cannot be read: {reason(error)}", path) from error
     if not regular:
         raise CheckpointError("C201", "is not a regular file", path)
     return path

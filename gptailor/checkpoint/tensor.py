@@ -101,11 +101,6 @@ class LowRank:
     transposed: bool = False
     magnitude: "TensorInfo | None" = None
 
-    @property
-    def tensors(self) -> tuple["TensorInfo", ...]:
-        """What is read of the adapter."""
-        return (self.a, self.b) if self.magnitude is None else (self.a, self.b, self.magnitude)
-
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -114,11 +109,6 @@ class Shift:
 
     tensor: "TensorInfo"
     scale: float
-
-    @property
-    def tensors(self) -> tuple["TensorInfo", ...]:
-        """What is read of the adapter."""
-        return (self.tensor,)
 
 
 @final
@@ -129,13 +119,15 @@ class NewRows:
     tensor: "TensorInfo"
     at: tuple[int, ...]
 
-    @property
-    def tensors(self) -> tuple["TensorInfo", ...]:
-        """What is read of the adapter."""
-        return (self.tensor,)
-
 
 Delta = LowRank | Shift | NewRows
+
+
+def read_of(delta: Delta) -> tuple[TensorInfo, ...]:
+    """The adapter's tensors that a delta is made of."""
+    if not isinstance(delta, LowRank):
+        return (delta.tensor,)
+    return (delta.a, delta.b) if delta.magnitude is None else (delta.a, delta.b, delta.magnitude)
 
 
 @final

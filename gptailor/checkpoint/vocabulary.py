@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
-from gptailor.checkpoint.files import CheckpointError, reason
+from gptailor.checkpoint.files import CheckpointError, reading
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 """Where a vocabulary may be, the first that is there counts."""
@@ -70,13 +70,13 @@ def _first(folder: Path) -> Path | None:
 
 def _read(path: Path, ids_of: Callable[[bytes], dict[Any, Any]]) -> dict[str, int]:
     """What a file says of tokens; anything that it can't mean is a CheckpointError."""
+    with reading(path, "C601"):
+        raw = path.read_bytes()
     try:
-        ids = ids_of(path.read_bytes())
+        ids = ids_of(raw)
         for token, number in ids.items():
             if not isinstance(token, str) or type(number) is not int or number < 0:
                 raise ValueError(f"the token {token!r} has the number {number!r}")  # noqa: TRY301
-    except OSError as error:
-        raise CheckpointError("C601", f"cannot be read: {reason(error)}", path) from error
     except RecursionError as error:
         raise CheckpointError("C601", "is no tokenizer: it nests too deep", path) from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-from gptailor.checkpoint.tensor import Adapted, Aligned, TensorInfo, TensorSpec
+from gptailor.checkpoint.tensor import Adapted, Aligned, TensorInfo, TensorSpec, read_of
 from gptailor.plan.layers import Gap
 
 Arguments = tuple[tuple[str, int | float | tuple[float, ...]], ...]
@@ -119,7 +119,7 @@ def files(program: Program) -> list[Path]:
 def _files(tensor: TensorInfo) -> Iterator[Path]:
     match tensor.form:
         case Adapted(base, deltas):
-            inner = [base, *(tensor for delta in deltas for tensor in delta.tensors)]
+            inner = [base, *(tensor for delta in deltas for tensor in read_of(delta))]
         case Aligned(pieces):
             inner = [piece.tensor for piece in pieces]
         case _:

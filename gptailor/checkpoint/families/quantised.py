@@ -9,13 +9,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, final
 
 from gptailor.checkpoint.families.layer_config import Config, Refusal
 from gptailor.checkpoint.families.layout import Layout
-from gptailor.plan.plan import Part
 
-KEYS = ("quantization_config", "compression_config")
+_KEYS = ("quantization_config", "compression_config")
 
 Places = Sequence[tuple[int, int]]
 """For each layer of the output, the layers that its attention and its MLP branch come from."""
@@ -28,25 +27,28 @@ _SPECIAL = re.compile(r"[*+?()\[\]{}|^$]|\\[^.]")
 
 
 class _CannotFollow(Exception):  # noqa: N818 (caught where it is made)
-    """Why an entry has no form for the moved layers."""
+    """An entry that has no form for the moved layers."""
 
 
 def quantisation(config: Config) -> Any:
     """What a configuration says of its quantisation, or None."""
-    return next((config[key] for key in KEYS if config.get(key)), None)
+    return next((config[key] for key in _KEYS if config.get(key)), None)
 
 
 def requantised(layout: Layout, config: dict[str, Any], places: Places) -> dict[str, Any] | Refusal:
     """The configuration with the layers in its quantisation renumbered; or why there is none."""
     stays = all(place == (n, n) for n, place in enumerate(places))
-    given = [key for key in KEYS if isinstance(config.get(key), Mapping)]
+    given = [key for key in _KEYS if isinstance(config.get(key), Mapping)]
     if stays or not given:
         return config
     moves = _Moves(layout, places)
     try:
         return config | {key: _renamed(config[key], moves) for key in given}
     except _CannotFollow as error:
-        return Refusal(str(error))
+        return Refusal(
+            f"'{str(error)[:80]}' in the quantisation's configuration means layers by their "
+            "numbers, and can't be rewritten for those that moved"
+        )
 
 
 def _renamed(value: Any, moves: "_Moves") -> Any:
@@ -61,6 +63,7 @@ def _renamed(value: Any, moves: "_Moves") -> Any:
     return value
 
 
+@final
 @dataclass(frozen=True)
 class _Moves:
     """Where layers have gone."""
@@ -92,32 +95,23 @@ class _Moves:
         if match is None:
             return [self._of_no_layer(text, text[start:])]
         if _SPECIAL.search(match["before"].removeprefix("^").replace(".*", "")):
-            raise self._lost(text)
+            raise _CannotFollow(text)
         return list(self._renumbered(text, text[:start], match))
 
     def _renumbered(self, text: str, sign: str, match: re.Match[str]) -> Iterator[str]:
         number, rest = int(match["number"]), match["rest"]
-        if not rest and self._begins_another(match["number"]):
-            raise self._lost(text)
-        part = self._part(rest)
+        numbers = {str(n) for n in range(max(self.layout.count, len(self.places)))}
+        # `layers.1` means whatever begins so, perhaps another layer too.
+        if not rest and any(n.startswith(match["number"]) for n in numbers - {match["number"]}):
+            raise _CannotFollow(text)
+        part = self.layout.family.part(rest.replace("\\", "").lstrip(".").rstrip("$*") + ".")
         for n, (attn, mlp) in enumerate(self.places):
             froms = {"attn": {attn}, "mlp": {mlp}}.get(part or "", {attn, mlp})
             if number not in froms:
                 continue
             if len(froms) > 1:
-                raise self._lost(text)
+                raise _CannotFollow(text)
             yield f"{sign}{match['before']}{n}{rest}"
-
-    def _begins_another(self, number: str) -> bool:
-        """Whether `layers.1`, which means whatever begins so, means another layer too."""
-        numbers = {*range(self.layout.count), *range(len(self.places))}
-        return any(str(n).startswith(number) and str(n) != number for n in numbers)
-
-    def _part(self, rest: str) -> Part | None:
-        name = rest.replace("\\", "").lstrip(".").rstrip("$*") + "."
-        if any(name.startswith(start) for start in self.layout.family.attn):
-            return "attn"
-        return "mlp" if any(name.startswith(start) for start in self.layout.family.mlp) else None
 
     def _of_no_layer(self, text: str, name: str) -> str:
         """An entry that means the same in every layer; any other is refused."""
@@ -126,11 +120,5 @@ class _Moves:
         mentions = re.search(rf"(?<![A-Za-z0-9_]){re.escape(self.word)}{_DOT}", name)
         by_number = re.search(r"\d|\\[dDwW]|\[", name) and _SPECIAL.search(name)
         if mentions or by_number or re.match(r"\d+\.", name):
-            raise self._lost(text)
+            raise _CannotFollow(text)
         return text
-
-    def _lost(self, text: str) -> _CannotFollow:
-        return _CannotFollow(
-            f"'{text[:80]}' in the quantisation's configuration means layers by their numbers, "
-            "and can't be rewritten for those that moved"
-        )

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from gptailor.checkpoint.files import CheckpointError, open_regular, reason
+from gptailor.checkpoint.files import CheckpointError, open_regular, reading, reason
 from gptailor.checkpoint.tensor import ByteRange
 
 if TYPE_CHECKING:
@@ -76,11 +76,8 @@ def read_blocks(source: int, stretch: ByteRange) -> Iterator[memoryview]:
     done = 0
     while done < stretch.size:
         at = stretch.offset + done
-        try:
+        with reading(stretch.file, offset=at):
             count = os.preadv(source, [buffer[: stretch.size - done]], at)
-        except OSError as error:
-            message = f"cannot be read: {reason(error)}"
-            raise CheckpointError("C201", message, stretch.file, offset=at) from error
         if not count:
             message = "became shorter while it was read"
             raise CheckpointError("C304", message, stretch.file, offset=at)
