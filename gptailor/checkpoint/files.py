@@ -50,8 +50,14 @@ class CheckpointError(TailorError):
 
 def quoted(name: str, *, whole: bool = False) -> str:
     """A name in quotes, fit for a terminal: control characters escaped, a long one cut."""
-    shown = name if whole or len(name) <= LONGEST_QUOTED else f"{name[:LONGEST_QUOTED]}…"
-    return f"'{_escaped(shown)}'"
+    cut = name if whole or len(name) <= LONGEST_QUOTED else f"{name[:LONGEST_QUOTED]}…"
+    return f"'{_escaped(cut)}'"
+
+
+def shown(value: object) -> str:
+    """A value in a message: a long one is cut."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}…"
 
 
 def reason(error: OSError | ValueError) -> str:

@@ -12,8 +12,8 @@ from gptailor.checkpoint.families.layer_config import (
     Values,
     cannot_say,
     int_of,
-    shown,
 )
+from gptailor.checkpoint.files import shown
 
 
 def _dense_first(default: int) -> LayerRule:

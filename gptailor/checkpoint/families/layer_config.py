@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, final
 
-from gptailor.checkpoint.files import LONGEST_QUOTED
+from gptailor.checkpoint.files import shown
 from gptailor.plan.plan import Part
 
 Config = Mapping[str, Any]
@@ -123,12 +123,6 @@ def int_of(config: Config, key: str, default: int, least: int = 0) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return value
     cannot_say(f"'{key}' is {shown(value)}, and should be an integer from {least} up")
-
-
-def shown(value: object) -> str:
-    """A value of a configuration in a message: a long one is cut."""
-    text = repr(value)
-    return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}…"
 
 
 # ------------------------------------------------------------------------------- sliding attention

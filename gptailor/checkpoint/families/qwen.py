@@ -16,10 +16,10 @@ from gptailor.checkpoint.families.layer_config import (
     complete,
     derived,
     int_of,
-    shown,
     sliding,
     window,
 )
+from gptailor.checkpoint.files import shown
 
 
 def _after_full_ones(config: Config, count: int) -> list[Any]:

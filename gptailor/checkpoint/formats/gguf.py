@@ -12,14 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, final
 
-from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly
-from gptailor.checkpoint.formats.gguf_header import (
-    GgufTensor,
-    GgufValue,
-    Header,
-    read_gguf,
-    shown_value,
-)
+from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly, shown
+from gptailor.checkpoint.formats.gguf_header import GgufTensor, GgufValue, Header, read_gguf
 from gptailor.checkpoint.tensor import Dequantised, TensorInfo, TensorSpec
 from gptailor.plan.faults import listed
 
@@ -122,7 +116,7 @@ class _File:
         """A fact that is a positive whole number."""
         value = default if self.fact(key) is None else self.fact(key)
         if type(value) is not int or not 0 < value < 2**31:
-            message = f"'{self.name}.{key}' is {shown_value(value)}"
+            message = f"'{self.name}.{key}' is {shown(value)}"
             self.refuse(f"{message}, and should be a positive whole number")
         return value
 
@@ -130,7 +124,7 @@ class _File:
         """A fact that is a positive number; a float32 in the fewest digits that mean it."""
         value = default if self.fact(key) is None else self.fact(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            self.refuse(f"'{self.name}.{key}' is {shown_value(value)}, and should be a number")
+            self.refuse(f"'{self.name}.{key}' is {shown(value)}, and should be a number")
         if not math.isfinite(value) or value <= 0:
             self.refuse(f"'{self.name}.{key}' is {value!r}, and should be positive")
         return _short(float(value))
@@ -144,7 +138,7 @@ class _File:
             if key.startswith(own) and key.removeprefix(own) not in _KNOWN:
                 self.refuse(f"says {quoted(key)}, whose meaning for its layers isn't known here")
         if experts := self.fact("expert_count"):
-            self.refuse(f"is a mixture of {shown_value(experts)} experts, which isn't read")
+            self.refuse(f"is a mixture of {shown(experts)} experts, which isn't read")
 
     def _check_heads(self) -> None:
         for key in ("attention.value_length", "rope.dimension_count"):
@@ -279,7 +273,7 @@ class _File:
             key = "rope.scaling.factor" if kind == "linear" else "rope.scale_linear"
             return plain | {"rope_type": "linear", "factor": self.real(key)}
         if kind != "yarn":
-            self.refuse(f"'{self.name}.rope.scaling.type' is {shown_value(kind)}, which isn't read")
+            self.refuse(f"'{self.name}.rope.scaling.type' is {shown(kind)}, which isn't read")
         yarn = {"rope_type": "yarn", "factor": self.real("rope.scaling.factor")}
         if self.fact("rope.scaling.attn_factor") is not None:
             yarn["attention_factor"] = self.real("rope.scaling.attn_factor")

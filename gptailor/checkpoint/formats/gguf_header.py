@@ -9,7 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import NoReturn, final
 
-from gptailor.checkpoint.files import LONGEST_QUOTED, CheckpointError, open_regular, quoted
+from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, shown
 
 GgufValue = int | float | bool | str | tuple["GgufValue", ...]
 
@@ -78,12 +78,6 @@ def read_gguf(path: Path) -> Header:
     with open_regular(path) as raw, io.BufferedReader(raw, 2**20) as file:
         size = os.fstat(file.fileno()).st_size
         return _Reader(path, file, size).header()
-
-
-def shown_value(value: GgufValue | None) -> str:
-    """A value in a message: a long one is cut."""
-    text = repr(value)
-    return text if len(text) <= LONGEST_QUOTED else f"{text[:LONGEST_QUOTED]}…"
 
 
 @final
@@ -202,7 +196,7 @@ class _Reader:
         """The tensors by name, each within the file and apart from the others."""
         alignment = facts.get("general.alignment", 32)
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-            self.refuse(f"'general.alignment' is {shown_value(alignment)}, and no power of two")
+            self.refuse(f"'general.alignment' is {shown(alignment)}, and no power of two")
         start = -(-self.at // alignment) * alignment
         end, tensors = start, {}
         for entry in sorted(table, key=lambda entry: entry.offset):
