@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from benchmarks.search_family import Family, samples
+from benchmarks.search_family_scores import Family, samples
 from benchmarks.search_peers import EvoPress, Factory, Ours, Searcher, peers
 from benchmarks.search_texts import SEEN
 from gptailor.search.run.schedule import Start, ToldStart

@@ -17,9 +17,9 @@ TRIALS = 200
 
 BridgedTrials = Literal["each", "from-full", "finalists"]
 """When trials are bridged, as the command line says it."""
-Bridging = Literal["none", "each", "full", "final"]
+BridgedAt = Literal["none", "each", "full", "final"]
 """Which trials are bridged: none, all, those at full fidelity, or the best ones in the end."""
-_BRIDGING: dict[BridgedTrials, Bridging] = {
+_BRIDGED_AT: dict[BridgedTrials, BridgedAt] = {
     "each": "each",
     "from-full": "full",
     "finalists": "final",
@@ -88,9 +88,9 @@ class Settings:
     compare_random: bool
 
     @property
-    def bridging(self) -> Bridging:
+    def bridging(self) -> BridgedAt:
         """When trials are bridged, as a schedule has it."""
-        return "none" if self.bridge is None else _BRIDGING[self.bridge]
+        return "none" if self.bridge is None else _BRIDGED_AT[self.bridge]
 
     def movable(self) -> "Settings":
         """The same, seen from any folder."""

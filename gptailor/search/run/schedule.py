@@ -23,7 +23,7 @@ from gptailor.search.run.trials import (
     as_numpy,
     at,
 )
-from gptailor.search.settings import Bridging
+from gptailor.search.settings import BridgedAt
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import sample
@@ -141,7 +141,7 @@ class Budget:
     trials: int
     low: int
     full: int
-    bridging: Bridging = "none"
+    bridging: BridgedAt = "none"
     beside: bool = False
 
     def samples(self, share: float) -> int:
