@@ -1,1 +1,4 @@
-"""Plans from other tools' files, and back."""
+"""Plans from other tools' files, and back.
+
+Others use `mergekit.importer`, `mergekit.exporter`, `paper`, and `note` for what they have to say.
+"""

@@ -1,1 +1,1 @@
-"""mergekit's configurations as plans, and plans as these."""
+"""mergekit's configurations as plans, and plans as these: `importer`, `exporter`."""

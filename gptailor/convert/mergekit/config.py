@@ -1,5 +1,6 @@
 """A mergekit configuration as data: its keys and types checked, nothing decided: `read_config`."""
 
+from abc import ABC
 from typing import Annotated, Any, ClassVar, final
 
 from pydantic import (
@@ -64,7 +65,7 @@ _Scalar = Annotated[Any, BeforeValidator(_scalar)]
 _Gradient = Annotated[list[_Scalar], Field(min_length=1)]
 
 
-class FileBlock(Closed):
+class FileBlock(Closed, ABC):
     """A mapping of the file."""
 
     refused: ClassVar[dict[str, str]] = {}
@@ -156,16 +157,16 @@ class Filtered(FileBlock):
     ]
 
 
-def _kind(setting: object) -> str:
-    if isinstance(setting, list):
-        return "filters" if setting and isinstance(setting[0], dict) else "a gradient"
-    return "a filter" if isinstance(setting, dict) else "a value"
-
-
 def _unmixed(setting: object) -> object:
     if isinstance(setting, list) and len({isinstance(item, dict) for item in setting}) > 1:
         raise _fault("values and filters are mixed in this list")
     return setting
+
+
+def _kind(setting: object) -> str:
+    if isinstance(setting, list):
+        return "filters" if setting and isinstance(setting[0], dict) else "a gradient"
+    return "a filter" if isinstance(setting, dict) else "a value"
 
 
 Setting = Annotated[
@@ -179,7 +180,7 @@ Setting = Annotated[
 """A number or a flag, a list of them (a gradient), or one or more of these with filters."""
 
 
-class ParameterBlock(FileBlock):
+class ParameterBlock(FileBlock, ABC):
     """A block that may have parameters, and knows its place."""
 
     parameters: Annotated[dict[str, Setting], BeforeValidator(_given)] = Field({})
@@ -207,6 +208,7 @@ class ParameterBlock(FileBlock):
 # --------------------------------------------------------------------------------------- the file
 
 
+@final
 class ModelBlock(ParameterBlock):
     """A model of which all layers are merged."""
 
@@ -214,9 +216,10 @@ class ModelBlock(ParameterBlock):
 
 
 @final
-class SourceBlock(ModelBlock):
+class SourceBlock(ParameterBlock):
     """A model's layers, from the first of the range up to the second, which isn't one of them."""
 
+    model: ModelReference
     layer_range: Annotated[list[Any], Field(min_length=1), AfterValidator(_span)]
 
     @property
@@ -254,8 +257,8 @@ class SliceBlock(ParameterBlock):
         return self.sources[0].end - self.sources[0].start
 
 
-class ModuleBlock(ParameterBlock):
-    """What is merged: slices, or models as they are."""
+class BodyBlock(ParameterBlock, ABC):
+    """What is merged: slices, or models as they are; a file may have it within a module."""
 
     slices: Annotated[list[SliceBlock], Field(min_length=1)] | None = None
     models: Annotated[list[ModelBlock], Field(min_length=1)] | None = None
@@ -268,6 +271,11 @@ class ModuleBlock(ParameterBlock):
             said = f"it has {' and '.join(have)}" if have else "it has none"
             raise _fault(f"one of {listed(bodies)} makes the model, and {said}")
         return {key: value for key, value in given.items() if value or key not in bodies}
+
+
+@final
+class ModuleBlock(BodyBlock):
+    """The one module of a file."""
 
 
 def _one_module(modules: object) -> object:
@@ -287,7 +295,7 @@ class TokenizerBlock(FileBlock):
 
 
 @final
-class MergekitConfig(ModuleBlock):
+class MergekitConfig(BodyBlock):
     """A whole file."""
 
     merge_method: _Text
@@ -300,7 +308,7 @@ class MergekitConfig(ModuleBlock):
     modules: Annotated[dict[str, ModuleBlock], BeforeValidator(_one_module)] | None = None
 
     @property
-    def body(self) -> ModuleBlock:
+    def body(self) -> BodyBlock:
         """The block that has the slices or models."""
         return next(iter((self.modules or {}).values()), self)
 
@@ -313,11 +321,6 @@ _MISSING = {
     "model": "no model is named here",
     "sources": "this slice has no sources",
     "value": "this filter has no value",
-}
-_EXPECTED = {
-    "dict_type": "a mapping of keys to values",
-    "model_type": "a mapping of keys to values",
-    "list_type": "a list",
 }
 
 
@@ -334,23 +337,22 @@ def read_config(document: Document) -> MergekitConfig:
 
 def _error(document: Document, fault: ErrorDetails) -> ConversionError:
     """pydantic's fault in words of the file; of its place, what the file has."""
-    kind, value, help_ = fault["type"], fault["input"], ""
     place: Place = ()
     inside = document.data
     for key in fault["loc"]:
-        if isinstance(inside, dict | list) and key in (
-            inside if isinstance(inside, dict) else range(len(inside))
-        ):
-            place, inside = (*place, key), inside[key]  # type: ignore[index]
+        keys = range(len(inside)) if isinstance(inside, list) else inside
+        if isinstance(keys, range | dict) and key in keys:
+            place, inside = (*place, key), inside[key]
+    kind, last, value, help_ = fault["type"], fault["loc"][-1:], fault["input"], ""
     if kind == "fault":
         message, help_ = fault["ctx"]["message"], fault["ctx"]["help"]
     elif kind == "missing":
-        key = str(fault["loc"][-1])
-        message = _MISSING.get(key, f"there is no '{key}' here")
+        message = _MISSING.get(str(last[0]), f"there is no '{last[0]}' here")
     elif kind == "too_short":
         message = "this list is empty"
-    elif fault["loc"][-1:] == ("[key]",):
+    elif last == ("[key]",):
         message, place = f"the key {value!r} is no text", place[:-1]
     else:
-        message = f"this is {_said(value)}, and not {_EXPECTED.get(kind, 'what is expected here')}"
+        expected = "a list" if kind == "list_type" else "a mapping of keys to values"
+        message = f"this is {_said(value)}, and not {expected}"
     return document.error(place, message, help_)

@@ -25,11 +25,11 @@ class Ingredient:
     given: Mapping[str, ParameterValue]
 
     def number(self, name: str) -> float:
-        """A parameter that must be there."""
+        """A parameter that must be there; a density of 1 keeps all."""
         value = self.given[name]
         if value is None:
             raise Unsayable(f"'{self.layer.model}' has no '{name}', which mergekit demands")
-        return float(value)
+        return min(float(value), 1.0) if name == "density" else float(value)
 
 
 @final
@@ -193,17 +193,14 @@ def _factor(mixture: Mixture) -> float:
     return mixture.number("lambda") / (total if divides else 1.0)
 
 
-def _density(source: Ingredient) -> float:
-    return min(source.number("density"), 1.0)
-
-
 def _trimmed(mixture: Mixture) -> list[Ingredient]:
     """The sources that count: those whose weight and density aren't 0."""
-    return [s for s in mixture.others if s.number("weight") != 0 and _density(s) > 0]
+    return [s for s in mixture.others if s.number("weight") != 0 and s.number("density") > 0]
 
 
-def _one(values: Sequence[float], name: str, method: str) -> float:
+def _one(sources: Sequence[Ingredient], name: str, method: str) -> float:
     """The value that all have."""
+    values = [source.number(name) for source in sources]
     if len(set(values)) > 1:
         said = ", ".join(f"{value!r}" for value in values)
         raise Unsayable(f"'{method}' here has one {name} for all sources, and these differ: {said}")
@@ -222,9 +219,9 @@ def _read_ties(mixture: Mixture) -> Recipe:
     scale = mixture.number("lambda")
     if not vectors or scale == 0:
         return Take(take=mixture.base.layer)
-    density = _one([_density(v) for v in vectors], "density", "ties")
+    density = _one(vectors, "density", "ties")
     _unrescaled(mixture, density)
-    weight = _one([v.number("weight") for v in vectors], "weight", "ties")
+    weight = _one(vectors, "weight", "ties")
     if not mixture.flag("normalize", True):
         if len(vectors) > 1:
             raise Unsayable("'ties' with normalize: false sums those that agree, ours averages")
@@ -242,15 +239,14 @@ def _read_sparse(mixture: Mixture) -> Recipe:
     if mixture.method.endswith("_ties") and len(vectors) > 1:
         raise Unsayable(f"'{mixture.method}' elects signs, which '{ours}' here doesn't")
     factor = _factor(mixture)
-    if all(_density(vector) == 1 for vector in vectors):
+    if all(vector.number("density") == 1 for vector in vectors):
         return _summed(mixture, vectors)
-    density = _one([_density(v) for v in vectors], "density", ours)
+    density = _one(vectors, "density", ours)
     arguments = {"density": density}
     if ours == "breadcrumbs":
         _unrescaled(mixture, density)
-        gamma = _one([v.number("gamma") for v in vectors], "gamma", ours)
-        arguments["gamma"] = min(gamma, 1.0 - density)
-    scale = _one([v.number("weight") for v in vectors], "weight", ours) * factor
+        arguments["gamma"] = min(_one(vectors, "gamma", ours), 1.0 - density)
+    scale = _one(vectors, "weight", ours) * factor
     if scale == 0:
         return Take(take=mixture.base.layer)
     if ours == "dare" and not mixture.flag("rescale", True):

@@ -18,19 +18,10 @@ from gptailor.plan.layers import PARTS
 from gptailor.plan.plan import Part
 
 _DEFAULTS: dict[str, ParameterValue] = {
-    "weight": None,
-    "density": 1.0,
-    "gamma": 0.01,
-    "scale": None,
-    "t": None,
-    "lambda": 1.0,
-    "normalize": None,
-    "rescale": None,
-    "int8_mask": False,
-    "filter_wise": False,
-    "max_iter": 10.0,
-    "tol": 1e-5,
-}
+    **dict.fromkeys(("weight", "scale", "t", "normalize", "rescale")),
+    "density": 1.0, "gamma": 0.01, "lambda": 1.0, "int8_mask": False, "filter_wise": False,
+    "max_iter": 10.0, "tol": 1e-5,
+}  # fmt: skip
 """The parameters of the methods that are known, and their values where the file has none."""
 
 _OF_OTHERS = ("epsilon", "select_topk", "r", "alpha", "nuslerp_row_wise", "nuslerp_flatten",
