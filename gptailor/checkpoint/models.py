@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, final
 
-from gptailor.checkpoint.families.detect import Unknown, layout_of
-from gptailor.checkpoint.families.layer_config import LayerEntry
+from gptailor.checkpoint.families.detect import layout_of
+from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, split_name
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import Checkpoint, open_checkpoint
@@ -151,7 +151,7 @@ class _Opener:
             return None
         checkpoint, remotes = found
         layout = layout_of(checkpoint.config, checkpoint.tensors)
-        if isinstance(layout, Unknown):
+        if isinstance(layout, Refusal):
             self.faults.append(Fault("M204", layout.reason, ("models", name, "source")))
             return None
         return Opened(name, checkpoint, layout, remotes)

@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
-from typing import final
+from dataclasses import replace
 
 from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.family import Family
@@ -22,28 +21,23 @@ _QUANTISED = (
 _ONE_NORM = "both branches of a layer read the output of one norm"
 
 
-@final
-@dataclass(frozen=True)
-class Unknown:
-    """Why a checkpoint's layers can't be told apart and moved."""
+def layout_of(config: Config, tensor_names: Collection[str]) -> Layout | Refusal:
+    """The layout of a checkpoint, by its configuration's `model_type` and its tensors' names.
 
-    reason: str
-
-
-def layout_of(config: Config, tensor_names: Collection[str]) -> Layout | Unknown:
-    """The layout of a checkpoint, by its configuration's `model_type` and its tensors' names."""
+    A refusal says why its layers can't be told apart and moved.
+    """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
-        return Unknown("the configuration names no 'model_type'")
+        return Refusal("the configuration names no 'model_type'")
     for key in ("text_config", "vision_config", "audio_config"):
         if key in config:
-            return Unknown(
+            return Refusal(
                 f"model type '{model_type}' keeps its language model beside others ('{key}'); "
                 "only a checkpoint of the language model alone can be cut"
             )
     if config.get("per_layer_config"):
         what = f"'per_layer_config' of model type '{model_type}'"
-        return Unknown(f"{what} gives its layers other shapes")
+        return Refusal(f"{what} gives its layers other shapes")
     if (family := FAMILY_OF.get(model_type)) is None:
         return _cautious(model_type, config, tensor_names)
     return _layout(model_type, family, config, tensor_names)
@@ -51,10 +45,10 @@ def layout_of(config: Config, tensor_names: Collection[str]) -> Layout | Unknown
 
 def _layout(
     model_type: str, family: Family, config: Config, names: Collection[str]
-) -> Layout | Unknown:
+) -> Layout | Refusal:
     count = layer_count(family, config)
     if isinstance(count, Refusal):
-        return Unknown(f"{count.reason} (model type '{model_type}')")
+        return Refusal(f"{count.reason} (model type '{model_type}')")
     full = family.base + family.stack
     # There is no prefix where the base model was saved without its head.
     base = family.base if any(name.startswith(full) for name in names) else ""
@@ -73,7 +67,7 @@ def _layout(
             (values.reason for values in read if isinstance(values, Refusal)), None
         )
     if reason is not None:
-        return Unknown(f"{reason} (model type '{model_type}')")
+        return Refusal(f"{reason} (model type '{model_type}')")
     quantised = _quantised(config, names)
     packed = f"the checkpoint's weights are quantised ('{quantised}')" if quantised else None
     predicting = "tensors that stand after the last layer (layers that predict further tokens)"
@@ -160,17 +154,17 @@ _ALLOWED = re.compile(
 _LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
-def _cautious(model_type: str, config: Config, names: Collection[str]) -> Layout | Unknown:
+def _cautious(model_type: str, config: Config, names: Collection[str]) -> Layout | Refusal:
     """The layout of an architecture that isn't listed, if it looks like Llama on disk."""
     if config.get("auto_map"):
-        return Unknown(
+        return Refusal(
             f"model type '{model_type}' is not known, and the code beside its weights "
             "('auto_map') is never run"
         )
     if (why := _positional(config) or _unlike_llama(names)) is not None:
-        return Unknown(f"model type '{model_type}' is not known, and {why}")
+        return Refusal(f"model type '{model_type}' is not known, and {why}")
     layout = _layout(model_type, FAMILY_OF["llama"], config, names)
-    if isinstance(layout, Unknown):
+    if isinstance(layout, Refusal):
         return layout
     unclear = f"the arithmetic of model type '{model_type}' is not known"
     notice = f"model type '{model_type}' is not known; its layers are taken to be like Llama's"

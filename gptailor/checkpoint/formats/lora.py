@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, final
 
-from gptailor.checkpoint.families.detect import Unknown, layout_of
+from gptailor.checkpoint.families.detect import layout_of
+from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, split_name
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import ADAPTER, CONFIG, Checkpoint
@@ -48,7 +49,7 @@ def apply_adapter(
     file = folder / ADAPTER
     pieces, whole = _sorted(file, read_header(file))
     layout = layout_of(model.config, model.tensors)
-    if isinstance(layout, Unknown):
+    if isinstance(layout, Refusal):
         raise CheckpointError("C403", f"the model can't be adapted: {layout.reason}", folder)
     work = _Work(model, layout, settings, file)
     work.replace_whole(whole)

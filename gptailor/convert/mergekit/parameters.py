@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from gptailor.checkpoint.families.detect import Unknown, layout_of
+from gptailor.checkpoint.families.detect import layout_of
+from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.models import Opened
 from gptailor.convert.mergekit.config import Filtered, ParameterBlock
@@ -79,7 +80,7 @@ def read_tensors(folder: Path) -> TensorNames:
     """The names in a checkpoint's folder, from its headers."""
     checkpoint = open_checkpoint(folder)
     layout = layout_of(checkpoint.config, checkpoint.tensors)
-    if isinstance(layout, Unknown):
+    if isinstance(layout, Refusal):
         raise ConversionError(layout.reason, name=str(folder))
     opened = Opened("base", checkpoint, layout)
     parts: dict[Part, tuple[str, ...]] = {}

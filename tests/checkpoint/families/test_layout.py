@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gptailor.checkpoint.families.compatibility import Disagreement
-from gptailor.checkpoint.families.detect import Unknown, layer_count, layout_of
+from gptailor.checkpoint.families.detect import layer_count, layout_of
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import (
     Layout,
@@ -50,7 +50,7 @@ def layout(model_type: str = "llama", layers: int = 4, **more: Any) -> Layout:
 
 def reason(model_type: str = "llama", rests: tuple[str, ...] = LAYER, **more: Any) -> str:
     found = layout_of(config(model_type, **more), names(4, rests))
-    assert isinstance(found, Unknown), found
+    assert isinstance(found, Refusal), found
     return found.reason
 
 
@@ -196,7 +196,7 @@ def test_projections_and_folds() -> None:
 )
 def test_a_checkpoint_that_can_t_be_cut_says_why(found: Any, message: str) -> None:
     unknown = found()
-    assert isinstance(unknown, Unknown)
+    assert isinstance(unknown, Refusal)
     assert message in unknown.reason
 
 
@@ -247,7 +247,7 @@ def test_other_tensors_are_not_guessed(rests: tuple[str, ...], why: str) -> None
 
 def test_layers_of_two_kinds_are_not_guessed() -> None:
     found = layout_of(config("newllama"), [*names(), "model.layers.2.self_attn.q_norm.weight"])
-    assert found == Unknown(
+    assert found == Refusal(
         "model type 'newllama' is not known, and its layers are not all built alike"
     )
 
