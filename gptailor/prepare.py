@@ -193,6 +193,8 @@ def fetched(models: Mapping[str, Opened], wanted: Iterable[Path]) -> bool:
 
 def pinned(plan: Plan, commits: Mapping[str, str]) -> Plan:
     """The plan with models of the Hub at these commits, should one move on."""
+    if not commits:
+        return plan
     models = {
         name: model.model_copy(update={"revision": commits[name]}) if name in commits else model
         for name, model in plan.models.items()

@@ -207,32 +207,6 @@ def _distance(expected: Sequence[float], found: Sequence[float]) -> float:
     return apart / size if size else math.inf if apart else 0.0
 
 
-def differing_text(
-    gap: str, path: Path, expected: LockedText | None, found: FileDigest
-) -> Iterator[Difference]:
-    """A calibration file, if it is not the one that was locked; `gap` is the layer before."""
-    if expected is None:
-        said = f"the bridge after {gap} is fitted on a text, and the lock has none"
-    elif found != expected.file:
-        said = f"the calibration text of the bridge after {gap} is not the one that was locked"
-    else:
-        return
-    yield Difference("file", path.name, said, path)
-
-
-def differing_names(
-    model: str, expected: Iterable[str], found: Mapping[str, Path]
-) -> Iterator[Difference]:
-    """Files of a model that are read and not locked, or locked and not read."""
-    expected = set(expected)
-    for name in sorted(expected ^ found.keys()):
-        if name in found:
-            said = f"is read of model {quoted(model)}, and the lock has none of that name"
-        else:
-            said = f"of model {quoted(model)} is in the lock, and is not read"
-        yield Difference("file", name, f"{quoted(name)} {said}", found.get(name), model)
-
-
 def differing_file(
     model: str, name: str, path: Path, expected: FileDigest, found: FileDigest
 ) -> Iterator[Difference]:

@@ -29,7 +29,7 @@ from gptailor.checkpoint.write.output_file import Payload
 from gptailor.lang.format import format_file, format_plan
 from gptailor.lang.parse import parse
 from gptailor.plan.layers import Gap
-from gptailor.plan.plan import Bridge, Model, Plan
+from gptailor.plan.plan import Model, Plan
 from gptailor.plan.registry import DTYPES
 from gptailor.plan.walk import named_models
 from gptailor.prepare import Prepared, calibration_path, chain
@@ -123,12 +123,12 @@ def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     beside = _tokenizer(prepared.models[tokenizer_model_name(prepared.plan)])
     plan = used_plan(prepared, target)
     text = _text(plan, prepared.plan)
-    name = target.resolve().name
-    about = card(name, plan, text, prepared.counts, gptailor.__version__)
-    beside[CONFIG] = (json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n").encode()
-    beside[PLAN_FILE] = text.encode()
-    beside[CARD] = about.encode()
-    return beside
+    written = {
+        CONFIG: json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n",
+        PLAN_FILE: text,
+        CARD: card(target.resolve().name, plan, text, prepared.counts, gptailor.__version__),
+    }
+    return beside | {name: content.encode() for name, content in written.items()}
 
 
 def tokenizer_model_name(plan: Plan) -> str:
@@ -173,7 +173,10 @@ def used_plan(prepared: Prepared, target: Path) -> Plan:
     plan = prepared.plan
     used = {
         "models": {name: _seen_from(prepared, name, target) for name in plan.models},
-        "bridges": tuple(_bridge_from(plan, bridge, target) for bridge in plan.bridges),
+        "bridges": tuple(
+            bridge.model_copy(update={"on": _from(target, calibration_path(plan, bridge.on))})
+            for bridge in plan.bridges
+        ),
         "dtype": used_dtype(prepared),
     }
     return plan.model_copy(update=used)
@@ -187,11 +190,6 @@ def _seen_from(prepared: Prepared, name: str, target: Path) -> Model:
         return model.model_copy(update={"revision": commit})
     path = _from(target, folder_of(plan, model.source))
     return model.model_copy(update={"source": path if path.startswith(".") else f"./{path}"})
-
-
-def _bridge_from(plan: Plan, bridge: Bridge, target: Path) -> Bridge:
-    """A bridge as the output folder has it."""
-    return bridge.model_copy(update={"on": _from(target, calibration_path(plan, bridge.on))})
 
 
 def _from(target: Path, path: Path) -> str:

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,7 @@ from gptailor.build.lock import (
     LockedModel,
     LockedText,
     differing_file,
-    differing_names,
     differing_tensors,
-    differing_text,
     read_lock,
     refuse,
 )
@@ -32,6 +31,7 @@ from gptailor.build.output import (
     used_dtype,
     used_plan,
 )
+from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.models import is_local
 from gptailor.checkpoint.tensor import TensorSpec
@@ -99,8 +99,10 @@ def refuse_early(prepared: Prepared, lock: Lock | None) -> None:
     """
     if lock is None:
         return
-    for differences in (_of_plan, _of_inputs, differing_texts, _of_output):
-        refuse(differences(prepared, lock), lock)
+    refuse(_of_plan(prepared, lock), lock)
+    refuse(differing_inputs(inputs(prepared), lock, _early), lock)
+    refuse(differing_texts(prepared, lock), lock)
+    refuse(_of_output(prepared, lock), lock)
 
 
 def _of_plan(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
@@ -111,14 +113,16 @@ def _of_plan(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
         yield Difference("dtype", "dtype", said)
 
 
-def _of_inputs(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
-    return differing_inputs(inputs(prepared), lock, _early)
-
-
 def differing_texts(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
     """Calibration texts that are not those that were locked."""
     for gap, path in prepared.texts.items():
-        yield from differing_text(gap, path, lock.bridges.get(gap), of_file(path))
+        if (expected := lock.bridges.get(gap)) is None:
+            said = f"the bridge after {gap} is fitted on a text, and the lock has none"
+        elif of_file(path) != expected.file:
+            said = f"the calibration text of the bridge after {gap} is not the one that was locked"
+        else:
+            continue
+        yield Difference("file", path.name, said, path)
 
 
 def differing_inputs(
@@ -131,7 +135,12 @@ def differing_inputs(
     for model in sorted(read.keys() | lock.models.keys()):
         locked = lock.models[model].files if model in lock.models else {}
         its = read.get(model, {})
-        yield from differing_names(model, locked, its)
+        for name in sorted(its.keys() ^ locked.keys()):
+            if name in its:
+                said = f"is read of model {quoted(model)}, and the lock has none of that name"
+            else:
+                said = f"of model {quoted(model)} is in the lock, and is not read"
+            yield Difference("file", name, f"{quoted(name)} {said}", its.get(name), model)
         for name in sorted(its.keys() & locked.keys()):
             found = digest_of(its[name], locked[name])
             if found is not None:
@@ -151,15 +160,12 @@ def _early(path: Path, locked: FileDigest) -> FileDigest | None:
 def _of_output(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
     if config_digest(config(prepared)) != lock.config:
         yield Difference("config", CONFIG, f"the output's {CONFIG} is not the one that was locked")
-    specs = (output.spec for output in prepared.compiled.program.outputs)
-    planned = {spec.name: _like(spec, lock.tensors.get(spec.name)) for spec in specs}
+    planned = {}
+    for spec in (output.spec for output in prepared.compiled.program.outputs):
+        locked = lock.tensors.get(spec.name)  # all but the bytes is known
+        sha256 = locked.sha256 if locked is not None else "0" * 64
+        planned[spec.name] = tensor_digest(spec, sha256, None)
     yield from differing_tensors(lock.tensors, planned, "the lock")
-
-
-def _like(spec: TensorSpec, locked: TensorDigest | None) -> TensorDigest:
-    """A tensor of which all but the bytes is known."""
-    sha256 = locked.sha256 if locked is not None else "0" * 64
-    return TensorDigest(dtype=spec.dtype, shape=spec.shape, sha256=sha256)
 
 
 # --------------------------------------------------------------------------- while it is compiled
@@ -202,7 +208,7 @@ class Recording:
         self._progress = progress
         self._tensors: dict[str, TensorDigest] = {}
         self._hashed: list[_Hashed] = []
-        self._compared = 0
+        self._open: deque[_Hashed] = deque()
         self._stopped = Event()
         self._pool = ThreadPoolExecutor(threads or available(), thread_name_prefix="gptailor-lock")
 
@@ -211,6 +217,7 @@ class Recording:
             for name, path in its.items():
                 made = self._pool.submit(of_file, path, self._go_on)
                 self._hashed.append(_Hashed(model, name, path, made))
+        self._open = deque(self._hashed)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -227,20 +234,17 @@ class Recording:
         self._tensors[spec.name] = tensor_digest(spec, sha256, self.fitted)
 
     def watching(self, progress: ByteProgress) -> ByteProgress:
-        """The same progress, which refuses an input once it is known to differ."""
+        """The same progress, which refuses an input once it is known to differ.
+
+        Inputs are looked at in their order, so that the same one is named in every run.
+        """
 
         def told(size: int) -> None:
-            self._refuse_known()
+            while self._open and self._open[0].digest.done():
+                self._refuse_differing([self._open.popleft()])
             progress(size)
 
         return told
-
-    def _refuse_known(self) -> None:
-        """Inputs are looked at in their order, so that the same one is named in every run."""
-        while self._compared < len(self._hashed) and self._hashed[self._compared].digest.done():
-            if self.held_to is not None:
-                refuse(self._of_files([self._hashed[self._compared]]), self.held_to)
-            self._compared += 1
 
     def files(self, target: Path) -> dict[str, bytes]:
         """The lock as a file of the output's folder, its sources those of the plan in there."""
@@ -251,34 +255,34 @@ class Recording:
         files: dict[str, dict[str, FileDigest]] = {}
         for one in self._hashed:
             files.setdefault(one.model, {})[one.name] = one.digest.result()
+        commits = self.prepared.commits
+        bridges = self.fitted.bridges if self.fitted is not None else {}
         lock = Lock(
             plan=plan_digest(self.prepared.plan),
             dtype=used_dtype(self.prepared),
-            models={name: self._locked(name, models[name], files[name]) for name in files},
+            models={
+                name: LockedModel(**models[name].model_dump(), commit=commits.get(name), files=its)
+                for name, its in files.items()
+            },
             config=config_digest(config(self.prepared)),
-            bridges=self._bridges(),
+            bridges={gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()},
             tensors=self._tensors,
         )
+        self._refuse_differing(self._hashed)
         if self.held_to is not None:
-            refuse(self._of_files(self._hashed), self.held_to)
             refuse(differing_tensors(self.held_to.tensors, lock.tensors, "the lock"), self.held_to)
         return lock
 
-    def _bridges(self) -> dict[str, LockedText]:
-        bridges = self.fitted.bridges if self.fitted is not None else {}
-        return {gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()}
-
-    def _locked(self, name: str, model: Model, files: dict[str, FileDigest]) -> LockedModel:
-        commit = self.prepared.commits.get(name)
-        declared = model.model_dump()
-        return LockedModel(**declared, commit=commit, files=files)
-
-    def _of_files(self, hashed: list[_Hashed]) -> Iterator[Difference]:
-        assert self.held_to is not None
+    def _refuse_differing(self, hashed: Iterable[_Hashed]) -> None:
+        """Refuse inputs that are not as locked, if there is a lock to hold to."""
+        if self.held_to is None:
+            return
+        differing: list[Difference] = []
         for one in hashed:
             expected = self.held_to.models[one.model].files[one.name]
             found = one.digest.result()
-            yield from differing_file(one.model, one.name, one.path, expected, found)
+            differing += differing_file(one.model, one.name, one.path, expected, found)
+        refuse(differing, self.held_to)
 
 
 def lock(

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Difference, Lock, differing_tensors, read_lock
 from gptailor.build.output import (
@@ -19,6 +19,7 @@ from gptailor.build.output import (
     sketched,
     tensor_digest,
     tokenizer_model_name,
+    work,
 )
 from gptailor.build.record import config_digest, differing_inputs, differing_texts, plan_digest
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
@@ -42,78 +43,7 @@ LONGEST_VALUE = 60
 """Characters of a setting that are shown."""
 
 
-def differing_config(
-    output: Checkpoint, prepared: Prepared | None, lock: Lock | None
-) -> Iterator[Difference]:
-    """Settings that the plan gives otherwise; a configuration that is not the locked one."""
-    path = output.folder / CONFIG
-    differing = list(_settings(config(prepared), output.config, path)) if prepared else []
-    yield from differing
-    locked = lock is None or config_digest(output.config) == lock.config
-    if not (differing or locked):
-        yield Difference("config", CONFIG, f"{CONFIG} is not the one that was locked", path)
-
-
-def _settings(
-    expected: Mapping[str, Any], found: Mapping[str, Any], path: Path
-) -> Iterator[Difference]:
-    for key in sorted(expected.keys() | found.keys()):
-        ours, theirs = (_shown(settings, key) for settings in (found, expected))
-        if ours != theirs:
-            said = f"{quoted(key)} of {CONFIG} is {_cut(ours)}, and by the plan {_cut(theirs)}"
-            yield Difference("config", key, said, path)
-
-
-def _shown(settings: Mapping[str, Any], key: str) -> str:
-    return json.dumps(settings[key], sort_keys=True) if key in settings else "missing"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
-
-
-def expected_beside(
-    folder: Path, plan: Plan | None, prepared: Prepared | None, lock: Lock | None
-) -> dict[str, FileDigest] | None:
-    """Digests of the tokenizer's files and of how the model generates; None where nobody knows."""
-    if prepared is not None:
-        made = side_files(prepared, folder).items()
-        return {
-            name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
-            for name, content in made
-            if name not in {CONFIG, PLAN_FILE, CARD}
-        }
-    if lock is None or plan is None:
-        return None
-    lowest = tokenizer_model_name(plan)
-    while (under := plan.models[lowest].on) is not None:
-        lowest = under
-    files = lock.models[lowest].files if lowest in lock.models else {}
-    found = {name: digest for name, digest in files.items() if is_beside(name)}
-    return found or None  # without any the tokenizer may be that of a GGUF file
-
-
-def differing_beside(
-    expected: Mapping[str, FileDigest], output: Checkpoint
-) -> Iterator[Difference]:
-    """Files that the folder lacks, that nobody gave it, and those with other bytes."""
-    paths = [path for path in (*tokenizer_files(output), generation_config(output)) if path]
-    found = {path.relative_to(output.folder).as_posix(): path for path in paths}
-    for name in sorted(expected.keys() | found.keys()):
-        if name not in found:
-            said = "is missing"
-        elif name not in expected:
-            said = "is there, and the plan gives none of that name"
-        elif of_file(found[name]) != expected[name]:
-            said = "has other bytes than the plan gives"
-        else:
-            continue
-        yield Difference("file", name, f"{quoted(name)} {said}", output.folder / name)
-
-
-_Tensors = dict[str, TensorDigest]
-
-
+@final
 @dataclass(frozen=True)
 class Verified:
     """What became of a verification: what was compared, what differs, what could not be compared.
@@ -134,33 +64,6 @@ class Verified:
         return "unverified" if self.unverified else "verified"
 
 
-@dataclass
-class Verification:
-    """A folder that is to be verified: all that is known of it without reading its weights."""
-
-    folder: Path
-    tensors_only: bool = False
-    lock: Lock | None = None
-    plan: Plan | None = None
-    output: Checkpoint | None = None
-    prepared: Prepared | None = None
-    compared: list[str] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)
-    unverified: list[str] = field(default_factory=list)
-
-    @property
-    def work(self) -> int:
-        """The bytes that are to be read and made."""
-        tensors = self.output.tensors.values() if self.output is not None else ()
-        size = sum(tensor.spec.size for tensor in tensors)
-        if self.prepared is not None:
-            size += self.prepared.compiled.program.size
-            if self.lock is not None:
-                read = inputs(self.prepared).values()
-                size += sum(path.stat().st_size for its in read for path in its.values())
-        return size
-
-
 def verify(
     folder: str | Path,
     *,
@@ -174,47 +77,215 @@ def verify(
     with its lock, and the models are not looked at. Raises CheckpointError if the folder is not
     there (C101) or its lock is none (C701, C702), PlanError if `models` has other names.
     """
-    return verified(begin(Path(folder), models=models, tensors_only=tensors_only), progress)
+    return Verification(Path(folder), models=models, tensors_only=tensors_only).run(progress)
 
 
-# ------------------------------------------------------------------------------- without weights
+@final
+class Verification:
+    """A folder that is to be verified: it, its plan, its lock and the plan's models are opened.
 
+    No weights are read before `run`; `work` are the bytes that it reads and makes.
+    """
 
-def begin(
-    folder: Path, *, models: ModelPaths | None = None, tensors_only: bool = False
-) -> Verification:
-    """Open the folder, its plan and its lock, and the plan's models unless `tensors_only`."""
-    if not folder.is_dir():
-        raise CheckpointError("C101", "there is no such folder", folder)
-    it = Verification(folder, tensors_only)
-    it.lock = read_lock(folder / LOCK_FILE) if (folder / LOCK_FILE).exists() else None
-    it.plan = _plan(it)
-    try:
-        it.output = open_checkpoint(folder)
-    except CheckpointError as error:
-        it.differences.append(_broken(error))
-    if it.lock is not None and it.plan is not None:
-        it.differences += _of_plan(it.plan, it.lock)
-    if tensors_only:
-        if it.lock is None:
-            it.unverified.append(f"the tensors: there is no {LOCK_FILE} to compare them with")
-    elif it.plan is not None and it.output is not None:
-        _prepare(it, it.plan, models)
-    return it
+    def __init__(
+        self, folder: Path, *, models: ModelPaths | None = None, tensors_only: bool = False
+    ) -> None:
+        if not folder.is_dir():
+            raise CheckpointError("C101", "there is no such folder", folder)
+        self.folder = folder
+        self.tensors_only = tensors_only
+        self.compared: list[str] = []
+        self.differences: list[Difference] = []
+        self.unverified: list[str] = []
+        self.lock = read_lock(folder / LOCK_FILE) if (folder / LOCK_FILE).exists() else None
+        self.plan = self._read_plan()
+        self.output = self._open_output()
+        self.prepared: Prepared | None = None
+        if self.lock is not None and self.plan is not None:
+            self.differences += _of_plan(self.plan, self.lock)
+        if tensors_only and self.lock is None:
+            self.unverified.append(f"the tensors: there is no {LOCK_FILE} to compare them with")
+        if not tensors_only and self.plan is not None and self.output is not None:
+            self.prepared = self._prepare(self.plan, models)
 
+    @property
+    def work(self) -> int:
+        """The bytes that are to be read and made."""
+        tensors = self.output.tensors.values() if self.output is not None else ()
+        size = sum(tensor.spec.size for tensor in tensors)
+        if self.prepared is None:
+            return size
+        made = self.prepared.compiled.program.size
+        return size + (made if self.lock is None else work(self.prepared))
 
-def _plan(it: Verification) -> Plan | None:
-    path = it.folder / PLAN_FILE
-    if not path.exists():
-        it.unverified.append(f"the plan: there is no {PLAN_FILE}")
+    # ---------------------------------------------------------------------------- without weights
+
+    def _read_plan(self) -> Plan | None:
+        path = self.folder / PLAN_FILE
+        if not path.exists():
+            self.unverified.append(f"the plan: there is no {PLAN_FILE}")
+            return None
+        with open_regular(path) as file:
+            plan, faults = read_bytes(file.readall(), str(path), self.folder)
+        if errors(faults):
+            self.differences.append(_faulty(errors(faults), path))
+            return None
+        return plan
+
+    def _open_output(self) -> Checkpoint | None:
+        try:
+            return open_checkpoint(self.folder)
+        except CheckpointError as error:
+            byte = "" if error.offset is None else f", byte {error.offset}"
+            said = f"the folder is no model: {error.message} ({error.path.name}{byte})"
+            self.differences.append(Difference("file", error.path.name, said, error.path))
+            return None
+
+    def _prepare(self, plan: Plan, models: ModelPaths | None) -> Prepared | None:
+        """The plan's program, if its models are there; faults that aren't of files differ."""
+        try:
+            return ready(plan, models=models)
+        except CheckpointError as error:
+            self.unverified.append(f"the models: {error.message} ({error.path})")
+        except PlanError as error:
+            faults = errors(error.faults)
+            if any(fault.code == "M105" for fault in faults):
+                raise
+            away = [fault for fault in faults if fault.code.startswith("C")]
+            if other := [fault for fault in faults if fault not in away]:
+                self.differences.append(_faulty(other, self.folder / PLAN_FILE))
+            self.unverified += [f"model {_model_name(f)}: {f.message}" for f in away]
         return None
-    with open_regular(path) as file:
-        raw = file.readall()
-    plan, faults = read_bytes(raw, str(path), it.folder)
-    if plan is None or errors(faults):
-        it.differences.append(_faulty(errors(faults), path))
-        return None
-    return plan
+
+    # ------------------------------------------------------------------------------- with weights
+
+    def run(
+        self, progress: ByteProgress = lambda _: None, *, threads: int | None = None
+    ) -> Verified:
+        """Compare tensors, the files beside them, the models' files, and what the plan makes."""
+        if self.output is not None:
+            self._compare(self.output, Crew(threads), progress)
+        found = (self.compared, self.differences, self.unverified)
+        return Verified(self.folder, *map(tuple, found))  # type: ignore[arg-type] # of their own
+
+    def _compare(self, output: Checkpoint, crew: Crew, progress: ByteProgress) -> None:
+        told = crew.told(progress)
+        infos = output.tensors.values()
+        on_disk = {t.spec.name: ByteRange(t.file, t.offset, t.spec.size) for t in infos}
+        specs = [tensor.spec for tensor in infos]
+        found = _digests(specs, lambda spec: on_disk[spec.name], crew, told)
+        if self.lock is not None:
+            self.differences += differing_tensors(self.lock.tensors, found, "the lock")
+            self.compared.append(f"{len(found)} tensors with the lock")
+        if not self.tensors_only:
+            self._compare_beside(output)
+        if self.prepared is not None and self._has_locked_inputs(self.prepared, crew, told):
+            self._recompile(self.prepared, output, found, crew, told)
+
+    def _compare_beside(self, output: Checkpoint) -> None:
+        """Compare the configuration, the tokenizer, and how the model generates."""
+        self.differences += _differing_config(output, self.prepared, self.lock)
+        if self.prepared is not None or self.lock is not None:
+            self.compared.append(CONFIG)
+        expected = self._expected_beside()
+        if expected is None:
+            self.unverified.append("the tokenizer's files: nothing says what they should be")
+            return
+        self.differences += _differing_beside(expected, output)
+        self.compared.append(f"{len(expected)} files of the tokenizer")
+
+    def _expected_beside(self) -> dict[str, FileDigest] | None:
+        """Digests of the tokenizer's files and of how the model generates; None if unknown."""
+        if self.prepared is not None:
+            made = side_files(self.prepared, self.folder).items()
+            return {
+                name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
+                for name, content in made
+                if name not in {CONFIG, PLAN_FILE, CARD}
+            }
+        if self.lock is None or self.plan is None:
+            return None
+        lowest = tokenizer_model_name(self.plan)
+        while (under := self.plan.models[lowest].on) is not None:
+            lowest = under
+        files = self.lock.models[lowest].files if lowest in self.lock.models else {}
+        found = {name: digest for name, digest in files.items() if is_beside(name)}
+        return found or None  # without any the tokenizer may be that of a GGUF file
+
+    def _has_locked_inputs(self, prepared: Prepared, crew: Crew, progress: ByteProgress) -> bool:
+        """Whether the plan is compiled of what was locked, if there is a lock."""
+        if self.lock is None:
+            return True
+        read = inputs(prepared)
+        digests: dict[Path, FileDigest] = {}
+
+        def take(path: Path) -> None:
+            digests[path] = of_file(path, progress)
+
+        paths = sorted({path for its in read.values() for path in its.values()})
+        crew.do([partial(take, path) for path in paths])
+        differing = list(differing_inputs(read, self.lock, lambda path, _: digests[path]))
+        differing += differing_texts(prepared, self.lock) if _has_texts(prepared) else []
+        self.differences += differing
+        if differing:
+            self.unverified.append("what the plan makes: its models are not those that were locked")
+            return False
+        count = sum(len(model.files) for model in self.lock.models.values())
+        self.compared.append(f"{count} files of the models with the lock")
+        return True
+
+    def _recompile(
+        self,
+        prepared: Prepared,
+        output: Checkpoint,
+        found: dict[str, TensorDigest],
+        crew: Crew,
+        progress: ByteProgress,
+    ) -> None:
+        """Compare with what the plan makes, in memory; not bridges whose text is gone."""
+        program = prepared.compiled.program
+        left: frozenset[str] = frozenset()
+        if not _has_texts(prepared):
+            left = program.bridged
+            gone = next(path for path in prepared.texts.values() if not path.is_file())
+            said = f"{len(left)} bridged tensors: their calibration text is gone ({gone})"
+            self.unverified.append(said)
+        fitted = fit_bridges(prepared) if not left else None
+        outputs = tuple(o for o in program.outputs if o.spec.name not in left)
+        specs = [output.spec for output in outputs]
+        made = _digests(specs, payloads(outputs, fitted=fitted), crew, progress)
+        made = {spec.name: tensor_digest(spec, made[spec.name].sha256, fitted) for spec in specs}
+        known = found if self.lock is None else self.lock.tensors
+        known = {name: digest for name, digest in known.items() if name not in left}
+        if self.lock is None:
+            known |= sketched(output, found, program.bridged - left)
+            self.differences += differing_tensors(made, known, "the plan")
+        else:
+            what = "what the plan makes of tensor"
+            self.differences += differing_tensors(known, made, "the lock", what)
+        self.compared.append(f"{len(made)} tensors with what the plan makes")
+
+
+def _digests(
+    specs: list[TensorSpec],
+    payload_of: Callable[[TensorSpec], Payload],
+    crew: Crew,
+    progress: ByteProgress,
+) -> dict[str, TensorDigest]:
+    found: dict[str, TensorDigest] = {}
+
+    def seen(spec: TensorSpec, sha256: str) -> None:
+        found[spec.name] = tensor_digest(spec, sha256, None)
+
+    of_tensors(specs, payload_of, crew, seen, progress)
+    return found
+
+
+def _has_texts(prepared: Prepared) -> bool:
+    return all(path.is_file() for path in prepared.texts.values())
+
+
+# ------------------------------------------------------------------------------------ what differs
 
 
 def _of_plan(plan: Plan, lock: Lock) -> Iterator[Difference]:
@@ -226,28 +297,6 @@ def _of_plan(plan: Plan, lock: Lock) -> Iterator[Difference]:
         yield Difference("dtype", "dtype", said, path)
 
 
-def _prepare(it: Verification, plan: Plan, models: ModelPaths | None) -> None:
-    """The plan's program, if its models are there; faults that aren't of files are differences."""
-    try:
-        it.prepared = ready(plan, models=models)
-    except CheckpointError as error:
-        it.unverified.append(f"the models: {error.message} ({error.path})")
-    except PlanError as error:
-        faults = errors(error.faults)
-        if any(fault.code == "M105" for fault in faults):
-            raise
-        away = [fault for fault in faults if fault.code.startswith("C")]
-        if len(away) < len(faults):
-            it.differences.append(
-                _faulty([f for f in faults if f not in away], it.folder / PLAN_FILE)
-            )
-        it.unverified += [f"model {_name(fault)}: {fault.message}" for fault in away]
-
-
-def _name(fault: Fault) -> str:
-    return quoted(str(fault.at[1])) if fault.at[:1] == ("models",) else "files"
-
-
 def _faulty(faults: list[Fault], path: Path) -> Difference:
     first = faults[0]
     more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
@@ -255,128 +304,48 @@ def _faulty(faults: list[Fault], path: Path) -> Difference:
     return Difference("plan", PLAN_FILE, said, path)
 
 
-def _broken(error: CheckpointError) -> Difference:
-    byte = "" if error.offset is None else f", byte {error.offset}"
-    said = f"the folder is no model: {error.message} ({error.path.name}{byte})"
-    return Difference("file", error.path.name, said, error.path)
+def _model_name(fault: Fault) -> str:
+    return quoted(str(fault.at[1])) if fault.at[:1] == ("models",) else "files"
 
 
-# ---------------------------------------------------------------------------------- with weights
-
-
-def verified(
-    it: Verification, progress: ByteProgress = lambda _: None, *, threads: int | None = None
-) -> Verified:
-    """Compare: the tensors, the files beside them, the models' files, and what the plan makes."""
-    crew = Crew(threads)
-    told = crew.told(progress)
-    if it.output is not None:
-        found = _digests_on_disk(it.output, crew, told)
-        if it.lock is not None:
-            it.differences += differing_tensors(it.lock.tensors, found, "the lock")
-            it.compared.append(f"{len(found)} tensors with the lock")
-        if not it.tensors_only:
-            _compare_beside(it, it.output)
-        if it.prepared is not None:
-            _recompile(it, it.prepared, found, crew, told)
-    return Verified(it.folder, tuple(it.compared), tuple(it.differences), tuple(it.unverified))
-
-
-def _compare_beside(it: Verification, output: Checkpoint) -> None:
-    """Compare the configuration, the tokenizer, and how the model generates."""
-    it.differences += differing_config(output, it.prepared, it.lock)
-    if it.prepared is not None or it.lock is not None:
-        it.compared.append(CONFIG)
-    expected = expected_beside(it.folder, it.plan, it.prepared, it.lock)
-    if expected is None:
-        it.unverified.append("the tokenizer's files: nothing says what they should be")
-        return
-    it.differences += differing_beside(expected, output)
-    it.compared.append(f"{len(expected)} files of the tokenizer")
-
-
-def _digests_on_disk(output: Checkpoint, crew: Crew, progress: ByteProgress) -> _Tensors:
-    def stretch(spec: TensorSpec) -> Payload:
-        tensor = output.tensors[spec.name]
-        return ByteRange(tensor.file, tensor.offset, spec.size)
-
-    return _digests([tensor.spec for tensor in output.tensors.values()], stretch, crew, progress)
-
-
-def _digests(
-    specs: list[TensorSpec],
-    payload_of: Callable[[TensorSpec], Payload],
-    crew: Crew,
-    progress: ByteProgress,
-) -> _Tensors:
-    found: _Tensors = {}
-
-    def seen(spec: TensorSpec, sha256: str) -> None:
-        found[spec.name] = TensorDigest(dtype=spec.dtype, shape=spec.shape, sha256=sha256)
-
-    of_tensors(specs, payload_of, crew, seen, progress)
-    return found
-
-
-def _recompile(
-    it: Verification, prepared: Prepared, found: _Tensors, crew: Crew, progress: ByteProgress
-) -> None:
-    """Compare with what the plan makes, in memory, if it makes it of what was locked."""
-    if it.lock is not None:
-        differing = list(_of_inputs(prepared, it.lock, crew, progress))
-        differing += differing_texts(prepared, it.lock) if _has_texts(prepared) else []
-        it.differences += differing
-        if differing:
-            it.unverified.append("what the plan makes: its models are not those that were locked")
-            return
-        count = sum(len(model.files) for model in it.lock.models.values())
-        it.compared.append(f"{count} files of the models with the lock")
-    left = _left_out(it, prepared)
-    fitted = fit_bridges(prepared) if not left else None
-    outputs = tuple(o for o in prepared.compiled.program.outputs if o.spec.name not in left)
-    specs = [output.spec for output in outputs]
-    made = _digests(specs, payloads(outputs, fitted=fitted), crew, progress)
-    made = {o.spec.name: tensor_digest(o.spec, made[o.spec.name].sha256, fitted) for o in outputs}
-    if it.lock is None:
-        assert it.output is not None
-        there = _without(found, left) | sketched(
-            it.output, found, prepared.compiled.program.bridged - left
-        )
-        it.differences += differing_tensors(made, there, "the plan")
-    else:
-        what = "what the plan makes of tensor"
-        locked = _without(it.lock.tensors, left)
-        it.differences += differing_tensors(locked, made, "the lock", what)
-    it.compared.append(f"{len(made)} tensors with what the plan makes")
-
-
-def _has_texts(prepared: Prepared) -> bool:
-    return all(path.is_file() for path in prepared.texts.values())
-
-
-def _left_out(it: Verification, prepared: Prepared) -> frozenset[str]:
-    """The tensors that can't be made again: those of bridges whose calibration text is gone."""
-    if _has_texts(prepared):
-        return frozenset()
-    gone = next(path for path in prepared.texts.values() if not path.is_file())
-    left = prepared.compiled.program.bridged
-    it.unverified.append(f"{len(left)} bridged tensors: their calibration text is gone ({gone})")
-    return left
-
-
-def _without(tensors: _Tensors, left: frozenset[str]) -> _Tensors:
-    return {name: digest for name, digest in tensors.items() if name not in left}
-
-
-def _of_inputs(
-    prepared: Prepared, lock: Lock, crew: Crew, progress: ByteProgress
+def _differing_config(
+    output: Checkpoint, prepared: Prepared | None, lock: Lock | None
 ) -> Iterator[Difference]:
-    read = inputs(prepared)
-    digests: dict[Path, FileDigest] = {}
+    """Settings that the plan gives otherwise; a configuration that is not the locked one."""
+    path = output.folder / CONFIG
+    expected = config(prepared) if prepared else output.config
+    differing = False
+    for key in sorted(expected.keys() | output.config.keys()):
+        ours, theirs = (_shown(settings, key) for settings in (output.config, expected))
+        if ours != theirs:
+            differing = True
+            said = f"{quoted(key)} of {CONFIG} is {_cut(ours)}, and by the plan {_cut(theirs)}"
+            yield Difference("config", key, said, path)
+    if not differing and lock is not None and config_digest(output.config) != lock.config:
+        yield Difference("config", CONFIG, f"{CONFIG} is not the one that was locked", path)
 
-    def take(path: Path) -> None:
-        digests[path] = of_file(path, progress)
 
-    paths = sorted({path for its in read.values() for path in its.values()})
-    crew.do([partial(take, path) for path in paths])
-    return differing_inputs(read, lock, lambda path, _: digests[path])
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    return json.dumps(settings[key], sort_keys=True) if key in settings else "missing"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+
+
+def _differing_beside(
+    expected: Mapping[str, FileDigest], output: Checkpoint
+) -> Iterator[Difference]:
+    """Files that the folder lacks, that nobody gave it, and those with other bytes."""
+    paths = [path for path in (*tokenizer_files(output), generation_config(output)) if path]
+    found = {path.relative_to(output.folder).as_posix(): path for path in paths}
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            said = "is missing"
+        elif name not in expected:
+            said = "is there, and the plan gives none of that name"
+        elif of_file(found[name]) != expected[name]:
+            said = "has other bytes than the plan gives"
+        else:
+            continue
+        yield Difference("file", name, f"{quoted(name)} {said}", output.folder / name)

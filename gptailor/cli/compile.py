@@ -199,11 +199,11 @@ def verify_command(
     Ends with 0 if all is so, with 1 if something differs, and with 3 if nothing is known to differ
     but something could not be compared, as where a model is gone.
     """
-    from gptailor.build.verify import begin, verified  # noqa: PLC0415
+    from gptailor.build.verify import Verification  # noqa: PLC0415
 
-    begun = begin(folder, models=dict(models), tensors_only=tensors_only)
+    begun = Verification(folder, models=dict(models), tensors_only=tensors_only)
     with progress(begun.work, "verifying") as advance:
-        found = verified(begun, advance)
+        found = begun.run(advance)
     if form == "json":
         say(_json(found))
     else:

@@ -14,11 +14,11 @@ from gptailor.build.lock import (
     Difference,
     Lock,
     LockedModel,
-    differing_names,
     differing_tensors,
     read_lock,
     refuse,
 )
+from gptailor.build.record import differing_inputs
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
@@ -242,7 +242,10 @@ def test_each_way_to_differ_is_named() -> None:
         "tensor 'e' is I32 [2], and by the lock F32 [2]",
         "tensor 'f' is there, and the lock has none of that name",
     ]
-    assert [one.message for one in differing_names("m", ["a"], {"b": Path("/m/b")})] == [
+    files = {"a": FileDigest(size=1, sha256=A)}
+    locked = lock(models={"m": LockedModel(source="./m", files=files)})
+    differing = differing_inputs({"m": {"b": Path("/m/b")}}, locked, lambda *_: None)
+    assert [one.message for one in differing] == [
         "'a' of model 'm' is in the lock, and is not read",
         "'b' is read of model 'm', and the lock has none of that name",
     ]

@@ -18,7 +18,7 @@ import gptailor
 from gptailor.build.lock import LOCK_FILE, Lock, read_lock
 from gptailor.build.output import work
 from gptailor.build.record import plan_digest
-from gptailor.build.verify import begin, verified
+from gptailor.build.verify import Verification
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli import main as cli
 from gptailor.prepare import ready
@@ -366,8 +366,8 @@ def test_a_folder_as_it_was_compiled_is_verified(out: Path) -> None:
 
 def test_progress_is_told_of_all_work(out: Path) -> None:
     told: list[int] = []
-    begun = begin(out)
-    verified(begun, told.append)
+    begun = Verification(out)
+    begun.run(told.append)
     assert sum(told) == begun.work
     prepared = ready(gptailor.load("p.tailor"))
     told.clear()
