@@ -109,7 +109,7 @@ def show_command(plan: str, models: tuple[tuple[str, Path], ...], program: bool)
 
     Positions are the base's layer numbers, those of a stack the output's.
     """
-    from gptailor.report import plan_map as screen  # noqa: PLC0415
+    from gptailor.report.plan_map import plan_map  # noqa: PLC0415
 
     wanted = read_plan(plan)
     if program:
@@ -121,7 +121,7 @@ def show_command(plan: str, models: tuple[tuple[str, Path], ...], program: bool)
         say("\n".join(program_lines(prepared.compiled.program)))
         return
     count, known = known_layer_count(wanted, dict(models))
-    for line in screen.plan_map(shown_name(plan), wanted, count, known=known, width=width()):
+    for line in plan_map(shown_name(plan), wanted, count, known=known, width=width()):
         say(line)
 
 

@@ -163,7 +163,7 @@ def _view(*, live: bool) -> "Iterator[OnEvent]":
 
 
 def _print(found: "Searched") -> None:
-    from gptailor.report.search import summary_lines  # noqa: PLC0415
+    from gptailor.report.scores import summary_lines  # noqa: PLC0415
 
     for line in summary_lines(found.summary, width()):
         say(line)

@@ -4,7 +4,8 @@ import time
 from typing import final
 
 from gptailor.cli.terminal import report, say
-from gptailor.report.search import LiveView, Shown, Standing, percent, shown_number
+from gptailor.report.progress import LiveView, Shown, Standing
+from gptailor.report.scores import percent, shown_number
 from gptailor.search.run.trials import STARTS, Ledger, Trial
 from gptailor.search.search import (
     Asked,

@@ -59,19 +59,18 @@ def _coloured(fault: Fault) -> str:
 def print_dry_run(prepared: "Prepared", output: Path) -> None:
     """Print what would be written: layers, parameters, bytes, and what each position is."""
     from gptailor.plan.layers import slots  # noqa: PLC0415
-    from gptailor.report import describe  # noqa: PLC0415
-    from gptailor.report import plan_map as screen  # noqa: PLC0415 (late: it costs start-up)
+    from gptailor.report.plan_map import Row, described_rows, table  # noqa: PLC0415
 
     (layers_before, layers), (before, after) = prepared.counts.values()
     say(f"would write {output}: {layers} layers (the base has {layers_before})")
     shards = len(prepared.shards)
     files = "1 file" if shards == 1 else f"{shards} files"
     rows = [
-        describe.Row("parameters", f"{after:,} (the base has {before:,})"),
-        describe.Row("weights", f"{prepared.size:,} bytes in {files}"),
-        *describe.described_rows(slots(prepared.plan, prepared.models["base"].layout.count)),
+        Row("parameters", f"{after:,} (the base has {before:,})"),
+        Row("weights", f"{prepared.size:,} bytes in {files}"),
+        *described_rows(slots(prepared.plan, prepared.models["base"].layout.count)),
     ]
-    for line in screen.table(rows, width()):
+    for line in table(rows, width()):
         say(line)
 
 

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 
 from gptailor.checkpoint.models import is_local
 from gptailor.lang.format import model_declaration
-from gptailor.plan import layers as outline
+from gptailor.plan.layers import gaps, slots
 from gptailor.plan.plan import Model, Plan
-from gptailor.report import plan_map as layer_map
-from gptailor.report.describe import Row, described_rows
+from gptailor.report.plan_map import Row, cells, described_rows, legend, map_lines
 
 
 def card(
@@ -19,12 +18,12 @@ def card(
     `plan` has the models that were used, their paths as `text` has them; `counts` holds before and
     after of `layers` and `parameters`.
     """
-    slots = outline.slots(plan, counts["layers"][0])
-    drawn = layer_map.cells(slots, list(plan.models))
+    found = slots(plan, counts["layers"][0])
+    drawn = cells(found, list(plan.models))
     picture = [
-        *layer_map.map_lines(drawn),
+        *map_lines(drawn),
         "",
-        "   ".join(" ".join(one) for one in layer_map.legend(drawn, list(plan.models))),
+        "   ".join(" ".join(one) for one in legend(drawn, list(plan.models))),
     ]
     return "\n".join(
         [
@@ -46,7 +45,7 @@ def card(
             if plan.stack is None
             else "The numbers are those of the output's layers.",
             "",
-            *_table(described_rows(slots)),
+            *_table(described_rows(found)),
             "",
             *_bridges(plan, counts["layers"][0]),
             "## Models",
@@ -71,11 +70,11 @@ def card(
 
 def _bridges(plan: Plan, count: int) -> list[str]:
     """Which layers close gaps, and on what text that was fitted."""
-    gaps = outline.gaps(plan, count)
-    if not gaps:
+    found = gaps(plan, count)
+    if not found:
         return []
     told = (
-        f"| L{gap.after} | `{gap.on}` | {gap.tokens:,} at most | {gap.ridge!r} |" for gap in gaps
+        f"| L{gap.after} | `{gap.on}` | {gap.tokens:,} at most | {gap.ridge!r} |" for gap in found
     )
     return [
         "The gaps are closed by least squares: the MLP's output projection of the layer before "

@@ -16,7 +16,7 @@ from gptailor.lang.format import (
 )
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot, slots
-from gptailor.report.describe import described_rows
+from gptailor.report.plan_map import described_rows
 
 
 def differences(a: p.Plan, b: p.Plan, count: int) -> list[str]:

@@ -1,19 +1,131 @@
-"""A picture of a plan's layers: one cell a layer, a colour and a letter a model."""
+"""A plan's layers, as a picture (a cell a layer, a colour and a letter a model) and in words."""
 
+import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import final
 
 import click
 
-from gptailor.lang.format import bridge_words, drop_any_words, mark_words, rest_words
-from gptailor.plan import layers as outline
+from gptailor.lang.format import (
+    bridge_words,
+    drop_any_words,
+    groups,
+    layer_words,
+    mark_words,
+    model_words,
+    range_words,
+    rest_words,
+    value_words,
+)
 from gptailor.plan import plan as p
-from gptailor.plan.layers import Slot
+from gptailor.plan.layers import Slot, slots
 from gptailor.plan.plan import REST, Plan
-from gptailor.plan.walk import open_choices
-from gptailor.report import describe
-from gptailor.report.describe import kind
+from gptailor.plan.walk import choices, open_choices
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """Neighbouring positions that go in step: which, and what is done there."""
+
+    where: str
+    what: str
+
+
+def described_rows(slots: Sequence[Slot]) -> list[Row]:
+    """One row for each run of positions with one recipe; a stack's items are numbered from L0."""
+    found: list[Row] = []
+    run: list[p.Layer] = []
+    tail = ""
+    for number, slot in enumerate(slots):
+        position = number if slot.position is None else slot.position
+        told = _alone(slot)
+        if told is not None or _tail(slot) != tail:
+            found += _told(run, tail)
+            run, tail = [], _tail(slot)
+        if told is not None:
+            found.append(Row(f"L{position}", told + tail))
+        else:
+            made = slot.made[None]
+            run.append(p.Layer(position=position, recipe=made.recipe, maybe=made.maybe))
+    return _joined(found + _told(run, tail))
+
+
+def _alone(slot: Slot) -> str | None:
+    """What is no whole layer's recipe: a drop, parts."""
+    if slot.dropped == "yes":
+        return "dropped, bridged over" if slot.bridged else "dropped"
+    if None in slot.made:
+        return None
+    parts = []
+    for part, made in slot.made.items():
+        entry = p.Layer(position=slot.position or 0, recipe=made.recipe, maybe=made.maybe)
+        parts.append(f"{part}: {layer([entry])}")
+    return "; ".join(parts)
+
+
+def _tail(slot: Slot) -> str:
+    """What may be said of a layer whatever it is made of."""
+    scale = f", scaled by {value_words(slot.scale)}" if slot.scale is not None else ""
+    return scale + ", or dropped" * (slot.dropped == "maybe" and slot.position is not None)
+
+
+def _told(run: Sequence[p.Layer], tail: str) -> list[Row]:
+    return [Row(range_words([e.position for e in g]), layer(g) + tail) for g in groups(run)]
+
+
+def _joined(found: Iterable[Row]) -> list[Row]:
+    """Equal neighbours in one row, but for those that name layers."""
+    out: list[tuple[str, str, str]] = []
+    for row in found:
+        first, _, last = row.where.partition("..")
+        if out and out[-1][2] == row.what and not re.search(r"\bL\d", row.what):
+            out[-1] = (out[-1][0], last or first, row.what)
+        else:
+            out.append((first, last or first, row.what))
+    return [Row(a if a == b else f"{a}..{b}", what) for a, b, what in out]
+
+
+def layer(entries: Sequence[p.Layer]) -> str:
+    """What layers that go in step are made of: `base`, `code L14`, `merge(…)`."""
+    first = entries[0]
+    maybe = "maybe " * first.maybe
+    if isinstance(first.recipe, p.Take):
+        taken = [e.recipe.take.layer or 0 for e in entries if isinstance(e.recipe, p.Take)]
+        same = taken == [e.position for e in entries]
+        place = "" if same else f" {range_words(taken)}"
+        return maybe + model_words(first.recipe.take.model, bare=True) + place
+    text = layer_words(entries).removeprefix(f"{range_words([e.position for e in entries])} ")
+    return maybe + text.removeprefix("from ").removeprefix("= ")
+
+
+def plan_summary(slots: Sequence[Slot]) -> str:
+    """`30 layers: 20 of base, 3 merged, 7 dropped`."""
+    counts: dict[str, int] = {}
+    for slot in slots:
+        counts[kind(slot)] = counts.get(kind(slot), 0) + 1
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def kind(slot: Slot) -> str:
+    """What a slot is, in a word or two; what is open comes before what may be dropped."""
+    if slot.dropped == "yes":
+        return "bridged over" if slot.bridged else "dropped"
+    if any(choices(made.recipe) or (made.maybe and slot.position is not None)
+           for made in slot.made.values()):  # fmt: skip
+        return "open"
+    if slot.dropped == "maybe":
+        return "maybe there"
+    recipes = [made.recipe for made in slot.made.values()]
+    if any(isinstance(made, p.Merge) for made in recipes):
+        return "merged"
+    names = {made.take.model for made in recipes if isinstance(made, p.Take)}
+    return f"of {names.pop()}" if len(names) == 1 else "mixed"
+
+
+# ------------------------------------------------------------------------------------ as a picture
 
 COLOURS = ("blue", "green", "yellow", "magenta", "cyan", "red", "bright_blue", "bright_green")
 """The models' colours, the base's first; more models than colours start again."""
@@ -29,6 +141,7 @@ SYMBOLS = {
 """Of layers that are not one model's."""
 
 
+@final
 @dataclass(frozen=True)
 class Cell:
     """How one layer looks: a symbol, and the colour of its model (None: no one model's)."""
@@ -106,20 +219,22 @@ _MAP_INDENT = "  "
 
 def plan_map(name: str, plan: Plan, count: int, *, known: bool, width: int) -> Iterator[str]:
     """The lines that show a plan over a base of so many layers; `known` is whether it has."""
-    slots = outline.slots(plan, count)
+    found = slots(plan, count)
     models = list(plan.models)
-    drawn = cells(slots, models)
-    yield f"{name}: {_what(plan, len(slots), known=known)}"
-    yield from _wrapped(_summary(plan, slots), _MAP_INDENT, width)
+    drawn = cells(found, models)
+    yield f"{name}: {_what(plan, len(found), known=known)}"
+    choices = open_choices(plan)
+    tail = f"; {choices} choice{'s' * (choices != 1)} open" if choices else ""
+    yield from _wrapped(plan_summary(found) + tail, _MAP_INDENT, width)
     yield ""
     yield from _painted(drawn, map_lines(drawn, width - len(_MAP_INDENT)))
     yield ""
     yield from _legend(drawn, models, width)
     yield ""
-    yield from table(_rows(plan, slots), width)
+    yield from table(_rows(plan, found), width)
 
 
-def table(rows: Sequence[describe.Row], width: int, least: int = 0) -> Iterator[str]:
+def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
     """Two columns, the second one wrapped."""
     wide = max([least, *(len(row.where) for row in rows)])
     for row in rows:
@@ -134,27 +249,21 @@ def _what(plan: Plan, count: int, *, known: bool) -> str:
     return said if known else f"at least {said}, which can't be read"
 
 
-def _summary(plan: Plan, slots: Sequence[outline.Slot]) -> str:
-    count = open_choices(plan)
-    choices = f"; {count} choice{'s' * (count != 1)} open" if count else ""
-    return describe.plan_summary(slots) + choices
-
-
-def _rows(plan: Plan, slots: Sequence[outline.Slot]) -> list[describe.Row]:
+def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
     """Layers, then what else the plan says of the model."""
-    found = describe.described_rows(slots)
+    found = described_rows(slots)
     for choice in plan.drop_any:
-        found.append(describe.Row("drop", drop_any_words(choice).removeprefix("drop ")))
+        found.append(Row("drop", drop_any_words(choice).removeprefix("drop ")))
     for where in REST:
         recipe = plan.rest(where)
         if recipe is not None:
             text = rest_words(where, recipe).removeprefix(f"{where} from ")
-            found.append(describe.Row(where, text))
+            found.append(Row(where, text))
     if plan.dtype is not None:
-        found.append(describe.Row("dtype", plan.dtype))
+        found.append(Row("dtype", plan.dtype))
     for bridge in plan.bridges:
         text = (mark_words(bridge) + bridge_words(bridge)).replace("bridge ", "", 1)
-        found.append(describe.Row("bridge", text))
+        found.append(Row("bridge", text))
     return found
 
 

@@ -1,32 +1,38 @@
-"""The progress bar of a terminal."""
+"""What goes on, on a terminal: bars of bytes and of steps, and the live view of a search."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import final
 
-from rich.console import Console
+import rich.live
+from rich.console import Console, ConsoleOptions, Group
 from rich.progress import (
     BarColumn,
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Column, Table
+from rich.text import Text
+
+from gptailor.plan.layers import slots
+from gptailor.plan.plan import Plan
+from gptailor.report.plan_map import Cell, cells, legend, map_lines, plan_summary
 
 
 @contextmanager
 def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
     """A bar of bytes on standard error; the function that it gives is told of bytes done."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _progress(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 
@@ -34,12 +40,138 @@ def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def steps_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
     """A bar of steps; the function is told of what was done, how many that makes, and of all."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with _progress(MofNCompleteColumn(), TimeElapsedColumn()) as progress:
         task = progress.add_task(what, total=None)
         yield lambda _, done, total: progress.update(task, completed=done, total=total)
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), *columns)
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+# ----------------------------------------------------------------------------------- a search
+
+
+@final
+@dataclass(frozen=True)
+class Shown:
+    """The best plan so far: its scores in words, the shares of the base's, and itself."""
+
+    scores: str
+    shares: str
+    plan: Plan
+    layers: int
+
+
+@final
+@dataclass(frozen=True)
+class Standing:
+    """How far a search is. `left` are seconds; `last` and `start` are trials in words."""
+
+    trials: int
+    spent: float
+    budget: int
+    hits: int
+    failed: int
+    per_minute: float
+    left: float | None
+    last: str
+    best: Shown | None
+    start: str
+    front: int
+    objectives: tuple[str, ...]
+
+
+@final
+class LiveView:
+    """A context in which the view is on the screen, on standard error."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._standing: Standing | None = None
+        self._begun = time.monotonic()
+        self._spinner = Spinner("dots")
+        self.say("")
+        console = console or Console(stderr=True)
+        self._live = rich.live.Live(self, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "LiveView":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._live.__exit__(None, None, None)
+
+    def say(self, what: str) -> None:
+        """What is being done now."""
+        self._spinner.update(text=Text(what, overflow="ellipsis", no_wrap=True))
+
+    def show(self, standing: Standing) -> None:
+        """Where the search is."""
+        self._standing = standing
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Group]:
+        """Drawn several times a second, as clocks go on."""
+        now = self._standing
+        yield Group(*(self._parts(now, options.max_width) if now else ()), self._spinner)
+
+    def _parts(self, now: Standing, width: int) -> Iterator[Text | Table]:
+        yield self._bar(now, width)
+        if now.best is not None:
+            yield from _plan(now.best, width)
+        rows = Table.grid(padding=(0, 2))
+        rows.add_column(style="bold", no_wrap=True, min_width=len("best start"))
+        rows.add_column(overflow="ellipsis", no_wrap=True)
+        if now.best is not None:
+            rows.add_row("best", "; ".join(filter(None, (now.best.scores, now.best.shares))))
+        if now.start:
+            rows.add_row("best start", now.start)
+        if len(now.objectives) > 1:
+            rows.add_row("front", f"{now.front} plan{'s' * (now.front != 1)}")
+        if now.hits or now.failed:
+            rows.add_row("besides", f"{now.hits} known before, {now.failed} failed")
+        if now.last:
+            rows.add_row("last", now.last)
+        yield rows
+
+    def _bar(self, now: Standing, width: int) -> Table:
+        row = Table.grid(*(Column(no_wrap=True) for _ in range(6)), padding=(0, 2))
+        bar = ProgressBar(total=now.budget, completed=min(now.spent, now.budget), width=width // 6)
+        row.add_row(
+            bar,
+            f"{now.spent:.4g}/{now.budget}",
+            f"{now.trials} trials",
+            f"{now.per_minute:.3g}/min",
+            f"{clock(now.left)} left" if now.left is not None else "",
+            clock(time.monotonic() - self._begun),
+        )
+        return row
+
+
+def _plan(best: Shown, width: int) -> Iterator[Text]:
+    """The map of the best plan's layers, in colours."""
+    found = slots(best.plan, best.layers)
+    models = list(best.plan.models)
+    drawn = cells(found, models)
+    styles = (_style(cell) for cell in drawn)
+    for i, line in enumerate(map_lines(drawn, width - 2)):
+        text = Text("  ")
+        for symbol in line if i % 2 else ():
+            text.append(symbol, style=" " if symbol == " " else next(styles))
+        yield text if i % 2 else text.append(line, style="dim")
+    keys = "   ".join(f"{symbol} {name}" for symbol, name in legend(drawn, models))
+    for line in (keys, plan_summary(found)):
+        yield Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True)
+
+
+def _style(cell: Cell) -> str:
+    if cell.colour is None:
+        return ""
+    return f"reverse {cell.colour}" + (" bold" if cell.kind == "merged" else "")
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03`, `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -19,8 +19,8 @@ from gptailor.plan.layers import slots
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
-from gptailor.report.describe import plan_summary
-from gptailor.report.search import markdown, percent, shown_number
+from gptailor.report.plan_map import plan_summary
+from gptailor.report.scores import markdown, percent, shown_number
 from gptailor.search.evaluate import HeldOut
 from gptailor.search.folder import BEST, FRONT, SUMMARY, Folder
 from gptailor.search.run.trials import BESIDE, RANDOM, STARTS, Ledger, Trial

@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 
 import gptailor
 from gptailor.plan.layers import slots
-from gptailor.report import describe
-from gptailor.report import plan_map as layer_map
-from gptailor.report import plan_map as screen
+from gptailor.report.plan_map import described_rows, letters, plan_map
 
 HEAD = """\
 tailor 1
@@ -23,7 +21,7 @@ model maths = "./maths"
 
 def shown(body: str, count: int = 40, width: int = 80, *, known: bool = True) -> list[str]:
     plan = gptailor.loads(HEAD + body)
-    return list(screen.plan_map("p", plan, count, known=known, width=width))
+    return list(plan_map("p", plan, count, known=known, width=width))
 
 
 def plain(lines: list[str]) -> list[str]:
@@ -31,7 +29,7 @@ def plain(lines: list[str]) -> list[str]:
 
 
 def rows(body: str, count: int = 8) -> list[str]:
-    found = describe.described_rows(slots(gptailor.loads(HEAD + body), count))
+    found = described_rows(slots(gptailor.loads(HEAD + body), count))
     return [f"{row.where} {row.what}" for row in found]
 
 
@@ -58,14 +56,14 @@ def test_rows_join_what_goes_in_step(body: str, wanted: list[str]) -> None:
 
 
 def test_letters_differ_though_names_begin_alike() -> None:
-    found = layer_map.letters(["base", "math", "maths", "m", "b"])
+    found = letters(["base", "math", "maths", "m", "b"])
     assert list(found.values())[:3] == ["b", "m", "a"]
     assert len(set(found.values())) == 5
 
 
 @given(st.lists(st.from_regex(r"[ab_]{1,3}", fullmatch=True), unique=True, max_size=30))
 def test_every_model_has_a_letter_of_its_own(names: list[str]) -> None:
-    found = layer_map.letters(names)
+    found = letters(names)
     assert list(found) == names
     assert len(set(found.values())) == len(names)
 

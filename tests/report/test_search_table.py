@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gptailor.report.search import markdown, percent, shown_number, summary_lines
+from gptailor.report.scores import markdown, percent, shown_number, summary_lines
 
 
 def row(value: float, origin: str = "surrogate", **changes: Any) -> dict[str, Any]:

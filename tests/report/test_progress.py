@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 import gptailor
-from gptailor.report.search import LiveView, Shown, Standing, clock
+from gptailor.report.progress import LiveView, Shown, Standing, clock
 
 PLAN = """\
 tailor 1
@@ -46,7 +46,7 @@ def drawn(standing: Standing, width: int) -> list[str]:
     live = LiveView(console)
     live.say("evaluating 4 plans on 64 samples")
     live.show(standing)
-    console.print(live._view)
+    console.print(live)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
