@@ -1,1 +1,4 @@
-"""How an output is made: a plan into a program, and a program into values."""
+"""A plan into a program, and a program into values: others use all of these modules.
+
+`compile`, `program` and `sources` need no torch; `run`, `load` and `gguf_tokenizer` do.
+"""
