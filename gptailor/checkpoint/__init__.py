@@ -1,1 +1,5 @@
-"""What is on disk: folders, the Hub, the models of a plan. No tensor library."""
+"""What is on disk: folders, the Hub, the models of a plan. No tensor library.
+
+Others use `models`, `folder`, `tensor`, `vocabulary` (tokens), `files` (safe reading, errors), and
+what the packages here name. `hub` is for who fetches.
+"""

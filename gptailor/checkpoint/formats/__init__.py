@@ -1,1 +1,5 @@
-"""File formats of weights, read without a tensor library: safetensors, PyTorch, GGUF, LoRA."""
+"""File formats of weights, read without a tensor library: safetensors, PyTorch, GGUF, LoRA.
+
+`checkpoint.folder` and `checkpoint.models` read them. Others use `gguf` and `gguf_header`, which
+also hold a tokenizer, and the names of files in `pytorch` and `lora_config`.
+"""
