@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any, final
 
@@ -113,9 +114,9 @@ class _Reading:
     merges: bool = False
     """Whether a merge was met, and not takes alone."""
 
-    def note(self, *told: tuple[Place, str]) -> None:
-        """Remember what differs at places."""
-        self.notes += (self.document.note(at, message) for at, message in told)
+    def note(self, at: Place, message: str) -> None:
+        """Remember what differs at a place."""
+        self.notes.append(self.document.note(at, message))
 
     def base_of(self, piece: SliceBlock) -> ModelReference | None:
         """The base of a slice: its own, or the file's."""
@@ -196,7 +197,7 @@ def _check(reading: _Reading) -> None:
     document, method, tensors = reading.document, reading.method, reading.tensors
     for piece in reading.slices:
         if piece.residual_weight is not None:
-            reading.note(((*piece.at, "residual_weight"), "it does nothing, in mergekit neither"))
+            reading.note((*piece.at, "residual_weight"), "it does nothing, in mergekit neither")
         for i, source in enumerate(piece.sources):
             if source.model in [other.model for other in piece.sources[:i]]:
                 message = f"'{source.model}' stands twice in one slice, which mergekit refuses"
@@ -207,17 +208,18 @@ def _check(reading: _Reading) -> None:
                 raise document.error((*source.at, "layer_range"), message)
     sources = [(piece, source) for piece in reading.slices for source in piece.sources]
     count = max(sum(p.length for p in reading.slices), *(source.end for _, source in sources))
+    notes: list[tuple[Place, str]] = []
     of_slices = [block for piece in reading.slices for block in (*piece.sources, piece)]
     for block in (*of_slices, *reading.blocks):
-        reading.note(*unread(document, block, method))
-        reading.note(*idle_filters(document, block, tensors, count))
+        notes += unread(document, block, method)
+        notes += idle_filters(document, block, tensors, count)
     for piece, source in sources:
         is_base = source.model == reading.base_of(piece)
-        reading.note(*idle_in_source(source, method, is_base=is_base))
+        notes += idle_in_source(source, method, is_base=is_base)
+    reading.notes += starmap(document.note, notes)
 
 
 # -------------------------------------------------------------------------------------- the layers
-
 
 _MadeLayer = tuple[frozenset[int], dict[Part | None, Recipe], Place]
 """The layer numbers of the sources; the recipe of the whole layer or of each part; the slice."""
@@ -229,9 +231,8 @@ def _layers(reading: _Reading) -> Iterator[_MadeLayer]:
     for piece in reading.slices:
         for offset in range(piece.length):
             numbers = frozenset(source.start + offset for source in piece.sources)
-            where = (offset, number)
             parts: dict[Part | None, Recipe]
-            parts = {part: _part(reading, piece, where, part) for part in PARTS}
+            parts = {part: _part(reading, piece, (offset, number), part) for part in PARTS}
             alike = parts["attn"] == parts["mlp"]
             yield numbers, {None: parts["attn"]} if alike else parts, piece.at
             number += 1
@@ -258,7 +259,7 @@ def _part(reading: _Reading, piece: SliceBlock, where: tuple[int, int], part: Pa
             message = f"'{first}' and '{rest}' are merged differently; {_SHARED}, as one"
             raise reading.document.error(at, message)
         message = f"'{rest}' has a value of its own, and gets what '{first}' gets: {_SHARED}"
-        reading.note((at, message))
+        reading.note(at, message)
     return recipes[first]
 
 
@@ -271,7 +272,7 @@ def _ends(reading: _Reading) -> dict[str, Recipe]:
     """Embedding, norm and head: of the first and the last slice, where gradients start."""
     first, last = reading.slices[0], reading.slices[-1]
     if len(first.sources) < len(last.sources):
-        reading.note(((*last.at, "sources"), _FORGOTTEN))
+        reading.note((*last.at, "sources"), _FORGOTTEN)
     found = {}
     for where, piece in (("embed", first), ("norm", last), ("head", last)):
         if where == "head" and reading.tensors.tied:
@@ -346,18 +347,17 @@ def _stack(reading: _Reading, made: Sequence[_MadeLayer]) -> dict[str, Any]:
 
 def _dtype(reading: _Reading) -> str | None:
     """The output's dtype."""
-    found = []
-    for key in ("dtype", "out_dtype"):
-        name: str | None = getattr(reading.config, key)
-        name = name.removeprefix("torch.") if name is not None else None
-        if name is not None and name not in DTYPES:
+    config = reading.config
+    found = {"dtype": config.dtype, "out_dtype": config.out_dtype}
+    names = {key: name.removeprefix("torch.") for key, name in found.items() if name is not None}
+    for key, name in names.items():
+        if name not in DTYPES:
             help_ = nearest(name, DTYPES) or f"the dtypes are {listed(DTYPES)}"
             raise reading.document.error((key,), f"'{name}' is no dtype of an output here", help_)
-        found.append(name)
-    computed, out = found
+    computed = names.get("dtype")
     if computed not in (None, "float32"):
-        reading.note((("dtype",), _ROUNDS.format(computed)))
-    return out or computed
+        reading.note(("dtype",), _ROUNDS.format(computed))
+    return names.get("out_dtype", computed)
 
 
 def _tokenizer(reading: _Reading) -> Take | None:
@@ -375,7 +375,7 @@ def _tokenizer(reading: _Reading) -> Take | None:
         at, model = ("tokenizer", "source"), config.tokenizer.source
     elif model is None:
         return None
-    reading.note((at, _ROWS))
+    reading.note(at, _ROWS)
     if model is None or str(model) in ("union", "base"):
         return None
     if model not in reading.names:
@@ -388,13 +388,13 @@ def _note_the_rest(reading: _Reading) -> None:
     """Note what holds for the file as a whole."""
     if reading.config.chat_template:
         message = "a plan sets no chat template; the tokenizer's own stays"
-        reading.note((("chat_template",), message))
+        reading.note(("chat_template",), message)
     if reading.method.differs and reading.merges:
-        reading.note((("merge_method",), reading.method.differs))
+        reading.note(("merge_method",), reading.method.differs)
     for block in reading.blocks:
         for name in ("max_iter", "tol"):
             if name in block.parameters and name in reading.method.shared:
                 message = "gptailor's karcher goes on until it has converged"
-                reading.note((block.parameter_at(name), message))
+                reading.note(block.parameter_at(name), message)
     if reading.config.base_model is None and len(reading.names) > 1:
-        reading.note(((), _NO_BASE.format(reading.base)))
+        reading.note((), _NO_BASE.format(reading.base))
