@@ -17,11 +17,8 @@ Spans = Mapping[Place, Span]
 MOST_ENTRIES = 200_000
 """Positions that one file may name in all; more is a slip, and would fill the memory."""
 
-_PLACES: dict[str, Place] = {
-    "limit": ("stack", "limit"),
-    "fidelity": ("search", "fidelity"),
-    "trials": ("search", "trials"),
-    "seed": ("search", "seed"),
+_PLACES: Mapping[str, Place] = {"limit": ("stack", "limit")} | {
+    name: ("search", name) for name in ("fidelity", "trials", "seed")
 }
 """Where in a plan stands what can be said once, if not under its own name."""
 
@@ -150,9 +147,14 @@ def positions_of(draft: Draft, layers: tree.Layers, *, whole: str = "") -> Posit
 def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
     seen: set[int] = set()
     for r in layers.ranges:
-        if not _sound(draft, r):
+        first, last = r.first.number, r.last.number
+        if not all(is_a_layer(draft, word) for word in (r.first, r.last)):
             continue
-        numbers = range(r.first.number, r.last.number + 1)
+        if first > last:
+            draft.fault("P201", f"the range L{first}..L{last} descends", r.span,
+                        f"write L{last}..L{first}")  # fmt: skip
+            continue
+        numbers = range(first, last + 1)
         draft.entries += len(numbers)
         if draft.entries > MOST_ENTRIES:
             if draft.entries - len(numbers) <= MOST_ENTRIES:
@@ -162,18 +164,8 @@ def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
             draft.fault("P202", f"L{min(repeated)} stands twice in this list", r.span)
         seen.update(numbers)
         for number in numbers:
-            ends = {r.first.number: r.first.span, r.last.number: r.last.span}
+            ends = {first: r.first.span, last: r.last.span}
             yield At(number, ends.get(number, r.span), r.span)
-
-
-def _sound(draft: Draft, r: tree.Range) -> bool:
-    if not all(is_a_layer(draft, word) for word in (r.first, r.last)):
-        return False
-    first, last = r.first.number, r.last.number
-    if first > last:
-        draft.fault("P201", f"the range L{first}..L{last} descends", r.span,
-                    f"write L{last}..L{first}")  # fmt: skip
-    return first <= last
 
 
 def is_a_layer(draft: Draft, word: tree.LayerWord) -> bool:

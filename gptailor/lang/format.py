@@ -31,9 +31,7 @@ def range_words(numbers: Sequence[int], part: str | None = None) -> str:
         else:
             runs.append([number, number])
     tail = f".{part}" if part else ""
-    return ", ".join(
-        (f"L{first}{tail}" if first == last else f"L{first}..L{last}{tail}") for first, last in runs
-    )
+    return ", ".join(f"L{a}{tail}" if a == b else f"L{a}..L{b}{tail}" for a, b in runs)
 
 
 def value_words(v: p.Value) -> str:
@@ -81,9 +79,6 @@ def _by_words(how: p.By | None) -> str:
     return f" by {_call_words(how)}"
 
 
-# ----------------------------------------------------------------------------------------- recipes
-
-
 def _from_words(recipe: p.Recipe) -> str | None:
     """What stands after `from`, or None if it can't be said so."""
     if isinstance(recipe, p.Subset):
@@ -98,25 +93,18 @@ def _from_words(recipe: p.Recipe) -> str | None:
     return ", ".join(model_words(name, bare=True) for name in names) + _by_words(recipe.by)
 
 
-def _merge_words(recipes: Sequence[Any], part: str | None) -> str:
-    """`merge(L12 code, L14 chat, 0.5) by …` for recipes that go in step."""
-    first: p.Merge = recipes[0]
-    items = []
-    for k, source in enumerate(first.merge):
-        layers = range_words([r.merge[k].layer or 0 for r in recipes], part)
-        items.append(f"{layers} {model_words(source.model)}")
-    if first.share is not None:
-        items.append(value_words(first.share))
-    return f"merge({', '.join(items)}){_by_words(first.by)}"
-
-
 def _made_words(recipes: Sequence[Any], part: str | None = None) -> str:
-    """`L3 math` or `merge(…)` for recipes that go in step."""
+    """`L3 math`, or `merge(L12 code, L14 chat, 0.5) by …`, for recipes that go in step."""
     first = recipes[0]
-    if isinstance(first, p.Merge):
-        return _merge_words(recipes, part)
-    layers = range_words([r.take.layer or 0 for r in recipes], part)
-    return f"{layers} {model_words(first.take.model, bare=True)}"
+    if isinstance(first, p.Take):
+        layers = range_words([r.take.layer or 0 for r in recipes], part)
+        return f"{layers} {model_words(first.take.model, bare=True)}"
+    items = [
+        f"{range_words([r.merge[k].layer or 0 for r in recipes], part)} {model_words(source.model)}"
+        for k, source in enumerate(first.merge)
+    ]
+    items += [] if first.share is None else [value_words(first.share)]
+    return f"merge({', '.join(items)}){_by_words(first.by)}"
 
 
 def layer_words(entries: Sequence[p.Layer]) -> str:
@@ -146,9 +134,6 @@ def rest_words(where: str, recipe: p.Recipe) -> str:
         call = p.MethodCall(name="linear", arguments={"weights": weights} if weights else {})
         recipe = p.Merge(merge=recipe.merge, by=call)
     return f"{where} from {_from_words(recipe) or ''}"
-
-
-# -------------------------------------------------------------------------------- other statements
 
 
 def mark_words(entry: p.Open) -> str:
@@ -215,10 +200,10 @@ class _Line:
 def format_plan(plan: p.Plan) -> str:
     """The canonical text of a plan. Reading it gives the same plan."""
     lines = [_Line("version", 0, f"tailor {plan.version}"), *_lines(plan, groups)]
-    for name in ("stack", "search"):
-        if getattr(plan, name) is not None:
-            lines.append(_block_line(name, _inner_lines(plan, groups)[name]))
-    return _sheet(lines)
+    said = [name for name in ("stack", "search") if getattr(plan, name) is not None]
+    texts = {name: _block_text(name, [li for li in lines if li.section == name]) for name in said}
+    blocks = [_Line(name, 0, text) for name, text in texts.items()]
+    return _sheet([line for line in lines if line.section not in said] + blocks)
 
 
 def format_text(source: Source) -> tuple[str | None, list[Fault]]:
@@ -249,13 +234,12 @@ def format_file(file: tree.File, used: p.Plan | None = None) -> str:
     The models, the dtype and the bridges of `used` stand for what the text says of them, as in the
     copy of a plan that a compiled folder holds.
     """
-    blocks = [s for s in file.statements if isinstance(s.body, tree.Block)]
+    blocks = [(s, s.body) for s in file.statements if isinstance(s.body, tree.Block)]
     others = [s for s in file.statements if not isinstance(s.body, tree.Block)]
-    lines = _stated([s for s in others if not _commented(s)], groups)
+    lines = [_block_of(statement, block) for statement, block in blocks]
+    lines += _stated([s for s in others if not _commented(s)])
     for statement in filter(_commented, others):
-        lines += _with_comments(_stated([statement], _as_one), statement)
-    for statement in blocks:
-        lines += _with_comments([_block_of(statement.body)], statement)
+        lines += _stated([statement])
     return _sheet(lines if used is None else _restated(lines, used), file.closing)
 
 
@@ -284,60 +268,44 @@ def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
     return lines
 
 
-# -------------------------------------------------------------------------- statements of a text
-
-
 def _commented(statement: tree.Statement) -> bool:
     """Such a statement is neither joined nor split."""
     return bool(statement.above or statement.behind)
 
 
-def _as_one(entries: Sequence[Any]) -> list[list[Any]]:
-    return [list(entries)] if entries else []
-
-
-def _with_comments(lines: Sequence[_Line], statement: tree.Statement) -> Sequence[_Line]:
-    for line in lines:
-        line.above, line.behind = statement.above, statement.behind
-    return lines
-
-
-def _planned(statements: Iterable[tree.Statement]) -> tuple[Draft, p.Plan]:
-    """What some statements say by themselves."""
+def _stated(statements: Sequence[tree.Statement]) -> list[_Line]:
+    """The lines of statements without comments, or of one with its own."""
     draft = Draft()
     for statement in statements:
         lower_statement(draft, statement)
-    return draft, draft.plan(Source("", ""), Path())
+    plan = draft.plan(Source("", ""), Path())
+    alone = bool(statements) and _commented(statements[0])
+    lines = list(_lines(plan, (lambda found: [list(found)] if found else []) if alone else groups))
+    if "tailor" in draft.single:
+        lines.append(_Line("version", 0, f"tailor {plan.version}"))
+    for line in lines if alone else ():
+        line.above, line.behind = statements[0].above, statements[0].behind
+    return lines
 
 
-def _stated(statements: Sequence[tree.Statement], joined: _Joined) -> list[_Line]:
-    draft, plan = _planned(statements)
-    version = [_Line("version", 0, f"tailor {plan.version}")] if "tailor" in draft.single else []
-    return version + list(_lines(plan, joined))
-
-
-def _block_of(block: Any) -> _Line:
+def _block_of(statement: tree.Statement, block: tree.Block) -> _Line:
     """A block from its statements, which keep their comments; neighbours without any are joined."""
-    name = block.name.text
     runs: list[list[tree.Statement]] = []
-    for statement in sorted(block.statements, key=lambda s: isinstance(s.body, tree.Limit)):
-        if not runs or _commented(statement) or _commented(runs[-1][0]):
+    for inner in sorted(block.statements, key=lambda s: isinstance(s.body, tree.Limit)):
+        if not runs or _commented(inner) or _commented(runs[-1][0]):
             runs.append([])
-        runs[-1].append(statement)
+        runs[-1].append(inner)
     lines: list[_Line] = []
     for run in runs:
         part = tree.Block(block.span, block.name, tuple(run), ())
-        _, plan = _planned([tree.Statement(block.span, part)])
-        found = _inner_lines(plan, _as_one if _commented(run[0]) else groups)
-        lines += _with_comments(found[name], run[0])
-    return _block_line(name, lines, block.closing)
-
-
-# ---------------------------------------------------------------------------------- a plan's lines
+        first = run[0]
+        lines += _stated([tree.Statement(block.span, part, above=first.above, behind=first.behind)])
+    text = _block_text(block.name.text, lines, block.closing)
+    return _Line(block.name.text, 0, text, statement.above, statement.behind)
 
 
 def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
-    """The lines of a plan but for its version and its blocks."""
+    """The lines of a plan but for its version; those inside its blocks bear their names."""
     for name, model in plan.models.items():
         yield _Line("models", (name != "base", name), model_declaration(name, model))
     if plan.dtype is not None:
@@ -348,10 +316,14 @@ def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     for group in joined(plan.layers):
         yield _Line("layers", p.layer_order(group[0]), mark_words(group[0]) + layer_words(group))
     yield from _change_lines(plan, joined)
+    yield from _inner_lines(plan, joined)
 
 
 def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
-    for drops in _drop_groups(plan.drops):
+    found: dict[Any, list[p.Drop]] = {}  # those of a tied statement, all `maybe` ones, the rest
+    for drop in plan.drops:
+        found.setdefault((drop.maybe, drop.tied), []).append(drop)
+    for drops in found.values():
         words = f"drop {range_words([entry.position for entry in drops])}"
         yield _Line("changes", (0, drops[0].position), mark_words(drops[0]) + words)
     for choice in plan.drop_any:
@@ -365,32 +337,25 @@ def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
         yield _Line("changes", (3, p.bridge_order(bridge)), words)
 
 
-def _inner_lines(plan: p.Plan, joined: _Joined) -> dict[str, list[_Line]]:
+def _inner_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     """The lines inside a plan's blocks."""
-    stack, search = [], []
     if plan.stack is not None:
-        words = [mark_words(g[0]) + item_words(g) for g in joined(plan.stack.items)]
-        stack = [_Line("stack", 0, text) for text in words]
+        for group in joined(plan.stack.items):
+            yield _Line("stack", 0, mark_words(group[0]) + item_words(group))
         if plan.stack.limit is not None:
-            stack.append(_Line("stack", 1, f"limit {plan.stack.limit} layers"))
-    if plan.search is not None:
-        search = [_Line("search", 0, objective_words(wish)) for wish in plan.search.objectives]
-        for i, name in enumerate(("fidelity", "trials", "seed"), 1):
-            value = getattr(plan.search, name)
+            yield _Line("stack", 1, f"limit {plan.stack.limit} layers")
+    for objective in plan.search.objectives if plan.search else ():
+        yield _Line("search", 0, objective_words(objective))
+    for i, name in enumerate(("fidelity", "trials", "seed"), 1):
+        if (value := getattr(plan.search, name, None)) is not None:
             numbers = value if isinstance(value, tuple) else (value,)
-            if value is not None:
-                said = "..".join(map(str, dict.fromkeys(numbers)))
-                search.append(_Line("search", i, f"{name} {said}"))
-    return {"stack": stack, "search": search}
+            yield _Line("search", i, f"{name} {'..'.join(map(str, dict.fromkeys(numbers)))}")
 
 
-def _block_line(name: str, lines: Iterable[_Line], closing: Sequence[str] = ()) -> _Line:
+def _block_text(name: str, lines: Iterable[_Line], closing: Sequence[str] = ()) -> str:
     inside = [line.shown("  ") for line in sorted(lines, key=lambda line: line.key)]
     inside += [f"  {comment}" for comment in closing]
-    return _Line(name, 0, "\n".join([f"{name} {{", *inside, "}"]) if inside else f"{name} {{ }}")
-
-
-# ------------------------------------------------------------------------------------------ groups
+    return "\n".join([f"{name} {{", *inside, "}"]) if inside else f"{name} {{ }}"
 
 
 def groups(entries: Sequence[_E]) -> list[list[_E]]:
@@ -415,30 +380,20 @@ def groups(entries: Sequence[_E]) -> list[list[_E]]:
     return found
 
 
-def _drop_groups(entries: Sequence[p.Drop]) -> list[list[p.Drop]]:
-    """All fixed drops in one statement, all `maybe` ones in another, each tied group in its own."""
-    found: dict[Any, list[p.Drop]] = {}
-    for entry in entries:
-        found.setdefault((entry.maybe, entry.tied), []).append(entry)
-    return list(found.values())
-
-
 def _moved(entry: Any, step: int) -> tuple[Any, ...]:
     """What an entry says, moved on by so many layers."""
+
+    def moved(source: Any) -> Any:
+        after = None if source.layer is None else source.layer + step  # may be past the last
+        return source.model_copy(update={"layer": after})
+
     position = getattr(entry, "position", None)
     recipe = getattr(entry, "recipe", None)
     if isinstance(recipe, p.Take):
-        recipe = p.Take(take=_moved_layer(recipe.take, step))
+        recipe = p.Take(take=moved(recipe.take))
     elif isinstance(recipe, p.Merge):
-        merge = tuple(_moved_layer(source, step) for source in recipe.merge)
-        recipe = recipe.model_copy(update={"merge": merge})
+        recipe = recipe.model_copy(update={"merge": tuple(map(moved, recipe.merge))})
     elif isinstance(recipe, p.Subset):
-        recipe = _moved_layer(recipe, step)
+        recipe = moved(recipe)
     factor = getattr(entry, "factor", None)
     return None if position is None else position + step, entry.maybe, factor, recipe
-
-
-def _moved_layer(source: Any, step: int) -> Any:
-    if source.layer is None:
-        return source
-    return source.model_copy(update={"layer": source.layer + step})  # may be past the last

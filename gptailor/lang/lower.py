@@ -48,9 +48,6 @@ def _spans(whole: Span, **inside: tree.TreeNode | None) -> dict[Place, Span]:
     return {(): whole, **{(name,): node.span for name, node in inside.items() if node is not None}}
 
 
-# ----------------------------------------------------------------------------- the file, the models
-
-
 def _version(draft: Draft, statement: tree.Statement, body: tree.Version) -> None:
     if body.number.value != 1:
         said = f"{body.number.value!r}"[:20]
@@ -67,12 +64,8 @@ def _model(draft: Draft, statement: tree.Statement, body: tree.Declare) -> None:
         return
     spans = _spans(statement.span, name=body.name, source=body.source, on=body.on,
                    revision=body.revision)  # fmt: skip
-    entry = p.Model(
-        source=body.source.text,
-        revision=body.revision.text if body.revision else None,
-        on=body.on.text if body.on else None,
-    )
-    draft.models[name] = Placed(entry, spans)
+    said = {k: node.text for k in ("source", "revision", "on") if (node := getattr(body, k))}
+    draft.models[name] = Placed(p.Model(**said), spans)
 
 
 def _dtype(draft: Draft, statement: tree.Statement, body: tree.Dtype) -> None:
@@ -118,10 +111,8 @@ class _Pattern:
         if self.kind == "any_of":
             names = tuple(m for m in self.models if isinstance(m, str))
             return p.Subset(any_of=names, layer=at[0], by=self.by)
-        sources = tuple(
-            p.LayerOf(model=model, layer=layer)
-            for model, layer in zip(self.models, at, strict=True)
-        )
+        both = zip(self.models, at, strict=True)
+        sources = tuple(p.LayerOf(model=model, layer=layer) for model, layer in both)
         if self.kind == "take":
             return p.Take(take=sources[0])
         return p.Merge(merge=sources, share=self.share, by=self.by)
@@ -208,9 +199,6 @@ def _share(draft: Draft, node: tree.Merging, spans: Spanned) -> p.Value | None:
     return value_of(draft, node.shares[0])
 
 
-# ---------------------------------------------------------------------------------------- overlays
-
-
 def _entries(
     draft: Draft, statement: tree.Statement, target: Positions | None
 ) -> Iterator[tuple[int, At, dict[str, Any], dict[Place, Span]]]:
@@ -246,11 +234,11 @@ def _merging(draft: Draft, statement: tree.Statement, body: tree.Merging) -> Non
     pattern = _from_merging(draft, body)
     if pattern is None or (target := pattern.layers[0]) is None:
         return
-    for other in pattern.layers[1:]:
-        if other is not None and other.numbers != target.numbers:
-            draft.fault("P215", "the sources name different layers, and no target is said",
-                        other.span, "write the target before it: L12 = merge(…)")  # fmt: skip
-            return
+    others = [at for at in pattern.layers if at is not None and at.numbers != target.numbers]
+    if others:
+        draft.fault("P215", "the sources name different layers, and no target is said",
+                    others[0].span, "write the target before it: L12 = merge(…)")  # fmt: skip
+        return
     _decide(draft, statement, target, pattern)
 
 
@@ -310,9 +298,6 @@ def _bridge(draft: Draft, statement: tree.Statement, body: tree.Bridging) -> Non
     draft.add("bridges", p.Bridge(after=after, on=body.on.text, maybe=maybe, **settings), spans)
 
 
-# ------------------------------------------------------------------------------------------ blocks
-
-
 def _block(draft: Draft, statement: tree.Statement, body: tree.Block) -> None:
     said_before = body.name.text in draft.single
     draft.once(body.name.text, True, body.name.span, {STATEMENT: statement.span})
@@ -354,12 +339,8 @@ def _objective(draft: Draft, statement: tree.Statement, body: tree.ObjectiveNode
         return
     better = spec.direction if spec else None
     direction = body.direction.text if body.direction else (better or "maximize")
-    entry = p.Objective(
-        direction="minimize" if direction == "minimize" else "maximize",
-        name=name,
-        arguments=arguments,
-    )
-    draft.add("objectives", entry, spans)
+    said: Any = {"direction": direction, "name": name, "arguments": arguments}
+    draft.add("objectives", p.Objective(**said), spans)
 
 
 def _measure_arguments(
@@ -370,22 +351,20 @@ def _measure_arguments(
     free = [argument.name for argument in spec.arguments] if spec else []
     arguments: dict[str, int | float | str] = {}
     for i, given in enumerate(call.arguments):
+        value = given.value
         if given.name is None and spec is not None and i >= len(free):
             draft.fault("P305", f"'{spec.name}' takes {listed(free)}, no more", given.span)
             continue
         name = given.name.text if given.name else (free[i] if i < len(free) else f"argument {i}")
         if name in arguments:
             draft.fault("P305", f"'{name}' is given twice", given.span)
-        found: p.Value | str | None = None
-        if isinstance(given.value, tree.String | tree.Word):
-            found = given.value.text
-        elif isinstance(given.value, tree.Fixed):
-            found = value_of(draft, given.value)
-        else:
-            draft.fault("P605", "no choices stand in a search block", given.value.span)
+        if isinstance(value, tree.Between | tree.OneNumber):
+            draft.fault("P605", "no choices stand in a search block", value.span)
+            continue
+        found = value_of(draft, value) if isinstance(value, tree.Fixed) else value.text
         if isinstance(found, int | float | str):
             arguments[name] = found
-            spans["arguments", name] = given.value.span
+            spans["arguments", name] = value.span
     return arguments
 
 

@@ -6,6 +6,7 @@ Each piece is parsed by itself, so that a fault in one never hides the next.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import final
 
 from gptailor.plan.faults import Fault, Source, Span
 
@@ -17,6 +18,7 @@ _LEXEME = re.compile(
 )
 
 
+@final
 @dataclass(slots=True)
 class Piece:
     """A statement's stretch of text; a block has the pieces inside its braces."""
@@ -30,6 +32,7 @@ class Piece:
     broken: bool = False  # has a fault already, and can't be parsed
 
 
+@final
 @dataclass(slots=True)
 class Pieces:
     """The pieces of a file or block, the comments after the last of them, and where it closes."""
@@ -40,6 +43,7 @@ class Pieces:
     closed: bool = True
 
 
+@final
 @dataclass(slots=True)
 class _Lexeme:
     kind: str
@@ -73,30 +77,22 @@ def _match_brackets(text: str, lexemes: list[_Lexeme]) -> list[Fault]:
             if stack and text[stack[-1].start] == {")": "(", "}": "{"}[bracket]:
                 stack.pop().matched = lexeme.matched = True
                 braces -= bracket == "}"
-    faults = [_unclosed(text, lexeme) for lexeme in unclosed + stack]
+    faults = []
+    for lexeme in unclosed + stack:
+        bracket = text[lexeme.start]
+        help_ = f"close it with '{')' if bracket == '(' else '}'}'"
+        faults.append(_open(lexeme, f"'{bracket}' is never closed", help_))
+    message = "the text in quotes doesn't end on its line"
+    help_ = "close it with '\"'; a text holds no quotes and no line ends"
     quotes = [lexeme for lexeme in lexemes if lexeme.kind == "quote"]
-    return faults + [_open_quote(lexeme) for lexeme in quotes]
+    return faults + [_open(lexeme, message, help_) for lexeme in quotes]
 
 
-def _unclosed(text: str, lexeme: _Lexeme) -> Fault:
-    bracket = text[lexeme.start]
-    return Fault(
-        "S104",
-        f"'{bracket}' is never closed",
-        span=Span(lexeme.start, lexeme.end),
-        help=f"close it with '{')' if bracket == '(' else '}'}'",
-    )
+def _open(lexeme: _Lexeme, message: str, help_: str) -> Fault:
+    return Fault("S104", message, span=Span(lexeme.start, lexeme.end), help=help_)
 
 
-def _open_quote(lexeme: _Lexeme) -> Fault:
-    return Fault(
-        "S104",
-        "the text in quotes doesn't end on its line",
-        span=Span(lexeme.start, lexeme.end),
-        help="close it with '\"'; a text holds no quotes and no line ends",
-    )
-
-
+@final
 class _Splitter:
     """Walks the lexemes once; a block is a recursion of one level, since blocks don't nest."""
 

@@ -30,29 +30,16 @@ class Lesson:
     start: str = "statement"
 
 
+_QUOTES = "a text stands in double quotes"
+_POINT = "a number has a digit on both sides of its point, as in "
+
 LESSONS = (
+    Lesson(_QUOTES, "both", ("model a = «/»models/a", "model a = «.»/models/a", "model a = «~»/a")),
+    Lesson(_QUOTES, "both", ("model a = org«/»name", "bridge on «/»t", "bridge on «.»/t")),
     Lesson(
-        "a text stands in double quotes",
-        "both",
-        (
-            "model a = «/»models/a",
-            "model a = «.»/models/a",
-            "model a = «~»/models/a",
-            "model a = org«/»name",
-            "bridge on «/»text",
-            "bridge on «.»/text",
-            "bridge on «text»",
-        ),
+        _QUOTES, "both", ("nll(«/»t)", "nll(«.»/t)", "nll(t«.»txt)", "nll(t«/»txt)"), "objective"
     ),
-    Lesson(
-        "a text stands in double quotes",
-        "both",
-        ("nll(«/»text)", "nll(«.»/text)", "nll(text«.»txt)", "nll(text«/»txt)"),
-        "objective",
-    ),
-    Lesson(
-        "a text stands in double quotes", "characters", ("model a = «'»./a'", "bridge on «'»t'")
-    ),
+    Lesson(_QUOTES, "characters", ("model a = «'»./a'", "bridge on «'»t'", "«'»a'")),
     Lesson(
         'a text stands in straight double quotes: "…"',
         "characters",
@@ -71,18 +58,10 @@ LESSONS = (
     Lesson(
         "a comment starts with '#'",
         "characters",
-        ("«/»/ why", "L1 from math «/»/ why", "L1 from math «--» why", "drop L1 «/*» why */"),
+        ("«/»/ why", "drop L1 «--» why", "tied «/*» a */"),
     ),
-    Lesson(
-        "a number has a digit on both sides of its point, as in 0.5",
-        "characters",
-        ("scale L1 by «.5»", "merge(L1 a, L1 b, «.5»)", "L1 from a, b by slerp(t=«.5»)"),
-    ),
-    Lesson(
-        "a number has a digit on both sides of its point, as in 5.0",
-        "characters",
-        ("scale L1 by «5.»", "merge(L1 a, L1 b, «5.»)", "L1 from a, b by slerp(t=«5.»)"),
-    ),
+    Lesson(_POINT + "0.5", "characters", ("scale L1 by «.5»", "L1 from a, b by slerp(t=«.5»)")),
+    Lesson(_POINT + "5.0", "characters", ("scale L1 by «5.»", "L1 from a, b by slerp(t=«5.»)")),
     Lesson(
         "a range is written L0..L9",
         "both",
@@ -109,24 +88,15 @@ LESSONS = (
 )
 """What texts that go wrong are told: feature, documentation and test in one."""
 
+_A_STATEMENT = (
+    "tailor model dtype embed norm head tokenizer merge drop scale bridge maybe tied stack"
+)
 _STARTS = {
-    "statement": (
-        "statement",
-        "a statement starts with a layer, or with one of ",
-        "tailor model dtype embed norm head tokenizer merge drop scale bridge maybe tied "
-        "stack search",
-    ),
-    "item": (
-        "item of a stack",
-        "an item of a stack starts with a layer, or with one of ",
-        "merge maybe tied limit",
-    ),
-    "wish": (
-        "line of a search block",
-        "a line of a search block starts with one of ",
-        "minimize maximize fidelity trials seed",
-    ),
+    "statement": ("statement", "a layer, or with ", f"{_A_STATEMENT} search"),
+    "item": ("item of a stack", "a layer, or with ", "merge maybe tied limit"),
+    "wish": ("line of a search block", "", "minimize maximize fidelity trials seed"),
 }
+"""What each start is called, and what it starts with."""
 
 _WORDS = {
     "LAYER": "a layer such as L12",
@@ -146,12 +116,14 @@ def fault(
     wanted = _wanted(error, parser)
     remedy = _remedy(source, error, piece, span, parser)
     if span.start == piece.start and found and start in _STARTS:
-        noun, starts_with, words = _STARTS[start]
+        noun, layer, words = _STARTS[start]
         if found not in words.split() and not re.fullmatch(r"L\d+", found):
             if re.fullmatch(r"l\d+", found):
                 remedy = f"did you mean '{found.upper()}'?"
             near = nearest(found, words.split())
-            every = starts_with + listed((f"'{word}'" for word in words.split()), "or")
+            article = "an" if noun[0] in "aeiou" else "a"
+            every = f"{article} {noun} starts with {layer}one of "
+            every += listed((f"'{word}'" for word in words.split()), "or")
             message = f"no {noun} starts with '{_short(found)}'"
             return Fault("S102", message, span=span, help=near or remedy or every)
     if isinstance(error, lark.UnexpectedCharacters) and not found[:1].isascii():
@@ -199,48 +171,34 @@ def _short(text: str) -> str:
 # ---------------------------------------------------------------------------------------- examples
 
 
-@final
-@dataclass(frozen=True)
-class _Example:
-    """A sample that was parsed: where it went wrong, and the characters that stand around there."""
-
-    lesson: Lesson
-    state: object
-    offset: int  # of the characters, from where it went wrong
-    characters: str
-
-
 @functools.cache
-def _examples(parser: lark.Lark) -> tuple[_Example, ...]:
-    """All samples, parsed when a text goes wrong for the first time."""
-    return tuple(
-        _example(lesson, sample, parser) for lesson in LESSONS for sample in lesson.samples
-    )
-
-
-def _example(lesson: Lesson, sample: str, parser: lark.Lark) -> _Example:
-    before, characters, after = re.split("[«»]", sample)
-    text = before + characters + after
-    try:
-        parser.parse(text, start=lesson.start)
-    except lark.UnexpectedInput as error:
-        at = _span(Source("", text), error, Span(0, len(text))).start
-        return _Example(lesson, _state(error), len(before) - at, _shape(characters))
-    raise AssertionError(sample)
+def _examples(parser: lark.Lark) -> list[tuple[Lesson, object, int, str]]:
+    """Each sample, parsed when a text goes wrong for the first time: its lesson, where the parser
+    stood, how far from there the telling characters are, and these.
+    """
+    found = []
+    for lesson, sample in [(one, sample) for one in LESSONS for sample in one.samples]:
+        before, characters, after = re.split("[«»]", sample)
+        text = before + characters + after
+        try:
+            parser.parse(text, start=lesson.start)
+        except lark.UnexpectedInput as error:
+            at = _span(Source("", text), error, Span(0, len(text))).start
+            found.append((lesson, _state(error), len(before) - at, _shape(characters)))
+    return found
 
 
 def _remedy(
     source: Source, error: lark.UnexpectedInput, piece: Span, span: Span, parser: lark.Lark
 ) -> str:
     """The remedy of the first lesson with a sample like this."""
-    for example in _examples(parser):
-        at = span.start + example.offset
-        characters = source.text[max(at, 0) : at + len(example.characters)]
-        same = _shape(characters) == example.characters
-        here = example.state == _state(error)
-        if {"characters": same, "place": here, "both": same and here}[example.lesson.alike]:
+    for lesson, state, offset, characters in _examples(parser):
+        at = max(span.start + offset, 0)
+        same = _shape(source.text[at : at + len(characters)]) == characters
+        here = state == _state(error)
+        if {"characters": same, "place": here, "both": same and here}[lesson.alike]:
             words = re.findall(r"\w+", source.text[piece.start : span.start])
-            return example.lesson.remedy.replace("{word}", words[-1] if words else "")
+            return lesson.remedy.replace("{word}", words[-1] if words else "")
     return ""
 
 

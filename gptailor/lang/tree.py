@@ -294,31 +294,11 @@ class Block(TreeNode):
     closing: tuple[str, ...]  # comments before the brace that closes
 
 
-Body = (
-    Version
-    | Declare
-    | Dtype
-    | Rest
-    | Select
-    | Assign
-    | Merging
-    | Dropping
-    | DroppingAny
-    | Scaling
-    | Bridging
-    | Picked
-    | Limit
-    | ObjectiveNode
-    | BudgetNode
-    | Block
-)
-
-
 @final
 class Statement(TreeNode):
     """A statement with its comments: those on lines before it, and the one behind it."""
 
-    body: Body
+    body: TreeNode
     tied: Word | None = None
     maybe: Word | None = None
     above: tuple[str, ...] = ()
