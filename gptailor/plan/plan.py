@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     Strict,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -284,20 +285,11 @@ class Plan(Closed):
     _origin: Origin | None = PrivateAttr(default=None)
     _faults: tuple[Fault, ...] | None = PrivateAttr(default=None)
 
-    @field_validator("layers", mode="after")
+    @field_validator("layers", "drops", "scales", "bridges", mode="after")
     @classmethod
-    def _sort_layers(cls, value: tuple[Layer, ...]) -> tuple[Layer, ...]:
-        return retied(sorted(value, key=layer_order))
-
-    @field_validator("drops", "scales", mode="after")
-    @classmethod
-    def _sort_positions(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        return retied(sorted(value, key=position_order))
-
-    @field_validator("bridges", mode="after")
-    @classmethod
-    def _sort_bridges(cls, value: tuple[Bridge, ...]) -> tuple[Bridge, ...]:
-        return retied(sorted(value, key=bridge_order))
+    def _sort(cls, value: tuple[Any, ...], field: ValidationInfo) -> tuple[Any, ...]:
+        orders: dict[str | None, Any] = {"layers": layer_order, "bridges": bridge_order}
+        return retied(sorted(value, key=orders.get(field.field_name, position_order)))
 
     @field_validator("drop_any", mode="after")
     @classmethod

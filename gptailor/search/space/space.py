@@ -155,7 +155,11 @@ class _Collecting:
         limit = plan.stack.limit if plan.stack else None
         self._room = len(items) if limit is None else limit - self._fixed_items
         self._fixed = {drop.position for drop in plan.drops if not drop.maybe}
-        self._drops = self._drop_bits()
+        self._drops: dict[int, int] = {}
+        for site in (one for one in self.sites if one.subject.role == "drop"):
+            value, position = site.value, self._position(site.entry)
+            among = value.among if isinstance(value, DropAny) else (position,)
+            self._drops |= dict(zip(among, self.numbers(site.place), strict=True))
         maybe = [drop.position for drop in plan.drops if drop.maybe]
         certain = len(self._fixed) + len(maybe) + sum(choice.count for choice in plan.drop_any)
         self.keeper = maybe[-1] if maybe and certain >= layers else None
@@ -187,17 +191,6 @@ class _Collecting:
             self._room,
             tuple(merged.values()),
         )
-
-    def _drop_bits(self) -> dict[int, int]:
-        """The bit of each position that may be dropped."""
-        found: dict[int, int] = {}
-        for site in self.sites:
-            numbers = self.numbers(site.place)
-            if isinstance(site.value, DropAny):
-                found |= dict(zip(site.value.among, numbers, strict=True))
-            elif site.subject.role == "drop":
-                found[self._position(site.entry)] = numbers[0]
-        return found
 
     # ------------------------------------------------------------------------------ of an entry
 

@@ -7,7 +7,7 @@ is there or not. *Wide* rows are made first and are literals for the others.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple, final
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -149,23 +149,6 @@ def _literals(table: Table, genome: Genome) -> Bool[Array, " l"]:
 FALSE, TRUE = 0, 1
 
 
-class LiteralLayout(NamedTuple):
-    """Where each kind of literal begins."""
-
-    bits: int
-    negations: int
-    options: int
-    several: int
-    room: int
-    wide: int
-
-
-def layout(bits: int, options: int, subsets: int, items: int) -> LiteralLayout:
-    """The places of literals, as `_literals` has them."""
-    starts = np.cumsum([2, bits, bits, options, subsets, items])
-    return LiteralLayout(*map(int, starts))
-
-
 # ------------------------------------------------------------------------------- from genes to rows
 
 
@@ -173,48 +156,39 @@ _MANY = 4
 """Rows of more clauses, or with more literals in one, are wide."""
 
 
-@final
-class _Conditions:
-    """Conditions as the rows of a table; equal wide ones are made once."""
+def _condition_rows(
+    whens: Sequence[Condition], genes: Genes
+) -> tuple[ConditionRows, ConditionRows]:
+    """The wide conditions, each once, and all of them in order, for which those are literals."""
+    options = [len(pick.options) for pick in genes.picks]
+    bits, pairs = len(genes.bits), [len(genes.subsets), len(genes.items)]
+    starts = np.cumsum([2, bits, bits, sum(options), *pairs]).tolist()  # as `_literals` has them
+    start = dict(zip(("bit", "not", "option", "several", "room", "wide"), starts, strict=True))
+    before = np.cumsum([0, *options]).tolist()
 
-    def __init__(self, layout: LiteralLayout, options: list[int]) -> None:
-        self.layout = layout
-        self.offsets = np.cumsum([0, *options])
-        self._wide: dict[Condition, int] = {}
-        self._rest: list[Condition] = []
-
-    def add(self, condition: Condition) -> None:
-        """One row more."""
-        if len(condition) > _MANY or max(map(len, condition), default=0) > _MANY:
-            number = self._wide.setdefault(condition, len(self._wide))
-            condition = frozenset([frozenset([Literal("wide", number)])])
-        self._rest.append(condition)
-
-    @property
-    def wide(self) -> ConditionRows:
-        """The wide ones, which are literals for the rest."""
-        return self._rows(list(self._wide))
-
-    @property
-    def rest(self) -> ConditionRows:
-        """All that were added, in order."""
-        return self._rows(self._rest)
-
-    def _rows(self, conditions: list[Condition]) -> ConditionRows:
-        numbers: dict[Clause, int] = {frozenset([Literal("false", 0)]): 0}
-        rows = [[numbers.setdefault(clause, len(numbers)) for clause in sorted(one, key=_order)]
-                for one in conditions]  # fmt: skip
-        clauses = [[self._place(one) for one in sorted(clause, key=repr)] for clause in numbers]
-        return ConditionRows(_padded(clauses, TRUE), _padded(rows, 0))
-
-    def _place(self, one: Literal) -> int:
-        at = self.layout
-        if one.kind == "bit":
-            return (at.bits if one.value else at.negations) + one.number
+    def place(one: Literal) -> int:
         if one.kind == "option":
-            return at.options + int(self.offsets[one.number]) + one.value
-        start = {"several": at.several, "room": at.room, "wide": at.wide, "false": FALSE}
-        return start[one.kind] + one.number
+            return int(start["option"] + before[one.number] + one.value)
+        kind = "not" if one.kind == "bit" and not one.value else one.kind
+        return int(start[kind] + one.number)
+
+    def rows(conditions: Sequence[Condition]) -> ConditionRows:
+        numbers: dict[Clause, int] = {}
+        each = [
+            [numbers.setdefault(clause, len(numbers) + 1) for clause in sorted(one, key=_order)]
+            for one in conditions
+        ]
+        clauses = [[place(one) for one in sorted(clause, key=repr)] for clause in numbers]
+        return ConditionRows(_padded([[FALSE], *clauses], TRUE), _padded(each, 0))
+
+    wide = {when: n for n, when in enumerate(dict.fromkeys(filter(_is_wide, whens)))}
+    rest = [frozenset([frozenset([Literal("wide", wide[when])])]) if when in wide else when
+            for when in whens]  # fmt: skip
+    return rows(list(wide)), rows(rest)
+
+
+def _is_wide(when: Condition) -> bool:
+    return len(when) > _MANY or max(map(len, when), default=0) > _MANY
 
 
 def _order(clause: Clause) -> list[str]:
@@ -239,14 +213,10 @@ class _Feature(NamedTuple):
 def table_of(genes: Genes) -> Table:
     """The arrays of a space with these genes."""
     options = [len(pick.options) for pick in genes.picks]
-    conditions = _Conditions(
-        layout(len(genes.bits), sum(options), len(genes.subsets), len(genes.items)), options
-    )
     marks = _marks(genes)
     reals = [_Feature(real.subject, real.at, real.when) for real in genes.reals]
     found: list[Gene | _Feature] = [*genes.bits, *genes.picks, *genes.reals, *marks]
-    for one in found:
-        conditions.add(one.when)
+    wide, rest = _condition_rows([one.when for one in found], genes)
     return Table(
         group=_ints([gene.group for gene in genes.bits]),
         sizes=_ints(genes.sizes),
@@ -266,8 +236,8 @@ def table_of(genes: Genes) -> Table:
         members=_padded(genes.subsets, len(genes.bits)),
         items=_ints(genes.items),
         room=np.array(genes.room, np.int32),
-        wide=conditions.wide,
-        rest=conditions.rest,
+        wide=wide,
+        rest=rest,
     )
 
 
