@@ -13,7 +13,6 @@ from pydantic import (
     Field,
     PrivateAttr,
     Strict,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -287,9 +286,9 @@ class Plan(Closed):
 
     @field_validator("layers", "drops", "scales", "bridges", mode="after")
     @classmethod
-    def _sort(cls, value: tuple[Any, ...], field: ValidationInfo) -> tuple[Any, ...]:
-        orders: dict[str | None, Any] = {"layers": layer_order, "bridges": bridge_order}
-        return retied(sorted(value, key=orders.get(field.field_name, position_order)))
+    def _sort(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        orders: dict[type, Any] = {Layer: layer_order, Bridge: bridge_order}
+        return retied(sorted(value, key=lambda e: orders.get(type(e), position_order)(e)))
 
     @field_validator("drop_any", mode="after")
     @classmethod
