@@ -167,12 +167,8 @@ def finalists(ledger: Ledger) -> list[Trial]:
 
 def best_starts(ledger: Ledger) -> list[Trial]:
     """Starting plans at full fidelity, the best first; each plan once."""
-    left = [t for t in ledger.of(STARTS) if t.full and t.values is not None and t.same_as is None]
-    found: list[Trial] = []
-    while left and len(found) < SHOWN and (best := ledger.best(left)) is not None:
-        found.append(best)
-        left.remove(best)
-    return found
+    whole = (t for t in ledger.of(STARTS) if t.full and t.values is not None and t.same_as is None)
+    return ledger.ranked(whole, SHOWN)
 
 
 def best_random(ledger: Ledger) -> Trial | None:

@@ -21,7 +21,6 @@ from gptailor.search.run.trials import (
     Trial,
     TrialRequest,
     as_numpy,
-    at,
 )
 from gptailor.search.settings import BridgedAt
 from gptailor.search.space.genome import Genome
@@ -43,13 +42,6 @@ def draw_weights(key: Array, objectives: int) -> Float[Array, " m"]:
     if objectives == 1:
         return jnp.ones(1)
     return jax.random.dirichlet(key, jnp.ones(objectives))
-
-
-class Proposals(NamedTuple):
-    """What an ask gave: genomes, and the share of all samples that is wanted for each."""
-
-    genomes: tuple[Genome, ...]
-    shares: tuple[float, ...]
 
 
 @final
@@ -80,14 +72,13 @@ class Asking:
     def _keyed(self, purpose: int, number: int) -> Any:
         return jax.random.fold_in(jax.random.fold_in(self._key, purpose), number)
 
-    def ask(self, number: int, asked_after: int) -> Proposals:
-        """The genomes of that ask, once so many trials were told; asks go up."""
+    def ask(self, number: int, asked_after: int) -> list[tuple[Genome, float]]:
+        """The genomes of that ask once so many trials were told, with shares; asks go up."""
         self._take_in(asked_after)
         weights = draw_weights(self._keyed(WEIGHTS, number), len(self.ledger.aims))
         population, shares, self._state = self._ask(self._state, self._keyed(ASK, number), weights)
-        population = as_numpy(population)
-        many = len(population.bits)
-        return Proposals(tuple(at(population, i) for i in range(many)), tuple(map(float, shares)))
+        genomes = (Genome(*genes) for genes in zip(*as_numpy(population), strict=True))
+        return list(zip(genomes, map(float, shares), strict=True))
 
     def random(self, number: int) -> Genome:
         """A random genome; its number says which."""
@@ -213,8 +204,7 @@ class Schedule:
         missing: list[TrialRequest] = []
         seen = {t.request.ask: t.request.asked_after for t in self.ledger.of(SEARCH)}
         for number, asked_after in sorted(seen.items()):
-            asked = self.asking.ask(number, asked_after)
-            missing += self._requests(number, asked_after, asked)
+            missing += self._requests(number, asked_after)
             self.asks = number + 1
         return [one for one in missing if one.key not in self.ledger.keys]
 
@@ -223,18 +213,12 @@ class Schedule:
 
         `idle` says that nothing is under way. Nothing while idle is the end.
         """
-        if self._searched:
-            return self._search() or (self._after() if idle else [])
-        if not idle:
-            return []
-        return self._starts() or self._random() or self._search() or self._after()
-
-    @property
-    def _searched(self) -> bool:
-        return self.asks > 0
-
-    def _after(self) -> list[TrialRequest]:
-        return self._final() or self._beside()
+        found: list[TrialRequest] = []
+        if idle and not self.asks:
+            found = self._starts() or self._random()
+        if idle or self.asks:
+            found = found or self._search()
+        return found or (self._final() or self._beside() if idle else [])
 
     # ----------------------------------------------------------------------------- before the asks
 
@@ -263,8 +247,9 @@ class Schedule:
             left -= samples / budget.full
             if left < 0:
                 return found, False
-            one = self._one(STARTS, number, slot, start.name, start.genome, samples)
-            found.append(one._replace(asked_after=len(told)))
+            found.append(
+                self._one(STARTS, number, slot, start.name, start.genome, samples, len(told))
+            )
         return found, True
 
     def _of_stage(self, number: int) -> list[Trial]:
@@ -298,16 +283,15 @@ class Schedule:
             return []
         number, asked_after = self.asks, len(self.ledger.trials)
         self.asks += 1
-        return self._requests(number, asked_after, self.asking.ask(number, asked_after))
+        return self._requests(number, asked_after)
 
-    def _requests(self, number: int, asked_after: int, asked: Proposals) -> list[TrialRequest]:
-        name = self.asking.strategy.name
-        found = []
-        for slot, (genome, share) in enumerate(zip(asked.genomes, asked.shares, strict=True)):
-            samples = self.budget.samples(share)
-            one = self._one(SEARCH, number, slot, name, genome, samples)
-            found.append(one._replace(asked_after=asked_after))
-        return found
+    def _requests(self, number: int, asked_after: int) -> list[TrialRequest]:
+        name, samples = self.asking.strategy.name, self.budget.samples
+        asked = self.asking.ask(number, asked_after)
+        return [
+            self._one(SEARCH, number, slot, name, genome, samples(share), asked_after)
+            for slot, (genome, share) in enumerate(asked)
+        ]
 
     def close(self) -> None:
         """Ask no more: what is left is too little for what is asked."""
@@ -333,30 +317,15 @@ class Schedule:
         done = self.ledger.of(FINAL)
         plans = {trial.plan for trial in done}
         most = self.budget.finalists
-        chosen = [trial for trial in self._ranked(most) if trial.plan not in plans] if most else []
+        whole = (t for t in self.ledger.trials if t.full and t.values and t.same_as is None)
+        best = self.ledger.ranked((t for t in whole if not t.request.bridged), most)
+        chosen = [trial for trial in best if trial.plan not in plans]
         return [
             self._one(
                 FINAL, 0, len(done) + i, t.request.origin, t.request.genome, t.request.samples
             )
             for i, t in enumerate(chosen)
         ]
-
-    def _ranked(self, most: int) -> list[Trial]:
-        """The best ones at full fidelity without a bridge, one of the front after the other."""
-        ledger = self.ledger
-        left = [
-            trial
-            for trial in ledger.trials
-            if trial.full and trial.values and trial.same_as is None and not trial.request.bridged
-        ]
-        found: list[Trial] = []
-        while left and len(found) < most:
-            best = ledger.best(left)
-            if best is None:
-                break
-            found.append(best)
-            left.remove(best)
-        return found
 
     def _beside(self) -> list[TrialRequest]:
         """Random search at the cost of what was done."""
@@ -373,12 +342,17 @@ class Schedule:
         last = self.ledger.of(BESIDE)[-4 * REPEATS :]
         return len(last) == 4 * REPEATS and all(trial.same_as is not None for trial in last)
 
-    def _one(
-        self, phase: str, ask: int, slot: int, origin: str, genome: Genome, samples: int
+    def _one(  # noqa: PLR0913, PLR0917 (all that a request is)
+        self,
+        phase: str,
+        ask: int,
+        slot: int,
+        origin: str,
+        genome: Genome,
+        samples: int,
+        after: int | None = None,
     ) -> TrialRequest:
         bridged = phase == FINAL or self.budget.bridged(samples)
-        before = ORDER[: ORDER.index(phase)]
-        asked_after = len(self.ledger.of(*before))
-        return TrialRequest(
-            phase, ask, slot, origin, as_numpy(genome), samples, bridged, asked_after
-        )
+        if after is None:
+            after = len(self.ledger.of(*ORDER[: ORDER.index(phase)]))
+        return TrialRequest(phase, ask, slot, origin, as_numpy(genome), samples, bridged, after)

@@ -1,7 +1,7 @@
 """What is asked for, `TrialRequest`, what became of it, `Trial`, and all of these: `Ledger`."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final
 
@@ -96,11 +96,6 @@ def as_numpy(genome: Genome) -> Genome:
     )
 
 
-def at(population: Genome, index: int) -> Genome:
-    """One genome of a population."""
-    return Genome(*(np.asarray(genes)[index] for genes in population))
-
-
 def read_outcomes(
     outcomes: Sequence[Outcome],
 ) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None, Failure | None]:
@@ -140,7 +135,9 @@ def normalised(
         if not 0 < base < np.inf:
             raise ValueError(f"a base's score of {base!r} is no measure for others")
         return [sign * (value / base - 1) for value in values]
-    low, width = _spread([sign * value for value in reference])
+    finite = [sign * value for value in reference if np.isfinite(value)]
+    low = min(finite, default=0.0)
+    width = (max(finite) - low if finite else 0.0) or 1.0
     return [(sign * value - low) / width for value in values]
 
 
@@ -158,14 +155,6 @@ def retained(value: float, direction: str, scale: ScaleBy, reference: Sequence[f
     return base / value if value else np.inf
 
 
-def _spread(reference: Sequence[float]) -> tuple[float, float]:
-    """The least of some values, and how far the most is from it."""
-    finite = [value for value in reference if np.isfinite(value)]
-    if not finite:
-        return 0.0, 1.0
-    return min(finite), (max(finite) - min(finite)) or 1.0
-
-
 def front(values: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, " n"]:
     """The Pareto front of minimised values: rows that no other row betters.
 
@@ -173,8 +162,11 @@ def front(values: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, " n"]:
     stands for all; a row with NaN is never on the front and betters none.
     """
     valid = ~np.isnan(values).any(axis=1)
-    least = np.array([_bettered(values, valid, row) for row in range(len(values))], dtype=bool)
-    kept: Bool[np.ndarray, " n"] = valid & ~least.reshape(len(values))
+    mine, others = values[:, None], values[None]
+    nowhere_worse = valid & (others <= mine).all(axis=2)
+    better = nowhere_worse & (others < mine).any(axis=2)
+    first = np.tril(nowhere_worse & (others == mine).all(axis=2), -1)
+    kept: Bool[np.ndarray, " n"] = valid & ~(better | first).any(axis=1)
     return kept
 
 
@@ -187,20 +179,12 @@ def best(retained: Sequence[Sequence[float]], prefer: int | None = None) -> int 
     found = [n for n, row in enumerate(retained) if not np.isnan(row).any()]
     if not found:
         return None
-    return max(found, key=lambda n: (_worth(retained[n], prefer), sum(retained[n]), -n))
 
+    def worth(n: int) -> tuple[float, float, int]:
+        row = retained[n]
+        return min(row) if prefer is None else row[prefer], sum(row), -n
 
-def _worth(row: Sequence[float], prefer: int | None) -> float:
-    return min(row) if prefer is None else row[prefer]
-
-
-def _bettered(values: Float[np.ndarray, "n m"], valid: Bool[np.ndarray, " n"], row: int) -> bool:
-    """Whether another row betters this one, or comes first and is equal to it."""
-    mine = values[row]
-    nowhere_worse = valid & (values <= mine).all(axis=1)
-    better = nowhere_worse & (values < mine).any(axis=1)
-    same = nowhere_worse & (values == mine).all(axis=1)
-    return bool(better.any() or same[:row].any())
+    return max(found, key=worth)
 
 
 class EvaluationKey(NamedTuple):
@@ -264,17 +248,11 @@ class Ledger:
     def spreads(self) -> tuple[tuple[float, ...], ...]:
         """The starting plans' values by each objective, at full fidelity if there are two so."""
         if self._spreads is None:
-            self._spreads = self._measured()
+            starts = [(t.full, t.values) for t in self.of(STARTS) if t.values is not None]
+            whole = [values for full, values in starts if full]
+            used = whole if len(whole) >= 2 else [values for _, values in starts]
+            self._spreads = tuple(tuple(row[i] for row in used) for i in range(len(self.aims)))
         return self._spreads
-
-    def _measured(self) -> tuple[tuple[float, ...], ...]:
-        starts = [trial for trial in self.of(STARTS) if trial.values is not None]
-        whole = [trial for trial in starts if trial.full]
-        used = whole if len(whole) >= 2 else starts
-        return tuple(
-            tuple(trial.values[i] for trial in used if trial.values is not None)
-            for i in range(len(self.aims))
-        )
 
     def _reference(self, number: int, samples: int) -> tuple[float, ...]:
         if self.aims[number].scale == "spread":
@@ -283,16 +261,13 @@ class Ledger:
 
     def losses(self, trials: Sequence[Trial]) -> Float[np.ndarray, "n m"]:
         """Values that are minimised and of one measure; NaN for failures."""
-        rows = [list(self._losses(trial)) for trial in trials]
-        return np.array(rows, np.float32).reshape(len(rows), len(self.aims))
-
-    def _losses(self, trial: Trial) -> Iterator[float]:
-        for i, aim in enumerate(self.aims):
-            if trial.values is None:
-                yield float("nan")
-            else:
+        found = np.full((len(trials), len(self.aims)), np.nan, np.float32)
+        for row, trial in zip(found, trials, strict=True):
+            for i, value in enumerate(trial.values or ()):
+                _, direction, scale = self.aims[i]
                 reference = self._reference(i, trial.request.samples)
-                yield normalised([trial.values[i]], aim.direction, aim.scale, reference)[0]
+                [row[i]] = normalised([value], direction, scale, reference)
+        return found
 
     def retained(self, trial: Trial) -> tuple[float, ...]:
         """The share of the base's score that is left, by each objective; NaN for a failure."""
@@ -317,11 +292,17 @@ class Ledger:
         found = best([self.retained(trial) for trial in among], self.prefer)
         return None if found is None else among[found]
 
+    def ranked(self, trials: Iterable[Trial], most: int) -> list[Trial]:
+        """So many of some trials, each the best of those that are left."""
+        left, found = list(trials), list[Trial]()
+        while len(found) < most and (best := self.best(left)) is not None:
+            found.append(best)
+            left.remove(best)
+        return found
+
     def front(self) -> list[Trial]:
         """Candidates that no other one betters, the best by the first objective first."""
         among = self.candidates()
-        if not among:
-            return []
         losses = self.losses(among)
         kept = [i for i, on in enumerate(front(losses)) if on]
         return [among[i] for i in sorted(kept, key=lambda i: (tuple(losses[i]), among[i].number))]
