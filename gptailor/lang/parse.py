@@ -90,7 +90,7 @@ def parser() -> Lark:
 
 
 def table_key() -> list[str]:
-    """What a saved table depends on."""
+    """What a table depends on."""
     return [lark.__version__, hashlib.sha256(grammar().encode()).hexdigest(), *STARTS]
 
 
