@@ -14,13 +14,7 @@ from typing import final
 import numpy as np
 
 from gptailor.plan.plan import Drop, Plan
-from gptailor.search.compositions import (
-    Composition,
-    Scores,
-    composed,
-    compositions,
-    dropped,
-)
+from gptailor.search.compositions import Composition, Scores, composed, compositions, dropped
 from gptailor.search.run.schedule import Start, ToldStart
 from gptailor.search.space.decode import without_unused
 from gptailor.search.space.genome import Genome
@@ -111,8 +105,9 @@ class Starts:
         for first in range(self.space.layers - size + 1):
             scores = -np.abs(positions - (first + (size - 1) / 2))
             found.setdefault(dropped(self.space, scores, 0).tobytes(), scores)
-        most = int(_WINDOWS / self._low)
-        chosen = sorted(found.values(), key=lambda scores: self._lost(of, scores))[:most]
+        kept = self._scores(of)
+        chosen = sorted(found.values(), key=lambda cut: -float(kept[self._dropped(cut)].sum()))
+        chosen = chosen[: int(_WINDOWS / self._low)]
         return [one for one in found.values() if any(one is other for other in chosen)]
 
     def _best_windows(
@@ -187,10 +182,6 @@ class Starts:
             middle = (self.space.layers - 1) * 2 / 3  # what is cut where nothing is known
             influence = [abs(position - middle) for position in range(self.space.layers)]
         return np.array([-one for one in influence], np.float64)
-
-    def _lost(self, of: Composition, scores: Scores) -> float:
-        """The influence that leaves."""
-        return -float(self._scores(of)[self._dropped(scores)].sum())
 
     def _dropped(self, scores: Scores) -> list[int]:
         on = dropped(self.space, scores, 0)
