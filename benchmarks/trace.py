@@ -27,16 +27,15 @@ tailor 1
 model base = "./base"
 model math = "./math"
 L0..L1 from math
-merge(L2 base, L2 math, 0.25)
 drop L4
 """
 SPACE = """\
 tailor 1
 model base = "./base"
 model math = "./math"
-L1 from base | math
+L1 from one of base, math
 merge(L2 base, L2 math, 0.0..1.0)
-drop 1 of L3..L4
+drop any 1 of L3..L4
 search {
   minimize nll("text.txt")
 }
@@ -69,33 +68,34 @@ def models(folder: Path) -> None:
 
 
 def traced_compile(folder: Path) -> list[str]:
-    """The files that run when the command line compiles a plan."""
-    from gptailor.cli.main import run_command  # noqa: PLC0415 (what it imports is not traced)
+    """The files that run when a plan is read and compiled, none of whose layers is computed."""
+    from gptailor.build.compile import compile  # noqa: PLC0415 (what it imports is not traced)
+    from gptailor.lang.parse import load  # noqa: PLC0415
 
     (folder / "plan.tailor").write_text(PLAN, encoding="utf-8")
     with tracing() as files:
-        code = run_command(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")])
-    assert code == 0
+        compile(load(folder / "plan.tailor"), folder / "out")
     return sorted(files)
 
 
 def traced_trial(folder: Path) -> list[str]:
-    """The files that run in one trial of a search: from an open plan's genome to its score."""
-    import gptailor  # noqa: PLC0415
-    from gptailor.evaluate.trial import Trials, opened  # noqa: PLC0415
-    from gptailor.search.evaluate import TrialsJudge  # noqa: PLC0415
-    from gptailor.search.space.decode import decode  # noqa: PLC0415
-    from gptailor.search.space.space import space_of  # noqa: PLC0415
+    """The files that run in trials of a search: from when they are asked for to their scores."""
+    from gptailor.lang.parse import loads  # noqa: PLC0415
+    from gptailor.search.search import Asked, Scored, SearchEvent, search  # noqa: PLC0415
+    from gptailor.search.settings import Flags  # noqa: PLC0415
 
-    plan = gptailor.loads(SPACE, folder=folder)
-    plan, found, _ = opened(plan)
-    trials = Trials(plan, found, folder=folder, fidelity=(4, 8))
-    space = space_of(plan, found["base"].layout.count)
-    judge = TrialsJudge(trials)
+    trials: list[set[str]] = []
     with tracing() as files:
-        genome = space.sample(0)
-        list(judge([decode(space, genome)], 1.0, bridged=True))
-    return sorted(files)
+
+        def on_event(event: SearchEvent) -> None:
+            if isinstance(event, Asked):
+                files.clear()
+            if isinstance(event, Scored):
+                trials.append(set(files))
+
+        flags = Flags(trials=12, strategy="random", fidelity=(8, 8))
+        search(loads(SPACE, folder=folder), folder / "run", flags, on_event=on_event)
+    return sorted(trials[-1])
 
 
 FLOWS = {"compile": traced_compile, "trial": traced_trial}

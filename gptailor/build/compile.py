@@ -76,12 +76,13 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     """
     held_to = lock_of(locked) if locked is not None else None
     if isinstance(plan, Plan):
-        plan = at_locked_commits(plan, held_to)
+        plan = at_locked_commits(plan, held_to) if held_to is not None else plan
         plan = ready(plan, models=models, dtype=dtype, shard_size=shard_size)
     prepared, target = plan, Path(output)
     _refuse_device(device)
     protected = _refuse_target(prepared, target, force=force)
-    refuse_early(prepared, held_to)
+    if held_to is not None:
+        refuse_early(prepared, held_to)
 
     fitted = fit_bridges(prepared, device=device, memory=memory, told=bridging)
 
