@@ -45,7 +45,7 @@ class Digests:
 
     def __init__(self, folder: "Folder") -> None:
         self._folder = folder
-        self._known: dict[str, Any] = folder.get_json(DIGESTS) or {}
+        self._known: dict[str, Any] = folder.get_json(_DIGESTS) or {}
 
     def of(self, files: Iterable[Path]) -> dict[Path, str]:
         """Of each file, read by several threads. Raises C201 for one that can't be read."""
@@ -58,7 +58,7 @@ class Digests:
             entry = {"stamp": list(now[file]), "sha256": digest.sha256}
             self._known[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
         if made:
-            self._folder.put_json(DIGESTS, self._known)
+            self._folder.put_json(_DIGESTS, self._known)
         return {file: str(self._recalled(file, now.get(file))) for file in files}
 
     def _recalled(self, file: Path, stamp: Sequence[int] | None) -> str | None:
@@ -128,14 +128,14 @@ def _files(opened: Opened) -> Iterable[Path]:
 _LOCK = ".lock"
 SETTINGS = "run.json"
 JOURNAL = "study.journal"
-DIGESTS = "digests.json"
+_DIGESTS = "digests.json"
 BEST = "best.tailor"
 FRONT = "front"
 SUMMARY = "summary"
-SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
+_SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 """What a file is called while it is written."""
-OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", DIGESTS, BEST, f"{BEST}.lock", FRONT,
-                  f"{SUMMARY}.json", f"{SUMMARY}.md"])  # fmt: skip
+_OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", _DIGESTS, BEST, f"{BEST}.lock",
+                   FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md"])  # fmt: skip
 
 
 @final
@@ -151,7 +151,7 @@ class Folder:
             if self.path.exists() and not self.path.is_dir():
                 raise CheckpointError("C902", "is a file; a search has a folder", self.path)
             self.path.mkdir(parents=True, exist_ok=True)
-            strange = sorted({path.name for path in self.path.iterdir()} - OURS)
+            strange = sorted({path.name for path in self.path.iterdir()} - _OURS)
         known = (self.path / SETTINGS).exists()
         if strange and not known:
             message = f"holds {quoted(strange[0])}, and no search"
@@ -164,15 +164,15 @@ class Folder:
         """Remove what a killed process was writing."""
         for folder in (self.path, self.path / FRONT):
             for side in folder.glob(".*"):
-                if SIDE.fullmatch(side.name):
+                if _SIDE.fullmatch(side.name):
                     side.unlink(missing_ok=True)
 
     def __exit__(self, *exception: object) -> None:
         if self._lock is None:
             return
-        if not {path.name for path in self.path.iterdir()} - {_LOCK, DIGESTS}:  # it never began
+        if not {path.name for path in self.path.iterdir()} - {_LOCK, _DIGESTS}:  # it never began
             with suppress(OSError):
-                (self.path / DIGESTS).unlink(missing_ok=True)
+                (self.path / _DIGESTS).unlink(missing_ok=True)
                 (self.path / _LOCK).unlink()
                 self.path.rmdir()
         os.close(self._lock)

@@ -136,7 +136,7 @@ def _seen_from_here(objective: Objective, folder: Path) -> Objective:
 
 ENOUGH = 12
 """Random plans from which it can be said what more of them would reach."""
-SHOWN = 8
+_SHOWN = 8
 """Starting plans that a summary has at most."""
 
 
@@ -168,7 +168,7 @@ def finalists(ledger: Ledger) -> list[Trial]:
 def best_starts(ledger: Ledger) -> list[Trial]:
     """Starting plans at full fidelity, the best first; each plan once."""
     whole = (t for t in ledger.of(STARTS) if t.full and t.values is not None and t.same_as is None)
-    return ledger.ranked(whole, SHOWN)
+    return ledger.ranked(whole, _SHOWN)
 
 
 def best_random(ledger: Ledger) -> Trial | None:

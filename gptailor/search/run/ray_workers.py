@@ -20,9 +20,9 @@ from gptailor.search.run.workers import Done, Found, Judge, Lost, Task, WorkerEv
 
 LOCAL = "local"
 """Instead of an address: a Ray of this machine's own, which ends with the search."""
-KNOCK = 10.0
+_KNOCK = 10.0
 """Seconds in which a cluster has to answer."""
-REPLACED = 20
+_REPLACED = 20
 """Workers that may be lost before a search ends: then it is not chance any more."""
 
 
@@ -30,6 +30,7 @@ class ClusterError(TailorError):
     """The cluster can't be had, or loses one worker after another."""
 
 
+@final
 class Evaluating:
     """What runs in a worker: a judge, made there."""
 
@@ -51,6 +52,7 @@ class Evaluating:
             begun = now
 
 
+@final
 @dataclass(eq=False)
 class _Worker:
     """An actor, and the task that it is at."""
@@ -121,7 +123,7 @@ class RayWorkers:
 
     def _replace(self, worker: _Worker, number: int, error: RayActorError) -> WorkerEvent:
         self._lost += 1
-        if self._lost > REPLACED:
+        if self._lost > _REPLACED:
             raise ClusterError(f"{self._lost} workers were lost; the last one: {_first(error)}")
         worker.actor, worker.task, worker.results = self._actor(), None, None
         return Lost(number)
@@ -148,7 +150,7 @@ def _knock(address: str) -> None:
     if found is None:
         return
     try:
-        socket.create_connection((found[1], int(found[2])), timeout=KNOCK).close()
+        socket.create_connection((found[1], int(found[2])), timeout=_KNOCK).close()
     except (OSError, OverflowError) as error:
         raise ClusterError(f"Ray can't be had at '{address}': {_first(error)}") from error
 

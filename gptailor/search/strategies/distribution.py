@@ -25,9 +25,9 @@ from gptailor.search.strategies.strategy import (
     newest,
 )
 
-WIDEST, NARROWEST = 0.4, 0.02
+_WIDEST, _NARROWEST = 0.4, 0.02
 """Deviations of a real, at first and in the end."""
-SURE = 4.0
+_SURE = 4.0
 """Logits stay within this, so that nothing dies out."""
 
 
@@ -62,7 +62,7 @@ class Distribution(Strategy):
             jnp.zeros(len(table.group)),
             jnp.zeros(len(table.option_pick)),
             jnp.full(len(table.at_reals), 0.5),
-            jnp.full(len(table.at_reals), jnp.log(WIDEST)),
+            jnp.full(len(table.at_reals), jnp.log(_WIDEST)),
         )
         return Moving(shape, optax.adam(self.rate).init(shape))
 
@@ -145,7 +145,7 @@ def _chances(table: Table, logits: Float[Array, " b"]) -> Float[Array, " b"]:
         less = sums < sizes
         return (jnp.where(less, middle, low), jnp.where(less, high, middle)), None
 
-    bound = jnp.full(len(sizes), 4 * SURE)
+    bound = jnp.full(len(sizes), 4 * _SURE)
     (low, _), _ = jax.lax.scan(halve, (-bound, bound), length=20)
     return jax.nn.sigmoid(logits + jnp.where(group < 0, 0.0, low[group]))
 
@@ -164,8 +164,8 @@ def _pulls(
 
 def _bounded(shape: Shape) -> Shape:
     return Shape(
-        jnp.clip(shape.bits, -SURE, SURE),
-        jnp.clip(shape.options, -SURE, SURE),
+        jnp.clip(shape.bits, -_SURE, _SURE),
+        jnp.clip(shape.options, -_SURE, _SURE),
         jnp.clip(shape.means, 0.0, 1.0),
-        jnp.clip(shape.widths, jnp.log(NARROWEST), jnp.log(WIDEST)),
+        jnp.clip(shape.widths, jnp.log(_NARROWEST), jnp.log(_WIDEST)),
     )

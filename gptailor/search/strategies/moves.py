@@ -23,13 +23,13 @@ Mask = Bool[Array | np.ndarray, " n"]
 
 _NUDGES = (0.05, 0.25)
 """How far a real is nudged: the deviation of a small step, and of a large one."""
-REACH = 8
+_REACH = 8
 """How many positions to each side a change may spread to, at most."""
 _ONLY_ONE = 0.6
 """How often it doesn't spread."""
-SHIFT, JUMP = 1 / 3, 1 / 3
+SHIFT, _JUMP = 1 / 3, 1 / 3
 """How often the bit of a set takes its run along, and how often it goes anywhere."""
-FAR = 1 << 30
+_FAR = 1 << 30
 """More than any position."""
 
 
@@ -76,7 +76,7 @@ def _nearest(mask: Bool[Array, "n n"], away: Int[Array, "n n"]) -> GeneNumbers:
     """For each row the nearest of those in the mask, -1 without any."""
     if mask.shape[1] == 0:
         return jnp.zeros(0, jnp.int32)
-    nearest = jnp.argmin(jnp.where(mask, away, FAR), axis=1)
+    nearest = jnp.argmin(jnp.where(mask, away, _FAR), axis=1)
     return jnp.where(jnp.any(mask, axis=1), nearest, -1).astype(jnp.int32)
 
 
@@ -132,11 +132,11 @@ def swap(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     free = ~genome.bits & mates
     away = (around[0].at - around[0].at[inside]) * jnp.where(site.chance[1] < 0.5, -1, 1)
     ahead, behind = _first(free, away), _first(free, -away)
-    bound = jnp.where(free[behind] & (away[behind] < 0), away[behind], -FAR)
+    bound = jnp.where(free[behind] & (away[behind] < 0), away[behind], -_FAR)
     run = genome.bits & mates & (away > bound)
-    last = jnp.argmin(jnp.where(run, away, FAR))
+    last = jnp.argmin(jnp.where(run, away, _FAR))
     on = jnp.where(site.chance[2] < SHIFT, last, inside)
-    off = jnp.where(site.chance[2] > 1 - JUMP, choose(free, site.chance[3]), ahead)
+    off = jnp.where(site.chance[2] > 1 - _JUMP, choose(free, site.chance[3]), ahead)
     fits = genome.bits[on] & ~genome.bits[off] & mates[off] & (site.group[on] >= 0)
     places = jnp.arange(len(mates))
     bits = genome.bits & ~(fits & (places == on)) | (fits & (places == off))
@@ -190,7 +190,7 @@ MOVES: tuple[tuple[Move, float], ...] = (
     (copy, 1.0),
 )
 """The moves, and how often each is made beside the others where it can be."""
-CHANCES = 7
+_CHANCES = 7
 """GeneNumbers in 0..1 that a move takes."""
 
 
@@ -213,13 +213,13 @@ def one_move(
     number = jnp.minimum(jnp.sum(sums <= chance[6] * sums[-1]), len(odds) - 1)
     branches = [
         partial(move, around, site) if not needs or len(genome[needs[0]]) else _unmoved
-        for (move, _), needs in zip(MOVES, NEEDS, strict=True)
+        for (move, _), needs in zip(MOVES, _NEEDS, strict=True)
     ]
     found: Genome = jax.lax.switch(number, branches, genome)
     return found
 
 
-NEEDS = ((0,), (0,), (1,), (2,), ())
+_NEEDS = ((0,), (0,), (1,), (2,), ())
 """The kind of genes without which a move is none."""
 
 
@@ -253,12 +253,12 @@ def crossed(
 
 def _first(mask: Mask, away: Int[Array, " n"]) -> Int[Array, ""]:
     """The nearest of those in the mask with a way above 0; any gene where there is none."""
-    return jnp.argmin(jnp.where(mask & (away > 0), away, FAR))
+    return jnp.argmin(jnp.where(mask & (away > 0), away, _FAR))
 
 
 def _spread(near: Neighbours, site: MoveSite, number: Int[Array, ""]) -> Mask:
     """A gene, and maybe those of its line beside it."""
-    reach = jnp.floor(REACH * jnp.maximum(site.chance[2] - _ONLY_ONE, 0) / (1 - _ONLY_ONE) + 1)
+    reach = jnp.floor(_REACH * jnp.maximum(site.chance[2] - _ONLY_ONE, 0) / (1 - _ONLY_ONE) + 1)
     reach = jnp.where(site.chance[2] < _ONLY_ONE, 0, reach)
     inside = jnp.abs(near.at - near.at[number]) <= reach
     itself = jnp.arange(len(near.at)) == number
@@ -275,13 +275,13 @@ def bred(
 ) -> Genome:
     """A mutant for each of `often`, which says by how many moves (`most` at most).
 
-    Parents take turns. One mutant in `CROSSED` has two of them. Not canonical.
+    Parents take turns. One mutant in `_CROSSED` has two of them. Not canonical.
     """
     many, (move, cross) = len(often), seeds
     alive = jax.vmap(partial(active, table))(parents)
     whole = jax.vmap(partial(filled, around))(parents, alive)
     ranks = jnp.arange(many) % len(parents.bits)
-    chosen, mixed = some_rows(whole, ranks), many // CROSSED
+    chosen, mixed = some_rows(whole, ranks), many // _CROSSED
     if mixed:
         chance = uniform(cross, (mixed, 3 + len(table.group)))
         mates = some_rows(whole, (chance[:, 0] * len(parents.bits)).astype(jnp.int32))
@@ -289,11 +289,11 @@ def bred(
         pairs = jax.vmap(partial(crossed, table, around))(first, mates, chance[:, 1:])
         chosen = jax.tree.map(lambda every, new: every.at[:mixed].set(new), chosen, pairs)
     lively = jax.tree.map(lambda mask: mask[ranks], alive)
-    chances = uniform(move, (many, most, CHANCES))
+    chances = uniform(move, (many, most, _CHANCES))
     return jax.vmap(partial(_mutant, table, around))(chosen, lively, often, chances)
 
 
-CROSSED = 8
+_CROSSED = 8
 """One mutant in so many has two parents."""
 
 

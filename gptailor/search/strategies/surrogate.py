@@ -43,29 +43,29 @@ from gptailor.search.strategies.strategy import (
     told,
 )
 
-FRESH = 16
+_FRESH = 16
 """For so many mutants there is one random genome."""
-MORE = 1.0
+_MORE = 1.0
 """Moves of a mutant beyond the first, in the mean."""
-TURNS = 32
+_TURNS = 32
 """Parents that take turns, the first ones of the elite more than once."""
 
-WORST = 4.0
+_WORST = 4.0
 """Where targets end: a cut that ruins a model is no more than very bad."""
 
-SAMPLE = 128
+_SAMPLE = 128
 """The best trials, as many as the variances are found by at most."""
 _EM_STEPS = 6
 """Steps of expectation maximisation."""
 _FIRST_SHARES = (0.4, 0.2, 0.2, 0.2)
 """Shares of the variance for a start: own, nearby, of the kind, of pairs."""
-NOISE = 0.02
+_NOISE = 0.02
 """Variance of the noise for a start, beside that of the targets."""
-FLOOR = 1e-4
+_FLOOR = 1e-4
 """The least variance of the noise."""
-COUNTS = 5.0
+_COUNTS = 5.0
 """How many coefficients, or trials, what is there for a start counts as."""
-LACK = 3.0
+_LACK = 3.0
 """The deviation of what a lower fidelity adds to all alike."""
 _SMOOTHINGS = 3
 """How often coefficients are averaged with their neighbours."""
@@ -92,7 +92,7 @@ def targets(
     mean = jnp.sum(jnp.where(there, behind, 0.0)) / many
     spread = jnp.sqrt(jnp.sum(jnp.where(there, (behind - mean) ** 2, 0.0)) / many)
     scaled = (behind - mean) / jnp.maximum(spread, 1e-6)
-    return jnp.where(there, jnp.clip(scaled, -WORST, WORST), 0.0)
+    return jnp.where(there, jnp.clip(scaled, -_WORST, _WORST), 0.0)
 
 
 class Sharing(NamedTuple):
@@ -163,7 +163,7 @@ def draw(seen: Observations, shared: Sharing, heat: Float[Array, " d"], seed: Se
     first = jnp.sqrt(found.columns)[:, None] * numbers[:k]
     error = jnp.sqrt(found.noise * seen.noise)[:, None] * numbers[k:-1]
     wrong = seen.targets[:, None] - columns @ first - error
-    wrong -= LACK * seen.lacking[:, None] * numbers[-1]
+    wrong -= _LACK * seen.lacking[:, None] * numbers[-1]
     wrong = jnp.where(seen.there[:, None], wrong, 0.0)
     factor = jnp.linalg.cholesky(_kernel(seen, columns, found))
     solved = jax.scipy.linalg.cho_solve((factor, True), wrong)
@@ -180,7 +180,7 @@ def _columns(seen: Observations, shared: Sharing) -> Float[Array, "n k"]:
 
 def _kernel(seen: Observations, columns: Float[Array, "n k"], by: Variances) -> Float[Array, "n n"]:
     kernel = (columns * by.columns) @ columns.T
-    kernel += LACK**2 * seen.lacking[:, None] * seen.lacking[None, :]
+    kernel += _LACK**2 * seen.lacking[:, None] * seen.lacking[None, :]
     return kernel + jnp.diag(jnp.where(seen.there, by.noise * seen.noise, 1.0))
 
 
@@ -188,7 +188,7 @@ def _variances(
     seen: Observations, columns: Float[Array, "n k"], blocks: Int[Array, " k"]
 ) -> Variances:
     """The likely ones, by the best trials."""
-    order = jnp.argsort(jnp.where(seen.there, seen.targets, jnp.inf))[:SAMPLE]
+    order = jnp.argsort(jnp.where(seen.there, seen.targets, jnp.inf))[:_SAMPLE]
     few = jax.tree.map(lambda rows: rows[order], seen)
     some = columns[order]
     total = len(blocks)
@@ -206,9 +206,9 @@ def _variances(
         noise = held.noise * few.noise
         error = ((noise * solved) ** 2 + noise - noise**2 * inverse) / few.noise
         many = jnp.sum(few.there)
-        wanted = (jnp.sum(jnp.where(few.there, error, 0.0)) + COUNTS * NOISE) / (many + COUNTS)
-        fresh = (summed + COUNTS * first.columns) / (counts + COUNTS)
-        return Variances(fresh, jnp.maximum(wanted, FLOOR)), None
+        wanted = (jnp.sum(jnp.where(few.there, error, 0.0)) + _COUNTS * _NOISE) / (many + _COUNTS)
+        fresh = (summed + _COUNTS * first.columns) / (counts + _COUNTS)
+        return Variances(fresh, jnp.maximum(wanted, _FLOOR)), None
 
     found: Variances = jax.lax.scan(step, first, length=_EM_STEPS)[0]
     return found
@@ -221,7 +221,7 @@ def _first(seen: Observations, columns: Float[Array, "n k"]) -> Variances:
     power = jnp.sum(columns**2, axis=0) / many
     part = jnp.repeat(jnp.arange(4), jnp.array([f, f, f, p]), total_repeat_length=3 * f + p)
     whole = jnp.maximum(jax.ops.segment_sum(power, part, 4), 1e-3)
-    return Variances((jnp.array(_FIRST_SHARES) / whole)[part], jnp.asarray(NOISE))
+    return Variances((jnp.array(_FIRST_SHARES) / whole)[part], jnp.asarray(_NOISE))
 
 
 def _unit(rows: Float[Array, "f f"]) -> Float[Array, "f f"]:
@@ -310,11 +310,11 @@ class Surrogate(Strategy):
     ) -> Genome:
         """Mutants of the elite, more of its first ones, and some random genomes."""
         count, move, cross, fresh = chance
-        turns = (jnp.arange(TURNS) + 0.5) / TURNS
+        turns = (jnp.arange(_TURNS) + 0.5) / _TURNS
         parents = some_rows(elite, jnp.floor(self.elite * turns**2).astype(jnp.int32))
-        often = step_counts(count, self.mutants, MORE)
+        often = step_counts(count, self.mutants, _MORE)
         mutants = bred(table, around, parents, often, (move, cross), self.moves)
-        return joined_populations(mutants, drawn(table, fresh, self.mutants // FRESH))
+        return joined_populations(mutants, drawn(table, fresh, self.mutants // _FRESH))
 
 
 def _seen(
