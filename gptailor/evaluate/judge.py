@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TypeAlias, final
 
@@ -176,18 +177,24 @@ class Judging:
 
     def judgement(self, *, speed: bool, progress: Progress) -> Judgement:
         """Score all targets and bases, those together that share samples and layers."""
-        steps = _Steps(progress, self._count(speed))
+        total = self._count(speed)
+        done = count(1)
+        progress("", 0, total)
+
+        def step(what: str) -> None:
+            progress(what, next(done), total)
+
         groups: dict[Hashable, list[_Entry]] = {}
         for one in self.all:
             family = self.stitchers.family(one.target.prepared)
             groups.setdefault((id(family), self.objectives.key(one.target)), []).append(one)
         for group in groups.values():
-            for number, outcomes in self._trials(group, steps):
+            for number, outcomes in self._trials(group, step):
                 group[number].outcomes = outcomes
         if speed:
             for one in self.entries:
                 self._speed(one)
-                steps.done(f"{one.target.name}: speed")
+                step(f"{one.target.name}: speed")
         bases = list(self.bases.values())
         return Judgement(
             tuple(result for one in self.entries for result in self._results(one)),
@@ -202,10 +209,9 @@ class Judging:
         found: dict[Hashable, _Entry] = {}
         for target in self.targets:
             key = target.identity_of_base
-            if target.base is None or key in asked or key in found:
-                continue
-            name = target.base.plan.models["base"].source
-            found[key] = _Entry(Target(name, target.base, target.origin, target.base))
+            if target.base is not None and key not in asked | found.keys():
+                name = target.base.plan.models["base"].source
+                found[key] = _Entry(Target(name, target.base, target.origin, target.base))
         return found
 
     def _base(self, target: Target) -> _Entry | None:
@@ -222,7 +228,9 @@ class Judging:
         made = sum(isinstance(one, Generative) for one in kinds)
         return len(self.all) * (forward + made) + len(self.entries) * speed
 
-    def _trials(self, group: Sequence[_Entry], steps: "_Steps") -> Iterator[tuple[int, Outcomes]]:
+    def _trials(
+        self, group: Sequence[_Entry], step: Callable[[str], None]
+    ) -> Iterator[tuple[int, Outcomes]]:
         """The outcomes of targets with the same objectives and models."""
         objectives = list(map(_measurable, self.objectives.of(group[0].target)))
         forward = any(isinstance(one, Forward) for one in self.objectives.of(group[0].target))
@@ -234,7 +242,7 @@ class Judging:
                 with suppress(Exception):  # a size that can't be had is none
                     one.cache = cache_bytes(model)
             if objective or forward:
-                steps.done(one.target.name + (f": {objective}" if objective else ""))
+                step(one.target.name + (f": {objective}" if objective else ""))
 
         stitcher = attempt(lambda: self.stitchers.of(group[0].target.prepared))
         if isinstance(stitcher, Failure):
@@ -290,20 +298,3 @@ def _measurable(objective: PreparedObjective) -> PreparedObjective | Failure:
     except TailorError as error:
         return Failure("error", str(error))
     return objective
-
-
-@final
-class _Steps:
-    """How far an evaluation is."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.progress = progress
-        self.total = total
-        self.count = 0
-
-        progress("", 0, total)
-
-    def done(self, what: str) -> None:
-        """A step is done."""
-        self.count += 1
-        self.progress(what, self.count, self.total)

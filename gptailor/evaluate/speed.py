@@ -31,7 +31,7 @@ def cache_bytes(model: PreTrainedModel) -> int:
     made = model(input_ids=token, use_cache=True)
     cache = made[next(name for name in ("cache", "past_key_values") if name in made)]
     kept = [(layer.keys, layer.values) for layer in cache.layers]
-    return size_of([tensor for pair in kept for tensor in pair])
+    return size_of(tensor for pair in kept for tensor in pair)
 
 
 Token: TypeAlias = Int64[Tensor, " 1 1"]

@@ -152,10 +152,10 @@ class Bridger:
                 yield gap, known
         finally:
             self.reserve(0)
-        size = sum(size_of(list(bridge.tensors.values())) for bridge in self._fits.values())
+        size = sum(size_of(bridge.tensors.values()) for bridge in self._fits.values())
         while size > _KEPT_FITS:
             _, oldest = self._fits.popitem(last=False)
-            size -= size_of(list(oldest.tensors.values()))
+            size -= size_of(oldest.tensors.values())
 
     def _fit(self, walk: Walk, gap: Gap, own: OwnContents, text: CalibrationText) -> FittedBridge:
         content = _before(gap, own)

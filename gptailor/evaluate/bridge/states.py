@@ -176,7 +176,9 @@ class Walk:
         """
         self._to(gap.after, own)
         mine = self.own = list(self.full) if self.own is None else self.own
-        self._over(gap)
+        while self.at < gap.until:
+            self._through(self.at, self.undone.layers[self.at], self.full)
+            self.at += 1
         content = own[gap.after]
         assert content is not None
         summed: Statistics | None = None
@@ -215,12 +217,6 @@ class Walk:
                 self._through(self.at, content, self.own)
             self._through(self.at, there, self.full)
         self.at += 1
-
-    def _over(self, gap: Gap) -> None:
-        """The states of the plan with nothing dropped up to the gap's end."""
-        while self.at < gap.until:
-            self._through(self.at, self.undone.layers[self.at], self.full)
-            self.at += 1
 
     def _through(self, position: int, content: Content, *streams: States) -> None:
         with self._layer(position, content) as layer:

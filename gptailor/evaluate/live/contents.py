@@ -1,7 +1,7 @@
 """What each piece of a live model is made of, as keys: equal ones compute the same."""
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, final
 from weakref import WeakValueDictionary
@@ -65,7 +65,7 @@ def aligned_tensor(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_cpu and tensor.data_ptr() % _TENSOR_ALIGNMENT else tensor
 
 
-def size_of(tensors: Sequence[Tensor]) -> int:
+def size_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of the tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 

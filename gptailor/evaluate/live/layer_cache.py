@@ -84,13 +84,12 @@ class ResidentLayers:
             self._used[content] = self._clock
         return found
 
-    def has(self, content: Content) -> bool:
-        """Whether the layer is there."""
+    def __contains__(self, content: Content) -> bool:
         return content in self._layers
 
     def offer(self, content: Content, layer: LayerTensors) -> None:
         """Keep the layer if there is room, or will be without those that are out of use."""
-        size = size_of(list(layer.values()))
+        size = size_of(layer.values())
         if content in self._layers or size > self.room:
             return
         old = [c for c, used in self._used.items() if self._clock - used > 2 * self.passing]
@@ -102,7 +101,7 @@ class ResidentLayers:
             self.bytes += size
 
     def _drop(self, content: Content) -> None:
-        self.bytes -= size_of(list(self._layers.pop(content).values()))
+        self.bytes -= size_of(self._layers.pop(content).values())
         del self._used[content]
 
 
@@ -187,9 +186,9 @@ class LayerStream:
         if content in self._coming:
             return
         self._coming.clear()  # left by a pass that broke off
-        there = self.resident.has(content) or content in self._here
+        there = content in self.resident or content in self._here
         room = len(self._here) < 2 and self.resident.bytes + 2 * self.largest <= self.layers
-        if not there and room and (self.host.has(content) or self.ahead(content)):
+        if not there and room and (content in self.host or self.ahead(content)):
             self._coming[content] = self._worker.submit(self._bring, content)
 
     # -------------------------------------------------------------------------------- one layer
@@ -202,7 +201,7 @@ class LayerStream:
             waiting = self.host.get(content)
             if waiting is None:
                 layer = self.make(content)
-                if self.host.bytes + size_of(list(layer.values())) <= self.host.room:
+                if self.host.bytes + size_of(layer.values()) <= self.host.room:
                     self.host.offer(content, {n: t.cpu().pin_memory() for n, t in layer.items()})
             else:
                 layer = {n: t.to(self.device, non_blocking=True) for n, t in waiting.items()}

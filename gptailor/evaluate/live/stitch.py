@@ -210,7 +210,7 @@ class Stitcher:
             self._homes |= {(content.kind, content.dtype): template for content in contents.layers}
             if self._stream is not None:
                 empty = [template.hollow(content) for content in contents.layers]
-                largest = max(size_of(list(layer.values())) for layer in empty)
+                largest = max(size_of(layer.values()) for layer in empty)
                 self._stream.expect(len(empty), template.size, largest)
                 model = template.model_of(contents, empty)
                 modules = list(decoder_layers(model))

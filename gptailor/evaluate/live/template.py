@@ -208,7 +208,7 @@ class ModelTemplate:
         self._hollow = [_tensors(layer) for layer in emptied]
         self._whole = ModuleTemplate(self.model, self.model.config)
         self._templates = [ModuleTemplate(layer, self.model.config) for layer in emptied]
-        self.size = size_of(list(self.model.parameters()))
+        self.size = size_of(self.model.parameters())
 
     # ------------------------------------------------------------------------------------- layers
 

@@ -2,10 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar, final
+from typing import Any, Literal, TypeAlias, TypeVar, final
 
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,10 +52,12 @@ class Traits:
     normalise: Normalise = "base"
 
 
+@dataclass(frozen=True)
 class PreparedObjective(ABC):
     """An objective with its samples; `Forward` or `Generative`."""
 
     traits: Traits
+    samples: tuple[Any, ...]
 
     @property
     def name(self) -> str:
@@ -73,13 +75,13 @@ class PreparedObjective(ABC):
         return self.traits.normalise
 
     @property
-    @abstractmethod
     def size(self) -> int:
         """How many samples there are."""
+        return len(self.samples)
 
-    @abstractmethod
     def part(self, start: int, stop: int) -> "PreparedObjective":
         """The same objective on the samples from `start` up to `stop` alone."""
+        return replace(self, samples=self.samples[start:stop])
 
 
 class Forward(PreparedObjective):

@@ -3,8 +3,9 @@
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from typing import Any, final
 
 import torch
@@ -23,7 +24,6 @@ from gptailor.evaluate.objectives.base import (
     Generative,
     ObjectiveContext,
     PreparedObjective,
-    Traits,
     encoded,
     traits_of,
 )
@@ -134,18 +134,14 @@ def _decode(
         generation_config=settings,
         stopping_criteria=StoppingCriteriaList([_Stop(tokenizer, prompts, width)]),
     )
-    new = made[:, width:].tolist()
-    return [_text(tokenizer, p, row, settings) for p, row in zip(prompts, new, strict=True)]
-
-
-def _text(
-    tokenizer: PreTrainedTokenizerBase, prompt: Prompt, row: list[int], settings: GenerationConfig
-) -> str:
     ends = set(settings.eos_token_id or ())
-    row = row[: prompt.most]
-    row = row[: next((i for i, token in enumerate(row) if token in ends), len(row))]
-    text = str(tokenizer.decode(row, skip_special_tokens=True))
-    return text[: min((at for stop in prompt.stops if (at := text.find(stop)) >= 0), default=None)]
+    texts = []
+    for prompt, row in zip(prompts, made[:, width:].tolist(), strict=True):
+        new = list(takewhile(lambda token: token not in ends, row[: prompt.most]))
+        text = str(tokenizer.decode(new, skip_special_tokens=True))
+        stops = [at for stop in prompt.stops if (at := text.find(stop)) >= 0]
+        texts.append(text[: min(stops, default=None)])
+    return texts
 
 
 _SPARE_TOKENS = 8
@@ -170,18 +166,8 @@ class ExactMatch(Generative):
     sides `normalised`.
     """
 
-    traits: Traits
     samples: tuple[_Task, ...]
     tokenizer: PreTrainedTokenizerBase
-
-    @property
-    def size(self) -> int:
-        """How many contexts there are."""
-        return len(self.samples)
-
-    def part(self, start: int, stop: int) -> PreparedObjective:
-        """Some contexts."""
-        return replace(self, samples=self.samples[start:stop])
 
     def prompts(self, samples: int) -> Sequence[Prompt]:
         """The first contexts."""

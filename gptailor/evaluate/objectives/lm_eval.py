@@ -141,8 +141,8 @@ def prepare_lm_eval(objective: Objective, context: ObjectiveContext) -> Prepared
     traits = Traits(traits_of(objective).name, task.direction)
     encoder = context.encoder
     if task.kind == "generate_until":
-        return Generated(traits, task, prompts(task, encoder), encoder)
-    return Likelihoods(traits, task, instances(task, encoder), encoder)
+        return Generated(traits, prompts(task, encoder), task, encoder)
+    return Likelihoods(traits, instances(task, encoder), task, encoder)
 
 
 def _loaded(name: str, folder: Path) -> Any:
@@ -156,9 +156,8 @@ def _loaded(name: str, folder: Path) -> Any:
         manager, wanted = _manager(own=True), name
         if name not in manager.all_tasks:
             close = nearest(name, manager.all_subtasks)
-            raise ObjectiveError(
-                f"lm-eval knows no task '{name}'" + (f": {close}" if close else "")
-            )
+            more = f": {close}" if close else ""
+            raise ObjectiveError(f"lm-eval knows no task '{name}'{more}")
         if name not in manager.all_subtasks:
             raise ObjectiveError(f"lm-eval's '{name}' is several tasks; name one of them")
     try:
@@ -184,9 +183,8 @@ def _metric(task: Any, wanted: str | None) -> tuple[str, str]:
         raise _no_metric(task, metric, metrics)
     if filter_ and filter_ not in filters:
         known = listed(f"'{one}'" for one in filters)
-        raise ObjectiveError(
-            f"lm-eval's '{task.task_name}' has no filter '{filter_}': it has {known}"
-        )
+        words = f"lm-eval's '{task.task_name}' has no filter '{filter_}': it has {known}"
+        raise ObjectiveError(words)
     return metric, filter_ or filters[0]
 
 
@@ -241,15 +239,9 @@ Instances = tuple[tuple[tuple[Request, ...], ...], ...]
 class Likelihoods(Forward):
     """A task of log-likelihoods, whole texts' among them; a sample is a document."""
 
-    traits: Traits
-    task: HarnessTask
     samples: Instances
+    task: HarnessTask
     encoder: TokenEncoder
-
-    @property
-    def size(self) -> int:
-        """How many documents there are."""
-        return len(self.samples)
 
     @property
     def measure(self) -> Measure:
@@ -288,15 +280,9 @@ class Likelihoods(Forward):
 class Generated(Generative):
     """A task of texts that the model makes, greedily; a sample is a document."""
 
-    traits: Traits
-    task: HarnessTask
     samples: tuple[tuple[Prompt, ...], ...]
+    task: HarnessTask
     encoder: TokenEncoder
-
-    @property
-    def size(self) -> int:
-        """How many documents there are."""
-        return len(self.samples)
 
     def part(self, start: int, stop: int) -> PreparedObjective:
         """Some documents, their requests made as if there were no others."""

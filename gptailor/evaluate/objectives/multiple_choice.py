@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import final
 
@@ -14,7 +14,6 @@ from gptailor.evaluate.objectives.base import (
     ObjectiveContext,
     ObjectiveError,
     PreparedObjective,
-    Traits,
     encoded,
     traits_of,
 )
@@ -47,13 +46,7 @@ class EncodedQuestion:
 class Choices(Forward):
     """Questions, by the log-likelihood of each choice over its length; a sample is a question."""
 
-    traits: Traits
     samples: tuple[EncodedQuestion, ...]
-
-    @property
-    def size(self) -> int:
-        """How many questions there are."""
-        return len(self.samples)
 
     @property
     def measure(self) -> Measure:
@@ -63,11 +56,6 @@ class Choices(Forward):
     def requests(self, samples: int) -> Sequence[Request]:
         """The choices of the first questions, one after another."""
         return [request for sample in self.samples[:samples] for request in sample.requests]
-
-    @final
-    def part(self, start: int, stop: int) -> PreparedObjective:
-        """Some questions."""
-        return replace(self, samples=self.samples[start:stop])
 
     @final
     def score(self, results: Sequence[Tensor]) -> Score:

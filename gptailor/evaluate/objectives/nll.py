@@ -1,7 +1,7 @@
 """`nll` and `perplexity`: how well a plan predicts text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import final
@@ -15,7 +15,6 @@ from gptailor.evaluate.objectives.base import (
     Forward,
     ObjectiveContext,
     PreparedObjective,
-    Traits,
     encoded,
     traits_of,
 )
@@ -32,22 +31,11 @@ WINDOW = 512
 class PerToken(Forward):
     """The mean over predicted tokens of what is measured of each; a sample is one request."""
 
-    traits: Traits
     samples: tuple[Request, ...]
-
-    @property
-    def size(self) -> int:
-        """How many windows or rows there are."""
-        return len(self.samples)
 
     def requests(self, samples: int) -> Sequence[Request]:
         """The first windows or rows."""
         return self.samples[:samples]
-
-    @final
-    def part(self, start: int, stop: int) -> PreparedObjective:
-        """Some windows or rows."""
-        return replace(self, samples=self.samples[start:stop])
 
     def score(self, results: Sequence[Tensor]) -> Score:
         """The mean over tokens; its error over windows or rows."""
