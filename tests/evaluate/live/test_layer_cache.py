@@ -107,8 +107,8 @@ def test_layers_that_fell_out_of_use_make_room() -> None:
         for content in contents:
             one.enter(content)
             one.leave(content)
-    assert not any(one.resident.has(content) for content in first)
-    assert all(one.resident.has(content) for content in second)
+    assert not any(content in one.resident for content in first)
+    assert all(content in one.resident for content in second)
 
 
 def test_a_lent_layer_is_there_and_gone(say: Say) -> None:
