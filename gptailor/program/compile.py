@@ -206,6 +206,8 @@ def _cast(output: Output, wanted: str | None) -> Output:
             dtype = there
         if dtype != there or make.source.form is not None:
             make = Combine("linear", _ALONE, (), (make.source,), (make.model,), make.place)
+    if dtype == output.spec.dtype and make is output.make:
+        return output
     return Output(replace(output.spec, dtype=dtype), make)
 
 
@@ -217,6 +219,8 @@ def fold_scales(program: Program, checked: Checked) -> Program:
     """
     slots = enumerate(outline.kept(checked.plan, checked.count))
     divisors = {n: slot.divisor for n, slot in slots if slot.divisor != 1.0}
+    if not divisors:
+        return program
     placed = _placed(program, checked)
     return Program(tuple(_scaled(checked, one, divisors.get(n), rest) for one, n, rest in placed))
 
@@ -236,6 +240,8 @@ def _scaled(checked: Checked, output: Output, divisor: float | None, rest: str) 
 def mark_bridges(program: Program, checked: Checked) -> Program:
     """The projections that a layer's MLP ends with are `Bridged`, where a gap is after it."""
     gaps = {gap.index: gap for gap in outline.gaps(checked.plan, checked.count)}
+    if not gaps:
+        return program
     outputs = []
     for output, n, rest in _placed(program, checked):
         if n in gaps and projection(checked.base.layout, rest) == "mlp":
