@@ -7,6 +7,7 @@ is there or not. *Wide* rows are made first and are literals for the others.
 """
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -214,7 +215,7 @@ def table_of(genes: Genes) -> Table:
     """The arrays of a space with these genes."""
     options = [len(pick.options) for pick in genes.picks]
     marks = _marks(genes)
-    reals = [_Feature(real.subject, real.at, real.when) for real in genes.reals]
+    reals = [_Feature(_about(real.subject), real.at, real.when) for real in genes.reals]
     found: list[Gene | _Feature] = [*genes.bits, *genes.picks, *genes.reals, *marks]
     wide, rest = _condition_rows([one.when for one in found], genes)
     return Table(
@@ -244,15 +245,21 @@ def table_of(genes: Genes) -> Table:
 def _marks(genes: Genes) -> list[_Feature]:
     """Features that are there or not."""
     marks = [
-        _Feature(gene.subject, gene.at, every(gene.when, bit(i)))
+        _Feature(_about(gene.subject), gene.at, every(gene.when, bit(i)))
         for i, gene in enumerate(genes.bits)
     ]
     for i, pick in enumerate(genes.picks):
         marks += [
-            _Feature((pick.subject, label), pick.at, every(pick.when, option(i, v)))
+            _Feature(_about(pick.subject, label), pick.at, every(pick.when, option(i, v)))
             for v, label in enumerate(pick.labels)
         ]
     return marks + [_Feature("merged", at, when) for at, when in genes.merged]
+
+
+def _about(subject: Subject, *label: str) -> Hashable:
+    """What makes features one kind; `weights` that are 2 and the second of `weights` are, too."""
+    number = [str(subject.number)] if subject.number else []
+    return replace(subject, number=0), *number, *label
 
 
 def _pairs(features: Sequence[_Feature]) -> np.ndarray:
@@ -261,7 +268,7 @@ def _pairs(features: Sequence[_Feature]) -> np.ndarray:
     found = [
         (i, places[about, at + step])
         for (about, at), i in places.items()
-        for step in ((1, 2) if about == Subject("drop") else (1,))
+        for step in ((1, 2) if about == _about(Subject("drop")) else (1,))
         if (about, at + step) in places
     ]
     return np.array(found, np.int32).reshape(len(found), 2)

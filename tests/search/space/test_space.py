@@ -248,3 +248,23 @@ def test_a_digest_tells_spaces_apart() -> None:
     assert space_of(plan, layers).digest == space_of(same, layers).digest
     others = [space_of(plan, layers + 1), space_of(loads(HEAD + "drop any 3 of L1..L6"), layers)]
     assert len({space_of(plan, layers).digest, *(other.digest for other in others)}) == 3
+
+
+def test_features_of_one_kind_are_paired_with_their_neighbours() -> None:
+    """Weights that are 2 and second weights are one kind, on which what a seed gives depends."""
+    found = space_of(
+        loads(
+            HEAD
+            + """L0 from math by linear(one of (1, 2))
+L1 from base, math by linear(one of (1, 2), 0.1..2.0)
+L2 from math by linear(one of (2, 3))
+L3.attn from base, math by linear(0.5, one of (0.3, 0.4))
+L3.mlp from math by linear(one of (2, 3))
+L4 from base, math by linear(0.0..1.0, 0.1..2.0)
+maybe drop L5..L6
+"""
+        ),
+        8,
+    )
+    pairs = [[0, 1], [3, 12], [6, 10], [7, 11], [10, 14], [12, 6]]
+    assert np.asarray(found.table.pairs).tolist() == pairs
