@@ -281,8 +281,8 @@ def _stated(statements: Sequence[tree.Statement]) -> list[_Line]:
     plan = draft.plan(Source("", ""), Path())
     alone = bool(statements) and _commented(statements[0])
     lines = list(_lines(plan, (lambda found: [list(found)] if found else []) if alone else groups))
-    if "tailor" in draft.single:
-        lines.append(_Line("version", 0, f"tailor {plan.version}"))
+    said = [s.body.number.value for s in statements if isinstance(s.body, tree.Version)]
+    lines += [_Line("version", 0, f"tailor {number!r}") for number in said]
     for line in lines if alone else ():
         line.above, line.behind = statements[0].above, statements[0].behind
     return lines

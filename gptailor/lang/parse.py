@@ -83,7 +83,7 @@ def parser() -> Lark:
     making it anew takes ten times as long.
     """
     saved = saved_table()
-    if saved["made_of"] != table_key():
+    if saved.get("made_of") != table_key():
         return parser_from_grammar(*STARTS)
     loaded: Lark = Lark._load_from_dict(saved["data"], saved["memo"], **_hooks())  # type: ignore[no-untyped-call]
     return loaded
@@ -95,12 +95,15 @@ def table_key() -> list[str]:
 
 
 def saved_table() -> dict[str, Any]:
-    """The table that the package holds. JSON's keys are texts, those of lark's tables numbers."""
-    raw = pkgutil.get_data(__package__, "tailor.json") or b""
-    found: dict[str, Any] = json.loads(
-        raw, object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()}
-    )
-    return found
+    """The table that the package holds; an empty one if there is none that can be read."""
+    try:  # JSON's keys are texts, those of lark's tables numbers
+        found = json.loads(
+            pkgutil.get_data(__package__, "tailor.json") or b"",
+            object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()},
+        )
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 # --------------------------------------------------------------------------------- piece by piece

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 GRAMMAR = (ROOT / "grammar" / "tailor.lark").read_bytes()
+TABLE = (ROOT / "gptailor" / "lang" / "tailor.json").read_bytes()
 LOADS = (
     "import gptailor, gptailor.lang.parse as parse; "
     "assert parse.grammar().encode() == open({grammar!r}, 'rb').read(); "
@@ -52,6 +53,7 @@ def test_a_wheel_holds_the_grammar_and_works(
     with zipfile.ZipFile(published[name]) as wheel:
         entry = wheel.getinfo("gptailor/lang/tailor.lark")
         assert wheel.read(entry) == GRAMMAR
+        assert wheel.read("gptailor/lang/tailor.json") == TABLE
         assert (entry.external_attr >> 16) & 0o170000 in (0, 0o100000)  # a file, no link
         assert "gptailor/py.typed" in wheel.namelist()
         assert all(n.startswith(("gptailor/", "gptailor-")) for n in wheel.namelist())
@@ -83,6 +85,14 @@ def test_the_source_distribution_holds_both_grammars(published: dict[str, Path])
     assert (source / "gptailor" / "lang" / "tailor.lark").read_bytes() == GRAMMAR
     for name in ("README.md", "LICENSE", "pyproject.toml", "tests/end_to_end/test_packaging.py"):
         assert (source / name).is_file(), name
+    assert (source / "gptailor" / "lang" / "tailor.json").read_bytes() == TABLE
+
+
+def test_a_package_without_its_table_reads_plans(tmp_path: Path) -> None:
+    left_out = shutil.ignore_patterns("tailor.json", "__pycache__")
+    shutil.copytree(ROOT / "gptailor", tmp_path / "lib" / "gptailor", ignore=left_out)
+    where = run(tmp_path, PYTHONPATH=str(tmp_path / "lib"))
+    assert Path(where).is_relative_to(tmp_path / "lib")
 
 
 def test_the_installed_package_loads_the_grammar(tmp_path: Path) -> None:

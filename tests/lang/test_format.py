@@ -168,3 +168,11 @@ def test_a_tied_list_is_put_in_order() -> None:
 
 def test_there_are_golden_pairs() -> None:
     assert len(GOLDEN) >= 6
+
+
+@pytest.mark.parametrize("comment", ["", "  # why"])
+@pytest.mark.parametrize(("written", "kept"), [("1", "1"), ("1.0", "1.0"), ("1e0", "1.0")])
+def test_a_text_keeps_its_version_as_a_number(written: str, kept: str, comment: str) -> None:
+    rest = f'{comment}\n\nmodel base = "./b"\n\ndrop L1\n'
+    assert canonical(f"tailor {written}{rest}") == f"tailor {kept}{rest}"
+    assert format_plan(accepted(f"tailor {written}{rest}")).startswith("tailor 1\n")

@@ -1,5 +1,6 @@
 """The table that the package holds is its grammar's, for the version of lark that made it."""
 
+import pkgutil
 from pathlib import Path
 
 import lark
@@ -31,3 +32,33 @@ def test_a_table_of_another_grammar_is_not_used(monkeypatch: pytest.MonkeyPatch)
     parser = parse.parser.__wrapped__()
     assert parser.parse("drop L3", start="statement")
     assert hasattr(parser, "grammar")  # which a loaded one has not
+
+
+UNREADABLE = (
+    FileNotFoundError,
+    PermissionError,
+    b"",
+    b'{"made_of": ["1',
+    b"[]",
+    b"{}",
+    b"\xff\xfe",
+)
+
+
+@pytest.mark.parametrize("held", UNREADABLE)
+def test_without_a_readable_table_it_is_made_of_the_grammar(
+    monkeypatch: pytest.MonkeyPatch, held: bytes | type[OSError]
+) -> None:
+    inside = pkgutil.get_data
+
+    def get_data(package: str, name: str) -> bytes | None:
+        if name != "tailor.json":
+            return inside(package, name)
+        if isinstance(held, bytes):
+            return held
+        raise held(name)
+
+    monkeypatch.setattr(pkgutil, "get_data", get_data)
+    parser = parse.parser.__wrapped__()
+    assert parser.parse("drop L3", start="statement")
+    assert hasattr(parser, "grammar")
