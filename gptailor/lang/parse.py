@@ -113,7 +113,7 @@ def parse(source: Source) -> tuple[tree.File, list[Fault]]:
     """The tree of a text, and its syntax faults. What has a fault is not in the tree."""
     pieces, faults = split(source)
     statements = tuple(_statements(source, pieces, "statement", faults))
-    file = tree.File(statements, tuple(pieces.closing))
+    file = tree.File(Span(0, len(source.text)), statements, tuple(pieces.closing))
     return file, locate(faults, Origin(source, Path()))
 
 

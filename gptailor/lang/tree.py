@@ -7,8 +7,7 @@ rule's parts in order, and a `[part]` that is not there is None. A list's node h
 import math
 import sys
 from abc import ABC
-from dataclasses import dataclass
-from typing import Any, dataclass_transform, final
+from typing import Any, ClassVar, dataclass_transform, final
 
 from lark import Token, Transformer, Tree, ast_utils, v_args
 from lark.tree import Meta
@@ -18,14 +17,23 @@ from gptailor.plan.plan import LARGEST_LAYER
 
 
 @dataclass_transform(eq_default=False)
-@dataclass(eq=False)
-class TreeNode(ast_utils.Ast, ABC):
-    """A part of the text; every kind of it is a dataclass."""
+class _Fields:
+    """Makes objects of their fields, as a dataclass does; without its code, made at start-up."""
 
-    span: Span
+    _fields: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        dataclass(eq=False)(cls)
+        cls._fields = (*cls._fields, *cls.__annotations__)
+
+    def __init__(self, *parts: Any, **named: Any) -> None:
+        given = zip(self._fields[: len(parts)], parts, strict=True)
+        self.__dict__.update(given, **named)
+
+
+class TreeNode(_Fields, ast_utils.Ast, ABC):
+    """A part of the text."""
+
+    span: Span
 
 
 # ------------------------------------------------------------------------------------------- words
@@ -306,8 +314,7 @@ class Statement(TreeNode):
 
 
 @final
-@dataclass(eq=False)
-class File:
+class File(TreeNode):
     """A whole text."""
 
     statements: tuple[Statement, ...]
