@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Plan, Recipe, Subset
-from gptailor.plan.walk import entries, numbers, recipes, sources, values
+from gptailor.plan.walk import numbers, recipes, sources, tied_entries, values
 
 LARGEST = 2**63 - 1
 """The largest whole number that a budget may be."""
@@ -91,10 +91,8 @@ def a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
 
 def a_tied_group_is_alike(plan: Plan) -> Iterator[Fault]:
     """Entries that share their choices have the same choices."""
-    first: dict[tuple[Place, int], object] = {}
-    for at, entry in entries(plan):
-        if entry.tied is None or at[0] == "bridges":
-            continue
+    first: dict[tuple[Place, int | None], object] = {}
+    for at, entry in tied_entries(plan):
         shape = (
             _shape(entry.recipe) if isinstance(entry, Layer | Item) else None,
             entry.maybe,
@@ -115,13 +113,13 @@ def _shape(recipe: Recipe) -> object:
 
 def a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
     """A tied group's layers go in step as lists do, and its items are neighbours in the stack."""
-    seen: set[tuple[Place, int, Place, int | None]] = set()
-    for at, entry in entries(plan):
-        if entry.tied is None or not isinstance(entry, Layer | Item):
+    seen: set[tuple[Place, int | None, int, int | None]] = set()
+    for at, entry in tied_entries(plan):
+        if not isinstance(entry, Layer | Item) or isinstance(entry.recipe, Subset):
             continue
-        for inner, source in sources(entry.recipe):
-            key = at[:-1], entry.tied, inner, source.layer
-            if key in seen and not isinstance(entry.recipe, Subset):
+        for k, (_, source) in enumerate(sources(entry.recipe)):
+            key = at[:-1], entry.tied, k, source.layer
+            if key in seen:
                 message = f"L{source.layer} stands twice in a tied group"
                 yield Fault("P508", message, (*at, "recipe"))
             seen.add(key)

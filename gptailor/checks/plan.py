@@ -11,7 +11,7 @@ from gptailor.checks.search import SEARCHING
 from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
 from gptailor.plan.plan import Drop, Layer, Plan, Scale, Take
 from gptailor.plan.registry import DTYPES, WORDS
-from gptailor.plan.walk import entries, entry_sites, named_models, numbers, recipes
+from gptailor.plan.walk import entry_sites, named_models, numbers, recipes, tied_entries
 
 PlanRule = Callable[[Plan], Iterator[Fault]]
 
@@ -235,12 +235,11 @@ def every_scale_is_positive(plan: Plan) -> Iterator[Fault]:
 
 def every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
     """`tied` before a statement without a choice does nothing."""
-    groups: dict[tuple[Place, int], tuple[Place, bool]] = {}
-    for at, entry in entries(plan):
-        if entry.tied is not None and at[0] != "bridges":
-            first, before = groups.get((at[:-1], entry.tied), (at, False))
-            has = before or any(site.open for site in entry_sites(entry, at))
-            groups[at[:-1], entry.tied] = first, has
+    groups: dict[tuple[Place, int | None], tuple[Place, bool]] = {}
+    for at, entry in tied_entries(plan):
+        first, before = groups.get((at[:-1], entry.tied), (at, False))
+        has = before or any(site.open for site in entry_sites(entry, at))
+        groups[at[:-1], entry.tied] = first, has
     for at, has in groups.values():
         if not has:
             yield Fault("P507", "'tied' stands before a statement without a choice",

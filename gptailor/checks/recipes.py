@@ -216,12 +216,15 @@ def every_choice_is_one(plan: Plan) -> Iterator[Fault]:
 
 def _options(plan: Plan) -> Iterator[tuple[Place, tuple[object, ...]]]:
     for site in sites(plan):
-        if isinstance(site.value, OneOfModels | OneOfMethods | OneOfNumbers):
+        if isinstance(site.value, OneOfModels | OneOfMethods):
             yield site.place, site.value.one_of
         elif isinstance(site.value, Subset):
             names = site.value.any_of
             if len(set(names)) != max(1, len(names)):  # one model alone may be chosen or not
                 yield (*site.place, "any_of"), names
+    for at, value in values(plan):
+        if isinstance(value, OneOfNumbers):
+            yield at, value.one_of
 
 
 def drop_any_can_be_met(plan: Plan) -> Iterator[Fault]:

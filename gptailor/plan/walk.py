@@ -107,12 +107,19 @@ def entries(plan: Plan) -> Iterator[tuple[Place, Open]]:
     listed: tuple[tuple[Place, tuple[Open, ...]], ...] = (
         (("drops",), plan.drops),
         (("layers",), plan.layers),
+        (("stack", "items"), plan.stack.items if plan.stack else ()),
         (("scales",), plan.scales),
         (("bridges",), plan.bridges),
-        (("stack", "items"), plan.stack.items if plan.stack else ()),
     )
     for name, found in listed:
         yield from (((*name, i), entry) for i, entry in enumerate(found))
+
+
+def tied_entries(plan: Plan) -> list[tuple[Place, Open]]:
+    """The entries of tied groups and their places, layers before drops, items last."""
+    order = ("layers", "drops", "scales", "stack")
+    tied = [one for one in entries(plan) if one[1].tied is not None and one[0][0] in order]
+    return sorted(tied, key=lambda one: order.index(str(one[0][0])))
 
 
 _MAYBE: dict[type[Open], Role] = {

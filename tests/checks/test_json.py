@@ -132,3 +132,45 @@ def test_an_integer_too_long_for_pythons_text_is_a_fault() -> None:
     _, faults = read_json(Source("plan.json", text), Path())
     assert {fault.code for fault in errors(faults)} <= {"S107", "P102"}
     assert errors(faults)
+
+
+def test_faults_of_a_plan_without_a_text_come_rule_by_rule_and_in_one_order() -> None:
+    one, down, same = {"one_of": [1]}, {"interval": [2, 1]}, [take()["take"]] * 2
+    plan = {
+        "models": MODELS,
+        "embed": {"merge": [{"model": "base"}, {"model": "math"}], "share": one},
+        "layers": [
+            {"position": 0, "recipe": take(0, {"one_of": ["math"]})},
+            {"position": 1, "tied": 0, "recipe": {"merge": same, "share": down}},
+        ],
+        "drops": [{"position": 2, "tied": 0}],
+        "scales": [
+            {"position": 3, "tied": 0, "factor": down},
+            {"position": 4, "factor": one},
+            {"position": 5, "factor": HUGE},
+        ],
+        "bridges": [{"on": "t", "ridge": one, "tokens": down}],
+        "stack": {
+            "items": [
+                {"tied": 0, "recipe": take()},
+                {"recipe": {"merge": same, "share": down}},
+                {"recipe": {"merge": same, "share": HUGE}},
+            ]
+        },
+    }
+    _, faults = read_json(Source("plan.json", json.dumps(plan)), Path())
+    found = [(fault.code, *fault.at) for fault in faults]
+    assert [one for one in found if one[0] in ("P507", "P504", "P505", "P306")] == [
+        ("P507", "drops", 0, "tied"),
+        ("P507", "stack", "items", 0, "tied"),
+        ("P504", "layers", 1, "recipe", "share"),
+        ("P504", "stack", "items", 1, "recipe", "share"),
+        ("P504", "scales", 0, "factor"),
+        ("P504", "bridges", 0, "tokens"),
+        ("P505", "layers", 0, "recipe", "take", "model"),
+        ("P505", "embed", "share"),
+        ("P505", "scales", 1, "factor"),
+        ("P505", "bridges", 0, "ridge"),
+        ("P306", "stack", "items", 2, "recipe", "share"),
+        ("P306", "scales", 2, "factor"),
+    ]
