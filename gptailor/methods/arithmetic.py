@@ -26,6 +26,8 @@ from gptailor.plan.faults import TailorError
 
 ByName = Mapping[str, float | int | tuple[float | int, ...]]
 """A method's arguments by name, complete."""
+Vector = Float32[Tensor, " n"]
+"""One stretch of a tensor, flattened."""
 Measured = tuple[float | int, ...]
 """What a method learnt of the whole tensors: a few numbers."""
 
@@ -36,15 +38,15 @@ class Chunk:
     """One stretch of θ_b and of every source, flattened, in float32, from entry `offset` on."""
 
     offset: int
-    base: Float32[Tensor, " n"] | None
-    sources: tuple[Float32[Tensor, " n"], ...]
+    base: Vector | None
+    sources: tuple[Vector, ...]
 
-    def task_vectors(self) -> list[Float32[Tensor, " n"]]:
+    def task_vectors(self) -> list[Vector]:
         """τ_i = θ_i - θ_b, of each source in order."""
         return [source - self.origin for source in self.sources]
 
     @property
-    def origin(self) -> Float32[Tensor, " n"]:
+    def origin(self) -> Vector:
         """θ_b, of a method that needs it."""
         if self.base is None:
             raise ValueError("this method needs the base's tensor")
@@ -85,7 +87,7 @@ class Kernel(ABC):
         return ()
 
     @abstractmethod
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
         """The merge of one chunk, by what was measured."""
 
 
@@ -109,8 +111,8 @@ def number_each(given: ByName, name: str) -> tuple[float | int, ...]:
 
 
 def combination(
-    vectors: Sequence[Float32[Tensor, " n"]], coefficients: Sequence[float | int], chunk: Chunk
-) -> Float32[Tensor, " n"]:
+    vectors: Sequence[Vector], coefficients: Sequence[float | int], chunk: Chunk
+) -> Vector:
     """Σ c_i v_i in order, without those whose coefficient is 0."""
     terms = [
         vector if coefficient == 1 else vector * coefficient
@@ -120,7 +122,7 @@ def combination(
     return total(terms) if terms else torch.zeros_like(chunk.sources[0])
 
 
-def total(terms: Iterable[Float32[Tensor, " n"]]) -> Float32[Tensor, " n"]:
+def total(terms: Iterable[Vector]) -> Vector:
     """Σ v_i in order; a single term itself."""
     first, *others = terms
     if not others:
@@ -132,14 +134,14 @@ def total(terms: Iterable[Float32[Tensor, " n"]]) -> Float32[Tensor, " n"]:
 
 
 def base_moved(
-    chunk: Chunk, vectors: Sequence[Float32[Tensor, " n"]], coefficients: Sequence[float | int]
-) -> Float32[Tensor, " n"]:
+    chunk: Chunk, vectors: Sequence[Vector], coefficients: Sequence[float | int]
+) -> Vector:
     """θ_b + Σ λ_i v_i; θ_b's own bits where that sum is 0, a negative zero among them."""
     change = combination(vectors, coefficients, chunk)
     return chunk.origin - (0.0 - change)  # θ_b + change would make +0 of a negative zero
 
 
-def number_beside(vector: Float32[Tensor, " n"], number: float) -> Float32[Tensor, " one"]:
+def number_beside(vector: Vector, number: float) -> Float32[Tensor, " one"]:
     """A number as a tensor of its device: CUDA multiplies by the reciprocal of a Python number."""
     return torch.full((1,), number, dtype=torch.float32, device=vector.device)
 
@@ -247,12 +249,12 @@ _TOP_BUCKETS = 2**15  # the sign bit is gone
 _LOW_BUCKETS = 2**16
 
 
-def magnitude(vector: Float32[Tensor, " n"]) -> Int32[Tensor, " n"]:
+def magnitude(vector: Vector) -> Int32[Tensor, " n"]:
     """|τ| as an integer of the same order: the float32's bits without its sign. NaN is largest."""
     return vector.view(torch.int32) & _MAGNITUDE
 
 
-def at_least(vector: Float32[Tensor, " n"], least: int) -> Float32[Tensor, " n"]:
+def at_least(vector: Vector, least: int) -> Vector:
     """The vector, 0 where its `magnitude` is less than `least`; NaN stays."""
     if least == 0:
         return vector

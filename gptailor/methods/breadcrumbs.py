@@ -3,21 +3,9 @@
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 
-from gptailor.methods.arithmetic import (
-    ByName,
-    Chunk,
-    Inputs,
-    Kernel,
-    Measured,
-    at_least,
-    base_moved,
-    magnitude,
-    one_number,
-    thresholds,
-)
+from gptailor.methods import arithmetic
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
 
 
 @final
@@ -40,18 +28,22 @@ class Breadcrumbs(Kernel):
 
     def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """The largest and the smallest kept magnitude of each source, one after the other."""
-        kept = max(1, round(one_number(given, "density") * inputs.elements))
+        kept = max(1, round(arithmetic.one_number(given, "density") * inputs.elements))
         if kept >= inputs.elements:
             return (2**31 - 1, 0) * len(inputs.models)
-        above = min(round(one_number(given, "gamma") * inputs.elements), inputs.elements - kept)
-        both = thresholds(inputs, (above + 1, above + kept))
+        above = min(
+            round(arithmetic.one_number(given, "gamma") * inputs.elements), inputs.elements - kept
+        )
+        both = arithmetic.thresholds(inputs, (above + 1, above + kept))
         return tuple(threshold for pair in both for threshold in pair)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
         """θ_b + Σ scale · τ_i between both magnitudes."""
         vectors = []
         for i, vector in enumerate(chunk.task_vectors()):
             high, low = map(int, measured[2 * i : 2 * i + 2])
-            masked = torch.where(magnitude(vector) <= high, vector, 0.0)
-            vectors.append(at_least(masked, low))
-        return base_moved(chunk, vectors, [one_number(given, "scale")] * len(vectors))
+            masked = torch.where(arithmetic.magnitude(vector) <= high, vector, 0.0)
+            vectors.append(arithmetic.at_least(masked, low))
+        return arithmetic.base_moved(
+            chunk, vectors, [arithmetic.one_number(given, "scale")] * len(vectors)
+        )

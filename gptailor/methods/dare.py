@@ -3,20 +3,9 @@
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 
-from gptailor.methods.arithmetic import (
-    ByName,
-    Chunk,
-    Inputs,
-    Kernel,
-    Measured,
-    base_moved,
-    draw_key,
-    kept_entries,
-    one_number,
-)
+from gptailor.methods import arithmetic
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
 
 
 @final
@@ -37,14 +26,18 @@ class Dare(Kernel):
 
     def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """The key of each source's draws."""
-        seed = int(one_number(given, "seed"))
-        return tuple(draw_key(seed, inputs.place, model) for model in inputs.models)
+        seed = int(arithmetic.one_number(given, "seed"))
+        return tuple(arithmetic.draw_key(seed, inputs.place, model) for model in inputs.models)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
         """θ_b + Σ (scale / density) · τ_i of the entries that are kept."""
-        density = one_number(given, "density")
+        density = arithmetic.one_number(given, "density")
         vectors = []
         for vector, key in zip(chunk.task_vectors(), measured, strict=True):
-            keep = kept_entries(int(key), chunk.offset, len(vector), density, vector.device)
+            keep = arithmetic.kept_entries(
+                int(key), chunk.offset, len(vector), density, vector.device
+            )
             vectors.append(torch.where(keep, vector, 0.0))
-        return base_moved(chunk, vectors, [one_number(given, "scale") / density] * len(vectors))
+        return arithmetic.base_moved(
+            chunk, vectors, [arithmetic.one_number(given, "scale") / density] * len(vectors)
+        )

@@ -2,17 +2,8 @@
 
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
-
-from gptailor.methods.arithmetic import (
-    ByName,
-    Chunk,
-    Kernel,
-    Measured,
-    combination,
-    number_each,
-)
+from gptailor.methods import arithmetic
+from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
 
 
 @final
@@ -30,6 +21,8 @@ class Linear(Kernel):
 
     name = "linear"
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
         """Σ w_i θ_i."""
-        return combination(chunk.sources, number_each(given, "weights"), chunk)
+        return arithmetic.combination(
+            chunk.sources, arithmetic.number_each(given, "weights"), chunk
+        )

@@ -3,21 +3,8 @@
 import math
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
-
-from gptailor.methods.arithmetic import (
-    ByName,
-    Chunk,
-    Inputs,
-    Kernel,
-    Measured,
-    combination,
-    cosine,
-    gram_of_task_vectors,
-    number_beside,
-    total,
-)
+from gptailor.methods import arithmetic
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
 
 
 @final
@@ -39,15 +26,17 @@ class ModelStock(Kernel):
 
     def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """t."""
-        gram = gram_of_task_vectors(inputs)
+        gram = arithmetic.gram_of_task_vectors(inputs)
         count = len(gram)
-        cosines = [cosine(gram, i, j) for i in range(count) for j in range(i)]
+        cosines = [arithmetic.cosine(gram, i, j) for i in range(count) for j in range(i)]
         mean = math.fsum(cosines) / len(cosines)
         share = count * mean / (1.0 + (count - 1) * mean) if mean > 0.0 else 0.0
         return (min(1.0, share),)
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
         """t · mean(θ_i) + (1 - t) · θ_b."""
         (share,) = measured
-        mean = total(chunk.sources) / number_beside(chunk.origin, float(len(chunk.sources)))
-        return combination((mean, chunk.origin), (share, 1.0 - share), chunk)
+        mean = arithmetic.total(chunk.sources) / arithmetic.number_beside(
+            chunk.origin, float(len(chunk.sources))
+        )
+        return arithmetic.combination((mean, chunk.origin), (share, 1.0 - share), chunk)

@@ -3,21 +3,8 @@
 import math
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
-
-from gptailor.methods.arithmetic import (
-    ByName,
-    Chunk,
-    Gram,
-    Inputs,
-    Kernel,
-    Measured,
-    clamped,
-    combination,
-    gram_of_sources,
-    one_number,
-)
+from gptailor.methods import arithmetic
+from gptailor.methods.arithmetic import ByName, Chunk, Gram, Inputs, Kernel, Measured, Vector
 
 PARALLEL = 1e-4
 """Two tensors whose angle has a smaller sine are merged linearly.
@@ -45,11 +32,13 @@ class Slerp(Kernel):
 
     def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """The coefficients of a and b."""
-        return slerp_coefficients(gram_of_sources(inputs), one_number(given, "t"))
+        return slerp_coefficients(
+            arithmetic.gram_of_sources(inputs), arithmetic.one_number(given, "t")
+        )
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
         """The coefficients times a and b."""
-        return combination(chunk.sources, measured, chunk)
+        return arithmetic.combination(chunk.sources, measured, chunk)
 
 
 def slerp_coefficients(gram: Gram, t: float) -> tuple[float, float]:
@@ -61,7 +50,7 @@ def slerp_coefficients(gram: Gram, t: float) -> tuple[float, float]:
     norms = math.sqrt(gram[0][0]) * math.sqrt(gram[1][1])
     if norms == 0.0:
         return 1.0 - t, t
-    angle = math.acos(clamped(gram[0][1] / norms))
+    angle = math.acos(arithmetic.clamped(gram[0][1] / norms))
     sine = math.sin(angle)
     if sine < PARALLEL:
         return 1.0 - t, t

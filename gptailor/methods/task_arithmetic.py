@@ -2,10 +2,8 @@
 
 from typing import final
 
-from jaxtyping import Float32
-from torch import Tensor
-
-from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, base_moved, number_each
+from gptailor.methods import arithmetic
+from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
 
 
 @final
@@ -22,6 +20,8 @@ class TaskArithmetic(Kernel):
 
     name = "task_arithmetic"
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
         """θ_b + Σ λ_i τ_i."""
-        return base_moved(chunk, chunk.task_vectors(), number_each(given, "scales"))
+        return arithmetic.base_moved(
+            chunk, chunk.task_vectors(), arithmetic.number_each(given, "scales")
+        )

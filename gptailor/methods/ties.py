@@ -3,21 +3,9 @@
 from typing import final
 
 import torch
-from jaxtyping import Float32
-from torch import Tensor
 
-from gptailor.methods.arithmetic import (
-    ByName,
-    Chunk,
-    Inputs,
-    Kernel,
-    Measured,
-    at_least,
-    base_moved,
-    one_number,
-    thresholds,
-    total,
-)
+from gptailor.methods import arithmetic
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
 
 
 @final
@@ -39,20 +27,20 @@ class Ties(Kernel):
 
     def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """The smallest kept magnitude of each source."""
-        kept = max(1, round(one_number(given, "density") * inputs.elements))
+        kept = max(1, round(arithmetic.one_number(given, "density") * inputs.elements))
         if kept >= inputs.elements:
             return (0,) * len(inputs.models)
-        return tuple(least for (least,) in thresholds(inputs, (kept,)))
+        return tuple(least for (least,) in arithmetic.thresholds(inputs, (kept,)))
 
-    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Float32[Tensor, " n"]:
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
         """θ_b + scale · the mean of those that agree."""
         trimming = zip(chunk.task_vectors(), measured, strict=True)
-        kept = [at_least(vector, int(least)) for vector, least in trimming]
-        sign = torch.sign(total(kept))
+        kept = [arithmetic.at_least(vector, int(least)) for vector, least in trimming]
+        sign = torch.sign(arithmetic.total(kept))
         agreeing, count = torch.zeros_like(sign), torch.zeros_like(sign)
         for vector in kept:
             share = torch.relu_(vector * sign)  # its magnitude where it agrees, else 0
             agreeing.add_(share)
             count.add_(share.sign_())
         mean = agreeing.mul_(sign).div_(count.clamp_(min=1.0))
-        return base_moved(chunk, [mean], [one_number(given, "scale")])
+        return arithmetic.base_moved(chunk, [mean], [arithmetic.one_number(given, "scale")])
