@@ -82,15 +82,20 @@ class Draft:
             if order is not None:
                 found = sorted(found, key=lambda placed: order(placed.entry))
             spans |= {(*place, i): placed.spans for i, placed in enumerate(found)}
-            lists[name] = tuple(placed.entry for placed in found)
+            said = tuple(placed.entry for placed in found)
+            lists[name] = said if name in ("drop_any", "objectives") else p.retied(said)
         items, objectives = lists.pop("items"), lists.pop("objectives")
         budget = {name: single.get(name) for name in ("fidelity", "trials", "seed")}
-        made = p.Plan(
+        blocks: dict[str, Any] = {
+            "stack": p.built(p.Stack, items=items, limit=single.get("limit")),
+            "search": p.built(p.Search, objectives=objectives, **budget),
+        }
+        made = p.built(
+            p.Plan,
             version=single.get("tailor", 1),
             models={name: placed.entry for name, placed in self.models.items()},
             **lists,
-            stack=p.Stack(items=items, limit=single.get("limit")) if "stack" in single else None,
-            search=p.Search(objectives=objectives, **budget) if "search" in single else None,
+            **{name: block for name, block in blocks.items() if name in single},
         )
         return made.read_from(Origin(source, folder, spans))
 
@@ -204,8 +209,8 @@ def value_of(draft: Draft, numeral: tree.Numeral) -> p.Value | None:
     if len(found) < len(fixed):
         return None
     if isinstance(numeral, tree.OneNumber):
-        return p.OneOfNumbers(one_of=found)
-    return p.Interval(interval=(found[0], found[1]))
+        return p.built(p.OneOfNumbers, one_of=found)
+    return p.built(p.Interval, interval=(found[0], found[1]))
 
 
 def _finite(draft: Draft, number: tree.Fixed) -> int | float | None:
@@ -255,7 +260,7 @@ def model_of(pick: tree.Word | tree.OneOf, spans: Spanned) -> str | p.OneOfModel
         return pick.text
     for i, word in enumerate(pick.names):
         spans.note(word.span, "one_of", i)
-    return p.OneOfModels(one_of=tuple(word.text for word in pick.names))
+    return p.built(p.OneOfModels, one_of=tuple(word.text for word in pick.names))
 
 
 def method_of(draft: Draft, how: tree.CallNode | tree.OneCall, spans: Spanned) -> p.By | None:
@@ -265,7 +270,7 @@ def method_of(draft: Draft, how: tree.CallNode | tree.OneCall, spans: Spanned) -
         return _call(draft, how, spans)
     calls = [_call(draft, c, spans.inside("one_of", i)) for i, c in enumerate(how.options)]
     found = tuple(call for call in calls if call is not None)
-    return p.OneOfMethods(one_of=found) if len(found) == len(calls) else None
+    return p.built(p.OneOfMethods, one_of=found) if len(found) == len(calls) else None
 
 
 def _call(draft: Draft, node: tree.CallNode, spans: Spanned) -> p.MethodCall | None:
@@ -285,7 +290,7 @@ def _call(draft: Draft, node: tree.CallNode, spans: Spanned) -> p.MethodCall | N
             arguments[name] = found if variadic else found[0]
     if len(draft.faults) > before:
         return None
-    return p.MethodCall(name=node.name.text, arguments=arguments)
+    return p.built(p.MethodCall, name=node.name.text, arguments=arguments)
 
 
 def _number(draft: Draft, given: tree.ArgumentNode) -> p.Value | None:

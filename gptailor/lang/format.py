@@ -390,7 +390,7 @@ def _moved(entry: Any, step: int) -> tuple[Any, ...]:
     position = getattr(entry, "position", None)
     recipe = getattr(entry, "recipe", None)
     if isinstance(recipe, p.Take):
-        recipe = p.Take(take=moved(recipe.take))
+        recipe = p.built(p.Take, take=moved(recipe.take))
     elif isinstance(recipe, p.Merge):
         recipe = recipe.model_copy(update={"merge": tuple(map(moved, recipe.merge))})
     elif isinstance(recipe, p.Subset):

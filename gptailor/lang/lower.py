@@ -65,7 +65,7 @@ def _model(draft: Draft, statement: tree.Statement, body: tree.Declare) -> None:
     spans = _spans(statement.span, name=body.name, source=body.source, on=body.on,
                    revision=body.revision)  # fmt: skip
     said = {k: node.text for k in ("source", "revision", "on") if (node := getattr(body, k))}
-    draft.models[name] = Placed(p.Model(**said), spans)
+    draft.models[name] = Placed(p.built(p.Model, **said), spans)
 
 
 def _dtype(draft: Draft, statement: tree.Statement, body: tree.Dtype) -> None:
@@ -110,12 +110,12 @@ class _Pattern:
         at = [positions.at[n].number if positions else None for positions in self.layers]
         if self.kind == "any_of":
             names = tuple(m for m in self.models if isinstance(m, str))
-            return p.Subset(any_of=names, layer=at[0], by=self.by)
+            return p.built(p.Subset, any_of=names, layer=at[0], by=self.by)
         both = zip(self.models, at, strict=True)
-        sources = tuple(p.LayerOf(model=model, layer=layer) for model, layer in both)
+        sources = tuple(p.built(p.LayerOf, model=model, layer=layer) for model, layer in both)
         if self.kind == "take":
-            return p.Take(take=sources[0])
-        return p.Merge(merge=sources, share=self.share, by=self.by)
+            return p.built(p.Take, take=sources[0])
+        return p.built(p.Merge, merge=sources, share=self.share, by=self.by)
 
     def all_spans(self, n: int) -> dict[Place, Span]:
         """The spans of the n-th target's recipe: what all share, and its source layers."""
@@ -250,14 +250,14 @@ def _decide(
         return
     for n, at, marks, spans in _entries(draft, statement, target):
         recipe = pattern.recipe(n)
-        entry = p.Layer(position=at.number, part=target.part, recipe=recipe, **marks)
+        entry = p.built(p.Layer, position=at.number, part=target.part, recipe=recipe, **marks)
         draft.add("layers", entry, spans | pattern.all_spans(n))
 
 
 def _drop(draft: Draft, statement: tree.Statement, body: tree.Dropping) -> None:
     target = positions_of(draft, body.layers, whole="'drop'")
     for _, at, marks, spans in _entries(draft, statement, target):
-        draft.add("drops", p.Drop(position=at.number, **marks), spans)
+        draft.add("drops", p.built(p.Drop, position=at.number, **marks), spans)
 
 
 def _drop_any(draft: Draft, statement: tree.Statement, body: tree.DroppingAny) -> None:
@@ -265,7 +265,7 @@ def _drop_any(draft: Draft, statement: tree.Statement, body: tree.DroppingAny) -
     target = positions_of(draft, body.layers, whole="'drop any'")
     count = whole_number(draft, body.count, "how many layers to drop")
     if target is not None and count is not None:
-        entry = p.DropAny(count=count, among=tuple(sorted(target.numbers)))
+        entry = p.built(p.DropAny, count=count, among=tuple(sorted(target.numbers)))
         spans = _spans(statement.span, count=body.count, among=body.layers)
         draft.add("drop_any", entry, spans)
 
@@ -276,7 +276,7 @@ def _scale(draft: Draft, statement: tree.Statement, body: tree.Scaling) -> None:
     if factor is None:
         return
     for _, at, marks, spans in _entries(draft, statement, target):
-        entry = p.Scale(position=at.number, factor=factor, **marks)
+        entry = p.built(p.Scale, position=at.number, factor=factor, **marks)
         draft.add("scales", entry, spans | {("factor",): body.factor.span})
 
 
@@ -295,7 +295,9 @@ def _bridge(draft: Draft, statement: tree.Statement, body: tree.Bridging) -> Non
         return
     after = body.after.number if body.after else None
     maybe = statement.maybe is not None
-    draft.add("bridges", p.Bridge(after=after, on=body.on.text, maybe=maybe, **settings), spans)
+    draft.add(
+        "bridges", p.built(p.Bridge, after=after, on=body.on.text, maybe=maybe, **settings), spans
+    )
 
 
 def _block(draft: Draft, statement: tree.Statement, body: tree.Block) -> None:
@@ -318,7 +320,7 @@ def _picked(draft: Draft, statement: tree.Statement, body: tree.Picked) -> None:
 def _items(draft: Draft, statement: tree.Statement, pattern: _Pattern | None) -> None:
     if pattern is not None:
         for n, _, marks, spans in _entries(draft, statement, pattern.layers[0]):
-            entry = p.Item(recipe=pattern.recipe(n), **marks)
+            entry = p.built(p.Item, recipe=pattern.recipe(n), **marks)
             draft.add("items", entry, spans | pattern.all_spans(n))
 
 
@@ -340,7 +342,7 @@ def _objective(draft: Draft, statement: tree.Statement, body: tree.ObjectiveNode
     better = spec.direction if spec else None
     direction = body.direction.text if body.direction else (better or "maximize")
     said: Any = {"direction": direction, "name": name, "arguments": arguments}
-    draft.add("objectives", p.Objective(**said), spans)
+    draft.add("objectives", p.built(p.Objective, **said), spans)
 
 
 def _measure_arguments(

@@ -31,6 +31,7 @@ from gptailor.plan.plan import (
     Subset,
     Take,
     Value,
+    built,
 )
 
 Role = Literal[
@@ -226,7 +227,7 @@ def sources(recipe: Recipe) -> Iterator[tuple[Place, LayerOf]]:
         yield from ((("merge", k), source) for k, source in enumerate(recipe.merge))
     else:
         for k, name in enumerate(recipe.any_of):
-            yield ("any_of", k), LayerOf(model=name, layer=recipe.layer)
+            yield ("any_of", k), built(LayerOf, model=name, layer=recipe.layer)
 
 
 def named_models(recipe: Recipe) -> Iterator[tuple[Place, str, int | None]]:
