@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo test quick lint clean
 
 help: ## What there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
@@ -20,8 +20,12 @@ setup: .venv/ready ## The environment in .venv, with all that tests and demo nee
 demo: setup ## Cut, merge and stitch a real model, and compare what comes out
 	$(BIN)/python examples/demo.py
 
+# Bytecode is kept whatever the environment says: modules are compiled once, not in each process.
 test: lint ## All checks and tests
-	$(BIN)/python -m pytest -n 2 --quiet
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal --quiet
+
+quick: setup ## The tests but those marked slow
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal --quiet -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check .

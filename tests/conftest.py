@@ -3,12 +3,19 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+from tests.preloaded import Preloaded, preloaded
+
+# Before torch is imported, and for the processes that tests start: on tiny tensors its threads
+# only wait for each other, and pytest-xdist keeps the cores busy. The tests' JAX is on the CPU.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 settings.register_profile(
     "default",
@@ -72,6 +79,13 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_model(kind, folder / name)
     make_broken(folder)
     return folder
+
+
+@pytest.fixture(scope="session", name="preloaded")
+def _preloaded() -> Iterator[Preloaded]:
+    """A process that has imported what a search needs, and runs scripts in its forks."""
+    with preloaded() as started:
+        yield started
 
 
 def make_broken(folder: Path) -> None:

@@ -240,6 +240,7 @@ def test_the_package_names_its_verbs() -> None:
         gptailor.frobnicate  # noqa: B018
 
 
+@pytest.mark.slow
 def test_no_module_takes_the_place_of_a_verb() -> None:
     script = (
         "import importlib, pkgutil, gptailor\n"

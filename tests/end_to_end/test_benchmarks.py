@@ -54,6 +54,7 @@ def test_models_have_the_bytes_that_are_said() -> None:
     assert layers_for(8e9) == pytest.approx(88, abs=1)
 
 
+@pytest.mark.slow
 def test_a_written_model_has_the_tensors_of_its_shape(tmp_path: Path) -> None:
     script = str(ROOT / "benchmarks/random_models.py")
     command = [sys.executable, script, str(tmp_path), "--models", "base", "math", "--scale", "0.03"]
@@ -128,6 +129,7 @@ def test_a_target_is_marked() -> None:
     assert "1.5 × (≥ 2 ✗ not met)" in slow
 
 
+@pytest.mark.slow
 def test_the_command_prints_its_table_and_leaves_nothing(tmp_path: Path) -> None:
     script = str(ROOT / "benchmarks/compile.py")
     command = [sys.executable, script, "--scale", "0.03", "--rounds", "1", "--sizes"]

@@ -86,6 +86,7 @@ def test_every_method_is_compared() -> None:
     assert METHOD.keys() == METHODS.keys()
 
 
+@pytest.mark.slow
 def test_processes_and_threads_change_no_byte(models: Path) -> None:
     first = made(models, 1, "1", threads=1)
     assert len(first) > 12
@@ -94,6 +95,7 @@ def test_processes_and_threads_change_no_byte(models: Path) -> None:
     assert made(models, 2, "3") == first
 
 
+@pytest.mark.slow
 def test_shards_of_the_sources_change_no_byte(models: Path, tmp_path: Path) -> None:
     """Nor does the order of the tensors in them."""
     for name in ("base", "math", "code"):
@@ -119,6 +121,7 @@ def reshard(source: Path, folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_is_an_option(models: Path) -> None:
     plan = str(models / "bfloat16.tailor")
     digests = []

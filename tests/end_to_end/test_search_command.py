@@ -1,12 +1,11 @@
 """`gptailor search`: what is found scores and compiles as it is said; bad input is one message."""
 
 import json
-import os
 import re
-import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ import gptailor
 from gptailor.cli import main as cli
 from gptailor.plan.registry import STRATEGIES
 from tests.evaluate.lent import one_thread
+from tests.preloaded import Child, Preloaded
 from tests.said import Run, Said
 from tests.search import landscape  # noqa: F401 (compiles once for all tests)
 from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.usefixtures(one_thread.__name__)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures(one_thread.__name__)]
 
 SPACE = """\
 tailor 1
@@ -35,6 +35,14 @@ search {
   fidelity 4..12
   trials 8
 }
+"""
+
+LIMITED = """
+import resource, signal
+import jax
+jax.config.update("jax_enable_compilation_cache", False)  # it would write too
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, 14_000))
 """
 
 
@@ -53,40 +61,40 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def begin(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
-    script = (
-        "import tests.search.landscape, sys\n"  # compiles once for all
-        "from gptailor.cli.main import run\n"
-        "sys.exit(run(sys.argv[1:]))\n"
-    )
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    environment |= options.pop("environment", {})
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **options,
-    )
+class Search:
+    """The command `search` in a process of its own."""
 
+    def __init__(self, preloaded: Preloaded, folder: Path) -> None:
+        self.preloaded = preloaded
+        self.folder = folder
 
-def call(*arguments: object, cwd: Path, code: int = 0, **options: Any) -> Said:
-    """The same, waited for."""
-    process = begin(*arguments, cwd=cwd, **options)
-    out, err = process.communicate()
-    assert process.returncode == code, err
-    assert "Traceback" not in err, err
-    return Said(process.returncode, out, err)
+    def begin(self, *arguments: object, before: str = "") -> Child:
+        """Start it; `before` is a script that runs first."""
+        script = (
+            f"import sys\n{before}\n"
+            "from gptailor.cli.main import run\n"
+            "sys.exit(run(['search', *sys.argv[1:]]))\n"
+        )
+        return self.preloaded.start(script, *arguments, cwd=self.folder)
+
+    def __call__(self, *arguments: object, code: int = 0, before: str = "") -> Said:
+        """The same, waited for."""
+        process = self.begin(*arguments, before=before)
+        out, err = process.communicate()
+        assert process.returncode == code, err
+        assert "Traceback" not in err, err
+        return Said(process.returncode, out, err)
 
 
 @pytest.fixture(scope="module")
-def found(world: Path) -> Said:
+def search(preloaded: Preloaded, world: Path) -> Search:
+    return Search(preloaded, world)
+
+
+@pytest.fixture(scope="module")
+def found(search: Search) -> Said:
     """One whole search, in `world/run`."""
-    return call("search", "space.tailor", "-o", "run", "--strategy", "random", cwd=world)
+    return search("space.tailor", "-o", "run", "--strategy", "random")
 
 
 @pytest.fixture
@@ -328,12 +336,12 @@ def test_a_folder_of_something_else_is_left_alone(run: Run, world: Path) -> None
 # ------------------------------------------------------------------------------- what else it does
 
 
-def test_several_objectives_have_a_front(world: Path) -> None:
+def test_several_objectives_have_a_front(search: Search, world: Path) -> None:
     """Their files named from the current folder, with an Optuna database for the study."""
     wishes = ["-O", 'nll("rows.jsonl")', "-O", 'multiple_choice("questions.jsonl")']
     wishes += ["-O", 'kl("rows.jsonl")', "--prefer", "nll", "--strategy", "random"]
     storage = ["--storage", "sqlite:///study.db", "--study-name", "three", "--trials", "10"]
-    found = call("search", "bare.tailor", "-o", "several", *wishes, *storage, cwd=world)
+    found = search("bare.tailor", "-o", "several", *wishes, *storage)
     said = json.loads((world / "several" / "summary.json").read_text())
     assert [one["name"] for one in said["objectives"]] == [wishes[i] for i in (1, 3, 5)]
     assert [one["scale"] for one in said["objectives"]] == ["base", "base", "spread"]
@@ -350,23 +358,23 @@ def test_several_objectives_have_a_front(world: Path) -> None:
     assert len(study.best_trials) >= len(front)
 
 
-def test_random_search_beside(found: Said, world: Path) -> None:
+def test_random_search_beside(found: Said, search: Search, world: Path) -> None:
     arguments = ["--strategy", "random", "--compare-random", "--trials", "4"]
-    said = call("search", "space.tailor", "-o", "beside", *arguments, cwd=world)
+    said = search("space.tailor", "-o", "beside", *arguments)
     record = json.loads((world / "beside" / "summary.json").read_text())
     assert record["random"]["whole"]
     assert record["cost"] <= 4
     assert f"evaluated {record['random']['trials']} plans" in said.out
 
 
-def test_control_c_keeps_everything_and_the_same_command_goes_on(world: Path) -> None:
-    command = ("search", "space.tailor", "--strategy", "random", "--trials", "30", "-o")
-    process = begin(*command, "stopped", cwd=world)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if " trial 6 (" in line:
-            process.send_signal(signal.SIGINT)
-            break
+def test_control_c_keeps_everything_and_the_same_command_goes_on(
+    search: Search, world: Path
+) -> None:
+    command = ("space.tailor", "--strategy", "random", "--trials", "30", "-o")
+    process = search.begin(*command, "stopped")
+    while " trial 6 (" not in process.error() and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert process.returncode == 130, err
     assert "the same command goes on" in err
@@ -375,35 +383,32 @@ def test_control_c_keeps_everything_and_the_same_command_goes_on(world: Path) ->
     assert begun["ended"] == "interrupted"
     assert begun["cost"] < 30
     assert gptailor.check(gptailor.load(world / "stopped" / "best.tailor")) == []
-    again = call(*command, "stopped", cwd=world)
+    again = search(*command, "stopped")
     assert f"going on after {begun['trials']} trials" in again.err
-    calm = call(*command, "resting", cwd=world)
+    calm = search(*command, "resting")
     assert again.out.replace("stopped/", "resting/") == calm.out
     plans = [(world / name / "best.tailor").read_text() for name in ("stopped", "resting")]
     assert plans[0] == plans[1]
 
 
-def test_a_full_disk_is_one_message_and_the_same_command_goes_on(world: Path) -> None:
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (14_000, 14_000))
-
-    command = ("search", "space.tailor", "--strategy", "random", "-o", "full")
-    environment = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-    stopped = call(*command, cwd=world, code=3, preexec_fn=limit, environment=environment)
+def test_a_full_disk_is_one_message_and_the_same_command_goes_on(
+    search: Search, world: Path
+) -> None:
+    command = ("space.tailor", "--strategy", "random", "-o", "full")
+    stopped = search(*command, code=3, before=LIMITED)
     assert "error[C303]: cannot be written: File too large" in stopped.err
     assert "all trials before are kept, and the same command goes on" in stopped.err
-    again = call(*command, cwd=world)
+    again = search(*command)
     assert "going on after" in again.err
     assert "found: full/best.tailor" in again.out
 
 
-def test_bridged_trials_score_as_their_plans_do(run: Run, world: Path) -> None:
+def test_bridged_trials_score_as_their_plans_do(search: Search, run: Run, world: Path) -> None:
     text = "".join(f"the {n} cats sat on {n * n} mats and looked at the dog. " for n in range(400))
     (world / "text.txt").write_text(text)
     bridged = SPACE + 'bridge on "text.txt" tokens 2048\n' + WISHES
     (world / "bridged.tailor").write_text(bridged)
-    call("search", "bridged.tailor", "-o", "fitted", "--strategy", "random", cwd=world)
+    search("bridged.tailor", "-o", "fitted", "--strategy", "random")
     said = json.loads((world / "fitted" / "summary.json").read_text())
     assert said["best"]["bridged"]
     assert said["bridge"] == "finalists"
@@ -452,10 +457,10 @@ def test_a_package_that_is_missing_is_named(world: Path) -> None:
     assert not (world / "new").exists()
 
 
-def test_a_base_that_measures_nothing_is_said(world: Path) -> None:
+def test_a_base_that_measures_nothing_is_said(search: Search, world: Path) -> None:
     rows = [{"context": f"{n}, then ", "answer": "never said by anybody"} for n in range(8)]
     (world / "never.jsonl").write_text("\n".join(map(json.dumps, rows)))
     wish = 'generate("never.jsonl")'
     arguments = ["-O", wish, "--strategy", "random", "--trials", "4"]
-    said = call("search", "bare.tailor", "-o", "flat", *arguments, cwd=world, code=3)
+    said = search("bare.tailor", "-o", "flat", *arguments, code=3)
     assert f"the base's score by {wish} is 0: nothing can be a share of it" in said.err

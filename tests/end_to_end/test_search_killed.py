@@ -1,10 +1,7 @@
 """A search that is killed at any moment, again and again, ends as if nothing had happened."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,26 +9,25 @@ from typing import Any
 import pytest
 
 from gptailor.search.run.study import Study
+from tests.preloaded import Preloaded
 from tests.search.landscape import setting, study_of
 
-ROOT = Path(__file__).parents[2]
 MOST = 40
 """Runs after which it has to be over."""
 
 
-def begin(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.search.landscape", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-    )
+SEARCH = """
+import sys
+from pathlib import Path
+from tests.search.landscape import Counting, search, setting
+search(Path(sys.argv[1]), setting(), Counting(seconds=0.01)).run()
+"""
 
 
-def ran(folder: Path) -> None:
-    process = begin(folder)
+def ran(preloaded: Preloaded, folder: Path) -> None:
+    process = preloaded.start(SEARCH, folder, cwd=folder)
     _, said = process.communicate()
-    assert process.returncode == 0, said.decode()
+    assert process.returncode == 0, said
 
 
 def lines(folder: Path) -> int:
@@ -60,18 +56,21 @@ def content(study: Study) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def calm(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def calm(preloaded: Preloaded, tmp_path_factory: pytest.TempPathFactory) -> Study:
     folder = tmp_path_factory.mktemp("calm")
-    ran(folder)
+    ran(preloaded, folder)
     return study_of(folder, setting())
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_study(calm: Study, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_study(
+    preloaded: Preloaded, calm: Study, tmp_path: Path
+) -> None:
     """Each run is let write a few lines, and is killed a moment later, wherever it is then."""
     draw = random.Random(7)
     kills = torn = 0
     for _ in range(MOST):
-        process = begin(tmp_path)
+        process = preloaded.start(SEARCH, tmp_path, cwd=tmp_path)
         before, more = lines(tmp_path), draw.randrange(1, 8)
         while process.poll() is None and lines(tmp_path) < before + more:
             time.sleep(0.001)

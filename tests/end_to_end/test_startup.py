@@ -77,6 +77,7 @@ def test_no_command_imports_what_it_does_not_need(
     assert (tmp_path / "out").exists() == (words[0] == "compile" and "--dry-run" not in words)
 
 
+@pytest.mark.slow
 def test_a_merge_imports_torch_alone(family: Path, tmp_path: Path) -> None:
     (tmp_path / "plan.tailor").write_text(TEXT.replace('"./', f'"{family}/') + MERGE)
     names = imported("compile", "plan.tailor", "-o", str(tmp_path / "out"), cwd=tmp_path)

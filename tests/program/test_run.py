@@ -144,6 +144,7 @@ def test_any_shape_dtype_and_chunk_is_as_in_memory(
     assert joined(made, chunk_bytes) == raw_of(live)
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_bytes(tmp_path: Path) -> None:
     base, *sources = near((129, 257))
     made = [output(tmp_path, method, base, sources, "BF16") for method in METHODS]

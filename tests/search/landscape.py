@@ -1,10 +1,6 @@
-"""A search without models: a space of a plan, a judge that counts letters, a strategy that drifts.
-
-`python -m tests.search.landscape RUN` is one such search, for tests that kill it.
-"""
+"""A search without models: a plan's space, a judge that counts letters, a strategy that drifts."""
 
 import hashlib
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -196,7 +192,3 @@ def search(
 ) -> Search:
     judge = judge or Counting(chosen.aims)
     return Search(chosen, study_of(folder, chosen), workers or Alone(judge), **options)
-
-
-if __name__ == "__main__":
-    search(Path(sys.argv[1]), setting(), Counting(seconds=0.01)).run()

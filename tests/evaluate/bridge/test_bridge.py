@@ -588,6 +588,7 @@ print(sorted((n, hashlib.sha256(t.numpy().tobytes()).hexdigest()) for n, t in ma
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_bytes(say: Say, folder: Path) -> None:
     say(TWO)
     runs = [

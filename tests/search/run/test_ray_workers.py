@@ -14,6 +14,7 @@ from tests.search.landscape import Counting
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_its_trials_run_again(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

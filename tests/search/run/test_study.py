@@ -254,6 +254,7 @@ def test_a_folder_that_is_not_there_is_one_message(tmp_path: Path, chosen: Searc
     assert caught.value.code == "C903"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_message_and_loses_nothing(
     tmp_path: Path, chosen: SearchSetting
 ) -> None:
