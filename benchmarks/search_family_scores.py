@@ -15,7 +15,6 @@ import torch
 import gptailor
 from benchmarks.search_texts import SEEN, write_texts
 from gptailor.evaluate.outcome import Score
-from gptailor.evaluate.samples import Wish
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import read_objective
@@ -67,7 +66,7 @@ class Family:
     def trials(self) -> Trials:
         """The models, once something has to be computed."""
         bound, models, _ = opened(self.plan)
-        wishes = [Wish(*read_objective(f'nll("{file}")')) for file in self.files]
+        wishes = [read_objective(f'nll("{file}")') for file in self.files]
         place = Placement(dtype=self.dtype)
         return Trials(bound, models, objectives=wishes, place=place, fidelity=(1, SEEN))
 

@@ -71,12 +71,12 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     import torch  # noqa: PLC0415 (seconds, and what is wrong with the texts was said before)
 
     from gptailor.evaluate.judge import Judging  # noqa: PLC0415
-    from gptailor.evaluate.samples import Samples, Wish  # noqa: PLC0415
+    from gptailor.evaluate.samples import Samples  # noqa: PLC0415
     from gptailor.evaluate.trial import Placement  # noqa: PLC0415
 
     kind = None if dtype is None else getattr(torch, dtype)
     drawn = Samples(Path(), samples, seed)
-    judging = Judging(found, [Wish(*one) for one in wishes], drawn, Placement(device, kind, memory))
+    judging = Judging(found, wishes, drawn, Placement(device, kind, memory))
     with _progress() as progress:
         judgement = judging.judgement(speed=not no_speed, progress=progress)
     if form == "json":
@@ -165,7 +165,9 @@ def _mark(result: "Result") -> "scores.Mark":
 def _size(subject: "TargetSize") -> "scores.Size":
     from gptailor.report.scores import Size as Row  # noqa: PLC0415
 
-    mine, theirs = subject.speed, subject.beside
+    mine, theirs = subject.speed, subject.base_speed
     prefill = mine and (mine.prefill, theirs and mine.prefill / theirs.prefill)
     decoding = mine and (mine.decoding, theirs and mine.decoding / theirs.decoding)
-    return Row(subject.target, subject.layers, subject.parameters, subject.cache, prefill, decoding)
+    return Row(
+        subject.target, subject.layers, subject.parameters, subject.kv_bytes, prefill, decoding
+    )

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TypeAlias, final
@@ -15,18 +16,20 @@ from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.live.stitch import Stitcher
-from gptailor.evaluate.objectives import Forward, Generative, PreparedObjective
-from gptailor.evaluate.outcome import Failure, Judgement, Result, Speed, TargetSize, retained_score
-from gptailor.evaluate.samples import Samples, TargetObjectives, Wish, no_reference
+from gptailor.evaluate.objectives.base import Forward, PreparedObjective
+from gptailor.evaluate.objectives.generate import Generative
+from gptailor.evaluate.objectives.tokens import tokenizer_digest, tokenizer_model
+from gptailor.evaluate.outcome import Failure, Judgement, Result, TargetSize, retained_score
+from gptailor.evaluate.samples import (
+    Samples,
+    StatedObjective,
+    context_length,
+    no_reference,
+    prepare_objectives,
+)
 from gptailor.evaluate.speed import cache_bytes, parameters, speeds
 from gptailor.evaluate.targets import Target, base_of, find_targets, identity, names
-from gptailor.evaluate.trial import (
-    PREFIX_BYTES,
-    Outcomes,
-    Placement,
-    failures,
-    run_trials,
-)
+from gptailor.evaluate.trial import PREFIX_BYTES, Outcomes, Placement, failures, run_trials
 from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
@@ -69,57 +72,44 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     found = find_targets(several, models or {})
     wanted = [objectives] if isinstance(objectives, str | Objective) else list(objectives)
     known = names(found)
-    pairs = [
+    stated = [
         (one, True) if isinstance(one, Objective) else read_objective(one, known) for one in wanted
     ]
-    wishes = [Wish(*pair) for pair in pairs]
     drawn = Samples(Path(folder), samples, seed)
-    judging = Judging(found, wishes, drawn, Placement(device, dtype, memory))
+    judging = Judging(found, stated, drawn, Placement(device, dtype, memory))
     return judging.judgement(speed=speed, progress=progress)
 
 
 @final
-@dataclass(eq=False)
-class _Family:
-    """Plans on one base whose names for other models don't contradict each other."""
-
-    models: dict[str, Opened] = field(default_factory=dict)
-    known: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def takes(self, prepared: Prepared) -> bool:
-        """Whether the plan's models are this family's, under the same names; then it is one."""
-        theirs = {name: identity(prepared, name) for name in prepared.models}
-        if self.known and theirs["base"] != self.known["base"]:
-            return False
-        if any(self.known.get(name, files) != files for name, files in theirs.items()):
-            return False
-        self.models = {**prepared.models, **self.models}
-        self.known |= theirs
-        return True
-
-
-@final
 class Stitchers:
-    """A stitcher for each family of plans; the memory is what all live ones have together."""
+    """A stitcher for each family of plans; the memory is what all live ones have together.
+
+    A family's plans are on one base, and their names for other models don't contradict each other.
+    """
 
     def __init__(self, place: Placement) -> None:
         self.place = place
-        self._families: list[_Family] = []
-        self._homes: dict[int, tuple[Prepared, _Family]] = {}  # by id; plans have no hash
-        self._live: dict[_Family, Stitcher] = {}
+        self._families: list[dict[str, Opened]] = []
+        self._homes: dict[int, tuple[Prepared, int]] = {}  # by id; plans have no hash
+        self._live: dict[int, Stitcher] = {}
 
     def expect(self, prepared: Prepared) -> None:
         """This plan will be stitched; sharing is best where all are known before the first."""
         if id(prepared) in self._homes:
             return
-        home = next((one for one in self._families if one.takes(prepared)), None)
-        if home is None:
-            home = _Family()
-            home.takes(prepared)
-            self._families.append(home)
+        models = prepared.models
+        agreeing = (
+            number
+            for number, family in enumerate(self._families)
+            if all(identity(models[n]) == identity(family[n]) for n in models.keys() & family)
+        )
+        home = next(agreeing, len(self._families))
+        if home == len(self._families):
+            self._families.append({})
+        self._families[home] = {**models, **self._families[home]}
         self._homes[id(prepared)] = prepared, home
 
-    def family(self, prepared: Prepared) -> _Family:
+    def family(self, prepared: Prepared) -> int:
         """Plans of one family share what they begin with."""
         return self._homes[id(prepared)][1]
 
@@ -133,7 +123,7 @@ class Stitchers:
             memory = self.place.memory
             if memory is not None:
                 memory //= min(_LIVE_STITCHERS, len(self._families))
-            stitcher = self.place._replace(memory=memory).stitcher(home.models)
+            stitcher = self.place._replace(memory=memory).stitcher(self._families[home])
         self._live[home] = stitcher
         return stitcher
 
@@ -144,17 +134,13 @@ class _Entry:
     """One target, and all that is known of it so far."""
 
     target: Target
+    size: TargetSize
     outcomes: Outcomes = ()
-    parameters: int | None = None
-    cache: int | None = None
-    speed: Speed | None = None
-    beside: Speed | None = None
 
-    def subject(self) -> TargetSize:
-        """Its row of the table of sizes."""
-        target = self.target
-        layers = target.prepared.layers
-        return TargetSize(target.name, layers, self.parameters, self.cache, self.speed, self.beside)
+    @classmethod
+    def of(cls, target: Target) -> "_Entry":
+        """Nothing but its layers is known yet."""
+        return cls(target, TargetSize(target.name, target.prepared.layers))
 
 
 @final
@@ -162,18 +148,26 @@ class Judging:
     """One evaluation. Making it reads the objectives' files, and no weights."""
 
     def __init__(
-        self, targets: Sequence[Target], wishes: Sequence[Wish], samples: Samples, place: Placement
+        self,
+        targets: Sequence[Target],
+        stated: Sequence[StatedObjective],
+        samples: Samples,
+        place: Placement,
     ) -> None:
         self.targets = targets
         self.evaluator = Evaluator(cache=PREFIX_BYTES, device=device_of(str(place.device)))
         self.stitchers = Stitchers(place)
-        self.entries = [_Entry(target) for target in targets]
-        self.bases = self._bases()
-        self.all = [*self.bases.values(), *self.entries]
-        self.objectives = TargetObjectives(wishes, samples, self._reference)
+        self.entries = [_Entry.of(target) for target in targets]
+        plain = [one for one in self.entries if one.target.plain]
+        self._base_of = {one.target.identity_of_base: one for one in reversed(plain)}
+        self.bases = list(self._bases())
+        self.all = [*self.bases, *self.entries]
+        self.stated = stated
+        self.samples = samples
+        self._prepared: dict[Hashable, list[PreparedObjective]] = {}
         for one in self.all:
             self.stitchers.expect(one.target.prepared)
-            self.objectives.of(one.target)
+            self._objectives(one.target)
 
     def judgement(self, *, speed: bool, progress: Progress) -> Judgement:
         """Score all targets and bases, those together that share samples and layers."""
@@ -187,7 +181,7 @@ class Judging:
         groups: dict[Hashable, list[_Entry]] = {}
         for one in self.all:
             family = self.stitchers.family(one.target.prepared)
-            groups.setdefault((id(family), self.objectives.key(one.target)), []).append(one)
+            groups.setdefault((family, self._key(one.target)), []).append(one)
         for group in groups.values():
             for number, outcomes in self._trials(group, step):
                 group[number].outcomes = outcomes
@@ -195,35 +189,54 @@ class Judging:
             for one in self.entries:
                 self._speed(one)
                 step(f"{one.target.name}: speed")
-        bases = list(self.bases.values())
         return Judgement(
             tuple(result for one in self.entries for result in self._results(one)),
-            tuple(one.subject() for one in self.entries),
-            tuple(result for one in bases for result in self._results(one)),
-            tuple(one.subject() for one in bases),
+            tuple(one.size for one in self.entries),
+            tuple(result for one in self.bases for result in self._results(one)),
+            tuple(one.size for one in self.bases),
         )
 
-    def _bases(self) -> dict[Hashable, _Entry]:
+    def _bases(self) -> Iterator[_Entry]:
         """The bases that aren't targets themselves."""
-        asked = {target.identity_of_base for target in self.targets if target.plain}
-        found: dict[Hashable, _Entry] = {}
         for target in self.targets:
-            key = target.identity_of_base
-            if target.base is not None and key not in asked | found.keys():
-                name = target.base.plan.models["base"].source
-                found[key] = _Entry(Target(name, target.base, target.origin, target.base))
-        return found
+            base, key = target.base, target.identity_of_base
+            if base is not None and key not in self._base_of:
+                name = base.plan.models["base"].source
+                made = self._base_of[key] = _Entry.of(Target(name, base, target.origin, base))
+                yield made
 
-    def _base(self, target: Target) -> _Entry | None:
-        key = target.identity_of_base
-        plain = (one for one in self.entries if one.target.plain)
-        there = (one for one in plain if one.target.identity_of_base == key)
-        return self.bases.get(key) or next(there, None)
+    def _objectives(self, target: Target) -> list[PreparedObjective]:
+        """The objectives as they are measured on a target.
+
+        Raises CalibrationError for a file, ObjectiveError for an argument, TailorError where there
+        is no tokenizer.
+        """
+        key = self._key(target)
+        if key not in self._prepared:
+            self._prepared[key] = prepare_objectives(
+                self.stated,
+                self.samples,
+                tokenizer_model(target.prepared),
+                partial(self._reference, target),
+                context_length(target.prepared.compiled.config),
+            )
+        return self._prepared[key]
+
+    def _key(self, target: Target) -> Hashable:
+        """Equal for targets that are measured on the same samples."""
+        others: Hashable = None
+        if any("from" in objective.arguments for objective, _ in self.stated):
+            origin = target.origin.origin
+            models = tuple((name, str(model)) for name, model in target.origin.models.items())
+            others = (None if origin is None else origin.folder, models)
+        positions = context_length(target.prepared.compiled.config)
+        tokenizer = tokenizer_digest(tokenizer_model(target.prepared))
+        return tokenizer, positions, target.identity_of_base, others
 
     def _count(self, speed: bool) -> int:
         if not self.entries:
             return 0
-        kinds = self.objectives.of(self.targets[0])
+        kinds = self._objectives(self.targets[0])
         forward = any(isinstance(one, Forward) for one in kinds)
         made = sum(isinstance(one, Generative) for one in kinds)
         return len(self.all) * (forward + made) + len(self.entries) * speed
@@ -232,15 +245,15 @@ class Judging:
         self, group: Sequence[_Entry], step: Callable[[str], None]
     ) -> Iterator[tuple[int, Outcomes]]:
         """The outcomes of targets with the same objectives and models."""
-        objectives = list(map(_measurable, self.objectives.of(group[0].target)))
-        forward = any(isinstance(one, Forward) for one in self.objectives.of(group[0].target))
+        objectives = list(map(_measurable, self._objectives(group[0].target)))
+        forward = any(isinstance(one, Forward) for one in self._objectives(group[0].target))
 
         def on_step(number: int, model: PreTrainedModel, objective: str) -> None:
             one = group[number]
             if not objective:
-                one.parameters = parameters(model)
+                one.size = replace(one.size, parameters=parameters(model))
                 with suppress(Exception):  # a size that can't be had is none
-                    one.cache = cache_bytes(model)
+                    one.size = replace(one.size, kv_bytes=cache_bytes(model))
             if objective or forward:
                 step(one.target.name + (f": {objective}" if objective else ""))
 
@@ -268,20 +281,21 @@ class Judging:
         return found[0]
 
     def _speed(self, one: _Entry) -> None:
-        base = None if one.target.plain else self._base(one.target)
+        base = None if one.target.plain else self._base_of.get(one.target.identity_of_base)
         with suppress(Exception):  # a speed that can't be had is none; why is in the scores
             live, *other = (
                 self.stitchers.of(it.target.prepared).stitch(it.target.prepared.plan).model
                 for it in (one, base)
                 if it is not None
             )
-            one.speed, one.beside = speeds(live, other[0] if other else None)
+            speed, beside = speeds(live, other[0] if other else None)
+            one.size = replace(one.size, speed=speed, base_speed=beside)
             if base is not None:
-                base.speed = base.speed or one.beside
+                base.size = replace(base.size, speed=base.size.speed or beside)
 
     def _results(self, one: _Entry) -> Iterator[Result]:
-        base = self._base(one.target)
-        for number, objective in enumerate(self.objectives.of(one.target)):
+        base = self._base_of.get(one.target.identity_of_base)
+        for number, objective in enumerate(self._objectives(one.target)):
             outcome = one.outcomes[number]
             theirs = None if base is None else base.outcomes[number]
             share = None

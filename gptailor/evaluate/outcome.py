@@ -109,15 +109,15 @@ class Speed:
 class TargetSize:
     """What was judged: its size, its speed, and the base's speed measured beside it.
 
-    `cache` is the KV cache's bytes for each token of a text. None is what couldn't be measured.
+    `kv_bytes` is the KV cache's for each token of a text. None is what couldn't be measured.
     """
 
     target: str
     layers: int
     parameters: int | None = None
-    cache: int | None = None
+    kv_bytes: int | None = None
     speed: Speed | None = None
-    beside: Speed | None = None
+    base_speed: Speed | None = None
 
 
 @final
@@ -139,9 +139,9 @@ class Judgement:
         """A JSON object; `results` has an entry for each target and objective."""
         record = {
             "results": [_result(one) for one in self.results],
-            "targets": [_subject(one) for one in self.subjects],
+            "targets": [asdict(one) for one in self.subjects],
             "bases": [_result(one) for one in self.bases],
-            "base_targets": [_subject(one) for one in self.base_subjects],
+            "base_targets": [asdict(one) for one in self.base_subjects],
         }
         return json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
 
@@ -162,30 +162,12 @@ def retained_score(score: Outcome, base: Outcome | None, direction: str) -> floa
 
 
 def _result(one: Result) -> Mapping[str, Any]:
-    score = one.outcome if isinstance(one.outcome, Score) else None
-    known = {
-        "target": one.target,
-        "objective": one.objective,
-        "score": None if score is None else _finite(score.value),
-        "stderr": None if score is None else _finite(score.stderr),
-        "samples": None if score is None else score.samples,
-        "direction": one.direction,
-        "retained": one.retained,
-    }
-    return known if score is not None else {**known, "failure": asdict(one.outcome)}
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
-    return value if math.isfinite(value) else None
-
-
-def _subject(one: TargetSize) -> Mapping[str, Any]:
-    return {
-        "target": one.target,
-        "layers": one.layers,
-        "parameters": one.parameters,
-        "kv_bytes": one.cache,
-        "speed": one.speed and asdict(one.speed),
-        "base_speed": one.beside and asdict(one.beside),
-    }
+    score = one.outcome
+    known: dict[str, Any] = {"target": one.target, "objective": one.objective}
+    known |= dict.fromkeys(("score", "stderr", "samples"))
+    known |= {"direction": one.direction, "retained": one.retained}
+    if isinstance(score, Failure):
+        return known | {"failure": asdict(score)}
+    numbers = {"score": score.value, "stderr": score.stderr}  # JSON has no infinity
+    finite = {name: n if math.isfinite(n) else None for name, n in numbers.items()}
+    return known | finite | {"samples": score.samples}

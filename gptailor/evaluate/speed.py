@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from statistics import median
-from typing import Any, TypeAlias, final
+from typing import Any, TypeAlias
 
 import torch
 from jaxtyping import Int64
@@ -35,7 +35,6 @@ def cache_bytes(model: PreTrainedModel) -> int:
 
 
 Token: TypeAlias = Int64[Tensor, " 1 1"]
-Cache: TypeAlias = Mapping[str, Any]
 
 PROMPT = 128
 """Tokens of the prompt."""
@@ -53,59 +52,54 @@ def speeds(
     One text at a time: a prompt of `PROMPT` tokens, as many as the model takes if those are fewer,
     and greedy decoding with the KV cache after it. Medians.
     """
-    turns = [_Turn(one) for one in (model, base) if one is not None]
+    models = [model] if base is None else [model, base]
+    texts = [_text(one) for one in models]
+    times: list[list[tuple[float, float]]] = [[] for _ in models]
     for number in range(rounds + 1):
-        for turn in turns if number % 2 else reversed(turns):
-            turn.run(counts=number > 0)
-    found = [turn.speed() for turn in turns]
+        for at in range(len(models)) if number % 2 else reversed(range(len(models))):
+            times[at].append(_round(models[at], *texts[at]))
+    found = []
+    for (tokens, answer), rows in zip(texts, times, strict=True):
+        prefill, decoding = (median(each) for each in zip(*rows[1:], strict=True))
+        found.append(Speed(tokens.shape[1] / prefill, answer / decoding))
     return found[0], (found[1] if base is not None else None)
 
 
-@final
-class _Turn:
-    """One model's rounds."""
+def _text(model: PreTrainedModel) -> tuple[Int64[Tensor, " 1 length"], int]:
+    """The prompt, and how many tokens are made after it."""
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = PROMPT + ANSWER if longest is None else min(longest, PROMPT + ANSWER)
+    answer = max(1, min(ANSWER, room - 1))
+    weight = embeddings(model)
+    made = torch.Generator().manual_seed(0)
+    tokens = torch.randint(0, len(weight), (1, max(1, room - answer)), generator=made)
+    return tokens.to(weight.device), answer
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        room = PROMPT + ANSWER if longest is None else min(longest, PROMPT + ANSWER)
-        self.answer = max(1, min(ANSWER, room - 1))
-        length = max(1, room - self.answer)
-        weight = embeddings(model)
-        made = torch.Generator().manual_seed(0)
-        tokens = torch.randint(0, len(weight), (1, length), generator=made)
-        self.tokens = tokens.to(weight.device)
-        self.prefill: list[float] = []
-        self.decoding: list[float] = []
 
-    @torch.no_grad()
-    def run(self, *, counts: bool) -> None:
-        """Read the prompt, and write the answer."""
-        start = self._now()
-        token, cache = self._next(self.tokens, {})
-        read = self._now()
-        for _ in range(self.answer):
-            token, cache = self._next(token, cache)
-        end = self._now()
-        if counts:
-            self.prefill.append(read - start)
-            self.decoding.append(end - read)
+@torch.no_grad()
+def _round(
+    model: PreTrainedModel, tokens: Int64[Tensor, " 1 length"], answer: int
+) -> tuple[float, float]:
+    """The seconds that reading the prompt takes, and writing the answer."""
+    start = _now(tokens)
+    token, cache = _next(model, tokens, {})
+    read = _now(tokens)
+    for _ in range(answer):
+        token, cache = _next(model, token, cache)
+    return read - start, _now(tokens) - read
 
-    def speed(self) -> Speed:
-        """The medians."""
-        return Speed(
-            self.tokens.shape[1] / median(self.prefill), self.answer / median(self.decoding)
-        )
 
-    def _next(self, tokens: Int64[Tensor, " 1 length"], cache: Cache) -> tuple[Token, Cache]:
-        """The likeliest next token, and the cache by the name that this transformers has for it."""
-        forward: Callable[..., Any] = self.model
-        made = forward(input_ids=tokens, use_cache=True, logits_to_keep=1, **cache)
-        name = next(name for name in ("cache", "past_key_values") if name in made)
-        return made.logits[:, -1].argmax(dim=-1, keepdim=True), {name: made[name]}
+def _next(
+    forward: Callable[..., Any], tokens: Int64[Tensor, " 1 length"], cache: Mapping[str, Any]
+) -> tuple[Token, Mapping[str, Any]]:
+    """The likeliest next token, and the cache by the name that this transformers has for it."""
+    made = forward(input_ids=tokens, use_cache=True, logits_to_keep=1, **cache)
+    name = next(name for name in ("cache", "past_key_values") if name in made)
+    return made.logits[:, -1].argmax(dim=-1, keepdim=True), {name: made[name]}
 
-    def _now(self) -> float:
-        """The time once all that was begun is done."""
-        if self.tokens.is_cuda:
-            torch.cuda.synchronize(self.tokens.device)
-        return time.perf_counter()
+
+def _now(tokens: Tensor) -> float:
+    """The time once all that was begun on the tokens' device is done."""
+    if tokens.is_cuda:
+        torch.cuda.synchronize(tokens.device)
+    return time.perf_counter()

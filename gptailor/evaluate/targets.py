@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import final
 
 from gptailor.checkpoint.formats.gguf import is_gguf
-from gptailor.checkpoint.models import rebind
+from gptailor.checkpoint.models import Opened, rebind
 from gptailor.lang.parse import load
 from gptailor.plan.faults import Fault, PlanError, TailorError, errors, listed
 from gptailor.plan.plan import Model, Plan
@@ -49,12 +49,11 @@ class Target:
     @cached_property
     def identity_of_base(self) -> tuple[str, ...] | None:
         """Which files the base is."""
-        return None if self.base is None else identity(self.base)
+        return None if self.base is None else identity(self.base.models["base"])
 
 
-def identity(prepared: Prepared, name: str = "base") -> tuple[str, ...]:
-    """Which files a model of a plan is: equal for two plans that name the same."""
-    opened = prepared.models[name]
+def identity(opened: Opened) -> tuple[str, ...]:
+    """Which files a model is: equal for those of two plans that name the same."""
     files = (str(file.resolve()) for file in opened.checkpoint.files)
     return (opened.layout.prefix, *files)
 

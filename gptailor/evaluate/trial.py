@@ -19,14 +19,22 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.checkpoint.models import Opened, open_models
-from gptailor.evaluate.forward.evaluator import Evaluator, attempt, block_influence
+from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.live.contents import ModelContents
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
-from gptailor.evaluate.objectives import Forward, Generative, ObjectiveError, PreparedObjective
+from gptailor.evaluate.objectives.base import Forward, ObjectiveError, PreparedObjective
+from gptailor.evaluate.objectives.generate import Generative
+from gptailor.evaluate.objectives.nll import surprise
 from gptailor.evaluate.objectives.tokens import tokenizer_digest
 from gptailor.evaluate.outcome import Failure, Outcome
-from gptailor.evaluate.samples import Parts, Samples, Wish, no_reference, parts_by_tokenizer
+from gptailor.evaluate.samples import (
+    Parts,
+    Samples,
+    StatedObjective,
+    no_reference,
+    parts_by_tokenizer,
+)
 from gptailor.evaluate.targets import base_of
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.plan import Layer, LayerOf, Plan, Take
@@ -40,7 +48,6 @@ PREFIX_BYTES = 2**30
 
 Outcomes: TypeAlias = tuple[Outcome, ...]
 """A score for each objective, or why there is none."""
-
 
 Objectives: TypeAlias = Sequence[PreparedObjective | Failure]
 """What plans are scored by; a failure in an objective's place is that of all plans."""
@@ -178,7 +185,7 @@ class Trials:
         plan: Plan,
         models: Mapping[str, Opened],
         *,
-        objectives: Sequence[Wish] | None = None,
+        objectives: Sequence[StatedObjective] | None = None,
         folder: Path | None = None,
         place: Placement | None = None,
         fidelity: tuple[int, int] | None = None,
@@ -192,17 +199,17 @@ class Trials:
         if objectives is None:
             folder = plan.origin.folder if plan.origin else None
             inside = plan.search.objectives if plan.search else ()
-            objectives = [Wish(one, directed=True) for one in inside]
-        self.wishes = tuple(objectives)
+            objectives = [(one, True) for one in inside]
+        self.stated = tuple(objectives)
         self.folder = folder or Path()
-        if not self.wishes:
+        if not self.stated:
             raise ObjectiveError("there is no objective to search by")
         recipe = plan.tokenizer
         names = ["base"] if recipe is None else [name for _, name, _ in named_models(recipe)]
         self._digests = {name: tokenizer_digest(models[name]) for name in names}
         distinct = {digest: models[name] for name, digest in reversed(self._digests.items())}
         self.full, self._parts = parts_by_tokenizer(
-            self.wishes,
+            self.stated,
             Samples(self.folder, None if fidelity is None else fidelity[1], seed),
             {digest: distinct[digest] for digest in self._digests.values()},
             models["base"],
@@ -220,11 +227,6 @@ class Trials:
         return tuple((one.name, one.direction, one.normalise) for one in first.seen)
 
     @property
-    def held(self) -> int:
-        """How many samples are held out, of the objective that has the most; 0: there are none."""
-        return max(self.helds)
-
-    @property
     def helds(self) -> tuple[int, ...]:
         """How many samples are held out of each objective."""
         sizes = [
@@ -237,10 +239,10 @@ class Trials:
     def files(self) -> tuple[Path, ...]:
         """The files that objectives and bridges read, each once."""
         found = [
-            self.folder / Path(str(wish.objective.arguments[argument.name])).expanduser()
-            for wish in self.wishes
-            for argument in OBJECTIVES[wish.objective.name].arguments
-            if argument.kind == "path" and argument.name in wish.objective.arguments
+            self.folder / Path(str(objective.arguments[argument.name])).expanduser()
+            for objective, _ in self.stated
+            for argument in OBJECTIVES[objective.name].arguments
+            if argument.kind == "path" and argument.name in objective.arguments
         ]
         found += [calibration_path(self.plan, bridge.on) for bridge in self.plan.bridges]
         return tuple(dict.fromkeys(found))
@@ -255,31 +257,28 @@ class Trials:
         """
         if not 1 <= samples <= self.full:
             raise ValueError(f"a trial has 1 to {self.full} samples, not {samples}")
-        return self._run(plans, bridged, lambda parts: parts.seen, samples)
+        return self._run(plans, bridged, samples)
 
     def held_out(self, plans: Sequence[Plan], *, bridged: bool) -> Iterator[tuple[int, Outcomes]]:
         """The same on all samples that the search never sees."""
-        return self._run(plans, bridged, lambda parts: parts.held, None)
+        return self._run(plans, bridged, None)
 
     def block_influence(self, plan: Plan, samples: int) -> tuple[float, ...]:
         """The block influence of each layer of a closed plan, bridges left out."""
         live = self.stitcher.stitch(_without_bridges(plan))
-        return block_influence(self.evaluator, live, self._of(plan).texts(samples))
+        works = [Work(one.requests(samples), surprise) for one in self._of(plan).seen]
+        return self.evaluator.block_influence(live, works)
 
     def _run(
-        self,
-        plans: Sequence[Plan],
-        bridged: bool,
-        choose: Callable[[Parts], Sequence[PreparedObjective | Failure]],
-        samples: int | None,
+        self, plans: Sequence[Plan], bridged: bool, samples: int | None
     ) -> Iterator[tuple[int, Outcomes]]:
-        """Those with one tokenizer after the others: they have other works."""
+        """Those with one tokenizer after the others, which have other works; None: what is held."""
         by_parts: dict[int, list[int]] = {}
         parts = [self._of(plan) for plan in plans]
         for number, one in enumerate(parts):
             by_parts.setdefault(id(one), []).append(number)
         for numbers in by_parts.values():
-            objectives = choose(parts[numbers[0]])
+            objectives = parts[numbers[0]].held if samples is None else parts[numbers[0]].seen
             chosen = [plans[n] if bridged else _without_bridges(plans[n]) for n in numbers]
             found = run_trials(self.stitcher, self.evaluator, chosen, objectives, samples)
             yield from ((numbers[at], outcomes) for at, outcomes in found)

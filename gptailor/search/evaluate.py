@@ -12,7 +12,6 @@ import torch
 
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.outcome import Score
-from gptailor.evaluate.samples import Wish
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.plan import Plan
@@ -51,11 +50,10 @@ def trials_of(
 ) -> Trials:
     """The trials of an opened plan."""
     kind = None if where.dtype is None else getattr(torch, where.dtype)
-    pairs = zip(chosen.objectives, chosen.directed, strict=True)
     return Trials(
         plan,
         models,
-        objectives=[Wish(*pair) for pair in pairs],
+        objectives=list(zip(chosen.objectives, chosen.directed, strict=True)),
         folder=chosen.folder,
         place=Placement(where.device, kind, where.memory),
         fidelity=chosen.fidelity,
@@ -187,7 +185,7 @@ def held_out(
     on_progress: Callable[[str], None],
 ) -> HeldOut:
     """The scores of the base and of some trials' plans, those that weren't made before."""
-    if trials.held == 0:
+    if not any(trials.helds):
         return HeldOut({})
     known: dict[str, Any] = dict(study.notes.get(_NOTE, {}))
     wanted: dict[str, tuple[Plan, bool]] = {BASE: (base, False)}

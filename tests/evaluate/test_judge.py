@@ -18,7 +18,7 @@ from gptailor.evaluate.outcome import (
     TargetSize,
     retained_score,
 )
-from gptailor.evaluate.samples import Samples, Wish
+from gptailor.evaluate.samples import Samples
 from gptailor.evaluate.speed import speeds
 from gptailor.evaluate.targets import find_targets
 from gptailor.evaluate.trial import Placement
@@ -57,7 +57,7 @@ def score_of(judgement: Judgement, at: int = 0) -> Score:
 
 def judging(world: Path, *names: str, objective: str = 'nll("rows.jsonl")') -> Judging:
     targets = find_targets([world / name for name in names], {})
-    wishes = [Wish(*read_objective(objective))]
+    wishes = [read_objective(objective)]
     return Judging(targets, wishes, Samples(world), Placement())
 
 

@@ -1,20 +1,20 @@
-"""Bridges: the gaps that drops leave, closed by least squares, the fit folded into weights."""
+"""Bridges: the gaps that drops leave, closed by least squares, the fit folded into weights.
+
+`Statistics` are what a bridge is fitted from, as sums over tokens, and `solve` is the fit.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import final
 
 import torch
-from jaxtyping import Float64, Shaped
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
-from transformers import PreTrainedConfig
 
 from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.checks.bridges import last_projection
-from gptailor.evaluate.bridge.least_squares import BridgeError, Statistics, solve
 from gptailor.evaluate.bridge.states import CalibrationText, OwnContents, Walk, calibration_text
 from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.live.contents import (
@@ -26,12 +26,132 @@ from gptailor.evaluate.live.contents import (
     size_of,
 )
 from gptailor.evaluate.live.template import configuration
-from gptailor.evaluate.objectives.tokens import tokenizer_of
+from gptailor.evaluate.objectives.datasets import CalibrationError
+from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
+from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import Gap, kept
 from gptailor.plan.plan import Plan
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.sources import Checked
+
+CHUNK = 1024
+"""Tokens that are widened to float64 at once."""
+GRAM_COLUMNS = 512
+"""Columns of XᵀΩX that are summed at once: the half below the diagonal is left out."""
+
+
+@final
+class BridgeError(TailorError):
+    """A gap can't be bridged: a stable code, and why."""
+
+    def __init__(self, code: str, message: str, help: str = "") -> None:
+        super().__init__(code, message, help)
+        self.code = code
+        self.message = message
+        self.help = help
+
+    def __str__(self) -> str:
+        said = f"error[{self.code}]: {self.message}"
+        return said + (f"\n  = help: {self.help}" if self.help else "")
+
+
+@final
+class Statistics:
+    """Weighted sums in float64 over tokens: of what a fit is made of, X, and what it is to make, R.
+
+    X has `width_in` entries a token, R = T − Y − M, what the hidden state before the gap lacks of
+    the one after it, `width_out`. `gram` is XᵀΩX, its upper triangle alone, `cross` XᵀΩR, `rest`
+    the sum of all R's squares by their weights, `count` the number of tokens.
+    """
+
+    def __init__(self, width_in: int, width_out: int, device: torch.device | str = "cpu") -> None:
+        def zeros(*shape: int) -> Float64[Tensor, "..."]:
+            return torch.zeros(shape, dtype=torch.float64, device=device)
+
+        self.count = 0
+        self.gram = zeros(width_in, width_in)
+        self.cross = zeros(width_in, width_out)
+        self.rest = zeros()
+
+    @staticmethod
+    def size(width_in: int, width_out: int) -> int:
+        """Bytes that the sums take, those of `solve` included."""
+        return 8 * width_in * (width_in + width_out)
+
+    def add(
+        self,
+        x: Float[Tensor, " n width_in"],
+        rest: Float[Tensor, " n width_out"],
+        weights: Float64[Tensor, " n"],
+    ) -> None:
+        """Take some more tokens into the sums. Raises BridgeError (C807) for what is no number."""
+        for at in range(0, len(x), CHUNK):
+            some = slice(at, at + CHUNK)
+            root = weights[some].sqrt()[:, None]
+            wide, lack = x[some].double() * root, rest[some].double() * root
+            for column in range(0, wide.shape[1], GRAM_COLUMNS):
+                block = slice(column, column + GRAM_COLUMNS)
+                self.gram[block, column:].addmm_(wide[:, block].T, wide[:, column:])
+            self.cross.addmm_(wide.T, lack)
+            self.rest.add_(lack.square_().sum())
+        self.count += len(x)
+        if not bool(torch.isfinite(self.rest + self.gram.diagonal().sum())):
+            raise BridgeError("C807", "hidden states are no numbers (NaN or infinite)")
+
+
+def weights(target: Float[Tensor, " n width_out"]) -> Float64[Tensor, " n"]:
+    """Ω: 1/|T|² of each token, so that errors count as the next norm sees them.
+
+    A token whose T is zero weighs nothing: it has no size that an error could be compared with.
+    """
+    squares = target.double().square().sum(-1)
+    return torch.where(squares > 0, squares.reciprocal(), 0.0)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A fit: what R is to be X times, and the share of R's weighted squares that XC takes away."""
+
+    change: Float64[Tensor, " width_in width_out"]
+    explained: float
+
+
+def solve(statistics: Statistics, ridge: float) -> Solution:
+    """C = (XᵀΩX + λI)⁻¹ XᵀΩR, with λ = ridge × the median of XᵀΩX's diagonal.
+
+    Entries of X that are always zero are left out of the median, and C is zero there. The sums are
+    used up: their memory is that of the factors and of C. Raises BridgeError (C808) where
+    XᵀΩX + λI has no inverse.
+    """
+    diagonal = statistics.gram.diagonal()
+    there = diagonal[diagonal > 0]
+    damping = ridge * (float(there.median()) if len(there) else 1.0)
+    diagonal.add_(damping)
+    scale = diagonal.sqrt()[:, None]  # so that large entries leave small ones their digits
+    lower = statistics.gram.div_(scale).div_(scale.T).T  # by columns, as LAPACK works in place
+    failed = torch.zeros((), dtype=torch.int32, device=lower.device)
+    torch.linalg.cholesky_ex(lower, out=(lower, failed))
+    own = lower.diagonal()
+    least = own.max() * len(own) ** 0.5 * torch.finfo(torch.float32).eps  # digits of X; NaN: none
+    if int(failed) or not bool(own.min() > least):
+        message = (
+            f"the {len(lower)} inputs of the fit depend on each other over "
+            f"{statistics.count:,} tokens, so that it has no one solution"
+        )
+        raise BridgeError("C808", message, "give a ridge above 0, or more tokens of other text")
+    half = torch.linalg.solve_triangular(
+        lower, statistics.cross.div_(scale), upper=False, out=statistics.cross
+    )
+    gain = float(half.square().sum())  # of the damped fit: tr(CᵀXᵀΩR)
+    change = torch.linalg.solve_triangular(lower.T, half, upper=True, out=half).div_(scale)
+    whole = float(statistics.rest)
+    gain += damping * float(torch.linalg.vector_norm(change)) ** 2
+    return Solution(change, gain / whole if whole else 0.0)
+
+
+# -------------------------------------------------------------------------------------- the bridges
 
 
 def carriers(layout: Layout, content: Content) -> list[str]:
@@ -116,6 +236,7 @@ class Bridger:
         self.place = place
         self.reserve = reserve
         self.layout = table.models["base"].layout
+        self._config = configuration(table.models["base"].config)
         self._texts: dict[tuple[Hashable, ...], CalibrationText] = {}
         self._fits: OrderedDict[Hashable, FittedBridge] = OrderedDict()
 
@@ -161,8 +282,11 @@ class Bridger:
         content = _before(gap, own)
         names = carriers(self.layout, content)
         outputs = {one.spec.name: one for one in content.outputs if one.spec.name in names}
+        summed = Statistics(*self._widths(content), walk.device)
         try:
-            solution = solve(walk.statistics(gap, own), gap.ridge)
+            for x, rest, target in walk.pairs(gap, own):
+                summed.add(x, rest, weights(target))
+            solution = solve(summed, gap.ridge)
             made = {name: self.tensors.make(output) for name, output in outputs.items()}
             dtypes = {name: output.spec.dtype for name, output in outputs.items()}
             tensors = fold_fit(solution.change, made, self.layout, dtypes)
@@ -170,10 +294,6 @@ class Bridger:
             message = f"{gap.name}: {error.message}"
             raise BridgeError(error.code, message, error.help) from None
         return FittedBridge(tensors, text.digest, text.tokens, solution.explained)
-
-    @cached_property
-    def _config(self) -> PreTrainedConfig:
-        return configuration(self.table.models["base"].config)
 
     def _widths(self, content: Content) -> tuple[int, int]:
         """The entries of what a bridge after this layer is fitted on, and of what it makes.
@@ -185,23 +305,23 @@ class Bridger:
         return (hidden if last is None else last.inputs), hidden
 
     def _text(self, plan: Plan, gap: Gap, inputs: int) -> CalibrationText:
-        """The gap's text. Raises CalibrationError where a fit on so many inputs takes more."""
+        """The gap's text. Raises CalibrationError (C806) where a fit on `inputs` takes more."""
         tokenizer_model = Checked(plan, self.table.models).tokenizer_model
         path = calibration_path(plan, gap.on)
         key = (path, gap.tokens, tokenizer_model.name)
         if key not in self._texts:
-            self._texts[key] = calibration_text(
-                path,
-                gap.tokens,
-                tokenizer=tokenizer_of(tokenizer_model),
-                positions=getattr(self._config, "max_position_embeddings", None),
-            )
-        self._texts[key].refuse_few(inputs)
-        return self._texts[key]
+            positions = getattr(self._config, "max_position_embeddings", None)
+            encoder = TokenEncoder(tokenizer_of(tokenizer_model), positions)
+            self._texts[key] = calibration_text(path, gap.tokens, encoder)
+        text = self._texts[key]
+        if text.tokens < inputs:
+            message = f"the text has {text.tokens:,} tokens, and a bridge needs at least {inputs:,}"
+            help_ = f"it is fitted on {inputs:,} inputs; ten times as many tokens are a good start"
+            raise CalibrationError("C806", message, path, help=help_)
+        return text
 
 
 def _before(gap: Gap, own: OwnContents) -> Content:
-    """The layer before a gap."""
     content = own[gap.after]
     assert content is not None
     return content

@@ -11,25 +11,16 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Int64
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from gptailor.checkpoint.families.layout import Layout, projection
 from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.checks.bridges import last_projection
-from gptailor.evaluate.bridge.least_squares import Statistics, weights
-from gptailor.evaluate.forward.recording import Calls, wraps
+from gptailor.evaluate.forward.recording import record_calls, wraps
 from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.live.contents import Content, ModelContents
-from gptailor.evaluate.objectives.datasets import (
-    CalibrationError,
-    Exchange,
-    Passage,
-    joined_text,
-    order,
-    read_texts,
-)
+from gptailor.evaluate.objectives.datasets import Exchange, Passage, joined_text, order, read_texts
 from gptailor.evaluate.objectives.tokens import TokenEncoder, Tokens
 from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import Gap
@@ -59,41 +50,29 @@ class CalibrationText:
     digest: FileDigest
     tokens: int
 
-    def refuse_few(self, needed: int) -> None:
-        """Raise CalibrationError (C806) where a fit on so many inputs takes more tokens."""
-        if self.tokens < needed:
-            message = f"the text has {self.tokens:,} tokens, and a bridge needs at least {needed:,}"
-            help_ = f"it is fitted on {needed:,} inputs; ten times as many tokens are a good start"
-            raise CalibrationError("C806", message, self.path, help=help_)
 
-
-def calibration_text(
-    path: Path,
-    wanted: int,
-    *,
-    tokenizer: PreTrainedTokenizerBase,
-    positions: int | None,
-) -> CalibrationText:
+def calibration_text(path: Path, wanted: int, encoder: TokenEncoder) -> CalibrationText:
     """Of a file's text so many tokens, or all if it has fewer.
 
     Rows are drawn in an order that depends on their number alone. Each is cut into sequences of
     `WINDOW` tokens, which begin with the special tokens that the tokenizer begins a text with, and
-    these count too; a file that isn't JSON lines is cut first and drawn then. `positions` is the
-    longest text that the model takes. Raises CalibrationError.
+    these count too; a file that isn't JSON lines is cut first and drawn then.
+    Raises CalibrationError.
     """
     rows = read_texts(path)
     digest = of_file(path)
-    encoder = TokenEncoder(tokenizer, positions)
-    window = min(_BRIDGE_WINDOW, positions or _BRIDGE_WINDOW)
-    found = list(_enough(_sequences(rows, encoder, window), wanted))
-    count = sum(map(len, found))
-    return CalibrationText(path, tuple(_batches(found)), digest, count)
+    found: list[Tokens] = []
+    left = wanted
+    for sequence in _sequences(rows, encoder):
+        found.append(sequence[:left])
+        left -= len(found[-1])
+        if not left:
+            break
+    return CalibrationText(path, tuple(_batches(found)), digest, wanted - left)
 
 
-def _sequences(
-    rows: Sequence[Passage | Exchange], encoder: TokenEncoder, window: int
-) -> Iterator[Tokens]:
-    room = window - len(encoder.opening)
+def _sequences(rows: Sequence[Passage | Exchange], encoder: TokenEncoder) -> Iterator[Tokens]:
+    room = min(_BRIDGE_WINDOW, encoder.positions or _BRIDGE_WINDOW) - len(encoder.opening)
     for row in (rows[number] for number in order(len(rows), 0)):
         if isinstance(row, Passage):
             text = row.text
@@ -103,15 +82,6 @@ def _sequences(
         starts = range(0, len(tokens), room)
         drawn = starts if row.line is not None else [starts[at] for at in order(len(starts), 0)]
         yield from (encoder.opening + tokens[at : at + room] for at in drawn)
-
-
-def _enough(sequences: Iterator[Tokens], wanted: int) -> Iterator[Tokens]:
-    """So many that their tokens are as wanted; the last one is cut."""
-    for sequence in sequences:
-        yield sequence[:wanted]
-        wanted -= len(sequence)
-        if wanted <= 0:
-            return
 
 
 def _batches(sequences: Sequence[Tokens]) -> Iterator[Sequences]:
@@ -157,22 +127,21 @@ class Walk:
         self.device = self.whole.model.device
         with self.whole.layer(0) as layer:
             wrapped = wraps(self.whole.model, layer)
-        calls = Calls(self.whole.model, wraps=wrapped)
-        begun = [calls.record(batch.tokens.to(self.device)) for batch in batches]
-        self.calls = [how for _, how in begun]
+        tokens = (batch.tokens.to(self.device) for batch in batches)
+        begun, self.calls = record_calls(self.whole.model, tokens, wraps=wrapped)
         self.batches = batches
-        self.full: States = [hidden.to(place) for hidden, _ in begun]
+        self.full: States = [hidden.to(place) for hidden in begun]
         self.own: States | None = None
         """The plan's own states; None as long as they are the same."""
         self.behind = 0
         """The position whose layer comes next for the plan's own states."""
 
     @torch.no_grad()
-    def statistics(self, gap: Gap, own: OwnContents) -> Statistics:
-        """Go on to the gap's end, and sum up what its bridge is fitted from.
+    def pairs(self, gap: Gap, own: OwnContents) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Go on to the gap's end; of each batch's tokens X, R and T, which its bridge is fitted on.
 
         Gaps come in order; `own` has the earlier ones bridged. The plan's own states wait before
-        the layer that this bridge changes. Raises BridgeError (C807).
+        the layer that this bridge changes.
         """
         self._to(gap.after, own)
         mine = self.own = list(self.full) if self.own is None else self.own
@@ -181,17 +150,12 @@ class Walk:
             self.at += 1
         content = own[gap.after]
         assert content is not None
-        summed: Statistics | None = None
-        with self._layer(gap.after, content) as layer, Regressors(layer, self.layout) as caught:
+        with self._layer(gap.after, content) as layer, regressors(layer, self.layout) as last:
             for number, before in enumerate(mine):
                 after = self._run(layer, gap.after, number, before)
                 real = self.batches[number].real.to(self.device)
-                target, x = self.full[number].to(self.device)[real], caught.last()[real]
-                if summed is None:
-                    summed = Statistics(x.shape[-1], target.shape[-1], self.device)
-                summed.add(x, target - after[real], weights(target))
-        assert summed is not None
-        return summed
+                target, x = self.full[number].to(self.device)[real], last()[real]
+                yield x, target - after[real], target
 
     # ----------------------------------------------------------------------------------- positions
 
@@ -202,21 +166,16 @@ class Walk:
                 self._through(self.behind, late, self.own)
             self.behind += 1
         while self.at < position:
-            self._both(own[self.at])
+            there, content = self.undone.layers[self.at], own[self.at]
+            if content is there:  # one layer for both
+                self._through(self.at, there, *([] if self.own is None else [self.own]), self.full)
+            else:
+                self.own = list(self.full) if self.own is None else self.own
+                if content is not None:
+                    self._through(self.at, content, self.own)
+                self._through(self.at, there, self.full)
+            self.at += 1
         self.behind = self.at
-
-    def _both(self, content: Content | None) -> None:
-        """Both streams through the next position, together where it has one layer for both."""
-        there = self.undone.layers[self.at]
-        if content is there:
-            self._through(self.at, there, *([] if self.own is None else [self.own]), self.full)
-        else:
-            if self.own is None:
-                self.own = list(self.full)
-            if content is not None:
-                self._through(self.at, content, self.own)
-            self._through(self.at, there, self.full)
-        self.at += 1
 
     def _through(self, position: int, content: Content, *streams: States) -> None:
         with self._layer(position, content) as layer:
@@ -238,44 +197,31 @@ class Walk:
             yield layer
 
 
-@final
-class Regressors:
+@contextmanager
+def regressors(layer: nn.Module, layout: Layout) -> Iterator[Callable[[], Tensor]]:
     """What a bridge over a gap after a layer is fitted on, caught while the layer runs.
 
     The inputs of the projection that its MLP branch ends with; the branch's output where that is
-    one of experts. A multiplier between the branch and the sum (Granite's) is in them. Raises
-    TailorError for a layer whose MLP can't be found.
+    one of experts. A multiplier between the branch and the sum (Granite's) is in them. Called,
+    what is yielded gives those of the last run, [batch, length, width_in]. Raises TailorError for a
+    layer whose MLP can't be found.
     """
+    last = last_projection(layout, {name: one.shape for name, one in layer.named_parameters()})
+    multiplier = float(getattr(layer, "residual_multiplier", 1.0))
+    caught: list[Tensor] = []
 
-    def __init__(self, layer: nn.Module, layout: Layout) -> None:
-        shapes = {name: tensor.shape for name, tensor in layer.named_parameters()}
-        last = last_projection(layout, shapes)
-        self.inputs = last is not None
-        """Whether they are a projection's inputs."""
-        self._module = mlp(layer, layout) if last is None else layer.get_submodule(last.name)
-        self._multiplier = float(getattr(layer, "residual_multiplier", 1.0))
-        self._caught: Tensor | None = None
+    def catch(of: Any) -> None:
+        caught[:] = [of[0] if isinstance(of, tuple) else of]
 
-    def __enter__(self) -> "Regressors":
-        if self.inputs:
-            self._hook = self._module.register_forward_pre_hook(self._before)
-        else:
-            self._hook = self._module.register_forward_hook(self._after)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._hook.remove()
-
-    def _before(self, module: nn.Module, arguments: Any) -> None:
-        self._caught = arguments[0]
-
-    def _after(self, module: nn.Module, arguments: Any, made: Any) -> None:
-        self._caught = made[0] if isinstance(made, tuple) else made
-
-    def last(self) -> Float[Tensor, " batch length width_in"]:
-        """Those of the last run."""
-        assert self._caught is not None
-        return self._caught * self._multiplier if self._multiplier != 1.0 else self._caught
+    if last is None:
+        hook = mlp(layer, layout).register_forward_hook(lambda _, __, made: catch(made))
+    else:
+        module = layer.get_submodule(last.name)
+        hook = module.register_forward_pre_hook(lambda _, given: catch(given))
+    try:
+        yield lambda: caught[0] * multiplier if multiplier != 1.0 else caught[0]
+    finally:
+        hook.remove()
 
 
 def mlp(layer: nn.Module, layout: Layout) -> nn.Module:

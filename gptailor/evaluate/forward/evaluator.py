@@ -2,15 +2,16 @@
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar, final
+from functools import partial
+from typing import TypeVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from gptailor.evaluate.forward.prefix_cache import LayerPath, PrefixCache, PrefixNode, in_order
-from gptailor.evaluate.forward.recording import Call, Calls, Head, wraps
+from gptailor.evaluate.forward.recording import Call, head_logits, record_calls, wraps
 from gptailor.evaluate.forward.requests import Batch, LiveModel, Packed, Results, Share, Work, pack
 from gptailor.evaluate.live.template import embeddings
 from gptailor.evaluate.outcome import Failure, NotANumberError
@@ -21,8 +22,10 @@ from gptailor.plan.faults import TailorError
 class Gathering:
     """The works' numbers as they come, batch by batch; logits are made for `step` rows at once."""
 
-    def __init__(self, head: Head, works: Sequence[Work], step: int) -> None:
-        self.head = head
+    def __init__(
+        self, logits: Callable[[Tensor], Tensor], works: Sequence[Work], step: int
+    ) -> None:
+        self.logits = logits
         self.works = works
         self.step = step
         self.found: list[list[tuple[Tensor, Tensor]]] = [[] for _ in works]
@@ -32,7 +35,7 @@ class Gathering:
         rows = hidden.flatten(0, 1)[batch.wanted.to(hidden.device)]
         size = -(-len(rows) // max(-(-len(rows) // self.step), 1))
         for start in range(0, len(rows), size):
-            logits = self.head.logits(rows[start : start + size])
+            logits = self.logits(rows[start : start + size])
             for share in batch.shares:
                 for part in share.between(start, start + len(logits), most=self.step):
                     self._measure(part, logits)
@@ -74,15 +77,6 @@ LOGITS_ELSEWHERE = 2**29
 
 PACKS = 4
 """Sets of works (fidelities, say) whose batches stay made."""
-
-
-class _Step(NamedTuple):
-    """A batch through a layer: the hidden states before and after it."""
-
-    layer: int
-    batch: Batch
-    before: Float[Tensor, " batch length width"]
-    after: Float[Tensor, " batch length width"]
 
 
 @final
@@ -139,44 +133,50 @@ class Evaluator:
                 self._prefixes.begin(leaves[number])
 
     @torch.no_grad()
-    def walk(self, plan: LiveModel, works: Sequence[Work]) -> Iterator[_Step]:
-        """The hidden states of all batches around each layer; nothing is kept, and errors raise."""
+    def block_influence(self, plan: LiveModel, works: Sequence[Work]) -> tuple[float, ...]:
+        """1 − the mean cosine of a layer's input and output, for each layer, from one forward pass.
+
+        The mean is over the hidden states that predict what the works ask for; in float64. Errors
+        raise.
+        """
         packed = self._packed(plan, works, self.batch_tokens)
-        _are_known(packed, plan.model)
-        hidden, calls = _begun(plan.model, packed, self.device, self._wrapped(plan))
+        hidden, calls = self._begun(plan, packed, self._wrapped(plan))
+        sums = [0.0] * len(plan.layers)
         for index in range(len(plan.layers)):
             with plan.layer(index) as layer:
                 for number, batch in enumerate(packed.batches):
-                    before = hidden[number]
-                    hidden[number] = calls[number][index].of(layer, before)
-                    yield _Step(index, batch, before, hidden[number])
+                    states = hidden[number], calls[number][index].of(layer, hidden[number])
+                    hidden[number] = states[1]
+                    wanted = batch.wanted.to(states[0].device)
+                    before, after = (one.flatten(0, 1)[wanted].double() for one in states)
+                    sums[index] += float(torch.cosine_similarity(before, after, dim=-1).sum())
+        count = sum(len(batch.wanted) for batch in packed.batches)
+        return tuple(1 - total / count for total in sums)
 
     @torch.no_grad()
     def _results(
         self, plan: LiveModel, works: Sequence[Work], leaf: PrefixNode
     ) -> Results | Failure:
         """All results; where memory doesn't suffice, once more in batches half as large."""
-        result = attempt(lambda: self._values(plan, works, self.batch_tokens, leaf))
-        if isinstance(result, Failure):
-            self._free()
-            if result.reason == "memory":
-                half = max(1, self.batch_tokens // 2)
-                result = attempt(lambda: self._values(plan, works, half, None))
-                if isinstance(result, Failure):
-                    self._free()
+        for most, known in ((self.batch_tokens, leaf), (max(1, self.batch_tokens // 2), None)):
+            result = attempt(partial(self._values, plan, works, most, known))
+            if isinstance(result, Failure):
+                self._free()
+            if not isinstance(result, Failure) or result.reason != "memory":
+                break
         return result
 
     def _values(
         self, plan: LiveModel, works: Sequence[Work], batch_tokens: int, leaf: PrefixNode | None
     ) -> Results | Failure:
         packed = self._packed(plan, works, batch_tokens)
-        _are_known(packed, plan.model)
         wrapped = self._wrapped(plan)
         hidden = self._through(plan, packed, leaf, wrapped)
         vocabulary: int = plan.model.config.get_text_config().vocab_size
         most = max(1, LOGITS.get(self.device.type, LOGITS_ELSEWHERE) // (4 * vocabulary))
         step = most * batch_tokens // self.batch_tokens
-        gathering = Gathering(Head(plan.model, wraps=wrapped), works, max(1, step))
+        head = partial(head_logits, plan.model, wraps=wrapped)
+        gathering = Gathering(head, works, max(1, step))
         for batch, states in zip(packed.batches, hidden, strict=True):
             gathering.add(batch, states)
         return gathering.results(packed)
@@ -186,7 +186,7 @@ class Evaluator:
     ) -> list[Tensor]:
         """The hidden states of all batches after the last layer."""
         depth, kept = self._prefixes.latest(leaf) if leaf else (0, None)
-        starts, calls = _begun(plan.model, packed, self.device, wrapped)
+        starts, calls = self._begun(plan, packed, wrapped)
         hidden = starts if kept is None else [state.to(self.device) for state in kept]
         del starts, kept
         self.layers_saved += depth
@@ -198,6 +198,15 @@ class Evaluator:
             if leaf:
                 self._prefixes.offer(leaf, index + 1, hidden)
         return hidden
+
+    def _begun(
+        self, plan: LiveModel, packed: Packed, wrapped: bool
+    ) -> tuple[list[Tensor], list[list[Call]]]:
+        known = len(embeddings(plan.model))
+        if packed.highest >= known:  # on a GPU it would end the process's use of the device
+            raise ValueError(f"token {packed.highest} is outside the model's {known} embeddings")
+        tokens = (batch.tokens.to(self.device) for batch in packed.batches)
+        return record_calls(plan.model, tokens, wraps=wrapped)
 
     def _wrapped(self, plan: LiveModel) -> bool:
         kind = type(plan.model)
@@ -231,38 +240,6 @@ def rotation_edge(config: PretrainedConfig) -> int | None:
         if one.get("rope_type") in ("longrope", "dynamic"):
             return int(one.get("original_max_position_embeddings", config.max_position_embeddings))
     return None
-
-
-def _begun(
-    model: PreTrainedModel, packed: Packed, device: torch.device, wrapped: bool
-) -> tuple[list[Tensor], list[list[Call]]]:
-    calls = Calls(model, wraps=wrapped)
-    pairs = [calls.record(batch.tokens.to(device)) for batch in packed.batches]
-    return [hidden for hidden, _ in pairs], [how for _, how in pairs]
-
-
-def _are_known(packed: Packed, model: PreTrainedModel) -> None:
-    """On a GPU an unknown token would end the process's use of the device."""
-    known = len(embeddings(model))
-    if packed.highest >= known:
-        raise ValueError(f"token {packed.highest} is outside the model's {known} embeddings")
-
-
-def block_influence(
-    evaluator: Evaluator, live: LiveModel, works: Sequence[Work]
-) -> tuple[float, ...]:
-    """1 − the mean cosine of a layer's input and output, for each layer, from one forward pass.
-
-    The mean is over the hidden states that predict what the works ask for; in float64.
-    """
-    sums = [0.0] * len(live.layers)
-    count = 0
-    for step in evaluator.walk(live, works):
-        wanted = step.batch.wanted.to(step.before.device)
-        before, after = (one.flatten(0, 1)[wanted].double() for one in (step.before, step.after))
-        sums[step.layer] += float(torch.cosine_similarity(before, after, dim=-1).sum())
-        count += len(wanted) if step.layer == 0 else 0
-    return tuple(1 - total / count for total in sums)
 
 
 _Made = TypeVar("_Made")

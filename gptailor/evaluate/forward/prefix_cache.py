@@ -11,6 +11,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from gptailor.evaluate.live.contents import size_of
+
 PATHS = 128
 """Plans whose layers are remembered, so that a later plan's parting from them is known."""
 
@@ -101,18 +103,20 @@ class PrefixCache:
         """The most layers that a kept state spares the plan, and that state."""
         for node in leaf.line():
             if node.state is not None:
-                node.used = self._tick()
+                self._clock += 1
+                node.used = self._clock
                 return node.depth, list(node.state)
         return 0, None
 
     def offer(self, leaf: PrefixNode, depth: int, hidden: Sequence[Tensor]) -> None:
         """Keep the plan's hidden states after `depth` layers, if plans part there and it pays."""
         node = next(node for node in leaf.line() if node.depth == depth)
-        size = _size(hidden)
+        size = size_of(hidden)
         if depth < 1 or node.state is not None or not node.parts or not self._room(node, size):
             return
         node.state = [one.to(self.device) if self.device else one for one in hidden]
-        node.used = self._tick()
+        self._clock += 1
+        node.used = self._clock
         self.bytes += size
         self._held.append(node)
 
@@ -128,7 +132,7 @@ class PrefixCache:
 
     def _drop(self, node: PrefixNode) -> None:
         assert node.state is not None
-        self.bytes -= _size(node.state)
+        self.bytes -= size_of(node.state)
         node.state = None
         self._held.remove(node)
         self._prune(node)
@@ -140,17 +144,9 @@ class PrefixCache:
                 return
             del one.parent.children[one.key]
 
-    def _tick(self) -> int:
-        self._clock += 1
-        return self._clock
-
 
 def in_order(paths: Sequence[LayerPath]) -> list[int]:
     """The paths' numbers, so that those that begin alike follow each other; else as they came."""
     ranks: dict[Hashable, int] = {}
     lines = [[ranks.setdefault(key, len(ranks)) for key in path] for path in paths]
     return sorted(range(len(paths)), key=lines.__getitem__)
-
-
-def _size(hidden: Sequence[Tensor]) -> int:
-    return sum(one.numel() * one.element_size() for one in hidden)

@@ -4,8 +4,9 @@ So the model's own forward does all that isn't a layer (embedding, masks, rotati
 soft caps), whatever the family, and the layers are called by who has them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, final
 
 import torch
@@ -34,115 +35,82 @@ class Call:
         return after
 
 
+@final
 class _StandIn(nn.Module):
-    """Has the attributes of the layer in whose place it stands, and none of its tensors."""
+    """Has the attributes of the layer in whose place it stands, none of its tensors, and a call."""
 
-    def __init__(self, layer: nn.Module, wraps: bool) -> None:
+    def __init__(self, layer: nn.Module, forward: Callable[..., Any]) -> None:
         super().__init__()
         self.layer = (layer,)  # in a tuple: not a submodule
-        self.wraps = wraps
+        self.forward = forward
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["layer"][0], name)
 
-    def give(self, hidden: Tensor) -> Tensor | tuple[Any, ...]:
-        """What the layer would return."""
-        return (hidden,) if self.wraps else hidden
-
-
-@final
-class _Recorder(_StandIn):
-    """Notes how it is called; the hidden state leaves as it came."""
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
-        self.hidden = (hidden,)
-        self.call = Call(args, kwargs)
-        return self.give(hidden)
-
-
-@final
-class _Injector(_StandIn):
-    """Returns the rows that it was given, whatever came."""
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
-        return self.give(self.rows[0])
-
-    def put(self, rows: Float[Tensor, " n width"]) -> None:
-        """Give these rows from now on."""
-        self.rows = (rows[None],)
-
-
-@final
-class _Probe(_StandIn):
-    """Calls its layer, and notes whether that returns a tuple."""
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
-        made: Tensor | tuple[Any, ...] = self.layer[0](hidden, *args, **kwargs)
-        self.found = isinstance(made, tuple)
-        return made
-
 
 def wraps(model: PreTrainedModel, layer: nn.Module) -> bool:
     """Whether the model's layers return their hidden state in a tuple; runs one for a token."""
-    probe = _Probe(layer, wraps=False)
-    with standing_in(model, [probe]):
+    found = []
+
+    def probe(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        made = layer(hidden, *args, **kwargs)
+        found.append(isinstance(made, tuple))
+        return made
+
+    with standing_in(model, [_StandIn(layer, probe)]):
         decoder(model)(input_ids=_token(model), use_cache=False)
-    return bool(probe.found)
+    return found[0]
 
 
-@final
-class Calls:
-    """How a model calls its layers, batch by batch; equal tensors are kept once."""
+def record_calls(
+    model: PreTrainedModel, batches: Iterable[Int64[Tensor, " batch length"]], *, wraps: bool
+) -> tuple[list[Tensor], list[list[Call]]]:
+    """The hidden states that enter the first layer, and how each layer is called, batch by batch.
 
-    def __init__(self, model: PreTrainedModel, *, wraps: bool) -> None:
-        self.model = model
-        self.recorders = [_Recorder(layer, wraps) for layer in decoder_layers(model)]
-        self.kept: dict[tuple[Any, ...], list[Tensor]] = {}
+    Equal tensors of the calls are kept once.
+    """
+    kept: dict[tuple[Any, ...], list[Tensor]] = {}
+    noted: list[tuple[Tensor, Call]] = []
 
-    def record(
-        self, tokens: Int64[Tensor, " batch length"]
-    ) -> tuple[Float[Tensor, " batch length width"], list[Call]]:
-        """The hidden state that enters the first layer, and how each layer is called."""
-        with standing_in(self.model, self.recorders):
-            decoder(self.model)(input_ids=tokens, use_cache=False)
-        seen: dict[int, Tensor] = {}
+    def note(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
+        noted.append((hidden, Call(args, kwargs)))
+        return (hidden,) if wraps else hidden
 
-        def once(value: Tensor) -> Tensor:
-            if id(value) not in seen:
-                seen[id(value)] = self._same(value)
-            return seen[id(value)]
-
-        recorded = [recorder.call for recorder in self.recorders]
-        calls = [Call(*tree_map_only(Tensor, once, (one.args, one.kwargs))) for one in recorded]
-        hidden: Tensor = self.recorders[0].hidden[0]
-        for recorder in self.recorders:
-            del recorder.hidden, recorder.call
-        return hidden, calls
-
-    def _same(self, value: Tensor) -> Tensor:
-        kin = self.kept.setdefault((value.shape, value.dtype, value.stride()), [])
-        for known in kin:
-            if torch.equal(known, value):
-                return known
-        kin.append(value)
-        return value
+    recorders = [_StandIn(layer, note) for layer in decoder_layers(model)]
+    first: list[Tensor] = []
+    calls: list[list[Call]] = []
+    for tokens in batches:
+        with standing_in(model, recorders):
+            decoder(model)(input_ids=tokens, use_cache=False)
+        once = cache(partial(_once, kept))
+        first.append(noted[0][0])
+        given = [(one.args, one.kwargs) for _, one in noted]
+        calls.append([Call(*tree_map_only(Tensor, once, one)) for one in given])
+        noted.clear()
+    return first, calls
 
 
-@final
-class Head:
-    """What the model does after its layers, for hidden states of any tokens."""
+def _once(kept: dict[tuple[Any, ...], list[Tensor]], value: Tensor) -> Tensor:
+    kin = kept.setdefault((value.shape, value.dtype, value.stride()), [])
+    for known in kin:
+        if torch.equal(known, value):
+            return known
+    kin.append(value)
+    return value
 
-    def __init__(self, model: PreTrainedModel, *, wraps: bool) -> None:
-        self.model = model
-        self.injector = _Injector(decoder_layers(model)[-1], wraps)
-        self.token = _token(model)
 
-    def logits(self, rows: Float[Tensor, " n width"]) -> Float[Tensor, " n vocab"]:
-        """The logits, in float32, of hidden states after the last layer."""
-        self.injector.put(rows)
-        with standing_in(self.model, [self.injector]):
-            logits: Tensor = self.model(input_ids=self.token, use_cache=False).logits
-        return logits.reshape(len(rows), -1).float()
+def head_logits(
+    model: PreTrainedModel, rows: Float[Tensor, " n width"], *, wraps: bool
+) -> Float[Tensor, " n vocab"]:
+    """The logits, in float32, of hidden states of any tokens after the last layer."""
+
+    def inject(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
+        return (rows[None],) if wraps else rows[None]
+
+    last = _StandIn(decoder_layers(model)[-1], inject)
+    with standing_in(model, [last]):
+        logits: Tensor = model(input_ids=_token(model), use_cache=False).logits
+    return logits.reshape(len(rows), -1).float()
 
 
 def _token(model: PreTrainedModel) -> Tensor:

@@ -95,8 +95,6 @@ class LiveModel(Protocol):
         """The layer, ready to run on the device."""
 
 
-_Tokens = tuple[int, ...]
-
 PADDING = 64
 """Padding that a batch may always have, in tokens: about what one more batch costs."""
 PADDED = 1 / 8
@@ -158,7 +156,7 @@ class Packed:
 class _Line:
     """A text that is run, and who wants predictions of it: (work, request) by number."""
 
-    tokens: _Tokens
+    tokens: tuple[int, ...]
     askers: list[tuple[int, int]]
 
 
@@ -177,7 +175,7 @@ def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> P
         for requests in asked
     ]
 
-    def beyond(tokens: _Tokens) -> bool:
+    def beyond(tokens: tuple[int, ...]) -> bool:
         return edge is not None and len(tokens) > edge
 
     lines = sorted(_lines(asked, beyond), key=lambda line: -len(line.tokens))
@@ -189,8 +187,10 @@ def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> P
     return Packed(asked, tuple(batches))
 
 
-def _lines(asked: Sequence[Sequence[Request]], beyond: Callable[[_Tokens], bool]) -> list[_Line]:
-    askers: dict[_Tokens, list[tuple[int, int]]] = {}
+def _lines(
+    asked: Sequence[Sequence[Request]], beyond: Callable[[tuple[int, ...]], bool]
+) -> list[_Line]:
+    askers: dict[tuple[int, ...], list[tuple[int, int]]] = {}
     for work, requests in enumerate(asked):
         for number, request in enumerate(requests):
             askers.setdefault(request.tokens[:-1], []).append((work, number))

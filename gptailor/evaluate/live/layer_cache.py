@@ -40,12 +40,11 @@ class LayerCache:
             if content not in self._kept:
                 self._kept[content] = self.make(content)
             return self._kept[content]
-        if content in self._merged:
-            self._merged.move_to_end(content)
-            return self._merged[content]
-        made = self.make(content)
-        self._merged[content] = made
-        self.bytes += content.made
+        if content not in self._merged:
+            self._merged[content] = self.make(content)
+            self.bytes += content.made
+        made = self._merged[content]
+        self._merged.move_to_end(content)
         while self.bytes > self.merged:
             oldest, _ = self._merged.popitem(last=False)
             self.bytes -= oldest.made
@@ -63,8 +62,7 @@ class ResidentLayers:
     def __init__(self, room: int) -> None:
         self.room = room
         self.bytes = 0
-        self._layers: dict[Content, LayerTensors] = {}
-        self._used: dict[Content, int] = {}
+        self._layers: dict[Content, tuple[LayerTensors, int]] = {}  # the latest used last, and when
         self._clock = 0
         self.passing = 1
         """Layers of the largest model so far."""
@@ -74,15 +72,16 @@ class ResidentLayers:
         self.room = room
         self.passing = max(self.passing, layers)
         while self.bytes > room:
-            self._drop(min(self._used, key=self._used.__getitem__))
+            self._drop_oldest()
 
     def get(self, content: Content) -> LayerTensors | None:
         """The layer, if it is there."""
         self._clock += 1
-        found = self._layers.get(content)
-        if found is not None:
-            self._used[content] = self._clock
-        return found
+        if content not in self._layers:
+            return None
+        layer, _ = self._layers.pop(content)
+        self._layers[content] = layer, self._clock
+        return layer
 
     def __contains__(self, content: Content) -> bool:
         return content in self._layers
@@ -92,17 +91,17 @@ class ResidentLayers:
         size = size_of(layer.values())
         if content in self._layers or size > self.room:
             return
-        old = [c for c, used in self._used.items() if self._clock - used > 2 * self.passing]
-        while old and self.bytes + size > self.room:
-            self._drop(old.pop(0))
-        if self.bytes + size <= self.room:
-            self._layers[content] = layer
-            self._used[content] = self._clock
-            self.bytes += size
+        while self.bytes + size > self.room:
+            _, used = next(iter(self._layers.values()))
+            if self._clock - used <= 2 * self.passing:
+                return
+            self._drop_oldest()
+        self._layers[content] = layer, self._clock
+        self.bytes += size
 
-    def _drop(self, content: Content) -> None:
-        self.bytes -= size_of(self._layers.pop(content).values())
-        del self._used[content]
+    def _drop_oldest(self) -> None:
+        layer, _ = self._layers.pop(next(iter(self._layers)))
+        self.bytes -= size_of(layer.values())
 
 
 HOST_SHARE = 0.7

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from gptailor.checkpoint.families.layout import name_of
@@ -302,10 +302,10 @@ def fit(
         return Fitted({}, {})
     stitcher = Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory)
     layout = prepared.models["base"].layout
-    tensors: dict[str, Tensor] = {}
-    bridges: dict[str, FittedBridge] = {}
-    for gap, bridge in stitcher.bridges(prepared.plan, on_gap):
-        bridges[f"L{gap.after}"] = bridge
-        named = bridge.tensors.items()
-        tensors |= {name_of(layout, gap.index, rest): tensor for rest, tensor in named}
-    return Fitted(tensors, bridges)
+    found = stitcher.bridges(prepared.plan, on_gap)
+    tensors = {
+        name_of(layout, gap.index, name): tensor
+        for gap, bridge in found
+        for name, tensor in bridge.tensors.items()
+    }
+    return Fitted(tensors, {f"L{gap.after}": bridge for gap, bridge in found})

@@ -161,8 +161,6 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
 
-_Config = Mapping[str, Any]
-
 CONFIGURATIONS = 32
 """Plans' configurations that are kept, to be copied."""
 
@@ -175,11 +173,7 @@ class ModelTemplate:
     """
 
     def __init__(
-        self,
-        contents: ModelContents,
-        base: Opened,
-        tensors: TensorMaker,
-        dtype: torch.dtype | None,
+        self, contents: ModelContents, base: Opened, tensors: TensorMaker, dtype: torch.dtype | None
     ) -> None:
         self.contents = contents
         self.prefix = base.layout.prefix
@@ -256,7 +250,7 @@ class ModelTemplate:
         replace_layers(model, modules)
         return model
 
-    def _config(self, given: _Config, count: int) -> PreTrainedConfig:
+    def _config(self, given: Mapping[str, Any], count: int) -> PreTrainedConfig:
         """The plan's configuration, with what transformers put into the template's; a new one."""
         key = json.dumps(given, sort_keys=True)
         if key not in self._configs:
@@ -305,7 +299,7 @@ class ModelTemplate:
         nn.Module.to(self.model, self.tensors.device)
 
 
-def configuration(given: _Config) -> PreTrainedConfig:
+def configuration(given: Mapping[str, Any]) -> PreTrainedConfig:
     """The configuration as transformers reads it. Raises TailorError for an unknown model type."""
     name = str(given.get("model_type"))
     if name not in CONFIG_MAPPING:

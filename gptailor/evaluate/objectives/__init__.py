@@ -5,37 +5,19 @@ reads the results, or a `Generative` one, for which the model makes text.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
-from gptailor.evaluate.objectives.base import (
-    Forward,
-    Generative,
-    ObjectiveContext,
-    ObjectiveError,
-    PreparedObjective,
-    Reference,
-)
+from gptailor.evaluate.objectives.base import ObjectiveContext, ObjectiveError, PreparedObjective
 from gptailor.evaluate.objectives.generate import prepare_generate
 from gptailor.evaluate.objectives.kl import prepare_kl
 from gptailor.evaluate.objectives.lm_eval import prepare_lm_eval
 from gptailor.evaluate.objectives.multiple_choice import prepare_margin, prepare_multiple_choice
-from gptailor.evaluate.objectives.nll import prepare_nll, prepare_perplexity
+from gptailor.evaluate.objectives.nll import NegativeLogLikelihood, Perplexity, prepare_nll
 from gptailor.plan.plan import Objective
 
-__all__ = [
-    "PREPARE",
-    "Forward",
-    "Generative",
-    "ObjectiveContext",
-    "ObjectiveError",
-    "PreparedObjective",
-    "Reference",
-    "agree_on_direction",
-    "prepare_objective",
-]
-
 PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]] = {
-    "nll": prepare_nll,
-    "perplexity": prepare_perplexity,
+    "nll": partial(prepare_nll, NegativeLogLikelihood),
+    "perplexity": partial(prepare_nll, Perplexity),
     "kl": prepare_kl,
     "multiple_choice": prepare_multiple_choice,
     "margin": prepare_margin,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, final
 
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from gptailor.evaluate.forward.requests import Measure, Request, Work
 from gptailor.evaluate.objectives.datasets import (
@@ -18,7 +18,7 @@ from gptailor.evaluate.objectives.datasets import (
     Question,
     order,
 )
-from gptailor.evaluate.objectives.tokens import EncodingError, Prompt, TokenEncoder
+from gptailor.evaluate.objectives.tokens import EncodingError, TokenEncoder
 from gptailor.evaluate.outcome import Score
 from gptailor.lang.format import objective_words
 from gptailor.plan.faults import TailorError
@@ -28,9 +28,6 @@ from gptailor.plan.registry import OBJECTIVES
 Direction = Literal["minimize", "maximize"]
 Normalise = Literal["base", "spread"]
 
-GENERATION_BATCH_TOKENS = 8192
-"""Tokens of a batch while text is made, padding included."""
-
 
 class ObjectiveError(TailorError):
     """An objective can't be what was asked for."""
@@ -38,10 +35,9 @@ class ObjectiveError(TailorError):
     exit_code = 1
 
 
-@final
 @dataclass(frozen=True)
-class Traits:
-    """What is known of an objective without its samples.
+class PreparedObjective(ABC):
+    """An objective with its samples; `Forward` or `Generative`.
 
     `name` is as a plan has it: `kl("text.txt")`. `normalise` says what makes several objectives
     comparable: the base's own score, or the spread of the plans that a search starts with.
@@ -49,30 +45,8 @@ class Traits:
 
     name: str
     direction: Direction
-    normalise: Normalise = "base"
-
-
-@dataclass(frozen=True)
-class PreparedObjective(ABC):
-    """An objective with its samples; `Forward` or `Generative`."""
-
-    traits: Traits
+    normalise: Normalise
     samples: tuple[Any, ...]
-
-    @property
-    def name(self) -> str:
-        """As a plan has it."""
-        return self.traits.name
-
-    @property
-    def direction(self) -> Direction:
-        """Which way is better."""
-        return self.traits.direction
-
-    @property
-    def normalise(self) -> Normalise:
-        """By what several objectives are made comparable."""
-        return self.traits.normalise
 
     @property
     def size(self) -> int:
@@ -83,13 +57,13 @@ class PreparedObjective(ABC):
         """The same objective on the samples from `start` up to `stop` alone."""
         return replace(self, samples=self.samples[start:stop])
 
+    @abstractmethod
+    def requests(self, samples: int) -> Sequence[Request]:
+        """The texts of the first samples, as far as a forward pass reads them."""
+
 
 class Forward(PreparedObjective):
     """An objective that one forward pass measures."""
-
-    @abstractmethod
-    def requests(self, samples: int) -> Sequence[Request]:
-        """The texts of the first samples."""
 
     @property
     @abstractmethod
@@ -113,24 +87,6 @@ class Forward(PreparedObjective):
     @cached_property
     def _works(self) -> dict[int, Work]:
         return {}
-
-
-class Generative(PreparedObjective):
-    """An objective that needs the model to make text."""
-
-    @abstractmethod
-    def prompts(self, samples: int) -> Sequence[Prompt]:
-        """What the model is to go on from in the first samples."""
-
-    @abstractmethod
-    def judge(
-        self,
-        model: PreTrainedModel,
-        samples: int | None = None,
-        *,
-        batch_tokens: int = GENERATION_BATCH_TOKENS,
-    ) -> Score:
-        """The score of a model by the first samples."""
 
 
 Reference: TypeAlias = Callable[[str, Work], Sequence[Tensor]]
@@ -171,10 +127,16 @@ class ObjectiveContext:
         return [rows[number] for number in order(len(rows), self.seed)[: self.samples]]
 
 
-def traits_of(objective: Objective) -> Traits:
-    """An objective's name as a plan has it, and its direction: its own, or else the plan's."""
+def traits_of(
+    objective: Objective, normalise: Normalise = "base"
+) -> tuple[str, Direction, Normalise]:
+    """An objective's name as a plan has it, its direction (its own, or else the plan's), and this.
+
+    They are what a `PreparedObjective` begins with.
+    """
     direction: Direction = OBJECTIVES[objective.name].direction or objective.direction
-    return Traits(objective_words(objective).removeprefix(f"{objective.direction} "), direction)
+    name = objective_words(objective).removeprefix(f"{objective.direction} ")
+    return name, direction, normalise
 
 
 def encoded(

@@ -220,25 +220,24 @@ def _rows(path: Path, read: Callable[[Mapping[str, Any], int], _Row], kind: str)
 
 
 def _object(path: Path, line: int, text: str, example: str) -> Mapping[str, Any]:
-    help_ = f"each line is an object such as {example}"
     try:
         row = json.loads(text)
+        if isinstance(row, dict):
+            return row
+        message = "the line is not a JSON object"
     except ValueError as error:
         why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-        raise CalibrationError("C803", f"the line is not JSON: {why}", path, line, help_) from None
+        message = f"the line is not JSON: {why}"
     except RecursionError:
         message = "the line is nested too deeply"
-        raise CalibrationError("C803", message, path, line, help_) from None
-    if not isinstance(row, dict):
-        raise CalibrationError("C803", "the line is not a JSON object", path, line, help_)
-    return row
+    raise CalibrationError("C803", message, path, line, f"each line is an object such as {example}")
 
 
 def _content(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise CalibrationError("C801", f"can't be read: {reason(error)}", path) from None
+        message = f"can't be read: {reason(error)}"
     except UnicodeDecodeError as error:
         message = f"not UTF-8: byte {error.start} is none"
-        raise CalibrationError("C801", message, path) from None
+    raise CalibrationError("C801", message, path)

@@ -1,6 +1,7 @@
 """`generate`: whether a plan says the right answer."""
 
 import unicodedata
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from gptailor.evaluate.forward.requests import Request
 from gptailor.evaluate.objectives.base import (
-    GENERATION_BATCH_TOKENS,
-    Generative,
     ObjectiveContext,
     PreparedObjective,
     encoded,
@@ -31,6 +31,36 @@ from gptailor.evaluate.objectives.datasets import Exchange, joined_text, read_ex
 from gptailor.evaluate.objectives.tokens import EncodingError, Prompt, TokenEncoder
 from gptailor.evaluate.outcome import Score, mean
 from gptailor.plan.plan import Objective
+
+_BATCH_TOKENS = 8192
+"""Tokens of a batch while text is made, padding included."""
+
+
+@dataclass(frozen=True)
+class Generative(PreparedObjective):
+    """An objective that needs the model to make text."""
+
+    encoder: TokenEncoder
+
+    @abstractmethod
+    def prompts(self, samples: int | None) -> Sequence[Prompt]:
+        """What the model is to go on from in the first samples; None: in all."""
+
+    @abstractmethod
+    def score(self, texts: Sequence[str]) -> Score:
+        """The score of what the model said after the first `prompts`."""
+
+    @final
+    def requests(self, samples: int) -> Sequence[Request]:
+        """The prompts, all of whose tokens but the first are predicted."""
+        prompts = self.prompts(samples)
+        return [Request(prompt.tokens, 1) for prompt in prompts if len(prompt.tokens) > 1]
+
+    @final
+    def judge(self, model: PreTrainedModel, samples: int | None = None) -> Score:
+        """The score of a model by the first samples."""
+        prompts = self.prompts(samples)
+        return self.score(greedy(model, self.encoder.tokenizer, prompts, _BATCH_TOKENS))
 
 
 def greedy(
@@ -56,15 +86,13 @@ def greedy(
 
 
 @final
+@dataclass(eq=False)
 class _Stop(StoppingCriteria):
     """Ends a row once its new text holds one of its stops, or it has all its tokens."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], width: int
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.prompts = prompts
-        self.width = width
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[Prompt]
+    width: int
 
     def __call__(
         self, input_ids: Int64[Tensor, " batch length"], scores: Any, **_: Any
@@ -167,23 +195,14 @@ class ExactMatch(Generative):
     """
 
     samples: tuple[_Task, ...]
-    tokenizer: PreTrainedTokenizerBase
 
-    def prompts(self, samples: int) -> Sequence[Prompt]:
+    def prompts(self, samples: int | None) -> Sequence[Prompt]:
         """The first contexts."""
         return [task.prompt for task in self.samples[:samples]]
 
-    def judge(
-        self,
-        model: PreTrainedModel,
-        samples: int | None = None,
-        *,
-        batch_tokens: int = GENERATION_BATCH_TOKENS,
-    ) -> Score:
+    def score(self, texts: Sequence[str]) -> Score:
         """The share of right answers among the first samples."""
-        tasks = self.samples[:samples]
-        texts = greedy(model, self.tokenizer, [task.prompt for task in tasks], batch_tokens)
-        pairs = zip(texts, tasks, strict=True)
+        pairs = zip(texts, self.samples[: len(texts)], strict=True)
         return mean([float(normalised_answer(text) in task.answers) for text, task in pairs])
 
 
@@ -196,8 +215,9 @@ def prepare_generate(objective: Objective, context: ObjectiveContext) -> Prepare
     """`generate(file)`. Raises CalibrationError."""
     path = context.file(objective)
     rows = context.drawn(read_exchanges(path))
-    tasks = encoded(path, rows, partial(_task, context.encoder))
-    return ExactMatch(traits_of(objective), tasks, context.tokenizer)
+    encoder = context.encoder
+    tasks = encoded(path, rows, partial(_task, encoder))
+    return ExactMatch(*traits_of(objective), tasks, encoder)
 
 
 def _task(encoder: TokenEncoder, row: Exchange) -> _Task:
@@ -207,12 +227,10 @@ def _task(encoder: TokenEncoder, row: Exchange) -> _Task:
     tokens = encoder.prompt(row.context.rstrip(" \t"))  # a token of blanks would mislead
     if encoder.positions is not None:
         if most >= encoder.positions:
-            raise EncodingError(
-                f"an answer takes {most} tokens, and the model {encoder.positions} in all"
-            )
+            words = f"an answer takes {most} tokens, and the model {encoder.positions} in all"
+            raise EncodingError(words)
         tokens = tokens[most - encoder.positions :]
     lines = any("\n" in answer.strip() for answer in answers)
     return _Task(
-        Prompt(tokens, most, () if lines else ("\n",)),
-        frozenset(map(normalised_answer, answers)),
+        Prompt(tokens, most, () if lines else ("\n",)), frozenset(map(normalised_answer, answers))
     )

@@ -1,7 +1,7 @@
 """`kl`: how far a plan's predictions are from those of a model of the plan, the base mostly."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import final
 
@@ -47,23 +47,17 @@ class Divergence(PerToken):
     @cached_property
     def measure(self) -> Measure:
         """The divergence of each prediction. The reference runs when this is first asked for."""
-        return Against(compact(self.reference, self.model, self.samples, self.likeliest))
-
-
-@final
-@dataclass(frozen=True)
-class Compact:
-    """The reference's distributions: the likeliest tokens and their logarithms, the rest's last."""
-
-    tokens: Int32[Tensor, " predictions likeliest"]
-    logs: Float32[Tensor, " predictions groups"]
-    vocabulary: int
+        return compact(self.reference, self.model, self.samples, self.likeliest)
 
 
 def compact(
     reference: Reference, model: str, requests: Sequence[Request], likeliest: int
-) -> Compact:
-    """Run the reference over all requests."""
+) -> Measure:
+    """Run the reference over all requests: the divergence of each prediction from the reference's.
+
+    Of that are kept the likeliest tokens and their logarithms, the rest's last. The divergence is
+    Σ p log(p / q), in float64, for the rows' reference p and q of the logits.
+    """
     sizes: set[int] = set()
 
     def keep(
@@ -75,7 +69,23 @@ def compact(
 
     found = torch.cat(list(reference(model, Work(requests, keep)))).float()
     kept = found.shape[1] // 2
-    return Compact(found[:, :kept].int(), found[:, kept:].contiguous(), sizes.pop())
+    likely: Int32[Tensor, " predictions likeliest"] = found[:, :kept].int()
+    likely_logs: Float32[Tensor, " predictions groups"] = found[:, kept:].contiguous()
+    vocabulary = sizes.pop()
+
+    def against(
+        logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
+    ) -> Float[Tensor, " n 1"]:
+        if logits.shape[1] != vocabulary:
+            raise ObjectiveError(
+                f"'kl' compares distributions over one vocabulary: the reference's has "
+                f"{vocabulary} tokens, the plan's {logits.shape[1]}"
+            )
+        tokens = likely[rows.number].to(logits.device).long()
+        logs = likely_logs[rows.number].to(logits.device)
+        return divergence(logs.double(), grouped(logits, tokens).double())[:, None]
+
+    return against
 
 
 def grouped(
@@ -91,27 +101,6 @@ def grouped(
         return own
     others = logits.scatter(1, tokens, float("-inf")).logsumexp(dim=1, keepdim=True)
     return torch.cat([own, others - total], dim=1)
-
-
-@final
-@dataclass(frozen=True)
-class Against:
-    """The divergence of each prediction from the reference's."""
-
-    kept: Compact
-
-    def __call__(
-        self, logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
-    ) -> Float[Tensor, " n 1"]:
-        """Σ p log(p / q), in float64, for the rows' reference p and these logits' q."""
-        if logits.shape[1] != self.kept.vocabulary:
-            raise ObjectiveError(
-                f"'kl' compares distributions over one vocabulary: the reference's has "
-                f"{self.kept.vocabulary} tokens, the plan's {logits.shape[1]}"
-            )
-        tokens = self.kept.tokens[rows.number].to(logits.device).long()
-        logs = self.kept.logs[rows.number].to(logits.device)
-        return divergence(logs.double(), grouped(logits, tokens).double())[:, None]
 
 
 def divergence(p: Float[Tensor, " n groups"], q: Float[Tensor, " n groups"]) -> Float[Tensor, " n"]:
@@ -132,5 +121,5 @@ def prepare_kl(objective: Objective, context: ObjectiveContext) -> PreparedObjec
     if context.reference is None:
         raise ObjectiveError("'kl' needs a plan's models, to compare with one of them")
     model = str(objective.arguments.get("from", "base"))
-    traits = replace(traits_of(objective), normalise="spread")
-    return Divergence(traits, texts(objective, context), model, context.reference)
+    traits = traits_of(objective, "spread")
+    return Divergence(*traits, texts(objective, context), model, context.reference)

@@ -8,28 +8,24 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from gptailor.evaluate.forward.requests import Measure, Request, Rows
 from gptailor.evaluate.objectives.base import (
-    GENERATION_BATCH_TOKENS,
     Direction,
     Forward,
-    Generative,
     ObjectiveContext,
     ObjectiveError,
     PreparedObjective,
-    Traits,
     traits_of,
 )
-from gptailor.evaluate.objectives.generate import greedy
+from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.nll import surprise
 from gptailor.evaluate.objectives.tokens import EncodingError, Prompt, TokenEncoder
 from gptailor.evaluate.outcome import Score, mean
@@ -42,7 +38,6 @@ FEWSHOT_SEED = 1234
 GROUPS = 64
 """Groups of samples that are left out in turn to find an error, at most."""
 
-_RequestKind = Literal["loglikelihood", "loglikelihood_rolling", "generate_until"]
 Answers = Sequence[Sequence[object]]
 """For each sample, for each of its instances: what the model's answer was."""
 
@@ -68,10 +63,9 @@ class HarnessTask:
             return replace(self, numbers=numbers, instances=_instances(self.task, numbers))
 
     @property
-    def kind(self) -> _RequestKind:
-        """What is asked of the model."""
-        kind: _RequestKind = self.instances[0][0].request_type
-        return kind
+    def kind(self) -> str:
+        """What is asked of the model, as lm-eval has it: `generate_until`, say."""
+        return str(self.instances[0][0].request_type)
 
     @property
     def direction(self) -> Direction:
@@ -90,8 +84,7 @@ class HarnessTask:
         if len(values) < 2 or not math.isfinite(value):
             return Score(value, math.inf, len(values))
         count = min(len(values), GROUPS)
-        groups = range(count)
-        parts = [[v for i, v in enumerate(values) if i % count != g] for g in groups]
+        parts = ([v for i, v in enumerate(values) if i % count != g] for g in range(count))
         without = [float(aggregate(part)) for part in parts]
         center = math.fsum(without) / count
         spread = math.fsum((one - center) ** 2 for one in without)
@@ -125,28 +118,27 @@ def prepare_lm_eval(objective: Objective, context: ObjectiveContext) -> Prepared
     Raises ObjectiveError, or TailorError where lm-eval isn't installed.
     """
     if importlib.util.find_spec("lm_eval") is None:
-        raise TailorError(
-            "the objective 'lm_eval' needs a package that isn't installed: "
-            "pip install 'gptailor[eval]'"
-        )
+        words = "the objective 'lm_eval' needs a package that isn't installed: "
+        raise TailorError(f"{words}pip install 'gptailor[eval]'")
     name, metric = str(objective.arguments["task"]), objective.arguments.get("metric")
     with _quiet():
         harness = _loaded(name, context.folder)
         wanted, filter_ = _metric(harness, None if metric is None else str(metric))
-        try:
+        with _refused("make requests of", name):
             numbers = tuple(context.drawn(range(len(harness.eval_docs))))
-        except Exception as error:  # a task is anybody's code and data
-            raise _refused("make requests of", name, error) from error
         task = HarnessTask(harness, numbers, _instances(harness, numbers), wanted, filter_)
-    traits = Traits(traits_of(objective).name, task.direction)
-    encoder = context.encoder
+    return _measured(traits_of(objective)[0], task, context.encoder)
+
+
+def _measured(name: str, task: HarnessTask, encoder: TokenEncoder) -> "Likelihoods | Generated":
     if task.kind == "generate_until":
-        return Generated(traits, prompts(task, encoder), task, encoder)
-    return Likelihoods(traits, instances(task, encoder), task, encoder)
+        prompts = tuple(tuple(_prompt(one, encoder) for one in of) for of in task.instances)
+        return Generated(name, task.direction, "base", prompts, encoder, task)
+    texts = tuple(tuple(_texts(task, one, encoder) for one in of) for of in task.instances)
+    return Likelihoods(name, task.direction, "base", texts, encoder, task)
 
 
 def _loaded(name: str, folder: Path) -> Any:
-    """The one task that is meant."""
     if Path(name).suffix in (".yaml", ".yml"):
         path = folder / Path(name).expanduser()
         if not path.is_file():
@@ -160,10 +152,8 @@ def _loaded(name: str, folder: Path) -> Any:
             raise ObjectiveError(f"lm-eval knows no task '{name}'{more}")
         if name not in manager.all_subtasks:
             raise ObjectiveError(f"lm-eval's '{name}' is several tasks; name one of them")
-    try:
+    with _refused("load the task", name):
         tasks = list(manager.load(wanted)["tasks"].values())
-    except Exception as error:  # a task is anybody's code and data
-        raise _refused("load the task", name, error) from error
     if len(tasks) != 1:
         raise ObjectiveError(f"lm-eval's '{name}' is several tasks; name one of them")
     return tasks[0]
@@ -176,7 +166,6 @@ def _manager(*, own: bool) -> Any:
 
 
 def _metric(task: Any, wanted: str | None) -> tuple[str, str]:
-    """The metric and the filter."""
     metrics, filters = list(task.aggregation()), [one.name for one in task._filters]
     metric, _, filter_ = (wanted or metrics[0]).partition(",")
     if metric not in metrics:
@@ -190,20 +179,17 @@ def _metric(task: Any, wanted: str | None) -> tuple[str, str]:
 
 def _no_metric(task: Any, metric: str, metrics: Sequence[str]) -> ObjectiveError:
     known = listed(f"'{one}'" for one in metrics)
-    return ObjectiveError(
-        f"lm-eval's '{task.task_name}' returns no metric '{metric}': it returns {known}"
-    )
+    words = f"lm-eval's '{task.task_name}' returns no metric '{metric}': it returns {known}"
+    return ObjectiveError(words)
 
 
 def _instances(task: Any, numbers: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
     """The requests of each sample."""
     if not numbers:
         return ()
-    try:
+    with _refused("make requests of", task.task_name):
         task.set_fewshot_seed(FEWSHOT_SEED)
         task.build_all_requests(samples=frozenset(numbers))
-    except Exception as error:  # a task is anybody's code and data
-        raise _refused("make requests of", task.task_name, error) from error
     found: dict[int, list[Any]] = {number: [] for number in numbers}
     ascending = sorted(numbers)
     for instance in task.instances:
@@ -211,9 +197,14 @@ def _instances(task: Any, numbers: Sequence[int]) -> tuple[tuple[Any, ...], ...]
     return tuple(tuple(sorted(of, key=lambda one: one.idx)) for of in found.values())
 
 
-def _refused(what: str, name: str, error: Exception) -> ObjectiveError:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return ObjectiveError(f"lm-eval can't {what} '{name}': {first}")
+@contextlib.contextmanager
+def _refused(what: str, name: str) -> Iterator[None]:
+    """Errors become ObjectiveErrors: a task is anybody's code and data."""
+    try:
+        yield
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ObjectiveError(f"lm-eval can't {what} '{name}': {first}") from error
 
 
 @contextlib.contextmanager
@@ -230,18 +221,18 @@ _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_toke
 NEW_TOKENS = 256
 """Tokens that are made where a task doesn't say, as lm-eval has it."""
 
-Instances = tuple[tuple[tuple[Request, ...], ...], ...]
-"""For each sample, for each of its instances: the texts whose log-likelihoods add up."""
-
 
 @final
 @dataclass(frozen=True, eq=False)
 class Likelihoods(Forward):
-    """A task of log-likelihoods, whole texts' among them; a sample is a document."""
+    """A task of log-likelihoods, whole texts' among them; a sample is a document.
 
-    samples: Instances
-    task: HarnessTask
+    It has for each of its instances the texts whose log-likelihoods add up.
+    """
+
+    samples: tuple[tuple[tuple[Request, ...], ...], ...]
     encoder: TokenEncoder
+    task: HarnessTask
 
     @property
     def measure(self) -> Measure:
@@ -254,8 +245,7 @@ class Likelihoods(Forward):
 
     def part(self, start: int, stop: int) -> PreparedObjective:
         """Some documents, their requests made as if there were no others."""
-        task = self.task.part(start, stop)
-        return replace(self, task=task, samples=instances(task, self.encoder))
+        return _measured(self.name, self.task.part(start, stop), self.encoder)
 
     def score(self, results: Sequence[Tensor]) -> Score:
         """The task's metric of the first documents."""
@@ -282,29 +272,20 @@ class Generated(Generative):
 
     samples: tuple[tuple[Prompt, ...], ...]
     task: HarnessTask
-    encoder: TokenEncoder
 
     def part(self, start: int, stop: int) -> PreparedObjective:
         """Some documents, their requests made as if there were no others."""
-        task = self.task.part(start, stop)
-        return replace(self, task=task, samples=prompts(task, self.encoder))
+        return _measured(self.name, self.task.part(start, stop), self.encoder)
 
-    def prompts(self, samples: int) -> Sequence[Prompt]:
+    def prompts(self, samples: int | None) -> Sequence[Prompt]:
         """What the model is asked of the first documents."""
         return [prompt for of in self.samples[:samples] for prompt in of]
 
-    def judge(
-        self,
-        model: PreTrainedModel,
-        samples: int | None = None,
-        *,
-        batch_tokens: int = GENERATION_BATCH_TOKENS,
-    ) -> Score:
+    def score(self, texts: Sequence[str]) -> Score:
         """The task's metric of the first documents."""
-        used = self.samples[:samples]
-        asked = [prompt for of in used for prompt in of]
-        said = iter(greedy(model, self.encoder.tokenizer, asked, batch_tokens))
-        return self.task.score([list(islice(said, len(of))) for of in used])
+        said = iter(texts)
+        answers = (list(islice(said, len(of))) for of in self.samples)
+        return self.task.score(list(takewhile(bool, answers)))
 
 
 def likelihood(
@@ -313,16 +294,6 @@ def likelihood(
     """The logarithm of each token's probability, and 1 where no token is likelier."""
     first = (logits.argmax(dim=1) == targets).to(logits.dtype)
     return torch.stack([-surprise(logits, targets, rows)[:, 0], first], dim=1)
-
-
-def instances(task: HarnessTask, encoder: TokenEncoder) -> Instances:
-    """The texts of a task's instances. Raises ObjectiveError."""
-    return tuple(tuple(_texts(task, one, encoder) for one in of) for of in task.instances)
-
-
-def prompts(task: HarnessTask, encoder: TokenEncoder) -> tuple[tuple[Prompt, ...], ...]:
-    """The prompts of a task's instances. Raises ObjectiveError."""
-    return tuple(tuple(_prompt(one, encoder) for one in of) for of in task.instances)
 
 
 def _texts(task: HarnessTask, instance: Any, encoder: TokenEncoder) -> tuple[Request, ...]:
@@ -350,9 +321,8 @@ def _prompt(instance: Any, encoder: TokenEncoder) -> Prompt:
     context, settings = instance.args[:2]
     task = f"lm-eval's '{instance.task_name}'"
     if settings.get("do_sample") or settings.get("num_beams", 1) != 1:
-        raise ObjectiveError(
-            f"{task} draws its answers at random, or by beams; a search's are greedy"
-        )
+        words = f"{task} draws its answers at random, or by beams; a search's are greedy"
+        raise ObjectiveError(words)
     said = [settings[name] for name in _LENGTHS if settings.get(name) is not None]
     most, stops = int(said[0]) if said else NEW_TOKENS, settings.get("until") or []
     try:
@@ -361,8 +331,7 @@ def _prompt(instance: Any, encoder: TokenEncoder) -> Prompt:
         raise ObjectiveError(f"{task}: {error}") from None
     if encoder.positions is not None:
         if most >= encoder.positions:
-            raise ObjectiveError(
-                f"{task} makes {most} tokens, and the model takes {encoder.positions} in all"
-            )
+            words = f"{task} makes {most} tokens, and the model takes {encoder.positions} in all"
+            raise ObjectiveError(words)
         tokens = tokens[most - encoder.positions :]
     return Prompt(tokens, most, tuple([stops] if isinstance(stops, str) else stops))

@@ -1,6 +1,5 @@
 """`multiple_choice` and `margin`: whether a plan finds the right one of several texts likelier."""
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -42,11 +41,16 @@ class EncodedQuestion:
     gold: int
 
 
+@final
 @dataclass(frozen=True)
 class Choices(Forward):
-    """Questions, by the log-likelihood of each choice over its length; a sample is a question."""
+    """Questions, by the log-likelihood of each choice over its length; a sample is a question.
+
+    `counts` is what a question counts, given the number of its right choice, and these.
+    """
 
     samples: tuple[EncodedQuestion, ...]
+    counts: Callable[[int, Sequence[float]], float]
 
     @property
     def measure(self) -> Measure:
@@ -57,7 +61,6 @@ class Choices(Forward):
         """The choices of the first questions, one after another."""
         return [request for sample in self.samples[:samples] for request in sample.requests]
 
-    @final
     def score(self, results: Sequence[Tensor]) -> Score:
         """The mean over questions."""
         likely = iter([-float(one.double().sum()) for one in results])
@@ -67,31 +70,18 @@ class Choices(Forward):
             if not raw:
                 break
             scaled = [log / n for log, n in zip(raw, sample.lengths, strict=True)]
-            values.append(self.of(sample, scaled))
+            values.append(self.counts(sample.gold, scaled))
         return mean(values)
 
-    @abstractmethod
-    def of(self, sample: EncodedQuestion, likelihoods: Sequence[float]) -> float:
-        """What a question counts, given its choices' log-likelihoods over their lengths."""
+
+def _accuracy(gold: int, likelihoods: Sequence[float]) -> float:
+    """1 where the right choice is the likeliest, and the first of equal ones; else 0."""
+    return float(likelihoods.index(max(likelihoods)) == gold)
 
 
-@final
-class Accuracy(Choices):
-    """The share of questions whose right choice is the likeliest; the first of equal ones is."""
-
-    def of(self, sample: EncodedQuestion, likelihoods: Sequence[float]) -> float:
-        """1 or 0."""
-        return float(likelihoods.index(max(likelihoods)) == sample.gold)
-
-
-@final
-class Margin(Choices):
+def _margin(gold: int, likelihoods: Sequence[float]) -> float:
     """How much likelier the right choice is than the best other one, in nats a byte."""
-
-    def of(self, sample: EncodedQuestion, likelihoods: Sequence[float]) -> float:
-        """Positive where the right choice is the likeliest."""
-        others = [log for i, log in enumerate(likelihoods) if i != sample.gold]
-        return likelihoods[sample.gold] - max(others)
+    return likelihoods[gold] - max(log for i, log in enumerate(likelihoods) if i != gold)
 
 
 def prepare_multiple_choice(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
@@ -100,15 +90,17 @@ def prepare_multiple_choice(objective: Objective, context: ObjectiveContext) -> 
     if metric not in METRICS:
         close = nearest(metric, METRICS) or f"there are {listed(METRICS)}"
         raise ObjectiveError(f"'multiple_choice' has no metric '{metric}': {close}")
-    return Accuracy(traits_of(objective), _choices(objective, METRICS[metric], context))
+    questions = _questions(objective, METRICS[metric], context)
+    return Choices(*traits_of(objective), questions, _accuracy)
 
 
 def prepare_margin(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
     """`margin(file)`. Raises CalibrationError."""
-    return Margin(traits_of(objective), _choices(objective, METRICS["acc_bytes"], context))
+    questions = _questions(objective, METRICS["acc_bytes"], context)
+    return Choices(*traits_of(objective), questions, _margin)
 
 
-def _choices(
+def _questions(
     objective: Objective, length: Callable[[str], int], context: ObjectiveContext
 ) -> tuple[EncodedQuestion, ...]:
     """The samples of a file of choices, in the order in which fidelities take them."""

@@ -39,12 +39,7 @@ class PerToken(Forward):
 
     def score(self, results: Sequence[Tensor]) -> Score:
         """The mean over tokens; its error over windows or rows."""
-        return per_token(results)
-
-
-def per_token(results: Sequence[Float[Tensor, " _ 1"]]) -> Score:
-    """The mean over all tokens of all samples, and its error over samples."""
-    return ratio([float(one.double().sum()) for one in results], [len(one) for one in results])
+        return ratio([float(one.double().sum()) for one in results], list(map(len, results)))
 
 
 class NegativeLogLikelihood(PerToken):
@@ -62,7 +57,7 @@ class Perplexity(NegativeLogLikelihood):
 
     def score(self, results: Sequence[Tensor]) -> Score:
         """The exponential of the mean over tokens."""
-        return exponential(per_token(results))
+        return exponential(super().score(results))
 
 
 def surprise(
@@ -75,14 +70,11 @@ def surprise(
 # ----------------------------------------------------------------------------------------- samples
 
 
-def prepare_nll(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
-    """`nll(file)`. Raises CalibrationError."""
-    return NegativeLogLikelihood(traits_of(objective), texts(objective, context))
-
-
-def prepare_perplexity(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
-    """`perplexity(file)`. Raises CalibrationError."""
-    return Perplexity(traits_of(objective), texts(objective, context))
+def prepare_nll(
+    kind: type[PerToken], objective: Objective, context: ObjectiveContext
+) -> PreparedObjective:
+    """`nll(file)` or `perplexity(file)`, by their `kind`. Raises CalibrationError."""
+    return kind(*traits_of(objective), texts(objective, context))
 
 
 def texts(objective: Objective, context: ObjectiveContext) -> tuple[Request, ...]:

@@ -93,9 +93,8 @@ class TokenEncoder:
 
     def _prefix(self) -> int:
         if self.prefix is None:
-            raise EncodingError(
-                "the context is empty, and the tokenizer has no token to begin with"
-            )
+            words = "the context is empty, and the tokenizer has no token to begin with"
+            raise EncodingError(words)
         return self.prefix
 
     def _pair(self, context: str, continuation: str) -> tuple[Tokens, Tokens]:

@@ -16,13 +16,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checks.bridges import last_projection
-from gptailor.evaluate.bridge import least_squares as bridge_statistics
-from gptailor.evaluate.bridge.fit import Fitted, carriers, fold_fit
-from gptailor.evaluate.bridge.least_squares import BridgeError, Statistics, solve, weights
-from gptailor.evaluate.bridge.states import BRIDGE_BATCH_TOKENS, Regressors, calibration_text
+from gptailor.evaluate.bridge import fit as bridge_fit
+from gptailor.evaluate.bridge.fit import (
+    BridgeError,
+    Fitted,
+    Statistics,
+    carriers,
+    fold_fit,
+    solve,
+    weights,
+)
+from gptailor.evaluate.bridge.states import BRIDGE_BATCH_TOKENS, calibration_text, regressors
 from gptailor.evaluate.live.stitch import Stitched, Stitcher, fit, stitch
 from gptailor.evaluate.live.template import decoder_layers
 from gptailor.evaluate.objectives.datasets import CalibrationError
+from gptailor.evaluate.objectives.tokens import TokenEncoder
 from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import gaps
 from gptailor.plan.plan import Plan
@@ -117,8 +125,8 @@ def naive_fit(x: Tensor, r: Tensor, omega: Tensor, ridge: float) -> Tensor:
 
 
 def test_the_sums_are_those_of_all_tokens(drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge_statistics, "CHUNK", 3)
-    monkeypatch.setattr(bridge_statistics, "GRAM_COLUMNS", 3)
+    monkeypatch.setattr(bridge_fit, "CHUNK", 3)
+    monkeypatch.setattr(bridge_fit, "GRAM_COLUMNS", 3)
     x, r, omega = (one.double() for one in drawn)
     found = statistics(*drawn)
     assert found.count == 50
@@ -221,12 +229,8 @@ def test_what_is_no_number_is_refused(drawn: Drawn, which: int, value: float) ->
 
 
 def test_so_many_tokens_are_taken_each_sequences_first_among_them(folder: Path) -> None:
-    text = calibration_text(
-        folder / "text.txt",
-        700,
-        tokenizer=AutoTokenizer.from_pretrained(folder / "base"),
-        positions=128,
-    )
+    encoder = TokenEncoder(AutoTokenizer.from_pretrained(folder / "base"), 128)
+    text = calibration_text(folder / "text.txt", 700, encoder)
     assert text.tokens == 700 == sum(int(batch.real.sum()) for batch in text.batches)
     assert all(batch.real[:, 0].all() for batch in text.batches)
     assert max(batch.tokens.shape[1] for batch in text.batches) == 128
@@ -235,12 +239,8 @@ def test_so_many_tokens_are_taken_each_sequences_first_among_them(folder: Path) 
 
 def test_rows_are_sequences_of_their_own(folder: Path) -> None:
     (folder / "rows.jsonl").write_text('{"text": "abc"}\n{"context": "ab", "answer": "cdefghij"}\n')
-    text = calibration_text(
-        folder / "rows.jsonl",
-        100,
-        tokenizer=AutoTokenizer.from_pretrained(folder / "base"),
-        positions=8,
-    )
+    encoder = TokenEncoder(AutoTokenizer.from_pretrained(folder / "base"), 8)
+    text = calibration_text(folder / "rows.jsonl", 100, encoder)
     counts = sorted(int(row.sum()) for batch in text.batches for row in batch.real)
     assert counts == [3, 3, 8]  # abc; ab cdefghij in pieces of 8 tokens
 
@@ -267,8 +267,8 @@ class Seen:
 
 def rows(base: Path, tokens: int = 800) -> Iterator[Tensor]:
     """The sequences of the calibration text, one by one and without padding."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    text = calibration_text(base.parent / "text.txt", tokens, tokenizer=tokenizer, positions=128)
+    encoder = TokenEncoder(AutoTokenizer.from_pretrained(base), 128)
+    text = calibration_text(base.parent / "text.txt", tokens, encoder)
     for batch in text.batches:
         for row, real in zip(batch.tokens, batch.real, strict=True):
             yield row[: int(real.sum())][None]
@@ -484,11 +484,13 @@ def test_every_family_is_bridged(kind: str, tmp_path: Path) -> None:
             assert torch.equal(state[name], tensor)
     layer, caught = decoder_layers(live.model)[1], []
     layer.register_forward_hook(lambda _, __, out: caught.append(out))
-    with Regressors(layer, prepared.models["base"].layout) as regressors:
+    layout = prepared.models["base"].layout
+    with regressors(layer, layout) as last:
         logits(live.model)
-        added = regressors.last()
-    assert regressors.inputs == (kind not in EXPERTS)
-    if regressors.inputs:
+        added = last()
+    shapes = {name: one.shape for name, one in layer.named_parameters()}
+    assert (last_projection(layout, shapes) is None) == (kind in EXPERTS)
+    if kind not in EXPERTS:
         added = added @ projected(layer, added.shape[-1])
     without_branch(layer, lambda: logits(live.model))
     whole, attended = (out[0] if isinstance(out, tuple) else out for out in caught)

@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.evaluate.forward.evaluator import Evaluator, Gathering, failure, rotation_edge
-from gptailor.evaluate.forward.recording import Calls, Head
+from gptailor.evaluate.forward.recording import head_logits, record_calls
 from gptailor.evaluate.forward.requests import (
     LiveModel,
     Request,
@@ -124,10 +125,10 @@ def test_logits_are_made_in_chunks(pool: PreTrainedModel, step: int) -> None:
     asked = [*requests(6), *(Request((5, 6, 7, token), 3) for token in range(8, 16))]
     works = [Work(asked, sized)]
     packed = pack(works, 64)
-    gathering = Gathering(Head(pool, wraps=False), works, step)
-    calls = Calls(pool, wraps=False)
-    for batch in packed.batches:
-        gathering.add(batch, calls.record(batch.tokens)[0])
+    gathering = Gathering(partial(head_logits, pool, wraps=False), works, step)
+    first, _ = record_calls(pool, (batch.tokens for batch in packed.batches), wraps=False)
+    for batch, hidden in zip(packed.batches, first, strict=True):
+        gathering.add(batch, hidden)
     found = results(gathering.results(packed))
     assert max(sizes) <= step
     with standing_in(pool, []):

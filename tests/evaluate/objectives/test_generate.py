@@ -8,8 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from gptailor.evaluate.objectives import Generative, ObjectiveContext, prepare_objective
-from gptailor.evaluate.objectives.generate import greedy, normalised_answer
+from gptailor.evaluate.objectives import prepare_objective
+from gptailor.evaluate.objectives.base import ObjectiveContext
+from gptailor.evaluate.objectives.generate import Generative, greedy, normalised_answer
 from gptailor.evaluate.objectives.tokens import Prompt
 from gptailor.plan.plan import Objective
 from tests.tiny import tiny_model

@@ -15,15 +15,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from gptailor.evaluate.forward.requests import Work
-from gptailor.evaluate.objectives import (
-    Forward,
-    Generative,
-    ObjectiveContext,
-    ObjectiveError,
-    agree_on_direction,
-    prepare_objective,
-)
+from gptailor.evaluate.objectives import agree_on_direction, prepare_objective
+from gptailor.evaluate.objectives.base import Forward, ObjectiveContext, ObjectiveError
 from gptailor.evaluate.objectives.datasets import order
+from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.lm_eval import likelihood
 from gptailor.evaluate.objectives.tokens import TokenEncoder
 from gptailor.plan.faults import TailorError

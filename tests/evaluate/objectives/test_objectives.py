@@ -14,18 +14,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from gptailor.evaluate.forward.requests import Rows, Work
-from gptailor.evaluate.objectives import (
-    PREPARE,
+from gptailor.evaluate.objectives import PREPARE, agree_on_direction, prepare_objective
+from gptailor.evaluate.objectives.base import (
     Forward,
-    Generative,
     ObjectiveContext,
     ObjectiveError,
     PreparedObjective,
-    agree_on_direction,
-    prepare_objective,
 )
 from gptailor.evaluate.objectives.datasets import CalibrationError
-from gptailor.evaluate.objectives.kl import Against, compact, divergence, grouped
+from gptailor.evaluate.objectives.generate import Generative
+from gptailor.evaluate.objectives.kl import compact, divergence, grouped
 from gptailor.evaluate.objectives.multiple_choice import Choices
 from gptailor.evaluate.objectives.nll import PerToken
 from gptailor.evaluate.objectives.tokens import TokenEncoder
@@ -454,7 +452,7 @@ def test_the_grouped_divergence_is_below_the_whole_one() -> None:
             yield work.measure(p, targets, rows)
 
         kept = compact(lambda model, work: list(reference(model, work)), "base", (), likeliest)
-        return Against(kept)(logits, targets, rows)[:, 0]
+        return kept(logits, targets, rows)[:, 0]
 
     exact = (p.double().softmax(1) * (p.double().log_softmax(1) - q.double().log_softmax(1))).sum(1)
     assert torch.allclose(at(300, q), exact, rtol=1e-4)
