@@ -13,14 +13,7 @@ from gptailor.checkpoint.families.gpt import GPT
 from gptailor.checkpoint.families.llama import LLAMA
 from gptailor.checkpoint.families.qwen import QWEN
 
-FAMILIES: tuple[Family, ...] = (
-    *LLAMA,
-    *QWEN,
-    *GEMMA,
-    *COHERE,
-    *GPT,
-    *DEEPSEEK,
-)
+FAMILIES: tuple[Family, ...] = (*LLAMA, *QWEN, *GEMMA, *COHERE, *GPT, *DEEPSEEK)
 
 FAMILY_OF: dict[str, Family] = {name: family for family in FAMILIES for name in family.model_types}
 """By the `model_type` of a configuration."""

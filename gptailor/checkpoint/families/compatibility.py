@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from gptailor.checkpoint.families.layer_config import Config
+from gptailor.checkpoint.families.layer_config import Config, window
 
 _Weight = Literal["fault", "warning"]
 
@@ -61,12 +61,10 @@ class Disagreement:
 
 def keys(*read: ConfigKey, **defaults: Any) -> tuple[ConfigKey, ...]:
     """Keys that are read in their own way, and keys with the values that their absence means."""
-    return (*read, *(_plain(name, default) for name, default in defaults.items()))
-
-
-def _plain(name: str, default: Any) -> ConfigKey:
-    severity: _Weight = "warning" if name in _MINOR else "fault"
-    return ConfigKey(name, _value(name, default), severity)
+    return *read, *(
+        ConfigKey(name, _value(name, default), "warning" if name in _MINOR else "fault")
+        for name, default in defaults.items()
+    )
 
 
 def _value(name: str, default: Any) -> Callable[[Config], Any]:
@@ -89,8 +87,7 @@ def gated_window(default: int | None) -> ConfigKey:
     """`sliding_window`, where it counts only if `use_sliding_window` is set."""
 
     def read(config: Config) -> Any:
-        used = config.get("use_sliding_window", False)
-        return config.get("sliding_window", default) if used else None
+        return window(config, gated=True, default=default)
 
     return ConfigKey("sliding_window", read, "warning")
 

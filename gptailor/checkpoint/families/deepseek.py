@@ -2,40 +2,34 @@
 
 from typing import Any
 
+from gptailor.checkpoint.families import layer_config as rules
 from gptailor.checkpoint.families.compatibility import keys, rope
 from gptailor.checkpoint.families.family import EXPERTS_OUT, Family
-from gptailor.checkpoint.families.layer_config import (
-    DENSE,
-    SPARSE,
-    Config,
-    LayerRule,
-    Values,
-    cannot_say,
-    int_of,
-)
 from gptailor.checkpoint.files import shown
 
 
-def _dense_first(default: int) -> LayerRule:
+def _dense_first(default: int) -> rules.LayerRule:
     """The first `first_k_dense_replace` layers are dense, the others sparse."""
 
-    def read(config: Config, count: int) -> list[Any]:
-        first = int_of(config, "first_k_dense_replace", default)
+    def read(config: rules.Config, count: int) -> list[Any]:
+        first = rules.int_of(config, "first_k_dense_replace", default)
         if (every := config.get("moe_layer_freq", 1)) != 1:
-            cannot_say(f"'moe_layer_freq' is {shown(every)}, which transformers doesn't read")
-        return [DENSE if i < first else SPARSE for i in range(count)]
+            raise rules.RuleError(
+                f"'moe_layer_freq' is {shown(every)}, which transformers doesn't read"
+            )
+        return [rules.DENSE if i < first else rules.SPARSE for i in range(count)]
 
-    def write(config: Config, values: Values) -> dict[str, Any]:
-        first = list(values).index(SPARSE) if SPARSE in values else len(values)
+    def write(config: rules.Config, values: rules.Values) -> dict[str, Any]:
+        first = list(values).index(rules.SPARSE) if rules.SPARSE in values else len(values)
         for i, value in enumerate(values):
-            if value != (DENSE if i < first else SPARSE):
-                cannot_say(
+            if value != (rules.DENSE if i < first else rules.SPARSE):
+                raise rules.RuleError(
                     "'first_k_dense_replace' makes the first layers dense and all others sparse, "
                     f"and a dense layer would be L{i}, after the sparse L{first}"
                 )
         return {**config, "first_k_dense_replace": first}
 
-    return LayerRule("mlp", "mlp", read, write)
+    return rules.LayerRule("mlp", "mlp", read, write)
 
 
 DEEPSEEK = (

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.family import Family
-from gptailor.checkpoint.families.layer_config import Config, Refusal, listed_per_layer
+from gptailor.checkpoint.families.layer_config import Config, Refusal, RuleError, listed_per_layer
 from gptailor.checkpoint.families.layout import PREDICTORS, Layout, place_in
 
 _GENERIC = (listed_per_layer("layer_types", "attn"), listed_per_layer("mlp_layer_types", "mlp"))
@@ -38,17 +38,19 @@ def layout_of(config: Config, tensor_names: Collection[str]) -> Layout | Refusal
     if config.get("per_layer_config"):
         what = f"'per_layer_config' of model type '{model_type}'"
         return Refusal(f"{what} gives its layers other shapes")
-    if (family := FAMILY_OF.get(model_type)) is None:
-        return _cautious(model_type, config, tensor_names)
-    return _layout(model_type, family, config, tensor_names)
+    family = FAMILY_OF.get(model_type)
+    why = None if family else _unfamiliar(config) or _unlike_llama(tensor_names)
+    if why is not None:
+        return Refusal(f"model type '{model_type}' is not known, and {why}")
+    try:
+        layout = _layout(model_type, family or FAMILY_OF["llama"], config, tensor_names)
+    except RuleError as error:
+        return Refusal(f"{error} (model type '{model_type}')")
+    return layout if family else _cautious(layout)
 
 
-def _layout(
-    model_type: str, family: Family, config: Config, names: Collection[str]
-) -> Layout | Refusal:
+def _layout(model_type: str, family: Family, config: Config, names: Collection[str]) -> Layout:
     count = layer_count(family, config)
-    if isinstance(count, Refusal):
-        return Refusal(f"{count.reason} (model type '{model_type}')")
     full = family.base + family.stack
     # There is no prefix where the base model was saved without its head.
     base = family.base if any(name.startswith(full) for name in names) else ""
@@ -58,16 +60,11 @@ def _layout(
     places = ((name, place_in(prefix, name)) for name in names)
     beyond = frozenset(name for name, at in places if at is not None and at[0] >= count)
     if beyond and not any(config.get(key) for key in PREDICTORS):
-        reason: str | None = (
-            f"there is a tensor '{min(beyond)}', and the configuration has {count} layers"
-        )
-    else:
-        read = (rule.read(config, count) for rule in rules)
-        reason = _misfit(family, prefix, count, names) or next(
-            (values.reason for values in read if isinstance(values, Refusal)), None
-        )
-    if reason is not None:
-        return Refusal(f"{reason} (model type '{model_type}')")
+        which = f"there is a tensor '{min(beyond)}'"
+        raise RuleError(f"{which}, and the configuration has {count} layers")
+    _check_layers(family, prefix, count, names)
+    for rule in rules:
+        rule.read(config, count)
     quantised = _quantised(config, names)
     packed = f"the checkpoint's weights are quantised ('{quantised}')" if quantised else None
     predicting = "tensors that stand after the last layer (layers that predict further tokens)"
@@ -90,30 +87,28 @@ def _layout(
     )
 
 
-def layer_count(family: Family, config: Config) -> int | Refusal:
-    """How many decoder layers a configuration says that there are."""
-    for key in (family.count_key, "num_hidden_layers"):
-        if key in config:
-            value = config[key]
-            if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                return value
-            return Refusal(f"'{key}' is {value!r}, and should be a positive integer")
-    return Refusal(f"the configuration has no '{family.count_key}'")
+def layer_count(family: Family, config: Config) -> int:
+    """How many decoder layers a configuration says that there are. Raises RuleError."""
+    key = next((k for k in (family.count_key, "num_hidden_layers") if k in config), None)
+    if key is None:
+        raise RuleError(f"the configuration has no '{family.count_key}'")
+    if type(count := config[key]) is not int or count <= 0:
+        raise RuleError(f"'{key}' is {count!r}, and should be a positive integer")
+    return count
 
 
-def _misfit(family: Family, prefix: str, count: int, names: Collection[str]) -> str | None:
-    """What is missing of the layers, or is in them and belongs to neither part."""
+def _check_layers(family: Family, prefix: str, count: int, names: Collection[str]) -> None:
+    """No layer lacks all of its tensors, or has one that belongs to neither part."""
     seen = set()
     for name in names:
         if (at := place_in(prefix, name)) is None or at[0] >= count:
             continue
         if family.part(at[1]) is None:
-            return f"tensor '{name}' belongs to neither branch of its layer"
+            raise RuleError(f"tensor '{name}' belongs to neither branch of its layer")
         seen.add(at[0])
-    missing = next((i for i in range(count) if i not in seen), None)
-    if missing is None:
-        return None
-    return f"there are no tensors '{prefix}{missing}.…', and the configuration has {count} layers"
+    if (missing := next((i for i in range(count) if i not in seen), None)) is not None:
+        which = f"there are no tensors '{prefix}{missing}.…'"
+        raise RuleError(f"{which}, and the configuration has {count} layers")
 
 
 def _quantised(config: Config, names: Collection[str]) -> str | None:
@@ -140,11 +135,9 @@ _LISTS = re.compile(r"architectures|.*_token_ids?|keys_to_ignore.*")
 """Keys with lists that are about no layer."""
 
 _NEEDED = {
-    "input_layernorm.weight",
-    "self_attn.o_proj.weight",
-    "post_attention_layernorm.weight",
-    "mlp.down_proj.weight",
-}
+    "input_layernorm.weight", "self_attn.o_proj.weight",
+    "post_attention_layernorm.weight", "mlp.down_proj.weight",
+}  # fmt: skip
 _ALLOWED = re.compile(
     r"(input_layernorm|post_attention_layernorm)\.(weight|bias)"
     r"|self_attn\.\w+\.(weight|bias)|self_attn\.rotary_emb\.inv_freq|mlp\.\w+\.(weight|bias)"
@@ -154,25 +147,18 @@ _ALLOWED = re.compile(
 _LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
-def _cautious(model_type: str, config: Config, names: Collection[str]) -> Layout | Refusal:
-    """The layout of an architecture that isn't listed, if it looks like Llama on disk."""
-    if config.get("auto_map"):
-        return Refusal(
-            f"model type '{model_type}' is not known, and the code beside its weights "
-            "('auto_map') is never run"
-        )
-    if (why := _positional(config) or _unlike_llama(names)) is not None:
-        return Refusal(f"model type '{model_type}' is not known, and {why}")
-    layout = _layout(model_type, FAMILY_OF["llama"], config, names)
-    if isinstance(layout, Refusal):
-        return layout
-    unclear = f"the arithmetic of model type '{model_type}' is not known"
-    notice = f"model type '{model_type}' is not known; its layers are taken to be like Llama's"
+def _cautious(layout: Layout) -> Layout:
+    """The layout of an architecture that isn't listed, and looks like Llama on disk."""
+    what = f"model type '{layout.model_type}'"
+    unclear = f"the arithmetic of {what} is not known"
+    notice = f"{what} is not known; its layers are taken to be like Llama's"
     return replace(layout, known=False, no_scale=unclear, no_bridge=unclear, notice=notice)
 
 
-def _positional(config: Config) -> str | None:
-    """What in a configuration may be about layers by their places."""
+def _unfamiliar(config: Config) -> str | None:
+    """What in a configuration may be about layers by their places, or is code of its own."""
+    if config.get("auto_map"):
+        return "the code beside its weights ('auto_map') is never run"
     count = config.get("num_hidden_layers")
     for key, value in config.items():
         if isinstance(value, list | tuple) and len(value) == count and not _LISTS.fullmatch(key):

@@ -75,14 +75,10 @@ def llama_keys(
 ) -> tuple[ConfigKey, ...]:
     """The keys of families that are built like Llama, and `more`, with what their absence means."""
     names: dict[str, Any] = {
-        "hidden_size": hidden_size,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv,
-        "head_dim": None,
-        "hidden_act": "silu",
-        "attention_bias": False,
-    }
-    return keys(rotary, *others, **{**names, **more})
+        "hidden_size": hidden_size, "num_attention_heads": heads, "num_key_value_heads": kv,
+        "head_dim": None, "hidden_act": "silu", "attention_bias": False,
+    }  # fmt: skip
+    return keys(rotary, *others, **(names | more))
 
 
 PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
@@ -92,10 +88,7 @@ POST_NORM = "the MLP branch passes a norm before it is added to the hidden state
 """Why such a family has no bridges."""
 
 EXPERTS_OUT = (
-    "mlp.down_proj",
-    "mlp.experts.down_proj",
-    "mlp.experts.*.down_proj",
-    "mlp.shared_expert.down_proj",
-    "mlp.shared_experts.down_proj",
-)
+    "mlp.down_proj", "mlp.experts.down_proj", "mlp.experts.*.down_proj",
+    "mlp.shared_expert.down_proj", "mlp.shared_experts.down_proj",
+)  # fmt: skip
 """Of a dense layer; of a sparse one, its experts in one tensor or apart."""

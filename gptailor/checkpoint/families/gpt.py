@@ -4,7 +4,7 @@ from typing import Any
 
 from gptailor.checkpoint.families.compatibility import keys, rope
 from gptailor.checkpoint.families.family import Family
-from gptailor.checkpoint.families.layer_config import Config, LayerRule, Values, cannot_say
+from gptailor.checkpoint.families.layer_config import Config, LayerRule, RuleError, Values
 
 
 def _in_place(key: str, what: str) -> LayerRule:
@@ -16,9 +16,9 @@ def _in_place(key: str, what: str) -> LayerRule:
     def write(config: Config, values: Values) -> dict[str, Any]:
         for i, value in enumerate(values):
             if config.get(key) and value is None:
-                cannot_say(f"'{key}' is set for all layers, and L{i}'s own model has it unset")
+                raise RuleError(f"'{key}' is set for all layers, and L{i}'s own model has it unset")
             if value is not None and (value != i or not config.get(key)):
-                cannot_say(f"'{key}' {what}, and L{value} would be L{i}")
+                raise RuleError(f"'{key}' {what}, and L{value} would be L{i}")
         return dict(config)
 
     return LayerRule(key, "attn", read, write)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, final
+from typing import Any, final
 
 from gptailor.checkpoint.files import shown
 from gptailor.plan.plan import Part
@@ -23,13 +23,9 @@ class Refusal:
     reason: str
 
 
-class _RefusedError(Exception):
-    """Raised in a rule's functions; its caller gets a `Refusal`."""
-
-
-def cannot_say(reason: str) -> NoReturn:
-    """Say, in a function of a rule, that there is no such value or configuration."""
-    raise _RefusedError(reason)
+@final
+class RuleError(ValueError):
+    """Raised in a rule's functions: why there is no such value or configuration."""
 
 
 Values = Sequence[Any]
@@ -42,29 +38,15 @@ Write = Callable[[Config, Values], dict[str, Any]]
 class LayerRule:
     """One thing that a configuration says by position: its name, and the part that it is about.
 
-    `reader` makes a list with one value for each layer of a configuration that has that many;
-    `writer` makes the configuration whose layers, in order, have these values. Either may call
-    `cannot_say`.
+    `read` makes a list with one value for each layer of a configuration that has that many;
+    `write` makes the configuration whose layers, in order, have these values. Either may raise
+    `RuleError`.
     """
 
     name: str
     part: Part
-    reader: Read
-    writer: Write
-
-    def read(self, config: Config, count: int) -> list[Any] | Refusal:
-        """One value for each of `count` layers."""
-        try:
-            return self.reader(config, count)
-        except _RefusedError as error:
-            return Refusal(str(error))
-
-    def write(self, config: Config, values: Values) -> dict[str, Any] | Refusal:
-        """The configuration whose layers, in order, have these values."""
-        try:
-            return self.writer(config, values)
-        except _RefusedError as error:
-            return Refusal(str(error))
+    read: Read
+    write: Write
 
 
 # ------------------------------------------------------------------------------------------- lists
@@ -104,25 +86,25 @@ def _list(config: Config, key: str, count: int) -> list[Any]:
     if values is None:
         return [None] * count
     if not isinstance(values, list | tuple):
-        cannot_say(f"'{key}' is {shown(values)}, and the model has {count} layers")
+        raise RuleError(f"'{key}' is {shown(values)}, and the model has {count} layers")
     if len(values) != count:
-        cannot_say(f"'{key}' has {len(values)} entries, and the model has {count} layers")
+        raise RuleError(f"'{key}' has {len(values)} entries, and the model has {count} layers")
     return list(values)
 
 
 def complete(key: str, values: Values) -> list[Any]:
     """The values, if each layer has one."""
     if None in values:
-        cannot_say(f"'{key}' has no entry for the layer that would be L{values.index(None)}")
+        raise RuleError(f"'{key}' has no entry for the layer that would be L{values.index(None)}")
     return list(values)
 
 
 def int_of(config: Config, key: str, default: int, least: int = 0) -> int:
     """A key that is an integer from `least` up."""
     value = config.get(key, default)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-        return value
-    cannot_say(f"'{key}' is {shown(value)}, and should be an integer from {least} up")
+    if type(value) is not int or value < least:
+        raise RuleError(f"'{key}' is {shown(value)}, and should be an integer from {least} up")
+    return value
 
 
 # ------------------------------------------------------------------------------- sliding attention
@@ -147,19 +129,18 @@ def sliding(
     """
 
     def read(config: Config, count: int) -> list[Any]:
-        kinds = types.reader(config, count)
+        kinds = types.read(config, count)
         width = window(config, gated=gated, default=default)
         if width is not None and not isinstance(width, int | float):
-            cannot_say(f"'sliding_window' is {shown(width)}, and should be a number")
+            raise RuleError(f"'sliding_window' is {shown(width)}, and should be a number")
         return [width if kind == SLIDING else None for kind in kinds]
 
     def write(config: Config, values: Values) -> dict[str, Any]:
         widths = sorted({value for value in values if value is not None})
         if len(widths) > 1:
-            cannot_say(
-                "'sliding_window' is one number for all layers, and these layers have windows of "
-                + " and ".join(map(str, widths))
-            )
+            several = " and ".join(map(str, widths))
+            message = "'sliding_window' is one number for all layers, and these layers have windows"
+            raise RuleError(f"{message} of {several}")
         gate = {"use_sliding_window": True} if gated else {}
         return {**config, **gate, "sliding_window": widths[0]} if widths else dict(config)
 

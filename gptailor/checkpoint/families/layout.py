@@ -8,7 +8,13 @@ from typing import Any, Literal, final
 
 from gptailor.checkpoint.families.compatibility import Disagreement, disagreements
 from gptailor.checkpoint.families.family import Family, How
-from gptailor.checkpoint.families.layer_config import Config, LayerEntry, LayerRule, Refusal
+from gptailor.checkpoint.families.layer_config import (
+    Config,
+    LayerEntry,
+    LayerRule,
+    Refusal,
+    RuleError,
+)
 from gptailor.plan.plan import Part
 
 _Rest = Literal["embed", "norm", "head"]
@@ -96,14 +102,9 @@ def _pattern(name: str) -> re.Pattern[str]:
 def projection(layout: Layout, rest: str) -> Part | None:
     """The part that adds this projection's output (its weight or bias) to the hidden state."""
     stem = rest.removesuffix(".weight").removesuffix(".bias")
-    parts: tuple[tuple[Part, tuple[str, ...]], ...] = (
-        ("attn", layout.family.attn_out),
-        ("mlp", layout.family.mlp_out),
-    )
-    for part, patterns in parts:
-        if any(_pattern(pattern).fullmatch(stem) for pattern in patterns):
-            return part
-    return None
+    if any(_pattern(each).fullmatch(stem) for each in layout.family.attn_out):
+        return "attn"
+    return "mlp" if any(_pattern(e).fullmatch(stem) for e in layout.family.mlp_out) else None
 
 
 def fold_scale(layout: Layout, rest: str) -> How | None:
@@ -126,14 +127,8 @@ def is_constant(rest: str) -> bool:
 
 def layer_entries(layout: Layout, config: Config) -> list[LayerEntry]:
     """What the configuration of the layout's own checkpoint says of each layer."""
-    entries: list[dict[str, Any]] = [{} for _ in range(layout.count)]
-    for rule in layout.rules:
-        values = rule.read(config, layout.count)
-        if isinstance(values, Refusal):
-            raise ValueError(values.reason)  # noqa: TRY004 (of another checkpoint's configuration)
-        for entry, value in zip(entries, values, strict=True):
-            entry[rule.name] = value
-    return list(entries)
+    read = {rule.name: rule.read(config, layout.count) for rule in layout.rules}
+    return [{name: values[i] for name, values in read.items()} for i in range(layout.count)]
 
 
 def joined_entry(layout: Layout, attn: LayerEntry, mlp: LayerEntry) -> LayerEntry:
@@ -150,11 +145,11 @@ def moved_config(
     if not entries:
         return Refusal("a model has at least one layer")
     out: dict[str, Any] = dict(base_config)
-    for rule in layout.rules:
-        made = rule.write(out, [entry.get(rule.name) for entry in entries])
-        if isinstance(made, Refusal):
-            return made
-        out = made
+    try:
+        for rule in layout.rules:
+            out = rule.write(out, [entry.get(rule.name) for entry in entries])
+    except RuleError as error:
+        return Refusal(str(error))
     for key in {layout.family.count_key, "num_hidden_layers"} & base_config.keys():
         out[key] = len(entries)
     return out | {key: 0 for key in PREDICTORS if key in out}

@@ -2,33 +2,25 @@
 
 from typing import Any
 
+from gptailor.checkpoint.families import layer_config as rules
 from gptailor.checkpoint.families.compatibility import keys, rope
 from gptailor.checkpoint.families.family import POST_NORM, Family, Fold, llama_keys
-from gptailor.checkpoint.families.layer_config import (
-    FULL,
-    SLIDING,
-    Config,
-    derived,
-    int_of,
-    sliding,
-    window,
-)
 
 
-def _every_fourth_has_none(config: Config, count: int) -> list[Any]:
-    every = int_of(config, "no_rope_layer_interval", 4, least=1)
+def _every_fourth_has_none(config: rules.Config, count: int) -> list[Any]:
+    every = rules.int_of(config, "no_rope_layer_interval", 4, least=1)
     return [int((i + 1) % every != 0) for i in range(count)]
 
 
-_ROTATION = derived("no_rope_layers", "attn", _every_fourth_has_none)
+_ROTATION = rules.derived("no_rope_layers", "attn", _every_fourth_has_none)
 """SmolLM 3: 1 for a layer with rotary embeddings, despite the key's name."""
 
 
-def _without_rotation(config: Config, count: int) -> list[Any]:
+def _without_rotation(config: rules.Config, count: int) -> list[Any]:
     """SmolLM 3: a layer without rotary embeddings slides, if any does."""
-    slides = window(config, gated=True, default=None) is not None
-    rotates = _ROTATION.reader(config, count)
-    return [SLIDING if slides and not rotate else FULL for rotate in rotates]
+    slides = rules.window(config, gated=True, default=None) is not None
+    rotates = _ROTATION.read(config, count)
+    return [rules.SLIDING if slides and not rotate else rules.FULL for rotate in rotates]
 
 
 LLAMA = (
@@ -55,7 +47,9 @@ LLAMA = (
         llama_keys(rope(2_000_000.0), 2048, 16, 4, rms_norm_eps=1e-6, mlp_bias=False),
         (
             _ROTATION,
-            *sliding(derived("layer_types", "attn", _without_rotation), gated=True, default=None),
+            *rules.sliding(
+                rules.derived("layer_types", "attn", _without_rotation), gated=True, default=None
+            ),
         ),
         tied=True,
     ),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, final
 
-from gptailor.checkpoint.families.layer_config import Config, Refusal
+from gptailor.checkpoint.families.layer_config import Config, Refusal, RuleError
 from gptailor.checkpoint.families.layout import Layout
 
 _KEYS = ("quantization_config", "compression_config")
@@ -26,10 +26,6 @@ _ALL = r"(?:\*|\.\*|\.\+|\\d\+|\[0-9\]\+)"
 _SPECIAL = re.compile(r"[*+?()\[\]{}|^$]|\\[^.]")
 
 
-class _CannotFollow(Exception):  # noqa: N818 (caught where it is made)
-    """An entry that has no form for the moved layers."""
-
-
 def quantisation(config: Config) -> Any:
     """What a configuration says of its quantisation, or None."""
     return next((config[key] for key in _KEYS if config.get(key)), None)
@@ -37,14 +33,13 @@ def quantisation(config: Config) -> Any:
 
 def requantised(layout: Layout, config: dict[str, Any], places: Places) -> dict[str, Any] | Refusal:
     """The configuration with the layers in its quantisation renumbered; or why there is none."""
-    stays = all(place == (n, n) for n, place in enumerate(places))
     given = [key for key in _KEYS if isinstance(config.get(key), Mapping)]
-    if stays or not given:
+    if all(place == (n, n) for n, place in enumerate(places)):
         return config
     moves = _Moves(layout, places)
     try:
         return config | {key: _renamed(config[key], moves) for key in given}
-    except _CannotFollow as error:
+    except RuleError as error:
         return Refusal(
             f"'{str(error)[:80]}' in the quantisation's configuration means layers by their "
             "numbers, and can't be rewritten for those that moved"
@@ -93,9 +88,10 @@ class _Moves:
         start = sign.end() if sign is not None else 0
         match = self.numbered.fullmatch(text, start)
         if match is None:
-            return [self._of_no_layer(text, text[start:])]
+            self._check_of_no_layer(text, text[start:])
+            return [text]
         if _SPECIAL.search(match["before"].removeprefix("^").replace(".*", "")):
-            raise _CannotFollow(text)
+            raise RuleError(text)
         return list(self._renumbered(text, text[:start], match))
 
     def _renumbered(self, text: str, sign: str, match: re.Match[str]) -> Iterator[str]:
@@ -103,22 +99,20 @@ class _Moves:
         numbers = {str(n) for n in range(max(self.layout.count, len(self.places)))}
         # `layers.1` means whatever begins so, perhaps another layer too.
         if not rest and any(n.startswith(match["number"]) for n in numbers - {match["number"]}):
-            raise _CannotFollow(text)
+            raise RuleError(text)
         part = self.layout.family.part(rest.replace("\\", "").lstrip(".").rstrip("$*") + ".")
         for n, (attn, mlp) in enumerate(self.places):
             froms = {"attn": {attn}, "mlp": {mlp}}.get(part or "", {attn, mlp})
-            if number not in froms:
-                continue
-            if len(froms) > 1:
-                raise _CannotFollow(text)
-            yield f"{sign}{match['before']}{n}{rest}"
+            if number in froms and len(froms) > 1:
+                raise RuleError(text)
+            if number in froms:
+                yield f"{sign}{match['before']}{n}{rest}"
 
-    def _of_no_layer(self, text: str, name: str) -> str:
-        """An entry that means the same in every layer; any other is refused."""
+    def _check_of_no_layer(self, text: str, name: str) -> None:
+        """Refuse an entry that may not mean the same in every layer."""
         if self.of_all.match(name):
-            return text
+            return
         mentions = re.search(rf"(?<![A-Za-z0-9_]){re.escape(self.word)}{_DOT}", name)
         by_number = re.search(r"\d|\\[dDwW]|\[", name) and _SPECIAL.search(name)
         if mentions or by_number or re.match(r"\d+\.", name):
-            raise _CannotFollow(text)
-        return text
+            raise RuleError(text)

@@ -2,70 +2,58 @@
 
 from typing import Any
 
+from gptailor.checkpoint.families import layer_config as rules
 from gptailor.checkpoint.families.compatibility import gated_window, rope
 from gptailor.checkpoint.families.family import EXPERTS_OUT, Family, llama_keys
-from gptailor.checkpoint.families.layer_config import (
-    DENSE,
-    FULL,
-    SLIDING,
-    SPARSE,
-    Config,
-    LayerRule,
-    Values,
-    cannot_say,
-    complete,
-    derived,
-    int_of,
-    sliding,
-    window,
-)
 from gptailor.checkpoint.files import shown
 
 
-def _after_full_ones(config: Config, count: int) -> list[Any]:
+def _after_full_ones(config: rules.Config, count: int) -> list[Any]:
     """The first `max_window_layers` are full, the others slide."""
-    first = int_of(config, "max_window_layers", 28)
-    slides = window(config, gated=True, default=4096) is not None
-    return [SLIDING if slides and i >= first else FULL for i in range(count)]
+    first = rules.int_of(config, "max_window_layers", 28)
+    slides = rules.window(config, gated=True, default=4096) is not None
+    return [rules.SLIDING if slides and i >= first else rules.FULL for i in range(count)]
 
 
-def _keep_max_window_layers(config: Config, values: Values) -> dict[str, Any]:
+def _keep_max_window_layers(config: rules.Config, values: rules.Values) -> dict[str, Any]:
     """Say the list by `max_window_layers` too, for readers that don't know `layer_types`."""
-    full = list(values).index(SLIDING) if SLIDING in values else len(values)
-    if SLIDING in values and FULL not in values[full:]:
+    full = list(values).index(rules.SLIDING) if rules.SLIDING in values else len(values)
+    if rules.SLIDING in values and rules.FULL not in values[full:]:
         return {**config, "max_window_layers": full}
     return dict(config)
 
 
-def _even_below_bound(config: Config, count: int) -> list[Any]:
+def _even_below_bound(config: rules.Config, count: int) -> list[Any]:
     """Qwen 2 MoE: every other layer below `max_window_layers` slides."""
-    bound = int_of(config, "max_window_layers", 28)
+    bound = rules.int_of(config, "max_window_layers", 28)
     slides = bool(config.get("use_sliding_window", False))
-    return [SLIDING if slides and i % 2 == 0 and i < bound else FULL for i in range(count)]
+    return [
+        rules.SLIDING if slides and i % 2 == 0 and i < bound else rules.FULL for i in range(count)
+    ]
 
 
-def _sparse_steps(experts: int) -> LayerRule:
+def _sparse_steps(experts: int) -> rules.LayerRule:
     """Each `decoder_sparse_step`-th layer is sparse, but those of `mlp_only_layers`."""
 
-    def read(config: Config, count: int) -> list[Any]:
-        step = int_of(config, "decoder_sparse_step", 1, least=1)
+    def read(config: rules.Config, count: int) -> list[Any]:
+        step = rules.int_of(config, "decoder_sparse_step", 1, least=1)
         dense = config.get("mlp_only_layers") or []
         if not isinstance(dense, list | tuple):
-            cannot_say(f"'mlp_only_layers' is {shown(dense)}, and should be a list")
+            raise rules.RuleError(f"'mlp_only_layers' is {shown(dense)}, and should be a list")
         has = bool(config.get("num_experts", config.get("num_local_experts", experts)))
         sparse = [has and i not in dense and (i + 1) % step == 0 for i in range(count)]
-        return [SPARSE if each else DENSE for each in sparse]
+        return [rules.SPARSE if each else rules.DENSE for each in sparse]
 
-    def write(config: Config, values: Values) -> dict[str, Any]:
-        kinds = complete("mlp_only_layers", values)
-        dense = [i for i, kind in enumerate(kinds) if kind == DENSE]
+    def write(config: rules.Config, values: rules.Values) -> dict[str, Any]:
+        kinds = rules.complete("mlp_only_layers", values)
+        dense = [i for i, kind in enumerate(kinds) if kind == rules.DENSE]
         return {**config, "mlp_only_layers": dense, "decoder_sparse_step": 1}
 
-    return LayerRule("mlp", "mlp", read, write)
+    return rules.LayerRule("mlp", "mlp", read, write)
 
 
-_WINDOWS = sliding(
-    derived("layer_types", "attn", _after_full_ones, keep=_keep_max_window_layers), gated=True
+_WINDOWS = rules.sliding(
+    rules.derived("layer_types", "attn", _after_full_ones, keep=_keep_max_window_layers), gated=True
 )
 
 QWEN = (
@@ -77,7 +65,7 @@ QWEN = (
             num_experts=60, num_experts_per_tok=4, norm_topk_prob=False,
         ),
         (
-            *sliding(derived("layer_types", "attn", _even_below_bound), gated=True),
+            *rules.sliding(rules.derived("layer_types", "attn", _even_below_bound), gated=True),
             _sparse_steps(60),
         ),
         mlp_out=EXPERTS_OUT,

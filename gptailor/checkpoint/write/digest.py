@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, final
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
-from gptailor.checkpoint.write.output_file import ByteProgress, Payload, read_blocks
+from gptailor.checkpoint.write.output_file import ByteProgress, Payload, blocks_of, read_blocks
 from gptailor.checkpoint.write.tensors import OnWritten
 from gptailor.checkpoint.write.threads import Crew
 from gptailor.plan.plan import Closed, Several
@@ -80,22 +80,13 @@ def of_tensors(
     def tell(spec: TensorSpec) -> None:
         digest = hashlib.sha256()
         size = 0
-        for chunk in _chunks(payload_of(spec)):
-            view = memoryview(chunk)
-            digest.update(view)
-            size += view.nbytes
-            progress(view.nbytes)
+        for chunk in blocks_of(payload_of(spec)):
+            digest.update(chunk)
+            size += (count := memoryview(chunk).nbytes)
+            progress(count)
         if size != spec.size:
             message = f"{quoted(spec.name)} takes {spec.size} bytes and was given {size}"
             raise CheckpointError("C304", message, Path(spec.name))
         seen(spec, digest.hexdigest())
 
     crew.do([partial(tell, spec) for spec in specs])
-
-
-def _chunks(payload: Payload) -> Iterator[memoryview | bytes]:
-    if not isinstance(payload, ByteRange):
-        yield from payload
-        return
-    with open_regular(payload.file) as file:
-        yield from read_blocks(file.fileno(), payload)

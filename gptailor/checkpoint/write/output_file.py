@@ -5,19 +5,17 @@ Where the system or the file system lacks one of these calls, the bytes get ther
 
 import ctypes
 import errno
+import io
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, reading, reason
 from gptailor.checkpoint.tensor import ByteRange
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 Payload = ByteRange | Iterable[memoryview | bytes]
 """A tensor's bytes: copied from a file as they are, or made on the way."""
@@ -68,6 +66,15 @@ def start_writing(fd: int, offset: int, size: int) -> None:
     kinds = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     if (sync := libc("sync_file_range", *kinds)) is not None:
         sync(fd, offset, size, _WRITE)
+
+
+def blocks_of(payload: Payload) -> Iterator[memoryview | bytes]:
+    """A tensor's bytes, each block valid until the next one is asked for."""
+    if not isinstance(payload, ByteRange):
+        yield from payload
+        return
+    with open_regular(payload.file) as file:
+        yield from read_blocks(file.fileno(), payload)
 
 
 def read_blocks(source: int, stretch: ByteRange) -> Iterator[memoryview]:
@@ -140,23 +147,17 @@ class OutputFile:
         if size >= _WORTH_STARTING:
             start_writing(self.fd, offset, size)
 
-    def copy(self, stretch: ByteRange, offset: int, digest: "_Hash | None" = None) -> None:
-        """Write a stretch of another file from byte `offset` on, within the kernel if it may be.
-
-        A `digest` is told of all bytes; they go through memory then.
-        """
+    def copy(self, stretch: ByteRange, offset: int) -> None:
+        """Write a stretch of another file from byte `offset` on, within the kernel if it may be."""
         end = stretch.offset + stretch.size
         with open_regular(stretch.file) as file:
             source = file.fileno()
             if os.fstat(source).st_size < end:
                 message = f"ends before byte {end}; it changed since it was opened"
                 raise CheckpointError("C304", message, stretch.file)
-            begun = self._copy_in_kernel(source, stretch, offset) if digest is None else 0
-            done = begun
+            begun = done = self._copy_in_kernel(source, stretch, offset)
             left = ByteRange(stretch.file, stretch.offset + begun, stretch.size - begun)
             for block in read_blocks(source, left):
-                if digest is not None:
-                    digest.update(block)
                 done += self.write(block, offset + done)
             self.start(offset + begun, done - begun)
 
@@ -165,39 +166,29 @@ class OutputFile:
 
         `sendfile` writes where a descriptor stands, and so has one of its own.
         """
+        done = 0
+        with writing(self.shown):
+            out = io.FileIO(os.open(self.path, os.O_WRONLY | os.O_CLOEXEC), "w")
 
-        def copy_range(count: int, done: int) -> int:
+        def copy_range(count: int) -> int:
             places = stretch.offset + done, offset + done
             return os.copy_file_range(source, self.fd, count, *places)
 
-        done = self._as_far_as(copy_range, stretch.size, offset, 0)
-        if done == stretch.size:
-            return done
-        with writing(self.shown):
-            out = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.lseek(out, offset + done, os.SEEK_SET)
-            return self._as_far_as(
-                lambda count, done: os.sendfile(out, source, stretch.offset + done, count),
-                stretch.size,
-                offset,
-                done,
-            )
-        finally:
-            os.close(out)
+        def send(count: int) -> int:
+            out.seek(offset + done)
+            return os.sendfile(out.fileno(), source, stretch.offset + done, count)
 
-    def _as_far_as(self, copy: Callable[[int, int], int], size: int, offset: int, done: int) -> int:
-        """Call it for the bytes after the first `done` while it copies some; how many are done."""
-        while done < size:
-            try:
-                copied = copy(min(size - done, COPY_STEP), done)
-            except (OSError, AttributeError):
-                break
-            if not copied:
-                break
-            self.start(offset + done, copied)
-            self.progress(copied)
-            done += copied
+        with out:
+            for copy in (copy_range, send):
+                while done < stretch.size:
+                    copied = 0
+                    with suppress(OSError, AttributeError):
+                        copied = copy(min(stretch.size - done, COPY_STEP))
+                    if not copied:
+                        break
+                    self.start(offset + done, copied)
+                    self.progress(copied)
+                    done += copied
         return done
 
 

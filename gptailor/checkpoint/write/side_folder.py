@@ -159,9 +159,8 @@ def exchange_names(one: Path, other: Path) -> bool:
     """
     path = (ctypes.c_int, ctypes.c_char_p)
     renameat2 = libc("renameat2", *path, *path, ctypes.c_uint)
-    if renameat2 is None:
-        return False
-    return not renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
+    places = _HERE, os.fsencode(one), _HERE, os.fsencode(other)
+    return renameat2 is not None and not renameat2(*places, _EXCHANGE)
 
 
 def _name(target: Path) -> Path:
@@ -180,16 +179,15 @@ def _claim(fd: int) -> bool:
 
 def _lock_of_dead(path: Path) -> int | None:
     """The lock of a side folder whose process is dead, now held by us."""
-    try:
+    with suppress(OSError):
         fd = os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        return None
-    return fd
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+    return None
 
 
 def _discard(path: Path, target: Path) -> None:

@@ -10,7 +10,7 @@ from typing import final
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import SINGLE
 from gptailor.checkpoint.tensor import DTYPE_BITS, ByteRange, TensorSpec
-from gptailor.checkpoint.write.output_file import OutputFile, Payload
+from gptailor.checkpoint.write.output_file import OutputFile, Payload, blocks_of
 from gptailor.checkpoint.write.threads import Crew
 
 _HEADER_ALIGNMENT = 8
@@ -92,7 +92,8 @@ def fill_shard(
 ) -> None:
     """Write the header and all tensors of a shard. Neighbours that are copied are copied as one."""
     out.write(shard.header, 0)
-    copies, made = [], []
+    copies: list[tuple[TensorSpec, ByteRange, int]] = []
+    made: list[tuple[TensorSpec, Payload, int]] = []
     offset = len(shard.header)
     for spec in shard.specs:
         payload = payload_of(spec)
@@ -105,7 +106,7 @@ def fill_shard(
     if seen is None:
         copying = [partial(out.copy, *each) for each in _joined(copies)]
     else:
-        copying = [partial(_copy, out, *each, seen) for each in copies]
+        copying = [partial(_make, out, *each, seen) for each in copies]
     made.sort(key=lambda each: each[0].size < _LARGE)
     making = [partial(_make, out, *each, seen) for each in made]
     # One thread waits for what arithmetic needs to be imported, while the others copy.
@@ -125,25 +126,13 @@ def _joined(copies: Iterable[tuple[TensorSpec, ByteRange, int]]) -> list[tuple[B
     return joined
 
 
-def _copy(
-    out: OutputFile, spec: TensorSpec, stretch: ByteRange, offset: int, seen: OnWritten
-) -> None:
-    digest = hashlib.sha256()
-    out.copy(stretch, offset, digest)
-    seen(spec, digest.hexdigest())
-
-
 def _make(
-    out: OutputFile,
-    spec: TensorSpec,
-    chunks: Iterable[memoryview | bytes],
-    offset: int,
-    seen: OnWritten | None,
+    out: OutputFile, spec: TensorSpec, payload: Payload, offset: int, seen: OnWritten | None
 ) -> None:
     """Write a tensor chunk by chunk."""
     digest = hashlib.sha256()
     written = flushed = 0
-    for chunk in chunks:
+    for chunk in blocks_of(payload):
         size = memoryview(chunk).nbytes
         if written + size > spec.size:
             written += size

@@ -87,9 +87,8 @@ def check_target(target: Path, *, force: bool, protected: Iterable[Path] = ()) -
         message = "is a mount point, which can't be replaced; name a folder in it"
         raise CheckpointError("C302", message, target)
     with writing(target):
-        empty = not any(target.iterdir())
-    if empty:
-        return
+        if not any(target.iterdir()):
+            return
     if not force:
         raise TargetExists(target)
     _check_replaceable(target)
@@ -110,7 +109,10 @@ def free_space(target: Path) -> int:
 def _check_apart(target: Path, source: Path) -> None:
     """Neither is the other, nor lies within it, links followed or not."""
     for place in (Path(os.path.abspath(source)), Path(os.path.realpath(source))):  # noqa: PTH100 (resolve() follows links)
-        if place == target or _same(place, target):
+        same = place == target
+        with suppress(OSError):  # one folder by other names: a bind mount, letters' case
+            same = same or place.samefile(target)
+        if same:
             raise CheckpointError("C302", "is one of the sources", target)
         if target.is_relative_to(place):
             message = f"lies within the source {quoted(str(source))}"
@@ -118,14 +120,6 @@ def _check_apart(target: Path, source: Path) -> None:
         if place.is_relative_to(target):
             message = f"holds the source {quoted(str(source))}"
             raise CheckpointError("C302", message, target)
-
-
-def _same(one: Path, other: Path) -> bool:
-    """Whether both are one folder, though by other names (a bind mount, letters' case)."""
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False
 
 
 def _check_replaceable(target: Path) -> None:
@@ -193,11 +187,10 @@ def _index(shards: Sequence[Shard]) -> dict[str, bytes]:
     if len(shards) < 2:
         return {}
     specs = [spec for shard in shards for spec in shard.specs]
-    index = {
-        "metadata": {
-            "total_parameters": sum(spec.elements for spec in specs),
-            "total_size": sum(spec.size for spec in specs),
-        },
-        "weight_map": {spec.name: shard.name for shard in shards for spec in shard.specs},
+    sums = {
+        "total_parameters": sum(s.elements for s in specs),
+        "total_size": sum(s.size for s in specs),
     }
+    mapped = {spec.name: shard.name for shard in shards for spec in shard.specs}
+    index = {"metadata": sums, "weight_map": mapped}
     return {INDEX: json.dumps(index, indent=2, sort_keys=True).encode() + b"\n"}
