@@ -10,7 +10,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -36,11 +36,8 @@ class CheckpointError(TailorError):
         self, code: str, message: str, path: Path, help: str = "", offset: int | None = None
     ) -> None:
         super().__init__(code, message, path, help, offset)
-        self.code = code
-        self.message = message
-        self.path = path
-        self.help = help
-        self.offset = offset
+        self.code, self.message, self.path = code, message, path
+        self.help, self.offset = help, offset
 
     def __str__(self) -> str:
         place = _escaped(str(self.path)) + ("" if self.offset is None else f", byte {self.offset}")
@@ -70,12 +67,9 @@ def _escaped(text: str) -> str:
 
 
 _KINDS = {
-    stat.S_IFDIR: "a folder",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
 
 
 @contextmanager
@@ -117,16 +111,12 @@ def read_object(path: Path, code: str, duplicate: str | None) -> dict[str, Any]:
 
 def _is_deep(value: object) -> bool:
     """Whether lists and objects nest deeper than 100; found without a recursion."""
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        inside: list[Any] = []
-        for each in level:
-            if isinstance(each, dict | list):
-                inside += each.values() if isinstance(each, dict) else each
-        if not inside:
-            return False
-        level = inside
-    return True
+    depth, level = 0, [value]
+    while level and depth < _MAX_DEPTH:
+        nests = (each for each in level if isinstance(each, dict | list))
+        level = [v for each in nests for v in (each.values() if isinstance(each, dict) else each)]
+        depth += 1
+    return bool(level)
 
 
 def read_exactly(file: io.FileIO, count: int, path: Path, code: str) -> bytes:
@@ -199,21 +189,18 @@ def place_of(name: str, raw: bytes) -> int:
 
 
 def _after_blanks(text: str, at: int) -> int:
-    blank = _BLANK.match(text, at)
-    return at if blank is None else blank.end()
+    return blank.end() if (blank := _BLANK.match(text, at)) else at
 
 
 def _undecodable(text: str, decoder: json.JSONDecoder) -> int:
     """Where the first entry is that makes the decoder fail, or comes twice; else the beginning."""
     seen: set[str] = set()
     at = 0
-    try:
+    with suppress(ValueError, RecursionError):
         for name, at in named_places(text, decoder):  # noqa: B007 (where it stops is the answer)
             if name in seen:
                 break
             seen.add(name)
-    except (ValueError, RecursionError):
-        pass
     return at
 
 
@@ -226,7 +213,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         counts = Counter(name for name, _ in pairs)
-        twice = next(name for name, count in counts.items() if count > 1)
+        twice = next(name for name in counts if counts[name] > 1)
         raise _TwiceError(f"{quoted(twice)} stands twice in one object")
     return found
 

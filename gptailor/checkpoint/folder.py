@@ -122,7 +122,6 @@ def generation_config(checkpoint: Checkpoint) -> Path | None:
 
 
 def _listing(folder: Path) -> list[str]:
-    """The names in a folder, sorted."""
     with reading(folder, "C101"):
         try:
             return sorted(path.name for path in folder.iterdir())
@@ -139,9 +138,6 @@ def _regular(path: Path) -> Path:
     if not regular:
         raise CheckpointError("C201", "is not a regular file", path)
     return path
-
-
-# ------------------------------------------------------------------------------------ many shards
 
 
 def _read_shards(
@@ -174,8 +170,7 @@ def weight_map(path: Path) -> dict[str, str]:
         raise CheckpointError("C105", "the index's 'weight_map' names no tensor", path)
     for name, file in mapped.items():
         if not isinstance(file, str):
-            message = f"the index gives no file name for {quoted(name)}"
-            raise CheckpointError("C105", message, path)
+            raise CheckpointError("C105", f"the index gives no file name for {quoted(name)}", path)
     return mapped
 
 

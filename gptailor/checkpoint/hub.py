@@ -16,30 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from gptailor.checkpoint import folder as on_disk
 from gptailor.checkpoint.files import CheckpointError, quoted, read_object
-from gptailor.checkpoint.folder import (
-    ADAPTER,
-    CONFIG,
-    GENERATION_CONFIG,
-    INDEX,
-    SINGLE,
-    TOKENIZER_FILES,
-    Checkpoint,
-    open_checkpoint,
-    weight_map,
-)
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
 
 _SMALL_FILES = (
-    CONFIG,
-    GENERATION_CONFIG,
-    INDEX,
-    "adapter_config.json",
-    "pytorch_model.bin.index.json",
-    "additional_chat_templates/*.jinja",
-    *TOKENIZER_FILES,
-)
+    on_disk.CONFIG, on_disk.GENERATION_CONFIG, on_disk.INDEX, "adapter_config.json",
+    "pytorch_model.bin.index.json", "additional_chat_templates/*.jinja", *on_disk.TOKENIZER_FILES,
+)  # fmt: skip
 """What is fetched of every model: all but its weights."""
 
 _FOREIGN = ("*.bin", "*.gguf")
@@ -63,25 +48,26 @@ def snapshot(repo: str, revision: str | None, names: Iterable[str] = _SMALL_FILE
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(names)))
 
 
-def open_hub(repo: str, revision: str | None) -> tuple[Checkpoint, Remote]:
+def open_hub(repo: str, revision: str | None) -> tuple[on_disk.Checkpoint, Remote]:
     """A model on the Hub, without its weights."""
     folder = snapshot(repo, revision)
     remote = Remote(repo, folder.name)
     if all((folder / name).exists() for name in _weights(folder)):
-        return open_checkpoint(folder), remote
-    if not (folder / INDEX).exists() and _foreign(folder, remote):
-        return open_checkpoint(snapshot(repo, remote.commit, [*_SMALL_FILES, *_FOREIGN])), remote
-    config = read_object(folder / CONFIG, "C103", duplicate=None)
+        return on_disk.open_checkpoint(folder), remote
+    if not (folder / on_disk.INDEX).exists() and _foreign(folder, remote):
+        folder = snapshot(repo, remote.commit, [*_SMALL_FILES, *_FOREIGN])
+        return on_disk.open_checkpoint(folder), remote
+    config = read_object(folder / on_disk.CONFIG, "C103", duplicate=None)
     tensors: dict[str, TensorInfo] = {}
     files = tuple(folder / name for name in _weights(folder))
     for file in files:
         tensors |= read_header(file) if file.exists() else _header(folder, remote, file)
-    return Checkpoint(folder, config, tensors, files), remote
+    return on_disk.Checkpoint(folder, config, tensors, files), remote
 
 
 def open_adapter(repo: str, revision: str | None) -> tuple[Path, Remote]:
     """An adapter on the Hub, which is small, and fetched whole."""
-    folder = snapshot(repo, revision, [*_SMALL_FILES, ADAPTER, "adapter_model.bin"])
+    folder = snapshot(repo, revision, [*_SMALL_FILES, on_disk.ADAPTER, "adapter_model.bin"])
     return folder, Remote(repo, folder.name)
 
 
@@ -97,20 +83,20 @@ def fetch(remote: Remote, folder: Path, files: Iterable[Path]) -> None:
 
 def _weights(folder: Path) -> tuple[str, ...]:
     """The names of the weights' files, as far as the small ones tell them."""
-    if (folder / INDEX).exists():
-        return tuple(sorted(set(weight_map(folder / INDEX).values())))
-    return (SINGLE,)
+    if (folder / on_disk.INDEX).exists():
+        return tuple(sorted(set(on_disk.weight_map(folder / on_disk.INDEX).values())))
+    return (on_disk.SINGLE,)
 
 
 def _foreign(folder: Path, remote: Remote) -> bool:
     """Whether a repository without an index has no weights in safetensors either."""
     from huggingface_hub import HfApi  # noqa: PLC0415
 
-    if _kept(remote, SINGLE).exists():
+    if _kept(remote, on_disk.SINGLE).exists():
         return False
     try:
         with _talking(remote.repo, remote.commit):
-            return not HfApi().file_exists(remote.repo, SINGLE, revision=remote.commit)
+            return not HfApi().file_exists(remote.repo, on_disk.SINGLE, revision=remote.commit)
     except CheckpointError:
         if any(path for pattern in _FOREIGN for path in folder.glob(pattern)):
             return True  # they are in the cache
@@ -165,7 +151,6 @@ def _asked(remote: Remote, name: str) -> dict[str, Any]:
 
 
 def _infos(file: Path, header: Any) -> dict[str, TensorInfo]:
-    """The tensors, if that is what the header says."""
     found: dict[str, TensorInfo] = {}
     for name, entry in header.items() if isinstance(header, dict) else [("", None)]:
         match entry:

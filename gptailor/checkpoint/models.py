@@ -122,11 +122,10 @@ def open_models(
     `declared` are the models as they were before `rebind`: what an adapter calls its base by.
     """
     opener = _Opener(plan, declared or plan.models)
-    opened: dict[str, Opened] = {}
-    for name in sorted(used(plan), key=lambda n: (n != "base", n)):
-        if (found := opener.model(name)) is not None:
-            opened[name] = found
-    return opened, opener.faults
+    found = {
+        name: opener.model(name) for name in sorted(used(plan), key=lambda n: (n != "base", n))
+    }
+    return {name: model for name, model in found.items() if model is not None}, opener.faults
 
 
 _Found = tuple[Checkpoint, tuple[Remote, ...]]

@@ -66,9 +66,6 @@ class ByteRange:
     size: int
 
 
-# ------------------------------------------------------------------- other ways for values to lie
-
-
 @final
 @dataclass(frozen=True, slots=True)
 class Pickled:

@@ -117,9 +117,6 @@ def _decoder(raw: bytes) -> dict[Any, Any]:
     return {entry["content"]: int(number) for number, entry in entries.items()}
 
 
-# ----------------------------------------------------------------------------------- sentencepiece
-
-
 def _pieces(raw: bytes) -> dict[str, int]:
     """The pieces of a SentencePiece model: field 1 of a protobuf repeats, each with a field 1.
 
@@ -129,16 +126,13 @@ def _pieces(raw: bytes) -> dict[str, int]:
         return {}
     if raw.startswith(b"version https://git-lfs"):
         raise ValueError("this is a Git LFS pointer; fetch the file with `git lfs pull`")
-    pieces = [_text(message) for number, message in _fields(raw) if number == 1]
-    return {piece: number for number, piece in enumerate(pieces)}
+    pieces = (piece for number, piece in _fields(raw) if number == 1)
+    texts = (next((text for number, text in _fields(each) if number == 1), b"") for each in pieces)
+    return {text.decode("utf-8"): number for number, text in enumerate(texts)}
 
 
 _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 """The first line of a tiktoken file: a token in base 64, and its number."""
-
-
-def _text(message: bytes) -> str:
-    return next((value.decode("utf-8") for number, value in _fields(message) if number == 1), "")
 
 
 def _fields(raw: bytes) -> Iterator[tuple[int, bytes]]:
@@ -162,15 +156,12 @@ def _fields(raw: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, 64, 7):
         if at >= len(raw):
             raise ValueError("it is cut off")
-        byte = raw[at]
+        byte, at = raw[at], at + 1
         value |= (byte & 127) << shift
-        at += 1
         if byte < 128:
             return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError(f"no number at byte {at}")
+    raise ValueError(f"no number at byte {at}")

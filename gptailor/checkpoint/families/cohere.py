@@ -11,8 +11,7 @@ COHERE = (
             rope(500_000.0), 8192, 64, None,
             layer_norm_eps=1e-5, use_qk_norm=False, logit_scale=0.0625,
         ),
-        one_norm=lambda config: True,
-        tied=True,
+        one_norm=lambda config: True, tied=True,
     ),
     Family(
         ("cohere2",),
@@ -20,7 +19,6 @@ COHERE = (
         sliding(
             derived("layer_types", "attn", alternating(4, PATTERN_KEYS[0]), replaces=PATTERN_KEYS)
         ),
-        one_norm=lambda config: True,
-        tied=True,
+        one_norm=lambda config: True, tied=True,
     ),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, final
 
 from gptailor.checkpoint.families.layer_config import Config, window
@@ -85,14 +86,8 @@ def _value(name: str, default: Any) -> Callable[[Config], Any]:
 
 def gated_window(default: int | None) -> ConfigKey:
     """`sliding_window`, where it counts only if `use_sliding_window` is set."""
+    return ConfigKey("sliding_window", partial(window, gated=True, default=default), "warning")
 
-    def read(config: Config) -> Any:
-        return window(config, gated=True, default=default)
-
-    return ConfigKey("sliding_window", read, "warning")
-
-
-# ------------------------------------------------------------------------------- rotary embeddings
 
 _STRETCHED = frozenset({"llama3", "yarn", "longrope"})
 """Types that know the length before they stretched it."""
@@ -157,9 +152,6 @@ def _form(
     if kind == "dynamic" or (kind in {"yarn", "longrope"} and "factor" not in form):
         form["max_position_embeddings"] = length
     return form
-
-
-# -------------------------------------------------------------------------------------- comparison
 
 
 def disagreements(

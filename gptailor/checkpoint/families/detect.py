@@ -119,8 +119,6 @@ def _quantised(config: Config, names: Collection[str]) -> str | None:
     return "unnamed" if given or any(name.endswith(_QUANTISED) for name in names) else None
 
 
-# ----------------------------------------------------------------------- architectures not listed
-
 _POSITIONAL = re.compile(
     r"layer|block|pattern|interval|every|freq|sparse|dense|window|expert|depth"
 )
@@ -169,7 +167,6 @@ def _unfamiliar(config: Config) -> str | None:
 
 
 def _unlike_llama(names: Collection[str]) -> str | None:
-    """What of the layers' tensors is not as in Llama."""
     found: dict[str, set[str]] = {}
     for name in names:
         if (match := _LAYER_NAME.fullmatch(name)) is not None:

@@ -49,9 +49,6 @@ class LayerRule:
     write: Write
 
 
-# ------------------------------------------------------------------------------------------- lists
-
-
 def listed_per_layer(key: str, part: Part) -> LayerRule:
     """A list with an entry a layer, where the model reads it but doesn't need it."""
 
@@ -105,9 +102,6 @@ def int_of(config: Config, key: str, default: int, least: int = 0) -> int:
     if type(value) is not int or value < least:
         raise RuleError(f"'{key}' is {shown(value)}, and should be an integer from {least} up")
     return value
-
-
-# ------------------------------------------------------------------------------- sliding attention
 
 
 def alternating(period: int, key: str | None = None) -> Read:

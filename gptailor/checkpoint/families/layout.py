@@ -61,9 +61,6 @@ class Layout:
         return self.family.transposed
 
 
-# -------------------------------------------------------------------------------------------- names
-
-
 def place_in(prefix: str, name: str) -> tuple[int, str] | None:
     """The layer's number and the rest of the name, or None outside the layers."""
     if not name.startswith(prefix):
@@ -91,9 +88,6 @@ def name_of(layout: Layout, layer: int, rest: str) -> str:
     return f"{layout.prefix}{layer}.{rest}"
 
 
-# --------------------------------------------------------------------------------------- arithmetic
-
-
 @lru_cache(maxsize=1024)
 def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(re.escape(name).replace(r"\*", r"[^.]+"))
@@ -109,20 +103,14 @@ def projection(layout: Layout, rest: str) -> Part | None:
 
 def fold_scale(layout: Layout, rest: str) -> How | None:
     """What becomes of a layer's tensor where the hidden state that enters is 1/c of what it was."""
-    for each in layout.family.folds:
-        if _pattern(each.tensor).fullmatch(rest):
-            return each.how
-    if layout.family.folds or projection(layout, rest) is None:
-        return None
-    return "divide"
+    if folds := layout.family.folds:
+        return next((fold.how for fold in folds if _pattern(fold.tensor).fullmatch(rest)), None)
+    return None if projection(layout, rest) is None else "divide"
 
 
 def is_constant(rest: str) -> bool:
     """Whether a layer's tensor is no weight: a mask or frequencies, to be copied only."""
     return rest in _CONSTANTS or rest.endswith("rotary_emb.inv_freq")
-
-
-# ------------------------------------------------------------------------------------ configuration
 
 
 def layer_entries(layout: Layout, config: Config) -> list[LayerEntry]:

@@ -7,8 +7,6 @@ their numbers in another way, it can't follow, and that is said.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, final
 
 from gptailor.checkpoint.families.layer_config import Config, Refusal, RuleError
@@ -59,28 +57,18 @@ def _renamed(value: Any, moves: "_Moves") -> Any:
 
 
 @final
-@dataclass(frozen=True)
 class _Moves:
-    """Where layers have gone."""
+    """Where layers have gone, and patterns of names with their numbers, with all and with some."""
 
-    layout: Layout
-    places: Places
-
-    @cached_property
-    def word(self) -> str:
-        """What stands before a layer's number: `layers`, `h`."""
-        return self.layout.prefix.rstrip(".").rpartition(".")[2]
-
-    @cached_property
-    def numbered(self) -> re.Pattern[str]:
-        """A layer's number, and the rest of the name."""
-        before = rf"(?P<before>(?:.*[^A-Za-z0-9_])?{re.escape(self.word)}{_DOT})"
-        return re.compile(rf"{before}(?P<number>\d+)(?P<rest>(?:{_DOT}.*|\$)?)")
-
-    @cached_property
-    def of_all(self) -> re.Pattern[str]:
-        """The same of every layer."""
-        return re.compile(rf"(?:.*[^A-Za-z0-9_])?{re.escape(self.word)}{_DOT}{_ALL}(?:{_DOT}|$)")
+    def __init__(self, layout: Layout, places: Places) -> None:
+        self.layout = layout
+        self.places = places
+        word = re.escape(layout.prefix.rstrip(".").rpartition(".")[2])  # `layers`, `h`
+        before = rf"(?:.*[^A-Za-z0-9_])?{word}{_DOT}"
+        after = rf"(?P<number>\d+)(?P<rest>(?:{_DOT}.*|\$)?)"
+        self.numbered = re.compile(rf"(?P<before>{before}){after}")
+        self.of_all = re.compile(rf"{before}{_ALL}(?:{_DOT}|$)")
+        self.mentioned = re.compile(rf"(?<![A-Za-z0-9_]){word}{_DOT}")
 
     def names(self, text: str) -> list[str]:
         """What an entry is for the moved layers: itself, or one entry for each of them."""
@@ -112,7 +100,6 @@ class _Moves:
         """Refuse an entry that may not mean the same in every layer."""
         if self.of_all.match(name):
             return
-        mentions = re.search(rf"(?<![A-Za-z0-9_]){re.escape(self.word)}{_DOT}", name)
         by_number = re.search(r"\d|\\[dDwW]|\[", name) and _SPECIAL.search(name)
-        if mentions or by_number or re.match(r"\d+\.", name):
+        if self.mentioned.search(name) or by_number or re.match(r"\d+\.", name):
             raise RuleError(text)

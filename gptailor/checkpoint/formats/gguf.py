@@ -42,18 +42,12 @@ _REST_NAMES = {
     "output.weight": "lm_head.weight",
 }
 _LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
+    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}  # fmt: skip
 _ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
 _MLP = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 _FREQUENCIES = "rope_freqs.weight"
@@ -105,11 +99,9 @@ class _File:
         self._check_heads()
 
     def refuse(self, message: str, help: str = "") -> NoReturn:
-        """Raise: this file isn't read."""
         raise CheckpointError("C109", message, self.path, help)
 
     def fact(self, key: str) -> GgufValue | None:
-        """What is said of the architecture, if it is."""
         return self.facts.get(f"{self.name}.{key}")
 
     def count(self, key: str, default: int | None = None) -> int:
@@ -142,16 +134,14 @@ class _File:
 
     def _check_heads(self) -> None:
         for key in ("attention.value_length", "rope.dimension_count"):
-            if self.count(key, self.head) != self.head:
-                message = f"'{self.name}.{key}' is {self.fact(key)}, and a head has {self.head}"
-                self.refuse(message)
+            if (said := self.count(key, self.head)) != self.head:
+                self.refuse(f"'{self.name}.{key}' is {said}, and a head has {self.head}")
         if self.heads % self.kv or self.head % 2:
             self.refuse(f"has {self.heads} heads of {self.head} for {self.kv} of keys and values")
 
     # ---------------------------------------------------------------------------------- tensors
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
-        """The configuration and the tensors."""
         biased = self._biased()
         wanted = dict(self._shapes(biased))
         for name, shape in wanted.items():
@@ -181,11 +171,11 @@ class _File:
         """All tensors that there should be, and their shapes."""
         embedding = self.tensors.get("token_embd.weight")
         rows = embedding.shape[0] if embedding is not None and embedding.shape else 0
-        yield "token_embd.weight", (rows, self.hidden)
-        yield "output_norm.weight", (self.hidden,)
-        if "output.weight" in self.tensors:
-            yield "output.weight", (rows, self.hidden)
         hidden, q, kv = self.hidden, self.heads * self.head, self.kv * self.head
+        yield "token_embd.weight", (rows, hidden)
+        yield "output_norm.weight", (hidden,)
+        if "output.weight" in self.tensors:
+            yield "output.weight", (rows, hidden)
         matrices = {
             "attn_q": (q, hidden), "attn_k": (kv, hidden), "attn_v": (kv, hidden),
             "attn_output": (hidden, q),
@@ -202,10 +192,10 @@ class _File:
 
     def _tensor(self, entry: GgufTensor) -> TensorInfo:
         name, heads = self._renamed(entry.name)
-        dtype = entry.kind.plain or "F32"
-        as_it_is = entry.kind.plain is not None and not heads
-        form = None if as_it_is else Dequantised(entry.kind.name, heads)
-        return TensorInfo(TensorSpec(name, dtype, entry.shape), self.path, entry.offset, form)
+        plain = entry.kind.plain
+        form = None if plain and not heads else Dequantised(entry.kind.name, heads)
+        spec = TensorSpec(name, plain or "F32", entry.shape)
+        return TensorInfo(spec, self.path, entry.offset, form)
 
     def _renamed(self, name: str) -> tuple[str, int]:
         """Hugging Face's name, and for a permuted projection how many heads it has."""
@@ -251,22 +241,19 @@ class _File:
 
     def _tokens(self, vocabulary: int) -> dict[str, int]:
         names = {"bos": "bos", "eos": "eos", "pad": "padding"}
-        found: dict[str, int] = {}
-        for name, theirs in names.items():
-            value = self.facts.get(f"tokenizer.ggml.{theirs}_token_id")
-            if type(value) is int and 0 <= value < vocabulary:
-                found[f"{name}_token_id"] = value
-        return found
+        said = ((n, self.facts.get(f"tokenizer.ggml.{key}_token_id")) for n, key in names.items())
+        valid = ((n, value) for n, value in said if type(value) is int and 0 <= value < vocabulary)
+        return {f"{name}_token_id": value for name, value in valid}
 
     def _rope(self) -> dict[str, Any]:
         """The rotary embeddings: plain, stretched as the file says, or as its factors show."""
         theta = self.real("rope.freq_base", 10_000.0)
         kind = self.fact("rope.scaling.type") or "none"
-        plain = {"rope_theta": theta, "rope_type": "default"}
         if _FREQUENCIES in self.tensors:
             if kind != "none":
                 self.refuse(f"has {quoted(_FREQUENCIES)} beside the scaling {quoted(str(kind))}")
             return self._llama3(theta)
+        plain = {"rope_theta": theta, "rope_type": "default"}
         if kind == "none" and self.fact("rope.scale_linear") is None:
             return plain
         if kind in {"none", "linear"}:

@@ -4,7 +4,7 @@ import io
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import NoReturn, final
@@ -91,7 +91,6 @@ class _Reader:
         self.at = 0
 
     def refuse(self, message: str, help: str = "") -> NoReturn:
-        """Raise, pointing at where the reader is."""
         raise CheckpointError("C109", message, self.path, help, self.at)
 
     def bytes(self, count: int) -> bytes:
@@ -108,8 +107,7 @@ class _Reader:
 
     def number(self, code: str) -> int:
         """The next whole number, of one of struct's kinds."""
-        value: int = struct.unpack(f"<{code}", self.bytes(struct.calcsize(code)))[0]
-        return value
+        return int(struct.unpack(f"<{code}", self.bytes(struct.calcsize(code)))[0])
 
     def string(self) -> str:
         """The next text; what isn't UTF-8 is kept by escapes."""
@@ -133,7 +131,6 @@ class _Reader:
         return tuple(self.string() for _ in range(count))
 
     def numbers(self, kind: int, count: int) -> tuple[GgufValue, ...]:
-        """The next numbers of a type."""
         code = _NUMBERS[kind]
         return struct.unpack(f"<{count}{code}", self.bytes(struct.calcsize(code) * count))
 
@@ -147,9 +144,9 @@ class _Reader:
             big = int.from_bytes(version.to_bytes(4, "little"), "big") in {2, 3}
             what = "is in big-endian byte order" if big else f"is of version {version}"
             self.refuse(f"{what}; versions 2 and 3 in little-endian order are read")
-        tensors, facts = self.number("Q"), self.number("Q")
-        found = self._facts(facts)
-        return Header(self.path, found, self._placed(self._table(tensors), found))
+        tensors, count = self.number("Q"), self.number("Q")
+        facts = self._facts(count)
+        return Header(self.path, facts, self._placed(self._table(tensors), facts))
 
     def _credible(self, count: int, least: int, what: str) -> int:
         if count * least > self.size:
@@ -206,5 +203,5 @@ class _Reader:
             end = self.at + prod(entry.shape) // entry.kind.block * entry.kind.bytes
             if end > self.size:
                 self.refuse(f"{quoted(entry.name)} ends beyond the file", "download it again")
-            tensors[entry.name] = GgufTensor(entry.name, entry.kind, entry.shape, self.at)
+            tensors[entry.name] = replace(entry, offset=self.at)
         return tensors

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, final
 
@@ -22,6 +22,7 @@ _LONGEST_NAME = 300
 _ROWS = "token_adapter.trainable_tokens_delta"
 _MAGNITUDE = "lora_magnitude_vector"
 _BIAS = "lora_B.bias"
+_EMBEDDING = "lora_embedding"
 
 _ROOT = "base_model.model."
 _NAME = r"(?:\.(?!weight$|bias$)[^.]+)?"  # the adapter's own, which some programs leave in
@@ -92,30 +93,20 @@ def _other_base(model: Checkpoint, said: str, also: Collection[str]) -> Iterator
         yield f"the adapter's configuration names another base, {quoted(said)}"
 
 
-@final
-@dataclass(slots=True)
-class _Pieces:
-    """What an adapter has for one module, by what each tensor is: `lora_A`, `lora_B` and so on."""
+_Pieces = dict[str, TensorInfo]
+"""What an adapter has for one module, by what each tensor is: `lora_A`, `lora_B` and so on."""
 
-    module: str
-    tensors: dict[str, TensorInfo] = field(default_factory=dict)
 
-    @property
-    def embedded(self) -> bool:
-        """Whether the delta is an embedding's."""
-        return any(kind.startswith("lora_embedding") for kind in self.tensors)
-
-    @property
-    def pair(self) -> tuple[str, str]:
-        """What the delta's two factors are called."""
-        kind = "lora_embedding_" if self.embedded else "lora_"
-        return f"{kind}A", f"{kind}B"
+def _pair(pieces: _Pieces) -> tuple[str, str]:
+    embedded = any(kind.startswith(_EMBEDDING) for kind in pieces)
+    kind = _EMBEDDING if embedded else "lora"
+    return f"{kind}_A", f"{kind}_B"
 
 
 def _sorted(
     file: Path, found: Mapping[str, TensorInfo]
-) -> tuple[list[_Pieces], dict[str, TensorInfo]]:
-    """The pieces of deltas, and whole tensors by the name that the model may have for them."""
+) -> tuple[dict[str, _Pieces], dict[str, TensorInfo]]:
+    """Each module's pieces, and whole tensors by the name that the model may have for them."""
     pieces: dict[str, _Pieces] = {}
     whole: dict[str, TensorInfo] = {}
     for key, tensor in found.items():
@@ -128,14 +119,13 @@ def _sorted(
         name = key.removeprefix(_ROOT)
         if (match := _PIECE.fullmatch(name)) is not None:
             kind = _BIAS if match["bias"] else match["factor"] or match["plain"] or _MAGNITUDE
-            part = pieces.setdefault(match["module"], _Pieces(match["module"]))
-            first = part.tensors.setdefault(kind, tensor)
+            first = pieces.setdefault(match["module"], {}).setdefault(kind, tensor)
         else:
             first = whole.setdefault(_WRAPPED.sub("", name), tensor)
         if first is not tensor:
             message = f"{quoted(key)} and {quoted(first.spec.name)} are for the same place"
             raise CheckpointError("C403", message, file)
-    return list(pieces.values()), whole
+    return pieces, whole
 
 
 @final
@@ -212,11 +202,9 @@ class _Work:
     def _part_or_join(self, saved: dict[str, TensorInfo]) -> None:
         """Embedding and head of a tied model: apart if they are modules to save, as in PEFT."""
         brought = [name for name in (self.embed, self.head) if name in saved]
-        joined = self.settings.ensure_weight_tying
-        if joined or not any(self.settings.saves(name) for name in brought):
-            head = saved.pop(self.head, None)
-            if head is not None:
-                saved.setdefault(self.embed, head)
+        if self.settings.ensure_weight_tying or not any(map(self.settings.saves, brought)):
+            if self.head in saved:
+                saved.setdefault(self.embed, saved.pop(self.head))
             return
         own = self.tensors[self.embed]
         self.tensors[self.head] = replace(own, spec=replace(own.spec, name=self.head))
@@ -227,14 +215,13 @@ class _Work:
 
     # --------------------------------------------------------------------------------------- deltas
 
-    def add_deltas(self, pieces: list[_Pieces]) -> None:
-        """Add each module's delta to its tensor."""
+    def add_deltas(self, found: Mapping[str, _Pieces]) -> None:
         by_target: dict[str, str] = {}
-        for part in pieces:
-            for target, delta in self._deltas(part):
-                other = by_target.setdefault(target, part.module)
-                if other != part.module:
-                    modules = f"{quoted(other)} and {quoted(part.module)}"
+        for module, pieces in found.items():
+            for target, delta in self._deltas(module, pieces):
+                other = by_target.setdefault(target, module)
+                if other != module:
+                    modules = f"{quoted(other)} and {quoted(module)}"
                     message = f"{modules} are one tensor of the model, and have a delta each"
                     self.refuse("C402", message, "PEFT would add both, and nobody trained that")
                 self._add(target, delta)
@@ -242,50 +229,48 @@ class _Work:
     def _add(self, name: str, delta: Delta) -> None:
         info = self.tensors[name]
         form = info.form if isinstance(info.form, Adapted) else Adapted(info, ())
-        form = replace(form, deltas=(*form.deltas, delta))
-        self.tensors[name] = replace(info, form=form)
+        self.tensors[name] = replace(info, form=replace(form, deltas=(*form.deltas, delta)))
         self.changed.add(name)
         nothing = isinstance(delta, LowRank) and not delta.scale and delta.magnitude is None
         self.applied = self.applied or not nothing
 
-    def _deltas(self, part: _Pieces) -> Iterator[tuple[str, Delta]]:
+    def _deltas(self, module: str, pieces: _Pieces) -> Iterator[tuple[str, Delta]]:
         """What a module's pieces do to which tensors."""
-        if part.tensors.keys() == {_ROWS}:
-            yield self._new_rows(part)
+        if pieces.keys() == {_ROWS}:
+            yield self._new_rows(module, pieces[_ROWS])
             return
-        self._check_pieces(part)
-        a, b = (part.tensors[kind] for kind in part.pair)
-        target = self._target(f"{part.module}.weight", a)
+        self._check_pieces(module, pieces)
+        a, b = (pieces[kind] for kind in _pair(pieces))
+        target = self._target(f"{module}.weight", a)
         in_layer = isinstance(split_name(self.layout, target), tuple)
-        turned = part.embedded or (self.layout.transposed and in_layer)
-        self._check_factors(part, target, turned=turned)
+        turned = f"{_EMBEDDING}_A" in pieces or (self.layout.transposed and in_layer)
+        self._check_factors(module, pieces, target, turned=turned)
         if self.tied and target == self.embed:
-            self.warnings.append(
-                "embedding and head are tied: the adapter changes both, as in PEFT"
-            )
-        scale = self.settings.scale_of(part.module)
-        yield target, LowRank(a, b, scale, turned, part.tensors.get(_MAGNITUDE))
-        if (bias := part.tensors.get(_BIAS)) is not None:
-            target = self._target(f"{part.module}.bias", bias)
+            warning = "embedding and head are tied: the adapter changes both, as in PEFT"
+            self.warnings.append(warning)
+        scale = self.settings.scale_of(module)
+        yield target, LowRank(a, b, scale, turned, pieces.get(_MAGNITUDE))
+        if (bias := pieces.get(_BIAS)) is not None:
+            target = self._target(f"{module}.bias", bias)
             self.check_shape(bias, target, self.tensors[target].spec.shape)
             yield target, Shift(bias, scale)
 
-    def _check_pieces(self, part: _Pieces) -> None:
+    def _check_pieces(self, module: str, pieces: _Pieces) -> None:
         """Nothing is missing of a module's delta, and nothing is there that the settings deny."""
-        there, module = part.tensors.keys(), quoted(part.module)
-        for kind in part.pair:
-            if kind not in there:
-                self.refuse("C405", f"{module} has no {kind}, and so only a part of a delta")
+        pair, name = _pair(pieces), quoted(module)
+        for kind in pair:
+            if kind not in pieces:
+                self.refuse("C405", f"{name} has no {kind}, and so only a part of a delta")
         for kind, setting, on in (
             (_MAGNITUDE, "use_dora", self.settings.use_dora),
-            (_BIAS, "lora_bias", self.settings.lora_bias and not part.embedded),
+            (_BIAS, "lora_bias", self.settings.lora_bias and f"{_EMBEDDING}_A" not in pieces),
         ):
-            if on and kind not in there:
-                self.refuse("C405", f"{module} has no {kind}, and '{setting}' is true")
-            if not on and kind in there:
-                self.refuse("C402", f"{module} has a {kind}, and '{setting}' is not true")
-        if surplus := there - {*part.pair, _MAGNITUDE, _BIAS}:
-            self.refuse("C402", f"{module} has a {min(surplus)} beside its {part.pair[0]}")
+            if on and kind not in pieces:
+                self.refuse("C405", f"{name} has no {kind}, and '{setting}' is true")
+            if not on and kind in pieces:
+                self.refuse("C402", f"{name} has a {kind}, and '{setting}' is not true")
+        if surplus := pieces.keys() - {*pair, _MAGNITUDE, _BIAS}:
+            self.refuse("C402", f"{name} has a {min(surplus)} beside its {pair[0]}")
 
     def _target(self, name: str, tensor: TensorInfo) -> str:
         """The tensor that a delta is for; a tied head's is the embedding's."""
@@ -297,29 +282,27 @@ class _Work:
             self.refuse("C402", message, "put the adapter on the model that is not quantised")
         return target
 
-    def _check_factors(self, part: _Pieces, target: str, *, turned: bool) -> None:
+    def _check_factors(self, module: str, pieces: _Pieces, target: str, *, turned: bool) -> None:
         shape = self.tensors[target].spec.shape
         if len(shape) != 2:
-            message = f"{quoted(target)} has {len(shape)} dimensions, and a delta two"
-            self.refuse("C404", message)
-        a = part.tensors[part.pair[0]]
-        rank = self.settings.rank_of(part.module)
+            self.refuse("C404", f"{quoted(target)} has {len(shape)} dimensions, and a delta two")
+        pair, rank = _pair(pieces), self.settings.rank_of(module)
+        a = pieces[pair[0]]
         if a.spec.shape[:1] != (rank,):
             message = f"{quoted(a.spec.name)} has the shape {list(a.spec.shape)}"
             self.refuse("C404", f"{message}, and the configuration gives it the rank {rank}")
         outputs, inputs = reversed(shape) if turned else shape
         wanted: list[tuple[int, ...]] = [(rank, inputs), (outputs, rank), (outputs,)]
-        for kind, its in zip((*part.pair, _MAGNITUDE), wanted, strict=True):
-            if kind in part.tensors:
-                self.check_shape(part.tensors[kind], target, its)
+        for kind, its in zip((*pair, _MAGNITUDE), wanted, strict=True):
+            if kind in pieces:
+                self.check_shape(pieces[kind], target, its)
 
-    def _new_rows(self, part: _Pieces) -> tuple[str, Delta]:
-        rows = part.tensors[_ROWS]
-        target = self._target(f"{part.module}.weight", rows)
-        at = self.settings.tokens_of(part.module)
+    def _new_rows(self, module: str, rows: TensorInfo) -> tuple[str, Delta]:
+        target = self._target(f"{module}.weight", rows)
+        at = self.settings.tokens_of(module)
         if at is None:
-            module = quoted(part.module)
-            self.refuse("C405", f"'trainable_token_indices' doesn't say which rows of {module}")
+            name = quoted(module)
+            self.refuse("C405", f"'trainable_token_indices' doesn't say which rows of {name}")
         shape = self.tensors[target].spec.shape
         self.check_shape(rows, target, (len(at), *shape[1:]))
         if max(at, default=0) >= shape[0]:

@@ -62,7 +62,7 @@ _LOCAL = 30  # bytes of a zip member's own header, before its name
 _RESAVE = "load it with `torch.load(…, weights_only=True)` and save it again as safetensors"
 
 
-class _PickleRefusal(ValueError):  # noqa: N818 (the pickle is refused)
+class _PickleRefusal(Exception):  # noqa: N818 (the pickle is refused)
     """Why a pickle isn't read."""
 
 
@@ -77,11 +77,10 @@ class _Global:
 @final
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """A stretch of numbers in a file of its own: its key, its dtype, and how many they are."""
+    """A stretch of numbers in a file of its own: its key and its dtype."""
 
     key: str
     dtype: str
-    count: int
 
 
 @final
@@ -207,8 +206,6 @@ def _state_dict(raw: bytes) -> dict[str, _Strided]:
     """The tensors of a pickled state dict by name. Raises _PickleRefusal for anything else."""
     try:
         value = _Machine().run(raw)
-    except _PickleRefusal:
-        raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise _PickleRefusal(f"the pickle is damaged: {error}") from error
     if not isinstance(value, dict):
@@ -247,11 +244,9 @@ class _Machine:
         return value
 
     def push(self, value: Any) -> None:
-        """Put a value on the stack."""
         self.stack.append(value)
 
     def put(self, index: int) -> None:
-        """Remember the value on top of the stack."""
         self.memo[index] = self.stack[-1]
 
     def group(self) -> list[Any]:
@@ -259,16 +254,13 @@ class _Machine:
         marks = (i for i in reversed(range(len(self.stack))) if self.stack[i] is _MARK)
         if (at := next(marks, None)) is None:
             raise _PickleRefusal("the pickle is damaged: a mark is missing")
-        values = self.stack[at + 1 :]
-        del self.stack[at:]
-        return values
+        return self.take(len(self.stack) - at)[1:]
 
     def take(self, count: int) -> list[Any]:
-        """Take so many values from the stack."""
         if len(self.stack) < count:
             raise _PickleRefusal("the pickle is damaged: its stack is empty")
-        values = self.stack[len(self.stack) - count :]
-        del self.stack[len(self.stack) - count :]
+        at = len(self.stack) - count
+        values, self.stack[at:] = self.stack[at:], []
         return values
 
     def name(self, module: object, name: object) -> None:
@@ -291,7 +283,6 @@ class _Machine:
             target[key] = value
 
     def extend(self, values: list[Any]) -> None:
-        """Put values at the end of the list on top of the stack."""
         if not isinstance(self.stack[-1], list):
             raise _PickleRefusal("it appends to something that is no list")
         self.stack[-1] += values
@@ -303,7 +294,6 @@ class _Machine:
             raise _PickleRefusal("it sets attributes of something that is no dictionary")
 
     def call(self) -> None:
-        """Make what one of the known functions would."""
         function, arguments = self.take(2)
         if not isinstance(function, _Global) or function.name not in _CALLS:
             raise _PickleRefusal("it calls something that is no function of a state dict")
@@ -320,7 +310,7 @@ class _Machine:
         name = kind.name.rpartition(" ")[2] if isinstance(kind, _Global) else ""
         if name not in _STORAGES or not isinstance(key, str) or not _is_count(count):
             raise _PickleRefusal("it refers to a storage of no known kind")
-        self.push(_Storage(key, _STORAGES[name], count))
+        self.push(_Storage(key, _STORAGES[name]))
 
 
 def _is_count(value: object) -> bool:
@@ -328,15 +318,15 @@ def _is_count(value: object) -> bool:
 
 
 def _called(name: str, arguments: tuple[Any, ...]) -> object:
+    if name == "OrderedDict" and arguments:
+        raise _PickleRefusal("it fills a dictionary in an unknown way")
     if name == "OrderedDict":
-        if arguments:
-            raise _PickleRefusal("it fills a dictionary in an unknown way")
         return {}
-    if name == "_rebuild_parameter":
-        if not arguments or not isinstance(arguments[0], _Strided):
-            raise _PickleRefusal("it makes a parameter of something that is no tensor")
-        return arguments[0]
-    return _tensor(arguments, typed=name == "_rebuild_tensor_v3")
+    if name != "_rebuild_parameter":
+        return _tensor(arguments, typed=name == "_rebuild_tensor_v3")
+    if not arguments or not isinstance(arguments[0], _Strided):
+        raise _PickleRefusal("it makes a parameter of something that is no tensor")
+    return arguments[0]
 
 
 def _tensor(arguments: tuple[Any, ...], *, typed: bool) -> _Strided:
@@ -362,8 +352,7 @@ _ARGUMENTS = (
 """Instructions that push their argument."""
 
 _INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": lambda _, __: None,
-    "FRAME": lambda _, __: None,
+    **dict.fromkeys(("PROTO", "FRAME"), lambda _, __: None),
     "GLOBAL": lambda m, argument: m.name(*argument.partition(" ")[::2]),
     "STACK_GLOBAL": lambda m, _: m.name(*m.take(2)),
     "BINPERSID": lambda m, _: m.persistent(),
@@ -381,11 +370,9 @@ _INSTRUCTIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "SETITEMS": lambda m, _: m.store(m.group()),
     "APPEND": lambda m, _: m.extend(m.take(1)),
     "APPENDS": lambda m, _: m.extend(m.group()),
-    "BINPUT": _Machine.put,
-    "LONG_BINPUT": _Machine.put,
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), _Machine.put),
     "MEMOIZE": lambda m, _: m.put(len(m.memo)),
-    "BINGET": lambda m, index: m.push(m.memo[index]),
-    "LONG_BINGET": lambda m, index: m.push(m.memo[index]),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda m, index: m.push(m.memo[index])),
     "TUPLE1": lambda m, _: m.push(tuple(m.take(1))),
     "TUPLE2": lambda m, _: m.push(tuple(m.take(2))),
     "TUPLE3": lambda m, _: m.push(tuple(m.take(3))),

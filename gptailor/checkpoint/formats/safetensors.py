@@ -3,7 +3,6 @@
 import io
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -36,16 +35,13 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         raw = _text(file, size, path)
-    start = 8 + len(raw)
-    header = _Header(path, raw, size - start)
+    header = _Header(path, raw, size)
     entries = parse_object(raw, path, "C204", duplicate="C205", start=8)
     header.check_metadata(entries.pop("__metadata__", {}))
-    stretches = sorted(
-        (header.stretch(name, entry) for name, entry in entries.items()),
-        key=lambda stretch: (stretch.begin, stretch.end),
-    )
-    header.check_cover(stretches)
-    return {s.spec.name: TensorInfo(s.spec, path, start + s.begin) for s in stretches}
+    found = [header.tensor(name, entry) for name, entry in entries.items()]
+    tensors = sorted(found, key=lambda tensor: (tensor.offset, tensor.spec.size))
+    header.check_cover(tensors)
+    return {tensor.spec.name: tensor for tensor in tensors}
 
 
 def _text(file: io.FileIO, size: int, path: Path) -> bytes:
@@ -66,35 +62,25 @@ def _text(file: io.FileIO, size: int, path: Path) -> bytes:
 
 
 @final
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """A tensor, and where its bytes lie in the data."""
-
-    spec: TensorSpec
-    begin: int
-    end: int
-
-
-@final
-@dataclass(frozen=True, slots=True)
 class _Header:
     """The rules of one file's entries: `size` bytes of data stand after the header's text."""
 
-    path: Path
-    text: bytes
-    size: int
+    def __init__(self, path: Path, text: bytes, file_size: int) -> None:
+        self.path = path
+        self.text = text
+        self.start = 8 + len(text)
+        self.size = file_size - self.start
 
     def refuse(self, code: str, message: str, at: int | str, help: str = "") -> NoReturn:
         """Raise; `at` is an offset in the data, or the name of the entry that is wrong."""
-        offset = 8 + (place_of(at, self.text) if isinstance(at, str) else len(self.text) + at)
+        offset = 8 + place_of(at, self.text) if isinstance(at, str) else self.start + at
         raise CheckpointError(code, message, self.path, help, offset)
 
     def check_metadata(self, metadata: object) -> None:
-        """A map of strings to strings."""
         if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
             self.refuse("C206", "'__metadata__' is not an object of strings", "__metadata__")
 
-    def stretch(self, name: str, entry: object) -> _Stretch:
+    def tensor(self, name: str, entry: object) -> TensorInfo:
         """An entry whose fields are right and agree with each other."""
         try:
             name.encode("utf-8")
@@ -116,7 +102,7 @@ class _Header:
             what = f"{dtype} of shape {sizes}"
             message = f"{quoted(name)} has {end - begin} bytes; {what} takes {needed}"
             self.refuse("C208", message, begin)
-        return _Stretch(TensorSpec(name, dtype, shape), begin, end)
+        return TensorInfo(TensorSpec(name, dtype, shape), self.path, self.start + begin)
 
     def _dtype(self, name: str, dtype: object) -> str:
         if not isinstance(dtype, str):
@@ -148,33 +134,30 @@ class _Header:
             self.refuse("C208", message, min(begin, self.size), _CUT)
         return begin, end
 
-    def check_cover(self, stretches: Iterable[_Stretch]) -> None:
+    def check_cover(self, tensors: Iterable[TensorInfo]) -> None:
         """Each tensor begins where the one before it ends, and the last ends the file."""
         at, before = 0, None
-        for stretch in stretches:
-            if stretch.begin != at:
-                name, gap = quoted(stretch.spec.name), stretch.begin - at
-                if gap < 0:
-                    self.refuse("C209", f"{name} overlaps {_named(before)}", stretch.begin)
-                message = f"{gap} bytes between {_named(before)} and {name} are no tensor's"
-                self.refuse("C209", message, at)
-            at, before = stretch.end, stretch
-        if at < self.size:
-            self.refuse(
-                "C209", f"{self.size - at} bytes after {_named(before)} are no tensor's", at
-            )
+        for tensor in tensors:
+            name, gap = tensor.spec.name, tensor.offset - self.start - at
+            if gap < 0:
+                self.refuse("C209", f"{quoted(name)} overlaps {_shown(before)}", at + gap)
+            if gap > 0:
+                between = f"between {_shown(before)} and {quoted(name)}"
+                self.refuse("C209", f"{gap} bytes {between} are no tensor's", at)
+            at, before = at + tensor.spec.size, name
+        if (left := self.size - at) > 0:
+            self.refuse("C209", f"{left} bytes after {_shown(before)} are no tensor's", at)
 
 
-def _named(stretch: _Stretch | None) -> str:
-    return "the header" if stretch is None else quoted(stretch.spec.name)
+def _shown(name: str | None) -> str:
+    return "the header" if name is None else quoted(name)
 
 
 def _product(factors: Iterable[int]) -> int | None:
     """The product, or None as soon as 64 bits don't hold it (so that it costs next to nothing)."""
     result = 1
     for factor in factors:
-        result *= factor
-        if result > _LARGEST:
+        if (result := result * factor) > _LARGEST:
             return None
     return result
 

@@ -47,7 +47,7 @@ def libc(name: str, *arguments: Any) -> Callable[..., int] | None:
     return found
 
 
-def reserve(fd: int, size: int) -> None:
+def _reserve(fd: int, size: int) -> None:
     """Make a new file `size` bytes long, its blocks allocated; OSError if the disk lacks them.
 
     Python's `posix_fallocate` won't do: where a file system can't allocate, as NFS, the C library
@@ -59,13 +59,6 @@ def reserve(fd: int, size: int) -> None:
         if code in _FULL:
             raise OSError(code, os.strerror(code))
     os.ftruncate(fd, size)
-
-
-def start_writing(fd: int, offset: int, size: int) -> None:
-    """Have a stretch go to the disk while the next one is made: the last sync is short, then."""
-    kinds = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    if (sync := libc("sync_file_range", *kinds)) is not None:
-        sync(fd, offset, size, _WRITE)
 
 
 def blocks_of(payload: Payload) -> Iterator[memoryview | bytes]:
@@ -108,7 +101,7 @@ class OutputFile:
         with writing(shown):
             self.fd = os.open(path, flags, 0o666)
             try:
-                reserve(self.fd, size)
+                _reserve(self.fd, size)
             except OSError:
                 os.close(self.fd)
                 raise
@@ -142,10 +135,12 @@ class OutputFile:
     def start(self, offset: int, size: int) -> None:
         """Have the disk begin with a stretch that is written, if it is long enough to be worth it.
 
-        This waits for nothing.
+        This waits for nothing, and the last sync is short, then.
         """
-        if size >= _WORTH_STARTING:
-            start_writing(self.fd, offset, size)
+        kinds = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
+        sync = libc("sync_file_range", *kinds) if size >= _WORTH_STARTING else None
+        if sync is not None:
+            sync(self.fd, offset, size, _WRITE)
 
     def copy(self, stretch: ByteRange, offset: int) -> None:
         """Write a stretch of another file from byte `offset` on, within the kernel if it may be."""

@@ -39,12 +39,10 @@ def plan_shards(specs: Sequence[TensorSpec], shard_size: int) -> tuple[Shard, ..
     each tensor is aligned to its dtype; else the order stays. The same input gives the same bytes.
     """
     if shard_size <= 0:
-        msg = f"shard_size is {shard_size}; it must be positive"
-        raise ValueError(msg)
+        raise ValueError(f"shard_size is {shard_size}; it must be positive")
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names) or "__metadata__" in names:
-        msg = "tensor names must be unique, and none may be '__metadata__'"
-        raise ValueError(msg)
+        raise ValueError("tensor names must be unique, and none may be '__metadata__'")
     groups: list[list[TensorSpec]] = [[]]
     filled = 0
     for spec in specs:
@@ -92,8 +90,7 @@ def fill_shard(
 ) -> None:
     """Write the header and all tensors of a shard. Neighbours that are copied are copied as one."""
     out.write(shard.header, 0)
-    copies: list[tuple[TensorSpec, ByteRange, int]] = []
-    made: list[tuple[TensorSpec, Payload, int]] = []
+    copies, made = [], []
     offset = len(shard.header)
     for spec in shard.specs:
         payload = payload_of(spec)
@@ -129,7 +126,6 @@ def _joined(copies: Iterable[tuple[TensorSpec, ByteRange, int]]) -> list[tuple[B
 def _make(
     out: OutputFile, spec: TensorSpec, payload: Payload, offset: int, seen: OnWritten | None
 ) -> None:
-    """Write a tensor chunk by chunk."""
     digest = hashlib.sha256()
     written = flushed = 0
     for chunk in blocks_of(payload):

@@ -103,9 +103,6 @@ def free_space(target: Path) -> int:
     return usage.free if usage.total else sys.maxsize  # 0 of 0: a file system that doesn't tell
 
 
-# ----------------------------------------------------------------------------- what is refused
-
-
 def _check_apart(target: Path, source: Path) -> None:
     """Neither is the other, nor lies within it, links followed or not."""
     for place in (Path(os.path.abspath(source)), Path(os.path.realpath(source))):  # noqa: PTH100 (resolve() follows links)
@@ -115,11 +112,9 @@ def _check_apart(target: Path, source: Path) -> None:
         if same:
             raise CheckpointError("C302", "is one of the sources", target)
         if target.is_relative_to(place):
-            message = f"lies within the source {quoted(str(source))}"
-            raise CheckpointError("C302", message, target)
+            raise CheckpointError("C302", f"lies within the source {quoted(str(source))}", target)
         if place.is_relative_to(target):
-            message = f"holds the source {quoted(str(source))}"
-            raise CheckpointError("C302", message, target)
+            raise CheckpointError("C302", f"holds the source {quoted(str(source))}", target)
 
 
 def _check_replaceable(target: Path) -> None:
@@ -138,12 +133,8 @@ def _check_names(shards: Iterable[str], files: Iterable[str]) -> None:
     for name in (*shards, *files):
         path = PurePosixPath(name)
         if not path.parts or path.is_absolute() or ".." in path.parts or path in seen:
-            msg = f"{name!r} is no path of its own within the output"
-            raise ValueError(msg)
+            raise ValueError(f"{name!r} is no path of its own within the output")
         seen.add(path)
-
-
-# ----------------------------------------------------------------------------- what is written
 
 
 @contextmanager

@@ -649,9 +649,8 @@ def test_an_old_one_that_cannot_be_put_back_is_kept(
 
 def test_a_target_that_appears_meanwhile_is_kept(target: Path) -> None:
     def races(spec: TensorSpec) -> Iterator[bytes]:
-        if not target.exists():
-            target.mkdir()
-            (target / "theirs").touch()
+        target.mkdir(exist_ok=True)
+        (target / "theirs").touch()
         yield raw(spec)
 
     with pytest.raises(TargetExists):
