@@ -167,11 +167,8 @@ def parse_object(
     return value
 
 
-def named_places(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, int]]:
-    """The names of the object that a text is, each with its place; for messages, as it is slow.
-
-    Raises what the decoder does once it comes to something that isn't decoded.
-    """
+def _named_places(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, int]]:
+    """The names of the object that a text is, each with its place; raises what the decoder does."""
     at = _after_blanks(text, 0)
     at += text.startswith("{", at)
     while text.startswith('"', begin := _after_blanks(text, at)):
@@ -184,7 +181,7 @@ def named_places(text: str, decoder: json.JSONDecoder) -> Iterator[tuple[str, in
 def place_of(name: str, raw: bytes) -> int:
     """The byte at which an entry of the object that a text is begins, by its name."""
     text = raw.decode("utf-8")
-    begin = next(at for other, at in named_places(text, json.JSONDecoder()) if other == name)
+    begin = next(at for other, at in _named_places(text, json.JSONDecoder()) if other == name)
     return len(text[:begin].encode("utf-8"))
 
 
@@ -197,7 +194,7 @@ def _undecodable(text: str, decoder: json.JSONDecoder) -> int:
     seen: set[str] = set()
     at = 0
     with suppress(ValueError, RecursionError):
-        for name, at in named_places(text, decoder):  # noqa: B007 (where it stops is the answer)
+        for name, at in _named_places(text, decoder):  # noqa: B007 (where it stops is the answer)
             if name in seen:
                 break
             seen.add(name)
@@ -210,8 +207,7 @@ class _TwiceError(ValueError):
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object's entries as a dictionary, if no name comes twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    if len(found := dict(pairs)) < len(pairs):
         counts = Counter(name for name, _ in pairs)
         twice = next(name for name in counts if counts[name] > 1)
         raise _TwiceError(f"{quoted(twice)} stands twice in one object")

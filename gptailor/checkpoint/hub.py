@@ -52,14 +52,14 @@ def open_hub(repo: str, revision: str | None) -> tuple[on_disk.Checkpoint, Remot
     """A model on the Hub, without its weights."""
     folder = snapshot(repo, revision)
     remote = Remote(repo, folder.name)
-    if all((folder / name).exists() for name in _weights(folder)):
+    files = tuple(folder / name for name in _weights(folder))
+    if all(file.exists() for file in files):
         return on_disk.open_checkpoint(folder), remote
     if not (folder / on_disk.INDEX).exists() and _foreign(folder, remote):
         folder = snapshot(repo, remote.commit, [*_SMALL_FILES, *_FOREIGN])
         return on_disk.open_checkpoint(folder), remote
     config = read_object(folder / on_disk.CONFIG, "C103", duplicate=None)
     tensors: dict[str, TensorInfo] = {}
-    files = tuple(folder / name for name in _weights(folder))
     for file in files:
         tensors |= read_header(file) if file.exists() else _header(folder, remote, file)
     return on_disk.Checkpoint(folder, config, tensors, files), remote
@@ -139,9 +139,8 @@ def _asked(remote: Remote, name: str) -> dict[str, Any]:
     place = Path(remote.repo) / name
     with _talking(remote.repo, remote.commit):
         try:
-            metadata = HfApi().parse_safetensors_file_metadata(
-                remote.repo, name, revision=remote.commit
-            )
+            parse = HfApi().parse_safetensors_file_metadata
+            metadata = parse(remote.repo, name, revision=remote.commit)
         except errors.EntryNotFoundError as error:
             raise CheckpointError("C503", "is not in the repository", place) from error
         except (errors.SafetensorsParsingError, AttributeError, TypeError, ValueError) as error:

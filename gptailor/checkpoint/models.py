@@ -98,8 +98,7 @@ def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
     """The plan with other checkpoints under its models' names; the plan itself without any."""
     if not paths:
         return plan, []
-    unknown = [name for name in paths if name not in plan.models]
-    if unknown:
+    if unknown := [name for name in paths if name not in plan.models]:
         names = listed(f"'{name}'" for name in plan.models)
         message = f"there is no model '{unknown[0]}' in the plan to rebind"
         return plan, [Fault("M105", message, help=f"its models are {names}")]

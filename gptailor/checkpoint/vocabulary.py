@@ -118,10 +118,7 @@ def _decoder(raw: bytes) -> dict[Any, Any]:
 
 
 def _pieces(raw: bytes) -> dict[str, int]:
-    """The pieces of a SentencePiece model: field 1 of a protobuf repeats, each with a field 1.
-
-    There are none in a tiktoken file of that name, which is text.
-    """
+    """The pieces of a SentencePiece model: each field 1 of a field 1; none in a tiktoken file."""
     if _TIKTOKEN.match(raw):
         return {}
     if raw.startswith(b"version https://git-lfs"):

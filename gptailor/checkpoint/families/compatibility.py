@@ -89,10 +89,6 @@ def gated_window(default: int | None) -> ConfigKey:
     return ConfigKey("sliding_window", partial(window, gated=True, default=default), "warning")
 
 
-_STRETCHED = frozenset({"llama3", "yarn", "longrope"})
-"""Types that know the length before they stretched it."""
-
-
 def rope(
     theta: float = 10_000.0,
     partial: float = 1.0,
@@ -145,7 +141,7 @@ def _form(
         return form
     form["rope_type"] = kind = (renamed or {}).get(kind, kind)
     length = config.get("max_position_embeddings")
-    if kind in _STRETCHED:
+    if kind in {"llama3", "yarn", "longrope"}:  # they know the length before they stretched it
         form.setdefault("original_max_position_embeddings", length)
         if "original_max_position_embeddings" in config:
             form["original_max_position_embeddings"] = config["original_max_position_embeddings"]

@@ -18,8 +18,6 @@ _QUANTISED = (
 )  # fmt: skip
 """How the names of tensors end that only quantised weights have."""
 
-_ONE_NORM = "both branches of a layer read the output of one norm"
-
 
 def layout_of(config: Config, tensor_names: Collection[str]) -> Layout | Refusal:
     """The layout of a checkpoint, by its configuration's `model_type` and its tensors' names.
@@ -67,6 +65,7 @@ def _layout(model_type: str, family: Family, config: Config, names: Collection[s
         rule.read(config, count)
     quantised = _quantised(config, names)
     packed = f"the checkpoint's weights are quantised ('{quantised}')" if quantised else None
+    one_norm = "both branches of a layer read the output of one norm"
     predicting = "tensors that stand after the last layer (layers that predict further tokens)"
     return Layout(
         model_type,
@@ -81,7 +80,7 @@ def _layout(model_type: str, family: Family, config: Config, names: Collection[s
         ignored=beyond,
         notice=f"{len(beyond)} {predicting} are left out" if beyond else None,
         quantised=quantised,
-        no_parts=_ONE_NORM if family.one_norm(config) else None,
+        no_parts=one_norm if family.one_norm(config) else None,
         no_scale=packed,
         no_bridge=family.no_bridge or packed,
     )

@@ -79,8 +79,7 @@ LLAMA = (
         # The branches read the hidden state without a norm before them, so c is put back there.
         folds=(
             *(Fold(f"self_attn.{name}_proj.weight", "multiply") for name in "qkv"),
-            Fold("mlp.gate_proj.weight", "multiply"),
-            Fold("mlp.up_proj.weight", "multiply"),
+            *(Fold(f"mlp.{name}_proj.weight", "multiply") for name in ("gate", "up")),
             Fold("post_attention_layernorm.weight", "divide"),
             Fold("post_feedforward_layernorm.weight", "divide"),
         ),

@@ -32,16 +32,15 @@ def quantisation(config: Config) -> Any:
 def requantised(layout: Layout, config: dict[str, Any], places: Places) -> dict[str, Any] | Refusal:
     """The configuration with the layers in its quantisation renumbered; or why there is none."""
     given = [key for key in _KEYS if isinstance(config.get(key), Mapping)]
-    if all(place == (n, n) for n, place in enumerate(places)):
+    if not given or all(place == (n, n) for n, place in enumerate(places)):
         return config
     moves = _Moves(layout, places)
     try:
         return config | {key: _renamed(config[key], moves) for key in given}
     except RuleError as error:
-        return Refusal(
-            f"'{str(error)[:80]}' in the quantisation's configuration means layers by their "
-            "numbers, and can't be rewritten for those that moved"
-        )
+        entry = f"'{str(error)[:80]}' in the quantisation's configuration"
+        why = "means layers by their numbers, and can't be rewritten for those that moved"
+        return Refusal(f"{entry} {why}")
 
 
 def _renamed(value: Any, moves: "_Moves") -> Any:

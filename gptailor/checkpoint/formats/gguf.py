@@ -139,8 +139,6 @@ class _File:
         if self.heads % self.kv or self.head % 2:
             self.refuse(f"has {self.heads} heads of {self.head} for {self.kv} of keys and values")
 
-    # ---------------------------------------------------------------------------------- tensors
-
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
         biased = self._biased()
         wanted = dict(self._shapes(biased))
@@ -206,8 +204,6 @@ class _File:
         number, key, kind = match.groups()
         heads = {"attn_q": self.heads, "attn_k": self.kv} if self.architecture.permuted else {}
         return f"model.layers.{number}.{_LAYER_NAMES[key]}.{kind}", heads.get(key, 0)
-
-    # ---------------------------------------------------------------------------- configuration
 
     def _config(self, biased: frozenset[str], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         vocabulary = tensors["model.embed_tokens.weight"].spec.shape[0]

@@ -174,8 +174,6 @@ class _Work:
         help_ = "the adapter has another vocabulary" if vocabulary else "it is for another model"
         self.refuse("C404", message, help_)
 
-    # -------------------------------------------------------------------------------- whole tensors
-
     def replace_whole(self, whole: Mapping[str, TensorInfo]) -> None:
         """Put the tensors that an adapter brings whole into the place of the model's."""
         saved: dict[str, TensorInfo] = {}
@@ -212,8 +210,6 @@ class _Work:
         self.tied = False
         names = listed(quoted(name) for name in brought)
         self.warnings.append(f"embedding and head are tied no longer: the adapter brings {names}")
-
-    # --------------------------------------------------------------------------------------- deltas
 
     def add_deltas(self, found: Mapping[str, _Pieces]) -> None:
         by_target: dict[str, str] = {}
@@ -309,8 +305,6 @@ class _Work:
             message = f"'trainable_token_indices' has {max(at)}, and the model {shape[0]} tokens"
             self.refuse("C404", message)
         return target, NewRows(rows, at)
-
-    # ------------------------------------------------------------------------------------- warnings
 
     def missing(self) -> Iterator[str]:
         """A warning if the adapter has nothing for modules that it aims at."""

@@ -161,12 +161,8 @@ def read_settings(folder: Path) -> LoraSettings:
     return settings
 
 
-_Refused = Iterator[tuple[str, str, str]]
-"""A code, a message and help, of which the first is raised."""
-
-
-def _not_understood(config: Mapping[str, Any]) -> _Refused:
-    """Whatever isn't a LoRA, can't be applied, or isn't known."""
+def _not_understood(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Whatever isn't a LoRA, can't be applied, or isn't known: a code, a message and help."""
     kind = config.get("peft_type")
     if not isinstance(kind, str):
         yield "C401", "names no 'peft_type', so it is no adapter's configuration", ""
@@ -193,7 +189,7 @@ def _not_understood(config: Mapping[str, Any]) -> _Refused:
         yield "C402", f"'init_lora_weights' is {shown}, which this version doesn't know", ""
 
 
-def _odd_patterns(settings: LoraSettings) -> _Refused:
+def _odd_patterns(settings: LoraSettings) -> Iterator[tuple[str, str, str]]:
     """Patterns that are none, or could take for ever."""
     for key in ("rank_pattern", "alpha_pattern"):
         for name in getattr(settings, key):

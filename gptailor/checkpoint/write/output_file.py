@@ -42,7 +42,6 @@ def libc(name: str, *arguments: Any) -> Callable[..., int] | None:
     except (AttributeError, OSError, TypeError):  # another system, a libc that lacks it
         return None
     function.argtypes = arguments
-    function.restype = ctypes.c_int
     found: Callable[..., int] = function
     return found
 
