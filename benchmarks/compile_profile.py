@@ -27,7 +27,7 @@ CALLS = {
     "fsync": "sync", "fdatasync": "sync",
 }  # fmt: skip
 """Functions of `os`, and the phase that they are."""
-FUNCTIONS = {"reserve": "reserve room", "start_writing": "start writing out"}
+FUNCTIONS = {"_reserve": "reserve room", "start": "start writing out"}
 """The same for functions of gptailor that call the C library."""
 PACKAGES = {
     "gptailor/program/compile": "planning",
