@@ -7,29 +7,15 @@ groups of layers by a method each (layer-wise), or lays candidates' layers one a
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise, permutations
 from typing import Any
 
 from gptailor.checks.plan import check_alone
-from gptailor.convert.naming import short_name
-from gptailor.convert.note import ConversionError, Note
+from gptailor.convert.note import ConversionError, Note, short_name
+from gptailor.plan import plan as p
 from gptailor.plan.faults import errors
 from gptailor.plan.layers import own
-from gptailor.plan.plan import (
-    Drop,
-    Item,
-    Layer,
-    LayerOf,
-    Merge,
-    MethodCall,
-    Model,
-    Part,
-    Plan,
-    Recipe,
-    Stack,
-    Take,
-)
 
 _BASES = {32: "meta-llama/Llama-2-7b-hf", 40: "meta-llama/Llama-2-13b-hf"}
 """The paper's bases, by their number of layers."""
@@ -42,11 +28,13 @@ _CANDIDATES_13B = {
 """The candidates of the paper's 13B searches, in order."""
 
 _Choices = dict[str, Any]
+_Found = tuple[dict[str, str], dict[str, Any], list[Note]]
+"""The sources of a plan's models by their names, what else it says, and notes."""
 
 
 def from_paper(
     document: object, *, layers: int | None = None, models: Sequence[str] = ()
-) -> tuple[Plan, list[Note]]:
+) -> tuple[p.Plan, list[Note]]:
     """The plan of a released JSON, and what differs; its kind is guessed from its keys.
 
     `models` are the candidates' sources in order, where the file doesn't name them; `layers` is
@@ -56,14 +44,15 @@ def from_paper(
     if not isinstance(document, dict):
         raise ConversionError("this is no JSON object of a search's choices")
     if _numbered(document, r"layer_selection_method_(\d+)"):
-        plan, notes = _from_layer_wise(document, layers or 40)
+        sources, said, notes = _from_layer_wise(document, layers or 40)
     elif any("_block_" in key for key in document):
-        plan, notes = _from_depth_wise(document, models)
+        sources, said, notes = _from_depth_wise(document, models)
     elif _numbered(document, r"layer_(\d+)_candidate_(\d+)"):
-        plan, notes = _from_pruning(document, layers, models)
+        sources, said, notes = _from_pruning(document, layers, models)
     else:
         message = "the keys are of none of the released kinds"
         raise ConversionError(message, help="known are pruning, layer-wise and depth-wise fusion")
+    plan = p.Plan(models={name: p.Model(source=of) for name, of in sources.items()}, **said)
     if faults := errors(check_alone(plan)):
         raise ConversionError(faults[0].message, help=faults[0].help)
     return plan, notes
@@ -82,10 +71,6 @@ def _number(document: _Choices, key: str, *, whole: bool = False) -> int | float
         kind = "a whole number" if whole else "a number"
         raise ConversionError(f"this is {value!r}, and not {kind}", place=key)
     return value
-
-
-def _plan(models: Mapping[str, str], **said: Any) -> Plan:
-    return Plan(models={name: Model(source=source) for name, source in models.items()}, **said)
 
 
 def _family(
@@ -128,9 +113,7 @@ _INDEX = (
 )
 
 
-def _from_pruning(
-    document: _Choices, layers: int | None, given: Sequence[str]
-) -> tuple[Plan, list[Note]]:
+def _from_pruning(document: _Choices, layers: int | None, given: Sequence[str]) -> _Found:
     choices = _numbered(document, r"layer_(\d+)_candidate_(\d+)")
     keys = _numbered(document, r"remove_idx_(\d+)").values()
     removed = sorted(int(_number(document, key, whole=True)) for key in keys)
@@ -149,19 +132,18 @@ def _from_pruning(
         notes += [Note(key, _SEARCHED.format(key, document[key]))] if document[key] != 1 else []
     for output, (layer, recipe) in enumerate(recipes.items()):
         key = f"layer_{layer}_merge_scale_factor"
-        count = len(recipe.merge) if isinstance(recipe, Merge) else 0
+        count = len(recipe.merge) if isinstance(recipe, p.Merge) else 0
         # the base's layer has no effect where the coefficients sum to 1
         if output != layer and count and abs(count * document[key] - 1) > 1e-9:
             notes.append(Note(key, _INDEX.format(layer)))
     first, last = _anywhere(recipes[kept[0]]), _anywhere(recipes[kept[-1]])
-    entries = (Layer(position=n, recipe=r) for n, r in recipes.items() if r != own(n))
-    drops = tuple(Drop(position=n) for n in removed)
-    return _plan(
-        models, embed=first, norm=last, head=last, layers=tuple(entries), drops=drops
-    ), notes
+    entries = (p.Layer(position=n, recipe=r) for n, r in recipes.items() if r != own(n))
+    drops = tuple(p.Drop(position=n) for n in removed)
+    ends = {"embed": first, "norm": last, "head": last}
+    return models, {**ends, "layers": tuple(entries), "drops": drops}, notes
 
 
-def _pruned(document: _Choices, layer: int, candidates: Sequence[str]) -> Recipe:
+def _pruned(document: _Choices, layer: int, candidates: Sequence[str]) -> p.Recipe:
     """No candidate is the base, one is that one, more are merged."""
     chosen = []
     for k, name in enumerate(candidates):
@@ -170,20 +152,20 @@ def _pruned(document: _Choices, layer: int, candidates: Sequence[str]) -> Recipe
             raise ConversionError(f"this is {bit!r}, and not 0 or 1", place=key)
         chosen += [name] if bit else []
     if len(chosen) < 2:
-        return Take(take=LayerOf(model=chosen[0] if chosen else "base", layer=layer))
+        return p.Take(take=p.LayerOf(model=chosen[0] if chosen else "base", layer=layer))
     scale = float(_number(document, f"layer_{layer}_merge_scale_factor"))
-    sources = tuple(LayerOf(model=name, layer=layer) for name in chosen)
-    call = MethodCall(name="task_arithmetic", arguments={"scales": (scale,)})
-    return Merge(merge=sources, by=call)
+    sources = tuple(p.LayerOf(model=name, layer=layer) for name in chosen)
+    call = p.MethodCall(name="task_arithmetic", arguments={"scales": (scale,)})
+    return p.Merge(merge=sources, by=call)
 
 
-def _anywhere(recipe: Recipe) -> Recipe | None:
+def _anywhere(recipe: p.Recipe) -> p.Recipe | None:
     """The recipe for a tensor that is in no layer; None for the base's own."""
-    if isinstance(recipe, Take):
+    if isinstance(recipe, p.Take):
         model = recipe.take.model
-        return None if model == "base" else Take(take=LayerOf(model=model))
-    assert isinstance(recipe, Merge)
-    sources = tuple(LayerOf(model=source.model) for source in recipe.merge)
+        return None if model == "base" else p.Take(take=p.LayerOf(model=model))
+    assert isinstance(recipe, p.Merge)
+    sources = tuple(p.LayerOf(model=source.model) for source in recipe.merge)
     return recipe.model_copy(update={"merge": sources})
 
 
@@ -198,7 +180,7 @@ _ORDER = "the order {} of {} models is taken as the one of that number in lexico
 _WHOSE = "the file doesn't say whose embedding, norm and head these are: they are the base's"
 
 
-def _from_depth_wise(document: _Choices, given: Sequence[str]) -> tuple[Plan, list[Note]]:
+def _from_depth_wise(document: _Choices, given: Sequence[str]) -> _Found:
     """A stack: an ordered subset of the candidates' layers at each place."""
     blocks = _numbered(document, r"layer_(\d+)_block_(\d+)_selection")
     layers, count = (1 + max(numbers) for numbers in zip(*blocks, strict=True))
@@ -222,9 +204,9 @@ def _from_depth_wise(document: _Choices, given: Sequence[str]) -> tuple[Plan, li
     for (n,), key in _numbered(document, r"scale_(\d+)").items():
         message = _MULTIPLIED if chosen.get(n) else _EMPTY
         notes += [Note(key, message.format(n, document[key]))] if document[key] != 1 else []
-    taken = (LayerOf(model=candidates[k], layer=n) for n, of in chosen.items() for k in of)
-    items = tuple(Item(recipe=Take(take=layer)) for layer in taken)
-    return _plan(models, stack=Stack(items=items)), notes
+    taken = (p.LayerOf(model=candidates[k], layer=n) for n, of in chosen.items() for k in of)
+    items = tuple(p.Item(recipe=p.Take(take=layer)) for layer in taken)
+    return models, {"stack": p.Stack(items=items)}, notes
 
 
 def _flag(document: _Choices, key: str) -> bool:
@@ -236,7 +218,7 @@ def _flag(document: _Choices, key: str) -> bool:
 
 # -------------------------------------------------------------------------------------- layer-wise
 
-_PARTS: tuple[tuple[Part, str], ...] = (("attn", "self_attn"), ("mlp", "mlp"))
+_PARTS: tuple[tuple[p.Part, str], ...] = (("attn", "self_attn"), ("mlp", "mlp"))
 _NORMS = "the norms of {} have a {} of their own; in the plan they get what their branches get"
 _OF_METHOD = {
     "linear": "the weights of {} are taken to be normalised to a sum of 1",
@@ -246,7 +228,7 @@ _OF_METHOD = {
 _ENDS = "the file doesn't say what embedding, norm and head are made of: they are the base's"
 
 
-def _from_layer_wise(document: _Choices, layers: int) -> tuple[Plan, list[Note]]:
+def _from_layer_wise(document: _Choices, layers: int) -> _Found:
     """An overlay: as many groups of layers, equally long, as there are methods."""
     keys = _numbered(document, r"layer_selection_method_(\d+)")
     if [number for (number,) in keys] != list(range(len(keys))):
@@ -256,43 +238,32 @@ def _from_layer_wise(document: _Choices, layers: int) -> tuple[Plan, list[Note]]
         message = f"{layers} layers don't make {len(keys)} groups of equal length"
         raise ConversionError(message, place="layer_selection_method")
     size = layers // len(keys)
-    sources = _sources(document)
-    notes = [Note("", _ENDS)]
-    entries: list[Layer] = []
-    for (group,), key in keys.items():
-        method = str(document[key])
-        positions = range(group * size, (group + 1) * size)
-        calls = {p: _call(document, (group, of), method, sources) for p, of in _PARTS}
-        said = f"L{positions[0]}..L{positions[-1]}"
-        notes.append(Note(f"layer_{group}_paramset_base", _NORMS.format(said, method)))
-        if method in _OF_METHOD:
-            notes.append(Note(key, _OF_METHOD[method].format(said)))
-        entries += _merged(positions, calls, sources)
-    models = {"base": _BASES.get(layers, "./base"), **sources}
-    return _plan(models, layers=tuple(entries)), notes
-
-
-def _merged(
-    positions: Sequence[int], calls: Mapping[Part, MethodCall], sources: Mapping[str, str]
-) -> Iterator[Layer]:
-    for n in positions:
-        layers = tuple(LayerOf(model=name, layer=n) for name in sources)
-        for part, call in calls.items():
-            yield Layer(position=n, part=part, recipe=Merge(merge=layers, by=call))
-
-
-def _sources(document: _Choices) -> dict[str, str]:
-    """The models that the keys name; in the paper's order if they are the paper's."""
     named = (re.fullmatch(r"model_(.+)_layer_\d+_paramset_.+", key) for key in document)
     found = sorted({match[1] for match in named if match is not None})
     if not found:
         raise ConversionError("the keys name no models")
-    return _CANDIDATES_13B if set(found) == set(_CANDIDATES_13B.values()) else _short_names(found)
+    of_paper = set(found) == set(_CANDIDATES_13B.values())  # in the paper's order
+    sources = _CANDIDATES_13B if of_paper else _short_names(found)
+    notes = [Note("", _ENDS)]
+    entries: list[p.Layer] = []
+    for (group,), key in keys.items():
+        method = str(document[key])
+        positions = range(group * size, (group + 1) * size)
+        calls = {part: _call(document, (group, of), method, sources) for part, of in _PARTS}
+        said = f"L{positions[0]}..L{positions[-1]}"
+        notes.append(Note(f"layer_{group}_paramset_base", _NORMS.format(said, method)))
+        if method in _OF_METHOD:
+            notes.append(Note(key, _OF_METHOD[method].format(said)))
+        for n in positions:
+            merge = tuple(p.LayerOf(model=name, layer=n) for name in sources)
+            recipes = {part: p.Merge(merge=merge, by=call) for part, call in calls.items()}
+            entries += [p.Layer(position=n, part=of, recipe=r) for of, r in recipes.items()]
+    return {"base": _BASES.get(layers, "./base"), **sources}, {"layers": tuple(entries)}, notes
 
 
 def _call(
     document: _Choices, where: tuple[int, str], method: str, sources: Mapping[str, str]
-) -> MethodCall:
+) -> p.MethodCall:
     """The method of a group's paramset."""
     group, paramset = where
     start = f"layer_{group}_paramset_{paramset}_method_{method}_param"
@@ -314,4 +285,4 @@ def _call(
         if method == "slerp":
             message = f"slerp of {len(sources)} models with a t for each; here it merges two"
         raise ConversionError(message, place=f"layer_selection_method_{group}")
-    return MethodCall(name=method, arguments=arguments)
+    return p.MethodCall(name=method, arguments=arguments)

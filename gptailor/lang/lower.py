@@ -5,22 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from gptailor.lang import draft as d
 from gptailor.lang import tree
-from gptailor.lang.draft import (
-    At,
-    Draft,
-    Placed,
-    Positions,
-    Spanned,
-    count_words,
-    in_step,
-    is_a_layer,
-    method_of,
-    model_of,
-    positions_of,
-    value_of,
-    whole_number,
-)
 from gptailor.plan import plan as p
 from gptailor.plan.faults import STATEMENT, TARGET, Also, Fault, Place, Source, Span, listed, locate
 from gptailor.plan.registry import OBJECTIVES
@@ -28,7 +14,7 @@ from gptailor.plan.registry import OBJECTIVES
 
 def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[Fault]]:
     """The plan that a tree stands for, and the faults that kept statements out of it."""
-    draft = Draft()
+    draft = d.Draft()
     for i, statement in enumerate(file.statements):
         if isinstance(statement.body, tree.Version) and i > 0:
             draft.fault("P101", "'tailor' is not the first statement", statement.span,
@@ -38,7 +24,7 @@ def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[F
     return plan, locate(draft.faults, plan.origin)
 
 
-def lower_statement(draft: Draft, statement: tree.Statement) -> None:
+def lower_statement(draft: d.Draft, statement: tree.Statement) -> None:
     """Add what a statement says to the draft."""
     _LOWER[type(statement.body)](draft, statement, statement.body)
 
@@ -48,7 +34,7 @@ def _spans(whole: Span, **inside: tree.TreeNode | None) -> dict[Place, Span]:
     return {(): whole, **{(name,): node.span for name, node in inside.items() if node is not None}}
 
 
-def _version(draft: Draft, statement: tree.Statement, body: tree.Version) -> None:
+def _version(draft: d.Draft, statement: tree.Statement, body: tree.Version) -> None:
     if body.number.value != 1:
         said = f"{body.number.value!r}"[:20]
         draft.fault("P102", f"there is no version {said} of the language", body.number.span,
@@ -56,7 +42,7 @@ def _version(draft: Draft, statement: tree.Statement, body: tree.Version) -> Non
     draft.once("tailor", 1, statement.span)
 
 
-def _model(draft: Draft, statement: tree.Statement, body: tree.Declare) -> None:
+def _model(draft: d.Draft, statement: tree.Statement, body: tree.Declare) -> None:
     name = body.name.text
     if (known := draft.models.get(name)) is not None:
         also = Also("first declared here", span=known.spans["name",])
@@ -65,14 +51,14 @@ def _model(draft: Draft, statement: tree.Statement, body: tree.Declare) -> None:
     spans = _spans(statement.span, name=body.name, source=body.source, on=body.on,
                    revision=body.revision)  # fmt: skip
     said = {k: node.text for k in ("source", "revision", "on") if (node := getattr(body, k))}
-    draft.models[name] = Placed(p.built(p.Model, **said), spans)
+    draft.models[name] = d.Placed(p.built(p.Model, **said), spans)
 
 
-def _dtype(draft: Draft, statement: tree.Statement, body: tree.Dtype) -> None:
+def _dtype(draft: d.Draft, statement: tree.Statement, body: tree.Dtype) -> None:
     draft.once("dtype", body.name.text, body.name.span, {STATEMENT: statement.span})
 
 
-def _rest(draft: Draft, statement: tree.Statement, body: tree.Rest) -> None:
+def _rest(draft: d.Draft, statement: tree.Statement, body: tree.Rest) -> None:
     where = body.where.text
     _no_marks(draft, statement, f"'{where}'", f"write '{where} from one of …' for a choice")
     pattern = _from_models(draft, body.origin, None)
@@ -81,7 +67,7 @@ def _rest(draft: Draft, statement: tree.Statement, body: tree.Rest) -> None:
         draft.once(where, pattern.recipe(0), statement.span, spans)
 
 
-def _no_marks(draft: Draft, statement: tree.Statement, what: str, help_: str = "") -> None:
+def _no_marks(draft: d.Draft, statement: tree.Statement, what: str, help_: str = "") -> None:
     for word in (statement.tied, statement.maybe):
         if word is not None:
             draft.fault("P506", f"'{word.text}' doesn't go with {what}", word.span, help_)
@@ -100,7 +86,7 @@ class _Pattern:
 
     kind: str  # "take", "merge" or "any_of"
     models: tuple[str | p.OneOfModels, ...]
-    layers: tuple[Positions | None, ...]
+    layers: tuple[d.Positions | None, ...]
     spans: dict[Place, Span]
     by: p.By | None = None
     share: p.Value | None = None
@@ -127,11 +113,11 @@ class _Pattern:
         return spans
 
 
-def _from_models(draft: Draft, origin: tree.From, at: Positions | None) -> _Pattern | None:
+def _from_models(draft: d.Draft, origin: tree.From, at: d.Positions | None) -> _Pattern | None:
     """`from math`, `from math, code by linear()`, `from any of math, code by …`."""
-    spans = Spanned({}, ("recipe",))
+    spans = d.Spanned({}, ("recipe",))
     before = len(draft.faults)
-    how = method_of(draft, origin.by, spans.inside("by")) if origin.by else None
+    how = d.method_of(draft, origin.by, spans.inside("by")) if origin.by else None
     said = origin.models
     picks: list[tree.Word | tree.OneOf] = []
     picks += [said] if isinstance(said, tree.OneOf) else said.names
@@ -146,48 +132,48 @@ def _from_models(draft: Draft, origin: tree.From, at: Positions | None) -> _Patt
             draft.fault("P307", "several models are given, and no method to merge them",
                         said.span, "add 'by' and a method, such as 'by linear()'")  # fmt: skip
     models = tuple(
-        model_of(pick, spans.inside(*place)) for pick, place in zip(picks, places, strict=True)
+        d.model_of(pick, spans.inside(*place)) for pick, place in zip(picks, places, strict=True)
     )
     pattern = _Pattern(kind, models, (at,) * len(models), spans.spans, how)
     return pattern if len(draft.faults) == before else None
 
 
-def _from_picked(draft: Draft, picked: tree.Picked, *, whole: str = "") -> _Pattern | None:
+def _from_picked(draft: d.Draft, picked: tree.Picked, *, whole: str = "") -> _Pattern | None:
     """`L14 chat`."""
-    at = positions_of(draft, picked.layers, whole=whole)
-    spans = Spanned({}, ("recipe",))
-    model = model_of(picked.model, spans.inside("take", "model"))
+    at = d.positions_of(draft, picked.layers, whole=whole)
+    spans = d.Spanned({}, ("recipe",))
+    model = d.model_of(picked.model, spans.inside("take", "model"))
     return _Pattern("take", (model,), (at,), spans.spans) if at is not None else None
 
 
-def _from_merging(draft: Draft, node: tree.Merging, *, whole: str = "") -> _Pattern | None:
+def _from_merging(draft: d.Draft, node: tree.Merging, *, whole: str = "") -> _Pattern | None:
     """`merge(L12 code, L14 chat, 0.5) by …`."""
-    spans = Spanned({}, ("recipe",))
+    spans = d.Spanned({}, ("recipe",))
     spans.note(node.span)
     before = len(draft.faults)
-    lists = [positions_of(draft, source.layers, whole=whole) for source in node.sources]
+    lists = [d.positions_of(draft, source.layers, whole=whole) for source in node.sources]
     models = tuple(
-        model_of(source.model, spans.inside("merge", k, "model"))
+        d.model_of(source.model, spans.inside("merge", k, "model"))
         for k, source in enumerate(node.sources)
     )
-    how = method_of(draft, node.by, spans.inside("by")) if node.by else None
+    how = d.method_of(draft, node.by, spans.inside("by")) if node.by else None
     share = _share(draft, node, spans)
     found = tuple(at for at in lists if at is not None)
     if len(draft.faults) == before:
         for other in found[1:]:
-            in_step(draft, found[0], other)
+            d.in_step(draft, found[0], other)
     if len(draft.faults) > before:
         return None
     return _Pattern("merge", models, found, spans.spans, how, share)
 
 
-def _share(draft: Draft, node: tree.Merging, spans: Spanned) -> p.Value | None:
+def _share(draft: d.Draft, node: tree.Merging, spans: d.Spanned) -> p.Value | None:
     if not node.shares:
         return None
     spans.note(node.shares[0].span, "share")
     if len(node.shares) > 1 or len(node.sources) != 2:
-        numbers = count_words(len(node.shares), "number")
-        sources = count_words(len(node.sources), "source")
+        numbers = d.count_words(len(node.shares), "number")
+        sources = d.count_words(len(node.sources), "source")
         draft.fault("P308", f"merge has {numbers} for {sources}", node.shares[0].span,
                     "one number is the second of two sources' share; for others write "
                     "'by linear(…)' with a number for each source")  # fmt: skip
@@ -196,12 +182,12 @@ def _share(draft: Draft, node: tree.Merging, spans: Spanned) -> p.Value | None:
         draft.fault("P308", "merge has a number and a method", node.shares[0].span,
                     "give the number to the method, or leave 'by' out")  # fmt: skip
         return None
-    return value_of(draft, node.shares[0])
+    return d.value_of(draft, node.shares[0])
 
 
 def _entries(
-    draft: Draft, statement: tree.Statement, target: Positions | None
-) -> Iterator[tuple[int, At, dict[str, Any], dict[Place, Span]]]:
+    draft: d.Draft, statement: tree.Statement, target: d.Positions | None
+) -> Iterator[tuple[int, d.At, dict[str, Any], dict[Place, Span]]]:
     """Each of a statement's layers: its number in the list, itself, its marks, its spans."""
     if target is None:
         return
@@ -214,23 +200,23 @@ def _entries(
         yield n, at, marks, spans | {TARGET: at.range, STATEMENT: statement.span}
 
 
-def _select(draft: Draft, statement: tree.Statement, body: tree.Select) -> None:
-    target = positions_of(draft, body.layers)
+def _select(draft: d.Draft, statement: tree.Statement, body: tree.Select) -> None:
+    target = d.positions_of(draft, body.layers)
     _decide(draft, statement, target, _from_models(draft, body.origin, target))
 
 
-def _assign(draft: Draft, statement: tree.Statement, body: tree.Assign) -> None:
-    target = positions_of(draft, body.layers)
+def _assign(draft: d.Draft, statement: tree.Statement, body: tree.Assign) -> None:
+    target = d.positions_of(draft, body.layers)
     if isinstance(body.source, tree.Merging):
         pattern = _from_merging(draft, body.source)
     else:
         pattern = _from_picked(draft, body.source)
     source = pattern.layers[0] if pattern else None
-    if target and source and in_step(draft, target, source):
+    if target and source and d.in_step(draft, target, source):
         _decide(draft, statement, target, pattern)
 
 
-def _merging(draft: Draft, statement: tree.Statement, body: tree.Merging) -> None:
+def _merging(draft: d.Draft, statement: tree.Statement, body: tree.Merging) -> None:
     pattern = _from_merging(draft, body)
     if pattern is None or (target := pattern.layers[0]) is None:
         return
@@ -243,7 +229,7 @@ def _merging(draft: Draft, statement: tree.Statement, body: tree.Merging) -> Non
 
 
 def _decide(
-    draft: Draft, statement: tree.Statement, target: Positions | None, pattern: _Pattern | None
+    draft: d.Draft, statement: tree.Statement, target: d.Positions | None, pattern: _Pattern | None
 ) -> None:
     """An entry for each position of the target."""
     if target is None or pattern is None:
@@ -254,25 +240,25 @@ def _decide(
         draft.add("layers", entry, spans | pattern.all_spans(n))
 
 
-def _drop(draft: Draft, statement: tree.Statement, body: tree.Dropping) -> None:
-    target = positions_of(draft, body.layers, whole="'drop'")
+def _drop(draft: d.Draft, statement: tree.Statement, body: tree.Dropping) -> None:
+    target = d.positions_of(draft, body.layers, whole="'drop'")
     for _, at, marks, spans in _entries(draft, statement, target):
         draft.add("drops", p.built(p.Drop, position=at.number, **marks), spans)
 
 
-def _drop_any(draft: Draft, statement: tree.Statement, body: tree.DroppingAny) -> None:
+def _drop_any(draft: d.Draft, statement: tree.Statement, body: tree.DroppingAny) -> None:
     _no_marks(draft, statement, "'drop any'")
-    target = positions_of(draft, body.layers, whole="'drop any'")
-    count = whole_number(draft, body.count, "how many layers to drop")
+    target = d.positions_of(draft, body.layers, whole="'drop any'")
+    count = d.whole_number(draft, body.count, "how many layers to drop")
     if target is not None and count is not None:
         entry = p.built(p.DropAny, count=count, among=tuple(sorted(target.numbers)))
         spans = _spans(statement.span, count=body.count, among=body.layers)
         draft.add("drop_any", entry, spans)
 
 
-def _scale(draft: Draft, statement: tree.Statement, body: tree.Scaling) -> None:
-    target = positions_of(draft, body.layers, whole="'scale'")
-    factor = value_of(draft, body.factor)
+def _scale(draft: d.Draft, statement: tree.Statement, body: tree.Scaling) -> None:
+    target = d.positions_of(draft, body.layers, whole="'scale'")
+    factor = d.value_of(draft, body.factor)
     if factor is None:
         return
     for _, at, marks, spans in _entries(draft, statement, target):
@@ -280,7 +266,7 @@ def _scale(draft: Draft, statement: tree.Statement, body: tree.Scaling) -> None:
         draft.add("scales", entry, spans | {("factor",): body.factor.span})
 
 
-def _bridge(draft: Draft, statement: tree.Statement, body: tree.Bridging) -> None:
+def _bridge(draft: d.Draft, statement: tree.Statement, body: tree.Bridging) -> None:
     if statement.tied is not None:
         draft.fault("P506", "'tied' doesn't go with 'bridge'", statement.tied.span)
     settings: dict[str, Any] = {}
@@ -289,9 +275,9 @@ def _bridge(draft: Draft, statement: tree.Statement, body: tree.Bridging) -> Non
         name = setting.name.text
         if name in settings:
             draft.fault("P305", f"'{name}' is given twice", setting.name.span)
-        settings[name] = value_of(draft, setting.value)
+        settings[name] = d.value_of(draft, setting.value)
         spans[name,] = setting.value.span
-    if body.after is not None and not is_a_layer(draft, body.after):
+    if body.after is not None and not d.is_a_layer(draft, body.after):
         return
     after = body.after.number if body.after else None
     maybe = statement.maybe is not None
@@ -300,7 +286,7 @@ def _bridge(draft: Draft, statement: tree.Statement, body: tree.Bridging) -> Non
     )
 
 
-def _block(draft: Draft, statement: tree.Statement, body: tree.Block) -> None:
+def _block(draft: d.Draft, statement: tree.Statement, body: tree.Block) -> None:
     said_before = body.name.text in draft.single
     draft.once(body.name.text, True, body.name.span, {STATEMENT: statement.span})
     for inner in () if said_before else body.statements:
@@ -313,24 +299,24 @@ def _block(draft: Draft, statement: tree.Statement, body: tree.Block) -> None:
             lower_statement(draft, inner)
 
 
-def _picked(draft: Draft, statement: tree.Statement, body: tree.Picked) -> None:
+def _picked(draft: d.Draft, statement: tree.Statement, body: tree.Picked) -> None:
     _items(draft, statement, _from_picked(draft, body, whole="a stack"))
 
 
-def _items(draft: Draft, statement: tree.Statement, pattern: _Pattern | None) -> None:
+def _items(draft: d.Draft, statement: tree.Statement, pattern: _Pattern | None) -> None:
     if pattern is not None:
         for n, _, marks, spans in _entries(draft, statement, pattern.layers[0]):
             entry = p.built(p.Item, recipe=pattern.recipe(n), **marks)
             draft.add("items", entry, spans | pattern.all_spans(n))
 
 
-def _limit(draft: Draft, statement: tree.Statement, body: tree.Limit) -> None:
-    count = whole_number(draft, body.count, "a limit of layers", least=1)
+def _limit(draft: d.Draft, statement: tree.Statement, body: tree.Limit) -> None:
+    count = d.whole_number(draft, body.count, "a limit of layers", least=1)
     if count is not None:
         draft.once("limit", count, statement.span)
 
 
-def _objective(draft: Draft, statement: tree.Statement, body: tree.ObjectiveNode) -> None:
+def _objective(draft: d.Draft, statement: tree.Statement, body: tree.ObjectiveNode) -> None:
     """An objective; without a direction it has the better one, `maximize` if a metric knows it."""
     before = len(draft.faults)
     name = body.measure.name.text
@@ -346,7 +332,7 @@ def _objective(draft: Draft, statement: tree.Statement, body: tree.ObjectiveNode
 
 
 def _measure_arguments(
-    draft: Draft, call: tree.CallNode, spans: dict[Place, Span]
+    draft: d.Draft, call: tree.CallNode, spans: dict[Place, Span]
 ) -> dict[str, int | float | str]:
     """An objective's arguments under their names."""
     spec = OBJECTIVES.get(call.name.text)
@@ -363,24 +349,24 @@ def _measure_arguments(
         if isinstance(value, tree.Between | tree.OneNumber):
             draft.fault("P605", "no choices stand in a search block", value.span)
             continue
-        found = value_of(draft, value) if isinstance(value, tree.Fixed) else value.text
+        found = d.value_of(draft, value) if isinstance(value, tree.Fixed) else value.text
         if isinstance(found, int | float | str):
             arguments[name] = found
             spans["arguments", name] = value.span
     return arguments
 
 
-def _budget(draft: Draft, statement: tree.Statement, body: tree.BudgetNode) -> None:
+def _budget(draft: d.Draft, statement: tree.Statement, body: tree.BudgetNode) -> None:
     name = body.name.text
     least = 0 if name == "seed" else 1
     said = [body.first] if body.last is None else [body.first, body.last]
-    found = [whole_number(draft, number, f"'{name}'", least) for number in said]
+    found = [d.whole_number(draft, number, f"'{name}'", least) for number in said]
     if None not in found:
         value = (found[0], found[-1]) if name == "fidelity" else found[0]
         draft.once(name, value, statement.span)
 
 
-_LOWER: dict[type, Callable[[Draft, tree.Statement, Any], None]] = {
+_LOWER: dict[type, Callable[[d.Draft, tree.Statement, Any], None]] = {
     tree.Version: _version,
     tree.Declare: _model,
     tree.Dtype: _dtype,

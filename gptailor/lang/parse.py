@@ -63,13 +63,12 @@ def grammar() -> str:
     return (pkgutil.get_data(__package__, "tailor.lark") or b"").decode("utf-8")
 
 
+_HOOKS: dict[str, Any] = {"postlex": _Parentheses(), "_plugins": {"LexerThread": _Thread}}
+
+
 def parser_from_grammar(*starts: str) -> Lark:
     """A parser that starts at these rules, its table made anew."""
-    return Lark(grammar(), start=list(starts), parser="lalr", propagate_positions=True, **_hooks())
-
-
-def _hooks() -> dict[str, Any]:
-    return {"postlex": _Parentheses(), "_plugins": {"LexerThread": _Thread}}
+    return Lark(grammar(), start=list(starts), parser="lalr", propagate_positions=True, **_HOOKS)
 
 
 STARTS = ("statement", "item", "wish", "objective")
@@ -85,7 +84,7 @@ def parser() -> Lark:
     saved = saved_table()
     if saved.get("made_of") != table_key():
         return parser_from_grammar(*STARTS)
-    loaded: Lark = Lark._load_from_dict(saved["data"], saved["memo"], **_hooks())  # type: ignore[no-untyped-call]
+    loaded: Lark = Lark._load_from_dict(saved["data"], saved["memo"], **_HOOKS)  # type: ignore[no-untyped-call]
     return loaded
 
 
@@ -145,15 +144,14 @@ def _block(
     if rule is None:
         message = f"'{head}' has no block" if head else "a block has no name"
         where = Span(piece.start, piece.brace) if head else Span(piece.brace, piece.brace + 1)
-        help_ = "only 'stack' and 'search' have one in { }"
-        faults.append(Fault("S105", message, span=where, help=help_))
+        faults.append(Fault("S105", message, span=where,
+                            help="only 'stack' and 'search' have one in { }"))  # fmt: skip
         return None
-    rest = source.text[inside.end : piece.end] if inside.closed else ""
-    if rest:
-        start = piece.end - len(rest.lstrip())
+    if inside.closed and (rest := source.text[inside.end : piece.end]):
+        where = Span(piece.end - len(rest.lstrip()), piece.end)
         help_ = "start the next statement on a new line or after ';'"
-        message = "a statement goes on after its block"
-        faults.append(Fault("S105", message, span=Span(start, piece.end), help=help_))
+        fault = Fault("S105", "a statement goes on after its block", span=where, help=help_)
+        faults.append(fault)
     found: list[Fault] = []
     statements = tuple(_statements(source, inside, rule, found))
     faults += found if inside.closed else []
@@ -192,15 +190,13 @@ def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:
     return plan, locate(check_alone(plan), plan.origin)
 
 
-def decode_source(raw: bytes, name: str) -> Source:
-    """Bytes as a source: UTF-8, with or without a byte-order mark; raises UnicodeDecodeError."""
-    return Source(name, raw.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
-
-
 def read_bytes(raw: bytes, name: str, folder: Path) -> tuple[Plan | None, list[Fault]]:
-    """The plan of a file's bytes: Tailor, or JSON if it starts with a brace."""
+    """The plan of a file's bytes: Tailor, or JSON if it starts with a brace.
+
+    They are UTF-8, with or without a byte-order mark.
+    """
     try:
-        source = decode_source(raw, name)
+        source = Source(name, raw.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         message = f"byte {error.start} (line {line}) is not UTF-8"

@@ -4,7 +4,6 @@ Each piece is parsed by itself, so that a fault in one never hides the next.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import final
 
@@ -16,6 +15,14 @@ _LEXEME = re.compile(
       | (?P<text>[^\#"\r\n;(){} \t]+|\r)""",
     re.VERBOSE,
 )
+
+_OPEN = {
+    "(": ("'(' is never closed", "close it with ')'"),
+    "{": ("'{' is never closed", "close it with '}'"),
+    '"': ("the text in quotes doesn't end on its line",
+          "close it with '\"'; a text holds no quotes and no line ends"),
+}  # fmt: skip
+"""What opens and is not closed: message and help."""
 
 
 @final
@@ -56,9 +63,7 @@ def split(source: Source) -> tuple[Pieces, list[Fault]]:
     """The pieces of a text, and faults for brackets and quotes that are not closed."""
     lexemes = [_Lexeme(m.lastgroup or "", *m.span()) for m in _LEXEME.finditer(source.text)]
     faults = _match_brackets(source.text, lexemes)
-    splitter = _Splitter(source.text, lexemes)
-    pieces = splitter.pieces(until_brace=False)
-    return pieces, faults
+    return _Splitter(source.text, lexemes).pieces(until_brace=False), faults
 
 
 def _match_brackets(text: str, lexemes: list[_Lexeme]) -> list[Fault]:
@@ -77,19 +82,10 @@ def _match_brackets(text: str, lexemes: list[_Lexeme]) -> list[Fault]:
             if stack and text[stack[-1].start] == {")": "(", "}": "{"}[bracket]:
                 stack.pop().matched = lexeme.matched = True
                 braces -= bracket == "}"
-    faults = []
-    for lexeme in unclosed + stack:
-        bracket = text[lexeme.start]
-        help_ = f"close it with '{')' if bracket == '(' else '}'}'"
-        faults.append(_open(lexeme, f"'{bracket}' is never closed", help_))
-    message = "the text in quotes doesn't end on its line"
-    help_ = "close it with '\"'; a text holds no quotes and no line ends"
-    quotes = [lexeme for lexeme in lexemes if lexeme.kind == "quote"]
-    return faults + [_open(lexeme, message, help_) for lexeme in quotes]
-
-
-def _open(lexeme: _Lexeme, message: str, help_: str) -> Fault:
-    return Fault("S104", message, span=Span(lexeme.start, lexeme.end), help=help_)
+    open_ = [(one, *_OPEN[text[one.start]]) for one in unclosed + stack]
+    open_ += [(one, *_OPEN['"']) for one in lexemes if one.kind == "quote"]
+    return [Fault("S104", message, span=Span(one.start, one.end), help=help_)
+            for one, message, help_ in open_]  # fmt: skip
 
 
 @final
@@ -115,21 +111,17 @@ class _Splitter:
                 ended_on = None if lexeme.kind == "newline" else ended_on
                 self.at += 1
             elif lexeme.kind == "comment":
-                ended_on = self._comment(lexeme, ended_on, comments)
+                self.at += 1
+                words = self.text[lexeme.start : lexeme.end].rstrip()
+                if ended_on is not None and not comments and not ended_on.behind:
+                    ended_on.behind = words
+                else:
+                    comments.append(words)
             else:
                 ended_on = self._piece(comments, inside=until_brace)
                 items.append(ended_on)
                 comments = []
         return Pieces(items, comments, len(self.text), closed=not until_brace)
-
-    def _comment(self, lexeme: _Lexeme, last: Piece | None, comments: list[str]) -> Piece | None:
-        words = self.text[lexeme.start : lexeme.end].rstrip()
-        self.at += 1
-        if last is not None and not comments and not last.behind:
-            last.behind = words
-        else:
-            comments.append(words)
-        return last
 
     def _is(self, lexeme: _Lexeme, bracket: str) -> bool:
         return lexeme.matched and self.text[lexeme.start] == bracket
@@ -138,9 +130,11 @@ class _Splitter:
         """One statement: up to a newline or `;` outside parentheses."""
         piece = Piece(self.lexemes[self.at].start, self.lexemes[self.at].start, list(above))
         depth = 0
-        for lexeme in self._rest():
-            if depth == 0 and self._ends(lexeme, inside):
-                return piece
+        while self.at < len(self.lexemes):
+            lexeme = self.lexemes[self.at]
+            ends = lexeme.kind in ("comment", "newline", "semicolon")
+            if depth == 0 and (ends or (inside and self._is(lexeme, "}"))):
+                break
             self.at += 1
             if lexeme.kind == "comment":
                 piece.above.append(self.text[lexeme.start : lexeme.end].rstrip())
@@ -156,12 +150,3 @@ class _Splitter:
             elif lexeme.kind in ("quote", "open"):
                 piece.broken = True
         return piece
-
-    def _rest(self) -> Iterator[_Lexeme]:
-        while self.at < len(self.lexemes):
-            yield self.lexemes[self.at]
-
-    def _ends(self, lexeme: _Lexeme, inside: bool) -> bool:
-        if lexeme.kind == "comment" or (inside and self._is(lexeme, "}")):
-            return True
-        return lexeme.kind in ("newline", "semicolon")

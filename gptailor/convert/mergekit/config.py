@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from gptailor.convert.note import ConversionError
+from gptailor.convert.note import ConversionError, Note
 from gptailor.convert.yaml import Document
 from gptailor.plan.faults import Place, listed, nearest
 from gptailor.plan.plan import Closed
@@ -40,29 +40,33 @@ def _text(value: object) -> str:
     return value
 
 
-def _given(value: object) -> object:
-    return {} if value is None else value
-
-
 def _scalar(value: object) -> object:
     if not isinstance(value, bool | int | float | str):
         raise _fault(f"this is {_said(value)}, and not a number, a text, true or false")
     return value
 
 
-def _span(ends: list[Any]) -> list[int]:
+def _span(ends: object) -> range:
+    if not isinstance(ends, list):
+        raise _fault(f"this is {_said(ends)}, and not a list")
+    if not ends:
+        raise _fault("this list is empty")
     if len(ends) != 2 or any(type(end) is not int for end in ends):
         raise _fault("a layer_range is two whole numbers, the second not included")
     start, end = ends
     if not 0 <= start < end:
         why = "is negative" if min(start, end) < 0 else "holds no layer"
         raise _fault(f"[{start}, {end}] {why}", "[0, 8] is layers 0 to 7")
-    return ends
+    return range(start, end)
 
 
 _Text = Annotated[str, BeforeValidator(_text)]
 _Scalar = Annotated[Any, BeforeValidator(_scalar)]
-_Gradient = Annotated[list[_Scalar], Field(min_length=1)]
+_Filled = Field(min_length=1)
+_Values = Annotated[
+    Annotated[list[_Scalar], _Filled, Tag("a gradient")] | Annotated[_Scalar, Tag("a value")],
+    Discriminator(lambda value: "a gradient" if isinstance(value, list) else "a value"),
+]
 
 
 class FileBlock(Closed, ABC):
@@ -139,6 +143,11 @@ class ModelReference(FileBlock):
             raise _fault("a model has one adapter at most after its '+'")
         return {"model": words[0], "lora": words[1] if len(words) == 2 else None}
 
+    @property
+    def bare(self) -> "ModelReference":
+        """The same model without an adapter."""
+        return self.model_copy(update={"lora": None})
+
     def __str__(self) -> str:
         return "+".join(str(path) for path in (self.model, self.lora) if path is not None)
 
@@ -148,61 +157,55 @@ class ModelReference(FileBlock):
 
 @final
 class Filtered(FileBlock):
-    """A value, or a gradient, for the tensors with a word in their names."""
+    """A value, or a gradient, for the tensors with a word in their names; '' is in all."""
 
-    filter: _Text | None = None
-    value: Annotated[
-        Annotated[_Gradient, Tag("a gradient")] | Annotated[_Scalar, Tag("a value")],
-        Discriminator(lambda value: "a gradient" if isinstance(value, list) else "a value"),
-    ]
-
-
-def _unmixed(setting: object) -> object:
-    if isinstance(setting, list) and len({isinstance(item, dict) for item in setting}) > 1:
-        raise _fault("values and filters are mixed in this list")
-    return setting
+    filter: Annotated[
+        str, BeforeValidator(lambda word: "" if word in (None, "*") else _text(word))
+    ] = ""
+    value: _Values
 
 
 def _kind(setting: object) -> str:
-    if isinstance(setting, list):
-        return "filters" if setting and isinstance(setting[0], dict) else "a gradient"
-    return "a filter" if isinstance(setting, dict) else "a value"
+    if isinstance(setting, dict):
+        return "a filter"
+    filters = {isinstance(item, dict) for item in setting} if isinstance(setting, list) else set()
+    return "values" if True not in filters else "mixed" if False in filters else "filters"
 
 
 Setting = Annotated[
     Annotated[list[Filtered], Tag("filters")]
     | Annotated[Filtered, Tag("a filter")]
-    | Annotated[_Gradient, Tag("a gradient")]
-    | Annotated[_Scalar, Tag("a value")],
+    | Annotated[_Values, Tag("values")],
     Discriminator(_kind),
-    BeforeValidator(_unmixed),
 ]
 """A number or a flag, a list of them (a gradient), or one or more of these with filters."""
 
 
 class ParameterBlock(FileBlock, ABC):
-    """A block that may have parameters, and knows its place."""
+    """A block that may have parameters, and knows its place in the file."""
 
-    parameters: Annotated[dict[str, Setting], BeforeValidator(_given)] = Field({})
+    parameters: Annotated[
+        dict[str, Setting], BeforeValidator(lambda given: {} if given is None else given)
+    ] = Field({})
+    _document: Document = PrivateAttr()
     _at: Place = PrivateAttr(())
 
-    @property
-    def at(self) -> Place:
-        """Its place in the file."""
-        return self._at
+    def error(self, message: str, *inside: str | int, help: str = "") -> ConversionError:
+        """What is wrong at a place inside it."""
+        return self._document.error((*self._at, *inside), message, help)
 
-    def parameter_at(self, name: str) -> Place:
-        """The place of one of its parameters."""
-        return (*self._at, "parameters", name)
+    def note(self, message: str, *inside: str | int) -> Note:
+        """What differs at a place inside it."""
+        return self._document.note((*self._at, *inside), message)
 
-    def place(self, at: Place) -> None:
+    def place(self, document: Document, *at: str | int) -> None:
         """Tell it, and the blocks inside it, where it is."""
-        self._at = at
+        self._document, self._at = document, at
         for key, value in self:
             pairs = enumerate(value) if isinstance(value, list) else ()
             for inner, block in value.items() if isinstance(value, dict) else pairs:
                 if isinstance(block, ParameterBlock):
-                    block.place((*at, key, inner))
+                    block.place(document, *at, key, inner)
 
 
 # --------------------------------------------------------------------------------------- the file
@@ -220,21 +223,11 @@ class SourceBlock(ParameterBlock):
     """A model's layers, from the first of the range up to the second, which isn't one of them."""
 
     model: ModelReference
-    layer_range: Annotated[list[Any], Field(min_length=1), AfterValidator(_span)]
-
-    @property
-    def start(self) -> int:
-        """Its first layer."""
-        return int(self.layer_range[0])
-
-    @property
-    def end(self) -> int:
-        """The layer after its last."""
-        return int(self.layer_range[1])
+    layer_range: Annotated[Any, BeforeValidator(_span)]
 
 
 def _equally_long(sources: list[SourceBlock]) -> list[SourceBlock]:
-    if len({source.end - source.start for source in sources}) > 1:
+    if len({len(source.layer_range) for source in sources}) > 1:
         raise _fault("the sources have different numbers of layers")
     return sources
 
@@ -247,21 +240,21 @@ class SliceBlock(ParameterBlock):
         "merge_method": "mergekit has one merge_method for a file; it would not read this one"
     }
 
-    sources: Annotated[list[SourceBlock], Field(min_length=1), AfterValidator(_equally_long)]
+    sources: Annotated[list[SourceBlock], _Filled, AfterValidator(_equally_long)]
     base_model: ModelReference | None = None
     residual_weight: Any = None
 
     @property
     def length(self) -> int:
         """How many layers it makes."""
-        return self.sources[0].end - self.sources[0].start
+        return len(self.sources[0].layer_range)
 
 
 class BodyBlock(ParameterBlock, ABC):
     """What is merged: slices, or models as they are; a file may have it within a module."""
 
-    slices: Annotated[list[SliceBlock], Field(min_length=1)] | None = None
-    models: Annotated[list[ModelBlock], Field(min_length=1)] | None = None
+    slices: Annotated[list[SliceBlock], _Filled] | None = None
+    models: Annotated[list[ModelBlock], _Filled] | None = None
 
     @classmethod
     def _with_known_keys(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -271,6 +264,19 @@ class BodyBlock(ParameterBlock, ABC):
             said = f"it has {' and '.join(have)}" if have else "it has none"
             raise _fault(f"one of {listed(bodies)} makes the model, and {said}")
         return {key: value for key, value in given.items() if value or key not in bodies}
+
+    def whole(self, count: int, base: ModelReference | None) -> SliceBlock:
+        """The slice of all layers that `models` are, to which mergekit adds the base, last."""
+        found = [(block.model, block.parameters, block._at) for block in self.models or ()]
+        if base is not None and all(model != base for model, _, _ in found):
+            found.append((base, {}, ("base_model",)))
+        made, span = SourceBlock.model_construct, range(count)
+        sources = [made(model=m, parameters=given, layer_range=span) for m, given, _ in found]
+        piece = SliceBlock.model_construct(sources=sources, parameters={})
+        piece.place(self._document, *self._at, "models")
+        for source, (_, _, at) in zip(sources, found, strict=True):
+            source.place(self._document, *at)
+        return piece
 
 
 @final
@@ -331,7 +337,7 @@ def read_config(document: Document) -> MergekitConfig:
     except ValidationError as wrong:
         found = [_error(document, fault) for fault in wrong.errors(include_url=False)]
         raise min(found, key=lambda error: error.line or 0) from None
-    config.place(())
+    config.place(document)
     return config
 
 
@@ -348,6 +354,8 @@ def _error(document: Document, fault: ErrorDetails) -> ConversionError:
         message, help_ = fault["ctx"]["message"], fault["ctx"]["help"]
     elif kind == "missing":
         message = _MISSING.get(str(last[0]), f"there is no '{last[0]}' here")
+    elif kind == "union_tag_invalid":
+        message = "values and filters are mixed in this list"
     elif kind == "too_short":
         message = "this list is empty"
     elif last == ("[key]",):

@@ -159,14 +159,12 @@ def _slice(plan: Plan, method: MergekitMethod, row: _Row, models: Sequence[str])
     said = {where: method.write(recipe, models) for where, recipe in row.items()}
     sources = []
     for k, (model, span) in enumerate(zip(models, spans, strict=True)):
-        own = _filtered(method.by_source, {where: one.of_sources[k] for where, one in said.items()})
-        source = {"model": _reference(plan, model), "layer_range": span}
-        sources.append(source | ({"parameters": own} if own else {}))
+        own = _parameters(method.by_source, {where: of[k] for where, (of, _) in said.items()})
+        sources.append({"model": _reference(plan, model), "layer_range": span} | own)
     found: dict[str, Any] = {"sources": sources}
     if method.base == "first" and models[0] != "base":
         found["base_model"] = _reference(plan, models[0])
-    shared = _filtered(method.shared, {where: one.shared for where, one in said.items()})
-    return found | ({"parameters": shared} if shared else {})
+    return found | _parameters(method.shared, {where: of for where, (_, of) in said.items()})
 
 
 def _joined(slices: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -203,8 +201,8 @@ def _layer(row: _Row, model: str) -> int:
     return own[0] if own else every[0][1]
 
 
-def _filtered(names: Sequence[str], said: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Each parameter as one value, or as a list of values with filters where parts differ."""
+def _parameters(names: Sequence[str], said: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A block's parameters, if any: a value each, or values with filters where parts differ."""
     found: dict[str, Any] = {}
     for name in names:
         needed = {where: values[name] for where, values in said.items() if name in values}
@@ -218,7 +216,7 @@ def _filtered(names: Sequence[str], said: Mapping[str, Mapping[str, Any]]) -> di
             if value != rest
         ]
         found[name] = [*filters, {"value": rest}] if filters else rest
-    return found
+    return {"parameters": found} if found else {}
 
 
 def _reference(plan: Plan, name: str) -> str:

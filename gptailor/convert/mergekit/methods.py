@@ -1,7 +1,7 @@
 """mergekit's merge methods, a row each: how it is read as a recipe, and written from one."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, final
 
 from gptailor.convert.note import Unsayable
@@ -10,9 +10,6 @@ from gptailor.plan.registry import METHODS
 from gptailor.plan.walk import named_models
 
 ParameterValue = float | bool | None
-
-_SMALLEST_SUM = 1e-8
-"""mergekit doesn't divide by a sum of weights that is smaller."""
 
 
 @final
@@ -66,29 +63,21 @@ class Mixture:
         value = self.shared[name]
         return default if value is None else bool(value)
 
-    def around_the_base(self, sources: Sequence[Ingredient], name: str, **arguments: Any) -> Merge:
-        """The merge of task vectors, taken against the base's layer of the same number."""
-        layer = self.base.layer.layer
-        for source in sources:
+    def merge(self, sources: Sequence[Ingredient], name: str, **arguments: Any) -> Merge:
+        """Sources merged; task vectors are taken against the base's layer of the same number."""
+        needs_base = METHODS[name].needs_base
+        layer = self.base.layer.layer if needs_base else None
+        for source in sources if needs_base else ():
             if source.layer.layer != layer:
                 there = f"L{source.layer.layer} {source.layer.model}"
                 raise Unsayable(f"'{self.method}' takes {there} against L{layer} of the base; "
                                 "a plan takes task vectors layer by layer")  # fmt: skip
-        return _merged(sources, name, **arguments)
+        layers = tuple(source.layer for source in sources)
+        return Merge(merge=layers, by=MethodCall(name=name, arguments=arguments))
 
 
-def _merged(sources: Sequence[Ingredient], name: str, **arguments: Any) -> Merge:
-    layers = tuple(source.layer for source in sources)
-    return Merge(merge=layers, by=MethodCall(name=name, arguments=arguments))
-
-
-@final
-@dataclass(frozen=True)
-class SaidParameters:
-    """A recipe's parameters: a block for each model of a slice, and the slice's."""
-
-    of_sources: list[dict[str, Any]]
-    shared: dict[str, Any] = field(default_factory=dict)
+SaidParameters = tuple[list[dict[str, Any]], dict[str, Any]]
+"""A recipe's parameters: a block for each model of a slice, and the slice's."""
 
 
 @final
@@ -126,7 +115,7 @@ def _read_passthrough(mixture: Mixture) -> Recipe:
     scale = source.given["scale"]
     if scale is None or scale == 1:
         return Take(take=source.layer)
-    return _merged([source], "linear", weights=(float(scale),))
+    return mixture.merge([source], "linear", weights=(float(scale),))
 
 
 def _read_linear(mixture: Mixture) -> Recipe:
@@ -143,7 +132,7 @@ def _read_linear(mixture: Mixture) -> Recipe:
     if kept == (1.0,):
         return Take(take=sources[0].layer)
     equal = len(kept) > 1 and set(kept) == {1.0 / len(kept)}
-    return _merged(sources, "linear", **({} if equal else {"weights": kept}))
+    return mixture.merge(sources, "linear", **({} if equal else {"weights": kept}))
 
 
 def _read_slerp(mixture: Mixture) -> Recipe:
@@ -155,13 +144,13 @@ def _read_slerp(mixture: Mixture) -> Recipe:
     first, second = mixture.base, mixture.others[0]
     if t in (0, 1):
         return Take(take=(second if t else first).layer)
-    return _merged([first, second], "slerp", t=t)
+    return mixture.merge([first, second], "slerp", t=t)
 
 
 def _read_karcher(mixture: Mixture) -> Recipe:
     if len(mixture.sources) == 1:
         return Take(take=mixture.sources[0].layer)
-    return _merged(mixture.sources, "karcher")
+    return mixture.merge(mixture.sources, "karcher")
 
 
 def _read_model_stock(mixture: Mixture) -> Recipe:
@@ -169,7 +158,7 @@ def _read_model_stock(mixture: Mixture) -> Recipe:
         raise Unsayable("'model_stock' with filter_wise has an angle for each row; ours has one")
     if len(mixture.others) < 2:
         raise Unsayable("'model_stock' takes two sources or more besides the base")
-    return mixture.around_the_base(mixture.others, "model_stock")
+    return mixture.merge(mixture.others, "model_stock")
 
 
 def _read_task_arithmetic(mixture: Mixture) -> Recipe:
@@ -183,13 +172,13 @@ def _summed(mixture: Mixture, vectors: Sequence[Ingredient]) -> Recipe:
     if not any(scales):
         return Take(take=mixture.base.layer)
     scales = scales[:1] if len(set(scales)) == 1 else scales
-    return mixture.around_the_base(vectors, "task_arithmetic", scales=scales)
+    return mixture.merge(vectors, "task_arithmetic", scales=scales)
 
 
 def _factor(mixture: Mixture) -> float:
     """The factor of all weights: lambda, over their sum where they are normalised."""
     total = sum(source.number("weight") for source in mixture.others)
-    divides = mixture.flag("normalize", False) and abs(total) >= _SMALLEST_SUM
+    divides = mixture.flag("normalize", False) and abs(total) >= 1e-8  # mergekit's bound
     return mixture.number("lambda") / (total if divides else 1.0)
 
 
@@ -226,7 +215,7 @@ def _read_ties(mixture: Mixture) -> Recipe:
         if len(vectors) > 1:
             raise Unsayable("'ties' with normalize: false sums those that agree, ours averages")
         scale *= weight
-    return mixture.around_the_base(vectors, "ties", density=density, scale=scale)
+    return mixture.merge(vectors, "ties", density=density, scale=scale)
 
 
 def _read_sparse(mixture: Mixture) -> Recipe:
@@ -251,7 +240,7 @@ def _read_sparse(mixture: Mixture) -> Recipe:
         return Take(take=mixture.base.layer)
     if ours == "dare" and not mixture.flag("rescale", True):
         scale *= density
-    return mixture.around_the_base(vectors, ours, **arguments, scale=scale)
+    return mixture.merge(vectors, ours, **arguments, scale=scale)
 
 
 # ------------------------------------------------------------------------------ as parameters
@@ -293,7 +282,7 @@ def _weighted(
 
 
 def _write_nothing(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
-    return SaidParameters([{} for _ in models])
+    return [{} for _ in models], {}
 
 
 def _write_linear(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
@@ -302,13 +291,13 @@ def _write_linear(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
         numbers = _numbers(recipe, "weights")
         if isinstance(recipe.share, int | float):
             numbers = (1.0 - recipe.share, recipe.share)
-    return SaidParameters(_weighted(recipe, models, numbers), {"normalize": False})
+    return _weighted(recipe, models, numbers), {"normalize": False}
 
 
 def _write_slerp(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
     t = float(_argument(recipe, "t")) if isinstance(recipe, Merge) else 0.0
     t = t if _models(recipe)[0] == models[0] else 1.0 - t
-    return SaidParameters([{} for _ in models], {"t": t})
+    return [{} for _ in models], {"t": t}
 
 
 def _write_karcher(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
@@ -330,7 +319,7 @@ def _write_task_vectors(recipe: Recipe, models: Sequence[str]) -> SaidParameters
         if names != ["base"]:
             raise Unsayable(f"'{names[0]}' taken as it is, among task vectors: mergekit would add "
                             "rounding")  # fmt: skip
-        return SaidParameters([{}, *({"weight": 0.0} for _ in others)])
+        return [{}, *({"weight": 0.0} for _ in others)], {}
     if "base" in names:
         raise Unsayable("the base's own task vector, which is 0, and which mergekit can't name")
     name, shared = method_call(recipe).name, {}
@@ -342,7 +331,7 @@ def _write_task_vectors(recipe: Recipe, models: Sequence[str]) -> SaidParameters
         weights = _numbers(recipe, "scales")
     elif name == "ties":
         weights, shared = [1.0] * len(names), {"normalize": True, "lambda": scale}
-    return SaidParameters([{}, *_weighted(recipe, others, weights, **given)], shared)
+    return [{}, *_weighted(recipe, others, weights, **given)], shared
 
 
 # ------------------------------------------------------------------------------------- the table

@@ -12,8 +12,7 @@ from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.models import Opened
 from gptailor.convert.mergekit.config import Filtered, ParameterBlock
 from gptailor.convert.mergekit.methods import MergekitMethod, ParameterValue
-from gptailor.convert.note import ConversionError
-from gptailor.convert.yaml import Document
+from gptailor.convert.note import ConversionError, Note
 from gptailor.plan.faults import Place, nearest
 from gptailor.plan.layers import PARTS
 from gptailor.plan.plan import Part
@@ -49,15 +48,15 @@ class TensorNames:
     read: bool = False
     """Whether these were read from a checkpoint; else they are the names that most models have."""
 
-    def name(self, layer: int, rest: str) -> str:
-        """The whole name of a tensor of a layer."""
-        return f"{self.prefix}{layer}.{rest}"
+    def name(self, layer: int | None, rest: str) -> str:
+        """The whole name of a tensor: `rest`, within a layer if one is given."""
+        return rest if layer is None else f"{self.prefix}{layer}.{rest}"
 
-    def all(self, layers: int) -> list[str]:
-        """Every name of a model of that many layers."""
+    def has(self, filter_: str, layers: int) -> bool:
+        """Whether a filter is of a tensor of a model of that many layers."""
         inner = [rest for part in PARTS for rest in self.parts[part]]
         named = [self.name(layer, rest) for layer in range(layers) for rest in inner]
-        return [*self.embed, *named, *self.norm, *self.head]
+        return any(filter_ in name for name in (*self.embed, *named, *self.norm, *self.head))
 
 
 LLAMA_TENSORS = TensorNames(
@@ -83,10 +82,10 @@ def read_tensors(folder: Path) -> TensorNames:
     if isinstance(layout, Refusal):
         raise ConversionError(layout.reason, name=str(folder))
     opened = Opened("base", checkpoint, layout)
-    parts: dict[Part, tuple[str, ...]] = {}
-    for part in PARTS:
-        names = [rest for layer in range(layout.count) for rest in opened.part(layer, part)]
-        parts[part] = tuple(dict.fromkeys(names))
+    parts = {
+        part: tuple(dict.fromkeys(n for i in range(layout.count) for n in opened.part(i, part)))
+        for part in PARTS
+    }
     return TensorNames(layout.embed, layout.norm, layout.head, layout.prefix, parts,
                        layout.tied, layout.count, read=True)  # fmt: skip
 
@@ -94,34 +93,26 @@ def read_tensors(folder: Path) -> TensorNames:
 # ------------------------------------------------------------------------------------- the values
 
 
-@final
-@dataclass(frozen=True)
-class Spot:
-    """A tensor and how far through its slice it is: 0 at the first layer, 1 at the last."""
+def value_at(name: str, tensor: str, t: float, blocks: Sequence[ParameterBlock]) -> ParameterValue:
+    """A parameter for a tensor: that of the first block that has one for it, or the default.
 
-    tensor: str
-    t: float
-
-
-def parameter(
-    document: Document, name: str, spot: Spot, blocks: Sequence[ParameterBlock]
-) -> ParameterValue:
-    """A parameter for a tensor: that of the first block that has one for it, or the default."""
+    `t` is how far through its slice the tensor is: 0 at the first layer, 1 at the last.
+    """
     for block in blocks:
         for setting, at in _entries(block, name):
-            if not _matches(setting.filter, spot.tensor):
+            if setting.filter not in tensor:
                 continue
             given = setting.value
             if not isinstance(given, list):
-                return _value(document, name, given, at)
-            values = [_value(document, name, one, (*at, i)) for i, one in enumerate(given)]
-            return _interpolated(values, spot.t)
+                return _value(block, name, given, at)
+            values = [_value(block, name, one, (*at, i)) for i, one in enumerate(given)]
+            return _interpolated(values, t)
     return _DEFAULTS[name]
 
 
 def _entries(block: ParameterBlock, name: str) -> Iterator[tuple[Filtered, Place]]:
-    """A block's values for a parameter, each with its filter and its place."""
-    setting, at = block.parameters.get(name), block.parameter_at(name)
+    """A block's values for a parameter, each with its filter and its place in the block."""
+    setting, at = block.parameters.get(name), ("parameters", name)
     if isinstance(setting, Filtered):
         yield setting, (*at, "value")
     elif isinstance(setting, list) and isinstance(setting[0], Filtered):
@@ -130,23 +121,18 @@ def _entries(block: ParameterBlock, name: str) -> Iterator[tuple[Filtered, Place
         yield Filtered.model_construct(value=setting), at
 
 
-def _matches(filter_: str | None, tensor: str) -> bool:
-    """Whether a filter is a part of a tensor's name, or there is none."""
-    return filter_ is None or filter_ == "*" or filter_ in tensor
-
-
-def _value(document: Document, name: str, value: object, at: Place) -> float | bool:
+def _value(block: ParameterBlock, name: str, value: object, at: Place) -> float | bool:
     """A flag, or a finite number; YAML 1.1 reads `1e-3` as a text."""
     if name in _FLAGS:
         if not isinstance(value, bool):
-            raise document.error(at, f"'{name}' is true or false, and not {value!r}")
+            raise block.error(f"'{name}' is true or false, and not {value!r}", *at)
         return value
     try:
         number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise document.error(at, f"'{name}' is a number, and not {value!r}")
+        raise block.error(f"'{name}' is a number, and not {value!r}", *at)
     return number
 
 
@@ -166,50 +152,45 @@ def _interpolated(values: Sequence[float | bool], t: float) -> float | bool:
 
 def filters_of(block: ParameterBlock, name: str) -> list[str]:
     """The filters of a block's parameter."""
-    found = [setting.filter for setting, _ in _entries(block, name)]
-    return [one for one in found if one is not None and one != "*"]
+    return [setting.filter for setting, _ in _entries(block, name) if setting.filter]
 
 
-def unread(
-    document: Document, block: ParameterBlock, method: MergekitMethod
-) -> Iterator[tuple[Place, str]]:
-    """A block's parameters that its method doesn't read, and why."""
+def unread(block: ParameterBlock, method: MergekitMethod) -> Iterator[Note]:
+    """Notes on a block's parameters that its method doesn't read."""
     for name in block.parameters:
         if name in method.parameters:
             continue
         if name not in _DEFAULTS and name not in _OF_OTHERS:
             have = f"'{method.name}' has {', '.join(method.parameters) or 'none'}"
-            help_ = nearest(name, method.parameters) or have
-            raise document.error(block.parameter_at(name), f"there is no parameter '{name}'", help_)
+            raise block.error(f"there is no parameter '{name}'", "parameters", name,
+                              help=nearest(name, method.parameters) or have)  # fmt: skip
         why = f"'{method.name}' has no '{name}'; it does nothing, in mergekit neither"
-        yield block.parameter_at(name), why
+        yield block.note(why, "parameters", name)
     if block.parameters.get("int8_mask") is True and "int8_mask" in method.shared:
-        yield block.parameter_at("int8_mask"), "it saves mergekit memory, and changes nothing"
+        why = "it saves mergekit memory, and changes nothing"
+        yield block.note(why, "parameters", "int8_mask")
 
 
-def idle_filters(
-    document: Document, block: ParameterBlock, tensors: TensorNames, layers: int
-) -> Iterator[tuple[Place, str]]:
-    """A block's filters that no tensor of a model of that many layers has."""
-    names = tensors.all(layers)
-    filters = [(block.parameter_at(n), f) for n in block.parameters for f in filters_of(block, n)]
-    for at, filter_ in filters:
-        if any(_matches(filter_, tensor) for tensor in names):
+def idle_filters(block: ParameterBlock, tensors: TensorNames, layers: int) -> Iterator[Note]:
+    """Notes on a block's filters that no tensor of a model of that many layers has."""
+    for name, filter_ in ((n, f) for n in block.parameters for f in filters_of(block, n)):
+        if tensors.has(filter_, layers):
             continue
         if not tensors.read:
             message = f"the filter '{filter_}' is of no tensor of a model such as Llama"
             help_ = "with the base's folder at hand its own tensors' names would count"
-            raise document.error(at, message, help_)
-        yield at, f"the filter '{filter_}' is of no tensor, and does nothing"
+            raise block.error(message, "parameters", name, help=help_)
+        message = f"the filter '{filter_}' is of no tensor, and does nothing"
+        yield block.note(message, "parameters", name)
 
 
 def idle_in_source(
     source: ParameterBlock, method: MergekitMethod, *, is_base: bool
-) -> Iterator[tuple[Place, str]]:
-    """The parameters of one source that do nothing there."""
+) -> Iterator[Note]:
+    """Notes on the parameters of one source that do nothing there."""
     for name in source.parameters:
-        at = source.parameter_at(name)
         if name in method.shared:
-            yield at, f"'{name}' of one source does nothing, in mergekit neither"
+            why = f"'{name}' of one source does nothing, in mergekit neither"
+            yield source.note(why, "parameters", name)
         elif is_base and "lambda" in method.shared and name in ("weight", "density"):
-            yield at, f"the base's own '{name}' does nothing"
+            yield source.note(f"the base's own '{name}' does nothing", "parameters", name)
