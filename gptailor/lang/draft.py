@@ -200,8 +200,11 @@ def in_step(draft: Draft, first: Positions, other: Positions) -> bool:
 # ----------------------------------------------------------------------------------------- numbers
 
 
-def value_of(draft: Draft, numeral: tree.Numeral) -> p.Value | None:
-    """A number or a choice of numbers; None, with a fault, if one of them is not finite."""
+def value_of(draft: Draft, numeral: tree.Numeral | tree.String | tree.Word) -> p.Value | None:
+    """A number or a choice of numbers; None, with a fault, if it is a word or not finite."""
+    if isinstance(numeral, tree.String | tree.Word):
+        draft.fault("P306", f"a number is needed, '{numeral.text}' is none", numeral.span)
+        return None
     if isinstance(numeral, tree.Fixed):
         return _finite(draft, numeral)
     fixed = numeral.options if isinstance(numeral, tree.OneNumber) else (numeral.low, numeral.high)
@@ -282,7 +285,7 @@ def _call(draft: Draft, node: tree.CallNode, spans: Spanned) -> p.MethodCall | N
     arguments: dict[str, p.Value | tuple[p.Value, ...]] = {}
     for name, givens in _bound(draft, node, method).items():
         spans.note(givens[0].span.to(givens[-1].span), "arguments", name)
-        found = tuple(n for given in givens if (n := _number(draft, given)) is not None)
+        found = tuple(n for given in givens if (n := value_of(draft, given.value)) is not None)
         variadic = method is not None and method.variadic and method.variadic.name == name
         for i, given in enumerate(givens if variadic else ()):
             spans.note(given.span, "arguments", name, i)
@@ -291,14 +294,6 @@ def _call(draft: Draft, node: tree.CallNode, spans: Spanned) -> p.MethodCall | N
     if len(draft.faults) > before:
         return None
     return p.built(p.MethodCall, name=node.name.text, arguments=arguments)
-
-
-def _number(draft: Draft, given: tree.ArgumentNode) -> p.Value | None:
-    if isinstance(given.value, tree.String | tree.Word):
-        word = given.value.text
-        draft.fault("P306", f"a number is needed, '{word}' is none", given.value.span)
-        return None
-    return value_of(draft, given.value)
 
 
 def _bound(

@@ -54,10 +54,6 @@ def _model(draft: d.Draft, statement: tree.Statement, body: tree.Declare) -> Non
     draft.models[name] = d.Placed(p.built(p.Model, **said), spans)
 
 
-def _dtype(draft: d.Draft, statement: tree.Statement, body: tree.Dtype) -> None:
-    draft.once("dtype", body.name.text, body.name.span, {STATEMENT: statement.span})
-
-
 def _rest(draft: d.Draft, statement: tree.Statement, body: tree.Rest) -> None:
     where = body.where.text
     _no_marks(draft, statement, f"'{where}'", f"write '{where} from one of …' for a choice")
@@ -292,15 +288,13 @@ def _block(draft: d.Draft, statement: tree.Statement, body: tree.Block) -> None:
     for inner in () if said_before else body.statements:
         if isinstance(inner.body, tree.Merging):
             _items(draft, inner, _from_merging(draft, inner.body, whole="a stack"))
+        elif isinstance(inner.body, tree.Picked):
+            _items(draft, inner, _from_picked(draft, inner.body, whole="a stack"))
         elif isinstance(inner.body, tree.Assign):
             draft.fault("P216", "an item of a stack has no target", inner.body.layers.span,
                         "the items are the output's layers in order: leave 'L… =' out")  # fmt: skip
         else:
             lower_statement(draft, inner)
-
-
-def _picked(draft: d.Draft, statement: tree.Statement, body: tree.Picked) -> None:
-    _items(draft, statement, _from_picked(draft, body, whole="a stack"))
 
 
 def _items(draft: d.Draft, statement: tree.Statement, pattern: _Pattern | None) -> None:
@@ -369,7 +363,9 @@ def _budget(draft: d.Draft, statement: tree.Statement, body: tree.BudgetNode) ->
 _LOWER: dict[type, Callable[[d.Draft, tree.Statement, Any], None]] = {
     tree.Version: _version,
     tree.Declare: _model,
-    tree.Dtype: _dtype,
+    tree.Dtype: lambda draft, statement, body: draft.once(
+        "dtype", body.name.text, body.name.span, {STATEMENT: statement.span}
+    ),
     tree.Rest: _rest,
     tree.Select: _select,
     tree.Assign: _assign,
@@ -379,7 +375,6 @@ _LOWER: dict[type, Callable[[d.Draft, tree.Statement, Any], None]] = {
     tree.Scaling: _scale,
     tree.Bridging: _bridge,
     tree.Block: _block,
-    tree.Picked: _picked,
     tree.Limit: _limit,
     tree.ObjectiveNode: _objective,
     tree.BudgetNode: _budget,

@@ -97,9 +97,6 @@ class FileBlock(Closed, ABC):
         return given
 
 
-# ------------------------------------------------------------------------------------- the models
-
-
 @final
 class ModelPath(FileBlock):
     """`path@revision`, or the mapping that says the same."""
@@ -150,9 +147,6 @@ class ModelReference(FileBlock):
 
     def __str__(self) -> str:
         return "+".join(str(path) for path in (self.model, self.lora) if path is not None)
-
-
-# --------------------------------------------------------------------------------- the parameters
 
 
 @final
@@ -206,9 +200,6 @@ class ParameterBlock(FileBlock, ABC):
             for inner, block in value.items() if isinstance(value, dict) else pairs:
                 if isinstance(block, ParameterBlock):
                     block.place(document, *at, key, inner)
-
-
-# --------------------------------------------------------------------------------------- the file
 
 
 @final
@@ -318,8 +309,6 @@ class MergekitConfig(BodyBlock):
         """The block that has the slices or models."""
         return next(iter((self.modules or {}).values()), self)
 
-
-# --------------------------------------------------------------------------------------- its faults
 
 _MISSING = {
     "layer_range": "this source has no layer_range",

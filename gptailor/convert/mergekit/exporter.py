@@ -29,7 +29,6 @@ _FILTERS = {
 _Row = dict[str, Recipe]
 """An output layer: the recipes of its parts, and of the rest that is made of its slice."""
 
-_ENDS = ("embed", "norm", "head")
 _FORGOTTEN = (
     "the first layer has fewer sources than the last, whose number mergekit then takes for the "
     "final norm and the head"
@@ -76,14 +75,11 @@ def _kept(plan: Plan, layers: int | None) -> list[outline.Slot]:
     return outline.kept(plan, layers or 0)
 
 
-# -------------------------------------------------------------------------------------- the method
-
-
 def _method(slots: Sequence[outline.Slot], rows: Sequence[_Row]) -> MergekitMethod:
     """The one method of mergekit's that says all recipes."""
     found: dict[str, Place] = {}
     made = [(one.recipe, one.at) for slot in slots for one in slot.made.values()]
-    ends = [(row[where], (where,)) for row in rows for where in _ENDS if where in row]
+    ends = [(row[where], (where,)) for row in rows for where in row if where not in PARTS]
     for recipe, at in [*made, *ends]:
         if isinstance(recipe, Merge):
             found.setdefault(method_call(recipe).name, at)
@@ -132,9 +128,6 @@ def _in_order(orders: Sequence[Sequence[str]]) -> list[str]:
         found.append(next((name for name in names if name not in after), names[0]))
         names.remove(found[-1])
     return found
-
-
-# ------------------------------------------------------------------------------------- the slices
 
 
 def _slices(
@@ -241,10 +234,7 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc,unused-ignore]
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-    def represent_list(self, data: Any) -> Any:
-        """A list; one of numbers within brackets."""
-        flow = all(isinstance(item, int | float) for item in data)
-        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
 
-
-_Dumper.add_representer(list, _Dumper.represent_list)
+_Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(
+    "tag:yaml.org,2002:seq", data, flow_style=all(isinstance(one, int | float) for one in data)
+))  # fmt: skip

@@ -8,20 +8,13 @@ from pathlib import Path
 from typing import Any, final
 
 from gptailor.checks.plan import check_alone
-from gptailor.convert.mergekit import parameters
+from gptailor.convert.mergekit import methods, parameters
 from gptailor.convert.mergekit.config import (
     MergekitConfig,
     ModelReference,
     ParameterBlock,
     SliceBlock,
     read_config,
-)
-from gptailor.convert.mergekit.methods import (
-    MERGEKIT_METHODS,
-    NO_EQUIVALENT,
-    Ingredient,
-    MergekitMethod,
-    Mixture,
 )
 from gptailor.convert.mergekit.parameters import value_at
 from gptailor.convert.note import ConversionError, Note, Unsayable, short_name
@@ -35,7 +28,6 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 _HELP = "say how many layers the base has"
 _BRANCHES = "attn and mlp of a layer are merged differently, and an item of a stack is whole layers"
-_IDLE = "it does nothing, in mergekit neither"
 _SHARED = "a plan decides a branch with its norms"
 _FORGOTTEN = (
     "where the first slice has fewer sources than the last, mergekit forgets some for the "
@@ -75,13 +67,10 @@ def from_mergekit(
     names, models = _named((base, *merged), root, folder)
     reading = _Reading(config, method, base, names, tensors, slices)
     _check(reading)
-    said: dict[str, Any] = {"models": models, "dtype": _dtype(reading)}
-    made = list(_layers(reading))
-    said |= _ends(reading)
-    said |= _overlay(made, tensors.layers) or _stack(reading, made)
-    said["tokenizer"] = _tokenizer(reading)
+    dtype, made = _dtype(reading), list(_layers(reading))
+    said = _ends(reading) | _arranged(reading, made)
+    plan = p.Plan(models=models, dtype=dtype, tokenizer=_tokenizer(reading), **said)
     reading.notes += _of_the_file(reading)
-    plan = p.Plan(**said)
     if faults := errors(check_alone(plan)):
         raise ConversionError(faults[0].message, name=name, help=faults[0].help)
     return plan, list(dict.fromkeys(reading.notes))
@@ -96,7 +85,7 @@ class _Reading:
     """A configuration while it becomes a plan: what is known of it, and the notes so far."""
 
     config: MergekitConfig
-    method: MergekitMethod
+    method: methods.MergekitMethod
     base: ModelReference
     names: Mapping[ModelReference, str]
     tensors: parameters.TensorNames
@@ -104,10 +93,6 @@ class _Reading:
     notes: list[Note] = field(default_factory=list)
     merges: bool = False
     """Whether a merge was met, and not takes alone."""
-
-    def base_of(self, piece: SliceBlock) -> ModelReference | None:
-        """The base of a slice: its own, or the file's."""
-        return piece.base_model or self.config.base_model
 
     @property
     def blocks(self) -> list[ParameterBlock]:
@@ -124,15 +109,15 @@ class _Reading:
         return piece, ()
 
 
-def _method(config: MergekitConfig) -> MergekitMethod:
+def _method(config: MergekitConfig) -> methods.MergekitMethod:
     name = config.merge_method
-    if name in MERGEKIT_METHODS:
-        return MERGEKIT_METHODS[name]
+    if name in methods.MERGEKIT_METHODS:
+        return methods.MERGEKIT_METHODS[name]
     message = f"there is no merge_method '{name}'"
-    help_ = nearest(name, (*MERGEKIT_METHODS, *NO_EQUIVALENT))
-    if name in NO_EQUIVALENT:
+    help_ = nearest(name, (*methods.MERGEKIT_METHODS, *methods.NO_EQUIVALENT))
+    if name in methods.NO_EQUIVALENT:
         message = f"'{name}' has no equivalent"
-        help_ = f"those that have one are {listed(MERGEKIT_METHODS)}"
+        help_ = f"those that have one are {listed(methods.MERGEKIT_METHODS)}"
     raise config.error(message, "merge_method", help=help_)
 
 
@@ -199,7 +184,8 @@ def _check(reading: _Reading) -> None:
     method, tensors = reading.method, reading.tensors
     for piece in reading.slices:
         if piece.residual_weight is not None:
-            reading.notes.append(piece.note(_IDLE, "residual_weight"))
+            message = "it does nothing, in mergekit neither"
+            reading.notes.append(piece.note(message, "residual_weight"))
         for i, source in enumerate(piece.sources):
             if source.model in [other.model for other in piece.sources[:i]]:
                 message = f"'{source.model}' stands twice in one slice, which mergekit refuses"
@@ -216,7 +202,7 @@ def _check(reading: _Reading) -> None:
         reading.notes += parameters.unread(block, method)
         reading.notes += parameters.idle_filters(block, tensors, count)
     for piece, source in sources:
-        is_base = source.model == reading.base_of(piece)
+        is_base = source.model == (piece.base_model or reading.config.base_model)
         reading.notes += parameters.idle_in_source(source, method, is_base=is_base)
 
 
@@ -249,7 +235,8 @@ def _part(reading: _Reading, piece: SliceBlock, where: tuple[int, int], part: p.
     t = offset / (piece.length - 1) if piece.length > 1 else 1.0
     inner = reading.tensors.parts[part]
     recipes = {rest: _recipe(reading, piece, rest, t, where) for rest in inner}
-    first, *others = [rest for rest in recipes if not _is_norm(rest)] or list(recipes)
+    others = [rest for rest in recipes if not re.search(r"norm|\bln_", rest)] or list(recipes)
+    first = others[0]
     for rest, recipe in recipes.items():
         if recipe == recipes[first]:
             continue
@@ -262,17 +249,12 @@ def _part(reading: _Reading, piece: SliceBlock, where: tuple[int, int], part: p.
     return recipes[first]
 
 
-def _is_norm(rest: str) -> bool:
-    """Whether a tensor of a layer belongs to a norm, by its name."""
-    return any("norm" in word or word.startswith("ln_") for word in rest.split("."))
-
-
-def _ends(reading: _Reading) -> dict[str, p.Recipe]:
+def _ends(reading: _Reading) -> dict[str, Any]:
     """Embedding, norm and head: of the first and the last slice, where gradients start."""
     first, last = reading.slices[0], reading.slices[-1]
     if len(first.sources) < len(last.sources):
         reading.notes.append(last.note(_FORGOTTEN, "sources"))
-    found = {}
+    found: dict[str, Any] = {}
     for where, piece in (("embed", first), ("norm", last), ("head", last)):
         if where == "head" and reading.tensors.tied:
             continue
@@ -301,11 +283,11 @@ def _recipe(
         tensor, every = reading.tensors.name(number, rest), (source, *blocks)
         given = {name: value_at(name, tensor, t, every) for name in method.by_source}
         layer = p.LayerOf(model=reading.names[source.model], layer=number)
-        sources.append(Ingredient(layer, source.model == base, given))
+        sources.append(methods.Ingredient(layer, source.model == base, given))
     tensor = reading.tensors.name(where[1] if where else None, rest)
     shared = {name: value_at(name, tensor, t, blocks) for name in method.shared}
     try:
-        recipe = method.read(Mixture(method.name, sources, shared))
+        recipe = method.read(methods.Mixture(method.name, sources, shared))
     except Unsayable as why:
         raise piece.error(f"{why} ('{tensor}')") from None
     if isinstance(recipe, p.Merge):
@@ -316,27 +298,23 @@ def _recipe(
     return recipe
 
 
-def _overlay(made: Sequence[_MadeLayer], count: int | None) -> dict[str, Any] | None:
-    """Layers and drops, if the layers stand in the base's order, at their numbers in it."""
+def _arranged(reading: _Reading, made: Sequence[_MadeLayer]) -> dict[str, Any]:
+    """Layers and drops, if they stand in the base's order, at their numbers in it; else a stack."""
+    count = reading.tensors.layers
     positions = [next(iter(numbers)) for numbers, _, _ in made if len(numbers) == 1]
     ascending = len(positions) == len(made) and positions == sorted(set(positions))
-    if count is None or not ascending or positions[-1] >= count:
-        return None
-    entries = tuple(
-        p.Layer(position=n, part=part, recipe=recipe)
-        for n, (_, parts, _) in zip(positions, made, strict=True)
-        for part, recipe in parts.items()
-        if recipe != own(n)
-    )
-    drops = tuple(p.Drop(position=n) for n in range(count) if n not in positions)
-    return {"layers": entries, "drops": drops}
-
-
-def _stack(reading: _Reading, made: Sequence[_MadeLayer]) -> dict[str, Any]:
-    """The layers one after the other."""
+    if count is not None and ascending and positions[-1] < count:
+        entries = tuple(
+            p.Layer(position=n, part=part, recipe=recipe)
+            for n, (_, parts, _) in zip(positions, made, strict=True)
+            for part, recipe in parts.items()
+            if recipe != own(n)
+        )
+        drops = tuple(p.Drop(position=n) for n in range(count) if n not in positions)
+        return {"layers": entries, "drops": drops}
     for _, parts, piece in made:
         if None not in parts:
-            raise piece.error(_BRANCHES, help=_HELP if reading.tensors.layers is None else "")
+            raise piece.error(_BRANCHES, help=_HELP if count is None else "")
     return {"stack": p.Stack(items=tuple(p.Item(recipe=parts[None]) for _, parts, _ in made))}
 
 

@@ -30,8 +30,6 @@ _OF_OTHERS = ("epsilon", "select_topk", "r", "alpha", "nuslerp_row_wise", "nusle
 
 _FLAGS = ("normalize", "rescale", "int8_mask", "filter_wise")
 
-# ------------------------------------------------------------------------------------- the names
-
 
 @final
 @dataclass(frozen=True)
@@ -90,9 +88,6 @@ def read_tensors(folder: Path) -> TensorNames:
                        layout.tied, layout.count, read=True)  # fmt: skip
 
 
-# ------------------------------------------------------------------------------------- the values
-
-
 def value_at(name: str, tensor: str, t: float, blocks: Sequence[ParameterBlock]) -> ParameterValue:
     """A parameter for a tensor: that of the first block that has one for it, or the default.
 
@@ -145,9 +140,6 @@ def _interpolated(values: Sequence[float | bool], t: float) -> float | bool:
     high = min(len(values) - 1, low + 1)
     share = scaled - low
     return (1 - share) * values[low] + share * values[high]
-
-
-# ------------------------------------------------------------------------------------- the checks
 
 
 def filters_of(block: ParameterBlock, name: str) -> list[str]:
