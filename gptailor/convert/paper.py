@@ -127,7 +127,7 @@ def _from_pruning(document: _Choices, layers: int | None, given: Sequence[str]) 
         message = f"kept and removed layers are not the {layers} layers of a base, each once"
         raise ConversionError(message, help="a layer has its candidates or is removed")
     models, candidates, notes = _family(layers, count, given)
-    recipes = {layer: _pruned(document, layer, candidates) for layer in kept}
+    recipes = {n: _pruned(document, n, candidates, n) for n in kept}
     for key in _numbered(document, r"layer_(\d+)_output_scale").values():
         notes += [Note(key, _SEARCHED.format(key, document[key]))] if document[key] != 1 else []
     for output, (layer, recipe) in enumerate(recipes.items()):
@@ -136,37 +136,31 @@ def _from_pruning(document: _Choices, layers: int | None, given: Sequence[str]) 
         # the base's layer has no effect where the coefficients sum to 1
         if output != layer and count and abs(count * document[key] - 1) > 1e-9:
             notes.append(Note(key, _INDEX.format(layer)))
-    first, last = _anywhere(recipes[kept[0]]), _anywhere(recipes[kept[-1]])
+    base = p.Take(take=p.LayerOf(model="base"))
+    places = (("embed", kept[0]), ("norm", kept[-1]), ("head", kept[-1]))
+    ends = {where: _pruned(document, n, candidates, None) for where, n in places}
+    said: dict[str, Any] = {where: recipe for where, recipe in ends.items() if recipe != base}
     entries = (p.Layer(position=n, recipe=r) for n, r in recipes.items() if r != own(n))
     drops = tuple(p.Drop(position=n) for n in removed)
-    ends = {"embed": first, "norm": last, "head": last}
-    return models, {**ends, "layers": tuple(entries), "drops": drops}, notes
+    return models, {**said, "layers": tuple(entries), "drops": drops}, notes
 
 
-def _pruned(document: _Choices, layer: int, candidates: Sequence[str]) -> p.Recipe:
-    """No candidate is the base, one is that one, more are merged."""
+def _pruned(
+    document: _Choices, number: int, candidates: Sequence[str], layer: int | None
+) -> p.Recipe:
+    """What a layer's choices make of a layer: none is the base's, one is that one's, more merge."""
     chosen = []
     for k, name in enumerate(candidates):
-        key = f"layer_{layer}_candidate_{k}"
+        key = f"layer_{number}_candidate_{k}"
         if (bit := _number(document, key, whole=True)) not in (0, 1):
             raise ConversionError(f"this is {bit!r}, and not 0 or 1", place=key)
         chosen += [name] if bit else []
     if len(chosen) < 2:
         return p.Take(take=p.LayerOf(model=chosen[0] if chosen else "base", layer=layer))
-    scale = float(_number(document, f"layer_{layer}_merge_scale_factor"))
+    scale = float(_number(document, f"layer_{number}_merge_scale_factor"))
     sources = tuple(p.LayerOf(model=name, layer=layer) for name in chosen)
     call = p.MethodCall(name="task_arithmetic", arguments={"scales": (scale,)})
     return p.Merge(merge=sources, by=call)
-
-
-def _anywhere(recipe: p.Recipe) -> p.Recipe | None:
-    """The recipe for a tensor that is in no layer; None for the base's own."""
-    if isinstance(recipe, p.Take):
-        model = recipe.take.model
-        return None if model == "base" else p.Take(take=p.LayerOf(model=model))
-    assert isinstance(recipe, p.Merge)
-    sources = tuple(p.LayerOf(model=source.model) for source in recipe.merge)
-    return recipe.model_copy(update={"merge": sources})
 
 
 # -------------------------------------------------------------------------------------- depth-wise
