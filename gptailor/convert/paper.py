@@ -185,7 +185,10 @@ def _from_depth_wise(document: _Choices, given: Sequence[str]) -> _Found:
     orders = list(permutations(range(count)))
     chosen: dict[int, list[int]] = {}
     for n in range(layers):
-        chosen[n] = [k for k in range(count) if _flag(document, blocks[n, k])]
+        for k in range(count):
+            if str(value := document[blocks[n, k]]) not in ("0", "1"):
+                raise ConversionError(f"this is {value!r}, and not 0 or 1", place=blocks[n, k])
+        chosen[n] = [k for k in range(count) if str(document[blocks[n, k]]) == "1"]
         if len(chosen[n]) < 2:
             continue
         key = f"layer_{n}_permutation_selection"
@@ -201,13 +204,6 @@ def _from_depth_wise(document: _Choices, given: Sequence[str]) -> _Found:
     taken = (p.LayerOf(model=candidates[k], layer=n) for n, of in chosen.items() for k in of)
     items = tuple(p.Item(recipe=p.Take(take=layer)) for layer in taken)
     return models, {"stack": p.Stack(items=items)}, notes
-
-
-def _flag(document: _Choices, key: str) -> bool:
-    value = document[key]
-    if str(value) not in ("0", "1"):
-        raise ConversionError(f"this is {value!r}, and not 0 or 1", place=key)
-    return str(value) == "1"
 
 
 # -------------------------------------------------------------------------------------- layer-wise

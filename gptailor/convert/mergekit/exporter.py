@@ -87,9 +87,8 @@ def _method(slots: Sequence[outline.Slot], rows: Sequence[_Row]) -> MergekitMeth
         return MERGEKIT_METHODS["passthrough" if all(map(_agrees, rows)) else "linear"]
     name, *others = found
     if others:
-        message = (
-            f"mergekit has one merge_method in a file, and these are '{name}' and '{others[0]}'"
-        )
+        two = f"'{name}' and '{others[0]}'"
+        message = f"mergekit has one merge_method in a file, and these are {two}"
         raise ConversionError(message, place=dotted(found[others[0]]))
     method = MERGEKIT_METHODS.get(name)
     if method is None or method.write is None:
