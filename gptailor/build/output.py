@@ -27,7 +27,6 @@ from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.lang.format import format_file, format_plan
-from gptailor.lang.parse import parse
 from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.registry import DTYPES
@@ -122,7 +121,9 @@ def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     """The files beside the weights: configuration, tokenizer, plan, card."""
     beside = _tokenizer(prepared.models[tokenizer_model_name(prepared.plan)])
     plan = used_plan(prepared, target)
-    text = _text(plan, prepared.plan)
+    origin = prepared.plan.origin
+    commented = origin.tree if origin is not None else None
+    text = format_plan(plan) if commented is None else format_file(commented, plan)
     written = {
         CONFIG: json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n",
         PLAN_FILE: text,
@@ -194,14 +195,6 @@ def _seen_from(prepared: Prepared, name: str, target: Path) -> Model:
 
 def _from(target: Path, path: Path) -> str:
     return os.path.relpath(os.path.realpath(path), target.resolve())
-
-
-def _text(plan: Plan, read: Plan) -> str:
-    """The plan's text, with the comments of the one that was read."""
-    if read.origin is None or read.origin.source.text.lstrip()[:1] == "{":
-        return format_plan(plan)
-    file, faults = parse(read.origin.source)
-    return format_plan(plan) if faults else format_file(file, plan)
 
 
 # ------------------------------------------------------------------------------ what is read

@@ -167,6 +167,8 @@ def read_text(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
     """The plan of a text and all faults that it has by itself. Paths are relative to `folder`."""
     file, syntax = parse(source)
     plan, faults = lower(file, source, folder)
+    if plan.origin is not None and not syntax:
+        plan = plan.read_from(replace(plan.origin, tree=file))
     if not syntax and not any(isinstance(s.body, tree.Version) for s in file.statements):
         fault = Fault("P101", "the file doesn't say its language version", span=Span(0, 0),
                       help="write 'tailor 1' as its first statement")  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Place = tuple[str | int, ...]
 """Where in a `Plan`: field names and indices, as pydantic writes them."""
@@ -99,12 +99,13 @@ class Origin:
 
     `spans` holds, for a place (an entry of the plan), the spans of the places inside it, relative
     to it; the entry's own is at `()`, its whole statement's at `STATEMENT`. Entries that came from
-    one statement share what they can.
+    one statement share what they can. `tree` is the text as `gptailor.lang` read it, with comments.
     """
 
     source: Source
     folder: Path
     spans: Mapping[Place, Mapping[Place, Span]] = field(default_factory=dict)
+    tree: Any = field(default=None, compare=False, repr=False)
 
     def span(self, at: Place) -> Span | None:
         """The span of a place, or of the nearest one around it."""
