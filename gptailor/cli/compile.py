@@ -3,27 +3,28 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gptailor.cli.options import MODEL, PLAN_ARGUMENT, ByteSize, read_plan
-from gptailor.cli.terminal import (
+from gptailor.cli.options import (
+    MODEL,
     MOST_SHOWN,
+    PLAN_ARGUMENT,
+    ByteSize,
     keep_memory,
     millions,
     print_dry_run,
     progress,
+    read_plan,
     report,
     say,
     size_in_words,
 )
 
 if TYPE_CHECKING:
-    from gptailor.build.lock import Difference, Lock
+    from gptailor.build.lock import Lock
     from gptailor.build.verify import Verified
-
-EXIT_CODES = {"verified": 0, "differs": 1, "unverified": 3}
 
 
 @click.command("compile", short_help="Write the model that a plan declares.")
@@ -47,20 +48,18 @@ EXIT_CODES = {"verified": 0, "differs": 1, "unverified": 3}
               help="What merges large tensors and fits bridges: cpu, cuda or cuda:1.")  # fmt: skip
 @click.option("--memory", type=ByteSize(), metavar="SIZE",
               help="The most bytes of weights on the device while bridges are fitted.")  # fmt: skip
-def compile_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
+def compile_command(  # noqa: PLR0913 (one argument a flag)
     plan: str,
     output: Path,
+    *,
     models: tuple[tuple[str, Path], ...],
     dtype: str | None,
     shard_size: int,
-    force: bool,
     dry_run: bool,
     lock: bool,
     locked: bool,
     lock_file: Path | None,
-    threads: int | None,
-    device: str,
-    memory: int | None,
+    **how: Any,
 ) -> None:
     """Write the model that PLAN declares as a Hugging Face folder.
 
@@ -88,14 +87,11 @@ def compile_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
         written = compile(
             prepared,
             output,
-            force=force,
             progress=advance,
             locked=held_to,
             locking=lock,
-            threads=threads,
-            device=device,
-            memory=memory,
             bridging=lambda gap: say(f"bridging {gap.name}", err=True),
+            **how,
         )
     for after, bridge in written.bridges.items():
         share = f"{bridge.explained:.1%} of what was missing there"
@@ -205,10 +201,21 @@ def verify_command(
     with progress(begun.work, "verifying") as advance:
         found = begun.run(advance)
     if form == "json":
-        say(_json(found))
+        record = {
+            "folder": str(found.folder),
+            "result": found.result,
+            "compared": found.compared,
+            "differences": [
+                {"kind": one.kind, "name": one.name, "model": one.model,
+                 "file": one.path and str(one.path), "message": one.message}
+                for one in found.differences
+            ],
+            "unverified": found.unverified,
+        }  # fmt: skip
+        say(json.dumps(record, ensure_ascii=False, indent=2))
     else:
         _print(found)
-    sys.exit(EXIT_CODES[found.result])
+    sys.exit({"verified": 0, "differs": 1, "unverified": 3}[found.result])
 
 
 def _print(found: "Verified") -> None:
@@ -226,25 +233,3 @@ def _print(found: "Verified") -> None:
     }
     compared = f"; compared: {', '.join(found.compared)}" if found.compared else ""
     say(f"{found.folder}: {ends[found.result]}{compared}")
-
-
-def _json(found: "Verified") -> str:
-    record = {
-        "folder": str(found.folder),
-        "result": found.result,
-        "compared": list(found.compared),
-        "differences": [_record(one) for one in found.differences],
-        "unverified": list(found.unverified),
-    }
-    return json.dumps(record, ensure_ascii=False, indent=2)
-
-
-def _record(one: "Difference") -> dict[str, str | None]:
-    path = str(one.path) if one.path is not None else None
-    return {
-        "kind": one.kind,
-        "name": one.name,
-        "model": one.model,
-        "file": path,
-        "message": one.message,
-    }

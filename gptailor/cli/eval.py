@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gptailor.cli.options import DEVICE, DTYPE, MEMORY, MODEL, read_plan
-from gptailor.cli.terminal import report, say, width
+from gptailor.cli.options import DEVICE, DTYPE, MEMORY, MODEL, read_plan, report, say, width
 
 if TYPE_CHECKING:
     from gptailor.evaluate.outcome import Judgement, Result, TargetSize

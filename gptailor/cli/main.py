@@ -107,7 +107,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _ended(error: BaseException) -> int | None:  # noqa: PLR0911 (one for each way to end)
     """Say how a command ended, and the exit code; None for what is an error of the program."""
-    from gptailor.cli.terminal import ReaderLeft, report  # noqa: PLC0415
+    from gptailor.cli.options import ReaderLeft, report  # noqa: PLC0415
     from gptailor.plan.faults import PlanError, TailorError  # noqa: PLC0415
 
     match error:
@@ -131,7 +131,7 @@ def _ended(error: BaseException) -> int | None:  # noqa: PLR0911 (one for each w
 
 
 def _fail(message: str, code: int) -> int:
-    from gptailor.cli.terminal import say  # noqa: PLC0415
+    from gptailor.cli.options import say  # noqa: PLC0415
 
     say(message, err=True)
     return code

@@ -16,11 +16,13 @@ from gptailor.cli.options import (
     known_layer_count,
     plan_text,
     read_plan,
+    report,
     rewrite,
+    say,
     shown_name,
+    width,
     write_plan,
 )
-from gptailor.cli.terminal import report, say, width
 from gptailor.plan.faults import Fault, errors, to_github, to_json
 
 if TYPE_CHECKING:

@@ -3,21 +3,15 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from gptailor.cli.options import DEVICE, DTYPE, MEMORY, MODEL, PLAN_ARGUMENT, read_plan
-from gptailor.cli.terminal import keep_memory, say, width
-
-if TYPE_CHECKING:
-    from gptailor.search.search import OnEvent, Searched
-
-INTERRUPTED = 130
+from gptailor.cli import options
+from gptailor.cli.options import keep_memory, read_plan, say
 
 _SEARCH_EXAMPLE = """
 \b
@@ -46,7 +40,7 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
 
 
 @click.command("search", short_help="Close a plan's choices by trials.", epilog=_SEARCH_EXAMPLE)
-@PLAN_ARGUMENT
+@options.PLAN_ARGUMENT
 @click.option("-o", "--output", "run", required=True, type=click.Path(path_type=Path),
               metavar="RUN", help="The search's folder; one that is there goes on.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(min=1), metavar="N",
@@ -65,39 +59,25 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
               help="Which trials are bridged. Without it: the finalists, in the end.")  # fmt: skip
 @click.option("--compare-random", is_flag=True,
               help="Random search at the same cost, on top of the budget.")  # fmt: skip
-@MODEL
-@DEVICE
-@DTYPE
-@MEMORY
+@options.MODEL
+@options.DEVICE
+@options.DTYPE
+@options.MEMORY
 @click.option("--storage", metavar="URL",
               help="A storage of Optuna's, instead of a journal in RUN.")  # fmt: skip
-@click.option("--study-name", default="gptailor", show_default=True, metavar="NAME",
+@click.option("--study-name", "study", default="gptailor", show_default=True, metavar="NAME",
               help="What the study is called in the storage.")  # fmt: skip
 @click.option("--ray", is_flag=False, flag_value="local", metavar="[ADDRESS]",
               help="Evaluate on a Ray cluster; without an address on a local one.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), metavar="N",
               help="Of the cluster. Without it: its GPUs, or its machines.")  # fmt: skip
 @click.option("--no-live", is_flag=True, help="Plain lines on a terminal too.")
-def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
+def search_command(
     plan: str,
     run: Path,
-    trials: int | None,
-    seed: int | None,
-    strategy: str | None,
-    objectives: tuple[str, ...],
-    prefer: str | None,
-    fidelity: tuple[int, int] | None,
-    bridge: Any,
-    compare_random: bool,
     models: tuple[tuple[str, Path], ...],
-    device: str,
-    dtype: str | None,
-    memory: int | None,
-    storage: str | None,
-    study_name: str,
-    ray: str | None,
-    workers: int | None,
     no_live: bool,
+    **given: Any,
 ) -> None:
     """Close the choices that PLAN leaves open, by trials of what it could be.
 
@@ -111,26 +91,27 @@ def search_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     """
     from gptailor.search.settings import Flags, Resources, settings  # noqa: PLC0415
 
-    if workers is not None and ray is None:
+    if given["workers"] is not None and given["ray"] is None:
         raise click.UsageError("--workers are those of a Ray cluster; give --ray too")
 
-    flags = Flags(
-        objectives, fidelity, trials, seed, strategy, bridge, prefer, compare_random=compare_random
-    )
+    flags = Flags(**{name: given[name] for name in Flags.__dataclass_fields__})
+    where = Resources(**{name: given[name] for name in Resources.__dataclass_fields__})
     wanted = read_plan(plan)
     settings(wanted, flags)  # what is wrong is said before seconds of imports
     _need_packages()
     _set_up_jax()
+    from gptailor.cli.search_view import Lines, Screen  # noqa: PLC0415
+    from gptailor.report.scores import summary_lines  # noqa: PLC0415
     from gptailor.search.search import search  # noqa: PLC0415
 
     keep_memory()
-    where = Resources(device, dtype, memory, storage, study_name, ray, workers)
-    with _view(live=not no_live and sys.stderr.isatty()) as view:
+    with Screen() if not no_live and sys.stderr.isatty() else nullcontext(Lines()) as view:
         found = search(wanted, run, flags, models=dict(models), where=where, on_event=view)
-    _print(found)
+    for line in summary_lines(found.summary, options.width()):
+        say(line)
     if found.ended == "interrupted":
         say("interrupted; all trials are kept, and the same command goes on", err=True)
-        sys.exit(INTERRUPTED)
+        sys.exit(130)
 
 
 def _need_packages() -> None:
@@ -148,22 +129,3 @@ def _set_up_jax() -> None:
     if Path(home).is_absolute():
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(home, "gptailor", "jax")))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-
-
-@contextmanager
-def _view(*, live: bool) -> "Iterator[OnEvent]":
-    """A live view on a terminal, lines elsewhere; on standard error, where results are not."""
-    from gptailor.cli.search_view import Lines, Screen  # noqa: PLC0415
-
-    if not live:
-        yield Lines()
-        return
-    with Screen() as screen:
-        yield screen
-
-
-def _print(found: "Searched") -> None:
-    from gptailor.report.scores import summary_lines  # noqa: PLC0415
-
-    for line in summary_lines(found.summary, width()):
-        say(line)

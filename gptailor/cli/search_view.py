@@ -3,7 +3,7 @@
 import time
 from typing import final
 
-from gptailor.cli.terminal import report, say
+from gptailor.cli.options import report, say
 from gptailor.report.progress import LiveView, Shown, Standing
 from gptailor.report.scores import percent, shown_number
 from gptailor.search.run.trials import STARTS, Ledger, Trial

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import gptailor
 from gptailor.cli import main as cli
-from gptailor.cli import terminal as screen
+from gptailor.cli import options as screen
 from gptailor.plan.plan import Plan
 from tests.said import Run, Said
 
