@@ -24,7 +24,6 @@ from gptailor.cli.options import (
 
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock
-    from gptailor.build.verify import Verified
 
 
 @click.command("compile", short_help="Write the model that a plan declares.")
@@ -214,22 +213,18 @@ def verify_command(
         }  # fmt: skip
         say(json.dumps(record, ensure_ascii=False, indent=2))
     else:
-        _print(found)
+        for one in found.differences[:MOST_SHOWN]:
+            say(f"differs: {one.message}")
+        if len(found.differences) > MOST_SHOWN:
+            say(f"… and {len(found.differences) - MOST_SHOWN} more differences")
+        for said in found.unverified:
+            say(f"could not be verified: {said}")
+        count = len(found.differences)
+        ends = {
+            "verified": "verified",
+            "differs": "1 difference" if count == 1 else f"{count} differences",
+            "unverified": "no difference found, but not all could be verified",
+        }
+        compared = f"; compared: {', '.join(found.compared)}" if found.compared else ""
+        say(f"{found.folder}: {ends[found.result]}{compared}")
     sys.exit({"verified": 0, "differs": 1, "unverified": 3}[found.result])
-
-
-def _print(found: "Verified") -> None:
-    for one in found.differences[:MOST_SHOWN]:
-        say(f"differs: {one.message}")
-    if len(found.differences) > MOST_SHOWN:
-        say(f"… and {len(found.differences) - MOST_SHOWN} more differences")
-    for said in found.unverified:
-        say(f"could not be verified: {said}")
-    count = len(found.differences)
-    ends = {
-        "verified": "verified",
-        "differs": "1 difference" if count == 1 else f"{count} differences",
-        "unverified": "no difference found, but not all could be verified",
-    }
-    compared = f"; compared: {', '.join(found.compared)}" if found.compared else ""
-    say(f"{found.folder}: {ends[found.result]}{compared}")

@@ -1,23 +1,20 @@
 """The command `eval`: how good plans, compiled folders and models are."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from gptailor.cli.options import DEVICE, DTYPE, MEMORY, MODEL, read_plan, report, say, width
+from gptailor.plan.faults import Fault, PlanError
 
 if TYPE_CHECKING:
     from gptailor.evaluate.outcome import Judgement, Result, TargetSize
-    from gptailor.plan.faults import Fault
-    from gptailor.plan.plan import Objective, Plan
+    from gptailor.plan.plan import Objective
     from gptailor.report import scores
-
-_NO_SCORE = 3
-"""The exit code where a target has no score by one of the objectives."""
 
 _EVAL_EXAMPLE = """
 \b
@@ -64,7 +61,8 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     """
     from gptailor.evaluate import targets as targeting  # noqa: PLC0415
 
-    found = targeting.find_targets([_target(one) for one in targets], dict(models))
+    given = [read_plan(name) if name == "-" else name for name in targets]
+    found = targeting.find_targets(given, dict(models))
     report(targeting.warnings(found))
     wishes = _wishes(objectives, targeting.names(found))
     import torch  # noqa: PLC0415 (seconds, and what is wrong with the texts was said before)
@@ -72,27 +70,24 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     from gptailor.evaluate.judge import Judging  # noqa: PLC0415
     from gptailor.evaluate.samples import Samples  # noqa: PLC0415
     from gptailor.evaluate.trial import Placement  # noqa: PLC0415
+    from gptailor.report.progress import steps_bar  # noqa: PLC0415
 
     kind = None if dtype is None else getattr(torch, dtype)
     drawn = Samples(Path(), samples, seed)
     judging = Judging(found, wishes, drawn, Placement(device, kind, memory))
-    with _progress() as progress:
+    live = sys.stderr.isatty()  # lines elsewhere; not on standard output, since that may be read on
+    with steps_bar("judging") if live else nullcontext(_line) as progress:
         judgement = judging.judgement(speed=not no_speed, progress=progress)
     if form == "json":
         say(judgement.to_json())
     else:
         _print(judgement)
-    sys.exit(_NO_SCORE if judgement.failed else 0)
-
-
-def _target(name: str) -> "str | Plan":
-    return read_plan(name) if name == "-" else name
+    sys.exit(3 if judgement.failed else 0)
 
 
 def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objective, bool]]":
     """The objectives; PlanError with the faults of all of them."""
     from gptailor.lang.parse import read_objective  # noqa: PLC0415
-    from gptailor.plan.faults import PlanError  # noqa: PLC0415
 
     found: list[tuple[Objective, bool]] = []
     faults: list[Fault] = []
@@ -108,18 +103,6 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
     return found
 
 
-@contextmanager
-def _progress() -> "Iterator[Callable[[str, int, int], None]]":
-    """A bar on a terminal, lines elsewhere; on standard error, since results may be read on."""
-    if not sys.stderr.isatty():
-        yield _line
-        return
-    from gptailor.report.progress import steps_bar  # noqa: PLC0415
-
-    with steps_bar("judging") as advance:
-        yield advance
-
-
 def _line(what: str, done: int, total: int) -> None:
     if what:
         say(f"{done}/{total} {what}", err=True)
@@ -128,25 +111,22 @@ def _line(what: str, done: int, total: int) -> None:
 def _print(judgement: "Judgement") -> None:
     from gptailor.report import scores  # noqa: PLC0415
 
-    columns = width()
     results = [*judgement.bases, *judgement.results]
     for objective in dict.fromkeys(result.objective for result in results):
         mine = [result for result in results if result.objective == objective]
-        for line in scores.score_lines(_heading(mine), [_mark(one) for one in mine], columns):
+        for line in scores.score_lines(_heading(mine), [_mark(one) for one in mine], width()):
             say(line)
         say("")
     subjects = [*judgement.base_subjects, *judgement.subjects]
-    for line in scores.sizes([_size(one) for one in subjects], columns):
+    for line in scores.sizes([_size(one) for one in subjects], width()):
         say(line)
 
 
 def _heading(results: "Sequence[Result]") -> str:
     """`nll("text.txt"): 64 samples, less is better`."""
-    from gptailor.evaluate.outcome import Score  # noqa: PLC0415
-
     first = results[0]
     better = "less" if first.direction == "minimize" else "more"
-    counts = {one.outcome.samples for one in results if isinstance(one.outcome, Score)}
+    counts = {n for one in results if (n := getattr(one.outcome, "samples", None)) is not None}
     samples = "".join(f"{n} sample{'s' * (n != 1)}, " for n in sorted(counts)[:1])
     return f"{first.objective}: {samples}{better} is better"
 
@@ -155,9 +135,9 @@ def _mark(result: "Result") -> "scores.Mark":
     from gptailor.evaluate.outcome import Failure  # noqa: PLC0415
     from gptailor.report.scores import Mark  # noqa: PLC0415
 
-    if isinstance(result.outcome, Failure):
-        return Mark(result.target, None, failure=result.outcome.message)
     score = result.outcome
+    if isinstance(score, Failure):
+        return Mark(result.target, None, failure=score.message)
     return Mark(result.target, score.value, score.stderr, result.retained)
 
 

@@ -105,33 +105,29 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _ended(error: BaseException) -> int | None:  # noqa: PLR0911 (one for each way to end)
+def _ended(error: BaseException) -> int | None:
     """Say how a command ended, and the exit code; None for what is an error of the program."""
-    from gptailor.cli.options import ReaderLeft, report  # noqa: PLC0415
+    from gptailor.cli.options import ReaderLeft, report, say  # noqa: PLC0415
     from gptailor.plan.faults import PlanError, TailorError  # noqa: PLC0415
 
     match error:
         case ReaderLeft():
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
-        case KeyboardInterrupt() | click.Abort():
-            return _fail("interrupted", 130)
         case PlanError():
             report(error.faults)
             return 1
+        case KeyboardInterrupt() | click.Abort():
+            message, code = "interrupted", 130
         case TailorError():
             text = str(error)
-            return _fail(text if text.startswith("error") else f"error: {text}", error.exit_code)
+            message, code = text if text.startswith("error") else f"error: {text}", error.exit_code
         case MemoryError():
-            return _fail("error: there is not enough memory", 3)
+            message, code = "error: there is not enough memory", 3
         case OSError():
             place = f"'{error.filename}': " if error.filename else ""
-            return _fail(f"error: {place}{error.strerror or error}", 3)
-    return None
-
-
-def _fail(message: str, code: int) -> int:
-    from gptailor.cli.options import say  # noqa: PLC0415
-
+            message, code = f"error: {place}{error.strerror or error}", 3
+        case _:
+            return None
     say(message, err=True)
     return code

@@ -147,13 +147,11 @@ def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]
     plan, faults = rebind(plan, models)
     if faults:
         raise PlanError(faults)
-    base = {name: model for name, model in plan.models.items() if name == "base"}
-    alone = Plan(models=base)
+    alone = Plan(models={name: m for name, m in plan.models.items() if name == "base"})
     opened, _ = open_models(alone.read_from(plan.origin) if plan.origin else alone)
     if "base" in opened:
         return opened["base"].layout.count, True
-    named = [layer.position for layer in plan.layers]
-    named += [drop.position for drop in plan.drops]
+    named = [layer.position for layer in plan.layers] + [drop.position for drop in plan.drops]
     named += [scale.position for scale in plan.scales]
     named += [position for choice in plan.drop_any for position in choice.among]
     return max(named, default=-1) + 1, False

@@ -2,9 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -24,10 +22,6 @@ from gptailor.cli.options import (
     write_plan,
 )
 from gptailor.plan.faults import Fault, errors, to_github, to_json
-
-if TYPE_CHECKING:
-    from gptailor.convert.note import Note
-    from gptailor.plan.plan import Plan
 
 
 @click.command("check", short_help="Check plans, alone and against their models.")
@@ -53,11 +47,10 @@ def check_command(
     for name in plans:
         found = faults_of(name, dict(models), alone=alone)
         faults += found
+        if form == "text":
+            report(found)
         if form == "text" and not errors(found):
-            report(found)
             say(f"{shown_name(name)}: no faults")
-        elif form == "text":
-            report(found)
     if form == "json":
         say(to_json(faults))
     elif form == "github":
@@ -205,7 +198,23 @@ def import_command(
     What differs, or has no equivalent, is said on standard error; what can't be said at all is
     refused. Nothing is dropped in silence.
     """
-    plan, notes = _imported(file, tool, layers, candidates, output)
+    from gptailor.convert.mergekit.importer import from_mergekit  # noqa: PLC0415
+    from gptailor.convert.note import ConversionError  # noqa: PLC0415
+    from gptailor.convert.paper import from_paper  # noqa: PLC0415
+
+    text, name = plan_text(file), shown_name(file)
+    if tool == "gptailor-paper" or (tool is None and text.lstrip()[:1] == "{"):
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ConversionError(f"this is no JSON: {error}", name=name) from error
+        plan, notes = from_paper(document, layers=layers, models=candidates)
+    elif candidates:
+        raise ConversionError("a mergekit file names its models", help="leave --candidate out")
+    else:
+        root = Path.cwd()  # where mergekit has its relative paths start
+        folder = output.parent if output is not None else root
+        plan, notes = from_mergekit(text, name, layers, root=root, folder=folder)
     for note in notes:
         say(f"note: {note}", err=True)
     write_plan(plan, output)
@@ -229,34 +238,3 @@ def export_command(
         count, known = known_layer_count(wanted, dict(models))
         layers = count if known else None
     say(to_mergekit(wanted, layers), newline=False)
-
-
-def _imported(
-    file: str,
-    tool: str | None,
-    layers: int | None,
-    candidates: Sequence[str],
-    output: Path | None,
-) -> "tuple[Plan, list[Note]]":
-    """The plan of a file, and what is to be said of it."""
-    from gptailor.convert.mergekit.importer import from_mergekit  # noqa: PLC0415
-    from gptailor.convert.note import ConversionError  # noqa: PLC0415
-    from gptailor.convert.paper import from_paper  # noqa: PLC0415
-
-    text = plan_text(file)
-    if tool == "gptailor-paper" or (tool is None and text.lstrip()[:1] == "{"):
-        return from_paper(_json(text, shown_name(file)), layers=layers, models=candidates)
-    if candidates:
-        raise ConversionError("a mergekit file names its models", help="leave --candidate out")
-    root = Path.cwd()  # where mergekit has its relative paths start
-    folder = output.parent if output is not None else root
-    return from_mergekit(text, shown_name(file), layers, root=root, folder=folder)
-
-
-def _json(text: str, name: str) -> object:
-    from gptailor.convert.note import ConversionError  # noqa: PLC0415
-
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConversionError(f"this is no JSON: {error}", name=name) from error

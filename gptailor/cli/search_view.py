@@ -39,17 +39,13 @@ class Lines:
                 if ledger.trials:
                     say(f"going on after {len(ledger.trials)} trials", err=True)
             case Scored(trial):
-                self._scored(trial)
-
-    def _scored(self, trial: Trial) -> None:
-        """Print the trial, and whether it is the best so far."""
-        assert self._begun is not None
-        ledger, budget, _ = self._begun
-        best = ledger.best()
-        fresh = best is not None and best.number != self._best
-        self._best = None if best is None else best.number
-        mark = "  best so far" if fresh and best is trial else ""
-        say(f"{ledger.cost():.4g}/{budget.trials} {in_a_line(trial, ledger)}{mark}", err=True)
+                assert self._begun is not None
+                ledger, budget, _ = self._begun
+                best, known = ledger.best(), self._best
+                self._best = None if best is None else best.number
+                mark = "  best so far" if best is trial and trial.number != known else ""
+                spent = f"{ledger.cost():.4g}/{budget.trials}"
+                say(f"{spent} {in_a_line(trial, ledger)}{mark}", err=True)
 
 
 def in_a_line(trial: Trial, ledger: Ledger) -> str:
@@ -109,6 +105,7 @@ class Screen:
         assert self._search is not None
         ledger, budget, _ = self._search
         spent = ledger.cost()
+        start = ledger.best([t for t in ledger.of(STARTS) if t.full and t.values is not None])
         elapsed = time.monotonic() - self._begun
         speed = (spent - self._before) / elapsed if elapsed > 0 else 0.0
         self._live.show(
@@ -122,7 +119,7 @@ class Screen:
                 left=(budget.trials - spent) / speed if speed > 0 else None,
                 last="" if last is None else in_a_line(last, ledger),
                 best=self._best(ledger),
-                start=self._start(ledger),
+                start="" if start is None else in_a_line(start, ledger),
                 front=len(ledger.front()),
                 objectives=tuple(aim.name for aim in ledger.aims),
             )
@@ -140,11 +137,6 @@ class Screen:
             shown = Shown(in_a_line(best, ledger), shares(best, ledger), plan, space.layers)
             self._shown = best.number, shown
         return self._shown[1]
-
-    def _start(self, ledger: Ledger) -> str:
-        found = [t for t in ledger.of(STARTS) if t.full and t.values is not None]
-        best = ledger.best(found)
-        return "" if best is None else in_a_line(best, ledger)
 
 
 def shares(trial: Trial, ledger: Ledger) -> str:
