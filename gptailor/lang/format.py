@@ -141,11 +141,11 @@ def mark_words(entry: p.Open) -> str:
     return "tied " * (entry.tied is not None) + "maybe " * entry.maybe
 
 
-def model_declaration(name: str, m: p.Model) -> str:
-    """`model math = "…" @ "…"`."""
+def model_source(m: p.Model) -> str:
+    """`"…" @ "…"`: what stands in a model's declaration after its name."""
     on = f"{m.on} + " if m.on is not None else ""
     revision = f' @ "{m.revision}"' if m.revision is not None else ""
-    return f'model {name} = {on}"{m.source}"{revision}'
+    return f'{on}"{m.source}"{revision}'
 
 
 def drop_any_words(entry: p.DropAny) -> str:
@@ -257,7 +257,7 @@ def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
     fixed = {line.key: line.text for line in _change_lines(used, groups) if line.key[0] == 3}
     for line in lines:
         if line.section == "models":
-            line.text = model_declaration(line.key[1], used.models[line.key[1]])
+            line.text = f"model {line.key[1]} = {model_source(used.models[line.key[1]])}"
         elif line.section == "changes":
             line.text = fixed.get(line.key, line.text)
     if used.dtype is not None:
@@ -307,7 +307,7 @@ def _block_of(statement: tree.Statement, block: tree.Block) -> _Line:
 def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     """The lines of a plan but for its version; those inside its blocks bear their names."""
     for name, model in plan.models.items():
-        yield _Line("models", (name != "base", name), model_declaration(name, model))
+        yield _Line("models", (name != "base", name), f"model {name} = {model_source(model)}")
     if plan.dtype is not None:
         yield _Line(*_DTYPE, f"dtype {plan.dtype}")
     for i, where in enumerate(p.REST, 1):

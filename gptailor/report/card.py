@@ -4,10 +4,10 @@ import json
 from collections.abc import Mapping
 
 from gptailor.checkpoint.models import is_local
-from gptailor.lang.format import model_declaration
+from gptailor.lang.format import model_source
 from gptailor.plan.layers import gaps, slots
-from gptailor.plan.plan import Model, Plan
-from gptailor.report.plan_map import Row, cells, described_rows, legend, map_lines
+from gptailor.plan.plan import Plan
+from gptailor.report.plan_map import cells, described_rows, legend, map_lines
 
 
 def card(
@@ -20,11 +20,7 @@ def card(
     """
     found = slots(plan, counts["layers"][0])
     drawn = cells(found, list(plan.models))
-    picture = [
-        *map_lines(drawn),
-        "",
-        "   ".join(" ".join(one) for one in legend(drawn, list(plan.models))),
-    ]
+    shares = {n: "" if a == b else f" ({b / a - 1:+.1%})" for n, (a, b) in counts.items()}
     return "\n".join(
         [
             *_front_matter(plan),
@@ -35,34 +31,47 @@ def card(
             "",
             "| | base | this model |",
             "|---|---|---|",
-            *(_count_row(noun, *pair) for noun, pair in counts.items()),
+            *(f"| {noun} | {a:,} | {b:,}{shares[noun]} |" for noun, (a, b) in counts.items()),
             "",
             "## Layers",
             "",
-            *_fenced(picture, "text"),
+            "```text",
+            *map_lines(drawn),
+            "",
+            "   ".join(" ".join(one) for one in legend(drawn, list(plan.models))),
+            "```",
             "",
             "The numbers are those of the base's layers, before anything is dropped."
             if plan.stack is None
             else "The numbers are those of the output's layers.",
             "",
-            *_table(described_rows(found)),
+            "| layers | made of |",
+            "|---|---|",
+            *(f"| {row.where} | {row.what} |" for row in described_rows(found)),
             "",
             *_bridges(plan, counts["layers"][0]),
             "## Models",
             "",
             "| name | checkpoint |",
             "|---|---|",
-            *(f"| {name} | `{_source(name, model)}` |" for name, model in plan.models.items()),
+            *(f"| {name} | `{model_source(model)}` |" for name, model in plan.models.items()),
             "",
             "## Plan",
             "",
             "The same is in `plan.tailor`, which compiles to this folder's tensors.",
             "",
-            *_fenced(text.rstrip("\n").split("\n"), "text"),
+            "```text",
+            text.rstrip("\n"),
+            "```",
             "",
             "## Use",
             "",
-            *_fenced(_usage(name), "python"),
+            "```python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f'model = AutoModelForCausalLM.from_pretrained("{name}")',
+            f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
+            "```",
             "",
         ]
     )
@@ -88,11 +97,6 @@ def _bridges(plan: Plan, count: int) -> list[str]:
     ]
 
 
-def _source(name: str, model: Model) -> str:
-    """A model as its declaration has it, after the equals sign."""
-    return model_declaration(name, model).split(" = ", 1)[1]
-
-
 def _front_matter(plan: Plan) -> list[str]:
     """What the Hub reads: the models it was made from, if they are there."""
     hub = [m.source for m in plan.models.values() if m.on is None and not is_local(m.source)]
@@ -105,26 +109,4 @@ def _front_matter(plan: Plan) -> list[str]:
         *(["base_model:", *(f"- {json.dumps(source)}" for source in hub)] if hub else []),
         "---",
         "",
-    ]
-
-
-def _count_row(noun: str, before: int, after: int) -> str:
-    share = "" if before == after else f" ({after / before - 1:+.1%})"
-    return f"| {noun} | {before:,} | {after:,}{share} |"
-
-
-def _fenced(lines: list[str], language: str) -> list[str]:
-    return [f"```{language}", *lines, "```"]
-
-
-def _table(found: list[Row]) -> list[str]:
-    return ["| layers | made of |", "|---|---|", *(f"| {r.where} | {r.what} |" for r in found)]
-
-
-def _usage(name: str) -> list[str]:
-    return [
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        f'model = AutoModelForCausalLM.from_pretrained("{name}")',
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")',
     ]

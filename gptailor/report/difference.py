@@ -10,7 +10,7 @@ from gptailor.lang.format import (
     groups,
     item_words,
     mark_words,
-    model_declaration,
+    model_source,
     range_words,
     rest_words,
 )
@@ -26,15 +26,10 @@ def differences(a: p.Plan, b: p.Plan, count: int) -> list[str]:
 
 def _models(a: p.Plan, b: p.Plan) -> Iterator[str]:
     for name in sorted(a.models.keys() | b.models.keys(), key=lambda n: (n != "base", n)):
-        before, after = (_declared(name, plan) for plan in (a, b))
+        declared = (plan.models.get(name) for plan in (a, b))
+        before, after = ("none" if model is None else model_source(model) for model in declared)
         if before != after:
             yield f"model {name}: {before} → {after}"
-
-
-def _declared(name: str, plan: p.Plan) -> str:
-    if name not in plan.models:
-        return "none"
-    return model_declaration(name, plan.models[name]).split(" = ", 1)[1]
 
 
 def _settings(a: p.Plan, b: p.Plan) -> Iterator[str]:
@@ -56,20 +51,10 @@ def _layers(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
         yield from _stacked(a, b, count)
         return
     before, after = ([_each(slot) for slot in slots(plan, count)] for plan in (a, b))
-    run: list[int] = []
-    last: tuple[str, str] | None = None
-    for i, pair in enumerate(zip(before, after, strict=True)):
-        if pair == last and run:
-            run.append(i)
-            continue
-        yield from _run(run, last)
-        run, last = ([i], pair) if pair[0] != pair[1] else ([], None)
-    yield from _run(run, last)
-
-
-def _run(run: Sequence[int], pair: tuple[str, str] | None) -> Iterator[str]:
-    if run and pair is not None:
-        yield f"{range_words(run)}: {pair[0]} → {pair[1]}"
+    pairs = list(zip(before, after, strict=True))
+    for pair, run in itertools.groupby(range(len(pairs)), pairs.__getitem__):
+        if pair[0] != pair[1]:
+            yield f"{range_words(list(run))}: {pair[0]} → {pair[1]}"
 
 
 def _each(slot: Slot) -> str:
@@ -129,16 +114,10 @@ def _runs(items: Sequence[p.Item | Slot]) -> str:
 
 
 def _others(a: p.Plan, b: p.Plan) -> Iterator[str]:
-    for name in ("drop_any", "bridges"):
-        before, after = (set(_texts(plan, name)) for plan in (a, b))
+    dropped = ({drop_any_words(entry) for entry in plan.drop_any} for plan in (a, b))
+    bridged = ({mark_words(e) + bridge_words(e) for e in plan.bridges} for plan in (a, b))
+    for before, after in (dropped, bridged):
         yield from (f"only in the first: {text}" for text in sorted(before - after))
         yield from (f"only in the second: {text}" for text in sorted(after - before))
     if a.search != b.search:
         yield "the search blocks differ"
-
-
-def _texts(plan: p.Plan, name: str) -> Iterator[str]:
-    if name == "drop_any":
-        yield from (drop_any_words(entry) for entry in plan.drop_any)
-    else:
-        yield from (mark_words(entry) + bridge_words(entry) for entry in plan.bridges)

@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -103,10 +104,7 @@ def layer(entries: Sequence[p.Layer]) -> str:
 
 def plan_summary(slots: Sequence[Slot]) -> str:
     """`30 layers: 20 of base, 3 merged, 7 dropped`."""
-    counts: dict[str, int] = {}
-    for slot in slots:
-        counts[kind(slot)] = counts.get(kind(slot), 0) + 1
-    return ", ".join(f"{count} {name}" for name, count in counts.items())
+    return ", ".join(f"{count} {name}" for name, count in Counter(map(kind, slots)).items())
 
 
 def kind(slot: Slot) -> str:
@@ -173,19 +171,15 @@ def cells(slots: Sequence[Slot], models: Sequence[str]) -> list[Cell]:
 
 
 def _cell(slot: Slot, by_letter: Mapping[str, str], by_colour: Mapping[str, str]) -> Cell:
-    what = kind(slot)
-    if what in SYMBOLS:
-        return Cell(SYMBOLS[what], _dominant(slot, by_colour) if what == "merged" else None, what)
-    name = what.removeprefix("of ")
-    return Cell(by_letter.get(name, "#"), by_colour.get(name), what)
-
-
-def _dominant(slot: Slot, by_colour: Mapping[str, str]) -> str | None:
     """A merge has its first source's colour."""
-    for made in slot.made.values():
-        if isinstance(made.recipe, p.Merge) and isinstance(made.recipe.merge[0].model, str):
-            return by_colour.get(made.recipe.merge[0].model)
-    return None
+    what = kind(slot)
+    if what not in SYMBOLS:
+        name = what.removeprefix("of ")
+        return Cell(by_letter.get(name, "#"), by_colour.get(name), what)
+    recipes = [made.recipe for made in slot.made.values()] if what == "merged" else []
+    first = (recipe.merge[0].model for recipe in recipes if isinstance(recipe, p.Merge))
+    name = next((model for model in first if isinstance(model, str)), "")
+    return Cell(SYMBOLS[what], by_colour.get(name), what)
 
 
 def map_lines(drawn: Sequence[Cell], width: int = 84) -> list[str]:
@@ -222,7 +216,11 @@ def plan_map(name: str, plan: Plan, count: int, *, known: bool, width: int) -> I
     found = slots(plan, count)
     models = list(plan.models)
     drawn = cells(found, models)
-    yield f"{name}: {_what(plan, len(found), known=known)}"
+    said = f"a stack of {len(found)} layers"
+    if plan.stack is None:
+        said = f"{len(found)} layers of '{plan.models['base'].source}'"
+        said = said if known else f"at least {said}, which can't be read"
+    yield f"{name}: {said}"
     choices = open_choices(plan)
     tail = f"; {choices} choice{'s' * (choices != 1)} open" if choices else ""
     yield from _wrapped(plan_summary(found) + tail, _MAP_INDENT, width)
@@ -240,13 +238,6 @@ def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
     for row in rows:
         first = f"{_MAP_INDENT}{row.where:<{wide}}  "
         yield from _wrapped(row.what, first, width)
-
-
-def _what(plan: Plan, count: int, *, known: bool) -> str:
-    if plan.stack is not None:
-        return f"a stack of {count} layers"
-    said = f"{count} layers of '{plan.models['base'].source}'"
-    return said if known else f"at least {said}, which can't be read"
 
 
 def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
@@ -287,11 +278,9 @@ def _painted(drawn: Sequence[Cell], lines: Sequence[str]) -> Iterator[str]:
 
 
 def _painted_cell(cell: Cell) -> str:
-    if cell.colour is None:
-        return cell.symbol
-    return click.style(
-        cell.symbol, fg=cell.colour, bold=(cell.kind == "merged") or None, reverse=True
-    )
+    bold = (cell.kind == "merged") or None
+    styled = click.style(cell.symbol, fg=cell.colour, bold=bold, reverse=True)
+    return cell.symbol if cell.colour is None else styled
 
 
 def _legend(drawn: Sequence[Cell], models: Sequence[str], width: int) -> Iterator[str]:

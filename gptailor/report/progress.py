@@ -26,7 +26,7 @@ from rich.text import Text
 
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Plan
-from gptailor.report.plan_map import Cell, cells, legend, map_lines, plan_summary
+from gptailor.report.plan_map import cells, legend, map_lines, plan_summary
 
 
 @contextmanager
@@ -153,7 +153,8 @@ def _plan(best: Shown, width: int) -> Iterator[Text]:
     found = slots(best.plan, best.layers)
     models = list(best.plan.models)
     drawn = cells(found, models)
-    styles = (_style(cell) for cell in drawn)
+    bold = {cell: " bold" * (cell.kind == "merged") for cell in drawn}
+    styles = (f"reverse {c.colour}{bold[c]}" if c.colour else "" for c in drawn)
     for i, line in enumerate(map_lines(drawn, width - 2)):
         text = Text("  ")
         for symbol in line if i % 2 else ():
@@ -162,12 +163,6 @@ def _plan(best: Shown, width: int) -> Iterator[Text]:
     keys = "   ".join(f"{symbol} {name}" for symbol, name in legend(drawn, models))
     for line in (keys, plan_summary(found)):
         yield Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True)
-
-
-def _style(cell: Cell) -> str:
-    if cell.colour is None:
-        return ""
-    return f"reverse {cell.colour}" + (" bold" if cell.kind == "merged" else "")
 
 
 def clock(seconds: float) -> str:
