@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from gptailor.checkpoint.families.layout import incompatible
 from gptailor.checkpoint.models import Opened, used
-from gptailor.checks.bridges import BRIDGING
 from gptailor.checks.layers import FITTING, QUANTISED
 from gptailor.checks.vocabulary import REST_RULES, every_tokenizer_can_be_read
 from gptailor.plan.faults import Fault, Hit, errors, joined_faults, locate
@@ -20,7 +19,12 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
         return []
     checked = Checked(plan, models)
     faults = locate((f for rule in MODEL_RULES for f in rule(checked)), plan.origin)
-    for rules in ((*QUANTISED, every_tokenizer_can_be_read), (*FITTING, *BRIDGING, *REST_RULES)):
+    fitting = FITTING
+    if plan.bridges:
+        from gptailor.checks.bridges import BRIDGING  # noqa: PLC0415 (few plans have one)
+
+        fitting += BRIDGING
+    for rules in ((*QUANTISED, every_tokenizer_can_be_read), (*fitting, *REST_RULES)):
         if not errors(faults):
             faults += locate((f for rule in rules for f in rule(checked)), plan.origin)
     return faults

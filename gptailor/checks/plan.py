@@ -7,7 +7,6 @@ from itertools import pairwise
 
 from gptailor.checks.language import SAYABLE
 from gptailor.checks.recipes import MERGING
-from gptailor.checks.search import SEARCHING
 from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
 from gptailor.plan.plan import Drop, Layer, Plan, Scale, Take
 from gptailor.plan.registry import DTYPES, WORDS
@@ -25,6 +24,10 @@ def check_alone(plan: Plan, *, whole: bool = True) -> list[Fault]:
     if whole and plan.faults is not None:
         return list(plan.faults)
     rules = PLAN_RULES if whole else tuple(rule for rule in PLAN_RULES if rule not in _ABSENCES)
+    if plan.search is not None or plan.bridges:
+        from gptailor.checks.search import SEARCHING  # noqa: PLC0415 (few plans have either)
+
+        rules += SEARCHING
     faults = locate((fault for rule in rules for fault in rule(plan)), plan.origin)
     if whole:
         plan.knowing(faults)
@@ -265,8 +268,7 @@ PLAN_RULES: tuple[PlanRule, ...] = (
     every_tie_holds_a_choice,
     *MERGING,
     *SAYABLE,
-    *SEARCHING,
 )
-"""The rules, in no order that matters."""
+"""The rules of every plan, in no order that matters; a search and bridges have others besides."""
 
 _ABSENCES = (base_is_declared, every_model_is_declared, a_stack_has_items)
