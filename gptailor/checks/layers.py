@@ -10,7 +10,7 @@ from gptailor.checkpoint.tensor import FLOATS, Adapted, TensorInfo
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.walk import named_models, recipes
-from gptailor.program.sources import Checked, Use, merges, moved_configuration, uses
+from gptailor.program.compile import Checked, Use, merges, moved_configuration, uses
 
 
 def parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:

@@ -10,7 +10,7 @@ from gptailor.checks.vocabulary import REST_RULES, every_tokenizer_can_be_read
 from gptailor.plan.faults import Fault, Hit, errors, joined_faults, locate
 from gptailor.plan.plan import Drop, Layer, Plan, Scale
 from gptailor.plan.walk import layer_recipes, named_models
-from gptailor.program.sources import Checked
+from gptailor.program.compile import Checked
 
 
 def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:

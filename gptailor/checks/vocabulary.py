@@ -8,7 +8,7 @@ from gptailor.checkpoint.vocabulary import Vocabulary, relation, same_files
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.walk import layer_recipes, named_models
-from gptailor.program.sources import Checked, needs_base
+from gptailor.program.compile import Checked, needs_base
 
 
 def the_rest_fits(checked: Checked) -> Iterator[Fault]:

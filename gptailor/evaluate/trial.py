@@ -41,7 +41,7 @@ from gptailor.plan.plan import Layer, LayerOf, Plan, Take
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.walk import named_models
 from gptailor.prepare import ModelPaths, calibration_path, checked, commits_of, fetched, pinned
-from gptailor.program.sources import Checked
+from gptailor.program.compile import Checked
 
 PREFIX_BYTES = 2**30
 """Bytes of hidden states where plans part: their common beginning runs once."""

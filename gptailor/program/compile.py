@@ -8,34 +8,104 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
+from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import (
-    fold_scale,
-    is_constant,
-    name_of,
-    place_in,
-    projection,
-)
+from gptailor.checkpoint.families.quantised import requantised
 from gptailor.checkpoint.models import Opened, aligned_rows, has_rows
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
 from gptailor.plan import layers as outline
-from gptailor.plan.plan import Merge, MethodCall, Part, Plan, Recipe, Take
+from gptailor.plan.faults import Place
+from gptailor.plan.plan import Merge, MethodCall, Part, Plan, Recipe, Subset, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
-from gptailor.plan.walk import named_models
-from gptailor.program.program import (
-    Arguments,
-    Bridged,
-    Combine,
-    Copy,
-    Making,
-    Output,
-    Program,
-    unbridged,
-)
-from gptailor.program.sources import Checked, base_layer, moved_configuration, needs_base, uses
+from gptailor.plan.walk import calls, named_models
+from gptailor.program import program as p
 
-_ALONE: Arguments = (("weights", (1.0,)),)
+_ALONE: p.Arguments = (("weights", (1.0,)),)
 """The arguments of `linear` for a tensor by itself."""
+
+
+@final
+@dataclass(frozen=True)
+class Checked:
+    """A plan beside its models."""
+
+    plan: Plan
+    models: Mapping[str, Opened]
+
+    @property
+    def base(self) -> Opened:
+        """The model that gives all that the plan doesn't say."""
+        return self.models["base"]
+
+    @property
+    def count(self) -> int:
+        """The number of the base's layers."""
+        return self.base.layout.count
+
+    @property
+    def tokenizer_model(self) -> Opened:
+        """The model whose tokenizer the output has: the plan's, or the base."""
+        if self.plan.tokenizer is None:
+            return self.base
+        names = [name for _, name, _ in named_models(self.plan.tokenizer)]
+        return self.models.get(names[0], self.base)
+
+
+@final
+@dataclass(frozen=True)
+class Use:
+    """A part of a layer that a slot reads: whose, which, where the plan says so."""
+
+    model: Opened
+    layer: int
+    part: Part
+    at: Place
+
+
+def uses(checked: Checked, slot: outline.Slot, part: Part) -> Iterator[Use]:
+    """All layers that a part of a slot may be made of, with the base's for a method of θ_b."""
+    made = slot.part(part)
+    for inner, name, layer in named_models(made.recipe):
+        if name in checked.models and layer is not None:
+            yield Use(checked.models[name], layer, part, (*made.at, "recipe", *inner))
+    layer_of_base = _base_layer(slot, made.recipe)
+    if layer_of_base is not None and layer_of_base < checked.count:
+        yield Use(checked.base, layer_of_base, part, (*made.at, "recipe", "by"))
+
+
+def needs_base(recipe: Recipe) -> bool:
+    """Whether a recipe names a method that takes θ_b."""
+    methods = [METHODS.get(call.name) for _, call in calls(recipe)]
+    return any(method is not None and method.needs_base for method in methods)
+
+
+def _base_layer(slot: outline.Slot, recipe: Recipe) -> int | None:
+    """The base's layer that θ_b is taken at; None for a recipe without."""
+    if isinstance(recipe, Subset):
+        return recipe.layer
+    if isinstance(recipe, Take) or not needs_base(recipe):
+        return None
+    return slot.position if slot.position is not None else recipe.merge[0].layer
+
+
+def merges(recipe: Recipe) -> bool:
+    """Whether a recipe may do arithmetic on tensors."""
+    return isinstance(recipe, Merge | Subset)
+
+
+def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
+    """The configuration of a plan's output, as far as its layers go."""
+    entries, places = [], []
+    for slot in outline.kept(checked.plan, checked.count):
+        first = [next(uses(checked, slot, part)) for part in outline.PARTS]
+        attn, mlp = (use.model.entries[use.layer] for use in first)
+        entries.append(layouts.joined_entry(checked.base.layout, attn, mlp))
+        places.append((first[0].layer, first[1].layer))
+    made = layouts.moved_config(checked.base.layout, checked.base.config, entries)
+    return made if isinstance(made, Refusal) else requantised(checked.base.layout, made, places)
+
+
+# ---------------------------------------------------------------------------------- the compilation
 
 
 @final
@@ -43,7 +113,7 @@ _ALONE: Arguments = (("weights", (1.0,)),)
 class Compiled:
     """What a plan compiles to: the tensors' program and the configuration."""
 
-    program: Program
+    program: p.Program
     config: dict[str, Any]
 
 
@@ -59,17 +129,17 @@ def compile_plan(plan: Plan, models: Mapping[str, Opened]) -> Compiled:
 # ---------------------------------------------------------------------------------------- the draft
 
 
-def draft_program(checked: Checked) -> Program:
+def draft_program(checked: Checked) -> p.Program:
     """All tensors, in file order: embedding, layers, norm, head, and what else the base has.
 
     Each is made as its recipe says and has the dtype of the base's tensor at its place; a copy may
     still be of another one. Within a part tensors are sorted by name: how a model's files are cut
     changes no byte.
     """
-    return Program(tuple(_drafted(checked)))
+    return p.Program(tuple(_drafted(checked)))
 
 
-def _drafted(checked: Checked) -> Iterator[Output]:
+def _drafted(checked: Checked) -> Iterator[p.Output]:
     plan, base = checked.plan, checked.base
     tied = base.layout.tied and not _unties(checked)
     if tied and plan.embed is None and plan.head is not None:
@@ -93,11 +163,11 @@ def _drafted(checked: Checked) -> Iterator[Output]:
 
 def _part(
     checked: Checked, where: tuple[int, outline.Slot], part: Part, dtypes: Mapping[str, str]
-) -> Iterator[Output]:
+) -> Iterator[p.Output]:
     """A part of an output layer; `dtypes` are for tensors that the base's layer there hasn't."""
     n, slot = where
     recipe, read = slot.part(part).recipe, list(uses(checked, slot, part))
-    at = base_layer(slot, recipe)
+    at = _base_layer(slot, recipe)
     if at is not None:
         read.pop()
     models = tuple(use.model.name for use in read)
@@ -105,19 +175,19 @@ def _part(
     position = slot.position if slot.position is not None else read[0].layer
     own = checked.base.part(position, part)
     for rest, first in sorted(tensors[0].items()):
-        name = name_of(checked.base.layout, n, rest)
+        name = layouts.name_of(checked.base.layout, n, rest)
         dtype = own[rest].spec.dtype if rest in own else dtypes.get(rest, first.spec.dtype)
-        if is_constant(rest):
+        if layouts.is_constant(rest):
             yield _alone(name, first, models[0], dtype)
             continue
         base = () if at is None else (checked.base.part(at, part)[rest],)
         place = (*base, own.get(rest, first))[0].spec.name
         sources = tuple(tensor[rest] for tensor in tensors if rest in tensor)
         make = _made(recipe, sources, models, base, place)
-        yield Output(TensorSpec(name, dtype, first.spec.shape), make)
+        yield p.Output(TensorSpec(name, dtype, first.spec.shape), make)
 
 
-def _rest(checked: Checked, where: str, recipe: Recipe | None, read: str) -> Iterator[Output]:
+def _rest(checked: Checked, where: str, recipe: Recipe | None, read: str) -> Iterator[p.Output]:
     """Embedding, norm or head; `read` is what is taken of the models, where it is another."""
     recipe = recipe or outline.own(0)
     models = tuple(name for _, name, _ in named_models(recipe))
@@ -127,7 +197,7 @@ def _rest(checked: Checked, where: str, recipe: Recipe | None, read: str) -> Ite
         if i in tensors[0]:
             base, sources = ours.get(i, tensors[0][i]), tuple(tensor[i] for tensor in tensors)
             make = _made(recipe, sources, models, (base,) * needs_base(recipe), name)
-            yield Output(TensorSpec(name, base.spec.dtype, sources[0].spec.shape), make)
+            yield p.Output(TensorSpec(name, base.spec.dtype, sources[0].spec.shape), make)
         elif i in ours:  # GPT-2's positions, which a head hasn't
             yield _alone(name, ours[i])
 
@@ -142,10 +212,10 @@ def _aligned(checked: Checked, name: str, where: str, read: str) -> dict[int, Te
     }
 
 
-def _alone(name: str, tensor: TensorInfo, model: str = "base", dtype: str = "") -> Output:
+def _alone(name: str, tensor: TensorInfo, model: str = "base", dtype: str = "") -> p.Output:
     """A tensor by itself, under a name of the output's."""
     spec = TensorSpec(name, dtype or tensor.spec.dtype, tensor.spec.shape)
-    return Output(spec, Copy(tensor, model, tensor.spec.name))
+    return p.Output(spec, p.Copy(tensor, model, tensor.spec.name))
 
 
 def _made(
@@ -154,10 +224,10 @@ def _made(
     models: tuple[str, ...],
     base: tuple[TensorInfo, ...],
     place: str,
-) -> Making:
+) -> p.Making:
     """How a closed recipe makes a tensor of these; `base` is θ_b, if it needs that."""
     if isinstance(recipe, Take):
-        return Copy(sources[0], models[0], place)
+        return p.Copy(sources[0], models[0], place)
     assert isinstance(recipe, Merge)
     call = recipe.by if isinstance(recipe.by, MethodCall) else MethodCall(name="linear")
     if isinstance(recipe.share, int | float):
@@ -167,7 +237,7 @@ def _made(
         (parameter.name, _argument(parameter, call.arguments.get(parameter.name), len(sources)))
         for parameter in METHODS[call.name].parameters
     )
-    return Combine(call.name, given, base, sources, models, place)
+    return p.Combine(call.name, given, base, sources, models, place)
 
 
 def _argument(parameter: Parameter, given: object, sources: int) -> int | float | tuple[float, ...]:
@@ -187,31 +257,31 @@ def _argument(parameter: Parameter, given: object, sources: int) -> int | float 
 # --------------------------------------------------------------------------------------- the passes
 
 
-def cast(program: Program, checked: Checked) -> Program:
+def cast(program: p.Program, checked: Checked) -> p.Program:
     """Each float is of the plan's dtype, where it has one; a copy is of bytes as they are.
 
     What is taken and has another dtype, or values that don't lie in a row, is `linear` of itself.
     """
     wanted = DTYPES[checked.plan.dtype] if checked.plan.dtype is not None else None
-    return Program(tuple(_cast(output, wanted) for output in program.outputs))
+    return p.Program(tuple(_cast(output, wanted) for output in program.outputs))
 
 
-def _cast(output: Output, wanted: str | None) -> Output:
+def _cast(output: p.Output, wanted: str | None) -> p.Output:
     dtype, make = output.spec.dtype, output.make
     if wanted is not None and dtype in FLOATS:
         dtype = wanted
-    if isinstance(make, Copy):
+    if isinstance(make, p.Copy):
         there = make.source.spec.dtype
         if dtype not in FLOATS or there not in FLOATS:
             dtype = there
         if dtype != there or make.source.form is not None:
-            make = Combine("linear", _ALONE, (), (make.source,), (make.model,), make.place)
+            make = p.Combine("linear", _ALONE, (), (make.source,), (make.model,), make.place)
     if dtype == output.spec.dtype and make is output.make:
         return output
-    return Output(replace(output.spec, dtype=dtype), make)
+    return p.Output(replace(output.spec, dtype=dtype), make)
 
 
-def fold_scales(program: Program, checked: Checked) -> Program:
+def fold_scales(program: p.Program, checked: Checked) -> p.Program:
     """What a layer adds to the hidden state is divided by the scales of the layers before it.
 
     A copy becomes `linear` of the tensor, named by itself alone: a layer that is scaled alike is
@@ -222,42 +292,42 @@ def fold_scales(program: Program, checked: Checked) -> Program:
     if not divisors:
         return program
     placed = _placed(program, checked)
-    return Program(tuple(_scaled(checked, one, divisors.get(n), rest) for one, n, rest in placed))
+    return p.Program(tuple(_scaled(checked, one, divisors.get(n), rest) for one, n, rest in placed))
 
 
-def _scaled(checked: Checked, output: Output, divisor: float | None, rest: str) -> Output:
-    how = None if divisor is None else fold_scale(checked.base.layout, rest)
+def _scaled(checked: Checked, output: p.Output, divisor: float | None, rest: str) -> p.Output:
+    how = None if divisor is None else layouts.fold_scale(checked.base.layout, rest)
     if divisor is None or how is None:
         return output
-    make = unbridged(output.make)
-    if isinstance(make, Copy):
-        make = Combine("linear", _ALONE, (), (make.source,), ("base",), make.source.spec.name)
+    make = p.unbridged(output.make)
+    if isinstance(make, p.Copy):
+        make = p.Combine("linear", _ALONE, (), (make.source,), ("base",), make.source.spec.name)
     by = 1.0 / divisor if how == "multiply" else divisor
     offset = 1.0 / divisor - 1.0 if how == "divide_offset" else 0.0
     return replace(output, make=replace(make, divisor=by, offset=offset))
 
 
-def mark_bridges(program: Program, checked: Checked) -> Program:
+def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
     """The projections that a layer's MLP ends with are `Bridged`, where a gap is after it."""
     gaps = {gap.index: gap for gap in outline.gaps(checked.plan, checked.count)}
     if not gaps:
         return program
     outputs = []
     for output, n, rest in _placed(program, checked):
-        if n in gaps and projection(checked.base.layout, rest) == "mlp":
-            outputs.append(replace(output, make=Bridged(unbridged(output.make), gaps[n])))
+        if n in gaps and layouts.projection(checked.base.layout, rest) == "mlp":
+            outputs.append(replace(output, make=p.Bridged(p.unbridged(output.make), gaps[n])))
         else:
             outputs.append(output)
-    return Program(tuple(outputs))
+    return p.Program(tuple(outputs))
 
 
-def _placed(program: Program, checked: Checked) -> Iterator[tuple[Output, int, str]]:
+def _placed(program: p.Program, checked: Checked) -> Iterator[tuple[p.Output, int, str]]:
     """Each output with its layer, -1 outside the layers, and its name within the layer."""
     for output in program.outputs:
-        yield output, *(place_in(checked.base.layout.prefix, output.spec.name) or (-1, ""))
+        yield output, *(layouts.place_in(checked.base.layout.prefix, output.spec.name) or (-1, ""))
 
 
-PASSES: tuple[Callable[[Program, Checked], Program], ...] = (cast, fold_scales, mark_bridges)
+PASSES: tuple[Callable[[p.Program, Checked], p.Program], ...] = (cast, fold_scales, mark_bridges)
 """What is done with the draft, in this order."""
 
 # -------------------------------------------------------------------------------- the configuration
@@ -272,7 +342,7 @@ def _unties(checked: Checked) -> bool:
     return plan.embed != plan.head or not all(checked.models[n].layout.tied for n in names)
 
 
-def _configuration(checked: Checked, program: Program) -> dict[str, Any]:
+def _configuration(checked: Checked, program: p.Program) -> dict[str, Any]:
     made = moved_configuration(checked)
     assert not isinstance(made, Refusal)
     config: dict[str, Any] = dict(made)

@@ -10,19 +10,9 @@ import torch
 from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
+from gptailor.checkpoint import tensor as forms
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, reason
 from gptailor.checkpoint.formats.gguf_header import KINDS
-from gptailor.checkpoint.tensor import (
-    Adapted,
-    Aligned,
-    Delta,
-    Dequantised,
-    LowRank,
-    NewRows,
-    Pickled,
-    Shift,
-    TensorInfo,
-)
 from gptailor.plan.faults import TailorError
 
 # ruff: noqa: PLC0415 (a format's library loads only where there is such a file)
@@ -42,7 +32,7 @@ _DELTA_ENTRIES = 2**21
 """Entries that a low-rank delta is added to at once, in float64."""
 
 
-def load_tensor(tensor: TensorInfo) -> Shaped[Tensor, "..."]:
+def load_tensor(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
     """The tensor in its own shape and memory; of its spec's dtype, or float32 where that is exact.
 
     Raises CheckpointError where the file is not what its header said.
@@ -50,17 +40,17 @@ def load_tensor(tensor: TensorInfo) -> Shaped[Tensor, "..."]:
     match tensor.form:
         case None:
             return _plain(tensor)
-        case Pickled():
+        case forms.Pickled():
             return _pickled(tensor, tensor.form)
-        case Dequantised():
+        case forms.Dequantised():
             return _dequantised(tensor, tensor.form)
-        case Adapted():
+        case forms.Adapted():
             return _adapted(tensor, tensor.form)
-        case Aligned():
+        case forms.Aligned():
             return _aligned(tensor.form)
 
 
-def _plain(tensor: TensorInfo) -> Shaped[Tensor, "..."]:
+def _plain(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
     """A tensor whose bytes lie in a row."""
     spec = tensor.spec
     if (dtype := TORCH_DTYPES.get(spec.dtype)) is None:
@@ -70,7 +60,7 @@ def _plain(tensor: TensorInfo) -> Shaped[Tensor, "..."]:
     return torch.frombuffer(_bytes_from(tensor, spec.size), dtype=dtype).reshape(spec.shape)
 
 
-def _pickled(tensor: TensorInfo, form: Pickled) -> Shaped[Tensor, "..."]:
+def _pickled(tensor: forms.TensorInfo, form: forms.Pickled) -> Shaped[Tensor, "..."]:
     """A tensor of a `.bin` file, by `torch.load` with `weights_only`."""
     from pickle import UnpicklingError
 
@@ -92,7 +82,7 @@ def _pickled(tensor: TensorInfo, form: Pickled) -> Shaped[Tensor, "..."]:
 # -------------------------------------------------------------------------------------------- GGUF
 
 
-def _dequantised(tensor: TensorInfo, form: Dequantised) -> Float[Tensor, "..."]:
+def _dequantised(tensor: forms.TensorInfo, form: forms.Dequantised) -> Float[Tensor, "..."]:
     """A tensor of a GGUF file in float32, or a plain float's dtype; its rows as Hugging Face's."""
     kind, shape = KINDS[form.kind], tensor.spec.shape
     buffer = _bytes_from(tensor, kind.bytes * (prod(shape) // kind.block))
@@ -107,7 +97,7 @@ def _dequantised(tensor: TensorInfo, form: Dequantised) -> Float[Tensor, "..."]:
     return halves.swapaxes(1, 2).reshape(shape)
 
 
-def _unpacked(buffer: bytearray, tensor: TensorInfo, kind: str) -> Float[Tensor, "..."]:
+def _unpacked(buffer: bytearray, tensor: forms.TensorInfo, kind: str) -> Float[Tensor, "..."]:
     try:
         import numpy as np
         from gguf.constants import GGMLQuantizationType
@@ -123,7 +113,7 @@ def _unpacked(buffer: bytearray, tensor: TensorInfo, kind: str) -> Float[Tensor,
 # -------------------------------------------------------------------------- made of other tensors
 
 
-def _adapted(tensor: TensorInfo, form: Adapted) -> Float32[Tensor, "..."]:
+def _adapted(tensor: forms.TensorInfo, form: forms.Adapted) -> Float32[Tensor, "..."]:
     """The tensor with all its deltas, in their order, in float32.
 
     Each is computed in float64 and rounded once to float32, as PEFT's `merge_and_unload` does in
@@ -131,23 +121,19 @@ def _adapted(tensor: TensorInfo, form: Adapted) -> Float32[Tensor, "..."]:
     """
     values = load_tensor(form.base).to(torch.float32, copy=True).reshape(tensor.spec.shape)
     for delta in form.deltas:
-        _apply(values, delta)
+        match delta:
+            case forms.LowRank():
+                _add_low_rank(values.t() if delta.transposed else values, delta)
+            case forms.Shift(shift, scale):
+                values += load_tensor(shift).double() * scale
+            case forms.NewRows(rows, at):
+                values[torch.tensor(at, dtype=torch.int64)] = load_tensor(rows).float()
+            case _:
+                assert_never(delta)
     return values
 
 
-def _apply(values: Float32[Tensor, "..."], delta: Delta) -> None:
-    match delta:
-        case LowRank():
-            _add_low_rank(values.t() if delta.transposed else values, delta)
-        case Shift(tensor, scale):
-            values += load_tensor(tensor).double() * scale
-        case NewRows(tensor, at):
-            values[torch.tensor(at, dtype=torch.int64)] = load_tensor(tensor).float()
-        case _:
-            assert_never(delta)
-
-
-def _add_low_rank(values: Float32[Tensor, "outputs inputs"], delta: LowRank) -> None:
+def _add_low_rank(values: Float32[Tensor, "outputs inputs"], delta: forms.LowRank) -> None:
     """W + ΔW with ΔW = scale · b @ a; with a magnitude m, each row w of that is m · w / ‖w‖.
 
     In place. DoRA: arXiv 2402.09353; a row of zeros has no direction, and becomes NaN as in PEFT.
@@ -163,15 +149,11 @@ def _add_low_rank(values: Float32[Tensor, "outputs inputs"], delta: LowRank) -> 
         values[rows] = block
 
 
-def _aligned(form: Aligned) -> Shaped[Tensor, "..."]:
+def _aligned(form: forms.Aligned) -> Shaped[Tensor, "..."]:
     """The pieces' rows, one after another; each tensor is loaded once."""
-    loaded: dict[TensorInfo, Tensor] = {}
-    for piece in form.pieces:
-        if piece.tensor not in loaded:
-            loaded[piece.tensor] = load_tensor(piece.tensor)
+    loaded = {t: load_tensor(t) for t in dict.fromkeys(piece.tensor for piece in form.pieces)}
     rows = [loaded[p.tensor][p.first : p.first + p.count] for p in form.pieces]
-    dtype = rows[0].dtype
-    if any(row.dtype != dtype for row in rows):
+    if len({row.dtype for row in rows}) > 1:
         rows = [row.to(torch.float32) for row in rows]
     return torch.cat(rows)
 
@@ -179,7 +161,7 @@ def _aligned(form: Aligned) -> Shaped[Tensor, "..."]:
 # ------------------------------------------------------------------------------------------- bytes
 
 
-def _bytes_from(tensor: TensorInfo, size: int) -> bytearray:
+def _bytes_from(tensor: forms.TensorInfo, size: int) -> bytearray:
     """So many bytes of the tensor's file, from its first on."""
     buffer = bytearray(size)
     with open_regular(tensor.file) as file:

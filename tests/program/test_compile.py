@@ -10,9 +10,8 @@ import pytest
 
 import gptailor
 from gptailor.prepare import prepare
-from gptailor.program.compile import PASSES, compile_plan, draft_program
+from gptailor.program.compile import PASSES, Checked, compile_plan, draft_program
 from gptailor.program.program import program_lines
-from gptailor.program.sources import Checked
 from tests.hollow import llama, write_hollow
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "programs"
