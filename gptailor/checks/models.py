@@ -1,16 +1,18 @@
-"""Rules that a plan must keep against its models, from headers and configurations alone."""
+"""Rules that a plan must keep against its models, from headers, configurations and tokenizers."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from gptailor.checkpoint.families.layout import incompatible
-from gptailor.checkpoint.models import Opened, used
+from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.models import Opened, can_be_aligned, has_rows, used
+from gptailor.checkpoint.vocabulary import Vocabulary, relation, same_files
 from gptailor.checks.layers import FITTING, QUANTISED
-from gptailor.checks.vocabulary import REST_RULES, every_tokenizer_can_be_read
-from gptailor.plan.faults import Fault, Hit, errors, joined_faults, locate
+from gptailor.plan import layers as outline
+from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
 from gptailor.plan.plan import Drop, Layer, Plan, Scale
 from gptailor.plan.walk import layer_recipes, named_models
-from gptailor.program.compile import Checked
+from gptailor.program.compile import Checked, needs_base
 
 
 def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
@@ -18,13 +20,13 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
     if "base" not in models:
         return []
     checked = Checked(plan, models)
-    faults = locate((f for rule in MODEL_RULES for f in rule(checked)), plan.origin)
+    faults = locate((f for rule in _MODEL_RULES for f in rule(checked)), plan.origin)
     fitting = FITTING
     if plan.bridges:
         from gptailor.checks.bridges import BRIDGING  # noqa: PLC0415 (few plans have one)
 
         fitting += BRIDGING
-    for rules in ((*QUANTISED, every_tokenizer_can_be_read), (*fitting, *REST_RULES)):
+    for rules in ((*QUANTISED, every_tokenizer_can_be_read), (*fitting, *_REST_RULES)):
         if not errors(faults):
             faults += locate((f for rule in rules for f in rule(checked)), plan.origin)
     return faults
@@ -133,7 +135,180 @@ def every_model_is_used(checked: Checked) -> Iterator[Fault]:
             yield Fault("M303", message, ("models", name, "name"), severity="warning")
 
 
-MODEL_RULES: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+# --------------------------------------------------------- the rest of a model, and its tokenizer
+
+
+def the_rest_fits(checked: Checked) -> Iterator[Fault]:
+    """Embedding, norm and head have the base's shapes, but for the number of tokens."""
+    for where in ("embed", "norm", "head"):
+        recipe = checked.plan.rest(where)
+        for at, name, _ in named_models(recipe) if recipe is not None else ():
+            if name in checked.models:
+                yield from _rest_misfit(checked, where, (where, *at), checked.models[name])
+
+
+def _rest_misfit(checked: Checked, where: str, at: Place, model: Opened) -> Iterator[Fault]:
+    theirs, ours = model.rest(where), checked.base.rest(where)
+    if theirs.keys() != ours.keys():
+        yield Fault("M209", f"the {where} of '{model.name}' has not the base's tensors", at)
+        return
+    for i, tensor in ours.items():
+        a, b = theirs[i].spec.shape, tensor.spec.shape
+        if a == b or (has_rows(where, i) and a[1:] == b[1:]):
+            continue
+        message = f"the {where} of '{model.name}' has the shape {list(a)}, and the base's {list(b)}"
+        yield Fault("M208", message, at)
+
+
+def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
+    """Embedding and head get the rows of the output's tokenizer, where vocabularies are known."""
+    owner = checked.tokenizer_model
+    for where in ("embed", "head"):
+        recipe = checked.plan.rest(where) or outline.own(0)
+        named = [(at, name) for at, name, _ in named_models(recipe)]
+        if needs_base(recipe):
+            named.append(((), "base"))
+        for at, name in named:
+            model = checked.models.get(name, owner)
+            ours, theirs = model.rest(where).get(0), owner.rest(where).get(0)
+            if ours is None or theirs is None or can_be_aligned(model, owner):
+                continue
+            if ours.spec.shape[0] != theirs.spec.shape[0]:
+                message = (
+                    f"the {where} of '{name}' has {ours.spec.shape[0]} tokens, and that of "
+                    f"'{owner.name}', whose tokenizer the output has, {theirs.spec.shape[0]}"
+                )
+                unknown = model.name if model.vocabulary is None else owner.name
+                help_ = f"'{unknown}' has no tokenizer to say which is which"
+                said = checked.plan.rest(where) is not None
+                yield Fault("M210", message, (where, *at) if said else ("tokenizer",), help_)
+
+
+def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
+    """A tokenizer's files are sound, where the output's tokens depend on them."""
+    owner = checked.tokenizer_model
+    named = {"base", owner.name} | _in_layers(checked)
+    for where in ("embed", "head"):
+        named |= {name for _, name, _ in named_models(checked.plan.rest(where) or outline.own(0))}
+    others = sorted((named & checked.models.keys()) - {owner.name})
+    for name in (owner.name, *others):
+        model = checked.models[name]
+        try:
+            if name == owner.name or not _same_files(model, owner):
+                _ = model.vocabulary
+        except CheckpointError as error:
+            message = f"{error.message} ({error.path})"
+            yield Fault(error.code, message, ("models", name, "source"), error.help)
+            if name == owner.name:  # nothing to compare the others with
+                return
+
+
+def every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
+    """The output's tokenizer has no tokens beyond the embedding's rows."""
+    owner = checked.tokenizer_model
+    embed = owner.rest("embed").get(0)
+    if owner.vocabulary is None or embed is None:
+        return
+    rows = embed.spec.shape[0]
+    beyond = [token for token, number in owner.vocabulary.ids.items() if number >= rows]
+    if beyond:
+        at = ("tokenizer",) if checked.plan.tokenizer is not None else ("models", "base", "source")
+        message = (
+            f"the tokenizer of '{owner.name}' has {_counted(beyond)} beyond its embedding's "
+            f"{rows} rows: {_shown(beyond)}"
+        )
+        help_ = "the output can't read them"
+        yield Fault("M308", message, at, help_, severity="warning")
+
+
+def the_tokenizer_is_there(checked: Checked) -> Iterator[Fault]:
+    """A model that gives its tokenizer has one."""
+    if checked.plan.tokenizer is not None and checked.tokenizer_model.vocabulary is None:
+        message = f"'{checked.tokenizer_model.name}' has no tokenizer that can be read"
+        yield Fault("M211", message, ("tokenizer",))
+
+
+def tokenizers_agree(checked: Checked) -> Iterator[Fault]:
+    """Layers read the tokens that they were trained on; other vocabularies are told."""
+    owner = checked.tokenizer_model
+    for name in sorted(_in_layers(checked)):
+        model = checked.models[name]
+        if name == owner.name or _same_files(model, owner):
+            continue
+        if owner.vocabulary is not None and model.vocabulary is not None:
+            yield from _disagreement(name, model.vocabulary, owner.vocabulary)
+
+
+def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[Fault]:
+    how = relation(ours, theirs)
+    at = ("models", name, "source")
+    more = [token for token in theirs.ids if token not in ours.ids]
+    if how == "extension":
+        message = f"'{name}' has {_counted(more)} that the output's tokenizer lacks: {_shown(more)}"
+        help_ = f"'tokenizer from {name}' brings them"
+        yield Fault("M306", message, at, help_, severity="warning")
+    elif how == "other":
+        moved = [
+            token
+            for token in theirs.ids
+            if ours.ids.get(token, theirs.ids[token]) != theirs.ids[token]
+        ]
+        why = (
+            f"{_counted(moved)} with other numbers: {_shown(moved)}"
+            if moved
+            else f"{_counted(more)} that it lacks: {_shown(more)}"
+        )
+        message = f"'{name}' has another vocabulary than the output's tokenizer, with {why}"
+        help_ = "its layers were trained on other tokens"
+        yield Fault("M307", message, at, help_, severity="warning")
+
+
+def _same_files(model: Opened, owner: Opened) -> bool:
+    return same_files(model.checkpoint.folder, owner.checkpoint.folder)
+
+
+def _counted(tokens: Sequence[str]) -> str:
+    return f"{len(tokens):,} token{'s' if len(tokens) > 1 else ''}"
+
+
+def _shown(tokens: Sequence[str]) -> str:
+    return listed([quoted(token) for token in tokens[:3]] + ["…"] * (len(tokens) > 3))
+
+
+def _in_layers(checked: Checked) -> set[str]:
+    """The models that layers are taken from; the base's own are where no statement is."""
+    named = {n for _, r in layer_recipes(checked.plan) for _, n, _ in named_models(r)}
+    named |= {"base"} if checked.plan.stack is None else set()
+    return {name for name in named if name in checked.models}
+
+
+def a_tied_head_is_said(checked: Checked) -> Iterator[Fault]:
+    """In a tied model naming one of embedding and head decides both."""
+    if not checked.base.layout.tied:
+        return
+    plan = checked.plan
+    named = [where for where in ("embed", "head") if plan.rest(where) is not None]
+    if len(named) != 1:
+        return
+    for _, name, _ in named_models(plan.rest(named[0]) or outline.own(0)):
+        model = checked.models.get(name)
+        if model is not None and not model.layout.tied:
+            message = (
+                f"the base's embedding and head are one tensor, and those of '{name}' are two: "
+                f"its {named[0]} serves as both"
+            )
+            yield Fault("M304", message, (named[0],), "name both to untie them", severity="warning")
+
+
+_REST_RULES: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+    the_rest_fits,
+    the_tokenizer_is_there,
+    every_token_has_a_row,
+    every_token_has_a_number_within,
+    tokenizers_agree,
+    a_tied_head_is_said,
+)
+_MODEL_RULES: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     every_position_exists,
     every_source_layer_exists,
     something_remains,

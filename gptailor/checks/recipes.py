@@ -2,49 +2,30 @@
 
 from collections.abc import Callable, Iterator
 
+from gptailor.plan import plan as p
+from gptailor.plan import walk
 from gptailor.plan.faults import Fault, Place, listed, nearest
-from gptailor.plan.plan import (
-    Interval,
-    Merge,
-    MethodCall,
-    OneOfMethods,
-    OneOfModels,
-    OneOfNumbers,
-    Plan,
-    Recipe,
-    Subset,
-)
 from gptailor.plan.registry import METHODS, Method, Parameter
-from gptailor.plan.walk import (
-    call_values,
-    calls,
-    layer_recipes,
-    numbers,
-    recipes,
-    sites,
-    sources,
-    values,
-)
 
 
-def _known_calls(plan: Plan) -> Iterator[tuple[Place, Recipe, MethodCall, Method]]:
-    for at, recipe in recipes(plan):
-        for inner, call in calls(recipe):
+def _known_calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall, Method]]:
+    for at, recipe in walk.recipes(plan):
+        for inner, call in walk.calls(recipe):
             if call.name in METHODS:
                 yield at + inner, recipe, call, METHODS[call.name]
 
 
-def every_method_is_known(plan: Plan) -> Iterator[Fault]:
+def every_method_is_known(plan: p.Plan) -> Iterator[Fault]:
     """Methods stand in the registry."""
-    for at, recipe in recipes(plan):
-        for inner, call in calls(recipe):
+    for at, recipe in walk.recipes(plan):
+        for inner, call in walk.calls(recipe):
             if call.name not in METHODS:
                 help_ = nearest(call.name, METHODS) or f"the methods are {listed(METHODS)}"
                 message = f"there is no method '{call.name}'"
                 yield Fault("P301", message, (*at, *inner, "name"), help_)
 
 
-def every_parameter_is_known(plan: Plan) -> Iterator[Fault]:
+def every_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
     """A method takes its own parameters only."""
     for at, _, call, method in _known_calls(plan):
         names = [parameter.name for parameter in method.parameters]
@@ -59,18 +40,18 @@ def every_parameter_is_known(plan: Plan) -> Iterator[Fault]:
                 )
 
 
-def every_argument_is_in_bounds(plan: Plan) -> Iterator[Fault]:
+def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
     """Numbers lie in their parameter's bounds, both ends of an interval too."""
     for at, _, call, method in _known_calls(plan):
-        for inner, name, value in call_values(call):
+        for inner, name, value in walk.call_values(call):
             parameter = method.parameter(name)
             if parameter is None:
                 continue
-            for number in numbers(value):
+            for number in walk.numbers(value):
                 if message := _out_of_bounds(method, parameter, number):
                     yield Fault("P303", message, at + inner)
                     break
-            if parameter.integer and isinstance(value, Interval):
+            if parameter.integer and isinstance(value, p.Interval):
                 message = f"'{name}' is a whole number, and no interval of reals"
                 yield Fault("P303", message, at + inner, "write 'one of (…)'")
         if method.name == "breadcrumbs" and (message := _overfull(call, method)):
@@ -85,23 +66,23 @@ def _out_of_bounds(method: Method, parameter: Parameter, number: int | float) ->
     return f"'{parameter.name}' of '{method.name}' lies in {parameter.bounds}, not at {number!r}"
 
 
-def _overfull(call: MethodCall, method: Method) -> str:
+def _overfull(call: p.MethodCall, method: Method) -> str:
     shares = []
     for name in ("density", "gamma"):
         parameter = method.parameter(name)
         value = call.arguments.get(name, parameter.default if parameter else None)
         if isinstance(value, tuple) or value is None:
             return ""
-        shares.append(max(numbers(value), default=0.0))
+        shares.append(max(walk.numbers(value), default=0.0))
     if sum(shares) <= 1 + 1e-12:
         return ""
     return f"density {shares[0]!r} and gamma {shares[1]!r} keep and drop more than there is"
 
 
-def every_method_gets_its_sources(plan: Plan) -> Iterator[Fault]:
+def every_method_gets_its_sources(plan: p.Plan) -> Iterator[Fault]:
     """A method merges as many sources as it can."""
     for at, recipe, _, method in _known_calls(plan):
-        if not isinstance(recipe, Merge):
+        if not isinstance(recipe, p.Merge):
             continue
         count = len(recipe.merge)
         if count < method.least or (method.most is not None and count > method.most):
@@ -110,7 +91,7 @@ def every_method_gets_its_sources(plan: Plan) -> Iterator[Fault]:
             yield Fault("P304", message, at)
 
 
-def every_source_gets_its_number(plan: Plan) -> Iterator[Fault]:
+def every_source_gets_its_number(plan: p.Plan) -> Iterator[Fault]:
     """As many weights as sources, or one that serves all."""
     for at, recipe, call, method in _known_calls(plan):
         parameter = method.variadic
@@ -118,14 +99,14 @@ def every_source_gets_its_number(plan: Plan) -> Iterator[Fault]:
         if parameter is None or given is None:
             continue
         count = len(given) if isinstance(given, tuple) else 1
-        wanted = len(list(sources(recipe)))
+        wanted = len(list(walk.sources(recipe)))
         if count != wanted and not (count == 1 and parameter.one_serves_all):
             message = f"'{method.name}' has {count} {parameter.name} for {wanted} sources"
             help_ = "give one to each" + (", or one for all" if parameter.one_serves_all else "")
             yield Fault("P311", message, (*at, "arguments", parameter.name), help_)
 
 
-def one_number_is_one(plan: Plan) -> Iterator[Fault]:
+def one_number_is_one(plan: p.Plan) -> Iterator[Fault]:
     """Only a variadic parameter takes several numbers."""
     for at, _, call, method in _known_calls(plan):
         for name, given in call.arguments.items():
@@ -135,10 +116,10 @@ def one_number_is_one(plan: Plan) -> Iterator[Fault]:
                 yield Fault("P311", message, (*at, "arguments", name))
 
 
-def a_merge_has_sources(plan: Plan) -> Iterator[Fault]:
+def a_merge_has_sources(plan: p.Plan) -> Iterator[Fault]:
     """A merge names layers, and has one way to merge them."""
-    for at, recipe in recipes(plan):
-        if not isinstance(recipe, Merge):
+    for at, recipe in walk.recipes(plan):
+        if not isinstance(recipe, p.Merge):
             continue
         if not recipe.merge:
             yield Fault("P304", "a merge has no source", at)
@@ -147,25 +128,25 @@ def a_merge_has_sources(plan: Plan) -> Iterator[Fault]:
             yield Fault("P308", message, (*at, "share"))
 
 
-def every_source_names_a_layer(plan: Plan) -> Iterator[Fault]:
+def every_source_names_a_layer(plan: p.Plan) -> Iterator[Fault]:
     """A layer's recipe names layers; the rest of the model has none."""
-    for at, recipe in recipes(plan):
+    for at, recipe in walk.recipes(plan):
         is_layer = at[0] in ("layers", "stack")
-        found = [(*a, "layer") for a, s in sources(recipe) if (s.layer is None) == is_layer]
-        if isinstance(recipe, Subset):
+        found = [(*a, "layer") for a, s in walk.sources(recipe) if (s.layer is None) == is_layer]
+        if isinstance(recipe, p.Subset):
             found = [("layer",)] if (recipe.layer is None) == is_layer else []
         if found:
             message = "a layer's source names no layer" if is_layer else "a source names a layer"
             yield Fault("P218", message, at + found[0])
 
 
-def a_stack_says_which_base(plan: Plan) -> Iterator[Fault]:
+def a_stack_says_which_base(plan: p.Plan) -> Iterator[Fault]:
     """In a stack, θ_b is at the layer number that all sources name."""
-    for at, recipe in layer_recipes(plan):
-        if at[0] != "stack" or not isinstance(recipe, Merge):
+    for at, recipe in walk.layer_recipes(plan):
+        if at[0] != "stack" or not isinstance(recipe, p.Merge):
             continue
         named = {source.layer for source in recipe.merge}
-        methods = [METHODS[call.name] for _, call in calls(recipe) if call.name in METHODS]
+        methods = [METHODS[call.name] for _, call in walk.calls(recipe) if call.name in METHODS]
         needing = [method.name for method in methods if method.needs_base]
         if len(named) > 1 and needing:
             message = f"'{needing[0]}' needs one layer number for its base, and the sources differ"
@@ -175,15 +156,15 @@ def a_stack_says_which_base(plan: Plan) -> Iterator[Fault]:
 # ----------------------------------------------------------------------------------------- choices
 
 
-def any_of_can_merge(plan: Plan) -> Iterator[Fault]:
+def any_of_can_merge(plan: p.Plan) -> Iterator[Fault]:
     """`any of` has a method, and one that takes every number of sources from two up."""
-    for at, recipe in recipes(plan):
-        if not isinstance(recipe, Subset):
+    for at, recipe in walk.recipes(plan):
+        if not isinstance(recipe, p.Subset):
             continue
         if recipe.by is None:
             message = "'any of' may choose several models, and has no method to merge them"
             yield Fault("P502", message, at, "add 'by' and a method, such as 'by linear()'")
-        for inner, call in calls(recipe):
+        for inner, call in walk.calls(recipe):
             method = METHODS.get(call.name)
             if method is not None and not method.takes_any_number:
                 able = listed(m.name for m in METHODS.values() if m.takes_any_number)
@@ -191,10 +172,10 @@ def any_of_can_merge(plan: Plan) -> Iterator[Fault]:
                 yield Fault("P501", message, at + inner, f"those that can are {able}")
 
 
-def every_interval_ascends(plan: Plan) -> Iterator[Fault]:
+def every_interval_ascends(plan: p.Plan) -> Iterator[Fault]:
     """An interval goes from a lower to a higher number."""
-    for at, value in values(plan):
-        if isinstance(value, Interval) and not value.interval[0] < value.interval[1]:
+    for at, value in walk.values(plan):
+        if isinstance(value, p.Interval) and not value.interval[0] < value.interval[1]:
             low, high = value.interval
             what = "descends" if low > high else "is empty"
             message = f"the interval {low!r}..{high!r} {what}"
@@ -202,32 +183,32 @@ def every_interval_ascends(plan: Plan) -> Iterator[Fault]:
             yield Fault("P504", message, at, help_)
 
 
-def every_choice_is_one(plan: Plan) -> Iterator[Fault]:
+def every_choice_is_one(plan: p.Plan) -> Iterator[Fault]:
     """A choice has two or more options, none twice."""
     for at, options in _options(plan):
         repeated = [o for i, o in enumerate(options) if o in options[:i]]
         if repeated:
-            said = repeated[0].name if isinstance(repeated[0], MethodCall) else repeated[0]
+            said = repeated[0].name if isinstance(repeated[0], p.MethodCall) else repeated[0]
             yield Fault("P505", f"'{said}' stands twice in this choice", at)
         elif len(options) < 2:
             what = "a choice of one leaves nothing open" if options else "a choice has no options"
             yield Fault("P505", what, at, "write it without 'one of'" if options else "")
 
 
-def _options(plan: Plan) -> Iterator[tuple[Place, tuple[object, ...]]]:
-    for site in sites(plan):
-        if isinstance(site.value, OneOfModels | OneOfMethods):
+def _options(plan: p.Plan) -> Iterator[tuple[Place, tuple[object, ...]]]:
+    for site in walk.sites(plan):
+        if isinstance(site.value, p.OneOfModels | p.OneOfMethods):
             yield site.place, site.value.one_of
-        elif isinstance(site.value, Subset):
+        elif isinstance(site.value, p.Subset):
             names = site.value.any_of
             if len(set(names)) != max(1, len(names)):  # one model alone may be chosen or not
                 yield (*site.place, "any_of"), names
-    for at, value in values(plan):
-        if isinstance(value, OneOfNumbers):
+    for at, value in walk.values(plan):
+        if isinstance(value, p.OneOfNumbers):
             yield at, value.one_of
 
 
-def drop_any_can_be_met(plan: Plan) -> Iterator[Fault]:
+def drop_any_can_be_met(plan: p.Plan) -> Iterator[Fault]:
     """There are at least as many positions as are to be dropped."""
     for i, choice in enumerate(plan.drop_any):
         if not 1 <= choice.count <= len(choice.among):
@@ -235,7 +216,7 @@ def drop_any_can_be_met(plan: Plan) -> Iterator[Fault]:
             yield Fault("P503", message, ("drop_any", i, "count"))
 
 
-MERGING: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
+MERGING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
     every_method_is_known,
     every_parameter_is_known,
     every_argument_is_in_bounds,

@@ -137,9 +137,7 @@ def locate(faults: Iterable[Fault], origin: Origin | None) -> list[Fault]:
 
 
 def _located(fault: Fault, origin: Origin) -> Fault:
-    also = tuple(
-        other if other.span else replace(other, span=origin.span(other.at)) for other in fault.also
-    )
+    also = tuple(replace(other, span=other.span or origin.span(other.at)) for other in fault.also)
     span = fault.span or origin.span(fault.at)
     return replace(fault, span=span, also=also, source=fault.source or origin.source)
 
@@ -184,8 +182,7 @@ def joined_faults(
     """One fault for hits that one range made; `fault` gets `L4` or `L4..L7`, and if it is many."""
     groups: list[list[Hit]] = []
     for hit in hits:
-        last = groups[-1][-1] if groups else None
-        if last is not None and _belongs(origin, last, hit):
+        if groups and _belongs(origin, groups[-1][-1], hit):
             groups[-1].append(hit)
         else:
             groups.append([hit])
@@ -224,8 +221,8 @@ def show(fault: Fault) -> str:
     head = f"{fault.severity}[{fault.code}]: {fault.message}"
     if fault.span is None or fault.source is None:
         place = " at ".join(n for n in (fault.source and fault.source.name, _dotted(fault.at)) if n)
-        lines = [head, *([f" --> {place}"] if place else [])]
-        return "\n".join(lines + ([f"  = help: {fault.help}"] if fault.help else []))
+        lines = [head, f" --> {place}" if place else "", fault.help and f"  = help: {fault.help}"]
+        return "\n".join(line for line in lines if line)
     source = fault.source
     spans = [(fault.span, "")] + [(a.span, a.label) for a in fault.also if a.span is not None]
     gutter = len(str(max(source.position(span.start)[0] for span, _ in spans)))
@@ -250,17 +247,13 @@ def _excerpt(source: Source, span: Span, label: str, gutter: int) -> list[str]:
     if len(text) > _SHOWN_COLUMNS:
         start = max(0, min(column - 1 - _SHOWN_COLUMNS // 3, len(text) - _SHOWN_COLUMNS))
         length = min(length, _SHOWN_COLUMNS - (column - 1 - start)) or 1
-    shown = _printable(text[start : start + _SHOWN_COLUMNS])
+    columns = text[start : start + _SHOWN_COLUMNS]
+    shown = "".join(c if c.isprintable() else " " for c in columns)  # tabs are one column, too
     before = "…" if start else ""
     after = "…" if start + _SHOWN_COLUMNS < len(text) else ""
     indent = " " * (len(before) + column - 1 - start)
     carets = f"{indent}{'^' * length} {label}".rstrip()
     return [f"{number:>{gutter}} | {before}{shown}{after}", f"{' ' * gutter} | {carets}"]
-
-
-def _printable(text: str) -> str:
-    """The same number of columns, with tabs and control characters as spaces."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _dotted(at: Place) -> str:
@@ -288,15 +281,9 @@ def _record(fault: Fault) -> dict[str, object]:
 def _where(source: Source | None, span: Span | None) -> dict[str, object]:
     if source is None or span is None:
         return {"file": source.name if source else None}
-    line, column = source.position(span.start)
-    end_line, end_column = source.position(span.end)
-    return {
-        "file": source.name,
-        "line": line,
-        "column": column,
-        "end_line": end_line,
-        "end_column": end_column,
-    }
+    ends = (*source.position(span.start), *source.position(span.end))
+    names = ("line", "column", "end_line", "end_column")
+    return {"file": source.name} | dict(zip(names, ends, strict=True))
 
 
 def to_github(fault: Fault) -> str:
@@ -305,15 +292,11 @@ def to_github(fault: Fault) -> str:
     if fault.source is not None and fault.span is not None:
         line, column = fault.source.position(fault.span.start)
         end_line, end_column = fault.source.position(fault.span.end)
-        where = f"file={_property(fault.source.name)},line={line},col={column}"
+        where = f"file={_escaped(fault.source.name, ':,')},line={line},col={column}"
         where += f",endLine={end_line},endColumn={end_column},"
     message = fault.message + (f" ({fault.help})" if fault.help else "")
-    return f"::{fault.severity} {where}title={fault.code}::{_command(message)}"
+    return f"::{fault.severity} {where}title={fault.code}::{_escaped(message)}"
 
 
-def _command(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _property(text: str) -> str:
-    return _command(text).replace(":", "%3A").replace(",", "%2C")
+def _escaped(text: str, more: str = "") -> str:
+    return text.translate({ord(c): f"%{ord(c):02X}" for c in "%\r\n" + more})

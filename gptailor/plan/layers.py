@@ -4,14 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gptailor.plan.faults import Place
-from gptailor.plan.plan import (
-    LayerOf,
-    Part,
-    Plan,
-    Recipe,
-    Take,
-    Value,
-)
+from gptailor.plan.plan import LayerOf, Part, Plan, Recipe, Take, Value
 from gptailor.plan.registry import BRIDGE_RIDGE, BRIDGE_TOKENS
 
 PARTS: tuple[Part, ...] = ("attn", "mlp")

@@ -69,6 +69,8 @@ def _density(default: float) -> Parameter:
     return Parameter("density", default, low=0.0, high=1.0, open_low=True)
 
 
+_SCALE = Parameter("scale", 1.0)
+
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
@@ -93,27 +95,19 @@ METHODS: dict[str, Method] = {
         Method(
             "ties",
             "θ_b + scale · the mean of the trimmed task vectors that agree with the elected sign",
-            (_density(0.5), Parameter("scale", 1.0)),
+            (_density(0.5), _SCALE),
             needs_base=True,
         ),
         Method(
             "dare",
             "θ_b + scale · Σ of the task vectors, dropped at random and rescaled by 1/density",
-            (
-                _density(0.5),
-                Parameter("scale", 1.0),
-                Parameter("seed", 0, low=0, high=2**53, integer=True),
-            ),
+            (_density(0.5), _SCALE, Parameter("seed", 0, low=0, high=2**53, integer=True)),
             needs_base=True,
         ),
         Method(
             "breadcrumbs",
             "θ_b + scale · Σ of the task vectors without their largest and smallest entries",
-            (
-                _density(0.9),
-                Parameter("gamma", 0.01, low=0.0, high=1.0),
-                Parameter("scale", 1.0),
-            ),
+            (_density(0.9), Parameter("gamma", 0.01, low=0.0, high=1.0), _SCALE),
             needs_base=True,
         ),
         Method(
@@ -150,6 +144,7 @@ class ObjectiveSpec:
 
 
 _FILE = Argument("file", "path", required=True)
+_TASK = Argument("task", "text", required=True)
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     spec.name: spec
@@ -160,11 +155,7 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         ObjectiveSpec("multiple_choice", "maximize", (_FILE, Argument("metric", "text"))),
         ObjectiveSpec("margin", "maximize", (_FILE,)),
         ObjectiveSpec("generate", "maximize", (_FILE,)),
-        ObjectiveSpec(
-            "lm_eval",
-            None,
-            (Argument("task", "text", required=True), Argument("metric", "text")),
-        ),
+        ObjectiveSpec("lm_eval", None, (_TASK, Argument("metric", "text"))),
     )
 }
 

@@ -8,31 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, final
 
+from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
-from gptailor.plan.plan import (
-    REST,
-    Bridge,
-    By,
-    Drop,
-    DropAny,
-    Interval,
-    Item,
-    Layer,
-    LayerOf,
-    Merge,
-    MethodCall,
-    OneOfMethods,
-    OneOfModels,
-    OneOfNumbers,
-    Open,
-    Plan,
-    Recipe,
-    Scale,
-    Subset,
-    Take,
-    Value,
-    built,
-)
 
 Role = Literal[
     "drop", "otherwise", "scaled", "bridged", "item", "member", "take", "source", "method",
@@ -63,7 +40,9 @@ SEVERAL = -1
 Given: TypeAlias = tuple[Place, int]
 """A choice that another depends on, and what it is there: an option, a member, or SEVERAL."""
 
-Choice: TypeAlias = DropAny | Subset | OneOfModels | OneOfMethods | OneOfNumbers | Interval
+Choice: TypeAlias = (
+    p.DropAny | p.Subset | p.OneOfModels | p.OneOfMethods | p.OneOfNumbers | p.Interval
+)
 """What leaves something open, besides a `maybe`."""
 
 
@@ -78,7 +57,7 @@ class Site:
     """
 
     place: Place
-    value: Choice | Value | By | str | bool
+    value: Choice | p.Value | p.By | str | bool
     subject: Subject
     entry: Place = ()
     when: tuple[Given, ...] = ()
@@ -92,9 +71,9 @@ class Site:
 # --------------------------------------------------------------------------------------- the sites
 
 
-def sites(plan: Plan) -> Iterator[Site]:
+def sites(plan: p.Plan) -> Iterator[Site]:
     """All that a plan says and may leave open, in the order of a space's genes."""
-    for where in REST:
+    for where in p.REST:
         if (recipe := plan.rest(where)) is not None:
             yield from recipe_sites(recipe, (where,))
     for g, choice in enumerate(plan.drop_any):
@@ -103,9 +82,9 @@ def sites(plan: Plan) -> Iterator[Site]:
         yield from entry_sites(entry, at)
 
 
-def entries(plan: Plan) -> Iterator[tuple[Place, Open]]:
+def entries(plan: p.Plan) -> Iterator[tuple[Place, p.Open]]:
     """All that `maybe` and `tied` may stand before, and its place."""
-    listed: tuple[tuple[Place, tuple[Open, ...]], ...] = (
+    listed: tuple[tuple[Place, tuple[p.Open, ...]], ...] = (
         (("drops",), plan.drops),
         (("layers",), plan.layers),
         (("stack", "items"), plan.stack.items if plan.stack else ()),
@@ -116,77 +95,77 @@ def entries(plan: Plan) -> Iterator[tuple[Place, Open]]:
         yield from (((*name, i), entry) for i, entry in enumerate(found))
 
 
-def tied_entries(plan: Plan) -> list[tuple[Place, Open]]:
+def tied_entries(plan: p.Plan) -> list[tuple[Place, p.Open]]:
     """The entries of tied groups and their places, layers before drops, items last."""
     order = ("layers", "drops", "scales", "stack")
     tied = [one for one in entries(plan) if one[1].tied is not None and one[0][0] in order]
     return sorted(tied, key=lambda one: order.index(str(one[0][0])))
 
 
-_MAYBE: dict[type[Open], Role] = {
-    Drop: "drop",
-    Layer: "otherwise",
-    Scale: "scaled",
-    Bridge: "bridged",
-    Item: "item",
+_MAYBE: dict[type[p.Open], Role] = {
+    p.Drop: "drop",
+    p.Layer: "otherwise",
+    p.Scale: "scaled",
+    p.Bridge: "bridged",
+    p.Item: "item",
 }
 _NUMBERS: tuple[Role, ...] = ("factor", "tokens", "ridge")
 
 
-def entry_sites(entry: Open, at: Place) -> Iterator[Site]:
+def entry_sites(entry: p.Open, at: Place) -> Iterator[Site]:
     """What one entry says: its recipe, whether it is there at all, its own numbers."""
-    if isinstance(entry, Layer | Item):
+    if isinstance(entry, p.Layer | p.Item):
         yield from recipe_sites(entry.recipe, (*at, "recipe"), at)
-    part = entry.part or "" if isinstance(entry, Layer) else ""
+    part = entry.part or "" if isinstance(entry, p.Layer) else ""
     yield Site((*at, "maybe"), entry.maybe, Subject(_MAYBE[type(entry)], part=part), at)
     for name in _NUMBERS:
         if (value := getattr(entry, name, None)) is not None:
             yield Site((*at, name), value, Subject(name), at)
 
 
-def recipe_sites(recipe: Recipe, at: Place = (), entry: Place = ()) -> Iterator[Site]:
+def recipe_sites(recipe: p.Recipe, at: Place = (), entry: Place = ()) -> Iterator[Site]:
     """What one recipe says."""
     given: tuple[Given, ...] = ()
-    if isinstance(recipe, Subset):
+    if isinstance(recipe, p.Subset):
         given = ((at, SEVERAL),)
         yield Site(at, recipe, Subject("member"), entry)
     else:
         for place, source in sources(recipe):
-            k = 0 if isinstance(recipe, Take) else int(place[-1]) + 1
+            k = 0 if isinstance(recipe, p.Take) else int(place[-1]) + 1
             subject = Subject("source" if k else "take", number=k)
             yield Site((*at, *place, "model"), source.model, subject, entry)
-    if isinstance(recipe, Merge) and recipe.share is not None:
+    if isinstance(recipe, p.Merge) and recipe.share is not None:
         yield Site((*at, "share"), recipe.share, Subject("share"), entry)
     by = (*at, "by")
-    if not isinstance(recipe, Take) and isinstance(recipe.by, OneOfMethods):
+    if not isinstance(recipe, p.Take) and isinstance(recipe.by, p.OneOfMethods):
         yield Site(by, recipe.by, Subject("method"), entry, given)
     for inner, call in calls(recipe):
         option = ((by, int(inner[-1])),) if len(inner) > 1 else ()
         for argument, name, value in call_values(call):
             k = int(argument[-1]) + 1 if _is_one_of_several(call, argument) else 0
-            member = ((at, k - 1),) if k and isinstance(recipe, Subset) else ()
+            member = ((at, k - 1),) if k and isinstance(recipe, p.Subset) else ()
             subject = Subject("argument", method=call.name, parameter=name, number=k)
             place = (*at, *inner, *argument)
             yield Site(place, value, subject, entry, (*given, *option, *member))
 
 
-def _is_one_of_several(call: MethodCall, argument: Place) -> bool:
+def _is_one_of_several(call: p.MethodCall, argument: Place) -> bool:
     given = call.arguments[str(argument[1])]
     return isinstance(given, tuple) and len(given) > 1
 
 
-def choices(recipe: Recipe) -> int:
+def choices(recipe: p.Recipe) -> int:
     """How many choices a recipe leaves open."""
     return sum(site.open for site in recipe_sites(recipe))
 
 
-def open_choices(plan: Plan) -> int:
+def open_choices(plan: p.Plan) -> int:
     """How many choices a plan leaves open; a tied statement's count once."""
     shared = shared_place(plan)
     return len({shared(site.place) for site in sites(plan) if site.open})
 
 
-def shared_place(plan: Plan) -> Callable[[Place], Place]:
+def shared_place(plan: p.Plan) -> Callable[[Place], Place]:
     """From a choice's place to the one place that tells it apart: in the first entry tied to it."""
     first: dict[tuple[Place, int], Place] = {}
     moved: dict[Place, Place] = {}
@@ -204,36 +183,36 @@ def shared_place(plan: Plan) -> Callable[[Place], Place]:
 # ------------------------------------------------------------------------------------- the recipes
 
 
-def recipes(plan: Plan) -> Iterator[tuple[Place, Recipe]]:
+def recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
     """Every recipe of a plan and its place."""
-    for where in REST:
+    for where in p.REST:
         if (recipe := plan.rest(where)) is not None:
             yield (where,), recipe
     yield from layer_recipes(plan)
 
 
-def layer_recipes(plan: Plan) -> Iterator[tuple[Place, Recipe]]:
+def layer_recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
     """Every recipe of a layer and its place."""
     for at, entry in entries(plan):
-        if isinstance(entry, Layer | Item):
+        if isinstance(entry, p.Layer | p.Item):
             yield (*at, "recipe"), entry.recipe
 
 
-def sources(recipe: Recipe) -> Iterator[tuple[Place, LayerOf]]:
+def sources(recipe: p.Recipe) -> Iterator[tuple[Place, p.LayerOf]]:
     """The layers that a recipe reads, a choice of models in one, and a subset's members."""
-    if isinstance(recipe, Take):
+    if isinstance(recipe, p.Take):
         yield ("take",), recipe.take
-    elif isinstance(recipe, Merge):
+    elif isinstance(recipe, p.Merge):
         yield from ((("merge", k), source) for k, source in enumerate(recipe.merge))
     else:
         for k, name in enumerate(recipe.any_of):
-            yield ("any_of", k), built(LayerOf, model=name, layer=recipe.layer)
+            yield ("any_of", k), p.built(p.LayerOf, model=name, layer=recipe.layer)
 
 
-def named_models(recipe: Recipe) -> Iterator[tuple[Place, str, int | None]]:
+def named_models(recipe: p.Recipe) -> Iterator[tuple[Place, str, int | None]]:
     """Each model that a recipe names: its place in the recipe, its name, the layer taken."""
     for at, source in sources(recipe):
-        if isinstance(source.model, OneOfModels):
+        if isinstance(source.model, p.OneOfModels):
             for i, name in enumerate(source.model.one_of):
                 yield (*at, "model", "one_of", i), name, source.layer
         else:
@@ -241,17 +220,17 @@ def named_models(recipe: Recipe) -> Iterator[tuple[Place, str, int | None]]:
             yield place, source.model, source.layer
 
 
-def calls(recipe: Recipe) -> Iterator[tuple[Place, MethodCall]]:
+def calls(recipe: p.Recipe) -> Iterator[tuple[Place, p.MethodCall]]:
     """Each method that a recipe may use."""
-    by = None if isinstance(recipe, Take) else recipe.by
-    if isinstance(by, MethodCall):
+    by = None if isinstance(recipe, p.Take) else recipe.by
+    if isinstance(by, p.MethodCall):
         yield ("by",), by
-    elif isinstance(by, OneOfMethods):
+    elif isinstance(by, p.OneOfMethods):
         for i, call in enumerate(by.one_of):
             yield ("by", "one_of", i), call
 
 
-def call_values(call: MethodCall) -> Iterator[tuple[Place, str, Value]]:
+def call_values(call: p.MethodCall) -> Iterator[tuple[Place, str, p.Value]]:
     """Each number of a method: its place, its parameter's name, the number."""
     for name, value in call.arguments.items():
         if isinstance(value, tuple):
@@ -261,15 +240,16 @@ def call_values(call: MethodCall) -> Iterator[tuple[Place, str, Value]]:
             yield ("arguments", name), name, value
 
 
-def values(plan: Plan) -> Iterator[tuple[Place, Value]]:
+def values(plan: p.Plan) -> Iterator[tuple[Place, p.Value]]:
     """Every number of a plan that may be a choice."""
+    roles = ("argument", "share", *_NUMBERS)
     for site in sites(plan):
-        if isinstance(site.value, Value) and site.subject.role in ("argument", "share", *_NUMBERS):
+        if isinstance(site.value, p.Value) and site.subject.role in roles:
             yield site.place, site.value
 
 
-def numbers(value: Value) -> tuple[int | float, ...]:
+def numbers(value: p.Value) -> tuple[int | float, ...]:
     """The numbers that bound a value: itself, its ends, its options."""
-    if isinstance(value, Interval):
+    if isinstance(value, p.Interval):
         return value.interval
-    return value.one_of if isinstance(value, OneOfNumbers) else (value,)
+    return value.one_of if isinstance(value, p.OneOfNumbers) else (value,)
