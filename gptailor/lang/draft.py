@@ -23,11 +23,11 @@ _PLACES: Mapping[str, Place] = {"limit": ("stack", "limit")} | {
 """Where in a plan stands what can be said once, if not under its own name."""
 
 _LISTS: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {
-    "layers": (("layers",), p.layer_order),
-    "drops": (("drops",), p.position_order),
-    "drop_any": (("drop_any",), p.drop_any_order),
-    "scales": (("scales",), p.position_order),
-    "bridges": (("bridges",), p.bridge_order),
+    "layers": (("layers",), p.normal_order),
+    "drops": (("drops",), p.normal_order),
+    "drop_any": (("drop_any",), p.normal_order),
+    "scales": (("scales",), p.normal_order),
+    "bridges": (("bridges",), p.normal_order),
     "items": (("stack", "items"), None),
     "objectives": (("search", "objectives"), None),
 }

@@ -314,7 +314,7 @@ def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
         if (recipe := plan.rest(where)) is not None:
             yield _Line("output", (i, where), rest_words(where, recipe))
     for group in joined(plan.layers):
-        yield _Line("layers", p.layer_order(group[0]), mark_words(group[0]) + layer_words(group))
+        yield _Line("layers", p.normal_order(group[0]), mark_words(group[0]) + layer_words(group))
     yield from _change_lines(plan, joined)
     yield from _inner_lines(plan, joined)
 
@@ -334,7 +334,7 @@ def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
         yield _Line("changes", (2, group[0].position), mark_words(group[0]) + words)
     for bridge in plan.bridges:
         words = mark_words(bridge) + bridge_words(bridge)
-        yield _Line("changes", (3, p.bridge_order(bridge)), words)
+        yield _Line("changes", (3, p.normal_order(bridge)), words)
 
 
 def _inner_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:

@@ -55,7 +55,10 @@ def slots(plan: Plan, count: int) -> list[Slot]:
     for i, layer in enumerate(plan.layers):
         made = Made(layer.recipe, ("layers", i), layer.maybe)
         decided.setdefault(layer.position, {}).setdefault(layer.part, made)
-    drops = _drops(plan)
+    drops: dict[int, Literal["no", "yes", "maybe"]] = {}
+    for choice in plan.drop_any:
+        drops |= dict.fromkeys(choice.among, "maybe")
+    drops |= {drop.position: "maybe" if drop.maybe else "yes" for drop in plan.drops}
     scales = {scale.position: scale.factor for scale in plan.scales}
     found = []
     divisor = 1.0
@@ -121,15 +124,6 @@ def gaps(plan: Plan, count: int) -> list[Gap]:
 def bridge_over(plan: Plan, after: int | None) -> int | None:
     """The number of the bridge that is for the gap after a position, should there be one."""
     return next((i for i, b in enumerate(plan.bridges) if b.after in (None, after)), None)
-
-
-def _drops(plan: Plan) -> dict[int, Literal["no", "yes", "maybe"]]:
-    drops: dict[int, Literal["no", "yes", "maybe"]] = {}
-    for choice in plan.drop_any:
-        drops |= dict.fromkeys(choice.among, "maybe")
-    for drop in plan.drops:
-        drops[drop.position] = "maybe" if drop.maybe else "yes"
-    return drops
 
 
 def _filled(made: dict[Part | None, Made], position: int) -> dict[Part | None, Made]:

@@ -237,24 +237,13 @@ REST = ("embed", "norm", "head", "tokenizer")
 Entry = TypeVar("Entry", bound=Open)
 
 
-def layer_order(entry: Layer) -> tuple[int, str]:
-    """The normal order of layers: by position, the whole before its parts."""
-    return entry.position, entry.part or ""
-
-
-def position_order(entry: Drop | Scale) -> int:
-    """The normal order of drops and scales."""
-    return entry.position
-
-
-def bridge_order(entry: Bridge) -> int:
-    """The normal order of bridges: the one for every gap first."""
-    return -1 if entry.after is None else entry.after
-
-
-def drop_any_order(entry: DropAny) -> tuple[tuple[int, ...], int]:
-    """The normal order of drops by choice."""
-    return entry.among, entry.count
+def normal_order(entry: Layer | Drop | DropAny | Scale | Bridge) -> tuple[Any, ...]:
+    """What a list is sorted by: positions, the whole before its parts, every gap before one."""
+    if isinstance(entry, DropAny):
+        return entry.among, entry.count
+    if isinstance(entry, Bridge):
+        return (-1 if entry.after is None else entry.after,)
+    return entry.position, (entry.part or "" if isinstance(entry, Layer) else "")
 
 
 def retied(entries: Iterable[Entry]) -> tuple[Entry, ...]:
@@ -264,11 +253,8 @@ def retied(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     for entry in entries:
         if entry.tied is not None:
             numbers.setdefault(entry.tied, len(numbers))
-    if all(old == new for old, new in numbers.items()):
-        return entries
-    return tuple(
-        e if e.tied is None else e.model_copy(update={"tied": numbers[e.tied]}) for e in entries
-    )
+    moved = {old: {"tied": new} for old, new in numbers.items() if old != new}
+    return tuple(e.model_copy(update=moved[e.tied]) if e.tied in moved else e for e in entries)
 
 
 class Plan(Closed):
@@ -300,13 +286,12 @@ class Plan(Closed):
     @field_validator("layers", "drops", "scales", "bridges", mode="after")
     @classmethod
     def _sort(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
-        orders: dict[type, Any] = {Layer: layer_order, Bridge: bridge_order}
-        return retied(sorted(value, key=lambda e: orders.get(type(e), position_order)(e)))
+        return retied(sorted(value, key=normal_order))
 
     @field_validator("drop_any", mode="after")
     @classmethod
     def _sort_drop_any(cls, value: tuple[DropAny, ...]) -> tuple[DropAny, ...]:
-        return tuple(sorted(value, key=drop_any_order))
+        return tuple(sorted(value, key=normal_order))
 
     @property
     def origin(self) -> Origin | None:
