@@ -37,28 +37,26 @@ def _unsaid_of_rest(where: str, recipe: Merge) -> str:
     return ""
 
 
-def every_text_can_be_said(plan: Plan) -> Iterator[Fault]:
-    """A text in quotes holds no quotes and no line ends."""
-    texts: list[tuple[Place, str]] = []
-    texts += [(("bridges", i, "on"), bridge.on) for i, bridge in enumerate(plan.bridges)]
+def _objective_arguments(plan: Plan) -> Iterator[tuple[Place, int | float | str]]:
     for i, objective in enumerate(plan.search.objectives if plan.search else ()):
         at = ("search", "objectives", i, "arguments")
-        texts += [((*at, n), v) for n, v in objective.arguments.items() if isinstance(v, str)]
-    for place, text in texts:
-        if any(c in '"\r\n' for c in text):
+        yield from (((*at, name), value) for name, value in objective.arguments.items())
+
+
+def every_text_can_be_said(plan: Plan) -> Iterator[Fault]:
+    """A text in quotes holds no quotes and no line ends."""
+    on = ((("bridges", i, "on"), bridge.on) for i, bridge in enumerate(plan.bridges))
+    for place, text in (*on, *_objective_arguments(plan)):
+        if isinstance(text, str) and any(c in '"\r\n' for c in text):
             yield Fault("P219", "a text holds no quotes and no line ends", place)
 
 
 def every_number_is_finite(plan: Plan) -> Iterator[Fault]:
     """A number is one that a float can hold."""
-    found = [(at, number) for at, value in values(plan) for number in numbers(value)]
-    for i, objective in enumerate(plan.search.objectives if plan.search else ()):
-        at = ("search", "objectives", i, "arguments")
-        given = objective.arguments.items()
-        found += [((*at, name), v) for name, v in given if not isinstance(v, str)]
-    for place, number in found:
+    found = ((at, number) for at, value in values(plan) for number in numbers(value))
+    for place, number in (*found, *_objective_arguments(plan)):
         try:
-            float(number)
+            float(number if not isinstance(number, str) else 0)
         except OverflowError:
             yield Fault("P306", "the number is too large for a float", place)
 

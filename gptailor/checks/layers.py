@@ -1,6 +1,7 @@
 """Rules of layers' tensors: names, shapes, kinds, dtypes; quantised ones are moved only."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import product
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import fold_scale, is_constant, joined_entry
@@ -35,13 +36,16 @@ def scales_can_be_folded(checked: Checked) -> Iterator[Fault]:
 def layers_fit(checked: Checked) -> Iterator[Fault]:
     """What stands at a place has the tensors and shapes that the base has there."""
     reported: set[tuple[str, str]] = set()
-    for slot in outline.slots(checked.plan, checked.count):
-        for part in outline.PARTS:
-            for use in uses(checked, slot, part):
-                fault = _misfit(checked, slot, use)
-                if fault is not None and (use.model.name, fault.code) not in reported:
-                    reported.add((use.model.name, fault.code))
-                    yield fault
+    for slot, use in _all_uses(checked):
+        fault = _misfit(checked, slot, use)
+        if fault is not None and (use.model.name, fault.code) not in reported:
+            reported.add((use.model.name, fault.code))
+            yield fault
+
+
+def _all_uses(checked: Checked) -> Iterator[tuple[outline.Slot, Use]]:
+    for slot, part in product(outline.slots(checked.plan, checked.count), outline.PARTS):
+        yield from ((slot, use) for use in uses(checked, slot, part))
 
 
 def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
@@ -52,10 +56,10 @@ def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
     theirs = _weights(use.model.part(use.layer, use.part))
     ours = _weights(checked.base.part(reference, use.part))
     who = f"L{use.layer} of '{use.model.name}'"
-    if missing := sorted(ours.keys() - theirs.keys()):
-        return Fault("M209", f"{who} has no tensor '{missing[0]}', which the base has", use.at)
-    if extra := sorted(theirs.keys() - ours.keys()):
-        return Fault("M209", f"{who} has a tensor '{extra[0]}', which the base has not", use.at)
+    if missing := ours.keys() - theirs.keys():
+        return Fault("M209", f"{who} has no tensor '{min(missing)}', which the base has", use.at)
+    if extra := theirs.keys() - ours.keys():
+        return Fault("M209", f"{who} has a tensor '{min(extra)}', which the base has not", use.at)
     wrong = [n for n in ours if ours[n].spec.shape != theirs[n].spec.shape]
     if not wrong:
         return None
@@ -82,36 +86,30 @@ def _reference(checked: Checked, slot: outline.Slot, use: Use) -> int | None:
 
 def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
     """The layers of a merge compute in the same way, though their places differ."""
-    for slot in outline.slots(checked.plan, checked.count):
-        for part in outline.PARTS:
-            found = list(uses(checked, slot, part))
-            entries = [use.model.entries[use.layer] for use in found]
-            kinds = [joined_entry(checked.base.layout, e, e) for e in entries]
-            for use, kind in zip(found, kinds, strict=True):
-                if kind != kinds[0]:
-                    key = next(k for k in kind if kind[k] != kinds[0].get(k))
-                    first = found[0]
-                    message = (
-                        f"L{use.layer} of '{use.model.name}' has {key} {kind[key]}, and "
-                        f"L{first.layer} of '{first.model.name}' {kinds[0].get(key)}"
-                    )
-                    yield Fault("M218", message, use.at, "they can't be merged")
-                    return
+    for slot, part in product(outline.slots(checked.plan, checked.count), outline.PARTS):
+        found = list(uses(checked, slot, part))
+        entries = [use.model.entries[use.layer] for use in found]
+        kinds = [joined_entry(checked.base.layout, e, e) for e in entries]
+        for use, kind in zip(found, kinds, strict=True):
+            if kind != kinds[0]:
+                key = next(k for k in kind if kind[k] != kinds[0].get(k))
+                message = (
+                    f"L{use.layer} of '{use.model.name}' has {key} {kind[key]}, and "
+                    f"L{found[0].layer} of '{found[0].model.name}' {kinds[0].get(key)}"
+                )
+                yield Fault("M218", message, use.at, "they can't be merged")
+                return
 
 
 def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
     """A merge, a cast or a scale takes floating-point tensors."""
-    for slot in outline.slots(checked.plan, checked.count):
-        for part in outline.PARTS:
-            if not merges(slot.part(part).recipe):
-                continue
-            for use in uses(checked, slot, part):
-                for rest, tensor in use.model.part(use.layer, part).items():
-                    if tensor.spec.dtype not in FLOATS and not is_constant(rest):
-                        dtype = tensor.spec.dtype
-                        message = f"'{tensor.spec.name}' is {dtype}, and can't be merged"
-                        yield Fault("M215", message, use.at)
-                        return
+    for slot, use in _all_uses(checked):
+        merged = merges(slot.part(use.part).recipe)
+        for tensor in _weights(use.model.part(use.layer, use.part)).values() if merged else ():
+            if (dtype := tensor.spec.dtype) not in FLOATS:
+                message = f"'{tensor.spec.name}' is {dtype}, and can't be merged"
+                yield Fault("M215", message, use.at)
+                return
 
 
 def the_configuration_can_follow(checked: Checked) -> Iterator[Fault]:
@@ -187,12 +185,10 @@ def _cast(checked: Checked, model: Opened) -> Place | None:
         for part in outline.PARTS
         for rest, tensor in base.part(layer, part).items()
     }
-    for slot in outline.slots(checked.plan, checked.count):
-        for part in outline.PARTS:
-            for use in uses(checked, slot, part):
-                theirs = model.part(use.layer, part) if use.model is model else {}
-                if any(ours.get(rest, t.spec.dtype) != t.spec.dtype for rest, t in theirs.items()):
-                    return use.at
+    for _, use in _all_uses(checked):
+        theirs = model.part(use.layer, use.part) if use.model is model else {}
+        if any(ours.get(rest, t.spec.dtype) != t.spec.dtype for rest, t in theirs.items()):
+            return use.at
     return None
 
 

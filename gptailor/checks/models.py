@@ -152,12 +152,11 @@ def _rest_misfit(checked: Checked, where: str, at: Place, model: Opened) -> Iter
     if theirs.keys() != ours.keys():
         yield Fault("M209", f"the {where} of '{model.name}' has not the base's tensors", at)
         return
+    who = f"the {where} of '{model.name}'"
     for i, tensor in ours.items():
         a, b = theirs[i].spec.shape, tensor.spec.shape
-        if a == b or (has_rows(where, i) and a[1:] == b[1:]):
-            continue
-        message = f"the {where} of '{model.name}' has the shape {list(a)}, and the base's {list(b)}"
-        yield Fault("M208", message, at)
+        if a != b and not (has_rows(where, i) and a[1:] == b[1:]):
+            yield Fault("M208", f"{who} has the shape {list(a)}, and the base's {list(b)}", at)
 
 
 def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
@@ -248,16 +247,9 @@ def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[F
         help_ = f"'tokenizer from {name}' brings them"
         yield Fault("M306", message, at, help_, severity="warning")
     elif how == "other":
-        moved = [
-            token
-            for token in theirs.ids
-            if ours.ids.get(token, theirs.ids[token]) != theirs.ids[token]
-        ]
-        why = (
-            f"{_counted(moved)} with other numbers: {_shown(moved)}"
-            if moved
-            else f"{_counted(more)} that it lacks: {_shown(more)}"
-        )
+        moved = [token for token, n in theirs.ids.items() if ours.ids.get(token, n) != n]
+        why = f"{_counted(more)} that it lacks: {_shown(more)}"
+        why = f"{_counted(moved)} with other numbers: {_shown(moved)}" if moved else why
         message = f"'{name}' has another vocabulary than the output's tokenizer, with {why}"
         help_ = "its layers were trained on other tokens"
         yield Fault("M307", message, at, help_, severity="warning")

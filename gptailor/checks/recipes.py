@@ -8,21 +8,22 @@ from gptailor.plan.faults import Fault, Place, listed, nearest
 from gptailor.plan.registry import METHODS, Method, Parameter
 
 
-def _known_calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall, Method]]:
+def _calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall]]:
     for at, recipe in walk.recipes(plan):
-        for inner, call in walk.calls(recipe):
-            if call.name in METHODS:
-                yield at + inner, recipe, call, METHODS[call.name]
+        yield from ((at + inner, recipe, call) for inner, call in walk.calls(recipe))
+
+
+def _known_calls(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe, p.MethodCall, Method]]:
+    known = (one for one in _calls(plan) if one[-1].name in METHODS)
+    yield from ((*one, METHODS[one[-1].name]) for one in known)
 
 
 def every_method_is_known(plan: p.Plan) -> Iterator[Fault]:
     """Methods stand in the registry."""
-    for at, recipe in walk.recipes(plan):
-        for inner, call in walk.calls(recipe):
-            if call.name not in METHODS:
-                help_ = nearest(call.name, METHODS) or f"the methods are {listed(METHODS)}"
-                message = f"there is no method '{call.name}'"
-                yield Fault("P301", message, (*at, *inner, "name"), help_)
+    for at, _, call in _calls(plan):
+        if call.name not in METHODS:
+            help_ = nearest(call.name, METHODS) or f"the methods are {listed(METHODS)}"
+            yield Fault("P301", f"there is no method '{call.name}'", (*at, "name"), help_)
 
 
 def every_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
@@ -32,12 +33,8 @@ def every_parameter_is_known(plan: p.Plan) -> Iterator[Fault]:
         for name in call.arguments:
             if name not in names:
                 has = f"its parameters are {listed(names)}" if names else "it has none"
-                yield Fault(
-                    "P302",
-                    f"'{method.name}' has no parameter '{name}'",
-                    (*at, "arguments", name),
-                    nearest(name, names) or has,
-                )
+                message = f"'{method.name}' has no parameter '{name}'"
+                yield Fault("P302", message, (*at, "arguments", name), nearest(name, names) or has)
 
 
 def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
@@ -47,10 +44,9 @@ def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
             parameter = method.parameter(name)
             if parameter is None:
                 continue
-            for number in walk.numbers(value):
-                if message := _out_of_bounds(method, parameter, number):
-                    yield Fault("P303", message, at + inner)
-                    break
+            said = (_out_of_bounds(method, parameter, each) for each in walk.numbers(value))
+            if message := next(filter(None, said), ""):
+                yield Fault("P303", message, at + inner)
             if parameter.integer and isinstance(value, p.Interval):
                 message = f"'{name}' is a whole number, and no interval of reals"
                 yield Fault("P303", message, at + inner, "write 'one of (…)'")

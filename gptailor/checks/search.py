@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from gptailor.checks.language import LARGEST
-from gptailor.plan.faults import Also, Fault, listed, nearest
+from gptailor.plan.faults import Also, Fault, Place, listed, nearest
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
 from gptailor.plan.walk import numbers
@@ -22,25 +22,24 @@ def every_objective_is_known(plan: Plan) -> Iterator[Fault]:
             better = "smaller" if spec.direction == "minimize" else "larger"
             message = f"'{spec.name}' is better where it is {better}"
             yield Fault("P602", message, (*at, "direction"), f"write '{spec.direction}'")
-        yield from _arguments(objective, spec, i)
+        yield from _arguments(objective, spec, at)
 
 
-def _arguments(objective: Objective, spec: ObjectiveSpec, i: int) -> Iterator[Fault]:
-    at = ("search", "objectives", i)
+def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator[Fault]:
     names = [argument.name for argument in spec.arguments]
     for name, value in objective.arguments.items():
-        argument = spec.argument(name)
+        argument, help_ = spec.argument(name), ""
         if argument is None:
             help_ = nearest(name, names) or f"it takes {listed(names)}"
             message = f"'{spec.name}' takes no argument '{name}'"
-            yield Fault("P603", message, (*at, "arguments", name), help_)
         elif (argument.kind == "number") == isinstance(value, str):
             needs = {"number": "a number", "model": "a model's name"}.get(argument.kind, "a text")
             message = f"'{name}' of '{spec.name}' is {needs}"
-            yield Fault("P603", message, (*at, "arguments", name))
         elif value == "":
             message = f"'{name}' of '{spec.name}' is empty"
-            yield Fault("P603", message, (*at, "arguments", name))
+        else:
+            continue
+        yield Fault("P603", message, (*at, "arguments", name), help_)
     for argument in spec.arguments:
         if argument.required and argument.name not in objective.arguments:
             message = f"'{spec.name}' needs its {argument.name}"
@@ -49,13 +48,12 @@ def _arguments(objective: Objective, spec: ObjectiveSpec, i: int) -> Iterator[Fa
 
 def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
     """The same objective twice is one."""
-    seen: list[Objective] = []
-    for i, objective in enumerate(plan.search.objectives if plan.search else ()):
-        if objective in seen:
-            also = Also("first said here", ("search", "objectives", seen.index(objective)))
+    found = plan.search.objectives if plan.search else ()
+    for i, objective in enumerate(found):
+        if (first := found.index(objective)) < i:
+            also = Also("first said here", ("search", "objectives", first))
             message = f"the objective '{objective.name}' stands twice"
             yield Fault("P607", message, ("search", "objectives", i), also=(also,))
-        seen.append(objective)
 
 
 def the_budget_makes_sense(plan: Plan) -> Iterator[Fault]:
