@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 Place = tuple[str | int, ...]
 """Where in a `Plan`: field names and indices, as pydantic writes them."""
@@ -18,6 +18,7 @@ _SHOWN_COLUMNS = 100
 """Columns of a source line that are shown; a longer line is cut around its caret."""
 
 
+@final
 @dataclass(frozen=True)
 class Source:
     """A text and the name that it goes by in messages."""
@@ -42,6 +43,7 @@ class Source:
         return self.text[start : end if end >= 0 else len(self.text)].rstrip("\r")
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Span:
     """A stretch of a source: offsets in characters, the end not included."""
@@ -54,6 +56,7 @@ class Span:
         return Span(self.start, other.end)
 
 
+@final
 @dataclass(frozen=True)
 class Also:
     """A second place that a fault points at, and what is there."""
@@ -63,6 +66,7 @@ class Also:
     span: Span | None = None
 
 
+@final
 @dataclass(frozen=True)
 class Fault:
     """One thing that is wrong: a stable code, what is, where, and what to do."""
@@ -93,6 +97,7 @@ class PlanError(TailorError):
         super().__init__("\n\n".join(show(fault) for fault in self.faults))
 
 
+@final
 @dataclass(frozen=True)
 class Origin:
     """Where a plan was read from: its text, and the span of each of its places.
@@ -164,6 +169,7 @@ def listed(names: Iterable[str], last: str = "and") -> str:
 # --------------------------------------------------------------------------- faults over positions
 
 
+@final
 @dataclass(frozen=True)
 class Hit:
     """A rule broken at one position: the number, its place, and the place it collides with."""

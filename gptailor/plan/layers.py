@@ -1,7 +1,7 @@
 """The output's layers one by one: what each is made of, and what became of every position."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, final
 
 from gptailor.plan.faults import Place
 from gptailor.plan.plan import LayerOf, Part, Plan, Recipe, Take, Value
@@ -10,6 +10,7 @@ from gptailor.plan.registry import BRIDGE_RIDGE, BRIDGE_TOKENS
 PARTS: tuple[Part, ...] = ("attn", "mlp")
 
 
+@final
 @dataclass(frozen=True)
 class Made:
     """What a layer, or a part of one, is made of, and where the plan says so (empty: nowhere)."""
@@ -19,6 +20,7 @@ class Made:
     maybe: bool = False
 
 
+@final
 @dataclass(frozen=True)
 class Slot:
     """A position of the base, or an item of a stack, and what becomes of it.
@@ -79,6 +81,7 @@ def kept(plan: Plan, count: int) -> list[Slot]:
     return [slot for slot in slots(plan, count) if slot.dropped == "no"]
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Positions that a closed plan drops between two that stay, and the bridge over them.

@@ -5,7 +5,7 @@ are equal plans. Rules that speak to people are not here but in `gptailor.checks
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, cast
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, cast, final
 
 from pydantic import (
     BaseModel,
@@ -54,12 +54,14 @@ Position = Annotated[int, Field(ge=0, le=LARGEST_LAYER)]
 # ----------------------------------------------------------------------------------------- numbers
 
 
+@final
 class Interval(Closed):
     """A choice: any real from low to high, both included. `0.0..1.0`."""
 
     interval: Pair[int | float]
 
 
+@final
 class OneOfNumbers(Closed):
     """A choice: one of these numbers. `one of (0.3, 0.5)`."""
 
@@ -72,12 +74,14 @@ Value = Number | Interval | OneOfNumbers
 # ----------------------------------------------------------------------------------------- recipes
 
 
+@final
 class OneOfModels(Closed):
     """A choice: one of these models. `one of base, math`."""
 
     one_of: Several[str]
 
 
+@final
 class LayerOf(Closed):
     """A layer of a model, by that model's layer number; without one, the tensor that is meant."""
 
@@ -85,6 +89,7 @@ class LayerOf(Closed):
     layer: Position | None = None
 
 
+@final
 class MethodCall(Closed):
     """A merge method with its arguments by name; a variadic one holds a tuple."""
 
@@ -102,6 +107,7 @@ class MethodCall(Closed):
         return self
 
 
+@final
 class OneOfMethods(Closed):
     """A choice: one of these methods, each with its own choices."""
 
@@ -111,12 +117,14 @@ class OneOfMethods(Closed):
 By = MethodCall | OneOfMethods
 
 
+@final
 class Take(Closed):
     """A layer as it is in its model."""
 
     take: LayerOf
 
 
+@final
 class Merge(Closed):
     """Layers of several models merged: by a method, or by the second one's share."""
 
@@ -125,6 +133,7 @@ class Merge(Closed):
     by: By | None = None
 
 
+@final
 class Subset(Closed):
     """A choice: any subset of the models. None is the base's own, more than one are merged."""
 
@@ -146,6 +155,7 @@ class Open(Closed):
     """Entries with one number share their choices. Numbered from 0 in the plan's order."""
 
 
+@final
 class Layer(Open):
     """What a position, or a part of it, is made of."""
 
@@ -154,12 +164,14 @@ class Layer(Open):
     recipe: Recipe
 
 
+@final
 class Drop(Open):
     """A position that leaves the model."""
 
     position: Position
 
 
+@final
 class DropAny(Closed):
     """A choice: exactly `count` of these positions leave the model."""
 
@@ -172,6 +184,7 @@ class DropAny(Closed):
         return tuple(sorted(value))
 
 
+@final
 class Scale(Open):
     """The hidden state after this position is multiplied by a number."""
 
@@ -179,6 +192,7 @@ class Scale(Open):
     factor: Value
 
 
+@final
 class Bridge(Open):
     """Gaps that are closed by a fit on calibration text; `after` None: every gap."""
 
@@ -188,12 +202,14 @@ class Bridge(Open):
     ridge: Value | None = None
 
 
+@final
 class Item(Open):
     """One layer of a stack."""
 
     recipe: Recipe
 
 
+@final
 class Stack(Closed):
     """The output's layers in order; above `limit` the last `maybe` items go first."""
 
@@ -206,6 +222,7 @@ class Stack(Closed):
         return retied(value)
 
 
+@final
 class Objective(Closed):
     """What a search wants: a measure, a direction, the measure's arguments by name."""
 
@@ -214,6 +231,7 @@ class Objective(Closed):
     arguments: dict[str, int | float | str] = {}
 
 
+@final
 class Search(Closed):
     """Objectives and budget of a search."""
 
@@ -223,6 +241,7 @@ class Search(Closed):
     seed: int | None = None
 
 
+@final
 class Model(Closed):
     """A checkpoint: a local folder or a Hub id; or an adapter `on` another model of the plan."""
 
@@ -257,6 +276,7 @@ def retied(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return tuple(e.model_copy(update=moved[e.tied]) if e.tied in moved else e for e in entries)
 
 
+@final
 class Plan(Closed):
     """The declared output model. Equal plans say the same, wherever they were read from.
 

@@ -5,9 +5,10 @@ the checks, the docs and the contract tests read this table.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, final
 
 
+@final
 @dataclass(frozen=True)
 class Parameter:
     """A parameter of a method: an ASCII name, bounds (closed unless said), a default."""
@@ -38,6 +39,7 @@ def _short(value: int | float) -> str:
     return f"{value:g}".replace("inf", "∞")
 
 
+@final
 @dataclass(frozen=True)
 class Method:
     """A merge method: what it is called and how many sources it takes. θ_b is the base's tensor."""
@@ -121,6 +123,7 @@ METHODS: dict[str, Method] = {
 }
 
 
+@final
 @dataclass(frozen=True)
 class Argument:
     """An argument of an objective: its name, its kind, whether it must be given."""
@@ -130,6 +133,7 @@ class Argument:
     required: bool = False
 
 
+@final
 @dataclass(frozen=True)
 class ObjectiveSpec:
     """An objective: the direction that is better, and the arguments that it takes in order."""
