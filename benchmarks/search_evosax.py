@@ -21,7 +21,14 @@ from gptailor.search.space.genome import Genome
 from gptailor.search.space.table import Table, canonical, exact
 from gptailor.search.strategies.distribution import highest
 from gptailor.search.strategies.hash_random import Key
-from gptailor.search.strategies.strategy import Archive, State, Strategy, fingerprints, genes
+from gptailor.search.strategies.strategy import (
+    Archive,
+    Proposal,
+    State,
+    Strategy,
+    fingerprints,
+    genes,
+)
 
 ALGORITHMS = {"evosax CMA-ES": "CMA_ES", "evosax GA": "SimpleGA"}
 WIDTH = 0.3
@@ -79,9 +86,7 @@ class Relaxed(Strategy):
             inner = algorithm.init(key, asked[0], settings)
         return Own(inner, asked, jnp.zeros(self.population, jnp.uint32), jnp.asarray(jnp.inf))
 
-    def _ask(
-        self, table: Table, state: State, key: Key, weights: Float[Array, " m"]
-    ) -> tuple[Genome, Float[Array, " n"], Own]:
+    def _ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
         """What the algorithm asks for."""
         algorithm = self._algorithm(table)
         asked, inner = algorithm.ask(key, state.own.inner, self._settings(algorithm))
@@ -90,17 +95,9 @@ class Relaxed(Strategy):
         own = Own(inner, asked, fingerprints(genes(population)), state.own.best)
         return population, jnp.ones(self.population), own
 
-    def _tell(
-        self,
-        table: Table,
-        state: State,
-        archive: Archive,
-        population: Genome,
-        values: Float[Array, "n m"],
-        fidelity: Float[Array, " n"],
-    ) -> Own:
+    def _tell(self, table: Table, state: State, archive: Archive, new: Archive) -> Own:
         """To the algorithm if it is what was asked for."""
-        total = jnp.sum(values, axis=-1)
+        population, total = new.genomes, jnp.sum(new.values, axis=-1)
         total = jnp.where(jnp.isfinite(total), total, FAILED)
         best = jnp.argmin(total)
         better = total[best] < state.own.best

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import torch
 
@@ -15,15 +15,14 @@ from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.plan import Plan
-from gptailor.search.compositions import wholes
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import Study
-from gptailor.search.run.trials import Aim, Trial, read_outcomes
+from gptailor.search.run.trials import Trial, json_numbers, read_outcomes
 from gptailor.search.run.workers import BASE, Alone, Workers
 from gptailor.search.settings import Resources, Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
-from gptailor.search.starts import Starts, greedy_removal
+from gptailor.search.starts import Starts, greedy_removal, wholes
 
 _GLANCE = 32
 """Samples that block influence is measured on where a search has no cheaper fidelity, at most."""
@@ -86,13 +85,9 @@ def workers_of(
     except ImportError as error:
         raise TailorError("--ray needs the package ray: pip install 'gptailor[ray]'") from error
     on_progress("beginning workers")
-    make = partial(judge_of, movable(trials.plan), chosen.movable(), where)
+    anywhere = replace(chosen, folder=chosen.folder.absolute())
+    make = partial(judge_of, movable(trials.plan), anywhere, where)
     return RayWorkers(make, where.ray, where.workers, gpus=where.device != "cpu")
-
-
-def aims_of(trials: Trials) -> tuple[Aim, ...]:
-    """The objectives as a search has them."""
-    return tuple(Aim(*one) for one in trials.objectives)  # type: ignore[arg-type] # as literals
 
 
 # ------------------------------------------------------------------------- before the first trial
@@ -130,9 +125,9 @@ def starts_of(
 
 
 def losses(trials: Trials, plans: Sequence[Plan], samples: int) -> list[float]:
-    """The mean over the objectives of what plans lose, each relative to the least loss; NaN: none.
+    """The mean over the objectives of what plans lose, each relative to its mean magnitude.
 
-    Only for comparing these plans with each other.
+    NaN is a failure. Only for comparing these plans with each other.
     """
     rows = [[math.nan] * len(trials.objectives) for _ in plans]
     for index, outcomes in trials.run(plans, samples, bridged=False):
@@ -140,40 +135,23 @@ def losses(trials: Trials, plans: Sequence[Plan], samples: int) -> list[float]:
             if isinstance(outcome, Score) and math.isfinite(outcome.value):
                 sign = 1 if trials.objectives[number][1] == "minimize" else -1
                 rows[index][number] = sign * outcome.value
-    scales = [_scale([row[n] for row in rows]) for n in range(len(trials.objectives))]
+    columns = ([abs(v) for v in column if not math.isnan(v)] for column in zip(*rows, strict=True))
+    scales = [(math.fsum(sizes) / len(sizes) if sizes else 0.0) or 1.0 for sizes in columns]
     return [sum(v / s for v, s in zip(row, scales, strict=True)) / len(scales) for row in rows]
-
-
-def _scale(values: Sequence[float]) -> float:
-    """The mean magnitude of values that are numbers; 1 where there is none."""
-    sizes = [abs(value) for value in values if not math.isnan(value)]
-    return (math.fsum(sizes) / len(sizes) if sizes else 0.0) or 1.0
 
 
 # ------------------------------------------------------------------------ after the last trial
 
-_NOTE = "held out"
+HELD_OUT = "held out"
+"""The study's note of held-out scores, so that each is made once."""
+
+HeldOut: TypeAlias = Mapping[str, Any]
+"""Held-out scores by `held_key`."""
 
 
-@final
-@dataclass(frozen=True)
-class HeldOut:
-    """Held-out scores by plan. They are written down in the study, so that each is made once."""
-
-    known: Mapping[str, Any]
-
-    def of(self, trial: Trial | None) -> Mapping[str, Any] | None:
-        """Of a trial's plan, as that was evaluated, or of the base; None where there is none."""
-        return self.known.get(BASE if trial is None else _key(trial))
-
-
-def _key(trial: Trial) -> str:
-    return trial.plan + (" bridged" if trial.request.bridged else "")
-
-
-def remembered(study: Study) -> HeldOut:
-    """What the study has of them."""
-    return HeldOut(dict(study.notes.get(_NOTE, {})))
+def held_key(trial: Trial | None) -> str:
+    """A trial's plan, as that was evaluated, or the base."""
+    return BASE if trial is None else trial.plan + " bridged" * trial.request.bridged
 
 
 def held_out(
@@ -186,10 +164,10 @@ def held_out(
 ) -> HeldOut:
     """The scores of the base and of some trials' plans, those that weren't made before."""
     if not any(trials.helds):
-        return HeldOut({})
-    known: dict[str, Any] = dict(study.notes.get(_NOTE, {}))
+        return {}
+    known: dict[str, Any] = dict(study.notes.get(HELD_OUT, {}))
     wanted: dict[str, tuple[Plan, bool]] = {BASE: (base, False)}
-    wanted |= {_key(t): (decode(space, t.request.genome), t.request.bridged) for t in chosen}
+    wanted |= {held_key(t): (decode(space, t.request.genome), t.request.bridged) for t in chosen}
     fresh = {key: plan for key, plan in wanted.items() if key not in known}
     done = 0
     for bridged in (False, True):
@@ -198,12 +176,12 @@ def held_out(
             done += 1
             on_progress(f"scoring on what was held out: {done} of {len(fresh)}")
             known[keys[index]] = _said(outcomes)
-            study.note(_NOTE, known)
-    return HeldOut(known)
+            study.note(HELD_OUT, known)
+    return known
 
 
 def _said(outcomes: Outcomes) -> dict[str, Any]:
     values, stderrs, failure = read_outcomes(outcomes)
     if values is None or stderrs is None:
         return {"failure": str(failure)}
-    return {"values": list(values), "stderrs": [e if e < float("inf") else None for e in stderrs]}
+    return {"values": list(values), "stderrs": json_numbers(stderrs)}

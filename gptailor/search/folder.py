@@ -1,13 +1,14 @@
 """The folder of a search, and what it is of: models, texts, settings. Another is refused."""
 
 import fcntl
-import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any, final
 
@@ -22,6 +23,7 @@ from gptailor.checkpoint.write.threads import available
 from gptailor.lang.format import objective_words
 from gptailor.plan.plan import Plan
 from gptailor.search.run.schedule import Budget
+from gptailor.search.run.study import another_search
 from gptailor.search.settings import Resources, Settings
 from gptailor.search.space.space import Space
 
@@ -39,35 +41,6 @@ IDENTITY_WORDS = {
 """What is said when an entry of an identity is another."""
 
 
-@final
-class Digests:
-    """The sha256 of files; those that were not touched since the last time aren't read again."""
-
-    def __init__(self, folder: "Folder") -> None:
-        self._folder = folder
-        self._known: dict[str, Any] = folder.get_json(_DIGESTS) or {}
-
-    def of(self, files: Iterable[Path]) -> dict[Path, str]:
-        """Of each file, read by several threads. Raises C201 for one that can't be read."""
-        files = list(dict.fromkeys(files))
-        now = stamps(files)
-        fresh = [file for file in files if self._recalled(file, now.get(file)) is None]
-        with ThreadPoolExecutor(available()) as pool:
-            made = dict(zip(fresh, pool.map(of_file, fresh), strict=True))
-        for file, digest in made.items():
-            entry = {"stamp": list(now[file]), "sha256": digest.sha256}
-            self._known[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
-        if made:
-            self._folder.put_json(_DIGESTS, self._known)
-        return {file: str(self._recalled(file, now.get(file))) for file in files}
-
-    def _recalled(self, file: Path, stamp: Sequence[int] | None) -> str | None:
-        entry = self._known.get(os.path.abspath(file))  # noqa: PTH100 (links stay)
-        if stamp is None or not isinstance(entry, dict) or entry.get("stamp") != list(stamp):
-            return None
-        return str(entry["sha256"])
-
-
 def search_identity(
     folder: "Folder",
     space: Space,
@@ -76,13 +49,26 @@ def search_identity(
     chosen: Settings,
     asked: tuple[Budget, Resources],
 ) -> dict[str, Any]:
-    """All that a search's trials depend on: what of it is another makes another search."""
-    digests = Digests(folder)
+    """All that a search's trials depend on: what of it is another makes another search.
+
+    A model has one digest, of its weights, its configuration and its tokenizer; a text has its
+    own, by its name, with a prime for each text before it of an equal name.
+    """
+    files = {name: list(_files(opened)) for name, opened in models.items()}
+    texts = list(dict.fromkeys(texts))
+    digests = _digests(folder, dict.fromkeys([*chain.from_iterable(files.values()), *texts]))
+    of_models = {n: "\n".join(dict.fromkeys(digests[f] for f in its)) for n, its in files.items()}
+    of_texts: dict[str, str] = {}
+    for text in texts:
+        name = text.name
+        while name in of_texts:
+            name += "'"
+        of_texts[name] = digests[text]
     budget, where = asked
     return {
         "space": space.digest,
-        "models": digests_of_models(models, digests),
-        "data": digests_of_texts(texts, digests),
+        "models": {name: sha256(text.encode()).hexdigest() for name, text in of_models.items()},
+        "data": of_texts,
         "objectives": "; ".join(map(objective_words, chosen.objectives)),
         "samples": f"{budget.low}..{budget.full}",
         "seed": chosen.seed,
@@ -92,28 +78,28 @@ def search_identity(
     }
 
 
-def digests_of_models(models: Mapping[str, Opened], digests: Digests) -> dict[str, str]:
-    """One digest a model: of its weights, its configuration and its tokenizer."""
-    files = {name: list(_files(opened)) for name, opened in models.items()}
-    found = digests.of(file for its in files.values() for file in its)
-    return {
-        name: hashlib.sha256(
-            "\n".join(dict.fromkeys(found[file] for file in its)).encode()
-        ).hexdigest()
-        for name, its in files.items()
-    }
+def _digests(folder: "Folder", files: Collection[Path]) -> dict[Path, str]:
+    """The sha256 of files, read by several threads. Raises C201 for one that can't be read.
 
+    Those that were not touched since the last time aren't read again.
+    """
+    known, now = folder.get_json(_DIGESTS) or {}, stamps(files)
 
-def digests_of_texts(files: Iterable[Path], digests: Digests) -> dict[str, str]:
-    """The digest of each text, by its name; those of equal names in their order."""
-    found = digests.of(files)
-    names: dict[str, str] = {}
-    for file, digest in found.items():
-        name = file.name
-        while name in names:
-            name += "'"
-        names[name] = digest
-    return names
+    def recalled(file: Path) -> str | None:
+        entry, stamp = known.get(os.path.abspath(file)), now.get(file)  # noqa: PTH100 (links stay)
+        if stamp is None or not isinstance(entry, dict) or entry.get("stamp") != list(stamp):
+            return None
+        return str(entry["sha256"])
+
+    fresh = [file for file in files if recalled(file) is None]
+    with ThreadPoolExecutor(available()) as pool:
+        made = dict(zip(fresh, pool.map(of_file, fresh), strict=True))
+    for file, digest in made.items():
+        entry = {"stamp": list(now[file]), "sha256": digest.sha256}
+        known[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
+    if made:
+        folder.put_json(_DIGESTS, known)
+    return {file: str(recalled(file)) for file in files}
 
 
 def _files(opened: Opened) -> Iterable[Path]:
@@ -157,15 +143,10 @@ class Folder:
             message = f"holds {quoted(strange[0])}, and no search"
             raise CheckpointError("C902", message, self.path, "name a new folder")
         self._hold()
-        self._sweep()
+        for side in (*self.path.glob(".*"), *(self.path / FRONT).glob(".*")):
+            if _SIDE.fullmatch(side.name):  # a killed process was writing it
+                side.unlink(missing_ok=True)
         return self
-
-    def _sweep(self) -> None:
-        """Remove what a killed process was writing."""
-        for folder in (self.path, self.path / FRONT):
-            for side in folder.glob(".*"):
-                if _SIDE.fullmatch(side.name):
-                    side.unlink(missing_ok=True)
 
     def __exit__(self, *exception: object) -> None:
         if self._lock is None:
@@ -192,11 +173,6 @@ class Folder:
             pass
         self._lock = lock
 
-    @property
-    def journal(self) -> Path:
-        """Where the study is, unless a storage was named."""
-        return self.path / JOURNAL
-
     def put(self, name: str, text: str) -> Path:
         """Write a file whole or not at all, in the place of an old one. Raises C303."""
         place = self.path / name
@@ -219,18 +195,13 @@ def run_record(plan: Plan, chosen: Settings, where: Resources) -> dict[str, Any]
     """What a search is begun with, as it is written down in its folder."""
     return {
         "version": gptailor.__version__,
-        "plan": plan_name(plan),
+        "plan": plan.origin.source.name if plan.origin else "<plan>",
         **chosen.record(),
         "device": where.device,
         "dtype": where.dtype,
         "storage": where.storage,
         "study": where.study,
     }
-
-
-def plan_name(plan: Plan) -> str:
-    """What a plan is called: by its file."""
-    return plan.origin.source.name if plan.origin else "<plan>"
 
 
 def refuse_other(folder: Folder, record: Mapping[str, Any]) -> None:
@@ -242,18 +213,13 @@ def refuse_other(folder: Folder, record: Mapping[str, Any]) -> None:
     if before is None:
         return
     for name in ("storage", "study"):
-        old, new = before.get(name), record[name]
-        if old != new:
-            _refuse(folder, f"its {name} is {_said(old)}, not {_said(new)}")
+        if before.get(name) != record[name]:
+            old, new = (
+                "the folder's own" if one is None else quoted(str(one))
+                for one in (before.get(name), record[name])
+            )
+            raise another_search(f"its {name} is {old}, not {new}", folder.path)
     trials = before.get("trials")
     if isinstance(trials, int) and trials > record["trials"]:
-        _refuse(folder, f"it was begun with {trials} trials, and now is to have fewer")
-
-
-def _refuse(folder: Folder, message: str) -> None:
-    help_ = "give what it was begun with, or another RUN"
-    raise CheckpointError("C902", f"holds another search: {message}", folder.path, help_)
-
-
-def _said(value: object) -> str:
-    return "the folder's own" if value is None else quoted(str(value))
+        message = f"it was begun with {trials} trials, and now is to have fewer"
+        raise another_search(message, folder.path)

@@ -21,9 +21,9 @@ from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
 from gptailor.report.plan_map import plan_summary
 from gptailor.report.scores import markdown, percent, shown_number
-from gptailor.search.evaluate import HeldOut
+from gptailor.search.evaluate import HeldOut, held_key
 from gptailor.search.folder import BEST, FRONT, SUMMARY, Folder
-from gptailor.search.run.trials import BESIDE, RANDOM, STARTS, Ledger, Trial
+from gptailor.search.run.trials import BESIDE, RANDOM, STARTS, Ledger, Trial, json_numbers
 from gptailor.search.settings import Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
@@ -51,15 +51,9 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
             old.unlink()
     for name, one in names.items():
         folder.put(f"{FRONT}/{name}", text(one, place))
-    said = search_summary(
-        ledger,
-        held,
-        {
-            **about,
-            "best_file": str(folder.path / BEST),
-            "commands": [] if best is None else _commands(best, chosen, about["samples"]),
-        },
-    )
+    commands = [] if best is None else _commands(best, chosen, about["samples"])
+    files = {"best_file": str(folder.path / BEST), "commands": commands}
+    said = search_summary(ledger, held, {**about, **files})
     folder.put_json(f"{SUMMARY}.json", said)
     folder.put(f"{SUMMARY}.md", markdown(said))
     if best is not None and about["ended"] != "interrupted":
@@ -124,12 +118,11 @@ def _commands(best: Path, chosen: Settings, samples: int) -> list[str]:
 
 def _seen_from_here(objective: Objective, folder: Path) -> Objective:
     """The objective with its files' paths from the current folder on."""
-    spec = OBJECTIVES[objective.name]
-    paths = [one.name for one in spec.arguments if one.kind == "path"]
+    paths = {one.name for one in OBJECTIVES[objective.name].arguments if one.kind == "path"}
     moved = {
-        name: os.path.relpath(folder / Path(str(objective.arguments[name])).expanduser())
-        for name in paths
-        if name in objective.arguments
+        name: os.path.relpath(folder / Path(str(value)).expanduser())
+        for name, value in objective.arguments.items()
+        if name in paths
     }
     return objective.model_copy(update={"arguments": {**objective.arguments, **moved}})
 
@@ -142,7 +135,8 @@ _SHOWN = 8
 
 def search_summary(ledger: Ledger, held: HeldOut, about: dict[str, Any]) -> dict[str, Any]:
     """The whole; `about` is what the search was of and how it ended."""
-    best = ledger.best()
+    row, drawn = partial(_row, ledger, held), _drawn(ledger)
+    values = ledger.references.get(ledger.full)
     return {
         **about,
         "objectives": [aim._asdict() for aim in ledger.aims],
@@ -151,68 +145,52 @@ def search_summary(ledger: Ledger, held: HeldOut, about: dict[str, Any]) -> dict
         "hits": ledger.hits,
         "failed": sum(trial.values is None for trial in ledger.trials),
         "seconds": round(math.fsum(trial.seconds for trial in ledger.trials), 1),
-        "base": _base(ledger, held),
-        "best": None if best is None else _row(best, ledger, held),
-        "front": [_row(trial, ledger, held) for trial in ledger.front()],
-        "starts": [_row(trial, ledger, held) for trial in best_starts(ledger)],
-        "random": _random(ledger, held),
+        "base": {
+            "values": None if values is None else list(values),
+            "held": held.get(held_key(None)),
+        },
+        "best": row(ledger.best()),
+        "front": [row(trial) for trial in ledger.front()],
+        "starts": [row(trial) for trial in _best_starts(ledger)],
+        "random": {
+            "trials": len(drawn),
+            "whole": bool(ledger.of(BESIDE)),
+            "best": row(ledger.best(drawn)),
+            "expected": expected(ledger, drawn),
+        },
     }
 
 
 def finalists(ledger: Ledger) -> list[Trial]:
     """The trials that a summary has: the best, the best random one, starting plans, the front."""
-    chosen = [ledger.best(), best_random(ledger), *best_starts(ledger), *ledger.front()]
-    return [trial for trial in chosen if trial is not None]
+    best = ledger.best(), ledger.best(_drawn(ledger))
+    return [t for t in (*best, *_best_starts(ledger), *ledger.front()) if t is not None]
 
 
-def best_starts(ledger: Ledger) -> list[Trial]:
+def _best_starts(ledger: Ledger) -> list[Trial]:
     """Starting plans at full fidelity, the best first; each plan once."""
     whole = (t for t in ledger.of(STARTS) if t.full and t.values is not None and t.same_as is None)
     return ledger.ranked(whole, _SHOWN)
 
 
-def best_random(ledger: Ledger) -> Trial | None:
-    """The best random plan: of random search if there was one, else of the few in the budget."""
-    drawn = _drawn(ledger)
-    return ledger.best(drawn) if drawn else None
-
-
 def _drawn(ledger: Ledger) -> list[Trial]:
+    """The plans of random search if there was one, else the few random ones in the budget."""
     beside = [t for t in ledger.of(BESIDE) if t.same_as is None]
     return beside or [t for t in ledger.of(RANDOM) if t.same_as is None]
 
 
-def _base(ledger: Ledger, held: HeldOut) -> dict[str, Any]:
-    values = ledger.references.get(ledger.full)
-    return {"values": None if values is None else list(values), "held": held.of(None)}
-
-
-def _row(trial: Trial, ledger: Ledger, held: HeldOut) -> dict[str, Any]:
+def _row(ledger: Ledger, held: HeldOut, trial: Trial | None) -> dict[str, Any] | None:
+    if trial is None:
+        return None
     return {
         "trial": trial.number,
         "origin": trial.request.origin,
         "samples": trial.request.samples,
         "bridged": trial.request.bridged,
         "values": None if trial.values is None else list(trial.values),
-        "stderrs": _finite(trial.stderrs),
-        "retained": _finite(ledger.retained(trial)),
-        "held": held.of(trial),
-    }
-
-
-def _finite(numbers: Sequence[float] | None) -> list[float | None] | None:
-    """JSON has neither NaN nor infinity."""
-    return None if numbers is None else [n if math.isfinite(n) else None for n in numbers]
-
-
-def _random(ledger: Ledger, held: HeldOut) -> dict[str, Any]:
-    drawn = _drawn(ledger)
-    best = best_random(ledger)
-    return {
-        "trials": len(drawn),
-        "whole": bool(ledger.of(BESIDE)),
-        "best": None if best is None else _row(best, ledger, held),
-        "expected": expected(ledger, drawn),
+        "stderrs": json_numbers(trial.stderrs),
+        "retained": json_numbers(ledger.retained(trial)),
+        "held": held.get(held_key(trial)),
     }
 
 

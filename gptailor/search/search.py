@@ -19,9 +19,10 @@ from gptailor.evaluate.trial import opened
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
-from gptailor.search.evaluate import aims_of, held_out, remembered, starts_of, trials_of, workers_of
+from gptailor.search.evaluate import HELD_OUT, held_out, starts_of, trials_of, workers_of
 from gptailor.search.folder import (
     IDENTITY_WORDS,
+    JOURNAL,
     SETTINGS,
     Folder,
     refuse_other,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from gptailor.search.strategies.strategy import Strategy
 
 _STARTING = 64
-"""Room for starting plans beside the budget, as many of them use few samples."""
+"""Room for starting plans beside the budget: as trials on few samples cost less, there are more."""
 _GIVE_UP_AFTER = 8
 """So many trials without a single score end a search."""
 _ENDED = "ended"
@@ -53,6 +54,7 @@ Reason = Literal["budget", "exhausted"]
 Ended = Literal[Reason, "interrupted"]
 
 
+@final
 class SearchError(TailorError):
     """A search can't go on, for a reason that concerns all its trials."""
 
@@ -146,10 +148,11 @@ def search(
         space = space_of(plan, opened_models["base"].layout.count)
         tell(Doing("loading"))
         trials = trials_of(plan, opened_models, chosen, where)
-        full, base, aims = trials.full, base_of(plan), aims_of(trials)
+        full, base = trials.full, base_of(plan)
+        aims = tuple(Aim(*one) for one in trials.objectives)  # type: ignore[arg-type] # as literals
         low = chosen.fidelity[0] if chosen.fidelity else full
-        budget = Budget(chosen.trials, low, full, chosen.bridging, chosen.compare_random)
-        study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
+        budget = Budget(chosen.trials, low, full, chosen.bridge, chosen.compare_random)
+        study = open_study(where.storage or folder.path / JOURNAL, where.study, aims, Naming(space))
         tell(Doing("reading the models' digests"))
         texts, asked = trials.files, (budget, where)
         identity = search_identity(folder, space, opened_models, texts, chosen, asked)
@@ -172,7 +175,7 @@ def search(
                 ended: Ended = cast(Reason, study.notes[_ENDED]["reason"])
                 held = held_out(study, space, trials, base, finalists(ledger), say)
             except KeyboardInterrupt:
-                ended, held = "interrupted", remembered(study)
+                ended, held = "interrupted", study.notes.get(HELD_OUT, {})
         about = {**record, "ended": ended, "samples": budget.full, "held": list(trials.helds)}
         best, summary = put_results(folder, space, ledger, held, about, chosen, say)
         return Searched(ended, summary, best)
@@ -229,16 +232,6 @@ class SearchSetting:
     budget: Budget
     seed: int = 0
 
-    def schedule(self, ledger: Ledger) -> Schedule:
-        """What comes next. Making it asks the strategy again all that it was asked before.
-
-        There is room for told trials; those on fewer samples cost less, so that there may be more.
-        """
-        budget = self.budget
-        capacity = _STARTING + budget.trials * (1 if budget.low == budget.full else 2)
-        asking = Asking(self.strategy, self.space, ledger, seed=self.seed, capacity=capacity)
-        return Schedule(ledger, budget, self.starts, asking)
-
 
 def search_steps(
     of: SearchSetting, study: Study, ledger: Ledger, workers: Workers
@@ -253,7 +246,10 @@ def search_steps(
     ended = study.notes.get(_ENDED, {})
     if about == {name: ended.get(name) for name in about}:
         return
-    schedule, under_way = of.schedule(ledger), UnderWay(ledger, workers.count)
+    budget, under_way = of.budget, UnderWay(ledger, workers.count)
+    capacity = _STARTING + budget.trials * (1 if budget.low == budget.full else 2)
+    asking = Asking(of.strategy, of.space, ledger, seed=of.seed, capacity=capacity)
+    schedule = Schedule(ledger, budget, of.starts, asking)  # asks again all that was asked before
     record = partial(_recorded, of, study, ledger, under_way, len(ledger.trials))
     while True:
         while under_way.wants_more:
@@ -299,7 +295,12 @@ def _recorded(
         yield Scored(trial)
         patient = len(ledger.trials) - before < min(_GIVE_UP_AFTER, of.budget.trials)
         if not patient and all(one.values is None for one in ledger.trials):
-            raise SearchError(_hopeless(ledger))
+            reasons = Counter(str(one.failure) for one in ledger.trials if one.failure is not None)
+            [(reason, count)] = reasons.most_common(1)
+            many = len(ledger.trials)
+            whose = f"none of the first {many} trials has" if many > 1 else "the first trial hasn't"
+            message = f"{whose} a score, so the search stops; {count} of them: {reason}"
+            raise SearchError(message)
 
 
 def _measure(
@@ -315,11 +316,3 @@ def _measure(
             raise SearchError(message)
     study.note_base(samples, values, stderrs)
     ledger.references[samples] = values
-
-
-def _hopeless(ledger: Ledger) -> str:
-    reasons = Counter(str(t.failure) for t in ledger.trials if t.failure is not None)
-    [(reason, count)] = reasons.most_common(1)
-    many = len(ledger.trials)
-    whose = f"none of the first {many} trials has" if many > 1 else "the first trial hasn't"
-    return f"{whose} a score, so the search stops; {count} of them: {reason}"

@@ -1,7 +1,7 @@
 """What a search is asked for: the flags, over what the plan's `search` block says: `Settings`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -16,18 +16,12 @@ TRIALS = 200
 """The budget of a search that nobody gave one."""
 
 BridgedTrials = Literal["each", "from-full", "finalists"]
-"""When trials are bridged, as the command line says it."""
-BridgedAt = Literal["none", "each", "full", "final"]
-"""Which trials are bridged: none, all, those at full fidelity, or the best ones in the end."""
-_BRIDGED_AT: dict[BridgedTrials, BridgedAt] = {
-    "each": "each",
-    "from-full": "full",
-    "finalists": "final",
-}
+"""Which trials are bridged: all, those at full fidelity, or the best ones in the end."""
 BRIDGE: BridgedTrials = "finalists"
 """When trials of a space with bridges are bridged, if nobody says."""
 
 
+@final
 class WishError(TailorError):
     """A search can't be what was asked for."""
 
@@ -87,27 +81,17 @@ class Settings:
     prefer: int | None
     compare_random: bool
 
-    @property
-    def bridging(self) -> BridgedAt:
-        """When trials are bridged, as a schedule has it."""
-        return "none" if self.bridge is None else _BRIDGED_AT[self.bridge]
-
-    def movable(self) -> "Settings":
-        """The same, seen from any folder."""
-        return replace(self, folder=self.folder.absolute())
-
     def record(self) -> dict[str, Any]:
         """What is written down of it."""
+        words = [objective_words(one) for one in self.objectives]
         return {
-            "objectives": [objective_words(one) for one in self.objectives],
+            "objectives": words,
             "fidelity": None if self.fidelity is None else "{}..{}".format(*self.fidelity),
             "trials": self.trials,
             "seed": self.seed,
             "strategy": self.strategy,
             "bridge": self.bridge,
-            "prefer": None
-            if self.prefer is None
-            else objective_words(self.objectives[self.prefer]),
+            "prefer": None if self.prefer is None else words[self.prefer],
             "compare_random": self.compare_random,
         }
 
@@ -118,7 +102,6 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         raise WishError("the plan leaves nothing open, so there is nothing to search")
     block = plan.search or Search()
     objectives, directed, folder = _objectives(plan, block, flags.objectives)
-    bridge = (flags.bridge or BRIDGE) if plan.bridges else None
     if flags.bridge is not None and not plan.bridges:
         raise WishError("--bridge says when trials are bridged, and the plan has no bridge")
     return Settings(
@@ -129,7 +112,7 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         trials=flags.trials or block.trials or TRIALS,
         seed=flags.seed if flags.seed is not None else block.seed or 0,
         strategy=_strategy(flags.strategy or next(iter(STRATEGIES))),
-        bridge=bridge,
+        bridge=(flags.bridge or BRIDGE) if plan.bridges else None,
         prefer=None if flags.prefer is None else _preferred(flags.prefer, objectives),
         compare_random=flags.compare_random,
     )

@@ -9,16 +9,30 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain, combinations
 from typing import final
 
+import jax
 import numpy as np
+from jaxtyping import Bool, Float
 
 from gptailor.plan.plan import Drop, Plan
-from gptailor.search.compositions import Composition, Scores, composed, compositions, dropped
+from gptailor.plan.walk import Subject, sources
 from gptailor.search.run.schedule import Start, ToldStart
-from gptailor.search.space.decode import without_unused
-from gptailor.search.space.genome import Genome
+from gptailor.search.space.decode import decode, without_unused
+from gptailor.search.space.genome import Bit, Genome, Pick, Real
 from gptailor.search.space.space import Space
+from gptailor.search.space.table import settled
+
+_SOURCES = ("take", "source")
+"""Roles of choices whose options are models."""
+_COEFFICIENTS = (("linear", "weights"), ("task_arithmetic", "scales"))
+"""Numbers that make a merge the mean where each is a share of one."""
+_PAIRS = 6
+"""Uniform merges of two models, at most."""
+
+Scores = Float[np.ndarray, " layers"]
+"""How much each position is to be dropped."""
 
 _MOST_ALONE = 5
 """Models alone that are evaluated in full, at most."""
@@ -36,6 +50,112 @@ _COST = 4.0
 """Evaluations at full fidelity that greedy removal may cost."""
 _CANDIDATES = 8
 """Layers of which one leaves, at most."""
+
+
+# ------------------------------------------------------------------------------------ compositions
+
+
+@final
+@dataclass(frozen=True)
+class Composition:
+    """What the layers are made of: these models, merged where they are several."""
+
+    name: str
+    models: tuple[str, ...]
+
+
+def compositions(space: Space) -> list[Composition]:
+    """The base, each other model alone, and uniform merges where the space has subsets."""
+    of_bits = [bit.subject.model for bit in space.bits if bit.subject.role == "member"]
+    members = [name for name in dict.fromkeys(of_bits) if name != "base"]
+    picks = (pick.labels for pick in space.picks if pick.subject.role in _SOURCES)
+    items = (_of_item(space, bit) for bit in space.bits if bit.subject.role == "item")
+    names = dict.fromkeys(["base", *members, *chain(*picks, *items)])
+    found = [Composition(name, (name,)) for name in names]
+    if len(members) > 1:
+        found.append(Composition("uniform merge", tuple(members)))
+    pairs = list(combinations(members, 2)) if len(members) > 2 else []
+    return found + [Composition(f"uniform merge of {a} and {b}", (a, b)) for a, b in pairs[:_PAIRS]]
+
+
+def wholes(space: Space) -> dict[str, Plan]:
+    """The closed plans whose block influence the starting plans go by: nothing is dropped."""
+    if not any(bit.subject.role == "drop" for bit in space.bits):
+        return {}
+    found = {one.name: decode(space, composed(space, one)) for one in compositions(space)}
+    bare = {"drops": (), "bridges": ()}
+    return {name: plan.model_copy(update=bare) for name, plan in found.items()}
+
+
+def composed(space: Space, of: Composition, scores: Scores | None = None, maybe: int = 0) -> Genome:
+    """The space's genome that comes nearest to a composition, canonical.
+
+    Of each set the positions with the highest scores are dropped, and `maybe` of those that may be.
+    """
+    scores = np.zeros(space.layers) if scores is None else scores
+    bits = np.array([_bit(space, bit, of) for bit in space.bits], np.bool_)
+    bits |= dropped(space, scores, maybe)
+    picks = np.array([_pick(pick, of) for pick in space.picks], np.int32)
+    reals = np.array([_real(real, of) for real in space.reals], np.float32)
+    return Genome(*jax.device_get(settled(space.table, Genome(bits, picks, reals))))
+
+
+# ------------------------------------------------------------------------------- what genes come to
+
+
+def _of_item(space: Space, bit: Bit) -> list[str]:
+    assert space.plan.stack is not None
+    found = sources(space.plan.stack.items[bit.at].recipe)
+    return [source.model for _, source in found if isinstance(source.model, str)]
+
+
+def _bit(space: Space, bit: Bit, of: Composition) -> bool:
+    match bit.subject.role:
+        case "member":
+            return bit.subject.model in of.models
+        case "item":
+            return set(_of_item(space, bit)) <= set(of.models)
+        case "otherwise":
+            return of.models != ("base",)
+        case role:
+            return role == "bridged"
+
+
+def _pick(pick: Pick, of: Composition) -> int:
+    if pick.subject.role in _SOURCES:
+        wanted = [name for name in (*of.models, "base") if name in pick.labels]
+        return pick.labels.index(wanted[0]) if wanted else 0
+    numbers = [one for one in pick.options if isinstance(one, int | float)]
+    if not numbers or len(numbers) < len(pick.options):
+        return 0
+    if (mean := _number(pick.subject, of)) is None:
+        return pick.default
+    return min(range(len(numbers)), key=lambda i: abs(numbers[i] - mean))
+
+
+def _real(real: Real, of: Composition) -> float:
+    wanted = _number(real.subject, of)
+    return 0.5 if wanted is None else real.share(min(max(wanted, real.low), real.high))
+
+
+def _number(about: Subject, of: Composition) -> float | None:
+    """A coefficient that makes a merge the mean, a factor that changes nothing; None: who knows."""
+    if (about.method, about.parameter) in _COEFFICIENTS:
+        return 1 / len(of.models)
+    return 1.0 if about.role == "factor" else None
+
+
+def dropped(space: Space, scores: Scores, maybe: int) -> Bool[np.ndarray, " b"]:
+    """The bits of the positions with the highest scores, of each set as many as it has."""
+    found = np.zeros(len(space.bits), np.bool_)
+    drops = [(i, bit) for i, bit in enumerate(space.bits) if bit.subject.role == "drop"]
+    for group, count in (*enumerate(map(int, space.table.sizes)), (-1, maybe)):
+        theirs = [(-float(scores[bit.at]), i) for i, bit in drops if bit.group == group]
+        found[[i for _, i in sorted(theirs)[:count]]] = True
+    return found
+
+
+# ---------------------------------------------------------------------------------- the stages
 
 
 @final
@@ -71,7 +191,8 @@ class Starts:
 
     def _stages(self, known: Mapping[str, list[ToldStart]]) -> Iterator[tuple[str, list[Start]]]:
         """The stages and their plans, each made when those before it are known."""
-        yield "glances", self._glances()
+        saves = self._low <= 1 / 2  # all compositions on few samples first
+        yield "glances", [self._alone(one, self._low) for one in self._all] if saves else []
         yield "compositions", self._compositions(known["glances"])
         if not self._size:
             yield "maybe", self._maybe(known["compositions"])
@@ -82,10 +203,6 @@ class Starts:
         yield "windows", [self._start(name, best, w, self._low) for name, w in tried]
         yield "best windows", self._best_windows(best, windows, known["windows"])
         yield "removed", self._removed(best)
-
-    def _glances(self) -> list[Start]:
-        """All compositions on few samples, where there is something to save."""
-        return [self._alone(one, self._low) for one in self._all] if self._low <= 1 / 2 else []
 
     def _compositions(self, glances: Sequence[ToldStart]) -> list[Start]:
         """The models alone and the best merges in full."""
@@ -138,12 +255,9 @@ class Starts:
         most = sum(bit.subject.role == "drop" for bit in self.space.bits)
         best = self._best(told)
         counts = dict.fromkeys(max(1, round(share * most)) for share in _MAYBE) if most else {}
-        name = f"block influence on {best.name}"
-        scores = self._scores(best)
-        return [
-            Start(f"{name}, {count} layers", composed(self.space, best, scores, count), 1.0)
-            for count in counts
-        ]
+        names = {count: f"block influence on {best.name}, {count} layers" for count in counts}
+        genomes = (composed(self.space, best, self._scores(best), count) for count in names)
+        return [Start(name, one, 1.0) for name, one in zip(names.values(), genomes, strict=True)]
 
     # -------------------------------------------------------------------------------- what they use
 

@@ -372,12 +372,12 @@ def test_weights_are_drawn_anew_for_each_ask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("bridging", "low", "full"),
-    [("none", False, False), ("each", True, True), ("full", False, True)],
+    ("bridge", "low", "full"),
+    [(None, False, False), ("each", True, True), ("from-full", False, True)],
 )
-def test_which_trials_are_bridged(tmp_path: Path, bridging: Any, low: bool, full: bool) -> None:
+def test_which_trials_are_bridged(tmp_path: Path, bridge: Any, low: bool, full: bool) -> None:
     judge = Counting()
-    found = ran(tmp_path, setting(budget=Budget(8, 16, 64, bridging)), judge)
+    found = ran(tmp_path, setting(budget=Budget(8, 16, 64, bridge)), judge)
     assert {t.request.bridged for t in found.ledger.trials if not t.full} == {low}
     assert {t.request.bridged for t in found.ledger.trials if t.full} == {full}
     base = gptailor.format(gptailor.loads(BASE))
@@ -387,7 +387,7 @@ def test_which_trials_are_bridged(tmp_path: Path, bridging: Any, low: bool, full
 
 
 def test_the_best_are_bridged_in_the_end(tmp_path: Path) -> None:
-    chosen = setting(budget=Budget(20, 16, 64, "final"))
+    chosen = setting(budget=Budget(20, 16, 64, "finalists"))
     found = ran(tmp_path, chosen)
     ledger = found.ledger
     assert phases(found) == [STARTS, RANDOM, SEARCH, FINAL]

@@ -26,6 +26,7 @@ _REPLACED = 20
 """Workers that may be lost before a search ends: then it is not chance any more."""
 
 
+@final
 class ClusterError(TailorError):
     """The cluster can't be had, or loses one worker after another."""
 
@@ -77,20 +78,15 @@ class RayWorkers:
         self.gpus = gpus
         self._lost = 0
         _connect(address, count)
-        self._count = count or _fitting(gpus)
+        self.count = count or _fitting(gpus)
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> "RayWorkers":
-        self._workers = [_Worker(self._actor()) for _ in range(self._count)]
+        self._workers = [_Worker(self._actor()) for _ in range(self.count)]
         return self
 
     def __exit__(self, *exception: object) -> None:
         ray.shutdown()
-
-    @property
-    def count(self) -> int:
-        """How many tasks may be given at once."""
-        return self._count
 
     def _actor(self) -> Any:
         options = {"num_cpus": 0 if self.gpus else 1, "num_gpus": 1 if self.gpus else 0}
@@ -118,7 +114,10 @@ class RayWorkers:
         except RayActorError as error:
             return self._replace(worker, number, error)
         except RayTaskError as error:
-            raise _cause(error) from error
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, TailorError | OSError):
+                raise cause from error
+            raise ClusterError(f"a worker failed: {_first(error)}") from error
         return Found(number, *found)
 
     def _replace(self, worker: _Worker, number: int, error: RayActorError) -> WorkerEvent:
@@ -130,28 +129,19 @@ class RayWorkers:
 
 
 def _connect(address: str, count: int | None) -> None:
-    _knock(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     where: dict[str, Any] = {"address": address}
     if address == LOCAL:
         where = {"num_cpus": count, "include_dashboard": False}
+    known = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address)
     try:
+        if known:  # where nobody listens Ray itself would try for minutes
+            socket.create_connection((known[1], int(known[2])), timeout=_KNOCK).close()
         with warnings.catch_warnings():  # JAX warns of forks; what Ray begins is another program
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             ray.init(**where, log_to_driver=False, logging_level=logging.ERROR)
-    except (RayError, OSError, ValueError, RuntimeError, ConnectionError) as error:
-        raise ClusterError(f"Ray can't be had at '{address}': {_first(error)}") from error
-
-
-def _knock(address: str) -> None:
-    """Raise ClusterError where nobody listens; Ray itself would try for minutes."""
-    found = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address)
-    if found is None:
-        return
-    try:
-        socket.create_connection((found[1], int(found[2])), timeout=_KNOCK).close()
-    except (OSError, OverflowError) as error:
+    except (RayError, OSError, OverflowError, ValueError, RuntimeError) as error:
         raise ClusterError(f"Ray can't be had at '{address}': {_first(error)}") from error
 
 
@@ -163,14 +153,6 @@ def _fitting(gpus: bool) -> int:
             raise ClusterError("the Ray cluster has no GPU; give --device cpu")
         return found
     return max(1, sum(bool(node["Alive"]) for node in ray.nodes()))  # type: ignore[no-untyped-call]
-
-
-def _cause(error: RayTaskError) -> Exception:
-    """What the judge raised, if it is ours to say; else what Ray says of it."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, TailorError | OSError):
-        return cause
-    return ClusterError(f"a worker failed: {_first(error)}")
 
 
 def _first(error: BaseException) -> str:

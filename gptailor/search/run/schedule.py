@@ -22,7 +22,7 @@ from gptailor.search.run.trials import (
     TrialRequest,
     as_numpy,
 )
-from gptailor.search.settings import BridgedAt
+from gptailor.search.settings import BridgedTrials
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import sample
@@ -60,11 +60,7 @@ class Asking:
         table, objectives = space.table, len(ledger.aims)
         self._key = jax.random.key(seed)
         self._ask = jax.jit(lambda state, key, weights: strategy.ask(table, state, key, weights))
-        self._tell = jax.jit(
-            lambda state, genomes, values, shares: strategy.tell(
-                table, state, genomes, values, shares
-            )
-        )
+        self._tell = jax.jit(lambda state, *told: strategy.tell(table, state, *told))
         self._sample = jax.jit(lambda key: sample(table, key))
         self._state: Any = strategy.init(table, capacity, self._keyed(INIT, 0), objectives)
         self._told = 0
@@ -132,7 +128,7 @@ class Budget:
     trials: int
     low: int
     full: int
-    bridging: BridgedAt = "none"
+    bridge: BridgedTrials | None = None
     beside: bool = False
 
     def samples(self, share: float) -> int:
@@ -152,13 +148,11 @@ class Budget:
     @property
     def finalists(self) -> int:
         """How many trials are bridged in the end."""
-        if self.bridging != "final":
-            return 0
-        return min(FINALISTS, max(self.trials // 10, 1))
+        return min(FINALISTS, max(self.trials // 10, 1)) if self.bridge == "finalists" else 0
 
     def bridged(self, samples: int) -> bool:
         """Whether a trial with so many samples is bridged."""
-        return self.bridging == "each" or (self.bridging == "full" and samples == self.full)
+        return self.bridge == "each" or (self.bridge == "from-full" and samples == self.full)
 
 
 class Start(NamedTuple):
@@ -188,25 +182,21 @@ class StartSource(Protocol):
 
 @final
 class Schedule:
-    """Decides by the told trials alone, so that a later process goes on in the same way."""
+    """Decides by the told trials alone, so that a later process goes on in the same way.
+
+    When it is made it asks again what was asked before; what of that was not told yet is missing.
+    """
 
     def __init__(self, ledger: Ledger, budget: Budget, starts: StartSource, asking: Asking) -> None:
         self.ledger = ledger
         self.budget = budget
         self.starts = starts
         self.asking = asking
-        self.asks = 0
         self._closed = False
-        self._missing = self._replay()
-
-    def _replay(self) -> list[TrialRequest]:
-        """Ask again what was asked before; what of it was not told yet."""
-        missing: list[TrialRequest] = []
-        seen = {t.request.ask: t.request.asked_after for t in self.ledger.of(SEARCH)}
-        for number, asked_after in sorted(seen.items()):
-            missing += self._requests(number, asked_after)
-            self.asks = number + 1
-        return [one for one in missing if one.key not in self.ledger.keys]
+        seen = {t.request.ask: t.request.asked_after for t in ledger.of(SEARCH)}
+        again = [one for ask, after in sorted(seen.items()) for one in self._requests(ask, after)]
+        self.asks = max(seen, default=-1) + 1
+        self._missing = [one for one in again if one.key not in ledger.keys]
 
     def next(self, *, idle: bool) -> list[TrialRequest]:
         """What to evaluate next; nothing if that can't be known before more is told.
@@ -215,7 +205,9 @@ class Schedule:
         """
         found: list[TrialRequest] = []
         if idle and not self.asks:
-            found = self._starts() or self._random()
+            found = self._starts()
+            if not found and not self.ledger.of(SEARCH, FINAL, BESIDE):
+                found = self._drawn(RANDOM, range(self.budget.random))
         if idle or self.asks:
             found = found or self._search()
         return found or (self._final() or self._beside() if idle else [])
@@ -234,7 +226,8 @@ class Schedule:
                 return missing
             if not wanted or not whole:
                 break
-            told += sorted(self._of_stage(stage), key=lambda trial: trial.request.slot)
+            of_stage = [t for t in self.ledger.of(STARTS) if t.request.ask == stage]
+            told += sorted(of_stage, key=lambda trial: trial.request.slot)
         return []
 
     def _stage(self, number: int, told: Sequence[Trial]) -> tuple[list[TrialRequest], bool]:
@@ -252,17 +245,9 @@ class Schedule:
             )
         return found, True
 
-    def _of_stage(self, number: int) -> list[Trial]:
-        return [trial for trial in self.ledger.of(STARTS) if trial.request.ask == number]
-
     def _told(self, trial: Trial) -> ToldStart:
         losses = tuple(float(loss) for loss in self.ledger.losses([trial])[0])
         return ToldStart(trial.request.origin, trial.request.genome, trial.share, losses)
-
-    def _random(self) -> list[TrialRequest]:
-        if self.ledger.of(SEARCH, FINAL, BESIDE):
-            return []
-        return self._drawn(RANDOM, range(self.budget.random))
 
     def _drawn(self, phase: str, numbers: Iterable[int]) -> list[TrialRequest]:
         first = 0 if phase == RANDOM else OTHERS
@@ -281,9 +266,8 @@ class Schedule:
             return found
         if self._closed or self.left < self.budget.low / self.budget.full or self.exhausted:
             return []
-        number, asked_after = self.asks, len(self.ledger.trials)
         self.asks += 1
-        return self._requests(number, asked_after)
+        return self._requests(self.asks - 1, len(self.ledger.trials))
 
     def _requests(self, number: int, asked_after: int) -> list[TrialRequest]:
         name, samples = self.asking.strategy.name, self.budget.samples
@@ -306,41 +290,35 @@ class Schedule:
     @property
     def exhausted(self) -> bool:
         """Whether the strategy has long asked nothing but plans that are known."""
-        most = REPEATS * (1 + self.asking.strategy.population)
-        last = self.ledger.of(SEARCH)[-most:]
+        return self._repeats(SEARCH, REPEATS * (1 + self.asking.strategy.population))
+
+    def _repeats(self, phase: str, most: int) -> bool:
+        """Whether so many of a phase's last trials were of known plans."""
+        last = self.ledger.of(phase)[-most:]
         return len(last) == most and all(trial.same_as is not None for trial in last)
 
     # --------------------------------------------------------------------------------- in the end
 
     def _final(self) -> list[TrialRequest]:
         """The best trials once more, bridged."""
-        done = self.ledger.of(FINAL)
-        plans = {trial.plan for trial in done}
-        most = self.budget.finalists
+        plans = {trial.plan for trial in self.ledger.of(FINAL)}
         whole = (t for t in self.ledger.trials if t.full and t.values and t.same_as is None)
-        best = self.ledger.ranked((t for t in whole if not t.request.bridged), most)
-        chosen = [trial for trial in best if trial.plan not in plans]
+        unbridged = (t for t in whole if not t.request.bridged)
+        best = self.ledger.ranked(unbridged, self.budget.finalists)
+        chosen = (trial.request for trial in best if trial.plan not in plans)
         return [
-            self._one(
-                FINAL, 0, len(done) + i, t.request.origin, t.request.genome, t.request.samples
-            )
-            for i, t in enumerate(chosen)
+            self._one(FINAL, 0, slot, one.origin, one.genome, one.samples)
+            for slot, one in enumerate(chosen, len(self.ledger.of(FINAL)))
         ]
 
     def _beside(self) -> list[TrialRequest]:
         """Random search at the cost of what was done."""
-        if not self.budget.beside:
+        if not self.budget.beside or self._repeats(BESIDE, 4 * REPEATS):
             return []
         spent = self.ledger.cost(self.ledger.of(BESIDE))
         more = int(self.ledger.cost(self.ledger.of(STARTS, RANDOM, SEARCH)) - spent + EPSILON)
         done = len(self.ledger.of(BESIDE))
-        return self._drawn(BESIDE, range(done, done + more)) if not self.stuck else []
-
-    @property
-    def stuck(self) -> bool:
-        """Whether random plans have long been known ones only."""
-        last = self.ledger.of(BESIDE)[-4 * REPEATS :]
-        return len(last) == 4 * REPEATS and all(trial.same_as is not None for trial in last)
+        return self._drawn(BESIDE, range(done, done + more))
 
     def _one(  # noqa: PLR0913, PLR0917 (all that a request is)
         self,

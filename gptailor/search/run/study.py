@@ -26,6 +26,7 @@ from gptailor.search.run.trials import (
     TrialRequest,
     genome_from_json,
     genome_to_json,
+    json_numbers,
 )
 from gptailor.search.space.genome import Active, Gene, Genome, Pick, Real
 from gptailor.search.space.space import Space
@@ -68,8 +69,6 @@ def _value(gene: Gene, found: Any) -> bool | str | float:
 _BASE = "base"
 """Notes of the uncut base's scores are called so, and by the number of samples."""
 
-_ALL_KEPT = "all trials before are kept, and the same command goes on"
-
 _Direction = Literal["minimize", "maximize"]
 
 Parameters = Callable[[Genome], tuple[dict[str, Any], dict[str, BaseDistribution]]]
@@ -104,7 +103,8 @@ class Study:
             yield
         except Exception as error:
             message = f"cannot be written: {_said(error)}"
-            raise CheckpointError("C303", message, self.place, _ALL_KEPT) from error
+            help_ = "all trials before are kept, and the same command goes on"
+            raise CheckpointError("C303", message, self.place, help_) from error
 
     def error(self, message: str, help: str = "") -> CheckpointError:
         """What is wrong with the study, as an exception."""
@@ -135,7 +135,7 @@ class Study:
 
     def note_base(self, samples: int, values: Sequence[float], stderrs: Sequence[float]) -> None:
         """Write down the uncut base's scores on so many samples. Raises C303."""
-        self.note(f"{_BASE} {samples}", {"values": list(values), "stderrs": _finite(stderrs)})
+        self.note(f"{_BASE} {samples}", {"values": list(values), "stderrs": json_numbers(stderrs)})
 
     def recall(self, ledger: Ledger) -> None:
         """Put all that was told into a ledger, and what its values are measured by."""
@@ -236,12 +236,12 @@ def _frozen(
 ) -> FrozenTrial:
     """The trial as Optuna has it: below full fidelity it is pruned, without values it failed."""
     now = datetime.now().astimezone()
-    single = trial.values is not None and len(trial.values) == 1
-    steps = {trial.request.samples: trial.values[0]} if trial.values and single else {}
+    state = TrialState.COMPLETE if trial.full else TrialState.PRUNED
+    values = trial.values or ()
     return FrozenTrial(
         number=-1,
         trial_id=-1,
-        state=_state(trial),
+        state=TrialState.FAIL if trial.values is None else state,
         value=None,
         values=trial.values if trial.full else None,
         datetime_start=now - timedelta(seconds=trial.seconds),
@@ -250,25 +250,17 @@ def _frozen(
         distributions=distributions,
         user_attrs=_attributes(trial),
         system_attrs={},
-        intermediate_values=steps,
+        intermediate_values={trial.request.samples: values[0]} if len(values) == 1 else {},
     )
 
 
-def _state(trial: Trial) -> TrialState:
-    if trial.values is None:
-        return TrialState.FAIL
-    return TrialState.COMPLETE if trial.full else TrialState.PRUNED
+_REQUEST = ("phase", "ask", "slot", "origin", "asked_after", "samples")
 
 
 def _attributes(trial: Trial) -> dict[str, Any]:
     request = trial.request
-    said: dict[str, Any] = {
-        "phase": request.phase,
-        "ask": request.ask,
-        "slot": request.slot,
-        "origin": request.origin,
-        "asked_after": request.asked_after,
-        "samples": request.samples,
+    said = {name: getattr(request, name) for name in _REQUEST}
+    said |= {
         "share": trial.share,
         "bridged": request.bridged,
         "plan": trial.plan,
@@ -276,8 +268,7 @@ def _attributes(trial: Trial) -> dict[str, Any]:
         "seconds": round(trial.seconds, 3),
     }
     if trial.values is not None and trial.stderrs is not None:
-        said["values"] = list(trial.values)
-        said["stderrs"] = _finite(trial.stderrs)
+        said |= {"values": list(trial.values), "stderrs": json_numbers(trial.stderrs)}
     if trial.failure is not None:
         said["failure"] = str(trial.failure)
     if trial.same_as is not None:
@@ -288,37 +279,22 @@ def _attributes(trial: Trial) -> dict[str, Any]:
 def _trial(frozen: FrozenTrial) -> Trial:
     """The trial that was written; KeyError, TypeError or ValueError for one of somebody else's."""
     said: Mapping[str, Any] = frozen.user_attrs
-    request = TrialRequest(
-        phase=said["phase"],
-        ask=said["ask"],
-        slot=said["slot"],
-        origin=said["origin"],
-        genome=genome_from_json(said["genome"]),
-        samples=said["samples"],
-        bridged=said["bridged"],
-        asked_after=said["asked_after"],
-    )
-    values = said.get("values")
+    written = {name: said[name] for name in (*_REQUEST, "bridged")}
+    values, stderrs = None, None
+    if said.get("values") is not None:
+        values = tuple(map(float, said["values"]))
+        stderrs = tuple(math.inf if one is None else float(one) for one in said["stderrs"])
     return Trial(
         number=frozen.number,
-        request=request,
+        request=TrialRequest(genome=genome_from_json(said["genome"]), **written),
         plan=said["plan"],
         share=float(said["share"]),
-        values=None if values is None else tuple(map(float, values)),
-        stderrs=None if values is None else tuple(_error(error) for error in said["stderrs"]),
+        values=values,
+        stderrs=stderrs,
         failure=_failure(said.get("failure")),
         seconds=float(said["seconds"]),
         same_as=said.get("same_as"),
     )
-
-
-def _finite(errors: Sequence[float]) -> list[float | None]:
-    """JSON has no infinity."""
-    return [error if math.isfinite(error) else None for error in errors]
-
-
-def _error(said: float | None) -> float:
-    return math.inf if said is None else float(said)
 
 
 def _failure(said: str | None) -> Failure | None:
@@ -342,25 +318,27 @@ def agree(study: Study, identity: Mapping[str, Any], words: Mapping[str, str]) -
             if not study.empty:
                 raise study.error(f"holds trials of a search that doesn't say its {name}")
             study.note(name, value)
-    differing = [name for name in identity if not _same(study.notes[name], identity[name])]
+    differing = [
+        _difference(study.notes[name], value, words[name])
+        for name, value in identity.items()
+        if json.dumps(study.notes[name], sort_keys=True) != json.dumps(value, sort_keys=True)
+    ]  # as JSON, where a tuple is a list
     if differing:
-        said = "; ".join(_difference(n, study.notes[n], identity[n], words) for n in differing)
-        help_ = "give what it was begun with, or another RUN"
-        raise CheckpointError("C902", f"holds another search: {said}", study.place, help_)
+        raise another_search("; ".join(differing), study.place)
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether both are one JSON: a tuple is a list there."""
-    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+def another_search(message: str, place: Path) -> CheckpointError:
+    """The refusal of a folder or a study that is of something else."""
+    help_ = "give what it was begun with, or another RUN"
+    return CheckpointError("C902", f"holds another search: {message}", place, help_)
 
 
-def _difference(name: str, before: Any, now: Any, words: Mapping[str, str]) -> str:
+def _difference(before: Any, now: Any, words: str) -> str:
     if isinstance(before, dict) and isinstance(now, dict):
-        which = [
-            key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
-        ]
-        return words[name].format(", ".join(map(quoted, which)))
-    return words[name].format(f"{_short(before)}, and now {_short(now)}")
+        keys = sorted(before.keys() | now.keys())
+        which = [quoted(key) for key in keys if before.get(key) != now.get(key)]
+        return words.format(", ".join(which))
+    return words.format(f"{_short(before)}, and now {_short(now)}")
 
 
 def _short(value: Any) -> str:

@@ -87,6 +87,11 @@ def genome_from_json(said: Mapping[str, Any]) -> Genome:
     )
 
 
+def json_numbers(numbers: Sequence[float] | None) -> list[float | None] | None:
+    """Numbers as JSON holds them, which has neither NaN nor infinity."""
+    return None if numbers is None else [n if math.isfinite(n) else None for n in numbers]
+
+
 def as_numpy(genome: Genome) -> Genome:
     """The genome in the memory of numpy, of the dtypes that records have."""
     return Genome(

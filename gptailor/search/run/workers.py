@@ -63,11 +63,6 @@ class Task:
     waiting: list[_Decoded] = field(default_factory=list)
     open: bool = True
 
-    @property
-    def of_base(self) -> bool:
-        """Whether it is no trial, but the measure for all."""
-        return bool(self.keys) and self.keys[0].plan == BASE
-
 
 class Found(NamedTuple):
     """What became of a task's plan at that place, and how long that took."""
@@ -156,13 +151,14 @@ class UnderWay:
     def wants_more(self) -> bool:
         """Whether a worker is free, and not all that is asked for waits for others."""
         busy, tasks = self.open, self.tasks.values()
-        of_base = any(task.of_base for task in tasks)
-        return not of_base and busy < self.workers and len(tasks) - busy < self.workers
+        of_base = any(task.keys and task.keys[0].plan == BASE for task in tasks)
+        return not of_base and max(busy, len(tasks) - busy) < self.workers
 
     def fill(self, asked: Iterable[tuple[TrialRequest, Plan]]) -> None:
         """A new stage of requests with their plans, which the workers share."""
         for one, plan in asked:
-            key = EvaluationKey(plan_text_digest(plan), one.samples, one.bridged)
+            digest = hashlib.sha256(format_plan(plan).encode()).hexdigest()
+            key = EvaluationKey(digest, one.samples, one.bridged)
             self.queue.append(_Decoded(one, plan, key))
         self._stage = len(self.queue)
 
@@ -221,7 +217,7 @@ class UnderWay:
 
     def _lost(self, task: Task) -> None:
         """What a worker hadn't found is dealt again, or has failed if that happens often."""
-        for key in (key for key in task.keys if not (self._known(key) or task.of_base)):
+        for key in (key for key in task.keys if not (self._known(key) or key.plan == BASE)):
             self._losses[key] += 1
             if self._losses[key] >= _LOSSES:
                 why = Failure("search", f"its worker was lost {_LOSSES} times")
@@ -267,8 +263,3 @@ class UnderWay:
 
     def _share(self, key: EvaluationKey) -> float:
         return key.samples / self.ledger.full
-
-
-def plan_text_digest(plan: Plan) -> str:
-    """The sha256 of a plan's canonical text."""
-    return hashlib.sha256(format_plan(plan).encode()).hexdigest()

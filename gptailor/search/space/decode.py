@@ -8,28 +8,9 @@ import numpy as np
 from pydantic import BaseModel
 
 from gptailor.checkpoint.models import used
+from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layers import own
-from gptailor.plan.plan import (
-    REST,
-    Bridge,
-    Drop,
-    DropAny,
-    Interval,
-    Layer,
-    LayerOf,
-    Merge,
-    MethodCall,
-    OneOfMethods,
-    OneOfModels,
-    OneOfNumbers,
-    Open,
-    Plan,
-    Recipe,
-    Stack,
-    Subset,
-    Take,
-)
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, own_of
 
@@ -38,7 +19,7 @@ Answer: TypeAlias = bool | int | float | list[int]
 _Node = TypeVar("_Node")
 
 
-def decode(space: Space, genome: Genome) -> Plan:
+def decode(space: Space, genome: Genome) -> p.Plan:
     """The closed plan of one genome, without a `search` block, in its shortest form.
 
     What is the base's own is not said, nor are models that nothing names any more.
@@ -46,7 +27,7 @@ def decode(space: Space, genome: Genome) -> Plan:
     return _Closing(space, genome).plan()
 
 
-def without_unused(plan: Plan) -> Plan:
+def without_unused(plan: p.Plan) -> p.Plan:
     """A closed plan with the models it needs: the base, those it names, and what they are on."""
     needed = used(plan)
     for name in list(needed):
@@ -78,13 +59,13 @@ class _Closing:
         self.space = space
         self.answers = answers(space, genome)
 
-    def plan(self) -> Plan:
+    def plan(self) -> p.Plan:
         plan = self.space.plan
         dropped = self._dropped()
         closed = {
-            **{where: self._rest(where) for where in REST},
+            **{where: self._rest(where) for where in p.REST},
             "layers": tuple(self._layers(dropped)),
-            "drops": tuple(Drop(position=position) for position in sorted(dropped)),
+            "drops": tuple(p.Drop(position=position) for position in sorted(dropped)),
             "drop_any": (),
             "scales": tuple(
                 self._closed(("scales", i), scale)
@@ -101,13 +82,13 @@ class _Closing:
         """Whether an entry is there: it has no `maybe`, or it is answered with yes."""
         return bool(self.answers.get((*at, "maybe"), True))
 
-    def _closed(self, at: Place, node: _Node, base: Take | None = None) -> _Node:
+    def _closed(self, at: Place, node: _Node, base: p.Take | None = None) -> _Node:
         """A recipe or an entry with the choices in it closed, from the innermost outwards."""
         for site in self.space.inside.get(at, ()):
             if site.value is not True:
                 close = partial(_closed_by, answer=self.answers[site.place], base=base)
                 node = changed(node, site.place[len(at) :], close)
-        if isinstance(node, Open):
+        if isinstance(node, p.Open):
             node = node.model_copy(update={"maybe": False, "tied": None})
         return node
 
@@ -122,25 +103,25 @@ class _Closing:
             found.discard(self.space.keeper)
         return found
 
-    def _rest(self, where: str) -> Recipe | None:
+    def _rest(self, where: str) -> p.Recipe | None:
         closed = self._closed((where,), self.space.plan.rest(where), own_of(None))
         return None if closed == own_of(None) else closed
 
-    def _layers(self, dropped: set[int]) -> Iterator[Layer]:
+    def _layers(self, dropped: set[int]) -> Iterator[p.Layer]:
         for i, layer in enumerate(self.space.plan.layers):
             if layer.position not in dropped and self._on("layers", i):
                 closed = self._closed(("layers", i), layer, own(layer.position))
                 if closed.recipe != own(layer.position):
                     yield closed
 
-    def _bridges(self, dropped: set[int]) -> Iterator[Bridge]:
+    def _bridges(self, dropped: set[int]) -> Iterator[p.Bridge]:
         gaps = {position - 1 for position in dropped} - dropped - {-1}
         for i, bridge in enumerate(self.space.plan.bridges):
             there = gaps if bridge.after is None else gaps & {bridge.after}
             if there and self._on("bridges", i):
                 yield self._closed(("bridges", i), bridge)
 
-    def _stack(self, stack: Stack) -> Stack:
+    def _stack(self, stack: p.Stack) -> p.Stack:
         there = [i for i in range(len(stack.items)) if self._on("stack", "items", i)]
         left = len(there) if stack.limit is None else stack.limit
         left -= sum(not item.maybe for item in stack.items)
@@ -151,7 +132,7 @@ class _Closing:
                 kept.append(i)
             left -= maybe
         items = (self._closed(("stack", "items", i), stack.items[i]) for i in kept or [0])
-        return Stack(items=tuple(items))
+        return p.Stack(items=tuple(items))
 
 
 def answers(space: Space, genome: Genome) -> dict[Place, Answer]:
@@ -162,32 +143,32 @@ def answers(space: Space, genome: Genome) -> dict[Place, Answer]:
     found: dict[Place, Answer] = {}
     for site in space.sites:
         first, *_ = numbers = space.index[site.place]
-        if isinstance(site.value, DropAny | Subset):
+        if isinstance(site.value, p.DropAny | p.Subset):
             found[site.place] = [k for k, number in enumerate(numbers) if bits[number]]
-        elif isinstance(site.value, Interval):
+        elif isinstance(site.value, p.Interval):
             found[site.place] = space.reals[first].value(reals[first])
         else:
             found[site.place] = bits[first] if site.value is True else picks[first]
     return found
 
 
-def _closed_by(value: Any, answer: Answer, base: Recipe | None) -> object:
+def _closed_by(value: Any, answer: Answer, base: p.Recipe | None) -> object:
     """What a choice comes to."""
-    if isinstance(value, OneOfModels | OneOfNumbers | OneOfMethods):
+    if isinstance(value, p.OneOfModels | p.OneOfNumbers | p.OneOfMethods):
         assert isinstance(answer, int)
         return value.one_of[answer]
-    if not isinstance(value, Subset):
+    if not isinstance(value, p.Subset):
         return answer
     assert isinstance(answer, list)
-    sources = tuple(LayerOf(model=value.any_of[k], layer=value.layer) for k in answer)
+    sources = tuple(p.LayerOf(model=value.any_of[k], layer=value.layer) for k in answer)
     if len(sources) < 2:
         assert sources or base is not None, "a stack has no subsets"
-        return Take(take=sources[0]) if sources else base
+        return p.Take(take=sources[0]) if sources else base
     call = value.by
-    if isinstance(call, MethodCall):
+    if isinstance(call, p.MethodCall):
         arguments = {
             name: tuple(v[k] for k in answer) if isinstance(v, tuple) and len(v) > 1 else v
             for name, v in call.arguments.items()
         }
-        call = MethodCall(name=call.name, arguments=arguments)
-    return Merge(merge=sources, by=call)
+        call = p.MethodCall(name=call.name, arguments=arguments)
+    return p.Merge(merge=sources, by=call)

@@ -2,29 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import final
 
 import jax
 import numpy as np
 from pydantic import BaseModel
 
+from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layers import own
-from gptailor.plan.plan import (
-    REST,
-    Drop,
-    Interval,
-    Item,
-    Layer,
-    Merge,
-    OneOfMethods,
-    OneOfModels,
-    OneOfNumbers,
-    Open,
-    Plan,
-    Recipe,
-    Subset,
-    Take,
-)
 from gptailor.plan.walk import entries, sources
 from gptailor.search.space.decode import Answer, decode, without_unused
 from gptailor.search.space.genome import Genome
@@ -32,7 +18,7 @@ from gptailor.search.space.space import Space, SpaceError, own_of
 from gptailor.search.space.table import settled
 
 
-def encode(space: Space, plan: Plan) -> Genome:
+def encode(space: Space, plan: p.Plan) -> Genome:
     """The canonical genome of a closed plan, as numpy arrays.
 
     A plan may say more than it has to: the base's own layers, say, or models that it doesn't use.
@@ -41,29 +27,20 @@ def encode(space: Space, plan: Plan) -> Genome:
     closed = shortest_form(plan)
     genome = _genome(space, _read(space.plan, closed))
     found = decode(space, genome)
-    if found != closed or not _counts(space, genome):
-        what = _difference(found, closed) or "drops"
+    dropped = np.bincount(space.table.group + 1, genome.bits, 1 + len(space.table.sizes))[1:]
+    if found != closed or not np.array_equal(dropped, space.table.sizes):  # as each set has to
+        names = [one for one in p.Plan.model_fields if getattr(found, one) != getattr(closed, one)]
+        what = ", ".join(one for one in names if one != "models" or len(names) == 1) or "drops"
         message = f"the plan is not in the space: its {what} can't be had by closing the choices"
         raise SpaceError(message)
     return Genome(*jax.device_get(settled(space.table, genome)))
 
 
-def shortest_form(plan: Plan) -> Plan:
+def shortest_form(plan: p.Plan) -> p.Plan:
     """A closed plan in its shortest form, as `decode` makes it."""
-    rest = {w: None if plan.rest(w) == own_of(None) else plan.rest(w) for w in REST}
+    rest = {w: None if plan.rest(w) == own_of(None) else plan.rest(w) for w in p.REST}
     layers = tuple(layer for layer in plan.layers if layer.recipe != own(layer.position))
     return without_unused(plan.model_copy(update={**rest, "layers": layers, "search": None}))
-
-
-def _counts(space: Space, genome: Genome) -> bool:
-    """Whether every `drop any` drops as many as it has to."""
-    groups = np.bincount(space.table.group + 1, genome.bits, 1 + len(space.table.sizes))
-    return np.array_equal(groups[1:], space.table.sizes)
-
-
-def _difference(found: Plan, wanted: Plan) -> str:
-    names = [name for name in Plan.model_fields if getattr(found, name) != getattr(wanted, name)]
-    return ", ".join(name for name in names if name != "models" or len(names) == 1)
 
 
 def _genome(space: Space, said: Mapping[Place, Answer]) -> Genome:
@@ -74,7 +51,7 @@ def _genome(space: Space, said: Mapping[Place, Answer]) -> Genome:
         numbers = list(space.index[site.place])
         if isinstance(answer, list):
             genome.bits[numbers] = [k in answer for k in range(len(numbers))]
-        elif isinstance(site.value, Interval) and answer is not None:
+        elif isinstance(site.value, p.Interval) and answer is not None:
             genome.reals[numbers] = space.reals[numbers[0]].share(answer)
         elif answer is not None:
             (genome.bits if site.value is True else genome.picks)[numbers] = answer
@@ -84,43 +61,43 @@ def _genome(space: Space, said: Mapping[Place, Answer]) -> Genome:
 # ------------------------------------------------------------------------------------- the reading
 
 
-def _read(plan: Plan, closed: Plan) -> dict[Place, Answer]:
+def _read(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
     """What a closed plan answers to the choices; what doesn't fit is left, for decoding to find."""
     dropped = {drop.position for drop in closed.drops}
     found: dict[Place, Answer] = {}
-    for where in REST:
+    for where in p.REST:
         if (recipe := plan.rest(where)) is not None:
             found |= _fit(recipe, closed.rest(where) or own_of(None), (where,)) or {}
     for g, choice in enumerate(plan.drop_any):
-        found["drop_any", g] = [k for k, p in enumerate(choice.among) if p in dropped]
+        found["drop_any", g] = [k for k, one in enumerate(choice.among) if one in dropped]
     for i, drop in enumerate(plan.drops):
         if drop.maybe and drop.position in dropped:
             found["drops", i, "maybe"] = True
     return found | _entries(plan, closed, dropped) | _stack(plan, closed)
 
 
-def _entries(plan: Plan, closed: Plan, dropped: set[int]) -> dict[Place, Answer]:
+def _entries(plan: p.Plan, closed: p.Plan, dropped: set[int]) -> dict[Place, Answer]:
     """Layers, scales and bridges."""
     found: dict[Place, Answer] = {}
     said = {_told(entry): entry for _, entry in entries(closed)}
     for at, entry in entries(plan):
-        if isinstance(entry, Drop | Item) or getattr(entry, "position", None) in dropped:
+        if isinstance(entry, p.Drop | p.Item) or getattr(entry, "position", None) in dropped:
             continue
         there = said.get(_told(entry))
         if entry.maybe:
             found[*at, "maybe"] = there is not None
-        elif isinstance(entry, Layer) and there is None:
+        elif isinstance(entry, p.Layer) and there is None:
             there = entry.model_copy(update={"recipe": own(entry.position)})
         found |= _fit(entry, there, at) or {}
     return found
 
 
-def _told(entry: Open) -> tuple[object, ...]:
+def _told(entry: p.Open) -> tuple[object, ...]:
     """What tells the entries of a closed plan apart."""
     return type(entry), *(getattr(entry, name, None) for name in ("position", "after", "part"))
 
 
-def _stack(plan: Plan, closed: Plan) -> dict[Place, Answer]:
+def _stack(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
     """Items in order, each to the first that may be it and leaves the others a place."""
     found: dict[Place, Answer] = {}
     items = plan.stack.items if plan.stack else ()
@@ -142,13 +119,14 @@ def _stack(plan: Plan, closed: Plan) -> dict[Place, Answer]:
 # --------------------------------------------------------------------------------- side by side
 
 
+@final
 class _UnlikeError(Exception):
     """Something can't have been closed so."""
 
 
-def _fit(mine: Recipe | Open, theirs: object, at: Place) -> dict[Place, Answer] | None:
+def _fit(mine: p.Recipe | p.Open, theirs: object, at: Place) -> dict[Place, Answer] | None:
     """How the choices in a recipe or an entry were closed, by their places; None: not so."""
-    if isinstance(mine, Open) and isinstance(theirs, Open):
+    if isinstance(mine, p.Open) and isinstance(theirs, p.Open):
         theirs = theirs.model_copy(update={"maybe": mine.maybe, "tied": mine.tied})
     try:
         return dict(_answers(mine, theirs, at))
@@ -170,23 +148,29 @@ def _answers(
     """
     if mine == theirs:
         return
-    if isinstance(mine, Layer) and mine.tied is None:
+    if isinstance(mine, p.Layer) and mine.tied is None:
         position = mine.position
-    if isinstance(mine, Subset):
+    if isinstance(mine, p.Subset):
         yield from _subset(mine, theirs, at, position)
-    elif isinstance(mine, OneOfMethods):
+    elif isinstance(mine, p.OneOfMethods):
         yield from _option(mine, theirs, at, chosen)
-    elif isinstance(mine, Interval | OneOfModels | OneOfNumbers):
-        yield at, _answer(mine, theirs)
+    elif isinstance(mine, p.OneOfModels | p.OneOfNumbers) and theirs in mine.one_of:
+        yield at, list[object](mine.one_of).index(theirs)
+    elif (
+        isinstance(mine, p.Interval)
+        and isinstance(theirs, int | float)
+        and (mine.interval[0] <= theirs <= mine.interval[1])
+    ):
+        yield at, theirs
     else:
         for step, (inner, other) in _pairs(mine, theirs, chosen).items():
             yield from _answers(inner, other, (*at, step), chosen, position)
 
 
 def _subset(
-    recipe: Subset, closed: object, at: Place, position: int | None
+    recipe: p.Subset, closed: object, at: Place, position: int | None
 ) -> Iterator[tuple[Place, Answer]]:
-    assert isinstance(closed, Take | Merge), "an open plan"
+    assert isinstance(closed, p.Take | p.Merge), "an open plan"
     layers = [source for _, source in sources(closed)]
     named = {source.model for source in layers if source.layer == recipe.layer}
     if len(layers) == 1 and named == {"base"}:
@@ -195,12 +179,12 @@ def _subset(
             named = {"base"}
     chosen = [k for k, name in enumerate(recipe.any_of) if name in named]
     yield at, chosen
-    if isinstance(closed, Merge):
+    if isinstance(closed, p.Merge):
         yield from _answers(recipe.by, closed.by, (*at, "by"), chosen)
 
 
 def _option(
-    mine: OneOfMethods, theirs: object, at: Place, chosen: Sequence[int] | None
+    mine: p.OneOfMethods, theirs: object, at: Place, chosen: Sequence[int] | None
 ) -> Iterator[tuple[Place, Answer]]:
     """The first method that may have been closed so."""
     for v, call in enumerate(mine.one_of):
@@ -209,16 +193,6 @@ def _option(
             yield at, v
             yield from found.items()
             return
-    raise _UnlikeError
-
-
-def _answer(mine: Interval | OneOfModels | OneOfNumbers, theirs: object) -> Answer:
-    if isinstance(mine, Interval):
-        low, high = mine.interval
-        if isinstance(theirs, int | float) and low <= theirs <= high:
-            return theirs
-    elif theirs in mine.one_of:
-        return list[object](mine.one_of).index(theirs)
     raise _UnlikeError
 
 

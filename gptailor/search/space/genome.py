@@ -12,15 +12,7 @@ from typing import NamedTuple, TypeAlias, final
 from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
-from gptailor.plan.plan import (
-    DropAny,
-    Interval,
-    MethodCall,
-    OneOfMethods,
-    OneOfModels,
-    OneOfNumbers,
-    Subset,
-)
+from gptailor.plan import plan as p
 from gptailor.plan.walk import Role, Site, Subject
 
 Bits = Bool[Array | ndarray, "*n b"]
@@ -51,6 +43,7 @@ class Active(NamedTuple):
 # -------------------------------------------------------------------------------------- conditions
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Literal:
     """One truth: a bit that is `value`, a pick that is `value`, or `kind` of that number."""
@@ -232,20 +225,20 @@ _NAMES: dict[Role, str] = {
 def genes_of(site: Site, entry: str, at: int) -> Sequence[Gene]:
     """The genes of a choice: one, or a bit for each position or member; none of them counts yet."""
     about, value = site.subject, site.value
-    if isinstance(value, DropAny):
+    if isinstance(value, p.DropAny):
         group = int(site.place[1])
         return [Bit(f"drop L{p}", about, p, NEVER, group=group) for p in value.among]
-    if isinstance(value, Subset):
+    if isinstance(value, p.Subset):
         first = next((model for model in value.any_of if model != "base"), value.any_of[0])
         members = [replace(about, model=model) for model in value.any_of]
         return [Bit(_name(entry, m), m, at, NEVER, default=m.model == first) for m in members]
     name = _name(entry, about)
-    if isinstance(value, Interval):
+    if isinstance(value, p.Interval):
         return [Real(name, about, at, NEVER, *map(float, value.interval))]
-    if isinstance(value, OneOfModels):
+    if isinstance(value, p.OneOfModels):
         other = next((v for v, model in enumerate(value.one_of) if model != "base"), 0)
         return [Pick(name, about, at, NEVER, value.one_of, value.one_of, other)]
-    if isinstance(value, OneOfMethods | OneOfNumbers):
+    if isinstance(value, p.OneOfMethods | p.OneOfNumbers):
         return [Pick(name, about, at, NEVER, value.one_of, _labels(value.one_of))]
     return [Bit(name, about, at, NEVER)]
 
@@ -257,7 +250,7 @@ def _name(entry: str, of: Subject) -> str:
 
 def _labels(options: Sequence[object]) -> tuple[str, ...]:
     """What tells options apart: a number, or a method, with its place where it stands twice."""
-    found = [one.name if isinstance(one, MethodCall) else repr(one) for one in options]
+    found = [one.name if isinstance(one, p.MethodCall) else repr(one) for one in options]
     if len(set(found)) < len(found):
         found = [f"{label} {v}" for v, label in enumerate(found)]
     return tuple(found)

@@ -13,19 +13,9 @@ from functools import cached_property
 from typing import Any, final
 
 from gptailor.lang.format import format_plan
+from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, TailorError
 from gptailor.plan.layers import own
-from gptailor.plan.plan import (
-    Bridge,
-    DropAny,
-    Item,
-    Layer,
-    LayerOf,
-    Merge,
-    Plan,
-    Subset,
-    Take,
-)
 from gptailor.plan.walk import SEVERAL, Given, Site, entries, shared_place, sites
 from gptailor.search.space.genome import (
     ALWAYS,
@@ -47,6 +37,7 @@ from gptailor.search.space.genome import (
 from gptailor.search.space.table import Table, table_of
 
 
+@final
 class SpaceError(TailorError):
     """There is nothing to search, or a plan is not in the space."""
 
@@ -60,7 +51,7 @@ class Space:
     the plan is closed, by its place: one gene, or a bit for each position or member.
     """
 
-    plan: Plan
+    plan: p.Plan
     layers: int
     bits: tuple[Bit, ...]
     picks: tuple[Pick, ...]
@@ -97,12 +88,11 @@ class Space:
         return hashlib.sha256(f"{self.layers}\n{text}".encode()).hexdigest()
 
 
-def space_of(plan: Plan, layers: int) -> Space:
+def space_of(plan: p.Plan, layers: int) -> Space:
     """The space of an open plan without faults. Raises SpaceError if it leaves nothing open."""
     found = _Collecting(plan, layers)
     if not found.sites:
-        message = "the plan leaves nothing open, so there is nothing to search"
-        raise SpaceError(message)
+        raise SpaceError("the plan leaves nothing open, so there is nothing to search")
     genes = found.genes()
     return Space(
         plan,
@@ -117,9 +107,9 @@ def space_of(plan: Plan, layers: int) -> Space:
     )
 
 
-def own_of(position: int | None) -> Take:
+def own_of(position: int | None) -> p.Take:
     """The base's own layer there; without a position, the base's own tensor."""
-    return Take(take=LayerOf(model="base")) if position is None else own(position)
+    return p.Take(take=p.LayerOf(model="base")) if position is None else own(position)
 
 
 # ----------------------------------------------------------------------------- when genes count
@@ -132,7 +122,7 @@ class _Collecting:
     Sites of tied entries are closed by the same genes, which count where one of them does.
     """
 
-    def __init__(self, plan: Plan, layers: int) -> None:
+    def __init__(self, plan: p.Plan, layers: int) -> None:
         self.plan = plan
         self.layers = layers
         self.sites = tuple(s for s in sites(plan) if s.open and s.subject.role != "tokens")
@@ -146,7 +136,7 @@ class _Collecting:
                 genes = self._found[type(made[0])]
                 self._made[place] = genes, tuple(range(len(genes), len(genes) + len(made)))
                 genes += made
-        subsets = (self._shared(s.place) for s in self.sites if isinstance(s.value, Subset))
+        subsets = (self._shared(s.place) for s in self.sites if isinstance(s.value, p.Subset))
         self._subsets = {place: n for n, place in enumerate(dict.fromkeys(subsets))}
         items = plan.stack.items if plan.stack else ()
         self._maybe = [i for i, item in enumerate(items) if item.maybe]
@@ -158,7 +148,7 @@ class _Collecting:
         self._drops: dict[int, int] = {}
         for site in (one for one in self.sites if one.subject.role == "drop"):
             value, position = site.value, self._position(site.entry)
-            among = value.among if isinstance(value, DropAny) else (position,)
+            among = value.among if isinstance(value, p.DropAny) else (position,)
             self._drops |= dict(zip(among, self.numbers(site.place), strict=True))
         maybe = [drop.position for drop in plan.drops if drop.maybe]
         certain = len(self._fixed) + len(maybe) + sum(choice.count for choice in plan.drop_any)
@@ -177,7 +167,7 @@ class _Collecting:
             for k, number in enumerate(numbers):
                 when = some([genes[number].when, self._when(site, k)])
                 genes[number] = replace(genes[number], when=when)
-            if isinstance(site.value, Subset):
+            if isinstance(site.value, p.Subset):
                 at, known = merged.get(place, (self._position(site.entry), NEVER))
                 when = every(self._there(site.entry), several(self._subsets[place]))
                 merged[place] = at, some([known, when])
@@ -197,9 +187,9 @@ class _Collecting:
     def _position(self, at: Place) -> int:
         """The position that an entry is for, or an item's number; -1 without one."""
         entry = self._entries.get(at)
-        if isinstance(entry, Item):
+        if isinstance(entry, p.Item):
             return int(at[-1])
-        position = entry.after if isinstance(entry, Bridge) else getattr(entry, "position", None)
+        position = entry.after if isinstance(entry, p.Bridge) else getattr(entry, "position", None)
         return -1 if position is None else int(position)
 
     def _called(self, site: Site) -> str:
@@ -208,16 +198,16 @@ class _Collecting:
         entry = self._entries.get(at)
         if entry is None:
             return str(site.place[0])
-        if isinstance(entry, Item):
+        if isinstance(entry, p.Item):
             return f"item {at[-1]}" if entry.tied is None else f"items tied {entry.tied}"
-        if isinstance(entry, Bridge):
+        if isinstance(entry, p.Bridge):
             return "bridge" if entry.after is None else f"bridge L{entry.after}"
         tied = [self._position(at)]
         if entry.tied is not None:
             mates = [p for p, e in self._entries.items() if p[0] == at[0] and e.tied == entry.tied]
             tied = [self._position(mates[0]), self._position(mates[-1])]
         before = {"drops": "drop ", "scales": "scale "}.get(str(at[0]), "")
-        part = f".{entry.part}" if isinstance(entry, Layer) and entry.part else ""
+        part = f".{entry.part}" if isinstance(entry, p.Layer) and entry.part else ""
         return before + "..".join(f"L{position}" for position in tied) + part
 
     def _there(self, at: Place) -> Condition:
@@ -225,24 +215,27 @@ class _Collecting:
         entry = self._entries.get(at)
         if entry is None:
             return ALWAYS
-        if isinstance(entry, Item):
+        if isinstance(entry, p.Item):
             return self._item_there(at) if entry.maybe else ALWAYS
         place = self._place(at)
         return every(place, bit(self.numbers((*at, "maybe"))[0])) if entry.maybe else place
 
     def _place(self, at: Place) -> Condition:
         """When there is a place for an entry: a layer that stays, a gap."""
-        if not isinstance(bridge := self._entries[at], Bridge):
+        if not isinstance(bridge := self._entries[at], p.Bridge):
             return self._kept(self._position(at))
-        return self._any_gap if bridge.after is None else self._gap(bridge.after)
+        gaps = range(self.layers - 1) if bridge.after is None else [bridge.after]
+        return some(map(self._gap, gaps))
 
     # ------------------------------------------------------------------------------- of a choice
 
     def _when(self, site: Site, k: int) -> Condition:
         """When a choice says something: its only gene, or the bit number `k`."""
         role = site.subject.role
-        if role == "drop":
-            return self._drop_counts(site)
+        if role == "drop":  # one makes a difference always, but for the layer that has to stay
+            single = not isinstance(site.value, p.DropAny)
+            keeps = single and self._position(site.entry) == self.keeper
+            return self._others_kept if keeps else ALWAYS
         if role == "item":
             n = self._maybe.index(int(site.entry[-1]))
             return every(room(n), self._item_counts(n))
@@ -251,7 +244,7 @@ class _Collecting:
         if role in ("scaled", "bridged"):
             return self._place(site.entry)
         when = every(self._there(site.entry), *map(self._given, site.when))
-        if isinstance(site.value, Subset) and k in self._own_members(site.entry, site.value):
+        if isinstance(site.value, p.Subset) and k in self._own_members(site.entry, site.value):
             others = (n for i, n in enumerate(self.numbers(site.place)) if i != k)
             return every(when, some(map(bit, others)))  # alone it is what none is
         return when
@@ -263,50 +256,40 @@ class _Collecting:
         genes, numbers = self._made[shared]
         if value == SEVERAL:
             return several(self._subsets[shared])
-        return (
-            option(numbers[0], value)
-            if isinstance(genes[numbers[0]], Pick)
-            else bit(numbers[value])
-        )
+        picked = isinstance(genes[numbers[0]], Pick)
+        return option(numbers[0], value) if picked else bit(numbers[value])
 
-    def _own(self, at: Place) -> Take | None:
+    def _own(self, at: Place) -> p.Take | None:
         """The base's own at an entry's place, which a recipe may come to."""
         entry = self._entries.get(at)
-        return own_of(entry.position if isinstance(entry, Layer) else None)
+        return own_of(entry.position if isinstance(entry, p.Layer) else None)
 
-    def _own_members(self, at: Place, subset: Subset) -> list[int]:
+    def _own_members(self, at: Place, subset: p.Subset) -> list[int]:
         own = self._own(at)
-        members = (Take(take=LayerOf(model=name, layer=subset.layer)) for name in subset.any_of)
+        members = (p.Take(take=p.LayerOf(model=name, layer=subset.layer)) for name in subset.any_of)
         return [k for k, member in enumerate(members) if member == own]
 
     def _differs(self, at: Place) -> Condition:
         """When a layer's recipe is not just the base's own."""
         layer = self._entries[at]
-        assert isinstance(layer, Layer)
+        assert isinstance(layer, p.Layer)
         recipe = layer.recipe
-        if isinstance(recipe, Subset):
+        if isinstance(recipe, p.Subset):
             mine = self._own_members(at, recipe)
             numbers = self.numbers((*at, "recipe"))
             return some(bit(n) for k, n in enumerate(numbers) if k not in mine)
-        if isinstance(recipe, Merge) or isinstance(recipe.take.model, str):
+        if isinstance(recipe, p.Merge) or isinstance(recipe.take.model, str):
             return NEVER if recipe == self._own(at) else ALWAYS
         [pick] = self.numbers((*at, "recipe", "take", "model"))
         models = recipe.take.model.one_of
         others = (
             v
             for v, name in enumerate(models)
-            if Take(take=LayerOf(model=name, layer=recipe.take.layer)) != self._own(at)
+            if p.Take(take=p.LayerOf(model=name, layer=recipe.take.layer)) != self._own(at)
         )
         return some(option(pick, v) for v in others)
 
     # ------------------------------------------------------------------------ positions and items
-
-    def _drop_counts(self, site: Site) -> Condition:
-        """When a drop makes a difference: always, but for the layer that has to stay."""
-        of_keeper = (
-            not isinstance(site.value, DropAny) and self._position(site.entry) == self.keeper
-        )
-        return self._others_kept if of_keeper else ALWAYS
 
     @cached_property
     def _others_kept(self) -> Condition:
@@ -331,10 +314,6 @@ class _Collecting:
             return NEVER
         goes = bit(self._drops[position])
         return every(goes, self._others_kept) if position == self.keeper else goes
-
-    @cached_property
-    def _any_gap(self) -> Condition:
-        return some(map(self._gap, range(self.layers - 1)))
 
     def _gap(self, after: int) -> Condition:
         if after + 1 not in self._fixed and after + 1 not in self._drops:

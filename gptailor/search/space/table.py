@@ -175,32 +175,23 @@ def _condition_rows(
 
     def rows(conditions: Sequence[Condition]) -> ConditionRows:
         numbers: dict[Clause, int] = {}
-        each = [
-            [numbers.setdefault(clause, len(numbers) + 1) for clause in sorted(one, key=_order)]
-            for one in conditions
-        ]
+        ordered = (sorted(one, key=lambda clause: sorted(map(repr, clause))) for one in conditions)
+        each = [[numbers.setdefault(clause, len(numbers) + 1) for clause in one] for one in ordered]
         clauses = [[place(one) for one in sorted(clause, key=repr)] for clause in numbers]
         return ConditionRows(_padded([[FALSE], *clauses], TRUE), _padded(each, 0))
 
-    wide = {when: n for n, when in enumerate(dict.fromkeys(filter(_is_wide, whens)))}
+    many = (one for one in whens if max(len(one), *map(len, one), 0) > _MANY)
+    wide = {when: n for n, when in enumerate(dict.fromkeys(many))}
     rest = [frozenset([frozenset([Literal("wide", wide[when])])]) if when in wide else when
             for when in whens]  # fmt: skip
     return rows(list(wide)), rows(rest)
 
 
-def _is_wide(when: Condition) -> bool:
-    return len(when) > _MANY or max(map(len, when), default=0) > _MANY
-
-
-def _order(clause: Clause) -> list[str]:
-    return sorted(map(repr, clause))
-
-
 def _padded(rows: Sequence[Sequence[int]], by: int) -> np.ndarray:
-    width = max(1, *map(len, rows)) if rows else 1
-    return np.array([[*row, *[by] * (width - len(row))] for row in rows], np.int32).reshape(
-        len(rows), width
-    )
+    found = np.full((len(rows), max(1, 0, *map(len, rows))), by, np.int32)
+    for line, row in zip(found, rows, strict=True):
+        line[: len(row)] = row
+    return found
 
 
 class _Feature(NamedTuple):

@@ -7,19 +7,20 @@ trials of its fidelity, so that the scale of fitness counts for nothing; optax m
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 import optax  # type: ignore[import-untyped] # it has no stubs
 from jaxtyping import Array, Float
 
-from gptailor.search.space.genome import Active, Genome
+from gptailor.search.space.genome import Genome
 from gptailor.search.space.table import Table, active, canonical, exact
 from gptailor.search.strategies.hash_random import Key, gumbel, normal, seeds
 from gptailor.search.strategies.strategy import (
     DRAWN_PER_ASKED,
     Archive,
+    Proposal,
     State,
     Strategy,
     newest,
@@ -66,26 +67,16 @@ class Distribution(Strategy):
         )
         return Moving(shape, optax.adam(self.rate).init(shape))
 
-    def _ask(
-        self, table: Table, state: State, key: Key, weights: Float[Array, " m"]
-    ) -> tuple[Genome, Float[Array, " n"], Any]:
+    def _ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
         """Draws, the new ones first."""
         found = _drawn(table, state.own.shape, key, DRAWN_PER_ASKED * self.population)
         return newest(state.archive, found, self.population), jnp.ones(self.population), state.own
 
-    def _tell(
-        self,
-        table: Table,
-        state: State,
-        archive: Archive,
-        population: Genome,
-        values: Float[Array, "n m"],
-        fidelity: Float[Array, " n"],
-    ) -> Moving:
+    def _tell(self, table: Table, state: State, archive: Archive, new: Archive) -> Moving:
         """A step towards the good ones and away from the bad ones."""
         shape, steps = state.own
-        pulls = _pulls(archive, values, fidelity)
-        slopes = jax.vmap(partial(_slope, table, shape))(population)
+        slopes = jax.vmap(partial(_slope, table, shape))(new.genomes)
+        pulls = _pulls(archive, new)
         downhill = jax.tree.map(lambda slope: -jnp.tensordot(pulls, slope, 1), slopes)
         change, steps = optax.adam(self.rate).update(downhill, steps, shape)
         return Moving(_bounded(optax.apply_updates(shape, change)), steps)
@@ -117,7 +108,7 @@ def highest(table: Table, scores: Float[Array, " o"]) -> Array:
 
 def _slope(table: Table, shape: Shape, genome: Genome) -> Shape:
     """The gradient of a genome's log likelihood, of what is active in it."""
-    alive: Active = active(table, genome)
+    alive = active(table, genome)
     of, value = jnp.asarray(table.option_pick), jnp.asarray(table.option_value)
     picked = jnp.asarray(genome.picks)[of] == value
     summed = jax.ops.segment_sum(jnp.exp(shape.options), of, len(table.options))
@@ -150,12 +141,10 @@ def _chances(table: Table, logits: Float[Array, " b"]) -> Float[Array, " b"]:
     return jax.nn.sigmoid(logits + jnp.where(group < 0, 0.0, low[group]))
 
 
-def _pulls(
-    archive: Archive, values: Float[Array, "n m"], fidelity: Float[Array, " n"]
-) -> Float[Array, " n"]:
+def _pulls(archive: Archive, new: Archive) -> Float[Array, " n"]:
     """From 1 for the best of all trials at its fidelity to below 0 for the worse half."""
-    total, others = jnp.sum(values, axis=-1), jnp.sum(archive.values, axis=-1)
-    peers = jnp.isfinite(others)[None, :] & (archive.fidelity[None, :] == fidelity[:, None])
+    total, others = jnp.sum(new.values, axis=-1), jnp.sum(archive.values, axis=-1)
+    peers = jnp.isfinite(others)[None, :] & (archive.fidelity[None, :] == new.fidelity[:, None])
     many = jnp.maximum(jnp.sum(peers, axis=1), 1)
     behind = jnp.sum(peers & (others[None, :] < total[:, None]), axis=1) / many
     pull = jnp.exp(-6 * behind) - 0.15

@@ -6,7 +6,7 @@ more, and the last ones on all.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -14,23 +14,16 @@ from jaxtyping import Array, Float
 
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.table import Table, canonical
+from gptailor.search.strategies import moves as m
 from gptailor.search.strategies.hash_random import Key, drawn, seeds
-from gptailor.search.strategies.moves import (
-    Neighbourhood,
-    bred,
-    joined_populations,
-    neighbourhood,
-    some_rows,
-    step_counts,
-    where,
-)
 from gptailor.search.strategies.strategy import (
     DRAWN_PER_ASKED,
     Archive,
+    Proposal,
     State,
     Strategy,
-    fitness,
     newest,
+    scalarise,
     successive_halving,
 )
 
@@ -41,7 +34,7 @@ _WANTED = 0.2
 class Steps(NamedTuple):
     """What moves look at, and the mean number of moves beyond the first."""
 
-    around: Neighbourhood
+    around: m.Neighbourhood
     more: Float[Array, ""]
 
 
@@ -60,30 +53,20 @@ class Evolution(Strategy):
 
     def _init(self, table: Table, key: Key) -> Steps:
         """Steps of one and a half moves."""
-        return Steps(neighbourhood(table), jnp.asarray(0.5))
+        return Steps(m.neighbourhood(table), jnp.asarray(0.5))
 
-    def _ask(
-        self, table: Table, state: State, key: Key, weights: Float[Array, " m"]
-    ) -> tuple[Genome, Float[Array, " n"], Any]:
+    def _ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
         """First those that go up a stage, then offspring on the lowest."""
         archive, own = state
-        found = fitness(archive, weights)
+        found = scalarise(archive.values, weights)
         offspring = self._offspring(table, archive, own, found, key)
         return *successive_halving(archive, found, offspring, self.shares, self.rise), own
 
-    def _tell(
-        self,
-        table: Table,
-        state: State,
-        archive: Archive,
-        population: Genome,
-        values: Float[Array, "n m"],
-        fidelity: Float[Array, " n"],
-    ) -> Steps:
+    def _tell(self, table: Table, state: State, archive: Archive, new: Archive) -> Steps:
         """Steps adapt by how many are better than all at their fidelity."""
         own, former = state.own, state.archive
-        total, before = jnp.sum(values, axis=-1), jnp.sum(former.values, axis=-1)
-        peers = (former.fidelity[None, :] == fidelity[:, None]) & jnp.isfinite(before)[None, :]
+        total, before = jnp.sum(new.values, axis=-1), jnp.sum(former.values, axis=-1)
+        peers = (former.fidelity[None, :] == new.fidelity[:, None]) & jnp.isfinite(before)[None, :]
         best = jnp.min(jnp.where(peers, before[None, :], jnp.inf), axis=1)
         counts = jnp.any(peers, axis=1)
         better = jnp.where(counts, (total < best) - _WANTED, 0.0)
@@ -100,8 +83,8 @@ class Evolution(Strategy):
         order = jnp.argsort(jnp.where(full, found, jnp.inf))
         order = jnp.resize(order[: self.elite], (self.elite,))
         fresh = drawn(table, random, self.elite)
-        parents = where(full[order], some_rows(archive.genomes, order), fresh)
-        often = step_counts(count, DRAWN_PER_ASKED * self.population, own.more)
-        mutants = bred(table, own.around, parents, often, (move[0], move[1]), self.moves)
-        mutants = jax.vmap(partial(canonical, table))(joined_populations(mutants, fresh))
+        parents = m.where(full[order], m.some_rows(archive.genomes, order), fresh)
+        often = m.step_counts(count, DRAWN_PER_ASKED * self.population, own.more)
+        mutants = m.bred(table, own.around, parents, often, (move[0], move[1]), self.moves)
+        mutants = jax.vmap(partial(canonical, table))(m.joined_populations(mutants, fresh))
         return newest(archive, mutants, self.population)

@@ -4,7 +4,6 @@ A `Neighbourhood` says which genes of a table are alike; it is made once. Every 
 genome and random numbers, and keeps every set at its size.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -118,9 +117,6 @@ class MoveSite(NamedTuple):
     normal: Float[Array, ""]
 
 
-Move = Callable[[Neighbourhood, MoveSite, Genome], Genome]
-
-
 def swap(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     """A bit of a set goes off and another of the same set goes on.
 
@@ -182,16 +178,10 @@ def copy(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     return Genome(*map(kind, around, genome, (site.group < 0, jnp.array(True), jnp.array(True))))
 
 
-MOVES: tuple[tuple[Move, float], ...] = (
-    (swap, 3.0),
-    (flip, 2.0),
-    (repick, 2.0),
-    (nudge, 1.0),
-    (copy, 1.0),
-)
-"""The moves, and how often each is made beside the others where it can be."""
+_MOVES = ((swap, 3.0, 0), (flip, 2.0, 0), (repick, 2.0, 1), (nudge, 1.0, 2), (copy, 1.0, None))
+"""The moves, how often each is made beside the others where it can be, and what genes it needs."""
 _CHANCES = 7
-"""GeneNumbers in 0..1 that a move takes."""
+"""Numbers in 0..1 that a move takes."""
 
 
 def one_move(
@@ -208,23 +198,15 @@ def one_move(
     free = jnp.any((group < 0) & active.bits)
     picks, reals = jnp.any((options > 1) & active.picks), jnp.any(active.reals)
     can = jnp.stack([sets, free, picks, reals, free | picks | reals])
-    odds = jnp.where(can, jnp.array([odds for _, odds in MOVES]), 0.0)
+    odds = jnp.where(can, jnp.array([odds for _, odds, _ in _MOVES]), 0.0)
     sums = jnp.tril(jnp.ones((len(odds), len(odds)))) @ odds
     number = jnp.minimum(jnp.sum(sums <= chance[6] * sums[-1]), len(odds) - 1)
     branches = [
-        partial(move, around, site) if not needs or len(genome[needs[0]]) else _unmoved
-        for (move, _), needs in zip(MOVES, _NEEDS, strict=True)
+        partial(move, around, site) if kind is None or len(genome[kind]) else lambda same: same
+        for move, _, kind in _MOVES
     ]
     found: Genome = jax.lax.switch(number, branches, genome)
     return found
-
-
-_NEEDS = ((0,), (0,), (1,), (2,), ())
-"""The kind of genes without which a move is none."""
-
-
-def _unmoved(genome: Genome) -> Genome:
-    return genome
 
 
 def crossed(

@@ -22,7 +22,8 @@ _RHO = 0.05
 DRAWN_PER_ASKED = 8
 """Genomes drawn for each one asked, so that it is new where new ones are rare."""
 
-Proposal = tuple[Genome, Float[Array, " n"], "State"]
+Proposal = tuple[Genome, Float[Array, " n"], Any]
+"""Genomes, the share for each, and the state then: the whole, or what the strategy has of it."""
 
 
 class Archive(NamedTuple):
@@ -59,7 +60,10 @@ class Strategy(ABC):
     @partial(jax.jit, static_argnums=(0, 2, 4))
     def init(self, table: Table, capacity: int, key: Key, objectives: int = 1) -> State:
         """The state before any trial; room for `capacity` of them."""
-        return State(empty(table, capacity, objectives), self._init(table, key))
+        genomes = jax.tree.map(lambda gene: jnp.tile(gene, (capacity, 1)), table.defaults)
+        values = jnp.full((capacity, objectives), jnp.nan)
+        archive = Archive(genomes, values, jnp.ones(capacity), jnp.zeros((), jnp.int32))
+        return State(archive, self._init(table, key))
 
     @partial(jax.jit, static_argnums=0)
     def ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
@@ -81,71 +85,37 @@ class Strategy(ABC):
     ) -> State:
         """The state with trials more, whoever asked for them. What is not finite is a failure."""
         values = jnp.where(jnp.isfinite(values), values, jnp.nan)
-        archive = store(state.archive, population, values, fidelity)
-        own = self._tell(table, state, archive, population, values, fidelity)
-        return State(archive, own)
+        new = Archive(population, values, fidelity, jnp.int32(len(values)))
+        archive = store(state.archive, new)
+        return State(archive, self._tell(table, state, archive, new))
 
     def _init(self, table: Table, key: Key) -> Any:
         """What the strategy knows besides the archive."""
         return ()
 
     @abstractmethod
-    def _ask(
-        self, table: Table, state: State, key: Key, weights: Float[Array, " m"]
-    ) -> tuple[Genome, Float[Array, " n"], Any]:
+    def _ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
         """Genomes, the share for each, and what the strategy knows then besides the archive."""
 
-    def _tell(
-        self,
-        table: Table,
-        state: State,
-        archive: Archive,
-        population: Genome,
-        values: Float[Array, "n m"],
-        fidelity: Float[Array, " n"],
-    ) -> Any:
-        """What the strategy knows then; `archive` holds these trials, that of `state` doesn't."""
+    def _tell(self, table: Table, state: State, archive: Archive, new: Archive) -> Any:
+        """What the strategy knows then; `archive` has the `new` trials, that of `state` doesn't."""
         return state.own
 
 
-def empty(table: Table, capacity: int, objectives: int) -> Archive:
-    """An archive without trials."""
-    return Archive(
-        jax.tree.map(lambda gene: jnp.tile(jnp.asarray(gene), (capacity, 1)), table.defaults),
-        jnp.full((capacity, objectives), jnp.nan),
-        jnp.ones(capacity),
-        jnp.zeros((), jnp.int32),
-    )
-
-
-def store(
-    archive: Archive,
-    population: Genome,
-    values: Float[Array, "n m"],
-    fidelity: Float[Array, " n"],
-) -> Archive:
+def store(archive: Archive, new: Archive) -> Archive:
     """The archive with trials more. When it is full, each takes the place of the worst."""
 
     def one(held: Archive, trial: tuple[Any, ...]) -> tuple[Archive, None]:
-        at = jnp.where(held.size < len(held.fidelity), held.size, _worst(held))
-        genomes, found, shares = jax.tree.map(
-            lambda old, new: old.at[at].set(new), (held.genomes, held.values, held.fidelity), trial
+        total = jnp.sum(held.values, axis=-1)
+        worst = jnp.argmax(jnp.where(jnp.isfinite(total), total, jnp.inf))  # or a failure
+        at = jnp.where(held.size < len(held.fidelity), held.size, worst)
+        genomes, values, shares = jax.tree.map(
+            lambda rows, row: rows.at[at].set(row), held[:3], trial
         )
         size = jnp.minimum(held.size + 1, len(held.fidelity))
-        return Archive(genomes, found, shares, size), None
+        return Archive(genomes, values, shares, size), None
 
-    return jax.lax.scan(one, archive, (population, values, fidelity))[0]
-
-
-def _worst(archive: Archive) -> Int[Array, ""]:
-    """A failure, or the trial with the highest sum."""
-    total = jnp.sum(archive.values, axis=-1)
-    return jnp.argmax(jnp.where(jnp.isfinite(total), total, jnp.inf))
-
-
-def fitness(archive: Archive, weights: Float[Array, " m"]) -> Float[Array, " capacity"]:
-    """One number a trial, NaN for failures and empty places."""
-    return scalarise(archive.values, weights)
+    return jax.lax.scan(one, archive, new[:3])[0]
 
 
 def scalarise(

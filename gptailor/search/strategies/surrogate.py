@@ -15,7 +15,7 @@ are for a start. In the form of kernels (trials × trials), as trials are fewer 
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -23,22 +23,15 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.table import Table, canonical, features
+from gptailor.search.strategies import moves as m
 from gptailor.search.strategies.hash_random import Key, Seed, drawn, normal, seeds
-from gptailor.search.strategies.moves import (
-    Neighbourhood,
-    bred,
-    joined_populations,
-    neighbourhood,
-    some_rows,
-    step_counts,
-    where,
-)
 from gptailor.search.strategies.strategy import (
     Archive,
+    Proposal,
     State,
     Strategy,
     fingerprints,
-    fitness,
+    scalarise,
     successive_halving,
     told,
 )
@@ -73,9 +66,7 @@ _SMOOTHINGS = 3
 # ---------------------------------------------------------------------------------------- the model
 
 
-def targets(
-    found: Float[Array, " n"], fidelity: Float[Array, " n"], there: Bool[Array, " n"]
-) -> Float[Array, " n"]:
+def targets(found: Float[Array, " n"], there: Bool[Array, " n"]) -> Float[Array, " n"]:
     """Fitness with mean 0 and deviation 1 over what was told; 0 where nothing was.
 
     What is far behind the best counts by its logarithm, in units of the distance from the best to
@@ -156,7 +147,8 @@ def draw(seen: Observations, shared: Sharing, heat: Float[Array, " d"], seed: Se
 
     By Matheron's rule: a draw from the prior, corrected by what it gets wrong of what was seen.
     """
-    columns = _columns(seen, shared)
+    near, kind = seen.features @ shared.near, seen.features @ shared.kind
+    columns = jnp.concatenate([seen.features, near, kind, seen.pairs], axis=1)
     found = _variances(seen, columns, shared.blocks)
     n, k = columns.shape
     numbers = heat * normal(seed, (k + n + 1, len(heat)))
@@ -171,11 +163,6 @@ def draw(seen: Observations, shared: Sharing, heat: Float[Array, " d"], seed: Se
     f = seen.features.shape[1]
     near, kind = shared.near @ full[f : 2 * f], shared.kind @ full[2 * f : 3 * f]
     return Coefficients(full[:f] + near + kind, full[3 * f :])
-
-
-def _columns(seen: Observations, shared: Sharing) -> Float[Array, "n k"]:
-    parts = (seen.features, seen.features @ shared.near, seen.features @ shared.kind, seen.pairs)
-    return jnp.concatenate(parts, axis=1)
 
 
 def _kernel(seen: Observations, columns: Float[Array, "n k"], by: Variances) -> Float[Array, "n n"]:
@@ -231,13 +218,11 @@ def _unit(rows: Float[Array, "f f"]) -> Float[Array, "f f"]:
 
 # ------------------------------------------------------------------------------------- the strategy
 
-Marks = UInt32[Array, " c"]
-
 
 class Known(NamedTuple):
     """What a surrogate works out once for a table."""
 
-    around: Neighbourhood
+    around: m.Neighbourhood
     shared: Sharing
 
 
@@ -261,11 +246,9 @@ class Surrogate(Strategy):
     rise: int = 3
 
     def _init(self, table: Table, key: Key) -> Known:
-        return Known(neighbourhood(table), sharing(table))
+        return Known(m.neighbourhood(table), sharing(table))
 
-    def _ask(
-        self, table: Table, state: State, key: Key, weights: Float[Array, " m"]
-    ) -> tuple[Genome, Float[Array, " n"], Any]:
+    def _ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
         """One genome for each draw: the best of its pool that is new."""
         drawing, random, *breeding = seeds(key, 6)
         archive, own = state
@@ -279,9 +262,9 @@ class Surrogate(Strategy):
         taking = jax.vmap(partial(features, table))(pool)
         marks, held = fingerprints(taking), fingerprints(effects)
         stale = jnp.any((marks[:, None] == held[None, :]) & told(archive)[None, :], axis=1)
-        chosen = some_rows(pool, _picked(_scores(table, taking, by)[:, 1:], stale, marks))
+        chosen = m.some_rows(pool, _picked(_scores(table, taking, by)[:, 1:], stale, marks))
         asked = jax.vmap(partial(canonical, table))(chosen)
-        found = fitness(archive, weights)
+        found = scalarise(archive.values, weights)
         return *successive_halving(archive, found, asked, self.shares, self.rise), own
 
     def _elite(
@@ -293,7 +276,7 @@ class Surrogate(Strategy):
         seed: Seed,
     ) -> Genome:
         """The best by what was told and by what the model expects, in turns; random ones if few."""
-        found = fitness(archive, weights)
+        found = scalarise(archive.values, weights)
         valid = jnp.isfinite(found)
         full = archive.fidelity >= jnp.max(jnp.where(valid, archive.fidelity, 0.0))
         orders = [
@@ -303,18 +286,18 @@ class Surrogate(Strategy):
         order = jnp.stack(orders, axis=1).ravel()[: self.elite]
         few = jnp.arange(self.elite) // 2 >= jnp.sum(valid & full)
         random = drawn(table, seed, self.elite)
-        return where(few | ~valid[order], random, some_rows(archive.genomes, order))
+        return m.where(few | ~valid[order], random, m.some_rows(archive.genomes, order))
 
     def _bred(
-        self, table: Table, around: Neighbourhood, elite: Genome, chance: list[Seed]
+        self, table: Table, around: m.Neighbourhood, elite: Genome, chance: list[Seed]
     ) -> Genome:
         """Mutants of the elite, more of its first ones, and some random genomes."""
         count, move, cross, fresh = chance
         turns = (jnp.arange(_TURNS) + 0.5) / _TURNS
-        parents = some_rows(elite, jnp.floor(self.elite * turns**2).astype(jnp.int32))
-        often = step_counts(count, self.mutants, _MORE)
-        mutants = bred(table, around, parents, often, (move, cross), self.moves)
-        return joined_populations(mutants, drawn(table, fresh, self.mutants // _FRESH))
+        parents = m.some_rows(elite, jnp.floor(self.elite * turns**2).astype(jnp.int32))
+        often = m.step_counts(count, self.mutants, _MORE)
+        mutants = m.bred(table, around, parents, often, (move, cross), self.moves)
+        return m.joined_populations(mutants, drawn(table, fresh, self.mutants // _FRESH))
 
 
 def _seen(
@@ -326,7 +309,7 @@ def _seen(
         _centred(effects, there),
         _centred(products(table, effects), there),
         jnp.where(there, 1 - archive.fidelity, 0.0),
-        targets(fitness(archive, weights), archive.fidelity, there),
+        targets(scalarise(archive.values, weights), there),
         1 / archive.fidelity,
         there,
     )
@@ -343,7 +326,9 @@ def _scores(table: Table, effects: Float[Array, "n f"], by: Coefficients) -> Flo
     return effects @ by.features + products(table, effects) @ by.pairs
 
 
-def _picked(scores: Float[Array, "c d"], stale: Bool[Array, " c"], own: Marks) -> Int[Array, " d"]:
+def _picked(
+    scores: Float[Array, "c d"], stale: Bool[Array, " c"], own: UInt32[Array, " c"]
+) -> Int[Array, " d"]:
     """By each draw the best that is neither known nor picked already; if all are, any."""
     chosen = []
     for score in scores.T:
