@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from gptailor.build.lock import Lock
+from gptailor.build.lock import Lock, read_lock
 from gptailor.build.output import fit_bridges, payloads, side_files
-from gptailor.build.record import Recording, at_locked_commits, lock_of, refuse_early
+from gptailor.build.record import Recording, at_locked_commits, refuse_early
 from gptailor.checkpoint.files import CheckpointError, refuse_changed
 from gptailor.checkpoint.formats.gguf import is_gguf
 from gptailor.checkpoint.write.side_folder import remove_stale
@@ -74,15 +74,17 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
     fails or differs from the lock.
     """
-    held_to = lock_of(locked) if locked is not None else None
+    held_to = locked if isinstance(locked, Lock | None) else read_lock(Path(locked))
     if isinstance(plan, Plan):
-        plan = at_locked_commits(plan, held_to) if held_to is not None else plan
+        plan = at_locked_commits(plan, held_to)
         plan = ready(plan, models=models, dtype=dtype, shard_size=shard_size)
     prepared, target = plan, Path(output)
-    _refuse_device(device)
+    if device != "cpu":
+        from gptailor.program.run import device_of  # noqa: PLC0415 (imports torch)
+
+        device_of(device)  # refuses one that isn't there
     protected = _refuse_target(prepared, target, force=force)
-    if held_to is not None:
-        refuse_early(prepared, held_to)
+    refuse_early(prepared, held_to)
 
     fitted = fit_bridges(prepared, device=device, memory=memory, told=bridging)
 
@@ -117,14 +119,6 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
             recording.lock(prepared.declared) if recording else None,
             fitted.bridges if fitted else {},
         )
-
-
-def _refuse_device(device: str) -> None:
-    """Raise TailorError for a device that isn't there."""
-    if device != "cpu":
-        from gptailor.program.run import device_of  # noqa: PLC0415 (imports torch)
-
-        device_of(device)
 
 
 def _refuse_target(prepared: Prepared, target: Path, *, force: bool) -> set[Path]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import pydantic
 from pydantic import Field, PrivateAttr
@@ -35,6 +35,7 @@ MOST_NAMED = 5
 """Differences that one message names."""
 
 
+@final
 class LockedModel(Closed):
     """A model of the plan: as it is declared, the commit it was at on the Hub, the files read.
 
@@ -48,6 +49,7 @@ class LockedModel(Closed):
     files: dict[str, FileDigest]
 
 
+@final
 class LockedText(Closed):
     """The calibration text that a gap's bridge was fitted on: its file, and the tokens used."""
 
@@ -55,6 +57,7 @@ class LockedText(Closed):
     tokens: int
 
 
+@final
 class Lock(Closed):
     """What a plan was compiled from and to.
 
@@ -150,6 +153,7 @@ _ANEW = "'gptailor lock' makes it anew"
 # ------------------------------------------------------------------------------------ what differs
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Difference:
     """One thing that is not as it should be: what it is of, its name, and the sentence to say.
@@ -187,10 +191,8 @@ def _differs(expected: TensorDigest | None, found: TensorDigest | None, by: str)
     if (found.dtype, found.shape) != (expected.dtype, expected.shape):
         ours, theirs = (f"{t.dtype} {list(t.shape)}" for t in (found, expected))
         return f"is {ours}, and by {by} {theirs}"
-    return None if found.sha256 == expected.sha256 else _other_bytes(expected, found, by)
-
-
-def _other_bytes(expected: TensorDigest, found: TensorDigest, by: str) -> str | None:
+    if found.sha256 == expected.sha256:
+        return None
     if expected.sketch is None or found.sketch is None:
         return f"has other bytes than by {by}"
     apart = _distance(expected.sketch, found.sketch)
@@ -235,10 +237,7 @@ def refuse(differences: Iterable[Difference], lock: Lock) -> None:
 _INPUTS = "give what was locked, or lock anew by 'gptailor lock'"
 _OUTPUT = "another version of gptailor or torch may compute otherwise; see 'gptailor lock'"
 _REFUSALS = {
-    "plan": ("C703", _INPUTS),
-    "dtype": ("C703", _INPUTS),
-    "model": ("C704", _INPUTS),
-    "file": ("C704", _INPUTS),
-    "config": ("C705", _OUTPUT),
-    "tensor": ("C705", _OUTPUT),
+    **dict.fromkeys(("plan", "dtype"), ("C703", _INPUTS)),
+    **dict.fromkeys(("model", "file"), ("C704", _INPUTS)),
+    **dict.fromkeys(("config", "tensor"), ("C705", _OUTPUT)),
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any, final
 
+from gptailor.build import output as out
 from gptailor.build.lock import (
     LOCK_FILE,
     Difference,
@@ -18,18 +19,7 @@ from gptailor.build.lock import (
     LockedText,
     differing_file,
     differing_tensors,
-    read_lock,
     refuse,
-)
-from gptailor.build.output import (
-    InputFiles,
-    config,
-    fit_bridges,
-    inputs,
-    payloads,
-    tensor_digest,
-    used_dtype,
-    used_plan,
 )
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.folder import CONFIG
@@ -83,11 +73,6 @@ def at_locked_commits(plan: Plan, lock: Lock | None) -> Plan:
     return pinned(plan, commits)
 
 
-def lock_of(locked: Lock | str | Path) -> Lock:
-    """A lock, read if it is a path. Raises CheckpointError (C701, C702) for a file that is none."""
-    return locked if isinstance(locked, Lock) else read_lock(Path(locked))
-
-
 # ---------------------------------------------------------------------------- before it is compiled
 
 
@@ -100,7 +85,7 @@ def refuse_early(prepared: Prepared, lock: Lock | None) -> None:
     if lock is None:
         return
     refuse(_of_plan(prepared, lock), lock)
-    refuse(differing_inputs(inputs(prepared), lock, _early), lock)
+    refuse(differing_inputs(out.inputs(prepared), lock, _early), lock)
     refuse(differing_texts(prepared, lock), lock)
     refuse(_of_output(prepared, lock), lock)
 
@@ -108,7 +93,7 @@ def refuse_early(prepared: Prepared, lock: Lock | None) -> None:
 def _of_plan(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
     if plan_digest(prepared.plan) != lock.plan:
         yield Difference("plan", "plan", "the plan is not the one that was locked")
-    elif (dtype := used_dtype(prepared)) != lock.dtype:
+    elif (dtype := out.used_dtype(prepared)) != lock.dtype:
         said = f"the output is {dtype or 'of several dtypes'}, and by the lock {lock.dtype}"
         yield Difference("dtype", "dtype", said)
 
@@ -126,7 +111,7 @@ def differing_texts(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
 
 
 def differing_inputs(
-    read: InputFiles, lock: Lock, digest_of: Callable[[Path, FileDigest], FileDigest | None]
+    read: out.InputFiles, lock: Lock, digest_of: Callable[[Path, FileDigest], FileDigest | None]
 ) -> Iterator[Difference]:
     """Files that are read and not locked, or the reverse; and those that are not as locked.
 
@@ -158,19 +143,20 @@ def _early(path: Path, locked: FileDigest) -> FileDigest | None:
 
 
 def _of_output(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
-    if config_digest(config(prepared)) != lock.config:
+    if config_digest(out.config(prepared)) != lock.config:
         yield Difference("config", CONFIG, f"the output's {CONFIG} is not the one that was locked")
     planned = {}
     for spec in (output.spec for output in prepared.compiled.program.outputs):
         locked = lock.tensors.get(spec.name)  # all but the bytes is known
         sha256 = locked.sha256 if locked is not None else "0" * 64
-        planned[spec.name] = tensor_digest(spec, sha256, None)
+        planned[spec.name] = out.tensor_digest(spec, sha256, None)
     yield from differing_tensors(lock.tensors, planned, "the lock")
 
 
 # --------------------------------------------------------------------------- while it is compiled
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class _Hashed:
     """A file of a model, and its digest once a thread has it."""
@@ -181,6 +167,7 @@ class _Hashed:
     digest: "Future[FileDigest]"
 
 
+@final
 class _Stopped(Exception):  # noqa: N818 (no error: whoever would have used the digest is gone)
     """The recording ended before a file was read."""
 
@@ -213,7 +200,7 @@ class Recording:
         self._pool = ThreadPoolExecutor(threads or available(), thread_name_prefix="gptailor-lock")
 
     def __enter__(self) -> "Recording":
-        for model, its in inputs(self.prepared).items():
+        for model, its in out.inputs(self.prepared).items():
             for name, path in its.items():
                 made = self._pool.submit(of_file, path, self._go_on)
                 self._hashed.append(_Hashed(model, name, path, made))
@@ -231,7 +218,7 @@ class Recording:
 
     def seen(self, spec: TensorSpec, sha256: str) -> None:
         """Take down a tensor of the output."""
-        self._tensors[spec.name] = tensor_digest(spec, sha256, self.fitted)
+        self._tensors[spec.name] = out.tensor_digest(spec, sha256, self.fitted)
 
     def watching(self, progress: ByteProgress) -> ByteProgress:
         """The same progress, which refuses an input once it is known to differ.
@@ -248,7 +235,7 @@ class Recording:
 
     def files(self, target: Path) -> dict[str, bytes]:
         """The lock as a file of the output's folder, its sources those of the plan in there."""
-        return {LOCK_FILE: self.lock(used_plan(self.prepared, target).models).text().encode()}
+        return {LOCK_FILE: self.lock(out.used_plan(self.prepared, target).models).text().encode()}
 
     def lock(self, models: Mapping[str, Model]) -> Lock:
         """The lock of all that was read and made; `models` are declared in it as given."""
@@ -259,12 +246,12 @@ class Recording:
         bridges = self.fitted.bridges if self.fitted is not None else {}
         lock = Lock(
             plan=plan_digest(self.prepared.plan),
-            dtype=used_dtype(self.prepared),
+            dtype=out.used_dtype(self.prepared),
             models={
                 name: LockedModel(**models[name].model_dump(), commit=commits.get(name), files=its)
                 for name, its in files.items()
             },
-            config=config_digest(config(self.prepared)),
+            config=config_digest(out.config(self.prepared)),
             bridges={gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()},
             tensors=self._tensors,
         )
@@ -299,11 +286,11 @@ def lock(
     all bytes read and made, `work` of them. The rest is as `compile` has it.
     """
     prepared = ready(plan, models=models, dtype=dtype) if isinstance(plan, Plan) else plan
-    fitted = fit_bridges(prepared)
+    fitted = out.fit_bridges(prepared)
     crew = Crew(threads)
     outputs = prepared.compiled.program.outputs
     told = crew.told(progress)
     with Recording(prepared, fitted=fitted, threads=threads, progress=told) as recording:
         specs = [output.spec for output in outputs]
-        of_tensors(specs, payloads(outputs, fitted=fitted), crew, recording.seen, told)
+        of_tensors(specs, out.payloads(outputs, fitted=fitted), crew, recording.seen, told)
         return recording.lock(prepared.declared)

@@ -7,20 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
+from gptailor.build import output as out
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Difference, Lock, differing_tensors, read_lock
-from gptailor.build.output import (
-    CARD,
-    config,
-    fit_bridges,
-    inputs,
-    is_beside,
-    payloads,
-    side_files,
-    sketched,
-    tensor_digest,
-    tokenizer_model_name,
-    work,
-)
 from gptailor.build.record import config_digest, differing_inputs, differing_texts, plan_digest
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
 from gptailor.checkpoint.folder import (
@@ -116,7 +104,7 @@ class Verification:
         if self.prepared is None:
             return size
         made = self.prepared.compiled.program.size
-        return size + (made if self.lock is None else work(self.prepared))
+        return size + (made if self.lock is None else out.work(self.prepared))
 
     # ---------------------------------------------------------------------------- without weights
 
@@ -154,7 +142,9 @@ class Verification:
             away = [fault for fault in faults if fault.code.startswith("C")]
             if other := [fault for fault in faults if fault not in away]:
                 self.differences.append(_faulty(other, self.folder / PLAN_FILE))
-            self.unverified += [f"model {_model_name(f)}: {f.message}" for f in away]
+            for fault in away:
+                name = quoted(str(fault.at[1])) if fault.at[:1] == ("models",) else "files"
+                self.unverified.append(f"model {name}: {fault.message}")
         return None
 
     # ------------------------------------------------------------------------------- with weights
@@ -197,26 +187,26 @@ class Verification:
     def _expected_beside(self) -> dict[str, FileDigest] | None:
         """Digests of the tokenizer's files and of how the model generates; None if unknown."""
         if self.prepared is not None:
-            made = side_files(self.prepared, self.folder).items()
+            made = out.side_files(self.prepared, self.folder).items()
             return {
                 name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
                 for name, content in made
-                if name not in {CONFIG, PLAN_FILE, CARD}
+                if name not in {CONFIG, PLAN_FILE, out.CARD}
             }
         if self.lock is None or self.plan is None:
             return None
-        lowest = tokenizer_model_name(self.plan)
+        lowest = out.tokenizer_model_name(self.plan)
         while (under := self.plan.models[lowest].on) is not None:
             lowest = under
         files = self.lock.models[lowest].files if lowest in self.lock.models else {}
-        found = {name: digest for name, digest in files.items() if is_beside(name)}
+        found = {name: digest for name, digest in files.items() if out.is_beside(name)}
         return found or None  # without any the tokenizer may be that of a GGUF file
 
     def _has_locked_inputs(self, prepared: Prepared, crew: Crew, progress: ByteProgress) -> bool:
         """Whether the plan is compiled of what was locked, if there is a lock."""
         if self.lock is None:
             return True
-        read = inputs(prepared)
+        read = out.inputs(prepared)
         digests: dict[Path, FileDigest] = {}
 
         def take(path: Path) -> None:
@@ -250,15 +240,15 @@ class Verification:
             gone = next(path for path in prepared.texts.values() if not path.is_file())
             said = f"{len(left)} bridged tensors: their calibration text is gone ({gone})"
             self.unverified.append(said)
-        fitted = fit_bridges(prepared) if not left else None
+        fitted = out.fit_bridges(prepared) if not left else None
         outputs = tuple(o for o in program.outputs if o.spec.name not in left)
         specs = [output.spec for output in outputs]
-        made = _digests(specs, payloads(outputs, fitted=fitted), crew, progress)
-        made = {spec.name: tensor_digest(spec, made[spec.name].sha256, fitted) for spec in specs}
+        made = _digests(specs, out.payloads(outputs, fitted=fitted), crew, progress)
+        made = {s.name: out.tensor_digest(s, made[s.name].sha256, fitted) for s in specs}
         known = found if self.lock is None else self.lock.tensors
         known = {name: digest for name, digest in known.items() if name not in left}
         if self.lock is None:
-            known |= sketched(output, found, program.bridged - left)
+            known |= out.sketched(output, found, program.bridged - left)
             self.differences += differing_tensors(made, known, "the plan")
         else:
             what = "what the plan makes of tensor"
@@ -275,7 +265,7 @@ def _digests(
     found: dict[str, TensorDigest] = {}
 
     def seen(spec: TensorSpec, sha256: str) -> None:
-        found[spec.name] = tensor_digest(spec, sha256, None)
+        found[spec.name] = out.tensor_digest(spec, sha256, None)
 
     of_tensors(specs, payload_of, crew, seen, progress)
     return found
@@ -304,16 +294,12 @@ def _faulty(faults: list[Fault], path: Path) -> Difference:
     return Difference("plan", PLAN_FILE, said, path)
 
 
-def _model_name(fault: Fault) -> str:
-    return quoted(str(fault.at[1])) if fault.at[:1] == ("models",) else "files"
-
-
 def _differing_config(
     output: Checkpoint, prepared: Prepared | None, lock: Lock | None
 ) -> Iterator[Difference]:
     """Settings that the plan gives otherwise; a configuration that is not the locked one."""
     path = output.folder / CONFIG
-    expected = config(prepared) if prepared else output.config
+    expected = out.config(prepared) if prepared else output.config
     differing = False
     for key in sorted(expected.keys() | output.config.keys()):
         ours, theirs = (_shown(settings, key) for settings in (output.config, expected))

@@ -249,6 +249,7 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
         raise ReaderLeft from None
 
 
+@final
 class ReaderLeft(Exception):  # noqa: N818 (no error: `gptailor schema | head`)
     """Nobody reads what is printed any more. Click would make it exit code 1."""
 

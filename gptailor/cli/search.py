@@ -6,7 +6,7 @@ import sys
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import click
 
@@ -21,6 +21,7 @@ Example; the same command goes on where it was interrupted:
 """
 
 
+@final
 class _SampleRange(click.ParamType[tuple[int, int]]):
     """`64..1024`."""
 
