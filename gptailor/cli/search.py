@@ -12,6 +12,7 @@ import click
 
 from gptailor.cli import options
 from gptailor.cli.options import keep_memory, read_plan, say
+from gptailor.plan.faults import TailorError, listed
 
 _SEARCH_EXAMPLE = """
 \b
@@ -99,7 +100,8 @@ def search_command(
     where = Resources(**{name: given[name] for name in Resources.__dataclass_fields__})
     wanted = read_plan(plan)
     settings(wanted, flags)  # what is wrong is said before seconds of imports
-    _need_packages()
+    if missing := [name for name in ("jax", "optax", "optuna") if find_spec(name) is None]:
+        raise TailorError(f"a search needs {listed(missing)}: pip install 'gptailor[search]'")
     _set_up_jax()
     from gptailor.cli.search_view import Lines, Screen  # noqa: PLC0415
     from gptailor.report.scores import summary_lines  # noqa: PLC0415
@@ -113,14 +115,6 @@ def search_command(
     if found.ended == "interrupted":
         say("interrupted; all trials are kept, and the same command goes on", err=True)
         sys.exit(130)
-
-
-def _need_packages() -> None:
-    missing = [name for name in ("jax", "optax", "optuna") if find_spec(name) is None]
-    if missing:
-        from gptailor.plan.faults import TailorError, listed  # noqa: PLC0415
-
-        raise TailorError(f"a search needs {listed(missing)}: pip install 'gptailor[search]'")
 
 
 def _set_up_jax() -> None:
