@@ -49,8 +49,7 @@ def plan_digest(plan: Plan) -> str:
     texts = list(dict.fromkeys(bridge.on for bridge in plan.bridges))
     bridges = tuple(b.model_copy(update={"on": str(texts.index(b.on))}) for b in plan.bridges)
     stripped = plan.model_copy(update={"models": models, "bridges": bridges, "dtype": None})
-    text = format_plan(stripped)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(format_plan(stripped).encode()).hexdigest()
 
 
 def config_digest(config: Mapping[str, Any]) -> str:

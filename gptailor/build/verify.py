@@ -27,7 +27,7 @@ from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths, Prepared, ready
 
-LONGEST_VALUE = 60
+_LONGEST_VALUE = 60
 """Characters of a setting that are shown."""
 
 
@@ -316,7 +316,7 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
 
 
 def _differing_beside(
