@@ -1,1 +1,3 @@
 """A plan into a folder: compile, lock, verify."""
+
+__all__ = ["compile", "lock", "output", "record", "verify"]

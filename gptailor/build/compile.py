@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, final
 from gptailor.build.lock import Lock, read_lock
 from gptailor.build.output import fit_bridges, payloads, side_files
 from gptailor.build.record import Recording, at_locked_commits, refuse_early
-from gptailor.checkpoint.files import CheckpointError, refuse_changed
-from gptailor.checkpoint.formats.gguf import is_gguf
+from gptailor.checkpoint.files import CheckpointError, is_gguf, refuse_changed
 from gptailor.checkpoint.write.side_folder import remove_stale
 from gptailor.checkpoint.write.writer import check_target, free_space, located, write_checkpoint
 from gptailor.plan.layers import Gap
@@ -76,7 +75,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     """
     held_to = locked if isinstance(locked, Lock | None) else read_lock(Path(locked))
     if isinstance(plan, Plan):
-        plan = at_locked_commits(plan, held_to)
+        plan = at_locked_commits(plan, held_to) if held_to else plan
         plan = ready(plan, models=models, dtype=dtype, shard_size=shard_size)
     prepared, target = plan, Path(output)
     if device != "cpu":
@@ -84,7 +83,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
         device_of(device)  # refuses one that isn't there
     protected = _refuse_target(prepared, target, force=force)
-    refuse_early(prepared, held_to)
+    if held_to:
+        refuse_early(prepared, held_to)
 
     fitted = fit_bridges(prepared, device=device, memory=memory, told=bridging)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gptailor
 from gptailor.build.lock import PLAN_FILE
+from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.folder import (
     ADAPTER,
     CONFIG,
@@ -19,7 +20,6 @@ from gptailor.checkpoint.folder import (
     generation_config,
     tokenizer_files,
 )
-from gptailor.checkpoint.formats.gguf import is_gguf
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.models import Opened, folder_of, is_local

@@ -27,7 +27,7 @@ from gptailor.checkpoint.models import is_local
 from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_file, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress
-from gptailor.checkpoint.write.threads import Crew, available
+from gptailor.checkpoint.write.tensors import Crew, available
 from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import ModelPaths, Prepared, pinned, ready
@@ -57,10 +57,8 @@ def config_digest(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def at_locked_commits(plan: Plan, lock: Lock | None) -> Plan:
+def at_locked_commits(plan: Plan, lock: Lock) -> Plan:
     """The plan with each model of the Hub at the commit that was locked, if it was declared so."""
-    if lock is None:
-        return plan
     commits = {
         name: locked.commit
         for name, locked in lock.models.items()
@@ -75,14 +73,12 @@ def at_locked_commits(plan: Plan, lock: Lock | None) -> Plan:
 # ---------------------------------------------------------------------------- before it is compiled
 
 
-def refuse_early(prepared: Prepared, lock: Lock | None) -> None:
+def refuse_early(prepared: Prepared, lock: Lock) -> None:
     """Raise CheckpointError (C703 to C705) for what differs from a lock, as far as is known now.
 
     That is the plan, the dtype, which files are read, their sizes, the bytes of small ones, the
     calibration texts, the configuration, and what the output's tensors are.
     """
-    if lock is None:
-        return
     refuse(_of_plan(prepared, lock), lock)
     refuse(differing_inputs(out.inputs(prepared), lock, _early), lock)
     refuse(differing_texts(prepared, lock), lock)

@@ -21,7 +21,7 @@ from gptailor.checkpoint.folder import (
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
-from gptailor.checkpoint.write.threads import Crew
+from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.parse import read_bytes
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.plan import Plan

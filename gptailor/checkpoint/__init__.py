@@ -3,3 +3,15 @@
 Others use `models`, `folder`, `tensor`, `vocabulary` (tokens), `files` (safe reading, errors), and
 what the packages here name. `hub` is for who fetches.
 """
+
+__all__ = [
+    "families",
+    "files",
+    "folder",
+    "formats",
+    "hub",
+    "models",
+    "tensor",
+    "vocabulary",
+    "write",
+]

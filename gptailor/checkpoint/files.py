@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, final
 
 from gptailor.plan.faults import TailorError
 
@@ -201,6 +201,7 @@ def _undecodable(text: str, decoder: json.JSONDecoder) -> int:
     return at
 
 
+@final
 class _TwiceError(ValueError):
     """An object holds a name twice."""
 
@@ -243,3 +244,8 @@ def refuse_changed(before: Mapping[Path, Stamp]) -> None:
 
 def _stamp(status: os.stat_result) -> Stamp:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a path is that of a GGUF file, by its name."""
+    return path.suffix.lower() == ".gguf" and not path.is_dir()

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, final
 
-from gptailor.checkpoint.files import CheckpointError, quoted, read_object, reading, reason
-from gptailor.checkpoint.formats.gguf import is_gguf, open_gguf
+from gptailor.checkpoint.files import CheckpointError, is_gguf, quoted, read_object, reading, reason
+from gptailor.checkpoint.formats.gguf import open_gguf
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE, read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import TensorInfo

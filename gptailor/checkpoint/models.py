@@ -8,9 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, final
 
-from gptailor.checkpoint.families.detect import layout_of
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
-from gptailor.checkpoint.families.layout import Layout, layer_entries, split_name
+from gptailor.checkpoint.families.layout import Layout, layer_entries, layout_of, split_name
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import Checkpoint, open_checkpoint
 from gptailor.checkpoint.hub import Remote, open_adapter, open_hub

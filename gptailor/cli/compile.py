@@ -73,12 +73,14 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     from gptailor.build.record import at_locked_commits, refuse_early  # noqa: PLC0415
     from gptailor.prepare import prepare, ready  # noqa: PLC0415
 
-    wanted = at_locked_commits(read_plan(plan), held_to)
+    wanted = read_plan(plan)
+    wanted = at_locked_commits(wanted, held_to) if held_to else wanted
     make = prepare if dry_run else ready
     prepared = make(wanted, models=dict(models), dtype=dtype, shard_size=shard_size)
     report(prepared.warnings)
     if dry_run:
-        refuse_early(prepared, held_to)
+        if held_to:
+            refuse_early(prepared, held_to)
         print_dry_run(prepared, output)
         return
     keep_memory()

@@ -115,6 +115,7 @@ def plan_text(name: str) -> str:
 
 def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
     """The plan of a file, if it can be read, and its faults by itself."""
+    collects = gc.isenabled()
     gc.disable()  # what is imported and read stays: to look for garbage in it takes a tenth longer
     try:
         from gptailor.lang.parse import read_bytes  # noqa: PLC0415
@@ -122,7 +123,8 @@ def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
         folder = Path() if name == "-" else Path(name).parent
         return read_bytes(bytes_of(name), shown_name(name), folder)
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 def read_plan(name: str) -> "Plan":

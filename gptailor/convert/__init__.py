@@ -2,3 +2,5 @@
 
 Others use `mergekit.importer`, `mergekit.exporter`, `paper`, and `note` for what they have to say.
 """
+
+__all__ = ["mergekit", "note", "paper"]

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias, final
 
 
+@final
 class NotANumberError(ValueError):
     """A score would be NaN."""
 

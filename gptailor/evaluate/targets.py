@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 from typing import final
 
-from gptailor.checkpoint.formats.gguf import is_gguf
+from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.models import Opened, rebind
 from gptailor.lang.parse import load
 from gptailor.plan.faults import Fault, PlanError, TailorError, errors, listed

@@ -2,3 +2,5 @@
 
 `compile` and `program` need no torch; `run` and `load` do.
 """
+
+__all__ = ["compile", "gguf_tokenizer", "load", "program", "run"]

@@ -102,7 +102,9 @@ def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
         entries.append(layouts.joined_entry(checked.base.layout, attn, mlp))
         places.append((first[0].layer, first[1].layer))
     made = layouts.moved_config(checked.base.layout, checked.base.config, entries)
-    return made if isinstance(made, Refusal) else requantised(checked.base.layout, made, places)
+    if isinstance(made, Refusal) or checked.base.layout.quantised is None:
+        return made
+    return requantised(checked.base.layout, made, places)
 
 
 # ---------------------------------------------------------------------------------- the compilation

@@ -7,6 +7,8 @@ import sys
 from types import ModuleType
 from typing import Any, final
 
+__all__ = ["run", "search", "settings", "space"]
+
 
 @final
 class _Verb(ModuleType):

@@ -62,18 +62,21 @@ class SearchError(TailorError):
 # ------------------------------------------------------------------------------------------ events
 
 
+@final
 class Warned(NamedTuple):
     """The plan was read, with these warnings."""
 
     faults: list[Fault]
 
 
+@final
 class Doing(NamedTuple):
     """Something that isn't a trial takes a while."""
 
     what: str
 
 
+@final
 class Begun(NamedTuple):
     """Trials begin, or go on after those in the ledger."""
 
@@ -82,10 +85,12 @@ class Begun(NamedTuple):
     space: Space
 
 
+@final
 class Asked(NamedTuple):
     """What to evaluate next is being worked out."""
 
 
+@final
 class Started(NamedTuple):
     """A worker has so many plans to evaluate."""
 
@@ -93,6 +98,7 @@ class Started(NamedTuple):
     samples: int
 
 
+@final
 class Scored(NamedTuple):
     """A trial was written down."""
 

@@ -22,7 +22,7 @@ from gptailor.build.record import differing_inputs
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
-from gptailor.checkpoint.write.threads import Crew
+from gptailor.checkpoint.write.tensors import Crew
 
 A, B = "a" * 64, "b" * 64
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from gptailor.checkpoint.families.detect import layout_of
-from gptailor.checkpoint.families.layout import Layout, layer_entries, moved_config
+from gptailor.checkpoint.families.layout import Layout, layer_entries, layout_of, moved_config
 from gptailor.checkpoint.folder import INDEX, open_checkpoint
 from gptailor.checkpoint.formats.gguf import open_gguf
 from gptailor.checkpoint.formats.lora_config import read_settings

@@ -2,7 +2,7 @@
 
 The truth is in transformers' `models/*/modeling_*.py` and in the checkpoints on the Hub;
 `tests/checkpoint/families/test_families.py` compares each entry with it. Other packages use
-`layout`, `detect`, `layer_config` and `quantised`.
+`layout`, `layer_config` and `quantised`.
 """
 
 from gptailor.checkpoint.families.cohere import COHERE
@@ -17,3 +17,5 @@ FAMILIES: tuple[Family, ...] = (*LLAMA, *QWEN, *GEMMA, *COHERE, *GPT, *DEEPSEEK)
 
 FAMILY_OF: dict[str, Family] = {name: family for family in FAMILIES for name in family.model_types}
 """By the `model_type` of a configuration."""
+
+__all__ = ["layer_config", "layout", "quantised"]

@@ -1,11 +1,12 @@
-"""(layer, part) ⇄ tensor names and the configuration of each layer, as data: `Layout`."""
+"""(layer, part) ⇄ tensor names and the configuration of each layer: `Layout`, and `layout_of`."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, final
 
+from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.compatibility import Disagreement, disagreements
 from gptailor.checkpoint.families.family import Family, How
 from gptailor.checkpoint.families.layer_config import (
@@ -14,6 +15,7 @@ from gptailor.checkpoint.families.layer_config import (
     LayerRule,
     Refusal,
     RuleError,
+    listed_per_layer,
 )
 from gptailor.plan.plan import Part
 
@@ -146,3 +148,173 @@ def moved_config(
 def incompatible(layout: Layout, base_config: Config, other_config: Config) -> list[Disagreement]:
     """What keeps another model's layers from being the base's: faults, and what may matter."""
     return disagreements(layout.family.keys, base_config, other_config, cautious=not layout.known)
+
+
+_GENERIC = (listed_per_layer("layer_types", "attn"), listed_per_layer("mlp_layer_types", "mlp"))
+"""Lists that transformers 5 checks, or caches by, in any family."""
+
+_QUANTISED = (
+    ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv",
+    ".weight.absmax", ".weight.quant_map", ".SCB",
+)  # fmt: skip
+"""How the names of tensors end that only quantised weights have."""
+
+
+def layout_of(config: Config, tensor_names: Collection[str]) -> Layout | Refusal:
+    """The layout of a checkpoint, by its configuration's `model_type` and its tensors' names.
+
+    A refusal says why its layers can't be told apart and moved.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        return Refusal("the configuration names no 'model_type'")
+    for key in ("text_config", "vision_config", "audio_config"):
+        if key in config:
+            return Refusal(
+                f"model type '{model_type}' keeps its language model beside others ('{key}'); "
+                "only a checkpoint of the language model alone can be cut"
+            )
+    if config.get("per_layer_config"):
+        what = f"'per_layer_config' of model type '{model_type}'"
+        return Refusal(f"{what} gives its layers other shapes")
+    family = FAMILY_OF.get(model_type)
+    why = None if family else _unfamiliar(config) or _unlike_llama(tensor_names)
+    if why is not None:
+        return Refusal(f"model type '{model_type}' is not known, and {why}")
+    try:
+        layout = _layout(model_type, family or FAMILY_OF["llama"], config, tensor_names)
+    except RuleError as error:
+        return Refusal(f"{error} (model type '{model_type}')")
+    return layout if family else _cautious(layout)
+
+
+def _layout(model_type: str, family: Family, config: Config, names: Collection[str]) -> Layout:
+    count = layer_count(family, config)
+    full = family.base + family.stack
+    # There is no prefix where the base model was saved without its head.
+    base = family.base if any(name.startswith(full) for name in names) else ""
+    prefix = base + family.stack
+    own = {rule.name for rule in family.rules}
+    rules = (*family.rules, *(rule for rule in _GENERIC if rule.name not in own))
+    places = ((name, place_in(prefix, name)) for name in names)
+    beyond = frozenset(name for name, at in places if at is not None and at[0] >= count)
+    if beyond and not any(config.get(key) for key in PREDICTORS):
+        which = f"there is a tensor '{min(beyond)}'"
+        raise RuleError(f"{which}, and the configuration has {count} layers")
+    _check_layers(family, prefix, count, names)
+    for rule in rules:
+        rule.read(config, count)
+    quantised = _quantised(config, names)
+    packed = f"the checkpoint's weights are quantised ('{quantised}')" if quantised else None
+    one_norm = "both branches of a layer read the output of one norm"
+    predicting = "tensors that stand after the last layer (layers that predict further tokens)"
+    return Layout(
+        model_type,
+        prefix,
+        count,
+        family,
+        tuple(base + name for name in family.embed),
+        tuple(base + name for name in family.norm),
+        family.head,
+        rules,
+        bool(config.get("tie_word_embeddings", family.tied)),
+        ignored=beyond,
+        notice=f"{len(beyond)} {predicting} are left out" if beyond else None,
+        quantised=quantised,
+        no_parts=one_norm if family.one_norm(config) else None,
+        no_scale=packed,
+        no_bridge=family.no_bridge or packed,
+    )
+
+
+def layer_count(family: Family, config: Config) -> int:
+    """How many decoder layers a configuration says that there are. Raises RuleError."""
+    key = next((k for k in (family.count_key, "num_hidden_layers") if k in config), None)
+    if key is None:
+        raise RuleError(f"the configuration has no '{family.count_key}'")
+    if type(count := config[key]) is not int or count <= 0:
+        raise RuleError(f"'{key}' is {count!r}, and should be a positive integer")
+    return count
+
+
+def _check_layers(family: Family, prefix: str, count: int, names: Collection[str]) -> None:
+    """No layer lacks all of its tensors, or has one that belongs to neither part."""
+    seen = set()
+    for name in names:
+        if (at := place_in(prefix, name)) is None or at[0] >= count:
+            continue
+        if family.part(at[1]) is None:
+            raise RuleError(f"tensor '{name}' belongs to neither branch of its layer")
+        seen.add(at[0])
+    if (missing := next((i for i in range(count) if i not in seen), None)) is not None:
+        which = f"there are no tensors '{prefix}{missing}.…'"
+        raise RuleError(f"{which}, and the configuration has {count} layers")
+
+
+def _quantised(config: Config, names: Collection[str]) -> str | None:
+    """How the weights are quantised, by the configuration, or else as tensors' names betray."""
+    given = config.get("quantization_config") or config.get("compression_config")
+    if isinstance(given, Mapping):
+        return str(given.get("quant_method", "unnamed"))
+    return "unnamed" if given or any(name.endswith(_QUANTISED) for name in names) else None
+
+
+_POSITIONAL = re.compile(
+    r"layer|block|pattern|interval|every|freq|sparse|dense|window|expert|depth"
+)
+"""Words in a key that may make a layer's arithmetic depend on its place."""
+
+_PLAIN = re.compile(
+    r"num_hidden_layers|.*layer_?norm.*|.*layer_norm_eps.*|layerdrop|.*initializer.*"
+)
+"""Keys with such a word that don't."""
+
+_LISTS = re.compile(r"architectures|.*_token_ids?|keys_to_ignore.*")
+"""Keys with lists that are about no layer."""
+
+_NEEDED = {
+    "input_layernorm.weight", "self_attn.o_proj.weight",
+    "post_attention_layernorm.weight", "mlp.down_proj.weight",
+}  # fmt: skip
+_ALLOWED = re.compile(
+    r"(input_layernorm|post_attention_layernorm)\.(weight|bias)"
+    r"|self_attn\.\w+\.(weight|bias)|self_attn\.rotary_emb\.inv_freq|mlp\.\w+\.(weight|bias)"
+)
+"""The tensors of a layer like Llama's."""
+
+_LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
+
+
+def _cautious(layout: Layout) -> Layout:
+    """The layout of an architecture that isn't listed, and looks like Llama on disk."""
+    what = f"model type '{layout.model_type}'"
+    unclear = f"the arithmetic of {what} is not known"
+    notice = f"{what} is not known; its layers are taken to be like Llama's"
+    return replace(layout, known=False, no_scale=unclear, no_bridge=unclear, notice=notice)
+
+
+def _unfamiliar(config: Config) -> str | None:
+    """What in a configuration may be about layers by their places, or is code of its own."""
+    if config.get("auto_map"):
+        return "the code beside its weights ('auto_map') is never run"
+    count = config.get("num_hidden_layers")
+    for key, value in config.items():
+        if isinstance(value, list | tuple) and len(value) == count and not _LISTS.fullmatch(key):
+            return f"'{key}' may say something of each layer"
+        if value and _POSITIONAL.search(key) and not _PLAIN.fullmatch(key):
+            return f"'{key}' may make a layer depend on its place"
+    return None
+
+
+def _unlike_llama(names: Collection[str]) -> str | None:
+    found: dict[str, set[str]] = {}
+    for name in names:
+        if (match := _LAYER_NAME.fullmatch(name)) is not None:
+            found.setdefault(match[1], set()).add(match[2])
+    kinds = list(found.values())
+    if not kinds or not kinds[0] >= _NEEDED:
+        return "its layers are not built like Llama's"
+    if any(kind != kinds[0] for kind in kinds):
+        return "its layers are not all built alike"
+    strange = sorted(rest for rest in kinds[0] if not _ALLOWED.fullmatch(rest))
+    return f"its layers have a tensor '{strange[0]}'" if strange else None

@@ -3,3 +3,5 @@
 `checkpoint.folder` and `checkpoint.models` read them. Others use `gguf` and `gguf_header`, which
 also hold a tokenizer, and the names of files in `pytorch` and `lora_config`.
 """
+
+__all__ = ["gguf", "gguf_header", "lora", "lora_config", "pytorch", "safetensors"]

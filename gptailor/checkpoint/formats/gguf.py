@@ -65,11 +65,6 @@ _KNOWN = frozenset({
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def is_gguf(path: Path) -> bool:
-    """Whether a path is that of a GGUF file, by its name."""
-    return path.suffix.lower() == ".gguf" and not path.is_dir()
-
-
 def open_gguf(path: Path) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
     """The configuration and the tensors, both as Hugging Face has them; no weight is read."""
     return _File(read_gguf(path)).checkpoint()

@@ -62,6 +62,7 @@ _LOCAL = 30  # bytes of a zip member's own header, before its name
 _RESAVE = "load it with `torch.load(…, weights_only=True)` and save it again as safetensors"
 
 
+@final
 class _PickleRefusal(Exception):  # noqa: N818 (the pickle is refused)
     """Why a pickle isn't read."""
 

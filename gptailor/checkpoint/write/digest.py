@@ -12,8 +12,7 @@ from pydantic import Field
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload, blocks_of, read_blocks
-from gptailor.checkpoint.write.tensors import OnWritten
-from gptailor.checkpoint.write.threads import Crew
+from gptailor.checkpoint.write.tensors import Crew, OnWritten
 from gptailor.plan.plan import Closed, Several
 
 _Count = Annotated[int, Field(ge=0)]

@@ -13,8 +13,7 @@ from gptailor.checkpoint.folder import INDEX
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload, writing
 from gptailor.checkpoint.write.side_folder import SideFolder, TargetExists, remove_stale
-from gptailor.checkpoint.write.tensors import OnWritten, Shard, fill_shard
-from gptailor.checkpoint.write.threads import Crew
+from gptailor.checkpoint.write.tensors import Crew, OnWritten, Shard, fill_shard
 
 
 def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it has a default place)

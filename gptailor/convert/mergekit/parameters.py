@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from gptailor.checkpoint.families.detect import layout_of
 from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import layout_of
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.models import Opened
 from gptailor.convert.mergekit.config import Filtered, ParameterBlock

@@ -1,1 +1,3 @@
 """Gaps closed by least squares."""
+
+__all__ = ["fit"]

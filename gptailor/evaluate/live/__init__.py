@@ -1,1 +1,3 @@
 """Plans as live models, stitched in memory."""
+
+__all__ = ["contents", "stitch", "template"]

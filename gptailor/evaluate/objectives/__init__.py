@@ -26,6 +26,8 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
 }
 """How each objective of `gptailor.plan.registry` gets its samples."""
 
+__all__ = ["base", "datasets", "generate", "nll", "tokens"]
+
 
 def prepare_objective(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
     """Make an objective's samples, once for all plans.

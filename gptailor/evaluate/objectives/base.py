@@ -29,6 +29,7 @@ Direction = Literal["minimize", "maximize"]
 Normalise = Literal["base", "spread"]
 
 
+@final
 class ObjectiveError(TailorError):
     """An objective can't be what was asked for."""
 

@@ -15,8 +15,8 @@ from typing import final
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.folder import tokenizer_files
-from gptailor.checkpoint.formats.gguf import is_gguf
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.forward.requests import Request
 from gptailor.plan.faults import TailorError
@@ -37,6 +37,7 @@ class Prompt:
     stops: tuple[str, ...] = ()
 
 
+@final
 class EncodingError(Exception):
     """A text has no tokens to predict, or none to predict them from."""
 

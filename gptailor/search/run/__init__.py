@@ -1,1 +1,3 @@
 """What happens between a strategy and its trials: schedule, workers, study. Never torch."""
+
+__all__ = ["ray_workers", "schedule", "study", "trials", "workers"]

@@ -155,6 +155,7 @@ class Budget:
         return self.bridge == "each" or (self.bridge == "from-full" and samples == self.full)
 
 
+@final
 class Start(NamedTuple):
     """A starting plan, and the share of all samples that it is to be evaluated on."""
 
@@ -163,6 +164,7 @@ class Start(NamedTuple):
     share: float
 
 
+@final
 class ToldStart(NamedTuple):
     """A starting plan that was evaluated: its losses by each objective, NaN after a failure."""
 

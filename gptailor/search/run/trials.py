@@ -16,6 +16,7 @@ STARTS, RANDOM, SEARCH, FINAL, BESIDE = "start", "random", "search", "final", "b
 more, bridged; random search beside, for comparison only."""
 
 
+@final
 class TrialRequest(NamedTuple):
     """An evaluation to be made, and who asked for it.
 
@@ -192,6 +193,7 @@ def best(retained: Sequence[Sequence[float]], prefer: int | None = None) -> int 
     return max(found, key=worth)
 
 
+@final
 class EvaluationKey(NamedTuple):
     """What is evaluated once: a plan's digest, the number of samples, whether it is bridged."""
 
@@ -200,6 +202,7 @@ class EvaluationKey(NamedTuple):
     bridged: bool
 
 
+@final
 class Aim(NamedTuple):
     """An objective: what it is called, which way is better, and what its scores are measured by."""
 

@@ -64,6 +64,7 @@ class Task:
     open: bool = True
 
 
+@final
 class Found(NamedTuple):
     """What became of a task's plan at that place, and how long that took."""
 
@@ -73,12 +74,14 @@ class Found(NamedTuple):
     seconds: float
 
 
+@final
 class Done(NamedTuple):
     """A task is over, and its worker is free."""
 
     task: int
 
 
+@final
 class Lost(NamedTuple):
     """A worker was lost, and with it what of its task was not found yet."""
 

@@ -20,6 +20,7 @@ Picks = Int[Array | ndarray, "*n c"]
 Reals = Float[Array | ndarray, "*n r"]
 
 
+@final
 class Genome(NamedTuple):
     """Genes of three kinds, or of `n` genomes at once: a population has a leading axis.
 
@@ -32,6 +33,7 @@ class Genome(NamedTuple):
     reals: Reals
 
 
+@final
 class Active(NamedTuple):
     """Which genes of a genome say anything; the others may have any value."""
 

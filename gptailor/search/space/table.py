@@ -8,7 +8,7 @@ is there or not. *Wide* rows are made first and are literals for the others.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from gptailor.search.space.genome import (
 Ints = Int[ndarray | Array, "..."]
 
 
+@final
 class ConditionRows(NamedTuple):
     """Conditions: `clauses` are numbers of literals, `rows` numbers of clauses; both padded."""
 
@@ -40,6 +41,7 @@ class ConditionRows(NamedTuple):
     rows: Int[ndarray | Array, " rows u"]
 
 
+@final
 class Table(NamedTuple):
     """The arrays of a space.
 
@@ -194,6 +196,7 @@ def _padded(rows: Sequence[Sequence[int]], by: int) -> np.ndarray:
     return found
 
 
+@final
 class _Feature(NamedTuple):
     """What may take effect at a position: a gene, an option of one, or that a subset is merged."""
 

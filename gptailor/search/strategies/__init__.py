@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING
 
+__all__ = ["strategy"]
+
 if TYPE_CHECKING:
     from gptailor.search.strategies.strategy import Strategy
 

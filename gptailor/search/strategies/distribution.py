@@ -32,6 +32,7 @@ _SURE = 4.0
 """Logits stay within this, so that nothing dies out."""
 
 
+@final
 class Shape(NamedTuple):
     """The distribution: logits of bits and of all options, means and log deviations of reals."""
 
@@ -41,6 +42,7 @@ class Shape(NamedTuple):
     widths: Float[Array, " r"]
 
 
+@final
 class Moving(NamedTuple):
     """The distribution, and the optimiser's state."""
 

@@ -31,6 +31,7 @@ _WANTED = 0.2
 """Of how many offspring improve, steps grow if it is more and shrink if it is less."""
 
 
+@final
 class Steps(NamedTuple):
     """What moves look at, and the mean number of moves beyond the first."""
 

@@ -5,7 +5,7 @@ genome and random numbers, and keeps every set at its size.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ _FAR = 1 << 30
 """More than any position."""
 
 
+@final
 class Neighbours(NamedTuple):
     """Of the genes of one kind: where they are, and which are each other's like elsewhere.
 
@@ -107,6 +108,7 @@ def choose(mask: Mask, share: Float[Array, ""]) -> Int[Array, ""]:
     return jnp.argmax(jnp.where(mask, numbers.astype(jnp.int32), -1))
 
 
+@final
 class MoveSite(NamedTuple):
     """Where a move takes place: which genes may change, and its random numbers in 0..1."""
 

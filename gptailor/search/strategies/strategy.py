@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ Proposal = tuple[Genome, Float[Array, " n"], Any]
 """Genomes, the share for each, and the state then: the whole, or what the strategy has of it."""
 
 
+@final
 class Archive(NamedTuple):
     """Told trials: the first `size` of `capacity` places, NaN for a failure and where empty.
 
@@ -38,6 +39,7 @@ class Archive(NamedTuple):
     size: Int[Array, ""]
 
 
+@final
 class State(NamedTuple):
     """What a strategy knows: the archive, and a pytree of its own (maybe nothing)."""
 

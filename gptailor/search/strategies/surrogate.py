@@ -86,6 +86,7 @@ def targets(found: Float[Array, " n"], there: Bool[Array, " n"]) -> Float[Array,
     return jnp.where(there, jnp.clip(scaled, -_WORST, _WORST), 0.0)
 
 
+@final
 class Sharing(NamedTuple):
     """How coefficients are made of shared ones (each row has the norm 1), and the blocks.
 
@@ -97,6 +98,7 @@ class Sharing(NamedTuple):
     blocks: Int[Array, " k"]
 
 
+@final
 class Observations(NamedTuple):
     """Trials as the model sees them: centred features and pairs, targets, the noise of each."""
 
@@ -108,6 +110,7 @@ class Observations(NamedTuple):
     there: Bool[Array, " n"]
 
 
+@final
 class Variances(NamedTuple):
     """Of each column's coefficient, and of the noise."""
 
@@ -115,6 +118,7 @@ class Variances(NamedTuple):
     noise: Float[Array, ""]
 
 
+@final
 class Coefficients(NamedTuple):
     """Of features and of pairs, a column a draw."""
 
@@ -219,6 +223,7 @@ def _unit(rows: Float[Array, "f f"]) -> Float[Array, "f f"]:
 # ------------------------------------------------------------------------------------- the strategy
 
 
+@final
 class Known(NamedTuple):
     """What a surrogate works out once for a table."""
 

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from gptailor.checkpoint.families import FAMILY_OF
-from gptailor.checkpoint.families.detect import layout_of
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import (
     Layout,
@@ -26,6 +25,7 @@ from gptailor.checkpoint.families.layout import (
     incompatible,
     joined_entry,
     layer_entries,
+    layout_of,
     moved_config,
     name_of,
     projection,

@@ -7,14 +7,15 @@ from typing import Any
 import pytest
 
 from gptailor.checkpoint.families.compatibility import Disagreement
-from gptailor.checkpoint.families.detect import layer_count, layout_of
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import (
     Layout,
     fold_scale,
     incompatible,
     is_constant,
+    layer_count,
     layer_entries,
+    layout_of,
     moved_config,
     name_of,
     projection,
@@ -460,7 +461,7 @@ def test_what_layers_agree_on(model_type: str, base: dict[str, Any], other: dict
 
 def test_no_tensor_library_is_imported() -> None:
     code = (
-        "import sys, gptailor.checkpoint.families.detect\n"
+        "import sys, gptailor.checkpoint.families.layout\n"
         "print(*{'torch', 'jax', 'numpy', 'transformers'} & sys.modules.keys())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,9 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import gptailor
-from gptailor.checkpoint.families.detect import layout_of
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import Layout
+from gptailor.checkpoint.families.layout import Layout, layout_of
 from gptailor.checkpoint.families.quantised import requantised
 from gptailor.plan.faults import Fault
 from tests.tiny import tiny_model

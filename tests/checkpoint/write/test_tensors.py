@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gptailor.checkpoint.write.threads import Crew, Dismissed, available
+from gptailor.checkpoint.write.tensors import Crew, Dismissed, available
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
