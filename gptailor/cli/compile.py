@@ -7,32 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gptailor.cli.options import (
-    MODEL,
-    MOST_SHOWN,
-    PLAN_ARGUMENT,
-    ByteSize,
-    keep_memory,
-    millions,
-    print_dry_run,
-    progress,
-    read_plan,
-    report,
-    say,
-    size_in_words,
-)
+from gptailor.cli import options
 
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock
 
 
 @click.command("compile", short_help="Write the model that a plan declares.")
-@PLAN_ARGUMENT
+@options.PLAN_ARGUMENT
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
               help="The folder to write. It must not exist, unless --force is given.")  # fmt: skip
-@MODEL
+@options.MODEL
 @click.option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16, over the plan's.")
-@click.option("--shard-size", type=ByteSize(), default="5GB", show_default=True,
+@click.option("--shard-size", type=options.ByteSize(), default="5GB", show_default=True,
               help="The most bytes of one weights file.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace the folder, once the new one is whole.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
@@ -45,7 +32,7 @@ if TYPE_CHECKING:
               help="Tensors that are written at once. Without it: as many as cores.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
               help="What merges large tensors and fits bridges: cpu, cuda or cuda:1.")  # fmt: skip
-@click.option("--memory", type=ByteSize(), metavar="SIZE",
+@click.option("--memory", type=options.ByteSize(), metavar="SIZE",
               help="The most bytes of weights on the device while bridges are fitted.")  # fmt: skip
 def compile_command(  # noqa: PLR0913 (one argument a flag)
     plan: str,
@@ -73,38 +60,38 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     from gptailor.build.record import at_locked_commits, refuse_early  # noqa: PLC0415
     from gptailor.prepare import prepare, ready  # noqa: PLC0415
 
-    wanted = read_plan(plan)
+    wanted = options.read_plan(plan)
     wanted = at_locked_commits(wanted, held_to) if held_to else wanted
     make = prepare if dry_run else ready
     prepared = make(wanted, models=dict(models), dtype=dtype, shard_size=shard_size)
-    report(prepared.warnings)
+    options.report(prepared.warnings)
     if dry_run:
         if held_to:
             refuse_early(prepared, held_to)
-        print_dry_run(prepared, output)
+        options.print_dry_run(prepared, output)
         return
-    keep_memory()
-    with progress(prepared.size) as advance:
+    options.keep_memory()
+    with options.progress(prepared.size) as advance:
         written = compile(
             prepared,
             output,
             progress=advance,
             locked=held_to,
             locking=lock,
-            bridging=lambda gap: say(f"bridging {gap.name}", err=True),
+            bridging=lambda gap: options.say(f"bridging {gap.name}", err=True),
             **how,
         )
     for after, bridge in written.bridges.items():
         share = f"{bridge.explained:.1%} of what was missing there"
-        say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens, it makes {share}")
+        options.say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens, it makes {share}")
     before = prepared.counts["layers"][0]
-    say(
+    options.say(
         f"{written.folder}: {written.layers} layers (the base has {before}), "
-        f"{millions(written.parameters)} parameters, {size_in_words(written.size)}"
+        f"{options.millions(written.parameters)} parameters, {options.size_in_words(written.size)}"
     )
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
-        say(f"{new_lock}: {locked_in_words(written.lock)}")
+        options.say(f"{new_lock}: {locked_in_words(written.lock)}")
 
 
 def lock_file(plan: str, given: Path | None) -> Path:
@@ -142,10 +129,10 @@ def asked(
 
 
 @click.command("lock", short_help="Write down what a plan is made from, and what comes out.")
-@PLAN_ARGUMENT
+@options.PLAN_ARGUMENT
 @click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
               help="The file to write, or - to print. Without it: PLAN.lock.")  # fmt: skip
-@MODEL
+@options.MODEL
 @click.option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16, over the plan's.")
 def lock_command(
     plan: str, output: Path | None, models: tuple[tuple[str, Path], ...], dtype: str | None
@@ -160,15 +147,15 @@ def lock_command(
     from gptailor.prepare import ready  # noqa: PLC0415
 
     path = lock_file(plan, output)
-    prepared = ready(read_plan(plan), models=dict(models), dtype=dtype)
-    report(prepared.warnings)
-    with progress(work(prepared), "locking") as advance:
+    prepared = ready(options.read_plan(plan), models=dict(models), dtype=dtype)
+    options.report(prepared.warnings)
+    with options.progress(work(prepared), "locking") as advance:
         made = lock(prepared, progress=advance)
     if str(path) == "-":
-        say(made.text(), newline=False)
+        options.say(made.text(), newline=False)
         return
     made.write(path)
-    say(f"{path}: {locked_in_words(made)}")
+    options.say(f"{path}: {locked_in_words(made)}")
 
 
 def locked_in_words(lock: "Lock") -> str:
@@ -180,7 +167,7 @@ def locked_in_words(lock: "Lock") -> str:
 
 @click.command("verify", short_help="Say whether a compiled folder is what its plan gives.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@MODEL
+@options.MODEL
 @click.option("--tensors-only", is_flag=True,
               help="Compare the tensors with the lock, and leave the models alone.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
@@ -199,7 +186,7 @@ def verify_command(
     from gptailor.build.verify import Verification  # noqa: PLC0415
 
     begun = Verification(folder, models=dict(models), tensors_only=tensors_only)
-    with progress(begun.work, "verifying") as advance:
+    with options.progress(begun.work, "verifying") as advance:
         found = begun.run(advance)
     if form == "json":
         record = {
@@ -213,14 +200,14 @@ def verify_command(
             ],
             "unverified": found.unverified,
         }  # fmt: skip
-        say(json.dumps(record, ensure_ascii=False, indent=2))
+        options.say(json.dumps(record, ensure_ascii=False, indent=2))
     else:
-        for one in found.differences[:MOST_SHOWN]:
-            say(f"differs: {one.message}")
-        if len(found.differences) > MOST_SHOWN:
-            say(f"… and {len(found.differences) - MOST_SHOWN} more differences")
+        for one in found.differences[: options.MOST_SHOWN]:
+            options.say(f"differs: {one.message}")
+        if len(found.differences) > options.MOST_SHOWN:
+            options.say(f"… and {len(found.differences) - options.MOST_SHOWN} more differences")
         for said in found.unverified:
-            say(f"could not be verified: {said}")
+            options.say(f"could not be verified: {said}")
         count = len(found.differences)
         ends = {
             "verified": "verified",
@@ -228,5 +215,5 @@ def verify_command(
             "unverified": "no difference found, but not all could be verified",
         }
         compared = f"; compared: {', '.join(found.compared)}" if found.compared else ""
-        say(f"{found.folder}: {ends[found.result]}{compared}")
+        options.say(f"{found.folder}: {ends[found.result]}{compared}")
     sys.exit({"verified": 0, "differs": 1, "unverified": 3}[found.result])

@@ -6,27 +6,13 @@ from pathlib import Path
 
 import click
 
-from gptailor.cli.options import (
-    MODEL,
-    PLAN_ARGUMENT,
-    PLANS,
-    faults_of,
-    known_layer_count,
-    plan_text,
-    read_plan,
-    report,
-    rewrite,
-    say,
-    shown_name,
-    width,
-    write_plan,
-)
+from gptailor.cli import options
 from gptailor.plan.faults import Fault, errors, to_github, to_json
 
 
 @click.command("check", short_help="Check plans, alone and against their models.")
-@PLANS
-@MODEL
+@options.PLANS
+@options.MODEL
 @click.option("--alone", is_flag=True, help="Check the plans by themselves, without their models.")
 @click.option(
     "--format",
@@ -45,22 +31,22 @@ def check_command(
     """
     faults: list[Fault] = []
     for name in plans:
-        found = faults_of(name, dict(models), alone=alone)
+        found = options.faults_of(name, dict(models), alone=alone)
         faults += found
         if form == "text":
-            report(found)
+            options.report(found)
         if form == "text" and not errors(found):
-            say(f"{shown_name(name)}: no faults")
+            options.say(f"{options.shown_name(name)}: no faults")
     if form == "json":
-        say(to_json(faults))
+        options.say(to_json(faults))
     elif form == "github":
         for fault in faults:
-            say(to_github(fault))
+            options.say(to_github(fault))
     sys.exit(1 if errors(faults) else 0)
 
 
 @click.command("fmt", short_help="Write plans in their canonical form.")
-@PLANS
+@options.PLANS
 @click.option(
     "--check", "checking", is_flag=True, help="Write nothing; end with 1 if a plan differs."
 )
@@ -78,26 +64,26 @@ def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
     changed = 0
     faults: list[Fault] = []
     for name in plans:
-        text = plan_text(name)
-        made, found = format_text(Source(shown_name(name), text.removeprefix("\ufeff")))
+        text = options.plan_text(name)
+        made, found = format_text(Source(options.shown_name(name), text.removeprefix("\ufeff")))
         faults += found
         if made is None:
             continue
         changed += made != text
         if diffing:
             before, after = (t.splitlines(keepends=True) for t in (text, made))
-            say("".join(difflib.unified_diff(before, after, name, name)), newline=False)
+            options.say("".join(difflib.unified_diff(before, after, name, name)), newline=False)
         elif checking and made != text:
-            say(f"{shown_name(name)}: not in canonical form")
+            options.say(f"{options.shown_name(name)}: not in canonical form")
         elif not checking:
-            rewrite(name, made, text)
-    report(faults)
+            options.rewrite(name, made, text)
+    options.report(faults)
     sys.exit(1 if errors(faults) or (changed and (checking or diffing)) else 0)
 
 
 @click.command("show", short_help="Show a plan's layers as a map.")
-@PLAN_ARGUMENT
-@MODEL
+@options.PLAN_ARGUMENT
+@options.MODEL
 @click.option("--program", is_flag=True, help="Print how each tensor of the output is made.")
 def show_command(plan: str, models: tuple[tuple[str, Path], ...], program: bool) -> None:
     """Show the layers of PLAN as a map: one cell a layer, a colour a model.
@@ -106,18 +92,20 @@ def show_command(plan: str, models: tuple[tuple[str, Path], ...], program: bool)
     """
     from gptailor.report.plan_map import plan_map  # noqa: PLC0415
 
-    wanted = read_plan(plan)
+    wanted = options.read_plan(plan)
     if program:
         from gptailor.prepare import prepare  # noqa: PLC0415
         from gptailor.program.program import program_lines  # noqa: PLC0415
 
         prepared = prepare(wanted, models=dict(models))
-        report(prepared.warnings)
-        say("\n".join(program_lines(prepared.compiled.program)))
+        options.report(prepared.warnings)
+        options.say("\n".join(program_lines(prepared.compiled.program)))
         return
-    count, known = known_layer_count(wanted, dict(models))
-    for line in plan_map(shown_name(plan), wanted, count, known=known, width=width()):
-        say(line)
+    count, known = options.known_layer_count(wanted, dict(models))
+    for line in plan_map(
+        options.shown_name(plan), wanted, count, known=known, width=options.width()
+    ):
+        options.say(line)
 
 
 @click.command("diff", short_help="Say what differs between two plans.")
@@ -130,10 +118,10 @@ def diff_command(first: str, second: str) -> None:
     """
     from gptailor.report.difference import differences  # noqa: PLC0415
 
-    a, b = read_plan(first), read_plan(second)
-    count = max(known_layer_count(plan, {})[0] for plan in (a, b))
+    a, b = options.read_plan(first), options.read_plan(second)
+    count = max(options.known_layer_count(plan, {})[0] for plan in (a, b))
     found = differences(a, b, count)
-    say("\n".join(found) if found else "the plans say the same")
+    options.say("\n".join(found) if found else "the plans say the same")
     sys.exit(1 if found else 0)
 
 
@@ -142,14 +130,14 @@ def schema_command() -> None:
     """Print the JSON schema of a plan."""
     from gptailor.plan.plan import Plan  # noqa: PLC0415
 
-    say(json.dumps(Plan.model_json_schema(), indent=2))
+    options.say(json.dumps(Plan.model_json_schema(), indent=2))
 
 
 @click.command("json", short_help="Print a plan as JSON.")
-@PLAN_ARGUMENT
+@options.PLAN_ARGUMENT
 def json_command(plan: str) -> None:
     """Print PLAN as JSON, which all commands read too."""
-    say(read_plan(plan).model_dump_json(indent=2, exclude_defaults=True))
+    options.say(options.read_plan(plan).model_dump_json(indent=2, exclude_defaults=True))
 
 
 @click.command("completion", short_help="Print a shell's completion script.")
@@ -165,7 +153,7 @@ def completion_command(shell: str) -> None:
     assert made is not None
     from gptailor.cli.main import cli  # noqa: PLC0415 (which knows this command)
 
-    say(made(cli, {}, "gptailor", "_GPTAILOR_COMPLETE").source())
+    options.say(made(cli, {}, "gptailor", "_GPTAILOR_COMPLETE").source())
 
 
 @click.command("import", short_help="Make a plan of another tool's file.")
@@ -202,7 +190,7 @@ def import_command(
     from gptailor.convert.note import ConversionError  # noqa: PLC0415
     from gptailor.convert.paper import from_paper  # noqa: PLC0415
 
-    text, name = plan_text(file), shown_name(file)
+    text, name = options.plan_text(file), options.shown_name(file)
     if tool == "gptailor-paper" or (tool is None and text.lstrip()[:1] == "{"):
         try:
             document = json.loads(text)
@@ -216,13 +204,13 @@ def import_command(
         folder = output.parent if output is not None else root
         plan, notes = from_mergekit(text, name, layers, root=root, folder=folder)
     for note in notes:
-        say(f"note: {note}", err=True)
-    write_plan(plan, output)
+        options.say(f"note: {note}", err=True)
+    options.write_plan(plan, output)
 
 
 @click.command("export", short_help="Say a plan in another tool's words.")
-@PLAN_ARGUMENT
-@MODEL
+@options.PLAN_ARGUMENT
+@options.MODEL
 @click.option("--to", "tool", type=click.Choice(["mergekit"]), default="mergekit",
               show_default=True, help="Whose file to write.")  # fmt: skip
 @click.option("--layers", type=click.IntRange(min=1), help="How many layers the base has.")
@@ -233,8 +221,8 @@ def export_command(
     from gptailor.convert.mergekit.exporter import to_mergekit  # noqa: PLC0415
 
     del tool  # there is one
-    wanted = read_plan(plan)
+    wanted = options.read_plan(plan)
     if layers is None:
-        count, known = known_layer_count(wanted, dict(models))
+        count, known = options.known_layer_count(wanted, dict(models))
         layers = count if known else None
-    say(to_mergekit(wanted, layers), newline=False)
+    options.say(to_mergekit(wanted, layers), newline=False)

@@ -4,16 +4,7 @@ import difflib
 import itertools
 from collections.abc import Iterator, Sequence
 
-from gptailor.lang.format import (
-    bridge_words,
-    drop_any_words,
-    groups,
-    item_words,
-    mark_words,
-    model_source,
-    range_words,
-    rest_words,
-)
+from gptailor.lang import format as tailor
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot, slots
 from gptailor.report.plan_map import described_rows
@@ -27,7 +18,9 @@ def differences(a: p.Plan, b: p.Plan, count: int) -> list[str]:
 def _models(a: p.Plan, b: p.Plan) -> Iterator[str]:
     for name in sorted(a.models.keys() | b.models.keys(), key=lambda n: (n != "base", n)):
         declared = (plan.models.get(name) for plan in (a, b))
-        before, after = ("none" if model is None else model_source(model) for model in declared)
+        before, after = (
+            "none" if model is None else tailor.model_source(model) for model in declared
+        )
         if before != after:
             yield f"model {name}: {before} → {after}"
 
@@ -43,7 +36,11 @@ def _settings(a: p.Plan, b: p.Plan) -> Iterator[str]:
 
 def _rest(plan: p.Plan, where: str) -> str:
     recipe = plan.rest(where)
-    return "base" if recipe is None else rest_words(where, recipe).removeprefix(f"{where} from ")
+    return (
+        "base"
+        if recipe is None
+        else tailor.rest_words(where, recipe).removeprefix(f"{where} from ")
+    )
 
 
 def _layers(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
@@ -54,7 +51,7 @@ def _layers(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
     pairs = list(zip(before, after, strict=True))
     for pair, run in itertools.groupby(range(len(pairs)), pairs.__getitem__):
         if pair[0] != pair[1]:
-            yield f"{range_words(list(run))}: {pair[0]} → {pair[1]}"
+            yield f"{tailor.range_words(list(run))}: {pair[0]} → {pair[1]}"
 
 
 def _each(slot: Slot) -> str:
@@ -96,7 +93,7 @@ def _item(slot: Slot) -> p.Item | Slot:
 def _text(item: p.Item | Slot) -> str:
     if isinstance(item, Slot):
         return f"L{item.position} {_each(item)}"
-    return mark_words(item) + item_words([item])
+    return tailor.mark_words(item) + tailor.item_words([item])
 
 
 def _runs(items: Sequence[p.Item | Slot]) -> str:
@@ -108,14 +105,16 @@ def _runs(items: Sequence[p.Item | Slot]) -> str:
             found = described_rows([item for item in together if isinstance(item, Slot)])
             said += [f"{row.where} {row.what}" for row in found]
         else:
-            grouped = groups([item for item in together if isinstance(item, p.Item)])
-            said += [mark_words(group[0]) + item_words(group) for group in grouped]
+            grouped = tailor.groups([item for item in together if isinstance(item, p.Item)])
+            said += [tailor.mark_words(group[0]) + tailor.item_words(group) for group in grouped]
     return "; ".join(said)
 
 
 def _others(a: p.Plan, b: p.Plan) -> Iterator[str]:
-    dropped = ({drop_any_words(entry) for entry in plan.drop_any} for plan in (a, b))
-    bridged = ({mark_words(e) + bridge_words(e) for e in plan.bridges} for plan in (a, b))
+    dropped = ({tailor.drop_any_words(entry) for entry in plan.drop_any} for plan in (a, b))
+    bridged = (
+        {tailor.mark_words(e) + tailor.bridge_words(e) for e in plan.bridges} for plan in (a, b)
+    )
     for before, after in (dropped, bridged):
         yield from (f"only in the first: {text}" for text in sorted(before - after))
         yield from (f"only in the second: {text}" for text in sorted(after - before))

@@ -9,17 +9,7 @@ from typing import final
 
 import click
 
-from gptailor.lang.format import (
-    bridge_words,
-    drop_any_words,
-    groups,
-    layer_words,
-    mark_words,
-    model_words,
-    range_words,
-    rest_words,
-    value_words,
-)
+from gptailor.lang import format as tailor
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot, slots
 from gptailor.plan.plan import REST, Plan
@@ -69,12 +59,15 @@ def _alone(slot: Slot) -> str | None:
 
 def _tail(slot: Slot) -> str:
     """What may be said of a layer whatever it is made of."""
-    scale = f", scaled by {value_words(slot.scale)}" if slot.scale is not None else ""
+    scale = f", scaled by {tailor.value_words(slot.scale)}" if slot.scale is not None else ""
     return scale + ", or dropped" * (slot.dropped == "maybe" and slot.position is not None)
 
 
 def _told(run: Sequence[p.Layer], tail: str) -> list[Row]:
-    return [Row(range_words([e.position for e in g]), layer(g) + tail) for g in groups(run)]
+    return [
+        Row(tailor.range_words([e.position for e in g]), layer(g) + tail)
+        for g in tailor.groups(run)
+    ]
 
 
 def _joined(found: Iterable[Row]) -> list[Row]:
@@ -96,9 +89,11 @@ def layer(entries: Sequence[p.Layer]) -> str:
     if isinstance(first.recipe, p.Take):
         taken = [e.recipe.take.layer or 0 for e in entries if isinstance(e.recipe, p.Take)]
         same = taken == [e.position for e in entries]
-        place = "" if same else f" {range_words(taken)}"
-        return maybe + model_words(first.recipe.take.model, bare=True) + place
-    text = layer_words(entries).removeprefix(f"{range_words([e.position for e in entries])} ")
+        place = "" if same else f" {tailor.range_words(taken)}"
+        return maybe + tailor.model_words(first.recipe.take.model, bare=True) + place
+    text = tailor.layer_words(entries).removeprefix(
+        f"{tailor.range_words([e.position for e in entries])} "
+    )
     return maybe + text.removeprefix("from ").removeprefix("= ")
 
 
@@ -244,16 +239,16 @@ def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
     """Layers, then what else the plan says of the model."""
     found = described_rows(slots)
     for choice in plan.drop_any:
-        found.append(Row("drop", drop_any_words(choice).removeprefix("drop ")))
+        found.append(Row("drop", tailor.drop_any_words(choice).removeprefix("drop ")))
     for where in REST:
         recipe = plan.rest(where)
         if recipe is not None:
-            text = rest_words(where, recipe).removeprefix(f"{where} from ")
+            text = tailor.rest_words(where, recipe).removeprefix(f"{where} from ")
             found.append(Row(where, text))
     if plan.dtype is not None:
         found.append(Row("dtype", plan.dtype))
     for bridge in plan.bridges:
-        text = (mark_words(bridge) + bridge_words(bridge)).replace("bridge ", "", 1)
+        text = (tailor.mark_words(bridge) + tailor.bridge_words(bridge)).replace("bridge ", "", 1)
         found.append(Row("bridge", text))
     return found
 
