@@ -145,7 +145,6 @@ def _prepared(
     declared: Mapping[str, Model],
     shard_size: int,
 ) -> Prepared:
-    """The program of a plan that has no faults."""
     if errors(faults):
         raise PlanError(faults)
     if count := open_choices(plan):

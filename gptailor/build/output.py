@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import gptailor
 from gptailor.build.lock import PLAN_FILE
+from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.files import is_gguf
-from gptailor.checkpoint.folder import (
-    ADAPTER,
-    CONFIG,
-    GENERATION_CONFIG,
-    INDEX,
-    SINGLE,
-    TOKENIZER_FILES,
-    Checkpoint,
-    generation_config,
-    tokenizer_files,
-)
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.models import Opened, folder_of, is_local
@@ -100,7 +90,7 @@ def tensor_digest(spec: TensorSpec, sha256: str, fitted: "Fitted | None") -> Ten
 
 
 def sketched(
-    output: Checkpoint, found: Mapping[str, TensorDigest], names: Iterable[str]
+    output: checkpoints.Checkpoint, found: Mapping[str, TensorDigest], names: Iterable[str]
 ) -> dict[str, TensorDigest]:
     """The digests of some of a folder's tensors with sketches, by which fits are compared."""
     from gptailor.program.load import load_tensor  # noqa: PLC0415 (imports torch)
@@ -125,7 +115,7 @@ def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     commented = origin.tree if origin is not None else None
     text = format_plan(plan) if commented is None else format_file(commented, plan)
     written = {
-        CONFIG: json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n",
+        checkpoints.CONFIG: json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n",
         PLAN_FILE: text,
         CARD: card(target.resolve().name, plan, text, prepared.counts, gptailor.__version__),
     }
@@ -141,13 +131,14 @@ def _tokenizer(model: Opened) -> dict[str, bytes | Path]:
     """The tokenizer of a model and how it generates: its files, or what its GGUF file holds."""
     checkpoint = model.checkpoint
     beside: dict[str, bytes | Path] = {
-        str(path.relative_to(checkpoint.folder)): path for path in tokenizer_files(checkpoint)
+        str(path.relative_to(checkpoint.folder)): path
+        for path in checkpoints.tokenizer_files(checkpoint)
     }
     if not beside and is_gguf(checkpoint.files[0]):
         from gptailor.program.gguf_tokenizer import tokenizer_from_gguf  # noqa: PLC0415 (late: it costs start-up)
 
         beside |= tokenizer_from_gguf(checkpoint.files[0])
-    if (path := generation_config(checkpoint)) is not None:
+    if (path := checkpoints.generation_config(checkpoint)) is not None:
         beside[path.name] = path
     return beside
 
@@ -220,7 +211,10 @@ def inputs(prepared: Prepared) -> InputFiles:
         theirs = found.setdefault(lowest, {})
         theirs |= {file.relative_to(folder).as_posix(): file for file in own}
         for adapter, file in zip(adapters, opened.checkpoint.files[len(whole) :], strict=True):
-            found[adapter] = {ADAPTER: file, ADAPTER_CONFIG: file.with_name(ADAPTER_CONFIG)}
+            found[adapter] = {
+                checkpoints.ADAPTER: file,
+                ADAPTER_CONFIG: file.with_name(ADAPTER_CONFIG),
+            }
     return found
 
 
@@ -228,21 +222,28 @@ def _beside(opened: Opened, whole: tuple[Path, ...], plan: Plan) -> Iterator[Pat
     """What is read of a model besides its weights."""
     checkpoint = opened.checkpoint
     if not is_gguf(checkpoint.folder) and not is_gguf(whole[0]):
-        yield checkpoint.folder / CONFIG
-    for index, single, suffix in ((INDEX, SINGLE, ".safetensors"), (BIN_INDEX, BIN_SINGLE, ".bin")):
+        yield checkpoint.folder / checkpoints.CONFIG
+    for index, single, suffix in (
+        (checkpoints.INDEX, checkpoints.SINGLE, ".safetensors"),
+        (BIN_INDEX, BIN_SINGLE, ".bin"),
+    ):
         by_index = whole[0].suffix == suffix and whole[0].name != single
         if by_index and (path := checkpoint.folder / index).exists():
             yield path
     tells = opened.name == tokenizer_model_name(plan)
     if tells or plan.tokenizer is not None:
-        yield from tokenizer_files(checkpoint)
-    if tells and (generates := generation_config(checkpoint)) is not None:
+        yield from checkpoints.tokenizer_files(checkpoint)
+    if tells and (generates := checkpoints.generation_config(checkpoint)) is not None:
         yield generates
 
 
 def is_beside(name: str) -> bool:
     """Whether a model's file is one of its tokenizer, or of how it generates."""
-    return name in TOKENIZER_FILES or name == GENERATION_CONFIG or name.endswith(".jinja")
+    return (
+        name in checkpoints.TOKENIZER_FILES
+        or name == checkpoints.GENERATION_CONFIG
+        or name.endswith(".jinja")
+    )
 
 
 def work(prepared: Prepared) -> int:

@@ -65,7 +65,6 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 def _weights(
     folder: Path, names: Collection[str]
 ) -> tuple[dict[str, TensorInfo], tuple[Path, ...]]:
-    """All tensors, and the files that they are in."""
     if INDEX in names and SINGLE not in names:
         return _read_shards(folder, INDEX, read_header)
     found = [name for name in names if name.endswith(".safetensors") and name != ADAPTER]
@@ -84,7 +83,6 @@ def _weights(
 
 
 def _others(names: Iterable[str]) -> str:
-    """What weights there are that aren't read."""
     others = [n for n in names if n == ADAPTER or n.lower().endswith(_OTHER_WEIGHTS)]
     if len(others) > 5:
         return f"; found {listed(map(quoted, others[:5]), ',')} and {len(others) - 5} more"

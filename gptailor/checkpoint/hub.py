@@ -82,7 +82,6 @@ def fetch(remote: Remote, folder: Path, files: Iterable[Path]) -> None:
 
 
 def _weights(folder: Path) -> tuple[str, ...]:
-    """The names of the weights' files, as far as the small ones tell them."""
     if (folder / on_disk.INDEX).exists():
         return tuple(sorted(set(on_disk.weight_map(folder / on_disk.INDEX).values())))
     return (on_disk.SINGLE,)
@@ -197,7 +196,6 @@ def _talking(repo: str, revision: str | None) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars where there is no terminal."""
     utils: Any = importlib.import_module("huggingface_hub.utils")  # it exports without saying so
     quiet = not sys.stderr.isatty() and not utils.are_progress_bars_disabled()
     if quiet:

@@ -62,7 +62,6 @@ def _refused(reason: str, i: int) -> Fault:
 
 
 def _unfoldable(checked: Checked, tensors: dict[str, TensorInfo]) -> str | None:
-    """Why a layer's MLP carries no map."""
     carriers = [t for rest, t in tensors.items() if projection(checked.base.layout, rest) == "mlp"]
     if not carriers:
         return "has no projection in its MLP that a map could be folded into"

@@ -27,7 +27,6 @@ def every_recipe_can_be_said(plan: Plan) -> Iterator[Fault]:
 
 
 def _unsaid_of_rest(where: str, recipe: Merge) -> str:
-    """Why `embed from …` can't say a merge, if it can't."""
     if recipe.share is None and recipe.by is None:
         return f"the merge of '{where}' has no method"
     if recipe.share is not None:
@@ -102,7 +101,6 @@ def a_tied_group_is_alike(plan: Plan) -> Iterator[Fault]:
 
 
 def _shape(recipe: Recipe) -> object:
-    """A recipe without its layer numbers."""
     if isinstance(recipe, Subset):
         return recipe.any_of, recipe.by
     models = [source.model for _, source in sources(recipe)]

@@ -177,7 +177,6 @@ def _computed(checked: Checked, model: Opened) -> tuple[str, Place] | None:
 
 
 def _cast(checked: Checked, model: Opened) -> Place | None:
-    """Where a layer has another dtype than the base's have."""
     base = checked.base
     ours = {
         rest: tensor.spec.dtype

@@ -150,7 +150,6 @@ def _joined(plan: Plan, hits: Iterable[Hit], fault: Fault, label: str) -> Iterat
 
 
 def _twins(name: str, placed: Sequence[Drop | Scale]) -> Iterator[Hit]:
-    """Entries for one position."""
     for (i, first), (j, second) in pairwise(enumerate(placed)):
         if first.position == second.position:
             yield Hit(second.position, (name, j), (name, i))

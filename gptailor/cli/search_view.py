@@ -6,16 +6,8 @@ from typing import final
 from gptailor.cli.options import report, say
 from gptailor.report.progress import LiveView, Shown, Standing
 from gptailor.report.scores import percent, shown_number
+from gptailor.search import search as events
 from gptailor.search.run.trials import STARTS, Ledger, Trial
-from gptailor.search.search import (
-    Asked,
-    Begun,
-    Doing,
-    Scored,
-    SearchEvent,
-    Started,
-    Warned,
-)
 from gptailor.search.space.decode import decode
 
 
@@ -24,21 +16,21 @@ class Lines:
     """A line for each trial."""
 
     def __init__(self) -> None:
-        self._begun: Begun | None = None
+        self._begun: events.Begun | None = None
         self._best: int | None = None
 
-    def __call__(self, event: SearchEvent) -> None:
+    def __call__(self, event: events.SearchEvent) -> None:
         """Print what happened, but for what a trial says when it is over."""
         match event:
-            case Warned(faults):
+            case events.Warned(faults):
                 report(faults)
-            case Doing(what):
+            case events.Doing(what):
                 say(what, err=True)
-            case Begun(ledger):
+            case events.Begun(ledger):
                 self._begun = event
                 if ledger.trials:
                     say(f"going on after {len(ledger.trials)} trials", err=True)
-            case Scored(trial):
+            case events.Scored(trial):
                 assert self._begun is not None
                 ledger, budget, _ = self._begun
                 best, known = ledger.best(), self._best
@@ -70,7 +62,7 @@ class Screen:
 
     def __init__(self) -> None:
         self._live = LiveView()
-        self._search: Begun | None = None
+        self._search: events.Begun | None = None
         self._begun = time.monotonic()
         self._before = 0.0
         self._shown: tuple[int, Shown] | None = None
@@ -82,23 +74,23 @@ class Screen:
     def __exit__(self, *exception: object) -> None:
         self._live.__exit__(*exception)
 
-    def __call__(self, event: SearchEvent) -> None:
+    def __call__(self, event: events.SearchEvent) -> None:
         """Say what is done, or draw anew; warnings stay above the view."""
         match event:
-            case Warned(faults):
+            case events.Warned(faults):
                 report(faults)
-            case Doing(what):
+            case events.Doing(what):
                 self._live.say(what)
-            case Begun(ledger):
+            case events.Begun(ledger):
                 self._search = event
                 self._begun, self._before = time.monotonic(), ledger.cost()
                 self._draw()
-            case Asked():  # what it takes is compiled when it is first asked
+            case events.Asked():  # what it takes is compiled when it is first asked
                 self._live.say("working out what to try next")
-            case Started(plans, samples):
+            case events.Started(plans, samples):
                 many = "1 plan" if plans == 1 else f"{plans} plans"
                 self._live.say(f"evaluating {many} on {samples} samples")
-            case Scored(trial):
+            case events.Scored(trial):
                 self._draw(trial)
 
     def _draw(self, last: Trial | None = None) -> None:
@@ -126,7 +118,6 @@ class Screen:
         )
 
     def _best(self, ledger: Ledger) -> Shown | None:
-        """The best trial, its plan drawn once."""
         assert self._search is not None
         best = ledger.best()
         if best is None:

@@ -254,7 +254,6 @@ def _from_layer_wise(document: _Choices, layers: int) -> _Found:
 def _call(
     document: _Choices, where: tuple[int, str], method: str, sources: Mapping[str, str]
 ) -> p.MethodCall:
-    """The method of a group's paramset."""
     group, paramset = where
     start = f"layer_{group}_paramset_{paramset}_method_{method}_param"
     arguments: dict[str, Any]

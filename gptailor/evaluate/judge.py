@@ -197,7 +197,6 @@ class Judging:
         )
 
     def _bases(self) -> Iterator[_Entry]:
-        """The bases that aren't targets themselves."""
         for target in self.targets:
             base, key = target.base, target.identity_of_base
             if base is not None and key not in self._base_of:
@@ -244,7 +243,6 @@ class Judging:
     def _trials(
         self, group: Sequence[_Entry], step: Callable[[str], None]
     ) -> Iterator[tuple[int, Outcomes]]:
-        """The outcomes of targets with the same objectives and models."""
         objectives = list(map(_measurable, self._objectives(group[0].target)))
         forward = any(isinstance(one, Forward) for one in self._objectives(group[0].target))
 
@@ -264,7 +262,6 @@ class Judging:
         return run_trials(stitcher, self.evaluator, plans, objectives, on_step=on_step)
 
     def _reference(self, target: Target, name: str, work: Work) -> Sequence[Tensor]:
-        """What a model of a target's plan gives for a work."""
         if name != "base":
             if name not in target.origin.models:
                 raise no_reference(name, f"'{target.name}' has none of that name")

@@ -217,7 +217,6 @@ class Trials:
         )
 
     def _of(self, plan: Plan) -> Parts:
-        """The samples as the plan's tokenizer reads them."""
         return self._parts[self._digests[Checked(plan, dict(self.models)).tokenizer_model.name]]
 
     @property
@@ -284,7 +283,6 @@ class Trials:
             yield from ((numbers[at], outcomes) for at, outcomes in found)
 
     def _reference(self, name: str, work: Work) -> Sequence[Tensor]:
-        """What a model of the plan, as it is, gives for a work."""
         stitcher = self.stitcher
         if name != "base":  # as a base: its configuration and its number of layers are its own
             stitcher = self.place.stitcher({"base": replace(self._model(name), name="base")})

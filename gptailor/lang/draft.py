@@ -277,7 +277,6 @@ def method_of(draft: Draft, how: tree.CallNode | tree.OneCall, spans: Spanned) -
 
 
 def _call(draft: Draft, node: tree.CallNode, spans: Spanned) -> p.MethodCall | None:
-    """A method with its arguments bound to their names."""
     spans.note(node.span)
     spans.note(node.name.span, "name")
     method = METHODS.get(node.name.text)

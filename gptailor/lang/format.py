@@ -305,7 +305,6 @@ def _block_of(statement: tree.Statement, block: tree.Block) -> _Line:
 
 
 def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
-    """The lines of a plan but for its version; those inside its blocks bear their names."""
     for name, model in plan.models.items():
         yield _Line("models", (name != "base", name), f"model {name} = {model_source(model)}")
     if plan.dtype is not None:
@@ -338,7 +337,6 @@ def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
 
 
 def _inner_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
-    """The lines inside a plan's blocks."""
     if plan.stack is not None:
         for group in joined(plan.stack.items):
             yield _Line("stack", 0, mark_words(group[0]) + item_words(group))

@@ -135,7 +135,6 @@ def _from_models(draft: d.Draft, origin: tree.From, at: d.Positions | None) -> _
 
 
 def _from_picked(draft: d.Draft, picked: tree.Picked, *, whole: str = "") -> _Pattern | None:
-    """`L14 chat`."""
     at = d.positions_of(draft, picked.layers, whole=whole)
     spans = d.Spanned({}, ("recipe",))
     model = d.model_of(picked.model, spans.inside("take", "model"))
@@ -227,7 +226,6 @@ def _merging(draft: d.Draft, statement: tree.Statement, body: tree.Merging) -> N
 def _decide(
     draft: d.Draft, statement: tree.Statement, target: d.Positions | None, pattern: _Pattern | None
 ) -> None:
-    """An entry for each position of the target."""
     if target is None or pattern is None:
         return
     for n, at, marks, spans in _entries(draft, statement, target):
@@ -328,7 +326,6 @@ def _objective(draft: d.Draft, statement: tree.Statement, body: tree.ObjectiveNo
 def _measure_arguments(
     draft: d.Draft, call: tree.CallNode, spans: dict[Place, Span]
 ) -> dict[str, int | float | str]:
-    """An objective's arguments under their names."""
     spec = OBJECTIVES.get(call.name.text)
     free = [argument.name for argument in spec.arguments] if spec else []
     arguments: dict[str, int | float | str] = {}

@@ -205,7 +205,6 @@ def _rest(checked: Checked, where: str, recipe: Recipe | None, read: str) -> Ite
 
 
 def _aligned(checked: Checked, name: str, where: str, read: str) -> dict[int, TensorInfo]:
-    """A model's embedding, norm or head, with the rows of the output's tokenizer."""
     model, teller = checked.models[name], checked.tokenizer_model
     donors = teller.rest(read)
     return {
@@ -215,7 +214,6 @@ def _aligned(checked: Checked, name: str, where: str, read: str) -> dict[int, Te
 
 
 def _alone(name: str, tensor: TensorInfo, model: str = "base", dtype: str = "") -> p.Output:
-    """A tensor by itself, under a name of the output's."""
     spec = TensorSpec(name, dtype or tensor.spec.dtype, tensor.spec.shape)
     return p.Output(spec, p.Copy(tensor, model, tensor.spec.name))
 
@@ -227,7 +225,6 @@ def _made(
     base: tuple[TensorInfo, ...],
     place: str,
 ) -> p.Making:
-    """How a closed recipe makes a tensor of these; `base` is θ_b, if it needs that."""
     if isinstance(recipe, Take):
         return p.Copy(sources[0], models[0], place)
     assert isinstance(recipe, Merge)

@@ -51,7 +51,6 @@ def load_tensor(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
 
 
 def _plain(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
-    """A tensor whose bytes lie in a row."""
     spec = tensor.spec
     if (dtype := TORCH_DTYPES.get(spec.dtype)) is None:
         raise TailorError(f"'{spec.name}' in '{tensor.file}' is {spec.dtype}, which torch has not")
@@ -61,7 +60,6 @@ def _plain(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
 
 
 def _pickled(tensor: forms.TensorInfo, form: forms.Pickled) -> Shaped[Tensor, "..."]:
-    """A tensor of a `.bin` file, by `torch.load` with `weights_only`."""
     from pickle import UnpicklingError
 
     try:

@@ -78,7 +78,6 @@ def card(
 
 
 def _bridges(plan: Plan, count: int) -> list[str]:
-    """Which layers close gaps, and on what text that was fitted."""
     found = gaps(plan, count)
     if not found:
         return []

@@ -55,7 +55,6 @@ def _layers(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
 
 
 def _each(slot: Slot) -> str:
-    """What one position is made of."""
     return described_rows([slot])[0].what
 
 

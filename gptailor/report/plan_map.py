@@ -45,7 +45,6 @@ def described_rows(slots: Sequence[Slot]) -> list[Row]:
 
 
 def _alone(slot: Slot) -> str | None:
-    """What is no whole layer's recipe: a drop, parts."""
     if slot.dropped == "yes":
         return "dropped, bridged over" if slot.bridged else "dropped"
     if None in slot.made:
@@ -236,7 +235,6 @@ def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
 
 
 def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
-    """Layers, then what else the plan says of the model."""
     found = described_rows(slots)
     for choice in plan.drop_any:
         found.append(Row("drop", tailor.drop_any_words(choice).removeprefix("drop ")))

@@ -149,7 +149,6 @@ class LiveView:
 
 
 def _plan(best: Shown, width: int) -> Iterator[Text]:
-    """The map of the best plan's layers, in colours."""
     found = slots(best.plan, best.layers)
     models = list(best.plan.models)
     drawn = cells(found, models)

@@ -207,7 +207,6 @@ def _rows(said: Mapping[str, Any]) -> list[tuple[str, _Row]]:
 
 
 def _cells(name: str, row: _Row, i: int, said: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """Name, score, share of the base's score, score on what was held out."""
     values, errors, held = row["values"], row.get("stderrs"), row["held"]
     shares = row.get("retained")
     by_base = said["objectives"][i]["scale"] == "base"

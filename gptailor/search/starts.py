@@ -205,7 +205,6 @@ class Starts:
         yield "removed", self._removed(best)
 
     def _compositions(self, glances: Sequence[ToldStart]) -> list[Start]:
-        """The models alone and the best merges in full."""
         order = ranked(glances) if glances else range(len(self._all))
         ordered = [self._all[i] for i in order]
         alone = [one for one in ordered if len(one.models) == 1]
@@ -242,7 +241,6 @@ class Starts:
         return found
 
     def _removed(self, best: Composition) -> list[Start]:
-        """What greedy removal took of the base, of the base and of the best composition."""
         if not self.removal:
             return []
         scores = np.full(self.space.layers, -np.inf)
@@ -267,7 +265,6 @@ class Starts:
 
     @property
     def _size(self) -> int:
-        """How many positions are dropped."""
         return int(sum(self.space.table.sizes))
 
     @property
@@ -302,7 +299,6 @@ class Starts:
         return sorted(bit.at for bit, yes in zip(self.space.bits, on, strict=True) if yes)
 
     def _cut(self, scores: Scores) -> str:
-        """What is dropped, in words."""
         at = self._dropped(scores)
         if len(at) > 1 and at[-1] - at[0] == len(at) - 1:
             return f"L{at[0]}..L{at[-1]}"

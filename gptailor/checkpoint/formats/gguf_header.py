@@ -173,7 +173,6 @@ class _Reader:
         return list(table.values())
 
     def _entry(self) -> GgufTensor:
-        """A tensor's entry, its offset still that within the data."""
         name = self.string()
         dimensions = self.number("I")
         if dimensions > _MAX_DIMENSIONS:

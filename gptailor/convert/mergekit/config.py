@@ -29,7 +29,6 @@ def _fault(message: str, help: str = "", *, key: str | None = None) -> Validatio
 
 
 def _said(value: object) -> str:
-    """A value in messages."""
     kinds: dict[type, str] = {dict: "a mapping", list: "a list", type(None): "empty"}
     return kinds.get(type(value)) or f"{value!r}"
 

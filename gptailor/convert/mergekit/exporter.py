@@ -76,7 +76,6 @@ def _kept(plan: Plan, layers: int | None) -> list[outline.Slot]:
 
 
 def _method(slots: Sequence[outline.Slot], rows: Sequence[_Row]) -> MergekitMethod:
-    """The one method of mergekit's that says all recipes."""
     found: dict[str, Place] = {}
     made = [(one.recipe, one.at) for slot in slots for one in slot.made.values()]
     ends = [(row[where], (where,)) for row in rows for where in row if where not in PARTS]
@@ -145,7 +144,6 @@ def _slices(
 
 
 def _slice(plan: Plan, method: MergekitMethod, row: _Row, models: Sequence[str]) -> dict[str, Any]:
-    """A slice of one layer, and of the rest that is made with it."""
     assert method.write is not None
     spans = [[n, n + 1] for n in (_layer(row, model) for model in models)]
     said = {where: method.write(recipe, models) for where, recipe in row.items()}
@@ -160,7 +158,6 @@ def _slice(plan: Plan, method: MergekitMethod, row: _Row, models: Sequence[str])
 
 
 def _joined(slices: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Neighbours that go in step, joined."""
     found: list[dict[str, Any]] = []
     for one in slices:
         spans = [source["layer_range"] for source in one["sources"]]

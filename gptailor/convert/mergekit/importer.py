@@ -122,7 +122,6 @@ def _method(config: MergekitConfig) -> methods.MergekitMethod:
 
 
 def _base(config: MergekitConfig) -> ModelReference:
-    """The model that is the plan's base: the file's, or a slice's, or the first."""
     body = config.body
     slices = body.slices or []
     bases = [config.base_model, *(piece.base_model for piece in slices)]
@@ -169,7 +168,6 @@ def _named(
 
 
 def _slices(config: MergekitConfig, count: int | None) -> list[SliceBlock]:
-    """The slices; `models` are one of all layers."""
     body = config.body
     if body.models is None:
         return body.slices or []
@@ -213,7 +211,6 @@ _MadeLayer = tuple[frozenset[int], dict[p.Part | None, p.Recipe], SliceBlock]
 
 
 def _layers(reading: _Reading) -> Iterator[_MadeLayer]:
-    """The output's layers in order."""
     number = 0
     for piece in reading.slices:
         for offset in range(piece.length):
@@ -322,7 +319,6 @@ def _arranged(reading: _Reading, made: Sequence[_MadeLayer]) -> dict[str, Any]:
 
 
 def _dtype(reading: _Reading) -> str | None:
-    """The output's dtype."""
     config = reading.config
     found = {"dtype": config.dtype, "out_dtype": config.out_dtype}
     names = {key: name.removeprefix("torch.") for key, name in found.items() if name is not None}
@@ -361,7 +357,6 @@ def _tokenizer(reading: _Reading) -> p.Take | None:
 
 
 def _of_the_file(reading: _Reading) -> Iterator[Note]:
-    """Notes on what holds for the file as a whole."""
     config, method = reading.config, reading.method
     if config.chat_template:
         yield config.note(

@@ -188,7 +188,6 @@ def _trimmed(mixture: Mixture) -> list[Ingredient]:
 
 
 def _one(sources: Sequence[Ingredient], name: str, method: str) -> float:
-    """The value that all have."""
     values = [source.number(name) for source in sources]
     if len(set(values)) > 1:
         said = ", ".join(f"{value!r}" for value in values)

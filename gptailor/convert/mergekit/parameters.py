@@ -106,7 +106,6 @@ def value_at(name: str, tensor: str, t: float, blocks: Sequence[ParameterBlock])
 
 
 def _entries(block: ParameterBlock, name: str) -> Iterator[tuple[Filtered, Place]]:
-    """A block's values for a parameter, each with its filter and its place in the block."""
     setting, at = block.parameters.get(name), ("parameters", name)
     if isinstance(setting, Filtered):
         yield setting, (*at, "value")

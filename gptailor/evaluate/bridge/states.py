@@ -160,7 +160,6 @@ class Walk:
     # ----------------------------------------------------------------------------------- positions
 
     def _to(self, position: int, own: OwnContents) -> None:
-        """Both streams up to a position's layer."""
         while self.own is not None and self.behind < self.at:
             if (late := own[self.behind]) is not None:
                 self._through(self.behind, late, self.own)

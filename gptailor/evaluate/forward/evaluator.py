@@ -184,7 +184,6 @@ class Evaluator:
     def _through(
         self, plan: LiveModel, packed: Packed, leaf: PrefixNode | None, wrapped: bool
     ) -> list[Tensor]:
-        """The hidden states of all batches after the last layer."""
         depth, kept = self._prefixes.latest(leaf) if leaf else (0, None)
         starts, calls = self._begun(plan, packed, wrapped)
         hidden = starts if kept is None else [state.to(self.device) for state in kept]

@@ -251,7 +251,6 @@ class ModelTemplate:
         return model
 
     def _config(self, given: Mapping[str, Any], count: int) -> PreTrainedConfig:
-        """The plan's configuration, with what transformers put into the template's; a new one."""
         key = json.dumps(given, sort_keys=True)
         if key not in self._configs:
             if len(self._configs) >= CONFIGURATIONS:
@@ -267,7 +266,6 @@ class ModelTemplate:
     # ------------------------------------------------------------------------------------ loading
 
     def _load(self, layers: Sequence[Named]) -> PreTrainedModel:
-        """The template with these layers, as transformers loads it on the CPU."""
         state = dict(self._rest)
         for number, tensors in enumerate(layers):
             state |= {f"{self.prefix}{number}.{name}": t.cpu() for name, t in tensors.items()}

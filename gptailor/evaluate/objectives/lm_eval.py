@@ -184,7 +184,6 @@ def _no_metric(task: Any, metric: str, metrics: Sequence[str]) -> ObjectiveError
 
 
 def _instances(task: Any, numbers: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
-    """The requests of each sample."""
     if not numbers:
         return ()
     with _refused("make requests of", task.task_name):

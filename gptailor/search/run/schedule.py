@@ -217,7 +217,6 @@ class Schedule:
     # ----------------------------------------------------------------------------- before the asks
 
     def _starts(self) -> list[TrialRequest]:
-        """What is missing of the first stage of starting plans that isn't whole."""
         if self.ledger.of(RANDOM, SEARCH, FINAL, BESIDE):
             return []
         told: list[Trial] = []
@@ -302,7 +301,6 @@ class Schedule:
     # --------------------------------------------------------------------------------- in the end
 
     def _final(self) -> list[TrialRequest]:
-        """The best trials once more, bridged."""
         plans = {trial.plan for trial in self.ledger.of(FINAL)}
         whole = (t for t in self.ledger.trials if t.full and t.values and t.same_as is None)
         unbridged = (t for t in whole if not t.request.bridged)

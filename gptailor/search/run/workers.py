@@ -258,7 +258,6 @@ class UnderWay:
         return made(*read_outcomes(outcomes), seconds)
 
     def _forget(self) -> None:
-        """Tasks that are over."""
         self.tasks = {n: task for n, task in self.tasks.items() if task.open or task.waiting}
 
     def _known(self, key: EvaluationKey) -> bool:

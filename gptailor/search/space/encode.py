@@ -77,7 +77,6 @@ def _read(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
 
 
 def _entries(plan: p.Plan, closed: p.Plan, dropped: set[int]) -> dict[Place, Answer]:
-    """Layers, scales and bridges."""
     found: dict[Place, Answer] = {}
     said = {_told(entry): entry for _, entry in entries(closed)}
     for at, entry in entries(plan):

@@ -17,23 +17,7 @@ from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, TailorError
 from gptailor.plan.layers import own
 from gptailor.plan.walk import SEVERAL, Given, Site, entries, shared_place, sites
-from gptailor.search.space.genome import (
-    ALWAYS,
-    NEVER,
-    Bit,
-    Condition,
-    Gene,
-    Genes,
-    Pick,
-    Real,
-    bit,
-    every,
-    genes_of,
-    option,
-    room,
-    several,
-    some,
-)
+from gptailor.search.space import genome as g
 from gptailor.search.space.table import Table, table_of
 
 
@@ -53,9 +37,9 @@ class Space:
 
     plan: p.Plan
     layers: int
-    bits: tuple[Bit, ...]
-    picks: tuple[Pick, ...]
-    reals: tuple[Real, ...]
+    bits: tuple[g.Bit, ...]
+    picks: tuple[g.Pick, ...]
+    reals: tuple[g.Real, ...]
     sites: tuple[Site, ...]
     index: Mapping[Place, tuple[int, ...]]
     table: Table
@@ -78,7 +62,7 @@ class Space:
     @property
     def names(self) -> tuple[str, ...]:
         """What the genes are called, in the order of a genome; no two alike."""
-        genes: tuple[Gene, ...] = (*self.bits, *self.picks, *self.reals)
+        genes: tuple[g.Gene, ...] = (*self.bits, *self.picks, *self.reals)
         return tuple(gene.name for gene in genes)
 
     @property
@@ -128,11 +112,11 @@ class _Collecting:
         self.sites = tuple(s for s in sites(plan) if s.open and s.subject.role != "tokens")
         self._entries = dict(entries(plan))
         self._shared = shared_place(plan)
-        self._found: dict[type, list[Any]] = {Bit: [], Pick: [], Real: []}
+        self._found: dict[type, list[Any]] = {g.Bit: [], g.Pick: [], g.Real: []}
         self._made: dict[Place, tuple[list[Any], tuple[int, ...]]] = {}
         for site in self.sites:
             if (place := self._shared(site.place)) not in self._made:
-                made = genes_of(site, self._called(site), self._position(site.entry))
+                made = g.genes_of(site, self._called(site), self._position(site.entry))
                 genes = self._found[type(made[0])]
                 self._made[place] = genes, tuple(range(len(genes), len(genes) + len(made)))
                 genes += made
@@ -158,23 +142,23 @@ class _Collecting:
         """The numbers of the genes that the choice at a place is closed by."""
         return self._made[self._shared(place)][1]
 
-    def genes(self) -> Genes:
+    def genes(self) -> g.Genes:
         """All genes, each with its condition."""
-        merged: dict[Place, tuple[int, Condition]] = {}
+        merged: dict[Place, tuple[int, g.Condition]] = {}
         for site in self.sites:
             place = self._shared(site.place)
             genes, numbers = self._made[place]
             for k, number in enumerate(numbers):
-                when = some([genes[number].when, self._when(site, k)])
+                when = g.some([genes[number].when, self._when(site, k)])
                 genes[number] = replace(genes[number], when=when)
             if isinstance(site.value, p.Subset):
-                at, known = merged.get(place, (self._position(site.entry), NEVER))
-                when = every(self._there(site.entry), several(self._subsets[place]))
-                merged[place] = at, some([known, when])
-        return Genes(
-            tuple(self._found[Bit]),
-            tuple(self._found[Pick]),
-            tuple(self._found[Real]),
+                at, known = merged.get(place, (self._position(site.entry), g.NEVER))
+                when = g.every(self._there(site.entry), g.several(self._subsets[place]))
+                merged[place] = at, g.some([known, when])
+        return g.Genes(
+            tuple(self._found[g.Bit]),
+            tuple(self._found[g.Pick]),
+            tuple(self._found[g.Real]),
             tuple(choice.count for choice in self.plan.drop_any),
             tuple(self.numbers(place) for place in self._subsets),
             tuple(self._items),
@@ -185,7 +169,6 @@ class _Collecting:
     # ------------------------------------------------------------------------------ of an entry
 
     def _position(self, at: Place) -> int:
-        """The position that an entry is for, or an item's number; -1 without one."""
         entry = self._entries.get(at)
         if isinstance(entry, p.Item):
             return int(at[-1])
@@ -210,54 +193,53 @@ class _Collecting:
         part = f".{entry.part}" if isinstance(entry, p.Layer) and entry.part else ""
         return before + "..".join(f"L{position}" for position in tied) + part
 
-    def _there(self, at: Place) -> Condition:
+    def _there(self, at: Place) -> g.Condition:
         """When an entry takes effect."""
         entry = self._entries.get(at)
         if entry is None:
-            return ALWAYS
+            return g.ALWAYS
         if isinstance(entry, p.Item):
-            return self._item_there(at) if entry.maybe else ALWAYS
+            return self._item_there(at) if entry.maybe else g.ALWAYS
         place = self._place(at)
-        return every(place, bit(self.numbers((*at, "maybe"))[0])) if entry.maybe else place
+        return g.every(place, g.bit(self.numbers((*at, "maybe"))[0])) if entry.maybe else place
 
-    def _place(self, at: Place) -> Condition:
+    def _place(self, at: Place) -> g.Condition:
         """When there is a place for an entry: a layer that stays, a gap."""
         if not isinstance(bridge := self._entries[at], p.Bridge):
             return self._kept(self._position(at))
         gaps = range(self.layers - 1) if bridge.after is None else [bridge.after]
-        return some(map(self._gap, gaps))
+        return g.some(map(self._gap, gaps))
 
     # ------------------------------------------------------------------------------- of a choice
 
-    def _when(self, site: Site, k: int) -> Condition:
+    def _when(self, site: Site, k: int) -> g.Condition:
         """When a choice says something: its only gene, or the bit number `k`."""
         role = site.subject.role
         if role == "drop":  # one makes a difference always, but for the layer that has to stay
             single = not isinstance(site.value, p.DropAny)
             keeps = single and self._position(site.entry) == self.keeper
-            return self._others_kept if keeps else ALWAYS
+            return self._others_kept if keeps else g.ALWAYS
         if role == "item":
             n = self._maybe.index(int(site.entry[-1]))
-            return every(room(n), self._item_counts(n))
+            return g.every(g.room(n), self._item_counts(n))
         if role == "otherwise":
-            return every(self._place(site.entry), self._differs(site.entry))
+            return g.every(self._place(site.entry), self._differs(site.entry))
         if role in ("scaled", "bridged"):
             return self._place(site.entry)
-        when = every(self._there(site.entry), *map(self._given, site.when))
+        when = g.every(self._there(site.entry), *map(self._given, site.when))
         if isinstance(site.value, p.Subset) and k in self._own_members(site.entry, site.value):
             others = (n for i, n in enumerate(self.numbers(site.place)) if i != k)
-            return every(when, some(map(bit, others)))  # alone it is what none is
+            return g.every(when, g.some(map(g.bit, others)))  # alone it is what none is
         return when
 
-    def _given(self, given: Given) -> Condition:
-        """What a choice depends on."""
+    def _given(self, given: Given) -> g.Condition:
         place, value = given
         shared = self._shared(place)
         genes, numbers = self._made[shared]
         if value == SEVERAL:
-            return several(self._subsets[shared])
-        picked = isinstance(genes[numbers[0]], Pick)
-        return option(numbers[0], value) if picked else bit(numbers[value])
+            return g.several(self._subsets[shared])
+        picked = isinstance(genes[numbers[0]], g.Pick)
+        return g.option(numbers[0], value) if picked else g.bit(numbers[value])
 
     def _own(self, at: Place) -> p.Take | None:
         """The base's own at an entry's place, which a recipe may come to."""
@@ -269,7 +251,7 @@ class _Collecting:
         members = (p.Take(take=p.LayerOf(model=name, layer=subset.layer)) for name in subset.any_of)
         return [k for k, member in enumerate(members) if member == own]
 
-    def _differs(self, at: Place) -> Condition:
+    def _differs(self, at: Place) -> g.Condition:
         """When a layer's recipe is not just the base's own."""
         layer = self._entries[at]
         assert isinstance(layer, p.Layer)
@@ -277,9 +259,9 @@ class _Collecting:
         if isinstance(recipe, p.Subset):
             mine = self._own_members(at, recipe)
             numbers = self.numbers((*at, "recipe"))
-            return some(bit(n) for k, n in enumerate(numbers) if k not in mine)
+            return g.some(g.bit(n) for k, n in enumerate(numbers) if k not in mine)
         if isinstance(recipe, p.Merge) or isinstance(recipe.take.model, str):
-            return NEVER if recipe == self._own(at) else ALWAYS
+            return g.NEVER if recipe == self._own(at) else g.ALWAYS
         [pick] = self.numbers((*at, "recipe", "take", "model"))
         models = recipe.take.model.one_of
         others = (
@@ -287,50 +269,50 @@ class _Collecting:
             for v, name in enumerate(models)
             if p.Take(take=p.LayerOf(model=name, layer=recipe.take.layer)) != self._own(at)
         )
-        return some(option(pick, v) for v in others)
+        return g.some(g.option(pick, v) for v in others)
 
     # ------------------------------------------------------------------------ positions and items
 
     @cached_property
-    def _others_kept(self) -> Condition:
-        return some(self._kept(p) for p in range(self.layers) if p != self.keeper)
+    def _others_kept(self) -> g.Condition:
+        return g.some(self._kept(p) for p in range(self.layers) if p != self.keeper)
 
     @cached_property
-    def _others_dropped(self) -> Condition:
-        return every(*(self._dropped(p) for p in range(self.layers) if p != self.keeper))
+    def _others_dropped(self) -> g.Condition:
+        return g.every(*(self._dropped(p) for p in range(self.layers) if p != self.keeper))
 
-    def _kept(self, position: int) -> Condition:
+    def _kept(self, position: int) -> g.Condition:
         if position in self._fixed:
-            return NEVER
+            return g.NEVER
         if position not in self._drops:
-            return ALWAYS
-        stays = bit(self._drops[position], on=False)
-        return some([stays, self._others_dropped]) if position == self.keeper else stays
+            return g.ALWAYS
+        stays = g.bit(self._drops[position], on=False)
+        return g.some([stays, self._others_dropped]) if position == self.keeper else stays
 
-    def _dropped(self, position: int) -> Condition:
+    def _dropped(self, position: int) -> g.Condition:
         if position in self._fixed:
-            return ALWAYS
+            return g.ALWAYS
         if position not in self._drops:
-            return NEVER
-        goes = bit(self._drops[position])
-        return every(goes, self._others_kept) if position == self.keeper else goes
+            return g.NEVER
+        goes = g.bit(self._drops[position])
+        return g.every(goes, self._others_kept) if position == self.keeper else goes
 
-    def _gap(self, after: int) -> Condition:
+    def _gap(self, after: int) -> g.Condition:
         if after + 1 not in self._fixed and after + 1 not in self._drops:
-            return NEVER
-        return every(self._kept(after), self._dropped(after + 1))
+            return g.NEVER
+        return g.every(self._kept(after), self._dropped(after + 1))
 
-    def _item_there(self, at: Place) -> Condition:
+    def _item_there(self, at: Place) -> g.Condition:
         n = self._maybe.index(int(at[-1]))
-        there = every(bit(self._items[n]), room(n))
-        none = every(*(bit(number, on=False) for number in dict.fromkeys(self._items)))
-        return some([there, none]) if self._fixed_items == n == 0 else there
+        there = g.every(g.bit(self._items[n]), g.room(n))
+        none = g.every(*(g.bit(number, on=False) for number in dict.fromkeys(self._items)))
+        return g.some([there, none]) if self._fixed_items == n == 0 else there
 
-    def _item_counts(self, n: int) -> Condition:
+    def _item_counts(self, n: int) -> g.Condition:
         """The first item stays where no other does, with it alone of those that it is tied to."""
         mine = self._items[0]
         if self._fixed_items or self._items[n] != mine:
-            return ALWAYS
+            return g.ALWAYS
         if n:
-            return ALWAYS if self._room > 1 else NEVER
-        return some(bit(other) for other in dict.fromkeys(self._items) if other != mine)
+            return g.ALWAYS if self._room > 1 else g.NEVER
+        return g.some(g.bit(other) for other in dict.fromkeys(self._items) if other != mine)

@@ -17,18 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
 from gptailor.plan.walk import Subject
-from gptailor.search.space.genome import (
-    Active,
-    Clause,
-    Condition,
-    Gene,
-    Genes,
-    Genome,
-    Literal,
-    bit,
-    every,
-    option,
-)
+from gptailor.search.space import genome as g
 
 Ints = Int[ndarray | Array, "..."]
 
@@ -60,7 +49,7 @@ class Table(NamedTuple):
     at_reals: Int[ndarray | Array, " r"]
     at_features: Int[ndarray | Array, " f"]
     pairs: Int[ndarray | Array, " p two"]
-    defaults: Genome
+    defaults: g.Genome
     option_pick: Int[ndarray | Array, " o"]
     option_value: Int[ndarray | Array, " o"]
     members: Int[ndarray | Array, " s m"]  # bits of each `any of`; -1 pads
@@ -70,17 +59,17 @@ class Table(NamedTuple):
     rest: ConditionRows
 
 
-def active(table: Table, genome: Genome) -> Active:
+def active(table: Table, genome: g.Genome) -> g.Active:
     """Which genes of one genome change its plan. Those of a set always are."""
     b, c = table.group.shape[0], table.options.shape[0]
     rows = _rows(table, genome)
-    return Active(rows[:b], rows[b : b + c], rows[b + c : _genes(table)])
+    return g.Active(rows[:b], rows[b : b + c], rows[b + c : _genes(table)])
 
 
-def canonical(table: Table, genome: Genome) -> Genome:
+def canonical(table: Table, genome: g.Genome) -> g.Genome:
     """The genome with its inactive genes at their defaults: the same plan."""
     for _ in range(2):  # an inactive `maybe` that goes off takes what is inside it along
-        genome = Genome(*map(jnp.where, active(table, genome), genome, table.defaults))
+        genome = g.Genome(*map(jnp.where, active(table, genome), genome, table.defaults))
     return genome
 
 
@@ -88,7 +77,7 @@ settled = jax.jit(canonical)
 """The same, compiled: for one genome at a time."""
 
 
-def features(table: Table, genome: Genome) -> Float[Array, " f"]:
+def features(table: Table, genome: g.Genome) -> Float[Array, " f"]:
     """What takes effect of a canonical genome: marks of 0 or 1, then reals in -1..1, 0 inactive."""
     rows = _rows(table, genome)
     genes = _genes(table)
@@ -111,11 +100,11 @@ def exact(table: Table, scores: Float[Array, " b"]) -> Bool[Array, " b"]:
     return jnp.where(group < 0, scores > 0, chosen)
 
 
-def sample(table: Table, key: Array) -> Genome:
+def sample(table: Table, key: Array) -> g.Genome:
     """A genome drawn at random: every set of a size alike, every option, the whole interval."""
     bits, picks, reals = jax.random.split(key, 3)
     options = jnp.asarray(table.options)
-    drawn = Genome(
+    drawn = g.Genome(
         exact(table, jax.random.normal(bits, table.group.shape)),
         jnp.floor(jax.random.uniform(picks, options.shape) * options).astype(jnp.int32),
         jax.random.uniform(reals, table.at_reals.shape),
@@ -127,7 +116,7 @@ def _genes(table: Table) -> int:
     return int(table.group.shape[0] + table.options.shape[0] + table.at_reals.shape[0])
 
 
-def _rows(table: Table, genome: Genome) -> Bool[Array, " rows"]:
+def _rows(table: Table, genome: g.Genome) -> Bool[Array, " rows"]:
     literals = _literals(table, genome)
     wide = _holds(table.wide, literals)
     return _holds(table.rest, jnp.concatenate([literals, wide]))
@@ -138,7 +127,7 @@ def _holds(rows: ConditionRows, literals: Bool[Array, " l"]) -> Bool[Array, " ro
     return jnp.any(clauses[jnp.asarray(rows.rows)], axis=-1)
 
 
-def _literals(table: Table, genome: Genome) -> Bool[Array, " l"]:
+def _literals(table: Table, genome: g.Genome) -> Bool[Array, " l"]:
     """False, True, bits, their negations, options, subsets of two or more, items with room."""
     bits = jnp.asarray(genome.bits)
     picked = jnp.asarray(genome.picks)[jnp.asarray(table.option_pick)] == table.option_value
@@ -160,7 +149,7 @@ _MANY = 4
 
 
 def _condition_rows(
-    whens: Sequence[Condition], genes: Genes
+    whens: Sequence[g.Condition], genes: g.Genes
 ) -> tuple[ConditionRows, ConditionRows]:
     """The wide conditions, each once, and all of them in order, for which those are literals."""
     options = [len(pick.options) for pick in genes.picks]
@@ -169,14 +158,14 @@ def _condition_rows(
     start = dict(zip(("bit", "not", "option", "several", "room", "wide"), starts, strict=True))
     before = np.cumsum([0, *options]).tolist()
 
-    def place(one: Literal) -> int:
+    def place(one: g.Literal) -> int:
         if one.kind == "option":
-            return int(start["option"] + before[one.number] + one.value)
+            return int(start["g.option"] + before[one.number] + one.value)
         kind = "not" if one.kind == "bit" and not one.value else one.kind
         return int(start[kind] + one.number)
 
-    def rows(conditions: Sequence[Condition]) -> ConditionRows:
-        numbers: dict[Clause, int] = {}
+    def rows(conditions: Sequence[g.Condition]) -> ConditionRows:
+        numbers: dict[g.Clause, int] = {}
         ordered = (sorted(one, key=lambda clause: sorted(map(repr, clause))) for one in conditions)
         each = [[numbers.setdefault(clause, len(numbers) + 1) for clause in one] for one in ordered]
         clauses = [[place(one) for one in sorted(clause, key=repr)] for clause in numbers]
@@ -184,7 +173,7 @@ def _condition_rows(
 
     many = (one for one in whens if max(len(one), *map(len, one), 0) > _MANY)
     wide = {when: n for n, when in enumerate(dict.fromkeys(many))}
-    rest = [frozenset([frozenset([Literal("wide", wide[when])])]) if when in wide else when
+    rest = [frozenset([frozenset([g.Literal("wide", wide[when])])]) if when in wide else when
             for when in whens]  # fmt: skip
     return rows(list(wide)), rows(rest)
 
@@ -202,15 +191,15 @@ class _Feature(NamedTuple):
 
     about: Hashable
     at: int
-    when: Condition
+    when: g.Condition
 
 
-def table_of(genes: Genes) -> Table:
+def table_of(genes: g.Genes) -> Table:
     """The arrays of a space with these genes."""
     options = [len(pick.options) for pick in genes.picks]
     marks = _marks(genes)
     reals = [_Feature(_about(real.subject), real.at, real.when) for real in genes.reals]
-    found: list[Gene | _Feature] = [*genes.bits, *genes.picks, *genes.reals, *marks]
+    found: list[g.Gene | _Feature] = [*genes.bits, *genes.picks, *genes.reals, *marks]
     wide, rest = _condition_rows([one.when for one in found], genes)
     return Table(
         group=_ints([gene.group for gene in genes.bits]),
@@ -221,7 +210,7 @@ def table_of(genes: Genes) -> Table:
         at_reals=_ints([gene.at for gene in genes.reals]),
         at_features=_ints([feature.at for feature in (*marks, *reals)]),
         pairs=_pairs([*marks, *reals]),
-        defaults=Genome(
+        defaults=g.Genome(
             np.array([gene.default for gene in genes.bits], bool),
             _ints([gene.default for gene in genes.picks]),
             np.full(len(genes.reals), 0.5, np.float32),
@@ -236,15 +225,14 @@ def table_of(genes: Genes) -> Table:
     )
 
 
-def _marks(genes: Genes) -> list[_Feature]:
-    """Features that are there or not."""
+def _marks(genes: g.Genes) -> list[_Feature]:
     marks = [
-        _Feature(_about(gene.subject), gene.at, every(gene.when, bit(i)))
+        _Feature(_about(gene.subject), gene.at, g.every(gene.when, g.bit(i)))
         for i, gene in enumerate(genes.bits)
     ]
     for i, pick in enumerate(genes.picks):
         marks += [
-            _Feature(_about(pick.subject, label), pick.at, every(pick.when, option(i, v)))
+            _Feature(_about(pick.subject, label), pick.at, g.every(pick.when, g.option(i, v)))
             for v, label in enumerate(pick.labels)
         ]
     return marks + [_Feature("merged", at, when) for at, when in genes.merged]

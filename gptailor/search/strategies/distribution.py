@@ -60,7 +60,6 @@ class Distribution(Strategy):
     rate: float = 0.15
 
     def _init(self, table: Table, key: Key) -> Moving:
-        """Everything alike."""
         shape = Shape(
             jnp.zeros(len(table.group)),
             jnp.zeros(len(table.option_pick)),
@@ -70,12 +69,10 @@ class Distribution(Strategy):
         return Moving(shape, optax.adam(self.rate).init(shape))
 
     def _ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
-        """Draws, the new ones first."""
         found = _drawn(table, state.own.shape, key, DRAWN_PER_ASKED * self.population)
         return newest(state.archive, found, self.population), jnp.ones(self.population), state.own
 
     def _tell(self, table: Table, state: State, archive: Archive, new: Archive) -> Moving:
-        """A step towards the good ones and away from the bad ones."""
         shape, steps = state.own
         slopes = jax.vmap(partial(_slope, table, shape))(new.genomes)
         pulls = _pulls(archive, new)
@@ -85,7 +82,6 @@ class Distribution(Strategy):
 
 
 def _drawn(table: Table, shape: Shape, key: Key, many: int) -> Genome:
-    """Canonical genomes."""
     bits, other, picks, reals = seeds(key, 4)
     b, o, r = len(shape.bits), len(shape.options), len(shape.means)
     free = jnp.asarray(table.group) < 0

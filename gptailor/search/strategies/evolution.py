@@ -53,7 +53,6 @@ class Evolution(Strategy):
     learning: float = 0.3
 
     def _init(self, table: Table, key: Key) -> Steps:
-        """Steps of one and a half moves."""
         return Steps(m.neighbourhood(table), jnp.asarray(0.5))
 
     def _ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:

@@ -321,13 +321,11 @@ def _seen(
 
 
 def _centred(rows: Float[Array, "n k"], there: Bool[Array, " n"]) -> Float[Array, "n k"]:
-    """Without their mean; 0 where nothing is."""
     mean = jnp.sum(jnp.where(there[:, None], rows, 0.0), axis=0) / jnp.maximum(jnp.sum(there), 1)
     return jnp.where(there[:, None], rows - mean, 0.0)
 
 
 def _scores(table: Table, effects: Float[Array, "n f"], by: Coefficients) -> Float[Array, "n d"]:
-    """What each draw says of each genome, but for a constant."""
     return effects @ by.features + products(table, effects) @ by.pairs
 
 
