@@ -128,7 +128,7 @@ def ready(
 ) -> Prepared:
     """The same, with the weights that the output is made of fetched from the Hub.
 
-    Models of which something was fetched are opened again, for offsets are known from there on.
+    Models of which something was fetched are opened again, because offsets are known only then.
     """
     first = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
     if not fetched(first.models, files(first.compiled.program)):

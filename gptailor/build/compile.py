@@ -86,7 +86,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     if held_to:
         refuse_early(prepared, held_to)
 
-    fitted = fit_bridges(prepared, device=device, memory=memory, told=bridging)
+    fitted = fit_bridges(prepared, device=device, memory=memory, on_gap=bridging)
 
     recording = None
     if held_to is not None or locking:

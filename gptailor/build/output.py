@@ -40,7 +40,7 @@ def fit_bridges(
     *,
     device: str = "cpu",
     memory: int | None = None,
-    told: Callable[[Gap], None] = lambda _: None,
+    on_gap: Callable[[Gap], None] = lambda _: None,
 ) -> "Fitted | None":
     """The tensors that bridges change; None, and nothing imported, for a plan without gaps.
 
@@ -50,7 +50,7 @@ def fit_bridges(
         return None
     from gptailor.evaluate.live.stitch import fit  # noqa: PLC0415 (imports transformers)
 
-    return fit(prepared, device=device, memory=memory, on_gap=told)
+    return fit(prepared, device=device, memory=memory, on_gap=on_gap)
 
 
 def payloads(
@@ -198,7 +198,8 @@ def inputs(prepared: Prepared) -> InputFiles:
     """The files that a plan reads of each model, an adapter's own apart from those it is on.
 
     These are the weights that the output is made of, their index, the configuration, and what the
-    output takes of a tokenizer. Whose rows another tokenizer sorts, has its tokens read too.
+    output takes of a tokenizer. Tokens are also read of models
+    whose rows are sorted by another tokenizer.
     """
     read = set(files(prepared.compiled.program))
     found: InputFiles = {}

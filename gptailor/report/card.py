@@ -86,7 +86,7 @@ def _bridges(plan: Plan, count: int) -> list[str]:
     )
     return [
         "The gaps are closed by least squares: the MLP's output projection of the layer before "
-        "each has been multiplied by a matrix that was fitted on a text (after "
+        "each has been refitted on a text (after "
         "[ReplaceMe](https://arxiv.org/abs/2505.02819)).",
         "",
         "| layer before the gap | text | tokens | ridge |",

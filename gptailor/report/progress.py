@@ -7,18 +7,8 @@ from dataclasses import dataclass
 from typing import final
 
 import rich.live
+from rich import progress as bars
 from rich.console import Console, ConsoleOptions, Group
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.progress_bar import ProgressBar
 from rich.spinner import Spinner
 from rich.table import Column, Table
@@ -32,7 +22,9 @@ from gptailor.report.plan_map import cells, legend, map_lines, plan_summary
 @contextmanager
 def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
     """A bar of bytes on standard error; the function that it gives is told of bytes done."""
-    with _progress(DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as progress:
+    with _progress(
+        bars.DownloadColumn(), bars.TransferSpeedColumn(), bars.TimeRemainingColumn()
+    ) as progress:
         task = progress.add_task(what, total=total)
         yield lambda count: progress.advance(task, count)
 
@@ -40,14 +32,14 @@ def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def steps_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
     """A bar of steps; the function is told of what was done, how many that makes, and of all."""
-    with _progress(MofNCompleteColumn(), TimeElapsedColumn()) as progress:
+    with _progress(bars.MofNCompleteColumn(), bars.TimeElapsedColumn()) as progress:
         task = progress.add_task(what, total=None)
         yield lambda _, done, total: progress.update(task, completed=done, total=total)
 
 
-def _progress(*columns: ProgressColumn) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), *columns)
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+def _progress(*columns: bars.ProgressColumn) -> bars.Progress:
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), *columns)
+    return bars.Progress(*columns, console=Console(stderr=True), transient=True)
 
 
 # ----------------------------------------------------------------------------------- a search

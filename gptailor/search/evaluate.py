@@ -1,4 +1,4 @@
-"""The only door to torch: trials as a search's judge, what is measured before and after them."""
+"""The search's side of `evaluate.trial`: its judge, and what is measured before and after."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -19,16 +19,8 @@ from gptailor.evaluate.trial import opened
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
+from gptailor.search import folder as runs
 from gptailor.search.evaluate import HELD_OUT, held_out, starts_of, trials_of, workers_of
-from gptailor.search.folder import (
-    IDENTITY_WORDS,
-    JOURNAL,
-    SETTINGS,
-    Folder,
-    refuse_other,
-    run_record,
-    search_identity,
-)
 from gptailor.search.results import finalists, put_results
 from gptailor.search.run.schedule import Asking, Budget, Schedule, StartSource
 from gptailor.search.run.study import Naming, Study, agree, open_study
@@ -142,13 +134,13 @@ def search(
     (C901 to C903, C303), TailorError or OSError for what concerns all trials.
     """
     chosen, where = settings(plan, flags or Flags()), where or Resources()
-    record = run_record(plan, chosen, where)
+    record = runs.run_record(plan, chosen, where)
     with (
-        Folder(Path(run)) as folder,
+        runs.Folder(Path(run)) as folder,
         jax.default_device(jax.devices("cpu")[0]),
         _interruptible(on_event) as tell,
     ):
-        refuse_other(folder, record)
+        runs.refuse_other(folder, record)
         plan, opened_models, faults = opened(plan, models)
         tell(Warned(faults))
         space = space_of(plan, opened_models["base"].layout.count)
@@ -158,12 +150,14 @@ def search(
         aims = tuple(Aim(*one) for one in trials.objectives)  # type: ignore[arg-type] # as literals
         low = chosen.fidelity[0] if chosen.fidelity else full
         budget = Budget(chosen.trials, low, full, chosen.bridge, chosen.compare_random)
-        study = open_study(where.storage or folder.path / JOURNAL, where.study, aims, Naming(space))
+        study = open_study(
+            where.storage or folder.path / runs.JOURNAL, where.study, aims, Naming(space)
+        )
         tell(Doing("reading the models' digests"))
         texts, asked = trials.files, (budget, where)
-        identity = search_identity(folder, space, opened_models, texts, chosen, asked)
-        agree(study, identity, IDENTITY_WORDS)
-        folder.put_json(SETTINGS, record)
+        identity = runs.search_identity(folder, space, opened_models, texts, chosen, asked)
+        agree(study, identity, runs.IDENTITY_WORDS)
+        folder.put_json(runs.SETTINGS, record)
         ledger = Ledger(aims, budget.full, chosen.prefer)
         study.recall(ledger)
 
@@ -189,7 +183,7 @@ def search(
 
 @contextmanager
 def _interruptible(on_event: OnEvent | None) -> Iterator[OnEvent]:
-    """`on_event`, behind which each Ctrl-C counts that was lost.
+    """`on_event`, wrapped so that a Ctrl-C that was swallowed still ends the search.
 
     Where libraries run Python of their own, in callbacks of the garbage collector for one, what is
     raised is printed and forgotten; then the next event ends the search all the same.

@@ -1,4 +1,4 @@
-"""Architectures as data, one file a line of relatives; `FAMILIES` has them all.
+"""Architectures as data, one file for each group of related ones; `FAMILIES` has them all.
 
 The truth is in transformers' `models/*/modeling_*.py` and in the checkpoints on the Hub;
 `tests/checkpoint/families/test_families.py` compares each entry with it. Other packages use

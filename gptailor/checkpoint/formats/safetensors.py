@@ -6,15 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn, final
 
-from gptailor.checkpoint.files import (
-    LONGEST_QUOTED,
-    CheckpointError,
-    open_regular,
-    parse_object,
-    place_of,
-    quoted,
-    read_exactly,
-)
+from gptailor.checkpoint import files
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
 from gptailor.plan.faults import listed, nearest
 
@@ -32,11 +24,11 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
     All that the reference implementation refuses is refused, and so are duplicate names and
     fields that the format doesn't know. `__metadata__` is checked and left out.
     """
-    with open_regular(path) as file:
+    with files.open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         raw = _text(file, size, path)
     header = _Header(path, raw, size)
-    entries = parse_object(raw, path, "C204", duplicate="C205", start=8)
+    entries = files.parse_object(raw, path, "C204", duplicate="C205", start=8)
     header.check_metadata(entries.pop("__metadata__", {}))
     found = [header.tensor(name, entry) for name, entry in entries.items()]
     tensors = sorted(found, key=lambda tensor: (tensor.offset, tensor.spec.size))
@@ -48,17 +40,17 @@ def _text(file: io.FileIO, size: int, path: Path) -> bytes:
     """The header's JSON; its length is believed only once it fits into the file."""
     if size < 8:
         message = f"has {size} bytes, and a safetensors file has at least 8"
-        raise CheckpointError("C202", message, path, _CUT, 0)
-    first = read_exactly(file, 8, path, "C202")
+        raise files.CheckpointError("C202", message, path, _CUT, 0)
+    first = files.read_exactly(file, 8, path, "C202")
     length = int.from_bytes(first, "little")
     if length > size - 8:
         pointer = "this is a Git LFS pointer; fetch the weights with `git lfs pull`"
         message = f"the header's length is {length} bytes, and the file has {size}"
-        raise CheckpointError("C202", message, path, pointer if first == _LFS else _CUT, 0)
+        raise files.CheckpointError("C202", message, path, pointer if first == _LFS else _CUT, 0)
     if length > MAX_HEADER:
         message = f"the header's length is {length} bytes; at most {MAX_HEADER} are allowed"
-        raise CheckpointError("C203", message, path, offset=0)
-    return read_exactly(file, length, path, "C202")
+        raise files.CheckpointError("C203", message, path, offset=0)
+    return files.read_exactly(file, length, path, "C202")
 
 
 @final
@@ -73,8 +65,8 @@ class _Header:
 
     def refuse(self, code: str, message: str, at: int | str, help: str = "") -> NoReturn:
         """Raise; `at` is an offset in the data, or the name of the entry that is wrong."""
-        offset = 8 + place_of(at, self.text) if isinstance(at, str) else self.start + at
-        raise CheckpointError(code, message, self.path, help, offset)
+        offset = 8 + files.place_of(at, self.text) if isinstance(at, str) else self.start + at
+        raise files.CheckpointError(code, message, self.path, help, offset)
 
     def check_metadata(self, metadata: object) -> None:
         if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
@@ -85,12 +77,12 @@ class _Header:
         try:
             name.encode("utf-8")
         except UnicodeEncodeError:  # JSON can escape half of a surrogate pair
-            self.refuse("C206", f"the name {quoted(name)} is not valid Unicode", name)
+            self.refuse("C206", f"the name {files.quoted(name)} is not valid Unicode", name)
         if not isinstance(entry, dict):
-            self.refuse("C206", f"{quoted(name)} is not an object", name)
+            self.refuse("C206", f"{files.quoted(name)} is not an object", name)
         if entry.keys() != {"dtype", "shape", "data_offsets"}:
-            found = listed(quoted(key) for key in list(entry)[:8]) or "nothing"
-            message = f"{quoted(name)} has {found}, not 'dtype', 'shape', 'data_offsets'"
+            found = listed(files.quoted(key) for key in list(entry)[:8]) or "nothing"
+            message = f"{files.quoted(name)} has {found}, not 'dtype', 'shape', 'data_offsets'"
             self.refuse("C206", message, name)
         dtype = self._dtype(name, entry["dtype"])
         shape = self._shape(name, entry["shape"])
@@ -100,17 +92,17 @@ class _Header:
             needed = "more than 64 bits can count" if bits is None else f"{bits / 8:.16g}"
             sizes = f"[{', '.join(map(str, shape[:8]))}{', …' if len(shape) > 8 else ''}]"
             what = f"{dtype} of shape {sizes}"
-            message = f"{quoted(name)} has {end - begin} bytes; {what} takes {needed}"
+            message = f"{files.quoted(name)} has {end - begin} bytes; {what} takes {needed}"
             self.refuse("C208", message, begin)
         return TensorInfo(TensorSpec(name, dtype, shape), self.path, self.start + begin)
 
     def _dtype(self, name: str, dtype: object) -> str:
         if not isinstance(dtype, str):
-            self.refuse("C206", f"the dtype of {quoted(name)} is not a string", name)
+            self.refuse("C206", f"the dtype of {files.quoted(name)} is not a string", name)
         if dtype not in DTYPE_BITS:
-            message = f"{quoted(name)} has the unknown dtype {quoted(dtype)}"
+            message = f"{files.quoted(name)} has the unknown dtype {files.quoted(dtype)}"
             # Looking for the nearest name takes memory by the length of this one.
-            self.refuse("C207", message, name, nearest(dtype[:LONGEST_QUOTED], DTYPE_BITS))
+            self.refuse("C207", message, name, nearest(dtype[: files.LONGEST_QUOTED], DTYPE_BITS))
         return dtype
 
     def _shape(self, name: str, shape: object) -> tuple[int, ...]:
@@ -118,19 +110,21 @@ class _Header:
         if not isinstance(shape, list) or not all(
             type(size) is int and 0 <= size <= _LARGEST for size in shape
         ):
-            message = f"the shape of {quoted(name)} is not a list of whole numbers >= 0"
+            message = f"the shape of {files.quoted(name)} is not a list of whole numbers >= 0"
             self.refuse("C206", message, name)
         return tuple(shape)
 
     def _offsets(self, name: str, offsets: Any) -> tuple[int, int]:
         if not isinstance(offsets, list) or [type(offset) for offset in offsets] != [int, int]:
-            message = f"the data_offsets of {quoted(name)} are not two whole numbers"
+            message = f"the data_offsets of {files.quoted(name)} are not two whole numbers"
             self.refuse("C206", message, name)
         begin, end = offsets
         if not 0 <= begin <= end:
-            self.refuse("C208", f"{quoted(name)} runs from byte {_int(begin)} to {_int(end)}", name)
+            self.refuse(
+                "C208", f"{files.quoted(name)} runs from byte {_int(begin)} to {_int(end)}", name
+            )
         if end > self.size:
-            message = f"{quoted(name)} ends at byte {_int(end)} of {self.size} bytes of data"
+            message = f"{files.quoted(name)} ends at byte {_int(end)} of {self.size} bytes of data"
             self.refuse("C208", message, min(begin, self.size), _CUT)
         return begin, end
 
@@ -140,9 +134,9 @@ class _Header:
         for tensor in tensors:
             name, gap = tensor.spec.name, tensor.offset - self.start - at
             if gap < 0:
-                self.refuse("C209", f"{quoted(name)} overlaps {_shown(before)}", at + gap)
+                self.refuse("C209", f"{files.quoted(name)} overlaps {_shown(before)}", at + gap)
             if gap > 0:
-                between = f"between {_shown(before)} and {quoted(name)}"
+                between = f"between {_shown(before)} and {files.quoted(name)}"
                 self.refuse("C209", f"{gap} bytes {between} are no tensor's", at)
             at, before = at + tensor.spec.size, name
         if (left := self.size - at) > 0:
@@ -150,7 +144,7 @@ class _Header:
 
 
 def _shown(name: str | None) -> str:
-    return "the header" if name is None else quoted(name)
+    return "the header" if name is None else files.quoted(name)
 
 
 def _product(factors: Iterable[int]) -> int | None:

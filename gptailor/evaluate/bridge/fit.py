@@ -17,14 +17,7 @@ from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.bridge.states import CalibrationText, OwnContents, Walk, calibration_text
 from gptailor.evaluate.forward.requests import LiveModel
-from gptailor.evaluate.live.contents import (
-    Content,
-    ContentTable,
-    ModelContents,
-    TensorMaker,
-    piece,
-    size_of,
-)
+from gptailor.evaluate.live import contents
 from gptailor.evaluate.live.template import configuration
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
@@ -154,7 +147,7 @@ def solve(statistics: Statistics, ridge: float) -> Solution:
 # -------------------------------------------------------------------------------------- the bridges
 
 
-def carriers(layout: Layout, content: Content) -> list[str]:
+def carriers(layout: Layout, content: contents.Content) -> list[str]:
     """The tensors of a layer that are the projections its MLP branch ends with."""
     names = [output.spec.name for output in content.outputs]
     return [name for name in names if projection(layout, name) == "mlp"]
@@ -224,9 +217,9 @@ class Bridger:
 
     def __init__(
         self,
-        table: ContentTable,
-        live: Callable[[ModelContents], LiveModel],
-        tensors: TensorMaker,
+        table: contents.ContentTable,
+        live: Callable[[contents.ModelContents], LiveModel],
+        tensors: contents.TensorMaker,
         place: torch.device,
         reserve: Callable[[int], None] = lambda _: None,
     ) -> None:
@@ -249,7 +242,7 @@ class Bridger:
         closed.
         """
         undone = self.table.contents(plan.model_copy(update={"drops": (), "bridges": ()}))
-        own: list[Content | None] = [None] * len(undone.layers)
+        own: list[contents.Content | None] = [None] * len(undone.layers)
         for slot in kept(plan, len(undone.layers)):
             assert slot.position is not None
             own[slot.position] = undone.layers[slot.position]
@@ -259,7 +252,7 @@ class Bridger:
         try:
             walk: Walk | None = None
             for gap, text in zip(gaps, texts, strict=True):
-                start = piece((*undone.begin, *undone.others))
+                start = contents.piece((*undone.begin, *undone.others))
                 layers = (undone.layers[: gap.until], tuple(own[: gap.after + 1]))
                 key = (start, *layers, text, gap.ridge)
                 if key not in self._fits:
@@ -273,10 +266,10 @@ class Bridger:
                 yield gap, known
         finally:
             self.reserve(0)
-        size = sum(size_of(bridge.tensors.values()) for bridge in self._fits.values())
+        size = sum(contents.size_of(bridge.tensors.values()) for bridge in self._fits.values())
         while size > _KEPT_FITS:
             _, oldest = self._fits.popitem(last=False)
-            size -= size_of(oldest.tensors.values())
+            size -= contents.size_of(oldest.tensors.values())
 
     def _fit(self, walk: Walk, gap: Gap, own: OwnContents, text: CalibrationText) -> FittedBridge:
         content = _before(gap, own)
@@ -295,7 +288,7 @@ class Bridger:
             raise BridgeError(error.code, message, error.help) from None
         return FittedBridge(tensors, text.digest, text.tokens, solution.explained)
 
-    def _widths(self, content: Content) -> tuple[int, int]:
+    def _widths(self, content: contents.Content) -> tuple[int, int]:
         """The entries of what a bridge after this layer is fitted on, and of what it makes.
 
         The inputs of the branch's last projection; of a branch of experts, its outputs.
@@ -321,7 +314,7 @@ class Bridger:
         return text
 
 
-def _before(gap: Gap, own: OwnContents) -> Content:
+def _before(gap: Gap, own: OwnContents) -> contents.Content:
     content = own[gap.after]
     assert content is not None
     return content

@@ -1,7 +1,7 @@
 """Hidden states on both sides of a gap: of the plan with nothing dropped, and of the plan's own.
 
 Layers run in the outer loop and batches in the inner one, so that a streamed layer comes once.
-Hidden states are kept for all batches, on the device or on the host; what a fit is made of never.
+Hidden states are kept for all batches, on the device or on the host; the inputs of a fit are not.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -55,8 +55,8 @@ def calibration_text(path: Path, wanted: int, encoder: TokenEncoder) -> Calibrat
     """Of a file's text so many tokens, or all if it has fewer.
 
     Rows are drawn in an order that depends on their number alone. Each is cut into sequences of
-    `WINDOW` tokens, which begin with the special tokens that the tokenizer begins a text with, and
-    these count too; a file that isn't JSON lines is cut first and drawn then.
+    `_BRIDGE_WINDOW` tokens, which begin with the special tokens that the tokenizer begins a text
+    with, and these count too; a file that isn't JSON lines is cut first and drawn then.
     Raises CalibrationError.
     """
     rows = read_texts(path)

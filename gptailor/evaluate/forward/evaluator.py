@@ -1,4 +1,8 @@
-"""From hidden states after the last layer to what each work measures, some rows at a time."""
+"""Works through live models: all batches layer by layer, common beginnings once: `Evaluator`.
+
+`Gathering` makes the numbers of each work of the hidden states after the last layer, some rows at
+a time; `block_influence` measures how much each layer turns them.
+"""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence

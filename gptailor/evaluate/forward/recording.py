@@ -1,7 +1,7 @@
 """Stand-ins for a model's layers: some record how layers are called, one gives what comes after.
 
 So the model's own forward does all that isn't a layer (embedding, masks, rotations, norm, head,
-soft caps), whatever the family, and the layers are called by who has them.
+soft caps), whatever the family, and the caller runs the layers itself.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -107,7 +107,9 @@ class Content:
 @final
 @dataclass(frozen=True)
 class ModelContents:
-    """A closed plan's live model in pieces, from headers alone, its gaps not yet bridged.
+    """A closed plan's live model in pieces, from headers alone.
+
+    `TensorMaker` leaves its gaps open; a stitcher puts what bridges fitted into `Content.fitted`.
 
     `config` is the compiled folder's, `dtype` the one that it names, if it does; `template` is the
     configuration of a model with one layer of each kind, the same for all plans that have the same

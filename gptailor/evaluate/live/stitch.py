@@ -21,6 +21,7 @@ from gptailor.checkpoint.families.layout import name_of
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.bridge.fit import Bridger, Fitted, FittedBridge, OnGap
 from gptailor.evaluate.forward.prefix_cache import in_order
+from gptailor.evaluate.live import layer_cache
 from gptailor.evaluate.live.contents import (
     Content,
     ContentTable,
@@ -28,14 +29,6 @@ from gptailor.evaluate.live.contents import (
     TensorMaker,
     piece,
     size_of,
-)
-from gptailor.evaluate.live.layer_cache import (
-    LayerCache,
-    LayerStream,
-    LayerTensors,
-    StreamedLayer,
-    memory_of,
-    stream_layers,
 )
 from gptailor.evaluate.live.template import ModelTemplate, Named, decoder_layers
 from gptailor.plan.faults import TailorError
@@ -71,7 +64,7 @@ class Stitched:
     start: Hashable
     layers: tuple[Hashable, ...]
     end: Hashable
-    streamed: tuple[StreamedLayer, ...] = field(default=(), repr=False)
+    streamed: tuple[layer_cache.StreamedLayer, ...] = field(default=(), repr=False)
 
     def layer(self, index: int) -> AbstractContextManager[nn.Module]:
         """The layer of that number, ready on the device as long as the context lasts.
@@ -117,16 +110,18 @@ class Stitcher:
         self._templates: OrderedDict[Hashable, ModelTemplate] = OrderedDict()
         self._homes: dict[tuple[str, str], ModelTemplate] = {}  # the latest with such a layer
         self._bridger: Bridger | None = None
-        self._cache: LayerCache | None = None
-        self._stream: LayerStream | None = None
+        self._cache: layer_cache.LayerCache | None = None
+        self._stream: layer_cache.LayerStream | None = None
         if merged is None:
             base = sum(tensor.spec.size for tensor in self._base.checkpoint.tensors.values())
-            merged = min(int(MERGED_SHARE * memory_of(self.device)), MERGED_MODELS * base)
+            merged = min(
+                int(MERGED_SHARE * layer_cache.memory_of(self.device)), MERGED_MODELS * base
+            )
         self.merged = merged
         if memory is None:
-            self._cache = LayerCache(self._make, merged)
+            self._cache = layer_cache.LayerCache(self._make, merged)
         else:
-            self._stream = LayerStream(self._make, self._ahead, self.device, memory)
+            self._stream = layer_cache.LayerStream(self._make, self._ahead, self.device, memory)
 
     @torch.no_grad()
     def stitch(self, plan: Plan) -> Stitched:
@@ -214,7 +209,7 @@ class Stitcher:
                 self._stream.expect(len(empty), template.size, largest)
                 model = template.model_of(contents, empty)
                 modules = list(decoder_layers(model))
-                streamed = stream_layers(modules, contents.layers, empty, self._stream)
+                streamed = layer_cache.stream_layers(modules, contents.layers, empty, self._stream)
             else:
                 assert self._cache is not None
                 layers: list[Named] = [self._cache.get(content) for content in contents.layers]
@@ -243,7 +238,7 @@ class Stitcher:
             self._templates.popitem(last=False)
         return self._templates[key]
 
-    def _make(self, content: Content) -> LayerTensors:
+    def _make(self, content: Content) -> layer_cache.LayerTensors:
         with torch.inference_mode(mode=False), torch.no_grad():
             return self._homes[content.kind, content.dtype].layer(content)
 

@@ -11,13 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gptailor.evaluate.forward.requests import Measure, Request, Work
-from gptailor.evaluate.objectives.datasets import (
-    CalibrationError,
-    Exchange,
-    Passage,
-    Question,
-    order,
-)
+from gptailor.evaluate.objectives import datasets
 from gptailor.evaluate.objectives.tokens import EncodingError, TokenEncoder
 from gptailor.evaluate.outcome import Score
 from gptailor.lang.format import objective_words
@@ -94,7 +88,7 @@ Reference: TypeAlias = Callable[[str, Work], Sequence[Tensor]]
 """Runs a work on the model of that name in the plan, which is as it is: one result a request."""
 
 _Row = TypeVar("_Row")
-_Line = TypeVar("_Line", bound=Passage | Exchange | Question)
+_Line = TypeVar("_Line", bound=datasets.Passage | datasets.Exchange | datasets.Question)
 _Encoded = TypeVar("_Encoded")
 
 
@@ -125,7 +119,7 @@ class ObjectiveContext:
 
     def drawn(self, rows: Sequence[_Row]) -> list[_Row]:
         """The samples, in the order in which fidelities take them."""
-        return [rows[number] for number in order(len(rows), self.seed)[: self.samples]]
+        return [rows[number] for number in datasets.order(len(rows), self.seed)[: self.samples]]
 
 
 def traits_of(
@@ -149,5 +143,5 @@ def encoded(
         try:
             made.append(encode(row))
         except EncodingError as error:
-            raise CalibrationError("C805", str(error), path, row.line) from None
+            raise datasets.CalibrationError("C805", str(error), path, row.line) from None
     return tuple(made)

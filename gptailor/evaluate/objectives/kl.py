@@ -10,13 +10,7 @@ from jaxtyping import Float, Float32, Int32, Int64
 from torch import Tensor
 
 from gptailor.evaluate.forward.requests import Measure, Request, Rows, Work
-from gptailor.evaluate.objectives.base import (
-    ObjectiveContext,
-    ObjectiveError,
-    PreparedObjective,
-    Reference,
-    traits_of,
-)
+from gptailor.evaluate.objectives import base
 from gptailor.evaluate.objectives.nll import PerToken, texts
 from gptailor.plan.plan import Objective
 
@@ -41,7 +35,7 @@ class Divergence(PerToken):
     """
 
     model: str
-    reference: Reference = field(repr=False)
+    reference: base.Reference = field(repr=False)
     likeliest: int = LIKELIEST
 
     @cached_property
@@ -51,7 +45,7 @@ class Divergence(PerToken):
 
 
 def compact(
-    reference: Reference, model: str, requests: Sequence[Request], likeliest: int
+    reference: base.Reference, model: str, requests: Sequence[Request], likeliest: int
 ) -> Measure:
     """Run the reference over all requests: the divergence of each prediction from the reference's.
 
@@ -77,7 +71,7 @@ def compact(
         logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows
     ) -> Float[Tensor, " n 1"]:
         if logits.shape[1] != vocabulary:
-            raise ObjectiveError(
+            raise base.ObjectiveError(
                 f"'kl' compares distributions over one vocabulary: the reference's has "
                 f"{vocabulary} tokens, the plan's {logits.shape[1]}"
             )
@@ -116,10 +110,10 @@ def divergence(p: Float[Tensor, " n groups"], q: Float[Tensor, " n groups"]) -> 
     return torch.where(gap > 1, far, near).sum(dim=1)
 
 
-def prepare_kl(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
+def prepare_kl(objective: Objective, context: base.ObjectiveContext) -> base.PreparedObjective:
     """`kl(file, from)`. Raises CalibrationError; ObjectiveError where there are no models."""
     if context.reference is None:
-        raise ObjectiveError("'kl' needs a plan's models, to compare with one of them")
+        raise base.ObjectiveError("'kl' needs a plan's models, to compare with one of them")
     model = str(objective.arguments.get("from", "base"))
-    traits = traits_of(objective, "spread")
+    traits = base.traits_of(objective, "spread")
     return Divergence(*traits, texts(objective, context), model, context.reference)

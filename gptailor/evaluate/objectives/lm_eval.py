@@ -17,14 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gptailor.evaluate.forward.requests import Measure, Request, Rows
-from gptailor.evaluate.objectives.base import (
-    Direction,
-    Forward,
-    ObjectiveContext,
-    ObjectiveError,
-    PreparedObjective,
-    traits_of,
-)
+from gptailor.evaluate.objectives import base
 from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.nll import surprise
 from gptailor.evaluate.objectives.tokens import EncodingError, Prompt, TokenEncoder
@@ -68,7 +61,7 @@ class HarnessTask:
         return str(self.instances[0][0].request_type)
 
     @property
-    def direction(self) -> Direction:
+    def direction(self) -> base.Direction:
         """Which way the metric is better, as lm-eval has it."""
         higher = self.task.higher_is_better().get(self.metric)
         return "minimize" if higher is False else "maximize"
@@ -109,7 +102,7 @@ class HarnessTask:
         return values
 
 
-def prepare_lm_eval(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
+def prepare_lm_eval(objective: Objective, context: base.ObjectiveContext) -> base.PreparedObjective:
     """`lm_eval(task, metric)`: the task of that name, or in that YAML file.
 
     `metric` is lm-eval's `acc_norm,none`; without a filter's name it is the first filter's, and
@@ -127,7 +120,7 @@ def prepare_lm_eval(objective: Objective, context: ObjectiveContext) -> Prepared
         with _refused("make requests of", name):
             numbers = tuple(context.drawn(range(len(harness.eval_docs))))
         task = HarnessTask(harness, numbers, _instances(harness, numbers), wanted, filter_)
-    return _measured(traits_of(objective)[0], task, context.encoder)
+    return _measured(base.traits_of(objective)[0], task, context.encoder)
 
 
 def _measured(name: str, task: HarnessTask, encoder: TokenEncoder) -> "Likelihoods | Generated":
@@ -142,20 +135,20 @@ def _loaded(name: str, folder: Path) -> Any:
     if Path(name).suffix in (".yaml", ".yml"):
         path = folder / Path(name).expanduser()
         if not path.is_file():
-            raise ObjectiveError(f"lm-eval's task '{name}': there is no such file")
+            raise base.ObjectiveError(f"lm-eval's task '{name}': there is no such file")
         manager, wanted = _manager(own=False), str(path)
     else:
         manager, wanted = _manager(own=True), name
         if name not in manager.all_tasks:
             close = nearest(name, manager.all_subtasks)
             more = f": {close}" if close else ""
-            raise ObjectiveError(f"lm-eval knows no task '{name}'{more}")
+            raise base.ObjectiveError(f"lm-eval knows no task '{name}'{more}")
         if name not in manager.all_subtasks:
-            raise ObjectiveError(f"lm-eval's '{name}' is several tasks; name one of them")
+            raise base.ObjectiveError(f"lm-eval's '{name}' is several tasks; name one of them")
     with _refused("load the task", name):
         tasks = list(manager.load(wanted)["tasks"].values())
     if len(tasks) != 1:
-        raise ObjectiveError(f"lm-eval's '{name}' is several tasks; name one of them")
+        raise base.ObjectiveError(f"lm-eval's '{name}' is several tasks; name one of them")
     return tasks[0]
 
 
@@ -173,14 +166,14 @@ def _metric(task: Any, wanted: str | None) -> tuple[str, str]:
     if filter_ and filter_ not in filters:
         known = listed(f"'{one}'" for one in filters)
         words = f"lm-eval's '{task.task_name}' has no filter '{filter_}': it has {known}"
-        raise ObjectiveError(words)
+        raise base.ObjectiveError(words)
     return metric, filter_ or filters[0]
 
 
-def _no_metric(task: Any, metric: str, metrics: Sequence[str]) -> ObjectiveError:
+def _no_metric(task: Any, metric: str, metrics: Sequence[str]) -> base.ObjectiveError:
     known = listed(f"'{one}'" for one in metrics)
     words = f"lm-eval's '{task.task_name}' returns no metric '{metric}': it returns {known}"
-    return ObjectiveError(words)
+    return base.ObjectiveError(words)
 
 
 def _instances(task: Any, numbers: Sequence[int]) -> tuple[tuple[Any, ...], ...]:
@@ -203,7 +196,7 @@ def _refused(what: str, name: str) -> Iterator[None]:
         yield
     except Exception as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ObjectiveError(f"lm-eval can't {what} '{name}': {first}") from error
+        raise base.ObjectiveError(f"lm-eval can't {what} '{name}': {first}") from error
 
 
 @contextlib.contextmanager
@@ -223,7 +216,7 @@ NEW_TOKENS = 256
 
 @final
 @dataclass(frozen=True, eq=False)
-class Likelihoods(Forward):
+class Likelihoods(base.Forward):
     """A task of log-likelihoods, whole texts' among them; a sample is a document.
 
     It has for each of its instances the texts whose log-likelihoods add up.
@@ -242,7 +235,7 @@ class Likelihoods(Forward):
         """All texts of the first documents."""
         return [text for of in self.samples[:samples] for texts in of for text in texts]
 
-    def part(self, start: int, stop: int) -> PreparedObjective:
+    def part(self, start: int, stop: int) -> base.PreparedObjective:
         """Some documents, their requests made as if there were no others."""
         return _measured(self.name, self.task.part(start, stop), self.encoder)
 
@@ -272,7 +265,7 @@ class Generated(Generative):
     samples: tuple[tuple[Prompt, ...], ...]
     task: HarnessTask
 
-    def part(self, start: int, stop: int) -> PreparedObjective:
+    def part(self, start: int, stop: int) -> base.PreparedObjective:
         """Some documents, their requests made as if there were no others."""
         return _measured(self.name, self.task.part(start, stop), self.encoder)
 
@@ -302,7 +295,7 @@ def _texts(task: HarnessTask, instance: Any, encoder: TokenEncoder) -> tuple[Req
         return (encoder.request(*instance.args[:2]),)
     except EncodingError as error:
         name, number = instance.task_name, instance.doc_id
-        raise ObjectiveError(f"document {number} of lm-eval's '{name}': {error}") from None
+        raise base.ObjectiveError(f"document {number} of lm-eval's '{name}': {error}") from None
 
 
 def _windows(text: str, encoder: TokenEncoder) -> Iterator[Request]:
@@ -321,16 +314,16 @@ def _prompt(instance: Any, encoder: TokenEncoder) -> Prompt:
     task = f"lm-eval's '{instance.task_name}'"
     if settings.get("do_sample") or settings.get("num_beams", 1) != 1:
         words = f"{task} draws its answers at random, or by beams; a search's are greedy"
-        raise ObjectiveError(words)
+        raise base.ObjectiveError(words)
     said = [settings[name] for name in _LENGTHS if settings.get(name) is not None]
     most, stops = int(said[0]) if said else NEW_TOKENS, settings.get("until") or []
     try:
         tokens = encoder.prompt(context)
     except EncodingError as error:
-        raise ObjectiveError(f"{task}: {error}") from None
+        raise base.ObjectiveError(f"{task}: {error}") from None
     if encoder.positions is not None:
         if most >= encoder.positions:
             words = f"{task} makes {most} tokens, and the model takes {encoder.positions} in all"
-            raise ObjectiveError(words)
+            raise base.ObjectiveError(words)
         tokens = tokens[most - encoder.positions :]
     return Prompt(tokens, most, tuple([stops] if isinstance(stops, str) else stops))

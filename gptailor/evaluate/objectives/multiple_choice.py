@@ -8,14 +8,7 @@ from typing import final
 from torch import Tensor
 
 from gptailor.evaluate.forward.requests import Measure, Request
-from gptailor.evaluate.objectives.base import (
-    Forward,
-    ObjectiveContext,
-    ObjectiveError,
-    PreparedObjective,
-    encoded,
-    traits_of,
-)
+from gptailor.evaluate.objectives import base
 from gptailor.evaluate.objectives.datasets import Question, read_questions
 from gptailor.evaluate.objectives.nll import surprise
 from gptailor.evaluate.outcome import Score, mean
@@ -43,7 +36,7 @@ class EncodedQuestion:
 
 @final
 @dataclass(frozen=True)
-class Choices(Forward):
+class Choices(base.Forward):
     """Questions, by the log-likelihood of each choice over its length; a sample is a question.
 
     `counts` is what a question counts, given the number of its right choice, and these.
@@ -84,24 +77,26 @@ def _margin(gold: int, likelihoods: Sequence[float]) -> float:
     return likelihoods[gold] - max(log for i, log in enumerate(likelihoods) if i != gold)
 
 
-def prepare_multiple_choice(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
+def prepare_multiple_choice(
+    objective: Objective, context: base.ObjectiveContext
+) -> base.PreparedObjective:
     """`multiple_choice(file, metric)`. Raises CalibrationError, ObjectiveError for a metric."""
     metric = str(objective.arguments.get("metric", "acc"))
     if metric not in METRICS:
         close = nearest(metric, METRICS) or f"there are {listed(METRICS)}"
-        raise ObjectiveError(f"'multiple_choice' has no metric '{metric}': {close}")
+        raise base.ObjectiveError(f"'multiple_choice' has no metric '{metric}': {close}")
     questions = _questions(objective, METRICS[metric], context)
-    return Choices(*traits_of(objective), questions, _accuracy)
+    return Choices(*base.traits_of(objective), questions, _accuracy)
 
 
-def prepare_margin(objective: Objective, context: ObjectiveContext) -> PreparedObjective:
+def prepare_margin(objective: Objective, context: base.ObjectiveContext) -> base.PreparedObjective:
     """`margin(file)`. Raises CalibrationError."""
     questions = _questions(objective, METRICS["acc_bytes"], context)
-    return Choices(*traits_of(objective), questions, _margin)
+    return Choices(*base.traits_of(objective), questions, _margin)
 
 
 def _questions(
-    objective: Objective, length: Callable[[str], int], context: ObjectiveContext
+    objective: Objective, length: Callable[[str], int], context: base.ObjectiveContext
 ) -> tuple[EncodedQuestion, ...]:
     """The samples of a file of choices, in the order in which fidelities take them."""
 
@@ -110,4 +105,4 @@ def _questions(
         return EncodedQuestion(requests, tuple(map(length, row.choices)), row.gold)
 
     path, encoder = context.file(objective), context.encoder
-    return encoded(path, context.drawn(read_questions(path)), encode)
+    return base.encoded(path, context.drawn(read_questions(path)), encode)

@@ -11,13 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from gptailor.evaluate.forward.requests import Measure, Request, Rows
-from gptailor.evaluate.objectives.base import (
-    Forward,
-    ObjectiveContext,
-    PreparedObjective,
-    encoded,
-    traits_of,
-)
+from gptailor.evaluate.objectives import base
 from gptailor.evaluate.objectives.datasets import Exchange, Passage, joined_text, read_texts
 from gptailor.evaluate.objectives.tokens import EncodingError, TokenEncoder
 from gptailor.evaluate.outcome import Score, exponential, ratio
@@ -28,7 +22,7 @@ WINDOW = 512
 
 
 @dataclass(frozen=True)
-class PerToken(Forward):
+class PerToken(base.Forward):
     """The mean over predicted tokens of what is measured of each; a sample is one request."""
 
     samples: tuple[Request, ...]
@@ -71,13 +65,13 @@ def surprise(
 
 
 def prepare_nll(
-    kind: type[PerToken], objective: Objective, context: ObjectiveContext
-) -> PreparedObjective:
+    kind: type[PerToken], objective: Objective, context: base.ObjectiveContext
+) -> base.PreparedObjective:
     """`nll(file)` or `perplexity(file)`, by their `kind`. Raises CalibrationError."""
-    return kind(*traits_of(objective), texts(objective, context))
+    return kind(*base.traits_of(objective), texts(objective, context))
 
 
-def texts(objective: Objective, context: ObjectiveContext) -> tuple[Request, ...]:
+def texts(objective: Objective, context: base.ObjectiveContext) -> tuple[Request, ...]:
     """The samples of a file for objectives on text, in the order in which fidelities take them.
 
     A text is cut into windows of `WINDOW` tokens, or as many as the model takes; each begins with
@@ -89,7 +83,7 @@ def texts(objective: Objective, context: ObjectiveContext) -> tuple[Request, ...
     path = context.file(objective)
     window = min(WINDOW, context.positions or WINDOW)
     encode = partial(_requests, context.encoder, window)
-    return tuple(context.drawn(list(chain(*encoded(path, read_texts(path), encode)))))
+    return tuple(context.drawn(list(chain(*base.encoded(path, read_texts(path), encode)))))
 
 
 def _requests(encoder: TokenEncoder, window: int, row: Passage | Exchange) -> list[Request]:

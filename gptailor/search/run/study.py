@@ -19,15 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gptailor.checkpoint.files import CheckpointError, quoted, reason
 from gptailor.evaluate.outcome import Failure
-from gptailor.search.run.trials import (
-    Aim,
-    Ledger,
-    Trial,
-    TrialRequest,
-    genome_from_json,
-    genome_to_json,
-    json_numbers,
-)
+from gptailor.search.run import trials as records
 from gptailor.search.space.genome import Active, Gene, Genome, Pick, Real
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import active
@@ -110,7 +102,7 @@ class Study:
         """What is wrong with the study, as an exception."""
         return CheckpointError("C903", message, self.place, help)
 
-    def trials(self) -> list[Trial]:
+    def trials(self) -> list[records.Trial]:
         """All that were told, in order."""
         with self._reading():
             frozen = self._study.get_trials(deepcopy=False)
@@ -120,7 +112,7 @@ class Study:
             raise self.error("holds an evaluation twice; did two searches write into it?")
         return told
 
-    def add(self, trial: Trial) -> None:
+    def add(self, trial: records.Trial) -> None:
         """Write down a trial, whose number is that of those before it. Raises C303."""
         assert trial.number == self._count, "trials are told in order"
         with self._writing():
@@ -135,9 +127,11 @@ class Study:
 
     def note_base(self, samples: int, values: Sequence[float], stderrs: Sequence[float]) -> None:
         """Write down the uncut base's scores on so many samples. Raises C303."""
-        self.note(f"{_BASE} {samples}", {"values": list(values), "stderrs": json_numbers(stderrs)})
+        self.note(
+            f"{_BASE} {samples}", {"values": list(values), "stderrs": records.json_numbers(stderrs)}
+        )
 
-    def recall(self, ledger: Ledger) -> None:
+    def recall(self, ledger: records.Ledger) -> None:
         """Put all that was told into a ledger, and what its values are measured by."""
         for name, said in self.notes.items():
             kind, _, samples = name.partition(" ")
@@ -153,7 +147,7 @@ class Study:
 
 
 def open_study(
-    storage: Path | str, name: str, aims: Sequence[Aim], parameters: Parameters
+    storage: Path | str, name: str, aims: Sequence[records.Aim], parameters: Parameters
 ) -> Study:
     """The study of that name in a journal's file, or in a storage by its URL; a new one if none is.
 
@@ -232,7 +226,7 @@ def _said(error: Exception) -> str:
 
 
 def _frozen(
-    trial: Trial, params: dict[str, Any], distributions: dict[str, BaseDistribution]
+    trial: records.Trial, params: dict[str, Any], distributions: dict[str, BaseDistribution]
 ) -> FrozenTrial:
     """The trial as Optuna has it: below full fidelity it is pruned, without values it failed."""
     now = datetime.now().astimezone()
@@ -257,18 +251,18 @@ def _frozen(
 _REQUEST = ("phase", "ask", "slot", "origin", "asked_after", "samples")
 
 
-def _attributes(trial: Trial) -> dict[str, Any]:
+def _attributes(trial: records.Trial) -> dict[str, Any]:
     request = trial.request
     said = {name: getattr(request, name) for name in _REQUEST}
     said |= {
         "share": trial.share,
         "bridged": request.bridged,
         "plan": trial.plan,
-        "genome": genome_to_json(request.genome),
+        "genome": records.genome_to_json(request.genome),
         "seconds": round(trial.seconds, 3),
     }
     if trial.values is not None and trial.stderrs is not None:
-        said |= {"values": list(trial.values), "stderrs": json_numbers(trial.stderrs)}
+        said |= {"values": list(trial.values), "stderrs": records.json_numbers(trial.stderrs)}
     if trial.failure is not None:
         said["failure"] = str(trial.failure)
     if trial.same_as is not None:
@@ -276,7 +270,7 @@ def _attributes(trial: Trial) -> dict[str, Any]:
     return said
 
 
-def _trial(frozen: FrozenTrial) -> Trial:
+def _trial(frozen: FrozenTrial) -> records.Trial:
     """The trial that was written; KeyError, TypeError or ValueError for one of somebody else's."""
     said: Mapping[str, Any] = frozen.user_attrs
     written = {name: said[name] for name in (*_REQUEST, "bridged")}
@@ -284,9 +278,9 @@ def _trial(frozen: FrozenTrial) -> Trial:
     if said.get("values") is not None:
         values = tuple(map(float, said["values"]))
         stderrs = tuple(math.inf if one is None else float(one) for one in said["stderrs"])
-    return Trial(
+    return records.Trial(
         number=frozen.number,
-        request=TrialRequest(genome=genome_from_json(said["genome"]), **written),
+        request=records.TrialRequest(genome=records.genome_from_json(said["genome"]), **written),
         plan=said["plan"],
         share=float(said["share"]),
         values=values,

@@ -13,14 +13,7 @@ from typing import NamedTuple, Protocol, TypeAlias, final, runtime_checkable
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Plan
-from gptailor.search.run.trials import (
-    SEARCH,
-    EvaluationKey,
-    Ledger,
-    Trial,
-    TrialRequest,
-    read_outcomes,
-)
+from gptailor.search.run import trials
 
 _LOSSES = 3
 """So many workers lost over one plan are that plan's failure."""
@@ -41,9 +34,9 @@ a judge raises concerns all.
 class _Decoded:
     """A request with the plan of its genome."""
 
-    request: TrialRequest
+    request: trials.TrialRequest
     plan: Plan
-    key: EvaluationKey
+    key: trials.EvaluationKey
 
 
 @final
@@ -59,7 +52,7 @@ class Task:
     plans: tuple[Plan, ...]
     share: float
     bridged: bool
-    keys: tuple[EvaluationKey, ...] = ()
+    keys: tuple[trials.EvaluationKey, ...] = ()
     waiting: list[_Decoded] = field(default_factory=list)
     open: bool = True
 
@@ -135,13 +128,13 @@ class Alone:
 class UnderWay:
     """Requests that wait for a worker, tasks that are open, and outcomes that were not told."""
 
-    def __init__(self, ledger: Ledger, workers: int) -> None:
+    def __init__(self, ledger: trials.Ledger, workers: int) -> None:
         self.ledger = ledger
         self.workers = workers
         self.queue: deque[_Decoded] = deque()
         self.tasks: dict[int, Task] = {}
-        self._outcomes: dict[EvaluationKey, tuple[tuple[Outcome, ...], float]] = {}
-        self._losses: Counter[EvaluationKey] = Counter()
+        self._outcomes: dict[trials.EvaluationKey, tuple[tuple[Outcome, ...], float]] = {}
+        self._losses: Counter[trials.EvaluationKey] = Counter()
         self._numbers = count(1)
         self._stage = 1
 
@@ -157,18 +150,18 @@ class UnderWay:
         of_base = any(task.keys and task.keys[0].plan == BASE for task in tasks)
         return not of_base and max(busy, len(tasks) - busy) < self.workers
 
-    def fill(self, asked: Iterable[tuple[TrialRequest, Plan]]) -> None:
+    def fill(self, asked: Iterable[tuple[trials.TrialRequest, Plan]]) -> None:
         """A new stage of requests with their plans, which the workers share."""
         for one, plan in asked:
             digest = hashlib.sha256(format_plan(plan).encode()).hexdigest()
-            key = EvaluationKey(digest, one.samples, one.bridged)
+            key = trials.EvaluationKey(digest, one.samples, one.bridged)
             self.queue.append(_Decoded(one, plan, key))
         self._stage = len(self.queue)
 
     def base_task(self, base: Plan) -> Task:
         """The uncut base on as many samples as what is next; all else waits for it."""
         samples = self.queue[0].key.samples
-        return self._begun([], {EvaluationKey(BASE, samples, bridged=False): base})
+        return self._begun([], {trials.EvaluationKey(BASE, samples, bridged=False): base})
 
     def trials_task(self, left: float) -> tuple[Task, bool]:
         """One worker's part of the stage, and whether what is `left` of the budget was enough.
@@ -178,12 +171,12 @@ class UnderWay:
         known = {key for task in self.tasks.values() for key in task.keys}
         left -= math.fsum(self._share(key) for key in known if key not in self.ledger.found)
         waiting: list[_Decoded] = []
-        plans: dict[EvaluationKey, Plan] = {}
+        plans: dict[trials.EvaluationKey, Plan] = {}
         enough = True
         for one in self._part():
             if not (one.key in known or one.key in plans or self._known(one.key)):
                 left -= self._share(one.key)
-                if one.request.phase == SEARCH and left < 0:
+                if one.request.phase == trials.SEARCH and left < 0:
                     enough = False
                     self.queue.clear()
                     break
@@ -199,7 +192,7 @@ class UnderWay:
         self.queue = deque(one for one in self.queue if one not in chosen)
         return chosen
 
-    def _begun(self, waiting: list[_Decoded], plans: dict[EvaluationKey, Plan]) -> Task:
+    def _begun(self, waiting: list[_Decoded], plans: dict[trials.EvaluationKey, Plan]) -> Task:
         number, keys = next(self._numbers), tuple(plans)
         share = self._share(keys[0]) if keys else 1.0
         bridged = bool(keys) and keys[0].bridged
@@ -229,7 +222,7 @@ class UnderWay:
         self.queue.extendleft(reversed(task.waiting))
         task.waiting.clear()
 
-    def told(self) -> Iterator[Trial]:
+    def told(self) -> Iterator[trials.Trial]:
         """The trials that are known now; each has to be in the ledger before the next one.
 
         A plan's second request is told once its first is, in any task.
@@ -246,22 +239,22 @@ class UnderWay:
         for key in [key for key in self._outcomes if key.plan == BASE]:
             yield key.samples, self._outcomes.pop(key)[0]
 
-    def _trial(self, of: _Decoded) -> Trial | None:
+    def _trial(self, of: _Decoded) -> trials.Trial | None:
         """What became of a request; None if it isn't known yet."""
         number, key = len(self.ledger.trials), of.key
-        made = partial(Trial, number, of.request, key.plan, self._share(key))
+        made = partial(trials.Trial, number, of.request, key.plan, self._share(key))
         if (known := self.ledger.found.get(key)) is not None:
             return made(known.values, known.stderrs, known.failure, same_as=known.number)
         if key not in self._outcomes:
             return None
         outcomes, seconds = self._outcomes.pop(key)
-        return made(*read_outcomes(outcomes), seconds)
+        return made(*trials.read_outcomes(outcomes), seconds)
 
     def _forget(self) -> None:
         self.tasks = {n: task for n, task in self.tasks.items() if task.open or task.waiting}
 
-    def _known(self, key: EvaluationKey) -> bool:
+    def _known(self, key: trials.EvaluationKey) -> bool:
         return key in self.ledger.found or key in self._outcomes
 
-    def _share(self, key: EvaluationKey) -> float:
+    def _share(self, key: trials.EvaluationKey) -> float:
         return key.samples / self.ledger.full

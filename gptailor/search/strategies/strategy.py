@@ -123,7 +123,7 @@ def store(archive: Archive, new: Archive) -> Archive:
 def scalarise(
     values: Float[Array | np.ndarray, "*n m"], weights: Float[Array | np.ndarray, " m"]
 ) -> Float[Array, "*n"]:
-    """max_j w_j v_j + RHO Σ_j w_j v_j: the augmented Chebyshev norm of ParEGO (Knowles, 2006).
+    """max_j w_j v_j + _RHO Σ_j w_j v_j: the augmented Chebyshev norm of ParEGO (Knowles, 2006).
 
     Values are minimised and of one scale. What is NaN or infinite in one objective is NaN.
     """

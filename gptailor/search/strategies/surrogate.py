@@ -4,13 +4,12 @@ For each genome of an ask, coefficients are drawn from the posterior (Thompson, 
 of the best trials are screened by them, thousands for each ask. So what is uncertain is tried as
 often as it may be the best.
 
-A Bayesian linear model of fitness over what takes effect in a genome, and draws from it.
-
-Fitness is a sum over features φ and products ψ of neighbouring features. A feature's coefficient is
-a sum too: of its own, of one that it shares with its like at nearby positions, and of one that all
-of its kind share. All are Gaussian; the variance of each block (a kind's own, its nearby, ...) and
-that of the noise are found by expectation maximisation of the marginal likelihood, from what they
-are for a start. In the form of kernels (trials × trials), as trials are fewer than coefficients.
+The model is Bayesian and linear in what takes effect in a genome: fitness is a sum over features φ
+and products ψ of neighbouring features. A feature's coefficient is a sum too: of its own, of one
+that it shares with its like at nearby positions, and of one that all of its kind share. All are
+Gaussian; the variance of each block (a kind's own, its nearby, ...) and that of the noise are found
+by expectation maximisation of the marginal likelihood, from what they are for a start. It is solved
+in kernel form (trials × trials), as trials are fewer than coefficients.
 """
 
 from dataclasses import dataclass
@@ -24,17 +23,8 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.table import Table, canonical, features
 from gptailor.search.strategies import moves as m
+from gptailor.search.strategies import strategy
 from gptailor.search.strategies.hash_random import Key, Seed, drawn, normal, seeds
-from gptailor.search.strategies.strategy import (
-    Archive,
-    Proposal,
-    State,
-    Strategy,
-    fingerprints,
-    scalarise,
-    successive_halving,
-    told,
-)
 
 _FRESH = 16
 """For so many mutants there is one random genome."""
@@ -233,7 +223,7 @@ class Known(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class Surrogate(Strategy):
+class Surrogate(strategy.Strategy):
     """A linear Bayesian model with terms of neighbours, and Thompson draws.
 
     `mutants` of the `elite` best trials are screened, each of up to `moves` moves. Genome i of an
@@ -253,7 +243,9 @@ class Surrogate(Strategy):
     def _init(self, table: Table, key: Key) -> Known:
         return Known(m.neighbourhood(table), sharing(table))
 
-    def _ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
+    def _ask(
+        self, table: Table, state: strategy.State, key: Key, weights: Float[Array, " m"]
+    ) -> strategy.Proposal:
         """One genome for each draw: the best of its pool that is new."""
         drawing, random, *breeding = seeds(key, 6)
         archive, own = state
@@ -265,23 +257,23 @@ class Surrogate(Strategy):
         elite = self._elite(table, archive, expected, weights, random)
         pool = self._bred(table, own.around, elite, breeding)
         taking = jax.vmap(partial(features, table))(pool)
-        marks, held = fingerprints(taking), fingerprints(effects)
-        stale = jnp.any((marks[:, None] == held[None, :]) & told(archive)[None, :], axis=1)
+        marks, held = strategy.fingerprints(taking), strategy.fingerprints(effects)
+        stale = jnp.any((marks[:, None] == held[None, :]) & strategy.told(archive)[None, :], axis=1)
         chosen = m.some_rows(pool, _picked(_scores(table, taking, by)[:, 1:], stale, marks))
         asked = jax.vmap(partial(canonical, table))(chosen)
-        found = scalarise(archive.values, weights)
-        return *successive_halving(archive, found, asked, self.shares, self.rise), own
+        found = strategy.scalarise(archive.values, weights)
+        return *strategy.successive_halving(archive, found, asked, self.shares, self.rise), own
 
     def _elite(
         self,
         table: Table,
-        archive: Archive,
+        archive: strategy.Archive,
         expected: Float[Array, " capacity"],
         weights: Float[Array, " m"],
         seed: Seed,
     ) -> Genome:
         """The best by what was told and by what the model expects, in turns; random ones if few."""
-        found = scalarise(archive.values, weights)
+        found = strategy.scalarise(archive.values, weights)
         valid = jnp.isfinite(found)
         full = archive.fidelity >= jnp.max(jnp.where(valid, archive.fidelity, 0.0))
         orders = [
@@ -306,15 +298,18 @@ class Surrogate(Strategy):
 
 
 def _seen(
-    table: Table, archive: Archive, effects: Float[Array, "n f"], weights: Float[Array, " m"]
+    table: Table,
+    archive: strategy.Archive,
+    effects: Float[Array, "n f"],
+    weights: Float[Array, " m"],
 ) -> Observations:
     """The archive as the model sees it."""
-    there = told(archive)
+    there = strategy.told(archive)
     return Observations(
         _centred(effects, there),
         _centred(products(table, effects), there),
         jnp.where(there, 1 - archive.fidelity, 0.0),
-        targets(scalarise(archive.values, weights), there),
+        targets(strategy.scalarise(archive.values, weights), there),
         1 / archive.fidelity,
         there,
     )
