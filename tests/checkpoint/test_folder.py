@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import (
     INDEX,
     TOKENIZER_FILES,
@@ -15,7 +16,6 @@ from gptailor.checkpoint.folder import (
     open_checkpoint,
     tokenizer_files,
 )
-from gptailor.checkpoint.formats.safetensors import CheckpointError
 
 A, B = {"a": torch.ones(2)}, {"b": torch.zeros(3, dtype=torch.float16)}
 

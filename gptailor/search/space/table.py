@@ -160,7 +160,7 @@ def _condition_rows(
 
     def place(one: g.Literal) -> int:
         if one.kind == "option":
-            return int(start["g.option"] + before[one.number] + one.value)
+            return int(start["option"] + before[one.number] + one.value)
         kind = "not" if one.kind == "bit" and not one.value else one.kind
         return int(start[kind] + one.number)
 

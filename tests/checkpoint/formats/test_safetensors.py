@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from gptailor.checkpoint.formats.safetensors import MAX_HEADER, CheckpointError, read_header
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.formats.safetensors import MAX_HEADER, read_header
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
 from tests.hostile.case import Hostile
 from tests.hostile.headers import HOSTILE, framed, one, several

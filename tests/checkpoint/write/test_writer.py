@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import INDEX, open_checkpoint
-from gptailor.checkpoint.formats.safetensors import CheckpointError, read_header
+from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import DTYPE_BITS, ByteRange, TensorSpec
 from gptailor.checkpoint.write import output_file as transfer
 from gptailor.checkpoint.write import side_folder
