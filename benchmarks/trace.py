@@ -1,10 +1,10 @@
-"""Which of gptailor's own files run: in a plain compile, and in one trial of a search.
+"""Which of gptailor's own files run: in a plain compile, in one of two models, in one trial.
 
 A file counts if one of its functions is called; that it is imported does not make it count. So the
 number is that of the files which somebody opens to follow what happens. Models are tiny ones,
 written to a folder that goes again.
 
-    python benchmarks/trace.py            # both counts, and the files
+    python benchmarks/trace.py            # all counts, and the files
     python benchmarks/trace.py compile    # one of them
 """
 
@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +24,11 @@ sys.path.insert(0, str(ROOT))
 PACKAGE = f"{ROOT / 'gptailor'}/"
 
 PLAN = """\
+tailor 1
+model base = "./base"
+drop L3..L4
+"""
+MIXED = """\
 tailor 1
 model base = "./base"
 model math = "./math"
@@ -67,14 +73,14 @@ def models(folder: Path) -> None:
     (folder / "text.txt").write_text("the quick brown fox jumps over it. " * 400, "utf-8")
 
 
-def traced_compile(folder: Path) -> list[str]:
+def traced_compile(folder: Path, plan: str = PLAN) -> list[str]:
     """The files that run when a plan is read and compiled, none of whose layers is computed."""
     from gptailor.build.compile import compile  # noqa: PLC0415 (what it imports is not traced)
     from gptailor.lang.parse import load  # noqa: PLC0415
 
-    (folder / "plan.tailor").write_text(PLAN, encoding="utf-8")
+    (folder / "plan.tailor").write_text(plan, encoding="utf-8")
     with tracing() as files:
-        compile(load(folder / "plan.tailor"), folder / "out")
+        compile(load(folder / "plan.tailor"), folder / "out", force=True)
     return sorted(files)
 
 
@@ -98,7 +104,11 @@ def traced_trial(folder: Path) -> list[str]:
     return sorted(trials[-1])
 
 
-FLOWS = {"compile": traced_compile, "trial": traced_trial}
+FLOWS = {
+    "compile": traced_compile,
+    "mix": partial(traced_compile, plan=MIXED),
+    "trial": traced_trial,
+}
 
 
 @contextmanager

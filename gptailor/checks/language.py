@@ -1,4 +1,7 @@
-"""Rules for plans that come from JSON or from code: what the language can't say is no plan."""
+"""Rules for plans that come from JSON or from code: what the language can't say is no plan.
+
+A text keeps them by its grammar, and isn't asked.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -60,18 +63,12 @@ def every_number_is_finite(plan: Plan) -> Iterator[Fault]:
             yield Fault("P306", "the number is too large for a float", place)
 
 
-def every_limit_can_be_kept(plan: Plan) -> Iterator[Fault]:
-    """A stack's limit removes `maybe` items only, so that the others must fit."""
-    if plan.stack is None or (limit := plan.stack.limit) is None:
-        return
-    at = ("stack", "limit")
-    fixed = sum(not item.maybe for item in plan.stack.items)
-    if not 1 <= limit <= LARGEST:
-        yield Fault("P310", "a limit of layers is a whole number from 1 up", at)
-    elif fixed > limit:
-        layers = "1 layer" if limit == 1 else f"{limit} layers"
-        message = f"the limit is {layers}, and {fixed} of the stack are not 'maybe'"
-        yield Fault("P220", message, at, "a limit takes only 'maybe' items away")
+def every_limit_is_a_count(plan: Plan) -> Iterator[Fault]:
+    """A stack's limit is a number of layers."""
+    limit = plan.stack.limit if plan.stack else None
+    if limit is not None and not 1 <= limit <= LARGEST:
+        message = "a limit of layers is a whole number from 1 up"
+        yield Fault("P310", message, ("stack", "limit"))
 
 
 def a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
@@ -141,7 +138,7 @@ SAYABLE: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
     every_recipe_can_be_said,
     every_text_can_be_said,
     every_number_is_finite,
-    every_limit_can_be_kept,
+    every_limit_is_a_count,
     a_drop_by_choice_names_a_layer_once,
     a_tied_group_is_alike,
     a_tied_group_is_one_statement,

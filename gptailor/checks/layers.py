@@ -193,18 +193,25 @@ def _cast(checked: Checked, model: Opened) -> Place | None:
 
 def quantised_models_are_alike(checked: Checked) -> Iterator[Fault]:
     """Layers move between models that are quantised in the same way."""
-    ours, method = quantisation(checked.base.config), checked.base.layout.quantised
+    method = checked.base.layout.quantised
     read = [recipe for at, recipe in recipes(checked.plan) if at[0] not in {"norm", "tokenizer"}]
     mixed = {name for recipe in read for _, name, _ in named_models(recipe)}
     for name, model in checked.models.items():
         theirs = model.layout.quantised
-        if name not in mixed or (theirs == method and quantisation(model.config) == ours):
+        if name not in mixed or (theirs == method and _quantised_alike(model, checked.base)):
             continue
         if theirs == method:
             message = f"'{name}' is quantised ('{theirs}') in another way than the base"
         else:
             message = f"'{name}' is {_said(theirs)}, and the base is {_said(method)}"
         yield Fault("M213", message, ("models", name, "source"), _HELP)
+
+
+def _quantised_alike(one: Opened, other: Opened) -> bool:
+    """Whether both are quantised by one configuration, or neither is."""
+    if one is other or one.layout.quantised == other.layout.quantised is None:
+        return True
+    return bool(quantisation(one.config) == quantisation(other.config))
 
 
 def _said(method: str | None) -> str:

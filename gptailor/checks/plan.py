@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from gptailor.checks.language import SAYABLE
 from gptailor.checks.recipes import MERGING
 from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
 from gptailor.plan.plan import Drop, Layer, Plan, Scale, Take
@@ -15,15 +14,20 @@ from gptailor.plan.walk import entry_sites, named_models, numbers, recipes, tied
 PlanRule = Callable[[Plan], Iterator[Fault]]
 
 
-def check_alone(plan: Plan, *, whole: bool = True) -> list[Fault]:
+def check_alone(plan: Plan, *, whole: bool = True, written: bool = False) -> list[Fault]:
     """The faults of a plan by itself, as its text has them.
 
     `whole` is False for a plan whose text has syntax faults: what may only be missing because its
-    statement was not read is not reported. All rules run once for a plan, which remembers.
+    statement was not read is not reported. `written` says that the plan comes from a text, which
+    keeps some rules by its grammar. All rules run once for a plan, which remembers.
     """
     if whole and plan.faults is not None:
         return list(plan.faults)
     rules = PLAN_RULES if whole else tuple(rule for rule in PLAN_RULES if rule not in _ABSENCES)
+    if not written:
+        from gptailor.checks.language import SAYABLE  # noqa: PLC0415 (a text keeps them)
+
+        rules += SAYABLE
     if plan.search is not None or plan.bridges:
         from gptailor.checks.search import SEARCHING  # noqa: PLC0415 (few plans have either)
 
@@ -215,6 +219,18 @@ def a_stack_has_items(plan: Plan) -> Iterator[Fault]:
 # -------------------------------------------------------------------------------- rest and choices
 
 
+def a_stack_fits_its_limit(plan: Plan) -> Iterator[Fault]:
+    """A stack's limit removes `maybe` items only, so that the others must fit."""
+    if plan.stack is None or (limit := plan.stack.limit) is None or limit < 1:
+        return
+    fixed = sum(not item.maybe for item in plan.stack.items)
+    if fixed > limit:
+        layers = "1 layer" if limit == 1 else f"{limit} layers"
+        message = f"the limit is {layers}, and {fixed} of the stack are not 'maybe'"
+        at = ("stack", "limit")
+        yield Fault("P220", message, at, "a limit takes only 'maybe' items away")
+
+
 def the_dtype_is_known(plan: Plan) -> Iterator[Fault]:
     """The output's dtype is one that checkpoints have."""
     if plan.dtype is not None and plan.dtype not in DTYPES:
@@ -261,12 +277,12 @@ PLAN_RULES: tuple[PlanRule, ...] = (
     nothing_dropped_is_decided,
     overlay_or_stack,
     a_stack_has_items,
+    a_stack_fits_its_limit,
     the_dtype_is_known,
     the_tokenizer_is_one_models,
     every_scale_is_positive,
     every_tie_holds_a_choice,
     *MERGING,
-    *SAYABLE,
 )
 """The rules of every plan, in no order that matters; a search and bridges have others besides."""
 

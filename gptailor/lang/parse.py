@@ -173,7 +173,7 @@ def read_text(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
         fault = Fault("P101", "the file doesn't say its language version", span=Span(0, 0),
                       help="write 'tailor 1' as its first statement")  # fmt: skip
         faults.append(fault)
-    found = syntax + faults + check_alone(plan, whole=not syntax)
+    found = syntax + faults + check_alone(plan, whole=not syntax, written=True)
     located = locate(found, plan.origin)
     return plan, [f if f.span else replace(f, span=Span(0, 0)) for f in located]
 
