@@ -1,7 +1,6 @@
 """A search without models: a plan's space, a judge that counts letters, a strategy that drifts."""
 
 import hashlib
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,6 @@ from gptailor.search.search import SearchEvent, SearchSetting, search_steps
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.space.table import Table, sample
-
-jax.config.update("jax_compilation_cache_dir", str(Path(tempfile.gettempdir()) / "gptailor-jax"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)  # hundreds of small searches
 
 TEXT = """\
 tailor 1
