@@ -213,7 +213,7 @@ def inputs(prepared: Prepared) -> InputFiles:
         theirs |= {file.relative_to(folder).as_posix(): file for file in own}
         for adapter, file in zip(adapters, opened.checkpoint.files[len(whole) :], strict=True):
             found[adapter] = {
-                checkpoints.ADAPTER: file,
+                file.name: file,
                 ADAPTER_CONFIG: file.with_name(ADAPTER_CONFIG),
             }
     return found

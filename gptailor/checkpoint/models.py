@@ -11,7 +11,8 @@ from typing import Any, final
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, layout_of, split_name
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.folder import Checkpoint, open_checkpoint
+from gptailor.checkpoint.folder import CONFIG, Checkpoint, open_checkpoint
+from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.hub import Remote, open_adapter, open_hub
 from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
@@ -94,16 +95,24 @@ def folder_of(plan: Plan, source: str) -> Path:
 
 
 def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
-    """The plan with other checkpoints under its models' names; the plan itself without any."""
+    """The plan with other checkpoints under its models' names; the plan itself without any.
+
+    Another adapter in an adapter's place is on the same model; a whole model is on none.
+    """
     if not paths:
         return plan, []
     if unknown := [name for name in paths if name not in plan.models]:
         names = listed(f"'{name}'" for name in plan.models)
         message = f"there is no model '{unknown[0]}' in the plan to rebind"
         return plan, [Fault("M105", message, help=f"its models are {names}")]
-    bound = {name: Model(source=str(Path(os.path.abspath(p)))) for name, p in paths.items()}  # noqa: PTH100 (links stay)
+    bound = {name: _bound(plan.models[name], Path(os.path.abspath(p))) for name, p in paths.items()}  # noqa: PTH100 (links stay)
     copy = plan.model_copy(update={"models": {**plan.models, **bound}})
     return (copy.read_from(plan.origin) if plan.origin else copy), []
+
+
+def _bound(declared: Model, folder: Path) -> Model:
+    whole = (folder / CONFIG).exists() or not (folder / ADAPTER_CONFIG).exists()
+    return Model(source=str(folder), on=None if whole else declared.on)
 
 
 def used(plan: Plan) -> set[str]:
@@ -185,8 +194,10 @@ class _Opener:
         else:
             folder, remote = open_adapter(model.source, model.revision)
             remotes = (*remotes, remote)
-        also = [self.declared[each].source for each in _chain(self.declared, name)[1:]]
-        checkpoint, warnings = apply_adapter(under, folder, also)
+        below = _chain(self.plan.models, name)[1:]
+        also = [self.declared[each].source for each in below]
+        rebound = also != [self.plan.models[each].source for each in below]
+        checkpoint, warnings = apply_adapter(under, folder, None if rebound else also)
         at = ("models", name, "source")
         self.faults += [Fault("M305", text, at, severity="warning") for text in warnings]
         return checkpoint, remotes

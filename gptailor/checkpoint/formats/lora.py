@@ -11,6 +11,7 @@ from gptailor.checkpoint.families.layout import Layout, layout_of, split_name
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import ADAPTER, CONFIG, Checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG, LoraSettings, read_settings
+from gptailor.checkpoint.formats.pytorch import ADAPTER_BIN, read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Delta, LowRank, NewRows, Shift, TensorInfo
 from gptailor.plan.faults import listed
@@ -34,20 +35,20 @@ _WRAPPED = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)")
 
 
 def apply_adapter(
-    model: Checkpoint, folder: Path, also: Collection[str] = ()
+    model: Checkpoint, folder: Path, also: Collection[str] | None = ()
 ) -> tuple[Checkpoint, list[str]]:
     """The model with the adapter's tensors and deltas, and warnings, from headers alone.
 
-    `also` are other names that the model is known by.
+    `also` are other names that the model is known by; None: whatever the adapter calls its base,
+    it is this one.
 
     Raises CheckpointError: C401 for a configuration or file that is missing or wrong, C402 for a
     kind or setting that can't be applied, C403 for a tensor that has no place in the model, C404
     for another shape, C405 for a part without the rest. No tensor is left unapplied.
     """
-    _check_folder(folder)
+    file = _weights(folder)
     settings = read_settings(folder)
-    file = folder / ADAPTER
-    pieces, whole = _sorted(file, read_header(file))
+    pieces, whole = _sorted(file, read_header(file) if file.name == ADAPTER else read_pickled(file))
     layout = layout_of(model.config, model.tensors)
     if isinstance(layout, Refusal):
         raise CheckpointError("C403", f"the model can't be adapted: {layout.reason}", folder)
@@ -59,21 +60,22 @@ def apply_adapter(
     files = (*model.files, file)
     adapted = replace(model, config=work.config, tensors=work.tensors, files=files)
     base = settings.base_model_name_or_path
-    return adapted, [*_other_base(model, base, also), *work.warnings, *work.missing()]
+    others = [] if also is None else _other_base(model, base, also)
+    return adapted, [*others, *work.warnings, *work.missing()]
 
 
-def _check_folder(folder: Path) -> None:
+def _weights(folder: Path) -> Path:
+    """The file of an adapter's tensors: of two, that which PEFT takes."""
     if not folder.is_dir():
         raise CheckpointError("C101", "there is no such folder", folder)
     if not (folder / ADAPTER_CONFIG).exists():
         whole = (folder / CONFIG).exists()
         help_ = 'this is a whole model: write `model NAME = "…"`' if whole else ""
         raise CheckpointError("C401", f"the folder has no {ADAPTER_CONFIG}", folder, help_)
-    if not (folder / ADAPTER).exists():
-        message = f"the folder has no {ADAPTER}"
-        if (folder / "adapter_model.bin").exists():
-            message += "; of adapters, only safetensors files are read"
-        raise CheckpointError("C401", message, folder)
+    found = next((name for name in (ADAPTER, ADAPTER_BIN) if (folder / name).exists()), None)
+    if found is None:
+        raise CheckpointError("C401", f"the folder has no {ADAPTER}", folder)
+    return folder / found
 
 
 def _other_base(model: Checkpoint, said: str, also: Collection[str]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from gptailor.checkpoint.tensor import DTYPE_BITS, ByteRange, Pickled, TensorInf
 
 BIN_SINGLE = "pytorch_model.bin"
 BIN_INDEX = "pytorch_model.bin.index.json"
+ADAPTER_BIN = "adapter_model.bin"
 
 MAX_PICKLE = 100_000_000
 """The largest pickle that is read, in bytes: as much as a safetensors header may have."""

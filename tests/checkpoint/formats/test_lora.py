@@ -16,9 +16,10 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import Checkpoint, open_checkpoint
 from gptailor.checkpoint.formats.lora import apply_adapter
 from gptailor.checkpoint.formats.lora_config import read_settings
-from gptailor.checkpoint.models import open_models
+from gptailor.checkpoint.models import open_models, rebind
 from gptailor.checkpoint.tensor import Adapted, LowRank
 from gptailor.plan.plan import Layer, LayerOf, Model, Plan, Take
+from gptailor.program.load import load_tensor
 
 Q = "model.layers.0.self_attn.q_proj"
 V = "model.layers.3.self_attn.v_proj"
@@ -391,11 +392,31 @@ def test_folders_that_are_no_adapter(base: Checkpoint, family: Path, tmp_path: P
     weights.unlink()
     assert refused(base, folder).code == "C401"
     (folder / "adapter_model.bin").write_bytes(b"")
-    assert "only safetensors" in refused(base, folder).message
+    assert refused(base, folder).path.name == "adapter_model.bin"
     weights.write_bytes(raw)
     for text in ("", "[]", "{", '{"peft_type": 3}'):
         (folder / "adapter_config.json").write_text(text)
         assert refused(base, folder).code == "C401"
+
+
+def test_an_adapter_in_pytorchs_format_is_the_same_one(base: Checkpoint, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tensors = {name: torch.randn_like(tensor) for name, tensor in pair(Q).items()}
+    new, old = adapter(tmp_path / "new", tensors), adapter(tmp_path / "old")
+    (old / "adapter_model.safetensors").unlink()
+    torch.save(tensors, old / "adapter_model.bin")
+    made = [
+        load_tensor(apply_adapter(base, folder)[0].tensors[f"{Q}.weight"]) for folder in (new, old)
+    ]
+    assert torch.equal(*made)
+    assert not torch.equal(made[1], load_tensor(base.tensors[f"{Q}.weight"]))
+
+
+def test_a_pickle_that_calls_something_is_no_adapter(base: Checkpoint, tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "a")
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save({"key": Path("/")}, folder / "adapter_model.bin")
+    assert refused(base, folder).code == "C108"
 
 
 def test_a_pattern_that_names_nothing_leaves_the_usual_rank(tmp_path: Path) -> None:
@@ -460,3 +481,31 @@ def test_a_model_that_is_not_there_is_one_fault(family: Path, tmp_path: Path) ->
     opened, faults = open_models(lost)
     assert opened.keys() == {"base"}
     assert [(f.code, f.at) for f in faults] == [("C101", ("models", "gone", "source"))]
+
+
+def test_an_adapter_bound_in_an_adapters_place_is_on_the_same_model(
+    family: Path, tmp_path: Path
+) -> None:
+    first, second = adapter(tmp_path / "first"), adapter(tmp_path / "second")
+    given = plan(family, code=Model(on="base", source=str(first)))
+
+    bound, faults = rebind(given, {"code": second})
+    assert faults == []
+    assert bound.models["code"] == Model(on="base", source=str(second))
+
+    whole, _ = rebind(given, {"code": family / "math"})
+    assert whole.models["code"] == Model(source=str(family / "math"))
+
+
+def test_whoever_binds_the_base_isnt_told_that_the_adapter_names_another(
+    family: Path, tmp_path: Path
+) -> None:
+    on_another = adapter(tmp_path / "a", base_model_name_or_path="they/elsewhere")
+    given = plan(family, code=Model(on="base", source=str(on_another)))
+    assert [fault.code for fault in open_models(given)[1]] == ["M305"]
+
+    bound, _ = rebind(given, {"base": family / "math"})
+    assert open_models(bound, given.models)[1] == []
+
+    other, _ = rebind(given, {"code": on_another})
+    assert [fault.code for fault in open_models(other, given.models)[1]] == ["M305"]
