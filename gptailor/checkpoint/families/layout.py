@@ -17,6 +17,7 @@ from gptailor.checkpoint.families.layer_config import (
     RuleError,
     listed_per_layer,
 )
+from gptailor.checkpoint.families.refused import REFUSED
 from gptailor.plan.plan import Part
 
 _Rest = Literal["embed", "norm", "head"]
@@ -168,15 +169,8 @@ def layout_of(config: Config, tensor_names: Collection[str]) -> Layout | Refusal
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         return Refusal("the configuration names no 'model_type'")
-    for key in ("text_config", "vision_config", "audio_config"):
-        if key in config:
-            return Refusal(
-                f"model type '{model_type}' keeps its language model beside others ('{key}'); "
-                "only a checkpoint of the language model alone can be cut"
-            )
-    if config.get("per_layer_config"):
-        what = f"'per_layer_config' of model type '{model_type}'"
-        return Refusal(f"{what} gives its layers other shapes")
+    if (refused := _refused(config, model_type)) is not None:
+        return refused
     family = FAMILY_OF.get(model_type)
     why = None if family else _unfamiliar(config) or _unlike_llama(tensor_names)
     if why is not None:
@@ -186,6 +180,22 @@ def layout_of(config: Config, tensor_names: Collection[str]) -> Layout | Refusal
     except RuleError as error:
         return Refusal(f"{error} (model type '{model_type}')")
     return layout if family else _cautious(layout)
+
+
+def _refused(config: Config, model_type: str) -> Refusal | None:
+    """Why no checkpoint with such a configuration can be cut, whatever its tensors."""
+    what = f"model type '{model_type}'"
+    if (reason := REFUSED.get(model_type)) is not None:
+        return Refusal(f"{what} is refused: {reason}")
+    for key in ("text_config", "vision_config", "audio_config"):
+        if key in config:
+            return Refusal(
+                f"{what} keeps its language model beside others ('{key}'); "
+                "only a checkpoint of the language model alone can be cut"
+            )
+    if config.get("per_layer_config"):
+        return Refusal(f"'per_layer_config' of {what} gives its layers other shapes")
+    return None
 
 
 def _layout(model_type: str, family: Family, config: Config, names: Collection[str]) -> Layout:

@@ -152,6 +152,17 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
         return model(IDS, use_cache=False).logits
 
 
+def generated(model: PreTrainedModel, *, cached: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Four tokens, greedily, and the logits of each."""
+    with torch.no_grad():
+        made = model.generate(
+            IDS[:, :6], attention_mask=torch.ones_like(IDS[:, :6]), do_sample=False,
+            max_new_tokens=4, min_new_tokens=4, pad_token_id=0, use_cache=cached,
+            return_dict_in_generate=True, output_logits=True,
+        )  # fmt: skip
+    return made.sequences, torch.stack(made.logits)
+
+
 # ----------------------------------------------------------------------------------- the reference
 
 
@@ -286,6 +297,10 @@ def test_layers_cut_and_reordered(case: str, made: Any, originals: Any, tmp_path
     assert (original.unchanged - wanted).abs().max() > 0.05  # the order does matter
     again = read(folder)
     assert again.entries == [disk.entries[i] for i in order]
+    tokens, scores = generated(found, cached=True)
+    whole, wanted_scores = generated(found, cached=False)
+    assert torch.equal(tokens, whole)
+    close(scores, wanted_scores)
 
 
 @pytest.mark.parametrize("case", CASES)
