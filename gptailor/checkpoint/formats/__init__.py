@@ -4,4 +4,4 @@
 also hold a tokenizer, and the names of files in `pytorch` and `lora_config`.
 """
 
-__all__ = ["gguf", "gguf_header", "lora", "lora_config", "pytorch", "safetensors"]
+__all__ = ["gguf", "gguf_header", "gguf_names", "lora", "lora_config", "pytorch", "safetensors"]

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, final
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly, shown
 from gptailor.checkpoint.formats.gguf_header import GgufTensor, GgufValue, Header, read_gguf
+from gptailor.checkpoint.formats.gguf_names import FREQUENCIES, LAYER_STEMS, REST_STEMS
 from gptailor.checkpoint.tensor import Dequantised, TensorInfo, TensorSpec
 from gptailor.plan.faults import listed
 
@@ -36,21 +37,8 @@ _ARCHITECTURES: Mapping[str, _Architecture] = {
 }
 """By GGUF's names, which are transformers' too. Mistral and SmolLM2 are `llama`."""
 
-_REST_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-_LAYER_NAMES = {
-    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
-}  # fmt: skip
 _ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
 _MLP = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
-_FREQUENCIES = "rope_freqs.weight"
 
 _KNOWN = frozenset({
     "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size",
@@ -143,7 +131,7 @@ class _File:
             if self.tensors[name].shape != shape:
                 found = list(self.tensors[name].shape)
                 self.refuse(f"{quoted(name)} has the shape {found}, and should have {list(shape)}")
-        if extra := sorted(self.tensors.keys() - wanted.keys() - {_FREQUENCIES}):
+        if extra := sorted(self.tensors.keys() - wanted.keys() - {FREQUENCIES}):
             self.refuse(f"has a tensor {quoted(extra[0])}, which isn't known in '{self.name}'")
         infos = [self._tensor(entry) for entry in self.tensors.values() if entry.name in wanted]
         tensors = {info.spec.name: info for info in infos}
@@ -151,7 +139,9 @@ class _File:
 
     def _biased(self) -> frozenset[str]:
         """The projections that have a bias: those of the architecture, or of all of a branch."""
-        named = frozenset(key for key in _LAYER_NAMES if f"blk.0.{key}.bias" in self.tensors)
+        named = frozenset(
+            key for key in LAYER_STEMS[self.name] if f"blk.0.{key}.bias" in self.tensors
+        )
         allowed = [self.architecture.biased]
         if self.architecture.model_class == "LlamaForCausalLM":
             allowed += [_ATTENTION, _MLP, _ATTENTION | _MLP]
@@ -192,13 +182,14 @@ class _File:
 
     def _renamed(self, name: str) -> tuple[str, int]:
         """Hugging Face's name, and for a permuted projection how many heads it has."""
-        if name in _REST_NAMES:
-            return _REST_NAMES[name], 0
+        stem, _, kind = name.rpartition(".")
+        if stem in REST_STEMS:
+            return f"{REST_STEMS[stem]}.{kind}", 0
         match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
         assert match is not None, name  # of the names that there should be
         number, key, kind = match.groups()
         heads = {"attn_q": self.heads, "attn_k": self.kv} if self.architecture.permuted else {}
-        return f"model.layers.{number}.{_LAYER_NAMES[key]}.{kind}", heads.get(key, 0)
+        return f"model.layers.{number}.{LAYER_STEMS[self.name][key]}.{kind}", heads.get(key, 0)
 
     def _config(self, biased: frozenset[str], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         vocabulary = tensors["model.embed_tokens.weight"].spec.shape[0]
@@ -240,9 +231,9 @@ class _File:
         """The rotary embeddings: plain, stretched as the file says, or as its factors show."""
         theta = self.real("rope.freq_base", 10_000.0)
         kind = self.fact("rope.scaling.type") or "none"
-        if _FREQUENCIES in self.tensors:
+        if FREQUENCIES in self.tensors:
             if kind != "none":
-                self.refuse(f"has {quoted(_FREQUENCIES)} beside the scaling {quoted(str(kind))}")
+                self.refuse(f"has {quoted(FREQUENCIES)} beside the scaling {quoted(str(kind))}")
             return self._llama3(theta)
         plain = {"rope_theta": theta, "rope_type": "default"}
         if kind == "none" and self.fact("rope.scale_linear") is None:
@@ -260,14 +251,14 @@ class _File:
 
     def _llama3(self, theta: float) -> dict[str, Any]:
         """Llama 3.1's scaling, of which a file holds the factors only: found, and checked."""
-        entry, count = self.tensors[_FREQUENCIES], self.head // 2
+        entry, count = self.tensors[FREQUENCIES], self.head // 2
         if entry.kind.name != "F32" or entry.shape != (count,):
-            self.refuse(f"{quoted(_FREQUENCIES)} is not {count} numbers of float32")
+            self.refuse(f"{quoted(FREQUENCIES)} is not {count} numbers of float32")
         with open_regular(self.path) as file:
             file.seek(entry.offset)
             factors = struct.unpack(f"<{count}f", read_exactly(file, 4 * count, self.path, "C109"))
         if not all(0 < factor < math.inf for factor in factors):
-            self.refuse(f"{quoted(_FREQUENCIES)} are not all positive numbers")
+            self.refuse(f"{quoted(FREQUENCIES)} are not all positive numbers")
         given: dict[str, Any] = {
             "rope_theta": theta, "rope_type": "llama3", "factor": _short(max(factors)),
             "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -278,7 +269,7 @@ class _File:
         expected = [1.0 / ((1.0 - each) / given["factor"] + each) for each in smooth]
         pairs = zip(factors, expected, strict=True)
         if not all(math.isclose(a, b, rel_tol=1e-4) for a, b in pairs):
-            self.refuse(f"{quoted(_FREQUENCIES)} are not the factors of Llama 3.1's scaling")
+            self.refuse(f"{quoted(FREQUENCIES)} are not the factors of Llama 3.1's scaling")
         return given
 
 
