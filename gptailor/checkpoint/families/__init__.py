@@ -7,13 +7,21 @@ The truth is in transformers' `models/*/modeling_*.py` and in the checkpoints on
 
 from gptailor.checkpoint.families.cohere import COHERE
 from gptailor.checkpoint.families.deepseek import DEEPSEEK
+from gptailor.checkpoint.families.dense import DENSE
+from gptailor.checkpoint.families.exaone import EXAONE
 from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.gemma import GEMMA
+from gptailor.checkpoint.families.glm import GLM
 from gptailor.checkpoint.families.gpt import GPT
 from gptailor.checkpoint.families.llama import LLAMA
+from gptailor.checkpoint.families.mistral import MISTRAL
+from gptailor.checkpoint.families.olmo import OLMO
+from gptailor.checkpoint.families.phi import PHI
 from gptailor.checkpoint.families.qwen import QWEN
 
-FAMILIES: tuple[Family, ...] = (*LLAMA, *QWEN, *GEMMA, *COHERE, *GPT, *DEEPSEEK)
+FAMILIES: tuple[Family, ...] = (
+    *LLAMA, *MISTRAL, *QWEN, *GEMMA, *PHI, *GLM, *OLMO, *EXAONE, *DENSE, *COHERE, *GPT, *DEEPSEEK,
+)  # fmt: skip
 
 FAMILY_OF: dict[str, Family] = {name: family for family in FAMILIES for name in family.model_types}
 """By the `model_type` of a configuration."""

@@ -9,7 +9,9 @@ from gptailor.checkpoint.families.layer_config import Config, window
 
 _Weight = Literal["fault", "warning"]
 
-_EPSILONS = frozenset({"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon"})
+_EPSILONS = frozenset({
+    "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon",
+})  # fmt: skip
 """Norms' epsilons: 1e-5 beside 1e-6 is a warning, as checkpoints of one family have both."""
 
 _MINOR = frozenset({
@@ -23,6 +25,11 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "n_embd": ("hidden_size",),
     "n_head": ("num_attention_heads",),
     "num_attention_heads": ("n_head",),
+    "rms_norm_eps": ("layer_norm_epsilon",),
+    "hidden_act": ("activation_function",),
+    "attention_bias": ("qkv_bias",),
+    "mlp_bias": ("bias",),
+    "num_heads": ("num_attention_heads",),
     "num_experts": ("num_local_experts",),
     "num_local_experts": ("num_experts",),
     "n_routed_experts": ("num_local_experts", "num_experts"),
@@ -96,11 +103,15 @@ def rope(
     theta_key: str = "rope_theta",
     partial_key: str = "partial_rotary_factor",
     renamed: Mapping[str, str] | None = None,
+    default: Mapping[str, Any] | None = None,
 ) -> ConfigKey:
-    """The rotary embeddings in one form, from `rope_parameters` and from the older keys."""
+    """The rotary embeddings in one form, from `rope_parameters` and from the older keys.
+
+    `default` stands for both, where neither is there.
+    """
 
     def read(config: Config) -> dict[str, Any]:
-        given = config.get("rope_scaling") or config.get("rope_parameters")
+        given = config.get("rope_scaling") or config.get("rope_parameters") or default
         form = _form(_object(given), config, renamed or {})
         form.setdefault("rope_theta", config.get(theta_key, theta))
         form.setdefault("partial_rotary_factor", config.get(partial_key, partial))
@@ -109,16 +120,22 @@ def rope(
     return ConfigKey("rope_parameters", read)
 
 
-def rope_by_type(local: float, wide: float) -> ConfigKey:
-    """Gemma 3: one setting for full and one for sliding layers."""
+def rope_by_type(
+    local: float,
+    wide: float,
+    *,
+    local_key: str = "rope_local_base_freq",
+    wide_key: str = "rope_theta",
+) -> ConfigKey:
+    """Gemma 3 and its like: one setting for full and one for sliding layers."""
 
     def read(config: Config) -> dict[str, Any]:
         given = _object(config.get("rope_parameters"))
         scaling = _object(config.get("rope_scaling"))
         full = _form({**_object(given.get("full_attention")), **scaling}, config)
-        full.setdefault("rope_theta", config.get("rope_theta", wide))
+        full.setdefault("rope_theta", config.get(wide_key, wide))
         near = _form(_object(given.get("sliding_attention")), config)
-        near.setdefault("rope_theta", config.get("rope_local_base_freq", local))
+        near.setdefault("rope_theta", config.get(local_key, local))
         return {"full_attention": full, "sliding_attention": near}
 
     return ConfigKey("rope_parameters", read)
@@ -131,11 +148,15 @@ def _object(given: object) -> Mapping[str, Any]:
     return {"rope_type": given} if given else {}
 
 
+_ASIDE = ("type", "max_position_embeddings")
+"""Keys of a rotary setting that say what another one says."""
+
+
 def _form(
     given: Mapping[str, Any], config: Config, renamed: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """With a type, without what is None, and with the lengths that the type computes with."""
-    form = {key: value for key, value in given.items() if value is not None and key != "type"}
+    form = {key: value for key, value in given.items() if value is not None and key not in _ASIDE}
     kind = form.get("rope_type") or given.get("type") or "default"
     if not isinstance(kind, str):
         return form

@@ -35,7 +35,8 @@ class Family:
     layer; `embed` and `norm` stand under `base`, `head` doesn't. `attn` and `mlp` are the prefixes
     of each part's tensors. `attn_out` and `mlp_out` are the projections whose output each part adds
     to the hidden state (`*`: one part between dots); `folds` is what `scale` does where it isn't
-    dividing these. `one_norm` says of which configurations both branches read one norm's output.
+    dividing these. `one_norm` says of which configurations both branches read one norm's output;
+    `no_scale` says why neither `scale` nor `bridge` holds of one, or None.
     """
 
     model_types: tuple[str, ...]
@@ -53,6 +54,7 @@ class Family:
     mlp_out: tuple[str, ...] = ("mlp.down_proj",)
     folds: tuple[Fold, ...] = ()
     no_bridge: str | None = None
+    no_scale: Callable[[Config], str | None] = lambda config: None
     one_norm: Callable[[Config], bool] = lambda config: False
     transposed: bool = False
     tied: bool = False
@@ -86,6 +88,9 @@ PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
 
 POST_NORM = "the MLP branch passes a norm before it is added to the hidden state"
 """Why such a family has no bridges."""
+
+POST_SUM = "a layer passes the sum of hidden state and branch through a norm"
+"""Why such a family has neither `scale` nor `bridge`."""
 
 EXPERTS_OUT = (
     "mlp.down_proj", "mlp.experts.down_proj", "mlp.experts.*.down_proj",

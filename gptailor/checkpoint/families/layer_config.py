@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 from gptailor.checkpoint.files import shown
 from gptailor.plan.plan import Part
@@ -78,6 +78,45 @@ def derived(
     return LayerRule(key, part, read, write)
 
 
+def unset(key: str, why: str) -> LayerRule:
+    """A key that turns a model into another; where it is set, the model is refused."""
+
+    def read(config: Config, count: int) -> list[Any]:
+        if config.get(key):
+            raise RuleError(f"'{key}' is {shown(config[key])}, {why}")
+        return [None] * count
+
+    return LayerRule(key, "mlp", read, lambda config, values: dict(config))
+
+
+def in_place(name: str, part: Part, why: str) -> LayerRule:
+    """A layer computes with its own number, and stays where it is; `why` is a clause."""
+
+    def write(config: Config, values: Values) -> dict[str, Any]:
+        for i, value in enumerate(values):
+            if value != i:
+                raise RuleError(f"{why}, and L{value} would be L{i}")
+        return dict(config)
+
+    return LayerRule(name, part, lambda config, count: list(range(count)), write)
+
+
+def at_end(name: str, part: Part, end: Literal["first", "last"], why: str) -> LayerRule:
+    """The layer at an end is built otherwise, and stays there; `why` is a clause."""
+
+    def ends(count: int) -> list[Any]:
+        return [i == (0 if end == "first" else count - 1) for i in range(count)]
+
+    def write(config: Config, values: Values) -> dict[str, Any]:
+        for i, (value, wanted) in enumerate(zip(values, ends(len(values)), strict=True)):
+            if value != wanted:
+                which = f"the {end} layer" if value else "another layer"
+                raise RuleError(f"{why}, and {which} would be L{i}")
+        return dict(config)
+
+    return LayerRule(name, part, lambda config, count: ends(count), write)
+
+
 def _list(config: Config, key: str, count: int) -> list[Any]:
     values = config.get(key)
     if values is None:
@@ -110,6 +149,16 @@ def alternating(period: int, key: str | None = None) -> Read:
     def derive(config: Config, count: int) -> list[Any]:
         every = int_of(config, key, period, least=1) if key else period
         return [SLIDING if (i + 1) % every else FULL for i in range(count)]
+
+    return derive
+
+
+def full_at(period: int, key: str | None = None) -> Read:
+    """The first layer is full and each `period`-th after it, the others slide."""
+
+    def derive(config: Config, count: int) -> list[Any]:
+        every = int_of(config, key, period, least=1) if key else period
+        return [SLIDING if i % every else FULL for i in range(count)]
 
     return derive
 

@@ -216,6 +216,7 @@ def _layout(model_type: str, family: Family, config: Config, names: Collection[s
         rule.read(config, count)
     quantised = _quantised(config, names)
     packed = f"the checkpoint's weights are quantised ('{quantised}')" if quantised else None
+    no_scale = family.no_scale(config) or packed
     one_norm = "both branches of a layer read the output of one norm"
     predicting = "tensors that stand after the last layer (layers that predict further tokens)"
     return Layout(
@@ -232,8 +233,8 @@ def _layout(model_type: str, family: Family, config: Config, names: Collection[s
         notice=f"{len(beyond)} {predicting} are left out" if beyond else None,
         quantised=quantised,
         no_parts=one_norm if family.one_norm(config) else None,
-        no_scale=packed,
-        no_bridge=family.no_bridge or packed,
+        no_scale=no_scale,
+        no_bridge=family.no_bridge or no_scale,
     )
 
 

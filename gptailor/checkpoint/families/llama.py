@@ -1,10 +1,10 @@
-"""Llama, and those that name their tensors as it does: Mistral, Phi, SmolLM, Granite, OLMo, …"""
+"""Llama, and those that name their tensors as it does: Mistral, Mixtral, SmolLM, Granite, …"""
 
 from typing import Any
 
 from gptailor.checkpoint.families import layer_config as rules
 from gptailor.checkpoint.families.compatibility import keys, rope
-from gptailor.checkpoint.families.family import POST_NORM, Family, Fold, llama_keys
+from gptailor.checkpoint.families.family import Family, llama_keys
 
 
 def _every_fourth_has_none(config: rules.Config, count: int) -> list[Any]:
@@ -36,13 +36,6 @@ LLAMA = (
         mlp_out=("block_sparse_moe.experts.*.w2", "mlp.experts.*.w2", "mlp.experts.down_proj"),
     ),
     Family(
-        ("phi3",),
-        llama_keys(
-            rope(renamed={"su": "longrope", "yarn": "longrope"}), 3072, 32, None,
-            rms_norm_eps=1e-5, sliding_window=None,
-        ),
-    ),
-    Family(
         ("smollm3",),
         llama_keys(rope(2_000_000.0), 2048, 16, 4, rms_norm_eps=1e-6, mlp_bias=False),
         (
@@ -68,21 +61,5 @@ LLAMA = (
             use_parallel_residual=False,
         ),
         one_norm=lambda config: bool(config.get("use_parallel_residual", False)),
-    ),
-    # Its norms have no tensors.
-    Family(("olmo",), llama_keys(rope(), 4096, 32, None, clip_qkv=None)),
-    Family(
-        ("olmo2",),
-        llama_keys(rope(), 4096, 32, None, rms_norm_eps=1e-5),
-        attn=("self_attn.", "post_attention_layernorm."),
-        mlp=("mlp.", "post_feedforward_layernorm."),
-        # The branches read the hidden state without a norm before them, so c is put back there.
-        folds=(
-            *(Fold(f"self_attn.{name}_proj.weight", "multiply") for name in "qkv"),
-            *(Fold(f"mlp.{name}_proj.weight", "multiply") for name in ("gate", "up")),
-            Fold("post_attention_layernorm.weight", "divide"),
-            Fold("post_feedforward_layernorm.weight", "divide"),
-        ),
-        no_bridge=POST_NORM,
     ),
 )  # fmt: skip

@@ -196,6 +196,10 @@ class Walk:
             yield layer
 
 
+_MULTIPLIERS = ("residual_multiplier", "residual_scale")
+"""What layers call a multiplier between a branch and the sum: Granite, MiniCPM 3."""
+
+
 @contextmanager
 def regressors(layer: nn.Module, layout: Layout) -> Iterator[Callable[[], Tensor]]:
     """What a bridge over a gap after a layer is fitted on, caught while the layer runs.
@@ -206,20 +210,29 @@ def regressors(layer: nn.Module, layout: Layout) -> Iterator[Callable[[], Tensor
     layer whose MLP can't be found.
     """
     last = last_projection(layout, {name: one.shape for name, one in layer.named_parameters()})
-    multiplier = float(getattr(layer, "residual_multiplier", 1.0))
+    multiplier = next(
+        (float(getattr(layer, each)) for each in _MULTIPLIERS if hasattr(layer, each)), 1.0
+    )
     caught: list[Tensor] = []
+    shape: list[int] = []
 
     def catch(of: Any) -> None:
-        caught[:] = [of[0] if isinstance(of, tuple) else of]
+        one: Tensor = of[0] if isinstance(of, tuple) else of
+        caught[:] = [one.reshape(*shape, one.shape[-1])]  # OPT has no batches within a layer
+
+    def enter(_: nn.Module, args: tuple[Any, ...]) -> None:
+        shape[:] = args[0].shape[:-1]
 
     if last is None:
         hook = mlp(layer, layout).register_forward_hook(lambda _, __, made: catch(made))
     else:
         module = layer.get_submodule(last.name)
         hook = module.register_forward_pre_hook(lambda _, given: catch(given))
+    entering = layer.register_forward_pre_hook(enter)
     try:
         yield lambda: caught[0] * multiplier if multiplier != 1.0 else caught[0]
     finally:
+        entering.remove()
         hook.remove()
 
 

@@ -36,6 +36,7 @@ from tests.tiny import CONFIGURATIONS, tiny_model
 
 Tensors = dict[str, torch.Tensor]
 ORDER = (0, 5, 3, 3, 1)
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 # family, what differs from tiny.CONFIGURATIONS, the order of the original's layers
 CASES: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
@@ -79,6 +80,14 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     ),
     "olmo-clipped": ("olmo", {"clip_qkv": 0.5}, ORDER),
     "olmo2-biases": ("olmo2", {"attention_bias": True}, ORDER),
+    "olmo3-list": ("olmo3", {"layer_types": [FULL, SLIDING, SLIDING] * 2}, (1, 0, 3, 4)),
+    "exaone4-full": ("exaone4", {"sliding_window": None, "layer_types": [FULL] * 6}, ORDER),
+    "ministral-full": ("ministral", {"layer_types": [SLIDING, FULL] * 3}, (1, 0, 3, 2)),
+    "ministral3-window": ("ministral3", {"sliding_window": 3}, ORDER),
+    "starcoder2-window": ("starcoder2", {"sliding_window": 3}, ORDER),
+    "ernie4_5-untied": ("ernie4_5", {"tie_word_embeddings": False, "use_bias": True}, ORDER),
+    "internlm3-biases": ("internlm3", {"attention_bias": True, "mlp_bias": True}, ORDER),
+    "phi-qk-norm": ("phi", {"qk_layernorm": True}, ORDER),
     "stablelm-parallel": ("stablelm", {"use_parallel_residual": True}, ORDER),
     "stablelm-qk-norm": ("stablelm", {"qk_layernorm": True, "use_qkv_bias": True}, ORDER),
     "cohere-qk-norm": ("cohere", {"use_qk_norm": True}, ORDER),
@@ -330,7 +339,10 @@ def test_every_tensor_has_a_place(case: str, made: Any) -> None:
 
 SHARED_NORM = {"cohere", "cohere2", "falcon", "stablelm-parallel", "cohere-qk-norm"}
 SHARED_NORM |= {"cohere2-pattern", "falcon-alibi"}
+SHARED_NORM |= {"phi", "phi-qk-norm"}
 PARALLEL = {"gpt_neox", "falcon-two-norms"}
+POST_NORM = {"gemma2", "gemma2-sliding-only", "gemma3_text", "gemma3-pattern", "gemma3-full-only"}
+POST_NORM |= {"olmo2", "olmo2-biases", "olmo3", "olmo3-list", "exaone4", "exaone4-full", "glm4"}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -396,7 +408,7 @@ def test_the_mlp_projection_is_what_a_bridge_changes(
 ) -> None:
     disk, original = read(made(case)), originals(case)
     if disk.layout.no_bridge:
-        assert CASES[case][0] in {"gemma2", "gemma3_text", "olmo2"}
+        assert case in POST_NORM
         return
     tensors, hidden_size = dict(disk.tensors), original.embedded.shape[-1]
     for rest, name in layer_tensors(disk.layout, disk.tensors.keys(), 5).items():

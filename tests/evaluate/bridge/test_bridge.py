@@ -38,7 +38,7 @@ from gptailor.prepare import prepare
 from tests.tiny import CONFIGURATIONS, LETTERS, tiny_model
 
 TOKENS = torch.tensor([[1, 5, 9, 33, 20, 8, 41, 17], [1, 30, 30, 4, 62, 7, 11, 3]])
-POST_NORM = {"gemma2", "gemma3_text", "olmo2"}
+POST_NORM = {"gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4", "glm4"}
 EXPERTS = {"mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"}
 BRIDGED = sorted(set(CONFIGURATIONS) - POST_NORM)
 ONE = 'drop L2..L3; bridge on "text.txt" tokens 800 ridge 0.001'
@@ -418,6 +418,7 @@ def test_a_fit_folded_into_weights_is_the_fit_at_run_time(kind: str, tmp_path: P
     folded = stitcher.live(replace(contents, layers=tuple(layers)))
 
     layer = decoder_layers(bare.model)[1]
+    last = last_projection(layout, {name: one.shape for name, one in layer.named_parameters()})
     if last is None:
         layer.mlp.register_forward_hook(lambda _, __, out: out + out @ change)
     else:
@@ -460,7 +461,8 @@ def test_what_is_explained_is_what_the_bridged_model_is_nearer(kind: str, tmp_pa
 
 
 def without_branch(layer: nn.Module, call: Callable[[], Tensor]) -> Tensor:
-    hook = layer.mlp.register_forward_hook(lambda _, __, out: torch.zeros_like(out))
+    branch = next(getattr(layer, name) for name in ("mlp", "ffn", "fc2") if hasattr(layer, name))
+    hook = branch.register_forward_hook(lambda _, __, out: torch.zeros_like(out))
     try:
         return call()
     finally:
@@ -491,22 +493,14 @@ def test_every_family_is_bridged(kind: str, tmp_path: Path) -> None:
     shapes = {name: one.shape for name, one in layer.named_parameters()}
     assert (last_projection(layout, shapes) is None) == (kind in EXPERTS)
     if kind not in EXPERTS:
-        added = added @ projected(layer, added.shape[-1])
+        name = last_projection(layout, shapes).name
+        weight = layer.get_parameter(f"{name}.weight")
+        added = added @ (weight if layout.transposed else weight.T)
     without_branch(layer, lambda: logits(live.model))
     whole, attended = (out[0] if isinstance(out, tuple) else out for out in caught)
     torch.testing.assert_close(
         (whole - attended).diff(dim=1), added.diff(dim=1), atol=1e-5, rtol=1e-4
     )
-
-
-def projected(layer: nn.Module, inputs: int) -> Tensor:
-    """The weight of a branch's last projection, as (inputs, outputs)."""
-    [weight] = [
-        weight
-        for name, weight in layer.mlp.named_parameters()
-        if sorted(weight.shape) == [16, inputs] and name.startswith(("down", "c_proj", "dense_4h"))
-    ]
-    return weight if len(weight) == inputs else weight.T
 
 
 @pytest.mark.parametrize("kind", sorted(POST_NORM))

@@ -63,6 +63,11 @@ def reloaded(plan: Plan, folder: Path, **more: object) -> PreTrainedModel:
     return model
 
 
+def buffers(model: PreTrainedModel) -> dict[str, Tensor]:
+    """All of them: a repeated layer's too, which are the same tensors."""
+    return dict(model.named_buffers(remove_duplicate=False))
+
+
 def equal(live: PreTrainedModel, folder: PreTrainedModel) -> None:
     """The same class, configuration, tensors, buffers, logits."""
     assert type(live) is type(folder)
@@ -71,7 +76,7 @@ def equal(live: PreTrainedModel, folder: PreTrainedModel) -> None:
     assert live.generation_config.to_dict() == folder.generation_config.to_dict()
     for mine, other in (
         (live.state_dict(), folder.state_dict()),
-        (dict(live.named_buffers()), dict(folder.named_buffers())),
+        (buffers(live), buffers(folder)),
     ):
         assert mine.keys() == other.keys()
         for name, tensor in mine.items():
