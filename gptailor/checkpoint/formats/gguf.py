@@ -210,7 +210,7 @@ class _File:
             "num_hidden_layers": self.layers,
             "num_key_value_heads": self.kv,
             "rms_norm_eps": self.real("attention.layer_norm_rms_epsilon"),
-            "rope_parameters": self._rope(),
+            **_rotary(self._rope()),
             "tie_word_embeddings": "output.weight" not in self.tensors,
             "use_cache": True,
             "vocab_size": vocabulary,
@@ -281,3 +281,14 @@ def _short(value: float) -> float:
         if single and struct.pack("<f", short) == single:
             return short
     return value
+
+
+def _rotary(rope: Mapping[str, Any]) -> dict[str, Any]:
+    """The rotary embeddings under today's key and the older ones, which are all that some read.
+
+    A program that knows neither takes 10 000 for what it doesn't find, and says nothing.
+    """
+    older: dict[str, Any] = {"rope_theta": rope["rope_theta"]}
+    if rope["rope_type"] != "default":
+        older["rope_scaling"] = {key: rope[key] for key in rope if key != "rope_theta"}
+    return {"rope_parameters": dict(rope), **older}

@@ -216,6 +216,22 @@ def test_scaled_rotations(tmp_path: Path) -> None:
     assert "longrope" in refused(file)
 
 
+@pytest.mark.parametrize("kind", ["default", "linear"])
+def test_older_readers_find_the_rotations_too(tmp_path: Path, kind: str) -> None:
+    """mlx-lm, for one, takes 10 000 where there is no `rope_theta`, and says nothing."""
+    scaling = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    write(tmp_path / "m.gguf", facts=scaling if kind == "linear" else {})
+    config, _ = open_gguf(tmp_path / "m.gguf")
+    assert config["rope_theta"] == 50000.0
+    assert config.get("rope_scaling", {}).get("rope_type", "default") == kind
+    older = {key: value for key, value in config.items() if key != "rope_parameters"}
+    newer = {
+        key: value for key, value in config.items() if key[:6] != "rope_t" and key[:6] != "rope_s"
+    }
+    made = [AutoConfig.for_model(**each).rope_parameters for each in (config, older, newer)]
+    assert made[0] == made[1] == made[2]
+
+
 def test_llama_3s_frequencies_are_recognised(tmp_path: Path) -> None:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: PLC0415
 

