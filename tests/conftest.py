@@ -103,8 +103,12 @@ def _preloaded() -> Iterator[Preloaded]:
 
 
 def make_broken(folder: Path) -> None:
-    """Folders made from sound ones, wrong in one thing each."""
+    """Folders made from sound ones, wrong in one thing each, and one that is quantised."""
+    from tests.quantised import write_quantised  # noqa: PLC0415 (imports torch)
+
     copy(folder, "quantised", quantization_config={"quant_method": "gptq", "bits": 4})
+    copy(folder, "fp8")
+    write_quantised(folder / "fp8", "fp8-block")
     copy(folder, "unknown", model_type="mystery", architectures=["MysteryForCausalLM"])
     copy(folder, "numberless", num_hidden_layers=None)
     copy(folder, "integers")

@@ -197,10 +197,37 @@ class _Opener:
         below = _chain(self.plan.models, name)[1:]
         also = [self.declared[each].source for each in below]
         rebound = also != [self.plan.models[each].source for each in below]
+        if _quantised(under):
+            under = _dequantised(under)
         checkpoint, warnings = apply_adapter(under, folder, None if rebound else also)
         at = ("models", name, "source")
         self.faults += [Fault("M305", text, at, severity="warning") for text in warnings]
         return checkpoint, remotes
+
+
+def _quantised(checkpoint: Checkpoint) -> bool:
+    layout = layout_of(checkpoint.config, checkpoint.tensors)
+    return isinstance(layout, Layout) and layout.quantised is not None
+
+
+def _dequantised(checkpoint: Checkpoint) -> Checkpoint:
+    from gptailor.checkpoint.formats.quantised import dequantise  # noqa: PLC0415 (few plans need it)
+
+    folder = checkpoint.folder
+    made = dequantise.dequantised_checkpoint(checkpoint.config, checkpoint.tensors, folder)
+    return replace(checkpoint, config=made[0], tensors=made[1])
+
+
+def dequantised_model(model: Opened) -> Opened:
+    """A quantised model as the unquantised one that it stands for, from headers alone.
+
+    Raises CheckpointError, as M213, where it isn't what its configuration says.
+    """
+    checkpoint = _dequantised(model.checkpoint)
+    layout = layout_of(checkpoint.config, checkpoint.tensors)
+    if isinstance(layout, Refusal):
+        raise CheckpointError("M213", layout.reason, checkpoint.folder)
+    return Opened(model.name, checkpoint, layout, model.remotes)
 
 
 def _chain(models: Mapping[str, Model], name: str) -> list[str]:

@@ -7,7 +7,7 @@ whole, by `gptailor.program.load`.
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 DTYPE_BITS: dict[str, int] = {
     "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -154,4 +154,101 @@ class Aligned:
     pieces: tuple[RowRange, ...]
 
 
-Form = Pickled | Dequantised | Adapted | Aligned
+@final
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A quantised matrix: (values - zeros) · scales · factor.
+
+    Of the last two axes each block has a scale, and a zero if there are `zeros`: `block` rows and
+    columns, fewer at the ends. Scales of dtype U8 are exponents of 2, 127 too large.
+    """
+
+    values: "TensorInfo"
+    scales: "TensorInfo"
+    block: tuple[int, int]
+    zeros: "TensorInfo | None" = None
+    factor: float = 1.0
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PackedIntegers:
+    """A quantised matrix, (values - zeros) · scales, of whole numbers packed in 32-bit words.
+
+    `kind` says how. `gptq`: values along the rows of the transposed matrix, zeros along columns, in
+    the order of their bits; zeros are 1 too small. `gptq_v2`: the same, with zeros as they are.
+    `awq`: both along columns of the transposed matrix, eight of a word in AWQ's order.
+    `compressed`: values along rows, zeros along columns; each 2^(bits-1) too large.
+    A scale is for `group` columns; with `groups` that says for each column which scale is its.
+    """
+
+    kind: Literal["gptq", "gptq_v2", "awq", "compressed"]
+    bits: int
+    group: int
+    values: "TensorInfo"
+    scales: "TensorInfo"
+    zeros: "TensorInfo | None" = None
+    groups: "TensorInfo | None" = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Microscaled:
+    """Matrices in MXFP4, each transposed: 32 numbers of 4 bits have an exponent of 2.
+
+    `values` are [matrices, columns, blocks, 16], two in a byte, the lower bits first; `scales` are
+    [matrices, columns, blocks], 127 too large.
+    """
+
+    values: "TensorInfo"
+    scales: "TensorInfo"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Blockwise:
+    """bitsandbytes' 4-bit matrix: table[value] · maximum, with a maximum for `block` entries.
+
+    Two values are in a byte, the upper bits first. `maxima` are float32; or, with `nested`, whole
+    numbers that are entries of its table, times its own maxima, plus its offset.
+    """
+
+    values: "TensorInfo"
+    table: "TensorInfo"
+    maxima: "TensorInfo"
+    block: int
+    nested: "NestedMaxima | None" = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class NestedMaxima:
+    """What a `Blockwise` matrix's maxima are themselves quantised by."""
+
+    table: "TensorInfo"
+    maxima: "TensorInfo"
+    block: int
+    offset: float
+
+
+Quantised = Scaled | PackedIntegers | Microscaled | Blockwise
+"""A weight that is quantised, with its scales, as the one tensor that it stands for."""
+
+
+def pieces_of(form: Quantised) -> tuple[TensorInfo, ...]:
+    """The tensors on disk that a quantised weight is made of."""
+    found: list[TensorInfo | None] = [form.values]
+    match form:
+        case Scaled():
+            found += [form.scales, form.zeros]
+        case PackedIntegers():
+            found += [form.scales, form.zeros, form.groups]
+        case Microscaled():
+            found += [form.scales]
+        case Blockwise(nested=nested):
+            found += [form.table, form.maxima]
+            found += [nested.table, nested.maxima] if nested is not None else []
+    return tuple(tensor for tensor in found if tensor is not None)
+
+
+Form = Pickled | Dequantised | Adapted | Aligned | Quantised

@@ -1,16 +1,13 @@
-"""Rules of layers' tensors: names, shapes, kinds, dtypes; quantised ones are moved only."""
+"""Rules of layers' tensors: names, shapes, kinds, dtypes."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import product
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import fold_scale, is_constant, joined_entry
-from gptailor.checkpoint.families.quantised import quantisation
-from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.tensor import FLOATS, Adapted, TensorInfo
+from gptailor.checkpoint.tensor import FLOATS, TensorInfo
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
-from gptailor.plan.walk import named_models, recipes
 from gptailor.program.compile import Checked, Use, merges, moved_configuration, uses
 
 
@@ -146,76 +143,9 @@ FITTING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
 """Rules for plans whose positions and layers all exist."""
 
 
-# ------------------------------------------------------------------------------- quantised weights
+# ---------------------------------------------------------------------------- small numbers
 
-_HELP = "use the checkpoint that it was made from"
 _SMALL_FLOATS = ("F8_", "F6_", "F4")
-
-
-def quantised_layers_only_move(checked: Checked) -> Iterator[Fault]:
-    """Weights that are no numbers can be copied, not computed with."""
-    for name, model in checked.models.items():
-        method = model.layout.quantised
-        what = _computed(checked, model) if method is not None else None
-        if what is not None:
-            message = f"the weights of '{name}' are quantised ('{method}'), and can't be {what[0]}"
-            yield Fault("M213", message, what[1], _HELP)
-
-
-def _computed(checked: Checked, model: Opened) -> tuple[str, Place] | None:
-    """What a plan would compute of a model's weights, and where it says so."""
-    if checked.plan.dtype is not None:
-        return "cast", ("dtype",)
-    for at, recipe in recipes(checked.plan):
-        named = {name for _, name, _ in named_models(recipe)}
-        if merges(recipe) and model.name in named | {"base"}:
-            return "merged", at
-    if any(isinstance(tensor.form, Adapted) for tensor in model.checkpoint.tensors.values()):
-        return "adapted", ("models", model.name, "source")
-    at_cast = _cast(checked, model)
-    return None if at_cast is None else ("cast", at_cast)
-
-
-def _cast(checked: Checked, model: Opened) -> Place | None:
-    base = checked.base
-    ours = {
-        rest: tensor.spec.dtype
-        for layer in range(checked.count)
-        for part in outline.PARTS
-        for rest, tensor in base.part(layer, part).items()
-    }
-    for _, use in _all_uses(checked):
-        theirs = model.part(use.layer, use.part) if use.model is model else {}
-        if any(ours.get(rest, t.spec.dtype) != t.spec.dtype for rest, t in theirs.items()):
-            return use.at
-    return None
-
-
-def quantised_models_are_alike(checked: Checked) -> Iterator[Fault]:
-    """Layers move between models that are quantised in the same way."""
-    method = checked.base.layout.quantised
-    read = [recipe for at, recipe in recipes(checked.plan) if at[0] not in {"norm", "tokenizer"}]
-    mixed = {name for recipe in read for _, name, _ in named_models(recipe)}
-    for name, model in checked.models.items():
-        theirs = model.layout.quantised
-        if name not in mixed or (theirs == method and _quantised_alike(model, checked.base)):
-            continue
-        if theirs == method:
-            message = f"'{name}' is quantised ('{theirs}') in another way than the base"
-        else:
-            message = f"'{name}' is {_said(theirs)}, and the base is {_said(method)}"
-        yield Fault("M213", message, ("models", name, "source"), _HELP)
-
-
-def _quantised_alike(one: Opened, other: Opened) -> bool:
-    """Whether both are quantised by one configuration, or neither is."""
-    if one is other or one.layout.quantised == other.layout.quantised is None:
-        return True
-    return bool(quantisation(one.config) == quantisation(other.config))
-
-
-def _said(method: str | None) -> str:
-    return "not quantised" if method is None else f"quantised ('{method}')"
 
 
 def small_floats_only_move(checked: Checked) -> Iterator[Fault]:
@@ -234,9 +164,5 @@ def small_floats_only_move(checked: Checked) -> Iterator[Fault]:
                 return
 
 
-QUANTISED: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
-    quantised_layers_only_move,
-    quantised_models_are_alike,
-    small_floats_only_move,
-)
-"""Rules that come before those of fitting shapes: they say why shapes don't fit."""
+SMALL: tuple[Callable[[Checked], Iterable[Fault]], ...] = (small_floats_only_move,)
+"""Rules that come before those of fitting shapes."""

@@ -7,7 +7,7 @@ from gptailor.checkpoint.families.layout import incompatible
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.models import Opened, can_be_aligned, has_rows, used
 from gptailor.checkpoint.vocabulary import Vocabulary, relation, same_files
-from gptailor.checks.layers import FITTING, QUANTISED
+from gptailor.checks.layers import FITTING, SMALL
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
 from gptailor.plan.plan import Drop, Layer, Plan, Scale
@@ -26,7 +26,7 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
         from gptailor.checks.bridges import BRIDGING  # noqa: PLC0415 (few plans have one)
 
         fitting += BRIDGING
-    for rules in ((*QUANTISED, every_tokenizer_can_be_read), (*fitting, *_REST_RULES)):
+    for rules in ((*SMALL, every_tokenizer_can_be_read), (*fitting, *_REST_RULES)):
         if not errors(faults):
             faults += locate((f for rule in rules for f in rule(checked)), plan.origin)
     return faults

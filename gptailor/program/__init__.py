@@ -1,6 +1,6 @@
 """A plan into a program, and a program into values: others use all of these modules.
 
-`compile` and `program` need no torch; `run` and `load` do.
+`compile`, `unquantised` and `program` need no torch; `run`, `load` and `dequantise` do.
 """
 
-__all__ = ["compile", "gguf_tokenizer", "load", "program", "run"]
+__all__ = ["compile", "dequantise", "gguf_tokenizer", "load", "program", "run", "unquantised"]

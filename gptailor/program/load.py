@@ -14,6 +14,7 @@ from gptailor.checkpoint import tensor as forms
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, reason
 from gptailor.checkpoint.formats.gguf_header import KINDS
 from gptailor.plan.faults import TailorError
+from gptailor.program.dequantise import rows_of
 
 # ruff: noqa: PLC0415 (a format's library loads only where there is such a file)
 
@@ -48,6 +49,8 @@ def load_tensor(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
             return _adapted(tensor, tensor.form)
         case forms.Aligned():
             return _aligned(tensor.form)
+        case _:
+            return rows_of(tensor, tensor.form, load_tensor)(0, tensor.spec.shape[0])
 
 
 def _plain(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:

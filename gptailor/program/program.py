@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-from gptailor.checkpoint.tensor import Adapted, Aligned, TensorInfo, TensorSpec, read_of
+from gptailor.checkpoint.tensor import (
+    Adapted,
+    Aligned,
+    Dequantised,
+    Pickled,
+    TensorInfo,
+    TensorSpec,
+    pieces_of,
+    read_of,
+)
 from gptailor.plan.layers import Gap
 
 Arguments = tuple[tuple[str, int | float | tuple[float, ...]], ...]
@@ -122,9 +131,11 @@ def _files(tensor: TensorInfo) -> Iterator[Path]:
             inner = [base, *(tensor for delta in deltas for tensor in read_of(delta))]
         case Aligned(pieces):
             inner = [piece.tensor for piece in pieces]
-        case _:
+        case None | Pickled() | Dequantised():
             yield tensor.file
             return
+        case form:
+            inner = [*pieces_of(form)]
     for each in inner:
         yield from _files(each)
 

@@ -16,11 +16,12 @@ from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from gptailor.checkpoint.files import open_regular
-from gptailor.checkpoint.tensor import DTYPE_BITS, FLOATS, TensorInfo, TensorSpec
+from gptailor.checkpoint.tensor import DTYPE_BITS, FLOATS, Quantised, TensorInfo, TensorSpec
 from gptailor.methods import KERNELS
 from gptailor.methods.arithmetic import Chunk, Inputs, draw_key, kept_entries, number_beside
 from gptailor.plan.faults import Fault, PlanError, TailorError
 from gptailor.plan.registry import METHODS
+from gptailor.program.dequantise import ReadRows, rows_of
 from gptailor.program.load import TORCH_DTYPES, foresee, load_tensor, read_into
 from gptailor.program.program import Combine, Output
 
@@ -184,6 +185,8 @@ def _file_reader(tensor: TensorInfo, files: ExitStack, device: torch.device) -> 
 
     One whose values don't lie in a row is loaded whole, for as long as it is read.
     """
+    if isinstance(tensor.form, Quantised):
+        return _rows_reader(rows_of(tensor, tensor.form, load_tensor), tensor.spec, device)
     if tensor.form is not None:
         return _memory_reader(load_tensor(tensor), device)
     file = files.enter_context(open_regular(tensor.file)).fileno()
@@ -199,6 +202,22 @@ def _file_reader(tensor: TensorInfo, files: ExitStack, device: torch.device) -> 
         stretch = buffer[:size]
         read_into(stretch.numpy().data, file, tensor.offset + start * width, tensor.file)
         return stretch.view(dtype).to(device)
+
+    return read
+
+
+def _rows_reader(read_rows: ReadRows, spec: TensorSpec, device: torch.device) -> Reader:
+    """A quantised tensor, some rows at a time; the last ones stay until others are asked for."""
+    width = prod(spec.shape[1:])
+    kept, rows = range(0), torch.empty(0)
+
+    def read(start: int, end: int) -> Float[Tensor, " n"]:
+        nonlocal kept, rows
+        wanted = range(start // width, -(-end // width))
+        if not (kept.start <= wanted.start and wanted.stop <= kept.stop):
+            kept, rows = wanted, read_rows(wanted.start, wanted.stop).reshape(-1)
+        before = kept.start * width
+        return rows[start - before : end - before].to(device)
 
     return read
 

@@ -12,7 +12,8 @@ from typing import Any, final
 from gptailor.checkpoint.families.layer_config import Config, Refusal, RuleError
 from gptailor.checkpoint.families.layout import Layout
 
-_KEYS = ("quantization_config", "compression_config")
+QUANTISATION_KEYS = ("quantization_config", "compression_config")
+"""Where a configuration says how weights are quantised."""
 
 Places = Sequence[tuple[int, int]]
 """For each layer of the output, the layers that its attention and its MLP branch come from."""
@@ -26,12 +27,12 @@ _SPECIAL = re.compile(r"[*+?()\[\]{}|^$]|\\[^.]")
 
 def quantisation(config: Config) -> Any:
     """What a configuration says of its quantisation, or None."""
-    return next((config[key] for key in _KEYS if config.get(key)), None)
+    return next((config[key] for key in QUANTISATION_KEYS if config.get(key)), None)
 
 
 def requantised(layout: Layout, config: dict[str, Any], places: Places) -> dict[str, Any] | Refusal:
     """The configuration with the layers in its quantisation renumbered; or why there is none."""
-    given = [key for key in _KEYS if isinstance(config.get(key), Mapping)]
+    given = [key for key in QUANTISATION_KEYS if isinstance(config.get(key), Mapping)]
     if not given or all(place == (n, n) for n, place in enumerate(places)):
         return config
     moves = _Moves(layout, places)

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from gptailor.checkpoint.families.layout import name_of
-from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.models import Opened, dequantised_model
 from gptailor.evaluate.bridge.fit import Bridger, Fitted, FittedBridge, OnGap
 from gptailor.evaluate.forward.prefix_cache import in_order
 from gptailor.evaluate.live import layer_cache
@@ -86,7 +86,8 @@ class Stitcher:
     bytes of merged layers are kept for other plans, eight models' without it, a quarter of the
     device's memory at most; with `memory` they are layers like all others.
 
-    Raises TailorError for a device that isn't there and for quantised models.
+    Quantised models are dequantised as they are read. Raises TailorError for a device that isn't
+    there, and CheckpointError for a quantised model that can't be read.
     """
 
     def __init__(
@@ -98,9 +99,10 @@ class Stitcher:
         memory: int | None = None,
         merged: int | None = None,
     ) -> None:
-        for name, model in models.items():
-            if model.layout.quantised is not None:
-                raise TailorError(f"'{name}' is quantised, and can't be stitched in memory")
+        models = {
+            name: model if model.layout.quantised is None else dequantised_model(model)
+            for name, model in models.items()
+        }
         self.device = device_of(str(device))
         self.dtype = dtype
         self.memory = memory
@@ -269,7 +271,7 @@ def stitch(
     bounds the bytes of weights on the device, through which layers are then streamed.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
-    fails: a device that isn't there, a quantised model, memory that holds no layer.
+    fails: a device that isn't there, memory that holds no layer.
     """
     prepared = ready(plan, models=models)
     stitcher = Stitcher(prepared.models, device=device, dtype=dtype, memory=memory)

@@ -1,4 +1,4 @@
-"""Quantised checkpoints: layers move byte for byte, their configuration follows, all else is no."""
+"""Quantised checkpoints: layers move byte for byte, and their configuration follows."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,6 @@ import gptailor
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, layout_of
 from gptailor.checkpoint.families.quantised import requantised
-from gptailor.plan.faults import Fault
 from tests.tiny import tiny_model
 
 FORMATS: dict[str, tuple[dict[str, Any], dict[str, torch.dtype]]] = {
@@ -72,12 +71,10 @@ def change(folder: Path, **config: Any) -> None:
 
 @pytest.fixture(scope="module", params=FORMATS)
 def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models in a format, one in another, and one that isn't quantised."""
+    """Two models in a format, and one that isn't quantised."""
     root = tmp_path_factory.mktemp(request.param)
     for seed, name in enumerate(("base", "math")):
         quantise(root / name, seed, *FORMATS[request.param])
-    config, kinds = FORMATS[request.param]
-    quantise(root / "other", 2, {**config, "group_size": 64}, kinds)
     tiny_model("llama", root / "plain", seed=3, layers=4, dtype="float16")
     return root
 
@@ -85,14 +82,8 @@ def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 HEAD = """tailor 1
 model base = "./base"
 model math = "./math"
-model other = "./other"
 model plain = "./plain"
 """
-
-
-def faults(folder: Path, text: str) -> list[Fault]:
-    found = gptailor.check(gptailor.loads(HEAD + text, folder=folder))
-    return [fault for fault in found if fault.severity == "error"]
 
 
 def test_layers_move_byte_for_byte(models: Path, tmp_path: Path) -> None:
@@ -118,69 +109,13 @@ def test_layers_move_byte_for_byte(models: Path, tmp_path: Path) -> None:
     assert "3" not in after.replace('"num_bits": 4', "")
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("L1 from base, math by linear()", "merged"),
-        ("L1.mlp from base, math by ties(0.5)", "merged"),
-        ("embed from base, math by linear()", "merged"),
-        ("head from base, math by linear()", "merged"),
-        ("norm from base, math by linear()", "merged"),
-        ("dtype bfloat16", "cast"),
-    ],
-)
-def test_nothing_is_computed(models: Path, text: str, said: str) -> None:
-    found = faults(models, text)
-    assert {fault.code for fault in found} == {"M213"}
-    assert any(f"can't be {said}" in fault.message for fault in found)
-
-
-def test_nothing_is_scaled(models: Path) -> None:
-    (fault,) = faults(models, "scale L1 by 0.5")
-    assert fault.code == "M214"
-    assert "quantised" in fault.message
-
-
-@pytest.mark.parametrize("name", ["other", "plain"])
-@pytest.mark.parametrize("text", ["L1 from {}", "L1.mlp from {}", "head from {}"])
-def test_models_are_quantised_alike(models: Path, name: str, text: str) -> None:
-    (fault,) = faults(models, text.format(name))
-    assert fault.code == "M213"
-    assert f"'{name}' is" in fault.message
-
-
-def test_a_source_of_another_dtype_is_not_cast(models: Path, tmp_path: Path) -> None:
-    for path in models.iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    (tmp_path / "math").unlink()
-    (tmp_path / "math").mkdir()
-    for path in (models / "math").iterdir():
-        (tmp_path / "math" / path.name).write_bytes(path.read_bytes())
-    file = tmp_path / "math" / "model.safetensors"
-    save_file({n: t.to(torch.bfloat16) if t.dtype == torch.float16 else t
-               for n, t in load_file(file).items()}, file)  # fmt: skip
-    (fault,) = faults(tmp_path, "L1 from math")
-    assert (fault.code, "cast" in fault.message) == ("M213", True)
-
-
-def test_no_adapter_is_put_on_it(models: Path, tmp_path: Path) -> None:
-    (tmp_path / "lora").mkdir()
-    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
-    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(settings))
-    stem = "base_model.model.model.layers.0.self_attn.q_proj"
-    a, b = torch.ones(2, 16), torch.ones(16, 2)
-    save_file({f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b},
-              tmp_path / "lora" / "adapter_model.safetensors")  # fmt: skip
-    text = f'model tuned = base + "{tmp_path / "lora"}"\nL0 from tuned'
-    assert faults(models, text)
-
-
 def test_tensors_betray_what_the_configuration_hides(tmp_path: Path) -> None:
     quantise(tmp_path / "base", 0, *FORMATS["gptq"])
     change(tmp_path / "base", quantization_config=None)
     text = 'tailor 1\nmodel base = "./base"\ndtype bfloat16'
     (fault,) = gptailor.check(gptailor.loads(text, folder=tmp_path))
     assert fault.code == "M213"
+    assert "doesn't say how" in fault.message
 
 
 @pytest.mark.parametrize("text", ["dtype bfloat16", "scale L1 by 0.5"])

@@ -1,0 +1,60 @@
+"""`fp8`, as DeepSeek and Qwen have it: FP8 with a scale for each block of a matrix, or for all."""
+
+from gptailor.checkpoint.files import quoted
+from gptailor.checkpoint.formats.quantised.pieces import QuantisedTensors
+from gptailor.checkpoint.tensor import FLOATS, Scaled, TensorInfo
+
+FP8 = ("F8_E4M3", "F8_E5M2")
+"""The dtypes of numbers with eight bits that are scaled."""
+
+_SCALE_DTYPES = (*FLOATS, "F8_E8M0", "U8")
+"""Of scales; the last two are exponents of 2."""
+
+
+def read_fp8(pieces: QuantisedTensors) -> None:
+    """Each `X` in FP8 with `X_scale_inv`, by which it is multiplied."""
+    block = _block(pieces)
+    for name, tensor in list(pieces.left.items()):
+        if tensor.spec.dtype not in FP8:
+            continue
+        values = pieces.take(name, name, FP8)
+        scales = pieces.take(f"{name}_scale_inv", name, _SCALE_DTYPES)
+        # Of activations, which are quantised while the model runs.
+        pieces.find(f"{name.removesuffix('weight')}activation_scale")
+        pieces.find(f"{name.removesuffix('.weight')}_activation_scale")
+        pieces.add(name, tensor.spec.shape, block_scaled(pieces, values, scales, block))
+
+
+def block_scaled(
+    pieces: QuantisedTensors,
+    values: TensorInfo,
+    scales: TensorInfo,
+    block: tuple[int, int] | None,
+    zeros: TensorInfo | None = None,
+) -> Scaled:
+    """A matrix, or a stack of them, with scales of that block; None is one for each matrix."""
+    shape = values.spec.shape
+    if len(shape) < 2 or not values.spec.elements:
+        pieces.refuse(f"{quoted(values.spec.name)} has the shape {list(shape)}, and is no matrix")
+    *stack, rows, columns = shape
+    if block is None:
+        block = (rows, columns)
+    grid = (*stack, -(-rows // block[0]), -(-columns // block[1]))
+    # One number may be written without its axes, and one for each row without the last.
+    short = {grid} if grid[-1] != 1 else {grid, grid[:-1]}
+    if set(grid) == {1}:
+        short |= {(), (1,)}
+    for tensor in (scales, zeros) if zeros is not None else (scales,):
+        pieces.check_shape(tensor, grid, *sorted(short))
+    return Scaled(values, scales, block, zeros)
+
+
+def _block(pieces: QuantisedTensors) -> tuple[int, int] | None:
+    given = pieces.settings.get("weight_block_size")
+    match given:
+        case None:
+            return None
+        case [int(rows), int(columns)] if rows > 0 and columns > 0:
+            return rows, columns
+        case _:
+            pieces.refuse_setting("weight_block_size", given, "should be two whole numbers")

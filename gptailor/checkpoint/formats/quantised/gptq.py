@@ -1,0 +1,107 @@
+"""`gptq` and `awq`: whole numbers of a few bits in 32-bit words, a scale and a zero a group."""
+
+from typing import Literal
+
+from gptailor.checkpoint.files import quoted
+from gptailor.checkpoint.formats.quantised.pieces import QuantisedTensors
+from gptailor.checkpoint.tensor import PackedIntegers, TensorInfo
+
+_WORDS = ("I32",)
+_BITS = 32
+"""Of a word."""
+_GPTQ_BITS = (2, 3, 4, 8)
+_SCALES = ("F16", "BF16", "F32")
+
+
+def read_gptq(pieces: QuantisedTensors) -> None:
+    """Each `X.qweight` with `X.scales`, `X.qzeros` and, where it has one, `X.g_idx`."""
+    kind = pieces.settings.get("checkpoint_format") or "gptq"
+    if kind not in {"gptq", "gptq_v2"}:
+        pieces.refuse_setting("checkpoint_format", kind, "'gptq' and 'gptq_v2' are read")
+    if pieces.settings.get("is_marlin_format"):
+        pieces.refuse_setting("is_marlin_format", True, "Marlin's order isn't read")
+    bits, group = pieces.number("bits"), pieces.number("group_size", -1)
+    if bits not in _GPTQ_BITS:
+        pieces.refuse_setting("bits", bits, "2, 3, 4 and 8 are read")
+    for stem in pieces.stems(".qweight"):
+        _read_weight(pieces, stem, bits, group)
+
+
+def _read_weight(pieces: QuantisedTensors, stem: str, bits: int, group: int) -> None:
+    """One weight of GPTQ's."""
+    # Rules for single layers may give them other bits and groups: then the shapes alone say.
+    uniform = not pieces.settings.get("dynamic")
+    name = f"{stem}.weight"
+    values = pieces.take(f"{stem}.qweight", name, _WORDS)
+    scales = pieces.take(f"{stem}.scales", name, _SCALES)
+    zeros = pieces.take(f"{stem}.qzeros", name, _WORDS)
+    groups = _column_groups(pieces, stem)
+    words, outputs = pieces.check_matrix(values)
+    inputs = words * _BITS // bits if groups is None else groups.spec.elements
+    own = bits if uniform else words * _BITS // inputs
+    if own not in _GPTQ_BITS or -(-inputs * own // _BITS) != words:
+        message = f"{quoted(values.spec.name)} has {words} rows of words for {inputs} inputs"
+        pieces.refuse(f"{message}, and the configuration says {bits} bits")
+    width = _group(pieces, scales, inputs, group, uniform=uniform)
+    shape = (-(-inputs // width), outputs)
+    pieces.check_shape(scales, shape)
+    pieces.check_shape(zeros, (shape[0], -(-outputs * own // _BITS)))
+    second = pieces.settings.get("checkpoint_format") == "gptq_v2"
+    kind: Literal["gptq", "gptq_v2"] = "gptq_v2" if second else "gptq"
+    form = PackedIntegers(kind, own, width, values, scales, zeros, groups)
+    pieces.add(name, (outputs, inputs), form)
+
+
+def _column_groups(pieces: QuantisedTensors, stem: str) -> TensorInfo | None:
+    """The number of each input's group, where a weight has it."""
+    if f"{stem}.g_idx" in pieces.left:
+        groups = pieces.take(f"{stem}.g_idx", f"{stem}.weight", _WORDS)
+        if len(groups.spec.shape) != 1 or not groups.spec.elements:
+            shape = list(groups.spec.shape)
+            pieces.refuse(f"{quoted(groups.spec.name)} has the shape {shape}, and is no list")
+        return groups
+    if pieces.settings.get("desc_act"):
+        pieces.refuse(f"'{stem}.weight' has no 'g_idx' beside it, which 'desc_act' needs")
+    return None
+
+
+def _group(
+    pieces: QuantisedTensors, scales: TensorInfo, inputs: int, given: int, *, uniform: bool
+) -> int:
+    """The number of inputs that share a scale."""
+    if not uniform:
+        rows = pieces.check_matrix(scales)[0]
+        return -(-inputs // rows)
+    if given == 0 or given < -1:
+        pieces.refuse_setting("group_size", given, "should be -1 or positive")
+    return inputs if given == -1 else given
+
+
+def read_awq(pieces: QuantisedTensors) -> None:
+    """Each `X.qweight` with `X.scales` and `X.qzeros`, in the order of AWQ's `gemm`."""
+    version = pieces.settings.get("version") or "gemm"
+    if str(version).lower() != "gemm":
+        pieces.refuse_setting("version", version, "'gemm' is read")
+    bits, group = pieces.number("bits", pieces.number("w_bit", 4)), _awq_group(pieces)
+    if bits != 4:
+        pieces.refuse_setting("bits", bits, "4 are read")
+    for stem in pieces.stems(".qweight"):
+        name = f"{stem}.weight"
+        values = pieces.take(f"{stem}.qweight", name, _WORDS)
+        scales = pieces.take(f"{stem}.scales", name, _SCALES)
+        zeros = pieces.take(f"{stem}.qzeros", name, _WORDS)
+        inputs, words = pieces.check_matrix(values)
+        outputs = words * _BITS // bits
+        width = inputs if group == -1 else group
+        rows = -(-inputs // width)
+        pieces.check_shape(scales, (rows, outputs))
+        pieces.check_shape(zeros, (rows, words))
+        form = PackedIntegers("awq", bits, width, values, scales, zeros)
+        pieces.add(name, (outputs, inputs), form)
+
+
+def _awq_group(pieces: QuantisedTensors) -> int:
+    group = pieces.number("group_size", pieces.number("q_group_size", 128))
+    if group == 0 or group < -1:
+        pieces.refuse_setting("group_size", group, "should be -1 or positive")
+    return group

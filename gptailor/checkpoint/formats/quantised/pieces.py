@@ -1,0 +1,86 @@
+"""The tensors of a quantised checkpoint, taken apart: what is packed, and what it stands for."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, final
+
+from gptailor.checkpoint.files import CheckpointError, quoted, shown
+from gptailor.checkpoint.tensor import FLOATS, Quantised, TensorInfo, TensorSpec
+
+
+@final
+class QuantisedTensors:
+    """Tensors of which a format takes its own; `made` are the weights, `left` is not taken.
+
+    `settings` are those of the quantisation; `dtype` is that of the weights that are made. All that
+    is wrong is a CheckpointError of the code M213.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        tensors: Mapping[str, TensorInfo],
+        dtype: str,
+        folder: Path,
+    ) -> None:
+        self.settings = settings
+        self.left = dict(tensors)
+        self.made: dict[str, TensorInfo] = {}
+        self.dtype = dtype
+        self.folder = folder
+
+    def refuse(self, message: str, help: str = "") -> NoReturn:
+        """Raise what is wrong."""
+        raise CheckpointError("M213", message, self.folder, help)
+
+    def refuse_setting(self, key: str, value: object, wanted: str) -> NoReturn:
+        """Raise that a setting isn't one that is read."""
+        self.refuse(f"'{key}' of its quantisation is {shown(value)}, and {wanted}")
+
+    def stems(self, suffix: str) -> list[str]:
+        """What stands before the suffix in the names of all tensors that end so."""
+        return [name.removesuffix(suffix) for name in self.left if name.endswith(suffix)]
+
+    def number(self, key: str, default: int | None = None) -> int:
+        """A setting that is a whole number."""
+        value = self.settings.get(key)
+        value = default if value is None else value
+        if type(value) is not int:
+            self.refuse_setting(key, value, "should be a whole number")
+        return value
+
+    def find(self, name: str) -> TensorInfo | None:
+        """Take a tensor, if it is there."""
+        return self.left.pop(name, None)
+
+    def take(self, name: str, of: str, dtypes: Sequence[str] = FLOATS) -> TensorInfo:
+        """Take a tensor of `of`, which must be there and of one of these dtypes."""
+        tensor = self.find(name)
+        if tensor is None:
+            self.refuse(f"{quoted(of)} is quantised, and there is no {quoted(name)} beside it")
+        if tensor.spec.dtype not in dtypes:
+            wanted = " or ".join(dtypes)
+            self.refuse(f"{quoted(name)} is {tensor.spec.dtype}, and should be {wanted}")
+        return tensor
+
+    def check_shape(self, tensor: TensorInfo, *wanted: tuple[int, ...]) -> None:
+        """Refuse a tensor that has none of these shapes."""
+        spec = tensor.spec
+        if spec.shape not in wanted:
+            sizes = f"{list(spec.shape)}, and should have {list(wanted[0])}"
+            help = "the configuration and the tensors are of two checkpoints, or one is damaged"
+            self.refuse(f"{quoted(spec.name)} has the shape {sizes}", help)
+
+    def check_matrix(self, tensor: TensorInfo) -> tuple[int, int]:
+        """The rows and columns of a tensor, refused where it has not both."""
+        if len(tensor.spec.shape) != 2 or not tensor.spec.elements:
+            shape = list(tensor.spec.shape)
+            self.refuse(f"{quoted(tensor.spec.name)} has the shape {shape}, and is no matrix")
+        return tensor.spec.shape[0], tensor.spec.shape[1]
+
+    def add(self, name: str, shape: tuple[int, ...], form: Quantised) -> None:
+        """A weight as it is unquantised."""
+        if name in self.left or name in self.made:
+            self.refuse(f"{quoted(name)} is there twice, quantised and as it is")
+        spec = TensorSpec(name, self.dtype, shape)
+        self.made[name] = TensorInfo(spec, form.values.file, form.values.offset, form)

@@ -1,0 +1,112 @@
+"""Whether a plan computes with quantised weights, and its models dequantised where it does.
+
+A plan that only moves layers copies their bytes. One that merges, scales, casts or bridges any
+quantised weight, or mixes models that are quantised in different ways, has an output without
+quantisation: each quantised weight is then one tensor, dequantised as it is read.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from gptailor.checkpoint.families.quantised import quantisation
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.models import Opened, dequantised_model
+from gptailor.checkpoint.tensor import FLOATS
+from gptailor.plan import layers as outline
+from gptailor.plan.faults import Fault, Place
+from gptailor.plan.plan import Plan
+from gptailor.plan.walk import named_models, recipes
+from gptailor.program.compile import Checked, merges, uses
+
+
+def dequantised_models(
+    plan: Plan, models: Mapping[str, Opened]
+) -> tuple[dict[str, Opened], list[Fault]]:
+    """The models as the plan reads them; a warning where they are dequantised, or all faults."""
+    quantised = [name for name, model in models.items() if model.layout.quantised is not None]
+    if "base" not in models or not quantised:
+        return dict(models), []
+    why = next(_reasons(Checked(plan, models)), None)
+    if why is None:
+        return dict(models), []
+    found, faults = dict(models), []
+    for name in quantised:
+        try:
+            found[name] = dequantised_model(models[name])
+        except CheckpointError as error:
+            place: Place = ("models", name, "source")
+            faults.append(Fault(error.code, f"'{name}': {error.message}", place, error.help))
+    if faults:
+        return found, faults
+    what, at = why
+    those = f"'{quantised[0]}'" if len(quantised) == 1 else f"{len(quantised)} models"
+    are = "is" if len(quantised) == 1 else "are"
+    message = f"{what}: {those} {are} dequantised, and the output isn't quantised"
+    help_ = "a plan that only moves layers keeps them as they are"
+    return found, [Fault("M309", message, at, help_, severity="warning")]
+
+
+def _reasons(checked: Checked) -> Iterator[tuple[str, Place]]:
+    """What a plan computes with quantised weights, and where it says so."""
+    plan = checked.plan
+    if plan.dtype is not None:
+        yield f"'dtype {plan.dtype}' casts quantised weights", ("dtype",)
+    if plan.scales:
+        yield "'scale' computes with quantised weights", ("scales", 0)
+    if plan.bridges:
+        yield "a bridge computes with quantised weights", ("bridges", 0)
+    yield from _merged_or_mixed(checked)
+    yield from _casts(checked)
+
+
+def _merged_or_mixed(checked: Checked) -> Iterator[tuple[str, Place]]:
+    mixed: set[str] = set()
+    for at, recipe in recipes(checked.plan):
+        named = {name for _, name, _ in named_models(recipe)}
+        read = [checked.models[name] for name in {*named, "base"} & checked.models.keys()]
+        if any(_holds_quantised(model, at[0]) for model in read):
+            if merges(recipe):
+                yield "a merge computes with quantised weights", at
+            mixed |= named if at[0] != "tokenizer" else set()
+    for name in sorted(mixed & checked.models.keys()):
+        if what := _difference(checked.models[name], checked.base):
+            yield f"'{name}' is {what}", ("models", name, "source")
+
+
+def _difference(model: Opened, base: Opened) -> str:
+    """How a model is quantised in another way than the base; empty where it isn't."""
+    theirs, ours = model.layout.quantised, base.layout.quantised
+    if theirs != ours:
+        return f"{_said(theirs)}, and the base is {_said(ours)}"
+    same = quantisation(model.config) == quantisation(base.config)
+    return "" if same else f"quantised ('{theirs}') in another way than the base"
+
+
+def _holds_quantised(model: Opened, where: object) -> bool:
+    """Whether a model's layers, or its embedding, norm or head, may be quantised."""
+    if model.layout.quantised is None:
+        return False
+    if where not in {"embed", "norm", "head"}:
+        return True
+    tensors = model.rest(str(where)).values()
+    packed = any(f"{t.spec.name}.absmax" in model.checkpoint.tensors for t in tensors)
+    return not tensors or packed or any(t.spec.dtype not in FLOATS for t in tensors)
+
+
+def _casts(checked: Checked) -> Iterator[tuple[str, Place]]:
+    """Tensors of a layer that get another dtype, that of the base's."""
+    ours = {
+        rest: tensor.spec.dtype
+        for layer in range(checked.count)
+        for part in outline.PARTS
+        for rest, tensor in checked.base.part(layer, part).items()
+    }
+    for slot in outline.slots(checked.plan, checked.count):
+        for part in outline.PARTS:
+            for use in uses(checked, slot, part):
+                theirs = use.model.part(use.layer, part)
+                if any(ours.get(rest, t.spec.dtype) != t.spec.dtype for rest, t in theirs.items()):
+                    yield f"layers of '{use.model.name}' are cast to the base's dtypes", use.at
+
+
+def _said(method: str | None) -> str:
+    return "not quantised" if method is None else f"quantised ('{method}')"

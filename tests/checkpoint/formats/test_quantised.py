@@ -1,0 +1,266 @@
+"""Quantised weights, dequantised: each format against its formula and against its own library."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import gptailor
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.formats.quantised.dequantise import dequantised_checkpoint
+from gptailor.checkpoint.formats.safetensors import read_header
+from gptailor.checkpoint.tensor import TensorInfo, TensorSpec
+from gptailor.program.load import load_tensor
+from gptailor.program.program import Combine, Output
+from gptailor.program.run import chunks
+from tests.quantised import FORMATS, QuantisedMatrix, mxfp4, write_quantised
+from tests.tiny import tiny_model
+
+SHAPES = [(32, 64), (96, 32)]
+
+
+def stored(folder: Path, stem: str, made: QuantisedMatrix) -> dict[str, TensorInfo]:
+    """A matrix's tensors in a file, and what its header says."""
+    tensors = {f"{stem}{end}": tensor.contiguous() for end, tensor in made.tensors.items()}
+    save_file(tensors, folder / "model.safetensors")
+    return read_header(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_matrix_is_what_its_formula_says(
+    format_: str, shape: tuple[int, int], tmp_path: Path
+) -> None:
+    settings, make = FORMATS[format_]
+    made = make(1, shape)
+    tensors = stored(tmp_path, "m.", made)
+    config = {"quantization_config": settings, "dtype": "float16"}
+    after, found = dequantised_checkpoint(config, tensors, tmp_path)
+    assert after == {"dtype": "float16"}
+    assert found.keys() == {"m.weight"}
+    assert found["m.weight"].spec == TensorSpec("m.weight", "F16", shape)
+    assert load_tensor(found["m.weight"]).equal(made.values)
+    assert read_in_chunks(found["m.weight"], 100).equal(made.values)
+
+
+def read_in_chunks(tensor: TensorInfo, chunk_bytes: int) -> Tensor:
+    """The tensor in float32 as compiling reads it."""
+    make = Combine("linear", (("weights", (1.0,)),), (), (tensor,), ("base",), "m")
+    spec = TensorSpec("m", "F32", tensor.spec.shape)
+    raw = b"".join(bytes(part) for part in chunks(Output(spec, make), chunk_bytes=chunk_bytes))
+    return torch.frombuffer(bytearray(raw), dtype=torch.float32).reshape(tensor.spec.shape)
+
+
+def test_experts_in_mxfp4_are_transposed(tmp_path: Path) -> None:
+    made = mxfp4(2, 3, 64, 10)
+    tensors = stored(tmp_path, "mlp.experts.gate_up_proj", made)
+    config = {"quantization_config": {"quant_method": "mxfp4"}}
+    _, found = dequantised_checkpoint(config, tensors, tmp_path)
+    (tensor,) = found.values()
+    assert tensor.spec == TensorSpec("mlp.experts.gate_up_proj", "BF16", (3, 64, 10))
+    assert load_tensor(tensor).equal(made.values)
+    assert read_in_chunks(tensor, 100).equal(made.values)
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+Change = Callable[[dict[str, Any], dict[str, Tensor]], object]
+"""A change to a quantisation's settings and a matrix's tensors."""
+
+
+def reads(change: Change, format_: str, folder: Path) -> str:
+    """What is said of a matrix in a format after a change to its configuration and tensors."""
+    settings, make = FORMATS[format_]
+    settings = json.loads(json.dumps(settings))
+    tensors = {f"m.{end}": tensor for end, tensor in make(1, (32, 64)).tensors.items()}
+    change(settings, tensors)
+    save_file({n: t.contiguous() for n, t in tensors.items()}, folder / "model.safetensors")
+    found = read_header(folder / "model.safetensors")
+    with pytest.raises(CheckpointError) as error:
+        read(settings, found, folder)
+    assert error.value.code == "M213"
+    return error.value.message
+
+
+def read(settings: dict[str, Any], found: dict[str, TensorInfo], folder: Path) -> Tensor:
+    _, made = dequantised_checkpoint({"quantization_config": settings}, found, folder)
+    return load_tensor(made["m.weight"])
+
+
+def group_of(settings: dict[str, Any]) -> dict[str, Any]:
+    weights: dict[str, Any] = settings["config_groups"]["group_0"]["weights"]
+    return weights
+
+
+def without(name: str) -> Change:
+    return lambda settings, tensors: tensors.pop(name)
+
+
+def with_(**changed: Any) -> Change:
+    return lambda settings, tensors: settings.update(changed)
+
+
+def shaped(name: str, *shape: int) -> Change:
+    def change(settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        tensors[name] = torch.ones(shape).to(tensors[name].dtype)
+
+    return change
+
+
+def weights_with(**changed: Any) -> Change:
+    return lambda settings, tensors: group_of(settings).update(changed)
+
+
+BAD: list[tuple[str, Change, str]] = [
+    (
+        "fp8-block",
+        without("m.weight_scale_inv"),
+        "'m.weight' is quantised, and there is no 'm.weight_scale_inv'",
+    ),
+    (
+        "fp8-block",
+        shaped("m.weight_scale_inv", 3, 6),
+        "'m.weight_scale_inv' has the shape [3, 6], and should have [3, 7]",
+    ),
+    ("fp8-block", with_(weight_block_size=None), "has the shape [3, 7], and should have [1, 1]"),
+    (
+        "fp8-block",
+        with_(weight_block_size="all"),
+        "'weight_block_size' of its quantisation is 'all'",
+    ),
+    ("fp8-block", with_(quant_method="quip#"), "quantised by 'quip#', which isn't read"),
+    ("fp8-block", with_(quant_method="gptq", bits=4), "quantised by 'gptq', and no tensor is"),
+    (
+        "compressed-fp8-channel",
+        without("m.weight_scale"),
+        "quantised by 'compressed-tensors', and no tensor is",
+    ),
+    (
+        "compressed-fp8-channel",
+        shaped("m.weight_scale", 31, 1),
+        "has the shape [31, 1], and should have [32, 1]",
+    ),
+    ("compressed-fp8-channel", weights_with(type="int"), "'m.weight' is F8_E4M3, and should be I8"),
+    (
+        "compressed-fp8-channel",
+        weights_with(strategy="token"),
+        "'strategy' of its quantisation is 'token'",
+    ),
+    (
+        "compressed-fp8-channel",
+        with_(format="marlin-24"),
+        "'format' of its quantisation is 'marlin-24'",
+    ),
+    (
+        "compressed-fp8-channel",
+        with_(config_groups={}),
+        "'config_groups' of its quantisation is {}",
+    ),
+    ("compressed-fp8-channel", with_(transform_config={"a": 1}), "rotated weights aren't read"),
+    (
+        "compressed-fp8-channel",
+        with_(sparsity_config={"format": "sparse-24-bitmask"}),
+        "sparse weights aren't read",
+    ),
+    ("compressed-int8-zeros", without("m.weight_zero_point"), "'m.weight' has no zero points"),
+    ("compressed-int8-zeros", shaped("m.weight_zero_point", 32, 4), "should have [32, 8]"),
+    (
+        "compressed-int8-zeros",
+        weights_with(group_size=24),
+        "has 64 columns, which groups of 24 don't divide",
+    ),
+    ("compressed-int4", without("m.weight_packed"), "no 'm.weight_packed' beside it"),
+    (
+        "compressed-int4",
+        shaped("m.weight_shape", 2),
+        "'m.weight_shape' is [1, 1], and there are 32 rows",
+    ),
+    ("compressed-int4", weights_with(num_bits=3), "its quantisation is to 'int' of 3 bits"),
+    ("compressed-int4", weights_with(num_bits=8), "numbers of 8 bits take another number"),
+    ("gptq", without("m.scales"), "'m.weight' is quantised, and there is no 'm.scales' beside it"),
+    ("gptq", without("m.g_idx"), "has no 'g_idx' beside it"),
+    (
+        "gptq",
+        with_(bits=8),
+        "'m.qweight' has 8 rows of words for 64 inputs, and the configuration says 8 bits",
+    ),
+    ("gptq", with_(bits=5), "'bits' of its quantisation is 5"),
+    ("gptq", with_(bits="4"), "'bits' of its quantisation is '4', and should be a whole number"),
+    ("gptq", with_(group_size=16), "'m.scales' has the shape [8, 32], and should have [4, 32]"),
+    (
+        "gptq",
+        with_(checkpoint_format="marlin"),
+        "'checkpoint_format' of its quantisation is 'marlin'",
+    ),
+    ("gptq", shaped("m.qzeros", 8, 3), "'m.qzeros' has the shape [8, 3], and should have [8, 4]"),
+    (
+        "gptq",
+        lambda _, tensors: tensors["m.g_idx"].fill_(8),
+        "'m.g_idx' names a group that has no scale",
+    ),
+    ("gptq", lambda _, tensors: tensors["m.qzeros"].fill_(-1), "writers of GPTQ mean differently"),
+    ("awq", with_(version="gemv"), "'version' of its quantisation is 'gemv'"),
+    ("awq", with_(group_size=64), "'m.scales' has the shape [8, 32], and should have [1, 32]"),
+    (
+        "awq",
+        lambda _, tensors: tensors.update({"act.scales": torch.ones(3)}),
+        "'act.scales' is there, and no quantised weight",
+    ),
+    ("bitsandbytes-nf4", without("m.weight.absmax"), "there is no 'm.weight.absmax' beside it"),
+    (
+        "bitsandbytes-nf4",
+        without("m.weight.nested_absmax"),
+        "'m.weight.absmax' is U8, and should be F32",
+    ),
+    (
+        "bitsandbytes-nf4",
+        shaped("m.weight", 512, 1),
+        "'m.weight' has 512 bytes, and [32, 64] numbers of 4 bits take 1024",
+    ),
+    (
+        "bitsandbytes-nf4",
+        without("m.weight.quant_state.bitsandbytes__nf4"),
+        "quantised by 'bitsandbytes', and no tensor is",
+    ),
+    ("bitsandbytes-nf4", shaped("m.weight.quant_state.bitsandbytes__nf4", 9), "is no JSON object"),
+    ("bitsandbytes-int8", shaped("m.SCB", 31), "'m.SCB' has the shape [31], and should have [32]"),
+]
+
+
+@pytest.mark.parametrize(("format_", "change", "message"), BAD, ids=range(len(BAD)))
+def test_what_cannot_be_read_is_said(
+    format_: str,
+    change: Change,
+    message: str,
+    tmp_path: Path,
+) -> None:
+    assert message in reads(change, format_, tmp_path)
+
+
+def test_fp8_in_an_int8_checkpoint_has_no_scale(tmp_path: Path) -> None:
+    def change(settings: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        tensors["other.weight"] = torch.ones(3, 3).to(torch.float8_e4m3fn)
+
+    message = reads(change, "compressed-int8", tmp_path)
+    assert message == "'other.weight' is F8_E4M3, and has no scale"
+
+
+def test_a_plan_says_at_the_model_what_cannot_be_read(tmp_path: Path) -> None:
+    tiny_model("llama", tmp_path / "base", layers=2)
+    write_quantised(tmp_path / "base", "fp8-tensor")
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.1.mlp.up_proj.weight_scale_inv"]
+    save_file(tensors, file)
+    plan = gptailor.loads('tailor 1\nmodel base = "./base"\ndtype float16', folder=tmp_path)
+    (fault,) = gptailor.check(plan)
+    assert (fault.code, fault.at) == ("M213", ("models", "base", "source"))
+    name = "'model.layers.1.mlp.up_proj.weight'"
+    assert fault.message.startswith(f"'base': {name} is quantised, and there is no ")
+    moved = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L1', folder=tmp_path)
+    assert gptailor.check(moved) == []
