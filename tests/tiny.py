@@ -10,20 +10,14 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from tests.tiny_mixed import COMMON, EXPERTS, LLAMA, MIXED
+
 SPECIAL = ("<unk>", "<s>", "</s>")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789 \n.,;:!?'\"()+-*/=<>_%[]#"
 VOCABULARY = (*SPECIAL, *LETTERS)
 VOCAB_SIZE = 64
 
-COMMON = {"hidden_size": 16, "num_attention_heads": 4, "vocab_size": VOCAB_SIZE}
-LLAMA = {
-    **COMMON,
-    "intermediate_size": 24,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
 HEADS = {**LLAMA, "head_dim": 4}
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 GEMMA = {**LLAMA, "head_dim": 4, "query_pre_attn_scalar": 5, "sliding_window": 4}
 DEEPSEEK = {
     **LLAMA,
@@ -89,6 +83,7 @@ CONFIGURATIONS: Mapping[str, Mapping[str, Any]] = {
     "falcon": {**COMMON, "max_position_embeddings": 128},
     "deepseek_v2": DEEPSEEK,
     "deepseek_v3": DEEPSEEK,
+    **MIXED,
 }
 """What makes each family tiny; everything else is the family's default."""
 

@@ -126,7 +126,8 @@ def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
     if not checked.plan.scales or base.layout.no_scale is not None:
         return
     for part in outline.PARTS:
-        if not any(fold_scale(base.layout, rest) for rest in base.part(0, part)):
+        tensors = base.part(0, part)
+        if tensors and not any(fold_scale(base.layout, rest) for rest in tensors):
             message = f"a layer's '{part}' has no tensor that a scale could be folded into"
             yield Fault("M214", message, ("scales", 0))
 

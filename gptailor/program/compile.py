@@ -348,7 +348,7 @@ def _configuration(checked: Checked, program: p.Program) -> dict[str, Any]:
     for key in ("_name_or_path", "auto_map"):  # of code that the output is not copied with
         config.pop(key, None)
     if _unties(checked):
-        config["tie_word_embeddings"] = False
+        config = layouts.untied(config)
     if checked.plan.dtype is not None:
         keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
         config |= dict.fromkeys(keys, checked.plan.dtype)

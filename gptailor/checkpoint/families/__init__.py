@@ -13,7 +13,9 @@ from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.gemma import GEMMA
 from gptailor.checkpoint.families.glm import GLM
 from gptailor.checkpoint.families.gpt import GPT
+from gptailor.checkpoint.families.hybrid import HYBRID
 from gptailor.checkpoint.families.llama import LLAMA
+from gptailor.checkpoint.families.mamba import MAMBA
 from gptailor.checkpoint.families.mistral import MISTRAL
 from gptailor.checkpoint.families.olmo import OLMO
 from gptailor.checkpoint.families.phi import PHI
@@ -21,6 +23,7 @@ from gptailor.checkpoint.families.qwen import QWEN
 
 FAMILIES: tuple[Family, ...] = (
     *LLAMA, *MISTRAL, *QWEN, *GEMMA, *PHI, *GLM, *OLMO, *EXAONE, *DENSE, *COHERE, *GPT, *DEEPSEEK,
+    *HYBRID, *MAMBA,
 )  # fmt: skip
 
 FAMILY_OF: dict[str, Family] = {name: family for family in FAMILIES for name in family.model_types}

@@ -120,6 +120,16 @@ def rope(
     return ConfigKey("rope_parameters", read)
 
 
+def rope_of_each(defaults: Mapping[str, Mapping[str, Any]]) -> ConfigKey:
+    """A setting for each kind of layer, and what their absence means."""
+
+    def read(config: Config) -> dict[str, Any]:
+        given = _object(config.get("rope_parameters")) or defaults
+        return {kind: _form(_object(given.get(kind)), config) for kind in defaults}
+
+    return ConfigKey("rope_parameters", read)
+
+
 def rope_by_type(
     local: float,
     wide: float,

@@ -36,7 +36,9 @@ class Family:
     of each part's tensors. `attn_out` and `mlp_out` are the projections whose output each part adds
     to the hidden state (`*`: one part between dots); `folds` is what `scale` does where it isn't
     dividing these. `one_norm` says of which configurations both branches read one norm's output;
-    `no_scale` says why neither `scale` nor `bridge` holds of one, or None.
+    `no_scale` says why neither `scale` nor `bridge` holds of one, or None. `no_parts` and
+    `no_bridge` are reasons why a whole family has none. `count_of` says how many layers there are
+    where a configuration needs no number for it.
     """
 
     model_types: tuple[str, ...]
@@ -45,6 +47,7 @@ class Family:
     base: str = "model."
     stack: str = "layers."
     count_key: str = "num_hidden_layers"
+    count_of: Callable[[Config], int | None] = lambda config: None
     embed: tuple[str, ...] = ("embed_tokens.weight",)
     norm: tuple[str, ...] = ("norm.weight", "norm.bias")
     head: tuple[str, ...] = ("lm_head.weight", "lm_head.bias")
@@ -53,6 +56,7 @@ class Family:
     attn_out: tuple[str, ...] = ("self_attn.o_proj",)
     mlp_out: tuple[str, ...] = ("mlp.down_proj",)
     folds: tuple[Fold, ...] = ()
+    no_parts: str | None = None
     no_bridge: str | None = None
     no_scale: Callable[[Config], str | None] = lambda config: None
     one_norm: Callable[[Config], bool] = lambda config: False
@@ -85,6 +89,12 @@ def llama_keys(
 
 PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
 """Keys of a period of sliding layers, which a list of them replaces."""
+
+ONE_BRANCH = "a layer is one branch, with one norm before it"
+"""Why a family has neither parts nor bridges."""
+
+UNFITTED = "no fit is proven to be exact for its kinds of layers"
+"""Why a family with experts or of several kinds of layers has no bridges."""
 
 POST_NORM = "the MLP branch passes a norm before it is added to the hidden state"
 """Why such a family has no bridges."""

@@ -11,8 +11,15 @@ Config = Mapping[str, Any]
 LayerEntry = Mapping[str, Any]
 """What one layer's configuration is: a value for the name of each rule."""
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
 DENSE, SPARSE = "dense", "sparse"
+
+_OLDER_NAMES = {
+    "mamba": LINEAR,
+    "attention": FULL,
+    "deepseek_sparse_attention": "indexed_attention",
+}
+"""What transformers 5 calls the kinds of layers that older configurations name so."""
 
 
 @final
@@ -59,20 +66,36 @@ def listed_per_layer(key: str, part: Part) -> LayerRule:
 
 
 def derived(
-    key: str, part: Part, derive: Read, *, replaces: tuple[str, ...] = (), keep: Write | None = None
+    key: str,
+    part: Part,
+    derive: Read,
+    *,
+    older: str | None = None,
+    replaces: tuple[str, ...] = (),
+    keep: Write | None = None,
 ) -> LayerRule:
     """A list with an entry a layer that older configurations leave to a rule of positions.
 
     It is written out, and the keys of the rule that it `replaces` are left out. `keep` makes a
-    rule that can't be left out agree with the list where it can.
+    rule that can't be left out agree with the list where it can. A configuration may have the list
+    under an `older` name, where it stays.
     """
 
+    def named(config: Config) -> str:
+        return older if older and older in config and config.get(key) is None else key
+
     def read(config: Config, count: int) -> list[Any]:
-        return derive(config, count) if config.get(key) is None else _list(config, key, count)
+        if config.get(named(config)) is None:
+            return derive(config, count)
+        return [current_name(value) for value in _list(config, named(config), count)]
 
     def write(config: Config, values: Values) -> dict[str, Any]:
+        given = config.get(named(config))
+        words = {_OLDER_NAMES[v]: v for v in _OLDER_NAMES if isinstance(given, list) and v in given}
         out = {name: value for name, value in config.items() if name not in replaces}
-        out[key] = complete(key, values)
+        said = [words.get(v, v) if isinstance(v, str) else v for v in complete(key, values)]
+        names = (key, older) if older else (key,)
+        out |= {name: said for name in names if name == named(config) or name in config}
         return keep(out, values) if keep else out
 
     return LayerRule(key, part, read, write)
@@ -115,6 +138,11 @@ def at_end(name: str, part: Part, end: Literal["first", "last"], why: str) -> La
         return dict(config)
 
     return LayerRule(name, part, lambda config, count: ends(count), write)
+
+
+def current_name(kind: Any) -> Any:
+    """A kind of layer as transformers 5 names it, whatever an older configuration says."""
+    return _OLDER_NAMES.get(kind, kind) if isinstance(kind, str) else kind
 
 
 def _list(config: Config, key: str, count: int) -> list[Any]:
@@ -164,7 +192,10 @@ def full_at(period: int, key: str | None = None) -> Read:
 
 
 def sliding(
-    types: LayerRule, *, gated: bool = False, default: int | None = 4096
+    types: LayerRule,
+    *,
+    gated: bool = False,
+    default: int | None = 4096,
 ) -> tuple[LayerRule, LayerRule]:
     """The types of attention, and the window of the layers that slide: one width a model.
 

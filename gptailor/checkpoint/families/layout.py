@@ -27,8 +27,13 @@ _Where = tuple[int, Part, str]
 _CONSTANTS = ("attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
 """Masks that old checkpoints hold in each layer: no weights, and nothing reads them."""
 
-PREDICTORS = ("num_nextn_predict_layers", "num_mtp_layers")
+PREDICTORS = (
+    "num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers", "num_mtp_modules",
+)  # fmt: skip
 """Keys that count layers after the last one, which predict further tokens."""
+
+_PREDICTING = re.compile(r"(^|\.)mtp[._]")
+"""In the names of tensors that predict further tokens, where these have a module of their own."""
 
 
 @final
@@ -207,10 +212,11 @@ def _layout(model_type: str, family: Family, config: Config, names: Collection[s
     own = {rule.name for rule in family.rules}
     rules = (*family.rules, *(rule for rule in _GENERIC if rule.name not in own))
     places = ((name, place_in(prefix, name)) for name in names)
-    beyond = frozenset(name for name, at in places if at is not None and at[0] >= count)
+    beyond = {name for name, at in places if at is not None and at[0] >= count}
     if beyond and not any(config.get(key) for key in PREDICTORS):
         which = f"there is a tensor '{min(beyond)}'"
         raise RuleError(f"{which}, and the configuration has {count} layers")
+    beyond |= {name for name in names if _PREDICTING.search(name)}
     _check_layers(family, prefix, count, names)
     for rule in rules:
         rule.read(config, count)
@@ -228,18 +234,34 @@ def _layout(model_type: str, family: Family, config: Config, names: Collection[s
         tuple(base + name for name in family.norm),
         family.head,
         rules,
-        bool(config.get("tie_word_embeddings", family.tied)),
-        ignored=beyond,
+        is_tied(config, family),
+        ignored=frozenset(beyond),
         notice=f"{len(beyond)} {predicting} are left out" if beyond else None,
         quantised=quantised,
-        no_parts=one_norm if family.one_norm(config) else None,
+        no_parts=family.no_parts or (one_norm if family.one_norm(config) else None),
         no_scale=no_scale,
         no_bridge=family.no_bridge or no_scale,
     )
 
 
+def is_tied(config: Config, family: Family) -> bool:
+    """Whether the head is the embedding's tensor; LFM 2 has another key, which goes first."""
+    return bool(config.get(_TIE, config.get("tie_word_embeddings", family.tied)))
+
+
+def untied(config: Config) -> dict[str, Any]:
+    """The configuration of the model whose head has a tensor of its own."""
+    out = {key: value for key, value in config.items() if key != _TIE}
+    return {**out, "tie_word_embeddings": False}
+
+
+_TIE = "tie_embedding"
+
+
 def layer_count(family: Family, config: Config) -> int:
     """How many decoder layers a configuration says that there are. Raises RuleError."""
+    if (listed := family.count_of(config)) is not None:
+        return listed
     key = next((k for k in (family.count_key, "num_hidden_layers") if k in config), None)
     if key is None:
         raise RuleError(f"the configuration has no '{family.count_key}'")

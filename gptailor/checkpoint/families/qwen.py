@@ -32,7 +32,7 @@ def _even_below_bound(config: rules.Config, count: int) -> list[Any]:
     ]
 
 
-def _sparse_steps(experts: int) -> rules.LayerRule:
+def sparse_steps(experts: int) -> rules.LayerRule:
     """Each `decoder_sparse_step`-th layer is sparse, but those of `mlp_only_layers`."""
 
     def read(config: rules.Config, count: int) -> list[Any]:
@@ -66,7 +66,7 @@ QWEN = (
         ),
         (
             *rules.sliding(rules.derived("layer_types", "attn", _even_below_bound), gated=True),
-            _sparse_steps(60),
+            sparse_steps(60),
         ),
         mlp_out=EXPERTS_OUT,
     ),
@@ -77,7 +77,7 @@ QWEN = (
             rope(), 2048, 32, 4, gated_window(4096), rms_norm_eps=1e-6,
             num_experts=128, num_experts_per_tok=8, norm_topk_prob=False,
         ),
-        (_sparse_steps(128),),
+        (sparse_steps(128),),
         mlp_out=EXPERTS_OUT,
     ),
 )  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import Layout, layout_of, split_name
+from gptailor.checkpoint.families.layout import Layout, layout_of, split_name, untied
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import ADAPTER, CONFIG, Checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG, LoraSettings, read_settings
@@ -207,7 +207,7 @@ class _Work:
             return
         own = self.tensors[self.embed]
         self.tensors[self.head] = replace(own, spec=replace(own.spec, name=self.head))
-        self.config = {**self.config, "tie_word_embeddings": False}
+        self.config = untied(self.config)
         self.tied = False
         names = listed(quoted(name) for name in brought)
         self.warnings.append(f"embedding and head are tied no longer: the adapter brings {names}")

@@ -74,7 +74,7 @@ def record_calls(
 
     def note(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
         noted.append((hidden, Call(args, kwargs)))
-        return (hidden,) if wraps else hidden
+        return (hidden, None) if wraps else hidden
 
     recorders = [_StandIn(layer, note) for layer in decoder_layers(model)]
     first: list[Tensor] = []
@@ -105,7 +105,7 @@ def head_logits(
     """The logits, in float32, of hidden states of any tokens after the last layer."""
 
     def inject(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
-        return (rows[None],) if wraps else rows[None]
+        return (rows[None], None) if wraps else rows[None]
 
     last = _StandIn(decoder_layers(model)[-1], inject)
     with standing_in(model, [last]):

@@ -302,10 +302,21 @@ def configuration(given: Mapping[str, Any]) -> PreTrainedConfig:
     name = str(given.get("model_type"))
     if name not in CONFIG_MAPPING:
         raise TailorError(f"transformers has no model type '{name}'")
-    made: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(dict(given))
+    made: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(_with_floats(dict(given)))
     if type(made) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise TailorError(f"model type '{name}' is no language model for transformers")
     return made
+
+
+_NOT_IN_JSON = {"Infinity": float("inf"), "-Infinity": float("-inf"), "NaN": float("nan")}
+
+
+def _with_floats(value: Any) -> Any:
+    """With the numbers that JSON lacks, which transformers writes as objects."""
+    if isinstance(value, dict):
+        number = _NOT_IN_JSON.get(str(value.get("__float__"))) if len(value) == 1 else None
+        return {k: _with_floats(v) for k, v in value.items()} if number is None else number
+    return [_with_floats(item) for item in value] if isinstance(value, list) else value
 
 
 @contextmanager

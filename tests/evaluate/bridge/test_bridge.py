@@ -36,11 +36,12 @@ from gptailor.plan.layers import gaps
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from tests.tiny import CONFIGURATIONS, LETTERS, tiny_model
+from tests.tiny_mixed import MIXED
 
 TOKENS = torch.tensor([[1, 5, 9, 33, 20, 8, 41, 17], [1, 30, 30, 4, 62, 7, 11, 3]])
 POST_NORM = {"gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4", "glm4"}
 EXPERTS = {"mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"}
-BRIDGED = sorted(set(CONFIGURATIONS) - POST_NORM)
+BRIDGED = sorted(set(CONFIGURATIONS) - POST_NORM - set(MIXED))
 ONE = 'drop L2..L3; bridge on "text.txt" tokens 800 ridge 0.001'
 TWO = 'drop L1, L3..L4; bridge on "text.txt" tokens 800 ridge 0.001'
 

@@ -23,8 +23,10 @@ TOKENS = torch.tensor([[5, 9, 31, 4, 60, 17, 8, 22, 40], [6, 6, 7, 50, 12, 3, 44
 CUT = "drop L1; L2 from math; L3 = merge(L3 base, L3 math, 0.3); embed from math"
 MOVED = "stack { L0 base; L3 math; L3 base; L5 base; merge(L2 base, L2 math, 0.3); L3 math }"
 ALL = "L0 from math; L1 from code; L2 from chat"
-NOT_MOVED = {"deepseek_v2", "deepseek_v3"}
+NOT_MOVED = {"deepseek_v2", "deepseek_v3", "jamba"}
 BOTH = {"llama", "gemma2", "gpt2"}
+ROUNDED = {"mamba", "falcon_mamba", "jamba"}
+"""Their scans round otherwise at other addresses: twice the same folder too."""
 STREAMED = {"gemma2", "gpt2", "falcon", "deepseek_v3"}
 """Of each way that layers are called; one whose layers transformers converts on loading."""
 
@@ -82,7 +84,8 @@ def equal(live: PreTrainedModel, folder: PreTrainedModel) -> None:
         for name, tensor in mine.items():
             assert tensor.dtype == other[name].dtype, name
             assert torch.equal(tensor, other[name]), name
-    assert torch.equal(logits(live), logits(folder))
+    rounding = 1e-5 if live.config.model_type in ROUNDED else 0.0
+    torch.testing.assert_close(logits(live), logits(folder), atol=rounding, rtol=0)
 
 
 # ------------------------------------------------------------------------- the same as the folder
