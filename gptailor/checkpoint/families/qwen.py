@@ -61,7 +61,7 @@ QWEN = (
     Family(
         ("qwen2_moe",),
         llama_keys(
-            rope(), 2048, 16, 16, rms_norm_eps=1e-6, qkv_bias=True,
+            rope(), 2048, 16, 16, rms_norm_eps=1e-6, attention_bias=True,
             num_experts=60, num_experts_per_tok=4, norm_topk_prob=False,
         ),
         (
