@@ -36,7 +36,7 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 """Other names of a key, which transformers reads too."""
 
-_UNSPOKEN = frozenset({
+UNSPOKEN = frozenset({
     "_name_or_path", "architectures", "auto_map", "bos_token_id", "eos_token_id", "pad_token_id",
     "torch_dtype", "dtype", "transformers_version", "use_cache", "vocab_size", "model_type",
     "max_position_embeddings", "initializer_range", "attention_dropout", "hidden_dropout",
@@ -187,7 +187,7 @@ def disagreements(
     """What two configurations disagree on; with caution, also on keys of unknown meaning."""
     named = [ConfigKey("model_type", lambda config: config.get("model_type")), *known]
     if cautious:
-        more = {*base, *other} - {key.name for key in named} - _UNSPOKEN
+        more = {*base, *other} - {key.name for key in named} - UNSPOKEN
         named += [ConfigKey(name, _value(name, None), "warning") for name in sorted(more)]
     read = [(key, key.read(base), key.read(other)) for key in named]
     return [Disagreement(key.name, a, b, _severity(key, a, b)) for key, a, b in read if a != b]

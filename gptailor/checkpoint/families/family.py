@@ -38,7 +38,8 @@ class Family:
     dividing these. `one_norm` says of which configurations both branches read one norm's output;
     `no_scale` says why neither `scale` nor `bridge` holds of one, or None. `no_parts` and
     `no_bridge` are reasons why a whole family has none. `count_of` says how many layers there are
-    where a configuration needs no number for it.
+    where a configuration needs no number for it. `unfit` says why a configuration isn't read, and
+    `seen` are the keys that the proof of a family from a file had.
     """
 
     model_types: tuple[str, ...]
@@ -59,6 +60,8 @@ class Family:
     no_parts: str | None = None
     no_bridge: str | None = None
     no_scale: Callable[[Config], str | None] = lambda config: None
+    unfit: Callable[[Config], str | None] = lambda config: None
+    seen: frozenset[str] = frozenset()
     one_norm: Callable[[Config], bool] = lambda config: False
     transposed: bool = False
     tied: bool = False

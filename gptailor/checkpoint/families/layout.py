@@ -166,17 +166,23 @@ _QUANTISED = (
 """How the names of tensors end that only quantised weights have."""
 
 
-def layout_of(config: Config, tensor_names: Collection[str]) -> Layout | Refusal:
+def layout_of(
+    config: Config, tensor_names: Collection[str], more: Mapping[str, Family] | None = None
+) -> Layout | Refusal:
     """The layout of a checkpoint, by its configuration's `model_type` and its tensors' names.
 
-    A refusal says why its layers can't be told apart and moved.
+    `more` are families by model type that the release doesn't have, or that win over its own. A
+    refusal says why its layers can't be told apart and moved.
     """
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         return Refusal("the configuration names no 'model_type'")
     if (refused := _refused(config, model_type)) is not None:
         return refused
-    family = FAMILY_OF.get(model_type)
+    given = (more or {}).get(model_type)
+    if given is not None and (why := _unseen(given, config)) is not None:
+        return Refusal(f"the family file of model type '{model_type}' does not say that {why}")
+    family = given or FAMILY_OF.get(model_type)
     why = None if family else _unfamiliar(config) or _unlike_llama(tensor_names)
     if why is not None:
         return Refusal(f"model type '{model_type}' is not known, and {why}")
@@ -204,6 +210,8 @@ def _refused(config: Config, model_type: str) -> Refusal | None:
 
 
 def _layout(model_type: str, family: Family, config: Config, names: Collection[str]) -> Layout:
+    if (why := family.unfit(config)) is not None:
+        raise RuleError(why)
     count = layer_count(family, config)
     full = family.base + family.stack
     # There is no prefix where the base model was saved without its head.
@@ -337,6 +345,12 @@ def _unfamiliar(config: Config) -> str | None:
         if value and _POSITIONAL.search(key) and not _PLAIN.fullmatch(key):
             return f"'{key}' may make a layer depend on its place"
     return None
+
+
+def _unseen(family: Family, config: Config) -> str | None:
+    """What a configuration has that the proof of its family file didn't, and may be by layers."""
+    unseen = {key: value for key, value in config.items() if key not in family.seen}
+    return _unfamiliar({**unseen, "num_hidden_layers": config.get(family.count_key)})
 
 
 def _unlike_llama(names: Collection[str]) -> str | None:

@@ -1,0 +1,234 @@
+"""A family that the release doesn't know: shrunk, built, drafted and proven, all in seconds."""
+
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+import transformers
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import logging
+
+from gptailor import __version__
+from gptailor.checkpoint.families.family_file import Case, FamilyFile, MovedKey, NotProven, Proof
+from gptailor.prove.contract import ONE_KIND, Contract, read_by
+from gptailor.prove.draft import (
+    BranchNames,
+    Names,
+    Origins,
+    agreed_keys,
+    moved_keys,
+    named,
+    parted,
+    unlike_at_depth,
+)
+from gptailor.prove.shrink import Tiny, shrunken, with_layers
+from gptailor.prove.subject import (
+    RunByHand,
+    Tensors,
+    UnprovenError,
+    configured,
+    random_model,
+    saved,
+    words,
+)
+
+_SEEDS = (0, 1)
+_COUNT_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_blocks")
+
+
+def adopted(model_type: str, given: Mapping[str, Any], source: str) -> FamilyFile:
+    """The family of a model type, drafted and proven with a model's configuration.
+
+    `given` is the configuration as its file has it, `source` the name of the model. The file tells
+    what was tried and what failed. Raises UnprovenError where there is no draft to prove.
+    """
+    origins = origins_of(model_type, given)
+    with tempfile.TemporaryDirectory(prefix="gptailor-family-") as name, _in_silence():
+        tiny, subjects = _subjects(origins)
+        return _Adoption(origins, tiny, subjects, Path(name), source).file()
+
+
+def origins_of(model_type: str, given: Mapping[str, Any]) -> Origins:
+    """A model's configuration as transformers has it. Raises UnprovenError if it has none."""
+    try:
+        config = configured(model_type, given)
+        defaults = CONFIG_MAPPING[model_type]().to_dict()
+    except Exception as error:
+        raise UnprovenError(f"its configuration can't be read: {words(error)}") from error
+    full = config.to_dict()
+    for key in ("text_config", "vision_config", "audio_config", "decoder_config"):
+        if isinstance(full.get(key), dict):
+            raise UnprovenError(f"it keeps its language model beside others ('{key}')")
+    mapped = type(config).attribute_map.get("num_hidden_layers", "num_hidden_layers")
+    keys = [key for key in (mapped, *_COUNT_KEYS) if type(full.get(key)) is int]
+    if not keys:
+        raise UnprovenError("its configuration has no number of layers")
+    return Origins(model_type, given, full, defaults, keys[0])
+
+
+def _subjects(origins: Origins) -> tuple[Tiny, tuple[RunByHand, RunByHand]]:
+    """Two tiny models, of the first sizes that work."""
+    why: list[str] = []
+    for tiny in shrunken(origins.full, origins.count_key):
+        try:
+            a, b = (
+                RunByHand(random_model(origins.model_type, tiny.config, seed), len(tiny.layers))
+                for seed in _SEEDS
+            )
+        except UnprovenError as error:
+            why.append(str(error))
+        except Exception as error:  # noqa: BLE001 (whatever transformers raises is the reason)
+            why.append(words(error))
+        else:
+            return tiny, (a, b)
+    raise UnprovenError(f"no tiny model of it could be made: {why[0]}")
+
+
+@final
+@dataclass(frozen=True)
+class _Adoption:
+    """A draft on its way to its proof."""
+
+    origins: Origins
+    tiny: Tiny
+    subjects: tuple[RunByHand, RunByHand]
+    folder: Path
+    source: str
+
+    def file(self) -> FamilyFile:
+        """The family file, with what was tried."""
+        saves = [saved(s.model, self.folder / str(i)) for i, s in enumerate(self.subjects)]
+        config, tensors = saves[0]
+        names = named(self.subjects[0], tensors)
+        parts = parted(self.subjects[0], tensors, names.base + names.stack)
+        moved = moved_keys(self.origins, config, self.subjects[0].layers)
+        if (why := self._unlike_at_depth(moved)) is not None:
+            raise UnprovenError(f"{why} at the model's depth, and its configuration doesn't say so")
+        drafted = self._drafted(names, parts, moved, config)
+        cases = list(self._contract(drafted, saves, parts).cases())
+        if kept := _needs_every_kind(cases):
+            every = {key: one.model_copy(update={"every_kind": True}) for key, one in moved.items()}
+            drafted = drafted.model_copy(update={"moved": every})
+            again = self._contract(drafted, saves, parts).cases()
+            cases = [case for case in again if not case.name.startswith(ONE_KIND)] + kept
+        if parts.refused is None:
+            shown = list(self._contract(drafted, saves, parts).part_cases())
+            if (failed := next((case for case in shown if case.failure), None)) is not None:
+                said = f"not proven: {failed.name}: {failed.failure}"
+                drafted = _without_parts(drafted, said)
+            else:
+                cases += shown
+        cases += self._at_depth(drafted, parts)
+        if not any(case.difference is not None for case in cases if "layers cut" in case.name):
+            cases.append(Case(name="layers cut", failure="no layers could be cut at all"))
+        proof = drafted.proof.model_copy(update={"cases": tuple(cases)})
+        done = drafted.model_copy(update={"proof": proof})
+        return done.model_copy(update={"digest": done.content_digest()})
+
+    def _drafted(
+        self, names: Names, parts: BranchNames, moved: dict[str, MovedKey], config: dict[str, Any]
+    ) -> FamilyFile:
+        origins, first = self.origins, self.subjects[0].layers[0]
+        agree, modes = agreed_keys(origins, self.tiny, config, moved)
+        known = {origins.count_key, *agree, *moved}
+        return FamilyFile(
+            name=origins.model_type,
+            model_types=(origins.model_type,),
+            base=names.base,
+            stack=names.stack,
+            count_key=origins.count_key,
+            embed=names.embed,
+            norm=names.norm,
+            head=names.head,
+            attn=parts.attn,
+            mlp=parts.mlp,
+            tied=bool(origins.defaults.get("tie_word_embeddings", False)),
+            transposed=any(type(module).__name__ == "Conv1D" for module in first.modules()),
+            moved=moved,
+            agree=agree,
+            modes=modes,
+            plain=tuple(sorted(config.keys() - known)),
+            refused=NotProven(parts=parts.refused),
+            proof=Proof(
+                gptailor=__version__,
+                transformers=transformers.__version__,
+                torch=torch.__version__,
+                source=self.source,
+                seed=_SEEDS[0],
+                configuration=config,
+                cases=(),
+            ),
+        )
+
+    def _contract(
+        self, drafted: FamilyFile, saves: list[tuple[dict[str, Any], Tensors]], parts: BranchNames
+    ) -> Contract:
+        a, b = (
+            read_by(drafted, config, tensors, subject)
+            for (config, tensors), subject in zip(saves, self.subjects, strict=True)
+        )
+        return Contract(drafted, (a, b), parts.branches, self.folder)
+
+    def _unlike_at_depth(self, moved: dict[str, MovedKey]) -> str | None:
+        try:
+            return unlike_at_depth(self.origins, moved)
+        except UnprovenError as error:
+            return str(error)
+        except Exception as error:  # noqa: BLE001 (whatever transformers raises is the reason)
+            return f"the model can't be built without its weights: {words(error)}"
+
+    def _at_depth(self, drafted: FamilyFile, parts: BranchNames) -> list[Case]:
+        """Tiny sizes and the model's own number of layers, where that is another."""
+        origins, tiny = self.origins, self.tiny
+        if origins.count == len(tiny.layers):
+            return []
+        name = "layers reversed, at the model's depth"
+        try:
+            every = range(origins.count)
+            config = with_layers(tiny.config, origins.full, every, origins.count_key)
+            subject = RunByHand(random_model(origins.model_type, config, _SEEDS[0]), origins.count)
+            made = read_by(drafted, *saved(subject.model, self.folder / "deep"), subject)
+            return [Contract(drafted, (made, made), parts.branches, self.folder).deep_case()]
+        except UnprovenError as error:
+            return [Case(name=name, failure=str(error))]
+        except Exception as error:  # noqa: BLE001 (whatever transformers raises is the reason)
+            return [Case(name=name, failure=words(error))]
+
+
+def _needs_every_kind(cases: list[Case]) -> list[Case]:
+    """Notes of what fails with layers of one kind alone, if nothing else fails; else none."""
+    failed = [case for case in cases if case.failure is not None]
+    if any(not case.name.startswith(ONE_KIND) for case in failed):
+        return []
+    said = "so a layer of each kind must remain"
+    return [Case(name=case.name, note=f"{case.failure}; {said}") for case in failed]
+
+
+def _without_parts(drafted: FamilyFile, why: str) -> FamilyFile:
+    refused = drafted.refused.model_copy(update={"parts": why})
+    return drafted.model_copy(update={"attn": ("",), "mlp": (), "refused": refused})
+
+
+@contextmanager
+def _in_silence() -> Iterator[None]:
+    """One thread, since tiny tensors are faster so; and transformers says nothing."""
+    quiet: Any = logging
+    threads, said = torch.get_num_threads(), quiet.get_verbosity()
+    bars = quiet.is_progress_bar_enabled()
+    torch.set_num_threads(1)
+    quiet.set_verbosity_error()
+    quiet.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        quiet.set_verbosity(said)
+        if bars:
+            quiet.enable_progress_bar()

@@ -1,0 +1,104 @@
+"""A layer's modules by branch, attention and MLP, as their inputs and outputs betray them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from gptailor.plan.plan import Part
+from gptailor.prove.subject import RunByHand, UnprovenError, first_of
+
+
+@final
+@dataclass(frozen=True)
+class Branches:
+    """The branch of each module of a layer, by name, and the modules that make each one's sum."""
+
+    part_of: Mapping[str, Part]
+    outputs: Mapping[Part, Sequence[str]]
+
+
+@final
+@dataclass(frozen=True)
+class _Seen:
+    """A module that was called: whether it has matrices, what it read and what it made."""
+
+    name: str
+    wide: bool
+    read: torch.Tensor | None
+    made: torch.Tensor | None
+
+
+def branches_of(subject: RunByHand, layer: int, hidden: torch.Tensor) -> Branches:
+    """The branches of a layer. Raises UnprovenError where they can't be told apart."""
+    seen = _calls(subject, layer, hidden)
+    wide = [one for one in seen if one.wide]
+    if len(wide) < 2:
+        raise UnprovenError("a layer has no two modules that could be its branches")
+    attn, *mlp = wide
+    if any(_same(attn.read, one.read) for one in mlp):
+        raise UnprovenError("both branches of a layer read the output of one norm")
+    called = {one.name for one in seen}
+    for name, module in subject.layers[layer].named_children():
+        if name not in called and module.state_dict():
+            raise UnprovenError(f"module '{name}' of a layer belongs to neither branch")
+    if any(True for _ in subject.layers[layer].parameters(recurse=False)):
+        raise UnprovenError("a layer has tensors of its own, which belong to neither branch")
+    parts = {one.name: _part(seen, i, attn.name) for i, one in enumerate(seen)}
+    return Branches(parts, {"attn": [attn.name], "mlp": [one.name for one in mlp]})
+
+
+def _part(seen: Sequence[_Seen], at: int, attn: str) -> Part:
+    """A norm is of the branch whose output it reads, else of the one that comes after it."""
+    one = seen[at]
+    before = [other for other in seen[:at] if other.wide and _same(one.read, other.made)]
+    after = [other for other in seen[at:] if other.wide]
+    near = one if one.wide else before[-1] if before else after[0] if after else None
+    return "attn" if near is not None and near.name == attn else "mlp"
+
+
+def _calls(subject: RunByHand, layer: int, hidden: torch.Tensor) -> list[_Seen]:
+    seen: list[_Seen] = []
+    hooks = []
+    for name, module in subject.layers[layer].named_children():
+        shapes = [tensor.dim() for tensor in module.parameters()]
+        if not shapes:
+            continue
+
+        def called(
+            _: nn.Module, args: Any, kwargs: Any, output: Any,
+            name: str = name, wide: bool = max(shapes) > 1,
+        ) -> None:  # fmt: skip
+            read = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor)), None)
+            made = first_of(output)
+            seen.append(_Seen(name, wide, read, made if isinstance(made, torch.Tensor) else None))
+
+        hooks.append(module.register_forward_hook(called, with_kwargs=True))
+    try:
+        subject.run(layer, hidden)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    return a is not None and b is not None and a.shape == b.shape and torch.equal(a, b)
+
+
+def prefixes(
+    found: Sequence[Branches], stems: Mapping[str, str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The prefixes of both branches' tensors on disk; `stems` says the module of each first word.
+
+    Raises UnprovenError for a word of neither branch, or of both.
+    """
+    sides: dict[Part, list[str]] = {"attn": [], "mlp": []}
+    for stem, module in sorted(stems.items()):
+        parts = {one.part_of[module] for one in found if module in one.part_of}
+        if len(parts) != 1:
+            raise UnprovenError(f"tensors '{stem}.…' belong to neither branch of a layer")
+        sides[parts.pop()].append(f"{stem}.")
+    return tuple(sides["attn"]), tuple(sides["mlp"])

@@ -1,0 +1,383 @@
+"""The proof: layers moved on disk compute what the original's own layer modules do, run by hand.
+
+The reference knows nothing of families: it calls a tiny model's layers with what the model itself
+gave each of them.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from gptailor.checkpoint.families.family_file import Case, FamilyFile
+from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
+from gptailor.checkpoint.families.layout import (
+    Layout,
+    joined_entry,
+    layer_entries,
+    layout_of,
+    moved_config,
+    name_of,
+    split_name,
+)
+from gptailor.plan.plan import Part
+from gptailor.prove.branches import Branches
+from gptailor.prove.likeness import differing, unnumbered
+from gptailor.prove.subject import (
+    IDS,
+    RunByHand,
+    Tensors,
+    UnprovenError,
+    by_hand,
+    loaded,
+    logits,
+    stack_of,
+    words,
+    zeroed,
+)
+
+_TOLERANCE = 1e-4
+"""How far two logits near 1 may be apart, absolutely and relatively."""
+_LEAST_EFFECT = 0.01
+"""How far an order of layers must move some logit: otherwise nothing is shown."""
+
+ONE_KIND = "layers of one kind alone"
+"""How the cases begin whose failure means that a layer of each kind must remain."""
+
+
+@final
+@dataclass(frozen=True)
+class TinyCheckpoint:
+    """A tiny model on disk as gptailor sees it, and live."""
+
+    layout: Layout
+    config: dict[str, Any]
+    tensors: Tensors
+    subject: RunByHand
+
+    @property
+    def entries(self) -> list[LayerEntry]:
+        """What its configuration says of each layer."""
+        return layer_entries(self.layout, self.config)
+
+    def names(self, layer: int, part: Part | None = None) -> dict[str, str]:
+        """The tensors of a layer: their names within it, and their whole names."""
+        places = {name: split_name(self.layout, name) for name in self.tensors}
+        return {
+            place[2]: name
+            for name, place in places.items()
+            if isinstance(place, tuple) and place[0] == layer and part in {None, place[1]}
+        }
+
+
+def read_by(
+    drafted: FamilyFile, config: dict[str, Any], tensors: Tensors, subject: RunByHand
+) -> TinyCheckpoint:
+    """A checkpoint read by a family, by which each tensor has a place. Raises UnprovenError."""
+    layout = layout_of(config, tensors.keys(), drafted.families())
+    if isinstance(layout, Refusal):
+        raise UnprovenError(layout.reason)
+    for name in tensors:
+        if split_name(layout, name) is None:
+            raise UnprovenError(f"tensor '{name}' has no place")
+    return TinyCheckpoint(layout, config, tensors, subject)
+
+
+Order = Sequence[int]
+
+
+def orders(kinds: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Orders in which each layer stands at many places; `cut` leaves a layer of each kind."""
+    n = len(kinds)
+    kept = {kinds.index(kind) for kind in kinds} | set(range(0, n, 2))
+    dropped = kept == set(range(n)) and next(i for i in range(n) if kinds.count(kinds[i]) > 1)
+    several = {
+        "cut": tuple(sorted(kept - ({dropped} if dropped is not False else set()))),
+        "reversed": tuple(reversed(range(n))),
+        "repeated and reordered": (0, n - 1, *(n // 2,) * 2, *(i for i in range(n) if i % 2)),
+        "longer": (*range(n), *range(n // 2, n)),
+    }
+    return several | {f"turned by {k}": (*range(k, n), *range(k)) for k in range(1, n)}
+
+
+@final
+class Contract:
+    """A family on two tiny models of one configuration and different weights.
+
+    `branches` are those of each layer, if parts are to be proven; `folder` is for what is written.
+    """
+
+    def __init__(
+        self,
+        drafted: FamilyFile,
+        models: tuple[TinyCheckpoint, TinyCheckpoint],
+        branches: Sequence[Branches],
+        folder: Path,
+    ) -> None:
+        self.drafted = drafted
+        self.model, self.second = models
+        self.branches = branches
+        self.folder = folder
+        self.kinds = [repr(sorted(entry.items())) for entry in self.model.entries]
+
+    def cases(self) -> Iterator[Case]:
+        """All cases of whole layers, one after another."""
+        yield _case("the layers by hand, in order", self._in_order_by_hand)
+        yield _case("all layers in order, bit for bit", self._itself)
+        for name, order in orders(self.kinds).items():
+            yield _case(f"layers {name}", partial(self._moved, order))
+        yield _case("layers of a second model", self._exchanged)
+        yield _case("a layer merged of two models", self._merged)
+        yield _case("layers reversed, with a cache", partial(self._cached, self._reversed()))
+        yield from self._one_kind()
+
+    def _one_kind(self) -> Iterator[Case]:
+        distinct = list(dict.fromkeys(self.kinds))
+        for kind in distinct if len(distinct) > 1 else ():
+            order = [i for i in range(len(self.kinds)) if self.kinds[i] == kind]
+            order = order if len(order) > 1 else order * 2
+            shown = f"{ONE_KIND} (L{order[0]}'s)"
+            yield _case(shown, partial(self._moved, order))
+            yield _case(f"{shown}, with a cache", partial(self._cached, order))
+
+    def part_cases(self) -> Iterator[Case]:
+        """Those of one branch of a layer."""
+        yield _case("the MLP branch of a second model", partial(self._part, "mlp"))
+        yield _case("the attention branch of a second model", partial(self._part, "attn"))
+        if len(set(self.kinds)) > 1:
+            yield _case("branches of two kinds of layers in one", self._joined)
+
+    def deep_case(self) -> Case:
+        """A model of tiny sizes and its own depth, reversed."""
+        return _case(
+            "layers reversed, at the model's depth", partial(self._moved, self._reversed())
+        )
+
+    # ------------------------------------------------------------------------------ what is tried
+
+    def _in_order_by_hand(self) -> float:
+        subject = self.model.subject
+        layers = [(subject, i) for i in range(self.model.layout.count)]
+        return _apart(by_hand(subject, layers), subject.unchanged)
+
+    def _itself(self) -> float:
+        found = self._made(range(self.model.layout.count))
+        by = float((logits(found) - self.model.subject.unchanged).abs().max())
+        if by:
+            raise _ApartError(by)
+        return by
+
+    def _moved(self, order: Order) -> float:
+        order = self._writable(order)
+        if list(order) == list(range(self.model.layout.count)):
+            raise _NotTriedError("with its kinds of layers together it is the order that they have")
+        subject = self.model.subject
+        wanted = by_hand(subject, [(subject, i) for i in order])
+        found = self._made(order)
+        before, after = unnumbered(subject.layers), unnumbered(stack_of(found, len(order))[1])
+        for new, old in enumerate(order):
+            if (what := differing(before[old], after[new])) is not None:
+                raise UnprovenError(f"'{what}' of layer {old} is another once it is layer {new}")
+        by = _apart(logits(found), wanted)
+        if (effect := float((wanted - subject.unchanged).abs().max())) < _LEAST_EFFECT:
+            raise UnprovenError(f"this order moves no logit by more than {effect:.2g}")
+        return by
+
+    def _exchanged(self) -> float:
+        models = (self.model, self.second)
+        order = [(models[i % 2], i) for i in range(self.model.layout.count)]
+        wanted = by_hand(self.model.subject, [(model.subject, i) for model, i in order])
+        return _apart(logits(self._written(self.model.entries, self._stitched(order))), wanted)
+
+    def _merged(self) -> float:
+        at = self.model.layout.count // 2
+        tensors = dict(self.model.tensors)
+        for name in self.model.names(at).values():
+            if tensors[name].is_floating_point():
+                tensors[name] = (tensors[name] + self.second.tensors[name]) / 2
+        found = logits(self._written(self.model.entries, tensors))
+        subject, layer = self.model.subject, self.model.subject.layers[at]
+        kept = {name: value.clone() for name, value in layer.state_dict().items()}
+        theirs = self.second.subject.layers[at].state_dict()
+        mean = {n: (v + theirs[n]) / 2 if v.is_floating_point() else v for n, v in kept.items()}
+        try:
+            layer.load_state_dict(mean)
+            wanted = by_hand(subject, [(subject, i) for i in range(len(subject.layers))])
+        finally:
+            layer.load_state_dict(kept)
+        return _apart(found, wanted)
+
+    def _cached(self, order: Order) -> float:
+        """What is generated with a cache is what is without one, if it is so in the original."""
+        try:
+            a, b = (_generated(self.model.subject.model, cached) for cached in (True, False))
+        except Exception as error:
+            raise _NotTriedError(f"the original doesn't generate: {words(error)}") from error
+        if not torch.allclose(a, b, atol=10 * _TOLERANCE, rtol=10 * _TOLERANCE):
+            raise _NotTriedError("the original itself goes on otherwise with a cache")
+        found = self._made(self._writable(order))
+        return _apart(_generated(found, True), _generated(found, False), 10 * _TOLERANCE)
+
+    # --------------------------------------------------------------------------------------- parts
+
+    def _part(self, part: Part) -> float:
+        at = self.model.layout.count // 2
+        tensors = dict(self.model.tensors)
+        for name in self.model.names(at, part).values():
+            tensors[name] = self.second.tensors[name]
+        found = logits(self._written(self.model.entries, tensors))
+        a, b = self.model.subject, self.second.subject
+        a, b = (a, b) if part == "mlp" else (b, a)
+        return self._apart_from_joined(found, (a, at), (b, at), at)
+
+    def _joined(self) -> float:
+        """The attention of one kind of layer and the MLP of another."""
+        attn = 0
+        mlp = next(i for i, kind in enumerate(self.kinds) if kind != self.kinds[0])
+        layout, entries = self.model.layout, self.model.entries
+        entries[attn] = joined_entry(layout, entries[attn], entries[mlp])
+        gone = set(self.model.names(attn, "mlp").values())
+        tensors = {name: t for name, t in self.model.tensors.items() if name not in gone}
+        for rest, name in self.model.names(mlp, "mlp").items():
+            tensors[name_of(layout, attn, rest)] = self.model.tensors[name]
+        subject = self.model.subject
+        found = logits(self._written(entries, tensors))
+        return self._apart_from_joined(found, (subject, attn), (subject, mlp), attn)
+
+    def _apart_from_joined(
+        self, found: torch.Tensor, attn: tuple[RunByHand, int], mlp: tuple[RunByHand, int], at: int
+    ) -> float:
+        """How far it is from one's attention and the other's MLP, one after the other or beside."""
+        base = self.model.subject
+        hidden = base.embedded
+        for i in range(at):
+            hidden = base.run(i, hidden)
+        between = self._without("mlp", *attn, hidden)
+        serial = self._without("attn", *mlp, between)
+        parallel = between + self._without("attn", *mlp, hidden) - hidden
+        by = []
+        for state in (serial, parallel):
+            after = state
+            for i in range(at + 1, len(base.layers)):
+                after = base.run(i, after)
+            by.append(float((found - base.finish(after)).abs().max()))
+        if min(by) > 10 * _TOLERANCE:
+            raise _ApartError(min(by))
+        return min(by)
+
+    def _without(
+        self, part: Part, subject: RunByHand, layer: int, hidden: torch.Tensor
+    ) -> torch.Tensor:
+        with ExitStack() as stack:
+            for name in self.branches[layer].outputs[part]:
+                stack.enter_context(zeroed(subject.layers[layer].get_submodule(name)))
+            return subject.run(layer, hidden)
+
+    # ------------------------------------------------------------------------------------- on disk
+
+    def _reversed(self) -> Order:
+        return tuple(reversed(range(self.model.layout.count)))
+
+    def _config(self, entries: Sequence[LayerEntry]) -> dict[str, Any] | Refusal:
+        return moved_config(self.model.layout, self.model.config, entries)
+
+    def _writable(self, order: Order) -> Order:
+        """The order, or one with the layers of each kind together, if a rule refuses the first."""
+        entries = self.model.entries
+        if not isinstance(refusal := self._config([entries[i] for i in order]), Refusal):
+            return order
+        together = sorted(order, key=lambda i: self.kinds.index(self.kinds[i]))
+        if isinstance(self._config([entries[i] for i in together]), Refusal):
+            raise _NotTriedError(f"refused: {refusal.reason}")
+        return together
+
+    def _stitched(self, order: Sequence[tuple[TinyCheckpoint, int]]) -> Tensors:
+        layout, tensors = self.model.layout, self.model.tensors
+        out = {n: t for n, t in tensors.items() if not isinstance(split_name(layout, n), tuple)}
+        for new, (model, old) in enumerate(order):
+            for rest, name in model.names(old).items():
+                out[name_of(layout, new, rest)] = model.tensors[name]
+        return out
+
+    def _made(self, order: Order) -> PreTrainedModel:
+        entries = self.model.entries
+        stitched = self._stitched([(self.model, i) for i in order])
+        return self._written([entries[i] for i in order], stitched)
+
+    def _written(self, entries: Sequence[LayerEntry], tensors: Tensors) -> PreTrainedModel:
+        """A model of these layers and tensors, written, read by the family, and loaded."""
+        config = self._config(entries)
+        if isinstance(config, Refusal):
+            raise _NotTriedError(f"refused: {config.reason}")
+        folder = self.folder / "moved"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+        save_file(own, folder / "model.safetensors", {"format": "pt"})
+        found = read_by(self.drafted, config, tensors, self.model.subject)
+        if found.entries != list(entries):
+            raise UnprovenError("the configuration that is written says other things of the layers")
+        return loaded(folder)
+
+
+# ---------------------------------------------------------------------------------------- results
+
+
+def _case(name: str, run: Callable[[], float]) -> Case:
+    """What became of a case: whatever transformers raises is a failure."""
+    try:
+        return Case(name=name, difference=run())
+    except _NotTriedError as reason:
+        return Case(name=name, note=str(reason))
+    except UnprovenError as error:
+        return Case(name=name, failure=str(error))
+    except _ApartError as apart:
+        said = f"logits are {apart.by:.2g} apart from those of the layers run by hand"
+        return Case(name=name, difference=apart.by, failure=said)
+    except Exception as error:  # noqa: BLE001 (whatever transformers raises is the reason)
+        return Case(name=name, failure=words(error))
+
+
+@final
+class _ApartError(Exception):
+    """Two results that should be equal are not."""
+
+    def __init__(self, by: float) -> None:
+        super().__init__(by)
+        self.by = by
+
+
+@final
+class _NotTriedError(Exception):
+    """A case that can't be tried, and shows nothing wrong."""
+
+
+def _apart(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = _TOLERANCE) -> float:
+    """The largest difference of two results that are equal but for rounding."""
+    by = float((found - wanted).abs().max())
+    if found.shape != wanted.shape or not torch.allclose(found, wanted, tolerance, tolerance):
+        raise _ApartError(by)
+    return by
+
+
+def _generated(model: PreTrainedModel, cached: bool) -> torch.Tensor:
+    """The logits of each of six tokens that a model goes on with, greedily."""
+    live: Any = model
+    settings = live.generation_config
+    settings.eos_token_id, settings.pad_token_id = None, 0
+    start = IDS[:1, :7]
+    with torch.no_grad():
+        out = live.generate(
+            start, attention_mask=torch.ones_like(start), max_new_tokens=6, do_sample=False,
+            num_beams=1, use_cache=cached, output_logits=True, return_dict_in_generate=True,
+        )  # fmt: skip
+    return torch.stack(out.logits)

@@ -1,0 +1,267 @@
+"""A family drafted: names from what is saved, places from what is called, rules from the lists."""
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import nn
+
+from gptailor.checkpoint.families.family_file import MovedKey, is_plain
+from gptailor.checkpoint.families.layout import PREDICTORS, place_in
+from gptailor.prove.branches import Branches, branches_of, prefixes
+from gptailor.prove.likeness import kinds_of, unlike
+from gptailor.prove.moved import kind_of, part_of
+from gptailor.prove.shrink import Tiny, unshrunk
+from gptailor.prove.subject import (
+    IDS,
+    RunByHand,
+    Tensors,
+    UnprovenError,
+    hollow,
+    logits,
+    stack_of,
+)
+
+
+@final
+@dataclass(frozen=True)
+class Origins:
+    """A model's configuration: as its file has it, whole as transformers has it, and defaults."""
+
+    model_type: str
+    given: Mapping[str, Any]
+    full: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    count_key: str
+
+    @property
+    def count(self) -> int:
+        """How many layers the model has."""
+        count: int = self.full[self.count_key]
+        return count
+
+
+@final
+@dataclass(frozen=True)
+class Names:
+    """The names of a checkpoint's tensors, as a family has them."""
+
+    base: str
+    stack: str
+    embed: tuple[str, ...]
+    norm: tuple[str, ...]
+    head: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True)
+class BranchNames:
+    """The prefixes of both branches, or of the whole layer and why they aren't told apart."""
+
+    attn: tuple[str, ...]
+    mlp: tuple[str, ...]
+    refused: str | None
+    branches: tuple[Branches, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------- names
+
+
+def named(subject: RunByHand, tensors: Tensors) -> Names:
+    """What the tensors of a tiny model that was saved are."""
+    prefix = _prefix(subject.path, tensors, len(subject.layers))
+    base = f"{subject.model.base_model_prefix}."
+    base = base if prefix.startswith(base) else ""
+    modules = {id(module): name for name, module in subject.model.named_modules()}
+    model: Any = subject.model
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    token, output = (modules.get(id(end)) for end in ends)
+    if token is None or output is None:
+        raise UnprovenError("transformers names no embedding or no head of the model")
+    sides = _sides(subject)
+    found: dict[str, list[str]] = {"embed": [], "before": [], "after": [], "head": []}
+    for name in tensors:
+        if place_in(prefix, name) is None:
+            owner = _owner(subject, name, tensors[name])
+            side = "embed" if owner == token else "head" if owner == output else sides.get(owner)
+            if side not in found:
+                why = "is none of embedding, layers, last norm and head"
+                raise UnprovenError(f"tensor '{name}' {why}")
+            found[side].append(name)
+    under = [*found["embed"], *found["before"], *found["after"]]
+    if not found["embed"]:
+        raise UnprovenError("no embedding is saved")
+    if strange := [name for name in under if not name.startswith(base)]:
+        raise UnprovenError(f"tensor '{strange[0]}' does not stand under '{base}'")
+    embed = tuple(name.removeprefix(base) for name in found["embed"] + found["before"])
+    norm = tuple(name.removeprefix(base) for name in found["after"])
+    head = tuple(sorted(found["head"], key=lambda name: not name.endswith("weight")))
+    return Names(base, prefix.removeprefix(base), embed, norm, head or (f"{output}.weight",))
+
+
+def _prefix(path: str, names: Collection[str], count: int) -> str:
+    """What stands before a layer's number on disk."""
+    found = {name[: match.start()] for name in names if (match := re.search(r"(?<=\.)\d+\.", name))}
+    numbers = {
+        prefix: {at[0] for name in names if (at := place_in(prefix, name)) is not None}
+        for prefix in found
+    }
+    whole = [prefix for prefix in found if numbers[prefix] == set(range(count))]
+    if f"{path}." in whole:
+        return f"{path}."
+    if len(whole) != 1:
+        raise UnprovenError(f"no tensors are saved as '{path}.0.…' to '{path}.{count - 1}.…'")
+    return whole[0]
+
+
+def _owner(subject: RunByHand, name: str, tensor: torch.Tensor) -> str:
+    """The module that a saved tensor is of: by its name, else by its values."""
+    state = subject.model.state_dict()
+    if name not in state:
+        same = [n for n, t in state.items() if t.shape == tensor.shape and torch.equal(t, tensor)]
+        if not same:
+            raise UnprovenError(f"tensor '{name}' is saved, and no module has it")
+        name = same[0]
+    return name.rpartition(".")[0]
+
+
+def _sides(subject: RunByHand) -> dict[str, str]:
+    """Which modules outside of the layers are called before the first, and which after the last."""
+    done: list[nn.Module] = []
+    found: dict[str, str] = {}
+    hooks = [layer.register_forward_hook(lambda *_: done.append(_[0])) for layer in subject.layers]
+
+    def noting(name: str) -> Callable[..., None]:
+        def called(*_: Any) -> None:
+            sides = {0: "before", len(subject.layers): "after"}
+            found[name] = sides.get(len(done), "between")
+
+        return called
+
+    for name, module in subject.model.named_modules():
+        if not name.startswith(f"{subject.path}.") and any(True for _ in module.parameters(False)):
+            hooks.append(module.register_forward_pre_hook(noting(name)))
+    try:
+        logits(subject.model)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+# ------------------------------------------------------------------------------------------- parts
+
+
+def parted(subject: RunByHand, tensors: Tensors, prefix: str) -> BranchNames:
+    """The branches of all layers."""
+    try:
+        hidden, found = subject.embedded, []
+        for layer in range(len(subject.layers)):
+            found.append(branches_of(subject, layer, hidden))
+            hidden = subject.run(layer, hidden)
+        attn, mlp = prefixes(found, _stems(subject, tensors, prefix))
+    except UnprovenError as error:
+        return BranchNames(("",), (), str(error))
+    return BranchNames(attn, mlp, None, tuple(found))
+
+
+def _stems(subject: RunByHand, tensors: Tensors, prefix: str) -> dict[str, str]:
+    """The first words of a layer's tensors on disk, and the modules that they are of."""
+    places = [at for name in tensors if (at := place_in(prefix, name)) is not None]
+    stems: dict[str, str] = {}
+    for layer, module in enumerate(subject.layers):
+        words = {rest.partition(".")[0] for number, rest in places if number == layer}
+        children = {name for name, child in module.named_children() if child.state_dict()}
+        odd, without = words - children, children - words
+        if odd and (len(odd), len(without)) != (1, 1):
+            raise UnprovenError(f"tensors '{min(odd)}.…' are saved by another name than they have")
+        stems |= {word: word for word in words & children}
+        stems |= {word: min(without) for word in odd}
+    return stems
+
+
+# ------------------------------------------------------------------------------- the configuration
+
+
+def moved_keys(
+    origins: Origins, tiny: Mapping[str, Any], layers: Sequence[nn.Module]
+) -> dict[str, MovedKey]:
+    """What moves with the layers: lists, and a count of first layers if that tells them apart.
+
+    `tiny` is the tiny model's configuration as it was saved. Raises UnprovenError where layers
+    differ and nothing says why.
+    """
+    lists = {key: kind for key in origins.full
+             if key in tiny and (kind := kind_of(origins.full, key, origins.count))}  # fmt: skip
+    found: dict[str, MovedKey] = {}
+    for key, kind in lists.items():
+        tried = tuple(_distinct(tiny[key])) if kind == "entries" else ()
+        absent = None if origins.given.get(key) is not None else tuple(origins.full[key])
+        found[key] = MovedKey(kind=kind, part=part_of(key), tried=tried, absent=absent)
+    said = {key: said_by(kind, tiny[key], len(layers)) for key, kind in lists.items()}
+    why = unlike(layers, kinds_of(said, len(layers)))
+    if why is None:
+        return found
+    counts = _first_key(origins, tiny, layers, said)
+    if counts is None:
+        raise UnprovenError(f"{why}, and no list of the configuration says so")
+    absent = None if origins.given.get(counts) is not None else (origins.full[counts],)
+    return found | {counts: MovedKey(kind="first", part=part_of(counts), absent=absent)}
+
+
+def said_by(kind: str, value: Any, count: int) -> list[Any]:
+    """What a key of this kind says of each layer."""
+    if kind == "entries":
+        return list(value)
+    return [i in value if kind == "numbers" else i < value for i in range(count)]
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    return [value for i, value in enumerate(values) if value not in values[:i]]
+
+
+def _first_key(
+    origins: Origins, tiny: Mapping[str, Any], layers: Sequence[nn.Module], said: dict[str, Any]
+) -> str | None:
+    """The key that counts first layers of a kind: one more of it makes one more such layer."""
+    count = len(layers)
+    keys = [key for key, value in tiny.items() if type(value) is int and 0 < value < count - 1]
+    for key in keys:
+        known = {**said, key: said_by("first", tiny[key], count)}
+        if unlike(layers, kinds_of(known, count)) is not None:
+            continue
+        try:
+            other = stack_of(hollow(origins.model_type, {**tiny, key: tiny[key] + 1}), count)[1]
+        except (UnprovenError, ValueError, TypeError, RuntimeError, KeyError, AttributeError):
+            continue
+        moved = {**said, key: said_by("first", tiny[key] + 1, count)}
+        if unlike(other, kinds_of(moved, count)) is None and unlike(other, kinds_of(known, count)):
+            return key
+    return None
+
+
+def agreed_keys(
+    origins: Origins, tiny: Tiny, saved: Mapping[str, Any], moved: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What must agree between models, by what absence means, and what must be as it was tried."""
+    if (wide := unshrunk(saved, IDS.shape[1])) is not None:
+        raise UnprovenError(f"{wide} can't be made small, so that its effect would not be seen")
+    apart = {origins.count_key, "num_hidden_layers", *moved, *PREDICTORS}
+    agree, modes = {}, {}
+    for key, value in saved.items():
+        if key in apart or is_plain(key):
+            continue
+        agree[key] = origins.defaults.get(key)
+        if key not in tiny.sizes and not isinstance(value, float) and key != "rope_parameters":
+            modes[key] = value
+    return agree, modes
+
+
+def unlike_at_depth(origins: Origins, moved: Mapping[str, MovedKey]) -> str | None:
+    """What tells layers of the model's own depth apart that should be alike; built on meta."""
+    full = origins.full
+    said = {key: said_by(one.kind, full[key], origins.count) for key, one in moved.items()}
+    layers = stack_of(hollow(origins.model_type, full), origins.count)[1]
+    return unlike(layers, kinds_of(said, origins.count))

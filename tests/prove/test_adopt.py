@@ -1,0 +1,75 @@
+"""Families drafted from scratch, beside the release's own records of the same types."""
+
+from typing import Any
+
+import pytest
+
+from gptailor.checkpoint.families import FAMILY_OF
+from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families.family_file import FamilyFile
+from gptailor.prove.adopt import adopted
+from tests.tiny import CONFIGURATIONS
+
+# the type, its configuration, and whether its branches can be told apart
+KNOWN: dict[str, tuple[dict[str, Any], bool]] = {
+    "llama": ({}, True),
+    "qwen3": ({}, True),
+    "gemma2": ({}, True),
+    "qwen3_moe": ({}, True),
+    "deepseek_v3": ({}, True),
+    "gpt2": ({}, True),
+    "cohere": ({}, False),
+}
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, FamilyFile]:
+    """Drafts by type, each made once."""
+    return {}
+
+
+def draft(made: dict[str, FamilyFile], kind: str) -> FamilyFile:
+    if kind not in made:
+        config, _ = KNOWN[kind]
+        made[kind] = adopted(kind, {**CONFIGURATIONS[kind], "num_hidden_layers": 9, **config}, kind)
+    return made[kind]
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_a_draft_says_what_the_release_says(made: dict[str, FamilyFile], kind: str) -> None:
+    file, known = draft(made, kind), FAMILY_OF[kind]
+
+    assert file.proof.failures == []
+    found = file.family()
+    assert (found.base, found.stack, found.count_key) == (known.base, known.stack, known.count_key)
+    assert found.embed == known.embed
+    assert set(found.norm) <= set(known.norm)
+    assert found.head[0] in known.head
+    assert (found.tied, found.transposed) == (known.tied, known.transposed)
+    config = file.proof.configuration
+    count = config.get("num_hidden_layers", config.get("n_layer"))
+    for rules in (found.rules, known.rules):
+        assert all(len(rule.read(config, count)) == count for rule in rules)
+    assert kinds(found, config, count) == kinds(known, config, count)
+
+
+def kinds(family: Family, config: dict[str, Any], count: int) -> list[list[int]]:
+    """The layers of each kind."""
+    read = [rule.read(config, count) for rule in family.rules]
+    said = [repr([values[i] for values in read]) for i in range(count)]
+    return [[i for i in range(count) if said[i] == kind] for kind in dict.fromkeys(said)]
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_branches_are_told_apart_where_the_release_does(
+    made: dict[str, FamilyFile], kind: str
+) -> None:
+    file, known = draft(made, kind), FAMILY_OF[kind]
+    if not KNOWN[kind][1]:
+        assert file.refused.parts == "both branches of a layer read the output of one norm"
+        return
+    assert file.refused.parts is None
+    for prefix in file.attn:
+        assert known.part(f"{prefix}weight") == "attn"
+    for prefix in file.mlp:
+        assert known.part(f"{prefix}weight") == "mlp"
