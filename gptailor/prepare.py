@@ -18,7 +18,6 @@ from gptailor.plan.plan import Model, Plan
 from gptailor.plan.walk import open_choices
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.program import files
-from gptailor.program.unquantised import dequantised_models
 
 SHARD_SIZE = 5 * 10**9
 """Bytes of a shard, as transformers has it."""
@@ -102,7 +101,9 @@ def _opened(
 ) -> tuple[dict[str, Opened], list[Fault]]:
     """A plan's models, and its faults against them after those that it has by itself."""
     opened, found = open_models(plan, declared)
-    if not errors(found):
+    if not errors(found) and any(model.layout.quantised for model in opened.values()):
+        from gptailor.program.unquantised import dequantised_models  # noqa: PLC0415 (few plans need it)
+
         opened, said = dequantised_models(plan, opened)
         found += said
     found += check_models(plan, opened) if not errors(found) else []

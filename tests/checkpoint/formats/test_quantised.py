@@ -18,7 +18,7 @@ from gptailor.checkpoint.tensor import TensorInfo, TensorSpec
 from gptailor.program.load import load_tensor
 from gptailor.program.program import Combine, Output
 from gptailor.program.run import chunks
-from tests.quantised import FORMATS, QuantisedMatrix, mxfp4, write_quantised
+from tests.quantised import FORMATS, QuantisedMatrix, fp8, mxfp4, write_quantised
 from tests.tiny import tiny_model
 
 SHAPES = [(32, 64), (96, 32)]
@@ -65,6 +65,56 @@ def test_experts_in_mxfp4_are_transposed(tmp_path: Path) -> None:
     assert tensor.spec == TensorSpec("mlp.experts.gate_up_proj", "BF16", (3, 64, 10))
     assert load_tensor(tensor).equal(made.values)
     assert read_in_chunks(tensor, 100).equal(made.values)
+
+
+# ------------------------------------------------------------------- what the libraries make of it
+
+GOLDEN: dict[str, Any] = json.loads(
+    (Path(__file__).parents[2] / "golden" / "quantised.json").read_text()
+)
+"""Matrices that each format's own library quantised and dequantised; `made_by` says which."""
+
+
+def decoded(entry: dict[str, Any]) -> Tensor:
+    raw = bytearray.fromhex(entry["bytes"])
+    flat = torch.frombuffer(raw, dtype=getattr(torch, entry["dtype"]))
+    return flat.reshape(entry["shape"])
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_matrix_is_what_its_library_makes_of_it(name: str, tmp_path: Path) -> None:
+    entry = GOLDEN[name]
+    tensors = {f"m.{end}": decoded(tensor) for end, tensor in entry["tensors"].items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = read_header(tmp_path / "model.safetensors")
+    assert read(entry["settings"], found, tmp_path).equal(decoded(entry["values"]))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.uint8, torch.float8_e8m0fnu])
+def test_fp8_is_what_transformers_makes_of_it(kind: torch.dtype, tmp_path: Path) -> None:
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize  # noqa: PLC0415
+
+    made = fp8(3, (48, 64), (16, 32))
+    scales = made.tensors["weight_scale_inv"]
+    if kind != torch.float32:
+        drawn = torch.randint(110, 130, scales.shape, generator=torch.Generator().manual_seed(0))
+        made.tensors["weight_scale_inv"] = drawn.to(torch.uint8).view(kind)
+    settings = {"quant_method": "fp8", "weight_block_size": [16, 32]}
+    values = read(settings, stored(tmp_path, "m.", made), tmp_path)
+    theirs = Fp8Dequantize(None)._dequantize_one(
+        made.tensors["weight"], made.tensors["weight_scale_inv"], torch.float32
+    )
+    assert values.equal(theirs)
+
+
+def test_mxfp4_is_what_transformers_makes_of_it(tmp_path: Path) -> None:
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors  # noqa: PLC0415
+
+    made = mxfp4(4, 2, 96, 6)
+    found = stored(tmp_path, "m.weight", made)
+    values = read({"quant_method": "mxfp4"}, found, tmp_path)
+    blocks, scales = made.tensors["_blocks"], made.tensors["_scales"]
+    assert values.equal(convert_moe_packed_tensors(blocks, scales, dtype=torch.float32))
 
 
 # ------------------------------------------------------------------------------------- bad input
