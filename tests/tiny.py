@@ -10,14 +10,13 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tests.tiny_mixed import COMMON, EXPERTS, LLAMA, MIXED
+from tests.tiny_mixed import COMMON, EXPERTS, HEADS, LLAMA, MIXED
 
 SPECIAL = ("<unk>", "<s>", "</s>")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789 \n.,;:!?'\"()+-*/=<>_%[]#"
 VOCABULARY = (*SPECIAL, *LETTERS)
 VOCAB_SIZE = 64
 
-HEADS = {**LLAMA, "head_dim": 4}
 GEMMA = {**LLAMA, "head_dim": 4, "query_pre_attn_scalar": 5, "sliding_window": 4}
 DEEPSEEK = {
     **LLAMA,

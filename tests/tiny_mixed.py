@@ -10,6 +10,8 @@ LLAMA = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
 }
+HEADS = {**LLAMA, "head_dim": 4}
+ROUTED = {"moe_intermediate_size": 12, "n_routed_experts": 4, "num_experts_per_tok": 2}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 DELTA = {
     "linear_key_head_dim": 4,
@@ -85,4 +87,50 @@ MIXED: Mapping[str, Mapping[str, Any]] = {
         "moe_intermediate_size": 12,
         "moe_shared_expert_intermediate_size": 12,
     },
+    "gpt_oss": {**HEADS, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4},
+    "llama4_text": {
+        **HEADS,
+        "intermediate_size_mlp": 20,
+        "num_local_experts": 4,
+        "interleave_moe_layer_step": 2,
+        "no_rope_layer_interval": 3,
+        "attention_chunk_size": 4,
+    },
+    "minimax_m2": {**LLAMA, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "glm4_moe": {**LLAMA, **ROUTED, "head_dim": 8},
+    "solar_open": {**HEADS, **ROUTED},
+    "sarvam_moe": {**HEADS, **ROUTED},
+    "dots1": {**HEADS, **ROUTED, "n_shared_experts": 1, "first_k_dense_replace": 1},
+    "ernie4_5_moe": {**LLAMA, "moe_intermediate_size": 12, "moe_k": 2, "moe_num_experts": 4},
+    "hunyuan_v1_moe": {**HEADS, "num_experts": 4, "moe_topk": [2, 1, 2, 2, 1, 2]},
+    "hy_v3": {**HEADS, **EXPERTS},
+    "olmoe": {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2},
+    "flex_olmo": {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2},
+    "phimoe": {**LLAMA, "num_local_experts": 4},
+    "granitemoe": {**LLAMA, "num_local_experts": 4, "residual_multiplier": 0.7},
+    "granitemoeshared": {**LLAMA, "num_local_experts": 4, "shared_intermediate_size": 12},
+    "granitemoe_swa": {
+        **LLAMA,
+        "num_local_experts": 4,
+        "shared_intermediate_size": 12,
+        "sliding_window": 4,
+        "layer_rope_theta": [10000.0, 500.0, 0, 10000.0, 500.0, 10000.0],
+    },
+    "exaone_moe": {**HEADS, **EXPERTS, "sliding_window": 4},
+    "afmoe": {**HEADS, **EXPERTS, "sliding_window": 4},
+    "laguna": {
+        **HEADS,
+        **EXPERTS,
+        "shared_expert_intermediate_size": 12,
+        "sliding_window": 4,
+        "layer_types": ["full_attention", "full_attention", "sliding_attention"] * 2,
+        "num_attention_heads_per_layer": [4, 8, 4, 4, 4, 8],
+    },
+    "mellum": {
+        **HEADS,
+        **EXPERTS,
+        "sliding_window": 4,
+        "layer_types": ["full_attention", "sliding_attention"] * 3,
+    },
+    "aria_text": {**LLAMA, "moe_num_experts": 4},
 }

@@ -9,6 +9,7 @@ from gptailor.checkpoint.families.cohere import COHERE
 from gptailor.checkpoint.families.deepseek import DEEPSEEK
 from gptailor.checkpoint.families.dense import DENSE
 from gptailor.checkpoint.families.exaone import EXAONE
+from gptailor.checkpoint.families.experts import EXPERTS
 from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.gemma import GEMMA
 from gptailor.checkpoint.families.glm import GLM
@@ -23,7 +24,7 @@ from gptailor.checkpoint.families.qwen import QWEN
 
 FAMILIES: tuple[Family, ...] = (
     *LLAMA, *MISTRAL, *QWEN, *GEMMA, *PHI, *GLM, *OLMO, *EXAONE, *DENSE, *COHERE, *GPT, *DEEPSEEK,
-    *HYBRID, *MAMBA,
+    *HYBRID, *MAMBA, *EXPERTS,
 )  # fmt: skip
 
 FAMILY_OF: dict[str, Family] = {name: family for family in FAMILIES for name in family.model_types}

@@ -33,6 +33,7 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "num_experts": ("num_local_experts",),
     "num_local_experts": ("num_experts",),
     "n_routed_experts": ("num_local_experts", "num_experts"),
+    "n_shared_experts": ("num_shared_experts",),
 }
 """Other names of a key, which transformers reads too."""
 

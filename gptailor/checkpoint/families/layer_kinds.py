@@ -17,6 +17,7 @@ from gptailor.checkpoint.families.layer_config import (
     Read,
     RuleError,
     Values,
+    Write,
     complete,
     derived,
     int_of,
@@ -57,25 +58,52 @@ def dense_first(key: str, default: int) -> LayerRule:
     return LayerRule("mlp", "mlp", read, write)
 
 
-def dense_or_sparse(default: int, key: str = "first_k_dense_replace") -> LayerRule:
-    """A list of dense and sparse layers, which older configurations leave to `key`, and a step."""
+def dense_or_sparse(
+    default: int, key: str | None = "first_k_dense_replace", *, stepped: bool = False
+) -> LayerRule:
+    """A list of dense and sparse layers; without it the first ones are dense.
+
+    Older configurations have their number by `key`, and may have a step.
+    """
 
     def derive(config: Config, count: int) -> list[Any]:
-        first = int_of(config, key, default)
-        step = int_of(config, "moe_layer_freq", 1, least=1)
+        first = default if key is None else int_of(config, key, default)
+        step = int_of(config, "moe_layer_freq", 1, least=1) if stepped else 1
         return [SPARSE if i >= first and i % step == 0 else DENSE for i in range(count)]
 
     def keep(config: Config, values: Values) -> dict[str, Any]:
         """Say the list by the number of dense layers too, where it can be said so."""
         first = list(values).index(SPARSE) if SPARSE in values else len(values)
         said = DENSE not in values[first:]
-        return {**config, key: first} if said else dict(config)
+        return {**config, key: first} if said and key is not None else dict(config)
 
-    return derived("mlp_layer_types", "mlp", derive, replaces=(key, "moe_layer_freq"), keep=keep)
+    replaces = (key, "moe_layer_freq") if key is not None else ()
+    return derived("mlp_layer_types", "mlp", derive, replaces=replaces, keep=keep)
 
 
-def numbered(key: str, part: Part, name: str, kinds: tuple[str, str], derive: Read) -> LayerRule:
-    """The numbers of the layers of the second kind, as a list; all others are of the first."""
+def all_of(kind: str) -> Read:
+    """All layers are of one kind."""
+    return lambda config, count: [kind] * count
+
+
+def same(key: str, default: int) -> Read:
+    """Each layer has what `key` says of all."""
+    return lambda config, count: [config.get(key, default)] * count
+
+
+def numbered(
+    key: str,
+    part: Part,
+    name: str,
+    kinds: tuple[str, str],
+    derive: Read,
+    *,
+    keep: Write = lambda config, values: dict(config),
+) -> LayerRule:
+    """The numbers of the layers of the second kind, as a list; all others are of the first.
+
+    `keep` makes the rule that older configurations leave it to agree with the list.
+    """
 
     def read(config: Config, count: int) -> list[Any]:
         numbers = config.get(key)
@@ -87,7 +115,8 @@ def numbered(key: str, part: Part, name: str, kinds: tuple[str, str], derive: Re
 
     def write(config: Config, values: Values) -> dict[str, Any]:
         found = complete(key, values)
-        return {**config, key: [i for i, value in enumerate(found) if value == kinds[1]]}
+        numbers = [i for i, value in enumerate(found) if value == kinds[1]]
+        return keep({**config, key: numbers}, found)
 
     return LayerRule(name, part, read, write)
 

@@ -33,7 +33,8 @@ from gptailor.plan.faults import TailorError
 def decoder(model: PreTrainedModel) -> nn.Module:
     """The module that embeds tokens and runs the layers: the model without its head."""
     found: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
-    return found
+    inner = getattr(model, "model", None)  # Llama 4's text model calls its decoder by another name
+    return inner if found is model and isinstance(inner, nn.Module) else found
 
 
 def embeddings(model: PreTrainedModel) -> Float[Tensor, " vocab width"]:
@@ -72,6 +73,8 @@ def standing_in(model: PreTrainedModel, layers: Iterable[nn.Module]) -> Iterator
 def _name(model: PreTrainedModel) -> str:
     children = decoder(model).named_children()
     names = [name for name, child in children if isinstance(child, nn.ModuleList)]
+    if "layers" in names:
+        return "layers"
     if len(names) != 1:
         found = ", ".join(names) or "none"
         raise ValueError(f"{type(model).__name__} has no single list of layers ({found})")

@@ -178,7 +178,8 @@ def generated(model: PreTrainedModel, *, cached: bool) -> tuple[torch.Tensor, to
 
 
 def layers_of(model: PreTrainedModel) -> torch.nn.ModuleList:
-    body = model.base_model
+    body = model.get_decoder()
+    body = model.model if body is model else body
     return body.h if hasattr(body, "h") else body.layers
 
 

@@ -1,0 +1,408 @@
+"""Mixtures of experts whose layers are built like Llama's but for their experts."""
+
+from typing import Any
+
+from gptailor.checkpoint.families import layer_config as rules
+from gptailor.checkpoint.families import layer_kinds as kinds
+from gptailor.checkpoint.families.compatibility import ConfigKey, keys, rope, rope_of_each
+from gptailor.checkpoint.families.family import (
+    EXPERTS_OUT,
+    UNFITTED,
+    Family,
+    Fold,
+    llama_keys,
+)
+from gptailor.checkpoint.files import shown
+
+_YARN = {
+    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
+"""GPT-OSS's rotary embeddings where the configuration says nothing of them."""
+
+_EXPERTS: dict[str, Any] = {"mlp_out": EXPERTS_OUT, "no_bridge": UNFITTED}
+_SHARED: dict[str, Any] = {
+    "mlp_out": (*EXPERTS_OUT, "mlp.shared_mlp.down_proj"), "no_bridge": UNFITTED
+}  # fmt: skip
+_SPARSE_BLOCK: dict[str, Any] = {
+    "mlp": ("post_attention_layernorm.", "block_sparse_moe.", "mlp."),
+    "mlp_out": ("block_sparse_moe.experts.*.w2", "mlp.experts.*.w2", "mlp.experts.down_proj"),
+    "no_bridge": UNFITTED,
+}  # fmt: skip
+_GRANITE: dict[str, Any] = {
+    "mlp": ("post_attention_layernorm.", "block_sparse_moe.", "shared_mlp."),
+    "mlp_out": (
+        "block_sparse_moe.output_linear", "block_sparse_moe.experts.down_proj",
+        "shared_mlp.output_linear",
+    ),
+    "no_bridge": UNFITTED,
+}  # fmt: skip
+_GRANITE_KEYS: dict[str, Any] = {
+    "rms_norm_eps": 1e-6, "attention_multiplier": 1.0, "residual_multiplier": 1.0,
+    "embedding_multiplier": 1.0, "logits_scaling": 1.0, "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}  # fmt: skip
+_ROUTED: dict[str, Any] = {"n_group": 1, "topk_group": 1, "norm_topk_prob": True}
+
+
+def _partial(theta: float) -> ConfigKey:
+    """MiniMax M2: `rotary_dim` says how many of a head's dimensions rotate."""
+    key = rope(theta)
+
+    def read(config: rules.Config) -> Any:
+        turning, size = config.get("rotary_dim"), config.get("head_dim", 128)
+        if turning is None or "partial_rotary_factor" in config:
+            return key.read(config)
+        return key.read({**config, "partial_rotary_factor": turning / size})
+
+    return ConfigKey(key.name, read)
+
+
+def _after_windows(config: rules.Config, count: int) -> list[Any]:
+    """Dots 1: the first `max_window_layers` are full, the others slide."""
+    first = rules.int_of(config, "max_window_layers", 62)
+    slides = config.get("sliding_window", 4096) is not None
+    return [rules.SLIDING if slides and i >= first else rules.FULL for i in range(count)]
+
+
+def _interleaved(config: rules.Config, count: int) -> list[Any]:
+    """Llama 4: each so manieth layer is sparse."""
+    step = rules.int_of(config, "interleave_moe_layer_step", 1, least=1)
+    return [rules.DENSE if (i + 1) % step else rules.SPARSE for i in range(count)]
+
+
+def _rotating(config: rules.Config, count: int) -> list[Any]:
+    """Llama 4: 1 for a layer with rotary embeddings, despite the key's name."""
+    step = rules.int_of(config, "no_rope_layer_interval", 4, least=1)
+    return [int((i + 1) % step != 0) for i in range(count)]
+
+
+_ROTATION = rules.derived(
+    "no_rope_layers", "attn", _rotating, replaces=("no_rope_layer_interval",), empty=True
+)
+
+
+def _chunked(config: rules.Config, count: int) -> list[Any]:
+    chunks = config.get("attention_chunk_size", 8192) is not None
+    rotates = _ROTATION.read(config, count)
+    return ["chunked_attention" if chunks and turns else rules.FULL for turns in rotates]
+
+
+def _thetas(config: rules.Config, count: int) -> list[Any]:
+    """Granite MoE with windows: each layer's base of its rotary embeddings, 0 for none."""
+    return [rope().read(config)["rope_theta"]] * count
+
+
+def _ernie(config: rules.Config, count: int) -> list[Any]:
+    start = rules.int_of(config, "moe_layer_start_index", 1)
+    end = rules.int_of(config, "moe_layer_end_index", -1, least=-1)
+    return _spaced(start, count - 1 if end == -1 else end, _interval(config), count)
+
+
+def _interval(config: rules.Config) -> int:
+    return rules.int_of(config, "moe_layer_interval", 1, least=1)
+
+
+def _spaced(start: int, end: int, step: int, count: int) -> list[Any]:
+    sparse = [(i + 1) % step == 0 and start <= i <= end for i in range(count)]
+    return [rules.SPARSE if each else rules.DENSE for each in sparse]
+
+
+def _write_ernie(config: rules.Config, values: rules.Values) -> dict[str, Any]:
+    """A start, an end and an interval that say where the sparse layers are."""
+    wanted, count = rules.complete("moe_layer_start_index", values), len(values)
+    sparse = [i for i, value in enumerate(wanted) if value == rules.SPARSE]
+    start, end = (sparse[0], sparse[-1]) if sparse else (count, count)
+    for step in (_interval(config), *range(1, count + 1)):
+        if _spaced(start, end, step, count) == wanted:
+            out = {"moe_layer_start_index": start, "moe_layer_end_index": end}
+            return {**config, **out, "moe_layer_interval": step}
+    which = ", ".join(f"L{i}" for i in sparse)
+    raise rules.RuleError(
+        "'moe_layer_start_index', 'moe_layer_end_index' and 'moe_layer_interval' can't make only "
+        f"{which} sparse"
+    )
+
+
+def _of_each(key: str, default: int) -> rules.LayerRule:
+    """Hunyuan: one number for all layers, or a list with one for each."""
+
+    def read(config: rules.Config, count: int) -> list[Any]:
+        given = config.get(key, default)
+        if isinstance(given, list | tuple) and len(given) != count:
+            raise rules.RuleError(f"'{key}' has {len(given)} entries, and the model {count} layers")
+        if not isinstance(given, list | tuple | int):
+            raise rules.RuleError(f"'{key}' is {shown(given)}, and should be a number or a list")
+        return list(given) if isinstance(given, list | tuple) else [given] * count
+
+    def write(config: rules.Config, values: rules.Values) -> dict[str, Any]:
+        found = rules.complete(key, values)
+        alike = len(set(found)) == 1 and not isinstance(config.get(key), list)
+        return {**config, key: found[0] if alike else found}
+
+    return rules.LayerRule(key, "mlp", read, write)
+
+
+def _keep_step(config: rules.Config, values: rules.Values) -> dict[str, Any]:
+    """Say the list by a step too, for readers that don't know it; without one, by none."""
+    out = {key: value for key, value in config.items() if key != "interleave_moe_layer_step"}
+    for step in range(1, len(values) + 2):
+        if _interleaved({"interleave_moe_layer_step": step}, len(values)) == list(values):
+            return {**out, "interleave_moe_layer_step": step}
+    return out
+
+
+_MOE_LAYERS = kinds.numbered(
+    "moe_layers", "mlp", "mlp", (rules.DENSE, rules.SPARSE), _interleaved,
+    keep=_keep_step,
+)  # fmt: skip
+
+EXPERTS = (
+    Family(
+        ("gpt_oss",),
+        llama_keys(
+            rope(150_000.0, default=_YARN), 2880, 64, 8, head_dim=64, rms_norm_eps=1e-5,
+            attention_bias=True, num_local_experts=128, num_experts_per_tok=4, swiglu_alpha=1.702,
+            swiglu_limit=7.0,
+        ),
+        rules.sliding(
+            rules.derived(
+                "layer_types", "attn", kinds.every_nth(2, most=rules.SLIDING, nth=rules.FULL)
+            ),
+            default=128,
+        ),
+        mlp_out=("mlp.experts.down_proj", "mlp.experts.down_proj_bias"), no_bridge=UNFITTED,
+    ),
+    Family(
+        ("llama4_text",),
+        llama_keys(
+            rope(500_000.0), 5120, 40, 8, head_dim=128, rms_norm_eps=1e-5, num_local_experts=16,
+            num_experts_per_tok=1, use_qk_norm=True, attention_chunk_size=8192,
+            attn_temperature_tuning=True, floor_scale=8192, attn_scale=0.1,
+        ),
+        (_ROTATION, rules.derived("layer_types", "attn", _chunked), _MOE_LAYERS),
+        mlp=("post_attention_layernorm.", "feed_forward."),
+        mlp_out=(
+            "feed_forward.down_proj", "feed_forward.experts.down_proj",
+            "feed_forward.shared_expert.down_proj",
+        ),
+        no_bridge=UNFITTED,
+    ),
+    Family(
+        ("minimax_m2",),
+        llama_keys(
+            _partial(5_000_000.0), 3072, 48, 8, head_dim=128, rms_norm_eps=1e-6,
+            num_local_experts=256, num_experts_per_tok=8,
+        ),
+        **_SPARSE_BLOCK,
+    ),
+    Family(
+        ("glm4_moe",),
+        llama_keys(
+            rope(partial=0.5), 4096, 96, 8, rms_norm_eps=1e-5, n_routed_experts=128,
+            n_shared_experts=1, num_experts_per_tok=8, routed_scaling_factor=1.0,
+            use_qk_norm=False, **_ROUTED,
+        ),
+        (kinds.dense_first("first_k_dense_replace", 1),),
+        **_EXPERTS,
+    ),
+    Family(
+        ("solar_open",),
+        llama_keys(
+            rope(1_000_000.0), 4096, 64, 8, head_dim=128, rms_norm_eps=1e-5, n_routed_experts=128,
+            n_shared_experts=1, num_experts_per_tok=8, routed_scaling_factor=1.0, **_ROUTED,
+        ),
+        **_EXPERTS,
+    ),
+    Family(
+        ("sarvam_moe",),
+        llama_keys(
+            rope(8_000_000.0), 4096, 64, 4, head_dim=64, rms_norm_eps=1e-6, n_routed_experts=128,
+            n_shared_experts=1, num_experts_per_tok=6, routed_scaling_factor=2.5,
+            use_qk_norm=True, **_ROUTED,
+        ),
+        (kinds.dense_first("first_k_dense_replace", 1),),
+        embed=("word_embeddings.weight", "embed_tokens.weight"),
+        attn=("input_layernorm.", "attention.", "self_attn."),
+        attn_out=("attention.dense", "self_attn.o_proj"), **_EXPERTS,
+    ),
+    Family(
+        ("dots1",),
+        llama_keys(
+            rope(), 4608, 32, 32, rms_norm_eps=1e-6, n_routed_experts=None, n_shared_experts=None,
+            num_experts_per_tok=None, routed_scaling_factor=1.0, n_group=1, topk_group=1,
+            norm_topk_prob=False,
+        ),
+        (
+            *rules.sliding(
+                rules.derived(
+                    "layer_types", "attn", _after_windows, replaces=("max_window_layers",)
+                )
+            ),
+            kinds.dense_first("first_k_dense_replace", 0),
+        ),
+        **_EXPERTS,
+    ),
+    Family(
+        ("ernie4_5_moe",),
+        llama_keys(
+            rope(500_000.0), 2560, 20, 4, rms_norm_eps=1e-5, use_bias=False, moe_k=6,
+            moe_num_experts=64, moe_num_shared_experts=2, moe_norm_min=1e-12,
+        ),
+        (rules.LayerRule("mlp", "mlp", _ernie, _write_ernie),),
+        tied=True, **_EXPERTS,
+    ),
+    Family(
+        ("hunyuan_v1_moe",),
+        llama_keys(rope(), 4096, 32, None, rms_norm_eps=1e-5),
+        (_of_each("num_experts", 1), _of_each("moe_topk", 1)),
+        **_SHARED,
+    ),
+    Family(
+        ("hy_v3",),
+        llama_keys(
+            rope(11_158_840.0), 4096, 64, 8, head_dim=128, rms_norm_eps=1e-5, mlp_bias=False,
+            num_experts=192, num_experts_per_tok=8, num_shared_experts=1,
+            router_scaling_factor=2.826, enable_moe_fp32_combine=True,
+        ),
+        (kinds.dense_or_sparse(1, None),),
+        **_SHARED,
+    ),
+    Family(
+        ("olmoe",),
+        llama_keys(
+            rope(), 2048, 16, None, rms_norm_eps=1e-5, clip_qkv=None, num_experts=64,
+            num_experts_per_tok=8, norm_topk_prob=False,
+        ),
+        **_EXPERTS,
+    ),
+    Family(
+        ("flex_olmo",),
+        llama_keys(
+            rope(500_000.0), 4096, 32, None, rms_norm_eps=1e-6, num_experts=7,
+            num_experts_per_tok=5, norm_topk_prob=False,
+        ),
+        attn=("self_attn.", "post_attention_layernorm."),
+        mlp=("mlp.", "post_feedforward_layernorm."),
+        # As OLMo 2: the branches read the hidden state without a norm before them.
+        folds=(
+            *(Fold(f"self_attn.{name}_proj.weight", "multiply") for name in "qkv"),
+            *(Fold(f"mlp.experts.*.{name}_proj.weight", "multiply") for name in ("gate", "up")),
+            Fold("mlp.experts.gate_up_proj", "multiply"),
+            Fold("mlp.gate.weight", "multiply"),
+            Fold("post_attention_layernorm.weight", "divide"),
+            Fold("post_feedforward_layernorm.weight", "divide"),
+        ),
+        no_bridge=UNFITTED,
+    ),
+    Family(
+        ("phimoe",),
+        llama_keys(
+            rope(1_000_000.0), 4096, 32, 8, rms_norm_eps=1e-5, sliding_window=None,
+            num_local_experts=16, num_experts_per_tok=2, router_jitter_noise=0.01,
+            lm_head_bias=False,
+        ),
+        **_SPARSE_BLOCK,
+    ),
+    Family(
+        ("granitemoe",),
+        llama_keys(rope(), 4096, 32, None, **_GRANITE_KEYS),
+        **_GRANITE,
+    ),
+    Family(
+        ("granitemoeshared",),
+        llama_keys(rope(), 4096, 32, None, **_GRANITE_KEYS),
+        **_GRANITE,
+    ),
+    Family(
+        ("granitemoe_swa",),
+        llama_keys(rope(), 4096, 32, None, **_GRANITE_KEYS),
+        (
+            *rules.sliding(rules.derived("layer_types", "attn", rules.full_at(4)), default=128),
+            rules.derived("layer_rope_theta", "attn", _thetas),
+        ),
+        **_GRANITE,
+    ),
+    Family(
+        ("exaone_moe",),
+        llama_keys(
+            rope(), 4096, 32, 32, rms_norm_eps=1e-5, num_experts=64, num_experts_per_tok=8,
+            num_shared_experts=1, routed_scaling_factor=2.5, **_ROUTED,
+        ),
+        (
+            *rules.sliding(
+                rules.derived(
+                    "layer_types", "attn", rules.alternating(4, "sliding_window_pattern"),
+                    replaces=("sliding_window_pattern",),
+                )
+            ),
+            kinds.dense_or_sparse(1),
+        ),
+        **_EXPERTS,
+    ),
+    Family(
+        ("afmoe",),
+        llama_keys(
+            rope(), 2048, 16, None, head_dim=128, rms_norm_eps=1e-5, num_experts=64,
+            num_experts_per_tok=6, num_shared_experts=2, route_scale=1.0, mup_enabled=False,
+        ),
+        (
+            *rules.sliding(
+                rules.derived(
+                    "layer_types", "attn", rules.alternating(4, "global_attn_every_n_layers"),
+                    replaces=("global_attn_every_n_layers",),
+                ),
+                default=1024,
+            ),
+            kinds.dense_first("num_dense_layers", 1),
+        ),
+        attn=("input_layernorm.", "self_attn.", "post_attention_layernorm."),
+        mlp=("pre_mlp_layernorm.", "mlp.", "post_mlp_layernorm."),
+        folds=(
+            Fold("post_attention_layernorm.weight", "divide"),
+            Fold("post_mlp_layernorm.weight", "divide"),
+        ),
+        no_bridge=UNFITTED,
+    ),
+    Family(
+        ("laguna",),
+        llama_keys(
+            rope_of_each({
+                "full_attention": {"rope_theta": 500_000.0, "partial_rotary_factor": 0.5},
+                "sliding_attention": {"rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
+            }),
+            2048, 48, 8, head_dim=128, rms_norm_eps=1e-6, num_experts=256, num_experts_per_tok=8,
+            gating=True, moe_routed_scaling_factor=1.0, moe_router_logit_softcapping=0.0,
+        ),
+        (
+            *rules.sliding(rules.derived("layer_types", "attn", kinds.all_of(rules.FULL)), default=512),
+            rules.derived("num_attention_heads_per_layer", "attn", kinds.same("num_attention_heads", 48)),
+            kinds.dense_or_sparse(1, None),
+        ),
+        **_EXPERTS,
+    ),
+    Family(
+        ("mellum",),
+        llama_keys(
+            rope_of_each({
+                "full_attention": {"rope_theta": 500_000.0},
+                "sliding_attention": {"rope_theta": 10_000.0},
+            }),
+            2304, 32, 4, head_dim=128, rms_norm_eps=1e-6, num_local_experts=64,
+            num_experts_per_tok=8, norm_topk_prob=True,
+        ),
+        (
+            *rules.sliding(rules.derived("layer_types", "attn", kinds.all_of(rules.FULL)), default=1024),
+            kinds.dense_or_sparse(0, None),
+        ),
+        **_EXPERTS,
+    ),
+    Family(
+        ("aria_text",),
+        llama_keys(
+            rope(), 4096, 32, None, rms_norm_eps=1e-6, mlp_bias=False, moe_num_experts=8,
+            moe_topk=2, moe_num_shared_experts=2,
+        ),
+        mlp_out=("mlp.experts.fc2", "mlp.shared_experts.down_proj"), no_bridge=UNFITTED,
+    ),
+)  # fmt: skip
