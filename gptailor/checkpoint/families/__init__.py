@@ -21,10 +21,11 @@ from gptailor.checkpoint.families.mistral import MISTRAL
 from gptailor.checkpoint.families.olmo import OLMO
 from gptailor.checkpoint.families.phi import PHI
 from gptailor.checkpoint.families.qwen import QWEN
+from gptailor.checkpoint.families.windowed import WINDOWED
 
 FAMILIES: tuple[Family, ...] = (
     *LLAMA, *MISTRAL, *QWEN, *GEMMA, *PHI, *GLM, *OLMO, *EXAONE, *DENSE, *COHERE, *GPT, *DEEPSEEK,
-    *HYBRID, *MAMBA, *EXPERTS,
+    *HYBRID, *MAMBA, *EXPERTS, *WINDOWED,
 )  # fmt: skip
 
 FAMILY_OF: dict[str, Family] = {name: family for family in FAMILIES for name in family.model_types}

@@ -4,7 +4,7 @@ from typing import Any
 
 from gptailor.checkpoint.families import layer_config as rules
 from gptailor.checkpoint.families import layer_kinds as kinds
-from gptailor.checkpoint.families.compatibility import ConfigKey, keys, rope, rope_of_each
+from gptailor.checkpoint.families.compatibility import ConfigKey, rope
 from gptailor.checkpoint.families.family import (
     EXPERTS_OUT,
     UNFITTED,
@@ -13,12 +13,6 @@ from gptailor.checkpoint.families.family import (
     llama_keys,
 )
 from gptailor.checkpoint.files import shown
-
-_YARN = {
-    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
-    "original_max_position_embeddings": 4096,
-}  # fmt: skip
-"""GPT-OSS's rotary embeddings where the configuration says nothing of them."""
 
 _EXPERTS: dict[str, Any] = {"mlp_out": EXPERTS_OUT, "no_bridge": UNFITTED}
 _SHARED: dict[str, Any] = {
@@ -29,7 +23,7 @@ _SPARSE_BLOCK: dict[str, Any] = {
     "mlp_out": ("block_sparse_moe.experts.*.w2", "mlp.experts.*.w2", "mlp.experts.down_proj"),
     "no_bridge": UNFITTED,
 }  # fmt: skip
-_GRANITE: dict[str, Any] = {
+GRANITE: dict[str, Any] = {
     "mlp": ("post_attention_layernorm.", "block_sparse_moe.", "shared_mlp."),
     "mlp_out": (
         "block_sparse_moe.output_linear", "block_sparse_moe.experts.down_proj",
@@ -37,12 +31,12 @@ _GRANITE: dict[str, Any] = {
     ),
     "no_bridge": UNFITTED,
 }  # fmt: skip
-_GRANITE_KEYS: dict[str, Any] = {
+GRANITE_KEYS: dict[str, Any] = {
     "rms_norm_eps": 1e-6, "attention_multiplier": 1.0, "residual_multiplier": 1.0,
     "embedding_multiplier": 1.0, "logits_scaling": 1.0, "num_local_experts": 8,
     "num_experts_per_tok": 2,
 }  # fmt: skip
-_ROUTED: dict[str, Any] = {"n_group": 1, "topk_group": 1, "norm_topk_prob": True}
+ROUTED: dict[str, Any] = {"n_group": 1, "topk_group": 1, "norm_topk_prob": True}
 
 
 def _partial(theta: float) -> ConfigKey:
@@ -63,34 +57,6 @@ def _after_windows(config: rules.Config, count: int) -> list[Any]:
     first = rules.int_of(config, "max_window_layers", 62)
     slides = config.get("sliding_window", 4096) is not None
     return [rules.SLIDING if slides and i >= first else rules.FULL for i in range(count)]
-
-
-def _interleaved(config: rules.Config, count: int) -> list[Any]:
-    """Llama 4: each so manieth layer is sparse."""
-    step = rules.int_of(config, "interleave_moe_layer_step", 1, least=1)
-    return [rules.DENSE if (i + 1) % step else rules.SPARSE for i in range(count)]
-
-
-def _rotating(config: rules.Config, count: int) -> list[Any]:
-    """Llama 4: 1 for a layer with rotary embeddings, despite the key's name."""
-    step = rules.int_of(config, "no_rope_layer_interval", 4, least=1)
-    return [int((i + 1) % step != 0) for i in range(count)]
-
-
-_ROTATION = rules.derived(
-    "no_rope_layers", "attn", _rotating, replaces=("no_rope_layer_interval",), empty=True
-)
-
-
-def _chunked(config: rules.Config, count: int) -> list[Any]:
-    chunks = config.get("attention_chunk_size", 8192) is not None
-    rotates = _ROTATION.read(config, count)
-    return ["chunked_attention" if chunks and turns else rules.FULL for turns in rotates]
-
-
-def _thetas(config: rules.Config, count: int) -> list[Any]:
-    """Granite MoE with windows: each layer's base of its rotary embeddings, 0 for none."""
-    return [rope().read(config)["rope_theta"]] * count
 
 
 def _ernie(config: rules.Config, count: int) -> list[Any]:
@@ -143,51 +109,7 @@ def _of_each(key: str, default: int) -> rules.LayerRule:
     return rules.LayerRule(key, "mlp", read, write)
 
 
-def _keep_step(config: rules.Config, values: rules.Values) -> dict[str, Any]:
-    """Say the list by a step too, for readers that don't know it; without one, by none."""
-    out = {key: value for key, value in config.items() if key != "interleave_moe_layer_step"}
-    for step in range(1, len(values) + 2):
-        if _interleaved({"interleave_moe_layer_step": step}, len(values)) == list(values):
-            return {**out, "interleave_moe_layer_step": step}
-    return out
-
-
-_MOE_LAYERS = kinds.numbered(
-    "moe_layers", "mlp", "mlp", (rules.DENSE, rules.SPARSE), _interleaved,
-    keep=_keep_step,
-)  # fmt: skip
-
 EXPERTS = (
-    Family(
-        ("gpt_oss",),
-        llama_keys(
-            rope(150_000.0, default=_YARN), 2880, 64, 8, head_dim=64, rms_norm_eps=1e-5,
-            attention_bias=True, num_local_experts=128, num_experts_per_tok=4, swiglu_alpha=1.702,
-            swiglu_limit=7.0,
-        ),
-        rules.sliding(
-            rules.derived(
-                "layer_types", "attn", kinds.every_nth(2, most=rules.SLIDING, nth=rules.FULL)
-            ),
-            default=128,
-        ),
-        mlp_out=("mlp.experts.down_proj", "mlp.experts.down_proj_bias"), no_bridge=UNFITTED,
-    ),
-    Family(
-        ("llama4_text",),
-        llama_keys(
-            rope(500_000.0), 5120, 40, 8, head_dim=128, rms_norm_eps=1e-5, num_local_experts=16,
-            num_experts_per_tok=1, use_qk_norm=True, attention_chunk_size=8192,
-            attn_temperature_tuning=True, floor_scale=8192, attn_scale=0.1,
-        ),
-        (_ROTATION, rules.derived("layer_types", "attn", _chunked), _MOE_LAYERS),
-        mlp=("post_attention_layernorm.", "feed_forward."),
-        mlp_out=(
-            "feed_forward.down_proj", "feed_forward.experts.down_proj",
-            "feed_forward.shared_expert.down_proj",
-        ),
-        no_bridge=UNFITTED,
-    ),
     Family(
         ("minimax_m2",),
         llama_keys(
@@ -201,7 +123,7 @@ EXPERTS = (
         llama_keys(
             rope(partial=0.5), 4096, 96, 8, rms_norm_eps=1e-5, n_routed_experts=128,
             n_shared_experts=1, num_experts_per_tok=8, routed_scaling_factor=1.0,
-            use_qk_norm=False, **_ROUTED,
+            use_qk_norm=False, **ROUTED,
         ),
         (kinds.dense_first("first_k_dense_replace", 1),),
         **_EXPERTS,
@@ -210,7 +132,7 @@ EXPERTS = (
         ("solar_open",),
         llama_keys(
             rope(1_000_000.0), 4096, 64, 8, head_dim=128, rms_norm_eps=1e-5, n_routed_experts=128,
-            n_shared_experts=1, num_experts_per_tok=8, routed_scaling_factor=1.0, **_ROUTED,
+            n_shared_experts=1, num_experts_per_tok=8, routed_scaling_factor=1.0, **ROUTED,
         ),
         **_EXPERTS,
     ),
@@ -219,7 +141,7 @@ EXPERTS = (
         llama_keys(
             rope(8_000_000.0), 4096, 64, 4, head_dim=64, rms_norm_eps=1e-6, n_routed_experts=128,
             n_shared_experts=1, num_experts_per_tok=6, routed_scaling_factor=2.5,
-            use_qk_norm=True, **_ROUTED,
+            use_qk_norm=True, **ROUTED,
         ),
         (kinds.dense_first("first_k_dense_replace", 1),),
         embed=("word_embeddings.weight", "embed_tokens.weight"),
@@ -306,96 +228,13 @@ EXPERTS = (
     ),
     Family(
         ("granitemoe",),
-        llama_keys(rope(), 4096, 32, None, **_GRANITE_KEYS),
-        **_GRANITE,
+        llama_keys(rope(), 4096, 32, None, **GRANITE_KEYS),
+        **GRANITE,
     ),
     Family(
         ("granitemoeshared",),
-        llama_keys(rope(), 4096, 32, None, **_GRANITE_KEYS),
-        **_GRANITE,
-    ),
-    Family(
-        ("granitemoe_swa",),
-        llama_keys(rope(), 4096, 32, None, **_GRANITE_KEYS),
-        (
-            *rules.sliding(rules.derived("layer_types", "attn", rules.full_at(4)), default=128),
-            rules.derived("layer_rope_theta", "attn", _thetas),
-        ),
-        **_GRANITE,
-    ),
-    Family(
-        ("exaone_moe",),
-        llama_keys(
-            rope(), 4096, 32, 32, rms_norm_eps=1e-5, num_experts=64, num_experts_per_tok=8,
-            num_shared_experts=1, routed_scaling_factor=2.5, **_ROUTED,
-        ),
-        (
-            *rules.sliding(
-                rules.derived(
-                    "layer_types", "attn", rules.alternating(4, "sliding_window_pattern"),
-                    replaces=("sliding_window_pattern",),
-                )
-            ),
-            kinds.dense_or_sparse(1),
-        ),
-        **_EXPERTS,
-    ),
-    Family(
-        ("afmoe",),
-        llama_keys(
-            rope(), 2048, 16, None, head_dim=128, rms_norm_eps=1e-5, num_experts=64,
-            num_experts_per_tok=6, num_shared_experts=2, route_scale=1.0, mup_enabled=False,
-        ),
-        (
-            *rules.sliding(
-                rules.derived(
-                    "layer_types", "attn", rules.alternating(4, "global_attn_every_n_layers"),
-                    replaces=("global_attn_every_n_layers",),
-                ),
-                default=1024,
-            ),
-            kinds.dense_first("num_dense_layers", 1),
-        ),
-        attn=("input_layernorm.", "self_attn.", "post_attention_layernorm."),
-        mlp=("pre_mlp_layernorm.", "mlp.", "post_mlp_layernorm."),
-        folds=(
-            Fold("post_attention_layernorm.weight", "divide"),
-            Fold("post_mlp_layernorm.weight", "divide"),
-        ),
-        no_bridge=UNFITTED,
-    ),
-    Family(
-        ("laguna",),
-        llama_keys(
-            rope_of_each({
-                "full_attention": {"rope_theta": 500_000.0, "partial_rotary_factor": 0.5},
-                "sliding_attention": {"rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
-            }),
-            2048, 48, 8, head_dim=128, rms_norm_eps=1e-6, num_experts=256, num_experts_per_tok=8,
-            gating=True, moe_routed_scaling_factor=1.0, moe_router_logit_softcapping=0.0,
-        ),
-        (
-            *rules.sliding(rules.derived("layer_types", "attn", kinds.all_of(rules.FULL)), default=512),
-            rules.derived("num_attention_heads_per_layer", "attn", kinds.same("num_attention_heads", 48)),
-            kinds.dense_or_sparse(1, None),
-        ),
-        **_EXPERTS,
-    ),
-    Family(
-        ("mellum",),
-        llama_keys(
-            rope_of_each({
-                "full_attention": {"rope_theta": 500_000.0},
-                "sliding_attention": {"rope_theta": 10_000.0},
-            }),
-            2304, 32, 4, head_dim=128, rms_norm_eps=1e-6, num_local_experts=64,
-            num_experts_per_tok=8, norm_topk_prob=True,
-        ),
-        (
-            *rules.sliding(rules.derived("layer_types", "attn", kinds.all_of(rules.FULL)), default=1024),
-            kinds.dense_or_sparse(0, None),
-        ),
-        **_EXPERTS,
+        llama_keys(rope(), 4096, 32, None, **GRANITE_KEYS),
+        **GRANITE,
     ),
     Family(
         ("aria_text",),

@@ -73,13 +73,12 @@ def derived(
     older: str | None = None,
     replaces: tuple[str, ...] = (),
     keep: Write | None = None,
-    empty: bool = False,
 ) -> LayerRule:
     """A list with an entry a layer that older configurations leave to a rule of positions.
 
     It is written out, and the keys of the rule that it `replaces` are left out. `keep` makes a
     rule that can't be left out agree with the list where it can. A configuration may have the list
-    under an `older` name, where it stays; an `empty` one may stand for none.
+    under an `older` name, where it stays.
     """
 
     def named(config: Config) -> str:
@@ -87,7 +86,7 @@ def derived(
 
     def read(config: Config, count: int) -> list[Any]:
         given = config.get(named(config))
-        if given is None or (empty and given == []):
+        if given is None:
             return derive(config, count)
         return [current_name(value) for value in _list(config, named(config), count)]
 
