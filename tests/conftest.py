@@ -83,6 +83,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers.utils import logging  # noqa: PLC0415 (most tests need no models)
 
     from tests.tiny import tiny_model  # noqa: PLC0415
+    from tests.tiny_vision import tiny_vision  # noqa: PLC0415
 
     folder = tmp_path_factory.mktemp("family")
     logging.disable_progress_bar()
@@ -91,6 +92,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_model("llama", folder / name, **wanted)
     for name, kind in STRANGERS.items():
         tiny_model(kind, folder / name)
+    tiny_vision("qwen3_vl", folder / "eyes")
     make_broken(folder)
     return folder
 
@@ -124,6 +126,9 @@ def make_broken(folder: Path) -> None:
     tokens(folder / "overfull", lambda ids: {**ids, "€": 64, "£": 65})
     copy(folder, "foreign")
     tokens(folder / "foreign", lambda ids: {**ids, "a": ids["b"], "b": ids["a"]})
+    copy(folder, "blind", source="eyes")
+    moved = {60: 61, 61: 60}
+    tokens(folder / "blind", lambda ids: {token: moved.get(n, n) for token, n in ids.items()})
     (folder / "empty").mkdir()
 
 

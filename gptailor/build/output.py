@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gptailor
 from gptailor.build.lock import PLAN_FILE
 from gptailor.checkpoint import folder as checkpoints
+from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
@@ -110,6 +111,7 @@ def _made(output: Output, device: str) -> Iterator[memoryview | bytes]:
 def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     """The files beside the weights: configuration, tokenizer, plan, card."""
     beside = _tokenizer(prepared.models[tokenizer_model_name(prepared.plan)])
+    beside |= {path.name: path for path in _processor(prepared.models["base"])}
     plan = used_plan(prepared, target)
     origin = prepared.plan.origin
     commented = origin.tree if origin is not None else None
@@ -143,14 +145,16 @@ def _tokenizer(model: Opened) -> dict[str, bytes | Path]:
     return beside
 
 
+def _processor(base: Opened) -> tuple[Path, ...]:
+    """The files of how the base's towers read images: the output's towers are the base's."""
+    return checkpoints.processor_files(base.checkpoint) if base.layout.wrapped else ()
+
+
 def config(prepared: Prepared) -> dict[str, Any]:
     """The output's configuration, its special tokens those of the tokenizer's model."""
     made = dict(prepared.compiled.config)
     model = prepared.models[tokenizer_model_name(prepared.plan)]
-    if model.name != "base":
-        made = {key: v for key, v in made.items() if not key.endswith("_token_id")}
-        made |= {key: v for key, v in model.config.items() if key.endswith("_token_id")}
-    return made
+    return made if model.name == "base" else with_tokens_of(made, model.config)
 
 
 def used_dtype(prepared: Prepared) -> str | None:
@@ -236,13 +240,15 @@ def _beside(opened: Opened, whole: tuple[Path, ...], plan: Plan) -> Iterator[Pat
         yield from checkpoints.tokenizer_files(checkpoint)
     if tells and (generates := checkpoints.generation_config(checkpoint)) is not None:
         yield generates
+    if opened.name == "base":
+        yield from _processor(opened)
 
 
 def is_beside(name: str) -> bool:
-    """Whether a model's file is one of its tokenizer, or of how it generates."""
+    """Whether a model's file is one of its tokenizer, its processor, or of how it generates."""
     return (
         name in checkpoints.TOKENIZER_FILES
-        or name == checkpoints.GENERATION_CONFIG
+        or name in (checkpoints.GENERATION_CONFIG, *checkpoints.PROCESSOR_FILES)
         or name.endswith(".jinja")
     )
 

@@ -16,6 +16,7 @@ from gptailor.checkpoint.folder import (
     Checkpoint,
     generation_config,
     open_checkpoint,
+    processor_files,
     tokenizer_files,
 )
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
@@ -323,7 +324,8 @@ def _differing_beside(
     expected: Mapping[str, FileDigest], output: Checkpoint
 ) -> Iterator[Difference]:
     """Files that the folder lacks, that nobody gave it, and those with other bytes."""
-    paths = [path for path in (*tokenizer_files(output), generation_config(output)) if path]
+    files = (*tokenizer_files(output), *processor_files(output), generation_config(output))
+    paths = [path for path in files if path]
     found = {path.relative_to(output.folder).as_posix(): path for path in paths}
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:

@@ -27,6 +27,11 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 """What a tokenizer may consist of, besides `additional_chat_templates/*.jinja`."""
 
+PROCESSOR_FILES = (
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json",
+)  # fmt: skip
+"""What says how images and sounds are made into a tower's inputs."""
+
 _TEMPLATES = "additional_chat_templates"
 _OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".npz")
 
@@ -111,6 +116,13 @@ def tokenizer_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
         templates = folder / _TEMPLATES
         found += [templates / name for name in _listing(templates) if name.endswith(".jinja")]
     return tuple(_regular(path) for path in found)
+
+
+def processor_files(checkpoint: Checkpoint) -> tuple[Path, ...]:
+    """The files of how images and sounds are read, those that are there."""
+    folder = checkpoint.folder
+    names = () if is_gguf(folder) else _listing(folder)
+    return tuple(_regular(folder / name) for name in PROCESSOR_FILES if name in names)
 
 
 def generation_config(checkpoint: Checkpoint) -> Path | None:

@@ -24,6 +24,7 @@ from gptailor.checkpoint.tensor import DTYPE_BITS, TensorInfo, TensorSpec
 _SMALL_FILES = (
     on_disk.CONFIG, on_disk.GENERATION_CONFIG, on_disk.INDEX, "adapter_config.json",
     "pytorch_model.bin.index.json", "additional_chat_templates/*.jinja", *on_disk.TOKENIZER_FILES,
+    *on_disk.PROCESSOR_FILES,
 )  # fmt: skip
 """What is fetched of every model: all but its weights."""
 

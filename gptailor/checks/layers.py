@@ -5,9 +5,11 @@ from itertools import product
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import fold_scale, is_constant, joined_entry
+from gptailor.checkpoint.families.vision import visual_tokens
+from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
 from gptailor.plan import layers as outline
-from gptailor.plan.faults import Fault, Place
+from gptailor.plan.faults import Fault, Place, listed
 from gptailor.program.compile import Checked, Use, merges, moved_configuration, uses
 
 
@@ -142,6 +144,58 @@ FITTING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     the_configuration_can_follow,
 )
 """Rules for plans whose positions and layers all exist."""
+
+
+# ------------------------------------------------------------------------------ beside towers
+
+
+def features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
+    """Features of an image are added after the first layers, whichever they are."""
+    count = checked.base.layout.stacked
+    if any(slot.dropped == "maybe" for slot in outline.slots(checked.plan, checked.count)):
+        return
+    first = outline.kept(checked.plan, checked.count)[:count]
+    places = [_place(checked, slot) for slot in first]
+    if places == list(range(count)):
+        return
+    at: Place = ("stack",) if checked.plan.stack else ("drops", 0)
+    after = listed(f"L{place}" for place in places)
+    message = (
+        f"the base adds features of an image after its first {count} layers, and here after "
+        f"{after}" + (", so that some are added nowhere" if len(places) < count else "")
+    )
+    help_ = f"keep L0..L{count - 1} in their places"
+    yield Fault("M310", message, at, help_, severity="warning")
+
+
+def _place(checked: Checked, slot: outline.Slot) -> int:
+    """The base's position, or the layer's number in its model, for an item of a stack."""
+    if slot.position is not None:
+        return slot.position
+    return next(uses(checked, slot, "attn")).layer
+
+
+def images_keep_their_tokens(checked: Checked) -> Iterator[Fault]:
+    """The output's tokenizer has the tokens that stand for images where the base has them."""
+    base, owner = checked.base, checked.tokenizer_model
+    mine, its = base.vocabulary, owner.vocabulary
+    if owner is base or mine is None or its is None:
+        return
+    for key, number in visual_tokens(base.config).items():
+        ours, theirs = mine.tokens.get(number), its.tokens.get(number)
+        if ours != theirs:
+            said = "no token" if theirs is None else quoted(theirs)
+            there = "none" if ours is None else quoted(ours)
+            message = f"the tokenizer of '{owner.name}' has {said} at {number}, which is the base's"
+            yield Fault("M221", f"{message} '{key}' ({there})", ("tokenizer",))
+            return
+
+
+VISION: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+    features_meet_their_layers,
+    images_keep_their_tokens,
+)
+"""Rules for plans whose base has towers, which look into the language model from beside it."""
 
 
 # ---------------------------------------------------------------------------- small numbers

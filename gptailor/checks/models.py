@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from gptailor.checkpoint.families.layout import incompatible
+from gptailor.checkpoint.families.layout import Layout, incompatible
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.models import Opened, can_be_aligned, has_rows, used
 from gptailor.checkpoint.vocabulary import Vocabulary, relation, same_files
-from gptailor.checks.layers import FITTING, SMALL
+from gptailor.checks.layers import FITTING, SMALL, VISION
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
 from gptailor.plan.plan import Drop, Layer, Plan, Scale
@@ -26,6 +26,7 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
         from gptailor.checks.bridges import BRIDGING  # noqa: PLC0415 (few plans have one)
 
         fitting += BRIDGING
+    fitting += VISION if checked.base.layout.wrapped else ()
     for rules in ((*SMALL, every_tokenizer_can_be_read), (*fitting, *_REST_RULES)):
         if not errors(faults):
             faults += locate((f for rule in rules for f in rule(checked)), plan.origin)
@@ -103,9 +104,9 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
         if name == "base":
             continue
         at = ("models", name, "source")
-        if model.layout.model_type != base.layout.model_type:
-            ours, theirs = base.layout.model_type, model.layout.model_type
-            yield Fault("M205", f"'{name}' is a '{theirs}' model, and the base a '{ours}' one", at)
+        if model.layout.architecture != base.layout.architecture:
+            ours, theirs = _kind(base.layout), _kind(model.layout)
+            yield Fault("M205", f"'{name}' is {theirs} model, and the base {ours} one", at)
             continue
         for d in incompatible(base.layout, base.config, model.config):
             ours, theirs = _said(d.base_value), _said(d.other_value)
@@ -115,6 +116,11 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
             else:
                 help_ = "the output computes with the base's"
                 yield Fault("M302", message, at, help_, severity="warning")
+
+
+def _kind(layout: Layout) -> str:
+    inner = "" if layout.text_type == layout.model_type else f" (with '{layout.text_type}' in it)"
+    return f"a '{layout.model_type}'{inner}"
 
 
 def _said(value: object) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, final
 
 from gptailor.checkpoint.families import layout as layouts
+from gptailor.checkpoint.families import vision
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
 from gptailor.checkpoint.models import Opened, aligned_rows, has_rows
@@ -350,9 +351,12 @@ def _configuration(checked: Checked, program: p.Program) -> dict[str, Any]:
     if _unties(checked):
         config = layouts.untied(config)
     if checked.plan.dtype is not None:
-        keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["dtype"]
-        config |= dict.fromkeys(keys, checked.plan.dtype)
+        config = vision.with_dtype(config, checked.plan.dtype)
+    text = vision.text_of(config) if checked.base.layout.wrapped else config
     embed = next((o for o in program.outputs if o.spec.name in checked.base.layout.embed), None)
-    if embed is not None and "vocab_size" in config:
-        config["vocab_size"] = embed.spec.shape[0]
+    rows = embed.spec.shape[0] if embed is not None else None
+    before = (tensor.spec.shape[0] for tensor in checked.base.rest("embed").values())
+    if rows is not None and ("vocab_size" in text or rows != next(before, rows)):
+        text = {**text, "vocab_size": rows}
+        config = vision.with_text(config, text) if checked.base.layout.wrapped else text
     return config

@@ -2,7 +2,7 @@
 
 The truth is in transformers' `models/*/modeling_*.py` and in the checkpoints on the Hub;
 `tests/checkpoint/families/test_families.py` compares each entry with it. Other packages use
-`family_file`, `layout`, `layer_config` and `quantised`.
+`family_file`, `layout`, `layer_config`, `quantised` and `vision`.
 """
 
 from gptailor.checkpoint.families.cohere import COHERE
@@ -21,14 +21,15 @@ from gptailor.checkpoint.families.mistral import MISTRAL
 from gptailor.checkpoint.families.olmo import OLMO
 from gptailor.checkpoint.families.phi import PHI
 from gptailor.checkpoint.families.qwen import QWEN
+from gptailor.checkpoint.families.qwen_vl import QWEN_VL
 from gptailor.checkpoint.families.windowed import WINDOWED
 
 FAMILIES: tuple[Family, ...] = (
     *LLAMA, *MISTRAL, *QWEN, *GEMMA, *PHI, *GLM, *OLMO, *EXAONE, *DENSE, *COHERE, *GPT, *DEEPSEEK,
-    *HYBRID, *MAMBA, *EXPERTS, *WINDOWED,
+    *HYBRID, *MAMBA, *EXPERTS, *WINDOWED, *QWEN_VL,
 )  # fmt: skip
 
 FAMILY_OF: dict[str, Family] = {name: family for family in FAMILIES for name in family.model_types}
 """By the `model_type` of a configuration."""
 
-__all__ = ["family_file", "layer_config", "layout", "quantised"]
+__all__ = ["family_file", "layer_config", "layout", "quantised", "vision"]

@@ -183,14 +183,24 @@ def _form(
 
 
 def disagreements(
-    known: Iterable[ConfigKey], base: Config, other: Config, *, cautious: bool = False
+    ours: Iterable[ConfigKey],
+    theirs: Iterable[ConfigKey],
+    base: Config,
+    other: Config,
+    *,
+    cautious: bool = False,
 ) -> list[Disagreement]:
-    """What two configurations disagree on; with caution, also on keys of unknown meaning."""
-    named = [ConfigKey("model_type", lambda config: config.get("model_type")), *known]
+    """What two configurations disagree on, of the keys that the families of both have.
+
+    With caution, also on keys of unknown meaning.
+    """
+    readers = {key.name: key for key in theirs}
+    named = [key for key in ours if key.name in readers]
     if cautious:
-        more = {*base, *other} - {key.name for key in named} - UNSPOKEN
-        named += [ConfigKey(name, _value(name, None), "warning") for name in sorted(more)]
-    read = [(key, key.read(base), key.read(other)) for key in named]
+        more = {*base, *other} - readers.keys() - UNSPOKEN
+        unknown = [ConfigKey(name, _value(name, None), "warning") for name in sorted(more)]
+        named, readers = named + unknown, readers | {key.name: key for key in unknown}
+    read = [(key, key.read(base), readers[key.name].read(other)) for key in named]
     return [Disagreement(key.name, a, b, _severity(key, a, b)) for key, a, b in read if a != b]
 
 

@@ -39,7 +39,8 @@ class Family:
     `no_scale` says why neither `scale` nor `bridge` holds of one, or None. `no_parts` and
     `no_bridge` are reasons why a whole family has none. `count_of` says how many layers there are
     where a configuration needs no number for it. `unfit` says why a configuration isn't read, and
-    `seen` are the keys that the proof of a family from a file had.
+    `seen` are the keys that the proof of a family from a file had. `like` is the model type that
+    computes the same of the same text, if there is another.
     """
 
     model_types: tuple[str, ...]
@@ -65,6 +66,7 @@ class Family:
     one_norm: Callable[[Config], bool] = lambda config: False
     transposed: bool = False
     tied: bool = False
+    like: str = ""
 
     def part(self, rest: str) -> Part | None:
         """The part of a layer that a tensor belongs to, by its name within the layer."""

@@ -1,12 +1,12 @@
 """(layer, part) ⇄ tensor names and the configuration of each layer: `Layout`, and `layout_of`."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, final
 
-from gptailor.checkpoint.families import FAMILY_OF
+from gptailor.checkpoint.families import FAMILY_OF, vision
 from gptailor.checkpoint.families.compatibility import Disagreement, disagreements
 from gptailor.checkpoint.families.family import Family, How
 from gptailor.checkpoint.families.layer_config import (
@@ -17,7 +17,7 @@ from gptailor.checkpoint.families.layer_config import (
     RuleError,
     listed_per_layer,
 )
-from gptailor.checkpoint.families.refused import REFUSED
+from gptailor.checkpoint.families.refused import REFUSED, unfamiliar, unlike_llama, unproven
 from gptailor.plan.plan import Part
 
 _Rest = Literal["embed", "norm", "head"]
@@ -43,7 +43,9 @@ class Layout:
 
     `no_parts`, `no_scale` and `no_bridge` are the reasons why L1.attn and L1.mlp, `scale` and
     `bridge` are refused, or None. `notice` is something to tell the user. `tied` says whether the
-    head is the embedding's tensor. `ignored` are names that an output leaves out.
+    head is the embedding's tensor. `ignored` are names that an output leaves out. `text_type` is
+    the type of the language model, which a `wrapped` one has within; features of an image are added
+    after the first `stacked` layers.
     """
 
     model_type: str
@@ -62,6 +64,19 @@ class Layout:
     no_bridge: str | None = None
     notice: str | None = None
     ignored: frozenset[str] = frozenset()
+    text_type: str = ""
+    root: str = ""
+    stacked: int = 0
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether the language model stands beside towers."""
+        return self.model_type in vision.WRAPPERS
+
+    @property
+    def architecture(self) -> str:
+        """What is the same for models between which layers can move."""
+        return self.family.like or self.text_type
 
     @property
     def transposed(self) -> bool:
@@ -96,6 +111,16 @@ def name_of(layout: Layout, layer: int, rest: str) -> str:
     return f"{layout.prefix}{layer}.{rest}"
 
 
+def aliases(layout: Layout, name: str) -> Iterator[str]:
+    """The names on this disk of a tensor of the language model that another version names so."""
+    for root in vision.roots(layout.family.base) if layout.wrapped else ():
+        if name.startswith(root):
+            yield layout.root + name.removeprefix(root)
+    for own, head in zip(layout.family.head, layout.head, strict=True):
+        if name.endswith(own):
+            yield head
+
+
 @lru_cache(maxsize=1024)
 def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(re.escape(name).replace(r"\*", r"[^.]+"))
@@ -121,8 +146,14 @@ def is_constant(rest: str) -> bool:
     return rest in _CONSTANTS or rest.endswith("rotary_emb.inv_freq")
 
 
+def _language(config: Config) -> Config:
+    """The configuration of the language model: the whole one, where nothing wraps it."""
+    return vision.text_of(config) if config.get("model_type") in vision.WRAPPERS else config
+
+
 def layer_entries(layout: Layout, config: Config) -> list[LayerEntry]:
     """What the configuration of the layout's own checkpoint says of each layer."""
+    config = _language(config)
     read = {rule.name: rule.read(config, layout.count) for rule in layout.rules}
     return [{name: values[i] for name, values in read.items()} for i in range(layout.count)]
 
@@ -140,24 +171,37 @@ def moved_config(
     """The base's configuration for layers with these entries, in order; or why there is none."""
     if not entries:
         return Refusal("a model has at least one layer")
-    out: dict[str, Any] = dict(base_config)
+    out: dict[str, Any] = dict(_language(base_config))
+    counts = {layout.family.count_key, "num_hidden_layers"} & out.keys()
     try:
         for rule in layout.rules:
             out = rule.write(out, [entry.get(rule.name) for entry in entries])
+        if not counts and layout.wrapped and layout.family.count_of(out) is None:
+            counts = {layout.family.count_key}
+        out |= dict.fromkeys(counts, len(entries))
+        out |= {key: 0 for key in PREDICTORS if key in out}
+        return vision.with_text(base_config, out) if layout.wrapped else out
     except RuleError as error:
         return Refusal(str(error))
-    for key in {layout.family.count_key, "num_hidden_layers"} & base_config.keys():
-        out[key] = len(entries)
-    return out | {key: 0 for key in PREDICTORS if key in out}
 
 
 def incompatible(layout: Layout, base_config: Config, other_config: Config) -> list[Disagreement]:
     """What keeps another model's layers from being the base's: faults, and what may matter."""
-    return disagreements(layout.family.keys, base_config, other_config, cautious=not layout.known)
+    base, other = _language(base_config), _language(other_config)
+    types = [str(config.get("model_type")) for config in (base, other)]
+    ours = theirs = layout.family
+    if types[1] != types[0]:
+        theirs = FAMILY_OF.get(types[1], ours)
+    if (ours.like or types[0]) != (theirs.like or types[1]):
+        return [Disagreement("model_type", types[0], types[1], "fault")]
+    return disagreements(ours.keys, theirs.keys, base, other, cautious=not layout.known)
 
 
 _GENERIC = (listed_per_layer("layer_types", "attn"), listed_per_layer("mlp_layer_types", "mlp"))
 """Lists that transformers 5 checks, or caches by, in any family."""
+
+QUANTISATION_KEYS = ("quantization_config", "compression_config")
+"""Where a configuration says how weights are quantised."""
 
 _QUANTISED = (
     ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv",
@@ -177,13 +221,14 @@ def layout_of(
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         return Refusal("the configuration names no 'model_type'")
-    if (refused := _refused(config, model_type)) is not None:
-        return refused
     given = (more or {}).get(model_type)
-    if given is not None and (why := _unseen(given, config)) is not None:
-        return Refusal(f"the family file of model type '{model_type}' does not say that {why}")
+    refused = _refused(config, model_type) or (unproven(given, config) if given else None)
+    if refused is not None:
+        return refused
+    if model_type in vision.WRAPPERS:
+        return _wrapped(model_type, config, tensor_names)
     family = given or FAMILY_OF.get(model_type)
-    why = None if family else _unfamiliar(config) or _unlike_llama(tensor_names)
+    why = None if family else unfamiliar(config) or unlike_llama(tensor_names)
     if why is not None:
         return Refusal(f"model type '{model_type}' is not known, and {why}")
     try:
@@ -193,29 +238,68 @@ def layout_of(
     return layout if family else _cautious(layout)
 
 
+def _wrapped(model_type: str, config: Config, names: Collection[str]) -> Layout | Refusal:
+    """The layout of a model that keeps its language model beside towers."""
+    of = f"(the language model of model type '{model_type}')"
+    try:
+        text = {**vision.text_of(config)}
+        text_type = str(text["model_type"])
+        family, refused = FAMILY_OF.get(text_type), _refused(text, text_type)
+        if refused is not None or family is None:
+            why = refused.reason if refused else f"model type '{text_type}' is not known"
+            return Refusal(f"{why} {of}")
+        root, head = vision.root_of(family.base, family.stack, names)
+        keys = {family.count_key, "num_hidden_layers"} & text.keys()
+        if not keys and family.count_of(text) is None:
+            numbers = (at[0] for n in names if (at := place_in(root + family.stack, n)) is not None)
+            text[family.count_key] = 1 + max(numbers, default=-1)
+        heads = tuple(head + name for name in family.head)
+        text["tie_word_embeddings"] = vision.ties(config, family.tied) and not any(
+            n in names for n in heads
+        )
+        if any(text.get(key) for key in QUANTISATION_KEYS):
+            return Refusal(f"what is quantised stands in 'text_config' {of}")
+        text |= {key: config[key] for key in QUANTISATION_KEYS if key in config}
+        layout = _layout(text_type, family, text, names, root)
+        stacked = vision.stacked_features(config)
+    except RuleError as error:
+        return Refusal(f"{error} (model type '{model_type}')")
+    wrapper = vision.WRAPPERS[model_type]
+    two_ways = f"the language model of a '{model_type}' model reads a text in both directions"
+    no_bridge = layout.no_bridge or (two_ways if wrapper.two_ways else None)
+    return replace(layout, model_type=model_type, head=heads, stacked=stacked, no_bridge=no_bridge)
+
+
 def _refused(config: Config, model_type: str) -> Refusal | None:
     """Why no checkpoint with such a configuration can be cut, whatever its tensors."""
     what = f"model type '{model_type}'"
     if (reason := REFUSED.get(model_type)) is not None:
         return Refusal(f"{what} is refused: {reason}")
-    for key in ("text_config", "vision_config", "audio_config"):
-        if key in config:
-            return Refusal(
-                f"{what} keeps its language model beside others ('{key}'); "
-                "only a checkpoint of the language model alone can be cut"
-            )
+    if (key := next((key for key in (vision.TEXT, *vision.TOWERS) if key in config), None)) and (
+        vision.wrapper_of(config) is None
+    ):
+        return Refusal(
+            f"{what} keeps its language model beside others ('{key}'), in a way that is not known"
+        )
     if config.get("per_layer_config"):
         return Refusal(f"'per_layer_config' of {what} gives its layers other shapes")
     return None
 
 
-def _layout(model_type: str, family: Family, config: Config, names: Collection[str]) -> Layout:
+def _layout(
+    model_type: str,
+    family: Family,
+    config: Config,
+    names: Collection[str],
+    root: str | None = None,
+) -> Layout:
     if (why := family.unfit(config)) is not None:
         raise RuleError(why)
     count = layer_count(family, config)
     full = family.base + family.stack
     # There is no prefix where the base model was saved without its head.
     base = family.base if any(name.startswith(full) for name in names) else ""
+    base = base if root is None else root
     prefix = base + family.stack
     own = {rule.name for rule in family.rules}
     rules = (*family.rules, *(rule for rule in _GENERIC if rule.name not in own))
@@ -249,6 +333,8 @@ def _layout(model_type: str, family: Family, config: Config, names: Collection[s
         no_parts=family.no_parts or (one_norm if family.one_norm(config) else None),
         no_scale=no_scale,
         no_bridge=family.no_bridge or no_scale,
+        text_type=model_type,
+        root=base,
     )
 
 
@@ -260,6 +346,8 @@ def is_tied(config: Config, family: Family) -> bool:
 def untied(config: Config) -> dict[str, Any]:
     """The configuration of the model whose head has a tensor of its own."""
     out = {key: value for key, value in config.items() if key != _TIE}
+    if vision.wrapper_of(config) is not None and isinstance(inner := config.get(vision.TEXT), dict):
+        out[vision.TEXT] = {**inner, "tie_word_embeddings": False}
     return {**out, "tie_word_embeddings": False}
 
 
@@ -294,36 +382,10 @@ def _check_layers(family: Family, prefix: str, count: int, names: Collection[str
 
 def _quantised(config: Config, names: Collection[str]) -> str | None:
     """How the weights are quantised, by the configuration, or else as tensors' names betray."""
-    given = config.get("quantization_config") or config.get("compression_config")
+    given = next((config[key] for key in QUANTISATION_KEYS if config.get(key)), None)
     if isinstance(given, Mapping):
         return str(given.get("quant_method", "unnamed"))
     return "unnamed" if given or any(name.endswith(_QUANTISED) for name in names) else None
-
-
-_POSITIONAL = re.compile(
-    r"layer|block|pattern|interval|every|freq|sparse|dense|window|expert|depth"
-)
-"""Words in a key that may make a layer's arithmetic depend on its place."""
-
-_PLAIN = re.compile(
-    r"num_hidden_layers|.*layer_?norm.*|.*layer_norm_eps.*|layerdrop|.*initializer.*"
-)
-"""Keys with such a word that don't."""
-
-_LISTS = re.compile(r"architectures|.*_token_ids?|keys_to_ignore.*")
-"""Keys with lists that are about no layer."""
-
-_NEEDED = {
-    "input_layernorm.weight", "self_attn.o_proj.weight",
-    "post_attention_layernorm.weight", "mlp.down_proj.weight",
-}  # fmt: skip
-_ALLOWED = re.compile(
-    r"(input_layernorm|post_attention_layernorm)\.(weight|bias)"
-    r"|self_attn\.\w+\.(weight|bias)|self_attn\.rotary_emb\.inv_freq|mlp\.\w+\.(weight|bias)"
-)
-"""The tensors of a layer like Llama's."""
-
-_LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
 def _cautious(layout: Layout) -> Layout:
@@ -332,36 +394,3 @@ def _cautious(layout: Layout) -> Layout:
     unclear = f"the arithmetic of {what} is not known"
     notice = f"{what} is not known; its layers are taken to be like Llama's"
     return replace(layout, known=False, no_scale=unclear, no_bridge=unclear, notice=notice)
-
-
-def _unfamiliar(config: Config) -> str | None:
-    """What in a configuration may be about layers by their places, or is code of its own."""
-    if config.get("auto_map"):
-        return "the code beside its weights ('auto_map') is never run"
-    count = config.get("num_hidden_layers")
-    for key, value in config.items():
-        if isinstance(value, list | tuple) and len(value) == count and not _LISTS.fullmatch(key):
-            return f"'{key}' may say something of each layer"
-        if value and _POSITIONAL.search(key) and not _PLAIN.fullmatch(key):
-            return f"'{key}' may make a layer depend on its place"
-    return None
-
-
-def _unseen(family: Family, config: Config) -> str | None:
-    """What a configuration has that the proof of its family file didn't, and may be by layers."""
-    unseen = {key: value for key, value in config.items() if key not in family.seen}
-    return _unfamiliar({**unseen, "num_hidden_layers": config.get(family.count_key)})
-
-
-def _unlike_llama(names: Collection[str]) -> str | None:
-    found: dict[str, set[str]] = {}
-    for name in names:
-        if (match := _LAYER_NAME.fullmatch(name)) is not None:
-            found.setdefault(match[1], set()).add(match[2])
-    kinds = list(found.values())
-    if not kinds or not kinds[0] >= _NEEDED:
-        return "its layers are not built like Llama's"
-    if any(kind != kinds[0] for kind in kinds):
-        return "its layers are not all built alike"
-    strange = sorted(rest for rest in kinds[0] if not _ALLOWED.fullmatch(rest))
-    return f"its layers have a tensor '{strange[0]}'" if strange else None

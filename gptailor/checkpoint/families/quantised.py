@@ -10,10 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
 from gptailor.checkpoint.families.layer_config import Config, Refusal, RuleError
-from gptailor.checkpoint.families.layout import Layout
-
-QUANTISATION_KEYS = ("quantization_config", "compression_config")
-"""Where a configuration says how weights are quantised."""
+from gptailor.checkpoint.families.layout import QUANTISATION_KEYS, Layout
+from gptailor.checkpoint.families.vision import roots
 
 Places = Sequence[tuple[int, int]]
 """For each layer of the output, the layers that its attention and its MLP branch come from."""
@@ -78,9 +76,21 @@ class _Moves:
         if match is None:
             self._check_of_no_layer(text, text[start:])
             return [text]
+        if self.layout.wrapped and self._is_of_a_tower(text, match["before"]):
+            return [text]
         if _SPECIAL.search(match["before"].removeprefix("^").replace(".*", "")):
             raise RuleError(text)
         return list(self._renumbered(text, text[:start], match))
+
+    def _is_of_a_tower(self, text: str, before: str) -> bool:
+        """Whether numbers after this are those of a tower's layers, not of the language model's."""
+        family = self.layout.family
+        plain = before.removeprefix("^").replace("\\", "")
+        if plain in {root + family.stack for root in roots(family.base)}:
+            return False
+        if re.match(r"(model\.)?(vis|image|audio)", plain) is None:
+            raise RuleError(text)
+        return True
 
     def _renumbered(self, text: str, sign: str, match: re.Match[str]) -> Iterator[str]:
         number, rest = int(match["number"]), match["rest"]

@@ -8,11 +8,15 @@ from gptailor.checkpoint.families.family import EXPERTS_OUT, Family, llama_keys
 from gptailor.checkpoint.files import shown
 
 
-def _after_full_ones(config: rules.Config, count: int) -> list[Any]:
+def _after_full_ones(default: int) -> rules.Read:
     """The first `max_window_layers` are full, the others slide."""
-    first = rules.int_of(config, "max_window_layers", 28)
-    slides = rules.window(config, gated=True, default=4096) is not None
-    return [rules.SLIDING if slides and i >= first else rules.FULL for i in range(count)]
+
+    def derive(config: rules.Config, count: int) -> list[Any]:
+        first = rules.int_of(config, "max_window_layers", default)
+        slides = rules.window(config, gated=True, default=4096) is not None
+        return [rules.SLIDING if slides and i >= first else rules.FULL for i in range(count)]
+
+    return derive
 
 
 def _keep_max_window_layers(config: rules.Config, values: rules.Values) -> dict[str, Any]:
@@ -52,9 +56,14 @@ def sparse_steps(experts: int) -> rules.LayerRule:
     return rules.LayerRule("mlp", "mlp", read, write)
 
 
-_WINDOWS = rules.sliding(
-    rules.derived("layer_types", "attn", _after_full_ones, keep=_keep_max_window_layers), gated=True
-)
+def windows(first: int) -> tuple[rules.LayerRule, rules.LayerRule]:
+    """The rules of layers of which only later ones slide; `first` is how many don't by default."""
+    types = _after_full_ones(first)
+    listed = rules.derived("layer_types", "attn", types, keep=_keep_max_window_layers)
+    return rules.sliding(listed, gated=True)
+
+
+_WINDOWS = windows(28)
 
 QWEN = (
     Family(("qwen2",), llama_keys(rope(), 4096, 32, 32, rms_norm_eps=1e-6), _WINDOWS),

@@ -1,6 +1,10 @@
-"""Types of models whose layers can't be moved as a plan says, each with the reason: `REFUSED`."""
+"""Models whose layers can't be moved as a plan says: `REFUSED` types, and unfamiliar ones."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
+
+from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families.layer_config import Config, Refusal
 
 _ENCODER = "its layers are an encoder's, made to see the tokens after them too"
 _HALF = "its decoder is half of a pair, whose layers attend to an encoder's output"
@@ -31,6 +35,7 @@ REFUSED: Mapping[str, str] = {
     "mbart": _HALF,
     "megatron-bert": _ENCODER,
     "minimax": "its linear layers decay by their number and by how many layers there are",
+    "mllama": "some of its layers attend to an image's features instead of the text",
     "moshi": "it makes sound and text by two stacks of layers",
     "musicgen": _HALF,
     "musicgen_melody": _HALF,
@@ -57,3 +62,67 @@ REFUSED: Mapping[str, str] = {
     "zaya": "a layer's router reads the state of the router in the layer before it",
 }
 """By the `model_type` of a configuration, in order: a clause that goes on after a colon."""
+
+
+# ------------------------------------------------------------------------- types that aren't listed
+
+_POSITIONAL = re.compile(
+    r"layer|block|pattern|interval|every|freq|sparse|dense|window|expert|depth"
+)
+"""Words in a key that may make a layer's arithmetic depend on its place."""
+
+_PLAIN = re.compile(
+    r"num_hidden_layers|.*layer_?norm.*|.*layer_norm_eps.*|layerdrop|.*initializer.*"
+)
+"""Keys with such a word that don't."""
+
+_LISTS = re.compile(r"architectures|.*_token_ids?|keys_to_ignore.*")
+"""Keys with lists that are about no layer."""
+
+_NEEDED = {
+    "input_layernorm.weight", "self_attn.o_proj.weight",
+    "post_attention_layernorm.weight", "mlp.down_proj.weight",
+}  # fmt: skip
+_ALLOWED = re.compile(
+    r"(input_layernorm|post_attention_layernorm)\.(weight|bias)"
+    r"|self_attn\.\w+\.(weight|bias)|self_attn\.rotary_emb\.inv_freq|mlp\.\w+\.(weight|bias)"
+)
+"""The tensors of a layer like Llama's."""
+
+_LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
+
+
+def unfamiliar(config: Config) -> str | None:
+    """What in a configuration may be about layers by their places, or is code of its own."""
+    if config.get("auto_map"):
+        return "the code beside its weights ('auto_map') is never run"
+    count = config.get("num_hidden_layers")
+    for key, value in config.items():
+        if isinstance(value, list | tuple) and len(value) == count and not _LISTS.fullmatch(key):
+            return f"'{key}' may say something of each layer"
+        if value and _POSITIONAL.search(key) and not _PLAIN.fullmatch(key):
+            return f"'{key}' may make a layer depend on its place"
+    return None
+
+
+def unproven(family: Family, config: Config) -> Refusal | None:
+    """What a configuration has that the proof of its family file didn't, and may be by layers."""
+    unseen = {key: value for key, value in config.items() if key not in family.seen}
+    why = unfamiliar({**unseen, "num_hidden_layers": config.get(family.count_key)})
+    said = f"the family file of model type '{config['model_type']}' does not say that {why}"
+    return None if why is None else Refusal(said)
+
+
+def unlike_llama(names: Collection[str]) -> str | None:
+    """How tensors differ from those of a model that is built like Llama."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        if (match := _LAYER_NAME.fullmatch(name)) is not None:
+            found.setdefault(match[1], set()).add(match[2])
+    kinds = list(found.values())
+    if not kinds or not kinds[0] >= _NEEDED:
+        return "its layers are not built like Llama's"
+    if any(kind != kinds[0] for kind in kinds):
+        return "its layers are not all built alike"
+    strange = sorted(rest for rest in kinds[0] if not _ALLOWED.fullmatch(rest))
+    return f"its layers have a tensor '{strange[0]}'" if strange else None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import Layout, layout_of, split_name, untied
+from gptailor.checkpoint.families.layout import Layout, aliases, layout_of, split_name, untied
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import ADAPTER, CONFIG, Checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG, LoraSettings, read_settings
@@ -157,7 +157,7 @@ class _Work:
     def resolved(self, name: str) -> str | None:
         """The model's name of a tensor: with or without the base model's prefix, as it has it."""
         base = self.layout.family.base
-        candidates = (name, base + name, name.removeprefix(base))
+        candidates = (name, base + name, name.removeprefix(base), *aliases(self.layout, name))
         return next((each for each in candidates if each in self.tensors), None)
 
     def refuse_place(self, tensor: TensorInfo) -> NoReturn:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, moved_config
+from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.plan.plan import Plan
@@ -216,5 +217,4 @@ def _with_tokens(config: dict[str, Any], checked: Checked) -> dict[str, Any]:
     """The configuration with the special tokens of the model that gives the tokenizer."""
     if checked.tokenizer_model.name == "base":
         return config
-    special = {k: v for k, v in checked.tokenizer_model.config.items() if k.endswith("_token_id")}
-    return {k: v for k, v in config.items() if not k.endswith("_token_id")} | special
+    return with_tokens_of(config, checked.tokenizer_model.config)

@@ -30,6 +30,7 @@ from gptailor.evaluate.live.contents import (
     piece,
     size_of,
 )
+from gptailor.evaluate.live.language import language_model
 from gptailor.evaluate.live.template import ModelTemplate, Named, decoder_layers
 from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import Gap, gaps, kept
@@ -84,7 +85,8 @@ class Stitcher:
     the one that their configuration names, as transformers has it. `memory` is how many bytes of
     weights may be on the device; without it all that has been used stays. `merged` is how many
     bytes of merged layers are kept for other plans, eight models' without it, a quarter of the
-    device's memory at most; with `memory` they are layers like all others.
+    device's memory at most; with `memory` they are layers like all others. Of models with towers it
+    takes the language model alone.
 
     Quantised models are dequantised as they are read. Raises TailorError for a device that isn't
     there, and CheckpointError for a quantised model that can't be read.
@@ -99,10 +101,11 @@ class Stitcher:
         memory: int | None = None,
         merged: int | None = None,
     ) -> None:
-        models = {
+        read = {
             name: model if model.layout.quantised is None else dequantised_model(model)
             for name, model in models.items()
         }
+        models = {name: language_model(model) for name, model in read.items()}
         self.device = device_of(str(device))
         self.dtype = dtype
         self.memory = memory
@@ -266,9 +269,10 @@ def stitch(
 ) -> PreTrainedModel:
     """The model that a closed plan declares, live and in eval mode, without writing it anywhere.
 
-    On the CPU it equals the compiled and reloaded folder bit for bit. `models` gives other folders
-    for the plan's names; `dtype` is the model's, else the one its configuration names; `memory`
-    bounds the bytes of weights on the device, through which layers are then streamed.
+    On the CPU it equals the compiled and reloaded folder bit for bit. Of a vision-language model it
+    is the language model, without towers, as transformers has causal ones. `models` gives other
+    folders for the plan's names; `dtype` is the model's, else the one its configuration names;
+    `memory` bounds the bytes of weights on the device, through which layers are then streamed.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
     fails: a device that isn't there, memory that holds no layer.

@@ -169,9 +169,30 @@ def test_projections_and_folds() -> None:
             "(model type 'llama')",
         ),
         (
-            lambda: layout_of(config("gemma3", text_config={}, vision_config={}), names()),
-            "model type 'gemma3' keeps its language model beside others ('text_config'); only a "
-            "checkpoint of the language model alone can be cut",
+            lambda: layout_of(config("newvl", text_config={}, vision_config={}), names()),
+            "model type 'newvl' keeps its language model beside others ('text_config'), in a way "
+            "that is not known",
+        ),
+        (
+            lambda: layout_of(config("gemma3", vision_config={}), names()),
+            "'text_config' is not there, where the language model's configuration should be "
+            "(model type 'gemma3')",
+        ),
+        (
+            lambda: layout_of(config("llava", text_config={"model_type": "newllm"}), names()),
+            "model type 'newllm' is not known (the language model of model type 'llava')",
+        ),
+        (
+            lambda: layout_of(config("llava", text_config={"num_hidden_layers": 2}), ["a.b"]),
+            "there are no tensors of a language model, as 'model.language_model.layers.' "
+            "(model type 'llava')",
+        ),
+        (
+            lambda: layout_of(
+                config("llava", text_config={}),
+                [f"{root}layers.0.mlp.up_proj.weight" for root in ("model.", "language_model.")],
+            ),
+            "both 'language_model.layers.' and 'model.layers.' have tensors (model type 'llava')",
         ),
         (
             lambda: layout_of(config(per_layer_config={"0": {}}), names()),

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gptailor.checkpoint.families.quantised import QUANTISATION_KEYS, quantisation
+from gptailor.checkpoint.families.layout import QUANTISATION_KEYS
+from gptailor.checkpoint.families.quantised import quantisation
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.formats.quantised.bitsandbytes import read_bitsandbytes
 from gptailor.checkpoint.formats.quantised.compressed import read_compressed

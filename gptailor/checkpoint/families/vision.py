@@ -1,0 +1,221 @@
+"""Models that keep a language model beside towers: where its configuration and its tensors are.
+
+A *wrapper* is such a model's type. Its language model's configuration stands in `text_config`, and
+its layers are the layers; the towers, the projectors and their configurations stay as they are.
+Disk names are those of transformers' `conversion_mapping.py`.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from gptailor.checkpoint.families.layer_config import Config, RuleError
+
+TEXT = "text_config"
+TOWERS = ("vision_config", "audio_config")
+
+_NAMED = re.compile(r"(?P<name>.+)_token_(id|index)")
+_OF_LANGUAGE = frozenset({"bos", "eos", "pad", "unk", "sep", "cls", "mask", "decoder_start"})
+"""Tokens that a language model knows by itself; others stand for images, sounds and their ends."""
+
+
+@final
+@dataclass(frozen=True)
+class Wrapper:
+    """A type of model with a language model in it.
+
+    `text` is the type of its language model: the `only` one, or where the configuration names none.
+    `tied` is what the absence of `tie_word_embeddings` means. Where `flat`, older configurations
+    have the language model's keys beside `vision_config`. `stacked` says that the features of some
+    of the tower's layers are added after as many of the first layers; `two_ways` that text is read
+    in both directions.
+    """
+
+    text: str
+    only: bool = True
+    tied: bool = False
+    flat: bool = False
+    stacked: bool = False
+    two_ways: bool = False
+
+
+WRAPPERS: Mapping[str, Wrapper] = {
+    "qwen2_vl": Wrapper("qwen2_vl_text", flat=True),
+    "qwen2_5_vl": Wrapper("qwen2_5_vl_text", flat=True),
+    "qwen3_vl": Wrapper("qwen3_vl_text", stacked=True),
+    "qwen3_vl_moe": Wrapper("qwen3_vl_moe_text", stacked=True),
+    "qwen3_5": Wrapper("qwen3_5_text"),
+    "qwen3_5_moe": Wrapper("qwen3_5_moe_text"),
+    "gemma3": Wrapper("gemma3_text", tied=True),
+    "gemma3n": Wrapper("gemma3n_text", tied=True),
+    "gemma4": Wrapper("gemma4_text", tied=True),
+    "llama4": Wrapper("llama4_text"),
+    "mistral3": Wrapper("mistral", only=False, tied=True),
+    "llava": Wrapper("llama", only=False),
+    "llava_next": Wrapper("llama", only=False),
+    "llava_onevision": Wrapper("qwen2", only=False),
+    "internvl": Wrapper("qwen2", only=False, tied=True),
+    "idefics3": Wrapper("llama", only=False),
+    "smolvlm": Wrapper("llama", only=False),
+    "paligemma": Wrapper("gemma", only=False, tied=True, two_ways=True),
+}
+"""By `model_type`."""
+
+
+def wrapper_of(config: Config) -> Wrapper | None:
+    """What wraps the language model, if something does."""
+    name = config.get("model_type")
+    return WRAPPERS.get(name) if isinstance(name, str) else None
+
+
+def text_of(config: Config) -> Config:
+    """The configuration of the language model: the whole one, where nothing wraps it.
+
+    Raises RuleError where there is none.
+    """
+    if (wrapper := wrapper_of(config)) is None:
+        return config
+    given = config.get(TEXT)
+    if given is None and wrapper.flat:
+        left = {*TOWERS, TEXT, "architectures", "model_type"}
+        given = {k: v for k, v in config.items() if k not in left and not is_visual_token(k)}
+    if not isinstance(given, Mapping):
+        said = "is no object" if TEXT in config else "is not there"
+        raise RuleError(f"'{TEXT}' {said}, where the language model's configuration should be")
+    text = dict(given)
+    text["model_type"] = wrapper.text if wrapper.only else given.get("model_type", wrapper.text)
+    if wrapper.two_ways and text.get("use_bidirectional_attention") is None:
+        text["use_bidirectional_attention"] = True
+    return text
+
+
+def with_text(config: Config, text: Config) -> dict[str, Any]:
+    """The configuration with this one of its language model, everything else as it is.
+
+    Where a key stands beside `text_config` too, as some versions of transformers write it, it is
+    changed in both places. Raises RuleError where the two don't agree.
+    """
+    if wrapper_of(config) is None:
+        return dict(text)
+    old = text_of(config)
+    gone = old.keys() - text.keys()
+    new = {key: v for key, v in text.items() if key not in old or old[key] != v}
+    if config.get(TEXT) is None:
+        return {key: value for key, value in config.items() if key not in gone} | new
+    outer, inner = dict(config), dict(config[TEXT])
+    for key in gone:
+        if key in outer and outer[key] == inner.pop(key, None):
+            del outer[key]
+    for key, value in new.items():
+        if key in outer and key in old and outer[key] != old[key] and key == "num_hidden_layers":
+            raise RuleError(f"'{key}' is {outer[key]}, and that of '{TEXT}' {old[key]}")
+        if key in outer and outer[key] == old.get(key):
+            outer[key] = value
+        inner[key] = value
+    return {**outer, TEXT: inner}
+
+
+def ties(config: Config, of_text: bool) -> bool:
+    """Whether the embedding serves as the head where the disk has no head: what either says.
+
+    `of_text` is what the language model's family means by saying nothing.
+    """
+    wrapper, text = wrapper_of(config), config.get(TEXT)
+    default = wrapper is not None and wrapper.tied
+    inner = text.get("tie_word_embeddings", of_text) if isinstance(text, Mapping) else False
+    return bool(config.get("tie_word_embeddings", default) or inner)
+
+
+def with_dtype(config: Config, dtype: str) -> dict[str, Any]:
+    """The configuration with another dtype, for the towers too where they name one."""
+    names = ("dtype", "torch_dtype")
+    out = {**config, **dict.fromkeys([n for n in names if n in config] or names[:1], dtype)}
+    for part in (TEXT, *TOWERS) if wrapper_of(config) is not None else ():
+        if isinstance(inner := config.get(part), Mapping):
+            out[part] = {**inner, **{name: dtype for name in names if name in inner}}
+    return out
+
+
+# ------------------------------------------------------------------------------------------ tokens
+
+
+def is_visual_token(key: str) -> bool:
+    """Whether a key of a configuration says which token stands for an image, a sound or an end."""
+    match = _NAMED.fullmatch(key)
+    return match is not None and match["name"] not in _OF_LANGUAGE
+
+
+def visual_tokens(config: Config) -> dict[str, int]:
+    """The numbers of the tokens that stand for images, sounds and their ends, by their keys."""
+    if wrapper_of(config) is None:
+        return {}
+    return {k: v for k, v in config.items() if is_visual_token(k) and type(v) is int}
+
+
+def _language_tokens(config: Config) -> dict[str, Any]:
+    named = (key for key in config if key.endswith("_token_id") and not is_visual_token(key))
+    return {key: config[key] for key in named}
+
+
+def with_tokens_of(config: Config, donor: Config) -> dict[str, Any]:
+    """The configuration with the special tokens of another one's language model."""
+    text, outer = text_of(config), _language_tokens(config)
+    given = {**_language_tokens(donor), **_language_tokens(text_of(donor))}
+    made = {k: v for k, v in text.items() if k not in _language_tokens(text)} | given
+    out = with_text(config, made)
+    if wrapper_of(config) is None:
+        return out
+    kept = {k: v for k, v in out.items() if k not in outer}
+    return kept | {k: given[k] for k in outer if k in given}
+
+
+# ----------------------------------------------------------------------------------------- tensors
+
+_ROOTS = (
+    ("model.language_model.", ""),
+    ("language_model.{}", "language_model."),
+    ("language_model.", ""),
+    ("model.text_model.", ""),
+    ("text_model.", ""),
+    ("{}", ""),
+)
+"""What the names of a language model's tensors begin with, and that of its head. `{}` is what they
+begin with in a checkpoint of the language model alone."""
+
+
+def roots(base: str) -> dict[str, str]:
+    """All that the names of a language model may begin with, each with what its head's does.
+
+    `base` is what they begin with in a checkpoint of the language model alone.
+    """
+    return {root.format(base): head for root, head in _ROOTS}
+
+
+def root_of(base: str, stack: str, names: Collection[str]) -> tuple[str, str]:
+    """What the names of the language model and of its head begin with, by all tensors' names.
+
+    Raises RuleError where there is no such model, and where there are two.
+    """
+    known = roots(base)
+    found = [root for root in known if any(name.startswith(root + stack) for name in names)]
+    if len(found) > 1:
+        raise RuleError(f"both '{found[0]}{stack}' and '{found[1]}{stack}' have tensors")
+    if not found:
+        likely = f"'{next(iter(known))}{stack}'"
+        raise RuleError(f"there are no tensors of a language model, as {likely}")
+    return found[0], known[found[0]]
+
+
+def stacked_features(config: Config) -> int:
+    """After how many of the first layers features of the tower are added. Raises RuleError."""
+    wrapper = wrapper_of(config)
+    if wrapper is None or not wrapper.stacked:
+        return 0
+    vision = config.get("vision_config")
+    given = vision.get("deepstack_visual_indexes") if isinstance(vision, Mapping) else None
+    if given is None:
+        return 3
+    if not isinstance(given, list | tuple):
+        raise RuleError("'deepstack_visual_indexes' should be a list")
+    return len(given)

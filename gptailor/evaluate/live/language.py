@@ -1,0 +1,68 @@
+"""The language model of a vision-language model by itself, as transformers has causal ones."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import layout_of, split_name
+from gptailor.checkpoint.families.vision import text_of, wrapper_of
+from gptailor.checkpoint.models import Opened
+from gptailor.plan.faults import TailorError
+
+_LIKE = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
+"""Language models that transformers has with towers only, and what computes the same of a text."""
+_SECTIONS = ("mrope_section", "mrope_interleaved")
+
+
+def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the language model alone; a model without towers has it as it is.
+
+    Raises TailorError for a language model that isn't causal by itself.
+    """
+    wrapper = wrapper_of(config)
+    if wrapper is None:
+        return dict(config)
+    text, name = dict(text_of(config)), str(config["model_type"])
+    if wrapper.two_ways:
+        message = f"the language model of a '{name}' model reads a text in both directions"
+        raise TailorError(f"{message}, and can't be run alone")
+    if (like := _LIKE.get(text["model_type"])) is not None:
+        text = CONFIG_MAPPING[text["model_type"]].from_dict(text).to_dict()
+        rotary = text.get("rope_parameters") or {}
+        text["rope_parameters"] = {k: v for k, v in rotary.items() if k not in _SECTIONS}
+        text["model_type"] = like
+    for key in ("dtype", "torch_dtype"):  # transformers reads the outer one
+        text.pop(key, None)
+        text |= {key: config[key]} if key in config else {}
+    text.pop("architectures", None)
+    return text
+
+
+def language_model(opened: Opened) -> Opened:
+    """The language model of an opened one, its tensors by the names that it has alone."""
+    layout = opened.layout
+    if not layout.wrapped:
+        return opened
+    family, tensors = layout.family, {}
+    own = {"embed": layout.embed, "norm": layout.norm, "head": layout.head}
+    alone = {
+        "embed": [family.base + name for name in family.embed],
+        "norm": [family.base + name for name in family.norm],
+        "head": family.head,
+    }
+    for name, tensor in opened.checkpoint.tensors.items():
+        place = split_name(layout, name)
+        if isinstance(place, tuple):
+            tensors[f"{family.base}{family.stack}{place[0]}.{place[2]}"] = tensor
+        elif place is not None:
+            tensors[alone[place][own[place].index(name)]] = tensor
+    config = {**language_config(opened.config), "tie_word_embeddings": layout.tied}
+    config.setdefault(family.count_key, layout.count)
+    found = layout_of(config, tensors)
+    if isinstance(found, Refusal):
+        raise TailorError(found.reason)
+    checkpoint = replace(opened.checkpoint, config=config, tensors=tensors)
+    return replace(opened, checkpoint=checkpoint, layout=found)
