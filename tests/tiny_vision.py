@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from tests.tiny import randomise, write_tokenizer
-from tests.tiny_mixed import DELTA, EXPERTS, LLAMA
+from tests.tiny_mixed import DELTA, EXPERTS, LLAMA, MIXED
 
 IMAGE = 60
 """The token that stands for an image's features."""
@@ -89,6 +89,19 @@ VISION: Mapping[str, Mapping[str, Any]] = {
         "vision_config": {**QWEN_TOWER, "num_position_embeddings": 16},
         **QWEN_TOKENS,
     },
+    "llama4": {
+        "text_config": {**TEXT, **MIXED["llama4_text"], "hidden_size": 32},
+        "vision_config": {
+            **TOWER,
+            "intermediate_size": 64,
+            "projector_input_dim": 16,
+            "projector_output_dim": 16,
+            "vision_output_dim": 16,
+        },
+        "image_token_index": IMAGE,
+        "boi_token_index": 61,
+        "eoi_token_index": 62,
+    },
     "gemma3": {
         "text_config": {**GEMMA, "sliding_window_pattern": 3},
         "vision_config": SIGLIP,
@@ -150,7 +163,14 @@ VISION: Mapping[str, Mapping[str, Any]] = {
 }
 """What makes each type tiny."""
 
-_TOKENS = {"internvl": 1, "idefics3": 1, "smolvlm": 1, "llava_next": 10, "llava_onevision": 10}
+_TOKENS = {
+    "llama4": 1,
+    "internvl": 1,
+    "idefics3": 1,
+    "smolvlm": 1,
+    "llava_next": 10,
+    "llava_onevision": 10,
+}
 """How many tokens an image has; elsewhere it has four."""
 
 

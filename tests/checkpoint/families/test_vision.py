@@ -74,17 +74,23 @@ def load(folder: Path) -> PreTrainedModel:
     assert not faults, faults
     for parameter in model.parameters():  # addresses in a file decide the last bit of a product
         parameter.data = parameter.data.clone()
+    if model.config.model_type == "llama4":  # transformers 5.24 reads what it doesn't give
+        model.language_model.register_forward_hook(
+            lambda _, __, output: setattr(output, "image_outputs", None)
+        )
     return model.eval()
 
 
 def run(model: PreTrainedModel, inputs: dict[str, Any]) -> torch.Tensor:
     with torch.no_grad():
-        return model(**inputs, use_cache=False).logits
+        found: torch.Tensor = model(**inputs, use_cache=False).logits
+        return found
 
 
 def language_model_of(model: PreTrainedModel) -> Any:
-    inner: Any = model.model
-    return inner.text_model if hasattr(inner, "text_model") else inner.language_model
+    inner: Any = getattr(model, "model", model)
+    found = inner.text_model if hasattr(inner, "text_model") else inner.language_model
+    return getattr(found, "model", found)
 
 
 class Seen:
