@@ -80,11 +80,13 @@ class Dequantised:
     """A tensor of a GGUF file, dequantised.
 
     `kind` is GGUF's name of its type (`Q4_1`). `heads` is above 0 for a projection whose rows
-    llama.cpp has permuted for its rotary embeddings, and is then the number of its heads.
+    llama.cpp has permuted for its rotary embeddings, and is then the number of its heads. `shift`
+    is added to the numbers: -1 for a norm that multiplies by 1 + w, which is stored as that.
     """
 
     kind: str
     heads: int = 0
+    shift: float = 0.0
 
 
 @final

@@ -91,6 +91,8 @@ def _dequantised(tensor: forms.TensorInfo, form: forms.Dequantised) -> Float[Ten
         values = torch.frombuffer(buffer, dtype=TORCH_DTYPES[kind.plain]).reshape(shape)
     else:
         values = _unpacked(buffer, tensor, form.kind)
+    if form.shift:
+        values = values.float() + form.shift
     if not form.heads:
         return values
     # llama.cpp rotates neighbouring rows of a head, Hugging Face its two halves.

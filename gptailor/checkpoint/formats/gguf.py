@@ -5,37 +5,18 @@ loaded. What a file says and is not known here is refused by name, and never ign
 """
 
 import math
-import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, final
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly, shown
+from gptailor.checkpoint.formats.gguf_architectures import ARCHITECTURES, MIXTRAL
 from gptailor.checkpoint.formats.gguf_header import GgufTensor, GgufValue, Header, read_gguf
-from gptailor.checkpoint.formats.gguf_names import FREQUENCIES, LAYER_STEMS, REST_STEMS
+from gptailor.checkpoint.formats.gguf_names import FREQUENCIES, REST_STEMS
 from gptailor.checkpoint.tensor import Dequantised, TensorInfo, TensorSpec
 from gptailor.plan.faults import listed
-
-
-@final
-@dataclass(frozen=True)
-class _Architecture:
-    """An architecture of GGUF's: its model class, and what differs from the others here."""
-
-    model_class: str
-    permuted: bool = False
-    biased: frozenset[str] = frozenset()
-    head_norms: bool = False
-
-
-_ARCHITECTURES: Mapping[str, _Architecture] = {
-    "llama": _Architecture("LlamaForCausalLM", permuted=True),
-    "qwen2": _Architecture("Qwen2ForCausalLM", biased=frozenset({"attn_q", "attn_k", "attn_v"})),
-    "qwen3": _Architecture("Qwen3ForCausalLM", head_norms=True),
-}
-"""By GGUF's names, which are transformers' too. Mistral and SmolLM2 are `llama`."""
 
 _ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
 _MLP = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
@@ -67,11 +48,15 @@ class _File:
         self.path = header.path
         self.tensors = header.tensors
         name = header.facts.get("general.architecture")
-        if not isinstance(name, str) or name not in _ARCHITECTURES:
-            known = listed(map(quoted, _ARCHITECTURES))
+        if not isinstance(name, str) or name not in ARCHITECTURES:
+            known = listed(map(quoted, ARCHITECTURES))
             self.refuse(f"is of the architecture {quoted(str(name))}", f"those read are {known}")
         self.name = name
-        self.architecture = _ARCHITECTURES[name]
+        self.architecture = ARCHITECTURES[name]
+        self.experts = self.count("expert_count") if self.fact("expert_count") else 0
+        if self.experts and name == "llama":
+            self.architecture = MIXTRAL
+        self.stems = self.architecture.stems
         self._check_facts()
         self.hidden = self.count("embedding_length")
         self.heads = self.count("attention.head_count")
@@ -108,12 +93,12 @@ class _File:
         if self.facts.get("split.count", 1) not in {0, 1}:
             help = "join the parts with `llama-gguf-split --merge`"
             self.refuse("is one of several parts of a model", help)
-        own = f"{self.name}."
+        own, known = f"{self.name}.", _KNOWN | self.architecture.says
         for key in self.facts:
-            if key.startswith(own) and key.removeprefix(own) not in _KNOWN:
+            if key.startswith(own) and key.removeprefix(own) not in known:
                 self.refuse(f"says {quoted(key)}, whose meaning for its layers isn't known here")
-        if experts := self.fact("expert_count"):
-            self.refuse(f"is a mixture of {shown(experts)} experts, which isn't read")
+        if self.experts and "ffn_gate_exps" not in self.stems:
+            self.refuse(f"is a mixture of {self.experts} experts, which '{self.name}' can't say")
 
     def _check_heads(self) -> None:
         for key in ("attention.value_length", "rope.dimension_count"):
@@ -128,20 +113,20 @@ class _File:
         for name, shape in wanted.items():
             if name not in self.tensors:
                 self.refuse(f"has no tensor {quoted(name)}, which its architecture needs")
-            if self.tensors[name].shape != shape:
+            row = name.endswith("_inp_shexp.weight")  # of one row, which some write without it
+            if self.tensors[name].shape not in {shape, shape[1:] if row else shape}:
                 found = list(self.tensors[name].shape)
                 self.refuse(f"{quoted(name)} has the shape {found}, and should have {list(shape)}")
         if extra := sorted(self.tensors.keys() - wanted.keys() - {FREQUENCIES}):
             self.refuse(f"has a tensor {quoted(extra[0])}, which isn't known in '{self.name}'")
-        infos = [self._tensor(entry) for entry in self.tensors.values() if entry.name in wanted]
+        entries = [entry for entry in self.tensors.values() if entry.name in wanted]
+        infos = (info for entry in entries for info in self._tensors_of(entry))
         tensors = {info.spec.name: info for info in infos}
         return self._config(biased, tensors), tensors
 
     def _biased(self) -> frozenset[str]:
         """The projections that have a bias: those of the architecture, or of all of a branch."""
-        named = frozenset(
-            key for key in LAYER_STEMS[self.name] if f"blk.0.{key}.bias" in self.tensors
-        )
+        named = frozenset(key for key in self.stems if f"blk.0.{key}.bias" in self.tensors)
         allowed = [self.architecture.biased]
         if self.architecture.model_class == "LlamaForCausalLM":
             allowed += [_ATTENTION, _MLP, _ATTENTION | _MLP]
@@ -159,37 +144,60 @@ class _File:
         yield "output_norm.weight", (hidden,)
         if "output.weight" in self.tensors:
             yield "output.weight", (rows, hidden)
-        matrices = {
+        sizes: dict[str, tuple[int, ...]] = {
             "attn_q": (q, hidden), "attn_k": (kv, hidden), "attn_v": (kv, hidden),
-            "attn_output": (hidden, q),
+            "attn_qkv": (q + 2 * kv, hidden), "attn_output": (hidden, q),
+            "attn_q_norm": (self.head,), "attn_k_norm": (self.head,),
             "ffn_gate": (self.wide, hidden), "ffn_up": (self.wide, hidden),
             "ffn_down": (hidden, self.wide),
         }  # fmt: skip
-        vectors = {"attn_norm": hidden, "ffn_norm": hidden}
-        if self.architecture.head_norms:
-            vectors |= {"attn_q_norm": self.head, "attn_k_norm": self.head}
+        if "attn_qkv" in self.stems:  # then gate and up are one too
+            sizes["ffn_up"] = (2 * self.wide, hidden)
+        if self.experts:
+            sizes |= self._expert_shapes()
         for layer in range(min(self.layers, len(self.tensors) + 1)):
-            yield from ((f"blk.{layer}.{key}.weight", shape) for key, shape in matrices.items())
-            yield from ((f"blk.{layer}.{key}.weight", (n,)) for key, n in vectors.items())
-            yield from ((f"blk.{layer}.{key}.bias", matrices[key][:1]) for key in sorted(biased))
+            for key in self.stems:
+                yield f"blk.{layer}.{key}.weight", sizes.get(key, (hidden,))
+            yield from ((f"blk.{layer}.{key}.bias", sizes[key][:1]) for key in sorted(biased))
 
-    def _tensor(self, entry: GgufTensor) -> TensorInfo:
-        name, heads = self._renamed(entry.name)
+    def _expert_shapes(self) -> dict[str, tuple[int, ...]]:
+        hidden, experts = self.hidden, self.experts
+        wide = self.count("expert_feed_forward_length", self.wide)
+        shared = self.count("expert_shared_feed_forward_length", self.wide)
+        return {
+            "ffn_gate_inp": (experts, hidden),
+            "ffn_gate_exps": (experts, wide, hidden), "ffn_up_exps": (experts, wide, hidden),
+            "ffn_down_exps": (experts, hidden, wide),
+            "ffn_gate_inp_shexp": (1, hidden), "ffn_gate_shexp": (shared, hidden),
+            "ffn_up_shexp": (shared, hidden), "ffn_down_shexp": (hidden, shared),
+        }  # fmt: skip
+
+    def _tensors_of(self, entry: GgufTensor) -> Iterator[TensorInfo]:
+        """A tensor as Hugging Face has it; or, of experts' matrices, each of them."""
+        stem, _, kind = entry.name.rpartition(".")
+        key = stem.rpartition(".")[2]
+        if stem in REST_STEMS:
+            yield self._tensor(entry, f"{REST_STEMS[stem]}.{kind}", key)
+            return
+        number = stem.split(".")[1]
+        name = f"model.layers.{number}.{self.stems[key]}.{kind}"
+        if not key.endswith("_exps"):
+            shape = (1, *entry.shape) if key.endswith("_inp_shexp") else entry.shape
+            yield self._tensor(replace(entry, shape=shape[-2:]), name, key)
+            return
+        size = entry.kind.bytes * (math.prod(entry.shape[1:]) // entry.kind.block)
+        for n in range(self.experts):
+            one = replace(entry, shape=entry.shape[1:], offset=entry.offset + n * size)
+            yield self._tensor(one, name.replace("experts.", f"experts.{n}."), key)
+
+    def _tensor(self, entry: GgufTensor, name: str, key: str) -> TensorInfo:
+        heads = {"attn_q": self.heads, "attn_k": self.kv} if self.architecture.permuted else {}
+        shift = -1.0 if self.architecture.shifted and key.endswith("norm") else 0.0
         plain = entry.kind.plain
-        form = None if plain and not heads else Dequantised(entry.kind.name, heads)
+        changed = key in heads or shift or not plain
+        form = Dequantised(entry.kind.name, heads.get(key, 0), shift) if changed else None
         spec = TensorSpec(name, plain or "F32", entry.shape)
         return TensorInfo(spec, self.path, entry.offset, form)
-
-    def _renamed(self, name: str) -> tuple[str, int]:
-        """Hugging Face's name, and for a permuted projection how many heads it has."""
-        stem, _, kind = name.rpartition(".")
-        if stem in REST_STEMS:
-            return f"{REST_STEMS[stem]}.{kind}", 0
-        match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
-        assert match is not None, name  # of the names that there should be
-        number, key, kind = match.groups()
-        heads = {"attn_q": self.heads, "attn_k": self.kv} if self.architecture.permuted else {}
-        return f"model.layers.{number}.{LAYER_STEMS[self.name][key]}.{kind}", heads.get(key, 0)
 
     def _config(self, biased: frozenset[str], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
         vocabulary = tensors["model.embed_tokens.weight"].spec.shape[0]
@@ -205,20 +213,19 @@ class _File:
             "hidden_size": self.hidden,
             "intermediate_size": self.wide,
             "max_position_embeddings": self.count("context_length"),
-            "model_type": self.name,
+            "model_type": self.architecture.model_type,
             "num_attention_heads": self.heads,
             "num_hidden_layers": self.layers,
             "num_key_value_heads": self.kv,
             "rms_norm_eps": self.real("attention.layer_norm_rms_epsilon"),
-            **_rotary(self._rope()),
+            **_rotary(self.rope()),
             "tie_word_embeddings": "output.weight" not in self.tensors,
             "use_cache": True,
             "vocab_size": vocabulary,
         }
-        if self.name == "llama":
+        if self.architecture.model_type == "llama":
             config |= {"attention_bias": biased >= _ATTENTION, "mlp_bias": biased >= _MLP}
-        elif self.name == "qwen3":
-            config["attention_bias"] = False
+        config |= self.architecture.settings(self)
         return dict(sorted((config | self._tokens(vocabulary)).items()))
 
     def _tokens(self, vocabulary: int) -> dict[str, int]:
@@ -227,7 +234,7 @@ class _File:
         valid = ((n, value) for n, value in said if type(value) is int and 0 <= value < vocabulary)
         return {f"{name}_token_id": value for name, value in valid}
 
-    def _rope(self) -> dict[str, Any]:
+    def rope(self) -> dict[str, Any]:
         """The rotary embeddings: plain, stretched as the file says, or as its factors show."""
         theta = self.real("rope.freq_base", 10_000.0)
         kind = self.fact("rope.scaling.type") or "none"

@@ -30,6 +30,18 @@ _SANDWICHED = {
     "post_ffw_norm": "post_feedforward_layernorm",
 }
 
+_EXPERT_NAMES = {
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.gate_proj", "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj",
+}  # fmt: skip
+_SHARED_EXPERT = {
+    "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj", "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}  # fmt: skip
+_SPARSE = {**_ATTENTION_NAMES, "ffn_norm": "post_attention_layernorm", **_EXPERT_NAMES}
+
 LAYER_STEMS: Mapping[str, Mapping[str, str]] = {
     "llama": _LLAMA_NAMES,
     "qwen2": _LLAMA_NAMES,
@@ -37,8 +49,32 @@ LAYER_STEMS: Mapping[str, Mapping[str, str]] = {
     "gemma": _LLAMA_NAMES,
     "gemma2": _SANDWICHED,
     "gemma3": {**_SANDWICHED, **_HEAD_NORMS},
+    "phi3": {
+        "attn_norm": "input_layernorm",
+        "attn_qkv": "self_attn.qkv_proj",
+        "attn_output": "self_attn.o_proj",
+        "ffn_norm": "post_attention_layernorm",
+        "ffn_up": "mlp.gate_up_proj",
+        "ffn_down": "mlp.down_proj",
+    },
+    "qwen2moe": {**_SPARSE, **_SHARED_EXPERT},
+    "qwen3moe": {**_SPARSE, **_HEAD_NORMS},
 }
-"""By GGUF's architecture: a layer's keys, and Hugging Face's stems within `model.layers.3.`."""
+"""By GGUF's architecture: a layer's keys, and Hugging Face's stems within `model.layers.3.`.
+
+All experts are one tensor of GGUF's; each is one of Hugging Face's, with its number after
+`experts.`.
+"""
+
+MIXTRAL_STEMS: Mapping[str, str] = {
+    **_ATTENTION_NAMES,
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate_inp": "block_sparse_moe.gate",
+    "ffn_gate_exps": "block_sparse_moe.experts.w1",
+    "ffn_up_exps": "block_sparse_moe.experts.w3",
+    "ffn_down_exps": "block_sparse_moe.experts.w2",
+}
+"""The same of a `llama` with experts, which is Mixtral."""
 
 FREQUENCIES = "rope_freqs.weight"
 """What each rotary frequency is divided by, where a model's are stretched as Llama 3.1's."""

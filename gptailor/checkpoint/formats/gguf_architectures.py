@@ -1,0 +1,201 @@
+"""The architectures that GGUF files are read of: what each one is, and what it says of itself."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, final
+
+from gptailor.checkpoint.formats.gguf_names import LAYER_STEMS, MIXTRAL_STEMS
+
+
+class Facts(Protocol):
+    """What a file says: numbers by their keys, and what is counted of them."""
+
+    hidden: int
+    heads: int
+    head: int
+    layers: int
+
+    def fact(self, key: str) -> object:
+        """What is said."""
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A fact that is a positive whole number."""
+
+    def real(self, key: str, default: float | None = None) -> float:
+        """A fact that is a positive number."""
+
+    def rope(self) -> dict[str, Any]:
+        """The rotary embeddings."""
+
+
+_Settings = Callable[[Facts], dict[str, Any]]
+"""What a configuration says besides what all have."""
+
+
+@final
+@dataclass(frozen=True)
+class GgufArchitecture:
+    """An architecture of GGUF's: its model, and what differs from the others here.
+
+    `stems` are the tensors of a layer. `permuted` says whether rows of queries and keys are in
+    llama.cpp's order, `shifted` whether norms are stored with 1 added to them. `biased` are the
+    projections with biases; `says` are the keys that it knows besides those of all.
+    """
+
+    model_type: str
+    model_class: str
+    stems: Mapping[str, str]
+    permuted: bool = False
+    shifted: bool = False
+    biased: frozenset[str] = frozenset()
+    says: frozenset[str] = frozenset()
+    settings: _Settings = lambda facts: {}
+
+
+_GELU = {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh"}
+"""Gemma's activation, under the two keys that its configurations have it."""
+
+
+_WINDOW = "attention.sliding_window"
+
+
+def _gemma2(facts: Facts) -> dict[str, Any]:
+    return {
+        **_GELU,
+        "attn_logit_softcapping": facts.real("attn_logit_softcapping"),
+        "final_logit_softcapping": facts.real("final_logit_softcapping"),
+        "query_pre_attn_scalar": _query_scalar(facts, 46),
+        "sliding_window": facts.count(_WINDOW),
+    }
+
+
+def _gemma3(facts: Facts) -> dict[str, Any]:
+    rope, local = facts.rope(), 10_000.0  # llama.cpp knows no other for layers that slide
+    older: dict[str, Any] = {"rope_theta": rope["rope_theta"], "rope_local_base_freq": local}
+    if rope["rope_type"] != "default":
+        older["rope_scaling"] = {key: rope[key] for key in rope if key != "rope_theta"}
+    return {
+        **_GELU,
+        "query_pre_attn_scalar": _query_scalar(facts, 62),
+        "sliding_window": facts.count(_WINDOW),
+        "sliding_window_pattern": 6,
+        "rope_parameters": {
+            "full_attention": rope,
+            "sliding_attention": {"rope_theta": local, "rope_type": "default"},
+        },
+        **older,
+    }
+
+
+def _query_scalar(facts: Facts, layers_of_27b: int) -> int:
+    """What queries are divided by the root of: files don't say, and llama.cpp knows by the size."""
+    return facts.hidden // facts.heads if facts.layers == layers_of_27b else facts.head
+
+
+def _phi3(facts: Facts) -> dict[str, Any]:
+    # What the class takes where nothing is said are tokens of Phi 3's own vocabulary.
+    return {
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        # Phi 4, whose layers don't slide, says 0.
+        "sliding_window": None if facts.fact(_WINDOW) == 0 else facts.count(_WINDOW),
+    }
+
+
+def _mixtral(facts: Facts) -> dict[str, Any]:
+    return {
+        "num_local_experts": facts.count("expert_count"),
+        "num_experts_per_tok": facts.count("expert_used_count"),
+        "sliding_window": None,
+    }
+
+
+def _qwen_moe(facts: Facts) -> dict[str, Any]:
+    return {
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+        "moe_intermediate_size": facts.count("expert_feed_forward_length"),
+        "num_experts": facts.count("expert_count"),
+        "num_experts_per_tok": facts.count("expert_used_count"),
+    }
+
+
+def _qwen2moe(facts: Facts) -> dict[str, Any]:
+    shared = facts.count("expert_shared_feed_forward_length")
+    return _qwen_moe(facts) | {"norm_topk_prob": False, "shared_expert_intermediate_size": shared}
+
+
+def _qwen3moe(facts: Facts) -> dict[str, Any]:
+    return _qwen_moe(facts) | {"attention_bias": False, "norm_topk_prob": True}
+
+
+_QKV = frozenset({"attn_q", "attn_k", "attn_v"})
+_EXPERT_WIDTH = "expert_feed_forward_length"
+
+ARCHITECTURES: Mapping[str, GgufArchitecture] = {
+    "llama": GgufArchitecture("llama", "LlamaForCausalLM", LAYER_STEMS["llama"], permuted=True),
+    "qwen2": GgufArchitecture("qwen2", "Qwen2ForCausalLM", LAYER_STEMS["qwen2"], biased=_QKV),
+    "qwen3": GgufArchitecture(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        LAYER_STEMS["qwen3"],
+        settings=lambda facts: {"attention_bias": False},
+    ),
+    "gemma": GgufArchitecture(
+        "gemma",
+        "GemmaForCausalLM",
+        LAYER_STEMS["gemma"],
+        shifted=True,
+        settings=lambda facts: _GELU,
+    ),
+    "gemma2": GgufArchitecture(
+        "gemma2",
+        "Gemma2ForCausalLM",
+        LAYER_STEMS["gemma2"],
+        shifted=True,
+        says=frozenset({"attn_logit_softcapping", "final_logit_softcapping", _WINDOW}),
+        settings=_gemma2,
+    ),
+    "gemma3": GgufArchitecture(
+        "gemma3_text",
+        "Gemma3ForCausalLM",
+        LAYER_STEMS["gemma3"],
+        shifted=True,
+        says=frozenset({_WINDOW}),
+        settings=_gemma3,
+    ),
+    "phi3": GgufArchitecture(
+        "phi3",
+        "Phi3ForCausalLM",
+        LAYER_STEMS["phi3"],
+        says=frozenset({_WINDOW}),
+        settings=_phi3,
+    ),
+    "qwen2moe": GgufArchitecture(
+        "qwen2_moe",
+        "Qwen2MoeForCausalLM",
+        LAYER_STEMS["qwen2moe"],
+        biased=_QKV,
+        says=frozenset({_EXPERT_WIDTH, "expert_shared_feed_forward_length"}),
+        settings=_qwen2moe,
+    ),
+    "qwen3moe": GgufArchitecture(
+        "qwen3_moe",
+        "Qwen3MoeForCausalLM",
+        LAYER_STEMS["qwen3moe"],
+        says=frozenset({_EXPERT_WIDTH}),
+        settings=_qwen3moe,
+    ),
+}
+"""By GGUF's names. Mistral and SmolLM2 are `llama`."""
+
+MIXTRAL = replace(
+    ARCHITECTURES["llama"],
+    model_type="mixtral",
+    model_class="MixtralForCausalLM",
+    stems=MIXTRAL_STEMS,
+    says=frozenset({_EXPERT_WIDTH}),
+    settings=_mixtral,
+)
+"""A `llama` with experts."""
