@@ -30,6 +30,23 @@ MAMBA_2 = {
 }
 STATES = {"hidden_size": 16, "state_size": 4, "vocab_size": 64}
 
+LATENT = {
+    **LLAMA,
+    **ROUTED,
+    "num_key_value_heads": 4,
+    "n_shared_experts": 1,
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 4,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 4,
+    "n_group": 2,
+    "topk_group": 1,
+}
+KIMI = {**LATENT, "q_lora_rank": None, "num_local_experts": 4, "first_k_dense_replace": 1}
+# Heads enough that no two tokens have the same score: a tie is broken as it comes.
+INDEXED = {"index_topk": 4, "index_head_dim": 8, "index_n_heads": 16}
+
 MIXED: Mapping[str, Mapping[str, Any]] = {
     "qwen3_next": {**LLAMA, **EXPERTS, **DELTA, "shared_expert_intermediate_size": 12},
     "qwen3_5_text": {**LLAMA, **DELTA},
@@ -133,4 +150,17 @@ MIXED: Mapping[str, Mapping[str, Any]] = {
         "layer_types": ["full_attention", "sliding_attention"] * 3,
     },
     "aria_text": {**LLAMA, "moe_num_experts": 4},
+    "deepseek_v32": {**LATENT, **INDEXED, "first_k_dense_replace": 1},
+    "glm_moe_dsa": {**LATENT, **INDEXED, "first_k_dense_replace": 1},
+    "glm4_moe_lite": LATENT,
+    "sarvam_mla": LATENT,
+    "axk1": LATENT,
+    "axk2": {**LATENT, **INDEXED, "gated_norm_rank": 4},
+    "kimi_linear": {
+        **KIMI,
+        "linear_head_dim": 4,
+        "linear_num_heads": 4,
+        "layer_types": ["linear_attention"] * 3 + ["full_attention"] + ["linear_attention"] * 2,
+    },
+    "bailing_hybrid": {**KIMI, "head_dim": 4, "layer_group_size": 2, "num_mtp_layers": 0},
 }

@@ -15,6 +15,7 @@ from gptailor.checkpoint.families.gemma import GEMMA
 from gptailor.checkpoint.families.glm import GLM
 from gptailor.checkpoint.families.gpt import GPT
 from gptailor.checkpoint.families.hybrid import HYBRID
+from gptailor.checkpoint.families.latent import LATENT
 from gptailor.checkpoint.families.llama import LLAMA
 from gptailor.checkpoint.families.mamba import MAMBA
 from gptailor.checkpoint.families.mistral import MISTRAL
@@ -26,7 +27,7 @@ from gptailor.checkpoint.families.windowed import WINDOWED
 
 FAMILIES: tuple[Family, ...] = (
     *LLAMA, *MISTRAL, *QWEN, *GEMMA, *PHI, *GLM, *OLMO, *EXAONE, *DENSE, *COHERE, *GPT, *DEEPSEEK,
-    *HYBRID, *MAMBA, *EXPERTS, *WINDOWED, *QWEN_VL,
+    *HYBRID, *MAMBA, *EXPERTS, *WINDOWED, *LATENT, *QWEN_VL,
 )  # fmt: skip
 
 FAMILY_OF: dict[str, Family] = {name: family for family in FAMILIES for name in family.model_types}
