@@ -1,3 +1,3 @@
-"""A plan into a folder: compile, lock, verify."""
+"""A plan into a folder or a GGUF file: compile, lock, verify."""
 
-__all__ = ["compile", "lock", "output", "record", "verify"]
+__all__ = ["compile", "gguf", "lock", "output", "record", "verify"]

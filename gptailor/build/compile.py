@@ -21,16 +21,18 @@ from gptailor.plan.plan import Plan
 from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, ready
 
 if TYPE_CHECKING:
+    from gptailor.build.gguf import GgufFile
     from gptailor.evaluate.bridge.fit import FittedBridge
 
 
 @final
 @dataclass(frozen=True)
 class Written:
-    """What `compile` wrote: the folder, its counts, and the lock if one was made or held to.
+    """What `compile` wrote: a folder or GGUF file, its counts, the lock if one was made or held to.
 
     The models in the lock are declared as in the plan's text. `bridges` are the fits of the gaps
-    that were closed, each named by the layer before it: `L19`.
+    that were closed, each named by the layer before it: `L19`. `notes` say what differs in a GGUF
+    file that is no fault.
     """
 
     folder: Path
@@ -40,6 +42,7 @@ class Written:
     shards: tuple[str, ...]
     lock: Lock | None = None
     bridges: "Mapping[str, FittedBridge]" = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
@@ -57,8 +60,9 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     device: str = "cpu",
     memory: int | None = None,
     bridging: Callable[[Gap], None] = lambda _: None,
+    quantize: str | None = None,
 ) -> Written:
-    """Write the model that a plan declares into a new folder, all or nothing.
+    """Write the model that a plan declares into a new folder, or GGUF file, all or nothing.
 
     `models` gives other folders for the plan's names, `dtype` another dtype than the plan's, and
     `shard_size` the most bytes of a file; a plan that is prepared already has all three. `force`
@@ -69,6 +73,9 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     be `cuda`. Neither changes a byte, but for a bridge's rounding: bridges are fitted before
     anything is written, on `device`, with at most `memory` bytes of weights there at once.
     `bridging` is told of each gap when its turn comes.
+
+    An output that is called `….gguf` is one file for llama.cpp; `quantize` is the type of its
+    matrices, which are of the plan's dtype without one: `q8_0`.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
     fails or differs from the lock.
@@ -82,7 +89,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         from gptailor.program.run import device_of  # noqa: PLC0415 (imports torch)
 
         device_of(device)  # refuses one that isn't there
-    protected = _refuse_target(prepared, target, force=force)
+    file = gguf_file(prepared, target, quantize)
+    protected = _refuse_target(prepared, target, file, force=force)
     if held_to:
         refuse_early(prepared, held_to)
 
@@ -94,42 +102,64 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
 
     def finish() -> dict[str, bytes]:
         refuse_changed(prepared.stamps)
-        return recording.files(target) if recording else {}
+        return recording.files(target) if recording and file is None else {}
 
     program = prepared.compiled.program
+    make = payloads(program.outputs, device, fitted)
+    seen = recording.seen if recording else None
     with recording or nullcontext():
-        write_checkpoint(
-            target,
-            prepared.shards,
-            payloads(program.outputs, device, fitted),
-            side_files(prepared, target),
-            force=force,
-            progress=recording.watching(progress) if recording else progress,
-            protected=protected,
-            threads=threads,
-            seen=recording.seen if recording else None,
-            finish=finish,
-        )
+        told = recording.watching(progress) if recording else progress
+        in_gguf = None
+        if file is not None:
+            in_gguf = file.write(
+                make, recording, finish,
+                force=force, progress=told, protected=protected, threads=threads,
+            )  # fmt: skip
+        else:
+            write_checkpoint(
+                target, prepared.shards, make, side_files(prepared, target),
+                force=force, progress=told, protected=protected, threads=threads,
+                seen=seen, finish=finish,
+            )  # fmt: skip
         return Written(
             target,
             prepared.layers,
             program.parameters,
-            program.size,
-            tuple(shard.name for shard in prepared.shards),
-            recording.lock(prepared.declared) if recording else None,
+            program.size if file is None else file.size,
+            tuple(shard.name for shard in prepared.shards) if file is None else (target.name,),
+            recording.lock(prepared.declared, in_gguf) if recording else None,
             fitted.bridges if fitted else {},
+            tuple(file.notes) if file is not None else (),
         )
 
 
-def _refuse_target(prepared: Prepared, target: Path, *, force: bool) -> set[Path]:
+def gguf_file(prepared: Prepared, target: Path, quantize: str | None) -> "GgufFile | None":
+    """What a GGUF file is to be, where the output's name says so; None for a folder.
+
+    Raises CheckpointError (C306) for a type of a folder's tensors, and for what can't be written.
+    """
+    if target.suffix.lower() == ".gguf":
+        from gptailor.build.gguf import GgufFile  # noqa: PLC0415 (late: it costs start-up)
+
+        return GgufFile(prepared, target, quantize)
+    if quantize is not None:
+        message = f"{quantize!r} is a type of GGUF's, and the output is a folder"
+        raise CheckpointError("C306", message, target, "name the output `….gguf`")
+    return None
+
+
+def _refuse_target(
+    prepared: Prepared, target: Path, file: "GgufFile | None", *, force: bool
+) -> set[Path]:
     """Raise CheckpointError for a place that can't be written; the sources, which must stay."""
     opened = [model.checkpoint for model in prepared.models.values()]
     protected = {checkpoint.folder for checkpoint in opened}
     read = [file for checkpoint in opened for file in checkpoint.files]
     protected |= {file if is_gguf(file) else file.parent for file in read}
     remove_stale(located(target))
-    check_target(target, force=force, protected=protected)
-    if (free := free_space(target)) < prepared.size:
-        message = f"the output takes {prepared.size:,} bytes, and {free:,} are free there"
+    check_target(target, force=force, protected=protected, single=file is not None)
+    size = prepared.size if file is None else file.size
+    if (free := free_space(target)) < size:
+        message = f"the output takes {size:,} bytes, and {free:,} are free there"
         raise CheckpointError("C305", message, target)
     return protected

@@ -58,12 +58,25 @@ class LockedText(Closed):
 
 
 @final
+class LockedGguf(Closed):
+    """The plan's output as a GGUF file: the type that was asked for, what it says, its tensors.
+
+    `facts` is a digest of its metadata. A tensor's `dtype` is GGUF's name of its type (`Q8_0`).
+    """
+
+    quantize: str | None = None
+    facts: Sha256
+    tensors: dict[str, TensorDigest]
+
+
+@final
 class Lock(Closed):
     """What a plan was compiled from and to.
 
     `plan` is a digest of the plan without what the machine decides; `dtype` is that of all output
     tensors, if they have one; `config` a digest of the output's configuration. `bridges` are named
-    by the layer before the gap: `L19`.
+    by the layer before the gap: `L19`. `gguf` is there if the output was such a file; `tensors` and
+    `config` are those of a folder all the same.
     """
 
     version: Literal[1] = 1
@@ -73,6 +86,7 @@ class Lock(Closed):
     config: Sha256
     bridges: dict[str, LockedText] = Field(default_factory=dict)
     tensors: dict[str, TensorDigest]
+    gguf: LockedGguf | None = None
 
     _path: Path = PrivateAttr(default=Path(LOCK_FILE))
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import gptailor
 from gptailor.build.lock import PLAN_FILE
 from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.families.vision import with_tokens_of
-from gptailor.checkpoint.files import is_gguf
+from gptailor.checkpoint.files import is_gguf, open_regular
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.models import Opened, folder_of, is_local
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from gptailor.evaluate.bridge.fit import Fitted
 
 CARD = "README.md"
+_FRONT_MATTER = 2**16
+"""Bytes of a model card that its front matter is looked for in."""
 _FITTED_BYTES = 2**24
 """Bytes of a fitted tensor that are handed on at once."""
 
@@ -110,18 +113,24 @@ def _made(output: Output, device: str) -> Iterator[memoryview | bytes]:
 
 def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     """The files beside the weights: configuration, tokenizer, plan, card."""
-    beside = _tokenizer(prepared.models[tokenizer_model_name(prepared.plan)])
-    beside |= {path.name: path for path in _processor(prepared.models["base"])}
     plan = used_plan(prepared, target)
-    origin = prepared.plan.origin
-    commented = origin.tree if origin is not None else None
-    text = format_plan(plan) if commented is None else format_file(commented, plan)
+    text = used_plan_text(prepared, target)
     written = {
         checkpoints.CONFIG: json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n",
         PLAN_FILE: text,
         CARD: card(target.resolve().name, plan, text, prepared.counts, gptailor.__version__),
     }
+    beside = tokenizer(prepared)
+    beside |= {path.name: path for path in _processor(prepared.models["base"])}
     return beside | {name: content.encode() for name, content in written.items()}
+
+
+def used_plan_text(prepared: Prepared, place: Path) -> str:
+    """The plan as it was used, with its comments, its paths as seen from a folder."""
+    plan = used_plan(prepared, place)
+    origin = prepared.plan.origin
+    commented = origin.tree if origin is not None else None
+    return format_plan(plan) if commented is None else format_file(commented, plan)
 
 
 def tokenizer_model_name(plan: Plan) -> str:
@@ -129,9 +138,9 @@ def tokenizer_model_name(plan: Plan) -> str:
     return "base" if plan.tokenizer is None else next(named_models(plan.tokenizer))[1]
 
 
-def _tokenizer(model: Opened) -> dict[str, bytes | Path]:
-    """The tokenizer of a model and how it generates: its files, or what its GGUF file holds."""
-    checkpoint = model.checkpoint
+def tokenizer(prepared: Prepared) -> dict[str, bytes | Path]:
+    """The output's tokenizer and how it generates: files, or what a GGUF file holds."""
+    checkpoint = prepared.models[tokenizer_model_name(prepared.plan)].checkpoint
     beside: dict[str, bytes | Path] = {
         str(path.relative_to(checkpoint.folder)): path
         for path in checkpoints.tokenizer_files(checkpoint)
@@ -148,6 +157,18 @@ def _tokenizer(model: Opened) -> dict[str, bytes | Path]:
 def _processor(base: Opened) -> tuple[Path, ...]:
     """The files of how the base's towers read images: the output's towers are the base's."""
     return checkpoints.processor_files(base.checkpoint) if base.layout.wrapped else ()
+
+
+def base_license(prepared: Prepared) -> str | None:
+    """The licence that the base's model card names in its front matter, if there is one here."""
+    path = prepared.models["base"].checkpoint.folder / CARD
+    if not path.is_file():
+        return None
+    with open_regular(path) as file:
+        begin = file.read(_FRONT_MATTER).decode("utf-8", "replace")
+    _, _, matter = begin.partition("---\n")
+    found = re.search(r"^license: *([\w.+-]+) *$", matter.partition("\n---")[0], re.MULTILINE)
+    return found[1] if found else None
 
 
 def config(prepared: Prepared) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from gptailor.build.lock import (
     LOCK_FILE,
     Difference,
     Lock,
+    LockedGguf,
     LockedModel,
     LockedText,
     differing_file,
@@ -232,14 +233,42 @@ class Recording:
         """The lock as a file of the output's folder, its sources those of the plan in there."""
         return {LOCK_FILE: self.lock(out.used_plan(self.prepared, target).models).text().encode()}
 
-    def lock(self, models: Mapping[str, Model]) -> Lock:
+    def draft(self, models: Mapping[str, Model], gguf: LockedGguf) -> Lock:
+        """The lock before its digests are known, which are zeros: its text is as long."""
+        zeros = "0" * 64
+        sizes = ((one, one.path.stat().st_size) for one in self._hashed)
+        files = ((one, FileDigest(size=size, sha256=zeros)) for one, size in sizes)
+        specs = (output.spec for output in self.prepared.compiled.program.outputs)
+        tensors = {spec.name: out.tensor_digest(spec, zeros, self.fitted) for spec in specs}
+        return self._lock(models, files, tensors, gguf)
+
+    def lock(self, models: Mapping[str, Model], gguf: LockedGguf | None = None) -> Lock:
         """The lock of all that was read and made; `models` are declared in it as given."""
+        files = ((one, one.digest.result()) for one in self._hashed)
+        lock = self._lock(models, files, self._tensors, gguf)
+        self._refuse_differing(self._hashed)
+        if (held := self.held_to) is not None:
+            refuse(differing_tensors(held.tensors, lock.tensors, "the lock"), held)
+            same = (
+                held.gguf is not None and gguf is not None and held.gguf.quantize == gguf.quantize
+            )
+            if same and held.gguf is not None and gguf is not None:
+                refuse(_of_gguf(held.gguf, gguf), held)
+        return lock
+
+    def _lock(
+        self,
+        models: Mapping[str, Model],
+        digests: Iterable[tuple[_Hashed, FileDigest]],
+        tensors: Mapping[str, TensorDigest],
+        gguf: LockedGguf | None,
+    ) -> Lock:
         files: dict[str, dict[str, FileDigest]] = {}
-        for one in self._hashed:
-            files.setdefault(one.model, {})[one.name] = one.digest.result()
+        for one, digest in digests:
+            files.setdefault(one.model, {})[one.name] = digest
         commits = self.prepared.commits
         bridges = self.fitted.bridges if self.fitted is not None else {}
-        lock = Lock(
+        return Lock(
             plan=plan_digest(self.prepared.plan),
             dtype=out.used_dtype(self.prepared),
             models={
@@ -248,12 +277,9 @@ class Recording:
             },
             config=config_digest(out.config(self.prepared)),
             bridges={gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()},
-            tensors=self._tensors,
+            tensors=dict(tensors),
+            gguf=gguf,
         )
-        self._refuse_differing(self._hashed)
-        if self.held_to is not None:
-            refuse(differing_tensors(self.held_to.tensors, lock.tensors, "the lock"), self.held_to)
-        return lock
 
     def _refuse_differing(self, hashed: Iterable[_Hashed]) -> None:
         """Refuse inputs that are not as locked, if there is a lock to hold to."""
@@ -265,6 +291,13 @@ class Recording:
             found = one.digest.result()
             differing += differing_file(one.model, one.name, one.path, expected, found)
         refuse(differing, self.held_to)
+
+
+def _of_gguf(expected: LockedGguf, found: LockedGguf) -> Iterator[Difference]:
+    """What a GGUF file says or holds otherwise than the locked one."""
+    if found.facts != expected.facts:
+        yield Difference("config", "metadata", "the file's metadata is not what was locked")
+    yield from differing_tensors(expected.tensors, found.tensors, "the lock")
 
 
 def lock(

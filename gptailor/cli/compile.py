@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import click
 
@@ -13,15 +13,36 @@ if TYPE_CHECKING:
     from gptailor.build.lock import Lock
 
 
+@final
+class QuantisedType(click.ParamType[str]):
+    """A type of a GGUF file's matrices."""
+
+    name = "TYPE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The type as it is; a usage error, with the reason, for one that isn't written."""
+        from gptailor.checkpoint.formats.gguf_names import quantised_kind  # noqa: PLC0415
+
+        try:
+            quantised_kind(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value)
+
+
 @click.command("compile", short_help="Write the model that a plan declares.")
 @options.PLAN_ARGUMENT
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
-              help="The folder to write. It must not exist, unless --force is given.")  # fmt: skip
+              help="The folder to write, or a file for llama.cpp if it ends in .gguf. It must not "
+              "exist, unless --force is given.")  # fmt: skip
 @options.MODEL
 @click.option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16, over the plan's.")
+@click.option("--quantize", type=QuantisedType(), metavar="TYPE",
+              help="Of a .gguf file's matrices: q8_0, q5_1, q5_0, q4_1, q4_0, bf16, f16 or f32. "
+              "Without it: the plan's dtype.")  # fmt: skip
 @click.option("--shard-size", type=options.ByteSize(), default="5GB", show_default=True,
               help="The most bytes of one weights file.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace the folder, once the new one is whole.")
+@click.option("--force", is_flag=True, help="Replace the output, once the new one is whole.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 @click.option("--lock", is_flag=True, help="Make the plan's lock, beside it and in the folder.")
 @click.option("--locked", is_flag=True,
@@ -47,10 +68,14 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     lock_file: Path | None,
     **how: Any,
 ) -> None:
-    """Write the model that PLAN declares as a Hugging Face folder.
+    """Write the model that PLAN declares as a Hugging Face folder, or as one GGUF file.
 
     The folder appears whole or not at all. It holds the weights, config.json, the tokenizer,
     a model card and the plan. PLAN may be - for standard input.
+
+    An output called NAME.gguf is a file that llama.cpp loads, tokenizer and chat template
+    included, with the plan in its metadata. It needs the package gguf; docs/models.md says which
+    models can be written so.
 
     With --lock the digests of all inputs and outputs are written down; with --locked the same
     inputs are taken and the same bytes made, or the compilation is refused. See 'gptailor lock'.

@@ -1,6 +1,18 @@
 """A plan into a program, and a program into values: others use all of these modules.
 
-`compile`, `unquantised` and `program` need no torch; `run`, `load` and `dequantise` do.
+`compile`, `unquantised` and `program` need no torch; `run`, `load` and `dequantise` do. Those that
+write a GGUF file (`gguf_facts`, `gguf_vocabulary`, `gguf_values`) need transformers and `gguf`.
 """
 
-__all__ = ["compile", "dequantise", "gguf_tokenizer", "load", "program", "run", "unquantised"]
+__all__ = [
+    "compile",
+    "dequantise",
+    "gguf_facts",
+    "gguf_tokenizer",
+    "gguf_values",
+    "gguf_vocabulary",
+    "load",
+    "program",
+    "run",
+    "unquantised",
+]

@@ -16,18 +16,19 @@ if TYPE_CHECKING:
 # ruff: noqa: PLC0415 (the libraries load only where there is a tokenizer to make)
 
 
-_QWEN = (
+QWEN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_LLAMA3 = _QWEN.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+LLAMA3_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+"""Patterns by which the tokenizers of Qwen 2 and Llama 3 split a text first."""
 
 _SPLITS: Mapping[str, str | None] = {
     "smollm": None,
     "gpt-2": "",
-    "qwen2": _QWEN,
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
+    "qwen2": QWEN_SPLIT,
+    "llama-bpe": LLAMA3_SPLIT,
+    "llama3": LLAMA3_SPLIT,
 }
 """How a byte-level tokenizer splits a text first: a pattern, "" for GPT-2's, None for SmolLM's."""
 

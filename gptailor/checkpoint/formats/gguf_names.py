@@ -1,9 +1,13 @@
-"""The names of tensors in GGUF files beside Hugging Face's: files are read and written by one map.
+"""The names of tensors in GGUF files beside Hugging Face's, and the types that are written.
 
-A name is a stem and `.weight` or `.bias`; in a layer GGUF's stem is `blk.3.` and a key.
+Files are read and written by one map. A name is a stem and `.weight` or `.bias`; in a layer GGUF's
+stem is `blk.3.` and a key.
 """
 
 from collections.abc import Mapping
+
+from gptailor.checkpoint.files import quoted
+from gptailor.plan.faults import listed
 
 REST_STEMS: Mapping[str, str] = {
     "token_embd": "model.embed_tokens",
@@ -78,3 +82,22 @@ MIXTRAL_STEMS: Mapping[str, str] = {
 
 FREQUENCIES = "rope_freqs.weight"
 """What each rotary frequency is divided by, where a model's are stretched as Llama 3.1's."""
+
+FILE_TYPES: Mapping[str, int] = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "BF16": 32,
+}  # fmt: skip
+"""The types that are written, with llama.cpp's number of a file whose matrices are of one."""
+
+
+def quantised_kind(name: str | None) -> str | None:
+    """GGUF's name of a type as people write it. Raises ValueError for one that isn't written."""
+    kind = name.upper() if name is not None else None
+    if name is None or kind is None or kind in FILE_TYPES:
+        return kind
+    known = f"those written are {listed([each.lower() for each in FILE_TYPES])}"
+    if "_K" in kind or kind.startswith("IQ"):
+        why = "the package 'gguf' can read it and not write it; let llama-quantize make it of f16"
+        raise ValueError(f"{quoted(name)} can't be made: {why}, or choose another: {known}")
+    if kind.startswith("TQ") or kind.endswith("FP4"):
+        raise ValueError(f"{quoted(name)} is for models that were trained for it; {known}")
+    raise ValueError(f"{quoted(name)} is no type of llama.cpp's; {known}")

@@ -26,10 +26,14 @@ _EXCHANGE = 2  # RENAME_EXCHANGE
 
 @final
 class SideFolder:
-    """A context: on leaving it, whatever happened, the folder is gone and the target is whole."""
+    """A context: on leaving it, whatever happened, the folder is gone and the target is whole.
 
-    def __init__(self, target: Path) -> None:
+    The output that grows in it is a folder, or, if `single`, a file that is made there.
+    """
+
+    def __init__(self, target: Path, *, single: bool = False) -> None:
         self.target = target
+        self.single = single
         self.path = _name(target)
         self._lock: int | None = None
 
@@ -42,7 +46,8 @@ class SideFolder:
         try:
             with writing(self.target):
                 self._lock = self._create()
-                self.new.mkdir()
+                if not self.single:
+                    self.new.mkdir()
         except BaseException:
             self.__exit__()
             raise
@@ -78,19 +83,25 @@ class SideFolder:
         raise CheckpointError("C303", message, self.target)
 
     def swap(self, *, force: bool) -> None:
-        """Make the new folder the target; an old one takes its place here if `force` says so."""
+        """Make the new output the target; an old one takes its place here if `force` says so."""
         for root, _, _ in os.walk(self.new):
             with writing(Path(root)):
                 _sync_folder(Path(root))
         with writing(self.target):
-            try:
-                if not (force and exchange_names(self.new, self.target)):
-                    self._rename(force=force)
-            except TargetExists:  # one that wasn't there a moment ago
-                if not (force and exchange_names(self.new, self.target)):
-                    raise
+            if self.single:
+                self._name_file(force=force)
+            else:
+                self._swap_folders(force=force)
         with suppress(OSError):  # the output is there and whole, only its name may be lost
             _sync_folder(self.target.parent)
+
+    def _swap_folders(self, *, force: bool) -> None:
+        try:
+            if not (force and exchange_names(self.new, self.target)):
+                self._rename(force=force)
+        except TargetExists:  # one that wasn't there a moment ago
+            if not (force and exchange_names(self.new, self.target)):
+                raise
 
     def _rename(self, *, force: bool) -> None:
         if force and os.path.lexists(self.target):
@@ -101,6 +112,24 @@ class SideFolder:
             if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
                 raise TargetExists(self.target) from error
             raise
+
+    def _name_file(self, *, force: bool) -> None:
+        """Give a file its name, in the place of another only if `force` says so.
+
+        A plain rename would take the name from a file that wasn't there a moment ago. Where a file
+        system lacks second names, the file is renamed once the name was seen to be free.
+        """
+        if force:
+            self.new.replace(self.target)
+            return
+        try:
+            self.target.hardlink_to(self.new)
+        except FileExistsError:
+            raise TargetExists(self.target) from None
+        except OSError:
+            if os.path.lexists(self.target):
+                raise TargetExists(self.target) from None
+            self.new.rename(self.target)
 
 
 @final
@@ -200,7 +229,11 @@ def _discard(path: Path, target: Path) -> None:
             message = f"could not be put back; what it was is in {quoted(str(old), whole=True)}"
             raise CheckpointError("C303", message, target) from error
     for part in (new, old):
-        shutil.rmtree(part, ignore_errors=True)
+        if part.is_dir() and not part.is_symlink():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
     with suppress(OSError):  # what can't be removed now is tried again by the next run
         if not new.exists() and not old.exists():
             (path / _LOCK).unlink(missing_ok=True)

@@ -84,16 +84,24 @@ _HEADER_ALIGNMENT = 8
 @final
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """An output file: its name, its tensors in file order, and all bytes before the first one."""
+    """An output file: its name, its tensors in file order, and all bytes before the first one.
+
+    Each tensor takes a multiple of `alignment` bytes.
+    """
 
     name: str
     specs: tuple[TensorSpec, ...]
     header: bytes
+    alignment: int = 1
 
     @property
     def size(self) -> int:
         """The bytes of the file."""
-        return len(self.header) + sum(spec.size for spec in self.specs)
+        return len(self.header) + sum(map(self.taken, self.specs))
+
+    def taken(self, spec: TensorSpec) -> int:
+        """The bytes that a tensor takes in the file."""
+        return -(-spec.size // self.alignment) * self.alignment
 
 
 def plan_shards(specs: Sequence[TensorSpec], shard_size: int) -> tuple[Shard, ...]:
@@ -163,7 +171,7 @@ def fill_shard(
             copies.append((spec, payload, offset))
         else:
             made.append((spec, payload, offset))
-        offset += spec.size
+        offset += shard.taken(spec)
     if seen is None:
         copying = [partial(out.copy, *each) for each in _joined(copies)]
     else:

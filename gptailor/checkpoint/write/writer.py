@@ -1,4 +1,4 @@
-"""A checkpoint folder that is there whole or not at all: `write_checkpoint`."""
+"""An output that is there whole or not at all: `write_checkpoint` a folder, `write_file` a file."""
 
 import json
 import os
@@ -61,6 +61,41 @@ def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it 
             side.swap(force=force)
 
 
+def write_file(  # noqa: PLR0913 (as above)
+    target: Path,
+    shard: Shard,
+    payload_of: Callable[[TensorSpec], Payload],
+    *,
+    force: bool = False,
+    progress: ByteProgress = lambda _: None,
+    protected: Iterable[Path] = (),
+    threads: int | None = None,
+    seen: OnWritten | None = None,
+    finish: Callable[[], bytes],
+) -> None:
+    """Write one file of tensors, all or nothing, in the way of `write_checkpoint`.
+
+    `finish` is called when all tensors are written: it gives the header as it is to be in the end,
+    of the same length, or refuses the whole by an exception.
+    """
+    target = located(target)
+    check_target(target, force=force, protected=protected, single=True)
+    with _parents(target.parent):
+        remove_stale(target)
+        check_target(target, force=force, protected=protected, single=True)
+        with SideFolder(target, single=True) as side:
+            crew = Crew(threads)
+            with OutputFile(side.new, target, shard.size, crew.told(progress)) as out:
+                fill_shard(out, shard, payload_of, crew, crew.told(seen) if seen else None)
+                header = finish()
+                if len(header) != len(shard.header):
+                    message = f"a header of {len(shard.header)} bytes became one of {len(header)}"
+                    raise CheckpointError("C304", message, target)
+                if header != shard.header:
+                    out.write(header, 0)
+            side.swap(force=force)
+
+
 def located(target: Path) -> Path:
     """The target as an absolute path whose parents are no links; its last part may be one."""
     try:
@@ -71,8 +106,13 @@ def located(target: Path) -> Path:
         raise CheckpointError("C302", f"is no place for a folder: {error}", target) from error
 
 
-def check_target(target: Path, *, force: bool, protected: Iterable[Path] = ()) -> None:
-    """Refuse a target that can't be written, or whose replacement would destroy something else."""
+def check_target(
+    target: Path, *, force: bool, protected: Iterable[Path] = (), single: bool = False
+) -> None:
+    """Refuse a target that can't be written, or whose replacement would destroy something else.
+
+    It is a folder, or, if `single`, a file.
+    """
     target = located(target)
     if target.is_symlink():
         raise CheckpointError("C302", "is a link; name the folder that it leads to", target)
@@ -80,6 +120,11 @@ def check_target(target: Path, *, force: bool, protected: Iterable[Path] = ()) -
         _check_apart(target, source)
     if not os.path.lexists(target):
         return
+    check = _check_file if single else _check_folder
+    check(target, force=force)
+
+
+def _check_folder(target: Path, *, force: bool) -> None:
     if not target.is_dir():
         raise CheckpointError("C302", "is a file; the output is a folder", target)
     if target.is_mount():
@@ -91,6 +136,15 @@ def check_target(target: Path, *, force: bool, protected: Iterable[Path] = ()) -
     if not force:
         raise TargetExists(target)
     _check_replaceable(target)
+
+
+def _check_file(target: Path, *, force: bool) -> None:
+    if target.is_dir():
+        raise CheckpointError("C302", "is a folder; the output is a file", target)
+    if not target.is_file():
+        raise CheckpointError("C302", "is no regular file, and is not replaced", target)
+    if not force:
+        raise TargetExists(target)
 
 
 def free_space(target: Path) -> int:

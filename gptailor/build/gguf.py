@@ -1,0 +1,240 @@
+"""A plan into one GGUF file: what is in it, its header and tensors, and its lock in the header."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import gptailor
+from gptailor.build import output as out
+from gptailor.build.lock import Lock, LockedGguf
+from gptailor.build.record import Recording, plan_digest
+from gptailor.checkpoint.families.layout import is_constant
+from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.formats.gguf_header import KINDS
+from gptailor.checkpoint.formats.gguf_names import FILE_TYPES, FREQUENCIES, quantised_kind
+from gptailor.checkpoint.models import is_local
+from gptailor.checkpoint.tensor import FLOATS, TensorSpec
+from gptailor.checkpoint.write.digest import TensorDigest
+from gptailor.checkpoint.write.output_file import ByteProgress, Payload
+from gptailor.checkpoint.write.tensors import Shard
+from gptailor.checkpoint.write.writer import write_file
+from gptailor.prepare import Prepared
+from gptailor.program.gguf_facts import Facts, GgufArchitecture
+from gptailor.program.gguf_values import (
+    GGUF_ALIGNMENT,
+    GgufTensorPlan,
+    gguf_payload,
+    header_bytes,
+)
+from gptailor.program.gguf_vocabulary import vocabulary_facts
+
+PLAN_KEY = "gptailor.plan"
+LOCK_KEY = "gptailor.lock"
+
+_UNLOCKED = frozenset(
+    {"general.name", "general.description", "general.license", PLAN_KEY, LOCK_KEY}
+)
+"""What tells of the file's place, of gptailor's version, of a model card, and the lock itself."""
+
+_SMALL = frozenset({"Q4_0", "Q4_1", "Q5_0", "Q5_1"})
+_WIDE = frozenset({"token_embd.weight", "output.weight"})
+"""Embedding and head, to which llama.cpp gives more bits where others have four or five."""
+
+_VERSION = 2
+"""The version of llama.cpp's blocks."""
+
+
+@final
+class GgufFile:
+    """What a plan's GGUF file is to be: facts and tensors, no value computed.
+
+    `notes` are for people. Raises CheckpointError: C110 without the package `gguf`, C306 for what
+    llama.cpp can't compute or a GGUF file can't say; ValueError for a type that isn't written.
+    """
+
+    def __init__(self, prepared: Prepared, target: Path, quantize: str | None = None) -> None:
+        self.prepared = prepared
+        self.target = target
+        self.quantize = quantised_kind(quantize)
+        config = out.config(prepared)
+        self._architecture = GgufArchitecture(config, target)
+        vocabulary, notes = vocabulary_facts(out.tokenizer(prepared), config, target)
+        self.notes = [*self._architecture.notes, *notes]
+        self.tensors = {tensor.name: tensor for tensor in self._planned()}
+        self.facts: Facts = {**dict(self._general()), **self._architecture.facts, **vocabulary}
+        self.facts[PLAN_KEY] = out.used_plan_text(prepared, target.parent)
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file, without a lock."""
+        return self.shard.size
+
+    @cached_property
+    def shard(self) -> Shard:
+        """The file without a lock."""
+        return self._shard(self.facts)
+
+    def locked_shard(self, lock: Lock) -> Shard:
+        """The file with a lock in its header."""
+        return self._shard(self.facts | {LOCK_KEY: lock.text()})
+
+    def _shard(self, facts: Facts) -> Shard:
+        tensors = tuple(self.tensors.values())
+        header = header_bytes(self._architecture.name, facts, tensors, self.target)
+        specs = tuple(tensor.spec for tensor in tensors)
+        return Shard(self.target.name, specs, header, GGUF_ALIGNMENT)
+
+    # ------------------------------------------------------------------------------------- tensors
+
+    def _planned(self) -> Iterator[GgufTensorPlan]:
+        uneven = []
+        for output in self.prepared.compiled.program.outputs:
+            spec = output.spec
+            if is_constant(spec.name):
+                continue  # of rotary embeddings, which llama.cpp computes
+            named = self._architecture.named(spec.name)
+            if spec.dtype not in FLOATS:
+                message = f"{quoted(spec.name)} is {spec.dtype}, which isn't written into GGUF"
+                raise CheckpointError("C306", message, self.target)
+            kind, divides = self._kind(named.name, spec)
+            if not divides:
+                uneven.append(spec.name)
+            yield GgufTensorPlan(named.name, kind, spec.shape, spec, named.heads, named.add_one)
+        if uneven:
+            rows = "rows are no whole blocks of 32 entries"
+            kept = f"{len(uneven)} tensors keep the plan's dtype instead of {self.quantize}"
+            self.notes.append(f"{kept}: their {rows} (the first is {quoted(uneven[0])})")
+        if divisors := self._architecture.frequencies:
+            import struct  # noqa: PLC0415 (few models have it)
+
+            raw = struct.pack(f"<{len(divisors)}f", *divisors)
+            yield GgufTensorPlan(FREQUENCIES, "F32", (len(divisors),), None, content=raw)
+
+    def _kind(self, name: str, spec: TensorSpec) -> tuple[str, bool]:
+        """A tensor's type, and whether its rows go into the blocks of the one that was asked for.
+
+        llama.cpp wants vectors in float32.
+        """
+        plain = "F32" if spec.dtype == "F64" or len(spec.shape) == 1 else spec.dtype
+        if self.quantize is None or len(spec.shape) == 1:
+            return plain, True
+        kind = "Q8_0" if name in _WIDE and self.quantize in _SMALL else self.quantize
+        return (kind, True) if spec.shape[-1] % KINDS[kind].block == 0 else (plain, False)
+
+    def payloads(
+        self,
+        make: Callable[[TensorSpec], Payload],
+        seen: Callable[[TensorSpec, str], None] | None = None,
+    ) -> Callable[[TensorSpec], Payload]:
+        """The bytes of each tensor of the file; `make` gives those of the program's tensors.
+
+        `seen` is told the sha256 of the program's tensors that are converted.
+        """
+
+        def payload_of(spec: TensorSpec) -> Payload:
+            tensor = self.tensors[spec.name]
+            source = tensor.source
+            if source is None:
+                return [tensor.content]
+            told = None if seen is None else lambda sha256: seen(source, sha256)
+            return gguf_payload(tensor, make(source), told, self.target)
+
+        return payload_of
+
+    # --------------------------------------------------------------------------------------- facts
+
+    def _general(self) -> Iterator[tuple[str, Any]]:
+        plan = self.prepared.plan
+        yield "general.type", "model"
+        yield "general.name", self.target.stem
+        made = f"gptailor {gptailor.__version__} from a plan of the sha256 {plan_digest(plan)}"
+        yield "general.description", f"Compiled by {made}"
+        if (license_ := out.base_license(self.prepared)) is not None:
+            yield "general.license", license_
+        hub = [m.source for m in plan.models.values() if m.on is None and not is_local(m.source)]
+        if hub:
+            yield "general.base_model.count", len(hub)
+        for i, source in enumerate(hub):
+            owner, _, name = source.rpartition("/")
+            yield f"general.base_model.{i}.name", name
+            if owner:
+                yield f"general.base_model.{i}.organization", owner
+            yield f"general.base_model.{i}.repo_url", f"https://huggingface.co/{source}"
+        yield "general.quantization_version", _VERSION
+        entries: Counter[str] = Counter()
+        for tensor in self.tensors.values():
+            if len(tensor.shape) > 1 and tensor.source is not None:
+                entries[tensor.kind] += tensor.source.elements
+        most = self.quantize or max(entries, key=lambda kind: entries[kind])
+        yield "general.file_type", FILE_TYPES[most]
+
+    # ---------------------------------------------------------------------------------- the writing
+
+    def locked(self, sha256: Mapping[str, str]) -> LockedGguf:
+        """What the lock says of the file, its tensors' digests given."""
+        tensors = {
+            name: TensorDigest(dtype=t.kind, shape=t.shape, sha256=sha256[name])
+            for name, t in self.tensors.items()
+        }
+        return LockedGguf(quantize=self.quantize, facts=facts_digest(self.facts), tensors=tensors)
+
+    def write(  # noqa: PLR0913 (as `write_file` has it)
+        self,
+        make: Callable[[TensorSpec], Payload],
+        recording: Recording | None,
+        finish: Callable[[], object],
+        *,
+        force: bool,
+        progress: ByteProgress,
+        protected: Iterable[Path],
+        threads: int | None,
+    ) -> LockedGguf | None:
+        """Write the file, all or nothing; what the lock in it says of it, if it is recorded.
+
+        The lock's length is known before its digests are, so that the header can be filled in last.
+        """
+        sha256: dict[str, str] = {}
+        models = out.used_plan(self.prepared, self.target.parent).models
+        locked: LockedGguf | None = None
+
+        def seen(spec: TensorSpec, digest: str) -> None:
+            tensor = self.tensors[spec.name]
+            sha256[spec.name] = digest
+            if recording is not None and tensor.source is not None and tensor.is_copy:
+                recording.seen(tensor.source, digest)
+
+        shard = self.shard
+        if recording is not None:
+            zeros = self.locked(dict.fromkeys(self.tensors, "0" * 64))
+            shard = self.locked_shard(recording.draft(models, zeros))
+
+        def closed() -> bytes:
+            nonlocal locked
+            finish()
+            if recording is None:
+                return shard.header
+            locked = self.locked(sha256)
+            return self.locked_shard(recording.lock(models, locked)).header
+
+        write_file(
+            self.target,
+            shard,
+            self.payloads(make, recording.seen if recording is not None else None),
+            force=force,
+            progress=progress,
+            protected=protected,
+            threads=threads,
+            seen=seen if recording is not None else None,
+            finish=closed,
+        )
+        return locked
+
+
+def facts_digest(facts: Mapping[str, Any]) -> str:
+    """The sha256 of what a GGUF file says that a lock holds it to, as JSON with sorted keys."""
+    said = {key: value for key, value in facts.items() if key not in _UNLOCKED}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

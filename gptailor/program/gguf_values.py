@@ -1,0 +1,198 @@
+"""The bytes of a GGUF file: its header by llama.cpp's own package, its tensors made on the way.
+
+A tensor is converted some rows at a time, so that memory doesn't grow with it.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, final
+
+from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.formats.gguf_header import KINDS, TensorKind
+from gptailor.checkpoint.tensor import DTYPE_BITS, TensorSpec
+from gptailor.checkpoint.write.output_file import Payload, blocks_of
+from gptailor.program.gguf_facts import Facts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# ruff: noqa: PLC0415 (numpy and torch load only where there is something to convert)
+
+GGUF_ALIGNMENT = 32
+"""Each tensor begins at a multiple of this many bytes."""
+
+_AT_ONCE = 2**20
+"""Entries that are converted at once, if a row, or a head's rows, have no more."""
+
+_SCALES = {"Q4_1": 4, "Q5_1": 4}
+"""Bytes of a block's numbers in float16, which it begins with: a scale, here also a least value."""
+
+
+@final
+@dataclass(frozen=True)
+class GgufTensorPlan:
+    """A tensor of a GGUF file: its type's name, its shape, and the program's that it is made of.
+
+    `heads` and `add_one` are as `GgufTensorName` has them. Without a `source` it is `content`.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    source: TensorSpec | None
+    heads: int = 0
+    add_one: bool = False
+    content: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """The number of its bytes."""
+        kind = KINDS[self.kind]
+        return prod(self.shape) // kind.block * kind.bytes
+
+    @property
+    def spec(self) -> TensorSpec:
+        """The tensor as a stretch of bytes, which a file is filled with."""
+        return TensorSpec(self.name, "U8", (self.size,))
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether its bytes are those of its source."""
+        same = self.source is not None and KINDS[self.kind].plain == self.source.dtype
+        return same and not self.heads and not self.add_one
+
+
+# ------------------------------------------------------------------------------------- the header
+
+
+def gguf_package(target: Path) -> ModuleType:
+    """The package that writes headers and quantises. Raises CheckpointError (C110) without it."""
+    try:
+        import gguf
+    except ImportError as error:
+        message = "a GGUF file is written by the package 'gguf', which isn't installed"
+        raise CheckpointError("C110", message, target, "pip install gguf") from error
+    return gguf
+
+
+def header_bytes(
+    architecture: str, facts: Facts, tensors: Sequence[GgufTensorPlan], target: Path
+) -> bytes:
+    """All bytes of a GGUF file before its first tensor."""
+    gguf = gguf_package(target)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "header"
+        writer = gguf.GGUFWriter(path, architecture)
+        for key, value in facts.items():
+            _add(writer, key, value)
+        for tensor in tensors:
+            kind = gguf.GGMLQuantizationType[tensor.kind]
+            # A shape in entries, for the type of numbers isn't uint8.
+            writer.add_tensor_info(tensor.name, tensor.shape, float, tensor.size, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+        raw = path.read_bytes()
+    return raw + b"\0" * (-len(raw) % GGUF_ALIGNMENT)
+
+
+def _add(writer: object, key: str, value: int | float | bool | str | list[object]) -> None:
+    kind = {bool: "bool", int: "uint32", float: "float32", str: "string", list: "array"}
+    getattr(writer, f"add_{kind[type(value)]}")(key, value)
+
+
+# ------------------------------------------------------------------------------------ the tensors
+
+
+def gguf_payload(
+    tensor: GgufTensorPlan, raw: Payload, seen: Callable[[str], None] | None, target: Path
+) -> Payload:
+    """A tensor's bytes in GGUF, of those that the program makes.
+
+    `seen` is told the sha256 of the latter, where they are not copied as they are. Raises
+    CheckpointError (C307) for numbers that the type can't hold.
+    """
+    if tensor.is_copy:
+        return raw
+    return _converted(tensor, _hashed(raw, seen) if seen else blocks_of(raw), target)
+
+
+def _hashed(raw: Payload, seen: Callable[[str], None]) -> Iterator[memoryview | bytes]:
+    digest = hashlib.sha256()
+    for block in blocks_of(raw):
+        digest.update(block)
+        yield block
+    seen(digest.hexdigest())
+
+
+def _converted(
+    tensor: GgufTensorPlan, blocks: Iterable[memoryview | bytes], target: Path
+) -> Iterator[bytes]:
+    source = tensor.source
+    assert source is not None
+    row = prod(source.shape[1:]) if len(source.shape) > 1 else 1
+    group = row * (source.shape[0] // tensor.heads if tensor.heads else 1)
+    block = KINDS[tensor.kind].block if len(source.shape) == 1 else 1
+    step = max(1, _AT_ONCE // group) * group * block * DTYPE_BITS[source.dtype] // 8
+    held = bytearray()
+    for part in blocks:
+        held += memoryview(part).cast("B")
+        while len(held) >= step:
+            yield _convert(tensor, held[:step], target)
+            del held[:step]
+    if held:
+        yield _convert(tensor, held, target)
+
+
+def _convert(tensor: GgufTensorPlan, raw: bytearray, target: Path) -> bytes:
+    """Whole rows, and of an interleaved projection whole heads, in the tensor's type."""
+    import torch
+
+    from gptailor.program.load import TORCH_DTYPES
+
+    source = tensor.source
+    assert source is not None
+    rest = source.shape[1:]
+    values = torch.frombuffer(raw, dtype=TORCH_DTYPES[source.dtype]).reshape(-1, *rest)
+    if tensor.heads:
+        half = source.shape[0] // tensor.heads // 2
+        values = values.reshape(-1, 2, half, *rest).swapaxes(1, 2).reshape(-1, *rest)
+    if tensor.add_one:
+        values = values.float() + 1.0
+    made = _in_kind(values, KINDS[tensor.kind], tensor.kind)
+    if made is None:
+        message = f"{quoted(source.name)} has numbers that {tensor.kind} can't hold"
+        raise CheckpointError("C307", message, target, "choose a type that reaches further")
+    return made
+
+
+def _in_kind(values: "Tensor", kind: TensorKind, name: str) -> bytes | None:
+    """The values in a type; None where it can't hold them."""
+    import torch
+
+    from gptailor.program.load import TORCH_DTYPES
+
+    if kind.plain is not None:
+        made = values.to(TORCH_DTYPES[kind.plain])
+        lost = torch.isinf(made) & torch.isfinite(values)
+        if lost.any():
+            return None
+        return made.contiguous().view(torch.uint8).numpy().tobytes()
+    from gguf.constants import GGMLQuantizationType
+    from gguf.quants import quantize
+
+    if not torch.isfinite(values).all():
+        return None
+    rows = values.float().contiguous().numpy()
+    import numpy as np
+
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        made_ = quantize(rows, GGMLQuantizationType[name])
+    scales = made_.reshape(-1, kind.bytes)[:, : _SCALES.get(name, 2)].copy().view(np.float16)
+    return made_.tobytes() if np.isfinite(scales).all() else None

@@ -1,0 +1,337 @@
+"""What a GGUF file says of a tokenizer: its tokens, how it splits a text, its chat template.
+
+The tokenizer is the one that transformers loads. llama.cpp has the ways to split in its code, by
+names; a tokenizer that isn't exactly one of them is refused.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, final
+
+from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.program.gguf_facts import Facts
+from gptailor.program.gguf_tokenizer import LLAMA3_SPLIT, QWEN_SPLIT
+
+# ruff: noqa: PLC0415 (the libraries load only where a GGUF file is written)
+
+_TEKKEN_SPLIT = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+_PRE: Mapping[tuple[str, bool], str] = {
+    (QWEN_SPLIT, False): "qwen2",
+    (LLAMA3_SPLIT, True): "llama-bpe",
+    (LLAMA3_SPLIT, False): "smaug-bpe",
+    (_TEKKEN_SPLIT, True): "tekken",
+    ("digits", False): "smollm",
+    ("", False): "gpt-2",
+}
+"""llama.cpp's name by how a text is split first, and whether a word that is a token stays whole."""
+
+_NORMAL, _UNKNOWN, _CONTROL, _DEFINED, _UNUSED, _BYTE = range(1, 7)
+_SPACE = "▁"
+_LOAD_ANEW = "load it by AutoTokenizer, save it, and give that folder"
+_NFC = "the tokenizer brings texts into Unicode's form NFC, and llama.cpp leaves them as they are"
+_METASPACE = (
+    "llama.cpp puts a space before each text and after each special token; transformers puts one "
+    "only at the {where}, if there is none"
+)
+
+
+def vocabulary_facts(
+    files: Mapping[str, bytes | Path], config: Mapping[str, Any], target: Path
+) -> tuple[Facts, list[str]]:
+    """What a GGUF file says of the tokenizer in these files, and notes for people.
+
+    `config` is the model's; the vocabulary is filled up to its `vocab_size`. Raises CheckpointError
+    (C306) about `target` for a tokenizer that llama.cpp hasn't.
+    """
+    tokenizer = _loaded(files, config, target)
+    return _Vocabulary(tokenizer, config, target).facts()
+
+
+def _loaded(files: Mapping[str, bytes | Path], config: Mapping[str, Any], target: Path) -> Any:
+    """The tokenizer as transformers loads it from a model's folder."""
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        for path, content in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                (folder / path).write_bytes(content)
+            else:
+                shutil.copyfile(content, folder / path)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as error:
+            said = str(error).splitlines()[0].replace(name, "its folder")
+            message = f"the tokenizer can't be loaded by transformers: {said}"
+            raise CheckpointError("C306", message, target) from error
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        message = "the tokenizer is of a kind that transformers hasn't as 'tokenizer.json'"
+        raise CheckpointError("C306", message, target, _LOAD_ANEW)
+    return tokenizer
+
+
+@final
+class _Vocabulary:
+    """A tokenizer taken apart."""
+
+    def __init__(self, tokenizer: Any, config: Mapping[str, Any], target: Path) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self.target = target
+        self.notes: list[str] = []
+        self.parts: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+        self.model: dict[str, Any] = self.parts["model"]
+        self.added: list[dict[str, Any]] = self.parts.get("added_tokens") or []
+
+    def refuse(self, message: str, help: str = "") -> NoReturn:
+        raise CheckpointError("C306", f"the tokenizer {message}", self.target, help)
+
+    def facts(self) -> tuple[Facts, list[str]]:
+        if (kind := self.model.get("type")) != "BPE":
+            self.refuse(f"is of the kind {quoted(str(kind))}; llama.cpp's are made of BPE alone")
+        for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+            if self.model.get(key):
+                self.refuse(f"has {quoted(key)}, which llama.cpp hasn't")
+        tokens, kinds = self._tokens()
+        how = self._pieces(tokens) if self.model.get("byte_fallback") else self._bytes()
+        said: Facts = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
+        return how | said | self._special() | dict(self._templates()), self.notes
+
+    def _tokens(self) -> tuple[list[str], list[int]]:
+        """The tokens by their numbers, and what each is; rows without one are unused."""
+        rows = int(self.config["vocab_size"])
+        named = {number: token for token, number in self.model["vocab"].items()}
+        kinds = dict.fromkeys(named, _NORMAL)
+        if self.model.get("byte_fallback"):
+            unknown = self.model.get("unk_token")
+            for number, token in named.items():
+                if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+                    kinds[number] = _BYTE
+                elif token == unknown:
+                    kinds[number] = _UNKNOWN
+        for added in self.added:
+            self._add(added, named, kinds)
+        if (most := max(named, default=-1)) >= rows:
+            self.refuse(f"has a token of the number {most}, and the embedding {rows} rows")
+        numbers = range(rows)
+        return (
+            [named.get(n, f"[PAD{n}]") for n in numbers],
+            [kinds.get(n, _UNUSED) for n in numbers],
+        )
+
+    def _add(self, added: dict[str, Any], named: dict[int, str], kinds: dict[int, int]) -> None:
+        number, content = added["id"], added["content"]
+        for key in ("single_word", "lstrip", "rstrip"):
+            if added.get(key):
+                self.refuse(f"has {quoted(key)} for its token {quoted(content)}; llama.cpp hasn't")
+        if added.get("special"):
+            kinds[number] = _UNKNOWN if kinds.get(number) == _UNKNOWN else _CONTROL
+        elif _SPACE in content and self.model.get("byte_fallback"):
+            # One that is found in what spaces have become: llama.cpp looks for it in the text.
+            if not added.get("normalized") and named.get(number) == content:
+                return
+            content = content.replace(_SPACE, " ")
+            kinds[number] = _DEFINED
+        else:
+            kinds[number] = _DEFINED
+        named[number] = content
+
+    # ---------------------------------------------------------------------------- byte-level BPE
+
+    def _bytes(self) -> Facts:
+        name = self._pre()
+        normalizer = _kinds_of(self.parts.get("normalizer"), "normalizers")
+        if [part["type"] for part in normalizer] == ["NFC"]:
+            self.notes.append(_NFC)
+        elif normalizer:
+            self.refuse(
+                f"changes texts by {quoted(normalizer[0]['type'])}, which llama.cpp doesn't"
+            )
+        merges = [" ".join(merge) for merge in self.model["merges"]]
+        return {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": name,
+            "tokenizer.ggml.merges": merges,
+        }
+
+    def _pre(self) -> str:
+        """llama.cpp's name for how a text is split first."""
+        parts = _kinds_of(self.parts.get("pre_tokenizer"), "pretokenizers")
+        *before, last = parts or [{"type": "none"}]
+        whole = bool(self.model.get("ignore_merges"))
+        found = None
+        if last["type"] == "ByteLevel" and not last.get("add_prefix_space"):
+            found = _PRE.get((_split_of(before, regex=bool(last.get("use_regex", True))), whole))
+        if found is None:
+            said = json.dumps(parts, ensure_ascii=False)[:160]
+            known = ", ".join(_PRE.values())
+            help = f"known are those that llama.cpp calls {known}"
+            self.refuse(f"splits a text in a way that llama.cpp hasn't by name: {said}", help)
+        return found
+
+    # ----------------------------------------------------------------- SentencePiece's kind of BPE
+
+    def _pieces(self, tokens: list[str]) -> Facts:
+        prefix = self._spaces()
+        vocab = self.model["vocab"]
+        if lacking := [n for n in range(256) if f"<0x{n:02X}>" not in vocab]:
+            self.refuse(f"has no token for {len(lacking)} of the 256 bytes")
+        scores = self._scores()
+        return {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.pre": "default",
+            "tokenizer.ggml.scores": [scores.get(token, 0.0) for token in tokens],
+            "tokenizer.ggml.add_space_prefix": prefix,
+        }
+
+    def _spaces(self) -> bool:
+        """Whether a text gets a space before it."""
+        normalizer = _kinds_of(self.parts.get("normalizer"), "normalizers")
+        changes = [(part["type"], _content(part)) for part in normalizer]
+        before = _kinds_of(self.parts.get("pre_tokenizer"), "pretokenizers")
+        replace, prepend = ("Replace", f" →{_SPACE}"), ("Prepend", _SPACE)
+        unsplit = not before or [_split_of(before, regex=False)] == [" "]
+        if changes == [prepend, replace] and unsplit:
+            return True
+        if changes == [replace] and unsplit:
+            return False
+        if not changes and [part["type"] for part in before] == ["Metaspace"]:
+            return self._metaspace(before[0])
+        said = json.dumps([*normalizer, *before], ensure_ascii=False)[:160]
+        self.refuse(f"treats spaces in a way that llama.cpp doesn't: {said}")
+
+    def _metaspace(self, part: dict[str, Any]) -> bool:
+        scheme = part.get("prepend_scheme", "always")
+        inner = (token for token in self.model["vocab"] if _SPACE in token[1:])
+        if part.get("replacement") != _SPACE:
+            self.refuse(f"has {quoted(str(part.get('replacement')))} for spaces")
+        if part.get("split", True) and (token := next(inner, None)) is not None:
+            self.refuse(f"splits at spaces, and has the token {quoted(token)}")
+        if scheme == "never":
+            return False
+        where = "text's beginning" if scheme == "first" else "beginning, and after special tokens"
+        self.notes.append(_METASPACE.format(where=where))
+        return True
+
+    def _scores(self) -> dict[str, float]:
+        """A score for each token that is merged of two: llama.cpp merges the best of all first.
+
+        It takes any two neighbours that are a token together, and knows the token alone. So all
+        merges must be there, and those of one token follow each other.
+        """
+        merges = [tuple(merge) for merge in self.model["merges"]]
+        vocab, known = self.model["vocab"], set(merges)
+        scores: dict[str, float] = {}
+        last = ""
+        for first, second in merges:
+            token = first + second
+            if token != last:
+                if token in scores:
+                    self.refuse(f"makes {quoted(token)} of others at two places of its order")
+                scores[token] = -float(len(scores))
+            last = token
+        special = {added["content"] for added in self.added}
+        for token in vocab:
+            for at in range(1, len(token)):
+                pair = token[:at], token[at:]
+                if pair not in known and pair[0] in vocab and pair[1] in vocab:
+                    if token in special or pair[0] in special or pair[1] in special:
+                        continue
+                    what = f"{quoted(pair[0])} and {quoted(pair[1])}"
+                    self.refuse(f"doesn't merge {what}, which llama.cpp would")
+        return scores
+
+    # ------------------------------------------------------------------------------ special tokens
+
+    def _special(self) -> Facts:
+        begin, end = self._added_around()
+        ids = {
+            "bos": self._number("bos", begin),
+            "eos": self._number("eos", end),
+            "unknown": self._number("unk", None),
+            "padding": self._number("pad", None),
+        }
+        found: Facts = {f"tokenizer.ggml.{k}_token_id": n for k, n in ids.items() if n is not None}
+        for name, number in (("bos", begin), ("eos", end)):
+            if number is not None and number != ids[name]:
+                self.refuse(f"adds another token than its {name} token to a text")
+            found[f"tokenizer.ggml.add_{name}_token"] = number is not None
+        return found
+
+    def _number(self, name: str, default: int | None) -> int | None:
+        """A special token's number: the tokenizer's, else the configuration's."""
+        said = [getattr(self.tokenizer, f"{name}_token_id", None), default]
+        said.append(self.config.get(f"{name}_token_id"))
+        return next((number for number in said if type(number) is int), None)
+
+    def _added_around(self) -> tuple[int | None, int | None]:
+        """The tokens that are put before and after a text."""
+        begin: list[int] = []
+        end: list[int] = []
+        for part in _kinds_of(self.parts.get("post_processor"), "processors"):
+            if part["type"] == "ByteLevel":
+                continue
+            if part["type"] != "TemplateProcessing":
+                self.refuse(f"ends with {quoted(part['type'])}, which llama.cpp hasn't")
+            into = begin
+            for piece in part["single"]:
+                if "Sequence" in piece:
+                    into = end
+                    continue
+                into += part["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
+        if len(begin) > 1 or len(end) > 1:
+            self.refuse("puts several tokens before or after a text")
+        return next(iter(begin), None), next(iter(end), None)
+
+    def _templates(self) -> Iterator[tuple[str, str | list[str]]]:
+        said = getattr(self.tokenizer, "chat_template", None)
+        templates = said if isinstance(said, dict) else {"default": said} if said else {}
+        others = sorted(name for name in templates if name != "default")
+        if "default" in templates:
+            yield "tokenizer.chat_template", templates["default"]
+        for name in others:
+            yield f"tokenizer.chat_template.{name}", templates[name]
+        if others:
+            yield "tokenizer.chat_templates", others
+
+
+def _kinds_of(part: dict[str, Any] | None, inner: str) -> list[dict[str, Any]]:
+    """The steps of a part of a tokenizer, those in sequences one after another."""
+    if part is None:
+        return []
+    if part["type"] == "Sequence":
+        return [step for each in part[inner] for step in _kinds_of(each, inner)]
+    return [part]
+
+
+def _content(part: dict[str, Any]) -> str:
+    if part["type"] == "Replace":
+        return f"{part['pattern'].get('String')}→{part.get('content')}"
+    return str(part.get("prepend"))
+
+
+def _split_of(parts: list[dict[str, Any]], *, regex: bool) -> str:
+    """How a text is split: a pattern, "digits", or "" for GPT-2's; something else is named so."""
+    if not parts:
+        return "" if regex else "nothing"
+    if len(parts) > 1:
+        return "several"
+    part = parts[0]
+    if part["type"] == "Digits" and part.get("individual_digits") and regex:
+        return "digits"
+    if part["type"] != "Split" or part.get("invert") or regex:
+        return str(part["type"])
+    pattern: dict[str, str] = part["pattern"]
+    if pattern.get("String") == " " and part.get("behavior") == "MergedWithPrevious":
+        return " "
+    return pattern.get("Regex", "") if part.get("behavior") == "Isolated" else "another"

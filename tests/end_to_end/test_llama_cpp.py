@@ -1,0 +1,131 @@
+"""GGUF files in the real llama.cpp: the same tokens, the same text, the same probabilities.
+
+They need the package `xllamacpp` (`pip install xllamacpp`), which has llama.cpp prebuilt.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import gptailor
+from tests import llama_cpp
+from tests.tiny import tiny_model
+from tests.vocabularies import SPLITS, TEXT, TRICKY, write_byte_level, write_pieces
+
+pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
+pytestmark = [
+    pytest.mark.llamacpp,
+    pytest.mark.skipif(not llama_cpp.INSTALLED, reason="the package 'xllamacpp' is not installed"),
+]
+
+SIZES = {
+    "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "vocab_size": 384, "pad_token_id": None, "bos_token_id": 356, "eos_token_id": 358,
+}  # fmt: skip
+GEMMA = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8}
+SPECIAL_FROM = 356
+"""The first special token's number."""
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 5e4, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+}  # fmt: skip
+YARN = {
+    "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32,
+}  # fmt: skip
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama-biased": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama-tied": ("llama", {"tie_word_embeddings": True, "head_dim": 32}),
+    "llama3": ("llama", {"rope_parameters": LLAMA3}),
+    "llama-linear": (
+        "llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}
+    ),
+    "llama-yarn": ("llama", {"rope_parameters": YARN}),
+    "mistral": ("mistral", {"head_dim": 32, "sliding_window": None}),
+    "qwen2": ("qwen2", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+    "qwen2-yarn": ("qwen2", {"rope_parameters": YARN}),
+    "qwen3": ("qwen3", {"head_dim": 32}),
+    "gemma": ("gemma", {"head_dim": 32}),
+    "gemma2": ("gemma2", GEMMA),
+    "gemma3": ("gemma3_text", GEMMA),
+}  # fmt: skip
+"""A family and its configuration, as different as llama.cpp's code can tell."""
+
+
+def compiled(
+    tmp_path: Path, family: str, config: dict[str, Any], *changes: str, **how: Any
+) -> tuple[Path, Path]:
+    """A tiny model cut into a folder, and into a GGUF file of float32."""
+    base = write_byte_level(
+        tiny_model(family, tmp_path / "base", layers=7, **(SIZES | config)), "smollm"
+    )
+    text = "\n".join(["tailor 1", f'model base = "{base}"', *changes, ""])
+    plan = gptailor.loads(text, folder=tmp_path)
+    gptailor.compile(plan, tmp_path / "out")
+    written = gptailor.compile(plan, tmp_path / "out.gguf", **how)
+    return tmp_path / "out", written.folder
+
+
+def expected(folder: Path) -> dict[tuple[int, ...], torch.Tensor]:
+    """Some prompts as tokens, and transformers' log-probabilities of what comes next.
+
+    llama.cpp says none where it would end, or say half a letter: what comes next is neither.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(TEXT).input_ids
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([ids[:40]])).logits[0].log_softmax(-1)
+    best = logprobs.argmax(-1).tolist()
+    said = {n: tokenizer.decode([best[n]]) for n in range(10, 40) if best[n] < SPECIAL_FROM}
+    ends = [n for n, text in said.items() if "\ufffd" not in text]
+    return {tuple(ids[: n + 1]): logprobs[n] for n in ends[::5]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_probabilities_are_those_of_the_folder_in_transformers(tmp_path: Path, case: str) -> None:
+    drop = "drop L0..L1" if case.startswith("gemma") else "drop L2..L3"
+    if case == "gemma3":
+        drop = "drop L6"  # the last of a period of six stays the last
+    folder, file = compiled(tmp_path, *CASES[case], drop)
+    wanted = expected(folder)
+    assert len(wanted) > 1
+    answers = llama_cpp.ask(file, prompts=list(wanted), vocabulary=384)
+    tolerance = 1e-3 if case.startswith("gemma") else 1e-5  # its GELU is a table in float16
+    for ours, theirs in zip(wanted.values(), answers.logprobs, strict=True):
+        said = torch.tensor(theirs)
+        there = said > -1e30  # a probability that float32 hasn't
+        assert (ours - said)[there].abs().max() < tolerance * ours.std()
+        assert there.float().mean() > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SPLITS)
+def test_texts_become_the_same_tokens(tmp_path: Path, name: str) -> None:
+    base = tiny_model("llama", tmp_path / "base", layers=2, **SIZES)
+    write_byte_level(base, name, begins=name == "llama-bpe")
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{base}"\n', folder=tmp_path)
+    file = gptailor.compile(plan, tmp_path / "out.gguf").folder
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    chat = [{"role": "user", "content": "Hi"}]
+    answers = llama_cpp.ask(file, texts=TRICKY, chats=[chat])
+    assert answers.tokens == [tokenizer(text).input_ids for text in TRICKY]
+    templated = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    assert answers.templated == [templated]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("prefix", [True, False])
+def test_texts_become_the_same_pieces(tmp_path: Path, prefix: bool) -> None:
+    base = tiny_model("llama", tmp_path / "base", layers=2, **(SIZES | {"vocab_size": 704}))
+    write_pieces(base, prefix=prefix)
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{base}"\n', folder=tmp_path)
+    file = gptailor.compile(plan, tmp_path / "out.gguf").folder
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    texts = [text for text in TRICKY if text]
+    answers = llama_cpp.ask(file, texts=texts)
+    assert answers.tokens == [tokenizer(text).input_ids for text in texts]
