@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import gptailor
 from gptailor.plan.faults import Fault
-from tests.quantised import FORMATS, write_quantised
+from tests.quantised import FORMATS, mxfp4, write_quantised
 from tests.tiny import tiny_model
 
 HEAD = 'tailor 1\nmodel base = "./{}/base"\nmodel math = "./{}/math"\n'
@@ -175,3 +175,28 @@ def test_a_moved_model_is_stitched_of_its_numbers(models: Path, tmp_path: Path) 
     outcome = gptailor.judge([str(tmp_path / "moved")], f'nll("{models / "a.txt"}")', samples=4)
     other = gptailor.judge([str(tmp_path / "wanted")], f'nll("{models / "a.txt"}")', samples=4)
     assert outcome.results[0].outcome == other.results[0].outcome
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers, about a tiny model's rotations
+def test_gpt_oss_in_mxfp4_is_computed_with_and_moved(tmp_path: Path) -> None:
+    for kind in ("packed", "plain"):
+        tiny_model("gpt_oss", tmp_path / kind, layers=3, hidden_size=32, intermediate_size=64)
+    packed = load_file(tmp_path / "packed" / "model.safetensors")
+    plain = dict(packed)
+    for number, name in enumerate(sorted(packed)):
+        if name.endswith("_proj") and ".experts." in name:
+            made = mxfp4(number, *packed.pop(name).shape)
+            packed |= {name + end: tensor.contiguous() for end, tensor in made.tensors.items()}
+            plain[name] = made.values
+    save_file(packed, tmp_path / "packed" / "model.safetensors", {"format": "pt"})
+    save_file(plain, tmp_path / "plain" / "model.safetensors", {"format": "pt"})
+    file = tmp_path / "packed" / "config.json"
+    settings = {"quantization_config": {"quant_method": "mxfp4"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    text = 'tailor 1\nmodel base = "./{}"\nL0 from base; drop L2; scale L0 by 0.5'
+    found = compiled(tmp_path, text.format("packed"), tmp_path / "out")
+    assert_same(found, compiled(tmp_path, text.format("plain"), tmp_path / "wanted"))
+    moved = 'tailor 1\nmodel base = "./packed"\ndrop L0..L1'
+    kept = compiled(tmp_path, moved, tmp_path / "moved")
+    name = "model.layers.{}.mlp.experts.down_proj_blocks"
+    assert kept[name.format(0)].equal(packed[name.format(2)])

@@ -14,7 +14,7 @@ from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, moved_config
 from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.tensor import TensorInfo
+from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.plan import Plan
 from gptailor.program.compile import Checked, Compiled, compile_plan
 from gptailor.program.load import load_tensor
@@ -44,14 +44,16 @@ class TensorMaker:
         make = unbridged(output.make)
         if isinstance(make, Copy):
             return self._load(make.source)
-        tensors = [self._load(tensor) for tensor in make.tensors]
+        # What is only dequantised is made once, and would stay twice.
+        keep = len(make.tensors) > 1 or not isinstance(make.tensors[0].form, Quantised)
+        tensors = [self._load(tensor, keep=keep) for tensor in make.tensors]
         return combine_tensors(make, replace(output.spec, name=make.place), tensors)
 
-    def _load(self, tensor: TensorInfo) -> Tensor:
+    def _load(self, tensor: TensorInfo, *, keep: bool = True) -> Tensor:
         if (known := self._loaded.get(tensor)) is not None:
             return known
         loaded = aligned_tensor(load_tensor(tensor).to(self.device))
-        if self.keep:
+        if self.keep and keep:
             self._loaded[tensor] = loaded
         return loaded
 

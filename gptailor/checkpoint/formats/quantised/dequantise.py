@@ -6,6 +6,7 @@ from typing import Any
 
 from gptailor.checkpoint.families.layout import QUANTISATION_KEYS
 from gptailor.checkpoint.families.quantised import quantisation
+from gptailor.checkpoint.families.vision import TEXT
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.formats.quantised.bitsandbytes import read_bitsandbytes
 from gptailor.checkpoint.formats.quantised.compressed import read_compressed
@@ -73,6 +74,9 @@ _HELP = "use the checkpoint that it was made from"
 
 def _dtype(config: Mapping[str, Any]) -> str:
     """The dtype of the weights: what the configuration names, or bfloat16."""
-    named = config.get("dtype") or config.get("torch_dtype")
+    text = config.get(TEXT)
+    given = [config, text] if isinstance(text, Mapping) else [config]
+    said = (each.get(key) for each in given for key in ("dtype", "torch_dtype"))
+    named = next((name for name in said if name), None)
     dtype = DTYPES.get(named) if isinstance(named, str) else None
     return dtype if dtype in FLOATS else "BF16"
