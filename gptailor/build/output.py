@@ -266,10 +266,10 @@ def _beside(opened: Opened, whole: tuple[Path, ...], plan: Plan) -> Iterator[Pat
 
 
 def is_beside(name: str) -> bool:
-    """Whether a model's file is one of its tokenizer, its processor, or of how it generates."""
+    """Whether a model's file is one of its tokenizer, or of how it generates."""
     return (
         name in checkpoints.TOKENIZER_FILES
-        or name in (checkpoints.GENERATION_CONFIG, *checkpoints.PROCESSOR_FILES)
+        or name == checkpoints.GENERATION_CONFIG
         or name.endswith(".jinja")
     )
 

@@ -13,6 +13,7 @@ from gptailor.build.record import config_digest, differing_inputs, differing_tex
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
 from gptailor.checkpoint.folder import (
     CONFIG,
+    PROCESSOR_FILES,
     Checkpoint,
     generation_config,
     open_checkpoint,
@@ -196,12 +197,19 @@ class Verification:
             }
         if self.lock is None or self.plan is None:
             return None
-        lowest = out.tokenizer_model_name(self.plan)
-        while (under := self.plan.models[lowest].on) is not None:
-            lowest = under
-        files = self.lock.models[lowest].files if lowest in self.lock.models else {}
-        found = {name: digest for name, digest in files.items() if out.is_beside(name)}
+        found = self._locked(self.plan, out.tokenizer_model_name(self.plan), out.is_beside)
+        found |= self._locked(self.plan, "base", PROCESSOR_FILES.__contains__)
         return found or None  # without any the tokenizer may be that of a GGUF file
+
+    def _locked(
+        self, plan: Plan, name: str, wanted: Callable[[str], bool]
+    ) -> dict[str, FileDigest]:
+        """Digests of files that the lock has of a model, or of the one under its adapters."""
+        while (under := plan.models[name].on) is not None:
+            name = under
+        models = self.lock.models if self.lock is not None else {}
+        files = models[name].files if name in models else {}
+        return {file: digest for file, digest in files.items() if wanted(file)}
 
     def _has_locked_inputs(self, prepared: Prepared, crew: Crew, progress: ByteProgress) -> bool:
         """Whether the plan is compiled of what was locked, if there is a lock."""

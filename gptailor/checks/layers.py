@@ -158,7 +158,8 @@ def features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
     places = [_place(checked, slot) for slot in first]
     if places == list(range(count)):
         return
-    at: Place = ("stack",) if checked.plan.stack else ("drops", 0)
+    moved = (i for i, drop in enumerate(checked.plan.drops) if drop.position < count)
+    at: Place = ("stack",) if checked.plan.stack else ("drops", next(moved, 0))
     after = listed(f"L{place}" for place in places)
     message = (
         f"the base adds features of an image after its first {count} layers, and here after "
