@@ -163,4 +163,23 @@ MIXED: Mapping[str, Mapping[str, Any]] = {
         "layer_types": ["linear_attention"] * 3 + ["full_attention"] + ["linear_attention"] * 2,
     },
     "bailing_hybrid": {**KIMI, "head_dim": 4, "layer_group_size": 2, "num_mtp_layers": 0},
+    "gemma4_text": {
+        **HEADS,
+        "sliding_window": 4,
+        "hidden_size_per_layer_input": 0,
+        "global_head_dim": 8,
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 1,
+        "layer_types": ["sliding_attention"]
+        + ["full_attention"] * 3
+        + ["sliding_attention", "full_attention"],
+    },
+    "gemma4_unified_text": {
+        **HEADS,
+        "sliding_window": 4,
+        "global_head_dim": 8,
+        "layer_types": ["sliding_attention"]
+        + ["full_attention"] * 3
+        + ["sliding_attention", "full_attention"],
+    },
 }

@@ -281,7 +281,8 @@ def _refused(config: Config, model_type: str) -> Refusal | None:
         return Refusal(
             f"{what} keeps its language model beside others ('{key}'), in a way that is not known"
         )
-    if config.get("per_layer_config"):
+    rules = FAMILY_OF[model_type].rules if model_type in FAMILY_OF else ()
+    if config.get("per_layer_config") and "per_layer_config" not in {rule.name for rule in rules}:
         return Refusal(f"'per_layer_config' of {what} gives its layers other shapes")
     return None
 

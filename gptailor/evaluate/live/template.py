@@ -160,6 +160,14 @@ def fill_module(module: nn.Module, tensors: Named) -> None:
             own["_buffers"][last] = tensor
 
 
+def _recount(model: PreTrainedModel) -> None:
+    """Gemma 4's decoder notes the number of the first layer that shares keys and values."""
+    inner, config = decoder(model), model.config
+    if hasattr(inner, "first_kv_shared_layer_idx"):
+        first = config.num_hidden_layers - config.num_kv_shared_layers
+        inner.first_kv_shared_layer_idx = first
+
+
 def _parameter(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
 
@@ -251,6 +259,7 @@ class ModelTemplate:
             for index, (number, tensors) in enumerate(zip(numbers, layers, strict=True))
         ]
         replace_layers(model, modules)
+        _recount(model)
         return model
 
     def _config(self, given: Mapping[str, Any], count: int) -> PreTrainedConfig:
@@ -260,7 +269,8 @@ class ModelTemplate:
                 del self._configs[next(iter(self._configs))]
             made = self._configs[key] = configuration(given)
             for name, value in vars(self.model.config).items():
-                if name.startswith("_") or name == "dtype" or name not in vars(made):
+                ours = name.startswith("_") and name != "_heterogeneity_spec"  # shapes by number
+                if ours or name == "dtype" or name not in vars(made):
                     setattr(made, name, value)
         config = copy.deepcopy(self._configs[key])  # a quarter of the time that making one takes
         assert config.num_hidden_layers == count
