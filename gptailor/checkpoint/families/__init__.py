@@ -6,7 +6,6 @@ The truth is in transformers' `models/*/modeling_*.py` and in the checkpoints on
 """
 
 from gptailor.checkpoint.families.cohere import COHERE
-from gptailor.checkpoint.families.deepseek import DEEPSEEK
 from gptailor.checkpoint.families.dense import DENSE
 from gptailor.checkpoint.families.exaone import EXAONE
 from gptailor.checkpoint.families.experts import EXPERTS
@@ -15,7 +14,7 @@ from gptailor.checkpoint.families.gemma import GEMMA
 from gptailor.checkpoint.families.glm import GLM
 from gptailor.checkpoint.families.gpt import GPT
 from gptailor.checkpoint.families.hybrid import HYBRID
-from gptailor.checkpoint.families.latent import LATENT
+from gptailor.checkpoint.families.latent import DEEPSEEK, LATENT
 from gptailor.checkpoint.families.llama import LLAMA
 from gptailor.checkpoint.families.mamba import MAMBA
 from gptailor.checkpoint.families.mistral import MISTRAL

@@ -25,7 +25,7 @@ REFUSED: Mapping[str, str] = {
     "dory": "its middle layers run several times, so that a place is no single layer",
     "electra": _ENCODER,
     "ernie": _ENCODER,
-    "gemma3n_text": "its layers share keys and values, one tensor of inputs, and four streams of hidden states",
+    "gemma3n_text": "its layers share keys and values and one tensor of their inputs",
     "gemma4_assistant": _DRAFTS,
     "gemma4_unified_assistant": _DRAFTS,
     "git": "its layers attend to an image's patches beside the text",
