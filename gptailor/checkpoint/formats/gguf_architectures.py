@@ -7,7 +7,7 @@ from typing import Any, Protocol, final
 from gptailor.checkpoint.formats.gguf_names import LAYER_STEMS, MIXTRAL_STEMS
 
 
-class Facts(Protocol):
+class FileFacts(Protocol):
     """What a file says: numbers by their keys, and what is counted of them."""
 
     hidden: int
@@ -28,13 +28,13 @@ class Facts(Protocol):
         """The rotary embeddings."""
 
 
-_Settings = Callable[[Facts], dict[str, Any]]
+_Settings = Callable[[FileFacts], dict[str, Any]]
 """What a configuration says besides what all have."""
 
 
 @final
 @dataclass(frozen=True)
-class GgufArchitecture:
+class ReadArchitecture:
     """An architecture of GGUF's: its model, and what differs from the others here.
 
     `stems` are the tensors of a layer. `permuted` says whether rows of queries and keys are in
@@ -59,7 +59,7 @@ _GELU = {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_t
 _WINDOW = "attention.sliding_window"
 
 
-def _gemma2(facts: Facts) -> dict[str, Any]:
+def _gemma2(facts: FileFacts) -> dict[str, Any]:
     return {
         **_GELU,
         "attn_logit_softcapping": facts.real("attn_logit_softcapping"),
@@ -69,7 +69,7 @@ def _gemma2(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _gemma3(facts: Facts) -> dict[str, Any]:
+def _gemma3(facts: FileFacts) -> dict[str, Any]:
     rope, local = facts.rope(), 10_000.0  # llama.cpp knows no other for layers that slide
     older: dict[str, Any] = {"rope_theta": rope["rope_theta"], "rope_local_base_freq": local}
     if rope["rope_type"] != "default":
@@ -87,12 +87,12 @@ def _gemma3(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _query_scalar(facts: Facts, layers_of_27b: int) -> int:
+def _query_scalar(facts: FileFacts, layers_of_27b: int) -> int:
     """What queries are divided by the root of: files don't say, and llama.cpp knows by the size."""
     return facts.hidden // facts.heads if facts.layers == layers_of_27b else facts.head
 
 
-def _phi3(facts: Facts) -> dict[str, Any]:
+def _phi3(facts: FileFacts) -> dict[str, Any]:
     # What the class takes where nothing is said are tokens of Phi 3's own vocabulary.
     return {
         "bos_token_id": None,
@@ -103,7 +103,7 @@ def _phi3(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _mixtral(facts: Facts) -> dict[str, Any]:
+def _mixtral(facts: FileFacts) -> dict[str, Any]:
     return {
         "num_local_experts": facts.count("expert_count"),
         "num_experts_per_tok": facts.count("expert_used_count"),
@@ -111,7 +111,7 @@ def _mixtral(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _qwen_moe(facts: Facts) -> dict[str, Any]:
+def _qwen_moe(facts: FileFacts) -> dict[str, Any]:
     return {
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
@@ -121,35 +121,35 @@ def _qwen_moe(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _qwen2moe(facts: Facts) -> dict[str, Any]:
+def _qwen2moe(facts: FileFacts) -> dict[str, Any]:
     shared = facts.count("expert_shared_feed_forward_length")
     return _qwen_moe(facts) | {"norm_topk_prob": False, "shared_expert_intermediate_size": shared}
 
 
-def _qwen3moe(facts: Facts) -> dict[str, Any]:
+def _qwen3moe(facts: FileFacts) -> dict[str, Any]:
     return _qwen_moe(facts) | {"attention_bias": False, "norm_topk_prob": True}
 
 
 _QKV = frozenset({"attn_q", "attn_k", "attn_v"})
 _EXPERT_WIDTH = "expert_feed_forward_length"
 
-ARCHITECTURES: Mapping[str, GgufArchitecture] = {
-    "llama": GgufArchitecture("llama", "LlamaForCausalLM", LAYER_STEMS["llama"], permuted=True),
-    "qwen2": GgufArchitecture("qwen2", "Qwen2ForCausalLM", LAYER_STEMS["qwen2"], biased=_QKV),
-    "qwen3": GgufArchitecture(
+ARCHITECTURES: Mapping[str, ReadArchitecture] = {
+    "llama": ReadArchitecture("llama", "LlamaForCausalLM", LAYER_STEMS["llama"], permuted=True),
+    "qwen2": ReadArchitecture("qwen2", "Qwen2ForCausalLM", LAYER_STEMS["qwen2"], biased=_QKV),
+    "qwen3": ReadArchitecture(
         "qwen3",
         "Qwen3ForCausalLM",
         LAYER_STEMS["qwen3"],
         settings=lambda facts: {"attention_bias": False},
     ),
-    "gemma": GgufArchitecture(
+    "gemma": ReadArchitecture(
         "gemma",
         "GemmaForCausalLM",
         LAYER_STEMS["gemma"],
         shifted=True,
         settings=lambda facts: _GELU,
     ),
-    "gemma2": GgufArchitecture(
+    "gemma2": ReadArchitecture(
         "gemma2",
         "Gemma2ForCausalLM",
         LAYER_STEMS["gemma2"],
@@ -157,7 +157,7 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
         says=frozenset({"attn_logit_softcapping", "final_logit_softcapping", _WINDOW}),
         settings=_gemma2,
     ),
-    "gemma3": GgufArchitecture(
+    "gemma3": ReadArchitecture(
         "gemma3_text",
         "Gemma3ForCausalLM",
         LAYER_STEMS["gemma3"],
@@ -165,14 +165,14 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
         says=frozenset({_WINDOW}),
         settings=_gemma3,
     ),
-    "phi3": GgufArchitecture(
+    "phi3": ReadArchitecture(
         "phi3",
         "Phi3ForCausalLM",
         LAYER_STEMS["phi3"],
         says=frozenset({_WINDOW}),
         settings=_phi3,
     ),
-    "qwen2moe": GgufArchitecture(
+    "qwen2moe": ReadArchitecture(
         "qwen2_moe",
         "Qwen2MoeForCausalLM",
         LAYER_STEMS["qwen2moe"],
@@ -180,7 +180,7 @@ ARCHITECTURES: Mapping[str, GgufArchitecture] = {
         says=frozenset({_EXPERT_WIDTH, "expert_shared_feed_forward_length"}),
         settings=_qwen2moe,
     ),
-    "qwen3moe": GgufArchitecture(
+    "qwen3moe": ReadArchitecture(
         "qwen3_moe",
         "Qwen3MoeForCausalLM",
         LAYER_STEMS["qwen3moe"],
