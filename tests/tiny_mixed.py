@@ -12,6 +12,7 @@ LLAMA = {
 }
 HEADS = {**LLAMA, "head_dim": 4}
 ROUTED = {"moe_intermediate_size": 12, "n_routed_experts": 4, "num_experts_per_tok": 2}
+ROUTED_FEW = {"moe_intermediate_size": 12, "num_local_experts": 4, "num_experts_per_tok": 2}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 DELTA = {
     "linear_key_head_dim": 4,
@@ -182,4 +183,34 @@ MIXED: Mapping[str, Mapping[str, Any]] = {
         + ["full_attention"] * 3
         + ["sliding_attention", "full_attention"],
     },
+    "kolibri1": {**HEADS, **ROUTED_FEW, "shared_expert_intermediate_size": 12, "sliding_window": 4},
+    "flint": {**HEADS, **EXPERTS, "shared_expert_intermediate_size": 12, "sliding_window": 4},
+    "mimo_v2_flash": {**LLAMA, **ROUTED, "head_dim": 8, "v_head_dim": 4, "sliding_window": 4},
+    "jetmoe": {
+        **COMMON,
+        "intermediate_size": 24,
+        "num_key_value_heads": 2,
+        "kv_channels": 4,
+        "num_local_experts": 4,
+    },
+    "cohere2_moe": {
+        **HEADS,
+        "num_experts": 4,
+        "num_shared_experts": 1,
+        "sliding_window": 4,
+        "first_k_dense_replace": 1,
+    },
+    "lara_mini": {
+        **LLAMA,
+        **EXPERTS,
+        **DELTA,
+        "shared_expert_intermediate_size": 12,
+        "sliding_window": 4,
+    },
+    "lfm3": {
+        **HEADS,
+        "sliding_window": 4,
+        "layer_types": ["conv", "full_attention", "conv", "sliding_attention", "conv", "conv"],
+    },
+    "olmo_hybrid": {**LLAMA, "linear_key_head_dim": 4, "linear_value_head_dim": 4},
 }

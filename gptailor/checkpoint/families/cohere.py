@@ -1,8 +1,35 @@
 """Cohere's Command R (1 and 2): both branches of a layer read the output of one norm."""
 
+from typing import Any
+
 from gptailor.checkpoint.families.compatibility import rope
-from gptailor.checkpoint.families.family import PATTERN_KEYS, Family, llama_keys
-from gptailor.checkpoint.families.layer_config import alternating, derived, sliding
+from gptailor.checkpoint.families.family import (
+    EXPERTS_OUT,
+    PATTERN_KEYS,
+    UNFITTED,
+    Family,
+    llama_keys,
+)
+from gptailor.checkpoint.families.layer_config import (
+    FULL,
+    SLIDING,
+    Config,
+    alternating,
+    derived,
+    int_of,
+    sliding,
+)
+from gptailor.checkpoint.families.layer_kinds import dense_or_sparse
+
+
+def _after_dense(config: Config, count: int) -> list[Any]:
+    """The first dense layers have a pattern of windows of their own."""
+    first = int_of(config, "first_k_dense_replace", 0)
+    inner = int_of(config, "prefix_dense_sliding_window_pattern", 1, least=1)
+    outer = int_of(config, "sliding_window_pattern", 4, least=1)
+    steps = [(i + 1) % inner if i < first else (i - first + 1) % outer for i in range(count)]
+    return [SLIDING if step else FULL for step in steps]
+
 
 COHERE = (
     Family(
@@ -20,5 +47,23 @@ COHERE = (
             derived("layer_types", "attn", alternating(4, PATTERN_KEYS[0]), replaces=PATTERN_KEYS)
         ),
         one_norm=lambda config: True, tied=True,
+    ),
+    Family(
+        ("cohere2_moe",),
+        llama_keys(
+            rope(), 8192, 64, None, head_dim=128, layer_norm_eps=1e-5, rms_norm_eps=None,
+            logit_scale=0.0625, num_experts=8, num_experts_per_tok=2, num_shared_experts=0,
+            shared_expert_combination_strategy="average", expert_selection_fn="softmax",
+            norm_topk_prob=True, prefix_dense_sliding_window_pattern=1,
+        ),
+        (
+            *sliding(
+                derived(
+                    "layer_types", "attn", _after_dense, replaces=("sliding_window_pattern",)
+                )
+            ),
+            dense_or_sparse(0),
+        ),
+        mlp_out=EXPERTS_OUT, no_bridge=UNFITTED, one_norm=lambda config: True, tied=True,
     ),
 )  # fmt: skip

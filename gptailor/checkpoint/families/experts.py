@@ -4,7 +4,7 @@ from typing import Any
 
 from gptailor.checkpoint.families import layer_config as rules
 from gptailor.checkpoint.families import layer_kinds as kinds
-from gptailor.checkpoint.families.compatibility import ConfigKey, rope
+from gptailor.checkpoint.families.compatibility import ConfigKey, keys, rope
 from gptailor.checkpoint.families.family import (
     EXPERTS_OUT,
     UNFITTED,
@@ -243,5 +243,16 @@ EXPERTS = (
             moe_topk=2, moe_num_shared_experts=2,
         ),
         mlp_out=("mlp.experts.fc2", "mlp.shared_experts.down_proj"), no_bridge=UNFITTED,
+    ),
+    Family(
+        ("jetmoe",),
+        keys(
+            rope(), hidden_size=2048, num_key_value_heads=16, kv_channels=128,
+            activation_function="silu", num_local_experts=8, num_experts_per_tok=2,
+            rms_norm_eps=1e-6,
+        ),
+        attn=("input_layernorm.", "self_attention."),
+        attn_out=("self_attention.experts.output_linear", "self_attention.experts"),
+        mlp_out=("mlp.output_linear", "mlp"), no_bridge=UNFITTED, tied=True,
     ),
 )  # fmt: skip

@@ -7,12 +7,13 @@ from typing import Any
 
 from gptailor.checkpoint.families import layer_config as rules
 from gptailor.checkpoint.families import layer_kinds as kinds
-from gptailor.checkpoint.families.compatibility import ConfigKey, keys, rope
+from gptailor.checkpoint.families.compatibility import ConfigKey, keys, rope, rope_of_each
 from gptailor.checkpoint.families.family import EXPERTS_OUT, UNFITTED, Family
 from gptailor.checkpoint.families.mamba import TIME_STEPS
 from gptailor.checkpoint.families.qwen import sparse_steps
 
 _CONV = "conv"
+_MIXED_NORMS = "its kinds of layers have their norms at different places, by the same names"
 
 
 def _listed_attention(config: rules.Config, count: int) -> list[Any]:
@@ -72,6 +73,46 @@ _BESIDE_MAMBA: dict[str, Any] = {
         "feed_forward.experts.down_proj",
     ),
 }  # fmt: skip
+
+
+def _lara_kinds(config: rules.Config, count: int) -> list[Any]:
+    pattern = (rules.LINEAR, rules.SLIDING, rules.LINEAR, rules.FULL, rules.SLIDING)
+    return [pattern[i % len(pattern)] for i in range(count)]
+
+
+def _lfm_3_kinds(config: rules.Config, count: int) -> list[Any]:
+    sliding = [rules.SLIDING if i else _CONV for i in range(count)]
+    return [{0: sliding[i], 2: rules.FULL}.get(i % 4, _CONV) for i in range(count)]
+
+
+def _olmo_kinds(config: rules.Config, count: int) -> list[Any]:
+    kinds_of = [rules.FULL if i % 4 == 3 else rules.LINEAR for i in range(count)]
+    return kinds_of if rules.FULL in kinds_of else [*kinds_of[:-1], rules.FULL]
+
+
+def _both_kinds(types: rules.LayerRule) -> rules.LayerRule:
+    """OLMo's hybrid: transformers takes no model without a linear layer."""
+
+    def write(config: rules.Config, values: rules.Values) -> dict[str, Any]:
+        if rules.LINEAR not in values:
+            raise rules.RuleError("no linear layer would be left, and transformers demands one")
+        return types.write(config, values)
+
+    return rules.LayerRule(types.name, types.part, types.read, write)
+
+
+def _linear_size(key: str, of: Any) -> ConfigKey:
+    """What OLMo's hybrid computes where the configuration has no such size."""
+
+    def read(config: rules.Config) -> Any:
+        return config[key] if config.get(key) is not None else of(config)
+
+    return ConfigKey(key, read)
+
+
+def _linear_heads(config: rules.Config) -> Any:
+    return config.get("num_attention_heads", 30)
+
 
 HYBRID = (
     Family(
@@ -228,5 +269,62 @@ HYBRID = (
         attn_out=("temporal_block.o_proj", "temporal_block.linear_out"),
         mlp=("channel_pre_norm.", "mlp_block."), mlp_out=("mlp_block.down_proj",),
         no_bridge=UNFITTED, tied=True,
+    ),
+    Family(
+        ("lara_mini",),
+        keys(
+            rope(), hidden_size=1024, num_attention_heads=16, num_key_value_heads=4,
+            num_experts=128, num_experts_per_tok=4, norm_topk_prob=True,
+            **(
+                _QWEN_LINEAR | {
+                    "head_dim": 128, "linear_num_key_heads": 8, "linear_num_value_heads": 16
+                }
+            ),
+        ),
+        rules.sliding(
+            kinds.attending(rules.derived("layer_types", "attn", _lara_kinds)), default=512
+        ),
+        mlp_out=EXPERTS_OUT, tied=True, **_QWEN_PARTS,
+    ),
+    Family(
+        ("lfm3",),
+        keys(
+            rope_of_each({
+                "full_attention": {
+                    "rope_type": "proportional", "rope_theta": 1_000_000.0,
+                    "partial_rotary_factor": 0.5,
+                },
+                "sliding_attention": {"rope_theta": 10_000.0},
+            }),
+            hidden_size=2048, num_attention_heads=16, num_key_value_heads=4, head_dim=128,
+            norm_eps=1e-5, conv_bias=False, conv_L_cache=7, use_sandwich_norm=True,
+            use_attention_gate=True, attention_bias=False,
+        ),
+        rules.sliding(
+            kinds.attending(rules.derived("layer_types", "attn", _lfm_3_kinds)), default=256
+        ),
+        norm=("embedding_norm.weight",),
+        attn=("operator_norm.", "self_attn.", "conv.", "post_operator_norm."),
+        mlp=("ffn_norm.", "feed_forward.", "post_ffn_norm."),
+        no_scale=lambda config: "a norm may stand after each branch", no_bridge=UNFITTED, tied=True,
+    ),
+    Family(
+        ("olmo_hybrid",),
+        keys(
+            rope(), _linear_size("linear_num_key_heads", _linear_heads),
+            _linear_size("linear_num_value_heads", _linear_heads), hidden_size=3840,
+            num_attention_heads=30, num_key_value_heads=None, hidden_act="silu",
+            rms_norm_eps=1e-6, attention_bias=False, linear_conv_kernel_dim=4,
+            linear_allow_neg_eigval=True,
+        ),
+        (_both_kinds(kinds.attending(rules.derived("layer_types", "attn", _olmo_kinds))),),
+        attn=(
+            "input_layernorm.", "attention_layer_norm.", "self_attn.", "linear_attn.",
+        ),
+        mlp=(
+            "post_attention_layernorm.", "feedforward_layer_norm.", "mlp.",
+            "post_feedforward_layernorm.",
+        ),
+        no_parts=_MIXED_NORMS, no_scale=lambda config: _MIXED_NORMS, no_bridge=UNFITTED,
     ),
 )  # fmt: skip

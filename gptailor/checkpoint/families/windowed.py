@@ -74,6 +74,43 @@ def _windows(width: int, types: rules.Read) -> tuple[rules.LayerRule, ...]:
     return rules.sliding(rules.derived("layer_types", "attn", types), default=width)
 
 
+def _flint_windows(config: rules.Config, count: int) -> list[Any]:
+    """The first two layers, each fourth and the last attend fully."""
+    full = [i < 2 or i % 4 == 1 or i == count - 1 for i in range(count)]
+    return [rules.FULL if each else rules.SLIDING for each in full]
+
+
+def _two_dense(config: rules.Config, count: int) -> list[Any]:
+    return [rules.DENSE if i < 2 else rules.SPARSE for i in range(count)]
+
+
+def _mimo_windows(config: rules.Config, count: int) -> list[Any]:
+    full = [i == 0 or (i + 1) % 6 == 0 for i in range(count)]
+    return [rules.FULL if each else rules.SLIDING for each in full]
+
+
+def _mimo_rules() -> tuple[rules.LayerRule, ...]:
+    """Its checkpoints say the window without the token itself, and have lists for other readers."""
+    types, width = rules.sliding(rules.derived("layer_types", "attn", _mimo_windows), default=129)
+
+    def read(config: rules.Config, count: int) -> list[Any]:
+        without = config.get("sliding_window_size")
+        given = {"sliding_window": without + 1} if type(without) is int else {}
+        return width.read({**config, **given}, count)
+
+    def write(config: rules.Config, values: rules.Values) -> dict[str, Any]:
+        out = width.write(config, values)
+        if type(out.get("sliding_window_size")) is int:
+            out["sliding_window_size"] = out.get("sliding_window", 129) - 1
+        return out
+
+    return (
+        types, rules.LayerRule("sliding_window", "attn", read, write),
+        kinds.dense_or_sparse(1, None), rules.listed_per_layer("hybrid_layer_pattern", "attn"),
+        rules.listed_per_layer("moe_layer_freq", "mlp"),
+    )  # fmt: skip
+
+
 WINDOWED = (
     Family(
         ("gpt_oss",),
@@ -183,6 +220,54 @@ WINDOWED = (
             *_windows(1024, kinds.all_of(rules.FULL)),
             kinds.dense_or_sparse(0, None),
         ),
+        **_EXPERTS,
+    ),
+    Family(
+        ("kolibri1",),
+        llama_keys(
+            rope(), 2560, 48, 4, head_dim=128, rms_norm_eps=1e-6, num_local_experts=384,
+            num_experts_per_tok=6, norm_topk_prob=False,
+        ),
+        _windows(513, rules.alternating(5)),
+        attn=(
+            "input_layernorm.", "self_attn.", "post_attn_norm.", "post_self_attn_layernorm.",
+        ),
+        mlp=(
+            "post_attention_layernorm.", "mlp.", "moe.", "post_ffn_norm.", "post_mlp_layernorm.",
+        ),
+        folds=tuple(
+            Fold(f"{name}.weight", "divide")
+            for name in (
+                "post_attn_norm", "post_self_attn_layernorm", "post_ffn_norm", "post_mlp_layernorm"
+            )
+        ),
+        no_bridge=UNFITTED,
+    ),
+    Family(
+        ("flint",),
+        llama_keys(
+            rope(), 2048, 32, 4, head_dim=128, rms_norm_eps=1e-6, num_experts=256,
+            num_experts_per_tok=6, norm_topk_prob=True,
+        ),
+        (
+            *_windows(513, _flint_windows),
+            kinds.numbered(
+                "mlp_only_layers", "mlp", "mlp", (rules.SPARSE, rules.DENSE), _two_dense
+            ),
+        ),
+        **_EXPERTS,
+    ),
+    Family(
+        ("mimo_v2_flash",),
+        llama_keys(
+            rope_of_each({
+                "full_attention": {"rope_theta": 5_000_000.0, "partial_rotary_factor": 0.334},
+                "sliding_attention": {"rope_theta": 10_000.0, "partial_rotary_factor": 0.334},
+            }),
+            4096, 64, 4, head_dim=192, v_head_dim=128, rms_norm_eps=1e-5, n_routed_experts=256,
+            num_experts_per_tok=8, attention_value_scale=0.707, **ROUTED,
+        ),
+        _mimo_rules(),
         **_EXPERTS,
     ),
 )  # fmt: skip

@@ -353,10 +353,10 @@ def test_every_tensor_has_a_place(case: str, made: Any) -> None:
 
 SHARED_NORM = {"cohere", "cohere2", "falcon", "stablelm-parallel", "cohere-qk-norm"}
 SHARED_NORM |= {"cohere2-pattern", "falcon-alibi"}
-SHARED_NORM |= {"phi", "phi-qk-norm"}
+SHARED_NORM |= {"cohere2_moe", "phi", "phi-qk-norm"}
 ONE_BRANCH = {"mamba", "mamba2", "falcon_mamba", "nemotron_h"}
-UNPARTED = {*ONE_BRANCH, "gemma4_text", "gemma4_unified_text"}
-UNSCALED = {"gemma4_text", "gemma4_unified_text"}
+UNPARTED = {*ONE_BRANCH, "gemma4_text", "gemma4_unified_text", "olmo_hybrid"}
+UNSCALED = {"gemma4_text", "gemma4_unified_text", "lfm3", "olmo_hybrid"}
 PARALLEL = {"gpt_neox", "falcon-two-norms"}
 POST_NORM = {"gemma2", "gemma2-sliding-only", "gemma3_text", "gemma3-pattern", "gemma3-full-only"}
 POST_NORM |= {"olmo2", "olmo2-biases", "olmo3", "olmo3-list", "exaone4", "exaone4-full", "glm4"}
