@@ -77,12 +77,14 @@ class Lock(Closed):
     tensors, if they have one; `config` a digest of the output's configuration. `bridges` are named
     by the layer before the gap: `L19`. `gguf` is there if the output was such a file; `tensors` and
     `config` are those of a folder all the same.
+    `families` are the digests of the family files that models were read by, by model type.
     """
 
     version: Literal[1] = 1
     plan: Sha256
     dtype: str | None
     models: dict[str, LockedModel]
+    families: dict[str, Sha256] = Field(default_factory=dict)
     config: Sha256
     bridges: dict[str, LockedText] = Field(default_factory=dict)
     tensors: dict[str, TensorDigest]
@@ -112,8 +114,9 @@ class Lock(Closed):
     def text(self) -> str:
         """It as JSON: names sorted, a line for each file and tensor. Equal locks, equal texts."""
         said = self.model_dump(exclude_none=True) | {"dtype": self.dtype}
-        if not self.bridges:
-            del said["bridges"]
+        for name in ("bridges", "families"):
+            if not said[name]:
+                del said[name]
         return _rendered(said) + "\n"
 
     def write(self, path: str | Path) -> None:

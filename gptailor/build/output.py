@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gptailor
 from gptailor.build.lock import PLAN_FILE
 from gptailor.checkpoint import folder as checkpoints
+from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
 from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.files import is_gguf, open_regular
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
@@ -122,6 +123,8 @@ def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     }
     beside = tokenizer(prepared)
     beside |= {path.name: path for path in _processor(prepared.models["base"])}
+    for kind, found in families(prepared).items():  # so that the folder can be verified anywhere
+        written[kind + FAMILY_SUFFIX] = found.file.text()
     return beside | {name: content.encode() for name, content in written.items()}
 
 
@@ -131,6 +134,12 @@ def used_plan_text(prepared: Prepared, place: Path) -> str:
     origin = prepared.plan.origin
     commented = origin.tree if origin is not None else None
     return format_plan(plan) if commented is None else format_file(commented, plan)
+
+
+def families(prepared: Prepared) -> dict[str, FoundFamily]:
+    """The family files that the models are read by, by model type."""
+    opened = (model.checkpoint for model in prepared.models.values())
+    return {str(c.config["model_type"]): c.family for c in opened if c.family is not None}
 
 
 def tokenizer_model_name(plan: Plan) -> str:

@@ -81,6 +81,7 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     calibration texts, the configuration, and what the output's tensors are.
     """
     refuse(_of_plan(prepared, lock), lock)
+    refuse(differing_families(prepared, lock), lock)
     refuse(differing_inputs(out.inputs(prepared), lock, _early), lock)
     refuse(differing_texts(prepared, lock), lock)
     refuse(_of_output(prepared, lock), lock)
@@ -92,6 +93,23 @@ def _of_plan(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
     elif (dtype := out.used_dtype(prepared)) != lock.dtype:
         said = f"the output is {dtype or 'of several dtypes'}, and by the lock {lock.dtype}"
         yield Difference("dtype", "dtype", said)
+
+
+def differing_families(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
+    """Family files that are not those that were locked, or that one side lacks."""
+    found = {kind: (one.digest, one.path) for kind, one in out.families(prepared).items()}
+    for kind in sorted(found.keys() | lock.families.keys()):
+        digest, path = found.get(kind, (None, None))
+        if digest == lock.families.get(kind):
+            continue
+        said = f"the family file of {quoted(kind)}"
+        if kind not in lock.families:
+            said += " is read, and the lock has none"
+        elif digest is None:
+            said += " is in the lock, and none is read"
+        else:
+            said += " is not the one that was locked"
+        yield Difference("file", path.name if path else kind, said, path)
 
 
 def differing_texts(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
@@ -275,6 +293,7 @@ class Recording:
                 name: LockedModel(**models[name].model_dump(), commit=commits.get(name), files=its)
                 for name, its in files.items()
             },
+            families={kind: one.digest for kind, one in out.families(self.prepared).items()},
             config=config_digest(out.config(self.prepared)),
             bridges={gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()},
             tensors=dict(tensors),

@@ -1,7 +1,7 @@
 """Whether a compiled folder is what its plan and its lock say: `verify`."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,14 @@ from typing import Any, Literal, final
 
 from gptailor.build import output as out
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Difference, Lock, differing_tensors, read_lock
-from gptailor.build.record import config_digest, differing_inputs, differing_texts, plan_digest
+from gptailor.build.record import (
+    config_digest,
+    differing_families,
+    differing_inputs,
+    differing_texts,
+    plan_digest,
+)
+from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
 from gptailor.checkpoint.folder import (
     CONFIG,
@@ -58,16 +65,19 @@ def verify(
     folder: str | Path,
     *,
     models: ModelPaths | None = None,
+    families: Sequence[str | Path] = (),
     tensors_only: bool = False,
     progress: ByteProgress = lambda _: None,
 ) -> Verified:
     """Whether a compiled folder is what its plan and its lock say; see `Verified`.
 
-    `models` gives other folders for the plan's names; with `tensors_only` the folder is compared
-    with its lock, and the models are not looked at. Raises CheckpointError if the folder is not
-    there (C101) or its lock is none (C701, C702), PlanError if `models` has other names.
+    `models` gives other folders for the plan's names, `families` are family files; with
+    `tensors_only` the folder is compared with its lock, and the models are not looked at. Raises
+    CheckpointError if the folder is not there (C101) or its lock is none (C701, C702), PlanError if
+    `models` has other names.
     """
-    return Verification(Path(folder), models=models, tensors_only=tensors_only).run(progress)
+    begun = Verification(Path(folder), models=models, families=families, tensors_only=tensors_only)
+    return begun.run(progress)
 
 
 @final
@@ -78,7 +88,12 @@ class Verification:
     """
 
     def __init__(
-        self, folder: Path, *, models: ModelPaths | None = None, tensors_only: bool = False
+        self,
+        folder: Path,
+        *,
+        models: ModelPaths | None = None,
+        families: Sequence[str | Path] = (),
+        tensors_only: bool = False,
     ) -> None:
         if not folder.is_dir():
             raise CheckpointError("C101", "there is no such folder", folder)
@@ -89,6 +104,8 @@ class Verification:
         self.unverified: list[str] = []
         self.lock = read_lock(folder / LOCK_FILE) if (folder / LOCK_FILE).exists() else None
         self.plan = self._read_plan()
+        if self.plan is not None and families:
+            self.plan = self.plan.with_families(families)
         self.output = self._open_output()
         self.prepared: Prepared | None = None
         if self.lock is not None and self.plan is not None:
@@ -193,7 +210,7 @@ class Verification:
             return {
                 name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
                 for name, content in made
-                if name not in {CONFIG, PLAN_FILE, out.CARD}
+                if name not in {CONFIG, PLAN_FILE, out.CARD} and not name.endswith(FAMILY_SUFFIX)
             }
         if self.lock is None or self.plan is None:
             return None
@@ -224,6 +241,7 @@ class Verification:
         paths = sorted({path for its in read.values() for path in its.values()})
         crew.do([partial(take, path) for path in paths])
         differing = list(differing_inputs(read, self.lock, lambda path, _: digests[path]))
+        differing += differing_families(prepared, self.lock)
         differing += differing_texts(prepared, self.lock) if _has_texts(prepared) else []
         self.differences += differing
         if differing:

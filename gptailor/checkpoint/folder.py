@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, final
 
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import Layout, layout_of
+from gptailor.checkpoint.families.lookup import FoundFamily
 from gptailor.checkpoint.files import CheckpointError, is_gguf, quoted, read_object, reading, reason
 from gptailor.checkpoint.formats.gguf import open_gguf
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE, read_pickled
@@ -39,12 +42,22 @@ _OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".
 @final
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder with a configuration and weights; the tensors are known, none is read."""
+    """A folder with a configuration and weights; the tensors are known, none is read.
+
+    `family` is the family from a file that it is read by, if there is one.
+    """
 
     folder: Path
     config: dict[str, Any]
     tensors: Mapping[str, TensorInfo]
     files: tuple[Path, ...]
+    family: FoundFamily | None = None
+
+    def layout(self) -> Layout | Refusal:
+        """What its tensors are, or why its layers can't be moved."""
+        if self.family is not None:
+            return self.family.layout(self.config, self.tensors)
+        return layout_of(self.config, self.tensors)
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
@@ -65,6 +78,11 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     config = read_object(folder / CONFIG, "C103", duplicate=None)
     tensors, files = _weights(folder, names)
     return Checkpoint(folder, config, tensors, files)
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file holds weights, by its name."""
+    return name.lower().endswith((".safetensors", *_OTHER_WEIGHTS))
 
 
 def _weights(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, final
 
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
-from gptailor.checkpoint.families.layout import Layout, layer_entries, layout_of, split_name
+from gptailor.checkpoint.families.layout import Layout, layer_entries, split_name
+from gptailor.checkpoint.families.lookup import family_for
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import CONFIG, Checkpoint, open_checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
@@ -156,9 +157,11 @@ class _Opener:
         if found is None:
             return None
         checkpoint, remotes = found
-        layout = layout_of(checkpoint.config, checkpoint.tensors)
+        layout = checkpoint.layout()
         if isinstance(layout, Refusal):
-            self.faults.append(Fault("M204", layout.reason, ("models", name, "source")))
+            self.faults.append(
+                Fault("M204", layout.reason, ("models", name, "source"), layout.help)
+            )
             return None
         return Opened(name, checkpoint, layout, remotes)
 
@@ -180,9 +183,16 @@ class _Opener:
             under = self._checkpoint(model.on)
             return None if under is None else self._adapted(name, model, *under)
         if is_local(model.source):
-            return open_checkpoint(folder_of(self.plan, model.source)), ()
+            return self._known(open_checkpoint(folder_of(self.plan, model.source))), ()
         checkpoint, remote = open_hub(model.source, model.revision)
-        return checkpoint, (remote,)
+        return self._known(checkpoint), (remote,)
+
+    def _known(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with the family from a file that it is read by."""
+        origin = self.plan.origin
+        given, beside = (origin.families, origin.folder) if origin else ((), Path())
+        found = family_for(checkpoint.config.get("model_type"), given, beside, checkpoint.folder)
+        return checkpoint if found is None else replace(checkpoint, family=found)
 
     def _adapted(
         self, name: str, model: Model, under: Checkpoint, remotes: tuple[Remote, ...]
@@ -206,7 +216,7 @@ class _Opener:
 
 
 def _quantised(checkpoint: Checkpoint) -> bool:
-    layout = layout_of(checkpoint.config, checkpoint.tensors)
+    layout = checkpoint.layout()
     return isinstance(layout, Layout) and layout.quantised is not None
 
 
@@ -224,7 +234,7 @@ def dequantised_model(model: Opened) -> Opened:
     Raises CheckpointError, as M213, where it isn't what its configuration says.
     """
     checkpoint = _dequantised(model.checkpoint)
-    layout = layout_of(checkpoint.config, checkpoint.tensors)
+    layout = checkpoint.layout()
     if isinstance(layout, Refusal):
         raise CheckpointError("M213", layout.reason, checkpoint.folder)
     return Opened(model.name, checkpoint, layout, model.remotes)

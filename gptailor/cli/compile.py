@@ -36,6 +36,7 @@ class QuantisedType(click.ParamType[str]):
               help="The folder to write, or a file for llama.cpp if it ends in .gguf. It must not "
               "exist, unless --force is given.")  # fmt: skip
 @options.MODEL
+@options.FAMILY
 @click.option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16, over the plan's.")
 @click.option("--quantize", type=QuantisedType(), metavar="TYPE",
               help="Of a .gguf file's matrices: q8_0, q5_1, q5_0, q4_1, q4_0, bf16, f16 or f32. "
@@ -60,6 +61,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     output: Path,
     *,
     models: tuple[tuple[str, Path], ...],
+    families: tuple[Path, ...],
     dtype: str | None,
     shard_size: int,
     dry_run: bool,
@@ -85,7 +87,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     from gptailor.build.record import at_locked_commits, refuse_early  # noqa: PLC0415
     from gptailor.prepare import prepare, ready  # noqa: PLC0415
 
-    wanted = options.read_plan(plan)
+    wanted = options.read_plan(plan, families)
     wanted = at_locked_commits(wanted, held_to) if held_to else wanted
     make = prepare if dry_run else ready
     prepared = make(wanted, models=dict(models), dtype=dtype, shard_size=shard_size)
@@ -158,9 +160,14 @@ def asked(
 @click.option("-o", "--output", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE",
               help="The file to write, or - to print. Without it: PLAN.lock.")  # fmt: skip
 @options.MODEL
+@options.FAMILY
 @click.option("--dtype", metavar="DTYPE", help="float32, float16 or bfloat16, over the plan's.")
 def lock_command(
-    plan: str, output: Path | None, models: tuple[tuple[str, Path], ...], dtype: str | None
+    plan: str,
+    output: Path | None,
+    models: tuple[tuple[str, Path], ...],
+    families: tuple[Path, ...],
+    dtype: str | None,
 ) -> None:
     """Write the lock of PLAN: digests of all files that it reads and of each tensor it makes.
 
@@ -172,7 +179,7 @@ def lock_command(
     from gptailor.prepare import ready  # noqa: PLC0415
 
     path = lock_file(plan, output)
-    prepared = ready(options.read_plan(plan), models=dict(models), dtype=dtype)
+    prepared = ready(options.read_plan(plan, families), models=dict(models), dtype=dtype)
     options.report(prepared.warnings)
     with options.progress(work(prepared), "locking") as advance:
         made = lock(prepared, progress=advance)
@@ -193,12 +200,17 @@ def locked_in_words(lock: "Lock") -> str:
 @click.command("verify", short_help="Say whether a compiled folder is what its plan gives.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @options.MODEL
+@options.FAMILY
 @click.option("--tensors-only", is_flag=True,
               help="Compare the tensors with the lock, and leave the models alone.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
               show_default=True, help="For people, or for programs.")  # fmt: skip
 def verify_command(
-    folder: Path, models: tuple[tuple[str, Path], ...], tensors_only: bool, form: str
+    folder: Path,
+    models: tuple[tuple[str, Path], ...],
+    families: tuple[Path, ...],
+    tensors_only: bool,
+    form: str,
 ) -> None:
     """Say whether the folder DIR is what its plan and its lock say.
 
@@ -210,7 +222,7 @@ def verify_command(
     """
     from gptailor.build.verify import Verification  # noqa: PLC0415
 
-    begun = Verification(folder, models=dict(models), tensors_only=tensors_only)
+    begun = Verification(folder, models=dict(models), families=families, tensors_only=tensors_only)
     with options.progress(begun.work, "verifying") as advance:
         found = begun.run(advance)
     if form == "json":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gptailor.cli.options import DEVICE, DTYPE, MEMORY, MODEL, read_plan, report, say, width
+from gptailor.cli.options import DEVICE, DTYPE, FAMILY, MEMORY, MODEL, read_plan, report, say, width
 from gptailor.plan.faults import Fault, PlanError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ Example, with a plan and what it is compiled to:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
               help="Draws the samples.")  # fmt: skip
 @MODEL
+@FAMILY
 @DEVICE
 @DTYPE
 @MEMORY
@@ -45,6 +46,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     samples: int | None,
     seed: int,
     models: tuple[tuple[str, Path], ...],
+    families: tuple[Path, ...],
     device: str,
     dtype: str | None,
     memory: int | None,
@@ -62,7 +64,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     from gptailor.evaluate import targets as targeting  # noqa: PLC0415
 
     given = [read_plan(name) if name == "-" else name for name in targets]
-    found = targeting.find_targets(given, dict(models))
+    found = targeting.find_targets(given, dict(models), families)
     report(targeting.warnings(found))
     wishes = _wishes(objectives, targeting.names(found))
     import torch  # noqa: PLC0415 (seconds, and what is wrong with the texts was said before)

@@ -20,6 +20,7 @@ _COMMANDS = {
     "diff": ("plans", "Say what differs between two plans."),
     "eval": ("eval", "Say how good plans and models are."),
     "export": ("plans", "Say a plan in another tool's words."),
+    "family": ("family", "Learn a new architecture from transformers, and prove it."),
     "fmt": ("plans", "Write plans in their canonical form."),
     "import": ("plans", "Make a plan of another tool's file."),
     "json": ("plans", "Print a plan as JSON."),

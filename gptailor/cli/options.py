@@ -67,6 +67,14 @@ MODEL = click.option(
     multiple=True,
     help="Take another folder for a model of the plan. May be given several times.",
 )
+FAMILY = click.option(
+    "families",
+    "--family",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE",
+    help="A family file of the models' type. May be given several times.",
+)
 DEVICE = click.option(
     "--device",
     default="cpu",
@@ -129,22 +137,24 @@ def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
             gc.enable()
 
 
-def read_plan(name: str) -> "Plan":
-    """The plan of a file; PlanError if it has faults."""
+def read_plan(name: str, families: tuple[Path, ...] = ()) -> "Plan":
+    """The plan of a file, with family files that were given; PlanError if it has faults."""
     plan, faults = parsed(name)
     if plan is None or errors(faults):
         raise PlanError(faults)
-    return plan
+    return plan.with_families(families) if families else plan
 
 
-def faults_of(name: str, models: dict[str, Path], *, alone: bool) -> list[Fault]:
+def faults_of(
+    name: str, models: dict[str, Path], families: tuple[Path, ...] = (), *, alone: bool
+) -> list[Fault]:
     """The faults of a file's plan, against its models too if it has none alone."""
     plan, faults = parsed(name)
     if plan is None or errors(faults) or alone:
         return faults
     from gptailor.prepare import check  # noqa: PLC0415
 
-    return check(plan, models)
+    return check(plan.with_families(families) if families else plan, models)
 
 
 def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:

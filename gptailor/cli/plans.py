@@ -13,6 +13,7 @@ from gptailor.plan.faults import Fault, errors, to_github, to_json
 @click.command("check", short_help="Check plans, alone and against their models.")
 @options.PLANS
 @options.MODEL
+@options.FAMILY
 @click.option("--alone", is_flag=True, help="Check the plans by themselves, without their models.")
 @click.option(
     "--format",
@@ -23,7 +24,11 @@ from gptailor.plan.faults import Fault, errors, to_github, to_json
     help="For people, for programs, or as GitHub annotations.",
 )
 def check_command(
-    plans: tuple[str, ...], models: tuple[tuple[str, Path], ...], alone: bool, form: str
+    plans: tuple[str, ...],
+    models: tuple[tuple[str, Path], ...],
+    families: tuple[Path, ...],
+    alone: bool,
+    form: str,
 ) -> None:
     """Check plans, by themselves and against the headers of their models.
 
@@ -31,7 +36,7 @@ def check_command(
     """
     faults: list[Fault] = []
     for name in plans:
-        found = options.faults_of(name, dict(models), alone=alone)
+        found = options.faults_of(name, dict(models), families, alone=alone)
         faults += found
         if form == "text":
             options.report(found)
@@ -84,15 +89,18 @@ def fmt_command(plans: tuple[str, ...], checking: bool, diffing: bool) -> None:
 @click.command("show", short_help="Show a plan's layers as a map.")
 @options.PLAN_ARGUMENT
 @options.MODEL
+@options.FAMILY
 @click.option("--program", is_flag=True, help="Print how each tensor of the output is made.")
-def show_command(plan: str, models: tuple[tuple[str, Path], ...], program: bool) -> None:
+def show_command(
+    plan: str, models: tuple[tuple[str, Path], ...], families: tuple[Path, ...], program: bool
+) -> None:
     """Show the layers of PLAN as a map: one cell a layer, a colour a model.
 
     Positions are the base's layer numbers, those of a stack the output's.
     """
     from gptailor.report.plan_map import plan_map  # noqa: PLC0415
 
-    wanted = options.read_plan(plan)
+    wanted = options.read_plan(plan, families)
     if program:
         from gptailor.prepare import prepare  # noqa: PLC0415
         from gptailor.program.program import program_lines  # noqa: PLC0415
@@ -211,17 +219,22 @@ def import_command(
 @click.command("export", short_help="Say a plan in another tool's words.")
 @options.PLAN_ARGUMENT
 @options.MODEL
+@options.FAMILY
 @click.option("--to", "tool", type=click.Choice(["mergekit"]), default="mergekit",
               show_default=True, help="Whose file to write.")  # fmt: skip
 @click.option("--layers", type=click.IntRange(min=1), help="How many layers the base has.")
 def export_command(
-    plan: str, models: tuple[tuple[str, Path], ...], tool: str, layers: int | None
+    plan: str,
+    models: tuple[tuple[str, Path], ...],
+    families: tuple[Path, ...],
+    tool: str,
+    layers: int | None,
 ) -> None:
     """Print the mergekit configuration that says what PLAN says, if mergekit can say it."""
     from gptailor.convert.mergekit.exporter import to_mergekit  # noqa: PLC0415
 
     del tool  # there is one
-    wanted = options.read_plan(plan)
+    wanted = options.read_plan(plan, families)
     if layers is None:
         count, known = options.known_layer_count(wanted, dict(models))
         layers = count if known else None

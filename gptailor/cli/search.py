@@ -62,6 +62,7 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
 @click.option("--compare-random", is_flag=True,
               help="Random search at the same cost, on top of the budget.")  # fmt: skip
 @options.MODEL
+@options.FAMILY
 @options.DEVICE
 @options.DTYPE
 @options.MEMORY
@@ -78,6 +79,7 @@ def search_command(
     plan: str,
     run: Path,
     models: tuple[tuple[str, Path], ...],
+    families: tuple[Path, ...],
     no_live: bool,
     **given: Any,
 ) -> None:
@@ -98,7 +100,7 @@ def search_command(
 
     flags = Flags(**{name: given[name] for name in Flags.__dataclass_fields__})
     where = Resources(**{name: given[name] for name in Resources.__dataclass_fields__})
-    wanted = read_plan(plan)
+    wanted = read_plan(plan, families)
     settings(wanted, flags)  # what is wrong is said before seconds of imports
     if missing := [name for name in ("jax", "optax", "optuna") if find_spec(name) is None]:
         raise TailorError(f"a search needs {listed(missing)}: pip install 'gptailor[search]'")

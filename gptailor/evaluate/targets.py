@@ -58,13 +58,19 @@ def identity(opened: Opened) -> tuple[str, ...]:
     return (opened.layout.prefix, *files)
 
 
-def find_targets(targets: Sequence[str | Path | Plan], models: ModelPaths) -> list[Target]:
+def find_targets(
+    targets: Sequence[str | Path | Plan],
+    models: ModelPaths,
+    families: Sequence[str | Path] = (),
+) -> list[Target]:
     """All targets, ready; `models` gives other folders for the names of their plans.
+
+    `families` are family files that their models may be of.
 
     Raises PlanError for a plan with faults and for a name that no target has, OSError for a file
     that isn't there, TailorError where a folder or the Hub fails.
     """
-    plans = [_read(target) for target in targets]
+    plans = [_with_families(_read(target), families) for target in targets]
     origins = [origin if origin is not None else plan for _, plan, origin in plans]
     known = {name for plan in origins for name in plan.models}
     for name in models:
@@ -117,7 +123,10 @@ def _named(models: ModelPaths, plan: Plan) -> ModelPaths:
     return {name: path for name, path in models.items() if name in plan.models}
 
 
-def _read(target: str | Path | Plan) -> tuple[str, Plan, Plan | None]:
+_Read = tuple[str, Plan, Plan | None]
+
+
+def _read(target: str | Path | Plan) -> _Read:
     """A target's name, its plan, and for a model's folder the plan that it was compiled from.
 
     For a model that nobody compiled that is its own plan.
@@ -135,6 +144,17 @@ def _read(target: str | Path | Plan) -> tuple[str, Plan, Plan | None]:
         plan = Plan(models={"base": Model(source=name)})
         return name, plan, plan
     return name, load(path), None
+
+
+def _with_families(read: _Read, families: Sequence[str | Path]) -> _Read:
+    """The same, its plans knowing of these family files."""
+    name, plan, origin = read
+    if not families:
+        return read
+    known = plan.with_families(families)
+    if origin is plan:
+        return name, known, known
+    return name, known, None if origin is None else origin.with_families(families)
 
 
 def warnings(targets: Sequence[Target]) -> list[Fault]:

@@ -104,12 +104,14 @@ class Origin:
 
     `spans` holds, for a place (an entry of the plan), the spans of the places inside it, relative
     to it; the entry's own is at `()`, its whole statement's at `STATEMENT`. Entries that came from
-    one statement share what they can. `tree` is the text as `gptailor.lang` read it, with comments.
+    one statement share what they can. `families` are files of families that were given with it.
+    `tree` is the text as `gptailor.lang` read it, with comments.
     """
 
     source: Source
     folder: Path
     spans: Mapping[Place, Mapping[Place, Span]] = field(default_factory=dict)
+    families: tuple[Path, ...] = ()
     tree: Any = field(default=None, compare=False, repr=False)
 
     def span(self, at: Place) -> Span | None:

@@ -5,6 +5,8 @@ are equal plans. Rules that speak to people are not here but in `gptailor.checks
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, cast, final
 
 from pydantic import (
@@ -17,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from gptailor.plan.faults import Fault, Origin
+from gptailor.plan.faults import Fault, Origin, Source
 from gptailor.plan.registry import METHODS
 
 LARGEST_LAYER = 9_999
@@ -338,6 +340,11 @@ class Plan(Closed):
         plan = self.model_copy()
         plan._origin = origin
         return plan
+
+    def with_families(self, files: Iterable[str | Path]) -> "Plan":
+        """The same plan, whose models may be of the families in these files."""
+        origin = self._origin or Origin(Source("<plan>", ""), Path())
+        return self.read_from(replace(origin, families=tuple(Path(file) for file in files)))
 
     def rest(self, where: str) -> Recipe | None:
         """The recipe of `embed`, `norm`, `head` or `tokenizer`."""

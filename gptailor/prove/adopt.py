@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,18 @@ from typing import Any, final
 import torch
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import logging
 
 from gptailor import __version__
 from gptailor.checkpoint.families.family_file import Case, FamilyFile, MovedKey, NotProven, Proof
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import split_name
+from gptailor.checkpoint.families.lookup import layout_by
+from gptailor.checkpoint.files import CheckpointError, quoted, read_object
+from gptailor.checkpoint.folder import CONFIG, is_weights, open_checkpoint
+from gptailor.checkpoint.hub import open_hub
+from gptailor.checkpoint.models import is_local
 from gptailor.prove.contract import ONE_KIND, Contract, read_by
 from gptailor.prove.draft import (
     BranchNames,
@@ -39,6 +47,67 @@ from gptailor.prove.subject import (
 
 _SEEDS = (0, 1)
 _COUNT_KEYS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "num_blocks")
+
+
+def adopt(model: str) -> FamilyFile:
+    """The family of a model: a folder, with its weights or without, or a Hub id.
+
+    Raises CheckpointError: C114 where there is nothing to prove, else as the model is opened.
+    """
+    config, tensors, path = _read(model)
+    model_type = config.get("model_type")
+    try:
+        _check_class(model_type, config)
+        made = adopted(str(model_type), config, model)
+    except UnprovenError as error:
+        message = f"no family of {quoted(str(model_type))} can be drafted: {error}"
+        raise CheckpointError("C114", message, path) from error
+    if not tensors:
+        return made
+    cases = (*made.proof.cases, _own_tensors(made, config, tensors))
+    proof = made.proof.model_copy(update={"cases": cases})
+    whole = made.model_copy(update={"proof": proof})
+    return whole.model_copy(update={"digest": whole.content_digest()})
+
+
+def _read(model: str) -> tuple[dict[str, Any], Collection[str], Path]:
+    """A model's configuration, the names of its tensors if they are there, and where it is."""
+    if not is_local(model) and not Path(model).is_dir():
+        checkpoint, _ = open_hub(model, None)
+        return checkpoint.config, checkpoint.tensors, checkpoint.folder
+    folder = Path(model).expanduser()
+    if folder.is_dir() and not any(is_weights(file.name) for file in folder.iterdir()):
+        return read_object(folder / CONFIG, "C103", duplicate=None), (), folder
+    checkpoint = open_checkpoint(folder)
+    return checkpoint.config, checkpoint.tensors, folder
+
+
+def _check_class(model_type: object, config: Mapping[str, Any]) -> None:
+    """Raise UnprovenError for a type that transformers has no class of."""
+    ours = transformers.__version__
+    if not isinstance(model_type, str):
+        raise UnprovenError("its configuration names no 'model_type'")
+    if model_type not in CONFIG_MAPPING:
+        why = f"transformers {ours} doesn't have it"
+        if config.get("auto_map"):
+            why += ", and the code beside its weights ('auto_map') is never run"
+        elif isinstance(theirs := config.get("transformers_version"), str) and theirs != ours:
+            why += f"; the model was saved by transformers {theirs[:20]}"
+        raise UnprovenError(why)
+    if CONFIG_MAPPING[model_type] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnprovenError(f"transformers {ours} has no causal language model of it")
+
+
+def _own_tensors(made: FamilyFile, config: dict[str, Any], tensors: Collection[str]) -> Case:
+    """Whether the names of the model's own tensors are those that the family has."""
+    name = "the model's own tensors"
+    layout = layout_by(made.families(), config, tensors)
+    if isinstance(layout, Refusal):
+        return Case(name=name, failure=layout.reason)
+    for tensor in sorted(tensors):
+        if split_name(layout, tensor) is None and tensor not in layout.ignored:
+            return Case(name=name, failure=f"tensor {quoted(tensor)} has no place")
+    return Case(name=name, difference=0.0)
 
 
 def adopted(model_type: str, given: Mapping[str, Any], source: str) -> FamilyFile:
@@ -68,7 +137,7 @@ def origins_of(model_type: str, given: Mapping[str, Any]) -> Origins:
     keys = [key for key in (mapped, *_COUNT_KEYS) if type(full.get(key)) is int]
     if not keys:
         raise UnprovenError("its configuration has no number of layers")
-    return Origins(model_type, given, full, defaults, keys[0])
+    return Origins(config.model_type, given, full, defaults, keys[0])
 
 
 def _subjects(origins: Origins) -> tuple[Tiny, tuple[RunByHand, RunByHand]]:
@@ -123,7 +192,12 @@ class _Adoption:
                 drafted = _without_parts(drafted, said)
             else:
                 cases += shown
-        cases += self._at_depth(drafted, parts)
+        deep = self._at_depth(drafted, parts)
+        if deep and deep[-1].failure is not None and deep[0].failure is None:
+            drafted = drafted.model_copy(update={"deepest": self.origins.count})
+            said = f"{deep[-1].failure}; so a model can't become deeper"
+            deep[-1] = Case(name=deep[-1].name, note=said)
+        cases += deep
         if not any(case.difference is not None for case in cases if "layers cut" in case.name):
             cases.append(Case(name="layers cut", failure="no layers could be cut at all"))
         proof = drafted.proof.model_copy(update={"cases": tuple(cases)})
@@ -193,7 +267,7 @@ class _Adoption:
             config = with_layers(tiny.config, origins.full, every, origins.count_key)
             subject = RunByHand(random_model(origins.model_type, config, _SEEDS[0]), origins.count)
             made = read_by(drafted, *saved(subject.model, self.folder / "deep"), subject)
-            return [Contract(drafted, (made, made), parts.branches, self.folder).deep_case()]
+            return list(Contract(drafted, (made, made), parts.branches, self.folder).deep_cases())
         except UnprovenError as error:
             return [Case(name=name, failure=str(error))]
         except Exception as error:  # noqa: BLE001 (whatever transformers raises is the reason)
@@ -211,7 +285,8 @@ def _needs_every_kind(cases: list[Case]) -> list[Case]:
 
 def _without_parts(drafted: FamilyFile, why: str) -> FamilyFile:
     refused = drafted.refused.model_copy(update={"parts": why})
-    return drafted.model_copy(update={"attn": ("",), "mlp": (), "refused": refused})
+    every = tuple(sorted((*drafted.attn, *drafted.mlp)))
+    return drafted.model_copy(update={"attn": every, "mlp": (), "refused": refused})
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any, final
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from gptailor.checkpoint.families.family_file import Case, FamilyFile
@@ -30,7 +31,7 @@ from gptailor.checkpoint.families.layout import (
 )
 from gptailor.plan.plan import Part
 from gptailor.prove.branches import Branches
-from gptailor.prove.likeness import differing, unnumbered
+from gptailor.prove.likeness import differing, shared_keys, unnumbered
 from gptailor.prove.subject import (
     IDS,
     RunByHand,
@@ -155,10 +156,12 @@ class Contract:
         if len(set(self.kinds)) > 1:
             yield _case("branches of two kinds of layers in one", self._joined)
 
-    def deep_case(self) -> Case:
-        """A model of tiny sizes and its own depth, reversed."""
-        return _case(
-            "layers reversed, at the model's depth", partial(self._moved, self._reversed())
+    def deep_cases(self) -> Iterator[Case]:
+        """Those of a model of tiny sizes and its own depth: thresholds of layers may lie deep."""
+        order = self._reversed()
+        yield _case("layers reversed, at the model's depth", partial(self._moved, order))
+        yield _case(
+            "each layer twice, at the model's depth", partial(self._moved, (*order, *order))
         )
 
     # ------------------------------------------------------------------------------ what is tried
@@ -182,14 +185,25 @@ class Contract:
         subject = self.model.subject
         wanted = by_hand(subject, [(subject, i) for i in order])
         found = self._made(order)
-        before, after = unnumbered(subject.layers), unnumbered(stack_of(found, len(order))[1])
-        for new, old in enumerate(order):
-            if (what := differing(before[old], after[new])) is not None:
-                raise UnprovenError(f"'{what}' of layer {old} is another once it is layer {new}")
+        self._check_alike(order, stack_of(found, len(order))[1])
         by = _apart(logits(found), wanted)
         if (effect := float((wanted - subject.unchanged).abs().max())) < _LEAST_EFFECT:
             raise UnprovenError(f"this order moves no logit by more than {effect:.2g}")
         return by
+
+    def _check_alike(self, order: Order, layers: Sequence[nn.Module]) -> None:
+        """Raise UnprovenError for a layer that is made otherwise at another place.
+
+        What all layers of a model have alike is the model's: its number of layers, say.
+        """
+        before, after = unnumbered(self.model.subject.layers), unnumbered(layers)
+        shared = shared_keys(before) & shared_keys(after)
+        for new, old in enumerate(order):
+            one, other = before[old], after[new]
+            a = {key: value for key, value in one.items() if key not in shared}
+            b = {key: value for key, value in other.items() if key not in shared}
+            if (what := differing(a, b)) is not None:
+                raise UnprovenError(f"'{what}' of layer {old} is another once it is layer {new}")
 
     def _exchanged(self) -> float:
         models = (self.model, self.second)

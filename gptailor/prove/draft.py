@@ -163,8 +163,14 @@ def parted(subject: RunByHand, tensors: Tensors, prefix: str) -> BranchNames:
             hidden = subject.run(layer, hidden)
         attn, mlp = prefixes(found, _stems(subject, tensors, prefix))
     except UnprovenError as error:
-        return BranchNames(("",), (), str(error))
+        return BranchNames(_whole(tensors, prefix), (), str(error))
     return BranchNames(attn, mlp, None, tuple(found))
+
+
+def _whole(tensors: Tensors, prefix: str) -> tuple[str, ...]:
+    """The prefixes of all of a layer's tensors."""
+    places = [at for name in tensors if (at := place_in(prefix, name)) is not None]
+    return tuple(sorted({"".join(rest.partition(".")[:2]) for _, rest in places}))
 
 
 def _stems(subject: RunByHand, tensors: Tensors, prefix: str) -> dict[str, str]:
@@ -234,7 +240,7 @@ def _first_key(
             continue
         try:
             other = stack_of(hollow(origins.model_type, {**tiny, key: tiny[key] + 1}), count)[1]
-        except (UnprovenError, ValueError, TypeError, RuntimeError, KeyError, AttributeError):
+        except Exception:  # noqa: BLE001 (transformers has its reasons against that number)
             continue
         moved = {**said, key: said_by("first", tiny[key] + 1, count)}
         if unlike(other, kinds_of(moved, count)) is None and unlike(other, kinds_of(known, count)):

@@ -16,6 +16,8 @@ Signature = dict[tuple[str, str], Any]
 _PLAIN = (str, int, float, bool, type(None))
 _NUMBER = re.compile(r"i|.*(idx|index|number|layer|block|depth).*")
 """Names of attributes that may be a layer's number."""
+_ITS_NUMBER = re.compile(r"layer_(idx|id|number|index)")
+"""Names of attributes that are one, or two of them where a layer has two attentions."""
 
 
 def signature(layer: nn.Module) -> Signature:
@@ -24,7 +26,7 @@ def signature(layer: nn.Module) -> Signature:
     for path, module in layer.named_modules():
         found[path, "class"] = type(module).__name__
         for name, value in vars(module).items():
-            if not name.startswith("_") and name != "training" and _is_plain(value):
+            if not (name.startswith("_") or _ITS_NUMBER.fullmatch(name)) and _is_plain(value):
                 found[path, name] = value
         for name, tensor in module.named_parameters(recurse=False):
             found[path, name] = tuple(tensor.shape)
@@ -37,6 +39,12 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(isinstance(each, _PLAIN) for each in value)
     return isinstance(value, _PLAIN)
+
+
+def shared_keys(layers: Sequence[Signature]) -> set[tuple[str, str]]:
+    """The attributes that all layers have alike."""
+    first = layers[0]
+    return {key for key in first if all(key in one and one[key] == first[key] for one in layers)}
 
 
 def unnumbered(layers: Sequence[nn.Module]) -> list[Signature]:

@@ -153,8 +153,8 @@ def _variations(config: Mapping[str, Any], tiny: Mapping[str, Any]) -> Iterator[
     wide = [key for key in tiny if _ONE_WIDTH.fullmatch(key)]
     if wide:
         yield chosen | dict.fromkeys(wide, 64)
-    if tiny.get("head_dim"):
-        yield chosen | {"head_dim": 16}
+    if "head_dim" in tiny:
+        yield chosen | {"head_dim": 16 if tiny["head_dim"] else 8}
 
 
 def _in_proportion(

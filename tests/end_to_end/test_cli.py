@@ -24,8 +24,8 @@ from gptailor.plan.plan import Plan
 from tests.said import Run, Said
 
 COMMANDS = [
-    *("check", "compile", "completion", "diff", "eval", "export", "fmt", "import", "json", "lock"),
-    *("schema", "search", "show", "verify"),
+    *("check", "compile", "completion", "diff", "eval", "export", "family", "fmt"),
+    *("import", "json", "lock", "schema", "search", "show", "verify"),
 ]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]
 

@@ -19,9 +19,6 @@ from gptailor.checkpoint.families.layer_config import Config, LayerRule, RuleErr
 from gptailor.checkpoint.files import CheckpointError, quoted, read_object, shown
 from gptailor.plan.plan import Closed, Part, Several
 
-FAMILY_SUFFIX = ".family.json"
-"""How the name of such a file ends."""
-
 _FILE_VERSION = 1
 _AGAIN = "'gptailor family MODEL' makes it anew, with its proof"
 
@@ -92,7 +89,8 @@ class FamilyFile(Closed):
 
     `agree` are the keys that must be equal where layers are exchanged, with what their absence
     means. `modes` are those of them whose values the proof holds for, and no others; `plain` the
-    other keys that it had.
+    other keys that it had. `deepest` is how many layers a model can have at most, if there is such
+    a number.
     """
 
     version: Literal[1] = 1
@@ -108,6 +106,7 @@ class FamilyFile(Closed):
     mlp: Several[str]
     tied: bool
     transposed: bool = False
+    deepest: int | None = None
     moved: dict[str, MovedKey] = Field(default_factory=dict)
     agree: dict[str, Any] = Field(default_factory=dict)
     modes: dict[str, Any] = Field(default_factory=dict)
@@ -138,7 +137,10 @@ class FamilyFile(Closed):
         return Family(
             self.model_types,
             (*others, *rotary),
-            tuple(_moving(key, moved) for key, moved in self.moved.items()),
+            (
+                *(_moving(key, moved) for key, moved in self.moved.items()),
+                *([] if self.deepest is None else [_no_deeper(self.deepest)]),
+            ),
             base=self.base,
             stack=self.stack,
             count_key=self.count_key,
@@ -258,6 +260,18 @@ def _first(key: str, moved: MovedKey) -> LayerRule:
         return {**config, key: first}
 
     return LayerRule(key, moved.part, read, write)
+
+
+def _no_deeper(deepest: int) -> LayerRule:
+    """Says nothing of a layer, and refuses more of them than are proven."""
+
+    def write(config: Config, values: Values) -> dict[str, Any]:
+        if len(values) > deepest:
+            said = f"the model would have {len(values)} layers"
+            raise RuleError(f"{said}, and its family is proven for {deepest} at most")
+        return dict(config)
+
+    return LayerRule("deepest", "attn", lambda config, count: [None] * count, write)
 
 
 def _value(config: Config, key: str, moved: MovedKey, count: int) -> Any:

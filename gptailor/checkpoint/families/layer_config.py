@@ -25,9 +25,10 @@ _OLDER_NAMES = {
 @final
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why something can't be said of a model or written into its configuration."""
+    """Why something can't be said of a model or written into its configuration; what to do."""
 
     reason: str
+    help: str = ""
 
 
 @final

@@ -17,7 +17,7 @@ from gptailor.checkpoint.families.layer_config import (
     RuleError,
     listed_per_layer,
 )
-from gptailor.checkpoint.families.refused import REFUSED, unfamiliar, unlike_llama, unproven
+from gptailor.checkpoint.families.refused import LEARN, REFUSED, unfamiliar, unlike_llama, unproven
 from gptailor.plan.plan import Part
 
 _Rest = Literal["embed", "norm", "head"]
@@ -230,7 +230,7 @@ def layout_of(
     family = given or FAMILY_OF.get(model_type)
     why = None if family else unfamiliar(config) or unlike_llama(tensor_names)
     if why is not None:
-        return Refusal(f"model type '{model_type}' is not known, and {why}")
+        return Refusal(f"model type '{model_type}' is not known, and {why}", LEARN)
     try:
         layout = _layout(model_type, family or FAMILY_OF["llama"], config, tensor_names)
     except RuleError as error:

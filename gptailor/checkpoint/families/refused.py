@@ -67,6 +67,9 @@ REFUSED: Mapping[str, str] = {
 
 # ------------------------------------------------------------------------- types that aren't listed
 
+LEARN = "'gptailor family MODEL' learns a type that transformers has"
+"""What to do about a type that isn't known."""
+
 _POSITIONAL = re.compile(
     r"layer|block|pattern|interval|every|freq|sparse|dense|window|expert|depth"
 )
@@ -110,8 +113,8 @@ def unproven(family: Family, config: Config) -> Refusal | None:
     """What a configuration has that the proof of its family file didn't, and may be by layers."""
     unseen = {key: value for key, value in config.items() if key not in family.seen}
     why = unfamiliar({**unseen, "num_hidden_layers": config.get(family.count_key)})
-    said = f"the family file of model type '{config['model_type']}' does not say that {why}"
-    return None if why is None else Refusal(said)
+    whose = f"the family file of model type '{config['model_type']}'"
+    return None if why is None else Refusal(f"{why}, and {whose} was proven without it")
 
 
 def unlike_llama(names: Collection[str]) -> str | None:

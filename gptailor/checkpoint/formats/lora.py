@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import Layout, aliases, layout_of, split_name, untied
+from gptailor.checkpoint.families.layout import Layout, aliases, split_name, untied
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import ADAPTER, CONFIG, Checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG, LoraSettings, read_settings
@@ -49,7 +49,7 @@ def apply_adapter(
     file = _weights(folder)
     settings = read_settings(folder)
     pieces, whole = _sorted(file, read_header(file) if file.name == ADAPTER else read_pickled(file))
-    layout = layout_of(model.config, model.tensors)
+    layout = model.layout()
     if isinstance(layout, Refusal):
         raise CheckpointError("C403", f"the model can't be adapted: {layout.reason}", folder)
     work = _Work(model, layout, settings, file)

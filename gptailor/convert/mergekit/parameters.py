@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import layout_of
+from gptailor.checkpoint.families.lookup import family_for
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.models import Opened
 from gptailor.convert.mergekit.config import Filtered, ParameterBlock
@@ -76,7 +76,9 @@ LLAMA_TENSORS = TensorNames(
 def read_tensors(folder: Path) -> TensorNames:
     """The names in a checkpoint's folder, from its headers."""
     checkpoint = open_checkpoint(folder)
-    layout = layout_of(checkpoint.config, checkpoint.tensors)
+    found = family_for(checkpoint.config.get("model_type"), (), folder)
+    checkpoint = replace(checkpoint, family=found)
+    layout = checkpoint.layout()
     if isinstance(layout, Refusal):
         raise ConversionError(layout.reason, name=str(folder))
     opened = Opened("base", checkpoint, layout)

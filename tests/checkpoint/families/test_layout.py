@@ -21,6 +21,7 @@ from gptailor.checkpoint.families.layout import (
     projection,
     split_name,
 )
+from gptailor.checkpoint.families.refused import LEARN
 from tests.layer_names import layer_tensors
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -270,7 +271,7 @@ def test_other_tensors_are_not_guessed(rests: tuple[str, ...], why: str) -> None
 def test_layers_of_two_kinds_are_not_guessed() -> None:
     found = layout_of(config("newllama"), [*names(), "model.layers.2.self_attn.q_norm.weight"])
     assert found == Refusal(
-        "model type 'newllama' is not known, and its layers are not all built alike"
+        "model type 'newllama' is not known, and its layers are not all built alike", LEARN
     )
 
 

@@ -1,0 +1,119 @@
+"""Where the family of a model type comes from, if not from the release: files given, or found.
+
+A file that was named wins over all. The release's own families win over files that lie about: those
+beside the plan, those in the model's own folder (where `compile` puts one), then the user's.
+"""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from gptailor.checkpoint.families import FAMILY_OF
+from gptailor.checkpoint.families.family import Family
+from gptailor.checkpoint.families.layer_config import Config, Refusal
+from gptailor.checkpoint.families.layout import Layout, layout_of, split_name
+from gptailor.checkpoint.files import CheckpointError, quoted, reading
+from gptailor.plan.plan import Part
+
+if TYPE_CHECKING:
+    from gptailor.checkpoint.families.family_file import FamilyFile
+
+FAMILY_SUFFIX = ".family.json"
+"""How the name of a family file ends."""
+
+
+@final
+@dataclass(frozen=True)
+class FoundFamily:
+    """A family from a file, proven."""
+
+    path: Path
+    file: "FamilyFile"
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of what it says, the proof included."""
+        return self.file.digest
+
+    @cached_property
+    def _families(self) -> dict[str, Family]:
+        return self.file.families()
+
+    def layout(self, config: Config, names: Collection[str]) -> Layout | Refusal:
+        """The layout of a checkpoint by it, whose tensors are those that it says."""
+        return layout_by(self._families, config, names)
+
+
+def layout_by(
+    families: Mapping[str, Family], config: Config, names: Collection[str]
+) -> Layout | Refusal:
+    """The layout of a checkpoint by families from files, which may lie."""
+    found = layout_of(config, names, families)
+    if isinstance(found, Refusal) or (why := _unlike_file(found, names)) is None:
+        return found
+    return Refusal(
+        f"{why}, and its family file says that there is (model type '{found.model_type}')"
+    )
+
+
+def _unlike_file(layout: Layout, names: Collection[str]) -> str | None:
+    """What a family file says of tensors that a checkpoint doesn't have."""
+    if not set(layout.embed) <= set(names):
+        return f"there is no embedding '{min(set(layout.embed) - set(names))}'"
+    places = [place for name in names if isinstance(place := split_name(layout, name), tuple)]
+    parts: tuple[Part, ...] = () if layout.no_parts else ("attn", "mlp")
+    for part in parts:
+        have = {layer for layer, of, _ in places if of == part}
+        if (without := next((i for i in range(layout.count) if i not in have), None)) is not None:
+            return f"there is no tensor of branch '{part}' in layer {without}"
+    return None
+
+
+def user_families() -> Path:
+    """The folder of the user's own families."""
+    home = os.environ.get("XDG_CONFIG_HOME", "")
+    if not Path(home).is_absolute():
+        home = os.path.expanduser("~/.config")  # noqa: PTH111 (Path.expanduser raises without a home)
+    return Path(home, "gptailor", "families")
+
+
+def family_for(model_type: object, given: Sequence[Path], *folders: Path) -> FoundFamily | None:
+    """The family file of a model type: of those given, of those in folders, of the user's.
+
+    None where there is none, or where the release knows the type and no given file names it.
+    Raises CheckpointError: C111 for a file that is none, C112 for one that isn't proven, C113 for
+    two of one type.
+    """
+    if (found := _of_type(model_type, given)) is not None:
+        return found
+    if not isinstance(model_type, str) or model_type in FAMILY_OF:
+        return None
+    for folder in (*folders, user_families()):
+        if (found := _of_type(model_type, _files(folder))) is not None:
+            return found
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    """The family files in a folder; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    with reading(folder):
+        names = sorted(os.listdir(folder))  # noqa: PTH208 (names are compared, not paths)
+    return [folder / name for name in names if name.endswith(FAMILY_SUFFIX)]
+
+
+def _of_type(model_type: object, paths: Sequence[Path]) -> FoundFamily | None:
+    if not paths:
+        return None
+    from gptailor.checkpoint.families.family_file import read_family_file  # noqa: PLC0415 (few have one)
+
+    read = [(path, read_family_file(path, proven=False)) for path in paths]
+    mine = [path for path, file in read if model_type in file.model_types]
+    if len(mine) > 1:
+        message = f"is a family of {quoted(str(model_type))}, and so is {quoted(str(mine[0]))}"
+        raise CheckpointError("C113", message, mine[1], "name one of them by --family")
+    return FoundFamily(mine[0], read_family_file(mine[0])) if mine else None
