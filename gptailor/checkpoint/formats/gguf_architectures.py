@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, final
+from typing import Any, NoReturn, Protocol, final
 
 from gptailor.checkpoint.formats.gguf_names import LAYER_STEMS, MIXTRAL_STEMS
 
@@ -14,6 +14,9 @@ class FileFacts(Protocol):
     heads: int
     head: int
     layers: int
+
+    def refuse(self, message: str, help: str = "") -> NoReturn:
+        """Raise what is wrong."""
 
     def fact(self, key: str) -> object:
         """What is said."""
@@ -57,6 +60,8 @@ _GELU = {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_t
 
 
 _WINDOW = "attention.sliding_window"
+_LOCAL_BASE = "rope.freq_base_swa"
+_PATTERN = "attention.sliding_window_pattern"
 
 
 def _gemma2(facts: FileFacts) -> dict[str, Any]:
@@ -64,13 +69,14 @@ def _gemma2(facts: FileFacts) -> dict[str, Any]:
         **_GELU,
         "attn_logit_softcapping": facts.real("attn_logit_softcapping"),
         "final_logit_softcapping": facts.real("final_logit_softcapping"),
+        "layer_types": _layer_types(facts, 2),
         "query_pre_attn_scalar": _query_scalar(facts, 46),
         "sliding_window": facts.count(_WINDOW),
     }
 
 
 def _gemma3(facts: FileFacts) -> dict[str, Any]:
-    rope, local = facts.rope(), 10_000.0  # llama.cpp knows no other for layers that slide
+    rope, local = facts.rope(), facts.real(_LOCAL_BASE, 10_000.0)
     older: dict[str, Any] = {"rope_theta": rope["rope_theta"], "rope_local_base_freq": local}
     if rope["rope_type"] != "default":
         older["rope_scaling"] = {key: rope[key] for key in rope if key != "rope_theta"}
@@ -78,13 +84,26 @@ def _gemma3(facts: FileFacts) -> dict[str, Any]:
         **_GELU,
         "query_pre_attn_scalar": _query_scalar(facts, 62),
         "sliding_window": facts.count(_WINDOW),
-        "sliding_window_pattern": 6,
+        "layer_types": _layer_types(facts, 6),
         "rope_parameters": {
             "full_attention": rope,
             "sliding_attention": {"rope_theta": local, "rope_type": "default"},
         },
         **older,
     }
+
+
+def _layer_types(facts: FileFacts, period: int) -> list[str]:
+    """Which layers slide: all but the last of each period, or those that the file lists."""
+    said = facts.fact(_PATTERN)
+    if not isinstance(said, tuple):
+        period = facts.count(_PATTERN, period)
+        slides = [(number + 1) % period != 0 for number in range(facts.layers)]
+    elif len(said) == facts.layers and all(each in (0, 1) for each in said):
+        slides = [bool(each) for each in said]
+    else:
+        facts.refuse(f"'{_PATTERN}' is no list of {facts.layers} yes or no")
+    return ["sliding_attention" if each else "full_attention" for each in slides]
 
 
 def _query_scalar(facts: FileFacts, layers_of_27b: int) -> int:
@@ -154,7 +173,7 @@ ARCHITECTURES: Mapping[str, ReadArchitecture] = {
         "Gemma2ForCausalLM",
         LAYER_STEMS["gemma2"],
         shifted=True,
-        says=frozenset({"attn_logit_softcapping", "final_logit_softcapping", _WINDOW}),
+        says=frozenset({"attn_logit_softcapping", "final_logit_softcapping", _WINDOW, _PATTERN}),
         settings=_gemma2,
     ),
     "gemma3": ReadArchitecture(
@@ -162,7 +181,7 @@ ARCHITECTURES: Mapping[str, ReadArchitecture] = {
         "Gemma3ForCausalLM",
         LAYER_STEMS["gemma3"],
         shifted=True,
-        says=frozenset({_WINDOW}),
+        says=frozenset({_WINDOW, _PATTERN, _LOCAL_BASE}),
         settings=_gemma3,
     ),
     "phi3": ReadArchitecture(

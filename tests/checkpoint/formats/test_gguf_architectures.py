@@ -15,11 +15,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import gptailor
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.formats.gguf import open_gguf
 from gptailor.checkpoint.formats.gguf_header import KINDS
 from gptailor.checkpoint.tensor import Dequantised, TensorInfo, TensorSpec
 from gptailor.program.load import load_tensor
 from tests.tiny import tiny_model
+from tests.vocabularies import write_byte_level
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 
@@ -83,7 +85,12 @@ def converted(
 
 
 def write(
-    file: Path, architecture: str, folder: Path, *, squeezed: bool = True
+    file: Path,
+    architecture: str,
+    folder: Path,
+    *,
+    squeezed: bool = True,
+    pattern: int | list[bool] | None = None,
 ) -> dict[str, Tensor]:
     """Convert a model's folder; its tensors."""
     kind = "llama" if architecture == "mixtral" else architecture
@@ -92,6 +99,8 @@ def write(
     writer = gguf.GGUFWriter(file, kind)
     say_sizes(writer, kind, model.config)
     say_more(writer, architecture, model.config)
+    if pattern is not None:
+        writer.add_sliding_window_pattern(pattern)
     tokens = ["<pad>", "<s>", "</s>", *(f"<{n}>" for n in range(model.config.vocab_size - 3))]
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
@@ -167,6 +176,29 @@ def test_tensors_are_the_models_own(made: tuple[str, Path, dict[str, Tensor]]) -
         assert torch.allclose(value, tensor, rtol=0, atol=2e-7 if shifted else 0.0), name
 
 
+SLIDES = [True, False, True, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("said", "slides"),
+    [(None, [True] * 5 + [False, True]), (2, [True, False] * 3 + [True]), (SLIDES, SLIDES)],
+)
+def test_layers_slide_as_the_file_says(
+    said: int | list[bool] | None, slides: list[bool], tmp_path: Path
+) -> None:
+    tiny_model("gemma3_text", tmp_path / "base", layers=7, **GEMMA)
+    write(tmp_path / "m.gguf", "gemma3", tmp_path / "base", pattern=said)
+    config, _ = open_gguf(tmp_path / "m.gguf")
+    assert [kind == "sliding_attention" for kind in config["layer_types"]] == slides
+
+
+def test_a_list_for_other_layers_is_refused(tmp_path: Path) -> None:
+    tiny_model("gemma3_text", tmp_path / "base", layers=7, **GEMMA)
+    write(tmp_path / "m.gguf", "gemma3", tmp_path / "base", pattern=[True, False])
+    with pytest.raises(CheckpointError, match="is no list of 7 yes or no"):
+        open_gguf(tmp_path / "m.gguf")
+
+
 def test_layers_of_phi_4_do_not_slide(tmp_path: Path) -> None:
     tiny_model("phi3", tmp_path / "base", layers=2, **{**SIZES, "sliding_window": None})
     write(tmp_path / "m.gguf", "phi3", tmp_path / "base")
@@ -235,3 +267,31 @@ def test_k_quants_are_what_transformers_makes_of_them(kind: str, tmp_path: Path)
     theirs = dequant.dequantize(blocks.reshape(-1), number).reshape(spec.shape)
     assert torch.isfinite(ours).all()
     assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
+ROUND: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"head_dim": 32, "sliding_window": None},
+    "qwen2": {},
+    "qwen3": {"head_dim": 32},
+    "gemma": {"head_dim": 32},
+    "gemma2": {**GEMMA, "vocab_size": 384},
+    "gemma3_text": {**GEMMA, "vocab_size": 384},
+}
+"""Families that are written as GGUF files too."""
+
+
+@pytest.mark.parametrize("family", ROUND)
+def test_what_is_written_is_read_back(family: str, tmp_path: Path) -> None:
+    settings = {**SIZES, "pad_token_id": None, "bos_token_id": 356, "eos_token_id": 358}
+    settings |= {"vocab_size": 384, **ROUND[family]}
+    write_byte_level(tiny_model(family, tmp_path / "base", layers=7, **settings))
+    plan = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L6', folder=tmp_path)
+    gptailor.compile(plan, tmp_path / "m.gguf")
+    read = gptailor.stitch(gptailor.loads('tailor 1\nmodel base = "./m.gguf"\n', folder=tmp_path))
+    cut = gptailor.stitch(plan)
+    ids = torch.arange(3, 27)[None]
+    with torch.no_grad():
+        ours, theirs = read(ids).logits, cut(ids).logits
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+    assert read.state_dict().keys() == cut.state_dict().keys()
