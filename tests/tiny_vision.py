@@ -102,6 +102,25 @@ VISION: Mapping[str, Mapping[str, Any]] = {
         "boi_token_index": 61,
         "eoi_token_index": 62,
     },
+    "gemma4": {
+        "text_config": {
+            **TEXT,
+            **MIXED["gemma4_text"],
+            "hidden_size": 32,
+            "pad_token_id": 0,
+        },
+        "vision_config": {
+            **TOWER,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 16,
+        },
+        "audio_config": None,
+        "image_token_id": IMAGE,
+        "boi_token_id": 61,
+        "eoi_token_id": 62,
+    },
     "gemma3": {
         "text_config": {**GEMMA, "sliding_window_pattern": 3},
         "vision_config": SIGLIP,
@@ -206,6 +225,12 @@ def image_inputs(kind: str) -> dict[str, Any]:
     if kind.startswith("qwen"):
         found["pixel_values"] = torch.linspace(-1, 1, 16 * 48).mul(9).sin().reshape(16, 48)
         found["image_grid_thw"] = torch.tensor([[1, 4, 4]])
+        found["mm_token_type_ids"] = here
+        return found
+    if kind == "gemma4":
+        found["pixel_values"] = torch.linspace(0, 9, 16 * 48).sin().reshape(1, 16, 48)
+        at = torch.arange(16)
+        found["image_position_ids"] = torch.stack([at % 4, at // 4], dim=-1)[None]
         found["mm_token_type_ids"] = here
         return found
     if kind in {"gemma3", "paligemma"}:

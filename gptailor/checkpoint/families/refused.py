@@ -25,6 +25,7 @@ REFUSED: Mapping[str, str] = {
     "dory": "its middle layers run several times, so that a place is no single layer",
     "electra": _ENCODER,
     "ernie": _ENCODER,
+    "gemma3n": "its layers share keys and values and one tensor of their inputs",
     "gemma3n_text": "its layers share keys and values and one tensor of their inputs",
     "gemma4_assistant": _DRAFTS,
     "gemma4_unified_assistant": _DRAFTS,

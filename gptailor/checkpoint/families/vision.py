@@ -48,7 +48,6 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "qwen3_5": Wrapper("qwen3_5_text"),
     "qwen3_5_moe": Wrapper("qwen3_5_moe_text"),
     "gemma3": Wrapper("gemma3_text", tied=True),
-    "gemma3n": Wrapper("gemma3n_text", tied=True),
     "gemma4": Wrapper("gemma4_text", tied=True),
     "llama4": Wrapper("llama4_text"),
     "mistral3": Wrapper("mistral", only=False, tied=True),

@@ -25,7 +25,6 @@ from transformers.utils import logging
 
 import gptailor
 from gptailor.checkpoint.families import FAMILY_OF
-from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, layout_of
 from gptailor.checkpoint.families.vision import WRAPPERS, text_of, with_text
 from gptailor.plan.plan import Plan
@@ -349,14 +348,9 @@ def test_a_wrapper_s_defaults_are_transformers_s(kind: str) -> None:
     assert WRAPPERS[kind].tied == bool(AutoConfig.for_model(kind).tie_word_embeddings)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WRAPPERS if kind not in VISION])
-def test_a_wrapper_waits_for_its_language_model(kind: str) -> None:
-    """Types whose language models are no families yet are refused by name; others have a case."""
-    config = {"model_type": kind, "text_config": {"num_hidden_layers": 1}}
-    assert WRAPPERS[kind].text not in FAMILY_OF
-    refusal = layout_of(config, ["language_model.model.layers.0.mlp.up_proj.weight"])
-    assert isinstance(refusal, Refusal)
-    assert f"'{WRAPPERS[kind].text}' is not known" in refusal.reason
+def test_every_wrapper_has_a_case_and_a_family() -> None:
+    assert WRAPPERS.keys() == VISION.keys()
+    assert {wrapper.text for wrapper in WRAPPERS.values()} <= FAMILY_OF.keys()
 
 
 def test_a_head_on_the_disk_is_no_embedding(made: Any, tmp_path: Path) -> None:
