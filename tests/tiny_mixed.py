@@ -213,4 +213,13 @@ MIXED: Mapping[str, Mapping[str, Any]] = {
         "layer_types": ["conv", "full_attention", "conv", "sliding_attention", "conv", "conv"],
     },
     "olmo_hybrid": {**LLAMA, "linear_key_head_dim": 4, "linear_value_head_dim": 4},
+    "dbrx": {
+        "d_model": 16,
+        "n_heads": 4,
+        "n_layers": 6,
+        "max_seq_len": 128,
+        "vocab_size": 64,
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 24, "moe_num_experts": 4, "moe_top_k": 2},
+    },
 }

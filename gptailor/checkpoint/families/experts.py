@@ -109,6 +109,17 @@ def _of_each(key: str, default: int) -> rules.LayerRule:
     return rules.LayerRule(key, "mlp", read, write)
 
 
+def _nested(key: str, **defaults: Any) -> ConfigKey:
+    """DBRX: settings in an object of their own."""
+
+    def read(config: rules.Config) -> Any:
+        given = config.get(key)
+        own = given if isinstance(given, dict) else {}
+        return {name: own.get(name, default) for name, default in defaults.items()}
+
+    return ConfigKey(key, read)
+
+
 EXPERTS = (
     Family(
         ("minimax_m2",),
@@ -254,5 +265,22 @@ EXPERTS = (
         attn=("input_layernorm.", "self_attention."),
         attn_out=("self_attention.experts.output_linear", "self_attention.experts"),
         mlp_out=("mlp.output_linear", "mlp"), no_bridge=UNFITTED, tied=True,
+    ),
+    Family(
+        ("dbrx",),
+        keys(
+            _nested("attn_config", rope_theta=10_000.0, clip_qkv=None, kv_n_heads=1),
+            _nested(
+                "ffn_config", ffn_act_fn={"name": "silu"}, moe_num_experts=4, moe_top_k=1,
+                moe_normalize_expert_weights=1.0,
+            ),
+            d_model=2048, n_heads=16,
+        ),
+        base="transformer.", stack="blocks.", count_key="n_layers",
+        embed=("wte.weight",), norm=("norm_f.weight",),
+        attn=("norm_attn_norm.norm_1.", "norm_attn_norm.attn."),
+        attn_out=("norm_attn_norm.attn.out_proj",),
+        mlp=("norm_attn_norm.norm_2.", "ffn."), mlp_out=("ffn.experts.mlp.w2",),
+        no_bridge=UNFITTED,
     ),
 )  # fmt: skip

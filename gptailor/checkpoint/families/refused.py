@@ -9,9 +9,12 @@ from gptailor.checkpoint.families.layer_config import Config, Refusal
 _ENCODER = "its layers are an encoder's, made to see the tokens after them too"
 _HALF = "its decoder is half of a pair, whose layers attend to an encoder's output"
 _DRAFTS = "it drafts tokens for another model, whose hidden states and cache its layers read"
+_STREAMS = "its layers pass on several streams of hidden states, and not one"
+_UNPROVEN = "no test proves yet that the states its layers keep move with them"
 
 REFUSED: Mapping[str, str] = {
     "bart": _HALF,
+    "beam": "the weights of a layer's branches in the sum depend on its number",
     "bert": _ENCODER,
     "bert-generation": _ENCODER,
     "big_bird": _ENCODER,
@@ -22,7 +25,9 @@ REFUSED: Mapping[str, str] = {
     "camembert": _ENCODER,
     "cpmant": "its prompt and segments have positions of their own, which all its layers share",
     "data2vec-text": _ENCODER,
+    "deepseek_v4": _STREAMS,
     "dory": "its middle layers run several times, so that a place is no single layer",
+    "dots3_note_text": "its kinds of layers have ranks and rotations of their own each",
     "electra": _ENCODER,
     "ernie": _ENCODER,
     "gemma3n": "its layers share keys and values and one tensor of their inputs",
@@ -31,12 +36,16 @@ REFUSED: Mapping[str, str] = {
     "gemma4_unified_assistant": _DRAFTS,
     "git": "its layers attend to an image's patches beside the text",
     "hrm_text": "its layers run in cycles, so that a place in the model is no single layer",
+    "hy_v4": _STREAMS,
     "inkling2_loop_text": "its middle layers run several times, so that a place is no single layer",
     "inkling2_text": "a layer attends to the blocks of layers before it, by their numbers",
+    "inkling_text": _UNPROVEN,
+    "longcat_flash": "a layer of it counts as two, and has two attentions and three MLPs",
     "marian": _HALF,
     "mbart": _HALF,
     "megatron-bert": _ENCODER,
     "minimax": "its linear layers decay by their number and by how many layers there are",
+    "minimax_m3_vl_text": _UNPROVEN,
     "mllama": "some of its layers attend to an image's features instead of the text",
     "moshi": "it makes sound and text by two stacks of layers",
     "musicgen": _HALF,
@@ -45,6 +54,7 @@ REFUSED: Mapping[str, str] = {
     "pegasus": _HALF,
     "plbart": _HALF,
     "prophetnet": _HALF,
+    "qwen4_exp_text": _STREAMS,
     "reformer": "its layers are reversible: each takes and gives two streams of hidden states",
     "rembert": _ENCODER,
     "roberta": _ENCODER,
@@ -58,6 +68,7 @@ REFUSED: Mapping[str, str] = {
     "xlm-roberta": _ENCODER,
     "xlm-roberta-xl": _ENCODER,
     "xlnet": "its layers take two streams of hidden states, over tokens in permuted order",
+    "xlstm": _UNPROVEN,
     "xmod": _ENCODER,
     "zamba": "its attention layers share one block of weights",
     "zamba2": "its attention layers share blocks of weights, with adapters by their number",

@@ -272,6 +272,9 @@ class ModelTemplate:
                 ours = name.startswith("_") and name != "_heterogeneity_spec"  # shapes by number
                 if ours or name == "dtype" or name not in vars(made):
                     setattr(made, name, value)
+            for name in made.sub_configs:
+                if isinstance(part := getattr(made, name, None), PreTrainedConfig):
+                    part.dtype = made.dtype
         config = copy.deepcopy(self._configs[key])  # a quarter of the time that making one takes
         assert config.num_hidden_layers == count
         return config

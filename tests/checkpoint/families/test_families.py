@@ -180,7 +180,7 @@ def generated(model: PreTrainedModel, *, cached: bool) -> tuple[torch.Tensor, to
 def layers_of(model: PreTrainedModel) -> torch.nn.ModuleList:
     body = model.get_decoder()
     body = model.model if body is model else body
-    return body.h if hasattr(body, "h") else body.layers
+    return next(getattr(body, name) for name in ("h", "blocks", "layers") if hasattr(body, name))
 
 
 class Original:
@@ -232,18 +232,18 @@ def first(output: Any) -> torch.Tensor:
 
 
 BRANCHES = {
-    "mlp": ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp", "mlp_block"),
+    "mlp": ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp", "mlp_block", "ffn"),
     "attn": (
         "self_attn", "attn", "attention", "self_attention", "linear_attn", "mamba", "conv",
-        "temporal_block",
+        "temporal_block", "norm_attn_norm.attn",
     ),
 }  # fmt: skip
 
 
 def branch(layer: torch.nn.Module, part: str) -> list[torch.nn.Module]:
     """The modules that a branch consists of but for its norms."""
-    found = [getattr(layer, name, None) for name in BRANCHES[part]]
-    return [module for module in found if module is not None]
+    found = dict(layer.named_modules())
+    return [found[name] for name in BRANCHES[part] if name in found]
 
 
 @contextmanager
