@@ -16,7 +16,7 @@ _HOMES = {
     "Plan": "plan.plan",
     "PlanError": "plan.faults",
     "TailorError": "plan.faults",
-    "Verified": "build.verify",
+    "Verified": "build.findings",
     "Written": "build.compile",
     "check": "prepare",
     "compile": "build.compile",

@@ -93,6 +93,8 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     protected = _refuse_target(prepared, target, file, force=force)
     if held_to:
         refuse_early(prepared, held_to)
+        if file is not None:
+            file.refuse_early(held_to)
 
     fitted = fit_bridges(prepared, device=device, memory=memory, on_gap=bridging)
 

@@ -2,15 +2,16 @@
 
 import hashlib
 import json
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import gptailor
 from gptailor.build import output as out
-from gptailor.build.lock import Lock, LockedGguf
+from gptailor.build.lock import Lock, LockedGguf, differing_gguf, refuse
 from gptailor.build.record import Recording, plan_digest
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted
@@ -23,7 +24,7 @@ from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Shard
 from gptailor.checkpoint.write.writer import write_file
 from gptailor.prepare import Prepared
-from gptailor.program.gguf_facts import Facts, GgufArchitecture
+from gptailor.program.gguf_facts import GgufFacts, WrittenArchitecture
 from gptailor.program.gguf_values import (
     GGUF_ALIGNMENT,
     GgufTensorPlan,
@@ -32,8 +33,12 @@ from gptailor.program.gguf_values import (
 )
 from gptailor.program.gguf_vocabulary import vocabulary_facts
 
+if TYPE_CHECKING:
+    from gptailor.evaluate.bridge.fit import Fitted
+
 PLAN_KEY = "gptailor.plan"
 LOCK_KEY = "gptailor.lock"
+QUANTIZE_KEY = "gptailor.quantize"
 
 _UNLOCKED = frozenset(
     {"general.name", "general.description", "general.license", PLAN_KEY, LOCK_KEY}
@@ -61,12 +66,14 @@ class GgufFile:
         self.target = target
         self.quantize = quantised_kind(quantize)
         config = out.config(prepared)
-        self._architecture = GgufArchitecture(config, target)
+        self._architecture = WrittenArchitecture(config, target)
         vocabulary, notes = vocabulary_facts(out.tokenizer(prepared), config, target)
         self.notes = [*self._architecture.notes, *notes]
         self.tensors = {tensor.name: tensor for tensor in self._planned()}
-        self.facts: Facts = {**dict(self._general()), **self._architecture.facts, **vocabulary}
+        self.facts: GgufFacts = {**dict(self._general()), **self._architecture.facts, **vocabulary}
         self.facts[PLAN_KEY] = out.used_plan_text(prepared, target.parent)
+        if self.quantize is not None:
+            self.facts[QUANTIZE_KEY] = self.quantize
 
     @property
     def size(self) -> int:
@@ -82,7 +89,7 @@ class GgufFile:
         """The file with a lock in its header."""
         return self._shard(self.facts | {LOCK_KEY: lock.text()})
 
-    def _shard(self, facts: Facts) -> Shard:
+    def _shard(self, facts: GgufFacts) -> Shard:
         tensors = tuple(self.tensors.values())
         header = header_bytes(self._architecture.name, facts, tensors, self.target)
         specs = tuple(tensor.spec for tensor in tensors)
@@ -109,8 +116,6 @@ class GgufFile:
             kept = f"{len(uneven)} tensors keep the plan's dtype instead of {self.quantize}"
             self.notes.append(f"{kept}: their {rows} (the first is {quoted(uneven[0])})")
         if divisors := self._architecture.frequencies:
-            import struct  # noqa: PLC0415 (few models have it)
-
             raw = struct.pack(f"<{len(divisors)}f", *divisors)
             yield GgufTensorPlan(FREQUENCIES, "F32", (len(divisors),), None, content=raw)
 
@@ -149,6 +154,7 @@ class GgufFile:
 
     def _general(self) -> Iterator[tuple[str, Any]]:
         plan = self.prepared.plan
+        yield "general.architecture", self._architecture.name
         yield "general.type", "model"
         yield "general.name", self.target.stem
         made = f"gptailor {gptailor.__version__} from a plan of the sha256 {plan_digest(plan)}"
@@ -174,13 +180,27 @@ class GgufFile:
 
     # ---------------------------------------------------------------------------------- the writing
 
-    def locked(self, sha256: Mapping[str, str]) -> LockedGguf:
+    def digest(self, name: str, sha256: str, fitted: "Fitted | None") -> TensorDigest:
+        """The digest of a tensor; the sketch of one that a bridge changes is the program's."""
+        tensor = self.tensors[name]
+        sketch = None
+        if tensor.source is not None:
+            sketch = out.tensor_digest(tensor.source, sha256, fitted).sketch
+        return TensorDigest(dtype=tensor.kind, shape=tensor.shape, sha256=sha256, sketch=sketch)
+
+    def locked(self, sha256: Mapping[str, str], fitted: "Fitted | None") -> LockedGguf:
         """What the lock says of the file, its tensors' digests given."""
-        tensors = {
-            name: TensorDigest(dtype=t.kind, shape=t.shape, sha256=sha256[name])
-            for name, t in self.tensors.items()
-        }
+        tensors = {name: self.digest(name, sha256[name], fitted) for name in self.tensors}
         return LockedGguf(quantize=self.quantize, facts=facts_digest(self.facts), tensors=tensors)
+
+    def refuse_early(self, lock: Lock) -> None:
+        """Raise CheckpointError (C705) for what differs from a lock, as far as is known now.
+
+        That is the metadata, and what the tensors are; a lock of another type says nothing of it.
+        """
+        known = lock.gguf.tensors if lock.gguf is not None else {}
+        sha256 = {n: known[n].sha256 if n in known else "0" * 64 for n in self.tensors}
+        refuse(differing_gguf(lock, self.locked(sha256, None)), lock)
 
     def write(  # noqa: PLR0913 (as `write_file` has it)
         self,
@@ -195,7 +215,8 @@ class GgufFile:
     ) -> LockedGguf | None:
         """Write the file, all or nothing; what the lock in it says of it, if it is recorded.
 
-        The lock's length is known before its digests are, so that the header can be filled in last.
+        `progress` is told of bytes of the folder that this is instead of. The lock's length is
+        known before its digests are, so that the header can be filled in last.
         """
         sha256: dict[str, str] = {}
         models = out.used_plan(self.prepared, self.target.parent).models
@@ -209,7 +230,7 @@ class GgufFile:
 
         shard = self.shard
         if recording is not None:
-            zeros = self.locked(dict.fromkeys(self.tensors, "0" * 64))
+            zeros = self.locked(dict.fromkeys(self.tensors, "0" * 64), recording.fitted)
             shard = self.locked_shard(recording.draft(models, zeros))
 
         def closed() -> bytes:
@@ -217,7 +238,7 @@ class GgufFile:
             finish()
             if recording is None:
                 return shard.header
-            locked = self.locked(sha256)
+            locked = self.locked(sha256, recording.fitted)
             return self.locked_shard(recording.lock(models, locked)).header
 
         write_file(
@@ -225,7 +246,7 @@ class GgufFile:
             shard,
             self.payloads(make, recording.seen if recording is not None else None),
             force=force,
-            progress=progress,
+            progress=_scaled(progress, shard.size, self.prepared.size),
             protected=protected,
             threads=threads,
             seen=seen if recording is not None else None,
@@ -234,7 +255,34 @@ class GgufFile:
         return locked
 
 
+def _scaled(progress: ByteProgress, size: int, total: int) -> ByteProgress:
+    """Progress that is told of `total` bytes once `size` are done."""
+    done = told = 0
+
+    def tell(count: int) -> None:
+        nonlocal done, told
+        done += count
+        now = done * total // size
+        progress(now - told)
+        told = now
+
+    return tell
+
+
+def held(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What a lock holds a GGUF file's metadata to: each as text, numbers as the file has them."""
+    return {key: repr(_stored(value)) for key, value in facts.items() if key not in _UNLOCKED}
+
+
+def _stored(value: Any) -> Any:
+    """A value as it is read again: a float in 32 bits, a list as a tuple."""
+    if isinstance(value, float):
+        return struct.unpack("<f", struct.pack("<f", value))[0]
+    if isinstance(value, list | tuple):
+        return tuple(map(_stored, value))
+    return value
+
+
 def facts_digest(facts: Mapping[str, Any]) -> str:
     """The sha256 of what a GGUF file says that a lock holds it to, as JSON with sorted keys."""
-    said = {key: value for key, value in facts.items() if key not in _UNLOCKED}
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(held(facts), sort_keys=True).encode()).hexdigest()

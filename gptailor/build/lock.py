@@ -11,7 +11,7 @@ from typing import Any, Literal, final
 import pydantic
 from pydantic import Field, PrivateAttr
 
-from gptailor.checkpoint.files import CheckpointError, quoted, read_object
+from gptailor.checkpoint.files import CheckpointError, parse_object, quoted, read_object
 from gptailor.checkpoint.write.digest import FileDigest, Sha256, TensorDigest
 from gptailor.checkpoint.write.output_file import write_whole
 from gptailor.plan.plan import Closed
@@ -136,7 +136,15 @@ class Lock(Closed):
 
 def read_lock(path: Path) -> Lock:
     """The lock in a file. Raises CheckpointError: C701 if it is none, C702 for another version."""
-    document = read_object(path, "C701", duplicate="C701")
+    return _lock_of(read_object(path, "C701", duplicate="C701"), path)
+
+
+def parse_lock(raw: bytes, path: Path) -> Lock:
+    """The lock in a text that a file holds; it raises what `read_lock` does."""
+    return _lock_of(parse_object(raw, path, "C701", duplicate="C701"), path)
+
+
+def _lock_of(document: dict[str, Any], path: Path) -> Lock:
     version = document.get("version")
     if type(version) is not int:
         raise CheckpointError("C701", "is no lock: it has no 'version'", path, _ANEW)
@@ -237,6 +245,16 @@ def differing_file(
         said = f"{found.size:,} bytes, and by the lock {expected.size:,}"
     message = f"{quoted(name)} of model {quoted(model)} has {said}"
     yield Difference("file", name, message, path, model)
+
+
+def differing_gguf(lock: Lock, found: LockedGguf) -> Iterator[Difference]:
+    """What a GGUF file says or holds otherwise than the lock, if that knows one of its type."""
+    expected = lock.gguf
+    if expected is None or expected.quantize != found.quantize:
+        return
+    if found.facts != expected.facts:
+        yield Difference("config", "metadata", "the file's metadata is not what was locked")
+    yield from differing_tensors(expected.tensors, found.tensors, "the lock")
 
 
 def refuse(differences: Iterable[Difference], lock: Lock) -> None:

@@ -19,6 +19,7 @@ from gptailor.build.lock import (
     LockedModel,
     LockedText,
     differing_file,
+    differing_gguf,
     differing_tensors,
     refuse,
 )
@@ -267,11 +268,8 @@ class Recording:
         self._refuse_differing(self._hashed)
         if (held := self.held_to) is not None:
             refuse(differing_tensors(held.tensors, lock.tensors, "the lock"), held)
-            same = (
-                held.gguf is not None and gguf is not None and held.gguf.quantize == gguf.quantize
-            )
-            if same and held.gguf is not None and gguf is not None:
-                refuse(_of_gguf(held.gguf, gguf), held)
+            if gguf is not None:
+                refuse(differing_gguf(held, gguf), held)
         return lock
 
     def _lock(
@@ -310,13 +308,6 @@ class Recording:
             found = one.digest.result()
             differing += differing_file(one.model, one.name, one.path, expected, found)
         refuse(differing, self.held_to)
-
-
-def _of_gguf(expected: LockedGguf, found: LockedGguf) -> Iterator[Difference]:
-    """What a GGUF file says or holds otherwise than the locked one."""
-    if found.facts != expected.facts:
-        yield Difference("config", "metadata", "the file's metadata is not what was locked")
-    yield from differing_tensors(expected.tensors, found.tensors, "the lock")
 
 
 def lock(

@@ -1,23 +1,18 @@
-"""Whether a compiled folder is what its plan and its lock say: `verify`."""
+"""Whether a compiled folder, or GGUF file, is what its plan and its lock say: `verify`."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import TYPE_CHECKING, Any, final
 
 from gptailor.build import output as out
+from gptailor.build.findings import Findings, Verified, differing_plan, faulty, has_texts
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Difference, Lock, differing_tensors, read_lock
 from gptailor.build.record import (
     config_digest,
-    differing_families,
-    differing_inputs,
-    differing_texts,
-    plan_digest,
 )
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
-from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
+from gptailor.checkpoint.files import CheckpointError, is_gguf, open_regular, quoted
 from gptailor.checkpoint.folder import (
     CONFIG,
     PROCESSOR_FILES,
@@ -32,33 +27,15 @@ from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes,
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.parse import read_bytes
-from gptailor.plan.faults import Fault, PlanError, errors
+from gptailor.plan.faults import errors
 from gptailor.plan.plan import Plan
-from gptailor.prepare import ModelPaths, Prepared, ready
+from gptailor.prepare import ModelPaths, Prepared
+
+if TYPE_CHECKING:
+    from gptailor.build.verify_gguf import GgufVerification
 
 _LONGEST_VALUE = 60
 """Characters of a setting that are shown."""
-
-
-@final
-@dataclass(frozen=True)
-class Verified:
-    """What became of a verification: what was compared, what differs, what could not be compared.
-
-    `result` is `verified` only if nothing differs and nothing is left open.
-    """
-
-    folder: Path
-    compared: tuple[str, ...]
-    differences: tuple[Difference, ...]
-    unverified: tuple[str, ...]
-
-    @property
-    def result(self) -> Literal["verified", "differs", "unverified"]:
-        """`differs` if anything does; else `unverified` if something could not be compared."""
-        if self.differences:
-            return "differs"
-        return "unverified" if self.unverified else "verified"
 
 
 def verify(
@@ -69,15 +46,34 @@ def verify(
     tensors_only: bool = False,
     progress: ByteProgress = lambda _: None,
 ) -> Verified:
-    """Whether a compiled folder is what its plan and its lock say; see `Verified`.
+    """Whether a compiled folder, or GGUF file, is what its plan and lock say; see `Verified`.
 
     `models` gives other folders for the plan's names, `families` are family files; with
     `tensors_only` the folder is compared with its lock, and the models are not looked at. Raises
-    CheckpointError if the folder is not there (C101) or its lock is none (C701, C702), PlanError if
-    `models` has other names.
+    CheckpointError if the folder is not there (C101), the file is no GGUF file (C109) or the lock
+    none (C701, C702), PlanError if `models` has other names.
     """
-    begun = Verification(Path(folder), models=models, families=families, tensors_only=tensors_only)
+    begun = verification_of(
+        Path(folder), models=models, families=families, tensors_only=tensors_only
+    )
     return begun.run(progress)
+
+
+def verification_of(
+    output: Path,
+    *,
+    models: ModelPaths | None = None,
+    families: Sequence[str | Path] = (),
+    tensors_only: bool = False,
+) -> "Verification | GgufVerification":
+    """The verification of a folder, or of a file that is called `….gguf`; see `verify`."""
+    if is_gguf(output):
+        from gptailor.build.verify_gguf import GgufVerification  # noqa: PLC0415 (few are verified)
+
+        return GgufVerification(
+            output, models=models, families=families, tensors_only=tensors_only
+        )
+    return Verification(output, models=models, families=families, tensors_only=tensors_only)
 
 
 @final
@@ -99,9 +95,7 @@ class Verification:
             raise CheckpointError("C101", "there is no such folder", folder)
         self.folder = folder
         self.tensors_only = tensors_only
-        self.compared: list[str] = []
-        self.differences: list[Difference] = []
-        self.unverified: list[str] = []
+        self.found = Findings()
         self.lock = read_lock(folder / LOCK_FILE) if (folder / LOCK_FILE).exists() else None
         self.plan = self._read_plan()
         if self.plan is not None and families:
@@ -109,11 +103,13 @@ class Verification:
         self.output = self._open_output()
         self.prepared: Prepared | None = None
         if self.lock is not None and self.plan is not None:
-            self.differences += _of_plan(self.plan, self.lock)
+            self.found.differences += differing_plan(self.plan, self.lock)
         if tensors_only and self.lock is None:
-            self.unverified.append(f"the tensors: there is no {LOCK_FILE} to compare them with")
+            self.found.unverified.append(
+                f"the tensors: there is no {LOCK_FILE} to compare them with"
+            )
         if not tensors_only and self.plan is not None and self.output is not None:
-            self.prepared = self._prepare(self.plan, models)
+            self.prepared = self.found.prepared(self.plan, models, folder / PLAN_FILE)
 
     @property
     def work(self) -> int:
@@ -130,12 +126,12 @@ class Verification:
     def _read_plan(self) -> Plan | None:
         path = self.folder / PLAN_FILE
         if not path.exists():
-            self.unverified.append(f"the plan: there is no {PLAN_FILE}")
+            self.found.unverified.append(f"the plan: there is no {PLAN_FILE}")
             return None
         with open_regular(path) as file:
             plan, faults = read_bytes(file.readall(), str(path), self.folder)
         if errors(faults):
-            self.differences.append(_faulty(errors(faults), path))
+            self.found.differences.append(faulty(errors(faults), path))
             return None
         return plan
 
@@ -145,26 +141,8 @@ class Verification:
         except CheckpointError as error:
             byte = "" if error.offset is None else f", byte {error.offset}"
             said = f"the folder is no model: {error.message} ({error.path.name}{byte})"
-            self.differences.append(Difference("file", error.path.name, said, error.path))
+            self.found.differences.append(Difference("file", error.path.name, said, error.path))
             return None
-
-    def _prepare(self, plan: Plan, models: ModelPaths | None) -> Prepared | None:
-        """The plan's program, if its models are there; faults that aren't of files differ."""
-        try:
-            return ready(plan, models=models)
-        except CheckpointError as error:
-            self.unverified.append(f"the models: {error.message} ({error.path})")
-        except PlanError as error:
-            faults = errors(error.faults)
-            if any(fault.code == "M105" for fault in faults):
-                raise
-            away = [fault for fault in faults if fault.code.startswith("C")]
-            if other := [fault for fault in faults if fault not in away]:
-                self.differences.append(_faulty(other, self.folder / PLAN_FILE))
-            for fault in away:
-                name = quoted(str(fault.at[1])) if fault.at[:1] == ("models",) else "files"
-                self.unverified.append(f"model {name}: {fault.message}")
-        return None
 
     # ------------------------------------------------------------------------------- with weights
 
@@ -174,8 +152,7 @@ class Verification:
         """Compare tensors, the files beside them, the models' files, and what the plan makes."""
         if self.output is not None:
             self._compare(self.output, Crew(threads), progress)
-        found = (self.compared, self.differences, self.unverified)
-        return Verified(self.folder, *map(tuple, found))  # type: ignore[arg-type] # of their own
+        return self.found.of(self.folder)
 
     def _compare(self, output: Checkpoint, crew: Crew, progress: ByteProgress) -> None:
         told = crew.told(progress)
@@ -184,24 +161,26 @@ class Verification:
         specs = [tensor.spec for tensor in infos]
         found = _digests(specs, lambda spec: on_disk[spec.name], crew, told)
         if self.lock is not None:
-            self.differences += differing_tensors(self.lock.tensors, found, "the lock")
-            self.compared.append(f"{len(found)} tensors with the lock")
+            self.found.differences += differing_tensors(self.lock.tensors, found, "the lock")
+            self.found.compared.append(f"{len(found)} tensors with the lock")
         if not self.tensors_only:
             self._compare_beside(output)
-        if self.prepared is not None and self._has_locked_inputs(self.prepared, crew, told):
+        if self.prepared is not None and self.found.has_locked_inputs(
+            self.prepared, self.lock, crew, told
+        ):
             self._recompile(self.prepared, output, found, crew, told)
 
     def _compare_beside(self, output: Checkpoint) -> None:
         """Compare the configuration, the tokenizer, and how the model generates."""
-        self.differences += _differing_config(output, self.prepared, self.lock)
+        self.found.differences += _differing_config(output, self.prepared, self.lock)
         if self.prepared is not None or self.lock is not None:
-            self.compared.append(CONFIG)
+            self.found.compared.append(CONFIG)
         expected = self._expected_beside()
         if expected is None:
-            self.unverified.append("the tokenizer's files: nothing says what they should be")
+            self.found.unverified.append("the tokenizer's files: nothing says what they should be")
             return
-        self.differences += _differing_beside(expected, output)
-        self.compared.append(f"{len(expected)} files of the tokenizer")
+        self.found.differences += _differing_beside(expected, output)
+        self.found.compared.append(f"{len(expected)} files of the tokenizer")
 
     def _expected_beside(self) -> dict[str, FileDigest] | None:
         """Digests of the tokenizer's files and of how the model generates; None if unknown."""
@@ -228,29 +207,6 @@ class Verification:
         files = models[name].files if name in models else {}
         return {file: digest for file, digest in files.items() if wanted(file)}
 
-    def _has_locked_inputs(self, prepared: Prepared, crew: Crew, progress: ByteProgress) -> bool:
-        """Whether the plan is compiled of what was locked, if there is a lock."""
-        if self.lock is None:
-            return True
-        read = out.inputs(prepared)
-        digests: dict[Path, FileDigest] = {}
-
-        def take(path: Path) -> None:
-            digests[path] = of_file(path, progress)
-
-        paths = sorted({path for its in read.values() for path in its.values()})
-        crew.do([partial(take, path) for path in paths])
-        differing = list(differing_inputs(read, self.lock, lambda path, _: digests[path]))
-        differing += differing_families(prepared, self.lock)
-        differing += differing_texts(prepared, self.lock) if _has_texts(prepared) else []
-        self.differences += differing
-        if differing:
-            self.unverified.append("what the plan makes: its models are not those that were locked")
-            return False
-        count = sum(len(model.files) for model in self.lock.models.values())
-        self.compared.append(f"{count} files of the models with the lock")
-        return True
-
     def _recompile(
         self,
         prepared: Prepared,
@@ -262,11 +218,11 @@ class Verification:
         """Compare with what the plan makes, in memory; not bridges whose text is gone."""
         program = prepared.compiled.program
         left: frozenset[str] = frozenset()
-        if not _has_texts(prepared):
+        if not has_texts(prepared):
             left = program.bridged
             gone = next(path for path in prepared.texts.values() if not path.is_file())
             said = f"{len(left)} bridged tensors: their calibration text is gone ({gone})"
-            self.unverified.append(said)
+            self.found.unverified.append(said)
         fitted = out.fit_bridges(prepared) if not left else None
         outputs = tuple(o for o in program.outputs if o.spec.name not in left)
         specs = [output.spec for output in outputs]
@@ -276,11 +232,11 @@ class Verification:
         known = {name: digest for name, digest in known.items() if name not in left}
         if self.lock is None:
             known |= out.sketched(output, found, program.bridged - left)
-            self.differences += differing_tensors(made, known, "the plan")
+            self.found.differences += differing_tensors(made, known, "the plan")
         else:
             what = "what the plan makes of tensor"
-            self.differences += differing_tensors(known, made, "the lock", what)
-        self.compared.append(f"{len(made)} tensors with what the plan makes")
+            self.found.differences += differing_tensors(known, made, "the lock", what)
+        self.found.compared.append(f"{len(made)} tensors with what the plan makes")
 
 
 def _digests(
@@ -298,27 +254,7 @@ def _digests(
     return found
 
 
-def _has_texts(prepared: Prepared) -> bool:
-    return all(path.is_file() for path in prepared.texts.values())
-
-
 # ------------------------------------------------------------------------------------ what differs
-
-
-def _of_plan(plan: Plan, lock: Lock) -> Iterator[Difference]:
-    path = lock.path.with_name(PLAN_FILE)
-    if plan_digest(plan) != lock.plan:
-        yield Difference("plan", PLAN_FILE, f"{PLAN_FILE} is not the plan that was locked", path)
-    elif plan.dtype != lock.dtype:
-        said = f"{PLAN_FILE} has the dtype {plan.dtype}, and the lock {lock.dtype}"
-        yield Difference("dtype", "dtype", said, path)
-
-
-def _faulty(faults: list[Fault], path: Path) -> Difference:
-    first = faults[0]
-    more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""
-    said = f"{PLAN_FILE} can't be compiled: {first.message} [{first.code}]{more}"
-    return Difference("plan", PLAN_FILE, said, path)
 
 
 def _differing_config(

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -68,6 +69,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     lock: bool,
     locked: bool,
     lock_file: Path | None,
+    quantize: str | None,
     **how: Any,
 ) -> None:
     """Write the model that PLAN declares as a Hugging Face folder, or as one GGUF file.
@@ -82,8 +84,10 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     With --lock the digests of all inputs and outputs are written down; with --locked the same
     inputs are taken and the same bytes made, or the compilation is refused. See 'gptailor lock'.
     """
+    if quantize is not None and output.suffix.lower() != ".gguf":
+        raise click.UsageError("--quantize is for an output called NAME.gguf")
     new_lock, held_to = asked(plan, lock=lock, locked=locked, given=lock_file, dry_run=dry_run)
-    from gptailor.build.compile import compile  # noqa: PLC0415
+    from gptailor.build.compile import compile, gguf_file  # noqa: PLC0415
     from gptailor.build.record import at_locked_commits, refuse_early  # noqa: PLC0415
     from gptailor.prepare import prepare, ready  # noqa: PLC0415
 
@@ -95,7 +99,9 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if dry_run:
         if held_to:
             refuse_early(prepared, held_to)
-        options.print_dry_run(prepared, output)
+        file = gguf_file(prepared, output, quantize)
+        options.print_dry_run(prepared, output, None if file is None else file.size)
+        _say_notes(file.notes if file is not None else ())
         return
     options.keep_memory()
     with options.progress(prepared.size) as advance:
@@ -106,11 +112,13 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
             locked=held_to,
             locking=lock,
             bridging=lambda gap: options.say(f"bridging {gap.name}", err=True),
+            quantize=quantize,
             **how,
         )
     for after, bridge in written.bridges.items():
         share = f"{bridge.explained:.1%} of what was missing there"
         options.say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens, it makes {share}")
+    _say_notes(written.notes)
     before = prepared.counts["layers"][0]
     options.say(
         f"{written.folder}: {written.layers} layers (the base has {before}), "
@@ -119,6 +127,11 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
         options.say(f"{new_lock}: {locked_in_words(written.lock)}")
+
+
+def _say_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        options.say(f"note: {note}", err=True)
 
 
 def lock_file(plan: str, given: Path | None) -> Path:
@@ -212,7 +225,7 @@ def verify_command(
     tensors_only: bool,
     form: str,
 ) -> None:
-    """Say whether the folder DIR is what its plan and its lock say.
+    """Say whether the folder DIR, or a GGUF file, is what its plan and its lock say.
 
     Its tensors and other files are compared with the lock, the models' files too, and then with
     what the plan makes, which is computed again and not kept. Without a lock only with that.
@@ -220,9 +233,11 @@ def verify_command(
     Ends with 0 if all is so, with 1 if something differs, and with 3 if nothing is known to differ
     but something could not be compared, as where a model is gone.
     """
-    from gptailor.build.verify import Verification  # noqa: PLC0415
+    from gptailor.build.verify import verification_of  # noqa: PLC0415
 
-    begun = Verification(folder, models=dict(models), families=families, tensors_only=tensors_only)
+    begun = verification_of(
+        folder, models=dict(models), families=families, tensors_only=tensors_only
+    )
     with options.progress(begun.work, "verifying") as advance:
         found = begun.run(advance)
     if form == "json":

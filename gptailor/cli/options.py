@@ -233,8 +233,11 @@ def _coloured(fault: Fault) -> str:
     return head + (f"\n{rest}" if rest else "")
 
 
-def print_dry_run(prepared: "Prepared", output: Path) -> None:
-    """Print what would be written: layers, parameters, bytes, and what each position is."""
+def print_dry_run(prepared: "Prepared", output: Path, single: int | None = None) -> None:
+    """Print what would be written: layers, parameters, bytes, and what each position is.
+
+    `single` are the bytes of an output that is one file.
+    """
     from gptailor.plan.layers import slots  # noqa: PLC0415
     from gptailor.report.plan_map import Row, described_rows, table  # noqa: PLC0415
 
@@ -244,7 +247,9 @@ def print_dry_run(prepared: "Prepared", output: Path) -> None:
     files = "1 file" if shards == 1 else f"{shards} files"
     rows = [
         Row("parameters", f"{after:,} (the base has {before:,})"),
-        Row("weights", f"{prepared.size:,} bytes in {files}"),
+        Row("weights", f"{prepared.size:,} bytes in {files}")
+        if single is None
+        else Row("file", f"{single:,} bytes"),
         *described_rows(slots(prepared.plan, prepared.models["base"].layout.count)),
     ]
     for line in table(rows, width()):

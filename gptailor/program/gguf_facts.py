@@ -16,7 +16,7 @@ from gptailor.plan.faults import listed
 
 # ruff: noqa: PLC0415 (transformers loads only where a GGUF file is written)
 
-Facts = dict[str, int | float | bool | str | list[Any]]
+GgufFacts = dict[str, int | float | bool | str | list[Any]]
 """What a GGUF file says, by GGUF's keys; its numbers have 32 bits."""
 
 _YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "mscale": None, "mscale_all_dim": None}
@@ -65,7 +65,7 @@ class GgufTensorName:
 
 
 @final
-class GgufArchitecture:
+class WrittenArchitecture:
     """A configuration as GGUF has it: `facts`, names of tensors, and `notes` for people.
 
     `frequencies` are the divisors of the rotary frequencies, for a tensor of their own; empty where
@@ -121,7 +121,7 @@ class GgufArchitecture:
         heads, kv = own.num_attention_heads, own.num_key_value_heads
         head = getattr(own, "head_dim", None) or own.hidden_size // heads
         self._check(head)
-        said: Facts = {
+        said: GgufFacts = {
             "vocab_size": own.vocab_size,
             "context_length": self._context(),
             "embedding_length": own.hidden_size,
@@ -162,7 +162,7 @@ class GgufArchitecture:
             why = f"with {layers} layers llama.cpp divides attention by the root of {computed}"
             self.refuse(f"'query_pre_attn_scalar' is {said}, and {why}")
 
-    def _softcaps(self) -> Facts:
+    def _softcaps(self) -> GgufFacts:
         if self.name not in {"gemma2", "gemma3"}:
             return {}
         own = self._config
@@ -212,7 +212,7 @@ class GgufArchitecture:
                 return period
         return None
 
-    def _sliding(self) -> Facts:
+    def _sliding(self) -> GgufFacts:
         if self.name not in {"gemma2", "gemma3"}:
             return {}
         own, period = self._config, self._period()
@@ -230,7 +230,7 @@ class GgufArchitecture:
 
     # -------------------------------------------------------------------------------------- rotary
 
-    def _rope(self, head: int) -> Facts:
+    def _rope(self, head: int) -> GgufFacts:
         said = self._config.rope_parameters
         if self.name != "gemma3":
             return self._scaled(said, head)
@@ -241,11 +241,11 @@ class GgufArchitecture:
             return self._scaled(wide, head)
         return self._scaled(wide, head) | {"rope.freq_base_swa": float(local["rope_theta"])}
 
-    def _scaled(self, said: Mapping[str, Any], head: int) -> Facts:
+    def _scaled(self, said: Mapping[str, Any], head: int) -> GgufFacts:
         """The base and the scaling; llama3's as divisors of the frequencies."""
         if (share := said.get("partial_rotary_factor", 1.0)) not in {1.0, None}:
             self.refuse(f"{share:.0%} of each head are rotated, and llama.cpp rotates all")
-        plain: Facts = {"rope.freq_base": float(said["rope_theta"])}
+        plain: GgufFacts = {"rope.freq_base": float(said["rope_theta"])}
         kind = said.get("rope_type", "default")
         if kind == "default":
             return plain
@@ -259,7 +259,7 @@ class GgufArchitecture:
             return plain | self._yarn(said)
         self.refuse(f"rotary embeddings are scaled by {quoted(str(kind))}, which isn't written")
 
-    def _yarn(self, said: Mapping[str, Any]) -> Facts:
+    def _yarn(self, said: Mapping[str, Any]) -> GgufFacts:
         factor = float(said["factor"])
         usual = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
         if not math.isclose(said.get("attention_factor") or usual, usual):

@@ -16,7 +16,7 @@ from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf_header import KINDS, TensorKind
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorSpec
 from gptailor.checkpoint.write.output_file import Payload, blocks_of
-from gptailor.program.gguf_facts import Facts
+from gptailor.program.gguf_facts import GgufFacts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +81,7 @@ def gguf_package(target: Path) -> ModuleType:
 
 
 def header_bytes(
-    architecture: str, facts: Facts, tensors: Sequence[GgufTensorPlan], target: Path
+    architecture: str, facts: GgufFacts, tensors: Sequence[GgufTensorPlan], target: Path
 ) -> bytes:
     """All bytes of a GGUF file before its first tensor."""
     gguf = gguf_package(target)
@@ -89,7 +89,8 @@ def header_bytes(
         path = Path(folder) / "header"
         writer = gguf.GGUFWriter(path, architecture)
         for key, value in facts.items():
-            _add(writer, key, value)
+            if key != "general.architecture":  # which it has said already
+                _add(writer, key, value)
         for tensor in tensors:
             kind = gguf.GGMLQuantizationType[tensor.kind]
             # A shape in entries, for the type of numbers isn't uint8.

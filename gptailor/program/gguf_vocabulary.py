@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.program.gguf_facts import Facts
+from gptailor.program.gguf_facts import GgufFacts
 from gptailor.program.gguf_tokenizer import LLAMA3_SPLIT, QWEN_SPLIT
 
 # ruff: noqa: PLC0415 (the libraries load only where a GGUF file is written)
@@ -45,7 +45,7 @@ _METASPACE = (
 
 def vocabulary_facts(
     files: Mapping[str, bytes | Path], config: Mapping[str, Any], target: Path
-) -> tuple[Facts, list[str]]:
+) -> tuple[GgufFacts, list[str]]:
     """What a GGUF file says of the tokenizer in these files, and notes for people.
 
     `config` is the model's; the vocabulary is filled up to its `vocab_size`. Raises CheckpointError
@@ -96,7 +96,7 @@ class _Vocabulary:
     def refuse(self, message: str, help: str = "") -> NoReturn:
         raise CheckpointError("C306", f"the tokenizer {message}", self.target, help)
 
-    def facts(self) -> tuple[Facts, list[str]]:
+    def facts(self) -> tuple[GgufFacts, list[str]]:
         if (kind := self.model.get("type")) != "BPE":
             self.refuse(f"is of the kind {quoted(str(kind))}; llama.cpp's are made of BPE alone")
         for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
@@ -104,7 +104,7 @@ class _Vocabulary:
                 self.refuse(f"has {quoted(key)}, which llama.cpp hasn't")
         tokens, kinds = self._tokens()
         how = self._pieces(tokens) if self.model.get("byte_fallback") else self._bytes()
-        said: Facts = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
+        said: GgufFacts = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.token_type": kinds}
         return how | said | self._special() | dict(self._templates()), self.notes
 
     def _tokens(self) -> tuple[list[str], list[int]]:
@@ -148,7 +148,7 @@ class _Vocabulary:
 
     # ---------------------------------------------------------------------------- byte-level BPE
 
-    def _bytes(self) -> Facts:
+    def _bytes(self) -> GgufFacts:
         name = self._pre()
         normalizer = _kinds_of(self.parts.get("normalizer"), "normalizers")
         if [part["type"] for part in normalizer] == ["NFC"]:
@@ -181,7 +181,7 @@ class _Vocabulary:
 
     # ----------------------------------------------------------------- SentencePiece's kind of BPE
 
-    def _pieces(self, tokens: list[str]) -> Facts:
+    def _pieces(self, tokens: list[str]) -> GgufFacts:
         prefix = self._spaces()
         vocab = self.model["vocab"]
         if lacking := [n for n in range(256) if f"<0x{n:02X}>" not in vocab]:
@@ -253,7 +253,7 @@ class _Vocabulary:
 
     # ------------------------------------------------------------------------------ special tokens
 
-    def _special(self) -> Facts:
+    def _special(self) -> GgufFacts:
         begin, end = self._added_around()
         ids = {
             "bos": self._number("bos", begin),
@@ -261,7 +261,9 @@ class _Vocabulary:
             "unknown": self._number("unk", None),
             "padding": self._number("pad", None),
         }
-        found: Facts = {f"tokenizer.ggml.{k}_token_id": n for k, n in ids.items() if n is not None}
+        found: GgufFacts = {
+            f"tokenizer.ggml.{k}_token_id": n for k, n in ids.items() if n is not None
+        }
         for name, number in (("bos", begin), ("eos", end)):
             if number is not None and number != ids[name]:
                 self.refuse(f"adds another token than its {name} token to a text")

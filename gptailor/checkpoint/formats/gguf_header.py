@@ -62,6 +62,11 @@ class GgufTensor:
     shape: tuple[int, ...]
     offset: int
 
+    @property
+    def size(self) -> int:
+        """The number of its bytes."""
+        return prod(self.shape) // self.kind.block * self.kind.bytes
+
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -199,7 +204,7 @@ class _Reader:
             self.at = start + entry.offset
             if self.at < end or entry.offset % alignment:
                 self.refuse(f"{quoted(entry.name)} overlaps another tensor, or isn't aligned")
-            end = self.at + prod(entry.shape) // entry.kind.block * entry.kind.bytes
+            end = self.at + entry.size
             if end > self.size:
                 self.refuse(f"{quoted(entry.name)} ends beyond the file", "download it again")
             tensors[entry.name] = replace(entry, offset=self.at)

@@ -1,0 +1,560 @@
+"""GGUF files as outputs: what is in them, how they are locked and verified, what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import gptailor
+from gptailor.build.gguf import LOCK_KEY, PLAN_KEY, GgufFile
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.folder import open_checkpoint
+from gptailor.checkpoint.formats.gguf_header import read_gguf
+from gptailor.checkpoint.formats.gguf_names import FILE_TYPES, quantised_kind
+from gptailor.cli import main as cli
+from gptailor.program import gguf_values
+from gptailor.program.load import load_tensor
+from tests.tiny import tiny_model, write_tokenizer
+from tests.vocabularies import TEMPLATE, write_byte_level, write_pieces
+
+gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
+
+SIZES = {
+    "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "vocab_size": 384, "pad_token_id": None, "bos_token_id": 356, "eos_token_id": 358,
+}  # fmt: skip
+GEMMA = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"head_dim": 32, "attention_bias": True},
+    "mistral": {"sliding_window": None},
+    "qwen2": {},
+    "qwen3": {"head_dim": 32},
+    "gemma": {"head_dim": 32},
+    "gemma2": GEMMA,
+    "gemma3_text": GEMMA,
+}
+
+
+def model(folder: Path, family: str = "llama", *, layers: int = 3, **config: Any) -> Path:
+    """A tiny model with a byte-level tokenizer."""
+    settings = SIZES | FAMILIES[family] | config
+    return write_byte_level(tiny_model(family, folder, layers=layers, **settings))
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a model and a plan that cuts it."""
+    model(tmp_path / "base", layers=4)
+    (tmp_path / "p.tailor").write_text('tailor 1\nmodel base = "./base"  # ours\ndrop L1\n')
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def compiled(here: Path, name: str = "out.gguf", **how: Any) -> Path:
+    return gptailor.compile(gptailor.load("p.tailor"), here / name, **how).folder
+
+
+def refused(code: str, make: Callable[[], object]) -> CheckpointError:
+    """What is said; nothing appears, and nothing goes."""
+    before = sorted(Path().iterdir())
+    with pytest.raises(CheckpointError) as caught:
+        make()
+    assert caught.value.code == code, caught.value
+    assert sorted(Path().iterdir()) == before
+    return caught.value
+
+
+# ------------------------------------------------------------------------------------ what is in it
+
+
+INNER = (
+    "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm",
+    "post_feedforward_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+    "self_attn.o_proj", "self_attn.q_norm", "self_attn.k_norm", "mlp.gate_proj", "mlp.up_proj",
+    "mlp.down_proj",
+)  # fmt: skip
+
+
+def expected(folder: Path, family: str) -> dict[str, np.ndarray]:
+    """A folder's tensors as llama.cpp wants them, by Hugging Face's names."""
+    config = json.loads((folder / "config.json").read_text())
+    heads = {"q_proj": 4, "k_proj": 2}
+    found = {}
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        value = tensor.float().numpy()
+        if family.startswith("gemma") and name.endswith("norm.weight"):
+            value = value + np.float32(1)
+        if family in {"llama", "mistral"} and (key := name.split(".")[-2]) in heads:
+            rows = value.reshape(heads[key], 2, value.shape[0] // heads[key] // 2, -1)
+            value = rows.swapaxes(1, 2).reshape(value.shape)
+        found[name] = value
+    assert config["num_hidden_layers"] == len({n.split(".")[2] for n in found if ".layers." in n})
+    return found
+
+
+def read(file: Path, family: str) -> dict[str, Any]:
+    """A GGUF file's tensors by llama.cpp's own reader, by Hugging Face's names."""
+    arch = {"mistral": "llama", "gemma3_text": "gemma3"}.get(family, family)
+    kind = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}[arch]
+    names = gguf.get_tensor_name_map(kind, 8)
+    stems = {}
+    for stem in (f"model.layers.{i}.{inner}" for i in range(8) for inner in INNER):
+        stems[names.get_name(stem)] = stem
+    rest = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+    found = {}
+    for tensor in gguf.GGUFReader(file).tensors:
+        stem, _, end = tensor.name.rpartition(".")
+        found[f"{rest.get(stem) or stems[stem]}.{end}"] = tensor
+    return found
+
+
+def values(tensor: Any) -> np.ndarray:
+    shape = tuple(reversed(tensor.shape.tolist()))
+    return gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(shape)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tensors_are_the_folders_in_llama_cpps_names_and_order(tmp_path: Path, family: str) -> None:
+    base = model(tmp_path / "base", family)
+    plan = gptailor.loads('tailor 1\nmodel base = "./base"\nscale L1 by 0.9\n', folder=tmp_path)
+    if family.startswith("gemma"):
+        plan = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=tmp_path)
+    folder = gptailor.compile(plan, tmp_path / "out").folder
+    file = gptailor.compile(plan, tmp_path / "out.gguf").folder
+    wanted, found = expected(folder, family), read(file, family)
+    assert found.keys() == wanted.keys()
+    for name, tensor in found.items():
+        assert tensor.tensor_type == gguf.GGMLQuantizationType.F32
+        np.testing.assert_array_equal(values(tensor), wanted[name], err_msg=name)
+    assert base.exists()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_written_file_is_read_as_the_folder(tmp_path: Path, family: str) -> None:
+    model(tmp_path / "base", family)
+    plan = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=tmp_path)
+    folder = open_checkpoint(gptailor.compile(plan, tmp_path / "out").folder)
+    again = open_checkpoint(gptailor.compile(plan, tmp_path / "out.gguf").folder)
+    assert again.tensors.keys() == folder.tensors.keys()
+    for name, tensor in folder.tensors.items():
+        ours = load_tensor(again.tensors[name])
+        assert torch.allclose(ours, load_tensor(tensor), rtol=0, atol=2e-7), name
+    for key in ("hidden_size", "num_hidden_layers", "rms_norm_eps", "vocab_size"):
+        assert again.config[key] == folder.config[key]
+
+
+@pytest.mark.parametrize("quantize", FILE_TYPES)
+def test_quantised_matrices_are_those_of_llama_cpps_package(here: Path, quantize: str) -> None:
+    file = compiled(here, quantize=quantize.lower())
+    wanted = expected(compiled(here, "out"), "llama")
+    small = quantize[:2] in {"Q4", "Q5"}
+    for name, tensor in read(file, "llama").items():
+        kind = "F32" if wanted[name].ndim == 1 else quantize
+        if small and name in {"model.embed_tokens.weight", "lm_head.weight"}:
+            kind = "Q8_0"
+        assert tensor.tensor_type.name == kind, name
+        raw = gguf.quants.quantize(wanted[name], gguf.GGMLQuantizationType[kind])
+        np.testing.assert_array_equal(tensor.data.reshape(-1), raw.reshape(-1), err_msg=name)
+    assert read_gguf(file).facts["general.file_type"] == FILE_TYPES[quantize]
+
+
+def test_a_tensor_is_converted_in_pieces_as_it_is_whole(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = compiled(here, "whole.gguf", quantize="q4_1").read_bytes()
+    monkeypatch.setattr(gguf_values, "_AT_ONCE", 100)
+    pieces = compiled(here, "whole.gguf", quantize="q4_1", force=True, threads=1).read_bytes()
+    assert pieces == whole
+
+
+def test_rows_that_are_no_whole_blocks_keep_the_plans_dtype_and_that_is_said(
+    tmp_path: Path,
+) -> None:
+    base = model(tmp_path / "base", intermediate_size=72, dtype="bfloat16")
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{base}"\n')
+    written = gptailor.compile(plan, tmp_path / "out.gguf", quantize="q8_0")
+    (note,) = written.notes
+    assert note.startswith("3 tensors keep the plan's dtype instead of Q8_0")
+    assert "'model.layers.0.mlp.down_proj.weight'" in note
+    kinds = {n: t.kind.name for n, t in read_gguf(written.folder).tensors.items()}
+    assert kinds["blk.0.ffn_down.weight"] == "BF16"
+    assert kinds["blk.0.ffn_up.weight"] == "Q8_0"
+
+
+def test_metadata_says_what_the_model_is_and_what_it_is_made_of(here: Path) -> None:
+    (here / "base" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Ours\n")
+    written = gptailor.compile(gptailor.load("p.tailor"), here / "mine.gguf", quantize="q8_0")
+    header = read_gguf(written.folder)
+    facts = header.facts
+    assert (written.layers, written.size) == (3, written.folder.stat().st_size)
+    said = {
+        "general.architecture": "llama", "general.name": "mine", "general.file_type": 7,
+        "general.license": "apache-2.0", "llama.block_count": 3, "llama.embedding_length": 64,
+        "llama.attention.head_count": 4, "llama.attention.head_count_kv": 2,
+        "llama.attention.key_length": 32, "llama.rope.dimension_count": 32,
+        "llama.context_length": 128, "llama.vocab_size": 384,
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm",
+        "tokenizer.ggml.bos_token_id": 356, "tokenizer.ggml.eos_token_id": 358,
+        "tokenizer.ggml.add_bos_token": False, "tokenizer.chat_template": TEMPLATE,
+    }  # fmt: skip
+    assert {key: facts[key] for key in said} == said
+    plan = gptailor.loads(str(facts[PLAN_KEY]), folder=here)
+    assert plan == gptailor.load("p.tailor").model_copy(update={"dtype": "float32"})
+    assert 'model base = "./base"  # ours' in str(facts[PLAN_KEY])
+    assert "sha256" in str(facts["general.description"])
+    tokens, kinds = facts["tokenizer.ggml.tokens"], facts["tokenizer.ggml.token_type"]
+    assert isinstance(tokens, tuple)
+    assert isinstance(kinds, tuple)
+    assert tokens[356:362] == (
+        "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool>", "[PAD360]", "[PAD361]",
+    )  # fmt: skip
+    assert (len(tokens), kinds[0], kinds[356:361]) == (384, 1, (3, 3, 3, 4, 5))
+
+
+def test_the_models_of_the_hub_are_named(here: Path) -> None:
+    plan = gptailor.loads('tailor 1\nmodel base = "someone/a-model"\n')
+    written = gptailor.compile(plan, here / "out.gguf", models={"base": here / "base"})
+    facts = read_gguf(written.folder).facts
+    assert "general.base_model.count" not in facts  # it was another place's
+
+
+def test_llama_3s_frequencies_are_a_tensor(tmp_path: Path) -> None:
+    rope = {
+        "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+    }  # fmt: skip
+    base = model(tmp_path / "base", rope_parameters=rope, max_position_embeddings=16384)
+    file = gptailor.compile(gptailor.loads(f'tailor 1\nmodel base = "{base}"\n'),
+                            tmp_path / "out.gguf").folder  # fmt: skip
+    assert open_checkpoint(file).config["rope_parameters"] == rope
+
+
+def test_context_ends_with_a_window_that_llama_cpp_has_not(tmp_path: Path) -> None:
+    base = model(tmp_path / "base", "mistral", sliding_window=48)
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{base}"\n')
+    written = gptailor.compile(plan, tmp_path / "out.gguf")
+    assert read_gguf(written.folder).facts["llama.context_length"] == 48
+    assert written.notes == (
+        "the context is cut from 128 to the window's 48 tokens: "
+        "llama.cpp's 'llama' has no such windows in its layers",
+    )
+
+
+# ---------------------------------------------------------------------------------- lock and verify
+
+
+def flipped(file: Path, at: int) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[at] ^= 1
+    file.write_bytes(raw)
+
+
+def test_a_locked_file_is_verified_and_holds_its_lock(here: Path) -> None:
+    written = gptailor.compile(gptailor.load("p.tailor"), here / "out.gguf",
+                               locking=True, quantize="q8_0")  # fmt: skip
+    assert written.lock is not None
+    assert written.lock.gguf is not None
+    within = json.loads(str(read_gguf(written.folder).facts[LOCK_KEY]))
+    assert within["gguf"]["quantize"] == "Q8_0"
+    assert within["tensors"] == json.loads(written.lock.text())["tensors"]
+    folder = gptailor.compile(gptailor.load("p.tailor"), here / "out", locking=True)
+    assert folder.lock is not None
+    assert folder.lock.tensors == written.lock.tensors  # of the program, whatever it becomes
+    found = gptailor.verify("out.gguf")
+    assert found.result == "verified", (found.differences, found.unverified)
+    count = len(read_gguf(written.folder).tensors)
+    assert f"{count} tensors with the lock" in found.compared
+    assert f"{count} tensors with what the plan makes" in found.compared
+
+
+@pytest.mark.parametrize("locking", [True, False])
+def test_another_byte_of_a_tensor_is_found_and_the_tensor_named(here: Path, locking: bool) -> None:
+    file = compiled(here, locking=locking)
+    assert gptailor.verify(file).result == "verified"
+    tensor = read_gguf(file).tensors["blk.1.ffn_up.weight"]
+    flipped(file, tensor.offset + 5)
+    found = gptailor.verify(file)
+    assert {one.name for one in found.differences} == {"blk.1.ffn_up.weight"}
+    only = gptailor.verify(file, tensors_only=True)
+    assert only.result == ("differs" if locking else "unverified")
+
+
+def test_another_setting_is_found_and_named(here: Path) -> None:
+    file = compiled(here, locking=True)
+    raw = file.read_bytes()
+    file.write_bytes(raw.replace(b"<tool>", b"<TOOL>"))
+    found = gptailor.verify(file)
+    assert [one.name for one in found.differences] == ["metadata", "tokenizer.ggml.tokens"]
+
+
+def test_another_model_is_found(here: Path) -> None:
+    file = compiled(here, locking=True)
+    tensors = load_file("base/model.safetensors")
+    tensors["model.norm.weight"] += 1
+    save_file(tensors, "base/model.safetensors", {"format": "pt"})
+    found = gptailor.verify(file)
+    assert [one.kind for one in found.differences] == ["file"]
+    Path("base").rename("away")
+    assert gptailor.verify(file).result == "unverified"
+    assert gptailor.verify(file, tensors_only=True).result == "verified"
+
+
+def test_a_file_is_held_to_a_lock(here: Path) -> None:
+    first = gptailor.compile(gptailor.load("p.tailor"), here / "out.gguf",
+                             locking=True, quantize="q8_0")  # fmt: skip
+    again = compiled(here, "again.gguf", locked=first.lock, quantize="q8_0")
+    assert gptailor.verify(again).result == "verified"
+    compiled(here, "folder", locked=first.lock)
+    compiled(here, "small.gguf", locked=first.lock, quantize="q4_0")  # the program is as locked
+    template = here / "base" / "tokenizer_config.json"
+    template.write_text(template.read_text().replace("assistant", "helper"))
+    plan = gptailor.load("p.tailor")
+    error = refused("C704", lambda: gptailor.compile(plan, "x.gguf", locked=first.lock))
+    assert "tokenizer_config.json" in str(error)
+
+
+def test_a_lock_in_the_metadata_that_is_none_is_refused(here: Path) -> None:
+    file = compiled(here, locking=True)
+    file.write_bytes(file.read_bytes().replace(b'"version": 1', b'"version": x'))
+    refused("C701", lambda: gptailor.verify(file))
+
+
+# ----------------------------------------------------------------------------------- all or nothing
+
+
+def test_an_output_that_is_there_is_replaced_by_force_alone(here: Path) -> None:
+    file = compiled(here)
+    before = file.read_bytes()
+    refused("C301", lambda: compiled(here, quantize="q8_0"))
+    assert file.read_bytes() == before
+    assert len(compiled(here, quantize="q8_0", force=True).read_bytes()) < len(before)
+    assert file.stat().st_nlink == 1
+
+
+def test_a_file_is_not_put_where_something_else_is(here: Path) -> None:
+    Path("folder.gguf").mkdir()
+    Path("link.gguf").symlink_to("elsewhere")
+    os.mkfifo("pipe.gguf")
+    for name in ("folder.gguf", "link.gguf", "pipe.gguf", "base/model.gguf"):
+        refused("C302", lambda name=name: compiled(here, name, force=True))
+
+
+def test_a_file_that_appears_meanwhile_is_left(here: Path) -> None:
+    def appear(_: int) -> None:
+        (here / "out.gguf").write_text("somebody else's")
+
+    with pytest.raises(CheckpointError) as caught:
+        compiled(here, progress=appear)
+    assert caught.value.code == "C301"
+    assert (here / "out.gguf").read_text() == "somebody else's"
+    assert {path.name for path in here.iterdir()} == {"base", "p.tailor", "out.gguf"}
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, RuntimeError, MemoryError])
+@pytest.mark.parametrize("force", [False, True])
+def test_an_interrupt_leaves_what_was_there(
+    here: Path, exception: type[BaseException], force: bool
+) -> None:
+    if force:
+        Path("out.gguf").write_text("the old one")
+    seen = 0
+
+    def stop(_: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 3:
+            raise exception
+
+    before = {path.name for path in here.iterdir()}
+    with pytest.raises(exception):
+        compiled(here, progress=stop, force=force, threads=1)
+    assert {path.name for path in here.iterdir()} == before
+    assert not force or Path("out.gguf").read_text() == "the old one"
+
+
+FULL = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+import gptailor
+try:
+    gptailor.compile(gptailor.load("p.tailor"), "out.gguf")
+except gptailor.plan.faults.TailorError as error:
+    print(error.code)
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_nothing(here: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL], check=True, text=True,
+                          capture_output=True)  # fmt: skip
+    assert done.stdout == "C303\n", done.stderr
+    assert {path.name for path in here.iterdir()} == {"base", "p.tailor"}
+
+
+def test_what_a_dead_run_left_is_removed(here: Path) -> None:
+    left = here / ".out.gguf.partial-1-0123456789abcdef"
+    left.mkdir()
+    (left / "new").write_text("half")
+    (left / ".lock").touch()
+    compiled(here)
+    assert not left.exists()
+
+
+# ---------------------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "said"),
+    [
+        ("phi3", SIZES, "no map to GGUF for the model type 'phi3'"),
+        ("llama", {"hidden_act": "gelu"}, "'hidden_act' is 'gelu'"),
+        ("qwen3", {"attention_bias": True}, "no place for the tensor 'model.layers.0.self_attn"),
+        ("gemma2", {"query_pre_attn_scalar": 16}, "divides attention by the root of 32"),
+        ("gemma3_text", {"layer_types": ["full_attention", *["sliding_attention"] * 2]}, "period"),
+        ("gemma3_text", {"attn_logit_softcapping": 50.0}, "its attention is capped"),
+        ("gemma2", {"attn_logit_softcapping": None}, "caps attention and logits"),
+        ("qwen2", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+         "scaled by 'dynamic'"),
+        ("gemma", {"tie_word_embeddings": False}, "no place for the tensor 'lm_head.weight'"),
+    ],
+)  # fmt: skip
+def test_what_llama_cpp_computes_otherwise_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, config: Any, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = {**SIZES, **FAMILIES.get(family, {}), **config}
+    write_byte_level(tiny_model(family, tmp_path / "base", layers=3, **settings))
+    plan = gptailor.loads('tailor 1\nmodel base = "./base"\n', folder=tmp_path)
+    assert said in str(refused("C306", lambda: gptailor.compile(plan, "out.gguf")))
+
+
+def later(merges: list[list[str]]) -> None:
+    """Put one of a token's merges last, where it has several."""
+    made = ["".join(merge) for merge in merges]
+    merges.append(merges.pop(next(i for i, t in enumerate(made) if t in made[:i])))
+
+
+def tokenizer(change: Callable[[dict[str, Any]], None], pieces: bool = False) -> None:
+    """Change the tokenizer of the model here."""
+    if pieces:
+        write_pieces(Path("base"), size=380)
+    path = Path("base/tokenizer.json")
+    state = json.loads(path.read_text())
+    change(state)
+    path.write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize(
+    ("pieces", "change", "said"),
+    [
+        (False, lambda t: t["model"].update(ignore_merges=True), "splits a text in a way"),
+        (False, lambda t: t.update(pre_tokenizer={"type": "ByteLevel", "add_prefix_space": True,
+                                                  "trim_offsets": True}), "splits a text in a way"),
+        (False, lambda t: t.update(normalizer={"type": "Lowercase"}), "by 'Lowercase'"),
+        (False, lambda t: t["added_tokens"][0].update(lstrip=True), "'lstrip' for its token"),
+        (True, lambda t: t["model"]["merges"].pop(), "which llama.cpp would"),
+        (True, lambda t: later(t["model"]["merges"]), "two places"),
+        (True, lambda t: t.update(normalizer={"type": "Lowercase"}), "treats spaces in a way"),
+    ],
+)  # fmt: skip
+def test_a_tokenizer_that_llama_cpp_has_not_is_refused_with_the_reason(
+    here: Path, pieces: bool, change: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    tokenizer(change, pieces)
+    assert said in str(refused("C306", lambda: compiled(here)))
+
+
+def test_a_tokenizer_with_more_tokens_than_rows_is_refused(here: Path) -> None:
+    write_byte_level(here / "base", size=400)
+    assert "has a token of the number 399" in str(refused("C306", lambda: compiled(here)))
+
+
+def test_a_tokenizer_of_words_is_refused(here: Path) -> None:
+    write_tokenizer(here / "base")
+    assert "'WordLevel'" in str(refused("C306", lambda: compiled(here)))
+    Path("base/tokenizer.json").unlink()
+    assert "can't be loaded" in str(refused("C306", lambda: compiled(here)))
+
+
+def test_scores_of_pieces_go_down_in_the_order_of_their_merges(here: Path) -> None:
+    write_pieces(here / "base", size=380)
+    facts = read_gguf(compiled(here)).facts
+    tokens, scores = facts["tokenizer.ggml.tokens"], facts["tokenizer.ggml.scores"]
+    state = json.loads((here / "base" / "tokenizer.json").read_text())
+    order = list(dict.fromkeys(a + b for a, b in state["model"]["merges"]))
+    assert isinstance(tokens, tuple)
+    assert isinstance(scores, tuple)
+    said = dict(zip(tokens, scores, strict=True))
+    assert [said[token] for token in order] == [-float(i) for i in range(len(order))]
+    assert facts["tokenizer.ggml.add_space_prefix"] is True
+    assert facts["tokenizer.ggml.add_bos_token"] is True
+
+
+def test_numbers_that_the_type_cannot_hold_are_refused(here: Path) -> None:
+    tensors = load_file("base/model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = 1e6
+    save_file(tensors, "base/model.safetensors", {"format": "pt"})
+    error = refused("C307", lambda: compiled(here, quantize="f16"))
+    assert "'model.layers.0.mlp.up_proj.weight'" in str(error)
+    compiled(here, quantize="q8_0")
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = float("nan")
+    save_file(tensors, "base/model.safetensors", {"format": "pt"})
+    refused("C307", lambda: compiled(here, "x.gguf", quantize="q8_0"))
+
+
+def test_types_that_cannot_be_written_are_refused_by_name() -> None:
+    assert quantised_kind("Q8_0") == quantised_kind("q8_0") == "Q8_0"
+    for name, said in (("q4_k_m", "can read it and not write it"), ("iq2_xxs", "llama-quantize"),
+                       ("tq1_0", "trained for it"), ("q9", "no type of llama.cpp's")):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            quantised_kind(name)
+
+
+# -------------------------------------------------------------------------------------- the command
+
+
+def test_the_command_writes_a_file_and_says_what_it_is(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--quantize", "q8_0", "--lock"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("out.gguf: 3 layers (the base has 4), ")
+    assert "p.tailor.lock: " in said
+    assert cli.run(["compile", "p.tailor", "-o", "b.gguf", "--quantize", "q8_0", "--locked"]) == 0
+    assert cli.run(["verify", "out.gguf"]) == 0
+    capsys.readouterr()
+    before = sorted(here.iterdir())
+    assert (
+        cli.run(["compile", "p.tailor", "-o", "dry.gguf", "--dry-run", "--quantize", "q4_0"]) == 0
+    )
+    assert "would write dry.gguf: 3 layers" in (said := capsys.readouterr().out)
+    plan = gptailor.load("p.tailor")
+    assert sorted(here.iterdir()) == before
+    size = gptailor.compile(plan, here / "dry.gguf", quantize="q4_0").folder.stat().st_size
+    assert f"{size:,} bytes" in said
+
+
+def test_the_command_refuses_what_does_not_go_together(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["compile", "p.tailor", "-o", "out", "--quantize", "q8_0"]) == 2
+    assert "--quantize is for an output called NAME.gguf" in capsys.readouterr().err
+    assert cli.run(["compile", "p.tailor", "-o", "out.gguf", "--quantize", "q4_k_m"]) == 2
+    assert "let llama-quantize make it of f16" in capsys.readouterr().err
+    assert not list(here.glob("out*"))
+
+
+def test_names_are_short_enough_for_llama_cpp(here: Path) -> None:
+    from gptailor.prepare import prepare  # noqa: PLC0415
+
+    file = GgufFile(prepare(gptailor.load("p.tailor")), here / "out.gguf")
+    assert max(map(len, file.tensors)) + len("99999") < 64
