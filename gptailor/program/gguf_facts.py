@@ -20,6 +20,8 @@ GgufFacts = dict[str, int | float | bool | str | list[Any]]
 """What a GGUF file says, by GGUF's keys; its numbers have 32 bits."""
 
 _YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "mscale": None, "mscale_all_dim": None}
+_USUAL: Mapping[str, int] = {"gemma2": 2, "gemma3": 6}
+"""Every so-manieth layer has full attention, where llama.cpp isn't told otherwise."""
 _HF_LAYER = "model.layers."
 _ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
 _MLP = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
@@ -205,15 +207,19 @@ class WrittenArchitecture:
         return int(window)
 
     def _period(self) -> int | None:
-        """The period p such that all layers slide but every p-th; None if there is none."""
+        """The period p such that all layers slide but every p-th; None if there is none.
+
+        The usual one comes first: an older llama.cpp knows no other.
+        """
         slides = [kind == "sliding_attention" for kind in self._types()]
-        for period in range(1, len(slides) + 2):
+        periods: list[int] = [_USUAL.get(self.name, 1), *range(1, len(slides) + 2)]
+        for period in periods:
             if slides == [i % period < period - 1 for i in range(len(slides))]:
                 return period
         return None
 
     def _sliding(self) -> GgufFacts:
-        if self.name not in {"gemma2", "gemma3"}:
+        if self.name not in _USUAL:
             return {}
         own, period = self._config, self._period()
         if "sliding_attention" not in self._types() and self.name == "gemma3":
@@ -225,7 +231,7 @@ class WrittenArchitecture:
             self.refuse(message, help)
         return {
             "attention.sliding_window": int(own.sliding_window),
-            "attention.sliding_window_pattern": period or 2,
+            "attention.sliding_window_pattern": period or _USUAL[self.name],
         }
 
     # -------------------------------------------------------------------------------------- rotary
