@@ -250,7 +250,7 @@ class _Adoption:
 
     def _unlike_at_depth(self, moved: dict[str, MovedKey]) -> str | None:
         try:
-            return unlike_at_depth(self.origins, moved)
+            return unlike_at_depth(self.origins, self.tiny, moved)
         except UnprovenError as error:
             return str(error)
         except Exception as error:  # noqa: BLE001 (whatever transformers raises is the reason)

@@ -265,9 +265,13 @@ def agreed_keys(
     return agree, modes
 
 
-def unlike_at_depth(origins: Origins, moved: Mapping[str, MovedKey]) -> str | None:
-    """What tells layers of the model's own depth apart that should be alike; built on meta."""
-    full = origins.full
+def unlike_at_depth(origins: Origins, tiny: Tiny, moved: Mapping[str, MovedKey]) -> str | None:
+    """What tells layers of the model's own depth apart that should be alike; built on meta.
+
+    Sizes that the configuration leaves open are those of the tiny one.
+    """
+    still = {key: tiny.config[key] for key in tiny.sizes if origins.full[key] is None}
+    full = {**origins.full, **still}
     said = {key: said_by(one.kind, full[key], origins.count) for key, one in moved.items()}
     layers = stack_of(hollow(origins.model_type, full), origins.count)[1]
     return unlike(layers, kinds_of(said, origins.count))

@@ -61,11 +61,12 @@ def trials_of(
 
 
 def movable(plan: Plan) -> Plan:
-    """The plan with its folder seen from any other; relative paths start there."""
+    """The plan with its folder, and family files, seen from any other; paths start there."""
     origin = plan.origin
     if origin is None:
         origin = Origin(Source("<plan>", ""), Path())
-    return plan.read_from(replace(origin, folder=origin.folder.absolute()))
+    families = tuple(file.absolute() for file in origin.families)
+    return plan.read_from(replace(origin, folder=origin.folder.absolute(), families=families))
 
 
 def judge_of(plan: Plan, chosen: Settings, where: Resources) -> TrialsJudge:
