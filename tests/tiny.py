@@ -10,6 +10,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from tests.tiny_dense import DENSE, GPT, LATENT
 from tests.tiny_mixed import COMMON, EXPERTS, HEADS, LLAMA, MIXED
 
 SPECIAL = ("<unk>", "<s>", "</s>")
@@ -19,17 +20,11 @@ VOCAB_SIZE = 64
 
 GEMMA = {**LLAMA, "head_dim": 4, "query_pre_attn_scalar": 5, "sliding_window": 4}
 DEEPSEEK = {
-    **LLAMA,
-    "num_key_value_heads": 4,
+    **LATENT,
     "moe_intermediate_size": 12,
     "n_routed_experts": 4,
     "n_shared_experts": 1,
     "num_experts_per_tok": 2,
-    "q_lora_rank": 8,
-    "kv_lora_rank": 8,
-    "qk_nope_head_dim": 4,
-    "qk_rope_head_dim": 4,
-    "v_head_dim": 4,
     "n_group": 2,
     "topk_group": 1,
     "first_k_dense_replace": 1,
@@ -46,42 +41,20 @@ CONFIGURATIONS: Mapping[str, Mapping[str, Any]] = {
     "gemma": HEADS,
     "gemma2": GEMMA,
     "gemma3_text": GEMMA,
-    "phi": LLAMA,
     "phi3": LLAMA,
-    "persimmon": {**COMMON, "intermediate_size": 24, "max_position_embeddings": 128},
     "smollm3": LLAMA,
     "olmo": LLAMA,
     "olmo2": LLAMA,
-    "olmo3": {**LLAMA, "sliding_window": 4},
-    "exaone4": {**LLAMA, "sliding_window": 4},
-    "exaone": LLAMA,
-    "internlm3": HEADS,
-    "ministral": {**HEADS, "sliding_window": 4},
-    "ministral3": HEADS,
-    "cwm": {**HEADS, "sliding_window": 4},
-    "glm": HEADS,
-    "glm4": HEADS,
-    "apertus": LLAMA,
-    "apertus1p5_text": LLAMA,
-    "arcee": HEADS,
-    "bitnet": LLAMA,
-    "ernie4_5": HEADS,
-    "helium": HEADS,
-    "hunyuan_v1_dense": HEADS,
-    "iquestcoder": HEADS,
-    "jais2": HEADS,
-    "nemotron": LLAMA,
-    "seed_oss": HEADS,
-    "starcoder2": LLAMA,
     "granite": {**LLAMA, "residual_multiplier": 0.7, "attention_multiplier": 0.4},
     "stablelm": LLAMA,
     "cohere": LLAMA,
     "cohere2": {**LLAMA, "sliding_window": 4},
-    "gpt2": {"n_embd": 16, "n_head": 4, "n_positions": 128, "vocab_size": VOCAB_SIZE},
+    "gpt2": GPT,
     "gpt_neox": {**COMMON, "intermediate_size": 24, "max_position_embeddings": 128},
     "falcon": {**COMMON, "max_position_embeddings": 128},
     "deepseek_v2": DEEPSEEK,
     "deepseek_v3": DEEPSEEK,
+    **DENSE,
     **MIXED,
 }
 """What makes each family tiny; everything else is the family's default."""

@@ -75,12 +75,12 @@ class Opened:
     def rest(self, where: str) -> dict[int, TensorInfo]:
         """The tensors of `embed`, `norm` or `head` by their number in the layout.
 
-        A tied head is the embedding's tensor.
+        A tied head's weight is the embedding's; its bias, where it has one, is its own.
         """
         names = getattr(self.layout, where)
         tensors = self.checkpoint.tensors
         if where == "head" and self.layout.tied:
-            names = self.layout.embed[:1]
+            names = (*self.layout.embed[:1], *names[1:])
         return {i: tensors[name] for i, name in enumerate(names) if name in tensors}
 
 
@@ -249,8 +249,11 @@ def _chain(models: Mapping[str, Model], name: str) -> list[str]:
 
 
 def has_rows(where: str, number: int) -> bool:
-    """Whether a tensor of the layout's `where` has a row for each token: not GPT-2's positions."""
-    return where == "head" or (where == "embed" and number == 0)
+    """Whether a tensor of the layout's `where` has a row for each token: not GPT-2's positions.
+
+    A head's first two are its weight and its bias.
+    """
+    return number < {"embed": 1, "head": 2}.get(where, 0)
 
 
 def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Opened) -> TensorInfo:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias, final
 
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.live.language import language_config
-from gptailor.evaluate.live.template import configuration
+from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives import agree_on_direction, prepare_objective
 from gptailor.evaluate.objectives.base import (
     ObjectiveContext,
@@ -60,9 +60,7 @@ def prepare_objectives(
 
 def context_length(config: Mapping[str, Any]) -> int | None:
     """The longest text that a model of this configuration takes, in tokens; None: it has no end."""
-    text = configuration(language_config(config)).get_text_config()
-    found = getattr(text, "max_position_embeddings", None)
-    return int(found) if found else None
+    return position_count(configuration(language_config(config)))
 
 
 def no_reference(name: str, why: str) -> ObjectiveError:

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.evaluate.live.contents import size_of
-from gptailor.evaluate.live.template import embeddings
+from gptailor.evaluate.live.template import embeddings, position_count
 from gptailor.evaluate.outcome import Speed
 
 
@@ -67,7 +67,7 @@ def speeds(
 
 def _text(model: PreTrainedModel) -> tuple[Int64[Tensor, " 1 length"], int]:
     """The prompt, and how many tokens are made after it."""
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = position_count(model.config)
     room = PROMPT + ANSWER if longest is None else min(longest, PROMPT + ANSWER)
     answer = max(1, min(ANSWER, room - 1))
     weight = embeddings(model)

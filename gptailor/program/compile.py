@@ -159,8 +159,9 @@ def _drafted(checked: Checked) -> Iterator[p.Output]:
         for part in outline.PARTS:
             yield from _part(checked, (n, slot), part, dtypes)
     yield from _rest(checked, "norm", plan.norm, "norm")
-    if not tied:
-        yield from _rest(checked, "head", plan.head, "head")
+    yield from _rest(
+        checked, "head", plan.head or (plan.embed if tied else None), "head", int(tied)
+    )
     yield from (_alone(name, tensor) for name, tensor in sorted(base.others.items()))
 
 
@@ -190,18 +191,24 @@ def _part(
         yield p.Output(TensorSpec(name, dtype, first.spec.shape), make)
 
 
-def _rest(checked: Checked, where: str, recipe: Recipe | None, read: str) -> Iterator[p.Output]:
-    """Embedding, norm or head; `read` is what is taken of the models, where it is another."""
+def _rest(
+    checked: Checked, where: str, recipe: Recipe | None, read: str, start: int = 0
+) -> Iterator[p.Output]:
+    """Embedding, norm or head, from the layout's tensor with the number `start` on.
+
+    `read` is what is taken of the models, where it is another: a head serves as the embedding.
+    """
     recipe = recipe or outline.own(0)
     models = tuple(name for _, name, _ in named_models(recipe))
     tensors = [_aligned(checked, name, where, read) for name in models]
     ours = _aligned(checked, "base", where, where)
-    for i, name in enumerate(getattr(checked.base.layout, where)):
-        if i in tensors[0]:
+    names = list(enumerate(getattr(checked.base.layout, where)))
+    for i, name in names[start:]:
+        if i in tensors[0] and (where == read or i == 0):
             base, sources = ours.get(i, tensors[0][i]), tuple(tensor[i] for tensor in tensors)
             make = _made(recipe, sources, models, (base,) * needs_base(recipe), name)
             yield p.Output(TensorSpec(name, base.spec.dtype, sources[0].spec.shape), make)
-        elif i in ours:  # GPT-2's positions, which a head hasn't
+        elif i in ours:  # GPT-2's positions, which a head hasn't; a bias that another head hasn't
             yield _alone(name, ours[i])
 
 

@@ -7,12 +7,15 @@ others after it.
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import gptailor
 from gptailor.prepare import prepare
 from gptailor.program.compile import PASSES, Checked, compile_plan, draft_program
 from gptailor.program.program import program_lines
 from tests.hollow import llama, write_hollow
+from tests.tiny import tiny_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "programs"
 SIZES = {
@@ -69,3 +72,21 @@ def test_each_pass_is_shown() -> None:
     assert len(texts) >= 7
     for each in PASSES:
         assert any(f"\n{each.__name__}\n  " in text for text in texts), each.__name__
+
+
+@pytest.mark.parametrize("kind", ["ctrl", "phi"])
+@pytest.mark.parametrize("where", ["embed", "head", "norm"])
+def test_a_tied_head_keeps_its_bias(kind: str, where: str, tmp_path: Path) -> None:
+    """It comes with whichever of embedding and head is named, as the weight does."""
+    head = "tailor 1\n"
+    for seed, name in enumerate(("base", "math")):
+        tiny_model(kind, tmp_path / name, seed=seed, layers=2, tie_word_embeddings=True)
+        head += f'model {name} = "./{name}"\n'
+    gptailor.compile(gptailor.loads(f"{head}{where} from math", folder=tmp_path), tmp_path / "out")
+    files = {name: tmp_path / name / "model.safetensors" for name in ("base", "math", "out")}
+    base, math, out = (load_file(file) for file in files.values())
+    assert out.keys() == base.keys()
+    theirs = math if where != "norm" else base
+    embed = {"ctrl": "transformer.w.weight", "phi": "model.embed_tokens.weight"}[kind]
+    for name in (embed, "lm_head.bias"):
+        assert torch.equal(out[name], theirs[name])

@@ -1,8 +1,8 @@
-"""Cohere's Command R (1 and 2): both branches of a layer read the output of one norm."""
+"""Cohere's Command R (1 and 2) and Compass: both branches of a layer read one norm's output."""
 
 from typing import Any
 
-from gptailor.checkpoint.families.compatibility import rope
+from gptailor.checkpoint.families.compatibility import ConfigKey, rope
 from gptailor.checkpoint.families.family import (
     EXPERTS_OUT,
     PATTERN_KEYS,
@@ -44,7 +44,21 @@ COHERE = (
         ("cohere2",),
         llama_keys(rope(), 8192, 64, None, layer_norm_eps=1e-5, logit_scale=0.0625),
         sliding(
-            derived("layer_types", "attn", alternating(4, PATTERN_KEYS[0]), replaces=PATTERN_KEYS)
+            derived(
+                "layer_types", "attn", alternating(4, PATTERN_KEYS[0]), replaces=PATTERN_KEYS
+            )
+        ),
+        one_norm=lambda config: True, tied=True,
+    ),
+    # Each type of layers has rotary embeddings of its own, or has none.
+    Family(
+        ("cohere_compass_text",),
+        llama_keys(
+            ConfigKey("rope_parameters", lambda config: config.get("rope_parameters") or {}),
+            8192, 64, None, layer_norm_eps=1e-5, logit_scale=None,
+        ),
+        sliding(
+            derived("layer_types", "attn", lambda config, count: [FULL] * count)
         ),
         one_norm=lambda config: True, tied=True,
     ),

@@ -16,7 +16,7 @@ _EPSILONS = frozenset({
 
 _MINOR = frozenset({
     "sliding_window", "embedding_multiplier", "logits_scaling", "logit_scale",
-    "final_logit_softcapping",
+    "final_logit_softcapping", "scale_emb", "scale_embedding", "dim_model_base",
 })  # fmt: skip
 """Keys that make a difference which is only a warning: the base's value holds for all layers."""
 

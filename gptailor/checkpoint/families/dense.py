@@ -1,10 +1,10 @@
-"""Built like Llama but for a norm, an activation or a bias: Arcee, ERNIE, Helium, HunYuan, …"""
+"""Built like Llama but for a norm, an activation or a bias: Arcee, ERNIE, EXAONE 3, …"""
 
 from typing import Any
 
 from gptailor.checkpoint.families.compatibility import keys, rope
 from gptailor.checkpoint.families.family import Family, llama_keys
-from gptailor.checkpoint.families.layer_config import unset
+from gptailor.checkpoint.families.layer_config import in_place, unset
 
 _APERTUS_ROPE = {
     "rope_type": "llama3", "rope_theta": 12_000_000.0, "factor": 8.0, "high_freq_factor": 4.0,
@@ -19,6 +19,22 @@ _APERTUS: dict[str, Any] = {
 }
 
 DENSE = (
+    Family(
+        ("exaone",),
+        llama_keys(rope(500_000.0), 4096, 32, 8, rms_norm_eps=1e-5, mlp_bias=False),
+        base="transformer.", stack="h.", count_key="num_layers",
+        embed=("wte.weight",), norm=("ln_f.weight",),
+        attn=("ln_1.", "attn."), attn_out=("attn.attention.out_proj",),
+        # On disk, and as transformers' module has it.
+        mlp=("ln_2.", "mlp."), mlp_out=("mlp.c_proj", "mlp.down_proj"),
+    ),
+    Family(
+        ("internlm3",),
+        llama_keys(
+            rope(), 4096, 32, 2, head_dim=128, rms_norm_eps=1e-5, attention_bias=False,
+            mlp_bias=False,
+        ),
+    ),
     Family(
         ("arcee",),
         llama_keys(
@@ -67,6 +83,31 @@ DENSE = (
             rope(), 4096, 80, 8, head_dim=128, attention_bias=True, attention_out_bias=False,
             mlp_bias=False, rms_norm_eps=1e-6,
         ),
+    ),
+    # Its norms have no tensors.
+    Family(
+        ("nanochat",),
+        llama_keys(
+            rope(), 768, 6, None, hidden_act="relu2", rms_norm_eps=1e-6,
+            final_logit_softcapping=15.0,
+        ),
+        mlp_out=("mlp.fc2",),
+    ),
+    # The hidden state is weighed before a branch is added.
+    Family(
+        ("doge",),
+        llama_keys(
+            rope(), 1024, 8, None, rms_norm_eps=1e-6, mlp_bias=False, sliding_window=None,
+            keep_window_size=2048,
+        ),
+        (unset("is_moe", "and rows of an embedding are its experts"),),
+        attn=("input_layernorm.", "input_residual", "self_attn."),
+        mlp=("post_attention_layernorm.", "post_attention_residual", "mlp."),
+    ),
+    Family(
+        ("diffllama",),
+        llama_keys(rope(), 2048, 32, None, rms_norm_eps=1e-5),
+        (in_place("lambda_init", "attn", "a layer's attention reckons with its own number"),),
     ),
     Family(
         ("starcoder2",),

@@ -153,6 +153,17 @@ GEMMA = (
         sliding(derived("layer_types", "attn", alternating(2))),
         **_FOUR_NORMS,
     ),
+    # Without the norms after the branches.
+    Family(
+        ("vaultgemma",),
+        keys(
+            rope(), hidden_size=2304, num_attention_heads=8, num_key_value_heads=4, head_dim=256,
+            hidden_activation="gelu_pytorch_tanh", rms_norm_eps=1e-6, attention_bias=False,
+            query_pre_attn_scalar=256, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
+        ),
+        sliding(derived("layer_types", "attn", alternating(2))),
+        mlp=("pre_feedforward_layernorm.", "mlp."), tied=True,
+    ),
     Family(
         ("gemma3_text",),
         keys(

@@ -1,10 +1,16 @@
-"""GPT-2, GPT-NeoX and Falcon: names of their own; query, key and value are one tensor."""
+"""GPT-2, GPT-NeoX, Falcon, StarCoder: names of their own; query, key and value are one tensor."""
 
 from typing import Any
 
 from gptailor.checkpoint.families.compatibility import keys, rope
 from gptailor.checkpoint.families.family import Family
-from gptailor.checkpoint.families.layer_config import Config, LayerRule, RuleError, Values
+from gptailor.checkpoint.families.layer_config import (
+    Config,
+    LayerRule,
+    RuleError,
+    Values,
+    at_end,
+)
 
 
 def _in_place(key: str, what: str) -> LayerRule:
@@ -34,7 +40,7 @@ def _falcon_shares_a_norm(config: Config) -> bool:
 
 GPT = (
     Family(
-        ("gpt2",),
+        ("gpt2", "gpt-sw3"),
         keys(
             n_embd=768, n_head=12, activation_function="gelu_new", layer_norm_epsilon=1e-5,
             scale_attn_weights=True,
@@ -58,6 +64,31 @@ GPT = (
         head=("embed_out.weight", "lm_head.weight"),
         attn=("input_layernorm.", "attention."), attn_out=("attention.dense",),
         mlp_out=("mlp.dense_4h_to_h",),
+    ),
+    Family(
+        ("gpt_neox_japanese",),
+        keys(
+            rope(theta_key="rotary_emb_base", partial_key="rotary_pct"),
+            hidden_size=2560, num_attention_heads=32, hidden_act="gelu", layer_norm_eps=1e-5,
+        ),
+        (at_end("dense_bias", "attn", "last", "the last layer alone has 'attention.dense_bias'"),),
+        base="gpt_neox_japanese.",
+        embed=("embed_in.weight",), norm=("final_layer_norm.weight", "final_layer_norm.bias"),
+        head=("embed_out.weight", "lm_head.weight"),
+        attn=("input_layernorm.", "attention."),
+        attn_out=("attention.dense", "attention.dense_bias"),
+        mlp_out=("mlp.dense_4h_to_h",), tied=True,
+    ),
+    Family(
+        ("gpt_bigcode",),
+        keys(
+            n_embd=768, n_head=12, activation_function="gelu_pytorch_tanh",
+            layer_norm_epsilon=1e-5, scale_attn_weights=True, multi_query=True,
+        ),
+        base="transformer.", stack="h.", count_key="n_layer",
+        embed=("wte.weight", "wpe.weight"), norm=("ln_f.weight", "ln_f.bias"),
+        attn=("ln_1.", "attn."), attn_out=("attn.c_proj",),
+        mlp=("ln_2.", "mlp."), mlp_out=("mlp.c_proj",), tied=True,
     ),
     Family(
         ("falcon",),

@@ -24,7 +24,10 @@ _Rest = Literal["embed", "norm", "head"]
 _Where = tuple[int, Part, str]
 """A layer, a part of it, and the tensor's name within the layer."""
 
-_CONSTANTS = ("attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias")
+_CONSTANTS = (
+    "attn.bias", "attn.masked_bias", "attention.bias", "attention.masked_bias",
+    "attn.attention.bias", "attn.attention.masked_bias", "attn.causal_mask",
+)  # fmt: skip
 """Masks that old checkpoints hold in each layer: no weights, and nothing reads them."""
 
 PREDICTORS = (

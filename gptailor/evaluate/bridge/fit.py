@@ -18,7 +18,7 @@ from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.bridge.states import CalibrationText, OwnContents, Walk, calibration_text
 from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.live import contents
-from gptailor.evaluate.live.template import configuration
+from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.faults import TailorError
@@ -303,8 +303,7 @@ class Bridger:
         path = calibration_path(plan, gap.on)
         key = (path, gap.tokens, tokenizer_model.name)
         if key not in self._texts:
-            positions = getattr(self._config, "max_position_embeddings", None)
-            encoder = TokenEncoder(tokenizer_of(tokenizer_model), positions)
+            encoder = TokenEncoder(tokenizer_of(tokenizer_model), position_count(self._config))
             self._texts[key] = calibration_text(path, gap.tokens, encoder)
         text = self._texts[key]
         if text.tokens < inputs:

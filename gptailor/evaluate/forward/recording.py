@@ -31,7 +31,7 @@ class Call:
     ) -> Float[Tensor, " batch length width"]:
         """The hidden state after the layer."""
         made = layer(hidden, *self.args, **self.kwargs)
-        after: Tensor = made[0] if isinstance(made, tuple) else made
+        after: Tensor = made[0] if isinstance(made, tuple | list) else made
         return after
 
 
@@ -54,7 +54,7 @@ def wraps(model: PreTrainedModel, layer: nn.Module) -> bool:
 
     def probe(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         made = layer(hidden, *args, **kwargs)
-        found.append(isinstance(made, tuple))
+        found.append(isinstance(made, tuple | list))
         return made
 
     with standing_in(model, [_StandIn(layer, probe)]):
@@ -105,11 +105,12 @@ def head_logits(
     """The logits, in float32, of hidden states of any tokens after the last layer."""
 
     def inject(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Any, ...]:
-        return (rows[None], None) if wraps else rows[None]
+        return (rows[:, None], None) if wraps else rows[:, None]
 
     last = _StandIn(decoder_layers(model)[-1], inject)
+    tokens = _token(model).expand(len(rows), 1)  # texts of one token: each row's place is 0
     with standing_in(model, [last]):
-        logits: Tensor = model(input_ids=_token(model), use_cache=False).logits
+        logits: Tensor = model(input_ids=tokens, use_cache=False).logits
     return logits.reshape(len(rows), -1).float()
 
 

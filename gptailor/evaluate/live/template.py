@@ -33,8 +33,10 @@ from gptailor.plan.faults import TailorError
 def decoder(model: PreTrainedModel) -> nn.Module:
     """The module that embeds tokens and runs the layers: the model without its head."""
     found: nn.Module = model.get_decoder()  # type: ignore[no-untyped-call]
-    inner = getattr(model, "model", None)  # Llama 4's text model calls its decoder by another name
-    return inner if found is model and isinstance(inner, nn.Module) else found
+    inner = getattr(model, "model", None)
+    # Llama 4's text model calls its decoder by another name, ModernBERT its head by this one.
+    other = found is model or not any(found.children())
+    return inner if other and isinstance(inner, nn.Module) else found
 
 
 def embeddings(model: PreTrainedModel) -> Float[Tensor, " vocab width"]:
@@ -70,11 +72,14 @@ def standing_in(model: PreTrainedModel, layers: Iterable[nn.Module]) -> Iterator
         setattr(holder, name, own)
 
 
+_LAYERS = ("layers", "h", "blocks")
+"""What models call the list of their layers, where they have others beside it."""
+
+
 def _name(model: PreTrainedModel) -> str:
     children = decoder(model).named_children()
-    names = [name for name, child in children if isinstance(child, nn.ModuleList)]
-    if "layers" in names:
-        return "layers"
+    lists = [name for name, child in children if isinstance(child, nn.ModuleList)]
+    names = [name for name in lists if name in _LAYERS] or lists
     if len(names) != 1:
         found = ", ".join(names) or "none"
         raise ValueError(f"{type(model).__name__} has no single list of layers ({found})")
@@ -85,6 +90,10 @@ Named = Mapping[str, Tensor]
 """Parameters and buffers by their names within a module."""
 _MakeTensor = Callable[[str, Tensor], Tensor]
 """What stands in a copy for a parameter or buffer, by its name within the whole: a tensor."""
+
+
+_NUMBERS = ("layer_idx", "layer_id", "layer_number")
+"""What modules call the number of the layer that they are in."""
 
 
 @final
@@ -104,7 +113,7 @@ class ModuleTemplate:
         self._empty = [(name, type(value)) for name, value in owned.items() if not value]
         self._full = [(name, value) for name, value in owned.items() if value]
         self._configs = [name for name, value in own.items() if value is config]
-        self._numbered = "layer_idx" in own
+        self._numbers = [name for name in _NUMBERS if name in own]
         self._parameters, self._buffers = (
             [
                 (name, prefix + name, tensor)
@@ -136,8 +145,8 @@ class ModuleTemplate:
         own.update((name, kind()) for name, kind in self._empty)
         own.update((name, value.copy()) for name, value in self._full)  # hooks too are its own
         own.update((name, config) for name in self._configs)
-        if index is not None and self._numbered:
-            own["layer_idx"] = index
+        if index is not None:
+            own.update(dict.fromkeys(self._numbers, index))
         for name, whole, tensor in self._parameters:
             if (parameter := made.get(id(tensor))) is None:
                 parameter = made[id(tensor)] = _parameter(take(whole, tensor))
@@ -333,6 +342,14 @@ def _with_floats(value: Any) -> Any:
         number = _NOT_IN_JSON.get(str(value.get("__float__"))) if len(value) == 1 else None
         return {k: _with_floats(v) for k, v in value.items()} if number is None else number
     return [_with_floats(item) for item in value] if isinstance(value, list) else value
+
+
+def position_count(config: PreTrainedConfig) -> int | None:
+    """The longest text that a model takes, in tokens; None: it has no end."""
+    text = config.get_text_config()
+    names = ("max_position_embeddings", "max_seq_len")  # MPT's
+    found = next((value for name in names if (value := getattr(text, name, None))), None)
+    return None if found is None else int(found)
 
 
 @contextmanager

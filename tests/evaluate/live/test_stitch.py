@@ -23,7 +23,9 @@ TOKENS = torch.tensor([[5, 9, 31, 4, 60, 17, 8, 22, 40], [6, 6, 7, 50, 12, 3, 44
 CUT = "drop L1; L2 from math; L3 = merge(L3 base, L3 math, 0.3); embed from math"
 MOVED = "stack { L0 base; L3 math; L3 base; L5 base; merge(L2 base, L2 math, 0.3); L3 math }"
 ALL = "L0 from math; L1 from code; L2 from chat"
-NOT_MOVED = {"deepseek_v2", "deepseek_v3", "jamba"}
+CUT_AFTER = "drop L4..L5; L2 from math; L3 = merge(L3 base, L3 math, 0.3); embed from math"
+NOT_MOVED = {"deepseek_v2": CUT, "deepseek_v3": CUT, "jamba": CUT, "gpt_neox_japanese": CUT}
+NOT_MOVED |= {"diffllama": CUT_AFTER}
 BOTH = {"llama", "gemma2", "gpt2"}
 ROUNDED = {"mamba", "falcon_mamba", "jamba"}
 """Their scans round otherwise at other addresses: twice the same folder too."""
@@ -84,7 +86,7 @@ def equal(live: PreTrainedModel, folder: PreTrainedModel) -> None:
         for name, tensor in mine.items():
             assert tensor.dtype == other[name].dtype, name
             assert torch.equal(tensor, other[name]), name
-    rounding = 1e-5 if live.config.model_type in ROUNDED else 0.0
+    rounding = 1e-4 if live.config.model_type in ROUNDED else 0.0
     torch.testing.assert_close(logits(live), logits(folder), atol=rounding, rtol=0)
 
 
@@ -97,7 +99,7 @@ def test_a_live_model_equals_the_folder_in_every_family(kind: str, tmp_path: Pat
     for seed, name in enumerate(("base", "math")):
         tiny_model(kind, tmp_path / name, seed=seed)
         head += f'model {name} = "{tmp_path / name}"\n'
-    texts = (CUT, MOVED) if kind in BOTH else (CUT,) if kind in NOT_MOVED else (MOVED,)
+    texts = (CUT, MOVED) if kind in BOTH else (NOT_MOVED.get(kind, MOVED),)
     plans = [gptailor.loads(head + text) for text in texts]
     one = Stitcher(prepare(plans[0]).models)
     for number, plan in enumerate(plans):
@@ -107,7 +109,8 @@ def test_a_live_model_equals_the_folder_in_every_family(kind: str, tmp_path: Pat
         layers = decoder_layers(live)
         for index, layer in enumerate(layers):
             for module in layer.modules():
-                assert getattr(module, "layer_idx", index) == index
+                numbers = [getattr(module, name, index) for name in ("layer_idx", "layer_id")]
+                assert numbers == [index, index]
     if kind not in STREAMED:
         return
     live = one.stitch(plans[-1]).model
