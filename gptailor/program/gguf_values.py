@@ -135,6 +135,8 @@ def _hashed(raw: Payload, seen: Callable[[str], None]) -> Iterator[memoryview | 
 def _converted(
     tensor: GgufTensorPlan, blocks: Iterable[memoryview | bytes], target: Path
 ) -> Iterator[bytes]:
+    from gptailor.program.run import use_one_thread
+
     source = tensor.source
     assert source is not None
     row = prod(source.shape[1:]) if len(source.shape) > 1 else 1
@@ -142,13 +144,14 @@ def _converted(
     block = KINDS[tensor.kind].block if len(source.shape) == 1 else 1
     step = max(1, _AT_ONCE // group) * group * block * DTYPE_BITS[source.dtype] // 8
     held = bytearray()
-    for part in blocks:
-        held += memoryview(part).cast("B")
-        while len(held) >= step:
-            yield _convert(tensor, held[:step], target)
-            del held[:step]
-    if held:
-        yield _convert(tensor, held, target)
+    with use_one_thread():
+        for part in blocks:
+            held += memoryview(part).cast("B")
+            while len(held) >= step:
+                yield _convert(tensor, held[:step], target)
+                del held[:step]
+        if held:
+            yield _convert(tensor, held, target)
 
 
 def _convert(tensor: GgufTensorPlan, raw: bytearray, target: Path) -> bytes:

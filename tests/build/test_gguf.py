@@ -23,7 +23,7 @@ from gptailor.cli import main as cli
 from gptailor.program import gguf_values
 from gptailor.program.load import load_tensor
 from tests.tiny import tiny_model, write_tokenizer
-from tests.vocabularies import TEMPLATE, write_byte_level, write_pieces
+from tests.vocabularies import TEMPLATE, TEXT, write_byte_level, write_pieces
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 
@@ -319,6 +319,34 @@ def test_a_file_is_held_to_a_lock(here: Path) -> None:
     plan = gptailor.load("p.tailor")
     error = refused("C704", lambda: gptailor.compile(plan, "x.gguf", locked=first.lock))
     assert "tokenizer_config.json" in str(error)
+
+
+@pytest.mark.parametrize("quantize", [None, "q8_0"])
+def test_bridged_tensors_are_compared_by_their_sketches(here: Path, quantize: str | None) -> None:
+    Path("text.txt").write_text(TEXT * 4, encoding="utf-8")
+    text = 'tailor 1\nmodel base = "./base"\ndrop L1..L2\nbridge on "text.txt" tokens 512\n'
+    Path("p.tailor").write_text(text)
+    made = gptailor.compile(gptailor.load("p.tailor"), here / "out.gguf",
+                            locking=True, quantize=quantize)  # fmt: skip
+    assert made.lock is not None
+    assert made.lock.gguf is not None
+    assert made.lock.gguf.tensors["blk.0.ffn_down.weight"].sketch is not None
+    found = gptailor.verify("out.gguf")
+    assert found.result == "verified", (found.differences, found.unverified)
+    tensor = made.lock.gguf.tensors["blk.0.ffn_down.weight"]
+    nearly = made.lock.model_copy(
+        update={
+            "gguf": made.lock.gguf.model_copy(
+                update={
+                    "tensors": made.lock.gguf.tensors
+                    | {"blk.0.ffn_down.weight": tensor.model_copy(update={"sha256": "0" * 64})}
+                }
+            )
+        }
+    )
+    compiled(here, "again.gguf", locked=nearly, quantize=quantize)  # its sketch is the same
+    Path("text.txt").unlink()
+    assert gptailor.verify("out.gguf").result == "unverified"
 
 
 def test_a_lock_in_the_metadata_that_is_none_is_refused(here: Path) -> None:

