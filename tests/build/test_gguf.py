@@ -422,7 +422,7 @@ except gptailor.plan.faults.TailorError as error:
 
 @pytest.mark.slow
 def test_a_full_disk_leaves_nothing(here: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", FULL], check=True, text=True,
+    done = subprocess.run([sys.executable, "-B", "-c", FULL], check=True, text=True,
                           capture_output=True)  # fmt: skip
     assert done.stdout == "C303\n", done.stderr
     assert {path.name for path in here.iterdir()} == {"base", "p.tailor"}

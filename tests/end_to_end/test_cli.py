@@ -527,8 +527,11 @@ def process(
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
+    command = [*SCRIPT, *arguments]
+    if limit is not None:
+        command.insert(1, "-B")  # bytecode that is cut off would be read by others
     return subprocess.run(
-        [*SCRIPT, *arguments],
+        command,
         check=False,
         capture_output=True,
         text=True,

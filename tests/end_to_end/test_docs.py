@@ -13,7 +13,10 @@ from pathlib import Path
 
 import click
 import pytest
+import transformers
 
+from gptailor.checkpoint.families import FAMILY_OF
+from gptailor.checkpoint.families.vision import WRAPPERS
 from gptailor.cli.main import cli
 from gptailor.lang.parse import read_text
 from gptailor.plan.faults import Fault, Source, errors, show
@@ -122,6 +125,18 @@ def test_what_commands_say_of_themselves_is_current() -> None:
     assert done.returncode == 0, "python docs/commands.py pastes it"
     named = set(re.findall(r"^<!-- gptailor (\w+) --help -->$", page.read_text("utf-8"), re.M))
     assert named == set(cli.list_commands(click.Context(cli)))
+
+
+def test_the_page_of_models_names_every_type_and_is_current() -> None:
+    page = ROOT / "docs" / "models.md"
+    text = page.read_text(encoding="utf-8")
+    assert [name for name in (*FAMILY_OF, *WRAPPERS) if f"`{name}`" not in text] == []
+    version = ".".join(transformers.__version__.split(".")[:2])
+    if f"types of transformers {version} " not in text:
+        pytest.skip(f"the page's list is of another release than {version}")
+    script = [sys.executable, str(page.with_suffix(".py")), "--check"]
+    done = subprocess.run(script, check=False)
+    assert done.returncode == 0, "python docs/models.py pastes it"
 
 
 def test_the_help_says_of_commands_what_they_say() -> None:

@@ -309,7 +309,7 @@ def test_no_room_is_said_before_anything_is_written(runs: Runs, place: Place, sm
 def test_a_limit_on_the_size_of_files(place: Place, limit: int) -> None:
     """SIGXFSZ, which comes with it, must not kill in silence."""
     ended = subprocess.run(
-        [sys.executable, "-c", "from gptailor.cli.main import main; main()", "compile",
+        [sys.executable, "-B", "-c", "from gptailor.cli.main import main; main()", "compile",
          str(place.plan), "-o", str(place.target)],
         capture_output=True,
         text=True,

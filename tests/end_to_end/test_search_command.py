@@ -38,7 +38,8 @@ search {
 """
 
 LIMITED = """
-import resource, signal
+import resource, signal, sys
+sys.dont_write_bytecode = True
 import jax
 jax.config.update("jax_enable_compilation_cache", False)  # it would write too
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

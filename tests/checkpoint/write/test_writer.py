@@ -517,7 +517,10 @@ def test_a_full_disk_leaves_nothing(target: Path) -> None:
     assert resource.RLIMIT_FSIZE is not None
     script = LIMITED.replace("1 << 15", "1 << 19")
     run = subprocess.run(
-        [sys.executable, "-c", script, target, "-"], capture_output=True, text=True, check=True
+        [sys.executable, "-B", "-c", script, target, "-"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "error[C303]: cannot be written: File too large" in run.stdout
     assert f"{target}/model-00001-of-00003.safetensors" in run.stdout

@@ -276,7 +276,10 @@ def test_a_full_disk_is_one_message_and_loses_nothing(
         "    print(error.code, error.message)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True
+        [sys.executable, "-B", "-c", script, str(tmp_path)],  # half a `.pyc` would stay for others
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout == "C303 cannot be written: File too large\n"
     study = study_of(tmp_path, chosen)
