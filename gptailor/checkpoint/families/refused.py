@@ -23,7 +23,7 @@ REFUSED: Mapping[str, str] = {
     "blenderbot-small": _HALF,
     "blt": "it has three stacks of layers, one that reads bytes, one of patches, one that writes",
     "camembert": _ENCODER,
-    "cpmant": "its prompt and segments have positions of their own, which all its layers share",
+    "cpmant": "it puts a learned prompt before each text, which its layers carry along",
     "data2vec-text": _ENCODER,
     "deepseek_v4": _STREAMS,
     "dory": "its middle layers run several times, so that a place is no single layer",
