@@ -78,7 +78,9 @@ def tiny_model(
         **CONFIGURATIONS[family],
         **config,
     }
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
+    with torch.random.fork_rng(devices=[]):  # some draw their steps of time, which stay
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **settings))
     randomise(model, seed)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     write_tokenizer(folder)

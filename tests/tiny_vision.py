@@ -205,7 +205,9 @@ def tiny_vision(
     """Write a checkpoint of the type with a tokenizer and a processor's configuration."""
     given = {**VISION[kind], **more}
     given["text_config"] = {**given["text_config"], "num_hidden_layers": layers, **text}
-    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(kind, **given))
+    with torch.random.fork_rng(devices=[]):  # some draw their steps of time, which stay
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(kind, **given))
     randomise(model, seed)
     model.save_pretrained(folder)
     write_tokenizer(folder)
