@@ -111,8 +111,6 @@ def jobs(place: Path, families: list[str]) -> Iterator[tuple[str, dict[str, Any]
     from transformers import AutoTokenizer  # noqa: PLC0415 (seconds, not for --help)
 
     smollm2.extract(place / "smollm2")
-    tokenizer = AutoTokenizer.from_pretrained(place / "smollm2")
-    prompts = [tokenizer.encode(text) for text in TEXTS]
     for family in families:
         if family != "llama":
             for seed in (0, 1):
@@ -125,6 +123,8 @@ def jobs(place: Path, families: list[str]) -> Iterator[tuple[str, dict[str, Any]
             compile(plan, gguf, dtype="float32")
         except (TailorError, OSError) as error:  # the table says what can't be written
             failure = str(error).splitlines()[0]
+        tokenizer = AutoTokenizer.from_pretrained(folder)  # splits as its model type does
+        prompts = [tokenizer.encode(text) for text in TEXTS]
         job = {"folder": str(folder), "gguf": str(gguf), "prompts": prompts, "tokens": TOKENS}
         yield family, job | {"no_gguf": failure}
 
