@@ -83,33 +83,11 @@ def by_mlx(job: Job) -> Found:
 
 def by_llama_cpp(job: Job) -> Found:
     """llama.cpp, from the GGUF file that the plan was compiled to."""
-    import urllib.request
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.llama_cpp import answer
 
-    import xllamacpp
-
-    settings = xllamacpp.CommonParams()
-    settings.model.path = job["gguf"]
-    settings.n_ctx, settings.n_parallel, settings.warmup = 512, 1, False
-    settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    server = xllamacpp.Server(settings)
-    found = []
-    for prompt in job["prompts"]:
-        wanted = {
-            "prompt": prompt,
-            "n_predict": job["tokens"],
-            "temperature": 0.0,
-            "samplers": ["temperature"],
-            "cache_prompt": False,
-            "return_tokens": True,
-        }
-        request = urllib.request.Request(
-            server.listening_address + "/completion",
-            json.dumps(wanted).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request) as response:
-            found.append(list(json.load(response)["tokens"]))
+    asked = {"file": job["gguf"], "prompts": job["prompts"], "new_tokens": job["tokens"]}
+    found: Found = answer({**asked, "texts": [], "vocabulary": 0, "chats": []})["greedy"]
     return found
 
 

@@ -97,6 +97,18 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def no_progress_bars() -> Iterator[None]:
+    """transformers shows none, and says so as before afterwards."""
+    from transformers.utils import logging  # noqa: PLC0415 (most tests need no models)
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    yield
+    if shown:
+        logging.enable_progress_bar()
+
+
 @pytest.fixture(scope="session", name="preloaded")
 def _preloaded() -> Iterator[Preloaded]:
     """A process that has imported what a search needs, and runs scripts in its forks."""

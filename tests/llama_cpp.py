@@ -52,7 +52,7 @@ def ask(
     return Answers(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _answer(asked: dict[str, Any]) -> dict[str, Any]:
+def answer(asked: dict[str, Any]) -> dict[str, Any]:
     import xllamacpp  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: PLC0415
 
     params = xllamacpp.CommonParams()
@@ -101,4 +101,4 @@ def _answer(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print("\n" + json.dumps(_answer(json.load(sys.stdin))))
+    print("\n" + json.dumps(answer(json.load(sys.stdin))))

@@ -1,10 +1,12 @@
 """Tiny vision-language models of every type, with random weights, and an image for each."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -244,3 +246,17 @@ def image_inputs(kind: str) -> dict[str, Any]:
     if kind in {"mistral3", "llava_next", "llava_onevision"}:
         found["image_sizes"] = torch.tensor([[8, 8]])
     return {**found, "pixel_values": pixels}
+
+
+VisionMaker = Callable[..., Path]
+"""Gives the folder of a type and a seed."""
+
+
+def vision_maker(folders: pytest.TempPathFactory) -> VisionMaker:
+    """A maker of folders of types and seeds, each of which is made once."""
+
+    @cache
+    def make(kind: str, seed: int = 0) -> Path:
+        return tiny_vision(kind, folders.mktemp(f"{kind}-{seed}"), seed=seed)
+
+    return make

@@ -1,18 +1,19 @@
 """What a verification finds, and what verifying a folder and a GGUF file have in common."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal, final
 
 from gptailor.build import output as out
-from gptailor.build.lock import PLAN_FILE, Difference, Lock
+from gptailor.build.lock import PLAN_FILE, Difference, Lock, differing_tensors
 from gptailor.build.record import differing_families, differing_inputs, differing_texts, plan_digest
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.write.digest import FileDigest, of_file
+from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_file
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew
+from gptailor.lang.parse import read_bytes
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths, Prepared, ready
@@ -69,11 +70,30 @@ class Findings:
                 raise
             away = [fault for fault in faults if fault.code.startswith("C")]
             if other := [fault for fault in faults if fault not in away]:
-                self.differences.append(faulty(other, path))
+                self.differences.append(_faulty(other, path))
             for fault in away:
                 name = quoted(str(fault.at[1])) if fault.at[:1] == ("models",) else "files"
                 self.unverified.append(f"model {name}: {fault.message}")
         return None
+
+    def plan(self, raw: bytes, path: Path) -> Plan | None:
+        """The plan of the bytes at a path, if it has no faults."""
+        plan, faults = read_bytes(raw, str(path), path.parent)
+        if not errors(faults):
+            return plan
+        self.differences.append(_faulty(errors(faults), path))
+        return None
+
+    def compare_made(
+        self, made: Mapping[str, TensorDigest], known: Mapping[str, TensorDigest], *, locked: bool
+    ) -> None:
+        """Compare the tensors that the plan makes with those of the lock, or of the output."""
+        if locked:
+            what = "what the plan makes of tensor"
+            self.differences += differing_tensors(known, made, "the lock", what)
+        else:
+            self.differences += differing_tensors(made, known, "the plan")
+        self.compared.append(f"{len(made)} tensors with what the plan makes")
 
     def has_locked_inputs(
         self, prepared: Prepared, lock: Lock | None, crew: Crew, progress: ByteProgress
@@ -101,6 +121,13 @@ class Findings:
         return True
 
 
+def work_of(size: int, prepared: Prepared | None, lock: Lock | None) -> int:
+    """The bytes that are read and made to verify an output of so many."""
+    if prepared is None:
+        return size
+    return size + (prepared.compiled.program.size if lock is None else out.work(prepared))
+
+
 def has_texts(prepared: Prepared) -> bool:
     """Whether the calibration texts of a plan's bridges are there."""
     return all(path.is_file() for path in prepared.texts.values())
@@ -116,7 +143,7 @@ def differing_plan(plan: Plan, lock: Lock) -> Iterator[Difference]:
         yield Difference("dtype", "dtype", said, path)
 
 
-def faulty(faults: list[Fault], path: Path) -> Difference:
+def _faulty(faults: list[Fault], path: Path) -> Difference:
     """A plan that can't be compiled."""
     first = faults[0]
     more = f", and {len(faults) - 1} more faults" if len(faults) > 1 else ""

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from gptailor.build import output as out
-from gptailor.build.findings import Findings, Verified, differing_plan, faulty, has_texts
+from gptailor.build.findings import Findings, Verified, differing_plan, has_texts, work_of
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Difference, Lock, differing_tensors, read_lock
-from gptailor.build.record import (
-    config_digest,
-)
+from gptailor.build.record import config_digest
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
 from gptailor.checkpoint.files import CheckpointError, is_gguf, open_regular, quoted
 from gptailor.checkpoint.folder import (
@@ -26,8 +24,6 @@ from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Crew
-from gptailor.lang.parse import read_bytes
-from gptailor.plan.faults import errors
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths, Prepared
 
@@ -114,10 +110,7 @@ class Verification:
         """The bytes that are to be read and made."""
         tensors = self.output.tensors.values() if self.output is not None else ()
         size = sum(tensor.spec.size for tensor in tensors)
-        if self.prepared is None:
-            return size
-        made = self.prepared.compiled.program.size
-        return size + (made if self.lock is None else out.work(self.prepared))
+        return work_of(size, self.prepared, self.lock)
 
     # ---------------------------------------------------------------------------- without weights
 
@@ -127,11 +120,7 @@ class Verification:
             self.found.unverified.append(f"the plan: there is no {PLAN_FILE}")
             return None
         with open_regular(path) as file:
-            plan, faults = read_bytes(file.readall(), str(path), self.folder)
-        if errors(faults):
-            self.found.differences.append(faulty(errors(faults), path))
-            return None
-        return plan
+            return self.found.plan(file.readall(), path)
 
     def _open_output(self) -> Checkpoint | None:
         try:
@@ -230,11 +219,7 @@ class Verification:
         known = {name: digest for name, digest in known.items() if name not in left}
         if self.lock is None:
             known |= out.sketched(output, found, program.bridged - left)
-            self.found.differences += differing_tensors(made, known, "the plan")
-        else:
-            what = "what the plan makes of tensor"
-            self.found.differences += differing_tensors(known, made, "the lock", what)
-        self.found.compared.append(f"{len(made)} tensors with what the plan makes")
+        self.found.compare_made(made, known, locked=self.lock is not None)
 
 
 def _digests(

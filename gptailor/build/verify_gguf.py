@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, final
 
 from gptailor.build import output as out
-from gptailor.build.findings import Findings, Verified, differing_plan, faulty, has_texts
+from gptailor.build.findings import Findings, Verified, differing_plan, has_texts, work_of
 from gptailor.build.gguf import LOCK_KEY, PLAN_KEY, QUANTIZE_KEY, GgufFile, facts_digest, held
 from gptailor.build.lock import Difference, Lock, differing_tensors, parse_lock
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
@@ -14,8 +14,6 @@ from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew
-from gptailor.lang.parse import read_bytes
-from gptailor.plan.faults import errors
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths, Prepared
 
@@ -56,10 +54,7 @@ class GgufVerification:
     def work(self) -> int:
         """The bytes that are to be read and made."""
         size = sum(tensor.size for tensor in self.header.tensors.values())
-        if self.prepared is None:
-            return size
-        made = self.prepared.compiled.program.size
-        return size + (made if self.lock is None else out.work(self.prepared))
+        return work_of(size, self.prepared, self.lock)
 
     def _text(self, key: str) -> bytes | None:
         said = self.header.facts.get(key)
@@ -74,11 +69,7 @@ class GgufVerification:
         if raw is None:
             self.found.unverified.append(f"the plan: the file has no {PLAN_KEY}")
             return None
-        plan, faults = read_bytes(raw, str(self.path), self.path.parent)
-        if errors(faults):
-            self.found.differences.append(faulty(errors(faults), self.path))
-            return None
-        return plan
+        return self.found.plan(raw, self.path)
 
     # ------------------------------------------------------------------------------- with weights
 
@@ -167,12 +158,7 @@ class GgufVerification:
         payloads = file.payloads(out.payloads(program.outputs, fitted=fitted))
         of_tensors(specs, payloads, crew, seen, progress)
         known = {n: d for n, d in (locked.tensors if locked else found).items() if n not in away}
-        if locked is not None:
-            what = "what the plan makes of tensor"
-            self.found.differences += differing_tensors(known, made, "the lock", what)
-        else:
-            self.found.differences += differing_tensors(made, known, "the plan")
-        self.found.compared.append(f"{len(made)} tensors with what the plan makes")
+        self.found.compare_made(made, known, locked=locked is not None)
 
 
 def _differing_facts(

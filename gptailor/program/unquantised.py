@@ -7,7 +7,7 @@ quantisation: each quantised weight is then one tensor, dequantised as it is rea
 
 from collections.abc import Iterator, Mapping
 
-from gptailor.checkpoint.families.quantised import quantisation
+from gptailor.checkpoint.families.layer_config import quantisation
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened, dequantised_model
 from gptailor.checkpoint.tensor import FLOATS

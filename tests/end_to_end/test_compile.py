@@ -5,7 +5,6 @@ The naive interpreter of `tests.naive` says what a plan means.
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 import gptailor
 from gptailor.plan.faults import TailorError
@@ -30,13 +28,7 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 BASES = ("float32", "bfloat16", "float16", "mixed")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _silent() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    yield
-    if shown:
-        logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("no_progress_bars")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging
 
 import gptailor
 from gptailor.cli.main import run
@@ -29,13 +28,7 @@ FEWER = [*VOCABULARY[:50]]
 CHAT = {"eos_token_id": 64, "bos_token_id": 63, "pad_token_id": 5}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _silent() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    yield
-    if shown:
-        logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("no_progress_bars")
 
 
 @dataclass(frozen=True)

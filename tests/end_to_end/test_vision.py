@@ -1,15 +1,13 @@
 """Vision-language models through all verbs: locked and verified, stitched, judged, bridged."""
 
 import json
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers.utils import logging
 
 import gptailor
 from gptailor.checkpoint.families import FAMILY_OF
@@ -20,7 +18,7 @@ from gptailor.evaluate.live import language
 from gptailor.plan.faults import PlanError, TailorError
 from tests.checkpoint.families.test_vision import compiled, load, plan_of, settings_of, tensors_of
 from tests.tiny import write_tokenizer
-from tests.tiny_vision import VISION, tiny_vision
+from tests.tiny_vision import VISION, VisionMaker, tiny_vision, vision_maker
 
 ALONE = [kind for kind in VISION if kind not in {"paligemma", "qwen3_vl_moe"}]
 """Types whose language model runs alone."""
@@ -28,24 +26,20 @@ IDS = torch.arange(3, 43).reshape(2, 20)
 TEXT = "a stitch in time saves nine, said the tailor, and cut the thread. " * 30
 
 
+pytestmark = pytest.mark.usefixtures("no_progress_bars")
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _quiet_and_on_one_thread() -> Iterator[None]:
-    shown, threads = logging.is_progress_bar_enabled(), torch.get_num_threads()
-    logging.disable_progress_bar()
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-    if shown:
-        logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    @cache
-    def make(kind: str, seed: int = 0) -> Path:
-        return tiny_vision(kind, tmp_path_factory.mktemp(f"{kind}-{seed}"), seed=seed)
-
-    return make
+def made(tmp_path_factory: pytest.TempPathFactory) -> VisionMaker:
+    return vision_maker(tmp_path_factory)
 
 
 def of_text(model: Any) -> torch.Tensor:
@@ -76,7 +70,10 @@ def test_a_stitched_model_reads_a_text_as_the_compiled_one(
 
 def test_what_stands_for_a_language_model_is_said_by_its_family() -> None:
     like = {name: family.like for name, family in FAMILY_OF.items() if family.like}
-    assert like == language._LIKE
+    assert like == {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
+    for name, stands in like.items():
+        config = {"model_type": name.removesuffix("_text"), "text_config": {}}
+        assert language.language_config(config)["model_type"] == stands
 
 
 @pytest.mark.parametrize(

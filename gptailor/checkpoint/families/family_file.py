@@ -315,11 +315,12 @@ def read_family_file(path: Path, *, proven: bool = True) -> FamilyFile:
     if not found.model_types:
         raise CheckpointError("C111", "is no family file: it names no model type", path, _AGAIN)
     if proven:
-        _check_proof(found, path)
+        check_proof(found, path)
     return found
 
 
-def _check_proof(found: FamilyFile, path: Path) -> None:
+def check_proof(found: FamilyFile, path: Path) -> None:
+    """Raise CheckpointError (C112) for a file whose proof failed or is not of what it says."""
     if failures := found.proof.failures:
         case = failures[0]
         message = f"holds a draft that failed its proof: {case.name}: {case.failure}"

@@ -22,6 +22,15 @@ _OLDER_NAMES = {
 """What transformers 5 calls the kinds of layers that older configurations name so."""
 
 
+QUANTISATION_KEYS = ("quantization_config", "compression_config")
+"""Where a configuration says how weights are quantised."""
+
+
+def quantisation(config: Config) -> Any:
+    """What a configuration says of its quantisation, or None."""
+    return next((config[key] for key in QUANTISATION_KEYS if config.get(key)), None)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Refusal:

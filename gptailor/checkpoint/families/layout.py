@@ -10,12 +10,14 @@ from gptailor.checkpoint.families import FAMILY_OF, vision
 from gptailor.checkpoint.families.compatibility import Disagreement, disagreements
 from gptailor.checkpoint.families.family import Family, How
 from gptailor.checkpoint.families.layer_config import (
+    QUANTISATION_KEYS,
     Config,
     LayerEntry,
     LayerRule,
     Refusal,
     RuleError,
     listed_per_layer,
+    quantisation,
 )
 from gptailor.checkpoint.families.refused import LEARN, REFUSED, unfamiliar, unlike_llama, unproven
 from gptailor.plan.plan import Part
@@ -203,9 +205,6 @@ def incompatible(layout: Layout, base_config: Config, other_config: Config) -> l
 _GENERIC = (listed_per_layer("layer_types", "attn"), listed_per_layer("mlp_layer_types", "mlp"))
 """Lists that transformers 5 checks, or caches by, in any family."""
 
-QUANTISATION_KEYS = ("quantization_config", "compression_config")
-"""Where a configuration says how weights are quantised."""
-
 _QUANTISED = (
     ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv",
     ".weight.absmax", ".weight.quant_map", ".SCB",
@@ -386,7 +385,7 @@ def _check_layers(family: Family, prefix: str, count: int, names: Collection[str
 
 def _quantised(config: Config, names: Collection[str]) -> str | None:
     """How the weights are quantised, by the configuration, or else as tensors' names betray."""
-    given = next((config[key] for key in QUANTISATION_KEYS if config.get(key)), None)
+    given = quantisation(config)
     if isinstance(given, Mapping):
         return str(given.get("quant_method", "unnamed"))
     return "unnamed" if given or any(name.endswith(_QUANTISED) for name in names) else None

@@ -109,11 +109,18 @@ def _files(folder: Path) -> list[Path]:
 def _of_type(model_type: object, paths: Sequence[Path]) -> FoundFamily | None:
     if not paths:
         return None
-    from gptailor.checkpoint.families.family_file import read_family_file  # noqa: PLC0415 (few have one)
+    from gptailor.checkpoint.families.family_file import (  # noqa: PLC0415 (few have one)
+        check_proof,
+        read_family_file,
+    )
 
     read = [(path, read_family_file(path, proven=False)) for path in paths]
-    mine = [path for path, file in read if model_type in file.model_types]
+    mine = [found for found in read if model_type in found[1].model_types]
+    if not mine:
+        return None
+    path, file = mine[0]
     if len(mine) > 1:
-        message = f"is a family of {quoted(str(model_type))}, and so is {quoted(str(mine[0]))}"
-        raise CheckpointError("C113", message, mine[1], "name one of them by --family")
-    return FoundFamily(mine[0], read_family_file(mine[0])) if mine else None
+        message = f"is a family of {quoted(str(model_type))}, and so is {quoted(str(path))}"
+        raise CheckpointError("C113", message, mine[1][0], "name one of them by --family")
+    check_proof(file, path)
+    return FoundFamily(path, file)

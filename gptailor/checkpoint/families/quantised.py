@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
-from gptailor.checkpoint.families.layer_config import Config, Refusal, RuleError
-from gptailor.checkpoint.families.layout import QUANTISATION_KEYS, Layout
+from gptailor.checkpoint.families.layer_config import QUANTISATION_KEYS, Refusal, RuleError
+from gptailor.checkpoint.families.layout import Layout
 from gptailor.checkpoint.families.vision import roots
 
 Places = Sequence[tuple[int, int]]
@@ -21,11 +21,6 @@ _SIGNS = re.compile(r"re:|[+-]:|")
 _DOT = r"(?:\\?\.)"
 _ALL = r"(?:\*|\.\*|\.\+|\\d\+|\[0-9\]\+)"
 _SPECIAL = re.compile(r"[*+?()\[\]{}|^$]|\\[^.]")
-
-
-def quantisation(config: Config) -> Any:
-    """What a configuration says of its quantisation, or None."""
-    return next((config[key] for key in QUANTISATION_KEYS if config.get(key)), None)
 
 
 def requantised(layout: Layout, config: dict[str, Any], places: Places) -> dict[str, Any] | Refusal:

@@ -6,14 +6,13 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING
 
+from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import layout_of, split_name
 from gptailor.checkpoint.families.vision import text_of, wrapper_of
 from gptailor.checkpoint.models import Opened
 from gptailor.plan.faults import TailorError
 
-_LIKE = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
-"""Language models that transformers has with towers only, and what computes the same of a text."""
 _SECTIONS = ("mrope_section", "mrope_interleaved")
 
 
@@ -29,7 +28,8 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if wrapper.two_ways:
         message = f"the language model of a '{name}' model reads a text in both directions"
         raise TailorError(f"{message}, and can't be run alone")
-    if (like := _LIKE.get(text["model_type"])) is not None:
+    family = FAMILY_OF.get(text["model_type"])
+    if family is not None and (like := family.like):  # transformers has it with towers only
         text = CONFIG_MAPPING[text["model_type"]].from_dict(text).to_dict()
         rotary = text.get("rope_parameters") or {}
         text["rope_parameters"] = {k: v for k, v in rotary.items() if k not in _SECTIONS}

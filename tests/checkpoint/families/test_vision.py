@@ -7,7 +7,7 @@ layers where the original does.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from transformers import (
     AutoModelForImageTextToText,
     PreTrainedModel,
 )
-from transformers.utils import logging
 
 import gptailor
 from gptailor.checkpoint.families import FAMILY_OF
@@ -30,7 +29,7 @@ from gptailor.checkpoint.families.vision import WRAPPERS, text_of, with_text
 from gptailor.plan.plan import Plan
 from tests.checkpoint.families.test_families import close, first
 from tests.tiny import tiny_model
-from tests.tiny_vision import VISION, image_inputs, tiny_vision
+from tests.tiny_vision import VISION, VisionMaker, image_inputs, tiny_vision, vision_maker
 
 COUNT = 6
 CUT = (0, 1, 3, 5)
@@ -145,24 +144,12 @@ class Seen:
         return [(self.language.layers[i], i) for i in order]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _silent() -> Iterator[None]:
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    yield
-    if shown:
-        logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("no_progress_bars")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """A folder of a type, made once."""
-
-    @cache
-    def make(kind: str, seed: int = 0) -> Path:
-        return tiny_vision(kind, tmp_path_factory.mktemp(f"{kind}-{seed}"), seed=seed)
-
-    return make
+def made(tmp_path_factory: pytest.TempPathFactory) -> VisionMaker:
+    return vision_maker(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gptailor.checkpoint.families.layout import QUANTISATION_KEYS
-from gptailor.checkpoint.families.quantised import quantisation
+from gptailor.checkpoint.families.layer_config import QUANTISATION_KEYS, quantisation
 from gptailor.checkpoint.families.vision import TEXT
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.formats.quantised.bitsandbytes import read_bitsandbytes
