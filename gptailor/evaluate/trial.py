@@ -306,4 +306,5 @@ class Trials:
 
 
 def _without_bridges(plan: Plan) -> Plan:
-    return plan.model_copy(update={"bridges": ()}) if plan.bridges else plan
+    bare = not plan.bridges and plan.heal is None
+    return plan if bare else plan.model_copy(update={"bridges": (), "heal": None})

@@ -5,7 +5,13 @@ from typing import Literal, final
 
 from gptailor.plan.faults import Place
 from gptailor.plan.plan import LayerOf, Part, Plan, Recipe, Take, Value
-from gptailor.plan.registry import BRIDGE_RIDGE, BRIDGE_TOKENS
+from gptailor.plan.registry import (
+    BRIDGE_RIDGE,
+    BRIDGE_TOKENS,
+    HEAL_RANK,
+    HEAL_SEED,
+    HEAL_TOKENS,
+)
 
 PARTS: tuple[Part, ...] = ("attn", "mlp")
 
@@ -127,6 +133,48 @@ def gaps(plan: Plan, count: int) -> list[Gap]:
 def bridge_over(plan: Plan, after: int | None) -> int | None:
     """The number of the bridge that is for the gap after a position, should there be one."""
     return next((i for i, b in enumerate(plan.bridges) if b.after in (None, after)), None)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Healing:
+    """What a closed plan's output learns after it is made, its defaults filled in.
+
+    `on` is the text as the plan names it, `rank` None where the weights themselves learn, `indices`
+    the output's layers that learn, `teacher` a model or None: the plan with nothing dropped.
+    """
+
+    on: str
+    tokens: int
+    rank: int | None
+    seed: int
+    indices: tuple[int, ...]
+    teacher: str | None
+    at: Place = ("heal",)
+
+
+def healing(plan: Plan, count: int) -> Healing | None:
+    """How a closed plan is healed; None if it isn't, as where nothing is dropped or nothing learns.
+
+    A plan that drops nothing is its own teacher, unless it names one.
+    """
+    heal = plan.heal
+    if heal is None:
+        return None
+    left = kept(plan, count)
+    teacher = "base" if heal.teacher is None and plan.stack is not None else heal.teacher
+    learning = [i for i, slot in enumerate(left) if not heal.layers or slot.position in heal.layers]
+    if not learning or (teacher is None and len(left) == count):
+        return None
+    rank = HEAL_RANK if heal.rank is None else heal.rank
+    return Healing(
+        on=heal.on,
+        tokens=HEAL_TOKENS if heal.tokens is None else heal.tokens,
+        rank=rank if isinstance(rank, int) else None,
+        seed=HEAL_SEED if heal.seed is None else heal.seed,
+        indices=tuple(learning),
+        teacher=teacher,
+    )
 
 
 def _filled(made: dict[Part | None, Made], position: int) -> dict[Part | None, Made]:

@@ -205,6 +205,26 @@ class Bridge(Open):
 
 
 @final
+class Heal(Closed):
+    """The output learns on a text to answer as its teacher; no `layers`: all of its layers learn.
+
+    Without a `teacher` that is the plan with nothing dropped, and the base of a stack.
+    """
+
+    on: str
+    layers: Several[Position] = ()
+    teacher: str | None = None
+    tokens: int | None = None
+    rank: int | Literal["full"] | None = None
+    seed: int | None = None
+
+    @field_validator("layers", mode="after")
+    @classmethod
+    def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(value)))
+
+
+@final
 class Item(Open):
     """One layer of a stack."""
 
@@ -284,7 +304,7 @@ class Plan(Closed):
 
     Positions are the base's layer numbers, before anything is dropped. A position that nothing
     names is the base's own. `layers`, `drops`, `drop_any`, `scales` and `bridges` are the overlay;
-    a plan has these or a `stack`.
+    a plan has these or a `stack`, and `heal` with either.
     """
 
     version: int = 1
@@ -299,6 +319,7 @@ class Plan(Closed):
     drop_any: Several[DropAny] = ()
     scales: Several[Scale] = ()
     bridges: Several[Bridge] = ()
+    heal: Heal | None = None
     stack: Stack | None = None
     search: Search | None = None
 

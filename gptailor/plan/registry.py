@@ -176,6 +176,13 @@ BRIDGE_TOKENS = 65_536
 BRIDGE_RIDGE = 0.1
 """The ridge of a bridge that doesn't say which."""
 
+HEAL_TOKENS = 200_000
+"""The tokens that a plan is healed on if it doesn't say how many."""
+HEAL_RANK: int | None = 64
+"""The rank of healing's changes where a plan doesn't say; None: the weights themselves learn."""
+HEAL_SEED = 0
+"""What the order of healing's text is drawn by where a plan doesn't say."""
+
 DTYPES: dict[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """The dtypes that an output may have, and their names in safetensors."""
 
