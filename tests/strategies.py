@@ -258,6 +258,20 @@ def bridges(draw: Draw, dropped: set[int]) -> list[p.Bridge]:
     ]
 
 
+@st.composite
+def heals(draw: Draw, names: list[str], dropped: set[int] | None) -> p.Heal:
+    """Healing by any of its settings; of all layers where `dropped` is None, as with a stack."""
+    learning = draw(st.sets(POSITIONS, max_size=4)) if dropped is not None else set()
+    return p.Heal(
+        on=draw(TEXTS),
+        layers=tuple(learning - (dropped or set())),
+        teacher=draw(st.sampled_from([None, *names])),
+        tokens=draw(st.sampled_from([None, 1, 200_000])),
+        rank=draw(st.sampled_from([None, 1, 64, "full"])),
+        seed=draw(st.sampled_from([None, 0, 2**63 - 1])),
+    )
+
+
 # -------------------------------------------------------------------------------------- the blocks
 
 
@@ -337,9 +351,12 @@ def plans(draw: Draw) -> p.Plan:
         for where in draw(st.sets(st.sampled_from(p.REST)))
     }
     layered = {"stack": draw(stacks(names))} if draw(st.booleans()) else draw(overlays(names))
+    fixed = {drop.position for drop in layered.get("drops", ()) if not drop.maybe}
+    healed = heals(names, fixed if "stack" not in layered else None)
     return p.Plan(
         models=declared,
         dtype=draw(st.sampled_from([None, *DTYPES])),
+        heal=draw(st.one_of(st.none(), healed)),
         search=draw(st.one_of(st.none(), searches(names))),
         **rest,
         **layered,

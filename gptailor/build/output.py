@@ -197,7 +197,7 @@ def used_dtype(prepared: Prepared) -> str | None:
 def used_plan(prepared: Prepared, target: Path) -> Plan:
     """The plan with the models and dtype that were used, its paths as seen from the target."""
     plan = prepared.plan
-    used = {
+    used: dict[str, Any] = {
         "models": {name: _seen_from(prepared, name, target) for name in plan.models},
         "bridges": tuple(
             bridge.model_copy(update={"on": _from(target, calibration_path(plan, bridge.on))})
@@ -205,6 +205,9 @@ def used_plan(prepared: Prepared, target: Path) -> Plan:
         ),
         "dtype": used_dtype(prepared),
     }
+    if plan.heal is not None:
+        on = _from(target, calibration_path(plan, plan.heal.on))
+        used["heal"] = plan.heal.model_copy(update={"on": on})
     return plan.model_copy(update=used)
 
 

@@ -44,13 +44,18 @@ EARLY_BYTES = 16 * 1024 * 1024
 def plan_digest(plan: Plan) -> str:
     """The sha256 of a plan's canonical text, without what the machine and the caller decide.
 
-    That is where the models and the calibration texts are, and the dtype. So a plan, and its copy
+    That is where the models and the texts are, and the dtype. So a plan, and its copy
     in a compiled folder, have one digest.
     """
     models = {name: Model(source=name) for name in plan.models}
-    texts = list(dict.fromkeys(bridge.on for bridge in plan.bridges))
+    heal = plan.heal
+    named = [bridge.on for bridge in plan.bridges] + ([heal.on] if heal is not None else [])
+    texts = list(dict.fromkeys(named))
     bridges = tuple(b.model_copy(update={"on": str(texts.index(b.on))}) for b in plan.bridges)
-    stripped = plan.model_copy(update={"models": models, "bridges": bridges, "dtype": None})
+    if heal is not None:
+        heal = heal.model_copy(update={"on": str(texts.index(heal.on))})
+    without = {"models": models, "bridges": bridges, "heal": heal, "dtype": None}
+    stripped = plan.model_copy(update=without)
     return hashlib.sha256(format_plan(stripped).encode()).hexdigest()
 
 

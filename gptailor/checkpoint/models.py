@@ -117,9 +117,14 @@ def _bound(declared: Model, folder: Path) -> Model:
 
 
 def used(plan: Plan) -> set[str]:
-    """The models whose files a plan needs: the base, and what its recipes name."""
-    names = {name for _, recipe in recipes(plan) for _, name, _ in named_models(recipe)}
-    return ({"base"} | names) & plan.models.keys()
+    """The models whose files a plan needs: the base, what its recipes name, and its teacher."""
+    teacher = (plan.heal.teacher if plan.heal is not None else None) or "base"
+    return {"base", teacher, *taken(plan)} & plan.models.keys()
+
+
+def taken(plan: Plan) -> set[str]:
+    """The models that the recipes of a plan name."""
+    return {name for _, recipe in recipes(plan) for _, name, _ in named_models(recipe)}
 
 
 def open_models(

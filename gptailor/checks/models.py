@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from gptailor.checkpoint.families.layout import Layout, incompatible
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.models import Opened, can_be_aligned, has_rows, used
+from gptailor.checkpoint.models import Opened, can_be_aligned, has_rows, taken, used
 from gptailor.checkpoint.vocabulary import Vocabulary, relation, same_files
 from gptailor.checks.layers import FITTING, SMALL, VISION
 from gptailor.plan import layers as outline
@@ -26,6 +26,10 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
         from gptailor.checks.bridges import BRIDGING  # noqa: PLC0415 (few plans have one)
 
         fitting += BRIDGING
+    if plan.heal is not None:
+        from gptailor.checks.heal import HEALING  # noqa: PLC0415 (few plans are healed)
+
+        fitting += HEALING
     fitting += VISION if checked.base.layout.wrapped else ()
     for rules in ((*SMALL, every_tokenizer_can_be_read), (*fitting, *_REST_RULES)):
         if not errors(faults):
@@ -61,6 +65,9 @@ def every_position_exists(checked: Checked) -> Iterator[Fault]:
     for i, bridge in enumerate(plan.bridges):
         if bridge.after is not None and bridge.after >= count:
             yield replace(beyond(f"L{bridge.after}", False), at=("bridges", i, "after"))
+    learning = enumerate(plan.heal.layers if plan.heal is not None else ())
+    hits = [Hit(position, ("heal", "layers", i)) for i, position in learning if position >= count]
+    yield from joined_faults(plan.origin, hits, beyond)
 
 
 def every_source_layer_exists(checked: Checked) -> Iterator[Fault]:
@@ -98,6 +105,7 @@ def something_remains(checked: Checked) -> Iterator[Fault]:
 def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
     """Layers can move between models that compute with them in the same way."""
     base = checked.models["base"]
+    named = taken(checked.plan)
     if base.layout.notice:
         yield Fault("M301", base.layout.notice, ("models", "base", "source"), severity="warning")
     for name, model in checked.models.items():
@@ -108,6 +116,8 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
             ours, theirs = _kind(base.layout), _kind(model.layout)
             yield Fault("M205", f"'{name}' is {theirs} model, and the base {ours} one", at)
             continue
+        if name not in named:
+            continue  # it only teaches
         for d in incompatible(base.layout, base.config, model.config):
             ours, theirs = _said(d.base_value), _said(d.other_value)
             message = f"'{name}' has {d.key} {theirs}, and the base {ours}"
@@ -193,6 +203,7 @@ def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
     """A tokenizer's files are sound, where the output's tokens depend on them."""
     owner = checked.tokenizer_model
     named = {"base", owner.name} | _in_layers(checked)
+    named |= {checked.plan.heal.teacher or ""} if checked.plan.heal is not None else set()
     for where in ("embed", "head"):
         named |= {name for _, name, _ in named_models(checked.plan.rest(where) or outline.own(0))}
     others = sorted((named & checked.models.keys()) - {owner.name})

@@ -28,6 +28,10 @@ def check_alone(plan: Plan, *, whole: bool = True, written: bool = False) -> lis
         from gptailor.checks.language import SAYABLE  # noqa: PLC0415 (a text keeps them)
 
         rules += SAYABLE
+    if plan.heal is not None:
+        from gptailor.checks.heal import ALONE  # noqa: PLC0415 (few plans are healed)
+
+        rules += ALONE
     if plan.search is not None or plan.bridges:
         from gptailor.checks.search import SEARCHING  # noqa: PLC0415 (few plans have either)
 
@@ -71,6 +75,8 @@ def every_model_name_can_be_one(plan: Plan) -> Iterator[Fault]:
 def every_model_is_declared(plan: Plan) -> Iterator[Fault]:
     """Recipes, adapters and objectives name declared models."""
     named = [(at + inner, name) for at, r in recipes(plan) for inner, name, _ in named_models(r)]
+    if plan.heal is not None and plan.heal.teacher is not None:
+        named.append((("heal", "teacher"), plan.heal.teacher))
     named += [(("models", n, "on"), m.on) for n, m in plan.models.items() if m.on is not None]
     for i, objective in enumerate(plan.search.objectives if plan.search else ()):
         if isinstance(model := objective.arguments.get("from"), str):
@@ -194,6 +200,10 @@ def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
         ]
         both = Fault("P208", message, help="keep one of the two")
         yield from _joined(plan, hits, both, "dropped here")
+    learning = enumerate(plan.heal.layers if plan.heal is not None else ())
+    hits = [Hit(at, ("heal", "layers", i), drops[at]) for i, at in learning if at in drops]
+    gone = Fault("P208", "is healed and dropped", help="what is dropped learns nothing")
+    yield from _joined(plan, hits, gone, "dropped here")
 
 
 def overlay_or_stack(plan: Plan) -> Iterator[Fault]:

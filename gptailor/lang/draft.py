@@ -76,7 +76,7 @@ class Draft:
         spans = {_PLACES.get(name, (name,)): placed.spans for name, placed in self.single.items()}
         spans |= {("models", name): model.spans for name, model in self.models.items()}
         single = {name: placed.entry for name, placed in self.single.items()}
-        lists: dict[str, Any] = {name: single.get(name) for name in ("dtype", *p.REST)}
+        lists: dict[str, Any] = {name: single.get(name) for name in ("dtype", "heal", *p.REST)}
         for name, (place, order) in _LISTS.items():
             found = self.lists[name]
             if order is not None:
@@ -223,11 +223,13 @@ def _finite(draft: Draft, number: tree.Fixed) -> int | float | None:
     return number.value
 
 
-def whole_number(draft: Draft, number: tree.Fixed, what: str, least: int = 0) -> int | None:
+def whole_number(draft: Draft, number: tree.Numeral, what: str, least: int = 0) -> int | None:
     """A whole number; a fault and None if it isn't one."""
-    if isinstance(number.value, int) and least <= number.value < 2**63:
-        return number.value
-    draft.fault("P310", f"{what} is a whole number from {least} up", number.span)
+    value = number.value if isinstance(number, tree.Fixed) else None
+    if isinstance(value, int) and least <= value < 2**63:
+        return value
+    help_ = "" if isinstance(number, tree.Fixed) else "it can't be a choice"
+    draft.fault("P310", f"{what} is a whole number from {least} up", number.span, help_)
     return None
 
 
@@ -325,3 +327,22 @@ def _bound(
             draft.fault("P305", "an argument without a name stands after one with a name",
                         given.span)  # fmt: skip
     return bound
+
+
+def stepped(entry: Any, step: int) -> tuple[Any, ...]:
+    """What an entry says, moved on by so many layers."""
+
+    def moved(source: Any) -> Any:
+        after = None if source.layer is None else source.layer + step  # may be past the last
+        return source.model_copy(update={"layer": after})
+
+    position = getattr(entry, "position", None)
+    recipe = getattr(entry, "recipe", None)
+    if isinstance(recipe, p.Take):
+        recipe = p.built(p.Take, take=moved(recipe.take))
+    elif isinstance(recipe, p.Merge):
+        recipe = recipe.model_copy(update={"merge": tuple(map(moved, recipe.merge))})
+    elif isinstance(recipe, p.Subset):
+        recipe = moved(recipe)
+    factor = getattr(entry, "factor", None)
+    return None if position is None else position + step, entry.maybe, factor, recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar, final
 
 from gptailor.lang import tree
-from gptailor.lang.draft import Draft
+from gptailor.lang.draft import Draft, stepped
 from gptailor.lang.lower import lower, lower_statement
 from gptailor.lang.parse import parse
 from gptailor.plan import plan as p
@@ -161,6 +161,15 @@ def bridge_words(entry: p.Bridge) -> str:
     return f'bridge {after}on "{entry.on}"{tail}'
 
 
+def heal_words(entry: p.Heal) -> str:
+    """`heal L12..L20 from chat on "text" tokens 200000 rank 64 seed 0`."""
+    layers = f"{range_words(entry.layers)} " if entry.layers else ""
+    teacher = f"from {entry.teacher} " if entry.teacher is not None else ""
+    settings = (("tokens", entry.tokens), ("rank", entry.rank), ("seed", entry.seed))
+    tail = "".join(f" {name} {v}" for name, v in settings if v is not None)
+    return f'heal {layers}{teacher}on "{entry.on}"{tail}'
+
+
 def objective_words(wish: p.Objective) -> str:
     """`minimize kl("text", from=chat)`."""
     spec = OBJECTIVES.get(wish.name)
@@ -231,8 +240,8 @@ def format(plan: p.Plan | str) -> str:
 def format_file(file: tree.File, used: p.Plan | None = None) -> str:
     """The canonical form of a tree that lowers without faults.
 
-    The models, the dtype and the bridges of `used` stand for what the text says of them, as in the
-    copy of a plan that a compiled folder holds.
+    The models, the dtype, the bridges and the healing of `used` stand for what the text says of
+    them, as in the copy of a plan that a compiled folder holds.
     """
     blocks = [(s, s.body) for s in file.statements if isinstance(s.body, tree.Block)]
     others = [s for s in file.statements if not isinstance(s.body, tree.Block)]
@@ -254,7 +263,7 @@ def _sheet(lines: Iterable[_Line], closing: Sequence[str] = ()) -> str:
 
 def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
     """The lines, saying which models, dtype and calibration files are used."""
-    fixed = {line.key: line.text for line in _change_lines(used, groups) if line.key[0] == 3}
+    fixed = {line.key: line.text for line in _change_lines(used, groups) if line.key[0] >= 3}
     for line in lines:
         if line.section == "models":
             line.text = f"model {line.key[1]} = {model_source(used.models[line.key[1]])}"
@@ -334,6 +343,8 @@ def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     for bridge in plan.bridges:
         words = mark_words(bridge) + bridge_words(bridge)
         yield _Line("changes", (3, p.normal_order(bridge)), words)
+    if plan.heal is not None:
+        yield _Line("changes", (4, ()), heal_words(plan.heal))
 
 
 def _inner_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
@@ -370,28 +381,9 @@ def groups(entries: Sequence[_E]) -> list[list[_E]]:
             continue
         key = getattr(entry, "part", None)
         run = runs.get(key)
-        if run is not None and _moved(run[-1], 1) == _moved(entry, 0):
+        if run is not None and stepped(run[-1], 1) == stepped(entry, 0):
             run.append(entry)
         else:
             runs[key] = [entry]
             found.append(runs[key])
     return found
-
-
-def _moved(entry: Any, step: int) -> tuple[Any, ...]:
-    """What an entry says, moved on by so many layers."""
-
-    def moved(source: Any) -> Any:
-        after = None if source.layer is None else source.layer + step  # may be past the last
-        return source.model_copy(update={"layer": after})
-
-    position = getattr(entry, "position", None)
-    recipe = getattr(entry, "recipe", None)
-    if isinstance(recipe, p.Take):
-        recipe = p.built(p.Take, take=moved(recipe.take))
-    elif isinstance(recipe, p.Merge):
-        recipe = recipe.model_copy(update={"merge": tuple(map(moved, recipe.merge))})
-    elif isinstance(recipe, p.Subset):
-        recipe = moved(recipe)
-    factor = getattr(entry, "factor", None)
-    return None if position is None else position + step, entry.maybe, factor, recipe

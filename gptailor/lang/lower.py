@@ -280,6 +280,26 @@ def _bridge(draft: d.Draft, statement: tree.Statement, body: tree.Bridging) -> N
     )
 
 
+def _heal(draft: d.Draft, statement: tree.Statement, body: tree.HealNode) -> None:
+    _no_marks(draft, statement, "'heal'", "healing is no choice: a plan is healed or not")
+    spans = _spans(statement.span, on=body.on, layers=body.layers, teacher=body.teacher)
+    layers = d.positions_of(draft, body.layers, whole="'heal'") if body.layers else None
+    found = sorted(layers.at, key=lambda at: at.number) if layers else ()
+    for i, at in enumerate(found):
+        spans |= {("layers", i): at.span, ("layers", i, *TARGET): at.range}
+    said: dict[str, Any] = {"layers": tuple(at.number for at in found)}
+    for name, value in ((setting.name.text, setting.value) for setting in body.settings):
+        if name in said:
+            draft.fault("P305", f"'{name}' is given twice", value.span)
+        what, least = f"'{name}' of 'heal'", 0 if name == "seed" else 1
+        number = None if isinstance(value, tree.Word) else value
+        said[name] = d.whole_number(draft, number, what, least) if number else "full"
+        spans[name,] = value.span
+    teacher = body.teacher.text if body.teacher else None
+    entry = p.built(p.Heal, on=body.on.text, teacher=teacher, **said)
+    draft.once("heal", entry, statement.span, spans)
+
+
 def _block(draft: d.Draft, statement: tree.Statement, body: tree.Block) -> None:
     said_before = body.name.text in draft.single
     draft.once(body.name.text, True, body.name.span, {STATEMENT: statement.span})
@@ -371,6 +391,7 @@ _LOWER: dict[type, Callable[[d.Draft, tree.Statement, Any], None]] = {
     tree.DroppingAny: _drop_any,
     tree.Scaling: _scale,
     tree.Bridging: _bridge,
+    tree.HealNode: _heal,
     tree.Block: _block,
     tree.Limit: _limit,
     tree.ObjectiveNode: _objective,

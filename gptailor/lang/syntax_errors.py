@@ -60,6 +60,7 @@ LESSONS = (
         "characters",
         ("«/»/ why", "drop L1 «--» why", "tied «/*» a */"),
     ),
+    Lesson("'heal' takes whole layers", "both", ("heal L1«.»mlp", "heal L1..L2«.»attn")),
     Lesson(_POINT + "0.5", "characters", ("scale L1 by «.5»", "L1 from a, b by slerp(t=«.5»)")),
     Lesson(_POINT + "5.0", "characters", ("scale L1 by «5.»", "L1 from a, b by slerp(t=«5.»)")),
     Lesson(
@@ -73,6 +74,21 @@ LESSONS = (
             "scale L0«\u2013»L9 by 2",
         ),
     ),
+    Lesson(
+        "the layers that learn, and 'from' with a teacher, stand before 'on'",
+        "both",
+        ('heal on "t" «layers» L1', 'heal on "t" «from» math', 'heal on "t" tokens 1 «from» math'),
+    ),
+    Lesson(
+        "one model is the teacher, and it is no choice",
+        "both",
+        (
+            'heal from one «of» a, b on "t"',
+            'heal from any «of» a on "t"',
+            'heal from a«,» b on "t"',
+        ),
+    ),
+    Lesson("the weights themselves learn by 'rank full'", "both", ('heal on "t" «full»',)),
     Lesson("the parts of a layer are L1.attn and L1.mlp", "both", ("L1.«5» from math",)),
     Lesson(
         "methods and objectives have parentheses: {word}()",
@@ -85,11 +101,12 @@ LESSONS = (
         ("L0..L9 «from» math",),
         "item",
     ),
+    Lesson("'heal' stands beside the stack, not in it", "both", ('«heal» on "t"',), "item"),
 )
 """What texts that go wrong are told: feature, documentation and test in one."""
 
 _A_STATEMENT = (
-    "tailor model dtype embed norm head tokenizer merge drop scale bridge maybe tied stack"
+    "tailor model dtype embed norm head tokenizer merge drop scale bridge heal maybe tied stack"
 )
 _STARTS = {
     "statement": ("statement", "a layer, or with ", f"{_A_STATEMENT} search"),

@@ -94,7 +94,7 @@ class Range(TreeNode):
 
     first: LayerWord
     end: LayerWord | None
-    part: Word | None
+    part: Word | None = None
 
     @property
     def last(self) -> LayerWord:
@@ -253,11 +253,11 @@ class Scaling(TreeNode):
 
 
 @final
-class BridgeSetting(TreeNode):
-    """`tokens 65536`."""
+class SettingNode(TreeNode):
+    """`tokens 65536`, `rank full`."""
 
     name: Word
-    value: Numeral
+    value: Numeral | Word
 
 
 @final
@@ -266,7 +266,17 @@ class Bridging(TreeNode):
 
     after: LayerWord | None
     on: String
-    settings: tuple[BridgeSetting, ...]
+    settings: tuple[SettingNode, ...]
+
+
+@final
+class HealNode(TreeNode):
+    """`heal L12..L20 from chat on "text" tokens 200000 rank full seed 0`."""
+
+    layers: Layers | None
+    teacher: Word | None
+    on: String
+    settings: tuple[SettingNode, ...]
 
 
 @final

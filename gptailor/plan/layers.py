@@ -33,7 +33,8 @@ class Slot:
 
     `made` has one entry for the whole layer (None) or one for each part. `divisor` is the product
     of the scales of the layers before it, by which its residual branches' outputs are divided.
-    `bridged` says that it is dropped and a bridge closes the gap.
+    `bridged` says that it is dropped and a bridge closes the gap, `healed` that `heal` names it as
+    one that learns.
     """
 
     position: int | None
@@ -42,6 +43,7 @@ class Slot:
     scale: Value | None = None
     divisor: float = 1.0
     bridged: bool = False
+    healed: bool = False
 
     def part(self, part: Part) -> Made:
         """What a part is made of: its own recipe, or the whole layer's."""
@@ -68,6 +70,7 @@ def slots(plan: Plan, count: int) -> list[Slot]:
         drops |= dict.fromkeys(choice.among, "maybe")
     drops |= {drop.position: "maybe" if drop.maybe else "yes" for drop in plan.drops}
     scales = {scale.position: scale.factor for scale in plan.scales}
+    healed = frozenset(plan.heal.layers if plan.heal is not None else ())
     found = []
     divisor = 1.0
     bridged = False
@@ -77,7 +80,8 @@ def slots(plan: Plan, count: int) -> list[Slot]:
         scale = scales.get(position) if dropped != "yes" else None
         if dropped != "yes":
             bridged = bridge_over(plan, position) is not None
-        found.append(Slot(position, made_of, dropped, scale, divisor, bridged and dropped == "yes"))
+        over, learns = bridged and dropped == "yes", position in healed and dropped != "yes"
+        found.append(Slot(position, made_of, dropped, scale, divisor, over, learns))
         divisor *= scale if isinstance(scale, int | float) else 1.0
     return found
 
@@ -151,6 +155,13 @@ class Healing:
     indices: tuple[int, ...]
     teacher: str | None
     at: Place = ("heal",)
+
+
+def may_be_healed(plan: Plan) -> bool:
+    """Whether `heal` does something: the plan, as its choices may be closed, isn't its teacher."""
+    if plan.heal is None:
+        return False
+    return bool(plan.drops or plan.drop_any or plan.stack or plan.heal.teacher is not None)
 
 
 def healing(plan: Plan, count: int) -> Healing | None:

@@ -1,7 +1,7 @@
 """Whether a plan computes with quantised weights, and its models dequantised where it does.
 
-A plan that only moves layers copies their bytes. One that merges, scales, casts or bridges any
-quantised weight, or mixes models that are quantised in different ways, has an output without
+A plan that only moves layers copies their bytes. One that merges, scales, casts, bridges or heals
+any quantised weight, or mixes models that are quantised in different ways, has an output without
 quantisation: each quantised weight is then one tensor, dequantised as it is read.
 """
 
@@ -54,6 +54,8 @@ def _reasons(checked: Checked) -> Iterator[tuple[str, Place]]:
         yield "'scale' computes with quantised weights", ("scales", 0)
     if plan.bridges:
         yield "a bridge computes with quantised weights", ("bridges", 0)
+    if outline.may_be_healed(plan):
+        yield "'heal' computes with quantised weights", ("heal",)
     yield from _merged_or_mixed(checked)
     yield from _casts(checked)
 

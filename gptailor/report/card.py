@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 
 from gptailor.checkpoint.models import is_local
-from gptailor.lang.format import model_source
-from gptailor.plan.layers import gaps, slots
+from gptailor.lang.format import model_source, range_words
+from gptailor.plan.layers import gaps, healing, kept, slots
 from gptailor.plan.plan import Plan
 from gptailor.report.plan_map import cells, described_rows, legend, map_lines
 
@@ -26,7 +26,7 @@ def card(
             *_front_matter(plan),
             f"# {name}",
             "",
-            "A language model stitched from the layers of others, without training, by "
+            f"A language model stitched from the layers of others, {_trained(plan, counts)}, by "
             f"[gptailor](https://pypi.org/project/gptailor) {version}.",
             "",
             "| | base | this model |",
@@ -50,6 +50,7 @@ def card(
             *(f"| {row.where} | {row.what} |" for row in described_rows(found)),
             "",
             *_bridges(plan, counts["layers"][0]),
+            *_healed(plan, counts["layers"][0]),
             "## Models",
             "",
             "| name | checkpoint |",
@@ -92,6 +93,33 @@ def _bridges(plan: Plan, count: int) -> list[str]:
         "| layer before the gap | text | tokens | ridge |",
         "|---|---|---|---|",
         *told,
+        "",
+    ]
+
+
+def _trained(plan: Plan, counts: Mapping[str, tuple[int, int]]) -> str:
+    healed = healing(plan, counts["layers"][0]) is not None
+    return "and trained for a short while" if healed else "without training"
+
+
+def _healed(plan: Plan, count: int) -> list[str]:
+    found = healing(plan, count)
+    if found is None:
+        return []
+    teacher = "the same plan with nothing dropped"
+    teacher = teacher if found.teacher is None else f"`{found.teacher}`"
+    learning = "all layers"
+    if len(found.indices) < len(kept(plan, count)):
+        learning = f"{range_words(found.indices)} of the output"
+    changes = "the weights themselves"
+    changes = changes if found.rank is None else f"of rank {found.rank}, folded into the weights"
+    return [
+        f"Healed: the layers were then trained to give the next-token distribution of {teacher} "
+        "on a text.",
+        "",
+        "| text | tokens | what learns | changes | seed |",
+        "|---|---|---|---|---|",
+        f"| `{found.on}` | {found.tokens:,} | {learning} | {changes} | {found.seed} |",
         "",
     ]
 

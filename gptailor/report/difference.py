@@ -114,7 +114,8 @@ def _others(a: p.Plan, b: p.Plan) -> Iterator[str]:
     bridged = (
         {tailor.mark_words(e) + tailor.bridge_words(e) for e in plan.bridges} for plan in (a, b)
     )
-    for before, after in (dropped, bridged):
+    healed = ({tailor.heal_words(plan.heal)} if plan.heal else set[str]() for plan in (a, b))
+    for before, after in (dropped, bridged, healed):
         yield from (f"only in the first: {text}" for text in sorted(before - after))
         yield from (f"only in the second: {text}" for text in sorted(after - before))
     if a.search != b.search:

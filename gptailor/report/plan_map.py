@@ -59,7 +59,8 @@ def _alone(slot: Slot) -> str | None:
 def _tail(slot: Slot) -> str:
     """What may be said of a layer whatever it is made of."""
     scale = f", scaled by {tailor.value_words(slot.scale)}" if slot.scale is not None else ""
-    return scale + ", or dropped" * (slot.dropped == "maybe" and slot.position is not None)
+    dropped = ", or dropped" * (slot.dropped == "maybe" and slot.position is not None)
+    return scale + ", healed" * slot.healed + dropped
 
 
 def _told(run: Sequence[p.Layer], tail: str) -> list[Row]:
@@ -248,6 +249,8 @@ def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
     for bridge in plan.bridges:
         text = (tailor.mark_words(bridge) + tailor.bridge_words(bridge)).replace("bridge ", "", 1)
         found.append(Row("bridge", text))
+    if plan.heal is not None:
+        found.append(Row("heal", tailor.heal_words(plan.heal).removeprefix("heal ")))
     return found
 
 

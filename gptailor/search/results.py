@@ -68,7 +68,8 @@ def _text(space: Space, ledger: Ledger, about: Mapping[str, Any], trial: Trial, 
     if not trial.request.bridged:
         plan = plan.model_copy(update={"bridges": ()})
     used = used_plan(prepare(plan), place)
-    seen = plan.model_copy(update={"models": used.models, "bridges": used.bridges})
+    paths = {"models": used.models, "bridges": used.bridges, "heal": used.heal}
+    seen = plan.model_copy(update=paths)
     comment = "".join(f"# {line}\n" for line in _comment(space, ledger, about, trial, plan))
     return comment + format_plan(seen)
 
@@ -88,6 +89,8 @@ def _comment(
     for i, (aim, value, error) in enumerate(scores):
         of = f", {percent(shares[i])} of the base's" if aim.scale == "base" else ""
         yield f"{aim.name}: {shown_number(value, error)}{of}, {request.samples} samples."
+    if plan.heal is not None:
+        yield "Scored as it is before 'heal'."
     summary = plan_summary(slots(plan, space.layers))
     dropped = [drop.position for drop in plan.drops]
     cut = f"; cut: {range_words(dropped)}" if dropped else ""

@@ -83,7 +83,7 @@ def wholes(space: Space) -> dict[str, Plan]:
     if not any(bit.subject.role == "drop" for bit in space.bits):
         return {}
     found = {one.name: decode(space, composed(space, one)) for one in compositions(space)}
-    bare = {"drops": (), "bridges": ()}
+    bare = {"drops": (), "bridges": (), "heal": None}
     return {name: plan.model_copy(update=bare) for name, plan in found.items()}
 
 

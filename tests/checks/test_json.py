@@ -36,6 +36,7 @@ def two(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     return {"layers": [*first["layers"], *second["layers"]]}
 
 
+DROP: dict[str, Any] = {"drops": [{"position": 1}]}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "a position below 0": ("S107", layer(take(), -1)),
     "a position past the last": ("S107", layer(take(), 10_000)),
@@ -83,6 +84,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "a position twice in drop any": ("P202", {"drop_any": [{"count": 1, "among": [2, 1, 2]}]}),
     "more drops than positions": ("P503", {"drop_any": [{"count": 1, "among": []}]}),
+    "a quote in a text to heal on": ("P219", {"heal": {"on": 'a"b'}, **DROP}),
+    "a healing of no tokens": ("P706", {"heal": {"on": "t", "tokens": 0}, **DROP}),
+    "a healing of no rank": ("P706", {"heal": {"on": "t", "rank": 0}, **DROP}),
+    "a healing of a rank that is a word": ("S107", {"heal": {"on": "t", "rank": "all"}, **DROP}),
+    "a healing with a choice": ("S107", {"heal": {"on": "t", "rank": CHOICE}, **DROP}),
+    "a healing by a seed below 0": ("P706", {"heal": {"on": "t", "seed": -1}, **DROP}),
     "a tied bridge": ("P506", {"bridges": [{"on": "t", "tied": 0}], "drops": [{"position": 1}]}),
     "tied layers unlike each other": (
         "P508", two(layer(take(), tied=0), layer(take(1, "code"), 2, tied=0))),

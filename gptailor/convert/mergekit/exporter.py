@@ -69,6 +69,8 @@ def _kept(plan: Plan, layers: int | None) -> list[outline.Slot]:
     for name, entries in (("scale", plan.scales), ("bridge", plan.bridges)):
         if entries:
             raise ConversionError(f"mergekit has nothing like '{name}'", place=f"{name}s[0]")
+    if plan.heal is not None:
+        raise ConversionError("mergekit has nothing like 'heal'", place="heal")
     if plan.stack is None and layers is None:
         message = "the base's number of layers isn't known"
         raise ConversionError(message, help="say how many layers the base has")

@@ -73,6 +73,7 @@ class _Closing:
                 if scale.position not in dropped and self._on("scales", i)
             ),
             "bridges": tuple(self._bridges(dropped)),
+            "heal": self._heal(dropped),
             "stack": None if plan.stack is None else self._stack(plan.stack),
             "search": None,
         }
@@ -120,6 +121,14 @@ class _Closing:
             there = gaps if bridge.after is None else gaps & {bridge.after}
             if there and self._on("bridges", i):
                 yield self._closed(("bridges", i), bridge)
+
+    def _heal(self, dropped: set[int]) -> p.Heal | None:
+        """Of the positions that learn, those that stay; where none does nothing is healed."""
+        heal = self.space.plan.heal
+        if heal is None or not heal.layers:
+            return heal
+        learning = tuple(position for position in heal.layers if position not in dropped)
+        return heal.model_copy(update={"layers": learning}) if learning else None
 
     def _stack(self, stack: p.Stack) -> p.Stack:
         there = [i for i in range(len(stack.items)) if self._on("stack", "items", i)]

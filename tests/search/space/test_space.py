@@ -55,6 +55,7 @@ SPACES = {
         3,
     ),
     "gaps": ('maybe drop L1..L3\nmaybe bridge L1 on "t" ridge one of (0.1, 1.0)', 5),
+    "healed": ('maybe drop L1..L3\nheal L1..L2 from math on "t" rank full', 5),
     "scales": ("maybe scale L1 by one of (0.5, 2)\nmaybe drop L1", 3),
     "rest": ("embed from one of base, math\nnorm from any of math, code by linear()", 2),
     "stack": (
@@ -172,6 +173,7 @@ def test_of_any_plan(plan: Plan, seed: int, beyond: int) -> None:
     named = [entry.position for entry in (*plan.layers, *plan.drops, *plan.scales)]
     named += [position for choice in plan.drop_any for position in choice.among]
     named += [bridge.after for bridge in plan.bridges if bridge.after is not None]
+    named += plan.heal.layers if plan.heal is not None else ()
     layers = max(named, default=0) + beyond
     gone = {drop.position for drop in plan.drops if not drop.maybe}
     assume(len(gone) + sum(choice.count for choice in plan.drop_any) < layers)

@@ -1,0 +1,162 @@
+"""Rules of healing: by itself, and against the models."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.tensor import FLOATS, TensorInfo
+from gptailor.checkpoint.vocabulary import relation
+from gptailor.checks.language import LARGEST
+from gptailor.plan import layers as outline
+from gptailor.plan.faults import Fault, Place
+from gptailor.plan.plan import Plan
+from gptailor.plan.walk import open_choices
+from gptailor.program.compile import Checked, Use, moved_configuration, uses
+
+# --------------------------------------------------------------------------------------- by itself
+
+
+def healing_can_be_set_up(plan: Plan) -> Iterator[Fault]:
+    """The text has a name, and the numbers are whole ones that a trial of it can have."""
+    heal = plan.heal
+    if heal is None:
+        return
+    if not heal.on:
+        yield Fault("P706", "the text of 'heal' has no name", ("heal", "on"))
+    for name, least in (("tokens", 1), ("rank", 1), ("seed", 0)):
+        value = getattr(heal, name)
+        if isinstance(value, int) and not least <= value <= LARGEST:
+            message = f"'{name}' of 'heal' is a whole number from {least} to {LARGEST}"
+            yield Fault("P706", message, ("heal", name))
+
+
+def there_is_something_to_heal(plan: Plan) -> Iterator[Fault]:
+    """Where nothing is dropped a plan would be its own teacher."""
+    if plan.heal is not None and not outline.may_be_healed(plan):
+        message = "no layer is dropped, so there is nothing to heal"
+        help_ = "a plan that drops nothing learns from a model that it names: heal from NAME on …"
+        yield Fault("P707", message, ("heal",), help_, severity="warning")
+
+
+def no_layers_of_a_stack_are_named(plan: Plan) -> Iterator[Fault]:
+    """A stack has no positions: its layers may stand in it several times."""
+    if plan.stack is not None and plan.heal is not None and plan.heal.layers:
+        message = "beside a stack 'heal' names no layers"
+        help_ = "leave them out: all layers of the output learn"
+        yield Fault("P708", message, ("heal", "layers"), help_)
+
+
+ALONE: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
+    healing_can_be_set_up,
+    there_is_something_to_heal,
+    no_layers_of_a_stack_are_named,
+)
+
+# ------------------------------------------------------------------------------ against the models
+
+_ROUTING = re.compile(r"router|expert_gate|(^|\.)gate\.weight$")
+"""In the names of weights that say which experts a token goes to."""
+
+
+def projections(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
+    """The linear projections among a layer's tensors, and the smaller side of each.
+
+    Of stacked experts that is one expert's. Routers, convolutions and vectors are none.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        matrix = len(shape := tensor.spec.shape) > 1 and min(shape[-2:]) > 1
+        stacked = "expert" in name and len(shape) > 2
+        if matrix and (name.endswith(".weight") or stacked) and not _ROUTING.search(name):
+            found[name] = min(shape[-2:])
+    return found
+
+
+def _learning(checked: Checked) -> Iterator[Use]:
+    """All that a layer that learns may be made of."""
+    heal = checked.plan.heal
+    for slot in outline.slots(checked.plan, checked.count):
+        if slot.dropped != "yes" and heal is not None and (slot.healed or not heal.layers):
+            for part in outline.PARTS:
+                yield from uses(checked, slot, part)
+
+
+def what_learns_can_be_trained(checked: Checked) -> Iterator[Fault]:
+    """The architecture's layers are known, and what learns is floating-point numbers."""
+    layout = checked.base.layout
+    if not outline.may_be_healed(checked.plan):
+        return
+    if not layout.known:
+        message = f"'heal' can't train '{layout.model_type}', whose layers aren't known"
+        yield Fault("M222", message, ("heal",))
+        return
+    for use in _learning(checked):
+        for rest, tensor in use.model.part(use.layer, use.part).items():
+            if (dtype := tensor.spec.dtype) not in FLOATS:
+                message = f"'heal' can't train '{rest}' of L{use.layer} of '{use.model.name}'"
+                yield Fault("M222", f"{message}, which is {dtype}", ("heal",))
+                return
+
+
+def the_rank_fits(checked: Checked) -> Iterator[Fault]:
+    """A change of a projection has at most the rank of the projection."""
+    heal = checked.plan.heal
+    rank = heal.rank if heal is not None else None
+    if not isinstance(rank, int) or not outline.may_be_healed(checked.plan):
+        return
+    found = [
+        (side, f"'{rest}' of L{use.layer} of '{use.model.name}'")
+        for use in _learning(checked)
+        for rest, side in projections(use.model.part(use.layer, use.part)).items()
+    ]
+    side, name = min(found, default=(rank, ""))
+    if rank > side:
+        message = f"{name} can't change by a rank of {rank}"
+        yield Fault("M223", message, ("heal", "rank"), f"the largest rank that fits is {side}")
+
+
+def the_teacher_has_the_tokens(checked: Checked) -> Iterator[Fault]:
+    """A distribution is learned from one over the same tokens, each with the same number."""
+    heal = checked.plan.heal
+    if heal is None or not outline.may_be_healed(checked.plan):
+        return
+    name = "base" if heal.teacher is None and checked.plan.stack is not None else heal.teacher
+    teacher, owner = checked.models.get(name or ""), checked.tokenizer_model
+    if teacher is None or teacher.name == owner.name:
+        return
+    at: Place = ("heal", "teacher") if heal.teacher is not None else ("heal",)
+    mine, its = owner.vocabulary, teacher.vocabulary
+    said = f"'{teacher.name}' can't teach the output, which has the tokenizer of '{owner.name}'"
+    if mine is not None and its is not None and relation(mine, its) != "same":
+        yield Fault("M224", f"{said}: its vocabulary is another", at)
+        return
+    theirs, ours = _rows(teacher), _rows(owner)
+    if theirs != ours:
+        yield Fault("M224", f"{said}: its distributions have {theirs} tokens, not {ours}", at)
+
+
+def _rows(model: Opened) -> int | None:
+    """Over how many tokens a model's distributions are."""
+    head = model.rest("head").get(0) or model.rest("embed").get(0)
+    return head.spec.shape[0] if head is not None and head.spec.shape else None
+
+
+def the_undone_plan_is_a_teacher(checked: Checked) -> Iterator[Fault]:
+    """Without another teacher it is the plan with nothing dropped, which has a configuration."""
+    plan, heal = checked.plan, checked.plan.heal
+    if heal is None or heal.teacher is not None or plan.stack is not None or open_choices(plan):
+        return
+    undone = plan.model_copy(update={"drops": (), "bridges": (), "heal": None})
+    made = moved_configuration(Checked(undone, checked.models))
+    if isinstance(made, Refusal):
+        message = f"'heal' learns from the plan without its drops, and there {made.reason}"
+        yield Fault("M217", message, ("heal",), "name another teacher: heal from NAME on …")
+
+
+HEALING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+    what_learns_can_be_trained,
+    the_rank_fits,
+    the_teacher_has_the_tokens,
+    the_undone_plan_is_a_teacher,
+)
