@@ -84,15 +84,20 @@ def _pickled(tensor: forms.TensorInfo, form: forms.Pickled) -> Shaped[Tensor, ".
 
 
 def _dequantised(tensor: forms.TensorInfo, form: forms.Dequantised) -> Float[Tensor, "..."]:
-    """A tensor of a GGUF file in float32, or a plain float's dtype; its rows as Hugging Face's."""
-    kind, shape = KINDS[form.kind], tensor.spec.shape
+    """A tensor of a GGUF file in float32, or a plain float's dtype, as Hugging Face has it."""
+    kind = KINDS[form.kind]
+    shape = tensor.spec.shape[::-1] if form.transposed else tensor.spec.shape
     buffer = _bytes_from(tensor, kind.bytes * (prod(shape) // kind.block))
     if kind.plain is not None:
         values = torch.frombuffer(buffer, dtype=TORCH_DTYPES[kind.plain]).reshape(shape)
     else:
-        values = _unpacked(buffer, tensor, form.kind)
+        values = _unpacked(buffer, tensor, form.kind, shape)
     if form.shift:
         values = values.float() + form.shift
+    if form.transposed:
+        values = values.t().contiguous()
+    if form.sorted is not None:
+        values = _grouped(values, *form.sorted)
     if not form.heads:
         return values
     # llama.cpp rotates neighbouring rows of a head, Hugging Face its two halves.
@@ -100,7 +105,17 @@ def _dequantised(tensor: forms.TensorInfo, form: forms.Dequantised) -> Float[Ten
     return halves.swapaxes(1, 2).reshape(shape)
 
 
-def _unpacked(buffer: bytearray, tensor: forms.TensorInfo, kind: str) -> Float[Tensor, "..."]:
+def _grouped(values: Float[Tensor, "m n"], heads: int, kv: int) -> Float[Tensor, "m n"]:
+    """Rows of all queries, keys and values as groups: queries, with the key and value of theirs."""
+    each = values.reshape(heads + 2 * kv, -1, values.shape[1])
+    q, k, v = each[:heads], each[heads : heads + kv], each[heads + kv :]
+    groups = [q.reshape(kv, heads // kv, *q.shape[1:]), k[:, None], v[:, None]]
+    return torch.cat(groups, dim=1).reshape(values.shape)
+
+
+def _unpacked(
+    buffer: bytearray, tensor: forms.TensorInfo, kind: str, shape: tuple[int, ...]
+) -> Float[Tensor, "..."]:
     try:
         import numpy as np
         from gguf.constants import GGMLQuantizationType
@@ -108,7 +123,7 @@ def _unpacked(buffer: bytearray, tensor: forms.TensorInfo, kind: str) -> Float[T
     except ImportError as error:
         message = f"{quoted(tensor.spec.name)} is {kind}; the package 'gguf' dequantises it"
         raise CheckpointError("C110", message, tensor.file, "pip install gguf") from error
-    rows = np.frombuffer(buffer, dtype=np.uint8).reshape((*tensor.spec.shape[:-1], -1))
+    rows = np.frombuffer(buffer, dtype=np.uint8).reshape((*shape[:-1], -1))
     values = dequantize(rows, GGMLQuantizationType[kind])
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 

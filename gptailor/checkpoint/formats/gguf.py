@@ -12,24 +12,25 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly, shown
-from gptailor.checkpoint.formats.gguf_architectures import ARCHITECTURES, MIXTRAL
+from gptailor.checkpoint.formats.gguf_architectures import ARCHITECTURES, FALCON_40B, MIXTRAL
 from gptailor.checkpoint.formats.gguf_header import GgufTensor, GgufValue, Header, read_gguf
-from gptailor.checkpoint.formats.gguf_names import FREQUENCIES, REST_STEMS
+from gptailor.checkpoint.formats.gguf_names import FREQUENCIES
 from gptailor.checkpoint.tensor import Dequantised, TensorInfo, TensorSpec
 from gptailor.plan.faults import listed
-
-_ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
-_MLP = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 
 _KNOWN = frozenset({
     "block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size",
     "attention.head_count", "attention.head_count_kv", "attention.key_length",
-    "attention.value_length", "attention.layer_norm_rms_epsilon", "rope.freq_base",
-    "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor", "rope.scale_linear",
-    "rope.scaling.original_context_length", "rope.scaling.finetuned", "rope.scaling.attn_factor",
-    "expert_count", "expert_used_count",
+    "attention.value_length", "expert_count", "expert_used_count",
 })  # fmt: skip
 """What is said of an architecture, and understood here."""
+_ROTARY = frozenset({
+    "rope.freq_base", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",
+    "rope.scale_linear", "rope.scaling.original_context_length", "rope.scaling.finetuned",
+    "rope.scaling.attn_factor",
+})  # fmt: skip
+"""The same, where something is rotated."""
+_HEAD_NORMS = frozenset({"attn_q_norm", "attn_k_norm"})
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -56,7 +57,12 @@ class _File:
         self.experts = self.count("expert_count") if self.fact("expert_count") else 0
         if self.experts and name == "llama":
             self.architecture = MIXTRAL
-        self.stems = self.architecture.stems
+        if name == "falcon" and "blk.0.attn_norm_2.weight" in self.tensors:
+            self.architecture = FALCON_40B
+        self.epsilon = "layer_norm_epsilon"
+        if self.architecture.epsilon == "rms_norm_eps":
+            self.epsilon = "layer_norm_rms_epsilon"
+        self.stems = self._present()
         self._check_facts()
         self.hidden = self.count("embedding_length")
         self.heads = self.count("attention.head_count")
@@ -65,6 +71,7 @@ class _File:
         self.layers = self.count("block_count")
         self.wide = self.count("feed_forward_length")
         self._check_heads()
+        self.biased = self._biased()
 
     def refuse(self, message: str, help: str = "") -> NoReturn:
         raise CheckpointError("C109", message, self.path, help)
@@ -94,6 +101,8 @@ class _File:
             help = "join the parts with `llama-gguf-split --merge`"
             self.refuse("is one of several parts of a model", help)
         own, known = f"{self.name}.", _KNOWN | self.architecture.says
+        known |= {f"attention.{self.epsilon}"}
+        known |= _ROTARY if self.architecture.rotated != "none" else frozenset()
         for key in self.facts:
             if key.startswith(own) and key.removeprefix(own) not in known:
                 self.refuse(f"says {quoted(key)}, whose meaning for its layers isn't known here")
@@ -102,14 +111,25 @@ class _File:
 
     def _check_heads(self) -> None:
         for key in ("attention.value_length", "rope.dimension_count"):
-            if (said := self.count(key, self.head)) != self.head:
+            said = self.count(key, self.head)
+            part = self.architecture.rotated == "some" and key.startswith("rope.")
+            if said > self.head or said % 2 or (said != self.head and not part):
                 self.refuse(f"'{self.name}.{key}' is {said}, and a head has {self.head}")
         if self.heads % self.kv or self.head % 2:
             self.refuse(f"has {self.heads} heads of {self.head} for {self.kv} of keys and values")
+        if self.architecture.square and self.heads * self.head != self.hidden:
+            wide = f"{self.heads} heads of {self.head}"
+            self.refuse(f"has {wide} beside a stream of {self.hidden}, which {self.name!r} can't")
+
+    def _present(self) -> Mapping[str, str]:
+        """The tensors of a layer, without those that no model of the architecture must have."""
+        here = {key for key in self.architecture.stems if f"blk.0.{key}.weight" in self.tensors}
+        absent = [each for each in self.architecture.optional if not each & here]
+        without = frozenset[str]().union(*absent)
+        return {k: stem for k, stem in self.architecture.stems.items() if k not in without}
 
     def checkpoint(self) -> tuple[dict[str, Any], dict[str, TensorInfo]]:
-        biased = self._biased()
-        wanted = dict(self._shapes(biased))
+        wanted = dict(self._shapes())
         for name, shape in wanted.items():
             if name not in self.tensors:
                 self.refuse(f"has no tensor {quoted(name)}, which its architecture needs")
@@ -122,43 +142,68 @@ class _File:
         entries = [entry for entry in self.tensors.values() if entry.name in wanted]
         infos = (info for entry in entries for info in self._tensors_of(entry))
         tensors = {info.spec.name: info for info in infos}
-        return self._config(biased, tensors), tensors
+        return self._config(tensors), tensors
 
     def _biased(self) -> frozenset[str]:
-        """The projections that have a bias: those of the architecture, or of all of a branch."""
-        named = frozenset(key for key in self.stems if f"blk.0.{key}.bias" in self.tensors)
-        allowed = [self.architecture.biased]
-        if self.architecture.model_class == "LlamaForCausalLM":
-            allowed += [_ATTENTION, _MLP, _ATTENTION | _MLP]
-        if named not in allowed:
+        """The projections that have a bias, as the architecture may have them."""
+        keys = (key for key in self.stems if not self._is_norm(key))
+        named = frozenset(key for key in keys if f"blk.0.{key}.bias" in self.tensors)
+        if named not in self.architecture.biased:
             names = listed(sorted(named)) or "no projection"
             self.refuse(f"{names} of its first layer has a bias, which '{self.name}' can't say")
         return named
 
-    def _shapes(self, biased: frozenset[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    @staticmethod
+    def _is_norm(key: str) -> bool:
+        return key.endswith(("norm", "norm_2"))
+
+    def _shapes(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """All tensors that there should be, and their shapes."""
         embedding = self.tensors.get("token_embd.weight")
         rows = embedding.shape[0] if embedding is not None and embedding.shape else 0
-        hidden, q, kv = self.hidden, self.heads * self.head, self.kv * self.head
+        hidden, rest = self.hidden, self.architecture.rest
         yield "token_embd.weight", (rows, hidden)
         yield "output_norm.weight", (hidden,)
-        if "output.weight" in self.tensors:
+        if "position_embd" in rest:
+            yield "position_embd.weight", (self.count("context_length"), hidden)
+        if "output" in rest and "output.weight" in self.tensors:
             yield "output.weight", (rows, hidden)
-        sizes: dict[str, tuple[int, ...]] = {
-            "attn_q": (q, hidden), "attn_k": (kv, hidden), "attn_v": (kv, hidden),
-            "attn_qkv": (q + 2 * kv, hidden), "attn_output": (hidden, q),
-            "attn_q_norm": (self.head,), "attn_k_norm": (self.head,),
-            "ffn_gate": (self.wide, hidden), "ffn_up": (self.wide, hidden),
-            "ffn_down": (hidden, self.wide),
-        }  # fmt: skip
-        if "attn_qkv" in self.stems:  # then gate and up are one too
-            sizes["ffn_up"] = (2 * self.wide, hidden)
-        if self.experts:
-            sizes |= self._expert_shapes()
+        norms = {key for key in self.stems if self._is_norm(key)} - _HEAD_NORMS
+        biased = sorted(self.biased | (norms if self.architecture.norm_biases else set()))
+        if self.architecture.norm_biases:
+            yield "output_norm.bias", (hidden,)
+        sizes = self._sizes()
         for layer in range(min(self.layers, len(self.tensors) + 1)):
             for key in self.stems:
                 yield f"blk.{layer}.{key}.weight", sizes.get(key, (hidden,))
-            yield from ((f"blk.{layer}.{key}.bias", sizes[key][:1]) for key in sorted(biased))
+            for key in biased:
+                yield f"blk.{layer}.{key}.bias", sizes.get(key, (hidden,))[:1]
+
+    def _sizes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of a layer's matrices, and of the norms that aren't as wide as the stream."""
+        hidden, q, kv = self.hidden, self.heads * self.head, self.kv * self.head
+        sizes: dict[str, tuple[int, ...]] = {
+            "attn_q": (q, hidden), "attn_k": (kv, hidden), "attn_v": (kv, hidden),
+            "attn_qkv": (q + 2 * kv, hidden), "attn_output": (hidden, q),
+            **self._head_norms(),
+            "ffn_gate": (self.wide, hidden), "ffn_up": (self.wide, hidden),
+            "ffn_down": (hidden, self.wide),
+        }  # fmt: skip
+        if "gate_up" in self.stems.get("ffn_up", ""):
+            sizes["ffn_up"] = (2 * self.wide, hidden)
+        if self.experts:
+            sizes |= self._expert_shapes()
+        return sizes
+
+    def _head_norms(self) -> dict[str, tuple[int, ...]]:
+        heads = {"attn_q_norm": self.heads, "attn_k_norm": self.kv}
+        match self.architecture.head_norms:
+            case "one":
+                return dict.fromkeys(heads, (self.head,))
+            case "flat":
+                return {key: (count * self.head,) for key, count in heads.items()}
+            case _:
+                return {key: (count, self.head) for key, count in heads.items()}
 
     def _expert_shapes(self) -> dict[str, tuple[int, ...]]:
         hidden, experts = self.hidden, self.experts
@@ -176,56 +221,66 @@ class _File:
         """A tensor as Hugging Face has it; or, of experts' matrices, each of them."""
         stem, _, kind = entry.name.rpartition(".")
         key = stem.rpartition(".")[2]
-        if stem in REST_STEMS:
-            yield self._tensor(entry, f"{REST_STEMS[stem]}.{kind}", key)
+        if stem in self.architecture.rest:
+            yield self._tensor(entry, f"{self.architecture.rest[stem]}.{kind}", key)
             return
         number = stem.split(".")[1]
-        name = f"model.layers.{number}.{self.stems[key]}.{kind}"
-        if not key.endswith("_exps"):
+        name = f"{self.architecture.prefix}{number}.{self.stems[key]}.{kind}"
+        each = "experts." if key.endswith("_exps") else ""
+        if name.endswith("_layernorm.weight") and key in _HEAD_NORMS:
+            name, each = name.replace("layernorm.", "layernorm.norms."), "norms."
+        if not each:
             shape = (1, *entry.shape) if key.endswith("_inp_shexp") else entry.shape
             yield self._tensor(replace(entry, shape=shape[-2:]), name, key)
             return
         size = entry.kind.bytes * (math.prod(entry.shape[1:]) // entry.kind.block)
-        for n in range(self.experts):
+        for n in range(entry.shape[0]):
             one = replace(entry, shape=entry.shape[1:], offset=entry.offset + n * size)
-            yield self._tensor(one, name.replace("experts.", f"experts.{n}."), key)
+            yield self._tensor(one, name.replace(each, f"{each}{n}."), key)
 
     def _tensor(self, entry: GgufTensor, name: str, key: str) -> TensorInfo:
-        heads = {"attn_q": self.heads, "attn_k": self.kv} if self.architecture.permuted else {}
-        shift = -1.0 if self.architecture.shifted and key.endswith("norm") else 0.0
+        own, shape = self.architecture, entry.shape
+        heads = {"attn_q": self.heads, "attn_k": self.kv} if own.permuted else {}
+        shift = -1.0 if own.shifted and key.endswith("norm") else 0.0
         plain = entry.kind.plain
-        changed = key in heads or shift or not plain
-        form = Dequantised(entry.kind.name, heads.get(key, 0), shift) if changed else None
-        spec = TensorSpec(name, plain or "F32", entry.shape)
-        return TensorInfo(spec, self.path, entry.offset, form)
+        groups = None
+        if own.grouped and key == "attn_qkv" and self.kv > 1:  # of one group all are in order
+            groups = (self.heads, self.kv)
+        transposed = own.transposed and key in self.stems and len(shape) > 1
+        form = Dequantised(entry.kind.name, heads.get(key, 0), shift, groups, transposed)
+        spec = TensorSpec(name, plain or "F32", shape[::-1] if transposed else shape)
+        same = plain and form == Dequantised(entry.kind.name)
+        return TensorInfo(spec, self.path, entry.offset, None if same else form)
 
-    def _config(self, biased: frozenset[str], tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
-        vocabulary = tensors["model.embed_tokens.weight"].spec.shape[0]
+    def _config(self, tensors: Mapping[str, TensorInfo]) -> dict[str, Any]:
+        own = self.architecture
+        vocabulary = self.tensors["token_embd.weight"].shape[0]
         specs = [tensor.spec for tensor in tensors.values()]
         matrices = {spec.dtype for spec in specs if len(spec.shape) > 1}
         config: dict[str, Any] = {
-            "architectures": [self.architecture.model_class],
+            "architectures": [own.model_class],
             "attention_dropout": 0.0,
             # That of all matrices, if they are plain and of one.
             "dtype": _DTYPES[matrices.pop()] if len(matrices) == 1 else "float32",
-            "head_dim": self.head,
             "hidden_act": "silu",
             "hidden_size": self.hidden,
             "intermediate_size": self.wide,
             "max_position_embeddings": self.count("context_length"),
-            "model_type": self.architecture.model_type,
+            "model_type": own.model_type,
             "num_attention_heads": self.heads,
             "num_hidden_layers": self.layers,
             "num_key_value_heads": self.kv,
-            "rms_norm_eps": self.real("attention.layer_norm_rms_epsilon"),
-            **_rotary(self.rope()),
+            own.epsilon: self.real(f"attention.{self.epsilon}"),
             "tie_word_embeddings": "output.weight" not in self.tensors,
             "use_cache": True,
             "vocab_size": vocabulary,
         }
-        if self.architecture.model_type == "llama":
-            config |= {"attention_bias": biased >= _ATTENTION, "mlp_bias": biased >= _MLP}
-        config |= self.architecture.settings(self)
+        config |= {} if own.square else {"head_dim": self.head}
+        config |= {} if own.rotated == "none" else _rotary(self.rope())
+        for usual, name in own.renamed.items():
+            value = config.pop(usual)
+            config |= {} if name is None else {name: value}
+        config |= own.settings(self)
         return dict(sorted((config | self._tokens(vocabulary)).items()))
 
     def _tokens(self, vocabulary: int) -> dict[str, int]:

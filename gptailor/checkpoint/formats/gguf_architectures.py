@@ -1,59 +1,17 @@
 """The architectures that GGUF files are read of: what each one is, and what it says of itself."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn, Protocol, final
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-from gptailor.checkpoint.formats.gguf_names import LAYER_STEMS, MIXTRAL_STEMS
-
-
-class FileFacts(Protocol):
-    """What a file says: numbers by their keys, and what is counted of them."""
-
-    hidden: int
-    heads: int
-    head: int
-    layers: int
-
-    def refuse(self, message: str, help: str = "") -> NoReturn:
-        """Raise what is wrong."""
-
-    def fact(self, key: str) -> object:
-        """What is said."""
-
-    def count(self, key: str, default: int | None = None) -> int:
-        """A fact that is a positive whole number."""
-
-    def real(self, key: str, default: float | None = None) -> float:
-        """A fact that is a positive number."""
-
-    def rope(self) -> dict[str, Any]:
-        """The rotary embeddings."""
-
-
-_Settings = Callable[[FileFacts], dict[str, Any]]
-"""What a configuration says besides what all have."""
-
-
-@final
-@dataclass(frozen=True)
-class ReadArchitecture:
-    """An architecture of GGUF's: its model, and what differs from the others here.
-
-    `stems` are the tensors of a layer. `permuted` says whether rows of queries and keys are in
-    llama.cpp's order, `shifted` whether norms are stored with 1 added to them. `biased` are the
-    projections with biases; `says` are the keys that it knows besides those of all.
-    """
-
-    model_type: str
-    model_class: str
-    stems: Mapping[str, str]
-    permuted: bool = False
-    shifted: bool = False
-    biased: frozenset[str] = frozenset()
-    says: frozenset[str] = frozenset()
-    settings: _Settings = lambda facts: {}
-
+from gptailor.checkpoint.formats.gguf_names import (
+    CLASSIC_LAYERS,
+    CLASSIC_REST,
+    FALCON_40B_STEMS,
+    LAYER_STEMS,
+    MIXTRAL_STEMS,
+)
+from gptailor.checkpoint.formats.read_architecture import FileFacts, ReadArchitecture
 
 _GELU = {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": "gelu_pytorch_tanh"}
 """Gemma's activation, under the two keys that its configurations have it."""
@@ -111,12 +69,13 @@ def _query_scalar(facts: FileFacts, layers_of_27b: int) -> int:
     return facts.hidden // facts.heads if facts.layers == layers_of_27b else facts.head
 
 
+_NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+"""In place of a class's own: tokens of the vocabulary of those who made its models."""
+
+
 def _phi3(facts: FileFacts) -> dict[str, Any]:
-    # What the class takes where nothing is said are tokens of Phi 3's own vocabulary.
     return {
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
+        **_NO_TOKENS,
         # Phi 4, whose layers don't slide, says 0.
         "sliding_window": None if facts.fact(_WINDOW) == 0 else facts.count(_WINDOW),
     }
@@ -149,12 +108,101 @@ def _qwen3moe(facts: FileFacts) -> dict[str, Any]:
     return _qwen_moe(facts) | {"attention_bias": False, "norm_topk_prob": True}
 
 
+def _biases(facts: FileFacts) -> dict[str, Any]:
+    return {"attention_bias": facts.biased >= _ATTENTION, "mlp_bias": facts.biased >= _MLP}
+
+
+def _granite(facts: FileFacts) -> dict[str, Any]:
+    if facts.fact("rope.scaling.finetuned") is False:
+        facts.refuse("says that nothing is rotated in it, as no model of 'granite' is")
+    return {
+        **_NO_TOKENS,
+        **_biases(facts),
+        # llama.cpp's where nothing is said.
+        "attention_multiplier": facts.real("attention.scale", facts.head**-0.5),
+        "embedding_multiplier": facts.real("embedding_scale", 1.0),
+        "logits_scaling": facts.real("logit_scale"),
+        "residual_multiplier": facts.real("residual_scale", 1.0),
+    }
+
+
+def _cohere(facts: FileFacts) -> dict[str, Any]:
+    return {
+        **_NO_TOKENS,
+        "attention_bias": False,
+        "logit_scale": facts.real("logit_scale"),
+        "tie_word_embeddings": True,
+        "use_qk_norm": "attn_q_norm" in facts.stems,
+    }
+
+
+def _starcoder2(facts: FileFacts) -> dict[str, Any]:
+    activation = {"hidden_act": "gelu_pytorch_tanh"}
+    # llama.cpp has no window for it, and its converter writes none.
+    return {**_NO_TOKENS, **activation, "sliding_window": None, "use_bias": True}
+
+
+def _stablelm(facts: FileFacts) -> dict[str, Any]:
+    rope, rotated = facts.rope(), facts.count("rope.dimension_count", facts.head)
+    share = rotated / facts.head
+    if int(facts.head * share) != rotated:
+        facts.refuse(f"rotates {rotated} of {facts.head} in each head, which is no exact share")
+    return {
+        **_NO_TOKENS,
+        "partial_rotary_factor": share,
+        "rope_parameters": {**rope, "partial_rotary_factor": share},
+        "qk_layernorm": "attn_q_norm" in facts.stems,
+        # What is said of it is not what llama.cpp goes by: its converter makes it up.
+        "use_parallel_residual": "ffn_norm" not in facts.stems,
+        "use_qkv_bias": facts.biased == _QKV,
+    }
+
+
+def _gpt2(facts: FileFacts) -> dict[str, Any]:
+    if facts.kv != facts.heads:
+        facts.refuse(f"has {facts.heads} heads with {facts.kv} of keys, which 'gpt2' can't have")
+    wide = None if facts.wide == 4 * facts.hidden else facts.wide
+    return {**_NO_TOKENS, "activation_function": "gelu_new", "n_inner": wide}
+
+
+def _falcon(facts: FileFacts) -> dict[str, Any]:
+    if (layout := facts.fact("tensor_data_layout")) not in {None, "jploski"}:
+        facts.refuse(f"lays out queries, keys and values by {layout!r}, which isn't read")
+    two = "attn_norm_2" in facts.stems
+    if not two and facts.kv > 1 and facts.fact("rope.freq_base") is None:
+        # Converted by llama.cpp, whose files leave out what isn't 10 000 in Falcon 2.
+        facts.refuse("is of Falcon 2's kind, and doesn't say the base of its rotary embeddings")
+    new = two or facts.kv > 1
+    return {
+        **_NO_TOKENS,
+        "activation": "gelu",
+        "alibi": False,
+        "bias": False,
+        "multi_query": True,
+        "new_decoder_architecture": new,
+        "num_kv_heads": facts.kv if new else facts.heads,  # as one of keys isn't counted there
+        "num_ln_in_parallel_attn": (2 if two else 1) if new else None,
+        "parallel_attn": True,
+    }
+
+
 _QKV = frozenset({"attn_q", "attn_k", "attn_v"})
+_ATTENTION = _QKV | {"attn_output"}
+_MLP = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
+_LLAMA_BIASES = (frozenset[str](), _ATTENTION, _MLP, _ATTENTION | _MLP)
+_HEAD_NORMS = frozenset({"attn_q_norm", "attn_k_norm"})
 _EXPERT_WIDTH = "expert_feed_forward_length"
 
 ARCHITECTURES: Mapping[str, ReadArchitecture] = {
-    "llama": ReadArchitecture("llama", "LlamaForCausalLM", LAYER_STEMS["llama"], permuted=True),
-    "qwen2": ReadArchitecture("qwen2", "Qwen2ForCausalLM", LAYER_STEMS["qwen2"], biased=_QKV),
+    "llama": ReadArchitecture(
+        "llama",
+        "LlamaForCausalLM",
+        LAYER_STEMS["llama"],
+        biased=_LLAMA_BIASES,
+        permuted=True,
+        settings=_biases,
+    ),
+    "qwen2": ReadArchitecture("qwen2", "Qwen2ForCausalLM", LAYER_STEMS["qwen2"], biased=(_QKV,)),
     "qwen3": ReadArchitecture(
         "qwen3",
         "Qwen3ForCausalLM",
@@ -195,7 +243,7 @@ ARCHITECTURES: Mapping[str, ReadArchitecture] = {
         "qwen2_moe",
         "Qwen2MoeForCausalLM",
         LAYER_STEMS["qwen2moe"],
-        biased=_QKV,
+        biased=(_QKV,),
         says=frozenset({_EXPERT_WIDTH, "expert_shared_feed_forward_length"}),
         settings=_qwen2moe,
     ),
@@ -206,7 +254,98 @@ ARCHITECTURES: Mapping[str, ReadArchitecture] = {
         says=frozenset({_EXPERT_WIDTH}),
         settings=_qwen3moe,
     ),
-}
+    "olmo2": ReadArchitecture(
+        "olmo2",
+        "Olmo2ForCausalLM",
+        LAYER_STEMS["olmo2"],
+        head_norms="flat",
+        square=True,
+        settings=lambda facts: {**_NO_TOKENS, "attention_bias": False},
+    ),
+    "granite": ReadArchitecture(
+        "granite",
+        "GraniteForCausalLM",
+        LAYER_STEMS["granite"],
+        biased=_LLAMA_BIASES,
+        square=True,
+        permuted=True,
+        says=frozenset({"attention.scale", "embedding_scale", "logit_scale", "residual_scale"}),
+        settings=_granite,
+    ),
+    "command-r": ReadArchitecture(
+        "cohere",
+        "CohereForCausalLM",
+        LAYER_STEMS["command-r"],
+        rest=CLASSIC_REST["command-r"],
+        optional=(_HEAD_NORMS,),
+        epsilon="layer_norm_eps",
+        head_norms="each",
+        square=True,
+        says=frozenset({"logit_scale"}),
+        settings=_cohere,
+    ),
+    "starcoder2": ReadArchitecture(
+        "starcoder2",
+        "Starcoder2ForCausalLM",
+        LAYER_STEMS["starcoder2"],
+        biased=(_ATTENTION | {"ffn_up", "ffn_down"},),
+        norm_biases=True,
+        epsilon="norm_epsilon",
+        square=True,
+        settings=_starcoder2,
+    ),
+    "stablelm": ReadArchitecture(
+        "stablelm",
+        "StableLmForCausalLM",
+        LAYER_STEMS["stablelm"],
+        optional=(frozenset({"ffn_norm"}), _HEAD_NORMS),
+        biased=(frozenset(), _QKV),
+        norm_biases=True,
+        epsilon="layer_norm_eps",
+        head_norms="each",
+        square=True,
+        rotated="some",
+        says=frozenset({"use_parallel_residual"}),
+        settings=_stablelm,
+    ),
+    "gpt2": ReadArchitecture(
+        "gpt2",
+        "GPT2LMHeadModel",
+        CLASSIC_LAYERS["gpt2"],
+        rest=CLASSIC_REST["gpt2"],
+        prefix="transformer.h.",
+        biased=(frozenset({"attn_qkv", "attn_output", "ffn_up", "ffn_down"}),),
+        norm_biases=True,
+        epsilon="layer_norm_epsilon",
+        square=True,
+        rotated="none",
+        transposed=True,
+        renamed={
+            "attention_dropout": None, "hidden_act": None, "hidden_size": "n_embd",
+            "intermediate_size": None, "max_position_embeddings": "n_positions",
+            "num_attention_heads": "n_head", "num_hidden_layers": "n_layer",
+            "num_key_value_heads": None,
+        },
+        settings=_gpt2,
+    ),
+    "falcon": ReadArchitecture(
+        "falcon",
+        "FalconForCausalLM",
+        CLASSIC_LAYERS["falcon"],
+        rest=CLASSIC_REST["falcon"],
+        prefix="transformer.h.",
+        norm_biases=True,
+        epsilon="layer_norm_epsilon",
+        square=True,
+        grouped=True,
+        says=frozenset({"tensor_data_layout"}),
+        renamed={
+            "hidden_act": None, "intermediate_size": "ffn_hidden_size",
+            "num_key_value_heads": None,
+        },
+        settings=_falcon,
+    ),
+}  # fmt: skip
 """By GGUF's names. Mistral and SmolLM2 are `llama`."""
 
 MIXTRAL = replace(
@@ -214,7 +353,11 @@ MIXTRAL = replace(
     model_type="mixtral",
     model_class="MixtralForCausalLM",
     stems=MIXTRAL_STEMS,
+    biased=(frozenset(),),
     says=frozenset({_EXPERT_WIDTH}),
     settings=_mixtral,
 )
 """A `llama` with experts."""
+
+FALCON_40B = replace(ARCHITECTURES["falcon"], stems=FALCON_40B_STEMS)
+"""A `falcon` whose attention has a norm of its own."""

@@ -63,12 +63,65 @@ LAYER_STEMS: Mapping[str, Mapping[str, str]] = {
     },
     "qwen2moe": {**_SPARSE, **_SHARED_EXPERT},
     "qwen3moe": {**_SPARSE, **_HEAD_NORMS},
+    "olmo2": {
+        **{key: stem for key, stem in _ATTENTION_NAMES.items() if key != "attn_norm"},
+        **_HEAD_NORMS,
+        "post_attention_norm": "post_attention_layernorm",
+        **_MLP_NAMES,
+        "post_ffw_norm": "post_feedforward_layernorm",
+    },
+    "granite": _LLAMA_NAMES,
+    "command-r": {**_ATTENTION_NAMES, **_HEAD_NORMS, **_MLP_NAMES},
+    "starcoder2": {
+        **_ATTENTION_NAMES,
+        "ffn_norm": "post_attention_layernorm",
+        "ffn_up": "mlp.c_fc",
+        "ffn_down": "mlp.c_proj",
+    },
+    "stablelm": {
+        **_LLAMA_NAMES,
+        "attn_q_norm": "self_attn.q_layernorm",
+        "attn_k_norm": "self_attn.k_layernorm",
+    },
 }
 """By GGUF's architecture: a layer's keys, and Hugging Face's stems within `model.layers.3.`.
 
 All experts are one tensor of GGUF's; each is one of Hugging Face's, with its number after
-`experts.`.
+`experts.`. So it is with the norms of StableLM's heads, after `layernorm.norms.`.
 """
+
+CLASSIC_LAYERS: Mapping[str, Mapping[str, str]] = {
+    "gpt2": {
+        "attn_norm": "ln_1", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj",
+        "ffn_norm": "ln_2", "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj",
+    },
+    "falcon": {
+        "attn_norm": "input_layernorm",
+        "attn_qkv": "self_attention.query_key_value", "attn_output": "self_attention.dense",
+        "ffn_up": "mlp.dense_h_to_4h", "ffn_down": "mlp.dense_4h_to_h",
+    },
+}  # fmt: skip
+"""The same within `transformer.h.3.`."""
+
+FALCON_40B_STEMS: Mapping[str, str] = {
+    **CLASSIC_LAYERS["falcon"],
+    "attn_norm": "ln_mlp",
+    "attn_norm_2": "ln_attn",
+}
+"""The same of a `falcon` with two norms side by side."""
+
+CLASSIC_REST: Mapping[str, Mapping[str, str]] = {
+    "gpt2": {
+        "token_embd": "transformer.wte", "position_embd": "transformer.wpe",
+        "output_norm": "transformer.ln_f", "output": "lm_head",
+    },
+    "falcon": {
+        "token_embd": "transformer.word_embeddings", "output_norm": "transformer.ln_f",
+        "output": "lm_head",
+    },
+    "command-r": {key: stem for key, stem in REST_STEMS.items() if key != "output"},
+}  # fmt: skip
+"""Stems outside the layers, where they are others than most have."""
 
 MIXTRAL_STEMS: Mapping[str, str] = {
     **_ATTENTION_NAMES,

@@ -2,16 +2,24 @@
 
 import pytest
 
-from gptailor.checkpoint.formats.gguf_names import LAYER_STEMS, REST_STEMS
+from gptailor.checkpoint.formats.gguf_architectures import ARCHITECTURES, FALCON_40B, MIXTRAL
+from gptailor.checkpoint.formats.read_architecture import ReadArchitecture
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 
 
-@pytest.mark.parametrize("architecture", LAYER_STEMS)
-def test_names_are_those_that_llama_cpp_gives_the_same_tensors(architecture: str) -> None:
-    kind = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
+@pytest.mark.parametrize(
+    ("name", "own"), [*ARCHITECTURES.items(), ("llama", MIXTRAL), ("falcon", FALCON_40B)]
+)
+def test_names_are_those_that_llama_cpp_gives_the_same_tensors(
+    name: str, own: ReadArchitecture
+) -> None:
+    kind = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}[name]
     theirs = gguf.get_tensor_name_map(kind, 2)
-    for name, stem in REST_STEMS.items():
-        assert theirs.get_name(stem) in {name, None}  # Gemma 1 and 2 have no head of their own
-    for key, stem in LAYER_STEMS[architecture].items():
-        assert theirs.get_name(f"model.layers.1.{stem}") == f"blk.1.{key}"
+    for key, stem in own.rest.items():
+        assert theirs.get_name(stem) in {key, None}  # Gemma 1 and 2 have no head of their own
+    for key, stem in own.stems.items():
+        # It knows Mixtral's experts by the name that its converter gives them all.
+        alike = stem.replace("block_sparse_moe.experts", "feed_forward.experts")
+        prefix = "layers." if alike != stem else own.prefix
+        assert theirs.get_name(f"{prefix}1.{alike}") == f"blk.1.{key}"
