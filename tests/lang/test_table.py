@@ -62,3 +62,11 @@ def test_without_a_readable_table_it_is_made_of_the_grammar(
     parser = parse.parser.__wrapped__()
     assert parser.parse("drop L3", start="statement")
     assert hasattr(parser, "grammar")
+
+
+def test_no_word_but_these_stands_where_a_name_may() -> None:
+    """So models are named by all others: `heal`, `full`, `rank`."""
+    states = parse.parser().parser.parser._parse_table.states  # type: ignore[attr-defined]
+    words = {t.name for t in parse.parser().terminals if t.pattern.value.isalpha()}
+    beside = {word for row in states.values() if "NAME" in row for word in words & row.keys()}
+    assert beside == {"ONE", "ANY", "BY", "FROM", "MINIMIZE", "MAXIMIZE"}

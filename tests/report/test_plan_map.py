@@ -47,6 +47,11 @@ def rows(body: str, count: int = 8) -> list[str]:
          ["L0 attn: base; mlp: math L3", "L1 attn: base; mlp: math L4", "L2..L7 dropped"]),
         ("drop any 2 of L0..L3", ["L0..L3 base, or dropped", "L4..L7 base"]),
         ("maybe L0..L7 from math", ["L0..L7 maybe math"]),
+        ('drop L4..L7\nscale L3 by 2\nheal L1..L3 on "t"',
+         ["L0 base", "L1..L2 base, healed", "L3 base, scaled by 2, healed", "L4..L7 dropped"]),
+        ('drop L2..L7\nheal on "t"', ["L0..L1 base", "L2..L7 dropped"]),
+        ('drop any 1 of L0..L7\nheal L5..L7 on "t"',
+         ["L0..L4 base, or dropped", "L5..L7 base, healed, or dropped"]),
         ("stack { L4..L7 base; maybe L0..L1 math }",
          ["L0..L3 base L4..L7", "L4..L5 maybe math L0..L1"]),
     ],
@@ -113,3 +118,8 @@ def test_a_stack_is_numbered_from_its_start() -> None:
 
 def test_a_base_that_is_not_there_is_said_to_be_missing() -> None:
     assert "at least 3 layers of './base'" in shown("drop L2", 3, known=False)[0]
+
+
+def test_healing_has_a_row_of_its_own() -> None:
+    lines = plain(shown('drop L3..L39\nheal L0 from math on "t.txt" seed 1 rank full'))
+    assert '  heal     L0 from math on "t.txt" rank full seed 1' in lines

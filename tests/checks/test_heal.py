@@ -1,0 +1,117 @@
+"""What is healed: of closed plans, in spaces, in folders and in the digest of a plan."""
+
+from pathlib import Path
+
+import pytest
+
+import gptailor
+from gptailor.build.output import used_plan
+from gptailor.build.record import plan_digest
+from gptailor.checkpoint.folder import open_checkpoint
+from gptailor.checks.heal import projections
+from gptailor.lang.format import format_plan
+from gptailor.plan.layers import Healing, healing
+from gptailor.plan.plan import Heal, Plan
+from gptailor.plan.registry import HEAL_RANK, HEAL_SEED, HEAL_TOKENS
+from gptailor.prepare import prepare
+from gptailor.report.card import card
+
+HEAD = 'tailor 1\nmodel base = "./base"\nmodel heal = "./math"\nmodel full = "./chat"\n'
+
+
+def healed(body: str, count: int = 8) -> Healing | None:
+    return healing(gptailor.loads(HEAD + body), count)
+
+
+def test_what_is_not_said_has_its_default() -> None:
+    assert healed('drop L1\nheal on "t"', 4) == Healing(
+        on="t", tokens=HEAL_TOKENS, rank=HEAL_RANK, seed=HEAL_SEED, indices=(0, 1, 2), teacher=None
+    )
+
+
+def test_what_is_said_holds_in_any_order() -> None:
+    wanted = Healing(on="t", tokens=5, rank=None, seed=3, indices=(1, 3, 4), teacher="heal")
+    body = 'drop L2..L3\nheal L5..L6, L1 from heal on "t"'
+    assert healed(f"{body} tokens 5 rank full seed 3") == wanted
+    assert healed(f"{body} seed 3 rank full tokens 5") == wanted
+    assert healed('heal from full on "t" rank 7', 2) == Healing(
+        on="t", tokens=HEAL_TOKENS, rank=7, seed=HEAL_SEED, indices=(0, 1), teacher="full"
+    )
+
+
+def test_a_stack_learns_from_the_base_unless_it_says_another() -> None:
+    stack = "stack { L0..L2 base; L1 heal }\n"
+    found = healed(f'{stack}heal on "t"')
+    assert found is not None
+    assert (found.teacher, found.indices) == ("base", (0, 1, 2, 3))
+    found = healed(f'{stack}heal from full on "t"')
+    assert found is not None
+    assert found.teacher == "full"
+
+
+@pytest.mark.parametrize("body", ["drop L1", 'L1 from heal\nheal on "t"', 'heal L1 on "t"'])
+def test_where_nothing_is_dropped_nothing_is_healed(body: str) -> None:
+    assert healed(body) is None
+
+
+def test_the_same_positions_once_and_in_order() -> None:
+    assert Heal(on="t", layers=(4, 1, 4, 2)).layers == (1, 2, 4)
+
+
+def test_the_digest_knows_the_settings_and_not_the_path() -> None:
+    def digest(body: str) -> str:
+        return plan_digest(gptailor.loads(HEAD + "drop L1\n" + body))
+
+    assert digest('heal on "a"') == digest('heal on "../b"')
+    assert digest('heal on "a"') != digest("")
+    assert digest('heal on "a"') != digest('heal on "a" seed 1')
+    same, other = 'bridge on "a"\nheal on "a"', 'bridge on "a"\nheal on "b"'
+    assert digest(same) != digest(other)
+    assert digest(other) == digest('bridge on "c"\nheal on "d"')
+
+
+def plan_of(family: Path, body: str) -> Plan:
+    text = HEAD.replace("./", f"{family}/") + body
+    return gptailor.loads(text)
+
+
+def test_a_copy_of_the_plan_reads_the_same_text(family: Path, tmp_path: Path) -> None:
+    plan = plan_of(family, f'drop L1\nheal L2 from heal on "{tmp_path}/t.txt" rank 8')
+    seen = used_plan(prepare(plan), tmp_path / "deep" / "out")
+    assert 'heal L2 from heal on "../../t.txt" rank 8\n' in format_plan(seen)
+    assert plan_digest(seen) == plan_digest(plan)
+
+
+def test_the_card_says_that_the_model_was_trained(family: Path) -> None:
+    counts = {"layers": (6, 5)}
+    plan = plan_of(family, 'drop L1\nheal L2..L3 from heal on "t.txt" rank 8')
+    text = card("out", plan, "", counts, "1")
+    assert "without training" not in text
+    learning = f"`t.txt` | {HEAL_TOKENS:,} | L1..L2 of the output"
+    assert f"| {learning} | of rank 8, folded into the weights | {HEAL_SEED} |" in text
+    assert "`heal`" in text
+    for body in ("drop L1", 'heal on "t.txt"'):
+        text = card("out", plan_of(family, body), "", counts, "1")
+        assert "without training" in text
+        assert "Healed" not in text
+
+
+def test_a_teacher_is_used_and_may_compute_otherwise(family: Path) -> None:
+    body = 'drop L1\nheal from theta on "t.txt"'
+    plan = plan_of(family, f'model theta = "{family}/theta"\n{body}')
+    assert "theta" in prepare(plan).models
+    assert not [f for f in gptailor.check(plan) if f.severity == "error" or "theta" in f.message]
+
+
+def test_projections_are_the_matrices_of_a_layer(family: Path) -> None:
+    folder = open_checkpoint(family / "deep")
+    layer = {
+        name.removeprefix("model.layers.3."): tensor
+        for name, tensor in folder.tensors.items()
+        if name.startswith("model.layers.3.")
+    }
+    found = projections(layer)
+    assert "self_attn.o_proj.weight" in found
+    assert any("experts" in name for name in found)
+    assert not [name for name in found if "norm" in name or name == "mlp.gate.weight"]
+    assert all(side == min(layer[name].spec.shape[-2:]) for name, side in found.items())
