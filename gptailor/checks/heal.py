@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
 from gptailor.checkpoint.vocabulary import relation
@@ -93,7 +94,7 @@ def what_learns_can_be_trained(checked: Checked) -> Iterator[Fault]:
         return
     for use in _learning(checked):
         for rest, tensor in use.model.part(use.layer, use.part).items():
-            if (dtype := tensor.spec.dtype) not in FLOATS:
+            if (dtype := tensor.spec.dtype) not in FLOATS and not is_constant(rest):
                 message = f"'heal' can't train '{rest}' of L{use.layer} of '{use.model.name}'"
                 yield Fault("M222", f"{message}, which is {dtype}", ("heal",))
                 return

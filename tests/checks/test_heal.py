@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import gptailor
 from gptailor.build.output import used_plan
@@ -15,6 +17,7 @@ from gptailor.plan.plan import Heal, Plan
 from gptailor.plan.registry import HEAL_RANK, HEAL_SEED, HEAL_TOKENS
 from gptailor.prepare import prepare
 from gptailor.report.card import card
+from tests.tiny import tiny_model
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel heal = "./math"\nmodel full = "./chat"\n'
 
@@ -115,3 +118,13 @@ def test_projections_are_the_matrices_of_a_layer(family: Path) -> None:
     assert any("experts" in name for name in found)
     assert not [name for name in found if "norm" in name or name == "mlp.gate.weight"]
     assert all(side == min(layer[name].spec.shape[-2:]) for name, side in found.items())
+
+
+def test_a_mask_beside_the_weights_learns_nothing(tmp_path: Path) -> None:
+    tiny_model("gpt2", tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    mask = torch.ones(1, 1, 4, 4, dtype=torch.uint8)
+    save_file(load_file(file) | {"transformer.h.0.attn.bias": mask}, file, {"format": "pt"})
+    text = 'tailor 1\nmodel base = "./base"\ndrop L1\nheal on "t.txt" rank full\n'
+    (tmp_path / "p.tailor").write_text(text)
+    assert gptailor.check(gptailor.load(tmp_path / "p.tailor")) == []
