@@ -21,18 +21,37 @@ QWEN_SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3_SPLIT = QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-"""Patterns by which the tokenizers of Qwen 2 and Llama 3 split a text first."""
+TEKKEN_SPLIT = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Patterns by which the tokenizers of Qwen 2, Llama 3 and Mistral split a text first."""
 
-_SPLITS: Mapping[str, str | None] = {
-    "smollm": None,
-    "gpt-2": "",
-    "qwen2": QWEN_SPLIT,
-    "llama-bpe": LLAMA3_SPLIT,
-    "llama3": LLAMA3_SPLIT,
+_GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_GPT2 = (_GPT2_SPLIT,)
+_DIGITS = (r"\p{N}", _GPT2_SPLIT)
+
+_SPLITS: Mapping[str, tuple[str, ...]] = {
+    "smollm": _DIGITS,
+    "starcoder": _DIGITS,
+    "refact": _DIGITS,
+    "command-r": _DIGITS,
+    "gpt-2": _GPT2,
+    "mpt": _GPT2,
+    "olmo": _GPT2,
+    "falcon": (r"[\p{P}$+<=>^~|`]+", _GPT2_SPLIT, "[0-9][0-9][0-9]"),
+    "qwen2": (QWEN_SPLIT,),
+    "stablelm2": (QWEN_SPLIT,),
+    "llama-bpe": (LLAMA3_SPLIT,),
+    "llama3": (LLAMA3_SPLIT,),
+    "dbrx": (LLAMA3_SPLIT,),
+    "smaug-bpe": (LLAMA3_SPLIT,),
+    "tekken": (TEKKEN_SPLIT,),
 }
-"""How a byte-level tokenizer splits a text first: a pattern, "" for GPT-2's, None for SmolLM's."""
+"""How a byte-level tokenizer splits a text first, by llama.cpp's names: patterns in turn."""
 
-_IGNORE_MERGES = frozenset({"llama-bpe", "llama3"})
+_IGNORE_MERGES = frozenset({"llama-bpe", "llama3", "tekken"})
 """Those that take a whole word that is a token as it is, and begin a text with a token."""
 
 _CONTROL, _DEFINED = 3, 4
@@ -140,15 +159,15 @@ def _split(path: Path, facts: Mapping[str, GgufValue]) -> Any:
         known = listed(map(quoted, _SPLITS))
         message = f"its tokenizer splits texts as {quoted(str(name))} does; known are {known}"
         _refuse(path, message)
-    pattern = _SPLITS[name]
-    if pattern is None:
+    patterns = _SPLITS[name]
+    # Two ways to split are transformers' own, by which a tokenizer is known again.
+    if patterns in {_GPT2, _DIGITS}:
+        level = pre_tokenizers.ByteLevel(add_prefix_space=False)
         digits = pre_tokenizers.Digits(individual_digits=True)
-        return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    if not pattern:
-        return pre_tokenizers.ByteLevel(add_prefix_space=False)
-    split = pre_tokenizers.Split(Regex(pattern), "isolated")
+        return level if patterns == _GPT2 else pre_tokenizers.Sequence([digits, level])
+    splits = [pre_tokenizers.Split(Regex(each), "isolated") for each in patterns]
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([split, level])
+    return pre_tokenizers.Sequence([*splits, level])
 
 
 def _sentence_piece(path: Path) -> Any:

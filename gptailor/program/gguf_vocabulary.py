@@ -13,21 +13,15 @@ from typing import Any, NoReturn, final
 
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.program.gguf_facts import GgufFacts
-from gptailor.program.gguf_tokenizer import LLAMA3_SPLIT, QWEN_SPLIT
+from gptailor.program.gguf_tokenizer import LLAMA3_SPLIT, QWEN_SPLIT, TEKKEN_SPLIT
 
 # ruff: noqa: PLC0415 (the libraries load only where a GGUF file is written)
-
-_TEKKEN_SPLIT = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 _PRE: Mapping[tuple[str, bool], str] = {
     (QWEN_SPLIT, False): "qwen2",
     (LLAMA3_SPLIT, True): "llama-bpe",
     (LLAMA3_SPLIT, False): "smaug-bpe",
-    (_TEKKEN_SPLIT, True): "tekken",
+    (TEKKEN_SPLIT, True): "tekken",
     ("digits", False): "smollm",
     ("", False): "gpt-2",
 }
