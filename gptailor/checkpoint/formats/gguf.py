@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, read_exactly, shown
-from gptailor.checkpoint.formats.gguf_architectures import ARCHITECTURES, FALCON_40B, MIXTRAL
+from gptailor.checkpoint.formats.gguf_architectures import (
+    ARCHITECTURES,
+    FALCON_40B,
+    MIXTRAL,
+    OLMO_3,
+)
 from gptailor.checkpoint.formats.gguf_header import GgufTensor, GgufValue, Header, read_gguf
 from gptailor.checkpoint.formats.gguf_names import FREQUENCIES
 from gptailor.checkpoint.tensor import Dequantised, TensorInfo, TensorSpec
@@ -27,9 +32,16 @@ _KNOWN = frozenset({
 _ROTARY = frozenset({
     "rope.freq_base", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor",
     "rope.scale_linear", "rope.scaling.original_context_length", "rope.scaling.finetuned",
-    "rope.scaling.attn_factor",
+    "rope.scaling.attn_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow", "rope.scaling.yarn_ext_factor",
 })  # fmt: skip
 """The same, where something is rotated."""
+_YARN = {
+    "yarn_attn_factor": "attention_factor",
+    "yarn_beta_fast": "beta_fast",
+    "yarn_beta_slow": "beta_slow",
+}
+"""What llama.cpp's converter says of YaRN as the model has it."""
 _HEAD_NORMS = frozenset({"attn_q_norm", "attn_k_norm"})
 
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -59,6 +71,8 @@ class _File:
             self.architecture = MIXTRAL
         if name == "falcon" and "blk.0.attn_norm_2.weight" in self.tensors:
             self.architecture = FALCON_40B
+        if name == "olmo2" and self.fact("attention.sliding_window"):
+            self.architecture = OLMO_3
         self.epsilon = "layer_norm_epsilon"
         if self.architecture.epsilon == "rms_norm_eps":
             self.epsilon = "layer_norm_rms_epsilon"
@@ -80,8 +94,10 @@ class _File:
         return self.facts.get(f"{self.name}.{key}")
 
     def count(self, key: str, default: int | None = None) -> int:
-        """A fact that is a positive whole number."""
+        """A fact that is a positive whole number; a list of one number is that number."""
         value = default if self.fact(key) is None else self.fact(key)
+        if isinstance(value, tuple) and len({*map(repr, value)}) == 1:
+            value = value[0]
         if type(value) is not int or not 0 < value < 2**31:
             message = f"'{self.name}.{key}' is {shown(value)}"
             self.refuse(f"{message}, and should be a positive whole number")
@@ -305,11 +321,26 @@ class _File:
             return plain | {"rope_type": "linear", "factor": self.real(key)}
         if kind != "yarn":
             self.refuse(f"'{self.name}.rope.scaling.type' is {shown(kind)}, which isn't read")
-        yarn = {"rope_type": "yarn", "factor": self.real("rope.scaling.factor")}
-        if self.fact("rope.scaling.attn_factor") is not None:
-            yarn["attention_factor"] = self.real("rope.scaling.attn_factor")
-        length = self.count("rope.scaling.original_context_length")
-        return plain | yarn | {"original_max_position_embeddings": length}
+        return plain | self._yarn()
+
+    def _yarn(self) -> dict[str, Any]:
+        scaling = "rope.scaling."
+        length = self.count(f"{scaling}original_context_length")
+        factor = self.real(f"{scaling}factor")
+        found: dict[str, Any] = {"rope_type": "yarn", "factor": factor}
+        found["original_max_position_embeddings"] = length
+        for key, name in _YARN.items():
+            if self.fact(f"{scaling}{key}") is not None:
+                found[name] = self.real(f"{scaling}{key}")
+        if self.real(f"{scaling}yarn_ext_factor", 1.0) != 1:
+            self.refuse(f"'{self.name}.{scaling}yarn_ext_factor' isn't 1, which isn't read")
+        if self.fact(f"{scaling}attn_factor") is not None:
+            if "attention_factor" in found:
+                self.refuse(f"says two factors of attention under '{self.name}.{scaling}'")
+            usual = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+            # llama.cpp multiplies the usual one with it, transformers takes it instead.
+            found["attention_factor"] = usual * self.real(f"{scaling}attn_factor")
+        return found
 
     def _llama3(self, theta: float) -> dict[str, Any]:
         """Llama 3.1's scaling, of which a file holds the factors only: found, and checked."""

@@ -126,6 +126,18 @@ def _granite(facts: FileFacts) -> dict[str, Any]:
     }
 
 
+def _olmo3(facts: FileFacts) -> dict[str, Any]:
+    rope = facts.rope()
+    local = {"rope_type": "default", "rope_theta": facts.real(_LOCAL_BASE, rope["rope_theta"])}
+    return {
+        **_NO_TOKENS,
+        "attention_bias": False,
+        "layer_types": _layer_types(facts, 4),
+        "rope_parameters": {"full_attention": rope, "sliding_attention": local},
+        "sliding_window": facts.count(_WINDOW),
+    }
+
+
 def _cohere(facts: FileFacts) -> dict[str, Any]:
     return {
         **_NO_TOKENS,
@@ -191,6 +203,12 @@ _ATTENTION = _QKV | {"attn_output"}
 _MLP = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
 _LLAMA_BIASES = (frozenset[str](), _ATTENTION, _MLP, _ATTENTION | _MLP)
 _HEAD_NORMS = frozenset({"attn_q_norm", "attn_k_norm"})
+_GRANITE_SCALES = frozenset({"attention.scale", "embedding_scale", "logit_scale", "residual_scale"})
+_MAMBA = frozenset({
+    "ssm.conv_kernel", "ssm.state_size", "ssm.group_count", "ssm.inner_size",
+    "ssm.time_step_rank",
+})  # fmt: skip
+"""What Granite 4 says of state-space layers, when it has none of them."""
 _EXPERT_WIDTH = "expert_feed_forward_length"
 
 ARCHITECTURES: Mapping[str, ReadArchitecture] = {
@@ -260,6 +278,7 @@ ARCHITECTURES: Mapping[str, ReadArchitecture] = {
         LAYER_STEMS["olmo2"],
         head_norms="flat",
         square=True,
+        says=frozenset({_WINDOW}),
         settings=lambda facts: {**_NO_TOKENS, "attention_bias": False},
     ),
     "granite": ReadArchitecture(
@@ -269,7 +288,7 @@ ARCHITECTURES: Mapping[str, ReadArchitecture] = {
         biased=_LLAMA_BIASES,
         square=True,
         permuted=True,
-        says=frozenset({"attention.scale", "embedding_scale", "logit_scale", "residual_scale"}),
+        says=_GRANITE_SCALES | _MAMBA,
         settings=_granite,
     ),
     "command-r": ReadArchitecture(
@@ -361,3 +380,12 @@ MIXTRAL = replace(
 
 FALCON_40B = replace(ARCHITECTURES["falcon"], stems=FALCON_40B_STEMS)
 """A `falcon` whose attention has a norm of its own."""
+
+OLMO_3 = replace(
+    ARCHITECTURES["olmo2"],
+    model_type="olmo3",
+    model_class="Olmo3ForCausalLM",
+    says=frozenset({_WINDOW, _PATTERN, _LOCAL_BASE}),
+    settings=_olmo3,
+)
+"""An `olmo2` whose layers slide."""

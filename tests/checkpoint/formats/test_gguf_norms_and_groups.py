@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -43,11 +43,21 @@ GRANITE = {
 YARN = {
     "rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32,
 }  # fmt: skip
+YARN_IN_FULL = {**YARN, "attention_factor": 1.1386294, "beta_fast": 32.0, "beta_slow": 1.0}
+LOCAL = {"rope_type": "default", "rope_theta": 1e4}
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "starcoder2": ("starcoder2", "starcoder2", {**SIZES, **BASE}),
     "starcoder2-untied": ("starcoder2", "starcoder2", {**SIZES, "tie_word_embeddings": False}),
     "olmo2": ("olmo2", "olmo2", {**SIZES, **BASE}),
     "olmo2-yarn": ("olmo2", "olmo2", {**SIZES, "rope_parameters": YARN}),
+    "olmo3": (
+        "olmo2",
+        "olmo3",
+        {
+            **SIZES, "sliding_window": 8,
+            "rope_parameters": {"full_attention": YARN_IN_FULL, "sliding_attention": LOCAL},
+        },
+    ),
     "granite": ("granite", "granite", GRANITE),
     "granite-biased": (
         "granite",
@@ -150,6 +160,10 @@ def facts_of(arch: str, config: Any) -> Iterator[tuple[str, Any]]:
             next(getattr(config, k) for k in keys if hasattr(config, k)),
         )
     yield from rotary_facts(arch, config)
+    if config.model_type == "olmo3":
+        yield "attention.sliding_window", config.sliding_window
+        slides = [kind == "sliding_attention" for kind in config.layer_types]
+        yield "attention.sliding_window_pattern", slides
     if arch == "granite":
         yield "attention.scale", config.attention_multiplier
         yield "embedding_scale", config.embedding_multiplier
@@ -166,12 +180,19 @@ def rotary_facts(arch: str, config: Any) -> Iterator[tuple[str, Any]]:
     if arch == "gpt2":
         return
     rope, head = config.rope_parameters, config.hidden_size // config.num_attention_heads
+    if "sliding_attention" in rope:
+        yield "rope.freq_base_swa", rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
     if rope["rope_theta"] != 1e4 or arch not in {"falcon", "stablelm"}:
         yield "rope.freq_base", float(rope["rope_theta"])
     if rope["rope_type"] == "yarn":
         yield "rope.scaling.type", "yarn"
         yield "rope.scaling.factor", rope["factor"]
         yield "rope.scaling.original_context_length", rope["original_max_position_embeddings"]
+        factors = {"attn_factor": "attention_factor", "beta_fast": "beta_fast",
+                   "beta_slow": "beta_slow"}  # fmt: skip
+        for key, name in factors.items():
+            yield f"rope.scaling.yarn_{key}", rope.get(name)
     if arch == "command-r":
         yield "rope.scaling.type", "none"
     if arch in {"granite", "stablelm"}:
@@ -232,6 +253,32 @@ def say(writer: Any, key: str, value: Any) -> None:
             writer.add_array(key, value)
 
 
+def is_computed_alike(arch: str, file: Path, tmp_path: Path) -> None:
+    """Assert that llama.cpp computes of a file what transformers does of what is read of it."""
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{file}"\n', folder=tmp_path)
+    folder = gptailor.compile(plan, tmp_path / "out").folder
+    config = AutoConfig.from_pretrained(folder)
+    if arch == "falcon":  # whose GELU llama.cpp approximates
+        config.activation = "gelu_pytorch_tanh"
+    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(TEXT).input_ids[:40]
+    with torch.no_grad():
+        logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    # It says no probabilities where it would end, or say half a letter.
+    best = logprobs.argmax(-1).tolist()
+    ends = [n for n in range(40) if best[n] < 356 and "\ufffd" not in tokenizer.decode([best[n]])]
+    ends = [ends[0], ends[len(ends) // 2], ends[-1]]
+    prompts = [ids[: n + 1] for n in ends]
+    answers = llama_cpp.ask(file, prompts=prompts, vocabulary=384)
+    tolerance = 1e-5 if arch not in {"falcon", "gpt2", "starcoder2"} else 2e-3  # float16's GELU
+    for ours, theirs in zip(logprobs[ends], answers.logprobs, strict=True):
+        said = torch.tensor(theirs)
+        there = said > -1e30  # a probability that float32 hasn't
+        assert there.float().mean() > 0.5
+        assert (ours - said)[there].abs().max() < tolerance * ours.std()
+
+
 Made = tuple[str, str, Path, dict[str, Tensor]]
 
 
@@ -240,7 +287,8 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A case, its architecture, a folder with a model and its `m.gguf`, and the model's tensors."""
     root = tmp_path_factory.mktemp(request.param)
     arch, family, settings = MODELS[request.param]
-    layers = 64 if request.param == "command-r-plus" else 3  # by which llama.cpp knows it
+    # llama.cpp knows Command R+ by its layers; of OLMo 3 every fourth has full attention.
+    layers = {"command-r-plus": 64, "olmo3": 5}.get(request.param, 3)
     base = write_byte_level(tiny_model(family, root / "base", layers=layers, **settings), "smollm")
     write(root / "m.gguf", arch, base)
     return request.param, arch, root, load_file(base / "model.safetensors")
@@ -312,28 +360,7 @@ def test_transformers_reads_the_same_tensors(made: Made) -> None:
 @pytest.mark.skipif(not llama_cpp.INSTALLED, reason="the package 'xllamacpp' is not installed")
 def test_llama_cpp_computes_what_is_read_of_the_file(made: Made, tmp_path: Path) -> None:
     _, arch, root, _ = made
-    plan = gptailor.loads('tailor 1\nmodel base = "./m.gguf"\n', folder=root)
-    folder = gptailor.compile(plan, tmp_path / "out").folder
-    config = AutoConfig.from_pretrained(folder)
-    if arch == "falcon":  # whose GELU llama.cpp approximates
-        config.activation = "gelu_pytorch_tanh"
-    model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(root / "base")
-    ids = tokenizer(TEXT).input_ids[:40]
-    with torch.no_grad():
-        logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-    # It says no probabilities where it would end, or say half a letter.
-    best = logprobs.argmax(-1).tolist()
-    ends = [n for n in range(40) if best[n] < 356 and "\ufffd" not in tokenizer.decode([best[n]])]
-    ends = [ends[0], ends[len(ends) // 2], ends[-1]]
-    prompts = [ids[: n + 1] for n in ends]
-    answers = llama_cpp.ask(root / "m.gguf", prompts=prompts, vocabulary=384)
-    tolerance = 1e-5 if arch not in {"falcon", "gpt2", "starcoder2"} else 2e-3  # float16's GELU
-    for ours, theirs in zip(logprobs[ends], answers.logprobs, strict=True):
-        said = torch.tensor(theirs)
-        there = said > -1e30  # a probability that float32 hasn't
-        assert there.float().mean() > 0.5
-        assert (ours - said)[there].abs().max() < tolerance * ours.std()
+    is_computed_alike(arch, root / "m.gguf", tmp_path)
 
 
 @pytest.mark.parametrize("case", ["gpt2", "falcon-40b", "stablelm2-12b", "granite-biased"])
@@ -382,7 +409,13 @@ FEWER = {
         ("falcon-7b", {"facts": {"tensor_data_layout": "other"}}, "lays out .* by 'other'"),
         ("falcon2", {"facts": {"rope.freq_base": None}}, "doesn't say the base"),
         ("falcon-40b", {"more": {"blk.1.attn_norm_2.bias": None}}, "'blk.1.attn_norm_2.bias'"),
-        ("olmo2", {"facts": {"attention.sliding_window": 8}}, "'olmo2.attention.sliding_window'"),
+        ("olmo2-yarn", {"facts": {"rope.scaling.yarn_ext_factor": 0.5}}, "ext_factor' isn't 1"),
+        (
+            "olmo2-yarn",
+            {"facts": {"rope.scaling.yarn_attn_factor": 1.0, "rope.scaling.attn_factor": 1.0}},
+            "says two factors of attention",
+        ),
+        ("granite", {"facts": {"attention.head_count_kv": [2, 4]}}, "head_count_kv' is"),
         ("command-r", {"more": {"output.weight": NORM}}, "'output.weight'"),
         ("command-r", {"more": {"blk.0.attn_k_norm.weight": NORM}}, "'blk.0.attn_q_norm.weight'"),
         ("command-r", {"facts": {"logit_scale": 0.0}}, "should be positive"),
@@ -411,3 +444,45 @@ def test_attention_is_scaled_as_llama_cpp_does_where_a_granite_says_nothing(tmp_
     config, _ = open_gguf(rewritten("granite", tmp_path, facts=unsaid))
     assert config["attention_multiplier"] == 0.25  # the root of 1/16
     assert config["embedding_multiplier"] == config["residual_multiplier"] == 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.llamacpp
+@pytest.mark.skipif(not llama_cpp.INSTALLED, reason="the package 'xllamacpp' is not installed")
+def test_llama_cpp_multiplies_the_usual_factor_of_attention(tmp_path: Path) -> None:
+    file = rewritten("olmo2-yarn", tmp_path, facts={"rope.scaling.attn_factor": 1.5})
+    usual = YARN_IN_FULL["attention_factor"]
+    read = open_gguf(file)[0]["rope_parameters"]["attention_factor"]
+    assert read == pytest.approx(1.5 * usual)
+    is_computed_alike("olmo2", file, tmp_path)
+
+
+def test_a_granite_4_without_state_space_layers_is_a_granite(tmp_path: Path) -> None:
+    """Of whose branches transformers has two matrices as one, and llama.cpp as two."""
+    settings = {
+        **GRANITE, "layer_types": ["full_attention"] * 2, "num_local_experts": 0,
+        "shared_intermediate_size": 96, "position_embedding_type": "rope",
+        "mamba_n_heads": 8, "mamba_d_head": 16,
+    }  # fmt: skip
+    base = tiny_model("granitemoehybrid", tmp_path / "base", layers=2, **settings)
+    hybrid = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    named: dict[str, Tensor] = {}
+    for name, tensor in load_file(base / "model.safetensors").items():
+        wide = tensor.chunk(2) if "input_linear" in name else (tensor,)
+        inner = name.replace("shared_mlp.output_linear", "mlp.down_proj")
+        for part, key in zip(wide, ("gate_proj", "up_proj"), strict=False):
+            named[inner.replace("shared_mlp.input_linear", f"mlp.{key}")] = part.contiguous()
+    same = write_byte_level(tiny_model("granite", tmp_path / "same", layers=2, **GRANITE))
+    save_file(named, same / "model.safetensors", {"format": "pt"})
+    # The state-space layers that it hasn't are said all the same, and heads in a list.
+    said: dict[str, Any] = dict.fromkeys(("ssm.conv_kernel", "ssm.state_size"), 4)
+    said |= {"ssm.group_count": 1, "ssm.inner_size": 128, "ssm.time_step_rank": 8}
+    said |= {"rope.scaling.finetuned": True, "attention.head_count_kv": [2, 2]}
+    write(tmp_path / "m.gguf", "granite", same, facts=said)
+    read = gptailor.stitch(gptailor.loads('tailor 1\nmodel base = "./m.gguf"', folder=tmp_path))
+    ids = torch.arange(3, 43)[None]
+    with torch.no_grad():
+        ours, theirs = read(ids).logits, hybrid(ids).logits
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * float(theirs.abs().max()))
+    if llama_cpp.INSTALLED:
+        is_computed_alike("granite", tmp_path / "m.gguf", tmp_path)
