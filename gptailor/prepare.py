@@ -13,7 +13,7 @@ from gptailor.checkpoint.write.tensors import Shard, plan_shards
 from gptailor.checks.models import check_models
 from gptailor.checks.plan import check_alone
 from gptailor.plan.faults import Fault, PlanError, errors, locate
-from gptailor.plan.layers import Gap, gaps, kept
+from gptailor.plan.layers import Gap, Healing, gaps, healing, kept
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.walk import open_choices
 from gptailor.program.compile import Compiled, compile_plan
@@ -53,9 +53,17 @@ class Prepared:
         return gaps(self.plan, self.models["base"].layout.count)
 
     @cached_property
+    def healing(self) -> Healing | None:
+        """What learns when the output is made; None: nothing does."""
+        return healing(self.plan, self.models["base"].layout.count)
+
+    @cached_property
     def texts(self) -> dict[str, Path]:
-        """The calibration text of each gap, by the layer before it: `L19`."""
-        return {f"L{gap.after}": calibration_path(self.plan, gap.on) for gap in self.gaps}
+        """The calibration texts: by the layer before a gap, `L19`, or as `heal`."""
+        named = {f"L{gap.after}": gap.on for gap in self.gaps}
+        if self.healing is not None:
+            named["heal"] = self.healing.on
+        return {name: calibration_path(self.plan, on) for name, on in named.items()}
 
     @cached_property
     def counts(self) -> dict[str, tuple[int, int]]:
@@ -136,7 +144,10 @@ def ready(
     Models of which something was fetched are opened again, because offsets are known only then.
     """
     first = prepare(plan, models=models, dtype=dtype, shard_size=shard_size)
-    if not fetched(first.models, files(first.compiled.program)):
+    wanted = files(first.compiled.program)
+    if first.healing is not None and first.healing.teacher is not None:
+        wanted += first.models[first.healing.teacher].checkpoint.files
+    if not fetched(first.models, wanted):
         return first
     plan = pinned(first.plan, first.commits)
     again = _opened(plan, first.declared, check_alone(first.plan))

@@ -1,7 +1,7 @@
 """A plan into a model folder: `compile`, all of whose steps can be read here.
 
 load → check → open → check_models → compile_plan → fetch     (`gptailor.prepare`)
-     → hold to the lock → fit bridges → write → record
+     → hold to the lock → fit bridges, heal → write → record
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from gptailor.build.lock import Lock, read_lock
-from gptailor.build.output import fit_bridges, payloads, side_files
+from gptailor.build.output import fit_tensors, payloads, side_files
 from gptailor.build.record import Recording, at_locked_commits, refuse_early
 from gptailor.checkpoint.files import CheckpointError, is_gguf, refuse_changed
 from gptailor.checkpoint.write.side_folder import remove_stale
@@ -23,6 +23,7 @@ from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, ready
 if TYPE_CHECKING:
     from gptailor.build.gguf import GgufFile
     from gptailor.evaluate.bridge.fit import FittedBridge
+    from gptailor.evaluate.heal.heal import HealedLayers, OnHealing
 
 
 @final
@@ -31,8 +32,8 @@ class Written:
     """What `compile` wrote: a folder or GGUF file, its counts, the lock if one was made or held to.
 
     The models in the lock are declared as in the plan's text. `bridges` are the fits of the gaps
-    that were closed, each named by the layer before it: `L19`. `notes` say what differs in a GGUF
-    file that is no fault.
+    that were closed, each named by the layer before it: `L19`; `healed` is what was learned.
+    `notes` say what differs in a GGUF file that is no fault.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class Written:
     shards: tuple[str, ...]
     lock: Lock | None = None
     bridges: "Mapping[str, FittedBridge]" = field(default_factory=dict)
+    healed: "HealedLayers | None" = None
     notes: tuple[str, ...] = ()
 
 
@@ -60,6 +62,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     device: str = "cpu",
     memory: int | None = None,
     bridging: Callable[[Gap], None] = lambda _: None,
+    healing: "OnHealing | None" = None,
     quantize: str | None = None,
 ) -> Written:
     """Write the model that a plan declares into a new folder, or GGUF file, all or nothing.
@@ -70,9 +73,9 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     its file: what differs from it is refused, and models of the Hub are taken at its commits.
     `locking` makes a lock, which is in the folder and in what is given back. The work is done by
     `threads` threads, as many as there are cores without that; large merges by `device`, which may
-    be `cuda`. Neither changes a byte, but for a bridge's rounding: bridges are fitted before
-    anything is written, on `device`, with at most `memory` bytes of weights there at once.
-    `bridging` is told of each gap when its turn comes.
+    be `cuda`. Neither changes a byte, but for what is fitted: bridges and healing come before
+    anything is written, on `device`, with at most `memory` bytes there at once. `bridging` is told
+    of each gap when its turn comes, `healing` how that goes on.
 
     An output that is called `….gguf` is one file for llama.cpp; `quantize` is the type of its
     matrices, which are of the plan's dtype without one: `q8_0`.
@@ -96,7 +99,9 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         if file is not None:
             file.refuse_early(held_to)
 
-    fitted = fit_bridges(prepared, device=device, memory=memory, on_gap=bridging)
+    fitted = fit_tensors(
+        prepared, device=device, memory=memory, on_gap=bridging, on_healing=healing
+    )
 
     recording = None
     if held_to is not None or locking:
@@ -131,6 +136,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
             tuple(shard.name for shard in prepared.shards) if file is None else (target.name,),
             recording.lock(prepared.declared, in_gguf) if recording else None,
             fitted.bridges if fitted else {},
+            fitted.healed if fitted else None,
             tuple(file.notes) if file is not None else (),
         )
 

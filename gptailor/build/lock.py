@@ -26,7 +26,7 @@ LOCK_FILE = PLAN_FILE + SUFFIX
 """The lock in a compiled folder."""
 
 _FIT_TOLERANCE = 0.01
-"""The relative distance up to which two fits of one bridge are the same.
+"""The relative distance up to which two fits of one bridge, or of healing, are the same.
 
 Other threads, another processor or another version of torch add up in another order.
 """
@@ -51,7 +51,7 @@ class LockedModel(Closed):
 
 @final
 class LockedText(Closed):
-    """The calibration text that a gap's bridge was fitted on: its file, and the tokens used."""
+    """The text that a bridge was fitted or a plan healed on: its file, and the tokens used."""
 
     file: FileDigest
     tokens: int
@@ -75,8 +75,8 @@ class Lock(Closed):
 
     `plan` is a digest of the plan without what the machine decides; `dtype` is that of all output
     tensors, if they have one; `config` a digest of the output's configuration. `bridges` are named
-    by the layer before the gap: `L19`. `gguf` is there if the output was such a file; `tensors` and
-    `config` are those of a folder all the same.
+    by the layer before the gap: `L19`; `heal` is what was learned from. `gguf` is there if the
+    output was such a file; `tensors` and `config` are those of a folder all the same.
     `families` are the digests of the family files that models were read by, by model type.
     """
 
@@ -87,6 +87,7 @@ class Lock(Closed):
     families: dict[str, Sha256] = Field(default_factory=dict)
     config: Sha256
     bridges: dict[str, LockedText] = Field(default_factory=dict)
+    heal: LockedText | None = None
     tensors: dict[str, TensorDigest]
     gguf: LockedGguf | None = None
 
@@ -221,7 +222,7 @@ def _differs(expected: TensorDigest | None, found: TensorDigest | None, by: str)
     if expected.sketch is None or found.sketch is None:
         return f"has other bytes than by {by}"
     apart = _distance(expected.sketch, found.sketch)
-    said = f"is bridged otherwise than by {by}: its values are {apart:.1%} off"
+    said = f"is fitted otherwise than by {by}: its values are {apart:.1%} off"
     return said if apart > _FIT_TOLERANCE else None
 
 

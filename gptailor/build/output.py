@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gptailor.evaluate.bridge.fit import Fitted
+    from gptailor.evaluate.heal.heal import OnHealing
 
 CARD = "README.md"
 _FRONT_MATTER = 2**16
@@ -40,22 +41,23 @@ _FITTED_BYTES = 2**24
 """Bytes of a fitted tensor that are handed on at once."""
 
 
-def fit_bridges(
+def fit_tensors(
     prepared: Prepared,
     *,
     device: str = "cpu",
     memory: int | None = None,
     on_gap: Callable[[Gap], None] = lambda _: None,
+    on_healing: "OnHealing | None" = None,
 ) -> "Fitted | None":
-    """The tensors that bridges change; None, and nothing imported, for a plan without gaps.
+    """The tensors that bridges and healing change; None, and nothing imported, where none does.
 
     As `gptailor.evaluate.live.stitch.fit` has it.
     """
-    if not prepared.gaps:
+    if not prepared.gaps and prepared.healing is None:
         return None
     from gptailor.evaluate.live.stitch import fit  # noqa: PLC0415 (imports transformers)
 
-    return fit(prepared, device=device, memory=memory, on_gap=on_gap)
+    return fit(prepared, device=device, memory=memory, on_gap=on_gap, on_healing=on_healing)
 
 
 def payloads(
@@ -234,16 +236,19 @@ InputFiles = dict[str, dict[str, Path]]
 def inputs(prepared: Prepared) -> InputFiles:
     """The files that a plan reads of each model, an adapter's own apart from those it is on.
 
-    These are the weights that the output is made of, their index, the configuration, and what the
-    output takes of a tokenizer. Tokens are also read of models
-    whose rows are sorted by another tokenizer.
+    These are the weights that the output is made of and a teacher's, their index, the
+    configuration, and what the output takes of a tokenizer. Tokens are also read of models whose
+    rows are sorted by another tokenizer.
     """
     read = set(files(prepared.compiled.program))
     found: InputFiles = {}
     for name, opened in prepared.models.items():
         lowest, *adapters = chain(prepared.plan, name)
         whole = opened.checkpoint.files[: len(opened.checkpoint.files) - len(adapters)]
-        own = [*(file for file in whole if file in read), *_beside(opened, whole, prepared.plan)]
+        healing = prepared.healing
+        teaches = healing is not None and healing.teacher == name
+        weights = whole if teaches else (file for file in whole if file in read)
+        own = [*weights, *_beside(opened, whole, prepared.plan)]
         folder = opened.checkpoint.folder
         folder = folder.parent if is_gguf(folder) else folder
         theirs = found.setdefault(lowest, {})

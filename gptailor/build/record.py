@@ -120,11 +120,13 @@ def differing_families(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
 
 def differing_texts(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
     """Calibration texts that are not those that were locked."""
-    for gap, path in prepared.texts.items():
-        if (expected := lock.bridges.get(gap)) is None:
-            said = f"the bridge after {gap} is fitted on a text, and the lock has none"
+    locked = lock.bridges | ({"heal": lock.heal} if lock.heal is not None else {})
+    for use, path in prepared.texts.items():
+        what = "'heal'" if use == "heal" else f"the bridge after {use}"
+        if (expected := locked.get(use)) is None:
+            said = f"{what} is fitted on a text, and the lock has none"
         elif of_file(path) != expected.file:
-            said = f"the calibration text of the bridge after {gap} is not the one that was locked"
+            said = f"the calibration text of {what} is not the one that was locked"
         else:
             continue
         yield Difference("file", path.name, said, path)
@@ -289,6 +291,7 @@ class Recording:
             files.setdefault(one.model, {})[one.name] = digest
         commits = self.prepared.commits
         bridges = self.fitted.bridges if self.fitted is not None else {}
+        healed = self.fitted.healed if self.fitted is not None else None
         return Lock(
             plan=plan_digest(self.prepared.plan),
             dtype=out.used_dtype(self.prepared),
@@ -299,6 +302,7 @@ class Recording:
             families={kind: one.digest for kind, one in out.families(self.prepared).items()},
             config=config_digest(out.config(self.prepared)),
             bridges={gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()},
+            heal=LockedText(file=healed.digest, tokens=healed.tokens) if healed else None,
             tensors=dict(tensors),
             gguf=gguf,
         )
@@ -329,7 +333,7 @@ def lock(
     all bytes read and made, `work` of them. The rest is as `compile` has it.
     """
     prepared = ready(plan, models=models, dtype=dtype) if isinstance(plan, Plan) else plan
-    fitted = out.fit_bridges(prepared)
+    fitted = out.fit_tensors(prepared)
     crew = Crew(threads)
     outputs = prepared.compiled.program.outputs
     told = crew.told(progress)

@@ -206,11 +206,11 @@ class Verification:
         program = prepared.compiled.program
         left: frozenset[str] = frozenset()
         if not has_texts(prepared):
-            left = program.bridged
+            left = program.fitted
             gone = next(path for path in prepared.texts.values() if not path.is_file())
-            said = f"{len(left)} bridged tensors: their calibration text is gone ({gone})"
+            said = f"{len(left)} bridged or healed tensors: their calibration text is gone ({gone})"
             self.found.unverified.append(said)
-        fitted = out.fit_bridges(prepared) if not left else None
+        fitted = out.fit_tensors(prepared) if not left else None
         outputs = tuple(o for o in program.outputs if o.spec.name not in left)
         specs = [output.spec for output in outputs]
         made = _digests(specs, out.payloads(outputs, fitted=fitted), crew, progress)
@@ -218,7 +218,7 @@ class Verification:
         known = found if self.lock is None else self.lock.tensors
         known = {name: digest for name, digest in known.items() if name not in left}
         if self.lock is None:
-            known |= out.sketched(output, found, program.bridged - left)
+            known |= out.sketched(output, found, program.fitted - left)
         self.found.compare_made(made, known, locked=self.lock is not None)
 
 

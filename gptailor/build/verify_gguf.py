@@ -127,8 +127,8 @@ class GgufVerification:
             return
         left: frozenset[str] = frozenset()
         if not has_texts(prepared):
-            left = prepared.compiled.program.bridged
-            said = f"{len(left)} bridged tensors: their calibration text is gone"
+            left = prepared.compiled.program.fitted
+            said = f"{len(left)} bridged or healed tensors: their calibration text is gone"
             self.found.unverified.append(said)
         self._remake(file, found, left, crew, told)
 
@@ -142,12 +142,14 @@ class GgufVerification:
     ) -> None:
         """Compare with what the plan makes, in memory, but for the program's tensors in `left`."""
         program = file.prepared.compiled.program
-        fitted = out.fit_bridges(file.prepared) if not left else None
+        fitted = out.fit_tensors(file.prepared) if not left else None
         sources = {name: t.source.name for name, t in file.tensors.items() if t.source is not None}
-        bridged = {name for name, source in sources.items() if source in program.bridged}
+        bridged = {name for name, source in sources.items() if source in program.fitted}
         locked = self.lock.gguf if self.lock is not None else None
         if bridged and not left and locked is None:
-            self.found.unverified.append(f"{len(bridged)} bridged tensors: there is no lock")
+            self.found.unverified.append(
+                f"{len(bridged)} bridged or healed tensors: there is no lock"
+            )
         away = bridged if left or locked is None else set()
         made: dict[str, TensorDigest] = {}
 

@@ -1,12 +1,11 @@
 """Rules of healing: by itself, and against the models."""
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.tensor import FLOATS, TensorInfo
+from gptailor.checkpoint.tensor import FLOATS, TensorSpec
 from gptailor.checkpoint.vocabulary import relation
 from gptailor.checks.language import LARGEST
 from gptailor.plan import layers as outline
@@ -14,6 +13,7 @@ from gptailor.plan.faults import Fault, Place
 from gptailor.plan.plan import Plan
 from gptailor.plan.walk import open_choices
 from gptailor.program.compile import Checked, Use, moved_configuration, uses
+from gptailor.program.program import projections
 
 # --------------------------------------------------------------------------------------- by itself
 
@@ -56,23 +56,6 @@ ALONE: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
 
 # ------------------------------------------------------------------------------ against the models
 
-_ROUTING = re.compile(r"router|expert_gate|(^|\.)gate\.weight$")
-"""In the names of weights that say which experts a token goes to."""
-
-
-def projections(tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
-    """The linear projections among a layer's tensors, and the smaller side of each.
-
-    Of stacked experts that is one expert's. Routers, convolutions and vectors are none.
-    """
-    found = {}
-    for name, tensor in tensors.items():
-        matrix = len(shape := tensor.spec.shape) > 1 and min(shape[-2:]) > 1
-        stacked = "expert" in name and len(shape) > 2
-        if matrix and (name.endswith(".weight") or stacked) and not _ROUTING.search(name):
-            found[name] = min(shape[-2:])
-    return found
-
 
 def _learning(checked: Checked) -> Iterator[Use]:
     """All that a layer that learns may be made of."""
@@ -81,6 +64,11 @@ def _learning(checked: Checked) -> Iterator[Use]:
         if slot.dropped != "yes" and heal is not None and (slot.healed or not heal.layers):
             for part in outline.PARTS:
                 yield from uses(checked, slot, part)
+
+
+def _specs(use: Use) -> dict[str, TensorSpec]:
+    part = use.model.part(use.layer, use.part)
+    return {name: tensor.spec for name, tensor in part.items()}
 
 
 def what_learns_can_be_trained(checked: Checked) -> Iterator[Fault]:
@@ -109,7 +97,7 @@ def the_rank_fits(checked: Checked) -> Iterator[Fault]:
     found = [
         (side, f"'{rest}' of L{use.layer} of '{use.model.name}'")
         for use in _learning(checked)
-        for rest, side in projections(use.model.part(use.layer, use.part)).items()
+        for rest, side in projections(_specs(use)).items()
     ]
     side, name = min(found, default=(rank, ""))
     if rank > side:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -12,6 +13,8 @@ from gptailor.cli import options
 
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock
+    from gptailor.evaluate.heal.heal import HealingStart, OnHealing
+    from gptailor.evaluate.heal.train import HealStep
 
 
 @final
@@ -54,9 +57,9 @@ class QuantisedType(click.ParamType[str]):
 @click.option("--threads", type=click.IntRange(min=1), metavar="N",
               help="Tensors that are written at once. Without it: as many as cores.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
-              help="What merges large tensors and fits bridges: cpu, cuda or cuda:1.")  # fmt: skip
+              help="What merges, bridges and heals: cpu, cuda or cuda:1.")  # fmt: skip
 @click.option("--memory", type=options.ByteSize(), metavar="SIZE",
-              help="The most bytes of weights on the device while bridges are fitted.")  # fmt: skip
+              help="The most bytes on the device for bridging and healing.")  # fmt: skip
 def compile_command(  # noqa: PLR0913 (one argument a flag)
     plan: str,
     output: Path,
@@ -112,12 +115,19 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
             locked=held_to,
             locking=lock,
             bridging=lambda gap: options.say(f"bridging {gap.name}", err=True),
+            healing=told_of_healing() if prepared.healing is not None else None,
             quantize=quantize,
             **how,
         )
     for after, bridge in written.bridges.items():
         share = f"{bridge.explained:.1%} of what was missing there"
         options.say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens, it makes {share}")
+    if (healed := written.healed) is not None:
+        bridged = f", bridged {healed.start:.3f}" if healed.start != healed.bare else ""
+        options.say(
+            f"healed on {healed.tokens:,} tokens: {healed.bare:.3f} nats a token from the teacher"
+            f"{bridged}, healed {healed.healed:.3f} (on {healed.held:,} tokens held out)"
+        )
     _say_notes(written.notes)
     before = prepared.counts["layers"][0]
     options.say(
@@ -127,6 +137,48 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if new_lock is not None and written.lock is not None:
         written.lock.write(new_lock)
         options.say(f"{new_lock}: {locked_in_words(written.lock)}")
+
+
+_TOLD_SECONDS = 10.0
+"""So long at least nothing is said between two lines about healing."""
+
+
+def told_of_healing() -> "OnHealing":
+    """Lines on how healing goes on: what it takes, its losses, the time that is left."""
+    from gptailor.evaluate.heal.heal import OnHealing  # noqa: PLC0415 (imports torch)
+
+    last = 0.0
+
+    def due(end: bool) -> bool:
+        nonlocal last
+        if not end and time.monotonic() - last < _TOLD_SECONDS:
+            return False
+        last = time.monotonic()
+        return True
+
+    def start(about: "HealingStart") -> None:
+        options.say(
+            f"healing {about.layers} layers: {options.millions(about.numbers)} numbers learn from "
+            f"{about.tokens:,} tokens, {options.size_in_words(about.bytes)} beside the model",
+            err=True,
+        )
+
+    def teacher(done: int, total: int) -> None:
+        if due(end=False):
+            options.say(f"healing: the teacher reads, {done / total:.0%} of the text", err=True)
+
+    def step(now: "HealStep") -> None:
+        if due(end=now.done == now.total):
+            loss = "" if now.loss is None else f", loss {now.loss:.3f}"
+            left = "" if now.seconds_left is None else f", {_duration(now.seconds_left)} left"
+            said = f"step {now.done} of {now.total}{loss}, held out {now.held_out:.3f}{left}"
+            options.say(f"healing: {said}", err=True)
+
+    return OnHealing(start, teacher, step)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _say_notes(notes: Iterable[str]) -> None:

@@ -306,7 +306,7 @@ def _scaled(checked: Checked, output: p.Output, divisor: float | None, rest: str
     how = None if divisor is None else layouts.fold_scale(checked.base.layout, rest)
     if divisor is None or how is None:
         return output
-    make = p.unbridged(output.make)
+    make = p.unfitted(output.make)
     if isinstance(make, p.Copy):
         make = p.Combine("linear", _ALONE, (), (make.source,), ("base",), make.source.spec.name)
     by = 1.0 / divisor if how == "multiply" else divisor
@@ -322,10 +322,31 @@ def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
     outputs = []
     for output, n, rest in _placed(program, checked):
         if n in gaps and layouts.projection(checked.base.layout, rest) == "mlp":
-            outputs.append(replace(output, make=p.Bridged(p.unbridged(output.make), gaps[n])))
+            outputs.append(replace(output, make=p.Bridged(p.unfitted(output.make), gaps[n])))
         else:
             outputs.append(output)
     return p.Program(tuple(outputs))
+
+
+def mark_healing(program: p.Program, checked: Checked) -> p.Program:
+    """What learns after the output is made is `Healed`."""
+    healing = outline.healing(checked.plan, checked.count)
+    if healing is None:
+        return program
+    placed = list(_placed(program, checked))
+    layers: dict[int, dict[str, TensorSpec]] = {index: {} for index in healing.indices}
+    for output, n, rest in placed:
+        if n in layers:
+            layers[n][rest] = output.spec
+    learning = {n: frozenset(p.learning_tensors(healing, its)) for n, its in layers.items()}
+    return p.Program(
+        tuple(
+            replace(output, make=p.Healed(output.make, healing))
+            if rest in learning.get(n, ()) and not isinstance(output.make, p.Healed)
+            else output
+            for output, n, rest in placed
+        )
+    )
 
 
 def _placed(program: p.Program, checked: Checked) -> Iterator[tuple[p.Output, int, str]]:
@@ -334,7 +355,12 @@ def _placed(program: p.Program, checked: Checked) -> Iterator[tuple[p.Output, in
         yield output, *(layouts.place_in(checked.base.layout.prefix, output.spec.name) or (-1, ""))
 
 
-PASSES: tuple[Callable[[p.Program, Checked], p.Program], ...] = (cast, fold_scales, mark_bridges)
+PASSES: tuple[Callable[[p.Program, Checked], p.Program], ...] = (
+    cast,
+    fold_scales,
+    mark_bridges,
+    mark_healing,
+)
 """What is done with the draft, in this order."""
 
 # -------------------------------------------------------------------------------- the configuration

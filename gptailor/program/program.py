@@ -1,11 +1,14 @@
 """The `Program`: how an output is made, tensor by tensor. Pure data, made from headers alone."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
+from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.tensor import (
+    FLOATS,
     Adapted,
     Aligned,
     Dequantised,
@@ -15,7 +18,7 @@ from gptailor.checkpoint.tensor import (
     pieces_of,
     read_of,
 )
-from gptailor.plan.layers import Gap
+from gptailor.plan.layers import Gap, Healing
 
 Arguments = tuple[tuple[str, int | float | tuple[float, ...]], ...]
 """A method's arguments by name, complete: defaults filled in, one number for each source."""
@@ -75,7 +78,19 @@ class Bridged:
     gap: Gap
 
 
-Instruction = Making | Bridged
+@final
+@dataclass(frozen=True, slots=True)
+class Healed:
+    """A tensor of a layer that learns after the output is made: what `make` gives, and its change.
+
+    What is learned comes of text and of a teacher, so that the models need to run.
+    """
+
+    make: Making | Bridged
+    healing: Healing
+
+
+Instruction = Making | Bridged | Healed
 
 
 @final
@@ -105,21 +120,57 @@ class Program:
         return sum(output.spec.elements for output in self.outputs)
 
     @property
-    def bridged(self) -> frozenset[str]:
-        """The names of the tensors that a bridge changes."""
-        return frozenset(o.spec.name for o in self.outputs if isinstance(o.make, Bridged))
+    def fitted(self) -> frozenset[str]:
+        """The names of the tensors that a bridge or healing changes."""
+        return frozenset(o.spec.name for o in self.outputs if isinstance(o.make, Bridged | Healed))
 
 
-def unbridged(make: Instruction) -> Making:
-    """How the tensor is made before a bridge changes it."""
-    return make.make if isinstance(make, Bridged) else make
+def unfitted(make: Instruction) -> Making:
+    """How the tensor is made before a bridge or healing changes it."""
+    while isinstance(make, Bridged | Healed):
+        make = make.make
+    return make
+
+
+_ROUTING = re.compile(r"router|expert_gate|(^|\.)gate\.weight$")
+"""In the names of weights that say which experts a token goes to."""
+
+
+def projections(tensors: Mapping[str, TensorSpec]) -> dict[str, int]:
+    """The linear projections among a layer's tensors, and the smaller side of each.
+
+    Of stacked experts that is one expert's. Routers, convolutions and vectors are none.
+    """
+    found = {}
+    for name, spec in tensors.items():
+        matrix = len(shape := spec.shape) > 1 and min(shape[-2:]) > 1
+        stacked = "expert" in name and len(shape) > 2
+        if matrix and (name.endswith(".weight") or stacked) and not _ROUTING.search(name):
+            found[name] = min(shape[-2:])
+    return found
+
+
+_EXPERT = re.compile(r"(^|\.)experts?\.")
+"""In the names of experts' weights: transformers computes with all of a layer's as one tensor."""
+
+
+def learning_tensors(healing: Healing, tensors: Mapping[str, TensorSpec]) -> list[str]:
+    """Which of a layer's tensors, by their names within it, healing changes.
+
+    The weights themselves are all that are numbers with a point; a rank changes projections, but
+    for those of experts.
+    """
+    if healing.rank is None:
+        return [n for n, s in tensors.items() if s.dtype in FLOATS and not is_constant(n)]
+    found = projections(tensors)
+    return [n for n in found if len(tensors[n].shape) == 2 and not _EXPERT.search(n)]
 
 
 def files(program: Program) -> list[Path]:
     """The files that the program reads, each once, in the order that they are first read."""
     found: dict[Path, None] = {}
     for output in program.outputs:
-        make = unbridged(output.make)
+        make = unfitted(output.make)
         for tensor in (make.source,) if isinstance(make, Copy) else make.tensors:
             found |= dict.fromkeys(_files(tensor))
     return list(found)
@@ -149,6 +200,9 @@ def program_lines(program: Program) -> list[str]:
 
 
 def _instruction(make: Instruction) -> str:
+    if isinstance(make, Healed):
+        rank = "full" if make.healing.rank is None else make.healing.rank
+        return f"heal({_instruction(make.make)}, rank {rank}, {make.healing.on!r})"
     if isinstance(make, Bridged):
         gap = make.gap
         return f"bridge({_instruction(make.make)}, L{gap.after} to L{gap.until}, {gap.on!r})"

@@ -10,12 +10,12 @@ import gptailor
 from gptailor.build.output import used_plan
 from gptailor.build.record import plan_digest
 from gptailor.checkpoint.folder import open_checkpoint
-from gptailor.checks.heal import projections
 from gptailor.lang.format import format_plan
 from gptailor.plan.layers import Healing, healing
 from gptailor.plan.plan import Heal, Plan
 from gptailor.plan.registry import HEAL_RANK, HEAL_SEED, HEAL_TOKENS
 from gptailor.prepare import prepare
+from gptailor.program.program import projections
 from gptailor.report.card import card
 from tests.tiny import tiny_model
 
@@ -109,7 +109,7 @@ def test_a_teacher_is_used_and_may_compute_otherwise(family: Path) -> None:
 def test_projections_are_the_matrices_of_a_layer(family: Path) -> None:
     folder = open_checkpoint(family / "deep")
     layer = {
-        name.removeprefix("model.layers.3."): tensor
+        name.removeprefix("model.layers.3."): tensor.spec
         for name, tensor in folder.tensors.items()
         if name.startswith("model.layers.3.")
     }
@@ -117,7 +117,7 @@ def test_projections_are_the_matrices_of_a_layer(family: Path) -> None:
     assert "self_attn.o_proj.weight" in found
     assert any("experts" in name for name in found)
     assert not [name for name in found if "norm" in name or name == "mlp.gate.weight"]
-    assert all(side == min(layer[name].spec.shape[-2:]) for name, side in found.items())
+    assert all(side == min(layer[name].shape[-2:]) for name, side in found.items())
 
 
 def test_a_mask_beside_the_weights_learns_nothing(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.bridge.states import CalibrationText, OwnContents, Walk, calibration_text
 from gptailor.evaluate.forward.requests import LiveModel
+from gptailor.evaluate.heal.heal import HealedLayers
 from gptailor.evaluate.live import contents
 from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
@@ -241,7 +242,7 @@ class Bridger:
         Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
         closed.
         """
-        undone = self.table.contents(plan.model_copy(update={"drops": (), "bridges": ()}))
+        undone = self.table.contents(plan.model_copy(update={"drops": ()}))
         own: list[contents.Content | None] = [None] * len(undone.layers)
         for slot in kept(plan, len(undone.layers)):
             assert slot.position is not None
@@ -322,10 +323,11 @@ def _before(gap: Gap, own: OwnContents) -> contents.Content:
 @final
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """The tensors that bridges change, by their names in the output, and the fit of each gap.
+    """The tensors that bridges and healing change, by their names in the output, and each fit.
 
-    `bridges` are named by the layer before the gap: `L19`.
+    `bridges` are named by the layer before the gap: `L19`; `healed` is None where nothing learned.
     """
 
     tensors: Mapping[str, Shaped[Tensor, "..."]]
     bridges: Mapping[str, FittedBridge]
+    healed: HealedLayers | None = None

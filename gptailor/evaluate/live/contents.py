@@ -18,7 +18,7 @@ from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.plan import Plan
 from gptailor.program.compile import Checked, Compiled, compile_plan
 from gptailor.program.load import load_tensor
-from gptailor.program.program import Combine, Copy, Instruction, Output, unbridged
+from gptailor.program.program import Combine, Copy, Instruction, Output, unfitted
 from gptailor.program.run import combine_tensors
 
 _TENSOR_ALIGNMENT = 64
@@ -35,13 +35,13 @@ class TensorMaker:
         self._loaded: dict[TensorInfo, Tensor] = {}
 
     def make(self, output: Output) -> Shaped[Tensor, "..."]:
-        """The output as it is in a compiled folder, bit for bit, but for a bridge; not to be
-        written into.
+        """The output as it is in a compiled folder, bit for bit, but for a bridge and healing;
+        not to be written into.
 
         A tensor that is copied may be shared by all who ask. Raises CheckpointError where a file
         is not what its header said, OverflowFault where a merge overflows.
         """
-        make = unbridged(output.make)
+        make = unfitted(output.make)
         if isinstance(make, Copy):
             return self._load(make.source)
         # What is only dequantised is made once, and would stay twice.
@@ -85,7 +85,7 @@ class Content:
 
     `kind` is what the configuration says of the layer (type of attention, window, rotation,
     experts), `dtype` the model's. `fitted` are tensors, on the CPU, that stand for what the outputs
-    of these names make: those that a bridge changes.
+    of these names make: those that a bridge or healing changes.
     """
 
     kind: str
@@ -156,10 +156,11 @@ class ContentTable:
         self._bridged: WeakValueDictionary[Hashable, Content] = WeakValueDictionary()
 
     def contents(self, plan: Plan) -> ModelContents:
-        """The pieces of a closed plan that has no faults against the models, without bridges."""
+        """The pieces of a closed plan that has no faults against the models, without bridges
+        and healing."""
         layout = self.models["base"].layout
-        if plan.bridges:
-            plan = plan.model_copy(update={"bridges": ()})
+        if plan.bridges or plan.heal:
+            plan = plan.model_copy(update={"bridges": (), "heal": None})
         compiled = compile_plan(plan, self.models)
         config = _with_tokens(compiled.config, Checked(plan, self.models))
         layers, places = _layers_and_rest(compiled, layout)

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gptailor.checkpoint.families.layout import name_of
 from gptailor.checkpoint.models import Opened, dequantised_model
 from gptailor.evaluate.bridge.fit import Bridger, Fitted, FittedBridge, OnGap
 from gptailor.evaluate.forward.prefix_cache import in_order
+from gptailor.evaluate.heal.heal import HealedLayers, Healer, OnHealing
 from gptailor.evaluate.live import layer_cache
 from gptailor.evaluate.live.contents import (
     Content,
@@ -33,11 +34,11 @@ from gptailor.evaluate.live.contents import (
 from gptailor.evaluate.live.language import language_model
 from gptailor.evaluate.live.template import ModelTemplate, Named, decoder_layers
 from gptailor.plan.faults import TailorError
-from gptailor.plan.layers import Gap, gaps, kept
+from gptailor.plan.layers import Gap, gaps, healing, kept
 from gptailor.plan.plan import Plan
 from gptailor.plan.walk import named_models
 from gptailor.prepare import Prepared, ready
-from gptailor.program.program import Combine
+from gptailor.program.program import Combine, Output
 from gptailor.program.run import device_of
 
 MERGED_SHARE = 0.25
@@ -115,6 +116,7 @@ class Stitcher:
         self._templates: OrderedDict[Hashable, ModelTemplate] = OrderedDict()
         self._homes: dict[tuple[str, str], ModelTemplate] = {}  # the latest with such a layer
         self._bridger: Bridger | None = None
+        self._healed: tuple[Plan, HealedLayers] | None = None
         self._cache: layer_cache.LayerCache | None = None
         self._stream: layer_cache.LayerStream | None = None
         if merged is None:
@@ -140,13 +142,33 @@ class Stitcher:
 
     @torch.no_grad()
     def contents(self, plan: Plan) -> ModelContents:
-        """What the live model of a closed plan is made of, its gaps bridged. Raises as `stitch`."""
+        """What the live model of a closed plan is made of, bridged and healed.
+
+        Raises as `stitch`.
+        """
         self._check(plan)
         contents = self._table.contents(plan)
         layers = list(contents.layers)
-        for gap, bridge in self.bridges(plan):
+        bridges = self.bridges(plan)
+        for gap, bridge in bridges:
             layers[gap.index] = self._table.bridged(layers[gap.index], bridge.tensors)
+        healed = self.healed(plan, bridges)
+        for index, tensors in healed.tensors.items() if healed else ():
+            whole = {**layers[index].fitted, **tensors}
+            layers[index] = self._table.bridged(layers[index], whole)
         return replace(contents, layers=tuple(layers))
+
+    def bare(self, plan: Plan) -> ModelContents:
+        """What a closed plan's live model is made of with neither bridges nor healing."""
+        return self._table.contents(plan)
+
+    def with_tensors(self, content: Content, fitted: Mapping[str, Tensor]) -> Content:
+        """A layer with some tensors, on the CPU, in the place of its own."""
+        return self._table.bridged(content, fitted)
+
+    def make(self, output: Output) -> Tensor:
+        """A tensor of a model, as in a compiled folder."""
+        return self._tensors.make(output)
 
     def together(self, several: Sequence[ModelContents]) -> Iterator[list[int]]:
         """Their numbers in groups that may be live at once, those that begin alike together.
@@ -185,6 +207,30 @@ class Stitcher:
             return []
         with torch.inference_mode(mode=False):
             return list(self._fitter(plan).bridges(plan, found, on_gap))
+
+    @torch.no_grad()
+    def healed(
+        self,
+        plan: Plan,
+        bridges: Sequence[tuple[Gap, FittedBridge]],
+        on: OnHealing | None = None,
+    ) -> HealedLayers | None:
+        """What a closed plan's layers learn, begun with these bridges; None where nothing does.
+
+        The last plan's is kept. Raises CalibrationError for a text that doesn't serve, HealError
+        for what can't learn.
+        """
+        wanted = healing(plan, self._base.layout.count)
+        if wanted is None:
+            return None
+        if self._healed is None or self._healed[0] != plan:
+            bridged = {gap.index: bridge.tensors for gap, bridge in bridges}
+            healer = Healer(self._table.models, self._another, self.device, self.memory)
+            self._healed = plan, healer.heal(plan, wanted, bridged, on)
+        return self._healed[1]
+
+    def _another(self, models: Mapping[str, Opened], dtype: torch.dtype) -> "Stitcher":
+        return Stitcher(models, device=self.device, dtype=dtype, memory=self.memory)
 
     def _fitter(self, plan: Plan) -> Bridger:
         """This stitcher's own, if its models are float32; else that of another whose are."""
@@ -288,18 +334,19 @@ def fit(
     device: torch.device | str = "cpu",
     memory: int | None = None,
     on_gap: OnGap = lambda _: None,
+    on_healing: OnHealing | None = None,
 ) -> Fitted:
-    """Fit the bridges of a prepared plan; nothing is written, and without gaps nothing is done.
+    """Fit the bridges of a prepared plan, then heal it; nothing is written.
 
-    The models run in float32, whatever dtype they are stored in; `memory` bounds the bytes of
-    weights on the device, and of the sums that a fit is made from. `on_gap` hears of each gap when
-    its turn comes. The same text and plan give the same tensors in any process on one machine with
-    the same number of threads.
+    Without gaps and healing nothing is done. Bridges are fitted by models in float32, whatever
+    dtype they are stored in; `memory` bounds the bytes on the device. `on_gap` hears of each gap
+    when its turn comes, `on_healing` how healing goes on. The same text and plan give the same
+    tensors in any process on one machine with the same number of threads.
 
     Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
-    closed, TailorError if the world fails.
+    closed, HealError for what can't learn, TailorError if the world fails.
     """
-    if not prepared.gaps:
+    if not prepared.gaps and prepared.healing is None:
         return Fitted({}, {})
     stitcher = Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory)
     layout = prepared.models["base"].layout
@@ -309,4 +356,7 @@ def fit(
         for gap, bridge in found
         for name, tensor in bridge.tensors.items()
     }
-    return Fitted(tensors, {f"L{gap.after}": bridge for gap, bridge in found})
+    healed = stitcher.healed(prepared.plan, found, on_healing)
+    for index, its in healed.tensors.items() if healed else ():
+        tensors |= {name_of(layout, index, name): tensor for name, tensor in its.items()}
+    return Fitted(tensors, {f"L{gap.after}": bridge for gap, bridge in found}, healed)

@@ -26,7 +26,7 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
 }
 """How each objective of `gptailor.plan.registry` gets its samples."""
 
-__all__ = ["base", "datasets", "generate", "nll", "tokens"]
+__all__ = ["base", "datasets", "generate", "kl", "nll", "tokens"]
 
 
 def prepare_objective(objective: Objective, context: ObjectiveContext) -> PreparedObjective:

@@ -1,0 +1,208 @@
+"""What of a live model learns: low-rank changes of projections, or the weights themselves."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from gptailor.plan.faults import TailorError
+
+
+@final
+class HealError(TailorError):
+    """A plan can't be healed: a stable code, and why."""
+
+    def __init__(self, code: str, message: str, help: str = "") -> None:
+        super().__init__(code, message, help)
+        self.code = code
+        self.message = message
+        self.help = help
+
+    def __str__(self) -> str:
+        said = f"error[{self.code}]: {self.message}"
+        return said + (f"\n  = help: {self.help}" if self.help else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Learning(ABC):
+    """Parameters of some layers that learn; `names` are the tensors of each that they change.
+
+    Layers are by their numbers in the output, tensors by their names within the layer.
+    """
+
+    layers: Mapping[int, nn.Module]
+    names: Mapping[int, Sequence[str]]
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What the optimiser changes, in float32, by name."""
+
+    @abstractmethod
+    def collect(self) -> None:
+        """The layers have run there and back: gather the parameters' gradients."""
+
+    @abstractmethod
+    def apply(self) -> None:
+        """Let the layers compute with the parameters as they are now."""
+
+    @abstractmethod
+    def folded(self, layer: int, name: str, tensor: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """A tensor of the plan as it is after learning, in float32."""
+
+
+@final
+class LowRankChanges(Learning):
+    """W + BA for each projection W, A and B of `rank` rows and columns at most.
+
+    W itself stays. A begins as normal numbers with a variance of 1 / inputs, drawn by `seed`, B as
+    zeros, so that nothing is changed at first (LoRA, arXiv 2106.09685, with a scale of 1). In the
+    live model a projection adds B(Ax) to what it makes.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[int, nn.Module],
+        names: Mapping[int, Sequence[str]],
+        rank: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        super().__init__(layers, names)
+        self._factors: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
+        self._ran: set[str] = set()
+        generator = torch.Generator().manual_seed(seed)
+        for layer, name, module in _projections(layers, names):
+            inputs, outputs = _widths(module)
+            most = min(rank, inputs, outputs)
+            drawn = torch.randn(most, inputs, generator=generator) / math.sqrt(inputs)
+            first = nn.Parameter(drawn.to(device))
+            second = nn.Parameter(torch.zeros(outputs, most, device=device))
+            key = f"{layer}.{name}"
+            self._factors[key] = first, second
+            module.register_forward_hook(self._hook(key))
+
+    def _hook(self, key: str) -> Any:
+        first, second = self._factors[key]
+
+        def add(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor:
+            self._ran.add(key)
+            x = given[0] if torch.is_autocast_enabled(made.device.type) else given[0].float()
+            change = nn.functional.linear(nn.functional.linear(x, first), second)
+            return made + change.to(made.dtype)
+
+        return add
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """A and B of each projection."""
+        return {
+            f"{key}.{which}": factor
+            for key, factors in self._factors.items()
+            for which, factor in zip(("A", "B"), factors, strict=True)
+        }
+
+    def collect(self) -> None:
+        """Raise HealError (C810) for a projection that a layer computes with past its module."""
+        if left := sorted(self._factors.keys() - self._ran):
+            layer, _, name = left[0].partition(".")
+            message = f"'{name}' of the output's layer {layer} isn't computed by its own module"
+            raise HealError("C810", message, "name other layers, or heal with 'rank full'")
+
+    def apply(self) -> None:
+        """Nothing is to be done: the layers hold the parameters themselves."""
+
+    def folded(self, layer: int, name: str, tensor: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """W + BA; where weights are stored as (inputs, outputs), its transpose."""
+        first, second = self._factors[f"{layer}.{name}"]
+        change = second.detach() @ first.detach()
+        wide = tensor.to(device=change.device, dtype=torch.float32)
+        return wide + (change.T if _transposed(self.layers[layer], name) else change)
+
+
+@final
+class WholeWeights(Learning):
+    """The layers' tensors themselves, learned in float32; the layers compute with them rounded."""
+
+    def __init__(self, layers: Mapping[int, nn.Module], names: Mapping[int, Sequence[str]]) -> None:
+        super().__init__(layers, names)
+        self._own: dict[str, nn.Parameter] = {}
+        self._wide: dict[str, nn.Parameter] = {}
+        for layer, module in layers.items():
+            for name in names[layer]:
+                path, _, last = name.rpartition(".")
+                holder = module.get_submodule(path)
+                old = getattr(holder, last, None)
+                if not isinstance(old, nn.Parameter):
+                    raise _missing(layer, name)
+                key = f"{layer}.{name}"
+                own = nn.Parameter(old.detach().clone())
+                setattr(holder, last, own)
+                self._own[key] = own
+                same = own.dtype == torch.float32
+                self._wide[key] = own if same else nn.Parameter(own.detach().float())
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The tensors in float32."""
+        return self._wide
+
+    def collect(self) -> None:
+        """Hand the gradients of the rounded tensors to those in float32."""
+        for key, own in self._own.items():
+            wide = self._wide[key]
+            if wide is not own and own.grad is not None:
+                wide.grad = own.grad.float()
+                own.grad = None
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Round the tensors into the layers."""
+        for key, own in self._own.items():
+            if self._wide[key] is not own:
+                own.copy_(self._wide[key])
+
+    def folded(self, layer: int, name: str, tensor: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The learned tensor itself."""
+        return self._wide[f"{layer}.{name}"].detach()
+
+
+def _projections(
+    layers: Mapping[int, nn.Module], names: Mapping[int, Sequence[str]]
+) -> Iterator[tuple[int, str, nn.Module]]:
+    for layer, module in layers.items():
+        for name in names[layer]:
+            yield layer, name, _projection(module, layer, name)
+
+
+def _projection(module: nn.Module, layer: int, name: str) -> nn.Module:
+    try:
+        found = module.get_submodule(name.removesuffix(".weight"))
+    except AttributeError:
+        found = module
+    if not isinstance(found, nn.Linear | Conv1D):
+        raise _missing(layer, name)
+    return found
+
+
+def _missing(layer: int, name: str) -> HealError:
+    message = f"transformers has no '{name}' of its own in the output's layer {layer}"
+    return HealError("C810", message, "such a layer can't learn; name others")
+
+
+def _widths(module: nn.Module) -> tuple[int, int]:
+    """The inputs and outputs of a projection."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    outputs, inputs = weight.shape
+    return (outputs, inputs) if isinstance(module, Conv1D) else (inputs, outputs)
+
+
+def _transposed(layer: nn.Module, name: str) -> bool:
+    return isinstance(layer.get_submodule(name.removesuffix(".weight")), Conv1D)

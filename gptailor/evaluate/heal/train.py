@@ -1,0 +1,274 @@
+"""The learning itself: steps of Adam on the divergence from the teacher, the best state kept."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int64
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gptailor.evaluate.forward.recording import Call, head_logits, record_calls, wraps
+from gptailor.evaluate.forward.requests import LiveModel
+from gptailor.evaluate.heal.learning import HealError, Learning, WholeWeights
+from gptailor.evaluate.heal.loss import head_divergence, head_loss
+from gptailor.evaluate.heal.teacher import Predictions
+
+STEP_TOKENS = 1024
+"""Tokens of a step."""
+LOW_RANK_RATE, WHOLE_RATE = 1e-3, 1e-4
+"""Adam's rate at its highest, for low-rank changes and for the weights themselves."""
+WARM_UP = 0.05
+"""The share of the steps over which the rate rises; then it falls along a cosine, to 0."""
+BETAS = (0.9, 0.95)
+LONGEST_GRADIENT = 1.0
+"""What a gradient of all parameters together is cut to."""
+CHECKS = 4
+"""How often the held-out sequences are looked at, after the first time."""
+_LOGITS = 2**26
+"""Bytes of float32 logits at once."""
+_SAVE_SECONDS = 60.0
+_STATE = "state.safetensors"
+
+
+@final
+@dataclass(frozen=True)
+class HealStep:
+    """How far learning is: steps done and of all, the last steps' mean loss, that of the held-out.
+
+    Losses are in nats a token. `seconds_left` is None before the first step is done.
+    """
+
+    done: int
+    total: int
+    loss: float | None
+    held_out: float
+    seconds_left: float | None
+
+
+OnHealStep = Callable[[HealStep], None]
+
+
+@final
+class Student:
+    """A live model and what of it learns, run on batches of one length.
+
+    With `recompute` the hidden states between layers alone are kept for the way back, and each
+    layer runs again there, as layers that are streamed have to.
+    """
+
+    def __init__(self, live: LiveModel, first: int, *, recompute: bool) -> None:
+        self.live = live
+        self.first = first
+        self.recompute = recompute
+        self.device = live.model.device
+        with live.layer(0) as layer:
+            self.wrapped = wraps(live.model, layer)
+        vocabulary: int = live.model.config.get_text_config().vocab_size
+        self.step = max(1, _LOGITS // (4 * vocabulary))
+
+    def _autocast(self) -> Any:
+        """Products in bfloat16, sums in float32, where the weights are bfloat16."""
+        if self.live.model.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.live.model.dtype)
+
+    def head(self, hidden: Float[Tensor, " n width"]) -> Float[Tensor, " n vocab"]:
+        """The logits of hidden states after the last layer."""
+        with self._autocast():
+            return head_logits(self.live.model, hidden, wraps=self.wrapped)
+
+    @torch.no_grad()
+    def divergence(
+        self, tokens: Int64[Tensor, " batch length"], taught: tuple[Tensor, Tensor]
+    ) -> float:
+        """The sum of the predictions' divergences from what was taught."""
+        hidden, calls = self._begun(tokens)
+        for index in range(len(calls)):
+            hidden = self._run(index, calls[index], hidden)
+        likely, logs = (one.to(self.device) for one in taught)
+        return float(head_divergence(self.head, hidden.flatten(0, 1), likely, logs, self.step))
+
+    def learn(self, tokens: Int64[Tensor, " batch length"], taught: tuple[Tensor, Tensor]) -> float:
+        """Add the gradient of the mean divergence to the parameters'; the mean."""
+        with torch.no_grad():
+            hidden, calls = self._begun(tokens)
+            for index in range(self.first):
+                hidden = self._run(index, calls[index], hidden)
+        before = []
+        with torch.set_grad_enabled(not self.recompute):
+            for index in range(self.first, len(calls)):
+                before += [hidden] if self.recompute else []
+                hidden = self._run(index, calls[index], hidden)
+        likely, logs = (one.to(self.device) for one in taught)
+        rows = hidden.detach().flatten(0, 1)
+        loss, slope = head_loss(self.head, rows, likely, logs, self.step)
+        slope = slope.view_as(hidden) / len(rows)
+        if self.recompute:
+            self._back(before, calls, slope)
+        elif hidden.requires_grad:
+            torch.autograd.backward([hidden], [slope])
+        return float(loss) / len(rows)
+
+    def _back(self, before: Sequence[Tensor], calls: Sequence[Call], slope: Tensor) -> None:
+        """Run the layers again, the last one first, each with the way back through it."""
+        for index in reversed(range(self.first, len(calls))):
+            given = before[index - self.first].detach().requires_grad_(index > self.first)
+            with torch.enable_grad(), self.live.layer(index) as layer, self._autocast():
+                after = calls[index].of(layer, given)
+                if after.requires_grad:
+                    torch.autograd.backward([after], [slope.to(after.dtype)])
+            if given.grad is not None:
+                slope = given.grad
+
+    @torch.no_grad()
+    def _begun(self, tokens: Int64[Tensor, " batch length"]) -> tuple[Tensor, Sequence[Call]]:
+        given = tokens[:, :-1].to(self.device)
+        with self._autocast():
+            hidden, calls = record_calls(self.live.model, [given], wraps=self.wrapped)
+        return hidden[0].float(), calls[0]
+
+    def _run(self, index: int, call: Call, hidden: Tensor) -> Tensor:
+        with self.live.layer(index) as layer, self._autocast():
+            return call.of(layer, hidden)
+
+
+@final
+class Training:
+    """Learning from a teacher's predictions: `run`. Its state is kept in `folder`."""
+
+    def __init__(
+        self,
+        student: Student,
+        learning: Learning,
+        predictions: tuple[Predictions, Predictions],
+        folder: Path,
+    ) -> None:
+        self.student = student
+        self.learning = learning
+        self.learned, self.held = predictions
+        self.folder = folder
+        self.parameters = learning.parameters
+        whole = isinstance(learning, WholeWeights)
+        self.rate = WHOLE_RATE if whole else LOW_RANK_RATE
+        self.batch = max(1, STEP_TOKENS // self.learned.sequences.shape[1])
+        self.steps = -(-len(self.learned.sequences) // self.batch)
+        self.optimiser = torch.optim.AdamW(
+            self.parameters.values(), lr=self.rate, betas=BETAS, weight_decay=0.0
+        )
+        self.done = 0
+        self.best = math.inf
+        self.start = math.nan
+        self._best: dict[str, Tensor] = {}
+
+    def run(self, on_step: OnHealStep = lambda _: None) -> None:
+        """Learn, and leave the parameters as they were where the held-out loss was least.
+
+        Raises HealError (C809) where a loss is no number.
+        """
+        self._load()
+        checks = {round(self.steps * n / CHECKS) for n in range(1, CHECKS + 1)}
+        if not self.done and math.isnan(self.start):
+            self.start = self.held_out()
+            self._judge(self.start)
+        now, losses = self.start, list[float]()
+        begun, first, saved = time.monotonic(), self.done, time.monotonic()
+        on_step(HealStep(self.done, self.steps, None, self.best, None))
+        while self.done < self.steps:
+            losses.append(self._step())
+            if self.done in checks:
+                now = self.held_out()
+                self._judge(now)
+            if time.monotonic() - saved > _SAVE_SECONDS:
+                self._save()
+                saved = time.monotonic()
+            passed = (time.monotonic() - begun) / (self.done - first)
+            mean = sum(losses[-10:]) / len(losses[-10:])
+            left = passed * (self.steps - self.done)
+            on_step(HealStep(self.done, self.steps, mean, now, left))
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(self._best[name])
+        self.learning.apply()
+
+    def held_out(self) -> float:
+        """The mean divergence of the held-out sequences' predictions, in nats a token."""
+        total = 0.0
+        sequences = self.held.sequences
+        for start in range(0, len(sequences), self.batch):
+            stop = min(start + self.batch, len(sequences))
+            taught = self.held.of(start, stop)
+            total += self.student.divergence(sequences[start:stop], taught)
+        return self._number(total / (len(sequences) * self.held.each))
+
+    def _step(self) -> float:
+        start = self.done * self.batch
+        stop = min(start + self.batch, len(self.learned.sequences))
+        sequences = self.learned.sequences[start:stop]
+        loss = self._number(self.student.learn(sequences, self.learned.of(start, stop)))
+        self.learning.collect()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * _share(self.done, self.steps)
+        nn.utils.clip_grad_norm_(self.parameters.values(), LONGEST_GRADIENT)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.learning.apply()
+        self.done += 1
+        return loss
+
+    def _number(self, loss: float) -> float:
+        if math.isfinite(loss):
+            return loss
+        message = f"'heal' diverges: its loss is no number at step {self.done} of {self.steps}"
+        help_ = "nothing was written; heal with a lower rank or on other text"
+        raise HealError("C809", message, help_)
+
+    def _judge(self, loss: float) -> None:
+        if loss < self.best:
+            self.best = loss
+            self._best = {n: p.detach().clone() for n, p in self.parameters.items()}
+
+    # -------------------------------------------------------------------------------- the state
+
+    def _save(self) -> None:
+        tensors = {f"best.{name}": tensor for name, tensor in self._best.items()}
+        for name, parameter in self.parameters.items():
+            tensors[f"now.{name}"] = parameter.detach()
+            for what, value in self.optimiser.state[parameter].items():
+                tensors[f"adam.{what}.{name}"] = value
+        said = {"done": str(self.done), "best": repr(self.best), "start": repr(self.start)}
+        new = self.folder / (_STATE + ".new")
+        save_file({n: t.contiguous() for n, t in tensors.items()}, new, metadata=said)
+        new.replace(self.folder / _STATE)
+
+    def _load(self) -> None:
+        file = self.folder / _STATE
+        if not file.is_file():
+            return
+        with safe_open(file, framework="pt", device=str(self.student.device)) as kept:
+            said = kept.metadata()
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(kept.get_tensor(f"now.{name}"))
+                    self._best[name] = kept.get_tensor(f"best.{name}")
+                    self.optimiser.state[parameter] = {
+                        what: kept.get_tensor(f"adam.{what}.{name}")
+                        for what in ("step", "exp_avg", "exp_avg_sq")
+                    }
+        self.done, self.best = int(said["done"]), float(said["best"])
+        self.start = float(said["start"])
+        self.learning.apply()
+
+
+def _share(step: int, steps: int) -> float:
+    """The rate of a step, as a share of the highest."""
+    rising = max(1, int(WARM_UP * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
