@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Shaped
@@ -37,6 +37,7 @@ NUMBER_BYTES = 20
 """Bytes of a number that learns: itself, its gradient, Adam's two means, and the best so far."""
 
 
+@runtime_checkable
 class Stitching(Protocol):
     """What healing needs of a `Stitcher`."""
 
