@@ -88,7 +88,7 @@ def test_the_folders_own_plan_makes_it_again(folder: Path) -> None:
 
 def test_the_program_says_which_tensors_are_bridged(folder: Path) -> None:
     program = prepare(plan_of(folder)).compiled.program
-    assert program.bridged == set(BRIDGED)
+    assert program.fitted == set(BRIDGED)
     [said] = [line for line in program_lines(program) if line.startswith(BRIDGED[1])]
     assert said.endswith("= bridge(copy base/model.safetensors#model.layers.2.mlp.down_proj.weight"
                          ", L2 to L5, 'text.txt')")  # fmt: skip

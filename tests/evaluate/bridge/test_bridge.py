@@ -481,7 +481,7 @@ def test_every_family_is_bridged(kind: str, tmp_path: Path) -> None:
     plan = said(tmp_path, TWO)
     prepared = prepare(plan)
     found = fit(prepared)
-    assert found.tensors.keys() == prepared.compiled.program.bridged
+    assert found.tensors.keys() == prepared.compiled.program.fitted
     assert all(bridge.explained > 0.05 for bridge in found.bridges.values())
 
     live: Stitched = Stitcher(prepared.models).stitch(plan)
