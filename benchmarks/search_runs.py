@@ -98,12 +98,12 @@ class Bridged(Family):
         vars(self).update(vars(family))  # its models, scores and starting plans are shared
         self.tokens, self.factor = tokens, factor
         vars(self).pop("told", None)
-        self.unfitted = family.told
+        self.unbridged = family.told
 
     @cached_property
     def told(self) -> list[ToldStart]:
         """The starting plans, those at full fidelity bridged."""
-        return [self._start(Start(*one[:3])) for one in self.unfitted]
+        return [self._start(Start(*one[:3])) for one in self.unbridged]
 
     def observed(self, population: Genome, share: float = 1.0) -> np.ndarray:
         """Bridged scores where all texts are used."""

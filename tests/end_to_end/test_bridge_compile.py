@@ -150,7 +150,7 @@ def test_without_its_text_a_bridge_is_left_open(folder: Path) -> None:
     found = gptailor.verify(folder / "out")
     assert found.result == "unverified"
     assert found.unverified == (
-        f"2 bridged tensors: their calibration text is gone ({folder / 'out' / '../text.txt'})",
+        f"2 bridged or healed tensors: their calibration text is gone ({folder / 'out' / '../text.txt'})",
     )
 
 
@@ -163,7 +163,7 @@ def test_a_lock_of_other_rounding_holds(folder: Path) -> None:
     assert near.sketch is not None
     far = moved.model_copy(update={"sketch": tuple(1.1 * number for number in near.sketch)})
     far_lock = lock.model_copy(update={"tensors": {**lock.tensors, BRIDGED[0]: far}})
-    with pytest.raises(CheckpointError, match="is bridged otherwise than by the lock"):
+    with pytest.raises(CheckpointError, match="is fitted otherwise than by the lock"):
         gptailor.compile(plan_of(folder), folder / "other", locked=far_lock)
 
 
