@@ -1,6 +1,7 @@
 """What the teacher predicts after each token, computed once and kept on disk, compactly."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import final
@@ -46,7 +47,10 @@ class Predictions:
         self.logs = self._mapped("logs", rows * self.groups, torch.float32).view(rows, self.groups)
 
     def _mapped(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
+        """A file as a tensor. Its room is taken first: a full disk is an OSError here."""
         file = self.folder / f"teacher.{name}"
+        with file.open("ab") as there:
+            os.posix_fallocate(there.fileno(), 0, size * dtype.itemsize)
         return torch.from_file(str(file), shared=True, size=size, dtype=dtype)
 
     @property
@@ -90,7 +94,9 @@ class Predictions:
             values = torch.cat(found[0])
             self.tokens[rows] = values[:, : self.kept].int()
             self.logs[rows] = values[:, self.kept :]
-            marker.write_text(json.dumps({"sequences": start + len(some)}))
+            written = marker.with_suffix(".new")
+            written.write_text(json.dumps({"sequences": start + len(some)}))
+            written.replace(marker)
         on_done(total, total)
 
     def _keep(
