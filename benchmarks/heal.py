@@ -5,11 +5,11 @@
         --variant 'bridge on TEXT; heal on TEXT tokens 200000'
 
 A variant is the statements that stand beside the drop in a plan; TEXT is the calibration file. Each
-seed draws another order of it. All are compiled by gptailor's command line and judged by `gptailor eval` on
-held-out text that nothing has seen; the share is that of the cut's loss won back,
-(bare - found) / (bare - uncut). Aims, as a mean of domains: 70 % with 50,000 tokens, 78 % with
-200,000. Seconds and peak memory are those of whole processes, so compare them with their neighbours
-in the same table. docs/healing.md has the figures that the defaults were chosen by.
+seed draws another order of it. All are compiled by gptailor's command line and judged by
+`gptailor eval` on held-out text that nothing has seen; the share is that of the cut's loss won
+back, (bare - found) / (bare - uncut). Aims, as a mean of domains: 70 % with 50,000 tokens, 78 %
+with 200,000. Seconds and peak memory are those of whole processes, so compare them with their
+neighbours in the same table. docs/healing.md has the figures that the defaults were chosen by.
 """
 
 import argparse
