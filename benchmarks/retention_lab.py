@@ -1,0 +1,319 @@
+"""What `benchmarks/retention.py` measures with: a family's models, loaded once, and a journal.
+
+Scores on the search's texts, block influences, methods' plans and judgements are lines of JSON in
+the folder, by the plan that they are of: a plan that two methods find is scored once, and what was
+broken off goes on.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel
+
+import gptailor
+from benchmarks.retention_texts import Amounts, Files, write_files
+from gptailor.evaluate.objectives.base import PreparedObjective
+from gptailor.evaluate.outcome import Score
+from gptailor.evaluate.samples import Samples, context_length, prepare_objectives
+from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened, run_trials
+from gptailor.lang.parse import read_objective
+from gptailor.plan.plan import Plan
+
+PROMPTS = (
+    "The three most important things to know about growing tomatoes are",
+    "def is_prime(number):",
+    "Question: Anna has 3 boxes of 12 pencils each. How many pencils does she have?\nAnswer:",
+)
+"""What is continued greedily, to be looked at."""
+
+
+class NotMade(Exception):  # noqa: N818 (a method could not make its plan)
+    """Why a method has no plan here."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the figures depend on."""
+
+    base: str
+    variants: Mapping[str, str]
+    data: str | None
+    amounts: Amounts
+    evaluations: int
+    strategy: str
+    bridge_tokens: int
+    bridge_found: bool
+    device: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A method's plan as text, what it cost in evaluations on all of the search's texts, and why.
+
+    `alone` says that its base is a model of the folder, not the family's.
+    """
+
+    plan: str
+    evaluations: float = 0.0
+    note: str = ""
+    seconds: float = 0.0
+    alone: bool = False
+
+
+class Lab:
+    """A family under test. `search`, `held` and `choices` are the names of what is measured."""
+
+    def __init__(self, folder: Path, asked: Asked) -> None:
+        self.folder, self.asked = folder, asked
+        self.files: Files = write_files(
+            folder / "texts",
+            Path(asked.base),
+            None if asked.data is None else Path(asked.data),
+            asked.amounts,
+        )
+        self.tokenizer = AutoTokenizer.from_pretrained(asked.base)
+        config = json.loads((Path(asked.base) / "config.json").read_text("utf-8"))
+        self.layers: int = config["num_hidden_layers"]
+        self.domains = tuple(self.files.held)
+        self.tasks = tuple(self.files.choices)
+        self.full = asked.amounts.seen * len(self.domains)
+        self.low = len(self.domains)
+        self._plans = Journal(folder / "plans.jsonl")
+        self._scores = Journal(folder / "scores.jsonl")
+        self._judged = Journal(folder / "judged.jsonl")
+
+    # --------------------------------------------------------------------------------------- plans
+
+    def plan(self, *statements: str) -> Plan:
+        """A plan of the family; models that no statement names are left out."""
+        words = set(" ".join(statements).replace(",", " ").replace(")", " ").split())
+        heads = [f"model base = {json.dumps(self.asked.base)}"]
+        heads += [
+            f"model {name} = {source}" for name, source in self.models.items() if name in words
+        ]
+        return gptailor.loads("\n".join(["tailor 1", *heads, *statements]), folder=self.folder)
+
+    @cached_property
+    def models(self) -> dict[str, str]:
+        """The variants as a plan declares them: an adapter's folder, or a model's."""
+        found = {}
+        for name, path in self.asked.variants.items():
+            adapter = (Path(path) / "adapter_config.json").exists()
+            found[name] = ("base + " if adapter else "") + json.dumps(path)
+        return found
+
+    @property
+    def whole(self) -> str:
+        """All positions, as in a plan."""
+        return f"L0..L{self.layers - 1}"
+
+    def alone(self, model: str, *more: str) -> Plan:
+        """The layers of one model."""
+        return self.plan(*([] if model == "base" else [f"{self.whole} from {model}"]), *more)
+
+    def without(self, plan: Plan, positions: Sequence[int]) -> Plan:
+        """A plan of one statement over all positions, some of which leave."""
+        layers = tuple(one for one in plan.layers if one.position not in positions)
+        drop = self.plan("drop " + ", ".join(f"L{p}" for p in sorted(positions)))
+        return plan.model_copy(update={"layers": layers, "drops": drop.drops})
+
+    def extended(self, text: str, *statements: str) -> Plan:
+        """A plan's text with more statements."""
+        return gptailor.loads("\n".join([text.rstrip(), *statements, ""]), folder=self.folder)
+
+    @property
+    def bridge(self) -> str:
+        """The statement that closes gaps."""
+        return f"bridge on {json.dumps(str(self.files.learned))} tokens {self.asked.bridge_tokens}"
+
+    def heal(self, seed: int) -> str:
+        """The statement that heals."""
+        file, tokens = json.dumps(str(self.files.learned)), self.asked.amounts.tokens
+        return f"heal on {file} tokens {tokens} seed {seed}"
+
+    def made(self, key: str, make: Callable[[], Found]) -> Found:
+        """What a method finds, once, with its seconds."""
+        if key not in self._plans.known:
+            begun = time.perf_counter()
+            found = make()
+            self._plans.add(key, {**asdict(found), "seconds": time.perf_counter() - begun})
+        return Found(**self._plans.known[key])
+
+    # -------------------------------------------------------------------------- the search's texts
+
+    @cached_property
+    def trials(self) -> Trials:
+        """The models, loaded when they are first needed."""
+        names = ", ".join(self.asked.variants)
+        plan = self.plan(f"{self.whole} from {names} by task_arithmetic(0.5)")
+        bound, models, _ = opened(plan)
+        wish = read_objective(f"nll({json.dumps(str(self.files.search))})")
+        return Trials(
+            bound, models, objectives=[wish], place=self.place, fidelity=(self.low, self.full)
+        )
+
+    @property
+    def place(self) -> Placement:
+        """Where models live."""
+        return Placement(self.asked.device, getattr(torch, self.asked.dtype))
+
+    def scores(self, plans: Sequence[Plan], samples: int | None = None) -> list[float]:
+        """Nats a token of closed plans on the search's first texts, or on all; NaN is a failure."""
+        samples = samples or self.full
+        keys = [f"{digest(plan)} {samples}" for plan in plans]
+        fresh = {k: p for k, p in zip(keys, plans, strict=True) if k not in self._scores.known}
+        names = list(fresh)
+        for number, outcomes in self.trials.run(list(fresh.values()), samples, bridged=False):
+            one = outcomes[0]
+            self._scores.add(names[number], one.value if isinstance(one, Score) else float("nan"))
+        return [self._scores.known[key] for key in keys]
+
+    def influence(self, plan: Plan) -> list[float]:
+        """The block influence of each layer of a plan, on the search's texts."""
+        key = f"{digest(plan)} influence"
+        if key not in self._scores.known:
+            self._scores.add(key, list(self.trials.block_influence(plan, self.full)))
+        found: list[float] = self._scores.known[key]
+        return found
+
+    def least(self, plan: Plan, count: int) -> list[int]:
+        """So many layers of a plan, those of the least block influence."""
+        influences = self.influence(plan)
+        return sorted(range(len(influences)), key=lambda at: (influences[at], at))[:count]
+
+    @cached_property
+    def specialist(self) -> str:
+        """The variant that is best on the search's texts."""
+        names = list(self.asked.variants)
+        values = self.scores([self.alone(name) for name in names])
+        return names[min(range(len(names)), key=values.__getitem__)]
+
+    @cached_property
+    def merge(self) -> tuple[str, Plan]:
+        """The uniform merge of all variants that is best on the search's texts, and its method."""
+        names = list(self.asked.variants)
+        methods = [f"task_arithmetic({scale})" for scale in (round(1 / len(names), 3), 0.5, 0.7)]
+        methods += ["task_arithmetic(1.0)", "ties(0.5)"]
+        plans = [self.plan(f"{self.whole} from {', '.join(names)} by {how}") for how in methods]
+        values = self.scores(plans)
+        best = min(range(len(plans)), key=values.__getitem__)
+        return methods[best], plans[best]
+
+    # ---------------------------------------------------------------------------------- the judges
+
+    def read(self, found: Found) -> Plan:
+        """The plan that a method found."""
+        return gptailor.loads(found.plan, folder=self.folder)
+
+    def seen(self, found: Found) -> float | None:
+        """A plan's score on the search's texts, if it is one of the family that learns nothing."""
+        plan = self.read(found)
+        if found.alone or plan.bridges or plan.heal:
+            return None
+        return self.scores([plan])[0]
+
+    def forget(self, found: Found) -> None:
+        """Remove the model that a peer wrote."""
+        if found.alone:
+            shutil.rmtree(self.read(found).models["base"].source, ignore_errors=True)
+
+    def judged(self, found: Found) -> dict[str, Any]:
+        """What held-out texts, questions and prompts say of a plan, healed and bridged as it is."""
+        key = hashlib.sha256(found.plan.encode()).hexdigest()[:24]
+        if key not in self._judged.known:
+            self._judged.add(key, self._judge(found))
+        judgement: dict[str, Any] = self._judged.known[key]
+        return judgement
+
+    @cached_property
+    def objectives(self) -> list[PreparedObjective]:
+        """Held-out text of each domain, and each task's questions."""
+        wishes = [f"nll({json.dumps(str(file))})" for file in self.files.held.values()]
+        wishes += [f"multiple_choice({json.dumps(str(f))})" for f in self.files.choices.values()]
+        base = self.trials.models["base"]
+        positions = context_length(base.config)
+        stated = [read_objective(wish) for wish in wishes]
+        return prepare_objectives(stated, Samples(), base, _no_reference, positions)
+
+    def _judge(self, found: Found) -> dict[str, Any]:
+        plan, stitcher = self.read(found), self.trials.stitcher
+        if found.alone:
+            _, models, _ = opened(plan)
+            stitcher = self.place.stitcher(models)
+        begun = time.perf_counter()
+        stitcher.contents(plan)  # bridged and healed, which is kept for what comes
+        seconds = time.perf_counter() - begun
+        texts: list[str] = []
+
+        def on_step(number: int, model: PreTrainedModel, objective: str) -> None:
+            texts.extend(map(partial(self._continued, model), PROMPTS))
+
+        evaluator = self.trials.evaluator
+        [(_, outcomes)] = run_trials(stitcher, evaluator, [plan], self.objectives, on_step=on_step)
+        return {**self._said(outcomes), "texts": texts, "made": seconds}
+
+    def _said(self, outcomes: Outcomes) -> dict[str, dict[str, list[float]]]:
+        rows = []
+        for one in outcomes:
+            if not isinstance(one, Score):
+                raise NotMade(str(one))
+            rows.append([one.value, one.stderr])
+        count = len(self.domains)
+        return {
+            "held": dict(zip(self.domains, rows[:count], strict=True)),
+            "choices": dict(zip(self.tasks, rows[count:], strict=True)),
+        }
+
+    @torch.inference_mode()
+    def _continued(self, model: PreTrainedModel, prompt: str) -> str:
+        given = self.tokenizer(prompt, return_tensors="pt").to(model.device)
+        ids = given["input_ids"]
+        made = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=self.asked.amounts.shown,
+            do_sample=False,
+            pad_token_id=self.tokenizer.eos_token_id,
+        )
+        return str(self.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
+
+
+class Journal:
+    """Lines of a key and a value; what is broken off in the middle of a line is not there."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.known: dict[str, Any] = {}
+        if not file.exists():
+            return
+        text = file.read_bytes()
+        if not text.endswith(b"\n"):
+            text = text[: text.rfind(b"\n") + 1]
+            file.write_bytes(text)
+        for line in text.decode().splitlines():
+            key, value = json.loads(line)
+            self.known[key] = value
+
+    def add(self, key: str, value: Any) -> None:
+        """One more."""
+        self.known[key] = value
+        with self.file.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps([key, value]) + "\n")
+
+
+def _no_reference(name: str, work: object) -> Sequence[torch.Tensor]:
+    raise ValueError(f"nothing here compares with {name}")
+
+
+def digest(plan: Plan) -> str:
+    """Of what a plan says."""
+    return hashlib.sha256(gptailor.format(plan).encode()).hexdigest()[:24]

@@ -1,0 +1,300 @@
+"""The tables and the plot of `benchmarks/retention.py`, out of its finished cells."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+BEGIN, END = "<!-- measured -->", "<!-- end of measured -->"
+PLOT = "retention.svg"
+YARDSTICK = "shortgpt"
+DENSE = "base"
+SHOWN = 88
+"""Characters of a continuation that are shown."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A plan's judgement. Scores are values with their standard errors, by domain or task."""
+
+    share: int
+    count: int
+    method: str
+    words: str
+    seed: int
+    seen: float | None
+    held: Mapping[str, Sequence[float]]
+    choices: Mapping[str, Sequence[float]]
+    texts: Sequence[str]
+    evaluations: float
+    seconds: float
+    note: str
+
+    @property
+    def nats(self) -> float:
+        """The mean over domains."""
+        return fmean(value for value, _ in self.held.values())
+
+    @property
+    def error(self) -> float:
+        """The mean's standard error over texts."""
+        return math.hypot(*(error for _, error in self.held.values())) / len(self.held)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """All that were measured. `uncut` is the dense model that is best on the search's texts."""
+
+    cells: Sequence[Cell]
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uncut(self) -> Cell:
+        """By which what is won back is measured."""
+        dense = [cell for cell in self.cells if not cell.share and cell.seen is not None]
+        return min(dense, key=lambda cell: cell.seen or 0.0)
+
+    @property
+    def shares(self) -> list[int]:
+        """Those of the layers that were cut."""
+        return sorted({cell.share for cell in self.cells if cell.share})
+
+    def of(self, share: int) -> dict[str, list[Cell]]:
+        """Cells by method, each method's by seed."""
+        found: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            if cell.share == share:
+                found.setdefault(cell.method, []).append(cell)
+        return {name: sorted(them, key=lambda one: one.seed) for name, them in found.items()}
+
+    def won_back(self, cell: Cell) -> float | None:
+        """1 − (found − best uncut) / (ShortGPT on the best specialist − best uncut)."""
+        yardstick = self.of(cell.share).get(YARDSTICK)
+        if yardstick is None or yardstick[0].nats <= self.uncut.nats:
+            return None
+        return 1 - (cell.nats - self.uncut.nats) / (yardstick[0].nats - self.uncut.nats)
+
+    def retained(self, cell: Cell) -> float | None:
+        """The mean over tasks of the score over the dense base's, as the paper has it."""
+        dense = next((one for one in self.cells if one.method == DENSE), None)
+        if dense is None:
+            return None
+        pairs = [(cell.choices[task][0], dense.choices[task][0]) for task in cell.choices]
+        shares = [mine / theirs for mine, theirs in pairs if theirs > 0]
+        return fmean(shares) if shares else None
+
+    def kept(self, cell: Cell) -> float:
+        """The mean over domains of the best uncut model's nats over the cell's."""
+        return fmean(self.uncut.held[name][0] / cell.held[name][0] for name in cell.held)
+
+
+# -------------------------------------------------------------------------------------- the tables
+
+
+def page(cells: Cells) -> str:
+    """All tables, as Markdown; the plot is a file beside them."""
+    if not any(cell.share == 0 for cell in cells.cells):
+        return "Nothing is measured yet.\n"
+    parts = ["\n".join(table(cells, 0))]
+    for share in cells.shares:
+        count = cells.of(share).popitem()[1][0].count
+        parts += [f"### {share} % of the layers ({count})", "\n".join(table(cells, share))]
+    if cells.shares:
+        parts += [f"![Share kept over share cut]({PLOT})"]
+        parts += ["### Layers that left", "\n".join(notes(cells))]
+        parts += ["### Greedy text", "\n".join(continuations(cells))]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(cells: Cells, share: int) -> Iterator[str]:
+    """A row for each method: means over seeds, with the least and the most of what was won back."""
+    found = cells.of(share)
+    first = next(iter(found.values()))[0]
+    heads = [
+        "",
+        "held out",
+        *(["won back"] if share else []),
+        *first.held,
+        *(f"{task}, %" for task in first.choices),
+    ]
+    heads += ["retained", "evaluations", "seconds"]
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" + "|--:" * (len(heads) - 1) + "|"
+    for name, several in sorted(found.items(), key=lambda one: fmean(c.nats for c in one[1])):
+        yield f"| {' | '.join(_row(cells, cells.words.get(name, name), several, share))} |"
+
+
+def _row(cells: Cells, words: str, several: Sequence[Cell], share: int) -> Iterator[str]:
+    yield words + (f" ({len(several)} seeds)" if len(several) > 1 else "")
+    error = fmean(cell.error for cell in several)
+    yield f"{fmean(cell.nats for cell in several):.3f} ± {error:.3f}"
+    if share:
+        yield _percents([cells.won_back(cell) for cell in several])
+    for domain in several[0].held:
+        yield f"{fmean(cell.held[domain][0] for cell in several):.3f}"
+    for task in several[0].choices:
+        mean, error = (fmean(cell.choices[task][i] for cell in several) for i in (0, 1))
+        yield f"{100 * mean:.1f} ± {100 * error:.1f}"
+    yield _percents([cells.retained(cell) for cell in several])
+    yield f"{fmean(cell.evaluations for cell in several):.0f}"
+    yield f"{fmean(cell.seconds for cell in several):.0f}"
+
+
+def _percents(shares: Sequence[float | None]) -> str:
+    known = [100 * one for one in shares if one is not None]
+    if not known:
+        return ""
+    low, high = f"{min(known):.0f}", f"{max(known):.0f}"
+    apart = "" if low == high else f" ({low} to {high})"
+    return f"{fmean(known):.0f} %{apart}"
+
+
+def notes(cells: Cells) -> Iterator[str]:
+    """What was chosen, by method and share, of the first seed."""
+    shares = cells.shares
+    yield "| | " + " | ".join(f"{share} %" for share in shares) + " |"
+    yield "|---" * (1 + len(shares)) + "|"
+    for name in _methods(cells):
+        row = [cells.of(share).get(name) for share in shares]
+        said = [_cell(one[0].note) if one else "" for one in row]
+        if any(said):
+            yield f"| {cells.words.get(name, name)} | {' | '.join(said)} |"
+
+
+def continuations(cells: Cells) -> Iterator[str]:
+    """What each method's model of the first seed says, at each share."""
+    for share in (0, *cells.shares):
+        title = f"**{share} % of the layers cut**" if share else "**Uncut**"
+        yield from (title, "", "| | tomatoes | code | maths |", "|---|---|---|---|")
+        for name, several in cells.of(share).items():
+            said = " | ".join(_cell(text[:SHOWN]) for text in several[0].texts)
+            yield f"| {cells.words.get(name, name)} | {said} |"
+        yield ""
+
+
+def _cell(text: str) -> str:
+    """Text that stands in a table as it is."""
+    return escape(" ⏎ ".join(text.strip().splitlines()), quote=False).replace("|", "\\|")
+
+
+def _methods(cells: Cells) -> list[str]:
+    """Those that cut, in the order of the words."""
+    found = {cell.method for cell in cells.cells if cell.share}
+    return [name for name in cells.words if name in found]
+
+
+# ---------------------------------------------------------------------------------------- the plot
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 520, 70, 270, 24, 50
+COLOURS = (
+    "#1b6ca8", "#d1495b", "#2e8b57", "#8e5ea2", "#e08e0b", "#555555", "#17a2b8", "#a0522d",
+    "#6b8e23", "#c71585", "#708090", "#4b0082", "#008080", "#b8860b", "#cd5c5c", "#2f4f4f",
+)  # fmt: skip
+APART = 15
+"""Pixels between two labels, at least."""
+
+
+def plot(cells: Cells) -> str:
+    """Share kept over share cut, a line a method, as SVG."""
+    lines = {name: [(0.0, 1.0), *_line(cells, name)] for name in _methods(cells)}
+    high, most = 1.0, max(cells.shares, default=1)
+    low = min((y for line in lines.values() for _, y in line), default=0.9)
+    low = min(math.floor(20 * low) / 20, 0.95)
+
+    def at(point: tuple[float, float]) -> tuple[float, float]:
+        x, y = point
+        wide, tall = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+        return LEFT + wide * x / most, TOP + tall * (high - y) / (high - low)
+
+    parts = [*_axes(cells, at, low, most)]
+    ends = sorted((at(line[-1])[1], name) for name, line in lines.items())
+    for label, (_, name) in zip(_spread([y for y, _ in ends]), ends, strict=True):
+        colour = COLOURS[list(lines).index(name) % len(COLOURS)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(at, lines[name]))
+        thick = 2.6 if cells.words.get(name, "").startswith("gptailor") else 1.3
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{thick}"/>'
+        )
+        for x, y in map(at, lines[name][1:]):
+            parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>')
+        x, y = at(lines[name][-1])
+        text = escape(cells.words.get(name, name))
+        parts.append(
+            f'<path d="M{x + 4:.1f},{y:.1f} L{WIDTH - RIGHT + 22},{label:.1f}" stroke="{colour}"'
+            f' stroke-width="0.5" fill="none"/><text x="{WIDTH - RIGHT + 26}" y="{label + 4:.1f}"'
+            f' fill="{colour}">{text}</text>'
+        )
+    body = "\n".join(parts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
+        f' font-family="sans-serif" font-size="12">\n'
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>\n{body}\n</svg>\n'
+    )
+
+
+def _line(cells: Cells, name: str) -> Iterator[tuple[float, float]]:
+    for share in cells.shares:
+        if several := cells.of(share).get(name):
+            yield float(share), fmean(map(cells.kept, several))
+
+
+def _axes(cells: Cells, at: Any, low: float, most: int) -> Iterator[str]:
+    left, bottom = at((0.0, low))
+    right, top = at((most, 1.0))
+    for share in (0, *cells.shares):
+        x, _ = at((share, low))
+        yield f'<path d="M{x:.1f},{top:.1f} V{bottom:.1f}" stroke="#ddd"/>'
+        yield f'<text x="{x:.1f}" y="{bottom + 18:.1f}" text-anchor="middle">{share} %</text>'
+    step = 0.05 if low >= 0.6 else 0.1
+    for n in range(math.ceil(low / step - 1e-9), math.floor(1 / step + 1e-9) + 1):
+        _, y = at((0.0, n * step))
+        yield f'<path d="M{left:.1f},{y:.1f} H{right:.1f}" stroke="#ddd"/>'
+        yield (
+            f'<text x="{left - 8:.1f}" y="{y + 4:.1f}" text-anchor="end">'
+            f"{100 * n * step:.0f} %</text>"
+        )
+    middle = (left + right) / 2
+    yield f'<text x="{middle:.1f}" y="{HEIGHT - 12}" text-anchor="middle">layers cut</text>'
+    height = (top + bottom) / 2
+    yield (
+        f'<text transform="translate(18,{height:.1f}) rotate(-90)" text-anchor="middle">'
+        "kept: best uncut nats / nats, mean of domains</text>"
+    )
+
+
+def _spread(heights: Sequence[float]) -> list[float]:
+    """The same rising heights, no two nearer than labels can stand, none below the picture."""
+    found: list[float] = []
+    for height in heights:
+        found.append(max(height, found[-1] + APART) if found else height)
+    for i in reversed(range(len(found))):
+        below = found[i + 1] - APART if i + 1 < len(found) else float(HEIGHT - 8)
+        found[i] = min(found[i], below)
+    return found
+
+
+# ------------------------------------------------------------------------------------- on the disk
+
+
+def put(cells: Cells, file: Path, command: str) -> None:
+    """Write the measured part of a page, between its two marks, and the plot beside it.
+
+    Raises ValueError for a page without marks.
+    """
+    text = file.read_text("utf-8")
+    before, begun, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not begun or not ended:
+        raise ValueError(f"{file} has no {BEGIN} and {END}")
+    measured = f"\n```console\n$ {command}\n```\n\n{page(cells)}\n"
+    file.write_text(before + BEGIN + measured + END + after, "utf-8")
+    if cells.shares:
+        file.with_name(PLOT).write_text(plot(cells), "utf-8")
+
+
+def cells_of(known: Iterable[Mapping[str, Any]], words: Mapping[str, str]) -> Cells:
+    """Of what a journal has."""
+    return Cells([Cell(**one) for one in known], words)

@@ -1,0 +1,226 @@
+"""Peers of `benchmarks/retention.py` that work on more than which layers leave.
+
+LaCo folds layers into an earlier one, and is said as a plan. ReplaceMe and a LoRA write models of
+their own into the folder.
+"""
+
+import json
+import math
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity, cross_entropy
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import gptailor
+from benchmarks.bridge_peer import influences, read, replace
+from benchmarks.retention_lab import Found, Lab, NotMade
+from gptailor.evaluate.heal.text import healing_text
+from gptailor.evaluate.objectives.tokens import TokenEncoder
+from gptailor.plan.plan import Plan
+
+# -------------------------------------------------------------------------------------------- LaCo
+
+FOLDED, APART = 3, 2
+"""Layers that are folded into one at once, and how far the next try is below one that was taken."""
+STEP = 0.05
+"""By which the similarity that is asked for falls until enough layers are gone."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An output layer: the position it stands at, and the layers that it is a sum of."""
+
+    position: int
+    weights: Mapping[int, float]
+
+    def folding(self, others: Sequence["Layer"]) -> "Layer":
+        """Itself plus what each of the others differs from it by."""
+        total = {at: (1 - len(others)) * weight for at, weight in self.weights.items()}
+        for other in others:
+            for at, weight in other.weights.items():
+                total[at] = total.get(at, 0.0) + weight
+        return Layer(self.position, total)
+
+
+def laco(lab: Lab, count: int, seed: int) -> Found:
+    """LaCo (arXiv 2402.11187): from the top down, where the output stays similar enough.
+
+    Similar are final hidden states on one text of each domain, by the mean cosine.
+    """
+    model, tried = lab.specialist, 0
+    dense = _final(lab, _summed(lab, model, _alone(lab)))
+    known: dict[str, float] = {}
+
+    def similarity(layers: Sequence[Layer]) -> float:
+        nonlocal tried
+        key = repr(layers)
+        if key not in known:
+            tried += 1
+            found = _final(lab, _summed(lab, model, layers))
+            known[key] = float(cosine_similarity(found, dense, dim=-1).mean())
+        return known[key]
+
+    wanted = 1.0
+    layers = _alone(lab)
+    while len(layers) > lab.layers - count:
+        wanted -= STEP
+        if wanted < -1:
+            raise NotMade("no fold leaves anything similar")
+        layers = _alone(lab)
+        at = len(layers) - FOLDED - 1
+        while at >= 1 and (left := len(layers) - lab.layers + count):
+            taken = min(FOLDED, left, len(layers) - 1 - at)
+            one = layers[at].folding(layers[at + 1 : at + 1 + taken])
+            fewer = [*layers[:at], one, *layers[at + 1 + taken :]]
+            if similarity(fewer) > wanted:
+                layers = fewer
+                at = min(at - APART, len(layers) - FOLDED - 1)
+            else:
+                at -= 1
+    folds = [one for one in layers if len(one.weights) > 1]
+    note = f"similarity {wanted:.2f}; folded into " + ", ".join(f"L{f.position}" for f in folds)
+    plan = gptailor.format(_summed(lab, model, layers))
+    return Found(plan, tried * lab.low / lab.full, note)
+
+
+def _alone(lab: Lab) -> list[Layer]:
+    return [Layer(at, {at: 1.0}) for at in range(lab.layers)]
+
+
+def _summed(lab: Lab, model: str, layers: Sequence[Layer]) -> Plan:
+    """Output layers as a plan of one model's."""
+    said = []
+    for one in layers:
+        if len(one.weights) == 1:
+            said.append(f"L{one.position} from {model}")
+            continue
+        sources = ", ".join(f"L{at} {model}" for at in one.weights)
+        weights = ", ".join(f"{weight:.1f}" for weight in one.weights.values())
+        said.append(f"L{one.position} = merge({sources}) by linear({weights})")
+    gone = sorted(set(range(lab.layers)) - {one.position for one in layers})
+    drops = [f"drop {', '.join(f'L{at}' for at in gone)}"] if gone else []
+    return lab.plan(*said, *drops)
+
+
+@torch.inference_mode()
+def _final(lab: Lab, plan: Plan) -> Tensor:
+    """The final hidden states of a plan on the search's first texts, [tokens, width]."""
+    model = lab.trials.stitcher.stitch(plan).model
+    lines = lab.files.search.read_text("utf-8").splitlines()[: lab.low]
+    found = []
+    for line in lines:
+        tokens = lab.tokenizer(json.loads(line)["text"], return_tensors="pt")["input_ids"]
+        found.append(model.base_model(tokens.to(model.device)).last_hidden_state[0].float())
+    return torch.cat(found)
+
+
+# --------------------------------------------------------------------------------- models by peers
+
+CHOSEN_BY = 8192
+"""Tokens that ReplaceMe's window is chosen by."""
+
+
+def replaceme(lab: Lab, count: int, seed: int) -> Found:
+    """ReplaceMe (arXiv 2505.02819): its own window, least squares on a bridge's text and tokens."""
+    model = _compiled(lab, lab.alone(lab.specialist), f"specialist-{count}")
+    tokens, device = lab.asked.bridge_tokens, lab.asked.device
+    few = read(model, lab.files.learned, min(tokens, CHOSEN_BY), device)
+    windows = influences(few, count)["windows"]
+    first = min(range(1, len(windows)), key=windows.__getitem__)
+    out = lab.folder / "models" / f"replaceme-{count}"
+    replace(read(model, lab.files.learned, tokens, device), first, count, "squares", out)
+    shutil.rmtree(model)
+    return _written(lab, out, f"L{first}..L{first + count - 1}")
+
+
+RANK, ALPHA, DROPOUT = 16, 32, 0.05
+RATE, WARM_UP = 2e-4, 0.05
+STEP_TOKENS = 1024
+
+
+def lora(lab: Lab, count: int, seed: int) -> Found:
+    """ShortGPT's cut with a LoRA by PEFT: next-token loss on the tokens that `heal` learns from."""
+    try:
+        import peft  # noqa: PLC0415 (a peer that other methods do without)
+    except ImportError as error:
+        raise NotMade("the package peft isn't there") from error
+    whole = lab.alone(lab.specialist)
+    cut = lab.without(whole, lab.least(whole, count))
+    folder = _compiled(lab, cut, f"cut-{count}-{seed}")
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    dtype = AutoConfig.from_pretrained(folder).dtype or torch.float32
+    settings = peft.LoraConfig(
+        r=RANK,
+        lora_alpha=ALPHA,
+        lora_dropout=DROPOUT,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    model.to(lab.asked.device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an older name
+        changed = peft.get_peft_model(model, settings)
+    encoder = TokenEncoder(lab.tokenizer, model.config.max_position_embeddings)
+    text = healing_text(lab.files.learned, lab.asked.amounts.tokens, encoder, seed, exactly=True)
+    loss = _trained(changed, text.learned, getattr(torch, lab.asked.dtype))
+    out = lab.folder / "models" / f"lora-{count}-{seed}"
+    changed.merge_and_unload().to(dtype).save_pretrained(out)
+    lab.tokenizer.save_pretrained(out)
+    shutil.rmtree(folder)
+    return _written(lab, out, f"{loss:.3f} nats in the end")
+
+
+def _trained(model: nn.Module, sequences: Tensor, dtype: torch.dtype) -> float:
+    """Learn from all sequences once; the mean loss of the last ten steps."""
+    parameters = [one for one in model.parameters() if one.requires_grad]
+    batches = sequences.split(max(1, STEP_TOKENS // sequences.shape[1]))
+    optimiser = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
+    share = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, len(batches)))
+    device = parameters[0].device
+    narrow = torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
+    losses = []
+    model.train()
+    for batch in batches:
+        tokens = batch.to(device)
+        with narrow:
+            logits = model(input_ids=tokens).logits[:, :-1]
+        loss = cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        share.step()
+        optimiser.zero_grad(set_to_none=True)
+        losses.append(float(loss.detach()))
+    model.eval()
+    return sum(losses[-10:]) / len(losses[-10:])
+
+
+def _share(step: int, steps: int) -> float:
+    """The rate of a step, as a share of the highest: it rises, and falls along a cosine."""
+    rising = max(1, int(WARM_UP * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def _compiled(lab: Lab, plan: Plan, name: str) -> Path:
+    out = lab.folder / "models" / name
+    shutil.rmtree(out, ignore_errors=True)
+    out.parent.mkdir(exist_ok=True)
+    gptailor.compile(plan, out)
+    return out
+
+
+def _written(lab: Lab, out: Path, note: str) -> Found:
+    lab.tokenizer.save_pretrained(out)
+    said: list[Any] = ["tailor 1", f"model base = {json.dumps(str(out))}", ""]
+    return Found("\n".join(said), 1, note, alone=True)

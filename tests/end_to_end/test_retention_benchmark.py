@@ -1,0 +1,129 @@
+"""What the figures of benchmarks/retention.py rest on: its arithmetic, its journal, and it runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.retention import METHODS, UNCUT
+from benchmarks.retention_lab import Journal
+from benchmarks.retention_page import BEGIN, END, PLOT, Cell, Cells, page, plot, put
+from benchmarks.retention_peers import Layer
+from benchmarks.retention_texts import learned
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks/retention.py"
+LEFT_OUT = {"cut", "select", "merged"}
+"""Searches like that of `bridge`, of which one is enough to see that they run."""
+
+
+def cell(method: str, nats: float, **said: Any) -> Cell:
+    about: dict[str, Any] = {
+        "share": 25, "count": 7, "words": method, "seed": 0, "seen": None,
+        "held": {"maths": (nats - 0.5, 0.3), "code": (nats + 0.5, 0.4)},
+        "choices": {"piqa": (0.6, 0.1)}, "texts": ["a | b\nc"], "evaluations": 1.0, "seconds": 2.0,
+        "note": "L1",
+    }  # fmt: skip
+    return Cell(method=method, **(about | said))
+
+
+@pytest.fixture
+def cells() -> Cells:
+    return Cells(
+        [
+            cell("base", 2.5, share=0, seen=2.5, choices={"piqa": (0.8, 0.1)}),
+            cell("merge", 2.0, share=0, seen=2.0),
+            cell("specialist", 1.9, share=0, seen=2.1),
+            cell("shortgpt", 4.0),
+            cell("heal", 2.5),
+            cell("heal", 3.0, seed=1),
+        ],
+        {"shortgpt": "ShortGPT", "heal": "gptailor: heal"},
+    )
+
+
+def test_what_is_won_back_is_measured_by_the_dense_model_that_the_search_would_choose(
+    cells: Cells,
+) -> None:
+    assert cells.uncut.method == "merge"
+    assert cells.won_back(cells.cells[3]) == 0
+    assert cells.won_back(cells.cells[4]) == pytest.approx(1 - 0.5 / 2)
+    assert cells.retained(cells.cells[4]) == pytest.approx(0.6 / 0.8)
+    assert cells.kept(cells.cells[4]) == pytest.approx((1.5 / 2 + 2.5 / 3) / 2)
+    assert cells.cells[4].error == pytest.approx(0.25)
+
+
+def test_a_table_has_the_mean_over_seeds_and_how_far_they_are_apart(cells: Cells) -> None:
+    rows = page(cells).splitlines()
+    [healed] = [row for row in rows if row.startswith("| gptailor: heal (2 seeds)")]
+    assert "| 2.750 ± 0.250 | 62 % (50 to 75) | 2.250 | 3.250 | 60.0 ± 10.0 | 75 % |" in healed
+    assert any("| a \\| b ⏎ c |" in row for row in rows)
+
+
+def test_a_plot_has_a_line_for_each_method_and_labels_that_stand_apart(cells: Cells) -> None:
+    svg = ElementTree.fromstring(plot(cells))
+    assert len(svg.findall("{*}polyline")) == 2
+    labels = [float(text.attrib["y"]) for text in svg.findall("{*}text") if "fill" in text.attrib]
+    assert len(labels) == 2
+    assert abs(labels[0] - labels[1]) >= 15
+
+
+def test_a_page_without_marks_is_left_as_it_is(cells: Cells, tmp_path: Path) -> None:
+    file = tmp_path / "results.md"
+    file.write_text("# Results\n")
+    with pytest.raises(ValueError, match="has no"):
+        put(cells, file, "python")
+    assert file.read_text() == "# Results\n"
+
+
+def test_a_line_that_was_broken_off_is_not_there(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "cells.jsonl")
+    journal.add("a", 1)
+    with journal.file.open("a") as lines:
+        lines.write('["b", 2')
+    again = Journal(journal.file)
+    assert again.known == {"a": 1}
+    again.add("c", [3])
+    assert Journal(journal.file).known == {"a": 1, "c": [3]}
+
+
+def test_folding_adds_what_others_differ_by() -> None:
+    once = Layer(2, {2: 1.0}).folding([Layer(3, {3: 1.0}), Layer(4, {4: 1.0})])
+    assert once.weights == {2: -1.0, 3: 1.0, 4: 1.0}
+    twice = Layer(1, {1: 1.0}).folding([once])
+    assert twice.weights == {1: 0.0, 2: -1.0, 3: 1.0, 4: 1.0}
+
+
+def test_what_is_learned_from_is_balanced_until_a_domain_has_no_more() -> None:
+    left = {"a": ["x" * 100] * 3, "b": ["y" * 100] * 30}
+    found = [row["text"][0] for row in learned(left, 2000)]
+    assert sorted(found[:6]) == ["x"] * 3 + ["y"] * 3
+    assert len(found) == 20
+
+
+@pytest.mark.slow
+def test_it_measures_all_cells_writes_its_page_and_goes_on_where_it_ended(tmp_path: Path) -> None:
+    methods = [name for name in METHODS if name not in LEFT_OUT]
+    results = tmp_path / "results.md"
+    results.write_text(f"# Results\n\n{BEGIN}\n{END}\n\nThe end.\n")
+    command = [sys.executable, str(SCRIPT), "--smoke", "--folder", str(tmp_path / "made")]
+    command += ["--methods", *methods, "--page", str(results)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = results.read_text()
+    assert text.startswith("# Results\n")
+    assert text.endswith("The end.\n")
+    for name in (*UNCUT, *methods):
+        assert f"\n| {(UNCUT | METHODS)[name].words} |" in text
+    assert ElementTree.parse(tmp_path / PLOT).getroot().tag.endswith("svg")
+    assert not list((tmp_path / "made/models").iterdir()), "peers' models are gone"
+    kept = (tmp_path / "made/cells.jsonl").read_text().splitlines()
+    assert len(kept) == len(UNCUT) + len(methods)
+    assert {json.loads(line)[1]["count"] for line in kept} == {0, 2}
+    again = subprocess.run([*command, "--only-page"], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == ""
+    assert results.read_text() == text
