@@ -1,9 +1,11 @@
 """Rules of healing: by itself, and against the models."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import is_constant
+from gptailor.checkpoint.families.vision import wrapper_of
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
 from gptailor.checkpoint.vocabulary import relation
@@ -11,9 +13,10 @@ from gptailor.checks.language import LARGEST
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.plan import Plan
+from gptailor.plan.registry import HEAL_RANK
 from gptailor.plan.walk import open_choices
 from gptailor.program.compile import Checked, Use, moved_configuration, uses
-from gptailor.program.program import projections
+from gptailor.program.program import learning_tensors, projections
 
 # --------------------------------------------------------------------------------------- by itself
 
@@ -71,8 +74,37 @@ def _specs(use: Use) -> dict[str, TensorSpec]:
     return {name: tensor.spec for name, tensor in part.items()}
 
 
+_WITH_TOWERS = frozenset(["qwen3_vl_moe_text"])
+"""Language models that transformers has no causal model for by themselves."""
+_JOINED: dict[str, re.Pattern[str]] = {
+    "sarvam_moe": re.compile(r"\.query_key_value\."),
+    "lara_mini": re.compile(r"(^|\.)linear_attn\.in_proj\."),
+    "bailing_hybrid": re.compile(r"\.[qkv]_conv1d\."),
+}
+"""Tensors that transformers' layers hold in several pieces, or as a piece of another."""
+_ONE_EXPERT = re.compile(r"(^|\.)experts\.\d+\.|(^|\.)experts\.fc[12]\.")
+"""In the names of experts' weights that transformers' layers hold as one tensor, or transposed."""
+
+
+def _untrainable(checked: Checked, use: Use) -> Iterator[Fault]:
+    """What learns of a layer and has no tensor of its own in transformers."""
+    heal = checked.plan.heal
+    given = heal.rank if heal is not None and heal.rank is not None else HEAL_RANK
+    rank = given if isinstance(given, int) else None
+    joined = _JOINED.get(checked.base.layout.text_type)
+    for rest in learning_tensors(rank, _specs(use)):
+        message = f"'heal' can't train '{rest}' of L{use.layer} of '{use.model.name}': "
+        if rank is None and _ONE_EXPERT.search(rest):
+            message += "transformers computes with all experts' weights as one tensor"
+            help_ = "heal with a rank, which leaves experts as they are, or name other layers"
+            yield Fault("M222", message, ("heal",), help_)
+        elif joined is not None and joined.search(rest):
+            message += "transformers computes with it in other pieces"
+            yield Fault("M222", message, ("heal",), "name layers that have no such tensor")
+
+
 def what_learns_can_be_trained(checked: Checked) -> Iterator[Fault]:
-    """The architecture's layers are known, and what learns is floating-point numbers."""
+    """The architecture's layers are known, and what learns is numbers that transformers trains."""
     layout = checked.base.layout
     if not outline.may_be_healed(checked.plan):
         return
@@ -80,12 +112,20 @@ def what_learns_can_be_trained(checked: Checked) -> Iterator[Fault]:
         message = f"'heal' can't train '{layout.model_type}', whose layers aren't known"
         yield Fault("M222", message, ("heal",))
         return
+    wrapper = wrapper_of(checked.base.config)
+    if layout.wrapped and (wrapper is None or wrapper.two_ways or layout.text_type in _WITH_TOWERS):
+        message = f"'heal' can't train a '{layout.model_type}' model, whose language model"
+        yield Fault("M222", f"{message} transformers can't run without its towers", ("heal",))
+        return
     for use in _learning(checked):
         for rest, tensor in use.model.part(use.layer, use.part).items():
             if (dtype := tensor.spec.dtype) not in FLOATS and not is_constant(rest):
                 message = f"'heal' can't train '{rest}' of L{use.layer} of '{use.model.name}'"
                 yield Fault("M222", f"{message}, which is {dtype}", ("heal",))
                 return
+        if (fault := next(_untrainable(checked, use), None)) is not None:
+            yield fault
+            return
 
 
 def the_rank_fits(checked: Checked) -> Iterator[Fault]:

@@ -338,7 +338,7 @@ def mark_healing(program: p.Program, checked: Checked) -> p.Program:
     for output, n, rest in placed:
         if n in layers:
             layers[n][rest] = output.spec
-    learning = {n: frozenset(p.learning_tensors(healing, its)) for n, its in layers.items()}
+    learning = {n: frozenset(p.learning_tensors(healing.rank, its)) for n, its in layers.items()}
     return p.Program(
         tuple(
             replace(output, make=p.Healed(output.make, healing))

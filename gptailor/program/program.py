@@ -154,14 +154,19 @@ _EXPERT = re.compile(r"(^|\.)experts?\.")
 """In the names of experts' weights: transformers computes with all of a layer's as one tensor."""
 
 
-def learning_tensors(healing: Healing, tensors: Mapping[str, TensorSpec]) -> list[str]:
-    """Which of a layer's tensors, by their names within it, healing changes.
+_BUFFERS = re.compile(r"(e_score_correction_bias|expert_bias|layer_scalar|act_fn\.(beta|eps))$")
+"""In the names of numbers that transformers' modules hold as constants."""
 
-    The weights themselves are all that are numbers with a point; a rank changes projections, but
-    for those of experts.
+
+def learning_tensors(rank: int | None, tensors: Mapping[str, TensorSpec]) -> list[str]:
+    """Which of a layer's tensors, by their names within it, healing of a rank changes.
+
+    The weights themselves (None) are all that are numbers with a point, constants left out; a rank
+    changes projections, but for those of experts.
     """
-    if healing.rank is None:
-        return [n for n, s in tensors.items() if s.dtype in FLOATS and not is_constant(n)]
+    if rank is None:
+        floats = [name for name, spec in tensors.items() if spec.dtype in FLOATS]
+        return [n for n in floats if not is_constant(n) and not _BUFFERS.search(n)]
     found = projections(tensors)
     return [n for n in found if len(tensors[n].shape) == 2 and not _EXPERT.search(n)]
 

@@ -1,6 +1,7 @@
 """A cut plan's layers learn what the plan with nothing dropped predicts: `heal`."""
 
 import fcntl
+import gc
 import hashlib
 import os
 import shutil
@@ -19,7 +20,15 @@ import gptailor
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.evaluate.forward.requests import LiveModel
-from gptailor.evaluate.heal.learning import HealError, Learning, LowRankChanges, WholeWeights
+from gptailor.evaluate.heal.learning import (
+    HealError,
+    Learning,
+    LowRankChanges,
+    ModuleNames,
+    WholeWeights,
+    matched,
+)
+from gptailor.evaluate.heal.memory import HealingMemory
 from gptailor.evaluate.heal.teacher import Predictions
 from gptailor.evaluate.heal.text import HealingText, healing_text
 from gptailor.evaluate.heal.train import HealStep, Student, Training
@@ -32,9 +41,6 @@ from gptailor.prepare import calibration_path
 from gptailor.program.compile import Checked
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.program import Output, Program, files, learning_tensors
-
-NUMBER_BYTES = 20
-"""Bytes of a number that learns: itself, its gradient, Adam's two means, and the best so far."""
 
 
 @runtime_checkable
@@ -101,22 +107,24 @@ class HealedLayers:
 class Healer:
     """Heals plans over some models.
 
-    `stitching` makes a stitcher of models in a dtype: teacher and student each have their own, one
-    after the other. `memory` is how many bytes may be on the device, None all that there are.
+    `stitching` makes a stitcher of models in a dtype, with so many bytes of weights on the device
+    (None: all): teacher and student each have their own, one after the other. `memory` is how many
+    bytes may be on the device, None all that there are. `dtype` is that of the products.
     """
 
     def __init__(
         self,
         models: Mapping[str, Opened],
-        stitching: Callable[[Mapping[str, Opened], torch.dtype], Stitching],
+        stitching: Callable[[Mapping[str, Opened], torch.dtype, int | None], Stitching],
         device: torch.device,
         memory: int | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         self.models = models
         self.stitching = stitching
         self.device = device
         self.memory = memory
-        self.layout = models["base"].layout
+        self.dtype = dtype or self._fast()
 
     def heal(
         self,
@@ -133,20 +141,25 @@ class Healer:
         """
         on = on or OnHealing()
         text = self._text(plan, healing)
-        student = self.stitching(self.models, self._dtype())
+        teacher = self._teacher(plan, healing)
+        unlearned = self.stitching(self.models, self.dtype, None).bare(plan)
+        memory = HealingMemory(unlearned, healing, self.dtype, text.learned.shape[1], self.memory)
+        room = memory.weights()
+        start = HealingStart(len(healing.indices), memory.numbers, text.tokens, memory.bytes)
+        on.start(start)
+        student = self.stitching(self.models, self.dtype, room)
         begun = student.bare(plan)
         layers = list(begun.layers)
         for index, tensors in bridged.items():
             layers[index] = student.with_tensors(layers[index], tensors)
         contents = replace(begun, layers=tuple(layers))
-        with torch.inference_mode(mode=False), self._kept(contents, healing, text) as folder:
-            learned, held = self._taught(plan, healing, text, folder, on)
+        key = self._key(contents, teacher, healing, text)
+        with torch.inference_mode(mode=False), _kept(key) as folder:
+            learned, held = self._taught(teacher, contents, text, folder, on)
+            gc.collect()
             bare = _held_out(student.live(begun), held) if bridged else None
             live = student.live(contents)
-            learning = self._learning(live, contents, healing)
-            numbers = sum(one.numel() for one in learning.parameters.values())
-            size = numbers * NUMBER_BYTES
-            on.start(HealingStart(len(healing.indices), numbers, text.tokens, size))
+            learning = self._learning(student, live, contents, healing)
             runner = Student(live, min(healing.indices), recompute=self.memory is not None)
             training = Training(runner, learning, (learned, held), folder)
             training.run(on.step)
@@ -170,93 +183,129 @@ class Healer:
     def _config(self) -> Mapping[str, object]:
         return self.models["base"].config
 
-    def _dtype(self) -> torch.dtype:
+    def _fast(self) -> torch.dtype:
         """bfloat16 where the device multiplies it faster than float32.
 
         Not with experts, whose sums transformers makes in the weights' own dtype.
         """
-        names = self.models["base"].checkpoint.tensors
-        if any(".experts." in name for name in names):
+        specs = [tensor.spec for tensor in self.models["base"].checkpoint.tensors.values()]
+        stacked = (len(spec.shape) == 3 and min(spec.shape) > 1 for spec in specs)
+        if any(stacked) or any(".experts." in spec.name for spec in specs):
             return torch.float32
         native = self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
         return torch.bfloat16 if native else torch.float32
 
+    def _teacher(self, plan: Plan, healing: Healing) -> tuple[dict[str, Opened], Plan]:
+        """The teacher as a plan, and its models."""
+        if healing.teacher is None:
+            return dict(self.models), undone(plan)
+        only = {"base": replace(self.models[healing.teacher], name="base")}
+        return only, Plan(models={"base": Model(source="base")})
+
     def _taught(
         self,
-        plan: Plan,
-        healing: Healing,
+        teacher: tuple[dict[str, Opened], Plan],
+        contents: ModelContents,
         text: HealingText,
         folder: Path,
         on: OnHealing,
     ) -> tuple[Predictions, Predictions]:
         """The teacher's predictions, of what is learned and of what is held out."""
-        stitcher: Stitching | None = None
+        models, plan = teacher
+        stitchers: list[Stitching] = []
 
-        def teacher() -> LiveModel:
-            nonlocal stitcher
-            models, taught = self.models, undone(plan)
-            if healing.teacher is not None:
-                models = {"base": replace(self.models[healing.teacher], name="base")}
-                taught = Plan(models={"base": Model(source="base")})
-            stitcher = stitcher or self.stitching(models, self._dtype())
-            return stitcher.live(stitcher.bare(taught))
+        def live() -> LiveModel:
+            if not stitchers:
+                stitchers.append(self.stitching(models, self.dtype, self.memory))
+            return stitchers[0].live(stitchers[0].bare(plan))
 
-        vocabulary = int(configuration(self._config).get_text_config().vocab_size)
+        vocabulary = int(configuration(contents.config).get_text_config().vocab_size)
         made = []
         for name, sequences in (("learned", text.learned), ("held", text.held)):
-            place = folder / name
-            place.mkdir(exist_ok=True)
-            predictions = Predictions(place, sequences, vocabulary)
-            predictions.learn(teacher, self.device, on.teacher)
+            predictions = Predictions(folder / name, sequences, vocabulary)
+            predictions.learn(live, self.device, on.teacher)
             made.append(predictions)
         return made[0], made[1]
 
-    def _learning(self, live: LiveModel, contents: ModelContents, healing: Healing) -> Learning:
+    def _learning(
+        self, stitching: Stitching, live: LiveModel, contents: ModelContents, healing: Healing
+    ) -> Learning:
         modules = list(decoder_layers(live.model))
         layers: dict[int, nn.Module] = {index: modules[index] for index in healing.indices}
-        names = {}
+        names: dict[int, ModuleNames] = {}
         for index in healing.indices:
-            specs = {output.spec.name: output.spec for output in contents.layers[index].outputs}
-            names[index] = learning_tensors(healing, specs)
+            content = contents.layers[index]
+            made = {o.spec.name: _own(stitching, content, o) for o in content.outputs}
+            specs = {output.spec.name: output.spec for output in content.outputs}
+            with live.layer(index) as layer:
+                names[index] = matched(learning_tensors(healing.rank, specs), made, layer, index)
         if healing.rank is None:
             return WholeWeights(layers, names)
         return LowRankChanges(layers, names, healing.rank, healing.seed, self.device)
 
     # --------------------------------------------------------------------------------- on the disk
 
-    @contextmanager
-    def _kept(self, contents: ModelContents, healing: Healing, text: HealingText) -> Iterator[Path]:
-        """The folder of this healing, which a killed run leaves and a finished one takes away."""
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (raises without a home)
-        folder = Path(home) / "gptailor" / "heal" / self._key(contents, healing, text)
-        with ExitStack() as stack:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context((folder / "lock").open("w"))
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:  # nowhere to keep it, or another process heals the same: on its own
-                own = tempfile.TemporaryDirectory(prefix="gptailor-heal-")
-                yield Path(stack.enter_context(own))
-                return
-            yield folder
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _key(self, contents: ModelContents, healing: Healing, text: HealingText) -> str:
+    def _key(
+        self,
+        contents: ModelContents,
+        teacher: tuple[dict[str, Opened], Plan],
+        healing: Healing,
+        text: HealingText,
+    ) -> str:
         """What decides the result, as a name: what is read, what is learned, and by what."""
-        outputs = [*contents.rest, *(one for layer in contents.layers for one in layer.outputs)]
+        models, plan = teacher
+        taught = self.stitching(models, self.dtype, None).bare(plan)
+        outputs = [*_outputs(contents), *_outputs(taught)]
         read = (file.stat() for file in files(Program(tuple(outputs))))
         said = (
             [(output.spec, output.make) for output in outputs],
-            [(one.st_ino, one.st_size, one.st_mtime_ns) for one in read],
-            text.digest, replace(healing, on=""), self.device.type, self._dtype(),
+            [(one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in read],
+            text.digest, replace(healing, on=""), self.device.type, self.dtype, self.memory is None,
             torch.get_num_threads(), torch.__version__, gptailor.__version__,
         )  # fmt: skip
         key = hashlib.sha256(repr(said).encode())
+        for tokens in (text.learned, text.held):
+            key.update(repr(tokens.shape).encode() + tokens.contiguous().numpy().tobytes())
         for number, layer in enumerate(contents.layers):
             for name, tensor in sorted(layer.fitted.items()):
                 raw = tensor.contiguous().view(torch.uint8).numpy()
                 key.update(f"{number}.{name}".encode() + raw.tobytes())
         return key.hexdigest()[:32]
+
+
+@contextmanager
+def _kept(key: str) -> Iterator[Path]:
+    """The folder of a healing, which a killed run leaves and a finished one takes away."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (raises without a home)
+    folder = Path(home) / "gptailor" / "heal" / key
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / "lock").open("w"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(lock.fileno()), (folder / "lock").stat())
+        except OSError:  # nowhere to keep it, or another process heals the same
+            ours = False
+        if not ours:
+            try:
+                own = tempfile.mkdtemp(prefix="gptailor-heal-")
+            except OSError:  # nowhere at all: all is in memory
+                own = os.devnull
+            stack.callback(shutil.rmtree, own, ignore_errors=True)
+            yield Path(own)
+            return
+        yield folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _outputs(contents: ModelContents) -> list[Output]:
+    return [*contents.rest, *(one for layer in contents.layers for one in layer.outputs)]
+
+
+def _own(stitching: Stitching, content: Content, output: Output) -> Tensor:
+    """A tensor of a layer as it is before it learns."""
+    fitted = content.fitted.get(output.spec.name)
+    return stitching.make(output) if fitted is None else fitted
 
 
 def undone(plan: Plan) -> Plan:
@@ -286,8 +335,7 @@ def _folded(
         name = output.spec.name
         if name not in names:
             continue
-        own = content.fitted.get(name)
-        own = stitching.make(output) if own is None else own
+        own = _own(stitching, content, output)
         rounded = learning.folded(index, name, own).to(TORCH_DTYPES[output.spec.dtype])
         if not bool(torch.isfinite(rounded).all()):
             message = f"'{name}' healed has values that {output.spec.dtype} can't hold"

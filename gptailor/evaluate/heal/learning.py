@@ -29,15 +29,20 @@ class HealError(TailorError):
         return said + (f"\n  = help: {self.help}" if self.help else "")
 
 
+ModuleNames = Mapping[str, str]
+"""What a layer's tensors are called in a checkpoint, and in transformers' module."""
+
+
 @dataclass(frozen=True, eq=False)
 class Learning(ABC):
     """Parameters of some layers that learn; `names` are the tensors of each that they change.
 
-    Layers are by their numbers in the output, tensors by their names within the layer.
+    Layers are by their numbers in the output, tensors by their names within the layer, each with
+    the one that it has in the live module.
     """
 
     layers: Mapping[int, nn.Module]
-    names: Mapping[int, Sequence[str]]
+    names: Mapping[int, ModuleNames]
 
     @property
     @abstractmethod
@@ -69,7 +74,7 @@ class LowRankChanges(Learning):
     def __init__(
         self,
         layers: Mapping[int, nn.Module],
-        names: Mapping[int, Sequence[str]],
+        names: Mapping[int, ModuleNames],
         rank: int,
         seed: int,
         device: torch.device,
@@ -123,22 +128,23 @@ class LowRankChanges(Learning):
         first, second = self._factors[f"{layer}.{name}"]
         change = second.detach() @ first.detach()
         wide = tensor.to(device=change.device, dtype=torch.float32)
-        return wide + (change.T if _transposed(self.layers[layer], name) else change)
+        module = _projection(self.layers[layer], layer, self.names[layer][name])
+        return wide + (change.T if isinstance(module, Conv1D) else change)
 
 
 @final
 class WholeWeights(Learning):
     """The layers' tensors themselves, learned in float32; the layers compute with them rounded."""
 
-    def __init__(self, layers: Mapping[int, nn.Module], names: Mapping[int, Sequence[str]]) -> None:
+    def __init__(self, layers: Mapping[int, nn.Module], names: Mapping[int, ModuleNames]) -> None:
         super().__init__(layers, names)
         self._own: dict[str, nn.Parameter] = {}
         self._wide: dict[str, nn.Parameter] = {}
         for layer, module in layers.items():
-            for name in names[layer]:
-                path, _, last = name.rpartition(".")
+            for name, its in names[layer].items():
+                path, _, last = its.rpartition(".")
                 holder = module.get_submodule(path)
-                old = getattr(holder, last, None)
+                old = getattr(holder, last)
                 if not isinstance(old, nn.Parameter):
                     raise _missing(layer, name)
                 key = f"{layer}.{name}"
@@ -169,16 +175,47 @@ class WholeWeights(Learning):
                 own.copy_(self._wide[key])
 
     def folded(self, layer: int, name: str, tensor: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """The learned tensor itself."""
-        return self._wide[f"{layer}.{name}"].detach()
+        """The learned tensor; what rounding took from the plan's before learning is back."""
+        key = f"{layer}.{name}"
+        learned = self._wide[key].detach()
+        whole = tensor.to(learned.device)
+        begun, wide = whole.to(self._own[key].dtype).float(), whole.float()
+        return torch.where(begun == wide, learned, wide + (learned - begun))
+
+
+def matched(
+    names: Sequence[str], made: Mapping[str, Tensor], module: nn.Module, layer: int
+) -> dict[str, str]:
+    """What some of a layer's tensors are called in its live module: there they have equal values.
+
+    `made` are all the layer's tensors. transformers renames some as it loads them, and makes one of
+    several, or several of one. Raises HealError (C810) for a tensor that isn't there as it is, and
+    where it can't be told which one it is.
+    """
+    own: dict[str, Tensor] = dict(module.state_dict())
+    others = [name for name in own if name not in made]
+    found = {}
+    for name in names:
+        candidates = [name] if name in own else others
+        same = [one for one in candidates if _equal(made[name], own[one])]
+        if len(same) != 1:
+            raise _missing(layer, name)
+        found[name] = same[0]
+    return found
+
+
+def _equal(given: Tensor, loaded: Tensor) -> bool:
+    if given.shape != loaded.shape:
+        return False
+    return torch.equal(given.to(device=loaded.device, dtype=loaded.dtype), loaded)
 
 
 def _projections(
-    layers: Mapping[int, nn.Module], names: Mapping[int, Sequence[str]]
+    layers: Mapping[int, nn.Module], names: Mapping[int, ModuleNames]
 ) -> Iterator[tuple[int, str, nn.Module]]:
     for layer, module in layers.items():
-        for name in names[layer]:
-            yield layer, name, _projection(module, layer, name)
+        for name, its in names[layer].items():
+            yield layer, name, _projection(module, layer, its)
 
 
 def _projection(module: nn.Module, layer: int, name: str) -> nn.Module:
@@ -202,7 +239,3 @@ def _widths(module: nn.Module) -> tuple[int, int]:
     assert isinstance(weight, Tensor)
     outputs, inputs = weight.shape
     return (outputs, inputs) if isinstance(module, Conv1D) else (inputs, outputs)
-
-
-def _transposed(layer: nn.Module, name: str) -> bool:
-    return isinstance(layer.get_submodule(name.removesuffix(".weight")), Conv1D)

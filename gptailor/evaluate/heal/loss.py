@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from gptailor.evaluate.objectives.kl import divergence, grouped
@@ -15,7 +15,7 @@ Head = Callable[[Float[Tensor, " n width"]], Float[Tensor, " n vocab"]]
 def head_loss(
     head: Head,
     hidden: Float[Tensor, " n width"],
-    tokens: Int64[Tensor, " n kept"],
+    tokens: Int[Tensor, " n kept"],
     logs: Float[Tensor, " n groups"],
     step: int,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " n width"]]:
@@ -41,7 +41,7 @@ def head_loss(
 def head_divergence(
     head: Head,
     hidden: Float[Tensor, " n width"],
-    tokens: Int64[Tensor, " n kept"],
+    tokens: Int[Tensor, " n kept"],
     logs: Float[Tensor, " n groups"],
     step: int,
 ) -> Float[Tensor, ""]:

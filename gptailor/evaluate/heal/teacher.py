@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import final
 
@@ -32,6 +33,7 @@ class Predictions:
 
     Of each prediction: the likeliest tokens, and the logarithms of their probabilities, of all
     others' together last where there are others. A sequence of n tokens has n − 1 predictions.
+    Where the folder has no room they are in memory.
     """
 
     def __init__(
@@ -42,15 +44,23 @@ class Predictions:
         self.kept = min(TAUGHT, vocabulary)
         self.groups = self.kept + (self.kept < vocabulary)
         self.each = sequences.shape[1] - 1
+        self.on_disk = True
         rows = len(sequences) * self.each
         self.tokens = self._mapped("tokens", rows * self.kept, torch.int32).view(rows, self.kept)
         self.logs = self._mapped("logs", rows * self.groups, torch.float32).view(rows, self.groups)
 
     def _mapped(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
-        """A file as a tensor. Its room is taken first: a full disk is an OSError here."""
+        """A file as a tensor. Its room is taken first: a mapped file on a full disk is a crash."""
         file = self.folder / f"teacher.{name}"
-        with file.open("ab") as there:
-            os.posix_fallocate(there.fileno(), 0, size * dtype.itemsize)
+        try:
+            self.folder.mkdir(exist_ok=True)
+            with file.open("ab") as there:
+                os.posix_fallocate(there.fileno(), 0, size * dtype.itemsize)
+        except OSError:
+            self.on_disk = False
+            with suppress(OSError):
+                file.unlink()
+            return torch.empty(size, dtype=dtype)
         return torch.from_file(str(file), shared=True, size=size, dtype=dtype)
 
     @property
@@ -76,7 +86,8 @@ class Predictions:
         Raises TailorError for a teacher that predicts no numbers.
         """
         marker = self.folder / _DONE
-        done = int(json.loads(marker.read_text())["sequences"]) if marker.is_file() else 0
+        known = self.on_disk and marker.is_file()
+        done = int(json.loads(marker.read_text())["sequences"]) if known else 0
         total = self.sequences.numel()
         step = max(1, _AT_ONCE // self.sequences.shape[1])
         if done == len(self.sequences):
@@ -94,9 +105,11 @@ class Predictions:
             values = torch.cat(found[0])
             self.tokens[rows] = values[:, : self.kept].int()
             self.logs[rows] = values[:, self.kept :]
-            written = marker.with_suffix(".new")
-            written.write_text(json.dumps({"sequences": start + len(some)}))
-            written.replace(marker)
+            if self.on_disk:
+                with suppress(OSError):  # a kill would then cost more
+                    written = marker.with_suffix(".new")
+                    written.write_text(json.dumps({"sequences": start + len(some)}))
+                    written.replace(marker)
         on_done(total, total)
 
     def _keep(

@@ -2,17 +2,18 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int64
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gptailor.evaluate.forward.recording import Call, head_logits, record_calls, wraps
 from gptailor.evaluate.forward.requests import LiveModel
@@ -31,10 +32,12 @@ LONGEST_GRADIENT = 1.0
 """What a gradient of all parameters together is cut to."""
 CHECKS = 4
 """How often the held-out sequences are looked at, after the first time."""
-_LOGITS = 2**26
+LOGIT_BYTES = 2**26
 """Bytes of float32 logits at once."""
 _SAVE_SECONDS = 60.0
 _STATE = "state.safetensors"
+_ADAM = ("step", "exp_avg", "exp_avg_sq")
+"""What Adam keeps of a parameter."""
 
 
 @final
@@ -56,6 +59,24 @@ OnHealStep = Callable[[HealStep], None]
 
 
 @final
+class _WideNorms(TorchFunctionMode):
+    """Norms compute in float32, their weights too: on the CPU autocast leaves them as they are."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is nn.functional.layer_norm:
+            args = [_widened(one) for one in args]
+            kwargs = {name: _widened(one) for name, one in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value
+
+
+@final
 class Student:
     """A live model and what of it learns, run on batches of one length.
 
@@ -71,13 +92,17 @@ class Student:
         with live.layer(0) as layer:
             self.wrapped = wraps(live.model, layer)
         vocabulary: int = live.model.config.get_text_config().vocab_size
-        self.step = max(1, _LOGITS // (4 * vocabulary))
+        self.step = max(1, LOGIT_BYTES // (4 * vocabulary))
 
-    def _autocast(self) -> Any:
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
         """Products in bfloat16, sums in float32, where the weights are bfloat16."""
         if self.live.model.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.live.model.dtype)
+            yield
+            return
+        norms = _WideNorms() if self.device.type == "cpu" else nullcontext()
+        with torch.autocast(self.device.type, dtype=self.live.model.dtype), norms:
+            yield
 
     def head(self, hidden: Float[Tensor, " n width"]) -> Float[Tensor, " n vocab"]:
         """The logits of hidden states after the last layer."""
@@ -240,27 +265,30 @@ class Training:
         tensors = {f"best.{name}": tensor for name, tensor in self._best.items()}
         for name, parameter in self.parameters.items():
             tensors[f"now.{name}"] = parameter.detach()
-            for what, value in self.optimiser.state[parameter].items():
+            for what, value in self.optimiser.state[parameter].items():  # none without a gradient
                 tensors[f"adam.{what}.{name}"] = value
         said = {"done": str(self.done), "best": repr(self.best), "start": repr(self.start)}
         new = self.folder / (_STATE + ".new")
-        save_file({n: t.contiguous() for n, t in tensors.items()}, new, metadata=said)
-        new.replace(self.folder / _STATE)
+        try:
+            save_file({n: t.contiguous() for n, t in tensors.items()}, new, metadata=said)
+            new.replace(self.folder / _STATE)
+        except (OSError, SafetensorError):  # a full disk, say: a kill would then cost more
+            new.unlink(missing_ok=True)
 
     def _load(self) -> None:
         file = self.folder / _STATE
         if not file.is_file():
             return
         with safe_open(file, framework="pt", device=str(self.student.device)) as kept:
-            said = kept.metadata()
+            said, there = kept.metadata(), set(kept.keys())
             with torch.no_grad():
                 for name, parameter in self.parameters.items():
                     parameter.copy_(kept.get_tensor(f"now.{name}"))
                     self._best[name] = kept.get_tensor(f"best.{name}")
-                    self.optimiser.state[parameter] = {
-                        what: kept.get_tensor(f"adam.{what}.{name}")
-                        for what in ("step", "exp_avg", "exp_avg_sq")
-                    }
+                    of = {what: f"adam.{what}.{name}" for what in _ADAM}
+                    if there.issuperset(of.values()):
+                        state = {what: kept.get_tensor(key) for what, key in of.items()}
+                        self.optimiser.state[parameter] = state
         self.done, self.best = int(said["done"]), float(said["best"])
         self.start = float(said["start"])
         self.learning.apply()

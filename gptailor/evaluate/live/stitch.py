@@ -229,8 +229,10 @@ class Stitcher:
             self._healed = plan, healer.heal(plan, wanted, bridged, on)
         return self._healed[1]
 
-    def _another(self, models: Mapping[str, Opened], dtype: torch.dtype) -> "Stitcher":
-        return Stitcher(models, device=self.device, dtype=dtype, memory=self.memory)
+    def _another(
+        self, models: Mapping[str, Opened], dtype: torch.dtype, memory: int | None
+    ) -> "Stitcher":
+        return Stitcher(models, device=self.device, dtype=dtype, memory=memory)
 
     def _fitter(self, plan: Plan) -> Bridger:
         """This stitcher's own, if its models are float32; else that of another whose are."""

@@ -1,0 +1,95 @@
+"""Tiny plans that are healed, and what is measured of them by transformers alone."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import gptailor
+from gptailor.checkpoint.models import Opened
+from gptailor.evaluate.heal.heal import HealedLayers, Healer, OnHealing
+from gptailor.evaluate.heal.text import HealingText, healing_text
+from gptailor.evaluate.live.stitch import Stitcher
+from gptailor.evaluate.live.template import configuration, position_count
+from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
+from gptailor.plan.layers import Healing, healing
+from gptailor.plan.plan import Plan
+from gptailor.prepare import Prepared, prepare
+from tests.tiny import LETTERS
+
+CPU = torch.device("cpu")
+
+
+def letters(count: int, seed: int = 0) -> str:
+    """Text of so many letters, each a token of the tiny models."""
+    drawn = torch.randint(len(LETTERS), (count,), generator=torch.Generator().manual_seed(seed))
+    return "".join(LETTERS[number] for number in drawn.tolist())
+
+
+def said(folder: Path, text: str) -> Plan:
+    """The plan of this text over the model in `base`, its file in the folder."""
+    (folder / "plan.tailor").write_text(f'tailor 1\nmodel base = "./base"\n{text}\n')
+    return gptailor.load(folder / "plan.tailor")
+
+
+def stitching(models: Mapping[str, Opened], dtype: torch.dtype, memory: int | None) -> Stitcher:
+    """A stitcher as the healer asks for one."""
+    return Stitcher(models, dtype=dtype, memory=memory)
+
+
+def healer(
+    prepared: Prepared, *, memory: int | None = None, dtype: torch.dtype = torch.float32
+) -> Healer:
+    """What heals over a plan's models."""
+    return Healer(prepared.models, stitching, CPU, memory, dtype)
+
+
+def wanted(prepared: Prepared) -> Healing:
+    """How the plan is healed."""
+    found = healing(prepared.plan, prepared.models["base"].layout.count)
+    assert found is not None
+    return found
+
+
+def heal(
+    plan: Plan,
+    *,
+    memory: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    on: OnHealing | None = None,
+) -> HealedLayers:
+    """What a plan's layers learn, with nothing bridged."""
+    prepared = prepare(plan)
+    made = healer(prepared, memory=memory, dtype=dtype)
+    return made.heal(prepared.plan, wanted(prepared), {}, on)
+
+
+def with_layers(plan: Plan, tensors: Mapping[int, Mapping[str, Tensor]]) -> PreTrainedModel:
+    """The plan's live model, neither bridged nor healed, with some tensors of its layers."""
+    prepared = prepare(plan)
+    stitcher = Stitcher(prepared.models)
+    contents = stitcher.bare(prepared.plan)
+    layers = list(contents.layers)
+    for index, its in tensors.items():
+        layers[index] = stitcher.with_tensors(layers[index], its)
+    return stitcher.live(replace(contents, layers=tuple(layers))).model
+
+
+def text_of(plan: Plan) -> HealingText:
+    """The sequences that the plan is healed on."""
+    prepared = prepare(plan)
+    base, how = prepared.models["base"], wanted(prepared)
+    encoder = TokenEncoder(tokenizer_of(base), position_count(configuration(base.config)))
+    path = Path(how.on)
+    assert plan.origin is not None
+    return healing_text(plan.origin.folder / path, how.tokens, encoder, how.seed, exactly=True)
+
+
+@torch.no_grad()
+def divergence(teacher: PreTrainedModel, model: PreTrainedModel, tokens: Tensor) -> float:
+    """KL(teacher || model) of whole distributions, in nats a token."""
+    p, q = (one(tokens[:, :-1]).logits.double().log_softmax(-1) for one in (teacher, model))
+    return float((p.exp() * (p - q)).sum(-1).mean())
