@@ -107,8 +107,8 @@ class Family:
             bridge = Bridge(on=str(self.calibration), tokens=int(tokens))
             plans = [plan.model_copy(update={"bridges": (bridge,)}) for plan in plans]
         if which == "held":
-            return self.trials.held_out(plans, bridged=bool(tokens))
-        return self.trials.run(plans, int(which), bridged=bool(tokens))
+            return self.trials.held_out(plans, stage="bridged" if tokens else "bare")
+        return self.trials.run(plans, int(which), stage="bridged" if tokens else "bare")
 
     def _note(self, key: str, how: str, value: float) -> None:
         self._known[key, how] = value

@@ -48,6 +48,7 @@ def fit_tensors(
     memory: int | None = None,
     on_gap: Callable[[Gap], None] = lambda _: None,
     on_healing: "OnHealing | None" = None,
+    anew: bool = False,
 ) -> "Fitted | None":
     """The tensors that bridges and healing change; None, and nothing imported, where none does.
 
@@ -57,7 +58,9 @@ def fit_tensors(
         return None
     from gptailor.evaluate.live.stitch import fit  # noqa: PLC0415 (imports transformers)
 
-    return fit(prepared, device=device, memory=memory, on_gap=on_gap, on_healing=on_healing)
+    return fit(
+        prepared, device=device, memory=memory, on_gap=on_gap, on_healing=on_healing, anew=anew
+    )
 
 
 def payloads(

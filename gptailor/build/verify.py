@@ -210,7 +210,7 @@ class Verification:
             gone = next(path for path in prepared.texts.values() if not path.is_file())
             said = f"{len(left)} bridged or healed tensors: their calibration text is gone ({gone})"
             self.found.unverified.append(said)
-        fitted = out.fit_tensors(prepared) if not left else None
+        fitted = out.fit_tensors(prepared, anew=True) if not left else None
         outputs = tuple(o for o in program.outputs if o.spec.name not in left)
         specs = [output.spec for output in outputs]
         made = _digests(specs, out.payloads(outputs, fitted=fitted), crew, progress)

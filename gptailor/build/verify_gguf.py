@@ -142,7 +142,7 @@ class GgufVerification:
     ) -> None:
         """Compare with what the plan makes, in memory, but for the program's tensors in `left`."""
         program = file.prepared.compiled.program
-        fitted = out.fit_tensors(file.prepared) if not left else None
+        fitted = out.fit_tensors(file.prepared, anew=True) if not left else None
         sources = {name: t.source.name for name, t in file.tensors.items() if t.source is not None}
         bridged = {name for name, source in sources.items() if source in program.fitted}
         locked = self.lock.gguf if self.lock is not None else None

@@ -3,7 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -141,40 +142,54 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
 
 _TOLD_SECONDS = 10.0
 """So long at least nothing is said between two lines about healing."""
+_aside = partial(options.say, err=True)
 
 
-def told_of_healing() -> "OnHealing":
+def told_of_healing(say: Callable[[str], None] = _aside) -> "OnHealing":
     """Lines on how healing goes on: what it takes, its losses, the time that is left."""
     from gptailor.evaluate.heal.heal import OnHealing  # noqa: PLC0415 (imports torch)
 
-    last = 0.0
+    lines = _HealingLines(say)
+    return OnHealing(lines.start, lines.teacher, lines.step, lines.known)
 
-    def due(end: bool) -> bool:
-        nonlocal last
-        if not end and time.monotonic() - last < _TOLD_SECONDS:
+
+@final
+class _HealingLines:
+    """Says not too often what healing is at."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._last = 0.0
+
+    def _due(self, *, end: bool) -> bool:
+        if not end and time.monotonic() - self._last < _TOLD_SECONDS:
             return False
-        last = time.monotonic()
+        self._last = time.monotonic()
         return True
 
-    def start(about: "HealingStart") -> None:
-        options.say(
-            f"healing {about.layers} layers: {options.millions(about.numbers)} numbers learn from "
-            f"{about.tokens:,} tokens, {options.size_in_words(about.bytes)} beside the model",
-            err=True,
+    def start(self, about: "HealingStart") -> None:
+        numbers, size = options.millions(about.numbers), options.size_in_words(about.bytes)
+        self._say(
+            f"healing {about.layers} layers: {numbers} numbers learn from {about.tokens:,} tokens, "
+            f"{size} beside the model"
         )
 
-    def teacher(done: int, total: int) -> None:
-        if due(end=False):
-            options.say(f"healing: the teacher reads, {done / total:.0%} of the text", err=True)
+    def teacher(self, done: int, total: int) -> None:
+        if self._due(end=False):
+            self._say(f"healing: the teacher reads, {done / total:.0%} of the text")
 
-    def step(now: "HealStep") -> None:
-        if due(end=now.done == now.total):
-            loss = "" if now.loss is None else f", loss {now.loss:.3f}"
-            left = "" if now.seconds_left is None else f", {_duration(now.seconds_left)} left"
-            said = f"step {now.done} of {now.total}{loss}, held out {now.held_out:.3f}{left}"
-            options.say(f"healing: {said}", err=True)
+    def step(self, now: "HealStep") -> None:
+        if self._due(end=now.done == now.total):
+            self._say(f"healing: {_step_in_words(now)}")
 
-    return OnHealing(start, teacher, step)
+    def known(self) -> None:
+        self._say("healing: the same was done here before, and is taken as it was")
+
+
+def _step_in_words(now: "HealStep") -> str:
+    loss = "" if now.loss is None else f", loss {now.loss:.3f}"
+    left = "" if now.seconds_left is None else f", {_duration(now.seconds_left)} left"
+    return f"step {now.done} of {now.total}{loss}, held out {now.held_out:.3f}{left}"
 
 
 def _duration(seconds: float) -> str:

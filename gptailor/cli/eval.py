@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from gptailor.cli.compile import told_of_healing
 from gptailor.cli.options import DEVICE, DTYPE, FAMILY, MEMORY, MODEL, read_plan, report, say, width
 from gptailor.plan.faults import Fault, PlanError
 
@@ -55,9 +56,10 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 ) -> None:
     """Say how good each TARGET is: a plan, a compiled folder, or any model's folder or Hub id.
 
-    Plans are stitched in memory; nothing is written. Shown are each objective's score with its
-    standard error, the share of the base's score that is left, and sizes and speeds beside the
-    base's, measured in the same run. A compiled folder's base is the one that its plan names.
+    Plans are stitched in memory, bridged and healed as they say; nothing is written. Shown are each
+    objective's score with its standard error, the share of the base's score that is left, and sizes
+    and speeds beside the base's, measured in the same run. A compiled folder's base is the one that
+    its plan names.
 
     Relative paths in objectives start at the current folder. Ends with 3 if a target has no score.
     """
@@ -76,7 +78,8 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 
     kind = None if dtype is None else getattr(torch, dtype)
     drawn = Samples(Path(), samples, seed)
-    judging = Judging(found, wishes, drawn, Placement(device, kind, memory))
+    place, told = Placement(device, kind, memory), told_of_healing()
+    judging = Judging(found, wishes, drawn, place, told)
     live = sys.stderr.isatty()  # lines elsewhere; not on standard output, since that may be read on
     with steps_bar("judging") if live else nullcontext(_line) as progress:
         judgement = judging.judgement(speed=not no_speed, progress=progress)

@@ -11,6 +11,7 @@ from typing import Any, final
 import click
 
 from gptailor.cli import options
+from gptailor.cli.compile import told_of_healing
 from gptailor.cli.options import keep_memory, read_plan, say
 from gptailor.plan.faults import TailorError, listed
 
@@ -59,6 +60,9 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
               help="Samples of a trial, from the cheapest to all.")  # fmt: skip
 @click.option("--bridge", type=click.Choice(["each", "from-full", "finalists"]),
               help="Which trials are bridged. Without it: the finalists, in the end.")  # fmt: skip
+@click.option("--finalists", type=click.IntRange(min=1), metavar="N",
+              help="How many of the best are bridged and healed in the end, as the plan says. "
+                   "Without it: a tenth of --trials, at most 5.")  # fmt: skip
 @click.option("--compare-random", is_flag=True,
               help="Random search at the same cost, on top of the budget.")  # fmt: skip
 @options.MODEL
@@ -107,11 +111,15 @@ def search_command(
     _set_up_jax()
     from gptailor.cli.search_view import Lines, Screen  # noqa: PLC0415
     from gptailor.report.scores import summary_lines  # noqa: PLC0415
-    from gptailor.search.search import search  # noqa: PLC0415
+    from gptailor.search.search import Doing, search  # noqa: PLC0415
 
     keep_memory()
     with Screen() if not no_live and sys.stderr.isatty() else nullcontext(Lines()) as view:
-        found = search(wanted, run, flags, models=dict(models), where=where, on_event=view)
+        told = told_of_healing(lambda line: view(Doing(line)))
+        found = search(
+            wanted, run, flags,
+            models=dict(models), where=where, on_event=view, on_healing=told,
+        )  # fmt: skip
     for line in summary_lines(found.summary, options.width()):
         say(line)
     if found.ended == "interrupted":

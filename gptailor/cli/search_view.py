@@ -46,12 +46,17 @@ def in_a_line(trial: Trial, ledger: Ledger) -> str:
     head = f"trial {trial.number} ({request.origin})"
     if trial.values is None or trial.stderrs is None:
         return f"{head}: failed: {trial.failure}"
+    before = ledger.before(trial)
+    was = before.values if before is not None else None
     scores = (
         f"{aim.name.partition('(')[0]} {shown_number(value, error)}"
-        for aim, value, error in zip(ledger.aims, trial.values, trial.stderrs, strict=True)
+        + ("" if was is None else f" (before: {shown_number(was[i])})")
+        for i, (aim, value, error) in enumerate(
+            zip(ledger.aims, trial.values, trial.stderrs, strict=True)
+        )
     )
     tail = "" if trial.full else f", {request.samples} samples"
-    tail += ", bridged" if request.bridged else ""
+    tail += "" if request.stage == "bare" else f", {request.stage}"
     tail += f", as trial {trial.same_as}" if trial.same_as is not None else ""
     return f"{head}: {', '.join(scores)}{tail}"
 

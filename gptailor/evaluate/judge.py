@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
+from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.objectives.base import Forward, PreparedObjective
 from gptailor.evaluate.objectives.generate import Generative
@@ -56,13 +57,15 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     memory: int | None = None,
     speed: bool = False,
     progress: Progress = lambda what, done, total: None,
+    on_healing: OnHealing | None = None,
 ) -> Judgement:
     """Judge plans, compiled folders and models by objectives such as `nll("text.txt")`.
 
     A target is a plan or its file, a model's folder, a GGUF file, or a Hub id. `models` gives other
     folders for the plans' names, `samples` bounds what is drawn by `seed`, and relative paths of
     objectives start at `folder`. `dtype` is the live models', else their own; `memory` bounds their
-    bytes on the device. With `speed` tokens a second are measured too.
+    bytes on the device. With `speed` tokens a second are measured too. Plans are bridged and healed
+    as they say, which `on_healing` hears of.
 
     What goes wrong with one target is a `Failure` in its results. Raises PlanError for faults of
     plans and objectives, and TailorError or OSError for what concerns all: a file of an
@@ -76,7 +79,7 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
         (one, True) if isinstance(one, Objective) else read_objective(one, known) for one in wanted
     ]
     drawn = Samples(Path(folder), samples, seed)
-    judging = Judging(found, stated, drawn, Placement(device, dtype, memory))
+    judging = Judging(found, stated, drawn, Placement(device, dtype, memory), on_healing)
     return judging.judgement(speed=speed, progress=progress)
 
 
@@ -87,8 +90,9 @@ class Stitchers:
     A family's plans are on one base, and their names for other models don't contradict each other.
     """
 
-    def __init__(self, place: Placement) -> None:
+    def __init__(self, place: Placement, on_healing: OnHealing | None = None) -> None:
         self.place = place
+        self.on_healing = on_healing
         self._families: list[dict[str, Opened]] = []
         self._homes: dict[int, tuple[Prepared, int]] = {}  # by id; plans have no hash
         self._live: dict[int, Stitcher] = {}
@@ -123,7 +127,8 @@ class Stitchers:
             memory = self.place.memory
             if memory is not None:
                 memory //= min(_LIVE_STITCHERS, len(self._families))
-            stitcher = self.place._replace(memory=memory).stitcher(self._families[home])
+            place, models = self.place._replace(memory=memory), self._families[home]
+            stitcher = place.stitcher(models, self.on_healing)
         self._live[home] = stitcher
         return stitcher
 
@@ -153,10 +158,11 @@ class Judging:
         stated: Sequence[StatedObjective],
         samples: Samples,
         place: Placement,
+        on_healing: OnHealing | None = None,
     ) -> None:
         self.targets = targets
         self.evaluator = Evaluator(cache=PREFIX_BYTES, device=device_of(str(place.device)))
-        self.stitchers = Stitchers(place)
+        self.stitchers = Stitchers(place, on_healing)
         self.entries = [_Entry.of(target) for target in targets]
         plain = [one for one in self.entries if one.target.plain]
         self._base_of = {one.target.identity_of_base: one for one in reversed(plain)}

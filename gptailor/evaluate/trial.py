@@ -4,7 +4,7 @@
 
     plan, models, _ = opened(gptailor.load("space.tailor"))
     trials = Trials(plan, models, seed=0)
-    for index, outcomes in trials.run(plans, trials.full, bridged=False):
+    for index, outcomes in trials.run(plans, trials.full, stage="bare"):
         ...
 """
 
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from gptailor.checkpoint.models import Opened, open_models
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
+from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.live.contents import ModelContents
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.objectives.base import Forward, ObjectiveError, PreparedObjective
@@ -39,6 +40,7 @@ from gptailor.evaluate.targets import base_of
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.plan import Layer, LayerOf, Plan, Take
 from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.stage import Stage, at_stage
 from gptailor.plan.walk import named_models
 from gptailor.prepare import ModelPaths, calibration_path, checked, commits_of, fetched, pinned
 from gptailor.program.compile import Checked
@@ -147,9 +149,12 @@ class Placement(NamedTuple):
     dtype: torch.dtype | None = None
     memory: int | None = None
 
-    def stitcher(self, models: Mapping[str, Opened]) -> Stitcher:
+    def stitcher(
+        self, models: Mapping[str, Opened], on_healing: OnHealing | None = None
+    ) -> Stitcher:
         """The models there. Raises TailorError as `Stitcher` does."""
-        return Stitcher(models, device=self.device, dtype=self.dtype, memory=self.memory)
+        device, dtype, memory = self
+        return Stitcher(models, device=device, dtype=dtype, memory=memory, on_healing=on_healing)
 
 
 def opened(
@@ -174,7 +179,8 @@ class Trials:
     `objectives` are those of the plan's `search` block without others; relative paths of others
     start at `folder`. Of each objective's samples, in the order that `seed` draws them in, a
     search sees the first: as many as `fidelity` goes up to; without it, three quarters of the
-    smallest file's, at most 1024. What comes after them, as many at most, is held out.
+    smallest file's, at most 1024. What comes after them, as many at most, is held out. `on_healing`
+    hears how plans are healed.
 
     Raises CalibrationError for a file, ObjectiveError for an argument and for a file with fewer
     samples than `fidelity` goes up to, TailorError for a device that isn't there.
@@ -190,11 +196,12 @@ class Trials:
         place: Placement | None = None,
         fidelity: tuple[int, int] | None = None,
         seed: int = 0,
+        on_healing: OnHealing | None = None,
     ) -> None:
         self.plan = plan
         self.models = models
         self.place = place or Placement()
-        self.stitcher = self.place.stitcher(models)
+        self.stitcher = self.place.stitcher(models, on_healing)
         self.evaluator = Evaluator(cache=PREFIX_BYTES, device=self.stitcher.device)
         if objectives is None:
             folder = plan.origin.folder if plan.origin else None
@@ -236,40 +243,43 @@ class Trials:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that objectives and bridges read, each once."""
+        """The files that objectives, bridges and healing read, each once."""
         found = [
             self.folder / Path(str(objective.arguments[argument.name])).expanduser()
             for objective, _ in self.stated
             for argument in OBJECTIVES[objective.name].arguments
             if argument.kind == "path" and argument.name in objective.arguments
         ]
-        found += [calibration_path(self.plan, bridge.on) for bridge in self.plan.bridges]
+        texts = [bridge.on for bridge in self.plan.bridges]
+        texts += [] if self.plan.heal is None else [self.plan.heal.on]
+        found += [calibration_path(self.plan, text) for text in texts]
         return tuple(dict.fromkeys(found))
 
     def run(
-        self, plans: Sequence[Plan], samples: int, *, bridged: bool
+        self, plans: Sequence[Plan], samples: int, *, stage: Stage
     ) -> Iterator[tuple[int, Outcomes]]:
         """Each plan's number and outcomes on the first samples, as soon as they are there.
 
         Plans that begin alike share layers, within one call and with those of the last ones. What
-        goes wrong with one is its outcome. A plan's bridges are left out unless it is `bridged`.
+        goes wrong with one is its outcome. `stage` says whether plans are bridged and healed; those
+        that are healed come one after another.
         """
         if not 1 <= samples <= self.full:
             raise ValueError(f"a trial has 1 to {self.full} samples, not {samples}")
-        return self._run(plans, bridged, samples)
+        return self._run(plans, stage, samples)
 
-    def held_out(self, plans: Sequence[Plan], *, bridged: bool) -> Iterator[tuple[int, Outcomes]]:
+    def held_out(self, plans: Sequence[Plan], *, stage: Stage) -> Iterator[tuple[int, Outcomes]]:
         """The same on all samples that the search never sees."""
-        return self._run(plans, bridged, None)
+        return self._run(plans, stage, None)
 
     def block_influence(self, plan: Plan, samples: int) -> tuple[float, ...]:
-        """The block influence of each layer of a closed plan, bridges left out."""
-        live = self.stitcher.stitch(_without_bridges(plan))
+        """The block influence of each layer of a closed plan, neither bridged nor healed."""
+        live = self.stitcher.stitch(at_stage(plan, "bare"))
         works = [Work(one.requests(samples), surprise) for one in self._of(plan).seen]
         return self.evaluator.block_influence(live, works)
 
     def _run(
-        self, plans: Sequence[Plan], bridged: bool, samples: int | None
+        self, plans: Sequence[Plan], stage: Stage, samples: int | None
     ) -> Iterator[tuple[int, Outcomes]]:
         """Those with one tokenizer after the others, which have other works; None: what is held."""
         by_parts: dict[int, list[int]] = {}
@@ -278,9 +288,11 @@ class Trials:
             by_parts.setdefault(id(one), []).append(number)
         for numbers in by_parts.values():
             objectives = parts[numbers[0]].held if samples is None else parts[numbers[0]].seen
-            chosen = [plans[n] if bridged else _without_bridges(plans[n]) for n in numbers]
-            found = run_trials(self.stitcher, self.evaluator, chosen, objectives, samples)
-            yield from ((numbers[at], outcomes) for at, outcomes in found)
+            groups = [[n] for n in numbers] if stage == "healed" else [numbers]
+            for group in groups:
+                chosen = [at_stage(plans[n], stage) for n in group]
+                found = run_trials(self.stitcher, self.evaluator, chosen, objectives, samples)
+                yield from ((group[at], outcomes) for at, outcomes in found)
 
     def _reference(self, name: str, work: Work) -> Sequence[Tensor]:
         stitcher = self.stitcher
@@ -303,8 +315,3 @@ class Trials:
         if errors(faults):
             raise PlanError(faults)
         return found[name]
-
-
-def _without_bridges(plan: Plan) -> Plan:
-    bare = not plan.bridges and plan.heal is None
-    return plan if bare else plan.model_copy(update={"bridges": (), "heal": None})

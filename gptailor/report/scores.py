@@ -148,7 +148,9 @@ def markdown(said: Mapping[str, Any]) -> str:
     lines = [f"# {said['plan']}", "", _ended(said), ""]
     for i, aim in enumerate(said["objectives"]):
         lines += [*_table(said, i, aim), ""]
-    lines += [*_random(said), "", *_commands(said)]
+    final = [f"- {line}" for line in _final(said)]
+    for part in (final, [*_random(said)], [*_commands(said)]):
+        lines += [*part, ""] if part else []
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -166,7 +168,7 @@ def summary_lines(said: Mapping[str, Any], width: int) -> Iterator[str]:
             short = name if len(name) <= sizes[0] else f"{name[: sizes[0] - 1]}…"
             columns = [f"{cell:>{size}}" for cell, size in zip(cells, sizes[1:], strict=True)]
             yield f"  {short:<{sizes[0]}}  {'  '.join(columns)}".rstrip()
-    for part in (_random(said), _commands(said)):
+    for part in (_final(said), _random(said), _commands(said)):
         for n, line in enumerate(part):
             yield from [line] if n else ["", line]
 
@@ -211,7 +213,7 @@ def _cells(name: str, row: _Row, i: int, said: Mapping[str, Any]) -> tuple[str, 
     shares = row.get("retained")
     by_base = said["objectives"][i]["scale"] == "base"
     return (
-        name + (" (bridged)" if row.get("bridged") else ""),
+        name + ("" if row.get("stage", "bare") == "bare" else f" ({row['stage']})"),
         shown_number(values and values[i], errors and errors[i]),
         percent(shares[i]) if shares and by_base else "",
         "" if not held
@@ -225,6 +227,19 @@ def _table(said: Mapping[str, Any], i: int, aim: _Row) -> list[str]:
     rows = [head, *(_cells(name, row, i, said) for name, row in _rows(said))]
     first, *rest = (f"| {' | '.join(row)} |" for row in rows)
     return [first, "|---|--:|--:|--:|", *rest]
+
+
+def _final(said: Mapping[str, Any]) -> Iterator[str]:
+    """What became of the best trials that were bridged, or bridged and healed, in the end."""
+    for row in said["final"]:
+        name = f"trial {row['trial']} ({row['origin']}), {row['stage']}"
+        if row["values"] is None:
+            why, _, _ = row["failure"].partition("\n")
+            yield f"{name}: failed: {why}"
+            continue
+        before = row["before"] or [None] * len(row["values"])
+        pairs = zip(before, row["values"], strict=True)
+        yield f"{name}: {'; '.join(f'{shown_number(b)} → {shown_number(v)}' for b, v in pairs)}"
 
 
 def _random(said: Mapping[str, Any]) -> Iterator[str]:

@@ -11,10 +11,12 @@ from typing import Any, TypeAlias, final
 import torch
 
 from gptailor.checkpoint.models import Opened
+from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.plan import Plan
+from gptailor.plan.stage import STAGES, Stage
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import Study
 from gptailor.search.run.trials import Trial, json_numbers, read_outcomes
@@ -38,14 +40,18 @@ class TrialsJudge:
     trials: Trials
 
     def __call__(
-        self, plans: Sequence[Plan], share: float, *, bridged: bool
+        self, plans: Sequence[Plan], share: float, *, stage: Stage
     ) -> Iterator[tuple[int, Outcomes]]:
         """What becomes of each plan on a share of the samples that the search sees."""
-        return self.trials.run(plans, round(share * self.trials.full), bridged=bridged)
+        return self.trials.run(plans, round(share * self.trials.full), stage=stage)
 
 
 def trials_of(
-    plan: Plan, models: Mapping[str, Opened], chosen: Settings, where: Resources
+    plan: Plan,
+    models: Mapping[str, Opened],
+    chosen: Settings,
+    where: Resources,
+    on_healing: OnHealing | None = None,
 ) -> Trials:
     """The trials of an opened plan."""
     kind = None if where.dtype is None else getattr(torch, where.dtype)
@@ -57,6 +63,7 @@ def trials_of(
         place=Placement(where.device, kind, where.memory),
         fidelity=chosen.fidelity,
         seed=chosen.seed,
+        on_healing=on_healing,
     )
 
 
@@ -131,7 +138,7 @@ def losses(trials: Trials, plans: Sequence[Plan], samples: int) -> list[float]:
     NaN is a failure. Only for comparing these plans with each other.
     """
     rows = [[math.nan] * len(trials.objectives) for _ in plans]
-    for index, outcomes in trials.run(plans, samples, bridged=False):
+    for index, outcomes in trials.run(plans, samples, stage="bare"):
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, Score) and math.isfinite(outcome.value):
                 sign = 1 if trials.objectives[number][1] == "minimize" else -1
@@ -152,7 +159,10 @@ HeldOut: TypeAlias = Mapping[str, Any]
 
 def held_key(trial: Trial | None) -> str:
     """A trial's plan, as that was evaluated, or the base."""
-    return BASE if trial is None else trial.plan + " bridged" * trial.request.bridged
+    if trial is None:
+        return BASE
+    stage = trial.request.stage
+    return trial.plan if stage == "bare" else f"{trial.plan} {stage}"
 
 
 def held_out(
@@ -167,13 +177,13 @@ def held_out(
     if not any(trials.helds):
         return {}
     known: dict[str, Any] = dict(study.notes.get(HELD_OUT, {}))
-    wanted: dict[str, tuple[Plan, bool]] = {BASE: (base, False)}
-    wanted |= {held_key(t): (decode(space, t.request.genome), t.request.bridged) for t in chosen}
+    wanted: dict[str, tuple[Plan, Stage]] = {BASE: (base, "bare")}
+    wanted |= {held_key(t): (decode(space, t.request.genome), t.request.stage) for t in chosen}
     fresh = {key: plan for key, plan in wanted.items() if key not in known}
     done = 0
-    for bridged in (False, True):
-        keys = [key for key, (_, how) in fresh.items() if how == bridged]
-        for index, outcomes in trials.held_out([fresh[key][0] for key in keys], bridged=bridged):
+    for stage in STAGES:
+        keys = [key for key, (_, how) in fresh.items() if how == stage]
+        for index, outcomes in trials.held_out([fresh[key][0] for key in keys], stage=stage):
             done += 1
             on_progress(f"scoring on what was held out: {done} of {len(fresh)}")
             known[keys[index]] = _said(outcomes)

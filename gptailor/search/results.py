@@ -18,12 +18,21 @@ from gptailor.lang.parse import load
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.stage import at_stage
 from gptailor.prepare import prepare
 from gptailor.report.plan_map import plan_summary
 from gptailor.report.scores import markdown, percent, shown_number
 from gptailor.search.evaluate import HeldOut, held_key
 from gptailor.search.folder import BEST, FRONT, SUMMARY, Folder
-from gptailor.search.run.trials import BESIDE, RANDOM, STARTS, Ledger, Trial, json_numbers
+from gptailor.search.run.trials import (
+    BESIDE,
+    FINAL,
+    RANDOM,
+    STARTS,
+    Ledger,
+    Trial,
+    json_numbers,
+)
 from gptailor.search.settings import Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
@@ -64,9 +73,7 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
 
 def _text(space: Space, ledger: Ledger, about: Mapping[str, Any], trial: Trial, place: Path) -> str:
     """A trial's plan as it was evaluated, its paths as seen from a folder, and a comment."""
-    plan = decode(space, trial.request.genome)
-    if not trial.request.bridged:
-        plan = plan.model_copy(update={"bridges": ()})
+    plan = at_stage(decode(space, trial.request.genome), trial.request.stage)
     used = used_plan(prepare(plan), place)
     paths = {"models": used.models, "bridges": used.bridges, "heal": used.heal}
     seen = plan.model_copy(update=paths)
@@ -78,19 +85,19 @@ def _comment(
     space: Space, ledger: Ledger, about: Mapping[str, Any], trial: Trial, plan: Plan
 ) -> Iterable[str]:
     request = trial.request
-    bridged = ", bridged" if request.bridged else ""
+    stage = "" if request.stage == "bare" else f", {request.stage}"
     yield (
         f"Found by gptailor search: trial {trial.number} of {len(ledger.trials)} "
-        f"({request.origin}), seed {about['seed']}{bridged}."
+        f"({request.origin}), seed {about['seed']}{stage}."
     )
     yield f"Space: {about['plan']}, sha256 {space.digest[:16]}."
     scores = zip(ledger.aims, trial.values or (), trial.stderrs or (), strict=True)
-    shares = ledger.retained(trial)
+    shares, earlier = ledger.retained(trial), ledger.before(trial)
+    before = None if earlier is None else earlier.values
     for i, (aim, value, error) in enumerate(scores):
         of = f", {percent(shares[i])} of the base's" if aim.scale == "base" else ""
-        yield f"{aim.name}: {shown_number(value, error)}{of}, {request.samples} samples."
-    if plan.heal is not None:
-        yield "Scored as it is before 'heal'."
+        was = "" if before is None else f", before {shown_number(before[i])}"
+        yield f"{aim.name}: {shown_number(value, error)}{of}{was}, {request.samples} samples."
     summary = plan_summary(slots(plan, space.layers))
     dropped = [drop.position for drop in plan.drops]
     cut = f"; cut: {range_words(dropped)}" if dropped else ""
@@ -155,6 +162,7 @@ def search_summary(ledger: Ledger, held: HeldOut, about: dict[str, Any]) -> dict
         "best": row(ledger.best()),
         "front": [row(trial) for trial in ledger.front()],
         "starts": [row(trial) for trial in _best_starts(ledger)],
+        "final": [row(trial) for trial in ledger.of(FINAL)],
         "random": {
             "trials": len(drawn),
             "whole": bool(ledger.of(BESIDE)),
@@ -185,12 +193,15 @@ def _drawn(ledger: Ledger) -> list[Trial]:
 def _row(ledger: Ledger, held: HeldOut, trial: Trial | None) -> dict[str, Any] | None:
     if trial is None:
         return None
+    before = ledger.before(trial)
     return {
         "trial": trial.number,
         "origin": trial.request.origin,
         "samples": trial.request.samples,
-        "bridged": trial.request.bridged,
+        "stage": trial.request.stage,
+        "before": None if before is None or before.values is None else list(before.values),
         "values": None if trial.values is None else list(trial.values),
+        "failure": None if trial.failure is None else str(trial.failure),
         "stderrs": json_numbers(trial.stderrs),
         "retained": json_numbers(ledger.retained(trial)),
         "held": held.get(held_key(trial)),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, fin
 
 import jax
 
+from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.outcome import Outcome
 from gptailor.evaluate.targets import base_of
 from gptailor.evaluate.trial import opened
@@ -114,7 +115,7 @@ class Searched:
     best: Path | None
 
 
-def search(
+def search(  # noqa: PLR0913 (the verb, and who hears of it)
     plan: Plan,
     run: str | Path,
     flags: Flags | None = None,
@@ -122,12 +123,13 @@ def search(
     models: ModelPaths | None = None,
     where: Resources | None = None,
     on_event: OnEvent | None = None,
+    on_healing: OnHealing | None = None,
 ) -> Searched:
     """Close the choices of an open plan by trials; all that comes of it is in the folder `run`.
 
     `models` gives other folders for the plan's names. A folder with a study of the same search goes
     on; one of another is refused. Ctrl-C ends a search with everything kept, and then only what is
-    quick is written. `on_event` sees what happens.
+    quick is written. `on_event` sees what happens, `on_healing` how finalists are healed here.
 
     Raises PlanError for faults of the plan and of objectives, WishError where there is nothing to
     search or to search for, SearchError where nothing has a score, CheckpointError for the folder
@@ -145,11 +147,14 @@ def search(
         tell(Warned(faults))
         space = space_of(plan, opened_models["base"].layout.count)
         tell(Doing("loading"))
-        trials = trials_of(plan, opened_models, chosen, where)
+        trials = trials_of(plan, opened_models, chosen, where, on_healing)
         full, base = trials.full, base_of(plan)
         aims = tuple(Aim(*one) for one in trials.objectives)  # type: ignore[arg-type] # as literals
         low = chosen.fidelity[0] if chosen.fidelity else full
-        budget = Budget(chosen.trials, low, full, chosen.bridge, chosen.compare_random)
+        budget = Budget(
+            chosen.trials, low, full, chosen.bridge, chosen.compare_random,
+            heals=chosen.heals, wanted=chosen.finalists,
+        )  # fmt: skip
         study = open_study(
             where.storage or folder.path / runs.JOURNAL, where.study, aims, Naming(space)
         )
@@ -242,7 +247,7 @@ def search_steps(
     its course depends on the setting and the outcomes alone. What was told is kept whatever
     happens. Raises SearchError where nothing has a score, and what a judge or the disk raises.
     """
-    about = {"trials": of.budget.trials, "beside": of.budget.beside}
+    about = of.budget.record()
     ended = study.notes.get(_ENDED, {})
     if about == {name: ended.get(name) for name in about}:
         return

@@ -8,6 +8,7 @@ from typing import Any, Literal, final
 from gptailor.lang.format import objective_words
 from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
+from gptailor.plan.layers import may_be_healed
 from gptailor.plan.plan import Objective, Plan, Search
 from gptailor.plan.registry import STRATEGIES
 from gptailor.plan.walk import open_choices
@@ -41,6 +42,7 @@ class Flags:
     bridge: BridgedTrials | None = None
     prefer: str | None = None
     compare_random: bool = False
+    finalists: int | None = None
 
 
 @final
@@ -67,7 +69,8 @@ class Settings:
     """How a search goes. Relative paths in `objectives` start at `folder`.
 
     `directed` says of each objective whether its direction was said; `prefer` is the number of the
-    one that decides, from 0.
+    one that decides, from 0. `heals` says that the best trials are healed in the end; `finalists`
+    is how many were asked for.
     """
 
     objectives: tuple[Objective, ...]
@@ -80,6 +83,8 @@ class Settings:
     bridge: BridgedTrials | None
     prefer: int | None
     compare_random: bool
+    heals: bool = False
+    finalists: int | None = None
 
     def record(self) -> dict[str, Any]:
         """What is written down of it."""
@@ -93,6 +98,8 @@ class Settings:
             "bridge": self.bridge,
             "prefer": None if self.prefer is None else words[self.prefer],
             "compare_random": self.compare_random,
+            "heals": self.heals,
+            "finalists": self.finalists,
         }
 
 
@@ -104,18 +111,35 @@ def settings(plan: Plan, flags: Flags) -> Settings:
     objectives, directed, folder = _objectives(plan, block, flags.objectives)
     if flags.bridge is not None and not plan.bridges:
         raise WishError("--bridge says when trials are bridged, and the plan has no bridge")
+    trials = flags.trials or block.trials or TRIALS
+    bridge = (flags.bridge or BRIDGE) if plan.bridges else None
+    heals = may_be_healed(plan)
+    if flags.finalists is not None:
+        _refuse_finalists(flags.finalists, trials, final=heals or bridge == BRIDGE)
     return Settings(
         objectives=objectives,
         directed=directed,
         folder=folder,
         fidelity=flags.fidelity or block.fidelity,
-        trials=flags.trials or block.trials or TRIALS,
+        trials=trials,
         seed=flags.seed if flags.seed is not None else block.seed or 0,
         strategy=_strategy(flags.strategy or next(iter(STRATEGIES))),
-        bridge=(flags.bridge or BRIDGE) if plan.bridges else None,
+        bridge=bridge,
         prefer=None if flags.prefer is None else _preferred(flags.prefer, objectives),
         compare_random=flags.compare_random,
+        heals=heals,
+        finalists=flags.finalists,
     )
+
+
+def _refuse_finalists(wanted: int, trials: int, *, final: bool) -> None:
+    """Each finalist is evaluated twice, so that at most half of the budget can be finalists."""
+    if not final:
+        message = "--finalists says how many of the best are bridged or healed in the end"
+        raise WishError(f"{message}, and none are: the plan has neither 'bridge' nor 'heal'")
+    if not 1 <= wanted <= (most := max(trials // 2, 1)):
+        message = f"of {trials} trials 1 to {most} can be finalists, not {wanted}"
+        raise WishError(f"{message}: each is evaluated twice")
 
 
 def _objectives(

@@ -77,6 +77,23 @@ def flags(*objectives: str) -> list[str]:
     return [part for text in objectives for part in ("--objective", text)]
 
 
+def test_a_plan_is_judged_healed_and_that_is_said(
+    run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
+    (world / "text.txt").write_text("".join(f"the {n} cats sat on {n * n}. " for n in range(300)))
+    (world / "healed.tailor").write_text(PLAN + 'heal on "text.txt" tokens 1024\n')
+    command = ("healed.tailor", "cut.tailor", "mended", *flags('nll("long.txt")'), "--no-speed")
+    gptailor.compile(gptailor.load(world / "healed.tailor"), world / "mended")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(world / "elsewhere"))
+    done = run(*command, "--format", "json")
+    assert done.code == 0
+    assert "healing 4 layers: " in done.err
+    assert "healing: step 1 of 1" in done.err
+    live, bare, folder = (one["score"] for one in json.loads(done.out)["results"])
+    assert live == folder != bare
+
+
 def test_a_plan_and_its_folder_score_alike(run: Run) -> None:
     said = run("cut.tailor", "out", "base", *flags(*OBJECTIVES), "--format", "json", "--no-speed")
     assert said.code == 0, said.err

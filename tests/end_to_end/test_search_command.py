@@ -29,6 +29,7 @@ model math = "./math"
 drop any 2 of L1..L4
 L0..L5 from one of base, math
 """
+HEALED = 'bridge on "text.txt" tokens 2048\nheal on "text.txt" tokens 2048\n'
 WISHES = """
 search {
   minimize nll("rows.jsonl")
@@ -58,6 +59,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
     (folder / "space.tailor").write_text(SPACE + WISHES)
     (folder / "bare.tailor").write_text(SPACE)
+    (folder / "healed.tailor").write_text(SPACE + HEALED + WISHES)
+    text = "".join(f"the {n} cats sat on {n * n} mats and looked at the dog. " for n in range(400))
+    (folder / "text.txt").write_text(text)
+    (folder / "few.txt").write_text("a cat")
     (folder / "closed.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L2\n' + WISHES)
     return folder
 
@@ -286,6 +291,9 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
         ),
         ("space.tailor", ["--prefer", "2"], 1, "names none"),
         ("space.tailor", ["--bridge", "each"], 1, "the plan has no bridge"),
+        ("space.tailor", ["--finalists", "2"], 1, "the plan has neither 'bridge' nor 'heal'"),
+        ("healed.tailor", ["--finalists", "5"], 1, "of 8 trials 1 to 4 can be finalists, not 5"),
+        ("healed.tailor", ["--finalists", "0"], 2, "finalists"),
         ("space.tailor", ["--fidelity", "9..2"], 2, "'9..2' is no range"),
         ("space.tailor", ["--fidelity", "9"], 2, "'9' is no range"),
         ("space.tailor", ["--trials", "0"], 2, "trials"),
@@ -405,13 +413,11 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(
 
 
 def test_bridged_trials_score_as_their_plans_do(search: Search, run: Run, world: Path) -> None:
-    text = "".join(f"the {n} cats sat on {n * n} mats and looked at the dog. " for n in range(400))
-    (world / "text.txt").write_text(text)
     bridged = SPACE + 'bridge on "text.txt" tokens 2048\n' + WISHES
     (world / "bridged.tailor").write_text(bridged)
     search("bridged.tailor", "-o", "fitted", "--strategy", "random")
     said = json.loads((world / "fitted" / "summary.json").read_text())
-    assert said["best"]["bridged"]
+    assert said["best"]["stage"] == "bridged"
     assert said["bridge"] == "finalists"
     best = world / "fitted" / "best.tailor"
     assert [bridge.on for bridge in gptailor.load(best).bridges] == ["../text.txt"]
@@ -420,6 +426,60 @@ def test_bridged_trials_score_as_their_plans_do(search: Search, run: Run, world:
     [result] = json.loads(again.out)["results"]
     assert result["score"] == pytest.approx(said["best"]["values"][0], rel=1e-6)
     assert run("compile", best, "-o", world / "bridged", "--locked").code == 0
+
+
+def caching(folder: Path) -> str:
+    """Where a process keeps what it can make again."""
+    return f"import os\nos.environ['XDG_CACHE_HOME'] = {str(folder)!r}"
+
+
+def test_finalists_are_healed_once_and_score_as_their_plans_do(
+    search: Search, run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = caching(world / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
+    command = ("healed.tailor", "-o", "repaired", "--strategy", "random", "--finalists", "2")
+    began = search(*command, before=kept)
+    line = r"trial \d+ \([^)]+\): nll [\d.]+ ± \S+ \(before: [\d.]+\), healed"
+    assert len(re.findall(line, began.err)) == 2
+    assert began.err.count("healing: step 2 of 2") == 2, "for the trials and what was held out"
+    said = json.loads((world / "repaired" / "summary.json").read_text())
+    assert (said["heals"], said["finalists"], said["best"]["stage"]) == (True, 2, "healed")
+    assert {row["trial"] for row in said["final"]} >= {said["best"]["trial"]}
+    for row in said["final"]:
+        assert f"trial {row['trial']} ({row['origin']}), healed: " in began.out
+        assert row["before"] is not None
+        assert row["before"] != row["values"]
+    again = search(*command, before=kept)
+    assert "healing" not in again.err
+    assert again.out == began.out
+    best = world / "repaired" / "best.tailor"
+    plan = gptailor.load(best)
+    assert [*(bridge.on for bridge in plan.bridges), plan.heal and plan.heal.on] == [
+        "../text.txt",
+        "../text.txt",
+    ]
+    assert "healed." in best.read_text().splitlines()[0]
+    words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", said["commands"][0])]
+    judged = run(*words[1:], "--format", "json", "--no-speed")
+    assert judged.code == 0, judged.out
+    assert "healing: the same was done here before" in judged.err
+    [result] = json.loads(judged.out)["results"]
+    assert result["score"] == pytest.approx(said["best"]["values"][0], rel=1e-6)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(world / "elsewhere"))
+    made = run("compile", best, "-o", world / "mended", "--locked")
+    assert made.code == 0, "what was learned before is what is learned anew"
+    assert "healing: step 2 of 2" in made.err
+
+
+def test_a_text_that_is_too_short_fails_the_finalists_alone(search: Search, world: Path) -> None:
+    short = SPACE + 'heal on "few.txt" tokens 4096\n' + WISHES
+    (world / "short.tailor").write_text(short)
+    done = search("short.tailor", "-o", "short", "--strategy", "random")
+    assert ", healed: failed: error: error[C80" in done.out
+    said = json.loads((world / "short" / "summary.json").read_text())
+    assert said["best"]["stage"] == "bare"
+    assert gptailor.load(world / "short" / "best.tailor").heal is None
 
 
 def test_the_names_of_strategies_are_those_of_the_registry(run: Run) -> None:

@@ -109,7 +109,7 @@ def trials_of(
 
 
 def outcomes(trials: Trials, plans: Sequence[Plan], samples: int, **how: bool) -> list[Outcomes]:
-    found = dict(trials.run(plans, samples, bridged=how.get("bridged", False)))
+    found = dict(trials.run(plans, samples, stage=how.get("stage", "bare")))
     return [found[number] for number in range(len(plans))]
 
 
@@ -169,7 +169,7 @@ def test_bridges_are_kept_or_left_out(say: Say) -> None:
     trials = trials_of(space, full=8)
     plan, bare = say(text), say("drop L2, L4")
     assert outcomes(trials, [plan, bare], 8) == [judged(bare, OBJECTIVES[:1], 8)] * 2
-    (bridged,) = outcomes(trials, [plan], 8, bridged=True)
+    (bridged,) = outcomes(trials, [plan], 8, stage="bridged")
     assert bridged == judged(plan, OBJECTIVES[:1], 8)
     assert bridged != judged(bare, OBJECTIVES[:1], 8)
 
@@ -189,7 +189,7 @@ def test_a_low_fidelity_is_the_beginning_of_the_full_one(say: Say) -> None:
     plan = say(CUTS[0])
     assert outcomes(trials, [plan], 3)[0] == judged(plan, OBJECTIVES[:3], 3)
     with pytest.raises(ValueError, match="1 to 12 samples, not 13"):
-        trials.run([plan], 13, bridged=False)
+        trials.run([plan], 13, stage="bare")
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -198,7 +198,7 @@ def test_what_is_held_out_comes_after_what_is_seen(say: Say, seed: int) -> None:
     trials = trials_of(say(SPACE), *objectives, full=8, seed=seed)
     assert (trials.full, max(trials.helds), trials.helds) == (8, 8, (8, 8))
     plan = say(CUTS[0])
-    [(_, held)] = trials.held_out([plan], bridged=False)
+    [(_, held)] = trials.held_out([plan], stage="bare")
     (seen,) = outcomes(trials, [plan], 8)
     assert plan.origin is not None
     whole = judge(plan, objectives, samples=16, seed=seed, folder=plan.origin.folder)
@@ -218,7 +218,7 @@ def test_without_a_fidelity_a_quarter_of_the_smallest_file_is_held_out(say: Say)
 def test_where_nothing_is_held_out_that_is_said(say: Say) -> None:
     trials = trials_of(say(SPACE), 'nll("rows.jsonl")', 'generate("pairs.jsonl")', full=ROWS)
     assert max(trials.helds) == 0
-    assert list(trials.held_out([say(CUTS[0])], bridged=False)) == [(0, (NOTHING_HELD,) * 2)]
+    assert list(trials.held_out([say(CUTS[0])], stage="bare")) == [(0, (NOTHING_HELD,) * 2)]
 
 
 def test_a_fidelity_above_the_samples_there_are(say: Say) -> None:

@@ -9,7 +9,7 @@ from gptailor.report.scores import markdown, percent, shown_number, summary_line
 
 def row(value: float, origin: str = "surrogate", **changes: Any) -> dict[str, Any]:
     held = {"values": [value + 0.5], "stderrs": [0.01]}
-    said = {"trial": 4, "origin": origin, "samples": 64, "bridged": False, "values": [value],
+    said = {"trial": 4, "origin": origin, "samples": 64, "stage": "bare", "values": [value],
             "stderrs": [0.02], "retained": [2 / value], "held": held}  # fmt: skip
     return said | changes
 
@@ -28,7 +28,8 @@ def said(**changes: Any) -> dict[str, Any]:
         "best": row(2.5),
         "best_file": "run/best.tailor",
         "front": [],
-        "starts": [row(2.75, "best window on math", bridged=True), row(3.0, "greedy removal")],
+        "final": [],
+        "starts": [row(2.75, "best window on math", stage="bridged"), row(3.0, "greedy removal")],
         "random": {"trials": 5, "whole": False, "best": row(3.5, "random"), "expected": 0.6},
         "commands": ["gptailor eval run/best.tailor", "gptailor compile run/best.tailor -o DIR"],
     }
@@ -86,6 +87,22 @@ def test_the_page_is_a_table_that_renders() -> None:
     assert len({line.count("|") for line in table}) == 1
     assert table[1] == "|---|--:|--:|--:|"
     assert len(table) == 2 + 5
+
+
+def test_what_was_healed_is_said_with_what_it_was_before() -> None:
+    failed = {"values": None, "failure": "error: error[C806]: too short\n  = help: more text"}
+    final = [
+        row(2.25, "best window", trial=9, stage="healed", before=[2.5]),
+        row(2.0, trial=10, stage="healed", before=[2.75]) | failed,
+    ]
+    wanted = [
+        "trial 9 (best window), healed: 2.5 → 2.25",
+        "trial 10 (surrogate), healed: failed: error: error[C806]: too short",
+    ]
+    lines = list(summary_lines(said(final=final), 80))
+    assert [line for line in lines if line.startswith("trial ")] == wanted
+    page = markdown(said(final=final)).splitlines()
+    assert [line.removeprefix("- ") for line in page if line.startswith("- ")] == wanted
 
 
 def test_numbers_are_short() -> None:

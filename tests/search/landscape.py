@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import gptailor
 from gptailor.evaluate.outcome import Failure, Outcome, Score
 from gptailor.plan.plan import Plan
+from gptailor.plan.stage import Stage
 from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.study import Naming, Study, open_study
 from gptailor.search.run.trials import Aim, Ledger
@@ -55,24 +56,24 @@ class Counting:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        self.asked: list[tuple[str, float, bool]] = []
+        self.asked: list[tuple[str, float, Stage]] = []
 
     def __call__(
-        self, plans: Sequence[Plan], share: float, *, bridged: bool
+        self, plans: Sequence[Plan], share: float, *, stage: Stage
     ) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
         for index in reversed(range(len(plans))):  # not in the order of asking
             plan = plans[index]
-            self.asked.append((gptailor.format(plan), share, bridged))
+            self.asked.append((gptailor.format(plan), share, stage))
             time.sleep(self.seconds)
             if plan.drops and self.fails(plan):
                 yield index, (Failure("search", "too bad"),) * len(self.aims)
             else:
-                yield index, tuple(self.score(plan, aim, share, bridged) for aim in self.aims)
+                yield index, tuple(self.score(plan, aim, share, stage) for aim in self.aims)
 
-    def score(self, plan: Plan, aim: Aim, share: float, bridged: bool) -> Outcome:
+    def score(self, plan: Plan, aim: Aim, share: float, stage: Stage) -> Outcome:
         loss = sum(1 + (drop.position - 3) ** 2 / 9 for drop in plan.drops)
         loss += 0.1 * number(plan, aim.name) + 0.01 * number(plan, f"{aim.name} {share}")
-        loss = 0.5 * loss if bridged else loss
+        loss *= {"bare": 1.0, "bridged": 0.5, "healed": 0.25}[stage]
         if not plan.drops:
             loss = 0.0
         if aim.direction == "maximize":

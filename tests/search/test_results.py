@@ -17,7 +17,7 @@ def ledger(values: list[float], searched: int) -> tuple[Ledger, list[Trial]]:
     phases = [RANDOM] * len(values) + [SEARCH] * searched
     for number, phase in enumerate(phases):
         value = values[number] if number < len(values) else 0.0
-        request = TrialRequest(phase, 0, number, "random", NOTHING, 4, False, 0)
+        request = TrialRequest(phase, 0, number, "random", NOTHING, 4, "bare", 0)
         made.add(Trial(number, request, str(number), 1.0, (value,), (0.0,)))
     return made, made.of(RANDOM)
 

@@ -13,6 +13,7 @@ import pytest
 import gptailor
 from gptailor.evaluate.outcome import Failure, Score
 from gptailor.plan.plan import Plan
+from gptailor.plan.stage import Stage
 from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Trial, genome_to_json
 from gptailor.search.run.workers import Alone, Done, Found, Lost, Task, WorkerEvent
@@ -373,17 +374,19 @@ def test_weights_are_drawn_anew_for_each_ask(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("bridge", "low", "full"),
-    [(None, False, False), ("each", True, True), ("from-full", False, True)],
+    [
+        (None, "bare", "bare"),
+        ("each", "bridged", "bridged"),
+        ("from-full", "bare", "bridged"),
+    ],
 )
-def test_which_trials_are_bridged(tmp_path: Path, bridge: Any, low: bool, full: bool) -> None:
+def test_which_trials_are_bridged(tmp_path: Path, bridge: Any, low: Stage, full: Stage) -> None:
     judge = Counting()
     found = ran(tmp_path, setting(budget=Budget(8, 16, 64, bridge)), judge)
-    assert {t.request.bridged for t in found.ledger.trials if not t.full} == {low}
-    assert {t.request.bridged for t in found.ledger.trials if t.full} == {full}
+    assert {t.request.stage for t in found.ledger.trials if not t.full} == {low}
+    assert {t.request.stage for t in found.ledger.trials if t.full} == {full}
     base = gptailor.format(gptailor.loads(BASE))
-    assert {bridged for text, share, bridged in judge.asked if share == 1 and text != base} == {
-        full
-    }
+    assert {stage for text, share, stage in judge.asked if share == 1 and text != base} == {full}
 
 
 def test_the_best_are_bridged_in_the_end(tmp_path: Path) -> None:
@@ -393,8 +396,8 @@ def test_the_best_are_bridged_in_the_end(tmp_path: Path) -> None:
     assert phases(found) == [STARTS, RANDOM, SEARCH, FINAL]
     final = ledger.of(FINAL)
     assert len(final) == 2
-    assert {t.request.bridged for t in final} == {True}
-    assert not any(t.request.bridged for t in ledger.trials if t.request.phase != FINAL)
+    assert {t.request.stage for t in final} == {"bridged"}
+    assert {t.request.stage for t in ledger.trials if t.request.phase != FINAL} == {"bare"}
     losses = sorted(
         (float(ledger.losses([t])[0][0]), t.plan)
         for t in ledger.trials
@@ -403,6 +406,85 @@ def test_the_best_are_bridged_in_the_end(tmp_path: Path) -> None:
     assert {t.plan for t in final} == {plan for _, plan in losses[:2]}
     assert ledger.best() in final
     assert ledger.cost() <= 20
+
+
+@pytest.mark.parametrize("bridge", [None, "each", "from-full", "finalists"])
+def test_as_many_of_the_best_as_wished_are_healed_in_the_end(tmp_path: Path, bridge: Any) -> None:
+    chosen = setting(budget=Budget(20, 16, 64, bridge, heals=True, wanted=3))
+    ledger = ran(tmp_path, chosen).ledger
+    final = ledger.of(FINAL)
+    assert [t.request.stage for t in final] == ["healed"] * 3
+    assert "healed" not in {t.request.stage for t in ledger.trials if t.request.phase != FINAL}
+    chosen_by = [t for t in ledger.trials if t.full and t.request.phase != FINAL and not t.same_as]
+    best = sorted(chosen_by, key=lambda t: t.values or (9e9,))[:3]
+    before = {t: ledger.before(t) for t in final}
+    assert {one.number for one in before.values() if one} == {one.number for one in best}
+    assert all(one and t.values and t.values < one.values for t, one in before.items())
+    assert ledger.best() in final
+    assert ledger.cost() <= 20
+
+
+def test_a_finalist_that_cannot_be_healed_failed_and_others_decide(tmp_path: Path) -> None:
+    class Unhealing(Counting):
+        def score(self, plan: Plan, aim: Any, share: float, stage: Stage) -> Any:
+            score = super().score(plan, aim, share, stage)
+            failing = stage == "healed" and plan.drops and (every or not self.asked[1:])
+            return Failure("error", "error[C806]: too short") if failing else score
+
+    for every in (True, False):
+        (folder := tmp_path / str(every)).mkdir()
+        judge = Unhealing()
+        chosen = setting(budget=Budget(20, 16, 64, heals=True, wanted=2))
+        calm = search(folder, chosen, judge)
+        assert calm.run() == "budget"
+        final = calm.ledger.of(FINAL)
+        assert len(final) == 2
+        best = calm.ledger.best()
+        assert best is not None
+        if every:
+            assert {str(t.failure) for t in final} == {"error: error[C806]: too short"}
+            assert best.request.stage == "bare"
+        else:
+            assert best in final
+
+
+def test_killed_while_finalists_are_healed_it_heals_none_twice(tmp_path: Path) -> None:
+    chosen = setting(budget=Budget(20, 16, 64, heals=True, wanted=4))
+    judge = Counting()
+    for _ in range(6):
+        found = search(tmp_path, chosen, judge)
+        killing = [0]
+
+        def seen(event: SearchEvent, killing: list[int] = killing) -> None:
+            healed = isinstance(event, Scored) and event.trial.request.stage == "healed"
+            killing[0] += healed
+            if killing[0] == 2:
+                raise Killed
+
+        found.on_event = seen
+        try:
+            found.run()
+            break
+        except Killed:
+            continue
+    assert len(found.ledger.of(FINAL)) == 4
+    healed = Counter(text for text, _, stage in judge.asked if stage == "healed")
+    assert len(healed) == 4
+
+
+def test_more_finalists_go_on_beyond_the_end(tmp_path: Path) -> None:
+    def chosen(wanted: int) -> SearchSetting:
+        return setting(budget=Budget(20, 16, 64, heals=True, wanted=wanted))
+
+    few = ran(tmp_path, chosen(1)).ledger
+    judge = Counting()
+    more = ran(tmp_path, chosen(3), judge).ledger
+    assert [len(one.of(FINAL)) for one in (few, more)] == [1, 3]
+    assert [stage for _, _, stage in judge.asked].count("healed") == 2
+    assert few.of(FINAL)[0].plan == more.of(FINAL)[0].plan
+    nothing = Counting()
+    assert ran(tmp_path, chosen(3), nothing).ledger.trials[-1].number == more.trials[-1].number
+    assert nothing.asked == []
 
 
 def test_random_search_beside_costs_as_much_again(tmp_path: Path) -> None:
@@ -438,7 +520,7 @@ class Simulated:
         worker = min(set(range(self.count)) - set(self.busy))
         self.busy[worker] = task.number
         at = self.clock
-        for index, outcomes in self.judge(task.plans, task.share, bridged=task.bridged):
+        for index, outcomes in self.judge(task.plans, task.share, stage=task.stage):
             at += self.slow[worker] * task.share
             self._push(at, worker, Found(task.number, index, outcomes, self.slow[worker]))
             if self.dies(worker, task):
@@ -494,9 +576,9 @@ def test_a_plan_that_kills_its_workers_is_a_failure_in_the_end(tmp_path: Path) -
         return any(plan.drops and plan.drops[0].position == 0 for plan in task.plans)
 
     class Fatal(Counting):
-        def __call__(self, plans: Any, share: float, *, bridged: bool) -> Any:
+        def __call__(self, plans: Any, share: float, *, stage: Stage) -> Any:
             good = [plan for plan in plans if not (plan.drops and plan.drops[0].position == 0)]
-            for index, outcome in super().__call__(good, share, bridged=bridged):
+            for index, outcome in super().__call__(good, share, stage=stage):
                 yield plans.index(good[index]), outcome
             if len(good) < len(plans):
                 yield 0, NEVER
@@ -570,7 +652,7 @@ def test_starts_see_each_stage_whole(tmp_path: Path) -> None:
 def test_alone_gives_what_its_judge_gives() -> None:
     workers = Alone(Counting())
     plan = gptailor.loads(BASE)
-    workers.submit(Task(7, (plan, plan), 1.0, bridged=False))
+    workers.submit(Task(7, (plan, plan), 1.0, "bare"))
     events = [workers.next() for _ in range(3)]
     assert [type(event) for event in events] == [Found, Found, Done]
     assert [event.place for event in events[:2]] == [1, 0]

@@ -3,6 +3,7 @@
 import fcntl
 import gc
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Protocol, final, runtime_checkable
 
 import torch
+import transformers
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ import gptailor
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.evaluate.forward.requests import LiveModel
+from gptailor.evaluate.heal.known import HealingStore, KnownHealing
 from gptailor.evaluate.heal.learning import (
     HealError,
     Learning,
@@ -82,6 +85,8 @@ class OnHealing:
     start: Callable[[HealingStart], None] = lambda _: None
     teacher: Callable[[int, int], None] = lambda done, total: None
     step: Callable[[HealStep], None] = lambda _: None
+    known: Callable[[], None] = lambda: None
+    """The same was learned before on this machine, and is taken as it was."""
 
 
 @final
@@ -109,7 +114,8 @@ class Healer:
 
     `stitching` makes a stitcher of models in a dtype, with so many bytes of weights on the device
     (None: all): teacher and student each have their own, one after the other. `memory` is how many
-    bytes may be on the device, None all that there are. `dtype` is that of the products.
+    bytes may be on the device, None all that there are. `dtype` is that of the products. With
+    `anew` nothing is taken of what was learned before.
     """
 
     def __init__(
@@ -119,12 +125,15 @@ class Healer:
         device: torch.device,
         memory: int | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        anew: bool = False,
     ) -> None:
         self.models = models
         self.stitching = stitching
         self.device = device
         self.memory = memory
         self.dtype = dtype or self._fast()
+        self.anew = anew
 
     def heal(
         self,
@@ -136,7 +145,8 @@ class Healer:
         """Heal a closed plan; `bridged` are the tensors that bridges give to the output's layers.
 
         The same plan, text and bridges give the same tensors in any process on one machine with the
-        same number of threads. A run that is killed goes on from its last kept state.
+        same number of threads. A run that is killed goes on from its last kept state, and what one
+        learned is kept for the next one.
         Raises CalibrationError for a text that doesn't serve, HealError for what can't learn.
         """
         on = on or OnHealing()
@@ -146,29 +156,36 @@ class Healer:
         memory = HealingMemory(unlearned, healing, self.dtype, text.learned.shape[1], self.memory)
         room = memory.weights()
         start = HealingStart(len(healing.indices), memory.numbers, text.tokens, memory.bytes)
-        on.start(start)
         student = self.stitching(self.models, self.dtype, room)
         begun = student.bare(plan)
         layers = list(begun.layers)
         for index, tensors in bridged.items():
             layers[index] = student.with_tensors(layers[index], tensors)
         contents = replace(begun, layers=tuple(layers))
-        key = self._key(contents, teacher, healing, text)
-        with torch.inference_mode(mode=False), _kept(key) as folder:
-            learned, held = self._taught(teacher, contents, text, folder, on)
-            gc.collect()
-            bare = _held_out(student.live(begun), held) if bridged else None
-            live = student.live(contents)
-            learning = self._learning(student, live, contents, healing)
-            runner = Student(live, min(healing.indices), recompute=self.memory is not None)
-            training = Training(runner, learning, (learned, held), folder)
-            training.run(on.step)
+        key, store = self._key(contents, teacher, healing, text), HealingStore(_home() / "healed")
+        known = None if self.anew else store.get(key)
+        with torch.inference_mode(mode=False):
+            if known is not None:
+                on.known()
+                learning = self._learning(student, student.live(contents), contents, healing)
+                learning.take(known.parameters)
+            else:
+                on.start(start)
+                with _kept(key) as folder:
+                    learned, held = self._taught(teacher, contents, text, folder, on)
+                    gc.collect()
+                    bare = _held_out(student.live(begun), held) if bridged else None
+                    live = student.live(contents)
+                    learning = self._learning(student, live, contents, healing)
+                    runner = Student(live, min(healing.indices), recompute=self.memory is not None)
+                    training = Training(runner, learning, (learned, held), folder)
+                    training.run(on.step)
+                    losses = (training.start if bare is None else bare, training.start)
+                    known = KnownHealing(learning.parameters, *losses, training.best)
+                    store.put(key, known)
             healed = {i: _folded(student, learning, layers[i], i) for i in healing.indices}
-        before = training.start if bare is None else bare
-        count = text.held.numel()
-        return HealedLayers(
-            healed, text.digest, text.tokens, count, before, training.start, training.best
-        )
+        count, found = text.held.numel(), (known.bare, known.start, known.healed)
+        return HealedLayers(healed, text.digest, text.tokens, count, *found)
 
     # ------------------------------------------------------------------------------- what is needed
 
@@ -255,15 +272,15 @@ class Healer:
         """What decides the result, as a name: what is read, what is learned, and by what."""
         models, plan = teacher
         taught = self.stitching(models, self.dtype, None).bare(plan)
-        outputs = [*_outputs(contents), *_outputs(taught)]
-        read = (file.stat() for file in files(Program(tuple(outputs))))
         said = (
-            [(output.spec, output.make) for output in outputs],
-            [(one.st_dev, one.st_ino, one.st_size, one.st_mtime_ns) for one in read],
+            _read(contents), _read(taught),
             text.digest, replace(healing, on=""), self.device.type, self.dtype, self.memory is None,
-            torch.get_num_threads(), torch.__version__, gptailor.__version__,
+            torch.get_num_threads(), torch.__version__, transformers.__version__,
+            gptailor.__version__,
         )  # fmt: skip
         key = hashlib.sha256(repr(said).encode())
+        for source in sorted(Path(__file__).parent.glob("*.py")):  # which versions don't tell apart
+            key.update(source.read_bytes())
         for tokens in (text.learned, text.held):
             key.update(repr(tokens.shape).encode() + tokens.contiguous().numpy().tobytes())
         for number, layer in enumerate(contents.layers):
@@ -273,11 +290,16 @@ class Healer:
         return key.hexdigest()[:32]
 
 
+def _home() -> Path:
+    """Where what can be made again is kept."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (raises without a home)
+    return Path(home) / "gptailor"
+
+
 @contextmanager
 def _kept(key: str) -> Iterator[Path]:
     """The folder of a healing, which a killed run leaves and a finished one takes away."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (raises without a home)
-    folder = Path(home) / "gptailor" / "heal" / key
+    folder = _home() / "heal" / key
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -298,8 +320,15 @@ def _kept(key: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _outputs(contents: ModelContents) -> list[Output]:
-    return [*contents.rest, *(one for layer in contents.layers for one in layer.outputs)]
+def _read(contents: ModelContents) -> str:
+    """What a model is made of: the same from wherever its files are seen, and while they stay."""
+    outputs = [*contents.rest, *(one for layer in contents.layers for one in layer.outputs)]
+    said = repr([(output.spec, output.make) for output in outputs])
+    for file in files(Program(tuple(outputs))):
+        one = file.stat()
+        stamp = f"{one.st_dev}:{one.st_ino}:{one.st_size}:{one.st_mtime_ns}"
+        said = said.replace(repr(file), stamp)
+    return f"{json.dumps(contents.config, sort_keys=True)} {contents.key} {said}"
 
 
 def _own(stitching: Stitching, content: Content, output: Output) -> Tensor:

@@ -57,6 +57,13 @@ class Learning(ABC):
     def apply(self) -> None:
         """Let the layers compute with the parameters as they are now."""
 
+    @torch.no_grad()
+    def take(self, found: Mapping[str, Tensor]) -> None:
+        """Be as parameters were that were kept, by their names."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(found[name])
+        self.apply()
+
     @abstractmethod
     def folded(self, layer: int, name: str, tensor: Shaped[Tensor, "..."]) -> Float[Tensor, "..."]:
         """A tensor of the plan as it is after learning, in float32."""

@@ -217,10 +217,7 @@ class Training:
             mean = sum(losses[-10:]) / len(losses[-10:])
             left = passed * (self.steps - self.done)
             on_step(HealStep(self.done, self.steps, mean, now, left))
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(self._best[name])
-        self.learning.apply()
+        self.learning.take(self._best)
 
     def held_out(self) -> float:
         """The mean divergence of the held-out sequences' predictions, in nats a token."""

@@ -89,11 +89,13 @@ class Stitcher:
     device's memory at most; with `memory` they are layers like all others. Of models with towers it
     takes the language model alone.
 
-    Quantised models are dequantised as they are read. Raises TailorError for a device that isn't
-    there, and CheckpointError for a quantised model that can't be read.
+    `on_healing` hears how a plan's healing goes on when it is stitched; with `anew` nothing is
+    taken of what was learned before. Quantised models are dequantised as they are read. Raises
+    TailorError for a device that isn't there, and CheckpointError for a quantised model that can't
+    be read.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (where models live, each by its name)
         self,
         models: Mapping[str, Opened],
         *,
@@ -101,6 +103,8 @@ class Stitcher:
         dtype: torch.dtype | None = None,
         memory: int | None = None,
         merged: int | None = None,
+        on_healing: OnHealing | None = None,
+        anew: bool = False,
     ) -> None:
         read = {
             name: model if model.layout.quantised is None else dequantised_model(model)
@@ -116,6 +120,8 @@ class Stitcher:
         self._templates: OrderedDict[Hashable, ModelTemplate] = OrderedDict()
         self._homes: dict[tuple[str, str], ModelTemplate] = {}  # the latest with such a layer
         self._bridger: Bridger | None = None
+        self._on_healing = on_healing
+        self._anew = anew
         self._healed: tuple[Plan, HealedLayers] | None = None
         self._cache: layer_cache.LayerCache | None = None
         self._stream: layer_cache.LayerStream | None = None
@@ -152,7 +158,7 @@ class Stitcher:
         bridges = self.bridges(plan)
         for gap, bridge in bridges:
             layers[gap.index] = self._table.bridged(layers[gap.index], bridge.tensors)
-        healed = self.healed(plan, bridges)
+        healed = self.healed(plan, bridges, self._on_healing)
         for index, tensors in healed.tensors.items() if healed else ():
             whole = {**layers[index].fitted, **tensors}
             layers[index] = self._table.bridged(layers[index], whole)
@@ -225,7 +231,8 @@ class Stitcher:
             return None
         if self._healed is None or self._healed[0] != plan:
             bridged = {gap.index: bridge.tensors for gap, bridge in bridges}
-            healer = Healer(self._table.models, self._another, self.device, self.memory)
+            models = self._table.models
+            healer = Healer(models, self._another, self.device, self.memory, anew=self._anew)
             self._healed = plan, healer.heal(plan, wanted, bridged, on)
         return self._healed[1]
 
@@ -337,20 +344,23 @@ def fit(
     memory: int | None = None,
     on_gap: OnGap = lambda _: None,
     on_healing: OnHealing | None = None,
+    anew: bool = False,
 ) -> Fitted:
     """Fit the bridges of a prepared plan, then heal it; nothing is written.
 
     Without gaps and healing nothing is done. Bridges are fitted by models in float32, whatever
     dtype they are stored in; `memory` bounds the bytes on the device. `on_gap` hears of each gap
     when its turn comes, `on_healing` how healing goes on. The same text and plan give the same
-    tensors in any process on one machine with the same number of threads.
+    tensors in any process on one machine with the same number of threads; so what healing learned
+    there before is taken as it was, unless all is to be made `anew`.
 
     Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
     closed, HealError for what can't learn, TailorError if the world fails.
     """
     if not prepared.gaps and prepared.healing is None:
         return Fitted({}, {})
-    stitcher = Stitcher(prepared.models, device=device, dtype=torch.float32, memory=memory)
+    wide, models = torch.float32, prepared.models
+    stitcher = Stitcher(models, device=device, dtype=wide, memory=memory, anew=anew)
     layout = prepared.models["base"].layout
     found = stitcher.bridges(prepared.plan, on_gap)
     tensors = {

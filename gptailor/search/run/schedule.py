@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from gptailor.plan.stage import Stage
 from gptailor.search.run.trials import (
     BESIDE,
     FINAL,
@@ -104,7 +105,7 @@ class Asking:
 
 
 FINALISTS = 5
-"""The most trials that are evaluated once more, bridged."""
+"""The most trials that are evaluated once more, bridged or healed, if nobody says how many."""
 REPEATS = 20
 """Asks, and trials for each genome of one, that may give nothing new before a search ends."""
 OTHERS = 1000
@@ -122,7 +123,8 @@ class Budget:
     """What a search may spend: `trials` evaluations at full fidelity.
 
     A trial uses between `low` and `full` samples. `beside` asks for random search at the same
-    cost, which is spent on top.
+    cost, which is spent on top. `heals` says that the plan is healed, `wanted` how many finalists
+    were asked for.
     """
 
     trials: int
@@ -130,6 +132,14 @@ class Budget:
     full: int
     bridge: BridgedTrials | None = None
     beside: bool = False
+    heals: bool = False
+    wanted: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What a search has spent that is over, as a study notes it."""
+        asked = self.heals or self.wanted is not None
+        final = f"{self.finalists} {self.final}" if asked else None
+        return {"trials": self.trials, "beside": self.beside, "final": final}
 
     def samples(self, share: float) -> int:
         """The samples of a share that is asked for."""
@@ -147,12 +157,22 @@ class Budget:
 
     @property
     def finalists(self) -> int:
-        """How many trials are bridged in the end."""
-        return min(FINALISTS, max(self.trials // 10, 1)) if self.bridge == "finalists" else 0
+        """How many trials are bridged, or bridged and healed, in the end."""
+        if self.final is None:
+            return 0
+        return self.wanted or min(FINALISTS, max(self.trials // 10, 1))
 
-    def bridged(self, samples: int) -> bool:
-        """Whether a trial with so many samples is bridged."""
-        return self.bridge == "each" or (self.bridge == "from-full" and samples == self.full)
+    @property
+    def final(self) -> Stage | None:
+        """What the best trials are evaluated as once more; None if they aren't."""
+        if self.heals:
+            return "healed"
+        return "bridged" if self.bridge == "finalists" else None
+
+    def stage(self, samples: int) -> Stage:
+        """What a trial with so many samples is evaluated as."""
+        whole = self.bridge == "from-full" and samples == self.full
+        return "bridged" if self.bridge == "each" or whole else "bare"
 
 
 @final
@@ -301,14 +321,20 @@ class Schedule:
     # --------------------------------------------------------------------------------- in the end
 
     def _final(self) -> list[TrialRequest]:
-        plans = {trial.plan for trial in self.ledger.of(FINAL)}
-        whole = (t for t in self.ledger.trials if t.full and t.values and t.same_as is None)
-        unbridged = (t for t in whole if not t.request.bridged)
-        best = self.ledger.ranked(unbridged, self.budget.finalists)
+        """The best of those that were chosen between, once more, repaired further."""
+        final = self.budget.final
+        if final is None:
+            return []
+        plans = {trial.plan for trial in self.ledger.of(FINAL) if trial.request.stage == final}
+        found = self.ledger.of(STARTS, RANDOM, SEARCH)
+        whole = (t for t in found if t.full and t.values and t.same_as is None)
+        best = self.ledger.ranked(whole, self.budget.finalists)
         chosen = (trial.request for trial in best if trial.plan not in plans)
+        taken = {trial.request.slot for trial in self.ledger.of(FINAL)}
+        free = (slot for slot in itertools.count() if slot not in taken)  # as in the first process
         return [
             self._one(FINAL, 0, slot, one.origin, one.genome, one.samples)
-            for slot, one in enumerate(chosen, len(self.ledger.of(FINAL)))
+            for one, slot in zip(chosen, free, strict=False)
         ]
 
     def _beside(self) -> list[TrialRequest]:
@@ -330,7 +356,8 @@ class Schedule:
         samples: int,
         after: int | None = None,
     ) -> TrialRequest:
-        bridged = phase == FINAL or self.budget.bridged(samples)
+        final = self.budget.final if phase == FINAL else None
+        stage = final or self.budget.stage(samples)
         if after is None:
             after = len(self.ledger.of(*ORDER[: ORDER.index(phase)]))
-        return TrialRequest(phase, ask, slot, origin, as_numpy(genome), samples, bridged, after)
+        return TrialRequest(phase, ask, slot, origin, as_numpy(genome), samples, stage, after)

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from gptailor.checkpoint.files import CheckpointError, quoted, reason
 from gptailor.evaluate.outcome import Failure
+from gptailor.plan.stage import STAGES, Stage
 from gptailor.search.run import trials as records
 from gptailor.search.space.genome import Active, Gene, Genome, Pick, Real
 from gptailor.search.space.space import Space
@@ -256,7 +257,7 @@ def _attributes(trial: records.Trial) -> dict[str, Any]:
     said = {name: getattr(request, name) for name in _REQUEST}
     said |= {
         "share": trial.share,
-        "bridged": request.bridged,
+        "stage": request.stage,
         "plan": trial.plan,
         "genome": records.genome_to_json(request.genome),
         "seconds": round(trial.seconds, 3),
@@ -273,14 +274,16 @@ def _attributes(trial: records.Trial) -> dict[str, Any]:
 def _trial(frozen: FrozenTrial) -> records.Trial:
     """The trial that was written; KeyError, TypeError or ValueError for one of somebody else's."""
     said: Mapping[str, Any] = frozen.user_attrs
-    written = {name: said[name] for name in (*_REQUEST, "bridged")}
+    written = {name: said[name] for name in _REQUEST}
     values, stderrs = None, None
     if said.get("values") is not None:
         values = tuple(map(float, said["values"]))
         stderrs = tuple(math.inf if one is None else float(one) for one in said["stderrs"])
     return records.Trial(
         number=frozen.number,
-        request=records.TrialRequest(genome=records.genome_from_json(said["genome"]), **written),
+        request=records.TrialRequest(
+            genome=records.genome_from_json(said["genome"]), stage=_stage(said), **written
+        ),
         plan=said["plan"],
         share=float(said["share"]),
         values=values,
@@ -289,6 +292,13 @@ def _trial(frozen: FrozenTrial) -> records.Trial:
         seconds=float(said["seconds"]),
         same_as=said.get("same_as"),
     )
+
+
+def _stage(said: Mapping[str, Any]) -> Stage:
+    """Older studies say whether a trial was `bridged`."""
+    if "stage" not in said:
+        return "bridged" if said["bridged"] else "bare"
+    return STAGES[STAGES.index(said["stage"])]
 
 
 def _failure(said: str | None) -> Failure | None:

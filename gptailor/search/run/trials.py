@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from gptailor.evaluate.outcome import Failure, Outcome
+from gptailor.plan.stage import STAGES, Stage
 from gptailor.search.space.genome import Genome
 
 STARTS, RANDOM, SEARCH, FINAL, BESIDE = "start", "random", "search", "final", "beside"
 """What trials are for: starting plans; a few random ones; what a strategy asks; the best ones once
-more, bridged; random search beside, for comparison only."""
+more, bridged or healed; random search beside, for comparison only."""
 
 
 @final
@@ -30,7 +31,7 @@ class TrialRequest(NamedTuple):
     origin: str
     genome: Genome
     samples: int
-    bridged: bool
+    stage: Stage
     asked_after: int
 
     @property
@@ -195,11 +196,11 @@ def best(retained: Sequence[Sequence[float]], prefer: int | None = None) -> int 
 
 @final
 class EvaluationKey(NamedTuple):
-    """What is evaluated once: a plan's digest, the number of samples, whether it is bridged."""
+    """What is evaluated once: a plan's digest, the number of samples, how far it is repaired."""
 
     plan: str
     samples: int
-    bridged: bool
+    stage: Stage
 
 
 @final
@@ -229,7 +230,7 @@ class Ledger:
         """Take in a trial."""
         self.trials.append(trial)
         self.keys.add(trial.request.key)
-        key = EvaluationKey(trial.plan, trial.request.samples, trial.request.bridged)
+        key = EvaluationKey(trial.plan, trial.request.samples, trial.request.stage)
         if trial.same_as is None:
             self.found.setdefault(key, trial)
         if trial.request.phase == STARTS:
@@ -289,10 +290,24 @@ class Ledger:
     # -------------------------------------------------------------------------- what is handed over
 
     def candidates(self) -> list[Trial]:
-        """Evaluated at full fidelity; only bridged ones where the best were bridged in the end."""
+        """Evaluated at full fidelity; where the best were repaired in the end, only those so."""
         whole = [t for t in self.trials if t.full and t.values is not None and t.same_as is None]
-        final = [trial for trial in whole if trial.request.phase == FINAL]
-        return [t for t in whole if t.request.bridged] if final else whole
+        final = {trial.request.stage for trial in whole if trial.request.phase == FINAL}
+        if not final:
+            return whole
+        furthest = max(final, key=STAGES.index)
+        return [trial for trial in whole if trial.request.stage == furthest]
+
+    def before(self, trial: Trial) -> Trial | None:
+        """What the plan of a finalist was chosen by: its evaluation before it was repaired."""
+        if trial.request.phase != FINAL:
+            return None
+        earlier = (
+            one
+            for one in self.trials[: trial.number]
+            if one.plan == trial.plan and one.full and one.request.phase != FINAL
+        )
+        return next((one for one in earlier if one.same_as is None), None)
 
     def best(self, trials: Sequence[Trial] | None = None) -> Trial | None:
         """The trial with the highest worst share, or the highest of the preferred objective."""

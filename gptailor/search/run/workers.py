@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol, TypeAlias, final, runtime_checkable
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Plan
+from gptailor.plan.stage import Stage
 from gptailor.search.run import trials
 
 _LOSSES = 3
@@ -21,11 +22,11 @@ BASE = "base"
 """Instead of a digest: the plan of the uncut base."""
 
 Judge: TypeAlias = Callable[..., Iterator[tuple[int, tuple[Outcome, ...]]]]
-"""`judge(plans, share, bridged=...)` evaluates plans on a share of the search's samples.
+"""`judge(plans, share, stage=...)` evaluates plans on a share of the search's samples.
 
-Bridges are left out unless they are wanted. Gives the number of a plan among `plans` with its
-outcomes, one for each objective, in any order. What goes wrong with one plan is its outcome; what
-a judge raises concerns all.
+A `stage` says whether plans are bridged and healed. Gives the number of a plan among `plans` with
+its outcomes, one for each objective, in any order. What goes wrong with one plan is its outcome;
+what a judge raises concerns all.
 """
 
 
@@ -51,7 +52,7 @@ class Task:
     number: int
     plans: tuple[Plan, ...]
     share: float
-    bridged: bool
+    stage: Stage
     keys: tuple[trials.EvaluationKey, ...] = ()
     waiting: list[_Decoded] = field(default_factory=list)
     open: bool = True
@@ -113,7 +114,7 @@ class Alone:
     def submit(self, task: Task) -> None:
         """Begin a task; nothing is evaluated yet."""
         self._task = task.number
-        self._outcomes = self.judge(task.plans, task.share, bridged=task.bridged)
+        self._outcomes = self.judge(task.plans, task.share, stage=task.stage)
 
     def next(self) -> WorkerEvent:
         """The next plan's outcome."""
@@ -154,14 +155,14 @@ class UnderWay:
         """A new stage of requests with their plans, which the workers share."""
         for one, plan in asked:
             digest = hashlib.sha256(format_plan(plan).encode()).hexdigest()
-            key = trials.EvaluationKey(digest, one.samples, one.bridged)
+            key = trials.EvaluationKey(digest, one.samples, one.stage)
             self.queue.append(_Decoded(one, plan, key))
         self._stage = len(self.queue)
 
     def base_task(self, base: Plan) -> Task:
         """The uncut base on as many samples as what is next; all else waits for it."""
         samples = self.queue[0].key.samples
-        return self._begun([], {trials.EvaluationKey(BASE, samples, bridged=False): base})
+        return self._begun([], {trials.EvaluationKey(BASE, samples, "bare"): base})
 
     def trials_task(self, left: float) -> tuple[Task, bool]:
         """One worker's part of the stage, and whether what is `left` of the budget was enough.
@@ -186,8 +187,8 @@ class UnderWay:
 
     def _part(self) -> list[_Decoded]:
         """What of the queue is one worker's: on equally many samples."""
-        _, samples, bridged = self.queue[0].key
-        alike = (one for one in self.queue if one.key[1:] == (samples, bridged))
+        _, samples, stage = self.queue[0].key
+        alike = (one for one in self.queue if one.key[1:] == (samples, stage))
         chosen = list(islice(alike, max(1, -(-self._stage // self.workers))))
         self.queue = deque(one for one in self.queue if one not in chosen)
         return chosen
@@ -195,8 +196,8 @@ class UnderWay:
     def _begun(self, waiting: list[_Decoded], plans: dict[trials.EvaluationKey, Plan]) -> Task:
         number, keys = next(self._numbers), tuple(plans)
         share = self._share(keys[0]) if keys else 1.0
-        bridged = bool(keys) and keys[0].bridged
-        found = Task(number, tuple(plans.values()), share, bridged, keys, waiting, bool(plans))
+        stage: Stage = keys[0].stage if keys else "bare"
+        found = Task(number, tuple(plans.values()), share, stage, keys, waiting, bool(plans))
         self.tasks[number] = found
         return found
 

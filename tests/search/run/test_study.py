@@ -13,6 +13,7 @@ import pytest
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.evaluate.outcome import Failure
+from gptailor.search.run import study as study_module
 from gptailor.search.run.study import Study, agree, mend
 from gptailor.search.run.trials import SEARCH, Trial, TrialRequest, genome_from_json, genome_to_json
 from gptailor.search.space.genome import Genome
@@ -34,7 +35,7 @@ def genome_of(chosen: SearchSetting) -> Genome:
 
 
 def trial(chosen: SearchSetting, number: int = 0, **changes: Any) -> Trial:
-    request = TrialRequest(SEARCH, number, 0, "drifting", genome_of(chosen), 64, False, number)
+    request = TrialRequest(SEARCH, number, 0, "drifting", genome_of(chosen), 64, "bare", number)
     many = len(chosen.aims)
     said = {
         "number": number,
@@ -64,7 +65,7 @@ def fields(told: Trial) -> list[Any]:
 def test_trials_come_back_as_they_were_told(tmp_path: Path, chosen: SearchSetting) -> None:
     whole = trial(chosen, 0, seconds=1.25)
     low = trial(chosen, 1, share=0.25)
-    low = trial(chosen, 1, share=0.25, request=low.request._replace(samples=16, bridged=True))
+    low = trial(chosen, 1, share=0.25, request=low.request._replace(samples=16, stage="healed"))
     failed = trial(chosen, 2, values=None, stderrs=None, failure=Failure("memory", "no room"))
     one = trial(chosen, 3, stderrs=(math.inf,))
     hit = trial(chosen, 4, same_as=0)
@@ -73,6 +74,33 @@ def test_trials_come_back_as_they_were_told(tmp_path: Path, chosen: SearchSettin
         study.add(told)
     again = study_of(tmp_path, chosen).trials()
     assert list(map(fields, again)) == list(map(fields, (whole, low, failed, one, hit)))
+
+
+def test_older_trials_say_whether_they_were_bridged(
+    tmp_path: Path, chosen: SearchSetting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(tmp_path, chosen)
+    new = study_module._attributes
+
+    def old(told: Trial) -> dict[str, Any]:
+        said = new(told)
+        return {**said, "bridged": said.pop("stage") == "bridged"}
+
+    monkeypatch.setattr(study_module, "_attributes", old)
+    bare = trial(chosen, 0)
+    bridged = trial(chosen, 1, request=trial(chosen, 1).request._replace(stage="bridged"))
+    for told in (bare, bridged):
+        study.add(told)
+    again = study_of(tmp_path, chosen).trials()
+    assert [one.request.stage for one in again] == ["bare", "bridged"]
+
+
+def test_an_unknown_stage_is_of_no_search(tmp_path: Path, chosen: SearchSetting) -> None:
+    study = study_of(tmp_path, chosen)
+    study.add(trial(chosen, 0, request=trial(chosen, 0).request._replace(stage="blessed")))
+    with pytest.raises(CheckpointError, match="holds no study of a search") as caught:
+        study_of(tmp_path, chosen).trials()
+    assert caught.value.code == "C903"
 
 
 @pytest.mark.parametrize("bits", [0, 5])
