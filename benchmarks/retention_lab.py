@@ -59,7 +59,7 @@ class Asked:
 class Found:
     """A method's plan as text, what it cost in evaluations on all of the search's texts, and why.
 
-    `alone` says that its base is a model of the folder, not the family's.
+    `seconds` are those that it took. `alone`: its base is a model of the folder, not the family's.
     """
 
     plan: str
@@ -87,6 +87,7 @@ class Lab:
         self.tasks = tuple(self.files.choices)
         self.full = asked.amounts.seen * len(self.domains)
         self.low = len(self.domains)
+        self._inner: list[float] = []
         self._plans = Journal(folder / "plans.jsonl")
         self._scores = Journal(folder / "scores.jsonl")
         self._judged = Journal(folder / "judged.jsonl")
@@ -141,11 +142,18 @@ class Lab:
         return f"heal on {file} tokens {tokens} seed {seed}"
 
     def made(self, key: str, make: Callable[[], Found]) -> Found:
-        """What a method finds, once, with its seconds."""
+        """What a method finds, once, with its seconds, those of what it goes on from included."""
         if key not in self._plans.known:
             begun = time.perf_counter()
-            found = make()
-            self._plans.add(key, {**asdict(found), "seconds": time.perf_counter() - begun})
+            self._inner.append(0.0)
+            try:
+                found = make()
+            finally:
+                inner = self._inner.pop()
+            took = time.perf_counter() - begun
+            if self._inner:
+                self._inner[-1] += took
+            self._plans.add(key, {**asdict(found), "seconds": found.seconds + took - inner})
         return Found(**self._plans.known[key])
 
     # -------------------------------------------------------------------------- the search's texts

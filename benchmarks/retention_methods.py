@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import gptailor
-from benchmarks.retention_lab import Found, Lab
+from benchmarks.retention_lab import Found, Lab, NotMade
 from benchmarks.retention_peers import laco, lora, replaceme
 from gptailor.plan.plan import Plan
 from gptailor.search.settings import Flags, Resources
@@ -168,21 +168,21 @@ def bridged(lab: Lab, count: int, seed: int) -> Found:
     else:
         found = _searched(lab, "bridge", count, seed, _any(lab), lab.bridge)
     text = gptailor.format(lab.extended(found.plan, lab.bridge))
-    return Found(text, found.evaluations, found.note)
+    return Found(text, found.evaluations, found.note, found.seconds)
 
 
 def healed(lab: Lab, count: int, seed: int) -> Found:
     """That bridged plan, healed."""
     found = made(lab, "bridge", count, seed)
     text = gptailor.format(lab.extended(found.plan, lab.heal(seed)))
-    return Found(text, found.evaluations, found.note)
+    return Found(text, found.evaluations, found.note, found.seconds)
 
 
 def healed_heuristic(lab: Lab, count: int, seed: int) -> Found:
     """ShortGPT's cut, bridged and healed: what is owed to no search."""
     found = made(lab, "shortgpt", count, 0)
     text = gptailor.format(lab.extended(found.plan, lab.bridge, lab.heal(seed)))
-    return Found(text, found.evaluations, found.note)
+    return Found(text, found.evaluations, found.note, found.seconds)
 
 
 def _any(lab: Lab) -> str:
@@ -202,6 +202,10 @@ def _searched(lab: Lab, name: str, count: int, seed: int, *statements: str) -> F
     )
     where = Resources(lab.asked.device, lab.asked.dtype)
     done = gptailor.search(space, lab.folder / f"search-{name}-{count}-{seed}", flags, where=where)
+    if done.ended == "interrupted":  # the search keeps what it has and says so; this one ends
+        raise KeyboardInterrupt
+    if done.best is None:
+        raise NotMade("no plan of the search has a score")
     best = gptailor.load(done.best)
     declared = {model: lab.alone(model).models[model] for model in best.models}
     bare = best.model_copy(update={"models": declared, "bridges": ()})

@@ -115,6 +115,7 @@ def table(cells: Cells, share: int) -> Iterator[str]:
     first = next(iter(found.values()))[0]
     heads = [
         "",
+        "search's texts",
         "held out",
         *(["won back"] if share else []),
         *first.held,
@@ -124,11 +125,16 @@ def table(cells: Cells, share: int) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
     yield "|---" + "|--:" * (len(heads) - 1) + "|"
     for name, several in sorted(found.items(), key=lambda one: fmean(c.nats for c in one[1])):
-        yield f"| {' | '.join(_row(cells, cells.words.get(name, name), several, share))} |"
+        words = cells.words.get(name, name)
+        if not share and several[0].note:
+            words += f": {several[0].note}"
+        yield f"| {' | '.join(_row(cells, words, several, share))} |"
 
 
 def _row(cells: Cells, words: str, several: Sequence[Cell], share: int) -> Iterator[str]:
     yield words + (f" ({len(several)} seeds)" if len(several) > 1 else "")
+    seen = [cell.seen for cell in several if cell.seen is not None]
+    yield f"{fmean(seen):.3f}" if seen else ""
     error = fmean(cell.error for cell in several)
     yield f"{fmean(cell.nats for cell in several):.3f} ± {error:.3f}"
     if share:
