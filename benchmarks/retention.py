@@ -49,7 +49,7 @@ SHARES = (25, 10, 37, 20)
 SMOKE = {
     "evaluations": 4, "strategy": "random", "texts": 2, "held": 2, "questions": 3, "tokens": 1024,
     "bridge_tokens": 512, "shown": 4, "shares": [34], "seeds": 1, "dtype": "float32", "threads": 1,
-    "data": None,
+    "data": None, "finalists": 1,
 }  # fmt: skip
 Key = tuple[int, str, int]
 
@@ -131,7 +131,7 @@ def asked(given: argparse.Namespace, base: Path, variants: Mapping[str, Path]) -
         given.evaluations,
         given.strategy,
         given.bridge_tokens,
-        given.bridge_found,
+        given.finalists,
         given.device,
         given.dtype,
     )
@@ -192,8 +192,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         help="that healing and a LoRA learn from (200000)")  # fmt: skip
     add("--bridge-tokens", type=int, default=32_768, metavar="N",
         help="that bridges and ReplaceMe are fitted on (32768)")  # fmt: skip
-    add("--bridge-found", action="store_true",
-        help="bridge what the search without bridges found (six fits less)")  # fmt: skip
+    add("--finalists", type=int, metavar="N",
+        help="that are bridged or healed before one is chosen (a tenth of the evaluations, five at "
+        "most); 0: what the search without bridges found is, and two searches less")  # fmt: skip
     add("--shown", type=int, default=32, metavar="N", help="tokens of continuations (32)")
     add("--device", default="cpu")
     add("--dtype", choices=["float32", "bfloat16"], default=None,

@@ -50,7 +50,7 @@ class Asked:
     evaluations: int
     strategy: str
     bridge_tokens: int
-    bridge_found: bool
+    finalists: int | None
     device: str
     dtype: str
 
@@ -180,7 +180,7 @@ class Lab:
         keys = [f"{digest(plan)} {samples}" for plan in plans]
         fresh = {k: p for k, p in zip(keys, plans, strict=True) if k not in self._scores.known}
         names = list(fresh)
-        for number, outcomes in self.trials.run(list(fresh.values()), samples, bridged=False):
+        for number, outcomes in self.trials.run(list(fresh.values()), samples, stage="bare"):
             one = outcomes[0]
             self._scores.add(names[number], one.value if isinstance(one, Score) else float("nan"))
         return [self._scores.known[key] for key in keys]

@@ -162,19 +162,22 @@ def select_and_merge(lab: Lab, count: int, seed: int) -> Found:
 
 
 def bridged(lab: Lab, count: int, seed: int) -> Found:
-    """The same with a bridge; the search's best plans are bridged before one is chosen."""
-    if lab.asked.bridge_found:
-        found = made(lab, "merged", count, seed)
-    else:
-        found = _searched(lab, "bridge", count, seed, _any(lab), lab.bridge)
-    text = gptailor.format(lab.extended(found.plan, lab.bridge))
-    return Found(text, found.evaluations, found.note, found.seconds)
+    """The same with a bridge: the search's best plans are bridged before one is chosen."""
+    return _repaired(lab, "bridge", count, seed, lab.bridge)
 
 
 def healed(lab: Lab, count: int, seed: int) -> Found:
-    """That bridged plan, healed."""
-    found = made(lab, "bridge", count, seed)
-    text = gptailor.format(lab.extended(found.plan, lab.heal(seed)))
+    """The same with a bridge and healing."""
+    return _repaired(lab, "heal", count, seed, lab.bridge, lab.heal(seed))
+
+
+def _repaired(lab: Lab, name: str, count: int, seed: int, *statements: str) -> Found:
+    """By a search that ends with so many finalists, or of what the search without them found."""
+    if lab.asked.finalists == 0:
+        found = made(lab, "merged", count, seed)
+    else:
+        found = _searched(lab, name, count, seed, _any(lab), *statements)
+    text = gptailor.format(lab.extended(found.plan, *statements))
     return Found(text, found.evaluations, found.note, found.seconds)
 
 
@@ -199,6 +202,7 @@ def _searched(lab: Lab, name: str, count: int, seed: int, *statements: str) -> F
         trials=lab.asked.evaluations,
         seed=seed,
         strategy=lab.asked.strategy,
+        finalists=lab.asked.finalists if space.bridges else None,
     )
     where = Resources(lab.asked.device, lab.asked.dtype)
     done = gptailor.search(space, lab.folder / f"search-{name}-{count}-{seed}", flags, where=where)
@@ -208,7 +212,7 @@ def _searched(lab: Lab, name: str, count: int, seed: int, *statements: str) -> F
         raise NotMade("no plan of the search has a score")
     best = gptailor.load(done.best)
     declared = {model: lab.alone(model).models[model] for model in best.models}
-    bare = best.model_copy(update={"models": declared, "bridges": ()})
+    bare = best.model_copy(update={"models": declared, "bridges": (), "heal": None})
     plan = gptailor.format(bare)
     return Found(plan, done.summary["cost"], _layers([drop.position for drop in best.drops]))
 
