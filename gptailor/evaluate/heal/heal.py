@@ -316,7 +316,11 @@ def _kept(key: str) -> Iterator[Path]:
             stack.callback(shutil.rmtree, own, ignore_errors=True)
             yield Path(own)
             return
-        yield folder
+        try:
+            yield folder
+        except HealError:  # it would end in the same way
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -58,7 +58,7 @@ def healing_text(
     length = min(HEALING_WINDOW, encoder.positions or HEALING_WINDOW)
     learned = max(1, wanted // length)
     every = HELD_OUT_EVERY - 1
-    needed = learned + -(-learned // every)
+    needed = learned + max(1, learned // every)
     found = []
     for sequence in _sequences(rows, encoder, length, seed):
         found.append(sequence)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -197,7 +197,8 @@ class Training:
 
         Raises HealError (C809) where a loss is no number.
         """
-        self._load()
+        with suppress(SafetensorError):  # not whole: begin anew
+            self._load()
         checks = {round(self.steps * n / CHECKS) for n in range(1, CHECKS + 1)}
         if not self.done and math.isnan(self.start):
             self.start = self.held_out()
@@ -270,7 +271,8 @@ class Training:
             save_file({n: t.contiguous() for n, t in tensors.items()}, new, metadata=said)
             new.replace(self.folder / _STATE)
         except (OSError, SafetensorError):  # a full disk, say: a kill would then cost more
-            new.unlink(missing_ok=True)
+            with suppress(OSError):
+                new.unlink()
 
     def _load(self) -> None:
         file = self.folder / _STATE

@@ -6,6 +6,7 @@ addresses as torch's own do. (transformers maps files into memory as they are; s
 kernels round otherwise there, by 1e-7.)
 """
 
+import gc
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -360,15 +361,19 @@ def fit(
     if not prepared.gaps and prepared.healing is None:
         return Fitted({}, {})
     wide, models = torch.float32, prepared.models
-    stitcher = Stitcher(models, device=device, dtype=wide, memory=memory, anew=anew)
+
+    def stitcher() -> Stitcher:
+        return Stitcher(models, device=device, dtype=wide, memory=memory, anew=anew)
+
     layout = prepared.models["base"].layout
-    found = stitcher.bridges(prepared.plan, on_gap)
+    found = stitcher().bridges(prepared.plan, on_gap)
+    gc.collect()  # its weights are gone before others come to the device
     tensors = {
         name_of(layout, gap.index, name): tensor
         for gap, bridge in found
         for name, tensor in bridge.tensors.items()
     }
-    healed = stitcher.healed(prepared.plan, found, on_healing)
+    healed = stitcher().healed(prepared.plan, found, on_healing)
     for index, its in healed.tensors.items() if healed else ():
         tensors |= {name_of(layout, index, name): tensor for name, tensor in its.items()}
     return Fitted(tensors, {f"L{gap.after}": bridge for gap, bridge in found}, healed)

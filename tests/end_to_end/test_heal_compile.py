@@ -1,0 +1,327 @@
+"""Healed plans compiled, locked, verified, killed; equal to the live model."""
+
+import json
+import re
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import gptailor
+from gptailor.build.lock import read_lock
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.cli.main import run
+from gptailor.evaluate.heal import train
+from gptailor.evaluate.heal.heal import OnHealing
+from gptailor.evaluate.heal.train import HealStep
+from gptailor.evaluate.live.stitch import stitch
+from gptailor.plan.plan import Plan
+from gptailor.prepare import prepare
+from gptailor.program.program import program_lines
+from tests.healing import letters
+from tests.preloaded import Child, Preloaded
+from tests.tiny import tiny_model
+from tests.vocabularies import write_byte_level
+
+HEAL = 'heal on "text.txt" tokens 1024 rank 4'
+CUT = f"drop L2; {HEAL}"
+
+pytestmark = pytest.mark.usefixtures("no_progress_bars")
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("healed")
+    tiny_model("llama", folder / "base", layers=4)
+    tiny_model("llama", folder / "other", layers=4, seed=1)
+    (folder / "text.txt").write_text(letters(1500))
+    return folder
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    copied = Path(shutil.copytree(made, tmp_path / "work"))
+    write(copied, CUT)
+    return copied
+
+
+def write(folder: Path, text: str) -> Plan:
+    (folder / "plan.tailor").write_text(f'tailor 1\nmodel base = "./base"\n{text}  # win\n')
+    return gptailor.load(folder / "plan.tailor")
+
+
+def plan_of(folder: Path) -> Plan:
+    return gptailor.load(folder / "plan.tailor")
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_file(folder / "model.safetensors"))
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    assert one.keys() == other.keys()
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_the_compiled_folder_is_the_live_model(folder: Path) -> None:
+    plan = plan_of(folder)
+    written = gptailor.compile(plan, folder / "out")
+    model, live = AutoModelForCausalLM.from_pretrained(folder / "out"), stitch(plan)
+    for name, tensor in live.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+    assert written.healed is not None
+    assert written.healed.healed < written.healed.start
+    again = gptailor.compile(gptailor.load(folder / "out" / "plan.tailor"), folder / "again")
+    assert again.healed is not None
+    assert equal(tensors(folder / "again"), tensors(folder / "out"))
+    text = (folder / "out" / "plan.tailor").read_text()
+    assert 'heal on "../text.txt" tokens 1024 rank 4  # win' in text
+
+
+@pytest.mark.parametrize(("heal", "first"), [("rank 4", 0), ("rank full", 0), ("rank 4", 2)])
+def test_what_the_program_marks_and_nothing_else_is_changed(
+    folder: Path, heal: str, first: int
+) -> None:
+    layers = "" if not first else "L3 "
+    plan = write(folder, f'drop L2; heal {layers}on "text.txt" tokens 1024 {heal}')
+    program = prepare(plan).compiled.program
+    gptailor.compile(plan, folder / "out")
+    bare = stitch(write(folder, "drop L2")).state_dict()
+    found = tensors(folder / "out")
+    changed = {name for name, tensor in found.items() if not torch.equal(tensor, bare[name])}
+    assert changed == program.fitted
+    assert min(int(name.split(".")[2]) for name in changed) == first
+    assert ("model.layers.2.input_layernorm.weight" in changed) == (heal == "rank full")
+    lines = program_lines(program)
+    marked = [line for line in lines if f", {heal}, 'text.txt')" in line and "heal(copy " in line]
+    assert len(marked) == len(changed)
+
+
+def test_a_bridge_comes_first_and_the_command_says_all_three_losses(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folder, f'drop L2; bridge on "text.txt" tokens 800 ridge 0.01; {HEAL}')
+    assert run(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 0
+    said = capsys.readouterr()
+    line = (
+        r"healed on 1,024 tokens: ([\d.]+) nats a token from the teacher, bridged ([\d.]+), "
+        r"healed ([\d.]+) \(on 128 tokens held out\)"
+    )
+    found = re.search(line, said.out)
+    assert found is not None
+    bare, bridged, healed = (float(one) for one in found.groups())
+    assert healed <= bridged < bare
+    assert re.search(r"healing 3 layers: .* numbers learn from 1,024 tokens, .* beside", said.err)
+    assert re.search(
+        r"healing: step \d+ of \d+, loss [\d.]+, held out [\d.]+, \d+ s left", said.err
+    )
+    lines = program_lines(prepare(plan_of(folder)).compiled.program)
+    [line] = [line for line in lines if line.startswith("model.layers.1.mlp.down_proj.weight ")]
+    assert "= heal(bridge(copy base/model.safetensors#model.layers.1.mlp.down_proj" in line
+    live = stitch(plan_of(folder)).state_dict()
+    assert equal(tensors(folder / "out"), {n: live[n] for n in tensors(folder / "out")})
+
+
+# ------------------------------------------------------------------------------- lock and verify
+
+
+def test_the_lock_has_the_text_and_holds(folder: Path) -> None:
+    lock = gptailor.compile(plan_of(folder), folder / "out", locking=True).lock
+    assert lock is not None
+    assert lock.heal is not None
+    assert (lock.heal.tokens, lock.heal.file.size) == (1024, 1500)
+    sketched = {name for name, tensor in lock.tensors.items() if tensor.sketch}
+    assert sketched == prepare(plan_of(folder)).compiled.program.fitted
+    lock.write(folder / "plan.tailor.lock")
+    assert read_lock(folder / "plan.tailor.lock") == lock
+    assert gptailor.compile(plan_of(folder), folder / "again", locked=lock).lock == lock
+    assert gptailor.verify(folder / "out").result == "verified"
+    (folder / "out" / "plan.tailor.lock").unlink()
+    assert gptailor.verify(folder / "out").result == "verified"
+    (folder / "text.txt").unlink()
+    found = gptailor.verify(folder / "out")
+    assert found.result == "unverified"
+    assert "21 bridged or healed tensors: their calibration text is gone" in found.unverified[0]
+
+
+def test_another_text_than_the_locked_one_is_refused_by_name(folder: Path) -> None:
+    lock = gptailor.lock(plan_of(folder))
+    (folder / "text.txt").write_text(letters(1500, seed=1))
+    with pytest.raises(CheckpointError, match="calibration text of 'heal' is not") as caught:
+        gptailor.compile(plan_of(folder), folder / "out", locked=lock)
+    assert caught.value.code == "C704"
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(("by", "result"), [(1e-4, "verified"), (0.05, "differs")])
+def test_a_healed_tensor_is_verified_to_a_tolerance(folder: Path, by: float, result: str) -> None:
+    gptailor.compile(plan_of(folder), folder / "out")
+    found, name = tensors(folder / "out"), "model.layers.0.self_attn.q_proj.weight"
+    noise = torch.randn(found[name].shape, generator=torch.Generator().manual_seed(0))
+    found[name] += by * found[name].norm() / noise.norm() * noise
+    save_file(found, folder / "out" / "model.safetensors", metadata={"format": "pt"})
+    assert gptailor.verify(folder / "out").result == result
+
+
+def test_a_named_teacher_is_among_the_locks_files(folder: Path) -> None:
+    plan = write(folder, f'model other = "./other"; drop L2; {HEAL.replace("on", "from other on")}')
+    lock = gptailor.compile(plan, folder / "out", locking=True).lock
+    assert lock is not None
+    assert "model.safetensors" in lock.models["other"].files
+    file = folder / "other" / "model.safetensors"
+    content = {name: 2 * tensor for name, tensor in load_file(file).items()}
+    save_file(content, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"'model\.safetensors' of model 'other'") as caught:
+        gptailor.compile(plan, folder / "again", locked=lock)
+    assert caught.value.code == "C704"
+
+
+def test_a_gguf_file_has_the_healed_weights(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "vocab_size": 384}
+    write_byte_level(tiny_model("llama", tmp_path / "base", layers=3, **sizes))
+    (tmp_path / "text.txt").write_text(letters(1500))
+    plan = write(tmp_path, 'drop L1; heal on "text.txt" tokens 1024 rank 4')
+    gptailor.compile(plan, tmp_path / "out")
+    gptailor.compile(plan, tmp_path / "out.gguf", quantize="f32", locking=True)
+    ours = tensors(tmp_path / "out")["model.layers.1.mlp.down_proj.weight"]
+    base = tensors(tmp_path / "base")["model.layers.2.mlp.down_proj.weight"]
+    reader = gguf.GGUFReader(str(tmp_path / "out.gguf"))
+    [found] = [one for one in reader.tensors if one.name == "blk.1.ffn_down.weight"]
+    assert torch.equal(torch.from_numpy(found.data.copy()), ours)
+    assert not torch.equal(ours, base)
+    assert gptailor.verify(tmp_path / "out.gguf").result == "verified"
+
+
+# ------------------------------------------------------------------------------------ processes
+
+
+SCRIPT = """
+import sys, time, torch, gptailor
+from gptailor.evaluate.heal import train
+from gptailor.evaluate.heal.heal import OnHealing
+torch.set_num_threads(1)
+train._SAVE_SECONDS, train.STEP_TOKENS = -1.0, 128
+def step(now):
+    print(now.done, file=sys.stderr, flush=True)
+    time.sleep(float(sys.argv[3]))
+gptailor.compile(gptailor.load(sys.argv[1]), sys.argv[2], healing=OnHealing(step=step))
+"""
+
+
+def test_two_processes_give_the_same_bytes_and_so_does_one_that_was_killed_and_went_on(
+    folder: Path, preloaded: Preloaded
+) -> None:
+    home = f"import os; os.environ['XDG_CACHE_HOME'] = {str(folder / 'cache')!r}\n"
+
+    def started(output: str, seconds: float) -> Child:
+        arguments = folder / "plan.tailor", folder / output, seconds
+        return preloaded.start(home + SCRIPT, *arguments, cwd=folder)
+
+    process = started("out", 0.05)
+    while "\n3\n" not in f"\n{process.error()}" and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (folder / "out").exists()
+    for name, begins in (("out", (3, 4)), ("one", (0,)), ("two", (0,))):
+        again = started(name, 0)
+        _, told = again.communicate()
+        assert again.returncode == 0, told
+        steps = [int(line) for line in told.splitlines() if line.isdigit()]
+        assert steps[0] in begins
+        assert steps == list(range(steps[0], 9))
+    assert equal(tensors(folder / "out"), tensors(folder / "one"))
+    assert equal(tensors(folder / "two"), tensors(folder / "one"))
+
+
+def test_one_that_is_interrupted_leaves_no_folder(folder: Path) -> None:
+    def step(now: HealStep) -> None:
+        raise KeyboardInterrupt
+
+    before = set(folder.iterdir())
+    with pytest.raises(KeyboardInterrupt):
+        gptailor.compile(plan_of(folder), folder / "out", healing=OnHealing(step=step))
+    assert set(folder.iterdir()) == before
+
+
+# -------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "code", "says"),
+    [
+        ('drop L2; heal on "gone.txt" rank 4', [], "C801", "gone.txt"),
+        ('drop L2; heal on "text.txt" tokens 5000 rank 4', [], "C806",
+         "has 1,408 tokens in whole sequences of 128, and 'heal' needs 5,248"),
+        (CUT, ["--memory", "1000"], "C811", "1,000 bytes can't hold the healing"),
+        (CUT.replace("rank 4", "rank full"), ["--memory", "30MB"], "C811", "all its weights"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_healed_is_one_message_and_nothing_is_written(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    options: list[str],
+    code: str,
+    says: str,
+) -> None:
+    write(folder, text)
+    out = str(folder / "out")
+    assert run(["compile", str(folder / "plan.tailor"), "-o", out, *options]) == 3
+    said = capsys.readouterr().err
+    assert f"error[{code}]: " in said
+    assert says in said
+    assert "Traceback" not in said
+    assert not (folder / "out").exists()
+
+
+def test_a_loss_that_is_no_number_stops_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "LOW_RANK_RATE", 1e30)
+    monkeypatch.setattr(train, "STEP_TOKENS", 256)
+    assert run(["compile", str(folder / "plan.tailor"), "-o", str(folder / "out")]) == 3
+    said = capsys.readouterr().err
+    assert re.search(r"error\[C809\]: 'heal' diverges: its loss is no number at step \d of 4", said)
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "says"),
+    [
+        ("mixtral", "full", "with all experts' weights as one tensor"),
+        ("lara_mini", "4", "computes with it in other pieces"),
+    ],
+)
+def test_what_transformers_cannot_train_is_said_by_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, rank: str, says: str
+) -> None:
+    tiny_model(kind, tmp_path / "base")
+    write(tmp_path, f'drop L2; heal on "text.txt" rank {rank}')
+    assert run(["check", str(tmp_path / "plan.tailor"), "--format", "json"]) == 1
+    [fault] = json.loads(capsys.readouterr().out)
+    assert fault["code"] == "M222"
+    assert says in fault["message"]
+
+
+def test_a_plan_that_drops_nothing_is_compiled_as_it_is(folder: Path) -> None:
+    written = gptailor.compile(write(folder, HEAL), folder / "out")
+    assert written.healed is None
+    assert equal(tensors(folder / "out"), tensors(folder / "base"))

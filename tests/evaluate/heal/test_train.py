@@ -1,0 +1,220 @@
+"""What learning comes to: toys, the best state, full and low rank, states that go on."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from gptailor.evaluate.heal import train
+from gptailor.evaluate.heal.heal import HealedLayers, OnHealing
+from gptailor.evaluate.heal.learning import HealError
+from gptailor.evaluate.heal.train import HealStep
+from gptailor.plan.plan import Plan
+from tests.healing import divergence, heal, letters, said, text_of, with_layers
+from tests.tiny import tiny_model
+
+CUT = 'drop L2\nheal on "text.txt" tokens 3840'
+
+pytestmark = pytest.mark.usefixtures("no_progress_bars")
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Rates and steps for tiny models, and a cache of the test's own."""
+    monkeypatch.setattr(train, "LOW_RANK_RATE", 0.006)
+    monkeypatch.setattr(train, "WHOLE_RATE", 0.005)
+    monkeypatch.setattr(train, "STEP_TOKENS", 256)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("train")
+    tiny_model("llama", made / "base", layers=4, num_key_value_heads=4)
+    (made / "text.txt").write_text(letters(4500))
+    return made
+
+
+def state(folder: Path) -> Path:
+    """What a run that was broken off has left."""
+    [found] = (folder / "cache" / "gptailor" / "heal").iterdir()
+    return found
+
+
+def assert_untouched(found: HealedLayers, folder: Path, kept: tuple[int, ...]) -> None:
+    base = load_file(folder / "base" / "model.safetensors")
+    for index, its in found.tensors.items():
+        for name, tensor in its.items():
+            assert torch.equal(tensor, base[f"model.layers.{kept[index]}.{name}"])
+
+
+# ----------------------------------------------------------------------------------------- toys
+
+
+@pytest.fixture(scope="module")
+def idle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose third layer adds nothing to the hidden state."""
+    made = tmp_path_factory.mktemp("idle")
+    tiny_model("llama", made / "base", layers=4)
+    file = made / "base" / "model.safetensors"
+    tensors = load_file(file)
+    for name in ("self_attn.o_proj.weight", "mlp.down_proj.weight"):
+        tensors[f"model.layers.2.{name}"].zero_()
+    save_file(tensors, file, metadata={"format": "pt"})
+    (made / "text.txt").write_text(letters(1500))
+    return made
+
+
+@pytest.mark.parametrize("rank", ["4", "full"])
+def test_without_a_layer_that_does_nothing_there_is_nothing_to_learn(idle: Path, rank: str) -> None:
+    found = heal(said(idle, f'drop L2\nheal on "text.txt" tokens 1024 rank {rank}'))
+    assert found.start < 1e-9
+    assert found.healed <= found.start
+    assert_untouched(found, idle, (0, 1, 3))
+
+
+def test_in_bfloat16_a_layer_that_does_nothing_is_healed_to_next_to_nothing(idle: Path) -> None:
+    plan = said(idle, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
+    found = heal(plan, dtype=torch.bfloat16)
+    assert found.healed <= found.start < 1e-3
+
+
+@pytest.mark.parametrize(("rank", "left"), [("2", 0.75), ("16", 0.6), ("full", 0.6)])
+def test_a_layer_that_matters_is_won_back_in_part(folder: Path, rank: str, left: float) -> None:
+    plan = said(folder, f"{CUT} rank {rank}")
+    found = heal(plan)
+    assert found.healed < left * found.start
+    assert (found.bare, found.tokens, found.held) == (found.start, 3840, 128)
+    teacher = AutoModelForCausalLM.from_pretrained(folder / "base")
+    held = text_of(plan).held
+    for model, loss in (({}, found.start), (found.tensors, found.healed)):
+        own = divergence(teacher, with_layers(plan, model), held)
+        assert own == pytest.approx(loss, rel=1e-4)
+
+
+def test_low_rank_and_the_weights_themselves_agree_where_the_rank_is_full(folder: Path) -> None:
+    low, whole = (heal(said(folder, f"{CUT} rank {rank}")) for rank in ("16", "full"))
+    gains = [1 - found.healed / found.start for found in (low, whole)]
+    assert gains[0] == pytest.approx(gains[1], abs=0.04)
+    weights = [one for one in low.tensors[0] if "norm" not in one]
+    assert (
+        set(weights)
+        == set(low.tensors[0])
+        == set(whole.tensors[0])
+        - {
+            "input_layernorm.weight",
+            "post_attention_layernorm.weight",
+        }
+    )
+
+
+def test_only_the_layers_that_are_named_learn(folder: Path) -> None:
+    found = heal(said(folder, 'drop L2\nheal L1, L3 on "text.txt" tokens 1024 rank 4'))
+    assert list(found.tensors) == [1, 2]
+    assert found.healed < found.start
+
+
+# --------------------------------------------------------------------------------- the best state
+
+
+def test_a_rate_that_spoils_leaves_what_learning_began_with(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "LOW_RANK_RATE", 30.0)
+    found = heal(said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4'))
+    assert found.healed == found.start
+    assert_untouched(found, folder, (0, 1, 3))
+
+
+@pytest.mark.parametrize(("rank", "name"), [("4", "LOW_RANK_RATE"), ("full", "WHOLE_RATE")])
+def test_a_loss_that_is_no_number_says_at_which_step(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, rank: str, name: str
+) -> None:
+    monkeypatch.setattr(train, name, 1e30)
+    with pytest.raises(HealError, match=r"its loss is no number at step \d of 4") as caught:
+        heal(said(folder, f'drop L2\nheal on "text.txt" tokens 1024 rank {rank}'))
+    assert caught.value.code == "C809"
+    assert "nothing was written" in caught.value.help
+
+
+# ------------------------------------------------------------------------------- told, and gone on
+
+
+def test_each_step_is_told_with_its_losses_and_the_time_left(folder: Path) -> None:
+    told: list[HealStep] = []
+    plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
+    found = heal(plan, on=OnHealing(step=told.append))
+    assert [one.done for one in told] == [0, 1, 2, 3, 4]
+    assert {one.total for one in told} == {4}
+    assert (told[0].loss, told[0].seconds_left) == (None, None)
+    assert (told[0].held_out, min(one.held_out for one in told)) == (found.start, found.healed)
+    assert all(one.loss is not None and one.loss > 0 for one in told[1:])
+    assert told[-1].seconds_left == 0
+
+
+def broken_off(at: int) -> Callable[[HealStep], None]:
+    def step(now: HealStep) -> None:
+        if now.done == at:
+            raise KeyboardInterrupt
+
+    return step
+
+
+def same(one: HealedLayers, other: HealedLayers) -> bool:
+    assert (one.start, one.healed, one.tensors.keys()) == (
+        other.start,
+        other.healed,
+        other.tensors.keys(),
+    )
+    return all(
+        torch.equal(tensor, other.tensors[index][name])
+        for index, its in one.tensors.items()
+        for name, tensor in its.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank"),
+    [("llama", "4"), ("llama", "full"), ("deepseek_v32", "4")],  # an indexer has no gradient
+)
+def test_a_run_that_was_broken_off_goes_on_to_the_same_bytes(
+    kind: str, rank: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
+    tiny_model(kind, tmp_path / "base", layers=4)
+    (tmp_path / "text.txt").write_text(letters(1500))
+    plan = said(tmp_path, f'drop L2\nheal on "text.txt" tokens 1280 rank {rank}')
+    with pytest.raises(KeyboardInterrupt):
+        heal(plan, on=OnHealing(step=broken_off(3)))
+    assert (state(tmp_path) / "state.safetensors").is_file()
+    told: list[HealStep] = []
+    asked: list[int] = []
+    on = OnHealing(teacher=lambda done, _: asked.append(done), step=told.append)
+    found = heal(plan, on=on)
+    assert [one.done for one in told] == [3, 4, 5]
+    assert not asked, "the teacher's predictions were kept"
+    assert not list((tmp_path / "cache" / "gptailor" / "heal").iterdir())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert same(found, heal(plan))
+
+
+def test_a_state_that_cannot_be_read_is_begun_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
+    plan: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
+    with pytest.raises(KeyboardInterrupt):
+        heal(plan, on=OnHealing(step=broken_off(2)))
+    file = state(tmp_path) / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    told: list[HealStep] = []
+    found = heal(plan, on=OnHealing(step=told.append))
+    assert told[0].done == 0
+    assert same(found, heal(plan))
