@@ -43,8 +43,8 @@ def stitching(models: Mapping[str, Opened], dtype: torch.dtype, memory: int | No
 def healer(
     prepared: Prepared, *, memory: int | None = None, dtype: torch.dtype = torch.float32
 ) -> Healer:
-    """What heals over a plan's models."""
-    return Healer(prepared.models, stitching, CPU, memory, dtype)
+    """What heals over a plan's models, as if nothing had been learned before."""
+    return Healer(prepared.models, stitching, CPU, memory, dtype, anew=True)
 
 
 def wanted(prepared: Prepared) -> Healing:

@@ -212,7 +212,8 @@ def test_a_gguf_file_has_the_healed_weights(tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import sys, time, torch, gptailor
+import os, sys, time, torch, gptailor
+os.environ["XDG_CACHE_HOME"] = sys.argv[4]
 from gptailor.evaluate.heal import train
 from gptailor.evaluate.heal.heal import OnHealing
 torch.set_num_threads(1)
@@ -227,11 +228,9 @@ gptailor.compile(gptailor.load(sys.argv[1]), sys.argv[2], healing=OnHealing(step
 def test_two_processes_give_the_same_bytes_and_so_does_one_that_was_killed_and_went_on(
     folder: Path, preloaded: Preloaded
 ) -> None:
-    home = f"import os; os.environ['XDG_CACHE_HOME'] = {str(folder / 'cache')!r}\n"
-
     def started(output: str, seconds: float) -> Child:
-        arguments = folder / "plan.tailor", folder / output, seconds
-        return preloaded.start(home + SCRIPT, *arguments, cwd=folder)
+        arguments = folder / "plan.tailor", folder / output, seconds, folder / f"cache-{output}"
+        return preloaded.start(SCRIPT, *arguments, cwd=folder)
 
     process = started("out", 0.05)
     while "\n3\n" not in f"\n{process.error()}" and process.poll() is None:
