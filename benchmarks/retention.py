@@ -204,9 +204,9 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
         help="a page between whose marks tables go, and the plot beside it")  # fmt: skip
     add("--only-page", action="store_true", help="of the cells that are there; measure nothing")
     add("--smoke", action="store_true", help="see that all of it runs")
+    if "--smoke" in arguments:
+        parser.set_defaults(**SMOKE)
     given = parser.parse_args(arguments)
-    if given.smoke:
-        vars(given).update(SMOKE)
     wrong = [share for share in given.shares if not 0 < share < 100]
     if wrong or min(given.seeds, given.texts, given.held, given.questions) < 1:
         parser.error("shares are above 0 and below 100, and of all else there is at least one")
