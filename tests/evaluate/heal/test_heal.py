@@ -76,11 +76,17 @@ def interrupted(plan: Plan, at: int) -> None:
         heal(plan, on=OnHealing(step=step))
 
 
-def first_step(plan: Plan) -> tuple[int, HealedLayers]:
-    """Where a run began, and what came out."""
+def first_step(plan: Plan) -> int:
+    """Where a run begins."""
     told: list[int] = []
-    found = heal(plan, on=OnHealing(step=lambda now: told.append(now.done)))
-    return told[0], found
+
+    def step(now: HealStep) -> None:
+        told.append(now.done)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        heal(plan, on=OnHealing(step=step))
+    return told[0]
 
 
 # -------------------------------------------------------------------------------------- the teacher
@@ -115,22 +121,19 @@ def test_a_stack_learns_from_the_base(folder: Path) -> None:
     judged(folder, plan, said(folder, ""), heal(plan))
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "gemma2", "exaone", "mixtral"])
-@pytest.mark.parametrize("rank", ["4", "full"])
+@pytest.mark.parametrize(
+    ("kind", "rank"), [("gpt2", "4"), ("gemma2", "full"), ("exaone", "full"), ("mixtral", "4")]
+)
 def test_what_is_said_of_a_family_is_true_of_the_model(
     kind: str, rank: str, tmp_path: Path
 ) -> None:
     tiny_model(kind, tmp_path / "base", layers=4)
     (tmp_path / "text.txt").write_text(letters(900))
     plan = said(tmp_path, f'drop L2\nheal on "text.txt" tokens 768 rank {rank}')
-    if (kind, rank) == ("mixtral", "full"):
-        [fault] = gptailor.check(plan)
-        assert (fault.code, "one tensor" in fault.message) == ("M222", True)
-        return
     judged(tmp_path, plan, said(tmp_path, ""), heal(plan))
 
 
-@pytest.mark.parametrize("kind", ["qwen2_5_vl", "llava"])
+@pytest.mark.parametrize("kind", ["qwen2_5_vl"])
 def test_of_a_vision_language_model_the_language_model_is_healed(kind: str, tmp_path: Path) -> None:
     tiny_vision(kind, tmp_path / "base")
     (tmp_path / "text.txt").write_text(letters(900))
@@ -250,7 +253,7 @@ def test_the_weights_themselves_learn_in_memory_or_not_at_all(folder: Path) -> N
 # ------------------------------------------------------------------------------------------ on disk
 
 
-@pytest.mark.parametrize("what", ["text", "teacher", "tokenizer", "seed", "layer"])
+@pytest.mark.parametrize("what", ["text", "teacher", "tokenizer", "layer"])
 def test_what_was_kept_is_for_the_same_plan_files_and_text_alone(
     folder: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,15 +270,11 @@ def test_what_was_kept_is_for_the_same_plan_files_and_text_alone(
             file.write_text(
                 file.read_text().replace('"a": 3', '"a": 4').replace('"b": 4', '"b": 3')
             )
-    elif what == "seed":
-        text += " seed 1"
     else:
         file = folder / "other" / "model.safetensors"
         tensors = {name: tensor * 1.01 for name, tensor in load_file(file).items()}
         save_file(tensors, file, metadata={"format": "pt"})
-    begun, found = first_step(said(folder, text))
-    assert begun == 0
-    assert same(found, heal(said(folder, text)))
+    assert first_step(said(folder, text)) == 0
 
 
 def test_of_two_at_once_each_is_on_its_own(folder: Path) -> None:
