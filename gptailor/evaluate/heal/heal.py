@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, final, runtime_checkable
@@ -296,12 +297,26 @@ def _home() -> Path:
     return Path(home) / "gptailor"
 
 
+_FORGOTTEN_SECONDS = 30 * 86_400
+"""After so long nobody comes back to what a killed run has left."""
+
+
+def _forget(home: Path) -> None:
+    """Remove what killed runs have left long ago."""
+    for folder in home.glob("*/"):
+        with suppress(OSError):  # gone, or another user's
+            latest = max(file.stat().st_mtime for file in (folder, *folder.rglob("*")))
+            if time.time() - latest > _FORGOTTEN_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def _kept(key: str) -> Iterator[Path]:
     """The folder of a healing, which a killed run leaves and a finished one takes away."""
     folder = _home() / "heal" / key
     with ExitStack() as stack:
         try:
+            _forget(folder.parent)
             folder.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context((folder / "lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

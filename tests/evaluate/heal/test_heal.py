@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -359,3 +360,17 @@ def test_the_healer_takes_bridges_as_where_it_begins(folder: Path) -> None:
     teacher = AutoModelForCausalLM.from_pretrained(folder / "base")
     own = divergence(teacher, with_layers(prepared.plan, moved), text_of(said(folder, SHORT)).held)
     assert own == pytest.approx(found.start, rel=1e-4)
+
+
+def test_what_a_killed_run_left_long_ago_goes(folder: Path, tmp_path: Path) -> None:
+    left, fresh = (tmp_path / "cache/gptailor/heal" / name for name in ("left", "fresh"))
+    for place in (left, fresh):
+        place.mkdir(parents=True)
+        (place / "state.safetensors").write_bytes(b"")
+    long_ago = time.time() - 31 * 86_400
+    for file in (left / "state.safetensors", left):
+        os.utime(file, (long_ago, long_ago))
+    (folder / "plan.tailor").write_text(f'tailor 1\nmodel base = "./base"\n{SHORT}\n')
+    fit(prepare(gptailor.load(folder / "plan.tailor")))
+    assert not left.exists()
+    assert fresh.exists()
