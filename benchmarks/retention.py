@@ -211,9 +211,22 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     if wrong or min(given.seeds, given.texts, given.held, given.questions) < 1:
         parser.error("shares are above 0 and below 100, and of all else there is at least one")
     given.dtype = given.dtype or _native(given.device)
-    said = [one for one in arguments if one != "--only-page"]
-    given.command = shlex.join(["python", "benchmarks/retention.py", *said])
+    given.command = _told(arguments)
     return given
+
+
+def _told(arguments: Sequence[str]) -> str:
+    """The command as a page has it: where things are on this machine is left out."""
+    said, left = [], iter(arguments)
+    for one in left:
+        if one in ("--folder", "--model"):
+            next(left)
+        elif one == "--data":
+            next(left)
+            said += [one, "DATA"]
+        elif one != "--only-page":
+            said.append(one)
+    return shlex.join(["python", "benchmarks/retention.py", *said])
 
 
 def _native(device: str) -> str:

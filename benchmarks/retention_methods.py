@@ -86,7 +86,10 @@ def greedy(lab: Lab, count: int, seed: int) -> Found:
 
 
 def evopress(lab: Lab, count: int, seed: int) -> Found:
-    """EvoPress (arXiv 2410.14649): a cut's offspring swap layers, tried in stages; nats, not KL."""
+    """EvoPress (arXiv 2410.14649): a cut's offspring swap layers, tried in stages; nats, not KL.
+
+    It begins with the best of some random cuts.
+    """
     chance, whole = random.Random(seed), _whole(lab)
 
     def values(cuts: Sequence[Sequence[int]], samples: int) -> list[float]:
@@ -95,7 +98,8 @@ def evopress(lab: Lab, count: int, seed: int) -> Found:
         return lab.scores([lab.without(whole, cut) for cut in cuts], samples)
 
     spent = 0.0
-    parent = sorted(chance.sample(range(lab.layers), count))
+    first_cuts = [sorted(chance.sample(range(lab.layers), count)) for _ in range(OFFSPRING)]
+    parent = first_cuts[_least(values(first_cuts, lab.low))]
     [value] = values([parent], lab.full)
     while spent + OFFSPRING * lab.low / lab.full + SURVIVORS <= lab.asked.evaluations:
         cuts = [_offspring(parent, lab.layers, chance) for _ in range(OFFSPRING)]

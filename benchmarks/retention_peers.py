@@ -8,7 +8,7 @@ import json
 import math
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from gptailor.plan.plan import Plan
 
 # -------------------------------------------------------------------------------------------- LaCo
 
-FOLDED, APART = 3, 2
+FOLDS, APART = (1, 2, 3), 2
 """Layers that are folded into one at once, and how far the next try is below one that was taken."""
 STEP = 0.05
 """By which the similarity that is asked for falls until enough layers are gone."""
@@ -47,48 +47,59 @@ class Layer:
         for other in others:
             for at, weight in other.weights.items():
                 total[at] = total.get(at, 0.0) + weight
-        return Layer(self.position, total)
+        return Layer(self.position, {at: weight for at, weight in total.items() if weight})
 
 
 def laco(lab: Lab, count: int, seed: int) -> Found:
     """LaCo (arXiv 2402.11187): from the top down, where the output stays similar enough.
 
-    Similar are final hidden states on one text of each domain, by the mean cosine.
+    Similar are final hidden states on one text of each domain, by the mean cosine. How many are
+    folded at once is tried, as its authors do for each model: what is the most similar counts.
     """
-    model, tried = lab.specialist, 0
+    model = lab.specialist
     dense = _final(lab, _summed(lab, model, _alone(lab)))
     known: dict[str, float] = {}
 
     def similarity(layers: Sequence[Layer]) -> float:
-        nonlocal tried
         key = repr(layers)
         if key not in known:
-            tried += 1
             found = _final(lab, _summed(lab, model, layers))
             known[key] = float(cosine_similarity(found, dense, dim=-1).mean())
         return known[key]
 
-    wanted = 1.0
-    layers = _alone(lab)
-    while len(layers) > lab.layers - count:
-        wanted -= STEP
-        if wanted < -1:
-            raise NotMade("no fold leaves anything similar")
-        layers = _alone(lab)
-        at = len(layers) - FOLDED - 1
-        while at >= 1 and (left := len(layers) - lab.layers + count):
-            taken = min(FOLDED, left, len(layers) - 1 - at)
-            one = layers[at].folding(layers[at + 1 : at + 1 + taken])
-            fewer = [*layers[:at], one, *layers[at + 1 + taken :]]
-            if similarity(fewer) > wanted:
-                layers = fewer
-                at = min(at - APART, len(layers) - FOLDED - 1)
-            else:
-                at -= 1
-    folds = [one for one in layers if len(one.weights) > 1]
-    note = f"similarity {wanted:.2f}; folded into " + ", ".join(f"L{f.position}" for f in folds)
-    plan = gptailor.format(_summed(lab, model, layers))
-    return Found(plan, tried * lab.low / lab.full, note)
+    best, value, said = None, -1.0, 0
+    for folded in FOLDS:
+        wanted = 1 - STEP
+        while wanted > value:
+            layers = _folded(_alone(lab), count, folded, lambda some: similarity(some) > wanted)  # noqa: B023 (called at once)
+            if len(layers) == lab.layers - count:
+                if similarity(layers) > value:
+                    best, value, said = layers, similarity(layers), folded
+                break
+            wanted -= STEP
+    if best is None:
+        raise NotMade("no fold leaves anything similar")
+    places = ", ".join(f"L{one.position}" for one in best if one.weights != {one.position: 1.0})
+    note = f"{said} folded at once, into {places}; similarity {value:.2f}"
+    plan = gptailor.format(_summed(lab, model, best))
+    return Found(plan, len(known) * lab.low / lab.full, note)
+
+
+def _folded(
+    layers: list[Layer], count: int, folded: int, similar: Callable[[Sequence[Layer]], bool]
+) -> list[Layer]:
+    """The layers without so many, or with more left if too little stays similar."""
+    fewest, at = len(layers) - count, len(layers) - folded - 1
+    while at >= 0 and len(layers) > fewest:
+        taken = min(folded, len(layers) - fewest, len(layers) - 1 - at)
+        one = layers[at].folding(layers[at + 1 : at + 1 + taken])
+        fewer = [*layers[:at], one, *layers[at + 1 + taken :]]
+        if similar(fewer):
+            layers = fewer
+            at = min(at - APART, len(layers) - folded - 1)
+        else:
+            at -= 1
+    return layers
 
 
 def _alone(lab: Lab) -> list[Layer]:
@@ -100,7 +111,9 @@ def _summed(lab: Lab, model: str, layers: Sequence[Layer]) -> Plan:
     said = []
     for one in layers:
         if len(one.weights) == 1:
-            said.append(f"L{one.position} from {model}")
+            [at] = one.weights
+            source = f"L{one.position} = L{at} {model}"
+            said.append(f"L{at} from {model}" if at == one.position else source)
             continue
         sources = ", ".join(f"L{at} {model}" for at in one.weights)
         weights = ", ".join(f"{weight:.1f}" for weight in one.weights.values())

@@ -96,7 +96,7 @@ def test_folding_adds_what_others_differ_by() -> None:
     once = Layer(2, {2: 1.0}).folding([Layer(3, {3: 1.0}), Layer(4, {4: 1.0})])
     assert once.weights == {2: -1.0, 3: 1.0, 4: 1.0}
     twice = Layer(1, {1: 1.0}).folding([once])
-    assert twice.weights == {1: 0.0, 2: -1.0, 3: 1.0, 4: 1.0}
+    assert twice.weights == {2: -1.0, 3: 1.0, 4: 1.0}
 
 
 def test_what_is_learned_from_is_balanced_until_a_domain_has_no_more() -> None:
@@ -104,6 +104,12 @@ def test_what_is_learned_from_is_balanced_until_a_domain_has_no_more() -> None:
     found = [row["text"][0] for row in learned(left, 2000)]
     assert sorted(found[:6]) == ["x"] * 3 + ["y"] * 3
     assert len(found) == 20
+
+
+def test_a_page_has_the_command_without_the_places_of_one_machine() -> None:
+    said = ["--folder", "/a", "--data", "/b", "--only-page", "--model", "/c", "--texts", "3"]
+    told = parsed([*said, "--page", "docs/results.md"]).command
+    assert told == ("python benchmarks/retention.py --data DATA --texts 3 --page docs/results.md")
 
 
 @pytest.mark.slow
