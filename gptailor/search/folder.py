@@ -116,12 +116,13 @@ SETTINGS = "run.json"
 JOURNAL = "study.journal"
 _DIGESTS = "digests.json"
 BEST = "best.tailor"
+START = "start.tailor"
 FRONT = "front"
 SUMMARY = "summary"
 _SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 """What a file is called while it is written."""
 _OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", _DIGESTS, BEST, f"{BEST}.lock",
-                   FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md"])  # fmt: skip
+                   START, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md"])  # fmt: skip
 
 
 @final

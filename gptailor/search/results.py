@@ -23,7 +23,7 @@ from gptailor.prepare import prepare
 from gptailor.report.plan_map import plan_summary
 from gptailor.report.scores import markdown, percent, shown_number
 from gptailor.search.evaluate import HeldOut, held_key
-from gptailor.search.folder import BEST, FRONT, SUMMARY, Folder
+from gptailor.search.folder import BEST, FRONT, START, SUMMARY, Folder
 from gptailor.search.run.trials import (
     BESIDE,
     FINAL,
@@ -49,11 +49,15 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
 ) -> tuple[Path | None, dict[str, Any]]:
     """The best plan's file, if any plan has a score, and the summary; the rest is in the folder.
 
+    Beside it is the best starting plan, which is what people have without a search.
+
     A search that was interrupted doesn't lock the best plan, which takes a while.
     """
     trial, place = ledger.best(), folder.path / FRONT
     text = partial(_text, space, ledger, about)
     best = None if trial is None else folder.put(BEST, text(trial, folder.path))
+    for start in _best_starts(ledger)[:1]:
+        folder.put(START, text(start, folder.path))
     names = {f"trial-{trial.number:04}.tailor": trial for trial in ledger.front()}
     for old in place.glob("trial-*.tailor"):
         if old.name not in names:
@@ -198,6 +202,7 @@ def _row(ledger: Ledger, held: HeldOut, trial: Trial | None) -> dict[str, Any] |
         "trial": trial.number,
         "origin": trial.request.origin,
         "samples": trial.request.samples,
+        "seconds": round(trial.seconds, 1),
         "stage": trial.request.stage,
         "before": None if before is None or before.values is None else list(before.values),
         "values": None if trial.values is None else list(trial.values),
