@@ -1,6 +1,6 @@
 """The demo: a real model is cut, folded, stacked, healed; its fine-tunes are merged and searched.
 
-    python examples/demo.py [--folder .demo] [--only heal]
+    python examples/demo.py [--folder .demo] [--only found]
 
 Each plan of plans/smollm2 and plans/family is compiled by `gptailor compile`; those of the model
 are loaded with plain transformers and continued by llama.cpp, those of its family judged by
@@ -60,14 +60,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--folder", type=Path, default=HERE.parent / ".demo",
                         help="where the models are made (default: .demo)")  # fmt: skip
-    parser.add_argument("--only", choices=["heal", "search"],
+    parser.add_argument("--only", choices=["heal", "search", "found"],
                         help="one section alone, on the folder of an earlier run")  # fmt: skip
     given = parser.parse_args()
     folder: Path = given.folder
     base = folder / "smollm2"
     start = time.monotonic()
     if given.only:
-        alone = {"heal": heal_cut, "search": search_family}
+        alone = {"heal": heal_cut, "search": search_family, "found": show_found}
         alone[given.only](folder, base)
         return 0
 
@@ -98,6 +98,9 @@ def main() -> int:
 
     say("8. A search: which seven layers leave, and what each other one is made of")
     search_family(folder, base)
+
+    say("9. What came of it: the base, the best usual cut, the found one, and the found one healed")
+    show_found(folder, base)
     print(
         f"\nThe whole demo took {time.monotonic() - start:.0f} s. "
         f"The folders are in {shown(folder)}."
@@ -215,7 +218,7 @@ def calibration(folder: Path, base: Path) -> Path:
 
 
 def search_family(folder: Path, base: Path) -> None:
-    """Search the family's space from the beginning; show what is found beside what is usual."""
+    """Search the family's space from the beginning, and compile what is found."""
     place = folder / "search"
     shutil.rmtree(place, ignore_errors=True)  # so that it is not only the last one's end
     files = written(place, base, dict.fromkeys(SPECIALISTS, SEARCHED), held_out=True)
@@ -232,11 +235,13 @@ def search_family(folder: Path, base: Path) -> None:
     print("\n" + textwrap.indent(text, "  ").rstrip())
     asked = ("--finalists", "1", "--dtype", "bfloat16", "--model", f"base={shown(base)}")
     gptailor("search", shown(space), "-o", shown(run_), *asked)
-    best = run_ / "best.tailor"
-    gptailor("compile", shown(best), "-o", shown(found), "--locked", "--force")
+    gptailor("compile", shown(run_ / "best.tailor"), "-o", shown(found), "--locked", "--force")
 
-    say("9. What came of it: the base, the best usual cut, the found one, and the found one healed")
-    bare = run_ / "bare.tailor"
+
+def show_found(folder: Path, base: Path) -> None:
+    """What the search found beside what is usual: in nats, in accuracy, in text, and its price."""
+    run_, found = folder / "search" / "run", folder / "found"
+    best, bare = run_ / "best.tailor", run_ / "bare.tailor"
     kept = (s for s in best.read_text("utf-8").splitlines(True) if not s.startswith(REPAIRS))
     bare.write_text("".join(kept), "utf-8")
     summary = json.loads((run_ / "summary.json").read_text("utf-8"))
@@ -248,7 +253,7 @@ def search_family(folder: Path, base: Path) -> None:
     usual, healed = summary["starts"][0]["origin"], summary["final"][0]["seconds"]
     said = (
         f"The usual cut is the best of those that people make without a search ({usual}). The "
-        f"search took {summary['seconds'] - healed:.0f} s to find a better one, by texts that are "
+        f"search took {summary['seconds'] - healed:.0f} s for the found one, by texts that are "
         f"not those above, and bridging and healing it {healed:.0f} s. All that is random comes "
         "from the seed: run again, it finds the same plan. What it found is a plan like any other, "
         "and the lock beside it holds the compiled model to the byte."
