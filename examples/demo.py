@@ -254,7 +254,9 @@ def show_found(folder: Path, base: Path) -> None:
     said = (
         f"The usual cut is the best of those that people make without a search ({usual}). The "
         f"search took {summary['seconds'] - healed:.0f} s for the found one, by texts that are "
-        f"not those above, and bridging and healing it {healed:.0f} s. All that is random comes "
+        f"not those above, and bridging and healing it {healed:.0f} s. Text suffers first from a "
+        "cut: a model that tells answers apart may still lose the thread, and learns to keep it "
+        "from more tokens than a demo has time for. All that is random comes "
         "from the seed: run again, it finds the same plan. What it found is a plan like any other, "
         "and the lock beside it holds the compiled model to the byte."
     )

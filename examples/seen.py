@@ -70,7 +70,7 @@ def continued(models: dict[str, Path], base: Path) -> None:
         model, tokenizer = loaded(source, base)
         asked = [{"role": "user", "content": QUESTION}]
         prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-        words = continuation(model, tokenizer, prompt)
+        words = continuation(model, tokenizer, prompt).strip() or "(nothing)"
         print(textwrap.fill(words, 92, initial_indent=f"  {name:<8} ", subsequent_indent=" " * 11))
 
 
