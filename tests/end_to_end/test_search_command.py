@@ -128,7 +128,8 @@ def summary(world: Path) -> dict[str, Any]:
 def test_the_folder_holds_all_that_was_promised(found: Said, world: Path) -> None:
     names = {path.name for path in (world / "run").iterdir()}
     assert names == {
-        ".lock", "best.tailor", "best.tailor.lock", "digests.json", "front", "run.json",
+        ".lock", "best.tailor", "best.tailor.lock",
+        "start.tailor", "digests.json", "front", "run.json",
         "study.journal", "summary.json", "summary.md",
     }  # fmt: skip
     said = summary(world)
