@@ -97,20 +97,28 @@ def _told(entry: p.Open) -> tuple[object, ...]:
 
 
 def _stack(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
-    """Items in order, each to the first that may be it and leaves the others a place."""
+    """Items in order, each to the first that may be it and leaves the others what they may be."""
     found: dict[Place, Answer] = {}
     items = plan.stack.items if plan.stack else ()
     wanted = closed.stack.items if closed.stack else ()
+    left_out = len(items) - len(wanted)
+    fits = {
+        (i, n): fit
+        for i, item in enumerate(items)
+        for n in range(max(0, i - left_out), min(i + 1, len(wanted)))
+        if (fit := _fit(item, wanted[n], ("stack", "items", i))) is not None
+    }
+    able = [{len(wanted)}]  # for each item, from which of the wanted on it and the later can be all
+    for i in reversed(range(len(items))):
+        taken = {n for n in range(len(wanted)) if (i, n) in fits and n + 1 in able[0]}
+        able.insert(0, taken | able[0] if items[i].maybe else taken)
     n = 0
     for i, item in enumerate(items):
-        at: Place = ("stack", "items", i)
-        fit = _fit(item, wanted[n], at) if n < len(wanted) else None
-        later = sum(not other.maybe for other in items[i + 1 :])
-        there = fit is not None and (not item.maybe or len(wanted) - n > later)
+        there = (i, n) in fits and (not item.maybe or n + 1 in able[i + 1])
         if item.maybe:
-            found[*at, "maybe"] = there
+            found["stack", "items", i, "maybe"] = there
         if there:
-            found |= fit or {}
+            found |= fits[i, n]
             n += 1
     return found
 

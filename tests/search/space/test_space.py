@@ -190,6 +190,17 @@ def test_of_any_plan(plan: Plan, seed: int, beyond: int) -> None:
 # --------------------------------------------------------------------------------- single facts
 
 
+@pytest.mark.parametrize("kept", ["L0; L0; L0; L0; L1", "L0; L0; L0; L0; L0; L1", "L0; L0; L0; L0"])
+def test_equal_neighbours_of_a_stack_are_told_apart_by_what_comes_after(kept: str) -> None:
+    """The first of them is there only if all later ones have a place without it."""
+    open_, closed = (
+        loads(HEAD + "stack { " + "; ".join(f"{one} base" for one in items.split("; ")) + " }")
+        for items in ("maybe L0; L0; L0; L0; L0; maybe L1", kept)
+    )
+    one = space_of(open_, 2)
+    assert decode(one, encode(one, closed)) == shortest_form(closed)
+
+
 def test_the_papers_space_is_two_lines() -> None:
     text = "drop any 10 of L0..L39\nL0..L39 from any of math, code by task_arithmetic(0.0..1.0)"
     one = space_of(loads(HEAD + text), 40)
