@@ -20,7 +20,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -246,6 +246,12 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     add("--tokens", type=int, default=65536, metavar="N", help="of calibration text (65536)")
     add("--ridge", type=float, metavar="R", help="the language's own without this")
     add("--cosine", action="store_true", help="also ReplaceMe's fit by Adam")
+    return with_texts(parser, arguments)
+
+
+def with_texts(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, with the options of all that compiles and is judged on held-out texts."""
+    add = parser.add_argument
     add("--calibration", type=Path, metavar="FILE",
         help="JSON Lines with 'text'; needs --held-out (texts of the project)")  # fmt: skip
     add("--held-out", type=named, action="append", metavar="NAME=FILE",
@@ -263,11 +269,10 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-def main(arguments: Sequence[str]) -> None:
+def measured(given: argparse.Namespace, compare: Callable[[Bench], None]) -> None:
     """Measure in a folder that is removed at the end, whatever happens."""
-    given = parsed(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with tempfile.TemporaryDirectory(prefix="gptailor-bridge-", dir=given.folder) as folder:
+    with tempfile.TemporaryDirectory(prefix="gptailor-bench-", dir=given.folder) as folder:
         texts = Path(folder) / "texts"
         texts.mkdir()
         try:
@@ -282,4 +287,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    measured(parsed(sys.argv[1:]), compare)

@@ -15,18 +15,15 @@ neighbours in the same table. docs/healing.md has the figures that the defaults 
 import argparse
 import json
 import shutil
-import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.bridge import Bench, layers, line, named, share
-from benchmarks.bridge_texts import EXAMPLES, write_texts
-from benchmarks.measured import Failed, run
+from benchmarks.bridge import Bench, layers, line, measured, share, with_texts
+from benchmarks.bridge_texts import EXAMPLES
 
 CUTS = ("L12..L18", "L5..L11", "L20..L26")
 TOKENS = 50_000
@@ -102,40 +99,8 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     add("--variant", action="append", metavar="STATEMENTS",
         help="apart by ';', with TEXT for the calibration file; again for more")  # fmt: skip
     add("--seeds", type=int, default=1, metavar="N", help="of each variant that heals (1)")
-    add("--calibration", type=Path, metavar="FILE",
-        help="JSON Lines with 'text'; needs --held-out (texts of the project)")  # fmt: skip
-    add("--held-out", type=named, action="append", metavar="NAME=FILE",
-        help="a domain that losses are measured on; may be given several times")  # fmt: skip
-    add("--device", default="cpu", help="that heals and measures (cpu)")
-    add("--dtype", choices=["float32", "float16", "bfloat16"], help="that losses are computed in")
-    add("--folder", type=Path, metavar="DIR", help="on the disk to use (that of temporary files)")
-    add("--gptailor", default=str(Path(sys.executable).parent / "gptailor"), metavar="COMMAND",
-        help="another one than that beside this Python")  # fmt: skip
-    given = parser.parse_args(arguments)
-    if bool(given.calibration) != bool(given.held_out):
-        parser.error("--calibration and --held-out are given together")
-    if given.calibration and not given.calibration.is_file():
-        parser.error(f"--calibration: {given.calibration} is no file")
-    return given
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Measure in a folder that is removed at the end, whatever happens."""
-    given = parsed(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with tempfile.TemporaryDirectory(prefix="gptailor-heal-", dir=given.folder) as folder:
-        texts = Path(folder) / "texts"
-        texts.mkdir()
-        try:
-            if not (given.model / "config.json").is_file():
-                run([sys.executable, str(EXAMPLES / "smollm2.py"), str(given.model)], texts / "log")
-            calibration, held_out = given.calibration, dict(given.held_out or ())
-            if calibration is None:
-                calibration, held_out = write_texts(texts)
-            compare(Bench(Path(folder), given, calibration.resolve(), held_out))
-        except Failed as failure:
-            sys.exit(str(failure))
+    return with_texts(parser, arguments)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    measured(parsed(sys.argv[1:]), compare)
