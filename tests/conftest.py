@@ -109,6 +109,24 @@ def no_progress_bars() -> Iterator[None]:
         logging.enable_progress_bar()
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny tensors: threads would only wait for each other."""
+    import torch  # noqa: PLC0415 (most tests need no torch)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cache of the test's own: nothing is known there of what was learned before."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session", name="preloaded")
 def _preloaded() -> Iterator[Preloaded]:
     """A process that has imported what a search needs, and runs scripts in its forks."""

@@ -18,15 +18,8 @@ from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.layers import Healing, healing
 from gptailor.plan.plan import Plan
 from gptailor.prepare import Prepared, prepare
-from tests.tiny import LETTERS
 
 CPU = torch.device("cpu")
-
-
-def letters(count: int, seed: int = 0) -> str:
-    """Text of so many letters, each a token of the tiny models."""
-    drawn = torch.randint(len(LETTERS), (count,), generator=torch.Generator().manual_seed(seed))
-    return "".join(LETTERS[number] for number in drawn.tolist())
 
 
 def said(folder: Path, text: str) -> Plan:

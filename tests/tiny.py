@@ -60,6 +60,12 @@ CONFIGURATIONS: Mapping[str, Mapping[str, Any]] = {
 """What makes each family tiny; everything else is the family's default."""
 
 
+def letters(count: int, seed: int = 0) -> str:
+    """Text of so many letters, each a token of the tiny models."""
+    drawn = torch.randint(len(LETTERS), (count,), generator=torch.Generator().manual_seed(seed))
+    return "".join(LETTERS[number] for number in drawn.tolist())
+
+
 def tiny_model(
     family: str,
     folder: Path,

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,7 @@ TEXT = "a stitch in time saves nine, said the tailor, and cut the thread. " * 30
 TWO = 'drop L1, L3..L4; bridge on "text.txt" tokens 600 ridge 0.01'
 BRIDGED = [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (0, 1)]
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

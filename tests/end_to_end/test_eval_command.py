@@ -10,11 +10,10 @@ import pytest
 
 import gptailor
 from gptailor.cli import main as cli
-from tests.evaluate.lent import one_thread
 from tests.said import Run, Said
 from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.usefixtures(one_thread.__name__)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PLAN = """\
 tailor 1

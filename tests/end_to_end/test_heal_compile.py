@@ -5,7 +5,6 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,24 +23,14 @@ from gptailor.evaluate.live.stitch import stitch
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 from gptailor.program.program import program_lines
-from tests.healing import letters
 from tests.preloaded import Child, Preloaded
-from tests.tiny import tiny_model
+from tests.tiny import letters, tiny_model
 from tests.vocabularies import write_byte_level
 
 HEAL = 'heal on "text.txt" tokens 1024 rank 4'
 CUT = f"drop L2; {HEAL}"
 
-pytestmark = pytest.mark.usefixtures("no_progress_bars")
-
-
-@pytest.fixture(autouse=True)
-def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
 
 
 @pytest.fixture(scope="module")

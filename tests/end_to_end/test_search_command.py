@@ -14,13 +14,12 @@ import pytest
 import gptailor
 from gptailor.cli import main as cli
 from gptailor.plan.registry import STRATEGIES
-from tests.evaluate.lent import one_thread
 from tests.preloaded import Child, Preloaded
 from tests.said import Run, Said
 from tests.search import landscape  # noqa: F401 (compiles once for all tests)
 from tests.tiny import tiny_model
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures(one_thread.__name__)]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 SPACE = """\
 tailor 1

@@ -1,7 +1,6 @@
 """Vision-language models through all verbs: locked and verified, stitched, judged, bridged."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,7 @@ IDS = torch.arange(3, 43).reshape(2, 20)
 TEXT = "a stitch in time saves nine, said the tailor, and cut the thread. " * 30
 
 
-pytestmark = pytest.mark.usefixtures("no_progress_bars")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread")
 
 
 @pytest.fixture(scope="module")

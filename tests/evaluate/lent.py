@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -16,15 +15,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from gptailor.evaluate.forward.requests import Request, Rows
 from gptailor.evaluate.live.template import decoder_layers, replace_layers
 from tests.tiny import VOCAB_SIZE, tiny_model
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny tensors: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @dataclass

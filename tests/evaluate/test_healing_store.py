@@ -13,10 +13,9 @@ from gptailor.evaluate.live.stitch import fit
 from gptailor.lang.parse import loads
 from gptailor.plan.faults import Origin, Source
 from gptailor.prepare import ready
-from tests.evaluate.lent import one_thread
 from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.usefixtures(one_thread.__name__)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CUT = 'drop L2..L3; heal on "text.txt" tokens 1024'
 

@@ -25,10 +25,10 @@ from gptailor.evaluate.trial import Placement
 from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
 from tests.checkpoint.formats.test_lora import Q, adapter, pair
-from tests.evaluate.lent import loaded, one_thread
+from tests.evaluate.lent import loaded
 from tests.tiny import tiny_model
 
-pytestmark = pytest.mark.usefixtures(one_thread.__name__)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PLANS = {
     "cut": 'tailor 1\nmodel base = "./base"\ndrop L2\n',

@@ -22,9 +22,8 @@ from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
 from gptailor.plan.plan import Plan
-from tests.evaluate.lent import one_thread
 
-pytestmark = pytest.mark.usefixtures(one_thread.__name__)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = ("base", "math", "code", "chat", "foreign")
 SPACE = "drop any 2 of L1..L5; L0..L5 from any of math, code by task_arithmetic(0.0..1.0)"

@@ -35,7 +35,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import gaps
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from tests.tiny import CONFIGURATIONS, LETTERS, tiny_model
+from tests.tiny import CONFIGURATIONS, letters, tiny_model
 from tests.tiny_mixed import MIXED
 
 TOKENS = torch.tensor([[1, 5, 9, 33, 20, 8, 41, 17], [1, 30, 30, 4, 62, 7, 11, 3]])
@@ -49,18 +49,7 @@ TWO = 'drop L1, L3..L4; bridge on "text.txt" tokens 800 ridge 0.001'
 
 Say = Callable[[str], Plan]
 
-
-def letters(count: int, seed: int = 0) -> str:
-    drawn = torch.randint(len(LETTERS), (count,), generator=torch.Generator().manual_seed(seed))
-    return "".join(LETTERS[number] for number in drawn.tolist())
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

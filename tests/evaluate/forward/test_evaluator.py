@@ -24,11 +24,9 @@ from gptailor.evaluate.forward.requests import (
 )
 from gptailor.evaluate.live.template import decoder_layers, standing_in
 from gptailor.evaluate.outcome import Failure
-from tests.evaluate.lent import broken, lent, likelihood, loaded, one_thread, requests, whole
+from tests.evaluate.lent import broken, lent, likelihood, loaded, requests, whole
 from tests.tiny import CONFIGURATIONS, VOCAB_SIZE
 from tests.tiny_mixed import MIXED
-
-__all__ = ["one_thread"]
 
 HUGE = 2**46
 """Bytes that no machine has."""

@@ -13,10 +13,8 @@ from gptailor.evaluate.forward.requests import LiveModel, Results, Work
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import decoder_layers
 from gptailor.prepare import prepare
-from tests.evaluate.lent import Lent, one_thread, requests, whole
+from tests.evaluate.lent import Lent, requests, whole
 from tests.tiny import tiny_model
-
-__all__ = ["one_thread"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,6 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,24 +23,19 @@ from gptailor.evaluate.live.stitch import Stitcher, fit, stitch
 from gptailor.evaluate.live.template import decoder_layers
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from tests.healing import divergence, heal, healer, letters, said, text_of, with_layers
-from tests.tiny import tiny_model
+from tests.healing import divergence, heal, healer, said, text_of, with_layers
+from tests.tiny import letters, tiny_model
 from tests.tiny_vision import VISION, tiny_vision
 
 SHORT = 'drop L2\nheal on "text.txt" tokens 1024 rank 4'
 
-pytestmark = pytest.mark.usefixtures("no_progress_bars")
+pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
 
 
 @pytest.fixture(autouse=True)
-def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "LOW_RANK_RATE", 0.006)
     monkeypatch.setattr(train, "STEP_TOKENS", 256)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

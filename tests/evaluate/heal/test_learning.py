@@ -1,6 +1,5 @@
 """What learns of each family: its gradient against autograd, and the fold against the run."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,15 +41,7 @@ WHOLE = ["apertus", "exaone", "gemma4_text", "gpt2", "gpt_oss", "llama", "mamba"
 NARROW = ["bloom", "exaone", "gemma2", "gpt2", "llama", "nemotron", "olmo"]
 
 
-pytestmark = pytest.mark.usefixtures("no_progress_bars")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread")
 
 
 @dataclass

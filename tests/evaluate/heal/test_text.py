@@ -11,8 +11,7 @@ from gptailor.checkpoint.write.digest import of_file
 from gptailor.evaluate.heal.text import HealingText, healing_text
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder
-from tests.healing import letters
-from tests.tiny import write_tokenizer
+from tests.tiny import letters, write_tokenizer
 
 
 @pytest.fixture(scope="module")

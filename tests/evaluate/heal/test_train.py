@@ -1,6 +1,6 @@
 """What learning comes to: toys, the best state, full and low rank, states that go on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,25 +13,20 @@ from gptailor.evaluate.heal.heal import HealedLayers, OnHealing
 from gptailor.evaluate.heal.learning import HealError
 from gptailor.evaluate.heal.train import HealStep
 from gptailor.plan.plan import Plan
-from tests.healing import divergence, heal, letters, said, text_of, with_layers
-from tests.tiny import tiny_model
+from tests.healing import divergence, heal, said, text_of, with_layers
+from tests.tiny import letters, tiny_model
 
 CUT = 'drop L2\nheal on "text.txt" tokens 3840'
 
-pytestmark = pytest.mark.usefixtures("no_progress_bars")
+pytestmark = pytest.mark.usefixtures("no_progress_bars", "one_thread", "own_cache")
 
 
 @pytest.fixture(autouse=True)
-def _settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Rates and steps for tiny models, and a cache of the test's own."""
+def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates and steps for tiny models."""
     monkeypatch.setattr(train, "LOW_RANK_RATE", 0.006)
     monkeypatch.setattr(train, "WHOLE_RATE", 0.005)
     monkeypatch.setattr(train, "STEP_TOKENS", 256)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
