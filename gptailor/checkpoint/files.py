@@ -249,3 +249,9 @@ def _stamp(status: os.stat_result) -> Stamp:
 def is_gguf(path: Path) -> bool:
     """Whether a path is that of a GGUF file, by its name."""
     return path.suffix.lower() == ".gguf" and not path.is_dir()
+
+
+def cache_folder() -> Path | None:
+    """Where gptailor keeps what can be made again; None for a user without a home."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (raises without a home)
+    return Path(home, "gptailor") if Path(home).is_absolute() else None

@@ -109,8 +109,7 @@ def what_is_dropped_can_be_undone(checked: Checked) -> Iterator[Fault]:
     plan = checked.plan
     if not plan.bridges or open_choices(plan) or plan.stack is not None:
         return
-    undone = plan.model_copy(update={"drops": (), "bridges": ()})
-    made = moved_configuration(Checked(undone, checked.models))
+    made = moved_configuration(Checked(outline.undone(plan), checked.models))
     if isinstance(made, Refusal):
         message = f"a bridge is fitted to the plan without its drops, and there {made.reason}"
         yield Fault("M217", message, ("bridges", 0))

@@ -176,8 +176,7 @@ def the_undone_plan_is_a_teacher(checked: Checked) -> Iterator[Fault]:
     plan, heal = checked.plan, checked.plan.heal
     if heal is None or heal.teacher is not None or plan.stack is not None or open_choices(plan):
         return
-    undone = plan.model_copy(update={"drops": (), "bridges": (), "heal": None})
-    made = moved_configuration(Checked(undone, checked.models))
+    made = moved_configuration(Checked(outline.undone(plan), checked.models))
     if isinstance(made, Refusal):
         message = f"'heal' learns from the plan without its drops, and there {made.reason}"
         yield Fault("M217", message, ("heal",), "name another teacher: heal from NAME on …")

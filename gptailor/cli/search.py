@@ -130,7 +130,8 @@ def search_command(
 def _set_up_jax() -> None:
     """On the CPU, whatever models live on; what it compiles is kept for the next time."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (raises without a home)
-    if Path(home).is_absolute():
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(home, "gptailor", "jax")))
+    from gptailor.checkpoint.files import cache_folder  # noqa: PLC0415
+
+    if (kept := cache_folder()) is not None:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(kept / "jax"))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

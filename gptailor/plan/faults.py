@@ -87,6 +87,20 @@ class TailorError(Exception):
     exit_code = 3
 
 
+class CodedError(TailorError):
+    """Something can't be done: a stable code, and why; a base of errors that concern no file."""
+
+    def __init__(self, code: str, message: str, help: str = "") -> None:
+        super().__init__(code, message, help)
+        self.code = code
+        self.message = message
+        self.help = help
+
+    def __str__(self) -> str:
+        said = f"error[{self.code}]: {self.message}"
+        return said + (f"\n  = help: {self.help}" if self.help else "")
+
+
 class PlanError(TailorError):
     """A plan has faults, all of which it carries."""
 

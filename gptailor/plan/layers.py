@@ -188,6 +188,11 @@ def healing(plan: Plan, count: int) -> Healing | None:
     )
 
 
+def undone(plan: Plan) -> Plan:
+    """A closed plan with nothing dropped, bridged or healed: what bridges and healing aim at."""
+    return plan.model_copy(update={"drops": (), "bridges": (), "heal": None})
+
+
 def _filled(made: dict[Part | None, Made], position: int) -> dict[Part | None, Made]:
     """With the base's own for what is not decided."""
     if not made:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gptailor.plan.layers import undone
 from gptailor.plan.plan import Drop, Plan
 from gptailor.plan.walk import Subject, sources
 from gptailor.search.run.schedule import Start, ToldStart
@@ -83,8 +84,7 @@ def wholes(space: Space) -> dict[str, Plan]:
     if not any(bit.subject.role == "drop" for bit in space.bits):
         return {}
     found = {one.name: decode(space, composed(space, one)) for one in compositions(space)}
-    bare = {"drops": (), "bridges": (), "heal": None}
-    return {name: plan.model_copy(update=bare) for name, plan in found.items()}
+    return {name: undone(plan) for name, plan in found.items()}
 
 
 def composed(space: Space, of: Composition, scores: Scores | None = None, maybe: int = 0) -> Genome:

@@ -22,8 +22,8 @@ from gptailor.evaluate.live import contents
 from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
-from gptailor.plan.faults import TailorError
-from gptailor.plan.layers import Gap, kept
+from gptailor.plan.faults import CodedError
+from gptailor.plan.layers import Gap, kept, undone
 from gptailor.plan.plan import Plan
 from gptailor.prepare import calibration_path
 from gptailor.program.compile import Checked
@@ -36,18 +36,8 @@ GRAM_COLUMNS = 512
 
 
 @final
-class BridgeError(TailorError):
-    """A gap can't be bridged: a stable code, and why."""
-
-    def __init__(self, code: str, message: str, help: str = "") -> None:
-        super().__init__(code, message, help)
-        self.code = code
-        self.message = message
-        self.help = help
-
-    def __str__(self) -> str:
-        said = f"error[{self.code}]: {self.message}"
-        return said + (f"\n  = help: {self.help}" if self.help else "")
+class BridgeError(CodedError):
+    """A gap can't be bridged."""
 
 
 @final
@@ -242,24 +232,24 @@ class Bridger:
         Raises CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be
         closed.
         """
-        undone = self.table.contents(plan.model_copy(update={"drops": ()}))
-        own: list[contents.Content | None] = [None] * len(undone.layers)
-        for slot in kept(plan, len(undone.layers)):
+        whole = self.table.contents(undone(plan))
+        own: list[contents.Content | None] = [None] * len(whole.layers)
+        for slot in kept(plan, len(whole.layers)):
             assert slot.position is not None
-            own[slot.position] = undone.layers[slot.position]
+            own[slot.position] = whole.layers[slot.position]
         sizes = [self._widths(_before(gap, own)) for gap in gaps]
         texts = [self._text(plan, gap, size[0]) for gap, size in zip(gaps, sizes, strict=True)]
         self.reserve(max(Statistics.size(*size) for size in sizes))
         try:
             walk: Walk | None = None
             for gap, text in zip(gaps, texts, strict=True):
-                start = contents.piece((*undone.begin, *undone.others))
-                layers = (undone.layers[: gap.until], tuple(own[: gap.after + 1]))
+                start = contents.piece((*whole.begin, *whole.others))
+                layers = (whole.layers[: gap.until], tuple(own[: gap.after + 1]))
                 key = (start, *layers, text, gap.ridge)
                 if key not in self._fits:
                     on_gap(gap)
                     if walk is None or walk.batches is not text.batches:
-                        walk = Walk(undone, self.live, self.layout, text.batches, self.place)
+                        walk = Walk(whole, self.live, self.layout, text.batches, self.place)
                     self._fits[key] = self._fit(walk, gap, own, text)
                 self._fits.move_to_end(key)
                 known = self._fits[key]

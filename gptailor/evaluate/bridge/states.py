@@ -20,7 +20,7 @@ from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.forward.recording import record_calls, wraps
 from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.live.contents import Content, ModelContents
-from gptailor.evaluate.objectives.datasets import Exchange, Passage, joined_text, order, read_texts
+from gptailor.evaluate.objectives.datasets import Exchange, Passage, order, read_texts, whole_text
 from gptailor.evaluate.objectives.tokens import TokenEncoder, Tokens
 from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import Gap
@@ -74,11 +74,7 @@ def calibration_text(path: Path, wanted: int, encoder: TokenEncoder) -> Calibrat
 def _sequences(rows: Sequence[Passage | Exchange], encoder: TokenEncoder) -> Iterator[Tokens]:
     room = min(_BRIDGE_WINDOW, encoder.positions or _BRIDGE_WINDOW) - len(encoder.opening)
     for row in (rows[number] for number in order(len(rows), 0)):
-        if isinstance(row, Passage):
-            text = row.text
-        else:
-            text = row.context + joined_text(row.context, row.continuation)
-        tokens = encoder.plain(text)
+        tokens = encoder.plain(whole_text(row))
         starts = range(0, len(tokens), room)
         drawn = starts if row.line is not None else [starts[at] for at in order(len(starts), 0)]
         yield from (encoder.opening + tokens[at : at + room] for at in drawn)

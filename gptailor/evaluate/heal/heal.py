@@ -20,6 +20,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 import gptailor
+from gptailor.checkpoint.files import cache_folder
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.evaluate.forward.requests import LiveModel
@@ -39,7 +40,7 @@ from gptailor.evaluate.heal.train import HealStep, Student, Training
 from gptailor.evaluate.live.contents import Content, ModelContents
 from gptailor.evaluate.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
-from gptailor.plan.layers import Healing
+from gptailor.plan.layers import Healing, undone
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import calibration_path
 from gptailor.program.compile import Checked
@@ -292,9 +293,8 @@ class Healer:
 
 
 def _home() -> Path:
-    """Where what can be made again is kept."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (raises without a home)
-    return Path(home) / "gptailor"
+    """Where what was learned is kept; without a home a place where nothing can be."""
+    return cache_folder() or Path(os.devnull)
 
 
 _FORGOTTEN_SECONDS = 30 * 86_400
@@ -354,11 +354,6 @@ def _own(stitching: Stitching, content: Content, output: Output) -> Tensor:
     """A tensor of a layer as it is before it learns."""
     fitted = content.fitted.get(output.spec.name)
     return stitching.make(output) if fitted is None else fitted
-
-
-def undone(plan: Plan) -> Plan:
-    """The plan with nothing dropped."""
-    return plan.model_copy(update={"drops": ()})
 
 
 def _held_out(live: LiveModel, held: Predictions) -> float:

@@ -11,22 +11,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gptailor.plan.faults import TailorError
+from gptailor.plan.faults import CodedError
 
 
 @final
-class HealError(TailorError):
-    """A plan can't be healed: a stable code, and why."""
-
-    def __init__(self, code: str, message: str, help: str = "") -> None:
-        super().__init__(code, message, help)
-        self.code = code
-        self.message = message
-        self.help = help
-
-    def __str__(self) -> str:
-        said = f"error[{self.code}]: {self.message}"
-        return said + (f"\n  = help: {self.help}" if self.help else "")
+class HealError(CodedError):
+    """A plan can't be healed."""
 
 
 ModuleNames = Mapping[str, str]

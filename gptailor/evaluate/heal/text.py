@@ -14,9 +14,9 @@ from gptailor.evaluate.objectives.datasets import (
     CalibrationError,
     Exchange,
     Passage,
-    joined_text,
     order,
     read_texts,
+    whole_text,
 )
 from gptailor.evaluate.objectives.tokens import TokenEncoder
 
@@ -88,19 +88,13 @@ def _sequences(
     between = [] if end is None else [int(end)]
     waiting: list[int] = []
     if rows[0].line is None:
-        waiting = [token for row in rows for token in encoder.plain(_text(row))]
+        waiting = [token for row in rows for token in encoder.plain(whole_text(row))]
         starts = range(0, len(waiting) - room + 1, room)
         for at in order(len(starts), seed):
             yield [*encoder.opening, *waiting[starts[at] : starts[at] + room]]
         return
     for number in order(len(rows), seed):
-        waiting += [*encoder.plain(_text(rows[number])), *between]
+        waiting += [*encoder.plain(whole_text(rows[number])), *between]
         while len(waiting) >= room:
             yield [*encoder.opening, *waiting[:room]]
             del waiting[:room]
-
-
-def _text(row: Passage | Exchange) -> str:
-    if isinstance(row, Passage):
-        return row.text
-    return row.context + joined_text(row.context, row.continuation)

@@ -128,6 +128,13 @@ def joined_text(context: str, continuation: str) -> str:
     return continuation if apart else f" {continuation}"
 
 
+def whole_text(row: Passage | Exchange) -> str:
+    """All of a row: a passage, or a context and what follows it."""
+    if isinstance(row, Passage):
+        return row.text
+    return row.context + joined_text(row.context, row.continuation)
+
+
 # --------------------------------------------------------------------------------------- the rows
 
 
