@@ -176,7 +176,10 @@ class Healer:
                 with _kept(key) as folder:
                     learned, held = self._taught(teacher, contents, text, folder, on)
                     gc.collect()
-                    bare = _held_out(student.live(begun), held) if bridged else None
+                    bare = None
+                    if bridged:
+                        unbridged = Student(student.live(begun), 0, recompute=True)
+                        bare = unbridged.mean_divergence(held)
                     live = student.live(contents)
                     learning = self._learning(student, live, contents, healing)
                     runner = Student(live, min(healing.indices), recompute=self.memory is not None)
@@ -354,15 +357,6 @@ def _own(stitching: Stitching, content: Content, output: Output) -> Tensor:
     """A tensor of a layer as it is before it learns."""
     fitted = content.fitted.get(output.spec.name)
     return stitching.make(output) if fitted is None else fitted
-
-
-def _held_out(live: LiveModel, held: Predictions) -> float:
-    """The mean divergence of a model from the teacher on the held-out sequences."""
-    student = Student(live, 0, recompute=True)
-    total = 0.0
-    for at in range(len(held.sequences)):
-        total += student.divergence(held.sequences[at : at + 1], held.of(at, at + 1))
-    return total / (len(held.sequences) * held.each)
 
 
 def _folded(

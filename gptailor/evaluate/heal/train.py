@@ -120,6 +120,14 @@ class Student:
         likely, logs = (one.to(self.device) for one in taught)
         return float(head_divergence(self.head, hidden.flatten(0, 1), likely, logs, self.step))
 
+    def mean_divergence(self, taught: Predictions, batch: int = 1) -> float:
+        """The mean over all predictions of some sequences, so many of which run at once."""
+        total, count = 0.0, len(taught.sequences)
+        for start in range(0, count, batch):
+            stop = min(start + batch, count)
+            total += self.divergence(taught.sequences[start:stop], taught.of(start, stop))
+        return total / (count * taught.each)
+
     def learn(self, tokens: Int64[Tensor, " batch length"], taught: tuple[Tensor, Tensor]) -> float:
         """Add the gradient of the mean divergence to the parameters'; the mean."""
         with torch.no_grad():
@@ -222,13 +230,7 @@ class Training:
 
     def held_out(self) -> float:
         """The mean divergence of the held-out sequences' predictions, in nats a token."""
-        total = 0.0
-        sequences = self.held.sequences
-        for start in range(0, len(sequences), self.batch):
-            stop = min(start + self.batch, len(sequences))
-            taught = self.held.of(start, stop)
-            total += self.student.divergence(sequences[start:stop], taught)
-        return self._number(total / (len(sequences) * self.held.each))
+        return self._number(self.student.mean_divergence(self.held, self.batch))
 
     def _step(self) -> float:
         start = self.done * self.batch
