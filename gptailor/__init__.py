@@ -2,8 +2,9 @@
 
 The verbs of the command line, in Python: `load` a plan, `check` it, `compile` it into a model
 folder, `lock` it, `verify` such a folder, `format` it, `stitch` it into a live model, `judge` it,
-`search` for what an open plan leaves open. Names are imported when they are first used, so that
-importing the package costs nothing; `__init__.pyi` tells type checkers what they are.
+`search` for what an open plan leaves open; and `merge` for tensors that are in memory. Names are
+imported when they are first used, so that importing the package costs nothing; `__init__.pyi` tells
+type checkers what they are.
 """
 
 import importlib
@@ -25,6 +26,7 @@ _HOMES = {
     "load": "lang.parse",
     "loads": "lang.parse",
     "lock": "build.record",
+    "merge": "build.state_dicts",
     "search": "search",  # the package, which may be called as its verb
     "stitch": "evaluate.live.stitch",
     "verify": "build.verify",

@@ -3,6 +3,7 @@ from gptailor.build.compile import compile as compile
 from gptailor.build.findings import Verified as Verified
 from gptailor.build.lock import Lock as Lock
 from gptailor.build.record import lock as lock
+from gptailor.build.state_dicts import merge as merge
 from gptailor.build.verify import verify as verify
 from gptailor.evaluate.judge import judge as judge
 from gptailor.evaluate.live.stitch import stitch as stitch

@@ -187,7 +187,7 @@ def _part(
         base = () if at is None else (checked.base.part(at, part)[rest],)
         place = (*base, own.get(rest, first))[0].spec.name
         sources = tuple(tensor[rest] for tensor in tensors if rest in tensor)
-        make = _made(recipe, sources, models, base, place)
+        make = making(recipe, sources, models, base, place)
         yield p.Output(TensorSpec(name, dtype, first.spec.shape), make)
 
 
@@ -206,7 +206,7 @@ def _rest(
     for i, name in names[start:]:
         if i in tensors[0] and (where == read or i == 0):
             base, sources = ours.get(i, tensors[0][i]), tuple(tensor[i] for tensor in tensors)
-            make = _made(recipe, sources, models, (base,) * needs_base(recipe), name)
+            make = making(recipe, sources, models, (base,) * needs_base(recipe), name)
             yield p.Output(TensorSpec(name, base.spec.dtype, sources[0].spec.shape), make)
         elif i in ours:  # GPT-2's positions, which a head hasn't; a bias that another head hasn't
             yield _alone(name, ours[i])
@@ -226,13 +226,14 @@ def _alone(name: str, tensor: TensorInfo, model: str = "base", dtype: str = "") 
     return p.Output(spec, p.Copy(tensor, model, tensor.spec.name))
 
 
-def _made(
+def making(
     recipe: Recipe,
     sources: tuple[TensorInfo, ...],
     models: tuple[str, ...],
     base: tuple[TensorInfo, ...],
     place: str,
 ) -> p.Making:
+    """The instruction that makes a tensor of these: a recipe with its arguments complete."""
     if isinstance(recipe, Take):
         return p.Copy(sources[0], models[0], place)
     assert isinstance(recipe, Merge)

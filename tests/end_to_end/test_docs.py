@@ -6,6 +6,7 @@ doesn't start with `tailor` stands below `tailor 1` and the models `base`, `math
 itself; those with `…` in them are no whole statements.
 """
 
+import doctest
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 import transformers
 
 from gptailor.checkpoint.families import FAMILY_OF
@@ -146,3 +148,14 @@ def test_the_help_says_of_commands_what_they_say() -> None:
         assert command is not None
         assert command.name == name
         assert f"  {name:<10}  {command.get_short_help_str(100)}\n" in cli.get_help(context) + "\n"
+
+
+def test_what_the_page_of_python_shows_is_so() -> None:
+    text = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n((?s:.*?))^```", text, re.MULTILINE)
+    examples = doctest.DocTestParser().get_doctest("".join(blocks), {}, "python.md", None, 0)
+    assert len(examples.examples) >= 10
+    said: list[str] = []
+    with torch.random.fork_rng(devices=[]):
+        found = doctest.DocTestRunner(verbose=False).run(examples, out=said.append)
+    assert not found.failed, "".join(said)

@@ -1,0 +1,228 @@
+"""Tensors in memory merged as `compile` merges those of files: the verb `merge`."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from gptailor.checkpoint.files import quoted
+from gptailor.checkpoint.tensor import TensorInfo, TensorSpec
+from gptailor.checks.plan import check_alone
+from gptailor.plan.faults import PlanError, TailorError, errors
+from gptailor.plan.plan import Layer, LayerOf, Merge, MethodCall, Model, Plan
+from gptailor.plan.registry import METHODS
+from gptailor.program.compile import making
+from gptailor.program.load import TORCH_DTYPES
+from gptailor.program.program import Combine
+from gptailor.program.run import FLOAT_DTYPES, combine_tensors
+
+_Given = TypeVar("_Given", Tensor, dict[str, Tensor])
+"""One tensor of each model, or tensors by name as `module.state_dict()` gives them."""
+
+_FLOATS = frozenset(FLOAT_DTYPES.values())
+_NAMES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+_BASE = "base"
+"""What θ_b's tensors are called in messages."""
+
+
+def merge(
+    sources: Mapping[str, _Given],
+    by: str = "linear",
+    *,
+    base: _Given | None = None,
+    dtype: torch.dtype | None = None,
+    name: str = "",
+    **arguments: Any,
+) -> _Given:
+    """The tensors of several models merged by a method, tensor by tensor, in memory.
+
+    `sources` are state dicts by the models' names, all with the same keys, or one tensor of each;
+    what comes back is of the same kind, and new memory. Tensors of one key have one shape, one
+    dtype and one device in all sources and in `base`; with `dtype` theirs may differ, and the
+    result is of that. `by` is one of the language's methods and `arguments` are its own, by their
+    names there: numbers without a unit, and a list where there is one for each source, in the
+    order of `sources`. `base` are θ_b's tensors, which methods of task vectors need; a method that
+    needs none passes over it, but for keys, shapes and dtypes.
+
+    The arithmetic is that of `compile`: in float32, rounded once, the same bytes for the same
+    tensors, names and keys. (The draws of `dare` depend on the model's name and on the tensor's,
+    which for single tensors is `name`.) Tensors of whole numbers and others that no method merges
+    are kept where they are the same in all, and refused elsewhere. Keys that share their memory in
+    all models, as a tied head does with the embedding, are merged once and share it again.
+
+    Raises PlanError for a method, an argument or a number of sources as a plan with that would,
+    and for a value that the dtype can't hold; TailorError for tensors that don't agree, by name.
+
+    The methods, their formulas and papers: docs/language.md.
+    """
+    recipe = _recipe(list(sources), by, arguments)
+    if METHODS[by].needs_base and base is None:
+        raise TailorError(f"'{by}' needs the base's tensors: give them as 'base'")
+    every: list[tuple[str, Any]] = [*sources.items()]
+    every += [(_BASE, base)] if base is not None else []
+    single = isinstance(every[0][1], Tensor)
+    for model, given in every:
+        if not isinstance(given, Tensor if single else Mapping):
+            wanted = "one tensor" if single else "a state dict"
+            what = type(given).__name__
+            raise TailorError(f"'{model}' is of the type {what}, and '{every[0][0]}' {wanted}")
+    if name and not single:
+        raise TailorError("'name' is for single tensors; those of state dicts have their keys")
+    if single:
+        every = [(model, {name: tensor}) for model, tensor in every]
+    made = _Merging(recipe, every, base is not None, dtype).merged()
+    merged: Any = made[name] if single else made
+    result: _Given = merged
+    return result
+
+
+def _recipe(models: Sequence[str], by: str, arguments: Mapping[str, Any]) -> Merge:
+    """The recipe that says so. Raises PlanError, with all faults, as a plan with it would."""
+    given = {name: _value(name, value) for name, value in arguments.items()}
+    try:
+        call = MethodCall(name=by, arguments=given)
+    except ValidationError as error:
+        place = [str(part) for part in error.errors(include_input=False)[0]["loc"]]
+        wrong = next((name for name in place if name in given), "by")
+        value = given.get(wrong, by)
+        raise TailorError(f"{quoted(wrong)} is {value!r}, which no method takes") from error
+    stand_ins = {f"m{i}": model for i, model in enumerate(models)}  # a plan's names are words
+    recipe = Merge(merge=tuple(LayerOf(model=name, layer=0) for name in stand_ins), by=call)
+    declared = {name: Model(source=f"./{name}") for name in (_BASE, *stand_ins)}
+    faults = check_alone(Plan(models=declared, layers=(Layer(position=0, recipe=recipe),)))
+    if errors(faults):
+        raise PlanError([replace(fault, at=()) for fault in errors(faults)])
+    named = tuple(LayerOf(model=model, layer=0) for model in models)
+    return recipe.model_copy(update={"merge": named})
+
+
+def _value(name: str, given: Any) -> Any:
+    """An argument as a plan has it: a number, a word, or a tuple of these."""
+    if isinstance(given, str):
+        return given
+    if not isinstance(given, bool | Mapping):
+        if isinstance(given, Integral):
+            return int(given)
+        if isinstance(given, Real) and math.isfinite(given):
+            return float(given)
+        if isinstance(given, Iterable):
+            return tuple(_value(name, each) for each in given)
+    raise TailorError(f"{quoted(name)} is {given!r}, and should be a number or a list of numbers")
+
+
+@final
+class _Merging:
+    """Sources that are merged by a recipe, each key's tensors when their turn comes.
+
+    `every` are the sources, and after them the base where `based`.
+    """
+
+    def __init__(
+        self,
+        recipe: Merge,
+        every: Sequence[tuple[str, Mapping[str, Any]]],
+        based: bool,
+        dtype: torch.dtype | None,
+    ) -> None:
+        if dtype is not None and dtype not in _FLOATS:
+            raise TailorError(f"{_said(dtype)} is no dtype that tensors are merged into")
+        self.recipe, self.all, self.dtype = recipe, every, dtype
+        self.sources = every[:-1] if based else every
+        assert isinstance(recipe.by, MethodCall)
+        self.needs_base = METHODS[recipe.by.name].needs_base
+
+    def merged(self) -> dict[str, Tensor]:
+        """The merge of each key, in the order of the first source."""
+        self._check_keys()
+        keys = self.all[0][1]
+        for key in keys:  # all, before the first one is merged
+            self._check(key)
+        made: dict[str, Tensor] = {}
+        known: dict[tuple[object, ...], Tensor] = {}
+        for key in keys:
+            shared = tuple(_memory(key, tensors[key]) for _, tensors in self.all)
+            if shared not in known:
+                known[shared] = self._one(key)
+            made[key] = known[shared]
+        return made
+
+    def _check_keys(self) -> None:
+        first, wanted = self.all[0]
+        for model, tensors in self.all[1:]:
+            if missing := [key for key in wanted if key not in tensors]:
+                raise TailorError(_lacks(model, missing, first))
+            if surplus := [key for key in tensors if key not in wanted]:
+                raise TailorError(_lacks(first, surplus, model))
+
+    def _check(self, key: str) -> None:
+        """Refuse tensors that don't go together, by name."""
+        first = self.all[0][1][key]
+        for model, tensors in self.all:
+            tensor = tensors[key]
+            if not isinstance(tensor, Tensor):
+                what = type(tensor).__name__
+                raise TailorError(f"{quoted(key)} of '{model}' is of the type {what}, no tensor")
+            if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+                raise TailorError(f"{quoted(key)} of '{model}' is no dense tensor in memory")
+            self._check_alike(key, "shape", model, [*tensor.shape], [*first.shape])
+            self._check_alike(key, "device", model, tensor.device, first.device)
+            if self.dtype is None or not {tensor.dtype, first.dtype} <= _FLOATS:
+                self._check_alike(key, "dtype", model, _said(tensor.dtype), _said(first.dtype))
+            if tensor.dtype not in _FLOATS and not _same(tensor, first):
+                what = f"{quoted(key)} is {_said(first.dtype)}, which can't be merged"
+                raise TailorError(f"{what}, and that of '{model}' is another")
+
+    def _check_alike(self, key: str, what: str, model: str, theirs: object, ours: object) -> None:
+        if theirs == ours:
+            return
+        first = self.all[0][0]
+        help_ = "; 'dtype' says which one the result has" if what == "dtype" else ""
+        message = f"the {what} of {quoted(key)} is {theirs} in '{model}', and {ours} in '{first}'"
+        raise TailorError(message + help_)
+
+    def _one(self, key: str) -> Tensor:
+        like: Tensor = self.all[-1][1][key]  # the base's, if there is one
+        if like.dtype not in _FLOATS:
+            return like.detach().clone()
+        tensors = [tensors[key] for _, tensors in self.sources]
+        base = [like] * self.needs_base
+        infos = tuple(_as_info(key, tensor) for tensor in (*base, *tensors))
+        models = tuple(model for model, _ in self.sources)
+        make = making(self.recipe, infos[len(base) :], models, infos[: len(base)], key)
+        assert isinstance(make, Combine)
+        spec = TensorSpec(key, _NAMES[self.dtype or like.dtype], tuple(like.shape))
+        return combine_tensors(make, spec, [*base, *tensors])
+
+
+def _as_info(key: str, tensor: Tensor) -> TensorInfo:
+    """A tensor in memory as programs name those of files."""
+    return TensorInfo(TensorSpec(key, _NAMES[tensor.dtype], tuple(tensor.shape)), Path(), 0)
+
+
+def _memory(key: str, tensor: Tensor) -> tuple[object, ...]:
+    """Where a tensor's entries lie; its key for one without any."""
+    if not tensor.numel():
+        return (key,)
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape, dtype and device have the same bytes."""
+    flat = [tensor.detach().reshape(-1).view(torch.uint8) for tensor in (one, other)]
+    return torch.equal(*flat)
+
+
+def _said(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _lacks(model: str, keys: Sequence[str], other: str) -> str:
+    more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+    are = "which" if not more else "which all"
+    return f"'{model}' has no tensor {quoted(keys[0])}{more}, {are} '{other}' has"

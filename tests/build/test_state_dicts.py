@@ -1,0 +1,172 @@
+"""`gptailor.merge`: tensors in memory, merged to the bytes that `compile` writes."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import gptailor
+from gptailor.plan.plan import Merge, MethodCall
+from gptailor.plan.registry import METHODS
+from tests.end_to_end.test_same_bytes import METHOD
+
+State = dict[str, Tensor]
+PARTS = {"attn": "self_attn.v_proj.weight", "mlp": "mlp.up_proj.weight"}
+"""Parts of a layer, and one tensor of each."""
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same dtype, shape and bytes."""
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    return torch.equal(one.reshape(-1).view(torch.uint8), other.reshape(-1).view(torch.uint8))
+
+
+@pytest.fixture(scope="module")
+def states(family: Path) -> dict[str, State]:
+    return {n: load_file(family / n / "model.safetensors") for n in ("base", "math", "code")}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_method_gives_the_bytes_that_compile_writes(
+    dtype: str, family: Path, states: dict[str, State], tmp_path: Path
+) -> None:
+    assert METHOD.keys() == METHODS.keys()
+    kind = getattr(torch, dtype)
+    head = "".join(f'model {name} = "{family / name}"\n' for name in states)
+    slots = [(layer, part) for layer in range(6) for part in PARTS]
+    names = list(METHOD)
+    for first in range(0, len(names), len(slots)):
+        placed = list(zip(slots, names[first : first + len(slots)], strict=False))
+        lines = [f"L{layer}.{part} from {METHOD[name]}\n" for (layer, part), name in placed]
+        plan = gptailor.loads(f"tailor 1\n{head}{''.join(lines)}dtype {dtype}\n")
+        gptailor.compile(plan, tmp_path / str(first))
+        written = load_file(tmp_path / str(first) / "model.safetensors")
+        for entry, ((layer, part), name) in zip(plan.layers, placed, strict=True):
+            assert isinstance(entry.recipe, Merge)
+            assert isinstance(entry.recipe.by, MethodCall)
+            key = f"model.layers.{layer}.{PARTS[part]}"
+            made = gptailor.merge(
+                {source.model: {key: states[source.model][key]} for source in entry.recipe.merge},
+                name_of(entry.recipe),
+                base={key: states["base"][key]},
+                dtype=kind,
+                **entry.recipe.by.arguments,
+            )
+            assert same(made[key], written[key]), name
+
+
+def name_of(recipe: Merge) -> str:
+    assert isinstance(recipe.by, MethodCall)
+    return recipe.by.name
+
+
+def test_the_result_is_of_the_kind_and_dtype_of_what_was_given(states: dict[str, State]) -> None:
+    sources = {name: {k: t.half() for k, t in states[name].items()} for name in ("math", "code")}
+    before = {name: {k: t.clone() for k, t in state.items()} for name, state in sources.items()}
+    made = gptailor.merge(sources, weights=[0.25, 0.75])
+    assert list(made) == list(sources["math"])
+    for key, tensor in made.items():
+        wanted = 0.25 * before["math"][key].float() + 0.75 * before["code"][key].float()
+        assert same(tensor, wanted.half())
+    assert all(same(before[n][k], t) for n, state in sources.items() for k, t in state.items())
+    key = next(iter(made))
+    one = gptailor.merge({n: s[key] for n, s in sources.items()}, "linear", weights=(0.25, 0.75))
+    assert isinstance(one, Tensor)
+    assert same(one, made[key])
+    made[key].zero_()
+    assert same(sources["math"][key], before["math"][key])
+
+
+def test_draws_depend_on_the_names_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b, base = (torch.randn(40, 30, generator=generator) for _ in range(3))
+    how: dict[str, Any] = {"density": 0.5, "seed": 3}
+    whole = gptailor.merge({"a": {"w": a}, "b": {"w": b}}, "dare", base={"w": base}, **how)["w"]
+    sources = {"a": a, "b": b}
+    assert same(gptailor.merge(sources, "dare", base=base, name="w", **how), whole)
+    assert not same(gptailor.merge(sources, "dare", base=base, name="v", **how), whole)
+    assert not same(gptailor.merge({"c": a, "b": b}, "dare", base=base, name="w", **how), whole)
+
+
+def test_keys_that_share_memory_share_it_in_the_result() -> None:
+    class Tied(nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            torch.manual_seed(seed)
+            self.embed = nn.Embedding(8, 4)
+            self.head = nn.Linear(4, 8, bias=False)
+            self.head.weight = self.embed.weight
+            self.register_buffer("steps", torch.tensor(7))
+            self.register_buffer("empty", torch.empty(0))
+
+    with torch.random.fork_rng(devices=[]):
+        base, one, two = (Tied(seed).state_dict() for seed in range(3))
+    made = gptailor.merge({"one": one, "two": two}, "dare", base=base, density=0.5)
+    assert made["embed.weight"].data_ptr() == made["head.weight"].data_ptr()
+    assert int(made["steps"]) == 7
+    assert made["steps"].data_ptr() != one["steps"].data_ptr()
+    assert made["empty"].shape == (0,)
+    apart = {**two, "head.weight": two["head.weight"].clone()}
+    parted = gptailor.merge({"one": one, "two": apart}, "dare", base=base, density=0.5)
+    assert same(parted["embed.weight"], made["embed.weight"])
+    assert not same(parted["embed.weight"], parted["head.weight"])  # draws by its own name
+
+
+W = torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("sources", "how", "said"),
+    [
+        ({}, {}, "P304"),
+        ({"a": {"w": W}}, {"by": "slerp"}, "P304"),
+        ({"a": {"w": W}}, {"by": "tie"}, "there is no method 'tie'"),
+        ({"a": {"w": W}}, {"by": None}, "'by' is None"),
+        ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "dense": 1}, "no parameter 'dense'"),
+        ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "density": 2.0}, "lies in (0, 1]"),
+        ({"a": {"w": W}}, {"by": "ties", "density": float("nan")}, "'density' is nan"),
+        ({"a": {"w": W}}, {"by": "ties", "density": None}, "'density' is None"),
+        ({"a": {"w": W}}, {"by": "ties", "scale": True}, "'scale' is True"),
+        ({"a": {"w": W}}, {"by": "ties"}, "'ties' needs the base's tensors"),
+        ({"a": {"w": W}, "b": {"w": W}}, {"weights": [1, 2, 3]}, "P311"),
+        ({"a": {"w": W}, "b": W}, {}, "'b' is of the type Tensor, and 'a' a state dict"),
+        ({"a": W}, {"base": {"w": W}}, "'base' is of the type dict, and 'a' one tensor"),
+        ({"a": {"w": W}}, {"name": "w"}, "'name' is for single tensors"),
+        ({"a": {"w": W, "v": W, "u": W}, "b": {"w": W}}, {}, "'b' has no tensor 'v' and 1 more"),
+        ({"a": {"w": W}, "b": {"w": W, "v": W}}, {}, "'a' has no tensor 'v', which 'b' has"),
+        ({"a": {"w": W}}, {"base": {"w": W, "v": W}}, "'a' has no tensor 'v', which 'base' has"),
+        ({"a": {"w": W}, "b": {"w": W.t()}}, {}, "shape of 'w' is [3, 2] in 'b', and [2, 3] in"),
+        ({"a": {"w": W}, "b": {"w": W.half()}}, {}, "dtype of 'w' is float16 in 'b', and float32"),
+        ({"a": {"w": W}, "b": {"w": W.int()}}, {"dtype": torch.float32}, "is int32 in 'b'"),
+        ({"a": {"w": W}}, {"dtype": torch.int32}, "int32 is no dtype"),
+        ({"a": {"w": W.int()}, "b": {"w": 2 * W.int()}}, {}, "'w' is int32, which can't be merged"),
+        ({"a": {"w": "x"}}, {}, "'w' of 'a' is of the type str"),
+        ({"a": {"w": W.to_sparse()}}, {}, "'w' of 'a' is no dense tensor"),
+        ({"a": {"w": W.to("meta")}}, {}, "'w' of 'a' is no dense tensor"),
+        ({"a": {"w": W * 1e38}}, {"weights": [9.0]}, "M401"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_by_name(
+    sources: Any, how: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(gptailor.TailorError) as caught:
+        gptailor.merge(sources, **how)
+    assert said in str(caught.value)
+
+
+def test_other_dtypes_are_merged_where_the_results_is_said() -> None:
+    sources = {"a": W.half(), "b": 3 * W.double()}
+    made = gptailor.merge(sources, dtype=torch.bfloat16)
+    assert same(made, 2 * W.bfloat16())
+
+
+def test_naming_the_verb_is_all_that_imports_torch() -> None:
+    code = "import gptailor, sys; assert 'merge' in gptailor.__all__; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "False\n"
