@@ -1,12 +1,12 @@
 """A tree into a `Plan`: each statement into the entries it stands for; what can't be is a fault."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from gptailor.lang import draft as d
 from gptailor.lang import tree
+from gptailor.lang.patterns import Pattern, merging_pattern, models_pattern, picked_pattern
 from gptailor.plan import plan as p
 from gptailor.plan.faults import STATEMENT, TARGET, Also, Fault, Place, Source, Span, listed, locate
 from gptailor.plan.registry import OBJECTIVES
@@ -57,7 +57,7 @@ def _model(draft: d.Draft, statement: tree.Statement, body: tree.Declare) -> Non
 def _rest(draft: d.Draft, statement: tree.Statement, body: tree.Rest) -> None:
     where = body.where.text
     _no_marks(draft, statement, f"'{where}'", f"write '{where} from one of …' for a choice")
-    pattern = _from_models(draft, body.origin, None)
+    pattern = models_pattern(draft, body.origin, None)
     if pattern is not None:
         spans = {place[1:]: span for place, span in pattern.spans.items()}
         draft.once(where, pattern.recipe(0), statement.span, spans)
@@ -67,117 +67,6 @@ def _no_marks(draft: d.Draft, statement: tree.Statement, what: str, help_: str =
     for word in (statement.tied, statement.maybe):
         if word is not None:
             draft.fault("P506", f"'{word.text}' doesn't go with {what}", word.span, help_)
-
-
-# ----------------------------------------------------------------------------------------- recipes
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class _Pattern:
-    """A recipe for a list of layers: at its n-th target it takes the n-th of each source's layers.
-
-    `models` of a source is a name or choice; `layers` is None for what has no layers.
-    """
-
-    kind: str  # "take", "merge" or "any_of"
-    models: tuple[str | p.OneOfModels, ...]
-    layers: tuple[d.Positions | None, ...]
-    spans: dict[Place, Span]
-    by: p.By | None = None
-    share: p.Value | None = None
-
-    def recipe(self, n: int) -> p.Recipe:
-        """The recipe for the n-th target."""
-        at = [positions.at[n].number if positions else None for positions in self.layers]
-        if self.kind == "any_of":
-            names = tuple(m for m in self.models if isinstance(m, str))
-            return p.built(p.Subset, any_of=names, layer=at[0], by=self.by)
-        both = zip(self.models, at, strict=True)
-        sources = tuple(p.built(p.LayerOf, model=model, layer=layer) for model, layer in both)
-        if self.kind == "take":
-            return p.built(p.Take, take=sources[0])
-        return p.built(p.Merge, merge=sources, share=self.share, by=self.by)
-
-    def all_spans(self, n: int) -> dict[Place, Span]:
-        """The spans of the n-th target's recipe: what all share, and its source layers."""
-        spans = dict(self.spans)
-        for k, positions in enumerate(self.layers):
-            if positions is not None and self.kind != "any_of":
-                where = ("take",) if self.kind == "take" else ("merge", k)
-                spans["recipe", *where, "layer"] = positions.at[n].span
-        return spans
-
-
-def _from_models(draft: d.Draft, origin: tree.From, at: d.Positions | None) -> _Pattern | None:
-    """`from math`, `from math, code by linear()`, `from any of math, code by …`."""
-    spans = d.Spanned({}, ("recipe",))
-    before = len(draft.faults)
-    how = d.method_of(draft, origin.by, spans.inside("by")) if origin.by else None
-    said = origin.models
-    picks: list[tree.Word | tree.OneOf] = []
-    picks += [said] if isinstance(said, tree.OneOf) else said.names
-    places: list[Place]
-    if isinstance(said, tree.AnyOf):
-        kind, places = "any_of", [("any_of", i) for i in range(len(picks))]
-    elif origin.by is not None:
-        kind, places = "merge", [("merge", k, "model") for k in range(len(picks))]
-    else:
-        kind, places = "take", [("take", "model")] * len(picks)
-        if len(picks) > 1:
-            draft.fault("P307", "several models are given, and no method to merge them",
-                        said.span, "add 'by' and a method, such as 'by linear()'")  # fmt: skip
-    models = tuple(
-        d.model_of(pick, spans.inside(*place)) for pick, place in zip(picks, places, strict=True)
-    )
-    pattern = _Pattern(kind, models, (at,) * len(models), spans.spans, how)
-    return pattern if len(draft.faults) == before else None
-
-
-def _from_picked(draft: d.Draft, picked: tree.Picked, *, whole: str = "") -> _Pattern | None:
-    at = d.positions_of(draft, picked.layers, whole=whole)
-    spans = d.Spanned({}, ("recipe",))
-    model = d.model_of(picked.model, spans.inside("take", "model"))
-    return _Pattern("take", (model,), (at,), spans.spans) if at is not None else None
-
-
-def _from_merging(draft: d.Draft, node: tree.Merging, *, whole: str = "") -> _Pattern | None:
-    """`merge(L12 code, L14 chat, 0.5) by …`."""
-    spans = d.Spanned({}, ("recipe",))
-    spans.note(node.span)
-    before = len(draft.faults)
-    lists = [d.positions_of(draft, source.layers, whole=whole) for source in node.sources]
-    models = tuple(
-        d.model_of(source.model, spans.inside("merge", k, "model"))
-        for k, source in enumerate(node.sources)
-    )
-    how = d.method_of(draft, node.by, spans.inside("by")) if node.by else None
-    share = _share(draft, node, spans)
-    found = tuple(at for at in lists if at is not None)
-    if len(draft.faults) == before:
-        for other in found[1:]:
-            d.in_step(draft, found[0], other)
-    if len(draft.faults) > before:
-        return None
-    return _Pattern("merge", models, found, spans.spans, how, share)
-
-
-def _share(draft: d.Draft, node: tree.Merging, spans: d.Spanned) -> p.Value | None:
-    if not node.shares:
-        return None
-    spans.note(node.shares[0].span, "share")
-    if len(node.shares) > 1 or len(node.sources) != 2:
-        numbers = d.count_words(len(node.shares), "number")
-        sources = d.count_words(len(node.sources), "source")
-        draft.fault("P308", f"merge has {numbers} for {sources}", node.shares[0].span,
-                    "one number is the second of two sources' share; for others write "
-                    "'by linear(…)' with a number for each source")  # fmt: skip
-        return None
-    if node.by is not None:
-        draft.fault("P308", "merge has a number and a method", node.shares[0].span,
-                    "give the number to the method, or leave 'by' out")  # fmt: skip
-        return None
-    return d.value_of(draft, node.shares[0])
 
 
 def _entries(
@@ -197,22 +86,22 @@ def _entries(
 
 def _select(draft: d.Draft, statement: tree.Statement, body: tree.Select) -> None:
     target = d.positions_of(draft, body.layers)
-    _decide(draft, statement, target, _from_models(draft, body.origin, target))
+    _decide(draft, statement, target, models_pattern(draft, body.origin, target))
 
 
 def _assign(draft: d.Draft, statement: tree.Statement, body: tree.Assign) -> None:
     target = d.positions_of(draft, body.layers)
     if isinstance(body.source, tree.Merging):
-        pattern = _from_merging(draft, body.source)
+        pattern = merging_pattern(draft, body.source)
     else:
-        pattern = _from_picked(draft, body.source)
+        pattern = picked_pattern(draft, body.source)
     source = pattern.layers[0] if pattern else None
     if target and source and d.in_step(draft, target, source):
         _decide(draft, statement, target, pattern)
 
 
 def _merging(draft: d.Draft, statement: tree.Statement, body: tree.Merging) -> None:
-    pattern = _from_merging(draft, body)
+    pattern = merging_pattern(draft, body)
     if pattern is None or (target := pattern.layers[0]) is None:
         return
     others = [at for at in pattern.layers if at is not None and at.numbers != target.numbers]
@@ -224,7 +113,7 @@ def _merging(draft: d.Draft, statement: tree.Statement, body: tree.Merging) -> N
 
 
 def _decide(
-    draft: d.Draft, statement: tree.Statement, target: d.Positions | None, pattern: _Pattern | None
+    draft: d.Draft, statement: tree.Statement, target: d.Positions | None, pattern: Pattern | None
 ) -> None:
     if target is None or pattern is None:
         return
@@ -305,9 +194,9 @@ def _block(draft: d.Draft, statement: tree.Statement, body: tree.Block) -> None:
     draft.once(body.name.text, True, body.name.span, {STATEMENT: statement.span})
     for inner in () if said_before else body.statements:
         if isinstance(inner.body, tree.Merging):
-            _items(draft, inner, _from_merging(draft, inner.body, whole="a stack"))
+            _items(draft, inner, merging_pattern(draft, inner.body, whole="a stack"))
         elif isinstance(inner.body, tree.Picked):
-            _items(draft, inner, _from_picked(draft, inner.body, whole="a stack"))
+            _items(draft, inner, picked_pattern(draft, inner.body, whole="a stack"))
         elif isinstance(inner.body, tree.Assign):
             draft.fault("P216", "an item of a stack has no target", inner.body.layers.span,
                         "the items are the output's layers in order: leave 'L… =' out")  # fmt: skip
@@ -315,7 +204,7 @@ def _block(draft: d.Draft, statement: tree.Statement, body: tree.Block) -> None:
             lower_statement(draft, inner)
 
 
-def _items(draft: d.Draft, statement: tree.Statement, pattern: _Pattern | None) -> None:
+def _items(draft: d.Draft, statement: tree.Statement, pattern: Pattern | None) -> None:
     if pattern is not None:
         for n, _, marks, spans in _entries(draft, statement, pattern.layers[0]):
             entry = p.built(p.Item, recipe=pattern.recipe(n), **marks)

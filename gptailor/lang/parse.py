@@ -23,6 +23,7 @@ from gptailor.lang import syntax_errors, tree
 from gptailor.lang.draft import Draft, Placed
 from gptailor.lang.lower import lower, lower_statement
 from gptailor.lang.split import Piece, Pieces, split
+from gptailor.lang.transform import statement_of
 from gptailor.plan.faults import Fault, Origin, PlanError, Source, Span, errors, listed, locate
 from gptailor.plan.plan import Model, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
@@ -130,7 +131,7 @@ def _statements(
             except lark.UnexpectedInput as error:
                 faults.append(syntax_errors.fault(source, error, span, start, parser()))
             else:
-                statement = tree.statement_of(parsed, span)
+                statement = statement_of(parsed, span)
         if statement is not None:
             statement.above, statement.behind = tuple(piece.above), piece.behind
             yield statement

@@ -4,16 +4,12 @@ A node is made of the grammar's rule of the same name (lark's `ast_utils`): its 
 rule's parts in order, and a `[part]` that is not there is None. A list's node has one field.
 """
 
-import math
-import sys
 from abc import ABC
 from typing import Any, ClassVar, dataclass_transform, final
 
-from lark import Token, Transformer, Tree, ast_utils, v_args
-from lark.tree import Meta
+from lark import ast_utils
 
 from gptailor.plan.faults import Span
-from gptailor.plan.plan import LARGEST_LAYER
 
 
 @dataclass_transform(eq_default=False)
@@ -329,66 +325,3 @@ class File(TreeNode):
 
     statements: tuple[Statement, ...]
     closing: tuple[str, ...]  # comments after the last statement
-
-
-# --------------------------------------------------------------------------- from lark's to ours
-
-
-def _span(place: Token | Meta) -> Span:
-    return Span(place.start_pos or 0, place.end_pos or 0)
-
-
-@final
-class _Builder(Transformer[Token, Any]):
-    """What the rules' names don't say: words, and rules of several nodes' parts."""
-
-    def NUMBER(self, token: Token) -> Fixed:  # noqa: N802 (the terminal's name)
-        """An integer, if it has no point and no exponent."""
-        value: int | float = float(token)
-        if math.isfinite(value) and token.lstrip("+-").isdigit():
-            value = int(token)
-        return Fixed(_span(token), value)
-
-    def LAYER(self, token: Token) -> LayerWord:  # noqa: N802
-        digits = token[1:].lstrip("0") or "0"
-        known = len(digits) <= len(str(LARGEST_LAYER))
-        return LayerWord(_span(token), int(digits) if known else LARGEST_LAYER + 1)
-
-    def STRING(self, token: Token) -> String:  # noqa: N802
-        return String(_span(token), str(token)[1:-1])
-
-    def __default_token__(self, token: Token) -> Word:
-        return Word(_span(token), str(token))
-
-    arguments = settings = shares = tuple
-
-    @v_args(meta=True)
-    def merge(self, meta: Meta, children: list[Any]) -> Merging:
-        *sources, shares, by = children
-        return Merging(_span(meta), tuple(sources), shares or (), by)
-
-    @v_args(meta=True)
-    def overlay(self, meta: Meta, children: list[Any]) -> Statement:
-        tied, maybe, body = children
-        return Statement(_span(meta), body, tied, maybe)
-
-
-def _with_span(*, inline: bool, meta: bool) -> Any:
-    """How a node is made of a rule's parts."""
-
-    def make(node: Any, _rule: str, children: list[Any], meta: Meta) -> Any:
-        return node(_span(meta), *(children if inline else [tuple(children)]))
-
-    return v_args(wrapper=make)
-
-
-_TO_NODES = ast_utils.create_transformer(sys.modules[__name__], _Builder(), _with_span)
-
-
-def statement_of(parsed: "Tree[Token]", span: Span) -> Statement:
-    """The statement that a rule's tree stands for, without its comments."""
-    made = _TO_NODES.transform(parsed)
-    if not isinstance(made, Statement):
-        return Statement(span, made)
-    made.span = span
-    return made

@@ -4,74 +4,34 @@ A plan is a normal form: one entry for each position, sorted, so that two texts 
 are equal plans. Rules that speak to people are not here but in `gptailor.checks`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar, cast, final
+from typing import Any, Literal, TypeVar, final
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    Strict,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from gptailor.plan.faults import Fault, Origin, Source
+from gptailor.plan.numbers import (
+    LARGEST_LAYER,
+    Closed,
+    Interval,
+    Number,
+    OneOfNumbers,
+    Pair,
+    Position,
+    Several,
+    Value,
+    built,
+)
 from gptailor.plan.registry import METHODS
 
-LARGEST_LAYER = 9_999
-"""Layer numbers end here: no model has more."""
+__all__ = [
+    "LARGEST_LAYER", "Closed", "Interval", "Number", "OneOfNumbers", "Pair", "Position", "Several",
+    "Value", "built",
+]  # fmt: skip
 
-
-class Closed(BaseModel):
-    """Frozen, strict data that refuses what it doesn't know."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
-    )
-
-
-_P = ParamSpec("_P")
-_C = TypeVar("_C", bound=Closed)
-
-
-def built(kind: Callable[_P, _C], *_: _P.args, **values: _P.kwargs) -> _C:
-    """Data of values that have its types, and the plan's order, already: nothing is validated.
-
-    What validates is made when it is first called for, which costs as much as reading a plan.
-    """
-    made: _C = cast("Any", kind).model_construct(**values)
-    return made
-
-
-T = TypeVar("T")
-Several = Annotated[tuple[T, ...], Strict(False)]
-Pair = Annotated[tuple[T, T], Strict(False)]
 Part = Literal["attn", "mlp"]
-Position = Annotated[int, Field(ge=0, le=LARGEST_LAYER)]
-
-# ----------------------------------------------------------------------------------------- numbers
-
-
-@final
-class Interval(Closed):
-    """A choice: any real from low to high, both included. `0.0..1.0`."""
-
-    interval: Pair[int | float]
-
-
-@final
-class OneOfNumbers(Closed):
-    """A choice: one of these numbers. `one of (0.3, 0.5)`."""
-
-    one_of: Several[int | float]
-
-
-Number = int | float
-Value = Number | Interval | OneOfNumbers
 
 # ----------------------------------------------------------------------------------------- recipes
 
@@ -96,7 +56,7 @@ class MethodCall(Closed):
     """A merge method with its arguments by name; a variadic one holds a tuple."""
 
     name: str
-    arguments: dict[str, Value | Several[Value]] = {}
+    arguments: dict[str, Value | Several[Value]] = Field(default={})
 
     @model_validator(mode="after")
     def _hold_tuples(self) -> "MethodCall":
@@ -250,7 +210,7 @@ class Objective(Closed):
 
     direction: Literal["minimize", "maximize"]
     name: str
-    arguments: dict[str, int | float | str] = {}
+    arguments: dict[str, int | float | str] = Field(default={})
 
 
 @final
@@ -308,7 +268,7 @@ class Plan(Closed):
     """
 
     version: int = 1
-    models: dict[str, Model] = {}
+    models: dict[str, Model] = Field(default={})
     dtype: str | None = None
     embed: Recipe | None = None
     norm: Recipe | None = None

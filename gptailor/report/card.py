@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 
 from gptailor.checkpoint.models import is_local
-from gptailor.lang.format import model_source, range_words
+from gptailor.lang.words import model_source, range_words
 from gptailor.plan.layers import gaps, healing, kept, slots
 from gptailor.plan.plan import Plan
 from gptailor.report.plan_map import cells, described_rows, legend, map_lines

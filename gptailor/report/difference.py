@@ -4,7 +4,7 @@ import difflib
 import itertools
 from collections.abc import Iterator, Sequence
 
-from gptailor.lang import format as tailor
+from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot, slots
 from gptailor.report.plan_map import described_rows

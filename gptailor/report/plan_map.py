@@ -9,7 +9,7 @@ from typing import final
 
 import click
 
-from gptailor.lang import format as tailor
+from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot, slots
 from gptailor.plan.plan import REST, Plan

@@ -20,7 +20,7 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.tensors import available
-from gptailor.lang.format import objective_words
+from gptailor.lang.words import objective_words
 from gptailor.plan.plan import Plan
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import another_search

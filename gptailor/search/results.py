@@ -13,8 +13,9 @@ from gptailor.build.lock import SUFFIX
 from gptailor.build.output import used_plan
 from gptailor.build.record import lock
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.lang.format import format_plan, objective_words, range_words
+from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load
+from gptailor.lang.words import objective_words, range_words
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES

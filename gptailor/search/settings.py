@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
 
-from gptailor.lang.format import objective_words
 from gptailor.lang.parse import read_objective
+from gptailor.lang.words import objective_words
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
 from gptailor.plan.layers import may_be_healed
 from gptailor.plan.plan import Objective, Plan, Search

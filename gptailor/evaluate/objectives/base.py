@@ -14,7 +14,7 @@ from gptailor.evaluate.forward.requests import Measure, Request, Work
 from gptailor.evaluate.objectives import datasets
 from gptailor.evaluate.objectives.tokens import EncodingError, TokenEncoder
 from gptailor.evaluate.outcome import Score
-from gptailor.lang.format import objective_words
+from gptailor.lang.words import objective_words
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES

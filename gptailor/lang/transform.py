@@ -1,0 +1,71 @@
+"""From lark's tree of a statement to ours."""
+
+import math
+from typing import Any, final
+
+from lark import Token, Transformer, Tree, ast_utils, v_args
+from lark.tree import Meta
+
+from gptailor.lang import tree
+from gptailor.plan.faults import Span
+from gptailor.plan.plan import LARGEST_LAYER
+
+
+def _span(place: Token | Meta) -> Span:
+    return Span(place.start_pos or 0, place.end_pos or 0)
+
+
+@final
+class _Builder(Transformer[Token, Any]):
+    """What the rules' names don't say: words, and rules of several nodes' parts."""
+
+    def NUMBER(self, token: Token) -> tree.Fixed:  # noqa: N802 (the terminal's name)
+        """An integer, if it has no point and no exponent."""
+        value: int | float = float(token)
+        if math.isfinite(value) and token.lstrip("+-").isdigit():
+            value = int(token)
+        return tree.Fixed(_span(token), value)
+
+    def LAYER(self, token: Token) -> tree.LayerWord:  # noqa: N802
+        digits = token[1:].lstrip("0") or "0"
+        known = len(digits) <= len(str(LARGEST_LAYER))
+        return tree.LayerWord(_span(token), int(digits) if known else LARGEST_LAYER + 1)
+
+    def STRING(self, token: Token) -> tree.String:  # noqa: N802
+        return tree.String(_span(token), str(token)[1:-1])
+
+    def __default_token__(self, token: Token) -> tree.Word:
+        return tree.Word(_span(token), str(token))
+
+    arguments = settings = shares = tuple
+
+    @v_args(meta=True)
+    def merge(self, meta: Meta, children: list[Any]) -> tree.Merging:
+        *sources, shares, by = children
+        return tree.Merging(_span(meta), tuple(sources), shares or (), by)
+
+    @v_args(meta=True)
+    def overlay(self, meta: Meta, children: list[Any]) -> tree.Statement:
+        tied, maybe, body = children
+        return tree.Statement(_span(meta), body, tied, maybe)
+
+
+def _with_span(*, inline: bool, meta: bool) -> Any:
+    """How a node is made of a rule's parts."""
+
+    def make(node: Any, _rule: str, children: list[Any], meta: Meta) -> Any:
+        return node(_span(meta), *(children if inline else [tuple(children)]))
+
+    return v_args(wrapper=make)
+
+
+_TO_NODES = ast_utils.create_transformer(tree, _Builder(), _with_span)
+
+
+def statement_of(parsed: "Tree[Token]", span: Span) -> tree.Statement:
+    """The statement that a rule's tree stands for, without its comments."""
+    made = _TO_NODES.transform(parsed)
+    if not isinstance(made, tree.Statement):
+        return tree.Statement(span, made)
+    made.span = span
+    return made

@@ -1,0 +1,56 @@
+"""The numbers of a plan, fixed and chosen, and what all of its data is: frozen and closed."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, ParamSpec, TypeVar, cast, final
+
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+LARGEST_LAYER = 9_999
+"""Layer numbers end here: no model has more."""
+
+
+class Closed(BaseModel):
+    """Frozen, strict data that refuses what it doesn't know."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True
+    )
+
+
+_P = ParamSpec("_P")
+_C = TypeVar("_C", bound=Closed)
+
+
+def built(kind: Callable[_P, _C], *_: _P.args, **values: _P.kwargs) -> _C:
+    """Data of values that have its types, and the plan's order, already: nothing is validated.
+
+    What validates is made when it is first called for, which costs as much as reading a plan.
+    """
+    made: _C = cast("Any", kind).model_construct(**values)
+    return made
+
+
+T = TypeVar("T")
+Several = Annotated[tuple[T, ...], Strict(False)]
+Pair = Annotated[tuple[T, T], Strict(False)]
+Position = Annotated[int, Field(ge=0, le=LARGEST_LAYER)]
+
+# ----------------------------------------------------------------------------------------- numbers
+
+
+@final
+class Interval(Closed):
+    """A choice: any real from low to high, both included. `0.0..1.0`."""
+
+    interval: Pair[int | float]
+
+
+@final
+class OneOfNumbers(Closed):
+    """A choice: one of these numbers. `one of (0.3, 0.5)`."""
+
+    one_of: Several[int | float]
+
+
+Number = int | float
+Value = Number | Interval | OneOfNumbers
