@@ -167,6 +167,12 @@ def rest_recipes(draw: Draw, names: list[str], where: str) -> p.Recipe:
     return p.Merge(merge=sources, by=draw(methods(len(sources))))
 
 
+def chat_templates(names: list[str]) -> st.SearchStrategy[str | p.TemplateOf | None]:
+    """A chat template: none, one with a name, a file's, a model's."""
+    of_models = st.builds(p.TemplateOf, model=st.sampled_from(names))
+    return st.one_of(st.sampled_from([None, "chatml", "./template.jinja"]), of_models)
+
+
 # ------------------------------------------------------------------------------------- the overlay
 
 
@@ -356,6 +362,7 @@ def plans(draw: Draw) -> p.Plan:
     return p.Plan(
         models=declared,
         dtype=draw(st.sampled_from([None, *DTYPES])),
+        chat_template=draw(chat_templates(names)),
         heal=draw(st.one_of(st.none(), healed)),
         search=draw(st.one_of(st.none(), searches(names))),
         **rest,

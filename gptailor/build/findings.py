@@ -8,7 +8,13 @@ from typing import Literal, final
 
 from gptailor.build import output as out
 from gptailor.build.lock import PLAN_FILE, Difference, Lock, differing_tensors
-from gptailor.build.record import differing_families, differing_inputs, differing_texts, plan_digest
+from gptailor.build.record import (
+    differing_families,
+    differing_inputs,
+    differing_template,
+    differing_texts,
+    plan_digest,
+)
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_file
 from gptailor.checkpoint.write.output_file import ByteProgress
@@ -112,6 +118,7 @@ class Findings:
         differing = list(differing_inputs(read, lock, lambda path, _: digests[path]))
         differing += differing_families(prepared, lock)
         differing += differing_texts(prepared, lock) if has_texts(prepared) else []
+        differing += differing_template(prepared, lock)
         self.differences += differing
         if differing:
             self.unverified.append("what the plan makes: its models are not those that were locked")

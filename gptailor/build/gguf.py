@@ -13,6 +13,7 @@ import gptailor
 from gptailor.build import output as out
 from gptailor.build.lock import Lock, LockedGguf, differing_gguf, refuse
 from gptailor.build.record import Recording, plan_digest
+from gptailor.build.tokenizer import tokenizer
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf_header import KINDS
@@ -67,7 +68,7 @@ class GgufFile:
         self.quantize = quantised_kind(quantize)
         config = out.config(prepared)
         self._architecture = WrittenArchitecture(config, target)
-        vocabulary, notes = vocabulary_facts(out.tokenizer(prepared), config, target)
+        vocabulary, notes = vocabulary_facts(tokenizer(prepared), config, target)
         self.notes = [*self._architecture.notes, *notes]
         self.tensors = {tensor.name: tensor for tensor in self._planned()}
         self.facts: GgufFacts = {**dict(self._general()), **self._architecture.facts, **vocabulary}

@@ -75,7 +75,8 @@ class Lock(Closed):
 
     `plan` is a digest of the plan without what the machine decides; `dtype` is that of all output
     tensors, if they have one; `config` a digest of the output's configuration. `bridges` are named
-    by the layer before the gap: `L19`; `heal` is what was learned from. `gguf` is there if the
+    by the layer before the gap: `L19`; `heal` is what was learned from, `chat_template` the digest
+    of the file that it is in. `gguf` is there if the
     output was such a file; `tensors` and `config` are those of a folder all the same.
     `families` are the digests of the family files that models were read by, by model type.
     """
@@ -88,6 +89,7 @@ class Lock(Closed):
     config: Sha256
     bridges: dict[str, LockedText] = Field(default_factory=dict)
     heal: LockedText | None = None
+    chat_template: Sha256 | None = None
     tensors: dict[str, TensorDigest]
     gguf: LockedGguf | None = None
 

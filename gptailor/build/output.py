@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import gptailor
 from gptailor.build.lock import PLAN_FILE
+from gptailor.build.tokenizer import (
+    template_file,
+    tokenizer,
+    tokenizer_inputs,
+    tokenizer_model_name,
+)
 from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
 from gptailor.checkpoint.families.vision import with_tokens_of
@@ -23,7 +29,6 @@ from gptailor.lang.format import format_file, format_plan
 from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.registry import DTYPES
-from gptailor.plan.walk import named_models
 from gptailor.prepare import Prepared, calibration_path, chain
 from gptailor.program.program import Copy, Output, files
 from gptailor.report.card import card
@@ -147,27 +152,6 @@ def families(prepared: Prepared) -> dict[str, FoundFamily]:
     return {str(c.config["model_type"]): c.family for c in opened if c.family is not None}
 
 
-def tokenizer_model_name(plan: Plan) -> str:
-    """The name of the model whose tokenizer the output has."""
-    return "base" if plan.tokenizer is None else next(named_models(plan.tokenizer))[1]
-
-
-def tokenizer(prepared: Prepared) -> dict[str, bytes | Path]:
-    """The output's tokenizer and how it generates: files, or what a GGUF file holds."""
-    checkpoint = prepared.models[tokenizer_model_name(prepared.plan)].checkpoint
-    beside: dict[str, bytes | Path] = {
-        str(path.relative_to(checkpoint.folder)): path
-        for path in checkpoints.tokenizer_files(checkpoint)
-    }
-    if not beside and is_gguf(checkpoint.files[0]):
-        from gptailor.program.gguf_tokenizer import tokenizer_from_gguf  # noqa: PLC0415 (late: it costs start-up)
-
-        beside |= tokenizer_from_gguf(checkpoint.files[0])
-    if (path := checkpoints.generation_config(checkpoint)) is not None:
-        beside[path.name] = path
-    return beside
-
-
 def _processor(base: Opened) -> tuple[Path, ...]:
     """The files of how the base's towers read images: the output's towers are the base's."""
     return checkpoints.processor_files(base.checkpoint) if base.layout.wrapped else ()
@@ -210,6 +194,8 @@ def used_plan(prepared: Prepared, target: Path) -> Plan:
         ),
         "dtype": used_dtype(prepared),
     }
+    if (template := template_file(plan)) is not None:
+        used["chat_template"] = _source(target, template)
     if plan.heal is not None:
         on = _from(target, calibration_path(plan, plan.heal.on))
         used["heal"] = plan.heal.model_copy(update={"on": on})
@@ -222,8 +208,13 @@ def _seen_from(prepared: Prepared, name: str, target: Path) -> Model:
     if not is_local(model.source):
         commit = prepared.commits.get(name, model.revision)
         return model.model_copy(update={"revision": commit})
-    path = _from(target, folder_of(plan, model.source))
-    return model.model_copy(update={"source": path if path.startswith(".") else f"./{path}"})
+    return model.model_copy(update={"source": _source(target, folder_of(plan, model.source))})
+
+
+def _source(target: Path, path: Path) -> str:
+    """The same, as a plan names what is here and not on the Hub."""
+    said = _from(target, path)
+    return said if said.startswith(".") else f"./{said}"
 
 
 def _from(target: Path, path: Path) -> str:
@@ -276,22 +267,9 @@ def _beside(opened: Opened, whole: tuple[Path, ...], plan: Plan) -> Iterator[Pat
         by_index = whole[0].suffix == suffix and whole[0].name != single
         if by_index and (path := checkpoint.folder / index).exists():
             yield path
-    tells = opened.name == tokenizer_model_name(plan)
-    if tells or plan.tokenizer is not None:
-        yield from checkpoints.tokenizer_files(checkpoint)
-    if tells and (generates := checkpoints.generation_config(checkpoint)) is not None:
-        yield generates
+    yield from tokenizer_inputs(opened, plan)
     if opened.name == "base":
         yield from _processor(opened)
-
-
-def is_beside(name: str) -> bool:
-    """Whether a model's file is one of its tokenizer, or of how it generates."""
-    return (
-        name in checkpoints.TOKENIZER_FILES
-        or name == checkpoints.GENERATION_CONFIG
-        or name.endswith(".jinja")
-    )
 
 
 def work(prepared: Prepared) -> int:

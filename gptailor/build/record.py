@@ -23,6 +23,7 @@ from gptailor.build.lock import (
     differing_tensors,
     refuse,
 )
+from gptailor.build.tokenizer import template_file
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.checkpoint.models import is_local
@@ -44,8 +45,8 @@ EARLY_BYTES = 16 * 1024 * 1024
 def plan_digest(plan: Plan) -> str:
     """The sha256 of a plan's canonical text, without what the machine and the caller decide.
 
-    That is where the models and the texts are, and the dtype. So a plan, and its copy
-    in a compiled folder, have one digest.
+    That is where the models, the texts and the chat template are, and the dtype. So a plan, and
+    its copy in a compiled folder, have one digest.
     """
     models = {name: Model(source=name) for name in plan.models}
     heal = plan.heal
@@ -54,7 +55,9 @@ def plan_digest(plan: Plan) -> str:
     bridges = tuple(b.model_copy(update={"on": str(texts.index(b.on))}) for b in plan.bridges)
     if heal is not None:
         heal = heal.model_copy(update={"on": str(texts.index(heal.on))})
-    without = {"models": models, "bridges": bridges, "heal": heal, "dtype": None}
+    without: dict[str, object] = {"models": models, "bridges": bridges, "heal": heal, "dtype": None}
+    if template_file(plan) is not None:
+        without["chat_template"] = "./"
     stripped = plan.model_copy(update=without)
     return hashlib.sha256(format_plan(stripped).encode()).hexdigest()
 
@@ -90,6 +93,7 @@ def refuse_early(prepared: Prepared, lock: Lock) -> None:
     refuse(differing_families(prepared, lock), lock)
     refuse(differing_inputs(out.inputs(prepared), lock, _early), lock)
     refuse(differing_texts(prepared, lock), lock)
+    refuse(differing_template(prepared, lock), lock)
     refuse(_of_output(prepared, lock), lock)
 
 
@@ -130,6 +134,15 @@ def differing_texts(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
         else:
             continue
         yield Difference("file", path.name, said, path)
+
+
+def differing_template(prepared: Prepared, lock: Lock) -> Iterator[Difference]:
+    """A file with a chat template that is not the one that was locked."""
+    path = template_file(prepared.plan)
+    if path is not None and of_file(path).sha256 != lock.chat_template:
+        yield Difference(
+            "file", path.name, "the chat template is not the one that was locked", path
+        )
 
 
 def differing_inputs(
@@ -292,6 +305,7 @@ class Recording:
         commits = self.prepared.commits
         bridges = self.fitted.bridges if self.fitted is not None else {}
         healed = self.fitted.healed if self.fitted is not None else None
+        template = template_file(self.prepared.plan)
         return Lock(
             plan=plan_digest(self.prepared.plan),
             dtype=out.used_dtype(self.prepared),
@@ -303,6 +317,7 @@ class Recording:
             config=config_digest(out.config(self.prepared)),
             bridges={gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()},
             heal=LockedText(file=healed.digest, tokens=healed.tokens) if healed else None,
+            chat_template=of_file(template).sha256 if template is not None else None,
             tensors=dict(tensors),
             gguf=gguf,
         )

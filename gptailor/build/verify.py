@@ -9,6 +9,7 @@ from gptailor.build import output as out
 from gptailor.build.findings import Findings, Verified, differing_plan, has_texts, work_of
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Difference, Lock, differing_tensors, read_lock
 from gptailor.build.record import config_digest
+from gptailor.build.tokenizer import is_beside, tokenizer_model_name
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
 from gptailor.checkpoint.files import CheckpointError, is_gguf, open_regular, quoted
 from gptailor.checkpoint.folder import (
@@ -178,9 +179,9 @@ class Verification:
                 for name, content in made
                 if name not in {CONFIG, PLAN_FILE, out.CARD} and not name.endswith(FAMILY_SUFFIX)
             }
-        if self.lock is None or self.plan is None:
+        if self.lock is None or self.plan is None or self.plan.chat_template is not None:
             return None
-        found = self._locked(self.plan, out.tokenizer_model_name(self.plan), out.is_beside)
+        found = self._locked(self.plan, tokenizer_model_name(self.plan), is_beside)
         found |= self._locked(self.plan, "base", PROCESSOR_FILES.__contains__)
         return found or None  # without any the tokenizer may be that of a GGUF file
 

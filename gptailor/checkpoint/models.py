@@ -18,7 +18,7 @@ from gptailor.checkpoint.hub import Remote, open_adapter, open_hub
 from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.faults import Fault, listed
-from gptailor.plan.plan import Model, Part, Plan
+from gptailor.plan.plan import Model, Part, Plan, TemplateOf
 from gptailor.plan.walk import named_models, recipes
 
 
@@ -117,9 +117,10 @@ def _bound(declared: Model, folder: Path) -> Model:
 
 
 def used(plan: Plan) -> set[str]:
-    """The models whose files a plan needs: the base, what its recipes name, and its teacher."""
+    """The models whose files a plan needs: the base, what it takes something of, its teacher."""
     teacher = (plan.heal.teacher if plan.heal is not None else None) or "base"
-    return {"base", teacher, *taken(plan)} & plan.models.keys()
+    template = plan.chat_template.model if isinstance(plan.chat_template, TemplateOf) else "base"
+    return {"base", teacher, template, *taken(plan)} & plan.models.keys()
 
 
 def taken(plan: Plan) -> set[str]:

@@ -50,6 +50,8 @@ def every_text_can_be_said(plan: Plan) -> Iterator[Fault]:
     on: list[tuple[Place, str]]
     on = [(("bridges", i, "on"), bridge.on) for i, bridge in enumerate(plan.bridges)]
     on += [(("heal", "on"), plan.heal.on)] if plan.heal is not None else []
+    if isinstance(plan.chat_template, str):
+        on.append((("chat_template",), plan.chat_template))
     for place, text in (*on, *_objective_arguments(plan)):
         if isinstance(text, str) and any(c in '"\r\n' for c in text):
             yield Fault("P219", "a text holds no quotes and no line ends", place)

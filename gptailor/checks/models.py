@@ -31,6 +31,10 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
 
         fitting += HEALING
     fitting += VISION if checked.base.layout.wrapped else ()
+    if plan.chat_template is not None:
+        from gptailor.checks.tokenizer import TEMPLATE  # noqa: PLC0415 (few plans have one)
+
+        fitting += TEMPLATE
     for rules in ((*SMALL, every_tokenizer_can_be_read), (*fitting, *_REST_RULES)):
         if not errors(faults):
             faults += locate((f for rule in rules for f in rule(checked)), plan.origin)

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 from gptailor.checks.recipes import MERGING
 from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
-from gptailor.plan.plan import Drop, Layer, Plan, Scale, Take
-from gptailor.plan.registry import DTYPES, WORDS
+from gptailor.plan.plan import Drop, Layer, Plan, Scale, Take, TemplateOf
+from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, WORDS
 from gptailor.plan.walk import entry_sites, named_models, numbers, recipes, tied_entries
 
 PlanRule = Callable[[Plan], Iterator[Fault]]
@@ -77,6 +77,8 @@ def every_model_is_declared(plan: Plan) -> Iterator[Fault]:
     named = [(at + inner, name) for at, r in recipes(plan) for inner, name, _ in named_models(r)]
     if plan.heal is not None and plan.heal.teacher is not None:
         named.append((("heal", "teacher"), plan.heal.teacher))
+    if isinstance(plan.chat_template, TemplateOf):
+        named.append((("chat_template", "model"), plan.chat_template.model))
     named += [(("models", n, "on"), m.on) for n, m in plan.models.items() if m.on is not None]
     for i, objective in enumerate(plan.search.objectives if plan.search else ()):
         if isinstance(model := objective.arguments.get("from"), str):
@@ -254,6 +256,14 @@ def the_tokenizer_is_one_models(plan: Plan) -> Iterator[Fault]:
         yield Fault("P402", "a tokenizer is one model's and can't be merged", ("tokenizer",))
 
 
+def the_chat_template_is_known(plan: Plan) -> Iterator[Fault]:
+    """A chat template is a file, a model's, or one that has a name here."""
+    said = plan.chat_template
+    if isinstance(said, str) and said[:1] not in (".", "/", "~") and said not in CHAT_TEMPLATES:
+        help_ = f"known is {listed(CHAT_TEMPLATES)}; a file starts with '.', '/' or '~'"
+        yield Fault("P404", f"'{said}' names no chat template", ("chat_template",), help_)
+
+
 def every_scale_is_positive(plan: Plan) -> Iterator[Fault]:
     """A hidden state is scaled by a number above 0."""
     for i, scale in enumerate(plan.scales):
@@ -290,6 +300,7 @@ PLAN_RULES: tuple[PlanRule, ...] = (
     a_stack_fits_its_limit,
     the_dtype_is_known,
     the_tokenizer_is_one_models,
+    the_chat_template_is_known,
     every_scale_is_positive,
     every_tie_holds_a_choice,
     *MERGING,

@@ -211,7 +211,7 @@ class Trials:
         self.folder = folder or Path()
         if not self.stated:
             raise ObjectiveError("there is no objective to search by")
-        recipe = plan.tokenizer
+        recipe = plan.rest("tokenizer")
         names = ["base"] if recipe is None else [name for _, name, _ in named_models(recipe)]
         self._digests = {name: tokenizer_digest(models[name]) for name in names}
         distinct = {digest: models[name] for name, digest in reversed(self._digests.items())}

@@ -76,7 +76,9 @@ class Draft:
         spans = {_PLACES.get(name, (name,)): placed.spans for name, placed in self.single.items()}
         spans |= {("models", name): model.spans for name, model in self.models.items()}
         single = {name: placed.entry for name, placed in self.single.items()}
-        lists: dict[str, Any] = {name: single.get(name) for name in ("dtype", "heal", *p.REST)}
+        lists: dict[str, Any] = {
+            name: single.get(name) for name in ("dtype", "chat_template", "heal", *p.REST)
+        }
         for name, (place, order) in _LISTS.items():
             found = self.lists[name]
             if order is not None:
@@ -101,6 +103,15 @@ class Draft:
 
 
 # ------------------------------------------------------------------------------------------ layers
+
+
+def once_in_words(draft: Draft, where: str, said: tree.Word | tree.String, span: Span) -> None:
+    """Note a tokenizer or a chat template that isn't made by a recipe."""
+    if where == "chat_template" and isinstance(said, tree.Word):
+        value = p.built(p.TemplateOf, model=said.text)
+        draft.once(where, value, span, {("model",): said.span})
+    else:
+        draft.once(where, said.text, span)
 
 
 @final

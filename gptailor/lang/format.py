@@ -87,8 +87,8 @@ def format(plan: p.Plan | str) -> str:
 def format_file(file: tree.File, used: p.Plan | None = None) -> str:
     """The canonical form of a tree that lowers without faults.
 
-    The models, the dtype, the bridges and the healing of `used` stand for what the text says of
-    them, as in the copy of a plan that a compiled folder holds.
+    The models, the dtype, the template, the bridges and the healing of `used` stand for what the
+    text says of them, as in the copy of a plan that a compiled folder holds.
     """
     blocks = [(s, s.body) for s in file.statements if isinstance(s.body, tree.Block)]
     others = [s for s in file.statements if not isinstance(s.body, tree.Block)]
@@ -109,7 +109,7 @@ def _sheet(lines: Iterable[_Line], closing: Sequence[str] = ()) -> str:
 
 
 def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
-    """The lines, saying which models, dtype and calibration files are used."""
+    """The lines, saying which models, dtype, template and calibration files are used."""
     fixed = {line.key: line.text for line in _change_lines(used, groups) if line.key[0] >= 3}
     for line in lines:
         if line.section == "models":
@@ -121,6 +121,9 @@ def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
         if dtype is None:
             lines.append(dtype := _Line(*_DTYPE, ""))
         dtype.text = f"dtype {used.dtype}"
+    for line in lines:
+        if line.section == "output" and line.key[1] == "chat_template":
+            line.text = rest_words("chat_template", used.chat_template or "")
     return lines
 
 
@@ -165,9 +168,9 @@ def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
         yield _Line("models", (name != "base", name), f"model {name} = {model_source(model)}")
     if plan.dtype is not None:
         yield _Line(*_DTYPE, f"dtype {plan.dtype}")
-    for i, where in enumerate(p.REST, 1):
-        if (recipe := plan.rest(where)) is not None:
-            yield _Line("output", (i, where), rest_words(where, recipe))
+    for i, where in enumerate((*p.REST, "chat_template"), 1):
+        if (value := getattr(plan, where)) is not None:
+            yield _Line("output", (i, where), rest_words(where, value))
     for group in joined(plan.layers):
         yield _Line("layers", p.normal_order(group[0]), mark_words(group[0]) + layer_words(group))
     yield from _change_lines(plan, joined)

@@ -56,9 +56,11 @@ def _model(draft: d.Draft, statement: tree.Statement, body: tree.Declare) -> Non
 
 def _rest(draft: d.Draft, statement: tree.Statement, body: tree.Rest) -> None:
     where = body.where.text
-    _no_marks(draft, statement, f"'{where}'", f"write '{where} from one of …' for a choice")
-    pattern = models_pattern(draft, body.origin, None)
-    if pattern is not None:
+    choice = f"write '{where} from one of …' for a choice" if where in p.REST else ""
+    _no_marks(draft, statement, f"'{where}'", choice)
+    if not isinstance(body.origin, tree.From):
+        d.once_in_words(draft, where, body.origin, statement.span)
+    elif (pattern := models_pattern(draft, body.origin, None)) is not None:
         spans = {place[1:]: span for place, span in pattern.spans.items()}
         draft.once(where, pattern.recipe(0), statement.span, spans)
 

@@ -106,7 +106,8 @@ LESSONS = (
 """What texts that go wrong are told: feature, documentation and test in one."""
 
 _A_STATEMENT = (
-    "tailor model dtype embed norm head tokenizer merge drop scale bridge heal maybe tied stack"
+    "tailor model dtype embed norm head tokenizer chat_template merge drop scale bridge heal maybe "
+    "tied stack"
 )
 _STARTS = {
     "statement": ("statement", "a layer, or with ", f"{_A_STATEMENT} search"),

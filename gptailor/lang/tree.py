@@ -203,10 +203,10 @@ class Dtype(TreeNode):
 
 @final
 class Rest(TreeNode):
-    """`embed from chat`."""
+    """`embed from chat`, `chat_template "chatml"`, `chat_template from chat`."""
 
     where: Word
-    origin: From
+    origin: From | Word | String
 
 
 @final

@@ -116,8 +116,12 @@ def item_words(entries: Sequence[p.Item]) -> str:
     return _made_words([entry.recipe for entry in entries])
 
 
-def rest_words(where: str, recipe: p.Recipe) -> str:
+def rest_words(where: str, recipe: p.Recipe | p.TemplateOf | str) -> str:
     """`embed from chat`; a merge that only JSON can say is said by `linear`."""
+    if isinstance(recipe, p.TemplateOf):
+        return f"{where} from {recipe.model}"
+    if isinstance(recipe, str):
+        return f'{where} "{recipe}"'
     if isinstance(recipe, p.Merge) and recipe.by is None:
         weights: tuple[p.Value, ...] = ()
         if isinstance(recipe.share, int | float):

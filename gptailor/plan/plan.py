@@ -224,6 +224,13 @@ class Search(Closed):
 
 
 @final
+class TemplateOf(Closed):
+    """The chat template of a model. `chat_template from chat`."""
+
+    model: str
+
+
+@final
 class Model(Closed):
     """A checkpoint: a local folder or a Hub id; or an adapter `on` another model of the plan."""
 
@@ -274,6 +281,7 @@ class Plan(Closed):
     norm: Recipe | None = None
     head: Recipe | None = None
     tokenizer: Recipe | None = None
+    chat_template: str | TemplateOf | None = None
     layers: Several[Layer] = ()
     drops: Several[Drop] = ()
     drop_any: Several[DropAny] = ()
@@ -328,9 +336,9 @@ class Plan(Closed):
         return self.read_from(replace(origin, families=tuple(Path(file) for file in files)))
 
     def rest(self, where: str) -> Recipe | None:
-        """The recipe of `embed`, `norm`, `head` or `tokenizer`."""
-        recipe: Recipe | None = getattr(self, where)
-        return recipe
+        """The recipe of `embed`, `norm`, `head` or `tokenizer`, if a model's is to be taken."""
+        recipe: Recipe | str | None = getattr(self, where)
+        return None if isinstance(recipe, str) else recipe
 
     def __eq__(self, other: object) -> bool:
         """Equal if they say the same; the text they were read from doesn't count."""

@@ -4,6 +4,7 @@ A merge method is one `Method` here and one `Kernel` of the same name in `gptail
 the checks, the docs and the contract tests read this table.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -185,6 +186,9 @@ HEAL_SEED = 0
 
 DTYPES: dict[str, str] = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 """The dtypes that an output may have, and their names in safetensors."""
+
+CHAT_TEMPLATES: Mapping[str, tuple[str, ...]] = {"chatml": ("<|im_start|>", "<|im_end|>")}
+"""The chat templates that have a name, and the tokens that they write."""
 
 WORDS = frozenset([
     "tailor", "model", "from", "by", "merge", "drop", "scale", "bridge", "on", "tokens", "ridge",

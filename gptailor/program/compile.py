@@ -46,9 +46,10 @@ class Checked:
     @property
     def tokenizer_model(self) -> Opened:
         """The model whose tokenizer the output has: the plan's, or the base."""
-        if self.plan.tokenizer is None:
+        recipe = self.plan.rest("tokenizer")
+        if recipe is None:
             return self.base
-        names = [name for _, name, _ in named_models(self.plan.tokenizer)]
+        names = [name for _, name, _ in named_models(recipe)]
         return self.models.get(names[0], self.base)
 
 

@@ -28,19 +28,17 @@ def _models(a: p.Plan, b: p.Plan) -> Iterator[str]:
 def _settings(a: p.Plan, b: p.Plan) -> Iterator[str]:
     if a.dtype != b.dtype:
         yield f"dtype: {a.dtype or 'as the base'} → {b.dtype or 'as the base'}"
-    for where in p.REST:
+    for where in (*p.REST, "chat_template"):
         before, after = (_rest(plan, where) for plan in (a, b))
         if before != after:
             yield f"{where}: {before} → {after}"
 
 
 def _rest(plan: p.Plan, where: str) -> str:
-    recipe = plan.rest(where)
-    return (
-        "base"
-        if recipe is None
-        else tailor.rest_words(where, recipe).removeprefix(f"{where} from ")
-    )
+    said = getattr(plan, where)
+    if said is None:
+        return "the tokenizer's" if where == "chat_template" else "base"
+    return tailor.rest_words(where, said).removeprefix(f"{where} ").removeprefix("from ")
 
 
 def _layers(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:

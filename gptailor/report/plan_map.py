@@ -239,10 +239,9 @@ def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
     found = described_rows(slots)
     for choice in plan.drop_any:
         found.append(Row("drop", tailor.drop_any_words(choice).removeprefix("drop ")))
-    for where in REST:
-        recipe = plan.rest(where)
-        if recipe is not None:
-            text = tailor.rest_words(where, recipe).removeprefix(f"{where} from ")
+    for where in (*REST, "chat_template"):
+        if (said := getattr(plan, where)) is not None:
+            text = tailor.rest_words(where, said).removeprefix(f"{where} ").removeprefix("from ")
             found.append(Row(where, text))
     if plan.dtype is not None:
         found.append(Row("dtype", plan.dtype))

@@ -80,7 +80,7 @@ def _text(space: Space, ledger: Ledger, about: Mapping[str, Any], trial: Trial, 
     """A trial's plan as it was evaluated, its paths as seen from a folder, and a comment."""
     plan = at_stage(decode(space, trial.request.genome), trial.request.stage)
     used = used_plan(prepare(plan), place)
-    paths = {"models": used.models, "bridges": used.bridges, "heal": used.heal}
+    paths = {name: getattr(used, name) for name in ("models", "bridges", "heal", "chat_template")}
     seen = plan.model_copy(update=paths)
     comment = "".join(f"# {line}\n" for line in _comment(space, ledger, about, trial, plan))
     return comment + format_plan(seen)

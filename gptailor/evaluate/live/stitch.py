@@ -36,7 +36,7 @@ from gptailor.evaluate.live.language import language_model
 from gptailor.evaluate.live.template import ModelTemplate, Named, decoder_layers
 from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import Gap, gaps, healing, kept
-from gptailor.plan.plan import Plan
+from gptailor.plan.plan import REST, Plan
 from gptailor.plan.walk import named_models
 from gptailor.prepare import Prepared, ready
 from gptailor.program.program import Combine, Output
@@ -283,7 +283,7 @@ class Stitcher:
         """All models that the plan uses are there: a checked plan's are those that it uses."""
         slots = kept(plan, self._base.layout.count)
         recipes = [made.recipe for slot in slots for made in slot.made.values()]
-        recipes += [r for r in (plan.embed, plan.norm, plan.head, plan.tokenizer) if r is not None]
+        recipes += [r for where in REST if (r := plan.rest(where)) is not None]
         used = {name for recipe in recipes for _, name, _ in named_models(recipe)}
         if missing := sorted(used - self._table.models.keys()):
             raise TailorError(f"'{missing[0]}' is not among the models that were opened")

@@ -116,7 +116,7 @@ class TokenEncoder:
 
 def tokenizer_model(prepared: Prepared) -> Opened:
     """The model whose tokenizer the output has."""
-    recipe = prepared.plan.tokenizer
+    recipe = prepared.plan.rest("tokenizer")
     return prepared.models["base" if recipe is None else next(named_models(recipe))[1]]
 
 

@@ -104,8 +104,9 @@ class _Closing:
             found.discard(self.space.keeper)
         return found
 
-    def _rest(self, where: str) -> p.Recipe | None:
-        closed = self._closed((where,), self.space.plan.rest(where), own_of(None))
+    def _rest(self, where: str) -> p.Recipe | str | None:
+        said = getattr(self.space.plan, where)
+        closed = said if isinstance(said, str) else self._closed((where,), said, own_of(None))
         return None if closed == own_of(None) else closed
 
     def _layers(self, dropped: set[int]) -> Iterator[p.Layer]:

@@ -38,7 +38,8 @@ def encode(space: Space, plan: p.Plan) -> Genome:
 
 def shortest_form(plan: p.Plan) -> p.Plan:
     """A closed plan in its shortest form, as `decode` makes it."""
-    rest = {w: None if plan.rest(w) == own_of(None) else plan.rest(w) for w in p.REST}
+    said = {where: getattr(plan, where) for where in p.REST}
+    rest = {where: None if value == own_of(None) else value for where, value in said.items()}
     layers = tuple(layer for layer in plan.layers if layer.recipe != own(layer.position))
     return without_unused(plan.model_copy(update={**rest, "layers": layers, "search": None}))
 

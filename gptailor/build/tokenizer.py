@@ -1,0 +1,76 @@
+"""The output's tokenizer: whose it is, its files, and its chat template."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from gptailor.checkpoint import folder as checkpoints
+from gptailor.checkpoint.chat_template import (
+    DEFAULT,
+    NAMED_TEMPLATES,
+    read_template,
+    templates_of,
+    with_templates,
+)
+from gptailor.checkpoint.files import is_gguf
+from gptailor.checkpoint.models import Opened, folder_of
+from gptailor.plan.plan import Plan, TemplateOf
+from gptailor.plan.walk import named_models
+from gptailor.prepare import Prepared
+
+
+def tokenizer_model_name(plan: Plan) -> str:
+    """The name of the model whose tokenizer the output has."""
+    recipe = plan.rest("tokenizer")
+    return "base" if recipe is None else next(named_models(recipe))[1]
+
+
+def tokenizer(prepared: Prepared) -> dict[str, bytes | Path]:
+    """The output's tokenizer and how it generates: files, or what a GGUF file holds."""
+    checkpoint = prepared.models[tokenizer_model_name(prepared.plan)].checkpoint
+    beside: dict[str, bytes | Path] = {
+        str(path.relative_to(checkpoint.folder)): path
+        for path in checkpoints.tokenizer_files(checkpoint)
+    }
+    if not beside and is_gguf(checkpoint.files[0]):
+        from gptailor.program.gguf_tokenizer import tokenizer_from_gguf  # noqa: PLC0415 (late: it costs start-up)
+
+        beside |= tokenizer_from_gguf(checkpoint.files[0])
+    if (path := checkpoints.generation_config(checkpoint)) is not None:
+        beside[path.name] = path
+    said = prepared.plan.chat_template
+    return beside if said is None else with_templates(beside, _templates(prepared))
+
+
+def _templates(prepared: Prepared) -> dict[str, str]:
+    said = prepared.plan.chat_template
+    if isinstance(said, TemplateOf):
+        return templates_of(prepared.models[said.model].checkpoint)
+    path = template_file(prepared.plan)
+    return {DEFAULT: NAMED_TEMPLATES[str(said)] if path is None else read_template(path)}
+
+
+def template_file(plan: Plan) -> Path | None:
+    """The file that the output's chat template is in, if the plan names one."""
+    said = plan.chat_template
+    named = isinstance(said, str) and said not in NAMED_TEMPLATES
+    return folder_of(plan, str(said)) if named else None
+
+
+def tokenizer_inputs(opened: Opened, plan: Plan) -> Iterator[Path]:
+    """What is read of a model for the output's tokenizer and its chat template."""
+    checkpoint, said = opened.checkpoint, plan.chat_template
+    tells = opened.name == tokenizer_model_name(plan)
+    templated = isinstance(said, TemplateOf) and said.model == opened.name
+    if tells or templated or plan.tokenizer is not None:
+        yield from checkpoints.tokenizer_files(checkpoint)
+    if tells and (generates := checkpoints.generation_config(checkpoint)) is not None:
+        yield generates
+
+
+def is_beside(name: str) -> bool:
+    """Whether a model's file is one of its tokenizer, or of how it generates."""
+    return (
+        name in checkpoints.TOKENIZER_FILES
+        or name == checkpoints.GENERATION_CONFIG
+        or name.endswith(".jinja")
+    )

@@ -1,0 +1,163 @@
+"""Chat templates: a model's, a file's, and the one that has a name here; how a tokenizer has one.
+
+A template is Jinja, as transformers renders it. A tokenizer may have several; its main one is
+called `default`.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+from gptailor.checkpoint.files import (
+    CheckpointError,
+    is_gguf,
+    open_regular,
+    parse_object,
+    quoted,
+    reading,
+)
+from gptailor.checkpoint.folder import Checkpoint, tokenizer_files
+from gptailor.checkpoint.formats.gguf_header import read_gguf
+
+NAMED_TEMPLATES: Mapping[str, str] = {
+    "chatml": (
+        "{% for message in messages %}"
+        "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+}
+"""The templates that a plan names: a message stands between two marks, its role in line one."""
+
+DEFAULT = "default"
+_MAIN, _SETTINGS = "chat_template.jinja", "tokenizer_config.json"
+_OTHERS, _FOR_PROCESSORS = "additional_chat_templates/", "chat_template.json"
+_GGUF = "tokenizer.chat_template"
+
+TokenizerFiles = Mapping[str, bytes | Path]
+"""A tokenizer's files: what they hold or where they are, by their path within the folder."""
+
+
+def content_of(file: bytes | Path) -> bytes:
+    """The bytes of one of a tokenizer's files. Raises CheckpointError."""
+    if isinstance(file, bytes):
+        return file
+    with open_regular(file) as opened, reading(file):
+        return opened.readall()
+
+
+def templates_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """A model's chat templates by name, as transformers finds them; empty if it has none.
+
+    Raises CheckpointError for a file that is there and can't be read (C602).
+    """
+    if is_gguf(checkpoint.files[0]) and not tokenizer_files(checkpoint):
+        return _in_gguf(checkpoint.files[0])
+    files = {
+        path.relative_to(checkpoint.folder).as_posix(): path for path in tokenizer_files(checkpoint)
+    }
+    found = {}
+    for name, path in files.items():
+        if name == _MAIN or name.startswith(_OTHERS):
+            key = DEFAULT if name == _MAIN else path.name.removesuffix(".jinja")
+            found[key] = _decoded(content_of(path), path)
+    if found or _SETTINGS not in files:
+        return found
+    path = files[_SETTINGS]
+    said = parse_object(content_of(path), path, "C602", duplicate=None).get("chat_template")
+    return _listed(said, path)
+
+
+def _listed(said: Any, path: Path) -> dict[str, str]:
+    """What `tokenizer_config.json` has: nothing, one template, or a list of named ones."""
+    if said is None or isinstance(said, str):
+        return {DEFAULT: said} if said else {}
+    found: dict[str, str] = {}
+    for entry in said if isinstance(said, list) else [said]:
+        name, text = (entry.get(k) if isinstance(entry, dict) else 0 for k in ("name", "template"))
+        if not isinstance(name, str) or not isinstance(text, str):
+            message = "its 'chat_template' is no template and no list of any"
+            raise CheckpointError("C602", message, path)
+        if not re.fullmatch(r"[\w-]+", name):
+            raise CheckpointError("C602", f"a chat template can't be called {quoted(name)}", path)
+        found[name] = text
+    return found
+
+
+def _in_gguf(path: Path) -> dict[str, str]:
+    found = {}
+    for key, text in read_gguf(path).facts.items():
+        if (key == _GGUF or key.startswith(f"{_GGUF}.")) and isinstance(text, str):
+            found[key.removeprefix(f"{_GGUF}.") if key != _GGUF else DEFAULT] = text
+    return found
+
+
+def read_template(path: Path) -> str:
+    """A template in a file. Raises CheckpointError (C602): not there, no text, no Jinja."""
+    text = _decoded(content_of(path), path)
+    if not text.strip():
+        raise CheckpointError("C602", "a chat template is empty", path)
+    if (wrong := _syntax_error(text)) is not None:
+        raise CheckpointError("C602", f"is no chat template: {wrong}", path)
+    return text
+
+
+def _decoded(raw: bytes, path: Path) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        message = f"a chat template is not UTF-8, at byte {error.start}"
+        raise CheckpointError("C602", message, path) from error
+
+
+def _syntax_error(text: str) -> str | None:
+    """What Jinja, with what transformers adds to it, says of a text that is no template."""
+    try:
+        from jinja2 import Environment, TemplateSyntaxError, nodes  # noqa: PLC0415 (few plans need it)
+        from jinja2.ext import Extension, loopcontrols  # noqa: PLC0415
+    except ImportError:  # transformers, which would render it, needs it too
+        return None
+
+    @final
+    class Generation(Extension):
+        """`{% generation %} … {% endgeneration %}`, which transformers knows."""
+
+        tags = frozenset({"generation"})  # type: ignore[assignment]
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.CallBlock(self.call_method("_same"), [], [], body).set_lineno(line)
+
+    try:
+        Environment(extensions=[Generation, loopcontrols]).parse(text)
+    except TemplateSyntaxError as error:
+        return f"line {error.lineno}: {error.message}"
+    return None
+
+
+def with_templates(files: TokenizerFiles, templates: Mapping[str, str]) -> dict[str, bytes | Path]:
+    """A tokenizer's files with these chat templates in the place of its own.
+
+    They are files by themselves, and stand in `tokenizer_config.json` too where it had some, for
+    readers that look there only.
+    """
+    made = {
+        name: file
+        for name, file in files.items()
+        if name not in (_MAIN, _FOR_PROCESSORS) and not name.startswith(_OTHERS)
+    }
+    for name, text in templates.items():
+        made[_MAIN if name == DEFAULT else f"{_OTHERS}{name}.jinja"] = text.encode()
+    if (settings := made.get(_SETTINGS)) is None:
+        return made
+    path = settings if isinstance(settings, Path) else Path(_SETTINGS)
+    said = parse_object(content_of(settings), path, "C602", duplicate=None)
+    if said.get("chat_template") is not None:
+        entries = [{"name": name, "template": text} for name, text in templates.items()]
+        alone = list(templates) == [DEFAULT]
+        said["chat_template"] = templates[DEFAULT] if alone else entries
+        made[_SETTINGS] = (json.dumps(said, indent=2, ensure_ascii=False) + "\n").encode()
+    return made
