@@ -150,8 +150,9 @@ def merge(
     given: dict[str, Any] = {
         p.name: call.arguments.get(p.name, p.default) for p in METHODS[call.name].parameters
     }
-    for key in ("weights", "scales"):
-        if key in given:
+    for parameter in METHODS[call.name].parameters:
+        key = parameter.name
+        if parameter.variadic or parameter.each:
             value = 1.0 / len(sources) if given[key] is None else given[key]
             several = value if isinstance(value, tuple) else (value,)
             given[key] = several * (len(sources) // len(several))
@@ -162,7 +163,7 @@ def merge(
     if call.name == "task_arithmetic" and theta is not None:
         return task_arithmetic(theta.float(), sources, given["scales"])
     if call.name == "ties" and theta is not None:
-        return ties(theta.float(), sources, given["density"], given["scale"])
+        return ties(theta.float(), sources, given)
     arguments = tuple(given.items())
     return merge_tensors(call.name, arguments, theta, sources, names, place, dtype=torch.float32)
 
@@ -192,19 +193,29 @@ def task_arithmetic(theta: Tensor, sources: Sequence[Tensor], scales: Sequence[f
     return moved(theta, linear([source - theta for source in sources], scales))
 
 
-def ties(theta: Tensor, sources: Sequence[Tensor], density: float, scale: float) -> Tensor:
+def ties(theta: Tensor, sources: Sequence[Tensor], given: Mapping[str, Any]) -> Tensor:
     """θ_b + scale · the mean of the trimmed task vectors that have the sign of their sum."""
     trimmed = []
-    for source in sources:
+    for source, density in zip(sources, given["density"], strict=True):
         vector = source - theta
         kept = max(1, round(density * vector.numel()))
         least = vector.abs().flatten().sort(descending=True).values[kept - 1]
         trimmed.append(torch.where(vector.abs() >= least, vector, 0.0))
-    mass = linear(trimmed, [1.0] * len(trimmed))
-    agreeing = [torch.where(vector.sign() == mass.sign(), vector, 0.0) for vector in trimmed]
-    count = torch.stack([(vector != 0).float() for vector in agreeing]).sum(0)
-    mean = linear(agreeing, [1.0] * len(agreeing)) / torch.clamp(count, min=1.0)
-    return moved(theta, linear([mean], [scale]))
+    return moved(theta, linear([agreeing(trimmed, given)], [given["scale"]]))
+
+
+def agreeing(vectors: Sequence[Tensor], given: Mapping[str, Any]) -> Tensor:
+    """Σ w τ where w τ has the sign of the sum of all, over Σ w of these if that is wanted."""
+    weights = given["weight"]
+    weighted = [v * w if w != 1 else v for v, w in zip(vectors, weights, strict=True)]
+    mass = linear(weighted, [float(w != 0) for w in weights])
+    agree = [torch.where(v.sign() == mass.sign(), v, 0.0) for v in weighted]
+    total = linear(agree, [float(w != 0) for w in weights])
+    if given["normalize"] == "no":
+        return total
+    each = zip(agree, weights, strict=True)
+    count = linear([(v != 0).float() * w for v, w in each], [1.0] * len(agree))
+    return total / torch.where(count == 0, 1.0, count)
 
 
 def moved(theta: Tensor, change: Tensor) -> Tensor:

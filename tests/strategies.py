@@ -80,13 +80,20 @@ def calls(draw: Draw, method: Method, sources: int) -> p.MethodCall:
     for parameter in method.parameters:
         if not draw(st.booleans()):
             continue
+        if parameter.words:
+            arguments[parameter.name] = draw(st.sampled_from(parameter.words))
+            continue
         number = values(within(parameter), intervals=not parameter.integer)
-        if parameter.variadic:
+        if parameter.each and draw(st.booleans()):
+            arguments[parameter.name] = tuple(draw(number) for _ in range(sources))
+        elif parameter.variadic:
             counts = {1, sources} if parameter.one_serves_all else {sources}
             count = draw(st.sampled_from(sorted(counts)))
             arguments[parameter.name] = tuple(draw(number) for _ in range(count))
         else:
             arguments[parameter.name] = draw(number)
+    if method.argument(arguments, "normalize") == "yes":
+        arguments |= {"weight": tuple(draw(st.floats(0.1, 3)) for _ in range(sources))}
     if method.name == "breadcrumbs":
         arguments |= {"density": 0.9, "gamma": draw(st.floats(0, 0.1))}
     return p.MethodCall(name=method.name, arguments=arguments)

@@ -1,6 +1,8 @@
 """Rules of merge methods, their arguments and their sources, and of the choices in a plan."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
 
 from gptailor.plan import plan as p
 from gptailor.plan import walk
@@ -42,7 +44,7 @@ def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
     for at, _, call, method in _known_calls(plan):
         for inner, name, value in walk.call_values(call):
             parameter = method.parameter(name)
-            if parameter is None:
+            if parameter is None or parameter.words:
                 continue
             said = (_out_of_bounds(method, parameter, each) for each in walk.numbers(value))
             if message := next(filter(None, said), ""):
@@ -63,16 +65,25 @@ def _out_of_bounds(method: Method, parameter: Parameter, number: int | float) ->
 
 
 def _overfull(call: p.MethodCall, method: Method) -> str:
-    shares = []
-    for name in ("density", "gamma"):
-        parameter = method.parameter(name)
-        value = call.arguments.get(name, parameter.default if parameter else None)
-        if isinstance(value, tuple) or value is None:
-            return ""
-        shares.append(max(walk.numbers(value), default=0.0))
-    if sum(shares) <= 1 + 1e-12:
-        return ""
-    return f"density {shares[0]!r} and gamma {shares[1]!r} keep and drop more than there is"
+    """What is wrong where a source's two shares, of what is kept and dropped, are more than all."""
+    density, gamma = (_most(call, method, name) for name in ("density", "gamma"))
+    for kept, dropped in _paired(density, gamma):
+        if kept + dropped > 1 + 1e-12:
+            return f"density {kept!r} and gamma {dropped!r} keep and drop more than there is"
+    return ""
+
+
+def _most(call: p.MethodCall, method: Method, name: str) -> list[int | float]:
+    """The most that a parameter may be, for each source or for all; none where it is a word."""
+    given = method.argument(call.arguments, name)
+    several = () if isinstance(given, str) else given if isinstance(given, tuple) else (given,)
+    return [max(walk.numbers(value), default=0.0) for value in several]
+
+
+def _paired(a: list[int | float], b: list[int | float]) -> Iterator[tuple[int | float, ...]]:
+    """Both for each source, where one may be for all."""
+    count = max(len(a), len(b))
+    return zip(*(n * count if len(n) == 1 else n for n in (a, b)), strict=False)
 
 
 def every_method_gets_its_sources(plan: p.Plan) -> Iterator[Fault]:
@@ -88,28 +99,102 @@ def every_method_gets_its_sources(plan: p.Plan) -> Iterator[Fault]:
 
 
 def every_source_gets_its_number(plan: p.Plan) -> Iterator[Fault]:
-    """As many weights as sources, or one that serves all."""
+    """As many numbers as sources, or one that serves all."""
     for at, recipe, call, method in _known_calls(plan):
-        parameter = method.variadic
-        given = call.arguments.get(parameter.name) if parameter else None
-        if parameter is None or given is None:
-            continue
-        count = len(given) if isinstance(given, tuple) else 1
         wanted = len(list(walk.sources(recipe)))
-        if count != wanted and not (count == 1 and parameter.one_serves_all):
-            message = f"'{method.name}' has {count} {parameter.name} for {wanted} sources"
-            help_ = "give one to each" + (", or one for all" if parameter.one_serves_all else "")
-            yield Fault("P311", message, (*at, "arguments", parameter.name), help_)
+        for parameter in method.parameters:
+            given = call.arguments.get(parameter.name)
+            listed = parameter.variadic or (parameter.each and isinstance(given, tuple))
+            if given is None or isinstance(given, str) or not listed:
+                continue
+            count = len(given) if isinstance(given, tuple) else 1
+            if count != wanted and not (count == 1 and parameter.one_serves_all):
+                serves_all = parameter.one_serves_all or parameter.each
+                message = f"'{method.name}' has {count} {parameter.name} for {wanted} sources"
+                help_ = "give one to each"
+                if parameter.each and count == 1:
+                    help_ += ", or one for all, without parentheses"
+                elif serves_all:
+                    help_ += ", or one for all"
+                yield Fault("P311", message, (*at, "arguments", parameter.name), help_)
 
 
 def one_number_is_one(plan: p.Plan) -> Iterator[Fault]:
-    """Only a variadic parameter takes several numbers."""
+    """Only some parameters take several numbers."""
     for at, _, call, method in _known_calls(plan):
         for name, given in call.arguments.items():
             parameter = method.parameter(name)
-            if parameter is not None and not parameter.variadic and isinstance(given, tuple):
+            if parameter is None or parameter.words or not isinstance(given, tuple):
+                continue
+            if not (parameter.variadic or parameter.each):
                 message = f"'{name}' of '{method.name}' is one number, not {len(given)}"
                 yield Fault("P311", message, (*at, "arguments", name))
+
+
+def every_word_is_known(plan: p.Plan) -> Iterator[Fault]:
+    """A parameter with words takes one of these, any other takes numbers."""
+    for at, _, call, method in _known_calls(plan):
+        for name, given in call.arguments.items():
+            parameter, place = method.parameter(name), (*at, "arguments", name)
+            if parameter is None:
+                continue
+            if parameter.words and given not in parameter.words:
+                said = f"'{given}'" if isinstance(given, str) else "a number"
+                wanted = listed((f"'{word}'" for word in parameter.words), "or")
+                message = f"'{name}' of '{method.name}' is {wanted}, not {said}"
+                near = nearest(given, parameter.words) if isinstance(given, str) else ""
+                yield Fault("P312", message, place, near)
+            elif not parameter.words and isinstance(given, str):
+                yield Fault("P306", f"a number is needed, '{given}' is none", place)
+
+
+def every_sum_of_weights_divides(plan: p.Plan) -> Iterator[Fault]:
+    """Where a sum is divided by that of its weights, no sum of weights that may come is 0."""
+    for at, recipe, call, method in _known_calls(plan):
+        given = method.argument(call.arguments, "weight")
+        if method.argument(call.arguments, "normalize") != "yes" or isinstance(given, str):
+            continue
+        count = len(list(walk.sources(recipe)))
+        said = given if isinstance(given, tuple) else (given,)
+        ends = [walk.numbers(1.0 if value is None else value) for value in said]
+        ends = ends * count if len(ends) == 1 else ends
+        if method.elects and (message := _cancels(ends)):
+            yield Fault("P313", message, (*at, "arguments", "weight"), _UNDIVIDED)
+        least = 2 if isinstance(recipe, p.Subset) else count
+        if not method.elects and len(ends) == count and _may_sum_to_0(ends, least):
+            message = "the weights may sum to 0, by which 'normalize=yes' divides"
+            yield Fault("P313", message, (*at, "arguments", "weight"), _UNDIVIDED)
+
+
+_UNDIVIDED = "choose other weights, or 'normalize=no'"
+_NO_SUM = 1e-8
+"""A sum of weights below this is one of 0 but for rounding."""
+
+
+def _cancels(ends: Sequence[Sequence[float]]) -> str:
+    """What is wrong where some of the weights, those of sources that agree, may sum to 0."""
+    signed = [e for e in ends if any(e)]
+    if not (any(min(e) < 0 for e in signed) and any(max(e) > 0 for e in signed)):
+        return ""
+    if any(len(e) > 1 for e in signed) or len(signed) > _MOST_SUMMED:
+        return "weights of both signs may sum to 0, by which 'normalize=yes' divides"
+    sums = (math.fsum(e[0] for e in some)
+            for k in range(2, len(signed) + 1) for some in combinations(signed, k))  # fmt: skip
+    if any(abs(total) < _NO_SUM for total in sums):
+        return "weights of sources that agree may sum to 0, by which 'normalize=yes' divides"
+    return ""
+
+
+_MOST_SUMMED = 12
+"""Weights of both signs of which all sums are looked at; of more none is trusted."""
+
+
+def _may_sum_to_0(ends: Sequence[Sequence[float]], least: int) -> bool:
+    """Whether the sum of at least so many of the weights, each between its ends, may be 0."""
+    lows, highs = sorted(min(e) for e in ends), sorted((max(e) for e in ends), reverse=True)
+    low = math.fsum([*lows[:least], *(n for n in lows[least:] if n < 0)])
+    high = math.fsum([*highs[:least], *(n for n in highs[least:] if n > 0)])
+    return low < _NO_SUM and high > -_NO_SUM
 
 
 def a_merge_has_sources(plan: p.Plan) -> Iterator[Fault]:
@@ -219,6 +304,8 @@ MERGING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
     every_method_gets_its_sources,
     every_source_gets_its_number,
     one_number_is_one,
+    every_word_is_known,
+    every_sum_of_weights_divides,
     a_merge_has_sources,
     every_source_names_a_layer,
     a_stack_says_which_base,

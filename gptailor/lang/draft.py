@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, final
@@ -10,7 +10,7 @@ from typing import Any, cast, final
 from gptailor.lang import tree
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Origin, Place, Source, Span, nearest
-from gptailor.plan.registry import METHODS, Method
+from gptailor.plan.registry import METHODS, Method, Parameter
 
 Spans = Mapping[Place, Span]
 
@@ -211,8 +211,13 @@ def in_step(draft: Draft, first: Positions, other: Positions) -> bool:
 # ----------------------------------------------------------------------------------------- numbers
 
 
-def value_of(draft: Draft, numeral: tree.Numeral | tree.String | tree.Word) -> p.Value | None:
-    """A number or a choice of numbers; None, with a fault, if it is a word or not finite."""
+def value_of(
+    draft: Draft, numeral: tree.Numeral | tree.EachSource | tree.String | tree.Word
+) -> p.Value | None:
+    """A number or a choice of numbers; None, with a fault, if it is none or not finite."""
+    if isinstance(numeral, tree.EachSource):
+        draft.fault("P306", "one number is needed, not a list", numeral.span)
+        return None
     if isinstance(numeral, tree.String | tree.Word):
         draft.fault("P306", f"a number is needed, '{numeral.text}' is none", numeral.span)
         return None
@@ -294,18 +299,40 @@ def _call(draft: Draft, node: tree.CallNode, spans: Spanned) -> p.MethodCall | N
     spans.note(node.name.span, "name")
     method = METHODS.get(node.name.text)
     before = len(draft.faults)
-    arguments: dict[str, p.Value | tuple[p.Value, ...]] = {}
+    arguments: dict[str, p.Value | tuple[p.Value, ...] | str] = {}
     for name, givens in _bound(draft, node, method).items():
-        spans.note(givens[0].span.to(givens[-1].span), "arguments", name)
-        found = tuple(n for given in givens if (n := value_of(draft, given.value)) is not None)
-        variadic = method is not None and method.variadic and method.variadic.name == name
-        for i, given in enumerate(givens if variadic else ()):
-            spans.note(given.span, "arguments", name, i)
-        if found:
-            arguments[name] = found if variadic else found[0]
+        parameter = method.parameter(name) if method is not None else None
+        value = _argument(draft, parameter, givens, spans.inside("arguments", name))
+        if value is not None:
+            arguments[name] = value
     if len(draft.faults) > before:
         return None
     return p.built(p.MethodCall, name=node.name.text, arguments=arguments)
+
+
+def _argument(
+    draft: Draft, parameter: Parameter | None, givens: Sequence[tree.ArgumentNode], spans: Spanned
+) -> p.Value | tuple[p.Value, ...] | str | None:
+    """What an argument comes to: whether a bare name is a word or a number's, its parameter says.
+
+    What is unknown keeps its words, for the check.
+    """
+    spans.note(givens[0].span.to(givens[-1].span))
+    first = givens[0].value
+    if isinstance(first, tree.Word) and (parameter is None or parameter.words):
+        return first.text
+    listed = len(givens) == 1 and isinstance(first, tree.EachSource)
+    said = first.numbers if isinstance(first, tree.EachSource) and listed else givens
+    found: list[p.Value] = []
+    for i, one in enumerate(said):
+        numeral = one.value if isinstance(one, tree.ArgumentNode) else one
+        if (number := value_of(draft, numeral)) is not None:
+            found.append(number)
+        if listed or (parameter is not None and parameter.variadic):
+            spans.note(one.span, i)
+    if not found:
+        return None
+    return tuple(found) if listed or (parameter and parameter.variadic) else found[0]
 
 
 def _bound(
@@ -317,7 +344,7 @@ def _bound(
     if method is not None and positional and method.variadic:
         bound[method.variadic.name] = positional
     elif method is not None and positional:
-        free = [parameter.name for parameter in method.parameters]
+        free = [parameter.name for parameter in method.positional]
         bound |= {n: (g,) for n, g in zip(free, positional, strict=False)}
         if len(positional) > len(free):
             draft.fault(
@@ -325,7 +352,7 @@ def _bound(
                 f"'{method.name}' takes {count_words(len(free), 'argument')}, "
                 f"not {len(positional)}",
                 positional[len(free)].span,
-                f"its arguments are {', '.join(free)}" if free else "",
+                _taken(method),
             )
     named = False
     for given in node.arguments:
@@ -338,6 +365,13 @@ def _bound(
             draft.fault("P305", "an argument without a name stands after one with a name",
                         given.span)  # fmt: skip
     return bound
+
+
+def _taken(method: Method) -> str:
+    """What a method's arguments are, those that are given by name alone last."""
+    names = [parameter.name for parameter in method.positional]
+    named = [f"{parameter.name}=…" for parameter in method.parameters if parameter.named]
+    return f"its arguments are {', '.join(names + named)}" if names or named else ""
 
 
 def stepped(entry: Any, step: int) -> tuple[Any, ...]:

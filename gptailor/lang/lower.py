@@ -251,6 +251,9 @@ def _measure_arguments(
         if isinstance(value, tree.Between | tree.OneNumber):
             draft.fault("P605", "no choices stand in a search block", value.span)
             continue
+        if isinstance(value, tree.EachSource):
+            draft.fault("P603", "an argument of an objective is no list", value.span)
+            continue
         found = d.value_of(draft, value) if isinstance(value, tree.Fixed) else value.text
         if isinstance(found, int | float | str):
             arguments[name] = found

@@ -85,6 +85,13 @@ Numeral = Fixed | Between | OneNumber
 
 
 @final
+class EachSource(TreeNode, ast_utils.AsList):
+    """`(0.5, 0.3..0.7)`: a number for each source."""
+
+    numbers: tuple[Numeral | Word, ...]
+
+
+@final
 class Range(TreeNode):
     """`L0..L9.mlp`, or one layer."""
 
@@ -131,7 +138,7 @@ class ArgumentNode(TreeNode):
     """An argument as it was given."""
 
     name: Word | None
-    value: Numeral | String | Word
+    value: Numeral | EachSource | String | Word
 
 
 @final

@@ -48,17 +48,28 @@ def _in_order(names: Iterable[str], known: Sequence[str]) -> list[str]:
 
 
 def _call_words(call: p.MethodCall) -> str:
-    """A method with its arguments: named, unless there is but one to give."""
+    """A method with its arguments: named, unless there is but one to give; a variadic one bare."""
     spec = METHODS.get(call.name)
     known = [parameter.name for parameter in spec.parameters] if spec else []
-    names = _in_order(call.arguments, known)
-    bare = len(known) == 1 and names == known
     arguments = []
-    for name in names:
-        given = call.arguments[name]
-        words = ", ".join(map(value_words, given if isinstance(given, tuple) else (given,)))
-        arguments.append(words if bare else f"{name}={words}")
+    for name in _in_order(call.arguments, known):
+        given, parameter = call.arguments[name], spec.parameter(name) if spec else None
+        words = argument_words(given)
+        if parameter is not None and parameter.variadic:
+            arguments.append(words[1:-1] if isinstance(given, tuple) else words)
+        else:
+            bare = len(known) == 1 and parameter is not None and not parameter.named
+            arguments.append(words if bare else f"{name}={words}")
     return f"{call.name}({', '.join(arguments)})"
+
+
+def argument_words(given: p.Value | tuple[p.Value, ...] | str) -> str:
+    """`0.5`, `(0.5, 0.3..0.7)`, or a word."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, tuple):
+        return f"({', '.join(map(value_words, given))})"
+    return value_words(given)
 
 
 def _by_words(how: p.By | None) -> str:

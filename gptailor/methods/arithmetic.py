@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gptailor.plan.faults import TailorError
 
-ByName = Mapping[str, float | int | tuple[float | int, ...]]
+ByName = Mapping[str, float | int | str | tuple[float | int, ...]]
 """A method's arguments by name, complete."""
 Vector = Float32[Tensor, " n"]
 """One stretch of a tensor, flattened."""
@@ -97,8 +97,8 @@ class Kernel(ABC):
 def one_number(given: ByName, name: str) -> float | int:
     """An argument that is one number."""
     value = given[name]
-    if isinstance(value, tuple):
-        raise TypeError(f"'{name}' takes one number, not {len(value)}")
+    if isinstance(value, tuple | str):
+        raise TypeError(f"'{name}' takes one number, not {value!r}")
     return value
 
 
@@ -262,28 +262,51 @@ def at_least(vector: Vector, least: int) -> Vector:
     return torch.nn.functional.hardshrink(vector, float(below))
 
 
-def thresholds(inputs: Inputs, ranks: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+def thresholds(inputs: Inputs, ranks: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     """For each source its ranks-th largest `magnitude` of τ, the largest being of rank 1.
 
-    Radix selection in two passes: one counts the upper half of the bits, the next the lower half
-    where the upper one is that of the wanted rank.
+    A source without ranks is not read. See `selected`.
     """
-    tops = [_Counts(_TOP_BUCKETS) for _ in inputs.models]
+    wanted = [i for i, some in enumerate(ranks) if some]
+    if not wanted:
+        return tuple(() for _ in ranks)
+
+    def vectors(chunk: Chunk) -> list[Vector]:
+        return [chunk.sources[i] - chunk.origin for i in wanted]
+
+    found = iter(selected(inputs, vectors, lambda n: ranks[wanted[n]]))
+    return tuple(next(found) if some else () for some in ranks)
+
+
+def selected(
+    inputs: Inputs,
+    vectors: Callable[[Chunk], Sequence[Vector]],
+    ranks: Callable[[int], Sequence[int]],
+) -> list[tuple[int, ...]]:
+    """The ranks-th largest `magnitude` of each of the vectors that are made of a chunk.
+
+    `ranks` is asked for each vector, by its number, once all have been read. Radix selection in two
+    passes: one counts the upper half of the bits, the next the lower half where the upper one is
+    that of the wanted rank.
+    """
+    tops: list[_Counts] = []
     for chunk in inputs.chunks():
-        for top, vector in zip(tops, chunk.task_vectors(), strict=True):
-            top.add(magnitude(vector) >> _HALF)
-    found = [[_bucket(top.value(), rank) for rank in ranks] for top in tops]
+        for n, vector in enumerate(vectors(chunk)):
+            if n == len(tops):
+                tops.append(_Counts(_TOP_BUCKETS))
+            tops[n].add(magnitude(vector) >> _HALF)
+    found = [[_bucket(top.value(), rank) for rank in ranks(n)] for n, top in enumerate(tops)]
     lows = [{bucket: _Counts(_LOW_BUCKETS) for bucket, _ in wanted} for wanted in found]
-    for chunk in inputs.chunks():
-        for low, vector in zip(lows, chunk.task_vectors(), strict=True):
+    for chunk in inputs.chunks() if any(lows) else ():
+        for low, vector in zip(lows, vectors(chunk), strict=True):
             bits = magnitude(vector)
             high = bits >> _HALF
             for bucket, counts in low.items():
                 counts.add(torch.masked_select(bits, high == bucket) & (_LOW_BUCKETS - 1))
-    return tuple(
+    return [
         tuple((bucket << _HALF) + _bucket(low[bucket].value(), rest)[0] for bucket, rest in wanted)
         for low, wanted in zip(lows, found, strict=True)
-    )
+    ]
 
 
 @final

@@ -34,7 +34,7 @@ class Breadcrumbs(Kernel):
         above = min(
             round(arithmetic.one_number(given, "gamma") * inputs.elements), inputs.elements - kept
         )
-        both = arithmetic.thresholds(inputs, (above + 1, above + kept))
+        both = arithmetic.thresholds(inputs, [(above + 1, above + kept)] * len(inputs.models))
         return tuple(threshold for pair in both for threshold in pair)
 
     def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:

@@ -1,10 +1,9 @@
 """Task vectors trimmed, and merged where they agree on a sign."""
 
+from collections.abc import Sequence
 from typing import final
 
-import torch
-
-from gptailor.methods import arithmetic
+from gptailor.methods import arithmetic, task_vectors
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
 
 
@@ -12,14 +11,16 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 class Ties(Kernel):
     """Trim, elect a sign, and merge the task vectors that agree with it.
 
-    Formula: θ_b + scale · the mean of those kept τ_i whose sign is that of the sum of all kept
-    ones. Kept are the k = max(1, round(density · n)) largest |τ_i| of a source, and all that equal
-    the k-th: which entries are kept doesn't depend on their order.
+    Formula: θ_b + scale · Σ w_i τ_i / Σ w_i (with normalize = no: not divided), over those kept
+    w_i τ_i whose sign is that of the sum of all kept ones. Kept are the k_i = max(1,
+    round(density_i · n)) largest |τ_i| of a source, and all that equal the k_i-th: which entries
+    are kept doesn't depend on their order.
     Granularity: the trimming per tensor and source; sign and mean per element.
     Arithmetic: float32, thresholds exact; the result is float32.
     Degenerate: density 1 trims nothing; one source is task arithmetic with its largest entries;
-    equal sources act as one; where the kept ones sum to 0 (all task vectors 0, two that cancel)
-    θ_b stays to the byte; so it does with scale 0. NaN counts as the largest magnitude and stays.
+    equal sources act as one; a source of weight 0 is left out; where the kept ones sum to 0 (all
+    task vectors 0, two that cancel) θ_b stays to the byte; so it does with scale 0. NaN counts as
+    the largest magnitude and stays.
     Paper: arXiv 2306.01708.
     """
 
@@ -27,20 +28,17 @@ class Ties(Kernel):
 
     def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """The smallest kept magnitude of each source."""
-        kept = max(1, round(arithmetic.one_number(given, "density") * inputs.elements))
-        if kept >= inputs.elements:
-            return (0,) * len(inputs.models)
-        return tuple(least for (least,) in arithmetic.thresholds(inputs, (kept,)))
+        return least_kept(inputs, arithmetic.number_each(given, "density"))
 
     def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + scale · the mean of those that agree."""
+        """θ_b + scale · the weighted mean of those that agree."""
         trimming = zip(chunk.task_vectors(), measured, strict=True)
         kept = [arithmetic.at_least(vector, int(least)) for vector, least in trimming]
-        sign = torch.sign(arithmetic.total(kept))
-        agreeing, count = torch.zeros_like(sign), torch.zeros_like(sign)
-        for vector in kept:
-            share = torch.relu_(vector * sign)  # its magnitude where it agrees, else 0
-            agreeing.add_(share)
-            count.add_(share.sign_())
-        mean = agreeing.mul_(sign).div_(count.clamp_(min=1.0))
-        return arithmetic.base_moved(chunk, [mean], [arithmetic.one_number(given, "scale")])
+        return task_vectors.elected(chunk, kept, arithmetic.number_each(given, "weight"), given)
+
+
+def least_kept(inputs: Inputs, densities: Sequence[float | int]) -> tuple[int, ...]:
+    """The smallest of each task vector's `density` largest magnitudes; 0 where all are kept."""
+    counts = [max(1, round(density * inputs.elements)) for density in densities]
+    ranks = [(kept,) if kept < inputs.elements else () for kept in counts]
+    return tuple(least[0] if least else 0 for least in arithmetic.thresholds(inputs, ranks))

@@ -53,10 +53,12 @@ class LayerOf(Closed):
 
 @final
 class MethodCall(Closed):
-    """A merge method with its arguments by name; a variadic one holds a tuple."""
+    """A merge method with its arguments by name: a number, a tuple of them, one for each source, or
+    a word. A variadic one holds a tuple.
+    """
 
     name: str
-    arguments: dict[str, Value | Several[Value]] = Field(default={})
+    arguments: dict[str, Value | Several[Value] | str] = Field(default={})
 
     @model_validator(mode="after")
     def _hold_tuples(self) -> "MethodCall":
@@ -64,7 +66,7 @@ class MethodCall(Closed):
         method = METHODS.get(self.name)
         if method is not None and (variadic := method.variadic) is not None:
             value = self.arguments.get(variadic.name)
-            if value is not None and not isinstance(value, tuple):
+            if value is not None and not isinstance(value, tuple | str):
                 self.arguments[variadic.name] = (value,)
         return self
 

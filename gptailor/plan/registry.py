@@ -6,22 +6,28 @@ the checks, the docs and the contract tests read this table.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, Literal, final
 
 
 @final
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter of a method: an ASCII name, bounds (closed unless said), a default."""
+    """A parameter of a method: an ASCII name, bounds (closed unless said), a default.
+
+    One with `words` takes one of these, and no number.
+    """
 
     name: str
-    default: int | float | None
+    default: int | float | str | None
     low: int | float = float("-inf")
     high: int | float = float("inf")
     open_low: bool = False  # the lower bound itself is not allowed
     integer: bool = False
     variadic: bool = False  # takes all positional arguments, one for each source
     one_serves_all: bool = False  # of a variadic one: a single number stands for every source
+    each: bool = False  # takes a number for all sources, or a list with one for each
+    words: tuple[str, ...] = ()
+    named: bool = False  # is given by its name alone
 
     def admits(self, value: int | float) -> bool:
         """Whether the value lies within the bounds."""
@@ -51,11 +57,17 @@ class Method:
     least: int = 1
     most: int | None = None
     needs_base: bool = False
+    elects: bool = False  # entry by entry only sources that agree on a sign count
 
     @property
     def variadic(self) -> Parameter | None:
         """The parameter that takes all positional arguments, if there is one."""
         return next((p for p in self.parameters if p.variadic), None)
+
+    @property
+    def positional(self) -> tuple[Parameter, ...]:
+        """The parameters that may be given without their names, in order."""
+        return tuple(p for p in self.parameters if not p.named)
 
     @property
     def takes_any_number(self) -> bool:
@@ -66,13 +78,24 @@ class Method:
         """The parameter of that name."""
         return next((p for p in self.parameters if p.name == name), None)
 
+    def argument(self, arguments: Mapping[str, Any], name: str) -> Any:
+        """What is given for a parameter, or its default; None for one that it hasn't."""
+        parameter = self.parameter(name)
+        return arguments.get(name, parameter.default) if parameter is not None else None
 
-def _density(default: float) -> Parameter:
+
+def _density(default: float, *, each: bool = False) -> Parameter:
     """The share of a task vector's entries that are kept."""
-    return Parameter("density", default, low=0.0, high=1.0, open_low=True)
+    return Parameter("density", default, low=0.0, high=1.0, open_low=True, each=each)
+
+
+def _normalize(default: Literal["yes", "no"]) -> Parameter:
+    """Whether a sum is divided by that of its weights."""
+    return Parameter("normalize", default, words=("yes", "no"), named=True)
 
 
 _SCALE = Parameter("scale", 1.0)
+_WEIGHT = Parameter("weight", 1.0, each=True, named=True)
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -98,8 +121,9 @@ METHODS: dict[str, Method] = {
         Method(
             "ties",
             "θ_b + scale · the mean of the trimmed task vectors that agree with the elected sign",
-            (_density(0.5), _SCALE),
+            (_density(0.5, each=True), _SCALE, _WEIGHT, _normalize("yes")),
             needs_base=True,
+            elects=True,
         ),
         Method(
             "dare",

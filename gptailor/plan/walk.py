@@ -231,8 +231,10 @@ def calls(recipe: p.Recipe) -> Iterator[tuple[Place, p.MethodCall]]:
 
 
 def call_values(call: p.MethodCall) -> Iterator[tuple[Place, str, p.Value]]:
-    """Each number of a method: its place, its parameter's name, the number."""
+    """Each number of a method: its place, its parameter's name, the number. Words are none."""
     for name, value in call.arguments.items():
+        if isinstance(value, str):
+            continue
         if isinstance(value, tuple):
             for i, one in enumerate(value):
                 yield ("arguments", name, i), name, one

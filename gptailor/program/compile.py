@@ -249,18 +249,20 @@ def making(
     return p.Combine(call.name, given, base, sources, models, place)
 
 
-def _argument(parameter: Parameter, given: object, sources: int) -> int | float | tuple[float, ...]:
-    """An argument complete: a default filled in, one number for each source."""
-    if not parameter.variadic:
-        number = parameter.default if given is None else given
-        assert isinstance(number, int | float)
-        return number if parameter.integer else float(number)
-    if given is None:
-        default = 1.0 / sources if parameter.default is None else parameter.default
-        return (default,) * sources
-    numbers = given if isinstance(given, tuple) else (given,)
-    numbers = numbers * sources if len(numbers) == 1 and parameter.one_serves_all else numbers
-    return tuple(float(number) for number in numbers)
+def _argument(
+    parameter: Parameter, given: object, sources: int
+) -> int | float | str | tuple[float, ...]:
+    """An argument complete: a default filled in, one number for each source where there may be."""
+    said = parameter.default if given is None else given
+    if isinstance(said, str):
+        return said
+    if not (parameter.variadic or parameter.each):
+        assert isinstance(said, int | float)
+        return said if parameter.integer else float(said)
+    if said is None:
+        return (1.0 / sources,) * sources
+    numbers = said if isinstance(said, tuple) else (said,)
+    return tuple(map(float, numbers * sources if len(numbers) == 1 else numbers))
 
 
 # --------------------------------------------------------------------------------------- the passes

@@ -20,7 +20,7 @@ from gptailor.checkpoint.tensor import (
 )
 from gptailor.plan.layers import Gap, Healing
 
-Arguments = tuple[tuple[str, int | float | tuple[float, ...]], ...]
+Arguments = tuple[tuple[str, int | float | str | tuple[float, ...]], ...]
 """A method's arguments by name, complete: defaults filled in, one number for each source."""
 
 

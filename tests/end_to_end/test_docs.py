@@ -21,7 +21,7 @@ from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.vision import WRAPPERS
 from gptailor.cli.main import cli
 from gptailor.lang.parse import read_text
-from gptailor.plan.faults import Fault, Source, errors, show
+from gptailor.plan.faults import Fault, Source, errors, listed, show
 from gptailor.plan.registry import METHODS, OBJECTIVES
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +93,10 @@ def test_a_method_is_documented_as_the_registry_has_it(method) -> None:
         parameter.name for parameter in method.parameters
     ]
     for parameter in method.parameters:
-        if parameter.default is not None:
+        if parameter.words:
+            named = listed(parameter.words, "or")
+            assert f"`{parameter.name}`: {named} ({parameter.default})" in parameters
+        elif parameter.default is not None:
             assert f"({parameter.default!r})" in parameters
         if "∞" not in parameter.bounds and not parameter.integer:
             assert f"`{parameter.name}` in {parameter.bounds}" in parameters

@@ -37,7 +37,10 @@ def complete(method: str, count: int, **given: object) -> Arguments:
     arguments = []
     for parameter in METHODS[method].parameters:
         value = given.get(parameter.name, parameter.default)
-        if parameter.variadic and not isinstance(value, tuple):
+        if isinstance(value, str):
+            arguments.append((parameter.name, value))
+            continue
+        if (parameter.variadic or parameter.each) and not isinstance(value, tuple):
             value = (1.0 / count if value is None else float(value),) * count
         arguments.append((parameter.name, value if isinstance(value, tuple) else float(value)))
     return tuple(arguments)
@@ -81,14 +84,22 @@ def naive_task_arithmetic(base: np.ndarray, sources: list[np.ndarray], given: di
 
 def naive_ties(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
     kept = []
-    for source in sources:
+    for source, density in zip(sources, given["density"], strict=True):
         vector = (source - base).astype(np.float32).astype(float)
-        least = np.sort(np.abs(vector))[::-1][max(1, round(given["density"] * len(vector))) - 1]
+        least = np.sort(np.abs(vector))[::-1][max(1, round(density * len(vector))) - 1]
         kept.append(np.where(np.abs(vector) >= least, vector, 0))
-    stack = np.stack(kept)
+    return base + given["scale"] * agreeing(kept, given)
+
+
+def agreeing(vectors: list[np.ndarray], given: dict) -> np.ndarray:
+    """Σ w τ of those that have the sign of the sum of all, ÷ Σ w of these if that is wanted."""
+    stack = np.stack([w * v for w, v in zip(given["weight"], vectors, strict=True)])
     agrees = (np.sign(stack) == np.sign(stack.sum(0))) & (stack != 0)
-    mean = (stack * agrees).sum(0) / np.maximum(1, agrees.sum(0))
-    return base + given["scale"] * mean
+    total = (stack * agrees).sum(0)
+    if given["normalize"] == "no":
+        return total
+    weights = (np.array(given["weight"])[:, None] * agrees).sum(0)
+    return total / np.where(weights == 0, 1, weights)
 
 
 def naive_dare(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
@@ -161,6 +172,8 @@ CASES = [
     ("ties", 1, {"density": 0.3}),
     ("ties", 3, {"density": 0.2, "scale": 0.7}),
     ("ties", 4, {"density": 1.0}),
+    ("ties", 3, {"density": (0.2, 1.0, 0.6), "weight": (1.0, 0.3, 0.0)}),
+    ("ties", 2, {"weight": (0.7, -0.3), "normalize": "no", "scale": 0.5}),
     ("dare", 2, {"density": 0.3, "scale": 1.5, "seed": 7}),
     ("dare", 1, {"density": 0.9}),
     ("breadcrumbs", 1, {"density": 0.5, "gamma": 0.2}),
@@ -512,7 +525,7 @@ def test_a_threshold_is_the_ranks_largest(
     vector = torch.tensor(values)
     ranks = data.draw(st.lists(st.integers(1, len(values)), min_size=1, max_size=3))
     ordered = vector.abs().sort(descending=True).values
-    (found,) = thresholds(whole([vector], step, torch.zeros(len(values))), ranks)
+    (found,) = thresholds(whole([vector], step, torch.zeros(len(values))), [ranks])
     assert list(found) == [magnitude(ordered)[rank - 1].item() for rank in ranks]
 
 
