@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from tests import checked
 from tests.preloaded import Preloaded, preloaded
 
 # Before torch is imported, and for the processes that tests start: on tiny tensors its threads
@@ -23,6 +24,8 @@ COMPILED = Path(tempfile.gettempdir()) / "gptailor-jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(COMPILED))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
+
+checked.install()
 
 settings.register_profile(
     "default",
