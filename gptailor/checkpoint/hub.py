@@ -49,6 +49,15 @@ def snapshot(repo: str, revision: str | None, names: Iterable[str] = _SMALL_FILE
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(names)))
 
 
+def cached(repo: str, revision: str | None, name: str) -> Path | None:
+    """A file of a revision in the local cache, if it is there; nothing is asked of the Hub."""
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415 (half a second)
+
+    with _talking(repo, revision):
+        found = try_to_load_from_cache(repo, name, revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
 def open_hub(repo: str, revision: str | None) -> tuple[on_disk.Checkpoint, Remote]:
     """A model on the Hub, without its weights."""
     folder = snapshot(repo, revision)

@@ -180,19 +180,31 @@ def completion_command(shell: str) -> None:
     metavar="SOURCE",
     help="A candidate of the paper's file, which doesn't name them; in order.",
 )
+@click.option("--base", type=click.Path(path_type=Path), metavar="FOLDER",
+              help="A folder with the base's config.json, which says its layers, their tensors' "
+              "names and whether its head is tied. Without it: the folder that the file names, or "
+              "the Hub.")  # fmt: skip
+@click.option("models", "--model", type=options.Rebinding(), multiple=True,
+              help="A folder to learn of a model from, by its name in the plan or in the file. May "
+              "be given several times.")  # fmt: skip
+@click.option("--strict", is_flag=True, help="Refuse keys that mergekit passes over in silence.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN",
               help="The plan to write; standard output without it.")  # fmt: skip
-def import_command(
+def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     file: str,
     tool: str | None,
     layers: int | None,
     candidates: tuple[str, ...],
+    base: Path | None,
+    models: tuple[tuple[str, Path], ...],
+    strict: bool,
     output: Path | None,
 ) -> None:
     """Make a plan of a mergekit configuration or of the GPTailor paper's search results.
 
     What differs, or has no equivalent, is said on standard error; what can't be said at all is
-    refused. Nothing is dropped in silence.
+    refused. Nothing is dropped in silence, and nothing taken for granted of models that aren't to
+    be had.
     """
     from gptailor.convert.mergekit.importer import from_mergekit  # noqa: PLC0415
     from gptailor.convert.note import ConversionError  # noqa: PLC0415
@@ -210,7 +222,10 @@ def import_command(
     else:
         root = Path.cwd()  # where mergekit has its relative paths start
         folder = output.parent if output is not None else root
-        plan, notes = from_mergekit(text, name, layers, root=root, folder=folder)
+        given = dict(models) | ({} if base is None else {"base": base})
+        plan, notes = from_mergekit(
+            text, name, layers, root=root, folder=folder, models=given, on_hub=True, strict=strict
+        )
     for note in notes:
         options.say(f"note: {note}", err=True)
     options.write_plan(plan, output)

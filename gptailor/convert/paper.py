@@ -169,19 +169,19 @@ _MULTIPLIED = (
     "the hidden state after L{} is multiplied by {!r} there; a stack has no scale, so that the "
     "plan does not say this"
 )
-_EMPTY = "L{} has no layer, and its scale of {!r} nothing to multiply; the plan has neither"
 _ORDER = "the order {} of {} models is taken as the one of that number in lexicographic order"
-_WHOSE = "the file doesn't say whose embedding, norm and head these are: they are the base's"
 
 
 def _from_depth_wise(document: _Choices, given: Sequence[str]) -> _Found:
-    """A stack: an ordered subset of the candidates' layers at each place."""
+    """A stack: an ordered subset of the candidates' layers at each place, or the base's layer.
+
+    The embedding is that of the first layer's model, norm and head are those of the last one's.
+    """
     blocks = _numbered(document, r"layer_(\d+)_block_(\d+)_selection")
     layers, count = (1 + max(numbers) for numbers in zip(*blocks, strict=True))
     if len(blocks) != layers * count:
         raise ConversionError(f"not every layer of {layers} has its {count} blocks")
     models, candidates, notes = _family(layers, count, given)
-    notes.append(Note("", _WHOSE))
     orders = list(permutations(range(count)))
     chosen: dict[int, list[int]] = {}
     for n in range(layers):
@@ -199,11 +199,14 @@ def _from_depth_wise(document: _Choices, given: Sequence[str]) -> _Found:
         notes += [Note(key, _ORDER.format(int(value), count))] if int(value) else []
         chosen[n] = [k for k in orders[int(value)] if k in chosen[n]]
     for (n,), key in _numbered(document, r"scale_(\d+)").items():
-        message = _MULTIPLIED if chosen.get(n) else _EMPTY
-        notes += [Note(key, message.format(n, document[key]))] if document[key] != 1 else []
-    taken = (p.LayerOf(model=candidates[k], layer=n) for n, of in chosen.items() for k in of)
+        message = _MULTIPLIED.format(n, document[key])
+        notes += [Note(key, message)] if document[key] != 1 else []
+    named = {n: [candidates[k] for k in of] or ["base"] for n, of in chosen.items()}
+    taken = [p.LayerOf(model=name, layer=n) for n, names in named.items() for name in names]
     items = tuple(p.Item(recipe=p.Take(take=layer)) for layer in taken)
-    return models, {"stack": p.Stack(items=items)}, notes
+    ends = (("embed", taken[0].model), ("norm", taken[-1].model), ("head", taken[-1].model))
+    said = {where: p.Take(take=p.LayerOf(model=of)) for where, of in ends if of != "base"}
+    return models, {**said, "stack": p.Stack(items=items)}, notes
 
 
 # -------------------------------------------------------------------------------------- layer-wise
@@ -212,14 +215,15 @@ _PARTS: tuple[tuple[p.Part, str], ...] = (("attn", "self_attn"), ("mlp", "mlp"))
 _NORMS = "the norms of {} have a {} of their own; in the plan they get what their branches get"
 _OF_METHOD = {
     "linear": "the weights of {} are taken to be normalised to a sum of 1",
-    "ties": "a mask rate is 1 - density here; its code trims a group's tensors as one, gptailor "
-    "each tensor by itself",
+    "ties": "a mask rate is 1 - density here",
 }
-_ENDS = "the file doesn't say what embedding, norm and head are made of: they are the base's"
 
 
 def _from_layer_wise(document: _Choices, layers: int) -> _Found:
-    """An overlay: as many groups of layers, equally long, as there are methods."""
+    """An overlay: as many groups of layers, equally long, as there are methods.
+
+    The embedding is made as the first group's norms are, the final norm and the head as the last's.
+    """
     keys = _numbered(document, r"layer_selection_method_(\d+)")
     if [number for (number,) in keys] != list(range(len(keys))):
         message = "the groups aren't numbered from 0 on"
@@ -234,12 +238,16 @@ def _from_layer_wise(document: _Choices, layers: int) -> _Found:
         raise ConversionError("the keys name no models")
     of_paper = set(found) == set(_CANDIDATES_13B.values())  # in the paper's order
     sources = _CANDIDATES_13B if of_paper else _short_names(found)
-    notes = [Note("", _ENDS)]
+    notes: list[Note] = []
     entries: list[p.Layer] = []
+    ends: dict[str, Any] = {}
     for (group,), key in keys.items():
         method = str(document[key])
         positions = range(group * size, (group + 1) * size)
         calls = {part: _call(document, (group, of), method, sources) for part, of in _PARTS}
+        rest = _call(document, (group, "base"), method, sources)
+        made = p.Merge(merge=tuple(p.LayerOf(model=name) for name in sources), by=rest)
+        ends |= {"embed": ends.get("embed", made), "norm": made, "head": made}
         said = f"L{positions[0]}..L{positions[-1]}"
         notes.append(Note(f"layer_{group}_paramset_base", _NORMS.format(said, method)))
         if method in _OF_METHOD:
@@ -248,7 +256,8 @@ def _from_layer_wise(document: _Choices, layers: int) -> _Found:
             merge = tuple(p.LayerOf(model=name, layer=n) for name in sources)
             recipes = {part: p.Merge(merge=merge, by=call) for part, call in calls.items()}
             entries += [p.Layer(position=n, part=of, recipe=r) for of, r in recipes.items()]
-    return {"base": _BASES.get(layers, "./base"), **sources}, {"layers": tuple(entries)}, notes
+    models = {"base": _BASES.get(layers, "./base"), **sources}
+    return models, {**ends, "layers": tuple(entries)}, notes
 
 
 def _call(
@@ -272,6 +281,18 @@ def _call(
     else:
         message = f"there is no method '{method}' in these files"
         if method == "slerp":
-            message = f"slerp of {len(sources)} models with a t for each; here it merges two"
+            message = _two_largest(document, start, sources)
         raise ConversionError(message, place=f"layer_selection_method_{group}")
     return p.MethodCall(name=method, arguments=arguments)
+
+
+def _two_largest(document: _Choices, start: str, sources: Mapping[str, str]) -> str:
+    """Why a slerp of several models isn't said, and which two its code merges."""
+    key = f"model_{{}}_{start.removesuffix('slerp_param')}slerp_param_slerp_t"
+    shares = {name: _number(document, key.format(source)) for name, source in sources.items()}
+    two = sorted(shares, key=lambda name: -shares[name])[:2]
+    said = " and ".join(f"'{name}' ({shares[name]:.3g})" for name in two)
+    return (
+        f"slerp merges the two models of the largest t there, {said}, and the file doesn't say how "
+        "they share; write these lines by hand, by slerp(t)"
+    )

@@ -1,4 +1,4 @@
-"""A YAML file as plain data that knows the line of each of its keys: `read_document`."""
+"""A YAML file as plain data that knows the line of each of its keys: `read_documents`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,17 +39,23 @@ class Document:
             message, name=self.name, place=dotted(place), line=self.line(place), help=help
         )
 
-    def note(self, place: Place, message: str) -> Note:
+    def note(self, place: Place, message: str, *, ignored: bool = False) -> Note:
         """What differs at a place."""
-        return Note(dotted(place), message, self.line(place))
+        return Note(dotted(place), message, self.line(place), ignored)
 
 
-def read_document(text: str, name: str) -> Document:
-    """The data of a text; a ConversionError if it is no YAML, or has a key twice."""
+def read_documents(text: str, name: str) -> list[Document]:
+    """The data of a text's documents; a ConversionError if it is no YAML, or has a key twice.
+
+    A text of nothing is one document without data; empty ones beside others don't count.
+    """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        _no_key_twice(root, name)
-        return Document(name, yaml.safe_load(text), root)
+        roots = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        for root in roots:
+            _no_key_twice(root, name)
+        pairs = zip(yaml.safe_load_all(text), roots, strict=False)
+        found = [Document(name, data, root) for data, root in pairs if data is not None]
+        return found or [Document(name, None, None)]
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = mark.line + 1 if mark is not None else None

@@ -65,7 +65,7 @@ def test_json_is_taken_for_the_papers(folder: Path, capsys: pytest.CaptureFixtur
     ("name", "text", "said"),
     [
         ("no.json", "{", "this is no JSON"),
-        ("no.yml", "merge_methd: linear\n", "merge_methd"),
+        ("no.yml", "models: [{model: a}]\nmerge_methd: linear\n", "merge_method"),
         ("no.yml", "models: [", "no.yml:1: this is no YAML"),
         ("no.json", "{}", "none of the released kinds"),
     ],

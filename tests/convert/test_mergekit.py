@@ -1,6 +1,8 @@
 """mergekit's YAML as plans: what each configuration becomes, what is noted, what is refused."""
 
 import json
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import gptailor
 from gptailor.checkpoint.models import open_models
 from gptailor.convert.mergekit.exporter import to_mergekit
 from gptailor.convert.mergekit.importer import from_mergekit
-from gptailor.convert.note import ConversionError
+from gptailor.convert.note import ConversionError, Note
 from gptailor.plan.plan import Plan
 from gptailor.program.compile import compile_plan
+from tests.tiny import tiny_model
 
 FOLDER = Path(__file__).parent / "yaml"
 FILES = sorted(FOLDER.glob("*.yml"))
@@ -26,17 +29,37 @@ TWO = "models: [{model: a/base}, {model: b/two}]\n"
 SLERP = TWO + "merge_method: slerp\nbase_model: a/base\n"
 
 
+_FOLDERS = tempfile.TemporaryDirectory()
+UNTIED = {"model_type": "llama", "tie_word_embeddings": False}
+
+
+@cache
+def folder_of(layers: int, name: str = "llama", **config: Any) -> Path:
+    """A folder with a configuration alone: that of a base with so many layers."""
+    folder = Path(_FOLDERS.name) / f"{name}-{layers}"
+    folder.mkdir()
+    text = json.dumps(UNTIED | {"num_hidden_layers": layers} | config)
+    (folder / "config.json").write_text(text)
+    return folder
+
+
+def read(text: str, layers: int | None = 6, **others: Any) -> tuple[Plan, list[Note]]:
+    """What a configuration becomes, of whose base the configuration is at hand if `layers` is."""
+    given = {"models": {"base": folder_of(layers)}} if layers is not None else {}
+    return from_mergekit(text, "file.yml", **(given | others))
+
+
 def imported(text: str, layers: int | None = 6) -> Plan:
-    return from_mergekit(text, "file.yml", layers)[0]
+    return read(text, layers)[0]
 
 
 def notes_of(text: str) -> str:
-    return "\n".join(str(note) for note in from_mergekit(text, "file.yml", 6)[1])
+    return "\n".join(str(note) for note in read(text)[1])
 
 
-def refused(text: str, layers: int | None = 6) -> ConversionError:
+def refused(text: str, layers: int | None = 6, **others: Any) -> ConversionError:
     with pytest.raises(ConversionError) as caught:
-        from_mergekit(text, "file.yml", layers)
+        read(text, layers, **others)
     return caught.value
 
 
@@ -53,7 +76,7 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_an_example_becomes_the_plan_beside_it(path: Path) -> None:
-    plan, notes = from_mergekit(path.read_text(encoding="utf-8"), path.name, 6)
+    plan, notes = read(path.read_text(encoding="utf-8"))
     assert gptailor.format(plan) == path.with_suffix(".tailor").read_text(encoding="utf-8")
     said = "".join(f"{note}\n" for note in notes)
     assert said == path.with_suffix(".notes").read_text(encoding="utf-8")
@@ -146,9 +169,9 @@ def test_filters_name_the_rest_and_single_layers(filter_: str, body: str) -> Non
     assert imported(text, 2) == tailor(body)
 
 
-def test_an_unknown_filter_is_refused_where_the_names_are_not_known() -> None:
+def test_a_filter_of_no_tensor_is_noted() -> None:
     text = SLERP + "parameters: {t: [{filter: c_attn, value: 1}, {value: 0}]}"
-    assert "'c_attn' is of no tensor" in refused(text).message
+    assert "no tensor has 'c_attn' in mergekit's name for it" in notes_of(text)
 
 
 def test_filters_in_a_stack_are_refused() -> None:
@@ -297,11 +320,7 @@ def test_task_vectors_of_another_base_are_refused() -> None:
         (TWO + "slices: [1]\nmerge_method: linear", None, "", "it has slices and models"),
         (TWO, None, "", "no merge_method"),
         (TWO + "merge_method: linear\nmerge_method: slerp", 3, "merge_method", "twice"),
-        (TWO + "merge_methd: linear", 2, "merge_methd", "no key 'merge_methd'"),
-        ("models: [{model: a/b, parametrs: {}}]\nmerge_method: linear", 1, "models[0].parametrs",
-         "no key"),
-        (TWO + "merge_method: linear\nparameters: {wieght: 1}", 3, "parameters.wieght",
-         "no parameter 'wieght'"),
+        (TWO + "merge_methd: linear", None, "", "no merge_method"),
         (TWO + "merge_method: linear\nparameters: {weight: heavy}", 3, "parameters.weight",
          "is a number"),
         (TWO + "merge_method: linear\nparameters: {weight: .nan}", 3, "parameters.weight",
@@ -315,7 +334,7 @@ def test_task_vectors_of_another_base_are_refused() -> None:
         ("models: [{model: a+b+c}]\nmerge_method: linear", 1, "models[0].model", "one adapter"),
         ("models: [{model: a/b}, {model: a/b}]\nmerge_method: linear", 1, "models[1].model",
          "twice"),
-        (SLERP + "dtype: float64", 4, "dtype", "'float64' is no dtype"),
+        (SLERP + "parameters: {t: 0}\ndtype: float64", 5, "dtype", "'float64' is no dtype"),
         (SLERP + "parameters: {t: 0}\ntokenizer: {tokens: {x: {}}}", 5, "tokenizer.tokens", "rows"),
         (SLERP + "parameters: {t: 0}\ntokenizer_source: c/c", 5, "tokenizer_source", "none of"),
         ("modules: {a: {models: [1]}, b: {models: [1]}}\nmerge_method: linear", 1, "modules",
@@ -344,19 +363,167 @@ def test_a_faulty_range_is_refused(span: str, said: str) -> None:
     assert refused(text).place == "slices[0].sources[0].layer_range"
 
 
-def test_a_method_of_a_slice_is_refused() -> None:
+IGNORED = """\
+merge_method: linear
+select_topk: 0.5
+models:
+- {model: a/base, revision: v1, parameters: {weight: 1, wieght: 2}}
+- {model: b/two, parametrs: {weight: 3}, parameters: {weight: 1}}
+parameters: {dtype: bfloat16}
+"""
+
+
+def test_keys_that_mergekit_passes_over_are_notes_and_faults_with_strict() -> None:
+    notes = notes_of(IGNORED)
+    for said in ("line 2: select_topk: mergekit knows no key 'select_topk' here",
+                 "line 4: models[0].revision: mergekit knows no key",
+                 "line 5: models[1].parametrs: mergekit knows no key 'parametrs' here, and passes "
+                 "over it (did you mean 'parameters'?)",
+                 "line 4: models[0].parameters.wieght: mergekit knows no parameter 'wieght'",
+                 "line 6: parameters.dtype: mergekit knows no parameter"):  # fmt: skip
+        assert said in notes
+    error = refused(IGNORED, strict=True)
+    assert [each.line for each in (error, *error.others)] == [2, 4, 4, 5, 6]
+    sources = "sources: [{model: a/b, layer_range: [0, 1]}]"
+    text = f"slices: [{{merge_method: slerp, {sources}}}]\nmerge_method: passthrough"
+    assert refused(text, strict=True).place == "slices[0].merge_method"
+
+
+def test_all_that_is_wrong_with_a_file_is_said_at_once() -> None:
     text = (
-        "merge_method: linear\nslices:\n- merge_method: slerp\n"
-        "  sources: [{model: a/b, layer_range: [0, 1]}]"
+        "models:\n- {model: a/base}\n- {model: b/two, parameters: {weight: heavy}}\n"
+        "- {model: c@d@e}\nmerge_method: 3\n"
     )
     error = refused(text)
-    assert (error.line, error.place) == (3, "slices[0].merge_method")
+    assert [(each.line, each.place) for each in (error, *error.others)] == [
+        (4, "models[2].model"),
+        (5, "merge_method"),
+    ]
+    later = refused(text.replace("c@d@e", "c").replace("3", "ties") + "dtype: float64\n")
+    lines = str(later).splitlines()
+    assert [line.split(": ")[0] for line in lines if line.startswith("file")] == [
+        "file.yml:3", "file.yml:6",
+    ]  # fmt: skip
 
 
 def test_models_need_the_number_of_layers() -> None:
     error = refused(SLERP + "parameters: {t: 0.5}", None)
     assert "their number isn't known" in error.message
-    assert "how many layers" in error.help
+    assert "--base FOLDER" in error.help
+    assert "--layers N" in error.help
+
+
+SLICES = """\
+slices:
+- sources: [{model: a/base, layer_range: [0, 2]}]
+- sources: [{model: b/two, layer_range: [2, 4]}]
+merge_method: passthrough
+"""
+
+
+def test_what_depends_on_an_unknown_base_is_refused_and_nothing_else() -> None:
+    unknown = refused(SLICES, None).message
+    assert "whether the head of 'a/base' is its embedding isn't known" in unknown
+    same = SLICES.replace("b/two", "a/base")
+    assert imported(same, None) == tailor("stack { L0..L3 base }", head='model base = "a/base"\n')
+    filters = "parameters: {scale: [{filter: q_proj, value: 2}]}\n" + SLICES
+    assert "filters are on the names of tensors" in refused(filters, None).message
+
+
+def test_a_tied_bases_head_is_its_embedding_which_is_the_first_slices() -> None:
+    tied = {"base": folder_of(4, "tied", tie_word_embeddings=True)}
+    body = "L2..L3 from two"
+    assert read(SLICES, models=tied)[0] == tailor("norm from two\n" + body)
+    assert imported(SLICES, 4) == tailor("norm from two\nhead from two\n" + body)
+
+
+def test_filters_are_on_mergekits_names_of_the_base() -> None:
+    gpt2 = {"base": folder_of(2, "gpt2", model_type="gpt2", n_layer=2)}
+    text = SLERP + "parameters: {t: [{filter: FILTER, value: 1}, {value: 0}]}"
+    plan, notes = read(text.replace("FILTER", "self_attn"), models=gpt2)
+    assert plan == tailor("")
+    assert "no tensor has 'self_attn' in mergekit's name for it" in str(notes)
+    assert read(text.replace("FILTER", ".attn."), models=gpt2)[0] == tailor("L0..L1.attn from two")
+    mixed = {"base": folder_of(2, "mixtral", model_type="mixtral", num_local_experts=2)}
+    found, notes = read(text.replace("FILTER", "mlp"), models=mixed)
+    assert found == tailor("L0..L1.mlp from two")
+    assert "block_sparse" not in str(notes)
+
+
+def test_experts_that_mergekit_merges_as_one_are_refused_by_methods_that_see_it(
+    tmp_path: Path,
+) -> None:
+    tiny_model("mixtral", tmp_path, layers=2)
+    given = {"models": {"base": tmp_path}}
+    text = SLERP + "parameters: {t: [{filter: mlp, value: 0.5}, {value: 0}]}"
+    assert "all experts of a layer as one tensor" in refused(text, **given).message
+    text = task("task_arithmetic", "weight: [{filter: experts, value: 1}, {value: 0}]")
+    assert "are merged differently" in refused(text, **given).message
+
+
+def test_files_of_mergekits_other_tools_are_refused_by_what_they_are() -> None:
+    moe = "base_model: a/base\ngate_mode: hidden\nexperts: [{source_model: b/two}]"
+    assert "mergekit-moe" in refused(moe).message
+    evolved = "genome: {models: [a/base]}\ntasks: [{name: x}]"
+    assert "mergekit-evolve" in refused(evolved).message
+
+
+def test_one_note_stands_for_all_places_of_which_it_says_the_same() -> None:
+    text = task("ties", "weight: 1, lambda: 2", "weight: 1, lambda: 3")
+    assert "models[0].parameters.lambda (and 1 more): 'lambda' of one source" in notes_of(text)
+
+
+def test_windows_paths_and_snapshots_have_readable_names() -> None:
+    commit = "221e5f92f9dc5fedaf4556b1be6b20642638643c"
+    text = (
+        "models:\n- {model: 'E:\\mergekit\\Sao10K_Lyra-v1', parameters: {weight: 1}}\n"
+        f"- {{model: 'D:/hub/models--VAGO--Llama-3/snapshots/{commit}',\n"
+        "   parameters: {weight: 1}}\n"
+        "base_model: a/base\nmerge_method: task_arithmetic\n"
+    )
+    plan, notes = read(text)
+    assert list(plan.models) == ["base", "sao10k_lyra_v1", "llama_3"]
+    assert plan.models["sao10k_lyra_v1"].source == "./E:/mergekit/Sao10K_Lyra-v1"
+    found = plan.models["llama_3"]
+    assert (found.source, found.revision) == ("VAGO/Llama-3", commit)
+    assert "--model sao10k_lyra_v1=PATH" in str(notes)
+
+
+def test_flags_may_be_numbers_and_words_as_mergekit_writes_them() -> None:
+    for flag in ("true", "1.0", "'yes'"):
+        flags = f"normalize: {flag}, int8_mask: 1.0"
+        text = task("task_arithmetic", "weight: 3", "weight: 1", flags)
+        assert "by task_arithmetic(0.75, 0.25)" in gptailor.format(imported(text))
+
+
+def test_nuslerp_without_a_base_is_slerp() -> None:
+    weighed = "[{{model: a/base, {0}: {{weight: 3}}}}, {{model: b/two, {0}: {{weight: 1}}}}]"
+    plan = imported(f"models: {weighed.format('parameters')}\nmerge_method: nuslerp")
+    assert plan == imported(SLERP + "parameters: {t: 0.25}")
+
+
+def test_a_dtype_that_is_absent_is_the_widest(tmp_path: Path) -> None:
+    half, full = (folder_of(6, name, dtype=name) for name in ("bfloat16", "float32"))
+    paths = {"base": half, "two": full}
+    plan, notes = read(SLERP + "parameters: {t: 0.5}", models=paths)
+    assert (plan.dtype, "the models have bfloat16 and float32" in str(notes)) == ("float32", True)
+    plan, notes = read(SLERP + "parameters: {t: 0.5}", models=dict.fromkeys(paths, paths["base"]))
+    assert (plan.dtype, "dtype" in str(notes)) == (None, False)
+
+
+def test_a_union_of_tokenizers_is_that_of_the_model_which_has_all_tokens(tmp_path: Path) -> None:
+    for name, extra in (("small", []), ("large", ["new"])):
+        (tmp_path / name).mkdir()
+        vocab = {token: i for i, token in enumerate(["a", "b", *extra])}
+        said = {"model": {"type": "BPE", "vocab": vocab, "merges": []}, "added_tokens": []}
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(said))
+        (tmp_path / name / "config.json").write_text(json.dumps(UNTIED | {"num_hidden_layers": 6}))
+    text = SLERP + "parameters: {t: 0.5}\ntokenizer: {}"
+    small, large = tmp_path / "small", tmp_path / "large"
+    plan, _ = read(text, models={"base": small, "two": large})
+    assert "tokenizer from two" in gptailor.format(plan)
+    assert read(text, models={"base": large, "two": small})[0].tokenizer is None
+    assert "that of 'two' isn't known" in refused(text, models={"base": small}).message
 
 
 def test_the_number_of_layers_is_the_bases_where_it_is_at_hand(family: Path) -> None:
@@ -373,7 +540,6 @@ def test_the_number_of_layers_is_the_bases_where_it_is_at_hand(family: Path) -> 
 @pytest.mark.parametrize(
     ("text", "note"),
     [
-        (SLERP + "parameters: {t: 0.5}\ntokenizer_source: union", "line 5: tokenizer_source: "),
         (SLERP + "parameters: {t: 0.5}\nchat_template: chatml", "line 5: chat_template: "),
         (SLERP + "parameters: {t: 0.5}\ndtype: bfloat16", "line 5: dtype: mergekit computes in b"),
         (SLERP + "parameters: {t: 0.5}", "line 2: merge_method: where |cosθ|"),
@@ -391,7 +557,7 @@ def test_what_differs_is_noted(text: str, note: str) -> None:
 
 
 def test_a_file_that_is_the_same_has_no_notes() -> None:
-    assert notes_of(task("task_arithmetic", "weight: 1")) == ""
+    assert notes_of(task("task_arithmetic", "weight: 1") + "dtype: float32") == ""
 
 
 # ------------------------------------------------------------------------------------------ models
@@ -476,7 +642,7 @@ def test_a_file_of_nested_aliases_is_refused_quickly() -> None:
     lines = ["a: &a [x, x]"] + [
         f"{c}: &{c} [*{b}, *{b}]" for b, c in zip("abcdefgh", "bcdefghi", strict=True)
     ]
-    assert "no key 'a'" in refused("\n".join(lines)).message
+    assert "it has none" in refused("\n".join(lines)).message
 
 
 # ---------------------------------------------------------------------------------- there and back
@@ -548,7 +714,7 @@ def test_a_stack_needs_none() -> None:
     plan = tailor("norm from two\nhead from two\nstack { L0..L3 base\nL2..L5 two }")
     text = to_mergekit(plan)
     assert yaml.safe_load(text)["slices"][1]["sources"][0]["layer_range"] == [2, 6]
-    assert imported(text, None) == plan
+    assert imported(text, 6) == plan
 
 
 def test_dtype_tokenizer_revisions_and_adapters_are_said() -> None:

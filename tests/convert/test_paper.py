@@ -112,7 +112,9 @@ def depth_wise(blocks: list[str], **others: Any) -> dict[str, Any]:
 def test_depth_wise_is_a_stack_of_ordered_subsets() -> None:
     document = depth_wise(["001", "000", "110"], layer_2_permutation_selection="2")
     plan, notes = from_paper(document)
-    assert plan == tailor("stack { L0 candidate_2; L2 candidate_1; L2 candidate_0 }")
+    ends = "embed from candidate_2\nnorm from candidate_0\nhead from candidate_0\n"
+    items = "stack { L0 candidate_2; L1 base; L2 candidate_1; L2 candidate_0 }"
+    assert plan == tailor(ends + items)
     assert "layer_2_permutation_selection" in [note.place for note in notes]
 
 
@@ -120,7 +122,7 @@ def test_depth_wise_scales_are_noted() -> None:
     _, notes = from_paper(depth_wise(["001", "000"], scale_0=1.5, scale_1=0.5))
     said = {note.place: note.message for note in notes}
     assert "multiplied by 1.5" in said["scale_0"]
-    assert "no layer" in said["scale_1"]
+    assert "multiplied by 0.5" in said["scale_1"]  # which is the base's
 
 
 def fusion(methods: list[str]) -> dict[str, Any]:
@@ -143,6 +145,9 @@ def test_layer_wise_fusion_is_a_method_for_each_group_and_branch() -> None:
     plan, notes = from_paper(fusion(["linear", "task_arithmetic", "ties"]), layers=6)
     head = 'model base = "./base"\nmodel alpha = "x/alpha"\nmodel beta = "y/beta"\n'
     body = """
+        embed from alpha, beta by linear(0.5, 0.5)
+        norm from alpha, beta by ties(0.25, 2.5)
+        head from alpha, beta by ties(0.25, 2.5)
         L0..L1.attn from alpha, beta by linear(0.5, 0.5)
         L0..L1.mlp from alpha, beta by linear(0.25, 0.75)
         L2..L3.attn from alpha, beta by task_arithmetic(0.25)
@@ -174,8 +179,8 @@ def test_layer_wise_fusion_is_a_method_for_each_group_and_branch() -> None:
         (depth_wise(["001", "211"]), "layer_1_block_0_selection", "not 0 or 1"),
         (depth_wise(["111"], layer_0_permutation_selection="6"), "layer_0_permutation_selection",
          "not one of 6 orders"),
-        (depth_wise(["000"]), "", "empty"),
-        (fusion(["linear", "slerp"]), "layer_selection_method_1", "here it merges two"),
+        (fusion(["linear", "slerp"]), "layer_selection_method_1",
+         "the two models of the largest t there, 'alpha' (0.5) and 'beta' (0.5)"),
         (fusion(["linear", "magic"]), "layer_selection_method_1", "no method 'magic'"),
         (fusion(["linear"] * 3), "layer_selection_method", "3 groups"),
     ],

@@ -1,6 +1,7 @@
 """A mergekit configuration as data: its keys and types checked, nothing decided: `read_config`."""
 
 from abc import ABC
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, final
 
 from pydantic import (
@@ -59,6 +60,14 @@ def _span(ends: object) -> range:
     return range(start, end)
 
 
+def blocks_at(at: Place, value: Any) -> dict[Place, Any]:
+    """What stands at a key, or each of what stands in its list or among its modules."""
+    if isinstance(value, list):
+        return {(*at, number): one for number, one in enumerate(value)}
+    modules = isinstance(value, dict) and at[-1] == "modules"
+    return {(*at, name): one for name, one in value.items()} if modules else {at: value}
+
+
 _Text = Annotated[str, BeforeValidator(_text)]
 _Scalar = Annotated[Any, BeforeValidator(_scalar)]
 _Filled = Field(min_length=1)
@@ -72,7 +81,19 @@ class FileBlock(Closed, ABC):
     """A mapping of the file."""
 
     refused: ClassVar[dict[str, str]] = {}
-    """Keys that mergekit has or might have, and why they can't be said."""
+    """Keys that mergekit has, and why they can't be said."""
+    inside: ClassVar[dict[str, "type[FileBlock]"]] = {}
+    """The blocks, or lists of blocks, that stand at a key."""
+
+    @classmethod
+    def ignored(cls, given: Any) -> Iterator[tuple[Place, str]]:
+        """The keys of a mapping that mergekit passes over, and the nearest known ones, if any."""
+        keys = sorted(cls.model_fields, key="parameters".__eq__)
+        for key, value in given.items() if isinstance(given, dict) else ():
+            if key not in keys:
+                yield (key,), nearest(str(key), keys)
+            for at, one in blocks_at((key,), value).items() if key in cls.inside else ():
+                yield from (((*at, *place), near) for place, near in cls.inside[key].ignored(one))
 
     @model_validator(mode="before")
     @classmethod
@@ -84,11 +105,8 @@ class FileBlock(Closed, ABC):
                 raise _fault(f"the key {key!r} is no text")
             if key in cls.refused and value is not None:
                 raise _fault(cls.refused[key], key=key)
-            if key not in cls.model_fields:
-                keys = sorted(cls.model_fields, key="parameters".__eq__)
-                help_ = nearest(key, keys) or f"the keys here are {', '.join(keys)}"
-                raise _fault(f"there is no key '{key}'", help_, key=key)
-        return cls._with_known_keys(given)
+        known = {key: value for key, value in given.items() if key in cls.model_fields}
+        return cls._with_known_keys(known)
 
     @classmethod
     def _with_known_keys(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -187,9 +205,9 @@ class ParameterBlock(FileBlock, ABC):
         """What is wrong at a place inside it."""
         return self._document.error((*self._at, *inside), message, help)
 
-    def note(self, message: str, *inside: str | int) -> Note:
+    def note(self, message: str, *inside: str | int, ignored: bool = False) -> Note:
         """What differs at a place inside it."""
-        return self._document.note((*self._at, *inside), message)
+        return self._document.note((*self._at, *inside), message, ignored=ignored)
 
     def place(self, document: Document, *at: str | int) -> None:
         """Tell it, and the blocks inside it, where it is."""
@@ -205,12 +223,16 @@ class ParameterBlock(FileBlock, ABC):
 class ModelBlock(ParameterBlock):
     """A model of which all layers are merged."""
 
+    inside: ClassVar = {"model": ModelReference}
+
     model: ModelReference
 
 
 @final
 class SourceBlock(ParameterBlock):
     """A model's layers, from the first of the range up to the second, which isn't one of them."""
+
+    inside: ClassVar = {"model": ModelReference}
 
     model: ModelReference
     layer_range: Annotated[Any, BeforeValidator(_span)]
@@ -226,9 +248,7 @@ def _equally_long(sources: list[SourceBlock]) -> list[SourceBlock]:
 class SliceBlock(ParameterBlock):
     """Output layers that are made in step of the sources' layers."""
 
-    refused: ClassVar = {
-        "merge_method": "mergekit has one merge_method for a file; it would not read this one"
-    }
+    inside: ClassVar = {"sources": SourceBlock}
 
     sources: Annotated[list[SourceBlock], _Filled, AfterValidator(_equally_long)]
     base_model: ModelReference | None = None
@@ -242,6 +262,8 @@ class SliceBlock(ParameterBlock):
 
 class BodyBlock(ParameterBlock, ABC):
     """What is merged: slices, or models as they are; a file may have it within a module."""
+
+    inside: ClassVar = {"slices": SliceBlock, "models": ModelBlock}
 
     slices: Annotated[list[SliceBlock], _Filled] | None = None
     models: Annotated[list[ModelBlock], _Filled] | None = None
@@ -285,7 +307,9 @@ def _one_module(modules: object) -> object:
 class TokenizerBlock(FileBlock):
     """The tokenizer of the output."""
 
-    source: Annotated[ModelReference | None, BeforeValidator(lambda given: given or None)] = None
+    source: Annotated[ModelReference, BeforeValidator(lambda given: given or "union")] = (
+        ModelReference.model_validate("union")
+    )
     tokens: Any = None
     pad_to_multiple_of: Any = None
 
@@ -294,6 +318,9 @@ class TokenizerBlock(FileBlock):
 class MergekitConfig(BodyBlock):
     """A whole file."""
 
+    inside: ClassVar = {**BodyBlock.inside, "modules": ModuleBlock, "tokenizer": TokenizerBlock}
+
+    name: _Text | None = None
     merge_method: _Text
     base_model: ModelReference | None = None
     dtype: _Text | None = None
@@ -318,15 +345,24 @@ _MISSING = {
 }
 
 
-def read_config(document: Document) -> MergekitConfig:
-    """What a file says; a ConversionError with key and line where it is not one."""
+def read_config(document: Document) -> tuple[MergekitConfig, list[Note]]:
+    """What a file says, and what of it mergekit passes over in silence.
+
+    A ConversionError with all that is wrong, its keys and lines, where it is no configuration.
+    """
+    data = document.data
     try:
-        config = MergekitConfig.model_validate(document.data)
+        config = MergekitConfig.model_validate(data)
     except ValidationError as wrong:
-        found = [_error(document, fault) for fault in wrong.errors(include_url=False)]
-        raise min(found, key=lambda error: error.line or 0) from None
+        errors = wrong.errors(include_url=False)
+        raise ConversionError.of_all(_error(document, fault) for fault in errors) from None
     config.place(document)
-    return config
+    notes = []
+    for place, near in MergekitConfig.ignored(data):
+        message = f"mergekit knows no key '{place[-1]}' here, and passes over it"
+        message += f" ({near})" if near else ""
+        notes.append(document.note(place, message, ignored=True))
+    return config, notes
 
 
 def _error(document: Document, fault: ErrorDetails) -> ConversionError:

@@ -1,207 +1,105 @@
 """A mergekit configuration as a plan, and what of it the plan can't say: `from_mergekit`."""
 
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 from gptailor.checks.plan import check_alone
-from gptailor.convert.mergekit import methods, parameters
-from gptailor.convert.mergekit.config import (
-    MergekitConfig,
-    ModelReference,
-    ParameterBlock,
-    SliceBlock,
-    read_config,
-)
+from gptailor.convert.mergekit import methods
+from gptailor.convert.mergekit.bases import HOW_TO_SAY, Whereabouts
+from gptailor.convert.mergekit.config import SliceBlock, read_config
 from gptailor.convert.mergekit.parameters import value_at
-from gptailor.convert.note import ConversionError, Note, Unsayable, short_name
-from gptailor.convert.yaml import read_document
+from gptailor.convert.mergekit.reading import Reading, read_over
+from gptailor.convert.mergekit.rest import dtype_of, notes_of_file, tokenizer_recipe
+from gptailor.convert.note import ConversionError, Note, Unsayable, gathered
+from gptailor.convert.yaml import Document, read_documents
 from gptailor.plan import plan as p
-from gptailor.plan.faults import errors, listed, nearest
+from gptailor.plan.faults import errors
 from gptailor.plan.layers import PARTS, own
-from gptailor.plan.registry import DTYPES
+from gptailor.plan.registry import METHODS
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
-
-_HELP = "say how many layers the base has"
 _BRANCHES = "attn and mlp of a layer are merged differently, and an item of a stack is whole layers"
 _SHARED = "a plan decides a branch with its norms"
 _FORGOTTEN = (
     "where the first slice has fewer sources than the last, mergekit forgets some for the "
     "final norm and the head; here they have them all"
 )
-_ROUNDS = "mergekit computes in {} and rounds at each step; gptailor in float32, and rounds once"
-_ROWS = (
-    "mergekit moves the embeddings' rows to fit that tokenizer; gptailor moves none, and wants "
-    "models whose vocabularies are equal"
+_FUSED = (
+    "mergekit merges all experts of a layer as one tensor, gptailor each by itself, which is not "
+    "the same by '{}'"
 )
-_NO_BASE = (
-    "no base_model is named: '{}' is the base, whose configuration and tokenizer the output "
-    "gets; mergekit takes those of any of the models, which may differ from run to run"
-)
+_TOWERS = "the base reads images too: mergekit merges its towers, a plan copies the base's"
 
 
-def from_mergekit(
+def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags)
     text: str,
     name: str,
     layers: int | None = None,
     *,
     root: Path | None = None,
     folder: Path | None = None,
+    models: Mapping[str, Path] | None = None,
+    on_hub: bool = False,
+    strict: bool = False,
 ) -> tuple[p.Plan, list[Note]]:
     """The plan of a configuration, and what differs or has no equivalent, by its keys.
 
-    `layers` is the base's number of layers, which `models:` needs. With `root`, where relative
-    paths start, a base that is a folder there is opened to learn that and its tensors' names;
-    `folder` is where the plan will stand, as seen from which its paths are written. Raises
-    ConversionError, with key and line, for what can't be said.
+    The base's configuration is looked for in `models` (folders by the file's or the plan's names
+    of models), under `root`, where relative paths start, and, with `on_hub`, in the Hub's cache and
+    on the Hub; `layers` is its number of layers where that is all that is known. `folder` is where
+    the plan will stand, as seen from which its paths are written. With `strict` keys that mergekit
+    passes over are errors. Raises ConversionError, with all keys and lines, for what can't be said.
     """
-    config = read_config(read_document(text, name))
-    method, base = _method(config), _base(config)
-    tensors = _tensors(name, base, root, layers)
-    slices = _slices(config, tensors.layers)
-    merged = [source.model for piece in slices for source in piece.sources]
-    names, models = _named((base, *merged), root, folder)
-    reading = _Reading(config, method, base, names, tensors, slices)
-    _check(reading)
-    dtype, made = _dtype(reading), list(_layers(reading))
-    said = _ends(reading) | _arranged(reading, made)
-    plan = p.Plan(models=models, dtype=dtype, tokenizer=_tokenizer(reading), **said)
-    reading.notes += _of_the_file(reading)
+    documents = read_documents(text, name)
+    if len(documents) > 1:
+        message = f"these are {len(documents)} documents, one merge after the other"
+        help_ = "import each by itself, the outputs of those before it compiled"
+        raise ConversionError(message, name=name, help=help_)
+    _refuse_other_tools(documents[0])
+    config, ignored = read_config(documents[0])
+    places = Whereabouts(root, models or {}, on_hub)
+    reading = read_over(config, places, folder, layers)
+    reading.notes = [*ignored, *reading.notes]
+    made, said = list(_layers(reading)), _ends(reading)
+    dtype, tokenizer = dtype_of(reading), tokenizer_recipe(reading)
+    _raise(reading)
+    said |= _arranged(reading, made)
+    plan = p.Plan(models=reading.models, dtype=dtype, tokenizer=tokenizer, **said)
+    reading.notes += notes_of_file(reading)
+    if strict:
+        passed = (note for note in reading.notes if note.ignored)
+        reading.errors += [
+            ConversionError(note.message, name=name, place=note.place, line=note.line)
+            for note in passed
+        ]
+        _raise(reading)
     if faults := errors(check_alone(plan)):
         raise ConversionError(faults[0].message, name=name, help=faults[0].help)
-    return plan, list(dict.fromkeys(reading.notes))
+    return plan, gathered(reading.notes)
 
 
-# ------------------------------------------------------------------------------ what the file means
+_OTHER_TOOLS = {
+    "experts": "this is a file of mergekit-moe, which makes a mixture of experts out of dense "
+    "models with a router of its own: a plan's output has its base's architecture",
+    "genome": "this is a file of mergekit-evolve, which searches: what it found is a "
+    "configuration of its own, which can be imported; 'gptailor search' searches a space",
+    "stages": "this lists other files that are to be merged one after the other: import each, "
+    "or join them into one file of several documents, each with its 'name'",
+}
+"""Keys of files that are others' than mergekit-yaml's and mergekit-multi's."""
 
 
-@final
-@dataclass
-class _Reading:
-    """A configuration while it becomes a plan: what is known of it, and the notes so far."""
-
-    config: MergekitConfig
-    method: methods.MergekitMethod
-    base: ModelReference
-    names: Mapping[ModelReference, str]
-    tensors: parameters.TensorNames
-    slices: list[SliceBlock]
-    notes: list[Note] = field(default_factory=list)
-    merges: bool = False
-    """Whether a merge was met, and not takes alone."""
-
-    @property
-    def blocks(self) -> list[ParameterBlock]:
-        """The blocks whose parameters hold for all slices, the nearest first."""
-        body = self.config.body
-        return [self.config] if body is self.config else [body, self.config]
-
-    def filtered(self, piece: SliceBlock) -> tuple[ParameterBlock, tuple[str, ...]]:
-        """Where the filters of a slice are: a block, and the place in it."""
-        for block in (*piece.sources, piece, *self.blocks):
-            for name in block.parameters:
-                if name in self.method.parameters and parameters.filters_of(block, name):
-                    return block, ("parameters", name)
-        return piece, ()
+def _refuse_other_tools(document: Document) -> None:
+    data = document.data
+    for key, message in _OTHER_TOOLS.items() if isinstance(data, dict) else ():
+        if data.get(key) and "merge_method" not in data:
+            raise document.error((key,), message)
 
 
-def _method(config: MergekitConfig) -> methods.MergekitMethod:
-    name = config.merge_method
-    if name in methods.MERGEKIT_METHODS:
-        return methods.MERGEKIT_METHODS[name]
-    message = f"there is no merge_method '{name}'"
-    help_ = nearest(name, (*methods.MERGEKIT_METHODS, *methods.NO_EQUIVALENT))
-    if name in methods.NO_EQUIVALENT:
-        message = f"'{name}' has no equivalent"
-        help_ = f"those that have one are {listed(methods.MERGEKIT_METHODS)}"
-    raise config.error(message, "merge_method", help=help_)
-
-
-def _base(config: MergekitConfig) -> ModelReference:
-    body = config.body
-    slices = body.slices or []
-    bases = [config.base_model, *(piece.base_model for piece in slices)]
-    first = body.models[0] if body.models else slices[0].sources[0]
-    return next((base for base in bases if base is not None), first.model)
-
-
-def _tensors(
-    name: str, base: ModelReference, root: Path | None, layers: int | None
-) -> parameters.TensorNames:
-    """The base's tensor names, and its number of layers if it is known."""
-    if root is None or not (root / base.model.path).is_dir():
-        return replace(parameters.LLAMA_TENSORS, layers=layers)
-    tensors = parameters.read_tensors(root / base.model.path)
-    if layers not in (None, tensors.layers):
-        message = f"the base has {tensors.layers} layers, and not {layers}"
-        raise ConversionError(message, name=name)
-    return tensors
-
-
-def _named(
-    references: Iterable[ModelReference], root: Path | None, folder: Path | None
-) -> tuple[dict[ModelReference, str], dict[str, p.Model]]:
-    """A name for each model, of which the first is the base, and the plan's models.
-
-    What an adapter is on is a model too. Paths start at `root`, and are seen from `folder`;
-    without `root` nothing is looked up on disk.
-    """
-    base, *_ = references
-    names, models = {base: "base"}, {}
-    for reference in dict.fromkeys(one for of in references for one in (of.bare, of)):
-        here = reference.lora or reference.model
-        name = names.setdefault(reference, short_name(here.path, names.values()))
-        source, revision = here.path, here.revision
-        is_local = source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source)
-        if is_local or (root is not None and (root / source).is_dir()):
-            revision = None  # a folder has none
-            if root is not None and folder is not None and not source.startswith(("/", "~")):
-                source = os.path.relpath(root / source, folder)
-            source = source if source.startswith((".", "/", "~")) else f"./{source}"
-        on = names[reference.bare] if reference.lora else None
-        models[name] = p.Model(source=source, revision=revision, on=on)
-    return names, models
-
-
-def _slices(config: MergekitConfig, count: int | None) -> list[SliceBlock]:
-    body = config.body
-    if body.models is None:
-        return body.slices or []
-    if count is None:
-        message = "'models' takes all layers of its models, and their number isn't known"
-        raise body.error(message, "models", help=_HELP)
-    return [body.whole(count, config.base_model)]
-
-
-def _check(reading: _Reading) -> None:
-    """Refuse models that stand twice, layers that the base hasn't; note what does nothing."""
-    method, tensors = reading.method, reading.tensors
-    for piece in reading.slices:
-        if piece.residual_weight is not None:
-            message = "it does nothing, in mergekit neither"
-            reading.notes.append(piece.note(message, "residual_weight"))
-        for i, source in enumerate(piece.sources):
-            if source.model in [other.model for other in piece.sources[:i]]:
-                message = f"'{source.model}' stands twice in one slice, which mergekit refuses"
-                raise source.error(message, "model")
-            end, count = source.layer_range.stop, tensors.layers
-            if source.model == reading.base and count is not None and end > count:
-                message = f"the base has {count} layers, and the range ends at {end}"
-                raise source.error(message, "layer_range")
-    sources = [(piece, source) for piece in reading.slices for source in piece.sources]
-    ends = (source.layer_range.stop for _, source in sources)
-    count = max(sum(piece.length for piece in reading.slices), *ends)
-    of_slices = [block for piece in reading.slices for block in (*piece.sources, piece)]
-    for block in (*of_slices, *reading.blocks):
-        reading.notes += parameters.unread(block, method)
-        reading.notes += parameters.idle_filters(block, tensors, count)
-    for piece, source in sources:
-        is_base = source.model == (piece.base_model or reading.config.base_model)
-        reading.notes += parameters.idle_in_source(source, method, is_base=is_base)
+def _raise(reading: Reading) -> None:
+    if reading.errors:
+        raise ConversionError.of_all(reading.errors)
 
 
 # -------------------------------------------------------------------------------------- the layers
@@ -210,28 +108,41 @@ _MadeLayer = tuple[frozenset[int], dict[p.Part | None, p.Recipe], SliceBlock]
 """The layer numbers of the sources; the recipe of the whole layer or of each part; the slice."""
 
 
-def _layers(reading: _Reading) -> Iterator[_MadeLayer]:
+def _layers(reading: Reading) -> Iterator[_MadeLayer]:
     number = 0
     for piece in reading.slices:
         for offset in range(piece.length):
             numbers = frozenset(source.layer_range[offset] for source in piece.sources)
-            parts: dict[p.Part | None, p.Recipe]
-            parts = {part: _part(reading, piece, (offset, number), part) for part in PARTS}
-            alike = parts["attn"] == parts["mlp"]
-            yield numbers, {None: parts["attn"]} if alike else parts, piece
+            parts = _parts(reading, piece, (offset, number))
+            first, *others = parts.values()
+            alike = all(recipe == first for recipe in others)
+            yield numbers, {None: first} if alike else parts, piece
             number += 1
 
 
-def _part(reading: _Reading, piece: SliceBlock, where: tuple[int, int], part: p.Part) -> p.Recipe:
-    """The one recipe of a part: its projections agree, its norms follow.
+def _parts(
+    reading: Reading, piece: SliceBlock, where: tuple[int, int]
+) -> dict[p.Part | None, p.Recipe]:
+    """The one recipe of each part: its projections agree, its norms follow.
 
     `where` is the layer's number in its slice and in the output. Gradients are at 0 at a slice's
     first layer and at 1 at its last; at 1 in a slice of one.
     """
     offset, _ = where
     t = offset / (piece.length - 1) if piece.length > 1 else 1.0
-    inner = reading.tensors.parts[part]
-    recipes = {rest: _recipe(reading, piece, rest, t, where) for rest in inner}
+    names = reading.tensor_names
+    if names is None:
+        return {None: _recipe(reading, piece, "", t, where)}
+    recipes = {rest: _recipe(reading, piece, rest, t, where) for rest in names.inner}
+    found: dict[p.Part | None, p.Recipe] = {}
+    for part in PARTS:
+        inner = [rest for rest, of in names.inner.items() if of == part]
+        if inner:
+            found[part] = _one_recipe(reading, piece, {rest: recipes[rest] for rest in inner})
+    return found
+
+
+def _one_recipe(reading: Reading, piece: SliceBlock, recipes: Mapping[str, p.Recipe]) -> p.Recipe:
     others = [rest for rest in recipes if not re.search(r"norm|\bln_", rest)] or list(recipes)
     first = others[0]
     for rest, recipe in recipes.items():
@@ -240,64 +151,94 @@ def _part(reading: _Reading, piece: SliceBlock, where: tuple[int, int], part: p.
         block, inside = reading.filtered(piece)
         if rest in others:
             message = f"'{first}' and '{rest}' are merged differently; {_SHARED}, as one"
-            raise block.error(message, *inside)
+            reading.errors.append(block.error(message, *inside))
+            continue
         message = f"'{rest}' has a value of its own, and gets what '{first}' gets: {_SHARED}"
         reading.notes.append(block.note(message, *inside))
     return recipes[first]
 
 
-def _ends(reading: _Reading) -> dict[str, Any]:
+def _ends(reading: Reading) -> dict[str, Any]:
     """Embedding, norm and head: of the first and the last slice, where gradients start."""
     first, last = reading.slices[0], reading.slices[-1]
     if len(first.sources) < len(last.sources):
         reading.notes.append(last.note(_FORGOTTEN, "sources"))
-    found: dict[str, Any] = {}
+    names, found = reading.tensor_names, {}
     for where, piece in (("embed", first), ("norm", last), ("head", last)):
-        if where == "head" and reading.tensors.tied:
-            continue
-        names = getattr(reading.tensors, where)
-        recipes = [_recipe(reading, piece, name, 0.0) for name in names]
+        tensors = ("",) if names is None else getattr(names, where)
+        recipes = [_recipe(reading, piece, name, 0.0) for name in tensors]
         if any(recipe != recipes[0] for recipe in recipes):
             block, inside = reading.filtered(piece)
-            raise block.error(f"the tensors of '{where}' are merged differently", *inside)
-        if recipes and recipes[0] != p.Take(take=p.LayerOf(model="base")):
-            found[where] = recipes[0]
-    return found
+            message = f"the tensors of '{where}' are merged differently"
+            reading.errors.append(block.error(message, *inside))
+        found[where] = recipes[0]
+    try:
+        if found["head"] != found["embed"] and reading.tied(last):
+            del found["head"]
+    except ConversionError as error:
+        reading.errors.append(error)
+    if (known := reading.base.known) is not None and known.tied:
+        found.pop("head", None)
+    base = p.Take(take=p.LayerOf(model="base"))
+    return {where: recipe for where, recipe in found.items() if recipe != base}
 
 
 def _recipe(
-    reading: _Reading, piece: SliceBlock, rest: str, t: float, where: tuple[int, int] | None = None
+    reading: Reading, piece: SliceBlock, rest: str, t: float, where: tuple[int, int] | None = None
 ) -> p.Recipe:
     """The recipe of one tensor: `rest`, in a layer of slice and output if `where` says its numbers.
 
-    A source's parameters are those of the source's own tensor, the slice's of the output's.
+    A source's parameters are those of the source's own tensor, the slice's of the output's. What
+    can't be said is kept as an error, and any recipe comes back.
     """
+    try:
+        return _read_recipe(reading, piece, rest, t, where)
+    except ConversionError as error:
+        reading.errors.append(error)
+        return p.Take(take=p.LayerOf(model="base", layer=where[1] if where else None))
+
+
+def _read_recipe(
+    reading: Reading, piece: SliceBlock, rest: str, t: float, where: tuple[int, int] | None
+) -> p.Recipe:
     method, base = reading.method, piece.base_model or reading.config.base_model
-    blocks = (piece, *reading.blocks)
+    blocks, names = (piece, *reading.blocks), reading.tensor_names
     sources = []
     for source in piece.sources:
         number = source.layer_range[where[0]] if where else None
-        tensor, every = reading.tensors.name(number, rest), (source, *blocks)
+        tensor, every = names.name(number, rest) if names else rest, (source, *blocks)
         given = {name: value_at(name, tensor, t, every) for name in method.by_source}
         layer = p.LayerOf(model=reading.names[source.model], layer=number)
         sources.append(methods.Ingredient(layer, source.model == base, given))
-    tensor = reading.tensors.name(where[1] if where else None, rest)
+    tensor = names.name(where[1] if where else None, rest) if names else rest
     shared = {name: value_at(name, tensor, t, blocks) for name in method.shared}
     try:
         recipe = method.read(methods.Mixture(method.name, sources, shared))
     except Unsayable as why:
-        raise piece.error(f"{why} ('{tensor}')") from None
+        raise piece.error(f"{why} ('{tensor}')" if tensor else str(why)) from None
     if isinstance(recipe, p.Merge):
         reading.merges = True
-        if method.base == "beside" and base != reading.base:
-            message = f"a plan has one base, '{reading.base}', and this slice has another"
-            raise piece.error(message, "base_model")
+        _check_merge(reading, piece, recipe)
     return recipe
 
 
-def _arranged(reading: _Reading, made: Sequence[_MadeLayer]) -> dict[str, Any]:
+def _check_merge(reading: Reading, piece: SliceBlock, recipe: p.Merge) -> None:
+    base, known = piece.base_model or reading.config.base_model, reading.base.known
+    by = recipe.by.name if isinstance(recipe.by, p.MethodCall) else ""
+    if METHODS[by].needs_base and base != reading.reference:
+        message = f"a plan has one base, '{reading.reference}', and this slice has another"
+        raise piece.error(message, "base_model")
+    if known is not None and known.towers:
+        raise piece.error(_TOWERS)
+    fused = known is not None and known.names is not None and known.names.fused
+    if fused and by not in ("linear", "task_arithmetic"):
+        help_ = "linear and task_arithmetic are the same either way"
+        raise piece.error(_FUSED.format(by), help=help_)
+
+
+def _arranged(reading: Reading, made: Sequence[_MadeLayer]) -> dict[str, Any]:
     """Layers and drops, if they stand in the base's order, at their numbers in it; else a stack."""
-    count = reading.tensors.layers
+    count = reading.base.layers
     positions = [next(iter(numbers)) for numbers, _, _ in made if len(numbers) == 1]
     ascending = len(positions) == len(made) and positions == sorted(set(positions))
     if count is not None and ascending and positions[-1] < count:
@@ -311,63 +252,5 @@ def _arranged(reading: _Reading, made: Sequence[_MadeLayer]) -> dict[str, Any]:
         return {"layers": entries, "drops": drops}
     for _, parts, piece in made:
         if None not in parts:
-            raise piece.error(_BRANCHES, help=_HELP if count is None else "")
+            raise piece.error(_BRANCHES, help=HOW_TO_SAY if count is None else "")
     return {"stack": p.Stack(items=tuple(p.Item(recipe=parts[None]) for _, parts, _ in made))}
-
-
-# -------------------------------------------------------------------------------- the output's rest
-
-
-def _dtype(reading: _Reading) -> str | None:
-    config = reading.config
-    found = {"dtype": config.dtype, "out_dtype": config.out_dtype}
-    names = {key: name.removeprefix("torch.") for key, name in found.items() if name is not None}
-    for key, name in names.items():
-        if name not in DTYPES:
-            help_ = nearest(name, DTYPES) or f"the dtypes are {listed(DTYPES)}"
-            raise config.error(f"'{name}' is no dtype of an output here", key, help=help_)
-    computed = names.get("dtype")
-    if computed not in (None, "float32"):
-        reading.notes.append(config.note(_ROUNDS.format(computed), "dtype"))
-    return names.get("out_dtype", computed)
-
-
-def _tokenizer(reading: _Reading) -> p.Take | None:
-    """The model whose tokenizer the output has, if it isn't the base."""
-    config = reading.config
-    at: tuple[str, ...] = ("tokenizer_source",)
-    model = config.tokenizer_source
-    if config.tokenizer is not None:
-        if model is not None:
-            raise config.error("tokenizer and tokenizer_source don't go together", *at)
-        for key in ("tokens", "pad_to_multiple_of"):
-            if getattr(config.tokenizer, key):
-                message = f"'{key}' changes the embedding's rows, which no statement does"
-                raise config.error(message, "tokenizer", key)
-        at, model = ("tokenizer", "source"), config.tokenizer.source
-    elif model is None:
-        return None
-    reading.notes.append(config.note(_ROWS, *at))
-    if model is None or str(model) in ("union", "base"):
-        return None
-    if model not in reading.names:
-        raise config.error(f"'{model}' is none of the models that are merged", *at)
-    name = reading.names[model]
-    return None if name == "base" else p.Take(take=p.LayerOf(model=name))
-
-
-def _of_the_file(reading: _Reading) -> Iterator[Note]:
-    config, method = reading.config, reading.method
-    if config.chat_template:
-        yield config.note(
-            "a plan sets no chat template; the tokenizer's own stays", "chat_template"
-        )
-    if method.differs and reading.merges:
-        yield config.note(method.differs, "merge_method")
-    for block in reading.blocks:
-        for name in ("max_iter", "tol"):
-            if name in block.parameters and name in method.shared:
-                message = "gptailor's karcher goes on until it has converged"
-                yield block.note(message, "parameters", name)
-    if config.base_model is None and len(reading.names) > 1:
-        yield config.note(_NO_BASE.format(reading.base))

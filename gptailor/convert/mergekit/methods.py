@@ -147,6 +147,25 @@ def _read_slerp(mixture: Mixture) -> Recipe:
     return mixture.merge([first, second], "slerp", t=t)
 
 
+def _read_nuslerp(mixture: Mixture) -> Recipe:
+    """Without a base it is slerp, whose t is the second source's share of the weights."""
+    if any(source.is_base for source in mixture.sources):
+        raise Unsayable("'nuslerp' with a base_model merges task vectors on the sphere, which no "
+                        "method here does")  # fmt: skip
+    if len(mixture.sources) != 2:
+        raise Unsayable(f"'nuslerp' takes two sources, and there are {len(mixture.sources)}")
+    if not mixture.flag("nuslerp_flatten", True):
+        raise Unsayable("'nuslerp' without nuslerp_flatten has an angle for each row; ours has one")
+    weights = [source.number("weight") for source in mixture.sources]
+    total = sum(weights)
+    t = 0.5 if abs(total) < 1e-6 else weights[1] / total  # mergekit's bound
+    if not 0 <= t <= 1:
+        raise Unsayable(f"the second source's share is {t!r}; slerp's t lies in [0, 1]")
+    if t in (0, 1):
+        return Take(take=mixture.sources[int(t)].layer)
+    return mixture.merge(mixture.sources, "slerp", t=t)
+
+
 def _read_karcher(mixture: Mixture) -> Recipe:
     if len(mixture.sources) == 1:
         return Take(take=mixture.sources[0].layer)
@@ -340,8 +359,9 @@ _TRIMMED = ("weight", "density")
 _CRUMBS = ("weight", "density", "gamma")
 _ON_A_LINE = "where |cosθ| is above 0.9995 mergekit merges linearly, gptailor on the arc"
 _COUNTS = (
-    "mergekit keeps int(density·n) entries of a tensor, gptailor round(density·n), and of equal "
-    "entries all or none"
+    "mergekit keeps ⌊density·n⌋ entries of a tensor, gptailor the nearest whole number, and of "
+    "equal entries all or none; where task vectors cancel exactly mergekit's elected sign is +, "
+    "and gptailor keeps the base's entry"
 )
 _DRAWS = (
     "other entries are dropped: gptailor's draws follow a seed, mergekit's don't; and mergekit "
@@ -357,6 +377,8 @@ MERGEKIT_METHODS: dict[str, MergekitMethod] = {row.name: row for row in (
     MergekitMethod("passthrough", ("scale",), (), _read_passthrough, _write_nothing),
     MergekitMethod("linear", ("weight",), ("normalize",), _read_linear, _write_linear),
     MergekitMethod("slerp", (), ("t",), _read_slerp, _write_slerp, "first", _ON_A_LINE),
+    MergekitMethod("nuslerp", ("weight",), ("nuslerp_flatten", "nuslerp_row_wise"), _read_nuslerp,
+                   None, "beside"),
     MergekitMethod("task_arithmetic", _TRIMMED, _TASK, _read_task_arithmetic, _write_task_vectors,
                    "beside"),
     MergekitMethod("ties", _TRIMMED, _TASK, _read_ties, _write_task_vectors, "beside", _COUNTS),
@@ -372,6 +394,6 @@ MERGEKIT_METHODS: dict[str, MergekitMethod] = {row.name: row for row in (
 )}  # fmt: skip
 """The methods that have an equivalent here."""
 
-NO_EQUIVALENT = ("della", "della_linear", "nuslerp", "multislerp", "nearswap", "sce", "ram",
+NO_EQUIVALENT = ("della", "della_linear", "multislerp", "nearswap", "sce", "ram",
                  "ramplus_tl", "arcee_fusion")  # fmt: skip
 """The others of mergekit 0.1.5."""
