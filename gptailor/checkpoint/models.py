@@ -20,6 +20,7 @@ from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.plan import Model, Part, Plan, TemplateOf
 from gptailor.plan.walk import named_models, recipes
+from gptailor.plan.written import written_out
 
 
 @final
@@ -114,6 +115,14 @@ def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
 def _bound(declared: Model, folder: Path) -> Model:
     whole = (folder / CONFIG).exists() or not (folder / ADAPTER_CONFIG).exists()
     return Model(source=str(folder), on=None if whole else declared.on)
+
+
+def written_for(plan: Plan, models: Mapping[str, Opened]) -> Plan:
+    """The plan written out for its base; itself without one."""
+    if "base" not in models:
+        return plan
+    tied = {name for name, model in models.items() if model.layout.tied}
+    return written_out(plan, models["base"].layout.count, tied)
 
 
 def used(plan: Plan) -> set[str]:

@@ -6,8 +6,8 @@ A text keeps them by its grammar, and isn't asked.
 from collections.abc import Callable, Iterator
 
 from gptailor.plan.faults import Fault, Place
-from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Plan, Recipe, Subset
-from gptailor.plan.walk import numbers, recipes, sources, tied_entries, values
+from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Others, Plan, Subset, Whole
+from gptailor.plan.walk import numbers, recipes, sources, tied_entries, unplaced, values
 
 LARGEST = 2**63 - 1
 """The largest whole number that a budget may be."""
@@ -92,20 +92,13 @@ def a_tied_group_is_alike(plan: Plan) -> Iterator[Fault]:
     first: dict[tuple[Place, int | None], object] = {}
     for at, entry in tied_entries(plan):
         shape = (
-            _shape(entry.recipe) if isinstance(entry, Layer | Item) else None,
+            unplaced(entry.recipe) if isinstance(entry, Layer | Others | Whole | Item) else None,
             entry.maybe,
             getattr(entry, "part", None),
             getattr(entry, "factor", None),
         )
         if first.setdefault((at[:-1], entry.tied), shape) != shape:
             yield Fault("P508", "a tied entry differs from the others of its group", at)
-
-
-def _shape(recipe: Recipe) -> object:
-    if isinstance(recipe, Subset):
-        return recipe.any_of, recipe.by
-    models = [source.model for _, source in sources(recipe)]
-    return type(recipe), models, getattr(recipe, "share", None), getattr(recipe, "by", None)
 
 
 def a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:

@@ -10,6 +10,7 @@ from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
+from gptailor.plan.plan import Part
 from gptailor.program.compile import Checked, Use, merges, moved_configuration, uses
 
 
@@ -45,6 +46,11 @@ def layers_fit(checked: Checked) -> Iterator[Fault]:
 def _all_uses(checked: Checked) -> Iterator[tuple[outline.Slot, Use]]:
     for slot, part in product(outline.slots(checked.plan, checked.count), outline.PARTS):
         yield from ((slot, use) for use in uses(checked, slot, part))
+
+
+def _all_made(checked: Checked) -> Iterator[tuple[outline.Slot, Part, outline.Made]]:
+    for slot, part in product(outline.slots(checked.plan, checked.count), outline.PARTS):
+        yield from ((slot, part, made) for made in slot.part(part).chain)
 
 
 def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
@@ -85,8 +91,8 @@ def _reference(checked: Checked, slot: outline.Slot, use: Use) -> int | None:
 
 def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
     """The layers of a merge compute in the same way, though their places differ."""
-    for slot, part in product(outline.slots(checked.plan, checked.count), outline.PARTS):
-        found = list(uses(checked, slot, part))
+    for slot, part, made in _all_made(checked):
+        found = list(uses(checked, slot, part, made))
         entries = [use.model.entries[use.layer] for use in found]
         kinds = [joined_entry(checked.base.layout, e, e) for e in entries]
         for use, kind in zip(found, kinds, strict=True):
@@ -103,7 +109,7 @@ def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
 def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
     """A merge, a cast or a scale takes floating-point tensors."""
     for slot, use in _all_uses(checked):
-        merged = merges(slot.part(use.part).recipe)
+        merged = any(merges(made.recipe) for made in slot.part(use.part).chain)
         for tensor in _weights(use.model.part(use.layer, use.part)).values() if merged else ():
             if (dtype := tensor.spec.dtype) not in FLOATS:
                 message = f"'{tensor.spec.name}' is {dtype}, and can't be merged"

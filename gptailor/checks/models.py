@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from gptailor.checkpoint.families.layout import Layout, incompatible
 from gptailor.checkpoint.files import CheckpointError, quoted
-from gptailor.checkpoint.models import Opened, can_be_aligned, has_rows, taken, used
+from gptailor.checkpoint.models import Opened, can_be_aligned, has_rows, taken, used, written_for
 from gptailor.checkpoint.vocabulary import Vocabulary, relation, same_files
 from gptailor.checks.layers import FITTING, SMALL, VISION
 from gptailor.plan import layers as outline
@@ -19,6 +19,7 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
     """The faults of a plan against its models; those that rest on others are left out."""
     if "base" not in models:
         return []
+    plan = written_for(plan, models)
     checked = Checked(plan, models)
     faults = locate((f for rule in _MODEL_RULES for f in rule(checked)), plan.origin)
     fitting = FITTING

@@ -5,6 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from gptailor.checks.numbers import (
+    NUMBERING,
+    every_named_number_is_used,
+    every_number_named_is_declared,
+)
 from gptailor.checks.recipes import MERGING
 from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
 from gptailor.plan.plan import Drop, Layer, Plan, Scale, Take, TemplateOf
@@ -59,17 +64,18 @@ def base_is_declared(plan: Plan) -> Iterator[Fault]:
         yield Fault("P103", "no model is named 'base'", ("models",), help_)
 
 
-def every_model_name_can_be_one(plan: Plan) -> Iterator[Fault]:
+def every_name_can_be_one(plan: Plan) -> Iterator[Fault]:
     """Names are letters, digits and `_`, no words of the language, and not shaped like layers."""
-    for name in plan.models:
-        at = ("models", name, "name")
+    named = [("model", ("models", name, "name"), name) for name in plan.models]
+    named += [("number", ("numbers", name, "name"), name) for name in plan.numbers]
+    for what, at, name in named:
         if re.fullmatch(r"L\d+", name):
-            yield Fault("P105", f"'{name}' is a layer's name, not a model's", at)
+            yield Fault("P105", f"'{name}' is a layer's name, not a {what}'s", at)
         elif name in WORDS:
             yield Fault("P105", f"'{name}' is a word of the language", at, "choose another name")
         elif not re.fullmatch(r"[^\W\d]\w*", name):
-            said = "a model's name is letters, digits and '_', a letter or '_' first"
-            yield Fault("P105", f"'{name}' can't name a model", at, said)
+            said = f"a {what}'s name is letters, digits and '_', a letter or '_' first"
+            yield Fault("P105", f"'{name}' can't name a {what}", at, said)
 
 
 def every_model_is_declared(plan: Plan) -> Iterator[Fault]:
@@ -131,11 +137,11 @@ def every_source_can_be_one(plan: Plan) -> Iterator[Fault]:
 
 
 def every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
-    """A position or part is decided once; a whole layer and its part are two decisions of it."""
+    """A position is decided once, and so is each part of it; the finer statement wins."""
     hits = []
     decided: dict[tuple[int, str | None], int] = {}
     for j, layer in enumerate(plan.layers):
-        i = decided.get((layer.position, None), decided.get((layer.position, layer.part)))
+        i = decided.get((layer.position, layer.part))
         if i is not None:
             hits.append(Hit(layer.position, *_in_text_order(plan, i, j)))
         decided.setdefault((layer.position, layer.part), j)
@@ -212,8 +218,9 @@ def overlay_or_stack(plan: Plan) -> Iterator[Fault]:
     """A plan has overlay statements or a stack."""
     if plan.stack is None:
         return
-    names = ("layers", "drops", "drop_any", "scales", "bridges")
-    first = next(((name, 0) for name in names if getattr(plan, name)), None)
+    names = ("layers", "others", "drops", "drop_any", "scales", "bridges")
+    first: Place | None = next(((name, 0) for name in names if getattr(plan, name)), None)
+    first = ("whole",) if first is None and plan.whole is not None else first
     if first is not None:
         span = plan.origin.statement(first) if plan.origin else None
         also = Also("the stack is here", ("stack",))
@@ -267,7 +274,7 @@ def the_chat_template_is_known(plan: Plan) -> Iterator[Fault]:
 def every_scale_is_positive(plan: Plan) -> Iterator[Fault]:
     """A hidden state is scaled by a number above 0."""
     for i, scale in enumerate(plan.scales):
-        if any(number <= 0 for number in numbers(scale.factor)):
+        if any(number <= 0 for number in numbers(scale.factor, plan.numbers)):
             yield Fault("P405", "a scale is above 0", ("scales", i, "factor"))
 
 
@@ -287,7 +294,7 @@ def every_tie_holds_a_choice(plan: Plan) -> Iterator[Fault]:
 PLAN_RULES: tuple[PlanRule, ...] = (
     the_version_is_known,
     base_is_declared,
-    every_model_name_can_be_one,
+    every_name_can_be_one,
     every_model_is_declared,
     adapters_end_at_a_model,
     every_source_can_be_one,
@@ -304,7 +311,14 @@ PLAN_RULES: tuple[PlanRule, ...] = (
     every_scale_is_positive,
     every_tie_holds_a_choice,
     *MERGING,
+    *NUMBERING,
 )
 """The rules of every plan, in no order that matters; a search and bridges have others besides."""
 
-_ABSENCES = (base_is_declared, every_model_is_declared, a_stack_has_items)
+_ABSENCES: tuple[PlanRule, ...] = (
+    base_is_declared,
+    every_model_is_declared,
+    a_stack_has_items,
+    every_number_named_is_declared,
+    every_named_number_is_used,
+)

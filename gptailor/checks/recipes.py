@@ -46,14 +46,20 @@ def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
             parameter = method.parameter(name)
             if parameter is None or parameter.words:
                 continue
-            said = (_out_of_bounds(method, parameter, each) for each in walk.numbers(value))
+            found = () if _unbounded(parameter, value) else walk.numbers(value, plan.numbers)
+            said = (_out_of_bounds(method, parameter, each) for each in found)
             if message := next(filter(None, said), ""):
                 yield Fault("P303", message, at + inner)
             if parameter.integer and isinstance(value, p.Interval):
                 message = f"'{name}' is a whole number, and no interval of reals"
                 yield Fault("P303", message, at + inner, "write 'one of (…)'")
-        if method.name == "breadcrumbs" and (message := _overfull(call, method)):
+        if method.name == "breadcrumbs" and (message := _overfull(call, method, plan)):
             yield Fault("P303", message, at)
+
+
+def _unbounded(parameter: Parameter, value: p.Value) -> bool:
+    """Whether a name or a curve stands where there is none: that is another rule's fault."""
+    return parameter.integer and isinstance(value, p.Named | p.Curve)
 
 
 def _out_of_bounds(method: Method, parameter: Parameter, number: int | float) -> str:
@@ -64,26 +70,39 @@ def _out_of_bounds(method: Method, parameter: Parameter, number: int | float) ->
     return f"'{parameter.name}' of '{method.name}' lies in {parameter.bounds}, not at {number!r}"
 
 
-def _overfull(call: p.MethodCall, method: Method) -> str:
+def _overfull(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
     """What is wrong where a source's two shares, of what is kept and dropped, are more than all."""
-    density, gamma = (_most(call, method, name) for name in ("density", "gamma"))
-    for kept, dropped in _paired(density, gamma):
-        if kept + dropped > 1 + 1e-12:
-            return f"density {kept!r} and gamma {dropped!r} keep and drop more than there is"
+    density, gamma = (_each(call, method, name) for name in ("density", "gamma"))
+    for both in _paired(density, gamma):
+        for kept, dropped in _together(*both, plan):
+            if kept + dropped > 1 + 1e-12:
+                return f"density {kept!r} and gamma {dropped!r} keep and drop more than there is"
     return ""
 
 
-def _most(call: p.MethodCall, method: Method, name: str) -> list[int | float]:
-    """The most that a parameter may be, for each source or for all; none where it is a word."""
+def _each(call: p.MethodCall, method: Method, name: str) -> tuple[p.Value, ...]:
+    """What a parameter is for each source or for all; none where it is a word."""
     given = method.argument(call.arguments, name)
     several = () if isinstance(given, str) else given if isinstance(given, tuple) else (given,)
-    return [max(walk.numbers(value), default=0.0) for value in several]
+    return tuple(value for value in several if not isinstance(value, str))
 
 
-def _paired(a: list[int | float], b: list[int | float]) -> Iterator[tuple[int | float, ...]]:
+def _together(a: p.Value, b: p.Value, plan: p.Plan) -> Iterator[tuple[int | float, ...]]:
+    """The most that both may be; at each knot, where both are curves through as many there."""
+    each: list[Sequence[p.Value]] = [(a,), (b,)]
+    curves = [value for value in (a, b) if isinstance(value, p.Curve)]
+    if len({(len(curve.curve), curve.over) for curve in curves}) == 1:
+        count = len(curves[0].curve)  # between knots at one place the sum is on a straight line
+        each = [v.curve if isinstance(v, p.Curve) else (v,) * count for v in (a, b)]
+    most = ([max(walk.numbers(v, plan.numbers), default=0.0) for v in one] for one in each)
+    return zip(*most, strict=True)
+
+
+def _paired(a: tuple[p.Value, ...], b: tuple[p.Value, ...]) -> Iterator[tuple[p.Value, p.Value]]:
     """Both for each source, where one may be for all."""
     count = max(len(a), len(b))
-    return zip(*(n * count if len(n) == 1 else n for n in (a, b)), strict=False)
+    more = (n * count if len(n) == 1 else n for n in (a, b))
+    return zip(*more, strict=False)
 
 
 def every_method_gets_its_sources(plan: p.Plan) -> Iterator[Fault]:

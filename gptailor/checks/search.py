@@ -115,7 +115,7 @@ def every_bridge_can_be_fitted(plan: Plan) -> Iterator[Fault]:
             yield Fault("P705", "a bridge's calibration text has no name", ("bridges", i, "on"))
         if tokens is not None and not (isinstance(tokens, int) and tokens > 0):
             yield Fault("P705", "'tokens' is a whole number from 1 up", ("bridges", i, "tokens"))
-        if ridge is not None and min(numbers(ridge), default=0) < 0:
+        if ridge is not None and min(numbers(ridge, plan.numbers), default=0) < 0:
             yield Fault("P705", "'ridge' is a number from 0 up", ("bridges", i, "ridge"))
 
 

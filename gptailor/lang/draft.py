@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, final
@@ -10,7 +10,6 @@ from typing import Any, cast, final
 from gptailor.lang import tree
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Origin, Place, Source, Span, nearest
-from gptailor.plan.registry import METHODS, Method, Parameter
 
 Spans = Mapping[Place, Span]
 
@@ -22,8 +21,11 @@ _PLACES: Mapping[str, Place] = {"limit": ("stack", "limit")} | {
 }
 """Where in a plan stands what can be said once, if not under its own name."""
 
+_ONCE = ("dtype", "heal", "whole", *p.REST)
+"""What stands in a plan under its own name, said once."""
 _LISTS: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {
     "layers": (("layers",), p.normal_order),
+    "others": (("others",), p.normal_order),
     "drops": (("drops",), p.normal_order),
     "drop_any": (("drop_any",), p.normal_order),
     "scales": (("scales",), p.normal_order),
@@ -50,6 +52,7 @@ class Draft:
 
     single: dict[str, Placed] = field(default_factory=dict)
     models: dict[str, Placed] = field(default_factory=dict)
+    numbers: dict[str, Placed] = field(default_factory=dict)
     lists: dict[str, list[Placed]] = field(default_factory=lambda: defaultdict(list))
     faults: list[Fault] = field(default_factory=list)
     groups: int = 0  # `tied` statements
@@ -75,9 +78,10 @@ class Draft:
         """The plan, knowing where it was read from."""
         spans = {_PLACES.get(name, (name,)): placed.spans for name, placed in self.single.items()}
         spans |= {("models", name): model.spans for name, model in self.models.items()}
+        spans |= {("numbers", name): number.spans for name, number in self.numbers.items()}
         single = {name: placed.entry for name, placed in self.single.items()}
         lists: dict[str, Any] = {
-            name: single.get(name) for name in ("dtype", "chat_template", "heal", *p.REST)
+            name: single.get(name) for name in ("dtype", "chat_template", "heal", "whole", *p.REST)
         }
         for name, (place, order) in _LISTS.items():
             found = self.lists[name]
@@ -96,6 +100,7 @@ class Draft:
             p.Plan,
             version=single.get("tailor", 1),
             models={name: placed.entry for name, placed in self.models.items()},
+            numbers={name: placed.entry for name, placed in self.numbers.items()},
             **lists,
             **{name: block for name, block in blocks.items() if name in single},
         )
@@ -147,10 +152,8 @@ def positions_of(draft: Draft, layers: tree.Layers, *, whole: str = "") -> Posit
         if r.part is not None and whole:
             draft.fault("P206", f"{whole} takes whole layers, not the part '.{r.part.text}'",
                         Span(r.part.span.start - 1, r.part.span.end))  # fmt: skip
-        elif r.part is not None and r.part.text not in ("attn", "mlp"):
-            draft.fault("P205", f"a layer has no part '{r.part.text}'", r.part.span,
-                        nearest(r.part.text, ("attn", "mlp"))
-                        or "the parts are 'attn' and 'mlp'")  # fmt: skip
+        else:
+            part_named(draft, r.part)
     if len(parts) > 1 and len(draft.faults) == before:
         draft.fault("P205", "this list names whole layers and parts, or two parts", layers.span,
                     "write a statement for each part")  # fmt: skip
@@ -158,6 +161,15 @@ def positions_of(draft: Draft, layers: tree.Layers, *, whole: str = "") -> Posit
     if len(draft.faults) > before:
         return None
     return Positions(at, cast("p.Part | None", parts.pop()), layers.span)
+
+
+def part_named(draft: Draft, word: tree.Word | None) -> p.Part | None:
+    """The part of a layer that a word stands for; None without one, and with a fault."""
+    if word is None or word.text in ("attn", "mlp"):
+        return None if word is None else cast("p.Part", word.text)
+    help_ = nearest(word.text, ("attn", "mlp")) or "the parts are 'attn' and 'mlp'"
+    draft.fault("P205", f"a layer has no part '{word.text}'", word.span, help_)
+    return None
 
 
 def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
@@ -214,22 +226,64 @@ def in_step(draft: Draft, first: Positions, other: Positions) -> bool:
 def value_of(
     draft: Draft, numeral: tree.Numeral | tree.EachSource | tree.String | tree.Word
 ) -> p.Value | None:
-    """A number or a choice of numbers; None, with a fault, if it is none or not finite."""
-    if isinstance(numeral, tree.EachSource):
-        draft.fault("P306", "one number is needed, not a list", numeral.span)
+    """A number, a name of one, a curve or a choice; None, with a fault, if it is none of these."""
+    match numeral:
+        case tree.EachSource() | tree.String():
+            message = "one number is needed, not a list"
+            if isinstance(numeral, tree.String):
+                message = f"a number is needed, '{numeral.text}' is none"
+            draft.fault("P306", message, numeral.span)
+            return None
+        case tree.Word():
+            return p.built(p.Named, named=numeral.text)
+        case tree.Curving():
+            return _curve(draft, numeral)
+        case tree.Fixed():
+            return _finite(draft, numeral)
+        case tree.OneNumber():
+            options = _all_finite(draft, numeral.options)
+            return p.built(p.OneOfNumbers, one_of=options) if options else None
+        case tree.Between():
+            ends = _all_finite(draft, (numeral.low, numeral.high))
+            return p.built(p.Interval, interval=(ends[0], ends[1])) if ends else None
+
+
+def _all_finite(draft: Draft, given: tuple[tree.Fixed, ...]) -> tuple[int | float, ...] | None:
+    found = tuple(n for number in given if (n := _finite(draft, number)) is not None)
+    return found if len(found) == len(given) else None
+
+
+def _curve(draft: Draft, node: tree.Curving) -> p.Curve | None:
+    if node.name.text != "curve":
+        message = f"there is no function '{node.name.text}'"
+        help_ = nearest(node.name.text, ["curve"]) or "a number by position is curve(0.0, 1.0)"
+        draft.fault("P301", message, node.name.span, help_)
         return None
-    if isinstance(numeral, tree.String | tree.Word):
-        draft.fault("P306", f"a number is needed, '{numeral.text}' is none", numeral.span)
+    knots = [knot for knot in (_knot(draft, one) for one in node.knots) if knot is not None]
+    over = None if node.over is None else _stretch(draft, node.over)
+    if len(knots) < len(node.knots) or (over is None) != (node.over is None):
         return None
-    if isinstance(numeral, tree.Fixed):
-        return _finite(draft, numeral)
-    fixed = numeral.options if isinstance(numeral, tree.OneNumber) else (numeral.low, numeral.high)
-    found = tuple(n for number in fixed if (n := _finite(draft, number)) is not None)
-    if len(found) < len(fixed):
+    return p.built(p.Curve, curve=tuple(knots), over=over)
+
+
+def _knot(draft: Draft, node: tree.Numeral | tree.Word) -> p.Number | p.Named | None:
+    if isinstance(node, tree.Between | tree.OneNumber):
+        help_ = "give the choice a name, as in let mix = 0.0..1.0, and write that"
+        draft.fault("P510", "a curve's knot is no choice", node.span, help_)
         return None
-    if isinstance(numeral, tree.OneNumber):
-        return p.built(p.OneOfNumbers, one_of=found)
-    return p.built(p.Interval, interval=(found[0], found[1]))
+    value = value_of(draft, node)
+    return value if isinstance(value, int | float | p.Named) else None
+
+
+def _stretch(draft: Draft, node: tree.Range) -> tuple[int, int] | None:
+    first, last = node.first.number, node.last.number
+    if not all(is_a_layer(draft, word) for word in (node.first, node.last)):
+        return None
+    if first > last:
+        draft.fault("P201", f"the range L{first}..L{last} descends", node.span,
+                    f"write L{last}..L{first}")  # fmt: skip
+        return None
+    return first, last
 
 
 def _finite(draft: Draft, number: tree.Fixed) -> int | float | None:
@@ -252,142 +306,3 @@ def whole_number(draft: Draft, number: tree.Numeral, what: str, least: int = 0) 
 def count_words(n: int, noun: str) -> str:
     """`no layer`, `1 layer`, `2 layers`."""
     return f"{n or 'no'} {noun}{'' if n == 1 else 's'}"
-
-
-# ------------------------------------------------------------------------------- models and methods
-
-
-@final
-@dataclass(slots=True)
-class Spanned:
-    """Spans gathered under a place."""
-
-    spans: dict[Place, Span]
-    at: Place = ()
-
-    def note(self, span: Span, *place: str | int) -> None:
-        """This place inside has that span."""
-        self.spans[self.at + place] = span
-
-    def inside(self, *place: str | int) -> "Spanned":
-        """The same spans, seen from a place inside."""
-        return Spanned(self.spans, self.at + place)
-
-
-def model_of(pick: tree.Word | tree.OneOf, spans: Spanned) -> str | p.OneOfModels:
-    """One model, or a choice of one."""
-    spans.note(pick.span)
-    if isinstance(pick, tree.Word):
-        return pick.text
-    for i, word in enumerate(pick.names):
-        spans.note(word.span, "one_of", i)
-    return p.built(p.OneOfModels, one_of=tuple(word.text for word in pick.names))
-
-
-def method_of(draft: Draft, how: tree.CallNode | tree.OneCall, spans: Spanned) -> p.By | None:
-    """A method, or a choice of methods."""
-    spans.note(how.span)
-    if isinstance(how, tree.CallNode):
-        return _call(draft, how, spans)
-    calls = [_call(draft, c, spans.inside("one_of", i)) for i, c in enumerate(how.options)]
-    found = tuple(call for call in calls if call is not None)
-    return p.built(p.OneOfMethods, one_of=found) if len(found) == len(calls) else None
-
-
-def _call(draft: Draft, node: tree.CallNode, spans: Spanned) -> p.MethodCall | None:
-    spans.note(node.span)
-    spans.note(node.name.span, "name")
-    method = METHODS.get(node.name.text)
-    before = len(draft.faults)
-    arguments: dict[str, p.Value | tuple[p.Value, ...] | str] = {}
-    for name, givens in _bound(draft, node, method).items():
-        parameter = method.parameter(name) if method is not None else None
-        value = _argument(draft, parameter, givens, spans.inside("arguments", name))
-        if value is not None:
-            arguments[name] = value
-    if len(draft.faults) > before:
-        return None
-    return p.built(p.MethodCall, name=node.name.text, arguments=arguments)
-
-
-def _argument(
-    draft: Draft, parameter: Parameter | None, givens: Sequence[tree.ArgumentNode], spans: Spanned
-) -> p.Value | tuple[p.Value, ...] | str | None:
-    """What an argument comes to: whether a bare name is a word or a number's, its parameter says.
-
-    What is unknown keeps its words, for the check.
-    """
-    spans.note(givens[0].span.to(givens[-1].span))
-    first = givens[0].value
-    if isinstance(first, tree.Word) and (parameter is None or parameter.words):
-        return first.text
-    listed = len(givens) == 1 and isinstance(first, tree.EachSource)
-    said = first.numbers if isinstance(first, tree.EachSource) and listed else givens
-    found: list[p.Value] = []
-    for i, one in enumerate(said):
-        numeral = one.value if isinstance(one, tree.ArgumentNode) else one
-        if (number := value_of(draft, numeral)) is not None:
-            found.append(number)
-        if listed or (parameter is not None and parameter.variadic):
-            spans.note(one.span, i)
-    if not found:
-        return None
-    return tuple(found) if listed or (parameter and parameter.variadic) else found[0]
-
-
-def _bound(
-    draft: Draft, node: tree.CallNode, method: Method | None
-) -> dict[str, tuple[tree.ArgumentNode, ...]]:
-    """Each argument under its name; an unknown method keeps its named ones for the check."""
-    positional = tuple(given for given in node.arguments if given.name is None)
-    bound: dict[str, tuple[tree.ArgumentNode, ...]] = {}
-    if method is not None and positional and method.variadic:
-        bound[method.variadic.name] = positional
-    elif method is not None and positional:
-        free = [parameter.name for parameter in method.positional]
-        bound |= {n: (g,) for n, g in zip(free, positional, strict=False)}
-        if len(positional) > len(free):
-            draft.fault(
-                "P305",
-                f"'{method.name}' takes {count_words(len(free), 'argument')}, "
-                f"not {len(positional)}",
-                positional[len(free)].span,
-                _taken(method),
-            )
-    named = False
-    for given in node.arguments:
-        if given.name is not None:
-            named = True
-            if given.name.text in bound:
-                draft.fault("P305", f"'{given.name.text}' is given twice", given.span)
-            bound.setdefault(given.name.text, (given,))
-        elif named:
-            draft.fault("P305", "an argument without a name stands after one with a name",
-                        given.span)  # fmt: skip
-    return bound
-
-
-def _taken(method: Method) -> str:
-    """What a method's arguments are, those that are given by name alone last."""
-    names = [parameter.name for parameter in method.positional]
-    named = [f"{parameter.name}=…" for parameter in method.parameters if parameter.named]
-    return f"its arguments are {', '.join(names + named)}" if names or named else ""
-
-
-def stepped(entry: Any, step: int) -> tuple[Any, ...]:
-    """What an entry says, moved on by so many layers."""
-
-    def moved(source: Any) -> Any:
-        after = None if source.layer is None else source.layer + step  # may be past the last
-        return source.model_copy(update={"layer": after})
-
-    position = getattr(entry, "position", None)
-    recipe = getattr(entry, "recipe", None)
-    if isinstance(recipe, p.Take):
-        recipe = p.built(p.Take, take=moved(recipe.take))
-    elif isinstance(recipe, p.Merge):
-        recipe = recipe.model_copy(update={"merge": tuple(map(moved, recipe.merge))})
-    elif isinstance(recipe, p.Subset):
-        recipe = moved(recipe)
-    factor = getattr(entry, "factor", None)
-    return None if position is None else position + step, entry.maybe, factor, recipe

@@ -20,9 +20,12 @@ from gptailor.lang.words import (
     mark_words,
     model_source,
     objective_words,
+    others_words,
     range_words,
     rest_words,
+    scale_words,
     value_words,
+    whole_words,
 )
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Fault, PlanError, Source, errors
@@ -32,7 +35,7 @@ _Joined = Callable[[Sequence[Any]], list[list[Any]]]
 
 # --------------------------------------------------------------------------------- canonical forms
 
-_SECTIONS = ("version", "models", "output", "layers", "changes", "stack", "search")
+_SECTIONS = ("version", "models", "numbers", "output", "layers", "changes", "stack", "search")
 _DTYPE = ("output", (0, ""))
 
 
@@ -166,15 +169,27 @@ def _block_of(statement: tree.Statement, block: tree.Block) -> _Line:
 def _lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     for name, model in plan.models.items():
         yield _Line("models", (name != "base", name), f"model {name} = {model_source(model)}")
+    for name, value in plan.numbers.items():
+        yield _Line("numbers", name, f"let {name} = {value_words(value)}")
     if plan.dtype is not None:
         yield _Line(*_DTYPE, f"dtype {plan.dtype}")
     for i, where in enumerate((*p.REST, "chat_template"), 1):
-        if (value := getattr(plan, where)) is not None:
-            yield _Line("output", (i, where), rest_words(where, value))
-    for group in joined(plan.layers):
-        yield _Line("layers", p.normal_order(group[0]), mark_words(group[0]) + layer_words(group))
+        if (said := getattr(plan, where)) is not None:
+            yield _Line("output", (i, where), rest_words(where, said))
+    yield from _layer_lines(plan, joined)
     yield from _change_lines(plan, joined)
     yield from _inner_lines(plan, joined)
+
+
+def _layer_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
+    for group in joined(plan.layers):
+        key = (0, p.normal_order(group[0]))
+        yield _Line("layers", key, mark_words(group[0]) + layer_words(group))
+    for entry in plan.others:
+        key = (1, p.normal_order(entry))
+        yield _Line("layers", key, mark_words(entry) + others_words(entry))
+    if plan.whole is not None:
+        yield _Line("layers", (2, ()), mark_words(plan.whole) + whole_words(plan.whole))
 
 
 def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
@@ -187,9 +202,7 @@ def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     for choice in plan.drop_any:
         yield _Line("changes", (1, min(choice.among, default=0)), drop_any_words(choice))
     for group in joined(plan.scales):
-        positions = range_words([entry.position for entry in group])
-        words = f"scale {positions} by {value_words(group[0].factor)}"
-        yield _Line("changes", (2, group[0].position), mark_words(group[0]) + words)
+        yield _Line("changes", (2, group[0].position), mark_words(group[0]) + scale_words(group))
     for bridge in plan.bridges:
         words = mark_words(bridge) + bridge_words(bridge)
         yield _Line("changes", (3, p.normal_order(bridge)), words)

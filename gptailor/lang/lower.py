@@ -10,6 +10,7 @@ from gptailor.lang.patterns import Pattern, merging_pattern, models_pattern, pic
 from gptailor.plan import plan as p
 from gptailor.plan.faults import STATEMENT, TARGET, Also, Fault, Place, Source, Span, listed, locate
 from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.walk import over_positions
 
 
 def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[Fault]]:
@@ -54,6 +55,40 @@ def _model(draft: d.Draft, statement: tree.Statement, body: tree.Declare) -> Non
     draft.models[name] = d.Placed(p.built(p.Model, **said), spans)
 
 
+def _let(draft: d.Draft, statement: tree.Statement, body: tree.LetNode) -> None:
+    name = body.name.text
+    if (known := draft.numbers.get(name)) is not None:
+        also = Also("first named here", span=known.spans["name",])
+        draft.fault("P113", f"the number '{name}' is named twice", body.name.span, "", also)
+        return
+    value = d.value_of(draft, body.value)
+    spans = _spans(statement.span, name=body.name, value=body.value)
+    draft.numbers[name] = d.Placed(0 if value is None else value, spans)
+
+
+def _others(draft: d.Draft, statement: tree.Statement, body: tree.OthersNode) -> None:
+    part = d.part_named(draft, body.part)
+    pattern = models_pattern(draft, body.origin, None)
+    if pattern is None or (body.part is not None and part is None):
+        return
+    marks = _marks(draft, statement)
+    spans = _spans(statement.span, maybe=statement.maybe, tied=statement.tied, part=body.part)
+    entry = p.built(p.Others, part=part, recipe=pattern.recipe(0), **marks)
+    draft.add("others", entry, spans | pattern.spans)
+
+
+def _whole(draft: d.Draft, statement: tree.Statement, body: tree.WholeNode) -> None:
+    if statement.maybe is not None:
+        draft.fault("P506", "'maybe' doesn't go with 'whole'", statement.maybe.span,
+                    "a model has an embedding, a norm and a head in any case")  # fmt: skip
+    pattern = models_pattern(draft, body.origin, None)
+    if pattern is not None:
+        tied = 0 if statement.tied is not None else None
+        entry = p.built(p.Whole, recipe=pattern.recipe(0), tied=tied)
+        spans = _spans(statement.span, tied=statement.tied) | pattern.spans
+        draft.once("whole", entry, statement.span, spans)
+
+
 def _rest(draft: d.Draft, statement: tree.Statement, body: tree.Rest) -> None:
     where = body.where.text
     choice = f"write '{where} from one of …' for a choice" if where in p.REST else ""
@@ -71,16 +106,22 @@ def _no_marks(draft: d.Draft, statement: tree.Statement, what: str, help_: str =
             draft.fault("P506", f"'{word.text}' doesn't go with {what}", word.span, help_)
 
 
+def _marks(draft: d.Draft, statement: tree.Statement) -> dict[str, Any]:
+    """What `maybe` and `tied` say, by the entries' fields; a group of its own for each `tied`."""
+    marks: dict[str, Any] = {"maybe": statement.maybe is not None, "tied": None}
+    if statement.tied is not None:
+        marks["tied"] = draft.groups
+        draft.groups += 1
+    return marks
+
+
 def _entries(
     draft: d.Draft, statement: tree.Statement, target: d.Positions | None
 ) -> Iterator[tuple[int, d.At, dict[str, Any], dict[Place, Span]]]:
     """Each of a statement's layers: its number in the list, itself, its marks, its spans."""
     if target is None:
         return
-    marks: dict[str, Any] = {"maybe": statement.maybe is not None, "tied": None}
-    if statement.tied is not None:
-        marks["tied"] = draft.groups
-        draft.groups += 1
+    marks = _marks(draft, statement)
     for n, at in enumerate(target.at):
         spans = _spans(at.span, maybe=statement.maybe, tied=statement.tied)
         yield n, at, marks, spans | {TARGET: at.range, STATEMENT: statement.span}
@@ -119,6 +160,7 @@ def _decide(
 ) -> None:
     if target is None or pattern is None:
         return
+    pattern = pattern.over(min(target.numbers), max(target.numbers))
     for n, at, marks, spans in _entries(draft, statement, target):
         recipe = pattern.recipe(n)
         entry = p.built(p.Layer, position=at.number, part=target.part, recipe=recipe, **marks)
@@ -146,6 +188,8 @@ def _scale(draft: d.Draft, statement: tree.Statement, body: tree.Scaling) -> Non
     factor = d.value_of(draft, body.factor)
     if factor is None:
         return
+    if target is not None:
+        factor = over_positions(factor, min(target.numbers), max(target.numbers))
     for _, at, marks, spans in _entries(draft, statement, target):
         entry = p.built(p.Scale, position=at.number, factor=factor, **marks)
         draft.add("scales", entry, spans | {("factor",): body.factor.span})
@@ -208,8 +252,10 @@ def _block(draft: d.Draft, statement: tree.Statement, body: tree.Block) -> None:
 
 def _items(draft: d.Draft, statement: tree.Statement, pattern: Pattern | None) -> None:
     if pattern is not None:
-        for n, _, marks, spans in _entries(draft, statement, pattern.layers[0]):
-            entry = p.built(p.Item, recipe=pattern.recipe(n), **marks)
+        target = pattern.layers[0]
+        for n, _, marks, spans in _entries(draft, statement, target):
+            recipe = pattern.over(n, len(target.at) - 1 if target else 0).recipe(n)
+            entry = p.built(p.Item, recipe=recipe, **marks)
             draft.add("items", entry, spans | pattern.all_spans(n))
 
 
@@ -248,8 +294,8 @@ def _measure_arguments(
         name = given.name.text if given.name else (free[i] if i < len(free) else f"argument {i}")
         if name in arguments:
             draft.fault("P305", f"'{name}' is given twice", given.span)
-        if isinstance(value, tree.Between | tree.OneNumber):
-            draft.fault("P605", "no choices stand in a search block", value.span)
+        if isinstance(value, tree.Between | tree.OneNumber | tree.Curving):
+            draft.fault("P605", "no choices and no curves stand in a search block", value.span)
             continue
         if isinstance(value, tree.EachSource):
             draft.fault("P603", "an argument of an objective is no list", value.span)
@@ -274,6 +320,9 @@ def _budget(draft: d.Draft, statement: tree.Statement, body: tree.BudgetNode) ->
 _LOWER: dict[type, Callable[[d.Draft, tree.Statement, Any], None]] = {
     tree.Version: _version,
     tree.Declare: _model,
+    tree.LetNode: _let,
+    tree.OthersNode: _others,
+    tree.WholeNode: _whole,
     tree.Dtype: lambda draft, statement, body: draft.once(
         "dtype", body.name.text, body.name.span, {STATEMENT: statement.span}
     ),

@@ -1,12 +1,14 @@
 """Recipes for lists of layers, and what statements say of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from gptailor.lang import draft as d
 from gptailor.lang import tree
+from gptailor.lang.calls import Spanned, method_of, model_of
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, Span
+from gptailor.plan.walk import has_curve, over_positions, revalued
 
 
 @final
@@ -36,6 +38,15 @@ class Pattern:
             return p.built(p.Take, take=sources[0])
         return p.built(p.Merge, merge=sources, share=self.share, by=self.by)
 
+    def over(self, first: int, last: int) -> "Pattern":
+        """The same, its curves over these positions, if they don't say over which."""
+        said = p.built(p.Merge, merge=(), share=self.share, by=self.by)
+        if not has_curve(said):
+            return self
+        made = revalued(said, lambda value: over_positions(value, first, last))
+        assert isinstance(made, p.Merge)
+        return replace(self, share=made.share, by=made.by)
+
     def all_spans(self, n: int) -> dict[Place, Span]:
         """The spans of the n-th target's recipe: what all share, and its source layers."""
         spans = dict(self.spans)
@@ -48,9 +59,9 @@ class Pattern:
 
 def models_pattern(draft: d.Draft, origin: tree.From, at: d.Positions | None) -> Pattern | None:
     """`from math`, `from math, code by linear()`, `from any of math, code by …`."""
-    spans = d.Spanned({}, ("recipe",))
+    spans = Spanned({}, ("recipe",))
     before = len(draft.faults)
-    how = d.method_of(draft, origin.by, spans.inside("by")) if origin.by else None
+    how = method_of(draft, origin.by, spans.inside("by")) if origin.by else None
     said = origin.models
     picks: list[tree.Word | tree.OneOf] = []
     picks += [said] if isinstance(said, tree.OneOf) else said.names
@@ -65,7 +76,7 @@ def models_pattern(draft: d.Draft, origin: tree.From, at: d.Positions | None) ->
             draft.fault("P307", "several models are given, and no method to merge them",
                         said.span, "add 'by' and a method, such as 'by linear()'")  # fmt: skip
     models = tuple(
-        d.model_of(pick, spans.inside(*place)) for pick, place in zip(picks, places, strict=True)
+        model_of(pick, spans.inside(*place)) for pick, place in zip(picks, places, strict=True)
     )
     pattern = Pattern(kind, models, (at,) * len(models), spans.spans, how)
     return pattern if len(draft.faults) == before else None
@@ -74,22 +85,22 @@ def models_pattern(draft: d.Draft, origin: tree.From, at: d.Positions | None) ->
 def picked_pattern(draft: d.Draft, picked: tree.Picked, *, whole: str = "") -> Pattern | None:
     """`L12 code`, `L12 one of (code, chat)`."""
     at = d.positions_of(draft, picked.layers, whole=whole)
-    spans = d.Spanned({}, ("recipe",))
-    model = d.model_of(picked.model, spans.inside("take", "model"))
+    spans = Spanned({}, ("recipe",))
+    model = model_of(picked.model, spans.inside("take", "model"))
     return Pattern("take", (model,), (at,), spans.spans) if at is not None else None
 
 
 def merging_pattern(draft: d.Draft, node: tree.Merging, *, whole: str = "") -> Pattern | None:
     """`merge(L12 code, L14 chat, 0.5) by …`."""
-    spans = d.Spanned({}, ("recipe",))
+    spans = Spanned({}, ("recipe",))
     spans.note(node.span)
     before = len(draft.faults)
     lists = [d.positions_of(draft, source.layers, whole=whole) for source in node.sources]
     models = tuple(
-        d.model_of(source.model, spans.inside("merge", k, "model"))
+        model_of(source.model, spans.inside("merge", k, "model"))
         for k, source in enumerate(node.sources)
     )
-    how = d.method_of(draft, node.by, spans.inside("by")) if node.by else None
+    how = method_of(draft, node.by, spans.inside("by")) if node.by else None
     share = _share(draft, node, spans)
     found = tuple(at for at in lists if at is not None)
     if len(draft.faults) == before:
@@ -100,7 +111,7 @@ def merging_pattern(draft: d.Draft, node: tree.Merging, *, whole: str = "") -> P
     return Pattern("merge", models, found, spans.spans, how, share)
 
 
-def _share(draft: d.Draft, node: tree.Merging, spans: d.Spanned) -> p.Value | None:
+def _share(draft: d.Draft, node: tree.Merging, spans: Spanned) -> p.Value | None:
     if not node.shares:
         return None
     spans.note(node.shares[0].span, "share")

@@ -45,6 +45,11 @@ class _Builder(Transformer[Token, Any]):
         return tree.Merging(_span(meta), tuple(sources), shares or (), by)
 
     @v_args(meta=True)
+    def curve(self, meta: Meta, children: list[Any]) -> tree.Curving:
+        name, *knots, over = children
+        return tree.Curving(_span(meta), name, tuple(knots), over)
+
+    @v_args(meta=True)
     def overlay(self, meta: Meta, children: list[Any]) -> tree.Statement:
         tied, maybe, body = children
         return tree.Statement(_span(meta), body, tied, maybe)

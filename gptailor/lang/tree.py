@@ -81,7 +81,16 @@ class OneNumber(TreeNode, ast_utils.AsList):
     options: tuple[Fixed, ...]
 
 
-Numeral = Fixed | Between | OneNumber
+@final
+class Curving(TreeNode):
+    """`curve(0.0, mix, 1.0)`, `curve(0, 1) over L0..L31`; `name` is what stands for `curve`."""
+
+    name: Word
+    knots: "tuple[Fixed | Between | OneNumber | Word, ...]"
+    over: "Range | None"
+
+
+Numeral = Fixed | Between | OneNumber | Curving
 
 
 @final
@@ -180,7 +189,7 @@ class Merging(TreeNode):
     """`merge(L12 code, L12 chat, 0.5) by …`; a statement by itself."""
 
     sources: tuple[Picked, ...]
-    shares: tuple[Numeral, ...]
+    shares: tuple[Numeral | Word, ...]
     by: CallNode | OneCall | None
 
 
@@ -199,6 +208,29 @@ class Declare(TreeNode):
     on: Word | None
     source: String
     revision: String | None
+
+
+@final
+class LetNode(TreeNode):
+    """`let mix = 0.0..1.0`."""
+
+    name: Word
+    value: Fixed | Between | OneNumber
+
+
+@final
+class OthersNode(TreeNode):
+    """`others.mlp from code`."""
+
+    part: Word | None
+    origin: From
+
+
+@final
+class WholeNode(TreeNode):
+    """`whole from math, code by linear()`."""
+
+    origin: From
 
 
 @final
@@ -252,7 +284,7 @@ class Scaling(TreeNode):
     """`scale L12 by 0.9`."""
 
     layers: Layers
-    factor: Numeral
+    factor: Numeral | Word
 
 
 @final

@@ -1,12 +1,12 @@
 """A plan's entries as words of the language."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
-from gptailor.lang.draft import stepped
 from gptailor.plan import plan as p
 from gptailor.plan.registry import METHODS, OBJECTIVES
-from gptailor.plan.walk import sources
+from gptailor.plan.walk import has_curve, placed, revalued, sources
 
 _E = TypeVar("_E", p.Layer, p.Drop, p.Scale, p.Item)
 
@@ -26,7 +26,12 @@ def range_words(numbers: Sequence[int], part: str | None = None) -> str:
 
 
 def value_words(v: p.Value) -> str:
-    """A number, as Python prints it, or a choice of numbers."""
+    """A number, as Python prints it, its name, a curve, or a choice of numbers."""
+    if isinstance(v, p.Named):
+        return v.named
+    if isinstance(v, p.Curve):
+        over = "" if v.over is None else f" over {range_words([*range(v.over[0], v.over[1] + 1)])}"
+        return f"curve({', '.join(map(value_words, v.curve))}){over}"
     if isinstance(v, p.Interval):
         return "..".join(map(repr, v.interval))
     if isinstance(v, p.OneOfNumbers):
@@ -111,7 +116,7 @@ def _made_words(recipes: Sequence[Any], part: str | None = None) -> str:
 
 def layer_words(entries: Sequence[p.Layer]) -> str:
     """One statement for layers whose recipes go in step."""
-    recipes = [entry.recipe for entry in entries]
+    recipes = _without_extent([entry.recipe for entry in entries], _extent(entries))
     target = range_words([entry.position for entry in entries], entries[0].part)
     here = all(
         source.layer == entry.position for entry in entries for _, source in sources(entry.recipe)
@@ -122,9 +127,46 @@ def layer_words(entries: Sequence[p.Layer]) -> str:
     return made if here and isinstance(recipes[0], p.Merge) else f"{target} = {made}"
 
 
+def _extent(entries: Sequence[p.Layer | p.Scale]) -> tuple[int, int]:
+    """The first and the last position of a statement: its curves go over these."""
+    positions = [entry.position for entry in entries]
+    return min(positions), max(positions)
+
+
+def _without_extent(recipes: Sequence[p.Recipe], extent: tuple[int, int]) -> list[p.Recipe]:
+    if not has_curve(recipes[0]):
+        return list(recipes)
+    return [revalued(recipe, partial(_unsaid, extent=extent)) for recipe in recipes]
+
+
+def _unsaid(value: p.Value, extent: tuple[int, int]) -> p.Value:
+    if isinstance(value, p.Curve) and value.over == extent:
+        return value.model_copy(update={"over": None})
+    return value
+
+
+def others_words(entry: p.Others) -> str:
+    """`others.mlp from code`."""
+    part = f".{entry.part}" if entry.part else ""
+    return f"others{part} from {_from_words(entry.recipe) or ''}"
+
+
+def whole_words(entry: p.Whole) -> str:
+    """`whole from math, code by linear()`."""
+    return f"whole from {_from_words(entry.recipe) or ''}"
+
+
+def scale_words(entries: Sequence[p.Scale]) -> str:
+    """`scale L12 by 0.9`."""
+    positions = range_words([entry.position for entry in entries])
+    factor = _unsaid(entries[0].factor, _extent(entries))
+    return f"scale {positions} by {value_words(factor)}"
+
+
 def item_words(entries: Sequence[p.Item]) -> str:
     """One item of a stack for layers whose recipes go in step."""
-    return _made_words([entry.recipe for entry in entries])
+    recipes = [entry.recipe for entry in entries]
+    return _made_words(_without_extent([recipes[0]], (0, len(recipes) - 1)) + recipes[1:])
 
 
 def rest_words(where: str, recipe: p.Recipe | p.TemplateOf | str) -> str:
@@ -190,10 +232,13 @@ def objective_words(wish: p.Objective) -> str:
 
 
 def groups(entries: Sequence[_E]) -> list[list[_E]]:
-    """Entries that one statement says: the tied ones of a group, and neighbours that go in step."""
+    """Entries that one statement says: the tied ones of a group, those that share a curve, and
+    neighbours that go in step.
+    """
     found: list[list[_E]] = []
     runs: dict[Any, list[_E]] = {}  # the run that an entry may continue, by what must be equal
     tied: dict[int, list[_E]] = {}
+    curved: list[list[_E]] = []
     for entry in entries:
         if entry.tied is not None:
             if entry.tied not in tied:
@@ -201,11 +246,71 @@ def groups(entries: Sequence[_E]) -> list[list[_E]]:
             tied[entry.tied].append(entry)
             runs = runs if not isinstance(entry, p.Item) else {}
             continue
+        if _is_curved(entry):
+            runs = runs if not isinstance(entry, p.Item) else {}
+            known = next((one for one in curved if _shares_curve(found, one, entry)), None)
+            if known is None:
+                known = []
+                curved.append(known)
+                found.append(known)
+            known.append(entry)
+            continue
         key = getattr(entry, "part", None)
         run = runs.get(key)
-        if run is not None and stepped(run[-1], 1) == stepped(entry, 0):
+        if run is not None and _stepped(run[-1], 1) == _stepped(entry, 0):
             run.append(entry)
         else:
             runs[key] = [entry]
             found.append(runs[key])
     return found
+
+
+def _stepped(entry: Any, step: int) -> tuple[Any, ...]:
+    """What an entry says, moved on by so many layers."""
+
+    def moved(source: Any) -> Any:
+        after = None if source.layer is None else source.layer + step  # may be past the last
+        return source.model_copy(update={"layer": after})
+
+    position = getattr(entry, "position", None)
+    recipe = getattr(entry, "recipe", None)
+    if isinstance(recipe, p.Take):
+        recipe = p.built(p.Take, take=moved(recipe.take))
+    elif isinstance(recipe, p.Merge):
+        recipe = recipe.model_copy(update={"merge": tuple(map(moved, recipe.merge))})
+    elif isinstance(recipe, p.Subset):
+        recipe = moved(recipe)
+    factor = getattr(entry, "factor", None)
+    return None if position is None else position + step, entry.maybe, factor, recipe
+
+
+def _is_curved(entry: p.Layer | p.Drop | p.Scale | p.Item) -> bool:
+    if isinstance(entry, p.Layer | p.Item):
+        return has_curve(entry.recipe)
+    return isinstance(entry, p.Scale) and isinstance(entry.factor, p.Curve)
+
+
+def _shares_curve(found: Sequence[object], run: Sequence[Any], entry: Any) -> bool:
+    """Whether an entry is of the statement that a run of entries with a curve is of.
+
+    Items of a stack stand together, and count up.
+    """
+    last = run[-1]
+    if not isinstance(entry, p.Item):
+        return _shape(last) == _shape(entry)
+    return found[-1] is run and _shape(last, 1) == _shape(entry)
+
+
+def _shape(entry: Any, step: int = 0) -> tuple[object, ...]:
+    """What a statement says of an entry but for its layers; of an item `step` further on."""
+
+    def counted(value: p.Value) -> p.Value:
+        if isinstance(value, p.Curve) and value.over is not None and step:
+            return value.model_copy(update={"over": (value.over[0] + step, value.over[1])})
+        return value
+
+    recipe = getattr(entry, "recipe", None)
+    if recipe is not None:
+        here = [source.layer == getattr(entry, "position", None) for _, source in sources(recipe)]
+        recipe = here, revalued(placed(recipe, None), counted)
+    return getattr(entry, "part", None), entry.maybe, getattr(entry, "factor", None), recipe

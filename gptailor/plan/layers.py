@@ -1,6 +1,7 @@
 """The output's layers one by one: what each is made of, and what became of every position."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from gptailor.plan.faults import Place
@@ -12,6 +13,7 @@ from gptailor.plan.registry import (
     HEAL_SEED,
     HEAL_TOKENS,
 )
+from gptailor.plan.written import written_out
 
 PARTS: tuple[Part, ...] = ("attn", "mlp")
 
@@ -19,11 +21,23 @@ PARTS: tuple[Part, ...] = ("attn", "mlp")
 @final
 @dataclass(frozen=True)
 class Made:
-    """What a layer, or a part of one, is made of, and where the plan says so (empty: nowhere)."""
+    """What a layer, or a part of one, is made of, and where the plan says so (empty: nowhere).
+
+    `below` is what holds where a `maybe` isn't taken, if it isn't the base's own.
+    """
 
     recipe: Recipe
     at: Place = ()
     maybe: bool = False
+    below: "Made | None" = None
+
+    @property
+    def chain(self) -> "Iterator[Made]":
+        """This, and what is below it."""
+        made: Made | None = self
+        while made is not None:
+            yield made
+            made = made.below
 
 
 @final
@@ -56,15 +70,19 @@ def own(position: int) -> Take:
 
 
 def slots(plan: Plan, count: int) -> list[Slot]:
-    """All positions of a base with that many layers, dropped ones too, or the items of a stack."""
+    """All positions of a base with that many layers, dropped ones too, or the items of a stack.
+
+    Places are those of the plan that is written out.
+    """
+    plan = written_out(plan, count)
     if plan.stack is not None:
         items = enumerate(plan.stack.items)
         each = [Made(item.recipe, ("stack", "items", i), item.maybe) for i, item in items]
         return [Slot(None, {None: made}, "maybe" if made.maybe else "no") for made in each]
-    decided: dict[int, dict[Part | None, Made]] = {}
+    decided: dict[int, dict[Part | None, list[Made]]] = {}
     for i, layer in enumerate(plan.layers):
         made = Made(layer.recipe, ("layers", i), layer.maybe)
-        decided.setdefault(layer.position, {}).setdefault(layer.part, made)
+        decided.setdefault(layer.position, {}).setdefault(layer.part, []).append(made)
     drops: dict[int, Literal["no", "yes", "maybe"]] = {}
     for choice in plan.drop_any:
         drops |= dict.fromkeys(choice.among, "maybe")
@@ -119,6 +137,7 @@ def gaps(plan: Plan, count: int) -> list[Gap]:
     """The gaps of a closed plan that a bridge closes, in order; none before the first layer."""
     if plan.stack is not None or not plan.bridges:
         return []
+    plan = written_out(plan, count)
     positions = [slot.position for slot in kept(plan, count) if slot.position is not None]
     found = []
     for index, (after, until) in enumerate(zip(positions, [*positions[1:], count], strict=True)):
@@ -193,10 +212,19 @@ def undone(plan: Plan) -> Plan:
     return plan.model_copy(update={"drops": (), "bridges": (), "heal": None})
 
 
-def _filled(made: dict[Part | None, Made], position: int) -> dict[Part | None, Made]:
-    """With the base's own for what is not decided."""
-    if not made:
-        return {None: Made(own(position))}
-    if None in made:
-        return {None: made[None]}
-    return {part: made.get(part, Made(own(position))) for part in PARTS}
+def _filled(made: dict[Part | None, list[Made]], position: int) -> dict[Part | None, Made]:
+    """With what is coarser below the parts, and the base's own for what is not decided."""
+    whole = made.get(None, [])
+    if made.keys() <= {None}:
+        return {None: _chained(whole, position)}
+    return {part: _chained([*made.get(part, ()), *whole], position) for part in PARTS}
+
+
+def _chained(made: Sequence[Made], position: int) -> Made:
+    """The first of them, above the others while those before may not be taken."""
+    certain = next((i for i, one in enumerate(made) if not one.maybe), None)
+    there = made if certain is None else made[: certain + 1]
+    below: Made | None = None
+    for one in reversed(there):
+        below = one if below is None else replace(one, below=below)
+    return below or Made(own(position))

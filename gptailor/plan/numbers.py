@@ -53,4 +53,28 @@ class OneOfNumbers(Closed):
 
 
 Number = int | float
-Value = Number | Interval | OneOfNumbers
+
+
+@final
+class Named(Closed):
+    """A number that `let` gives a name, and that is one wherever the name stands. `mix`."""
+
+    named: str
+
+
+@final
+class Curve(Closed):
+    """A number for each position, on the straight lines through knots. `curve(0.0, mix, 1.0)`.
+
+    `over` are the first and the last position that its statement has; of an item of a stack, the
+    item's number within its statement, from 0, and the last one's. It is None in `others` and
+    `whole`, where a curve goes over all layers of the base.
+    """
+
+    curve: Several[Number | Named]
+    over: Pair[Position] | None = None
+
+
+Let = Number | Interval | OneOfNumbers
+"""What a name of a number may stand for."""
+Value = Let | Named | Curve

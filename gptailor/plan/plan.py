@@ -15,7 +15,10 @@ from gptailor.plan.faults import Fault, Origin, Source
 from gptailor.plan.numbers import (
     LARGEST_LAYER,
     Closed,
+    Curve,
     Interval,
+    Let,
+    Named,
     Number,
     OneOfNumbers,
     Pair,
@@ -27,8 +30,8 @@ from gptailor.plan.numbers import (
 from gptailor.plan.registry import METHODS
 
 __all__ = [
-    "LARGEST_LAYER", "Closed", "Interval", "Number", "OneOfNumbers", "Pair", "Position", "Several",
-    "Value", "built",
+    "LARGEST_LAYER", "Closed", "Curve", "Interval", "Let", "Named", "Number", "OneOfNumbers",
+    "Pair", "Position", "Several", "Value", "built",
 ]  # fmt: skip
 
 Part = Literal["attn", "mlp"]
@@ -125,6 +128,24 @@ class Layer(Open):
 
     position: Position
     part: Part | None = None
+    recipe: Recipe
+
+
+@final
+class Others(Open):
+    """What every position, or a part of it, is made of where no layer says otherwise.
+
+    Its sources name no layers: each position takes the same layer of them.
+    """
+
+    part: Part | None = None
+    recipe: Recipe
+
+
+@final
+class Whole(Open):
+    """What everything is made of that nothing else says: layers, embedding, norm and head."""
+
     recipe: Recipe
 
 
@@ -247,8 +268,10 @@ REST = ("embed", "norm", "head", "tokenizer")
 Entry = TypeVar("Entry", bound=Open)
 
 
-def normal_order(entry: Layer | Drop | DropAny | Scale | Bridge) -> tuple[Any, ...]:
+def normal_order(entry: Layer | Others | Drop | DropAny | Scale | Bridge) -> tuple[Any, ...]:
     """What a list is sorted by: positions, the whole before its parts, every gap before one."""
+    if isinstance(entry, Others):
+        return (entry.part or "",)
     if isinstance(entry, DropAny):
         return entry.among, entry.count
     if isinstance(entry, Bridge):
@@ -272,12 +295,14 @@ class Plan(Closed):
     """The declared output model. Equal plans say the same, wherever they were read from.
 
     Positions are the base's layer numbers, before anything is dropped. A position that nothing
-    names is the base's own. `layers`, `drops`, `drop_any`, `scales` and `bridges` are the overlay;
-    a plan has these or a `stack`, and `heal` with either.
+    names is as `others` say, else as `whole` does, else the base's own. `layers`, `others`,
+    `whole`, `drops`, `drop_any`, `scales` and `bridges` are the overlay; a plan has these or a
+    `stack`, and `heal` with either. `numbers` are those that have a name.
     """
 
     version: int = 1
     models: dict[str, Model] = Field(default={})
+    numbers: dict[str, Let] = Field(default={})
     dtype: str | None = None
     embed: Recipe | None = None
     norm: Recipe | None = None
@@ -285,6 +310,8 @@ class Plan(Closed):
     tokenizer: Recipe | None = None
     chat_template: str | TemplateOf | None = None
     layers: Several[Layer] = ()
+    others: Several[Others] = ()
+    whole: Whole | None = None
     drops: Several[Drop] = ()
     drop_any: Several[DropAny] = ()
     scales: Several[Scale] = ()
@@ -296,7 +323,7 @@ class Plan(Closed):
     _origin: Origin | None = PrivateAttr(default=None)
     _faults: tuple[Fault, ...] | None = PrivateAttr(default=None)
 
-    @field_validator("layers", "drops", "scales", "bridges", mode="after")
+    @field_validator("layers", "others", "drops", "scales", "bridges", mode="after")
     @classmethod
     def _sort(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return retied(sorted(value, key=normal_order))

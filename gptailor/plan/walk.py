@@ -4,7 +4,7 @@ All that reads a plan's choices folds over it: genes are made of open sites, dec
 in each site's place, encoding reads the answer there, and rules look at the sites they are about.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, final
 
@@ -13,7 +13,7 @@ from gptailor.plan.faults import Place
 
 Role = Literal[
     "drop", "otherwise", "scaled", "bridged", "item", "member", "take", "source", "method",
-    "argument", "share", "factor", "tokens", "ridge",
+    "argument", "share", "factor", "tokens", "ridge", "let",
 ]  # fmt: skip
 """What a site decides: whether a layer leaves, which models a recipe takes, a number of it."""
 
@@ -24,6 +24,7 @@ class Subject:
     """What a choice is about: its role, and the model, part, method or parameter that it is for.
 
     `number` counts sources and a method's several numbers from 1; it is 0 where there is only one.
+    A number with a name is about what its first use is about.
     """
 
     role: Role
@@ -73,6 +74,31 @@ class Site:
 
 def sites(plan: p.Plan) -> Iterator[Site]:
     """All that a plan says and may leave open, in the order of a space's genes."""
+    yield from _number_sites(plan)
+    yield from _said_sites(plan)
+
+
+def _number_sites(plan: p.Plan) -> Iterator[Site]:
+    """The numbers that have a name, each about its first use."""
+    about: dict[str, Subject] = {}
+    for site in _said_sites(plan) if plan.numbers else ():
+        for name in names_in(site.value):
+            about.setdefault(name, site.subject)
+    for name, value in sorted(plan.numbers.items()):
+        of = about.get(name, Subject("let"))
+        subject = Subject("let", method=of.method, parameter=of.parameter)
+        yield Site(("numbers", name), value, subject)
+
+
+def names_in(value: object) -> tuple[str, ...]:
+    """The names of numbers that a number of a plan is made of."""
+    if isinstance(value, p.Named):
+        return (value.named,)
+    knots = value.curve if isinstance(value, p.Curve) else ()
+    return tuple(knot.named for knot in knots if isinstance(knot, p.Named))
+
+
+def _said_sites(plan: p.Plan) -> Iterator[Site]:
     for where in p.REST:
         if (recipe := plan.rest(where)) is not None:
             yield from recipe_sites(recipe, (where,))
@@ -87,17 +113,20 @@ def entries(plan: p.Plan) -> Iterator[tuple[Place, p.Open]]:
     listed: tuple[tuple[Place, tuple[p.Open, ...]], ...] = (
         (("drops",), plan.drops),
         (("layers",), plan.layers),
+        (("others",), plan.others),
         (("stack", "items"), plan.stack.items if plan.stack else ()),
         (("scales",), plan.scales),
         (("bridges",), plan.bridges),
     )
     for name, found in listed:
         yield from (((*name, i), entry) for i, entry in enumerate(found))
+    if plan.whole is not None:
+        yield ("whole",), plan.whole
 
 
 def tied_entries(plan: p.Plan) -> list[tuple[Place, p.Open]]:
     """The entries of tied groups and their places, layers before drops, items last."""
-    order = ("layers", "drops", "scales", "stack")
+    order = ("layers", "others", "whole", "drops", "scales", "stack")
     tied = [one for one in entries(plan) if one[1].tied is not None and one[0][0] in order]
     return sorted(tied, key=lambda one: order.index(str(one[0][0])))
 
@@ -105,6 +134,8 @@ def tied_entries(plan: p.Plan) -> list[tuple[Place, p.Open]]:
 _MAYBE: dict[type[p.Open], Role] = {
     p.Drop: "drop",
     p.Layer: "otherwise",
+    p.Others: "otherwise",
+    p.Whole: "otherwise",
     p.Scale: "scaled",
     p.Bridge: "bridged",
     p.Item: "item",
@@ -114,9 +145,9 @@ _NUMBERS: tuple[Role, ...] = ("factor", "tokens", "ridge")
 
 def entry_sites(entry: p.Open, at: Place) -> Iterator[Site]:
     """What one entry says: its recipe, whether it is there at all, its own numbers."""
-    if isinstance(entry, p.Layer | p.Item):
+    if isinstance(entry, p.Layer | p.Others | p.Whole | p.Item):
         yield from recipe_sites(entry.recipe, (*at, "recipe"), at)
-    part = entry.part or "" if isinstance(entry, p.Layer) else ""
+    part = entry.part or "" if isinstance(entry, p.Layer | p.Others) else ""
     yield Site((*at, "maybe"), entry.maybe, Subject(_MAYBE[type(entry)], part=part), at)
     for name in _NUMBERS:
         if (value := getattr(entry, name, None)) is not None:
@@ -194,7 +225,7 @@ def recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
 def layer_recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
     """Every recipe of a layer and its place."""
     for at, entry in entries(plan):
-        if isinstance(entry, p.Layer | p.Item):
+        if isinstance(entry, p.Layer | p.Others | p.Whole | p.Item):
             yield (*at, "recipe"), entry.recipe
 
 
@@ -244,14 +275,86 @@ def call_values(call: p.MethodCall) -> Iterator[tuple[Place, str, p.Value]]:
 
 def values(plan: p.Plan) -> Iterator[tuple[Place, p.Value]]:
     """Every number of a plan that may be a choice."""
-    roles = ("argument", "share", *_NUMBERS)
+    roles = ("argument", "share", "let", *_NUMBERS)
     for site in sites(plan):
         if isinstance(site.value, p.Value) and site.subject.role in roles:
             yield site.place, site.value
 
 
-def numbers(value: p.Value) -> tuple[int | float, ...]:
-    """The numbers that bound a value: itself, its ends, its options."""
-    if isinstance(value, p.Interval):
-        return value.interval
-    return value.one_of if isinstance(value, p.OneOfNumbers) else (value,)
+def numbers(value: p.Value, named: Mapping[str, p.Let] | None = None) -> tuple[int | float, ...]:
+    """The numbers that bound a value: itself, its ends, its options, its knots.
+
+    What is `named` counts as what it is; a name that isn't known has no bounds.
+    """
+    match value:
+        case p.Interval():
+            return value.interval
+        case p.OneOfNumbers():
+            return value.one_of
+        case p.Named():
+            known = (named or {}).get(value.named)
+            return () if known is None else numbers(known)
+        case p.Curve():
+            return tuple(number for knot in value.curve for number in numbers(knot, named))
+        case _:
+            return (value,)
+
+
+def revalued(recipe: p.Recipe, change: Callable[[p.Value], p.Value]) -> p.Recipe:
+    """The recipe with other numbers in the places of its own."""
+    if isinstance(recipe, p.Take):
+        return recipe
+
+    def recalled(call: p.MethodCall) -> p.MethodCall:
+        found: dict[str, p.Value | tuple[p.Value, ...] | str] = {}
+        for name, value in call.arguments.items():
+            if isinstance(value, str):
+                found[name] = value
+            else:
+                found[name] = (
+                    tuple(map(change, value)) if isinstance(value, tuple) else change(value)
+                )
+        return p.built(p.MethodCall, name=call.name, arguments=found)
+
+    by = recipe.by
+    if isinstance(by, p.MethodCall):
+        by = recalled(by)
+    elif by is not None:
+        by = p.built(p.OneOfMethods, one_of=tuple(map(recalled, by.one_of)))
+    if isinstance(recipe, p.Subset):
+        return recipe.model_copy(update={"by": by})
+    share = None if recipe.share is None else change(recipe.share)
+    return recipe.model_copy(update={"by": by, "share": share})
+
+
+def over_positions(value: p.Value, first: int, last: int) -> p.Value:
+    """A curve that doesn't say over which positions it goes goes from the first to the last."""
+    if isinstance(value, p.Curve) and value.over is None:
+        return p.built(p.Curve, curve=value.curve, over=(first, last))
+    return value
+
+
+def has_curve(recipe: p.Recipe) -> bool:
+    """Whether a number of the recipe goes by the position."""
+    found = [value for _, call in calls(recipe) for _, _, value in call_values(call)]
+    share = recipe.share if isinstance(recipe, p.Merge) else None
+    return any(isinstance(value, p.Curve) for value in (*found, share))
+
+
+def placed(recipe: p.Recipe, position: int | None) -> p.Recipe:
+    """The recipe with all of its sources' layers there."""
+    if isinstance(recipe, p.Subset):
+        return recipe.model_copy(update={"layer": position})
+    if isinstance(recipe, p.Take):
+        return p.built(p.Take, take=recipe.take.model_copy(update={"layer": position}))
+    found = tuple(source.model_copy(update={"layer": position}) for source in recipe.merge)
+    return recipe.model_copy(update={"merge": found})
+
+
+def unplaced(recipe: p.Recipe) -> p.Recipe:
+    """What a recipe says but for its layers, and for the positions of its curves."""
+
+    def without(value: p.Value) -> p.Value:
+        return p.built(p.Curve, curve=value.curve) if isinstance(value, p.Curve) else value
+
+    return revalued(placed(recipe, None), without)

@@ -12,7 +12,7 @@ from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families import vision
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
-from gptailor.checkpoint.models import Opened, aligned_rows, has_rows
+from gptailor.checkpoint.models import Opened, aligned_rows, has_rows, written_for
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
@@ -21,8 +21,7 @@ from gptailor.plan.registry import DTYPES, METHODS, Parameter
 from gptailor.plan.walk import calls, named_models
 from gptailor.program import program as p
 
-_ALONE: p.Arguments = (("weights", (1.0,)),)
-"""The arguments of `linear` for a tensor by itself."""
+_ALONE: p.Arguments = (("weights", (1.0,)),)  # of `linear`, for a tensor by itself
 
 
 @final
@@ -64,15 +63,17 @@ class Use:
     at: Place
 
 
-def uses(checked: Checked, slot: outline.Slot, part: Part) -> Iterator[Use]:
-    """All layers that a part of a slot may be made of, with the base's for a method of θ_b."""
-    made = slot.part(part)
-    for inner, name, layer in named_models(made.recipe):
-        if name in checked.models and layer is not None:
-            yield Use(checked.models[name], layer, part, (*made.at, "recipe", *inner))
-    layer_of_base = _base_layer(slot, made.recipe)
-    if layer_of_base is not None and layer_of_base < checked.count:
-        yield Use(checked.base, layer_of_base, part, (*made.at, "recipe", "by"))
+def uses(
+    checked: Checked, slot: outline.Slot, part: Part, only: outline.Made | None = None
+) -> Iterator[Use]:
+    """All layers that a part of a slot may be made of, or one recipe's; θ_b's where it is taken."""
+    for made in slot.part(part).chain if only is None else (only,):
+        for inner, name, layer in named_models(made.recipe):
+            if name in checked.models and layer is not None:
+                yield Use(checked.models[name], layer, part, (*made.at, "recipe", *inner))
+        layer_of_base = _base_layer(slot, made.recipe)
+        if layer_of_base is not None and layer_of_base < checked.count:
+            yield Use(checked.base, layer_of_base, part, (*made.at, "recipe", "by"))
 
 
 def needs_base(recipe: Recipe) -> bool:
@@ -123,7 +124,7 @@ class Compiled:
 
 def compile_plan(plan: Plan, models: Mapping[str, Opened]) -> Compiled:
     """The program and configuration of a closed plan that has no faults against its models."""
-    checked = Checked(plan, models)
+    checked = Checked(written_for(plan, models), models)
     program = draft_program(checked)
     for each in PASSES:
         program = each(program, checked)

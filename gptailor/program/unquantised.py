@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from gptailor.checkpoint.families.layer_config import quantisation
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.models import Opened, dequantised_model
+from gptailor.checkpoint.models import Opened, dequantised_model, written_for
 from gptailor.checkpoint.tensor import FLOATS
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
@@ -25,7 +25,7 @@ def dequantised_models(
     quantised = [name for name, model in models.items() if model.layout.quantised is not None]
     if "base" not in models or not quantised:
         return dict(models), []
-    why = next(_reasons(Checked(plan, models)), None)
+    why = next(_reasons(Checked(written_for(plan, models), models)), None)
     if why is None:
         return dict(models), []
     found, faults = dict(models), []

@@ -7,12 +7,18 @@ from collections.abc import Iterator, Sequence
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot, slots
+from gptailor.plan.written import written_out
 from gptailor.report.plan_map import described_rows
 
 
 def differences(a: p.Plan, b: p.Plan, count: int) -> list[str]:
     """One line for each difference; none if the plans are equal."""
-    return [*_models(a, b), *_settings(a, b), *_layers(a, b, count), *_others(a, b)]
+    left, right = (written_out(plan, count) for plan in (a, b))
+    told = [*_models(a, b), *_numbers(a, b), *_settings(left, right)]
+    told += [*_layers(left, right, count), *_changes(left, right)]
+    if not told and a != b:
+        told.append("the same layers, said otherwise")
+    return told
 
 
 def _models(a: p.Plan, b: p.Plan) -> Iterator[str]:
@@ -23,6 +29,14 @@ def _models(a: p.Plan, b: p.Plan) -> Iterator[str]:
         )
         if before != after:
             yield f"model {name}: {before} → {after}"
+
+
+def _numbers(a: p.Plan, b: p.Plan) -> Iterator[str]:
+    for name in sorted(a.numbers.keys() | b.numbers.keys()):
+        declared = (plan.numbers.get(name) for plan in (a, b))
+        before, after = ("none" if v is None else tailor.value_words(v) for v in declared)
+        if before != after:
+            yield f"let {name}: {before} → {after}"
 
 
 def _settings(a: p.Plan, b: p.Plan) -> Iterator[str]:
@@ -107,7 +121,7 @@ def _runs(items: Sequence[p.Item | Slot]) -> str:
     return "; ".join(said)
 
 
-def _others(a: p.Plan, b: p.Plan) -> Iterator[str]:
+def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
     dropped = ({tailor.drop_any_words(entry) for entry in plan.drop_any} for plan in (a, b))
     bridged = (
         {tailor.mark_words(e) + tailor.bridge_words(e) for e in plan.bridges} for plan in (a, b)

@@ -11,9 +11,10 @@ import click
 
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
-from gptailor.plan.layers import Slot, slots
+from gptailor.plan.layers import Made, Slot, slots
 from gptailor.plan.plan import REST, Plan
 from gptailor.plan.walk import choices, open_choices
+from gptailor.plan.written import written_out
 
 
 @final
@@ -47,13 +48,17 @@ def described_rows(slots: Sequence[Slot]) -> list[Row]:
 def _alone(slot: Slot) -> str | None:
     if slot.dropped == "yes":
         return "dropped, bridged over" if slot.bridged else "dropped"
-    if None in slot.made:
-        return None
-    parts = []
-    for part, made in slot.made.items():
-        entry = p.Layer(position=slot.position or 0, recipe=made.recipe, maybe=made.maybe)
-        parts.append(f"{part}: {layer([entry])}")
-    return "; ".join(parts)
+    whole = slot.made.get(None)
+    if whole is not None:
+        return None if whole.below is None else _chain(slot, whole)
+    return "; ".join(f"{part}: {_chain(slot, made)}" for part, made in slot.made.items())
+
+
+def _chain(slot: Slot, made: Made) -> str:
+    """What is there, and what else where that isn't taken."""
+    position = slot.position or 0
+    entries = (p.Layer(position=position, recipe=m.recipe, maybe=m.maybe) for m in made.chain)
+    return ", else ".join(layer([entry]) for entry in entries)
 
 
 def _tail(slot: Slot) -> str:
@@ -106,8 +111,8 @@ def kind(slot: Slot) -> str:
     """What a slot is, in a word or two; what is open comes before what may be dropped."""
     if slot.dropped == "yes":
         return "bridged over" if slot.bridged else "dropped"
-    if any(choices(made.recipe) or (made.maybe and slot.position is not None)
-           for made in slot.made.values()):  # fmt: skip
+    chains = [one for made in slot.made.values() for one in made.chain]
+    if any(choices(m.recipe) or (m.maybe and slot.position is not None) for m in chains):
         return "open"
     if slot.dropped == "maybe":
         return "maybe there"
@@ -224,7 +229,8 @@ def plan_map(name: str, plan: Plan, count: int, *, known: bool, width: int) -> I
     yield ""
     yield from _legend(drawn, models, width)
     yield ""
-    yield from table(_rows(plan, found), width)
+    numbers = [Row("let", f"{n} = {tailor.value_words(v)}") for n, v in plan.numbers.items()]
+    yield from table([*_rows(written_out(plan, count), found), *numbers], width)
 
 
 def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:

@@ -177,7 +177,7 @@ BAD = {
     "a layer decided twice": (HEAD + "L1 from math; L1 from base", ["P207"]),
     "three sources and one number": (HEAD + "merge(L1 base, L1 math, L1 math, 0.5)", ["P308"]),
     "a share past its bounds": (HEAD + "L1 from base, math by slerp(1.5)", ["P303"]),
-    "no number": (HEAD + "scale L1 by nan", ["S101"]),
+    "no number": (HEAD + "scale L1 by nan", ["P114"]),
     "an infinite number": (HEAD + "scale L1 by 1e999", ["P306"]),
     "a long integer": (HEAD + f"scale L1 by {'1' * 350}", ["P306"]),
     "a longer integer": (HEAD + f"scale L1 by {'1' * 5000}", ["P306"]),

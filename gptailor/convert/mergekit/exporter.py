@@ -17,6 +17,7 @@ from gptailor.plan.faults import Place
 from gptailor.plan.layers import PARTS
 from gptailor.plan.plan import LayerOf, Merge, Plan, Recipe, Take
 from gptailor.plan.walk import named_models, open_choices
+from gptailor.plan.written import written_out
 
 _FILTERS = {
     "attn": ("self_attn", "input_layernorm"),
@@ -42,6 +43,7 @@ def to_mergekit(plan: Plan, layers: int | None = None) -> str:
     what mergekit can't say, with the place in the plan.
     """
     slots = _kept(plan, layers)
+    plan = written_out(plan, layers or 0)
     rows: list[_Row] = [{part: slot.part(part).recipe for part in PARTS} for slot in slots]
     for where, row in (("embed", rows[0]), ("norm", rows[-1]), ("head", rows[-1])):
         row[where] = plan.rest(where) or Take(take=LayerOf(model="base"))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gptailor.evaluate.live.contents import Content, size_of
-from gptailor.evaluate.live.template import Named, fill_module
+from gptailor.evaluate.live.template import NamedTensors, fill_module
 from gptailor.plan.faults import TailorError
 
 LayerTensors = dict[str, Tensor]
@@ -223,7 +223,7 @@ class StreamedLayer:
         stream: LayerStream,
         module: nn.Module,
         content: Content,
-        hollow: Named,
+        hollow: NamedTensors,
         following: Content | None,
     ) -> None:
         self.module = module
@@ -271,7 +271,7 @@ class StreamedLayer:
 def stream_layers(
     modules: Sequence[nn.Module],
     contents: Sequence[Content],
-    hollow: Sequence[Named],
+    hollow: Sequence[NamedTensors],
     stream: LayerStream,
 ) -> tuple[StreamedLayer, ...]:
     """All layers of a model, each with the one that follows it."""

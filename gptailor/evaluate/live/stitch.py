@@ -33,7 +33,7 @@ from gptailor.evaluate.live.contents import (
     size_of,
 )
 from gptailor.evaluate.live.language import language_model
-from gptailor.evaluate.live.template import ModelTemplate, Named, decoder_layers
+from gptailor.evaluate.live.template import ModelTemplate, NamedTensors, decoder_layers
 from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import Gap, gaps, healing, kept
 from gptailor.plan.plan import REST, Plan
@@ -273,7 +273,9 @@ class Stitcher:
                 streamed = layer_cache.stream_layers(modules, contents.layers, empty, self._stream)
             else:
                 assert self._cache is not None
-                layers: list[Named] = [self._cache.get(content) for content in contents.layers]
+                layers: list[NamedTensors] = [
+                    self._cache.get(content) for content in contents.layers
+                ]
                 model, streamed = template.model_of(contents, layers), ()
             head = contents.begin if contents.tied else ()
             end = (contents.dtype, piece(head), piece(contents.end))

@@ -86,7 +86,7 @@ def _name(model: PreTrainedModel) -> str:
     return names[0]
 
 
-Named = Mapping[str, Tensor]
+NamedTensors = Mapping[str, Tensor]
 """Parameters and buffers by their names within a module."""
 _MakeTensor = Callable[[str, Tensor], Tensor]
 """What stands in a copy for a parameter or buffer, by its name within the whole: a tensor."""
@@ -158,7 +158,7 @@ class ModuleTemplate:
         return new
 
 
-def fill_module(module: nn.Module, tensors: Named) -> None:
+def fill_module(module: nn.Module, tensors: NamedTensors) -> None:
     """Put these tensors in the place of the module's own."""
     for name, tensor in tensors.items():
         path, _, last = name.rpartition(".")
@@ -256,7 +256,7 @@ class ModelTemplate:
 
     # -------------------------------------------------------------------------------------- whole
 
-    def model_of(self, contents: ModelContents, layers: Sequence[Named]) -> PreTrainedModel:
+    def model_of(self, contents: ModelContents, layers: Sequence[NamedTensors]) -> PreTrainedModel:
         """The live model of a plan whose template this is, around these layers' tensors."""
         config = self._config(contents.config, len(layers))
         model = self._whole.copy(lambda _, tensor: tensor.detach(), config)
@@ -290,7 +290,7 @@ class ModelTemplate:
 
     # ------------------------------------------------------------------------------------ loading
 
-    def _load(self, layers: Sequence[Named]) -> PreTrainedModel:
+    def _load(self, layers: Sequence[NamedTensors]) -> PreTrainedModel:
         state = dict(self._rest)
         for number, tensors in enumerate(layers):
             state |= {f"{self.prefix}{number}.{name}": t.cpu() for name, t in tensors.items()}
@@ -368,7 +368,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return dict(module.state_dict(keep_vars=True))
 
 
-def _same(given: Named, loaded: Named) -> bool:
+def _same(given: NamedTensors, loaded: NamedTensors) -> bool:
     """Whether what was loaded is what was given, by the same names and but for a cast."""
     return given.keys() == loaded.keys() and all(
         tensor.shape == loaded[name].shape

@@ -74,6 +74,8 @@ class Space:
 
 def space_of(plan: p.Plan, layers: int) -> Space:
     """The space of an open plan without faults. Raises SpaceError if it leaves nothing open."""
+    if plan.others or plan.whole is not None or plan.numbers:
+        raise SpaceError("this version doesn't search plans with 'others', 'whole' or 'let'")
     found = _Collecting(plan, layers)
     if not found.sites:
         raise SpaceError("the plan leaves nothing open, so there is nothing to search")

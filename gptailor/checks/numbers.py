@@ -1,0 +1,154 @@
+"""Rules of names of numbers, of curves, and of what is said of all positions at once."""
+
+from collections.abc import Callable, Iterator
+
+from gptailor.plan import plan as p
+from gptailor.plan import walk
+from gptailor.plan.faults import Also, Fault, Place, listed, nearest
+from gptailor.plan.registry import METHODS
+
+# ------------------------------------------------------------------------------------------- names
+
+
+def every_number_named_is_declared(plan: p.Plan) -> Iterator[Fault]:
+    """`let` declares what stands where a number is needed."""
+    for at, value in walk.values(plan):
+        for name in walk.names_in(value):
+            if name in plan.numbers:
+                continue
+            if name in plan.models:
+                message = f"'{name}' is a model, and a number is needed"
+                yield Fault("P113", message, at)
+                continue
+            known = listed(f"'{one}'" for one in list(plan.numbers)[:8])
+            help_ = nearest(name, plan.numbers) or (f"named are {known}" if known else "")
+            help_ = help_ or f"give one the name: let {name} = 0.5"
+            yield Fault("P114", f"no number is named '{name}'", at, help_)
+
+
+def no_number_is_named_as_a_model_is(plan: p.Plan) -> Iterator[Fault]:
+    """Names of models and of numbers are distinct."""
+    for name in plan.numbers:
+        if name in plan.models:
+            also = Also("the model is declared here", ("models", name, "name"))
+            message = f"'{name}' names a model and a number"
+            yield Fault("P113", message, ("numbers", name, "name"), also=(also,))
+
+
+def every_named_number_is_used(plan: p.Plan) -> Iterator[Fault]:
+    """A name that stands nowhere is a slip."""
+    used = {name for _, value in walk.values(plan) for name in walk.names_in(value)}
+    for name in plan.numbers:
+        if name not in used:
+            message = f"the number '{name}' is named and never used"
+            yield Fault("P115", message, ("numbers", name, "name"), severity="warning")
+
+
+def no_name_stands_for_a_whole_number(plan: p.Plan) -> Iterator[Fault]:
+    """Whole numbers of methods are written out, and are no curves."""
+    for at, recipe in walk.recipes(plan):
+        for inner, call in walk.calls(recipe):
+            method = METHODS.get(call.name)
+            for place, name, value in walk.call_values(call) if method is not None else ():
+                parameter = method.parameter(name) if method is not None else None
+                if parameter is None or not parameter.integer:
+                    continue
+                if isinstance(value, p.Named):
+                    message = f"'{name}' of '{call.name}' is a whole number, and takes no name"
+                    yield Fault("P310", message, (*at, *inner, *place), "write it out")
+                elif isinstance(value, p.Curve):
+                    message = f"'{name}' of '{call.name}' is a whole number, and no curve"
+                    yield Fault("P510", message, (*at, *inner, *place))
+
+
+# ------------------------------------------------------------------------------------------ curves
+
+
+def _curves(plan: p.Plan) -> Iterator[tuple[Place, p.Curve]]:
+    for at, value in walk.values(plan):
+        if isinstance(value, p.Curve):
+            yield at, value
+
+
+def every_curve_has_knots_and_positions(plan: p.Plan) -> Iterator[Fault]:
+    """Two knots or more, and positions between whose first and last its own lie."""
+    for at, curve in _curves(plan):
+        message = help_ = ""
+        if len(curve.curve) < 2:
+            message, help_ = "a curve has two knots or more", "a number stands by itself"
+        elif at[0] in (*p.REST, "bridges"):
+            where = "a bridge" if at[0] == "bridges" else f"'{at[0]}'"
+            message = f"a curve goes over positions, and {where} has none"
+        elif at[0] in ("others", "whole") and curve.over is not None:
+            message = f"a curve in '{at[0]}' goes over all layers of the base, and says no others"
+            help_ = "leave 'over' out"
+        elif at[0] in ("layers", "scales"):
+            message = _outside(plan, at, curve)
+        if message:
+            yield Fault("P510", message, at, help_)
+
+
+def _outside(plan: p.Plan, at: Place, curve: p.Curve) -> str:
+    entries: tuple[p.Layer | p.Scale, ...] = plan.layers if at[0] == "layers" else plan.scales
+    position = entries[int(at[1])].position
+    if curve.over is None:
+        return "a curve doesn't say over which positions it goes"
+    first, last = curve.over
+    if first <= position <= last:
+        return ""
+    return f"L{position} lies outside of the curve's L{first}..L{last}"
+
+
+def curves_of_a_stack_go_by_its_items(plan: p.Plan) -> Iterator[Fault]:
+    """An item with a curve is one of its statement, whose others stand beside it, and always do."""
+    items = plan.stack.items if plan.stack is not None else ()
+    over = {at: curve.over or (1, 0) for at, curve in _curves(plan) if at[0] == "stack"}
+    for at, (number, last) in over.items():
+        i, inner = int(at[2]), at[3:]
+        beside = [(i - 1, (number - 1, last))] if number else []
+        beside += [(i + 1, (number + 1, last))] if number < last else []
+        if items[i].maybe:
+            message = "in a stack a curve goes by the items of its statement, and none is 'maybe'"
+            yield Fault("P510", message, at, "write the numbers out")
+        elif not 0 <= number <= last or not all(
+            over.get(("stack", "items", k, *inner)) == wanted and _alike(items[k], items[i])
+            for k, wanted in beside
+        ):
+            message = "in a stack a curve goes over the items of its statement, all of them"
+            yield Fault("P510", message, at)
+
+
+def _alike(one: p.Item, other: p.Item) -> bool:
+    """Whether items differ in layers alone."""
+    return walk.unplaced(one.recipe) == walk.unplaced(other.recipe) and one.tied == other.tied
+
+
+# ------------------------------------------------------------------------------- of all positions
+
+
+def others_are_said_once(plan: p.Plan) -> Iterator[Fault]:
+    """`others` stands once for each part."""
+    seen: dict[p.Part | None, int] = {}
+    for i, entry in enumerate(plan.others):
+        if (first := seen.setdefault(entry.part, i)) != i:
+            what = f"others.{entry.part}" if entry.part else "others"
+            also = Also("first said here", ("others", first))
+            yield Fault("P401", f"'{what}' is said twice", ("others", i), also=(also,))
+
+
+def the_whole_is_there(plan: p.Plan) -> Iterator[Fault]:
+    """A model has an embedding, a norm and a head in any case."""
+    if plan.whole is not None and plan.whole.maybe:
+        yield Fault("P506", "'maybe' doesn't go with 'whole'", ("whole", "maybe"))
+
+
+NUMBERING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
+    every_number_named_is_declared,
+    no_number_is_named_as_a_model_is,
+    every_named_number_is_used,
+    no_name_stands_for_a_whole_number,
+    every_curve_has_knots_and_positions,
+    curves_of_a_stack_go_by_its_items,
+    others_are_said_once,
+    the_whole_is_there,
+)

@@ -1,0 +1,228 @@
+"""A plan written out for a base of so many layers: no others, whole, curves or names left.
+
+Programs, the rules against models and what people are shown go by plans that are written out.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import final
+
+from gptailor.plan import plan as p
+from gptailor.plan.faults import Place, Span
+from gptailor.plan.walk import entries, named_models, over_positions, placed, revalued, values
+
+
+def written_out(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
+    """The plan with an entry for each position and a number for each name and curve.
+
+    What is open stays: a name of a choice, and a curve through one. `tied` are the models whose
+    embedding and head are one tensor. A plan that has nothing to write out is itself.
+    """
+    plan = spread(plan, count, tied)
+    if not any(isinstance(value, p.Named | p.Curve) for _, value in values(plan)):
+        return plan
+    known = {n: v for n, v in plan.numbers.items() if isinstance(v, int | float)}
+    change = partial(_at_positions, known=known)
+    update: dict[str, object] = {
+        where: revalued(recipe, partial(_settled, known=known, at=0))
+        for where in p.REST
+        if (recipe := plan.rest(where)) is not None
+    }
+    update["layers"] = tuple(change(layer, layer.position) for layer in plan.layers)
+    scales = []
+    for scale in plan.scales:
+        factor = _settled(scale.factor, known=known, at=scale.position)
+        scales.append(scale.model_copy(update={"factor": factor}))
+    update["scales"] = tuple(scales)
+    bridges = []
+    for bridge in plan.bridges:
+        ridge = None if bridge.ridge is None else _settled(bridge.ridge, known=known, at=0)
+        bridges.append(bridge.model_copy(update={"ridge": ridge}))
+    update["bridges"] = tuple(bridges)
+    if plan.stack is not None:
+        items = tuple(change(item, None) for item in plan.stack.items)
+        update["stack"] = plan.stack.model_copy(update={"items": items})
+    return _kept_origin(plan, plan.model_copy(update=update))
+
+
+def _kept_origin(plan: p.Plan, made: p.Plan) -> p.Plan:
+    return made if plan.origin is None else made.read_from(plan.origin)
+
+
+# ----------------------------------------------------------------------------------------- numbers
+
+
+def _at_positions(
+    entry: p.Layer | p.Item, position: int | None, known: Mapping[str, p.Number]
+) -> p.Layer | p.Item:
+    change = partial(_settled, known=known, at=position)
+    return entry.model_copy(update={"recipe": revalued(entry.recipe, change)})
+
+
+def _settled(value: p.Value, known: Mapping[str, p.Number], at: int | None) -> p.Value:
+    """A number at a position; of an item of a stack (None) the curve itself knows where it is."""
+    if isinstance(value, p.Named):
+        return known.get(value.named, value)
+    if not isinstance(value, p.Curve) or value.over is None:
+        return value
+    knots = tuple(known.get(k.named, k) if isinstance(k, p.Named) else k for k in value.curve)
+    fixed = [knot for knot in knots if isinstance(knot, int | float)]
+    if len(fixed) < len(knots):
+        return value
+    first, last = value.over
+    if at is None:
+        return curve_at(fixed, first, 0, last)
+    return curve_at(fixed, at, first, last)
+
+
+def curve_at(knots: Sequence[p.Number], position: int, first: int, last: int) -> float:
+    """The number at a position of a curve from the first to the last, both included.
+
+    The knots are spread evenly; between two of them it is on the straight line. A curve over one
+    position has its last knot there. In float64, as mergekit has it.
+    """
+    share = (position - first) / (last - first) if last > first else 1.0
+    scaled = share * (len(knots) - 1)
+    low = int(scaled)
+    high = min(len(knots) - 1, low + 1)
+    before, after = float(knots[low]), float(knots[high])
+    number = (1 - (scaled - low)) * before + (scaled - low) * after
+    return min(max(number, min(before, after)), max(before, after))
+
+
+# -------------------------------------------------------------------------------- others and whole
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """What is said of all positions at once: of a part or all, with what its statement has."""
+
+    part: p.Part | None
+    recipe: p.Recipe
+    maybe: bool
+    tied: int | None
+    at: Place
+
+    def layer(self, position: int, count: int) -> p.Layer:
+        recipe = revalued(
+            placed(self.recipe, position), lambda value: over_positions(value, 0, count - 1)
+        )
+        return p.built(
+            p.Layer,
+            position=position,
+            part=self.part,
+            recipe=recipe,
+            maybe=self.maybe,
+            tied=self.tied,
+        )
+
+
+def spread(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
+    """The plan with `others` and `whole` as layers, and `whole` as embedding, norm and head too.
+
+    Of one position's layers a finer part comes first, then what stands first: below a `maybe` are
+    those that hold where it isn't taken. What is left out has no effect.
+    """
+    if not plan.others and plan.whole is None:
+        return plan
+    found = sorted(_layers(plan, count), key=lambda one: p.normal_order(one[0]))
+    rest = _rest_of_whole(plan, tied)
+    update = {"layers": tuple(layer for layer, _ in found), "others": (), "whole": None, **rest}
+    made = plan.model_copy(update=update)
+    if plan.origin is None:
+        return made
+    spans: dict[Place, Mapping[Place, Span]] = {
+        place: inside for place, inside in plan.origin.spans.items() if place[0] != "layers"
+    }
+    for i, (_, at) in enumerate(found):
+        spans["layers", i] = plan.origin.spans.get(at, {})
+    for where in rest:
+        inside = plan.origin.spans.get(("whole",), {})
+        spans[where,] = {(): inside[()]} if () in inside else {}
+        spans[where,] = {
+            **spans[where,],
+            **{place[1:]: span for place, span in inside.items() if place[:1] == ("recipe",)},
+        }
+    return made.read_from(replace(plan.origin, spans=spans))
+
+
+def _layers(plan: p.Plan, count: int) -> Iterator[tuple[p.Layer, Place]]:
+    """The plan's own layers, and what `others` and `whole` add, each with its place in the plan."""
+    own: dict[int, list[tuple[p.Layer, Place]]] = {}
+    for i, layer in enumerate(plan.layers):
+        own.setdefault(layer.position, []).append((layer, ("layers", i)))
+    gone = {drop.position for drop in plan.drops if not drop.maybe}
+    if plan.bridges or plan.heal is not None:  # the plan with nothing dropped is asked for too
+        gone = set()
+    levels = _levels(plan)
+    for position in range(count):
+        there = own.pop(position, [])
+        for level in levels if position not in gone else ():
+            solid = {layer.part for layer, _ in there if not layer.maybe}
+            more = [
+                (one.layer(position, count), one.at) for one in level if not _covers(solid, one)
+            ]
+            there = [*_in_parts(there, more), *more]
+        yield from there
+    for beyond in own.values():
+        yield from beyond
+
+
+def _levels(plan: p.Plan) -> list[list[_Level]]:
+    """`others`, then `whole`; their groups are numbered after those of the layers."""
+    groups = 1 + max((layer.tied or 0 for layer in plan.layers), default=0)
+    found: list[tuple[_Level, str | int]] = []
+    for at, entry in entries(plan):
+        if isinstance(entry, p.Others | p.Whole):
+            part = entry.part if isinstance(entry, p.Others) else None
+            group = None if entry.tied is None else groups + len(found)
+            found.append((_Level(part, entry.recipe, entry.maybe, group, at), at[0]))
+    return [[level for level, name in found if name == wanted] for wanted in ("others", "whole")]
+
+
+def _covers(solid: Collection[p.Part | None], level: _Level) -> bool:
+    """Whether what certainly stands at a position leaves nothing to what is said below it."""
+    if None in solid or level.part in solid:
+        return True
+    return level.part is None and {"attn", "mlp"} <= set(solid)
+
+
+def _in_parts(
+    above: Sequence[tuple[p.Layer, Place]], below: Sequence[tuple[p.Layer, Place]]
+) -> Iterator[tuple[p.Layer, Place]]:
+    """A whole layer that may be there wins over parts below it: it is said of its parts, then."""
+    finer = any(layer.part is not None for layer, _ in below)
+    for layer, at in above:
+        if finer and layer.part is None:
+            parts: tuple[p.Part, ...] = ("attn", "mlp")
+            yield from ((layer.model_copy(update={"part": part}), at) for part in parts)
+        else:
+            yield layer, at
+
+
+def _rest_of_whole(plan: p.Plan, tied: Collection[str]) -> dict[str, p.Recipe]:
+    """Embedding, norm and head as `whole` says, where the plan doesn't name them.
+
+    In a tied model, embedding and head are one tensor: naming one of them decides both. Where all
+    sources are tied too, they stay one.
+    """
+    if plan.whole is None:
+        return {}
+    recipe = plan.whole.recipe
+    wanted = ["norm", "embed", "head"]
+    if "base" in tied and (plan.embed is not None or plan.head is not None):
+        wanted = ["norm"]
+    elif "base" in tied and all(name in tied for _, name, _ in named_models(recipe)):
+        wanted = ["norm", "embed"]
+    return {
+        where: revalued(recipe, partial(_knot, number=0 if where == "embed" else -1))
+        for where in wanted
+        if plan.rest(where) is None
+    }
+
+
+def _knot(value: p.Value, number: int) -> p.Value:
+    """The first or last knot of a curve: the embedding's, the final norm's and the head's."""
+    return value.curve[number] if isinstance(value, p.Curve) and value.curve else value
