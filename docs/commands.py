@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = Path(__file__).with_suffix(".md")
-BLOCK = re.compile(r"(<!-- gptailor([ \w]*) --help -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- gptailor([ \w-]*) --help -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import importlib
 from typing import Any
 
 _HOMES = {
+    "Extracted": "build.extract",
     "Fault": "plan.faults",
     "Judgement": "evaluate.outcome",
     "Lock": "build.lock",
@@ -21,6 +22,7 @@ _HOMES = {
     "Written": "build.compile",
     "check": "prepare",
     "compile": "build.compile",
+    "extract_lora": "build.extract",
     "format": "lang.format",
     "judge": "evaluate.judge",
     "load": "lang.parse",

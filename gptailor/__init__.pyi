@@ -1,5 +1,7 @@
 from gptailor.build.compile import Written as Written
 from gptailor.build.compile import compile as compile
+from gptailor.build.extract import Extracted as Extracted
+from gptailor.build.extract import extract_lora as extract_lora
 from gptailor.build.findings import Verified as Verified
 from gptailor.build.lock import Lock as Lock
 from gptailor.build.record import lock as lock

@@ -1,3 +1,6 @@
-"""A plan into a folder or a GGUF file: compile, lock, verify. Tensors in memory merged alike."""
+"""A plan into a folder or a GGUF file: compile, lock, verify. Tensors in memory merged alike.
 
-__all__ = ["compile", "gguf", "lock", "output", "record", "state_dicts", "verify"]
+What a model has over another as an adapter: extract.
+"""
+
+__all__ = ["compile", "extract", "gguf", "lock", "output", "record", "state_dicts", "verify"]

@@ -20,6 +20,7 @@ _COMMANDS = {
     "diff": ("plans", "Say what differs between two plans."),
     "eval": ("eval", "Say how good plans and models are."),
     "export": ("plans", "Say a plan in another tool's words."),
+    "extract-lora": ("extract", "Make a LoRA adapter of what differs in two models."),
     "family": ("family", "Learn a new architecture from transformers, and prove it."),
     "fmt": ("plans", "Write plans in their canonical form."),
     "import": ("plans", "Make a plan of another tool's file."),
@@ -44,7 +45,7 @@ class _Commands(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(f"gptailor.cli.{_COMMANDS[cmd_name][0]}")
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,6 +1,7 @@
 """A plan into a program, and a program into values: others use all of these modules.
 
-`compile`, `unquantised` and `program` need no torch; `run`, `load` and `dequantise` do. Those that
+`compile`, `unquantised` and `program` need no torch; `run`, `load`, `dequantise` and
+`low_rank` do. Those that
 write a GGUF file (`gguf_facts`, `gguf_vocabulary`, `gguf_values`) need transformers and `gguf`.
 """
 
@@ -12,6 +13,7 @@ __all__ = [
     "gguf_values",
     "gguf_vocabulary",
     "load",
+    "low_rank",
     "program",
     "run",
     "unquantised",

@@ -128,7 +128,7 @@ def test_what_commands_say_of_themselves_is_current() -> None:
     script = [sys.executable, str(page.with_suffix(".py")), "--check"]
     done = subprocess.run(script, check=False)
     assert done.returncode == 0, "python docs/commands.py pastes it"
-    named = set(re.findall(r"^<!-- gptailor (\w+) --help -->$", page.read_text("utf-8"), re.M))
+    named = set(re.findall(r"^<!-- gptailor ([\w-]+) --help -->$", page.read_text("utf-8"), re.M))
     assert named == set(cli.list_commands(click.Context(cli)))
 
 
@@ -146,11 +146,15 @@ def test_the_page_of_models_names_every_type_and_is_current() -> None:
 
 def test_the_help_says_of_commands_what_they_say() -> None:
     context = click.Context(cli, terminal_width=100)
+    width = max(map(len, cli.list_commands(context)))
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
         assert command is not None
         assert command.name == name
-        assert f"  {name:<10}  {command.get_short_help_str(100)}\n" in cli.get_help(context) + "\n"
+        assert (
+            f"  {name:<{width}}  {command.get_short_help_str(100)}\n"
+            in cli.get_help(context) + "\n"
+        )
 
 
 def test_what_the_page_of_python_shows_is_so() -> None:

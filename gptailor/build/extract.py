@@ -1,0 +1,377 @@
+"""The difference of two models as a LoRA adapter in PEFT's format: `extract_lora`."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from gptailor.build.adapter_places import SAVABLE, AdapterPlaces, Kind, length, owner_and_leaf
+from gptailor.build.pair import open_whole, refuse_unlike, weights_read
+from gptailor.checkpoint.files import CheckpointError, is_gguf, quoted, refuse_changed, stamps
+from gptailor.checkpoint.folder import ADAPTER
+from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
+from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.tensor import ByteRange, TensorInfo, TensorSpec
+from gptailor.checkpoint.write.output_file import Payload
+from gptailor.checkpoint.write.tensors import plan_shards
+from gptailor.checkpoint.write.writer import check_target, free_space, write_checkpoint
+from gptailor.plan.faults import listed
+from gptailor.plan.registry import DTYPES
+from gptailor.program.load import load_tensor
+from gptailor.program.low_rank import low_rank, residual
+from gptailor.program.run import FLOAT_DTYPES, device_of
+
+RANK = 64
+"""The rank of an adapter that nobody gives one."""
+
+_ROOT = "base_model.model."
+"""What PEFT puts before the names of a model's modules."""
+_ENTRIES = 2**22
+"""Entries that are compared at once."""
+
+
+@final
+@dataclass(frozen=True)
+class ExtractedModule:
+    """A projection with a low rank: ‖B - A‖ of its weight, and the share that the rank lacks.
+
+    Norms are Frobenius norms. `error` is measured on the factors as they are written.
+    """
+
+    name: str
+    rank: int
+    difference: float
+    error: float
+
+
+@final
+@dataclass(frozen=True)
+class OtherDifference:
+    """A tensor that differs and is no projection: its kind, ‖B - A‖, whether it is in the adapter.
+
+    Where it is, it is there whole, as B has it.
+    """
+
+    name: str
+    kind: Kind
+    difference: float
+    saved: bool
+
+
+@final
+@dataclass(frozen=True)
+class Extracted:
+    """An adapter that is written: what it holds, and how far the base with it is from the other.
+
+    `size` are the bytes of its weights.
+    """
+
+    folder: Path
+    modules: tuple[ExtractedModule, ...]
+    others: tuple[OtherDifference, ...]
+    size: int
+
+    @property
+    def error(self) -> float:
+        """‖B - (A + adapter)‖ / ‖B - A‖ over all tensors, those that were left out too."""
+        lost = [module.error * module.difference for module in self.modules]
+        lost += [other.difference for other in self.others if not other.saved]
+        every = [module.difference for module in self.modules]
+        return length(lost) / length([*every, *(other.difference for other in self.others)])
+
+
+def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
+    base: str | Path,
+    tuned: str | Path,
+    output: str | Path,
+    *,
+    rank: int = RANK,
+    save: Collection[str] = (),
+    dtype: str = "float32",
+    randomised: bool = False,
+    device: str = "cpu",
+    force: bool = False,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Extracted:
+    """Write the low-rank part of what `tuned` has over `base` as a LoRA adapter, all or nothing.
+
+    Both are folders, GGUF files or ids on the Hub (`owner/name@revision`) of one architecture and
+    shape. Each projection that differs gets factors of this `rank`, or of its smaller side:
+    those with the least error, or, `randomised`, nearly so in a fraction of the time. They are
+    computed in float64 on `device` and written in `dtype`. `save` are kinds of other tensors
+    (`biases`, `norms`, `embed`, `head`) that the adapter is to hold whole where they differ.
+    `progress` is told the share of the work that is done, from 0 to 1. Memory: a tensor of both
+    models, its difference in float64, and a few matrices of its smaller side squared.
+
+    Raises CheckpointError: C406 for models that differ in more than numbers, C407 where no
+    projection does, C408 for what isn't finite; and what opening and writing raise.
+    """
+    if rank < 1 or dtype not in DTYPES or not set(save) <= set(SAVABLE):
+        raise ValueError(f"rank {rank}, dtype {dtype!r}, save {sorted(save)}: out of their range")
+    target = Path(output)
+    a, b = open_whole("base", base), open_whole("tuned", tuned)
+    files = [file for model in (a, b) for file in model.checkpoint.files]
+    protected = {file if is_gguf(file) else file.parent for file in files}
+    check_target(target, force=force, protected=protected)
+    refuse_unlike(a, b)
+    before = stamps(files)
+    wanted = _Wanted(rank, frozenset(save), DTYPES[dtype], randomised, device_of(device))
+    work = _Extraction(a, b, wanted, progress)
+    work.compare()
+    (shard,) = plan_shards(work.specs(), 2**63)
+    shard = replace(shard, name=ADAPTER)
+    if (free := free_space(target)) < shard.size:
+        message = f"the adapter takes {shard.size:,} bytes, and {free:,} are free there"
+        raise CheckpointError("C305", message, target)
+
+    def finish() -> dict[str, bytes]:
+        refuse_changed(before)
+        return {"README.md": _card(work.extracted(target, shard.size), str(base), str(tuned))}
+
+    config = json.dumps(work.settings(_called(base, a)), indent=2, sort_keys=True) + "\n"
+    write_checkpoint(
+        target, [shard], work.payload, {ADAPTER_CONFIG: config.encode()},
+        force=force, protected=protected, threads=1, finish=finish,
+    )  # fmt: skip
+    return work.extracted(target, shard.size)
+
+
+# ---------------------------------------------------------------------------------- both models
+
+
+def _called(source: str | Path, opened: Opened) -> dict[str, str]:
+    """What an adapter's settings call its base."""
+    if opened.remotes:
+        remote = opened.remotes[0]
+        return {"base_model_name_or_path": remote.repo, "revision": remote.commit}
+    return {"base_model_name_or_path": str(Path(source).expanduser().absolute())}
+
+
+# ------------------------------------------------------------------------------- the extraction
+
+
+@final
+@dataclass(frozen=True)
+class _Change:
+    """A tensor that differs: as transformers names it, where it has it."""
+
+    name: str
+    kind: Kind
+    a: TensorInfo
+    b: TensorInfo
+    difference: float
+
+
+@final
+@dataclass(frozen=True)
+class _Wanted:
+    """What an adapter is to be: see `extract_lora`; `dtype` is safetensors' name."""
+
+    rank: int
+    save: frozenset[str]
+    dtype: str
+    randomised: bool
+    device: torch.device
+
+
+@final
+class _Extraction:
+    """What differs, what the adapter holds of it, and, once it is written, what it lacks."""
+
+    def __init__(
+        self, a: Opened, b: Opened, wanted: _Wanted, progress: Callable[[float], None]
+    ) -> None:
+        self.a, self.b, self.wanted, self.progress = a, b, wanted, progress
+        self.places = AdapterPlaces(a)
+        self.tied = a.layout.tied and bool(self.places.head)
+        self.changes: list[_Change] = []
+        self.targets: dict[str, _Change] = {}
+        self.whole: dict[str, TensorInfo] = {}
+        self.saved: set[str] = set()
+        self.by_key: dict[str, _Change] = {}
+        self.factors: dict[str, Tensor] = {}
+        self.modules: dict[str, ExtractedModule] = {}
+
+    def compare(self) -> None:
+        """Find what differs, and what is held. Raises CheckpointError where no projection does."""
+        ours, theirs = weights_read(self.a), weights_read(self.b)
+        places = {n: self.places.name_of(n, tensor.spec.shape) for n, tensor in ours.items()}
+        for done, name in enumerate(sorted(ours, key=_in_order), 1):
+            difference = _difference(ours[name], theirs[name])
+            self.progress(0.3 * done / len(ours))
+            if difference:
+                kind, known = self.places.kind_of(places[name]), places[name] or name
+                self.changes.append(_Change(known, kind, ours[name], theirs[name], difference))
+        self.targets = {
+            owner_and_leaf(c.name)[0]: c for c in self.changes if c.kind == "projections"
+        }
+        if not self.targets:
+            kinds = listed(dict.fromkeys(change.kind for change in self.changes))
+            what = f"differs from the base in {kinds} alone" if kinds else "is the base, to the bit"
+            message = f"{what}, and a low rank is for projections"
+            raise CheckpointError("C407", message, self.b.checkpoint.folder)
+        found = {place: theirs[name] for name, place in places.items() if place is not None}
+        for change in self.changes:
+            if change.kind not in self.wanted.save:
+                continue
+            owner = owner_and_leaf(change.name)[0]
+            if change.kind == "biases":
+                wrapped = ".base_layer" if owner in self.targets else ""
+                self.whole[f"{_ROOT}{owner}{wrapped}.bias"] = change.b
+                continue
+            self.saved.add(owner)  # all of the module, since PEFT looks for all of it
+            its = {
+                place: each for place, each in found.items() if owner_and_leaf(place)[0] == owner
+            }
+            self.whole |= {_ROOT + place: each for place, each in its.items()}
+            if self.tied and change.kind == "embed":  # PEFT ties them, and looks for both
+                self.whole[f"{_ROOT}{self.places.head}.weight"] = change.b
+
+    def specs(self) -> list[TensorSpec]:
+        """The adapter's tensors, both factors of a module one after the other."""
+        found = []
+        for module, change in self.targets.items():
+            outputs, inputs = self._oriented(change.a.spec.shape)
+            rank = min(self.wanted.rank, outputs, inputs)
+            for letter, shape in (("A", (rank, inputs)), ("B", (outputs, rank))):
+                key = f"{_ROOT}{module}.lora_{letter}.weight"
+                self.by_key[key] = change
+                found.append(TensorSpec(key, self.wanted.dtype, shape))
+        found += [TensorSpec(key, t.spec.dtype, t.spec.shape) for key, t in self.whole.items()]
+        return found
+
+    def _oriented(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Outputs and inputs of a projection's weight."""
+        first, second = shape
+        return (second, first) if self.a.layout.transposed else (first, second)
+
+    def payload(self, spec: TensorSpec) -> Payload:
+        """The bytes of one of the adapter's tensors; factors are made when they are asked for."""
+        whole = self.whole.get(spec.name)
+        if whole is not None and whole.form is None:
+            return ByteRange(whole.file, whole.offset, spec.size)
+        return self._made(spec, whole)
+
+    def _made(self, spec: TensorSpec, whole: TensorInfo | None) -> Iterator[memoryview]:
+        if whole is not None:
+            tensor = load_tensor(whole).to(FLOAT_DTYPES[spec.dtype])
+        else:
+            if spec.name not in self.factors:
+                self._factorise(spec.name)
+            tensor = self.factors.pop(spec.name)
+        raw: memoryview = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+        yield raw
+
+    def _factorise(self, key: str) -> None:
+        """Make both factors of a module, and measure what they lack."""
+        change = self.by_key[key]
+        module = owner_and_leaf(change.name)[0]
+        matrix = _subtracted(change, self.wanted.device)
+        if self.a.layout.transposed:
+            matrix = matrix.t()
+        kind = FLOAT_DTYPES[self.wanted.dtype]
+        pair = low_rank(matrix, self.wanted.rank, module if self.wanted.randomised else None)
+        b, a = (factor.to(kind) for factor in pair)
+        lost = residual(matrix, b, a)
+        if not isfinite(lost):
+            message = f"the factors of {quoted(module)} can't be held"
+            raise CheckpointError("C408", message, change.b.file, "choose another --dtype")
+        share = lost / change.difference
+        made = ExtractedModule(module, a.shape[0], change.difference, share)
+        self.modules[module] = made
+        self.factors[f"{_ROOT}{module}.lora_A.weight"] = a.cpu()
+        self.factors[f"{_ROOT}{module}.lora_B.weight"] = b.cpu()
+        self.progress(0.3 + 0.7 * len(self.modules) / (len(self.by_key) // 2))
+
+    def settings(self, base: Mapping[str, str]) -> dict[str, Any]:
+        """The adapter's configuration, by PEFT's names."""
+        ranks = {}
+        for module, change in self.targets.items():
+            ranks[module] = min(self.wanted.rank, *change.a.spec.shape)
+        named = self.places.shortest(ranks)
+        patterns = {name: rank for name, rank in named.items() if rank != self.wanted.rank}
+        bias = any(key.endswith(".base_layer.bias") for key in self.whole)
+        config: dict[str, Any] = {
+            **base,
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "r": self.wanted.rank,
+            "lora_alpha": self.wanted.rank,
+            "rank_pattern": patterns,
+            "alpha_pattern": patterns,
+            "lora_dropout": 0.0,
+            "target_modules": sorted(named),
+            "modules_to_save": sorted(self.saved) or None,
+            "bias": "lora_only" if bias else "none",
+            "fan_in_fan_out": self.a.layout.transposed,
+            "inference_mode": True,
+            "init_lora_weights": True,
+        }
+        embed = {c.name for c in self.changes if c.kind == "embed" and c.kind in self.wanted.save}
+        return config | ({"ensure_weight_tying": True} if self.tied and embed else {})
+
+    def extracted(self, folder: Path, size: int) -> Extracted:
+        """What became of it, once it is written."""
+        others = tuple(
+            OtherDifference(c.name, c.kind, c.difference, c.kind in self.wanted.save)
+            for c in self.changes
+            if c.kind != "projections"
+        )
+        return Extracted(folder, tuple(self.modules.values()), others, size)
+
+
+def _in_order(name: str) -> list[tuple[bool, int, str]]:
+    """What names are sorted by: their words, numbers as numbers."""
+    words = name.split(".")
+    return [(w.isdecimal(), int(w) if w.isdecimal() else 0, w) for w in words]
+
+
+def _difference(a: TensorInfo, b: TensorInfo) -> float:
+    """‖b - a‖ in float64. Raises CheckpointError (C408) for what isn't finite."""
+    ours, theirs = load_tensor(a).reshape(-1), load_tensor(b).reshape(-1)
+    if ours.dtype == theirs.dtype and torch.equal(ours, theirs):
+        return 0.0
+    parts = []
+    for start in range(0, len(ours), _ENTRIES):
+        part = theirs[start : start + _ENTRIES].double() - ours[start : start + _ENTRIES].double()
+        parts.append(float(torch.linalg.vector_norm(part)))
+    found = length(parts)
+    if not isfinite(found):
+        message = f"{quoted(b.spec.name)} holds infinity or NaN, here or in the base"
+        raise CheckpointError("C408", message, b.file)
+    return found
+
+
+def _subtracted(change: _Change, device: torch.device) -> Tensor:
+    """B - A of a tensor, in float64 on a device."""
+    ours, theirs = (load_tensor(info).to(device) for info in (change.a, change.b))
+    return theirs.double().sub_(ours)
+
+
+# ------------------------------------------------------------------------------------- the card
+
+
+def _card(made: Extracted, base: str, tuned: str) -> bytes:
+    """The adapter's model card: what it is of, and the error of each module."""
+    lines = [
+        "---", "library_name: peft", "tags:", "- gptailor", "- lora", "---", "",
+        f"# {made.folder.name}", "",
+        f"The difference of `{tuned}` and `{base}`, as a low-rank adapter on `{base}`.",
+        f"{made.error:.2%} of the difference (Frobenius norm, over all tensors) is not in it.", "",
+        "| module | rank | size of the difference | not in the adapter |",
+        "|---|--:|--:|--:|",
+    ]  # fmt: skip
+    lines += [
+        f"| `{m.name}` | {m.rank} | {m.difference:.4g} | {m.error:.2%} |" for m in made.modules
+    ]
+    if made.others:
+        lines += ["", "| other tensor | size of the difference | |", "|---|--:|---|"]
+    for other in made.others:
+        state = "in it, whole" if other.saved else "not in it"
+        lines.append(f"| `{other.name}` | {other.difference:.4g} | {state} |")
+    return ("\n".join(lines) + "\n").encode()

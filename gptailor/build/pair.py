@@ -1,0 +1,91 @@
+"""Two models that are to differ in numbers alone: opened with their weights, and compared."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import incompatible
+from gptailor.checkpoint.families.lookup import family_for
+from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.folder import open_checkpoint
+from gptailor.checkpoint.hub import Remote, open_hub
+from gptailor.checkpoint.models import Opened, dequantised_model
+from gptailor.checkpoint.tensor import TensorInfo
+from gptailor.evaluate.targets import HUB_ID
+from gptailor.prepare import fetched
+
+
+def open_whole(name: str, source: str | Path) -> Opened:
+    """A model with all of its weights here, dequantised if it was quantised."""
+    given, path = str(source), Path(source).expanduser()
+    repo, _, revision = given.partition("@")
+    on_hub = not path.exists() and HUB_ID.fullmatch(repo) is not None
+    remotes: tuple[Remote, ...] = ()
+    if on_hub:
+        checkpoint, remote = open_hub(repo, revision or None)
+        remotes = (remote,)
+    else:
+        checkpoint = open_checkpoint(path)
+    found = family_for(checkpoint.config.get("model_type"), (), Path(), checkpoint.folder)
+    checkpoint = replace(checkpoint, family=found) if found is not None else checkpoint
+    layout = checkpoint.layout()
+    if isinstance(layout, Refusal):
+        raise CheckpointError("M204", layout.reason, checkpoint.folder, layout.help)
+    if layout.wrapped:
+        message = f"a '{layout.model_type}' model has towers, whose adapters can't be extracted yet"
+        raise CheckpointError("C406", message, checkpoint.folder)
+    opened = Opened(name, checkpoint, layout, remotes)
+    if fetched({name: opened}, checkpoint.files):
+        return open_whole(name, f"{repo}@{remotes[0].commit}")
+    return dequantised_model(opened) if layout.quantised is not None else opened
+
+
+def refuse_unlike(a: Opened, b: Opened) -> None:
+    """Raise CheckpointError (C406) for models that differ in more than numbers."""
+    for message, help_ in (*_other_settings(a, b), *_other_tensors(a, b)):
+        raise CheckpointError("C406", message, b.checkpoint.folder, help_)
+
+
+def _other_settings(a: Opened, b: Opened) -> Iterator[tuple[str, str]]:
+    """What two configurations have otherwise, and what may help."""
+    ours, theirs = a.layout, b.layout
+    if ours.model_type != theirs.model_type:
+        yield f"is a '{theirs.model_type}' model, and the base a '{ours.model_type}'", ""
+        return
+    if ours.count != theirs.count:
+        help_ = "the base of a cut model's adapter is the cut base: the plan, drops alone, compiled"
+        yield f"has {theirs.count} layers, and the base {ours.count}", help_
+        return
+    for found in incompatible(ours, a.config, b.config):
+        if found.severity == "fault":
+            yield f"has {found.key} {found.other_value}, and the base {found.base_value}", ""
+    if ours.tied != theirs.tied:
+        yield f"has a head that is {'' if theirs.tied else 'not '}tied, other than the base's", ""
+    for layer, (one, other) in enumerate(zip(a.entries, b.entries, strict=True)):
+        if one != other:
+            yield f"has a layer of another kind than the base at L{layer}", ""
+
+
+def _other_tensors(a: Opened, b: Opened) -> Iterator[tuple[str, str]]:
+    """Tensors that one of two models lacks, or has in another shape."""
+    ours, theirs = weights_read(a), weights_read(b)
+    for name in sorted(ours.keys() - theirs.keys()):
+        yield f"has no tensor {quoted(name)}, which the base has", ""
+    for name in sorted(theirs.keys() - ours.keys()):
+        yield f"has a tensor {quoted(name)}, which the base lacks", ""
+    for name in sorted(ours.keys() & theirs.keys()):
+        shape, wanted = (tensors[name].spec.shape for tensors in (theirs, ours))
+        if shape != wanted:
+            rows = name in (*a.layout.embed[:1], *a.layout.head)
+            help_ = (
+                "a plan of the base with `tokenizer from` the other makes a base with its tokens"
+            )
+            message = f"{quoted(name)} has the shape {[*shape]}, and in the base {[*wanted]}"
+            yield message, help_ if rows else ""
+
+
+def weights_read(model: Opened) -> dict[str, TensorInfo]:
+    """The tensors that the model reads: a tied head is its embedding."""
+    unread = {*model.layout.ignored, *(model.layout.head if model.layout.tied else ())}
+    return {n: tensor for n, tensor in model.checkpoint.tensors.items() if n not in unread}

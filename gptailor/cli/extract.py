@@ -1,0 +1,128 @@
+"""The command `extract-lora`: what a model has over another, as a LoRA adapter."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gptailor.cli import options
+
+if TYPE_CHECKING:
+    from gptailor.build.extract import Extracted
+
+
+@click.command("extract-lora", short_help="Make a LoRA adapter of what differs in two models.")
+@click.argument("base", metavar="A")
+@click.argument("tuned", metavar="B")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="The folder to write. It must not exist, unless --force is given.")  # fmt: skip
+@click.option("--rank", type=click.IntRange(min=1), default=64, show_default=True, metavar="R",
+              help="The rank of each projection's change, or of its smaller side.")  # fmt: skip
+@click.option("--save", type=click.Choice(["biases", "norms", "embed", "head"]), multiple=True,
+              help="Hold these whole where they differ. May be given several times.")  # fmt: skip
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32",
+              show_default=True, help="Of the low-rank factors.")  # fmt: skip
+@click.option("--randomised", is_flag=True,
+              help="By random projections: quicker, and nearly as good.")  # fmt: skip
+@click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
+              help="What computes: cpu, cuda or cuda:1.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace the output, once the new one is whole.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
+              show_default=True, help="For people, or for programs.")  # fmt: skip
+def extract_lora_command(  # noqa: PLR0913 (one argument a flag)
+    base: str,
+    tuned: str,
+    output: Path,
+    rank: int,
+    save: tuple[str, ...],
+    dtype: str,
+    *,
+    randomised: bool,
+    device: str,
+    force: bool,
+    form: str,
+) -> None:
+    """Write what B has over A as a low-rank adapter on A, in PEFT's format.
+
+    A and B are model folders, GGUF files, or ids on the Hub (owner/name@revision), of one
+    architecture and shape. Each projection that differs gets the two factors of this rank that are
+    nearest to its difference. What they lack is measured, and said: the error is the share of
+    the difference that is missing, by the Frobenius norm. The folder's README.md has it for each
+    module.
+
+    Biases, norms, embedding and head are no projections. Where they differ that is said; --save
+    puts them into the adapter whole.
+    """
+    from gptailor.build.extract import extract_lora  # noqa: PLC0415 (imports transformers)
+
+    options.keep_memory()
+    with options.progress(1000, "extracting") as advance:
+        told = 0
+
+        def progress(share: float) -> None:
+            nonlocal told
+            now = int(1000 * share)
+            advance(now - told)
+            told = now
+
+        made = extract_lora(
+            base, tuned, output, rank=rank, save=save, dtype=dtype, randomised=randomised,
+            device=device, force=force, progress=progress,
+        )  # fmt: skip
+    if form == "json":
+        options.say(json.dumps(_as_record(made), ensure_ascii=False, indent=2))
+        return
+    for line in _said(made):
+        options.say(line)
+
+
+def _as_record(made: "Extracted") -> dict[str, object]:
+    return {
+        "folder": str(made.folder),
+        "bytes": made.size,
+        "error": made.error,
+        "modules": [
+            {"name": m.name, "rank": m.rank, "difference": m.difference, "error": m.error}
+            for m in made.modules
+        ],
+        "others": [
+            {"name": o.name, "kind": o.kind, "difference": o.difference, "saved": o.saved}
+            for o in made.others
+        ],
+    }
+
+
+def _said(made: "Extracted") -> Iterator[str]:
+    """What became of it: errors by the modules' last names, what else differs, the whole."""
+    alike: dict[str, list[tuple[float, str]]] = {}
+    for module in made.modules:
+        last = module.name.rpartition(".")[2]
+        alike.setdefault(last, []).append((module.error, module.name))
+    width = max(map(len, alike))
+    for last, errors in alike.items():
+        least, (most, worst) = min(errors)[0], max(errors)
+        modules = "1 module" if len(errors) == 1 else f"{len(errors)} modules"
+        both = dict.fromkeys(map(_percent, (least, most)))
+        said = " to ".join(both) + (f", the most in {worst}" if len(errors) > 1 else "")
+        yield f"{last:<{width}}  {modules}, error {said}"
+    for kind in dict.fromkeys(other.kind for other in made.others):
+        its = [other for other in made.others if other.kind == kind]
+        names = its[0].name if len(its) == 1 else f"{its[0].name} and {len(its) - 1} more"
+        how = "in the adapter, whole" if its[0].saved else f"left out{_way(kind)}"
+        yield f"{kind} differ ({names}): {how}"
+    count = "1 module" if len(made.modules) == 1 else f"{len(made.modules)} modules"
+    size = options.size_in_words(made.size)
+    yield f"{made.folder}: {count}, {size}; error {_percent(made.error)} of all that differs"
+
+
+def _percent(share: float) -> str:
+    return "under 0.01%" if 0 < share < 1e-4 else f"{share:.2%}"
+
+
+def _way(kind: str) -> str:
+    """What to do for a kind that was left out."""
+    return (
+        ", since PEFT has no place for them" if kind == "others" else f"; --save {kind} holds them"
+    )
