@@ -28,6 +28,15 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 checked.install()
 
+
+def _there(file: Any) -> None:
+    os.fstat(file if isinstance(file, int) else file.fileno())
+
+
+FSYNC = os.fsync
+"""What a compilation does with each of its ten files; a disk takes milliseconds for each."""
+os.fsync = _there
+
 settings.register_profile(
     "default",
     deadline=None,
@@ -139,6 +148,14 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A cache of the test's own: nothing is known there of what was learned before."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def to_the_disk() -> Iterator[None]:
+    """What is to be on the disk goes there; elsewhere no test asks what a power failure leaves."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "fsync", FSYNC)
+        yield
 
 
 @pytest.fixture(scope="session", name="preloaded")

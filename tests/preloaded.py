@@ -30,6 +30,12 @@ MODULES = (
     "tests.search.landscape",  # keeps what JAX compiles
 )
 
+AS_MAIN = """
+import runpy, sys
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
 
 class Child:
     """One that was started, with the methods of `subprocess.Popen`."""
@@ -81,6 +87,13 @@ class Preloaded:
     def start(self, script: str, *arguments: object, cwd: Path) -> Child:
         """Run a script in a fork of it."""
         return Child(self._ask, script, [*map(str, arguments)], cwd)
+
+    def run(self, file: Path, *arguments: object, cwd: Path = ROOT) -> tuple[int, str, str]:
+        """Run a file as `python FILE` does, to its end; exit code, output and errors."""
+        child = self.start(AS_MAIN, file, *arguments, cwd=cwd)
+        output, errors = child.communicate()
+        assert child.returncode is not None
+        return child.returncode, output, errors
 
     def _ask(self, wanted: dict[str, Any], fds: "list[int] | tuple[()]" = ()) -> int:
         socket.send_fds(self._connection, [json.dumps(wanted).encode()], fds)

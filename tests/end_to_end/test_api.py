@@ -1,8 +1,6 @@
 """The Python verbs: plans from text, from JSON and from Python go through the same checks."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from pydantic import ValidationError
 
 import gptailor
 from gptailor.plan.plan import Drop, Layer, LayerOf, Merge, MethodCall, Model, Plan, Scale, Take
+from tests.preloaded import Preloaded
 
 TEXT = """\
 tailor 1
@@ -241,7 +240,7 @@ def test_the_package_names_its_verbs() -> None:
 
 
 @pytest.mark.slow
-def test_no_module_takes_the_place_of_a_verb() -> None:
+def test_no_module_takes_the_place_of_a_verb(preloaded: Preloaded) -> None:
     script = (
         "import importlib, pkgutil, gptailor\n"
         "for module in pkgutil.walk_packages(gptailor.__path__, 'gptailor.'):\n"
@@ -249,7 +248,9 @@ def test_no_module_takes_the_place_of_a_verb() -> None:
         "for verb in ('load', 'loads', 'check', 'compile', 'format', 'lock', 'verify', 'search'):\n"
         "    assert callable(getattr(gptailor, verb)), verb\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, cwd="/")
+    child = preloaded.start(script, cwd=Path("/"))
+    assert child.communicate()[1] == ""
+    assert child.returncode == 0
 
 
 def test_the_package_of_searches_is_their_verb(family: Path, tmp_path: Path) -> None:

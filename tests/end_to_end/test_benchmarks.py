@@ -16,6 +16,7 @@ from benchmarks.compile_tables import row
 from benchmarks.measured import Failed, Run, cool, first_write, run, touch, warm
 from benchmarks.tinyllama import Shape, layers_for
 from gptailor.convert.mergekit.importer import from_mergekit
+from tests.preloaded import Preloaded
 from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -55,10 +56,10 @@ def test_models_have_the_bytes_that_are_said() -> None:
 
 
 @pytest.mark.slow
-def test_a_written_model_has_the_tensors_of_its_shape(tmp_path: Path) -> None:
-    script = str(ROOT / "benchmarks/random_models.py")
-    command = [sys.executable, script, str(tmp_path), "--models", "base", "math", "--scale", "0.03"]
-    run([*command, "--layers", "2"], tmp_path / "log")
+def test_a_written_model_has_the_tensors_of_its_shape(preloaded: Preloaded, tmp_path: Path) -> None:
+    wanted = ["--models", "base", "math", "--scale", "0.03", "--layers", "2"]
+    code, _, errors = preloaded.run(ROOT / "benchmarks/random_models.py", tmp_path, *wanted)
+    assert code == 0, errors
     with (
         safe_open(tmp_path / "base/model.safetensors", "pt") as base,
         safe_open(tmp_path / "math/model.safetensors", "pt") as math,

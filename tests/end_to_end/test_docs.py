@@ -23,6 +23,7 @@ from gptailor.cli.main import cli
 from gptailor.lang.parse import read_text
 from gptailor.plan.faults import Fault, Source, errors, listed, show
 from gptailor.plan.registry import METHODS, OBJECTIVES
+from tests.preloaded import Preloaded
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/language.md")
@@ -132,16 +133,15 @@ def test_what_commands_say_of_themselves_is_current() -> None:
     assert named == set(cli.list_commands(click.Context(cli)))
 
 
-def test_the_page_of_models_names_every_type_and_is_current() -> None:
+def test_the_page_of_models_names_every_type_and_is_current(preloaded: Preloaded) -> None:
     page = ROOT / "docs" / "models.md"
     text = page.read_text(encoding="utf-8")
     assert [name for name in (*FAMILY_OF, *WRAPPERS) if f"`{name}`" not in text] == []
     version = ".".join(transformers.__version__.split(".")[:2])
     if f"types of transformers {version} " not in text:
         pytest.skip(f"the page's list is of another release than {version}")
-    script = [sys.executable, str(page.with_suffix(".py")), "--check"]
-    done = subprocess.run(script, check=False)
-    assert done.returncode == 0, "python docs/models.py pastes it"
+    code, _, said = preloaded.run(page.with_suffix(".py"), "--check")
+    assert code == 0, f"python docs/models.py pastes it\n{said}"
 
 
 def test_the_help_says_of_commands_what_they_say() -> None:

@@ -1,8 +1,6 @@
 """What the figures of benchmarks/evaluate.py rest on: its plans are good, and it runs."""
 
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import pytest
 import gptailor
 from benchmarks.evaluate import child_of, parent_of
 from gptailor.plan.faults import errors
+from tests.preloaded import Preloaded
 from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[2]
@@ -31,11 +30,10 @@ def test_trials_are_plans_of_one_size(variants: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_prints_its_figures() -> None:
+def test_it_prints_its_figures(preloaded: Preloaded) -> None:
     small = {"shape": "tiny", "windows": "2", "length": "16", "rounds": "1", "trials": "3"}
     flags = [part for name, value in small.items() for part in (f"--{name}", value)]
-    command = [sys.executable, str(ROOT / "benchmarks/evaluate.py"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 5
-    assert "over a bare forward" in done.stdout
+    code, output, said = preloaded.run(ROOT / "benchmarks/evaluate.py", *flags)
+    assert code == 0, said
+    assert len(output.splitlines()) == 5
+    assert "over a bare forward" in output

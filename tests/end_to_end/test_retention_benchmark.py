@@ -1,8 +1,6 @@
 """What the figures of benchmarks/retention.py rest on: its arithmetic, its journal, and it runs."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,6 +12,7 @@ from benchmarks.retention_lab import Journal
 from benchmarks.retention_page import BEGIN, END, PLOT, Cell, Cells, page, plot, put
 from benchmarks.retention_peers import Layer
 from benchmarks.retention_texts import learned
+from tests.preloaded import Preloaded
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks/retention.py"
 LEFT_OUT = {"cut", "select", "merged", "bridge"}
@@ -113,14 +112,16 @@ def test_a_page_has_the_command_without_the_places_of_one_machine() -> None:
 
 
 @pytest.mark.slow
-def test_it_measures_all_cells_writes_its_page_and_goes_on_where_it_ended(tmp_path: Path) -> None:
+def test_it_measures_all_cells_writes_its_page_and_goes_on_where_it_ended(
+    preloaded: Preloaded, tmp_path: Path
+) -> None:
     methods = [name for name in METHODS if name not in LEFT_OUT]
     results = tmp_path / "results.md"
     results.write_text(f"# Results\n\n{BEGIN}\n{END}\n\nThe end.\n")
-    command = [sys.executable, str(SCRIPT), "--smoke", "--folder", str(tmp_path / "made")]
+    command = ["--smoke", "--folder", str(tmp_path / "made")]
     command += ["--methods", *methods, "--page", str(results)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, output, errors = preloaded.run(SCRIPT, *command)
+    assert code == 0, output + errors
     text = results.read_text()
     assert text.startswith("# Results\n")
     assert text.endswith("The end.\n")
@@ -131,7 +132,7 @@ def test_it_measures_all_cells_writes_its_page_and_goes_on_where_it_ended(tmp_pa
     kept = (tmp_path / "made/cells.jsonl").read_text().splitlines()
     assert len(kept) == len(UNCUT) + len(methods)
     assert {json.loads(line)[1]["count"] for line in kept} == {0, 2}
-    given = parsed([*command[2:], "--only-page"])
+    given = parsed([*command, "--only-page"])
     results.write_text(f"{BEGIN}{END}")
     journal = Journal(given.folder / "cells.jsonl")
     assert measure(None, journal, given) == 0, "nothing is left to measure"

@@ -45,6 +45,8 @@ SPECS = tuple(
 )
 CONFIG = {"config.json": b"{}\n"}
 
+pytestmark = pytest.mark.usefixtures("to_the_disk")
+
 
 def raw(spec: TensorSpec) -> bytes:
     return TENSORS[spec.name].flatten().view(torch.uint8).numpy().tobytes()
