@@ -29,8 +29,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 checked.install()
 
 
-def _there(file: Any) -> None:
-    os.fstat(file if isinstance(file, int) else file.fileno())
+def _there(fd: Any) -> None:
+    os.fstat(fd if isinstance(fd, int) else fd.fileno())
 
 
 FSYNC = os.fsync
