@@ -359,8 +359,10 @@ def plans(draw: Draw) -> p.Plan:
     """A plan that has no faults by itself."""
     declared = draw(models())
     names = sorted(declared)
+    said: dict[str, list[str | None]] = {where: [None] for where in p.REST}
+    said["tokenizer"] = [None, "union"]
     rest = {
-        where: draw(st.one_of(st.none(), rest_recipes(names, where)))
+        where: draw(st.one_of(st.sampled_from(said[where]), rest_recipes(names, where)))
         for where in draw(st.sets(st.sampled_from(p.REST)))
     }
     layered = {"stack": draw(stacks(names))} if draw(st.booleans()) else draw(overlays(names))

@@ -26,11 +26,14 @@ def tokenizer_model_name(plan: Plan) -> str:
 
 def tokenizer(prepared: Prepared) -> dict[str, bytes | Path]:
     """The output's tokenizer and how it generates: files, or what a GGUF file holds."""
-    checkpoint = prepared.models[tokenizer_model_name(prepared.plan)].checkpoint
+    model = prepared.models[tokenizer_model_name(prepared.plan)]
+    checkpoint = model.checkpoint
     beside: dict[str, bytes | Path] = {
         str(path.relative_to(checkpoint.folder)): path
         for path in checkpoints.tokenizer_files(checkpoint)
     }
+    if model.union is not None:
+        beside = dict(model.union.files)
     if not beside and is_gguf(checkpoint.files[0]):
         from gptailor.program.gguf_tokenizer import tokenizer_from_gguf  # noqa: PLC0415 (late: it costs start-up)
 

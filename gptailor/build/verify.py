@@ -179,8 +179,10 @@ class Verification:
                 for name, content in made
                 if name not in {CONFIG, PLAN_FILE, out.CARD} and not name.endswith(FAMILY_SUFFIX)
             }
-        if self.lock is None or self.plan is None or self.plan.chat_template is not None:
+        if self.lock is None or self.plan is None:
             return None
+        if self.plan.chat_template is not None or self.plan.tokenizer == "union":
+            return None  # what is made of them only the models can say
         found = self._locked(self.plan, tokenizer_model_name(self.plan), is_beside)
         found |= self._locked(self.plan, "base", PROCESSOR_FILES.__contains__)
         return found or None  # without any the tokenizer may be that of a GGUF file

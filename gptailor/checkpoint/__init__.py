@@ -13,6 +13,7 @@ __all__ = [
     "hub",
     "models",
     "tensor",
+    "union",
     "vocabulary",
     "write",
 ]

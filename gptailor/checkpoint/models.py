@@ -16,6 +16,7 @@ from gptailor.checkpoint.folder import CONFIG, Checkpoint, open_checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.hub import Remote, open_adapter, open_hub
 from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo
+from gptailor.checkpoint.union import TokenUnion, UnitedModel
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.plan import Model, Part, Plan, TemplateOf
@@ -28,13 +29,15 @@ from gptailor.plan.written import written_out
 class Opened:
     """A model of a plan with all that is known of it without reading its weights.
 
-    `remotes` says where its files are on the Hub, an adapter's last.
+    `remotes` says where its files are on the Hub, an adapter's last. `united` are the models whose
+    tokens a plan adds to its tokenizer, in order.
     """
 
     name: str
     checkpoint: Checkpoint
     layout: Layout
     remotes: tuple[Remote, ...] = ()
+    united: "tuple[Opened, ...] | None" = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -45,6 +48,25 @@ class Opened:
     def vocabulary(self) -> Vocabulary | None:
         """The tokens of its tokenizer, if it has one that can be read."""
         return read_vocabulary(self.checkpoint.folder)
+
+    @cached_property
+    def union(self) -> TokenUnion | None:
+        """Its tokenizer and those of the models that it is united with; None if it isn't."""
+        if self.united is None:
+            return None
+        models = (self, *self.united)
+        sizes = ((model, model.rest("embed").get(0)) for model in models)
+        return TokenUnion(
+            tuple(
+                UnitedModel(model.name, model.checkpoint, embed.spec.shape[0] if embed else 0)
+                for model, embed in sizes
+            )
+        )
+
+    @property
+    def alone(self) -> "Opened":
+        """The same model, united with none."""
+        return self if self.united is None else replace(self, united=None)
 
     @cached_property
     def entries(self) -> list[LayerEntry]:
@@ -129,7 +151,8 @@ def used(plan: Plan) -> set[str]:
     """The models whose files a plan needs: the base, what it takes something of, its teacher."""
     teacher = (plan.heal.teacher if plan.heal is not None else None) or "base"
     template = plan.chat_template.model if isinstance(plan.chat_template, TemplateOf) else "base"
-    return {"base", teacher, template, *taken(plan)} & plan.models.keys()
+    united = plan.models if plan.tokenizer == "union" else ()
+    return {"base", teacher, template, *united, *taken(plan)} & plan.models.keys()
 
 
 def taken(plan: Plan) -> set[str]:
@@ -148,7 +171,10 @@ def open_models(
     found = {
         name: opener.model(name) for name in sorted(used(plan), key=lambda n: (n != "base", n))
     }
-    return {name: model for name, model in found.items() if model is not None}, opener.faults
+    models = {name: model for name, model in found.items() if model is not None}
+    if plan.tokenizer == "union" and len(models) == len(found):
+        models["base"] = replace(models["base"], united=tuple(models.values())[1:])
+    return models, opener.faults
 
 
 _Found = tuple[Checkpoint, tuple[Remote, ...]]
@@ -252,7 +278,7 @@ def dequantised_model(model: Opened) -> Opened:
     layout = checkpoint.layout()
     if isinstance(layout, Refusal):
         raise CheckpointError("M213", layout.reason, checkpoint.folder)
-    return Opened(model.name, checkpoint, layout, model.remotes)
+    return replace(model, checkpoint=checkpoint, layout=layout)
 
 
 def _chain(models: Mapping[str, Model], name: str) -> list[str]:

@@ -163,6 +163,14 @@ class Aligned:
 
 @final
 @dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean of tensors of one shape, entry by entry."""
+
+    of: tuple["TensorInfo", ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Scaled:
     """A quantised matrix: (values - zeros) · scales · factor.
 
@@ -258,4 +266,4 @@ def pieces_of(form: Quantised) -> tuple[TensorInfo, ...]:
     return tuple(tensor for tensor in found if tensor is not None)
 
 
-Form = Pickled | Dequantised | Adapted | Aligned | Quantised
+Form = Pickled | Dequantised | Adapted | Aligned | Mean | Quantised

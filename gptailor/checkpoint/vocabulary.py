@@ -3,13 +3,14 @@
 import filecmp
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
 
-from gptailor.checkpoint.files import CheckpointError, reading
+from gptailor.checkpoint.files import CheckpointError, quoted, reading
+from gptailor.plan.faults import listed
 
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 """Where a vocabulary may be, the first that is there counts."""
@@ -40,6 +41,16 @@ def relation(ours: Vocabulary, theirs: Vocabulary) -> Relation:
     if len(shared) == len(ours.ids):
         return "extension"
     return "part" if len(shared) == len(theirs.ids) else "other"
+
+
+def counted(tokens: Sequence[str]) -> str:
+    """How many tokens, in words: `2 tokens`."""
+    return f"{len(tokens):,} token{'s' if len(tokens) > 1 else ''}"
+
+
+def shown_tokens(tokens: Sequence[str]) -> str:
+    """The first three tokens of some, quoted, for a message."""
+    return listed([quoted(token) for token in tokens[:3]] + ["…"] * (len(tokens) > 3))
 
 
 def read_vocabulary(folder: Path) -> Vocabulary | None:

@@ -152,15 +152,17 @@ def the_teacher_has_the_tokens(checked: Checked) -> Iterator[Fault]:
         return
     name = "base" if heal.teacher is None and checked.plan.stack is not None else heal.teacher
     teacher, owner = checked.models.get(name or ""), checked.tokenizer_model
-    if teacher is None or teacher.name == owner.name:
+    union = checked.union
+    if teacher is None or (teacher.name == owner.name and union is None):
         return
     at: Place = ("heal", "teacher") if heal.teacher is not None else ("heal",)
-    mine, its = owner.vocabulary, teacher.vocabulary
+    mine = owner.vocabulary if union is None else union.vocabulary
+    its = teacher.vocabulary
     said = f"'{teacher.name}' can't teach the output, which has the tokenizer of '{owner.name}'"
     if mine is not None and its is not None and relation(mine, its) != "same":
         yield Fault("M224", f"{said}: its vocabulary is another", at)
         return
-    theirs, ours = _rows(teacher), _rows(owner)
+    theirs, ours = _rows(teacher), _rows(owner) if union is None else union.size
     if theirs != ours:
         yield Fault("M224", f"{said}: its distributions have {theirs} tokens, not {ours}", at)
 

@@ -1,15 +1,21 @@
 """Rules that a plan must keep against its models, from headers, configurations and tokenizers."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from gptailor.checkpoint.families.layout import Layout, incompatible
-from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import Opened, can_be_aligned, has_rows, taken, used, written_for
-from gptailor.checkpoint.vocabulary import Vocabulary, relation, same_files
+from gptailor.checkpoint.vocabulary import (
+    Vocabulary,
+    counted,
+    relation,
+    same_files,
+    shown_tokens,
+)
 from gptailor.checks.layers import FITTING, SMALL, VISION
 from gptailor.plan import layers as outline
-from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
+from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, locate
 from gptailor.plan.plan import Drop, Layer, Plan, Scale
 from gptailor.plan.walk import layer_recipes, named_models
 from gptailor.program.compile import Checked, needs_base
@@ -32,6 +38,10 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
 
         fitting += HEALING
     fitting += VISION if checked.base.layout.wrapped else ()
+    if plan.tokenizer == "union":
+        from gptailor.checks.tokenizer import UNITED  # noqa: PLC0415 (few plans have one)
+
+        fitting += UNITED
     if plan.chat_template is not None:
         from gptailor.checks.tokenizer import TEMPLATE  # noqa: PLC0415 (few plans have one)
 
@@ -183,7 +193,7 @@ def _rest_misfit(checked: Checked, where: str, at: Place, model: Opened) -> Iter
 def every_token_has_a_row(checked: Checked) -> Iterator[Fault]:
     """Embedding and head get the rows of the output's tokenizer, where vocabularies are known."""
     owner = checked.tokenizer_model
-    for where in ("embed", "head"):
+    for where in ("embed", "head") if checked.union is None else ():
         recipe = checked.plan.rest(where) or outline.own(0)
         named = [(at, name) for at, name, _ in named_models(recipe)]
         if needs_base(recipe):
@@ -211,6 +221,7 @@ def every_tokenizer_can_be_read(checked: Checked) -> Iterator[Fault]:
     named |= {checked.plan.heal.teacher or ""} if checked.plan.heal is not None else set()
     for where in ("embed", "head"):
         named |= {name for _, name, _ in named_models(checked.plan.rest(where) or outline.own(0))}
+    named |= set() if checked.union is None else checked.models.keys()
     others = sorted((named & checked.models.keys()) - {owner.name})
     for name in (owner.name, *others):
         model = checked.models[name]
@@ -228,15 +239,15 @@ def every_token_has_a_number_within(checked: Checked) -> Iterator[Fault]:
     """The output's tokenizer has no tokens beyond the embedding's rows."""
     owner = checked.tokenizer_model
     embed = owner.rest("embed").get(0)
-    if owner.vocabulary is None or embed is None:
+    if owner.vocabulary is None or embed is None or checked.union is not None:
         return
     rows = embed.spec.shape[0]
     beyond = [token for token, number in owner.vocabulary.ids.items() if number >= rows]
     if beyond:
         at = ("tokenizer",) if checked.plan.tokenizer is not None else ("models", "base", "source")
         message = (
-            f"the tokenizer of '{owner.name}' has {_counted(beyond)} beyond its embedding's "
-            f"{rows} rows: {_shown(beyond)}"
+            f"the tokenizer of '{owner.name}' has {counted(beyond)} beyond its embedding's "
+            f"{rows} rows: {shown_tokens(beyond)}"
         )
         help_ = "the output can't read them"
         yield Fault("M308", message, at, help_, severity="warning")
@@ -252,7 +263,7 @@ def the_tokenizer_is_there(checked: Checked) -> Iterator[Fault]:
 def tokenizers_agree(checked: Checked) -> Iterator[Fault]:
     """Layers read the tokens that they were trained on; other vocabularies are told."""
     owner = checked.tokenizer_model
-    for name in sorted(_in_layers(checked)):
+    for name in sorted(_in_layers(checked)) if checked.union is None else ():
         model = checked.models[name]
         if name == owner.name or _same_files(model, owner):
             continue
@@ -265,13 +276,15 @@ def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[F
     at = ("models", name, "source")
     more = [token for token in theirs.ids if token not in ours.ids]
     if how == "extension":
-        message = f"'{name}' has {_counted(more)} that the output's tokenizer lacks: {_shown(more)}"
+        message = (
+            f"'{name}' has {counted(more)} that the output's tokenizer lacks: {shown_tokens(more)}"
+        )
         help_ = f"'tokenizer from {name}' brings them"
         yield Fault("M306", message, at, help_, severity="warning")
     elif how == "other":
         moved = [token for token, n in theirs.ids.items() if ours.ids.get(token, n) != n]
-        why = f"{_counted(more)} that it lacks: {_shown(more)}"
-        why = f"{_counted(moved)} with other numbers: {_shown(moved)}" if moved else why
+        why = f"{counted(more)} that it lacks: {shown_tokens(more)}"
+        why = f"{counted(moved)} with other numbers: {shown_tokens(moved)}" if moved else why
         message = f"'{name}' has another vocabulary than the output's tokenizer, with {why}"
         help_ = "its layers were trained on other tokens"
         yield Fault("M307", message, at, help_, severity="warning")
@@ -279,14 +292,6 @@ def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[F
 
 def _same_files(model: Opened, owner: Opened) -> bool:
     return same_files(model.checkpoint.folder, owner.checkpoint.folder)
-
-
-def _counted(tokens: Sequence[str]) -> str:
-    return f"{len(tokens):,} token{'s' if len(tokens) > 1 else ''}"
-
-
-def _shown(tokens: Sequence[str]) -> str:
-    return listed([quoted(token) for token in tokens[:3]] + ["…"] * (len(tokens) > 3))
 
 
 def _in_layers(checked: Checked) -> set[str]:

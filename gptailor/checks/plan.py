@@ -12,7 +12,7 @@ from gptailor.checks.numbers import (
 )
 from gptailor.checks.recipes import MERGING
 from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
-from gptailor.plan.plan import Drop, Layer, Plan, Scale, Take, TemplateOf
+from gptailor.plan.plan import Drop, Layer, Merge, Plan, Scale, Subset, TemplateOf
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, WORDS
 from gptailor.plan.walk import entry_sites, named_models, numbers, recipes, tied_entries
 
@@ -259,8 +259,9 @@ def the_dtype_is_known(plan: Plan) -> Iterator[Fault]:
 
 def the_tokenizer_is_one_models(plan: Plan) -> Iterator[Fault]:
     """Tokenizers don't merge."""
-    if plan.tokenizer is not None and not isinstance(plan.tokenizer, Take):
-        yield Fault("P402", "a tokenizer is one model's and can't be merged", ("tokenizer",))
+    if isinstance(plan.tokenizer, Merge | Subset):
+        help_ = "'tokenizer union' has the tokens of all models"
+        yield Fault("P402", "a tokenizer is one model's and can't be merged", ("tokenizer",), help_)
 
 
 def the_chat_template_is_known(plan: Plan) -> Iterator[Fault]:

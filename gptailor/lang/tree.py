@@ -242,7 +242,7 @@ class Dtype(TreeNode):
 
 @final
 class Rest(TreeNode):
-    """`embed from chat`, `chat_template "chatml"`, `chat_template from chat`."""
+    """`embed from chat`, `tokenizer union`, `chat_template "chatml"`, `chat_template from chat`."""
 
     where: Word
     origin: From | Word | String

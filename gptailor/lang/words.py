@@ -170,11 +170,11 @@ def item_words(entries: Sequence[p.Item]) -> str:
 
 
 def rest_words(where: str, recipe: p.Recipe | p.TemplateOf | str) -> str:
-    """`embed from chat`; a merge that only JSON can say is said by `linear`."""
+    """`embed from chat`, `tokenizer union`; a merge that only JSON can say is said by `linear`."""
     if isinstance(recipe, p.TemplateOf):
         return f"{where} from {recipe.model}"
     if isinstance(recipe, str):
-        return f'{where} "{recipe}"'
+        return f"{where} {recipe}" if where == "tokenizer" else f'{where} "{recipe}"'
     if isinstance(recipe, p.Merge) and recipe.by is None:
         weights: tuple[p.Value, ...] = ()
         if isinstance(recipe.share, int | float):

@@ -307,7 +307,7 @@ class Plan(Closed):
     embed: Recipe | None = None
     norm: Recipe | None = None
     head: Recipe | None = None
-    tokenizer: Recipe | None = None
+    tokenizer: Recipe | Literal["union"] | None = None
     chat_template: str | TemplateOf | None = None
     layers: Several[Layer] = ()
     others: Several[Others] = ()

@@ -15,6 +15,7 @@ __all__ = [
     "load",
     "low_rank",
     "program",
+    "rows",
     "run",
     "unquantised",
 ]

@@ -12,14 +12,16 @@ from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families import vision
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
-from gptailor.checkpoint.models import Opened, aligned_rows, has_rows, written_for
+from gptailor.checkpoint.models import Opened, written_for
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
+from gptailor.checkpoint.union import TokenUnion
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
 from gptailor.plan.plan import Merge, MethodCall, Part, Plan, Recipe, Subset, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
 from gptailor.plan.walk import calls, named_models
 from gptailor.program import program as p
+from gptailor.program.rows import AlignedRest
 
 _ALONE: p.Arguments = (("weights", (1.0,)),)  # of `linear`, for a tensor by itself
 
@@ -44,12 +46,17 @@ class Checked:
 
     @property
     def tokenizer_model(self) -> Opened:
-        """The model whose tokenizer the output has: the plan's, or the base."""
+        """The model whose tokenizer the output has: the plan's, or the base, maybe united."""
         recipe = self.plan.rest("tokenizer")
         if recipe is None:
-            return self.base
+            return self.base if self.union is not None else self.base.alone
         names = [name for _, name, _ in named_models(recipe)]
         return self.models.get(names[0], self.base)
+
+    @property
+    def union(self) -> TokenUnion | None:
+        """The union of the models' tokenizers, where the plan has one."""
+        return self.base.union if self.plan.tokenizer == "union" else None
 
 
 @final
@@ -202,8 +209,10 @@ def _rest(
     """
     recipe = recipe or outline.own(0)
     models = tuple(name for _, name, _ in named_models(recipe))
-    tensors = [_aligned(checked, name, where, read) for name in models]
-    ours = _aligned(checked, "base", where, where)
+    taken = frozenset((*models, "base") if needs_base(recipe) else models)
+    aligned = AlignedRest(checked.models, checked.tokenizer_model, checked.union, taken)
+    tensors = [aligned.of(name, where, read) for name in models]
+    ours = aligned.of("base", where, where)
     names = list(enumerate(getattr(checked.base.layout, where)))
     for i, name in names[start:]:
         if i in tensors[0] and (where == read or i == 0):
@@ -212,15 +221,6 @@ def _rest(
             yield p.Output(TensorSpec(name, base.spec.dtype, sources[0].spec.shape), make)
         elif i in ours:  # GPT-2's positions, which a head hasn't; a bias that another head hasn't
             yield _alone(name, ours[i])
-
-
-def _aligned(checked: Checked, name: str, where: str, read: str) -> dict[int, TensorInfo]:
-    model, teller = checked.models[name], checked.tokenizer_model
-    donors = teller.rest(read)
-    return {
-        i: aligned_rows(tensor, model, donors[i], teller) if has_rows(where, i) else tensor
-        for i, tensor in model.rest(read).items()
-    }
 
 
 def _alone(name: str, tensor: TensorInfo, model: str = "base", dtype: str = "") -> p.Output:

@@ -47,7 +47,7 @@ def load_tensor(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
             return _dequantised(tensor, tensor.form)
         case forms.Adapted():
             return _adapted(tensor, tensor.form)
-        case forms.Aligned():
+        case forms.Aligned() | forms.Mean():
             return _aligned(tensor.form)
         case _:
             return rows_of(tensor, tensor.form, load_tensor)(0, tensor.spec.shape[0])
@@ -167,13 +167,24 @@ def _add_low_rank(values: Float32[Tensor, "outputs inputs"], delta: forms.LowRan
         values[rows] = block
 
 
-def _aligned(form: forms.Aligned) -> Shaped[Tensor, "..."]:
+def _aligned(form: forms.Aligned | forms.Mean) -> Shaped[Tensor, "..."]:
     """The pieces' rows, one after another; each tensor is loaded once."""
+    if isinstance(form, forms.Mean):
+        return _mean(form)
     loaded = {t: load_tensor(t) for t in dict.fromkeys(piece.tensor for piece in form.pieces)}
     rows = [loaded[p.tensor][p.first : p.first + p.count] for p in form.pieces]
     if len({row.dtype for row in rows}) > 1:
         rows = [row.to(torch.float32) for row in rows]
     return torch.cat(rows)
+
+
+def _mean(form: forms.Mean) -> Float32[Tensor, "..."]:
+    """Σ t / n, summed in float64 in the tensors' order."""
+    first, *others = (load_tensor(tensor) for tensor in form.of)
+    total = first.to(torch.float64, copy=True)
+    for each in others:
+        total += each.double()
+    return (total / len(form.of)).float()
 
 
 # ------------------------------------------------------------------------------------------- bytes

@@ -12,6 +12,7 @@ from gptailor.checkpoint.tensor import (
     Adapted,
     Aligned,
     Dequantised,
+    Mean,
     Pickled,
     TensorInfo,
     TensorSpec,
@@ -187,6 +188,8 @@ def _files(tensor: TensorInfo) -> Iterator[Path]:
             inner = [base, *(tensor for delta in deltas for tensor in read_of(delta))]
         case Aligned(pieces):
             inner = [piece.tensor for piece in pieces]
+        case Mean(of):
+            inner = [*of]
         case None | Pickled() | Dequantised():
             yield tensor.file
             return

@@ -15,6 +15,7 @@ from typing import final
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from gptailor.checkpoint.chat_template import TokenizerFiles, content_of
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.folder import tokenizer_files
 from gptailor.checkpoint.models import Opened
@@ -123,27 +124,36 @@ def tokenizer_model(prepared: Prepared) -> Opened:
 def tokenizer_digest(model: Opened) -> str:
     """Of the tokenizer's files: models with the same read texts alike."""
     checkpoint = model.checkpoint
-    files = tokenizer_files(checkpoint) or checkpoint.files[:1]
-    if is_gguf(files[0]):
-        return str(files[0].resolve())
+    files = {path.name: path for path in tokenizer_files(checkpoint) or checkpoint.files[:1]}
+    if any(map(is_gguf, files.values())):
+        return str(checkpoint.files[0].resolve())
     made = hashlib.blake2b()
-    for file in files:
-        content = file.read_bytes()
-        made.update(f"{file.name}\0{len(content)}\0".encode() + content)
+    for name, file in (files if model.union is None else model.union.files).items():
+        content = content_of(file)
+        made.update(f"{name}\0{len(content)}\0".encode() + content)
     return made.hexdigest()
 
 
 def tokenizer_of(model: Opened) -> PreTrainedTokenizerBase:
     """The model's tokenizer. Raises TailorError where it has none that can be loaded."""
     checkpoint = model.checkpoint
+    if model.union is not None:
+        return _made(model.union.files, checkpoint.folder)
     if tokenizer_files(checkpoint):
         return _load(checkpoint.folder, checkpoint.folder)
     if not is_gguf(checkpoint.files[0]):
         raise TailorError(f"'{checkpoint.folder}' has no tokenizer, which texts need")
+    return _made(tokenizer_from_gguf(checkpoint.files[0]), checkpoint.files[0])
+
+
+def _made(files: TokenizerFiles, shown: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of these files, which only lie in a folder while it is loaded."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, content in tokenizer_from_gguf(checkpoint.files[0]).items():
-            (Path(folder) / name).write_bytes(content)
-        return _load(Path(folder), checkpoint.files[0])
+        for name, content in files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content_of(content))
+        return _load(Path(folder), shown)
 
 
 def _load(folder: Path, shown: Path) -> PreTrainedTokenizerBase:
