@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +59,18 @@ class Runs:
         """
         (ended,) = self.together({"plan": str(plan), "output": str(output), **more})
         return ended
+
+    def command(
+        self, *arguments: str, folder: Path, environment: Mapping[str, str], seconds: int = 60
+    ) -> tuple[int, str, str]:
+        """Run the command line in a folder and an environment; exit code, output and errors."""
+        with TemporaryDirectory() as said:
+            files = [str(Path(said) / name) for name in ("stdout", "stderr")]
+            settings = {"cwd": str(folder), "environment": dict(environment), "seconds": seconds}
+            wanted = {"cli": arguments, "stdout": files[0], "stderr": files[1], **settings}
+            (ended,) = self.together(wanted)
+            output, errors = (Path(file).read_text() for file in files)
+        return ended.code, output, errors
 
     def together(self, *wanted: dict[str, Any]) -> list[Ended]:
         """Several runs at the same time."""
@@ -191,14 +203,21 @@ def _run(wanted: dict[str, Any], answer: int) -> None:
     code, said = 0, ""
     if wanted.get("stderr"):
         os.dup2(os.open(wanted["stderr"], os.O_WRONLY | os.O_CREAT, 0o600), 2)
+    if "environment" in wanted:
+        os.environ.clear()
+        os.environ.update(wanted["environment"])
+        os.chdir(wanted["cwd"])
+        signal.alarm(wanted["seconds"])
     if "cli" in wanted:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        shown = wanted.get("stdout", os.devnull)
+        os.dup2(os.open(shown, os.O_WRONLY | os.O_CREAT, 0o600), 1)
         sys.argv = ["gptailor", *wanted["cli"]]
         sys.addaudithook(moments.audit)
         try:
             cli.main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
+        sys.stdout.flush()
     else:
         names = ("force", "shard_size", "dtype", "threads", "locking")
         options = {name: wanted[name] for name in names if name in wanted}
@@ -262,6 +281,7 @@ def main() -> None:
     for name in sys.argv[1:]:
         __import__(name)
     _compile_once()
+    assert "huggingface_hub" not in sys.modules, "it would know this environment, not a fork's"
     gc.collect()
     gc.freeze()
     # An orphan of a test that failed would keep a small file system busy.

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.forked import Runs, forking
 from tests.hub_server import Hub, commit_of, serving
 from tests.tiny import tiny_model
 
@@ -88,9 +87,13 @@ class Desk:
 
     folder: Path
     hub: Hub
+    runs: Runs
 
     def run(self, *arguments: str, plan: str = PLAN, **environment: str) -> Done:
-        """Run gptailor in its own process: the Hub's library reads its settings once."""
+        """Run gptailor in its own process, which has no module of the Hub's library yet.
+
+        That reads its settings once.
+        """
         (self.folder / "p.tailor").write_text(plan)
         names = ("HF_", "HUGGING", "HTTP_", "HTTPS_", "ALL_", "http_", "https_", "all_")
         settings = {name: value for name, value in os.environ.items() if not name.startswith(names)}
@@ -101,16 +104,7 @@ class Desk:
             "NO_PROXY": "127.0.0.1",
             **environment,
         }
-        done = subprocess.run(
-            [sys.executable, "-c", "from gptailor.cli.main import main; main()", *arguments],
-            cwd=self.folder,
-            env=settings,
-            text=True,
-            capture_output=True,
-            check=False,
-            timeout=60,
-        )
-        return Done(done.returncode, done.stdout, done.stderr)
+        return Done(*self.runs.command(*arguments, folder=self.folder, environment=settings))
 
     def check(self, plan: str = PLAN, **environment: str) -> Done:
         return self.run("check", "p.tailor", plan=plan, **environment)
@@ -132,9 +126,15 @@ class Desk:
         return {path.name for path in found if path.exists()}
 
 
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Runs]:
+    with forking("gptailor.program.run") as started:
+        yield started
+
+
 @pytest.fixture
-def desk(tmp_path: Path, hub: Hub) -> Desk:
-    return Desk(tmp_path, hub)
+def desk(tmp_path: Path, hub: Hub, runs: Runs) -> Desk:
+    return Desk(tmp_path, hub, runs)
 
 
 def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
