@@ -79,10 +79,21 @@ class Extracted:
     @property
     def error(self) -> float:
         """‖B - (A + adapter)‖ / ‖B - A‖ over all tensors, those that were left out too."""
-        lost = [module.error * module.difference for module in self.modules]
-        lost += [other.difference for other in self.others if not other.saved]
-        every = [module.difference for module in self.modules]
-        return length(lost) / length([*every, *(other.difference for other in self.others)])
+        left = [other.difference for other in self.others if not other.saved]
+        others = [other.difference for other in self.others]
+        lost, every = self._lost_and_every
+        return length([lost, *left]) / length([every, *others])
+
+    @property
+    def error_of_modules(self) -> float:
+        """The same over the projections with a low rank alone."""
+        lost, every = self._lost_and_every
+        return lost / every
+
+    @property
+    def _lost_and_every(self) -> tuple[float, float]:
+        lost = length(module.error * module.difference for module in self.modules)
+        return lost, length(module.difference for module in self.modules)
 
 
 def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
@@ -293,15 +304,15 @@ class _Extraction:
         ranks = {}
         for module, change in self.targets.items():
             ranks[module] = min(self.wanted.rank, *change.a.spec.shape)
-        named = self.places.shortest(ranks)
-        patterns = {name: rank for name, rank in named.items() if rank != self.wanted.rank}
+        named, largest = self.places.shortest(ranks), max(ranks.values())
+        patterns = {name: rank for name, rank in named.items() if rank != largest}
         bias = any(key.endswith(".base_layer.bias") for key in self.whole)
         config: dict[str, Any] = {
             **base,
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "r": self.wanted.rank,
-            "lora_alpha": self.wanted.rank,
+            "r": largest,
+            "lora_alpha": largest,
             "rank_pattern": patterns,
             "alpha_pattern": patterns,
             "lora_dropout": 0.0,

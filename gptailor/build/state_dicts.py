@@ -46,9 +46,9 @@ def merge(
     what comes back is of the same kind, and new memory. Tensors of one key have one shape, one
     dtype and one device in all sources and in `base`; with `dtype` theirs may differ, and the
     result is of that. `by` is one of the language's methods and `arguments` are its own, by their
-    names there: numbers without a unit, and a list where there is one for each source, in the
-    order of `sources`. `base` are θ_b's tensors, which methods of task vectors need; a method that
-    needs none passes over it, but for keys, shapes and dtypes.
+    names there: numbers without a unit, a list where there is one for each source, in the order of
+    `sources`, words as texts (`"yes"`, or True). `base` are θ_b's tensors, which methods of task
+    vectors need; a method that needs none passes over it, but for keys, shapes and dtypes.
 
     The arithmetic is that of `compile`: in float32, rounded once, the same bytes for the same
     tensors, names and keys. (The draws of `dare` depend on the model's name and on the tensor's,
@@ -106,7 +106,9 @@ def _value(name: str, given: Any) -> Any:
     """An argument as a plan has it: a number, a word, or a tuple of these."""
     if isinstance(given, str):
         return given
-    if not isinstance(given, bool | Mapping):
+    if isinstance(given, bool):
+        return "yes" if given else "no"
+    if not isinstance(given, Mapping):
         if isinstance(given, Integral):
             return int(given)
         if isinstance(given, Real) and math.isfinite(given):

@@ -83,6 +83,7 @@ def _as_record(made: "Extracted") -> dict[str, object]:
         "folder": str(made.folder),
         "bytes": made.size,
         "error": made.error,
+        "error_of_modules": made.error_of_modules,
         "modules": [
             {"name": m.name, "rank": m.rank, "difference": m.difference, "error": m.error}
             for m in made.modules
@@ -114,7 +115,9 @@ def _said(made: "Extracted") -> Iterator[str]:
         yield f"{kind} differ ({names}): {how}"
     count = "1 module" if len(made.modules) == 1 else f"{len(made.modules)} modules"
     size = options.size_in_words(made.size)
-    yield f"{made.folder}: {count}, {size}; error {_percent(made.error)} of all that differs"
+    own = f"{_percent(made.error_of_modules)} of the projections, " if made.others else ""
+    every = f"{_percent(made.error)} of all that differs"
+    yield f"{made.folder}: {count}, {size}; error {own}{every}"
 
 
 def _percent(share: float) -> str:

@@ -94,6 +94,11 @@ def test_the_error_is_what_the_adapter_lacks_and_the_least_of_its_rank(
         else:
             assert torch.equal(merged[name], ours[name])
     assert made.error == pytest.approx((lost / every) ** 0.5, rel=1e-5)
+    parts = [(module.difference, module.error * module.difference) for module in made.modules]
+    whole, lacking = (
+        sum(number**2 for number in numbers) ** 0.5 for numbers in zip(*parts, strict=True)
+    )
+    assert made.error_of_modules == pytest.approx(lacking / whole)
     assert {o.name for o in made.others} == set(theirs) - set(known)
     assert not any(other.saved for other in made.others)
     config = json.loads((out / "adapter_config.json").read_text())
@@ -177,6 +182,7 @@ def test_the_command_says_the_errors_and_what_was_left_out(
     )
     assert "embed differ (model.embed_tokens.weight): left out; --save embed holds them" in said
     assert f"{tmp_path / 'a'}: 42 modules, " in said
+    assert "% of the projections, " in said
     assert run([*command, str(tmp_path / "a"), "--format", "json"]) == 3
     assert "error[C301]" in capsys.readouterr().err
     how = ["--force", "--randomised", "--format", "json", "--dtype", "bfloat16", "--rank", "1"]

@@ -132,7 +132,9 @@ W = torch.ones(2, 3)
         ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "density": 2.0}, "lies in (0, 1]"),
         ({"a": {"w": W}}, {"by": "ties", "density": float("nan")}, "'density' is nan"),
         ({"a": {"w": W}}, {"by": "ties", "density": None}, "'density' is None"),
-        ({"a": {"w": W}}, {"by": "ties", "scale": True}, "'scale' is True"),
+        ({"a": {"w": W}}, {"by": "ties", "scale": True}, "P306"),
+        ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "normalize": "on"}, "P312"),
+        ({"a": {"w": W}}, {"by": "ties", "base": {"w": W}, "density": [0.5, 0.5]}, "P311"),
         ({"a": {"w": W}}, {"by": "ties"}, "'ties' needs the base's tensors"),
         ({"a": {"w": W}, "b": {"w": W}}, {"weights": [1, 2, 3]}, "P311"),
         ({"a": {"w": W}, "b": W}, {}, "'b' is of the type Tensor, and 'a' a state dict"),
@@ -158,6 +160,16 @@ def test_what_does_not_go_together_is_refused_by_name(
     with pytest.raises(gptailor.TailorError) as caught:
         gptailor.merge(sources, **how)
     assert said in str(caught.value)
+
+
+def test_numbers_for_each_source_are_a_list_and_words_texts_or_truths() -> None:
+    sources, base = {"a": 3 * W, "b": -W}, torch.zeros_like(W)
+    made = gptailor.merge(sources, "ties", base=base, weight=[1, 2], density=1, normalize=False)
+    assert same(made, 3 * W)  # the elected sign is a's, whose weight is 1
+    for yes in (True, "yes"):
+        by_weights = gptailor.merge(sources, "ties", base=base, weight=[2, 1], normalize=yes)
+        assert same(by_weights, 3 * W)
+    assert same(gptailor.merge(sources, "ties", base=base, weight=[2, 1], normalize="no"), 6 * W)
 
 
 def test_other_dtypes_are_merged_where_the_results_is_said() -> None:
