@@ -10,12 +10,17 @@ from typing import Any, final
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
 
-from gptailor.convert.mergekit.methods import MERGEKIT_METHODS, MergekitMethod, method_call
+from gptailor.checkpoint.chat_template import read_template
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.models import folder_of
+from gptailor.convert.mergekit.methods import MERGEKIT_METHODS, MergekitMethod
+from gptailor.convert.mergekit.writing import method_call
 from gptailor.convert.note import ConversionError, Unsayable, dotted
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
 from gptailor.plan.layers import PARTS
-from gptailor.plan.plan import LayerOf, Merge, Plan, Recipe, Take
+from gptailor.plan.plan import LayerOf, Merge, Plan, Recipe, Take, TemplateOf
+from gptailor.plan.registry import CHAT_TEMPLATES
 from gptailor.plan.walk import named_models, open_choices
 from gptailor.plan.written import written_out
 
@@ -59,9 +64,51 @@ def to_mergekit(plan: Plan, layers: int | None = None) -> str:
     if plan.dtype is not None:  # merges are computed in float32, as here
         merges = {"dtype": "float32", "out_dtype": plan.dtype}
         document |= {"dtype": plan.dtype} if method.name == "passthrough" else merges
-    if isinstance(plan.tokenizer, Take) and isinstance(plan.tokenizer.take.model, str):
+    if plan.tokenizer == "union":
+        _refuse_other_rows(plan, method, rows, slices)
+        document["tokenizer_source"] = "union"
+    elif isinstance(plan.tokenizer, Take) and isinstance(plan.tokenizer.take.model, str):
         document["tokenizer_source"] = _reference(plan, plan.tokenizer.take.model)
+    if plan.chat_template is not None:
+        document["chat_template"] = _template(plan)
     return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _refuse_other_rows(
+    plan: Plan, method: MergekitMethod, rows: Sequence[_Row], slices: Sequence[dict[str, Any]]
+) -> None:
+    """Raise ConversionError where mergekit would make a token's row of other models than the plan.
+
+    It makes the rows that a model lacks of those of the slice's models, whatever their weight.
+    """
+    every = {_reference(plan, name) for name in plan.models}
+    for where, row, one in (("embed", rows[0], slices[0]), ("head", rows[-1], slices[-1])):
+        names = {name for _, name, _ in named_models(row[where])}
+        names |= {"base"} if isinstance(row[where], Merge) and method.base == "beside" else set()
+        there = {source["model"] for source in one["sources"]}
+        if there != every or "base_model" in one or names not in ({"base"}, set(plan.models)):
+            message = (
+                f"mergekit makes the rows that the {where} lacks of the models of a slice, and the "
+                "plan of all its models"
+            )
+            help_ = "merge all models in the first layer and the last, the embedding and the head"
+            raise ConversionError(message, place="tokenizer", help=help_)
+
+
+def _template(plan: Plan) -> str:
+    """A chat template: by its name, or what its file holds."""
+    said = plan.chat_template or ""
+    if isinstance(said, TemplateOf):
+        message = "mergekit takes the template that most models have, not the one of a model"
+        help_ = "write it to a file, and name that"
+        raise ConversionError(message, place="chat_template", help=help_)
+    if said in CHAT_TEMPLATES:
+        return said
+    try:
+        return read_template(folder_of(plan, said))
+    except CheckpointError as error:
+        message = f"{error.message} ({error.path})"
+        raise ConversionError(message, place="chat_template", help=error.help) from error
 
 
 def _kept(plan: Plan, layers: int | None) -> list[outline.Slot]:
@@ -76,7 +123,12 @@ def _kept(plan: Plan, layers: int | None) -> list[outline.Slot]:
     if plan.stack is None and layers is None:
         message = "the base's number of layers isn't known"
         raise ConversionError(message, help="say how many layers the base has")
-    return outline.kept(plan, layers or 0)
+    kept = outline.kept(plan, layers or 0)
+    finer = (one for slot in kept for one in slot.made.items() if one[0] not in (None, *PARTS))
+    for part, made in finer:
+        message = f"the part '{part}' by itself isn't written for mergekit"
+        raise ConversionError(message, place=dotted(made.at))
+    return kept
 
 
 def _method(slots: Sequence[outline.Slot], rows: Sequence[_Row]) -> MergekitMethod:
@@ -215,6 +267,10 @@ def _parameters(names: Sequence[str], said: Mapping[str, Mapping[str, Any]]) -> 
 def _reference(plan: Plan, name: str) -> str:
     """`owner/name@revision+adapter`."""
     model = plan.models[name]
+    if not model.source or model.source.endswith(".tailor"):
+        message = f"'{name}' is made by a plan, which mergekit has no model for"
+        help_ = "compile it, and name its folder"
+        raise ConversionError(message, place=f"models.{name}", help=help_)
     for text in (model.source, model.revision or ""):
         if "+" in text or "@" in text:
             message = f"'{text}' has a '+' or '@', which mergekit reads as something else"

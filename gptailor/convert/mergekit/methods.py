@@ -4,10 +4,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
+from gptailor.convert.mergekit.writing import (
+    SaidParameters,
+    write_karcher,
+    write_linear,
+    write_model_stock,
+    write_nothing,
+    write_slerp,
+    write_task_vectors,
+)
 from gptailor.convert.note import Unsayable
 from gptailor.plan.plan import LayerOf, Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import METHODS
-from gptailor.plan.walk import named_models
 
 ParameterValue = float | bool | None
 
@@ -74,10 +82,6 @@ class Mixture:
                                 "a plan takes task vectors layer by layer")  # fmt: skip
         layers = tuple(source.layer for source in sources)
         return Merge(merge=layers, by=MethodCall(name=name, arguments=arguments))
-
-
-SaidParameters = tuple[list[dict[str, Any]], dict[str, Any]]
-"""A recipe's parameters: a block for each model of a slice, and the slice's."""
 
 
 @final
@@ -261,97 +265,6 @@ def _read_sparse(mixture: Mixture) -> Recipe:
     return mixture.merge(vectors, ours, **arguments, scale=scale)
 
 
-# ------------------------------------------------------------------------------ as parameters
-
-
-def method_call(recipe: Recipe) -> MethodCall:
-    """The method of a merge; linear if it names none."""
-    by = recipe.by if isinstance(recipe, Merge) else None
-    return by if isinstance(by, MethodCall) else MethodCall(name="linear")
-
-
-def _models(recipe: Recipe) -> list[str]:
-    return [name for _, name, _ in named_models(recipe)]
-
-
-def _argument(recipe: Recipe, name: str) -> Any:
-    """What a recipe's method is given, or its default."""
-    call = method_call(recipe)
-    parameter = METHODS[call.name].parameter(name)
-    given = call.arguments.get(name)
-    return parameter.default if given is None and parameter is not None else given
-
-
-def _numbers(recipe: Recipe, name: str) -> Sequence[int | float]:
-    """A variadic parameter's numbers, one for each source."""
-    count = len(_models(recipe))
-    given = _argument(recipe, name)
-    numbers = given if isinstance(given, tuple) else (1 / count if given is None else given,)
-    return numbers * count if len(numbers) == 1 else numbers
-
-
-def _weighted(
-    recipe: Recipe, models: Sequence[str], weights: Sequence[int | float], **others: float
-) -> list[dict[str, Any]]:
-    """A weight, and what else a source has, for each model; weight 0 where the recipe has none."""
-    found = dict(zip(_models(recipe), weights, strict=True))
-    return [{"weight": float(found[m]), **others} if m in found else {"weight": 0.0}
-            for m in models]  # fmt: skip
-
-
-def _write_nothing(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
-    return [{} for _ in models], {}
-
-
-def _write_linear(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
-    numbers: Sequence[int | float] = (1.0,)
-    if isinstance(recipe, Merge):
-        numbers = _numbers(recipe, "weights")
-        if isinstance(recipe.share, int | float):
-            numbers = (1.0 - recipe.share, recipe.share)
-    return _weighted(recipe, models, numbers), {"normalize": False}
-
-
-def _write_slerp(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
-    t = float(_argument(recipe, "t")) if isinstance(recipe, Merge) else 0.0
-    t = t if _models(recipe)[0] == models[0] else 1.0 - t
-    return [{} for _ in models], {"t": t}
-
-
-def _write_karcher(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
-    if _models(recipe) != list(models):
-        raise Unsayable("mergekit's karcher takes all models of a slice, for each tensor")
-    return _write_nothing(recipe, models)
-
-
-def _write_model_stock(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
-    if isinstance(recipe, Take) or ["base", *_models(recipe)] != list(models):
-        raise Unsayable("mergekit's model_stock takes all models of a slice, for each tensor")
-    return _write_nothing(recipe, models)
-
-
-def _write_task_vectors(recipe: Recipe, models: Sequence[str]) -> SaidParameters:
-    """The weights of the models besides the base, whose own is not read."""
-    names, others = _models(recipe), models[1:]
-    if isinstance(recipe, Take):
-        if names != ["base"]:
-            raise Unsayable(f"'{names[0]}' taken as it is, among task vectors: mergekit would add "
-                            "rounding")  # fmt: skip
-        return [{}, *({"weight": 0.0} for _ in others)], {}
-    if "base" in names:
-        raise Unsayable("the base's own task vector, which is 0, and which mergekit can't name")
-    name, shared = method_call(recipe).name, {}
-    given = {n: float(_argument(recipe, n)) for n in ("density", "gamma", "scale")
-             if METHODS[name].parameter(n)}  # fmt: skip
-    scale = given.pop("scale", 1.0)
-    weights: Sequence[int | float] = [scale] * len(names)
-    if name == "task_arithmetic":
-        weights = _numbers(recipe, "scales")
-    elif name == "ties":
-        weights, shared = [1.0] * len(names), {"normalize": True, "lambda": scale}
-    return [{}, *_weighted(recipe, others, weights, **given)], shared
-
-
 # ------------------------------------------------------------------------------------- the table
 
 _TASK = ("normalize", "rescale", "int8_mask", "lambda")
@@ -374,22 +287,22 @@ _NEGATIVE = (
 _STOPS = "mergekit stops after max_iter steps, gptailor where the mean no longer moves"
 
 MERGEKIT_METHODS: dict[str, MergekitMethod] = {row.name: row for row in (
-    MergekitMethod("passthrough", ("scale",), (), _read_passthrough, _write_nothing),
-    MergekitMethod("linear", ("weight",), ("normalize",), _read_linear, _write_linear),
-    MergekitMethod("slerp", (), ("t",), _read_slerp, _write_slerp, "first", _ON_A_LINE),
+    MergekitMethod("passthrough", ("scale",), (), _read_passthrough, write_nothing),
+    MergekitMethod("linear", ("weight",), ("normalize",), _read_linear, write_linear),
+    MergekitMethod("slerp", (), ("t",), _read_slerp, write_slerp, "first", _ON_A_LINE),
     MergekitMethod("nuslerp", ("weight",), ("nuslerp_flatten", "nuslerp_row_wise"), _read_nuslerp,
                    None, "beside"),
-    MergekitMethod("task_arithmetic", _TRIMMED, _TASK, _read_task_arithmetic, _write_task_vectors,
+    MergekitMethod("task_arithmetic", _TRIMMED, _TASK, _read_task_arithmetic, write_task_vectors,
                    "beside"),
-    MergekitMethod("ties", _TRIMMED, _TASK, _read_ties, _write_task_vectors, "beside", _COUNTS),
+    MergekitMethod("ties", _TRIMMED, _TASK, _read_ties, write_task_vectors, "beside", _COUNTS),
     MergekitMethod("dare_linear", _TRIMMED, _TASK, _read_sparse, None, "beside", _DRAWS),
     MergekitMethod("dare_ties", _TRIMMED, _TASK, _read_sparse, None, "beside", _DRAWS),
-    MergekitMethod("breadcrumbs", _CRUMBS, _TASK, _read_sparse, _write_task_vectors, "beside",
+    MergekitMethod("breadcrumbs", _CRUMBS, _TASK, _read_sparse, write_task_vectors, "beside",
                    _COUNTS),
     MergekitMethod("breadcrumbs_ties", _CRUMBS, _TASK, _read_sparse, None, "beside", _COUNTS),
-    MergekitMethod("model_stock", (), ("filter_wise",), _read_model_stock, _write_model_stock,
+    MergekitMethod("model_stock", (), ("filter_wise",), _read_model_stock, write_model_stock,
                    "beside", _NEGATIVE),
-    MergekitMethod("karcher", (), ("max_iter", "tol"), _read_karcher, _write_karcher,
+    MergekitMethod("karcher", (), ("max_iter", "tol"), _read_karcher, write_karcher,
                    differs=_STOPS),
 )}  # fmt: skip
 """The methods that have an equivalent here."""
