@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from gptailor.checkpoint.formats.gguf_names import FILE_TYPES, quantised_kind
 from gptailor.cli import main as cli
 from gptailor.program import gguf_values
 from gptailor.program.load import load_tensor
+from tests.preloaded import Preloaded
 from tests.tiny import tiny_model, write_tokenizer
 from tests.vocabularies import TEMPLATE, TEXT, write_byte_level, write_pieces
 
@@ -410,6 +409,7 @@ def test_an_interrupt_leaves_what_was_there(
 
 FULL = """
 import resource, signal, sys
+sys.dont_write_bytecode = True  # half a `.pyc` would stay for others
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 import gptailor
@@ -421,10 +421,10 @@ except gptailor.plan.faults.TailorError as error:
 
 
 @pytest.mark.slow
-def test_a_full_disk_leaves_nothing(here: Path) -> None:
-    done = subprocess.run([sys.executable, "-B", "-c", FULL], check=True, text=True,
-                          capture_output=True)  # fmt: skip
-    assert done.stdout == "C303\n", done.stderr
+def test_a_full_disk_leaves_nothing(preloaded: Preloaded, here: Path) -> None:
+    child = preloaded.start(FULL, cwd=here)
+    output, errors = child.communicate()
+    assert (child.returncode, output) == (0, "C303\n"), errors
     assert {path.name for path in here.iterdir()} == {"base", "p.tailor"}
 
 

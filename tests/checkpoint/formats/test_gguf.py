@@ -2,8 +2,6 @@
 
 import json
 import struct
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from gptailor.checkpoint.formats.gguf_header import KINDS
 from gptailor.checkpoint.tensor import Dequantised
 from gptailor.program.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.program.load import load_tensor
+from tests.preloaded import Preloaded
 
 gguf = pytest.importorskip("gguf", reason="the package 'gguf' is not installed")
 
@@ -362,7 +361,9 @@ def test_a_plan_compiles_from_it(tmp_path: Path, kind: str) -> None:
     assert config["num_hidden_layers"] == 2
 
 
-def test_the_library_is_needed_for_quantised_tensors_alone(tmp_path: Path) -> None:
+def test_the_library_is_needed_for_quantised_tensors_alone(
+    preloaded: Preloaded, tmp_path: Path
+) -> None:
     write(tmp_path / "m.gguf", kind="Q4_0")
     program = """
 import sys
@@ -379,9 +380,9 @@ try:
 except CheckpointError as error:
     print(error.code, error.help)
 """
-    run = [sys.executable, "-c", program, str(tmp_path / "m.gguf")]
-    done = subprocess.run(run, capture_output=True, text=True, check=True)
-    assert done.stdout == "C110 pip install gguf\n"
+    child = preloaded.start(program, tmp_path / "m.gguf", cwd=tmp_path)
+    output, errors = child.communicate()
+    assert (child.returncode, output) == (0, "C110 pip install gguf\n"), errors
 
 
 # ---------------------------------------------------------------------------------------- tokenizer

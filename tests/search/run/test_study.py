@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from gptailor.search.run import study as study_module
 from gptailor.search.run.study import Study, agree, mend
 from gptailor.search.run.trials import SEARCH, Trial, TrialRequest, genome_from_json, genome_to_json
 from gptailor.search.space.genome import Genome
+from tests.preloaded import Preloaded
 from tests.search.landscape import ACCURACY, KL, NLL, SearchSetting, setting, study_of
 
 
@@ -284,10 +283,11 @@ def test_a_folder_that_is_not_there_is_one_message(tmp_path: Path, chosen: Searc
 
 @pytest.mark.slow
 def test_a_full_disk_is_one_message_and_loses_nothing(
-    tmp_path: Path, chosen: SearchSetting
+    preloaded: Preloaded, tmp_path: Path, chosen: SearchSetting
 ) -> None:
     script = (
         "import resource, sys, signal\n"
+        "sys.dont_write_bytecode = True  # half a `.pyc` would stay for others\n"
         "from pathlib import Path\n"
         "from tests.search.landscape import setting, study_of\n"
         "from tests.search.run.test_study import trial\n"
@@ -303,13 +303,10 @@ def test_a_full_disk_is_one_message_and_loses_nothing(
         "except CheckpointError as error:\n"
         "    print(error.code, error.message)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", script, str(tmp_path)],  # half a `.pyc` would stay for others
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout == "C303 cannot be written: File too large\n"
+    child = preloaded.start(script, tmp_path, cwd=tmp_path)
+    output, errors = child.communicate()
+    assert child.returncode == 0, errors
+    assert output == "C303 cannot be written: File too large\n"
     study = study_of(tmp_path, chosen)
     assert list(map(fields, study.trials())) == [fields(trial(chosen))]
     study.add(trial(chosen, 1))
