@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gptailor.plan.plan import LayerOf, Merge, MethodCall, Plan, Recipe, Take
+from gptailor.plan.plan import Curve, LayerOf, Merge, MethodCall, Named, Plan, Recipe, Take
 from gptailor.plan.registry import METHODS
 from tests.merging import merge_tensors
 
@@ -27,6 +27,7 @@ def interpret(plan: Plan, folders: Mapping[str, Path]) -> Tensors:
     """The output's tensors by name."""
     models = {name: read(folder) for name, folder in folders.items()}
     base = models["base"]
+    plan = with_whole_ends(plan, models)
     wanted = None if plan.dtype is None else getattr(torch, plan.dtype)
     out: Tensors = {}
 
@@ -45,6 +46,78 @@ def interpret(plan: Plan, folders: Mapping[str, Path]) -> Tensors:
     for name, recipe, reads, place in ends(plan, models):
         put(name, make(recipe, models, lambda _, n=reads: n, place), base[place])
     return out
+
+
+def with_whole_ends(plan: Plan, models: Mapping[str, Tensors]) -> Plan:
+    """The plan with `whole` as its embedding, norm and head, where it names none; no names left."""
+    said = {where: plan.rest(where) for where in ("embed", "norm", "head")}
+    if plan.whole is not None:
+        recipe = plan.whole.recipe
+        tied = [HEAD not in models[str(s.model)] for s in sources_of(recipe)]
+        unsaid = [where for where in said if said[where] is None]
+        if HEAD not in models["base"] and len(unsaid) < 2 + ("norm" in unsaid):
+            unsaid = [where for where in unsaid if where == "norm"]
+        elif HEAD not in models["base"] and all(tied):
+            unsaid.remove("head")
+        said |= {where: plain(plan, recipe, 0 if where == "embed" else 1, (0, 1))
+                 for where in unsaid}  # fmt: skip
+    found = {w: None if r is None else plain(plan, r, 0, (0, 1)) for w, r in said.items()}
+    return plan.model_copy(update=found)
+
+
+def plain(plan: Plan, recipe: Recipe, at: int | None, over: tuple[int, int]) -> Recipe:
+    """A closed recipe with a number for each name and for each curve."""
+    if isinstance(recipe, Take):
+        return recipe
+    assert isinstance(recipe, Merge)
+    by = recipe.by
+    if isinstance(by, MethodCall):
+        given = {name: valued(plan, value, at, over) for name, value in by.arguments.items()}
+        by = MethodCall(name=by.name, arguments=given)
+    return Merge(merge=recipe.merge, share=valued(plan, recipe.share, at, over), by=by)
+
+
+def valued(plan: Plan, value: Any, at: int | None, over: tuple[int, int]) -> Any:
+    """A number at a position; an item of a stack (None) knows its place in its statement."""
+    if isinstance(value, Named):
+        return plan.numbers[value.named]
+    if isinstance(value, Curve):
+        first, last = value.over or over
+        knots = [valued(plan, knot, at, over) for knot in value.curve]
+        return curve(knots, first, 0, last) if at is None else curve(knots, at, first, last)
+    if isinstance(value, tuple):
+        return tuple(valued(plan, one, at, over) for one in value)
+    return value
+
+
+def curve(knots: Sequence[float], at: int, first: int, last: int) -> float:
+    """The number on the straight lines through knots that stand evenly from first to last."""
+    if first == last:
+        return knots[-1]
+    steps = len(knots) - 1
+    way = (at - first) / (last - first) * steps
+    before = [n for n in range(steps) if n <= way][-1]
+    share = way - before
+    return (1 - share) * knots[before] + share * knots[before + 1]
+
+
+def lowest_first(plan: Plan, position: int, part: str) -> Iterator[Recipe]:
+    """What is said of a part of a position, each above those before it."""
+    yield Take(take=LayerOf(model="base", layer=position))
+    below: list[tuple[str | None, Recipe]] = []
+    below += [(None, plan.whole.recipe)] if plan.whole is not None else []
+    below += [(e.part, e.recipe) for e in sorted(plan.others, key=lambda e: e.part or "")]
+    for of, recipe in below:
+        if of in (None, part):
+            found = [LayerOf(model=s.model, layer=position) for s in sources_of(recipe)]
+            yield (
+                Take(take=found[0])
+                if isinstance(recipe, Take)
+                else recipe.model_copy(update={"merge": tuple(found)})
+            )
+    for layer in sorted(plan.layers, key=lambda entry: entry.part or ""):
+        if layer.position == position and layer.part in (None, part):
+            yield layer.recipe
 
 
 def ends(plan: Plan, models: Mapping[str, Tensors]) -> Iterator[tuple[str, Recipe, str, str]]:
@@ -88,20 +161,20 @@ def inside(model: Tensors, layer: int) -> list[str]:
 def layers(plan: Plan, base: Tensors) -> list[tuple[int | None, dict[str, Recipe], float]]:
     """Position, recipe of each part, and what the outputs are divided by, of each output layer."""
     if plan.stack is not None:
-        return [(None, dict.fromkeys(("attn", "mlp"), i.recipe), 1.0) for i in plan.stack.items]
+        items = [plain(plan, item.recipe, None, (0, 1)) for item in plan.stack.items]
+        return [(None, dict.fromkeys(("attn", "mlp"), recipe), 1.0) for recipe in items]
     count = 1 + max(int(name.split(".")[2]) for name in base if name.startswith("model.layers."))
     found: list[tuple[int | None, dict[str, Recipe], float]] = []
     divisor = 1.0
     for position in range(count):
         recipes: dict[str, Recipe] = {}
         for part in ("attn", "mlp"):
-            recipes[part] = Take(take=LayerOf(model="base", layer=position))
-            for layer in plan.layers:
-                if layer.position == position and layer.part in (None, part):
-                    recipes[part] = layer.recipe
+            *_, said = lowest_first(plan, position, part)
+            recipes[part] = plain(plan, said, position, (0, count - 1))
         if position not in [drop.position for drop in plan.drops]:
             found.append((position, recipes, divisor))
-            divisor *= math.prod(number(s.factor) for s in plan.scales if s.position == position)
+            factors = [s.factor for s in plan.scales if s.position == position]
+            divisor *= math.prod(number(valued(plan, f, position, (0, 1))) for f in factors)
     return found
 
 

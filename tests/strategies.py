@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from gptailor.plan import plan as p
+from gptailor.plan import walk
 from gptailor.plan.plan import LARGEST_LAYER
 from gptailor.plan.registry import (
     DTYPES,
@@ -285,6 +286,67 @@ def heals(draw: Draw, names: list[str], dropped: set[int] | None) -> p.Heal:
     )
 
 
+@st.composite
+def levels(draw: Draw, names: list[str], *, tied: bool) -> dict[str, Any]:
+    """What is said of all positions at once; `tied` where each may not have a choice of its own."""
+    parts = draw(st.sets(st.sampled_from(["", "attn", "mlp"]), max_size=2))
+    others = [
+        p.Others(
+            part=part or None,
+            recipe=draw(rest_recipes(names, "others")),
+            maybe=draw(st.booleans()),
+            tied=n if tied or draw(st.booleans()) else None,
+        )
+        for n, part in enumerate(sorted(parts))
+    ]
+    group = 0 if tied or any(entry.maybe for entry in others) else draw(st.sampled_from([None, 0]))
+    whole = p.Whole(recipe=draw(rest_recipes(names, "whole")), tied=group)
+    return {"others": tuple(others), "whole": draw(st.sampled_from([None, whole]))}
+
+
+@st.composite
+def numbered(draw: Draw, plan: p.Plan) -> p.Plan:
+    """The plan with some of its shares and `t`s named, or going by the position."""
+    free = sorted({"mix", "late", "curve", "full"} - plan.models.keys())
+    known = {name: draw(values(st.floats(0.1, 0.9))) for name in free[: draw(st.integers(0, 2))]}
+    layers = []
+    for layer in plan.layers:
+        first = draw(st.integers(0, layer.position))
+        last = draw(st.integers(layer.position, LARGEST_LAYER))
+        extent = draw(st.sampled_from([(layer.position, layer.position), (first, last)]))
+        layers.append(draw(renumbered(layer, sorted(known), extent)))
+    others = tuple(draw(renumbered(entry, sorted(known), None)) for entry in plan.others)
+    update: dict[str, Any] = {"layers": tuple(layers), "others": others}
+    if plan.stack is not None:
+        items = tuple(
+            item if item.maybe else draw(renumbered(item, sorted(known), (0, 0)))
+            for item in plan.stack.items
+        )
+        update["stack"] = plan.stack.model_copy(update={"items": items})
+    made = plan.model_copy(update=update)
+    used = {name for _, value in walk.values(made) for name in walk.names_in(value)}
+    numbers = {name: value for name, value in known.items() if name in used}
+    return made.model_copy(update={"numbers": numbers})
+
+
+@st.composite
+def renumbered(draw: Draw, entry: Any, known: list[str], over: tuple[int, int] | None) -> Any:
+    """The entry, whose share or `t` may be a name or a curve."""
+    recipe = entry.recipe
+    if not isinstance(recipe, p.Merge) or entry.tied is not None:
+        return entry
+    named = [st.just(p.Named(named=name)) for name in known]
+    knots = st.lists(st.one_of(st.floats(0.1, 0.9), *named), min_size=2, max_size=3)
+    curves = knots.map(lambda found: p.Curve(curve=tuple(found), over=over))
+    number = st.one_of(curves, *named)
+    if recipe.share is not None and draw(st.booleans()):
+        recipe = recipe.model_copy(update={"share": draw(number)})
+    elif isinstance(recipe.by, p.MethodCall) and recipe.by.name == "slerp":
+        call = p.MethodCall(name="slerp", arguments={"t": draw(number)})
+        recipe = recipe.model_copy(update={"by": call})
+    return entry.model_copy(update={"recipe": recipe})
+
+
 # -------------------------------------------------------------------------------------- the blocks
 
 
@@ -366,9 +428,12 @@ def plans(draw: Draw) -> p.Plan:
         for where in draw(st.sets(st.sampled_from(p.REST)))
     }
     layered = {"stack": draw(stacks(names))} if draw(st.booleans()) else draw(overlays(names))
+    if "stack" not in layered and draw(st.booleans()):
+        maybe = any(layer.maybe for layer in layered["layers"])
+        layered |= draw(levels(names, tied=maybe))
     fixed = {drop.position for drop in layered.get("drops", ()) if not drop.maybe}
     healed = heals(names, fixed if "stack" not in layered else None)
-    return p.Plan(
+    drawn = p.Plan(
         models=declared,
         dtype=draw(st.sampled_from([None, *DTYPES])),
         chat_template=draw(chat_templates(names)),
@@ -377,3 +442,4 @@ def plans(draw: Draw) -> p.Plan:
         **rest,
         **layered,
     )
+    return draw(numbered(drawn))

@@ -6,6 +6,7 @@ from gptailor.plan import plan as p
 from gptailor.plan import walk
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
 from gptailor.plan.registry import METHODS
+from gptailor.plan.written import untied_choices
 
 # ------------------------------------------------------------------------------------------- names
 
@@ -142,6 +143,27 @@ def the_whole_is_there(plan: p.Plan) -> Iterator[Fault]:
         yield Fault("P506", "'maybe' doesn't go with 'whole'", ("whole", "maybe"))
 
 
+def no_choice_of_each_position_lies_below_a_maybe(plan: p.Plan) -> Iterator[Fault]:
+    """Where a `maybe` isn't taken, what lies below holds, which is then no choice by position.
+
+    The two may come to the same plan, by choices that aren't the same.
+    """
+    of_whole, of_others = untied_choices(plan)
+    below: list[tuple[p.Part | None, Place]] = []
+    if of_others:
+        below += [(entry.part, ("others", i)) for i, entry in enumerate(plan.others)]
+    below += [(None, ("whole",))] if of_whole else []
+    above: list[tuple[Place, p.Layer | p.Others]] = []
+    above += [(("layers", i), layer) for i, layer in enumerate(plan.layers)]
+    above += [(("others", i), entry) for i, entry in enumerate(plan.others)]
+    for at, entry in above:
+        lower = [place for part, place in below if place[0] != at[0] and entry.part in (None, part)]
+        if entry.maybe and lower:
+            message = f"'maybe' stands above '{lower[0][0]}', which has a choice for each position"
+            help_ = f"write 'tied' before '{lower[0][0]}', or its choice here without 'maybe'"
+            yield Fault("P511", message, (*at, "maybe"), help_, (Also("these", lower[0]),))
+
+
 NUMBERING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
     every_number_named_is_declared,
     no_number_is_named_as_a_model_is,
@@ -151,4 +173,5 @@ NUMBERING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
     curves_of_a_stack_go_by_its_items,
     others_are_said_once,
     the_whole_is_there,
+    no_choice_of_each_position_lies_below_a_maybe,
 )

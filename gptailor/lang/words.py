@@ -297,8 +297,20 @@ def _shares_curve(found: Sequence[object], run: Sequence[Any], entry: Any) -> bo
     """
     last = run[-1]
     if not isinstance(entry, p.Item):
-        return _shape(last) == _shape(entry)
+        return _shape(last) == _shape(entry) and not _repeats(run, entry)
     return found[-1] is run and _shape(last, 1) == _shape(entry)
+
+
+def _repeats(run: Sequence[Any], entry: Any) -> bool:
+    """Whether a source's layer, or the position, would stand twice in its list."""
+
+    def lists(one: Any) -> list[int | None]:
+        recipe = getattr(one, "recipe", None)
+        layers = [source.layer for _, source in sources(recipe)] if recipe is not None else []
+        return [one.position, *layers]
+
+    mine = lists(entry)
+    return any(a == b for other in run for a, b in zip(lists(other), mine, strict=True))
 
 
 def _shape(entry: Any, step: int = 0) -> tuple[object, ...]:

@@ -86,7 +86,7 @@ def _number_sites(plan: p.Plan) -> Iterator[Site]:
             about.setdefault(name, site.subject)
     for name, value in sorted(plan.numbers.items()):
         of = about.get(name, Subject("let"))
-        subject = Subject("let", method=of.method, parameter=of.parameter)
+        subject = Subject("let", method=of.method, parameter=of.parameter or of.role)
         yield Site(("numbers", name), value, subject)
 
 

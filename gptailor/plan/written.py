@@ -10,7 +10,15 @@ from typing import final
 
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, Span
-from gptailor.plan.walk import entries, named_models, over_positions, placed, revalued, values
+from gptailor.plan.walk import (
+    choices,
+    entries,
+    named_models,
+    over_positions,
+    placed,
+    revalued,
+    values,
+)
 
 
 def written_out(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
@@ -19,7 +27,8 @@ def written_out(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
     What is open stays: a name of a choice, and a curve through one. `tied` are the models whose
     embedding and head are one tensor. A plan that has nothing to write out is itself.
     """
-    plan = spread(plan, count, tied)
+    undone = bool(plan.bridges) or plan.heal is not None
+    plan = spread(plan, count, tied, gone=undone)
     if not any(isinstance(value, p.Named | p.Curve) for _, value in values(plan)):
         return plan
     known = {n: v for n, v in plan.numbers.items() if isinstance(v, int | float)}
@@ -119,15 +128,17 @@ class _Level:
         )
 
 
-def spread(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
+def spread(plan: p.Plan, count: int, tied: Collection[str] = (), *, gone: bool = False) -> p.Plan:
     """The plan with `others` and `whole` as layers, and `whole` as embedding, norm and head too.
 
     Of one position's layers a finer part comes first, then what stands first: below a `maybe` are
-    those that hold where it isn't taken. What is left out has no effect.
+    those that hold where it isn't taken. What is left out has no effect. Positions that a fixed
+    drop takes away have layers if what is `gone` is asked for, as in the plan with nothing dropped.
     """
     if not plan.others and plan.whole is None:
         return plan
-    found = sorted(_layers(plan, count), key=lambda one: p.normal_order(one[0]))
+    dropped = frozenset(drop.position for drop in plan.drops if not drop.maybe and not gone)
+    found = sorted(_layers(plan, count, dropped), key=lambda one: p.normal_order(one[0]))
     rest = _rest_of_whole(plan, tied)
     update = {"layers": tuple(layer for layer, _ in found), "others": (), "whole": None, **rest}
     made = plan.model_copy(update=update)
@@ -148,18 +159,15 @@ def spread(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
     return made.read_from(replace(plan.origin, spans=spans))
 
 
-def _layers(plan: p.Plan, count: int) -> Iterator[tuple[p.Layer, Place]]:
+def _layers(plan: p.Plan, count: int, dropped: Collection[int]) -> Iterator[tuple[p.Layer, Place]]:
     """The plan's own layers, and what `others` and `whole` add, each with its place in the plan."""
     own: dict[int, list[tuple[p.Layer, Place]]] = {}
     for i, layer in enumerate(plan.layers):
         own.setdefault(layer.position, []).append((layer, ("layers", i)))
-    gone = {drop.position for drop in plan.drops if not drop.maybe}
-    if plan.bridges or plan.heal is not None:  # the plan with nothing dropped is asked for too
-        gone = set()
     levels = _levels(plan)
     for position in range(count):
         there = own.pop(position, [])
-        for level in levels if position not in gone else ():
+        for level in levels if position not in dropped else ():
             solid = {layer.part for layer, _ in there if not layer.maybe}
             more = [
                 (one.layer(position, count), one.at) for one in level if not _covers(solid, one)
@@ -226,3 +234,27 @@ def _rest_of_whole(plan: p.Plan, tied: Collection[str]) -> dict[str, p.Recipe]:
 def _knot(value: p.Value, number: int) -> p.Value:
     """The first or last knot of a curve: the embedding's, the final norm's and the head's."""
     return value.curve[number] if isinstance(value, p.Curve) and value.curve else value
+
+
+def searched(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
+    """An open plan with a layer for each choice that `others` and `whole` leave to positions.
+
+    Where `whole` leaves one, `others` are layers too, since those win over what it says.
+    """
+    of_whole, of_others = untied_choices(plan)
+    if of_whole:
+        return spread(plan, count, tied)
+    if of_others:
+        made = spread(plan.model_copy(update={"whole": None}), count, tied)
+        return made.model_copy(update={"whole": plan.whole})
+    return plan
+
+
+def untied_choices(plan: p.Plan) -> tuple[bool, bool]:
+    """Whether `whole`, and whether `others` leave a choice to each position."""
+    of_whole = plan.whole is not None and _leaves_choices(plan.whole)
+    return of_whole, of_whole or any(map(_leaves_choices, plan.others))
+
+
+def _leaves_choices(entry: p.Others | p.Whole) -> bool:
+    return entry.tied is None and (entry.maybe or choices(entry.recipe) > 0)

@@ -142,7 +142,8 @@ def _number(about: Subject, of: Composition) -> float | None:
     """A coefficient that makes a merge the mean, a factor that changes nothing; None: who knows."""
     if (about.method, about.parameter) in _COEFFICIENTS:
         return 1 / len(of.models)
-    return 1.0 if about.role == "factor" else None
+    factor = about.role == "factor" or (about.role, about.parameter) == ("let", "factor")
+    return 1.0 if factor else None
 
 
 def dropped(space: Space, scores: Scores, maybe: int) -> Bool[np.ndarray, " b"]:

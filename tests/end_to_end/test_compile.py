@@ -151,18 +151,53 @@ def overlays(draw: st.DrawFn) -> dict[str, Any]:
     layers, drops, scales = [], [], []
     kept = draw(st.integers(0, COUNT - 1))
     for position in range(COUNT):
-        kind = draw(st.sampled_from(["base", "whole", "attn", "mlp", "parts", "drop"]))
+        kind = draw(st.sampled_from(["base", "whole", "attn", "mlp", "parts", "finer", "drop"]))
         if kind == "drop" and position != kept:
             drops.append({"position": position})
             continue
         parts = {"whole": [None], "attn": ["attn"], "mlp": ["mlp"], "parts": ["attn", "mlp"]}
+        parts["finer"] = [None, "mlp"]
         for part in parts.get(kind, []):
             recipe = draw(recipes(position))
             layers.append({"position": position, "part": part, "recipe": recipe})
         if draw(st.booleans()):
             factor = draw(st.sampled_from([0.5, 0.9, 1.1, 3, 1.0]))
             scales.append({"position": position, "factor": factor})
-    return {"layers": layers, "drops": drops, "scales": scales}
+    levels: dict[str, Any] = {}
+    if draw(st.booleans()):
+        parts_said = draw(st.sets(st.sampled_from(["", "attn", "mlp"])))
+        others = [{"part": part or None, "recipe": draw(said())} for part in sorted(parts_said)]
+        levels = {"others": others, "whole": {"recipe": draw(said())}}
+        levels["whole"] = draw(st.sampled_from([None, levels["whole"]]))
+    return {"layers": layers, "drops": drops, "scales": scales, **levels}
+
+
+@st.composite
+def said(draw: st.DrawFn) -> dict[str, Any]:
+    """What may stand after `from` where no layers are named, with a curve now and then."""
+    if draw(st.booleans()):
+        return {"take": draw(source(None))}
+    count = draw(st.integers(1, 3))
+    by = draw(calls(count))
+    if by["name"] == "slerp":
+        by["arguments"]["t"] = {"curve": draw(st.lists(shares, min_size=2, max_size=4))}
+    return {"merge": draw(st.lists(source(None), min_size=count, max_size=count)), "by": by}
+
+
+def with_names(body: dict[str, Any]) -> dict[str, Any]:
+    """The same plan, whose shares are one number that has a name, and whose slerps have curves."""
+    last = COUNT - 1
+    for i, layer in enumerate(body.get("layers", ())):
+        recipe = layer["recipe"]
+        if "share" in recipe:
+            recipe["share"] = {"named": "mix"}
+            body["numbers"] = {"mix": 0.3}
+        elif recipe.get("by", {}).get("name") == "slerp":
+            over = [0, last] if i % 2 else [layer["position"], layer["position"]]
+            recipe["by"]["arguments"]["t"] = {"curve": [0.1, 0.7, 0.4], "over": over}
+    for scale in body.get("scales", ())[:1]:
+        scale["factor"] = {"curve": [0.5, 1.5], "over": [0, last]}
+    return body
 
 
 @st.composite
@@ -182,7 +217,7 @@ def closed_plans(draw: st.DrawFn) -> dict[str, Any]:
             body[where] = draw(recipes(None))
     body["dtype"] = draw(st.sampled_from([None, None, "float32", "float16", "bfloat16"]))
     body["models"] = {name: {"source": f"./{name}"} for name in NAMES}
-    return body
+    return with_names(body) if draw(st.booleans()) else body
 
 
 def bound(folders: dict[str, Path], base: str) -> dict[str, Path]:

@@ -1,6 +1,6 @@
 """From a genome to the closed plan that it stands for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, final
 
@@ -11,6 +11,7 @@ from gptailor.checkpoint.models import used
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layers import own
+from gptailor.plan.walk import names_in, values
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, own_of
 
@@ -27,14 +28,37 @@ def decode(space: Space, genome: Genome) -> p.Plan:
     return _Closing(space, genome).plan()
 
 
+def meaningful(layers: Iterable[p.Layer], below: bool) -> tuple[p.Layer, ...]:
+    """Of a closed plan's layers, sorted, those that say something.
+
+    The base's own is what is there anyway, unless something coarser says otherwise, as `others` and
+    `whole` do; `below` is whether there are any.
+    """
+    found: list[p.Layer] = []
+    wholes: set[int] = set()
+    for layer in layers:
+        coarser = below or (layer.part is not None and layer.position in wholes)
+        if coarser or layer.recipe != own(layer.position):
+            found.append(layer)
+            wholes |= {layer.position} if layer.part is None else set()
+    return tuple(found)
+
+
 def without_unused(plan: p.Plan) -> p.Plan:
-    """A closed plan with the models it needs: the base, those it names, and what they are on."""
+    """A closed plan with what it needs: the base, models that it names, and what they are on.
+
+    Numbers that it doesn't use are left out, too.
+    """
     needed = used(plan)
     for name in list(needed):
         while (below := plan.models[name].on) is not None and below in plan.models:
             needed.add(name := below)
     models = {name: model for name, model in plan.models.items() if name in needed}
-    return plan.model_copy(update={"models": models})
+    update: dict[str, object] = {"models": models}
+    if plan.numbers:
+        named = {name for _, value in values(plan) for name in names_in(value)}
+        update["numbers"] = {name: v for name, v in plan.numbers.items() if name in named}
+    return plan.model_copy(update=update)
 
 
 def changed(node: Any, place: Place, change: Callable[[Any], object]) -> Any:
@@ -62,9 +86,17 @@ class _Closing:
     def plan(self) -> p.Plan:
         plan = self.space.plan
         dropped = self._dropped()
+        others = tuple(
+            self._closed(("others", i), entry, own_of(None))
+            for i, entry in enumerate(plan.others)
+            if self._on("others", i)
+        )
         closed = {
             **{where: self._rest(where) for where in p.REST},
-            "layers": tuple(self._layers(dropped)),
+            "numbers": {name: self._number(name, value) for name, value in plan.numbers.items()},
+            "layers": meaningful(self._layers(dropped), bool(others) or plan.whole is not None),
+            "others": others,
+            "whole": self._closed(("whole",), plan.whole, own_of(None)),
             "drops": tuple(p.Drop(position=position) for position in sorted(dropped)),
             "drop_any": (),
             "scales": tuple(
@@ -78,6 +110,10 @@ class _Closing:
             "search": None,
         }
         return without_unused(plan.model_copy(update=closed))
+
+    def _number(self, name: str, value: p.Let) -> object:
+        answer = self.answers.get(("numbers", name))
+        return value if answer is None else _closed_by(value, answer, None)
 
     def _on(self, *at: str | int) -> bool:
         """Whether an entry is there: it has no `maybe`, or it is answered with yes."""
@@ -112,9 +148,7 @@ class _Closing:
     def _layers(self, dropped: set[int]) -> Iterator[p.Layer]:
         for i, layer in enumerate(self.space.plan.layers):
             if layer.position not in dropped and self._on("layers", i):
-                closed = self._closed(("layers", i), layer, own(layer.position))
-                if closed.recipe != own(layer.position):
-                    yield closed
+                yield self._closed(("layers", i), layer, own(layer.position))
 
     def _bridges(self, dropped: set[int]) -> Iterator[p.Bridge]:
         gaps = {position - 1 for position in dropped} - dropped - {-1}

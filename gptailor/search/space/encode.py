@@ -12,7 +12,7 @@ from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layers import own
 from gptailor.plan.walk import entries, sources
-from gptailor.search.space.decode import Answer, decode, without_unused
+from gptailor.search.space.decode import Answer, decode, meaningful, without_unused
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, SpaceError, own_of
 from gptailor.search.space.table import settled
@@ -24,7 +24,7 @@ def encode(space: Space, plan: p.Plan) -> Genome:
     A plan may say more than it has to: the base's own layers, say, or models that it doesn't use.
     Raises SpaceError where no genome stands for it.
     """
-    closed = shortest_form(plan)
+    closed = shortest_form(space.spread(plan))
     genome = _genome(space, _read(space.plan, closed))
     found = decode(space, genome)
     dropped = np.bincount(space.table.group + 1, genome.bits, 1 + len(space.table.sizes))[1:]
@@ -40,7 +40,7 @@ def shortest_form(plan: p.Plan) -> p.Plan:
     """A closed plan in its shortest form, as `decode` makes it."""
     said = {where: getattr(plan, where) for where in p.REST}
     rest = {where: None if value == own_of(None) else value for where, value in said.items()}
-    layers = tuple(layer for layer in plan.layers if layer.recipe != own(layer.position))
+    layers = meaningful(plan.layers, bool(plan.others) or plan.whole is not None)
     return without_unused(plan.model_copy(update={**rest, "layers": layers, "search": None}))
 
 
@@ -69,12 +69,20 @@ def _read(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
     for where in p.REST:
         if (recipe := plan.rest(where)) is not None:
             found |= _fit(recipe, closed.rest(where) or own_of(None), (where,)) or {}
+    for name, value in plan.numbers.items():
+        if name in closed.numbers:
+            found |= dict(_answered(value, closed.numbers[name], ("numbers", name)))
     for g, choice in enumerate(plan.drop_any):
         found["drop_any", g] = [k for k, one in enumerate(choice.among) if one in dropped]
     for i, drop in enumerate(plan.drops):
         if drop.maybe and drop.position in dropped:
             found["drops", i, "maybe"] = True
     return found | _entries(plan, closed, dropped) | _stack(plan, closed)
+
+
+def _answered(mine: p.Value, theirs: object, at: Place) -> Iterator[tuple[Place, Answer]]:
+    with suppress(_UnlikeError):
+        yield from _answers(mine, theirs, at)
 
 
 def _entries(plan: p.Plan, closed: p.Plan, dropped: set[int]) -> dict[Place, Answer]:

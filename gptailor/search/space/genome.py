@@ -220,6 +220,7 @@ _NAMES: dict[Role, str] = {
     "share": "{entry} share",
     "factor": "{entry} by",
     "ridge": "{entry} ridge",
+    "let": "let {entry}",
 }
 """Genes are a study's parameters: journals know them by these names, which stay as they are."""
 

@@ -7,16 +7,17 @@ assert encode(space, closed) is the same plan's genome
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, final
 
 from gptailor.lang.format import format_plan
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, TailorError
 from gptailor.plan.layers import own
-from gptailor.plan.walk import SEVERAL, Given, Site, entries, shared_place, sites
+from gptailor.plan.walk import SEVERAL, Given, Site, entries, names_in, shared_place, sites
+from gptailor.plan.written import searched, spread, untied_choices
 from gptailor.search.space import genome as g
 from gptailor.search.space.table import Table, table_of
 
@@ -45,6 +46,8 @@ class Space:
     table: Table
     keeper: int | None
     """The position that stays where choices would drop all."""
+    spread: Callable[[p.Plan], p.Plan]
+    """A closed plan, which may have others and a whole, as decoding makes one."""
 
     @cached_property
     def inside(self) -> Mapping[Place, Sequence[Site]]:
@@ -72,10 +75,13 @@ class Space:
         return hashlib.sha256(f"{self.layers}\n{text}".encode()).hexdigest()
 
 
-def space_of(plan: p.Plan, layers: int) -> Space:
-    """The space of an open plan without faults. Raises SpaceError if it leaves nothing open."""
-    if plan.others or plan.whole is not None or plan.numbers:
-        raise SpaceError("this version doesn't search plans with 'others', 'whole' or 'let'")
+def space_of(plan: p.Plan, layers: int, tied: Collection[str] = ()) -> Space:
+    """The space of an open plan without faults. Raises SpaceError if it leaves nothing open.
+
+    `tied` are the models whose embedding and head are one tensor.
+    """
+    said = plan
+    plan = searched(plan, layers, tied)
     found = _Collecting(plan, layers)
     if not found.sites:
         raise SpaceError("the plan leaves nothing open, so there is nothing to search")
@@ -90,7 +96,19 @@ def space_of(plan: p.Plan, layers: int) -> Space:
         {site.place: found.numbers(site.place) for site in found.sites},
         table_of(genes),
         found.keeper,
+        partial(_spread_alike, said, layers, tied),
     )
+
+
+def _spread_alike(said: p.Plan, layers: int, tied: Collection[str], closed: p.Plan) -> p.Plan:
+    """A closed plan with layers for what the open one leaves to each position."""
+    of_whole, of_others = untied_choices(said)
+    if of_whole:
+        return spread(closed, layers, tied)
+    if of_others:
+        made = spread(closed.model_copy(update={"whole": None}), layers, tied)
+        return made.model_copy(update={"whole": closed.whole})
+    return closed
 
 
 def own_of(position: int | None) -> p.Take:
@@ -182,7 +200,10 @@ class _Collecting:
         at = site.entry
         entry = self._entries.get(at)
         if entry is None:
-            return str(site.place[0])
+            return str(site.place[1 if site.subject.role == "let" else 0])
+        if isinstance(entry, p.Others | p.Whole):
+            inside = entry.part if isinstance(entry, p.Others) else None
+            return f"{at[0]}.{inside}" if inside else str(at[0])
         if isinstance(entry, p.Item):
             return f"item {at[-1]}" if entry.tied is None else f"items tied {entry.tied}"
         if isinstance(entry, p.Bridge):
@@ -224,15 +245,29 @@ class _Collecting:
         if role == "item":
             n = self._maybe.index(int(site.entry[-1]))
             return g.every(g.room(n), self._item_counts(n))
-        if role == "otherwise":
-            return g.every(self._place(site.entry), self._differs(site.entry))
-        if role in ("scaled", "bridged"):
-            return self._place(site.entry)
+        if role in ("otherwise", "scaled", "bridged"):
+            place = self._place(site.entry)
+            return g.every(place, self._differs(site.entry)) if role == "otherwise" else place
+        if role == "let":
+            return g.some(map(self._counts, self._uses.get(str(site.place[1]), ())))
         when = g.every(self._there(site.entry), *map(self._given, site.when))
         if isinstance(site.value, p.Subset) and k in self._own_members(site.entry, site.value):
             others = (n for i, n in enumerate(self.numbers(site.place)) if i != k)
             return g.every(when, g.some(map(g.bit, others)))  # alone it is what none is
         return when
+
+    def _counts(self, site: Site) -> g.Condition:
+        """When what a site says is said at all."""
+        return g.every(self._there(site.entry), *map(self._given, site.when))
+
+    @cached_property
+    def _uses(self) -> Mapping[str, Sequence[Site]]:
+        """Where the names of numbers are used."""
+        found: dict[str, list[Site]] = {}
+        for site in sites(self.plan):
+            for name in names_in(site.value):
+                found.setdefault(name, []).append(site)
+        return found
 
     def _given(self, given: Given) -> g.Condition:
         place, value = given
@@ -254,9 +289,30 @@ class _Collecting:
         return [k for k, member in enumerate(members) if member == own]
 
     def _differs(self, at: Place) -> g.Condition:
-        """When a layer's recipe is not just the base's own."""
+        """When an entry says something: it isn't the base's own, or what lies below isn't."""
         layer = self._entries[at]
-        assert isinstance(layer, p.Layer)
+        if not isinstance(layer, p.Layer):
+            return g.ALWAYS
+        below = [
+            place
+            for place, other in self._entries.items()
+            if isinstance(other, p.Others | p.Whole)
+            or (
+                isinstance(other, p.Layer)
+                and layer.part is not None
+                and (other.position, other.part) == (layer.position, None)
+            )
+        ]
+        return g.some([self._differs_alone(at, layer), *map(self._stays, below)])
+
+    def _stays(self, at: Place) -> g.Condition:
+        """When a closed plan has the entry."""
+        entry = self._entries[at]
+        there = g.bit(self.numbers((*at, "maybe"))[0]) if entry.maybe else g.ALWAYS
+        return g.every(there, self._differs(at))
+
+    def _differs_alone(self, at: Place, layer: p.Layer) -> g.Condition:
+        """When a layer's recipe is not just the base's own."""
         recipe = layer.recipe
         if isinstance(recipe, p.Subset):
             mine = self._own_members(at, recipe)
