@@ -1,46 +1,97 @@
 """What is written for mergekit: numbers for each source, tokenizers, templates; and what isn't."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped,unused-ignore]
+from hypothesis import given
+from hypothesis import strategies as st
 
 import gptailor
 from gptailor.convert.mergekit.exporter import to_mergekit
+from gptailor.convert.mergekit.slices import knots_of
 from gptailor.convert.note import ConversionError
 from gptailor.plan import plan as p
+from gptailor.plan.written import curve_at
 
 HEAD = 'tailor 1\nmodel base = "a/b"\nmodel math = "a/math"\nmodel code = "a/code"\n'
 
 
-def exported(body: str, layers: int = 2, folder: Path = Path()) -> dict[str, object]:
+def exported(body: str, layers: int = 2, folder: Path = Path()) -> dict[str, Any]:
     plan = gptailor.loads(HEAD + body, folder=folder)
-    found: dict[str, object] = yaml.safe_load(to_mergekit(plan, layers))
+    found: dict[str, Any] = yaml.safe_load(to_mergekit(plan, layers))
     return found
 
 
 def test_ties_has_numbers_for_each_source() -> None:
     body = "whole from math, code by ties((0.5, 0.7), 0.8, weight=(1.0, 0.3), normalize=no)"
-    said = exported(body)
-    assert said["merge_method"] == "ties"
-    assert said["slices"] == [
-        {
-            "sources": [
-                {"model": "a/b", "layer_range": [0, 2]},
-                {
-                    "model": "a/math",
-                    "layer_range": [0, 2],
-                    "parameters": {"weight": 1.0, "density": 0.5},
-                },
-                {
-                    "model": "a/code",
-                    "layer_range": [0, 2],
-                    "parameters": {"weight": 0.3, "density": 0.7},
-                },
-            ],
-            "parameters": {"normalize": False, "lambda": 0.8},
-        }
-    ]
+    assert exported(body) == {
+        "merge_method": "ties",
+        "base_model": "a/b",
+        "models": [
+            {"model": "a/b"},
+            {"model": "a/math", "parameters": {"weight": 1.0, "density": 0.5}},
+            {"model": "a/code", "parameters": {"weight": 0.3, "density": 0.7}},
+        ],
+        "parameters": {"normalize": False, "lambda": 0.8},
+    }
+
+
+# ---------------------------------------------------------------------------------- along the depth
+
+
+def test_the_slerp_that_everybody_copies_is_what_they_copy() -> None:
+    body = (
+        "others.attn from base, math by slerp(curve(0.0, 0.5, 0.3, 0.7, 1.0))\n"
+        "others.mlp from base, math by slerp(curve(1.0, 0.5, 0.7, 0.3, 0.0))\n"
+        "whole from base, math by slerp(0.5)"
+    )
+    said = exported(body, 32)
+    assert said["models"] == [{"model": "a/b"}, {"model": "a/math"}]
+    assert said["parameters"] == {
+        "t": [
+            {"filter": "self_attn", "value": [0.0, 0.5, 0.3, 0.7, 1.0]},
+            {"filter": "input_layernorm", "value": [0.0, 0.5, 0.3, 0.7, 1.0]},
+            *({"filter": f, "value": 0.5} for f in ("embed_tokens", "model.norm", "lm_head")),
+            {"value": [1.0, 0.5, 0.7, 0.3, 0.0]},
+        ]
+    }
+
+
+def test_curves_and_plain_layers_are_slices() -> None:
+    body = (
+        "L0..L3 from base, math by linear(curve(0.2, 0.8), 0.5)\n"
+        "L4..L6 from math\ndrop L7, L8\nL9, L11 from math\nhead from math"
+    )
+    slices = exported(body, 12)["slices"]
+    ranges = [[source["layer_range"] for source in one["sources"]] for one in slices]
+    assert ranges == [[[0, 4]] * 2, [[4, 7]], [[9, 10]], [[10, 11]], [[11, 12]] * 2]
+    weight = slices[0]["sources"][0]["parameters"]["weight"]
+    assert weight == [{"filter": "embed_tokens", "value": 1.0}, {"value": [0.2, 0.8]}]
+    assert slices[0]["sources"][1]["parameters"]["weight"][-1] == {"value": 0.5}
+
+
+@given(
+    knots=st.lists(st.floats(-2, 2).map(lambda x: round(x, 3)), min_size=2, max_size=6),
+    layers=st.integers(2, 40),
+)
+def test_a_list_gives_each_layer_its_number_to_the_bit(knots: list[float], layers: int) -> None:
+    values = [curve_at(knots, i, 0, layers - 1) for i in range(layers)]
+    found = knots_of(values)
+    if isinstance(found, list):
+        assert not found or [curve_at(found, i, 0, layers - 1) for i in range(layers)] == values
+        assert len(found) <= layers
+    else:
+        assert values == [found] * layers
+
+
+def test_numbers_on_no_line_stay_apart() -> None:
+    body = "\n".join(f"L{n} from math by task_arithmetic({x})" for n, x in enumerate((0.1, 0.7)))
+    assert len(exported(body)["slices"]) == 2
+    assert knots_of([0.1, 0.2, 0.1, 0.4, 0.1]) == [0.1, 0.2, 0.1, 0.4, 0.1]
+    assert knots_of([True, False, True]) == []
+    assert knots_of([0.0, 0.5, 1.0]) == [0.0, 1.0]
 
 
 def test_a_union_is_one_where_its_rows_are_made_of_all_models() -> None:

@@ -1,7 +1,8 @@
 """A closed plan as a mergekit configuration: `to_mergekit`.
 
-Each output layer is a slice by itself or a run of them; what differs between a layer's parts, or
-between the layers and the rest of the model, is said by filters on Llama's tensor names.
+Output layers are joined to slices (`slices`), or are all layers of `models` where the plan says so
+by `whole`; what differs between a layer's parts, or between the layers and the rest of the model,
+is said by filters on Llama's tensor names.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from gptailor.checkpoint.chat_template import read_template
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import folder_of
 from gptailor.convert.mergekit.methods import MERGEKIT_METHODS, MergekitMethod
+from gptailor.convert.mergekit.slices import SHARED, SaidLayer, written_slices
 from gptailor.convert.mergekit.writing import method_call
 from gptailor.convert.note import ConversionError, Unsayable, dotted
 from gptailor.plan import layers as outline
@@ -23,14 +25,6 @@ from gptailor.plan.plan import LayerOf, Merge, Plan, Recipe, Take, TemplateOf
 from gptailor.plan.registry import CHAT_TEMPLATES
 from gptailor.plan.walk import named_models, open_choices
 from gptailor.plan.written import written_out
-
-_FILTERS = {
-    "attn": ("self_attn", "input_layernorm"),
-    "embed": ("embed_tokens",),
-    "norm": ("model.norm",),
-    "head": ("lm_head",),
-}
-"""Words that stand in the names of a part's tensors alone; the MLP's value is the others'."""
 
 _Row = dict[str, Recipe]
 """An output layer: the recipes of its parts, and of the rest that is made of its slice."""
@@ -47,19 +41,21 @@ def to_mergekit(plan: Plan, layers: int | None = None) -> str:
     `layers` is the base's number of layers, which an overlay needs. Raises ConversionError for
     what mergekit can't say, with the place in the plan.
     """
+    whole = plan.whole is not None
     slots = _kept(plan, layers)
     plan = written_out(plan, layers or 0)
     rows: list[_Row] = [{part: slot.part(part).recipe for part in PARTS} for slot in slots]
     for where, row in (("embed", rows[0]), ("norm", rows[-1]), ("head", rows[-1])):
         row[where] = plan.rest(where) or Take(take=LayerOf(model="base"))
     method = _method(slots, rows)
-    slices = list(_slices(plan, method, slots, rows))
-    if len(slices[0]["sources"]) < len(slices[-1]["sources"]):
+    said = list(_said_layers(plan, method, slots, rows))
+    if len(said[0].models) < len(said[-1].models):
         raise ConversionError(_FORGOTTEN, place="layers")
+    slices = written_slices(said)
     document: dict[str, Any] = {
         "merge_method": method.name,
         "base_model": _reference(plan, "base"),
-        "slices": _joined(slices),
+        **(_as_models(slices[0]) if whole and _is_whole(slices, layers) else {"slices": slices}),
     }
     if plan.dtype is not None:  # merges are computed in float32, as here
         merges = {"dtype": "float32", "out_dtype": plan.dtype}
@@ -72,6 +68,18 @@ def to_mergekit(plan: Plan, layers: int | None = None) -> str:
     if plan.chat_template is not None:
         document["chat_template"] = _template(plan)
     return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+
+
+def _is_whole(slices: Sequence[Mapping[str, Any]], layers: int | None) -> bool:
+    """Whether all layers of all models are one slice, whose base is the file's."""
+    spans = [source["layer_range"] for one in slices for source in one["sources"]]
+    return "base_model" not in slices[0] and all(span == [0, layers] for span in spans)
+
+
+def _as_models(one: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without ranges: mergekit then takes all layers that the models have."""
+    models = [{k: v for k, v in source.items() if k != "layer_range"} for source in one["sources"]]
+    return {"models": models, **{k: v for k, v in one.items() if k != "sources"}}
 
 
 def _refuse_other_rows(
@@ -184,51 +192,36 @@ def _in_order(orders: Sequence[Sequence[str]]) -> list[str]:
     return found
 
 
-def _slices(
+def _said_layers(
     plan: Plan, method: MergekitMethod, slots: Sequence[outline.Slot], rows: Sequence[_Row]
-) -> Iterator[dict[str, Any]]:
-    """A slice for each layer; the first has the last one's models too, where they have weights."""
+) -> Iterator[SaidLayer]:
+    """Each output layer; the first has the last one's models too, where they have weights."""
     for n, row in enumerate(rows):
         try:
             models = _models(method, row, plan)
             if n == 0 and "weight" in method.by_source:
                 models = list(dict.fromkeys([*models, *_models(method, rows[-1], plan)]))
-            yield _slice(plan, method, row, models)
+            yield _said_layer(plan, method, row, models)
         except Unsayable as why:
             place = next((dotted(m.at) for m in slots[n].made.values() if m.at), f"layers[{n}]")
             raise ConversionError(str(why), place=place) from None
 
 
-def _slice(plan: Plan, method: MergekitMethod, row: _Row, models: Sequence[str]) -> dict[str, Any]:
+def _said_layer(plan: Plan, method: MergekitMethod, row: _Row, models: Sequence[str]) -> SaidLayer:
     assert method.write is not None
-    spans = [[n, n + 1] for n in (_layer(row, model) for model in models)]
-    said = {where: method.write(recipe, models) for where, recipe in row.items()}
-    sources = []
-    for k, (model, span) in enumerate(zip(models, spans, strict=True)):
-        own = _parameters(method.by_source, {where: of[k] for where, (of, _) in said.items()})
-        sources.append({"model": _reference(plan, model), "layer_range": span} | own)
-    found: dict[str, Any] = {"sources": sources}
-    if method.base == "first" and models[0] != "base":
-        found["base_model"] = _reference(plan, models[0])
-    return found | _parameters(method.shared, {where: of for where, (_, of) in said.items()})
-
-
-def _joined(slices: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for one in slices:
-        spans = [source["layer_range"] for source in one["sources"]]
-        last = found[-1] if found else {"sources": []}
-        ends = [source["layer_range"][1] for source in last["sources"]]
-        if ends == [start for start, _ in spans] and _unplaced(last) == _unplaced(one):
-            for source in last["sources"]:
-                source["layer_range"][1] += 1
-        else:
-            found.append(one)
-    return found
-
-
-def _unplaced(one: Mapping[str, Any]) -> dict[str, Any]:
-    return {**one, "sources": [{**source, "layer_range": ()} for source in one["sources"]]}
+    layers = tuple(_layer(row, model) for model in models)
+    said: dict[tuple[int, str], dict[str, Any]] = {}
+    for where, recipe in row.items():
+        own, shared = method.write(recipe, models)
+        for k, name in [(k, n) for k in range(len(models)) for n in method.by_source]:
+            if name in own[k]:
+                said.setdefault((k, name), {})[where] = own[k][name]
+        for name in method.shared:
+            if name in shared:
+                said.setdefault((SHARED, name), {})[where] = shared[name]
+    other = method.base == "first" and models[0] != "base"
+    base = _reference(plan, models[0]) if other else None
+    return SaidLayer(tuple(_reference(plan, model) for model in models), layers, base, said)
 
 
 def _layer(row: _Row, model: str) -> int:
@@ -244,24 +237,6 @@ def _layer(row: _Row, model: str) -> int:
             twice = ", ".join(names)
             raise Unsayable(f"a model twice in one merge ({twice}), which mergekit refuses")
     return own[0] if own else every[0][1]
-
-
-def _parameters(names: Sequence[str], said: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """A block's parameters, if any: a value each, or values with filters where parts differ."""
-    found: dict[str, Any] = {}
-    for name in names:
-        needed = {where: values[name] for where, values in said.items() if name in values}
-        if not needed:
-            continue
-        rest = needed.get("mlp", next(iter(needed.values())))
-        filters = [
-            {"filter": filter_, "value": value}
-            for where, value in needed.items()
-            for filter_ in _FILTERS.get(where, ())
-            if value != rest
-        ]
-        found[name] = [*filters, {"value": rest}] if filters else rest
-    return {"parameters": found} if found else {}
 
 
 def _reference(plan: Plan, name: str) -> str:
