@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import gptailor
 from gptailor.build.gguf import LOCK_KEY, PLAN_KEY, GgufFile
+from gptailor.checkpoint.chat_template import NAMED_TEMPLATES
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.formats.gguf_header import read_gguf
@@ -216,6 +217,26 @@ def test_metadata_says_what_the_model_is_and_what_it_is_made_of(here: Path) -> N
         "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool>", "[PAD360]", "[PAD361]",
     )  # fmt: skip
     assert (len(tokens), kinds[0], kinds[356:361]) == (384, 1, (3, 3, 3, 4, 5))
+
+
+def test_a_union_and_a_chat_template_are_in_the_file(tmp_path: Path) -> None:
+    for name in ("base", "chat"):
+        model(tmp_path / name, layers=1)
+    path = tmp_path / "chat" / "tokenizer.json"
+    document = json.loads(path.read_text())
+    added = document["added_tokens"]
+    added.append({**added[0], "content": "<extra>", "id": 360, "special": False})
+    path.write_text(json.dumps(document))
+    head = "".join(f'model {name} = "{tmp_path / name}"\n' for name in ("base", "chat"))
+    text = f'tailor 1\n{head}tokenizer union\nchat_template "chatml"\n'
+    facts = read_gguf(gptailor.compile(gptailor.loads(text), tmp_path / "out.gguf").folder).facts
+    tokens, kinds = facts["tokenizer.ggml.tokens"], facts["tokenizer.ggml.token_type"]
+    assert isinstance(tokens, tuple)
+    assert isinstance(kinds, tuple)
+    assert tokens[356:] == ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool>", "<extra>")
+    assert kinds[356:] == (3, 3, 3, 4, 4)
+    assert facts["tokenizer.chat_template"] == NAMED_TEMPLATES["chatml"]
+    assert facts["llama.vocab_size"] == 361
 
 
 def test_the_models_of_the_hub_are_named(here: Path) -> None:
