@@ -18,6 +18,7 @@ from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, locate
 from gptailor.plan.plan import Drop, Layer, Plan, Scale
 from gptailor.plan.walk import layer_recipes, named_models
+from gptailor.plan.written import idle_others
 from gptailor.program.compile import Checked, needs_base
 
 
@@ -25,9 +26,10 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
     """The faults of a plan against its models; those that rest on others are left out."""
     if "base" not in models:
         return []
+    idle = locate(_without_positions(plan, models["base"].layout.count), plan.origin)
     plan = written_for(plan, models)
     checked = Checked(plan, models)
-    faults = locate((f for rule in _MODEL_RULES for f in rule(checked)), plan.origin)
+    faults = idle + locate((f for rule in _MODEL_RULES for f in rule(checked)), plan.origin)
     fitting = FITTING
     if plan.bridges:
         from gptailor.checks.bridges import BRIDGING  # noqa: PLC0415 (few plans have one)
@@ -53,6 +55,13 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
 
 
 # ------------------------------------------------------------------------------------------- rules
+
+
+def _without_positions(plan: Plan, count: int) -> Iterator[Fault]:
+    """`others` are of some position, if they are anything."""
+    for at in idle_others(plan, count):
+        message = "there are no others: all positions are decided or dropped"
+        yield Fault("M314", message, at, severity="warning")
 
 
 def every_position_exists(checked: Checked) -> Iterator[Fault]:

@@ -88,6 +88,17 @@ LESSONS = (
             'heal from a«,» b on "t"',
         ),
     ),
+    Lesson(
+        "'others' has no layer numbers: write others from …",
+        "both",
+        ("others «=» merge(L0 a, L0 b)", "L0, «others» from a"),
+    ),
+    Lesson("'let' names a number, an interval or 'one of (…)'", "both", ("let a = «b»",)),
+    Lesson(
+        "a curve's knots are numbers and names; a choice gets a name by 'let'",
+        "both",
+        ("L1 from a, b by slerp(curve(0, one of «0.5», 1))", "scale L1 by curve(a«(»0, 1), 1)"),
+    ),
     Lesson("the weights themselves learn by 'rank full'", "both", ('heal on "t" «full»',)),
     Lesson("the parts of a layer are L1.attn and L1.mlp", "both", ("L1.«5» from math",)),
     Lesson(
@@ -106,8 +117,8 @@ LESSONS = (
 """What texts that go wrong are told: feature, documentation and test in one."""
 
 _A_STATEMENT = (
-    "tailor model dtype embed norm head tokenizer chat_template merge drop scale bridge heal maybe "
-    "tied stack"
+    "tailor model let dtype embed norm head tokenizer chat_template merge others whole drop scale "
+    "bridge heal maybe tied stack"
 )
 _STARTS = {
     "statement": ("statement", "a layer, or with ", f"{_A_STATEMENT} search"),

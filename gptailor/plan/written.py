@@ -258,3 +258,10 @@ def untied_choices(plan: p.Plan) -> tuple[bool, bool]:
 
 def _leaves_choices(entry: p.Others | p.Whole) -> bool:
     return entry.tied is None and (entry.maybe or choices(entry.recipe) > 0)
+
+
+def idle_others(plan: p.Plan, count: int) -> Iterator[Place]:
+    """The places of `others` that no position is left to."""
+    gone = frozenset(drop.position for drop in plan.drops if not drop.maybe)
+    used = {at for _, at in _layers(plan, count, gone)} if plan.others else set()
+    yield from (("others", i) for i in range(len(plan.others)) if ("others", i) not in used)

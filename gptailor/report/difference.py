@@ -15,10 +15,7 @@ def differences(a: p.Plan, b: p.Plan, count: int) -> list[str]:
     """One line for each difference; none if the plans are equal."""
     left, right = (written_out(plan, count) for plan in (a, b))
     told = [*_models(a, b), *_numbers(a, b), *_settings(left, right)]
-    told += [*_layers(left, right, count), *_changes(left, right)]
-    if not told and a != b:
-        told.append("the same layers, said otherwise")
-    return told
+    return [*told, *_layers(left, right, count), *_changes(left, right)]
 
 
 def _models(a: p.Plan, b: p.Plan) -> Iterator[str]:

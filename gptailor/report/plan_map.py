@@ -13,7 +13,7 @@ from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Made, Slot, slots
 from gptailor.plan.plan import REST, Plan
-from gptailor.plan.walk import choices, open_choices
+from gptailor.plan.walk import names_in, open_choices, recipe_sites
 from gptailor.plan.written import written_out
 
 
@@ -102,6 +102,11 @@ def layer(entries: Sequence[p.Layer]) -> str:
     return maybe + text.removeprefix("from ").removeprefix("= ")
 
 
+def _open(recipe: p.Recipe) -> bool:
+    """Whether a recipe of a plan that is written out has a choice, or a number that is one."""
+    return any(site.open or names_in(site.value) for site in recipe_sites(recipe))
+
+
 def plan_summary(slots: Sequence[Slot]) -> str:
     """`30 layers: 20 of base, 3 merged, 7 dropped`."""
     return ", ".join(f"{count} {name}" for name, count in Counter(map(kind, slots)).items())
@@ -112,7 +117,7 @@ def kind(slot: Slot) -> str:
     if slot.dropped == "yes":
         return "bridged over" if slot.bridged else "dropped"
     chains = [one for made in slot.made.values() for one in made.chain]
-    if any(choices(m.recipe) or (m.maybe and slot.position is not None) for m in chains):
+    if any(_open(m.recipe) or (m.maybe and slot.position is not None) for m in chains):
         return "open"
     if slot.dropped == "maybe":
         return "maybe there"

@@ -52,6 +52,25 @@ def rows(body: str, count: int = 8) -> list[str]:
         ('drop L2..L7\nheal on "t"', ["L0..L1 base", "L2..L7 dropped"]),
         ('drop any 1 of L0..L7\nheal L5..L7 on "t"',
          ["L0..L4 base, or dropped", "L5..L7 base, healed, or dropped"]),
+        ("L0..L3 from math; L2.mlp from base; drop L4..L7",
+         ["L0..L1 math", "L2 attn: math; mlp: base", "L3 math", "L4..L7 dropped"]),
+        ("others from math; L0.mlp from maths; L1 from base; drop L4..L7",
+         ["L0 attn: math; mlp: maths", "L1 base", "L2..L3 math", "L4..L7 dropped"]),
+        ("others.mlp from math; whole from maths; maybe L1 from base; drop L2..L7",
+         ["L0 attn: maths; mlp: math",
+          "L1 attn: maybe base, else maths; mlp: maybe base, else math", "L2..L7 dropped"]),
+        ("maybe L0 from base; others from math; maybe drop L1; drop L2..L7",
+         ["L0 maybe base, else math", "L1 math, or dropped", "L2..L7 dropped"]),
+        ("let t = 0.5\nL5..L7 from base, math by slerp(curve(0, t))\n"
+         "others from base, math by slerp(t)",
+         ["L0..L4 base, math by slerp(0.5)", "L5 base, math by slerp(0.0)",
+          "L6 base, math by slerp(0.25)", "L7 base, math by slerp(0.5)"]),
+        ("let t = 0..1\nothers from base, math by slerp(t)", ["L0..L7 base, math by slerp(t)"]),
+        ("scale L5..L7 by curve(1, 2)",
+         ["L0..L4 base", "L5 base, scaled by 1.0", "L6 base, scaled by 1.5",
+          "L7 base, scaled by 2.0"]),
+        ("stack { L7 base; merge(L0..L1 base, L4..L5 math, curve(0.0, 1.0)) }",
+         ["L0 base L7", "L1 merge(L0 base, L4 math, 0.0)", "L2 merge(L1 base, L5 math, 1.0)"]),
         ("stack { L4..L7 base; maybe L0..L1 math }",
          ["L0..L3 base L4..L7", "L4..L5 maybe math L0..L1"]),
     ],
@@ -123,3 +142,12 @@ def test_a_base_that_is_not_there_is_said_to_be_missing() -> None:
 def test_healing_has_a_row_of_its_own() -> None:
     lines = plain(shown('drop L3..L39\nheal L0 from math on "t.txt" seed 1 rank full'))
     assert '  heal     L0 from math on "t.txt" rank full seed 1' in lines
+
+
+def test_a_number_with_a_name_is_a_row_and_what_uses_a_choice_is_open() -> None:
+    lines = plain(shown("let t = 0..1\nothers from base, math by slerp(t)\nwhole from math", 4))
+    assert lines[1].strip() == "4 open; 1 choice open"
+    assert [line.split(maxsplit=1) for line in lines[-5:]] == [
+        ["L0..L3", "base, math by slerp(t)"], ["embed", "math"], ["norm", "math"], ["head", "math"],
+        ["let", "t = 0..1"],
+    ]  # fmt: skip
