@@ -6,17 +6,28 @@ from typing import Any, Literal, final
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    PreTrainedConfig,
+)
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming
 from transformers.pytorch_utils import Conv1D
 
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.live.template import configuration
+from gptailor.plan.faults import TailorError
 
 Kind = Literal["projections", "biases", "norms", "embed", "head", "others"]
 """What a tensor is for an adapter. `projections` get a low rank; the next four can be saved whole;
 `others` are those that PEFT has no place for."""
 
 SAVABLE: tuple[Kind, ...] = ("biases", "norms", "embed", "head")
+
+_EXPERTS = frozenset(["gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3"])
+"""Names that PEFT takes for experts' wherever transformers joins experts into one tensor."""
 
 _MAMBA = frozenset(["falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"])
 """Types whose `out_proj` and `conv1d` PEFT refuses to adapt: kernels read their weights."""
@@ -27,10 +38,15 @@ class AdapterPlaces:
     """The modules of a model, made without memory, and what PEFT can do to each."""
 
     def __init__(self, opened: Opened) -> None:
-        config = configuration(opened.config)
-        make: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        wrapped = opened.layout.wrapped
+        make, config = _made_by(opened, wrapped=wrapped)
         with torch.device("meta"):
             model = make(config)
+        steps = get_model_conversion_mapping(model)
+        self._renamings = [step for step in steps if isinstance(step, WeightRenaming)]
+        self._converters = [step for step in steps if isinstance(step, WeightConverter)]
+        joined = "experts" in str([step.target_patterns for step in self._converters])
+        self._taken = _EXPERTS if joined else frozenset()
         self.modules: dict[str, nn.Module] = dict(model.named_modules())
         state: Mapping[str, torch.Tensor] = model.state_dict()
         self._shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -42,7 +58,13 @@ class AdapterPlaces:
 
     def name_of(self, name: str, shape: tuple[int, ...]) -> str | None:
         """transformers' name of a tensor on disk; None where it makes others of it."""
-        candidates = (name, self._root + name, name.removeprefix(self._root))
+        loaded = name
+        for each in self._renamings:
+            loaded = each.rename_source_key(loaded)[0]
+        if any(each.rename_source_key(loaded)[1] is not None for each in self._converters):
+            return None
+        forms = [(one, self._root + one, one.removeprefix(self._root)) for one in (loaded, name)]
+        candidates = (each for form in forms for each in form)
         return next((each for each in candidates if self._shapes.get(each) == shape), None)
 
     def kind_of(self, name: str | None) -> Kind:
@@ -58,7 +80,8 @@ class AdapterPlaces:
         if isinstance(module, nn.Linear | Conv1D):
             if leaf == "bias":
                 return "biases"
-            refused = self._refused and owner.endswith(".out_proj")
+            last = owner.rpartition(".")[2]
+            refused = last in self._taken or (self._refused and last == "out_proj")
             return "others" if refused or leaf != "weight" else "projections"
         vectors = all(parameter.dim() == 1 for parameter in module.parameters())
         is_norm = "norm" in type(module).__name__.lower() and not any(module.children())
@@ -79,6 +102,20 @@ class AdapterPlaces:
             alike = {chosen.get(other) for other in ends[last]} == {number}
             found[last if alike else module] = number
         return found
+
+
+def _made_by(opened: Opened, *, wrapped: bool) -> tuple[Any, PreTrainedConfig]:
+    """The class that transformers makes of a model, and what it makes it by."""
+    if not wrapped:
+        config = configuration(opened.config)
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config
+    name = str(opened.config["model_type"])
+    if name not in CONFIG_MAPPING:
+        raise TailorError(f"transformers has no model type '{name}'")
+    given: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(dict(opened.config))
+    if type(given) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise TailorError(f"model type '{name}' answers to no image for transformers")
+    return MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(given)], given
 
 
 def owner_and_leaf(name: str) -> tuple[str, str]:

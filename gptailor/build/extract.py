@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gptailor.build.adapter_places import SAVABLE, AdapterPlaces, Kind, length, owner_and_leaf
-from gptailor.build.pair import open_whole, refuse_unlike, weights_read
+from gptailor.build.pair import base_settings, open_whole, refuse_unlike, weights_read
 from gptailor.checkpoint.files import CheckpointError, is_gguf, quoted, refuse_changed, stamps
 from gptailor.checkpoint.folder import ADAPTER
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
@@ -144,23 +144,12 @@ def extract_lora(  # noqa: PLR0913 (what is extracted, and how)
         refuse_changed(before)
         return {"README.md": _card(work.extracted(target, shard.size), str(base), str(tuned))}
 
-    config = json.dumps(work.settings(_called(base, a)), indent=2, sort_keys=True) + "\n"
+    config = json.dumps(work.settings(base_settings(base, a)), indent=2, sort_keys=True) + "\n"
     write_checkpoint(
         target, [shard], work.payload, {ADAPTER_CONFIG: config.encode()},
         force=force, protected=protected, threads=1, finish=finish,
     )  # fmt: skip
     return work.extracted(target, shard.size)
-
-
-# ---------------------------------------------------------------------------------- both models
-
-
-def _called(source: str | Path, opened: Opened) -> dict[str, str]:
-    """What an adapter's settings call its base."""
-    if opened.remotes:
-        remote = opened.remotes[0]
-        return {"base_model_name_or_path": remote.repo, "revision": remote.commit}
-    return {"base_model_name_or_path": str(Path(source).expanduser().absolute())}
 
 
 # ------------------------------------------------------------------------------- the extraction
@@ -226,7 +215,10 @@ class _Extraction:
             what = f"differs from the base in {kinds} alone" if kinds else "is the base, to the bit"
             message = f"{what}, and a low rank is for projections"
             raise CheckpointError("C407", message, self.b.checkpoint.folder)
-        found = {place: theirs[name] for name, place in places.items() if place is not None}
+        self._hold({p: theirs[name] for name, p in places.items() if p is not None})
+
+    def _hold(self, found: Mapping[str, TensorInfo]) -> None:
+        """Find what is held whole, of the tensors that transformers has."""
         for change in self.changes:
             if change.kind not in self.wanted.save:
                 continue
@@ -235,13 +227,25 @@ class _Extraction:
                 wrapped = ".base_layer" if owner in self.targets else ""
                 self.whole[f"{_ROOT}{owner}{wrapped}.bias"] = change.b
                 continue
-            self.saved.add(owner)  # all of the module, since PEFT looks for all of it
-            its = {
-                place: each for place, each in found.items() if owner_and_leaf(place)[0] == owner
-            }
-            self.whole |= {_ROOT + place: each for place, each in its.items()}
+            self._hold_module(owner, found)
             if self.tied and change.kind == "embed":  # PEFT ties them, and looks for both
-                self.whole[f"{_ROOT}{self.places.head}.weight"] = change.b
+                self._hold_module(self.places.head, found, named=not owner.endswith("embed_tokens"))
+
+    def _hold_module(
+        self, owner: str, found: Mapping[str, TensorInfo], *, named: bool = True
+    ) -> None:
+        """Hold all tensors of a module, since PEFT looks for all; a tied head's is the embedding.
+
+        PEFT finds a tied head by itself where it knows the embedding's name: `embed_tokens`.
+        """
+        if named:
+            self.saved.add(owner)
+        its = {name: each for name, each in found.items() if owner_and_leaf(name)[0] == owner}
+        if self.tied and owner == self.places.head:
+            embed = self.a.layout.embed[0]
+            held = "embed" in self.wanted.save
+            its[f"{owner}.weight"] = weights_read(self.b if held else self.a)[embed]
+        self.whole |= {_ROOT + name: each for name, each in its.items()}
 
     def specs(self) -> list[TensorSpec]:
         """The adapter's tensors, both factors of a module one after the other."""
@@ -323,8 +327,13 @@ class _Extraction:
             "inference_mode": True,
             "init_lora_weights": True,
         }
-        embed = {c.name for c in self.changes if c.kind == "embed" and c.kind in self.wanted.save}
-        return config | ({"ensure_weight_tying": True} if self.tied and embed else {})
+        seen = any(owner.endswith(("embed_tokens", "lm_head")) for owner in self.saved)
+        tied = (
+            self.tied
+            and seen
+            and any(c.kind == "embed" and c.kind in self.wanted.save for c in self.changes)
+        )
+        return config | ({"ensure_weight_tying": True} if tied else {})
 
     def extracted(self, folder: Path, size: int) -> Extracted:
         """What became of it, once it is written."""

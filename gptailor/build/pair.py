@@ -32,13 +32,18 @@ def open_whole(name: str, source: str | Path) -> Opened:
     layout = checkpoint.layout()
     if isinstance(layout, Refusal):
         raise CheckpointError("M204", layout.reason, checkpoint.folder, layout.help)
-    if layout.wrapped:
-        message = f"a '{layout.model_type}' model has towers, whose adapters can't be extracted yet"
-        raise CheckpointError("C406", message, checkpoint.folder)
     opened = Opened(name, checkpoint, layout, remotes)
     if fetched({name: opened}, checkpoint.files):
         return open_whole(name, f"{repo}@{remotes[0].commit}")
     return dequantised_model(opened) if layout.quantised is not None else opened
+
+
+def base_settings(source: str | Path, opened: Opened) -> dict[str, str]:
+    """What an adapter's settings call its base."""
+    if opened.remotes:
+        remote = opened.remotes[0]
+        return {"base_model_name_or_path": remote.repo, "revision": remote.commit}
+    return {"base_model_name_or_path": str(Path(source).expanduser().absolute())}
 
 
 def refuse_unlike(a: Opened, b: Opened) -> None:
@@ -87,5 +92,5 @@ def _other_tensors(a: Opened, b: Opened) -> Iterator[tuple[str, str]]:
 
 def weights_read(model: Opened) -> dict[str, TensorInfo]:
     """The tensors that the model reads: a tied head is its embedding."""
-    unread = {*model.layout.ignored, *(model.layout.head if model.layout.tied else ())}
+    unread = {*model.layout.ignored, *(model.layout.head[:1] if model.layout.tied else ())}
     return {n: tensor for n, tensor in model.checkpoint.tensors.items() if n not in unread}

@@ -157,7 +157,14 @@ class _Work:
     def resolved(self, name: str) -> str | None:
         """The model's name of a tensor: with or without the base model's prefix, as it has it."""
         base = self.layout.family.base
-        candidates = (name, base + name, name.removeprefix(base), *aliases(self.layout, name))
+        head = self.layout.head[:1] if name == "lm_head.weight" else ()  # GPT-NeoX's, by now
+        candidates = (
+            name,
+            base + name,
+            name.removeprefix(base),
+            *aliases(self.layout, name),
+            *head,
+        )
         return next((each for each in candidates if each in self.tensors), None)
 
     def refuse_place(self, tensor: TensorInfo) -> NoReturn:
@@ -179,8 +186,8 @@ class _Work:
         """Put the tensors that an adapter brings whole into the place of the model's."""
         saved: dict[str, TensorInfo] = {}
         for given, tensor in whole.items():
-            tied_head = self.tied and given == self.head
-            name = given if tied_head else self.resolved(given)
+            tied_head = self.tied and self.head in (given, *aliases(self.layout, given))
+            name = self.head if tied_head else self.resolved(given)
             if name is None or saved.setdefault(name, tensor) is not tensor:
                 self.refuse_place(tensor)
         for name in self.tensors:
