@@ -3,11 +3,11 @@
 from collections.abc import Collection
 
 from gptailor.checkpoint.families.layout import Layout, split_name
-from gptailor.plan.plan import Part
+from gptailor.plan.parts import Branch
 
 
 def layer_tensors(
-    layout: Layout, names: Collection[str], layer: int, part: Part | None = None
+    layout: Layout, names: Collection[str], layer: int, part: Branch | None = None
 ) -> dict[str, str]:
     """The tensors of a layer or a part of it: the name within the layer, and the whole name."""
     places = {name: split_name(layout, name) for name in names}

@@ -6,6 +6,7 @@ data; of the merge methods, those that are long are `combine_tensors`' own, and 
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ def interpret(plan: Plan, folders: Mapping[str, Path]) -> Tensors:
     def put(name: str, values: Tensor, like: Tensor) -> None:
         out[name] = values.to(wanted or like.dtype)
 
-    for number, (position, recipes, divisor) in enumerate(layers(plan, base)):
+    for number, (position, said, divisor) in enumerate(layers(plan, base)):
         for rest in inside(base, 0):
-            recipe = recipes["mlp" if rest.startswith(MLP) else "attn"]
+            recipe = finest(said, rest)
             first = sources_of(recipe)[0]
             own = f"model.layers.{first.layer if position is None else position}.{rest}"
             by = divisor if rest.startswith(OUTPUTS) else 1.0
@@ -101,23 +102,20 @@ def curve(knots: Sequence[float], at: int, first: int, last: int) -> float:
     return (1 - share) * knots[before] + share * knots[before + 1]
 
 
-def lowest_first(plan: Plan, position: int, part: str) -> Iterator[Recipe]:
-    """What is said of a part of a position, each above those before it."""
-    yield Take(take=LayerOf(model="base", layer=position))
-    below: list[tuple[str | None, Recipe]] = []
-    below += [(None, plan.whole.recipe)] if plan.whole is not None else []
-    below += [(e.part, e.recipe) for e in sorted(plan.others, key=lambda e: e.part or "")]
-    for of, recipe in below:
-        if of in (None, part):
-            found = [LayerOf(model=s.model, layer=position) for s in sources_of(recipe)]
-            yield (
-                Take(take=found[0])
-                if isinstance(recipe, Take)
-                else recipe.model_copy(update={"merge": tuple(found)})
-            )
-    for layer in sorted(plan.layers, key=lambda entry: entry.part or ""):
-        if layer.position == position and layer.part in (None, part):
-            yield layer.recipe
+def highest_first(plan: Plan, position: int) -> Iterator[dict[str | None, Recipe]]:
+    """What is said of a position's parts: by itself, by `others`, by `whole`; the base's own."""
+    yield {one.part: one.recipe for one in plan.layers if one.position == position}
+    yield {one.part: at(one.recipe, position) for one in plan.others}
+    yield {None: at(plan.whole.recipe, position)} if plan.whole is not None else {}
+    yield {None: Take(take=LayerOf(model="base", layer=position))}
+
+
+def at(recipe: Recipe, position: int) -> Recipe:
+    """The recipe with each source's layer of that number."""
+    found = tuple(LayerOf(model=one.model, layer=position) for one in sources_of(recipe))
+    if isinstance(recipe, Take):
+        return Take(take=found[0])
+    return recipe.model_copy(update={"merge": found})
 
 
 def ends(plan: Plan, models: Mapping[str, Tensors]) -> Iterator[tuple[str, Recipe, str, str]]:
@@ -158,21 +156,38 @@ def inside(model: Tensors, layer: int) -> list[str]:
     return [name.removeprefix(start) for name in model if name.startswith(start)]
 
 
-def layers(plan: Plan, base: Tensors) -> list[tuple[int | None, dict[str, Recipe], float]]:
-    """Position, recipe of each part, and what the outputs are divided by, of each output layer."""
+def finest(levels: Sequence[Mapping[str | None, Recipe]], rest: str) -> Recipe:
+    """What is said of the finest part that holds a tensor, of the first level that says any."""
+    norm = rest.split(".", maxsplit=1)[0].endswith("layernorm")
+    branch = "mlp" if rest.startswith(MLP) else "attn"
+    finer = "norms" if norm else f"{branch}.{rest.split('.')[1].removesuffix('_proj')}"
+    for said in levels:
+        patterns = [part for part in said if part and part[0] == '"']
+        held = [part for part in patterns if fnmatchcase(rest, part.strip('"'))]
+        for part in (*held, finer, branch, None):
+            if part in said:
+                return said[part]
+    raise AssertionError("the last level says all")
+
+
+Levels = Sequence[Mapping[str | None, Recipe]]
+
+
+def layers(plan: Plan, base: Tensors) -> list[tuple[int | None, Levels, float]]:
+    """Position, what is said of its parts, and what its outputs are divided by, of each layer."""
     if plan.stack is not None:
         items = [plain(plan, item.recipe, None, (0, 1)) for item in plan.stack.items]
-        return [(None, dict.fromkeys(("attn", "mlp"), recipe), 1.0) for recipe in items]
+        return [(None, [{None: recipe}], 1.0) for recipe in items]
     count = 1 + max(int(name.split(".")[2]) for name in base if name.startswith("model.layers."))
-    found: list[tuple[int | None, dict[str, Recipe], float]] = []
+    found: list[tuple[int | None, Levels, float]] = []
     divisor = 1.0
     for position in range(count):
-        recipes: dict[str, Recipe] = {}
-        for part in ("attn", "mlp"):
-            *_, said = lowest_first(plan, position, part)
-            recipes[part] = plain(plan, said, position, (0, count - 1))
+        levels = [
+            {part: plain(plan, recipe, position, (0, count - 1)) for part, recipe in said.items()}
+            for said in highest_first(plan, position)
+        ]
         if position not in [drop.position for drop in plan.drops]:
-            found.append((position, recipes, divisor))
+            found.append((position, levels, divisor))
             factors = [s.factor for s in plan.scales if s.position == position]
             divisor *= math.prod(number(valued(plan, f, position, (0, 1))) for f in factors)
     return found

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gptailor.plan import plan as p
 from gptailor.plan import walk
+from gptailor.plan.parts import NAMED_PARTS, is_pattern
 from gptailor.plan.plan import LARGEST_LAYER
 from gptailor.plan.registry import (
     DTYPES,
@@ -183,29 +184,39 @@ def chat_templates(names: list[str]) -> st.SearchStrategy[str | p.TemplateOf | N
 
 # ------------------------------------------------------------------------------------- the overlay
 
+PARTS = st.one_of(st.sampled_from(NAMED_PARTS), TEXTS.map(lambda text: f'"{text}"'))
+"""Parts by their names, and patterns."""
+
 
 @st.composite
 def layers(draw: Draw, names: list[str], position: int, tied: int) -> list[p.Layer]:
-    """Entries for a position: none, one, one for a part, or a run that goes in step."""
-    kind = draw(st.sampled_from(["whole", "part", "parts", "run"]))
+    """Entries for a position: one, some for parts of any fineness, or a run that goes in step."""
+    kind = draw(st.sampled_from(["whole", "parts", "run"]))
     maybe = draw(st.booleans())
     recipe = draw(recipes(names, position))
     if kind == "run":
         length = draw(st.integers(1, 3))
         group = draw(st.sampled_from([None, tied]))
         steps = range(min(length, 1 + LARGEST_LAYER - max(position, *_numbers(recipe))))
-        return [
-            p.Layer(position=position + n, recipe=moved(recipe, n), maybe=maybe, tied=group)
-            for n in steps
-        ]
+        shared = {"part": draw(st.one_of(st.none(), PARTS)), "maybe": maybe, "tied": group}
+        return [p.Layer(position=position + n, recipe=moved(recipe, n), **shared) for n in steps]
     if kind == "parts":
-        other = draw(recipes(names, position))
+        parts = draw(st.lists(st.one_of(st.none(), PARTS), min_size=1, max_size=4, unique_by=_one))
         return [
-            p.Layer(position=position, part="attn", recipe=recipe, maybe=maybe),
-            p.Layer(position=position, part="mlp", recipe=other),
+            p.Layer(
+                position=position,
+                part=part,
+                recipe=recipe if n == 0 else draw(recipes(names, position)),
+                maybe=maybe and n % 2 == 0,
+            )
+            for n, part in enumerate(parts)
         ]
-    part = draw(st.sampled_from(["attn", "mlp"])) if kind == "part" else None
-    return [p.Layer(position=position, part=part, recipe=recipe, maybe=maybe)]
+    return [p.Layer(position=position, recipe=recipe, maybe=maybe)]
+
+
+def _one(part: str | None) -> str | None:
+    """What stands at a position once: each part, and one pattern."""
+    return "pattern" if is_pattern(part) else part
 
 
 def _numbers(recipe: p.Recipe) -> list[int]:
@@ -289,7 +300,8 @@ def heals(draw: Draw, names: list[str], dropped: set[int] | None) -> p.Heal:
 @st.composite
 def levels(draw: Draw, names: list[str], *, tied: bool) -> dict[str, Any]:
     """What is said of all positions at once; `tied` where each may not have a choice of its own."""
-    parts = draw(st.sets(st.sampled_from(["", "attn", "mlp"]), max_size=2))
+    finer = ["norms", "mlp.up", '"*.bias"'] if tied else []
+    parts = draw(st.sets(st.sampled_from(["", "attn", "mlp", *finer]), max_size=2))
     others = [
         p.Others(
             part=part or None,

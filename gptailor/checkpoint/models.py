@@ -19,7 +19,8 @@ from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo
 from gptailor.checkpoint.union import TokenUnion, UnitedModel
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.faults import Fault, listed
-from gptailor.plan.plan import Model, Part, Plan, TemplateOf
+from gptailor.plan.parts import Branch
+from gptailor.plan.plan import Model, Plan, TemplateOf
 from gptailor.plan.walk import named_models, recipes
 from gptailor.plan.written import written_out
 
@@ -74,15 +75,15 @@ class Opened:
         return layer_entries(self.layout, self.config)
 
     @cached_property
-    def _by_place(self) -> dict[tuple[int, Part], dict[str, TensorInfo]]:
-        found: dict[tuple[int, Part], dict[str, TensorInfo]] = {}
+    def _by_place(self) -> dict[tuple[int, Branch], dict[str, TensorInfo]]:
+        found: dict[tuple[int, Branch], dict[str, TensorInfo]] = {}
         for name, tensor in self.checkpoint.tensors.items():
             place = split_name(self.layout, name)
             if isinstance(place, tuple):
                 found.setdefault((place[0], place[1]), {})[place[2]] = tensor
         return found
 
-    def part(self, layer: int, part: Part) -> dict[str, TensorInfo]:
+    def part(self, layer: int, part: Branch) -> dict[str, TensorInfo]:
         """The tensors of a part of a layer, by their names within the layer."""
         return self._by_place.get((layer, part), {})
 

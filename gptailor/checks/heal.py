@@ -15,8 +15,9 @@ from gptailor.plan.faults import Fault, Place
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import HEAL_RANK
 from gptailor.plan.walk import open_choices
-from gptailor.program.compile import Checked, Use, moved_configuration, uses
+from gptailor.program.compile import moved_configuration
 from gptailor.program.program import learning_tensors, projections
+from gptailor.program.sources import Checked, Use, uses
 
 # --------------------------------------------------------------------------------------- by itself
 
@@ -70,8 +71,7 @@ def _learning(checked: Checked) -> Iterator[Use]:
 
 
 def _specs(use: Use) -> dict[str, TensorSpec]:
-    part = use.model.part(use.layer, use.part)
-    return {name: tensor.spec for name, tensor in part.items()}
+    return {name: tensor.spec for name, tensor in use.tensors.items()}
 
 
 _WITH_TOWERS = frozenset(["qwen3_vl_moe_text"])
@@ -118,7 +118,7 @@ def what_learns_can_be_trained(checked: Checked) -> Iterator[Fault]:
         yield Fault("M222", f"{message} transformers can't run without its towers", ("heal",))
         return
     for use in _learning(checked):
-        for rest, tensor in use.model.part(use.layer, use.part).items():
+        for rest, tensor in use.tensors.items():
             if (dtype := tensor.spec.dtype) not in FLOATS and not is_constant(rest):
                 message = f"'heal' can't train '{rest}' of L{use.layer} of '{use.model.name}'"
                 yield Fault("M222", f"{message}, which is {dtype}", ("heal",))

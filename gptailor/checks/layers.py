@@ -1,17 +1,20 @@
 """Rules of layers' tensors: names, shapes, kinds, dtypes."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import product
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import fold_scale, is_constant, joined_entry
+from gptailor.checkpoint.families.layout import fold_scale, is_constant
 from gptailor.checkpoint.families.vision import visual_tokens
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
+from gptailor.checks.parts import every_part_is_there, quantised_weights_stay_whole
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
-from gptailor.plan.plan import Part
-from gptailor.program.compile import Checked, Use, merges, moved_configuration, uses
+from gptailor.plan.parts import BRANCHES
+from gptailor.program.compile import moved_configuration
+from gptailor.program.sources import Checked, Use, merges, uses
 
 
 def parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
@@ -20,7 +23,7 @@ def parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
     if reason is None:
         return
     for i, layer in enumerate(checked.plan.layers):
-        if layer.part is not None:
+        if layer.part in BRANCHES:
             message = f"L{layer.position}.{layer.part} can't be taken by itself: {reason}"
             yield Fault("M216", message, ("layers", i))
             return
@@ -48,18 +51,13 @@ def _all_uses(checked: Checked) -> Iterator[tuple[outline.Slot, Use]]:
         yield from ((slot, use) for use in uses(checked, slot, part))
 
 
-def _all_made(checked: Checked) -> Iterator[tuple[outline.Slot, Part, outline.Made]]:
-    for slot, part in product(outline.slots(checked.plan, checked.count), outline.PARTS):
-        yield from ((slot, part, made) for made in slot.part(part).chain)
-
-
 def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
     """How the tensors of a source differ from those of the base's layer of its kind."""
     reference = _reference(checked, slot, use)
     if reference is None:
         return None
-    theirs = _weights(use.model.part(use.layer, use.part))
-    ours = _weights(checked.base.part(reference, use.part))
+    theirs = _weights(use.tensors)
+    ours = _weights(replace(use, model=checked.base, layer=reference).tensors)
     who = f"L{use.layer} of '{use.model.name}'"
     if missing := ours.keys() - theirs.keys():
         return Fault("M209", f"{who} has no tensor '{min(missing)}', which the base has", use.at)
@@ -90,27 +88,37 @@ def _reference(checked: Checked, slot: outline.Slot, use: Use) -> int | None:
 
 
 def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
-    """The layers of a merge compute in the same way, though their places differ."""
-    for slot, part, made in _all_made(checked):
-        found = list(uses(checked, slot, part, made))
-        entries = [use.model.entries[use.layer] for use in found]
-        kinds = [joined_entry(checked.base.layout, e, e) for e in entries]
-        for use, kind in zip(found, kinds, strict=True):
-            if kind != kinds[0]:
-                key = next(k for k in kind if kind[k] != kinds[0].get(k))
+    """The layers of a merge compute in the same way, though their places differ.
+
+    So do those of a part finer than a branch and the layer that it goes into.
+    """
+    rules = checked.base.layout.rules
+    for slot, part in product(outline.slots(checked.plan, checked.count), outline.PARTS):
+        main = {made.at for made in slot.part(part).chain}
+        first: dict[Place, Use] = {}
+        for use in uses(checked, slot, part):
+            mine = first.setdefault(use.made.at, use)
+            finer = use.made.at not in main
+            keys = [rule.name for rule in rules if rule.part == part or not finer]
+            for other in [first[at] for at in main if at in first] if finer else [mine]:
+                entry, wanted = (one.model.entries[one.layer] for one in (use, other))
+                key = next((k for k in keys if entry.get(k) != wanted.get(k)), None)
+                if key is None:
+                    continue
                 message = (
-                    f"L{use.layer} of '{use.model.name}' has {key} {kind[key]}, and "
-                    f"L{found[0].layer} of '{found[0].model.name}' {kinds[0].get(key)}"
+                    f"L{use.layer} of '{use.model.name}' has {key} {entry.get(key)}, and "
+                    f"L{other.layer} of '{other.model.name}' {wanted.get(key)}"
                 )
-                yield Fault("M218", message, use.at, "they can't be merged")
+                help_ = "such a part is a layer's of the same kind" if finer else ""
+                yield Fault("M218", message, use.at, help_ or "they can't be merged")
                 return
 
 
 def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
     """A merge, a cast or a scale takes floating-point tensors."""
-    for slot, use in _all_uses(checked):
-        merged = any(merges(made.recipe) for made in slot.part(use.part).chain)
-        for tensor in _weights(use.model.part(use.layer, use.part)).values() if merged else ():
+    for _, use in _all_uses(checked):
+        merged = merges(use.made.recipe)
+        for tensor in _weights(use.tensors).values() if merged else ():
             if (dtype := tensor.spec.dtype) not in FLOATS:
                 message = f"'{tensor.spec.name}' is {dtype}, and can't be merged"
                 yield Fault("M215", message, use.at)
@@ -142,6 +150,8 @@ def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
 
 FITTING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     parts_can_be_told_apart,
+    every_part_is_there,
+    quantised_weights_stay_whole,
     scales_can_be_folded,
     some_scale_does_something,
     layers_fit,

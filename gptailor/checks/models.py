@@ -19,7 +19,7 @@ from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, locat
 from gptailor.plan.plan import Drop, Layer, Plan, Scale
 from gptailor.plan.walk import layer_recipes, named_models
 from gptailor.plan.written import idle_others
-from gptailor.program.compile import Checked, needs_base
+from gptailor.program.sources import Checked, needs_base
 
 
 def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:

@@ -1,12 +1,14 @@
 """Rules of names of numbers, of curves, and of what is said of all positions at once."""
 
 from collections.abc import Callable, Iterator
+from itertools import product
 
 from gptailor.plan import plan as p
 from gptailor.plan import walk
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
+from gptailor.plan.parts import is_pattern, may_overlap, rank
 from gptailor.plan.registry import METHODS
-from gptailor.plan.written import untied_choices
+from gptailor.plan.written import covers, untied_choices
 
 # ------------------------------------------------------------------------------------------- names
 
@@ -128,10 +130,15 @@ def _alike(one: p.Item, other: p.Item) -> bool:
 
 
 def others_are_said_once(plan: p.Plan) -> Iterator[Fault]:
-    """`others` stands once for each part."""
-    seen: dict[p.Part | None, int] = {}
+    """`others` stands once for each part, and for one pattern."""
+    seen: dict[str | None, int] = {}
+    patterns = [i for i, entry in enumerate(plan.others) if is_pattern(entry.part)]
+    for i in patterns[1:]:
+        also = Also("and here", ("others", patterns[0]))
+        message = "two patterns may hold one tensor, and neither is finer"
+        yield Fault("P207", message, ("others", i), "write one of the two", (also,))
     for i, entry in enumerate(plan.others):
-        if (first := seen.setdefault(entry.part, i)) != i:
+        if (first := seen.setdefault(entry.part, i)) != i and not is_pattern(entry.part):
             what = f"others.{entry.part}" if entry.part else "others"
             also = Also("first said here", ("others", first))
             yield Fault("P401", f"'{what}' is said twice", ("others", i), also=(also,))
@@ -149,7 +156,7 @@ def no_choice_of_each_position_lies_below_a_maybe(plan: p.Plan) -> Iterator[Faul
     The two may come to the same plan, by choices that aren't the same.
     """
     of_whole, of_others = untied_choices(plan)
-    below: list[tuple[p.Part | None, Place]] = []
+    below: list[tuple[str | None, Place]] = []
     if of_others:
         below += [(entry.part, ("others", i)) for i, entry in enumerate(plan.others)]
     below += [(None, ("whole",))] if of_whole else []
@@ -164,6 +171,24 @@ def no_choice_of_each_position_lies_below_a_maybe(plan: p.Plan) -> Iterator[Faul
             yield Fault("P511", message, (*at, "maybe"), help_, (Also("these", lower[0]),))
 
 
+def what_wins_can_be_said_of_positions(plan: p.Plan) -> Iterator[Fault]:
+    """Choices of each position become statements of positions, where the finer part wins."""
+    finer = [(i, one.part) for i, one in enumerate(plan.others) if rank(one.part) > 1]
+    if not finer or not untied_choices(plan)[1]:
+        return
+    solid: dict[int, set[str | None]] = {}
+    for layer in plan.layers:
+        solid.setdefault(layer.position, set()).update(set() if layer.maybe else {layer.part})
+    for (i, part), (j, layer) in product(finer, enumerate(plan.layers)):
+        loses = rank(layer.part) < rank(part) and may_overlap(layer.part, part)
+        if loses and not covers(solid[layer.position], part):
+            here = f"L{layer.position}.{layer.part}" if layer.part else f"L{layer.position}"
+            message = f"'{here}' wins over a choice that 'others.{part}' leaves to each position"
+            help_ = "write 'tied' before what the others leave open, or say the part of positions"
+            yield Fault("P512", message, ("layers", j), help_, (Also("these", ("others", i)),))
+            return
+
+
 NUMBERING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
     every_number_named_is_declared,
     no_number_is_named_as_a_model_is,
@@ -174,4 +199,5 @@ NUMBERING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
     others_are_said_once,
     the_whole_is_there,
     no_choice_of_each_position_lies_below_a_maybe,
+    what_wins_can_be_said_of_positions,
 )

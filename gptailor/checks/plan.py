@@ -12,6 +12,7 @@ from gptailor.checks.numbers import (
 )
 from gptailor.checks.recipes import MERGING
 from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
+from gptailor.plan.parts import is_pattern
 from gptailor.plan.plan import Drop, Layer, Merge, Plan, Scale, Subset, TemplateOf
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, WORDS
 from gptailor.plan.walk import entry_sites, named_models, numbers, recipes, tied_entries
@@ -137,14 +138,14 @@ def every_source_can_be_one(plan: Plan) -> Iterator[Fault]:
 
 
 def every_position_is_decided_once(plan: Plan) -> Iterator[Fault]:
-    """A position is decided once, and so is each part of it; the finer statement wins."""
+    """A position is decided once, and each part of it: a finer one wins. Patterns may overlap."""
     hits = []
     decided: dict[tuple[int, str | None], int] = {}
     for j, layer in enumerate(plan.layers):
-        i = decided.get((layer.position, layer.part))
-        if i is not None:
+        part = "a pattern" if is_pattern(layer.part) else layer.part
+        i = decided.setdefault((layer.position, part), j)
+        if i != j:
             hits.append(Hit(layer.position, *_in_text_order(plan, i, j)))
-        decided.setdefault((layer.position, layer.part), j)
     yield from _joined(plan, hits, Fault("P207", "is decided twice"), "first decided here")
 
 

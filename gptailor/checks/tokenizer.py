@@ -9,8 +9,8 @@ from gptailor.checkpoint.vocabulary import counted, shown_tokens
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.plan import TemplateOf
 from gptailor.plan.registry import CHAT_TEMPLATES
-from gptailor.program.compile import Checked
 from gptailor.program.rows import AlignedRest
+from gptailor.program.sources import Checked
 
 
 def the_chat_template_can_be_taken(checked: Checked) -> Iterator[Fault]:

@@ -16,6 +16,7 @@ from gptailor.convert.note import ConversionError, Note, short_name
 from gptailor.plan import plan as p
 from gptailor.plan.faults import errors
 from gptailor.plan.layers import own
+from gptailor.plan.parts import Branch
 
 _BASES = {32: "meta-llama/Llama-2-7b-hf", 40: "meta-llama/Llama-2-13b-hf"}
 """The paper's bases, by their number of layers."""
@@ -211,7 +212,7 @@ def _from_depth_wise(document: _Choices, given: Sequence[str]) -> _Found:
 
 # -------------------------------------------------------------------------------------- layer-wise
 
-_PARTS: tuple[tuple[p.Part, str], ...] = (("attn", "self_attn"), ("mlp", "mlp"))
+_PARTS: tuple[tuple[Branch, str], ...] = (("attn", "self_attn"), ("mlp", "mlp"))
 _NORMS = "the norms of {} have a {} of their own; in the plan they get what their branches get"
 _OF_METHOD = {
     "linear": "the weights of {} are taken to be normalised to a sum of 1",

@@ -43,7 +43,7 @@ from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import Stage, at_stage
 from gptailor.plan.walk import named_models
 from gptailor.prepare import ModelPaths, calibration_path, checked, commits_of, fetched, pinned
-from gptailor.program.compile import Checked
+from gptailor.program.sources import Checked
 
 PREFIX_BYTES = 2**30
 """Bytes of hidden states where plans part: their common beginning runs once."""

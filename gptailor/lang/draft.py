@@ -5,11 +5,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, final
 
 from gptailor.lang import tree
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Origin, Place, Source, Span, nearest
+from gptailor.plan.parts import Part, unknown_part
 
 Spans = Mapping[Place, Span]
 
@@ -135,7 +136,7 @@ class Positions:
     """The layers that a list names, all of one part or all whole."""
 
     at: tuple[At, ...]
-    part: p.Part | None
+    part: Part | None
     span: Span
 
     @property
@@ -160,15 +161,14 @@ def positions_of(draft: Draft, layers: tree.Layers, *, whole: str = "") -> Posit
     at = tuple(_expanded(draft, layers))
     if len(draft.faults) > before:
         return None
-    return Positions(at, cast("p.Part | None", parts.pop()), layers.span)
+    return Positions(at, parts.pop(), layers.span)
 
 
-def part_named(draft: Draft, word: tree.Word | None) -> p.Part | None:
+def part_named(draft: Draft, word: tree.Word | None) -> Part | None:
     """The part of a layer that a word stands for; None without one, and with a fault."""
-    if word is None or word.text in ("attn", "mlp"):
-        return None if word is None else cast("p.Part", word.text)
-    help_ = nearest(word.text, ("attn", "mlp")) or "the parts are 'attn' and 'mlp'"
-    draft.fault("P205", f"a layer has no part '{word.text}'", word.span, help_)
+    if word is None or (wrong := unknown_part(word.text)) is None:
+        return None if word is None else word.text
+    draft.fault("P205", wrong[0], word.span, wrong[1])
     return None
 
 

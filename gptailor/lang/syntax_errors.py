@@ -100,7 +100,11 @@ LESSONS = (
         ("L1 from a, b by slerp(curve(0, one of «0.5», 1))", "scale L1 by curve(a«(»0, 1), 1)"),
     ),
     Lesson("the weights themselves learn by 'rank full'", "both", ('heal on "t" «full»',)),
-    Lesson("the parts of a layer are L1.attn and L1.mlp", "both", ("L1.«5» from math",)),
+    Lesson(
+        'parts of a layer are written L1.attn, L1.mlp.down, L1.norms or L1."*.q_proj.*"',
+        "both",
+        ("L1.«5» from math", 'L1.mlp.«"»*" from math', "L1.mlp.up«.»weight from math"),
+    ),
     Lesson(
         "methods and objectives have parentheses: {word}()",
         "place",

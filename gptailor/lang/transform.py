@@ -40,6 +40,11 @@ class _Builder(Transformer[Token, Any]):
     arguments = settings = shares = tuple
 
     @v_args(meta=True)
+    def part(self, meta: Meta, children: list[Any]) -> tree.Word:
+        words = [f'"{w.text}"' if isinstance(w, tree.String) else w.text for w in children if w]
+        return tree.Word(_span(meta), ".".join(words))
+
+    @v_args(meta=True)
     def merge(self, meta: Meta, children: list[Any]) -> tree.Merging:
         *sources, shares, by = children
         return tree.Merging(_span(meta), tuple(sources), shares or (), by)

@@ -102,7 +102,7 @@ class EachSource(TreeNode, ast_utils.AsList):
 
 @final
 class Range(TreeNode):
-    """`L0..L9.mlp`, or one layer."""
+    """`L0..L9.mlp`, `L3."*.q_proj.*"`, or one layer; a part is one word, a pattern in quotes."""
 
     first: LayerWord
     end: LayerWord | None

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from gptailor.plan.faults import Place
-from gptailor.plan.plan import LayerOf, Part, Plan, Recipe, Take, Value
+from gptailor.plan.parts import BRANCHES, Branch, holds, may_overlap, rank
+from gptailor.plan.plan import LayerBelow, LayerOf, Plan, Recipe, Take, Value
 from gptailor.plan.registry import (
     BRIDGE_RIDGE,
     BRIDGE_TOKENS,
@@ -15,7 +16,8 @@ from gptailor.plan.registry import (
 )
 from gptailor.plan.written import written_out
 
-PARTS: tuple[Part, ...] = ("attn", "mlp")
+PARTS = BRANCHES
+"""The parts that make up a layer."""
 
 
 @final
@@ -42,26 +44,54 @@ class Made:
 
 @final
 @dataclass(frozen=True)
+class Decided:
+    """A part of a position, and what it is made of; `level` as of a `LayerBelow`, or 0."""
+
+    part: str | None
+    level: int
+    made: Made
+
+
+@final
+@dataclass(frozen=True)
 class Slot:
     """A position of the base, or an item of a stack, and what becomes of it.
 
-    `made` has one entry for the whole layer (None) or one for each part. `divisor` is the product
-    of the scales of the layers before it, by which its residual branches' outputs are divided.
-    `bridged` says that it is dropped and a bridge closes the gap, `healed` that `heal` names it as
-    one that learns.
+    `made` has the whole layer (None), both branches or all three, then finer parts, which win over
+    coarser ones. `divisor` is the product of the scales of the layers before it, by which its
+    residual branches' outputs are divided. `bridged` says that it is dropped and a bridge closes
+    the gap, `healed` that `heal` names it as one that learns.
     """
 
     position: int | None
-    made: dict[Part | None, Made]
+    made: dict[str | None, Made]
     dropped: Literal["no", "yes", "maybe"] = "no"
     scale: Value | None = None
     divisor: float = 1.0
     bridged: bool = False
     healed: bool = False
+    decided: tuple[Decided, ...] = ()
 
-    def part(self, part: Part) -> Made:
-        """What a part is made of: its own recipe, or the whole layer's."""
+    def part(self, part: Branch) -> Made:
+        """What a branch is made of but for finer parts: its own recipe, or the whole layer's."""
         return self.made[part] if part in self.made else self.made[None]
+
+    @property
+    def parted(self) -> bool:
+        """Whether a part finer than a branch is made of something else."""
+        return any(rank(part) > 1 for part in self.made)
+
+    def tensor(self, branch: Branch, role: str | None, rest: str) -> Made:
+        """What a tensor of a branch is made of, by its role and its name within the layer."""
+        held = [one.made for one in self.decided if holds(one.part, branch, role, rest)]
+        return _chained(held, self.position or 0)
+
+    def called(self, part: str | None) -> str:
+        """A part's name; "other norms" where something else is said of some of them above it."""
+        level = next((one.level for one in self.decided if one.part == part), 0)
+        above = (one for one in self.decided if one.level < level and not one.made.maybe)
+        some = any(rank(one.part) and may_overlap(one.part, part) for one in above)
+        return f"other {part}" if some and rank(part) > 1 else part or ""
 
 
 def own(position: int) -> Take:
@@ -79,10 +109,11 @@ def slots(plan: Plan, count: int) -> list[Slot]:
         items = enumerate(plan.stack.items)
         each = [Made(item.recipe, ("stack", "items", i), item.maybe) for i, item in items]
         return [Slot(None, {None: made}, "maybe" if made.maybe else "no") for made in each]
-    decided: dict[int, dict[Part | None, list[Made]]] = {}
+    decided: dict[int, list[Decided]] = {}
     for i, layer in enumerate(plan.layers):
         made = Made(layer.recipe, ("layers", i), layer.maybe)
-        decided.setdefault(layer.position, {}).setdefault(layer.part, []).append(made)
+        level = layer.level if isinstance(layer, LayerBelow) else 0
+        decided.setdefault(layer.position, []).append(Decided(layer.part, level, made))
     drops: dict[int, Literal["no", "yes", "maybe"]] = {}
     for choice in plan.drop_any:
         drops |= dict.fromkeys(choice.among, "maybe")
@@ -93,13 +124,14 @@ def slots(plan: Plan, count: int) -> list[Slot]:
     divisor = 1.0
     bridged = False
     for position in range(count):
-        made_of = _filled(decided.get(position, {}), position)
+        there = sorted(decided.get(position, ()), key=lambda one: (one.level, -rank(one.part)))
+        made_of = _filled(there, position)
         dropped = drops.get(position, "no")
         scale = scales.get(position) if dropped != "yes" else None
         if dropped != "yes":
             bridged = bridge_over(plan, position) is not None
         over, learns = bridged and dropped == "yes", position in healed and dropped != "yes"
-        found.append(Slot(position, made_of, dropped, scale, divisor, over, learns))
+        found.append(Slot(position, made_of, dropped, scale, divisor, over, learns, tuple(there)))
         divisor *= scale if isinstance(scale, int | float) else 1.0
     return found
 
@@ -212,12 +244,22 @@ def undone(plan: Plan) -> Plan:
     return plan.model_copy(update={"drops": (), "bridges": (), "heal": None})
 
 
-def _filled(made: dict[Part | None, list[Made]], position: int) -> dict[Part | None, Made]:
-    """With what is coarser below the parts, and the base's own for what is not decided."""
-    whole = made.get(None, [])
-    if made.keys() <= {None}:
-        return {None: _chained(whole, position)}
-    return {part: _chained([*made.get(part, ()), *whole], position) for part in PARTS}
+def _filled(decided: Sequence[Decided], position: int) -> dict[str | None, Made]:
+    """What the whole layer or its branches are made of, what is coarser or below them below them.
+
+    Finer parts come after them. What is not decided is the base's own.
+    """
+    coarse = [one for one in decided if rank(one.part) < 2]
+    found: dict[str | None, Made]
+    if all(one.part is None for one in coarse):
+        found = {None: _chained([one.made for one in coarse], position)}
+    else:
+        found = {
+            part: _chained([one.made for one in coarse if one.part in {None, part}], position)
+            for part in PARTS
+        }
+    finer = sorted({one.part for one in decided} - {None, *PARTS}, key=lambda p: (rank(p), p))
+    return found | {part: next(o.made for o in decided if o.part == part) for part in finer}
 
 
 def _chained(made: Sequence[Made], position: int) -> Made:

@@ -27,6 +27,7 @@ from gptailor.plan.numbers import (
     Value,
     built,
 )
+from gptailor.plan.parts import Part, rank
 from gptailor.plan.registry import METHODS
 
 __all__ = [
@@ -34,7 +35,6 @@ __all__ = [
     "Pair", "Position", "Several", "Value", "built",
 ]  # fmt: skip
 
-Part = Literal["attn", "mlp"]
 
 # ----------------------------------------------------------------------------------------- recipes
 
@@ -122,13 +122,22 @@ class Open(Closed):
     """Entries with one number share their choices. Numbered from 0 in the plan's order."""
 
 
-@final
 class Layer(Open):
     """What a position, or a part of it, is made of."""
 
     position: Position
     part: Part | None = None
     recipe: Recipe
+
+
+@final
+class LayerBelow(Layer):
+    """What `others` (level 1) or `whole` (2) says of a position, in a plan that is written out.
+
+    Whatever part it is of, a layer of a smaller level wins over it.
+    """
+
+    level: int
 
 
 @final
@@ -269,14 +278,15 @@ Entry = TypeVar("Entry", bound=Open)
 
 
 def normal_order(entry: Layer | Others | Drop | DropAny | Scale | Bridge) -> tuple[Any, ...]:
-    """What a list is sorted by: positions, the whole before its parts, every gap before one."""
+    """What a list is sorted by: positions, coarse parts before finer, every gap before one."""
     if isinstance(entry, Others):
-        return (entry.part or "",)
+        return rank(entry.part), entry.part or ""
     if isinstance(entry, DropAny):
         return entry.among, entry.count
     if isinstance(entry, Bridge):
         return (-1 if entry.after is None else entry.after,)
-    return entry.position, (entry.part or "" if isinstance(entry, Layer) else "")
+    part = entry.part if isinstance(entry, Layer) else None
+    return entry.position, rank(part), part or ""
 
 
 def retied(entries: Iterable[Entry]) -> tuple[Entry, ...]:

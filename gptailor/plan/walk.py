@@ -134,6 +134,7 @@ def tied_entries(plan: p.Plan) -> list[tuple[Place, p.Open]]:
 _MAYBE: dict[type[p.Open], Role] = {
     p.Drop: "drop",
     p.Layer: "otherwise",
+    p.LayerBelow: "otherwise",
     p.Others: "otherwise",
     p.Whole: "otherwise",
     p.Scale: "scaled",

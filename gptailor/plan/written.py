@@ -4,12 +4,14 @@ Programs, the rules against models and what people are shown go by plans that ar
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import final
 
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, Span
+from gptailor.plan.parts import BRANCHES
 from gptailor.plan.walk import (
     choices,
     entries,
@@ -108,17 +110,18 @@ def curve_at(knots: Sequence[p.Number], position: int, first: int, last: int) ->
 class _Level:
     """What is said of all positions at once: of a part or all, with what its statement has."""
 
-    part: p.Part | None
+    part: str | None
     recipe: p.Recipe
     maybe: bool
     tied: int | None
     at: Place
+    number: int
 
-    def layer(self, position: int, count: int) -> p.Layer:
+    def layer(self, position: int, count: int, plain: bool) -> p.Layer:
         recipe = revalued(
             placed(self.recipe, position), lambda value: over_positions(value, 0, count - 1)
         )
-        return p.built(
+        said = p.built(
             p.Layer,
             position=position,
             part=self.part,
@@ -126,19 +129,29 @@ class _Level:
             maybe=self.maybe,
             tied=self.tied,
         )
+        return said if plain else p.built(p.LayerBelow, level=self.number, **dict(said))
 
 
-def spread(plan: p.Plan, count: int, tied: Collection[str] = (), *, gone: bool = False) -> p.Plan:
+def spread(
+    plan: p.Plan,
+    count: int,
+    tied: Collection[str] = (),
+    *,
+    gone: bool = False,
+    plain: bool = False,
+) -> p.Plan:
     """The plan with `others` and `whole` as layers, and `whole` as embedding, norm and head too.
 
-    Of one position's layers a finer part comes first, then what stands first: below a `maybe` are
-    those that hold where it isn't taken. What is left out has no effect. Positions that a fixed
-    drop takes away have layers if what is `gone` is asked for, as in the plan with nothing dropped.
+    Of one position's layers those of a smaller level win, then those of a finer part; below a
+    `maybe` are those that hold where it isn't taken. What is left out has no effect. Positions that
+    a fixed drop takes away have layers if what is `gone` is asked for, as in the plan with nothing
+    dropped. A `plain` plan has no levels, as a text has none (see P512).
     """
     if not plan.others and plan.whole is None:
         return plan
     dropped = frozenset(drop.position for drop in plan.drops if not drop.maybe and not gone)
-    found = sorted(_layers(plan, count, dropped), key=lambda one: p.normal_order(one[0]))
+    layers = _layers(plan, count, dropped, plain)
+    found = sorted(layers, key=lambda one: p.normal_order(one[0]))
     rest = _rest_of_whole(plan, tied)
     update = {"layers": tuple(layer for layer, _ in found), "others": (), "whole": None, **rest}
     made = plan.model_copy(update=update)
@@ -159,7 +172,9 @@ def spread(plan: p.Plan, count: int, tied: Collection[str] = (), *, gone: bool =
     return made.read_from(replace(plan.origin, spans=spans))
 
 
-def _layers(plan: p.Plan, count: int, dropped: Collection[int]) -> Iterator[tuple[p.Layer, Place]]:
+def _layers(
+    plan: p.Plan, count: int, dropped: Collection[int], plain: bool
+) -> Iterator[tuple[p.Layer, Place]]:
     """The plan's own layers, and what `others` and `whole` add, each with its place in the plan."""
     own: dict[int, list[tuple[p.Layer, Place]]] = {}
     for i, layer in enumerate(plan.layers):
@@ -170,9 +185,11 @@ def _layers(plan: p.Plan, count: int, dropped: Collection[int]) -> Iterator[tupl
         for level in levels if position not in dropped else ():
             solid = {layer.part for layer, _ in there if not layer.maybe}
             more = [
-                (one.layer(position, count), one.at) for one in level if not _covers(solid, one)
+                (one.layer(position, count, plain), one.at)
+                for one in level
+                if not covers(solid, one.part)
             ]
-            there = [*_in_parts(there, more), *more]
+            there = [*(_in_parts(there, more) if plain else there), *more]
         yield from there
     for beyond in own.values():
         yield from beyond
@@ -186,15 +203,17 @@ def _levels(plan: p.Plan) -> list[list[_Level]]:
         if isinstance(entry, p.Others | p.Whole):
             part = entry.part if isinstance(entry, p.Others) else None
             group = None if entry.tied is None else groups + len(found)
-            found.append((_Level(part, entry.recipe, entry.maybe, group, at), at[0]))
+            number = 1 if isinstance(entry, p.Others) else 2
+            level = _Level(part, entry.recipe, entry.maybe, group, at, number)
+            found.append((level, at[0]))
     return [[level for level, name in found if name == wanted] for wanted in ("others", "whole")]
 
 
-def _covers(solid: Collection[p.Part | None], level: _Level) -> bool:
-    """Whether what certainly stands at a position leaves nothing to what is said below it."""
-    if None in solid or level.part in solid:
+def covers(solid: AbstractSet[str | None], part: str | None) -> bool:
+    """Whether what certainly stands at a position leaves nothing of a part to what is below it."""
+    if solid & {None, part} or {*BRANCHES} <= solid:
         return True
-    return level.part is None and {"attn", "mlp"} <= set(solid)
+    return part is not None and part.partition(".")[0] in solid
 
 
 def _in_parts(
@@ -204,8 +223,7 @@ def _in_parts(
     finer = any(layer.part is not None for layer, _ in below)
     for layer, at in above:
         if finer and layer.part is None:
-            parts: tuple[p.Part, ...] = ("attn", "mlp")
-            yield from ((layer.model_copy(update={"part": part}), at) for part in parts)
+            yield from ((layer.model_copy(update={"part": part}), at) for part in BRANCHES)
         else:
             yield layer, at
 
@@ -243,9 +261,9 @@ def searched(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
     """
     of_whole, of_others = untied_choices(plan)
     if of_whole:
-        return spread(plan, count, tied)
+        return spread(plan, count, tied, plain=True)
     if of_others:
-        made = spread(plan.model_copy(update={"whole": None}), count, tied)
+        made = spread(plan.model_copy(update={"whole": None}), count, tied, plain=True)
         return made.model_copy(update={"whole": plan.whole})
     return plan
 
@@ -263,5 +281,5 @@ def _leaves_choices(entry: p.Others | p.Whole) -> bool:
 def idle_others(plan: p.Plan, count: int) -> Iterator[Place]:
     """The places of `others` that no position is left to."""
     gone = frozenset(drop.position for drop in plan.drops if not drop.maybe)
-    used = {at for _, at in _layers(plan, count, gone)} if plan.others else set()
+    used = {at for _, at in _layers(plan, count, gone, plain=False)} if plan.others else set()
     yield from (("others", i) for i in range(len(plan.others)) if ("others", i) not in used)

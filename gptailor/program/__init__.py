@@ -1,8 +1,8 @@
 """A plan into a program, and a program into values: others use all of these modules.
 
-`compile`, `unquantised` and `program` need no torch; `run`, `load`, `dequantise` and
-`low_rank` do. Those that
-write a GGUF file (`gguf_facts`, `gguf_vocabulary`, `gguf_values`) need transformers and `gguf`.
+`compile`, `sources`, `unquantised` and `program` need no torch; `run`, `load`, `dequantise` and
+`low_rank` do. Those that write a GGUF file (`gguf_facts`, `gguf_vocabulary`, `gguf_values`) need
+transformers and `gguf`.
 """
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "program",
     "rows",
     "run",
+    "sources",
     "unquantised",
 ]

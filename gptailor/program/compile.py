@@ -14,93 +14,16 @@ from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
 from gptailor.checkpoint.models import Opened, written_for
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
-from gptailor.checkpoint.union import TokenUnion
 from gptailor.plan import layers as outline
-from gptailor.plan.faults import Place
-from gptailor.plan.plan import Merge, MethodCall, Part, Plan, Recipe, Subset, Take
+from gptailor.plan.parts import Branch
+from gptailor.plan.plan import Merge, MethodCall, Plan, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
-from gptailor.plan.walk import calls, named_models
+from gptailor.plan.walk import named_models
 from gptailor.program import program as p
 from gptailor.program.rows import AlignedRest
+from gptailor.program.sources import Checked, base_layer, needs_base, uses
 
 _ALONE: p.Arguments = (("weights", (1.0,)),)  # of `linear`, for a tensor by itself
-
-
-@final
-@dataclass(frozen=True)
-class Checked:
-    """A plan beside its models."""
-
-    plan: Plan
-    models: Mapping[str, Opened]
-
-    @property
-    def base(self) -> Opened:
-        """The model that gives all that the plan doesn't say."""
-        return self.models["base"]
-
-    @property
-    def count(self) -> int:
-        """The number of the base's layers."""
-        return self.base.layout.count
-
-    @property
-    def tokenizer_model(self) -> Opened:
-        """The model whose tokenizer the output has: the plan's, or the base, maybe united."""
-        recipe = self.plan.rest("tokenizer")
-        if recipe is None:
-            return self.base if self.union is not None else self.base.alone
-        names = [name for _, name, _ in named_models(recipe)]
-        return self.models.get(names[0], self.base)
-
-    @property
-    def union(self) -> TokenUnion | None:
-        """The union of the models' tokenizers, where the plan has one."""
-        return self.base.union if self.plan.tokenizer == "union" else None
-
-
-@final
-@dataclass(frozen=True)
-class Use:
-    """A part of a layer that a slot reads: whose, which, where the plan says so."""
-
-    model: Opened
-    layer: int
-    part: Part
-    at: Place
-
-
-def uses(
-    checked: Checked, slot: outline.Slot, part: Part, only: outline.Made | None = None
-) -> Iterator[Use]:
-    """All layers that a part of a slot may be made of, or one recipe's; θ_b's where it is taken."""
-    for made in slot.part(part).chain if only is None else (only,):
-        for inner, name, layer in named_models(made.recipe):
-            if name in checked.models and layer is not None:
-                yield Use(checked.models[name], layer, part, (*made.at, "recipe", *inner))
-        layer_of_base = _base_layer(slot, made.recipe)
-        if layer_of_base is not None and layer_of_base < checked.count:
-            yield Use(checked.base, layer_of_base, part, (*made.at, "recipe", "by"))
-
-
-def needs_base(recipe: Recipe) -> bool:
-    """Whether a recipe names a method that takes θ_b."""
-    methods = [METHODS.get(call.name) for _, call in calls(recipe)]
-    return any(method is not None and method.needs_base for method in methods)
-
-
-def _base_layer(slot: outline.Slot, recipe: Recipe) -> int | None:
-    """The base's layer that θ_b is taken at; None for a recipe without."""
-    if isinstance(recipe, Subset):
-        return recipe.layer
-    if isinstance(recipe, Take) or not needs_base(recipe):
-        return None
-    return slot.position if slot.position is not None else recipe.merge[0].layer
-
-
-def merges(recipe: Recipe) -> bool:
-    """Whether a recipe may do arithmetic on tensors."""
-    return isinstance(recipe, Merge | Subset)
 
 
 def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
@@ -175,28 +98,30 @@ def _drafted(checked: Checked) -> Iterator[p.Output]:
 
 
 def _part(
-    checked: Checked, where: tuple[int, outline.Slot], part: Part, dtypes: Mapping[str, str]
+    checked: Checked, where: tuple[int, outline.Slot], part: Branch, dtypes: Mapping[str, str]
 ) -> Iterator[p.Output]:
-    """A part of an output layer; `dtypes` are for tensors that the base's layer there hasn't."""
+    """A branch of an output layer; `dtypes` are for tensors that the base's layer there hasn't."""
     n, slot = where
-    recipe, read = slot.part(part).recipe, list(uses(checked, slot, part))
-    at = _base_layer(slot, recipe)
-    if at is not None:
-        read.pop()
-    models = tuple(use.model.name for use in read)
-    tensors = [use.model.part(use.layer, part) for use in read]
-    position = slot.position if slot.position is not None else read[0].layer
+    read = list(uses(checked, slot, part))
+    layer = read[0].layer
+    position = slot.position if slot.position is not None else layer
     own = checked.base.part(position, part)
-    for rest, first in sorted(tensors[0].items()):
+    for rest, first in sorted(read[0].model.part(layer, part).items()):
         name = layouts.name_of(checked.base.layout, n, rest)
         dtype = own[rest].spec.dtype if rest in own else dtypes.get(rest, first.spec.dtype)
         if layouts.is_constant(rest):
-            yield _alone(name, first, models[0], dtype)
+            yield _alone(name, first, read[0].model.name, dtype)
             continue
+        mine = [use for use in read if use.names is None or rest in use.names]
+        recipe = mine[0].made.recipe
+        at = base_layer(slot, recipe)
+        if at is not None:
+            mine.pop()
         base = () if at is None else (checked.base.part(at, part)[rest],)
         place = (*base, own.get(rest, first))[0].spec.name
+        tensors = [use.model.part(use.layer, part) for use in mine]
         sources = tuple(tensor[rest] for tensor in tensors if rest in tensor)
-        make = making(recipe, sources, models, base, place)
+        make = making(recipe, sources, tuple(use.model.name for use in mine), base, place)
         yield p.Output(TensorSpec(name, dtype, first.spec.shape), make)
 
 

@@ -15,7 +15,7 @@ from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.plan import Plan
 from gptailor.plan.walk import named_models, recipes
-from gptailor.program.compile import Checked, merges, uses
+from gptailor.program.sources import Checked, merges, uses
 
 
 def dequantised_models(
@@ -105,7 +105,7 @@ def _casts(checked: Checked) -> Iterator[tuple[str, Place]]:
     for slot in outline.slots(checked.plan, checked.count):
         for part in outline.PARTS:
             for use in uses(checked, slot, part):
-                theirs = use.model.part(use.layer, part)
+                theirs = use.tensors
                 if any(ours.get(rest, t.spec.dtype) != t.spec.dtype for rest, t in theirs.items()):
                     yield f"layers of '{use.model.name}' are cast to the base's dtypes", use.at
 

@@ -7,7 +7,7 @@ from typing import Any, final
 import torch
 from torch import nn
 
-from gptailor.plan.plan import Part
+from gptailor.plan.parts import Branch
 from gptailor.prove.subject import RunByHand, UnprovenError, first_of
 
 
@@ -16,8 +16,8 @@ from gptailor.prove.subject import RunByHand, UnprovenError, first_of
 class Branches:
     """The branch of each module of a layer, by name, and the modules that make each one's sum."""
 
-    part_of: Mapping[str, Part]
-    outputs: Mapping[Part, Sequence[str]]
+    part_of: Mapping[str, Branch]
+    outputs: Mapping[Branch, Sequence[str]]
 
 
 @final
@@ -50,7 +50,7 @@ def branches_of(subject: RunByHand, layer: int, hidden: torch.Tensor) -> Branche
     return Branches(parts, {"attn": [attn.name], "mlp": [one.name for one in mlp]})
 
 
-def _part(seen: Sequence[_Seen], at: int, attn: str) -> Part:
+def _part(seen: Sequence[_Seen], at: int, attn: str) -> Branch:
     """A norm is of the branch whose output it reads, else of the one that comes after it."""
     one = seen[at]
     before = [other for other in seen[:at] if other.wide and _same(one.read, other.made)]
@@ -95,7 +95,7 @@ def prefixes(
 
     Raises UnprovenError for a word of neither branch, or of both.
     """
-    sides: dict[Part, list[str]] = {"attn": [], "mlp": []}
+    sides: dict[Branch, list[str]] = {"attn": [], "mlp": []}
     for stem, module in sorted(stems.items()):
         parts = {one.part_of[module] for one in found if module in one.part_of}
         if len(parts) != 1:

@@ -29,7 +29,7 @@ from gptailor.checkpoint.families.layout import (
     name_of,
     split_name,
 )
-from gptailor.plan.plan import Part
+from gptailor.plan.parts import Branch
 from gptailor.prove.branches import Branches
 from gptailor.prove.likeness import differing, shared_keys, unnumbered
 from gptailor.prove.subject import (
@@ -69,7 +69,7 @@ class TinyCheckpoint:
         """What its configuration says of each layer."""
         return layer_entries(self.layout, self.config)
 
-    def names(self, layer: int, part: Part | None = None) -> dict[str, str]:
+    def names(self, layer: int, part: Branch | None = None) -> dict[str, str]:
         """The tensors of a layer: their names within it, and their whole names."""
         places = {name: split_name(self.layout, name) for name in self.tensors}
         return {
@@ -242,7 +242,7 @@ class Contract:
 
     # --------------------------------------------------------------------------------------- parts
 
-    def _part(self, part: Part) -> float:
+    def _part(self, part: Branch) -> float:
         at = self.model.layout.count // 2
         tensors = dict(self.model.tensors)
         for name in self.model.names(at, part).values():
@@ -288,7 +288,7 @@ class Contract:
         return min(by)
 
     def _without(
-        self, part: Part, subject: RunByHand, layer: int, hidden: torch.Tensor
+        self, part: Branch, subject: RunByHand, layer: int, hidden: torch.Tensor
     ) -> torch.Tensor:
         with ExitStack() as stack:
             for name in self.branches[layer].outputs[part]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from gptailor.plan.plan import Part
+from gptailor.plan.parts import Branch
 
 _NO_LIST = re.compile(r".*_token_ids?|architectures|keys_to_ignore.*")
 _OF_LAYERS = re.compile(r".*(layer|idx|indices|_ids|_blocks?).*")
@@ -36,6 +36,6 @@ def by_layer(config: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
     return found
 
 
-def part_of(key: str) -> Part:
+def part_of(key: str) -> Branch:
     """The branch that a key is about, by its name."""
     return "mlp" if _OF_MLP.search(key) else "attn"

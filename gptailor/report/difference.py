@@ -93,7 +93,7 @@ def _items(plan: p.Plan, count: int) -> list[p.Item | Slot]:
 
 def _item(slot: Slot) -> p.Item | Slot:
     made = slot.made.get(None)
-    if made is None or slot.dropped == "maybe" or slot.scale is not None:
+    if made is None or len(slot.made) > 1 or slot.dropped == "maybe" or slot.scale is not None:
         return slot
     return slot if isinstance(made.recipe, p.Subset) else p.Item(recipe=made.recipe)
 

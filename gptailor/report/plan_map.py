@@ -48,10 +48,11 @@ def described_rows(slots: Sequence[Slot]) -> list[Row]:
 def _alone(slot: Slot) -> str | None:
     if slot.dropped == "yes":
         return "dropped, bridged over" if slot.bridged else "dropped"
-    whole = slot.made.get(None)
-    if whole is not None:
+    if slot.made.keys() == {None}:
+        whole = slot.made[None]
         return None if whole.below is None else _chain(slot, whole)
-    return "; ".join(f"{part}: {_chain(slot, made)}" for part, made in slot.made.items())
+    said = [(slot.called(part), _chain(slot, made)) for part, made in slot.made.items()]
+    return "; ".join(f"{part}: {what}" if part else what for part, what in said)
 
 
 def _chain(slot: Slot, made: Made) -> str:

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import gptailor
 from gptailor.plan.faults import TailorError
+from gptailor.plan.parts import is_pattern
 from gptailor.plan.plan import Plan
 from tests.naive import interpret, read
 from tests.tiny import tiny_model
@@ -145,19 +146,32 @@ def recipes(draw: st.DrawFn, at: int | None, *, stacked: bool = False) -> dict[s
     return {"merge": merge, "by": draw(calls(count))} if kind == "by" else {"merge": merge}
 
 
+PARTS = st.sampled_from(
+    [
+        *[None, "attn", "mlp", "norms", "attn.q", "attn.k", "attn.v", "attn.o"],
+        *["mlp.gate", "mlp.up", "mlp.down", '"*proj*"', '"self_attn.?_proj.*"', '"*weight"'],
+    ]
+)
+"""Parts that a Llama's layer has."""
+
+
+def one(part: str | None) -> str | None:
+    """What stands at a position once: each part, and one pattern."""
+    return "pattern" if is_pattern(part) else part
+
+
 @st.composite
 def overlays(draw: st.DrawFn) -> dict[str, Any]:
     """What each position is made of; at least one is kept."""
     layers, drops, scales = [], [], []
     kept = draw(st.integers(0, COUNT - 1))
     for position in range(COUNT):
-        kind = draw(st.sampled_from(["base", "whole", "attn", "mlp", "parts", "finer", "drop"]))
+        kind = draw(st.sampled_from(["base", "whole", "parts", "parts", "drop"]))
         if kind == "drop" and position != kept:
             drops.append({"position": position})
             continue
-        parts = {"whole": [None], "attn": ["attn"], "mlp": ["mlp"], "parts": ["attn", "mlp"]}
-        parts["finer"] = [None, "mlp"]
-        for part in parts.get(kind, []):
+        parts = {"whole": st.just([None]), "parts": st.lists(PARTS, max_size=4, unique_by=one)}
+        for part in draw(parts[kind]) if kind in parts else []:
             recipe = draw(recipes(position))
             layers.append({"position": position, "part": part, "recipe": recipe})
         if draw(st.booleans()):

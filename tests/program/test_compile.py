@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 import gptailor
 from gptailor.prepare import prepare
-from gptailor.program.compile import PASSES, Checked, compile_plan, draft_program
+from gptailor.program.compile import PASSES, compile_plan, draft_program
 from gptailor.program.program import program_lines
+from gptailor.program.sources import Checked
 from tests.hollow import llama, write_hollow
 from tests.tiny import tiny_model
 

@@ -254,6 +254,7 @@ EXPERTS = (
             moe_topk=2, moe_num_shared_experts=2,
         ),
         mlp_out=("mlp.experts.fc2", "mlp.shared_experts.down_proj"), no_bridge=UNFITTED,
+        roles=(("mlp.experts.fc1", "mlp.gate_up"),),
     ),
     Family(
         ("jetmoe",),
@@ -265,6 +266,11 @@ EXPERTS = (
         attn=("input_layernorm.", "self_attention."),
         attn_out=("self_attention.experts.output_linear", "self_attention.experts"),
         mlp_out=("mlp.output_linear", "mlp"), no_bridge=UNFITTED, tied=True,
+        roles=(
+            ("self_attention.experts.input_linear", "attn.q"),
+            ("self_attention.experts.router", ""), ("mlp.input_linear", "mlp.gate_up"),
+            ("mlp.router", "mlp.router"),
+        ),
     ),
     Family(
         ("dbrx",),

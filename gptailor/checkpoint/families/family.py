@@ -6,7 +6,8 @@ from typing import Any, Literal, final
 
 from gptailor.checkpoint.families.compatibility import ConfigKey, keys
 from gptailor.checkpoint.families.layer_config import Config, LayerRule
-from gptailor.plan.plan import Part
+from gptailor.checkpoint.families.roles import Roles, norm_prefixes, role_of
+from gptailor.plan.parts import Branch
 
 How = Literal["divide", "multiply", "divide_offset"]
 
@@ -35,12 +36,14 @@ class Family:
     layer; `embed` and `norm` stand under `base`, `head` doesn't. `attn` and `mlp` are the prefixes
     of each part's tensors. `attn_out` and `mlp_out` are the projections whose output each part adds
     to the hidden state (`*`: one part between dots); `folds` is what `scale` does where it isn't
-    dividing these. `one_norm` says of which configurations both branches read one norm's output;
-    `no_scale` says why neither `scale` nor `bridge` holds of one, or None. `no_parts` and
-    `no_bridge` are reasons why a whole family has none. `count_of` says how many layers there are
-    where a configuration needs no number for it. `unfit` says why a configuration isn't read, and
-    `seen` are the keys that the proof of a family from a file had. `like` is the model type that
-    computes the same of the same text, if there is another.
+    dividing these. `roles` are those of tensors that are called otherwise than elsewhere (an empty
+    one: none that has a name); None where nothing is known of them. `one_norm` says of which
+    configurations both branches read one norm's output; `no_scale` says why neither `scale` nor
+    `bridge` holds of one, or None. `no_parts` and `no_bridge` are reasons why a whole family has
+    none. `count_of` says how many layers there are where a configuration needs no number for it.
+    `unfit` says why a configuration isn't read, and `seen` are the keys that the proof of a family
+    from a file had. `like` is the model type that computes the same of the same text, if there is
+    another.
     """
 
     model_types: tuple[str, ...]
@@ -58,6 +61,7 @@ class Family:
     attn_out: tuple[str, ...] = ("self_attn.o_proj",)
     mlp_out: tuple[str, ...] = ("mlp.down_proj",)
     folds: tuple[Fold, ...] = ()
+    roles: Roles | None = ()
     no_parts: str | None = None
     no_bridge: str | None = None
     no_scale: Callable[[Config], str | None] = lambda config: None
@@ -68,11 +72,23 @@ class Family:
     tied: bool = False
     like: str = ""
 
-    def part(self, rest: str) -> Part | None:
+    def part(self, rest: str) -> Branch | None:
         """The part of a layer that a tensor belongs to, by its name within the layer."""
         if rest.startswith(self.attn):
             return "attn"
         return "mlp" if rest.startswith(self.mlp) else None
+
+    def role(self, rest: str) -> str | None:
+        """`norms` or a projection such as `mlp.down`, by a tensor's name within the layer.
+
+        None for what is neither: norms of queries and keys, convolutions, a router's neighbours.
+        """
+        branch = self.part(rest)
+        if branch is None or self.roles is None:
+            return None
+        norms = norm_prefixes((*self.attn, *self.mlp))
+        outputs = self.attn_out if branch == "attn" else self.mlp_out
+        return role_of(rest, branch, self.roles, norms, outputs)
 
 
 def llama_keys(

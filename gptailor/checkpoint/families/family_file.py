@@ -17,7 +17,8 @@ from gptailor.checkpoint.families.compatibility import UNSPOKEN, ConfigKey, rope
 from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.layer_config import Config, LayerRule, RuleError, Values
 from gptailor.checkpoint.files import CheckpointError, quoted, read_object, shown
-from gptailor.plan.plan import Closed, Part, Several
+from gptailor.plan.parts import Branch
+from gptailor.plan.plan import Closed, Several
 
 _FILE_VERSION = 1
 _AGAIN = "'gptailor family MODEL' makes it anew, with its proof"
@@ -37,7 +38,7 @@ class MovedKey(Closed):
     """
 
     kind: Literal["entries", "numbers", "first"]
-    part: Part
+    part: Branch
     tried: Several[Any] = ()
     absent: Several[Any] | None = None
     every_kind: bool = False
@@ -151,6 +152,7 @@ class FamilyFile(Closed):
             mlp=self.mlp,
             attn_out=(),
             mlp_out=(),
+            roles=None,
             no_bridge=self.refused.bridge,
             no_parts=self.refused.parts,
             no_scale=lambda config: self.refused.scale,

@@ -82,6 +82,6 @@ GPTJ = (
         base="transformer.", stack="h.", count_key="n_layer",
         embed=("w.weight",), norm=("layernorm.weight", "layernorm.bias"),
         attn=("layernorm1.", "multi_head_attention."), attn_out=("multi_head_attention.dense",),
-        mlp=("layernorm2.", "ffn."), mlp_out=("ffn.2",), tied=True,
+        mlp=("layernorm2.", "ffn."), mlp_out=("ffn.2",), roles=(("ffn.0", "mlp.up"),), tied=True,
     ),
 )  # fmt: skip

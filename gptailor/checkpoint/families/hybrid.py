@@ -306,6 +306,7 @@ HYBRID = (
         norm=("embedding_norm.weight",),
         attn=("operator_norm.", "self_attn.", "conv.", "post_operator_norm."),
         mlp=("ffn_norm.", "feed_forward.", "post_ffn_norm."),
+        roles=(("conv.out_proj", "attn.o"),),
         no_scale=lambda config: "a norm may stand after each branch", no_bridge=UNFITTED, tied=True,
     ),
     Family(
@@ -325,6 +326,7 @@ HYBRID = (
             "post_attention_layernorm.", "feedforward_layer_norm.", "mlp.",
             "post_feedforward_layernorm.",
         ),
+        roles=(("linear_attn.o_proj", "attn.o"),),
         no_parts=_MIXED_NORMS, no_scale=lambda config: _MIXED_NORMS, no_bridge=UNFITTED,
     ),
 )  # fmt: skip

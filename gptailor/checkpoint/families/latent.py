@@ -171,6 +171,7 @@ LATENT = (
         ),
         (kinds.dense_or_sparse(1, stepped=True),),
         mlp=("post_attention_layernorm.", "mlp.", "post_mlp_layernorm."),
+        roles=(("mlp.post_mlp_layernorm", "norms"),),
         folds=(
             Fold("self_attn.o_proj.weight", "divide"), Fold("self_attn.o_proj.bias", "divide"),
             Fold("mlp.down_proj.weight", "divide"), Fold("post_mlp_layernorm.weight", "divide"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, final
 
 from gptailor.checkpoint.files import shown
-from gptailor.plan.plan import Part
+from gptailor.plan.parts import Branch
 
 Config = Mapping[str, Any]
 LayerEntry = Mapping[str, Any]
@@ -61,12 +61,12 @@ class LayerRule:
     """
 
     name: str
-    part: Part
+    part: Branch
     read: Read
     write: Write
 
 
-def listed_per_layer(key: str, part: Part) -> LayerRule:
+def listed_per_layer(key: str, part: Branch) -> LayerRule:
     """A list with an entry a layer, where the model reads it but doesn't need it."""
 
     def write(config: Config, values: Values) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def listed_per_layer(key: str, part: Part) -> LayerRule:
 
 def derived(
     key: str,
-    part: Part,
+    part: Branch,
     derive: Read,
     *,
     older: str | None = None,
@@ -123,7 +123,7 @@ def unset(key: str, why: str) -> LayerRule:
     return LayerRule(key, "mlp", read, lambda config, values: dict(config))
 
 
-def in_place(name: str, part: Part, why: str) -> LayerRule:
+def in_place(name: str, part: Branch, why: str) -> LayerRule:
     """A layer computes with its own number, and stays where it is; `why` is a clause."""
 
     def write(config: Config, values: Values) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def in_place(name: str, part: Part, why: str) -> LayerRule:
     return LayerRule(name, part, lambda config, count: list(range(count)), write)
 
 
-def at_end(name: str, part: Part, end: Literal["first", "last"], why: str) -> LayerRule:
+def at_end(name: str, part: Branch, end: Literal["first", "last"], why: str) -> LayerRule:
     """The layer at an end is built otherwise, and stays there; `why` is a clause."""
 
     def ends(count: int) -> list[Any]:

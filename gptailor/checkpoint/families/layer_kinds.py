@@ -23,7 +23,7 @@ from gptailor.checkpoint.families.layer_config import (
     int_of,
 )
 from gptailor.checkpoint.files import shown
-from gptailor.plan.plan import Part
+from gptailor.plan.parts import Branch
 
 
 def every_nth(period: int, key: str | None = None, *, most: str = LINEAR, nth: str = FULL) -> Read:
@@ -93,7 +93,7 @@ def same(key: str, default: int) -> Read:
 
 def numbered(
     key: str,
-    part: Part,
+    part: Branch,
     name: str,
     kinds: tuple[str, str],
     derive: Read,
@@ -124,7 +124,7 @@ def numbered(
 def periodic(
     period: str,
     offset: str,
-    part: Part,
+    part: Branch,
     name: str,
     kinds: tuple[str, str],
     defaults: tuple[int, int],

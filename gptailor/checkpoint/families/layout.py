@@ -20,10 +20,10 @@ from gptailor.checkpoint.families.layer_config import (
     quantisation,
 )
 from gptailor.checkpoint.families.refused import LEARN, REFUSED, unfamiliar, unlike_llama, unproven
-from gptailor.plan.plan import Part
+from gptailor.plan.parts import Branch
 
 _Rest = Literal["embed", "norm", "head"]
-_Where = tuple[int, Part, str]
+_Where = tuple[int, Branch, str]
 """A layer, a part of it, and the tensor's name within the layer."""
 
 _CONSTANTS = (
@@ -131,7 +131,7 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(re.escape(name).replace(r"\*", r"[^.]+"))
 
 
-def projection(layout: Layout, rest: str) -> Part | None:
+def projection(layout: Layout, rest: str) -> Branch | None:
     """The part that adds this projection's output (its weight or bias) to the hidden state."""
     stem = rest.removesuffix(".weight").removesuffix(".bias")
     if any(_pattern(each).fullmatch(stem) for each in layout.family.attn_out):

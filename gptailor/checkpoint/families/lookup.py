@@ -16,7 +16,7 @@ from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.layer_config import Config, Refusal
 from gptailor.checkpoint.families.layout import Layout, layout_of, split_name
 from gptailor.checkpoint.files import CheckpointError, quoted, reading
-from gptailor.plan.plan import Part
+from gptailor.plan.parts import Branch
 
 if TYPE_CHECKING:
     from gptailor.checkpoint.families.family_file import FamilyFile
@@ -64,7 +64,7 @@ def _unlike_file(layout: Layout, names: Collection[str]) -> str | None:
     if not set(layout.embed) <= set(names):
         return f"there is no embedding '{min(set(layout.embed) - set(names))}'"
     places = [place for name in names if isinstance(place := split_name(layout, name), tuple)]
-    parts: tuple[Part, ...] = () if layout.no_parts else ("attn", "mlp")
+    parts: tuple[Branch, ...] = () if layout.no_parts else ("attn", "mlp")
     for part in parts:
         have = {layer for layer, of, _ in places if of == part}
         if (without := next((i for i in range(layout.count) if i not in have), None)) is not None:

@@ -125,6 +125,13 @@ MAMBA = (
             "mixer.out_proj", "mixer.o_proj", "mixer.down_proj", "mixer.experts.*.down_proj",
             "mixer.experts.down_proj", "mixer.shared_experts.down_proj",
         ),
+        roles=(
+            ("mixer.gate", "mlp.router"), ("mixer.up_proj", "mlp.up"),
+            ("mixer.down_proj", "mlp.down"), ("mixer.experts.*.up_proj", "mlp.up"),
+            ("mixer.experts.*.down_proj", "mlp.down"), ("mixer.experts.up_proj", "mlp.up"),
+            ("mixer.experts.down_proj", "mlp.down"), ("mixer.shared_experts.up_proj", "mlp.up"),
+            ("mixer.shared_experts.down_proj", "mlp.down"),
+        ),
         **_BACKBONE,
     ),
 )  # fmt: skip

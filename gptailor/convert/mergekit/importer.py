@@ -17,6 +17,7 @@ from gptailor.convert.yaml import Document, read_documents
 from gptailor.plan import plan as p
 from gptailor.plan.faults import errors
 from gptailor.plan.layers import PARTS, own
+from gptailor.plan.parts import Branch
 from gptailor.plan.registry import METHODS
 
 _BRANCHES = "attn and mlp of a layer are merged differently, and an item of a stack is whole layers"
@@ -104,7 +105,7 @@ def _raise(reading: Reading) -> None:
 
 # -------------------------------------------------------------------------------------- the layers
 
-_MadeLayer = tuple[frozenset[int], dict[p.Part | None, p.Recipe], SliceBlock]
+_MadeLayer = tuple[frozenset[int], dict[Branch | None, p.Recipe], SliceBlock]
 """The layer numbers of the sources; the recipe of the whole layer or of each part; the slice."""
 
 
@@ -122,7 +123,7 @@ def _layers(reading: Reading) -> Iterator[_MadeLayer]:
 
 def _parts(
     reading: Reading, piece: SliceBlock, where: tuple[int, int]
-) -> dict[p.Part | None, p.Recipe]:
+) -> dict[Branch | None, p.Recipe]:
     """The one recipe of each part: its projections agree, its norms follow.
 
     `where` is the layer's number in its slice and in the output. Gradients are at 0 at a slice's
@@ -134,7 +135,7 @@ def _parts(
     if names is None:
         return {None: _recipe(reading, piece, "", t, where)}
     recipes = {rest: _recipe(reading, piece, rest, t, where) for rest in names.inner}
-    found: dict[p.Part | None, p.Recipe] = {}
+    found: dict[Branch | None, p.Recipe] = {}
     for part in PARTS:
         inner = [rest for rest, of in names.inner.items() if of == part]
         if inner:

@@ -11,7 +11,7 @@ from typing import Any, final
 
 from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.family import Family
-from gptailor.plan.plan import Part
+from gptailor.plan.parts import Branch
 
 
 @final
@@ -27,7 +27,7 @@ class TensorNames:
     norm: tuple[str, ...]
     head: tuple[str, ...]
     prefix: str
-    inner: Mapping[str, Part]
+    inner: Mapping[str, Branch]
     stored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fused: bool = False
 
@@ -53,7 +53,7 @@ _APART = ("afmoe",)
 
 def names_of(family: Family, model_type: str, rests: Iterable[str]) -> TensorNames:
     """mergekit's names of a checkpoint with these tensors within its layers."""
-    inner: dict[str, Part] = {}
+    inner: dict[str, Branch] = {}
     stored: dict[str, list[str]] = {}
     for rest in dict.fromkeys(rests):
         renamed = () if model_type in _APART else _RENAMED
@@ -73,7 +73,7 @@ def names_of(family: Family, model_type: str, rests: Iterable[str]) -> TensorNam
     )
 
 
-def _known_ends(names: tuple[str, ...], inner: Mapping[str, Part]) -> tuple[str, ...]:
+def _known_ends(names: tuple[str, ...], inner: Mapping[str, Branch]) -> tuple[str, ...]:
     """Without the bias of a norm or a head, which no filter tells from its weight."""
     return tuple(name for name in names if not name.endswith(".bias")) or names
 

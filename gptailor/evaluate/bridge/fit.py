@@ -26,8 +26,8 @@ from gptailor.plan.faults import CodedError
 from gptailor.plan.layers import Gap, kept, undone
 from gptailor.plan.plan import Plan
 from gptailor.prepare import calibration_path
-from gptailor.program.compile import Checked
 from gptailor.program.load import TORCH_DTYPES
+from gptailor.program.sources import Checked
 
 CHUNK = 1024
 """Tokens that are widened to float64 at once."""

@@ -43,9 +43,9 @@ from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.layers import Healing, undone
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import calibration_path
-from gptailor.program.compile import Checked
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.program import Output, Program, files, learning_tensors
+from gptailor.program.sources import Checked
 
 
 @runtime_checkable

@@ -16,10 +16,11 @@ from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.plan import Plan
-from gptailor.program.compile import Checked, Compiled, compile_plan
+from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.load import load_tensor
 from gptailor.program.program import Combine, Copy, Instruction, Output, unfitted
 from gptailor.program.run import combine_tensors
+from gptailor.program.sources import Checked
 
 _TENSOR_ALIGNMENT = 64
 """Bytes; what torch aligns its tensors to on the CPU."""

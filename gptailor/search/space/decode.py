@@ -11,6 +11,7 @@ from gptailor.checkpoint.models import used
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layers import own
+from gptailor.plan.parts import may_overlap
 from gptailor.plan.walk import names_in, values
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, own_of
@@ -34,14 +35,13 @@ def meaningful(layers: Iterable[p.Layer], below: bool) -> tuple[p.Layer, ...]:
     The base's own is what is there anyway, unless something coarser says otherwise, as `others` and
     `whole` do; `below` is whether there are any.
     """
-    found: list[p.Layer] = []
-    wholes: set[int] = set()
+    kept: dict[int, list[p.Layer]] = {}
     for layer in layers:
-        coarser = below or (layer.part is not None and layer.position in wholes)
-        if coarser or layer.recipe != own(layer.position):
-            found.append(layer)
-            wholes |= {layer.position} if layer.part is None else set()
-    return tuple(found)
+        there = kept.setdefault(layer.position, [])
+        over = below or any(may_overlap(other.part, layer.part) for other in there)
+        if over or layer.recipe != own(layer.position):
+            there.append(layer)
+    return tuple(layer for there in kept.values() for layer in there)
 
 
 def without_unused(plan: p.Plan) -> p.Plan:

@@ -16,6 +16,7 @@ from gptailor.lang.format import format_plan
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, TailorError
 from gptailor.plan.layers import own
+from gptailor.plan.parts import may_overlap, rank
 from gptailor.plan.walk import SEVERAL, Given, Site, entries, names_in, shared_place, sites
 from gptailor.plan.written import searched, spread, untied_choices
 from gptailor.search.space import genome as g
@@ -104,9 +105,9 @@ def _spread_alike(said: p.Plan, layers: int, tied: Collection[str], closed: p.Pl
     """A closed plan with layers for what the open one leaves to each position."""
     of_whole, of_others = untied_choices(said)
     if of_whole:
-        return spread(closed, layers, tied)
+        return spread(closed, layers, tied, plain=True)
     if of_others:
-        made = spread(closed.model_copy(update={"whole": None}), layers, tied)
+        made = spread(closed.model_copy(update={"whole": None}), layers, tied, plain=True)
         return made.model_copy(update={"whole": closed.whole})
     return closed
 
@@ -299,8 +300,9 @@ class _Collecting:
             if isinstance(other, p.Others | p.Whole)
             or (
                 isinstance(other, p.Layer)
-                and layer.part is not None
-                and (other.position, other.part) == (layer.position, None)
+                and other.position == layer.position
+                and rank(other.part) < rank(layer.part)
+                and may_overlap(other.part, layer.part)
             )
         ]
         return g.some([self._differs_alone(at, layer), *map(self._stays, below)])

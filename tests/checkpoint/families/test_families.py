@@ -5,6 +5,7 @@ with the masks and rotary embeddings that the original gave each of them.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ from tests.tiny import CONFIGURATIONS, tiny_model
 from tests.tiny_mixed import MIXED
 
 Tensors = dict[str, torch.Tensor]
+ROLES = Path(__file__).parents[2] / "golden" / "roles.json"
 ORDER = (0, 5, 3, 3, 1)
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -393,6 +395,37 @@ def test_every_tensor_has_a_place(case: str, made: Any) -> None:
         parts = [layer_tensors(disk.layout, places, layer, part) for part in ("attn", "mlp")]
         assert all(parts) or (parts[0] and CASES[case][0] in ONE_BRANCH)
         assert {**parts[0], **parts[1]} == layer_tensors(disk.layout, places, layer)
+    roles = roles_of(CASES[case][0])
+    for name, place in places.items():
+        if isinstance(place, tuple):
+            role = disk.layout.family.role(place[2])
+            assert role == roles.get(stem(place[2])), name
+            norm = role == "norms" and disk.tensors[name].dim() == 1
+            assert not norm or disk.tensors[name].shape == disk.tensors[disk.layout.norm[0]].shape
+
+
+def stem(rest: str) -> str:
+    """The module of a tensor of a layer; `*` stands for the number of an expert."""
+    return re.sub(r"experts\.\d+\.", "experts.*.", re.sub(r"\.(weight|bias)$", "", rest))
+
+
+@cache
+def roles_of(family: str) -> dict[str, str]:
+    """What the modules of a family's layers do, by `tests/golden/roles.json`; no others do it."""
+    golden = json.loads(ROLES.read_text())
+    [found] = [each["roles"] for each in golden if family in each["families"]]
+    return {name: role for role, names in found.items() for name in names}
+
+
+@pytest.mark.parametrize("family", CONFIGURATIONS)
+def test_projections_and_norms_are_told_by_name(family: str) -> None:
+    """On disk and as transformers' modules have them; norms may have no tensors."""
+    roles = roles_of(family)
+    assert "norms" in roles.values() or family in {"nanochat", "olmo"}
+    for name, role in roles.items():
+        assert FAMILY_OF[family].role(name.replace("*", "0") + ".weight") == role
+    for role in ("attn.o", "mlp.down"):
+        assert role in roles.values() or family in ONE_BRANCH
 
 
 # ------------------------------------------------------------------------------------------- parts

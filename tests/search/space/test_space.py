@@ -47,6 +47,12 @@ SPACES = {
         "maybe L0..L1 from one of base, math\nmaybe L2.mlp from any of base, math by linear()",
         4,
     ),
+    "parts": (
+        "maybe L0 from one of base, math\nmaybe L0.attn from base\nmaybe L0.attn.q from base\n"
+        "L1.mlp from one of base, math\nmaybe L1.norms from base\nL1.mlp.up from base\n"
+        'maybe L2 from base\nL2.mlp from any of base, math by linear()\nmaybe L2."*.q*" from base',
+        4,
+    ),
     "methods": (
         "L1 from any of base, math, code by "
         "one of (linear(0.1..0.9, 0.2, one of (0.3, 0.4)), slerpless)".replace(
@@ -85,7 +91,7 @@ SPACES = {
         3,
     ),
     "tied whole": ("tied whole from any of math, code by linear()\nmaybe L1 from base", 3),
-    "parts": (
+    "branches": (
         "maybe L1 from one of base, math\nmaybe L1.mlp from one of base, code\nL1.attn from base",
         3,
     ),

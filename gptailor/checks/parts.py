@@ -1,0 +1,99 @@
+"""Rules of parts finer than a layer's two branches: norms, projections, patterns."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+
+from gptailor.checkpoint.files import quoted
+from gptailor.plan import layers as outline
+from gptailor.plan.faults import Fault, listed
+from gptailor.plan.parts import BRANCHES, PROJECTIONS, Branch, holds, is_pattern, rank
+from gptailor.plan.plan import LayerBelow
+from gptailor.program.sources import Checked, uses
+
+_FUSED = {
+    "attn.q": ("attn.qkv", "queries, keys and values are"),
+    "attn.k": ("attn.qkv", "queries, keys and values are"),
+    "attn.v": ("attn.qkv", "queries, keys and values are"),
+    "mlp.gate": ("mlp.gate_up", "gate and up are"),
+    "mlp.up": ("mlp.gate_up", "gate and up are"),
+}
+"""The projection that another may be a piece of."""
+
+_Tensor = tuple[Branch, str | None, str]
+"""A tensor of a layer: its branch, its role, its name within the layer."""
+
+
+def _tensors(checked: Checked, slot: outline.Slot) -> list[_Tensor]:
+    """The tensors of a slot's layer, which its branches have."""
+    family = checked.base.layout.family
+    found: list[_Tensor] = []
+    for branch in BRANCHES:
+        first = next(uses(checked, slot, branch), None)
+        names = first.model.part(first.layer, branch) if first is not None else ()
+        found += [(branch, family.role(rest), rest) for rest in names]
+    return found
+
+
+def every_part_is_there(checked: Checked) -> Iterator[Fault]:
+    """A part that a position is decided by has tensors in the layer there.
+
+    `others` pass over layers that lack it, unless all do.
+    """
+    finer = [(i, one) for i, one in enumerate(checked.plan.layers) if rank(one.part) > 1]
+    slots = outline.slots(checked.plan, checked.count) if finer else []
+    absent: dict[tuple[str, bool], Fault] = {}
+    there: set[tuple[str, bool]] = set()
+    for i, layer in finer:
+        key = layer.part or "", isinstance(layer, LayerBelow)
+        if key in absent and not key[1]:
+            continue
+        tensors = _tensors(checked, slots[layer.position])
+        if any(holds(layer.part, *tensor) for tensor in tensors):
+            there.add(key)
+        elif key not in absent:
+            message, help_ = _absent(checked, key[0], layer.position, tensors)
+            absent[key] = Fault("M230", message, ("layers", i), help_)
+    yield from (fault for key, fault in absent.items() if not key[1] or key not in there)
+
+
+def _absent(checked: Checked, part: str, position: int, tensors: list[_Tensor]) -> tuple[str, str]:
+    """That a layer lacks a part, and what there is instead."""
+    layout = checked.base.layout
+    if is_pattern(part):
+        names = sorted(rest for branch, _, rest in tensors if branch == "attn") or [""]
+        message = f"no tensor of L{position} fits the pattern {part}"
+        return message, f"a pattern is of a whole name within the layer, such as {quoted(names[0])}"
+    message = f"L{position} has no part '{part}'"
+    if layout.family.roles is None:
+        what = f"what the tensors of '{layout.model_type}' do is not known"
+        return f"{message}: {what}", "name them by a pattern in quotes"
+    roles = {role for _, role, _ in tensors}
+    fused, those = _FUSED.get(part, ("", ""))
+    if fused in roles:
+        return f"{message}: {those} one projection there", f"it is '{fused}'"
+    present = [name for name in PROJECTIONS if name in roles]
+    there = f"it has {listed(present)}; " if present else ""
+    return message, f"{there}a pattern in quotes names any of its tensors"
+
+
+_WEIGHT = re.compile(r"(\.(weight|bias)(\..*)?|_(bias|blocks|scales)|\.[^.]*)$")
+"""What a tensor's name has after that of its module."""
+
+
+def quantised_weights_stay_whole(checked: Checked) -> Iterator[Fault]:
+    """A pattern takes all tensors of a quantised weight, or none."""
+    patterns = [(i, one) for i, one in enumerate(checked.plan.layers) if is_pattern(one.part)]
+    if not patterns or all(model.layout.quantised is None for model in checked.models.values()):
+        return
+    slots = outline.slots(checked.plan, checked.count)
+    for i, layer in patterns:
+        modules: dict[str, set[bool]] = defaultdict(set)
+        for tensor in _tensors(checked, slots[layer.position]):
+            modules[_WEIGHT.sub("", tensor[2])].add(holds(layer.part, *tensor))
+        torn = next((module for module, held in sorted(modules.items()) if len(held) > 1), None)
+        if torn is not None:
+            message = f"the pattern {layer.part} takes some tensors of '{torn}', and not all"
+            help_ = f'quantised weights are several tensors: write "{torn}*"'
+            yield Fault("M231", message, ("layers", i), help_)
+            return

@@ -1,0 +1,131 @@
+"""What each layer of an output is made of: a plan beside its models, and what its slots read."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import final
+
+from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.tensor import TensorInfo
+from gptailor.checkpoint.union import TokenUnion
+from gptailor.plan import layers as outline
+from gptailor.plan.faults import Place
+from gptailor.plan.parts import Branch
+from gptailor.plan.plan import Merge, Plan, Recipe, Subset, Take
+from gptailor.plan.registry import METHODS
+from gptailor.plan.walk import calls, named_models
+
+
+@final
+@dataclass(frozen=True)
+class Checked:
+    """A plan beside its models."""
+
+    plan: Plan
+    models: Mapping[str, Opened]
+
+    @property
+    def base(self) -> Opened:
+        """The model that gives all that the plan doesn't say."""
+        return self.models["base"]
+
+    @property
+    def count(self) -> int:
+        """The number of the base's layers."""
+        return self.base.layout.count
+
+    @property
+    def tokenizer_model(self) -> Opened:
+        """The model whose tokenizer the output has: the plan's, or the base, maybe united."""
+        recipe = self.plan.rest("tokenizer")
+        if recipe is None:
+            return self.base if self.union is not None else self.base.alone
+        names = [name for _, name, _ in named_models(recipe)]
+        return self.models.get(names[0], self.base)
+
+    @property
+    def union(self) -> TokenUnion | None:
+        """The union of the models' tokenizers, where the plan has one."""
+        return self.base.union if self.plan.tokenizer == "union" else None
+
+
+@final
+@dataclass(frozen=True)
+class Use:
+    """A branch of a layer that a slot reads: whose, which, for what, where the plan says so.
+
+    `names` are those of the tensors that are read of it, within the layer; None: all.
+    """
+
+    model: Opened
+    layer: int
+    part: Branch
+    made: outline.Made
+    at: Place
+    names: frozenset[str] | None = None
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """The tensors that are read, by their names within the layer."""
+        found = self.model.part(self.layer, self.part)
+        if self.names is None:
+            return found
+        return {rest: tensor for rest, tensor in found.items() if rest in self.names}
+
+
+def uses(checked: Checked, slot: outline.Slot, part: Branch) -> Iterator[Use]:
+    """All layers that a branch of a slot may be made of, with the base's for a method of θ_b.
+
+    Those of what the branch is made of come first, and say which tensors it has; then those of what
+    finer parts of it are made of.
+    """
+    main = slot.part(part)
+    found = [use for made in main.chain for use in _uses(checked, slot, part, made, None)]
+    if not found or not slot.parted:
+        yield from found
+        return
+    role = checked.base.layout.family.role
+    names: dict[tuple[Place, ...], tuple[outline.Made, list[str]]] = {}
+    names[tuple(made.at for made in main.chain)] = main, []
+    for rest in found[0].tensors:
+        first = slot.tensor(part, role(rest), rest)
+        key = tuple(made.at for made in first.chain)
+        names.setdefault(key, (first, []))[1].append(rest)
+    for first, its in names.values():
+        for made in first.chain:
+            yield from _uses(checked, slot, part, made, frozenset(its))
+
+
+def _uses(
+    checked: Checked,
+    slot: outline.Slot,
+    part: Branch,
+    made: outline.Made,
+    names: frozenset[str] | None,
+) -> Iterator[Use]:
+    for inner, name, layer in named_models(made.recipe):
+        if name in checked.models and layer is not None:
+            at = (*made.at, "recipe", *inner)
+            yield Use(checked.models[name], layer, part, made, at, names)
+    layer_of_base = base_layer(slot, made.recipe)
+    if layer_of_base is not None and layer_of_base < checked.count:
+        yield Use(checked.base, layer_of_base, part, made, (*made.at, "recipe", "by"), names)
+
+
+def needs_base(recipe: Recipe) -> bool:
+    """Whether a recipe names a method that takes θ_b."""
+    methods = [METHODS.get(call.name) for _, call in calls(recipe)]
+    return any(method is not None and method.needs_base for method in methods)
+
+
+def base_layer(slot: outline.Slot, recipe: Recipe) -> int | None:
+    """The base's layer that θ_b is taken at; None for a recipe without."""
+    if isinstance(recipe, Subset):
+        return recipe.layer
+    if isinstance(recipe, Take) or not needs_base(recipe):
+        return None
+    return slot.position if slot.position is not None else recipe.merge[0].layer
+
+
+def merges(recipe: Recipe) -> bool:
+    """Whether a recipe may do arithmetic on tensors."""
+    return isinstance(recipe, Merge | Subset)
