@@ -18,7 +18,7 @@ from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, locate
 from gptailor.plan.plan import Drop, Layer, Plan, Scale
 from gptailor.plan.walk import layer_recipes, named_models
-from gptailor.plan.written import idle_others
+from gptailor.plan.written import idle_others, said_place
 from gptailor.program.sources import Checked, needs_base
 
 
@@ -26,10 +26,17 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
     """The faults of a plan against its models; those that rest on others are left out."""
     if "base" not in models:
         return []
-    idle = locate(_without_positions(plan, models["base"].layout.count), plan.origin)
-    plan = written_for(plan, models)
+    count = models["base"].layout.count
+    idle = locate(_without_positions(plan, count), plan.origin)
+    said = said_place(plan, count)
+    found = _against(written_for(plan, models), models)
+    return idle + [replace(fault, at=said(fault.at)) for fault in found]
+
+
+def _against(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
+    """The faults of a plan that is written out."""
     checked = Checked(plan, models)
-    faults = idle + locate((f for rule in _MODEL_RULES for f in rule(checked)), plan.origin)
+    faults = locate((f for rule in _MODEL_RULES for f in rule(checked)), plan.origin)
     fitting = FITTING
     if plan.bridges:
         from gptailor.checks.bridges import BRIDGING  # noqa: PLC0415 (few plans have one)

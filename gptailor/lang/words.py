@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, final
 
 from gptailor.plan import plan as p
 from gptailor.plan.registry import METHODS, OBJECTIVES
@@ -236,33 +236,66 @@ def groups(entries: Sequence[_E]) -> list[list[_E]]:
     neighbours that go in step.
     """
     found: list[list[_E]] = []
-    runs: dict[Any, list[_E]] = {}  # the run that an entry may continue, by what must be equal
-    tied: dict[int, list[_E]] = {}
-    curved: list[list[_E]] = []
+    runs = _Runs()
     for entry in entries:
-        if entry.tied is not None:
-            if entry.tied not in tied:
-                found.append(tied.setdefault(entry.tied, []))
-            tied[entry.tied].append(entry)
-            runs = runs if not isinstance(entry, p.Item) else {}
-            continue
-        if _is_curved(entry):
-            runs = runs if not isinstance(entry, p.Item) else {}
-            known = next((one for one in curved if _shares_curve(found, one, entry)), None)
-            if known is None:
-                known = []
-                curved.append(known)
-                found.append(known)
-            known.append(entry)
-            continue
-        key = getattr(entry, "part", None)
-        run = runs.get(key)
-        if run is not None and _stepped(run[-1], 1) == _stepped(entry, 0):
-            run.append(entry)
-        else:
-            runs[key] = [entry]
-            found.append(runs[key])
+        run = runs.run_of(entry, found[-1] if found else None)
+        if run is None:
+            found.append(run := [])
+        run.append(entry)
+        runs.add(entry, run)
     return found
+
+
+@final
+class _Runs:
+    """The statements so far that an entry may be of."""
+
+    def __init__(self) -> None:
+        self._tied: dict[int, list[Any]] = {}
+        self._stepping: dict[str | None, list[Any]] = {}  # by the part
+        self._curved: dict[str, tuple[list[Any], list[set[int | None]]]] = {}  # and their lists
+
+    def run_of(self, entry: Any, last: list[Any] | None) -> list[Any] | None:
+        """The statement that goes on with an entry; `last` is the last one that there is."""
+        if entry.tied is not None:
+            return self._tied.get(entry.tied)
+        if _is_curved(entry):
+            return self._with_its_curve(entry, last)
+        run = self._stepping.get(getattr(entry, "part", None))
+        in_step = run is not None and _stepped(run[-1], 1) == _stepped(entry, 0)
+        return run if in_step else None
+
+    def _with_its_curve(self, entry: Any, last: list[Any] | None) -> list[Any] | None:
+        """Items of a stack stand together and count up; elsewhere a list has each layer once."""
+        if isinstance(entry, p.Item):
+            beside = last is not None and last[-1].tied is None
+            return last if beside and last and _shape(last[-1], 1) == _shape(entry) else None
+        run, lists = self._curved.get(repr(_shape(entry)), (None, []))
+        repeats = any(number in seen for seen, number in zip(lists, _lists(entry), strict=False))
+        return None if repeats else run
+
+    def add(self, entry: Any, run: list[Any]) -> None:
+        """An entry is of that statement now."""
+        if entry.tied is None and not _is_curved(entry):
+            self._stepping[getattr(entry, "part", None)] = run
+            return
+        if isinstance(entry, p.Item):
+            self._stepping.clear()
+        if entry.tied is not None:
+            self._tied[entry.tied] = run
+        elif not isinstance(entry, p.Item):
+            key, numbers = repr(_shape(entry)), _lists(entry)
+            if key not in self._curved or self._curved[key][0] is not run:
+                self._curved[key] = run, [set() for _ in numbers]
+            for seen, number in zip(self._curved[key][1], numbers, strict=True):
+                seen.add(number)
+
+
+def _lists(entry: Any) -> list[int | None]:
+    """The position, and the layer of each source."""
+    recipe = getattr(entry, "recipe", None)
+    layers = [source.layer for _, source in sources(recipe)] if recipe is not None else []
+    return [entry.position, *layers]
 
 
 def _stepped(entry: Any, step: int) -> tuple[Any, ...]:
@@ -288,29 +321,6 @@ def _is_curved(entry: p.Layer | p.Drop | p.Scale | p.Item) -> bool:
     if isinstance(entry, p.Layer | p.Item):
         return has_curve(entry.recipe)
     return isinstance(entry, p.Scale) and isinstance(entry.factor, p.Curve)
-
-
-def _shares_curve(found: Sequence[object], run: Sequence[Any], entry: Any) -> bool:
-    """Whether an entry is of the statement that a run of entries with a curve is of.
-
-    Items of a stack stand together, and count up.
-    """
-    last = run[-1]
-    if not isinstance(entry, p.Item):
-        return _shape(last) == _shape(entry) and not _repeats(run, entry)
-    return found[-1] is run and _shape(last, 1) == _shape(entry)
-
-
-def _repeats(run: Sequence[Any], entry: Any) -> bool:
-    """Whether a source's layer, or the position, would stand twice in its list."""
-
-    def lists(one: Any) -> list[int | None]:
-        recipe = getattr(one, "recipe", None)
-        layers = [source.layer for _, source in sources(recipe)] if recipe is not None else []
-        return [one.position, *layers]
-
-    mine = lists(entry)
-    return any(a == b for other in run for a, b in zip(lists(other), mine, strict=True))
 
 
 def _shape(entry: Any, step: int = 0) -> tuple[object, ...]:

@@ -3,7 +3,7 @@
 Programs, the rules against models and what people are shown go by plans that are written out.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
@@ -283,3 +283,21 @@ def idle_others(plan: p.Plan, count: int) -> Iterator[Place]:
     gone = frozenset(drop.position for drop in plan.drops if not drop.maybe)
     used = {at for _, at in _layers(plan, count, gone, plain=False)} if plan.others else set()
     yield from (("others", i) for i in range(len(plan.others)) if ("others", i) not in used)
+
+
+def said_place(plan: p.Plan, count: int) -> Callable[[Place], Place]:
+    """From a place in the plan that is written out to the one in the plan that says it."""
+    if not plan.others and plan.whole is None:
+        return lambda at: at
+    undone = bool(plan.bridges) or plan.heal is not None
+    gone = frozenset(drop.position for drop in plan.drops if not drop.maybe and not undone)
+    found = sorted(_layers(plan, count, gone, plain=False), key=lambda one: p.normal_order(one[0]))
+
+    def said(at: Place) -> Place:
+        if at[:1] == ("layers",) and len(at) > 1:
+            return (*found[int(at[1])][1], *at[2:])
+        if at and plan.whole is not None and at[0] in p.REST and plan.rest(str(at[0])) is None:
+            return ("whole", "recipe", *at[1:])
+        return at
+
+    return said
