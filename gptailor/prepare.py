@@ -1,23 +1,43 @@
 """A plan that is ready to be written: checked, its models opened, its program made."""
 
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import final
 
-from gptailor.checkpoint.files import Stamp, stamps
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.files import CheckpointError, Stamp, open_regular, stamps
 from gptailor.checkpoint.hub import fetch
-from gptailor.checkpoint.models import Opened, folder_of, is_local, open_models, rebind
+from gptailor.checkpoint.models import (
+    InnerPlan,
+    Opened,
+    Opener,
+    folder_of,
+    is_plan,
+    is_remote,
+    open_models,
+    rebind,
+    used,
+)
 from gptailor.checkpoint.write.tensors import Shard, plan_shards
 from gptailor.checks.models import check_models
+from gptailor.checks.nested import checked_made_model, why_no_model
 from gptailor.checks.plan import check_alone
-from gptailor.plan.faults import Fault, PlanError, errors, locate
+from gptailor.lang.parse import read_bytes
+from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, errors, locate
 from gptailor.plan.layers import Gap, Healing, gaps, healing, kept
+from gptailor.plan.needed import at_commits, needed
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.walk import open_choices
 from gptailor.program.compile import Compiled, compile_plan
+from gptailor.program.nested import (
+    DEEPEST,
+    nested_checkpoint,
+)
 from gptailor.program.program import files
+from gptailor.program.unquantised import dequantised_models
 
 SHARD_SIZE = 5 * 10**9
 """Bytes of a shard, as transformers has it."""
@@ -105,17 +125,125 @@ def checked(plan: Plan, models: ModelPaths | None) -> tuple[Plan, dict[str, Open
 
 
 def _opened(
-    plan: Plan, declared: Mapping[str, Model], faults: list[Fault]
+    plan: Plan, declared: Mapping[str, Model], faults: list[Fault], within: tuple[str, ...] = ()
 ) -> tuple[dict[str, Opened], list[Fault]]:
     """A plan's models, and its faults against them after those that it has by itself."""
-    opened, found = open_models(plan, declared)
+    opened, found = open_all_models(plan, declared, within)
     if not errors(found) and any(model.layout.quantised for model in opened.values()):
-        from gptailor.program.unquantised import dequantised_models  # noqa: PLC0415 (few plans need it)
-
         opened, said = dequantised_models(plan, opened)
         found += said
     found += check_models(plan, opened) if not errors(found) else []
     return opened, locate(faults + found, plan.origin)
+
+
+def open_all_models(
+    plan: Plan, declared: Mapping[str, Model] | None = None, within: tuple[str, ...] = ()
+) -> tuple[dict[str, Opened], list[Fault]]:
+    """The models that a plan needs, opened, as by `open_models`; those that no folder holds too.
+
+    Models made of others stand, in a plan with choices, for all that they may come to. The models
+    of a plan that is a model are with it, as `deep.math`; `within` are the plans around this one.
+    """
+    wanted = used(plan)
+    order = needed(plan, sorted(wanted, key=lambda name: (name != "base", name)))
+    if all(plan.models[name].made is None and not is_plan(plan.models[name]) for name in order):
+        return open_models(plan, declared)
+    opener = Opener(plan, declared or plan.models)
+    opened: dict[str, Opened] = {}
+    faults: list[Fault] = []
+    for name in order:
+        model: Opened | None = None
+        found: dict[str, Opened] = {}
+        said: list[Fault] = []
+        if plan.models[name].made is not None:
+            model, said = checked_made_model(plan, name, opened)
+        elif is_plan(plan.models[name]):
+            found, said = _planned(plan, name, within)
+            model = found.get(name)
+        elif name in wanted:  # else an adapter alone is on it
+            model = opener.model(name)
+        if model is not None:
+            opener.found[name] = model.checkpoint, model.remotes
+            opened |= {name: model, **found}
+        else:
+            opener.found.setdefault(name, None)
+        faults += said
+    return opened, opener.faults + faults
+
+
+def _planned(
+    plan: Plan, name: str, within: tuple[str, ...]
+) -> tuple[dict[str, Opened], list[Fault]]:
+    """The output of a plan in a file, and its models; its faults have their places in that file."""
+    at: Place = ("models", name, "source")
+    try:
+        return _output_of(plan, name, within)
+    except PlanError as error:
+        return {}, [*error.faults]
+    except CheckpointError as error:
+        return {}, [Fault(error.code, f"{error.message} ({error.path})", at, error.help)]
+
+
+def _output_of(
+    plan: Plan, name: str, within: tuple[str, ...]
+) -> tuple[dict[str, Opened], list[Fault]]:
+    source, at = plan.models[name].source, ("models", name, "source")
+    path = folder_of(plan, source)
+    own = (os.path.realpath(plan.origin.source.name),) if plan.origin else ()
+    within = (*(within or own), os.path.realpath(path))
+    if within[-1] in within[:-1] or len(within) > DEEPEST:
+        raise PlanError([Fault("M232", f"'{source}' is made of itself", at)])
+    with open_regular(path) as file:
+        inner, faults = read_bytes(file.readall(), str(path), path.parent)
+    if inner is None or errors(faults):
+        raise PlanError(_settled(faults))
+    if refused := [
+        Fault("M233", f"'{source}' {why}", at, help_)
+        for why, help_ in why_no_model(plan, name, inner)
+    ]:
+        raise PlanError(refused)
+    declared = inner.models
+    inner, unknown = _as_inner(plan, name, inner)
+    opened, found = _opened(inner, declared, unknown + check_alone(inner), within)
+    faults = _settled(found)
+    if errors(faults):
+        raise PlanError(faults)
+    checkpoint = nested_checkpoint(inner, opened)
+    layout = checkpoint.layout()
+    if isinstance(layout, Refusal):
+        raise CheckpointError("M204", layout.reason, path, layout.help)
+    model = Opened(name, checkpoint, layout, inner=InnerPlan(inner, declared, path))
+    return {name: model, **{f"{name}.{n}": one for n, one in opened.items()}}, faults
+
+
+def _as_inner(plan: Plan, name: str, inner: Plan) -> tuple[Plan, list[Fault]]:
+    """A plan in a file as a model of another, which may have other places for its models."""
+    given, here = plan.origin or Origin(Source("<plan>", ""), Path()), f"{name}."
+    models = dict(inner.models)
+    for n, model in inner.models.items():
+        commit = given.commits.get(here + n)
+        if commit is not None and is_remote(model) and commit[:2] == (model.source, model.revision):
+            models[n] = model.model_copy(update={"revision": commit[2]})
+    inner = _changed(inner, models=models, dtype=None, search=None)
+    assert inner.origin is not None, "it was read from a file"
+    commits = {n.removeprefix(here): c for n, c in given.commits.items() if n.startswith(here)}
+    origin = replace(inner.origin, families=given.families, commits=commits)
+    paths = {n.removeprefix(here): p for n, p in given.inner.items() if n.startswith(here)}
+    return rebind(inner.read_from(origin), paths)
+
+
+def _settled(faults: Iterable[Fault]) -> list[Fault]:
+    """Faults that have their places in a text of their own, which no other plan's change."""
+    first = Span(0, 0)
+    return [
+        replace(
+            fault,
+            at=(),
+            span=fault.span or first,
+            also=tuple(replace(a, at=(), span=a.span or first) for a in fault.also),
+        )
+        for fault in faults
+    ]
 
 
 def prepare(
@@ -149,7 +277,7 @@ def ready(
         wanted += first.models[first.healing.teacher].checkpoint.files
     if not fetched(first.models, wanted):
         return first
-    plan = pinned(first.plan, first.commits)
+    plan = pinned(first.plan, first.commits, first.models)
     again = _opened(plan, first.declared, check_alone(first.plan))
     return _prepared(plan, *again, first.declared, shard_size)
 
@@ -172,7 +300,8 @@ def _prepared(
         )
     compiled = compile_plan(plan, opened)
     shards = plan_shards([output.spec for output in compiled.program.outputs], shard_size)
-    stamped = stamps(files(compiled.program))
+    inner = [model.inner.file for model in opened.values() if model.inner is not None]
+    stamped = stamps([*files(compiled.program), *inner])
     return Prepared(plan, declared, opened, compiled, shards, tuple(faults), stamped)
 
 
@@ -185,11 +314,34 @@ def chain(plan: Plan, name: str) -> list[str]:
     return [*(chain(plan, on) if on is not None else ()), name]
 
 
+def declaring(plan: Plan, models: Mapping[str, Opened], name: str) -> tuple[Plan, str, str]:
+    """The plan that declares an opened model, what stands before its name, and its name there.
+
+    `deep.math` is the model `math` of the plan that `deep` is the output of.
+    """
+    outer, _, short = name.rpartition(".")
+    if not outer:
+        return plan, "", name
+    inner = models[outer].inner
+    assert inner is not None, "no plan's output"
+    return inner.plan, f"{outer}.", short
+
+
+def all_declared(declared: Mapping[str, Model], models: Mapping[str, Opened]) -> dict[str, Model]:
+    """The models of a plan as its file has them, with those of the plans that are models of it."""
+    found = dict(declared)
+    for name, opened in models.items():
+        if opened.inner is not None:
+            found |= {f"{name}.{n}": model for n, model in opened.inner.declared.items()}
+    return found
+
+
 def commits_of(plan: Plan, models: Mapping[str, Opened]) -> dict[str, str]:
     """The commits of the models that were opened on the Hub, those under an adapter too."""
     found: dict[str, str] = {}
     for name, opened in models.items():
-        there = [n for n in chain(plan, name) if not is_local(plan.models[n].source)]
+        here, before, short = declaring(plan, models, name)
+        there = [before + n for n in chain(here, short) if is_remote(here.models[n])]
         remotes = zip(there, opened.remotes, strict=True)
         found |= {n: remote.commit for n, remote in remotes}
     return found
@@ -199,6 +351,8 @@ def fetched(models: Mapping[str, Opened], wanted: Iterable[Path]) -> bool:
     """Fetch those files of the models that aren't here from the Hub; whether there were any."""
     missing = [file for file in wanted if not file.exists()]
     for model in models.values():
+        if model.checkpoint.nested:
+            continue  # its files are other models'
         folder = model.checkpoint.folder
         theirs = [file for file in missing if file.is_relative_to(folder)]
         if model.remotes and theirs:
@@ -206,15 +360,24 @@ def fetched(models: Mapping[str, Opened], wanted: Iterable[Path]) -> bool:
     return bool(missing)
 
 
-def pinned(plan: Plan, commits: Mapping[str, str]) -> Plan:
-    """The plan with models of the Hub at these commits, should one move on."""
+def pinned(
+    plan: Plan, commits: Mapping[str, str], opened: Mapping[str, Opened] | None = None
+) -> Plan:
+    """The plan with models of the Hub at these commits, should one move on.
+
+    Those of inner plans are known by what was `opened`.
+    """
     if not commits:
         return plan
     models = {
         name: model.model_copy(update={"revision": commits[name]}) if name in commits else model
         for name, model in plan.models.items()
     }
-    return _changed(plan, models=models)
+    declared = all_declared({}, opened or {})
+    inner = {n: (declared[n].source, declared[n].revision, c)
+             for n, c in commits.items() if n in declared}  # fmt: skip
+    found = _changed(plan, models=models)
+    return at_commits(found, inner) if inner else found
 
 
 def _changed(plan: Plan, **update: object) -> Plan:

@@ -166,7 +166,7 @@ def _preloaded() -> Iterator[Preloaded]:
 
 
 def make_broken(folder: Path) -> None:
-    """Folders made from sound ones, wrong in one thing each, and one that is quantised."""
+    """Folders made from sound ones, wrong in one thing each, one that is quantised, and plans."""
     from tests.quantised import write_quantised  # noqa: PLC0415 (imports torch)
 
     copy(folder, "quantised", quantization_config={"quant_method": "gptq", "bits": 4})
@@ -191,6 +191,10 @@ def make_broken(folder: Path) -> None:
     moved = {60: 61, 61: 60}
     tokens(folder / "blind", lambda ids: {token: moved.get(n, n) for token, n in ids.items()})
     (folder / "empty").mkdir()
+    head = 'tailor 1\nmodel base = "./base"\n'
+    (folder / "open.tailor").write_text(f"{head}maybe drop L1\n")
+    circle = f'{head}model again = "./circle.tailor"\nL0 from again\n'
+    (folder / "circle.tailor").write_text(circle)
 
 
 def copy(folder: Path, name: str, *, source: str = "base", **config: object) -> None:

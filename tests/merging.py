@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from gptailor.checkpoint.tensor import TensorInfo, TensorSpec
+from gptailor.program.combine import combine_tensors
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.program import Arguments, Combine
-from gptailor.program.run import combine_tensors
 
 
 def merge_tensors(  # noqa: PLR0913 (a merge has these eight sides)

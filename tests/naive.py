@@ -27,6 +27,8 @@ OUTPUTS = ("self_attn.o_proj.", "mlp.down_proj.")
 def interpret(plan: Plan, folders: Mapping[str, Path]) -> Tensors:
     """The output's tensors by name."""
     models = {name: read(folder) for name, folder in folders.items()}
+    for name in plan.models:
+        add_made(plan, name, models)
     base = models["base"]
     plan = with_whole_ends(plan, models)
     wanted = None if plan.dtype is None else getattr(torch, plan.dtype)
@@ -116,6 +118,22 @@ def at(recipe: Recipe, position: int) -> Recipe:
     if isinstance(recipe, Take):
         return Take(take=found[0])
     return recipe.model_copy(update={"merge": found})
+
+
+def add_made(plan: Plan, name: str, models: dict[str, Tensors]) -> None:
+    """A model that is made of others, which are added before it: each tensor by its one recipe."""
+    recipe = plan.models[name].made
+    if recipe is None or name in models:
+        return
+    named = [str(source.model) for source in sources_of(recipe)]
+    for inner in named:
+        add_made(plan, inner, models)
+    base = models["base"]
+    names = list(base) + [HEAD] * (HEAD not in base and any(HEAD in models[n] for n in named))
+    models[name] = {
+        here: make(recipe, models, lambda _, n=here: n, here if here in base else EMBED)
+        for here in names
+    }
 
 
 def ends(plan: Plan, models: Mapping[str, Tensors]) -> Iterator[tuple[str, Recipe, str, str]]:

@@ -385,7 +385,7 @@ def stacks(draw: Draw, names: list[str]) -> p.Stack:
 @st.composite
 def objectives(draw: Draw, names: list[str], spec: ObjectiveSpec) -> p.Objective:
     """An objective with its required arguments and some others."""
-    kinds = {"path": TEXTS, "text": TEXTS, "number": REALS, "model": st.sampled_from(names)}
+    kinds = {"path": TEXTS, "text": TEXTS, "number": REALS, "model": st.just("base")}
     arguments = {
         argument.name: draw(kinds[argument.kind])
         for argument in spec.arguments
@@ -413,13 +413,20 @@ def searches(draw: Draw, names: list[str]) -> p.Search:
 
 @st.composite
 def models(draw: Draw) -> dict[str, p.Model]:
-    """The base and others: folders, Hub ids with revisions, adapters on those before."""
+    """The base and others: folders, Hub ids with revisions; adapters on and mixes of those before.
+
+    The base is on none that is made of others.
+    """
     found: dict[str, p.Model] = {}
     for name in ("base", *draw(st.lists(NAMES, max_size=4, unique=True))):
         if name in found:
             continue
-        kind = draw(st.sampled_from(["local", "hub", "adapter"]))
-        on = draw(st.sampled_from(sorted(found))) if kind == "adapter" and found else None
+        kind = draw(st.sampled_from(["local", "hub", "adapter", "made"]))
+        if kind == "made" and found:
+            found[name] = p.Model(made=draw(rest_recipes(sorted(found), name)))
+            continue
+        under = sorted(n for n in found if not has_made(found, n))
+        on = draw(st.sampled_from(under)) if kind == "adapter" and under else None
         if kind == "hub":
             revision = draw(st.one_of(st.none(), REVISIONS))
             found[name] = p.Model(source=draw(HUB), revision=revision, on=on)
@@ -428,15 +435,23 @@ def models(draw: Draw) -> dict[str, p.Model]:
     return found
 
 
+def has_made(declared: dict[str, p.Model], name: str) -> bool:
+    """Whether a model is made of others, or an adapter is on one that is."""
+    model = declared[name]
+    return model.made is not None or (model.on is not None and has_made(declared, model.on))
+
+
 @st.composite
 def plans(draw: Draw) -> p.Plan:
     """A plan that has no faults by itself."""
     declared = draw(models())
     names = sorted(declared)
+    tellers = [name for name in names if not has_made(declared, name)]
     said: dict[str, list[str | None]] = {where: [None] for where in p.REST}
-    said["tokenizer"] = [None, "union"]
+    said["tokenizer"] = [None, "union"] if tellers == names else [None]
+    telling = dict.fromkeys(p.REST, names) | {"tokenizer": tellers}
     rest = {
-        where: draw(st.one_of(st.sampled_from(said[where]), rest_recipes(names, where)))
+        where: draw(st.one_of(st.sampled_from(said[where]), rest_recipes(telling[where], where)))
         for where in draw(st.sets(st.sampled_from(p.REST)))
     }
     layered = {"stack": draw(stacks(names))} if draw(st.booleans()) else draw(overlays(names))
@@ -448,7 +463,7 @@ def plans(draw: Draw) -> p.Plan:
     drawn = p.Plan(
         models=declared,
         dtype=draw(st.sampled_from([None, *DTYPES])),
-        chat_template=draw(chat_templates(names)),
+        chat_template=draw(chat_templates(tellers)),
         heal=draw(st.one_of(st.none(), healed)),
         search=draw(st.one_of(st.none(), searches(names))),
         **rest,

@@ -18,7 +18,7 @@ from gptailor.checkpoint.write.side_folder import remove_stale
 from gptailor.checkpoint.write.writer import check_target, free_space, located, write_checkpoint
 from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Plan
-from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, ready
+from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, ready
 
 if TYPE_CHECKING:
     from gptailor.build.gguf import GgufFile
@@ -134,7 +134,9 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
             program.parameters,
             program.size if file is None else file.size,
             tuple(shard.name for shard in prepared.shards) if file is None else (target.name,),
-            recording.lock(prepared.declared, in_gguf) if recording else None,
+            recording.lock(all_declared(prepared.declared, prepared.models), in_gguf)
+            if recording
+            else None,
             fitted.bridges if fitted else {},
             fitted.healed if fitted else None,
             tuple(file.notes) if file is not None else (),

@@ -22,9 +22,10 @@ from gptailor.checkpoint.write.tensors import plan_shards
 from gptailor.checkpoint.write.writer import check_target, free_space, write_checkpoint
 from gptailor.plan.faults import listed
 from gptailor.plan.registry import DTYPES
+from gptailor.program.combine import FLOAT_DTYPES
 from gptailor.program.load import load_tensor
 from gptailor.program.low_rank import low_rank, residual
-from gptailor.program.run import FLOAT_DTYPES, device_of
+from gptailor.program.run import device_of
 
 RANK = 64
 """The rank of an adapter that nobody gives one."""

@@ -18,13 +18,13 @@ from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf_header import KINDS
 from gptailor.checkpoint.formats.gguf_names import FILE_TYPES, FREQUENCIES, quantised_kind
-from gptailor.checkpoint.models import is_local
+from gptailor.checkpoint.models import is_remote
 from gptailor.checkpoint.tensor import FLOATS, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import ByteProgress, Payload
 from gptailor.checkpoint.write.tensors import Shard
 from gptailor.checkpoint.write.writer import write_file
-from gptailor.prepare import Prepared
+from gptailor.prepare import Prepared, all_declared
 from gptailor.program.gguf_facts import GgufFacts, WrittenArchitecture
 from gptailor.program.gguf_values import (
     GGUF_ALIGNMENT,
@@ -162,7 +162,8 @@ class GgufFile:
         yield "general.description", f"Compiled by {made}"
         if (license_ := out.base_license(self.prepared)) is not None:
             yield "general.license", license_
-        hub = [m.source for m in plan.models.values() if m.on is None and not is_local(m.source)]
+        models = all_declared(plan.models, self.prepared.models)
+        hub = [m.source for m in models.values() if m.on is None and is_remote(m)]
         if hub:
             yield "general.base_model.count", len(hub)
         for i, source in enumerate(hub):
@@ -220,7 +221,7 @@ class GgufFile:
         known before its digests are, so that the header can be filled in last.
         """
         sha256: dict[str, str] = {}
-        models = out.used_plan(self.prepared, self.target.parent).models
+        models = out.used_models(self.prepared, self.target.parent)
         locked: LockedGguf | None = None
 
         def seen(spec: TensorSpec, digest: str) -> None:

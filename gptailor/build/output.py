@@ -29,7 +29,7 @@ from gptailor.lang.format import format_file, format_plan
 from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.registry import DTYPES
-from gptailor.prepare import Prepared, calibration_path, chain
+from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
 from gptailor.program.program import Copy, Output, files
 from gptailor.report.card import card
 
@@ -124,15 +124,16 @@ def _made(output: Output, device: str) -> Iterator[memoryview | bytes]:
 
 def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     """The files beside the weights: configuration, tokenizer, plan, card."""
-    plan = used_plan(prepared, target)
     text = used_plan_text(prepared, target)
+    models = used_models(prepared, target)
+    shown = used_plan(prepared, target).model_copy(update={"models": models})
     written = {
         checkpoints.CONFIG: json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n",
         PLAN_FILE: text,
-        CARD: card(target.resolve().name, plan, text, prepared.counts, gptailor.__version__),
+        CARD: card(target.resolve().name, shown, text, prepared.counts, gptailor.__version__),
     }
     beside = tokenizer(prepared)
-    beside |= {path.name: path for path in _processor(prepared.models["base"])}
+    beside |= {path.name: path for path in _processor(prepared.models[lowest_base(prepared)])}
     for kind, found in families(prepared).items():  # so that the folder can be verified anywhere
         written[kind + FAMILY_SUFFIX] = found.file.text()
     return beside | {name: content.encode() for name, content in written.items()}
@@ -157,9 +158,17 @@ def _processor(base: Opened) -> tuple[Path, ...]:
     return checkpoints.processor_files(base.checkpoint) if base.layout.wrapped else ()
 
 
+def lowest_base(prepared: Prepared) -> str:
+    """The name of the checkpoint that the base is, where that is a plan's output its base's."""
+    name = "base"
+    while prepared.models[name].inner is not None:
+        name += ".base"
+    return name
+
+
 def base_license(prepared: Prepared) -> str | None:
     """The licence that the base's model card names in its front matter, if there is one here."""
-    path = prepared.models["base"].checkpoint.folder / CARD
+    path = prepared.models[lowest_base(prepared)].checkpoint.folder / CARD
     if not path.is_file():
         return None
     with open_regular(path) as file:
@@ -202,9 +211,18 @@ def used_plan(prepared: Prepared, target: Path) -> Plan:
     return plan.model_copy(update=used)
 
 
+def used_models(prepared: Prepared, target: Path) -> dict[str, Model]:
+    """The models that were used as seen from the target; those of inner plans as `deep.math`."""
+    names = all_declared(prepared.plan.models, prepared.models)
+    return {name: _seen_from(prepared, name, target) for name in names}
+
+
 def _seen_from(prepared: Prepared, name: str, target: Path) -> Model:
     """A model's declaration as the output folder has it: paths from there, revisions resolved."""
-    plan, model = prepared.plan, prepared.plan.models[name]
+    plan, _, short = declaring(prepared.plan, prepared.models, name)
+    model = plan.models[short]
+    if model.made is not None:
+        return model
     if not is_local(model.source):
         commit = prepared.commits.get(name, model.revision)
         return model.model_copy(update={"revision": commit})
@@ -235,18 +253,27 @@ def inputs(prepared: Prepared) -> InputFiles:
     rows are sorted by another tokenizer.
     """
     read = set(files(prepared.compiled.program))
+    healing = prepared.healing
+    if healing is not None and healing.teacher is not None:
+        teacher = prepared.models[healing.teacher].checkpoint
+        read |= set(teacher.files) if teacher.nested else set()
     found: InputFiles = {}
     for name, opened in prepared.models.items():
-        lowest, *adapters = chain(prepared.plan, name)
+        plan, before, short = declaring(prepared.plan, prepared.models, name)
+        lowest, *adapters = (before + one for one in chain(plan, short))
+        if opened.inner is not None:
+            found[name] = {opened.inner.file.name: opened.inner.file}
+        if opened.checkpoint.nested and not adapters:
+            continue  # the files are those of its models
         whole = opened.checkpoint.files[: len(opened.checkpoint.files) - len(adapters)]
-        healing = prepared.healing
         teaches = healing is not None and healing.teacher == name
         weights = whole if teaches else (file for file in whole if file in read)
-        own = [*weights, *_beside(opened, whole, prepared.plan)]
-        folder = opened.checkpoint.folder
-        folder = folder.parent if is_gguf(folder) else folder
-        theirs = found.setdefault(lowest, {})
-        theirs |= {file.relative_to(folder).as_posix(): file for file in own}
+        if not opened.checkpoint.nested:
+            own = [*weights, *_beside(prepared, name, whole)]
+            folder = opened.checkpoint.folder
+            folder = folder.parent if is_gguf(folder) else folder
+            theirs = found.setdefault(lowest, {})
+            theirs |= {file.relative_to(folder).as_posix(): file for file in own}
         for adapter, file in zip(adapters, opened.checkpoint.files[len(whole) :], strict=True):
             found[adapter] = {
                 file.name: file,
@@ -255,9 +282,9 @@ def inputs(prepared: Prepared) -> InputFiles:
     return found
 
 
-def _beside(opened: Opened, whole: tuple[Path, ...], plan: Plan) -> Iterator[Path]:
+def _beside(prepared: Prepared, name: str, whole: tuple[Path, ...]) -> Iterator[Path]:
     """What is read of a model besides its weights."""
-    checkpoint = opened.checkpoint
+    checkpoint = prepared.models[name].checkpoint
     if not is_gguf(checkpoint.folder) and not is_gguf(whole[0]):
         yield checkpoint.folder / checkpoints.CONFIG
     for index, single, suffix in (
@@ -267,9 +294,9 @@ def _beside(opened: Opened, whole: tuple[Path, ...], plan: Plan) -> Iterator[Pat
         by_index = whole[0].suffix == suffix and whole[0].name != single
         if by_index and (path := checkpoint.folder / index).exists():
             yield path
-    yield from tokenizer_inputs(opened, plan)
-    if opened.name == "base":
-        yield from _processor(opened)
+    yield from tokenizer_inputs(prepared, name)
+    if name == lowest_base(prepared):
+        yield from _processor(prepared.models[name])
 
 
 def work(prepared: Prepared) -> int:

@@ -26,14 +26,15 @@ from gptailor.build.lock import (
 from gptailor.build.tokenizer import template_file
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.folder import CONFIG
-from gptailor.checkpoint.models import is_local
+from gptailor.checkpoint.models import is_inner, is_local
 from gptailor.checkpoint.tensor import TensorSpec
 from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_file, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew, available
 from gptailor.lang.format import format_plan
+from gptailor.plan.needed import at_commits
 from gptailor.plan.plan import Model, Plan
-from gptailor.prepare import ModelPaths, Prepared, pinned, ready
+from gptailor.prepare import ModelPaths, Prepared, all_declared, pinned, ready
 
 if TYPE_CHECKING:
     from gptailor.evaluate.bridge.fit import Fitted
@@ -48,7 +49,10 @@ def plan_digest(plan: Plan) -> str:
     That is where the models, the texts and the chat template are, and the dtype. So a plan, and
     its copy in a compiled folder, have one digest.
     """
-    models = {name: Model(source=name) for name in plan.models}
+    models = {
+        name: model if model.made is not None else Model(source=name)
+        for name, model in plan.models.items()
+    }
     heal = plan.heal
     named = [bridge.on for bridge in plan.bridges] + ([heal.on] if heal is not None else [])
     texts = list(dict.fromkeys(named))
@@ -77,7 +81,13 @@ def at_locked_commits(plan: Plan, lock: Lock) -> Plan:
         and (model.source, model.revision) == (locked.source, locked.revision)
         and not is_local(model.source)
     }
-    return pinned(plan, commits)
+    inner = {
+        name: (locked.source, locked.revision, locked.commit)
+        for name, locked in lock.models.items()
+        if locked.commit is not None and is_inner(plan, name)
+    }
+    found = pinned(plan, commits)
+    return at_commits(found, inner) if inner else found
 
 
 # ---------------------------------------------------------------------------- before it is compiled
@@ -270,7 +280,7 @@ class Recording:
 
     def files(self, target: Path) -> dict[str, bytes]:
         """The lock as a file of the output's folder, its sources those of the plan in there."""
-        return {LOCK_FILE: self.lock(out.used_plan(self.prepared, target).models).text().encode()}
+        return {LOCK_FILE: self.lock(out.used_models(self.prepared, target)).text().encode()}
 
     def draft(self, models: Mapping[str, Model], gguf: LockedGguf) -> Lock:
         """The lock before its digests are known, which are zeros: its text is as long."""
@@ -310,7 +320,9 @@ class Recording:
             plan=plan_digest(self.prepared.plan),
             dtype=out.used_dtype(self.prepared),
             models={
-                name: LockedModel(**models[name].model_dump(), commit=commits.get(name), files=its)
+                name: LockedModel(
+                    **models[name].model_dump(exclude={"made"}), commit=commits.get(name), files=its
+                )
                 for name, its in files.items()
             },
             families={kind: one.digest for kind, one in out.families(self.prepared).items()},
@@ -355,4 +367,4 @@ def lock(
     with Recording(prepared, fitted=fitted, threads=threads, progress=told) as recording:
         specs = [output.spec for output in outputs]
         of_tensors(specs, out.payloads(outputs, fitted=fitted), crew, recording.seen, told)
-        return recording.lock(prepared.declared)
+        return recording.lock(all_declared(prepared.declared, prepared.models))

@@ -12,10 +12,10 @@ from gptailor.checkpoint.chat_template import (
     with_templates,
 )
 from gptailor.checkpoint.files import is_gguf
-from gptailor.checkpoint.models import Opened, folder_of
+from gptailor.checkpoint.models import folder_of
 from gptailor.plan.plan import Plan, TemplateOf
 from gptailor.plan.walk import named_models
-from gptailor.prepare import Prepared
+from gptailor.prepare import Prepared, chain, declaring
 
 
 def tokenizer_model_name(plan: Plan) -> str:
@@ -24,9 +24,21 @@ def tokenizer_model_name(plan: Plan) -> str:
     return "base" if recipe is None else next(named_models(recipe))[1]
 
 
+def _teller(prepared: Prepared, name: str) -> str:
+    """The model whose tokenizer a model has: of a plan's output that which the plan says."""
+    while True:
+        plan, before, short = declaring(prepared.plan, prepared.models, name)
+        lowest = before + chain(plan, short)[0]
+        inner = prepared.models[lowest].inner if lowest in prepared.models else None
+        if inner is None:
+            return name
+        name = f"{lowest}.{tokenizer_model_name(inner.plan)}"
+
+
 def tokenizer(prepared: Prepared) -> dict[str, bytes | Path]:
     """The output's tokenizer and how it generates: files, or what a GGUF file holds."""
-    model = prepared.models[tokenizer_model_name(prepared.plan)]
+    name = _teller(prepared, tokenizer_model_name(prepared.plan))
+    model = prepared.models[name]
     checkpoint = model.checkpoint
     beside: dict[str, bytes | Path] = {
         str(path.relative_to(checkpoint.folder)): path
@@ -47,7 +59,7 @@ def tokenizer(prepared: Prepared) -> dict[str, bytes | Path]:
 def _templates(prepared: Prepared) -> dict[str, str]:
     said = prepared.plan.chat_template
     if isinstance(said, TemplateOf):
-        return templates_of(prepared.models[said.model].checkpoint)
+        return templates_of(prepared.models[_teller(prepared, said.model)].checkpoint)
     path = template_file(prepared.plan)
     return {DEFAULT: NAMED_TEMPLATES[str(said)] if path is None else read_template(path)}
 
@@ -59,12 +71,14 @@ def template_file(plan: Plan) -> Path | None:
     return folder_of(plan, str(said)) if named else None
 
 
-def tokenizer_inputs(opened: Opened, plan: Plan) -> Iterator[Path]:
+def tokenizer_inputs(prepared: Prepared, name: str) -> Iterator[Path]:
     """What is read of a model for the output's tokenizer and its chat template."""
-    checkpoint, said = opened.checkpoint, plan.chat_template
-    tells = opened.name == tokenizer_model_name(plan)
-    templated = isinstance(said, TemplateOf) and said.model == opened.name
-    if tells or templated or plan.tokenizer is not None:
+    plan, checkpoint = prepared.plan, prepared.models[name].checkpoint
+    said = plan.chat_template
+    tells = name == _teller(prepared, tokenizer_model_name(plan))
+    templated = isinstance(said, TemplateOf) and name == _teller(prepared, said.model)
+    inner = (one.inner.plan for one in prepared.models.values() if one.inner is not None)
+    if tells or templated or any(one.tokenizer is not None for one in (plan, *inner)):
         yield from checkpoints.tokenizer_files(checkpoint)
     if tells and (generates := checkpoints.generation_config(checkpoint)) is not None:
         yield generates

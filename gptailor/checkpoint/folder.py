@@ -44,7 +44,8 @@ _OTHER_WEIGHTS = (".bin", ".gguf", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".
 class Checkpoint:
     """A folder with a configuration and weights; the tensors are known, none is read.
 
-    `family` is the family from a file that it is read by, if there is one.
+    `family` is the family from a file that it is read by, if there is one. A `nested` one is no
+    folder: it is made of other models, `folder` has its tokenizer, `files` are all that it reads.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     files: tuple[Path, ...]
     family: FoundFamily | None = None
+    nested: bool = False
 
     def layout(self) -> Layout | Refusal:
         """What its tensors are, or why its layers can't be moved."""

@@ -19,10 +19,24 @@ from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo
 from gptailor.checkpoint.union import TokenUnion, UnitedModel
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.faults import Fault, listed
+from gptailor.plan.needed import needed, with_inner
 from gptailor.plan.parts import Branch
-from gptailor.plan.plan import Model, Plan, TemplateOf
-from gptailor.plan.walk import named_models, recipes
+from gptailor.plan.plan import PLAN_SUFFIX, Model, Plan, TemplateOf
+from gptailor.plan.walk import named_models, output_recipes
 from gptailor.plan.written import written_out
+
+
+@final
+@dataclass(frozen=True)
+class InnerPlan:
+    """A plan in a file whose output is a model of another: as it is used, its dtype left out.
+
+    `declared` are its models as the file has them, before others took their places.
+    """
+
+    plan: Plan
+    declared: Mapping[str, Model]
+    file: Path
 
 
 @final
@@ -30,8 +44,9 @@ from gptailor.plan.written import written_out
 class Opened:
     """A model of a plan with all that is known of it without reading its weights.
 
-    `remotes` says where its files are on the Hub, an adapter's last. `united` are the models whose
-    tokens a plan adds to its tokenizer, in order.
+    `remotes` says where its files are on the Hub, an adapter's last; `inner` is the plan whose
+    output it is, where it is one's. `united` are the models whose tokens a plan adds to its
+    tokenizer, in order.
     """
 
     name: str
@@ -39,6 +54,7 @@ class Opened:
     layout: Layout
     remotes: tuple[Remote, ...] = ()
     united: "tuple[Opened, ...] | None" = None
+    inner: InnerPlan | None = None
 
     @property
     def config(self) -> dict[str, Any]:
@@ -113,6 +129,16 @@ def is_local(source: str) -> bool:
     return source[:1] in (".", "/", "~")
 
 
+def is_plan(model: Model) -> bool:
+    """Whether a model is the output of a plan in a file."""
+    return model.made is None and model.on is None and model.source.endswith(PLAN_SUFFIX)
+
+
+def is_remote(model: Model) -> bool:
+    """Whether a model, or an adapter, is of the Hub."""
+    return model.made is None and not is_local(model.source)
+
+
 def folder_of(plan: Plan, source: str) -> Path:
     """A local source as a path: relative ones start at the folder of the file that names them."""
     path = Path(os.path.expanduser(source))  # noqa: PTH111 (Path.expanduser raises without a home)
@@ -126,6 +152,13 @@ def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
     """
     if not paths:
         return plan, []
+    if made := [name for name in paths if name in plan.models and plan.models[name].made]:
+        message = f"'{made[0]}' is made of other models, and no folder can stand for it"
+        return plan, [Fault("M105", message, help="name one of those that it is made of")]
+    inner = {name: path for name, path in paths.items() if is_inner(plan, name)}
+    paths = {name: path for name, path in paths.items() if name not in inner}
+    if inner:
+        plan = with_inner(plan, inner)
     if unknown := [name for name in paths if name not in plan.models]:
         names = listed(f"'{name}'" for name in plan.models)
         message = f"there is no model '{unknown[0]}' in the plan to rebind"
@@ -135,7 +168,15 @@ def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
     return (copy.read_from(plan.origin) if plan.origin else copy), []
 
 
+def is_inner(plan: Plan, name: str) -> bool:
+    """Whether a name is of a model of a plan that is a model of this one: `deep.math`."""
+    outer, dot, _ = name.partition(".")
+    return bool(dot) and outer in plan.models and is_plan(plan.models[outer])
+
+
 def _bound(declared: Model, folder: Path) -> Model:
+    if folder.name.endswith(PLAN_SUFFIX):
+        return Model(source=str(folder))
     whole = (folder / CONFIG).exists() or not (folder / ADAPTER_CONFIG).exists()
     return Model(source=str(folder), on=None if whole else declared.on)
 
@@ -149,16 +190,26 @@ def written_for(plan: Plan, models: Mapping[str, Opened]) -> Plan:
 
 
 def used(plan: Plan) -> set[str]:
-    """The models whose files a plan needs: the base, what it takes something of, its teacher."""
+    """The models whose files a plan needs: the base, what it takes something of, its teacher.
+
+    What these are made of is with them, but for models that an adapter alone is on.
+    """
     teacher = (plan.heal.teacher if plan.heal is not None else None) or "base"
     template = plan.chat_template.model if isinstance(plan.chat_template, TemplateOf) else "base"
     united = plan.models if plan.tokenizer == "union" else ()
-    return {"base", teacher, template, *united, *taken(plan)} & plan.models.keys()
+    named = {"base", teacher, template, *united, *taken(plan)}
+    sources = {n for name in needed(plan, sorted(named)) for n in made_of(plan.models[name])}
+    return (named | sources) & plan.models.keys()
+
+
+def made_of(model: Model) -> set[str]:
+    """The models that the recipe of a model names."""
+    return set() if model.made is None else {name for _, name, _ in named_models(model.made)}
 
 
 def taken(plan: Plan) -> set[str]:
-    """The models that the recipes of a plan name."""
-    return {name for _, recipe in recipes(plan) for _, name, _ in named_models(recipe)}
+    """The models that the recipes of a plan's output name."""
+    return {name for _, recipe in output_recipes(plan) for _, name, _ in named_models(recipe)}
 
 
 def open_models(
@@ -168,7 +219,7 @@ def open_models(
 
     `declared` are the models as they were before `rebind`: what an adapter calls its base by.
     """
-    opener = _Opener(plan, declared or plan.models)
+    opener = Opener(plan, declared or plan.models)
     found = {
         name: opener.model(name) for name in sorted(used(plan), key=lambda n: (n != "base", n))
     }
@@ -178,19 +229,22 @@ def open_models(
     return models, opener.faults
 
 
-_Found = tuple[Checkpoint, tuple[Remote, ...]]
+FoundModel = tuple[Checkpoint, tuple[Remote, ...]]
 """A checkpoint, and where it is on the Hub, if it is there."""
 
 
 @final
 @dataclass(slots=True)
-class _Opener:
-    """Opens each model once, though several adapters are on it."""
+class Opener:
+    """Opens each model once, though several adapters are on it.
+
+    What no file holds has to be in `found` before it is asked for.
+    """
 
     plan: Plan
     declared: Mapping[str, Model]
     faults: list[Fault] = field(default_factory=list)
-    found: dict[str, _Found | None] = field(default_factory=dict)
+    found: dict[str, FoundModel | None] = field(default_factory=dict)
 
     def model(self, name: str) -> Opened | None:
         """The model of that name; None, and a fault, if it can't be opened."""
@@ -207,7 +261,7 @@ class _Opener:
             return None
         return Opened(name, checkpoint, layout, remotes)
 
-    def _checkpoint(self, name: str) -> _Found | None:
+    def _checkpoint(self, name: str) -> FoundModel | None:
         if name not in self.found:
             try:
                 self.found[name] = self._read(name)
@@ -219,7 +273,7 @@ class _Opener:
                 self.found[name] = None
         return self.found[name]
 
-    def _read(self, name: str) -> _Found | None:
+    def _read(self, name: str) -> FoundModel | None:
         model = self.plan.models[name]
         if model.on is not None:
             under = self._checkpoint(model.on)
@@ -238,7 +292,7 @@ class _Opener:
 
     def _adapted(
         self, name: str, model: Model, under: Checkpoint, remotes: tuple[Remote, ...]
-    ) -> _Found:
+    ) -> FoundModel:
         from gptailor.checkpoint.formats.lora import apply_adapter  # noqa: PLC0415 (few plans need it)
 
         if is_local(model.source):

@@ -4,6 +4,7 @@ A `TensorInfo` without a form is a stretch of bytes that can be copied. One with
 whole, by `gptailor.program.load`.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -246,6 +247,15 @@ class NestedMaxima:
     offset: float
 
 
+class Computation(ABC):
+    """A tensor that no file has: it is computed of others in float32, and rounded where it ends."""
+
+    @property
+    @abstractmethod
+    def tensors(self) -> tuple[TensorInfo, ...]:
+        """All that is read."""
+
+
 Quantised = Scaled | PackedIntegers | Microscaled | Blockwise
 """A weight that is quantised, with its scales, as the one tensor that it stands for."""
 
@@ -266,4 +276,4 @@ def pieces_of(form: Quantised) -> tuple[TensorInfo, ...]:
     return tuple(tensor for tensor in found if tensor is not None)
 
 
-Form = Pickled | Dequantised | Adapted | Aligned | Mean | Quantised
+Form = Pickled | Dequantised | Adapted | Aligned | Mean | Quantised | Computation

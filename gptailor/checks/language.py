@@ -24,7 +24,7 @@ def every_recipe_can_be_said(plan: Plan) -> Iterator[Fault]:
             if recipe.layer not in (position, None):
                 message = f"'any of' takes L{position} of each model there, not L{recipe.layer}"
         elif at[0] not in ("layers", "stack") and isinstance(recipe, Merge):
-            message = _unsaid_of_rest(str(at[0]), recipe)
+            message = _unsaid_of_rest(str(at[1] if at[0] == "models" else at[0]), recipe)
         if message:
             yield Fault("P219", message, at)
 

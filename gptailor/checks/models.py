@@ -140,7 +140,7 @@ def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:
     if base.layout.notice:
         yield Fault("M301", base.layout.notice, ("models", "base", "source"), severity="warning")
     for name, model in checked.models.items():
-        if name == "base":
+        if name == "base" or name not in checked.plan.models:
             continue
         at = ("models", name, "source")
         if model.layout.architecture != base.layout.architecture:

@@ -82,8 +82,9 @@ def every_curve_has_knots_and_positions(plan: p.Plan) -> Iterator[Fault]:
         elif at[0] in (*p.REST, "bridges"):
             where = "a bridge" if at[0] == "bridges" else f"'{at[0]}'"
             message = f"a curve goes over positions, and {where} has none"
-        elif at[0] in ("others", "whole") and curve.over is not None:
-            message = f"a curve in '{at[0]}' goes over all layers of the base, and says no others"
+        elif at[0] in ("others", "whole", "models") and curve.over is not None:
+            where = str(at[1] if at[0] == "models" else at[0])
+            message = f"a curve in '{where}' goes over all layers of the base, and says no others"
             help_ = "leave 'over' out"
         elif at[0] in ("layers", "scales"):
             message = _outside(plan, at, curve)

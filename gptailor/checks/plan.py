@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
+from gptailor.checks.made import MADE
 from gptailor.checks.numbers import (
     NUMBERING,
     every_named_number_is_used,
@@ -12,10 +13,28 @@ from gptailor.checks.numbers import (
 )
 from gptailor.checks.recipes import MERGING
 from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
+from gptailor.plan.needed import needed
 from gptailor.plan.parts import is_pattern
-from gptailor.plan.plan import Drop, Layer, Merge, Plan, Scale, Subset, TemplateOf
+from gptailor.plan.plan import (
+    PLAN_SUFFIX,
+    Drop,
+    Layer,
+    Merge,
+    Model,
+    Plan,
+    Scale,
+    Subset,
+    Take,
+    TemplateOf,
+)
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, WORDS
-from gptailor.plan.walk import entry_sites, named_models, numbers, recipes, tied_entries
+from gptailor.plan.walk import (
+    entry_sites,
+    named_models,
+    numbers,
+    recipes,
+    tied_entries,
+)
 
 PlanRule = Callable[[Plan], Iterator[Fault]]
 
@@ -101,37 +120,39 @@ def _declared(plan: Plan) -> str:
     return f"declared are {names}" if names else "no model is declared"
 
 
-def adapters_end_at_a_model(plan: Plan) -> Iterator[Fault]:
-    """An adapter's model, its model and so on end at one that is no adapter."""
-    reported: set[str] = set()
-    for name in plan.models:
-        chain: list[str] = []
-        at: str | None = name
-        while at is not None and at in plan.models and at not in chain and at not in reported:
-            chain.append(at)
-            at = plan.models[at].on
-        if at is not None and at in chain:
-            cycle = chain[chain.index(at) :]
-            reported.update(cycle)
-            path = " + ".join([*cycle, at])
-            yield Fault("P107", f"the adapters go in a circle: {path}", ("models", at, "on"))
-
-
 def every_source_can_be_one(plan: Plan) -> Iterator[Fault]:
     """A source is a folder or has the shape of a Hub id; a revision goes with the Hub."""
     for name, model in plan.models.items():
         at = ("models", name, "source")
         local = model.source[:1] in (".", "/", "~")
-        if re.search(r'["\r\n]', model.source + (model.revision or "")) or "\0" in model.source:
+        if model.made is not None:
+            yield from _no_recipe(name, model)
+        elif re.search(r'["\r\n]', model.source + (model.revision or "")) or "\0" in model.source:
             yield Fault("P109", "a source holds no quotes and no line ends", at)
         elif not model.source:
             yield Fault("P109", f"the source of '{name}' is empty", at)
         elif local and model.revision is not None:
-            message = f"'{model.source}' is a local folder, and has no revision"
+            message = f"'{model.source}' is local, and has no revision"
             yield Fault("P110", message, ("models", name, "revision"))
+        elif model.source.endswith(PLAN_SUFFIX):
+            yield from _no_plan(model, at, local)
         elif not local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model.source, re.ASCII):
             help_ = f"a local folder starts with '.', '/' or '~': \"./{model.source}\""
             yield Fault("P109", f"'{model.source}' has not the shape of a Hub id", at, help_)
+
+
+def _no_recipe(name: str, model: Model) -> Iterator[Fault]:
+    if model.source or model.on is not None or model.revision is not None:
+        message = f"'{name}' is made of models, and has a source besides"
+        yield Fault("P109", message, ("models", name), "keep one of the two")
+
+
+def _no_plan(model: Model, at: Place, local: bool) -> Iterator[Fault]:
+    if model.on is not None:
+        yield Fault("P109", f"'{model.source}' is a plan, and an adapter is a folder", at)
+    elif not local:
+        help_ = f"the path of a plan starts with '.', '/' or '~': \"./{model.source}\""
+        yield Fault("P109", f"'{model.source}' is a plan, and the Hub has models", at, help_)
 
 
 # --------------------------------------------------------------------------------------- positions
@@ -259,10 +280,19 @@ def the_dtype_is_known(plan: Plan) -> Iterator[Fault]:
 
 
 def the_tokenizer_is_one_models(plan: Plan) -> Iterator[Fault]:
-    """Tokenizers don't merge."""
+    """Tokenizers don't merge, and a model that is made of others has none of its own."""
     if isinstance(plan.tokenizer, Merge | Subset):
         help_ = "'tokenizer union' has the tokens of all models"
         yield Fault("P402", "a tokenizer is one model's and can't be merged", ("tokenizer",), help_)
+    named: list[tuple[Place, str]] = []
+    if isinstance(plan.tokenizer, Take):
+        named += [(("tokenizer", *at), name) for at, name, _ in named_models(plan.tokenizer)]
+    if isinstance(plan.chat_template, TemplateOf):
+        named.append((("chat_template",), plan.chat_template.model))
+    for at, name in named:
+        if any(plan.models[n].made is not None for n in needed(plan, [name])):
+            message = f"'{name}' is made of models, and has no tokenizer of its own"
+            yield Fault("P402", message, at, "name the model that has it")
 
 
 def the_chat_template_is_known(plan: Plan) -> Iterator[Fault]:
@@ -298,8 +328,8 @@ PLAN_RULES: tuple[PlanRule, ...] = (
     base_is_declared,
     every_name_can_be_one,
     every_model_is_declared,
-    adapters_end_at_a_model,
     every_source_can_be_one,
+    *MADE,
     every_position_is_decided_once,
     nothing_is_scaled_twice,
     nothing_is_dropped_twice,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from gptailor.checks.language import LARGEST
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
+from gptailor.plan.needed import leaves_open, needed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
 from gptailor.plan.walk import numbers
@@ -44,6 +45,18 @@ def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator
         if argument.required and argument.name not in objective.arguments:
             message = f"'{spec.name}' needs its {argument.name}"
             yield Fault("P604", message, (*at, "name"), f'write {spec.name}("…")')
+
+
+def every_teacher_is_closed(plan: Plan) -> Iterator[Fault]:
+    """What a search compares with is one model, whatever its choices come to."""
+    for i, objective in enumerate(plan.search.objectives if plan.search else ()):
+        name = str(objective.arguments.get("from"))
+        named = needed(plan, [name]) if name in plan.models else []
+        made = [recipe for n in named if (recipe := plan.models[n].made) is not None]
+        if any(leaves_open(plan, recipe) for recipe in made):
+            message = f"'{name}' has choices, and scores are compared with one model"
+            place = ("search", "objectives", i, "arguments", "from")
+            yield Fault("P603", message, place, "name a model that leaves nothing open")
 
 
 def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
@@ -121,6 +134,7 @@ def every_bridge_can_be_fitted(plan: Plan) -> Iterator[Fault]:
 
 SEARCHING: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
     every_objective_is_known,
+    every_teacher_is_closed,
     no_objective_stands_twice,
     the_budget_makes_sense,
     every_gap_is_named_once,

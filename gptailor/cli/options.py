@@ -159,14 +159,15 @@ def faults_of(
 
 def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:
     """The base's number of layers, and whether it is known; else as many as the plan names."""
-    from gptailor.checkpoint.models import open_models, rebind  # noqa: PLC0415
+    from gptailor.checkpoint.models import rebind  # noqa: PLC0415
     from gptailor.plan.plan import Plan  # noqa: PLC0415
+    from gptailor.prepare import open_all_models  # noqa: PLC0415
 
     plan, faults = rebind(plan, models)
     if faults:
         raise PlanError(faults)
     alone = Plan(models={name: m for name, m in plan.models.items() if name == "base"})
-    opened, _ = open_models(alone.read_from(plan.origin) if plan.origin else alone)
+    opened, _ = open_all_models(alone.read_from(plan.origin) if plan.origin else alone)
     if "base" in opened:
         return opened["base"].layout.count, True
     named = [layer.position for layer in plan.layers] + [drop.position for drop in plan.drops]

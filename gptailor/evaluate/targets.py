@@ -17,8 +17,10 @@ from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.models import Opened, rebind
 from gptailor.lang.parse import load
 from gptailor.plan.faults import Fault, PlanError, TailorError, errors, listed
-from gptailor.plan.plan import Model, Plan
+from gptailor.plan.needed import needed
+from gptailor.plan.plan import LayerOf, Model, Plan, Take
 from gptailor.prepare import ModelPaths, Prepared, ready
+from gptailor.program.nested import whole_plan
 
 _PLAN = "plan.tailor"
 """What a compiled folder's plan is called."""
@@ -53,9 +55,13 @@ class Target:
 
 
 def identity(opened: Opened) -> tuple[str, ...]:
-    """Which files a model is: equal for those of two plans that name the same."""
+    """Which files a model is: equal for those of two plans that name the same.
+
+    What is nested in a plan is told apart by how it is made of them too.
+    """
     files = (str(file.resolve()) for file in opened.checkpoint.files)
-    return (opened.layout.prefix, *files)
+    made = repr(sorted(opened.checkpoint.tensors.items())) if opened.checkpoint.nested else ""
+    return (opened.layout.prefix, *files, made)
 
 
 def find_targets(
@@ -74,7 +80,7 @@ def find_targets(
     origins = [origin if origin is not None else plan for _, plan, origin in plans]
     known = {name for plan in origins for name in plan.models}
     for name in models:
-        if name not in known:
+        if name.partition(".")[0] not in known:
             there = listed(f"'{one}'" for one in sorted(known))
             message = f"no target has a model '{name}' to rebind"
             raise PlanError([Fault("M105", message, help=f"their models are {there}")])
@@ -83,6 +89,9 @@ def find_targets(
 
 def base_of(plan: Plan, name: str = "base") -> Plan:
     """The plan that says a model of this plan as it is, and nothing else but what that is on."""
+    if any(plan.models[one].made is not None for one in needed(plan, [name])):
+        made = whole_plan(plan, Take(take=LayerOf(model=name)))
+        return made.read_from(plan.origin) if plan.origin else made
     found = {"base": plan.models[name]}
     below = "base"
     while (on := found[below].on) is not None and on in plan.models:
@@ -120,7 +129,7 @@ def _there(origin: Plan, models: ModelPaths) -> Prepared | None:
 
 
 def _named(models: ModelPaths, plan: Plan) -> ModelPaths:
-    return {name: path for name, path in models.items() if name in plan.models}
+    return {name: path for name, path in models.items() if name.partition(".")[0] in plan.models}
 
 
 _Read = tuple[str, Plan, Plan | None]

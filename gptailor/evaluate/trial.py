@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gptailor.checkpoint.models import Opened, open_models
+from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.heal.heal import OnHealing
@@ -38,11 +38,20 @@ from gptailor.evaluate.samples import (
 )
 from gptailor.evaluate.targets import base_of
 from gptailor.plan.faults import Fault, PlanError, errors
+from gptailor.plan.needed import leaves_open, needed
 from gptailor.plan.plan import Layer, LayerOf, Plan, Take
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import Stage, at_stage
 from gptailor.plan.walk import named_models
-from gptailor.prepare import ModelPaths, calibration_path, checked, commits_of, fetched, pinned
+from gptailor.prepare import (
+    ModelPaths,
+    calibration_path,
+    checked,
+    commits_of,
+    fetched,
+    open_all_models,
+    pinned,
+)
 from gptailor.program.sources import Checked
 
 PREFIX_BYTES = 2**30
@@ -168,7 +177,7 @@ def opened(
     if errors(faults):
         raise PlanError(faults)
     if fetched(found, [file for model in found.values() for file in model.checkpoint.files]):
-        plan, found, faults = checked(pinned(plan, commits_of(plan, found)), None)
+        plan, found, faults = checked(pinned(plan, commits_of(plan, found), found), None)
     return plan, found, faults
 
 
@@ -305,13 +314,16 @@ class Trials:
 
     def _model(self, name: str) -> Opened:
         """A model that an objective names, though no plan takes anything of it."""
-        if name in self.models:
-            return self.models[name]
         if name not in self.plan.models:
             raise no_reference(name, "the plan has none of that name")
+        made = (self.plan.models[one].made for one in needed(self.plan, [name]))
+        if any(leaves_open(self.plan, recipe) for recipe in made if recipe is not None):
+            raise no_reference(name, "it has choices, and isn't one model")
+        if name in self.models:
+            return self.models[name]
         taking = Layer(position=0, recipe=Take(take=LayerOf(model=name, layer=0)))
         user = self.plan.model_copy(update={"layers": (taking,)})
-        found, faults = open_models(user)
+        found, faults = open_all_models(user)
         if errors(faults):
             raise PlanError(faults)
         return found[name]

@@ -51,8 +51,25 @@ def _model(draft: d.Draft, statement: tree.Statement, body: tree.Declare) -> Non
         return
     spans = _spans(statement.span, name=body.name, source=body.source, on=body.on,
                    revision=body.revision)  # fmt: skip
-    said = {k: node.text for k in ("source", "revision", "on") if (node := getattr(body, k))}
+    said: dict[str, Any]
+    if isinstance(body.source, tree.From):
+        pattern = _made_of(draft, body, body.source)
+        said = {"made": pattern.recipe(0)} if pattern is not None else {"source": "."}  # a fault
+        inside = pattern.spans if pattern is not None else {}
+        spans |= {("made", *place[1:]): span for place, span in inside.items()}
+        spans["made",] = body.source.span
+    else:
+        said = {k: node.text for k in ("source", "revision", "on") if (node := getattr(body, k))}
     draft.models[name] = d.Placed(p.built(p.Model, **said), spans)
+
+
+def _made_of(draft: d.Draft, body: tree.Declare, origin: tree.From) -> "Pattern | None":
+    """What a model is made of; a fault if it is an adapter or has a revision at once."""
+    if body.on is not None:
+        draft.fault("P109", "an adapter is a folder or of the Hub, in quotes", origin.span)
+    if body.revision is not None:
+        draft.fault("P110", "a model made of others has no revision", body.revision.span)
+    return models_pattern(draft, origin, None)
 
 
 def _let(draft: d.Draft, statement: tree.Statement, body: tree.LetNode) -> None:

@@ -202,11 +202,11 @@ class Version(TreeNode):
 
 @final
 class Declare(TreeNode):
-    """`model NAME = SOURCE @ REVISION`, or `model NAME = ON + SOURCE`."""
+    """`model NAME = SOURCE @ REVISION`, `… = ON + SOURCE`, `… = math, code by linear()`."""
 
     name: Word
     on: Word | None
-    source: String
+    source: String | From
     revision: String | None
 
 

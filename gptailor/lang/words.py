@@ -175,13 +175,18 @@ def rest_words(where: str, recipe: p.Recipe | p.TemplateOf | str) -> str:
         return f"{where} from {recipe.model}"
     if isinstance(recipe, str):
         return f"{where} {recipe}" if where == "tokenizer" else f'{where} "{recipe}"'
+    return f"{where} from {_from_words(_by_method(recipe)) or ''}"
+
+
+def _by_method(recipe: p.Recipe) -> p.Recipe:
+    """A merge by a method, by `linear` where it has none."""
     if isinstance(recipe, p.Merge) and recipe.by is None:
         weights: tuple[p.Value, ...] = ()
         if isinstance(recipe.share, int | float):
             weights = (1.0 - recipe.share, recipe.share)
         call = p.MethodCall(name="linear", arguments={"weights": weights} if weights else {})
         recipe = p.Merge(merge=recipe.merge, by=call)
-    return f"{where} from {_from_words(recipe) or ''}"
+    return recipe
 
 
 def mark_words(entry: p.Open) -> str:
@@ -190,7 +195,9 @@ def mark_words(entry: p.Open) -> str:
 
 
 def model_source(m: p.Model) -> str:
-    """`"…" @ "…"`: what stands in a model's declaration after its name."""
+    """`"…" @ "…"`, `math, code by linear()`: what a model's declaration has after its name."""
+    if m.made is not None:
+        return _from_words(_by_method(m.made)) or ""
     on = f"{m.on} + " if m.on is not None else ""
     revision = f' @ "{m.revision}"' if m.revision is not None else ""
     return f'{on}"{m.source}"{revision}'

@@ -1,3 +1,5 @@
 """What a plan is: frozen data, its normal form, and the only walk over it."""
 
-__all__ = ["faults", "layers", "parts", "plan", "registry", "stage", "walk", "written"]
+__all__ = [
+    "faults", "layers", "needed", "parts", "plan", "registry", "stage", "walk", "written",
+]  # fmt: skip

@@ -119,6 +119,8 @@ class Origin:
     `spans` holds, for a place (an entry of the plan), the spans of the places inside it, relative
     to it; the entry's own is at `()`, its whole statement's at `STATEMENT`. Entries that came from
     one statement share what they can. `families` are files of families that were given with it.
+    `inner` are other checkpoints for models of plans that are models here (`deep.math`), `commits`
+    the source, revision and commit that those of the Hub are at.
     `tree` is the text as `gptailor.lang` read it, with comments.
     """
 
@@ -126,6 +128,8 @@ class Origin:
     folder: Path
     spans: Mapping[Place, Mapping[Place, Span]] = field(default_factory=dict)
     families: tuple[Path, ...] = ()
+    inner: Mapping[str, Path] = field(default_factory=dict)
+    commits: Mapping[str, tuple[str, str | None, str]] = field(default_factory=dict)
     tree: Any = field(default=None, compare=False, repr=False)
 
     def span(self, at: Place) -> Span | None:

@@ -262,13 +262,21 @@ class TemplateOf(Closed):
     model: str
 
 
+PLAN_SUFFIX = ".tailor"
+"""A model's source that ends so is a plan, whose output is the model."""
+
+
 @final
 class Model(Closed):
-    """A checkpoint: a local folder or a Hub id; or an adapter `on` another model of the plan."""
+    """A checkpoint: a local folder, a Hub id, or a plan's output; or an adapter `on` another model.
 
-    source: str
+    Or it is `made` of other models of the plan, each tensor by one recipe, and has no source.
+    """
+
+    source: str = ""
     revision: str | None = None
     on: str | None = None
+    made: Recipe | None = None
 
 
 REST = ("embed", "norm", "head", "tokenizer")

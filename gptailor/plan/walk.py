@@ -52,9 +52,9 @@ Choice: TypeAlias = (
 class Site:
     """One thing that a plan says and may leave open.
 
-    `place` is where it stands, `entry` that of the layer, drop, scale, bridge or item around it, if
-    there is one. `when` are the choices in the same recipe that it depends on; the entry's own
-    `maybe` comes on top of them.
+    `place` is where it stands, `entry` that of the model, layer, drop, scale, bridge or item around
+    it, if there is one. `when` are the choices in the same recipe that it depends on; the
+    entry's own `maybe` comes on top of them.
     """
 
     place: Place
@@ -99,6 +99,8 @@ def names_in(value: object) -> tuple[str, ...]:
 
 
 def _said_sites(plan: p.Plan) -> Iterator[Site]:
+    for at, made in made_recipes(plan):
+        yield from recipe_sites(made, at, at[:2])
     for where in p.REST:
         if (recipe := plan.rest(where)) is not None:
             yield from recipe_sites(recipe, (where,))
@@ -216,7 +218,20 @@ def shared_place(plan: p.Plan) -> Callable[[Place], Place]:
 
 
 def recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
-    """Every recipe of a plan and its place."""
+    """Every recipe of a plan and its place: of models, and of the output."""
+    yield from made_recipes(plan)
+    yield from output_recipes(plan)
+
+
+def made_recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
+    """What models are made of that are made of others."""
+    for name, model in plan.models.items():
+        if model.made is not None:
+            yield ("models", name, "made"), model.made
+
+
+def output_recipes(plan: p.Plan) -> Iterator[tuple[Place, p.Recipe]]:
+    """Every recipe of the output and its place."""
     for where in p.REST:
         if (recipe := plan.rest(where)) is not None:
             yield (where,), recipe

@@ -301,3 +301,14 @@ def said_place(plan: p.Plan, count: int) -> Callable[[Place], Place]:
         return at
 
     return said
+
+
+def spread_alike(said: p.Plan, layers: int, tied: Collection[str], closed: p.Plan) -> p.Plan:
+    """A closed plan with layers for what the open one leaves to each position."""
+    of_whole, of_others = untied_choices(said)
+    if of_whole:
+        return spread(closed, layers, tied, plain=True)
+    if of_others:
+        made = spread(closed.model_copy(update={"whole": None}), layers, tied, plain=True)
+        return made.model_copy(update={"whole": closed.whole})
+    return closed

@@ -1,11 +1,12 @@
 """A plan into a program, and a program into values: others use all of these modules.
 
-`compile`, `sources`, `unquantised` and `program` need no torch; `run`, `load`, `dequantise` and
-`low_rank` do. Those that write a GGUF file (`gguf_facts`, `gguf_vocabulary`, `gguf_values`) need
-transformers and `gguf`.
+`compile`, `nested`, `sources`, `unquantised` and `program` need no torch; `run`, `combine`, `load`,
+`dequantise` and `low_rank` do. Those that write a GGUF file (`gguf_facts`, `gguf_vocabulary`,
+`gguf_values`) need transformers and `gguf`.
 """
 
 __all__ = [
+    "combine",
     "compile",
     "dequantise",
     "gguf_facts",
@@ -14,6 +15,7 @@ __all__ = [
     "gguf_vocabulary",
     "load",
     "low_rank",
+    "nested",
     "program",
     "rows",
     "run",

@@ -58,7 +58,7 @@ def compile_plan(plan: Plan, models: Mapping[str, Opened]) -> Compiled:
     program = draft_program(checked)
     for each in PASSES:
         program = each(program, checked)
-    return Compiled(program, _configuration(checked, program))
+    return Compiled(program, output_configuration(checked, program))
 
 
 # ---------------------------------------------------------------------------------------- the draft
@@ -118,7 +118,9 @@ def _part(
         if at is not None:
             mine.pop()
         base = () if at is None else (checked.base.part(at, part)[rest],)
-        place = (*base, own.get(rest, first))[0].spec.name
+        place = first.spec.name
+        if rest in own or base:
+            place = layouts.name_of(checked.base.layout, position if at is None else at, rest)
         tensors = [use.model.part(use.layer, part) for use in mine]
         sources = tuple(tensor[rest] for tensor in tensors if rest in tensor)
         make = making(recipe, sources, tuple(use.model.name for use in mine), base, place)
@@ -211,10 +213,11 @@ def _cast(output: p.Output, wanted: str | None) -> p.Output:
         there = make.source.spec.dtype
         if dtype not in FLOATS or there not in FLOATS:
             dtype = there
-        if dtype != there or make.source.form is not None:
+        form = make.source.form
+        if isinstance(form, p.Combine) and form.bare:
+            make = form  # of a model that is made of models: combined here, and rounded
+        elif dtype != there or form is not None:
             make = p.Combine("linear", _ALONE, (), (make.source,), (make.model,), make.place)
-    if dtype == output.spec.dtype and make is output.make:
-        return output
     return p.Output(replace(output.spec, dtype=dtype), make)
 
 
@@ -305,7 +308,8 @@ def _unties(checked: Checked) -> bool:
     return plan.embed != plan.head or not all(checked.models[n].layout.tied for n in names)
 
 
-def _configuration(checked: Checked, program: p.Program) -> dict[str, Any]:
+def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]:
+    """The configuration of a plan's output."""
     made = moved_configuration(checked)
     assert not isinstance(made, Refusal)
     config: dict[str, Any] = dict(made)

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import suppress
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import assert_never
@@ -14,7 +15,9 @@ from gptailor.checkpoint import tensor as forms
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, reason
 from gptailor.checkpoint.formats.gguf_header import KINDS
 from gptailor.plan.faults import TailorError
+from gptailor.program.combine import combine_tensors
 from gptailor.program.dequantise import rows_of
+from gptailor.program.program import Combine
 
 # ruff: noqa: PLC0415 (a format's library loads only where there is such a file)
 
@@ -50,7 +53,18 @@ def load_tensor(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:
         case forms.Aligned() | forms.Mean():
             return _aligned(tensor.form)
         case _:
-            return rows_of(tensor, tensor.form, load_tensor)(0, tensor.spec.shape[0])
+            return _computed(tensor, tensor.form)
+
+
+def _computed(
+    tensor: forms.TensorInfo, form: forms.Computation | forms.Quantised
+) -> Shaped[Tensor, "..."]:
+    """A tensor of a model that is made of others, or one that is quantised, in float32."""
+    if isinstance(form, Combine):
+        inner = [load_tensor(each) for each in form.tensors]
+        return combine_tensors(form, replace(tensor.spec, dtype="F32"), inner)
+    assert not isinstance(form, forms.Computation), "there is no other kind of it"
+    return rows_of(tensor, form, load_tensor)(0, tensor.spec.shape[0])
 
 
 def _plain(tensor: forms.TensorInfo) -> Shaped[Tensor, "..."]:

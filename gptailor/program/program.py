@@ -11,6 +11,7 @@ from gptailor.checkpoint.tensor import (
     FLOATS,
     Adapted,
     Aligned,
+    Computation,
     Dequantised,
     Mean,
     Pickled,
@@ -40,13 +41,16 @@ class Copy:
 
 @final
 @dataclass(frozen=True, slots=True)
-class Combine:
+class Combine(Computation):
     """Tensors combined by a method in float32, divided by `divisor`, `offset` added, rounded once.
 
     `base` is θ_b for a method that needs it, else empty. `models` are the sources' names in the
     plan; `place` is the base's name of the tensor at the target's position (dare's draws depend on
     both). A cast or a division alone is `linear` with the weight 1. The offset is for norms that
     multiply by 1 + w: (1 + w)/c − 1 is w/c + (1/c − 1).
+
+    As a tensor's form it is nested in another: a model that is made of models has such tensors,
+    which are not rounded.
     """
 
     method: str
@@ -62,6 +66,11 @@ class Combine:
     def tensors(self) -> tuple[TensorInfo, ...]:
         """All that is read: θ_b's tensor, if there is one, and the sources'."""
         return (*self.base, *self.sources)
+
+    @property
+    def bare(self) -> bool:
+        """Whether nothing is done to what the method gives before it is rounded."""
+        return self.divisor == 1.0 and self.offset == 0.0
 
 
 Making = Copy | Combine
@@ -178,11 +187,12 @@ def files(program: Program) -> list[Path]:
     for output in program.outputs:
         make = unfitted(output.make)
         for tensor in (make.source,) if isinstance(make, Copy) else make.tensors:
-            found |= dict.fromkeys(_files(tensor))
+            found |= dict.fromkeys(files_of(tensor))
     return list(found)
 
 
-def _files(tensor: TensorInfo) -> Iterator[Path]:
+def files_of(tensor: TensorInfo) -> Iterator[Path]:
+    """The files that a tensor is read from."""
     match tensor.form:
         case Adapted(base, deltas):
             inner = [base, *(tensor for delta in deltas for tensor in read_of(delta))]
@@ -190,13 +200,15 @@ def _files(tensor: TensorInfo) -> Iterator[Path]:
             inner = [piece.tensor for piece in pieces]
         case Mean(of):
             inner = [*of]
+        case Computation():
+            inner = [*tensor.form.tensors]
         case None | Pickled() | Dequantised():
             yield tensor.file
             return
         case form:
             inner = [*pieces_of(form)]
     for each in inner:
-        yield from _files(each)
+        yield from files_of(each)
 
 
 def program_lines(program: Program) -> list[str]:
@@ -216,6 +228,10 @@ def _instruction(make: Instruction) -> str:
         return f"bridge({_instruction(make.make)}, L{gap.after} to L{gap.until}, {gap.on!r})"
     if isinstance(make, Copy):
         return f"copy {_tensor(make.source)}"
+    return _combination(make)
+
+
+def _combination(make: Combine) -> str:
     given = [f"{name}={value}" for name, value in make.arguments]
     tensors = [f"{m}:{_tensor(t)}" for m, t in zip(make.models, make.sources, strict=True)]
     base = [f"base={_tensor(tensor)}" for tensor in make.base]
@@ -225,4 +241,6 @@ def _instruction(make: Instruction) -> str:
 
 
 def _tensor(tensor: TensorInfo) -> str:
+    if isinstance(tensor.form, Combine):
+        return _combination(tensor.form)
     return f"{tensor.file.parent.name}/{tensor.file.name}#{tensor.spec.name}"

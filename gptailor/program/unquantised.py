@@ -14,7 +14,7 @@ from gptailor.checkpoint.tensor import FLOATS
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.plan import Plan
-from gptailor.plan.walk import named_models, recipes
+from gptailor.plan.walk import named_models, output_recipes
 from gptailor.program.sources import Checked, merges, uses
 
 
@@ -22,7 +22,11 @@ def dequantised_models(
     plan: Plan, models: Mapping[str, Opened]
 ) -> tuple[dict[str, Opened], list[Fault]]:
     """The models as the plan reads them; a warning where they are dequantised, or all faults."""
-    quantised = [name for name, model in models.items() if model.layout.quantised is not None]
+    quantised = [
+        name
+        for name, model in models.items()
+        if model.layout.quantised is not None and name in plan.models
+    ]
     if "base" not in models or not quantised:
         return dict(models), []
     why = next(_reasons(Checked(written_for(plan, models), models)), None)
@@ -62,7 +66,7 @@ def _reasons(checked: Checked) -> Iterator[tuple[str, Place]]:
 
 def _merged_or_mixed(checked: Checked) -> Iterator[tuple[str, Place]]:
     mixed: set[str] = set()
-    for at, recipe in recipes(checked.plan):
+    for at, recipe in output_recipes(checked.plan):
         named = {name for _, name, _ in named_models(recipe)}
         read = [checked.models[name] for name in {*named, "base"} & checked.models.keys()]
         if any(_holds_quantised(model, at[0]) for model in read):

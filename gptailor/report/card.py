@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from gptailor.checkpoint.models import is_local
+from gptailor.checkpoint.models import is_remote
 from gptailor.lang.words import model_source, range_words
 from gptailor.plan.layers import gaps, healing, kept, slots
 from gptailor.plan.plan import Plan
@@ -126,7 +126,7 @@ def _healed(plan: Plan, count: int) -> list[str]:
 
 def _front_matter(plan: Plan) -> list[str]:
     """What the Hub reads: the models it was made from, if they are there."""
-    hub = [m.source for m in plan.models.values() if m.on is None and not is_local(m.source)]
+    hub = [m.source for m in plan.models.values() if m.on is None and is_remote(m)]
     return [
         "---",
         "library_name: transformers",

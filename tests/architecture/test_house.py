@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gptailor"
 LONGEST_FILE = 400
 MOST_FILES = 260
-MOST_FLOORS = 11
+MOST_FLOORS = 12
 
 ABSTRACT = {"ABC", "Protocol", "Enum", "StrEnum", "IntEnum", "TypedDict", "NamedTuple"}
 

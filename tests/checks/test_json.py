@@ -59,6 +59,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"search": {"objectives": [
             {"direction": "minimize", "name": "nll", "arguments": {"file": "a\nb"}}]}},
     ),
+    "a model that is made and has a source": (
+        "P109", {"models": {**MODELS, "mix": {"source": "./a", "made": take(None)}}}),
+    "a model that is made of layers": ("P218", {"models": {**MODELS, "mix": {"made": take(1)}}}),
     "a quote in a source": ("P109", {"models": {"base": {"source": './"'}}}),
     "a name with a blank": ("P105", {"models": {**MODELS, "a b": {"source": "./b"}}}),
     "an empty name": ("P105", {"models": {**MODELS, "": {"source": "./b"}}}),

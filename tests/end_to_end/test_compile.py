@@ -106,10 +106,12 @@ shares = st.floats(0, 1).map(lambda x: round(x, 3))
 densities = st.floats(0.05, 1)
 
 
-def source(at: int | None) -> st.SearchStrategy[dict[str, Any]]:
+def source(
+    at: int | None, names: tuple[str, ...] = (*NAMES, "soup", "two")
+) -> st.SearchStrategy[dict[str, Any]]:
     """A layer of any model; a whole number of it, or of the rest none."""
     numbers = st.none() if at is None else st.just(at) | st.integers(0, COUNT - 1)
-    return st.fixed_dictionaries({"model": st.sampled_from(NAMES), "layer": numbers})
+    return st.fixed_dictionaries({"model": st.sampled_from(names), "layer": numbers})
 
 
 @st.composite
@@ -132,13 +134,19 @@ def calls(draw: st.DrawFn, count: int) -> dict[str, Any]:
 
 
 @st.composite
-def recipes(draw: st.DrawFn, at: int | None, *, stacked: bool = False) -> dict[str, Any]:
+def recipes(
+    draw: st.DrawFn,
+    at: int | None,
+    *,
+    stacked: bool = False,
+    names: tuple[str, ...] = (*NAMES, "soup", "two"),
+) -> dict[str, Any]:
     """A layer taken, or a merge of one to three; in a stack of one layer number."""
     kind = draw(st.sampled_from(["take", "share", "by", "plain"]))
     if kind == "take":
-        return {"take": draw(source(at))}
+        return {"take": draw(source(at, names))}
     count = 2 if kind == "share" else draw(st.integers(1, 3))
-    merge = draw(st.lists(source(at), min_size=count, max_size=count))
+    merge = draw(st.lists(source(at, names), min_size=count, max_size=count))
     if stacked:
         merge = [{**one, "layer": at} for one in merge]
     if kind == "share":
@@ -230,7 +238,11 @@ def closed_plans(draw: st.DrawFn) -> dict[str, Any]:
         if draw(st.booleans()):
             body[where] = draw(recipes(None))
     body["dtype"] = draw(st.sampled_from([None, None, "float32", "float16", "bfloat16"]))
-    body["models"] = {name: {"source": f"./{name}"} for name in NAMES}
+    body["models"] = {
+        **{name: {"source": f"./{name}"} for name in NAMES},
+        "two": {"made": draw(recipes(None, names=(*NAMES, "soup")))},
+        "soup": {"made": draw(recipes(None, names=NAMES))},
+    }
     return with_names(body) if draw(st.booleans()) else body
 
 
@@ -251,6 +263,7 @@ def test_the_output_is_what_the_plan_means(
     models = bound(folders, base)
     again = gptailor.loads(gptailor.format(plan))
     rest = [body[where] for where in ("embed", "norm", "head") if where in body]
+    rest += [model["made"] for model in body["models"].values() if "made" in model]
     assert again == plan or any("merge" in r and "by" not in r for r in rest)  # JSON alone says it
     written = gptailor.compile(again, tmp_path / "out", models=models, force=True)
     expected = interpret(plan, models)

@@ -23,8 +23,8 @@ from gptailor.methods.arithmetic import (
 from gptailor.methods.slerp import slerp_coefficients
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
+from gptailor.program.combine import OverflowFault
 from gptailor.program.program import Arguments
-from gptailor.program.run import OverflowFault
 from tests.merging import merge_tensors
 
 PLACE = "model.layers.3.mlp.up_proj.weight"

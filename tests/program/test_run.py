@@ -22,13 +22,9 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.tensor import ByteRange, TensorInfo, TensorSpec
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
+from gptailor.program.combine import FLOAT_DTYPES, OverflowFault
 from gptailor.program.program import Arguments, Combine, Copy, Output
-from gptailor.program.run import (
-    FLOAT_DTYPES,
-    OverflowFault,
-    chunks,
-    use_one_thread,
-)
+from gptailor.program.run import chunks, use_one_thread
 from tests.merging import merge_tensors
 
 PLACE = "model.layers.3.mlp.up_proj.weight"

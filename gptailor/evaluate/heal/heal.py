@@ -44,6 +44,7 @@ from gptailor.plan.layers import Healing, undone
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
+from gptailor.program.nested import with_made_models
 from gptailor.program.program import Output, Program, files, learning_tensors
 from gptailor.program.sources import Checked
 
@@ -221,7 +222,8 @@ class Healer:
         """The teacher as a plan, and its models."""
         if healing.teacher is None:
             return dict(self.models), undone(plan)
-        only = {"base": replace(self.models[healing.teacher], name="base")}
+        models = with_made_models(plan, self.models)
+        only = {"base": replace(models[healing.teacher], name="base")}
         return only, Plan(models={"base": Model(source="base")})
 
     def _taught(

@@ -16,10 +16,11 @@ from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.plan import Plan
+from gptailor.program.combine import combine_tensors
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.load import load_tensor
+from gptailor.program.nested import with_made_models
 from gptailor.program.program import Combine, Copy, Instruction, Output, unfitted
-from gptailor.program.run import combine_tensors
 from gptailor.program.sources import Checked
 
 _TENSOR_ALIGNMENT = 64
@@ -53,7 +54,11 @@ class TensorMaker:
     def _load(self, tensor: TensorInfo, *, keep: bool = True) -> Tensor:
         if (known := self._loaded.get(tensor)) is not None:
             return known
-        loaded = aligned_tensor(load_tensor(tensor).to(self.device))
+        if isinstance(tensor.form, Combine):  # its sources go where it is made, one after another
+            inner = [self._load(each, keep=False) for each in tensor.form.tensors]
+            loaded = combine_tensors(tensor.form, replace(tensor.spec, dtype="F32"), inner)
+        else:
+            loaded = aligned_tensor(load_tensor(tensor).to(self.device))
         if self.keep and keep:
             self._loaded[tensor] = loaded
         return loaded
@@ -162,8 +167,9 @@ class ContentTable:
         layout = self.models["base"].layout
         if plan.bridges or plan.heal:
             plan = plan.model_copy(update={"bridges": (), "heal": None})
-        compiled = compile_plan(plan, self.models)
-        config = _with_tokens(compiled.config, Checked(plan, self.models))
+        models = with_made_models(plan, self.models)
+        compiled = compile_plan(plan, models)
+        config = _with_tokens(compiled.config, Checked(plan, models))
         layers, places = _layers_and_rest(compiled, layout)
         entries = layer_entries(replace(layout, count=len(layers)), config)
         kinds = [json.dumps(entry, sort_keys=True) for entry in entries]

@@ -11,6 +11,7 @@ from gptailor.checkpoint.models import used
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layers import own
+from gptailor.plan.needed import needed
 from gptailor.plan.parts import may_overlap
 from gptailor.plan.walk import names_in, values
 from gptailor.search.space.genome import Genome
@@ -45,20 +46,18 @@ def meaningful(layers: Iterable[p.Layer], below: bool) -> tuple[p.Layer, ...]:
 
 
 def without_unused(plan: p.Plan) -> p.Plan:
-    """A closed plan with what it needs: the base, models that it names, and what they are on.
+    """A closed plan with what it needs: the base, models that it names, what they are made of.
 
     Numbers that it doesn't use are left out, too.
     """
-    needed = used(plan)
-    for name in list(needed):
-        while (below := plan.models[name].on) is not None and below in plan.models:
-            needed.add(name := below)
-    models = {name: model for name, model in plan.models.items() if name in needed}
-    update: dict[str, object] = {"models": models}
-    if plan.numbers:
-        named = {name for _, value in values(plan) for name in names_in(value)}
-        update["numbers"] = {name: v for name, v in plan.numbers.items() if name in named}
-    return plan.model_copy(update=update)
+    wanted = set(needed(plan, used(plan)))
+    models = {name: model for name, model in plan.models.items() if name in wanted}
+    made = plan.model_copy(update={"models": models})
+    if not plan.numbers:
+        return made
+    named = {name for _, value in values(made) for name in names_in(value)}
+    numbers = {name: value for name, value in plan.numbers.items() if name in named}
+    return made.model_copy(update={"numbers": numbers})
 
 
 def changed(node: Any, place: Place, change: Callable[[Any], object]) -> Any:
@@ -92,6 +91,10 @@ class _Closing:
             if self._on("others", i)
         )
         closed = {
+            "models": {
+                name: self._closed(("models", name), model, own_of(None))
+                for name, model in plan.models.items()
+            },
             **{where: self._rest(where) for where in p.REST},
             "numbers": {name: self._number(name, value) for name, value in plan.numbers.items()},
             "layers": meaningful(self._layers(dropped), bool(others) or plan.whole is not None),

@@ -69,9 +69,7 @@ def _read(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
     for where in p.REST:
         if (recipe := plan.rest(where)) is not None:
             found |= _fit(recipe, closed.rest(where) or own_of(None), (where,)) or {}
-    for name, value in plan.numbers.items():
-        if name in closed.numbers:
-            found |= dict(_answered(value, closed.numbers[name], ("numbers", name)))
+    found |= _named(plan, closed)
     for g, choice in enumerate(plan.drop_any):
         found["drop_any", g] = [k for k, one in enumerate(choice.among) if one in dropped]
     for i, drop in enumerate(plan.drops):
@@ -83,6 +81,18 @@ def _read(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
 def _answered(mine: p.Value, theirs: object, at: Place) -> Iterator[tuple[Place, Answer]]:
     with suppress(_UnlikeError):
         yield from _answers(mine, theirs, at)
+
+
+def _named(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
+    """Numbers with a name, and models that are made of others."""
+    found: dict[Place, Answer] = {}
+    for name, value in plan.numbers.items():
+        if name in closed.numbers:
+            found |= dict(_answered(value, closed.numbers[name], ("numbers", name)))
+    for name, model in plan.models.items():
+        if model.made is not None and name in closed.models:
+            found |= _fit(model, closed.models[name], ("models", name)) or {}
+    return found
 
 
 def _entries(plan: p.Plan, closed: p.Plan, dropped: set[int]) -> dict[Place, Answer]:
@@ -140,7 +150,9 @@ class _UnlikeError(Exception):
     """Something can't have been closed so."""
 
 
-def _fit(mine: p.Recipe | p.Open, theirs: object, at: Place) -> dict[Place, Answer] | None:
+def _fit(
+    mine: p.Recipe | p.Open | p.Model, theirs: object, at: Place
+) -> dict[Place, Answer] | None:
     """How the choices in a recipe or an entry were closed, by their places; None: not so."""
     if isinstance(mine, p.Open) and isinstance(theirs, p.Open):
         theirs = theirs.model_copy(update={"maybe": mine.maybe, "tied": mine.tied})

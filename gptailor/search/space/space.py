@@ -7,18 +7,19 @@ assert encode(space, closed) is the same plan's genome
 """
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, final
 
 from gptailor.lang.format import format_plan
 from gptailor.plan import plan as p
+from gptailor.plan import walk
 from gptailor.plan.faults import Place, TailorError
 from gptailor.plan.layers import own
 from gptailor.plan.parts import may_overlap, rank
 from gptailor.plan.walk import SEVERAL, Given, Site, entries, names_in, shared_place, sites
-from gptailor.plan.written import searched, spread, untied_choices
+from gptailor.plan.written import searched, spread_alike
 from gptailor.search.space import genome as g
 from gptailor.search.space.table import Table, table_of
 
@@ -97,19 +98,8 @@ def space_of(plan: p.Plan, layers: int, tied: Collection[str] = ()) -> Space:
         {site.place: found.numbers(site.place) for site in found.sites},
         table_of(genes),
         found.keeper,
-        partial(_spread_alike, said, layers, tied),
+        partial(spread_alike, said, layers, tied),
     )
-
-
-def _spread_alike(said: p.Plan, layers: int, tied: Collection[str], closed: p.Plan) -> p.Plan:
-    """A closed plan with layers for what the open one leaves to each position."""
-    of_whole, of_others = untied_choices(said)
-    if of_whole:
-        return spread(closed, layers, tied, plain=True)
-    if of_others:
-        made = spread(closed.model_copy(update={"whole": None}), layers, tied, plain=True)
-        return made.model_copy(update={"whole": closed.whole})
-    return closed
 
 
 def own_of(position: int | None) -> p.Take:
@@ -135,6 +125,7 @@ class _Collecting:
         self._shared = shared_place(plan)
         self._found: dict[type, list[Any]] = {g.Bit: [], g.Pick: [], g.Real: []}
         self._made: dict[Place, tuple[list[Any], tuple[int, ...]]] = {}
+        self._needing: dict[str, g.Condition] = {}
         for site in self.sites:
             if (place := self._shared(site.place)) not in self._made:
                 made = g.genes_of(site, self._called(site), self._position(site.entry))
@@ -201,6 +192,8 @@ class _Collecting:
         at = site.entry
         entry = self._entries.get(at)
         if entry is None:
+            if at[:1] == ("models",):
+                return f"model {at[1]}"
             return str(site.place[1 if site.subject.role == "let" else 0])
         if isinstance(entry, p.Others | p.Whole):
             inside = entry.part if isinstance(entry, p.Others) else None
@@ -221,11 +214,33 @@ class _Collecting:
         """When an entry takes effect."""
         entry = self._entries.get(at)
         if entry is None:
-            return g.ALWAYS
+            return self._used(str(at[1])) if at else g.ALWAYS
         if isinstance(entry, p.Item):
             return self._item_there(at) if entry.maybe else g.ALWAYS
         place = self._place(at)
         return g.every(place, g.bit(self.numbers((*at, "maybe"))[0])) if entry.maybe else place
+
+    def _used(self, name: str) -> g.Condition:
+        """When a model is one that the plan needs, as what another is made of too."""
+        if name not in self._needing:
+            found = [self._used(n) for n, one in self.plan.models.items() if one.on == name]
+            for at, recipe in walk.recipes(self.plan):
+                found += [
+                    g.every(self._there(at[:-1]), *self._named(at, recipe, place))
+                    for place, named, _ in walk.named_models(recipe)
+                    if named == name
+                ]
+            if (heal := self.plan.heal) is not None and heal.teacher == name:
+                found.append(g.some(map(self._kept, heal.layers)) if heal.layers else g.ALWAYS)
+            self._needing[name] = g.some(found)
+        return self._needing[name]
+
+    def _named(self, at: Place, recipe: p.Recipe, place: Place) -> Iterator[g.Condition]:
+        """When a recipe that is there takes the model that it names at a place in it."""
+        if isinstance(recipe, p.Subset):
+            yield g.bit(self.numbers(at)[int(place[-1])])
+        elif place[-2] == "one_of":
+            yield g.option(self.numbers((*at, *place[:-2]))[0], int(place[-1]))
 
     def _place(self, at: Place) -> g.Condition:
         """When there is a place for an entry: a layer that stays, a gap."""

@@ -95,6 +95,13 @@ SPACES = {
         "maybe L1 from one of base, math\nmaybe L1.mlp from one of base, code\nL1.attn from base",
         3,
     ),
+    "made": (
+        "model mix = any of math, code by one of (linear(), task_arithmetic(0.0..1.0))\n"
+        "model two = one of mix, math\nmodel three = two, mix by slerp(0.0..1.0)\n"
+        "L1 from one of base, two\nL2..L3 from any of mix, three by linear()\nmaybe drop L2\n"
+        'maybe drop L0\nheal L0 from two on "t"',
+        4,
+    ),
     "rest": ("embed from one of base, math\nnorm from any of math, code by linear()", 2),
     "stack": (
         "stack { maybe L0..L3 one of base, math; maybe L2 code; limit 2 layers }",

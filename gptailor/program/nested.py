@@ -1,0 +1,132 @@
+"""What a model consists of that no file holds: one made of models, or another plan's output.
+
+Its tensors are those of a plan's program before they are rounded; what is combined is the form of a
+tensor (`Combine`), which is made when the tensor is read, as much of it as is asked for.
+"""
+
+from collections.abc import Mapping
+
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.vision import with_tokens_of
+from gptailor.checkpoint.files import CheckpointError, is_gguf
+from gptailor.checkpoint.folder import Checkpoint
+from gptailor.checkpoint.models import Opened, used, written_for
+from gptailor.checkpoint.tensor import FLOATS, Adapted, Aligned, Mean, TensorInfo
+from gptailor.plan import plan as p
+from gptailor.plan import walk
+from gptailor.plan.needed import needed
+from gptailor.program.compile import draft_program, fold_scales, output_configuration
+from gptailor.program.program import Combine, Copy, Output, files_of
+from gptailor.program.sources import Checked
+from gptailor.program.unquantised import dequantised_models
+
+MOST_NESTED = 1_000
+"""Instructions and tensors that one tensor may be made of, all told."""
+DEEPEST = 40
+"""How many instructions may lie in one another."""
+
+
+def whole_plan(plan: p.Plan, recipe: p.Recipe) -> p.Plan:
+    """The plan of what `whole from …` makes by a recipe, with the rows of the plan's tokenizer."""
+    named = [r for r in (recipe, plan.rest("tokenizer")) if r is not None]
+    names = ["base", *(name for one in named for _, name, _ in walk.named_models(one))]
+    return p.Plan(
+        models={name: plan.models[name] for name in needed(plan, names)},
+        numbers=plan.numbers,
+        whole=p.Whole(recipe=recipe),
+        tokenizer=plan.tokenizer,
+    )
+
+
+def named_in(plan: p.Plan) -> set[str]:
+    """The models that a plan's recipes name, and the base."""
+    found = {name for _, one in walk.output_recipes(plan) for _, name, _ in walk.named_models(one)}
+    return {"base", *found}
+
+
+def any_closing(recipe: p.Recipe) -> p.Recipe:
+    """A recipe without choices for an open one: its tensors have the same shapes and names."""
+    names = [s.model if isinstance(s.model, str) else s.model.one_of[0]
+             for _, s in walk.sources(recipe)]  # fmt: skip
+    sources = tuple(p.LayerOf(model=name) for name in names)
+    if isinstance(recipe, p.Take):
+        return p.Take(take=sources[0])
+    return p.Merge(merge=sources, by=p.MethodCall(name="linear"))
+
+
+def made_model(plan: p.Plan, name: str, models: Mapping[str, Opened]) -> Opened:
+    """A model that is made of others, which are opened, by a recipe without choices."""
+    recipe = plan.models[name].made
+    assert recipe is not None, "a checkpoint"
+    inner = whole_plan(plan, recipe)
+    read, _ = dequantised_models(inner, {n: models[n] for n in named_in(inner)})
+    checkpoint = nested_checkpoint(inner, read)
+    layout = checkpoint.layout()
+    if isinstance(layout, Refusal):
+        raise CheckpointError("M204", layout.reason, checkpoint.folder, layout.help)
+    return Opened(name, checkpoint, layout)
+
+
+def with_made_models(plan: p.Plan, models: Mapping[str, Opened]) -> dict[str, Opened]:
+    """The opened models of an open plan, those made of others as a closing of it says."""
+    found = dict(models)
+    for name in needed(plan, sorted(used(plan))):
+        if plan.models[name].made is not None:
+            found[name] = made_model(plan, name, found)
+    return found
+
+
+def nested_checkpoint(plan: p.Plan, models: Mapping[str, Opened]) -> Checkpoint:
+    """The output of a closed plan without faults as a checkpoint that was never written.
+
+    Its folder is that of its tokenizer. Raises CheckpointError (M234) where a tensor is made of too
+    much.
+    """
+    checked = Checked(written_for(plan, models), models)
+    program = fold_scales(draft_program(checked), checked)
+    config = output_configuration(checked, program)
+    owner = checked.tokenizer_model
+    if owner.name != "base":
+        config = with_tokens_of(config, owner.config)
+    tensors = {output.spec.name: _tensor_of(output) for output in program.outputs}
+    folder = owner.checkpoint.folder
+    for tensor in tensors.values():
+        size, depth = _measured(tensor)
+        if size > MOST_NESTED or depth > DEEPEST:
+            message = f"'{tensor.spec.name}' is made of {size} tensors, {depth} deep"
+            help_ = f"{MOST_NESTED} and {DEEPEST} are the most; compile a part of it first"
+            raise CheckpointError("M234", message, folder, help_)
+    its = owner.checkpoint.files[:1]
+    read = [*its] if is_gguf(its[0]) else []  # such a file has the tokenizer in it
+    read += [file for tensor in tensors.values() for file in files_of(tensor)]
+    family = checked.base.checkpoint.family
+    return Checkpoint(folder, config, tensors, tuple(dict.fromkeys(read)), family, nested=True)
+
+
+def _tensor_of(output: Output) -> TensorInfo:
+    make = output.make
+    if isinstance(make, Copy):
+        source = make.source
+        dtypes = (source.spec.dtype, output.spec.dtype)
+        if dtypes[0] == dtypes[1] or not set(dtypes) <= set(FLOATS):
+            return source
+        make = Combine("linear", (("weights", (1.0,)),), (), (source,), (make.model,), make.place)
+    assert isinstance(make, Combine), "a plan without bridges and healing"
+    return TensorInfo(output.spec, make.tensors[0].file, 0, make)
+
+
+def _measured(tensor: TensorInfo) -> tuple[int, int]:
+    """How many tensors and instructions one is made of, itself too, and how deep they lie."""
+    match tensor.form:
+        case Combine():
+            inside = [*tensor.form.tensors]
+        case Adapted(base, _):
+            inside = [base]
+        case Aligned(pieces):
+            inside = [*dict.fromkeys(piece.tensor for piece in pieces)]
+        case Mean(of):
+            inside = [*of]
+        case _:
+            return 1, 0
+    inner = [_measured(each) for each in inside]
+    return 1 + sum(size for size, _ in inner), 1 + max(depth for _, depth in inner)

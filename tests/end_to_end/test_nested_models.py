@@ -1,0 +1,240 @@
+"""Models that no folder holds, made of models or plans: they are what a folder of them would be.
+
+To the bit: nothing of them is rounded before the output's tensor is.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import gptailor
+from gptailor.plan.faults import Fault, errors
+from gptailor.plan.plan import Plan
+from gptailor.prepare import prepare
+from gptailor.program.program import Combine, Output
+from gptailor.program.run import chunks
+from tests.tiny import tiny_model
+
+pytestmark = pytest.mark.usefixtures("no_progress_bars")
+
+COUNT = 3
+HEAD = 'tailor 1; model base = "./base"; model code = "./code"; model chat = "./chat"\n'
+TIES = "math, code by ties(density=0.5)"
+INNER = """tailor 1
+model base = "../base"
+model math = "./math"
+model code = "../code"
+model mix = math, code by dare(density=0.5)
+L1 from mix
+merge(L2 base, L2 math, 0.25)
+drop L0
+scale L1 by 0.5
+embed from math
+dtype float16
+search { trials 3 }
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Variants of several dtypes, and a plan beside one of them."""
+    folder = tmp_path_factory.mktemp("models")
+    dtypes = {"base": "bfloat16", "sub/math": "float32", "code": "bfloat16", "chat": "float16"}
+    for seed, (name, dtype) in enumerate(dtypes.items()):
+        tiny_model("llama", folder / name, seed=seed, layers=COUNT, dtype=dtype)
+    (folder / "sub" / "deep.tailor").write_text(INNER)
+    return folder
+
+
+def said(text: str, folder: Path, head: str = HEAD) -> Plan:
+    """A plan in the folder of the models."""
+    return gptailor.loads(head + text, folder=folder)
+
+
+def read(folder: Path) -> dict[str, Tensor]:
+    """A folder's tensors."""
+    return {k: v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Names, dtypes and bits."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        assert torch.equal(found[name], tensor), name
+
+
+def test_a_made_model_is_the_folder_that_it_would_be_in_float32(root: Path, tmp_path: Path) -> None:
+    math = 'model math = "./sub/math"\n'
+    all_of_it = "".join(f"{what} from {TIES}\n" for what in ("L0..L2", "embed", "norm", "head"))
+    gptailor.compile(said(f"{math}{all_of_it}dtype float32", root), tmp_path / "mix")
+    body = """model two = mix, chat by dare(density=0.6)
+L0 from mix
+L1 = merge(L2 mix, L2 two) by ties()
+L2.mlp from mix, chat by slerp(0.3)
+embed from mix
+head from two
+"""
+    made = said(f"{math}model mix = {TIES}\n{body}", root)
+    gptailor.compile(made, tmp_path / "made", locking=True)
+    folder = said(f'{math}model mix = "{tmp_path / "mix"}"\n{body}', root)
+    gptailor.compile(folder, tmp_path / "folder")
+    found = read(tmp_path / "made")
+    assert_same(found, read(tmp_path / "folder"))
+
+    live = gptailor.stitch(made).state_dict()
+    assert all(torch.equal(live[name], tensor) for name, tensor in found.items())
+
+    lock = json.loads((tmp_path / "made" / "plan.tailor.lock").read_text())
+    assert sorted(lock["models"]) == ["base", "chat", "code", "math"]
+    assert not gptailor.verify(tmp_path / "made").differences
+    card = (tmp_path / "made" / "README.md").read_text()
+    assert f"| mix | `{TIES}` |" in card
+    again = gptailor.load(tmp_path / "made" / "plan.tailor")
+    assert again.models["two"] == made.models["two"]
+    gptailor.compile(again, tmp_path / "again", locked=tmp_path / "made" / "plan.tailor.lock")
+    assert_same(read(tmp_path / "again"), found)
+
+
+def test_a_plan_is_the_folder_that_it_would_be_in_float32(root: Path, tmp_path: Path) -> None:
+    inner = gptailor.load(root / "sub" / "deep.tailor")
+    gptailor.compile(inner, tmp_path / "deep", dtype="float32")
+    body = """
+L0 from deep
+L1 = merge(L1 deep, L2 chat) by ties()
+L2 = L1 deep
+embed from deep
+norm from deep, chat by linear(0.5, 0.5)
+"""
+    plan = said('model deep = "./sub/deep.tailor"\ntokenizer from deep' + body, root)
+    gptailor.compile(plan, tmp_path / "out", locking=True)
+    gptailor.compile(said(f'model deep = "{tmp_path / "deep"}"' + body, root), tmp_path / "folder")
+    found = read(tmp_path / "out")
+    assert_same(found, read(tmp_path / "folder"))
+    live = gptailor.stitch(plan).state_dict()
+    assert all(torch.equal(live[name], tensor) for name, tensor in found.items())
+
+    lock = json.loads((tmp_path / "out" / "plan.tailor.lock").read_text())
+    inside = {"deep", "deep.base", "deep.code", "deep.math"}
+    assert lock["models"].keys() == {"base", "chat", *inside}
+    assert [*lock["models"]["deep"]["files"]] == ["deep.tailor"]
+    assert not gptailor.verify(tmp_path / "out").differences
+    assert "| deep.math |" in (tmp_path / "out" / "README.md").read_text()
+    gptailor.compile(gptailor.load(tmp_path / "out" / "plan.tailor"), tmp_path / "again")
+    assert_same(read(tmp_path / "again"), found)
+
+    gptailor.compile(plan, tmp_path / "bound", models={"deep.math": root / "chat"})
+    assert not torch.equal(read(tmp_path / "bound")["model.embed_tokens.weight"],
+                           found["model.embed_tokens.weight"])  # fmt: skip
+    with pytest.raises(gptailor.TailorError, match=r"'deep\.math'"):
+        gptailor.compile(
+            plan,
+            tmp_path / "held",
+            models={"deep.math": root / "chat"},
+            locked=tmp_path / "out" / "plan.tailor.lock",
+        )
+    (root / "sub" / "deep.tailor").write_text(INNER.replace("0.25", "0.5"))
+    differing = gptailor.verify(tmp_path / "out").differences
+    (root / "sub" / "deep.tailor").write_text(INNER)
+    assert any(one.name == "deep.tailor" for one in differing)
+
+
+def test_the_base_may_be_a_plan(root: Path, tmp_path: Path) -> None:
+    """Its positions are the plan's output's, and its dtypes those of the plan's base."""
+    gptailor.compile(gptailor.load(root / "sub" / "deep.tailor"), tmp_path / "deep",
+                     dtype="float32")  # fmt: skip
+    body = "merge(L1 base, L1 chat) by task_arithmetic(0.5)\nL0.mlp from chat\nembed from base"
+    head = 'tailor 1; model base = "{}"; model chat = "./chat"\n'
+    plan = said(body, root, head.format("./sub/deep.tailor"))
+    gptailor.compile(plan, tmp_path / "out")
+    folder = said(f"{body}\ndtype bfloat16", root, head.format(tmp_path / "deep"))
+    gptailor.compile(folder, tmp_path / "folder")
+    assert_same(read(tmp_path / "out"), read(tmp_path / "folder"))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["num_hidden_layers"] == COUNT - 1
+
+
+def found(text: str, folder: Path) -> list[Fault]:
+    """What is wrong with a plan against its models."""
+    return errors(gptailor.check(said(text, folder)))
+
+
+def test_a_plans_faults_have_their_places_in_its_file(root: Path) -> None:
+    (root / "cold.tailor").write_text(HEAD + "L9 from code\nL0 from chat")
+    faults = found('model deep = "./cold.tailor"\nL0 from deep', root)
+    assert [fault.code for fault in faults] == ["M201", "M202"]
+    for fault in faults:
+        assert fault.source is not None
+        assert fault.source.name.endswith("cold.tailor")
+        assert fault.span is not None
+        assert fault.source.position(fault.span.start)[0] == 2
+    (root / "cold.tailor").write_text(HEAD + "L0 from cod")
+    assert [f.code for f in found('model deep = "./cold.tailor"\nL0 from deep', root)] == ["P106"]
+
+
+@pytest.mark.parametrize(
+    ("inner", "code", "message"),
+    [
+        ('model same = "./other.tailor"\nL0 from same', "M232", "made of itself"),
+        ("maybe drop L1", "M233", "has a choice open"),
+        ('drop L1\nbridge on "t"', "M233", "bridged or healed"),
+        ('drop L1\nheal on "t"', "M233", "bridged or healed"),
+    ],
+)
+def test_a_plan_that_is_no_model_is_refused(
+    root: Path, inner: str, code: str, message: str
+) -> None:
+    (root / "other.tailor").write_text(HEAD + inner)
+    [fault] = found('model deep = "./other.tailor"\nL0 from deep', root)
+    assert (fault.code, message in fault.message) == (code, True)
+
+
+def test_a_plan_of_another_architecture_or_that_is_not_there_is_refused(
+    root: Path, tmp_path: Path
+) -> None:
+    tiny_model("qwen2", tmp_path / "qwen", layers=COUNT)
+    (tmp_path / "qwen.tailor").write_text('tailor 1\nmodel base = "./qwen"\ndrop L0\n')
+    [fault] = found(f'model deep = "{tmp_path / "qwen.tailor"}"\nL0 from deep', root)
+    assert fault.code == "M205"
+    [fault] = found('model deep = "./nowhere.tailor"\nL0 from deep', root)
+    assert fault.code == "C201"
+    [fault] = found('model deep = "./sub/deep.tailor"\nL0 = L2 deep', root)
+    assert "which has 2 layers" in fault.message
+    for name in ("deep.no", "deeper.math"):
+        plan = said('model deep = "./sub/deep.tailor"\nL0 from deep', root)
+        assert [f.code for f in errors(gptailor.check(plan, {name: root / "chat"}))] == ["M105"]
+    plan = said("model mix = code, chat by linear()\nL0 from mix", root)
+    assert [f.code for f in errors(gptailor.check(plan, {"mix": root / "chat"}))] == ["M105"]
+
+
+def test_a_made_models_tensors_are_read_in_chunks(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it is loaded whole: each of its files is read in stretches of a chunk's size."""
+    plan = said(f'model math = "./sub/math"\nmodel mix = {TIES}\n'
+                "L1 from mix, chat by linear(0.7, 0.3)", root)  # fmt: skip
+    program = prepare(plan).compiled.program
+    [output] = [o for o in program.outputs if o.spec.name == "model.layers.1.mlp.up_proj.weight"]
+    assert isinstance(output.make, Combine)
+    whole = b"".join(bytes(part) for part in chunks(output))
+    sizes = []
+    monkeypatch.setattr("gptailor.program.run.read_into", seen(sizes))
+    monkeypatch.setattr("gptailor.program.load.read_into", seen(sizes))
+    assert b"".join(bytes(part) for part in chunks(output, chunk_bytes=256)) == whole
+    assert max(sizes) <= 256 < output.spec.size
+    assert isinstance(output, Output)
+
+
+def seen(sizes: list[int]):  # type: ignore[no-untyped-def]
+    """Reads as before, and notes how much."""
+    from gptailor.program.load import read_into  # noqa: PLC0415 (what it was before)
+
+    def noting(view: memoryview, *rest: object) -> None:
+        sizes.append(len(view))
+        read_into(view, *rest)  # type: ignore[arg-type]
+
+    return noting
