@@ -135,3 +135,47 @@ def test_what_is_made_by_a_plan_is_no_model_there() -> None:
     with pytest.raises(ConversionError, match="made by a plan") as caught:
         to_mergekit(plan.model_copy(update={"models": models}), 2)
     assert caught.value.place == "models.math"
+
+
+# ------------------------------------------------------------------------------------- finer parts
+
+
+def test_norms_by_themselves_make_the_file_that_everybody_copies() -> None:
+    body = (
+        "others.attn from base, math by slerp(curve(0.0, 0.5, 0.3, 0.7, 1.0))\n"
+        "others.mlp from base, math by slerp(curve(1.0, 0.5, 0.7, 0.3, 0.0))\n"
+        "others.norms from base, math by slerp(0.5)\n"
+        "whole from base, math by slerp(0.5)"
+    )
+    assert exported(body, 32)["parameters"] == {
+        "t": [
+            {"filter": "self_attn", "value": [0.0, 0.5, 0.3, 0.7, 1.0]},
+            {"filter": ".mlp.", "value": [1.0, 0.5, 0.7, 0.3, 0.0]},
+            {"value": 0.5},
+        ]
+    }
+
+
+def test_a_projection_is_told_from_what_its_branch_has_left() -> None:
+    body = (
+        "whole from base, math by slerp(0.5)\nL0..L1.attn from base, math by slerp(0.25)\n"
+        "L0..L1.attn.q from base, math by slerp(0.5)\nL0..L1.mlp.down from math"
+    )
+    assert exported(body)["parameters"] == {
+        "t": [
+            {"filter": ".q_proj", "value": 0.5},
+            {"filter": "self_attn", "value": 0.25},
+            {"filter": "input_layernorm", "value": 0.25},
+            {"filter": ".down_proj", "value": 1.0},
+            {"value": 0.5},
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("part", "said"), [('"*.bias"', "the pattern"), ("mlp.router", "none of Llama's")]
+)
+def test_a_part_that_filters_cant_tell_is_refused(part: str, said: str) -> None:
+    with pytest.raises(ConversionError, match=said) as caught:
+        exported(f"L0.{part} from math")
+    assert caught.value.place == "layers[0]"

@@ -15,12 +15,12 @@ from gptailor.checkpoint.chat_template import read_template
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import folder_of
 from gptailor.convert.mergekit.methods import MERGEKIT_METHODS, MergekitMethod
-from gptailor.convert.mergekit.slices import SHARED, SaidLayer, written_slices
+from gptailor.convert.mergekit.pieces import layer_pieces
+from gptailor.convert.mergekit.slices import BESIDE, SHARED, SaidLayer, written_slices
 from gptailor.convert.mergekit.writing import method_call
 from gptailor.convert.note import ConversionError, Unsayable, dotted
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
-from gptailor.plan.layers import PARTS
 from gptailor.plan.plan import LayerOf, Merge, Plan, Recipe, Take, TemplateOf
 from gptailor.plan.registry import CHAT_TEMPLATES
 from gptailor.plan.walk import named_models, open_choices
@@ -44,7 +44,7 @@ def to_mergekit(plan: Plan, layers: int | None = None) -> str:
     whole = plan.whole is not None
     slots = _kept(plan, layers)
     plan = written_out(plan, layers or 0)
-    rows: list[_Row] = [{part: slot.part(part).recipe for part in PARTS} for slot in slots]
+    rows: list[_Row] = layer_pieces(slots)
     for where, row in (("embed", rows[0]), ("norm", rows[-1]), ("head", rows[-1])):
         row[where] = plan.rest(where) or Take(take=LayerOf(model="base"))
     method = _method(slots, rows)
@@ -131,18 +131,13 @@ def _kept(plan: Plan, layers: int | None) -> list[outline.Slot]:
     if plan.stack is None and layers is None:
         message = "the base's number of layers isn't known"
         raise ConversionError(message, help="say how many layers the base has")
-    kept = outline.kept(plan, layers or 0)
-    finer = (one for slot in kept for one in slot.made.items() if one[0] not in (None, *PARTS))
-    for part, made in finer:
-        message = f"the part '{part}' by itself isn't written for mergekit"
-        raise ConversionError(message, place=dotted(made.at))
-    return kept
+    return outline.kept(plan, layers or 0)
 
 
 def _method(slots: Sequence[outline.Slot], rows: Sequence[_Row]) -> MergekitMethod:
     found: dict[str, Place] = {}
     made = [(one.recipe, one.at) for slot in slots for one in slot.made.values()]
-    ends = [(row[where], (where,)) for row in rows for where in row if where not in PARTS]
+    ends = [(row[where], (where,)) for row in rows for where in BESIDE if where in row]
     for recipe, at in [*made, *ends]:
         if isinstance(recipe, Merge):
             found.setdefault(method_call(recipe).name, at)
@@ -163,7 +158,7 @@ def _method(slots: Sequence[outline.Slot], rows: Sequence[_Row]) -> MergekitMeth
 def _agrees(row: _Row) -> bool:
     """Whether all of a row, which has no merges, is of one layer of one model."""
     takes = [(where, recipe.take) for where, recipe in row.items() if isinstance(recipe, Take)]
-    layers = {take.layer for where, take in takes if where in PARTS}
+    layers = {take.layer for where, take in takes if where not in BESIDE}
     return len({take.model for _, take in takes}) == len(layers) == 1
 
 
@@ -226,7 +221,8 @@ def _said_layer(plan: Plan, method: MergekitMethod, row: _Row, models: Sequence[
 
 def _layer(row: _Row, model: str) -> int:
     """The layer of a model that a row reads: one, as a slice has one range for a model."""
-    named = [[(name, layer) for _, name, layer in named_models(row[part])] for part in PARTS]
+    inner = [recipe for where, recipe in row.items() if where not in BESIDE]
+    named = [[(name, layer) for _, name, layer in named_models(recipe)] for recipe in inner]
     every = [(name, layer) for pairs in named for name, layer in pairs if layer is not None]
     own = [layer for name, layer in every if name == model]
     if len(set(own)) > 1:

@@ -5,16 +5,24 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, final
 
-from gptailor.plan.layers import PARTS
 from gptailor.plan.written import curve_at
+
+BESIDE = ("embed", "norm", "head")
+"""What of a model is beside its layers."""
 
 _FILTERS = {
     "attn": ("self_attn", "input_layernorm"),
+    **{f"attn.{role}": (f".{role}_proj",) for role in "qkvo"},
+    "attn.projections": ("self_attn",),
+    "attn.norm": ("input_layernorm",),
+    **{f"mlp.{role}": (f".{role}_proj",) for role in ("gate", "up", "down")},
+    "mlp.projections": (".mlp.",),
+    "mlp.norm": ("post_attention_layernorm",),
     "embed": ("embed_tokens",),
     "norm": ("model.norm",),
     "head": ("lm_head",),
 }
-"""Words that stand in the names of a part's tensors alone; the MLP's value is the others'."""
+"""Words in the names of a part's tensors, the first of which decides; the MLP has what is left."""
 
 _MOST_KNOTS = 16
 _DIGITS = 12
@@ -32,7 +40,7 @@ Said = Mapping[tuple[int, str], Mapping[str, Any]]
 class SaidLayer:
     """An output layer: a layer of each of some models, and what the parameters are there.
 
-    `said` has values of `attn` and `mlp`; that of the first layer also those of `embed`, that of
+    `said` has values of the layer's parts; that of the first layer also those of `embed`, that of
     the last those of `norm` and `head`. `base_model` is there where it is another than the file's.
     """
 
@@ -53,7 +61,7 @@ class SaidLayer:
 def _parts(said: Said, kind: type = object) -> dict[tuple[int, str, str], Any]:
     """The values of a layer's parts; with `bool` only which there are."""
     found = {(*key, where): v for key, of in said.items() for where, v in of.items()}
-    return {k: v if kind is object else True for k, v in found.items() if k[2] in PARTS}
+    return {k: v if kind is object else True for k, v in found.items() if k[2] not in BESIDE}
 
 
 def written_slices(layers: Sequence[SaidLayer]) -> list[dict[str, Any]]:
@@ -155,13 +163,28 @@ def _parameters(group: Sequence[SaidLayer], block: int) -> dict[str, Any]:
         each = [one.said.get((block, name), {}) for one in group]
         wheres = dict.fromkeys(where for of in each for where in of)
         needed = {w: knots_of([of[w] for of in each if w in of]) for w in wheres}
-        rest = needed.get("mlp", next(iter(needed.values())))
-        begin = rest[0] if isinstance(rest, list) else rest  # what is beside the layers gets this
-        filters = [
-            {"filter": filter_, "value": value}
-            for where, value in needed.items()
-            for filter_ in _FILTERS.get(where, ())
-            if value != (rest if where in PARTS else begin)
-        ]
+        main = needed.get("mlp", needed.get("mlp.projections", next(iter(needed.values()))))
+        others = [] if "mlp" in needed else [value for value in needed.values() if value != main]
+        said = [(rest, _filters(needed, rest)) for rest in [main, *others]]
+        rest, filters = min(said, key=lambda one: len(one[1]))
         found[name] = [*filters, {"value": rest}] if filters else rest
     return {"parameters": found} if found else {}
+
+
+def _filters(needed: Mapping[str, Any], rest: Any) -> list[dict[str, Any]]:
+    """Filters for what isn't the rest; what is beside the layers gets a list's first number.
+
+    A projection's stands before that of all its branch has left, and is needed where they differ.
+    """
+    begin = rest[0] if isinstance(rest, list) else rest
+    left = {where: begin if where in BESIDE else rest for where in needed}
+    for where in needed:
+        branch, _, role = where.partition(".")
+        if role not in ("", "projections", "norm"):
+            left[where] = needed.get(f"{branch}.projections", rest)
+    return [
+        {"filter": filter_, "value": value}
+        for where, value in needed.items()
+        for filter_ in _FILTERS.get(where, ())
+        if value != left[where]
+    ]
