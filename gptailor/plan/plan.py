@@ -157,6 +157,11 @@ class Whole(Open):
 
     recipe: Recipe
 
+    @field_validator("tied", mode="after")
+    @classmethod
+    def _one_group(cls, value: int | None) -> int | None:
+        return None if value is None else 0
+
 
 @final
 class Drop(Open):

@@ -115,6 +115,26 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "too many trials": ("P606", {"search": {"trials": 2**63}}),
     "a seed below 0": ("P606", {"search": {"seed": -1}}),
     "another version": ("P102", {"version": 2}),
+    "others of a layer": ("P218", {"others": [{"recipe": take(1)}]}),
+    "a whole of a layer": ("P218", {"whole": {"recipe": take(1)}}),
+    "others by nothing": ("P219", {"others": [{"recipe": merged()}]}),
+    "a whole by a share": ("P219", {"whole": {"recipe": merged(share=0.5)}}),
+    "others twice": ("P401", {"others": [{"recipe": take(None)}, {"recipe": take(None)}]}),
+    "a whole that may not be": ("P506", {"whole": {"recipe": take(None), "maybe": True}}),
+    "a curve over nothing": ("P510", {"scales": [{"position": 1, "factor": {"curve": [1, 2]}}]}),
+    "a ridge by a curve": (
+        "P510", {**DROP, "bridges": [{"on": "t", "ridge": {"curve": [0, 1], "over": [0, 1]}}]},
+    ),
+    "an item that is the second of none": (
+        "P510",
+        items({"recipe": {"merge": [take()["take"]] * 2,
+                          "share": {"curve": [0, 1], "over": [1, 1]}}}),
+    ),
+    "a name of a huge number": ("P306", {"numbers": {"mix": HUGE}}),
+    "a name of a name": ("S107", {"numbers": {"mix": {"named": "late"}}}),
+    "a choice as a knot": (
+        "S107", {"scales": [{"position": 1, "factor": {"curve": [1, {"interval": [1, 2]}]}}]},
+    ),
 }  # fmt: skip
 
 
@@ -184,3 +204,19 @@ def test_faults_of_a_plan_without_a_text_come_rule_by_rule_and_in_one_order() ->
         ("P306", "stack", "items", 2, "recipe", "share"),
         ("P306", "scales", 2, "factor"),
     ]
+
+
+def test_names_and_curves_have_the_json_of_the_contract() -> None:
+    t = {"curve": [0, {"named": "mix"}, 1], "over": [0, 7]}
+    by = {"name": "slerp", "arguments": {"t": t}}
+    body = {
+        "numbers": {"mix": {"one_of": [0.3, 0.5]}},
+        **layer({"merge": [take()["take"]] * 2, "by": by}),
+        "others": [{"part": "mlp", "recipe": {"take": {"model": "math"}}}],
+        "whole": {"recipe": {"take": {"model": {"one_of": ["base", "math"]}}}, "tied": 3},
+    }
+    plan, faults = read_json(Source("p", json.dumps({"models": MODELS, **body})), Path())
+    assert not faults
+    assert plan is not None
+    said = json.loads(plan.model_dump_json(exclude_defaults=True))
+    assert {name: said[name] for name in body} == {**body, "whole": {**body["whole"], "tied": 0}}
