@@ -24,7 +24,7 @@ from gptailor.plan.plan import Plan
 from tests.said import Run, Said
 
 COMMANDS = [
-    *("check", "compile", "completion", "diff", "eval", "export", "family", "fmt"),
+    *("check", "compile", "completion", "diff", "eval", "export", "extract-lora", "family", "fmt"),
     *("import", "json", "lock", "schema", "search", "show", "verify"),
 ]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]
