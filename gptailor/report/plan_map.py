@@ -235,8 +235,10 @@ def plan_map(name: str, plan: Plan, count: int, *, known: bool, width: int) -> I
     yield ""
     yield from _legend(drawn, models, width)
     yield ""
-    numbers = [Row("let", f"{n} = {tailor.value_words(v)}") for n, v in plan.numbers.items()]
-    yield from table([*_rows(written_out(plan, count), found), *numbers], width)
+    named = [Row("let", f"{n} = {tailor.value_words(v)}") for n, v in plan.numbers.items()]
+    made = ((n, m) for n, m in plan.models.items() if m.made is not None)
+    named += [Row("model", f"{n} = {tailor.model_source(m)}") for n, m in made]
+    yield from table([*_rows(written_out(plan, count), found), *named], width)
 
 
 def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:

@@ -151,3 +151,8 @@ def test_a_number_with_a_name_is_a_row_and_what_uses_a_choice_is_open() -> None:
         ["L0..L3", "base, math by slerp(t)"], ["embed", "math"], ["norm", "math"], ["head", "math"],
         ["let", "t = 0..1"],
     ]  # fmt: skip
+
+
+def test_a_model_that_is_made_of_others_is_a_row() -> None:
+    lines = plain(shown("model mix = base, math by slerp(0.5)\nL0..L1 from mix", 4))
+    assert lines[-1].split(maxsplit=1) == ["model", "mix = base, math by slerp(0.5)"]
