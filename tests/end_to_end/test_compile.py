@@ -187,8 +187,8 @@ def overlays(draw: st.DrawFn) -> dict[str, Any]:
             scales.append({"position": position, "factor": factor})
     levels: dict[str, Any] = {}
     if draw(st.booleans()):
-        parts_said = draw(st.sets(st.sampled_from(["", "attn", "mlp"])))
-        others = [{"part": part or None, "recipe": draw(said())} for part in sorted(parts_said)]
+        parts_said = draw(st.lists(PARTS, max_size=4, unique_by=one))
+        others = [{"part": part, "recipe": draw(said())} for part in parts_said]
         levels = {"others": others, "whole": {"recipe": draw(said())}}
         levels["whole"] = draw(st.sampled_from([None, levels["whole"]]))
     return {"layers": layers, "drops": drops, "scales": scales, **levels}
