@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -325,3 +325,17 @@ def _no_reference(name: str, work: object) -> Sequence[torch.Tensor]:
 def digest(plan: Plan) -> str:
     """Of what a plan says."""
     return hashlib.sha256(gptailor.format(plan).encode()).hexdigest()[:24]
+
+
+def shown_layers(positions: Sequence[int]) -> str:
+    """`L3, L12..L14`."""
+    return ", ".join(_ranges(sorted(positions)))
+
+
+def _ranges(positions: Sequence[int]) -> Iterator[str]:
+    start = 0
+    for i, at in enumerate(positions):
+        if i + 1 == len(positions) or positions[i + 1] != at + 1:
+            first = positions[start]
+            yield f"L{first}" if first == at else f"L{first}..L{at}"
+            start = i + 1

@@ -6,11 +6,11 @@ papers; what each sees is the search's texts (to choose layers) and those that a
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import gptailor
-from benchmarks.retention_lab import Found, Lab, NotMade
+from benchmarks.retention_lab import Found, Lab, NotMade, shown_layers
 from benchmarks.retention_peers import laco, lora, replaceme
 from gptailor.plan.plan import Plan
 from gptailor.search.settings import Flags, Resources
@@ -128,7 +128,7 @@ def merge_then_prune(lab: Lab, count: int, seed: int) -> Found:
     """ShortGPT's cut of the best uniform merge."""
     _, whole = lab.merge
     cut = lab.least(whole, count)
-    return Found(gptailor.format(lab.without(whole, cut)), 6, _layers(cut))
+    return Found(gptailor.format(lab.without(whole, cut)), 6, shown_layers(cut))
 
 
 def prune_then_merge(lab: Lab, count: int, seed: int) -> Found:
@@ -140,7 +140,7 @@ def prune_then_merge(lab: Lab, count: int, seed: int) -> Found:
     for name in lab.asked.variants:
         cut = lab.least(lab.alone(name), count)
         kept.append([f"L{at} {name}" for at in range(lab.layers) if at not in cut])
-        said.append(f"{name} {_layers(cut)}")
+        said.append(f"{name} {shown_layers(cut)}")
     items = [f"merge({', '.join(them)}) by linear()" for them in zip(*kept, strict=True)]
     plan = lab.plan("stack {", *items, "}")
     return Found(gptailor.format(plan), len(kept), "; ".join(said))
@@ -218,7 +218,7 @@ def _searched(lab: Lab, name: str, count: int, seed: int, *statements: str) -> F
     declared = {model: lab.alone(model).models[model] for model in best.models}
     bare = best.model_copy(update={"models": declared, "bridges": (), "heal": None})
     plan = gptailor.format(bare)
-    return Found(plan, done.summary["cost"], _layers([drop.position for drop in best.drops]))
+    return Found(plan, done.summary["cost"], shown_layers([drop.position for drop in best.drops]))
 
 
 # --------------------------------------------------------------------------------------- the table
@@ -263,23 +263,9 @@ def _whole(lab: Lab) -> Plan:
 
 def _without(lab: Lab, positions: Sequence[int], evaluations: float = 0.0) -> Found:
     plan = lab.without(_whole(lab), positions)
-    return Found(gptailor.format(plan), evaluations, _layers(positions))
+    return Found(gptailor.format(plan), evaluations, shown_layers(positions))
 
 
 def _least(values: Sequence[float]) -> int:
     """The number of the least of them that is a number."""
     return min(range(len(values)), key=lambda i: (values[i] != values[i], values[i]))
-
-
-def _layers(positions: Sequence[int]) -> str:
-    """`L3, L12..L14`."""
-    return ", ".join(_ranges(sorted(positions)))
-
-
-def _ranges(positions: Sequence[int]) -> Iterator[str]:
-    start = 0
-    for i, at in enumerate(positions):
-        if i + 1 == len(positions) or positions[i + 1] != at + 1:
-            first = positions[start]
-            yield f"L{first}" if first == at else f"L{first}..L{at}"
-            start = i + 1

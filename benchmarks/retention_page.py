@@ -155,7 +155,7 @@ def _percents(shares: Sequence[float | None]) -> str:
         return ""
     low, high = f"{min(known):.0f}", f"{max(known):.0f}"
     apart = "" if low == high else f" ({low} to {high})"
-    return f"{fmean(known):.0f} %{apart}"
+    return f"{round(fmean(known))} %{apart}"
 
 
 def notes(cells: Cells) -> Iterator[str]:

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import gptailor
 from benchmarks.bridge_peer import influences, read, replace
-from benchmarks.retention_lab import Found, Lab, NotMade
+from benchmarks.retention_lab import Found, Lab, NotMade, shown_layers
 from gptailor.evaluate.heal.text import healing_text
 from gptailor.evaluate.objectives.tokens import TokenEncoder
 from gptailor.plan.plan import Plan
@@ -166,8 +166,8 @@ def lora(lab: Lab, count: int, seed: int) -> Found:
     except ImportError as error:
         raise NotMade("the package peft isn't there") from error
     whole = lab.alone(lab.specialist)
-    cut = lab.without(whole, lab.least(whole, count))
-    folder = _compiled(lab, cut, f"cut-{count}-{seed}")
+    positions = lab.least(whole, count)
+    folder = _compiled(lab, lab.without(whole, positions), f"cut-{count}-{seed}")
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     dtype = AutoConfig.from_pretrained(folder).dtype or torch.float32
@@ -189,7 +189,7 @@ def lora(lab: Lab, count: int, seed: int) -> Found:
     changed.merge_and_unload().to(dtype).save_pretrained(out)
     lab.tokenizer.save_pretrained(out)
     shutil.rmtree(folder)
-    return _written(lab, out, f"{loss:.3f} nats in the end")
+    return _written(lab, out, f"{shown_layers(positions)}; {loss:.3f} nats in the end")
 
 
 def _trained(model: nn.Module, sequences: Tensor, dtype: torch.dtype) -> float:
