@@ -141,10 +141,7 @@ class LayerBelow(Layer):
 
 @final
 class Others(Open):
-    """What every position, or a part of it, is made of where no layer says otherwise.
-
-    Its sources name no layers: each position takes the same layer of them.
-    """
+    """What a position, or a part of it, is made of where no layer says so: the same layers."""
 
     part: Part | None = None
     recipe: Recipe
