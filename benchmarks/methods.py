@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -59,7 +60,7 @@ def cases() -> list[Case]:
     return [
         Case(
             "linear",
-            {"weights": (0.3, 0.7)},
+            {"weight": (0.3, 0.7)},
             {"normalize": False},
             ("one", "two"),
             {"float32": "mergekit fuses multiply and add", "bfloat16": "the same, rounded"},
@@ -90,7 +91,7 @@ def cases() -> list[Case]:
         ),
         Case(
             "task_arithmetic",
-            {"scales": (0.6, 0.4)},
+            {"weight": (0.6, 0.4)},
             {"normalize": False},
             ("one", "two"),
             {"float32": "the same", "bfloat16": IN_BFLOAT16},
@@ -207,9 +208,19 @@ def merge_by_mergekit(python: Path, case: Case, folder: Path, dtype: str) -> Ten
     return tensors_of(out)
 
 
+def complete(case: Case) -> Arguments:
+    """A case's arguments with the registry's defaults, one number for each source."""
+    found: list[tuple[str, Any]] = []
+    for parameter in METHODS[case.method].parameters:
+        value = case.ours.get(parameter.name, parameter.default)
+        each = (parameter.variadic or parameter.each) and isinstance(value, int | float)
+        found.append((parameter.name, (value,) * len(case.sources) if each else value))
+    return tuple(found)
+
+
 def merge_by_gptailor(case: Case, models: Mapping[str, Tensors]) -> Tensors:
     """The merged tensors, made by our kernels."""
-    arguments: Arguments = tuple(case.ours.items())
+    arguments = complete(case)
     needs_base = METHODS[case.method].needs_base
     return {
         name: merge_tensors(

@@ -223,7 +223,8 @@ def make(recipe: Recipe, models: Mapping[str, Tensors], name: Any, place: str) -
         return linear(tensors, (1.0 - share, share))
     call = recipe.by or MethodCall(name="linear")
     assert isinstance(call, MethodCall)
-    theta = models["base"][place] if METHODS[call.name].needs_base else None
+    takes_base = METHODS[call.name].takes_base(call.arguments)
+    theta = models["base"][place] if takes_base else None
     return merge(call, [str(s.model) for s in sources], [t.float() for t in tensors], theta, place)
 
 
@@ -263,15 +264,21 @@ def merge(
             several = value if isinstance(value, tuple) else (value,)
             given[key] = several * (len(sources) // len(several))
     if call.name == "linear":
-        return linear(sources, given["weights"])
+        return linear(sources, shares(given))
     if call.name == "slerp":
         return slerp(sources[0], sources[1], given["t"])
     if call.name == "task_arithmetic" and theta is not None:
-        return task_arithmetic(theta.float(), sources, given["scales"])
+        return task_arithmetic(theta.float(), sources, shares(given))
     if call.name == "ties" and theta is not None:
         return ties(theta.float(), sources, given)
     arguments = tuple(given.items())
     return merge_tensors(call.name, arguments, theta, sources, names, place, dtype=torch.float32)
+
+
+def shares(given: Mapping[str, Any]) -> tuple[float, ...]:
+    """The weights, over their sum where they are normalised."""
+    total = math.fsum(given["weight"]) if given["normalize"] == "yes" else 1.0
+    return tuple(weight / total for weight in given["weight"])
 
 
 def linear(sources: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

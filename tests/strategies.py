@@ -75,29 +75,30 @@ def values(numbers: st.SearchStrategy[Any], *, intervals: bool = True) -> st.Sea
 # ----------------------------------------------------------------------------------------- recipes
 
 
+def argument(parameter: Parameter, sources: int) -> st.SearchStrategy[Any]:
+    """A word, a number, or numbers for that many sources."""
+    if parameter.words:
+        return st.sampled_from(parameter.words)
+    number = values(within(parameter), intervals=not parameter.integer)
+    if not (parameter.variadic or parameter.each):
+        return number
+    one_each = st.tuples(*[number] * sources)
+    if parameter.each:
+        return number | one_each
+    return st.tuples(number) | one_each if parameter.one_serves_all else one_each
+
+
 @st.composite
 def calls(draw: Draw, method: Method, sources: int) -> p.MethodCall:
     """A method with some of its arguments, for that many sources."""
-    arguments: dict[str, Any] = {}
-    for parameter in method.parameters:
-        if not draw(st.booleans()):
-            continue
-        if parameter.words:
-            arguments[parameter.name] = draw(st.sampled_from(parameter.words))
-            continue
-        number = values(within(parameter), intervals=not parameter.integer)
-        if parameter.each and draw(st.booleans()):
-            arguments[parameter.name] = tuple(draw(number) for _ in range(sources))
-        elif parameter.variadic:
-            counts = {1, sources} if parameter.one_serves_all else {sources}
-            count = draw(st.sampled_from(sorted(counts)))
-            arguments[parameter.name] = tuple(draw(number) for _ in range(count))
-        else:
-            arguments[parameter.name] = draw(number)
-    if method.argument(arguments, "normalize") == "yes":
+    given = [parameter for parameter in method.parameters if draw(st.booleans())]
+    arguments = {parameter.name: draw(argument(parameter, sources)) for parameter in given}
+    if method.argument(arguments, "normalize") == "yes" or method.name == "nuslerp":
         arguments |= {"weight": tuple(draw(st.floats(0.1, 3)) for _ in range(sources))}
-    if method.name == "breadcrumbs":
+    if method.parameter("gamma"):
         arguments |= {"density": 0.9, "gamma": draw(st.floats(0, 0.1))}
+    if method.parameter("density") and method.parameter("epsilon"):
+        arguments |= {"density": draw(st.floats(0.4, 0.6)), "epsilon": draw(st.floats(0, 0.3))}
     return p.MethodCall(name=method.name, arguments=arguments)
 
 
@@ -108,7 +109,7 @@ def methods(draw: Draw, sources: int, *, any_number: bool = False, no_base: bool
         m
         for m in METHODS.values()
         if (m.takes_any_number if any_number else m.least <= sources <= (m.most or sources))
-        and not (no_base and m.needs_base)
+        and not (no_base and (m.needs_base or m.parameter("of")))
     ]
     one = st.sampled_from(able).flatmap(lambda m: calls(m, sources))
     if draw(st.booleans()):

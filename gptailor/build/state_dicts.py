@@ -34,6 +34,7 @@ _BASE = "base"
 def merge(
     sources: Mapping[str, _Given],
     by: str = "linear",
+    /,
     *,
     base: _Given | None = None,
     dtype: torch.dtype | None = None,
@@ -62,7 +63,7 @@ def merge(
     The methods, their formulas and papers: docs/language.md.
     """
     recipe = _recipe(list(sources), by, arguments)
-    if METHODS[by].needs_base and base is None:
+    if METHODS[by].takes_base(arguments) and base is None:
         raise TailorError(f"'{by}' needs the base's tensors: give them as 'base'")
     every: list[tuple[str, Any]] = [*sources.items()]
     every += [(_BASE, base)] if base is not None else []
@@ -137,7 +138,7 @@ class _Merging:
         self.recipe, self.all, self.dtype = recipe, every, dtype
         self.sources = every[:-1] if based else every
         assert isinstance(recipe.by, MethodCall)
-        self.needs_base = METHODS[recipe.by.name].needs_base
+        self.needs_base = METHODS[recipe.by.name].takes_base(recipe.by.arguments)
 
     def merged(self) -> dict[str, Tensor]:
         """The merge of each key, in the order of the first source."""

@@ -53,7 +53,7 @@ def every_argument_is_in_bounds(plan: p.Plan) -> Iterator[Fault]:
             if parameter.integer and isinstance(value, p.Interval):
                 message = f"'{name}' is a whole number, and no interval of reals"
                 yield Fault("P303", message, at + inner, "write 'one of (…)'")
-        if method.name == "breadcrumbs" and (message := _overfull(call, method, plan)):
+        if message := _overfull(call, method, plan) or _uncertain(call, method, plan):
             yield Fault("P303", message, at)
 
 
@@ -72,11 +72,28 @@ def _out_of_bounds(method: Method, parameter: Parameter, number: int | float) ->
 
 def _overfull(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
     """What is wrong where a source's two shares, of what is kept and dropped, are more than all."""
+    if method.parameter("gamma") is None:
+        return ""
     density, gamma = (_each(call, method, name) for name in ("density", "gamma"))
     for both in _paired(density, gamma):
         for kept, dropped in _together(*both, plan):
             if kept + dropped > 1 + 1e-12:
                 return f"density {kept!r} and gamma {dropped!r} keep and drop more than there is"
+    return ""
+
+
+def _uncertain(call: p.MethodCall, method: Method, plan: p.Plan) -> str:
+    """What is wrong where `epsilon` takes a probability beyond 0 or 1; a density of 1 keeps all."""
+    if method.parameter("epsilon") is None or method.parameter("density") is None:
+        return ""
+    densities, epsilons = (_each(call, method, name) for name in ("density", "epsilon"))
+    for density, epsilon in _paired(densities, epsilons):
+        ends = walk.numbers(density, plan.numbers)
+        most = max(walk.numbers(epsilon, plan.numbers), default=0.0)
+        low, high = min(ends, default=1.0), max(ends, default=1.0)
+        if low < 1 and not (low - most > 0 and high + most < 1):
+            said = f"{low!r}" if low == high else f"{low!r}..{high!r}"
+            return f"density {said} and epsilon {most!r}: density ± epsilon lies in (0, 1)"
     return ""
 
 
@@ -171,21 +188,25 @@ def every_sum_of_weights_divides(plan: p.Plan) -> Iterator[Fault]:
     """Where a sum is divided by that of its weights, no sum of weights that may come is 0."""
     for at, recipe, call, method in _known_calls(plan):
         given = method.argument(call.arguments, "weight")
-        if method.argument(call.arguments, "normalize") != "yes" or isinstance(given, str):
+        divides = method.argument(call.arguments, "normalize") == "yes" or method.name == "nuslerp"
+        if not divides or isinstance(given, str):
             continue
         count = len(list(walk.sources(recipe)))
         said = given if isinstance(given, tuple) else (given,)
-        ends = [walk.numbers(1.0 if value is None else value) for value in said]
+        ends = [
+            walk.numbers(1.0 if value is None else value, plan.numbers) or (1.0,) for value in said
+        ]
         ends = ends * count if len(ends) == 1 else ends
         if method.elects and (message := _cancels(ends)):
             yield Fault("P313", message, (*at, "arguments", "weight"), _UNDIVIDED)
         least = 2 if isinstance(recipe, p.Subset) else count
         if not method.elects and len(ends) == count and _may_sum_to_0(ends, least):
-            message = "the weights may sum to 0, by which 'normalize=yes' divides"
+            by = "'normalize=yes'" if method.name != "nuslerp" else "'nuslerp'"
+            message = f"the weights may sum to 0, by which {by} divides"
             yield Fault("P313", message, (*at, "arguments", "weight"), _UNDIVIDED)
 
 
-_UNDIVIDED = "choose other weights, or 'normalize=no'"
+_UNDIVIDED = "choose other weights, or 'normalize=no' where the method has it"
 _NO_SUM = 1e-8
 """A sum of weights below this is one of 0 but for rounding."""
 
@@ -246,8 +267,8 @@ def a_stack_says_which_base(plan: p.Plan) -> Iterator[Fault]:
         if at[0] != "stack" or not isinstance(recipe, p.Merge):
             continue
         named = {source.layer for source in recipe.merge}
-        methods = [METHODS[call.name] for _, call in walk.calls(recipe) if call.name in METHODS]
-        needing = [method.name for method in methods if method.needs_base]
+        known = [call for _, call in walk.calls(recipe) if call.name in METHODS]
+        needing = [c.name for c in known if METHODS[c.name].takes_base(c.arguments)]
         if len(named) > 1 and needing:
             message = f"'{needing[0]}' needs one layer number for its base, and the sources differ"
             yield Fault("P217", message, (*at, "by"))

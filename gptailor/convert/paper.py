@@ -160,7 +160,7 @@ def _pruned(
         return p.Take(take=p.LayerOf(model=chosen[0] if chosen else "base", layer=layer))
     scale = float(_number(document, f"layer_{number}_merge_scale_factor"))
     sources = tuple(p.LayerOf(model=name, layer=layer) for name in chosen)
-    call = p.MethodCall(name="task_arithmetic", arguments={"scales": (scale,)})
+    call = p.MethodCall(name="task_arithmetic", arguments={"weight": (scale,)})
     return p.Merge(merge=sources, by=call)
 
 
@@ -272,9 +272,9 @@ def _call(
         weights = [float(_number(document, key)) for key in keys]
         if sum(weights) <= 0:
             raise ConversionError("the weights sum to no more than 0", place=keys[0])
-        arguments = {"weights": tuple(weight / sum(weights) for weight in weights)}
+        arguments = {"weight": tuple(weight / sum(weights) for weight in weights)}
     elif method == "task_arithmetic":
-        arguments = {"scales": (float(_number(document, f"{start}_scaling_coefficient")),)}
+        arguments = {"weight": (float(_number(document, f"{start}_scaling_coefficient")),)}
     elif method == "ties":
         density = 1.0 - _number(document, f"{start}_param_value_mask_rate")
         scale = float(_number(document, f"{start}_scaling_coefficient"))

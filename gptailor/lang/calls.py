@@ -112,9 +112,10 @@ def _bound(
     for given in node.arguments:
         if given.name is not None:
             named = True
-            if given.name.text in bound:
-                draft.fault("P305", f"'{given.name.text}' is given twice", given.span)
-            bound.setdefault(given.name.text, (given,))
+            name = method.called(given.name.text) if method is not None else given.name.text
+            if name in bound:
+                draft.fault("P305", f"'{name}' is given twice", given.span)
+            bound.setdefault(name, (given,))
         elif named:
             draft.fault("P305", "an argument without a name stands after one with a name",
                         given.span)  # fmt: skip

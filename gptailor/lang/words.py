@@ -184,7 +184,7 @@ def _by_method(recipe: p.Recipe) -> p.Recipe:
         weights: tuple[p.Value, ...] = ()
         if isinstance(recipe.share, int | float):
             weights = (1.0 - recipe.share, recipe.share)
-        call = p.MethodCall(name="linear", arguments={"weights": weights} if weights else {})
+        call = p.MethodCall(name="linear", arguments={"weight": weights} if weights else {})
         recipe = p.Merge(merge=recipe.merge, by=call)
     return recipe
 

@@ -1,11 +1,22 @@
 """Merge methods, a file each: the formula, what it measures of whole tensors, how it combines."""
 
+from gptailor.methods.arcee_fusion import ArceeFusion
 from gptailor.methods.arithmetic import Chunk, Inputs, Kernel
 from gptailor.methods.breadcrumbs import Breadcrumbs
+from gptailor.methods.breadcrumbs_ties import BreadcrumbsTies
 from gptailor.methods.dare import Dare
+from gptailor.methods.dare_ties import DareTies
+from gptailor.methods.della import Della
+from gptailor.methods.della_linear import DellaLinear
 from gptailor.methods.karcher import Karcher
 from gptailor.methods.linear import Linear
 from gptailor.methods.model_stock import ModelStock
+from gptailor.methods.multislerp import Multislerp
+from gptailor.methods.nearswap import Nearswap
+from gptailor.methods.nuslerp import Nuslerp
+from gptailor.methods.ram import Ram
+from gptailor.methods.ram_plus import RamPlus
+from gptailor.methods.sce import Sce
 from gptailor.methods.slerp import Slerp
 from gptailor.methods.task_arithmetic import TaskArithmetic
 from gptailor.methods.ties import Ties
@@ -20,9 +31,20 @@ KERNELS: dict[str, Kernel] = {
         TaskArithmetic(),
         Ties(),
         Dare(),
+        DareTies(),
         Breadcrumbs(),
+        BreadcrumbsTies(),
+        DellaLinear(),
+        Della(),
+        Sce(),
+        Ram(),
+        RamPlus(),
         ModelStock(),
         Karcher(),
+        Nuslerp(),
+        Multislerp(),
+        Nearswap(),
+        ArceeFusion(),
     )
 }
 """How each method of the registry is computed, by its name there and in the same order."""

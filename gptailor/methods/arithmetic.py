@@ -5,10 +5,10 @@ divisions, each rounded to float32. A coefficient is a float64 that is rounded t
 meets a tensor. A source whose coefficient is 0 is left out, also where it holds infinity or NaN;
 and where nothing is added to θ_b, it keeps its bytes.
 
-Sums run over blocks that are aligned to the tensor's start; within a block values are added in
-pairs by elementwise additions, which no thread or vector unit can reorder, and the blocks' sums are
-added without error by `math.fsum`. Thresholds are found by counting, which is exact. Draws depend
-on a key and an entry's number alone.
+Sums (`sums.py`) run over blocks that are aligned to the tensor's start; within a block values are
+added in pairs by elementwise additions, which no thread or vector unit can reorder, and the blocks'
+sums are added without error by `math.fsum`. Thresholds are found by counting, which is exact. Draws
+depend on a key and an entry's number alone.
 """
 
 import hashlib
@@ -19,10 +19,8 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float32, Float64, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
-
-from gptailor.plan.faults import TailorError
 
 ByName = Mapping[str, float | int | str | tuple[float | int, ...]]
 """A method's arguments by name, complete."""
@@ -66,6 +64,12 @@ class Inputs:
     place: str
     step: int
     read: Callable[[int, int], Chunk]
+    shape: tuple[int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Entries of a row, along the last axis; a vector is one row."""
+        return self.shape[-1] if self.shape else 1
 
     def chunks(self, multiple: int = 1) -> Iterator[Chunk]:
         """The whole, in order, in steps of at least one and a multiple of `multiple` entries."""
@@ -86,6 +90,10 @@ class Kernel(ABC):
         """What the method must know of the whole tensors; nothing for most."""
         return ()
 
+    def unit(self, inputs: Inputs, given: ByName) -> int:
+        """How many entries are combined together: chunks are of a multiple of these."""
+        return 1
+
     @abstractmethod
     def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
         """The merge of one chunk, by what was measured."""
@@ -100,6 +108,11 @@ def one_number(given: ByName, name: str) -> float | int:
     if isinstance(value, tuple | str):
         raise TypeError(f"'{name}' takes one number, not {value!r}")
     return value
+
+
+def word(given: ByName, name: str) -> str:
+    """An argument that is a word."""
+    return str(given[name])
 
 
 def number_each(given: ByName, name: str) -> tuple[float | int, ...]:
@@ -146,99 +159,6 @@ def number_beside(vector: Vector, number: float) -> Float32[Tensor, " one"]:
     return torch.full((1,), number, dtype=torch.float32, device=vector.device)
 
 
-# -------------------------------------------------------------------------------- sums and angles
-
-_SUM_ENTRIES = 2**14
-"""Entries of a block of a sum: a power of two, part of every result, never to be changed."""
-_WAITING = 128  # entries of a row that waits, and how many rows' chunks wait
-
-Gram = list[list[float]]
-"""The dot products of each vector with each other one; the diagonal holds the squared norms."""
-
-
-def gram_of_sources(inputs: Inputs) -> Gram:
-    """⟨θ_i, θ_j⟩ over the whole tensor, in float64."""
-    return _gram(inputs, lambda chunk: [source.double() for source in chunk.sources])
-
-
-def gram_of_task_vectors(inputs: Inputs) -> Gram:
-    """⟨θ_i - θ_b, θ_j - θ_b⟩ over the whole tensor, in float64, the differences too."""
-    return _gram(
-        inputs, lambda chunk: [source.double() - chunk.origin.double() for source in chunk.sources]
-    )
-
-
-def cosine(gram: Gram, i: int, j: int) -> float:
-    """The cosine of the angle between two vectors; 0 for a vector of length 0."""
-    norms = math.sqrt(gram[i][i]) * math.sqrt(gram[j][j])
-    return clamped(gram[i][j] / norms) if norms > 0.0 else 0.0
-
-
-def clamped(number: float) -> float:
-    """A cosine that rounding has taken out of [-1, 1], back in it."""
-    return max(-1.0, min(1.0, number))
-
-
-def _gram(inputs: Inputs, vectors: Callable[[Chunk], list[Float64[Tensor, " n"]]]) -> Gram:
-    count = len(inputs.models)
-    pairs = [(i, j) for i in range(count) for j in range(i, count)]
-    sums = {pair: _Sum() for pair in pairs}
-    for chunk in inputs.chunks(_SUM_ENTRIES):
-        blocks = [_blocks(vector) for vector in vectors(chunk)]
-        for i, j in pairs:
-            sums[i, j].add(blocks[i] * blocks[j])
-    totals = {pair: each.value() for pair, each in sums.items()}
-    for i, model in enumerate(inputs.models):
-        if not math.isfinite(totals[i, i]):
-            raise TailorError(
-                f"'{inputs.place}' of '{model}' or of the base holds infinity or NaN, "
-                "so that its norm can't be measured"
-            )
-    return [[totals[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]
-
-
-def _blocks(vector: Float64[Tensor, " n"]) -> Float64[Tensor, "blocks width"]:
-    """The vector in rows of a block, zeros at its end; a short one in one row, which sums alike."""
-    entries = vector.shape[0]
-    width = min(_SUM_ENTRIES, 1 << (entries - 1).bit_length())
-    if entries % width:
-        vector = torch.nn.functional.pad(vector, (0, -entries % width))
-    return vector.view(-1, width)
-
-
-@final
-class _Sum:
-    """The sum of many blocks. Rows wait half folded, so that short steps are done for many."""
-
-    def __init__(self) -> None:
-        self.waiting: list[Float64[Tensor, "blocks width"]] = []
-        self.folded: list[float] = []
-
-    def add(self, terms: Float64[Tensor, "blocks width"]) -> None:
-        """Add the sum of each row."""
-        self.waiting.append(_fold(terms, _WAITING))
-        if len(self.waiting) == _WAITING:
-            self._end()
-
-    def value(self) -> float:
-        """The sum so far; NaN or infinity where a row has that."""
-        self._end()
-        return math.fsum(self.folded) if all(map(math.isfinite, self.folded)) else math.nan
-
-    def _end(self) -> None:
-        for width in sorted({rows.shape[1] for rows in self.waiting}, reverse=True):
-            rows = torch.cat([rows for rows in self.waiting if rows.shape[1] == width])
-            self.folded += _fold(rows, 1)[:, 0].tolist()
-        self.waiting.clear()
-
-
-def _fold(terms: Float64[Tensor, "blocks width"], least: int) -> Float64[Tensor, "blocks least"]:
-    """Rows of at most `least` entries: the second half is added to the first until they are."""
-    while (half := terms.shape[1] // 2) >= least:
-        terms = terms[:, :half] + terms[:, half:]
-    return terms
-
-
 # -------------------------------------------------------------------------------------- thresholds
 
 _INFINITY = 0x7F800000  # a float32's bits
@@ -282,22 +202,23 @@ def selected(
     inputs: Inputs,
     vectors: Callable[[Chunk], Sequence[Vector]],
     ranks: Callable[[int], Sequence[int]],
+    unit: int = 1,
 ) -> list[tuple[int, ...]]:
-    """The ranks-th largest `magnitude` of each of the vectors that are made of a chunk.
+    """The ranks-th largest `magnitude` of each of the vectors that are made of a chunk of units.
 
     `ranks` is asked for each vector, by its number, once all have been read. Radix selection in two
     passes: one counts the upper half of the bits, the next the lower half where the upper one is
     that of the wanted rank.
     """
     tops: list[_Counts] = []
-    for chunk in inputs.chunks():
+    for chunk in inputs.chunks(unit):
         for n, vector in enumerate(vectors(chunk)):
             if n == len(tops):
                 tops.append(_Counts(_TOP_BUCKETS))
             tops[n].add(magnitude(vector) >> _HALF)
     found = [[_bucket(top.value(), rank) for rank in ranks(n)] for n, top in enumerate(tops)]
     lows = [{bucket: _Counts(_LOW_BUCKETS) for bucket, _ in wanted} for wanted in found]
-    for chunk in inputs.chunks() if any(lows) else ():
+    for chunk in inputs.chunks(unit) if any(lows) else ():
         for low, vector in zip(lows, vectors(chunk), strict=True):
             bits = magnitude(vector)
             high = bits >> _HALF
@@ -366,15 +287,22 @@ def kept_entries(
 ) -> Bool[Tensor, " n"]:
     """Which of the entries from `offset` on are kept, each with the probability `share`.
 
-    The entry's number goes through splitmix64's finaliser from `key`; 53 of its bits are compared
-    as an integer with share · 2^53, so that 1 keeps all.
+    A draw is compared as an integer with share · 2^53, so that 1 keeps all.
+    """
+    return draws(key, offset, count, device) < math.ceil(share * 2**53)
+
+
+def draws(key: int, offset: int, count: int, device: torch.device) -> Int64[Tensor, " n"]:
+    """A draw below 2^53 for each of the entries from `offset` on.
+
+    The entry's number goes through splitmix64's finaliser from `key`, and 53 bits of it are taken.
     """
     index = torch.arange(offset + 1, offset + count + 1, dtype=torch.int64, device=device)
     bits = index.mul_(_GOLDEN).add_(key)
     bits.bitwise_xor_(_shifted(bits, 30)).mul_(_FIRST)
     bits.bitwise_xor_(_shifted(bits, 27)).mul_(_SECOND)
     bits.bitwise_xor_(_shifted(bits, 31))
-    return _shifted(bits, 11) < math.ceil(share * 2**53)
+    return _shifted(bits, 11)
 
 
 def _shifted(bits: Int64[Tensor, " n"], by: int) -> Int64[Tensor, " n"]:

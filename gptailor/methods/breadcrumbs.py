@@ -4,7 +4,7 @@ from typing import final
 
 import torch
 
-from gptailor.methods import arithmetic
+from gptailor.methods import arithmetic, task_vectors
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
 
 
@@ -12,15 +12,17 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 class Breadcrumbs(Kernel):
     """Task arithmetic without the outliers and without the small entries.
 
-    Formula: θ_b + Σ scale · τ_i where low_i ≤ |τ_i| ≤ high_i, in source order. Of a source's n
-    entries k = max(1, round(density · n)) are kept, the min(round(gamma · n), n - k) largest and
-    the smallest rest are not. An entry that equals the largest or smallest kept magnitude is kept,
-    so that equal magnitudes share one fate and order doesn't matter.
+    Formula: θ_b + Σ scale · w_i · τ_i where low_i ≤ |τ_i| ≤ high_i, in source order; with normalize
+    = yes the weights are divided by their sum. Of a source's n entries k = max(1, round(density ·
+    n)) are kept, the min(round(gamma · n), n - k) largest and the smallest rest are not. An entry
+    that equals the largest or smallest kept magnitude is kept, so that equal magnitudes share one
+    fate and order doesn't matter.
     Granularity: the masks per tensor and source; the sum per element.
     Arithmetic: float32, thresholds exact; the result is float32.
-    Degenerate: density 1 (or all magnitudes equal) masks nothing: task arithmetic with λ = scale,
-    bit for bit; a tensor of one entry keeps it; scale 0 or task vectors 0 give θ_b to the byte;
-    equal sources act as one with their number as scale. NaN counts as the largest magnitude.
+    Degenerate: density 1 (or all magnitudes equal) masks nothing: task arithmetic with the weights
+    scale · w_i, bit for bit; a tensor of one entry keeps it; scale 0 or task vectors 0 give θ_b to
+    the byte; equal sources act as one with the sum of their weights. NaN counts as the largest
+    magnitude.
     Paper: arXiv 2312.06795.
     """
 
@@ -28,22 +30,30 @@ class Breadcrumbs(Kernel):
 
     def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """The largest and the smallest kept magnitude of each source, one after the other."""
-        kept = max(1, round(arithmetic.one_number(given, "density") * inputs.elements))
-        if kept >= inputs.elements:
-            return (2**31 - 1, 0) * len(inputs.models)
-        above = min(
-            round(arithmetic.one_number(given, "gamma") * inputs.elements), inputs.elements - kept
-        )
-        both = arithmetic.thresholds(inputs, [(above + 1, above + kept)] * len(inputs.models))
-        return tuple(threshold for pair in both for threshold in pair)
+        return kept_magnitudes(inputs, given)
 
     def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + Σ scale · τ_i between both magnitudes."""
-        vectors = []
-        for i, vector in enumerate(chunk.task_vectors()):
-            high, low = map(int, measured[2 * i : 2 * i + 2])
-            masked = torch.where(arithmetic.magnitude(vector) <= high, vector, 0.0)
-            vectors.append(arithmetic.at_least(masked, low))
-        return arithmetic.base_moved(
-            chunk, vectors, [arithmetic.one_number(given, "scale")] * len(vectors)
-        )
+        """θ_b + Σ scale · w_i · τ_i between both magnitudes."""
+        return task_vectors.summed(chunk, between(chunk, measured), given)
+
+
+def kept_magnitudes(inputs: Inputs, given: ByName) -> Measured:
+    """The largest and the smallest kept magnitude of each source, one after the other."""
+    ranks: list[tuple[int, ...]] = []
+    both = (arithmetic.number_each(given, name) for name in ("density", "gamma"))
+    for density, gamma in zip(*both, strict=True):
+        kept = max(1, round(density * inputs.elements))
+        above = min(round(gamma * inputs.elements), inputs.elements - kept)
+        ranks.append((above + 1, above + kept) if kept < inputs.elements else ())
+    found = arithmetic.thresholds(inputs, ranks)
+    return tuple(number for pair in found for number in pair or (2**31 - 1, 0))
+
+
+def between(chunk: Chunk, measured: Measured) -> list[Vector]:
+    """The task vectors, 0 where their magnitude is beyond the largest or below the smallest."""
+    vectors = []
+    for i, vector in enumerate(chunk.task_vectors()):
+        high, low = map(int, measured[2 * i : 2 * i + 2])
+        masked = torch.where(arithmetic.magnitude(vector) <= high, vector, 0.0)
+        vectors.append(arithmetic.at_least(masked, low))
+    return vectors

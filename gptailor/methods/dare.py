@@ -4,7 +4,7 @@ from typing import final
 
 import torch
 
-from gptailor.methods import arithmetic
+from gptailor.methods import arithmetic, task_vectors
 from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
 
 
@@ -12,32 +12,48 @@ from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured,
 class Dare(Kernel):
     """Drop task vector entries at random, rescale the others.
 
-    Formula: θ_b + Σ (scale / density) · τ_i where the draw keeps the entry, in source order.
+    Formula: θ_b + Σ (scale · w_i / d_i) · τ_i where the draw keeps the entry, in source order; with
+    normalize = yes the weights w_i are divided by their sum. d_i is what `rescale` says: the
+    density; the share of Σ |τ_i| that the kept entries have (l1, of the tensor); or 1 (no).
     Granularity: per element; the draw hashes the entry's number in the tensor with a key made of
     seed, tensor name and model name alone. Two layers of one model that are merged at one place
     have the same draws, therefore.
-    Arithmetic: draws exact in 53 bits, the rest float32; the result is float32.
-    Degenerate: density 1 is task arithmetic with λ = scale, bit for bit; scale 0 or task vectors 0
-    give θ_b to the byte; equal sources of different names have different draws.
+    Arithmetic: draws exact in 53 bits, Σ |τ_i| in float64, the rest float32; the result is float32.
+    Degenerate: density 1 is task arithmetic with the weights scale · w_i, bit for bit; scale 0 or
+    task vectors 0 give θ_b to the byte; equal sources of different names have different draws.
+    Where nothing that isn't 0 is kept there is nothing to rescale. Infinity or NaN is refused with
+    l1.
     Paper: arXiv 2311.03099.
     """
 
     name = "dare"
 
     def measure(self, inputs: Inputs, given: ByName) -> Measured:
-        """The key of each source's draws."""
-        seed = int(arithmetic.one_number(given, "seed"))
-        return tuple(arithmetic.draw_key(seed, inputs.place, model) for model in inputs.models)
+        """The key of each source's draws, and what it is divided by."""
+        return measured_draws(inputs, given)
 
     def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + Σ (scale / density) · τ_i of the entries that are kept."""
-        density = arithmetic.one_number(given, "density")
-        vectors = []
-        for vector, key in zip(chunk.task_vectors(), measured, strict=True):
-            keep = arithmetic.kept_entries(
-                int(key), chunk.offset, len(vector), density, vector.device
-            )
-            vectors.append(torch.where(keep, vector, 0.0))
-        return arithmetic.base_moved(
-            chunk, vectors, [arithmetic.one_number(given, "scale") / density] * len(vectors)
-        )
+        """θ_b + Σ (scale · w_i / d_i) · τ_i of the entries that are kept."""
+        keys, divisors = measured[: len(measured) // 2], measured[len(measured) // 2 :]
+        return task_vectors.summed(chunk, kept_by_draw(chunk, given, keys), given, divisors)
+
+
+def measured_draws(inputs: Inputs, given: ByName) -> Measured:
+    """The key of each source's draws, and then what each source is divided by."""
+    seed = int(arithmetic.one_number(given, "seed"))
+    keys = tuple(arithmetic.draw_key(seed, inputs.place, model) for model in inputs.models)
+    divisors = task_vectors.divisors_of(
+        inputs, given, lambda chunk: kept_by_draw(chunk, given, keys)
+    )
+    return (*keys, *divisors)
+
+
+def kept_by_draw(chunk: Chunk, given: ByName, keys: Measured) -> list[Vector]:
+    """The task vectors, 0 where the draw drops the entry."""
+    each = zip(chunk.task_vectors(), arithmetic.number_each(given, "density"), keys, strict=True)
+    vectors = []
+    for vector, density, key in each:
+        count, device = len(vector), vector.device
+        keep = arithmetic.kept_entries(int(key), chunk.offset, count, density, device)
+        vectors.append(torch.where(keep, vector, 0.0))
+    return vectors

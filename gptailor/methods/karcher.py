@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import final
 
-from gptailor.methods import arithmetic
-from gptailor.methods.arithmetic import ByName, Chunk, Gram, Inputs, Kernel, Measured, Vector
+from gptailor.methods import arithmetic, sums
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.sums import Gram
 
 _CANCELLED = 1e-6
 """A sum of unit vectors is no direction where its length is below this: the Gram matrix, exact to
@@ -38,13 +39,13 @@ class Karcher(Kernel):
         Every iterate is a linear combination of the unit sources, so the iteration knows
         coefficients and the unit sources' Gram matrix only.
         """
-        gram = arithmetic.gram_of_sources(inputs)
+        gram = sums.gram_of_sources(inputs)
         count = len(gram)
         norms = [math.sqrt(gram[i][i]) for i in range(count)]
         some = [i for i in range(count) if norms[i] > 0.0]
         if not some:
             return (0.0,) * count
-        units = [[1.0 if i == j else arithmetic.cosine(gram, i, j) for j in some] for i in some]
+        units = [[1.0 if i == j else sums.cosine(gram, i, j) for j in some] for i in some]
         direction = _riemannian_mean(units)
         if direction is None:
             return (1.0 / count,) * count
@@ -77,7 +78,7 @@ def _riemannian_mean(units: Gram) -> list[float] | None:
 
 def _step(mean: Sequence[float], units: Gram) -> list[float]:
     """The mean of the sources' logarithms at `mean`, each θ/sinθ · (u - cosθ · mean)."""
-    cosines = [arithmetic.clamped(_dot(row, mean)) for row in units]
+    cosines = [sums.clamped(_dot(row, mean)) for row in units]
     pulls = [_pull(each) / len(units) for each in cosines]
     back = _dot(pulls, cosines)
     return [pull - back * m for pull, m in zip(pulls, mean, strict=True)]

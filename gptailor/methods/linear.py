@@ -2,7 +2,7 @@
 
 from typing import final
 
-from gptailor.methods import arithmetic
+from gptailor.methods import arithmetic, task_vectors
 from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
 
 
@@ -10,7 +10,7 @@ from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
 class Linear(Kernel):
     """Linear combination of the sources.
 
-    Formula: Σ w_i θ_i, added in the order of the sources; not normalised.
+    Formula: Σ w_i θ_i, added in the order of the sources; with normalize = yes divided by Σ w_i.
     Granularity: per element.
     Arithmetic: float32; the result is float32.
     Degenerate: a coefficient w_i of 0 leaves its source out, all 0 give 0; one source with the
@@ -23,6 +23,4 @@ class Linear(Kernel):
 
     def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
         """Σ w_i θ_i."""
-        return arithmetic.combination(
-            chunk.sources, arithmetic.number_each(given, "weights"), chunk
-        )
+        return arithmetic.combination(chunk.sources, task_vectors.weight_shares(given), chunk)

@@ -3,8 +3,9 @@
 import math
 from typing import final
 
-from gptailor.methods import arithmetic
-from gptailor.methods.arithmetic import ByName, Chunk, Gram, Inputs, Kernel, Measured, Vector
+from gptailor.methods import arithmetic, sums
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.sums import Gram
 
 PARALLEL = 1e-4
 """Two tensors whose angle has a smaller sine are merged linearly.
@@ -32,9 +33,7 @@ class Slerp(Kernel):
 
     def measure(self, inputs: Inputs, given: ByName) -> Measured:
         """The coefficients of a and b."""
-        return slerp_coefficients(
-            arithmetic.gram_of_sources(inputs), arithmetic.one_number(given, "t")
-        )
+        return slerp_coefficients(sums.gram_of_sources(inputs), arithmetic.one_number(given, "t"))
 
     def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
         """The coefficients times a and b."""
@@ -50,7 +49,7 @@ def slerp_coefficients(gram: Gram, t: float) -> tuple[float, float]:
     norms = math.sqrt(gram[0][0]) * math.sqrt(gram[1][1])
     if norms == 0.0:
         return 1.0 - t, t
-    angle = math.acos(arithmetic.clamped(gram[0][1] / norms))
+    angle = math.acos(sums.clamped(gram[0][1] / norms))
     sine = math.sin(angle)
     if sine < PARALLEL:
         return 1.0 - t, t

@@ -2,7 +2,7 @@
 
 from typing import final
 
-from gptailor.methods import arithmetic
+from gptailor.methods import arithmetic, task_vectors
 from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
 
 
@@ -10,18 +10,17 @@ from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
 class TaskArithmetic(Kernel):
     """Scaled task vectors added to the base.
 
-    Formula: θ_b + Σ λ_i τ_i with τ_i = θ_i - θ_b, the sum in the order of the sources.
+    Formula: θ_b + Σ w_i τ_i with τ_i = θ_i - θ_b, the sum in the order of the sources; with
+    normalize = yes divided by Σ w_i.
     Granularity: per element.
     Arithmetic: float32; the result is float32.
-    Degenerate: all λ 0, or all sources equal to θ_b, give θ_b to the byte; one source with λ = 1
-    is that source up to rounding; N equal sources act as one with the sum of the λ.
+    Degenerate: all w 0, or all sources equal to θ_b, give θ_b to the byte; one source with w = 1
+    is that source up to rounding; N equal sources act as one with the sum of the w.
     Paper: arXiv 2212.04089.
     """
 
     name = "task_arithmetic"
 
     def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
-        """θ_b + Σ λ_i τ_i."""
-        return arithmetic.base_moved(
-            chunk, chunk.task_vectors(), arithmetic.number_each(given, "scales")
-        )
+        """θ_b + Σ w_i τ_i."""
+        return arithmetic.base_moved(chunk, chunk.task_vectors(), task_vectors.weight_shares(given))

@@ -1,45 +1,102 @@
 """Task vectors with weights, trimmed or whole: their sum, and the merge of those that agree."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 
-from gptailor.methods import arithmetic
-from gptailor.methods.arithmetic import ByName, Chunk, Vector
+from gptailor.methods import arithmetic, sums
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Vector
 
 
 def normalized(given: ByName) -> bool:
     """Whether a sum is divided by that of its weights."""
-    return given["normalize"] == "yes"
+    return arithmetic.word(given, "normalize") == "yes"
+
+
+def weight_shares(given: ByName) -> tuple[float | int, ...]:
+    """The weights, divided by their sum where they are to be."""
+    numbers = arithmetic.number_each(given, "weight")
+    if not normalized(given):
+        return numbers
+    total = math.fsum(numbers)
+    return tuple(number / total for number in numbers)
+
+
+def summed(
+    chunk: Chunk, vectors: Sequence[Vector], given: ByName, divisors: Sequence[float | int] = ()
+) -> Vector:
+    """θ_b + Σ scale · w_i / divisor_i · v_i, the weights divided by their sum where asked for."""
+    scale = arithmetic.one_number(given, "scale")
+    each = zip(weight_shares(given), divisors or [1.0] * len(vectors), strict=True)
+    return arithmetic.base_moved(chunk, vectors, [w * scale / d for w, d in each])
 
 
 def elected(
-    chunk: Chunk,
-    vectors: Sequence[Vector],
-    weights: Sequence[float | int],
-    given: ByName,
-    factors: Sequence[float | int] = (),
+    chunk: Chunk, vectors: Sequence[Vector], given: ByName, divisors: Sequence[float | int] = ()
 ) -> Vector:
-    """θ_b + scale · Σ w_i v_i, over those whose sign is that of the sum of all of them.
+    """θ_b + scale · Σ w_i / divisor_i · v_i, over those whose sign is that of the sum of all.
 
-    `factors` multiply vectors further. Where `normalize` is yes the sum is divided by that of the
-    weights of those that agree. Where all sum to 0 nothing agrees, and θ_b keeps its bytes.
+    Where `normalize` is yes the sum is divided by that of the weights w_i of those that agree.
     """
-    each = zip(vectors, weights, factors or [1.0] * len(vectors), strict=True)
-    kept = [(_times(v, w * f), w) for v, w, f in each if w * f != 0]
-    if not kept:
-        return arithmetic.base_moved(chunk, [], [])
-    sign = torch.sign(arithmetic.total(vector for vector, _ in kept))
-    agreeing, count = torch.zeros_like(sign), torch.zeros_like(sign)
-    for vector, weight in kept:
+    weights = arithmetic.number_each(given, "weight")
+    each = list(zip(vectors, weights, divisors or [1.0] * len(vectors), strict=True))
+    kept = [_times(vector, w / d) for vector, w, d in each if w != 0]
+    over = [w for w in weights if w != 0] if normalized(given) else None
+    merged = [agreement(kept, [1.0] * len(kept), over)] if kept else []
+    return arithmetic.base_moved(
+        chunk, merged, [arithmetic.one_number(given, "scale")] * len(kept[:1])
+    )
+
+
+def agreement(
+    vectors: Sequence[Vector],
+    factors: Sequence[float | int],
+    weights: Sequence[float | int] | None = None,
+) -> Vector:
+    """Σ f_i v_i over those whose sign is that of Σ v_i, ÷ Σ w_i over these; 0 where that sum is."""
+    sign = torch.sign(arithmetic.total(vectors))
+    merged, count = torch.zeros_like(sign), torch.zeros_like(sign)
+    for i, (vector, factor) in enumerate(zip(vectors, factors, strict=True)):
         share = torch.relu_(vector * sign)  # its magnitude where it agrees, else 0
-        agreeing.add_(share)
-        if normalized(given):
-            count.add_(_times(share.sign_(), weight))
-    merged = agreeing.mul_(sign)
-    if normalized(given):
-        merged.div_(count.masked_fill_(count == 0, 1.0))
-    return arithmetic.base_moved(chunk, [merged], [arithmetic.one_number(given, "scale")])
+        merged.add_(_times(share, factor))
+        if weights is not None:
+            count.add_(_times(share.sign_(), weights[i]))
+    merged.mul_(sign)
+    return merged if weights is None else merged.div_(count.masked_fill_(count == 0, 1.0))
+
+
+def divisors_of(
+    inputs: Inputs,
+    given: ByName,
+    kept: Callable[[Chunk], Sequence[Vector]],
+    width: int = sums.SUM_ENTRIES,
+) -> tuple[float, ...]:
+    """What the kept entries of each source are divided by so that a source is as large as it was.
+
+    By `rescale`: its density; how much of Σ |τ| is left; or 1. A source without a weight has 1.
+    """
+    densities = arithmetic.number_each(given, "density")
+    how = arithmetic.word(given, "rescale")
+    if how != "l1":
+        return tuple(map(float, densities)) if how == "density" else (1.0,) * len(densities)
+    weights = arithmetic.number_each(given, "weight")
+    counted = [i for i, weight in enumerate(weights) if weight != 0 and densities[i] < 1]
+    if not counted:
+        return (1.0,) * len(densities)
+
+    def terms(chunk: Chunk) -> list[torch.Tensor]:
+        whole, left = chunk.task_vectors(), kept(chunk)
+        return [vectors[i].double().abs() for vectors in (whole, left) for i in counted]
+
+    found = sums.sums(inputs, terms, of=[inputs.models[i] for i in counted] * 2, width=width)
+    ratios = dict(zip(counted, zip(found, found[len(counted) :], strict=False), strict=True))
+    return tuple(
+        after / before
+        if (before := ratios.get(i, (0.0, 0.0))[0]) and (after := ratios[i][1])
+        else 1.0
+        for i in range(len(densities))
+    )
 
 
 def _times(vector: Vector, number: float) -> Vector:

@@ -34,7 +34,7 @@ class Ties(Kernel):
         """θ_b + scale · the weighted mean of those that agree."""
         trimming = zip(chunk.task_vectors(), measured, strict=True)
         kept = [arithmetic.at_least(vector, int(least)) for vector, least in trimming]
-        return task_vectors.elected(chunk, kept, arithmetic.number_each(given, "weight"), given)
+        return task_vectors.elected(chunk, kept, given)
 
 
 def least_kept(inputs: Inputs, densities: Sequence[float | int]) -> tuple[int, ...]:

@@ -55,18 +55,21 @@ class LayerOf(Closed):
 
 @final
 class MethodCall(Closed):
-    """A merge method with its arguments by name: a number, a tuple of them, one for each source, or
-    a word. A variadic one holds a tuple.
-    """
+    """A merge method with its arguments by name: numbers, a tuple of them, or words."""
 
     name: str
     arguments: dict[str, Value | Several[Value] | str] = Field(default={})
 
     @model_validator(mode="after")
     def _hold_tuples(self) -> "MethodCall":
-        """A variadic parameter's numbers are a tuple, one number too."""
+        """A variadic parameter's numbers are a tuple, one number too; names are those of today."""
         method = METHODS.get(self.name)
-        if method is not None and (variadic := method.variadic) is not None:
+        if method is None:
+            return self
+        for name in [*self.arguments]:
+            if (now := method.called(name)) not in self.arguments:
+                self.arguments[now] = self.arguments.pop(name)
+        if (variadic := method.variadic) is not None:
             value = self.arguments.get(variadic.name)
             if value is not None and not isinstance(value, tuple | str):
                 self.arguments[variadic.name] = (value,)

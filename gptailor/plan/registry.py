@@ -5,7 +5,7 @@ the checks, the docs and the contract tests read this table.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 
@@ -28,6 +28,7 @@ class Parameter:
     each: bool = False  # takes a number for all sources, or a list with one for each
     words: tuple[str, ...] = ()
     named: bool = False  # is given by its name alone
+    before: str = ""  # what it was called; read still, written no more
 
     def admits(self, value: int | float) -> bool:
         """Whether the value lies within the bounds."""
@@ -78,15 +79,23 @@ class Method:
         """The parameter of that name."""
         return next((p for p in self.parameters if p.name == name), None)
 
+    def called(self, name: str) -> str:
+        """What the parameter is called that may have been called so."""
+        return next((p.name for p in self.parameters if p.before == name), name)
+
+    def takes_base(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether θ_b is read: always, or for what these arguments ask."""
+        return self.needs_base or arguments.get("of") == "task_vectors"
+
     def argument(self, arguments: Mapping[str, Any], name: str) -> Any:
         """What is given for a parameter, or its default; None for one that it hasn't."""
         parameter = self.parameter(name)
         return arguments.get(name, parameter.default) if parameter is not None else None
 
 
-def _density(default: float, *, each: bool = False) -> Parameter:
+def _density(default: float) -> Parameter:
     """The share of a task vector's entries that are kept."""
-    return Parameter("density", default, low=0.0, high=1.0, open_low=True, each=each)
+    return Parameter("density", default, low=0.0, high=1.0, open_low=True, each=True)
 
 
 def _normalize(default: Literal["yes", "no"]) -> Parameter:
@@ -94,16 +103,27 @@ def _normalize(default: Literal["yes", "no"]) -> Parameter:
     return Parameter("normalize", default, words=("yes", "no"), named=True)
 
 
+def _named(*parameters: Parameter) -> tuple[Parameter, ...]:
+    """The same, given by their names alone."""
+    return tuple(replace(parameter, named=True) for parameter in parameters)
+
+
 _SCALE = Parameter("scale", 1.0)
 _WEIGHT = Parameter("weight", 1.0, each=True, named=True)
+_SEED = Parameter("seed", 0, low=0, high=2**53, integer=True)
+_GAMMA = Parameter("gamma", 0.01, low=0.0, high=1.0, each=True)
+_EPSILON = Parameter("epsilon", 0.15, low=0.0, high=0.5, each=True)
+_ACTIVE = Parameter("epsilon", 1e-05, low=0.0)
+_RESCALE = Parameter("rescale", "density", words=("density", "l1", "no"), named=True)
+_OF = Parameter("of", "weights", words=("weights", "task_vectors"), named=True)
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method(
             "linear",
-            "Σ w_i θ_i; without weights the mean; not normalised",
-            (Parameter("weights", None, variadic=True),),
+            "Σ w_i θ_i; without weights the mean",
+            (Parameter("weight", None, variadic=True, before="weights"), _normalize("no")),
         ),
         Method(
             "slerp",
@@ -114,36 +134,116 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "task_arithmetic",
-            "θ_b + Σ λ_i (θ_i − θ_b)",
-            (Parameter("scales", 1.0, variadic=True, one_serves_all=True),),
+            "θ_b + Σ w_i (θ_i − θ_b)",
+            (
+                Parameter("weight", 1.0, variadic=True, one_serves_all=True, before="scales"),
+                _normalize("no"),
+            ),
             needs_base=True,
         ),
         Method(
             "ties",
             "θ_b + scale · the mean of the trimmed task vectors that agree with the elected sign",
-            (_density(0.5, each=True), _SCALE, _WEIGHT, _normalize("yes")),
+            (_density(0.5), _SCALE, _WEIGHT, _normalize("yes")),
             needs_base=True,
             elects=True,
         ),
         Method(
             "dare",
-            "θ_b + scale · Σ of the task vectors, dropped at random and rescaled by 1/density",
-            (_density(0.5), _SCALE, Parameter("seed", 0, low=0, high=2**53, integer=True)),
+            "θ_b + scale · Σ of the task vectors, dropped at random and rescaled",
+            (_density(0.5), _SCALE, _SEED, _WEIGHT, _normalize("no"), _RESCALE),
             needs_base=True,
+        ),
+        Method(
+            "dare_ties",
+            "θ_b + scale · Σ of the task vectors, dropped at random, that agree with the sign",
+            _named(_density(0.5), _SCALE, _SEED, _WEIGHT, _normalize("no"), _RESCALE),
+            needs_base=True,
+            elects=True,
         ),
         Method(
             "breadcrumbs",
             "θ_b + scale · Σ of the task vectors without their largest and smallest entries",
-            (_density(0.9), Parameter("gamma", 0.01, low=0.0, high=1.0), _SCALE),
+            (_density(0.9), _GAMMA, _SCALE, _WEIGHT, _normalize("no")),
+            needs_base=True,
+        ),
+        Method(
+            "breadcrumbs_ties",
+            "θ_b + scale · Σ of what breadcrumbs keeps that agrees with the elected sign",
+            _named(_density(0.9), _GAMMA, _SCALE, _WEIGHT, _normalize("no")),
+            needs_base=True,
+            elects=True,
+        ),
+        Method(
+            "della_linear",
+            "θ_b + scale · Σ of the task vectors, dropped at random by their rank and rescaled",
+            _named(_density(0.5), _EPSILON, _SCALE, _SEED, _WEIGHT, _normalize("no"), _RESCALE),
+            needs_base=True,
+        ),
+        Method(
+            "della",
+            "θ_b + scale · the mean of what della_linear keeps that agrees with the elected sign",
+            _named(_density(0.5), _EPSILON, _SCALE, _SEED, _WEIGHT, _normalize("yes"), _RESCALE),
+            needs_base=True,
+            elects=True,
+        ),
+        Method(
+            "sce",
+            "θ_b + the mean, by size, of the task vectors that agree, where sources differ most",
+            _named(replace(_density(1.0), each=False), Parameter("floor", 0.0, low=0.0)),
+            least=2,
+            needs_base=True,
+        ),
+        Method(
+            "ram",
+            "θ_b + what one source alone has changed, and the mean of what several have",
+            _named(_ACTIVE),
+            needs_base=True,
+        ),
+        Method(
+            "ram_plus",
+            "ram, what one source alone has changed made larger by its share of common changes",
+            _named(_ACTIVE, Parameter("r", 0.1, low=0.0), Parameter("alpha", 0.2, low=0.0)),
             needs_base=True,
         ),
         Method(
             "model_stock",
             "the mean of the sources pulled towards θ_b by their measured angle",
+            (Parameter("by", "tensor", words=("tensor", "row"), named=True),),
             least=2,
             needs_base=True,
         ),
         Method("karcher", "the Riemannian mean on the sphere, times the mean norm", least=2),
+        Method(
+            "nuslerp",
+            "spherical interpolation by weights, of tensors, rows or columns",
+            (
+                _WEIGHT,
+                _OF,
+                Parameter("by", "tensor", words=("tensor", "row", "column"), named=True),
+            ),
+            least=2,
+            most=2,
+        ),
+        Method(
+            "multislerp",
+            "the weighted mean of directions, times the weighted mean norm",
+            (_WEIGHT, _normalize("yes"), _OF),
+            least=2,
+        ),
+        Method(
+            "nearswap",
+            "the first source, with what is near it in the second",
+            _named(Parameter("t", 0.0001, low=0.0)),
+            least=2,
+            most=2,
+        ),
+        Method(
+            "arcee_fusion",
+            "the first source, with the changes of the second that matter most",
+            least=2,
+            most=2,
+        ),
     )
 }
 

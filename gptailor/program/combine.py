@@ -65,7 +65,7 @@ def combined(
     kernel, given = KERNELS[make.method], dict(make.arguments)
     inputs = _inputs(make, spec, readers, step)
     measured = kernel.measure(inputs, given)
-    for chunk in inputs.chunks():
+    for chunk in inputs.chunks(kernel.unit(inputs, given)):
         yield _rounded(kernel.combine(chunk, given, measured), chunk, make, spec)
 
 
@@ -83,8 +83,11 @@ def nested_reader(make: Combine, spec: TensorSpec, readers: Sequence[Reader], st
     def read(start: int, end: int) -> Float32[Tensor, " n"]:
         if not measured:
             measured.append(kernel.measure(inputs, given))
-        chunk = inputs.read(start, end)
-        return _rounded(kernel.combine(chunk, given, measured[0]), chunk, make, single)
+        unit = kernel.unit(inputs, given)
+        first, last = start // unit * unit, min(-(-end // unit) * unit, spec.elements)
+        chunk = inputs.read(first, last)
+        made = _rounded(kernel.combine(chunk, given, measured[0]), chunk, make, single)
+        return made[start - first : end - first]
 
     return read
 
@@ -98,7 +101,7 @@ def _inputs(make: Combine, spec: TensorSpec, readers: Sequence[Reader], step: in
         base = vectors.pop(0) if make.base else None
         return Chunk(start, base, tuple(vectors))
 
-    return Inputs(spec.elements, make.models, make.place, step, read)
+    return Inputs(spec.elements, make.models, make.place, step, read, spec.shape)
 
 
 def _check_arity(make: Combine) -> None:
@@ -107,7 +110,7 @@ def _check_arity(make: Combine) -> None:
         raise ValueError(f"{count} sources have {len(make.models)} models' names")
     if count < wanted.least or (wanted.most is not None and count > wanted.most):
         raise ValueError(f"'{make.method}' can't merge {count} sources")
-    if wanted.needs_base and not make.base:
+    if wanted.takes_base(dict(make.arguments)) and not make.base:
         raise ValueError(f"'{make.method}' needs the base's tensor")
 
 

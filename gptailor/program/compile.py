@@ -23,7 +23,7 @@ from gptailor.program import program as p
 from gptailor.program.rows import AlignedRest
 from gptailor.program.sources import Checked, base_layer, needs_base, uses
 
-_ALONE: p.Arguments = (("weights", (1.0,)),)  # of `linear`, for a tensor by itself
+_ALONE: p.Arguments = (("weight", (1.0,)), ("normalize", "no"))  # of `linear`, for one tensor
 
 
 def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
@@ -169,7 +169,7 @@ def making(
     call = recipe.by if isinstance(recipe.by, MethodCall) else MethodCall(name="linear")
     if isinstance(recipe.share, int | float):
         weights = (1.0 - recipe.share, float(recipe.share))
-        call = MethodCall(name="linear", arguments={"weights": weights})
+        call = MethodCall(name="linear", arguments={"weight": weights})
     given = tuple(
         (parameter.name, _argument(parameter, call.arguments.get(parameter.name), len(sources)))
         for parameter in METHODS[call.name].parameters

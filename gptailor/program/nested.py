@@ -110,7 +110,14 @@ def _tensor_of(output: Output) -> TensorInfo:
         dtypes = (source.spec.dtype, output.spec.dtype)
         if dtypes[0] == dtypes[1] or not set(dtypes) <= set(FLOATS):
             return source
-        make = Combine("linear", (("weights", (1.0,)),), (), (source,), (make.model,), make.place)
+        make = Combine(
+            "linear",
+            (("weight", (1.0,)), ("normalize", "no")),
+            (),
+            (source,),
+            (make.model,),
+            make.place,
+        )
     assert isinstance(make, Combine), "a plan without bridges and healing"
     return TensorInfo(output.spec, make.tensors[0].file, 0, make)
 

@@ -113,8 +113,8 @@ def _uses(
 
 def needs_base(recipe: Recipe) -> bool:
     """Whether a recipe names a method that takes θ_b."""
-    methods = [METHODS.get(call.name) for _, call in calls(recipe)]
-    return any(method is not None and method.needs_base for method in methods)
+    known = [(METHODS.get(call.name), call) for _, call in calls(recipe)]
+    return any(method is not None and method.takes_base(call.arguments) for method, call in known)
 
 
 def base_layer(slot: outline.Slot, recipe: Recipe) -> int | None:

@@ -27,7 +27,7 @@ from gptailor.search.space.table import settled
 
 _SOURCES = ("take", "source")
 """Roles of choices whose options are models."""
-_COEFFICIENTS = (("linear", "weights"), ("task_arithmetic", "scales"))
+_COEFFICIENTS = (("linear", "weight"), ("task_arithmetic", "weight"))
 """Numbers that make a merge the mean where each is a share of one."""
 _PAIRS = 6
 """Uniform merges of two models, at most."""

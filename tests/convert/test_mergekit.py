@@ -246,16 +246,71 @@ def task(method: str, of_two: str, of_three: str | None = None, settings: str = 
         ),
         (
             task("dare_linear", "weight: 0.5, density: 0.25", settings="rescale: false"),
-            "two by dare(density=0.25, scale=0.125)",
+            "two by dare(density=0.25, scale=0.5, rescale=no)",
         ),
         (
             task("dare_ties", "weight: 0.5, density: 0.25", settings="normalize: true"),
-            "two by dare(density=0.25, scale=1.0)",
+            "two by dare(density=0.25, scale=1.0, rescale=l1)",
         ),
         (
             task("breadcrumbs_ties", "weight: 1, density: 0.75, gamma: 0.5"),
             "two by breadcrumbs(density=0.75, gamma=0.25, scale=1.0)",
         ),
+        (
+            task("ties", "weight: 1, density: 0.5", "weight: 2, density: 0.7"),
+            "two, three by ties(density=(0.5, 0.7), scale=1.0, weight=(1.0, 2.0))",
+        ),
+        (
+            task("ties", "weight: 0.4", "weight: 0.4", "normalize: 0.0, lambda: 0.9"),
+            "two, three by ties(density=1.0, scale=0.9, weight=0.4, normalize=no)",
+        ),
+        (
+            task("dare_ties", "weight: 1, density: 0.5", "weight: 0.4, density: 0.7"),
+            "two, three by dare_ties(density=(0.5, 0.7), scale=1.0, weight=(1.0, 0.4), rescale=l1)",
+        ),
+        (
+            task("dare_ties", "weight: 1", "weight: 1", "normalize: true"),
+            "two, three by ties(density=1.0, scale=1.0)",
+        ),
+        (
+            task("dare_linear", "weight: 1, density: 0.5", "weight: 2, density: 0.5"),
+            "two, three by dare(density=0.5, weight=(1.0, 2.0), rescale=l1)",
+        ),
+        (
+            task("breadcrumbs_ties", "weight: 1, density: 0.9", "weight: 1, density: 0.5"),
+            "two, three by breadcrumbs_ties(density=(0.9, 0.5), gamma=0.01, scale=1.0, weight=1.0)",
+        ),
+        (
+            task("della", "weight: 1, density: 0.5", "weight: 0.4, density: 0.6, epsilon: 0.2"),
+            "two, three by della(density=(0.5, 0.6), epsilon=(0.15, 0.2), scale=1.0, "
+            "weight=(1.0, 0.4), rescale=l1)",
+        ),
+        (
+            task("della_linear", "weight: 0.5, density: 0.5", "weight: 0.5, density: 0.5"),
+            "two, three by della_linear(density=0.5, epsilon=0.15, scale=0.5, rescale=l1)",
+        ),
+        (
+            task("della", "weight: 0.5, density: 0.5, epsilon: 0.1", settings="rescale: false"),
+            "two by della_linear(density=0.5, epsilon=0.1, scale=1.0, rescale=no)",
+        ),
+        (task("sce", "", "", "select_topk: 0.7"), "two, three by sce(density=0.7, floor=1e-06)"),
+        (task("sce", "", "", "int8_mask: true"), "two, three by sce(floor=1e-06)"),
+        (task("ram", "", "", "epsilon: 0.001"), "two, three by ram(epsilon=0.001)"),
+        (task("ramplus_tl", "", "", "r: 0.3"), "two, three by ram_plus(r=0.3)"),
+        (
+            task("model_stock", "", "", "filter_wise: true"),
+            "two, three by model_stock(by=row)",
+        ),
+        (
+            task("multislerp", "weight: 1", "weight: 3"),
+            "two, three by multislerp(weight=(1.0, 3.0), of=task_vectors)",
+        ),
+        (
+            task("nuslerp", "weight: 1", "weight: 3", "nuslerp_flatten: false"),
+            "two, three by nuslerp(weight=(1.0, 3.0), of=task_vectors, by=row)",
+        ),
+        (task("nearswap", "", settings="t: 0.001"), "base, two by nearswap(t=0.001)"),
+        (task("arcee_fusion", ""), "base, two by arcee_fusion()"),
     ],
 )
 def test_task_vectors(text: str, recipe: str) -> None:
@@ -268,17 +323,13 @@ def test_task_vectors(text: str, recipe: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (task("ties", "weight: 1", "weight: 2"), "one weight for all sources"),
-        (task("ties", "weight: 1, density: 0.5", "weight: 1, density: 0.4"), "one density for all"),
-        (task("ties", "weight: 1", "weight: 1", "normalize: false"), "normalize: false"),
         (task("ties", "weight: 1, density: 0.5", settings="rescale: true"), "rescale: true"),
-        (task("dare_ties", "weight: 1", "weight: 1"), "elects signs"),
-        (task("breadcrumbs_ties", "weight: 1", "weight: 1"), "elects signs"),
-        (task("dare_linear", "weight: 1, density: 0.5", "weight: 2, density: 0.5"), "one weight"),
         (task("ties", "density: 0.5"), "has no 'weight', which mergekit demands"),
-        (task("della", "weight: 1"), "'della' has no equivalent"),
         (task("tise", "weight: 1"), "no merge_method 'tise'"),
-        (task("model_stock", "filter_wise: true", "", "filter_wise: true"), "filter_wise"),
+        (task("ties", "weight: 1", "weight: -1"), "weights of both signs"),
+        (task("della", "weight: 1, density: 0.9", "weight: 1"), "density ± epsilon"),
+        (task("nearswap", "", "", "t: 0.1"), "takes the base and one model"),
+        (task("multislerp", "weight: 1", "weight: -1"), "the weights sum to 0"),
         (SLERP + "parameters: {t: 1.5}", "goes beyond"),
         (SLERP, "has no 't'"),
         (TWO + "merge_method: passthrough", "takes one source"),

@@ -330,7 +330,7 @@ def test_the_program_is_one_line_a_tensor(run: Run, here: Path) -> None:
     merged = [line for line in lines if "= linear(" in line]
     assert len(merged) == 9
     assert all(line.startswith("model.layers.2.") for line in merged)
-    assert all("weights=(0.75, 0.25)" in line for line in merged)
+    assert all("weight=(0.75, 0.25)" in line for line in merged)
     said = run("show", "--program", "p.tailor", "--model", "base=none")
     assert said.code == 1
 

@@ -119,9 +119,14 @@ def calls(draw: st.DrawFn, count: int) -> dict[str, Any]:
     """A method for so many sources, with some of its arguments."""
     one_each = st.lists(coefficients, min_size=count, max_size=count)
     choices: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-        "linear": {"weights": one_each},
+        "linear": {"weight": one_each},
         "task_arithmetic": {"scales": one_each | coefficients},
-        "ties": {"density": densities, "scale": coefficients},
+        "ties": {
+            "density": densities | st.lists(densities, min_size=count, max_size=count),
+            "scale": coefficients,
+            "weight": st.lists(shares, min_size=count, max_size=count),
+            "normalize": st.sampled_from(["yes", "no"]),
+        },
         "dare": {"density": densities, "scale": coefficients, "seed": st.integers(0, 9)},
         "breadcrumbs": {"density": st.floats(0.05, 0.9), "gamma": st.floats(0, 0.1)},
     }

@@ -20,10 +20,28 @@ METHOD = {
     "task_arithmetic": "math, code by task_arithmetic(0.7)",
     "ties": "math, code by ties(0.5, 0.9)",
     "dare": "math, code by dare(0.5, 1.0, 7)",
+    "dare_ties": "math, code by dare_ties(weight=(1.0, 0.4), rescale=l1)",
     "breadcrumbs": "math, code by breadcrumbs(0.8, 0.05)",
-    "model_stock": "math, code by model_stock()",
+    "breadcrumbs_ties": "math, code by breadcrumbs_ties(density=(0.8, 0.5), gamma=0.05)",
+    "della_linear": "math, code by della_linear(epsilon=0.2, rescale=l1)",
+    "della": "math, code by della(density=(0.6, 0.5))",
+    "sce": "math, code by sce(density=0.6)",
+    "ram": "math, code by ram(epsilon=0.01)",
+    "ram_plus": "math, code by ram_plus(epsilon=0.01)",
+    "model_stock": "math, code by model_stock(by=row)",
     "karcher": "math, code, base by karcher()",
+    "nuslerp": "math, code by nuslerp(weight=(0.3, 0.6), of=task_vectors, by=column)",
+    "multislerp": "math, code, base by multislerp(weight=(0.3, 0.6, 0.2))",
+    "nearswap": "math, code by nearswap(t=0.01)",
+    "arcee_fusion": "math, code by arcee_fusion()",
 }
+_SLOTS = [f"L{layer}.{part}" for layer in (0, 1, 2, 3, 5) for part in ("attn", "mlp")]
+PLANS = [
+    (f"{dtype}{first}", dtype, list(METHOD.values())[first : first + len(_SLOTS)])
+    for dtype in ("float32", "bfloat16")
+    for first in range(0, len(METHOD), len(_SLOTS))
+]
+"""Name, dtype and methods of each plan."""
 
 CHILD = """
 import json, sys
@@ -35,12 +53,10 @@ for plan, output, options in json.loads(sys.argv[2]):
 """
 
 
-def plan_text(dtype: str) -> str:
-    """All methods, copies, a scale, and casts where the dtype isn't the models'."""
+def plan_text(dtype: str, methods: list[str]) -> str:
+    """Methods, copies, a scale, and casts where the dtype isn't the models'."""
     lines = ['tailor 1\nmodel base = "./base"\nmodel math = "./math"\nmodel code = "./code"']
-    lines += [
-        f"L{i // 2}.{('attn', 'mlp')[i % 2]} from {by}" for i, by in enumerate(METHOD.values())
-    ]
+    lines += [f"{at} from {by}" for at, by in zip(_SLOTS, methods, strict=False)]
     lines += ["L4 from code", "scale L1 by 0.9", "embed from math, code by slerp(0.5)"]
     return "\n".join([*lines, f"dtype {dtype}", ""])
 
@@ -56,16 +72,16 @@ def models(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_plans(folder: Path) -> None:
-    for dtype in ("float32", "bfloat16"):
-        (folder / f"{dtype}.tailor").write_text(plan_text(dtype))
+    for name, dtype, methods in PLANS:
+        (folder / f"{name}.tailor").write_text(plan_text(dtype, methods))
 
 
 def made(folder: Path, cores: int, seed: str, **options: object) -> dict[str, str]:
-    """The digests of all files that a fresh process makes, of both plans."""
+    """The digests of all files that a fresh process makes, of all plans."""
     output = folder / "out"
     plans = [
-        (str(folder / f"{dtype}.tailor"), str(output / dtype), {"shard_size": 20_000, **options})
-        for dtype in ("float32", "bfloat16")
+        (str(folder / f"{name}.tailor"), str(output / name), {"shard_size": 20_000, **options})
+        for name, _, _ in PLANS
     ]
     environment = {**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": str(cores)}
     subprocess.run(

@@ -15,12 +15,12 @@ from gptailor.methods.arithmetic import (
     Chunk,
     Inputs,
     draw_key,
-    gram_of_sources,
     kept_entries,
     magnitude,
     thresholds,
 )
 from gptailor.methods.slerp import slerp_coefficients
+from gptailor.methods.sums import gram_of_sources
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.program.combine import OverflowFault
@@ -29,6 +29,7 @@ from tests.merging import merge_tensors
 
 PLACE = "model.layers.3.mlp.up_proj.weight"
 NAMES = ("math", "code", "chat", "law")
+SHAPE = (24, 31)
 Formula = Callable[[np.ndarray, list[np.ndarray], dict], np.ndarray]
 
 
@@ -51,7 +52,7 @@ def merge(method: str, base: Tensor, sources: Sequence[Tensor], **given: object)
     return merge_tensors(method, arguments, base, sources, NAMES[: len(sources)], PLACE)
 
 
-def tensors(count: int, shape: tuple[int, ...] = (24, 31), seed: int = 0) -> list[Tensor]:
+def tensors(count: int, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> list[Tensor]:
     """A base, and sources near it, as fine-tuned models are."""
     rng = torch.Generator().manual_seed(seed)
     base = torch.randn(shape, generator=rng)
@@ -67,7 +68,13 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def naive_linear(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
-    return sum(w * s for w, s in zip(given["weights"], sources, strict=True))
+    return sum(w * s for w, s in zip(shares(given), sources, strict=True))
+
+
+def shares(given: dict) -> list[float]:
+    """The weights, over their sum where they are normalised."""
+    total = sum(given["weight"]) if given["normalize"] == "yes" else 1
+    return [w / total for w in given["weight"]]
 
 
 def naive_slerp(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
@@ -79,7 +86,7 @@ def naive_slerp(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.
 
 
 def naive_task_arithmetic(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
-    return base + sum(w * (s - base) for w, s in zip(given["scales"], sources, strict=True))
+    return base + sum(w * (s - base) for w, s in zip(shares(given), sources, strict=True))
 
 
 def naive_ties(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
@@ -91,10 +98,16 @@ def naive_ties(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.n
     return base + given["scale"] * agreeing(kept, given)
 
 
-def agreeing(vectors: list[np.ndarray], given: dict) -> np.ndarray:
-    """Σ w τ of those that have the sign of the sum of all, ÷ Σ w of these if that is wanted."""
+def agreeing(vectors: list[np.ndarray], given: dict, later: np.ndarray | None = None) -> np.ndarray:
+    """Σ w τ of those that have the sign of the sum of all, ÷ Σ w of these if that is wanted.
+
+    Weights that come `later` count for the mean, not for the sign.
+    """
     stack = np.stack([w * v for w, v in zip(given["weight"], vectors, strict=True)])
     agrees = (np.sign(stack) == np.sign(stack.sum(0))) & (stack != 0)
+    if later is not None:
+        weights = (later[:, None] * agrees).sum(0)
+        return (later[:, None] * stack * agrees).sum(0) / np.where(weights == 0, 1, weights)
     total = (stack * agrees).sum(0)
     if given["normalize"] == "no":
         return total
@@ -103,12 +116,55 @@ def agreeing(vectors: list[np.ndarray], given: dict) -> np.ndarray:
 
 
 def naive_dare(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
-    total = np.zeros_like(base)
-    for name, source in zip(NAMES, sources, strict=False):
+    kept = dropped(base, sources, given)
+    return base + given["scale"] * sum(w * v for w, v in zip(shares(given), kept, strict=True))
+
+
+def naive_dare_ties(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    return base + given["scale"] * agreeing(dropped(base, sources, given), given)
+
+
+def dropped(
+    base: np.ndarray,
+    sources: list[np.ndarray],
+    given: dict,
+    likely: Callable[[int, np.ndarray], np.ndarray] | None = None,
+) -> list[np.ndarray]:
+    """Task vectors, entries dropped by draws and the others rescaled."""
+    found = []
+    for i, (name, source) in enumerate(zip(NAMES, sources, strict=False)):
+        vector = (source - base).astype(np.float32).astype(float)
+        share = np.full(len(vector), given["density"][i])
+        if likely is not None and given["density"][i] < 1:
+            share = likely(i, vector)
         key = draw_key(int(given["seed"]), PLACE, name)
-        keep = [splitmix(key, i) < given["density"] for i in range(len(base))]
-        total += np.where(keep, source - base, 0) / given["density"]
-    return base + given["scale"] * total
+        keep = np.array([splitmix(key, k) for k in range(len(base))]) < share
+        left = np.where(keep, vector, 0)
+        if given["rescale"] == "density":
+            left = left / share
+        elif given["rescale"] == "l1" and np.abs(left).sum():
+            left = left * np.abs(vector).sum() / np.abs(left).sum()
+        found.append(left)
+    return found
+
+
+def ranked(base: np.ndarray, sources: list[np.ndarray], given: dict) -> list[np.ndarray]:
+    def likely(i: int, vector: np.ndarray) -> np.ndarray:
+        rows = np.abs(vector).reshape(SHAPE)
+        ranks = np.argsort(np.argsort(rows, axis=1, kind="stable"), axis=1, kind="stable")
+        density, epsilon = given["density"][i], given["epsilon"][i]
+        return (density - epsilon + 2 * epsilon * ranks / (SHAPE[1] - 1)).reshape(-1)
+
+    return dropped(base, sources, given, likely)
+
+
+def naive_della_linear(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    kept = ranked(base, sources, given)
+    return base + given["scale"] * sum(w * v for w, v in zip(shares(given), kept, strict=True))
+
+
+def naive_della(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    return base + given["scale"] * agreeing(ranked(base, sources, given), given)
 
 
 def splitmix(key: int, number: int) -> float:
@@ -121,23 +177,105 @@ def splitmix(key: int, number: int) -> float:
 
 
 def naive_breadcrumbs(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
-    total = np.zeros_like(base)
-    for source in sources:
+    kept = crumbs(base, sources, given)
+    return base + given["scale"] * sum(w * v for w, v in zip(shares(given), kept, strict=True))
+
+
+def naive_breadcrumbs_ties(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    return base + given["scale"] * agreeing(crumbs(base, sources, given), given)
+
+
+def crumbs(base: np.ndarray, sources: list[np.ndarray], given: dict) -> list[np.ndarray]:
+    found = []
+    for source, density, gamma in zip(sources, given["density"], given["gamma"], strict=True):
         vector = (source - base).astype(np.float32).astype(float)
-        kept = max(1, round(given["density"] * len(vector)))
-        above = min(round(given["gamma"] * len(vector)), len(vector) - kept)
+        kept = max(1, round(density * len(vector)))
+        above = min(round(gamma * len(vector)), len(vector) - kept)
         order = np.sort(np.abs(vector))[::-1][above : above + kept]
         inside = (np.abs(vector) <= order[0]) & (np.abs(vector) >= order[-1])
-        total += np.where(inside, vector, 0)
-    return base + given["scale"] * total
+        found.append(np.where(inside, vector, 0))
+    return found
+
+
+def naive_sce(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    stack = np.stack([s - base for s in sources])
+    variance = stack.var(axis=0)
+    least = np.sort(variance)[::-1][max(1, round(given["density"] * (variance > 0).sum())) - 1]
+    stack = stack * (variance >= least)
+    weights = (stack**2).mean(axis=1)
+    if weights.sum() < given["floor"]:
+        weights = np.ones(len(weights))
+    return base + agreeing(list(stack), {"weight": [1.0] * len(sources), "normalize": "no"},
+                           weights / weights.sum())  # fmt: skip
+
+
+def naive_ram(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    stack = np.stack([s - base for s in sources]).astype(np.float32).astype(float)
+    active = np.abs(stack) > np.float32(given["epsilon"])
+    count = active.sum(0)
+    factors = np.ones(len(sources))
+    if "r" in given:
+        shared, alone = (active & (count > 1)).sum(1), (active & (count == 1)).sum(1)
+        factors = 1 + given["r"] * np.minimum(shared / alone, given["alpha"])
+    alone_or_mean = np.where(count == 1, factors[:, None], 1 / np.maximum(1, count))
+    return base + (stack * active * alone_or_mean).sum(0)
+
+
+naive_ram_plus = naive_ram
+
+
+def naive_nearswap(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    a, b = sources
+    w = np.clip(given["t"] / np.maximum(np.abs(a - b), 1e-6), 0, 1)
+    return w * b + (1 - w) * a
+
+
+def naive_arcee_fusion(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    a, b = (s.reshape(SHAPE) for s in sources)
+    p, q = (np.exp(x - x.max(1, keepdims=True)) for x in (b, a))
+    p, q = (x / x.sum(1, keepdims=True) + 1e-8 for x in (p, q))
+    importance = np.abs(b - a) * (p * np.log(p / q)).sum(1, keepdims=True)
+    order = np.sort(importance.reshape(-1))
+    first, median, third = (order[int(part * (len(order) - 1))] for part in (0.25, 0.5, 0.75))
+    return np.where(importance >= median + 1.5 * (third - first), b, a).reshape(-1)
+
+
+def naive_multislerp(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    origin = base if given["of"] == "task_vectors" else np.zeros_like(base)
+    vectors, weights = [s - origin for s in sources], shares(given)
+    norms = [np.linalg.norm(v) for v in vectors]
+    units = [v / n for v, n in zip(vectors, norms, strict=True)]
+    mean = sum(w * u for w, u in zip(weights, units, strict=True))
+    mean /= np.linalg.norm(mean)
+    step = sum(w * (u - (u @ mean) * mean) for w, u in zip(weights, units, strict=True))
+    length = np.linalg.norm(step)
+    on_arc = mean * np.cos(length) + step * np.sinc(length / np.pi)
+    return origin + on_arc * sum(w * n for w, n in zip(weights, norms, strict=True))
+
+
+def naive_nuslerp(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
+    origin = base if given["of"] == "task_vectors" else np.zeros_like(base)
+    a, b = ((s - origin).reshape(SHAPE) for s in sources)
+    if given["by"] == "tensor":
+        a, b = a.reshape(1, -1), b.reshape(1, -1)
+    axis = 0 if given["by"] == "column" else 1
+    norms = [np.linalg.norm(v, axis=axis, keepdims=True) for v in (a, b)]
+    angle = np.arccos((a * b).sum(axis, keepdims=True) / norms[0] / norms[1])
+    t = given["weight"][1] / sum(given["weight"])
+    merged = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
+    return origin + merged.reshape(-1)
 
 
 def naive_model_stock(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
-    units = [(s - base) / np.linalg.norm(s - base) for s in sources]
+    rows = SHAPE if given["by"] == "row" else (1, -1)
+    vectors = [(s - base).reshape(rows) for s in sources]
+    units = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in vectors]
     count = len(units)
-    cosine = np.mean([units[i] @ units[j] for i in range(count) for j in range(i)])
-    t = np.clip(count * cosine / (1 + (count - 1) * cosine), 0, 1)
-    return t * np.mean(sources, axis=0) + (1 - t) * base
+    pairs = [(units[i] * units[j]).sum(1) for i in range(count) for j in range(i)]
+    cosine = np.mean(pairs, axis=0)
+    t = np.clip(count * cosine / (1 + (count - 1) * cosine), 0, 1)[:, None]
+    mean, own = np.mean(sources, axis=0).reshape(rows), base.reshape(rows)
+    return (t * mean + (1 - t) * own).reshape(-1)
 
 
 def naive_karcher(base: np.ndarray, sources: list[np.ndarray], given: dict) -> np.ndarray:
@@ -164,11 +302,11 @@ NAIVE: dict[str, Formula] = {
 }
 CASES = [
     ("linear", 2, {}),
-    ("linear", 3, {"weights": (0.5, -0.2, 1.1)}),
+    ("linear", 3, {"weight": (0.5, -0.2, 1.1)}),
     ("slerp", 2, {"t": 0.5}),
     ("slerp", 2, {"t": 0.17}),
-    ("task_arithmetic", 1, {"scales": 0.4}),
-    ("task_arithmetic", 3, {"scales": (0.4, -0.3, 1.0)}),
+    ("task_arithmetic", 1, {"weight": 0.4}),
+    ("task_arithmetic", 3, {"weight": (0.4, -0.3, 1.0)}),
     ("ties", 1, {"density": 0.3}),
     ("ties", 3, {"density": 0.2, "scale": 0.7}),
     ("ties", 4, {"density": 1.0}),
@@ -183,6 +321,33 @@ CASES = [
     ("model_stock", 4, {}),
     ("karcher", 2, {}),
     ("karcher", 4, {}),
+    ("linear", 3, {"weight": (0.5, -0.2, 1.1), "normalize": "yes"}),
+    ("task_arithmetic", 2, {"weight": (0.4, 0.8), "normalize": "yes"}),
+    ("dare", 2, {"weight": (0.4, 0.8), "density": (0.3, 0.7), "rescale": "l1"}),
+    ("dare", 2, {"normalize": "yes", "rescale": "no"}),
+    ("dare_ties", 3, {"weight": (0.4, 0.8, 1.2), "density": (0.3, 0.7, 1.0), "seed": 3}),
+    ("dare_ties", 2, {"rescale": "l1", "normalize": "yes", "scale": 0.8}),
+    ("breadcrumbs", 2, {"weight": (0.5, 1.5), "density": (0.7, 0.4), "gamma": (0.1, 0.02)}),
+    ("breadcrumbs_ties", 3, {"weight": (0.5, 1.5, 1.0), "density": 0.6, "normalize": "yes"}),
+    ("breadcrumbs_ties", 2, {"scale": 0.5}),
+    ("della_linear", 2, {"density": (0.4, 0.6), "epsilon": (0.1, 0.3), "weight": (0.5, 1.5)}),
+    ("della_linear", 2, {"rescale": "l1", "normalize": "yes", "seed": 5}),
+    ("della", 3, {"density": (0.4, 0.6, 1.0), "rescale": "no"}),
+    ("della", 2, {"weight": (0.5, 1.5), "rescale": "l1", "scale": 0.9, "normalize": "no"}),
+    ("sce", 3, {}),
+    ("sce", 2, {"density": 0.3}),
+    ("sce", 4, {"density": 0.7, "floor": 1.0}),
+    ("ram", 3, {"epsilon": 0.25}),
+    ("ram_plus", 3, {"epsilon": 0.25, "r": 0.5, "alpha": 0.9}),
+    ("ram_plus", 2, {"epsilon": 0.3}),
+    ("model_stock", 3, {"by": "row"}),
+    ("nuslerp", 2, {"weight": (0.3, 0.6)}),
+    ("nuslerp", 2, {"weight": (0.3, 0.6), "by": "row", "of": "task_vectors"}),
+    ("nuslerp", 2, {"weight": (1.0, 0.2), "by": "column"}),
+    ("multislerp", 3, {"weight": (0.3, 0.6, 0.4)}),
+    ("multislerp", 2, {"weight": (0.3, 0.6), "normalize": "no", "of": "task_vectors"}),
+    ("nearswap", 2, {"t": 0.1}),
+    ("arcee_fusion", 2, {}),
 ]
 
 
@@ -241,7 +406,11 @@ def test_any_shape_is_kept(method: str, shape: tuple[int, ...]) -> None:
     assert all(same(a, b) for a, b in zip(before, (base, *sources), strict=True))
 
 
-@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.needs_base])
+TASK_VECTORS = [name for name, m in METHODS.items() if m.needs_base]
+"""The methods of θ_b."""
+
+
+@pytest.mark.parametrize("method", TASK_VECTORS)
 def test_sources_equal_to_the_base_give_it_to_the_byte(method: str) -> None:
     base = tensors(0)[0]
     base[0, :3] = torch.tensor([0.0, -0.0, 1e-42])
@@ -252,16 +421,20 @@ def test_sources_equal_to_the_base_give_it_to_the_byte(method: str) -> None:
 def test_equal_sources_far_from_the_base(method: str) -> None:
     base, source = tensors(1)
     result = merge(method, base, [source, source.clone()])
-    if method in ("linear", "slerp", "karcher", "model_stock"):
+    if method in ("nearswap", "arcee_fusion"):
+        assert same(result, source)
+    elif method in ("linear", "slerp", "karcher", "model_stock", "nuslerp"):
         torch.testing.assert_close(result, source, rtol=2e-7, atol=0)
     elif method == "task_arithmetic":
         torch.testing.assert_close(result, base + 2 * (source - base), rtol=0, atol=1e-6)
     elif method == "ties":
         assert same(result, merge(method, base, [source]))
-    elif method == "breadcrumbs":
+    elif method.startswith("breadcrumbs"):
         assert same(result, merge(method, base, [source], scale=2.0))
-    else:
+    elif method.startswith(("dare", "della")):
         assert not same(result, merge(method, base, [source], scale=2.0))  # other draws
+    else:
+        torch.testing.assert_close(result, source, rtol=5e-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -291,19 +464,19 @@ def test_arity_is_refused(method: str) -> None:
 
 def test_linear_of_one_source_is_the_source() -> None:
     source = torch.tensor([-0.0, 0.0, 1e-45, 3.4e38, math.inf, -2.5])
-    assert same(merge("linear", source, [source], weights=(1.0,)), source)
+    assert same(merge("linear", source, [source], weight=(1.0,)), source)
 
 
 def test_linear_leaves_out_what_has_no_weight() -> None:
     source = torch.tensor([1.0, -0.0])
     wild = torch.tensor([math.inf, math.nan])
-    assert same(merge("linear", source, [wild, source], weights=(0.0, 1.0)), source)
-    assert same(merge("linear", source, [wild, source], weights=(0.0, 0.0)), torch.zeros(2))
+    assert same(merge("linear", source, [wild, source], weight=(0.0, 1.0)), source)
+    assert same(merge("linear", source, [wild, source], weight=(0.0, 0.0)), torch.zeros(2))
 
 
 def test_linear_is_not_normalised() -> None:
     ones = torch.ones(3)
-    assert merge("linear", ones, [ones, ones], weights=(1.0, 2.0)).tolist() == [3.0] * 3
+    assert merge("linear", ones, [ones, ones], weight=(1.0, 2.0)).tolist() == [3.0] * 3
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-5, -1.0, 0.0, 3.0])
@@ -319,7 +492,7 @@ def test_slerp_at_its_ends_is_a_source(scale: float) -> None:
 def test_slerp_without_an_arc_is_linear(factor: float) -> None:
     _, a = tensors(1)
     result = merge("slerp", a, [a, factor * a], t=0.3)
-    assert same(result, merge("linear", a, [a, factor * a], weights=(0.7, 0.3)))
+    assert same(result, merge("linear", a, [a, factor * a], weight=(0.7, 0.3)))
 
 
 @pytest.mark.parametrize("sine", [2e-4, 0.9e-4])
@@ -351,7 +524,7 @@ def test_slerp_measures_half_precision_in_full() -> None:
 def test_task_arithmetic_without_scale_is_the_base() -> None:
     base, *sources = tensors(2)
     base[0, 0] = -0.0
-    assert same(merge("task_arithmetic", base, sources, scales=0.0), base)
+    assert same(merge("task_arithmetic", base, sources, weight=0.0), base)
 
 
 def test_ties_by_hand() -> None:
@@ -383,24 +556,127 @@ def test_ties_loses_no_nan() -> None:
     assert result.isnan().tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("method", ["dare", "breadcrumbs"])
+@pytest.mark.parametrize("method", ["dare", "breadcrumbs", "della_linear"])
 @pytest.mark.parametrize("scale", [1.0, 0.3])
 def test_density_1_is_task_arithmetic(method: str, scale: float) -> None:
     base, *sources = tensors(3)
     result = merge(method, base, sources, density=1.0, scale=scale, gamma=0.0)
-    assert same(result, merge("task_arithmetic", base, sources, scales=scale))
+    assert same(result, merge("task_arithmetic", base, sources, weight=scale))
 
 
-@pytest.mark.parametrize("method", ["ties", "dare", "breadcrumbs"])
+@pytest.mark.parametrize(
+    "method", [name for name, m in METHODS.items() if m.parameter("scale") is not None]
+)
 def test_scale_0_is_the_base(method: str) -> None:
     base, *sources = tensors(3)
     assert same(merge(method, base, sources, scale=0.0), base)
 
 
+@pytest.mark.parametrize("method", ["dare_ties", "breadcrumbs_ties", "della"])
+def test_an_election_of_what_is_whole_is_ties(method: str) -> None:
+    base, *sources = tensors(3)
+    more: dict[str, object] = {"weight": (1.0, 0.4, 0.7), "normalize": "yes", "density": 1.0}
+    wanted = merge("ties", base, sources, **more)
+    assert same(merge(method, base, sources, **more, gamma=0.0), wanted)
+
+
+@pytest.mark.parametrize(
+    ("method", "alone"),
+    [("dare_ties", "dare"), ("breadcrumbs_ties", "breadcrumbs"), ("della", "della_linear")],
+)
+def test_one_source_has_nothing_to_elect(method: str, alone: str) -> None:
+    base, source = tensors(1)
+    more = {"weight": 0.4, "normalize": "no"}
+    assert same(merge(method, base, [source], **more), merge(alone, base, [source], **more))
+
+
+@pytest.mark.parametrize("method", ["dare", "dare_ties", "della_linear", "della"])
+def test_l1_gives_a_task_vector_its_old_norm(method: str) -> None:
+    base, source = tensors(1)
+    result = merge(method, base, [source], rescale="l1", normalize="no")
+    before, after = (source - base).double().abs().sum(), (result - base).double().abs().sum()
+    assert float(after) == pytest.approx(float(before), rel=1e-6)
+    assert 0.3 < float((result == base).float().mean()) < 0.7
+
+
+def test_della_keeps_large_entries_more_often() -> None:
+    base, source = torch.zeros(64, 257), torch.randn(64, 257, generator=torch.manual_seed(3))
+    result = merge("della_linear", base, [source], density=0.5, epsilon=0.4, rescale="no")
+    ranks = source.abs().argsort(1).argsort(1)
+    kept = [float((result[ranks // 65 == q] != 0).float().mean()) for q in range(4)]
+    assert kept == pytest.approx([0.2, 0.4, 0.6, 0.8], abs=0.03)
+
+
+def test_equal_magnitudes_have_their_ranks_in_order() -> None:
+    ones = torch.ones(4, 100)
+    result = merge("della_linear", ones * 0, [ones], density=0.5, epsilon=0.499, rescale="no")
+    assert float(result[:, 50:].mean()) > float(result[:, :50].mean()) + 0.3
+
+
+def test_a_source_without_weight_is_left_out() -> None:
+    base, one, two = tensors(2)
+    two[3, 4] = math.nan
+    for method in ("ties", "dare", "dare_ties", "breadcrumbs", "della", "della_linear"):
+        result = merge(method, base, [one, two], weight=(1.0, 0.0))
+        assert same(result, merge(method, base, [one])), method
+
+
+def test_sce_selects_nothing_where_sources_are_equal() -> None:
+    base, source = tensors(1)
+    assert same(merge("sce", base, [source, source.clone()], density=0.5), base)
+    _, one, two = tensors(2)
+    assert not same(merge("sce", base, [one, two]), merge("sce", base, [one, two], floor=9.0))
+
+
+def test_nearswap_keeps_the_first_source() -> None:
+    _, a, b = tensors(2)
+    b[0, 0], a[0, 1], b[0, 1] = math.inf, math.inf, math.inf
+    assert same(merge("nearswap", a, [a, b], t=0.0), a)
+    result = merge("nearswap", a, [a, b], t=0.2)
+    near = (a - b).abs() <= 0.2
+    assert same(result[near], b[near])
+    assert result[0, 1] == math.inf
+
+
+def test_ram_adds_what_is_alone_and_averages_what_is_shared() -> None:
+    base = torch.tensor([1.0, 1.0, 1.0, -0.0])
+    one, two = base + torch.tensor([2.0, 0.0, 4.0, 0.0]), base + torch.tensor([0.0, 3.0, 2.0, 0.0])
+    assert merge("ram", base, [one, two]).tolist() == [3.0, 4.0, 4.0, 0.0]
+    # each has one entry alone and shares one: 1 + 0.5 · min(1, 0.4)
+    result = merge("ram_plus", base, [one, two], r=0.5, alpha=0.4)
+    assert result.tolist() == pytest.approx([3.4, 4.6, 4.0, 0.0])
+    assert math.copysign(1.0, float(result[3])) == -1.0
+
+
+def test_multislerp_of_opposite_sources_is_the_weighted_sum() -> None:
+    _, a = tensors(1)
+    result = merge("multislerp", a, [a, -2 * a], weight=(1.0, 1.0))
+    assert same(result, merge("linear", a, [a, -2 * a], weight=(0.5, 0.5)))
+
+
+@pytest.mark.parametrize("by", ["tensor", "row", "column"])
+def test_nuslerp_without_weight_is_the_other_source(by: str) -> None:
+    _, a, b = tensors(2)
+    assert same(merge("nuslerp", a, [a, b], weight=(0.0, 0.7), by=by), b)
+    assert same(merge("nuslerp", a, [a, b], weight=(0.7, 0.0), by=by), a)
+
+
+def test_arcee_fusion_takes_large_changes_alone() -> None:
+    _, a = tensors(1, (40, 64))
+    b = a.clone()
+    b[3] += 0.5 * torch.randn(64, generator=torch.manual_seed(0))
+    result = merge("arcee_fusion", a, [a, b])
+    assert same(result, b)  # all other products are 0, and so is the threshold
+    b = b + 0.001 * torch.randn(40, 64, generator=torch.manual_seed(1))
+    taken = merge("arcee_fusion", a, [a, b]) == b
+    assert taken[3].float().mean() > 0.9
+    assert 0.02 < float(taken.float().mean()) < 0.4
+
+
 def test_ties_of_one_untrimmed_source_is_task_arithmetic() -> None:
     base, source = tensors(1)
     result = merge("ties", base, [source], density=1.0, scale=0.7)
-    assert same(result, merge("task_arithmetic", base, [source], scales=0.7))
+    assert same(result, merge("task_arithmetic", base, [source], weight=0.7))
 
 
 def test_breadcrumbs_by_hand() -> None:
@@ -482,7 +758,7 @@ def test_karcher_of_opposite_sources_is_the_mean() -> None:
     assert same(merge("karcher", a, [a, -a]), torch.zeros_like(a))
     turns = (0, 2 * math.pi / 3, -2 * math.pi / 3)
     turned = [torch.tensor([math.cos(turn), math.sin(turn)]) for turn in turns]
-    wanted = merge("linear", turned[0], turned, weights=(1 / 3, 1 / 3, 1 / 3))
+    wanted = merge("linear", turned[0], turned, weight=(1 / 3, 1 / 3, 1 / 3))
     assert same(merge("karcher", turned[0], turned), wanted)
 
 
@@ -491,13 +767,28 @@ def test_karcher_ignores_a_source_opposite_to_the_mean() -> None:
     assert same(merge("karcher", a, [a, a, a, -a]), a)
 
 
-@pytest.mark.parametrize("method", ["slerp", "model_stock", "karcher"])
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("slerp", {}),
+        ("model_stock", {}),
+        ("model_stock", {"by": "row"}),
+        ("karcher", {}),
+        ("nuslerp", {}),
+        ("nuslerp", {"by": "column"}),
+        ("multislerp", {}),
+        ("sce", {}),
+        ("arcee_fusion", {}),
+        ("dare", {"rescale": "l1"}),
+        ("della", {"rescale": "l1"}),
+    ],
+)
 @pytest.mark.parametrize("wild", [math.inf, -math.inf, math.nan])
-def test_a_norm_of_infinity_is_refused(method: str, wild: float) -> None:
+def test_a_norm_of_infinity_is_refused(method: str, arguments: dict, wild: float) -> None:
     base, a, b = tensors(2)
     b[3, 4] = wild
     with pytest.raises(TailorError, match=f"'{PLACE}' of 'code'.*infinity or NaN"):
-        merge(method, base, [a, b])
+        merge(method, base, [a, b], **arguments)
 
 
 # ------------------------------------------------------------------------------------ measurements
@@ -607,7 +898,7 @@ def test_the_result_has_the_bases_dtype_unless_said() -> None:
 
 def test_a_divisor_divides_before_the_one_rounding() -> None:
     base, source = tensors(1)
-    arguments = complete("linear", 1, weights=(1.0,))
+    arguments = complete("linear", 1, weight=(1.0,))
     result = merge_tensors(
         "linear", arguments, base, [source], ["math"], PLACE, divisor=0.9, dtype=torch.bfloat16
     )
@@ -625,6 +916,6 @@ def test_an_overflow_of_a_live_tensor_is_named() -> None:
     base = torch.zeros(2, 3)
     source = base.clone()
     source[1, 2] = 7e4
-    arguments = complete("linear", 1, weights=(1.0,))
+    arguments = complete("linear", 1, weight=(1.0,))
     with pytest.raises(OverflowFault, match=r"\[1, 2\] is 70000, but float16 ends at 65504"):
         merge_tensors("linear", arguments, None, [source], ["m"], PLACE, dtype=torch.float16)

@@ -46,10 +46,15 @@ def stored(folder: Path, name: str, tensor: Tensor, before: int = 3) -> TensorIn
 
 def defaults(method: str, count: int) -> Arguments:
     """The registry's defaults, one number for each source."""
-    return tuple(
-        (p.name, (float(p.default or 0.4),) * count if p.variadic else float(p.default or 0.0))
-        for p in METHODS[method].parameters
-    )
+    arguments: list[tuple[str, str | float | tuple[float, ...]]] = []
+    for p in METHODS[method].parameters:
+        if isinstance(p.default, str):
+            arguments.append((p.name, p.default))
+        elif p.variadic or p.each:
+            arguments.append((p.name, (float(p.default or 0.4),) * count))
+        else:
+            arguments.append((p.name, float(p.default or 0.0)))
+    return tuple(arguments)
 
 
 def output(
@@ -239,7 +244,7 @@ def test_nothing_is_read_until_it_is_asked_for_and_files_are_closed(tmp_path: Pa
 @pytest.mark.parametrize("method", METHODS)
 def test_memory_is_bounded_by_chunks(method: str, tmp_path: Path) -> None:
     """No tensor that is made on the way holds more than what waits to be counted."""
-    base, *sources = near((1_500_000,))
+    base, *sources = near((1500, 1000))
     made = output(tmp_path, method, base, sources)
     largest = 0
 
@@ -287,7 +292,7 @@ def test_a_cast_rounds_once_to_nearest_even(
 ) -> None:
     source = torch.tensor(values)
     made = output(tmp_path, "linear", source, [source], dtype)
-    object.__setattr__(made.make, "arguments", (("weights", (1.0,)),))
+    object.__setattr__(made.make, "arguments", (("weight", (1.0,)), ("normalize", "no")))
     result = torch.frombuffer(bytearray(joined(made)), dtype=FLOAT_DTYPES[dtype]).tolist()
     assert result == [nearest_even(Fraction(v), dtype) for v in source.tolist()]
 
@@ -299,7 +304,7 @@ def test_a_merge_rounds_once(dtype: str, tmp_path: Path) -> None:
     a = torch.randint(-(2**11), 2**11, (4000,), generator=rng).float() / 2**9
     b = torch.randint(-(2**11), 2**11, (4000,), generator=rng).float() / 2**9
     made = output(tmp_path, "linear", a, [a, b], dtype)
-    object.__setattr__(made.make, "arguments", (("weights", (0.75, 0.25)),))
+    object.__setattr__(made.make, "arguments", (("weight", (0.75, 0.25)), ("normalize", "no")))
     result = torch.frombuffer(bytearray(joined(made)), dtype=FLOAT_DTYPES[dtype]).tolist()
     exact = [
         3 * Fraction(x) / 4 + Fraction(y) / 4 for x, y in zip(a.tolist(), b.tolist(), strict=True)
@@ -310,7 +315,7 @@ def test_a_merge_rounds_once(dtype: str, tmp_path: Path) -> None:
 def test_a_division_is_one_float32_division(tmp_path: Path) -> None:
     source = near((1000,))[0]
     made = output(tmp_path, "linear", source, [source], divisor=0.9)
-    object.__setattr__(made.make, "arguments", (("weights", (1.0,)),))
+    object.__setattr__(made.make, "arguments", (("weight", (1.0,)), ("normalize", "no")))
     wanted = source.numpy() / torch.tensor(0.9).numpy()
     assert joined(made) == wanted.tobytes()
 
@@ -323,7 +328,7 @@ def test_an_overflow_names_tensor_index_value_and_dtype(tmp_path: Path) -> None:
     source[5, 3, 2] = -65520.0  # the first that float16 rounds to infinity
     source[6, 0, 0] = 1e9
     made = output(tmp_path, "linear", source, [source], "F16")
-    object.__setattr__(made.make, "arguments", (("weights", (1.0,)),))
+    object.__setattr__(made.make, "arguments", (("weight", (1.0,)), ("normalize", "no")))
     for chunk_bytes in (4, 4 * 100, 1 << 20):
         with pytest.raises(OverflowFault) as caught:
             joined(made, chunk_bytes)
@@ -338,21 +343,21 @@ def test_an_overflow_names_tensor_index_value_and_dtype(tmp_path: Path) -> None:
 def test_what_rounds_down_to_the_largest_is_no_overflow(tmp_path: Path) -> None:
     source = torch.tensor([65519.99, -65519.99])
     made = output(tmp_path, "linear", source, [source], "F16")
-    object.__setattr__(made.make, "arguments", (("weights", (1.0,)),))
+    object.__setattr__(made.make, "arguments", (("weight", (1.0,)), ("normalize", "no")))
     assert struct.unpack("<2e", joined(made)) == (65504.0, -65504.0)
 
 
 def test_infinity_of_the_source_stays(tmp_path: Path) -> None:
     source = torch.tensor([math.inf, -math.inf, math.nan, 1.0])
     made = output(tmp_path, "linear", source, [source], "F16")
-    object.__setattr__(made.make, "arguments", (("weights", (1.0,)),))
+    object.__setattr__(made.make, "arguments", (("weight", (1.0,)), ("normalize", "no")))
     assert str(struct.unpack("<4e", joined(made))) == "(inf, -inf, nan, 1.0)"
 
 
 def test_an_overflow_of_the_arithmetic_is_a_fault(tmp_path: Path) -> None:
     source = torch.tensor([1.0, 3e38])
     made = output(tmp_path, "linear", source, [source, source], "F32")
-    object.__setattr__(made.make, "arguments", (("weights", (1.0, 1.0)),))
+    object.__setattr__(made.make, "arguments", (("weight", (1.0, 1.0)), ("normalize", "no")))
     with pytest.raises(OverflowFault, match=r"\[1\] is inf, but float32"):
         joined(made)
 

@@ -132,7 +132,7 @@ def test_models_alone_and_the_mean_of_all() -> None:
     merged = plans["block influence on uniform merge"].layers[0].recipe
     assert isinstance(merged, Merge)
     assert len(merged.merge) == 3
-    scales = merged.by.arguments["scales"]  # type: ignore[union-attr]
+    scales = merged.by.arguments["weight"]  # type: ignore[union-attr]
     assert scales == (pytest.approx(1 / 3, abs=1e-4),)
 
 

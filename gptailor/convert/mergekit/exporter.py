@@ -14,7 +14,8 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 from gptailor.checkpoint.chat_template import read_template
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import folder_of
-from gptailor.convert.mergekit.methods import MERGEKIT_METHODS, MergekitMethod
+from gptailor.convert.mergekit.methods import MERGEKIT_METHODS, same_method
+from gptailor.convert.mergekit.mixture import MergekitMethod
 from gptailor.convert.mergekit.pieces import layer_pieces
 from gptailor.convert.mergekit.slices import BESIDE, SHARED, SaidLayer, written_slices
 from gptailor.convert.mergekit.writing import method_call
@@ -92,7 +93,7 @@ def _refuse_other_rows(
     every = {_reference(plan, name) for name in plan.models}
     for where, row, one in (("embed", rows[0], slices[0]), ("head", rows[-1], slices[-1])):
         names = {name for _, name, _ in named_models(row[where])}
-        names |= {"base"} if isinstance(row[where], Merge) and method.base == "beside" else set()
+        names |= {"base"} if isinstance(row[where], Merge) and method.base_beside else set()
         there = {source["model"] for source in one["sources"]}
         if there != every or "base_model" in one or names not in ({"base"}, set(plan.models)):
             message = (
@@ -148,8 +149,8 @@ def _method(slots: Sequence[outline.Slot], rows: Sequence[_Row]) -> MergekitMeth
         two = f"'{name}' and '{others[0]}'"
         message = f"mergekit has one merge_method in a file, and these are {two}"
         raise ConversionError(message, place=dotted(found[others[0]]))
-    method = MERGEKIT_METHODS.get(name)
-    if method is None or method.write is None:
+    method = same_method(name)
+    if method is None:
         message = f"mergekit has no '{name}' that gives the same tensors"
         raise ConversionError(message, place=dotted(found[name]))
     return method
@@ -166,13 +167,14 @@ def _models(method: MergekitMethod, row: _Row, plan: Plan) -> list[str]:
     """The models of a slice, in the recipes' order; the base first, where it stands beside them."""
     orders = [[name for _, name, _ in named_models(recipe)] for recipe in row.values()]
     models = _in_order(orders)
-    if method.base == "beside":
+    if method.base_beside:
         return ["base", *(name for name in models if name != "base")]
     if method.base == "first":
         if len(models) == 1:
             models += [name for name in plan.models if name not in models][:1]
         if len(models) > 2:
-            raise Unsayable(f"{', '.join(models)}: mergekit's slerp takes two models in a slice")
+            named = f"{', '.join(models)}: mergekit's {method.name}"
+            raise Unsayable(f"{named} takes two models in a slice")
     return models
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gptailor.checks.plan import check_alone
-from gptailor.convert.mergekit import methods
+from gptailor.convert.mergekit import mixture
 from gptailor.convert.mergekit.bases import HOW_TO_SAY, Whereabouts
 from gptailor.convert.mergekit.config import SliceBlock, read_config
 from gptailor.convert.mergekit.parameters import value_at
@@ -210,11 +210,11 @@ def _read_recipe(
         tensor, every = names.name(number, rest) if names else rest, (source, *blocks)
         given = {name: value_at(name, tensor, t, every) for name in method.by_source}
         layer = p.LayerOf(model=reading.names[source.model], layer=number)
-        sources.append(methods.Ingredient(layer, source.model == base, given))
+        sources.append(mixture.Ingredient(layer, source.model == base, given))
     tensor = names.name(where[1] if where else None, rest) if names else rest
     shared = {name: value_at(name, tensor, t, blocks) for name in method.shared}
     try:
-        recipe = method.read(methods.Mixture(method.name, sources, shared))
+        recipe = method.read(mixture.Mixture(method.name, sources, shared))
     except Unsayable as why:
         raise piece.error(f"{why} ('{tensor}')" if tensor else str(why)) from None
     if isinstance(recipe, p.Merge):
@@ -225,8 +225,9 @@ def _read_recipe(
 
 def _check_merge(reading: Reading, piece: SliceBlock, recipe: p.Merge) -> None:
     base, known = piece.base_model or reading.config.base_model, reading.base.known
-    by = recipe.by.name if isinstance(recipe.by, p.MethodCall) else ""
-    if METHODS[by].needs_base and base != reading.reference:
+    assert isinstance(recipe.by, p.MethodCall)
+    by = recipe.by.name
+    if METHODS[by].takes_base(recipe.by.arguments) and base != reading.reference:
         message = f"a plan has one base, '{reading.reference}', and this slice has another"
         raise piece.error(message, "base_model")
     if known is not None and known.towers:

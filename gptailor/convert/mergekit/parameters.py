@@ -4,28 +4,28 @@ import math
 from collections.abc import Iterator, Sequence
 
 from gptailor.convert.mergekit.config import Filtered, ParameterBlock
-from gptailor.convert.mergekit.methods import MergekitMethod, ParameterValue
+from gptailor.convert.mergekit.mixture import MergekitMethod, ParameterValue
 from gptailor.convert.mergekit.names import TensorNames
 from gptailor.convert.note import Note
 from gptailor.plan.faults import Place, nearest
 
 _DEFAULTS: dict[str, ParameterValue] = {
-    **dict.fromkeys(("weight", "scale", "t", "normalize", "rescale")),
+    **dict.fromkeys(("weight", "scale", "t", "normalize", "rescale", "epsilon", "select_topk")),
+    "r": 0.1, "alpha": 0.2, "normalize_weights": True, "eps": 1e-8,
     "density": 1.0, "gamma": 0.01, "lambda": 1.0, "int8_mask": False, "filter_wise": False,
     "max_iter": 10.0, "tol": 1e-5, "nuslerp_flatten": True, "nuslerp_row_wise": False,
 }  # fmt: skip
 """The parameters of the methods that are known, and their values where the file has none."""
 
-_OF_OTHERS = ("epsilon", "select_topk", "r", "alpha", "embed_slerp", "eps",
-              "similarity_threshold")  # fmt: skip
-"""Parameters of methods that have no equivalent, and of older versions."""
+_OF_OTHERS = ("embed_slerp", "similarity_threshold")
+"""Parameters of older versions."""
 
 _TRUE: tuple[object, ...] = (True, "true", "t", "yes", "y", "on", "1")
 _FALSE: tuple[object, ...] = (False, "false", "f", "no", "n", "off", "0")
 """What mergekit reads as a flag; its own files have 1.0 and 0.0, which are equal to these."""
 
 _FLAGS = ("normalize", "rescale", "int8_mask", "filter_wise", "nuslerp_flatten",
-          "nuslerp_row_wise")  # fmt: skip
+          "nuslerp_row_wise", "normalize_weights")  # fmt: skip
 
 
 def value_at(name: str, tensor: str, t: float, blocks: Sequence[ParameterBlock]) -> ParameterValue:

@@ -18,7 +18,8 @@ from gptailor.convert.mergekit.config import (
     ParameterBlock,
     SliceBlock,
 )
-from gptailor.convert.mergekit.methods import MERGEKIT_METHODS, NO_EQUIVALENT, MergekitMethod
+from gptailor.convert.mergekit.methods import MERGEKIT_METHODS
+from gptailor.convert.mergekit.mixture import MergekitMethod
 from gptailor.convert.mergekit.names import TensorNames
 from gptailor.convert.note import ConversionError, Note, short_name, snapshot_of
 from gptailor.plan import plan as p
@@ -141,10 +142,7 @@ def _method(config: MergekitConfig, errors: list[ConversionError]) -> MergekitMe
     if name in MERGEKIT_METHODS:
         return MERGEKIT_METHODS[name]
     message = f"there is no merge_method '{name}'"
-    help_ = nearest(name, (*MERGEKIT_METHODS, *NO_EQUIVALENT))
-    if name in NO_EQUIVALENT:
-        message = f"'{name}' has no equivalent"
-        help_ = f"those that have one are {listed(MERGEKIT_METHODS)}"
+    help_ = nearest(name, MERGEKIT_METHODS) or f"the methods are {listed(MERGEKIT_METHODS)}"
     errors.append(config.error(message, "merge_method", help=help_))
     return None
 

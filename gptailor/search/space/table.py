@@ -239,7 +239,7 @@ def _marks(genes: g.Genes) -> list[_Feature]:
 
 
 def _about(subject: Subject, *label: str) -> Hashable:
-    """What makes features one kind; `weights` that are 2 and the second of `weights` are, too."""
+    """What makes features one kind; a `weight` that is 2 and the second `weight` are, too."""
     number = [str(subject.number)] if subject.number else []
     return replace(subject, number=0), *number, *label
 

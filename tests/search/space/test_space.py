@@ -258,7 +258,7 @@ def test_the_papers_space_is_two_lines() -> None:
     assert (len(one.bits), len(one.picks), len(one.reals)) == (40 + 80, 0, 40)
     assert len(set(one.names)) == one.size == 160
     assert one.names[:2] == ("drop L0", "drop L1")
-    assert {"L3 has math", "L3 task_arithmetic scales"} <= set(one.names)
+    assert {"L3 has math", "L3 task_arithmetic weight"} <= set(one.names)
 
 
 @given(plan=strategies.plans())

@@ -1,0 +1,31 @@
+"""Task vectors without their largest and smallest entries, merged where they agree on a sign."""
+
+from typing import final
+
+from gptailor.methods import breadcrumbs, task_vectors
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+
+
+@final
+class BreadcrumbsTies(Kernel):
+    """Leave out the outliers and the small entries, elect a sign, merge what agrees with it.
+
+    Formula: θ_b + scale · Σ w_i τ_i over the kept entries whose sign (of w_i τ_i) is that of the
+    sum of all kept ones; with normalize = yes divided by Σ w_i of those. What is kept is what
+    `breadcrumbs` keeps.
+    Granularity: the masks per tensor and source; sign and sum per element.
+    Arithmetic: float32, thresholds exact; the result is float32.
+    Degenerate: density 1 is `ties` of density 1; one source is `breadcrumbs`; where the kept ones
+    sum to 0 θ_b stays to the byte; so it does with scale 0.
+    Paper: arXiv 2312.06795 and 2306.01708.
+    """
+
+    name = "breadcrumbs_ties"
+
+    def measure(self, inputs: Inputs, given: ByName) -> Measured:
+        """The largest and the smallest kept magnitude of each source, one after the other."""
+        return breadcrumbs.kept_magnitudes(inputs, given)
+
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
+        """θ_b + scale · the sum of the kept entries that agree."""
+        return task_vectors.elected(chunk, breadcrumbs.between(chunk, measured), given)

@@ -1,0 +1,38 @@
+"""Task vectors whose entries are dropped by rank and chance, merged where they agree on a sign."""
+
+from typing import final
+
+from gptailor.methods import della_linear, task_vectors
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+
+
+@final
+class Della(Kernel):
+    """Drop task vector entries at random, the smaller the likelier, merge those that agree.
+
+    Formula: θ_b + scale · Σ (w_i / d_i) · τ_i over the kept entries whose sign (of w_i τ_i) is that
+    of the sum of all kept ones; with normalize = yes divided by Σ w_i of those. What is kept, and
+    d_i, are those of `della_linear`.
+    Granularity: ranks per row, along the last axis; draws, sign and sum per element.
+    Arithmetic: ranks and draws exact, p and Σ |τ_i| in float64, the rest float32; the result is
+    float32.
+    Degenerate: density 1 is `ties` of density 1; one source is `della_linear`, if it isn't
+    normalised; where the kept ones sum to 0 θ_b stays to the byte; so it does with scale 0.
+    Infinity or NaN is refused with rescale = l1.
+    Paper: arXiv 2406.11617.
+    """
+
+    name = "della"
+
+    def unit(self, inputs: Inputs, given: ByName) -> int:
+        """A row."""
+        return inputs.width
+
+    def measure(self, inputs: Inputs, given: ByName) -> Measured:
+        """The row's width, the key of each source's draws, and what it is divided by."""
+        return della_linear.measured_ranks(inputs, given)
+
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
+        """θ_b + scale · the sum of the kept entries that agree."""
+        vectors, divisors = della_linear.kept_by_rank(chunk, given, measured)
+        return task_vectors.elected(chunk, vectors, given, divisors)

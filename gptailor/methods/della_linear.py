@@ -1,0 +1,119 @@
+"""Task vectors whose entries are dropped at random, small ones more often, and added."""
+
+from typing import final
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from gptailor.methods import arithmetic, task_vectors
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+
+_INDEX_BITS = 32
+
+
+@final
+class DellaLinear(Kernel):
+    """Drop task vector entries at random, the smaller the likelier, rescale and add the others.
+
+    Formula: θ_b + Σ (scale · w_i / d_i) · τ_i where the draw keeps the entry, in source order; with
+    normalize = yes the weights are divided by their sum. An entry whose |τ_i| has the rank r of n
+    in its row, the smallest being of rank 1 and equal ones in the order of the row, is kept with
+    the probability p = (density - ε) + 2ε (r - 1) / (n - 1). d_i is what `rescale` says: each
+    entry's own p (density); the share of Σ |τ_i| that the kept entries have (l1, of the tensor); or
+    1 (no).
+    Granularity: ranks per row, along the last axis (a vector is one row); draws per element, keyed
+    by seed, tensor name and model name as those of `dare`.
+    Arithmetic: ranks and draws exact, p and Σ |τ_i| in float64, the rest float32; the result is
+    float32.
+    Degenerate: density 1 keeps all, whatever ε is: task arithmetic with the weights scale · w_i,
+    bit for bit. With ε = 0 what is dropped is what `dare` drops. A row of one entry has p =
+    density. Scale 0 or task vectors 0 give θ_b to the byte. NaN is of the largest rank; infinity or
+    NaN is refused with l1.
+    Paper: arXiv 2406.11617.
+    """
+
+    name = "della_linear"
+
+    def unit(self, inputs: Inputs, given: ByName) -> int:
+        """A row."""
+        return inputs.width
+
+    def measure(self, inputs: Inputs, given: ByName) -> Measured:
+        """The row's width, the key of each source's draws, and what it is divided by."""
+        return measured_ranks(inputs, given)
+
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
+        """θ_b + Σ (scale · w_i / d_i) · τ_i of the entries that are kept."""
+        vectors, divisors = kept_by_rank(chunk, given, measured)
+        return task_vectors.summed(chunk, vectors, given, divisors)
+
+
+def measured_ranks(inputs: Inputs, given: ByName) -> Measured:
+    """The row's width, the key of each source's draws, and then what each source is divided by."""
+    seed, width = int(arithmetic.one_number(given, "seed")), inputs.width
+    keys = tuple(arithmetic.draw_key(seed, inputs.place, model) for model in inputs.models)
+    ones = (1.0,) * len(keys)  # rescale = density divides entry by entry
+    if arithmetic.word(given, "rescale") == "density":
+        return (width, *keys, *ones)
+
+    def kept(chunk: Chunk) -> list[Vector]:
+        return kept_by_rank(chunk, given, (width, *keys, *ones))[0]
+
+    return (width, *keys, *task_vectors.divisors_of(inputs, given, kept, width))
+
+
+def kept_by_rank(chunk: Chunk, given: ByName, measured: Measured) -> tuple[list[Vector], Measured]:
+    """The task vectors, 0 where the draw drops the entry, and what each source is divided by."""
+    width, count = int(measured[0]), len(chunk.sources)
+    own = arithmetic.word(given, "rescale") == "density"
+    both = (arithmetic.number_each(given, name) for name in ("density", "epsilon"))
+    each = zip(chunk.task_vectors(), *both, measured[1 : 1 + count], strict=True)
+    vectors = []
+    for vector, density, epsilon, key in each:
+        if density < 1:
+            likely = _probabilities(width, density, epsilon, vector)
+            vector = _kept(vector, chunk.offset, int(key), likely, own=own)  # noqa: PLW2901
+        vectors.append(vector)
+    return vectors, measured[1 + count :]
+
+
+def _probabilities(
+    width: int, density: float, epsilon: float, like: Vector
+) -> Float64[Tensor, " width"]:
+    """How likely entries are kept, from the smallest of a row on."""
+    ranks = torch.arange(width, dtype=torch.float64, device=like.device)
+    if width == 1:
+        return torch.full_like(ranks, density)
+    return ranks * (2.0 * epsilon / (width - 1)) + (density - epsilon)
+
+
+def _kept(
+    vector: Vector, offset: int, key: int, likely: Float64[Tensor, " width"], *, own: bool
+) -> Vector:
+    """The vector, 0 where the draw drops an entry; what is kept is divided by its `own` p."""
+    order = _order(vector, len(likely))
+    drawn = arithmetic.draws(key, offset, len(vector), vector.device).view(order.shape)
+    limits = (likely * 2.0**53).ceil_().long()
+    keep = torch.gather(drawn, 1, order) < limits
+    mask = torch.empty_like(keep).scatter_(1, order, keep).view(-1)
+    kept = torch.where(mask, vector, 0.0)
+    if not own:
+        return kept
+    divisors = torch.empty_like(kept).view(order.shape)
+    divisors.scatter_(1, order, likely.float().expand(order.shape))
+    return kept.div_(divisors.view(-1))
+
+
+def _order(vector: Vector, width: int) -> Int64[Tensor, "rows width"]:
+    """The entries' numbers in each row, from the smallest magnitude to the largest.
+
+    Magnitudes are sorted with the numbers behind them, so that no two are equal.
+    """
+    bits = arithmetic.magnitude(vector).view(-1, width).long() << _INDEX_BITS
+    bits |= torch.arange(width, dtype=torch.int64, device=vector.device)
+    if bits.device.type == "cpu":
+        bits.numpy().sort(axis=1)  # several times as fast as torch's
+    else:
+        bits = bits.sort(dim=1).values
+    return bits & ((1 << _INDEX_BITS) - 1)

@@ -1,0 +1,41 @@
+"""The first source, moved to the second one where both are near."""
+
+from typing import final
+
+import torch
+
+from gptailor.methods import arithmetic
+from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
+
+_NEAREST = 1e-6
+"""A smaller difference counts as this one."""
+
+
+@final
+class Nearswap(Kernel):
+    """The first source, a, which takes the entries of the second, b, where they are near its own.
+
+    Formula: w · b + (1 - w) · a with w = min(1, t / max(|a - b|, 1e-6)).
+    Granularity: per element.
+    Arithmetic: float32; the result is float32.
+    Degenerate: t = 0 gives a to the byte; an entry that differs by t or less is b's to the byte,
+    if t is 1e-6 or more. Where both are equal, infinity and NaN among them, a stays.
+    Paper: none on arXiv; the card of alchemonaut/QuartetAnemoi-70B-t0.0001 on the Hub, 2024.
+    """
+
+    name = "nearswap"
+
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
+        """a, moved to b where that is near."""
+        (a, b), t = chunk.sources, arithmetic.one_number(given, "t")
+        if t == 0:
+            return a
+        near = number_over(t, (a - b).abs_().clamp_(min=_NEAREST)).clamp_(max=1.0)
+        moved = b * near + a * (1.0 - near)
+        moved = torch.where(near >= 1.0, b, moved)
+        return torch.where((a == b) | torch.isnan(near), a, moved)
+
+
+def number_over(number: float | int, vector: Vector) -> Vector:
+    """A number divided by each entry."""
+    return arithmetic.number_beside(vector, float(number)) / vector

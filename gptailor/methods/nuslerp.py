@@ -1,0 +1,119 @@
+"""Spherical interpolation of two sources by their weights, whole or row by row."""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from gptailor.methods import arithmetic, sums
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.slerp import slerp_coefficients
+
+
+@final
+class Nuslerp(Kernel):
+    """Spherical interpolation of two sources, a and b, or of their task vectors.
+
+    Formula: sin((1 - t)θ)/sinθ · a + sin(tθ)/sinθ · b, θ the angle between a and b, t = w_2 /
+    (w_1 + w_2). With of = task_vectors: θ_b + the same of both task vectors.
+    Granularity: by = tensor: one angle for all entries, flattened; row: one for each row, along the
+    last axis (a vector is one row); column: one for each column, along the first axis.
+    Arithmetic: angles and coefficients in float64, the rest in float32; the result is float32.
+    Degenerate: a weight of 0 gives the other source, to the byte (of task vectors up to rounding).
+    (1 - t)·a + t·b where one of them is zero or sinθ < 1e-4, as `slerp` has it. Infinity or NaN in
+    a source is refused.
+    Paper: none on arXiv; Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985, as
+    mergekit has it.
+    """
+
+    name = "nuslerp"
+
+    def unit(self, inputs: Inputs, given: ByName) -> int:
+        """A row, where angles are of rows or columns."""
+        by = arithmetic.word(given, "by")
+        return {"tensor": 1, "row": inputs.width}.get(by) or _columns(inputs)
+
+    def measure(self, inputs: Inputs, given: ByName) -> Measured:
+        """Both coefficients; by row the row's width, by column all of a and then all of b."""
+        by, of, t = arithmetic.word(given, "by"), arithmetic.word(given, "of"), _share(given)
+        if by == "tensor":
+            return slerp_coefficients(sums.gram_of(inputs, of), t)
+        sums.refuse_infinite(inputs)
+        if by == "row":
+            return (inputs.width,)
+
+        def terms(chunk: Chunk) -> list[Float64[Tensor, " n"]]:
+            a, b = _doubles(chunk, of)
+            return [a * a, a * b, b * b]
+
+        a, b = _coefficients(sums.column_sums(inputs, terms, _columns(inputs)), t)
+        return (*a, *b)
+
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
+        """The coefficients times a and b."""
+        by, of = arithmetic.word(given, "by"), arithmetic.word(given, "of")
+        vectors = _vectors(chunk, of)
+        if by == "tensor":
+            if of == "weights":
+                return arithmetic.combination(vectors, measured, chunk)
+            return arithmetic.base_moved(chunk, vectors, measured)
+        if by == "row":
+            width = int(measured[0])
+            a, b = (vector.view(-1, width) for vector in _doubles(chunk, of))
+            dots = [sums.row_sums(each) for each in (a * a, a * b, b * b)]
+            both, shape = _coefficients(dots, _share(given)), (-1, 1)
+        else:
+            width = len(measured) // 2
+            both, shape = (measured[:width], measured[width:]), (1, -1)
+        merged = _along(vectors, both, width, shape)
+        return merged if of == "weights" else arithmetic.base_moved(chunk, [merged], [1.0])
+
+
+def _share(given: ByName) -> float:
+    """The second source's share."""
+    first, second = arithmetic.number_each(given, "weight")
+    return second / (first + second)
+
+
+def _columns(inputs: Inputs) -> int:
+    """How many columns there are: the entries of one number along the first axis."""
+    return inputs.elements // inputs.shape[0] if inputs.shape else 1
+
+
+def _vectors(chunk: Chunk, of: str) -> list[Vector]:
+    """The sources, or their task vectors."""
+    return list(chunk.sources) if of == "weights" else chunk.task_vectors()
+
+
+def _doubles(chunk: Chunk, of: str) -> list[Float64[Tensor, " n"]]:
+    """The same in float64, the differences too."""
+    sources = [source.double() for source in chunk.sources]
+    return sources if of == "weights" else [source - chunk.origin.double() for source in sources]
+
+
+def _coefficients(
+    dots: Sequence[Float64[Tensor, " m"]], t: float
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The coefficients of a and of b for each row or column, of ⟨a, a⟩, ⟨a, b⟩ and ⟨b, b⟩."""
+    each = zip(*(d.tolist() for d in dots), strict=True)
+    found = [slerp_coefficients([[aa, ab], [ab, bb]], t) for aa, ab, bb in each]
+    a, b = zip(*found, strict=True)
+    return a, b
+
+
+def _along(
+    vectors: Sequence[Vector],
+    both: Sequence[Sequence[float | int]],
+    width: int,
+    shape: tuple[int, int],
+) -> Vector:
+    """Both vectors in rows of `width`, each times its coefficients, added."""
+    terms = []
+    for vector, numbers in zip(vectors, both, strict=True):
+        factors = torch.tensor(numbers, dtype=torch.float64).float().to(vector.device)
+        factors = factors.view(shape)
+        rows = vector.view(-1, width)
+        terms.append(torch.where(factors == 0, 0.0, rows * factors).reshape(-1))
+    return arithmetic.total(terms)

@@ -1,0 +1,40 @@
+"""Task vectors added where one source alone has changed, and averaged where several have."""
+
+from typing import final
+
+import torch
+
+from gptailor.methods import arithmetic
+from gptailor.methods.arithmetic import ByName, Chunk, Kernel, Measured, Vector
+
+
+@final
+class Ram(Kernel):
+    """Add what one source alone has changed; average what several have.
+
+    Formula: θ_b + Σ τ_i / c over the active entries, those with |τ_i| > epsilon; c is how many
+    sources are active there.
+    Granularity: per element.
+    Arithmetic: float32; the result is float32.
+    Degenerate: where no source is active θ_b stays to the byte; one source is that source where it
+    is active, up to rounding. NaN is active in no source.
+    Paper: arXiv 2601.13572.
+    """
+
+    name = "ram"
+
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
+        """θ_b + the mean of the active entries."""
+        vectors, count = active_entries(chunk, arithmetic.one_number(given, "epsilon"))
+        mean = arithmetic.total(vectors) / count.clamp(min=1.0)
+        return arithmetic.base_moved(chunk, [mean], [1.0])
+
+
+def active_entries(chunk: Chunk, epsilon: float | int) -> tuple[list[Vector], Vector]:
+    """The task vectors, 0 where they aren't active, and how many are at each entry."""
+    vectors, count = [], torch.zeros_like(chunk.origin)
+    for vector in chunk.task_vectors():
+        mask = vector.abs() > epsilon
+        count += mask
+        vectors.append(torch.where(mask, vector, 0.0))
+    return vectors, count

@@ -1,0 +1,47 @@
+"""Task vectors as `ram` merges them, those that one source alone has made larger."""
+
+from typing import final
+
+import torch
+
+from gptailor.methods import arithmetic
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+from gptailor.methods.ram import active_entries
+
+
+@final
+class RamPlus(Kernel):
+    """Add what one source alone has changed, scaled up; average what several have.
+
+    Formula: θ_b + Σ τ_i / c over the active entries, those with |τ_i| > epsilon, c being how many
+    sources are active there; where c is 1, τ_i · (1 + r · min(s_i / u_i, alpha)), s_i and u_i being
+    how many entries source i shares with others and has alone.
+    Granularity: s_i and u_i per tensor and source; the sum per element.
+    Arithmetic: counts exact, factors in float64, the rest float32; the result is float32.
+    Degenerate: r = 0 or alpha = 0 is `ram`; a source that shares nothing isn't scaled; where no
+    source is active θ_b stays to the byte. NaN is active in no source.
+    Paper: arXiv 2601.13572.
+    """
+
+    name = "ram_plus"
+
+    def measure(self, inputs: Inputs, given: ByName) -> Measured:
+        """The factor of what each source has alone."""
+        epsilon = arithmetic.one_number(given, "epsilon")
+        r, alpha = arithmetic.one_number(given, "r"), arithmetic.one_number(given, "alpha")
+        shared, alone = [0] * len(inputs.models), [0] * len(inputs.models)
+        for chunk in inputs.chunks():
+            vectors, count = active_entries(chunk, epsilon)
+            for i, vector in enumerate(vectors):
+                mask = vector != 0
+                alone[i] += int(torch.count_nonzero(mask & (count == 1)))
+                shared[i] += int(torch.count_nonzero(mask & (count > 1)))
+        each = zip(shared, alone, strict=True)
+        return tuple(1.0 + r * min(s / u if u else alpha, alpha) for s, u in each)
+
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
+        """θ_b + the scaled entry of one, or the mean of several."""
+        vectors, count = active_entries(chunk, arithmetic.one_number(given, "epsilon"))
+        mean = arithmetic.total(vectors) / count.clamp(min=1.0)
+        alone = arithmetic.combination(vectors, measured, chunk)
+        return arithmetic.base_moved(chunk, [torch.where(count == 1, alone, mean)], [1.0])

@@ -1,0 +1,86 @@
+"""Task vectors where models differ most, weighted by their size, merged by their signs."""
+
+import math
+from typing import final
+
+import torch
+
+from gptailor.methods import arithmetic, sums, task_vectors
+from gptailor.methods.arithmetic import ByName, Chunk, Inputs, Kernel, Measured, Vector
+
+
+@final
+class Sce(Kernel):
+    """Select where the models differ most, calculate weights, erase what disagrees on the sign.
+
+    Formula: θ_b + Σ w_i τ_i / Σ w_i over the selected entries whose sign is that of Σ τ_i. Selected
+    are the k = max(1, round(density · m)) positions whose variance over the sources is largest, m
+    of the variances being above 0, and all that equal the k-th. w_i = mean(τ_i²) over the tensor,
+    what isn't selected being 0, divided by the sum of these; where that sum is below `floor` all
+    w_i are equal.
+    Granularity: selection and weights per tensor; sign and mean per element.
+    Arithmetic: variances in float32, thresholds exact, weights in float64, the rest float32; the
+    result is float32.
+    Degenerate: density 1 selects all; below that nothing is selected where the sources are equal,
+    and θ_b stays to the byte; so it does where the selected ones sum to 0. A task vector 0 has no
+    weight. Infinity or NaN is refused.
+    Paper: arXiv 2408.07990.
+    """
+
+    name = "sce"
+
+    def measure(self, inputs: Inputs, given: ByName) -> Measured:
+        """The smallest selected variance, and the weights."""
+        least = _least_selected(inputs, arithmetic.one_number(given, "density"))
+
+        def squares(chunk: Chunk) -> list[torch.Tensor]:
+            return [vector.double().square_() for vector in _selected(chunk, least)]
+
+        means = [s / inputs.elements for s in sums.sums(inputs, squares, of=inputs.models)]
+        total = math.fsum(means)
+        if total < arithmetic.one_number(given, "floor") or total == 0.0:
+            return (least, *(1.0 / len(means) for _ in means))
+        return (least, *(mean / total for mean in means))
+
+    def combine(self, chunk: Chunk, given: ByName, measured: Measured) -> Vector:
+        """θ_b + the weighted mean of the selected entries that agree."""
+        weights = measured[1:]
+        vectors = _selected(chunk, int(measured[0]))
+        each = [(v, w) for v, w in zip(vectors, weights, strict=True) if w != 0]
+        some = [w for _, w in each]
+        merged = task_vectors.agreement([v for v, _ in each], some, some)
+        return arithmetic.base_moved(chunk, [merged], [1.0])
+
+
+def _least_selected(inputs: Inputs, density: float | int) -> int:
+    """The smallest magnitude of a variance that is selected; 0 where all are."""
+    if density >= 1:
+        return 0
+    differing = 0
+
+    def variances(chunk: Chunk) -> list[Vector]:
+        nonlocal differing
+        found = _variance(chunk)
+        differing += int(torch.count_nonzero(found))
+        return [found]
+
+    def ranks(_: int) -> tuple[int, ...]:
+        return (max(1, round(density * differing)),)
+
+    ((least,),) = arithmetic.selected(inputs, variances, ranks)
+    return max(1, least)  # a variance of 0 is never selected
+
+
+def _variance(chunk: Chunk) -> Vector:
+    """The variance over the sources, times their number: Σ (τ_i - mean τ)²."""
+    vectors = chunk.task_vectors()
+    mean = arithmetic.total(vectors) / arithmetic.number_beside(vectors[0], float(len(vectors)))
+    return arithmetic.total((vector - mean).square_() for vector in vectors)
+
+
+def _selected(chunk: Chunk, least: int) -> list[Vector]:
+    """The task vectors, 0 where the variance's magnitude is less than `least`."""
+    if least == 0:
+        return chunk.task_vectors()
+    mask = arithmetic.magnitude(_variance(chunk)) >= least
+    return [torch.where(mask, vector, 0.0) for vector in chunk.task_vectors()]
