@@ -42,7 +42,6 @@ WHY = {
     "bfloat16": "mergekit computes in bfloat16, gptailor in float32",
     "dare": "other draws, and other rescaling",
     "forgotten": "mergekit forgets the head's second source",
-    "slerp_common": "the norms' own t is not kept; the import says so",
 }
 """Why a difference is larger than float32's rounding."""
 

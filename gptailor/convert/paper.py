@@ -16,7 +16,6 @@ from gptailor.convert.note import ConversionError, Note, short_name
 from gptailor.plan import plan as p
 from gptailor.plan.faults import errors
 from gptailor.plan.layers import own
-from gptailor.plan.parts import Branch
 
 _BASES = {32: "meta-llama/Llama-2-7b-hf", 40: "meta-llama/Llama-2-13b-hf"}
 """The paper's bases, by their number of layers."""
@@ -212,8 +211,8 @@ def _from_depth_wise(document: _Choices, given: Sequence[str]) -> _Found:
 
 # -------------------------------------------------------------------------------------- layer-wise
 
-_PARTS: tuple[tuple[Branch, str], ...] = (("attn", "self_attn"), ("mlp", "mlp"))
-_NORMS = "the norms of {} have a {} of their own; in the plan they get what their branches get"
+_PARTS = {"attn": "self_attn", "mlp": "mlp", "norms": "base"}
+"""The files' parameter sets by the parts that they are of; the last is of the ends too."""
 _OF_METHOD = {
     "linear": "the weights of {} are taken to be normalised to a sum of 1",
     "ties": "a mask rate is 1 - density here",
@@ -245,12 +244,10 @@ def _from_layer_wise(document: _Choices, layers: int) -> _Found:
     for (group,), key in keys.items():
         method = str(document[key])
         positions = range(group * size, (group + 1) * size)
-        calls = {part: _call(document, (group, of), method, sources) for part, of in _PARTS}
-        rest = _call(document, (group, "base"), method, sources)
-        made = p.Merge(merge=tuple(p.LayerOf(model=name) for name in sources), by=rest)
+        calls = {part: _call(document, (group, of), method, sources) for part, of in _PARTS.items()}
+        made = p.Merge(merge=tuple(p.LayerOf(model=name) for name in sources), by=calls["norms"])
         ends |= {"embed": ends.get("embed", made), "norm": made, "head": made}
         said = f"L{positions[0]}..L{positions[-1]}"
-        notes.append(Note(f"layer_{group}_paramset_base", _NORMS.format(said, method)))
         if method in _OF_METHOD:
             notes.append(Note(key, _OF_METHOD[method].format(said)))
         for n in positions:

@@ -33,7 +33,7 @@ def test_an_imported_plan_compiles(folder: Path, capsys: pytest.CaptureFixture[s
     assert run(["import", "merge.yml", "-o", "plans/merge.tailor"]) == 0
     text = (folder / "plans" / "merge.tailor").read_text()
     assert 'model math = "../math"' in text
-    assert "L0..L2 from math by task_arithmetic(0.25)" in text
+    assert "whole from math by task_arithmetic(0.25)" in text
     assert gptailor.format(text) == text
     assert run(["compile", "plans/merge.tailor", "-o", "out"]) == 0
     assert run(["export", "plans/merge.tailor"]) == 0
@@ -86,3 +86,19 @@ def test_what_mergekit_cannot_say_is_refused(
     plan.write_text('tailor 1\nmodel base = "./base"\nscale L0 by 0.5\n')
     assert run(["export", str(plan)]) == 1
     assert "scale" in capsys.readouterr().err
+
+
+def test_a_base_is_known_by_a_folder_with_its_configuration(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "known").mkdir()
+    (folder / "known" / "config.json").write_bytes((folder / "base" / "config.json").read_bytes())
+    slices = "sources: [{model: a/NAME, layer_range: [0, 2]}]"
+    text = f"slices: [{{{slices}}}, {{{slices}}}]\nmerge_method: passthrough\nlamda: 1\n"
+    (folder / "hub.yml").write_text(text.replace("NAME", "x", 1).replace("NAME", "y"))
+    assert run(["import", "hub.yml", "--base", "known"]) == 0
+    said = capsys.readouterr()
+    assert "head from y" in said.out
+    assert "note: line 3: lamda: mergekit knows no key 'lamda'" in said.err
+    assert run(["import", "hub.yml", "--model", "base=known", "--strict"]) == 1
+    assert "hub.yml:3: lamda" in capsys.readouterr().err

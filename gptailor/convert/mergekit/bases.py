@@ -78,7 +78,7 @@ class Base:
     """The base of a file; what is known of it is looked up when it is first asked for."""
 
     def __init__(self, reference: ModelReference, places: Whereabouts, layers: int | None) -> None:
-        self._reference, self._places, self._said = reference, places, layers
+        self._reference, self._places, self.said = reference, places, layers
         self.why = "nothing says where it is"
 
     @cached_property
@@ -92,20 +92,20 @@ class Base:
             if self._places.on_hub and MODEL_ID.fullmatch(path):
                 return _of_hub(path, revision)
         except (CheckpointError, RuleError) as error:
-            self.why = str(error).partition("\n")[0]
+            self.why = error.message if isinstance(error, CheckpointError) else str(error)
         return None
 
     @property
     def layers(self) -> int | None:
         """Its number of layers, by its configuration, or else as the user says."""
-        return self._said if self.known is None else self.known.layers
+        return self.said if self.known is None else self.known.layers
 
     @property
     def contradicted(self) -> str:
         """What the user says of it, if its configuration says otherwise."""
-        if self.known is None or self._said in (None, self.known.layers):
+        if self.known is None or self.said in (None, self.known.layers):
             return ""
-        return f"the base has {self.known.layers} layers, and not {self._said}"
+        return f"the base has {self.known.layers} layers, and not {self.said}"
 
 
 def _of_folder(folder: Path) -> KnownBase:
@@ -125,7 +125,7 @@ def _of_checkpoint(checkpoint: Checkpoint) -> KnownBase:
         raise RuleError(layout.reason)
     places = (place_in(layout.prefix, name) for name in checkpoint.tensors)
     rests = [at[1] for at in places if at is not None and at[0] < layout.count]
-    names = names_of(layout.family, layout.model_type, rests)
+    names = names_of(layout.family, checkpoint.config, layout.model_type, rests)
     towers = layout.wrapped
     return KnownBase(layout.count, layout.tied, names, layout.model_type, towers)
 

@@ -1,6 +1,6 @@
 """mergekit's merge methods, a row each: how it is read as a recipe, and written from one."""
 
-from gptailor.convert.mergekit import read_methods as r
+from gptailor.convert.mergekit import recipes as r
 from gptailor.convert.mergekit import writing as w
 from gptailor.convert.mergekit.mixture import MergekitMethod
 
@@ -23,6 +23,7 @@ _NEGATIVE = (
     "where the task vectors' mean cosine is negative mergekit steps away from all sources, "
     "gptailor stays at the base"
 )
+_ACTIVE = {"epsilon": 1e-5}
 _STOPS = "mergekit stops after max_iter steps, gptailor where the mean no longer moves"
 
 MERGEKIT_METHODS: dict[str, MergekitMethod] = {row.name: row for row in (
@@ -35,21 +36,23 @@ MERGEKIT_METHODS: dict[str, MergekitMethod] = {row.name: row for row in (
                    w.write_multislerp, "optional"),
     MergekitMethod("nearswap", (), ("t",), r.read_nearswap, w.write_nearswap, "first"),
     MergekitMethod("arcee_fusion", (), (), r.read_arcee_fusion, None, "first", _QUARTILES),
-    MergekitMethod("task_arithmetic", _TRIMMED, _TASK, r.read_task_arithmetic, w.write_task_vectors,
+    MergekitMethod("task_arithmetic", _TRIMMED, _TASK, r.read_task_vectors, w.write_task_vectors,
                    "beside"),
-    MergekitMethod("ties", _TRIMMED, _TASK, r.read_ties, w.write_task_vectors, "beside", _COUNTS),
-    MergekitMethod("dare_linear", _TRIMMED, _TASK, r.read_sparse, None, "beside", _DRAWS),
-    MergekitMethod("dare_ties", _TRIMMED, _TASK, r.read_sparse, None, "beside", _DRAWS),
-    MergekitMethod("della_linear", _RANKED, _TASK, r.read_sparse, None, "beside", _DRAWS),
-    MergekitMethod("della", _RANKED, _TASK, r.read_sparse, None, "beside", _DRAWS),
-    MergekitMethod("breadcrumbs", _CRUMBS, _TASK, r.read_sparse, w.write_task_vectors, "beside",
+    MergekitMethod("ties", _TRIMMED, _TASK, r.read_task_vectors, w.write_task_vectors, "beside",
                    _COUNTS),
-    MergekitMethod("breadcrumbs_ties", _CRUMBS, _TASK, r.read_sparse, w.write_task_vectors,
+    MergekitMethod("dare_linear", _TRIMMED, _TASK, r.read_task_vectors, None, "beside", _DRAWS),
+    MergekitMethod("dare_ties", _TRIMMED, _TASK, r.read_task_vectors, None, "beside", _DRAWS),
+    MergekitMethod("della_linear", _RANKED, _TASK, r.read_task_vectors, None, "beside", _DRAWS),
+    MergekitMethod("della", _RANKED, _TASK, r.read_task_vectors, None, "beside", _DRAWS),
+    MergekitMethod("breadcrumbs", _CRUMBS, _TASK, r.read_task_vectors, w.write_task_vectors,
+                   "beside", _COUNTS),
+    MergekitMethod("breadcrumbs_ties", _CRUMBS, _TASK, r.read_task_vectors, w.write_task_vectors,
                    "beside", _COUNTS),
     MergekitMethod("sce", (), ("select_topk", "int8_mask"), r.read_sce, w.write_sce, "beside",
                    _COUNTS),
-    MergekitMethod("ram", (), ("epsilon",), r.read_ram, w.write_ram, "beside"),
-    MergekitMethod("ramplus_tl", (), ("r", "alpha", "epsilon"), r.read_ram, w.write_ram, "beside"),
+    MergekitMethod("ram", (), ("epsilon",), r.read_ram, w.write_ram, "beside", "", _ACTIVE),
+    MergekitMethod("ramplus_tl", (), ("r", "alpha", "epsilon"), r.read_ram, w.write_ram, "beside",
+                   "", _ACTIVE),
     MergekitMethod("model_stock", (), ("filter_wise",), r.read_model_stock, w.write_model_stock,
                    "beside", _NEGATIVE),
     MergekitMethod("karcher", (), ("max_iter", "tol"), r.read_karcher, w.write_karcher,

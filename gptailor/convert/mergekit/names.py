@@ -6,7 +6,7 @@ class, in which all experts of a layer are one tensor; a checkpoint may hold the
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from gptailor.checkpoint.families import FAMILY_OF
@@ -20,7 +20,8 @@ class TensorNames:
     """mergekit's names: those outside the layers whole, those of layers from their number on.
 
     `inner` says of which part a layer's tensor is, and `stored` which tensors of the checkpoint it
-    is, where those are others. `fused` says that several are one in mergekit.
+    is, where those are others. `fused` says that several are one in mergekit, `roles` which are
+    norms or projections, `apart` whether its two branches can be told apart.
     """
 
     embed: tuple[str, ...]
@@ -30,6 +31,12 @@ class TensorNames:
     inner: Mapping[str, Branch]
     stored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fused: bool = False
+    roles: Mapping[str, str] = field(default_factory=dict)
+    apart: bool = True
+
+    def role(self, rest: str) -> str | None:
+        """`norms`, or a projection such as `mlp.down`, if the tensor is one of these."""
+        return self.roles.get(rest)
 
     def name(self, layer: int | None, rest: str) -> str:
         """The whole name of a tensor: `rest`, within a layer if one is given."""
@@ -51,8 +58,11 @@ _APART = ("afmoe",)
 """Types whose experts are tensors by themselves in mergekit too."""
 
 
-def names_of(family: Family, model_type: str, rests: Iterable[str]) -> TensorNames:
+def names_of(
+    family: Family, config: Mapping[str, Any], model_type: str, rests: Iterable[str]
+) -> TensorNames:
     """mergekit's names of a checkpoint with these tensors within its layers."""
+    roles: dict[str, set[str | None]] = {}
     inner: dict[str, Branch] = {}
     stored: dict[str, list[str]] = {}
     for rest in dict.fromkeys(rests):
@@ -60,6 +70,7 @@ def names_of(family: Family, model_type: str, rests: Iterable[str]) -> TensorNam
         name = next((new for old, new in renamed if old.fullmatch(rest)), rest)
         if (part := family.part(rest)) is not None:
             inner[name] = part
+            roles.setdefault(name, set()).add(family.role(rest))
             stored.setdefault(name, []).append(rest)
     others = {name: tuple(of) for name, of in stored.items() if of != [name]}
     return TensorNames(
@@ -70,6 +81,8 @@ def names_of(family: Family, model_type: str, rests: Iterable[str]) -> TensorNam
         inner,
         others,
         any(len(of) > 1 for of in others.values()),
+        {name: role for name, (role, *more) in roles.items() if role is not None and not more},
+        family.no_parts is None and not family.one_norm(config),
     )
 
 
@@ -100,7 +113,7 @@ _MIXED = "mlp.experts.gate_up_proj mlp.experts.down_proj mlp.gate.weight"
 _LLAMA = _each(f"{_NORMS} {_ATTENTION} {_MLP}")
 _OF_TYPE: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("llama", "mistral", "ministral", "ministral3", "granite", "smollm3"), _LLAMA),
-    **dict.fromkeys(("gemma", "seed_oss"), _LLAMA),
+    "gemma": _LLAMA,
     "qwen2": _each(f"{_NORMS} self_attn.{{q,k,v}}_proj.weight+ self_attn.o_proj.weight {_MLP}"),
     "qwen3": _each(f"{_NORMS} {_ATTENTION} {_HEADS} {_MLP}"),
     "gemma2": _each(f"{_NORMS} {_ATTENTION} {_FEED} {_MLP}"),
@@ -131,8 +144,17 @@ _OF_TYPE: Mapping[str, tuple[str, ...]] = {
 """The tensors of a layer, where a configuration is all that is at hand."""
 
 
+_MORE_TENSORS = ("attention_bias", "mlp_bias", "use_qkv_bias", "qk_layernorm", "use_qk_norm")
+"""Keys of configurations that have tensors which are not listed above."""
+
+
 def names_by_type(config: Mapping[str, Any]) -> TensorNames | None:
     """mergekit's names of a model with this configuration; None where its type doesn't tell."""
     model_type = str(config.get("model_type"))
     family, rests = FAMILY_OF.get(model_type), _OF_TYPE.get(model_type)
-    return None if family is None or rests is None else names_of(family, model_type, rests)
+    if family is None or rests is None or any(config.get(key) for key in _MORE_TENSORS):
+        return None
+    found = names_of(family, config, model_type, rests)
+    experts = [name for name in found.inner if "experts" in name]
+    roles = {name: role for name, role in found.roles.items() if name not in experts}
+    return replace(found, fused=bool(experts), roles=roles)  # checkpoints mostly have them apart

@@ -3,19 +3,19 @@
 import math
 from collections.abc import Iterator, Sequence
 
+from gptailor.convert.mergekit.amounts import Gradient, NeedsNumbers, ParameterValue
 from gptailor.convert.mergekit.config import Filtered, ParameterBlock
-from gptailor.convert.mergekit.mixture import MergekitMethod, ParameterValue
+from gptailor.convert.mergekit.methods import MERGEKIT_METHODS
+from gptailor.convert.mergekit.mixture import MergekitMethod
 from gptailor.convert.mergekit.names import TensorNames
 from gptailor.convert.note import Note
 from gptailor.plan.faults import Place, nearest
 
 _DEFAULTS: dict[str, ParameterValue] = {
-    **dict.fromkeys(("weight", "scale", "t", "normalize", "rescale", "epsilon", "select_topk")),
-    "r": 0.1, "alpha": 0.2, "normalize_weights": True, "eps": 1e-8,
-    "density": 1.0, "gamma": 0.01, "lambda": 1.0, "int8_mask": False, "filter_wise": False,
-    "max_iter": 10.0, "tol": 1e-5, "nuslerp_flatten": True, "nuslerp_row_wise": False,
+    "density": 1.0, "gamma": 0.01, "lambda": 1.0, "epsilon": 0.15, "select_topk": 1.0, "r": 0.1,
+    "alpha": 0.2,
 }  # fmt: skip
-"""The parameters of the methods that are known, and their values where the file has none."""
+"""The values of parameters where the file has none; others have none that is a number."""
 
 _OF_OTHERS = ("embed_slerp", "similarity_threshold")
 """Parameters of older versions."""
@@ -28,10 +28,17 @@ _FLAGS = ("normalize", "rescale", "int8_mask", "filter_wise", "nuslerp_flatten",
           "nuslerp_row_wise", "normalize_weights")  # fmt: skip
 
 
-def value_at(name: str, tensor: str, t: float, blocks: Sequence[ParameterBlock]) -> ParameterValue:
+def value_at(
+    name: str,
+    tensor: str,
+    t: float | None,
+    blocks: Sequence[ParameterBlock],
+    method: MergekitMethod,
+) -> ParameterValue:
     """A parameter for a tensor: that of the first block that has one for it, or the default.
 
-    `t` is how far through its slice the tensor is: 0 at the first layer, 1 at the last.
+    `t` is how far through its slice the tensor is: 0 at the first layer, 1 at the last. Without it
+    numbers that change on the way come back as a gradient.
     """
     for block in blocks:
         for setting, at in _entries(block, name):
@@ -41,8 +48,20 @@ def value_at(name: str, tensor: str, t: float, blocks: Sequence[ParameterBlock])
             if not isinstance(given, list):
                 return _value(block, name, given, at)
             values = [_value(block, name, one, (*at, i)) for i, one in enumerate(given)]
-            return _interpolated(values, t)
-    return _DEFAULTS[name]
+            return _along(values, t)
+    return method.defaults.get(name, _DEFAULTS.get(name))
+
+
+def _along(values: Sequence[float | bool], t: float | None) -> ParameterValue:
+    """What a list of values is at a place, or the gradient; flags are steps."""
+    if len(set(values)) == 1:
+        return values[0]
+    if any(isinstance(value, bool) for value in values):
+        if t is None:
+            raise NeedsNumbers
+        return values[int(t * (len(values) - 1))]
+    gradient = Gradient(tuple(values))
+    return gradient if t is None else gradient.at(t)
 
 
 def _entries(block: ParameterBlock, name: str) -> Iterator[tuple[Filtered, Place]]:
@@ -71,17 +90,6 @@ def _value(block: ParameterBlock, name: str, value: object, at: Place) -> float 
     return number
 
 
-def _interpolated(values: Sequence[float | bool], t: float) -> float | bool:
-    """The value on the straight lines through the values, evenly spaced; flags are steps."""
-    scaled = t * (len(values) - 1)
-    low = int(scaled)
-    if any(isinstance(value, bool) for value in values):
-        return values[low]
-    high = min(len(values) - 1, low + 1)
-    share = scaled - low
-    return (1 - share) * values[low] + share * values[high]
-
-
 def filters_of(block: ParameterBlock, name: str) -> list[str]:
     """The filters of a block's parameter."""
     return [setting.filter for setting, _ in _entries(block, name) if setting.filter]
@@ -89,11 +97,12 @@ def filters_of(block: ParameterBlock, name: str) -> list[str]:
 
 def unread(block: ParameterBlock, method: MergekitMethod) -> Iterator[Note]:
     """Notes on a block's parameters that its method doesn't read."""
+    known = {name for each in MERGEKIT_METHODS.values() for name in each.parameters}
     for name in block.parameters:
         if name in method.parameters:
             continue
         why = f"'{method.name}' has no '{name}'; it does nothing, in mergekit neither"
-        if name not in _DEFAULTS and name not in _OF_OTHERS:
+        if name not in known and name not in _OF_OTHERS:
             near = nearest(name, method.parameters)
             why = f"mergekit knows no parameter '{name}', and passes over it"
             why += f" ({near})" if near else ""

@@ -14,6 +14,7 @@ from gptailor.convert.mergekit import parameters
 from gptailor.convert.mergekit.bases import HOW_TO_SAY, MODEL_ID, Base, Whereabouts, is_windows
 from gptailor.convert.mergekit.config import (
     MergekitConfig,
+    ModelPath,
     ModelReference,
     ParameterBlock,
     SliceBlock,
@@ -25,10 +26,7 @@ from gptailor.convert.note import ConversionError, Note, short_name, snapshot_of
 from gptailor.plan import plan as p
 from gptailor.plan.faults import listed, nearest
 
-_WINDOWS = (
-    "'{}' is a path of Windows, which is not here: './{}' stands for it, and --model {}=PATH says "
-    "where it is"
-)
+_WINDOWS = "a path of Windows, which is not here: --model NAME=PATH says where it is"
 _SNAPSHOT = "this folder is not here: it is the Hub's model at that commit, and the plan says so"
 
 
@@ -48,10 +46,14 @@ class Reading:
     names: Mapping[ModelReference, str]
     models: dict[str, p.Model]
     slices: list[SliceBlock]
+    stages: frozenset[str] = frozenset()
+    """Those of the names that are made by other documents of the file."""
     notes: list[Note] = field(default_factory=list)
     errors: list[ConversionError] = field(default_factory=list)
     merges: bool = False
     """Whether a merge was met, and not takes alone."""
+    counted: bool = False
+    """Whether the slices have as many layers as the output."""
 
     @property
     def blocks(self) -> list[ParameterBlock]:
@@ -66,6 +68,25 @@ class Reading:
                 if name in self.method.parameters and parameters.filters_of(block, name):
                     return block, ("parameters", name)
         return piece, ()
+
+    @property
+    def covers_base(self) -> bool:
+        """Whether the one slice is of all layers of all its sources, however many these are."""
+        if self.config.body.models is not None:
+            return True
+        ranges = {source.layer_range for source in self.slices[0].sources}
+        return len(self.slices) == 1 and ranges == {range(self.base.layers or 0)}
+
+    def count_layers(self) -> None:
+        """Have `models` be a slice of all layers by their number, which has to be known."""
+        self.counted = True
+        if self.config.body.models is None:
+            return
+        if self.base.layers is None:
+            message = "'models' takes all layers of its models, and their number isn't known"
+            body = self.config.body
+            raise body.error(f"{message} ({self.base.why})", "models", help=HOW_TO_SAY)
+        self.slices = [self.config.body.whole(self.base.layers, self.config.base_model)]
 
     @property
     def tensor_names(self) -> TensorNames | None:
@@ -117,24 +138,34 @@ class Reading:
 
 
 def read_over(
-    config: MergekitConfig, places: Whereabouts, folder: Path | None, layers: int | None
+    config: MergekitConfig, base: Base, reference: ModelReference, places: Whereabouts
 ) -> Reading:
-    """What a configuration is about: method, base, models, slices. A ConversionError with all
+    """What a configuration is about, but for the names of its models. A ConversionError with all
     that keeps it from being a plan before its tensors are looked at."""
     errors: list[ConversionError] = []
     method = _method(config, errors)
-    reference = _base(config)
-    base = Base(reference, places, layers)
-    if base.contradicted:
+    if base.said is not None and base.contradicted:
         errors.append(config.error(base.contradicted))
-    slices = _slices(config, base, errors)
     if errors or method is None:
         raise ConversionError.of_all(errors)
-    sources = [source.model for piece in slices for source in piece.sources]
-    reading = Reading(config, method, reference, base, places, {}, {}, slices)
-    reading.names, reading.models = _named((reference, *sources), places, folder, reading)
+    return Reading(config, method, reference, base, places, {}, {}, _slices(config, base))
+
+
+def check_over(reading: Reading) -> None:
+    """Note what does nothing, and keep errors of models and layers, once models have names."""
+    if reading.config.body.models is None or reading.tensor_names is not None:
+        reading.count_layers()
     reading.notes += _checked(reading)
-    return reading
+
+
+def sources_of(config: MergekitConfig) -> list[ModelReference]:
+    """The models that a configuration merges, its base first where it has one."""
+    body = config.body
+    slices = body.slices or []
+    bases = [config.base_model, *(piece.base_model for piece in slices)]
+    models = [block.model for block in body.models or ()]
+    models += [source.model for piece in slices for source in piece.sources]
+    return [model for model in (*bases, *models) if model is not None]
 
 
 def _method(config: MergekitConfig, errors: list[ConversionError]) -> MergekitMethod | None:
@@ -142,32 +173,25 @@ def _method(config: MergekitConfig, errors: list[ConversionError]) -> MergekitMe
     if name in MERGEKIT_METHODS:
         return MERGEKIT_METHODS[name]
     message = f"there is no merge_method '{name}'"
-    help_ = nearest(name, MERGEKIT_METHODS) or f"the methods are {listed(MERGEKIT_METHODS)}"
+    help_ = nearest(name, MERGEKIT_METHODS) or f"they are {listed(MERGEKIT_METHODS)}"
     errors.append(config.error(message, "merge_method", help=help_))
     return None
 
 
-def _base(config: MergekitConfig) -> ModelReference:
-    body = config.body
-    slices = body.slices or []
-    bases = [config.base_model, *(piece.base_model for piece in slices)]
-    first = body.models[0] if body.models else slices[0].sources[0]
-    return next((base for base in bases if base is not None), first.model)
-
-
-def _slices(config: MergekitConfig, base: Base, errors: list[ConversionError]) -> list[SliceBlock]:
+def _slices(config: MergekitConfig, base: Base) -> list[SliceBlock]:
+    """The slices; `models` are one of all layers, or of one if their number is neither known nor
+    looked up."""
     body = config.body
     if body.models is None:
         return body.slices or []
-    if base.layers is None:
-        message = "'models' takes all layers of its models, and their number isn't known"
-        errors.append(body.error(f"{message} ({base.why})", "models", help=HOW_TO_SAY))
-        return []
-    return [body.whole(base.layers, config.base_model)]
+    return [body.whole(base.said or 1, config.base_model)]
 
 
-def _named(
-    references: Iterable[ModelReference], places: Whereabouts, folder: Path | None, reading: Reading
+def name_models(
+    references: Iterable[ModelReference],
+    places: Whereabouts,
+    folder: Path | None,
+    notes: list[Note],
 ) -> tuple[dict[ModelReference, str], dict[str, p.Model]]:
     """A name for each model, of which the first is the base, and the plan's models.
 
@@ -179,24 +203,29 @@ def _named(
     for reference in dict.fromkeys(one for of in references for one in (of.bare, of)):
         here = reference.lora or reference.model
         name = names.setdefault(reference, short_name(here.path, names.values()))
-        source, revision = here.path, here.revision
-        on_disk = places.root is not None and (places.root / source).is_dir()
-        cached = None if on_disk else snapshot_of(source)
-        if cached is not None:
-            revision, source = cached
-            reading.notes.append(reading.config.note(f"'{here.path}': {_SNAPSHOT}"))
-        elif on_disk or source.startswith((".", "/", "~")) or not MODEL_ID.fullmatch(source):
-            revision = None  # a folder has none
-            if is_windows(source) and not on_disk:
-                shown, source = source, source.replace("\\", "/")
-                note = _WINDOWS.format(shown, source, name)
-                reading.notes.append(reading.config.note(note))
-            elif places.root and folder is not None and not source.startswith(("/", "~")):
-                source = os.path.relpath(places.root / source, folder)
-            source = source if source.startswith((".", "/", "~")) else f"./{source}"
+        model = _model(here, places, folder)
+        if is_windows(here.path) and model.source.startswith("./"):
+            notes.append(Note(here.path, _WINDOWS))
+        if snapshot_of(here.path) and not model.source.startswith((".", "/", "~")):
+            notes.append(Note(here.path, _SNAPSHOT))
         on = names[reference.bare] if reference.lora else None
-        models[name] = p.Model(source=source, revision=revision, on=on)
+        models[name] = model.model_copy(update={"on": on})
     return names, models
+
+
+def _model(here: ModelPath, places: Whereabouts, folder: Path | None) -> p.Model:
+    """A model as a plan names it: a folder, or a model of the Hub at a revision."""
+    source, root = here.path, places.root
+    on_disk = root is not None and not is_windows(source) and (root / source).is_dir()
+    if not on_disk and (cached := snapshot_of(source)) is not None:
+        return p.Model(source=cached[1], revision=cached[0])
+    if not on_disk and not source.startswith((".", "/", "~")) and MODEL_ID.fullmatch(source):
+        return p.Model(source=source, revision=here.revision)
+    if is_windows(source):
+        source = source.replace("\\", "/")
+    elif root is not None and folder is not None and not source.startswith(("/", "~")):
+        source = os.path.relpath(root / source, folder)
+    return p.Model(source=source if source.startswith((".", "/", "~")) else f"./{source}")
 
 
 def _checked(reading: Reading) -> Iterator[Note]:

@@ -1,13 +1,13 @@
 """What a configuration says besides its layers: dtype, tokenizer, and notes on the whole file."""
 
 from collections.abc import Iterator
+from typing import Literal
 
-from gptailor.convert.mergekit.config import MergekitConfig
 from gptailor.convert.mergekit.reading import Reading
 from gptailor.convert.note import ConversionError, Note
 from gptailor.plan import plan as p
 from gptailor.plan.faults import listed, nearest
-from gptailor.plan.registry import DTYPES
+from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
 
 _ROUNDS = "mergekit computes in {} and rounds at each step; gptailor in float32, and rounds once"
 _WIDEST = (
@@ -26,7 +26,7 @@ _ROWS = (
     "rows of tokens that a model lacks are this tokenizer's model's; mergekit takes the base's "
     "where that has the token"
 )
-_NO_TEMPLATE = "a plan sets no chat template; the tokenizer's own stays"
+_SAY = "'chat_template from NAME' takes a model's, 'chat_template \"./FILE\"' a file"
 _CONVERGES = "gptailor's karcher goes on until it has converged"
 
 
@@ -61,66 +61,99 @@ def _widest(reading: Reading) -> str | None:
     return dtype
 
 
-def tokenizer_recipe(reading: Reading) -> p.Take | None:
-    """The model whose tokenizer the output has, if it isn't the base."""
+def tokenizer_recipe(reading: Reading) -> p.Take | Literal["union"] | None:
+    """The model whose tokenizer the output has, if it isn't the base, or the union of all."""
     config = reading.config
     at: tuple[str, ...] = ("tokenizer_source",)
     model = config.tokenizer_source
     if config.tokenizer is not None:
-        reading.errors += _rows_of_tokens(config)
         at, model = ("tokenizer", "source"), config.tokenizer.source
     if model is None:
         return None
+    wanted: p.Take | Literal["union"] | None = None
     if str(model) == "union":
-        return _whole_vocabulary(reading, at)
-    if str(model) == "base":
-        return None
-    if model not in reading.names:
+        wanted = _whole_vocabulary(reading)
+    elif str(model) != "base" and model not in reading.names:
         message = f"'{model}' is none of the models that are merged"
         reading.errors.append(config.error(message, *at))
-        return None
-    name = reading.names[model]
-    if name != "base" and len(reading.names) > 2:
-        reading.notes.append(config.note(_ROWS, *at))
-    return None if name == "base" else p.Take(take=p.LayerOf(model=name))
+    elif str(model) != "base" and (name := reading.names[model]) != "base":
+        wanted = p.Take(take=p.LayerOf(model=name))
+        reading.notes += [config.note(_ROWS, *at)] if len(reading.names) > 2 else []
+    if config.tokenizer is not None:
+        reading.errors += _rows_of_tokens(reading, wanted)
+    return wanted
 
 
-def _rows_of_tokens(config: MergekitConfig) -> Iterator[ConversionError]:
+def _rows_of_tokens(
+    reading: Reading, wanted: p.Take | Literal["union"] | None
+) -> Iterator[ConversionError]:
+    """What is said of rows that no statement says: tokens of its own, rows beyond all tokens."""
+    config = reading.config
+    assert config.tokenizer is not None
     if config.tokenizer_source is not None:
         message = "tokenizer and tokenizer_source don't go together"
         yield config.error(message, "tokenizer_source")
-    for key in ("tokens", "pad_to_multiple_of"):
-        if getattr(config.tokenizer, key):
-            message = f"'{key}' changes the embedding's rows, which no statement does"
-            yield config.error(message, "tokenizer", key)
+    if config.tokenizer.tokens:
+        help_ = "add the token to a model's tokenizer and embedding, and name that by its folder"
+        message = "'tokens' changes the embedding's rows, which no statement does"
+        yield config.error(message, "tokenizer", "tokens", help=help_)
+    if (multiple := config.tokenizer.pad_to_multiple_of) and not _is_padded(
+        reading, wanted, multiple
+    ):
+        message = "'pad_to_multiple_of' adds rows of no token, which no statement does"
+        help_ = "leave it out; a number of rows changes no answer"
+        yield config.error(message, "tokenizer", "pad_to_multiple_of", help=help_)
 
 
-def _whole_vocabulary(reading: Reading, at: tuple[str, ...]) -> p.Take | None:
-    """The model whose tokenizer has all tokens of all models, the base first."""
-    config = reading.config
-    found = {name: reading.vocabulary(reference) for reference, name in reading.names.items()}
-    unknown = [name for name, vocabulary in found.items() if vocabulary is None]
-    if unknown:
-        whose = listed(f"'{name}'" for name in unknown)
-        message = f"a union of tokenizers is asked for, and that of {whose} isn't known"
-        help_ = "give folders with their tokenizers, by --model NAME=PATH"
-        reading.errors.append(config.error(message, *at, help=help_))
-        return None
-    every = {token for vocabulary in found.values() for token in (vocabulary or {})}
+def _is_padded(
+    reading: Reading, wanted: p.Take | Literal["union"] | None, multiple: object
+) -> bool:
+    """Whether the tokens of one model's tokenizer are such a number already."""
+    name = wanted.take.model if isinstance(wanted, p.Take) else "base"
+    reference = next(one for one, of in reading.names.items() if of == name)
+    tokens = None if wanted == "union" else reading.vocabulary(reference)
+    return isinstance(multiple, int) and tokens is not None and len(tokens) % multiple == 0
+
+
+def _whole_vocabulary(reading: Reading) -> p.Take | Literal["union"] | None:
+    """The model whose tokenizer has all tokens of all models, as the base numbers them; or a union.
+
+    The base's own if it has them all, so that there is nothing to say.
+    """
+    every = [model for model, name in reading.names.items() if name not in reading.stages]
+    found = {reading.names[model]: reading.vocabulary(model) for model in every}
+    known = [ids for ids in found.values() if ids is not None]
+    if len(known) < len(found):
+        return "union"
+    tokens = {token for ids in known for token in ids}
+    base = found["base"] or {}
     for name in sorted(found, key=lambda one: one != "base"):
-        if every <= (found[name] or {}).keys():
+        ids = found[name] or {}
+        if tokens <= ids.keys() and all(ids[token] == number for token, number in base.items()):
             return None if name == "base" else p.Take(take=p.LayerOf(model=name))
-    message = "no model's tokenizer has the tokens of all, and a plan makes no new one"
-    help_ = "name the model whose tokenizer it is to be, by 'tokenizer_source'"
-    reading.errors.append(config.error(message, *at, help=help_))
+    return "union"
+
+
+def chat_template_of(reading: Reading) -> str | None:
+    """The chat template that has a name here; a note on others."""
+    given = reading.config.chat_template
+    if not given:
+        return None
+    if given in CHAT_TEMPLATES:
+        return str(given)
+    message = f"mergekit has a chat template of the name '{given}', and gptailor none"
+    if given == "auto":
+        message = "mergekit takes the template that most of the models have; here it is the "
+        message += "tokenizer's own"
+    elif "{" in str(given):
+        message = 'write the template into a file, and say chat_template "./FILE"'
+    reading.notes.append(reading.config.note(f"{message}; {_SAY}", "chat_template"))
     return None
 
 
 def notes_of_file(reading: Reading) -> Iterator[Note]:
-    """Notes on the method, the base and the chat template."""
+    """Notes on the method and the base."""
     config, method = reading.config, reading.method
-    if config.chat_template:
-        yield config.note(_NO_TEMPLATE, "chat_template")
     if method.differs and reading.merges:
         yield config.note(method.differs, "merge_method")
     for block in reading.blocks:

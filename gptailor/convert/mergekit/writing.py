@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gptailor.convert.mergekit.mixture import SaidParameters
-from gptailor.convert.mergekit.read_methods import EVEN
+from gptailor.convert.mergekit.recipes import EVEN
 from gptailor.convert.note import Unsayable
 from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import METHODS
