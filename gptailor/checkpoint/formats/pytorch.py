@@ -11,6 +11,7 @@ tensors, and refuses everything else.
 import io
 import os
 import pickletools
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -207,7 +208,9 @@ def _is_plain(tensor: _Strided) -> bool:
 def _state_dict(raw: bytes) -> dict[str, _Strided]:
     """The tensors of a pickled state dict by name. Raises _PickleRefusal for anything else."""
     try:
-        value = _Machine().run(raw)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of damaged texts' escapes
+            value = _Machine().run(raw)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         raise _PickleRefusal(f"the pickle is damaged: {error}") from error
     if not isinstance(value, dict):
