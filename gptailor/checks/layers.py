@@ -9,7 +9,6 @@ from gptailor.checkpoint.families.layout import fold_scale, is_constant
 from gptailor.checkpoint.families.vision import visual_tokens
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo
-from gptailor.checks.parts import every_part_is_there, quantised_weights_stay_whole
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.parts import BRANCHES
@@ -150,8 +149,6 @@ def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
 
 FITTING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     parts_can_be_told_apart,
-    every_part_is_there,
-    quantised_weights_stay_whole,
     scales_can_be_folded,
     some_scale_does_something,
     layers_fit,

@@ -38,6 +38,10 @@ def _against(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
     checked = Checked(plan, models)
     faults = locate((f for rule in _MODEL_RULES for f in rule(checked)), plan.origin)
     fitting = FITTING
+    if any(layer.part not in {None, *outline.PARTS} for layer in plan.layers):
+        from gptailor.checks.parts import FINER  # noqa: PLC0415 (few plans name any)
+
+        fitting += FINER
     if plan.bridges:
         from gptailor.checks.bridges import BRIDGING  # noqa: PLC0415 (few plans have one)
 

@@ -202,3 +202,7 @@ NUMBERING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
     no_choice_of_each_position_lies_below_a_maybe,
     what_wins_can_be_said_of_positions,
 )
+"""The rules of plans that say any of this."""
+
+UNREAD = (every_number_named_is_declared, every_named_number_is_used)
+"""Of these, what is missing may stand in a statement that was not read."""

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from gptailor.checkpoint.files import quoted
 from gptailor.plan import layers as outline
@@ -97,3 +97,10 @@ def quantised_weights_stay_whole(checked: Checked) -> Iterator[Fault]:
             help_ = f'quantised weights are several tensors: write "{torn}*"'
             yield Fault("M231", message, ("layers", i), help_)
             return
+
+
+FINER: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
+    every_part_is_there,
+    quantised_weights_stay_whole,
+)
+"""The rules of parts that are finer than a branch."""

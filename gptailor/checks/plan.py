@@ -5,22 +5,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from gptailor.checks.made import MADE
-from gptailor.checks.numbers import (
-    NUMBERING,
-    every_named_number_is_used,
-    every_number_named_is_declared,
-)
 from gptailor.checks.recipes import MERGING
 from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
 from gptailor.plan.needed import needed
 from gptailor.plan.parts import is_pattern
 from gptailor.plan.plan import (
     PLAN_SUFFIX,
+    Curve,
     Drop,
     Layer,
     Merge,
     Model,
+    Named,
     Plan,
     Scale,
     Subset,
@@ -34,6 +30,7 @@ from gptailor.plan.walk import (
     numbers,
     recipes,
     tied_entries,
+    values,
 )
 
 PlanRule = Callable[[Plan], Iterator[Fault]]
@@ -48,7 +45,27 @@ def check_alone(plan: Plan, *, whole: bool = True, written: bool = False) -> lis
     """
     if whole and plan.faults is not None:
         return list(plan.faults)
-    rules = PLAN_RULES if whole else tuple(rule for rule in PLAN_RULES if rule not in _ABSENCES)
+    rules = _rules(plan, whole=whole, written=written)
+    faults = locate((fault for rule in rules for fault in rule(plan)), plan.origin)
+    if whole:
+        plan.knowing(faults)
+    return faults
+
+
+def _rules(plan: Plan, *, whole: bool, written: bool) -> tuple[PlanRule, ...]:
+    """The rules that a plan can break, those of rare statements only where it has them."""
+    rules, absences = PLAN_RULES, _ABSENCES
+    made = any(model.made is not None or model.on is not None for model in plan.models.values())
+    if made or plan.tokenizer == "union":
+        from gptailor.checks.made import MADE  # noqa: PLC0415 (few plans make models)
+
+        rules += MADE
+    if made or _says_numbers(plan):
+        from gptailor.checks.numbers import NUMBERING, UNREAD  # noqa: PLC0415 (few plans do)
+
+        rules, absences = rules + NUMBERING, absences + UNREAD
+    if not whole:
+        rules = tuple(rule for rule in rules if rule not in absences)
     if not written:
         from gptailor.checks.language import SAYABLE  # noqa: PLC0415 (a text keeps them)
 
@@ -61,10 +78,14 @@ def check_alone(plan: Plan, *, whole: bool = True, written: bool = False) -> lis
         from gptailor.checks.search import SEARCHING  # noqa: PLC0415 (few plans have either)
 
         rules += SEARCHING
-    faults = locate((fault for rule in rules for fault in rule(plan)), plan.origin)
-    if whole:
-        plan.knowing(faults)
-    return faults
+    return rules
+
+
+def _says_numbers(plan: Plan) -> bool:
+    """Whether something has a name that is a number's, a curve, or is said of all positions."""
+    if plan.numbers or plan.others or plan.whole is not None:
+        return True
+    return any(isinstance(value, Named | Curve) for _, value in values(plan))
 
 
 # ------------------------------------------------------------------------------------------ models
@@ -329,7 +350,6 @@ PLAN_RULES: tuple[PlanRule, ...] = (
     every_name_can_be_one,
     every_model_is_declared,
     every_source_can_be_one,
-    *MADE,
     every_position_is_decided_once,
     nothing_is_scaled_twice,
     nothing_is_dropped_twice,
@@ -343,7 +363,6 @@ PLAN_RULES: tuple[PlanRule, ...] = (
     every_scale_is_positive,
     every_tie_holds_a_choice,
     *MERGING,
-    *NUMBERING,
 )
 """The rules of every plan, in no order that matters; a search and bridges have others besides."""
 
@@ -351,6 +370,4 @@ _ABSENCES: tuple[PlanRule, ...] = (
     base_is_declared,
     every_model_is_declared,
     a_stack_has_items,
-    every_number_named_is_declared,
-    every_named_number_is_used,
 )

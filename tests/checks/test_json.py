@@ -146,13 +146,13 @@ def test_what_the_language_cant_say_is_refused(name: str) -> None:
     assert code in {fault.code for fault in errors(faults)}, faults
 
 
-def test_the_number_of_a_variadic_parameter_is_held_in_a_tuple() -> None:
+def test_the_number_of_a_variadic_parameter_is_held_in_a_tuple_by_todays_name() -> None:
     by = {"name": "task_arithmetic", "arguments": {"scales": 0.5}}
     text = json.dumps({"models": MODELS, **layer({"merge": [take()["take"]] * 2, "by": by})})
     plan, faults = read_json(Source("plan.json", text), Path())
     assert not faults
     assert plan is not None
-    assert plan.layers[0].recipe.by.arguments == {"scales": (0.5,)}  # type: ignore[union-attr]
+    assert plan.layers[0].recipe.by.arguments == {"weight": (0.5,)}  # type: ignore[union-attr]
 
 
 def test_an_integer_too_long_for_pythons_text_is_a_fault() -> None:
