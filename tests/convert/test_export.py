@@ -1,5 +1,6 @@
 """What is written for mergekit: numbers for each source, tokenizers, templates; and what isn't."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 import gptailor
 from gptailor.convert.mergekit.exporter import to_mergekit
+from gptailor.convert.mergekit.importer import from_mergekit
 from gptailor.convert.mergekit.slices import knots_of
 from gptailor.convert.note import ConversionError
 from gptailor.plan import plan as p
@@ -179,3 +181,109 @@ def test_a_part_that_filters_cant_tell_is_refused(part: str, said: str) -> None:
     with pytest.raises(ConversionError, match=said) as caught:
         exported(f"L0.{part} from math")
     assert caught.value.place == "layers[0]"
+
+
+# --------------------------------------------------------------------------- models made of models
+
+
+def known_base(folder: Path, layers: int) -> Path:
+    text = {"model_type": "llama", "tie_word_embeddings": False, "num_hidden_layers": layers}
+    (folder / "config.json").write_text(json.dumps(text))
+    return folder
+
+
+def test_models_that_are_made_are_documents_before_those_that_name_them(tmp_path: Path) -> None:
+    body = (
+        "model two = mix, math by slerp(0.25)\nmodel mix = math, code by ties(density=0.5)\n"
+        "model idle = math\ndtype bfloat16\nL0 from two, code by linear(0.7, 0.3)\nhead from mix"
+    )
+    plan = gptailor.loads(HEAD + body)
+    text = to_mergekit(plan, 2)
+    mix, two, last = yaml.safe_load_all(text)
+    assert (mix["name"], two["name"], "name" in last) == ("mix", "two", False)
+    assert two == {
+        "name": "two",
+        "merge_method": "slerp",
+        "base_model": "a/b",
+        "slices": [
+            {
+                "sources": [
+                    {"model": "mix", "layer_range": [0, 2]},
+                    {"model": "a/math", "layer_range": [0, 2]},
+                ],
+                "base_model": "mix",
+                "parameters": {"t": 0.25},
+            }
+        ],
+        "dtype": "float32",
+    }
+    assert mix["models"][0] == {"model": "a/b"}
+    assert (last["dtype"], last["out_dtype"]) == ("float32", "bfloat16")
+    again, notes = from_mergekit(text, "f.yml", models={"base": known_base(tmp_path, 2)})
+    models = {name: model for name, model in plan.models.items() if name != "idle"}
+    assert again == plan.model_copy(update={"models": models})
+    assert "mergekit rounds what each stage makes" not in str(notes)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "model mix = math, code by linear(curve(0.0, 0.3, 1.0), 0.5)\nwhole from mix",
+        "model mix = base\nmodel own = math\nL1 from own, mix, code by linear()",
+        'model mix = math, code by linear()\nmodel lora = mix + "./lora"\nL1 from lora',
+    ],
+)
+def test_made_models_come_back_by_import(body: str, tmp_path: Path) -> None:
+    plan = gptailor.loads(f"{HEAD}dtype float32\n{body}")
+    text = to_mergekit(plan, 4)
+    again, _ = from_mergekit(text, "f.yml", models={"base": known_base(tmp_path, 4)})
+    assert again.model_copy(update={"models": plan.models}) == plan
+    made = {name: model.made for name, model in plan.models.items() if model.made is not None}
+    assert {name: again.models[name].made for name in made} == made
+    assert again.models.get("lora") == plan.models.get("lora")
+
+
+MIX = "model mix = math, code by linear()\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "place", "said"),
+    [
+        (f"{MIX}whole from mix", "dtype", "without a dtype"),
+        (f"{MIX}dtype float32\ntokenizer from math\nwhole from mix", "tokenizer", "of its own"),
+        ('model ties = base\nmodel x = "ties"\ndtype float32\nL0 from ties, x by linear()',
+         "models.x", "takes 'ties' for the model that is made"),
+        ("model linear = math, code by linear()\ndtype float32\nwhole from linear",
+         "models.linear", "the document's merge_method"),
+        ("model mix = math, code by dare(0.5)\ndtype float32\nwhole from mix",
+         "models.mix", "no 'dare'"),
+        ("model mix = one of math, code\ndtype float32\nwhole from mix", "", "open choices"),
+    ],
+)  # fmt: skip
+def test_what_stages_cant_say_is_refused(body: str, place: str, said: str) -> None:
+    with pytest.raises(ConversionError) as caught:
+        exported(body)
+    assert said in caught.value.message
+    assert caught.value.place == place
+
+
+def test_a_template_that_mergekit_takes_for_a_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.jinja").write_text("{{ 'a@b@c' }}")
+    with pytest.raises(ConversionError, match="several '@'"):
+        exported(f'{MIX}chat_template "./t.jinja"\ndtype float32\nwhole from mix', folder=tmp_path)
+
+
+def test_a_stage_of_unknown_depth_is_refused_where_it_needs_layers() -> None:
+    body = "dtype float32\nnorm from math\nhead from math\nstack {\nL0..L3 mix\nL2..L5 mix\n}"
+    known = gptailor.loads(f"{HEAD}model mix = math by ties()\n{body}")
+    assert "models" in next(iter(yaml.safe_load_all(to_mergekit(known))))
+    for made in ("math, code by linear()", "math by ties(density=curve(0.2, 0.8))"):
+        with pytest.raises(ConversionError, match="number of layers isn't known") as caught:
+            to_mergekit(gptailor.loads(f"{HEAD}model mix = {made}\n{body}"))
+        assert caught.value.place == "models.mix"
+
+
+def test_a_base_that_isnt_merged_is_not_added_to_the_models() -> None:
+    said = exported("whole from math, code by linear()")
+    assert "models" not in said
+    assert [one["model"] for one in said["slices"][0]["sources"]] == ["a/math", "a/code"]

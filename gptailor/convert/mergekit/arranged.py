@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -76,6 +77,17 @@ def _curves(mix: Mix) -> bool:
     return any(isinstance(value, Gradient) for value in values)
 
 
+def _at_the_end(mix: Mix) -> Mix:
+    """With the last knots of its curves, which are what `whole` has in the final norm and head."""
+
+    def last(value: GivenAmount) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(last, value))
+        return value.knots[-1] if isinstance(value, Gradient) else value
+
+    return replace(mix, arguments=tuple((name, last(value)) for name, value in mix.arguments))
+
+
 # ---------------------------------------------------------------------------------------- the ends
 
 
@@ -121,8 +133,8 @@ def _of_everything(reading: Reading, layer: MadeLayer, ends: _Ends) -> dict[str,
     if whole != _OWN:
         said["whole"] = p.Whole(recipe=_recipe(whole))
     for where, mix in ends.items():
-        late = where != "embed" and _curves(whole)  # whole has a curve's last knot there
-        if late or along.get(where, mix) != whole:
+        late = where != "embed" and _curves(whole)
+        if (mix != _at_the_end(whole)) if late else along.get(where, mix) != whole:
             said[where] = _recipe(mix)
     try:
         parts = _parts(reading.tensor_names, layer.mixes, whole)

@@ -6,6 +6,7 @@ is said by filters on Llama's tensor names.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, final
 
@@ -18,13 +19,15 @@ from gptailor.convert.mergekit.methods import MERGEKIT_METHODS, same_method
 from gptailor.convert.mergekit.mixture import MergekitMethod
 from gptailor.convert.mergekit.pieces import layer_pieces
 from gptailor.convert.mergekit.slices import BESIDE, SHARED, SaidLayer, written_slices
+from gptailor.convert.mergekit.stages import refuse_beside_stages, stage_plan, stages_of
 from gptailor.convert.mergekit.writing import method_call
 from gptailor.convert.note import ConversionError, Unsayable, dotted
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
-from gptailor.plan.plan import LayerOf, Merge, Plan, Recipe, Take, TemplateOf
+from gptailor.plan.needed import needed
+from gptailor.plan.plan import Curve, LayerOf, Merge, Plan, Recipe, Take, TemplateOf
 from gptailor.plan.registry import CHAT_TEMPLATES
-from gptailor.plan.walk import named_models, open_choices
+from gptailor.plan.walk import named_models, open_choices, values
 from gptailor.plan.written import written_out
 
 _Row = dict[str, Recipe]
@@ -35,14 +38,45 @@ _FORGOTTEN = (
     "final norm and the head"
 )
 
+_UNKNOWN = "the base's number of layers isn't known"
+_SAY_LAYERS = "say how many layers the base has"
+
 
 def to_mergekit(plan: Plan, layers: int | None = None) -> str:
     """The YAML that makes mergekit merge what a plan says, on models named like Llama's.
 
+    Models that are made of others are documents of their own, each before those that name it.
     `layers` is the base's number of layers, which an overlay needs. Raises ConversionError for
     what mergekit can't say, with the place in the plan.
     """
-    whole = plan.whole is not None
+    last = _document(plan, layers)
+    stages: dict[str, dict[str, Any]] = {}
+    for name in needed(plan, stages_of(plan, last)):
+        if plan.models[name].made is not None:
+            stages[name] = {"name": name, **_stage(plan, name, layers)}
+    if stages:
+        refuse_beside_stages(plan, [*stages], [*stages.values(), last])
+    return str(yaml.dump_all([*stages.values(), last], Dumper=_Dumper, sort_keys=False,
+                             allow_unicode=True, width=100))  # fmt: skip
+
+
+def _stage(plan: Plan, name: str, layers: int | None) -> dict[str, Any]:
+    """The document of a model that is made of others, by one recipe for everything."""
+    stage = stage_plan(plan, name)
+    try:
+        found = _document(stage, layers or 1)
+    except ConversionError as error:
+        place = error.place if error.place.startswith("models.") else f"models.{name}"
+        raise replace(error, place=place) from error
+    curved = any(isinstance(value, Curve) for _, value in values(stage))
+    if layers is None and ("slices" in found or curved):
+        raise ConversionError(_UNKNOWN, place=f"models.{name}", help=_SAY_LAYERS)
+    return found
+
+
+def _document(plan: Plan, layers: int | None) -> dict[str, Any]:
+    """A plan as one document."""
+    says_whole = plan.whole is not None
     slots = _kept(plan, layers)
     plan = written_out(plan, layers or 0)
     rows: list[_Row] = layer_pieces(slots)
@@ -53,14 +87,17 @@ def to_mergekit(plan: Plan, layers: int | None = None) -> str:
     if len(said[0].models) < len(said[-1].models):
         raise ConversionError(_FORGOTTEN, place="layers")
     slices = written_slices(said)
+    base = _reference(plan, "base")
+    whole = says_whole and _is_whole(slices, base, layers)
     document: dict[str, Any] = {
         "merge_method": method.name,
-        "base_model": _reference(plan, "base"),
-        **(_as_models(slices[0]) if whole and _is_whole(slices, layers) else {"slices": slices}),
+        "base_model": base,
+        **(_as_models(slices[0]) if whole else {"slices": slices}),
     }
     if plan.dtype is not None:  # merges are computed in float32, as here
         merges = {"dtype": "float32", "out_dtype": plan.dtype}
-        document |= {"dtype": plan.dtype} if method.name == "passthrough" else merges
+        once = method.name == "passthrough" or plan.dtype == "float32"
+        document |= {"dtype": plan.dtype} if once else merges
     if plan.tokenizer == "union":
         _refuse_other_rows(plan, method, rows, slices)
         document["tokenizer_source"] = "union"
@@ -68,13 +105,17 @@ def to_mergekit(plan: Plan, layers: int | None = None) -> str:
         document["tokenizer_source"] = _reference(plan, plan.tokenizer.take.model)
     if plan.chat_template is not None:
         document["chat_template"] = _template(plan)
-    return str(yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+    return document
 
 
-def _is_whole(slices: Sequence[Mapping[str, Any]], layers: int | None) -> bool:
-    """Whether all layers of all models are one slice, whose base is the file's."""
+def _is_whole(slices: Sequence[Mapping[str, Any]], base: str, layers: int | None) -> bool:
+    """Whether all layers of all models are one slice, whose base is the file's and among them.
+
+    mergekit adds a base that isn't to `models`, where `linear` and others have no place for it.
+    """
     spans = [source["layer_range"] for one in slices for source in one["sources"]]
-    return "base_model" not in slices[0] and all(span == [0, layers] for span in spans)
+    there = any(source["model"] == base for source in slices[0]["sources"])
+    return there and "base_model" not in slices[0] and all(span == [0, layers] for span in spans)
 
 
 def _as_models(one: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,8 +171,7 @@ def _kept(plan: Plan, layers: int | None) -> list[outline.Slot]:
     if plan.heal is not None:
         raise ConversionError("mergekit has nothing like 'heal'", place="heal")
     if plan.stack is None and layers is None:
-        message = "the base's number of layers isn't known"
-        raise ConversionError(message, help="say how many layers the base has")
+        raise ConversionError(_UNKNOWN, help=_SAY_LAYERS)
     return outline.kept(plan, layers or 0)
 
 
@@ -238,8 +278,10 @@ def _layer(row: _Row, model: str) -> int:
 
 
 def _reference(plan: Plan, name: str) -> str:
-    """`owner/name@revision+adapter`."""
+    """`owner/name@revision+adapter`; a model that is made of others by its name."""
     model = plan.models[name]
+    if model.made is not None:
+        return name
     if not model.source or model.source.endswith(".tailor"):
         message = f"'{name}' is made by a plan, which mergekit has no model for"
         help_ = "compile it, and name its folder"

@@ -137,8 +137,8 @@ def _made(stage: Reading) -> p.Model:
     """A document as a model that is made of others, by one recipe for everything."""
     fields = statements(stage)
     _raise(stage)
-    whole = fields.pop("whole", None)
-    if whole is None or any(fields.values()):
+    whole = fields.pop("whole", p.Whole(recipe=p.Take(take=p.LayerOf(model="base"))))
+    if any(fields.values()):
         message = f"'{stage.config.name}' isn't made by one recipe for everything"
         help_ = (
             "import that document by itself, into a plan of its own, and name that as the model: "
