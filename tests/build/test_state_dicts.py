@@ -157,8 +157,10 @@ W = torch.ones(2, 3)
 def test_what_does_not_go_together_is_refused_by_name(
     sources: Any, how: dict[str, Any], said: str
 ) -> None:
+    by, rest = [how["by"]] if "by" in how else [], {**how}
+    rest.pop("by", None)
     with pytest.raises(gptailor.TailorError) as caught:
-        gptailor.merge(sources, **how)
+        gptailor.merge(sources, *by, **rest)
     assert said in str(caught.value)
 
 

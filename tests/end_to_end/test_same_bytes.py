@@ -146,7 +146,7 @@ def reshard(source: Path, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_the_number_of_threads_is_an_option(models: Path) -> None:
-    plan = str(models / "bfloat16.tailor")
+    plan = str(models / f"{PLANS[0][0]}.tailor")
     digests = []
     for threads in ("1", "2"):
         output = models / "new"

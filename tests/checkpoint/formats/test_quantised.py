@@ -50,7 +50,9 @@ def test_a_matrix_is_what_its_formula_says(
 
 def read_in_chunks(tensor: TensorInfo, chunk_bytes: int) -> Tensor:
     """The tensor in float32 as compiling reads it."""
-    make = Combine("linear", (("weights", (1.0,)),), (), (tensor,), ("base",), "m")
+    make = Combine(
+        "linear", (("weight", (1.0,)), ("normalize", "no")), (), (tensor,), ("base",), "m"
+    )
     spec = TensorSpec("m", "F32", tensor.spec.shape)
     raw = b"".join(bytes(part) for part in chunks(Output(spec, make), chunk_bytes=chunk_bytes))
     return torch.frombuffer(bytearray(raw), dtype=torch.float32).reshape(tensor.spec.shape)
