@@ -92,7 +92,7 @@ class Draft:
             said = tuple(placed.entry for placed in found)
             lists[name] = said if name in ("drop_any", "objectives") else p.retied(said)
         items, objectives = lists.pop("items"), lists.pop("objectives")
-        budget = {name: single.get(name) for name in ("fidelity", "trials", "seed")}
+        budget: dict[str, Any] = {name: single.get(name) for name in ("fidelity", "trials", "seed")}
         blocks: dict[str, Any] = {
             "stack": p.built(p.Stack, items=items, limit=single.get("limit")),
             "search": p.built(p.Search, objectives=objectives, **budget),

@@ -75,6 +75,15 @@ class Curve(Closed):
     over: Pair[Position] | None = None
 
 
+@final
+class CountRange(Closed):
+    """A choice: a whole number from low to high, both included. `4..10`."""
+
+    between: Pair[int]
+
+
+Count = int | CountRange
+"""How many layers, or how many times."""
 Let = Number | Interval | OneOfNumbers
 """What a name of a number may stand for."""
 Value = Let | Named | Curve

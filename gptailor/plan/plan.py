@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, final
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from gptailor.plan.faults import Fault, Origin, Source
 from gptailor.plan.numbers import (
     LARGEST_LAYER,
     Closed,
+    Count,
+    CountRange,
     Curve,
     Interval,
     Let,
@@ -28,90 +30,25 @@ from gptailor.plan.numbers import (
     built,
 )
 from gptailor.plan.parts import Part, rank
-from gptailor.plan.registry import METHODS
+from gptailor.plan.recipe import (
+    By,
+    LayerOf,
+    Merge,
+    MethodCall,
+    OneOfMethods,
+    OneOfModels,
+    Recipe,
+    Subset,
+    Take,
+)
+from gptailor.plan.wishes import Bound, Objective, Requirement, Search
 
 __all__ = [
-    "LARGEST_LAYER", "Closed", "Curve", "Interval", "Let", "Named", "Number", "OneOfNumbers",
-    "Pair", "Position", "Several", "Value", "built",
+    "LARGEST_LAYER", "Bound", "By", "Closed", "Count", "CountRange", "Curve", "Interval", "LayerOf",
+    "Let", "Merge", "MethodCall", "Named", "Number", "Objective", "OneOfMethods", "OneOfModels",
+    "OneOfNumbers", "Pair", "Position", "Recipe", "Requirement", "Search", "Several", "Subset",
+    "Take", "Value", "built",
 ]  # fmt: skip
-
-# ----------------------------------------------------------------------------------------- recipes
-
-
-@final
-class OneOfModels(Closed):
-    """A choice: one of these models. `one of base, math`."""
-
-    one_of: Several[str]
-
-
-@final
-class LayerOf(Closed):
-    """A layer of a model, by that model's layer number; without one, the tensor that is meant."""
-
-    model: str | OneOfModels
-    layer: Position | None = None
-
-
-@final
-class MethodCall(Closed):
-    """A merge method with its arguments by name: numbers, a tuple of them, or words."""
-
-    name: str
-    arguments: dict[str, Value | Several[Value] | str] = Field(default={})
-
-    @model_validator(mode="after")
-    def _hold_tuples(self) -> "MethodCall":
-        """A variadic parameter's numbers are a tuple, one number too; names are those of today."""
-        method = METHODS.get(self.name)
-        if method is None:
-            return self
-        for name in [*self.arguments]:
-            if (now := method.called(name)) not in self.arguments:
-                self.arguments[now] = self.arguments.pop(name)
-        if (variadic := method.variadic) is not None:
-            value = self.arguments.get(variadic.name)
-            if value is not None and not isinstance(value, tuple | str):
-                self.arguments[variadic.name] = (value,)
-        return self
-
-
-@final
-class OneOfMethods(Closed):
-    """A choice: one of these methods, each with its own choices."""
-
-    one_of: Several[MethodCall]
-
-
-By = MethodCall | OneOfMethods
-
-
-@final
-class Take(Closed):
-    """A layer as it is in its model."""
-
-    take: LayerOf
-
-
-@final
-class Merge(Closed):
-    """Layers of several models merged: by a method, or by the second one's share."""
-
-    merge: Several[LayerOf]
-    share: Value | None = None
-    by: By | None = None
-
-
-@final
-class Subset(Closed):
-    """A choice: any subset of the models. None is the base's own, more than one are merged."""
-
-    any_of: Several[str]
-    layer: Position | None = None
-    by: By | None = None
-
-
-Recipe = Take | Merge | Subset
 
 # -------------------------------------------------------------------------------------- statements
 
@@ -171,10 +108,46 @@ class Drop(Open):
 
 @final
 class DropAny(Closed):
-    """A choice: exactly `count` of these positions leave the model."""
+    """A choice: so many of these positions leave the model."""
 
     count: int
     among: Several[Position]
+
+    @field_validator("among", mode="after")
+    @classmethod
+    def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(value))
+
+
+@final
+class DropWindow(Open):
+    """A choice: so many neighbours of these positions leave the model."""
+
+    count: Count
+    among: Several[Position]
+
+    @field_validator("among", mode="after")
+    @classmethod
+    def _sort(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(value))
+
+
+@final
+class Repeat(Open):
+    """After the last of these positions all of them come again, `times` more."""
+
+    first: Position
+    last: Position
+    times: Count = 1
+
+
+@final
+class RepeatWindow(Open):
+    """A choice: so many neighbours of these positions come again after the last, `times` more."""
+
+    count: Count
+    among: Several[Position]
+    times: Count = 1
 
     @field_validator("among", mode="after")
     @classmethod
@@ -238,25 +211,6 @@ class Stack(Closed):
     @classmethod
     def _number_groups(cls, value: tuple[Item, ...]) -> tuple[Item, ...]:
         return retied(value)
-
-
-@final
-class Objective(Closed):
-    """What a search wants: a measure, a direction, the measure's arguments by name."""
-
-    direction: Literal["minimize", "maximize"]
-    name: str
-    arguments: dict[str, int | float | str] = Field(default={})
-
-
-@final
-class Search(Closed):
-    """Objectives and budget of a search."""
-
-    objectives: Several[Objective] = ()
-    fidelity: Pair[int] | None = None
-    trials: int | None = None
-    seed: int | None = None
 
 
 @final
@@ -336,6 +290,8 @@ class Plan(Closed):
     whole: Whole | None = None
     drops: Several[Drop] = ()
     drop_any: Several[DropAny] = ()
+    windows: Several[DropWindow] = ()
+    repeats: Several[Repeat | RepeatWindow] = ()
     scales: Several[Scale] = ()
     bridges: Several[Bridge] = ()
     heal: Heal | None = None
