@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeAlias, final
 
 
@@ -14,15 +14,36 @@ class NotANumberError(ValueError):
 
 @final
 @dataclass(frozen=True)
+class PerSample:
+    """What a score is made of, sample by sample: Σ sums / Σ counts, or e to that.
+
+    The samples stand in the order in which fidelities take them, so that plans are compared sample
+    by sample, and the first ones are a lower fidelity's.
+    """
+
+    sums: tuple[float, ...]
+    counts: tuple[int, ...]
+    exponential: bool = False
+
+    def score(self, samples: int | None = None) -> "Score":
+        """The score of the first samples, or of all."""
+        found = ratio(self.sums[:samples], self.counts[:samples])
+        return exponential(found) if self.exponential else found
+
+
+@final
+@dataclass(frozen=True)
 class Score:
     """A value with its standard error over samples; the error is infinite where one can't tell.
 
+    `each` is what it is made of, where it is a mean of samples; equal scores may differ there.
     Raises NotANumberError for a value that is NaN: that is a failure, never a score.
     """
 
     value: float
     stderr: float
     samples: int
+    each: PerSample | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if math.isnan(self.value) or math.isnan(self.stderr):
@@ -40,22 +61,23 @@ def ratio(sums: Sequence[float], counts: Sequence[int]) -> Score:
     The error is the delta method's: √(n / (n - 1) · Σ (s_i - R c_i)²) / Σ c_i. Sums are exact and
     rounded once, so that the samples' order changes nothing.
     """
-    samples, total = len(sums), sum(counts)
+    samples, total, each = len(sums), sum(counts), PerSample(tuple(sums), tuple(counts))
     value = math.fsum(sums) / total
     if samples < 2 or math.isinf(value):
-        return Score(value, math.inf, samples)
+        return Score(value, math.inf, samples, each)
     residuals = (s - value * c for s, c in zip(sums, counts, strict=True))
     spread = math.fsum(residual * residual for residual in residuals)
-    return Score(value, math.sqrt(samples / (samples - 1) * spread) / total, samples)
+    return Score(value, math.sqrt(samples / (samples - 1) * spread) / total, samples, each)
 
 
 def exponential(score: Score) -> Score:
     """e to the score, its error by the delta method: e^value · stderr."""
+    each = None if score.each is None else replace(score.each, exponential=True)
     try:
         value = math.exp(score.value)
     except OverflowError:
-        return Score(math.inf, math.inf, score.samples)
-    return Score(value, value * score.stderr, score.samples)
+        return Score(math.inf, math.inf, score.samples, each)
+    return Score(value, value * score.stderr, score.samples, each)
 
 
 @final
