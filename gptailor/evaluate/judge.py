@@ -160,7 +160,8 @@ class Judging:
         place: Placement,
         on_healing: OnHealing | None = None,
     ) -> None:
-        self.targets = targets
+        self.targets = targets = list(_held_to_bases(targets))
+        self._held_to = {one.identity_of_base for one in targets if not one.plain}
         self.evaluator = Evaluator(cache=PREFIX_BYTES, device=device_of(str(place.device)))
         self.stitchers = Stitchers(place, on_healing)
         self.entries = [_Entry.of(target) for target in targets]
@@ -272,6 +273,9 @@ class Judging:
             if name not in target.origin.models:
                 raise no_reference(name, f"'{target.name}' has none of that name")
             prepared = ready(base_of(target.origin, name))
+        elif target.bare and target.plain and target.identity_of_base not in self._held_to:
+            why = f"'{target.name}' is a model by itself; --model base=FOLDER says what its base is"
+            raise no_reference(name, why)
         elif target.base is None:
             raise no_reference(name, f"the base that '{target.name}' was made of isn't there")
         else:
@@ -305,6 +309,20 @@ class Judging:
             if objective.normalise == "base" and not one.target.plain:
                 share = retained_score(outcome, theirs, objective.direction)
             yield Result(one.target.name, objective.name, objective.direction, outcome, share)
+
+
+def _held_to_bases(targets: Sequence[Target]) -> Iterator[Target]:
+    """Models by themselves held to the base of the others, if that is one and reads texts alike."""
+    bases = {one.identity_of_base: one.base for one in targets if one.base and not one.plain}
+    [base] = bases.values() if len(bases) == 1 else [None]
+    for one in targets:
+        alone = one.bare and one.plain and one.identity_of_base not in bases
+        alike = alone and base is not None and _tokens_of(base) == _tokens_of(one.prepared)
+        yield replace(one, base=base) if alike else one
+
+
+def _tokens_of(prepared: Prepared) -> str:
+    return tokenizer_digest(tokenizer_model(prepared))
 
 
 def _measurable(objective: PreparedObjective) -> PreparedObjective | Failure:

@@ -1,8 +1,8 @@
 """What can be judged: plans, compiled folders, plain models. Each with the base that it is held to.
 
 A folder, a GGUF file or a Hub id is the plan whose base it is and that says nothing else. What a
-compiled folder is held to is the base that its `plan.tailor` names, if that is there; what a
-plain model is held to is itself.
+compiled folder is held to is the base that its `plan.tailor` names, if that is there; what a model
+by itself is held to is the base that is named for it, and else itself.
 """
 
 import re
@@ -35,13 +35,15 @@ class Target:
     """A plan that is ready to be stitched, by the name that it was asked for by.
 
     `origin` is the plan that says what other models there are: its own, or a compiled folder's.
-    `base` is the plan of the base alone; None where nobody knows it or it isn't there.
+    `base` is the plan of the base alone; None where nobody knows it or it isn't there. `bare` is a
+    model that no plan is known of, which says nothing of a base.
     """
 
     name: str
     prepared: Prepared
     origin: Plan
     base: Prepared | None
+    bare: bool = False
 
     @property
     def plain(self) -> bool:
@@ -111,7 +113,12 @@ def _target(name: str, plan: Plan, origin: Plan | None, models: ModelPaths) -> T
         return Target(name, prepared, plan, prepared if base.plan == prepared.plan else base)
     prepared = ready(plan)
     if origin is plan:
-        return Target(name, prepared, plan, prepared)
+        named, base = models.get("base"), prepared
+        if named is not None:
+            alone = _alone(str(Path(named).absolute()))
+            base = ready(alone.read_from(plan.origin) if plan.origin else alone)
+        same = identity(base.models["base"]) == identity(prepared.models["base"])
+        return Target(name, prepared, plan, prepared if same else base, bare=True)
     folders = {name: Path(path) for name, path in _named(models, origin).items()}
     return Target(name, prepared, rebind(origin, folders)[0], _there(origin, models))
 
@@ -144,15 +151,20 @@ def _read(target: str | Path | Plan) -> _Read:
         return (target.origin.source.name if target.origin else "<plan>"), target, None
     name, path = str(target), Path(target).expanduser()
     if path.is_dir() or (path.is_file() and is_gguf(path)):
-        plan = Plan(models={"base": Model(source=str(path.absolute()))})
+        plan = _alone(str(path.absolute()))
         try:
             return name, plan, load(path / _PLAN)
         except (OSError, PlanError):  # nobody compiled it, or its plan can't be read
             return name, plan, plan
     if not path.exists() and HUB_ID.fullmatch(name) and path.suffix not in PLAN_ENDINGS:
-        plan = Plan(models={"base": Model(source=name)})
+        plan = _alone(name)
         return name, plan, plan
     return name, load(path), None
+
+
+def _alone(source: str) -> Plan:
+    """The plan of a model as it is."""
+    return Plan(models={"base": Model(source=source)})
 
 
 def _with_families(read: _Read, families: Sequence[str | Path]) -> _Read:

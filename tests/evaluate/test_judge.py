@@ -103,6 +103,35 @@ def test_kl_compares_with_the_model_that_is_named(world: Path) -> None:
     assert [one.retained for one in found.results] == [None, None]
 
 
+def test_a_model_by_itself_is_compared_with_the_base_that_is_named_or_with_nothing(
+    world: Path,
+) -> None:
+    kl, math_folder = 'kl("rows.jsonl")', world / "math"
+    alone = judge(math_folder, kl, folder=world).results[0].outcome
+    assert isinstance(alone, Failure)
+    assert "is a model by itself" in alone.message
+    assert "--model base=FOLDER" in alone.message
+    named = judge(math_folder, kl, folder=world, models={"base": world / "base"})
+    assert score_of(named).value > 0
+    assert [one.target for one in named.bases] == [str(world / "base")]
+    whole = gptailor.loads('tailor 1\nmodel base = "./base"\nmodel m = "./math"\nwhole from m\n',
+                           folder=world)  # fmt: skip
+    assert score_of(named) == score_of(judge(whole, kl, folder=world))
+    own = judge(world / "base", kl, folder=world, models={"base": world / "base"})
+    assert isinstance(own.results[0].outcome, Failure)
+
+
+def test_a_model_by_itself_is_held_to_the_one_base_that_the_others_have(world: Path) -> None:
+    wanted = ['nll("rows.jsonl")', 'kl("rows.jsonl")']
+    found = judge([world / "cut.tailor", world / "math", world / "base"], wanted, folder=world)
+    by_name = {(Path(one.target).name, one.objective[:2]): one for one in found.results}
+    assert by_name["math", "nl"].retained is not None
+    named = judge(world / "math", wanted, folder=world, models={"base": world / "base"})
+    assert by_name["math", "kl"].outcome == named.results[1].outcome
+    assert by_name["base", "kl"].outcome == Score(0.0, 0.0, 5), "the others' base is itself"
+    assert not found.bases
+
+
 def test_bases_and_references_that_are_adapters(world: Path, tmp_path: Path) -> None:
     tensors = {name: torch.full_like(one, 0.1) for name, one in pair(Q).items()}
     adapter(tmp_path / "a", tensors)
