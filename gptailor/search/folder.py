@@ -186,6 +186,11 @@ class Folder:
         """The same with JSON."""
         self.put(name, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
+    def get_text(self, name: str) -> str | None:
+        """What is in a text file, if it is there."""
+        path = self.path / name
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
     def get_json(self, name: str) -> dict[str, Any] | None:
         """The JSON object in a file, if it is there. Raises C903 for one that is none."""
         path = self.path / name

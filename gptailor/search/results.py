@@ -52,11 +52,15 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
 
     Beside it is the best starting plan, which is what people have without a search.
 
-    A search that was interrupted doesn't lock the best plan, which takes a while.
+    A search that was interrupted doesn't lock the best plan, which takes a while; the lock of
+    another best one goes then, and the command that is said compiles without it.
     """
     trial, place = ledger.best(), folder.path / FRONT
     text = partial(_text, space, ledger, about)
+    before = folder.get_text(BEST)
     best = None if trial is None else folder.put(BEST, text(trial, folder.path))
+    if folder.get_text(BEST) != before:
+        (folder.path / (BEST + SUFFIX)).unlink(missing_ok=True)
     for start in _best_starts(ledger)[:1]:
         folder.put(START, text(start, folder.path))
     names = {f"trial-{trial.number:04}.tailor": trial for trial in ledger.front()}
@@ -65,7 +69,7 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
             old.unlink()
     for name, one in names.items():
         folder.put(f"{FRONT}/{name}", text(one, place))
-    commands = [] if best is None else _commands(best, chosen, about["samples"])
+    commands = [] if best is None else _commands(best, chosen, space, about)
     files = {"best_file": str(folder.path / BEST), "commands": commands}
     said = search_summary(ledger, held, {**about, **files})
     folder.put_json(f"{SUMMARY}.json", said)
@@ -120,14 +124,24 @@ def _lock_best(plan: Path) -> None:
         raise CheckpointError(error.code, message, error.path, error.help) from error
 
 
-def _commands(best: Path, chosen: Settings, samples: int) -> list[str]:
-    """What scores the best plan again, and what makes a model of it, said in the current folder."""
+def _commands(best: Path, chosen: Settings, space: Space, about: Mapping[str, Any]) -> list[str]:
+    """What scores the best plan again, and what makes a model of it, said in the current folder.
+
+    It scores as the search did: on the same samples and device, in the same dtype.
+    """
+    families = space.plan.origin.families if space.plan.origin else ()
+    where = [word for one in families for word in ("--family", os.path.relpath(one))]
+    where += [] if about["device"] == "cpu" else ["--device", about["device"]]
+    kind = [] if about["dtype"] is None else ["--dtype", about["dtype"]]
+    drawn = ["--samples", str(about["samples"]), "--seed", str(chosen.seed)]
+    lock_there = about["ended"] != "interrupted" or best.with_name(best.name + SUFFIX).exists()
+    locked = ["--locked"] if lock_there else []
     wishes = [_seen_from_here(one, chosen.folder) for one in chosen.objectives]
     asked = " ".join(f"-O {shlex.quote(objective_words(one).partition(' ')[2])}" for one in wishes)
     file = shlex.quote(str(best))
     return [
-        f"gptailor eval {file} {asked} --samples {samples} --seed {chosen.seed}",
-        f"gptailor compile {file} -o DIR --locked",
+        f"gptailor eval {file} {asked} {shlex.join([*drawn, *where, *kind])}",
+        f"gptailor compile {file} {shlex.join(['-o', 'DIR', *where, *locked])}",
     ]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -367,6 +368,18 @@ def test_several_objectives_have_a_front(search: Search, world: Path) -> None:
     assert len(study.best_trials) >= len(front)
 
 
+def test_the_command_that_is_said_scores_as_the_search_did_in_another_dtype(
+    search: Search, run: Run, world: Path
+) -> None:
+    flags = ["--strategy", "random", "--trials", "4", "--dtype", "bfloat16"]
+    search("space.tailor", "-o", "short", *flags)
+    said = json.loads((world / "short" / "summary.json").read_text())
+    assert said["commands"][0].endswith(" --dtype bfloat16")
+    judged = run(*shlex.split(said["commands"][0])[1:], "--no-speed", "--format", "json")
+    [result] = json.loads(judged.out)["results"]
+    assert result["score"] == said["best"]["values"][0]
+
+
 def test_random_search_beside(found: Said, search: Search, world: Path) -> None:
     arguments = ["--strategy", "random", "--compare-random", "--trials", "4"]
     said = search("space.tailor", "-o", "beside", *arguments)
@@ -377,7 +390,7 @@ def test_random_search_beside(found: Said, search: Search, world: Path) -> None:
 
 
 def test_control_c_keeps_everything_and_the_same_command_goes_on(
-    search: Search, world: Path
+    search: Search, run: Run, world: Path
 ) -> None:
     command = ("space.tailor", "--strategy", "random", "--trials", "30", "-o")
     process = search.begin(*command, "stopped")
@@ -392,6 +405,8 @@ def test_control_c_keeps_everything_and_the_same_command_goes_on(
     assert begun["ended"] == "interrupted"
     assert begun["cost"] < 30
     assert gptailor.check(gptailor.load(world / "stopped" / "best.tailor")) == []
+    assert out.splitlines()[-1].strip() == begun["commands"][1]
+    assert run(*shlex.split(begun["commands"][1].replace("DIR", "of-stopped"))[1:]).code == 0
     again = search(*command, "stopped")
     assert f"going on after {begun['trials']} trials" in again.err
     calm = search(*command, "resting")
