@@ -3,11 +3,16 @@
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from gptailor.cli import options
-from gptailor.plan.faults import Fault, errors, to_github, to_json
+from gptailor.plan.faults import Fault, PlanError, errors, to_github, to_json
+
+if TYPE_CHECKING:
+    from gptailor.plan.plan import Plan
+    from gptailor.program.size import PlanSize
 
 
 @click.command("check", short_help="Check plans, alone and against their models.")
@@ -96,7 +101,8 @@ def show_command(
 ) -> None:
     """Show the layers of PLAN as a map: one cell a layer, a colour a model.
 
-    Positions are the base's layer numbers, those of a stack the output's.
+    Positions are the base's layer numbers, those of a stack the output's. Below it stands how large
+    the output is, where the plan leaves nothing open and its models are there.
     """
     from gptailor.report.plan_map import plan_map  # noqa: PLC0415
 
@@ -114,6 +120,31 @@ def show_command(
         options.shown_name(plan), wanted, count, known=known, width=options.width()
     ):
         options.say(line)
+    if (size := _known_size(wanted, dict(models))) is not None:
+        options.say("")
+        options.say(_size_line(size))
+
+
+def _known_size(plan: "Plan", models: dict[str, Path]) -> "PlanSize | None":
+    """How large the output is; None of a plan with choices, or that can't be made here."""
+    from gptailor.checkpoint.files import CheckpointError  # noqa: PLC0415
+    from gptailor.prepare import prepare  # noqa: PLC0415
+    from gptailor.program.size import compiled_size  # noqa: PLC0415
+
+    try:
+        prepared = prepare(plan, models=models)
+    except (PlanError, CheckpointError):
+        return None
+    return compiled_size(prepared.compiled, prepared.models["base"].layout)
+
+
+def _size_line(size: "PlanSize") -> str:
+    """`134,515,008 parameters, 269.0 MB; KV cache: 46.1 kB a token`."""
+    kept = size.kv_cache
+    cache = f"{options.size_in_words(kept)} a token" if isinstance(kept, int) else "unknown"
+    return (
+        f"  {size.parameters:,} parameters, {options.size_in_words(size.bytes)}; KV cache: {cache}"
+    )
 
 
 @click.command("diff", short_help="Say what differs between two plans.")

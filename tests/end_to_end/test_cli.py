@@ -309,6 +309,8 @@ p.tailor: 6 layers of './base'
   L3      base
   L4      dropped
   L5      base
+
+  11,824 parameters, 47.3 kB; KV cache: 320 bytes a token
 """
     )
     assert run("show", "-", stdin=PLAN).out == said.out.replace("p.tailor", "<stdin>")

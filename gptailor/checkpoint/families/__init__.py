@@ -2,7 +2,7 @@
 
 The truth is in transformers' `models/*/modeling_*.py` and in the checkpoints on the Hub;
 `tests/checkpoint/families/test_families.py` compares each entry with it. Other packages use
-`family`, `family_file`, `lookup`, `layout`, `layer_config`, `quantised` and `vision`.
+`cached`, `family`, `family_file`, `lookup`, `layout`, `layer_config`, `quantised` and `vision`.
 """
 
 from gptailor.checkpoint.families.cohere import COHERE
@@ -37,4 +37,13 @@ FAMILIES: tuple[Family, ...] = (
 FAMILY_OF: dict[str, Family] = {name: family for family in FAMILIES for name in family.model_types}
 """By the `model_type` of a configuration."""
 
-__all__ = ["family", "family_file", "layer_config", "layout", "lookup", "quantised", "vision"]
+__all__ = [
+    "cached",
+    "family",
+    "family_file",
+    "layer_config",
+    "layout",
+    "lookup",
+    "quantised",
+    "vision",
+]

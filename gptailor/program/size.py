@@ -1,0 +1,69 @@
+"""How large a plan's output is, from headers alone: parameters, bytes, and the KV cache."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+from gptailor.checkpoint.families.cached import cached_entries
+from gptailor.checkpoint.families.layer_config import Refusal
+from gptailor.checkpoint.families.layout import Layout, layer_entries, place_in
+from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.tensor import DTYPE_BITS
+from gptailor.plan.plan import Plan
+from gptailor.plan.registry import DTYPES
+from gptailor.program.compile import Compiled, compile_plan
+from gptailor.program.program import Program
+
+_COMPUTED = frozenset(DTYPES.values())
+"""The dtypes, by their names in files, that models compute in."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PlanSize:
+    """How large an output is.
+
+    `parameters` are the entries of all stored tensors, each once, `bytes` what they take, and
+    `kv_cache` the bytes that one token of a text takes in the KV cache, over all layers, or why
+    that isn't known.
+    """
+
+    parameters: int
+    bytes: int
+    kv_cache: int | Refusal
+
+
+def plan_size(plan: Plan, models: Mapping[str, Opened]) -> PlanSize:
+    """How large the output of a closed plan is that has no faults against its models."""
+    return compiled_size(compile_plan(plan, models), models["base"].layout)
+
+
+def compiled_size(compiled: Compiled, layout: Layout) -> PlanSize:
+    """How large the output of a compiled plan is; `layout` is the base's."""
+    program = compiled.program
+    return PlanSize(program.parameters, program.size, _kv_cache(program, compiled.config, layout))
+
+
+def _kv_cache(program: Program, config: Mapping[str, Any], layout: Layout) -> int | Refusal:
+    """Bytes of a token, in the dtype that the output computes in."""
+    layers: dict[int, dict[str, tuple[int, ...]]] = {}
+    for output in program.outputs:
+        if (at := place_in(layout.prefix, output.spec.name)) is not None:
+            layers.setdefault(at[0], {})[at[1]] = output.spec.shape
+    kept = 0
+    entries = layer_entries(replace(layout, count=len(layers)), config)
+    for number, entry in enumerate(entries):
+        found = cached_entries(layout, config, entry, layers[number])
+        if isinstance(found, Refusal):
+            return found
+        kept += found
+    return kept * DTYPE_BITS[_dtype(program, config, layout)] // 8
+
+
+def _dtype(program: Program, config: Mapping[str, Any], layout: Layout) -> str:
+    """The name of the output's dtype in files: of its layers, else as its configuration says."""
+    for output in program.outputs:
+        if place_in(layout.prefix, output.spec.name) and output.spec.dtype in _COMPUTED:
+            return output.spec.dtype
+    said = config.get("dtype", config.get("torch_dtype"))
+    return DTYPES.get(str(said), "BF16")
