@@ -30,6 +30,14 @@ class PerSample:
         found = ratio(self.sums[:samples], self.counts[:samples])
         return exponential(found) if self.exponential else found
 
+    def influences(self) -> list[float]:
+        """How much each sample moves the value: (s_i - R c_i) / Σ c, times the value if e to it."""
+        total = sum(self.counts)
+        mean_of_all = math.fsum(self.sums) / total
+        scale = (self.score().value if self.exponential else 1.0) / total
+        pairs = zip(self.sums, self.counts, strict=True)
+        return [scale * (s - mean_of_all * c) for s, c in pairs]
+
 
 @final
 @dataclass(frozen=True)
@@ -78,6 +86,35 @@ def exponential(score: Score) -> Score:
     except OverflowError:
         return Score(math.inf, math.inf, score.samples, each)
     return Score(value, value * score.stderr, score.samples, each)
+
+
+@final
+@dataclass(frozen=True)
+class Difference:
+    """How much larger one score is than another, its standard error, and over how many samples."""
+
+    value: float
+    stderr: float
+    samples: int
+
+
+def paired_difference(a: PerSample, b: PerSample) -> Difference:
+    """The first score minus the second one, over the samples that both have: the first ones.
+
+    What a sample does to both is in neither's way: the error is √(n / (n - 1) · Σ (u_i - v_i)²) for
+    the samples' influences u and v on the two values. It is infinite of one sample, and where a
+    value isn't finite. Raises ValueError where they have no sample in common.
+    """
+    n = min(len(a.sums), len(b.sums))
+    if n == 0:
+        raise ValueError("two scores without samples have no difference")
+    a, b = (PerSample(one.sums[:n], one.counts[:n], one.exponential) for one in (a, b))
+    value = a.score().value - b.score().value
+    if n == 1 or not math.isfinite(value):
+        return Difference(value, math.inf, n)
+    pairs = zip(a.influences(), b.influences(), strict=True)
+    spread = math.fsum((u - v) ** 2 for u, v in pairs)
+    return Difference(value, math.sqrt(n / (n - 1) * spread), n)
 
 
 @final

@@ -21,6 +21,7 @@ from gptailor.checkpoint.files import CheckpointError, quoted, reason
 from gptailor.evaluate.outcome import Failure
 from gptailor.plan.stage import STAGES, Stage
 from gptailor.search.run import trials as records
+from gptailor.search.run.per_sample import per_sample_from_json, per_sample_to_json
 from gptailor.search.space.genome import Active, Gene, Genome, Pick, Real
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import active
@@ -264,6 +265,8 @@ def _attributes(trial: records.Trial) -> dict[str, Any]:
     }
     if trial.values is not None and trial.stderrs is not None:
         said |= {"values": list(trial.values), "stderrs": records.json_numbers(trial.stderrs)}
+    if trial.per_sample:
+        said["per_sample"] = per_sample_to_json(trial.per_sample)
     if trial.failure is not None:
         said["failure"] = str(trial.failure)
     if trial.same_as is not None:
@@ -291,6 +294,7 @@ def _trial(frozen: FrozenTrial) -> records.Trial:
         failure=_failure(said.get("failure")),
         seconds=float(said["seconds"]),
         same_as=said.get("same_as"),
+        per_sample=per_sample_from_json(said.get("per_sample", ())),
     )
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.plan.stage import STAGES, Stage
+from gptailor.search.run.per_sample import PerObjective
 from gptailor.search.space.genome import Genome
 
 STARTS, RANDOM, SEARCH, FINAL, BESIDE = "start", "random", "search", "final", "beside"
@@ -47,7 +48,8 @@ class Trial:
 
     `plan` is the digest of the plan's canonical text, `share` that of the full samples. `values`
     are in the user's own directions, one for each objective; None after a `failure`. `same_as` is
-    the trial whose plan this is too: then nothing was evaluated.
+    the trial whose plan this is too: then nothing was evaluated. `per_sample` are the samples of
+    each objective; empty where no score was made.
     """
 
     number: int
@@ -59,6 +61,7 @@ class Trial:
     failure: Failure | None = None
     seconds: float = 0.0
     same_as: int | None = None
+    per_sample: PerObjective = ()
 
     @property
     def cost(self) -> float:

@@ -15,6 +15,7 @@ from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.search.run import trials
+from gptailor.search.run.per_sample import per_objective
 
 _LOSSES = 3
 """So many workers lost over one plan are that plan's failure."""
@@ -249,7 +250,9 @@ class UnderWay:
         if key not in self._outcomes:
             return None
         outcomes, seconds = self._outcomes.pop(key)
-        return made(*trials.read_outcomes(outcomes), seconds)
+        read = trials.read_outcomes(outcomes)
+        samples = () if read[0] is None else per_objective(outcomes)
+        return made(*read, seconds, per_sample=samples)
 
     def _forget(self) -> None:
         self.tasks = {n: task for n, task in self.tasks.items() if task.open or task.waiting}

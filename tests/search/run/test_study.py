@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.evaluate.outcome import Failure
+from gptailor.evaluate.outcome import Failure, PerSample
 from gptailor.search.run import study as study_module
 from gptailor.search.run.study import Study, agree, mend
 from gptailor.search.run.trials import SEARCH, Trial, TrialRequest, genome_from_json, genome_to_json
@@ -68,11 +68,13 @@ def test_trials_come_back_as_they_were_told(tmp_path: Path, chosen: SearchSettin
     failed = trial(chosen, 2, values=None, stderrs=None, failure=Failure("memory", "no room"))
     one = trial(chosen, 3, stderrs=(math.inf,))
     hit = trial(chosen, 4, same_as=0)
+    each = PerSample((1.5, 0.25, math.inf), (2, 1, 7))
+    sampled = trial(chosen, 5, per_sample=(each,))
     study = study_of(tmp_path, chosen)
-    for told in (whole, low, failed, one, hit):
+    for told in (whole, low, failed, one, hit, sampled):
         study.add(told)
     again = study_of(tmp_path, chosen).trials()
-    assert list(map(fields, again)) == list(map(fields, (whole, low, failed, one, hit)))
+    assert list(map(fields, again)) == list(map(fields, (whole, low, failed, one, hit, sampled)))
 
 
 def test_older_trials_say_whether_they_were_bridged(
