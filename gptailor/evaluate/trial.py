@@ -29,6 +29,7 @@ from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.nll import surprise
 from gptailor.evaluate.objectives.tokens import tokenizer_digest
 from gptailor.evaluate.outcome import Failure, Outcome
+from gptailor.evaluate.race import Race, raced
 from gptailor.evaluate.samples import (
     Parts,
     Samples,
@@ -68,19 +69,23 @@ OnStep: TypeAlias = Callable[[int, PreTrainedModel, str], None]
 for an objective, with the objective's name."""
 
 
-def run_trials(
+def run_trials(  # noqa: PLR0913 (what a trial is of, and who hears of it)
     stitcher: Stitcher,
     evaluator: Evaluator,
     plans: Sequence[Plan],
     objectives: Objectives,
     samples: int | None = None,
+    *,
     on_step: OnStep = lambda number, model, objective: None,
+    race: Race | None = None,
 ) -> Iterator[tuple[int, Outcomes]]:
     """Score closed plans by the first samples of all objectives: each as soon as it is there.
 
     Yields the plan's number, and a score or a failure for each objective. Plans that begin alike
-    run one after another, and share layers and hidden states.
+    run one after another, and share layers and hidden states. In a `race` one that has lost has
+    scores of the samples that this took.
     """
+    forward = [one for one in objectives if isinstance(one, Forward)]
     contents = {n: attempt(partial(stitcher.contents, plan)) for n, plan in enumerate(plans)}
     yield from failures(contents, objectives)
     made = {number: one for number, one in contents.items() if isinstance(one, ModelContents)}
@@ -89,6 +94,9 @@ def run_trials(
         stitched = {numbers[at]: attempt(partial(stitcher.live, made[numbers[at]])) for at in group}
         yield from failures(stitched, objectives)
         live = {number: one for number, one in stitched.items() if isinstance(one, Stitched)}
+        if race is not None and samples is not None and len(forward) == len(objectives):
+            yield from raced(evaluator, live, forward, samples, race)
+            live.clear()
         for number, measured in _forward(evaluator, live, objectives, samples):
             done = partial(on_step, number)
             yield number, _outcomes(objectives, live[number].model, samples, measured, done)
@@ -265,9 +273,12 @@ class Trials:
         return tuple(dict.fromkeys(found))
 
     def run(
-        self, plans: Sequence[Plan], samples: int, *, stage: Stage
+        self, plans: Sequence[Plan], samples: int, *, stage: Stage, race: Race | None = None
     ) -> Iterator[tuple[int, Outcomes]]:
         """Each plan's number and outcomes on the first samples, as soon as they are there.
+
+        In a `race` these are the samples that it took to see that a plan has lost; without one,
+        and where an objective has text made, all of them.
 
         Plans that begin alike share layers, within one call and with those of the last ones. What
         goes wrong with one is its outcome. `stage` says whether plans are bridged and healed; those
@@ -275,7 +286,7 @@ class Trials:
         """
         if not 1 <= samples <= self.full:
             raise ValueError(f"a trial has 1 to {self.full} samples, not {samples}")
-        return self._run(plans, stage, samples)
+        return self._run(plans, stage, samples, race)
 
     def held_out(self, plans: Sequence[Plan], *, stage: Stage) -> Iterator[tuple[int, Outcomes]]:
         """The same on all samples that the search never sees."""
@@ -288,7 +299,7 @@ class Trials:
         return self.evaluator.block_influence(live, works)
 
     def _run(
-        self, plans: Sequence[Plan], stage: Stage, samples: int | None
+        self, plans: Sequence[Plan], stage: Stage, samples: int | None, race: Race | None = None
     ) -> Iterator[tuple[int, Outcomes]]:
         """Those with one tokenizer after the others, which have other works; None: what is held."""
         by_parts: dict[int, list[int]] = {}
@@ -300,7 +311,9 @@ class Trials:
             groups = [[n] for n in numbers] if stage == "healed" else [numbers]
             for group in groups:
                 chosen = [at_stage(plans[n], stage) for n in group]
-                found = run_trials(self.stitcher, self.evaluator, chosen, objectives, samples)
+                found = run_trials(
+                    self.stitcher, self.evaluator, chosen, objectives, samples, race=race
+                )
                 yield from ((group[at], outcomes) for at, outcomes in found)
 
     def _reference(self, name: str, work: Work) -> Sequence[Tensor]:

@@ -5,7 +5,7 @@ a time; `block_influence` measures how much each layer turns them.
 """
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from typing import TypeVar, final
 
@@ -79,8 +79,8 @@ LOGITS = {"cpu": 2**26}
 """Bytes of float32 logits at once, by kind of device."""
 LOGITS_ELSEWHERE = 2**29
 
-PACKS = 4
-"""Sets of works (fidelities, say) whose batches stay made."""
+PACKS = 12
+"""Sets of works (fidelities and their parts, say) whose batches stay made."""
 
 
 @final
@@ -105,7 +105,7 @@ class Evaluator:
         self.layers_saved = 0
         place = None if cache_device is None else torch.device(cache_device)
         self._prefixes = PrefixCache(cache, place)
-        self._packs: list[tuple[tuple[int, int | None], Packed]] = []
+        self._packs: list[tuple[tuple[Hashable, ...], Packed]] = []
         self._wraps: dict[type, bool] = {}
 
     def run(self, plan: LiveModel, works: Sequence[Work]) -> Results | Failure:
@@ -221,11 +221,12 @@ class Evaluator:
     def _packed(self, plan: LiveModel, works: Sequence[Work], batch_tokens: int) -> Packed:
         edge = rotation_edge(plan.model.config)
         asked = tuple(tuple(work.requests) for work in works)
-        for key, packed in self._packs:
-            if key == (batch_tokens, edge) and packed.asked == asked:
+        key = batch_tokens, edge, tuple(work.cuts for work in works)
+        for known, packed in self._packs:
+            if known == key and packed.asked == asked:
                 return packed
         packed = pack(works, batch_tokens, edge)
-        self._packs = [*self._packs[1 - PACKS :], ((batch_tokens, edge), packed)]
+        self._packs = [*self._packs[1 - PACKS :], (key, packed)]
         return packed
 
     def _free(self) -> None:

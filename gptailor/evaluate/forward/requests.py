@@ -3,8 +3,8 @@
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import accumulate, groupby
+from functools import cached_property, partial
+from itertools import accumulate, groupby, pairwise, starmap, zip_longest
 from typing import NamedTuple, Protocol, TypeAlias, final, runtime_checkable
 
 import torch
@@ -62,10 +62,42 @@ targets lie on the device; so may the result.
 @final
 @dataclass(frozen=True)
 class Work:
-    """What one objective wants from a forward pass."""
+    """What one objective wants from a forward pass.
+
+    `cuts` are the numbers of requests before which it may be cut into parts. No batch has requests
+    of two parts, so that they run one after another to the same numbers, bit by bit.
+    """
 
     requests: Sequence[Request]
     measure: Measure
+    cuts: tuple[int, ...] = ()
+
+    @property
+    def ranges(self) -> tuple[range, ...]:
+        """The requests of each part."""
+        return tuple(starmap(range, pairwise((0, *self.cuts, len(self.requests)))))
+
+    @cached_property
+    def parts(self) -> "tuple[Work, ...]":
+        """Each part as a work of its own, of which `measure` hears as of the whole."""
+        numbers = list(accumulate((one.predicted for one in self.requests), initial=0))
+        return tuple(
+            Work(self.requests[of.start : of.stop], partial(_moved, self.measure, of.start, first))
+            for of, first in ((of, numbers[of.start]) for of in self.ranges)
+        )
+
+
+def _moved(
+    measure: Measure,
+    requests: int,
+    numbers: int,
+    logits: Float[Tensor, " n vocab"],
+    targets: Int64[Tensor, " n"],
+    rows: Rows,
+) -> Float[Tensor, " n k"]:
+    """The measure of rows that so many requests, and rows, stand before."""
+    moved = Rows(rows.request + requests, rows.position, rows.number + numbers)
+    return measure(logits, targets, moved)
 
 
 Results: TypeAlias = list[list[Tensor]]
@@ -135,7 +167,7 @@ class Batch:
 @final
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """All batches of some works, the longest first."""
+    """All batches of some works, part by part, the longest of each first."""
 
     asked: tuple[tuple[Request, ...], ...]
     batches: tuple[Batch, ...]
@@ -167,7 +199,8 @@ def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> P
     only ever predicted, so it isn't run; texts that then begin a longer one are rows of it. Batches
     depend on what the requests are, not on their order. No batch has both rows of at most `edge`
     tokens and longer ones: a model whose rotations depend on the longest row of a batch would turn
-    the short ones' otherwise.
+    the short ones' otherwise. Works' parts go together from the last one on: where some have fewer,
+    these begin later.
     """
     asked = tuple(tuple(work.requests) for work in works)
     numbers = [
@@ -178,22 +211,27 @@ def pack(works: Sequence[Work], batch_tokens: int, edge: int | None = None) -> P
     def beyond(tokens: tuple[int, ...]) -> bool:
         return edge is not None and len(tokens) > edge
 
-    lines = sorted(_lines(asked, beyond), key=lambda line: -len(line.tokens))
-    batches = [
-        _batch(rows, asked, numbers)
-        for _, alike in groupby(lines, lambda line: beyond(line.tokens))
-        for rows in _cut(list(alike), batch_tokens)
-    ]
+    batches: list[Batch] = []
+    last_first = zip_longest(*(reversed(work.ranges) for work in works), fillvalue=range(0))
+    for ranges in reversed(list(last_first)):
+        lines = sorted(_lines(asked, ranges, beyond), key=lambda line: -len(line.tokens))
+        batches += (
+            _batch(rows, asked, numbers)
+            for _, alike in groupby(lines, lambda line: beyond(line.tokens))
+            for rows in _cut(list(alike), batch_tokens)
+        )
     return Packed(asked, tuple(batches))
 
 
 def _lines(
-    asked: Sequence[Sequence[Request]], beyond: Callable[[tuple[int, ...]], bool]
+    asked: Sequence[Sequence[Request]],
+    ranges: Sequence[range],
+    beyond: Callable[[tuple[int, ...]], bool],
 ) -> list[_Line]:
     askers: dict[tuple[int, ...], list[tuple[int, int]]] = {}
-    for work, requests in enumerate(asked):
-        for number, request in enumerate(requests):
-            askers.setdefault(request.tokens[:-1], []).append((work, number))
+    for work, (requests, some) in enumerate(zip(asked, ranges, strict=True)):
+        for number in some:
+            askers.setdefault(requests[number].tokens[:-1], []).append((work, number))
     lines: list[_Line] = []
     for tokens in sorted(askers, reverse=True):  # what a text begins stands right before it
         last = lines[-1].tokens if lines else ()

@@ -23,6 +23,18 @@ Direction = Literal["minimize", "maximize"]
 Normalise = Literal["base", "spread"]
 
 
+_RACE_SHARES = (1 / 8, 1 / 2)
+"""The shares of its samples after which a trial may be given up."""
+_RACE_LEAST = 4
+"""The fewest samples that say how far two plans differ."""
+
+
+def race_counts(samples: int) -> tuple[int, ...]:
+    """How many of so many samples are scored before a trial may be given up; 0: too few."""
+    found = (int(share * samples) for share in _RACE_SHARES)
+    return tuple(count if count >= _RACE_LEAST else 0 for count in found)
+
+
 @final
 class ObjectiveError(TailorError):
     """An objective can't be what was asked for."""
@@ -76,7 +88,8 @@ class Forward(PreparedObjective):
             raise ValueError("a work has at least one sample")
         count = self.size if samples is None else min(samples, self.size)
         if count not in self._works:
-            self._works[count] = Work(self.requests(count), self.measure)
+            cuts = tuple(len(self.requests(n)) if n else 0 for n in race_counts(count))
+            self._works[count] = Work(self.requests(count), self.measure, cuts)
         return self._works[count]
 
     @cached_property
