@@ -207,7 +207,7 @@ class Smac:
             text=True,
         )
         layers, models = self.places.has.shape
-        said = {"layers": layers, "models": models, "drops": int(space.table.sizes[0])}
+        said = {"layers": layers, "models": models, "drops": int(space.table.low[0])}
         self.say({**said, "seed": seed, "trials": trials, "folder": self.folder.name})
         self.hear()
 
@@ -262,9 +262,10 @@ def one_of(population: Genome, row: int) -> Genome:
 def repaired(bits: np.ndarray, space: Space, chance: np.random.Generator) -> np.ndarray:
     """Every set at its size: bits that are too many go off by chance, or others on."""
     bits = bits.copy()
-    for number, size in enumerate(space.table.sizes):
+    for number, (low, high) in enumerate(zip(space.table.low, space.table.high, strict=True)):
         members = np.flatnonzero(space.table.group == number)
-        off = int(bits[members].sum()) - int(size)
+        on = int(bits[members].sum())
+        off = on - min(max(on, int(low)), int(high))
         from_ = members[bits[members]] if off > 0 else members[~bits[members]]
         changed = chance.choice(from_, abs(off), replace=False) if off else []
         bits[changed] = off < 0

@@ -90,7 +90,7 @@ class Draft:
                 found = sorted(found, key=lambda placed: order(placed.entry))
             spans |= {(*place, i): placed.spans for i, placed in enumerate(found)}
             said = tuple(placed.entry for placed in found)
-            lists[name] = said if name in ("drop_any", "objectives") else p.retied(said)
+            lists[name] = said if name == "objectives" else p.retied(said)
         items, objectives = lists.pop("items"), lists.pop("objectives")
         budget: dict[str, Any] = {name: single.get(name) for name in ("fidelity", "trials", "seed")}
         blocks: dict[str, Any] = {

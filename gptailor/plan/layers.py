@@ -115,7 +115,7 @@ def slots(plan: Plan, count: int) -> list[Slot]:
         level = layer.level if isinstance(layer, LayerBelow) else 0
         decided.setdefault(layer.position, []).append(Decided(layer.part, level, made))
     drops: dict[int, Literal["no", "yes", "maybe"]] = {}
-    for choice in plan.drop_any:
+    for choice in (*plan.drop_any, *plan.windows):
         drops |= dict.fromkeys(choice.among, "maybe")
     drops |= {drop.position: "maybe" if drop.maybe else "yes" for drop in plan.drops}
     scales = {scale.position: scale.factor for scale in plan.scales}
@@ -212,7 +212,8 @@ def may_be_healed(plan: Plan) -> bool:
     """Whether `heal` does something: the plan, as its choices may be closed, isn't its teacher."""
     if plan.heal is None:
         return False
-    return bool(plan.drops or plan.drop_any or plan.stack or plan.heal.teacher is not None)
+    drops = plan.drops or plan.drop_any or plan.windows
+    return bool(drops or plan.stack or plan.heal.teacher is not None)
 
 
 def healing(plan: Plan, count: int) -> Healing | None:

@@ -84,6 +84,13 @@ class CountRange(Closed):
 
 Count = int | CountRange
 """How many layers, or how many times."""
+
+
+def count_ends(count: Count) -> tuple[int, int]:
+    """The least and the most that a count may be."""
+    return count.between if isinstance(count, CountRange) else (count, count)
+
+
 Let = Number | Interval | OneOfNumbers
 """What a name of a number may stand for."""
 Value = Let | Named | Curve

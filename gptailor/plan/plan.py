@@ -28,6 +28,7 @@ from gptailor.plan.numbers import (
     Several,
     Value,
     built,
+    count_ends,
 )
 from gptailor.plan.parts import Part, rank
 from gptailor.plan.recipe import (
@@ -47,7 +48,7 @@ __all__ = [
     "LARGEST_LAYER", "Bound", "By", "Closed", "Count", "CountRange", "Curve", "Interval", "LayerOf",
     "Let", "Merge", "MethodCall", "Named", "Number", "Objective", "OneOfMethods", "OneOfModels",
     "OneOfNumbers", "Pair", "Position", "Recipe", "Requirement", "Search", "Several", "Subset",
-    "Take", "Value", "built",
+    "Take", "Value", "built", "count_ends",
 ]  # fmt: skip
 
 # -------------------------------------------------------------------------------------- statements
@@ -107,10 +108,10 @@ class Drop(Open):
 
 
 @final
-class DropAny(Closed):
+class DropAny(Open):
     """A choice: so many of these positions leave the model."""
 
-    count: int
+    count: Count
     among: Several[Position]
 
     @field_validator("among", mode="after")
@@ -243,12 +244,14 @@ REST = ("embed", "norm", "head", "tokenizer")
 Entry = TypeVar("Entry", bound=Open)
 
 
-def normal_order(entry: Layer | Others | Drop | DropAny | Scale | Bridge) -> tuple[Any, ...]:
+def normal_order(
+    entry: Layer | Others | Drop | DropAny | DropWindow | Scale | Bridge,
+) -> tuple[Any, ...]:
     """What a list is sorted by: positions, coarse parts before finer, every gap before one."""
     if isinstance(entry, Others):
         return rank(entry.part), entry.part or ""
-    if isinstance(entry, DropAny):
-        return entry.among, entry.count
+    if isinstance(entry, DropAny | DropWindow):
+        return entry.among, count_ends(entry.count)
     if isinstance(entry, Bridge):
         return (-1 if entry.after is None else entry.after,)
     part = entry.part if isinstance(entry, Layer) else None
@@ -272,8 +275,8 @@ class Plan(Closed):
 
     Positions are the base's layer numbers, before anything is dropped. A position that nothing
     names is as `others` say, else as `whole` does, else the base's own. `layers`, `others`,
-    `whole`, `drops`, `drop_any`, `scales` and `bridges` are the overlay; a plan has these or a
-    `stack`, and `heal` with either. `numbers` are those that have a name.
+    `whole`, `drops`, `drop_any`, `windows`, `repeats`, `scales` and `bridges` are the overlay; a
+    plan has these or a `stack`, and `heal` with either. `numbers` are those that have a name.
     """
 
     version: int = 1
@@ -301,15 +304,12 @@ class Plan(Closed):
     _origin: Origin | None = PrivateAttr(default=None)
     _faults: tuple[Fault, ...] | None = PrivateAttr(default=None)
 
-    @field_validator("layers", "others", "drops", "scales", "bridges", mode="after")
+    @field_validator(
+        "layers", "others", "drops", "drop_any", "windows", "scales", "bridges", mode="after"
+    )
     @classmethod
     def _sort(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return retied(sorted(value, key=normal_order))
-
-    @field_validator("drop_any", mode="after")
-    @classmethod
-    def _sort_drop_any(cls, value: tuple[DropAny, ...]) -> tuple[DropAny, ...]:
-        return tuple(sorted(value, key=normal_order))
 
     @property
     def origin(self) -> Origin | None:

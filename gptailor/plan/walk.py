@@ -12,8 +12,8 @@ from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 
 Role = Literal[
-    "drop", "otherwise", "scaled", "bridged", "item", "member", "take", "source", "method",
-    "argument", "share", "factor", "tokens", "ridge", "let",
+    "drop", "cut", "window", "otherwise", "scaled", "bridged", "item", "member", "take", "source",
+    "method", "argument", "share", "factor", "tokens", "ridge", "let",
 ]  # fmt: skip
 """What a site decides: whether a layer leaves, which models a recipe takes, a number of it."""
 
@@ -42,7 +42,13 @@ Given: TypeAlias = tuple[Place, int]
 """A choice that another depends on, and what it is there: an option, a member, or SEVERAL."""
 
 Choice: TypeAlias = (
-    p.DropAny | p.Subset | p.OneOfModels | p.OneOfMethods | p.OneOfNumbers | p.Interval
+    p.DropAny
+    | p.DropWindow
+    | p.Subset
+    | p.OneOfModels
+    | p.OneOfMethods
+    | p.OneOfNumbers
+    | p.Interval
 )
 """What leaves something open, besides a `maybe`."""
 
@@ -104,8 +110,6 @@ def _said_sites(plan: p.Plan) -> Iterator[Site]:
     for where in p.REST:
         if (recipe := plan.rest(where)) is not None:
             yield from recipe_sites(recipe, (where,))
-    for g, choice in enumerate(plan.drop_any):
-        yield Site(("drop_any", g), choice, Subject("drop"))
     for at, entry in entries(plan):
         yield from entry_sites(entry, at)
 
@@ -113,6 +117,8 @@ def _said_sites(plan: p.Plan) -> Iterator[Site]:
 def entries(plan: p.Plan) -> Iterator[tuple[Place, p.Open]]:
     """All that `maybe` and `tied` may stand before, and its place."""
     listed: tuple[tuple[Place, tuple[p.Open, ...]], ...] = (
+        (("drop_any",), plan.drop_any),
+        (("windows",), plan.windows),
         (("drops",), plan.drops),
         (("layers",), plan.layers),
         (("others",), plan.others),
@@ -135,6 +141,8 @@ def tied_entries(plan: p.Plan) -> list[tuple[Place, p.Open]]:
 
 _MAYBE: dict[type[p.Open], Role] = {
     p.Drop: "drop",
+    p.DropAny: "cut",
+    p.DropWindow: "cut",
     p.Layer: "otherwise",
     p.LayerBelow: "otherwise",
     p.Others: "otherwise",
@@ -148,6 +156,8 @@ _NUMBERS: tuple[Role, ...] = ("factor", "tokens", "ridge")
 
 def entry_sites(entry: p.Open, at: Place) -> Iterator[Site]:
     """What one entry says: its recipe, whether it is there at all, its own numbers."""
+    if isinstance(entry, p.DropAny | p.DropWindow):
+        yield Site(at, entry, Subject("drop" if isinstance(entry, p.DropAny) else "window"), at)
     if isinstance(entry, p.Layer | p.Others | p.Whole | p.Item):
         yield from recipe_sites(entry.recipe, (*at, "recipe"), at)
     part = entry.part or "" if isinstance(entry, p.Layer | p.Others) else ""

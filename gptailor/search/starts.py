@@ -150,7 +150,7 @@ def dropped(space: Space, scores: Scores, maybe: int) -> Bool[np.ndarray, " b"]:
     """The bits of the positions with the highest scores, of each set as many as it has."""
     found = np.zeros(len(space.bits), np.bool_)
     drops = [(i, bit) for i, bit in enumerate(space.bits) if bit.subject.role == "drop"]
-    for group, count in (*enumerate(map(int, space.table.sizes)), (-1, maybe)):
+    for group, count in (*enumerate(map(int, space.table.low)), (-1, maybe)):
         theirs = [(-float(scores[bit.at]), i) for i, bit in drops if bit.group == group]
         found[[i for _, i in sorted(theirs)[:count]]] = True
     return found
@@ -266,7 +266,7 @@ class Starts:
 
     @property
     def _size(self) -> int:
-        return int(sum(self.space.table.sizes))
+        return int(sum(self.space.table.low))
 
     @property
     def _low(self) -> float:
@@ -325,7 +325,7 @@ def candidates(space: Space, cheapest: float) -> int:
 
     All rounds together cost this many times `cheapest` times the number of dropped layers.
     """
-    size = int(sum(space.table.sizes))
+    size = int(sum(space.table.low))
     found = min(_CANDIDATES, int(_COST / (size * max(cheapest, _LEAST)))) if size else 0
     return found if found > 1 else 0
 
@@ -344,7 +344,7 @@ def greedy_removal(
     plans have fewer layers dropped than the space allows, so that these are no trials of it.
     """
     sets = {bit.at: bit.group for bit in space.bits if bit.group >= 0}
-    room = [int(size) for size in space.table.sizes]
+    room = [int(size) for size in space.table.low]
     width = candidates(space, cheapest)
     taken: list[int] = []
     while width and sum(room):

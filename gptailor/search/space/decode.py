@@ -14,8 +14,10 @@ from gptailor.plan.layers import own
 from gptailor.plan.needed import needed
 from gptailor.plan.parts import may_overlap
 from gptailor.plan.walk import names_in, values
+from gptailor.plan.windows import windows_of
+from gptailor.search.space.collect import own_of
 from gptailor.search.space.genome import Genome
-from gptailor.search.space.space import Space, own_of
+from gptailor.search.space.space import Space
 
 Answer: TypeAlias = bool | int | float | list[int]
 """What closes a choice: yes or no, an option's number, a real, or the numbers of those chosen."""
@@ -102,6 +104,7 @@ class _Closing:
             "whole": self._closed(("whole",), plan.whole, own_of(None)),
             "drops": tuple(p.Drop(position=position) for position in sorted(dropped)),
             "drop_any": (),
+            "windows": (),
             "scales": tuple(
                 self._closed(("scales", i), scale)
                 for i, scale in enumerate(plan.scales)
@@ -135,10 +138,14 @@ class _Closing:
     def _dropped(self) -> set[int]:
         plan = self.space.plan
         found = {drop.position for i, drop in enumerate(plan.drops) if self._on("drops", i)}
-        for g, choice in enumerate(plan.drop_any):
-            chosen = self.answers["drop_any", g]
+        for i, choice in enumerate(plan.drop_any):
+            chosen = self.answers["drop_any", i]
             assert isinstance(chosen, list)
-            found |= {choice.among[k] for k in chosen}
+            found |= {choice.among[k] for k in chosen if self._on("drop_any", i)}
+        for i, window in enumerate(plan.windows):
+            option = self.answers["windows", i]
+            first, last = list(windows_of(window.count, window.among))[int(option)]
+            found |= set(range(first, last + 1)) if self._on("windows", i) else set()
         if len(found) == self.space.layers and self.space.keeper is not None:
             found.discard(self.space.keeper)
         return found

@@ -12,9 +12,11 @@ from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layers import own
 from gptailor.plan.walk import entries, sources
+from gptailor.plan.windows import windows_of
+from gptailor.search.space.collect import own_of
 from gptailor.search.space.decode import Answer, decode, meaningful, without_unused
 from gptailor.search.space.genome import Genome
-from gptailor.search.space.space import Space, SpaceError, own_of
+from gptailor.search.space.space import Space, SpaceError
 from gptailor.search.space.table import settled
 
 
@@ -27,8 +29,9 @@ def encode(space: Space, plan: p.Plan) -> Genome:
     closed = shortest_form(space.spread(plan))
     genome = _genome(space, _read(space.plan, closed))
     found = decode(space, genome)
-    dropped = np.bincount(space.table.group + 1, genome.bits, 1 + len(space.table.sizes))[1:]
-    if found != closed or not np.array_equal(dropped, space.table.sizes):  # as each set has to
+    low, high = space.table.low, space.table.high
+    dropped = np.bincount(space.table.group + 1, genome.bits, 1 + len(low))[1:]
+    if found != closed or ((dropped < low) | (dropped > high)).any():  # as each set has to
         names = [one for one in p.Plan.model_fields if getattr(found, one) != getattr(closed, one)]
         what = ", ".join(one for one in names if one != "models" or len(names) == 1) or "drops"
         message = f"the plan is not in the space: its {what} can't be had by closing the choices"
@@ -70,12 +73,25 @@ def _read(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
         if (recipe := plan.rest(where)) is not None:
             found |= _fit(recipe, closed.rest(where) or own_of(None), (where,)) or {}
     found |= _named(plan, closed)
-    for g, choice in enumerate(plan.drop_any):
-        found["drop_any", g] = [k for k, one in enumerate(choice.among) if one in dropped]
-    for i, drop in enumerate(plan.drops):
-        if drop.maybe and drop.position in dropped:
-            found["drops", i, "maybe"] = True
+    for at, entry in entries(plan):
+        if isinstance(entry, p.DropAny | p.DropWindow):
+            found |= _of_several(entry, [one in dropped for one in entry.among], at)
+        elif isinstance(entry, p.Drop) and entry.maybe and entry.position in dropped:
+            found[*at, "maybe"] = True
     return found | _entries(plan, closed, dropped) | _stack(plan, closed)
+
+
+def _of_several(
+    choice: p.DropAny | p.DropWindow, gone: Sequence[bool], at: Place
+) -> dict[Place, Answer]:
+    """Whether a choice of several drops is made, and how; a window that isn't allowed is left."""
+    numbers = [k for k, one in enumerate(gone) if one]
+    found: dict[Place, Answer] = {(*at, "maybe"): bool(numbers)} if choice.maybe else {}
+    if isinstance(choice, p.DropAny):
+        return {**found, at: numbers} if numbers or not choice.maybe else found
+    taken = (choice.among[numbers[0]], choice.among[numbers[-1]]) if numbers else None
+    options = list(windows_of(choice.count, choice.among))
+    return {**found, at: options.index(taken)} if taken in options else found
 
 
 def _answered(mine: p.Value, theirs: object, at: Place) -> Iterator[tuple[Place, Answer]]:
@@ -99,7 +115,8 @@ def _entries(plan: p.Plan, closed: p.Plan, dropped: set[int]) -> dict[Place, Ans
     found: dict[Place, Answer] = {}
     said = {_told(entry): entry for _, entry in entries(closed)}
     for at, entry in entries(plan):
-        if isinstance(entry, p.Drop | p.Item) or getattr(entry, "position", None) in dropped:
+        dropping = isinstance(entry, p.Drop | p.DropAny | p.DropWindow)
+        if dropping or isinstance(entry, p.Item) or getattr(entry, "position", None) in dropped:
             continue
         there = said.get(_told(entry))
         if entry.maybe:

@@ -14,6 +14,7 @@ from numpy import ndarray
 
 from gptailor.plan import plan as p
 from gptailor.plan.walk import Role, Site, Subject
+from gptailor.plan.windows import window_words, windows_of
 
 Bits = Bool[Array | ndarray, "*n b"]
 Picks = Int[Array | ndarray, "*n c"]
@@ -25,7 +26,7 @@ class Genome(NamedTuple):
     """Genes of three kinds, or of `n` genomes at once: a population has a leading axis.
 
     `bits` are positions that a `drop any` takes, statements with `maybe`, and members of an `any
-    of`; `picks` are numbers of options; `reals` lie in 0..1 and stand for an interval.
+    of`; `picks` are numbers of options, windows too; `reals` lie in 0..1 and stand for an interval.
     """
 
     bits: Bits
@@ -50,7 +51,7 @@ class Active(NamedTuple):
 class Literal:
     """One truth: a bit that is `value`, a pick that is `value`, or `kind` of that number."""
 
-    kind: str  # "bit", "option", "several", "room" or "wide"
+    kind: str  # "bit", "option", "several", "inside", "room" or "wide"
     number: int
     value: int = 1
 
@@ -75,6 +76,11 @@ def option(number: int, value: int) -> Condition:
 def several(subset: int) -> Condition:
     """Two or more members of that subset are chosen."""
     return frozenset([frozenset([Literal("several", subset)])])
+
+
+def inside(number: int, on: bool = True) -> Condition:
+    """The position of that number among those of windows is in its window, or isn't."""
+    return frozenset([frozenset([Literal("inside", number, int(on))])])
 
 
 def room(item: int) -> Condition:
@@ -118,7 +124,7 @@ DIGITS = 4
 @final
 @dataclass(frozen=True)
 class Bit:
-    """Yes or no. `group` is the number of the set of which an exact count is on."""
+    """Yes or no. `group` is the number of the set of which so many are on."""
 
     name: str
     subject: Subject
@@ -140,6 +146,11 @@ class Pick:
     options: tuple[object, ...]
     labels: tuple[str, ...]
     default: int = 0
+
+    @property
+    def windows(self) -> bool:
+        """Whether its options are windows: what counts is which positions are inside."""
+        return self.subject.role == "window"
 
 
 @final
@@ -189,16 +200,18 @@ Gene: TypeAlias = Bit | Pick | Real
 class Genes:
     """All genes of a space, and how they hang together.
 
-    `sizes` says of each set of bits how many are on, `subsets` has the members' bits of each `any
-    of`, `items` the bit of each `maybe` item of a stack, for which there is that much `room`.
+    `sizes` says of each set of bits how many are on, at least and at most, `subsets` has the
+    members' bits of each `any of`, `inside` a pick of windows and a position for each that these
+    may take, `items` the bit of each `maybe` item of a stack, for which there is that much `room`.
     `merged` says of each subset, by its position, when two members or more are chosen.
     """
 
     bits: tuple[Bit, ...]
     picks: tuple[Pick, ...]
     reals: tuple[Real, ...]
-    sizes: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
     subsets: tuple[tuple[int, ...], ...]
+    inside: tuple[tuple[int, int], ...]
     items: tuple[int, ...]
     room: int
     merged: tuple[tuple[int, Condition], ...]
@@ -208,6 +221,8 @@ class Genes:
 
 _NAMES: dict[Role, str] = {
     "drop": "{entry}",
+    "cut": "{entry} at all",
+    "window": "{entry}",
     "otherwise": "{entry} otherwise",
     "scaled": "{entry} at all",
     "bridged": "{entry} at all",
@@ -228,22 +243,38 @@ _NAMES: dict[Role, str] = {
 def genes_of(site: Site, entry: str, at: int) -> Sequence[Gene]:
     """The genes of a choice: one, or a bit for each position or member; none of them counts yet."""
     about, value = site.subject, site.value
+    name = _name(entry, about)
     if isinstance(value, p.DropAny):
-        group = int(site.place[1])
-        return [Bit(f"drop L{p}", about, p, NEVER, group=group) for p in value.among]
+        group, least = int(site.place[1]), p.count_ends(value.count)[0]
+        return [
+            Bit(f"drop L{at}", about, at, NEVER, default=value.maybe and n < least, group=group)
+            for n, at in enumerate(value.among)
+        ]
+    if isinstance(value, p.DropWindow):
+        options = tuple(windows_of(value.count, value.among))
+        labels = tuple(map(window_words, options))
+        return [Pick(name, about, at, NEVER, options, labels)]
     if isinstance(value, p.Subset):
         first = next((model for model in value.any_of if model != "base"), value.any_of[0])
         members = [replace(about, model=model) for model in value.any_of]
         return [Bit(_name(entry, m), m, at, NEVER, default=m.model == first) for m in members]
-    name = _name(entry, about)
+    if isinstance(value, p.Interval | p.OneOfModels | p.OneOfMethods | p.OneOfNumbers):
+        return [_gene_of(name, about, at, value)]
+    return [Bit(name, about, at, NEVER)]
+
+
+def _gene_of(
+    name: str,
+    about: Subject,
+    at: int,
+    value: p.Interval | p.OneOfModels | p.OneOfMethods | p.OneOfNumbers,
+) -> Gene:
     if isinstance(value, p.Interval):
-        return [Real(name, about, at, NEVER, *map(float, value.interval))]
+        return Real(name, about, at, NEVER, *map(float, value.interval))
     if isinstance(value, p.OneOfModels):
         other = next((v for v, model in enumerate(value.one_of) if model != "base"), 0)
-        return [Pick(name, about, at, NEVER, value.one_of, value.one_of, other)]
-    if isinstance(value, p.OneOfMethods | p.OneOfNumbers):
-        return [Pick(name, about, at, NEVER, value.one_of, _labels(value.one_of))]
-    return [Bit(name, about, at, NEVER)]
+        return Pick(name, about, at, NEVER, value.one_of, value.one_of, other)
+    return Pick(name, about, at, NEVER, value.one_of, _labels(value.one_of))
 
 
 def _name(entry: str, of: Subject) -> str:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy import ndarray
 
 from gptailor.plan.walk import Subject
+from gptailor.plan.windows import Window
 from gptailor.search.space import genome as g
 
 Ints = Int[ndarray | Array, "..."]
@@ -34,15 +35,22 @@ class ConditionRows(NamedTuple):
 class Table(NamedTuple):
     """The arrays of a space.
 
-    `group` is the number of the set that a bit belongs to, -1 without one; of set g exactly
-    `sizes[g]` bits are on. `options` is how many options a pick has. `at_bits`, `at_picks` and
-    `at_reals` are the genes' positions, -1 for what has none. `defaults` is what inactive genes
-    are. `pairs` are numbers of features of one kind at neighbouring positions, `at_features` the
-    features' positions.
+    `group` is the number of the set that a bit belongs to, -1 without one; of set g at least
+    `low[g]` bits are on and at most `high[g]`, which differ for the sets of `ranged`. `options` is
+    how many options a pick has. `at_bits`, `at_picks` and `at_reals` are the genes' positions, -1
+    for what has none. `defaults` is what inactive genes are. `pairs` are numbers of features of one
+    kind at neighbouring positions, `at_features` the features' positions.
+
+    `pick_option` is the number of a pick's first option among those of all picks. Of a window that
+    is an option, `first` and `last` are the ends, and `beside` the values of the options that
+    begin or end one position further on or back: -1 pads. `inside_pick` and `inside_at` are the
+    windows' positions that may be inside.
     """
 
     group: Int[ndarray | Array, " b"]
-    sizes: Int[ndarray | Array, " g"]
+    low: Int[ndarray | Array, " g"]
+    high: Int[ndarray | Array, " g"]
+    ranged: Int[ndarray | Array, " v"]
     options: Int[ndarray | Array, " c"]
     at_bits: Int[ndarray | Array, " b"]
     at_picks: Int[ndarray | Array, " c"]
@@ -52,6 +60,12 @@ class Table(NamedTuple):
     defaults: g.Genome
     option_pick: Int[ndarray | Array, " o"]
     option_value: Int[ndarray | Array, " o"]
+    pick_option: Int[ndarray | Array, " c"]
+    first: Int[ndarray | Array, " o"]
+    last: Int[ndarray | Array, " o"]
+    beside: Int[ndarray | Array, " o k"]
+    inside_pick: Int[ndarray | Array, " w"]
+    inside_at: Int[ndarray | Array, " w"]
     members: Int[ndarray | Array, " s m"]  # bits of each `any of`; -1 pads
     items: Int[ndarray | Array, " i"]  # the bit of each item of a stack with a limit; -1: none
     room: Int[ndarray | Array, ""]  # how many of those items there is room for
@@ -60,7 +74,7 @@ class Table(NamedTuple):
 
 
 def active(table: Table, genome: g.Genome) -> g.Active:
-    """Which genes of one genome change its plan. Those of a set always are."""
+    """Which genes of one genome change its plan. Those of a set all are, or none is."""
     b, c = table.group.shape[0], table.options.shape[0]
     rows = _rows(table, genome)
     return g.Active(rows[:b], rows[b : b + c], rows[b + c : _genes(table)])
@@ -88,24 +102,43 @@ def features(table: Table, genome: g.Genome) -> Float[Array, " f"]:
     )
 
 
-def exact(table: Table, scores: Float[Array, " b"]) -> Bool[Array, " b"]:
-    """Of each set the bits with the highest scores, as many as it has; others where positive."""
+def exact(
+    table: Table, scores: Float[Array, " b"], sizes: Int[Array, " g"] | None = None
+) -> Bool[Array, " b"]:
+    """Of each set the bits with the highest scores; others where positive.
+
+    A set has as many as `sizes` say. Without them it has those with positive scores, but no fewer
+    than it must have, and no more than it may.
+    """
     group = jnp.asarray(table.group)
     order = jnp.lexsort((-scores, group))
     first = jnp.searchsorted(group[order], group)
     rank = jnp.zeros_like(group).at[order].set(jnp.arange(group.shape[0], dtype=group.dtype))
-    if table.sizes.shape[0] == 0:
+    if table.low.shape[0] == 0:
         return scores > 0
-    chosen = rank - first < jnp.asarray(table.sizes)[group]
+    rank -= first
+    if sizes is not None:
+        chosen = rank < sizes[group]
+    else:
+        may = rank < jnp.asarray(table.high)[group]
+        chosen = (rank < jnp.asarray(table.low)[group]) | (may & (scores > 0))
     return jnp.where(group < 0, scores > 0, chosen)
 
 
+def drawn_sizes(table: Table, shares: Float[Array, " v"]) -> Int[Array, " g"]:
+    """A size for each set, by a number in 0..1 for each whose size is open: every size alike."""
+    low, ranged = jnp.asarray(table.low), jnp.asarray(table.ranged)
+    more = (jnp.asarray(table.high) - low)[ranged]
+    return low.at[ranged].add(jnp.minimum(jnp.floor(shares * (more + 1)).astype(jnp.int32), more))
+
+
 def sample(table: Table, key: Array) -> g.Genome:
-    """A genome drawn at random: every set of a size alike, every option, the whole interval."""
-    bits, picks, reals = jax.random.split(key, 3)
+    """A genome drawn at random: every size, every set of a size, every option, every real alike."""
+    bits, picks, reals, sizes = jax.random.split(key, 4)
     options = jnp.asarray(table.options)
+    counts = drawn_sizes(table, jax.random.uniform(sizes, table.ranged.shape))
     drawn = g.Genome(
-        exact(table, jax.random.normal(bits, table.group.shape)),
+        exact(table, jax.random.normal(bits, table.group.shape), counts),
         jnp.floor(jax.random.uniform(picks, options.shape) * options).astype(jnp.int32),
         jax.random.uniform(reals, table.at_reals.shape),
     )
@@ -128,14 +161,21 @@ def _holds(rows: ConditionRows, literals: Bool[Array, " l"]) -> Bool[Array, " ro
 
 
 def _literals(table: Table, genome: g.Genome) -> Bool[Array, " l"]:
-    """False, True, bits, their negations, options, subsets of two or more, items with room."""
+    """False, True, bits and their negations, options, subsets of two or more, and so on.
+
+    Then positions inside of windows, those that are not, and items with room.
+    """
     bits = jnp.asarray(genome.bits)
     picked = jnp.asarray(genome.picks)[jnp.asarray(table.option_pick)] == table.option_value
     padded = jnp.concatenate([bits, jnp.array([False])])
     several = jnp.sum(padded[jnp.asarray(table.members)], axis=-1) >= 2
+    option = (jnp.asarray(table.pick_option) + genome.picks)[jnp.asarray(table.inside_pick)]
+    first, last = (jnp.asarray(end)[option] for end in (table.first, table.last))
+    inside = (first <= table.inside_at) & (table.inside_at <= last)
     on = padded[jnp.asarray(table.items)]
     there = jnp.cumsum(on) - on < table.room
-    return jnp.concatenate([jnp.array([False, True]), bits, ~bits, picked, several, there])
+    known = jnp.array([False, True])
+    return jnp.concatenate([known, bits, ~bits, picked, several, inside, ~inside, there])
 
 
 FALSE, TRUE = 0, 1
@@ -153,15 +193,17 @@ def _condition_rows(
 ) -> tuple[ConditionRows, ConditionRows]:
     """The wide conditions, each once, and all of them in order, for which those are literals."""
     options = [len(pick.options) for pick in genes.picks]
-    bits, pairs = len(genes.bits), [len(genes.subsets), len(genes.items)]
-    starts = np.cumsum([2, bits, bits, sum(options), *pairs]).tolist()  # as `_literals` has them
-    start = dict(zip(("bit", "not", "option", "several", "room", "wide"), starts, strict=True))
+    bits, inside = len(genes.bits), len(genes.inside)
+    many = [2, bits, bits, sum(options), len(genes.subsets), inside, inside, len(genes.items)]
+    kinds = ("bit", "not", "option", "several", "inside", "outside", "room", "wide")
+    starts = np.cumsum(many).tolist()  # as `_literals` has them
+    start = dict(zip(kinds, starts, strict=True))
     before = np.cumsum([0, *options]).tolist()
 
     def place(one: g.Literal) -> int:
         if one.kind == "option":
             return int(start["option"] + before[one.number] + one.value)
-        kind = "not" if one.kind == "bit" and not one.value else one.kind
+        kind = one.kind if one.value else {"bit": "not", "inside": "outside"}[one.kind]
         return int(start[kind] + one.number)
 
     def rows(conditions: Sequence[g.Condition]) -> ConditionRows:
@@ -171,8 +213,8 @@ def _condition_rows(
         clauses = [[place(one) for one in sorted(clause, key=repr)] for clause in numbers]
         return ConditionRows(_padded([[FALSE], *clauses], TRUE), _padded(each, 0))
 
-    many = (one for one in whens if max(len(one), *map(len, one), 0) > _MANY)
-    wide = {when: n for n, when in enumerate(dict.fromkeys(many))}
+    long = (one for one in whens if max(len(one), *map(len, one), 0) > _MANY)
+    wide = {when: n for n, when in enumerate(dict.fromkeys(long))}
     rest = [frozenset([frozenset([g.Literal("wide", wide[when])])]) if when in wide else when
             for when in whens]  # fmt: skip
     return rows(list(wide)), rows(rest)
@@ -201,9 +243,12 @@ def table_of(genes: g.Genes) -> Table:
     reals = [_Feature(_about(real.subject), real.at, real.when) for real in genes.reals]
     found: list[g.Gene | _Feature] = [*genes.bits, *genes.picks, *genes.reals, *marks]
     wide, rest = _condition_rows([one.when for one in found], genes)
+    windows = [window for pick in genes.picks for window in _window_options(pick)]
     return Table(
         group=_ints([gene.group for gene in genes.bits]),
-        sizes=_ints(genes.sizes),
+        low=_ints([low for low, _ in genes.sizes]),
+        high=_ints([high for _, high in genes.sizes]),
+        ranged=_ints([i for i, (low, high) in enumerate(genes.sizes) if low < high]),
         options=_ints(options),
         at_bits=_ints([gene.at for gene in genes.bits]),
         at_picks=_ints([gene.at for gene in genes.picks]),
@@ -217,6 +262,12 @@ def table_of(genes: g.Genes) -> Table:
         ),
         option_pick=_ints([i for i, n in enumerate(options) for _ in range(n)]),
         option_value=_ints([v for n in options for v in range(n)]),
+        pick_option=_ints(np.cumsum([0, *options])[:-1].tolist()),
+        first=_ints([first for first, _ in windows]),
+        last=_ints([last for _, last in windows]),
+        beside=_beside(genes.picks),
+        inside_pick=_ints([pick for pick, _ in genes.inside]),
+        inside_at=_ints([at for _, at in genes.inside]),
         members=_padded(genes.subsets, len(genes.bits)),
         items=_ints(genes.items),
         room=np.array(genes.room, np.int32),
@@ -225,12 +276,38 @@ def table_of(genes: g.Genes) -> Table:
     )
 
 
+def _window_options(pick: g.Pick) -> list[Window]:
+    """The windows that a pick's options are; any for those that are none."""
+    found = ((one if isinstance(one, tuple) else (0, 0)) for one in pick.options)
+    return [(int(first), int(last)) for first, last in found]
+
+
+_BESIDE = ((-1, -1), (1, 1), (-1, 0), (0, 1), (1, 0), (0, -1))
+"""A window moved, made longer, made shorter: what its first and last position become."""
+
+
+def _beside(picks: Sequence[g.Pick]) -> np.ndarray:
+    """The values of the windows beside each option, -1 where there is none."""
+    rows = []
+    for pick in picks:
+        value = {one: v for v, one in enumerate(pick.options)} if pick.windows else {}
+        for first, last in _window_options(pick):
+            rows.append([value.get((first + a, last + b), -1) for a, b in _BESIDE])
+    width = len(_BESIDE) if any(pick.windows for pick in picks) else 0
+    return np.array(rows, np.int32).reshape(len(rows), len(_BESIDE))[:, :width]
+
+
 def _marks(genes: g.Genes) -> list[_Feature]:
     marks = [
         _Feature(_about(gene.subject), gene.at, g.every(gene.when, g.bit(i)))
         for i, gene in enumerate(genes.bits)
     ]
+    for n, (pick, at) in enumerate(genes.inside):
+        when = g.every(genes.picks[pick].when, g.inside(n))
+        marks.append(_Feature(_about(Subject("drop")), at, when))
     for i, pick in enumerate(genes.picks):
+        if pick.windows:
+            continue  # what counts is which positions are inside
         marks += [
             _Feature(_about(pick.subject, label), pick.at, g.every(pick.when, g.option(i, v)))
             for v, label in enumerate(pick.labels)

@@ -1,7 +1,8 @@
 """A distribution over genomes that moves towards the good ones, by the score function.
 
 Logits for bits and options, a Gaussian for each real; of a set the bits with the highest logits
-plus Gumbel noise, as many as it has (Kool et al., 2019). A told genome pulls by its rank among the
+plus Gumbel noise, as many as it has (Kool et al., 2019); where that is open, those that come out
+above 0, within its bounds. A told genome pulls by its rank among the
 trials of its fidelity, so that the scale of fitness counts for nothing; optax makes the steps.
 """
 
@@ -84,7 +85,10 @@ class Distribution(Strategy):
 def _drawn(table: Table, shape: Shape, key: Key, many: int) -> Genome:
     bits, other, picks, reals = seeds(key, 4)
     b, o, r = len(shape.bits), len(shape.options), len(shape.means)
-    free = jnp.asarray(table.group) < 0
+    group = jnp.asarray(table.group)
+    free = group < 0
+    if len(table.low):
+        free |= (jnp.asarray(table.low) < jnp.asarray(table.high))[group]
     noise = gumbel(bits, (many, b)) - jnp.where(free, gumbel(other, (many, b)), 0.0)
     scores = shape.options + gumbel(picks, (many, o))
     values = shape.means + jnp.exp(shape.widths) * normal(reals, (many, r))
@@ -122,21 +126,23 @@ def _slope(table: Table, shape: Shape, genome: Genome) -> Shape:
 
 def _chances(table: Table, logits: Float[Array, " b"]) -> Float[Array, " b"]:
     """How likely each bit is on: in a set nearly, by shifting its logits until they sum up."""
-    group, sizes = jnp.asarray(table.group), jnp.asarray(table.sizes)
-    if len(sizes) == 0:
+    group, low, high = (jnp.asarray(one) for one in (table.group, table.low, table.high))
+    if len(low) == 0:
         return jax.nn.sigmoid(logits)
-    member = jnp.arange(len(sizes))[:, None] == group[None, :]
+    member = jnp.arange(len(low))[:, None] == group[None, :]
+    sizes = jnp.sum(jnp.where(member, jax.nn.sigmoid(logits), 0.0), axis=1)
+    sizes = jnp.clip(sizes, low, high)
 
     def halve(ends: tuple[Array, Array], _: None) -> tuple[tuple[Array, Array], None]:
-        low, high = ends
-        middle = (low + high) / 2
+        lower, upper = ends
+        middle = (lower + upper) / 2
         sums = jnp.sum(jnp.where(member, jax.nn.sigmoid(logits + middle[:, None]), 0.0), axis=1)
         less = sums < sizes
-        return (jnp.where(less, middle, low), jnp.where(less, high, middle)), None
+        return (jnp.where(less, middle, lower), jnp.where(less, upper, middle)), None
 
     bound = jnp.full(len(sizes), 4 * _SURE)
-    (low, _), _ = jax.lax.scan(halve, (-bound, bound), length=20)
-    return jax.nn.sigmoid(logits + jnp.where(group < 0, 0.0, low[group]))
+    (shift, _), _ = jax.lax.scan(halve, (-bound, bound), length=20)
+    return jax.nn.sigmoid(logits + jnp.where(group < 0, 0.0, shift[group]))
 
 
 def _pulls(archive: Archive, new: Archive) -> Float[Array, " n"]:

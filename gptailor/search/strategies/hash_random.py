@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 
 from gptailor.search.space.genome import Genome
-from gptailor.search.space.table import Table, canonical, exact
+from gptailor.search.space.table import Table, canonical, drawn_sizes, exact
 
 Key = Array
 Seed = UInt32[Array, " two"]
@@ -47,14 +47,16 @@ def gumbel(seed: Seed, shape: tuple[int, ...]) -> Float[Array, "..."]:
 
 
 def drawn(table: Table, seed: Seed, many: int) -> Genome:
-    """Random canonical genomes: every set of a size alike, every option, the whole interval."""
+    """Random canonical genomes: every size, every set of a size, option and real alike."""
     b, c, r = len(table.group), len(table.options), len(table.at_reals)
-    numbers = uniform(seed, (many, b + c + r))
+    open_sizes = len(table.ranged)
+    numbers = uniform(seed, (many, b + c + r + open_sizes))
     options = jnp.asarray(table.options)
 
     def one(row: Float[Array, " k"]) -> Genome:
         picks = jnp.floor(row[b : b + c] * options).astype(jnp.int32)
-        return canonical(table, Genome(exact(table, row[:b] - 0.5), picks, row[b + c :]))
+        bits = exact(table, row[:b] - 0.5, drawn_sizes(table, row[b + c + r :]))
+        return canonical(table, Genome(bits, picks, row[b + c : b + c + r]))
 
     return jax.vmap(one)(numbers)
 

@@ -1,7 +1,7 @@
 """Small changes of a genome, by position: what makes a plan another one like it.
 
 A `Neighbourhood` says which genes of a table are alike; it is made once. Every move takes one
-genome and random numbers, and keeps every set at its size.
+genome and random numbers, and keeps every set at a size that it may have.
 """
 
 from functools import partial
@@ -112,6 +112,7 @@ def choose(mask: Mask, share: Float[Array, ""]) -> Int[Array, ""]:
 class MoveSite(NamedTuple):
     """Where a move takes place: which genes may change, and its random numbers in 0..1."""
 
+    table: Table
     group: GeneNumbers
     options: GeneNumbers
     active: Active
@@ -125,7 +126,7 @@ def swap(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     It goes anywhere, or hops to the nearest free place on one side, or takes the run that it is in
     along: the run's last bit goes to before its first.
     """
-    inside = choose(genome.bits & (site.group >= 0), site.chance[0])
+    inside = choose(genome.bits & (site.group >= 0) & site.active.bits, site.chance[0])
     mates = site.group == site.group[inside]
     free = ~genome.bits & mates
     away = (around[0].at - around[0].at[inside]) * jnp.where(site.chance[1] < 0.5, -1, 1)
@@ -139,6 +140,29 @@ def swap(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     places = jnp.arange(len(mates))
     bits = genome.bits & ~(fits & (places == on)) | (fits & (places == off))
     return genome._replace(bits=bits)
+
+
+def resize(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
+    """A set whose size is open has one bit more or less, half of them at the end of a run."""
+    more, fewer = _resizable(site, genome)
+    add = jnp.where(site.chance[1] < 0.5, jnp.any(more), ~jnp.any(fewer))
+    where = jnp.where(add, more, fewer)
+    near = around[0]
+    ends = where & ((genome.bits[near.before] == add) & (near.before != jnp.arange(len(where))))
+    ends |= where & ((genome.bits[near.after] == add) & (near.after != jnp.arange(len(where))))
+    ends = jnp.where(add, ends, where & ~(genome.bits[near.before] & genome.bits[near.after]))
+    where = jnp.where((site.chance[2] < 0.5) & jnp.any(ends), ends, where)
+    number = choose(where, site.chance[0])
+    return genome._replace(bits=genome.bits.at[number].set(add))
+
+
+def _resizable(site: MoveSite, genome: Genome) -> tuple[Mask, Mask]:
+    """Bits that may go on, and bits that may go off, by the sizes of their sets."""
+    low, high = jnp.asarray(site.table.low), jnp.asarray(site.table.high)
+    inside = (site.group >= 0) & site.active.bits
+    size = jax.ops.segment_sum(genome.bits & inside, site.group, len(low))
+    more = inside & ~genome.bits & (size < high)[site.group]
+    return more, inside & genome.bits & (size > low)[site.group]
 
 
 def flip(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
@@ -155,6 +179,24 @@ def repick(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     option = (genome.picks[number] + step) % jnp.maximum(site.options[number], 1)
     where = _spread(around[1], site, number)
     return genome._replace(picks=jnp.where(where, option, genome.picks))
+
+
+def slide(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
+    """A window begins or ends one position further on or back."""
+    windows = _windows(site.table) & site.active.picks
+    number = choose(windows, site.chance[0])
+    option = jnp.asarray(site.table.pick_option)[number] + genome.picks[number]
+    beside = jnp.asarray(site.table.beside)[option]
+    value = beside[choose(beside >= 0, site.chance[1])]
+    there = windows[number] & (value >= 0)
+    return genome._replace(
+        picks=genome.picks.at[number].set(jnp.where(there, value, genome.picks[number]))
+    )
+
+
+def _windows(table: Table) -> Mask:
+    """Which picks are of windows."""
+    return jnp.zeros(len(table.options), bool).at[jnp.asarray(table.inside_pick)].set(True)
 
 
 def nudge(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
@@ -180,8 +222,16 @@ def copy(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     return Genome(*map(kind, around, genome, (site.group < 0, jnp.array(True), jnp.array(True))))
 
 
-_MOVES = ((swap, 3.0, 0), (flip, 2.0, 0), (repick, 2.0, 1), (nudge, 1.0, 2), (copy, 1.0, None))
-"""The moves, how often each is made beside the others where it can be, and what genes it needs."""
+_MOVES = (
+    (swap, 3.0),
+    (flip, 2.0),
+    (repick, 2.0),
+    (nudge, 1.0),
+    (copy, 1.0),
+    (resize, 2.0),
+    (slide, 3.0),
+)
+"""The moves, and how often each is made beside the others where it can be."""
 _CHANCES = 7
 """Numbers in 0..1 that a move takes."""
 
@@ -195,17 +245,23 @@ def one_move(
 ) -> Genome:
     """The genome after one of the moves that it allows, by random numbers in 0..1."""
     group, options = jnp.asarray(table.group), jnp.asarray(table.options)
-    site = MoveSite(group, options, active, chance[:5], jax.scipy.special.ndtri(chance[5]))
-    sets = jnp.any((group >= 0) & ~genome.bits) & jnp.any((group >= 0) & genome.bits)
+    normal = jax.scipy.special.ndtri(chance[5])
+    site = MoveSite(table, group, options, active, chance[:5], normal)
+    inside = (group >= 0) & active.bits
+    sets = jnp.any(inside & ~genome.bits) & jnp.any(inside & genome.bits)
     free = jnp.any((group < 0) & active.bits)
     picks, reals = jnp.any((options > 1) & active.picks), jnp.any(active.reals)
-    can = jnp.stack([sets, free, picks, reals, free | picks | reals])
-    odds = jnp.where(can, jnp.array([odds for _, odds, _ in _MOVES]), 0.0)
+    has = [*map(len, genome[:1] + genome), True, len(table.ranged), len(table.inside_pick)]
+    no = jnp.array(False)
+    sizes = jnp.any(jnp.stack(_resizable(site, genome))) if len(table.ranged) else no
+    windows = jnp.any(_windows(table) & active.picks) if len(table.inside_pick) else no
+    can = jnp.stack([sets, free, picks, reals, free | picks | reals, sizes, windows])
+    odds = jnp.where(can, jnp.array([odds for _, odds in _MOVES]), 0.0)
     sums = jnp.tril(jnp.ones((len(odds), len(odds)))) @ odds
     number = jnp.minimum(jnp.sum(sums <= chance[6] * sums[-1]), len(odds) - 1)
     branches = [
-        partial(move, around, site) if kind is None or len(genome[kind]) else lambda same: same
-        for move, _, kind in _MOVES
+        partial(move, around, site) if there else lambda same: same
+        for (move, _), there in zip(_MOVES, has, strict=True)
     ]
     found: Genome = jax.lax.switch(number, branches, genome)
     return found
@@ -218,7 +274,7 @@ def crossed(
     other: Genome,
     chance: Float[Array, " two_b"],
 ) -> Genome:
-    """The one genome with the other's genes at a stretch of positions, every set at its size.
+    """The one genome with the other's genes at a stretch of positions, its sets of a size.
 
     `chance` are two numbers in 0..1 and one for each bit.
     """

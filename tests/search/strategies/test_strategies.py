@@ -82,8 +82,9 @@ def check_valid(of: Space, population: Genome, fidelity: jax.Array, many: int) -
     assert population.bits.shape == (many, len(table.group))
     assert population.picks.shape == (many, len(table.options))
     assert population.reals.shape == (many, len(table.at_reals))
-    for number, size in enumerate(table.sizes):
-        assert (population.bits[:, table.group == number].sum(axis=1) == size).all()
+    for number, (low, high) in enumerate(zip(table.low, table.high, strict=True)):
+        on = population.bits[:, table.group == number].sum(axis=1)
+        assert ((low <= on) & (on <= high)).all()
     assert ((population.picks >= 0) & (population.picks < table.options)).all()
     assert ((population.reals >= 0) & (population.reals <= 1)).all()
     same = jax.vmap(partial(canonical, table))(population)

@@ -1,0 +1,31 @@
+"""Windows: neighbours of a list of positions, of so many layers, that leave or come again."""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from gptailor.plan.numbers import Count, count_ends
+
+Window = tuple[int, int]
+"""The first and the last position, both included."""
+
+
+def runs(among: Sequence[int]) -> list[Window]:
+    """The stretches of neighbours of a sorted list."""
+    breaks = [n for n, (one, other) in enumerate(pairwise(among), 1) if other != one + 1]
+    ends = zip([0, *breaks], [*breaks, len(among)], strict=True)
+    return [(among[first], among[last - 1]) for first, last in ends if first < last]
+
+
+def windows_of(count: Count, among: Sequence[int]) -> Iterator[Window]:
+    """All windows of so many layers, the short ones first, from the front; none spans a hole."""
+    stretches = runs(among)
+    low, high = count_ends(count)
+    for length in range(max(low, 1), min(high, len(among)) + 1):
+        for first, last in stretches:
+            yield from ((at, at + length - 1) for at in range(first, last - length + 2))
+
+
+def window_words(window: Window) -> str:
+    """`L5..L11`, `L5`."""
+    first, last = window
+    return f"L{first}" if first == last else f"L{first}..L{last}"
