@@ -181,9 +181,12 @@ def _ended(said: Mapping[str, Any]) -> str:
     }
     failed = f", {said['failed']} failed" if said["failed"] else ""
     hits = f", {said['hits']} known before" if said["hits"] else ""
+    late = said.get("late", 0)
+    times = "once" if late == 1 else f"{late} times"
+    order = f"; a worker wasn't waited for {times}: the same seed may give others" if late else ""
     return (
         f"{said['trials']} trials at the cost of {said['cost']:g} whole ones"
-        f"{failed}{hits}{ends[said['ended']]}"
+        f"{failed}{hits}{ends[said['ended']]}{order}"
     )
 
 

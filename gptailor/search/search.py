@@ -26,7 +26,7 @@ from gptailor.search.results import finalists, put_results
 from gptailor.search.run.schedule import Asking, Budget, Schedule, StartSource
 from gptailor.search.run.study import Naming, Study, agree, open_study
 from gptailor.search.run.trials import Aim, Ledger, Trial, read_outcomes
-from gptailor.search.run.workers import Task, UnderWay, Workers
+from gptailor.search.run.workers import PATIENCE, UnderWay, Workers
 from gptailor.search.settings import Flags, Resources, settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of
@@ -41,6 +41,8 @@ _GIVE_UP_AFTER = 8
 """So many trials without a single score end a search."""
 _ENDED = "ended"
 """The study's note that a budget was spent, and how."""
+LATE = "late"
+"""The study's note of how often the order of asking was given up, for a worker that was stuck."""
 
 Reason = Literal["budget", "exhausted"]
 """Why trials ended: the budget is spent, or the strategy finds nothing new any more."""
@@ -183,6 +185,7 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
             except KeyboardInterrupt:
                 ended, held = "interrupted", study.notes.get(HELD_OUT, {})
         about = {**record, "ended": ended, "samples": budget.full, "held": list(trials.helds)}
+        about["late"] = study.notes.get(LATE, 0)
         best, summary = put_results(folder, space, ledger, held, about, chosen, say)
         return Searched(ended, summary, best)
 
@@ -227,7 +230,8 @@ def _interruptible(on_event: OnEvent | None) -> Iterator[OnEvent]:
 class SearchSetting:
     """What a search is of and how it goes: all that its course depends on but for the judge.
 
-    `base` is the plan of the uncut base, by which scores are measured.
+    `base` is the plan of the uncut base, by which scores are measured. `patience` is how many
+    seconds a free worker waits at least for another one.
     """
 
     space: Space
@@ -237,6 +241,7 @@ class SearchSetting:
     starts: StartSource
     budget: Budget
     seed: int = 0
+    patience: float = PATIENCE
 
 
 def search_steps(
@@ -244,49 +249,58 @@ def search_steps(
 ) -> Iterator[SearchEvent]:
     """While there is budget: ask, decode, evaluate, record, tell.
 
-    A search whose trials are in the study and the ledger goes on where they end. With one worker
-    its course depends on the setting and the outcomes alone. What was told is kept whatever
-    happens. Raises SearchError where nothing has a score, and what a judge or the disk raises.
+    A search whose trials are in the study and the ledger goes on where they end. Its course depends
+    on the setting, the outcomes and the number of workers alone, unless one of these is stuck for
+    so long that the study has the note `LATE`. What was told is kept whatever happens. Raises
+    SearchError where nothing has a score, and what a judge or the disk raises.
     """
     about = of.budget.record()
     ended = study.notes.get(_ENDED, {})
     if about == {name: ended.get(name) for name in about}:
         return
-    budget, under_way = of.budget, UnderWay(ledger, workers.count)
+    budget, under_way = of.budget, UnderWay(ledger, workers.count, of.patience)
     capacity = _STARTING + budget.trials * (1 if budget.low == budget.full else 2)
     asking = Asking(of.strategy, of.space, ledger, seed=of.seed, capacity=capacity)
-    schedule = Schedule(ledger, budget, of.starts, asking)  # asks again all that was asked before
+    ahead = 1 if workers.count == 1 else 1 + -(-workers.count // of.strategy.population)
+    # asks again all that was asked before
+    schedule = Schedule(ledger, budget, of.starts, asking, ahead=ahead)
     record = partial(_recorded, of, study, ledger, under_way, len(ledger.trials))
     while True:
-        while under_way.wants_more:
-            if not under_way.queue:
+        while under_way.free:
+            if not under_way.queued:
                 yield Asked()
-                requests = schedule.next(idle=not under_way.tasks)
-                under_way.fill((one, decode(of.space, one.genome)) for one in requests)
-            task = _next_task(of, schedule, under_way)
-            if task is None:
-                break
-            if task.plans:
+                if not _ask(of, schedule, under_way):
+                    break
+            if under_way.queued:
+                task = under_way.task(of.base)
                 yield Started(len(task.plans), task.keys[0].samples)
                 workers.submit(task)
             yield from record()
-        if not under_way.open:
+        if not under_way.tasks:
             break
-        under_way.take(workers.next())
+        _wait(schedule, under_way, study, workers)
         yield from record()
     study.note(_ENDED, {**about, "reason": "exhausted" if schedule.exhausted else "budget"})
 
 
-def _next_task(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> Task | None:
-    """What a free worker does, as far as there is budget for it; None if nothing is asked for."""
-    if not under_way.queue:
-        return None
-    if under_way.queue[0].key.samples not in under_way.ledger.references:
-        return under_way.base_task(of.base)
-    task, enough = under_way.trials_task(schedule.left)
-    if not enough:
+def _ask(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> bool:
+    """Ask for more; whether there is anything that can be asked for now."""
+    requests = schedule.next(idle=not under_way.waiting, waiting=under_way.asks)
+    plans = ((one, decode(of.space, one.genome)) for one in requests)
+    if not under_way.fill(plans, schedule.left):
         schedule.close()
-    return task
+    return bool(requests)
+
+
+def _wait(schedule: Schedule, under_way: UnderWay, study: Study, workers: Workers) -> None:
+    """Wait for what comes first; a free worker that is held up by another one not for ever."""
+    held_up = under_way.free and schedule.waits(under_way.asks)
+    event = workers.next(under_way.longest() if held_up else None)
+    if event is None:
+        under_way.hurry()
+        study.note(LATE, study.notes.get(LATE, 0) + 1)
+    else:
+        under_way.take(event)
 
 
 def _recorded(

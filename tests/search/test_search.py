@@ -1,5 +1,6 @@
 """The loop: what it evaluates in which order, what that costs, and that it goes on after a kill."""
 
+import dataclasses
 import heapq
 import itertools
 from collections import Counter
@@ -17,7 +18,7 @@ from gptailor.plan.stage import Stage
 from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Trial, genome_to_json
 from gptailor.search.run.workers import Alone, Done, Found, Lost, Task, WorkerEvent
-from gptailor.search.search import Scored, SearchError, SearchEvent, SearchSetting
+from gptailor.search.search import LATE, Scored, SearchError, SearchEvent, SearchSetting
 from tests.search.landscape import (
     ACCURACY,
     BASE,
@@ -531,7 +532,10 @@ class Simulated:
     def _push(self, at: float, worker: int, event: WorkerEvent) -> None:
         heapq.heappush(self.events, (at, worker, len(self.events) + 1000 * event.task, event))
 
-    def next(self) -> WorkerEvent:
+    def next(self, longest: float | None = None) -> WorkerEvent | None:
+        if longest is not None and self.events[0][0] > self.clock + longest:
+            self.clock += longest
+            return None
         self.clock, worker, _, event = heapq.heappop(self.events)
         if isinstance(event, Found):
             self.done[worker] += 1
@@ -541,7 +545,8 @@ class Simulated:
 
 
 def test_a_slow_worker_does_not_hold_the_others(tmp_path: Path) -> None:
-    chosen = setting(budget=Budget(40, 64, 64), strategy=Drifting(shares=(1.0, 1.0, 1.0)))
+    drifting = Drifting(shares=(1.0, 1.0, 1.0))
+    chosen = setting(budget=Budget(40, 64, 64), strategy=drifting, patience=2.0)
     workers = Simulated(Counting(), slow=(1.0, 1.0, 20.0))
     found = search(tmp_path, chosen, workers=workers)
     assert found.run() == "budget"
@@ -550,6 +555,47 @@ def test_a_slow_worker_does_not_hold_the_others(tmp_path: Path) -> None:
     assert workers.done[0] >= 15
     assert workers.clock < 100
     assert len({t.request.key for t in found.ledger.trials}) == len(found.ledger.trials)
+
+
+def test_who_is_quick_changes_nothing(tmp_path: Path) -> None:
+    """Workers of any speed, lost ones among them: one seed and as many workers give one study."""
+    chosen = setting(budget=Budget(30, 16, 64))
+    moments = itertools.count()
+    kinds: dict[str, Any] = {
+        "alike": {"slow": (1.0, 1.0)},
+        "unlike": {"slow": (1.0, 3.7)},
+        "the other": {"slow": (2.9, 1.0)},
+        "lost": {"slow": (1.0, 1.3), "dies": lambda *_: next(moments) % 5 == 3},
+    }
+    found: dict[str, Search] = {}
+    for name, kind in kinds.items():
+        (folder := tmp_path / name).mkdir()
+        found[name] = ran(folder, chosen, workers=Simulated(Counting(), **kind))
+    calm = found["alike"]
+    assert [t.request.asked_after for t in calm.ledger.of(SEARCH)][-1] > 15
+    for other in found.values():
+        assert record(other.ledger.trials) == record(calm.ledger.trials)
+        assert other.study.notes == calm.study.notes
+
+
+def test_trials_are_told_in_the_order_of_asking(tmp_path: Path, chosen: SearchSetting) -> None:
+    ledger = ran(tmp_path, chosen, workers=Simulated(Counting(), (1.0, 2.3, 1.4))).ledger
+    order = [STARTS, RANDOM, SEARCH]
+    keys = [(order.index(t.request.phase), *t.request.key[1:]) for t in ledger.trials]
+    assert keys == sorted(keys)
+
+
+def test_a_worker_that_is_stuck_is_not_waited_for_and_that_is_noted(tmp_path: Path) -> None:
+    """What it had is told when it comes, and the study says that the order was given up."""
+    chosen = setting(budget=Budget(20, 64, 64), strategy=Drifting(shares=(1.0, 1.0, 1.0)))
+    chosen = dataclasses.replace(chosen, patience=5.0)
+    workers = Simulated(Counting(), slow=(1.0, 1.0, 30.0))
+    found = ran(tmp_path, chosen, workers=workers)
+    assert found.study.notes[LATE] >= 1
+    assert found.ledger.cost() == 20
+    keys = [t.request.key for t in found.ledger.of(SEARCH)]
+    assert keys != sorted(keys)
+    assert len(set(keys)) == len(keys)
 
 
 def test_a_lost_workers_trials_run_again(tmp_path: Path, chosen: SearchSetting) -> None:
@@ -607,7 +653,9 @@ def test_several_workers_killed_go_on(tmp_path: Path, chosen: SearchSetting, at:
     found = search(tmp_path, chosen, workers=Simulated(Counting(), (1.0, 1.3)))
     assert found.run() == "budget"
     assert record(found.ledger.trials[:at]) == record(first.ledger.trials)
-    assert 11.25 < found.ledger.cost() <= 12
+    (tmp_path / "calm").mkdir()
+    calm = ran(tmp_path / "calm", chosen, workers=Simulated(Counting(), (1.3, 1.0)))
+    assert record(found.ledger.trials) == record(calm.ledger.trials)
 
 
 def test_one_plan_on_two_workers_is_evaluated_once(tmp_path: Path) -> None:
@@ -652,7 +700,7 @@ def test_starts_see_each_stage_whole(tmp_path: Path) -> None:
 def test_alone_gives_what_its_judge_gives() -> None:
     workers = Alone(Counting())
     plan = gptailor.loads(BASE)
-    workers.submit(Task(7, (plan, plan), 1.0, "bare"))
+    workers.submit(Task(7, (plan, plan), 1.0, "bare", ()))
     events = [workers.next() for _ in range(3)]
     assert [type(event) for event in events] == [Found, Found, Done]
     assert [event.place for event in events[:2]] == [1, 0]

@@ -100,10 +100,13 @@ class RayWorkers:
         worker.results = run.remote(task.plans, task.share, task.stage)
         worker.task = task.number
 
-    def next(self) -> WorkerEvent:
-        """Wait for what comes first."""
+    def next(self, longest: float | None = None) -> WorkerEvent | None:
+        """Wait for what comes first, but no longer than so many seconds."""
         busy = {id(worker.results): worker for worker in self._workers if worker.task is not None}
-        ready, _ = ray.wait([worker.results for worker in busy.values()], num_returns=1)
+        results = [worker.results for worker in busy.values()]
+        ready, _ = ray.wait(results, num_returns=1, timeout=longest)
+        if not ready:
+            return None
         worker = busy[id(ready[0])]
         assert worker.task is not None
         number = worker.task

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final, runtime_checkable
 
@@ -207,23 +207,36 @@ class Schedule:
     """Decides by the told trials alone, so that a later process goes on in the same way.
 
     When it is made it asks again what was asked before; what of that was not told yet is missing.
+    The strategy is asked for the n-th time once all but the last `ahead` - 1 asks before were told,
+    and it is told no more than those: who is quick changes nothing.
     """
 
-    def __init__(self, ledger: Ledger, budget: Budget, starts: StartSource, asking: Asking) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        budget: Budget,
+        starts: StartSource,
+        asking: Asking,
+        *,
+        ahead: int = 1,
+    ) -> None:
+        self.ahead = ahead
         self.ledger = ledger
         self.budget = budget
         self.starts = starts
         self.asking = asking
         self._closed = False
+        self._asked_after = 0
         seen = {t.request.ask: t.request.asked_after for t in ledger.of(SEARCH)}
         again = [one for ask, after in sorted(seen.items()) for one in self._requests(ask, after)]
         self.asks = max(seen, default=-1) + 1
         self._missing = [one for one in again if one.key not in ledger.keys]
 
-    def next(self, *, idle: bool) -> list[TrialRequest]:
+    def next(self, *, idle: bool, waiting: Collection[int] = ()) -> list[TrialRequest]:
         """What to evaluate next; nothing if that can't be known before more is told.
 
-        `idle` says that nothing is under way. Nothing while idle is the end.
+        `idle` says that nothing is under way, `waiting` are asks that are. Nothing while idle is
+        the end.
         """
         found: list[TrialRequest] = []
         if idle and not self.asks:
@@ -231,7 +244,7 @@ class Schedule:
             if not found and not self.ledger.of(SEARCH, FINAL, BESIDE):
                 found = self._drawn(RANDOM, range(self.budget.random))
         if idle or self.asks:
-            found = found or self._search()
+            found = found or self._search(waiting)
         return found or (self._final() or self._beside() if idle else [])
 
     # ----------------------------------------------------------------------------- before the asks
@@ -280,18 +293,48 @@ class Schedule:
 
     # ------------------------------------------------------------------------------- while it asks
 
-    def _search(self) -> list[TrialRequest]:
+    def _search(self, waiting: Collection[int]) -> list[TrialRequest]:
         """What was asked before and not told; else the next ask, if there is room for more."""
         if self._missing:
             found, self._missing = self._missing, []
             return found
-        if self._closed or self.left < self.budget.low / self.budget.full or self.exhausted:
+        if self.is_over or self._behind(waiting):
             return []
-        self.asks += 1
-        return self._requests(self.asks - 1, len(self.ledger.trials))
+        until, self.asks = self._until, self.asks + 1
+        return self._requests(self.asks - 1, until)
+
+    def waits(self, waiting: Collection[int]) -> bool:
+        """Whether the strategy would be asked if these asks of it had been told."""
+        return bool(self.asks) and self._behind(waiting) and not self.is_over
+
+    def _behind(self, waiting: Collection[int]) -> bool:
+        return any(ask <= self.asks - self.ahead for ask in waiting)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the strategy is asked no more, going by what it would be told."""
+        if self._closed:
+            return True
+        told = [t for t in self.ledger.trials[: self._until] if t.request.phase in TOLD]
+        left = self._left(told)
+        return left < self.budget.low / self.budget.full or self._exhausted(told)
+
+    @property
+    def _until(self) -> int:
+        """How many trials the strategy is told of when it is asked next."""
+        before = self.asks - self.ahead
+        told = (
+            trial
+            for trial in reversed(self.ledger.trials)
+            if trial.request.phase in TOLD
+            and (trial.request.phase != SEARCH or trial.request.ask <= before)
+        )
+        last = next(told, None)
+        return max(self._asked_after, 0 if last is None else last.number + 1)
 
     def _requests(self, number: int, asked_after: int) -> list[TrialRequest]:
         name, samples = self.asking.strategy.name, self.budget.samples
+        self._asked_after = max(self._asked_after, asked_after)
         asked = self.asking.ask(number, asked_after)
         return [
             self._one(SEARCH, number, slot, name, genome, samples(share), asked_after)
@@ -305,18 +348,18 @@ class Schedule:
     @property
     def left(self) -> float:
         """What starting plans, random ones and the strategy have left together."""
-        spent = self.ledger.cost(self.ledger.of(STARTS, RANDOM, SEARCH))
-        return self.budget.trials - self.budget.finalists - spent + EPSILON
+        return self._left(self.ledger.of(*TOLD))
+
+    def _left(self, told: Sequence[Trial]) -> float:
+        return self.budget.trials - self.budget.finalists - self.ledger.cost(told) + EPSILON
 
     @property
     def exhausted(self) -> bool:
         """Whether the strategy has long asked nothing but plans that are known."""
-        return self._repeats(SEARCH, REPEATS * (1 + self.asking.strategy.population))
+        return self._exhausted(self.ledger.trials)
 
-    def _repeats(self, phase: str, most: int) -> bool:
-        """Whether so many of a phase's last trials were of known plans."""
-        last = self.ledger.of(phase)[-most:]
-        return len(last) == most and all(trial.same_as is not None for trial in last)
+    def _exhausted(self, told: Sequence[Trial]) -> bool:
+        return _repeat(told, SEARCH, REPEATS * (1 + self.asking.strategy.population))
 
     # --------------------------------------------------------------------------------- in the end
 
@@ -339,7 +382,7 @@ class Schedule:
 
     def _beside(self) -> list[TrialRequest]:
         """Random search at the cost of what was done."""
-        if not self.budget.beside or self._repeats(BESIDE, 4 * REPEATS):
+        if not self.budget.beside or _repeat(self.ledger.trials, BESIDE, 4 * REPEATS):
             return []
         spent = self.ledger.cost(self.ledger.of(BESIDE))
         more = int(self.ledger.cost(self.ledger.of(STARTS, RANDOM, SEARCH)) - spent + EPSILON)
@@ -361,3 +404,9 @@ class Schedule:
         if after is None:
             after = len(self.ledger.of(*ORDER[: ORDER.index(phase)]))
         return TrialRequest(phase, ask, slot, origin, as_numpy(genome), samples, stage, after)
+
+
+def _repeat(told: Sequence[Trial], phase: str, most: int) -> bool:
+    """Whether so many of a phase's last trials were of known plans."""
+    last = [trial for trial in told if trial.request.phase == phase][-most:]
+    return len(last) == most and all(trial.same_as is not None for trial in last)

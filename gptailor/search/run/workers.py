@@ -5,9 +5,10 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
+from statistics import median
 from typing import NamedTuple, Protocol, TypeAlias, final, runtime_checkable
 
 from gptailor.evaluate.outcome import Failure, Outcome
@@ -19,6 +20,10 @@ from gptailor.search.run.per_sample import per_objective
 
 _LOSSES = 3
 """So many workers lost over one plan are that plan's failure."""
+PATIENCE = 60.0
+"""Seconds that a free worker waits at least before trials are told out of the order of asking."""
+_TIMES = 4
+"""It waits for at least so many times what the other one's task would usually take."""
 BASE = "base"
 """Instead of a digest: the plan of the uncut base."""
 
@@ -34,29 +39,24 @@ what a judge raises concerns all.
 @final
 @dataclass(eq=False)
 class _Decoded:
-    """A request with the plan of its genome."""
+    """A request with the plan of its genome. What is `late` is not waited for."""
 
     request: trials.TrialRequest
     plan: Plan
     key: trials.EvaluationKey
+    late: bool = False
 
 
 @final
 @dataclass(eq=False)
 class Task:
-    """Plans for one worker, on equally many samples, each with the `key` of its evaluation.
-
-    `waiting` are the requests that were not told yet: for these plans, or for some that another
-    task has. It is `open` while a worker is at it.
-    """
+    """Plans for one worker, on equally many samples, each with the `key` of its evaluation."""
 
     number: int
     plans: tuple[Plan, ...]
     share: float
     stage: Stage
-    keys: tuple[trials.EvaluationKey, ...] = ()
-    waiting: list[_Decoded] = field(default_factory=list)
-    open: bool = True
+    keys: tuple[trials.EvaluationKey, ...]
 
 
 @final
@@ -97,8 +97,8 @@ class Workers(Protocol):
     def submit(self, task: Task) -> None:
         """Begin a task; at most `count` are open at a time."""
 
-    def next(self) -> WorkerEvent:
-        """Wait for what comes first."""
+    def next(self, longest: float | None = None) -> WorkerEvent | None:
+        """Wait for what comes first, but no longer than so many seconds."""
 
 
 @final
@@ -117,8 +117,8 @@ class Alone:
         self._task = task.number
         self._outcomes = self.judge(task.plans, task.share, stage=task.stage)
 
-    def next(self) -> WorkerEvent:
-        """The next plan's outcome."""
+    def next(self, longest: float | None = None) -> WorkerEvent:
+        """The next plan's outcome, which takes as long as it takes."""
         begun = time.perf_counter()
         found = next(self._outcomes, None)
         if found is None:
@@ -128,113 +128,143 @@ class Alone:
 
 @final
 class UnderWay:
-    """Requests that wait for a worker, tasks that are open, and outcomes that were not told."""
+    """Requests in the order of asking that were not told yet, and the tasks that workers are at.
 
-    def __init__(self, ledger: trials.Ledger, workers: int) -> None:
+    Trials are told in the order of asking where several workers are at work, so that a search's
+    course doesn't depend on which is the faster one. What is `late` is told when it comes.
+    """
+
+    def __init__(self, ledger: trials.Ledger, workers: int, patience: float = PATIENCE) -> None:
         self.ledger = ledger
         self.workers = workers
-        self.queue: deque[_Decoded] = deque()
+        self.patience = patience
+        self.waiting: list[_Decoded] = []
         self.tasks: dict[int, Task] = {}
+        self.late = 0
+        self._queue: deque[_Decoded] = deque()
+        self._again: deque[Task] = deque()
         self._outcomes: dict[trials.EvaluationKey, tuple[tuple[Outcome, ...], float]] = {}
         self._losses: Counter[trials.EvaluationKey] = Counter()
         self._numbers = count(1)
-        self._stage = 1
+        self._part = 1
+        self._speeds: list[float] = []
 
     @property
-    def open(self) -> int:
-        """How many workers are at work."""
-        return sum(task.open for task in self.tasks.values())
+    def free(self) -> bool:
+        """Whether a worker has nothing to do, and may have something."""
+        of_base = any(task.keys[0].plan == BASE for task in self.tasks.values())
+        return not of_base and len(self.tasks) < self.workers
 
     @property
-    def wants_more(self) -> bool:
-        """Whether a worker is free, and not all that is asked for waits for others."""
-        busy, tasks = self.open, self.tasks.values()
-        of_base = any(task.keys and task.keys[0].plan == BASE for task in tasks)
-        return not of_base and max(busy, len(tasks) - busy) < self.workers
+    def queued(self) -> bool:
+        """Whether something is asked for that no worker is at yet."""
+        return bool(self._queue or self._again)
 
-    def fill(self, asked: Iterable[tuple[trials.TrialRequest, Plan]]) -> None:
-        """A new stage of requests with their plans, which the workers share."""
-        for one, plan in asked:
-            digest = hashlib.sha256(format_plan(plan).encode()).hexdigest()
-            key = trials.EvaluationKey(digest, one.samples, one.stage)
-            self.queue.append(_Decoded(one, plan, key))
-        self._stage = len(self.queue)
+    @property
+    def asks(self) -> set[int]:
+        """The strategy's asks that still have to be waited for."""
+        of_search = (one for one in self.waiting if one.request.phase == trials.SEARCH)
+        return {one.request.ask for one in of_search if not one.late}
 
-    def base_task(self, base: Plan) -> Task:
-        """The uncut base on as many samples as what is next; all else waits for it."""
-        samples = self.queue[0].key.samples
-        return self._begun([], {trials.EvaluationKey(BASE, samples, "bare"): base})
+    def fill(self, asked: Iterable[tuple[trials.TrialRequest, Plan]], left: float) -> bool:
+        """Take in requests with their plans; whether what is `left` of the budget was enough.
 
-    def trials_task(self, left: float) -> tuple[Task, bool]:
-        """One worker's part of the stage, and whether what is `left` of the budget was enough.
-
-        Without `plans` nothing has to be evaluated: all is known or under way.
+        A plan that is known or under way isn't evaluated again. What a strategy asks for beyond the
+        budget is left out.
         """
-        known = {key for task in self.tasks.values() for key in task.keys}
+        known = {one.key for one in self.waiting}
         left -= math.fsum(self._share(key) for key in known if key not in self.ledger.found)
-        waiting: list[_Decoded] = []
-        plans: dict[trials.EvaluationKey, Plan] = {}
         enough = True
-        for one in self._part():
-            if not (one.key in known or one.key in plans or self._known(one.key)):
-                left -= self._share(one.key)
-                if one.request.phase == trials.SEARCH and left < 0:
+        for request, plan in asked:
+            digest = hashlib.sha256(format_plan(plan).encode()).hexdigest()
+            key = trials.EvaluationKey(digest, request.samples, request.stage)
+            one = _Decoded(request, plan, key)
+            if not (key in known or self._known(key)):
+                if request.phase == trials.SEARCH and left < self._share(key):
                     enough = False
-                    self.queue.clear()
-                    break
-                plans[one.key] = one.plan
-            waiting.append(one)
-        return self._begun(waiting, plans), enough
+                    continue
+                left -= self._share(key)
+                known.add(key)
+                self._queue.append(one)
+            self.waiting.append(one)
+        self._part = max(1, -(-len(self._queue) // self.workers))
+        return enough
 
-    def _part(self) -> list[_Decoded]:
-        """What of the queue is one worker's: on equally many samples."""
-        _, samples, stage = self.queue[0].key
-        alike = (one for one in self.queue if one.key[1:] == (samples, stage))
-        chosen = list(islice(alike, max(1, -(-self._stage // self.workers))))
-        self.queue = deque(one for one in self.queue if one not in chosen)
-        return chosen
+    def task(self, base: Plan) -> Task:
+        """What a free worker does next: some plans on equally many samples.
 
-    def _begun(self, waiting: list[_Decoded], plans: dict[trials.EvaluationKey, Plan]) -> Task:
-        number, keys = next(self._numbers), tuple(plans)
-        share = self._share(keys[0]) if keys else 1.0
-        stage: Stage = keys[0].stage if keys else "bare"
-        found = Task(number, tuple(plans.values()), share, stage, keys, waiting, bool(plans))
-        self.tasks[number] = found
-        return found
+        That is the uncut base where its scores on so many are not known; all else waits for them.
+        """
+        if self._again:
+            return self._begun(self._again.popleft())
+        _, samples, stage = self._queue[0].key
+        if samples not in self.ledger.references:
+            key = trials.EvaluationKey(BASE, samples, "bare")
+            return self._begun(Task(0, (base,), self._share(key), "bare", (key,)))
+        alike = (one for one in self._queue if one.key[1:] == (samples, stage))
+        chosen = list(islice(alike, self._part))
+        self._queue = deque(one for one in self._queue if one not in chosen)
+        plans, keys = tuple(one.plan for one in chosen), tuple(one.key for one in chosen)
+        return self._begun(Task(0, plans, self._share(keys[0]), stage, keys))
+
+    def _begun(self, task: Task) -> Task:
+        task.number = next(self._numbers)
+        self.tasks[task.number] = task
+        return task
 
     def take(self, event: WorkerEvent) -> None:
         """Take in what a worker says of its task."""
         task = self.tasks[event.task]
         if isinstance(event, Found):
             self._outcomes[task.keys[event.place]] = event.outcomes, event.seconds
+            self._speeds.append(event.seconds / task.share)
             return
-        task.open = False
+        del self.tasks[event.task]
         if isinstance(event, Lost):
             self._lost(task)
-        self._forget()
 
     def _lost(self, task: Task) -> None:
         """What a worker hadn't found is dealt again, or has failed if that happens often."""
-        for key in (key for key in task.keys if not (self._known(key) or key.plan == BASE)):
+        left: dict[trials.EvaluationKey, Plan] = {}
+        for key, plan in zip(task.keys, task.plans, strict=True):
+            if self._known(key) or key.plan == BASE:  # the base is asked for anew
+                continue
             self._losses[key] += 1
             if self._losses[key] >= _LOSSES:
                 why = Failure("search", f"its worker was lost {_LOSSES} times")
                 self._outcomes[key] = (why,) * len(self.ledger.aims), 0.0
-        task.keys = tuple(key for key in task.keys if self._known(key))
-        self.queue.extendleft(reversed(task.waiting))
-        task.waiting.clear()
+            else:
+                left[key] = plan
+        if left:
+            plans, keys = tuple(left.values()), tuple(left)
+            self._again.append(Task(0, plans, task.share, task.stage, keys))
 
     def told(self) -> Iterator[trials.Trial]:
-        """The trials that are known now; each has to be in the ledger before the next one.
+        """The trials that are known now; each has to be in the ledger before the next one."""
+        for one in list(self.waiting):
+            trial = self._trial(one)
+            if trial is not None:
+                self.waiting.remove(one)
+                yield trial
+            elif self.workers > 1 and not one.late:
+                return
 
-        A plan's second request is told once its first is, in any task.
+    def longest(self) -> float:
+        """How many seconds a worker that is free waits for another one's task.
+
+        At least `patience`, and so many times what evaluations take that the other one must have
+        got stuck, or be of another kind.
         """
-        for task in list(self.tasks.values()):
-            for one in list(task.waiting):
-                if (trial := self._trial(one)) is not None:
-                    task.waiting.remove(one)
-                    yield trial
-        self._forget()
+        usual = median(self._speeds) if self._speeds else 0.0
+        largest = max((task.share * len(task.plans) for task in self.tasks.values()), default=0.0)
+        return max(self.patience, _TIMES * usual * largest)
+
+    def hurry(self) -> None:
+        """Wait no longer for what is under way: it is told when it comes."""
+        for one in self.waiting:
+            if not (one.late or self._known(one.key)):
+                one.late = True
+                self.late += 1
 
     def measures(self) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
         """What came of the uncut base since the last time, by the number of samples."""
@@ -253,9 +283,6 @@ class UnderWay:
         read = trials.read_outcomes(outcomes)
         samples = () if read[0] is None else per_objective(outcomes)
         return made(*read, seconds, per_sample=samples)
-
-    def _forget(self) -> None:
-        self.tasks = {n: task for n, task in self.tasks.items() if task.open or task.waiting}
 
     def _known(self, key: trials.EvaluationKey) -> bool:
         return key in self.ledger.found or key in self._outcomes
