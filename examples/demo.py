@@ -39,7 +39,7 @@ SPACE = """tailor 1
 # Seven of thirty layers leave; every other one is any of the three specialists, merged.
 model base = "{base}"
 {models}
-L0..L29 from any of {names} by task_arithmetic(0.0..1.0)
+others from any of {names} by task_arithmetic(0.0..1.0)
 drop any 7 of L0..L29
 {bridge}
 {heal}
@@ -154,7 +154,7 @@ def stitch_family(folder: Path, base: Path) -> None:
         made[specialist] = folder / specialist
         text = (
             f'tailor 1\nmodel base = "{smollm2.MODEL}"\n'
-            f'model {specialist} = base + "{FAMILY / specialist}"\nL0..L29 from {specialist}\n'
+            f'model {specialist} = base + "{FAMILY / specialist}"\nwhole from {specialist}\n'
         )
         target = shown(made[specialist])
         gptailor("compile", "-", "-o", target, "--force", *rebound, text=text)

@@ -13,9 +13,10 @@ from gptailor.checkpoint.vocabulary import (
     same_files,
     shown_tokens,
 )
+from gptailor.checks.ends import the_ends_are_meant
 from gptailor.checks.layers import FITTING, SMALL, VISION
 from gptailor.plan import layers as outline
-from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, locate
+from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
 from gptailor.plan.plan import Drop, Layer, Plan, Scale
 from gptailor.plan.walk import layer_recipes, named_models
 from gptailor.plan.written import idle_others, said_place
@@ -180,10 +181,13 @@ def every_model_is_used(checked: Checked) -> Iterator[Fault]:
     named = used(plan) | {model.on for model in plan.models.values()}
     for objective in plan.search.objectives if plan.search else ():
         named.add(str(objective.arguments.get("from")))
-    for name in plan.models:
-        if name not in named:
-            message = f"the model '{name}' is declared and never used"
-            yield Fault("M303", message, ("models", name, "name"), severity="warning")
+    idle = [name for name in plan.models if name not in named]
+    if idle:
+        names = listed(f"'{name}'" for name in idle)
+        message = f"the model {names} is declared and never used"
+        if len(idle) > 1:
+            message = f"the models {names} are declared and never used"
+        yield Fault("M303", message, ("models", idle[0], "name"), severity="warning")
 
 
 # --------------------------------------------------------- the rest of a model, and its tokenizer
@@ -346,6 +350,7 @@ _REST_RULES: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     every_token_has_a_number_within,
     tokenizers_agree,
     a_tied_head_is_said,
+    the_ends_are_meant,
 )
 _MODEL_RULES: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     every_position_exists,

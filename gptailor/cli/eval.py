@@ -93,6 +93,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
 def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objective, bool]]":
     """The objectives; PlanError with the faults of all of them."""
     from gptailor.lang.parse import read_objective  # noqa: PLC0415
+    from gptailor.lang.words import objective_words  # noqa: PLC0415
 
     found: list[tuple[Objective, bool]] = []
     faults: list[Fault] = []
@@ -103,8 +104,10 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
             faults += error.faults
     if faults:
         raise PlanError(faults)
-    if len({repr(objective) for objective, _ in found}) < len(found):
-        raise click.UsageError("an objective is given twice")
+    for number, (objective, _) in enumerate(found):
+        if objective in [one for one, _ in found[:number]]:
+            words = objective_words(objective).partition(" ")[2]
+            raise click.UsageError(f"the objective {words} is given twice")
     return found
 
 

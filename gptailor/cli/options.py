@@ -147,14 +147,33 @@ def read_plan(name: str, families: tuple[Path, ...] = ()) -> "Plan":
 
 def faults_of(
     name: str, models: dict[str, Path], families: tuple[Path, ...] = (), *, alone: bool
-) -> list[Fault]:
-    """The faults of a file's plan, against its models too if it has none alone."""
+) -> "tuple[Plan | None, list[Fault]]":
+    """A file's plan if it can be read, and its faults, against its models too if it has none alone.
+
+    Raises as reading the file does.
+    """
     plan, faults = parsed(name)
-    if plan is None or errors(faults) or alone:
-        return faults
+    if plan is None or errors(faults):
+        return plan, faults
+    plan = plan.with_families(families) if families else plan
+    if alone:
+        return plan, faults
     from gptailor.prepare import check  # noqa: PLC0415
 
-    return check(plan.with_families(families) if families else plan, models)
+    return plan, check(plan, models)
+
+
+def left_open(plan: "Plan", models: dict[str, Path], *, alone: bool) -> str:
+    """How many choices a plan leaves open, as it is searched: `37 choices open`; empty for none."""
+    from gptailor.plan.walk import open_choices  # noqa: PLC0415
+
+    if not open_choices(plan):
+        return ""
+    from gptailor.plan.written import searched  # noqa: PLC0415
+
+    count, known = (0, False) if alone else known_layer_count(plan, models)
+    choices = open_choices(searched(plan, count) if known else plan)
+    return f"{choices} choice{'s' * (choices != 1)} open"
 
 
 def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:

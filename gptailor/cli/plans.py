@@ -37,16 +37,18 @@ def check_command(
 ) -> None:
     """Check plans, by themselves and against the headers of their models.
 
-    All faults are reported, each once. Ends with 1 if there are any; warnings are none.
+    All faults are reported, each once, and of an open plan how many choices a search has. Ends
+    with 1 if there are any faults; warnings are none.
     """
     faults: list[Fault] = []
     for name in plans:
-        found = options.faults_of(name, dict(models), families, alone=alone)
+        plan, found = options.faults_of(name, dict(models), families, alone=alone)
         faults += found
         if form == "text":
             options.report(found)
-        if form == "text" and not errors(found):
-            options.say(f"{options.shown_name(name)}: no faults")
+        if form == "text" and plan is not None and not errors(found):
+            still = options.left_open(plan, dict(models), alone=alone)
+            options.say(f"{options.shown_name(name)}: no faults" + (f"; {still}" if still else ""))
     if form == "json":
         options.say(to_json(faults))
     elif form == "github":

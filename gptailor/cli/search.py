@@ -25,7 +25,7 @@ Example; the same command goes on where it was interrupted:
 
 @final
 class _SampleRange(click.ParamType[tuple[int, int]]):
-    """`64..1024`."""
+    """`64..1024`, or one number for both ends."""
 
     name = "A..B"
 
@@ -35,10 +35,10 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
         """Both ends; a usage error if it is no range that ascends from 1."""
         if isinstance(value, tuple):
             return value
-        found = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", str(value))
-        low, high = (int(found[1]), int(found[2])) if found else (0, 0)
+        found = re.fullmatch(r"(\d{1,9})(?:\.\.(\d{1,9}))?", str(value))
+        low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
         if not 1 <= low <= high:
-            self.fail(f"'{value}' is no range of samples such as 64..1024", param, ctx)
+            self.fail(f"'{value}' is no number or range of samples such as 64..1024", param, ctx)
         return low, high
 
 
@@ -57,7 +57,7 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
 @click.option("--prefer", metavar="OBJECTIVE",
               help="The objective, or its number, that says which plan is the best.")  # fmt: skip
 @click.option("--fidelity", type=_SampleRange(),
-              help="Samples of a trial, from the cheapest to all.")  # fmt: skip
+              help="Samples of a trial, from the cheapest to all; or one number.")  # fmt: skip
 @click.option("--bridge", type=click.Choice(["each", "from-full", "finalists"]),
               help="Which trials are bridged. Without it: the finalists, in the end.")  # fmt: skip
 @click.option("--finalists", type=click.IntRange(min=1), metavar="N",

@@ -162,6 +162,15 @@ def test_a_sound_plan_is_said_to_be_one(run: Run, here: Path) -> None:
     assert run("check", "-", stdin=PLAN) == (0, "<stdin>: no faults\n", "")
 
 
+def test_how_many_choices_an_open_plan_has(run: Run, here: Path) -> None:
+    others = (
+        'tailor 1\nmodel base = "./base"\nmodel math = "./math"\nothers from one of base, math\n'
+    )
+    (here / "p.tailor").write_text(others)
+    assert run("check", "p.tailor").out == "p.tailor: no faults; 6 choices open\n"
+    assert run("check", "p.tailor", "--alone").out == "p.tailor: no faults; 1 choice open\n"
+
+
 def test_all_faults_of_all_plans_are_shown(run: Run, here: Path) -> None:
     (here / "q.tailor").write_text(PLAN + "drop L4\nL1 from math\n")
     (here / "r.tailor").write_text(PLAN + "drop L9\n")

@@ -231,6 +231,7 @@ def test_the_same_command_is_over_at_once_and_changes_nothing(
             ["--fidelity", "4..10"],
             "its samples, from cheapest to full, were '4..12', and now '4..10'",
         ),
+        (["--fidelity", "6"], "were '4..12', and now '6..6'"),
         (["-O", 'perplexity("rows.jsonl")'], "its objectives were"),
         (["--dtype", "bfloat16"], "its models computed in"),
         (["--storage", "sqlite:///x.db"], "its storage is the folder's own"),
@@ -300,7 +301,12 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
         ("space.tailor", ["--trials", "0"], 2, "trials"),
         ("space.tailor", ["--dtype", "int8"], 2, "int8"),
         ("bare.tailor", ["-O", 'nl("rows.jsonl")'], 1, "did you mean 'nll'?"),
-        ("bare.tailor", ["-O", 'nll("rows.jsonl")', "-O", 'nll("rows.jsonl")'], 1, "given twice"),
+        (
+            "bare.tailor",
+            ["-O", 'nll("rows.jsonl")', "-O", 'nll("rows.jsonl")'],
+            1,
+            'nll("rows.jsonl") is given twice',
+        ),
         ("bare.tailor", ["-O", 'kl("rows.jsonl", from=code)'], 1, "'code' is not declared"),
     ],
 )

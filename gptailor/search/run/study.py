@@ -162,6 +162,7 @@ def open_study(
         with quiet():
             study = _loaded(_storage(storage), name, directions)
             found = [direction.name.lower() for direction in study.directions]
+            named = study.metric_names or [f"objective {n}" for n in range(1, len(found) + 1)]
             if found == directions and study.metric_names is None:
                 study.set_metric_names([aim.name for aim in aims])
     except OSError as error:
@@ -169,8 +170,9 @@ def open_study(
     except Exception as error:
         raise CheckpointError("C903", f"holds no study: {_said(error)}", place) from error
     if found != directions:
-        message = f"holds another search: it wants to {', '.join(found)}"
-        raise CheckpointError("C902", message, place)
+        before = [f"{how} {what}" for how, what in zip(found, named, strict=True)]
+        now = [f"{aim.direction} {aim.name}" for aim in aims]
+        raise another_search(f"its objectives were {_difference_of_lists(before, now)}", place)
     return Study(study, place, parameters)
 
 
@@ -346,9 +348,23 @@ def _difference(before: Any, now: Any, words: str) -> str:
         keys = sorted(before.keys() | now.keys())
         which = [quoted(key) for key in keys if before.get(key) != now.get(key)]
         return words.format(", ".join(which))
+    if isinstance(before, str) and isinstance(now, str) and "; " in before + now:
+        return words.format(_difference_of_lists(before.split("; "), now.split("; ")))
     return words.format(f"{_short(before)}, and now {_short(now)}")
+
+
+def _difference_of_lists(before: Sequence[str], now: Sequence[str]) -> str:
+    """Those of two lists that the other lacks, as far as there are any."""
+    gone = ", ".join(quoted(one, whole=True) for one in before if one not in now)
+    new = ", ".join(quoted(one, whole=True) for one in now if one not in before)
+    if gone and new:
+        return f"{gone}, and now {new}"
+    if gone:
+        return f"{gone} too"
+    return f"without {new}" if new else "in another order"
 
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return quoted(text) if len(text) <= 60 else quoted(text[:12])
+    long = len(text) > 60 and " " not in text
+    return quoted(text[:12]) if long else quoted(text, whole=True)

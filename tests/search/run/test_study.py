@@ -256,9 +256,11 @@ def test_a_study_of_other_directions_is_refused(
     tmp_path: Path, chosen: SearchSetting, three: SearchSetting
 ) -> None:
     study_of(tmp_path, three)
-    with pytest.raises(CheckpointError, match="minimize, maximize, minimize") as caught:
+    with pytest.raises(CheckpointError, match="its objectives were 'm") as caught:
         study_of(tmp_path, chosen)
     assert caught.value.code == "C902"
+    gone = [f"'{a.direction} {a.name}'" for a in three.aims if a not in chosen.aims]
+    assert all(one in caught.value.message for one in gone), caught.value.message
 
 
 def test_an_evaluation_that_is_there_twice_is_refused(
@@ -321,8 +323,14 @@ WORDS = {
     "space": "the space is another",
     "seed": "the seed was {}",
     "models": "other files of {}",
+    "objectives": "the objectives were {}",
 }
-IDENTITY = {"space": "a" * 64, "seed": 3, "models": {"base": "1", "math": "2"}}
+IDENTITY = {
+    "space": "a" * 64,
+    "seed": 3,
+    "models": {"base": "1", "math": "2"},
+    "objectives": "minimize b; maximize c",
+}
 
 
 def held(folder: Path, chosen: SearchSetting, **changes: Any) -> Study:
@@ -344,6 +352,13 @@ def test_a_study_agrees_with_what_it_was_begun_with(tmp_path: Path, chosen: Sear
         ({"seed": 4}, "the seed was '3', and now '4'"),
         ({"models": {"base": "1", "math": "3"}}, "other files of 'math'"),
         ({"models": {"base": "1"}}, "other files of 'math'"),
+        (
+            {"objectives": "minimize a; minimize b"},
+            "the objectives were 'maximize c', and now 'minimize a'",
+        ),
+        ({"objectives": "maximize c"}, "the objectives were 'minimize b' too"),
+        ({"objectives": "minimize b; maximize c; d"}, "the objectives were without 'd'"),
+        ({"objectives": "maximize c; minimize b"}, "the objectives were in another order"),
         ({"seed": 4, "space": ""}, "the space is another; the seed was '3', and now '4'"),
     ],
 )
