@@ -85,7 +85,8 @@ DEVICE = click.option(
 DTYPE = click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="What models compute in. Without it: each in its own.",
+    help="What models compute in. Without it: each in its own, or in float32 on a processor "
+    "that multiplies 16 bits slowly.",
 )
 MEMORY = click.option(
     "--memory",

@@ -258,13 +258,15 @@ class Judging:
             if not objective:
                 one.size = replace(one.size, parameters=parameters(model))
                 with suppress(Exception):  # a size that can't be had is none
-                    one.size = replace(one.size, kv_bytes=cache_bytes(model))
+                    kept = cache_bytes(model) // (2 if widened else 1)
+                    one.size = replace(one.size, kv_bytes=kept)
             if objective or forward:
                 step(one.target.name + (f": {objective}" if objective else ""))
 
         stitcher = attempt(lambda: self.stitchers.of(group[0].target.prepared))
         if isinstance(stitcher, Failure):
             return failures(dict.fromkeys(range(len(group)), stitcher), objectives)
+        widened = stitcher.dtype != self.stitchers.place.dtype  # a cache is then twice its size
         plans = [one.target.prepared.plan for one in group]
         return run_trials(stitcher, self.evaluator, plans, objectives, on_step=on_step)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from gptailor.checkpoint.models import Opened
+from gptailor.evaluate.dtype import quick_dtype
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.heal.heal import OnHealing
@@ -160,7 +161,7 @@ def _outcomes(
 
 @final
 class Placement(NamedTuple):
-    """Where models live: a device, a dtype if not their own, and bytes of weights at most."""
+    """Where models live: a device, a dtype if one is asked for, and bytes of weights at most."""
 
     device: torch.device | str = "cpu"
     dtype: torch.dtype | None = None
@@ -169,8 +170,9 @@ class Placement(NamedTuple):
     def stitcher(
         self, models: Mapping[str, Opened], on_healing: OnHealing | None = None
     ) -> Stitcher:
-        """The models there. Raises TailorError as `Stitcher` does."""
+        """The models there, in the dtype that is quick there. Raises TailorError as `Stitcher`."""
         device, dtype, memory = self
+        dtype = dtype or quick_dtype(models, device)
         return Stitcher(models, device=device, dtype=dtype, memory=memory, on_healing=on_healing)
 
 

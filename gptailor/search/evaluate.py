@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, final
 import torch
 
 from gptailor.checkpoint.models import Opened
+from gptailor.evaluate.dtype import quick_dtype
 from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
@@ -65,6 +66,12 @@ def trials_of(
         seed=chosen.seed,
         on_healing=on_healing,
     )
+
+
+def computing(where: Resources, models: Mapping[str, Opened]) -> Resources:
+    """With the dtype that models compute in there, unless it is their own."""
+    dtype = None if where.dtype else quick_dtype(models, where.device)
+    return replace(where, dtype=str(dtype).removeprefix("torch.")) if dtype else where
 
 
 def movable(plan: Plan) -> Plan:

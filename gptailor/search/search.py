@@ -21,7 +21,7 @@ from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
 from gptailor.search import folder as runs
-from gptailor.search.evaluate import HELD_OUT, held_out, starts_of, trials_of, workers_of
+from gptailor.search.evaluate import HELD_OUT, computing, held_out, starts_of, trials_of, workers_of
 from gptailor.search.results import finalists, put_results
 from gptailor.search.run.schedule import Asking, Budget, Schedule, StartSource
 from gptailor.search.run.study import Naming, Study, agree, open_study
@@ -147,6 +147,8 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
         runs.refuse_other(folder, record)
         plan, opened_models, faults = opened(plan, models)
         tell(Warned(faults))
+        where = computing(where, opened_models)
+        record |= {"dtype": where.dtype}
         tied = {name for name, model in opened_models.items() if model.layout.tied}
         space = space_of(plan, opened_models["base"].layout.count, tied)
         tell(Doing("loading"))

@@ -23,6 +23,7 @@ import gptailor
 from gptailor.checkpoint.files import cache_folder
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import FileDigest
+from gptailor.evaluate.dtype import halves_are_quick
 from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.heal.known import HealingStore, KnownHealing
 from gptailor.evaluate.heal.learning import (
@@ -215,8 +216,7 @@ class Healer:
         stacked = (len(spec.shape) == 3 and min(spec.shape) > 1 for spec in specs)
         if any(stacked) or any(".experts." in spec.name for spec in specs):
             return torch.float32
-        native = self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if native else torch.float32
+        return torch.bfloat16 if halves_are_quick(self.device) else torch.float32
 
     def _teacher(self, plan: Plan, healing: Healing) -> tuple[dict[str, Opened], Plan]:
         """The teacher as a plan, and its models."""
