@@ -20,6 +20,7 @@ from gptailor.plan.registry import (
     Parameter,
 )
 from gptailor.plan.walk import sources
+from gptailor.plan.windows import runs, windows_of
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -238,7 +239,9 @@ def moved(recipe: p.Recipe, step: int) -> p.Recipe:
 def overlays(draw: Draw, names: list[str]) -> dict[str, Any]:
     """Layers, drops, scales and bridges that keep out of each other's way."""
     free = sorted(draw(st.sets(POSITIONS, max_size=10)))
-    found: dict[str, list[Any]] = {n: [] for n in ("layers", "drops", "drop_any", "scales")}
+    found: dict[str, list[Any]] = {
+        n: [] for n in ("layers", "drops", "drop_any", "windows", "scales")
+    }
     for n, position in enumerate(free):
         following = free[n + 1] if n + 1 < len(free) else LARGEST_LAYER + 1
         kind = draw(st.sampled_from(["layers", "drops", "scales", "both"]))
@@ -260,8 +263,14 @@ def overlays(draw: Draw, names: list[str]) -> dict[str, Any]:
         taken = {drop.position for drop in found["drops"]}
         among = sorted(draw(st.sets(POSITIONS, min_size=1, max_size=6)) - taken)
         if among:
-            count = draw(st.integers(1, len(among)))
-            found["drop_any"].append(p.DropAny(count=count, among=tuple(among)))
+            kind, maybe = draw(st.sampled_from([p.DropAny, p.DropWindow])), draw(st.booleans())
+            name = "drop_any" if kind is p.DropAny else "windows"
+            longest = max(last - first + 1 for first, last in runs(among))
+            most = len(among) if kind is p.DropAny else longest
+            low, high = sorted(draw(st.tuples(*2 * [st.integers(1, most)])))
+            count = low if low == high else p.CountRange(between=(low, high))
+            if kind is p.DropAny or len(list(windows_of(count, among))) > 1:
+                found[name].append(kind(count=count, among=tuple(among), maybe=maybe))
     fixed = {drop.position for drop in found["drops"] if not drop.maybe}
     return {**found, "bridges": draw(bridges(fixed))}
 

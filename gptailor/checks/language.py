@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Others, Plan, Subset, Whole
-from gptailor.plan.walk import numbers, recipes, sources, tied_entries, unplaced, values
+from gptailor.plan.walk import (
+    drops_by_choice,
+    numbers,
+    recipes,
+    sources,
+    tied_entries,
+    unplaced,
+    values,
+)
 
 LARGEST = 2**63 - 1
 """The largest whole number that a budget may be."""
@@ -76,12 +84,12 @@ def every_limit_is_a_count(plan: Plan) -> Iterator[Fault]:
 
 
 def a_drop_by_choice_names_a_layer_once(plan: Plan) -> Iterator[Fault]:
-    """The positions of `drop any` are different ones."""
-    for i, choice in enumerate(plan.drop_any):
+    """The positions of `drop any` and of a window are different ones."""
+    for at, choice in drops_by_choice(plan):
         repeated = [p for k, p in enumerate(choice.among) if p in choice.among[:k]]
         if repeated:
             message = f"L{repeated[0]} stands twice in this list"
-            yield Fault("P202", message, ("drop_any", i, "among"))
+            yield Fault("P202", message, (*at, "among"))
 
 
 # ---------------------------------------------------------------------------------- tied statements
@@ -124,8 +132,12 @@ def a_tied_group_is_one_statement(plan: Plan) -> Iterator[Fault]:
         previous = item.tied
 
 
-def no_bridge_is_tied(plan: Plan) -> Iterator[Fault]:
-    """A bridge's choices are its own."""
+def what_is_one_choice_is_not_tied(plan: Plan) -> Iterator[Fault]:
+    """A bridge's choices are its own, and a choice of several drops is one."""
+    for at, choice in drops_by_choice(plan):
+        if choice.tied is not None:
+            what = "drop any" if at[0] == "drop_any" else "drop window"
+            yield Fault("P506", f"'tied' doesn't go with '{what}'", at, "it is one choice anyway")
     for i, bridge in enumerate(plan.bridges):
         if bridge.tied is not None:
             yield Fault("P506", "'tied' doesn't go with 'bridge'", ("bridges", i))
@@ -139,5 +151,5 @@ SAYABLE: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
     a_drop_by_choice_names_a_layer_once,
     a_tied_group_is_alike,
     a_tied_group_is_one_statement,
-    no_bridge_is_tied,
+    what_is_one_choice_is_not_tied,
 )

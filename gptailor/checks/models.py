@@ -17,8 +17,8 @@ from gptailor.checks.ends import the_ends_are_meant
 from gptailor.checks.layers import FITTING, SMALL, VISION
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
-from gptailor.plan.plan import Drop, Layer, Plan, Scale
-from gptailor.plan.walk import layer_recipes, named_models
+from gptailor.plan.plan import Drop, Layer, Plan, Scale, count_ends
+from gptailor.plan.walk import drops_by_choice, layer_recipes, named_models
 from gptailor.plan.written import idle_others, said_place
 from gptailor.program.sources import Checked, needs_base
 
@@ -95,9 +95,9 @@ def every_position_exists(checked: Checked) -> Iterator[Fault]:
     for name, entries in placed:
         hits = [Hit(e.position, (name, i)) for i, e in enumerate(entries) if e.position >= count]
         yield from joined_faults(plan.origin, hits, beyond)
-    for i, choice in enumerate(plan.drop_any):
+    for at, choice in drops_by_choice(plan):
         if choice.among and choice.among[-1] >= count:
-            yield replace(beyond(f"L{choice.among[-1]}", False), at=("drop_any", i, "among"))
+            yield replace(beyond(f"L{choice.among[-1]}", False), at=(*at, "among"))
     for i, bridge in enumerate(plan.bridges):
         if bridge.after is not None and bridge.after >= count:
             yield replace(beyond(f"L{bridge.after}", False), at=("bridges", i, "after"))
@@ -131,11 +131,12 @@ def something_remains(checked: Checked) -> Iterator[Fault]:
         message = f"all {checked.count} layers are dropped, and nothing remains"
         yield Fault("M203", message, ("drops", len(plan.drops) - 1))
     gone = len(fixed)
-    for i, choice in enumerate(plan.drop_any):
-        gone += choice.count
-        if gone >= checked.count and choice.count > 0:
-            message = f"dropping {choice.count} more of {checked.count} layers leaves nothing"
-            yield Fault("M203", message, ("drop_any", i, "count"))
+    for at, choice in drops_by_choice(plan):
+        most = count_ends(choice.count)[1]
+        gone += most
+        if gone >= checked.count and most > 0:
+            message = f"dropping {most} more of {checked.count} layers leaves nothing"
+            yield Fault("M203", message, (*at, "count"))
 
 
 def every_model_goes_with_the_base(checked: Checked) -> Iterator[Fault]:

@@ -70,6 +70,10 @@ def _rules(plan: Plan, *, whole: bool, written: bool) -> tuple[PlanRule, ...]:
         from gptailor.checks.language import SAYABLE  # noqa: PLC0415 (a text keeps them)
 
         rules += SAYABLE
+    if plan.drop_any or plan.windows:
+        from gptailor.checks.drops import DROPPING  # noqa: PLC0415 (few plans drop by choice)
+
+        rules += DROPPING
     if plan.heal is not None:
         from gptailor.checks.heal import ALONE  # noqa: PLC0415 (few plans are healed)
 
@@ -223,17 +227,9 @@ def nothing_is_scaled_twice(plan: Plan) -> Iterator[Fault]:
 
 
 def nothing_is_dropped_twice(plan: Plan) -> Iterator[Fault]:
-    """A position stands in one `drop`, of whatever kind."""
+    """A position is dropped by one `drop`."""
     twice = Fault("P210", "is dropped twice")
     yield from _joined(plan, _twins("drops", plan.drops), twice, "first dropped here")
-    seen = {drop.position: ("drops", i) for i, drop in enumerate(plan.drops)}
-    for i, choice in enumerate(plan.drop_any):
-        position = next((position for position in choice.among if position in seen), None)
-        if position is not None:
-            also = Also("and here", seen[position])
-            message = f"L{position} stands in two drops"
-            yield Fault("P210", message, ("drop_any", i, "among"), also=(also,))
-        seen |= dict.fromkeys(choice.among, ("drop_any", i))
 
 
 def nothing_dropped_is_decided(plan: Plan) -> Iterator[Fault]:
@@ -261,7 +257,7 @@ def overlay_or_stack(plan: Plan) -> Iterator[Fault]:
     """A plan has overlay statements or a stack."""
     if plan.stack is None:
         return
-    names = ("layers", "others", "drops", "drop_any", "scales", "bridges")
+    names = ("layers", "others", "drops", "drop_any", "windows", "scales", "bridges")
     first: Place | None = next(((name, 0) for name in names if getattr(plan, name)), None)
     first = ("whole",) if first is None and plan.whole is not None else first
     if first is not None:

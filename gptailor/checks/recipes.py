@@ -329,14 +329,6 @@ def _options(plan: p.Plan) -> Iterator[tuple[Place, tuple[object, ...]]]:
             yield at, value.one_of
 
 
-def drop_any_can_be_met(plan: p.Plan) -> Iterator[Fault]:
-    """There are at least as many positions as are to be dropped."""
-    for i, choice in enumerate(plan.drop_any):
-        if not 1 <= choice.count <= len(choice.among):
-            message = f"{choice.count} of {len(choice.among)} layers can't be dropped by choice"
-            yield Fault("P503", message, ("drop_any", i, "count"))
-
-
 MERGING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
     every_method_is_known,
     every_parameter_is_known,
@@ -352,5 +344,4 @@ MERGING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
     any_of_can_merge,
     every_interval_ascends,
     every_choice_is_one,
-    drop_any_can_be_met,
 )

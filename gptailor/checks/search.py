@@ -101,7 +101,8 @@ def every_gap_is_named_once(plan: Plan) -> Iterator[Fault]:
 
 def every_bridge_has_a_gap(plan: Plan) -> Iterator[Fault]:
     """A bridge closes what a drop leaves; where nothing can be dropped it does nothing."""
-    dropped = {d.position for d in plan.drops} | {p for d in plan.drop_any for p in d.among}
+    dropped = {drop.position for drop in plan.drops}
+    dropped |= {at for one in (*plan.drop_any, *plan.windows) for at in one.among}
     fixed = {d.position for d in plan.drops if not d.maybe}
     for i, bridge in enumerate(plan.bridges):
         if bridge.after is None:

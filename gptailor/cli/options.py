@@ -192,7 +192,7 @@ def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]
         return opened["base"].layout.count, True
     named = [layer.position for layer in plan.layers] + [drop.position for drop in plan.drops]
     named += [scale.position for scale in plan.scales]
-    named += [position for choice in plan.drop_any for position in choice.among]
+    named += [at for choice in (*plan.drop_any, *plan.windows) for at in choice.among]
     return max(named, default=-1) + 1, False
 
 

@@ -29,6 +29,7 @@ _LISTS: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {
     "others": (("others",), p.normal_order),
     "drops": (("drops",), p.normal_order),
     "drop_any": (("drop_any",), p.normal_order),
+    "windows": (("windows",), p.normal_order),
     "scales": (("scales",), p.normal_order),
     "bridges": (("bridges",), p.normal_order),
     "items": (("stack", "items"), None),
@@ -301,6 +302,16 @@ def whole_number(draft: Draft, number: tree.Numeral, what: str, least: int = 0) 
     help_ = "" if isinstance(number, tree.Fixed) else "it can't be a choice"
     draft.fault("P310", f"{what} is a whole number from {least} up", number.span, help_)
     return None
+
+
+def count_of(draft: Draft, node: tree.Fixed | tree.Between, what: str) -> p.Count | None:
+    """A count, or a range of counts; a fault and None if it is none."""
+    if isinstance(node, tree.Fixed):
+        return whole_number(draft, node, what)
+    ends = [whole_number(draft, end, what) for end in (node.low, node.high)]
+    if ends[0] is None or ends[1] is None:
+        return None
+    return p.built(p.CountRange, between=(ends[0], ends[1]))
 
 
 def count_words(n: int, noun: str) -> str:

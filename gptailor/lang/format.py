@@ -12,7 +12,6 @@ from gptailor.lang.lower import lower, lower_statement
 from gptailor.lang.parse import parse
 from gptailor.lang.words import (
     bridge_words,
-    drop_any_words,
     groups,
     heal_words,
     item_words,
@@ -24,6 +23,7 @@ from gptailor.lang.words import (
     range_words,
     rest_words,
     scale_words,
+    some_dropped_words,
     value_words,
     whole_words,
 )
@@ -113,7 +113,7 @@ def _sheet(lines: Iterable[_Line], closing: Sequence[str] = ()) -> str:
 
 def _restated(lines: list[_Line], used: p.Plan) -> list[_Line]:
     """The lines, saying which models, dtype, template and calibration files are used."""
-    fixed = {line.key: line.text for line in _change_lines(used, groups) if line.key[0] >= 3}
+    fixed = {line.key: line.text for line in _change_lines(used, groups) if line.key[0] >= 5}
     for line in lines:
         if line.section == "models":
             line.text = f"model {line.key[1]} = {model_source(used.models[line.key[1]])}"
@@ -199,15 +199,16 @@ def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     for drops in found.values():
         words = f"drop {range_words([entry.position for entry in drops])}"
         yield _Line("changes", (0, drops[0].position), mark_words(drops[0]) + words)
-    for choice in plan.drop_any:
-        yield _Line("changes", (1, min(choice.among, default=0)), drop_any_words(choice))
+    for choice in (*plan.drop_any, *plan.windows):
+        key = (1 if isinstance(choice, p.DropAny) else 2, min(choice.among, default=0))
+        yield _Line("changes", key, mark_words(choice) + some_dropped_words(choice))
     for group in joined(plan.scales):
-        yield _Line("changes", (2, group[0].position), mark_words(group[0]) + scale_words(group))
+        yield _Line("changes", (4, group[0].position), mark_words(group[0]) + scale_words(group))
     for bridge in plan.bridges:
         words = mark_words(bridge) + bridge_words(bridge)
-        yield _Line("changes", (3, p.normal_order(bridge)), words)
+        yield _Line("changes", (5, p.normal_order(bridge)), words)
     if plan.heal is not None:
-        yield _Line("changes", (4, ()), heal_words(plan.heal))
+        yield _Line("changes", (6, ()), heal_words(plan.heal))
 
 
 def _inner_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:

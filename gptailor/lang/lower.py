@@ -190,14 +190,23 @@ def _drop(draft: d.Draft, statement: tree.Statement, body: tree.Dropping) -> Non
         draft.add("drops", p.built(p.Drop, position=at.number, **marks), spans)
 
 
-def _drop_any(draft: d.Draft, statement: tree.Statement, body: tree.DroppingAny) -> None:
-    _no_marks(draft, statement, "'drop any'")
-    target = d.positions_of(draft, body.layers, whole="'drop any'")
-    count = d.whole_number(draft, body.count, "how many layers to drop")
+def _drop_some(
+    draft: d.Draft, statement: tree.Statement, body: tree.DroppingAny | tree.DroppingWindow
+) -> None:
+    what = "'drop any'" if isinstance(body, tree.DroppingAny) else "'drop window'"
+    if statement.tied is not None:
+        draft.fault("P506", f"'tied' doesn't go with {what}", statement.tied.span,
+                    "it is one choice anyway")  # fmt: skip
+    target = d.positions_of(draft, body.layers, whole=what)
+    count = d.count_of(draft, body.count, "how many layers to drop")
     if target is not None and count is not None:
-        entry = p.built(p.DropAny, count=count, among=tuple(sorted(target.numbers)))
-        spans = _spans(statement.span, count=body.count, among=body.layers)
-        draft.add("drop_any", entry, spans)
+        said: Any = {"count": count, "among": tuple(sorted(target.numbers))}
+        said["maybe"] = statement.maybe is not None
+        spans = _spans(statement.span, maybe=statement.maybe, count=body.count, among=body.layers)
+        if isinstance(body, tree.DroppingAny):
+            draft.add("drop_any", p.built(p.DropAny, **said), spans)
+        else:
+            draft.add("windows", p.built(p.DropWindow, **said), spans)
 
 
 def _scale(draft: d.Draft, statement: tree.Statement, body: tree.Scaling) -> None:
@@ -348,7 +357,8 @@ _LOWER: dict[type, Callable[[d.Draft, tree.Statement, Any], None]] = {
     tree.Assign: _assign,
     tree.Merging: _merging,
     tree.Dropping: _drop,
-    tree.DroppingAny: _drop_any,
+    tree.DroppingAny: _drop_some,
+    tree.DroppingWindow: _drop_some,
     tree.Scaling: _scale,
     tree.Bridging: _bridge,
     tree.HealNode: _heal,

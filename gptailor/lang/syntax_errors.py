@@ -93,6 +93,11 @@ LESSONS = (
         "both",
         ("others «=» merge(L0 a, L0 b)", "L0, «others» from a"),
     ),
+    Lesson(
+        "a count is a number or a range of them, as in 4..10",
+        "both",
+        ("drop any «one» of (4, 6) of L0..L9", "drop window «one» of 4, 6 of L0..L9"),
+    ),
     Lesson("'let' names a number, an interval or 'one of (…)'", "both", ("let a = «b»",)),
     Lesson(
         "a curve's knots are numbers and names; a choice gets a name by 'let'",

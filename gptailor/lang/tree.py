@@ -273,9 +273,17 @@ class Dropping(TreeNode):
 
 @final
 class DroppingAny(TreeNode):
-    """`drop any 10 of L0..L39`."""
+    """`drop any 10 of L0..L39`, `drop any 4..10 of L0..L39`."""
 
-    count: Fixed
+    count: Fixed | Between
+    layers: Layers
+
+
+@final
+class DroppingWindow(TreeNode):
+    """`drop window 7 of L5..L28`."""
+
+    count: Fixed | Between
     layers: Layers
 
 

@@ -203,9 +203,10 @@ def model_source(m: p.Model) -> str:
     return f'{on}"{m.source}"{revision}'
 
 
-def drop_any_words(entry: p.DropAny) -> str:
-    """`drop any 10 of L0..L39`."""
-    return f"drop any {entry.count} of {range_words(entry.among)}"
+def some_dropped_words(entry: p.DropAny | p.DropWindow) -> str:
+    """`drop any 10 of L0..L39`, `drop window 4..10 of L5..L28`."""
+    what = "any" if isinstance(entry, p.DropAny) else "window"
+    return f"drop {what} {p.count_text(entry.count)} of {range_words(entry.among)}"
 
 
 def bridge_words(entry: p.Bridge) -> str:

@@ -91,6 +91,11 @@ def count_ends(count: Count) -> tuple[int, int]:
     return count.between if isinstance(count, CountRange) else (count, count)
 
 
+def count_text(count: Count) -> str:
+    """`7`, `4..10`."""
+    return "..".join(map(str, count.between)) if isinstance(count, CountRange) else str(count)
+
+
 Let = Number | Interval | OneOfNumbers
 """What a name of a number may stand for."""
 Value = Let | Named | Curve

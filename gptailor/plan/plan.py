@@ -29,6 +29,7 @@ from gptailor.plan.numbers import (
     Value,
     built,
     count_ends,
+    count_text,
 )
 from gptailor.plan.parts import Part, rank
 from gptailor.plan.recipe import (
@@ -48,7 +49,7 @@ __all__ = [
     "LARGEST_LAYER", "Bound", "By", "Closed", "Count", "CountRange", "Curve", "Interval", "LayerOf",
     "Let", "Merge", "MethodCall", "Named", "Number", "Objective", "OneOfMethods", "OneOfModels",
     "OneOfNumbers", "Pair", "Position", "Recipe", "Requirement", "Search", "Several", "Subset",
-    "Take", "Value", "built", "count_ends",
+    "Take", "Value", "built", "count_ends", "count_text",
 ]  # fmt: skip
 
 # -------------------------------------------------------------------------------------- statements

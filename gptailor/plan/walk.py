@@ -132,6 +132,12 @@ def entries(plan: p.Plan) -> Iterator[tuple[Place, p.Open]]:
         yield ("whole",), plan.whole
 
 
+def drops_by_choice(plan: p.Plan) -> Iterator[tuple[Place, p.DropAny | p.DropWindow]]:
+    """Each choice of several drops, and its place."""
+    yield from ((("drop_any", i), choice) for i, choice in enumerate(plan.drop_any))
+    yield from ((("windows", i), choice) for i, choice in enumerate(plan.windows))
+
+
 def tied_entries(plan: p.Plan) -> list[tuple[Place, p.Open]]:
     """The entries of tied groups and their places, layers before drops, items last."""
     order = ("layers", "others", "whole", "drops", "scales", "stack")

@@ -119,7 +119,13 @@ def _runs(items: Sequence[p.Item | Slot]) -> str:
 
 
 def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
-    dropped = ({tailor.drop_any_words(entry) for entry in plan.drop_any} for plan in (a, b))
+    dropped = (
+        {
+            tailor.mark_words(choice) + tailor.some_dropped_words(choice)
+            for choice in (*plan.drop_any, *plan.windows)
+        }
+        for plan in (a, b)
+    )
     bridged = (
         {tailor.mark_words(e) + tailor.bridge_words(e) for e in plan.bridges} for plan in (a, b)
     )

@@ -251,8 +251,9 @@ def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
 
 def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
     found = described_rows(slots)
-    for choice in plan.drop_any:
-        found.append(Row("drop", tailor.drop_any_words(choice).removeprefix("drop ")))
+    for choice in (*plan.drop_any, *plan.windows):
+        words = tailor.mark_words(choice) + tailor.some_dropped_words(choice)
+        found.append(Row("drop", words.replace("drop ", "", 1)))
     for where in (*REST, "chat_template"):
         if (said := getattr(plan, where)) is not None:
             text = tailor.rest_words(where, said).removeprefix(f"{where} ").removeprefix("from ")

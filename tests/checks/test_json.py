@@ -85,6 +85,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         layer({"merge": [take()["take"]] * 2,
                "by": {"name": "breadcrumbs", "arguments": {"density": {"one_of": []}}}}),
     ),
+    "a tied drop any": ("P506", {"drop_any": [{"count": 1, "among": [1, 2], "tied": 0}]}),
+    "a tied window": ("P506", {"windows": [{"count": 1, "among": [1, 2], "tied": 0}]}),
+    "a window of a range of one": (
+        "P504", {"windows": [{"count": {"between": [2, 2]}, "among": [1, 2, 3]}]}),
+    "a window of words": ("S107", {"windows": [{"count": "2", "among": [1, 2, 3]}]}),
+    "a position twice in a window": ("P202", {"windows": [{"count": 1, "among": [2, 1, 2]}]}),
+    "a window of nothing": ("P503", {"windows": [{"count": 1, "among": []}]}),
     "a position twice in drop any": ("P202", {"drop_any": [{"count": 1, "among": [2, 1, 2]}]}),
     "more drops than positions": ("P503", {"drop_any": [{"count": 1, "among": []}]}),
     "a quote in a text to heal on": ("P219", {"heal": {"on": 'a"b'}, **DROP}),

@@ -110,7 +110,7 @@ def test_the_parser_by_pieces_agrees_with_the_grammar(text: str) -> None:
 
 PUNCTUATION = [*"\n;(){},.=@+", "..", "# c\n", '"']
 KEYWORDS = (
-    "from merge drop any one of by stack search scale model maybe tied limit layers tailor "
+    "from merge drop any window one of by stack search scale model maybe tied limit layers tailor "
     "bridge on embed trials"
 )
 TOKENS = st.sampled_from(
