@@ -7,7 +7,7 @@ from gptailor.plan.faults import Also, Fault, Place, listed, nearest
 from gptailor.plan.needed import leaves_open, needed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
-from gptailor.plan.walk import numbers
+from gptailor.plan.walk import drops_by_choice, numbers
 
 
 def every_objective_is_known(plan: Plan) -> Iterator[Fault]:
@@ -102,7 +102,7 @@ def every_gap_is_named_once(plan: Plan) -> Iterator[Fault]:
 def every_bridge_has_a_gap(plan: Plan) -> Iterator[Fault]:
     """A bridge closes what a drop leaves; where nothing can be dropped it does nothing."""
     dropped = {drop.position for drop in plan.drops}
-    dropped |= {at for one in (*plan.drop_any, *plan.windows) for at in one.among}
+    dropped |= {at for _, choice in drops_by_choice(plan) for at in choice.among}
     fixed = {d.position for d in plan.drops if not d.maybe}
     for i, bridge in enumerate(plan.bridges):
         if bridge.after is None:

@@ -181,6 +181,7 @@ def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]
     """The base's number of layers, and whether it is known; else as many as the plan names."""
     from gptailor.checkpoint.models import rebind  # noqa: PLC0415
     from gptailor.plan.plan import Plan  # noqa: PLC0415
+    from gptailor.plan.walk import drops_by_choice  # noqa: PLC0415
     from gptailor.prepare import open_all_models  # noqa: PLC0415
 
     plan, faults = rebind(plan, models)
@@ -192,7 +193,7 @@ def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]
         return opened["base"].layout.count, True
     named = [layer.position for layer in plan.layers] + [drop.position for drop in plan.drops]
     named += [scale.position for scale in plan.scales]
-    named += [at for choice in (*plan.drop_any, *plan.windows) for at in choice.among]
+    named += [at for _, choice in drops_by_choice(plan) for at in choice.among]
     return max(named, default=-1) + 1, False
 
 

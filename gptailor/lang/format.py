@@ -29,6 +29,7 @@ from gptailor.lang.words import (
 )
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Fault, PlanError, Source, errors
+from gptailor.plan.walk import drops_by_choice
 
 _Joined = Callable[[Sequence[Any]], list[list[Any]]]
 """How entries are joined to statements."""
@@ -199,7 +200,7 @@ def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     for drops in found.values():
         words = f"drop {range_words([entry.position for entry in drops])}"
         yield _Line("changes", (0, drops[0].position), mark_words(drops[0]) + words)
-    for choice in (*plan.drop_any, *plan.windows):
+    for _, choice in drops_by_choice(plan):
         key = (1 if isinstance(choice, p.DropAny) else 2, min(choice.among, default=0))
         yield _Line("changes", key, mark_words(choice) + some_dropped_words(choice))
     for group in joined(plan.scales):

@@ -14,6 +14,7 @@ from gptailor.plan.registry import (
     HEAL_SEED,
     HEAL_TOKENS,
 )
+from gptailor.plan.walk import drops_by_choice
 from gptailor.plan.written import written_out
 
 PARTS = BRANCHES
@@ -115,7 +116,7 @@ def slots(plan: Plan, count: int) -> list[Slot]:
         level = layer.level if isinstance(layer, LayerBelow) else 0
         decided.setdefault(layer.position, []).append(Decided(layer.part, level, made))
     drops: dict[int, Literal["no", "yes", "maybe"]] = {}
-    for choice in (*plan.drop_any, *plan.windows):
+    for _, choice in drops_by_choice(plan):
         drops |= dict.fromkeys(choice.among, "maybe")
     drops |= {drop.position: "maybe" if drop.maybe else "yes" for drop in plan.drops}
     scales = {scale.position: scale.factor for scale in plan.scales}

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot, slots
+from gptailor.plan.walk import drops_by_choice
 from gptailor.plan.written import written_out
 from gptailor.report.plan_map import described_rows
 
@@ -122,7 +123,7 @@ def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
     dropped = (
         {
             tailor.mark_words(choice) + tailor.some_dropped_words(choice)
-            for choice in (*plan.drop_any, *plan.windows)
+            for _, choice in drops_by_choice(plan)
         }
         for plan in (a, b)
     )

@@ -13,7 +13,7 @@ from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Made, Slot, slots
 from gptailor.plan.plan import REST, Plan
-from gptailor.plan.walk import names_in, open_choices, recipe_sites
+from gptailor.plan.walk import drops_by_choice, names_in, open_choices, recipe_sites
 from gptailor.plan.written import written_out
 
 
@@ -251,7 +251,7 @@ def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
 
 def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
     found = described_rows(slots)
-    for choice in (*plan.drop_any, *plan.windows):
+    for _, choice in drops_by_choice(plan):
         words = tailor.mark_words(choice) + tailor.some_dropped_words(choice)
         found.append(Row("drop", words.replace("drop ", "", 1)))
     for where in (*REST, "chat_template"):

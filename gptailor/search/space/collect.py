@@ -10,7 +10,16 @@ from gptailor.plan import walk
 from gptailor.plan.faults import Place
 from gptailor.plan.layers import own
 from gptailor.plan.parts import may_overlap, rank
-from gptailor.plan.walk import SEVERAL, Given, Site, entries, names_in, shared_place, sites
+from gptailor.plan.walk import (
+    SEVERAL,
+    Given,
+    Site,
+    drops_by_choice,
+    entries,
+    names_in,
+    shared_place,
+    sites,
+)
 from gptailor.plan.windows import window_words
 from gptailor.search.space import genome as g
 
@@ -56,7 +65,7 @@ class Collecting:
         for site in (one for one in self.sites if one.subject.role in ("drop", "window")):
             self._drops |= self._by_choice(site)
         maybe = [drop.position for drop in plan.drops if drop.maybe]
-        chosen = (p.count_ends(one.count)[1] for one in (*plan.drop_any, *plan.windows))
+        chosen = (p.count_ends(one.count)[1] for _, one in drops_by_choice(plan))
         certain = len(self._fixed) + len(maybe) + sum(chosen)
         self.keeper = maybe[-1] if maybe and certain >= layers else None
 

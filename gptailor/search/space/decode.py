@@ -144,7 +144,8 @@ class _Closing:
             found |= {choice.among[k] for k in chosen if self._on("drop_any", i)}
         for i, window in enumerate(plan.windows):
             option = self.answers["windows", i]
-            first, last = list(windows_of(window.count, window.among))[int(option)]
+            assert isinstance(option, int)
+            first, last = list(windows_of(window.count, window.among))[option]
             found |= set(range(first, last + 1)) if self._on("windows", i) else set()
         if len(found) == self.space.layers and self.space.keeper is not None:
             found.discard(self.space.keeper)

@@ -302,8 +302,8 @@ def _marks(genes: g.Genes) -> list[_Feature]:
         _Feature(_about(gene.subject), gene.at, g.every(gene.when, g.bit(i)))
         for i, gene in enumerate(genes.bits)
     ]
-    for n, (pick, at) in enumerate(genes.inside):
-        when = g.every(genes.picks[pick].when, g.inside(n))
+    for n, (window, at) in enumerate(genes.inside):
+        when = g.every(genes.picks[window].when, g.inside(n))
         marks.append(_Feature(_about(Subject("drop")), at, when))
     for i, pick in enumerate(genes.picks):
         if pick.windows:

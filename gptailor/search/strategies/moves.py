@@ -153,7 +153,7 @@ def resize(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     ends = jnp.where(add, ends, where & ~(genome.bits[near.before] & genome.bits[near.after]))
     where = jnp.where((site.chance[2] < 0.5) & jnp.any(ends), ends, where)
     number = choose(where, site.chance[0])
-    return genome._replace(bits=genome.bits.at[number].set(add))
+    return genome._replace(bits=jnp.where(jnp.arange(len(where)) == number, add, genome.bits))
 
 
 def _resizable(site: MoveSite, genome: Genome) -> tuple[Mask, Mask]:
@@ -188,10 +188,8 @@ def slide(around: Neighbourhood, site: MoveSite, genome: Genome) -> Genome:
     option = jnp.asarray(site.table.pick_option)[number] + genome.picks[number]
     beside = jnp.asarray(site.table.beside)[option]
     value = beside[choose(beside >= 0, site.chance[1])]
-    there = windows[number] & (value >= 0)
-    return genome._replace(
-        picks=genome.picks.at[number].set(jnp.where(there, value, genome.picks[number]))
-    )
+    there = (jnp.arange(len(windows)) == number) & windows[number] & (value >= 0)
+    return genome._replace(picks=jnp.where(there, value, genome.picks))
 
 
 def _windows(table: Table) -> Mask:
