@@ -11,7 +11,7 @@ from typing import Any, final
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, split_name
 from gptailor.checkpoint.families.lookup import family_for
-from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import CONFIG, Checkpoint, open_checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.hub import Remote, open_adapter, open_hub
@@ -269,9 +269,16 @@ class Opener:
                 byte = "" if error.offset is None else f", byte {error.offset}"
                 message = f"{error.message} ({error.path}{byte})"
                 at = ("models", name, "source")
-                self.faults.append(Fault(error.code, message, at, error.help))
+                self.faults.append(Fault(error.code, message, at, self._folder(name) or error.help))
                 self.found[name] = None
         return self.found[name]
+
+    def _folder(self, name: str) -> str:
+        """What to write where a folder was named as if it were on the Hub; empty if none was."""
+        model = self.plan.models[name]
+        if not is_remote(model) or not folder_of(self.plan, model.source).is_dir():
+            return ""
+        return f'there is a folder of that name; a folder\'s name starts so: "./{model.source}"'
 
     def _read(self, name: str) -> FoundModel | None:
         model = self.plan.models[name]
@@ -293,7 +300,10 @@ class Opener:
     def _adapted(
         self, name: str, model: Model, under: Checkpoint, remotes: tuple[Remote, ...]
     ) -> FoundModel:
-        from gptailor.checkpoint.formats.lora import apply_adapter  # noqa: PLC0415 (few plans need it)
+        from gptailor.checkpoint.formats.lora import (  # noqa: PLC0415 (few plans need it)
+            OTHER_BASE,
+            apply_adapter,
+        )
 
         if is_local(model.source):
             folder = folder_of(self.plan, model.source)
@@ -306,8 +316,14 @@ class Opener:
         if _quantised(under):
             under = _dequantised(under)
         checkpoint, warnings = apply_adapter(under, folder, None if rebound else also)
-        at = ("models", name, "source")
-        self.faults += [Fault("M305", text, at, severity="warning") for text in warnings]
+        at, known = ("models", name, "source"), {fault.message for fault in self.faults}
+        for text in warnings:
+            other = text.startswith(OTHER_BASE)
+            help_ = (
+                f"nothing is wrong if {quoted(under.folder.name)} is a copy of it" if other else ""
+            )
+            if not other or text not in known:  # which is said of the first of several adapters
+                self.faults.append(Fault("M305", text, at, help_, severity="warning"))
         return checkpoint, remotes
 
 

@@ -256,6 +256,12 @@ def test_what_is_not_there_is_said(desk: Desk, hub: Hub, folders: Path) -> None:
     assert "b" * 40 in desk.check(missing.format("b" * 40)).fault("C502")
 
 
+def test_a_folder_that_was_named_like_an_id_is_said(desk: Desk) -> None:
+    (desk.folder / "models" / "base").mkdir(parents=True)
+    said = desk.check('tailor 1\nmodel base = "models/base"\ndrop L1\n').fault("C501")
+    assert 'there is a folder of that name; a folder\'s name starts so: "./models/base"' in said
+
+
 def test_an_id_that_is_none_is_said(desk: Desk) -> None:
     assert "a--b" in desk.check('tailor 1\nmodel base = "a--b"\ndrop L1\n').fault("C501")
 

@@ -91,8 +91,11 @@ def _other_base(model: Checkpoint, said: str, also: Collection[str]) -> Iterator
     if folder.parent.name == "snapshots":  # of the Hub's cache: models--OWNER--NAME/snapshots/…
         known.add(folder.parent.parent.name.split("--")[-1].casefold())
     if not known.issuperset(last(said)):
-        yield f"the adapter's configuration names another base, {quoted(said)}"
+        yield f"{OTHER_BASE}, {quoted(said)}"
 
+
+OTHER_BASE = "the adapter's configuration names another base"
+"""How the warning of another base begins."""
 
 _Pieces = dict[str, TensorInfo]
 """What an adapter has for one module, by what each tensor is: `lora_A`, `lora_B` and so on."""

@@ -465,6 +465,21 @@ def test_a_plan_opens_adapters_and_the_models_that_they_are_on(
     assert form.base.file.parent.name == "math"
 
 
+def test_another_base_is_told_once_of_several_adapters(family: Path, tmp_path: Path) -> None:
+    folders = [
+        adapter(tmp_path / name, base_model_name_or_path=f"they/{base}")
+        for name, base in (("one", "theirs"), ("two", "theirs"), ("three", "others"))
+    ]
+    models = {folder.name: Model(on="base", source=str(folder)) for folder in folders}
+    wanted = {"base": Model(source=str(family / "base")), **models}
+    layers = [Take(take=LayerOf(model=name, layer=at)) for at, name in enumerate(models)]
+    made = tuple(Layer(position=at, recipe=recipe) for at, recipe in enumerate(layers))
+    faults = open_models(Plan(models=wanted, layers=made))[1]
+    assert len(faults) == 2
+    assert all("is a copy of it" in fault.help for fault in faults)
+    assert {f.message.rpartition(", ")[2] for f in faults} == {"'they/theirs'", "'they/others'"}
+
+
 def test_a_bad_adapter_is_a_fault_of_its_model(family: Path, tmp_path: Path) -> None:
     bad = adapter(tmp_path / "bad", r=8)
     opened, faults = open_models(plan(family, code=Model(on="base", source=str(bad))))
