@@ -405,13 +405,30 @@ def objectives(draw: Draw, names: list[str], spec: ObjectiveSpec) -> p.Objective
     return p.Objective(direction=direction, name=spec.name, arguments=arguments)
 
 
+BOUNDS = st.one_of(REALS, st.integers(-9, 9), st.integers(0, 9).map(lambda n: n * 250_000_000))
+
+
+@st.composite
+def requirements(draw: Draw, names: list[str]) -> p.Requirement:
+    """A bound on the worse side of a measure: a number, so many times a model's, or a model's."""
+    of = draw(objectives(names, draw(st.sampled_from(list(OBJECTIVES.values())))))
+    number, model = draw(st.one_of(st.none(), BOUNDS)), draw(st.sampled_from([None, "base"]))
+    bound = p.Bound(number=number, of=model if number is not None else "base")
+    sign = "<=" if of.direction == "minimize" else ">="
+    return p.Requirement(name=of.name, arguments=of.arguments, sign=sign, bound=bound)
+
+
 @st.composite
 def searches(draw: Draw, names: list[str]) -> p.Search:
     """A search block."""
     specs = draw(st.lists(st.sampled_from(list(OBJECTIVES.values())), max_size=3, unique_by=id))
+    if specs and all(spec.by != "samples" for spec in specs):
+        specs.append(OBJECTIVES["nll"])
     low = draw(st.integers(1, 100))
+    wanted = draw(st.lists(requirements(names), max_size=2, unique_by=repr))
     return p.Search(
         objectives=tuple(draw(objectives(names, spec)) for spec in specs),
+        requires=tuple(wanted),
         fidelity=draw(st.sampled_from([None, (low, low), (low, low + 9)])),
         trials=draw(st.one_of(st.none(), st.integers(1, 10**6))),
         seed=draw(st.one_of(st.none(), st.integers(0, 2**63 - 1))),

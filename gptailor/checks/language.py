@@ -16,6 +16,7 @@ from gptailor.plan.walk import (
     unplaced,
     values,
 )
+from gptailor.plan.wishes import measured
 
 LARGEST = 2**63 - 1
 """The largest whole number that a budget may be."""
@@ -48,9 +49,12 @@ def _unsaid_of_rest(where: str, recipe: Merge) -> str:
 
 
 def _objective_arguments(plan: Plan) -> Iterator[tuple[Place, int | float | str]]:
-    for i, objective in enumerate(plan.search.objectives if plan.search else ()):
-        at = ("search", "objectives", i, "arguments")
-        yield from (((*at, name), value) for name, value in objective.arguments.items())
+    for at, objective in measured(plan.search):
+        arguments = objective.arguments.items()
+        yield from (((*at, "arguments", name), value) for name, value in arguments)
+    for i, required in enumerate(plan.search.requires if plan.search else ()):
+        if required.bound.number is not None:
+            yield ("search", "requires", i, "bound", "number"), required.bound.number
 
 
 def every_text_can_be_said(plan: Plan) -> Iterator[Fault]:

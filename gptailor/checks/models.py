@@ -19,6 +19,7 @@ from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
 from gptailor.plan.plan import Drop, Layer, Plan, Scale, count_ends
 from gptailor.plan.walk import drops_by_choice, layer_recipes, named_models
+from gptailor.plan.wishes import compared_models
 from gptailor.plan.written import idle_others, said_place
 from gptailor.program.sources import Checked, needs_base
 
@@ -180,8 +181,7 @@ def every_model_is_used(checked: Checked) -> Iterator[Fault]:
     """A declared model that nothing names is a slip."""
     plan = checked.plan
     named = used(plan) | {model.on for model in plan.models.values()}
-    for objective in plan.search.objectives if plan.search else ():
-        named.add(str(objective.arguments.get("from")))
+    named |= {name for _, name in compared_models(plan.search)}
     idle = [name for name in plan.models if name not in named]
     if idle:
         names = listed(f"'{name}'" for name in idle)

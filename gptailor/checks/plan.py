@@ -32,6 +32,7 @@ from gptailor.plan.walk import (
     tied_entries,
     values,
 )
+from gptailor.plan.wishes import compared_models
 
 PlanRule = Callable[[Plan], Iterator[Fault]]
 
@@ -131,9 +132,7 @@ def every_model_is_declared(plan: Plan) -> Iterator[Fault]:
     if isinstance(plan.chat_template, TemplateOf):
         named.append((("chat_template", "model"), plan.chat_template.model))
     named += [(("models", n, "on"), m.on) for n, m in plan.models.items() if m.on is not None]
-    for i, objective in enumerate(plan.search.objectives if plan.search else ()):
-        if isinstance(model := objective.arguments.get("from"), str):
-            named.append((("search", "objectives", i, "arguments", "from"), model))
+    named += compared_models(plan.search)
     for at, name in named:
         if name not in plan.models:
             help_ = nearest(name, plan.models) or _declared(plan)

@@ -1,19 +1,19 @@
 """Rules of the `search` block and of bridges."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from gptailor.checks.language import LARGEST
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
 from gptailor.plan.needed import leaves_open, needed
-from gptailor.plan.plan import Objective, Plan
+from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
 from gptailor.plan.walk import drops_by_choice, numbers
+from gptailor.plan.wishes import compared_models, measured
 
 
 def every_objective_is_known(plan: Plan) -> Iterator[Fault]:
-    """Objectives stand in the registry and go their own way."""
-    for i, objective in enumerate(plan.search.objectives if plan.search else ()):
-        at = ("search", "objectives", i)
+    """What is measured stands in the registry, and is wanted on its better side."""
+    for at, objective in measured(plan.search):
         spec = OBJECTIVES.get(objective.name)
         if spec is None:
             help_ = nearest(objective.name, OBJECTIVES) or f"there are {listed(OBJECTIVES)}"
@@ -22,7 +22,10 @@ def every_objective_is_known(plan: Plan) -> Iterator[Fault]:
         if spec.direction not in (None, objective.direction):
             better = "smaller" if spec.direction == "minimize" else "larger"
             message = f"'{spec.name}' is better where it is {better}"
-            yield Fault("P602", message, (*at, "direction"), f"write '{spec.direction}'")
+            said = {"minimize": "<=", "maximize": ">="} if at[1] == "requires" else {}
+            field = "sign" if said else "direction"
+            right = said.get(str(spec.direction), spec.direction)
+            yield Fault("P602", message, (*at, field), f"write '{right}'")
         yield from _arguments(objective, spec, at)
 
 
@@ -31,7 +34,7 @@ def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator
     for name, value in objective.arguments.items():
         argument, help_ = spec.argument(name), ""
         if argument is None:
-            help_ = nearest(name, names) or f"it takes {listed(names)}"
+            help_ = nearest(name, names) or f"it takes {listed(names) if names else 'nothing'}"
             message = f"'{spec.name}' takes no argument '{name}'"
         elif (argument.kind == "number") == isinstance(value, str):
             needs = {"number": "a number", "model": "a model's name"}.get(argument.kind, "a text")
@@ -49,24 +52,35 @@ def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator
 
 def every_teacher_is_closed(plan: Plan) -> Iterator[Fault]:
     """What a search compares with is one model, whatever its choices come to."""
-    for i, objective in enumerate(plan.search.objectives if plan.search else ()):
-        name = str(objective.arguments.get("from"))
+    for place, name in compared_models(plan.search):
         named = needed(plan, [name]) if name in plan.models else []
         made = [recipe for n in named if (recipe := plan.models[n].made) is not None]
         if any(leaves_open(plan, recipe) for recipe in made):
             message = f"'{name}' has choices, and scores are compared with one model"
-            place = ("search", "objectives", i, "arguments", "from")
             yield Fault("P603", message, place, "name a model that leaves nothing open")
 
 
 def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
-    """The same objective twice is one."""
-    found = plan.search.objectives if plan.search else ()
-    for i, objective in enumerate(found):
-        if (first := found.index(objective)) < i:
-            also = Also("first said here", ("search", "objectives", first))
-            message = f"the objective '{objective.name}' stands twice"
-            yield Fault("P607", message, ("search", "objectives", i), also=(also,))
+    """The same objective twice is one, and so is a requirement."""
+    listed_: tuple[tuple[str, str, Sequence[Objective | Requirement]], ...] = (
+        ("objective", "objectives", plan.search.objectives if plan.search else ()),
+        ("requirement", "requires", plan.search.requires if plan.search else ()),
+    )
+    for what, name, found in listed_:
+        for i, one in enumerate(found):
+            if (first := found.index(one)) < i:
+                also = Also("first said here", ("search", name, first))
+                message = f"the {what} '{one.name}' stands twice"
+                yield Fault("P607", message, ("search", name, i), also=(also,))
+
+
+def something_says_how_good_plans_are(plan: Plan) -> Iterator[Fault]:
+    """Sizes and times alone are best where next to nothing is left of the model."""
+    specs = [OBJECTIVES.get(one.name) for one in (plan.search.objectives if plan.search else ())]
+    if specs and all(spec is not None and spec.by != "samples" for spec in specs):
+        message = "no objective says how good a plan is: the smallest one would be the best"
+        help_ = 'add one that does, as in minimize nll("text.txt")'
+        yield Fault("P608", message, ("search",), help_)
 
 
 def the_budget_makes_sense(plan: Plan) -> Iterator[Fault]:
@@ -137,6 +151,7 @@ SEARCHING: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
     every_objective_is_known,
     every_teacher_is_closed,
     no_objective_stands_twice,
+    something_says_how_good_plans_are,
     the_budget_makes_sense,
     every_gap_is_named_once,
     every_bridge_has_a_gap,

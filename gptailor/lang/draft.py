@@ -34,8 +34,11 @@ _LISTS: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {
     "bridges": (("bridges",), p.normal_order),
     "items": (("stack", "items"), None),
     "objectives": (("search", "objectives"), None),
+    "requires": (("search", "requires"), None),
 }
 """A plan's lists, where they stand, and their order if it isn't the text's."""
+_UNTIED = ("objectives", "requires")
+"""Lists whose entries are never tied."""
 
 
 @final
@@ -91,12 +94,12 @@ class Draft:
                 found = sorted(found, key=lambda placed: order(placed.entry))
             spans |= {(*place, i): placed.spans for i, placed in enumerate(found)}
             said = tuple(placed.entry for placed in found)
-            lists[name] = said if name == "objectives" else p.retied(said)
-        items, objectives = lists.pop("items"), lists.pop("objectives")
+            lists[name] = said if name in _UNTIED else p.retied(said)
+        items, *wishes = (lists.pop(name) for name in ("items", "objectives", "requires"))
         budget: dict[str, Any] = {name: single.get(name) for name in ("fidelity", "trials", "seed")}
         blocks: dict[str, Any] = {
             "stack": p.built(p.Stack, items=items, limit=single.get("limit")),
-            "search": p.built(p.Search, objectives=objectives, **budget),
+            "search": p.built(p.Search, objectives=wishes[0], requires=wishes[1], **budget),
         }
         made = p.built(
             p.Plan,

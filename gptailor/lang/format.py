@@ -21,6 +21,7 @@ from gptailor.lang.words import (
     objective_words,
     others_words,
     range_words,
+    requirement_words,
     rest_words,
     scale_words,
     some_dropped_words,
@@ -220,7 +221,9 @@ def _inner_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
             yield _Line("stack", 1, f"limit {plan.stack.limit} layers")
     for objective in plan.search.objectives if plan.search else ():
         yield _Line("search", 0, objective_words(objective))
-    for i, name in enumerate(("fidelity", "trials", "seed"), 1):
+    for required in plan.search.requires if plan.search else ():
+        yield _Line("search", 1, requirement_words(required))
+    for i, name in enumerate(("fidelity", "trials", "seed"), 2):
         if (value := getattr(plan.search, name, None)) is not None:
             numbers = value if isinstance(value, tuple) else (value,)
             yield _Line("search", i, f"{name} {'..'.join(map(str, dict.fromkeys(numbers)))}")

@@ -306,6 +306,21 @@ def _objective(draft: d.Draft, statement: tree.Statement, body: tree.ObjectiveNo
     draft.add("objectives", p.built(p.Objective, **said), spans)
 
 
+def _require(draft: d.Draft, statement: tree.Statement, body: tree.RequireNode) -> None:
+    before = len(draft.faults)
+    spans = _spans(statement.span, name=body.measure.name, sign=body.sign, bound=body.bound)
+    arguments = _measure_arguments(draft, body.measure, spans)
+    number = d.value_of(draft, body.bound.number) if body.bound.number else None
+    if body.bound.of is not None:
+        spans["bound", "of"] = body.bound.of.span
+    if len(draft.faults) > before:
+        return
+    of = body.bound.of.text if body.bound.of else None
+    said: Any = {"name": body.measure.name.text, "sign": body.sign.text, "arguments": arguments}
+    entry = p.built(p.Requirement, bound=p.built(p.Bound, number=number, of=of), **said)
+    draft.add("requires", entry, spans)
+
+
 def _measure_arguments(
     draft: d.Draft, call: tree.CallNode, spans: dict[Place, Span]
 ) -> dict[str, int | float | str]:
@@ -315,7 +330,8 @@ def _measure_arguments(
     for i, given in enumerate(call.arguments):
         value = given.value
         if given.name is None and spec is not None and i >= len(free):
-            draft.fault("P305", f"'{spec.name}' takes {listed(free)}, no more", given.span)
+            most = f"{listed(free)}, no more" if free else "no arguments"
+            draft.fault("P305", f"'{spec.name}' takes {most}", given.span)
             continue
         name = given.name.text if given.name else (free[i] if i < len(free) else f"argument {i}")
         if name in arguments:
@@ -365,5 +381,6 @@ _LOWER: dict[type, Callable[[d.Draft, tree.Statement, Any], None]] = {
     tree.Block: _block,
     tree.Limit: _limit,
     tree.ObjectiveNode: _objective,
+    tree.RequireNode: _require,
     tree.BudgetNode: _budget,
 }

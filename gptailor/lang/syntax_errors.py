@@ -121,6 +121,18 @@ LESSONS = (
         ("L0..L9 «from» math",),
         "item",
     ),
+    Lesson(
+        "what is required is '<=' or '>=' a bound",
+        "characters",
+        ("require nll() «<» 1", "require nll() «>» 1"),
+        "wish",
+    ),
+    Lesson(
+        "a bound is a number, a model, or a number times a model, as in 1.1 * base",
+        "both",
+        ("require nll() <= base «*» 1", "require nll() <= base «+» 1", "require nll() <= «-»base"),
+        "wish",
+    ),
     Lesson("'heal' stands beside the stack, not in it", "both", ('«heal» on "t"',), "item"),
 )
 """What texts that go wrong are told: feature, documentation and test in one."""
@@ -132,7 +144,7 @@ _A_STATEMENT = (
 _STARTS = {
     "statement": ("statement", "a layer, or with ", f"{_A_STATEMENT} search"),
     "item": ("item of a stack", "a layer, or with ", "merge maybe tied limit"),
-    "wish": ("line of a search block", "", "minimize maximize fidelity trials seed"),
+    "wish": ("line of a search block", "", "minimize maximize require fidelity trials seed"),
 }
 """What each start is called, and what it starts with."""
 
@@ -141,6 +153,8 @@ _WORDS = {
     "NAME": "a name",
     "NUMBER": "a number",
     "STRING": "a text in double quotes",
+    "SIZE": "a number such as 110M",
+    "COMPARISON": "'<=' or '>='",
     "$END": "the end of the statement",
 }
 

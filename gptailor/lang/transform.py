@@ -1,6 +1,7 @@
 """From lark's tree of a statement to ours."""
 
 import math
+from decimal import Decimal
 from typing import Any, final
 
 from lark import Token, Transformer, Tree, ast_utils, v_args
@@ -9,6 +10,7 @@ from lark.tree import Meta
 from gptailor.lang import tree
 from gptailor.plan.faults import Span
 from gptailor.plan.plan import LARGEST_LAYER
+from gptailor.plan.wishes import UNITS
 
 
 def _span(place: Token | Meta) -> Span:
@@ -30,6 +32,14 @@ class _Builder(Transformer[Token, Any]):
         digits = token[1:].lstrip("0") or "0"
         known = len(digits) <= len(str(LARGEST_LAYER))
         return tree.LayerWord(_span(token), int(digits) if known else LARGEST_LAYER + 1)
+
+    def SIZE(self, token: Token) -> tree.Fixed:  # noqa: N802
+        """`1.3G`: an integer, if nothing is left of it behind the point."""
+        exact = Decimal(token[:-1]) * UNITS[token[-1]]
+        value: int | float = float(exact)
+        if math.isfinite(value) and exact == int(exact):
+            value = int(exact)
+        return tree.Fixed(_span(token), value)
 
     def STRING(self, token: Token) -> tree.String:  # noqa: N802
         return tree.String(_span(token), str(token)[1:-1])
@@ -53,6 +63,12 @@ class _Builder(Transformer[Token, Any]):
     def curve(self, meta: Meta, children: list[Any]) -> tree.Curving:
         name, *knots, over = children
         return tree.Curving(_span(meta), name, tuple(knots), over)
+
+    @v_args(meta=True)
+    def bound(self, meta: Meta, children: list[Any]) -> tree.BoundNode:
+        kinds = (tree.Fixed, tree.Word)
+        number, of = (next((c for c in children if isinstance(c, k)), None) for k in kinds)
+        return tree.BoundNode(_span(meta), number, of)
 
     @v_args(meta=True)
     def overlay(self, meta: Meta, children: list[Any]) -> tree.Statement:

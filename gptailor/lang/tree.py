@@ -338,6 +338,23 @@ class ObjectiveNode(TreeNode):
 
 
 @final
+class BoundNode(TreeNode):
+    """`40000`, `110M`, `0.75 * base` or `base`."""
+
+    number: Fixed | None
+    of: Word | None
+
+
+@final
+class RequireNode(TreeNode):
+    """`require parameters() <= 0.75 * base`."""
+
+    measure: CallNode
+    sign: Word
+    bound: BoundNode
+
+
+@final
 class BudgetNode(TreeNode):
     """`fidelity 64..1024`, `trials 500`, `seed 0`."""
 

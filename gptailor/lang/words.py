@@ -7,6 +7,7 @@ from typing import Any, TypeVar, final
 from gptailor.plan import plan as p
 from gptailor.plan.registry import METHODS, OBJECTIVES
 from gptailor.plan.walk import has_curve, placed, revalued, sources
+from gptailor.plan.wishes import UNITS
 
 _E = TypeVar("_E", p.Layer, p.Drop, p.Scale, p.Item)
 
@@ -224,6 +225,26 @@ def heal_words(entry: p.Heal) -> str:
     settings = (("tokens", entry.tokens), ("rank", entry.rank), ("seed", entry.seed))
     tail = "".join(f" {name} {v}" for name, v in settings if v is not None)
     return f'heal {layers}{teacher}on "{entry.on}"{tail}'
+
+
+def requirement_words(required: p.Requirement) -> str:
+    """`require parameters() <= 0.75 * base`."""
+    number, of = required.bound.number, required.bound.of
+    spec = OBJECTIVES.get(required.name)
+    sized = spec is not None and spec.by == "headers" and of is None
+    words = [] if number is None else [_counted(number) if sized else repr(number)]
+    bound = " * ".join([*words, *([] if of is None else [of])])
+    measure = objective_words(required.objective).partition(" ")[2]
+    return f"require {measure} {required.sign} {bound}"
+
+
+def _counted(number: int | float) -> str:
+    """`1.3G` for what has no more than three digits behind the point so, else the number."""
+    for unit, size in reversed(UNITS.items()):
+        step = size if unit == "k" else size // 1000
+        if isinstance(number, int) and number >= size and number % step == 0:
+            return f"{number / size:.3f}".rstrip("0").rstrip(".") + unit
+    return repr(number)
 
 
 def objective_words(wish: p.Objective) -> str:

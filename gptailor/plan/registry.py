@@ -265,7 +265,8 @@ class ObjectiveSpec:
 
     name: str
     direction: Literal["minimize", "maximize"] | None  # None: as its metric says
-    arguments: tuple[Argument, ...]
+    arguments: tuple[Argument, ...] = ()
+    by: Literal["samples", "headers", "clock"] = "samples"  # what measures it
 
     def argument(self, name: str) -> Argument | None:
         """The argument of that name."""
@@ -285,6 +286,9 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         ObjectiveSpec("margin", "maximize", (_FILE,)),
         ObjectiveSpec("generate", "maximize", (_FILE,)),
         ObjectiveSpec("lm_eval", None, (_TASK, Argument("metric", "text"))),
+        ObjectiveSpec("parameters", "minimize", by="headers"),
+        ObjectiveSpec("kv_cache", "minimize", by="headers"),
+        ObjectiveSpec("latency", "minimize", by="clock"),
     )
 }
 

@@ -1,10 +1,15 @@
 """What a plan's `search` block says: objectives, requirements, and the budget."""
 
-from typing import Literal, final
+from collections.abc import Iterator
+from typing import Any, Literal, final
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from gptailor.plan.numbers import Closed, Pair, Several
+from gptailor.plan.faults import Place
+from gptailor.plan.numbers import Closed, Pair, Several, built
+
+UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+"""What a bound's number may end with."""
 
 
 @final
@@ -23,6 +28,13 @@ class Bound(Closed):
     number: int | float | None = None
     of: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _says_something(cls, given: Any) -> Any:
+        if isinstance(given, dict) and not {"number", "of"} & given.keys():
+            raise ValueError("a bound has a number, a model, or both")
+        return given
+
 
 @final
 class Requirement(Closed):
@@ -32,6 +44,12 @@ class Requirement(Closed):
     sign: Literal["<=", ">="]
     bound: Bound
     arguments: dict[str, int | float | str] = Field(default={})
+
+    @property
+    def objective(self) -> Objective:
+        """What is measured, as an objective that wants the bound's better side."""
+        direction: Literal["minimize", "maximize"] = "minimize" if self.sign == "<=" else "maximize"
+        return built(Objective, direction=direction, name=self.name, arguments=self.arguments)
 
 
 @final
@@ -43,3 +61,22 @@ class Search(Closed):
     fidelity: Pair[int] | None = None
     trials: int | None = None
     seed: int | None = None
+
+
+def compared_models(search: Search | None) -> Iterator[tuple[Place, str]]:
+    """The models that a search compares with, and where it names them."""
+    for place, objective in measured(search):
+        if isinstance(model := objective.arguments.get("from"), str):
+            yield (*place, "arguments", "from"), model
+    for i, required in enumerate(search.requires if search is not None else ()):
+        if required.bound.of is not None:
+            yield ("search", "requires", i, "bound", "of"), required.bound.of
+
+
+def measured(search: Search | None) -> Iterator[tuple[Place, Objective]]:
+    """All that a search measures, and its places: objectives, and what is required."""
+    if search is not None:
+        for i, objective in enumerate(search.objectives):
+            yield ("search", "objectives", i), objective
+        for i, required in enumerate(search.requires):
+            yield ("search", "requires", i), required.objective

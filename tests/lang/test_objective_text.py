@@ -9,9 +9,10 @@ from gptailor.plan.registry import OBJECTIVES
 
 @pytest.mark.parametrize("spec", OBJECTIVES.values(), ids=lambda spec: spec.name)
 def test_an_objective_knows_its_direction(spec) -> None:
-    found, said = read_objective(f'{spec.name}("a")')
+    call = f'{spec.name}("a")' if spec.arguments else f"{spec.name}()"
+    found, said = read_objective(call)
     assert (found.name, found.direction, said) == (spec.name, spec.direction or "maximize", False)
-    again, said = read_objective(f'{found.direction} {spec.name}("a")')
+    again, said = read_objective(f"{found.direction} {call}")
     assert (again, said) == (found, True)
 
 
@@ -29,6 +30,8 @@ def test_an_objective_knows_its_direction(spec) -> None:
         ("nll(a.txt)", "S101", "1:6"),
         ("nll()", "P604", "1:1"),
         ('maximize nll("a")', "P602", "1:1"),
+        ("maximize kv_cache()", "P602", "1:1"),
+        ('latency("a")', "P305", "1:9"),
         ('kl("a", from=code)', "P106", "1:14"),
         ('multiple_choice("a", metrc="x")', "P603", "1:28"),
     ],
