@@ -192,8 +192,11 @@ def used_dtype(prepared: Prepared) -> str | None:
     return names[0] if names else prepared.plan.dtype
 
 
-def used_plan(prepared: Prepared, target: Path) -> Plan:
-    """The plan with the models and dtype that were used, its paths as seen from the target."""
+def used_plan(prepared: Prepared, target: Path | None) -> Plan:
+    """The plan with the models and dtype that were used, its paths as seen from the target.
+
+    Without one they are whole.
+    """
     plan = prepared.plan
     used: dict[str, Any] = {
         "models": {name: _seen_from(prepared, name, target) for name in plan.models},
@@ -217,7 +220,7 @@ def used_models(prepared: Prepared, target: Path) -> dict[str, Model]:
     return {name: _seen_from(prepared, name, target) for name in names}
 
 
-def _seen_from(prepared: Prepared, name: str, target: Path) -> Model:
+def _seen_from(prepared: Prepared, name: str, target: Path | None) -> Model:
     """A model's declaration as the output folder has it: paths from there, revisions resolved."""
     plan, _, short = declaring(prepared.plan, prepared.models, name)
     model = plan.models[short]
@@ -229,14 +232,15 @@ def _seen_from(prepared: Prepared, name: str, target: Path) -> Model:
     return model.model_copy(update={"source": _source(target, folder_of(plan, model.source))})
 
 
-def _source(target: Path, path: Path) -> str:
+def _source(target: Path | None, path: Path) -> str:
     """The same, as a plan names what is here and not on the Hub."""
     said = _from(target, path)
-    return said if said.startswith(".") else f"./{said}"
+    return said if said.startswith((".", "/")) else f"./{said}"
 
 
-def _from(target: Path, path: Path) -> str:
-    return os.path.relpath(os.path.realpath(path), target.resolve())
+def _from(target: Path | None, path: Path) -> str:
+    real = os.path.realpath(path)
+    return real if target is None else os.path.relpath(real, target.resolve())
 
 
 # ------------------------------------------------------------------------------ what is read

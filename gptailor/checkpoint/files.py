@@ -27,6 +27,7 @@ _MAX_DEPTH = 100
 
 _TOO_DEEP = "is nested too deeply to be JSON of ours"
 _BLANK = re.compile(r"[ \t\r\n]*")
+_URL = re.compile(r"^([a-z][a-z0-9+:]+):/(?=[^/])")
 
 
 class CheckpointError(TailorError):
@@ -40,7 +41,8 @@ class CheckpointError(TailorError):
         self.help, self.offset = help, offset
 
     def __str__(self) -> str:
-        place = _escaped(str(self.path)) + ("" if self.offset is None else f", byte {self.offset}")
+        path = _URL.sub(r"\1://", str(self.path))  # a path has lost one of a URL's two strokes
+        place = _escaped(path) + ("" if self.offset is None else f", byte {self.offset}")
         lines = [f"error[{self.code}]: {self.message}", f" --> {place}"]
         return "\n".join(lines + ([f"  = help: {self.help}"] if self.help else []))
 

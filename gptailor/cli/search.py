@@ -44,8 +44,9 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
 
 @click.command("search", short_help="Close a plan's choices by trials.", epilog=_SEARCH_EXAMPLE)
 @options.PLAN_ARGUMENT
-@click.option("-o", "--output", "run", required=True, type=click.Path(path_type=Path),
-              metavar="RUN", help="The search's folder; one that is there goes on.")  # fmt: skip
+@click.option("-o", "--output", "--run", "run", required=True, type=click.Path(), metavar="RUN",
+              help="The search's folder, or a URL such as s3://bucket/run; one that is there "
+                   "goes on.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(min=1), metavar="N",
               help="The budget, in evaluations on all samples. Without it: 200.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), metavar="N",
@@ -81,7 +82,7 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
 @click.option("--no-live", is_flag=True, help="Plain lines on a terminal too.")
 def search_command(
     plan: str,
-    run: Path,
+    run: str,
     models: tuple[tuple[str, Path], ...],
     families: tuple[Path, ...],
     no_live: bool,

@@ -22,6 +22,7 @@ from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.tensors import available
 from gptailor.lang.words import objective_words
 from gptailor.plan.plan import Plan
+from gptailor.search.object_storage import ObjectJournal, ObjectStorage, copy_of, local_or_url
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import another_search
 from gptailor.search.settings import Resources, Settings
@@ -127,13 +128,33 @@ _OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", _DIGESTS, BEST, 
 
 @final
 class Folder:
-    """A context that holds RUN. Raises CheckpointError: C901 if another process has it."""
+    """A context that holds RUN. Raises CheckpointError: C901 if another process has it.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    A RUN at a URL has its copy in the folder `path` while it is held. `shown` is what it is called.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        self.shown = local_or_url(run)
         self._lock: int | None = None
+        self._storage: ObjectStorage | None = None
+        if isinstance(self.shown, str):
+            self._storage, self.path = ObjectStorage(self.shown), copy_of(self.shown)
+        else:
+            self.path = self.shown
+
+    @property
+    def place(self) -> Path | None:
+        """Where paths in its plans start; None where they have to be whole."""
+        return None if self._storage else self.path
+
+    @property
+    def journal(self) -> "Path | ObjectJournal":
+        """Where the study is if it has no storage of its own."""
+        return ObjectJournal(self._storage, JOURNAL) if self._storage else self.path / JOURNAL
 
     def __enter__(self) -> "Folder":
+        if self._storage is not None:
+            self._storage.refuse_unwritable()
         with writing(self.path):
             if self.path.exists() and not self.path.is_dir():
                 raise CheckpointError("C902", "is a file; a search has a folder", self.path)
@@ -147,7 +168,41 @@ class Folder:
         for side in (*self.path.glob(".*"), *(self.path / FRONT).glob(".*")):
             if _SIDE.fullmatch(side.name):  # a killed process was writing it
                 side.unlink(missing_ok=True)
+        if self._storage is not None:
+            self._bring(self._storage)
         return self
+
+    def _bring(self, storage: ObjectStorage) -> None:
+        """Make the copy what the storage has; its study stays there."""
+        names = storage.names()
+        strange = [name for name in names if name.partition("/")[0] not in _OURS]
+        if strange and SETTINGS not in names:
+            message = f"holds {quoted(strange[0])}, and no search"
+            raise CheckpointError("C902", message, Path(storage.url), "name a new folder")
+        kept = [n for n in names if n not in strange and n.partition("/")[0] != JOURNAL]
+        for name in set(self._files()) - set(kept):
+            (self.path / name).unlink()
+        for name, raw in storage.get(kept).items():
+            self._write(name, raw)
+
+    def _files(self) -> list[str]:
+        """The files that a storage has too, as paths below the folder."""
+        files = (path for path in self.path.rglob("*") if path.is_file())
+        names = (str(path.relative_to(self.path)) for path in files)
+        return sorted(name for name in names if name not in (_LOCK, _DIGESTS))
+
+    def send(self) -> None:
+        """Make the storage what the folder is, where RUN is at a URL."""
+        if self._storage is None:
+            return
+        files, there = self._files(), self._storage.names()
+        before = self._storage.get([name for name in files if name in there])
+        for name in files:
+            if before.get(name) != (raw := (self.path / name).read_bytes()):
+                self._storage.put(name, raw)
+        for name in there:
+            if name not in files and name.partition("/")[0] in _OURS - {JOURNAL}:
+                self._storage.remove(name)
 
     def __exit__(self, *exception: object) -> None:
         if self._lock is None:
@@ -169,17 +224,25 @@ class Folder:
         except BlockingIOError:
             os.close(lock)
             message = "another search goes on in this folder"
-            raise CheckpointError("C901", message, self.path, "wait, or give another -o") from None
+            help_ = "wait, or give another -o"
+            raise CheckpointError("C901", message, Path(self.shown), help_) from None
         except OSError:  # a file system without locks
             pass
         self._lock = lock
 
     def put(self, name: str, text: str) -> Path:
         """Write a file whole or not at all, in the place of an old one. Raises C303."""
+        raw = text.encode()
+        place = self._write(name, raw)
+        if self._storage is not None and name != _DIGESTS:  # these are of this machine
+            self._storage.put(name, raw)
+        return place
+
+    def _write(self, name: str, raw: bytes) -> Path:
         place = self.path / name
         with writing(place):
             place.parent.mkdir(exist_ok=True)
-        write_whole(place, text.encode(), place)
+        write_whole(place, raw, place)
         return place
 
     def put_json(self, name: str, value: Mapping[str, Any]) -> None:
@@ -224,8 +287,8 @@ def refuse_other(folder: Folder, record: Mapping[str, Any]) -> None:
                 "the folder's own" if one is None else quoted(str(one))
                 for one in (before.get(name), record[name])
             )
-            raise another_search(f"its {name} is {old}, not {new}", folder.path)
+            raise another_search(f"its {name} is {old}, not {new}", Path(folder.shown))
     trials = before.get("trials")
     if isinstance(trials, int) and trials > record["trials"]:
         message = f"it was begun with {trials} trials, and now is to have fewer"
-        raise another_search(message, folder.path)
+        raise another_search(message, Path(folder.shown))

@@ -55,33 +55,37 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
     A search that was interrupted doesn't lock the best plan, which takes a while; the lock of
     another best one goes then, and the command that is said compiles without it.
     """
-    trial, place = ledger.best(), folder.path / FRONT
+    trial, place = ledger.best(), folder.place
+    below = None if place is None else place / FRONT
     text = partial(_text, space, ledger, about)
     before = folder.get_text(BEST)
-    best = None if trial is None else folder.put(BEST, text(trial, folder.path))
+    best = None if trial is None else folder.put(BEST, text(trial, place))
     if folder.get_text(BEST) != before:
         (folder.path / (BEST + SUFFIX)).unlink(missing_ok=True)
     for start in _best_starts(ledger)[:1]:
-        folder.put(START, text(start, folder.path))
+        folder.put(START, text(start, place))
     names = {f"trial-{trial.number:04}.tailor": trial for trial in ledger.front()}
-    for old in place.glob("trial-*.tailor"):
+    for old in (folder.path / FRONT).glob("trial-*.tailor"):
         if old.name not in names:
             old.unlink()
     for name, one in names.items():
-        folder.put(f"{FRONT}/{name}", text(one, place))
+        folder.put(f"{FRONT}/{name}", text(one, below))
     commands = [] if best is None else _commands(best, chosen, space, about)
-    files = {"best_file": str(folder.path / BEST), "commands": commands}
+    files = {"best_file": f"{folder.shown}/{BEST}", "commands": commands}
     said = search_summary(ledger, held, {**about, **files})
     folder.put_json(f"{SUMMARY}.json", said)
     folder.put(f"{SUMMARY}.md", markdown(said))
     if best is not None and about["ended"] != "interrupted":
         on_progress("locking the best plan")
         _lock_best(best)
+    folder.send()
     return best, said
 
 
-def _text(space: Space, ledger: Ledger, about: Mapping[str, Any], trial: Trial, place: Path) -> str:
-    """A trial's plan as it was evaluated, its paths as seen from a folder, and a comment."""
+def _text(
+    space: Space, ledger: Ledger, about: Mapping[str, Any], trial: Trial, place: Path | None
+) -> str:
+    """A trial's plan as it was evaluated, with a comment; paths as seen from a folder, or whole."""
     plan = at_stage(decode(space, trial.request.genome), trial.request.stage)
     used = used_plan(prepare(plan), place)
     paths = {name: getattr(used, name) for name in ("models", "bridges", "heal", "chat_template")}

@@ -129,6 +129,8 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
 ) -> Searched:
     """Close the choices of an open plan by trials; all that comes of it is in the folder `run`.
 
+    That may be a URL of object storage (`s3://bucket/run`) too.
+
     `models` gives other folders for the plan's names. A folder with a study of the same search goes
     on; one of another is refused. Ctrl-C ends a search with everything kept, and then only what is
     quick is written. `on_event` sees what happens, `on_healing` how finalists are healed here.
@@ -140,7 +142,7 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
     chosen, where = settings(plan, flags or Flags()), where or Resources()
     record = runs.run_record(plan, chosen, where)
     with (
-        runs.Folder(Path(run)) as folder,
+        runs.Folder(run) as folder,
         jax.default_device(jax.devices("cpu")[0]),
         _interruptible(on_event) as tell,
     ):
@@ -160,9 +162,7 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
             chosen.trials, low, full, chosen.bridge, chosen.compare_random,
             heals=chosen.heals, wanted=chosen.finalists,
         )  # fmt: skip
-        study = open_study(
-            where.storage or folder.path / runs.JOURNAL, where.study, aims, Naming(space)
-        )
+        study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
         tell(Doing("reading the models' digests"))
         texts, asked = trials.files, (budget, where)
         identity = runs.search_identity(folder, space, opened_models, texts, chosen, asked)

@@ -14,7 +14,7 @@ import jax
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from gptailor.checkpoint.files import CheckpointError, quoted, reason
@@ -95,6 +95,8 @@ class Study:
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except CheckpointError:
+            raise
         except Exception as error:
             message = f"cannot be written: {_said(error)}"
             help_ = "all trials before are kept, and the same command goes on"
@@ -149,14 +151,17 @@ class Study:
 
 
 def open_study(
-    storage: Path | str, name: str, aims: Sequence[records.Aim], parameters: Parameters
+    storage: Path | str | BaseJournalBackend,
+    name: str,
+    aims: Sequence[records.Aim],
+    parameters: Parameters,
 ) -> Study:
-    """The study of that name in a journal's file, or in a storage by its URL; a new one if none is.
+    """The study of that name in a journal, or in a storage by its URL; a new one if none is.
 
     Whoever opens a file has to hold its folder's lock. Raises CheckpointError: C903 for what is no
     study of such aims, C303 for what can't be written.
     """
-    place = storage if isinstance(storage, Path) else Path(storage)
+    place = Path(storage) if isinstance(storage, Path | str) else Path(getattr(storage, "url", "."))
     directions: list[_Direction] = [aim.direction for aim in aims]
     try:
         with quiet():
@@ -184,9 +189,11 @@ def _loaded(storage: BaseStorage | str, name: str, directions: list[_Direction])
         return optuna.create_study(storage=storage, study_name=name, directions=directions)
 
 
-def _storage(storage: Path | str) -> BaseStorage | str:
+def _storage(storage: Path | str | BaseJournalBackend) -> BaseStorage | str:
     if isinstance(storage, str):
         return storage
+    if isinstance(storage, BaseJournalBackend):
+        return JournalStorage(storage)
     mend(storage)
     return JournalStorage(JournalFileBackend(os.path.abspath(storage)))  # noqa: PTH100 (links stay)
 

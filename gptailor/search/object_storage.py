@@ -1,0 +1,186 @@
+"""A search's RUN at a URL: objects that are whole or not there, and a journal of such ones."""
+
+import importlib
+import json
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, final
+from urllib.parse import unquote, urlsplit
+
+from optuna.storages.journal import BaseJournalBackend
+
+from gptailor.checkpoint.files import CheckpointError, cache_folder, quoted
+from gptailor.plan.faults import TailorError
+
+_WHOLE = frozenset(
+    ["abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "oci", "ossfs", "s3", "s3a"]
+)
+"""Where an object appears once it is whole; elsewhere it is written beside its place, and moved."""
+
+
+def local_or_url(run: str | Path) -> Path | str:
+    """A folder, or a URL that fsspec reads: `s3://bucket/run`. `file://` is a folder too."""
+    text = str(run)
+    if isinstance(run, Path) or "://" not in text:
+        return Path(run)
+    parts = urlsplit(text)
+    if parts.scheme in ("file", "local"):
+        return Path(unquote(parts.netloc + parts.path))
+    return text.rstrip("/")
+
+
+def copy_of(url: str) -> Path:
+    """The folder of this machine that has a copy of what lies at a URL."""
+    kept = cache_folder() or Path(tempfile.gettempdir(), "gptailor")
+    return kept / "runs" / sha256(url.encode()).hexdigest()[:16]
+
+
+@final
+class ObjectStorage:
+    """What lies below a URL. Raises TailorError for one that nothing here can read.
+
+    What else goes wrong is a CheckpointError about the URL: C303 for what can't be written, C903
+    for what can't be read.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            core = importlib.import_module("fsspec.core")
+        except ImportError as error:
+            message = "needs the package fsspec: pip install 'gptailor[cluster]'"
+            raise TailorError(f"'{url}' {message}") from error
+        try:
+            self._files, self._root = core.url_to_fs(url)
+        except (ImportError, ValueError, OSError) as error:
+            raise TailorError(f"'{url}' can't be used: {_said(error)}") from error
+        self._root = self._root.rstrip("/")
+        self._whole = url.partition("://")[0].rpartition("::")[2] in _WHOLE
+
+    @contextmanager
+    def _talking(self, code: str, done: str, help: str = "") -> Iterator[None]:
+        try:
+            yield
+        except FileExistsError:
+            raise
+        except Exception as error:  # storages are of many makers, who raise what they like
+            message = f"cannot be {done}: {_said(error)}"
+            raise CheckpointError(code, message, self.path, help) from error
+
+    @property
+    def path(self) -> Path:
+        """The URL where messages want a path."""
+        return Path(self.url)
+
+    def refuse_unwritable(self) -> None:
+        """Write an object and remove it. Raises CheckpointError C303 where that isn't allowed."""
+        name = f".{secrets.token_hex(4)}"
+        help_ = "what is needed is leave to list, read, write and remove objects below the URL"
+        with self._talking("C303", "written", help_):
+            self._files.pipe_file(self._at(name), b"")
+            self._files.rm_file(self._at(name))
+
+    def names(self) -> list[str]:
+        """What there is, as paths below the URL."""
+        with self._talking("C903", "read"):
+            self._files.invalidate_cache()
+            try:
+                found = self._files.find(self._root)
+            except FileNotFoundError:
+                return []
+        start = len(self._root) + 1
+        below = (path for path in found if path.startswith(f"{self._root}/"))
+        return sorted(path[start:] for path in below)
+
+    def get(self, names: list[str]) -> dict[str, bytes]:
+        """What is in objects, all at the same time where the storage can do that."""
+        with self._talking("C903", "read"):
+            places = {self._at(name): name for name in names}
+            found: Mapping[str, bytes] = self._files.cat(list(places)) if places else {}
+            if isinstance(found, bytes):  # of one alone
+                return {names[0]: found}
+            return {places[place]: raw for place, raw in found.items()}
+
+    def put(self, name: str, raw: bytes) -> None:
+        """Write an object whole or not at all, in the place of an old one."""
+        with self._talking("C303", "written"):
+            if self._whole:
+                self._files.pipe_file(self._at(name), raw)
+                return
+            folder, _, last = self._at(name).rpartition("/")
+            side = f"{folder}/.{last}.{secrets.token_hex(4)}"
+            self._files.makedirs(folder, exist_ok=True)
+            self._files.pipe_file(side, raw)
+            self._files.mv(side, self._at(name))
+
+    def create(self, name: str, raw: bytes) -> None:
+        """Write an object that isn't there. Raises CheckpointError C901 if it is."""
+        try:
+            with self._talking("C303", "written"):
+                taken = not self._whole and self._files.exists(self._at(name))
+                if self._whole:
+                    self._files.pipe_file(self._at(name), raw, mode="create")
+        except FileExistsError:
+            taken = True
+        if taken:
+            message = f"another search goes on there: it wrote {quoted(name)}"
+            raise CheckpointError("C901", message, self.path, "wait, or give another -o")
+        if not self._whole:
+            self.put(name, raw)
+
+    def remove(self, name: str) -> None:
+        """Remove an object."""
+        with self._talking("C303", "written"):
+            self._files.rm_file(self._at(name))
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+
+def _said(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0]
+    kind = type(error).__name__
+    return text if text else kind
+
+
+@final
+class ObjectJournal(BaseJournalBackend):
+    """An Optuna journal whose lines are objects; joined in their order they are Optuna's own file.
+
+    Each object is called by the number of its first line, so that two processes that write into
+    one journal meet at once: the second one gets CheckpointError C901.
+    """
+
+    def __init__(self, storage: ObjectStorage, folder: str) -> None:
+        self.url = storage.url
+        self._storage = storage
+        self._folder = folder
+        self._lines: list[dict[str, Any]] = []
+        names = [name for name in storage.names() if name.startswith(f"{folder}/")]
+        found = storage.get(names)
+        for name in names:
+            if name != self._next():
+                message = f"holds no study: {quoted(self._next())} is missing"
+                raise CheckpointError("C903", message, storage.path)
+            try:
+                self._lines += [json.loads(line) for line in found[name].splitlines()]
+            except ValueError as error:
+                message = f"holds no study: {quoted(name)} is no journal's: {error}"
+                raise CheckpointError("C903", message, storage.path) from error
+
+    def _next(self) -> str:
+        return f"{self._folder}/{len(self._lines):08}.jsonl"
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """The lines from a number on."""
+        return self._lines[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines into an object of their own, all or none."""
+        raw = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._storage.create(self._next(), raw.encode())
+        self._lines += json.loads(f"[{','.join(raw.splitlines())}]")
