@@ -186,8 +186,10 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
                 held = held_out(study, space, trials, base, finalists(ledger), say)
             except KeyboardInterrupt:
                 ended, held = "interrupted", study.notes.get(HELD_OUT, {})
-        about = {**record, "ended": ended, "samples": budget.full, "held": list(trials.helds)}
-        about["late"] = study.notes.get(LATE, 0)
+        about = {
+            **record, "ended": ended, "samples": budget.full, "held": list(trials.helds),
+            "late": study.notes.get(LATE, 0),
+        }  # fmt: skip
         best, summary = put_results(folder, space, ledger, held, about, chosen, say)
         return Searched(ended, summary, best)
 
