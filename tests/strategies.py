@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from hypothesis import strategies as st
 
@@ -414,7 +414,7 @@ def requirements(draw: Draw, names: list[str]) -> p.Requirement:
     of = draw(objectives(names, draw(st.sampled_from(list(OBJECTIVES.values())))))
     number, model = draw(st.one_of(st.none(), BOUNDS)), draw(st.sampled_from([None, "base"]))
     bound = p.Bound(number=number, of=model if number is not None else "base")
-    sign = "<=" if of.direction == "minimize" else ">="
+    sign: Literal["<=", ">="] = "<=" if of.direction == "minimize" else ">="
     return p.Requirement(name=of.name, arguments=of.arguments, sign=sign, bound=bound)
 
 

@@ -310,7 +310,7 @@ def _require(draft: d.Draft, statement: tree.Statement, body: tree.RequireNode) 
     before = len(draft.faults)
     spans = _spans(statement.span, name=body.measure.name, sign=body.sign, bound=body.bound)
     arguments = _measure_arguments(draft, body.measure, spans)
-    number = d.value_of(draft, body.bound.number) if body.bound.number else None
+    number: Any = d.value_of(draft, body.bound.number) if body.bound.number else None
     if body.bound.of is not None:
         spans["bound", "of"] = body.bound.of.span
     if len(draft.faults) > before:

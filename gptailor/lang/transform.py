@@ -66,8 +66,8 @@ class _Builder(Transformer[Token, Any]):
 
     @v_args(meta=True)
     def bound(self, meta: Meta, children: list[Any]) -> tree.BoundNode:
-        kinds = (tree.Fixed, tree.Word)
-        number, of = (next((c for c in children if isinstance(c, k)), None) for k in kinds)
+        number = next((one for one in children if isinstance(one, tree.Fixed)), None)
+        of = next((one for one in children if isinstance(one, tree.Word)), None)
         return tree.BoundNode(_span(meta), number, of)
 
     @v_args(meta=True)
