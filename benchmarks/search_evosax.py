@@ -8,19 +8,22 @@ above 0.
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax  # type: ignore[import-untyped] # it has no stubs
 from jaxtyping import Array, Float, UInt32
+from numpy import ndarray
 
 from gptailor.search.space.genome import Genome
+from gptailor.search.space.hash_random import Key
 from gptailor.search.space.table import Table, canonical, exact
 from gptailor.search.strategies.distribution import highest
-from gptailor.search.strategies.hash_random import Key
+from gptailor.search.strategies.moves import some_rows
 from gptailor.search.strategies.strategy import (
     Archive,
     Proposal,
@@ -42,8 +45,8 @@ class Own(NamedTuple):
 
     inner: Any
     asked: Float[Array, "n k"]
-    marks: UInt32[Array, " n"]
-    best: Float[Array, ""]
+    marks: UInt32[ndarray, " n"]
+    best: float
 
 
 @final
@@ -58,12 +61,8 @@ class Relaxed(Strategy):
     population: int = 16
 
     def _algorithm(self, table: Table) -> Any:
-        module = importlib.import_module("evosax.algorithms")
         size = len(table.group) + len(table.option_pick) + len(table.at_reals)
-        more = {"std_schedule": optax.constant_schedule(WIDTH)} if self._grows else {}
-        return getattr(module, ALGORITHMS[self.name])(
-            population_size=self.population, solution=jnp.zeros(size), **more
-        )
+        return _algorithm(ALGORITHMS[self.name], self.population, size)
 
     @property
     def _grows(self) -> bool:
@@ -81,67 +80,80 @@ class Relaxed(Strategy):
         asked = jnp.zeros((self.population, algorithm.num_dims))
         if self._grows:
             fitness = jnp.full(self.population, FAILED)
-            inner = algorithm.init(key, asked, fitness, settings)
+            inner = algorithm.init(_jax_key(key), asked, fitness, settings)
         else:
-            inner = algorithm.init(key, asked[0], settings)
-        return Own(inner, asked, jnp.zeros(self.population, jnp.uint32), jnp.asarray(jnp.inf))
+            inner = algorithm.init(_jax_key(key), asked[0], settings)
+        return Own(inner, asked, np.zeros(self.population, np.uint32), float("inf"))
 
-    def _ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
+    def _ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:
         """What the algorithm asks for."""
         algorithm = self._algorithm(table)
-        asked, inner = algorithm.ask(key, state.own.inner, self._settings(algorithm))
+        ask = _compiled(algorithm, "ask")
+        asked, inner = ask(_jax_key(key), state.own.inner, self._settings(algorithm))
         asked = jnp.nan_to_num(asked)
-        population = jax.vmap(partial(_decoded, table))(asked)
+        population = _decoded(table, np.asarray(asked))
         own = Own(inner, asked, fingerprints(genes(population)), state.own.best)
-        return population, jnp.ones(self.population), own
+        return population, np.ones(self.population, np.float32), own
 
     def _tell(self, table: Table, state: State, archive: Archive, new: Archive) -> Own:
         """To the algorithm if it is what was asked for."""
-        population, total = new.genomes, jnp.sum(new.values, axis=-1)
-        total = jnp.where(jnp.isfinite(total), total, FAILED)
-        best = jnp.argmin(total)
-        better = total[best] < state.own.best
-        own: Own = state.own._replace(best=jnp.minimum(total[best], state.own.best))
-        elsewhere = jax.tree.map(
-            partial(jnp.where, better),
-            self._moved(table, own.inner, jax.tree.map(lambda gene: gene[best], population), total),
-            own.inner,
-        )
-        if len(total) != self.population:
-            return own._replace(inner=elsewhere)
-        algorithm = self._algorithm(table)
-        key = jax.random.key(0)
-        told, _ = algorithm.tell(key, own.asked, total, own.inner, self._settings(algorithm))
-        mine = jnp.all(own.marks == fingerprints(genes(population)))
-        return own._replace(inner=jax.tree.map(partial(jnp.where, mine), told, elsewhere))
+        total = np.nan_to_num(new.values.sum(axis=-1), nan=FAILED)
+        own: Own = state.own
+        asked = own.marks.shape == total.shape
+        if asked and (own.marks == fingerprints(genes(new.genomes))).all():
+            algorithm = self._algorithm(table)
+            tell = _compiled(algorithm, "tell")
+            given = own.asked, jnp.asarray(total), own.inner, self._settings(algorithm)
+            inner = tell(jax.random.key(0), *given)[0]
+        elif total.min() < own.best:
+            best = some_rows(new.genomes, np.argmin(total))
+            inner = self._moved(table, own.inner, best, float(total.min()))
+        else:
+            inner = own.inner
+        return own._replace(inner=inner, best=min(own.best, float(total.min())))
 
-    def _moved(self, table: Table, inner: Any, genome: Genome, total: Float[Array, " n"]) -> Any:
+    def _moved(self, table: Table, inner: Any, genome: Genome, value: float) -> Any:
         """The state around a genome."""
         there = _relaxed(table, genome)
         if not self._grows:
             return inner.replace(mean=there)
         population = jnp.tile(there, (self.population, 1))
-        return inner.replace(
-            population=population, fitness=jnp.full(self.population, jnp.min(total))
-        )
+        return inner.replace(population=population, fitness=jnp.full(self.population, value))
 
 
-def _decoded(table: Table, scores: Float[Array, " k"]) -> Genome:
-    """The canonical genome of a relaxed one."""
+def _jax_key(key: Key) -> Any:
+    return jax.random.wrap_key_data(jnp.asarray(key))
+
+
+@cache
+def _algorithm(name: str, population: int, size: int) -> Any:
+    """The algorithm of that name, once for a size."""
+    module = importlib.import_module("evosax.algorithms")
+    more = {"std_schedule": optax.constant_schedule(WIDTH)} if name.endswith("GA") else {}
+    return getattr(module, name)(population_size=population, solution=jnp.zeros(size), **more)
+
+
+@cache
+def _compiled(algorithm: Any, what: str) -> Any:
+    """A method of an algorithm, compiled once."""
+    return jax.jit(getattr(algorithm, what))
+
+
+def _decoded(table: Table, scores: Float[ndarray, "n k"]) -> Genome:
+    """The canonical genomes of relaxed ones."""
     b, o = len(table.group), len(table.option_pick)
     genome = Genome(
-        exact(table, scores[:b]),
-        highest(table, scores[b : b + o]),
-        jnp.clip(scores[b + o :] + 0.5, 0.0, 1.0),
+        exact(table, scores[:, :b]),
+        highest(table, scores[:, b : b + o]),
+        np.clip(scores[:, b + o :] + 0.5, 0.0, 1.0).astype(np.float32),
     )
     return canonical(table, genome)
 
 
 def _relaxed(table: Table, genome: Genome) -> Float[Array, " k"]:
     """Half above 0 for what is on, half below it for what is off."""
-    picked = jnp.asarray(genome.picks)[jnp.asarray(table.option_pick)] == table.option_value
-    reals = jnp.asarray(genome.reals) - 0.5
-    return jnp.concatenate([genome.bits - 0.5, picked - 0.5, reals]).astype(jnp.float32)
+    picked = genome.picks[table.option_pick] == table.option_value
+    return jnp.concatenate([genome.bits - 0.5, picked - 0.5, genome.reals - 0.5], dtype=jnp.float32)
 
 
 def evosax_peers() -> dict[str, Callable[[], Relaxed]]:

@@ -13,14 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.search_evosax import evosax_peers
 from benchmarks.search_landscapes import Places, joined
 from gptailor.plan.registry import STRATEGIES
 from gptailor.search.space.genome import Genome
+from gptailor.search.space.hash_random import folded, key_of
 from gptailor.search.space.space import Space
 from gptailor.search.strategies import moves, strategy_of
 from gptailor.search.strategies.surrogate import Surrogate
@@ -44,24 +43,21 @@ class Ours:
 
     def __init__(self, strategy: Any, space: Space, seed: int, capacity: int = CAPACITY) -> None:
         self.strategy, self.table = strategy, space.table
-        self.key = jax.random.key(seed)
+        self.key = key_of(seed)
         self.asks = 0
         self.state = strategy.init(self.table, capacity, self.key)
 
     def ask(self) -> tuple[Genome, np.ndarray]:
         """By the number of the ask."""
-        key = jax.random.fold_in(self.key, self.asks)
+        key = folded(self.key, self.asks)
         self.asks += 1
-        population, shares, self.state = self.strategy.ask(self.table, self.state, key, jnp.ones(1))
-        return Genome(*map(np.asarray, population)), np.asarray(shares)
+        population, shares, self.state = self.strategy.ask(self.table, self.state, key, np.ones(1))
+        return population, shares
 
     def tell(self, population: Genome, values: np.ndarray, shares: np.ndarray) -> None:
         """All at once."""
-        found = jnp.asarray(values, jnp.float32)[:, None]
-        given = Genome(*map(jnp.asarray, population))
-        self.state = self.strategy.tell(
-            self.table, self.state, given, found, jnp.asarray(shares, jnp.float32)
-        )
+        told = np.asarray(values, np.float32)[:, None], np.asarray(shares, np.float32)
+        self.state = self.strategy.tell(self.table, self.state, population, *told)
 
 
 class Blind(Ours):
@@ -77,7 +73,7 @@ class Still(Ours):
     """A strategy whose dropped windows don't shift."""
 
     def ask(self) -> tuple[Genome, np.ndarray]:
-        """With that move left out where the ask is compiled."""
+        """With that move left out."""
         kept, moves.SHIFT = moves.SHIFT, 0.0
         try:
             return super().ask()

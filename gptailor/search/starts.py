@@ -12,7 +12,6 @@ from functools import cached_property
 from itertools import chain, combinations
 from typing import final
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -23,7 +22,7 @@ from gptailor.search.run.schedule import Start, ToldStart
 from gptailor.search.space.decode import decode, without_unused
 from gptailor.search.space.genome import Bit, Genome, Pick, Real
 from gptailor.search.space.space import Space
-from gptailor.search.space.table import settled
+from gptailor.search.space.table import canonical
 
 _SOURCES = ("take", "source")
 """Roles of choices whose options are models."""
@@ -97,7 +96,7 @@ def composed(space: Space, of: Composition, scores: Scores | None = None, maybe:
     bits |= dropped(space, scores, maybe)
     picks = np.array([_pick(pick, of) for pick in space.picks], np.int32)
     reals = np.array([_real(real, of) for real in space.reals], np.float32)
-    return Genome(*jax.device_get(settled(space.table, Genome(bits, picks, reals))))
+    return canonical(space.table, Genome(bits, picks, reals))
 
 
 # ------------------------------------------------------------------------------- what genes come to

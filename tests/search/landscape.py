@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 
 import gptailor
 from gptailor.evaluate.outcome import Failure, Outcome, Score
@@ -20,6 +19,7 @@ from gptailor.search.run.trials import Aim, Ledger
 from gptailor.search.run.workers import Alone, Workers
 from gptailor.search.search import SearchEvent, SearchSetting, search_steps
 from gptailor.search.space.genome import Genome
+from gptailor.search.space.hash_random import folded, key_of
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.space.table import Table, sample
 
@@ -90,18 +90,17 @@ class Drifting:
     shares: tuple[float, ...] = (0.25, 1.0, 1.0)
 
     def init(self, table: Table, capacity: int, key: Any, objectives: int = 1) -> Any:
-        return jnp.zeros((), jnp.int32), jnp.zeros(())
+        return 0, 0.0
 
     def ask(self, table: Table, state: Any, key: Any, weights: Any) -> Any:
         asks, drift = state
-        key = jax.random.fold_in(key, asks + (1000 * drift).astype(jnp.int32))
-        drawn = jax.vmap(lambda one: sample(table, one))(jax.random.split(key, self.population))
-        return drawn, jnp.array(self.shares), (asks + 1, drift)
+        drawn = sample(table, folded(key, asks + int(1000 * drift)), self.population)
+        return drawn, np.array(self.shares), (asks + 1, drift)
 
     def tell(self, table: Table, state: Any, population: Genome, values: Any, share: Any) -> Any:
         asks, drift = state
-        for row, part in zip(jnp.nan_to_num(values), share, strict=True):
-            drift = 0.7 * drift + jnp.sum(row) * part
+        for row, part in zip(np.nan_to_num(values), share, strict=True):
+            drift = 0.7 * drift + float(row.sum() * part)
         return asks, drift
 
 
@@ -116,8 +115,8 @@ class Stubborn:
         return ()
 
     def ask(self, table: Table, state: Any, key: Any, weights: Any) -> Any:
-        one = sample(table, jax.random.key(0))
-        return jax.tree.map(lambda g: jnp.stack([g, g]), one), jnp.ones(2), state
+        one = sample(table, key_of(0), 1)
+        return Genome(*(np.repeat(genes, 2, axis=0) for genes in one)), np.ones(2), state
 
     def tell(self, table: Table, state: Any, population: Genome, values: Any, share: Any) -> Any:
         return state
@@ -127,8 +126,8 @@ class Staged:
     """Two stages of starting plans, the second one made of the best of the first."""
 
     def __init__(self, space: Space) -> None:
-        draw = jax.jit(lambda key: sample(space.table, key))
-        self.genomes = [draw(jax.random.key(n)) for n in range(4)]
+        drawn = sample(space.table, key_of(0), 4)
+        self.genomes = [Genome(*genes) for genes in zip(*drawn, strict=True)]
 
     def next(self, told: Sequence[ToldStart]) -> Sequence[Start]:
         if not told:

@@ -353,9 +353,7 @@ def test_weights_are_drawn_anew_for_each_ask(tmp_path: Path) -> None:
             return ()
 
         def ask(self, table: Any, state: Any, key: Any, weights: Any) -> Any:
-            import jax  # noqa: PLC0415
-
-            jax.debug.callback(lambda w: seen.append(tuple(map(float, w))), weights)
+            seen.append(tuple(map(float, weights)))
             population, shares, _ = Drifting(shares=(1.0,), population=1).ask(
                 table, Drifting().init(table, 1, key), key, weights
             )

@@ -6,10 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final, runtime_checkable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from gptailor.plan.stage import Stage
 from gptailor.search.run.trials import (
@@ -25,6 +23,7 @@ from gptailor.search.run.trials import (
 )
 from gptailor.search.settings import BridgedTrials
 from gptailor.search.space.genome import Genome
+from gptailor.search.space.hash_random import Key, folded, key_of, uniform
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import sample
 
@@ -38,11 +37,11 @@ TOLD = (STARTS, RANDOM, SEARCH)
 """What strategies are told of."""
 
 
-def draw_weights(key: Array, objectives: int) -> Float[Array, " m"]:
+def draw_weights(key: Key, objectives: int) -> Float[np.ndarray, " m"]:
     """A point of the simplex, every one alike; all of it where there is one objective."""
-    if objectives == 1:
-        return jnp.ones(1)
-    return jax.random.dirichlet(key, jnp.ones(objectives))
+    steps = -np.log(uniform(key, (objectives,)))
+    found: np.ndarray = steps / steps.sum()
+    return found
 
 
 @final
@@ -58,50 +57,43 @@ class Asking:
     ) -> None:
         self.strategy = strategy
         self.ledger = ledger
-        table, objectives = space.table, len(ledger.aims)
-        self._key = jax.random.key(seed)
-        self._ask = jax.jit(lambda state, key, weights: strategy.ask(table, state, key, weights))
-        self._tell = jax.jit(lambda state, *told: strategy.tell(table, state, *told))
-        self._sample = jax.jit(lambda key: sample(table, key))
-        self._state: Any = strategy.init(table, capacity, self._keyed(INIT, 0), objectives)
+        self._table, self._key = space.table, key_of(seed)
+        objectives = len(ledger.aims)
+        self._state: Any = strategy.init(self._table, capacity, self._keyed(INIT, 0), objectives)
         self._told = 0
 
-    def _keyed(self, purpose: int, number: int) -> Any:
-        return jax.random.fold_in(jax.random.fold_in(self._key, purpose), number)
+    def _keyed(self, purpose: int, number: int) -> Key:
+        return folded(folded(self._key, purpose), number)
 
     def ask(self, number: int, asked_after: int) -> list[tuple[Genome, float]]:
         """The genomes of that ask once so many trials were told, with shares; asks go up."""
         self._take_in(asked_after)
         weights = draw_weights(self._keyed(WEIGHTS, number), len(self.ledger.aims))
-        population, shares, self._state = self._ask(self._state, self._keyed(ASK, number), weights)
+        population, shares, self._state = self.strategy.ask(
+            self._table, self._state, self._keyed(ASK, number), weights
+        )
         genomes = (Genome(*genes) for genes in zip(*as_numpy(population), strict=True))
         return list(zip(genomes, map(float, shares), strict=True))
 
     def random(self, number: int) -> Genome:
         """A random genome; its number says which."""
-        return as_numpy(self._sample(self._keyed(DRAW, number)))
+        return Genome(*(genes[0] for genes in sample(self._table, self._keyed(DRAW, number), 1)))
 
     def _take_in(self, until: int) -> None:
-        """Tell what was told since the last ask, in the order of asking.
-
-        Whole populations, and the rest one by one: the functions are compiled for two sizes only.
-        """
+        """Tell what was told since the last ask, in the order of asking, by whole populations."""
         fresh = [t for t in self.ledger.trials[self._told : until] if t.request.phase in TOLD]
         fresh.sort(key=lambda trial: (TOLD.index(trial.request.phase), trial.request.key))
         self._told = until
         many = self.strategy.population
-        whole = len(fresh) - len(fresh) % many
-        for start in range(0, whole, many):
+        for start in range(0, len(fresh), many):
             self._put(fresh[start : start + many])
-        for trial in fresh[whole:]:
-            self._put([trial])
 
     def _put(self, trials: Sequence[Trial]) -> None:
         genomes = [trial.request.genome for trial in trials]
         population = Genome(*(np.stack(genes) for genes in zip(*genomes, strict=True)))
-        values = jnp.asarray(self.ledger.losses(trials))
-        shares = jnp.asarray([trial.share for trial in trials], jnp.float32)
-        self._state = self._tell(self._state, population, values, shares)
+        shares = np.array([trial.share for trial in trials], np.float32)
+        told = population, self.ledger.losses(trials), shares
+        self._state = self.strategy.tell(self._table, self._state, *told)
 
 
 FINALISTS = 5

@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, final
 
-import jax
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import BaseStorage, JournalStorage
@@ -33,12 +32,12 @@ class Naming:
 
     def __init__(self, space: Space) -> None:
         self._genes: tuple[tuple[Gene, ...], ...] = (space.bits, space.picks, space.reals)
-        self._active = jax.jit(lambda genome: active(space.table, genome))
+        self._table = space.table
         self._distributions = {gene.name: _distribution(gene) for of in self._genes for gene in of}
 
     def __call__(self, genome: Genome) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
         """The values of active genes in the plan's own terms, and their distributions."""
-        counts: Active = self._active(genome)
+        counts: Active = active(self._table, genome)
         values = {
             gene.name: _value(gene, genes[i])
             for of, genes, says in zip(self._genes, genome, counts, strict=True)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import final
 
-import jax
 import numpy as np
 from pydantic import BaseModel
 
@@ -17,7 +16,7 @@ from gptailor.search.space.collect import own_of
 from gptailor.search.space.decode import Answer, decode, meaningful, without_unused
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, SpaceError
-from gptailor.search.space.table import settled
+from gptailor.search.space.table import canonical
 
 
 def encode(space: Space, plan: p.Plan) -> Genome:
@@ -36,7 +35,7 @@ def encode(space: Space, plan: p.Plan) -> Genome:
         what = ", ".join(one for one in names if one != "models" or len(names) == 1) or "drops"
         message = f"the plan is not in the space: its {what} can't be had by closing the choices"
         raise SpaceError(message)
-    return Genome(*jax.device_get(settled(space.table, genome)))
+    return canonical(space.table, genome)
 
 
 def shortest_form(plan: p.Plan) -> p.Plan:

@@ -1,7 +1,7 @@
 """One vector of genes, what each gene is, and when it says anything.
 
-A `Genome` is what JAX sees. A gene's `name` is the name that a study's journal knows it by, and is
-never read back: what a gene is about is its `subject`.
+A `Genome` is what strategies see. A gene's `name` is the name that a study's journal knows it by,
+and is never read back: what a gene is about is its `subject`.
 """
 
 import math
@@ -9,16 +9,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias, final
 
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from gptailor.plan import plan as p
 from gptailor.plan.walk import Role, Site, Subject
 from gptailor.plan.windows import window_words, windows_of
 
-Bits = Bool[Array | ndarray, "*n b"]
-Picks = Int[Array | ndarray, "*n c"]
-Reals = Float[Array | ndarray, "*n r"]
+Bits = Bool[ndarray, "*n b"]
+Picks = Int[ndarray, "*n c"]
+Reals = Float[ndarray, "*n r"]
 
 
 @final
@@ -39,8 +39,8 @@ class Active(NamedTuple):
     """Which genes of a genome say anything; the others may have any value."""
 
     bits: Bits
-    picks: Bool[Array | ndarray, "*n c"]
-    reals: Bool[Array | ndarray, "*n r"]
+    picks: Bool[ndarray, "*n c"]
+    reals: Bool[ndarray, "*n r"]
 
 
 # -------------------------------------------------------------------------------------- conditions

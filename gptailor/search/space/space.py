@@ -1,8 +1,8 @@
 """A search space: an open plan's choices as genes, and the arrays that strategies work on.
 
 space = space_of(plan, layers=30)
-genome = sample(space.table, jax.random.key(0))
-closed = decode(space, genome)
+population = sample(space.table, key_of(0), 1)
+closed = decode(space, Genome(*(genes[0] for genes in population)))
 assert encode(space, closed) is the same plan's genome
 """
 

@@ -1,4 +1,4 @@
-"""A space as arrays, and what can be asked of a genome without its plan. Pure; jit and vmap them.
+"""A space as arrays, and what can be asked of genomes without their plans: one, or a population.
 
 Everything that depends on a genome is a truth: a *literal* (a bit, its negation, an option that
 is picked, ...), a *clause* (literals that all hold) or a *row* (clauses of which one holds). There
@@ -10,25 +10,26 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from typing import NamedTuple, final
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy import ndarray
 
 from gptailor.plan.walk import Subject
 from gptailor.plan.windows import Window
 from gptailor.search.space import genome as g
+from gptailor.search.space.hash_random import Key, uniform
 
-Ints = Int[ndarray | Array, "..."]
+Ints = Int[ndarray, "..."]
+_Packed = UInt8[ndarray, "l n8"]
+"""Truths of a population, a row each, eight genomes a byte."""
 
 
 @final
 class ConditionRows(NamedTuple):
     """Conditions: `clauses` are numbers of literals, `rows` numbers of clauses; both padded."""
 
-    clauses: Int[ndarray | Array, " q w"]
-    rows: Int[ndarray | Array, " rows u"]
+    clauses: Int[ndarray, " q w"]
+    rows: Int[ndarray, " rows u"]
 
 
 @final
@@ -47,135 +48,134 @@ class Table(NamedTuple):
     windows' positions that may be inside.
     """
 
-    group: Int[ndarray | Array, " b"]
-    low: Int[ndarray | Array, " g"]
-    high: Int[ndarray | Array, " g"]
-    ranged: Int[ndarray | Array, " v"]
-    options: Int[ndarray | Array, " c"]
-    at_bits: Int[ndarray | Array, " b"]
-    at_picks: Int[ndarray | Array, " c"]
-    at_reals: Int[ndarray | Array, " r"]
-    at_features: Int[ndarray | Array, " f"]
-    pairs: Int[ndarray | Array, " p two"]
+    group: Int[ndarray, " b"]
+    low: Int[ndarray, " g"]
+    high: Int[ndarray, " g"]
+    ranged: Int[ndarray, " v"]
+    options: Int[ndarray, " c"]
+    at_bits: Int[ndarray, " b"]
+    at_picks: Int[ndarray, " c"]
+    at_reals: Int[ndarray, " r"]
+    at_features: Int[ndarray, " f"]
+    pairs: Int[ndarray, " p two"]
     defaults: g.Genome
-    option_pick: Int[ndarray | Array, " o"]
-    option_value: Int[ndarray | Array, " o"]
-    pick_option: Int[ndarray | Array, " c"]
-    first: Int[ndarray | Array, " o"]
-    last: Int[ndarray | Array, " o"]
-    beside: Int[ndarray | Array, " o k"]
-    inside_pick: Int[ndarray | Array, " w"]
-    inside_at: Int[ndarray | Array, " w"]
-    members: Int[ndarray | Array, " s m"]  # bits of each `any of`; -1 pads
-    items: Int[ndarray | Array, " i"]  # the bit of each item of a stack with a limit; -1: none
-    room: Int[ndarray | Array, ""]  # how many of those items there is room for
+    option_pick: Int[ndarray, " o"]
+    option_value: Int[ndarray, " o"]
+    pick_option: Int[ndarray, " c"]
+    first: Int[ndarray, " o"]
+    last: Int[ndarray, " o"]
+    beside: Int[ndarray, " o k"]
+    inside_pick: Int[ndarray, " w"]
+    inside_at: Int[ndarray, " w"]
+    members: Int[ndarray, " s m"]  # bits of each `any of`; -1 pads
+    items: Int[ndarray, " i"]  # the bit of each item of a stack with a limit; -1: none
+    room: Int[ndarray, ""]  # how many of those items there is room for
     wide: ConditionRows
     rest: ConditionRows
 
 
 def active(table: Table, genome: g.Genome) -> g.Active:
-    """Which genes of one genome change its plan. Those of a set all are, or none is."""
-    b, c = table.group.shape[0], table.options.shape[0]
+    """Which genes change the plan. Those of a set all do, or none does."""
+    b, c = len(table.group), len(table.options)
     rows = _rows(table, genome)
-    return g.Active(rows[:b], rows[b : b + c], rows[b + c : _genes(table)])
+    return g.Active(rows[..., :b], rows[..., b : b + c], rows[..., b + c : _genes(table)])
 
 
 def canonical(table: Table, genome: g.Genome) -> g.Genome:
     """The genome with its inactive genes at their defaults: the same plan."""
     for _ in range(2):  # an inactive `maybe` that goes off takes what is inside it along
-        genome = g.Genome(*map(jnp.where, active(table, genome), genome, table.defaults))
+        genome = g.Genome(*map(np.where, active(table, genome), genome, table.defaults))
     return genome
 
 
-settled = jax.jit(canonical)
-"""The same, compiled: for one genome at a time."""
-
-
-def features(table: Table, genome: g.Genome) -> Float[Array, " f"]:
+def features(table: Table, genome: g.Genome) -> Float[ndarray, "*n f"]:
     """What takes effect of a canonical genome: marks of 0 or 1, then reals in -1..1, 0 inactive."""
     rows = _rows(table, genome)
     genes = _genes(table)
-    reals = genome.reals.shape[-1]
-    gates = rows[genes - reals : genes]
-    return jnp.concatenate(
-        [rows[genes:].astype(jnp.float32), jnp.where(gates, 2 * genome.reals - 1, 0.0)]
-    )
+    gates = rows[..., genes - len(table.at_reals) : genes]
+    reals = np.where(gates, 2 * np.asarray(genome.reals) - 1, 0.0)
+    return np.concatenate([rows[..., genes:], reals], axis=-1, dtype=np.float32)
 
 
 def exact(
-    table: Table, scores: Float[Array, " b"], sizes: Int[Array, " g"] | None = None
-) -> Bool[Array, " b"]:
+    table: Table, scores: Float[ndarray, "*n b"], sizes: Int[ndarray, "*n g"] | None = None
+) -> Bool[ndarray, "*n b"]:
     """Of each set the bits with the highest scores; others where positive.
 
     A set has as many as `sizes` say. Without them it has those with positive scores, but no fewer
     than it must have, and no more than it may.
     """
-    group = jnp.asarray(table.group)
-    order = jnp.lexsort((-scores, group))
-    first = jnp.searchsorted(group[order], group)
-    rank = jnp.zeros_like(group).at[order].set(jnp.arange(group.shape[0], dtype=group.dtype))
-    if table.low.shape[0] == 0:
-        return scores > 0
-    rank -= first
-    if sizes is not None:
-        chosen = rank < sizes[group]
-    else:
-        may = rank < jnp.asarray(table.high)[group]
-        chosen = (rank < jnp.asarray(table.low)[group]) | (may & (scores > 0))
-    return jnp.where(group < 0, scores > 0, chosen)
+    chosen = scores > 0
+    for number, (low, high) in enumerate(zip(table.low, table.high, strict=True)):
+        members = np.flatnonzero(table.group == number)
+        order = np.argsort(-scores[..., members], axis=-1, kind="stable")
+        rank = np.argsort(order, axis=-1, kind="stable")
+        if sizes is None:
+            inside = (rank < low) | ((rank < high) & chosen[..., members])
+        else:
+            inside = rank < sizes[..., number, None]
+        chosen[..., members] = inside
+    return chosen
 
 
-def drawn_sizes(table: Table, shares: Float[Array, " v"]) -> Int[Array, " g"]:
+def drawn_sizes(table: Table, shares: Float[ndarray, "*n v"]) -> Int[ndarray, "*n g"]:
     """A size for each set, by a number in 0..1 for each whose size is open: every size alike."""
-    low, ranged = jnp.asarray(table.low), jnp.asarray(table.ranged)
-    more = (jnp.asarray(table.high) - low)[ranged]
-    return low.at[ranged].add(jnp.minimum(jnp.floor(shares * (more + 1)).astype(jnp.int32), more))
+    more = (table.high - table.low)[table.ranged]
+    sizes = np.broadcast_to(table.low, (*shares.shape[:-1], len(table.low))).copy()
+    sizes[..., table.ranged] += np.minimum(np.floor(shares * (more + 1)).astype(np.int32), more)
+    return sizes
 
 
-def sample(table: Table, key: Array) -> g.Genome:
-    """A genome drawn at random: every size, every set of a size, every option, every real alike."""
-    bits, picks, reals, sizes = jax.random.split(key, 4)
-    options = jnp.asarray(table.options)
-    counts = drawn_sizes(table, jax.random.uniform(sizes, table.ranged.shape))
+def sample(table: Table, key: Key, many: int) -> g.Genome:
+    """Random canonical genomes: every size, every set of a size, every option, every real alike."""
+    ends = np.cumsum([len(table.group), len(table.options), len(table.at_reals)])
+    numbers = uniform(key, (many, int(ends[-1]) + len(table.ranged)))
+    bits, picks, reals, sizes = np.split(numbers, ends, axis=1)
     drawn = g.Genome(
-        exact(table, jax.random.normal(bits, table.group.shape), counts),
-        jnp.floor(jax.random.uniform(picks, options.shape) * options).astype(jnp.int32),
-        jax.random.uniform(reals, table.at_reals.shape),
+        exact(table, bits - 0.5, drawn_sizes(table, sizes)),
+        np.floor(picks * table.options).astype(np.int32),
+        reals,
     )
     return canonical(table, drawn)
 
 
 def _genes(table: Table) -> int:
-    return int(table.group.shape[0] + table.options.shape[0] + table.at_reals.shape[0])
+    return len(table.group) + len(table.options) + len(table.at_reals)
 
 
-def _rows(table: Table, genome: g.Genome) -> Bool[Array, " rows"]:
-    literals = _literals(table, genome)
+def _rows(table: Table, genome: g.Genome) -> Bool[ndarray, "*n rows"]:
+    lead = np.shape(genome.bits)[:-1]
+    many = int(np.prod(lead))
+    bits, picks = (np.reshape(genes, (many, np.shape(genes)[-1])) for genes in genome[:2])
+    literals = _literals(table, bits.T, picks.T)
     wide = _holds(table.wide, literals)
-    return _holds(table.rest, jnp.concatenate([literals, wide]))
+    rows = _holds(table.rest, np.concatenate([literals, wide]))
+    return np.unpackbits(rows, axis=1, count=many).T.astype(bool).reshape(*lead, len(rows))
 
 
-def _holds(rows: ConditionRows, literals: Bool[Array, " l"]) -> Bool[Array, " rows"]:
-    clauses = jnp.all(literals[jnp.asarray(rows.clauses)], axis=-1)
-    return jnp.any(clauses[jnp.asarray(rows.rows)], axis=-1)
+def _holds(rows: ConditionRows, literals: _Packed) -> UInt8[ndarray, "rows n8"]:
+    clauses = np.bitwise_and.reduce(literals[rows.clauses], axis=1)
+    found: ndarray = np.bitwise_or.reduce(clauses[rows.rows], axis=1)
+    return found
 
 
-def _literals(table: Table, genome: g.Genome) -> Bool[Array, " l"]:
+def _literals(table: Table, bits: Bool[ndarray, "b n"], picks: Int[ndarray, "c n"]) -> _Packed:
     """False, True, bits and their negations, options, subsets of two or more, and so on.
 
     Then positions inside of windows, those that are not, and items with room.
     """
-    bits = jnp.asarray(genome.bits)
-    picked = jnp.asarray(genome.picks)[jnp.asarray(table.option_pick)] == table.option_value
-    padded = jnp.concatenate([bits, jnp.array([False])])
-    several = jnp.sum(padded[jnp.asarray(table.members)], axis=-1) >= 2
-    option = (jnp.asarray(table.pick_option) + genome.picks)[jnp.asarray(table.inside_pick)]
-    first, last = (jnp.asarray(end)[option] for end in (table.first, table.last))
-    inside = (first <= table.inside_at) & (table.inside_at <= last)
-    on = padded[jnp.asarray(table.items)]
-    there = jnp.cumsum(on) - on < table.room
-    known = jnp.array([False, True])
-    return jnp.concatenate([known, bits, ~bits, picked, several, inside, ~inside, there])
+    known = np.zeros((2, bits.shape[1]), bool)
+    known[TRUE] = True
+    picked = picks[table.option_pick] == table.option_value[:, None]
+    padded = np.concatenate([bits, known[:1]])
+    several = padded[table.members].sum(1) >= 2
+    option = (table.pick_option[:, None] + picks)[table.inside_pick]
+    at = table.inside_at[:, None]
+    inside = (table.first[option] <= at) & (at <= table.last[option])
+    on = padded[table.items]
+    there = np.cumsum(on, axis=0) - on < table.room
+    truths = np.concatenate([known, bits, ~bits, picked, several, inside, ~inside, there])
+    return np.packbits(truths, axis=1)
 
 
 FALSE, TRUE = 0, 1

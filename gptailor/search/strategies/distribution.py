@@ -12,12 +12,14 @@ from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax  # type: ignore[import-untyped] # it has no stubs
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+from numpy import ndarray
 
-from gptailor.search.space.genome import Genome
+from gptailor.search.space.genome import Active, Genome
+from gptailor.search.space.hash_random import Key, gumbel, keys, normal
 from gptailor.search.space.table import Table, active, canonical, exact
-from gptailor.search.strategies.hash_random import Key, gumbel, normal, seeds
 from gptailor.search.strategies.strategy import (
     DRAWN_PER_ASKED,
     Archive,
@@ -37,10 +39,10 @@ _SURE = 4.0
 class Shape(NamedTuple):
     """The distribution: logits of bits and of all options, means and log deviations of reals."""
 
-    bits: Float[Array, " b"]
-    options: Float[Array, " o"]
-    means: Float[Array, " r"]
-    widths: Float[Array, " r"]
+    bits: Float[ndarray | Array, " b"]
+    options: Float[ndarray | Array, " o"]
+    means: Float[ndarray | Array, " r"]
+    widths: Float[ndarray | Array, " r"]
 
 
 @final
@@ -62,71 +64,100 @@ class Distribution(Strategy):
 
     def _init(self, table: Table, key: Key) -> Moving:
         shape = Shape(
-            jnp.zeros(len(table.group)),
-            jnp.zeros(len(table.option_pick)),
-            jnp.full(len(table.at_reals), 0.5),
-            jnp.full(len(table.at_reals), jnp.log(_WIDEST)),
+            np.zeros(len(table.group), np.float32),
+            np.zeros(len(table.option_pick), np.float32),
+            np.full(len(table.at_reals), 0.5, np.float32),
+            np.full(len(table.at_reals), np.log(_WIDEST), np.float32),
         )
         return Moving(shape, optax.adam(self.rate).init(shape))
 
-    def _ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
-        found = _drawn(table, state.own.shape, key, DRAWN_PER_ASKED * self.population)
-        return newest(state.archive, found, self.population), jnp.ones(self.population), state.own
+    def _ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:
+        shape = Shape(*map(np.asarray, state.own.shape))
+        found = _drawn(table, shape, key, DRAWN_PER_ASKED * self.population)
+        shares = np.ones(self.population, np.float32)
+        return newest(state.archive, found, self.population), shares, state.own
 
     def _tell(self, table: Table, state: State, archive: Archive, new: Archive) -> Moving:
-        shape, steps = state.own
-        slopes = jax.vmap(partial(_slope, table, shape))(new.genomes)
-        pulls = _pulls(archive, new)
-        downhill = jax.tree.map(lambda slope: -jnp.tensordot(pulls, slope, 1), slopes)
-        change, steps = optax.adam(self.rate).update(downhill, steps, shape)
-        return Moving(_bounded(optax.apply_updates(shape, change)), steps)
+        size = max(self.population, 1 << (new.size - 1).bit_length())  # few shapes are compiled
+        rows = np.arange(size) % new.size
+        population = Genome(*(np.asarray(genes)[rows] for genes in new.genomes))
+        pulls = np.where(np.arange(size) < new.size, _pulls(archive, new)[rows], 0.0)
+        kinds = Kinds(table.group, table.low, table.high, table.option_pick, table.option_value)
+        found: Moving = _moved(
+            self.rate, kinds, state.own, population, active(table, population), pulls
+        )
+        return found
+
+
+@final
+class Kinds(NamedTuple):
+    """What a step looks at of a table."""
+
+    group: Int[ndarray | Array, " b"]
+    low: Int[ndarray | Array, " g"]
+    high: Int[ndarray | Array, " g"]
+    option_pick: Int[ndarray | Array, " o"]
+    option_value: Int[ndarray | Array, " o"]
 
 
 def _drawn(table: Table, shape: Shape, key: Key, many: int) -> Genome:
-    bits, other, picks, reals = seeds(key, 4)
+    bits, other, picks, reals = keys(key, 4)
     b, o, r = len(shape.bits), len(shape.options), len(shape.means)
-    group = jnp.asarray(table.group)
-    free = group < 0
-    if len(table.low):
-        free |= (jnp.asarray(table.low) < jnp.asarray(table.high))[group]
-    noise = gumbel(bits, (many, b)) - jnp.where(free, gumbel(other, (many, b)), 0.0)
-    scores = shape.options + gumbel(picks, (many, o))
-    values = shape.means + jnp.exp(shape.widths) * normal(reals, (many, r))
+    free = (table.group < 0) | np.isin(table.group, table.ranged)
+    noise = gumbel(bits, (many, b)) - np.where(free, gumbel(other, (many, b)), 0.0)
+    scores = np.asarray(shape.options + gumbel(picks, (many, o)))
+    values = shape.means + np.exp(shape.widths) * normal(reals, (many, r))
     drawn = Genome(
-        jax.vmap(partial(exact, table))(shape.bits + noise),
-        jax.vmap(partial(highest, table))(scores),
-        jnp.clip(values, 0.0, 1.0),
+        exact(table, np.asarray(shape.bits + noise)),
+        highest(table, scores),
+        np.clip(values, 0.0, 1.0).astype(np.float32),
     )
-    return jax.vmap(partial(canonical, table))(drawn)
+    return canonical(table, drawn)
 
 
-def highest(table: Table, scores: Float[Array, " o"]) -> Array:
+def highest(table: Table, scores: Float[ndarray, "n o"]) -> Int[ndarray, "n c"]:
     """The option of each pick with the highest score."""
-    picks = len(table.options)
-    of, value = jnp.asarray(table.option_pick), jnp.asarray(table.option_value)
-    highest = jax.ops.segment_max(scores, of, picks)
-    return jax.ops.segment_max(jnp.where(scores == highest[of], value, 0), of, picks)
+    starts = np.cumsum(table.options) - table.options
+    ends = zip(starts, table.options, strict=True)
+    found = [np.argmax(scores[:, start : start + many], axis=1) for start, many in ends]
+    return np.array(found, np.int32).reshape(len(starts), len(scores)).T
 
 
-def _slope(table: Table, shape: Shape, genome: Genome) -> Shape:
+@partial(jax.jit, static_argnums=0)
+def _moved(
+    rate: float,
+    kinds: Kinds,
+    own: Moving,
+    population: Genome,
+    alive: Active,
+    pulls: Float[Array, " n"],
+) -> Moving:
+    """The distribution after a step by what was told."""
+    shape, steps = own
+    slopes = jax.vmap(partial(_slope, kinds, shape))(population, alive)
+    downhill = jax.tree.map(lambda slope: -jnp.tensordot(pulls, slope, 1), slopes)
+    change, steps = optax.adam(rate).update(downhill, steps, shape)
+    return Moving(_bounded(optax.apply_updates(shape, change)), steps)
+
+
+def _slope(kinds: Kinds, shape: Shape, genome: Genome, alive: Active) -> Shape:
     """The gradient of a genome's log likelihood, of what is active in it."""
-    alive = active(table, genome)
-    of, value = jnp.asarray(table.option_pick), jnp.asarray(table.option_value)
-    picked = jnp.asarray(genome.picks)[of] == value
-    summed = jax.ops.segment_sum(jnp.exp(shape.options), of, len(table.options))
+    of, value = kinds.option_pick, kinds.option_value
+    picked = genome.picks[of] == value
+    summed = jax.ops.segment_sum(jnp.exp(shape.options), of, len(genome.picks))
     width = jnp.exp(shape.widths)
     away = (genome.reals - shape.means) / width
     return Shape(
-        jnp.where(alive.bits, genome.bits - _chances(table, shape.bits), 0.0),
+        jnp.where(alive.bits, genome.bits - _chances(kinds, shape.bits), 0.0),
         jnp.where(alive.picks[of], picked - jnp.exp(shape.options) / summed[of], 0.0),
         jnp.where(alive.reals, away, 0.0) * width,
         jnp.where(alive.reals, away**2 - 1, 0.0) * 0.1,
     )
 
 
-def _chances(table: Table, logits: Float[Array, " b"]) -> Float[Array, " b"]:
+def _chances(kinds: Kinds, logits: Float[ndarray | Array, " b"]) -> Float[Array, " b"]:
     """How likely each bit is on: in a set nearly, by shifting its logits until they sum up."""
-    group, low, high = (jnp.asarray(one) for one in (table.group, table.low, table.high))
+    group, low, high = jnp.asarray(kinds.group), kinds.low, kinds.high
     if len(low) == 0:
         return jax.nn.sigmoid(logits)
     member = jnp.arange(len(low))[:, None] == group[None, :]
@@ -145,14 +176,13 @@ def _chances(table: Table, logits: Float[Array, " b"]) -> Float[Array, " b"]:
     return jax.nn.sigmoid(logits + jnp.where(group < 0, 0.0, shift[group]))
 
 
-def _pulls(archive: Archive, new: Archive) -> Float[Array, " n"]:
+def _pulls(archive: Archive, new: Archive) -> Float[ndarray, " n"]:
     """From 1 for the best of all trials at its fidelity to below 0 for the worse half."""
-    total, others = jnp.sum(new.values, axis=-1), jnp.sum(archive.values, axis=-1)
-    peers = jnp.isfinite(others)[None, :] & (archive.fidelity[None, :] == new.fidelity[:, None])
-    many = jnp.maximum(jnp.sum(peers, axis=1), 1)
-    behind = jnp.sum(peers & (others[None, :] < total[:, None]), axis=1) / many
-    pull = jnp.exp(-6 * behind) - 0.15
-    return jnp.where(jnp.isfinite(total), pull, -0.15)
+    total, others = new.values.sum(axis=-1), archive.values.sum(axis=-1)
+    peers = np.isfinite(others)[None, :] & (archive.fidelity[None, :] == new.fidelity[:, None])
+    many = np.maximum(peers.sum(axis=1), 1)
+    behind = (peers & (others[None, :] < total[:, None])).sum(axis=1) / many
+    return np.where(np.isfinite(total), np.exp(-6 * behind) - 0.15, -0.15)
 
 
 def _bounded(shape: Shape) -> Shape:

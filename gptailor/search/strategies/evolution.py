@@ -5,17 +5,16 @@ more, and the last ones on all.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple, final
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from gptailor.search.space.genome import Genome
-from gptailor.search.space.table import Table, canonical
+from gptailor.search.space.hash_random import Key, keys
+from gptailor.search.space.table import Table, canonical, sample
 from gptailor.search.strategies import moves as m
-from gptailor.search.strategies.hash_random import Key, drawn, seeds
 from gptailor.search.strategies.strategy import (
     DRAWN_PER_ASKED,
     Archive,
@@ -36,7 +35,7 @@ class Steps(NamedTuple):
     """What moves look at, and the mean number of moves beyond the first."""
 
     around: m.Neighbourhood
-    more: Float[Array, ""]
+    more: float
 
 
 @final
@@ -53,9 +52,9 @@ class Evolution(Strategy):
     learning: float = 0.3
 
     def _init(self, table: Table, key: Key) -> Steps:
-        return Steps(m.neighbourhood(table), jnp.asarray(0.5))
+        return Steps(m.neighbourhood(table), 0.5)
 
-    def _ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
+    def _ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:
         """First those that go up a stage, then offspring on the lowest."""
         archive, own = state
         found = scalarise(archive.values, weights)
@@ -65,26 +64,26 @@ class Evolution(Strategy):
     def _tell(self, table: Table, state: State, archive: Archive, new: Archive) -> Steps:
         """Steps adapt by how many are better than all at their fidelity."""
         own, former = state.own, state.archive
-        total, before = jnp.sum(new.values, axis=-1), jnp.sum(former.values, axis=-1)
-        peers = (former.fidelity[None, :] == new.fidelity[:, None]) & jnp.isfinite(before)[None, :]
-        best = jnp.min(jnp.where(peers, before[None, :], jnp.inf), axis=1)
-        counts = jnp.any(peers, axis=1)
-        better = jnp.where(counts, (total < best) - _WANTED, 0.0)
-        more = jnp.clip(own.more * jnp.exp(self.learning * jnp.sum(better)), 0.05, self.moves - 1.0)
-        return Steps(own.around, more)
+        total, before = new.values.sum(axis=-1), former.values.sum(axis=-1)
+        peers = (former.fidelity[None, :] == new.fidelity[:, None]) & np.isfinite(before)[None, :]
+        best = np.min(np.where(peers, before[None, :], np.inf), axis=1, initial=np.inf)
+        better = np.where(peers.any(axis=1), (total < best) - _WANTED, 0.0).sum()
+        more = np.clip(own.more * np.exp(self.learning * better), 0.05, self.moves - 1.0)
+        return Steps(own.around, float(more))
 
     def _offspring(
-        self, table: Table, archive: Archive, own: Steps, found: Float[Array, " n"], key: Key
+        self, table: Table, archive: Archive, own: Steps, found: Float[ndarray, " n"], key: Key
     ) -> Genome:
         """New ones of the elite at the highest fidelity there is; of random genomes without one."""
-        random, count, *move = seeds(key, 4)
-        valid = jnp.isfinite(found)
-        full = valid & (archive.fidelity >= jnp.max(jnp.where(valid, archive.fidelity, 0.0)))
-        order = jnp.argsort(jnp.where(full, found, jnp.inf))
-        order = jnp.resize(order[: self.elite], (self.elite,))
-        fresh = drawn(table, random, self.elite)
-        parents = m.where(full[order], m.some_rows(archive.genomes, order), fresh)
+        random, count, *move = keys(key, 4)
+        fresh = sample(table, random, self.elite)
+        valid = np.isfinite(found)
+        highest = np.max(archive.fidelity, where=valid, initial=0.0)
+        full = np.flatnonzero(valid & (archive.fidelity >= highest))
+        best = full[np.argsort(found[full], kind="stable")][: self.elite]
+        fillers = m.some_rows(fresh, np.arange(len(best), self.elite))
+        parents = m.joined_populations(m.some_rows(archive.genomes, best), fillers)
         often = m.step_counts(count, DRAWN_PER_ASKED * self.population, own.more)
         mutants = m.bred(table, own.around, parents, often, (move[0], move[1]), self.moves)
-        mutants = jax.vmap(partial(canonical, table))(m.joined_populations(mutants, fresh))
+        mutants = canonical(table, m.joined_populations(mutants, fresh))
         return newest(archive, mutants, self.population)

@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import final
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
-from gptailor.search.space.table import Table
-from gptailor.search.strategies.hash_random import Key, drawn, seeds
+from gptailor.search.space.hash_random import Key
+from gptailor.search.space.table import Table, sample
 from gptailor.search.strategies.strategy import DRAWN_PER_ASKED, Proposal, State, Strategy, newest
 
 
@@ -19,7 +20,7 @@ class Random(Strategy):
     name: str = "random"
     population: int = 4
 
-    def _ask(self, table: Table, state: State, key: Key, weights: Float[Array, " m"]) -> Proposal:
-        (seed,) = seeds(key, 1)
-        found = drawn(table, seed, DRAWN_PER_ASKED * self.population)
-        return newest(state.archive, found, self.population), jnp.ones(self.population), state.own
+    def _ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:
+        found = sample(table, key, DRAWN_PER_ASKED * self.population)
+        shares = np.ones(self.population, np.float32)
+        return newest(state.archive, found, self.population), shares, state.own
