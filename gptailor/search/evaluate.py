@@ -136,7 +136,11 @@ def starts_of(
             study.note(_REMOVAL, list(removed))
     except ValueError as error:
         raise TailorError(f"the models can't be measured: {error}") from error
-    return Starts(space, known, study.notes.get(_REMOVAL, ()) if "base" in known else (), cheapest)
+    removal = study.notes.get(_REMOVAL, ()) if "base" in known else ()
+    starts = Starts(space, known, removal, cheapest)
+    if starts.said:
+        on_progress(starts.said)
+    return starts
 
 
 def losses(trials: Trials, plans: Sequence[Plan], samples: int) -> list[float]:

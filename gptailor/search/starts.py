@@ -2,7 +2,9 @@
 
 Compositions are the base and each other model alone, uniform merges of all and of two. What is
 dropped of them goes by block influence (ShortGPT, arXiv 2403.03853), as the best contiguous window
-(arXiv 2403.17887), or as greedy removal took it of the base (SLEB, arXiv 2402.09025).
+(arXiv 2403.17887), or as greedy removal took it of the base (SLEB, arXiv 2402.09025). Where a space
+has cuts of several sizes, compositions have one of the middle, and the best of them is tried with
+each size, every cut within the next larger one.
 """
 
 import math
@@ -13,11 +15,20 @@ from itertools import chain, combinations
 from typing import final
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from gptailor.plan.layers import undone
 from gptailor.plan.plan import Drop, Plan
 from gptailor.plan.walk import Subject, sources
+from gptailor.search.cuts import (
+    Contiguous,
+    Cut,
+    Scores,
+    contiguous,
+    cut_words,
+    drops_some,
+    genes_of_cut,
+    nested_cuts,
+)
 from gptailor.search.run.schedule import Start, ToldStart
 from gptailor.search.space.decode import decode, without_unused
 from gptailor.search.space.genome import Bit, Genome, Pick, Real
@@ -31,9 +42,6 @@ _COEFFICIENTS = (("linear", "weight"), ("task_arithmetic", "weight"))
 _PAIRS = 6
 """Uniform merges of two models, at most."""
 
-Scores = Float[np.ndarray, " layers"]
-"""How much each position is to be dropped."""
-
 _MOST_ALONE = 5
 """Models alone that are evaluated in full, at most."""
 _MERGES = 2
@@ -41,7 +49,11 @@ _MERGES = 2
 _WINDOWS = 6.0
 """Evaluations at full fidelity that windows may cost together."""
 _BEST_WINDOWS = 2
-"""Windows that are evaluated in full."""
+"""Windows that are evaluated in full, where all have one size."""
+_SIZES = 4
+"""Sizes of cuts that are evaluated in full, spread over all, where there are several."""
+_OTHER_SIZES = 4.0
+"""Evaluations at full fidelity that the other sizes may cost together."""
 _MAYBE = (1 / 8, 1 / 4)
 """The shares of the positions with `maybe drop` that are dropped, where no number is said."""
 _LEAST = 1 / 16
@@ -80,21 +92,19 @@ def compositions(space: Space) -> list[Composition]:
 
 def wholes(space: Space) -> dict[str, Plan]:
     """The closed plans whose block influence the starting plans go by: nothing is dropped."""
-    if not any(bit.subject.role == "drop" for bit in space.bits):
+    if not drops_some(space) and not any(bit.subject.role == "drop" for bit in space.bits):
         return {}
     found = {one.name: decode(space, composed(space, one)) for one in compositions(space)}
     return {name: undone(plan) for name, plan in found.items()}
 
 
-def composed(space: Space, of: Composition, scores: Scores | None = None, maybe: int = 0) -> Genome:
-    """The space's genome that comes nearest to a composition, canonical.
-
-    Of each set the positions with the highest scores are dropped, and `maybe` of those that may be.
-    """
-    scores = np.zeros(space.layers) if scores is None else scores
-    bits = np.array([_bit(space, bit, of) for bit in space.bits], np.bool_)
-    bits |= dropped(space, scores, maybe)
-    picks = np.array([_pick(pick, of) for pick in space.picks], np.int32)
+def composed(space: Space, of: Composition, cut: Cut | None = None) -> Genome:
+    """The space's genome that comes nearest to a composition, canonical, with a cut, or any."""
+    cut = nested_cuts(space, np.zeros(space.layers))[0] if cut is None else cut
+    dropped, windows = genes_of_cut(space, cut)
+    bits = np.array([_bit(space, bit, of) for bit in space.bits], np.bool_) | dropped
+    found = [windows.get(i, _pick(pick, of)) for i, pick in enumerate(space.picks)]
+    picks = np.array(found, np.int32)
     reals = np.array([_real(real, of) for real in space.reals], np.float32)
     return canonical(space.table, Genome(bits, picks, reals))
 
@@ -145,16 +155,6 @@ def _number(about: Subject, of: Composition) -> float | None:
     return 1.0 if factor else None
 
 
-def dropped(space: Space, scores: Scores, maybe: int) -> Bool[np.ndarray, " b"]:
-    """The bits of the positions with the highest scores, of each set as many as it has."""
-    found = np.zeros(len(space.bits), np.bool_)
-    drops = [(i, bit) for i, bit in enumerate(space.bits) if bit.subject.role == "drop"]
-    for group, count in (*enumerate(map(int, space.table.low)), (-1, maybe)):
-        theirs = [(-float(scores[bit.at]), i) for i, bit in drops if bit.group == group]
-        found[[i for _, i in sorted(theirs)[:count]]] = True
-    return found
-
-
 # ---------------------------------------------------------------------------------- the stages
 
 
@@ -173,7 +173,8 @@ class Starts:
     influence: Mapping[str, Sequence[float]] = field(default_factory=dict)
     removal: Sequence[int] = ()
     cheapest: float = 1.0
-    _made: dict[tuple[str, bytes], Genome] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[tuple[str, Cut], Genome] = field(default_factory=dict, init=False, repr=False)
+    _tried: dict[str, Contiguous] = field(default_factory=dict, init=False, repr=False)
 
     def next(self, told: Sequence[ToldStart]) -> list[Start]:
         """The next stage, given what came of all stages before it, in their order; [] at the end.
@@ -194,15 +195,16 @@ class Starts:
         saves = self._low <= 1 / 2  # all compositions on few samples first
         yield "glances", [self._alone(one, self._low) for one in self._all] if saves else []
         yield "compositions", self._compositions(known["glances"])
-        if not self._size:
+        if not drops_some(self.space):
             yield "maybe", self._maybe(known["compositions"])
             return
         best = self._best(known["compositions"])
-        windows = self._windows(best)
-        tried = [(f"window {self._cut(w)} on {best.name}", w) for w in windows]
-        yield "windows", [self._start(name, best, w, self._low) for name, w in tried]
+        windows = self._windows(best).cuts
+        tried = [(f"window {cut_words(cut)} on {best.name}", cut) for cut in windows]
+        yield "windows", [self._start(name, best, cut, self._low) for name, cut in tried]
         yield "best windows", self._best_windows(best, windows, known["windows"])
         yield "removed", self._removed(best)
+        yield "sizes", self._of_each_size(best)
 
     def _compositions(self, glances: Sequence[ToldStart]) -> list[Start]:
         order = ranked(glances) if glances else range(len(self._all))
@@ -213,49 +215,86 @@ class Starts:
         found = [one for one in self._all if one.name in kept or one in merges]
         return [self._alone(one, 1.0) for one in found]
 
-    def _windows(self, of: Composition) -> list[Scores]:
+    def _windows(self, of: Composition) -> Contiguous:
         """Windows, different ones; where they would cost too much, those of least influence."""
-        found: dict[bytes, Scores] = {}
-        size = self._size
-        positions = np.arange(self.space.layers)
-        for first in range(self.space.layers - size + 1):
-            scores = -np.abs(positions - (first + (size - 1) / 2))
-            found.setdefault(dropped(self.space, scores, 0).tobytes(), scores)
-        kept = self._scores(of)
-        chosen = sorted(found.values(), key=lambda cut: -float(kept[self._dropped(cut)].sum()))
-        chosen = chosen[: int(_WINDOWS / self._low)]
-        return [one for one in found.values() if any(one is other for other in chosen)]
+        if of.name not in self._tried:
+            most = int(_WINDOWS / self._low)
+            self._tried[of.name] = contiguous(self.space, self._scores(of), most)
+        return self._tried[of.name]
 
     def _best_windows(
-        self, best: Composition, windows: Sequence[Scores], told: Sequence[ToldStart]
+        self, best: Composition, windows: Sequence[Cut], told: Sequence[ToldStart]
     ) -> list[Start]:
-        """The best windows in full, and the best one on the base."""
-        order = ranked(told)[:_BEST_WINDOWS] if self._low < 1 else ranked(told)[:1]
-        found = []
-        for n, i in enumerate(order):
-            which = f"window {self._cut(windows[i])}" if n else "best window"
-            found.append(self._start(f"{which} on {best.name}", best, windows[i], 1.0))
+        """The best windows in full, of several sizes those of some, and the best one on the base.
+
+        Where all were in full already, only the best one comes once more by that name.
+        """
+        order = ranked(told)
+        if len(self._sizes) > 1:
+            chosen = _spread(sorted({len(cut) for cut in windows}))
+            order = [next(i for i in order if len(windows[i]) == size) for size in chosen]
+            names = [f"best window of {size}" for size in chosen]
+        else:
+            order = order[: _BEST_WINDOWS if self._low < 1 else 1]
+            names = ["best window", *(f"window {cut_words(windows[i])}" for i in order[1:])]
+        found = [
+            self._start(f"{name} on {best.name}", best, windows[i], 1.0)
+            for i, name in zip(order, names, strict=False)
+        ]
         if best.models != ("base",) and order:
             base = self._all[0]
-            found.append(self._start("best window on base", base, windows[order[0]], 1.0))
+            middle = len(order) // 2 if len(self._sizes) > 1 else 0
+            found.append(self._start(f"{names[middle]} on base", base, windows[order[middle]], 1.0))
         return found
 
     def _removed(self, best: Composition) -> list[Start]:
         if not self.removal:
             return []
-        scores = np.full(self.space.layers, -np.inf)
-        scores[list(self.removal)] = -np.arange(len(self.removal), dtype=np.float64)
+        cut = self._of_middle(nested_cuts(self.space, self._by_removal(best)))
         both = dict.fromkeys([self._all[0], best])
-        return [self._start(f"greedy removal on {one.name}", one, scores, 1.0) for one in both]
+        return [self._start(f"greedy removal on {one.name}", one, cut, 1.0) for one in both]
+
+    def _of_each_size(self, best: Composition) -> list[Start]:
+        """The best composition with nested cuts of all sizes, some of them in full.
+
+        Where the others would cost too much on few samples, the first ones come.
+        """
+        by = "greedy removal" if self.removal else "block influence"
+        scores = self._by_removal(best) if self.removal else self._scores(best)
+        cuts = nested_cuts(self.space, scores)
+        full, others = _spread([len(cut) for cut in cuts]), int(_OTHER_SIZES / self._low)
+        found = []
+        for cut in cuts if len(cuts) > 1 else ():
+            in_full = len(cut) in full
+            others -= not in_full
+            if cut != self._of_middle(cuts) and (in_full or others >= 0):
+                layers = f"{len(cut)} layer{'s' * (len(cut) != 1)}"
+                name = f"{by} on {best.name}, {layers}" if cut else f"{best.name}, nothing dropped"
+                found.append(self._start(name, best, cut, 1.0 if in_full else self._low))
+        return found
+
+    def _by_removal(self, best: Composition) -> Scores:
+        """Scores by which what greedy removal took first is dropped first, then by influence."""
+        scores = self._scores(best) - 1e9
+        scores[list(self.removal)] = -np.arange(len(self.removal), dtype=np.float64)
+        return scores
 
     def _maybe(self, told: Sequence[ToldStart]) -> list[Start]:
         """The best composition without some of the layers that may be dropped."""
-        most = sum(bit.subject.role == "drop" for bit in self.space.bits)
         best = self._best(told)
-        counts = dict.fromkeys(max(1, round(share * most)) for share in _MAYBE) if most else {}
-        names = {count: f"block influence on {best.name}, {count} layers" for count in counts}
-        genomes = (composed(self.space, best, self._scores(best), count) for count in names)
-        return [Start(name, one, 1.0) for name, one in zip(names.values(), genomes, strict=True)]
+        scores = self._scores(best)
+        places = {bit.at for bit in self.space.bits if bit.subject.role == "drop"}
+        order = sorted(places, key=lambda at: (-float(scores[at]), at))
+        counts = dict.fromkeys(max(1, round(share * len(order))) for share in _MAYBE if order)
+        return [
+            self._start(
+                f"block influence on {best.name}, {count} layers",
+                best,
+                tuple(sorted(order[:count])),
+                1.0,
+            )
+            for count in counts
+        ]
 
     # -------------------------------------------------------------------------------- what they use
 
@@ -263,9 +302,18 @@ class Starts:
     def _all(self) -> list[Composition]:
         return compositions(self.space)
 
-    @property
-    def _size(self) -> int:
-        return int(sum(self.space.table.low))
+    @cached_property
+    def _sizes(self) -> list[int]:
+        return [len(cut) for cut in nested_cuts(self.space, np.zeros(self.space.layers))]
+
+    @cached_property
+    def said(self) -> str:
+        """What is left out for what it would cost; "" where nothing is."""
+        windows = self._windows(self._all[0])
+        if not windows.left_out:
+            return ""
+        tried = len(windows.cuts)
+        return f"{tried} of {tried + windows.left_out} windows are tried, by least block influence"
 
     @property
     def _low(self) -> float:
@@ -276,16 +324,20 @@ class Starts:
         return next(one for one in self._all if self._said(one) == name)
 
     def _said(self, of: Composition) -> str:
-        return f"block influence on {of.name}" if self._size else of.name
+        return f"block influence on {of.name}" if drops_some(self.space) else of.name
 
     def _alone(self, of: Composition, share: float) -> Start:
-        return self._start(self._said(of), of, self._scores(of), share)
+        cut = self._of_middle(nested_cuts(self.space, self._scores(of)))
+        return self._start(self._said(of), of, cut, share)
 
-    def _start(self, name: str, of: Composition, scores: Scores, share: float) -> Start:
-        key = of.name, dropped(self.space, scores, 0).tobytes()
+    def _start(self, name: str, of: Composition, cut: Cut, share: float) -> Start:
+        key = of.name, cut
         if key not in self._made:
-            self._made[key] = composed(self.space, of, scores)
+            self._made[key] = composed(self.space, of, cut)
         return Start(name, self._made[key], share)
+
+    def _of_middle(self, cuts: Sequence[Cut]) -> Cut:
+        return cuts[len(cuts) // 2]
 
     def _scores(self, of: Composition) -> Scores:
         influence = self.influence.get(of.name, self.influence.get("base"))
@@ -294,15 +346,12 @@ class Starts:
             influence = [abs(position - middle) for position in range(self.space.layers)]
         return np.array([-one for one in influence], np.float64)
 
-    def _dropped(self, scores: Scores) -> list[int]:
-        on = dropped(self.space, scores, 0)
-        return sorted(bit.at for bit, yes in zip(self.space.bits, on, strict=True) if yes)
 
-    def _cut(self, scores: Scores) -> str:
-        at = self._dropped(scores)
-        if len(at) > 1 and at[-1] - at[0] == len(at) - 1:
-            return f"L{at[0]}..L{at[-1]}"
-        return ", ".join(f"L{position}" for position in at)
+def _spread(sizes: Sequence[int]) -> list[int]:
+    """Some of the sizes: both ends, and what lies evenly between."""
+    if len(sizes) <= _SIZES:
+        return list(sizes)
+    return [sizes[round(share * (len(sizes) - 1))] for share in np.linspace(0, 1, _SIZES)]
 
 
 def ranked(told: Sequence[ToldStart]) -> list[int]:
@@ -322,9 +371,9 @@ def ranked(told: Sequence[ToldStart]) -> list[int]:
 def candidates(space: Space, cheapest: float) -> int:
     """Layers that each round of greedy removal tries; 0 where that would cost too much.
 
-    All rounds together cost this many times `cheapest` times the number of dropped layers.
+    All rounds together cost this many times `cheapest` times the most layers that sets drop.
     """
-    size = int(sum(space.table.low))
+    size = int(sum(space.table.high))
     found = min(_CANDIDATES, int(_COST / (size * max(cheapest, _LEAST)))) if size else 0
     return found if found > 1 else 0
 
@@ -343,7 +392,7 @@ def greedy_removal(
     plans have fewer layers dropped than the space allows, so that these are no trials of it.
     """
     sets = {bit.at: bit.group for bit in space.bits if bit.group >= 0}
-    room = [int(size) for size in space.table.low]
+    room = [int(size) for size in space.table.high]
     width = candidates(space, cheapest)
     taken: list[int] = []
     while width and sum(room):

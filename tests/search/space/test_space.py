@@ -12,8 +12,9 @@ from gptailor import loads
 from gptailor.checks.plan import check_alone
 from gptailor.lang.format import format_plan
 from gptailor.plan.faults import errors
-from gptailor.plan.plan import Plan
-from gptailor.plan.walk import open_choices
+from gptailor.plan.plan import CountRange, Plan, count_ends
+from gptailor.plan.walk import drops_by_choice, open_choices
+from gptailor.plan.windows import windows_of
 from gptailor.search.space.decode import decode
 from gptailor.search.space.encode import encode, shortest_form
 from gptailor.search.space.genome import Active, Genome
@@ -34,6 +35,27 @@ SPACES = {
         8,
     ),
     "bits": ("drop any 2 of L1..L6", 8),
+    "counts": (
+        "drop any 1..3 of L0..L3\ndrop any 2 of L4..L6\n"
+        "L1..L4 from any of math, code by task_arithmetic(0.0..1.0)",
+        8,
+    ),
+    "maybe some": (
+        "maybe drop any 1..2 of L0..L2\nmaybe drop L3\nL1 from one of base, math\n"
+        'bridge L2 on "t" ridge 0.1..1.0',
+        4,
+    ),
+    "window": (
+        "drop window 2..3 of L0..L3, L5..L7\nL2..L6 from one of base, math\n"
+        'bridge L4 on "t" ridge 0.1..1.0',
+        9,
+    ),
+    "windows": (
+        "maybe drop window 1..2 of L0..L2\ndrop window 2 of L3..L5\nmaybe drop any 1 of L6..L7\n"
+        'maybe scale L4 by 0.5..2.0\nheal L0, L4 on "t"',
+        9,
+    ),
+    "all but a window": ("drop window 1..3 of L0..L3\nmaybe drop L4", 5),
     "real": ("scale L2 by 0.5..2.0", 4),
     "logarithm": ('drop L2\nbridge on "t" ridge 0.0001..1.0', 4),
     "pick": ("L1 from one of base, math", 4),
@@ -132,10 +154,12 @@ def changes(space: Space, genome: Genome, says: Active) -> Iterator[Change]:
         other[i] = not other[i]
         if bit.group >= 0:
             mates = [j for j, one in enumerate(space.bits) if one.group == bit.group]
-            swap = next((j for j in mates if bits[j] != bits[i]), None)
-            if swap is None:
-                continue
-            other[swap] = not other[swap]
+            low, high = space.table.low[bit.group], space.table.high[bit.group]
+            if not low <= other[mates].sum() <= high:
+                swap = next((j for j in mates if bits[j] != bits[i]), None)
+                if swap is None:
+                    continue
+                other[swap] = not other[swap]
         yield Change(Genome(other, picks, reals), bool(says.bits[i]))
     for i, pick in enumerate(space.picks):
         other = picks.copy()
@@ -195,13 +219,14 @@ def test_every_genome_is_a_plan_that_its_active_genes_say(name: str) -> None:
 @given(plan=strategies.plans(), seed=st.integers(0, 2**31 - 1), beyond=st.sampled_from([1, 2, 50]))
 def test_of_any_plan(plan: Plan, seed: int, beyond: int) -> None:
     named = [entry.position for entry in (*plan.layers, *plan.drops, *plan.scales)]
-    named += [position for choice in plan.drop_any for position in choice.among]
+    named += [position for _, choice in drops_by_choice(plan) for position in choice.among]
     named += [bridge.after for bridge in plan.bridges if bridge.after is not None]
     named += plan.heal.layers if plan.heal is not None else ()
     layers = max(named, default=0) + beyond
     plan = shallow(plan, layers)
     gone = {drop.position for drop in plan.drops if not drop.maybe}
-    assume(len(gone) + sum(choice.count for choice in plan.drop_any) < layers)
+    chosen = sum(count_ends(choice.count)[1] for _, choice in drops_by_choice(plan))
+    assume(len(gone) + chosen < layers)
     if not open_choices(plan):
         with pytest.raises(SpaceError, match="nothing open"):
             space_of(plan, layers)
@@ -253,6 +278,72 @@ def test_samples_are_uniform_and_of_the_right_size() -> None:
     dropped = sample(one.table, key_of(3), 4000).bits[:, :8]
     assert (dropped.sum(1) == 3).all()
     assert np.abs(dropped.mean(0) - 3 / 8).max() < 0.03
+
+
+def test_samples_of_counts_have_each_size_alike() -> None:
+    one = space("counts")
+    keys = jax.random.split(jax.random.key(3), 3000)
+    population = jax.vmap(lambda key: sample(one.table, key))(keys)
+    sizes = np.asarray(population.bits)[:, :4].sum(1)
+    assert np.abs(np.bincount(sizes, minlength=5) / 3000 - [0, 1 / 3, 1 / 3, 1 / 3, 0]).max() < 0.03
+    assert (np.asarray(population.bits)[:, 4:7].sum(1) == 2).all()
+
+
+def test_exact_without_sizes_keeps_to_what_a_set_may_have() -> None:
+    one = space_of(loads(HEAD + "drop any 1..2 of L0..L3"), 10)
+
+    def taken(*scores: float) -> list[int]:
+        return np.asarray(exact(one.table, jnp.asarray(scores))).astype(int).tolist()
+
+    assert taken(0.1, 0.9, -1.0, 0.5) == [0, 1, 0, 1], "of three no more than two"
+    assert taken(-0.1, -0.9, -1.0, -0.5) == [1, 0, 0, 0], "no fewer than one"
+    assert taken(0.1, -0.9, -1.0, -0.5) == [1, 0, 0, 0]
+    sized = exact(one.table, jnp.asarray([-3.0, -1.0, -2.0, -4.0]), jnp.asarray([2]))
+    assert np.asarray(sized).tolist() == [0, 1, 1, 0]
+
+
+def windows_by_hand(low: int, high: int, among: set[int]) -> set[frozenset[int]]:
+    """Each set of neighbours of so many positions, found by trying all ends."""
+    ends = range(max(among) + 2)
+    found = (frozenset(range(a, b)) for a in ends for b in ends if a < b)
+    return {window for window in found if low <= len(window) <= high and window <= among}
+
+
+@given(st.sets(st.integers(0, 11), min_size=1), st.integers(1, 12), st.integers(0, 3))
+def test_windows_are_all_sets_of_neighbours(among: set[int], low: int, more: int) -> None:
+    count = low if more == 0 else CountRange(between=(low, low + more))
+    found = list(windows_of(count, sorted(among)))
+    sets = {frozenset(range(first, last + 1)) for first, last in found}
+    assert len(sets) == len(found)
+    assert sets == windows_by_hand(low, low + more, among)
+
+
+def test_a_window_is_one_gene_whose_features_are_its_drops() -> None:
+    one = space_of(loads(HEAD + "drop window 2..4 of L1..L6"), 8)
+    assert one.size == 1
+    assert one.names == ("drop window L1..L6",)
+    [pick] = one.picks
+    assert pick.labels[:2] == ("L1..L2", "L2..L3")
+    assert len(pick.options) == 5 + 4 + 3
+    assert one.table.at_features.tolist() == [1, 2, 3, 4, 5, 6]
+    value = pick.labels.index("L3..L5")
+    genome = one.table.defaults._replace(picks=np.array([value], np.int32))
+    assert np.asarray(features(one.table, genome)).tolist() == [0, 0, 1, 1, 1, 0]
+    assert format_plan(decode(one, genome)).endswith("drop L3..L5\n")
+    beside = {pick.labels[v] for v in one.table.beside[value] if v >= 0}
+    assert beside == {"L2..L4", "L4..L6", "L2..L5", "L3..L6", "L4..L5", "L3..L4"}
+
+
+def test_a_plan_whose_drops_are_no_window_is_refused() -> None:
+    one = space_of(loads(HEAD + "drop window 2..3 of L1..L4, L6..L8"), 9)
+    for drops in ("L1", "L1, L3", "L1..L4", "L4, L6", "L1..L2, L7..L8"):
+        with pytest.raises(SpaceError, match="its drops can't be had"):
+            encode(one, loads(HEAD + f"drop {drops}"))
+    counted = space_of(loads(HEAD + "maybe drop any 2..3 of L1..L4"), 9)
+    for drops in ("L1", "L1..L4", "L2..L3, L6"):
+        with pytest.raises(SpaceError, match="its drops can't be had"):
+            encode(counted, loads(HEAD + f"drop {drops}"))
+    assert not decode(counted, encode(counted, loads(HEAD))).drops
 
 
 def test_exact_takes_the_highest_of_each_set() -> None:
