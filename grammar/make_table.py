@@ -11,6 +11,8 @@ from gptailor.lang import parse
 TABLE = Path(parse.__file__).with_name("tailor.json")
 
 if __name__ == "__main__":
+    if not TABLE.samefile(Path(__file__).parents[1] / "gptailor" / "lang" / TABLE.name):
+        raise SystemExit(f"this would write '{TABLE}', of another copy: set PYTHONPATH=.")
     made = parse.parser_from_grammar(*parse.STARTS)
     data, memo = made.memo_serialize([TerminalDef, Rule])
     for name in ("transformer", "postlex", "lexer_callbacks", "edit_terminals", "_plugins"):

@@ -71,6 +71,7 @@ STRANGERS: dict[str, str] = {
     "qwen": "qwen2",  # another architecture
     "mixed": "gemma3_text",  # layers of two kinds
     "deep": "deepseek_v3",  # a dense layer first, sparse ones after it
+    "scalar": "gemma4_text",  # a number on each layer's output
     "joint": "cohere",  # both branches of a layer read one norm's output
 }
 """Models of other families."""

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gptailor.plan.plan import Curve, LayerOf, Merge, MethodCall, Named, Plan, Recipe, Take
+from gptailor.plan.plan import Curve, LayerOf, Merge, MethodCall, Named, Plan, Recipe, Repeat, Take
 from gptailor.plan.registry import METHODS
 from tests.merging import merge_tensors
 
@@ -199,7 +199,7 @@ def layers(plan: Plan, base: Tensors) -> list[tuple[int | None, Levels, float]]:
     count = 1 + max(int(name.split(".")[2]) for name in base if name.startswith("model.layers."))
     found: list[tuple[int | None, Levels, float]] = []
     divisor = 1.0
-    for position in range(count):
+    for position in walked(plan, count):
         levels = [
             {part: plain(plan, recipe, position, (0, count - 1)) for part, recipe in said.items()}
             for said in highest_first(plan, position)
@@ -209,6 +209,21 @@ def layers(plan: Plan, base: Tensors) -> list[tuple[int | None, Levels, float]]:
             factors = [s.factor for s in plan.scales if s.position == position]
             divisor *= math.prod(number(valued(plan, f, position, (0, 1))) for f in factors)
     return found
+
+
+def walked(plan: Plan, count: int) -> Iterator[int]:
+    """The positions that a hidden state comes by, those of a block several times."""
+    position = 0
+    while position < count:
+        block = next(
+            (b for b in plan.repeats if isinstance(b, Repeat) and b.first == position), None
+        )
+        last = position if block is None else block.last
+        times = 0 if block is None else block.times
+        assert isinstance(times, int)
+        for _ in range(1 + times):
+            yield from range(position, last + 1)
+        position = last + 1
 
 
 def make(recipe: Recipe, models: Mapping[str, Tensors], name: Any, place: str) -> Tensor:

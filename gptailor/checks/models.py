@@ -17,8 +17,9 @@ from gptailor.checks.ends import the_ends_are_meant
 from gptailor.checks.layers import FITTING, SMALL, VISION
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Hit, Place, errors, joined_faults, listed, locate
-from gptailor.plan.plan import Drop, Layer, Plan, Scale, count_ends
+from gptailor.plan.plan import Drop, Layer, Plan, Repeat, Scale, count_ends
 from gptailor.plan.walk import drops_by_choice, layer_recipes, named_models
+from gptailor.plan.windows import stretch_of
 from gptailor.plan.wishes import compared_models
 from gptailor.plan.written import idle_others, said_place
 from gptailor.program.sources import Checked, needs_base
@@ -48,10 +49,7 @@ def _against(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
         from gptailor.checks.bridges import BRIDGING  # noqa: PLC0415 (few plans have one)
 
         fitting += BRIDGING
-    if plan.heal is not None:
-        from gptailor.checks.heal import HEALING  # noqa: PLC0415 (few plans are healed)
-
-        fitting += HEALING
+    fitting += _of_rare_statements(plan)
     fitting += VISION if checked.base.layout.wrapped else ()
     if plan.tokenizer == "union":
         from gptailor.checks.tokenizer import UNITED  # noqa: PLC0415 (few plans have one)
@@ -65,6 +63,19 @@ def _against(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
         if not errors(faults):
             faults += locate((f for rule in rules for f in rule(checked)), plan.origin)
     return faults
+
+
+def _of_rare_statements(plan: Plan) -> tuple[Callable[[Checked], Iterable[Fault]], ...]:
+    found: tuple[Callable[[Checked], Iterable[Fault]], ...] = ()
+    if plan.repeats:
+        from gptailor.checks.repeats import AGAIN  # noqa: PLC0415 (few plans repeat)
+
+        found += AGAIN
+    if plan.heal is not None:
+        from gptailor.checks.heal import HEALING  # noqa: PLC0415 (few plans are healed)
+
+        found += HEALING
+    return found
 
 
 # ------------------------------------------------------------------------------------------- rules
@@ -96,15 +107,24 @@ def every_position_exists(checked: Checked) -> Iterator[Fault]:
     for name, entries in placed:
         hits = [Hit(e.position, (name, i)) for i, e in enumerate(entries) if e.position >= count]
         yield from joined_faults(plan.origin, hits, beyond)
-    for at, choice in drops_by_choice(plan):
-        if choice.among and choice.among[-1] >= count:
-            yield replace(beyond(f"L{choice.among[-1]}", False), at=(*at, "among"))
-    for i, bridge in enumerate(plan.bridges):
-        if bridge.after is not None and bridge.after >= count:
-            yield replace(beyond(f"L{bridge.after}", False), at=("bridges", i, "after"))
+    for last, at in _named_last(plan):
+        if last >= count:
+            yield replace(beyond(f"L{last}", False), at=at)
     learning = enumerate(plan.heal.layers if plan.heal is not None else ())
     hits = [Hit(position, ("heal", "layers", i)) for i, position in learning if position >= count]
     yield from joined_faults(plan.origin, hits, beyond)
+
+
+def _named_last(plan: Plan) -> Iterator[tuple[int, Place]]:
+    """The last position that each statement names that isn't a list of entries, and its place."""
+    for at, choice in drops_by_choice(plan):
+        yield max(choice.among, default=0), (*at, "among")
+    for i, repeat in enumerate(plan.repeats):
+        name = "last" if isinstance(repeat, Repeat) else "among"
+        yield stretch_of(repeat)[1], ("repeats", i, name)
+    for i, bridge in enumerate(plan.bridges):
+        if bridge.after is not None:
+            yield bridge.after, ("bridges", i, "after")
 
 
 def every_source_layer_exists(checked: Checked) -> Iterator[Fault]:

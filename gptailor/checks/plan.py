@@ -71,6 +71,17 @@ def _rules(plan: Plan, *, whole: bool, written: bool) -> tuple[PlanRule, ...]:
         from gptailor.checks.language import SAYABLE  # noqa: PLC0415 (a text keeps them)
 
         rules += SAYABLE
+    rules += _of_moving_layers(plan)
+    if plan.search is not None or plan.bridges:
+        from gptailor.checks.search import SEARCHING  # noqa: PLC0415 (few plans have either)
+
+        rules += SEARCHING
+    return rules
+
+
+def _of_moving_layers(plan: Plan) -> tuple[PlanRule, ...]:
+    """The rules of choices of drops, of healing and of blocks that come again."""
+    rules: tuple[PlanRule, ...] = ()
     if plan.drop_any or plan.windows:
         from gptailor.checks.drops import DROPPING  # noqa: PLC0415 (few plans drop by choice)
 
@@ -79,10 +90,10 @@ def _rules(plan: Plan, *, whole: bool, written: bool) -> tuple[PlanRule, ...]:
         from gptailor.checks.heal import ALONE  # noqa: PLC0415 (few plans are healed)
 
         rules += ALONE
-    if plan.search is not None or plan.bridges:
-        from gptailor.checks.search import SEARCHING  # noqa: PLC0415 (few plans have either)
+    if plan.repeats:
+        from gptailor.checks.repeats import REPEATING  # noqa: PLC0415 (few plans repeat)
 
-        rules += SEARCHING
+        rules += REPEATING
     return rules
 
 
@@ -256,7 +267,7 @@ def overlay_or_stack(plan: Plan) -> Iterator[Fault]:
     """A plan has overlay statements or a stack."""
     if plan.stack is None:
         return
-    names = ("layers", "others", "drops", "drop_any", "windows", "scales", "bridges")
+    names = ("layers", "others", "drops", "drop_any", "windows", "repeats", "scales", "bridges")
     first: Place | None = next(((name, 0) for name in names if getattr(plan, name)), None)
     first = ("whole",) if first is None and plan.whole is not None else first
     if first is not None:

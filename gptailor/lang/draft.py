@@ -30,6 +30,7 @@ _LISTS: dict[str, tuple[Place, Callable[[Any], Any] | None]] = {
     "drops": (("drops",), p.normal_order),
     "drop_any": (("drop_any",), p.normal_order),
     "windows": (("windows",), p.normal_order),
+    "repeats": (("repeats",), p.normal_order),
     "scales": (("scales",), p.normal_order),
     "bridges": (("bridges",), p.normal_order),
     "items": (("stack", "items"), None),
@@ -264,7 +265,7 @@ def _curve(draft: Draft, node: tree.Curving) -> p.Curve | None:
         draft.fault("P301", message, node.name.span, help_)
         return None
     knots = [knot for knot in (_knot(draft, one) for one in node.knots) if knot is not None]
-    over = None if node.over is None else _stretch(draft, node.over)
+    over = None if node.over is None else stretch(draft, node.over)
     if len(knots) < len(node.knots) or (over is None) != (node.over is None):
         return None
     return p.built(p.Curve, curve=tuple(knots), over=over)
@@ -279,7 +280,8 @@ def _knot(draft: Draft, node: tree.Numeral | tree.Word) -> p.Number | p.Named | 
     return value if isinstance(value, int | float | p.Named) else None
 
 
-def _stretch(draft: Draft, node: tree.Range) -> tuple[int, int] | None:
+def stretch(draft: Draft, node: tree.Range) -> tuple[int, int] | None:
+    """The first and the last layer of a range; None, with a fault, if it isn't one."""
     first, last = node.first.number, node.last.number
     if not all(is_a_layer(draft, word) for word in (node.first, node.last)):
         return None

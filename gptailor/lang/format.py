@@ -21,6 +21,7 @@ from gptailor.lang.words import (
     objective_words,
     others_words,
     range_words,
+    repeat_words,
     requirement_words,
     rest_words,
     scale_words,
@@ -204,6 +205,9 @@ def _change_lines(plan: p.Plan, joined: _Joined) -> Iterator[_Line]:
     for _, choice in drops_by_choice(plan):
         key = (1 if isinstance(choice, p.DropAny) else 2, min(choice.among, default=0))
         yield _Line("changes", key, mark_words(choice) + some_dropped_words(choice))
+    for repeat in plan.repeats:
+        words = mark_words(repeat) + repeat_words(repeat)
+        yield _Line("changes", (3, p.normal_order(repeat)), words)
     for group in joined(plan.scales):
         yield _Line("changes", (4, group[0].position), mark_words(group[0]) + scale_words(group))
     for bridge in plan.bridges:

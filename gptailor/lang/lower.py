@@ -209,6 +209,41 @@ def _drop_some(
             draft.add("windows", p.built(p.DropWindow, **said), spans)
 
 
+def _repeat(draft: d.Draft, statement: tree.Statement, body: tree.Repeating) -> None:
+    block = d.stretch(draft, body.block)
+    times = _times(draft, statement, body)
+    if block is not None and times is not None:
+        marks = {"maybe": statement.maybe is not None}
+        entry = p.built(p.Repeat, first=block[0], last=block[1], times=times, **marks)
+        spans = _spans(statement.span, maybe=statement.maybe, times=body.times)
+        ends = {("first",): body.block.first.span, ("last",): body.block.last.span}
+        draft.add("repeats", entry, spans | ends)
+
+
+def _repeat_window(draft: d.Draft, statement: tree.Statement, body: tree.RepeatingWindow) -> None:
+    target = d.positions_of(draft, body.layers)
+    count = d.count_of(draft, body.count, "how many layers come again")
+    times = _times(draft, statement, body)
+    if target is not None and count is not None and times is not None:
+        among = tuple(sorted(target.numbers))
+        marks = {"maybe": statement.maybe is not None}
+        entry = p.built(p.RepeatWindow, count=count, among=among, times=times, **marks)
+        spans = _spans(statement.span, maybe=statement.maybe, count=body.count,
+                       among=body.layers, times=body.times)  # fmt: skip
+        draft.add("repeats", entry, spans)
+
+
+def _times(
+    draft: d.Draft, statement: tree.Statement, body: tree.Repeating | tree.RepeatingWindow
+) -> p.Count | None:
+    """How often the block comes again."""
+    if statement.tied is not None:
+        draft.fault("P506", "'tied' doesn't go with 'repeat'", statement.tied.span,
+                    "a block is one choice anyway")  # fmt: skip
+    what = "how often layers come again"
+    return 1 if body.times is None else d.count_of(draft, body.times, what)
+
+
 def _scale(draft: d.Draft, statement: tree.Statement, body: tree.Scaling) -> None:
     target = d.positions_of(draft, body.layers, whole="'scale'")
     factor = d.value_of(draft, body.factor)
@@ -375,6 +410,8 @@ _LOWER: dict[type, Callable[[d.Draft, tree.Statement, Any], None]] = {
     tree.Dropping: _drop,
     tree.DroppingAny: _drop_some,
     tree.DroppingWindow: _drop_some,
+    tree.Repeating: _repeat,
+    tree.RepeatingWindow: _repeat_window,
     tree.Scaling: _scale,
     tree.Bridging: _bridge,
     tree.HealNode: _heal,

@@ -288,6 +288,23 @@ class DroppingWindow(TreeNode):
 
 
 @final
+class Repeating(TreeNode):
+    """`repeat L14..L17 times 2`."""
+
+    block: Range
+    times: Fixed | Between | None
+
+
+@final
+class RepeatingWindow(TreeNode):
+    """`repeat window 3..8 of L10..L30 times 1..2`."""
+
+    count: Fixed | Between
+    layers: Layers
+    times: Fixed | Between | None
+
+
+@final
 class Scaling(TreeNode):
     """`scale L12 by 0.9`."""
 

@@ -210,6 +210,15 @@ def some_dropped_words(entry: p.DropAny | p.DropWindow) -> str:
     return f"drop {what} {p.count_text(entry.count)} of {range_words(entry.among)}"
 
 
+def repeat_words(entry: p.Repeat | p.RepeatWindow) -> str:
+    """`repeat L14..L17 times 2`, `repeat window 3..8 of L10..L30`."""
+    times = "" if entry.times == 1 else f" times {p.count_text(entry.times)}"
+    if isinstance(entry, p.RepeatWindow):
+        return f"repeat window {p.count_text(entry.count)} of {range_words(entry.among)}{times}"
+    end = f"..L{entry.last}" if entry.last != entry.first else ""
+    return f"repeat L{entry.first}{end}{times}"
+
+
 def bridge_words(entry: p.Bridge) -> str:
     """`bridge L11 on "text" tokens 65536 ridge 0.1`."""
     after = f"L{entry.after} " if entry.after is not None else ""

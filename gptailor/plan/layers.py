@@ -6,7 +6,7 @@ from typing import Literal, final
 
 from gptailor.plan.faults import Place
 from gptailor.plan.parts import BRANCHES, Branch, holds, may_overlap, rank
-from gptailor.plan.plan import LayerBelow, LayerOf, Plan, Recipe, Take, Value
+from gptailor.plan.plan import LayerBelow, LayerOf, Plan, Recipe, Repeat, Take, Value
 from gptailor.plan.registry import (
     BRIDGE_RIDGE,
     BRIDGE_TOKENS,
@@ -61,7 +61,8 @@ class Slot:
     `made` has the whole layer (None), both branches or all three, then finer parts, which win over
     coarser ones. `divisor` is the product of the scales of the layers before it, by which its
     residual branches' outputs are divided. `bridged` says that it is dropped and a bridge closes
-    the gap, `healed` that `heal` names it as one that learns.
+    the gap, `healed` that `heal` names it as one that learns. `run` counts the runs of a block that
+    comes again, from 0.
     """
 
     position: int | None
@@ -72,6 +73,7 @@ class Slot:
     bridged: bool = False
     healed: bool = False
     decided: tuple[Decided, ...] = ()
+    run: int = 0
 
     def part(self, part: Branch) -> Made:
         """What a branch is made of but for finer parts: its own recipe, or the whole layer's."""
@@ -131,7 +133,8 @@ def slots(plan: Plan, count: int) -> list[Slot]:
         scale = scales.get(position) if dropped != "yes" else None
         if dropped != "yes":
             bridged = bridge_over(plan, position) is not None
-        over, learns = bridged and dropped == "yes", position in healed and dropped != "yes"
+        over = bridged and dropped == "yes" and block_of(plan, position) is None
+        learns = position in healed and dropped != "yes"
         found.append(Slot(position, made_of, dropped, scale, divisor, over, learns, tuple(there)))
         divisor *= scale if isinstance(scale, int | float) else 1.0
     return found
@@ -139,7 +142,40 @@ def slots(plan: Plan, count: int) -> list[Slot]:
 
 def kept(plan: Plan, count: int) -> list[Slot]:
     """The output's layers of a closed plan, in order."""
-    return [slot for slot in slots(plan, count) if slot.dropped == "no"]
+    return repeated(plan, [slot for slot in slots(plan, count) if slot.dropped == "no"])
+
+
+def blocks(plan: Plan) -> list[Repeat]:
+    """The blocks that come again whatever the plan's choices come to, in order."""
+    said = (one for one in plan.repeats if isinstance(one, Repeat) and isinstance(one.times, int))
+    return [one for one in said if not one.maybe]
+
+
+def repeated(plan: Plan, there: Sequence[Slot]) -> list[Slot]:
+    """The slots that are there, and after the last one of each block its slots again.
+
+    A hidden state goes through the scales of a block in every run of it.
+    """
+    found = list(there)
+    for block in blocks(plan):
+        positions = range(block.first, block.last + 1)
+        inside = [i for i, slot in enumerate(found) if slot.position in positions]
+        times = block.times if isinstance(block.times, int) else 0
+        again = [replace(found[i], run=run + 1) for run in range(times) for i in inside]
+        end = inside[-1] + 1 if inside else 0
+        found[end:end] = again
+    divisor = 1.0
+    for i, slot in enumerate(found if plan.repeats and plan.scales else ()):
+        found[i] = replace(slot, divisor=divisor)
+        divisor *= slot.scale if isinstance(slot.scale, int | float) else 1.0
+    return found
+
+
+def block_of(plan: Plan, position: int | None) -> Repeat | None:
+    """The block that a position comes again in."""
+    if position is None:
+        return None
+    return next((one for one in blocks(plan) if one.first <= position <= one.last), None)
 
 
 @final
@@ -148,13 +184,16 @@ class Gap:
     """Positions that a closed plan drops between two that stay, and the bridge over them.
 
     `after` is the last kept position before them, `until` the next kept one (the base's number of
-    layers: the final norm), `index` the output's layer that `after` became. `on` is the text as the
-    plan names it, `at` the bridge's place in the plan.
+    layers: the final norm), `index` the output's layer that `after` became. `start` and `end` are
+    the numbers that both layers have where nothing is dropped, which are their positions unless
+    layers come again. `on` is the text as the plan names it, `at` the bridge's place in the plan.
     """
 
     after: int
     until: int
     index: int
+    start: int
+    end: int
     on: str
     tokens: int
     ridge: float
@@ -171,19 +210,33 @@ def gaps(plan: Plan, count: int) -> list[Gap]:
     if plan.stack is not None or not plan.bridges:
         return []
     plan = written_out(plan, count)
-    positions = [slot.position for slot in kept(plan, count) if slot.position is not None]
+    left = kept(plan, count)
+    numbers = [*undone_numbers(plan, count), len(kept(undone(plan), count))]
+    positions = [slot.position for slot in left if slot.position is not None]
     found = []
     for index, (after, until) in enumerate(zip(positions, [*positions[1:], count], strict=True)):
         i = bridge_over(plan, after)
-        if until != after + 1 and i is not None:
+        block = block_of(plan, after)
+        inside = block is not None and block == block_of(plan, until)
+        if until != after + 1 and i is not None and not inside:
             bridge = plan.bridges[i]
             tokens = BRIDGE_TOKENS if bridge.tokens is None else bridge.tokens
             ridge = BRIDGE_RIDGE if bridge.ridge is None else bridge.ridge
             assert isinstance(tokens, int), "an open plan"
             assert isinstance(ridge, int | float), "an open plan"
             at: Place = ("bridges", i)
-            found.append(Gap(after, until, index, bridge.on, tokens, float(ridge), at))
+            start, end = numbers[index : index + 2]
+            found.append(Gap(after, until, index, start, end, bridge.on, tokens, float(ridge), at))
     return found
+
+
+def undone_numbers(plan: Plan, count: int) -> list[int]:
+    """Of each layer of a closed plan's output, its number where nothing is dropped."""
+    if not plan.repeats:
+        return [slot.position or 0 for slot in kept(plan, count)]
+    all_of_it = kept(undone(plan), count)
+    numbers = {(slot.position, slot.run): number for number, slot in enumerate(all_of_it)}
+    return [numbers[slot.position, slot.run] for slot in kept(plan, count)]
 
 
 def bridge_over(plan: Plan, after: int | None) -> int | None:
@@ -228,7 +281,7 @@ def healing(plan: Plan, count: int) -> Healing | None:
     left = kept(plan, count)
     teacher = "base" if heal.teacher is None and plan.stack is not None else heal.teacher
     learning = [i for i, slot in enumerate(left) if not heal.layers or slot.position in heal.layers]
-    if not learning or (teacher is None and len(left) == count):
+    if not learning or (teacher is None and not plan.drops):
         return None
     rank = HEAL_RANK if heal.rank is None else heal.rank
     return Healing(

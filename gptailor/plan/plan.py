@@ -246,13 +246,17 @@ Entry = TypeVar("Entry", bound=Open)
 
 
 def normal_order(
-    entry: Layer | Others | Drop | DropAny | DropWindow | Scale | Bridge,
+    entry: Layer | Others | Drop | DropAny | DropWindow | Repeat | RepeatWindow | Scale | Bridge,
 ) -> tuple[Any, ...]:
     """What a list is sorted by: positions, coarse parts before finer, every gap before one."""
     if isinstance(entry, Others):
         return rank(entry.part), entry.part or ""
     if isinstance(entry, DropAny | DropWindow):
         return entry.among, count_ends(entry.count)
+    if isinstance(entry, Repeat):
+        return entry.first, entry.last
+    if isinstance(entry, RepeatWindow):
+        return (*entry.among[:1], *entry.among[-1:])
     if isinstance(entry, Bridge):
         return (-1 if entry.after is None else entry.after,)
     part = entry.part if isinstance(entry, Layer) else None
@@ -306,8 +310,9 @@ class Plan(Closed):
     _faults: tuple[Fault, ...] | None = PrivateAttr(default=None)
 
     @field_validator(
-        "layers", "others", "drops", "drop_any", "windows", "scales", "bridges", mode="after"
-    )
+        "layers", "others", "drops", "drop_any", "windows", "repeats", "scales", "bridges",
+        mode="after",
+    )  # fmt: skip
     @classmethod
     def _sort(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         return retied(sorted(value, key=normal_order))

@@ -12,8 +12,9 @@ from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 
 Role = Literal[
-    "drop", "cut", "window", "otherwise", "scaled", "bridged", "item", "member", "take", "source",
-    "method", "argument", "share", "factor", "tokens", "ridge", "let",
+    "drop", "cut", "window", "otherwise", "repeated", "block", "times", "scaled", "bridged",
+    "item", "member", "take", "source", "method", "argument", "share", "factor", "tokens", "ridge",
+    "let",
 ]  # fmt: skip
 """What a site decides: whether a layer leaves, which models a recipe takes, a number of it."""
 
@@ -44,6 +45,8 @@ Given: TypeAlias = tuple[Place, int]
 Choice: TypeAlias = (
     p.DropAny
     | p.DropWindow
+    | p.RepeatWindow
+    | p.CountRange
     | p.Subset
     | p.OneOfModels
     | p.OneOfMethods
@@ -123,6 +126,7 @@ def entries(plan: p.Plan) -> Iterator[tuple[Place, p.Open]]:
         (("layers",), plan.layers),
         (("others",), plan.others),
         (("stack", "items"), plan.stack.items if plan.stack else ()),
+        (("repeats",), plan.repeats),
         (("scales",), plan.scales),
         (("bridges",), plan.bridges),
     )
@@ -153,6 +157,8 @@ _MAYBE: dict[type[p.Open], Role] = {
     p.LayerBelow: "otherwise",
     p.Others: "otherwise",
     p.Whole: "otherwise",
+    p.Repeat: "repeated",
+    p.RepeatWindow: "repeated",
     p.Scale: "scaled",
     p.Bridge: "bridged",
     p.Item: "item",
@@ -168,6 +174,10 @@ def entry_sites(entry: p.Open, at: Place) -> Iterator[Site]:
         yield from recipe_sites(entry.recipe, (*at, "recipe"), at)
     part = entry.part or "" if isinstance(entry, p.Layer | p.Others) else ""
     yield Site((*at, "maybe"), entry.maybe, Subject(_MAYBE[type(entry)], part=part), at)
+    if isinstance(entry, p.RepeatWindow):
+        yield Site(at, entry, Subject("block"), at)
+    if isinstance(entry, p.Repeat | p.RepeatWindow):
+        yield Site((*at, "times"), entry.times, Subject("times"), at)
     for name in _NUMBERS:
         if (value := getattr(entry, name, None)) is not None:
             yield Site((*at, name), value, Subject(name), at)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from gptailor.plan.numbers import Count, count_ends
+from gptailor.plan.plan import Repeat, RepeatWindow
 
 Window = tuple[int, int]
 """The first and the last position, both included."""
@@ -23,6 +24,13 @@ def windows_of(count: Count, among: Sequence[int]) -> Iterator[Window]:
     for length in range(max(low, 1), min(high, len(among)) + 1):
         for first, last in stretches:
             yield from ((at, at + length - 1) for at in range(first, last - length + 2))
+
+
+def stretch_of(repeat: Repeat | RepeatWindow) -> Window:
+    """The first and the last position that may come again."""
+    if isinstance(repeat, Repeat):
+        return repeat.first, repeat.last
+    return min(repeat.among, default=0), max(repeat.among, default=0)
 
 
 def window_words(window: Window) -> str:

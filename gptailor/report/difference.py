@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
-from gptailor.plan.layers import Slot, slots
+from gptailor.plan.layers import Slot, repeated, slots
 from gptailor.plan.walk import drops_by_choice
 from gptailor.plan.written import written_out
 from gptailor.report.plan_map import described_rows
@@ -89,7 +89,8 @@ def _items(plan: p.Plan, count: int) -> list[p.Item | Slot]:
     """The output's layers as items of a stack; as they are where no item can say it."""
     if plan.stack is not None:
         return list(plan.stack.items)
-    return [_item(slot) for slot in slots(plan, count) if slot.dropped != "yes"]
+    there = [slot for slot in slots(plan, count) if slot.dropped != "yes"]
+    return [_item(slot) for slot in repeated(plan, there)]
 
 
 def _item(slot: Slot) -> p.Item | Slot:
@@ -127,11 +128,13 @@ def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
         }
         for plan in (a, b)
     )
+    again = ({tailor.mark_words(e) + tailor.repeat_words(e) for e in plan.repeats}
+             for plan in (a, b))  # fmt: skip
     bridged = (
         {tailor.mark_words(e) + tailor.bridge_words(e) for e in plan.bridges} for plan in (a, b)
     )
     healed = ({tailor.heal_words(plan.heal)} if plan.heal else set[str]() for plan in (a, b))
-    for before, after in (dropped, bridged, healed):
+    for before, after in (dropped, again, bridged, healed):
         yield from (f"only in the first: {text}" for text in sorted(before - after))
         yield from (f"only in the second: {text}" for text in sorted(after - before))
     if a.search != b.search:

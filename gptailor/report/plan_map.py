@@ -11,7 +11,7 @@ import click
 
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
-from gptailor.plan.layers import Made, Slot, slots
+from gptailor.plan.layers import Made, Slot, repeated, slots
 from gptailor.plan.plan import REST, Plan
 from gptailor.plan.walk import drops_by_choice, names_in, open_choices, recipe_sites
 from gptailor.plan.written import written_out
@@ -111,6 +111,13 @@ def _open(recipe: p.Recipe) -> bool:
 def plan_summary(slots: Sequence[Slot]) -> str:
     """`30 layers: 20 of base, 3 merged, 7 dropped`."""
     return ", ".join(f"{count} {name}" for name, count in Counter(map(kind, slots)).items())
+
+
+def again(plan: Plan, slots: Sequence[Slot]) -> str:
+    """`; 4 come again: 34 layers` of a plan with blocks that run several times."""
+    there = [slot for slot in slots if slot.dropped != "yes"]
+    more = len(repeated(plan, there)) - len(there)
+    return f"; {more} more by 'repeat': {len(there) + more} layers" if more else ""
 
 
 def kind(slot: Slot) -> str:
@@ -229,7 +236,7 @@ def plan_map(name: str, plan: Plan, count: int, *, known: bool, width: int) -> I
     yield f"{name}: {said}"
     choices = open_choices(plan)
     tail = f"; {choices} choice{'s' * (choices != 1)} open" if choices else ""
-    yield from _wrapped(plan_summary(found) + tail, _MAP_INDENT, width)
+    yield from _wrapped(plan_summary(found) + again(plan, found) + tail, _MAP_INDENT, width)
     yield ""
     yield from _painted(drawn, map_lines(drawn, width - len(_MAP_INDENT)))
     yield ""
@@ -254,6 +261,10 @@ def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
     for _, choice in drops_by_choice(plan):
         words = tailor.mark_words(choice) + tailor.some_dropped_words(choice)
         found.append(Row("drop", words.replace("drop ", "", 1)))
+    for repeat in plan.repeats:
+        words = tailor.mark_words(repeat) + tailor.repeat_words(repeat)
+        runs = p.count_text(_runs(repeat.times))
+        found.append(Row("repeat", f"{words.replace('repeat ', '', 1)}: {runs} runs"))
     for where in (*REST, "chat_template"):
         if (said := getattr(plan, where)) is not None:
             text = tailor.rest_words(where, said).removeprefix(f"{where} ").removeprefix("from ")
@@ -266,6 +277,13 @@ def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
     if plan.heal is not None:
         found.append(Row("heal", tailor.heal_words(plan.heal).removeprefix("heal ")))
     return found
+
+
+def _runs(times: p.Count) -> p.Count:
+    """A block that comes again once runs twice."""
+    if isinstance(times, p.CountRange):
+        return p.CountRange(between=(times.between[0] + 1, times.between[1] + 1))
+    return times + 1
 
 
 def _wrapped(text: str, first: str, width: int) -> list[str]:

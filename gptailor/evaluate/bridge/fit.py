@@ -23,7 +23,7 @@ from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.faults import CodedError
-from gptailor.plan.layers import Gap, kept, undone
+from gptailor.plan.layers import Gap, undone, undone_numbers
 from gptailor.plan.plan import Plan
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
@@ -234,9 +234,8 @@ class Bridger:
         """
         whole = self.table.contents(undone(plan))
         own: list[contents.Content | None] = [None] * len(whole.layers)
-        for slot in kept(plan, len(whole.layers)):
-            assert slot.position is not None
-            own[slot.position] = whole.layers[slot.position]
+        for number in undone_numbers(plan, self.layout.count):
+            own[number] = whole.layers[number]
         sizes = [self._widths(_before(gap, own)) for gap in gaps]
         texts = [self._text(plan, gap, size[0]) for gap, size in zip(gaps, sizes, strict=True)]
         self.reserve(max(Statistics.size(*size) for size in sizes))
@@ -244,7 +243,7 @@ class Bridger:
             walk: Walk | None = None
             for gap, text in zip(gaps, texts, strict=True):
                 start = contents.piece((*whole.begin, *whole.others))
-                layers = (whole.layers[: gap.until], tuple(own[: gap.after + 1]))
+                layers = (whole.layers[: gap.end], tuple(own[: gap.start + 1]))
                 key = (start, *layers, text, gap.ridge)
                 if key not in self._fits:
                     on_gap(gap)
@@ -253,7 +252,7 @@ class Bridger:
                     self._fits[key] = self._fit(walk, gap, own, text)
                 self._fits.move_to_end(key)
                 known = self._fits[key]
-                own[gap.after] = self.table.bridged(_before(gap, own), known.tensors)
+                own[gap.start] = self.table.bridged(_before(gap, own), known.tensors)
                 yield gap, known
         finally:
             self.reserve(0)
@@ -305,7 +304,7 @@ class Bridger:
 
 
 def _before(gap: Gap, own: OwnContents) -> contents.Content:
-    content = own[gap.after]
+    content = own[gap.start]
     assert content is not None
     return content
 

@@ -94,12 +94,13 @@ def _batches(sequences: Sequence[Tokens]) -> Iterator[Sequences]:
 States = list[Tensor]
 """Hidden states of each batch, [batch, length, width]."""
 OwnContents = Sequence[Content | None]
-"""For each position what the plan has there, earlier gaps bridged; None: it is dropped."""
+"""For each layer of the plan with nothing dropped what the plan has there, earlier gaps bridged;
+None: it is dropped."""
 
 
 @final
 class Walk:
-    """Goes through the positions once, from the first on, over some batches.
+    """Goes through the layers once, from the first on, over some batches.
 
     `undone` is the plan with nothing dropped; `live` makes a model of contents, whose hidden states
     are on `device`. `place` is where all states wait.
@@ -118,7 +119,7 @@ class Walk:
         self.live = live
         self.place = place
         self.at = 0
-        """The position whose layer comes next."""
+        """The number of the layer that comes next."""
         self.whole = live(undone)
         self.device = self.whole.model.device
         with self.whole.layer(0) as layer:
@@ -130,7 +131,7 @@ class Walk:
         self.own: States | None = None
         """The plan's own states; None as long as they are the same."""
         self.behind = 0
-        """The position whose layer comes next for the plan's own states."""
+        """The number of the layer that comes next for the plan's own states."""
 
     @torch.no_grad()
     def pairs(self, gap: Gap, own: OwnContents) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -139,16 +140,16 @@ class Walk:
         Gaps come in order; `own` has the earlier ones bridged. The plan's own states wait before
         the layer that this bridge changes.
         """
-        self._to(gap.after, own)
+        self._to(gap.start, own)
         mine = self.own = list(self.full) if self.own is None else self.own
-        while self.at < gap.until:
+        while self.at < gap.end:
             self._through(self.at, self.undone.layers[self.at], self.full)
             self.at += 1
-        content = own[gap.after]
+        content = own[gap.start]
         assert content is not None
-        with self._layer(gap.after, content) as layer, regressors(layer, self.layout) as last:
+        with self._layer(gap.start, content) as layer, regressors(layer, self.layout) as last:
             for number, before in enumerate(mine):
-                after = self._run(layer, gap.after, number, before)
+                after = self._run(layer, gap.start, number, before)
                 real = self.batches[number].real.to(self.device)
                 target, x = self.full[number].to(self.device)[real], last()[real]
                 yield x, target - after[real], target

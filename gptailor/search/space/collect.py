@@ -20,7 +20,7 @@ from gptailor.plan.walk import (
     shared_place,
     sites,
 )
-from gptailor.plan.windows import window_words
+from gptailor.plan.windows import stretch_of, window_words
 from gptailor.search.space import genome as g
 
 
@@ -62,8 +62,12 @@ class Collecting:
         self._fixed = {drop.position for drop in plan.drops if not drop.maybe}
         self._inside: list[tuple[int, int]] = []
         self._drops: dict[int, tuple[g.Condition, g.Condition]] = {}
-        for site in (one for one in self.sites if one.subject.role in ("drop", "window")):
-            self._drops |= self._by_choice(site)
+        for site in (one for one in self.sites if one.subject.role in ("drop", "window", "block")):
+            if isinstance(site.value, p.RepeatWindow):
+                pick = self.numbers(site.place)[0]
+                self._inside += [(pick, position) for position in site.value.among]
+            else:
+                self._drops |= self._by_choice(site)
         maybe = [drop.position for drop in plan.drops if drop.maybe]
         chosen = (p.count_ends(one.count)[1] for _, one in drops_by_choice(plan))
         certain = len(self._fixed) + len(maybe) + sum(chosen)
@@ -159,7 +163,12 @@ class Collecting:
 
     def _place(self, at: Place) -> g.Condition:
         """When there is a place for an entry: a layer that stays, a gap."""
-        if not isinstance(bridge := self._entries[at], p.Bridge):
+        entry = self._entries[at]
+        if isinstance(entry, p.Repeat):  # while a layer of the block stays
+            return g.some(map(self._kept, range(entry.first, entry.last + 1)))
+        if isinstance(entry, p.RepeatWindow):
+            return g.ALWAYS
+        if not isinstance(bridge := entry, p.Bridge):
             return self._kept(self._position(at))
         gaps = range(self.layers - 1) if bridge.after is None else [bridge.after]
         return g.some(map(self._gap, gaps))
@@ -174,7 +183,7 @@ class Collecting:
         if role == "item":
             n = self._maybe.index(int(site.entry[-1]))
             return g.every(g.room(n), self._item_counts(n))
-        if role in ("otherwise", "scaled", "bridged"):
+        if role in ("otherwise", "scaled", "bridged", "repeated"):
             place = self._place(site.entry)
             return g.every(place, self._differs(site.entry)) if role == "otherwise" else place
         if role == "let":
@@ -348,5 +357,8 @@ def _named_alone(entry: p.Open, at: Place) -> str:
         case p.DropAny(among=among) | p.DropWindow(among=among):
             what = "any" if isinstance(entry, p.DropAny) else "window"
             return f"drop {what} {window_words((among[0], among[-1]))}"
+        case p.Repeat() | p.RepeatWindow():
+            window = isinstance(entry, p.RepeatWindow)
+            return f"repeat {'window ' * window}{window_words(stretch_of(entry))}"
         case _:
             return str(at[0])

@@ -105,6 +105,7 @@ class _Closing:
             "drops": tuple(p.Drop(position=position) for position in sorted(dropped)),
             "drop_any": (),
             "windows": (),
+            "repeats": tuple(self._repeats(dropped)),
             "scales": tuple(
                 self._closed(("scales", i), scale)
                 for i, scale in enumerate(plan.scales)
@@ -161,6 +162,15 @@ class _Closing:
             if layer.position not in dropped and self._on("layers", i):
                 yield self._closed(("layers", i), layer, own(layer.position))
 
+    def _repeats(self, dropped: set[int]) -> Iterator[p.Repeat]:
+        """The blocks that come again, from their first layer that stays to the last one."""
+        for i, repeat in enumerate(self.space.plan.repeats):
+            block = self._closed(("repeats", i), repeat) if self._on("repeats", i) else None
+            if isinstance(block, p.Repeat):
+                kept = sorted(set(range(block.first, block.last + 1)) - dropped)
+                if kept:
+                    yield p.Repeat(first=kept[0], last=kept[-1], times=block.times)
+
     def _bridges(self, dropped: set[int]) -> Iterator[p.Bridge]:
         gaps = {position - 1 for position in dropped} - dropped - {-1}
         for i, bridge in enumerate(self.space.plan.bridges):
@@ -207,8 +217,18 @@ def answers(space: Space, genome: Genome) -> dict[Place, Answer]:
     return found
 
 
+def _number(answer: Answer) -> int:
+    assert isinstance(answer, int)
+    return answer
+
+
 def _closed_by(value: Any, answer: Answer, base: p.Recipe | None) -> object:
     """What a choice comes to."""
+    if isinstance(value, p.CountRange):
+        return value.between[0] + _number(answer)
+    if isinstance(value, p.RepeatWindow):
+        first, last = list(windows_of(value.count, value.among))[_number(answer)]
+        return p.Repeat(first=first, last=last, times=value.times)
     if isinstance(value, p.OneOfModels | p.OneOfNumbers | p.OneOfMethods):
         assert isinstance(answer, int)
         return value.one_of[answer]

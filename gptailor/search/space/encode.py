@@ -11,7 +11,7 @@ from gptailor.plan import plan as p
 from gptailor.plan.faults import Place
 from gptailor.plan.layers import own
 from gptailor.plan.walk import entries, sources
-from gptailor.plan.windows import windows_of
+from gptailor.plan.windows import stretch_of, windows_of
 from gptailor.search.space.collect import own_of
 from gptailor.search.space.decode import Answer, decode, meaningful, without_unused
 from gptailor.search.space.genome import Genome
@@ -77,7 +77,27 @@ def _read(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
             found |= _of_several(entry, [one in dropped for one in entry.among], at)
         elif isinstance(entry, p.Drop) and entry.maybe and entry.position in dropped:
             found[*at, "maybe"] = True
+    for at, entry in entries(plan):
+        if isinstance(entry, p.Repeat | p.RepeatWindow):
+            found |= _block(entry, closed, at)
     return found | _entries(plan, closed, dropped) | _stack(plan, closed)
+
+
+def _block(entry: p.Repeat | p.RepeatWindow, closed: p.Plan, at: Place) -> dict[Place, Answer]:
+    """Whether a block comes again, which, and how often; one that isn't allowed is left."""
+    first, last = stretch_of(entry)
+    blocks = (one for one in closed.repeats if isinstance(one, p.Repeat))
+    there = next((one for one in blocks if first <= one.first and one.last <= last), None)
+    found: dict[Place, Answer] = {(*at, "maybe"): there is not None} if entry.maybe else {}
+    if there is not None and isinstance(entry, p.RepeatWindow):
+        options = list(windows_of(entry.count, entry.among))
+        if (there.first, there.last) in options:
+            found[at] = options.index((there.first, there.last))
+    if there is not None and isinstance(entry.times, p.CountRange):
+        low, high = entry.times.between
+        if isinstance(there.times, int) and low <= there.times <= high:
+            found[*at, "times"] = there.times - low
+    return found
 
 
 def _of_several(
@@ -114,7 +134,8 @@ def _entries(plan: p.Plan, closed: p.Plan, dropped: set[int]) -> dict[Place, Ans
     found: dict[Place, Answer] = {}
     said = {_told(entry): entry for _, entry in entries(closed)}
     for at, entry in entries(plan):
-        dropping = isinstance(entry, p.Drop | p.DropAny | p.DropWindow)
+        apart = p.Drop | p.DropAny | p.DropWindow | p.Repeat | p.RepeatWindow
+        dropping = isinstance(entry, apart)
         if dropping or isinstance(entry, p.Item) or getattr(entry, "position", None) in dropped:
             continue
         there = said.get(_told(entry))

@@ -150,7 +150,7 @@ class Pick:
     @property
     def windows(self) -> bool:
         """Whether its options are windows: what counts is which positions are inside."""
-        return self.subject.role == "window"
+        return self.subject.role in ("window", "block")
 
 
 @final
@@ -223,6 +223,9 @@ _NAMES: dict[Role, str] = {
     "drop": "{entry}",
     "cut": "{entry} at all",
     "window": "{entry}",
+    "block": "{entry}",
+    "repeated": "{entry} at all",
+    "times": "{entry} times",
     "otherwise": "{entry} otherwise",
     "scaled": "{entry} at all",
     "bridged": "{entry} at all",
@@ -250,7 +253,7 @@ def genes_of(site: Site, entry: str, at: int) -> Sequence[Gene]:
             Bit(f"drop L{at}", about, at, NEVER, default=value.maybe and n < least, group=group)
             for n, at in enumerate(value.among)
         ]
-    if isinstance(value, p.DropWindow):
+    if isinstance(value, p.DropWindow | p.RepeatWindow):
         options = tuple(windows_of(value.count, value.among))
         labels = tuple(map(window_words, options))
         return [Pick(name, about, at, NEVER, options, labels)]
@@ -258,17 +261,20 @@ def genes_of(site: Site, entry: str, at: int) -> Sequence[Gene]:
         first = next((model for model in value.any_of if model != "base"), value.any_of[0])
         members = [replace(about, model=model) for model in value.any_of]
         return [Bit(_name(entry, m), m, at, NEVER, default=m.model == first) for m in members]
-    if isinstance(value, p.Interval | p.OneOfModels | p.OneOfMethods | p.OneOfNumbers):
+    if isinstance(value, _Alone):
         return [_gene_of(name, about, at, value)]
     return [Bit(name, about, at, NEVER)]
 
 
-def _gene_of(
-    name: str,
-    about: Subject,
-    at: int,
-    value: p.Interval | p.OneOfModels | p.OneOfMethods | p.OneOfNumbers,
-) -> Gene:
+_Alone = p.Interval | p.OneOfModels | p.OneOfMethods | p.OneOfNumbers | p.CountRange
+"""What is closed by one pick or one real."""
+
+
+def _gene_of(name: str, about: Subject, at: int, value: _Alone) -> Gene:
+    if isinstance(value, p.CountRange):
+        low, high = value.between
+        counts = tuple(range(low, high + 1))
+        return Pick(name, about, at, NEVER, counts, tuple(map(str, counts)))
     if isinstance(value, p.Interval):
         return Real(name, about, at, NEVER, *map(float, value.interval))
     if isinstance(value, p.OneOfModels):

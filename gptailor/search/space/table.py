@@ -304,7 +304,8 @@ def _marks(genes: g.Genes) -> list[_Feature]:
     ]
     for n, (window, at) in enumerate(genes.inside):
         when = g.every(genes.picks[window].when, g.inside(n))
-        marks.append(_Feature(_about(Subject("drop")), at, when))
+        block = genes.picks[window].subject.role == "block"
+        marks.append(_Feature(_about(Subject("block" if block else "drop")), at, when))
     for i, pick in enumerate(genes.picks):
         if pick.windows:
             continue  # what counts is which positions are inside
