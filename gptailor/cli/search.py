@@ -66,6 +66,8 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
                    "Without it: a tenth of --trials, at most 5.")  # fmt: skip
 @click.option("--compare-random", is_flag=True,
               help="Random search at the same cost, on top of the budget.")  # fmt: skip
+@click.option("--no-race", "race", is_flag=True, flag_value=False, default=True,
+              help="Score trials on all samples, also those that lost after some.")  # fmt: skip
 @options.MODEL
 @options.FAMILY
 @options.DEVICE

@@ -55,7 +55,8 @@ def in_a_line(trial: Trial, ledger: Ledger) -> str:
             zip(ledger.aims, trial.values, trial.stderrs, strict=True)
         )
     )
-    tail = "" if trial.full else f", {request.samples} samples"
+    tail = "" if trial.full else f", {trial.samples} samples"
+    tail += "" if trial.stopped is None else f", given up of {request.samples}"
     tail += "" if request.stage == "bare" else f", {request.stage}"
     tail += f", as trial {trial.same_as}" if trial.same_as is not None else ""
     return f"{head}: {', '.join(scores)}{tail}"

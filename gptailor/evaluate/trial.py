@@ -30,7 +30,8 @@ from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.nll import surprise
 from gptailor.evaluate.objectives.tokens import tokenizer_digest
 from gptailor.evaluate.outcome import Failure, Outcome
-from gptailor.evaluate.race import Race, raced
+from gptailor.evaluate.race import raced
+from gptailor.evaluate.rivals import Race
 from gptailor.evaluate.samples import (
     Parts,
     Samples,

@@ -14,6 +14,7 @@ from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.dtype import quick_dtype
 from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.outcome import Score
+from gptailor.evaluate.rivals import Race
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.plan import Plan
@@ -41,10 +42,10 @@ class TrialsJudge:
     trials: Trials
 
     def __call__(
-        self, plans: Sequence[Plan], share: float, *, stage: Stage
+        self, plans: Sequence[Plan], share: float, *, stage: Stage, race: Race | None = None
     ) -> Iterator[tuple[int, Outcomes]]:
         """What becomes of each plan on a share of the samples that the search sees."""
-        return self.trials.run(plans, round(share * self.trials.full), stage=stage)
+        return self.trials.run(plans, round(share * self.trials.full), stage=stage, race=race)
 
 
 def trials_of(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, fin
 import jax
 
 from gptailor.evaluate.heal.heal import OnHealing
-from gptailor.evaluate.outcome import Outcome
+from gptailor.evaluate.outcome import Outcome, Score
+from gptailor.evaluate.rivals import race_counts
 from gptailor.evaluate.targets import base_of
 from gptailor.evaluate.trial import opened
 from gptailor.plan.faults import Fault, TailorError
@@ -177,7 +178,9 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
         with workers_of(trials, chosen, where, say) as workers:
             starts = starts_of(space, trials, budget, study, say)
             strategy = strategy_of(chosen.strategy)
-            of = SearchSetting(space, base, aims, strategy, starts, budget, chosen.seed)
+            of = SearchSetting(
+                space, base, aims, strategy, starts, budget, chosen.seed, races=chosen.race
+            )
             tell(Begun(ledger, budget, space))
             try:
                 for event in search_steps(of, study, ledger, workers):
@@ -235,7 +238,8 @@ class SearchSetting:
     """What a search is of and how it goes: all that its course depends on but for the judge.
 
     `base` is the plan of the uncut base, by which scores are measured. `patience` is how many
-    seconds a free worker waits at least for another one.
+    seconds a free worker waits at least for another one. With `races` the strategy's trials are
+    given up where they have lost.
     """
 
     space: Space
@@ -246,6 +250,7 @@ class SearchSetting:
     budget: Budget
     seed: int = 0
     patience: float = PATIENCE
+    races: bool = False
 
 
 def search_steps(
@@ -262,7 +267,8 @@ def search_steps(
     ended = study.notes.get(_ENDED, {})
     if about == {name: ended.get(name) for name in about}:
         return
-    budget, under_way = of.budget, UnderWay(ledger, workers.count, of.patience)
+    budget = of.budget
+    under_way = UnderWay(ledger, workers.count, of.patience, races=of.races)
     capacity = _STARTING + budget.trials * (1 if budget.low == budget.full else 2)
     asking = Asking(of.strategy, of.space, ledger, seed=of.seed, capacity=capacity)
     ahead = 1 if workers.count == 1 else 1 + -(-workers.count // of.strategy.population)
@@ -288,12 +294,18 @@ def search_steps(
 
 
 def _ask(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> bool:
-    """Ask for more; whether there is anything that can be asked for now."""
+    """Ask for more; whether there is anything that can be asked for now.
+
+    What trials in a race cost is known when they are told: until then what is beyond waits.
+    """
     requests = schedule.next(idle=not under_way.waiting, waiting=under_way.asks)
     plans = ((one, decode(of.space, one.genome)) for one in requests)
-    if not under_way.fill(plans, schedule.left):
+    beyond = under_way.fill(plans, schedule.left)
+    if beyond and of.races and under_way.waiting:
+        schedule.postpone(beyond)
+    elif beyond:
         schedule.close()
-    return bool(requests)
+    return len(requests) > len(beyond)
 
 
 def _wait(schedule: Schedule, under_way: UnderWay, study: Study, workers: Workers) -> None:
@@ -311,7 +323,7 @@ def _recorded(
     of: SearchSetting, study: Study, ledger: Ledger, under_way: UnderWay, before: int
 ) -> Iterator[Scored]:
     """Write down what is known now, then tell it. There were so many trials `before`."""
-    for samples, outcomes in under_way.measures():
+    for samples, outcomes, _ in under_way.measures():
         _measure(of.aims, outcomes, samples, study, ledger)
     for trial in under_way.told():
         study.add(trial)
@@ -340,3 +352,9 @@ def _measure(
             raise SearchError(message)
     study.note_base(samples, values, stderrs)
     ledger.references[samples] = values
+    each = [one.each for one in outcomes if isinstance(one, Score) and one.each is not None]
+    for count in race_counts(samples) if len(each) == len(outcomes) else ():
+        if count and count not in ledger.references:  # of what is given up there
+            found = [one.score(count) for one in each]
+            study.note_base(count, [one.value for one in found], [one.stderr for one in found])
+            ledger.references[count] = tuple(one.value for one in found)

@@ -43,6 +43,7 @@ class Flags:
     prefer: str | None = None
     compare_random: bool = False
     finalists: int | None = None
+    race: bool = True
 
 
 @final
@@ -70,7 +71,7 @@ class Settings:
 
     `directed` says of each objective whether its direction was said; `prefer` is the number of the
     one that decides, from 0. `heals` says that the best trials are healed in the end; `finalists`
-    is how many were asked for.
+    is how many were asked for. With `race` trials are given up where they have lost.
     """
 
     objectives: tuple[Objective, ...]
@@ -85,6 +86,7 @@ class Settings:
     compare_random: bool
     heals: bool = False
     finalists: int | None = None
+    race: bool = True
 
     def record(self) -> dict[str, Any]:
         """What is written down of it."""
@@ -100,6 +102,7 @@ class Settings:
             "compare_random": self.compare_random,
             "heals": self.heals,
             "finalists": self.finalists,
+            "race": self.race,
         }
 
 
@@ -129,6 +132,7 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         compare_random=flags.compare_random,
         heals=heals,
         finalists=flags.finalists,
+        race=flags.race,
     )
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.evaluate.objectives.base import race_counts
 from gptailor.evaluate.outcome import Difference, PerSample, Score, exponential, ratio
-from gptailor.evaluate.race import HOPELESS, Race, below_together
-from gptailor.evaluate.race import below as probability
+from gptailor.evaluate.rivals import HOPELESS, Race, below_together, race_counts
+from gptailor.evaluate.rivals import below as probability
 from gptailor.evaluate.trial import Outcomes, Trials
 from gptailor.plan.plan import Plan
 from tests.evaluate.test_trial import CUTS, OBJECTIVES, SPACE, Say, outcomes, say, texts, trials_of

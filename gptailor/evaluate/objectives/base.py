@@ -14,6 +14,7 @@ from gptailor.evaluate.forward.requests import Measure, Request, Work
 from gptailor.evaluate.objectives import datasets
 from gptailor.evaluate.objectives.tokens import EncodingError, TokenEncoder
 from gptailor.evaluate.outcome import Score
+from gptailor.evaluate.rivals import race_counts
 from gptailor.lang.words import objective_words
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective
@@ -21,18 +22,6 @@ from gptailor.plan.registry import OBJECTIVES
 
 Direction = Literal["minimize", "maximize"]
 Normalise = Literal["base", "spread"]
-
-
-_RACE_SHARES = (1 / 8, 1 / 2)
-"""The shares of its samples after which a trial may be given up."""
-_RACE_LEAST = 4
-"""The fewest samples that say how far two plans differ."""
-
-
-def race_counts(samples: int) -> tuple[int, ...]:
-    """How many of so many samples are scored before a trial may be given up; 0: too few."""
-    found = (int(share * samples) for share in _RACE_SHARES)
-    return tuple(count if count >= _RACE_LEAST else 0 for count in found)
 
 
 @final

@@ -6,7 +6,7 @@ import re
 import socket
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -16,7 +16,6 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from gptailor.evaluate.outcome import Outcome
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
-from gptailor.plan.stage import Stage
 from gptailor.search.run.workers import Done, Found, Judge, Lost, Task, WorkerEvent
 
 LOCAL = "local"
@@ -44,11 +43,11 @@ class Evaluating:
         return os.getpid()
 
     def run(
-        self, plans: Sequence[Plan], share: float, stage: Stage
+        self, plans: Sequence[Plan], share: float, how: Mapping[str, Any]
     ) -> Iterator[tuple[int, tuple[Outcome, ...], float]]:
         """Each plan's place and outcomes as soon as they are there, and what that took."""
         begun = time.perf_counter()
-        for place, outcomes in self.judge(plans, share, stage=stage):
+        for place, outcomes in self.judge(plans, share, **how):
             now = time.perf_counter()
             yield place, outcomes, now - begun
             begun = now
@@ -97,7 +96,7 @@ class RayWorkers:
         """Begin a task on a free worker."""
         worker = next(worker for worker in self._workers if worker.task is None)
         run = worker.actor.run.options(num_returns="streaming")
-        worker.results = run.remote(task.plans, task.share, task.stage)
+        worker.results = run.remote(task.plans, task.share, task.how)
         worker.task = task.number
 
     def next(self, longest: float | None = None) -> WorkerEvent | None:

@@ -333,6 +333,10 @@ class Schedule:
             for slot, (genome, share) in enumerate(asked)
         ]
 
+    def postpone(self, requests: Sequence[TrialRequest]) -> None:
+        """Ask for these again, before anything else."""
+        self._missing += requests
+
     def close(self) -> None:
         """Ask no more: what is left is too little for what is asked."""
         self._closed = True

@@ -254,7 +254,7 @@ def _frozen(
         distributions=distributions,
         user_attrs=_attributes(trial),
         system_attrs={},
-        intermediate_values={trial.request.samples: values[0]} if len(values) == 1 else {},
+        intermediate_values={trial.samples: values[0]} if len(values) == 1 else {},
     )
 
 
@@ -279,6 +279,8 @@ def _attributes(trial: records.Trial) -> dict[str, Any]:
         said["failure"] = str(trial.failure)
     if trial.same_as is not None:
         said["same_as"] = trial.same_as
+    if trial.stopped is not None:
+        said["stopped"] = trial.stopped
     return said
 
 
@@ -303,6 +305,7 @@ def _trial(frozen: FrozenTrial) -> records.Trial:
         seconds=float(said["seconds"]),
         same_as=said.get("same_as"),
         per_sample=per_sample_from_json(said.get("per_sample", ())),
+        stopped=said.get("stopped"),
     )
 
 

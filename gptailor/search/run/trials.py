@@ -49,7 +49,8 @@ class Trial:
     `plan` is the digest of the plan's canonical text, `share` that of the full samples. `values`
     are in the user's own directions, one for each objective; None after a `failure`. `same_as` is
     the trial whose plan this is too: then nothing was evaluated. `per_sample` are the samples of
-    each objective; empty where no score was made.
+    each objective; empty where no score was made. `stopped` is after how many samples it was given
+    up, if it was: then `share` is that of these, and so are all values.
     """
 
     number: int
@@ -62,6 +63,12 @@ class Trial:
     seconds: float = 0.0
     same_as: int | None = None
     per_sample: PerObjective = ()
+    stopped: int | None = None
+
+    @property
+    def samples(self) -> int:
+        """How many samples its values are of."""
+        return self.request.samples if self.stopped is None else self.stopped
 
     @property
     def cost(self) -> float:
@@ -271,13 +278,20 @@ class Ledger:
             return self.spreads[number]
         return (self.references[samples][number],)
 
+    def worth(self, number: int) -> float:
+        """What one unit of an objective's score is worth; below 0 where more is better."""
+        direction, scale = self.aims[number][1:]
+        reference = self._reference(number, self.full)
+        none, one = normalised([0.0, 1.0], direction, scale, reference)
+        return one - none
+
     def losses(self, trials: Sequence[Trial]) -> Float[np.ndarray, "n m"]:
         """Values that are minimised and of one measure; NaN for failures."""
         found = np.full((len(trials), len(self.aims)), np.nan, np.float32)
         for row, trial in zip(found, trials, strict=True):
             for i, value in enumerate(trial.values or ()):
                 _, direction, scale = self.aims[i]
-                reference = self._reference(i, trial.request.samples)
+                reference = self._reference(i, trial.samples)
                 [row[i]] = normalised([value], direction, scale, reference)
         return found
 
@@ -286,7 +300,7 @@ class Ledger:
         if trial.values is None:
             return (float("nan"),) * len(self.aims)
         return tuple(
-            retained(value, aim.direction, aim.scale, self._reference(i, trial.request.samples))
+            retained(value, aim.direction, aim.scale, self._reference(i, trial.samples))
             for i, (aim, value) in enumerate(zip(self.aims, trial.values, strict=True))
         )
 

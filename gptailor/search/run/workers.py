@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
 from statistics import median
-from typing import NamedTuple, Protocol, TypeAlias, final, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, final, runtime_checkable
 
-from gptailor.evaluate.outcome import Failure, Outcome
+from gptailor.evaluate.outcome import Failure, Outcome, Score
+from gptailor.evaluate.rivals import Race
 from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.search.run import trials
+from gptailor.search.run.incumbent import race_of
 from gptailor.search.run.per_sample import per_objective
 
 _LOSSES = 3
@@ -30,7 +32,8 @@ BASE = "base"
 Judge: TypeAlias = Callable[..., Iterator[tuple[int, tuple[Outcome, ...]]]]
 """`judge(plans, share, stage=...)` evaluates plans on a share of the search's samples.
 
-A `stage` says whether plans are bridged and healed. Gives the number of a plan among `plans` with
+A `stage` says whether plans are bridged and healed; in a `race`, given where there is one, those
+that lose have scores of fewer samples. Gives the number of a plan among `plans` with
 its outcomes, one for each objective, in any order. What goes wrong with one plan is its outcome;
 what a judge raises concerns all.
 """
@@ -57,6 +60,13 @@ class Task:
     share: float
     stage: Stage
     keys: tuple[trials.EvaluationKey, ...]
+    race: Race | None = None
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """What a judge is told beside plans and share."""
+        race = {} if self.race is None else {"race": self.race}
+        return {"stage": self.stage, **race}
 
 
 @final
@@ -115,7 +125,7 @@ class Alone:
     def submit(self, task: Task) -> None:
         """Begin a task; nothing is evaluated yet."""
         self._task = task.number
-        self._outcomes = self.judge(task.plans, task.share, stage=task.stage)
+        self._outcomes = self.judge(task.plans, task.share, **task.how)
 
     def next(self, longest: float | None = None) -> WorkerEvent:
         """The next plan's outcome, which takes as long as it takes."""
@@ -131,13 +141,22 @@ class UnderWay:
     """Requests in the order of asking that were not told yet, and the tasks that workers are at.
 
     Trials are told in the order of asking where several workers are at work, so that a search's
-    course doesn't depend on which is the faster one. What is `late` is told when it comes.
+    course doesn't depend on which is the faster one. What is `late` is told when it comes. With
+    `races` a strategy's trials are given up where they have lost.
     """
 
-    def __init__(self, ledger: trials.Ledger, workers: int, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        ledger: trials.Ledger,
+        workers: int,
+        patience: float = PATIENCE,
+        *,
+        races: bool = False,
+    ) -> None:
         self.ledger = ledger
         self.workers = workers
         self.patience = patience
+        self.races = races
         self.waiting: list[_Decoded] = []
         self.tasks: dict[int, Task] = {}
         self.late = 0
@@ -166,29 +185,31 @@ class UnderWay:
         of_search = (one for one in self.waiting if one.request.phase == trials.SEARCH)
         return {one.request.ask for one in of_search if not one.late}
 
-    def fill(self, asked: Iterable[tuple[trials.TrialRequest, Plan]], left: float) -> bool:
-        """Take in requests with their plans; whether what is `left` of the budget was enough.
+    def fill(
+        self, asked: Iterable[tuple[trials.TrialRequest, Plan]], left: float
+    ) -> list[trials.TrialRequest]:
+        """Take in requests with their plans, but for those that aren't `left` enough of the budget.
 
         A plan that is known or under way isn't evaluated again. What a strategy asks for beyond the
-        budget is left out.
+        budget comes back.
         """
         known = {one.key for one in self.waiting}
         left -= math.fsum(self._share(key) for key in known if key not in self.ledger.found)
-        enough = True
+        beyond: list[trials.TrialRequest] = []
         for request, plan in asked:
             digest = hashlib.sha256(format_plan(plan).encode()).hexdigest()
             key = trials.EvaluationKey(digest, request.samples, request.stage)
             one = _Decoded(request, plan, key)
             if not (key in known or self._known(key)):
                 if request.phase == trials.SEARCH and left < self._share(key):
-                    enough = False
+                    beyond.append(request)
                     continue
                 left -= self._share(key)
                 known.add(key)
                 self._queue.append(one)
             self.waiting.append(one)
         self._part = max(1, -(-len(self._queue) // self.workers))
-        return enough
+        return beyond
 
     def task(self, base: Plan) -> Task:
         """What a free worker does next: some plans on equally many samples.
@@ -201,11 +222,18 @@ class UnderWay:
         if samples not in self.ledger.references:
             key = trials.EvaluationKey(BASE, samples, "bare")
             return self._begun(Task(0, (base,), self._share(key), "bare", (key,)))
-        alike = (one for one in self._queue if one.key[1:] == (samples, stage))
+        first = self._alike(self._queue[0])
+        alike = (one for one in self._queue if self._alike(one) == first)
         chosen = list(islice(alike, self._part))
         self._queue = deque(one for one in self._queue if one not in chosen)
         plans, keys = tuple(one.plan for one in chosen), tuple(one.key for one in chosen)
-        return self._begun(Task(0, plans, self._share(keys[0]), stage, keys))
+        race = race_of(self.ledger, chosen[0].request) if self.races else None
+        return self._begun(Task(0, plans, self._share(keys[0]), stage, keys, race))
+
+    def _alike(self, one: _Decoded) -> tuple[Any, ...]:
+        """Equal for what one task may have: on equally many samples, and in one race."""
+        raced = self.races and one.request.phase == trials.SEARCH
+        return *one.key[1:], one.request.asked_after if raced else None
 
     def _begun(self, task: Task) -> Task:
         task.number = next(self._numbers)
@@ -237,7 +265,7 @@ class UnderWay:
                 left[key] = plan
         if left:
             plans, keys = tuple(left.values()), tuple(left)
-            self._again.append(Task(0, plans, task.share, task.stage, keys))
+            self._again.append(Task(0, plans, task.share, task.stage, keys, task.race))
 
     def told(self) -> Iterator[trials.Trial]:
         """The trials that are known now; each has to be in the ledger before the next one."""
@@ -266,23 +294,33 @@ class UnderWay:
                 one.late = True
                 self.late += 1
 
-    def measures(self) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
-        """What came of the uncut base since the last time, by the number of samples."""
+    def measures(self) -> Iterator[tuple[int, tuple[Outcome, ...], float]]:
+        """What came of the uncut base since the last time: samples, outcomes, seconds."""
         for key in [key for key in self._outcomes if key.plan == BASE]:
-            yield key.samples, self._outcomes.pop(key)[0]
+            yield key.samples, *self._outcomes.pop(key)
 
     def _trial(self, of: _Decoded) -> trials.Trial | None:
         """What became of a request; None if it isn't known yet."""
         number, key = len(self.ledger.trials), of.key
-        made = partial(trials.Trial, number, of.request, key.plan, self._share(key))
+        made = partial(trials.Trial, number, of.request, key.plan)
         if (known := self.ledger.found.get(key)) is not None:
-            return made(known.values, known.stderrs, known.failure, same_as=known.number)
+            scores = known.values, known.stderrs, known.failure
+            return made(known.share, *scores, same_as=known.number, stopped=known.stopped)
         if key not in self._outcomes:
             return None
         outcomes, seconds = self._outcomes.pop(key)
         read = trials.read_outcomes(outcomes)
         samples = () if read[0] is None else per_objective(outcomes)
-        return made(*read, seconds, per_sample=samples)
+        stopped = self._stopped(of, outcomes)
+        share = self._share(key) if stopped is None else stopped / self.ledger.full
+        return made(share, *read, seconds, per_sample=samples, stopped=stopped)
+
+    def _stopped(self, of: _Decoded, outcomes: tuple[Outcome, ...]) -> int | None:
+        """After how many samples a trial was given up, if it was."""
+        used = [one.samples for one in outcomes if isinstance(one, Score)]
+        if not self.races or of.request.phase != trials.SEARCH or len(used) < len(outcomes):
+            return None
+        return min(used) if min(used) < of.key.samples else None
 
     def _known(self, key: trials.EvaluationKey) -> bool:
         return key in self.ledger.found or key in self._outcomes
