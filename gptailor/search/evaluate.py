@@ -103,7 +103,7 @@ def workers_of(
     on_progress("beginning workers")
     anywhere = replace(chosen, folder=chosen.folder.absolute())
     make = partial(judge_of, movable(trials.plan), anywhere, where)
-    return RayWorkers(make, where.ray, where.workers, gpus=where.device != "cpu")
+    return RayWorkers(make, where.ray, where.workers, gpus=0 if where.device == "cpu" else 1)
 
 
 # ------------------------------------------------------------------------- before the first trial

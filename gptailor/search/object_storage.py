@@ -4,7 +4,7 @@ import importlib
 import json
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -100,9 +100,9 @@ class ObjectStorage:
         """What is in objects, all at the same time where the storage can do that."""
         with self._talking("C903", "read"):
             places = {self._at(name): name for name in names}
-            found: Mapping[str, bytes] = self._files.cat(list(places)) if places else {}
-            if isinstance(found, bytes):  # of one alone
-                return {names[0]: found}
+            if len(names) == 1:  # fsspec gives the bytes of one alone
+                return {names[0]: self._files.cat_file(self._at(names[0]))}
+            found = self._files.cat(list(places)) if places else {}
             return {places[place]: raw for place, raw in found.items()}
 
     def put(self, name: str, raw: bytes) -> None:

@@ -303,9 +303,10 @@ def _ask(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> bool:
     beyond = under_way.fill(plans, schedule.left)
     if beyond and of.races and under_way.waiting:
         schedule.postpone(beyond)
-    elif beyond:
+        return len(requests) > len(beyond)
+    if beyond:
         schedule.close()
-    return len(requests) > len(beyond)
+    return bool(requests)
 
 
 def _wait(schedule: Schedule, under_way: UnderWay, study: Study, workers: Workers) -> None:

@@ -1,54 +1,87 @@
-"""`python -m tests.search.clustered RUN`: a search on two workers of a local Ray, one killed."""
+"""`python -m tests.search.clustered HOW RUN`: a search on two workers of Ray, some of it killed.
+
+`worker`: of a local Ray a worker's process. `node`: of a cluster of three machines (a head and one
+for each worker, each a raylet of its own) one with all its processes; another one comes later.
+"""
 
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ray
 
 from gptailor.search.run.ray_workers import LOCAL, RayWorkers
 from gptailor.search.run.schedule import Budget
-from gptailor.search.search import Scored, SearchEvent, Started
-from tests.search.landscape import Counting, Drifting, search, setting
+from gptailor.search.search import Scored, SearchEvent, SearchSetting, Started
+from tests.search.landscape import Counting, Drifting, record, search, setting
 
 
-class Killing:
-    """Kills the first worker while it is at work, once there are some trials."""
+def chosen() -> SearchSetting:
+    """The search that is disturbed."""
+    return setting(budget=Budget(14, 64, 64), strategy=Drifting(shares=(1.0, 1.0, 1.0)))
 
-    def __init__(self, workers: RayWorkers) -> None:
-        self.workers = workers
-        self.first = ray.get(workers._workers[0].actor.ready.remote())
-        self.killed = 0
+
+class Disturbing:
+    """Does things to a search's cluster, each when there are so many trials and a task begins."""
+
+    def __init__(self, deeds: dict[int, Callable[[], object]]) -> None:
+        self.deeds = deeds
         self.scored = 0
+        self.done = 0
 
     def __call__(self, event: SearchEvent) -> None:
         self.scored += isinstance(event, Scored)
-        if isinstance(event, Started) and self.killed == 0 and self.scored >= 6:
-            os.kill(self.first, signal.SIGKILL)
-            self.killed += 1
+        due = [at for at in self.deeds if at <= self.scored]
+        if isinstance(event, Started) and due:
+            self.deeds.pop(min(due))()
+            self.done += 1
 
 
-def main(folder: Path) -> None:
-    chosen = setting(budget=Budget(14, 64, 64), strategy=Drifting(shares=(1.0, 1.0, 1.0)))
+def process_of(workers: RayWorkers, number: int) -> int:
+    found: int = ray.get(workers._workers[number].actor.ready.remote())
+    return found
+
+
+def worker_lost(folder: Path) -> dict[str, Any]:
     with RayWorkers(partial(Counting, seconds=0.05), LOCAL, 2) as workers:
-        killing = Killing(workers)
-        found = search(folder, chosen, workers=workers, on_event=killing)
-        ended = found.run()
-        second = ray.get(workers._workers[0].actor.ready.remote())
-    said = {
-        "ended": ended,
-        "killed": killing.killed,
-        "replaced": second != killing.first,
+        first = process_of(workers, 0)
+        disturbing = Disturbing({6: lambda: os.kill(first, signal.SIGKILL)})
+        said = disturbed(folder, workers, disturbing)
+        return {**said, "replaced": process_of(workers, 0) != first}
+
+
+def node_lost(folder: Path) -> dict[str, Any]:
+    from ray.cluster_utils import Cluster  # noqa: PLC0415
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        first, _ = (cluster.add_node(num_cpus=1) for _ in range(2))
+        deeds = {
+            6: lambda: cluster.remove_node(first, allow_graceful=False),
+            11: lambda: cluster.add_node(num_cpus=1),
+        }
+        with RayWorkers(partial(Counting, seconds=0.3), cluster.address, 2) as workers:
+            return disturbed(folder, workers, Disturbing(deeds))
+    finally:
+        cluster.shutdown()
+
+
+def disturbed(folder: Path, workers: RayWorkers, disturbing: Disturbing) -> dict[str, Any]:
+    found = search(folder, chosen(), workers=workers, on_event=disturbing)
+    return {
+        "ended": found.run(),
+        "done": disturbing.done,
         "lost": workers._lost,
-        "cost": found.ledger.cost(),
-        "failed": sum(trial.values is None for trial in found.ledger.trials),
-        "slots": [list(trial.request.key) for trial in found.ledger.trials],
+        "late": found.study.notes.get("late", 0),
+        "trials": repr(record(found.ledger.trials)),
     }
-    print(json.dumps(said))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    ways = {"worker": worker_lost, "node": node_lost}
+    print(json.dumps(ways[sys.argv[1]](Path(sys.argv[2]))))

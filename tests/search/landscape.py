@@ -1,9 +1,11 @@
 """A search without models: a plan's space, a judge that counts letters, a strategy that drifts."""
 
 import hashlib
+import heapq
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.study import Naming, Study, open_study
-from gptailor.search.run.trials import Aim, Ledger
-from gptailor.search.run.workers import Alone, Workers
+from gptailor.search.run.trials import Aim, Ledger, Trial, genome_to_json
+from gptailor.search.run.workers import Alone, Done, Found, Lost, Task, WorkerEvent, Workers
 from gptailor.search.search import SearchEvent, SearchSetting, search_steps
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import folded, key_of
@@ -187,3 +189,57 @@ def search(
 ) -> Search:
     judge = judge or Counting(chosen.aims)
     return Search(chosen, study_of(folder, chosen), workers or Alone(judge), **options)
+
+
+def record(trials: list[Trial]) -> list[dict[str, Any]]:
+    """All that is kept of trials, but for how long they took."""
+    return [
+        {
+            **{name: value for name, value in vars(trial).items() if name != "seconds"},
+            "request": trial.request._replace(genome=genome_to_json(trial.request.genome)),
+        }
+        for trial in trials
+    ]
+
+
+@dataclass
+class Simulated:
+    """Workers on a clock of their own: a plan takes as long as its worker is slow."""
+
+    judge: Any
+    slow: tuple[float, ...]
+    dies: Callable[[int, Task], bool] = lambda worker, task: False
+    clock: float = 0.0
+    events: list[Any] = field(default_factory=list)
+    busy: dict[int, int] = field(default_factory=dict)
+    done: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def count(self) -> int:
+        return len(self.slow)
+
+    def submit(self, task: Task) -> None:
+        worker = min(set(range(self.count)) - set(self.busy))
+        self.busy[worker] = task.number
+        at = self.clock
+        for index, outcomes in self.judge(task.plans, task.share, **task.how):
+            at += self.slow[worker] * task.share
+            self._push(at, worker, Found(task.number, index, outcomes, self.slow[worker]))
+            if self.dies(worker, task):
+                self._push(at, worker, Lost(task.number))
+                return
+        self._push(at, worker, Done(task.number))
+
+    def _push(self, at: float, worker: int, event: WorkerEvent) -> None:
+        heapq.heappush(self.events, (at, worker, len(self.events) + 1000 * event.task, event))
+
+    def next(self, longest: float | None = None) -> WorkerEvent | None:
+        if longest is not None and self.events[0][0] > self.clock + longest:
+            self.clock += longest
+            return None
+        self.clock, worker, _, event = heapq.heappop(self.events)
+        if isinstance(event, Found):
+            self.done[worker] += 1
+        else:
+            del self.busy[worker]
+        return event

@@ -5,7 +5,7 @@ import heapq
 import itertools
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from gptailor.evaluate.outcome import Failure, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.search.run.schedule import Budget, Start, ToldStart
-from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Trial, genome_to_json
-from gptailor.search.run.workers import Alone, Done, Found, Lost, Task, WorkerEvent
+from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS
+from gptailor.search.run.workers import Alone, Done, Found, Task
 from gptailor.search.search import LATE, Scored, SearchError, SearchEvent, SearchSetting
 from tests.search.landscape import (
     ACCURACY,
@@ -27,8 +27,10 @@ from tests.search.landscape import (
     Counting,
     Drifting,
     Search,
+    Simulated,
     Staged,
     Stubborn,
+    record,
     search,
     setting,
     space,
@@ -38,17 +40,6 @@ from tests.search.landscape import (
 @pytest.fixture(scope="module")
 def chosen() -> SearchSetting:
     return setting()
-
-
-def record(trials: list[Trial]) -> list[dict[str, Any]]:
-    """All that is kept of trials, but for how long they took."""
-    return [
-        {
-            **{name: value for name, value in vars(trial).items() if name != "seconds"},
-            "request": trial.request._replace(genome=genome_to_json(trial.request.genome)),
-        }
-        for trial in trials
-    ]
 
 
 def phases(found: Search) -> list[str]:
@@ -497,49 +488,6 @@ def test_random_search_beside_costs_as_much_again(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------- several workers
-
-
-@dataclass
-class Simulated:
-    """Workers on a clock of their own: a plan takes as long as its worker is slow."""
-
-    judge: Any
-    slow: tuple[float, ...]
-    dies: Callable[[int, Task], bool] = lambda worker, task: False
-    clock: float = 0.0
-    events: list[Any] = field(default_factory=list)
-    busy: dict[int, int] = field(default_factory=dict)
-    done: Counter[int] = field(default_factory=Counter)
-
-    @property
-    def count(self) -> int:
-        return len(self.slow)
-
-    def submit(self, task: Task) -> None:
-        worker = min(set(range(self.count)) - set(self.busy))
-        self.busy[worker] = task.number
-        at = self.clock
-        for index, outcomes in self.judge(task.plans, task.share, stage=task.stage):
-            at += self.slow[worker] * task.share
-            self._push(at, worker, Found(task.number, index, outcomes, self.slow[worker]))
-            if self.dies(worker, task):
-                self._push(at, worker, Lost(task.number))
-                return
-        self._push(at, worker, Done(task.number))
-
-    def _push(self, at: float, worker: int, event: WorkerEvent) -> None:
-        heapq.heappush(self.events, (at, worker, len(self.events) + 1000 * event.task, event))
-
-    def next(self, longest: float | None = None) -> WorkerEvent | None:
-        if longest is not None and self.events[0][0] > self.clock + longest:
-            self.clock += longest
-            return None
-        self.clock, worker, _, event = heapq.heappop(self.events)
-        if isinstance(event, Found):
-            self.done[worker] += 1
-        else:
-            del self.busy[worker]
-        return event
 
 
 def test_a_slow_worker_does_not_hold_the_others(tmp_path: Path) -> None:

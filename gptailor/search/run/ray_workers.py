@@ -6,6 +6,7 @@ import re
 import socket
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -24,6 +25,8 @@ _KNOCK = 10.0
 """Seconds in which a cluster has to answer."""
 _REPLACED = 20
 """Workers that may be lost before a search ends: then it is not chance any more."""
+_UNPLACED = 1800.0
+"""Seconds that a cluster may have no room for any worker, while a machine is on its way."""
 
 
 @final
@@ -56,23 +59,31 @@ class Evaluating:
 @final
 @dataclass(eq=False)
 class _Worker:
-    """An actor, and the task that it is at."""
+    """An actor, and the task that it is at. Until it has `begun` that is awaited."""
 
     actor: Any
-    task: int | None = None
+    begun: Any
+    task: Task | None = None
     results: Any = None
+
+    @property
+    def awaited(self) -> Any:
+        """What comes of it next; None while it has nothing to do."""
+        return self.results if self.begun is None else self.begun
 
 
 @final
 class RayWorkers:
     """A context with so many actors. `make` gives a judge, and is called in each of them.
 
-    Without a `count` there is one for each GPU if judges need one, else one for each machine.
-    Raises ClusterError where the cluster can't be had.
+    Without a `count` there are as many as the cluster's GPUs suffice for if judges need so many
+    `gpus` each, else one for each machine. Tasks wait for workers that have begun, so that the
+    search goes on with those that are left where no machine comes for one that was lost. Raises
+    ClusterError where the cluster can't be had.
     """
 
     def __init__(
-        self, make: Callable[[], Judge], address: str, count: int | None, *, gpus: bool = False
+        self, make: Callable[[], Judge], address: str, count: int | None, *, gpus: int = 0
     ) -> None:
         self.make = make
         self.gpus = gpus
@@ -80,55 +91,86 @@ class RayWorkers:
         _connect(address, count)
         self.count = count or _fitting(gpus)
         self._workers: list[_Worker] = []
+        self._waiting: deque[Task] = deque()
 
     def __enter__(self) -> "RayWorkers":
-        self._workers = [_Worker(self._actor()) for _ in range(self.count)]
+        self._workers = [self._worker() for _ in range(self.count)]
         return self
 
     def __exit__(self, *exception: object) -> None:
         ray.shutdown()
 
-    def _actor(self) -> Any:
-        options = {"num_cpus": 0 if self.gpus else 1, "num_gpus": 1 if self.gpus else 0}
-        return ray.remote(Evaluating).options(**options).remote(self.make)
+    def _worker(self) -> _Worker:
+        options = {"num_cpus": 0 if self.gpus else 1, "num_gpus": self.gpus}
+        actor = ray.remote(Evaluating).options(**options).remote(self.make)
+        return _Worker(actor, actor.ready.remote())
 
     def submit(self, task: Task) -> None:
-        """Begin a task on a free worker."""
-        worker = next(worker for worker in self._workers if worker.task is None)
-        run = worker.actor.run.options(num_returns="streaming")
-        worker.results = run.remote(task.plans, task.share, task.how)
-        worker.task = task.number
+        """Begin a task on a free worker, or as soon as there is one."""
+        self._waiting.append(task)
+        self._deal()
+
+    def _deal(self) -> None:
+        for worker in self._workers:
+            if self._waiting and worker.awaited is None:
+                worker.task = task = self._waiting.popleft()
+                run = worker.actor.run.options(num_returns="streaming")
+                worker.results = run.remote(task.plans, task.share, task.how)
 
     def next(self, longest: float | None = None) -> WorkerEvent | None:
-        """Wait for what comes first, but no longer than so many seconds."""
-        busy = {id(worker.results): worker for worker in self._workers if worker.task is not None}
-        results = [worker.results for worker in busy.values()]
-        ready, _ = ray.wait(results, num_returns=1, timeout=longest)
-        if not ready:
-            return None
-        worker = busy[id(ready[0])]
-        assert worker.task is not None
-        number = worker.task
+        """Wait for what comes first, but no longer than so many seconds.
+
+        Raises ClusterError where for long no worker has a machine.
+        """
+        until = time.monotonic() + (_UNPLACED if longest is None else longest)
+        while True:
+            awaited = {id(w.awaited): w for w in self._workers if w.awaited is not None}
+            results = [worker.awaited for worker in awaited.values()]
+            left = max(0.0, until - time.monotonic())
+            nobody = all(worker.begun is not None for worker in self._workers)
+            timeout = None if longest is None and not nobody else left
+            ready, _ = ray.wait(results, num_returns=1, timeout=timeout)
+            if not ready and longest is None:
+                minutes = _UNPLACED / 60
+                raise ClusterError(f"the cluster has had no room for a worker for {minutes:g} min")
+            if not ready:
+                return None
+            event = self._heard(awaited[id(ready[0])])
+            if event is not None:
+                return event
+
+    def _heard(self, worker: _Worker) -> WorkerEvent | None:
+        """What a worker says; None if that is nothing of its task."""
         try:
-            found = ray.get(next(worker.results))
+            if worker.begun is not None:
+                ray.get(worker.begun)
+                worker.begun = None
+                self._deal()
+                return None
+            assert worker.task is not None
+            return Found(worker.task.number, *ray.get(next(worker.results)))
         except StopIteration:
-            worker.task = worker.results = None
+            assert worker.task is not None
+            number, worker.task, worker.results = worker.task.number, None, None
+            self._deal()
             return Done(number)
         except RayActorError as error:
-            return self._replace(worker, number, error)
+            return self._replace(worker, error)
         except RayTaskError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, TailorError | OSError):
                 raise cause from error
             raise ClusterError(f"a worker failed: {_first(error)}") from error
-        return Found(number, *found)
 
-    def _replace(self, worker: _Worker, number: int, error: RayActorError) -> WorkerEvent:
+    def _replace(self, worker: _Worker, error: RayActorError) -> WorkerEvent | None:
+        if getattr(error, "actor_init_failed", False):
+            raise ClusterError(f"a worker can't begin: {_last(error)}") from error
         self._lost += 1
         if self._lost > _REPLACED:
             raise ClusterError(f"{self._lost} workers were lost; the last one: {_first(error)}")
-        worker.actor, worker.task, worker.results = self._actor(), None, None
-        return Lost(number)
+        task = worker.task
+        self._workers[self._workers.index(worker)] = self._worker()
+        return None if task is None else Lost(task.number)
 
 
 def _connect(address: str, count: int | None) -> None:
@@ -148,16 +190,29 @@ def _connect(address: str, count: int | None) -> None:
         raise ClusterError(f"Ray can't be had at '{address}': {_first(error)}") from error
 
 
-def _fitting(gpus: bool) -> int:
-    """The cluster's GPUs, or its machines."""
+def _fitting(gpus: int) -> int:
+    """How many workers of so many GPUs the cluster has room for; without any its machines."""
     if gpus:
-        found = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-        if not found:
+        nodes = (node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
+        counts = [int(count) for count in nodes]
+        if not any(counts):
             raise ClusterError("the Ray cluster has no GPU; give --device cpu")
+        found = sum(count // gpus for count in counts)
+        if not found:
+            most = f"the most that a machine has is {max(counts)}"
+            raise ClusterError(f"no machine of the Ray cluster has {gpus} GPUs: {most}")
         return found
     return max(1, sum(bool(node["Alive"]) for node in ray.nodes()))  # type: ignore[no-untyped-call]
 
 
 def _first(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = _lines(error)
     return lines[-1] if isinstance(error, RayTaskError) and lines else (lines or [repr(error)])[0]
+
+
+def _last(error: BaseException) -> str:
+    return (_lines(error) or [repr(error)])[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -197,6 +197,9 @@ class UnderWay:
         left -= math.fsum(self._share(key) for key in known if key not in self.ledger.found)
         beyond: list[trials.TrialRequest] = []
         for request, plan in asked:
+            if beyond and self.races:  # what comes after it waits too: the order stays
+                beyond.append(request)
+                continue
             digest = hashlib.sha256(format_plan(plan).encode()).hexdigest()
             key = trials.EvaluationKey(digest, request.samples, request.stage)
             one = _Decoded(request, plan, key)
