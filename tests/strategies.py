@@ -20,7 +20,7 @@ from gptailor.plan.registry import (
     Parameter,
 )
 from gptailor.plan.walk import sources
-from gptailor.plan.windows import runs, windows_of
+from gptailor.plan.windows import runs, stretch_of, windows_of
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -272,7 +272,34 @@ def overlays(draw: Draw, names: list[str]) -> dict[str, Any]:
             if kind is p.DropAny or len(list(windows_of(count, among))) > 1:
                 found[name].append(kind(count=count, among=tuple(among), maybe=maybe))
     fixed = {drop.position for drop in found["drops"] if not drop.maybe}
-    return {**found, "bridges": draw(bridges(fixed))}
+    may = {drop.position for drop in found["drops"]}
+    several = (*found["drop_any"], *found["windows"])
+    may |= {one for choice in several for one in choice.among}
+    again = draw(repeats(fixed, may))
+    inside = {one for repeat in again for one in range(*stretch_of(repeat))}
+    return {**found, "repeats": again, "bridges": draw(bridges(fixed | inside))}
+
+
+@st.composite
+def repeats(draw: Draw, dropped: set[int], may: set[int]) -> list[p.Repeat | p.RepeatWindow]:
+    """Blocks that come again, one after the other, their ends not dropped; some are choices."""
+    found: list[p.Repeat | p.RepeatWindow] = []
+    times = st.sampled_from([1, 1, 3, p.CountRange(between=(1, 2)), p.CountRange(between=(2, 4))])
+    start = draw(st.integers(0, 8))
+    for _ in range(draw(st.integers(0, 2))):
+        last = start + draw(st.integers(0, 4))
+        among = tuple(one for one in range(start, last + 1) if one not in may)
+        kinds = [1, 2, p.CountRange(between=(1, 2)), p.CountRange(between=(2, 3))]
+        count = draw(st.sampled_from(kinds))
+        longest = max((b - a + 1 for a, b in runs(among)), default=0)
+        most = p.count_ends(count)[1]
+        said: dict[str, Any] = {"times": draw(times), "maybe": draw(st.booleans())}
+        if draw(st.booleans()) and most <= longest and len(list(windows_of(count, among))) > 1:
+            found.append(p.RepeatWindow(count=count, among=among, **said))
+        elif not {start, last} & dropped:
+            found.append(p.Repeat(first=start, last=last, **said))
+        start = last + 1 + draw(st.integers(0, 3))
+    return found
 
 
 @st.composite

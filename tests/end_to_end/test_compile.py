@@ -196,7 +196,15 @@ def overlays(draw: st.DrawFn) -> dict[str, Any]:
         others = [{"part": part, "recipe": draw(said())} for part in parts_said]
         levels = {"others": others, "whole": {"recipe": draw(said())}}
         levels["whole"] = draw(st.sampled_from([None, levels["whole"]]))
-    return {"layers": layers, "drops": drops, "scales": scales, **levels}
+    gone = {drop["position"] for drop in drops}
+    again, start = [], 0
+    for _ in range(draw(st.integers(0, 2))):
+        first = start + draw(st.integers(0, 2))
+        last = first + draw(st.integers(0, 2))
+        if last < COUNT and not {first, last} & gone:
+            again.append({"first": first, "last": last, "times": draw(st.integers(1, 3))})
+        start = last + 1
+    return {"layers": layers, "drops": drops, "repeats": again, "scales": scales, **levels}
 
 
 @st.composite

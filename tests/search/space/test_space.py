@@ -14,7 +14,7 @@ from gptailor.lang.format import format_plan
 from gptailor.plan.faults import errors
 from gptailor.plan.plan import CountRange, Plan, count_ends
 from gptailor.plan.walk import drops_by_choice, open_choices
-from gptailor.plan.windows import windows_of
+from gptailor.plan.windows import stretch_of, windows_of
 from gptailor.search.space.decode import decode
 from gptailor.search.space.encode import encode, shortest_form
 from gptailor.search.space.genome import Active, Genome
@@ -122,6 +122,12 @@ SPACES = {
         4,
     ),
     "rest": ("embed from one of base, math\nnorm from any of math, code by linear()", 2),
+    "block": ('repeat L1..L3 times 1..3\nmaybe drop L1..L3\nmaybe bridge on "t"', 5),
+    "blocks": (
+        "maybe repeat window 1..3 of L1..L4, L6..L7 times 1..2\nmaybe repeat L8\ndrop any 1 of "
+        "L8..L10\nL2 from one of base, math",
+        11,
+    ),
     "stack": (
         "stack { maybe L0..L3 one of base, math; maybe L2 code; limit 2 layers }",
         4,
@@ -222,6 +228,7 @@ def test_of_any_plan(plan: Plan, seed: int, beyond: int) -> None:
     named += [position for _, choice in drops_by_choice(plan) for position in choice.among]
     named += [bridge.after for bridge in plan.bridges if bridge.after is not None]
     named += plan.heal.layers if plan.heal is not None else ()
+    named += [stretch_of(repeat)[1] for repeat in plan.repeats]
     layers = max(named, default=0) + beyond
     plan = shallow(plan, layers)
     gone = {drop.position for drop in plan.drops if not drop.maybe}
