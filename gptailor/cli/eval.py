@@ -15,7 +15,7 @@ from gptailor.plan.faults import Fault, PlanError
 if TYPE_CHECKING:
     from gptailor.evaluate.outcome import Judgement, Result, TargetSize
     from gptailor.plan.plan import Objective
-    from gptailor.report import scores
+    from gptailor.report import evaluation, scores
 
 _EVAL_EXAMPLE = """
 \b
@@ -38,8 +38,11 @@ Example, with a plan and what it is compiled to:
 @DEVICE
 @DTYPE
 @MEMORY
-@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
-              show_default=True, help="For people, or for programs.")  # fmt: skip
+@click.option("--against", metavar="TARGET",
+              help="What differences are from. Without it: each target's base.")  # fmt: skip
+@click.option("--format", "form", type=click.Choice(["text", "json", "csv"]), default="text",
+              show_default=True, help="For people, for programs, or for sheets.")  # fmt: skip
+@click.option("--each", is_flag=True, help="In JSON: what each sample gave, too.")
 @click.option("--no-speed", is_flag=True, help="Don't measure tokens a second.")
 def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     targets: tuple[str, ...],
@@ -51,20 +54,27 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     device: str,
     dtype: str | None,
     memory: int | None,
+    against: str | None,
     form: str,
+    each: bool,
     no_speed: bool,
 ) -> None:
     """Say how good each TARGET is: a plan, a compiled folder, or any model's folder or Hub id.
 
     Plans are stitched in memory, bridged and healed as they say; nothing is written. Shown are each
-    objective's score with its standard error, the share of the base's score that is left, and sizes
-    and speeds beside the base's, measured in the same run. A compiled folder's base is the one that
-    its plan names.
+    objective's score with its standard error, how much more it is than the base's, sample by
+    sample, and sizes and speeds beside the base's, measured in the same run. A compiled folder's
+    base is the one that its plan names, a model's the one that --model base=DIR or the other
+    targets name.
 
     Relative paths in objectives start at the current folder. Ends with 3 if a target has no score.
     """
     from gptailor.evaluate import targets as targeting  # noqa: PLC0415
 
+    if each and form != "json":
+        raise click.UsageError("--each is of --format json")
+    if against is not None and against not in targets:
+        targets = (*targets, against)
     given = [read_plan(name) if name == "-" else name for name in targets]
     found = targeting.find_targets(given, dict(models), families)
     report(targeting.warnings(found))
@@ -79,12 +89,14 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     kind = None if dtype is None else getattr(torch, dtype)
     drawn = Samples(Path(), samples, seed)
     place, told = Placement(device, kind, memory), told_of_healing()
-    judging = Judging(found, wishes, drawn, place, told)
+    judging = Judging(found, wishes, drawn, place, told, against)
     live = sys.stderr.isatty()  # lines elsewhere; not on standard output, since that may be read on
     with steps_bar("judging") if live else nullcontext(_line) as progress:
         judgement = judging.judgement(speed=not no_speed, progress=progress)
     if form == "json":
-        say(judgement.to_json())
+        say(judgement.to_json(each=each))
+    elif form == "csv":
+        say(judgement.to_csv(), newline=False)
     else:
         _print(judgement)
     sys.exit(3 if judgement.failed else 0)
@@ -117,36 +129,54 @@ def _line(what: str, done: int, total: int) -> None:
 
 
 def _print(judgement: "Judgement") -> None:
-    from gptailor.report import scores  # noqa: PLC0415
+    from gptailor.report import evaluation, scores  # noqa: PLC0415
 
     results = [*judgement.bases, *judgement.results]
-    for objective in dict.fromkeys(result.objective for result in results):
-        mine = [result for result in results if result.objective == objective]
-        for line in scores.score_lines(_heading(mine), [_mark(one) for one in mine], width()):
-            say(line)
-        say("")
+    by_name: dict[str, list[Result]] = {}
+    for one in results:
+        by_name.setdefault(one.objective, []).append(one)
+    columns = [_column(mine) for mine in by_name.values()]
+    many = len(results) // len(columns)
+    marks = [[_mark(mine[n]) for mine in by_name.values()] for n in range(many)]
+    names = [one.target for one in next(iter(by_name.values()))]
+    besides = {one.against for one in results} - {""}
+    beside = besides.pop() if len(besides) == 1 else "its base"
+    rows = list(zip(names, marks, strict=True))
+    for line in evaluation.evaluation_lines(columns, rows, beside, width()):
+        say(line)
+    say("")
     subjects = [*judgement.base_subjects, *judgement.subjects]
     for line in scores.sizes([_size(one) for one in subjects], width()):
         say(line)
 
 
-def _heading(results: "Sequence[Result]") -> str:
-    """`nll("text.txt"): 64 samples, less is better`."""
+_ACCURACIES = ("multiple_choice", "generate", "lm_eval")
+"""Objectives of which a share of the base's says something."""
+
+
+def _column(results: "Sequence[Result]") -> "evaluation.Column":
+    """An objective: its name, `64 samples, less is better`, and what it has a mean with."""
+    from gptailor.report.evaluation import Column  # noqa: PLC0415
+
     first = results[0]
     better = "less" if first.direction == "minimize" else "more"
     counts = {n for one in results if (n := getattr(one.outcome, "samples", None)) is not None}
     samples = "".join(f"{n} sample{'s' * (n != 1)}, " for n in sorted(counts)[:1])
-    return f"{first.objective}: {samples}{better} is better"
+    name, _, arguments = first.objective.partition('("')
+    share = name in _ACCURACIES and first.direction == "maximize"
+    rest = arguments.partition('"')[2]
+    return Column(first.objective, f"{samples}{better} is better", f"{name} {rest}", share)
 
 
-def _mark(result: "Result") -> "scores.Mark":
+def _mark(result: "Result") -> "evaluation.Mark":
     from gptailor.evaluate.outcome import Failure  # noqa: PLC0415
-    from gptailor.report.scores import Mark  # noqa: PLC0415
+    from gptailor.report.evaluation import Estimate, Mark  # noqa: PLC0415
 
-    score = result.outcome
+    score, more = result.outcome, result.difference
     if isinstance(score, Failure):
-        return Mark(result.target, None, failure=score.message)
-    return Mark(result.target, score.value, score.stderr, result.retained)
+        return Mark(None, failure=score.message)
+    difference = None if more is None else Estimate(more.value, more.stderr)
+    return Mark(Estimate(score.value, score.stderr), difference, result.retained)
 
 
 def _size(subject: "TargetSize") -> "scores.Size":

@@ -20,7 +20,17 @@ from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.objectives.base import Forward, PreparedObjective
 from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.tokens import tokenizer_digest, tokenizer_model
-from gptailor.evaluate.outcome import Failure, Judgement, Result, TargetSize, retained_score
+from gptailor.evaluate.outcome import (
+    Difference,
+    Failure,
+    Judgement,
+    Outcome,
+    Result,
+    Score,
+    TargetSize,
+    paired_difference,
+    retained_score,
+)
 from gptailor.evaluate.samples import (
     Samples,
     StatedObjective,
@@ -56,6 +66,7 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     dtype: torch.dtype | None = None,
     memory: int | None = None,
     speed: bool = False,
+    against: str | Path | None = None,
     progress: Progress = lambda what, done, total: None,
     on_healing: OnHealing | None = None,
 ) -> Judgement:
@@ -64,14 +75,17 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
     A target is a plan or its file, a model's folder, a GGUF file, or a Hub id. `models` gives other
     folders for the plans' names, `samples` bounds what is drawn by `seed`, and relative paths of
     objectives start at `folder`. `dtype` is the live models', else their own; `memory` bounds their
-    bytes on the device. With `speed` tokens a second are measured too. Plans are bridged and healed
-    as they say, which `on_healing` hears of.
+    bytes on the device. With `speed` tokens a second are measured too. Differences are from the
+    target `against`, else from each target's base. Plans are bridged and healed as they say, which
+    `on_healing` hears of.
 
     What goes wrong with one target is a `Failure` in its results. Raises PlanError for faults of
     plans and objectives, and TailorError or OSError for what concerns all: a file of an
     objective, a device that isn't there.
     """
     several = [targets] if isinstance(targets, str | Path | Plan) else list(targets)
+    if against is not None and str(against) not in map(str, several):
+        several.append(against)
     found = find_targets(several, models or {})
     wanted = [objectives] if isinstance(objectives, str | Objective) else list(objectives)
     known = names(found)
@@ -79,7 +93,8 @@ def judge(  # noqa: PLR0913 (the verb of the command line, and its flags)
         (one, True) if isinstance(one, Objective) else read_objective(one, known) for one in wanted
     ]
     drawn = Samples(Path(folder), samples, seed)
-    judging = Judging(found, stated, drawn, Placement(device, dtype, memory), on_healing)
+    place, beside = Placement(device, dtype, memory), None if against is None else str(against)
+    judging = Judging(found, stated, drawn, place, on_healing, beside)
     return judging.judgement(speed=speed, progress=progress)
 
 
@@ -159,12 +174,14 @@ class Judging:
         samples: Samples,
         place: Placement,
         on_healing: OnHealing | None = None,
+        against: str | None = None,
     ) -> None:
         self.targets = targets = list(_held_to_bases(targets))
         self._held_to = {one.identity_of_base for one in targets if not one.plain}
         self.evaluator = Evaluator(cache=PREFIX_BYTES, device=device_of(str(place.device)))
         self.stitchers = Stitchers(place, on_healing)
         self.entries = [_Entry.of(target) for target in targets]
+        self._beside = next((one for one in self.entries if one.target.name == against), None)
         plain = [one for one in self.entries if one.target.plain]
         self._base_of = {one.target.identity_of_base: one for one in reversed(plain)}
         self.bases = list(self._bases())
@@ -310,7 +327,27 @@ class Judging:
             share = None
             if objective.normalise == "base" and not one.target.plain:
                 share = retained_score(outcome, theirs, objective.direction)
-            yield Result(one.target.name, objective.name, objective.direction, outcome, share)
+            beside, difference = self._beside or base, None
+            if beside is not None and beside is not one:
+                difference = _difference(outcome, beside.outcomes[number])
+            name = "" if beside is None or difference is None else beside.target.name
+            yield Result(
+                one.target.name, objective.name, objective.direction, outcome, share,
+                difference, name,
+            )  # fmt: skip
+
+
+def _difference(mine: Outcome, theirs: Outcome) -> Difference | None:
+    """How much more a score is than another on the same samples; None where they aren't those.
+
+    Nothing is said beside what is 0 on every sample, as `kl` is of its own reference.
+    """
+    if not isinstance(mine, Score) or not isinstance(theirs, Score):
+        return None
+    a, b = mine.each, theirs.each
+    if a is None or b is None or a.counts != b.counts or not any(b.sums):
+        return None
+    return paired_difference(a, b)
 
 
 def _held_to_bases(targets: Sequence[Target]) -> Iterator[Target]:

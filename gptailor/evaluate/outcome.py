@@ -1,5 +1,7 @@
 """What an objective says of a plan: a number, how sure it is, of how many samples."""
 
+import csv
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -141,6 +143,8 @@ class Result:
     """What an objective says of a target: a score, or why there is none.
 
     `retained` is the share of the base's score that is left; None where that has no meaning.
+    `difference` is how much more the score is than that of the target `against`, sample by sample;
+    None where the two have no samples in common.
     """
 
     target: str
@@ -148,6 +152,8 @@ class Result:
     direction: Literal["minimize", "maximize"]
     outcome: Outcome
     retained: float | None = None
+    difference: Difference | None = None
+    against: str = ""
 
     @property
     def failed(self) -> bool:
@@ -195,15 +201,42 @@ class Judgement:
         """Whether a target lacks a score."""
         return any(result.failed for result in self.results)
 
-    def to_json(self) -> str:
-        """A JSON object; `results` has an entry for each target and objective."""
+    def to_json(self, *, each: bool = False) -> str:
+        """A JSON object; `results` has an entry for each target and objective.
+
+        With `each` an entry has what every sample gave: `sums` over `counts`, whose quotient over
+        all samples is the score, or with `exponential` e to that.
+        """
         record = {
-            "results": [_result(one) for one in self.results],
+            "results": [_result(one, each) for one in self.results],
             "targets": [asdict(one) for one in self.subjects],
-            "bases": [_result(one) for one in self.bases],
+            "bases": [_result(one, each) for one in self.bases],
             "base_targets": [asdict(one) for one in self.base_subjects],
         }
         return json.dumps(record, ensure_ascii=False, indent=2, allow_nan=False)
+
+    def to_csv(self) -> str:
+        """A line for each target and objective, those of the bases first, below a heading."""
+        sizes = {one.target: one for one in (*self.subjects, *self.base_subjects)}
+        out = io.StringIO()
+        lines = csv.DictWriter(out, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+        lines.writeheader()
+        for one in (*self.bases, *self.results):
+            size = sizes[one.target]
+            record = dict(_result(one, each=False))
+            record |= {"layers": size.layers, "parameters": size.parameters}
+            difference = record.get("difference") or {}
+            record["difference"] = difference.get("value")
+            record["difference_stderr"] = difference.get("stderr")
+            record["failure"] = (record.get("failure") or {}).get("message")
+            lines.writerow(record)
+        return out.getvalue()
+
+
+_COLUMNS = (
+    "target", "objective", "direction", "score", "stderr", "samples", "retained",
+    "against", "difference", "difference_stderr", "layers", "parameters", "failure",
+)  # fmt: skip
 
 
 def retained_score(score: Outcome, base: Outcome | None, direction: str) -> float | None:
@@ -221,13 +254,21 @@ def retained_score(score: Outcome, base: Outcome | None, direction: str) -> floa
     return theirs / mine if mine else None
 
 
-def _result(one: Result) -> Mapping[str, Any]:
+def _result(one: Result, each: bool) -> Mapping[str, Any]:
     score = one.outcome
     known: dict[str, Any] = {"target": one.target, "objective": one.objective}
     known |= dict.fromkeys(("score", "stderr", "samples"))
     known |= {"direction": one.direction, "retained": one.retained}
     if isinstance(score, Failure):
         return known | {"failure": asdict(score)}
-    numbers = {"score": score.value, "stderr": score.stderr}  # JSON has no infinity
-    finite = {name: n if math.isfinite(n) else None for name, n in numbers.items()}
-    return known | finite | {"samples": score.samples}
+    known |= {"score": _finite(score.value), "stderr": _finite(score.stderr)}
+    known["samples"] = score.samples
+    if one.difference is not None:
+        value, stderr = _finite(one.difference.value), _finite(one.difference.stderr)
+        known |= {"against": one.against, "difference": {"value": value, "stderr": stderr}}
+    return known | ({"each": asdict(score.each)} if each and score.each is not None else {})
+
+
+def _finite(number: float) -> float | None:
+    """The number; JSON has no infinity."""
+    return number if math.isfinite(number) else None

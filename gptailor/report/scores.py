@@ -13,18 +13,6 @@ _LEAST_COLUMNS = 8
 
 @final
 @dataclass(frozen=True)
-class Mark:
-    """A target's score by one objective, or why it has none; the share of the base's."""
-
-    target: str
-    value: float | None
-    error: float = math.inf
-    retained: float | None = None
-    failure: str = ""
-
-
-@final
-@dataclass(frozen=True)
 class Size:
     """A target's sizes, and tokens a second with the ratio to the base's; None is unknown."""
 
@@ -36,22 +24,6 @@ class Size:
     decoding: tuple[float, float | None] | None
 
 
-def score_lines(heading: str, rows: Sequence[Mark], width: int) -> Iterator[str]:
-    """An objective's heading, and a line for each target."""
-    yield heading
-    bodies = [_mark(row) for row in rows]
-    scored = [body for body, row in zip(bodies, rows, strict=True) if row.value is not None]
-    sizes = [max((len(body[i]) for body in scored), default=0) for i in range(2)]
-    room = width - len(_SCORE_INDENT) - sum(sizes) - 2 * len(GAP)
-    wide = _wide([row.target for row in rows], room)
-    for row, (score, share) in zip(rows, bodies, strict=True):
-        first = f"{_SCORE_INDENT}{shortened(row.target, wide):<{wide}}{GAP}"
-        if row.value is None:
-            yield first + shortened(f"failed: {row.failure}", max(20, width - len(first)), end=True)
-        else:
-            yield f"{first}{score:>{sizes[0]}}{GAP}{share:>{sizes[1]}}".rstrip()
-
-
 def sizes(rows: Sequence[Size], width: int) -> Iterator[str]:
     """A line for each target: layers, parameters, cache, speeds where there are any."""
     fast = any(row.prefill or row.decoding for row in rows)
@@ -59,7 +31,7 @@ def sizes(rows: Sequence[Size], width: int) -> Iterator[str]:
     bodies = [_size(row)[: len(heads)] for row in rows]
     columns = [max(map(len, column)) for column in zip(heads, *bodies, strict=True)]
     room = width - len(_SCORE_INDENT) - sum(columns) - len(GAP) * len(columns)
-    wide = _wide([row.target for row in rows], room)
+    wide = name_width([row.target for row in rows], room)
     for name, body in [
         ("", heads),
         *((row.target, b) for row, b in zip(rows, bodies, strict=True)),
@@ -76,18 +48,12 @@ def shortened(text: str, width: int, *, end: bool = False) -> str:
     return f"{text[: width - 1]}…" if end else f"…{text[1 - width :]}"
 
 
-def _wide(names: Sequence[str], room: int) -> int:
+def name_width(names: Sequence[str], room: int) -> int:
+    """The columns that names take, if there is so much room."""
     return max(_LEAST_COLUMNS, min(room, max(map(len, names), default=0)))
 
 
-def _mark(row: Mark) -> tuple[str, str]:
-    if row.value is None:
-        return "", ""
-    share = "" if row.retained is None else f"{100 * row.retained:.1f} % of the base"
-    return _with_error(row.value, row.error), share
-
-
-def _with_error(value: float, error: float) -> str:
+def with_error(value: float, error: float) -> str:
     """`3.012 ± 0.041`: the error with two digits, and the value as far as it is sure."""
     if not math.isfinite(value) or not math.isfinite(error):
         return f"{value:.4g} ± ?"

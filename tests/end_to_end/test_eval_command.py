@@ -1,5 +1,6 @@
 """`gptailor eval`: a plan and its folder score alike; bad input is one message with its place."""
 
+import csv
 import io
 import json
 import sys
@@ -148,12 +149,31 @@ def test_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert said.code == 0
     lines = said.out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert (
-        'multiple_choice("questions.jsonl", metric="acc_norm"): 8 samples, more is better' in lines
+    choice = next(name for name in OBJECTIVES if name.startswith("multiple_choice"))
+    at = lines.index(f"({1 + list(OBJECTIVES).index(choice)}) {choice}:")
+    assert lines[at + 1] == "  8 samples, more is better"
+    assert sum(line.count("±") for line in lines) == 3 * 4 + 2 * 2, (
+        "kl and generate are 0 for the base"
     )
-    assert sum("±" in line for line in lines) == 3 * 4
+    assert "more than ./base, sample by sample (* beyond two standard errors)" in lines
     assert any("KV/token" in line and "decoding/s" in line for line in lines)
     assert "2/" in said.err, "progress is said in lines where there is no terminal"
+
+
+def test_differences_are_paired_and_from_whatever_is_named(run: Run) -> None:
+    wanted = ("cut.tailor", *flags('nll("rows.jsonl")'), "--no-speed", "--against", "out")
+    [cut, out] = json.loads(run(*wanted, "--format", "json", "--each").out)["results"]
+    assert (cut["against"], cut["difference"]) == ("out", {"value": 0.0, "stderr": 0.0})
+    assert "difference" not in out
+    each = cut["each"]
+    assert len(each["sums"]) == len(each["counts"]) == cut["samples"]
+    assert sum(each["sums"]) / sum(each["counts"]) == pytest.approx(cut["score"])
+    lines = run(*wanted, "--format", "csv").out.splitlines()
+    rows = list(csv.DictReader(lines))
+    assert [row["target"] for row in rows] == ["./base", "cut.tailor", "out"]
+    assert float(rows[1]["score"]) == cut["score"]
+    assert (rows[1]["against"], rows[1]["difference"], rows[2]["against"]) == ("out", "0.0", "")
+    assert run(*wanted, "--each").code == 2
 
 
 def test_samples_are_a_prefix_by_the_seed(run: Run) -> None:

@@ -4,31 +4,13 @@ import math
 
 import pytest
 
-from gptailor.report.scores import Mark, Size, score_lines, shortened, sizes
+from gptailor.report.scores import Size, shortened, sizes, with_error
 
 
 def test_values_are_shown_as_far_as_they_are_sure() -> None:
-    rows = [
-        Mark("base", 2.90972, 0.0462),
-        Mark("cut.tailor", 3.7127, 0.0139, 0.7837),
-        Mark("one", 3.0, math.inf, 0.97),
-        Mark("same", 0.0, 0.0),
-    ]
-    assert list(score_lines("nll", rows, 80)) == [
-        "nll",
-        "  base        2.910 ± 0.046",
-        "  cut.tailor  3.713 ± 0.014  78.4 % of the base",
-        "  one                 3 ± ?  97.0 % of the base",
-        "  same                0 ± 0",
-    ]
-
-
-def test_a_failure_is_shown_as_one() -> None:
-    rows = [Mark("base", 2.9, 0.1), Mark("cut.tailor", None, failure="NaN " * 40)]
-    line = list(score_lines("nll", rows, 60))[2]
-    assert line.startswith("  cut.tailor  failed: NaN NaN")
-    assert line.endswith("…")
-    assert len(line) == 60
+    given = [(2.90972, 0.0462), (3.7127, 0.0139), (3.0, math.inf), (0.0, 0.0)]
+    said = [with_error(*one) for one in given]
+    assert said == ["2.910 ± 0.046", "3.713 ± 0.014", "3 ± ?", "0 ± 0"]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

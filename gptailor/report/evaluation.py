@@ -1,0 +1,151 @@
+"""The table of an evaluation: targets down, objectives across, then what paired samples say."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias, final
+
+from gptailor.report.scores import GAP, name_width, percent, shortened, with_error
+
+_INDENT = "  "
+_SURE = 2.0
+"""Standard errors beyond which a difference is marked."""
+
+
+@final
+class Column(NamedTuple):
+    """An objective as people read it; those of one `kind` have a mean, "" has none.
+
+    `share` says that shares of the base's score are worth a look: it is an accuracy.
+    """
+
+    name: str
+    said: str
+    kind: str = ""
+    share: bool = False
+
+
+@final
+class Estimate(NamedTuple):
+    """A number and its standard error, which is infinite where it isn't known."""
+
+    value: float
+    error: float
+
+
+@final
+@dataclass(frozen=True)
+class Mark:
+    """A target's score by one objective, or why it has none.
+
+    `difference` is how much more it is than another's, sample by sample, `retained` the share of
+    the base's score.
+    """
+
+    score: Estimate | None
+    difference: Estimate | None = None
+    retained: float | None = None
+    failure: str = ""
+
+
+Rows: TypeAlias = Sequence[tuple[str, Sequence[Mark]]]
+"""The targets' names, each with a mark for each objective."""
+
+
+def evaluation_lines(
+    columns: Sequence[Column], rows: Rows, beside: str, width: int
+) -> Iterator[str]:
+    """The whole table, in as many columns as fit; `beside` is whose scores differences are from."""
+    alone = len(columns) == 1
+    heads = [one.name if alone else f"({n})" for n, one in enumerate(columns, start=1)]
+    for head, column in zip(heads, columns, strict=True):
+        name = column.name if alone else f"{head} {column.name}"
+        whole = f"{name}: {column.said}"
+        yield from [whole] if len(whole) <= width else [f"{name}:", f"{_INDENT}{column.said}"]
+    kinds = {one.kind for one in columns}
+    means = not alone and len(kinds) == 1 and "" not in kinds
+    heads = [""] if alone else heads + (["mean"] if means else [])
+    scores = [
+        [_scored(mark) for mark in marks] + ([_mean([m.score for m in marks])] if means else [])
+        for _, marks in rows
+    ]
+    differences = [
+        [_told(mark.difference) for mark in marks]
+        + ([_told(_mean_of([m.difference for m in marks]))] if means else [])
+        for _, marks in rows
+    ]
+    shares = [
+        [
+            percent(mark.retained) if column.share and mark.retained is not None else ""
+            for mark, column in zip(marks, columns, strict=True)
+        ]
+        + ([""] if means else [])
+        for _, marks in rows
+    ]
+    names = [name for name, _ in rows]
+    yield from _grid(heads, names, scores, width)
+    for said, cells in (
+        (f"more than {beside}, sample by sample (* beyond two standard errors)", differences),
+        ("of the base's score", shares),
+    ):
+        some = [n for n, row in enumerate(cells) if any(row)]
+        if some:
+            yield said
+            yield from _grid(heads, [names[n] for n in some], [cells[n] for n in some], width)
+    for name, marks in rows:
+        for head, mark in zip(heads, marks, strict=False):
+            if mark.score is None:
+                which = f"{head} " if head else ""
+                yield shortened(f"{which}{name} failed: {mark.failure}", max(20, width), end=True)
+
+
+def _scored(mark: Mark) -> str:
+    return "failed" if mark.score is None else with_error(*mark.score)
+
+
+def _told(difference: Estimate | None) -> str:
+    """`+0.214 ± 0.031 *`: the star where it is beyond two errors."""
+    if difference is None:
+        return ""
+    value, error = difference
+    sure = math.isfinite(error) and abs(value) > _SURE * error
+    sign = "+" if value >= 0 else ""
+    return f"{sign}{with_error(value, error)}{' *' if sure else '  '}"
+
+
+def _mean(scores: Sequence[Estimate | None]) -> str:
+    found = _mean_of(scores)
+    return "" if found is None else with_error(*found)
+
+
+def _mean_of(found: Sequence[Estimate | None]) -> Estimate | None:
+    """The mean with equal weights, of texts that have nothing to do with each other."""
+    there = [one for one in found if one is not None]
+    if not there or len(there) < len(found):
+        return None
+    value = math.fsum(one.value for one in there) / len(there)
+    return Estimate(value, math.hypot(*(one.error for one in there)) / len(there))
+
+
+def _grid(
+    heads: Sequence[str], names: Sequence[str], cells: Sequence[Sequence[str]], width: int
+) -> Iterator[str]:
+    """A head and a row for each name; columns that don't fit come in further blocks."""
+    sizes = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    widest = name_width(
+        names, max(width // 3, width - len(_INDENT) - sum(sizes) - len(GAP) * len(sizes))
+    )
+    start = 0
+    while start < len(sizes):
+        end, room = start + 1, width - len(_INDENT) - widest - len(GAP) - sizes[start]
+        while end < len(sizes) and room >= len(GAP) + sizes[end]:
+            room -= len(GAP) + sizes[end]
+            end += 1
+        block = range(start, end)
+        if any(heads[i] for i in block):
+            line = GAP.join(f"{heads[i]:>{sizes[i]}}" for i in block)
+            yield f"{_INDENT}{'':<{widest}}{GAP}{line}".rstrip()
+        for name, row in zip(names, cells, strict=True):
+            line = GAP.join(f"{row[i]:>{sizes[i]}}" for i in block)
+            yield f"{_INDENT}{shortened(name, widest):<{widest}}{GAP}{line}".rstrip()
+        start = end
