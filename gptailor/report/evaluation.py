@@ -85,7 +85,7 @@ def evaluation_lines(
     names = [name for name, _ in rows]
     yield from _grid(heads, names, scores, width)
     for said, cells in (
-        (f"more than {beside}, sample by sample (* beyond two standard errors)", differences),
+        (f"more than {shortened(beside, 30)}, paired (* beyond two errors)", differences),
         ("of the base's score", shares),
     ):
         some = [n for n, row in enumerate(cells) if any(row)]

@@ -155,7 +155,7 @@ def test_the_table(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(line.count("±") for line in lines) == 3 * 4 + 2 * 2, (
         "kl and generate are 0 for the base"
     )
-    assert "more than ./base, sample by sample (* beyond two standard errors)" in lines
+    assert "more than ./base, paired (* beyond two errors)" in lines
     assert any("KV/token" in line and "decoding/s" in line for line in lines)
     assert "2/" in said.err, "progress is said in lines where there is no terminal"
 
