@@ -113,7 +113,7 @@ def search_command(
         raise TailorError(f"a search needs {listed(missing)}: pip install 'gptailor[search]'")
     _set_up_jax()
     from gptailor.cli.search_view import Lines, Screen  # noqa: PLC0415
-    from gptailor.report.scores import summary_lines  # noqa: PLC0415
+    from gptailor.report.found import summary_lines  # noqa: PLC0415
     from gptailor.search.search import Doing, search  # noqa: PLC0415
 
     keep_memory()

@@ -4,8 +4,9 @@ import time
 from typing import final
 
 from gptailor.cli.options import report, say
+from gptailor.report.found import lost
 from gptailor.report.progress import LiveView, Shown, Standing
-from gptailor.report.scores import percent, shown_number
+from gptailor.report.scores import shown_number
 from gptailor.search import search as events
 from gptailor.search.run.trials import STARTS, Ledger, Trial
 from gptailor.search.space.decode import decode
@@ -49,7 +50,7 @@ def in_a_line(trial: Trial, ledger: Ledger) -> str:
     before = ledger.before(trial)
     was = before.values if before is not None else None
     scores = (
-        f"{aim.name.partition('(')[0]} {shown_number(value, error)}"
+        f"{aim.short} {shown_number(value, error)}"
         + ("" if was is None else f" (before: {shown_number(was[i])})")
         for i, (aim, value, error) in enumerate(
             zip(ledger.aims, trial.values, trial.stderrs, strict=True)
@@ -119,7 +120,7 @@ class Screen:
                 best=self._best(ledger),
                 start="" if start is None else in_a_line(start, ledger),
                 front=len(ledger.front()),
-                objectives=tuple(aim.name for aim in ledger.aims),
+                objectives=tuple(aim.short for aim in ledger.aims),
             )
         )
 
@@ -137,7 +138,9 @@ class Screen:
 
 
 def shares(trial: Trial, ledger: Ledger) -> str:
-    """`78.3 % of the base's`; nothing where no score is a share of the base's."""
-    pairs = zip(ledger.aims, ledger.retained(trial), strict=True)
-    found = [percent(share) for aim, share in pairs if aim.scale == "base"]
-    return f"{', '.join(found)} of the base's" if found else ""
+    """`0.412 nats lost`; nothing where no score is beside the base's."""
+    base = ledger.references.get(trial.samples)
+    if trial.values is None or base is None:
+        return ""
+    rows = zip(ledger.aims, trial.values, base, strict=True)
+    return ", ".join(filter(None, (lost(aim._asdict(), value, of) for aim, value, of in rows)))

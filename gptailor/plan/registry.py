@@ -261,12 +261,16 @@ class Argument:
 @final
 @dataclass(frozen=True)
 class ObjectiveSpec:
-    """An objective: the direction that is better, and the arguments that it takes in order."""
+    """An objective: the direction that is better, and the arguments that it takes in order.
+
+    `unit` is that of its scores; of an accuracy people are told the share of the base's.
+    """
 
     name: str
     direction: Literal["minimize", "maximize"] | None  # None: as its metric says
     arguments: tuple[Argument, ...] = ()
     by: Literal["samples", "headers", "clock"] = "samples"  # what measures it
+    unit: str = ""
 
     def argument(self, name: str) -> Argument | None:
         """The argument of that name."""
@@ -275,17 +279,18 @@ class ObjectiveSpec:
 
 _FILE = Argument("file", "path", required=True)
 _TASK = Argument("task", "text", required=True)
+_METRIC = Argument("metric", "text")
 
 OBJECTIVES: dict[str, ObjectiveSpec] = {
     spec.name: spec
     for spec in (
-        ObjectiveSpec("nll", "minimize", (_FILE,)),
+        ObjectiveSpec("nll", "minimize", (_FILE,), unit="nats"),
         ObjectiveSpec("perplexity", "minimize", (_FILE,)),
-        ObjectiveSpec("kl", "minimize", (_FILE, Argument("from", "model"))),
-        ObjectiveSpec("multiple_choice", "maximize", (_FILE, Argument("metric", "text"))),
-        ObjectiveSpec("margin", "maximize", (_FILE,)),
-        ObjectiveSpec("generate", "maximize", (_FILE,)),
-        ObjectiveSpec("lm_eval", None, (_TASK, Argument("metric", "text"))),
+        ObjectiveSpec("kl", "minimize", (_FILE, Argument("from", "model")), unit="nats"),
+        ObjectiveSpec("multiple_choice", "maximize", (_FILE, _METRIC), unit="accuracy"),
+        ObjectiveSpec("margin", "maximize", (_FILE,), unit="nats a byte"),
+        ObjectiveSpec("generate", "maximize", (_FILE,), unit="accuracy"),
+        ObjectiveSpec("lm_eval", None, (_TASK, _METRIC)),
         ObjectiveSpec("parameters", "minimize", by="headers"),
         ObjectiveSpec("kv_cache", "minimize", by="headers"),
         ObjectiveSpec("latency", "minimize", by="clock"),

@@ -19,6 +19,7 @@ from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import STAGES, Stage
+from gptailor.search.run.per_sample import per_objective, per_sample_to_json
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import Study
 from gptailor.search.run.trials import Trial, json_numbers, read_outcomes
@@ -207,4 +208,7 @@ def _said(outcomes: Outcomes) -> dict[str, Any]:
     values, stderrs, failure = read_outcomes(outcomes)
     if values is None or stderrs is None:
         return {"failure": str(failure)}
-    return {"values": list(values), "stderrs": json_numbers(stderrs)}
+    said: dict[str, Any] = {"values": list(values), "stderrs": json_numbers(stderrs)}
+    if each := per_objective(outcomes):
+        said["per_sample"] = per_sample_to_json(each)
+    return said

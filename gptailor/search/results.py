@@ -1,12 +1,10 @@
 """What a search hands over, as files in its folder: best plan, front, lock, and the summary."""
 
-import math
 import os
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 from gptailor.build.lock import SUFFIX
@@ -21,22 +19,25 @@ from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import at_stage
 from gptailor.prepare import prepare
+from gptailor.report.found import lost, markdown
 from gptailor.report.plan_map import plan_summary
-from gptailor.report.scores import markdown, percent, shown_number
+from gptailor.report.scores import shown_number
+from gptailor.search.curve import Sizes, curve
 from gptailor.search.evaluate import HeldOut, held_key
 from gptailor.search.folder import BEST, FRONT, START, SUMMARY, Folder
-from gptailor.search.run.trials import (
-    BESIDE,
-    FINAL,
-    RANDOM,
-    STARTS,
-    Ledger,
-    Trial,
-    json_numbers,
-)
+from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.settings import Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
+from gptailor.search.summary import best_starts, search_summary
+from gptailor.search.verdict import (
+    Scores,
+    Verdict,
+    measure_of,
+    scores_in,
+    scores_of,
+    verdict,
+)
 
 
 def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
@@ -46,25 +47,32 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
     held: HeldOut,
     about: Mapping[str, Any],
     chosen: Settings,
+    sizes: Sizes,
+    base: Plan,
     on_progress: Callable[[str], None],
 ) -> tuple[Path | None, dict[str, Any]]:
     """The best plan's file, if any plan has a score, and the summary; the rest is in the folder.
 
-    Beside it is the best starting plan, which is what people have without a search.
+    The best plan is what was found, or a simpler one that is no worse (`search/verdict.py`). Beside
+    it is the best starting plan, which is what people have without a search. In the front are the
+    plans that no other one betters, and the best one of each size.
 
     A search that was interrupted doesn't lock the best plan, which takes a while; the lock of
     another best one goes then, and the command that is said compiles without it.
     """
-    trial, place = ledger.best(), folder.place
+    judged = judged_by(space, ledger, held, chosen, sizes, base)
+    trial, place = None if judged is None else judged.best, folder.place
     below = None if place is None else place / FRONT
     text = partial(_text, space, ledger, about)
     before = folder.get_text(BEST)
     best = None if trial is None else folder.put(BEST, text(trial, place))
     if folder.get_text(BEST) != before:
         (folder.path / (BEST + SUFFIX)).unlink(missing_ok=True)
-    for start in _best_starts(ledger)[:1]:
+    for start in best_starts(ledger)[:1]:
         folder.put(START, text(start, place))
-    names = {f"trial-{trial.number:04}.tailor": trial for trial in ledger.front()}
+    places = [one for one, _ in curve(ledger, sizes)]
+    names = {_file(trial): trial for trial in (*ledger.front(), *places)}
+    names |= {} if judged is None else {_file(judged.found): judged.found}
     for old in (folder.path / FRONT).glob("trial-*.tailor"):
         if old.name not in names:
             old.unlink()
@@ -72,7 +80,10 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
         folder.put(f"{FRONT}/{name}", text(one, below))
     commands = [] if best is None else _commands(best, chosen, space, about)
     files = {"best_file": f"{folder.shown}/{BEST}", "commands": commands}
-    said = search_summary(ledger, held, {**about, **files})
+    about = {**about, **files}
+    said = search_summary(
+        ledger, held, about, judged, sizes, lambda trial: f"{FRONT}/{_file(trial)}"
+    )
     folder.put_json(f"{SUMMARY}.json", said)
     folder.put(f"{SUMMARY}.md", markdown(said))
     if best is not None and about["ended"] != "interrupted":
@@ -80,6 +91,38 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
         _lock_best(best)
     folder.send()
     return best, said
+
+
+def _file(trial: Trial) -> str:
+    return f"trial-{trial.number:04}.tailor"
+
+
+def judged_by(
+    space: Space, ledger: Ledger, held: HeldOut, chosen: Settings, sizes: Sizes, base: Plan
+) -> Verdict | None:
+    """What the best trial is worth: by held-out samples, where all that is compared has scores."""
+    files = [one.arguments.get("file", number) for number, one in enumerate(chosen.objectives)]
+
+    def on_held(trial: Trial | None) -> Scores | None:
+        return scores_in(held.get(held_key(trial)))
+
+    def own(trial: Trial | None) -> Scores | None:
+        return None if trial is None else scores_of(trial)
+
+    found = ledger.best()
+    whole = on_held(None) is not None and found is not None and on_held(found) is not None
+    uncut = held[held_key(None)]["values"] if whole else ledger.references.get(ledger.full)
+    measure = measure_of(ledger, uncut, files)
+    large = sizes.of_plan(base).parameters
+    return verdict(
+        ledger,
+        measure,
+        on_held if whole else own,
+        lambda trial: decode(space, trial.request.genome),
+        lambda trial: sizes.of(trial).parameters,
+        large,
+        held=whole,
+    )
 
 
 def _text(
@@ -105,10 +148,11 @@ def _comment(
     )
     yield f"Space: {about['plan']}, sha256 {space.digest[:16]}."
     scores = zip(ledger.aims, trial.values or (), trial.stderrs or (), strict=True)
-    shares, earlier = ledger.retained(trial), ledger.before(trial)
+    base, earlier = ledger.references.get(request.samples), ledger.before(trial)
     before = None if earlier is None else earlier.values
     for i, (aim, value, error) in enumerate(scores):
-        of = f", {percent(shares[i])} of the base's" if aim.scale == "base" else ""
+        gone = lost(aim._asdict(), value, None if base is None else base[i])
+        of = f", {gone}" if gone else ""
         was = "" if before is None else f", before {shown_number(before[i])}"
         yield f"{aim.name}: {shown_number(value, error)}{of}{was}, {request.samples} samples."
     summary = plan_summary(slots(plan, space.layers))
@@ -158,89 +202,3 @@ def _seen_from_here(objective: Objective, folder: Path) -> Objective:
         if name in paths
     }
     return objective.model_copy(update={"arguments": {**objective.arguments, **moved}})
-
-
-ENOUGH = 12
-"""Random plans from which it can be said what more of them would reach."""
-_SHOWN = 8
-"""Starting plans that a summary has at most."""
-
-
-def search_summary(ledger: Ledger, held: HeldOut, about: dict[str, Any]) -> dict[str, Any]:
-    """The whole; `about` is what the search was of and how it ended."""
-    row, drawn = partial(_row, ledger, held), _drawn(ledger)
-    values = ledger.references.get(ledger.full)
-    return {
-        **about,
-        "objectives": [aim._asdict() for aim in ledger.aims],
-        "trials": len(ledger.trials),
-        "cost": round(ledger.cost(), 3),
-        "hits": ledger.hits,
-        "failed": sum(trial.values is None for trial in ledger.trials),
-        "seconds": round(math.fsum(trial.seconds for trial in ledger.trials), 1),
-        "base": {
-            "values": None if values is None else list(values),
-            "held": held.get(held_key(None)),
-        },
-        "best": row(ledger.best()),
-        "front": [row(trial) for trial in ledger.front()],
-        "starts": [row(trial) for trial in _best_starts(ledger)],
-        "final": [row(trial) for trial in ledger.of(FINAL)],
-        "random": {
-            "trials": len(drawn),
-            "whole": bool(ledger.of(BESIDE)),
-            "best": row(ledger.best(drawn)),
-            "expected": expected(ledger, drawn),
-        },
-    }
-
-
-def finalists(ledger: Ledger) -> list[Trial]:
-    """The trials that a summary has: the best, the best random one, starting plans, the front."""
-    best = ledger.best(), ledger.best(_drawn(ledger))
-    return [t for t in (*best, *_best_starts(ledger), *ledger.front()) if t is not None]
-
-
-def _best_starts(ledger: Ledger) -> list[Trial]:
-    """Starting plans at full fidelity, the best first; each plan once."""
-    whole = (t for t in ledger.of(STARTS) if t.full and t.values is not None and t.same_as is None)
-    return ledger.ranked(whole, _SHOWN)
-
-
-def _drawn(ledger: Ledger) -> list[Trial]:
-    """The plans of random search if there was one, else the few random ones in the budget."""
-    beside = [t for t in ledger.of(BESIDE) if t.same_as is None]
-    return beside or [t for t in ledger.of(RANDOM) if t.same_as is None]
-
-
-def _row(ledger: Ledger, held: HeldOut, trial: Trial | None) -> dict[str, Any] | None:
-    if trial is None:
-        return None
-    before = ledger.before(trial)
-    return {
-        "trial": trial.number,
-        "origin": trial.request.origin,
-        "samples": trial.request.samples,
-        "seconds": round(trial.seconds, 1),
-        "stage": trial.request.stage,
-        "before": None if before is None or before.values is None else list(before.values),
-        "values": None if trial.values is None else list(trial.values),
-        "failure": None if trial.failure is None else str(trial.failure),
-        "stderrs": json_numbers(trial.stderrs),
-        "retained": json_numbers(ledger.retained(trial)),
-        "held": held.get(held_key(trial)),
-    }
-
-
-def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
-    """The worst retained share that the best of as many random plans as the search cost would have.
-
-    By a normal law through those that were drawn: an estimate for little money, while random
-    search itself would cost as much again.
-    """
-    shares = [min(ledger.retained(trial)) for trial in drawn if trial.values is not None]
-    if len(shares) < ENOUGH or ledger.of(BESIDE):
-        return None
-    count = max(ledger.cost(), 1.0)
-    quantile = NormalDist().inv_cdf((count - 0.375) / (count + 0.25))  # Blom, 1958
-    return fmean(shares) + quantile * stdev(shares)

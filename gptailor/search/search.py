@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,21 +18,24 @@ from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.outcome import Outcome, Score
 from gptailor.evaluate.rivals import race_counts
 from gptailor.evaluate.targets import base_of
-from gptailor.evaluate.trial import opened
+from gptailor.evaluate.trial import Trials, opened
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
 from gptailor.search import folder as runs
+from gptailor.search.curve import Sizes
 from gptailor.search.evaluate import HELD_OUT, computing, held_out, starts_of, trials_of, workers_of
-from gptailor.search.results import finalists, put_results
+from gptailor.search.results import put_results
 from gptailor.search.run.schedule import Asking, Budget, Schedule, StartSource
 from gptailor.search.run.study import Naming, Study, agree, open_study
 from gptailor.search.run.trials import Aim, Ledger, Trial, read_outcomes
 from gptailor.search.run.workers import PATIENCE, UnderWay, Workers
-from gptailor.search.settings import Flags, Resources, settings
+from gptailor.search.settings import Flags, Resources, Settings, settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of
+from gptailor.search.starts import Starts
 from gptailor.search.strategies import strategy_of
+from gptailor.search.summary import aims_of, finalists
 
 if TYPE_CHECKING:
     from gptailor.search.strategies.strategy import Strategy
@@ -40,6 +44,8 @@ _STARTING = 64
 """Room for starting plans beside the budget: as trials on few samples cost less, there are more."""
 _GIVE_UP_AFTER = 8
 """So many trials without a single score end a search."""
+_MEASURED = "measured"
+"""The study's note of what measuring for starting plans cost."""
 _ENDED = "ended"
 """The study's note that a budget was spent, and how."""
 LATE = "late"
@@ -157,44 +163,69 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
         tell(Doing("loading"))
         trials = trials_of(plan, opened_models, chosen, where, on_healing)
         full, base = trials.full, base_of(plan)
-        aims = tuple(Aim(*one) for one in trials.objectives)  # type: ignore[arg-type] # as literals
-        low = chosen.fidelity[0] if chosen.fidelity else full
-        budget = Budget(
-            chosen.trials, low, full, chosen.bridge, chosen.compare_random,
-            heals=chosen.heals, wanted=chosen.finalists,
-        )  # fmt: skip
+        aims = aims_of(trials.objectives, chosen.objectives)
+        budget = _budget(chosen, full)
         study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
         tell(Doing("reading the models' digests"))
         texts, asked = trials.files, (budget, where)
         identity = runs.search_identity(folder, space, opened_models, texts, chosen, asked)
         agree(study, identity, runs.IDENTITY_WORDS)
         folder.put_json(runs.SETTINGS, record)
-        ledger = Ledger(aims, budget.full, chosen.prefer)
+        ledger, sizes = Ledger(aims, budget.full, chosen.prefer), Sizes(space, opened_models)
         study.recall(ledger)
 
         def say(what: str) -> None:
             tell(Doing(what))
 
         with workers_of(trials, chosen, where, say) as workers:
-            starts = starts_of(space, trials, budget, study, say)
-            strategy = strategy_of(chosen.strategy)
+            starts = _measured(trials, study, partial(starts_of, space, trials, budget, study, say))
             of = SearchSetting(
-                space, base, aims, strategy, starts, budget, chosen.seed, races=chosen.race
+                space,
+                base,
+                aims,
+                strategy_of(chosen.strategy),
+                starts,
+                budget,
+                chosen.seed,
+                races=chosen.race,
             )
             tell(Begun(ledger, budget, space))
             try:
                 for event in search_steps(of, study, ledger, workers):
                     tell(event)
                 ended: Ended = cast(Reason, study.notes[_ENDED]["reason"])
-                held = held_out(study, space, trials, base, finalists(ledger), say)
+                held = held_out(study, space, trials, base, finalists(ledger, sizes), say)
             except KeyboardInterrupt:
                 ended, held = "interrupted", study.notes.get(HELD_OUT, {})
-        about = {
-            **record, "ended": ended, "samples": budget.full, "held": list(trials.helds),
-            "late": study.notes.get(LATE, 0),
-        }  # fmt: skip
-        best, summary = put_results(folder, space, ledger, held, about, chosen, say)
+        about = {**record, "ended": ended, "samples": budget.full, "held": list(trials.helds)}
+        about |= {"late": study.notes.get(LATE, 0), "measured": study.notes.get(_MEASURED, {})}
+        best, summary = put_results(folder, space, ledger, held, about, chosen, sizes, base, say)
         return Searched(ended, summary, best)
+
+
+def _budget(chosen: Settings, full: int) -> Budget:
+    """What a search may spend whose trials see so many samples at most."""
+    return Budget(
+        chosen.trials,
+        chosen.fidelity[0] if chosen.fidelity else full,
+        full,
+        chosen.bridge,
+        chosen.compare_random,
+        heals=chosen.heals,
+        wanted=chosen.finalists,
+    )
+
+
+def _measured(trials: Trials, study: Study, measure: Callable[[], Starts]) -> Starts:
+    """What starting plans go by, and a note of what measuring that cost, in all processes."""
+    before, begun = trials.evaluated, time.perf_counter()
+    found = measure()
+    if (cost := (trials.evaluated - before) / trials.full) > 0:
+        known = study.notes.get(_MEASURED, {})
+        seconds = known.get("seconds", 0.0) + time.perf_counter() - begun
+        cost += known.get("evaluations", 0.0)
+        study.note(_MEASURED, {"evaluations": round(cost, 4), "seconds": round(seconds, 1)})
+    return found
 
 
 @contextmanager

@@ -4,13 +4,32 @@ import math
 
 import pytest
 
-from gptailor.report.scores import Size, shortened, sizes, with_error
+from gptailor.report.scores import Size, beside_base, shortened, sizes, with_error
 
 
 def test_values_are_shown_as_far_as_they_are_sure() -> None:
     given = [(2.90972, 0.0462), (3.7127, 0.0139), (3.0, math.inf), (0.0, 0.0)]
     said = [with_error(*one) for one in given]
     assert said == ["2.910 ± 0.046", "3.713 ± 0.014", "3 ± ?", "0 ± 0"]
+
+
+@pytest.mark.parametrize(
+    ("direction", "unit", "share", "lost", "said"),
+    [
+        ("minimize", "nats", 0.96, 0.0812, "0.0812 nats lost"),
+        ("minimize", "nats", 1.04, -0.0812, "0.0812 nats won"),
+        ("minimize", "", 0.5, 12.34567, "12.35 lost"),
+        ("maximize", "accuracy", 0.784, 0.1, "78.4 % of the base"),
+        ("maximize", "", 0.784, 0.1, "78.4 % of the base"),
+        ("maximize", "nats a byte", None, 0.25, "0.25 nats a byte lost"),
+        ("maximize", "accuracy", None, None, ""),
+        ("minimize", "nats", 0.5, None, ""),
+    ],
+)
+def test_only_what_is_counted_has_a_share(
+    direction: str, unit: str, share: float | None, lost: float | None, said: str
+) -> None:
+    assert beside_base(direction, unit, share, lost) == said
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

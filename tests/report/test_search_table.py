@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from gptailor.report.scores import markdown, percent, shown_number, summary_lines
+from gptailor.report.found import markdown, summary_lines
+from gptailor.report.scores import percent, shown_number
 
 
 def row(value: float, origin: str = "surrogate", **changes: Any) -> dict[str, Any]:
@@ -14,18 +15,34 @@ def row(value: float, origin: str = "surrogate", **changes: Any) -> dict[str, An
     return said | changes
 
 
+AIM = {"name": 'nll("a.txt")', "direction": "minimize", "scale": "base", "unit": "nats"}
+
+
+def judged(**changes: Any) -> dict[str, Any]:
+    against = {"origin": "greedy removal", "trial": 2, "gain": 0.25, "stderr": 0.02}
+    base = {"gain": -0.5, "stderr": 0.1, "better": False, "no_larger": False}
+    found = {"better": True, "worse": False, "itself": False, "against": against, "starts": 2,
+             "held": True, "unit": "nats", "base": base}  # fmt: skip
+    return found | changes
+
+
 def said(**changes: Any) -> dict[str, Any]:
-    found = {
+    found: dict[str, Any] = {
         "plan": "space.tailor",
         "ended": "budget",
-        "objectives": [{"name": 'nll("a.txt")', "direction": "minimize", "scale": "base"}],
+        "objectives": [AIM],
         "trials": 20,
         "cost": 12.5,
         "hits": 1,
         "failed": 2,
         "held": [30],
-        "base": {"values": [2.0], "held": None},
+        "base": {"values": [2.0], "held": {"values": [2.25], "stderrs": [0.0]}},
         "best": row(2.5),
+        "found": row(2.5),
+        "verdict": judged(),
+        "sizes": [],
+        "repeats": None,
+        "measured": {"evaluations": 3.25, "seconds": 41.0, "base": 1.25},
         "best_file": "run/best.tailor",
         "front": [],
         "final": [],
@@ -40,14 +57,22 @@ def said(**changes: Any) -> dict[str, Any]:
 def test_rows_stand_in_columns(width: int) -> None:
     text = list(summary_lines(said(), width))
     assert text[0] == "20 trials at the cost of 12.5 whole ones, 2 failed, 1 known before"
-    head = next(line for line in text if "of the base's" in line)
-    rows = [line for line in text if "±" in line]
-    assert len({len(line) for line in [head, *rows]}) == 1
-    assert rows[0].split("  ")[1] == "best window on math (bridged)"
+    rows = [line for line in text if line.startswith("  ") and "±" in line]
+    assert len({len(line) for line in rows[1:]}) == 1
+    assert rows[1].split("  ")[1] == "best window on math (bridged)"
     assert "2.5 ± 0.02" in rows[-1]
-    assert "80.0 %" in rows[-1]
+    assert rows[-1].split()[-8:-4] == ["2.5", "±", "0.02", "0.5"]
+    assert rows[-1].endswith("  3 ± 0.01       0.75")
+    assert sum("nats lost     held out  nats lost" in line for line in text) == 1
     assert "3 ± 0.01" in rows[-1]
-    assert "would be expected to keep 60.0 % (found: 80.0 %)" in "\n".join(text)
+    whole = "\n".join(text)
+    assert "%" not in whole
+    assert "would be expected to reach 3.333 (found: 2.5)" in whole
+    assert "3.25 for what starting plans go by (41 s), 1.25 for the base." in whole
+    assert (
+        "Better than the best of 2 starting plans, 'greedy removal', by 0.250 ± 0.020 nats" in whole
+    )
+    assert "(on held-out samples, in pairs)." in whole
     assert text[-1].endswith("gptailor compile run/best.tailor -o DIR")
 
 
@@ -56,6 +81,8 @@ def test_what_is_not_known_is_left_out() -> None:
         summary_lines(
             said(
                 best=None,
+                found=None,
+                verdict=None,
                 held=[0],
                 starts=[],
                 random={"trials": 0, "whole": False, "best": None, "expected": None},
@@ -71,7 +98,7 @@ def test_what_is_not_known_is_left_out() -> None:
 
 
 def test_a_failure_on_what_was_held_out_is_said() -> None:
-    text = "\n".join(summary_lines(said(best=row(2.5, held={"failure": "nan"})), 80))
+    text = "\n".join(summary_lines(said(found=row(2.5, held={"failure": "nan"})), 80))
     [found] = [line for line in text.splitlines() if "found:" in line and "±" in line]
     assert found.endswith("failed")
 
@@ -85,7 +112,7 @@ def test_the_page_is_a_table_that_renders() -> None:
     page = markdown(said())
     table = [line for line in page.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in table}) == 1
-    assert table[1] == "|---|--:|--:|--:|"
+    assert table[1] == "|---|--:|--:|--:|--:|"
     assert len(table) == 2 + 5
 
 
@@ -103,6 +130,88 @@ def test_what_was_healed_is_said_with_what_it_was_before() -> None:
     assert [line for line in lines if line.startswith("trial ")] == wanted
     page = markdown(said(final=final)).splitlines()
     assert [line.removeprefix("- ") for line in page if line.startswith("- ")] == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        (
+            {"better": False},
+            "No better than 'greedy removal', a tie: by 0.250 ± 0.020 nats (on held-out samples, in"
+            " pairs): best.tailor is the simpler one, trial 2 (greedy removal).",
+        ),
+        (
+            {"better": False, "worse": True, "held": False},
+            "No better than 'greedy removal', worse: by 0.250 ± 0.020 nats (on the samples that it"
+            " was chosen by, in pairs): best.tailor is the simpler one, trial 2 (greedy removal).",
+        ),
+        (
+            {"better": False, "itself": True},
+            "The search found nothing better than a starting plan, 'greedy removal': best.tailor is"
+            " the simpler one, trial 2 (greedy removal).",
+        ),
+        ({"against": None}, "There is no starting plan to compare it with."),
+    ],
+)
+def test_a_tie_is_called_a_tie(changes: dict[str, Any], wanted: str) -> None:
+    found = said(verdict=judged(**changes), best=row(2.75, "greedy removal", trial=2))
+    assert wanted in list(summary_lines(found, 80))
+    assert wanted in markdown(found).splitlines()
+    assert "found: trial 4" in markdown(found)
+
+
+def test_a_base_that_is_no_larger_is_a_rival_too() -> None:
+    base = {"gain": -0.02, "stderr": 0.01, "better": False, "no_larger": True}
+    lines = summary_lines(said(verdict=judged(base=base)), 80)
+    [line] = [line for line in lines if "Better" in line]
+    assert " No better than the base, uncut, which is no larger: by -0.020 ± 0.010 nats." in line
+
+
+def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
+    counted = {"name": "acc", "direction": "maximize", "scale": "base", "unit": "accuracy"}
+    rows = {"values": [2.5, 0.3], "stderrs": [0.1, 0.1], "retained": [0.8, 0.6], "held": None}
+    found = said(
+        objectives=[AIM, counted],
+        held=[0, 0],
+        base={"values": [2.0, 0.5], "held": None},
+        starts=[],
+        found=row(2.5) | rows,
+        random={"trials": 5, "whole": False, "best": None, "expected": 0.5},
+        verdict=judged(unit="", held=False),
+    )
+    text = "\n".join(summary_lines(found, 100))
+    assert "by 25.0 ± 2.0 % of the base's scores (on the samples that it was chosen by" in text
+    assert "mean of 2 objectives)" in text
+    assert "60.0 %" in text
+    assert "keep 50.0 % in the objective it does worst in (found: 60.0 %)" in text
+
+
+def test_a_size_has_a_row() -> None:
+    size = {"file": "front/trial-0004.tailor", "parameters": 110_000_000, "bytes": 220_000_000,
+            "kv_cache": 18_432, "layers": 24}  # fmt: skip
+    found = said(sizes=[row(2.5) | size, row(2.25) | size | {"kv_cache": None, "layers": 26}])
+    text = list(summary_lines(found, 120))
+    at = text.index("quality over size: gptailor pick writes one of these")
+    assert text[at + 1].split() == [
+        "plan", "parameters", "weights", "KV/token", "layers", "score", "lost", "held", "out",
+    ]  # fmt: skip
+    assert text[at + 2].split()[1:8] == ["110,000,000", "220.0", "MB", "18.4", "kB", "24", "2.5"]
+    assert text[at + 2].endswith("  0.5     3 ± 0.01")
+    assert "  ?  " in text[at + 3]
+    assert "## Quality over size" in markdown(found)
+
+
+def test_draws_that_disagree_say_so() -> None:
+    runs = [{"seed": n, "scores": [[2.5], [2.75], None]} for n in range(3)]
+    repeats = {"runs": runs, "dropped": [4, 4, 5], "dropped_in_all": 2, "kept_in_all": 20,
+               "alike_in_all": 11, "agree": 0}  # fmt: skip
+    text = "\n".join(summary_lines(said(repeats=repeats), 80))
+    assert "3 draws of the samples, this one first, drop 2 layers alike, of 4 to 5 that" in text
+    assert "11 of 20 layers that all keep are made of the same models." in text
+    assert "draw 2 (seed 1) the plans score 2.5; 2.75; failed." in text
+    assert "On none of the other draws" in text
+    agreeing = "\n".join(summary_lines(said(repeats=repeats | {"agree": 2}), 80))
+    assert "is the best, or ties with it, on 2 of the other draws." in agreeing
 
 
 def test_numbers_are_short() -> None:

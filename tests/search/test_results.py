@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from gptailor.search.results import ENOUGH, expected
 from gptailor.search.run.trials import RANDOM, SEARCH, Aim, Ledger, Trial, TrialRequest
 from gptailor.search.space.genome import Genome
+from gptailor.search.summary import ENOUGH, expected
 
 NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
 

@@ -16,7 +16,7 @@ from gptailor.evaluate.outcome import Failure, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.search.run.schedule import Budget, Start, ToldStart
-from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS
+from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Ledger, Trial
 from gptailor.search.run.workers import Alone, Done, Found, Task
 from gptailor.search.search import LATE, Scored, SearchError, SearchEvent, SearchSetting
 from tests.search.landscape import (
@@ -379,13 +379,21 @@ def test_which_trials_are_bridged(tmp_path: Path, bridge: Any, low: Stage, full:
     assert {stage for text, share, stage in judge.asked if share == 1 and text != base} == {full}
 
 
+def finals(ledger: Ledger) -> list[Trial]:
+    """The finalists, the best first; the best start comes last if it is none of the best."""
+    found = sorted(ledger.of(FINAL), key=lambda trial: trial.request.slot)
+    starts = {trial.plan for trial in ledger.of(STARTS)}
+    assert any(trial.plan in starts for trial in found)
+    return found
+
+
 def test_the_best_are_bridged_in_the_end(tmp_path: Path) -> None:
     chosen = setting(budget=Budget(20, 16, 64, "finalists"))
     found = ran(tmp_path, chosen)
     ledger = found.ledger
     assert phases(found) == [STARTS, RANDOM, SEARCH, FINAL]
-    final = ledger.of(FINAL)
-    assert len(final) == 2
+    final = finals(ledger)
+    assert len(final) == 3
     assert {t.request.stage for t in final} == {"bridged"}
     assert {t.request.stage for t in ledger.trials if t.request.phase != FINAL} == {"bare"}
     losses = sorted(
@@ -393,7 +401,7 @@ def test_the_best_are_bridged_in_the_end(tmp_path: Path) -> None:
         for t in ledger.trials
         if t.full and t.request.phase != FINAL and t.same_as is None
     )
-    assert {t.plan for t in final} == {plan for _, plan in losses[:2]}
+    assert {t.plan for t in final[:2]} == {plan for _, plan in losses[:2]}
     assert ledger.best() in final
     assert ledger.cost() <= 20
 
@@ -402,13 +410,15 @@ def test_the_best_are_bridged_in_the_end(tmp_path: Path) -> None:
 def test_as_many_of_the_best_as_wished_are_healed_in_the_end(tmp_path: Path, bridge: Any) -> None:
     chosen = setting(budget=Budget(20, 16, 64, bridge, heals=True, wanted=3))
     ledger = ran(tmp_path, chosen).ledger
-    final = ledger.of(FINAL)
-    assert [t.request.stage for t in final] == ["healed"] * 3
+    final = finals(ledger)
+    starts = {trial.plan for trial in ledger.of(STARTS)}
+    alone = not any(trial.plan in starts for trial in final[:3])
+    assert [t.request.stage for t in final] == ["healed"] * (3 + alone)
     assert "healed" not in {t.request.stage for t in ledger.trials if t.request.phase != FINAL}
     chosen_by = [t for t in ledger.trials if t.full and t.request.phase != FINAL and not t.same_as]
     best = sorted(chosen_by, key=lambda t: t.values or (9e9,))[:3]
     before = {t: ledger.before(t) for t in final}
-    assert {one.number for one in before.values() if one} == {one.number for one in best}
+    assert {before[t].number for t in final[:3]} == {one.number for one in best}
     assert all(one and t.values and t.values < one.values for t, one in before.items())
     assert ledger.best() in final
     assert ledger.cost() <= 20
@@ -427,8 +437,8 @@ def test_a_finalist_that_cannot_be_healed_failed_and_others_decide(tmp_path: Pat
         chosen = setting(budget=Budget(20, 16, 64, heals=True, wanted=2))
         calm = search(folder, chosen, judge)
         assert calm.run() == "budget"
-        final = calm.ledger.of(FINAL)
-        assert len(final) == 2
+        final = finals(calm.ledger)
+        assert len(final) == 3
         best = calm.ledger.best()
         assert best is not None
         if every:
@@ -457,9 +467,9 @@ def test_killed_while_finalists_are_healed_it_heals_none_twice(tmp_path: Path) -
             break
         except Killed:
             continue
-    assert len(found.ledger.of(FINAL)) == 4
+    assert len(finals(found.ledger)) == 5
     healed = Counter(text for text, _, stage in judge.asked if stage == "healed")
-    assert len(healed) == 4
+    assert len(healed) == 5
 
 
 def test_more_finalists_go_on_beyond_the_end(tmp_path: Path) -> None:
@@ -469,7 +479,7 @@ def test_more_finalists_go_on_beyond_the_end(tmp_path: Path) -> None:
     few = ran(tmp_path, chosen(1)).ledger
     judge = Counting()
     more = ran(tmp_path, chosen(3), judge).ledger
-    assert [len(one.of(FINAL)) for one in (few, more)] == [1, 3]
+    assert [len(one.of(FINAL)) for one in (few, more)] == [2, 4]
     assert [stage for _, _, stage in judge.asked].count("healed") == 2
     assert few.of(FINAL)[0].plan == more.of(FINAL)[0].plan
     nothing = Counting()

@@ -155,6 +155,11 @@ class Budget:
         return self.wanted or min(FINALISTS, max(self.trials // 10, 1))
 
     @property
+    def kept(self) -> int:
+        """What is kept of the budget for the end: for finalists, and the best starting plan."""
+        return self.finalists + 1 if self.finalists else 0
+
+    @property
     def final(self) -> Stage | None:
         """What the best trials are evaluated as once more; None if they aren't."""
         if self.heals:
@@ -347,7 +352,7 @@ class Schedule:
         return self._left(self.ledger.of(*TOLD))
 
     def _left(self, told: Sequence[Trial]) -> float:
-        return self.budget.trials - self.budget.finalists - self.ledger.cost(told) + EPSILON
+        return self.budget.trials - self.budget.kept - self.ledger.cost(told) + EPSILON
 
     @property
     def exhausted(self) -> bool:
@@ -360,14 +365,20 @@ class Schedule:
     # --------------------------------------------------------------------------------- in the end
 
     def _final(self) -> list[TrialRequest]:
-        """The best of those that were chosen between, once more, repaired further."""
+        """The best of those that were chosen between, once more, repaired further.
+
+        The best starting plan is one of them or comes on top: what is found is compared with it.
+        """
         final = self.budget.final
         if final is None:
             return []
         plans = {trial.plan for trial in self.ledger.of(FINAL) if trial.request.stage == final}
         found = self.ledger.of(STARTS, RANDOM, SEARCH)
-        whole = (t for t in found if t.full and t.values and t.same_as is None)
+        whole = [t for t in found if t.full and t.values and t.same_as is None]
         best = self.ledger.ranked(whole, self.budget.finalists)
+        starts = {trial.plan for trial in self.ledger.of(STARTS)}
+        if not any(trial.plan in starts for trial in best):
+            best += self.ledger.ranked((t for t in whole if t.plan in starts), 1)
         chosen = (trial.request for trial in best if trial.plan not in plans)
         taken = {trial.request.slot for trial in self.ledger.of(FINAL)}
         free = (slot for slot in itertools.count() if slot not in taken)  # as in the first process

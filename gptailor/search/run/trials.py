@@ -215,11 +215,23 @@ class EvaluationKey(NamedTuple):
 
 @final
 class Aim(NamedTuple):
-    """An objective: what it is called, which way is better, and what its scores are measured by."""
+    """An objective: what it is called, which way is better, and what its scores are measured by.
+
+    `label` tells it from the others in a line, `unit` is that of its scores. A `size` costs no
+    evaluation and says nothing of how good a plan is.
+    """
 
     name: str
     direction: Literal["minimize", "maximize"]
     scale: ScaleBy
+    label: str = ""
+    unit: str = ""
+    size: bool = False
+
+    @property
+    def short(self) -> str:
+        """What it is called in a line."""
+        return self.label or self.name
 
 
 @final
@@ -280,7 +292,7 @@ class Ledger:
 
     def worth(self, number: int) -> float:
         """What one unit of an objective's score is worth; below 0 where more is better."""
-        direction, scale = self.aims[number][1:]
+        direction, scale = self.aims[number].direction, self.aims[number].scale
         reference = self._reference(number, self.full)
         none, one = normalised([0.0, 1.0], direction, scale, reference)
         return one - none
@@ -290,7 +302,7 @@ class Ledger:
         found = np.full((len(trials), len(self.aims)), np.nan, np.float32)
         for row, trial in zip(found, trials, strict=True):
             for i, value in enumerate(trial.values or ()):
-                _, direction, scale = self.aims[i]
+                direction, scale = self.aims[i].direction, self.aims[i].scale
                 reference = self._reference(i, trial.samples)
                 [row[i]] = normalised([value], direction, scale, reference)
         return found

@@ -1,0 +1,307 @@
+"""What a search found, in words: its summary as a page and for a terminal."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gptailor.report.scores import (
+    beside_base,
+    bytes_in_words,
+    percent,
+    shown_number,
+    with_error,
+)
+
+_Said = Mapping[str, Any]
+
+
+def markdown(said: _Said) -> str:
+    """The summary as a page."""
+    lines = [f"# {said['plan']}", "", _ended(said), "", _verdict(said), ""]
+    for i, aim in enumerate(said["objectives"]):
+        lines += [*_page_table(*_scores(said, i, f"`{aim['name']}` ({_better(aim)})")), ""]
+    if said["sizes"]:
+        lines += ["## Quality over size", "", *_page_table(*_sizes(said)), ""]
+    listed = [[f"- {line}" for line in found] for found in (_final(said), _repeats(said))]
+    for part in (*listed, [*_random(said)], [*_spent(said)], [*_commands(said)]):
+        lines += [*part, ""] if part else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def summary_lines(said: _Said, width: int) -> Iterator[str]:
+    """The same for a terminal of so many columns."""
+    yield _ended(said)
+    for i, aim in enumerate(said["objectives"]):
+        yield ""
+        yield f"{aim['name']}: {_better(aim)}{_held(said, i)}"
+        yield from _columns(*_scores(said, i, ""), width)
+    if said["sizes"]:
+        yield from ("", "quality over size: gptailor pick writes one of these")
+        yield from _columns(*_sizes(said), width)
+    for part in (_final(said), _repeats(said), _random(said), _spent(said)):
+        for n, line in enumerate(part):
+            yield from [line] if n else ["", line]
+    yield from ("", _verdict(said))
+    for n, line in enumerate(_commands(said)):
+        yield from [line] if n else ["", line]
+
+
+def _columns(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
+    """A table whose first column gives way."""
+    sizes = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    sizes[0] = max(12, min(sizes[0], width - sum(sizes[1:]) - 2 * len(sizes)))
+    for name, *cells in (head, *rows):
+        short = name if len(name) <= sizes[0] else f"{name[: sizes[0] - 1]}…"
+        columns = [f"{cell:>{size}}" for cell, size in zip(cells, sizes[1:], strict=True)]
+        yield f"  {short:<{sizes[0]}}  {'  '.join(columns)}".rstrip()
+
+
+def _page_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    first, *rest = (f"| {' | '.join(row)} |" for row in (head, *rows))
+    return [first, "|---|" + "--:|" * (len(head) - 1), *rest]
+
+
+# -------------------------------------------------------------------------------------- the tables
+
+
+def _ended(said: _Said) -> str:
+    ends = {
+        "budget": "",
+        "exhausted": "; the strategy found nothing new any more",
+        "interrupted": "; interrupted, and the same command goes on",
+    }
+    failed = f", {said['failed']} failed" if said["failed"] else ""
+    hits = f", {said['hits']} known before" if said["hits"] else ""
+    late = said.get("late", 0)
+    times = "once" if late == 1 else f"{late} times"
+    order = f"; a worker wasn't waited for {times}: the same seed may give others" if late else ""
+    return (
+        f"{said['trials']} trials at the cost of {said['cost']:g} whole ones"
+        f"{failed}{hits}{ends[said['ended']]}{order}"
+    )
+
+
+def _better(aim: _Said) -> str:
+    return "less is better" if aim["direction"] == "minimize" else "more is better"
+
+
+def _held(said: _Said, i: int) -> str:
+    count = said["held"][i] if said["held"] else 0
+    return f"; held out: {count} samples" if count else "; nothing was held out"
+
+
+def _rows(said: _Said) -> list[tuple[str, _Said]]:
+    """Names and rows: the base uncut, starting plans, random ones, what was found."""
+    found: list[tuple[str, _Said]] = [("the base, uncut", said["base"])]
+    found += [(row["origin"], row) for row in said["starts"]]
+    drawn, best = said["random"], said["best"]
+    if drawn["best"] is not None:
+        found.append((f"the best of {drawn['trials']} random plans", drawn["best"]))
+    if said["found"] is not None:
+        same = best is not None and best["trial"] == said["found"]["trial"]
+        name = said["best_file"] if same else f"trial {said['found']['trial']}"
+        found.append((f"found: {name}", said["found"]))
+    return found
+
+
+def _scores(said: _Said, i: int, name: str) -> tuple[list[str], list[list[str]]]:
+    gone = _lost_head(said["objectives"][i])
+    head = [name, "score", gone, "held out", gone]
+    return head, [_cells(name, row, i, said) for name, row in _rows(said)]
+
+
+def _lost_head(aim: _Said) -> str:
+    """What the column beside a score has: shares of what is counted, else what is lost."""
+    return "of the base's" if aim["unit"] == "accuracy" else f"{aim['unit']} lost".strip()
+
+
+def _lost_cell(aim: _Said, value: float | None, base: float | None) -> str:
+    """A number for that column: more is worse, but for shares."""
+    text = lost(aim, value, base)
+    if not text or text.endswith("%"):
+        return text
+    return f"{'-' if text.endswith('won') else ''}{text.partition(' ')[0]}"
+
+
+def _cells(name: str, row: _Said, i: int, said: _Said) -> list[str]:
+    values, errors, held = row["values"], row.get("stderrs"), row["held"]
+    base, aim = said["base"], said["objectives"][i]
+    uncut = row is base
+    there = None if not held or "values" not in held else held["values"][i]
+    theirs = base["held"] and base["held"].get("values")
+    return [
+        name + ("" if row.get("stage", "bare") == "bare" else f" ({row['stage']})"),
+        shown_number(values and values[i], errors and errors[i]),
+        "" if uncut else _lost_cell(aim, values and values[i], _at(base["values"], i)),
+        "" if not held
+        else shown_number(there, held["stderrs"][i]) if there is not None
+        else "failed",
+        "" if uncut else _lost_cell(aim, there, _at(theirs, i)),
+    ]  # fmt: skip
+
+
+def _at(values: Sequence[float] | None, i: int) -> float | None:
+    return None if values is None else values[i]
+
+
+def lost(aim: _Said, value: float | None, base: float | None) -> str:
+    """What a score has lost beside the base's by an objective; nothing where that says nothing."""
+    if value is None or base is None or aim["scale"] != "base":
+        return ""
+    better = aim["direction"]
+    gone = value - base if better == "minimize" else base - value
+    share = value / base if base else None
+    return beside_base(better, aim["unit"], share, gone).removesuffix(" of the base")
+
+
+def _sizes(said: _Said) -> tuple[list[str], list[list[str]]]:
+    """A row a size: the best plan that is so large, beside the base."""
+    aims = said["objectives"]
+    several = [f" {n}" for n in range(1, len(aims) + 1)] if len(aims) > 1 else [""]
+    head = ["plan", "parameters", "weights", "KV/token", "layers"]
+    for n in several:
+        head += [f"score{n}", f"lost{n}", f"held out{n}"]
+    rows = []
+    for row in said["sizes"]:
+        cache = row["kv_cache"]
+        cells = [row["file"], f"{row['parameters']:,}", bytes_in_words(row["bytes"]),
+                 "?" if cache is None else bytes_in_words(cache), str(row["layers"])]  # fmt: skip
+        for i in range(len(aims)):
+            _, score, gone, held, _ = _cells("", row, i, said)
+            cells += [score, gone, held]
+        rows.append(cells)
+    return head, rows
+
+
+# ------------------------------------------------------------------------------------ in sentences
+
+
+def _verdict(said: _Said) -> str:
+    """Whether the search found more than what is to be had without it."""
+    found = said["verdict"]
+    if found is None:
+        return "No plan has a score."
+    several = len(said["objectives"])
+    means = f", mean of {several} objectives" if several > 1 else ""
+    where = "on held-out samples" if found["held"] else "on the samples that it was chosen by"
+    paired = f" ({where}, in pairs{means})"
+    base = _beside_the_base(found)
+    if found["against"] is None:
+        return f"There is no starting plan to compare it with.{base}"
+    gain, name = _gain(found["against"], found["unit"]), found["against"]["origin"]
+    if found["better"]:
+        many = found["starts"]
+        which = (
+            f"than the best of {many} starting plans, '{name}'" if many > 1 else f"than '{name}'"
+        )
+        return f"Better {which}, by {gain}{paired}.{base}"
+    simpler = ""
+    if said["best"]["trial"] != said["found"]["trial"]:
+        simpler = f": best.tailor is the simpler one, trial {said['best']['trial']}"
+        simpler += f" ({said['best']['origin']})"
+    if found["itself"]:
+        return f"The search found nothing better than a starting plan, '{name}'{simpler}.{base}"
+    tie = "a tie" if not found["worse"] else "worse"
+    return f"No better than '{name}', {tie}: by {gain}{paired}{simpler}.{base}"
+
+
+def _beside_the_base(found: _Said) -> str:
+    """How the plan found stands beside a base that is no larger."""
+    base = found["base"]
+    if base is None or not base["no_larger"]:
+        return ""
+    better = "Better" if base["better"] else "No better"
+    return f" {better} than the base, uncut, which is no larger: by {_gain(base, found['unit'])}."
+
+
+def _gain(of: _Said, unit: str) -> str:
+    """`0.031 ± 0.006 nats`."""
+    scale, name = (1.0, unit) if unit else (100.0, "% of the base's scores")
+    error = math.inf if of["stderr"] is None else of["stderr"]
+    return f"{with_error(scale * of['gain'], scale * error)} {name}"
+
+
+def _final(said: _Said) -> Iterator[str]:
+    """What became of the best trials that were bridged, or bridged and healed, in the end."""
+    for row in said["final"]:
+        name = f"trial {row['trial']} ({row['origin']}), {row['stage']}"
+        if row["values"] is None:
+            why, _, _ = row["failure"].partition("\n")
+            yield f"{name}: failed: {why}"
+            continue
+        before = row["before"] or [None] * len(row["values"])
+        pairs = zip(before, row["values"], strict=True)
+        yield f"{name}: {'; '.join(f'{shown_number(b)} → {shown_number(v)}' for b, v in pairs)}"
+
+
+def _repeats(said: _Said) -> Iterator[str]:
+    """How far searches on other draws of the samples agree."""
+    found = said["repeats"]
+    if found is None:
+        return
+    runs = found["runs"]
+    yield (
+        f"Searches on {len(runs)} draws of the samples, this one first, drop"
+        f" {found['dropped_in_all']} layers alike, of {_span(found['dropped'])} that each drops;"
+        f" {found['alike_in_all']} of {found['kept_in_all']} layers that all keep are made of the"
+        " same models."
+    )
+    for n, run in enumerate(runs):
+        here = [run["scores"][m] for m in range(len(runs))]
+        scores = "; ".join(
+            "failed" if values is None else ", ".join(map(shown_number, values)) for values in here
+        )
+        yield f"On the samples of draw {n + 1} (seed {run['seed']}) the plans score {scores}."
+    if found["agree"]:
+        many = found["agree"]
+        yield f"The plan found here is the best, or ties with it, on {many} of the other draws."
+    else:
+        yield "On none of the other draws is the plan found as good as the one found there."
+
+
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _random(said: _Said) -> Iterator[str]:
+    drawn, found = said["random"], said["found"]
+    if drawn["whole"]:
+        yield f"Random search at the same cost evaluated {drawn['trials']} plans."
+    elif drawn["expected"] is not None and found is not None:
+        worst = min((share for share in found["retained"] if share is not None), default=None)
+        reach, got = _reached(said, drawn["expected"], worst)
+        yield (
+            f"Random search at the same cost would be expected to {reach}"
+            f" (found: {got}): an estimate from {drawn['trials']} random plans, which"
+            " --compare-random makes sure."
+        )
+
+
+def _reached(said: _Said, share: float, worst: float | None) -> tuple[str, str]:
+    """What a share of the base's is as a score; in the worst of several objectives a share."""
+    aims, base = said["objectives"], said["base"]["values"]
+    if len(aims) == 1 and aims[0]["scale"] == "base" and base is not None and share > 0:
+        less = aims[0]["direction"] == "minimize"
+        value = base[0] / share if less else base[0] * share
+        return f"reach {shown_number(value)}", shown_number(said["found"]["values"][0])
+    return f"keep {percent(share)} in the objective it does worst in", percent(worst)
+
+
+def _spent(said: _Said) -> Iterator[str]:
+    """What was measured beside the trials."""
+    spent = said["measured"]
+    parts = []
+    if spent["evaluations"]:
+        clock = f" ({spent['seconds']:.0f} s)" if spent["seconds"] >= 1 else ""
+        parts.append(f"{spent['evaluations']:.3g} for what starting plans go by{clock}")
+    if spent["base"]:
+        parts.append(f"{spent['base']:.3g} for the base")
+    if parts:
+        yield f"Besides the trials, in evaluations on all samples: {', '.join(parts)}."
+
+
+def _commands(said: _Said) -> Iterator[str]:
+    if said["best"] is not None:
+        for command in said["commands"]:
+            yield f"    {command}"

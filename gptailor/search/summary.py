@@ -1,0 +1,179 @@
+"""What a search's result says: `search_summary`, for files, people and programs."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import NormalDist, fmean, stdev
+from typing import Any
+
+from gptailor.plan.plan import Objective
+from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.stage import STAGES
+from gptailor.search.curve import Sizes, curve, quality, size_row
+from gptailor.search.evaluate import HeldOut, held_key
+from gptailor.search.run.trials import (
+    BESIDE,
+    FINAL,
+    RANDOM,
+    STARTS,
+    Aim,
+    Ledger,
+    Trial,
+    json_numbers,
+)
+from gptailor.search.verdict import MOST_STARTS, Verdict
+
+ENOUGH = 12
+"""Random plans from which it can be said what more of them would reach."""
+
+
+def aims_of(
+    traits: Sequence[tuple[str, str, str]], objectives: Sequence[Objective]
+) -> tuple[Aim, ...]:
+    """A search's objectives with their units, and short labels that tell them apart."""
+    names = [one.name for one in objectives]
+    found = []
+    for (name, direction, scale), one in zip(traits, objectives, strict=True):
+        label = one.name
+        if names.count(one.name) > 1:
+            label = f"{one.name} {_about(one)}".strip()
+        spec = OBJECTIVES[one.name]
+        found.append(Aim(name, direction, scale, label, spec.unit, spec.by != "samples"))  # type: ignore[arg-type] # as literals
+    labels = [aim.label for aim in found]
+    return tuple(a._replace(label=a.name) if labels.count(a.label) > 1 else a for a in found)
+
+
+def _about(objective: Objective) -> str:
+    """The file or the task that an objective is of, in short."""
+    said = objective.arguments.get("file") or objective.arguments.get("task") or ""
+    return Path(str(said)).stem
+
+
+def search_summary(
+    ledger: Ledger,
+    held: HeldOut,
+    about: Mapping[str, Any],
+    verdict: Verdict | None,
+    sizes: Sizes,
+    file_of: Callable[[Trial], str],
+) -> dict[str, Any]:
+    """The whole; `about` is what the search was of and how it ended."""
+    row, drawn = partial(_row, ledger, held), drawn_plans(ledger)
+    values = ledger.references.get(ledger.full)
+    found, best = (None, None) if verdict is None else (verdict.found, verdict.best)
+    places = []
+    for trial, size in curve(ledger, sizes):
+        place = size_row(row(trial) or {}, size, file_of(trial), quality(ledger, trial))
+        places.append({**place, "nats": _nats(ledger, trial)})
+    measured = {"evaluations": 0.0, "seconds": 0.0, **about.get("measured", {})}
+    asked = {trial.request.samples for trial in ledger.trials}
+    measured["base"] = round(math.fsum(samples / ledger.full for samples in asked), 3)
+    return {
+        **about,
+        "objectives": [aim._asdict() for aim in ledger.aims],
+        "trials": len(ledger.trials),
+        "cost": round(ledger.cost(), 3),
+        "hits": ledger.hits,
+        "failed": sum(trial.values is None for trial in ledger.trials),
+        "seconds": round(math.fsum(trial.seconds for trial in ledger.trials), 1),
+        "measured": measured,
+        "base": {"values": None if values is None else list(values), "held": held_row(held, None)},
+        "verdict": None if verdict is None else verdict.record(),
+        "found": row(found),
+        "best": row(best),
+        "front": [row(trial) for trial in ledger.front()],
+        "sizes": places,
+        "starts": [row(trial) for trial in best_starts(ledger)],
+        "final": [row(trial) for trial in ledger.of(FINAL)],
+        "random": {
+            "trials": len(drawn),
+            "whole": bool(ledger.of(BESIDE)),
+            "best": row(ledger.best(drawn)),
+            "expected": expected(ledger, drawn),
+        },
+        "repeats": about.get("repeats"),
+    }
+
+
+def _nats(ledger: Ledger, trial: Trial) -> float | None:
+    """What is lost beside the base in the objectives' own unit, on their mean, if they have one."""
+    aims = [aim for aim in ledger.aims if not aim.size]
+    base = ledger.references.get(trial.samples)
+    if base is None or trial.values is None or len({aim.unit for aim in aims}) != 1:
+        return None
+    if aims[0].unit in ("", "accuracy"):
+        return None
+    rows = zip(ledger.aims, trial.values, base, strict=True)
+    return fmean(
+        (v - b) * (1 if a.direction == "minimize" else -1) for a, v, b in rows if not a.size
+    )
+
+
+def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
+    """The trials that a summary has: the best, random, starting plans, the front, each size's."""
+    best = ledger.best(), ledger.best(drawn_plans(ledger))
+    places = [trial for trial, _ in curve(ledger, sizes)]
+    final = [trial for trial in ledger.of(FINAL) if trial.values is not None]
+    chosen = (*best, *best_starts(ledger), *ledger.front(), *places, *final)
+    return [trial for trial in chosen if trial is not None]
+
+
+def best_starts(ledger: Ledger) -> list[Trial]:
+    """Starting plans at full fidelity, bridged or healed ones first, then the best; each once."""
+    plans = {trial.plan for trial in ledger.of(STARTS)}
+    whole = [
+        trial
+        for trial in ledger.of(STARTS, FINAL)
+        if trial.full and trial.values and trial.same_as is None and trial.plan in plans
+    ]
+    stages = sorted({t.request.stage for t in whole}, key=STAGES.index, reverse=True)
+    alike = [[t for t in whole if t.request.stage == stage] for stage in stages]
+    return [t for of in alike for t in ledger.ranked(of, MOST_STARTS)][:MOST_STARTS]
+
+
+def drawn_plans(ledger: Ledger) -> list[Trial]:
+    """The plans of random search if there was one, else the few random ones in the budget."""
+    beside = [t for t in ledger.of(BESIDE) if t.same_as is None]
+    return beside or [t for t in ledger.of(RANDOM) if t.same_as is None]
+
+
+def held_row(held: HeldOut, trial: Trial | None) -> dict[str, Any] | None:
+    """Held-out scores without those of each sample."""
+    found = held.get(held_key(trial))
+    if found is None:
+        return None
+    return {name: value for name, value in found.items() if name != "per_sample"}
+
+
+def _row(ledger: Ledger, held: HeldOut, trial: Trial | None) -> dict[str, Any] | None:
+    if trial is None:
+        return None
+    before = ledger.before(trial)
+    return {
+        "trial": trial.number,
+        "origin": trial.request.origin,
+        "samples": trial.request.samples,
+        "seconds": round(trial.seconds, 1),
+        "stage": trial.request.stage,
+        "before": None if before is None or before.values is None else list(before.values),
+        "values": None if trial.values is None else list(trial.values),
+        "failure": None if trial.failure is None else str(trial.failure),
+        "stderrs": json_numbers(trial.stderrs),
+        "retained": json_numbers(ledger.retained(trial)),
+        "held": held_row(held, trial),
+    }
+
+
+def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
+    """The worst retained share that the best of as many random plans as the search cost would have.
+
+    By a normal law through those that were drawn: an estimate for little money, while random
+    search itself would cost as much again.
+    """
+    shares = [min(ledger.retained(trial)) for trial in drawn if trial.values is not None]
+    if len(shares) < ENOUGH or ledger.of(BESIDE):
+        return None
+    count = max(ledger.cost(), 1.0)
+    quantile = NormalDist().inv_cdf((count - 0.375) / (count + 0.25))  # Blom, 1958
+    return fmean(shares) + quantile * stdev(shares)
