@@ -81,6 +81,8 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
               help="Evaluate on a Ray cluster; without an address on a local one.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(min=1), metavar="N",
               help="Of the cluster. Without it: its GPUs, or its machines.")  # fmt: skip
+@click.option("--gpus-per-worker", type=click.IntRange(min=1), default=1, metavar="N",
+              help="One of them computes, the others hold layers. Without it: 1.")  # fmt: skip
 @click.option("--no-live", is_flag=True, help="Plain lines on a terminal too.")
 def search_command(
     plan: str,
@@ -104,6 +106,9 @@ def search_command(
 
     if given["workers"] is not None and given["ray"] is None:
         raise click.UsageError("--workers are those of a Ray cluster; give --ray too")
+
+    if given["gpus_per_worker"] > 1 and not given["device"].startswith("cuda"):
+        raise click.UsageError("--gpus-per-worker are CUDA devices; give --device cuda too")
 
     flags = Flags(**{name: given[name] for name in Flags.__dataclass_fields__})
     where = Resources(**{name: given[name] for name in Resources.__dataclass_fields__})

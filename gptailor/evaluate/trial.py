@@ -162,19 +162,25 @@ def _outcomes(
 
 @final
 class Placement(NamedTuple):
-    """Where models live: a device, a dtype if one is asked for, and bytes of weights at most."""
+    """Where models live: a device, a dtype if one is asked for, and bytes of weights at most.
+
+    Of several `gpus` the others hold layers that wait.
+    """
 
     device: torch.device | str = "cpu"
     dtype: torch.dtype | None = None
     memory: int | None = None
+    gpus: int = 1
 
     def stitcher(
         self, models: Mapping[str, Opened], on_healing: OnHealing | None = None
     ) -> Stitcher:
         """The models there, in the dtype that is quick there. Raises TailorError as `Stitcher`."""
-        device, dtype, memory = self
+        device, dtype, memory, gpus = self
         dtype = dtype or quick_dtype(models, device)
-        return Stitcher(models, device=device, dtype=dtype, memory=memory, on_healing=on_healing)
+        return Stitcher(
+            models, device=device, dtype=dtype, memory=memory, on_healing=on_healing, gpus=gpus
+        )
 
 
 def opened(

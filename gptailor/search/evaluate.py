@@ -63,7 +63,7 @@ def trials_of(
         models,
         objectives=list(zip(chosen.objectives, chosen.directed, strict=True)),
         folder=chosen.folder,
-        place=Placement(where.device, kind, where.memory),
+        place=Placement(where.device, kind, where.memory, where.gpus_per_worker),
         fidelity=chosen.fidelity,
         seed=chosen.seed,
         on_healing=on_healing,
@@ -104,7 +104,9 @@ def workers_of(
     on_progress("beginning workers")
     anywhere = replace(chosen, folder=chosen.folder.absolute())
     make = partial(judge_of, movable(trials.plan), anywhere, where)
-    return RayWorkers(make, where.ray, where.workers, gpus=0 if where.device == "cpu" else 1)
+    return RayWorkers(
+        make, where.ray, where.workers, gpus=0 if where.device == "cpu" else where.gpus_per_worker
+    )
 
 
 # ------------------------------------------------------------------------- before the first trial

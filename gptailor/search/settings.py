@@ -52,7 +52,8 @@ class Resources:
     """Where models live, and where the study is if not in the folder.
 
     `dtype` is the live models', by name; `storage` is a URL of Optuna's, `study` its name there.
-    `ray` is a cluster's address, `workers` how many of its workers to use.
+    `ray` is a cluster's address, `workers` how many of its workers to use; `gpus_per_worker` hold
+    one worker's layers, and those of this process.
     """
 
     device: str = "cpu"
@@ -62,6 +63,7 @@ class Resources:
     study: str = "gptailor"
     ray: str | None = None
     workers: int | None = None
+    gpus_per_worker: int = 1
 
 
 @final

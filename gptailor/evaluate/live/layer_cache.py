@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -17,6 +18,8 @@ from gptailor.plan.faults import TailorError
 LayerTensors = dict[str, Tensor]
 """A layer's parameters and buffers by their names within its module."""
 Make = Callable[[Content], LayerTensors]
+Move = Callable[[Tensor], Tensor]
+"""Puts a tensor where it waits."""
 
 
 @final
@@ -106,6 +109,8 @@ class ResidentLayers:
 
 HOST_SHARE = 0.7
 """Of the host's free memory, what pinned copies of layers may take beside a CUDA device."""
+PEER_SHARE = 0.9
+"""Of the free memory of other devices, what copies of layers may take there."""
 
 Arrival = tuple[LayerTensors, torch.cuda.Event | None]
 
@@ -115,13 +120,18 @@ class LayerStream:
     """Brings layers within `memory` bytes on the device: some stay, the others come and go.
 
     Two layers' room is for those that come and go: one runs while the next one's copy is under way.
-    Beside a CUDA device layers wait in pinned host memory as far as that is free; else, and on the
-    CPU, they are read and made anew. `ahead(content)` says whether one may be made by another
-    thread.
+    Layers wait in the memory of the `peers`, other devices each with so many bytes, as far as that
+    goes; then, beside a CUDA device, in pinned host memory as far as that is free. Else they are
+    read and made anew. `ahead(content)` says whether one may be made by another thread.
     """
 
     def __init__(
-        self, make: Make, ahead: Callable[[Content], bool], device: torch.device, memory: int
+        self,
+        make: Make,
+        ahead: Callable[[Content], bool],
+        device: torch.device,
+        memory: int,
+        peers: Sequence[tuple[torch.device, int]] = (),
     ) -> None:
         self.make = make
         self.ahead = ahead
@@ -135,7 +145,9 @@ class LayerStream:
         self.resident = ResidentLayers(0)
         cuda = device.type == "cuda"
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        self.host = ResidentLayers(int(free * HOST_SHARE) if cuda else 0)
+        peer_rooms = [(partial(_at, place), ResidentLayers(room)) for place, room in peers]
+        host = ResidentLayers(int(free * HOST_SHARE) if cuda else 0)
+        self.waiting: list[tuple[Move, ResidentLayers]] = [*peer_rooms, (_pinned, host)]
         self._side = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
         self._coming: dict[Content, Future[Arrival]] = {}
         self._here: dict[Content, LayerTensors] = {}
@@ -156,7 +168,8 @@ class LayerStream:
         self.largest = max(self.largest, largest)
         self.layers = room - fixed
         self.resident.limit(max(0, self.layers - 2 * self.largest), count)
-        self.host.limit(self.host.room, count)
+        for _, place in self.waiting:
+            place.limit(place.room, count)
 
     # ------------------------------------------------------------------------------ come and go
 
@@ -187,7 +200,8 @@ class LayerStream:
         self._coming.clear()  # left by a pass that broke off
         there = content in self.resident or content in self._here
         room = len(self._here) < 2 and self.resident.bytes + 2 * self.largest <= self.layers
-        if not there and room and (content in self.host or self.ahead(content)):
+        waits = any(content in place for _, place in self.waiting)
+        if not there and room and (waits or self.ahead(content)):
             self._coming[content] = self._worker.submit(self._bring, content)
 
     # -------------------------------------------------------------------------------- one layer
@@ -195,16 +209,53 @@ class LayerStream:
     def _bring(self, content: Content) -> Arrival:
         """The layer on the device, and on a CUDA device when its copy is done."""
         if self._side is None:
-            return self.make(content), None
+            return self._copied(content) or self._made(content), None
         with torch.cuda.stream(self._side):
-            waiting = self.host.get(content)
-            if waiting is None:
-                layer = self.make(content)
-                if self.host.bytes + size_of(layer.values()) <= self.host.room:
-                    self.host.offer(content, {n: t.cpu().pin_memory() for n, t in layer.items()})
-            else:
-                layer = {n: t.to(self.device, non_blocking=True) for n, t in waiting.items()}
+            layer = self._copied(content) or self._made(content)
             return layer, self._side.record_event()
+
+    def _copied(self, content: Content) -> LayerTensors | None:
+        """The layer from where it waits, if it does."""
+        found = (place.get(content) for _, place in self.waiting)
+        waiting = next((layer for layer in found if layer is not None), None)
+        if waiting is None:
+            return None
+        return {n: t.to(self.device, non_blocking=True) for n, t in waiting.items()}
+
+    def _made(self, content: Content) -> LayerTensors:
+        """The layer made anew; a copy waits from now on where there is room."""
+        layer = self.make(content)
+        size = size_of(layer.values())
+        for move, place in self.waiting:
+            if place.bytes + size <= place.room:
+                place.offer(content, {name: move(tensor) for name, tensor in layer.items()})
+                break
+        return layer
+
+
+def _pinned(tensor: Tensor) -> Tensor:
+    return tensor.cpu().pin_memory()
+
+
+def _at(device: torch.device, tensor: Tensor) -> Tensor:
+    return tensor.to(device, non_blocking=True)
+
+
+def peers_of(device: torch.device, gpus: int) -> list[tuple[torch.device, int]]:
+    """The other GPUs where layers may wait, of so many in all, and how many bytes each may hold.
+
+    Raises TailorError where there aren't so many.
+    """
+    count = torch.cuda.device_count() if device.type == "cuda" else 0
+    if gpus > count:
+        raise TailorError(f"{gpus} GPUs are to hold the layers, and there {_are(count)}")
+    mine = device.index if device.index is not None else torch.cuda.current_device()
+    others = [torch.device("cuda", n) for n in range(count) if n != mine][: gpus - 1]
+    return [(one, int(PEER_SHARE * torch.cuda.mem_get_info(one)[0])) for one in others]
+
+
+def _are(count: int) -> str:
+    return "is one" if count == 1 else f"are {count}" if count else "is none"
 
 
 def memory_of(device: torch.device) -> int:

@@ -44,6 +44,8 @@ from gptailor.program.run import device_of
 
 MERGED_SHARE = 0.25
 """Of the device's memory, what cached merged layers take at most where nothing else is said."""
+WEIGHTS_SHARE = 0.6
+"""Of the memory of the one of several GPUs that computes, what weights take if nobody says."""
 MERGED_MODELS = 8
 """So many times the base's size are enough: a search's next plans are like its last ones."""
 SURROUNDINGS = 4
@@ -90,6 +92,8 @@ class Stitcher:
     device's memory at most; with `memory` they are layers like all others. Of models with towers it
     takes the language model alone.
 
+    Of several `gpus` one computes, and the others hold layers that wait: bits are those of one.
+
     `on_healing` hears how a plan's healing goes on when it is stitched; with `anew` nothing is
     taken of what was learned before. Quantised models are dequantised as they are read. Raises
     TailorError for a device that isn't there, and CheckpointError for a quantised model that can't
@@ -106,6 +110,7 @@ class Stitcher:
         merged: int | None = None,
         on_healing: OnHealing | None = None,
         anew: bool = False,
+        gpus: int = 1,
     ) -> None:
         read = {
             name: model if model.layout.quantised is None else dequantised_model(model)
@@ -113,6 +118,9 @@ class Stitcher:
         }
         models = {name: language_model(model) for name, model in read.items()}
         self.device = device_of(str(device))
+        peers = layer_cache.peers_of(self.device, gpus) if gpus > 1 else ()
+        if peers and memory is None:
+            memory = int(WEIGHTS_SHARE * layer_cache.memory_of(self.device))
         self.dtype = dtype
         self.memory = memory
         self._table = ContentTable(models)
@@ -135,7 +143,9 @@ class Stitcher:
         if memory is None:
             self._cache = layer_cache.LayerCache(self._make, merged)
         else:
-            self._stream = layer_cache.LayerStream(self._make, self._ahead, self.device, memory)
+            self._stream = layer_cache.LayerStream(
+                self._make, self._ahead, self.device, memory, peers
+            )
 
     @torch.no_grad()
     def stitch(self, plan: Plan) -> Stitched:

@@ -11,10 +11,11 @@ from transformers import PreTrainedModel
 
 import gptailor
 from gptailor.evaluate.live.contents import Content
-from gptailor.evaluate.live.layer_cache import LayerStream, LayerTensors
+from gptailor.evaluate.live.layer_cache import LayerStream, LayerTensors, peers_of
 from gptailor.evaluate.live.stitch import Stitched, Stitcher, stitch
 from gptailor.evaluate.live.template import decoder_layers
 from gptailor.evaluate.speed import parameters
+from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
 
@@ -95,6 +96,54 @@ def test_layers_stay_within_memory_and_what_fits_stays(layers: int, made: int) -
             del layer
             one.leave(content)
     assert len(calls) == made
+
+
+@pytest.mark.parametrize(("rooms", "made"), [((), 12), ((3000,), 9), ((1000, 3000), 8)])
+def test_layers_wait_on_other_devices(rooms: tuple[int, ...], made: int) -> None:
+    """Two passes over six layers, of which none stays: those that wait are made once."""
+    calls: list[Content] = []
+
+    def make(content: Content) -> LayerTensors:
+        calls.append(content)
+        return {"weight": torch.full((250,), float(content.kind))}
+
+    cpu = torch.device("cpu")
+    one = LayerStream(make, lambda _: False, cpu, 2000, [(cpu, room) for room in rooms])
+    one.expect(6, 0, 1000)
+    contents = [Content(str(number), "", ()) for number in range(6)]
+    for content in contents * 2:
+        assert (one.enter(content)["weight"] == float(content.kind)).all()
+        one.leave(content)
+    assert len(calls) == made
+
+
+def test_more_gpus_than_there_are_is_one_message() -> None:
+    with pytest.raises(TailorError, match="2 GPUs are to hold the layers, and there is none"):
+        peers_of(torch.device("cpu"), 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_layers_that_wait_on_a_gpu_compute_the_same() -> None:
+    """The other device is the same one here: what matters is who waits for whose copy."""
+    gpu = torch.device("cuda")
+    draws = [torch.randn(1 << 20, generator=torch.manual_seed(n)) for n in range(6)]
+    made: list[str] = []
+
+    def make(content: Content) -> LayerTensors:
+        made.append(content.kind)
+        return {"weight": draws[int(content.kind)].to(gpu)}
+
+    size = 4 << 20
+    one = LayerStream(make, lambda _: True, gpu, 2 * size, [(gpu, 6 * size)])
+    one.expect(6, 0, size)
+    contents = [Content(str(number), "", ()) for number in range(6)]
+    for number, content in enumerate(contents * 5):
+        layer = one.enter(content)
+        one.prefetch(contents[(number + 1) % 6])
+        assert torch.equal(layer["weight"].cpu(), draws[number % 6])
+        one.leave(content)
+    assert sorted(made) == list("012345")
 
 
 def test_layers_that_fell_out_of_use_make_room() -> None:
