@@ -161,7 +161,7 @@ def _column(results: "Sequence[Result]") -> "evaluation.Column":
     first = results[0]
     better = "less" if first.direction == "minimize" else "more"
     counts = {n for one in results if (n := getattr(one.outcome, "samples", None)) is not None}
-    samples = "".join(f"{n} sample{'s' * (n != 1)}, " for n in sorted(counts)[:1])
+    samples = "".join(f"{n} sample{'s' * (n != 1)}, " for n in sorted(counts - {0})[:1])
     name, _, arguments = first.objective.partition('("')
     share = name in _ACCURACIES and first.direction == "maximize"
     rest = arguments.partition('"')[2]

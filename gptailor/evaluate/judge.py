@@ -17,8 +17,9 @@ from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.live.stitch import Stitcher
-from gptailor.evaluate.objectives.base import Forward, PreparedObjective
+from gptailor.evaluate.objectives.base import Forward, ObjectiveError, PreparedObjective
 from gptailor.evaluate.objectives.generate import Generative
+from gptailor.evaluate.objectives.of_plan import OfPlan, size_score
 from gptailor.evaluate.objectives.tokens import tokenizer_digest, tokenizer_model
 from gptailor.evaluate.outcome import (
     Difference,
@@ -38,7 +39,7 @@ from gptailor.evaluate.samples import (
     no_reference,
     prepare_objectives,
 )
-from gptailor.evaluate.speed import cache_bytes, parameters, speeds
+from gptailor.evaluate.speed import cache_bytes, latency_score, parameters, speeds
 from gptailor.evaluate.targets import Target, base_of, find_targets, identity, names
 from gptailor.evaluate.trial import PREFIX_BYTES, Outcomes, Placement, failures, run_trials
 from gptailor.lang.parse import read_objective
@@ -46,6 +47,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import Prepared, ready
 from gptailor.program.run import device_of
+from gptailor.program.size import compiled_size
 
 _LIVE_STITCHERS = 2
 """Stitchers whose models stay loaded: a target's, and its base's."""
@@ -159,8 +161,11 @@ class _Entry:
 
     @classmethod
     def of(cls, target: Target) -> "_Entry":
-        """Nothing but its layers is known yet."""
-        return cls(target, TargetSize(target.name, target.prepared.layers))
+        """Nothing but what its headers say is known yet."""
+        prepared = target.prepared
+        size = compiled_size(prepared.compiled, prepared.models["base"].layout)
+        kept = size.kv_cache if isinstance(size.kv_cache, int) else None
+        return cls(target, TargetSize(target.name, prepared.layers, size.parameters, kept))
 
 
 @final
@@ -211,7 +216,8 @@ class Judging:
                 group[number].outcomes = outcomes
         if speed:
             for one in self.entries:
-                self._speed(one)
+                if one.size.speed is None:
+                    self._speed(one)
                 step(f"{one.target.name}: speed")
         return Judgement(
             tuple(result for one in self.entries for result in self._results(one)),
@@ -285,7 +291,22 @@ class Judging:
             return failures(dict.fromkeys(range(len(group)), stitcher), objectives)
         widened = stitcher.dtype != self.stitchers.place.dtype  # a cache is then twice its size
         plans = [one.target.prepared.plan for one in group]
-        return run_trials(stitcher, self.evaluator, plans, objectives, on_step=on_step)
+        return run_trials(
+            stitcher, self.evaluator, plans, objectives,
+            on_step=on_step, of_plans=lambda number, one: self._of_plan(group[number], one),
+        )  # fmt: skip
+
+    def _of_plan(self, one: _Entry, objective: OfPlan) -> Score:
+        """A size by headers, or the latency. Raises TailorError where it isn't known."""
+        if objective.by == "headers":
+            prepared = one.target.prepared
+            layout = prepared.models["base"].layout
+            return size_score(objective, compiled_size(prepared.compiled, layout))
+        if one.size.speed is None:
+            self._speed(one)
+        if one.size.speed is None:
+            raise ObjectiveError("its speed can't be measured")
+        return latency_score(one.size.speed)
 
     def _reference(self, target: Target, name: str, work: Work) -> Sequence[Tensor]:
         if name != "base":
@@ -325,8 +346,13 @@ class Judging:
             outcome = one.outcomes[number]
             theirs = None if base is None else base.outcomes[number]
             share = None
+            if isinstance(objective, OfPlan) and objective.by == "clock":
+                mine, beside = one.size.speed, one.size.base_speed  # of the same rounds
+                theirs = None if mine is None or beside is None else latency_score(beside)
             if objective.normalise == "base" and not one.target.plain:
-                share = retained_score(outcome, theirs, objective.direction)
+                sized = isinstance(objective, OfPlan)  # half as large is 50 %
+                way = "maximize" if sized else objective.direction
+                share = retained_score(outcome, theirs, way)
             beside, difference = self._beside or base, None
             if beside is not None and beside is not one:
                 difference = _difference(outcome, beside.outcomes[number])

@@ -14,6 +14,7 @@ from gptailor.evaluate.objectives.base import (
     PreparedObjective,
     Reference,
 )
+from gptailor.evaluate.objectives.of_plan import OfPlan
 from gptailor.evaluate.objectives.tokens import tokenizer_of
 from gptailor.evaluate.outcome import Failure
 from gptailor.plan.plan import Objective
@@ -94,7 +95,9 @@ def parts_by_tokenizer(
         key: prepare_objectives(stated, most, model, reference, positions)
         for key, model in tokenizer_models.items()
     }
-    found = [one for these in drawn.values() for one in these]
+    found = [one for these in drawn.values() for one in these if not isinstance(one, OfPlan)]
+    if not found:
+        raise ObjectiveError("no objective says how good a plan is")
     if count is None:
         count = max(1, min(_MOST_SEEN, *(int(_SEEN_SHARE * one.size) for one in found)))
     elif few := [one for one in found if one.size < count]:
@@ -104,6 +107,11 @@ def parts_by_tokenizer(
     parts = {}
     for key, these in drawn.items():
         seen = tuple(one.part(0, count) for one in these)
-        held = (one.part(count, 2 * count) if one.size > count else NOTHING_HELD for one in these)
+        held = (
+            one.part(count, 2 * count)
+            if one.size > count or isinstance(one, OfPlan)
+            else NOTHING_HELD
+            for one in these
+        )
         parts[key] = Parts(seen, tuple(held))
     return count, parts

@@ -1,18 +1,25 @@
-"""What a live model takes: its parameters, and its KV cache's bytes for each token."""
+"""What a live model takes: its parameters, its KV cache's bytes for each token, and its time."""
 
+import hashlib
+import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from statistics import median
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, final
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.live.contents import size_of
+from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import embeddings, position_count
-from gptailor.evaluate.outcome import Speed
+from gptailor.evaluate.outcome import Score, Speed
+from gptailor.plan.plan import Plan
+from gptailor.program.compile import compile_plan
 
 
 def parameters(model: PreTrainedModel) -> int:
@@ -103,3 +110,49 @@ def _now(tokens: Tensor) -> float:
     if tokens.is_cuda:
         torch.cuda.synchronize(tokens.device)
     return time.perf_counter()
+
+
+def latency_score(speed: Speed) -> Score:
+    """Seconds a token of decoding: a median of rounds, of which no error is known."""
+    return Score(1 / speed.decoding, math.inf, 0)
+
+
+@final
+class Latencies:
+    """Seconds a token of decoding of a search's plans, measured once for all plans of one shape.
+
+    The base's are measured first. A plan's are its share of the base's in the same rounds times
+    those, so that what slows the machine for a while slows no plan. `known` are those by shape;
+    `on_measured` hears of each that is new.
+    """
+
+    def __init__(self, stitcher: Stitcher, models: Mapping[str, Opened], base: Plan) -> None:
+        self.stitcher = stitcher
+        self.models = models
+        self.base = base
+        self.known: dict[str, float] = {}
+        self.on_measured: Callable[[Mapping[str, float]], None] = lambda known: None
+
+    def score(self, plan: Plan) -> Score:
+        """The latency of a closed plan."""
+        base, shape = self._shape(self.base), self._shape(plan)
+        if base not in self.known:
+            live = self.stitcher.stitch(self.base).model
+            self._put(base, 1 / speeds(live, None)[0].decoding)
+        if shape not in self.known:
+            live, beside = (self.stitcher.stitch(one).model for one in (plan, self.base))
+            mine, theirs = speeds(live, beside)
+            assert theirs is not None, "it was given"
+            self._put(shape, theirs.decoding / mine.decoding * self.known[base])
+        return Score(self.known[shape], math.inf, 0)
+
+    def _put(self, shape: str, seconds: float) -> None:
+        self.known[shape] = seconds
+        self.on_measured(self.known)
+
+    def _shape(self, plan: Plan) -> str:
+        """A digest of all that a plan's speed depends on: shapes of tensors, kinds of layers."""
+        compiled = compile_plan(plan, self.models)
+        specs = [(o.spec.name, o.spec.dtype, o.spec.shape) for o in compiled.program.outputs]
+        said = json.dumps([specs, compiled.config], sort_keys=True, default=str)
+        return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -8,7 +8,7 @@
         ...
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,8 +28,9 @@ from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.objectives.base import Forward, ObjectiveError, PreparedObjective
 from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.nll import surprise
+from gptailor.evaluate.objectives.of_plan import OfPlan, OfPlans, size_score
 from gptailor.evaluate.objectives.tokens import tokenizer_digest
-from gptailor.evaluate.outcome import Failure, Outcome
+from gptailor.evaluate.outcome import Failure, Outcome, Score
 from gptailor.evaluate.race import raced
 from gptailor.evaluate.rivals import Race
 from gptailor.evaluate.samples import (
@@ -39,6 +40,7 @@ from gptailor.evaluate.samples import (
     no_reference,
     parts_by_tokenizer,
 )
+from gptailor.evaluate.speed import Latencies
 from gptailor.evaluate.targets import base_of
 from gptailor.plan.faults import Fault, PlanError, errors
 from gptailor.plan.needed import leaves_open, needed
@@ -55,6 +57,7 @@ from gptailor.prepare import (
     open_all_models,
     pinned,
 )
+from gptailor.program.size import plan_size
 from gptailor.program.sources import Checked
 
 PREFIX_BYTES = 2**30
@@ -80,13 +83,43 @@ def run_trials(  # noqa: PLR0913 (what a trial is of, and who hears of it)
     *,
     on_step: OnStep = lambda number, model, objective: None,
     race: Race | None = None,
+    of_plans: OfPlans | None = None,
 ) -> Iterator[tuple[int, Outcomes]]:
     """Score closed plans by the first samples of all objectives: each as soon as it is there.
 
     Yields the plan's number, and a score or a failure for each objective. Plans that begin alike
     run one after another, and share layers and hidden states. In a `race` one that has lost has
-    scores of the samples that this took.
+    scores of the samples that this took. What needs no samples is asked `of_plans`.
     """
+    read = [one for one in objectives if not isinstance(one, OfPlan)]
+    if len(read) == len(objectives):
+        yield from _read_trials(stitcher, evaluator, plans, read, samples, on_step, race)
+        return
+    found: Iterable[tuple[int, Outcomes]] = ((number, ()) for number in range(len(plans)))
+    if read:
+        found = _read_trials(stitcher, evaluator, plans, read, samples, on_step, None)
+    assert of_plans is not None, "something measures what isn't read"
+    for number, outcomes in found:
+        left = iter(outcomes)
+        yield (
+            number,
+            tuple(
+                attempt(partial(of_plans, number, one)) if isinstance(one, OfPlan) else next(left)
+                for one in objectives
+            ),
+        )
+
+
+def _read_trials(  # noqa: PLR0913, PLR0917 (as above)
+    stitcher: Stitcher,
+    evaluator: Evaluator,
+    plans: Sequence[Plan],
+    objectives: Objectives,
+    samples: int | None,
+    on_step: OnStep,
+    race: Race | None,
+) -> Iterator[tuple[int, Outcomes]]:
+    """Score plans by what they say of texts."""
     forward = [one for one in objectives if isinstance(one, Forward)]
     contents = {n: attempt(partial(stitcher.contents, plan)) for n, plan in enumerate(plans)}
     yield from failures(contents, objectives)
@@ -235,6 +268,7 @@ class Trials:
             inside = plan.search.objectives if plan.search else ()
             objectives = [(one, True) for one in inside]
         self.stated = tuple(objectives)
+        self.latencies = Latencies(self.stitcher, models, base_of(plan))
         self.folder = folder or Path()
         if not self.stated:
             raise ObjectiveError("there is no objective to search by")
@@ -307,7 +341,8 @@ class Trials:
         """The block influence of each layer of a closed plan, neither bridged nor healed."""
         self.evaluated += samples
         live = self.stitcher.stitch(at_stage(plan, "bare"))
-        works = [Work(one.requests(samples), surprise) for one in self._of(plan).seen]
+        seen = (one for one in self._of(plan).seen if not isinstance(one, OfPlan))
+        works = [Work(one.requests(samples), surprise) for one in seen]
         return self.evaluator.block_influence(live, works)
 
     def _run(
@@ -323,10 +358,18 @@ class Trials:
             groups = [[n] for n in numbers] if stage == "healed" else [numbers]
             for group in groups:
                 chosen = [at_stage(plans[n], stage) for n in group]
+                of_plans = partial(self._of_plan, chosen)
                 found = run_trials(
-                    self.stitcher, self.evaluator, chosen, objectives, samples, race=race
-                )
+                    self.stitcher, self.evaluator, chosen, objectives, samples,
+                    race=race, of_plans=of_plans,
+                )  # fmt: skip
                 yield from ((group[at], outcomes) for at, outcomes in found)
+
+    def _of_plan(self, plans: Sequence[Plan], number: int, objective: OfPlan) -> Score:
+        """A size by headers, or the latency."""
+        if objective.by == "headers":
+            return size_score(objective, plan_size(plans[number], self.models))
+        return self.latencies.score(at_stage(plans[number], "bare"))
 
     def _reference(self, name: str, work: Work) -> Sequence[Tensor]:
         stitcher = self.stitcher

@@ -58,7 +58,8 @@ def with_error(value: float, error: float) -> str:
     if not math.isfinite(value) or not math.isfinite(error):
         return f"{value:.4g} ± ?"
     if error <= 0:
-        return f"{value:.4g} ± 0"
+        counted = value >= 1 and value == int(value)  # a size, in which each digit counts
+        return f"{value:,.0f}" if counted else f"{value:.4g} ± 0"
     places = min(8, max(0, 1 - math.floor(math.log10(error))))
     return f"{value:.{places}f} ± {error:.{places}f}"
 

@@ -227,3 +227,41 @@ def test_speeds_of_a_model_and_its_base(family: str, tmp_path: Path) -> None:
     assert base is not None
     assert min(mine.prefill, mine.decoding, base.prefill, base.decoding) > 0
     assert speeds(model, None, rounds=1)[1] is None
+
+
+# ---------------------------------------------------------------------------------- sizes and times
+
+
+def test_sizes_are_counted_and_need_no_samples(world: Path) -> None:
+    found = judge(world / "cut.tailor", ["parameters()", "kv_cache()"], folder=world)
+    heads, width, both, bytes_of_float = 2, 4, 2, 4
+    size = gptailor.stitch(gptailor.load(world / "cut.tailor")).num_parameters()
+    wanted = [(size, 0.0, 0), (3 * heads * width * both * bytes_of_float, 0.0, 0)]
+    outcomes = [one.outcome for one in found.results]
+    assert [(o.value, o.stderr, o.samples) for o in outcomes if isinstance(o, Score)] == wanted
+    [whole, cache] = found.bases
+    assert isinstance(whole.outcome, Score)
+    assert found.results[0].retained == size / whole.outcome.value
+    assert cache.outcome == Score(float(4 * heads * width * both * bytes_of_float), 0.0, 0)
+    assert found.results[1].retained == 3 / 4
+
+
+def test_latency_is_held_to_the_base_of_the_same_rounds(world: Path) -> None:
+    [result] = judge(world / "cut.tailor", ["latency()"], folder=world, speed=True).results
+    again = judge(world / "cut.tailor", ["latency()"], folder=world, speed=True)
+    [target] = again.subjects
+    assert target.speed is not None
+    assert target.base_speed is not None
+    assert isinstance(outcome := again.results[0].outcome, Score)
+    assert outcome.value == pytest.approx(1 / target.speed.decoding)
+    ratio = target.base_speed.decoding / target.speed.decoding
+    assert again.results[0].retained == pytest.approx(ratio)
+    assert result.retained != again.results[0].retained  # it was measured
+
+
+def test_a_size_stands_beside_what_is_read(world: Path) -> None:
+    wishes = ["parameters()", 'nll("rows.jsonl")']
+    found = judge([world / "cut.tailor", world / "base"], wishes, folder=world)
+    [alone] = judge(world / "cut.tailor", wishes[1], folder=world).results
+    assert [one.objective for one in found.results] == wishes * 2
+    assert found.results[1] == alone

@@ -324,3 +324,29 @@ def test_block_influence_is_one_minus_the_mean_cosine(say: Say) -> None:
 def test_block_influence_without_a_forward_objective(say: Say) -> None:
     trials = trials_of(say(SPACE), 'generate("pairs.jsonl")', full=6)
     assert len(trials.block_influence(say(""), 6)) == 6
+
+
+# ---------------------------------------------------------------------------------- sizes and times
+
+
+def test_trials_know_sizes_and_measure_each_shape_once(say: Say) -> None:
+    trials = trials_of(say(SPACE), 'nll("rows.jsonl")', "parameters()", "latency()", full=4)
+    told: list[dict[str, float]] = []
+    trials.latencies.on_measured = lambda known: told.append(dict(known))
+    plans = [say("drop L1"), say("drop L2"), say("drop L1..L2"), say("")]
+    found = [values(one) for one in outcomes(trials, plans, 4)]
+    sizes, times = [one[1] for one in found], [one[2] for one in found]
+    assert sizes[0] == sizes[1] < sizes[3]
+    assert sizes[3] - sizes[0] == sizes[0] - sizes[2]
+    assert times[0] == times[1], "they are of one shape"
+    assert len(set(times)) == len(told) == len(told[-1]) == 3
+    alone = trials_of(say(SPACE), 'nll("rows.jsonl")', full=4)
+    assert [one[0] for one in found] == [values(one)[0] for one in outcomes(alone, plans, 4)]
+    later = trials_of(say(SPACE), 'nll("rows.jsonl")', "latency()", full=4)
+    later.latencies.known |= told[-1]
+    assert [values(one)[1] for one in outcomes(later, plans, 4)] == times
+
+
+def test_nothing_is_searched_by_sizes_alone(say: Say) -> None:
+    with pytest.raises(ObjectiveError, match="no objective says how good a plan is"):
+        trials_of(say(SPACE), "parameters()")

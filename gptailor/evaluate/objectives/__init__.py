@@ -1,7 +1,8 @@
 """The objectives that plans are judged by, one file each.
 
 An objective that is ready is a `Forward` one, whose `work` one forward pass does and whose `score`
-reads the results, or a `Generative` one, for which the model makes text.
+reads the results, a `Generative` one, for which the model makes text, or one `OfPlan`, for which
+nothing is read.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ from gptailor.evaluate.objectives.kl import prepare_kl
 from gptailor.evaluate.objectives.lm_eval import prepare_lm_eval
 from gptailor.evaluate.objectives.multiple_choice import prepare_margin, prepare_multiple_choice
 from gptailor.evaluate.objectives.nll import NegativeLogLikelihood, Perplexity, prepare_nll
+from gptailor.evaluate.objectives.of_plan import prepare_of_plan
 from gptailor.plan.plan import Objective
 
 PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]] = {
@@ -23,10 +25,13 @@ PREPARE: Mapping[str, Callable[[Objective, ObjectiveContext], PreparedObjective]
     "margin": prepare_margin,
     "generate": prepare_generate,
     "lm_eval": prepare_lm_eval,
+    "parameters": prepare_of_plan,
+    "kv_cache": prepare_of_plan,
+    "latency": prepare_of_plan,
 }
 """How each objective of `gptailor.plan.registry` gets its samples."""
 
-__all__ = ["base", "datasets", "generate", "kl", "nll", "tokens"]
+__all__ = ["base", "datasets", "generate", "kl", "nll", "of_plan", "tokens"]
 
 
 def prepare_objective(objective: Objective, context: ObjectiveContext) -> PreparedObjective:

@@ -33,7 +33,7 @@ class ObjectiveError(TailorError):
 
 @dataclass(frozen=True)
 class PreparedObjective(ABC):
-    """An objective with its samples; `Forward` or `Generative`.
+    """An objective with its samples; `Forward` or `Generative`, or `OfPlan` without any.
 
     `name` is as a plan has it: `kl("text.txt")`. `normalise` says what makes several objectives
     comparable: the base's own score, or the spread of the plans that a search starts with.
