@@ -196,7 +196,7 @@ def record(trials: list[Trial]) -> list[dict[str, Any]]:
     return [
         {
             **{name: value for name, value in vars(trial).items() if name != "seconds"},
-            "request": trial.request._replace(genome=genome_to_json(trial.request.genome)),
+            "request": {**trial.request._asdict(), "genome": genome_to_json(trial.request.genome)},
         }
         for trial in trials
     ]

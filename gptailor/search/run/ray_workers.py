@@ -102,7 +102,7 @@ class RayWorkers:
 
     def _worker(self) -> _Worker:
         options = {"num_cpus": 0 if self.gpus else 1, "num_gpus": self.gpus}
-        actor = ray.remote(Evaluating).options(**options).remote(self.make)
+        actor: Any = ray.remote(Evaluating).options(**options).remote(self.make)
         return _Worker(actor, actor.ready.remote())
 
     def submit(self, task: Task) -> None:
@@ -201,7 +201,8 @@ def _fitting(gpus: int) -> int:
         if not found:
             most = f"the most that a machine has is {max(counts)}"
             raise ClusterError(f"no machine of the Ray cluster has {gpus} GPUs: {most}")
-        return found
+        free = ray.available_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+        return max(1, min(found, int(free) // gpus))  # others may have some: the search itself
     return max(1, sum(bool(node["Alive"]) for node in ray.nodes()))  # type: ignore[no-untyped-call]
 
 
