@@ -26,6 +26,8 @@ SPACES = {
         6,
     ),
     "bits": ("drop any 2 of L1..L6", 8),
+    "counts": ("drop any 2..4 of L0..L6\nmaybe drop any 1..2 of L7..L9", 12),
+    "windows": ("drop window 2..4 of L0..L7\nmaybe drop window 2 of L8..L11", 14),
     "reals": ("scale L1 by 0.5..2.0\nscale L2 by 0.5..2.0", 4),
     "picks": ("L1..L3 from one of base, math, code", 4),
     "one": ("L1 from one of base, math", 4),
