@@ -1,0 +1,106 @@
+"""Counts and windows by the command line: what is said of them, and a search over both."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import gptailor
+from gptailor.cli import main as cli
+from gptailor.plan.walk import drops_by_choice
+from tests.said import Run, Said
+from tests.tiny import tiny_model
+
+SPACE = """\
+tailor 1
+
+model base = "./base"
+
+drop any 1..2 of L0..L1
+maybe drop window 2..3 of L3..L6
+
+search {
+  minimize nll("rows.jsonl")
+  fidelity 4..8
+  trials 12
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("windows")
+    tiny_model("llama", folder / "base", layers=8)
+    rows = [{"text": f"a cat and {n} dogs " * (1 + n % 3)} for n in range(16)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "space.tailor").write_text(SPACE)
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, world: Path) -> Run:
+    """Run a command in the world's folder, in this process."""
+    monkeypatch.chdir(world)
+
+    def done(*arguments: object) -> Said:
+        capsys.readouterr()
+        code = cli.run([*map(str, arguments)])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Said(code, captured.out, captured.err)
+
+    return done
+
+
+def test_they_are_checked_formatted_and_shown(run: Run) -> None:
+    checked = run("check", "space.tailor")
+    assert checked.code == 0, checked.err
+    assert "3 choices open" in checked.out + checked.err
+    assert run("fmt", "--check", "space.tailor").code == 0
+    shown = run("show", "space.tailor").out
+    assert "any 1..2 of L0..L1" in shown
+    assert "maybe window 2..3 of L3..L6" in shown
+    refused = run("compile", "space.tailor", "-o", "out")
+    assert refused.code == 1
+    assert "P801" in refused.err
+
+
+def test_they_differ_by_what_they_say(run: Run, world: Path) -> None:
+    (world / "other.tailor").write_text(SPACE.replace("2..3 of", "2 of"))
+    said = run("diff", "space.tailor", "other.tailor").out
+    assert "only in the first: maybe drop window 2..3 of L3..L6" in said
+    assert "only in the second: maybe drop window 2 of L3..L6" in said
+
+
+def test_json_reads_as_the_same_plan(run: Run, world: Path, tmp_path: Path) -> None:
+    as_json = tmp_path / "space.json"
+    as_json.write_text(run("json", "space.tailor").out)
+    said = json.loads(as_json.read_text())
+    assert said["windows"] == [{"maybe": True, "count": {"between": [2, 3]}, "among": [3, 4, 5, 6]}]
+    assert gptailor.load(as_json) == gptailor.load(world / "space.tailor")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
+def test_a_search_closes_them_and_the_best_compiles(run: Run, world: Path) -> None:
+    found = run("search", "space.tailor", "-o", "run", "--seed", "1")
+    assert found.code == 0, found.err
+    best = gptailor.load(world / "run" / "best.tailor")
+    assert not [*drops_by_choice(best)]
+    dropped = {drop.position for drop in best.drops}
+    assert dropped & {0, 1}
+    window = sorted(dropped & {3, 4, 5, 6})
+    assert window == [*range(window[0], window[-1] + 1)] if window else True
+    assert len(window) in (0, 2, 3)
+    assert dropped <= {0, 1, 3, 4, 5, 6}
+    names = found.out + found.err
+    assert "window L" in names
+    assert "nothing dropped" not in names, "one layer leaves at least"
+    compiled = run("compile", "run/best.tailor", "-o", "made", "--locked")
+    assert compiled.code == 0, compiled.err
+    assert json.loads((world / "made" / "config.json").read_text())["num_hidden_layers"] == (
+        8 - len(dropped)
+    )
+    again = run("search", "space.tailor", "-o", "run", "--seed", "1")
+    assert again.code == 0, again.err
+    assert gptailor.load(world / "run" / "best.tailor") == best
