@@ -97,9 +97,11 @@ def filled(around: Neighbourhood, genome: Genome, active: Active) -> Genome:
     """
 
     def kind(near: Neighbours, gene: _Genes, there: _Mask) -> _Genes:
-        nearest = _nearest(np.where(there[:, None, :], near.away[None], _FAR))
-        taken = np.take_along_axis(gene, np.maximum(nearest, 0), axis=1)
-        return np.where(there | (nearest < 0), gene, taken)
+        row, number = np.nonzero(~there)
+        nearest = _nearest(np.where(there[row], near.away[number], _FAR))
+        found, fills = gene.copy(), nearest >= 0
+        found[row[fills], number[fills]] = gene[row[fills], nearest[fills]]
+        return found
 
     return Genome(*map(kind, around, genome, active))
 

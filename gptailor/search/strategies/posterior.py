@@ -35,8 +35,8 @@ _LACK = 3.0
 """The deviation of what a lower fidelity adds to all alike."""
 _SMOOTHINGS = 3
 """How often coefficients are averaged with their neighbours."""
-_LEAST = 32
-"""Arrays are padded to this at least."""
+_LEAST, _STEP = 32, 128
+"""Trials are padded to this at least, columns to a multiple of that."""
 
 
 @final
@@ -44,13 +44,14 @@ class Sharing(NamedTuple):
     """How coefficients are made of shared ones (each row has the norm 1), and the blocks.
 
     Columns are own, nearby, of the kind, of pairs; `blocks` is the number of each column's, `parts`
-    which of the four a block is of.
+    which of the four a block is of, `counts` how many coefficients it has.
     """
 
     near: Float[ndarray, "f f"]
-    kind: Float[ndarray, "f f"]
+    kind: Float[ndarray, "f l"]
     blocks: Int[ndarray, " k"]
     parts: Int[ndarray, " b"]
+    counts: Int[ndarray, " b"]
 
 
 @final
@@ -97,14 +98,22 @@ def sharing(table: Table) -> Sharing:
     linked = np.eye(size)
     linked[first, second] = linked[second, first] = 1.0
     walk = linked / linked.sum(axis=1, keepdims=True)
-    near, kind = np.linalg.matrix_power(walk, _SMOOTHINGS), linked
+    near, reached = np.linalg.matrix_power(walk, _SMOOTHINGS), linked
     for _ in range(12):  # 2^12 steps reach everything that is linked
-        kind = np.minimum(kind @ kind, 1.0)
-    line = np.unique(np.argmax(kind > 0, axis=1), return_inverse=True)[1]
-    many = int(line.max(initial=-1)) + 1
-    blocks = [line, many + line, 2 * many + line, 3 * many + line[first]]
+        reached = np.minimum(reached @ reached, 1.0)
+    line = np.unique(np.argmax(reached > 0, axis=1), return_inverse=True)[1]
+    sizes = np.bincount(line)
+    many = len(sizes)
+    blocks = [line, many + line, 2 * many + np.arange(many), 3 * many + line[first]]
+    counts = [sizes, sizes, sizes, np.bincount(line[first], minlength=many)]
     parts = np.repeat(np.arange(4), many)
-    return Sharing(_unit(near), _unit(kind), np.concatenate(blocks), parts)
+    return Sharing(
+        near / np.linalg.norm(near, axis=1, keepdims=True),
+        np.eye(many)[line],
+        np.concatenate(blocks),
+        parts,
+        np.concatenate(counts),
+    )
 
 
 def products(table: Table, features: Float[ndarray, "n f"]) -> Float[ndarray, "n p"]:
@@ -121,9 +130,9 @@ def draw(seen: Observations, shared: Sharing, heat: Float[ndarray, " d"], key: K
     order = np.argsort(seen.targets, kind="stable")
     seen = Observations(*(rows[order] for rows in seen))
     near, kind = seen.features @ shared.near, seen.features @ shared.kind
-    columns = np.concatenate([seen.features, near, kind, seen.pairs], axis=1, dtype=np.float64)
+    columns = np.concatenate([seen.features, near, kind, seen.pairs], axis=1, dtype=np.float32)
     (n, k), many = columns.shape, len(shared.parts)
-    rows, wide = _padded_size(n), _padded_size(k)
+    rows, wide = _padded_size(n), -(-k // _STEP) * _STEP
     few = columns[:_SAMPLE]
     grams = np.zeros((_padded_size(many, 4), *[min(rows, _SAMPLE)] * 2))
     for block in range(many):
@@ -131,8 +140,8 @@ def draw(seen: Observations, shared: Sharing, heat: Float[ndarray, " d"], key: K
         grams[block, : len(few), : len(few)] = part @ part.T
     power = np.trace(grams, axis1=1, axis2=2)[:many] / max(len(few), 1)
     whole = np.maximum(np.bincount(shared.parts, power, 4), 1e-3)
-    counts = np.bincount(shared.blocks, minlength=len(grams)).astype(float)
-    blocks = _Blocks(counts, _padded((np.array(_FIRST_SHARES) / whole)[shared.parts], len(grams)))
+    start = (np.array(_FIRST_SHARES) / whole)[shared.parts]
+    blocks = _Blocks(*(_padded(one, len(grams)) for one in (shared.counts.astype(float), start)))
     there = np.ones(n)
     trials = _Trials(
         *(_padded(one, rows) for one in (seen.targets, seen.noise, seen.lacking, there))
@@ -143,9 +152,9 @@ def draw(seen: Observations, shared: Sharing, heat: Float[ndarray, " d"], key: K
     with jax.enable_x64(True):
         given = _padded(columns, rows, wide), _padded(shared.blocks, wide)
         full = np.asarray(_corrected(grams, blocks, trials, *given, *map(np.float64, drawn)))[:k]
-    f = seen.features.shape[1]
-    near, kind = shared.near @ full[f : 2 * f], shared.kind @ full[2 * f : 3 * f]
-    return Coefficients(full[:f] + near + kind, full[3 * f :])
+    f, p = seen.features.shape[1], seen.pairs.shape[1]
+    own, near, kind, pairs = np.split(full, [f, 2 * f, k - p])
+    return Coefficients(own + shared.near @ near + shared.kind @ kind, pairs)
 
 
 @jax.jit
@@ -163,13 +172,14 @@ def _corrected(  # noqa: PLR0913, PLR0917 (what was seen, and what was drawn)
     variances, noise = _variances(grams, blocks, trials)
     by = variances[block][:, None]
     first = jnp.sqrt(by) * own
-    wrong = trials.targets[:, None] - columns @ first
+    wrong = trials.targets[:, None] - columns @ first.astype(columns.dtype)
     wrong -= jnp.sqrt(noise * trials.noise)[:, None] * error
     wrong -= _LACK * trials.lacking[:, None] * lack
-    kernel = _with_noise((columns * by.T) @ columns.T, trials, noise)
+    kernel = (columns * by.T.astype(columns.dtype)) @ columns.T  # the large product in float32
+    kernel = _with_noise(kernel.astype(by.dtype), trials, noise)
     factor = jax.scipy.linalg.cho_factor(kernel, lower=True)
     solved = jax.scipy.linalg.cho_solve(factor, trials.there[:, None] * wrong)
-    return first + by * (columns.T @ solved)
+    return first + by * (columns.T @ solved.astype(columns.dtype))
 
 
 def _with_noise(
@@ -217,9 +227,4 @@ def _padded_size(many: int, least: int = _LEAST) -> int:
 def _padded(rows: ndarray, *shape: int) -> ndarray:
     found = np.zeros(shape, rows.dtype)
     found[tuple(map(slice, rows.shape))] = rows
-    return found
-
-
-def _unit(rows: Float[ndarray, "f f"]) -> Float[ndarray, "f f"]:
-    found: ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return found
