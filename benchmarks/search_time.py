@@ -17,7 +17,7 @@ from gptailor.search.space.space import Space
 from gptailor.search.strategies import strategy_of
 
 SHAPE = "40/3/10"
-TOLD, ASKS = 500, 20
+TOLD, ASKS = 100, 25
 """Trials told before it is measured, and asks that are."""
 FEW = 10
 """Asks of SMAC3, which takes its time."""

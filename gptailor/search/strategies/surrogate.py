@@ -30,8 +30,6 @@ _FRESH = 16
 """For so many mutants there is one random genome."""
 _MORE = 1.0
 """Moves of a mutant beyond the first, in the mean."""
-_FINAL = 64
-"""By each draw so many of the pool are looked at whether they are new."""
 _TURNS = 32
 """Parents that take turns, the first ones of the elite more than once."""
 
@@ -101,11 +99,9 @@ class Surrogate(strategy.Strategy):
         elite = self._elite(table, archive, found, expected, random)
         pool = self._bred(table, own.around, elite, breeding)
         taking = features(table, pool)
-        scores = _scores(table, taking, by)[:, 1:]
-        few = np.unique(np.argpartition(scores, _FINAL, axis=0)[:_FINAL])
-        marks = strategy.fingerprints(taking[few])
+        marks = strategy.fingerprints(taking)
         stale = np.isin(marks, strategy.fingerprints(effects))
-        chosen = m.some_rows(pool, few[_picked(scores[few], stale, marks)])
+        chosen = m.some_rows(pool, _picked(_scores(table, taking, by)[:, 1:], stale, marks))
         asked = canonical(table, chosen)
         return *strategy.successive_halving(archive, found, asked, self.shares, self.rise), own
 
