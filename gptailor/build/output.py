@@ -27,7 +27,7 @@ from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.lang.format import format_file, format_plan
 from gptailor.plan.layers import Gap
-from gptailor.plan.plan import Model, Plan
+from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.registry import DTYPES
 from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
 from gptailor.program.program import Copy, Output, files
@@ -224,7 +224,7 @@ def _seen_from(prepared: Prepared, name: str, target: Path | None) -> Model:
     """A model's declaration as the output folder has it: paths from there, revisions resolved."""
     plan, _, short = declaring(prepared.plan, prepared.models, name)
     model = plan.models[short]
-    if model.made is not None:
+    if model.made is not None or is_at_url(model.source):
         return model
     if not is_local(model.source):
         commit = prepared.commits.get(name, model.revision)

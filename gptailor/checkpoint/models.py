@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import Any, final
 
+from gptailor.checkpoint.at_url import fetched, kept_folder
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, split_name
 from gptailor.checkpoint.families.lookup import family_for
@@ -15,13 +15,13 @@ from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import CONFIG, Checkpoint, open_checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.hub import Remote, open_adapter, open_hub
-from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo
+from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.checkpoint.union import TokenUnion, UnitedModel
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.needed import needed, with_inner
 from gptailor.plan.parts import Branch
-from gptailor.plan.plan import PLAN_SUFFIX, Model, Plan, TemplateOf
+from gptailor.plan.plan import PLAN_SUFFIX, Model, Plan, TemplateOf, is_at_url
 from gptailor.plan.walk import named_models, output_recipes
 from gptailor.plan.written import written_out
 
@@ -125,8 +125,8 @@ class Opened:
 
 
 def is_local(source: str) -> bool:
-    """Whether a source is a folder, not a Hub id."""
-    return source[:1] in (".", "/", "~")
+    """Whether a source is a folder, here or at a URL, not a Hub id."""
+    return source[:1] in (".", "/", "~") or is_at_url(source)
 
 
 def is_plan(model: Model) -> bool:
@@ -140,7 +140,12 @@ def is_remote(model: Model) -> bool:
 
 
 def folder_of(plan: Plan, source: str) -> Path:
-    """A local source as a path: relative ones start at the folder of the file that names them."""
+    """A local source as a path: relative ones start at the folder of the file that names them.
+
+    One at a URL is where it will be once it was fetched.
+    """
+    if is_at_url(source):
+        return kept_folder(source)
     path = Path(os.path.expanduser(source))  # noqa: PTH111 (Path.expanduser raises without a home)
     return (plan.origin.folder if plan.origin else Path()) / path
 
@@ -286,9 +291,13 @@ class Opener:
             under = self._checkpoint(model.on)
             return None if under is None else self._adapted(name, model, *under)
         if is_local(model.source):
-            return self._known(open_checkpoint(folder_of(self.plan, model.source))), ()
+            return self._known(open_checkpoint(self._here(model.source))), ()
         checkpoint, remote = open_hub(model.source, model.revision)
         return self._known(checkpoint), (remote,)
+
+    def _here(self, source: str) -> Path:
+        """A local source's folder, fetched if it is at a URL."""
+        return fetched(source) if is_at_url(source) else folder_of(self.plan, source)
 
     def _known(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with the family from a file that it is read by."""
@@ -306,7 +315,7 @@ class Opener:
         )
 
         if is_local(model.source):
-            folder = folder_of(self.plan, model.source)
+            folder = self._here(model.source)
         else:
             folder, remote = open_adapter(model.source, model.revision)
             remotes = (*remotes, remote)
@@ -358,45 +367,3 @@ def _chain(models: Mapping[str, Model], name: str) -> list[str]:
     while (on := models[chain[-1]].on) is not None:
         chain.append(on)
     return chain
-
-
-def has_rows(where: str, number: int) -> bool:
-    """Whether a tensor of the layout's `where` has a row for each token: not GPT-2's positions.
-
-    A head's first two are its weight and its bias.
-    """
-    return number < {"embed": 1, "head": 2}.get(where, 0)
-
-
-def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Opened) -> TensorInfo:
-    """A model's embedding or head with a row for each token of another model's tokenizer.
-
-    `donor` is the same tensor of the model whose tokenizer it is (`owner`): it gives
-    the number of rows, and the rows of tokens that the model lacks.
-    """
-    ours, theirs = model.vocabulary, owner.vocabulary
-    if model.name == owner.name or ours is None or theirs is None:
-        return tensor
-    if tensor.spec.shape[:1] == donor.spec.shape[:1] and ours == theirs:
-        return tensor
-
-    def place(row: int) -> tuple[bool, int]:
-        """Whether the model has the row, and how many rows after this number."""
-        token = theirs.tokens.get(row)
-        number = ours.ids.get(token) if token is not None else None
-        if number is None or number >= tensor.spec.shape[0]:
-            return False, 0
-        return True, number - row
-
-    pieces = []
-    rows = donor.spec.shape[0]
-    for (known, shift), run in groupby(range(rows), place):
-        first, *more = run
-        pieces.append(RowRange(tensor if known else donor, first + shift, 1 + len(more)))
-    spec = replace(tensor.spec, shape=(rows, *tensor.spec.shape[1:]))
-    return TensorInfo(spec, tensor.file, tensor.offset, Aligned(tuple(pieces)))
-
-
-def can_be_aligned(model: Opened, owner: Opened) -> bool:
-    """Whether both models' vocabularies are known."""
-    return model.vocabulary is not None and owner.vocabulary is not None

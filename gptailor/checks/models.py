@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from gptailor.checkpoint.families.layout import Layout, incompatible
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.models import Opened, can_be_aligned, has_rows, taken, used, written_for
+from gptailor.checkpoint.models import Opened, taken, used, written_for
 from gptailor.checkpoint.vocabulary import (
     Vocabulary,
     counted,
@@ -22,6 +22,7 @@ from gptailor.plan.walk import drops_by_choice, layer_recipes, named_models
 from gptailor.plan.windows import stretch_of
 from gptailor.plan.wishes import compared_models
 from gptailor.plan.written import idle_others, said_place
+from gptailor.program.rows import can_be_aligned, has_rows
 from gptailor.program.sources import Checked, needs_base
 
 

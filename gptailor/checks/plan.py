@@ -22,6 +22,7 @@ from gptailor.plan.plan import (
     Subset,
     Take,
     TemplateOf,
+    is_at_url,
 )
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, WORDS
 from gptailor.plan.walk import (
@@ -155,23 +156,30 @@ def _declared(plan: Plan) -> str:
     return f"declared are {names}" if names else "no model is declared"
 
 
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
 def every_source_can_be_one(plan: Plan) -> Iterator[Fault]:
     """A source is a folder or has the shape of a Hub id; a revision goes with the Hub."""
     for name, model in plan.models.items():
         at = ("models", name, "source")
         local = model.source[:1] in (".", "/", "~")
+        at_url = is_at_url(model.source)
         if model.made is not None:
             yield from _no_recipe(name, model)
         elif re.search(r'["\r\n]', model.source + (model.revision or "")) or "\0" in model.source:
             yield Fault("P109", "a source holds no quotes and no line ends", at)
         elif not model.source:
             yield Fault("P109", f"the source of '{name}' is empty", at)
-        elif local and model.revision is not None:
-            message = f"'{model.source}' is local, and has no revision"
+        elif (local or at_url) and model.revision is not None:
+            kind = "a URL" if at_url else "local"
+            message = f"'{model.source}' is {kind}, and has no revision"
             yield Fault("P110", message, ("models", name, "revision"))
         elif model.source.endswith(PLAN_SUFFIX):
             yield from _no_plan(model, at, local)
-        elif not local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model.source, re.ASCII):
+        elif not (local or at_url) and not re.fullmatch(
+            r"[\w.-]+(/[\w.-]+)?", model.source, re.ASCII
+        ):
             help_ = f"a local folder starts with '.', '/' or '~': \"./{model.source}\""
             yield Fault("P109", f"'{model.source}' has not the shape of a Hub id", at, help_)
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 from gptailor.checkpoint.chat_template import read_template, templates_of
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.models import folder_of, has_rows, is_local
+from gptailor.checkpoint.models import folder_of, is_local
 from gptailor.checkpoint.vocabulary import counted, shown_tokens
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.plan import TemplateOf
 from gptailor.plan.registry import CHAT_TEMPLATES
-from gptailor.program.rows import AlignedRest
+from gptailor.program.rows import AlignedRest, has_rows
 from gptailor.program.sources import Checked
 
 

@@ -4,6 +4,7 @@ A plan is a normal form: one entry for each position, sorted, so that two texts 
 are equal plans. Rules that speak to people are not here but in `gptailor.checks`.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -224,6 +225,13 @@ class TemplateOf(Closed):
 
 PLAN_SUFFIX = ".tailor"
 """A model's source that ends so is a plan, whose output is the model."""
+
+_AT_URL = re.compile(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://", re.IGNORECASE)
+
+
+def is_at_url(source: str) -> bool:
+    """Whether a source is a URL, as `s3://bucket/models/base` is."""
+    return _AT_URL.match(source) is not None
 
 
 @final

@@ -1,11 +1,12 @@
 """Embeddings and heads with a row for each token of the output's tokenizer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import final
 
-from gptailor.checkpoint.models import Opened, aligned_rows, has_rows
-from gptailor.checkpoint.tensor import TensorInfo
+from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.tensor import Aligned, RowRange, TensorInfo
 from gptailor.checkpoint.union import TokenUnion, UnionRows
 
 
@@ -47,3 +48,45 @@ class AlignedRest:
             }
             self._rows[read, number] = UnionRows(union, tensors, self.taken)
         return self._rows[read, number]
+
+
+def has_rows(where: str, number: int) -> bool:
+    """Whether a tensor of the layout's `where` has a row for each token: not GPT-2's positions.
+
+    A head's first two are its weight and its bias.
+    """
+    return number < {"embed": 1, "head": 2}.get(where, 0)
+
+
+def aligned_rows(tensor: TensorInfo, model: Opened, donor: TensorInfo, owner: Opened) -> TensorInfo:
+    """A model's embedding or head with a row for each token of another model's tokenizer.
+
+    `donor` is the same tensor of the model whose tokenizer it is (`owner`): it gives
+    the number of rows, and the rows of tokens that the model lacks.
+    """
+    ours, theirs = model.vocabulary, owner.vocabulary
+    if model.name == owner.name or ours is None or theirs is None:
+        return tensor
+    if tensor.spec.shape[:1] == donor.spec.shape[:1] and ours == theirs:
+        return tensor
+
+    def place(row: int) -> tuple[bool, int]:
+        """Whether the model has the row, and how many rows after this number."""
+        token = theirs.tokens.get(row)
+        number = ours.ids.get(token) if token is not None else None
+        if number is None or number >= tensor.spec.shape[0]:
+            return False, 0
+        return True, number - row
+
+    pieces = []
+    rows = donor.spec.shape[0]
+    for (known, shift), run in groupby(range(rows), place):
+        first, *more = run
+        pieces.append(RowRange(tensor if known else donor, first + shift, 1 + len(more)))
+    spec = replace(tensor.spec, shape=(rows, *tensor.spec.shape[1:]))
+    return TensorInfo(spec, tensor.file, tensor.offset, Aligned(tuple(pieces)))
+
+
+def can_be_aligned(model: Opened, owner: Opened) -> bool:
+    """Whether both models' vocabularies are known."""
+    return model.vocabulary is not None and owner.vocabulary is not None

@@ -1,0 +1,113 @@
+"""Folders in object storage as folders of this machine, each fetched once: `fetched`."""
+
+import fcntl
+import importlib
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from gptailor.checkpoint.files import CheckpointError, cache_folder, quoted, read_object, reason
+from gptailor.checkpoint.write.output_file import write_whole, writing
+
+_FETCHED = ".fetched.json"
+"""What is here of a folder: the state of each file where it was fetched from."""
+_STATES = ("size", "ETag", "etag", "md5Hash", "content_md5", "LastModified", "mtime", "created")
+"""What file systems say of a file, by which another is told."""
+
+
+def kept_folder(url: str) -> Path:
+    """Where the folder at a URL is on this machine once it was fetched."""
+    kept = cache_folder() or Path(tempfile.gettempdir(), "gptailor")
+    name = re.sub(r"[^\w.-]", "_", url.rstrip("/").rpartition("/")[2])[:40]
+    return kept / "models" / f"{name}-{sha256(url.rstrip('/').encode()).hexdigest()[:16]}"
+
+
+def fetched(url: str) -> Path:
+    """The folder at a URL, fetched: what is here already and unchanged there stays.
+
+    One process of a machine fetches; others wait for it. Raises CheckpointError: C503 for a folder
+    that can't be had, C303 where there is no room for it.
+    """
+    folder = kept_folder(url)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder.with_name(folder.name + ".lock")):
+        _fetch(url, folder)
+    return folder
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with writing(path):
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
+        except BaseException:
+            os.close(lock)
+            raise
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _fetch(url: str, folder: Path) -> None:
+    with _talking(url):
+        files, root = importlib.import_module("fsspec.core").url_to_fs(url)
+        there = {
+            _name(path, root): _state(about)
+            for path, about in files.find(root.rstrip("/"), detail=True).items()
+        }
+    if not there:
+        raise CheckpointError("C503", "holds nothing", Path(url))
+    if strange := [name for name in there if ".." in Path(name).parts or name.startswith("/")]:
+        raise CheckpointError("C503", f"holds {quoted(strange[0])}, which is no path", Path(url))
+    noted = folder / _FETCHED
+    here = read_object(noted, "C503", duplicate=None) if noted.exists() else {}
+    for name, state in there.items():
+        if here.get(name) == state and (folder / name).exists():
+            continue
+        place = folder / name
+        side = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+        with writing(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with _talking(url):
+                files.get_file(f"{root.rstrip('/')}/{name}", str(side))
+            with writing(place):
+                side.replace(place)
+        finally:
+            side.unlink(missing_ok=True)
+    for name in here.keys() - there.keys():
+        (folder / name).unlink(missing_ok=True)
+    if here != there:
+        write_whole(noted, json.dumps(there).encode(), noted)
+
+
+def _name(path: str, root: str) -> str:
+    return path[len(root.rstrip("/")) + 1 :]
+
+
+def _state(about: Mapping[str, Any]) -> list[str]:
+    return [str(about[name]) for name in _STATES if about.get(name) is not None]
+
+
+@contextmanager
+def _talking(url: str) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # storages are of many makers, who raise what they like
+        text = reason(error) if isinstance(error, OSError) else str(error)
+        message = f"cannot be had: {text.strip().partition(chr(10))[0] or type(error).__name__}"
+        raise CheckpointError("C503", message, Path(url)) from error

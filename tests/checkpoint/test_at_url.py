@@ -1,0 +1,115 @@
+"""Models in object storage: fetched once a machine, whatever goes on at the same time."""
+
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+import gptailor
+from gptailor.checkpoint.at_url import fetched, kept_folder
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.plan.faults import PlanError
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def got(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each file was fetched."""
+    counts: Counter[str] = Counter()
+    real = MemoryFileSystem.get_file
+
+    def counting(self: Any, path: str, *arguments: Any, **named: Any) -> Any:
+        counts[path.rpartition("/")[2]] += 1
+        return real(self, path, *arguments, **named)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", counting)
+    return counts
+
+
+def stored(**files: str) -> str:
+    url = f"memory://bucket-{uuid.uuid4().hex}/models/base"
+    for name, text in files.items():
+        fsspec.filesystem("memory").pipe_file(f"{url}/{name}", text.encode())
+    return url
+
+
+def test_what_is_here_and_unchanged_is_not_fetched_again(got: Counter[str]) -> None:
+    url = stored(one="1", two="2")
+    folder = fetched(url)
+    assert folder == kept_folder(url)
+    assert [(folder / name).read_text() for name in ("one", "two")] == ["1", "2"]
+    fsspec.filesystem("memory").pipe_file(f"{url}/two", b"22")
+    assert fetched(url) == folder
+    assert (folder / "two").read_text() == "22"
+    assert got == {"one": 1, "two": 2}
+    fsspec.filesystem("memory").rm_file(f"{url}/one")
+    fetched(url)
+    assert not (folder / "one").exists()
+
+
+def test_workers_of_one_machine_fetch_once(got: Counter[str]) -> None:
+    url = stored(**{f"file{n}": str(n) for n in range(20)})
+    with ThreadPoolExecutor(8) as pool:
+        folders = set(pool.map(fetched, [url] * 8))
+    assert len(folders) == 1
+    assert set(got.values()) == {1}
+
+
+def test_a_fetch_that_breaks_off_leaves_nothing_half(
+    got: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = stored(one="1", two="2")
+
+    def broken(self: Any, path: str, to: str, **_: Any) -> None:
+        Path(to).write_text("hal")
+        raise ConnectionError("reset by peer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "get_file", broken)
+        with pytest.raises(CheckpointError, match=r"C503.*cannot be had: reset by peer") as refused:
+            fetched(url)
+    assert url in str(refused.value)
+    assert list(kept_folder(url).iterdir()) == []
+    assert (fetched(url) / "one").read_text() == "1"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("memory://nothing-is-here/models", "holds nothing"),
+        ("nowhere://bucket/model", "cannot be had: Protocol not known: nowhere"),
+    ],
+)
+def test_a_folder_that_cannot_be_had_is_one_fault(url: str, said: str) -> None:
+    plan = gptailor.loads(f'tailor 1\nmodel base = "{url}"\ndrop L1\n')
+    with pytest.raises(PlanError, match="C503") as refused:
+        gptailor.compile(plan, "out")
+    assert said in str(refused.value)
+
+
+def test_a_model_at_a_url_compiles_as_the_folder_does(tmp_path: Path) -> None:
+    here = tiny_model("llama", tmp_path / "base", layers=4)
+    url = stored()
+    for file in here.iterdir():
+        fsspec.filesystem("memory").pipe_file(f"{url}/{file.name}", file.read_bytes())
+    texts = [f'tailor 1\nmodel base = "{source}"\ndrop L1\n' for source in (here, url)]
+    for name, text in zip(("one", "two"), texts, strict=True):
+        gptailor.compile(gptailor.loads(text), tmp_path / name)
+    one, two = (tmp_path / name / "model.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    assert f'model base = "{url}"' in (tmp_path / "two/plan.tailor").read_text()
+
+
+def test_a_url_has_no_revision() -> None:
+    with pytest.raises(PlanError, match="'s3://b/m' is a URL, and has no revision"):
+        gptailor.loads('tailor 1\nmodel base = "s3://b/m" @ "main"\ndrop L1\n')
