@@ -55,6 +55,11 @@ SPACES = {
         'maybe scale L4 by 0.5..2.0\nheal L0, L4 on "t"',
         9,
     ),
+    "window of others": (
+        "others from any of math, code by linear()\ndrop window 1..2 of L0..L3\n"
+        "L2.mlp from one of base, math\nmaybe drop any 1 of L4..L5",
+        7,
+    ),
     "all but a window": ("drop window 1..3 of L0..L3\nmaybe drop L4", 5),
     "real": ("scale L2 by 0.5..2.0", 4),
     "logarithm": ('drop L2\nbridge on "t" ridge 0.0001..1.0', 4),
@@ -322,6 +327,32 @@ def test_windows_are_all_sets_of_neighbours(among: set[int], low: int, more: int
     sets = {frozenset(range(first, last + 1)) for first, last in found}
     assert len(sets) == len(found)
     assert sets == windows_by_hand(low, low + more, among)
+
+
+def drops_by_name(space: Space, genome: Genome) -> set[int]:
+    """The dropped layers, read off what the genes are called: nothing is decoded."""
+    said = {bit.name: bool(on) for bit, on in zip(space.bits, genome.bits, strict=True)}
+    found = set()
+    for pick, value in zip(space.picks, genome.picks, strict=True):
+        if pick.name.startswith("drop window") and said.get(f"{pick.name} at all", True):
+            first, _, last = pick.labels[value].partition("..")
+            found |= set(range(int(first[1:]), int((last or first)[1:]) + 1))
+    for choice in space.plan.drop_any:
+        listed = [at for at in choice.among if said[f"drop L{at}"]]
+        name = f"drop any L{choice.among[0]}..L{choice.among[-1]} at all"
+        if not choice.maybe or said[name]:
+            found |= {*listed}
+    return found | {drop.position for drop in space.plan.drops if not drop.maybe}
+
+
+@pytest.mark.parametrize("name", ["counts", "window", "windows", "window of others"])
+def test_what_leaves_is_what_the_genes_are_called(name: str) -> None:
+    one = space(name)
+    population = sample(one.table, key_of(11), 60)
+    for n in range(60):
+        genome = Genome(*(genes[n] for genes in population))
+        dropped = {drop.position for drop in decode(one, genome).drops}
+        assert dropped == drops_by_name(one, genome)
 
 
 def test_a_window_is_one_gene_whose_features_are_its_drops() -> None:
