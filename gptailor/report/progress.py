@@ -1,7 +1,7 @@
 """What goes on, on a terminal: bars of bytes and of steps, and the live view of a search."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
@@ -48,9 +48,9 @@ def _progress(*columns: bars.ProgressColumn) -> bars.Progress:
 @final
 @dataclass(frozen=True)
 class Shown:
-    """The best plan so far: its scores in words, the shares of the base's, and itself."""
+    """The best plan so far: what it is called, the shares of the base's, and itself."""
 
-    scores: str
+    name: str
     shares: str
     plan: Plan
     layers: int
@@ -58,8 +58,23 @@ class Shown:
 
 @final
 @dataclass(frozen=True)
+class ScoreLine:
+    """An objective's scores in words: of the base, the best starting plan, the best, the last."""
+
+    objective: str
+    base: str = ""
+    start: str = ""
+    best: str = ""
+    last: str = ""
+
+
+@final
+@dataclass(frozen=True)
 class Standing:
-    """How far a search is. `left` are seconds; `last` and `start` are trials in words."""
+    """How far a search is. `left` are seconds; `last` and `start` are trials by their names.
+
+    `stopped` is how many were given up before all their samples.
+    """
 
     trials: int
     spent: float
@@ -72,7 +87,8 @@ class Standing:
     best: Shown | None
     start: str
     front: int
-    objectives: tuple[str, ...]
+    objectives: tuple[ScoreLine, ...]
+    stopped: int = 0
 
 
 @final
@@ -111,17 +127,20 @@ class LiveView:
         yield self._bar(now, width)
         if now.best is not None:
             yield from _plan(now.best, width)
+        if now.trials:
+            yield _scores(now.objectives)
         rows = Table.grid(padding=(0, 2))
         rows.add_column(style="bold", no_wrap=True, min_width=len("best start"))
         rows.add_column(overflow="ellipsis", no_wrap=True)
         if now.best is not None:
-            rows.add_row("best", "; ".join(filter(None, (now.best.scores, now.best.shares))))
+            rows.add_row("best", "; ".join(filter(None, (now.best.name, now.best.shares))))
         if now.start:
             rows.add_row("best start", now.start)
         if len(now.objectives) > 1:
             rows.add_row("front", f"{now.front} plan{'s' * (now.front != 1)}")
-        if now.hits or now.failed:
-            rows.add_row("besides", f"{now.hits} known before, {now.failed} failed")
+        counts = (now.stopped, "given up early"), (now.hits, "known before"), (now.failed, "failed")
+        if besides := [f"{count} {what}" for count, what in counts if count]:
+            rows.add_row("besides", ", ".join(besides))
         if now.last:
             rows.add_row("last", now.last)
         yield rows
@@ -138,6 +157,20 @@ class LiveView:
             clock(time.monotonic() - self._begun),
         )
         return row
+
+
+def _scores(objectives: Sequence[ScoreLine]) -> Table:
+    """A line for each objective; the names give way where there is too little room."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="ellipsis", no_wrap=True, min_width=len("best start"))
+    columns = [("base", "base"), ("best start", "start"), ("best", "best"), ("last", "last")]
+    shown = [(head, name) for head, name in columns if any(getattr(o, name) for o in objectives)]
+    for _ in shown:
+        table.add_column(justify="right", no_wrap=True)
+    table.add_row("", *(Text(head, style="bold") for head, _ in shown))
+    for one in objectives:
+        table.add_row(one.objective, *(getattr(one, name) for _, name in shown))
+    return table
 
 
 def _plan(best: Shown, width: int) -> Iterator[Text]:

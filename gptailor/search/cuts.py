@@ -92,17 +92,17 @@ def _growing(choice: DropAny | DropWindow, scores: Scores, sums: Scores) -> list
 @final
 @dataclass(frozen=True)
 class Contiguous:
-    """Cuts of one stretch, where the lists allow it, and how many more there would be."""
+    """Cuts of one stretch, where the lists allow it: those that are chosen, and all there are."""
 
     cuts: list[Cut]
-    left_out: int
+    all: list[Cut]
 
 
 def contiguous(space: Space, scores: Scores, most: int) -> Contiguous:
     """At most so many cuts near a place each, those with the highest scores of each size first.
 
-    All windows of a statement are among them, beside the best that others come to. They are in the
-    order of positions.
+    All windows of a statement are among them, beside the best that others come to. The best ones
+    come first, of each size in turn.
     """
     found: dict[Cut, None] = {}
     positions = np.arange(space.layers)
@@ -119,8 +119,8 @@ def contiguous(space: Space, scores: Scores, most: int) -> Contiguous:
     ranked = sorted(
         (rank, -size, cut) for size, cuts in by_size.items() for rank, cut in enumerate(cuts)
     )
-    chosen = {cut for _, _, cut in ranked[:most]}
-    return Contiguous([cut for cut in found if cut in chosen], len(found) - len(chosen))
+    cuts = [cut for _, _, cut in ranked]
+    return Contiguous(cuts[:most], cuts)
 
 
 def _windows_of_each(space: Space, scores: Scores) -> Iterator[Cut]:

@@ -1,6 +1,7 @@
 """The search's side of `evaluate.trial`: its judge, and what is measured before and after."""
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -8,17 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, final
 
+import numpy as np
 import torch
 
 from gptailor.checkpoint.models import Opened
+from gptailor.evaluate.bridge.gaps import plan_gap_errors
 from gptailor.evaluate.dtype import quick_dtype
 from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.rivals import Race
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.plan.faults import Origin, Source, TailorError
-from gptailor.plan.plan import Plan
-from gptailor.plan.stage import STAGES, Stage
+from gptailor.plan.plan import DropAny, Plan
+from gptailor.plan.stage import STAGES, Stage, at_stage
+from gptailor.plan.walk import drops_by_choice
+from gptailor.search.cuts import Cut, nested_cuts
+from gptailor.search.gaps import shortest_paths
+from gptailor.search.removal import candidates, greedy_removal
 from gptailor.search.run.per_sample import per_objective, per_sample_to_json
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import Study
@@ -27,12 +34,20 @@ from gptailor.search.run.workers import BASE, Alone, Workers
 from gptailor.search.settings import Resources, Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
-from gptailor.search.starts import Starts, greedy_removal, wholes
+from gptailor.search.starts import Starts, wholes
 
-_GLANCE = 32
-"""Samples that block influence is measured on where a search has no cheaper fidelity, at most."""
-_INFLUENCE, _REMOVAL = "block influence", "greedy removal"
-"""Notes of a study: what was measured before its first trial."""
+_GLANCE = 1 / 8
+"""The share of all samples that block influence is measured on, if there is no cheaper fidelity."""
+_GLANCED = 8, 32
+"""The fewest samples that it is measured on, and the most."""
+_INFLUENCE, _GAPS, _REMOVAL = "block influence", "bridged cuts", "greedy removal"
+MEASURED = "measured"
+"""Notes of a study: what was measured before its first trial, and what that cost."""
+_REMOVAL_SHARE = 1 / 10
+"""What greedy removal may cost of the budget."""
+
+OnMeasuring: TypeAlias = Callable[[str, int, int], None]
+"""Told what is being measured before the first trial, how many evaluations are done, and of all."""
 
 
 @final
@@ -113,47 +128,135 @@ def workers_of(
 
 
 def starts_of(
-    space: Space, trials: Trials, budget: Budget, study: Study, on_progress: Callable[[str], None]
-) -> Starts:
-    """The starting plans, made of what the models alone say of their layers.
+    space: Space, trials: Trials, budget: Budget, study: Study, on_progress: OnMeasuring
+) -> tuple[Starts, Budget]:
+    """The starting plans, made of what the models alone say of their layers, and what is left.
 
-    That is measured once: the study remembers it, so that a later process starts in the same way.
-    Raises TailorError for a forward pass without numbers.
+    That is measured once, and noted in the study as it comes: a later process goes on, and starts
+    in the same way. Raises TailorError for a forward pass without numbers.
     """
-    plans, cheapest = wholes(space), budget.low / budget.full
-    samples = budget.low if budget.low < budget.full else min(budget.full, _GLANCE)
-
-    def influence(plan: Plan, name: str) -> list[float]:
-        on_progress(f"measuring what each layer does in {name}")
-        return list(trials.block_influence(plan, samples))
-
-    def judge(removed: Sequence[Plan]) -> list[float]:
-        on_progress(f"removing layers of the base one by one: {len(removed[0].drops)}")
-        return losses(trials, removed, budget.low)
-
+    measuring = _Measuring(space, trials, budget, study, on_progress)
     try:
-        if _INFLUENCE not in study.notes:
-            study.note(_INFLUENCE, {name: influence(plan, name) for name, plan in plans.items()})
-        known = study.notes[_INFLUENCE]
-        if _REMOVAL not in study.notes and "base" in known:
-            removed = greedy_removal(space, plans["base"], known["base"], judge, cheapest)
-            study.note(_REMOVAL, list(removed))
+        known = measuring.influence()
+        cuts = measuring.bridged_cuts() if "base" in known else ()
+        removed = measuring.removal(known["base"]) if "base" in known else ()
     except ValueError as error:
         raise TailorError(f"the models can't be measured: {error}") from error
-    removal = study.notes.get(_REMOVAL, ()) if "base" in known else ()
-    starts = Starts(space, known, removal, cheapest)
-    if starts.said:
-        on_progress(starts.said)
-    return starts
+    spent = study.notes.get(MEASURED, {}).get("evaluations", 0.0)
+    budget = replace(budget, measured=spent)
+    return Starts(space, known, removed, budget.low / budget.full, budget.starts, cuts), budget
 
 
-def losses(trials: Trials, plans: Sequence[Plan], samples: int) -> list[float]:
+@final
+class _Measuring:
+    """What is measured before the first trial, with its progress, its notes, and its cost."""
+
+    def __init__(
+        self, space: Space, trials: Trials, budget: Budget, study: Study, on_progress: OnMeasuring
+    ) -> None:
+        self.space = space
+        self.trials = trials
+        self.budget = budget
+        self.study = study
+        self.on_progress = on_progress
+        self.plans = wholes(space)
+        cheapest = budget.low / budget.full
+        most = _REMOVAL_SHARE * budget.trials
+        self.width = candidates(space, cheapest, most) if "base" in self.plans else 0
+        rounds = int(sum(space.table.high))
+        fixed = any(not drop.maybe for drop in space.plan.drops)
+        self.bridges = bool(space.plan.bridges) and "base" in self.plans and not fixed
+        self.total = len(self.plans) + self.width * rounds + self.bridges
+        self.done = 0
+        self.begun = time.perf_counter()
+
+    def influence(self) -> Mapping[str, Sequence[float]]:
+        """The block influence of each layer, by the name of what nothing is dropped of."""
+        budget = self.budget
+        least, most = _GLANCED
+        glance = min(max(round(_GLANCE * budget.full), least), most, budget.full)
+        samples = budget.low if budget.low < budget.full else glance
+        known = dict(self.study.notes.get(_INFLUENCE, {}))
+        for name, plan in self.plans.items():
+            self._say(f"measuring what each layer does in {name}")
+            if name not in known:
+                known[name] = list(self.trials.block_influence(plan, samples))
+                self._spent(samples)
+                self.study.note(_INFLUENCE, known)
+            self.done += 1
+        return known
+
+    def bridged_cuts(self) -> Sequence[Cut]:
+        """The cuts whose gaps the plan's bridge closes best, of the middle one of the sizes.
+
+        Of spaces that drop some of one list of positions, and nothing besides.
+        """
+        choices = [choice for _, choice in drops_by_choice(self.space.plan)]
+        if not self.bridges or len(choices) != 1 or not isinstance(choices[0], DropAny):
+            return ()
+        sizes = nested_cuts(self.space, np.zeros(self.space.layers))
+        size = len(sizes[len(sizes) // 2])
+        self._say("measuring what a bridge leaves of each gap")
+        if _GAPS not in self.study.notes:
+            errors = gap_errors_of(self.trials, self.plans["base"], size)
+            found = shortest_paths(errors, choices[0].among, size)
+            self._spent(self.budget.full)
+            self.study.note(_GAPS, [list(one.dropped) for one in found])
+        self.done += 1
+        return [tuple(cut) for cut in self.study.notes[_GAPS]]
+
+    def removal(self, influence: Sequence[float]) -> Sequence[int]:
+        """The positions that greedy removal takes of the base, one after another."""
+        taken: Sequence[int] = self.study.notes.get(_REMOVAL, ())
+        self.done += self.width * len(taken)
+        base = self.plans["base"]
+        removed = greedy_removal(self.space, base, influence, self._judge, self.width, taken)
+        for more in removed:
+            taken = more
+            self.study.note(_REMOVAL, list(taken))
+        return taken if len(taken) == int(sum(self.space.table.high)) else ()
+
+    def _judge(self, removed: Sequence[Plan]) -> list[float]:
+        what = f"removing layers of the base one by one: {len(removed[0].drops)}"
+        self._say(what)
+
+        def on_plan() -> None:
+            self.done += 1
+            self._say(what)
+
+        found = losses(self.trials, removed, self.budget.low, on_plan)
+        self._spent(self.budget.low * len(removed))
+        return found
+
+    def _say(self, what: str) -> None:
+        self.on_progress(what, self.done, self.total)
+
+    def _spent(self, samples: int) -> None:
+        now, known = time.perf_counter(), self.study.notes.get(MEASURED, {})
+        cost = known.get("evaluations", 0.0) + samples / self.budget.full
+        seconds, self.begun = known.get("seconds", 0.0) + now - self.begun, now
+        self.study.note(MEASURED, {"evaluations": round(cost, 4), "seconds": round(seconds, 1)})
+
+
+def gap_errors_of(trials: Trials, whole: Plan, widest: int) -> list[list[float]]:
+    """What the space's bridge would leave over each gap of a closed plan with nothing dropped."""
+    live = trials.stitcher.stitch(at_stage(whole, "bare"))
+    return plan_gap_errors(live, trials.plan, trials.models, widest)
+
+
+def losses(
+    trials: Trials,
+    plans: Sequence[Plan],
+    samples: int,
+    on_plan: Callable[[], None] = lambda: None,
+) -> list[float]:
     """The mean over the objectives of what plans lose, each relative to its mean magnitude.
 
-    NaN is a failure. Only for comparing these plans with each other.
+    NaN is a failure. Only for comparing these plans with each other. `on_plan` hears of each one.
     """
     rows = [[math.nan] * len(trials.objectives) for _ in plans]
     for index, outcomes in trials.run(plans, samples, stage="bare"):
+        on_plan()
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, Score) and math.isfinite(outcome.value):
                 sign = 1 if trials.objectives[number][1] == "minimize" else -1

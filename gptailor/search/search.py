@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,22 +17,30 @@ from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.outcome import Outcome, Score
 from gptailor.evaluate.rivals import race_counts
 from gptailor.evaluate.targets import base_of
-from gptailor.evaluate.trial import Trials, opened
+from gptailor.evaluate.trial import opened
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
 from gptailor.search import folder as runs
 from gptailor.search.curve import Sizes
-from gptailor.search.evaluate import HELD_OUT, computing, held_out, starts_of, trials_of, workers_of
+from gptailor.search.evaluate import (
+    HELD_OUT,
+    MEASURED,
+    computing,
+    held_out,
+    starts_of,
+    trials_of,
+    workers_of,
+)
 from gptailor.search.results import put_results
-from gptailor.search.run.schedule import Asking, Budget, Schedule, StartSource
+from gptailor.search.run.asking import Asking
+from gptailor.search.run.schedule import Budget, Schedule, StartSource
 from gptailor.search.run.study import Naming, Study, agree, open_study
-from gptailor.search.run.trials import Aim, Ledger, Trial, read_outcomes
+from gptailor.search.run.trials import STARTS, Aim, Ledger, Trial, read_outcomes
 from gptailor.search.run.workers import PATIENCE, UnderWay, Workers
 from gptailor.search.settings import Flags, Resources, Settings, settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of
-from gptailor.search.starts import Starts
 from gptailor.search.strategies import strategy_of
 from gptailor.search.summary import aims_of, finalists
 
@@ -44,7 +51,6 @@ _STARTING = 64
 """Room for starting plans beside the budget: as trials on few samples cost less, there are more."""
 _GIVE_UP_AFTER = 8
 """So many trials without a single score end a search."""
-_MEASURED = "measured"
 """The study's note of what measuring for starting plans cost."""
 _ENDED = "ended"
 """The study's note that a budget was spent, and how."""
@@ -73,9 +79,23 @@ class Warned(NamedTuple):
 
 @final
 class Doing(NamedTuple):
-    """Something that isn't a trial takes a while."""
+    """Something that isn't a trial takes a while; it has `total` steps, if that is known."""
 
     what: str
+    done: int = 0
+    total: int = 0
+
+
+@final
+class Estimated(NamedTuple):
+    """The uncut base is scored: what trials that are left cost, in evaluations and in seconds.
+
+    `seconds` are those of one evaluation at full fidelity, as the base took them.
+    """
+
+    evaluations: float
+    seconds: float
+    samples: int
 
 
 @final
@@ -107,7 +127,7 @@ class Scored(NamedTuple):
     trial: Trial
 
 
-SearchEvent: TypeAlias = Warned | Doing | Begun | Asked | Started | Scored
+SearchEvent: TypeAlias = Warned | Doing | Estimated | Begun | Asked | Started | Scored
 OnEvent: TypeAlias = Callable[[SearchEvent], None]
 
 
@@ -162,9 +182,8 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
         space = space_of(plan, opened_models["base"].layout.count, tied)
         tell(Doing("loading"))
         trials = trials_of(plan, opened_models, chosen, where, on_healing)
-        full, base = trials.full, base_of(plan)
+        base, budget = base_of(plan), _budget(chosen, trials.full)
         aims = aims_of(trials.objectives, chosen.objectives)
-        budget = _budget(chosen, full)
         study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
         tell(Doing("reading the models' digests"))
         texts, asked = trials.files, (budget, where)
@@ -174,21 +193,13 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
         ledger, sizes = Ledger(aims, budget.full, chosen.prefer), Sizes(space, opened_models)
         study.recall(ledger)
 
-        def say(what: str) -> None:
-            tell(Doing(what))
+        def say(what: str, done: int = 0, total: int = 0) -> None:
+            tell(Doing(what, done, total))
 
         with workers_of(trials, chosen, where, say) as workers:
-            starts = _measured(trials, study, partial(starts_of, space, trials, budget, study, say))
-            of = SearchSetting(
-                space,
-                base,
-                aims,
-                strategy_of(chosen.strategy),
-                starts,
-                budget,
-                chosen.seed,
-                races=chosen.race,
-            )
+            starts, budget = starts_of(space, trials, budget, study, say)
+            how = strategy_of(chosen.strategy), starts, budget, chosen.seed
+            of = SearchSetting(space, base, aims, *how, races=chosen.race)
             tell(Begun(ledger, budget, space))
             try:
                 for event in search_steps(of, study, ledger, workers):
@@ -198,7 +209,8 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
             except KeyboardInterrupt:
                 ended, held = "interrupted", study.notes.get(HELD_OUT, {})
         about = {**record, "ended": ended, "samples": budget.full, "held": list(trials.helds)}
-        about |= {"late": study.notes.get(LATE, 0), "measured": study.notes.get(_MEASURED, {})}
+        about |= {"late": study.notes.get(LATE, 0), "measured": study.notes.get(MEASURED, {})}
+        about["left_out"] = starts.left_out({t.request.origin for t in ledger.of(STARTS)})
         best, summary = put_results(folder, space, ledger, held, about, chosen, sizes, base, say)
         return Searched(ended, summary, best)
 
@@ -214,18 +226,6 @@ def _budget(chosen: Settings, full: int) -> Budget:
         heals=chosen.heals,
         wanted=chosen.finalists,
     )
-
-
-def _measured(trials: Trials, study: Study, measure: Callable[[], Starts]) -> Starts:
-    """What starting plans go by, and a note of what measuring that cost, in all processes."""
-    before, begun = trials.evaluated, time.perf_counter()
-    found = measure()
-    if (cost := (trials.evaluated - before) / trials.full) > 0:
-        known = study.notes.get(_MEASURED, {})
-        seconds = known.get("seconds", 0.0) + time.perf_counter() - begun
-        cost += known.get("evaluations", 0.0)
-        study.note(_MEASURED, {"evaluations": round(cost, 4), "seconds": round(seconds, 1)})
-    return found
 
 
 @contextmanager
@@ -353,10 +353,12 @@ def _wait(schedule: Schedule, under_way: UnderWay, study: Study, workers: Worker
 
 def _recorded(
     of: SearchSetting, study: Study, ledger: Ledger, under_way: UnderWay, before: int
-) -> Iterator[Scored]:
+) -> Iterator[Estimated | Scored]:
     """Write down what is known now, then tell it. There were so many trials `before`."""
-    for samples, outcomes, _ in under_way.measures():
+    for samples, outcomes, seconds in under_way.measures():
         _measure(of.aims, outcomes, samples, study, ledger)
+        left = of.budget.trials - of.budget.measured - ledger.cost()
+        yield Estimated(left, seconds * ledger.full / samples, ledger.full)
     for trial in under_way.told():
         study.add(trial)
         ledger.add(trial)

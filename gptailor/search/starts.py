@@ -8,7 +8,7 @@ each size, every cut within the next larger one.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, combinations
@@ -17,7 +17,7 @@ from typing import final
 import numpy as np
 
 from gptailor.plan.layers import undone
-from gptailor.plan.plan import Drop, Plan
+from gptailor.plan.plan import Plan
 from gptailor.plan.walk import Subject, sources
 from gptailor.search.cuts import (
     Contiguous,
@@ -29,8 +29,8 @@ from gptailor.search.cuts import (
     genes_of_cut,
     nested_cuts,
 )
-from gptailor.search.run.schedule import Start, ToldStart
-from gptailor.search.space.decode import decode, without_unused
+from gptailor.search.run.schedule import BRIDGED_CUTS, Start, ToldStart
+from gptailor.search.space.decode import decode
 from gptailor.search.space.genome import Bit, Genome, Pick, Real
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import canonical
@@ -56,12 +56,8 @@ _OTHER_SIZES = 4.0
 """Evaluations at full fidelity that the other sizes may cost together."""
 _MAYBE = (1 / 8, 1 / 4)
 """The shares of the positions with `maybe drop` that are dropped, where no number is said."""
-_LEAST = 1 / 16
+LEAST = 1 / 16
 """The smallest share of all samples that chooses between plans."""
-_COST = 4.0
-"""Evaluations at full fidelity that greedy removal may cost."""
-_CANDIDATES = 8
-"""Layers of which one leaves, at most."""
 
 
 # ------------------------------------------------------------------------------------ compositions
@@ -165,16 +161,20 @@ class Starts:
 
     `influence` is the block influence of each layer, by the name of a composition in `wholes`;
     without it layers in the middle are dropped first. `removal` are the positions that
-    `greedy_removal` takes of the base. `cheapest` is the least share of all samples that a trial
-    may use.
+    `greedy_removal` takes of the base, `bridged` the cuts whose gaps a bridge closes best.
+    `cheapest` is the least share of all samples that a trial may use, `room` how many evaluations
+    at full fidelity all may cost together: where that is too little for all, those come that are
+    expected to gain most.
     """
 
     space: Space
     influence: Mapping[str, Sequence[float]] = field(default_factory=dict)
     removal: Sequence[int] = ()
     cheapest: float = 1.0
+    room: float = math.inf
+    bridged: Sequence[Cut] = ()
     _made: dict[tuple[str, Cut], Genome] = field(default_factory=dict, init=False, repr=False)
-    _tried: dict[str, Contiguous] = field(default_factory=dict, init=False, repr=False)
+    _tried: dict[tuple[str, int], Contiguous] = field(default_factory=dict, init=False, repr=False)
 
     def next(self, told: Sequence[ToldStart]) -> list[Start]:
         """The next stage, given what came of all stages before it, in their order; [] at the end.
@@ -192,14 +192,17 @@ class Starts:
 
     def _stages(self, known: Mapping[str, list[ToldStart]]) -> Iterator[tuple[str, list[Start]]]:
         """The stages and their plans, each made when those before it are known."""
-        saves = self._low <= 1 / 2  # all compositions on few samples first
+        few = self._low * len(self._all) <= self.room / 4
+        saves = self._low <= 1 / 2 and few  # all compositions on few samples first
         yield "glances", [self._alone(one, self._low) for one in self._all] if saves else []
         yield "compositions", self._compositions(known["glances"])
         if not drops_some(self.space):
             yield "maybe", self._maybe(known["compositions"])
             return
         best = self._best(known["compositions"])
-        windows = self._windows(best).cuts
+        yield "bridged cuts", self._bridged(best)
+        spent = math.fsum(one.share for told in known.values() for one in told)
+        windows = self._windows(best, self.room - spent).cuts
         tried = [(f"window {cut_words(cut)} on {best.name}", cut) for cut in windows]
         yield "windows", [self._start(name, best, cut, self._low) for name, cut in tried]
         yield "best windows", self._best_windows(best, windows, known["windows"])
@@ -213,14 +216,29 @@ class Starts:
         kept = {one.name for one in alone[: _MOST_ALONE - 1]} | {"base"}
         merges = [one for one in ordered if len(one.models) > 1][:_MERGES]
         found = [one for one in self._all if one.name in kept or one in merges]
+        most = max(1, int(min(self.room / 2, len(found))))
+        if most < len(found):
+            found = [one for one in ordered if one in found][:most]
         return [self._alone(one, 1.0) for one in found]
 
-    def _windows(self, of: Composition) -> Contiguous:
-        """Windows, different ones; where they would cost too much, those of least influence."""
-        if of.name not in self._tried:
-            most = int(_WINDOWS / self._low)
-            self._tried[of.name] = contiguous(self.space, self._scores(of), most)
-        return self._tried[of.name]
+    def _bridged(self, best: Composition) -> list[Start]:
+        """The best composition without what a bridge closes best; one such where room is short.
+
+        They are evaluated in full, as each of them may be bridged in the end.
+        """
+        named = list(zip(BRIDGED_CUTS, self.bridged, strict=False))
+        few = named if len(named) <= self.room / 6 else named[:1]
+        return [self._start(name, best, cut, 1.0) for name, cut in few]
+
+    def _windows(self, of: Composition, room: float) -> Contiguous:
+        """Windows, those of least influence first; others are left out where all cost too much.
+
+        Half of the room is for the best ones in full, and for what comes after them.
+        """
+        most = max(1, int(min(_WINDOWS, room / 2) / self._low))
+        if (of.name, most) not in self._tried:
+            self._tried[of.name, most] = contiguous(self.space, self._scores(of), most)
+        return self._tried[of.name, most]
 
     def _best_windows(
         self, best: Composition, windows: Sequence[Cut], told: Sequence[ToldStart]
@@ -251,7 +269,7 @@ class Starts:
         if not self.removal:
             return []
         cut = self._of_middle(nested_cuts(self.space, self._by_removal(best)))
-        both = dict.fromkeys([self._all[0], best])
+        both = dict.fromkeys([best, self._all[0]])
         return [self._start(f"greedy removal on {one.name}", one, cut, 1.0) for one in both]
 
     def _of_each_size(self, best: Composition) -> list[Start]:
@@ -306,18 +324,23 @@ class Starts:
     def _sizes(self) -> list[int]:
         return [len(cut) for cut in nested_cuts(self.space, np.zeros(self.space.layers))]
 
-    @cached_property
-    def said(self) -> str:
-        """What is left out for what it would cost; "" where nothing is."""
-        windows = self._windows(self._all[0])
-        if not windows.left_out:
-            return ""
-        tried = len(windows.cuts)
-        return f"{tried} of {tried + windows.left_out} windows are tried, by least block influence"
+    def left_out(self, tried: Collection[str]) -> list[str]:
+        """What wasn't tried for want of room, in words; `tried` are the names of what was."""
+        found = [self._said(one) for one in self._all if self._said(one) not in tried]
+        if not drops_some(self.space):
+            return found
+        names = [one.name for one in self._all]
+        cuts = [cut_words(cut) for cut in self._windows(self._all[0], math.inf).all]
+        done = sum(any(f"window {cut} on {name}" in tried for name in names) for cut in cuts)
+        if done < len(cuts):
+            found.append(f"{len(cuts) - done} of {len(cuts)} windows")
+        if not any(f"greedy removal on {name}" in tried for name in names):
+            found.append("greedy removal")
+        return found
 
     @property
     def _low(self) -> float:
-        return min(max(self.cheapest, _LEAST), 1.0)
+        return min(max(self.cheapest, LEAST), 1.0)
 
     def _best(self, told: Sequence[ToldStart]) -> Composition:
         name = told[ranked(told)[0]].name
@@ -363,49 +386,3 @@ def ranked(told: Sequence[ToldStart]) -> list[int]:
     losses = np.where(np.isfinite(losses), losses, np.inf)
     ranks = (losses[:, None] > losses[None]).sum(axis=1).mean(axis=-1)
     return [int(i) for i in np.argsort(ranks, kind="stable")]
-
-
-# ---------------------------------------------------------------------------------- greedy removal
-
-
-def candidates(space: Space, cheapest: float) -> int:
-    """Layers that each round of greedy removal tries; 0 where that would cost too much.
-
-    All rounds together cost this many times `cheapest` times the most layers that sets drop.
-    """
-    size = int(sum(space.table.high))
-    found = min(_CANDIDATES, int(_COST / (size * max(cheapest, _LEAST)))) if size else 0
-    return found if found > 1 else 0
-
-
-def greedy_removal(
-    space: Space,
-    whole: Plan,
-    influence: Sequence[float],
-    judge: Callable[[Sequence[Plan]], Sequence[float]],
-    cheapest: float,
-) -> tuple[int, ...]:
-    """The positions that leave one after another, each time the one that costs least (SLEB).
-
-    `whole` is the plan of which they are removed, `judge` gives losses of plans, on the `cheapest`
-    share of the samples (NaN for a failure). Tried are the layers of least influence. On the way
-    plans have fewer layers dropped than the space allows, so that these are no trials of it.
-    """
-    sets = {bit.at: bit.group for bit in space.bits if bit.group >= 0}
-    room = [int(size) for size in space.table.high]
-    width = candidates(space, cheapest)
-    taken: list[int] = []
-    while width and sum(room):
-        there = [p for p, group in sets.items() if p not in taken and room[group]]
-        tried = sorted(there, key=lambda p: (influence[p], p))[:width]
-        losses = judge([_without(whole, [*taken, position]) for position in tried])
-        losses = [loss if math.isfinite(loss) else math.inf for loss in losses]
-        taken.append(tried[int(np.argmin(losses))])
-        room[sets[taken[-1]]] -= 1
-    return tuple(taken)
-
-
-def _without(plan: Plan, positions: Sequence[int]) -> Plan:
-    layers = tuple(layer for layer in plan.layers if layer.position not in positions)
-    drops = tuple(Drop(position=position) for position in positions)
-    return without_unused(plan.model_copy(update={"layers": layers, "drops": drops}))

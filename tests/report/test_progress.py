@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 import gptailor
-from gptailor.report.progress import LiveView, Shown, Standing, clock
+from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing, clock
 
 PLAN = """\
 tailor 1
@@ -19,7 +19,7 @@ drop L4..L5
 
 
 def standing(**changes: object) -> Standing:
-    shown = Shown("trial 7 (surrogate): nll 3.8 ± 0.1", "78.3 % of the base's", plan(), 8)
+    shown = Shown("trial 7 (surrogate)", "78.3 % of the base's", plan(), 8)
     said = {
         "trials": 12,
         "spent": 9.5,
@@ -28,11 +28,15 @@ def standing(**changes: object) -> Standing:
         "failed": 1,
         "per_minute": 30.0,
         "left": 61.0,
-        "last": "trial 11 (surrogate): nll 4.1 ± 0.1",
+        "last": "trial 11 (surrogate), 16 samples, given up of 64",
         "best": shown,
-        "start": "trial 3 (best window on math): nll 3.9 ± 0.1",
+        "start": "trial 3 (best window on math)",
         "front": 3,
-        "objectives": ("nll", "kl"),
+        "objectives": (
+            ScoreLine("nll general", "2.954", "3.912 ± 0.11", "3.785 ± 0.11", "4.1 ± 0.25"),
+            ScoreLine("nll math", "1.201", "1.912 ± 0.051", "1.785 ± 0.049", "1.9 ± 0.12"),
+        ),
+        "stopped": 4,
     }
     return Standing(**(said | changes))  # type: ignore[arg-type]
 
@@ -58,7 +62,8 @@ def test_it_says_what_people_want_to_know_and_fits(width: int) -> None:
     text = "\n".join(lines)
     for said in ("9.5/40", "12 trials", "30/min", "trial 7", "best start", "3 plans",
                  "b m ◆ b · · b b", "evaluating 4 plans", "1:01 left",
-                 "2 known before, 1 failed"):  # fmt: skip
+                 "4 given up early, 2 known before, 1 failed", "3.785 ± 0.11", "1.9 ± 0.12",
+                 "given up of 64"):  # fmt: skip
         assert said in text, said
 
 

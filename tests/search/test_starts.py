@@ -9,12 +9,13 @@ import pytest
 
 from gptailor import loads
 from gptailor.plan.plan import Merge, Plan, Take
+from gptailor.search.removal import candidates, greedy_removal
 from gptailor.search.run.schedule import Start, ToldStart
 from gptailor.search.space.decode import decode
 from gptailor.search.space.encode import encode
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, space_of
-from gptailor.search.starts import Starts, candidates, compositions, greedy_removal, wholes
+from gptailor.search.starts import Starts, compositions, wholes
 from tests.search.space.test_space import SPACES, space
 
 HEAD = "tailor 1\n" + "".join(
@@ -216,15 +217,16 @@ def test_all_windows_are_tried_on_few_samples() -> None:
     ends = {(cut[0], cut[-1]) for cut in tried if cut == [*range(cut[0], cut[-1] + 1)]}
     assert ends == {(a, a + n - 1) for n in (3, 4, 5) for a in range(2, 11 - n)}
     assert len(ends) == len(tried) == 6 + 5 + 4
-    assert not starts.said
+    assert len(starts._windows(starts._all[0], math.inf).all) == len(tried)
 
 
 def test_windows_that_are_left_out_are_said() -> None:
     given = space_of(loads(HEAD + WINDOWS), 12)
     influence = {"base": [abs(position - 5.0) for position in range(12)]}
     starts = Starts(given, influence, cheapest=1.0)
-    assert starts.said == "6 of 15 windows are tried, by least block influence"
     tried = windows_tried(starts)
+    names = {one.name for stage in drive(starts, apart) for one in stage}
+    assert "9 of 15 windows" in starts.left_out(names)
     assert sorted(map(len, tried)) == [3, 3, 4, 4, 5, 5]
     assert all(5 in cut for cut in tried)
 
@@ -255,10 +257,15 @@ def test_greedy_removal_takes_the_layer_that_costs_least_in_each_round() -> None
             for plan in plans
         ]
 
-    found = greedy_removal(given, wholes(given)["base"], influence, judge, 0.1)
-    assert found == (5, 8, 4)
-    assert {len(cut) for cut in seen} == {1, 2, 3}
-    assert len(seen) == 3 * candidates(given, 0.1)
+    width = candidates(given, 0.1)
+    rounds = list(greedy_removal(given, wholes(given)["base"], influence, judge, width))
+    found = rounds[-1]
+    assert rounds == [(5,), (5, 8), (5, 8, 4)]
+    again = greedy_removal(given, wholes(given)["base"], influence, judge, width, rounds[0])
+    assert list(again) == rounds[1:], "as if it had never been interrupted"
+    tried = seen[: -2 * width]
+    assert {len(cut) for cut in tried} == {1, 2, 3}
+    assert len(tried) == 3 * width
     stages = drive(Starts(given, removal=found, cheapest=0.1), apart)
     last = {one.name: decode(given, one.genome) for one in stages[-1]}
     assert {name: dropped(plan) for name, plan in last.items()} == {
@@ -277,9 +284,41 @@ def test_greedy_removal_costs_four_evaluations_at_most(k: int, share: float) -> 
         tried.extend(plans)
         return [0.0] * len(plans)
 
-    order = greedy_removal(given, wholes(given)["base"], [1.0] * 20, judge, share)
-    assert len(order) in (0, k)
-    assert len(tried) * max(share, 1 / 16) <= 4
+    for most in (4.0, 1.0):
+        tried.clear()
+        width = candidates(given, share, most)
+        rounds = list(greedy_removal(given, wholes(given)["base"], [1.0] * 20, judge, width))
+        assert len(rounds) in (0, k)
+        assert len(tried) * max(share, 1 / 16) <= most
+
+
+@pytest.mark.parametrize("room", [1.0, 3.0, 6.0, 12.0, 40.0])
+@pytest.mark.parametrize("share", SHARES)
+def test_where_room_is_short_the_best_window_and_removal_still_have_theirs(
+    share: float, room: float
+) -> None:
+    given = paper()
+    influence = {"base": [abs(position - 15.0) for position in range(30)]}
+    starts = Starts(given, influence, tuple(range(12, 19)), share, room)
+    stages = drive(starts, apart)
+    cost = sum(one.share for stage in stages for one in stage)
+    assert cost <= max(room, 1) + 5, "what comes last is cut by the schedule"
+    names = [one.name for stage in stages for one in stage]
+    first = next(name for name in names if name.startswith("window "))
+    assert "L12..L18" in first, "windows of least influence come first"
+    assert {"best window on base", "greedy removal on base"} <= set(names)
+
+
+def test_what_was_left_out_is_said() -> None:
+    given = paper()
+    starts = Starts(given, removal=range(12, 19), cheapest=0.25)
+    names = {one.name for stage in drive(starts, apart) for one in stage}
+    assert starts.left_out(names) == []
+    assert starts.left_out(names - {n for n in names if "window L" in n or "greedy" in n}) == [
+        "24 of 24 windows",
+        "greedy removal",
+    ]
+    assert "block influence on code" in starts.left_out({"block influence on math"})
 
 
 def test_a_failure_is_never_the_best() -> None:

@@ -1,15 +1,13 @@
-"""What is evaluated next, `Schedule`, and a strategy that is asked and told: `Asking`."""
+"""What is evaluated next: `Schedule`."""
 
 import itertools
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, final, runtime_checkable
-
-import numpy as np
-from jaxtyping import Float
+from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 from gptailor.plan.stage import Stage
+from gptailor.search.run.asking import TOLD, Asking
 from gptailor.search.run.trials import (
     BESIDE,
     FINAL,
@@ -23,79 +21,9 @@ from gptailor.search.run.trials import (
 )
 from gptailor.search.settings import BridgedTrials
 from gptailor.search.space.genome import Genome
-from gptailor.search.space.hash_random import Key, folded, key_of, uniform
-from gptailor.search.space.space import Space
-from gptailor.search.space.table import sample
 
-if TYPE_CHECKING:
-    from gptailor.search.strategies.strategy import Strategy
-
-INIT, ASK, WEIGHTS, DRAW = range(4)
-"""What randomness is for; each has keys of its own."""
-
-TOLD = (STARTS, RANDOM, SEARCH)
-"""What strategies are told of."""
-
-
-def draw_weights(key: Key, objectives: int) -> Float[np.ndarray, " m"]:
-    """A point of the simplex, every one alike; all of it where there is one objective."""
-    steps = -np.log(uniform(key, (objectives,)))
-    found: np.ndarray = steps / steps.sum()
-    return found
-
-
-@final
-class Asking:
-    """One strategy on one space.
-
-    All randomness comes from `seed` and the number of the ask, and what was told goes in by the
-    same calls whether it was told now or in a process before: the next ask is then the same too.
-    """
-
-    def __init__(
-        self, strategy: "Strategy", space: Space, ledger: Ledger, *, seed: int, capacity: int
-    ) -> None:
-        self.strategy = strategy
-        self.ledger = ledger
-        self._table, self._key = space.table, key_of(seed)
-        objectives = len(ledger.aims)
-        self._state: Any = strategy.init(self._table, capacity, self._keyed(INIT, 0), objectives)
-        self._told = 0
-
-    def _keyed(self, purpose: int, number: int) -> Key:
-        return folded(folded(self._key, purpose), number)
-
-    def ask(self, number: int, asked_after: int) -> list[tuple[Genome, float]]:
-        """The genomes of that ask once so many trials were told, with shares; asks go up."""
-        self._take_in(asked_after)
-        weights = draw_weights(self._keyed(WEIGHTS, number), len(self.ledger.aims))
-        population, shares, self._state = self.strategy.ask(
-            self._table, self._state, self._keyed(ASK, number), weights
-        )
-        genomes = (Genome(*genes) for genes in zip(*as_numpy(population), strict=True))
-        return list(zip(genomes, map(float, shares), strict=True))
-
-    def random(self, number: int) -> Genome:
-        """A random genome; its number says which."""
-        return Genome(*(genes[0] for genes in sample(self._table, self._keyed(DRAW, number), 1)))
-
-    def _take_in(self, until: int) -> None:
-        """Tell what was told since the last ask, in the order of asking, by whole populations."""
-        fresh = [t for t in self.ledger.trials[self._told : until] if t.request.phase in TOLD]
-        fresh.sort(key=lambda trial: (TOLD.index(trial.request.phase), trial.request.key))
-        self._told = until
-        many = self.strategy.population
-        for start in range(0, len(fresh), many):
-            self._put(fresh[start : start + many])
-
-    def _put(self, trials: Sequence[Trial]) -> None:
-        genomes = [trial.request.genome for trial in trials]
-        population = Genome(*(np.stack(genes) for genes in zip(*genomes, strict=True)))
-        shares = np.array([trial.share for trial in trials], np.float32)
-        told = population, self.ledger.losses(trials), shares
-        self._state = self.strategy.tell(self._table, self._state, *told)
-
-
+BRIDGED_CUTS = ("best bridged cut", "second bridged cut", "third bridged cut")
+"""Names of the starting plans that are made for being bridged, the best one first."""
 FINALISTS = 5
 """The most trials that are evaluated once more, bridged or healed, if nobody says how many."""
 REPEATS = 20
@@ -116,7 +44,7 @@ class Budget:
 
     A trial uses between `low` and `full` samples. `beside` asks for random search at the same
     cost, which is spent on top. `heals` says that the plan is healed, `wanted` how many finalists
-    were asked for.
+    were asked for, `measured` what was spent before the first trial.
     """
 
     trials: int
@@ -126,6 +54,7 @@ class Budget:
     beside: bool = False
     heals: bool = False
     wanted: int | None = None
+    measured: float = 0.0
 
     def record(self) -> dict[str, Any]:
         """What a search has spent that is over, as a study notes it."""
@@ -139,8 +68,8 @@ class Budget:
 
     @property
     def starts(self) -> float:
-        """What starting plans may cost: half of all."""
-        return max(self.trials / 2, 1.0)
+        """What starting plans may cost: half of all, what was measured for them included."""
+        return max(self.trials / 2 - self.measured, 1.0)
 
     @property
     def random(self) -> int:
@@ -352,7 +281,8 @@ class Schedule:
         return self._left(self.ledger.of(*TOLD))
 
     def _left(self, told: Sequence[Trial]) -> float:
-        return self.budget.trials - self.budget.kept - self.ledger.cost(told) + EPSILON
+        budget, spent = self.budget, self.ledger.cost(told)
+        return budget.trials - budget.kept - budget.measured - spent + EPSILON
 
     @property
     def exhausted(self) -> bool:
@@ -376,9 +306,16 @@ class Schedule:
         found = self.ledger.of(STARTS, RANDOM, SEARCH)
         whole = [t for t in found if t.full and t.values and t.same_as is None]
         best = self.ledger.ranked(whole, self.budget.finalists)
+        cuts = [t for t in whole if t.request.origin in BRIDGED_CUTS]
+        if cuts and not any(trial in cuts for trial in best):
+            del best[max(1, len(best) - 1) :]
+            best.append(min(cuts, key=lambda t: BRIDGED_CUTS.index(t.request.origin)))
         starts = {trial.plan for trial in self.ledger.of(STARTS)}
-        if not any(trial.plan in starts for trial in best):
-            best += self.ledger.ranked((t for t in whole if t.plan in starts), 1)
+        if len(best) <= self.budget.finalists and not any(
+            trial.plan in starts and trial not in cuts for trial in best
+        ):
+            others = (t for t in whole if t.plan in starts and t not in best)
+            best += self.ledger.ranked(others, 1)
         chosen = (trial.request for trial in best if trial.plan not in plans)
         taken = {trial.request.slot for trial in self.ledger.of(FINAL)}
         free = (slot for slot in itertools.count() if slot not in taken)  # as in the first process

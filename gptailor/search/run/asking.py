@@ -1,0 +1,81 @@
+"""A strategy that is asked and told: `Asking`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+from jaxtyping import Float
+
+from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, as_numpy
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.hash_random import Key, folded, key_of, uniform
+from gptailor.search.space.space import Space
+from gptailor.search.space.table import sample
+
+if TYPE_CHECKING:
+    from gptailor.search.strategies.strategy import Strategy
+
+INIT, ASK, WEIGHTS, DRAW = range(4)
+"""What randomness is for; each has keys of its own."""
+
+TOLD = (STARTS, RANDOM, SEARCH)
+"""What strategies are told of."""
+
+
+def draw_weights(key: Key, objectives: int) -> Float[np.ndarray, " m"]:
+    """A point of the simplex, every one alike; all of it where there is one objective."""
+    steps = -np.log(uniform(key, (objectives,)))
+    found: np.ndarray = steps / steps.sum()
+    return found
+
+
+@final
+class Asking:
+    """One strategy on one space.
+
+    All randomness comes from `seed` and the number of the ask, and what was told goes in by the
+    same calls whether it was told now or in a process before: the next ask is then the same too.
+    """
+
+    def __init__(
+        self, strategy: "Strategy", space: Space, ledger: Ledger, *, seed: int, capacity: int
+    ) -> None:
+        self.strategy = strategy
+        self.ledger = ledger
+        self._table, self._key = space.table, key_of(seed)
+        objectives = len(ledger.aims)
+        self._state: Any = strategy.init(self._table, capacity, self._keyed(INIT, 0), objectives)
+        self._told = 0
+
+    def _keyed(self, purpose: int, number: int) -> Key:
+        return folded(folded(self._key, purpose), number)
+
+    def ask(self, number: int, asked_after: int) -> list[tuple[Genome, float]]:
+        """The genomes of that ask once so many trials were told, with shares; asks go up."""
+        self._take_in(asked_after)
+        weights = draw_weights(self._keyed(WEIGHTS, number), len(self.ledger.aims))
+        population, shares, self._state = self.strategy.ask(
+            self._table, self._state, self._keyed(ASK, number), weights
+        )
+        genomes = (Genome(*genes) for genes in zip(*as_numpy(population), strict=True))
+        return list(zip(genomes, map(float, shares), strict=True))
+
+    def random(self, number: int) -> Genome:
+        """A random genome; its number says which."""
+        return Genome(*(genes[0] for genes in sample(self._table, self._keyed(DRAW, number), 1)))
+
+    def _take_in(self, until: int) -> None:
+        """Tell what was told since the last ask, in the order of asking, by whole populations."""
+        fresh = [t for t in self.ledger.trials[self._told : until] if t.request.phase in TOLD]
+        fresh.sort(key=lambda trial: (TOLD.index(trial.request.phase), trial.request.key))
+        self._told = until
+        many = self.strategy.population
+        for start in range(0, len(fresh), many):
+            self._put(fresh[start : start + many])
+
+    def _put(self, trials: Sequence[Trial]) -> None:
+        genomes = [trial.request.genome for trial in trials]
+        population = Genome(*(np.stack(genes) for genes in zip(*genomes, strict=True)))
+        shares = np.array([trial.share for trial in trials], np.float32)
+        told = population, self.ledger.losses(trials), shares
+        self._state = self.strategy.tell(self._table, self._state, *told)
