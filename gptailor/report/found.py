@@ -23,7 +23,13 @@ def markdown(said: _Said) -> str:
     if said["sizes"]:
         lines += ["## Quality over size", "", *_page_table(*_sizes(said)), ""]
     listed = [[f"- {line}" for line in found] for found in (_final(said), _repeats(said))]
-    for part in (*listed, [*_random(said)], [*_spent(said)], [*_commands(said)]):
+    for part in (
+        *listed,
+        [*_left_out(said)],
+        [*_random(said)],
+        [*_spent(said)],
+        [*_commands(said)],
+    ):
         lines += [*part, ""] if part else []
     return "\n".join(lines).rstrip() + "\n"
 
@@ -38,7 +44,7 @@ def summary_lines(said: _Said, width: int) -> Iterator[str]:
     if said["sizes"]:
         yield from ("", "quality over size: gptailor pick writes one of these")
         yield from _columns(*_sizes(said), width)
-    for part in (_final(said), _repeats(said), _random(said), _spent(said)):
+    for part in (_final(said), _repeats(said), _left_out(said), _random(said), _spent(said)):
         for n, line in enumerate(part):
             yield from [line] if n else ["", line]
     yield from ("", _verdict(said))
@@ -75,10 +81,17 @@ def _ended(said: _Said) -> str:
     late = said.get("late", 0)
     times = "once" if late == 1 else f"{late} times"
     order = f"; a worker wasn't waited for {times}: the same seed may give others" if late else ""
+    stopped = said.get("stopped", 0)
+    spared = f", {stopped} given up early (spared: {said['spared']:g})" if stopped else ""
     return (
         f"{said['trials']} trials at the cost of {said['cost']:g} whole ones"
-        f"{failed}{hits}{ends[said['ended']]}{order}"
+        f"{failed}{hits}{spared}{ends[said['ended']]}{order}"
     )
+
+
+def _left_out(said: _Said) -> Iterator[str]:
+    if left := said.get("left_out"):
+        yield f"Starting plans that the budget had no room for: {', '.join(left)}."
 
 
 def _better(aim: _Said) -> str:

@@ -163,12 +163,16 @@ class _Measuring:
         cheapest = budget.low / budget.full
         most = _REMOVAL_SHARE * budget.trials
         self.width = candidates(space, cheapest, most) if "base" in self.plans else 0
-        rounds = int(sum(space.table.high))
         fixed = any(not drop.maybe for drop in space.plan.drops)
         self.bridges = bool(space.plan.bridges) and "base" in self.plans and not fixed
-        self.total = len(self.plans) + self.width * rounds + self.bridges
+        self.total = len(self.plans) + self._removals(int(sum(space.table.high))) + self.bridges
         self.done = 0
         self.begun = time.perf_counter()
+
+    def _removals(self, rounds: int) -> int:
+        """How many plans so many rounds of greedy removal try: the last ones may have fewer."""
+        places = sum(bit.group >= 0 for bit in self.space.bits)
+        return sum(min(self.width, places - n) for n in range(rounds)) if self.width else 0
 
     def influence(self) -> Mapping[str, Sequence[float]]:
         """The block influence of each layer, by the name of what nothing is dropped of."""
@@ -208,7 +212,7 @@ class _Measuring:
     def removal(self, influence: Sequence[float]) -> Sequence[int]:
         """The positions that greedy removal takes of the base, one after another."""
         taken: Sequence[int] = self.study.notes.get(_REMOVAL, ())
-        self.done += self.width * len(taken)
+        self.done += self._removals(len(taken))
         base = self.plans["base"]
         removed = greedy_removal(self.space, base, influence, self._judge, self.width, taken)
         for more in removed:

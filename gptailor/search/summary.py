@@ -68,6 +68,7 @@ def search_summary(
         places.append({**place, "nats": _nats(ledger, trial)})
     measured = {"evaluations": 0.0, "seconds": 0.0, **about.get("measured", {})}
     asked = {trial.request.samples for trial in ledger.trials}
+    stopped = [t for t in ledger.trials if t.stopped is not None and t.same_as is None]
     measured["base"] = round(math.fsum(samples / ledger.full for samples in asked), 3)
     return {
         **about,
@@ -75,6 +76,8 @@ def search_summary(
         "trials": len(ledger.trials),
         "cost": round(ledger.cost(), 3),
         "hits": ledger.hits,
+        "stopped": len(stopped),
+        "spared": round(sum(t.request.samples / ledger.full - t.share for t in stopped), 3),
         "failed": sum(trial.values is None for trial in ledger.trials),
         "seconds": round(math.fsum(trial.seconds for trial in ledger.trials), 1),
         "measured": measured,

@@ -76,6 +76,16 @@ def test_rows_stand_in_columns(width: int) -> None:
     assert text[-1].endswith("gptailor compile run/best.tailor -o DIR")
 
 
+def test_what_was_spared_and_what_had_no_room_is_said() -> None:
+    found = said(stopped=7, spared=4.5, left_out=["9 of 15 windows", "greedy removal"])
+    first, *rest = summary_lines(found, 80)
+    assert "7 given up early (spared: 4.5)" in first
+    line = "Starting plans that the budget had no room for: 9 of 15 windows, greedy removal."
+    assert line in rest
+    assert line in markdown(found)
+    assert "no room" not in markdown(said(stopped=0, left_out=[]))
+
+
 def test_what_is_not_known_is_left_out() -> None:
     text = "\n".join(
         summary_lines(

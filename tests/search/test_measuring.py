@@ -1,0 +1,109 @@
+"""What is measured before the first trial: its progress, what is kept of it, and what it costs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptailor import loads
+from gptailor.evaluate.outcome import Outcome, mean
+from gptailor.plan.plan import Plan
+from gptailor.plan.stage import Stage
+from gptailor.search.evaluate import MEASURED, starts_of
+from gptailor.search.run.schedule import Budget
+from gptailor.search.space.space import Space, space_of
+from gptailor.search.starts import Starts
+from tests.search.landscape import TEXT, setting, study_of
+
+BRIDGED = f'{TEXT}bridge on "text.txt"\n'
+BUDGET = Budget(40, 8, 64)
+
+
+class Interrupted(BaseException):
+    """Ctrl-C."""
+
+
+@dataclass
+class Measured:
+    """Stands in for a search's trials; raises at the given moment."""
+
+    at: int = -1
+    asked: list[str] = field(default_factory=list)
+    objectives: tuple[tuple[str, str, str], ...] = (("nll", "minimize", "base"),)
+
+    def _count(self, what: str) -> None:
+        if len(self.asked) == self.at:
+            raise Interrupted
+        self.asked.append(what)
+
+    def block_influence(self, plan: Plan, samples: int) -> tuple[float, ...]:
+        self._count(f"influence {samples}")
+        return tuple(float(position + len(plan.layers)) for position in range(8))
+
+    def gap_errors(self, plan: Plan, widest: int) -> list[list[float]]:
+        self._count(f"gaps {widest}")
+        return [[1.0 + (after - 4) ** 2] * min(widest, 7 - after) for after in range(8)]
+
+    def run(
+        self, plans: Sequence[Plan], samples: int, *, stage: Stage
+    ) -> Iterator[tuple[int, tuple[Outcome, ...]]]:
+        for number, plan in enumerate(plans):
+            self._count(f"removal {samples}")
+            yield number, (mean([float(sum(drop.position for drop in plan.drops)), 1.0]),)
+
+
+def measured(
+    folder: Path, trials: Measured, text: str = BRIDGED
+) -> tuple[Starts, list[tuple[str, int, int]], Any]:
+    space: Space = space_of(loads(text), 8)
+    study = study_of(folder, setting(space=space))
+    said: list[tuple[str, int, int]] = []
+    found = starts_of(space, trials, BUDGET, study, lambda *how: said.append(how))  # type: ignore[arg-type]
+    return found, said, study
+
+
+def test_progress_goes_up_to_what_there_is_to_do(tmp_path: Path) -> None:
+    trials = Measured()
+    _, said, _ = measured(tmp_path, trials)
+    done = [number for _, number, _ in said]
+    assert done == sorted(done)
+    assert {total for _, _, total in said} == {len(trials.asked)}
+    assert done[-1] == len(trials.asked)
+    assert {what.partition(" ")[0] for what, _, _ in said} == {"measuring", "removing"}
+
+
+def test_what_it_cost_is_noted(tmp_path: Path) -> None:
+    trials = Measured()
+    _, _, study = measured(tmp_path, trials)
+    of_samples = [one for one in trials.asked if not one.startswith("gaps")]
+    assert study.notes[MEASURED] == pytest.approx(len(of_samples) / 8 + 1)
+    assert {one.split()[1] for one in of_samples} == {"8"}
+
+
+@pytest.mark.parametrize("at", [0, 2, 4, 5, 9])
+def test_what_was_interrupted_goes_on(tmp_path: Path, at: int) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    whole, _, undisturbed = measured(tmp_path / "whole", every := Measured())
+    assert len(every.asked) > at
+    with pytest.raises(Interrupted):
+        measured(tmp_path / "cut", first := Measured(at))
+    found, _, study = measured(tmp_path / "cut", second := Measured())
+    assert len(second.asked) < len(every.asked) or at == 0
+    lost = len(first.asked) + len(second.asked) - len(every.asked)
+    assert 0 <= lost < 8, "no more than one round of removal"
+    assert study.notes == undisturbed.notes
+    assert (found.influence, found.removal, found.bridged, found.room) == (
+        whole.influence, whole.removal, whole.bridged, whole.room,
+    )  # fmt: skip
+
+
+def test_cuts_that_a_bridge_closes_best_are_starting_plans(tmp_path: Path) -> None:
+    found, _, _ = measured(tmp_path, Measured())
+    assert found.bridged[0] == (5, 6), "the one gap that leaves least"
+    assert len(found.bridged) == 3
+    without, _, _ = measured(tmp_path / "bare", trials := Measured(), TEXT)
+    assert without.bridged == ()
+    assert not any(one.startswith("gaps") for one in trials.asked)
