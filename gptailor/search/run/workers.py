@@ -320,7 +320,7 @@ class UnderWay:
 
     def _stopped(self, of: _Decoded, outcomes: tuple[Outcome, ...]) -> int | None:
         """After how many samples a trial was given up, if it was."""
-        used = [one.samples for one in outcomes if isinstance(one, Score)]
+        used = [one.samples for one in outcomes if isinstance(one, Score) and one.each is not None]
         if not self.races or of.request.phase != trials.SEARCH or len(used) < len(outcomes):
             return None
         return min(used) if min(used) < of.key.samples else None
