@@ -106,11 +106,10 @@ def contiguous(space: Space, scores: Scores, most: int) -> Contiguous:
     """
     found: dict[Cut, None] = {}
     positions = np.arange(space.layers)
-    sizes = {len(cut) for cut in nested_cuts(space, scores)} - {0}
-    for size in sorted(sizes):
-        for first in range(space.layers - size + 1):
-            near = -np.abs(positions - (first + (size - 1) / 2))
-            found |= {cut: None for cut in nested_cuts(space, near) if len(cut) == size}
+    for twice in range(2 * space.layers - 1):  # the middles of windows, whole ones and halves
+        for cut in nested_cuts(space, -np.abs(positions - twice / 2)):
+            if cut and (twice - len(cut)) % 2:
+                found.setdefault(cut)
     for cut in _windows_of_each(space, scores):
         found.setdefault(cut)
     by_size: dict[int, list[Cut]] = {}
