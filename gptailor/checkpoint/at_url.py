@@ -1,4 +1,4 @@
-"""Folders in object storage as folders of this machine, each fetched once: `fetched`."""
+"""Folders in object storage as folders of this machine, each fetched once: `fetched_folder`."""
 
 import fcntl
 import importlib
@@ -29,7 +29,7 @@ def kept_folder(url: str) -> Path:
     return kept / "models" / f"{name}-{sha256(url.rstrip('/').encode()).hexdigest()[:16]}"
 
 
-def fetched(url: str) -> Path:
+def fetched_folder(url: str) -> Path:
     """The folder at a URL, fetched: what is here already and unchanged there stays.
 
     One process of a machine fetches; others wait for it. Raises CheckpointError: C503 for a folder

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
-from gptailor.checkpoint.at_url import fetched, kept_folder
+from gptailor.checkpoint.at_url import fetched_folder, kept_folder
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, split_name
 from gptailor.checkpoint.families.lookup import family_for
@@ -297,7 +297,7 @@ class Opener:
 
     def _here(self, source: str) -> Path:
         """A local source's folder, fetched if it is at a URL."""
-        return fetched(source) if is_at_url(source) else folder_of(self.plan, source)
+        return fetched_folder(source) if is_at_url(source) else folder_of(self.plan, source)
 
     def _known(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with the family from a file that it is read by."""

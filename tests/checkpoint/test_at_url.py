@@ -11,7 +11,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import gptailor
-from gptailor.checkpoint.at_url import fetched, kept_folder
+from gptailor.checkpoint.at_url import fetched_folder, kept_folder
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.plan.faults import PlanError
 from tests.tiny import tiny_model
@@ -45,22 +45,22 @@ def stored(**files: str) -> str:
 
 def test_what_is_here_and_unchanged_is_not_fetched_again(got: Counter[str]) -> None:
     url = stored(one="1", two="2")
-    folder = fetched(url)
+    folder = fetched_folder(url)
     assert folder == kept_folder(url)
     assert [(folder / name).read_text() for name in ("one", "two")] == ["1", "2"]
     fsspec.filesystem("memory").pipe_file(f"{url}/two", b"22")
-    assert fetched(url) == folder
+    assert fetched_folder(url) == folder
     assert (folder / "two").read_text() == "22"
     assert got == {"one": 1, "two": 2}
     fsspec.filesystem("memory").rm_file(f"{url}/one")
-    fetched(url)
+    fetched_folder(url)
     assert not (folder / "one").exists()
 
 
 def test_workers_of_one_machine_fetch_once(got: Counter[str]) -> None:
     url = stored(**{f"file{n}": str(n) for n in range(20)})
     with ThreadPoolExecutor(8) as pool:
-        folders = set(pool.map(fetched, [url] * 8))
+        folders = set(pool.map(fetched_folder, [url] * 8))
     assert len(folders) == 1
     assert set(got.values()) == {1}
 
@@ -77,10 +77,10 @@ def test_a_fetch_that_breaks_off_leaves_nothing_half(
     with monkeypatch.context() as patch:
         patch.setattr(MemoryFileSystem, "get_file", broken)
         with pytest.raises(CheckpointError, match=r"C503.*cannot be had: reset by peer") as refused:
-            fetched(url)
+            fetched_folder(url)
     assert url in str(refused.value)
     assert list(kept_folder(url).iterdir()) == []
-    assert (fetched(url) / "one").read_text() == "1"
+    assert (fetched_folder(url) / "one").read_text() == "1"
 
 
 @pytest.mark.parametrize(
