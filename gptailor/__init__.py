@@ -46,6 +46,10 @@ def __getattr__(name: str) -> Any:
     return home if name == _HOMES[name] else getattr(home, name)
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def _version() -> str:
     """The version that `pyproject.toml` has, in a checkout; else that of what is installed."""
     from importlib.metadata import version  # noqa: PLC0415 (slower than all else here)

@@ -2,13 +2,13 @@
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gptailor
 from gptailor.build.lock import PLAN_FILE
+from gptailor.build.parents import CARD, licence_of, parents
 from gptailor.build.tokenizer import (
     template_file,
     tokenizer,
@@ -18,7 +18,7 @@ from gptailor.build.tokenizer import (
 from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
 from gptailor.checkpoint.families.vision import with_tokens_of
-from gptailor.checkpoint.files import is_gguf, open_regular
+from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.models import Opened, folder_of, is_local
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from gptailor.evaluate.bridge.fit import Fitted
     from gptailor.evaluate.heal.heal import OnHealing
 
-CARD = "README.md"
-_FRONT_MATTER = 2**16
-"""Bytes of a model card that its front matter is looked for in."""
 _FITTED_BYTES = 2**24
 """Bytes of a fitted tensor that are handed on at once."""
 
@@ -130,7 +127,14 @@ def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
     written = {
         checkpoints.CONFIG: json.dumps(config(prepared), indent=2, ensure_ascii=False) + "\n",
         PLAN_FILE: text,
-        CARD: card(target.resolve().name, shown, text, prepared.counts, gptailor.__version__),
+        CARD: card(
+            target.resolve().name,
+            shown,
+            text,
+            prepared.counts,
+            gptailor.__version__,
+            parents(prepared),
+        ),
     }
     beside = tokenizer(prepared)
     beside |= {path.name: path for path in _processor(prepared.models[lowest_base(prepared)])}
@@ -168,14 +172,7 @@ def lowest_base(prepared: Prepared) -> str:
 
 def base_license(prepared: Prepared) -> str | None:
     """The licence that the base's model card names in its front matter, if there is one here."""
-    path = prepared.models[lowest_base(prepared)].checkpoint.folder / CARD
-    if not path.is_file():
-        return None
-    with open_regular(path) as file:
-        begin = file.read(_FRONT_MATTER).decode("utf-8", "replace")
-    _, _, matter = begin.partition("---\n")
-    found = re.search(r"^license: *([\w.+-]+) *$", matter.partition("\n---")[0], re.MULTILINE)
-    return found[1] if found else None
+    return licence_of(prepared.models[lowest_base(prepared)].checkpoint.folder)
 
 
 def config(prepared: Prepared) -> dict[str, Any]:

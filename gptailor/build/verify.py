@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 from gptailor.build import output as out
 from gptailor.build.findings import Findings, Verified, differing_plan, has_texts, work_of
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Difference, Lock, differing_tensors, read_lock
+from gptailor.build.parents import CARD
 from gptailor.build.record import config_digest
 from gptailor.build.tokenizer import is_beside, tokenizer_model_name
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX
@@ -177,7 +178,7 @@ class Verification:
             return {
                 name: of_bytes(content) if isinstance(content, bytes) else of_file(content)
                 for name, content in made
-                if name not in {CONFIG, PLAN_FILE, out.CARD} and not name.endswith(FAMILY_SUFFIX)
+                if name not in {CONFIG, PLAN_FILE, CARD} and not name.endswith(FAMILY_SUFFIX)
             }
         if self.lock is None or self.plan is None:
             return None

@@ -146,6 +146,31 @@ def read_plan(name: str, families: tuple[Path, ...] = ()) -> "Plan":
     return plan.with_families(families) if families else plan
 
 
+def read_plan_or_folder(name: str, families: tuple[Path, ...] = ()) -> "Plan":
+    """The same; of a model's folder or GGUF file the plan it was compiled from, or it as it is."""
+    path = Path(name)
+    if name == "-" or not (path.is_dir() or path.suffix == ".gguf"):
+        return read_plan(name, families)
+    from gptailor.evaluate.targets import read_target  # noqa: PLC0415 (few look at folders)
+
+    _, plan, origin = read_target(name)
+    plan = plan if origin is None else origin
+    return plan.with_families(families) if families else plan
+
+
+def seen_from_here(plan: "Plan") -> "Plan":
+    """The plan with its models' folders as seen from the current folder, without links."""
+    from gptailor.checkpoint.models import folder_of, is_local  # noqa: PLC0415
+
+    models = dict(plan.models)
+    for name, model in models.items():
+        if model.made is None and is_local(model.source):
+            path = os.path.relpath(os.path.realpath(folder_of(plan, model.source)))
+            said = path if path.startswith(".") else f"./{path}"
+            models[name] = model.model_copy(update={"source": said})
+    return plan.model_copy(update={"models": models})
+
+
 def faults_of(
     name: str, models: dict[str, Path], families: tuple[Path, ...] = (), *, alone: bool
 ) -> "tuple[Plan | None, list[Fault]]":

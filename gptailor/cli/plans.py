@@ -103,12 +103,14 @@ def show_command(
 ) -> None:
     """Show the layers of PLAN as a map: one cell a layer, a colour a model.
 
+    PLAN may be a compiled folder, whose plan is shown, or any model's.
+
     Positions are the base's layer numbers, those of a stack the output's. Below it stands how large
     the output is, where the plan leaves nothing open and its models are there.
     """
     from gptailor.report.plan_map import plan_map  # noqa: PLC0415
 
-    wanted = options.read_plan(plan, families)
+    wanted = options.read_plan_or_folder(plan, families)
     if program:
         from gptailor.prepare import prepare  # noqa: PLC0415
         from gptailor.program.program import program_lines  # noqa: PLC0415
@@ -153,14 +155,16 @@ def _size_line(size: "PlanSize") -> str:
 @click.argument("first", metavar="A", type=click.Path(allow_dash=True))
 @click.argument("second", metavar="B", type=click.Path(allow_dash=True))
 def diff_command(first: str, second: str) -> None:
-    """Say in words what differs between two plans, layer by layer.
+    """Say in words what differs between two plans, or compiled folders, layer by layer.
 
     Ends with 0 if they say the same, with 1 if not.
     """
     from gptailor.report.difference import differences  # noqa: PLC0415
 
-    a, b = options.read_plan(first), options.read_plan(second)
+    a, b = options.read_plan_or_folder(first), options.read_plan_or_folder(second)
     count = max(options.known_layer_count(plan, {})[0] for plan in (a, b))
+    if a.origin is None or b.origin is None or a.origin.folder != b.origin.folder:
+        a, b = options.seen_from_here(a), options.seen_from_here(b)  # one model is one path
     found = differences(a, b, count)
     options.say("\n".join(found) if found else "the plans say the same")
     sys.exit(1 if found else 0)

@@ -115,7 +115,7 @@ def search_command(
     wanted = read_plan(plan, families)
     settings(wanted, flags)  # what is wrong is said before seconds of imports
     if missing := [name for name in ("jax", "optax", "optuna") if find_spec(name) is None]:
-        raise TailorError(f"a search needs {listed(missing)}: pip install 'gptailor[search]'")
+        raise TailorError(f"a search needs {listed(missing)}: pip install {' '.join(missing)}")
     _set_up_jax()
     from gptailor.cli.search_view import Lines, Screen  # noqa: PLC0415
     from gptailor.report.found import summary_lines  # noqa: PLC0415

@@ -78,7 +78,7 @@ def find_targets(
     Raises PlanError for a plan with faults and for a name that no target has, OSError for a file
     that isn't there, TailorError where a folder or the Hub fails.
     """
-    plans = [_with_families(_read(target), families) for target in targets]
+    plans = [_with_families(read_target(target), families) for target in targets]
     origins = [origin if origin is not None else plan for _, plan, origin in plans]
     known = {name for plan in origins for name in plan.models}
     for name in models:
@@ -142,7 +142,7 @@ def _named(models: ModelPaths, plan: Plan) -> ModelPaths:
 _Read = tuple[str, Plan, Plan | None]
 
 
-def _read(target: str | Path | Plan) -> _Read:
+def read_target(target: str | Path | Plan) -> _Read:
     """A target's name, its plan, and for a model's folder the plan that it was compiled from.
 
     For a model that nobody compiled that is its own plan.

@@ -2,16 +2,29 @@
 
 import json
 from collections.abc import Mapping
+from typing import NamedTuple, final
 
-from gptailor.checkpoint.models import is_remote
 from gptailor.lang.words import model_source, range_words
 from gptailor.plan.layers import gaps, healing, kept, slots
 from gptailor.plan.plan import Plan
 from gptailor.report.plan_map import cells, described_rows, legend, map_lines
 
 
+@final
+class Parents(NamedTuple):
+    """The models that an output is made of: their ids on the Hub, and the licence of all."""
+
+    ids: tuple[str, ...] = ()
+    license: str | None = None
+
+
 def card(
-    name: str, plan: Plan, text: str, counts: Mapping[str, tuple[int, int]], version: str
+    name: str,
+    plan: Plan,
+    text: str,
+    counts: Mapping[str, tuple[int, int]],
+    version: str,
+    parents: Parents | None = None,
 ) -> str:
     """The Markdown of `README.md`.
 
@@ -23,11 +36,11 @@ def card(
     shares = {n: "" if a == b else f" ({b / a - 1:+.1%})" for n, (a, b) in counts.items()}
     return "\n".join(
         [
-            *_front_matter(plan),
+            *_front_matter(plan, parents or Parents()),
             f"# {name}",
             "",
             f"A language model stitched from the layers of others, {_trained(plan, counts)}, by "
-            f"[gptailor](https://pypi.org/project/gptailor) {version}.",
+            f"gptailor {version}.",
             "",
             "| | base | this model |",
             "|---|---|---|",
@@ -124,16 +137,21 @@ def _healed(plan: Plan, count: int) -> list[str]:
     ]
 
 
-def _front_matter(plan: Plan) -> list[str]:
-    """What the Hub reads: the models it was made from, if they are there."""
-    hub = [m.source for m in plan.models.values() if m.on is None and is_remote(m)]
+def _front_matter(plan: Plan, parents: Parents) -> list[str]:
+    """What the Hub reads: the licence, the models it was made from if they are there, and tags."""
+    merged = len(plan.models) > 1
+    relation = ["base_model_relation: merge"] if merged and parents.ids else []
+    ids = [f"- {json.dumps(source)}" for source in parents.ids]
     return [
         "---",
+        *([] if parents.license is None else [f"license: {parents.license}"]),
         "library_name: transformers",
+        "pipeline_tag: text-generation",
+        *(["base_model:", *ids] if ids else []),
+        *relation,
         "tags:",
         "- gptailor",
-        "- merge",
-        *(["base_model:", *(f"- {json.dumps(source)}" for source in hub)] if hub else []),
+        *(["- merge"] if merged else []),
         "---",
         "",
     ]

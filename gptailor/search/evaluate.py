@@ -115,7 +115,7 @@ def workers_of(
     try:
         from gptailor.search.run.ray_workers import RayWorkers  # noqa: PLC0415 (an extra)
     except ImportError as error:
-        raise TailorError("--ray needs the package ray: pip install 'gptailor[ray]'") from error
+        raise TailorError("--ray needs the package ray: pip install ray") from error
     on_progress("beginning workers")
     anywhere = replace(chosen, folder=chosen.folder.absolute())
     make = partial(judge_of, movable(trials.plan), anywhere, where)

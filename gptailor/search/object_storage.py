@@ -52,7 +52,7 @@ class ObjectStorage:
         try:
             core = importlib.import_module("fsspec.core")
         except ImportError as error:
-            message = "needs the package fsspec: pip install 'gptailor[cluster]'"
+            message = "needs the package fsspec: pip install fsspec"
             raise TailorError(f"'{url}' {message}") from error
         try:
             self._files, self._root = core.url_to_fs(url)

@@ -265,7 +265,7 @@ def test_the_package_of_searches_is_their_verb(family: Path, tmp_path: Path) -> 
 def test_type_checkers_are_told_of_each_name() -> None:
     stub = Path(gptailor.__file__).with_suffix(".pyi").read_text()
     names = {line.split()[-1] for line in stub.splitlines() if line.startswith("from ")}
-    assert names | {"__version__"} == set(gptailor.__all__)
+    assert names | {"__version__"} == set(gptailor.__all__) == set(dir(gptailor))
     assert "\n__version__: str" in stub
 
 

@@ -25,7 +25,7 @@ from tests.said import Run, Said
 
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "export", "extract-lora", "family", "fmt"),
-    *("import", "json", "lock", "schema", "search", "show", "verify"),
+    *("generate", "import", "json", "lock", "schema", "search", "show", "verify"),
 ]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]
 
@@ -147,6 +147,8 @@ def test_misuse_is_2_and_names_what_it_is(
 def test_a_plan_that_can_not_be_read_is_3(
     run: Run, here: Path, arguments: list[str], plan: str, reason: str
 ) -> None:
+    if plan == "base" and arguments[0] in ("show", "diff"):
+        pytest.skip("these take folders")
     said = run(*arguments, plan)
     assert said.code == 3
     assert said.err.startswith(f"error: '{plan}': {reason}")
@@ -357,6 +359,15 @@ def test_differences_in_words(run: Run, here: Path) -> None:
     (here / "r.tailor").write_text(CANONICAL)
     assert run("diff", "p.tailor", "r.tailor") == (0, "the plans say the same\n", "")
     assert run("diff", "-", "p.tailor", stdin=PLAN).code == 0
+
+
+def test_folders_are_shown_and_compared_as_the_plans_they_are(run: Run, here: Path) -> None:
+    assert run("compile", "p.tailor", "-o", "out").code == 0
+    said = run("diff", "p.tailor", "out")
+    assert said.out == "dtype: as the base → float32\n", "which a compiled folder's plan has"
+    assert "merge(L2 base, L2 math, 0.25)" in run("show", "out").out
+    assert "6 layers of" in run("show", "base").out
+    assert run("diff", "base", "p.tailor").code == 1
 
 
 def test_json_is_a_plan_too(run: Run, here: Path) -> None:

@@ -235,3 +235,30 @@ def test_streamed_layers_score_alike(run: Run, memory: str) -> None:
     whole, streamed = run(*arguments), run(*arguments, "--memory", memory)
     assert streamed.code == 0, streamed.out
     assert json.loads(streamed.out)["results"] == json.loads(whole.out)["results"]
+
+
+# ------------------------------------------------------------------------------------- generate
+
+
+def test_plans_and_folders_speak_alike_and_a_failure_is_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], world: Path
+) -> None:
+    monkeypatch.chdir(world)
+
+    def said(*arguments: str, code: int = 0) -> list[dict[str, str]]:
+        capsys.readouterr()
+        given = ["generate", *arguments, "--tokens", "6", "--format", "json"]
+        assert cli.run(given) == code
+        found: list[dict[str, str]] = json.loads(capsys.readouterr().out)
+        return found
+
+    plan, out, base = said("cut.tailor", "out", "base", "a cat and")
+    assert [one["target"] for one in (plan, out, base)] == ["cut.tailor", "out", "base"]
+    assert plan["text"] == out["text"]
+    assert base["text"]
+    [failed] = said("base", "a cat", "--chat", code=3)
+    assert "no chat template" in failed["failure"]
+    capsys.readouterr()
+    assert cli.run(["generate", "out", "a cat and", "--tokens", "6"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "out"
+    assert cli.run(["generate", "a cat"]) == 2

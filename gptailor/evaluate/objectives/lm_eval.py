@@ -112,7 +112,7 @@ def prepare_lm_eval(objective: Objective, context: base.ObjectiveContext) -> bas
     """
     if importlib.util.find_spec("lm_eval") is None:
         words = "the objective 'lm_eval' needs a package that isn't installed: "
-        raise TailorError(f"{words}pip install 'gptailor[eval]'")
+        raise TailorError(f"{words}pip install lm-eval")
     name, metric = str(objective.arguments["task"]), objective.arguments.get("metric")
     with _quiet():
         harness = _loaded(name, context.folder)

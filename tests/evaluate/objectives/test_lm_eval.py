@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'gptailor[eval]'")
+pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install lm-eval")
 
 from lm_eval import evaluator, tasks
 from lm_eval.api.instance import Instance

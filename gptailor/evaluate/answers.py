@@ -1,0 +1,59 @@
+"""What plans and models say after a prompt, side by side; nothing is compiled."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from gptailor.evaluate.forward.evaluator import attempt
+from gptailor.evaluate.heal.heal import OnHealing
+from gptailor.evaluate.judge import Stitchers
+from gptailor.evaluate.objectives.generate import greedy
+from gptailor.evaluate.objectives.tokens import Prompt, TokenEncoder, tokenizer_model, tokenizer_of
+from gptailor.evaluate.outcome import Failure
+from gptailor.evaluate.samples import context_length
+from gptailor.evaluate.targets import Target
+from gptailor.evaluate.trial import Placement
+from gptailor.plan.faults import TailorError
+
+
+def answers(
+    targets: Sequence[Target],
+    prompt: str,
+    most: int,
+    place: Placement,
+    *,
+    chat: bool = False,
+    on_healing: OnHealing | None = None,
+) -> Iterator[tuple[str, str | Failure]]:
+    """Each target's name, and the at most so many tokens that it goes on with.
+
+    It says its likeliest token at each step, up to its end token. With `chat` the prompt is what a
+    user says, in the target's own chat template. What goes wrong with one target is a failure.
+    """
+    stitchers = Stitchers(place, on_healing)
+    for target in targets:
+        stitchers.expect(target.prepared)
+    for target in targets:
+        yield target.name, attempt(partial(_answer, stitchers, target, prompt, most, chat))
+
+
+def _answer(stitchers: Stitchers, target: Target, prompt: str, most: int, chat: bool) -> str:
+    prepared = target.prepared
+    tokenizer = tokenizer_of(tokenizer_model(prepared))
+    encoder = TokenEncoder(tokenizer, context_length(prepared.compiled.config))
+    if chat:
+        if prepared.plan.chat_template is not None:
+            message = "the plan names a chat template, which stands in its compiled folder"
+            raise TailorError(f"{message}: compile it, and name that")
+        if not tokenizer.chat_template:
+            raise TailorError(f"'{target.name}' has no chat template; leave --chat out")
+        asked = [{"role": "user", "content": prompt}]
+        text = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+        tokens = encoder.plain(text)
+    else:
+        tokens = encoder.prompt(prompt)
+    if encoder.positions is not None:
+        most = min(most, encoder.positions - 1)
+        tokens = tokens[most - encoder.positions :]
+    live = stitchers.of(prepared).stitch(prepared.plan).model
+    [said] = greedy(live, tokenizer, [Prompt(tuple(tokens), most)], len(tokens) + most)
+    return said
