@@ -353,10 +353,10 @@ class Judging:
                 sized = isinstance(objective, OfPlan)  # half as large is 50 %
                 way = "maximize" if sized else objective.direction
                 share = retained_score(outcome, theirs, way)
-            beside, difference = self._beside or base, None
-            if beside is not None and beside is not one:
-                difference = _difference(outcome, beside.outcomes[number])
-            name = "" if beside is None or difference is None else beside.target.name
+            other, difference = self._beside or base, None
+            if other is not None and other is not one:
+                difference = _difference(outcome, other.outcomes[number])
+            name = "" if other is None or difference is None else other.target.name
             yield Result(
                 one.target.name, objective.name, objective.direction, outcome, share,
                 difference, name,
