@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -143,3 +144,110 @@ def _set_up_jax() -> None:
     if (kept := cache_folder()) is not None:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(kept / "jax"))
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+# ------------------------------------------------------------------------------------------ picking
+
+
+@final
+class _Count(click.ParamType[int]):
+    """A number of parameters: `110M`, `1.5B`."""
+
+    name = "COUNT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number; a usage error if it is none above 0."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmb]?)", str(value), re.IGNORECASE)
+        units = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+        count = int(float(found[1]) * units[found[2].lower()]) if found else 0
+        if count <= 0:
+            self.fail(f"'{value}' is no number of parameters such as 110M or 1.5B", param, ctx)
+        return count
+
+
+@final
+class _Loss(click.ParamType[tuple[str, float]]):
+    """`2%` of the base's scores, or `0.05` in the objectives' own unit."""
+
+    name = "LOSS"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        """Which of the two, and the number."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*(%?)", str(value))
+        if found is None:
+            self.fail(f"'{value}' is no loss such as 2% or 0.05", param, ctx)
+        return ("share", float(found[1]) / 100) if found[2] else ("nats", float(found[1]))
+
+
+_PICK_EXAMPLE = """
+\b
+Example; without -o the plan is printed:
+  gptailor pick run --parameters 110M -o small.tailor
+  gptailor pick run --loss 2% | gptailor show -
+"""
+
+
+@click.command("pick", short_help="Take one plan of a search.", epilog=_PICK_EXAMPLE)
+@click.argument("run", metavar="RUN")
+@click.option("--parameters", type=_Count(), metavar="COUNT",
+              help="The most parameters: 110M, 1.5B.")  # fmt: skip
+@click.option("--memory", type=options.ByteSize(), metavar="SIZE",
+              help="The most bytes for the weights and the KV cache of one text.")  # fmt: skip
+@click.option("--context", type=click.IntRange(min=0), default=4096, show_default=True,
+              metavar="N", help="Tokens of that text.")  # fmt: skip
+@click.option("--layers", type=click.IntRange(min=1), metavar="N", help="The most layers.")
+@click.option("--loss", type=_Loss(), metavar="LOSS",
+              help="The most that is lost beside the base, on the mean of the objectives: 2% of "
+                   "its scores, or 0.05 (nats).")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN",
+              help="The plan to write; standard output without it.")  # fmt: skip
+def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
+    run: str,
+    parameters: int | None,
+    memory: int | None,
+    context: int,
+    layers: int | None,
+    loss: tuple[str, float] | None,
+    output: Path | None,
+) -> None:
+    """Take the best plan of RUN, a search's folder, that keeps to what is said.
+
+    A search whose plans are of several sizes has the best plan of each: the curve of quality over
+    size in RUN's summary. Of these is taken the one that loses least, or with --loss alone the
+    smallest. Ends with 1 if none keeps to it, and says which one comes nearest.
+    """
+    if (parameters, memory, layers, loss) == (None,) * 4:
+        raise click.UsageError("say what to keep to: --parameters, --memory, --layers or --loss")
+    from gptailor.search.pick import Bounds, pick, put_picked  # noqa: PLC0415
+
+    lost = {} if loss is None else dict([loss])
+    bounds = Bounds(parameters, memory, context, layers, **lost)
+    found = pick(run, bounds, (output or Path("plan")).absolute().parent)
+    words = _picked_words(found.row)
+    if not found.kept:
+        say(f"error: no plan in '{run}' keeps to that; the nearest is {words}", err=True)
+        sys.exit(1)
+    if output is None:
+        say(found.text, newline=False)
+        say(words, err=True)
+        return
+    put_picked(found, output)
+    say(f"{output}: {words}")
+
+
+def _picked_words(row: Mapping[str, Any]) -> str:
+    """`front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.041 nats lost`."""
+    count, weights = options.millions(row["parameters"]), options.size_in_words(row["bytes"])
+    if row["nats"] is not None:
+        gone = f", {abs(row['nats']):.3g} {'lost' if row['nats'] >= 0 else 'won'}"
+    elif row["share"] is not None:
+        gone = f", {abs(row['share']):.1%} {'lost' if row['share'] >= 0 else 'won'}"
+    else:
+        gone = ""
+    return f"{row['file']}: {row['layers']} layers, {count} parameters, {weights}{gone}"

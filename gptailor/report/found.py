@@ -20,7 +20,7 @@ def markdown(said: _Said) -> str:
     lines = [f"# {said['plan']}", "", _ended(said), "", _verdict(said), ""]
     for i, aim in enumerate(said["objectives"]):
         lines += [*_page_table(*_scores(said, i, f"`{aim['name']}` ({_better(aim)})")), ""]
-    if said["sizes"]:
+    if len(said["sizes"]) > 1:
         lines += ["## Quality over size", "", *_page_table(*_sizes(said)), ""]
     listed = [[f"- {line}" for line in found] for found in (_final(said), _repeats(said))]
     for part in (
@@ -41,7 +41,7 @@ def summary_lines(said: _Said, width: int) -> Iterator[str]:
         yield ""
         yield f"{aim['name']}: {_better(aim)}{_held(said, i)}"
         yield from _columns(*_scores(said, i, ""), width)
-    if said["sizes"]:
+    if len(said["sizes"]) > 1:
         yield from ("", "quality over size: gptailor pick writes one of these")
         yield from _columns(*_sizes(said), width)
     for part in (_final(said), _repeats(said), _left_out(said), _random(said), _spent(said)):
@@ -171,14 +171,15 @@ def _sizes(said: _Said) -> tuple[list[str], list[list[str]]]:
     """A row a size: the best plan that is so large, beside the base."""
     aims = said["objectives"]
     several = [f" {n}" for n in range(1, len(aims) + 1)] if len(aims) > 1 else [""]
-    head = ["plan", "parameters", "weights", "KV/token", "layers"]
+    head = ["plan", "layers", "parameters", "weights", "KV/token"]
     for n in several:
         head += [f"score{n}", f"lost{n}", f"held out{n}"]
     rows = []
     for row in said["sizes"]:
         cache = row["kv_cache"]
-        cells = [row["file"], f"{row['parameters']:,}", bytes_in_words(row["bytes"]),
-                 "?" if cache is None else bytes_in_words(cache), str(row["layers"])]  # fmt: skip
+        name = row["file"].removeprefix("front/").removesuffix(".tailor")
+        cells = [name, str(row["layers"]), f"{row['parameters']:,}", bytes_in_words(row["bytes"]),
+                 "?" if cache is None else bytes_in_words(cache)]  # fmt: skip
         for i in range(len(aims)):
             _, score, gone, held, _ = _cells("", row, i, said)
             cells += [score, gone, held]

@@ -1,7 +1,7 @@
 """Quality over size: how large a search's plans are, and the best plan of each size."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, final
+from collections.abc import Mapping
+from typing import NamedTuple, final
 
 import numpy as np
 
@@ -58,13 +58,11 @@ def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:
     """The best plan of each size, the smallest first, without those that a smaller one betters.
 
     The plans are those that are handed over: evaluated on all samples, and bridged or healed where
-    the best ones are. Nothing where all plans are of one size.
+    the best ones are.
     """
     by_size: dict[OutputSize, list[Trial]] = {}
     for trial in ledger.candidates():
         by_size.setdefault(sizes.of(trial), []).append(trial)
-    if len(by_size) < 2:
-        return []
     found: list[tuple[Trial, OutputSize]] = []
     least = np.inf
     for size in sorted(by_size, key=lambda one: (one.parameters, one.layers)):
@@ -85,58 +83,25 @@ def quality(ledger: Ledger, trial: Trial) -> float:
     )
 
 
-def size_row(row: Mapping[str, Any], size: OutputSize, file: str, loss: float) -> dict[str, Any]:
-    """A place on the curve as a summary has it; `loss` is the mean over the objectives."""
-    return {**row, **size._asdict(), "file": file, "loss": loss}
+def lost_share(ledger: Ledger, trial: Trial) -> float | None:
+    """The share of the base's scores that is lost, on the mean of the objectives that aren't sizes.
 
-
-# ----------------------------------------------------------------------------------------- picking
-
-
-@final
-class Bounds(NamedTuple):
-    """What a plan that is picked keeps to; `memory` are bytes, for the weights and one text."""
-
-    parameters: int | None = None
-    memory: int | None = None
-    context: int = 0
-    layers: int | None = None
-    loss: float | None = None
-    nats: float | None = None
-
-    def excess(self, row: Mapping[str, Any]) -> float:
-        """How far a place on the curve is from keeping to it, in shares of a bound; else 0."""
-        found = [0.0]
-        for most, has in (
-            (self.parameters, row["parameters"]),
-            (self.memory, memory(row, self.context)),
-            (self.layers, row["layers"]),
-            (self.loss, row["loss"]),
-            (self.nats, row["nats"]),
-        ):
-            if most is not None:
-                over = np.inf if has is None else (has - most) / (abs(most) or 1.0)
-                found.append(float(over))
-        return max(found)
-
-
-def memory(row: Mapping[str, Any], context: int) -> int:
-    """Bytes of a plan's weights, and of the KV cache of one text where that is known."""
-    return int(row["bytes"]) + context * int(row["kv_cache"] or 0)
-
-
-def picked(
-    rows: Sequence[Mapping[str, Any]], bounds: Bounds
-) -> tuple[Mapping[str, Any], bool] | None:
-    """The best place on the curve that keeps to the bounds, or else the nearest one and False.
-
-    Where only the loss is bounded it is the smallest that keeps to it. None of no places.
+    None where one has no share of the base's, as `kl` has none.
     """
-    if not rows:
+    rows = [
+        row for row in zip(ledger.losses([trial])[0], ledger.aims, strict=True) if not row[1].size
+    ]
+    if any(aim.scale != "base" for _, aim in rows) or trial.values is None:
         return None
-    kept = [row for row in rows if bounds.excess(row) <= 0]
-    if not kept:
-        return min(rows, key=bounds.excess), False
-    only_loss = bounds.parameters is None and bounds.memory is None and bounds.layers is None
-    key = "parameters" if only_loss else "loss"
-    return min(kept, key=lambda row: (row[key], row["parameters"])), True
+    return float(np.mean([loss for loss, _ in rows]))
+
+
+def lost_units(ledger: Ledger, trial: Trial) -> float | None:
+    """The mean of what is lost in the objectives' own unit; None where they have no one unit."""
+    base = ledger.references.get(trial.samples)
+    if trial.values is None or base is None:
+        return None
+    rows = [row for row in zip(ledger.aims, trial.values, base, strict=True) if not row[0].size]
+    if len({aim.unit for aim, _, _ in rows}) != 1 or rows[0][0].unit in ("", "accuracy"):
+        return None
+    return float(np.mean([(v - b) * (1 if a.direction == "minimize" else -1) for a, v, b in rows]))

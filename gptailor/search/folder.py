@@ -23,6 +23,7 @@ from gptailor.checkpoint.write.tensors import available
 from gptailor.lang.words import objective_words
 from gptailor.plan.plan import Plan
 from gptailor.search.object_storage import ObjectJournal, ObjectStorage, copy_of, local_or_url
+from gptailor.search.pick import BEST, SUMMARY
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import another_search
 from gptailor.search.settings import Resources, Settings
@@ -116,10 +117,8 @@ _LOCK = ".lock"
 SETTINGS = "run.json"
 JOURNAL = "study.journal"
 _DIGESTS = "digests.json"
-BEST = "best.tailor"
 START = "start.tailor"
 FRONT = "front"
-SUMMARY = "summary"
 _SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 """What a file is called while it is written."""
 _OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", _DIGESTS, BEST, f"{BEST}.lock",

@@ -8,23 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from gptailor.build.lock import SUFFIX
-from gptailor.build.output import used_plan
-from gptailor.build.record import lock
-from gptailor.checkpoint.files import CheckpointError
 from gptailor.lang.format import format_plan
-from gptailor.lang.parse import load
 from gptailor.lang.words import objective_words, range_words
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import at_stage
-from gptailor.prepare import prepare
 from gptailor.report.found import lost, markdown
 from gptailor.report.plan_map import plan_summary
 from gptailor.report.scores import shown_number
 from gptailor.search.curve import Sizes, curve
 from gptailor.search.evaluate import HeldOut, held_key
 from gptailor.search.folder import BEST, FRONT, START, SUMMARY, Folder
+from gptailor.search.pick import lock_beside, seen_from
 from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.settings import Settings
 from gptailor.search.space.decode import decode
@@ -72,7 +68,8 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
         folder.put(START, text(start, place))
     places = [one for one, _ in curve(ledger, sizes)]
     names = {_file(trial): trial for trial in (*ledger.front(), *places)}
-    names |= {} if judged is None else {_file(judged.found): judged.found}
+    handed = () if judged is None else (judged.found, judged.best)
+    names |= {_file(trial): trial for trial in handed}
     for old in (folder.path / FRONT).glob("trial-*.tailor"):
         if old.name not in names:
             old.unlink()
@@ -88,7 +85,7 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
     folder.put(f"{SUMMARY}.md", markdown(said))
     if best is not None and about["ended"] != "interrupted":
         on_progress("locking the best plan")
-        _lock_best(best)
+        lock_beside(best)
     folder.send()
     return best, said
 
@@ -130,11 +127,8 @@ def _text(
 ) -> str:
     """A trial's plan as it was evaluated, with a comment; paths as seen from a folder, or whole."""
     plan = at_stage(decode(space, trial.request.genome), trial.request.stage)
-    used = used_plan(prepare(plan), place)
-    paths = {name: getattr(used, name) for name in ("models", "bridges", "heal", "chat_template")}
-    seen = plan.model_copy(update=paths)
     comment = "".join(f"# {line}\n" for line in _comment(space, ledger, about, trial, plan))
-    return comment + format_plan(seen)
+    return comment + format_plan(seen_from(plan, place))
 
 
 def _comment(
@@ -159,17 +153,6 @@ def _comment(
     dropped = [drop.position for drop in plan.drops]
     cut = f"; cut: {range_words(dropped)}" if dropped else ""
     yield f"{summary[:1].upper()}{summary[1:]}{cut}."
-
-
-def _lock_best(plan: Path) -> None:
-    """Write the lock of a plan's file beside it: of all that it reads and each tensor it makes."""
-    try:
-        lock(load(plan)).write(plan.with_name(plan.name + SUFFIX))
-    except CheckpointError as error:
-        if error.code == "C303":
-            raise
-        message = f"the best plan can't be locked: {error.message}"
-        raise CheckpointError(error.code, message, error.path, error.help) from error
 
 
 def _commands(best: Path, chosen: Settings, space: Space, about: Mapping[str, Any]) -> list[str]:

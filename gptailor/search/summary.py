@@ -10,7 +10,7 @@ from typing import Any
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES
-from gptailor.search.curve import Sizes, curve, quality, size_row
+from gptailor.search.curve import Sizes, curve, lost_share, lost_units, quality
 from gptailor.search.evaluate import HeldOut, held_key
 from gptailor.search.run.trials import (
     BESIDE,
@@ -64,8 +64,10 @@ def search_summary(
     found, best = (None, None) if verdict is None else (verdict.found, verdict.best)
     places = []
     for trial, size in curve(ledger, sizes):
-        place = size_row(row(trial) or {}, size, file_of(trial), quality(ledger, trial))
-        places.append({**place, "nats": _nats(ledger, trial)})
+        chosen = best if best is not None and trial is found and sizes.of(best) == size else trial
+        lost = {"share": lost_share(ledger, chosen), "nats": lost_units(ledger, chosen)}
+        place = {**(row(chosen) or {}), **size._asdict(), "file": file_of(chosen), **lost}
+        places.append({**place, "loss": quality(ledger, chosen)})
     measured = {"evaluations": 0.0, "seconds": 0.0, **about.get("measured", {})}
     asked = {trial.request.samples for trial in ledger.trials}
     stopped = [t for t in ledger.trials if t.stopped is not None and t.same_as is None]
@@ -97,20 +99,6 @@ def search_summary(
         },
         "repeats": about.get("repeats"),
     }
-
-
-def _nats(ledger: Ledger, trial: Trial) -> float | None:
-    """What is lost beside the base in the objectives' own unit, on their mean, if they have one."""
-    aims = [aim for aim in ledger.aims if not aim.size]
-    base = ledger.references.get(trial.samples)
-    if base is None or trial.values is None or len({aim.unit for aim in aims}) != 1:
-        return None
-    if aims[0].unit in ("", "accuracy"):
-        return None
-    rows = zip(ledger.aims, trial.values, base, strict=True)
-    return fmean(
-        (v - b) * (1 if a.direction == "minimize" else -1) for a, v, b in rows if not a.size
-    )
 
 
 def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:

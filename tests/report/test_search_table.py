@@ -203,9 +203,9 @@ def test_a_size_has_a_row() -> None:
     text = list(summary_lines(found, 120))
     at = text.index("quality over size: gptailor pick writes one of these")
     assert text[at + 1].split() == [
-        "plan", "parameters", "weights", "KV/token", "layers", "score", "lost", "held", "out",
+        "plan", "layers", "parameters", "weights", "KV/token", "score", "lost", "held", "out",
     ]  # fmt: skip
-    assert text[at + 2].split()[1:8] == ["110,000,000", "220.0", "MB", "18.4", "kB", "24", "2.5"]
+    assert text[at + 2].split()[1:8] == ["24", "110,000,000", "220.0", "MB", "18.4", "kB", "2.5"]
     assert text[at + 2].endswith("  0.5     3 ± 0.01")
     assert "  ?  " in text[at + 3]
     assert "## Quality over size" in markdown(found)
