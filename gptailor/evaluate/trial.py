@@ -259,7 +259,6 @@ class Trials:
     ) -> None:
         self.plan = plan
         self.models = models
-        self.evaluated = 0  # samples that plans were run on so far
         self.place = place or Placement()
         self.stitcher = self.place.stitcher(models, on_healing)
         self.evaluator = Evaluator(cache=PREFIX_BYTES, device=self.stitcher.device)
@@ -330,7 +329,6 @@ class Trials:
         """
         if not 1 <= samples <= self.full:
             raise ValueError(f"a trial has 1 to {self.full} samples, not {samples}")
-        self.evaluated += samples * len(plans)
         return self._run(plans, stage, samples, race)
 
     def held_out(self, plans: Sequence[Plan], *, stage: Stage) -> Iterator[tuple[int, Outcomes]]:
@@ -339,7 +337,6 @@ class Trials:
 
     def block_influence(self, plan: Plan, samples: int) -> tuple[float, ...]:
         """The block influence of each layer of a closed plan, neither bridged nor healed."""
-        self.evaluated += samples
         live = self.stitcher.stitch(at_stage(plan, "bare"))
         seen = (one for one in self._of(plan).seen if not isinstance(one, OfPlan))
         works = [Work(one.requests(samples), surprise) for one in seen]

@@ -303,16 +303,16 @@ def _reached(said: _Said, share: float, worst: float | None) -> tuple[str, str]:
 
 
 def _spent(said: _Said) -> Iterator[str]:
-    """What was measured beside the trials."""
+    """What was measured beside the trials, in evaluations on all samples."""
     spent = said["measured"]
     parts = []
     if spent["evaluations"]:
         clock = f" ({spent['seconds']:.0f} s)" if spent["seconds"] >= 1 else ""
-        parts.append(f"{spent['evaluations']:.3g} for what starting plans go by{clock}")
+        parts.append(f"what starting plans go by cost {spent['evaluations']:.3g}{clock}")
     if spent["base"]:
-        parts.append(f"{spent['base']:.3g} for the base")
+        parts.append(f"the base, on top, {spent['base']:.3g}")
     if parts:
-        yield f"Besides the trials, in evaluations on all samples: {', '.join(parts)}."
+        yield f"In evaluations on all samples: {'; '.join(parts)}."
 
 
 def _commands(said: _Said) -> Iterator[str]:
