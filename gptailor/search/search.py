@@ -51,7 +51,6 @@ _STARTING = 64
 """Room for starting plans beside the budget: as trials on few samples cost less, there are more."""
 _GIVE_UP_AFTER = 8
 """So many trials without a single score end a search."""
-"""The study's note of what measuring for starting plans cost."""
 _ENDED = "ended"
 """The study's note that a budget was spent, and how."""
 LATE = "late"
