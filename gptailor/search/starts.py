@@ -201,13 +201,13 @@ class Starts:
             return
         best = self._best(known["compositions"])
         yield "bridged cuts", self._bridged(best)
+        yield "sizes", self._of_each_size(best)
         spent = math.fsum(one.share for told in known.values() for one in told)
         windows = self._windows(best, self.room - spent).cuts
         tried = [(f"window {cut_words(cut)} on {best.name}", cut) for cut in windows]
         yield "windows", [self._start(name, best, cut, self._low) for name, cut in tried]
         yield "best windows", self._best_windows(best, windows, known["windows"])
         yield "removed", self._removed(best)
-        yield "sizes", self._of_each_size(best)
 
     def _compositions(self, glances: Sequence[ToldStart]) -> list[Start]:
         order = ranked(glances) if glances else range(len(self._all))
@@ -273,22 +273,23 @@ class Starts:
         return [self._start(f"greedy removal on {one.name}", one, cut, 1.0) for one in both]
 
     def _of_each_size(self, best: Composition) -> list[Start]:
-        """The best composition with nested cuts of all sizes, some of them in full.
+        """The best composition with nested cuts of all sizes, first some of them in full.
 
-        Where the others would cost too much on few samples, the first ones come.
+        Where the others would cost too much on few samples, those of few layers come.
         """
         by = "greedy removal" if self.removal else "block influence"
         scores = self._by_removal(best) if self.removal else self._scores(best)
         cuts = nested_cuts(self.space, scores)
-        full, others = _spread([len(cut) for cut in cuts]), int(_OTHER_SIZES / self._low)
+        full = _spread([len(cut) for cut in cuts], max(2, int(min(_SIZES, self.room / 4))))
+        first = [cut for cut in cuts if len(cut) in full]
+        others = [cut for cut in cuts if len(cut) not in full]
         found = []
-        for cut in cuts if len(cuts) > 1 else ():
-            in_full = len(cut) in full
-            others -= not in_full
-            if cut != self._of_middle(cuts) and (in_full or others >= 0):
+        for cut in [*first, *others[: int(min(_OTHER_SIZES, self.room / 4) / self._low)]]:
+            if cut != self._of_middle(cuts):
                 layers = f"{len(cut)} layer{'s' * (len(cut) != 1)}"
                 name = f"{by} on {best.name}, {layers}" if cut else f"{best.name}, nothing dropped"
-                found.append(self._start(name, best, cut, 1.0 if in_full else self._low))
+                share = 1.0 if cut in first else self._low
+                found.append(self._start(name, best, cut, share))
         return found
 
     def _by_removal(self, best: Composition) -> Scores:
@@ -370,11 +371,11 @@ class Starts:
         return np.array([-one for one in influence], np.float64)
 
 
-def _spread(sizes: Sequence[int]) -> list[int]:
+def _spread(sizes: Sequence[int], most: int = _SIZES) -> list[int]:
     """Some of the sizes: both ends, and what lies evenly between."""
-    if len(sizes) <= _SIZES:
+    if len(sizes) <= most:
         return list(sizes)
-    return [sizes[round(share * (len(sizes) - 1))] for share in np.linspace(0, 1, _SIZES)]
+    return [sizes[round(share * (len(sizes) - 1))] for share in np.linspace(0, 1, most)]
 
 
 def ranked(told: Sequence[ToldStart]) -> list[int]:
