@@ -125,10 +125,15 @@ def search_command(
     keep_memory()
     with Screen() if not no_live and sys.stderr.isatty() else nullcontext(Lines()) as view:
         told = told_of_healing(lambda line: view(Doing(line)))
-        found = search(
-            wanted, run, flags,
-            models=dict(models), where=where, on_event=view, on_healing=told,
-        )  # fmt: skip
+        try:
+            found = search(
+                wanted, run, flags,
+                models=dict(models), where=where, on_event=view, on_healing=told,
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            message = "interrupted before the first trial; what was measured is kept"
+            say(f"{message}, and the same command goes on", err=True)
+            sys.exit(130)
     for line in summary_lines(found.summary, options.width()):
         say(line)
     if found.ended == "interrupted":
