@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 
 from benchmarks.search_landscapes import KINDS, SHAPES, Landscape, Synthetic
-from benchmarks.search_peers import Factory, Searcher, ablations, peers
+from benchmarks.search_peers import Factory, Ours, Searcher, ablations, peers
 
 MARKS = (40, 60, 80, 100, 200)
 """Evaluations after which the plans are compared."""
@@ -89,6 +89,8 @@ def searched(landscape: Landscape, searcher: Searcher, evaluations: int) -> Cour
 def run(landscape: Landscape, factory: Factory, seed: int, evaluations: int) -> Course:
     """One search of one searcher."""
     searcher = factory(landscape.space, seed)
+    if isinstance(searcher, Ours):
+        searcher.measured(landscape.prior)
     try:
         return searched(landscape, searcher, evaluations)
     finally:

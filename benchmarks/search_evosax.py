@@ -73,7 +73,7 @@ class Relaxed(Strategy):
         settings = algorithm.default_params
         return settings if self._grows else settings.replace(std_init=WIDTH)
 
-    def _init(self, table: Table, key: Key) -> Own:
+    def _init(self, table: Table, key: Key, prior: Float[ndarray, " layers"] | None) -> Own:
         """Around no score at all."""
         algorithm = self._algorithm(table)
         settings = self._settings(algorithm)

@@ -163,6 +163,11 @@ class Family:
         return Genome(*(np.stack(genes) for genes in zip(*full, strict=True)))
 
     @cached_property
+    def prior(self) -> np.ndarray:
+        """What block influence says of the base's layers."""
+        return np.array(self.influence["base"])
+
+    @cached_property
     def influence(self) -> dict[str, tuple[float, ...]]:
         """Block influence, kept beside the scores."""
         file = self._scores.with_name("influence.json")

@@ -51,6 +51,10 @@ class Landscape(Protocol):
         """The starting plans."""
 
     @property
+    def prior(self) -> np.ndarray:
+        """What block influence says of each layer."""
+
+    @property
     def optimum(self) -> float | None:
         """The least true value that a plan has, if one knows."""
 
@@ -211,11 +215,17 @@ class Synthetic:
 
     # ------------------------------------------------------------------------------------- starts
 
+    @property
+    def prior(self) -> np.ndarray:
+        """Of the right order, more or less."""
+        found: np.ndarray = self.parts["drop"] * self.parts["said"]
+        return found
+
     @cached_property
     def starts(self) -> Genome:
         """Block influence on each composition; then windows on the best of these."""
         layers, _, drops = SHAPES[self.shape]
-        order = np.argsort(self.parts["drop"] * self.parts["said"])
+        order = np.argsort(self.prior)
         influence = np.isin(np.arange(layers), order[:drops])
         uniform = np.full(self.models, 1 / self.models)
         mixes = [np.zeros(self.models), *np.eye(self.models), uniform]

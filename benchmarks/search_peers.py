@@ -43,9 +43,13 @@ class Ours:
 
     def __init__(self, strategy: Any, space: Space, seed: int, capacity: int = CAPACITY) -> None:
         self.strategy, self.table = strategy, space.table
-        self.key = key_of(seed)
+        self.key, self.capacity = key_of(seed), capacity
         self.asks = 0
-        self.state = strategy.init(self.table, capacity, self.key)
+        self.measured(None)
+
+    def measured(self, prior: np.ndarray | None) -> None:
+        """What is known of the layers before anything is told: block influence."""
+        self.state = self.strategy.init(self.table, self.capacity, self.key, 1, prior)
 
     def ask(self) -> tuple[Genome, np.ndarray]:
         """By the number of the ask."""
@@ -58,6 +62,14 @@ class Ours:
         """All at once."""
         told = np.asarray(values, np.float32)[:, None], np.asarray(shares, np.float32)
         self.state = self.strategy.tell(self.table, self.state, population, *told)
+
+
+class Unmeasured(Ours):
+    """A strategy that is not told block influence."""
+
+    def measured(self, prior: np.ndarray | None) -> None:
+        """Nothing is known."""
+        super().measured(None)
 
 
 class Blind(Ours):
@@ -299,6 +311,7 @@ def ablations() -> dict[str, Factory]:
         return Ours(Surrogate(), replace(space, table=none), seed)
 
     return {
+        "without block influence": lambda space, seed: Unmeasured(Surrogate(), space, seed),
         "without neighbours": lonely,
         "without draws": lambda space, seed: Ours(Surrogate(heats=(0.0,)), space, seed),
         "without shifts": lambda space, seed: Still(Surrogate(name="still"), space, seed),

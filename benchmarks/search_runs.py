@@ -64,6 +64,8 @@ def run(family: Family, name: str, seed: int, budget: float, smac: str | None = 
         "EvoPress": lambda space, seed: EvoPress(space, seed, STAGES[0][0], STAGES)
     }
     searcher = factories[name](family.space, seed)
+    if isinstance(searcher, Ours):
+        searcher.measured(family.prior)
     told = Told(family)
     for one in family.told:
         population = Genome(*(genes[None] for genes in one.genome))

@@ -198,7 +198,9 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
         with workers_of(trials, chosen, where, say) as workers:
             starts, budget = starts_of(space, trials, budget, study, say)
             how = strategy_of(chosen.strategy), starts, budget, chosen.seed
-            of = SearchSetting(space, base, aims, *how, races=chosen.race)
+            of = SearchSetting(
+                space, base, aims, *how, races=chosen.race, prior=starts.influence.get("base")
+            )
             tell(Begun(ledger, budget, space))
             try:
                 for event in search_steps(of, study, ledger, workers):
@@ -269,7 +271,7 @@ class SearchSetting:
 
     `base` is the plan of the uncut base, by which scores are measured. `patience` is how many
     seconds a free worker waits at least for another one. With `races` the strategy's trials are
-    given up where they have lost.
+    given up where they have lost. `prior` is what was measured of each layer before.
     """
 
     space: Space
@@ -281,6 +283,7 @@ class SearchSetting:
     seed: int = 0
     patience: float = PATIENCE
     races: bool = False
+    prior: Sequence[float] | None = None
 
 
 def search_steps(
@@ -300,7 +303,7 @@ def search_steps(
     budget = of.budget
     under_way = UnderWay(ledger, workers.count, of.patience, races=of.races)
     capacity = _STARTING + budget.trials * (1 if budget.low == budget.full else 2)
-    asking = Asking(of.strategy, of.space, ledger, seed=of.seed, capacity=capacity)
+    asking = Asking(of.strategy, of.space, ledger, seed=of.seed, capacity=capacity, prior=of.prior)
     ahead = 1 if workers.count == 1 else 1 + -(-workers.count // of.strategy.population)
     # asks again all that was asked before
     schedule = Schedule(ledger, budget, of.starts, asking, ahead=ahead)

@@ -91,7 +91,9 @@ class Drifting:
     population: int = 3
     shares: tuple[float, ...] = (0.25, 1.0, 1.0)
 
-    def init(self, table: Table, capacity: int, key: Any, objectives: int = 1) -> Any:
+    def init(
+        self, table: Table, capacity: int, key: Any, objectives: int = 1, prior: Any = None
+    ) -> Any:
         return 0, 0.0
 
     def ask(self, table: Table, state: Any, key: Any, weights: Any) -> Any:
@@ -113,7 +115,9 @@ class Stubborn:
     name: str = "stubborn"
     population: int = 2
 
-    def init(self, table: Table, capacity: int, key: Any, objectives: int = 1) -> Any:
+    def init(
+        self, table: Table, capacity: int, key: Any, objectives: int = 1, prior: Any = None
+    ) -> Any:
         return ()
 
     def ask(self, table: Table, state: Any, key: Any, weights: Any) -> Any:

@@ -35,16 +35,26 @@ class Asking:
 
     All randomness comes from `seed` and the number of the ask, and what was told goes in by the
     same calls whether it was told now or in a process before: the next ask is then the same too.
+    `prior` is what was measured of the layers before: the more, the worse it is if one leaves.
     """
 
     def __init__(
-        self, strategy: "Strategy", space: Space, ledger: Ledger, *, seed: int, capacity: int
+        self,
+        strategy: "Strategy",
+        space: Space,
+        ledger: Ledger,
+        *,
+        seed: int,
+        capacity: int,
+        prior: Sequence[float] | None = None,
     ) -> None:
         self.strategy = strategy
         self.ledger = ledger
         self._table, self._key = space.table, key_of(seed)
         objectives = len(ledger.aims)
-        self._state: Any = strategy.init(self._table, capacity, self._keyed(INIT, 0), objectives)
+        known = None if prior is None else np.array(prior, float)
+        key = self._keyed(INIT, 0)
+        self._state: Any = strategy.init(self._table, capacity, key, objectives, known)
         self._told = 0
 
     def _keyed(self, purpose: int, number: int) -> Key:

@@ -57,6 +57,7 @@ class Table(NamedTuple):
     at_picks: Int[ndarray, " c"]
     at_reals: Int[ndarray, " r"]
     at_features: Int[ndarray, " f"]
+    drops: Int[ndarray, " d"]  # features that say that a layer leaves
     pairs: Int[ndarray, " p two"]
     defaults: g.Genome
     option_pick: Int[ndarray, " o"]
@@ -254,6 +255,7 @@ def table_of(genes: g.Genes) -> Table:
         at_picks=_ints([gene.at for gene in genes.picks]),
         at_reals=_ints([gene.at for gene in genes.reals]),
         at_features=_ints([feature.at for feature in (*marks, *reals)]),
+        drops=_ints([i for i, one in enumerate(marks) if one.about == _about(Subject("drop"))]),
         pairs=_pairs([*marks, *reals]),
         defaults=g.Genome(
             np.array([gene.default for gene in genes.bits], bool),

@@ -62,7 +62,7 @@ class Distribution(Strategy):
     population: int = 4
     rate: float = 0.15
 
-    def _init(self, table: Table, key: Key) -> Moving:
+    def _init(self, table: Table, key: Key, prior: Float[ndarray, " layers"] | None) -> Moving:
         shape = Shape(
             np.zeros(len(table.group), np.float32),
             np.zeros(len(table.option_pick), np.float32),

@@ -51,7 +51,7 @@ class Evolution(Strategy):
     moves: int = 4
     learning: float = 0.3
 
-    def _init(self, table: Table, key: Key) -> Steps:
+    def _init(self, table: Table, key: Key, prior: Float[ndarray, " layers"] | None) -> Steps:
         return Steps(m.neighbourhood(table), 0.5)
 
     def _ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:

@@ -23,8 +23,8 @@ _SAMPLE = 128
 """The best trials, as many as the variances are found by at most."""
 _EM_STEPS = 6
 """Steps of expectation maximisation."""
-_FIRST_SHARES = (0.4, 0.2, 0.2, 0.2)
-"""Shares of the variance for a start: own, nearby, of the kind, of pairs."""
+_FIRST_SHARES = (0.4, 0.2, 0.2, 0.2, 0.5)
+"""Shares of the variance for a start: own, nearby, of the kind, of pairs, of what was measured."""
 _NOISE = 0.02
 """Variance of the noise for a start, beside that of the targets."""
 _FLOOR = 1e-4
@@ -35,7 +35,7 @@ _LACK = 3.0
 """The deviation of what a lower fidelity adds to all alike."""
 _SMOOTHINGS = 3
 """How often coefficients are averaged with their neighbours."""
-_LEAST, _STEP = 32, 128
+_LEAST, _STEP = 64, 128
 """Trials are padded to this at least, columns to a multiple of that."""
 
 
@@ -44,7 +44,7 @@ class Sharing(NamedTuple):
     """How coefficients are made of shared ones (each row has the norm 1), and the blocks.
 
     Columns are own, nearby, of the kind, of pairs; `blocks` is the number of each column's, `parts`
-    which of the four a block is of, `counts` how many coefficients it has.
+    which of these a block is of, `counts` how many coefficients it has.
     """
 
     near: Float[ndarray, "f f"]
@@ -91,8 +91,12 @@ class _Trials(NamedTuple):
     there: Float[ndarray | Array, " n"]
 
 
-def sharing(table: Table) -> Sharing:
-    """What features are near each other, and of one kind, by the table's pairs."""
+def sharing(table: Table, prior: Float[ndarray, " layers"] | None = None) -> Sharing:
+    """What features are near each other, and of one kind, by the table's pairs.
+
+    What was measured of the layers (`prior`) is one more that is shared: by what leaves, each as
+    much as was measured of it.
+    """
     size = len(table.at_features)
     first, second = table.pairs.T
     linked = np.eye(size)
@@ -106,13 +110,28 @@ def sharing(table: Table) -> Sharing:
     many = len(sizes)
     blocks = [line, many + line, 2 * many + np.arange(many), 3 * many + line[first]]
     counts = [sizes, sizes, sizes, np.bincount(line[first], minlength=many)]
-    parts = np.repeat(np.arange(4), many)
-    return Sharing(
+    found = Sharing(
         near / np.linalg.norm(near, axis=1, keepdims=True),
         np.eye(many)[line],
         np.concatenate(blocks),
-        parts,
+        np.repeat(np.arange(4), many),
         np.concatenate(counts),
+    )
+    return found if prior is None else _with_prior(found, table, prior)
+
+
+def _with_prior(shared: Sharing, table: Table, prior: Float[ndarray, " layers"]) -> Sharing:
+    """With a column more among those of kinds: what leaves, weighed by what was measured of it."""
+    weights = np.zeros((len(shared.kind), 1))
+    weights[table.drops, 0] = prior[table.at_features[table.drops]]
+    if not weights.any() or not np.isfinite(weights).all():
+        return shared
+    before = 2 * len(shared.kind) + shared.kind.shape[1]
+    return shared._replace(
+        kind=np.concatenate([shared.kind, weights / np.linalg.norm(weights)], axis=1),
+        blocks=np.insert(shared.blocks, before, len(shared.parts)),
+        parts=np.append(shared.parts, 4),
+        counts=np.append(shared.counts, 1),
     )
 
 
@@ -139,7 +158,7 @@ def draw(seen: Observations, shared: Sharing, heat: Float[ndarray, " d"], key: K
         part = few[:, shared.blocks == block]
         grams[block, : len(few), : len(few)] = part @ part.T
     power = np.trace(grams, axis1=1, axis2=2)[:many] / max(len(few), 1)
-    whole = np.maximum(np.bincount(shared.parts, power, 4), 1e-3)
+    whole = np.maximum(np.bincount(shared.parts, power, len(_FIRST_SHARES)), 1e-3)
     start = (np.array(_FIRST_SHARES) / whole)[shared.parts]
     blocks = _Blocks(*(_padded(one, len(grams)) for one in (shared.counts.astype(float), start)))
     there = np.ones(n)

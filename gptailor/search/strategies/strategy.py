@@ -62,13 +62,24 @@ class Strategy(ABC):
     name: str
     population: int
 
-    def init(self, table: Table, capacity: int, key: Key, objectives: int = 1) -> State:
-        """The state before any trial; room for `capacity` of them."""
+    def init(
+        self,
+        table: Table,
+        capacity: int,
+        key: Key,
+        objectives: int = 1,
+        prior: Float[ndarray, " layers"] | None = None,
+    ) -> State:
+        """The state before any trial; room for `capacity` of them.
+
+        `prior` is what was measured of the layers: the more, the worse it is if that one leaves.
+        Its unit is of no account.
+        """
         genomes = Genome(*(np.tile(gene, (0, 1)) for gene in table.defaults))
         archive = Archive(
             genomes, np.zeros((0, objectives), np.float32), np.zeros(0, np.float32), capacity
         )
-        return State(archive, self._init(table, key))
+        return State(archive, self._init(table, key, prior))
 
     def ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:
         """Genomes to try, canonical and new where there are new ones, with the share for each.
@@ -92,7 +103,7 @@ class Strategy(ABC):
         archive = store(state.archive, new)
         return State(archive, self._tell(table, state, archive, new))
 
-    def _init(self, table: Table, key: Key) -> Any:
+    def _init(self, table: Table, key: Key, prior: Float[ndarray, " layers"] | None) -> Any:
         """What the strategy knows besides the archive."""
         return ()
 

@@ -81,8 +81,8 @@ class Surrogate(strategy.Strategy):
     shares: tuple[float, ...] = (1.0,)
     rise: int = 3
 
-    def _init(self, table: Table, key: Key) -> Known:
-        return Known(m.neighbourhood(table), sharing(table))
+    def _init(self, table: Table, key: Key, prior: Float[ndarray, " layers"] | None) -> Known:
+        return Known(m.neighbourhood(table), sharing(table, prior))
 
     def _ask(
         self, table: Table, state: strategy.State, key: Key, weights: Float[ndarray, " m"]
