@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import final
 
 from gptailor.cli.options import report, say
+from gptailor.plan.stage import at_stage
 from gptailor.report.found import lost
 from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing, clock
 from gptailor.report.scores import shown_number
@@ -190,8 +191,9 @@ class Screen:
             return None
         if self._shown is None or self._shown[0] != best.number:
             space = self._search.space
-            plan = decode(space, best.request.genome)
-            shown = Shown(named(best), shares(best, ledger), plan, space.layers)
+            plan = at_stage(decode(space, best.request.genome), best.request.stage)
+            beside = shares(best, ledger) if len(ledger.aims) == 1 else ""
+            shown = Shown(named(best), beside, plan, space.layers)
             self._shown = best.number, shown
         return self._shown[1]
 
