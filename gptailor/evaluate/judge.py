@@ -347,8 +347,8 @@ class Judging:
             theirs = None if base is None else base.outcomes[number]
             share = None
             if isinstance(objective, OfPlan) and objective.by == "clock":
-                mine, beside = one.size.speed, one.size.base_speed  # of the same rounds
-                theirs = None if mine is None or beside is None else latency_score(beside)
+                speed = one.size.base_speed  # of the same rounds
+                theirs = None if speed is None else latency_score(speed)
             if objective.normalise == "base" and not one.target.plain:
                 sized = isinstance(objective, OfPlan)  # half as large is 50 %
                 way = "maximize" if sized else objective.direction

@@ -20,7 +20,7 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.tensors import available
-from gptailor.lang.words import objective_words
+from gptailor.lang.words import objective_words, requirement_words
 from gptailor.plan.plan import Plan
 from gptailor.search.object_storage import ObjectJournal, ObjectStorage, copy_of, local_or_url
 from gptailor.search.pick import BEST, SUMMARY
@@ -39,6 +39,7 @@ IDENTITY_WORDS = {
     "strategy": "its strategy was {}",
     "bridge": "it bridged {}",
     "dtype": "its models computed in {}",
+    "limits": "it required {}",
 }
 """What is said when an entry of an identity is another."""
 
@@ -77,6 +78,7 @@ def search_identity(
         "strategy": chosen.strategy,
         "bridge": chosen.bridge or "nothing",
         "dtype": where.dtype or "their own dtypes",
+        "limits": "; ".join(map(requirement_words, chosen.limits)) or "no size",
     }
 
 

@@ -22,7 +22,6 @@ from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
 from gptailor.search import folder as runs
-from gptailor.search.curve import Sizes
 from gptailor.search.evaluate import (
     HELD_OUT,
     MEASURED,
@@ -32,8 +31,9 @@ from gptailor.search.evaluate import (
     trials_of,
     workers_of,
 )
+from gptailor.search.limits import bounded
 from gptailor.search.results import put_results
-from gptailor.search.run.asking import Asking
+from gptailor.search.run.asking import Asking, WithinBounds
 from gptailor.search.run.schedule import Budget, Schedule, StartSource
 from gptailor.search.run.study import Naming, Study, agree, open_study
 from gptailor.search.run.trials import STARTS, Aim, Ledger, Trial, read_outcomes
@@ -179,17 +179,17 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
         record |= {"dtype": where.dtype}
         tied = {name for name, model in opened_models.items() if model.layout.tied}
         space = space_of(plan, opened_models["base"].layout.count, tied)
+        sizes, space, starts_within, within = bounded(space, opened_models, chosen.requires)
         tell(Doing("loading"))
         trials = trials_of(plan, opened_models, chosen, where, on_healing)
         base, budget = base_of(plan), _budget(chosen, trials.full)
         aims = aims_of(trials.objectives, chosen.objectives)
         study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
         tell(Doing("reading the models' digests"))
-        texts, asked = trials.files, (budget, where)
-        identity = runs.search_identity(folder, space, opened_models, texts, chosen, asked)
-        agree(study, identity, runs.IDENTITY_WORDS)
+        of_what = folder, space, opened_models, trials.files, chosen, (budget, where)
+        agree(study, runs.search_identity(*of_what), runs.IDENTITY_WORDS)
         folder.put_json(runs.SETTINGS, record)
-        ledger, sizes = Ledger(aims, budget.full, chosen.prefer), Sizes(space, opened_models)
+        ledger = Ledger(aims, budget.full, chosen.prefer)
         study.recall(ledger)
 
         def say(what: str, done: int = 0, total: int = 0) -> None:
@@ -197,10 +197,11 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
 
         with workers_of(trials, chosen, where, say) as workers:
             starts, budget = starts_of(space, trials, budget, study, say)
-            how = strategy_of(chosen.strategy), starts, budget, chosen.seed
+            how = strategy_of(chosen.strategy), starts_within(starts), budget, chosen.seed
             of = SearchSetting(
-                space, base, aims, *how, races=chosen.race, prior=starts.influence.get("base")
-            )
+                space, base, aims, *how,
+                races=chosen.race, prior=starts.influence.get("base"), within=within,
+            )  # fmt: skip
             tell(Begun(ledger, budget, space))
             try:
                 for event in search_steps(of, study, ledger, workers):
@@ -272,6 +273,7 @@ class SearchSetting:
     `base` is the plan of the uncut base, by which scores are measured. `patience` is how many
     seconds a free worker waits at least for another one. With `races` the strategy's trials are
     given up where they have lost. `prior` is what was measured of each layer before.
+    What is asked for is `within` bounds, where there are any.
     """
 
     space: Space
@@ -284,6 +286,7 @@ class SearchSetting:
     patience: float = PATIENCE
     races: bool = False
     prior: Sequence[float] | None = None
+    within: WithinBounds | None = None
 
 
 def search_steps(
@@ -303,7 +306,10 @@ def search_steps(
     budget = of.budget
     under_way = UnderWay(ledger, workers.count, of.patience, races=of.races)
     capacity = _STARTING + budget.trials * (1 if budget.low == budget.full else 2)
-    asking = Asking(of.strategy, of.space, ledger, seed=of.seed, capacity=capacity, prior=of.prior)
+    asking = Asking(
+        of.strategy, of.space, ledger,
+        seed=of.seed, capacity=capacity, prior=of.prior, within=of.within,
+    )  # fmt: skip
     ahead = 1 if workers.count == 1 else 1 + -(-workers.count // of.strategy.population)
     # asks again all that was asked before
     schedule = Schedule(ledger, budget, of.starts, asking, ahead=ahead)

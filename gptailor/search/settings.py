@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Literal, final
 
 from gptailor.lang.parse import read_objective
-from gptailor.lang.words import objective_words
+from gptailor.lang.words import objective_words, requirement_words
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
 from gptailor.plan.layers import may_be_healed
-from gptailor.plan.plan import Objective, Plan, Search
-from gptailor.plan.registry import STRATEGIES
+from gptailor.plan.plan import Objective, Plan, Requirement, Search
+from gptailor.plan.registry import OBJECTIVES, STRATEGIES
 from gptailor.plan.walk import open_choices
 
 TRIALS = 200
@@ -73,7 +73,8 @@ class Settings:
 
     `directed` says of each objective whether its direction was said; `prefer` is the number of the
     one that decides, from 0. `heals` says that the best trials are healed in the end; `finalists`
-    is how many were asked for. With `race` trials are given up where they have lost.
+    is how many were asked for. With `race` trials are given up where they have lost. `requires` are
+    the plan's, whose paths start at its own folder.
     """
 
     objectives: tuple[Objective, ...]
@@ -89,6 +90,17 @@ class Settings:
     heals: bool = False
     finalists: int | None = None
     race: bool = True
+    requires: tuple[Requirement, ...] = ()
+
+    @property
+    def limits(self) -> tuple[Requirement, ...]:
+        """What is required of sizes, which no plan that is asked for is beyond."""
+        return tuple(one for one in self.requires if OBJECTIVES[one.name].by == "headers")
+
+    @property
+    def conditions(self) -> tuple[Requirement, ...]:
+        """What is required of scores and times, which the best plans are judged by in the end."""
+        return tuple(one for one in self.requires if OBJECTIVES[one.name].by != "headers")
 
     def record(self) -> dict[str, Any]:
         """What is written down of it."""
@@ -105,6 +117,7 @@ class Settings:
             "heals": self.heals,
             "finalists": self.finalists,
             "race": self.race,
+            "requires": [requirement_words(one) for one in self.requires],
         }
 
 
@@ -114,6 +127,9 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         raise WishError("the plan leaves nothing open, so there is nothing to search")
     block = plan.search or Search()
     objectives, directed, folder = _objectives(plan, block, flags.objectives)
+    if all(OBJECTIVES[one.name].by != "samples" for one in objectives):
+        message = "no objective says how good a plan is: the smallest one would be the best"
+        raise WishError(f"{message}; give --objective 'nll(\"text.txt\")' too")
     if flags.bridge is not None and not plan.bridges:
         raise WishError("--bridge says when trials are bridged, and the plan has no bridge")
     trials = flags.trials or block.trials or TRIALS
@@ -135,6 +151,7 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         heals=heals,
         finalists=flags.finalists,
         race=flags.race,
+        requires=block.requires,
     )
 
 

@@ -1,7 +1,7 @@
 """A strategy that is asked and told: `Asking`."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from gptailor.search.space.table import sample
 if TYPE_CHECKING:
     from gptailor.search.strategies.strategy import Strategy
 
-INIT, ASK, WEIGHTS, DRAW = range(4)
+INIT, ASK, WEIGHTS, DRAW, OTHER = range(5)
 """What randomness is for; each has keys of its own."""
 
 TOLD = (STARTS, RANDOM, SEARCH)
@@ -27,6 +27,10 @@ def draw_weights(key: Key, objectives: int) -> Float[np.ndarray, " m"]:
     steps = -np.log(uniform(key, (objectives,)))
     found: np.ndarray = steps / steps.sum()
     return found
+
+
+WithinBounds: TypeAlias = Callable[[Genome, Key], Genome]
+"""A genome that a search may ask for, else another, drawn by a key, that it may."""
 
 
 @final
@@ -47,8 +51,10 @@ class Asking:
         seed: int,
         capacity: int,
         prior: Sequence[float] | None = None,
+        within: WithinBounds | None = None,
     ) -> None:
         self.strategy = strategy
+        self.within = within or (lambda genome, key: genome)
         self.ledger = ledger
         self._table, self._key = space.table, key_of(seed)
         objectives = len(ledger.aims)
@@ -68,11 +74,15 @@ class Asking:
             self._table, self._state, self._keyed(ASK, number), weights
         )
         genomes = (Genome(*genes) for genes in zip(*as_numpy(population), strict=True))
-        return list(zip(genomes, map(float, shares), strict=True))
+        key = self._keyed(OTHER, number)
+        found = [self.within(genome, folded(key, n)) for n, genome in enumerate(genomes)]
+        return list(zip(found, map(float, shares), strict=True))
 
     def random(self, number: int) -> Genome:
         """A random genome; its number says which."""
-        return Genome(*(genes[0] for genes in sample(self._table, self._keyed(DRAW, number), 1)))
+        key = self._keyed(DRAW, number)
+        drawn = Genome(*(genes[0] for genes in sample(self._table, key, 1)))
+        return self.within(drawn, folded(key, OTHER))
 
     def _take_in(self, until: int) -> None:
         """Tell what was told since the last ask, in the order of asking, by whole populations."""

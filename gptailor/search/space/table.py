@@ -33,6 +33,14 @@ class ConditionRows(NamedTuple):
 
 
 @final
+class Limits(NamedTuple):
+    """What genomes may have at most: sums over features, a row a limit, and what these may be."""
+
+    weights: Float[ndarray, " l f"]
+    room: Float[ndarray, " l"]
+
+
+@final
 class Table(NamedTuple):
     """The arrays of a space.
 
@@ -73,6 +81,7 @@ class Table(NamedTuple):
     room: Int[ndarray, ""]  # how many of those items there is room for
     wide: ConditionRows
     rest: ConditionRows
+    limits: Limits | None = None
 
 
 def active(table: Table, genome: g.Genome) -> g.Active:
@@ -96,6 +105,15 @@ def features(table: Table, genome: g.Genome) -> Float[ndarray, "*n f"]:
     gates = rows[..., genes - len(table.at_reals) : genes]
     reals = np.where(gates, 2 * np.asarray(genome.reals) - 1, 0.0)
     return np.concatenate([rows[..., genes:], reals], axis=-1, dtype=np.float32)
+
+
+def allowed(table: Table, genome: g.Genome) -> Bool[ndarray, "*n"]:
+    """Which canonical genomes are within the table's limits."""
+    if table.limits is None:
+        return np.ones(np.asarray(genome.bits).shape[:-1], np.bool_)
+    found = features(table, genome) @ table.limits.weights.T
+    inside: ndarray = (found <= table.limits.room).all(axis=-1)
+    return inside
 
 
 def exact(

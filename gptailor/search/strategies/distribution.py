@@ -75,7 +75,7 @@ class Distribution(Strategy):
         shape = Shape(*map(np.asarray, state.own.shape))
         found = _drawn(table, shape, key, DRAWN_PER_ASKED * self.population)
         shares = np.ones(self.population, np.float32)
-        return newest(state.archive, found, self.population), shares, state.own
+        return newest(table, state.archive, found, self.population), shares, state.own
 
     def _tell(self, table: Table, state: State, archive: Archive, new: Archive) -> Moving:
         size = max(self.population, 1 << (new.size - 1).bit_length())  # few shapes are compiled

@@ -86,4 +86,4 @@ class Evolution(Strategy):
         often = m.step_counts(count, DRAWN_PER_ASKED * self.population, own.more)
         mutants = m.bred(table, own.around, parents, often, (move[0], move[1]), self.moves)
         mutants = canonical(table, m.joined_populations(mutants, fresh))
-        return newest(archive, mutants, self.population)
+        return newest(table, archive, mutants, self.population)

@@ -23,4 +23,4 @@ class Random(Strategy):
     def _ask(self, table: Table, state: State, key: Key, weights: Float[ndarray, " m"]) -> Proposal:
         found = sample(table, key, DRAWN_PER_ASKED * self.population)
         shares = np.ones(self.population, np.float32)
-        return newest(state.archive, found, self.population), shares, state.own
+        return newest(table, state.archive, found, self.population), shares, state.own

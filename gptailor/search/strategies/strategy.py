@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import Key, scrambled
-from gptailor.search.space.table import Table
+from gptailor.search.space.table import Table, allowed
 from gptailor.search.strategies.moves import joined_populations, some_rows, where
 
 _RHO = 0.05
@@ -161,10 +161,13 @@ def known(archive: Archive, population: Genome) -> Bool[ndarray, " n"]:
     return np.isin(fingerprints(genes(population)), fingerprints(genes(archive.genomes)))
 
 
-def newest(archive: Archive, population: Genome, many: int) -> Genome:
-    """So many of canonical genomes: those that are new, then the archive's and repeats."""
+def newest(table: Table, archive: Archive, population: Genome, many: int) -> Genome:
+    """So many of canonical genomes: those that are new, then the archive's and repeats.
+
+    Those beyond the table's limits come last, too.
+    """
     found = fingerprints(genes(population))
-    stale = known(archive, population)
+    stale = known(archive, population) | ~allowed(table, population)
     stale |= ~np.isin(np.arange(len(found)), np.unique(found, return_index=True)[1])
     return some_rows(population, np.argsort(stale, kind="stable")[:many])
 

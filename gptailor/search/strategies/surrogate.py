@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import Key, keys
-from gptailor.search.space.table import Table, canonical, features, sample
+from gptailor.search.space.table import Table, allowed, canonical, features, sample
 from gptailor.search.strategies import moves as m
 from gptailor.search.strategies import strategy
 from gptailor.search.strategies.posterior import (
@@ -100,7 +100,7 @@ class Surrogate(strategy.Strategy):
         pool = self._bred(table, own.around, elite, breeding)
         taking = features(table, pool)
         marks = strategy.fingerprints(taking)
-        stale = np.isin(marks, strategy.fingerprints(effects))
+        stale = np.isin(marks, strategy.fingerprints(effects)) | ~allowed(table, pool)
         chosen = m.some_rows(pool, _picked(_scores(table, taking, by)[:, 1:], stale, marks))
         asked = canonical(table, chosen)
         return *strategy.successive_halving(archive, found, asked, self.shares, self.rise), own

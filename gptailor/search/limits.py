@@ -1,0 +1,286 @@
+"""Requirements of sizes, which are hard: what of a space is within them, and what is asked instead.
+
+How large a genome's plan is, is fitted as a sum over its features, which is exact where layers are
+dropped or come again each for itself; so strategies see what is beyond in thousands of genomes at
+once. What is asked for in the end is counted from headers besides.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import NamedTuple, TypeAlias, final
+
+import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
+
+from gptailor.checkpoint.models import Opened
+from gptailor.evaluate.targets import base_of
+from gptailor.plan.faults import Fault, PlanError, TailorError, locate
+from gptailor.plan.plan import Plan, Requirement
+from gptailor.plan.registry import OBJECTIVES
+from gptailor.prepare import prepare
+from gptailor.search.curve import OutputSize, Sizes
+from gptailor.search.run.asking import WithinBounds
+from gptailor.search.run.schedule import Start, StartSource, ToldStart
+from gptailor.search.space.decode import decode
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.hash_random import Key, folded, key_of, keys, uniform
+from gptailor.search.space.space import Space
+from gptailor.search.space.table import Limits, Table, allowed, canonical, features, sample
+
+_SAID = {"parameters": "parameters", "kv_cache": "bytes a token in the KV cache"}
+_OTHERS = (
+    "member", "method", "argument", "share", "factor", "tokens", "ridge", "let", "scaled",
+    "bridged", "take", "source", "otherwise",
+)  # fmt: skip
+"""What a choice may be about that makes no plan larger or smaller, but for models that differ."""
+_MORE_DRAWN = 16
+"""Genomes that sizes are fitted on beyond two for each feature."""
+_EXACT = 1e-6
+"""What rounding does to a size, as a share of the bound."""
+_TRIED = 64
+"""Genomes that are drawn for one that is within."""
+_LEANINGS = (0.0, 0.3, 0.6, 0.9)
+"""How much of the smallest genome the drawn ones have, from one try to the next."""
+
+
+@final
+class SizeBound(NamedTuple):
+    """What a size may be at most, and the number of the requirement that says so."""
+
+    measure: str
+    most: float
+    number: int
+
+    def of(self, size: OutputSize) -> float:
+        """What a plan has of it. Raises TailorError where that isn't known."""
+        return _size(size, self.measure)
+
+
+def _size(size: OutputSize, measure: str) -> float:
+    found = size.parameters if measure == "parameters" else size.kv_cache
+    if found is None:
+        raise TailorError("nothing says what a token takes in the KV cache of these models")
+    return float(found)
+
+
+def size_bounds(plan: Plan, requires: Sequence[Requirement], sizes: Sizes) -> list[SizeBound]:
+    """The requirements that are hard, a bound by a model counted."""
+    found = []
+    for number, required in enumerate(requires):
+        if OBJECTIVES[required.name].by != "headers":
+            continue
+        of, share = required.bound.of, required.bound.number
+        most = 1.0 if share is None else float(share)
+        if of is not None:
+            alone = base_of(plan, of)
+            known = sizes
+            if of != "base":  # a model that no plan may take anything of
+                prepared = prepare(alone)
+                alone, known = prepared.plan, Sizes(sizes.space, prepared.models)
+            most *= _size(known.of_plan(alone), required.name)
+        found.append(SizeBound(required.name, most, number))
+    return found
+
+
+@final
+class Within:
+    """What of a space is within bounds. Raises PlanError (P609) where nothing is."""
+
+    def __init__(self, space: Space, sizes: Sizes, bounds: Sequence[SizeBound]) -> None:
+        self.sizes = sizes
+        self.bounds = tuple(bounds)
+        self._open = space
+        self._known: dict[bytes, bool] = {}
+        limits, slack = self._fit(self._sizing)
+        if slack > _EXACT:  # models differ in their layers' sizes
+            limits, _ = self._fit(np.ones_like(self._sizing))
+        self.space = replace(space, table=space.table._replace(limits=limits))
+        for bound in self.bounds:
+            self._refuse_beyond(bound)
+
+    def holds(self, genome: Genome) -> bool:
+        """Whether a genome's plan is within all bounds, counted from headers."""
+        key = b"".join(np.asarray(genes).tobytes() for genes in genome)
+        if key not in self._known:
+            size = self._counted(genome)
+            self._known[key] = all(one.of(size) <= one.most for one in self.bounds)
+        return self._known[key]
+
+    def or_other(self, genome: Genome, key: Key) -> Genome:
+        """The genome if it holds, else one that is drawn and does."""
+        if self.holds(genome):
+            return genome
+        for number, leaning in enumerate(_LEANINGS):
+            drawn = self._drawn(folded(key, number), leaning)
+            for n in np.flatnonzero(allowed(self.space.table, drawn))[:_TRIED]:
+                if self.holds(one := _row(drawn, int(n))):
+                    return one
+        return self.smallest
+
+    @cached_property
+    def smallest(self) -> Genome:
+        """A genome within all bounds that is as small as can be found."""
+        found = [_least(self.space.table, n) for n in range(len(self.bounds))]
+        return next((one for one in found if self.holds(one)), found[0])
+
+    def _counted(self, genome: Genome) -> OutputSize:
+        return self.sizes.of_plan(decode(self._open, genome))
+
+    def _drawn(self, key: Key, leaning: float) -> Genome:
+        """Random genomes that have about such a part of the smallest one."""
+        table = self.space.table
+        first, second, third = keys(key, 3)
+        drawn, least = sample(table, first, _TRIED), self.smallest
+        sets = np.where(table.group < 0, len(table.low) + np.arange(len(table.group)), table.group)
+        bits = uniform(second, (_TRIED, len(table.low) + len(table.group)))[:, sets] < leaning
+        picks = uniform(third, (_TRIED, len(table.options))) < leaning
+        mixed = Genome(
+            np.where(bits, least.bits, drawn.bits),
+            np.where(picks, least.picks, drawn.picks),
+            drawn.reals,
+        )
+        return canonical(table, mixed)
+
+    # ---------------------------------------------------------------------------------- the fit
+
+    @property
+    def _sizing(self) -> Bool[ndarray, " f"]:
+        """Which features layers come and go by."""
+        space, table = self._open, self._open.table
+        roles = [bit.subject.role for bit in space.bits] + ["inside"] * len(table.inside_pick)
+        picks = (pick for pick in space.picks if not pick.windows)
+        roles += [pick.subject.role for pick in picks for _ in pick.labels]
+        some = np.zeros(len(table.at_features), np.bool_)
+        some[: len(roles)] = [role not in _OTHERS for role in roles]
+        return some
+
+    def _fit(self, mask: Bool[ndarray, " f"]) -> tuple[Limits, float]:
+        """Sizes as sums over some features, and by what part of the bound the sums are wrong.
+
+        Where they are wrong, so much more is allowed: what is asked for is counted besides.
+        """
+        table, many = self._open.table, 2 * int(mask.sum()) + _MORE_DRAWN
+        genomes = sample(table, key_of(0), many)
+        sizes = [self._counted(_row(genomes, n)) for n in range(many)]
+        shares = np.array([[one.of(size) / max(one.most, 1e-9) for one in self.bounds]
+                           for size in sizes])  # fmt: skip
+        columns = np.concatenate([np.ones((many, 1)), features(table, genomes)[:, mask]], axis=1)
+        solved = np.linalg.lstsq(columns, shares, rcond=None)[0]
+        slack = np.abs(columns @ solved - shares).max(axis=0)
+        weights = np.zeros((len(self.bounds), len(mask)))
+        weights[:, mask] = solved[1:].T
+        return Limits(weights, 1.0 - solved[0] + slack + _EXACT), float(slack.max())
+
+    def _refuse_beyond(self, bound: SizeBound) -> None:
+        at = self.bounds.index(bound)
+        table = self.space.table
+        drawn = sample(table, key_of(1), _TRIED)
+        tried = [_least(table, at), *(_row(drawn, n) for n in range(_TRIED))]
+        order = np.argsort(features(table, Genome(*map(np.stack, zip(*tried, strict=True))))
+                           @ _limits(table).weights[at], kind="stable")[:4]  # fmt: skip
+        sizes = [self._counted(tried[n]) for n in order]
+        least = min(sizes, key=bound.of)
+        if bound.of(least) <= bound.most:
+            return
+        words = _SAID[bound.measure]
+        message = f"no plan of the space has at most {bound.most:,.0f} {words}"
+        layers = f"{least.layers} layer{'s' * (least.layers != 1)}"
+        said = f"the smallest has {bound.of(least):,.0f}, in {layers}"
+        help_ = f"{said}: raise the bound, or leave more open to drop"
+        place = ("search", "requires", bound.number)
+        fault = Fault("P609", message, place, help_)
+        raise PlanError(locate([fault], self._open.plan.origin))
+
+
+def _row(genomes: Genome, number: int) -> Genome:
+    return Genome(*(genes[number] for genes in genomes))
+
+
+def _limits(table: Table) -> Limits:
+    assert table.limits is not None, "they were fitted"
+    return table.limits
+
+
+def _least(table: Table, number: int) -> Genome:
+    """The genome whose plan is the smallest by the sum over features, found change by change."""
+    weights = _limits(table).weights[number]
+    genome = canonical(table, table.defaults)
+    size = float(features(table, genome) @ weights)
+    while True:
+        changed = _changes(table, genome)
+        if not len(changed.bits):
+            return genome
+        found = features(table, changed) @ weights
+        best = int(np.argmin(found))
+        if float(found[best]) >= size - _EXACT:
+            return genome
+        genome, size = _row(changed, best), float(found[best])
+
+
+def _changes(table: Table, genome: Genome) -> Genome:
+    """All genomes that are one change away: a bit, two bits of a set in turn, another option."""
+    bits = []
+    counts = [int(genome.bits[table.group == g].sum()) for g in range(len(table.low))]
+    for i, group in enumerate(table.group):
+        after = -1 if group < 0 else counts[group] + (-1 if genome.bits[i] else 1)
+        if group < 0 or table.low[group] <= after <= table.high[group]:
+            bits.append([i])
+        if group >= 0 and genome.bits[i]:
+            bits += [[i, int(j)] for j in np.flatnonzero((table.group == group) & ~genome.bits)]
+    flipped = np.repeat(np.asarray(genome.bits)[None], len(bits), axis=0)
+    for row, numbers in zip(flipped, bits, strict=True):
+        row[numbers] = ~row[numbers]
+    options = [(i, v) for i, n in enumerate(table.options) for v in range(n)]
+    picked = np.repeat(np.asarray(genome.picks)[None], len(options), axis=0)
+    for row, (i, v) in zip(picked, options, strict=True):
+        row[i] = v
+    many = len(bits) + len(options)
+    every = (
+        np.concatenate([flipped, np.repeat(genome.bits[None], len(options), axis=0)]),
+        np.concatenate([np.repeat(genome.picks[None], len(bits), axis=0), picked]),
+        np.repeat(np.asarray(genome.reals)[None], many, axis=0),
+    )
+    return canonical(table, Genome(*every))
+
+
+@final
+class StartsWithin:
+    """Starting plans without those beyond, which count as failures where others are chosen by."""
+
+    def __init__(self, starts: StartSource, within: Within) -> None:
+        self.starts = starts
+        self.within = within
+
+    def next(self, told: Sequence[ToldStart]) -> list[Start]:
+        """The next stage that has a plan within; [] at the end."""
+        left, known = list(told), list[ToldStart]()
+        while wanted := self.starts.next(known):
+            holds = [self.within.holds(one.genome) for one in wanted]
+            if len(left) < sum(holds):
+                return [one for one, there in zip(wanted, holds, strict=True) if there]
+            for one, there in zip(wanted, holds, strict=True):
+                if there:
+                    known.append(left.pop(0))
+                else:
+                    losses = (float("nan"),) * (len(told[0].losses) if told else 1)
+                    known.append(ToldStart(one.name, one.genome, one.share, losses))
+        return []
+
+
+Bounded: TypeAlias = tuple[Sizes, Space, Callable[[StartSource], StartSource], WithinBounds | None]
+"""Sizes; the space with limits; its starting plans without those beyond; what is asked instead."""
+
+
+def bounded(space: Space, models: Mapping[str, Opened], requires: Sequence[Requirement]) -> Bounded:
+    """The space within what is required of sizes; itself where nothing is.
+
+    Raises PlanError (P609) where no plan of it is within.
+    """
+    sizes = Sizes(space, models)
+    bounds = size_bounds(space.plan, requires, sizes)
+    if not bounds:
+        return sizes, space, lambda starts: starts, None
+    within = Within(space, sizes, bounds)
+    return sizes, within.space, lambda starts: StartsWithin(starts, within), within.or_other
