@@ -198,10 +198,8 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
         with workers_of(trials, chosen, where, say) as workers:
             starts, budget = starts_of(space, trials, budget, study, say)
             how = strategy_of(chosen.strategy), starts_within(starts), budget, chosen.seed
-            of = SearchSetting(
-                space, base, aims, *how,
-                races=chosen.race, prior=starts.influence.get("base"), within=within,
-            )  # fmt: skip
+            more = {"prior": starts.influence.get("base"), "within": within}
+            of = SearchSetting(space, base, aims, *how, races=chosen.race, **more)
             tell(Begun(ledger, budget, space))
             try:
                 for event in search_steps(of, study, ledger, workers):

@@ -42,7 +42,7 @@ class Asking:
     `prior` is what was measured of the layers before: the more, the worse it is if one leaves.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what is asked, and how)
         self,
         strategy: "Strategy",
         space: Space,
