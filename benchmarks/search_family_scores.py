@@ -19,11 +19,12 @@ from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import read_objective
 from gptailor.plan.plan import Bridge, Plan
+from gptailor.search.compositions import wholes
 from gptailor.search.run.schedule import Start, ToldStart
 from gptailor.search.space.decode import decode
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, space_of
-from gptailor.search.starts import Starts, wholes
+from gptailor.search.starts import Starts
 
 ADAPTERS = Path(__file__).parents[1] / "examples" / "family"
 MODELS = {"math": "arithmetic", "code": "python", "chat": "conversation"}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from gptailor.report.block_map import block_lines
 from gptailor.report.scores import (
     beside_base,
     bytes_in_words,
@@ -22,7 +23,9 @@ def markdown(said: _Said) -> str:
         lines += [*_page_table(*_scores(said, i, f"`{aim['name']}` ({_better(aim)})")), ""]
     if len(said["sizes"]) > 1:
         lines += ["## Quality over size", "", *_page_table(*_sizes(said)), ""]
-    listed = [[f"- {line}" for line in found] for found in (_final(said), _repeats(said))]
+    head, *blocks = block_lines(said) or [""]
+    listed = [[head, "", *(f"- {line.strip()}" for line in blocks)] if head else []]
+    listed += [[f"- {line}" for line in found] for found in (_final(said), _repeats(said))]
     for part in (
         *listed,
         [*_left_out(said)],
@@ -44,7 +47,8 @@ def summary_lines(said: _Said, width: int) -> Iterator[str]:
     if len(said["sizes"]) > 1:
         yield from ("", "quality over size: gptailor pick writes one of these")
         yield from _columns(*_sizes(said), width)
-    for part in (_final(said), _repeats(said), _left_out(said), _random(said), _spent(said)):
+    found = block_lines(said), _final(said), _repeats(said)
+    for part in (*found, _left_out(said), _random(said), _spent(said)):
         for n, line in enumerate(part):
             yield from [line] if n else ["", line]
     yield from ("", _verdict(said))

@@ -23,6 +23,7 @@ from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.plan import DropAny, Plan
 from gptailor.plan.stage import STAGES, Stage, at_stage
 from gptailor.plan.walk import drops_by_choice
+from gptailor.search.compositions import wholes
 from gptailor.search.cuts import Cut, nested_cuts
 from gptailor.search.gaps import shortest_paths
 from gptailor.search.removal import candidates, greedy_removal
@@ -34,7 +35,7 @@ from gptailor.search.run.workers import BASE, Alone, Workers
 from gptailor.search.settings import Resources, Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
-from gptailor.search.starts import Starts, wholes
+from gptailor.search.starts import Starts
 
 _GLANCE = 1 / 8
 """The share of all samples that block influence is measured on, if there is no cheaper fidelity."""

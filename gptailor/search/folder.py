@@ -121,10 +121,12 @@ JOURNAL = "study.journal"
 _DIGESTS = "digests.json"
 START = "start.tailor"
 FRONT = "front"
+BLOCKS = "blocks"
 _SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 """What a file is called while it is written."""
 _OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", _DIGESTS, BEST, f"{BEST}.lock",
-                   START, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md"])  # fmt: skip
+                   START, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md",
+                   f"{BLOCKS}.json", f"{BLOCKS}.svg"])  # fmt: skip
 
 
 @final

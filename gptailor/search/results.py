@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from gptailor.plan.layers import slots
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import at_stage
+from gptailor.report.block_map import block_map
 from gptailor.report.found import lost, markdown
 from gptailor.report.plan_map import plan_summary
 from gptailor.report.scores import shown_number
+from gptailor.search.blocks import Scanned, scanned
 from gptailor.search.curve import Sizes, curve
 from gptailor.search.evaluate import HeldOut, held_key
-from gptailor.search.folder import BEST, FRONT, START, SUMMARY, Folder
+from gptailor.search.folder import BEST, BLOCKS, FRONT, START, SUMMARY, Folder
 from gptailor.search.pick import lock_beside, seen_from
 from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.settings import Settings
@@ -81,6 +84,8 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
     said = search_summary(
         ledger, held, about, judged, sizes, lambda trial: f"{FRONT}/{_file(trial)}"
     )
+    if (scan := scanned(space, ledger)) is not None:
+        said["blocks"] = _put_blocks(folder, scan, ledger.aims[0].name)
     folder.put_json(f"{SUMMARY}.json", said)
     folder.put(f"{SUMMARY}.md", markdown(said))
     if best is not None and about["ended"] != "interrupted":
@@ -88,6 +93,20 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
         lock_beside(best)
     folder.send()
     return best, said
+
+
+_BLOCKS_SHOWN = 8
+"""Blocks of a scan that a summary has."""
+
+
+def _put_blocks(folder: Folder, scan: Scanned, measure: str) -> dict[str, Any]:
+    """The scan's scores and its map in the folder, and what a summary has of it."""
+    about = {"measure": measure, "samples": scan.samples, "scanned": len(scan.blocks)}
+    about |= {"of": scan.whole, "better": sum(block.change < 0 for block in scan.blocks)}
+    rows = [asdict(block) for block in scan.blocks]
+    folder.put_json(f"{BLOCKS}.json", {**about, "blocks": rows})
+    folder.put(f"{BLOCKS}.svg", block_map(scan.blocks, measure, scan.samples))
+    return {**about, "blocks": rows[:_BLOCKS_SHOWN], "map": f"{folder.shown}/{BLOCKS}.svg"}
 
 
 def _file(trial: Trial) -> str:

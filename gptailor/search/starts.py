@@ -11,14 +11,13 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, combinations
 from typing import final
 
 import numpy as np
 
-from gptailor.plan.layers import undone
-from gptailor.plan.plan import Plan
-from gptailor.plan.walk import Subject, sources
+from gptailor.plan.windows import window_words
+from gptailor.search.blocks import Scan, always_again, scan_of, with_block
+from gptailor.search.compositions import Composition, composed, compositions
 from gptailor.search.cuts import (
     Contiguous,
     Cut,
@@ -26,21 +25,11 @@ from gptailor.search.cuts import (
     contiguous,
     cut_words,
     drops_some,
-    genes_of_cut,
     nested_cuts,
 )
 from gptailor.search.run.schedule import BRIDGED_CUTS, Start, ToldStart
-from gptailor.search.space.decode import decode
-from gptailor.search.space.genome import Bit, Genome, Pick, Real
+from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space
-from gptailor.search.space.table import canonical
-
-_SOURCES = ("take", "source")
-"""Roles of choices whose options are models."""
-_COEFFICIENTS = (("linear", "weight"), ("task_arithmetic", "weight"))
-"""Numbers that make a merge the mean where each is a share of one."""
-_PAIRS = 6
-"""Uniform merges of two models, at most."""
 
 _MOST_ALONE = 5
 """Models alone that are evaluated in full, at most."""
@@ -54,101 +43,16 @@ _SIZES = 4
 """Sizes of cuts that are evaluated in full, spread over all, where there are several."""
 _OTHER_SIZES = 4.0
 """Evaluations at full fidelity that the other sizes may cost together."""
+_SCAN = 8.0
+"""Evaluations at full fidelity that the scan of blocks that come again may cost."""
+_SCAN_SHARE = 0.7
+"""The share of all starting plans' cost that the scan may have."""
+_BEST_BLOCKS = 3
+"""Blocks that are evaluated in full."""
 _MAYBE = (1 / 8, 1 / 4)
 """The shares of the positions with `maybe drop` that are dropped, where no number is said."""
 LEAST = 1 / 16
 """The smallest share of all samples that chooses between plans."""
-
-
-# ------------------------------------------------------------------------------------ compositions
-
-
-@final
-@dataclass(frozen=True)
-class Composition:
-    """What the layers are made of: these models, merged where they are several."""
-
-    name: str
-    models: tuple[str, ...]
-
-
-def compositions(space: Space) -> list[Composition]:
-    """The base, each other model alone, and uniform merges where the space has subsets."""
-    of_bits = [bit.subject.model for bit in space.bits if bit.subject.role == "member"]
-    members = [name for name in dict.fromkeys(of_bits) if name != "base"]
-    picks = (pick.labels for pick in space.picks if pick.subject.role in _SOURCES)
-    items = (_of_item(space, bit) for bit in space.bits if bit.subject.role == "item")
-    names = dict.fromkeys(["base", *members, *chain(*picks, *items)])
-    found = [Composition(name, (name,)) for name in names]
-    if len(members) > 1:
-        found.append(Composition("uniform merge", tuple(members)))
-    pairs = list(combinations(members, 2)) if len(members) > 2 else []
-    return found + [Composition(f"uniform merge of {a} and {b}", (a, b)) for a, b in pairs[:_PAIRS]]
-
-
-def wholes(space: Space) -> dict[str, Plan]:
-    """The closed plans whose block influence the starting plans go by: nothing is dropped."""
-    if not drops_some(space) and not any(bit.subject.role == "drop" for bit in space.bits):
-        return {}
-    found = {one.name: decode(space, composed(space, one)) for one in compositions(space)}
-    return {name: undone(plan) for name, plan in found.items()}
-
-
-def composed(space: Space, of: Composition, cut: Cut | None = None) -> Genome:
-    """The space's genome that comes nearest to a composition, canonical, with a cut, or any."""
-    cut = nested_cuts(space, np.zeros(space.layers))[0] if cut is None else cut
-    dropped, windows = genes_of_cut(space, cut)
-    bits = np.array([_bit(space, bit, of) for bit in space.bits], np.bool_) | dropped
-    found = [windows.get(i, _pick(pick, of)) for i, pick in enumerate(space.picks)]
-    picks = np.array(found, np.int32)
-    reals = np.array([_real(real, of) for real in space.reals], np.float32)
-    return canonical(space.table, Genome(bits, picks, reals))
-
-
-# ------------------------------------------------------------------------------- what genes come to
-
-
-def _of_item(space: Space, bit: Bit) -> list[str]:
-    assert space.plan.stack is not None
-    found = sources(space.plan.stack.items[bit.at].recipe)
-    return [source.model for _, source in found if isinstance(source.model, str)]
-
-
-def _bit(space: Space, bit: Bit, of: Composition) -> bool:
-    match bit.subject.role:
-        case "member":
-            return bit.subject.model in of.models
-        case "item":
-            return set(_of_item(space, bit)) <= set(of.models)
-        case "otherwise":
-            return of.models != ("base",)
-        case role:
-            return role == "bridged"
-
-
-def _pick(pick: Pick, of: Composition) -> int:
-    if pick.subject.role in _SOURCES:
-        wanted = [name for name in (*of.models, "base") if name in pick.labels]
-        return pick.labels.index(wanted[0]) if wanted else 0
-    numbers = [one for one in pick.options if isinstance(one, int | float)]
-    if not numbers or len(numbers) < len(pick.options):
-        return 0
-    if (mean := _number(pick.subject, of)) is None:
-        return pick.default
-    return min(range(len(numbers)), key=lambda i: abs(numbers[i] - mean))
-
-
-def _real(real: Real, of: Composition) -> float:
-    wanted = _number(real.subject, of)
-    return 0.5 if wanted is None else real.share(min(max(wanted, real.low), real.high))
-
-
-def _number(about: Subject, of: Composition) -> float | None:
-    """A coefficient that makes a merge the mean, a factor that changes nothing; None: who knows."""
-    if (about.method, about.parameter) in _COEFFICIENTS:
-        return 1 / len(of.models)
-    factor = about.role == "factor" or (about.role, about.parameter) == ("let", "factor")
-    return 1.0 if factor else None
 
 
 # ---------------------------------------------------------------------------------- the stages
@@ -196,6 +100,10 @@ class Starts:
         saves = self._low <= 1 / 2 and few  # all compositions on few samples first
         yield "glances", [self._alone(one, self._low) for one in self._all] if saves else []
         yield "compositions", self._compositions(known["glances"])
+        if self._scan.blocks:
+            of = self._best(known["compositions"])
+            yield "blocks", self._blocks(of)
+            yield "best blocks", self._best_blocks(known["blocks"])
         if not drops_some(self.space):
             yield "maybe", self._maybe(known["compositions"])
             return
@@ -220,6 +128,34 @@ class Starts:
         if most < len(found):
             found = [one for one in ordered if one in found][:most]
         return [self._alone(one, 1.0) for one in found]
+
+    def _blocks(self, of: Composition) -> list[Start]:
+        """Each block alone on few samples, in the order in which the most layers run once."""
+        genome = self._genome(of, self._of_middle(nested_cuts(self.space, self._scores(of))))
+        return [
+            Start(
+                f"{window_words(choice.windows[option])} again on {of.name}",
+                with_block(self.space, genome, choice, option),
+                self._low,
+            )
+            for choice, option in self._scan.blocks
+        ]
+
+    def _best_blocks(self, told: Sequence[ToldStart]) -> list[Start]:
+        """The best blocks in full, and the best of all as often as it may come again."""
+        order = ranked(told)[:_BEST_BLOCKS]
+        found = [Start(told[i].name, told[i].genome, 1.0) for i in order]
+        choice, option = self._scan.blocks[order[0]]
+        if choice.times >= 0:
+            last = len(self.space.picks[choice.times].options) - 1
+            genome = with_block(self.space, told[order[0]].genome, choice, option, last)
+            often = self.space.picks[choice.times].labels[last]
+            found.append(Start(f"{told[order[0]].name}, {often} times", genome, 1.0))
+        return found
+
+    @cached_property
+    def _scan(self) -> Scan:
+        return scan_of(self.space, int(min(_SCAN, _SCAN_SHARE * self.room) / self._low))
 
     def _bridged(self, best: Composition) -> list[Start]:
         """The best composition without what a bridge closes best; one such where room is short.
@@ -328,6 +264,9 @@ class Starts:
     def left_out(self, tried: Collection[str]) -> list[str]:
         """What wasn't tried for want of room, in words; `tried` are the names of what was."""
         found = [self._said(one) for one in self._all if self._said(one) not in tried]
+        if self._scan.left_out:
+            every = len(self._scan.blocks) + self._scan.left_out
+            found.append(f"{self._scan.left_out} of {every} blocks")
         if not drops_some(self.space):
             return found
         names = [one.name for one in self._all]
@@ -348,17 +287,21 @@ class Starts:
         return next(one for one in self._all if self._said(one) == name)
 
     def _said(self, of: Composition) -> str:
-        return f"block influence on {of.name}" if drops_some(self.space) else of.name
+        name = f"block influence on {of.name}" if drops_some(self.space) else of.name
+        return name + always_again(self.space)
 
     def _alone(self, of: Composition, share: float) -> Start:
         cut = self._of_middle(nested_cuts(self.space, self._scores(of)))
         return self._start(self._said(of), of, cut, share)
 
     def _start(self, name: str, of: Composition, cut: Cut, share: float) -> Start:
+        return Start(name, self._genome(of, cut), share)
+
+    def _genome(self, of: Composition, cut: Cut) -> Genome:
         key = of.name, cut
         if key not in self._made:
             self._made[key] = composed(self.space, of, cut)
-        return Start(name, self._made[key], share)
+        return self._made[key]
 
     def _of_middle(self, cuts: Sequence[Cut]) -> Cut:
         return cuts[len(cuts) // 2]

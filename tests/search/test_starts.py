@@ -9,13 +9,14 @@ import pytest
 
 from gptailor import loads
 from gptailor.plan.plan import Merge, Plan, Take
+from gptailor.search.compositions import compositions, wholes
 from gptailor.search.removal import candidates, greedy_removal
 from gptailor.search.run.schedule import Start, ToldStart
 from gptailor.search.space.decode import decode
 from gptailor.search.space.encode import encode
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, space_of
-from gptailor.search.starts import Starts, compositions, wholes
+from gptailor.search.starts import Starts
 from tests.search.space.test_space import SPACES, space
 
 HEAD = "tailor 1\n" + "".join(

@@ -1,0 +1,124 @@
+"""The map of blocks that come again: the first layer by the last one, as a picture in SVG."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, final
+from xml.sax.saxutils import escape
+
+from gptailor.plan.windows import window_words
+
+
+@final
+@dataclass(frozen=True)
+class MappedBlock:
+    """A block's score, and its change as a share of the base's: below 0 is better."""
+
+    first: int
+    last: int
+    value: float
+    change: float
+
+
+def block_lines(said: Mapping[str, Any]) -> list[str]:
+    """What a summary has of a scan: how much was scanned, the best blocks, where the map is."""
+    scan = said.get("blocks")
+    if scan is None:
+        return []
+    head = (
+        f"blocks that come again: {scan['scanned']} of {scan['of']} scanned on {scan['samples']} "
+        f"samples, {scan['better']} better than the base by {scan['measure']}"
+    )
+    rows = [
+        f"  {window_words((row['first'], row['last']))}: {row['value']:.4g} ({row['change']:+.2%})"
+        for row in scan["blocks"]
+    ]
+    return [head, *rows, f"  the map: {scan['map']}"]
+
+
+_CELL = 18
+_LEFT, _TOP = 64, 74
+_BETTER, _WORSE, _EVEN = (33, 102, 172), (178, 24, 43), (247, 247, 247)
+_STEPS = 5
+
+
+def block_map(blocks: Sequence[MappedBlock], measure: str, samples: int) -> str:
+    """The picture: a row for each first layer, a column for each last one, blue where it is better.
+
+    Colours reach up to the best block's change, or to the median of all where that is more: what is
+    worse by much has the last colour. Each cell says its number where a pointer is on it.
+    """
+    reach = max([0.0, *(-block.change for block in blocks)])
+    reach = max(reach, median(abs(block.change) for block in blocks), 1e-12)
+    rows = range(min(block.first for block in blocks), max(block.first for block in blocks) + 1)
+    columns = range(min(block.last for block in blocks), max(block.last for block in blocks) + 1)
+    width = max(_LEFT + _CELL * len(columns) + 24, 430)
+    height = _TOP + _CELL * len(rows) + 66
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+        '<text x="12" y="20" font-size="13" font-weight="bold">Blocks that come again</text>',
+        f'<text x="12" y="37">{escape(measure)}, {samples} samples, beside the base</text>',
+        f'<text x="{_LEFT}" y="{_TOP - 20}">last layer</text>',
+        f'<text x="12" y="{_TOP - 6}">first layer</text>',
+        *_axes(rows, columns),
+        *(_cell(block, rows, columns, reach) for block in blocks),
+        *_best(blocks, rows, columns),
+        *_legend(height - 40, reach),
+        "</svg>",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _axes(rows: range, columns: range) -> Iterator[str]:
+    every = 1 if len(columns) <= 16 else 2
+    for number in columns[::every]:
+        x = _LEFT + _CELL * (number - columns[0]) + _CELL / 2
+        yield f'<text x="{x:g}" y="{_TOP - 6}" text-anchor="middle">{number}</text>'
+    for number in rows:
+        y = _TOP + _CELL * (number - rows[0]) + _CELL / 2 + 4
+        yield f'<text x="{_LEFT - 6}" y="{y:g}" text-anchor="end">{number}</text>'
+
+
+def _place(block: MappedBlock, rows: range, columns: range) -> tuple[int, int]:
+    x = _LEFT + _CELL * (block.last - columns[0])
+    return x, _TOP + _CELL * (block.first - rows[0])
+
+
+def _cell(block: MappedBlock, rows: range, columns: range, reach: float) -> str:
+    x, y = _place(block, rows, columns)
+    said = f"L{block.first}..L{block.last}: {block.value:.4g} ({block.change:+.2%})"
+    return (
+        f'<rect x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" '
+        f'fill="{_colour(block.change / reach)}"><title>{said}</title></rect>'
+    )
+
+
+def _best(blocks: Sequence[MappedBlock], rows: range, columns: range) -> Iterator[str]:
+    """A frame round the best block."""
+    x, y = _place(min(blocks, key=lambda block: block.change), rows, columns)
+    side = _CELL + 1
+    yield (
+        f'<rect x="{x - 1}" y="{y - 1}" width="{side}" height="{side}" fill="none" '
+        'stroke="black" stroke-width="2"/>'
+    )
+
+
+def _legend(y: int, reach: float) -> Iterator[str]:
+    for step in range(-_STEPS, _STEPS + 1):
+        x = _LEFT + 16 * (step + _STEPS)
+        fill = _colour(step / _STEPS)
+        yield f'<rect x="{x}" y="{y}" width="16" height="10" fill="{fill}"/>'
+    middle, end = _LEFT + 8 * (2 * _STEPS + 1), _LEFT + 16 * (2 * _STEPS + 1)
+    yield f'<text x="{_LEFT}" y="{y + 24}">{-reach:+.2%}, better</text>'
+    yield f'<text x="{middle + 30}" y="{y + 24}">0</text>'
+    yield f'<text x="{end}" y="{y + 24}">{reach:+.2%} or more</text>'
+
+
+def _colour(share: float) -> str:
+    """From the best, -1, by none, 0, to the worst, 1."""
+    end = _BETTER if share < 0 else _WORSE
+    way = min(abs(share), 1.0) if share == share else 1.0  # noqa: PLR0124 (no number)
+    mixed = (round(a + (b - a) * way) for a, b in zip(_EVEN, end, strict=True))
+    return "#" + "".join(f"{channel:02x}" for channel in mixed)
