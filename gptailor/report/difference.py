@@ -128,8 +128,11 @@ def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
         }
         for plan in (a, b)
     )
-    again = ({tailor.mark_words(e) + tailor.repeat_words(e) for e in plan.repeats}
-             for plan in (a, b))  # fmt: skip
+    overlays = a.stack is None and b.stack is None  # else the copies are layers in order
+    again = (
+        {tailor.mark_words(e) + tailor.repeat_words(e) for e in plan.repeats if overlays}
+        for plan in (a, b)
+    )
     bridged = (
         {tailor.mark_words(e) + tailor.bridge_words(e) for e in plan.bridges} for plan in (a, b)
     )

@@ -144,7 +144,8 @@ class Starts:
     def _best_blocks(self, told: Sequence[ToldStart]) -> list[Start]:
         """The best blocks in full, and the best of all as often as it may come again."""
         order = ranked(told)[:_BEST_BLOCKS]
-        found = [Start(told[i].name, told[i].genome, 1.0) for i in order]
+        saves = self._low < 1
+        found = [Start(told[i].name, told[i].genome, 1.0) for i in order if saves]
         choice, option = self._scan.blocks[order[0]]
         if choice.times >= 0:
             last = len(self.space.picks[choice.times].options) - 1
