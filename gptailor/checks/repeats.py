@@ -7,7 +7,7 @@ from gptailor.checks.drops import a_count_ascends
 from gptailor.plan import layers as outline
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Also, Fault, Place
-from gptailor.plan.numbers import LARGEST_LAYER, count_ends
+from gptailor.plan.plan import LARGEST_LAYER, count_ends
 from gptailor.plan.walk import drops_by_choice
 from gptailor.plan.windows import runs, window_words, windows_of
 from gptailor.program.sources import Checked

@@ -1,3 +1,15 @@
 """How good a model is: live models, objectives, scores. torch, never jax."""
 
-__all__ = ["bridge", "heal", "judge", "live", "outcome", "samples", "targets", "trial"]
+__all__ = [
+    "answers",
+    "bridge",
+    "dtype",
+    "heal",
+    "judge",
+    "live",
+    "outcome",
+    "rivals",
+    "samples",
+    "targets",
+    "trial",
+]

@@ -1,3 +1,3 @@
 """Gaps closed by least squares."""
 
-__all__ = ["fit"]
+__all__ = ["fit", "gaps"]
