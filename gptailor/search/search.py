@@ -209,8 +209,11 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
             except KeyboardInterrupt:
                 ended, held = "interrupted", study.notes.get(HELD_OUT, {})
         about = {**record, "ended": ended, "samples": budget.full, "held": list(trials.helds)}
-        about |= {"late": study.notes.get(LATE, 0), "measured": study.notes.get(MEASURED, {}),
-                  "left_out": starts.left_out({t.request.origin for t in ledger.of(STARTS)})}  # fmt: skip
+        about |= {
+            "late": study.notes.get(LATE, 0),
+            "measured": study.notes.get(MEASURED, {}),
+            "left_out": starts.left_out({t.request.origin for t in ledger.of(STARTS)}),
+        }
         best, summary = put_results(folder, space, ledger, held, about, chosen, sizes, base, say)
         return Searched(ended, summary, best)
 
