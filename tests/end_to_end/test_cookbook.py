@@ -1,0 +1,123 @@
+"""Every recipe of docs/cookbook.md: its files are written, its commands run, one after another."""
+
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from gptailor.cli import main as cli
+from tests.build.test_gguf import model
+from tests.checkpoint.formats.test_lora import adapter
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+
+PAGE = (Path(__file__).parents[2] / "docs" / "cookbook.md").read_text(encoding="utf-8")
+LAYERS = 16
+FEWER = {"tokens 50000": "tokens 1024", "trials 60": "trials 6"}
+"""What a small model on a busy machine has less of."""
+
+
+class Recipe(NamedTuple):
+    """A section: its heading, its files by name, its commands."""
+
+    heading: str
+    files: dict[str, str]
+    commands: list[str]
+
+
+def recipes() -> list[Recipe]:
+    found = []
+    for section in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:]:
+        files = {
+            match[1]: match[2]
+            for match in re.finditer(r"^```\w+ (\S+)\n((?s:.*?))^```", section, re.MULTILINE)
+        }
+        commands = re.findall(r"^\$ gptailor (.*)$", section, re.MULTILINE)
+        found.append(Recipe(section.partition("\n")[0], files, commands))
+    return found
+
+
+RECIPES = recipes()
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with models, adapters and texts, in which recipes leave what later ones use."""
+    folder = tmp_path_factory.mktemp("kitchen")
+    (folder / "models").mkdir()
+    for seed, name in enumerate(("base", "math", "code", "chat")):
+        model(folder / "models" / name, layers=LAYERS, seed=seed)
+    (folder / "adapters").mkdir()
+    place = "base_model.model.model.layers.{}.mlp.down_proj.lora_{}.weight"
+    for seed, name in enumerate(("tuned", "terse")):
+        draw = torch.Generator().manual_seed(seed)
+        tensors = {
+            place.format(layer, side): 0.1 * torch.randn(shape, generator=draw)
+            for layer in range(LAYERS)
+            for side, shape in (("A", (4, 96)), ("B", (64, 4)))
+        }
+        adapter(folder / "adapters" / name, tensors, target_modules=["down_proj"])
+    (folder / "data").mkdir()
+    for name in ("calibration", "data/held_out", "data/maths", "data/code"):
+        rows = [{"text": f"{name}: {n} cats and {n * n} dogs " * (2 + n % 3)} for n in range(40)]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def test_there_are_twenty_recipes_or_more() -> None:
+    assert len(RECIPES) >= 20
+    assert all(one.commands for one in RECIPES)
+
+
+def test_the_contents_lead_to_all_of_them() -> None:
+    anchors = [re.sub(r"[^\w -]", "", r.heading.lower()).replace(" ", "-") for r in RECIPES]
+    assert re.findall(r"\]\(#([^)]+)\)", PAGE) == anchors
+
+
+def outputs(recipe: Recipe) -> set[str]:
+    """What its commands write, by name."""
+    words = (shlex.split(command) for command in recipe.commands)
+    return {line[line.index("-o") + 1] for line in words if "-o" in line}
+
+
+def used(recipe: Recipe) -> list[Recipe]:
+    """The recipes whose files or outputs its commands name, and which stand before it."""
+    words = {word for command in recipe.commands for word in shlex.split(command)}
+    before = RECIPES[: RECIPES.index(recipe)]
+    return [one for one in before if words & (one.files.keys() | outputs(one))]
+
+
+def cook(recipe: Recipe, kitchen: Path) -> None:
+    """Do what a recipe says, after those that it goes on from, if that wasn't done yet."""
+    for name, text in recipe.files.items():
+        for often, seldom in FEWER.items():
+            text = text.replace(often, seldom)  # noqa: PLW2901
+        (kitchen / name).write_text(text)
+    for one in used(recipe):
+        if not all((kitchen / name).exists() for name in outputs(one)):
+            cook(one, kitchen)
+    for command in recipe.commands:
+        words = shlex.split(command)
+        assert cli.run(words) == int(words[0] == "diff"), command
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=[one.heading for one in RECIPES])
+def test_a_recipe_does_what_it_says(
+    recipe: Recipe,
+    kitchen: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "gguf" in recipe.commands[0] and importlib.util.find_spec("gguf") is None:
+        pytest.skip("the package 'gguf' is not installed")
+    monkeypatch.chdir(kitchen)
+    cook(recipe, kitchen)
+    said = capsys.readouterr()
+    assert "error" not in said.err
+    assert "Traceback" not in said.err
+    assert all((kitchen / name).exists() for name in outputs(recipe))
