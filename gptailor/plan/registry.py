@@ -291,9 +291,9 @@ OBJECTIVES: dict[str, ObjectiveSpec] = {
         ObjectiveSpec("margin", "maximize", (_FILE,), unit="nats a byte"),
         ObjectiveSpec("generate", "maximize", (_FILE,), unit="accuracy"),
         ObjectiveSpec("lm_eval", None, (_TASK, _METRIC)),
-        ObjectiveSpec("parameters", "minimize", by="headers"),
-        ObjectiveSpec("kv_cache", "minimize", by="headers"),
-        ObjectiveSpec("latency", "minimize", by="clock"),
+        ObjectiveSpec("parameters", "minimize", by="headers", unit="parameters"),
+        ObjectiveSpec("kv_cache", "minimize", by="headers", unit="bytes a token"),
+        ObjectiveSpec("latency", "minimize", by="clock", unit="seconds a token"),
     )
 }
 

@@ -19,7 +19,7 @@ _Said = Mapping[str, Any]
 def markdown(said: _Said) -> str:
     """The summary as a page."""
     lines = [f"# {said['plan']}", "", _ended(said), "", _verdict(said), ""]
-    for i, aim in enumerate(said["objectives"]):
+    for i, aim in _tabled(said):
         lines += [*_page_table(*_scores(said, i, f"`{aim['name']}` ({_better(aim)})")), ""]
     if len(said["sizes"]) > 1:
         lines += ["## Quality over size", "", *_page_table(*_sizes(said)), ""]
@@ -40,7 +40,7 @@ def markdown(said: _Said) -> str:
 def summary_lines(said: _Said, width: int) -> Iterator[str]:
     """The same for a terminal of so many columns."""
     yield _ended(said)
-    for i, aim in enumerate(said["objectives"]):
+    for i, aim in _tabled(said):
         yield ""
         yield f"{aim['name']}: {_better(aim)}{_held(said, i)}"
         yield from _columns(*_scores(said, i, ""), width)
@@ -54,6 +54,12 @@ def summary_lines(said: _Said, width: int) -> Iterator[str]:
     yield from ("", _verdict(said))
     for n, line in enumerate(_commands(said)):
         yield from [line] if n else ["", line]
+
+
+def _tabled(said: _Said) -> list[tuple[int, _Said]]:
+    """The objectives that have a table of their own: sizes from headers stand in that of sizes."""
+    aims = enumerate(said["objectives"])
+    return [(i, aim) for i, aim in aims if aim["unit"] not in ("parameters", "bytes a token")]
 
 
 def _columns(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
@@ -129,7 +135,8 @@ def _scores(said: _Said, i: int, name: str) -> tuple[list[str], list[list[str]]]
 
 def _lost_head(aim: _Said) -> str:
     """What the column beside a score has: shares of what is counted, else what is lost."""
-    return "of the base's" if aim["unit"] == "accuracy" else f"{aim['unit']} lost".strip()
+    share = aim["unit"] == "accuracy" or aim["size"]
+    return "of the base's" if share else f"{aim['unit']} lost".strip()
 
 
 def _lost_cell(aim: _Said, value: float | None, base: float | None) -> str:
@@ -165,6 +172,8 @@ def lost(aim: _Said, value: float | None, base: float | None) -> str:
     """What a score has lost beside the base's by an objective; nothing where that says nothing."""
     if value is None or base is None or aim["scale"] != "base":
         return ""
+    if aim["size"]:
+        return percent(value / base if base else None)
     better = aim["direction"]
     gone = value - base if better == "minimize" else base - value
     share = value / base if base else None
@@ -173,8 +182,8 @@ def lost(aim: _Said, value: float | None, base: float | None) -> str:
 
 def _sizes(said: _Said) -> tuple[list[str], list[list[str]]]:
     """A row a size: the best plan that is so large, beside the base."""
-    aims = said["objectives"]
-    several = [f" {n}" for n in range(1, len(aims) + 1)] if len(aims) > 1 else [""]
+    aims = [i for i, _ in _tabled(said)]
+    several = [f" {n}" for n in range(1, len(aims) + 1)] if len(aims) > 1 else [""] * len(aims)
     head = ["plan", "layers", "parameters", "weights", "KV/token"]
     for n in several:
         head += [f"score{n}", f"lost{n}", f"held out{n}"]
@@ -184,7 +193,7 @@ def _sizes(said: _Said) -> tuple[list[str], list[list[str]]]:
         name = row["file"].removeprefix("front/").removesuffix(".tailor")
         cells = [name, str(row["layers"]), f"{row['parameters']:,}", bytes_in_words(row["bytes"]),
                  "?" if cache is None else bytes_in_words(cache)]  # fmt: skip
-        for i in range(len(aims)):
+        for i in aims:
             _, score, gone, held, _ = _cells("", row, i, said)
             cells += [score, gone, held]
         rows.append(cells)
@@ -199,7 +208,7 @@ def _verdict(said: _Said) -> str:
     found = said["verdict"]
     if found is None:
         return "No plan has a score."
-    several = len(said["objectives"])
+    several = sum(not aim["size"] for aim in said["objectives"])
     means = f", mean of {several} objectives" if several > 1 else ""
     where = "on held-out samples" if found["held"] else "on the samples that it was chosen by"
     paired = f" ({where}, in pairs{means})"
@@ -287,7 +296,7 @@ def _random(said: _Said) -> Iterator[str]:
     if drawn["whole"]:
         yield f"Random search at the same cost evaluated {drawn['trials']} plans."
     elif drawn["expected"] is not None and found is not None:
-        worst = min((share for share in found["retained"] if share is not None), default=None)
+        [worst] = found["worst"]
         reach, got = _reached(said, drawn["expected"], worst)
         yield (
             f"Random search at the same cost would be expected to {reach}"

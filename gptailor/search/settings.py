@@ -9,7 +9,7 @@ from gptailor.lang.parse import read_objective
 from gptailor.lang.words import objective_words, requirement_words
 from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
 from gptailor.plan.layers import may_be_healed
-from gptailor.plan.plan import Objective, Plan, Requirement, Search
+from gptailor.plan.plan import CountRange, Objective, Plan, Requirement, Search
 from gptailor.plan.registry import OBJECTIVES, STRATEGIES
 from gptailor.plan.walk import open_choices
 
@@ -130,6 +130,8 @@ def settings(plan: Plan, flags: Flags) -> Settings:
     if all(OBJECTIVES[one.name].by != "samples" for one in objectives):
         message = "no objective says how good a plan is: the smallest one would be the best"
         raise WishError(f"{message}; give --objective 'nll(\"text.txt\")' too")
+    if _of_several_sizes(plan) and not any(_is_size(one) for one in objectives):
+        objectives, directed = (*objectives, SIZE), (*directed, True)
     if flags.bridge is not None and not plan.bridges:
         raise WishError("--bridge says when trials are bridged, and the plan has no bridge")
     trials = flags.trials or block.trials or TRIALS
@@ -153,6 +155,18 @@ def settings(plan: Plan, flags: Flags) -> Settings:
         race=flags.race,
         requires=block.requires,
     )
+
+
+SIZE = Objective(direction="minimize", name="parameters")
+"""What a search wants too whose plan says how many layers leave, at least and at most."""
+
+
+def _of_several_sizes(plan: Plan) -> bool:
+    return any(isinstance(one.count, CountRange) for one in (*plan.drop_any, *plan.windows))
+
+
+def _is_size(objective: Objective) -> bool:
+    return OBJECTIVES[objective.name].by == "headers"
 
 
 def _refuse_finalists(wanted: int, trials: int, *, final: bool) -> None:

@@ -152,6 +152,7 @@ def _row(ledger: Ledger, held: HeldOut, trial: Trial | None) -> dict[str, Any] |
         "failure": None if trial.failure is None else str(trial.failure),
         "stderrs": json_numbers(trial.stderrs),
         "retained": json_numbers(ledger.retained(trial)),
+        "worst": json_numbers([min(ledger.shares(trial))]),
         "held": held_row(held, trial),
     }
 
@@ -162,7 +163,7 @@ def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
     By a normal law through those that were drawn: an estimate for little money, while random
     search itself would cost as much again.
     """
-    shares = [min(ledger.retained(trial)) for trial in drawn if trial.values is not None]
+    shares = [min(ledger.shares(trial)) for trial in drawn if trial.values is not None]
     if len(shares) < ENOUGH or ledger.of(BESIDE):
         return None
     count = max(ledger.cost(), 1.0)

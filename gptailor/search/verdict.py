@@ -7,14 +7,11 @@ no more than two standard errors better is no better, and then the simpler plan 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, NamedTuple, final
 
 from gptailor.evaluate.outcome import PerSample, paired_difference
 from gptailor.lang.format import format_plan
-from gptailor.plan.layers import slots
 from gptailor.plan.plan import Plan
-from gptailor.plan.walk import sources
 from gptailor.search.run.per_sample import PerObjective, per_sample_from_json
 from gptailor.search.run.trials import STARTS, Aim, Ledger, Trial
 
@@ -256,37 +253,3 @@ def scores_of(trial: Trial) -> Scores | None:
     if trial.values is None or trial.stderrs is None:
         return None
     return Scores(trial.values, trial.stderrs, trial.per_sample)
-
-
-# ---------------------------------------------------------------------------- whether draws agree
-
-
-def agreement(plans: Sequence[Plan], layers: int) -> dict[str, Any]:
-    """What plans found on several draws of the samples have in common: layers dropped, sources."""
-    gone = [{drop.position for drop in plan.drops} for plan in plans]
-    made = [_made(plan, layers) for plan in plans]
-    kept = set.intersection(*(set(one) for one in made))
-    return {
-        "dropped": [len(one) for one in gone],
-        "dropped_in_all": len(set.intersection(*gone)),
-        "kept_in_all": len(kept),
-        "alike_in_all": sum(len({one[position] for one in made}) == 1 for position in kept),
-        "pairs": [
-            {"of": [a, b], "dropped": len(gone[a] & gone[b]),
-             "alike": sum(made[a][p] == made[b][p] for p in made[a].keys() & made[b].keys())}
-            for a, b in combinations(range(len(plans)), 2)
-        ],
-    }  # fmt: skip
-
-
-def _made(plan: Plan, layers: int) -> dict[int, frozenset[str]]:
-    """The models that each kept layer is made of, by number: of a stack that of the output."""
-    found: dict[int, frozenset[str]] = {}
-    for number, slot in enumerate(slots(plan, layers)):
-        if slot.dropped == "yes":
-            continue
-        recipes = [made.recipe for made in slot.made.values()]
-        named = (source.model for recipe in recipes for _, source in sources(recipe))
-        position = number if slot.position is None else slot.position
-        found[position] = frozenset(name for name in named if isinstance(name, str))
-    return found

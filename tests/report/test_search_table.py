@@ -11,11 +11,18 @@ from gptailor.report.scores import percent, shown_number
 def row(value: float, origin: str = "surrogate", **changes: Any) -> dict[str, Any]:
     held = {"values": [value + 0.5], "stderrs": [0.01]}
     said = {"trial": 4, "origin": origin, "samples": 64, "stage": "bare", "values": [value],
-            "stderrs": [0.02], "retained": [2 / value], "held": held}  # fmt: skip
+            "stderrs": [0.02], "retained": [2 / value], "worst": [2 / value],
+            "held": held}  # fmt: skip
     return said | changes
 
 
-AIM = {"name": 'nll("a.txt")', "direction": "minimize", "scale": "base", "unit": "nats"}
+AIM = {
+    "name": 'nll("a.txt")',
+    "direction": "minimize",
+    "scale": "base",
+    "unit": "nats",
+    "size": False,
+}
 
 
 def judged(**changes: Any) -> dict[str, Any]:
@@ -178,8 +185,15 @@ def test_a_base_that_is_no_larger_is_a_rival_too() -> None:
 
 
 def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
-    counted = {"name": "acc", "direction": "maximize", "scale": "base", "unit": "accuracy"}
-    rows = {"values": [2.5, 0.3], "stderrs": [0.1, 0.1], "retained": [0.8, 0.6], "held": None}
+    counted = {"name": "acc", "direction": "maximize", "scale": "base", "unit": "accuracy",
+               "size": False}  # fmt: skip
+    rows = {
+        "values": [2.5, 0.3],
+        "stderrs": [0.1, 0.1],
+        "retained": [0.8, 0.6],
+        "worst": [0.6],
+        "held": None,
+    }
     found = said(
         objectives=[AIM, counted],
         held=[0, 0],

@@ -290,11 +290,22 @@ class Ledger:
             return self.spreads[number]
         return (self.references[samples][number],)
 
+    def _measured(self, number: int, samples: int) -> tuple[ScaleBy, tuple[float, ...]]:
+        """What an objective's losses are measured by: sizes by the spread of the starting plans'.
+
+        Where these are all of one size, by a tenth of that.
+        """
+        aim = self.aims[number]
+        if not aim.size:
+            return aim.scale, self._reference(number, samples)
+        found = self.spreads[number] or self._reference(number, samples)
+        least = min(found)
+        return "spread", (*found, least + abs(least) / 10) if max(found) == least else found
+
     def worth(self, number: int) -> float:
         """What one unit of an objective's score is worth; below 0 where more is better."""
-        direction, scale = self.aims[number].direction, self.aims[number].scale
-        reference = self._reference(number, self.full)
-        none, one = normalised([0.0, 1.0], direction, scale, reference)
+        measured = self._measured(number, self.full)
+        none, one = normalised([0.0, 1.0], self.aims[number].direction, *measured)
         return one - none
 
     def losses(self, trials: Sequence[Trial]) -> Float[np.ndarray, "n m"]:
@@ -302,9 +313,8 @@ class Ledger:
         found = np.full((len(trials), len(self.aims)), np.nan, np.float32)
         for row, trial in zip(found, trials, strict=True):
             for i, value in enumerate(trial.values or ()):
-                direction, scale = self.aims[i].direction, self.aims[i].scale
-                reference = self._reference(i, trial.samples)
-                [row[i]] = normalised([value], direction, scale, reference)
+                measured = self._measured(i, trial.samples)
+                [row[i]] = normalised([value], self.aims[i].direction, *measured)
         return found
 
     def retained(self, trial: Trial) -> tuple[float, ...]:
@@ -315,6 +325,11 @@ class Ledger:
             retained(value, aim.direction, aim.scale, self._reference(i, trial.samples))
             for i, (aim, value) in enumerate(zip(self.aims, trial.values, strict=True))
         )
+
+    def shares(self, trial: Trial) -> tuple[float, ...]:
+        """The same by the objectives that say how good a plan is: all, but for sizes."""
+        pairs = list(zip(self.aims, self.retained(trial), strict=True))
+        return tuple(share for aim, share in pairs if not aim.size) or self.retained(trial)
 
     # -------------------------------------------------------------------------- what is handed over
 
@@ -339,9 +354,13 @@ class Ledger:
         return next((one for one in earlier if one.same_as is None), None)
 
     def best(self, trials: Sequence[Trial] | None = None) -> Trial | None:
-        """The trial with the highest worst share, or the highest of the preferred objective."""
+        """The trial with the highest worst share, or the highest of the preferred objective.
+
+        A size counts where it is preferred.
+        """
         among = self.candidates() if trials is None else list(trials)
-        found = best([self.retained(trial) for trial in among], self.prefer)
+        shares = self.shares if self.prefer is None else self.retained
+        found = best([shares(trial) for trial in among], self.prefer)
         return None if found is None else among[found]
 
     def ranked(self, trials: Iterable[Trial], most: int) -> list[Trial]:
