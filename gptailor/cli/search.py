@@ -69,6 +69,9 @@ class _SampleRange(click.ParamType[tuple[int, int]]):
               help="Random search at the same cost, on top of the budget.")  # fmt: skip
 @click.option("--no-race", "race", is_flag=True, flag_value=False, default=True,
               help="Score trials on all samples, also those that lost after some.")  # fmt: skip
+@click.option("--repeat-calibration", type=click.IntRange(min=0), default=0, metavar="N",
+              help="Search on N other draws of the samples too, and say how far what is found "
+                   "agrees. Each costs as much again.")  # fmt: skip
 @options.MODEL
 @options.FAMILY
 @options.DEVICE

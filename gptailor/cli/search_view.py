@@ -61,7 +61,7 @@ def in_a_line(trial: Trial, ledger: Ledger) -> str:
     before = ledger.before(trial)
     was = before.values if before is not None else None
     scores = (
-        f"{aim.short} {shown_number(value, error)}"
+        f"{aim.short} {f'{value:,.0f}' if aim.size and not error else shown_number(value, error)}"
         + ("" if was is None else f" (before: {shown_number(was[i])})")
         for i, (aim, value, error) in enumerate(
             zip(ledger.aims, trial.values, trial.stderrs, strict=True)

@@ -1,72 +1,120 @@
-"""Searches on other draws of the samples, and how far what they find agrees: `compared`."""
+"""Searches on other draws of the samples, and how far what they find agrees: `repeated`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import combinations
-from typing import Any, final
+from pathlib import Path
+from typing import Any, Protocol, final
 
 from gptailor.evaluate.outcome import Outcome
-from gptailor.evaluate.trial import Trials
+from gptailor.evaluate.trial import opened
 from gptailor.lang.format import format_plan
+from gptailor.lang.parse import load
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.plan.walk import sources
+from gptailor.prepare import ModelPaths
+from gptailor.search.evaluate import computing, trials_of
 from gptailor.search.run.per_sample import per_objective
-from gptailor.search.run.study import Study
-from gptailor.search.run.trials import read_outcomes
+from gptailor.search.run.trials import Aim, read_outcomes
+from gptailor.search.settings import Flags, Resources, settings
 from gptailor.search.verdict import SURE, Measure, Scores
 
-_REPEATS = "repeats"
-"""The study's note of what plans score on other draws, so that this is measured once."""
+FOLDER = "repeat-{}"
+"""What the folder of a search on another draw is called in that of the first."""
+
+
+class Found(Protocol):
+    """What a search left: why it ended, its summary, and its best plan's file."""
+
+    @property
+    def ended(self) -> str:
+        """`interrupted`, or another reason."""
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """What it says."""
+
+    @property
+    def best(self) -> Path | None:
+        """The best plan's file."""
+
+
+Once = Callable[[str | Path, Flags, Resources], Found]
+"""A search, in a folder."""
 
 
 @final
 @dataclass(frozen=True)
-class Draw:
-    """A search on one draw of the samples: its seed, the plan found, and the trials of that draw."""
+class Repeats:
+    """What is searched again: an open plan with its flags, as the first search was begun."""
 
-    seed: int
     plan: Plan
-    trials: Callable[[], Trials]
+    run: str | Path
+    flags: Flags
+    where: Resources
+    models: ModelPaths | None
+    on_progress: Callable[[str], None]
 
+    def others(self, first: Found, once: Once) -> dict[str, Any] | None:
+        """How far the plans found on other draws agree with the first one's; None if interrupted.
 
-def compared(
-    draws: Sequence[Draw],
-    stage: Stage,
-    measure: Measure,
-    layers: int,
-    study: Study,
-    on_progress: Callable[[str], None],
-) -> dict[str, Any]:
-    """How far the plans of several draws agree, this search's first: in layers and in scores.
+        Each search has its folder in that of the first, and goes on as any. What was compared
+        before isn't compared again.
+        """
+        seed = settings(self.plan, self.flags).seed
+        found, seeds = [first], [seed]
+        for number in range(1, self.flags.repeat_calibration + 1):
+            many = self.flags.repeat_calibration
+            self.on_progress(f"searching on another draw of the samples: {number} of {many}")
+            name = FOLDER.format(number)
+            run = self.run / name if isinstance(self.run, Path) else f"{self.run}/{name}"
+            flags = replace(self.flags, seed=seed + number, repeat_calibration=0)
+            where = replace(self.where, study=f"{self.where.study}-{name}")
+            other = once(run, flags, where)
+            if other.ended == "interrupted":
+                return None
+            found.append(other)
+            seeds.append(seed + number)
+        plans = [load(one.best) for one in found if one.best is not None]
+        stage: Stage = first.summary["best"]["stage"]
+        words = "".join(f"{n} {stage} {format_plan(p)}" for n, p in zip(seeds, plans, strict=True))
+        key = sha256(words.encode()).hexdigest()
+        known = first.summary["repeats"]
+        if known is not None and known["of"] == key:
+            return dict(known)
+        return {"of": key, **self._compared(first, plans, seeds, stage)}
 
-    Each plan is scored on all samples of each draw. `agree` is on how many of the other draws the
-    first one's plan is no worse than the plan found there, as `verdict` compares them.
-    """
-    plans = [draw.plan for draw in draws]
-    words = "".join(f"{draw.seed} {stage} {format_plan(draw.plan)}" for draw in draws)
-    key = sha256(words.encode()).hexdigest()
-    known: Mapping[str, Any] = study.notes.get(_REPEATS, {})
-    if known.get("of") == key:
-        return dict(known["found"])
-    runs: list[dict[str, Any]] = []
-    agree = 0
-    for number, draw in enumerate(draws):
-        on_progress(f"scoring the plans found on draw {number + 1} of {len(draws)}")
-        trials = draw.trials()
-        scores: list[Scores | None] = [None] * len(plans)
-        for index, outcomes in trials.run(plans, trials.full, stage=stage):
-            scores[index] = _scores(outcomes)
-        values = [None if one is None else list(one.values) for one in scores]
-        runs.append({"seed": draw.seed, "scores": values})
-        ours, theirs = scores[0], scores[number]
-        if number and ours is not None:
-            agree += theirs is None or not _worse(measure, ours, theirs)
-    found = {"runs": runs, "agree": agree, **agreement(plans, layers)}
-    study.note(_REPEATS, {"of": key, "found": found})
-    return found
+    def _compared(
+        self, first: Found, plans: Sequence[Plan], seeds: Sequence[int], stage: Stage
+    ) -> dict[str, Any]:
+        """What all score on all samples of each draw, and what they have in common.
+
+        `agree` is on how many of the other draws the first plan is no worse than the plan found
+        there, as verdicts have it.
+        """
+        plan, models, _ = opened(self.plan, self.models)
+        chosen, where = settings(plan, self.flags), computing(self.where, models)
+        aims = tuple(Aim(**one) for one in first.summary["objectives"])
+        numbers = tuple(n for n, aim in enumerate(aims) if not aim.size)
+        widths, unit = first.summary["verdict"]["widths"], first.summary["verdict"]["unit"]
+        measure = Measure(aims, numbers, tuple(widths), chosen.texts, unit)
+        runs: list[dict[str, Any]] = []
+        agree = 0
+        for number, seed in enumerate(seeds):
+            self.on_progress(f"scoring the plans found on draw {number + 1} of {len(seeds)}")
+            trials = trials_of(plan, models, replace(chosen, seed=seed), where)
+            scores: list[Scores | None] = [None] * len(plans)
+            for index, outcomes in trials.run(plans, trials.full, stage=stage):
+                scores[index] = _scores(outcomes)
+            values = [None if one is None else list(one.values) for one in scores]
+            runs.append({"seed": seed, "scores": values})
+            ours, theirs = scores[0], scores[number]
+            if number and ours is not None:
+                agree += theirs is None or not _worse(measure, ours, theirs)
+        return {"runs": runs, "agree": agree, **agreement(plans, models["base"].layout.count)}
 
 
 def _worse(measure: Measure, ours: Scores, theirs: Scores) -> bool:

@@ -22,8 +22,8 @@ from gptailor.report.scores import shown_number
 from gptailor.search.blocks import Scanned, scanned
 from gptailor.search.curve import Sizes, curve
 from gptailor.search.evaluate import HeldOut, held_key
-from gptailor.search.folder import BEST, BLOCKS, FRONT, START, SUMMARY, Folder
-from gptailor.search.pick import lock_beside, seen_from
+from gptailor.search.folder import BLOCKS, FRONT, START, Folder
+from gptailor.search.pick import BEST, SUMMARY, lock_beside, seen_from
 from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.settings import Settings
 from gptailor.search.space.decode import decode
@@ -117,7 +117,6 @@ def judged_by(
     space: Space, ledger: Ledger, held: HeldOut, chosen: Settings, sizes: Sizes, base: Plan
 ) -> Verdict | None:
     """What the best trial is worth: by held-out samples, where all that is compared has scores."""
-    files = [one.arguments.get("file", number) for number, one in enumerate(chosen.objectives)]
 
     def on_held(trial: Trial | None) -> Scores | None:
         return scores_in(held.get(held_key(trial)))
@@ -128,7 +127,7 @@ def judged_by(
     found = ledger.best()
     whole = on_held(None) is not None and found is not None and on_held(found) is not None
     uncut = held[held_key(None)]["values"] if whole else ledger.references.get(ledger.full)
-    measure = measure_of(ledger, uncut, files)
+    measure = measure_of(ledger, uncut, chosen.texts)
     large = sizes.of_plan(base).parameters
     return verdict(
         ledger,

@@ -1,18 +1,15 @@
 """What happens in a search: `search` closes an open plan's choices, `search_steps` is its loop."""
 
-import signal
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, final
 
 import jax
 
+from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.outcome import Outcome, Score
 from gptailor.evaluate.rivals import race_counts
@@ -31,14 +28,16 @@ from gptailor.search.evaluate import (
     trials_of,
     workers_of,
 )
+from gptailor.search.interrupt import interruptible
 from gptailor.search.limits import bounded
+from gptailor.search.repeats import Repeats
 from gptailor.search.results import put_results
 from gptailor.search.run.asking import Asking, WithinBounds
 from gptailor.search.run.schedule import Budget, Schedule, StartSource
 from gptailor.search.run.study import Naming, Study, agree, open_study
 from gptailor.search.run.trials import STARTS, Aim, Ledger, Trial, read_outcomes
 from gptailor.search.run.workers import PATIENCE, UnderWay, Workers
-from gptailor.search.settings import Flags, Resources, Settings, settings
+from gptailor.search.settings import Flags, Resources, settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.strategies import strategy_of
@@ -51,6 +50,8 @@ _STARTING = 64
 """Room for starting plans beside the budget: as trials on few samples cost less, there are more."""
 _GIVE_UP_AFTER = 8
 """So many trials without a single score end a search."""
+_REPEATS = "repeats"
+"""The study's note of how far searches on other draws of the samples agree."""
 _ENDED = "ended"
 """The study's note that a budget was spent, and how."""
 LATE = "late"
@@ -159,30 +160,58 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
 
     `models` gives other folders for the plan's names. A folder with a study of the same search goes
     on; one of another is refused. Ctrl-C ends a search with everything kept, and then only what is
-    quick is written. `on_event` sees what happens, `on_healing` how finalists are healed here.
+    quick is written. Other draws of the samples are searched where the flags say so, and then the
+    summary says how far what they find agrees. `on_event` sees what happens, `on_healing` how
+    finalists are healed here.
 
     Raises PlanError for faults of the plan and of objectives, WishError where there is nothing to
     search or to search for, SearchError where nothing has a score, CheckpointError for the folder
     (C901 to C903, C303), TailorError or OSError for what concerns all trials.
     """
-    chosen, where = settings(plan, flags or Flags()), where or Resources()
+    flags, where = flags or Flags(), where or Resources()
+    told = on_event or (lambda event: None)
+
+    def once(run: str | Path, flags: Flags, where: Resources) -> Searched:
+        return _search(plan, run, flags, models, where, told, on_healing)
+
+    found = once(run, flags, where)
+    if not flags.repeat_calibration or found.ended == "interrupted" or found.best is None:
+        return found
+    say = lambda what: told(Doing(what))  # noqa: E731
+    repeats = Repeats(plan, run, flags, where, models, say).others(found, once)
+    if repeats is None:
+        return replace(found, ended="interrupted")
+    return _search(plan, run, flags, models, where, told, on_healing, repeats)
+
+
+def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
+    plan: Plan,
+    run: str | Path,
+    flags: Flags,
+    models: ModelPaths | None,
+    where: Resources,
+    on_event: OnEvent,
+    on_healing: OnHealing | None,
+    repeats: Mapping[str, Any] | None = None,
+) -> Searched:
+    """One search; it is over at once where its trials are all told."""
+    chosen = settings(plan, flags)
     record = runs.run_record(plan, chosen, where)
     with (
         runs.Folder(run) as folder,
         jax.default_device(jax.devices("cpu")[0]),
-        _interruptible(on_event) as tell,
+        interruptible(on_event) as tell,
     ):
         runs.refuse_other(folder, record)
         plan, opened_models, faults = opened(plan, models)
         tell(Warned(faults))
         where = computing(where, opened_models)
         record |= {"dtype": where.dtype}
-        tied = {name for name, model in opened_models.items() if model.layout.tied}
-        space = space_of(plan, opened_models["base"].layout.count, tied)
+        space = _space(plan, opened_models)
         sizes, space, starts_within, within = bounded(space, opened_models, chosen.requires)
         tell(Doing("loading"))
         trials = trials_of(plan, opened_models, chosen, where, on_healing)
-        base, budget = base_of(plan), _budget(chosen, trials.full)
+        base, budget = base_of(plan), Budget.of(chosen, trials.full)
         aims = aims_of(trials.objectives, chosen.objectives)
         study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
         tell(Doing("reading the models' digests"))
@@ -208,59 +237,21 @@ def search(  # noqa: PLR0913 (the verb, and who hears of it)
                 held = held_out(study, space, trials, base, finalists(ledger, sizes), say)
             except KeyboardInterrupt:
                 ended, held = "interrupted", study.notes.get(HELD_OUT, {})
-        about = {**record, "ended": ended, "samples": budget.full, "held": list(trials.helds)}
-        about |= {
-            "late": study.notes.get(LATE, 0),
-            "measured": study.notes.get(MEASURED, {}),
+        if repeats is not None:
+            study.note(_REPEATS, repeats)
+        about = {
+            **record, "ended": ended, "samples": budget.full, "held": list(trials.helds),
+            "late": study.notes.get(LATE, 0), "measured": study.notes.get(MEASURED, {}),
+            "repeats": study.notes.get(_REPEATS),
             "left_out": starts.left_out({t.request.origin for t in ledger.of(STARTS)}),
-        }
+        }  # fmt: skip
         best, summary = put_results(folder, space, ledger, held, about, chosen, sizes, base, say)
         return Searched(ended, summary, best)
 
 
-def _budget(chosen: Settings, full: int) -> Budget:
-    """What a search may spend whose trials see so many samples at most."""
-    return Budget(
-        chosen.trials,
-        chosen.fidelity[0] if chosen.fidelity else full,
-        full,
-        chosen.bridge,
-        chosen.compare_random,
-        heals=chosen.heals,
-        wanted=chosen.finalists,
-    )
-
-
-@contextmanager
-def _interruptible(on_event: OnEvent | None) -> Iterator[OnEvent]:
-    """`on_event`, wrapped so that a Ctrl-C that was swallowed still ends the search.
-
-    Where libraries run Python of their own, in callbacks of the garbage collector for one, what is
-    raised is printed and forgotten; then the next event ends the search all the same.
-    """
-    pressed = threading.Event()
-
-    def interrupted(number: int, frame: FrameType | None) -> None:
-        pressed.set()
-        raise KeyboardInterrupt
-
-    def tell(event: SearchEvent) -> None:
-        if on_event is not None:
-            on_event(event)
-        if pressed.is_set():
-            raise KeyboardInterrupt
-
-    ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if ours:
-        signal.signal(signal.SIGINT, interrupted)
-    try:
-        yield tell
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+def _space(plan: Plan, models: Mapping[str, Opened]) -> Space:
+    tied = {name for name, model in models.items() if model.layout.tied}
+    return space_of(plan, models["base"].layout.count, tied)
 
 
 # ---------------------------------------------------------------------------------------- the loop

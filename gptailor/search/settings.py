@@ -44,6 +44,7 @@ class Flags:
     compare_random: bool = False
     finalists: int | None = None
     race: bool = True
+    repeat_calibration: int = 0
 
 
 @final
@@ -101,6 +102,11 @@ class Settings:
     def conditions(self) -> tuple[Requirement, ...]:
         """What is required of scores and times, which the best plans are judged by in the end."""
         return tuple(one for one in self.requires if OBJECTIVES[one.name].by != "headers")
+
+    @property
+    def texts(self) -> tuple[object, ...]:
+        """The file that each objective is measured on; its number where it names none."""
+        return tuple(o.arguments.get("file", n) for n, o in enumerate(self.objectives))
 
     def record(self) -> dict[str, Any]:
         """What is written down of it."""

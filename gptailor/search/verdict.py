@@ -146,7 +146,7 @@ class Verdict:
     against: tuple[Trial, Gain] | None
     starts: int
     held: bool
-    unit: str
+    measure: Measure
     base: Gain | None
     no_larger: bool
 
@@ -172,7 +172,8 @@ class Verdict:
             "against": against,
             "starts": self.starts,
             "held": self.held,
-            "unit": self.unit,
+            "unit": self.measure.unit,
+            "widths": list(self.measure.widths),
             "base": base,
         }
 
@@ -215,7 +216,7 @@ def verdict(  # noqa: PLR0913 (all that it goes by)
     theirs = scores(None)
     base = None if mine is None or theirs is None else measure.gain(mine, theirs)
     no_larger = whole <= size(found)
-    made = (held, measure.unit, base, no_larger)
+    made = (held, measure, base, no_larger)
     if mine is None or not known:
         return Verdict(found, found, None, len(known), *made)
     gains = {one: measure.gain(mine, s) for one, s in known.items()}

@@ -19,7 +19,7 @@ from gptailor.search.run.trials import (
     TrialRequest,
     as_numpy,
 )
-from gptailor.search.settings import BridgedTrials
+from gptailor.search.settings import BridgedTrials, Settings
 from gptailor.search.space.genome import Genome
 
 BRIDGED_CUTS = ("best bridged cut", "second bridged cut", "third bridged cut")
@@ -55,6 +55,15 @@ class Budget:
     heals: bool = False
     wanted: int | None = None
     measured: float = 0.0
+
+    @classmethod
+    def of(cls, chosen: Settings, full: int) -> "Budget":
+        """What a search may spend whose trials see so many samples at most."""
+        low = chosen.fidelity[0] if chosen.fidelity else full
+        return cls(
+            chosen.trials, low, full, chosen.bridge, chosen.compare_random,
+            heals=chosen.heals, wanted=chosen.finalists,
+        )  # fmt: skip
 
     def record(self) -> dict[str, Any]:
         """What a search has spent that is over, as a study notes it."""
