@@ -75,9 +75,9 @@ class Surrogate(strategy.Strategy):
     name: str = "surrogate"
     population: int = 4
     mutants: int = 1024
-    elite: int = 12
+    elite: int = 4
     moves: int = 1
-    heats: tuple[float, ...] = (0.0, 0.5, 1.0, 1.0)
+    heats: tuple[float, ...] = (0.0, 0.0, 0.5, 0.5)
     shares: tuple[float, ...] = (1.0,)
     rise: int = 3
 
