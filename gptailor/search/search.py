@@ -28,7 +28,6 @@ from gptailor.search.evaluate import (
     trials_of,
     workers_of,
 )
-from gptailor.search.interrupt import interruptible
 from gptailor.search.limits import bounded
 from gptailor.search.repeats import Repeats
 from gptailor.search.results import put_results
@@ -36,7 +35,7 @@ from gptailor.search.run.asking import Asking, WithinBounds
 from gptailor.search.run.schedule import Budget, Schedule, StartSource
 from gptailor.search.run.study import Naming, Study, agree, open_study
 from gptailor.search.run.trials import STARTS, Aim, Ledger, Trial, read_outcomes
-from gptailor.search.run.workers import PATIENCE, UnderWay, Workers
+from gptailor.search.run.workers import PATIENCE, UnderWay, Workers, interruptible
 from gptailor.search.settings import Flags, Resources, settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of

@@ -1,10 +1,16 @@
-"""Who evaluates plans, one device after another or several at the same time, and what they do."""
+"""Who evaluates plans, one device after another or several at the same time, and what they do.
+
+Ctrl-C ends them between two events: `interruptible`.
+"""
 
 import hashlib
 import math
+import signal
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
@@ -20,6 +26,7 @@ from gptailor.search.run import trials
 from gptailor.search.run.incumbent import race_of
 from gptailor.search.run.per_sample import per_objective
 
+_Event = TypeVar("_Event")
 _LOSSES = 3
 """So many workers lost over one plan are that plan's failure."""
 PATIENCE = 60.0
@@ -330,3 +337,37 @@ class UnderWay:
 
     def _share(self, key: trials.EvaluationKey) -> float:
         return key.samples / self.ledger.full
+
+
+# ---------------------------------------------------------------------------------------- Ctrl-C
+
+
+@contextmanager
+def interruptible(on_event: Callable[[_Event], None]) -> Iterator[Callable[[_Event], None]]:
+    """`on_event`, wrapped so that a Ctrl-C that was swallowed still ends the search.
+
+    Where libraries run Python of their own, in callbacks of the garbage collector for one, what is
+    raised is printed and forgotten; then the next event ends the search all the same.
+    """
+    pressed = threading.Event()
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    def tell(event: _Event) -> None:
+        on_event(event)
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield tell
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
