@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
 from statistics import median
-from typing import Any, NamedTuple, Protocol, TypeAlias, final, runtime_checkable
+from types import FrameType
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, final, runtime_checkable
 
 from gptailor.evaluate.outcome import Failure, Outcome, Score
 from gptailor.evaluate.rivals import Race
