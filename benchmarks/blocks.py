@@ -1,0 +1,136 @@
+"""Which block is worth running twice: a search's scan and trials beside a full scan at equal cost.
+
+    python examples/smollm2.py .demo/smollm2
+    python -m benchmarks.blocks --model .demo/smollm2 --run .demo/blocks
+
+The text are the paragraphs of this project's pages, in the order of their digests. The full scan is
+what RYS does: every block on as many samples as the search's budget pays, and the best is taken.
+What each found, and the base, have scores on paragraphs that neither saw, and the difference to the
+base is that of the same samples.
+"""
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import gptailor
+from gptailor.evaluate.outcome import PerSample, Score, paired_difference
+from gptailor.evaluate.targets import base_of
+from gptailor.evaluate.trial import Trials, opened
+from gptailor.lang.parse import read_objective
+from gptailor.lang.words import repeat_words
+from gptailor.plan.plan import CountRange, Plan, Repeat
+from gptailor.plan.windows import windows_of
+from gptailor.search.settings import Flags
+
+DOCS = Path(__file__).parents[1] / "docs"
+HELD = 64
+"""Paragraphs that are scored in the end."""
+
+
+def write_rows(folder: Path, size: int) -> list[Path]:
+    """Paragraphs of some length, cut: those of the search, and the others."""
+    found = [
+        part[:size]
+        for page in sorted(DOCS.glob("*.md"))
+        for part in page.read_text(encoding="utf-8").split("\n\n")
+        if len(part) >= size and part[:1].isalpha()
+    ]
+    found.sort(key=lambda text: hashlib.sha256(text.encode()).hexdigest())
+    files = [folder / "seen.jsonl", folder / "unseen.jsonl"]
+    for file, rows in zip(files, (found[HELD:], found[:HELD]), strict=True):
+        lines = (json.dumps({"text": row}) + "\n" for row in rows)
+        file.write_text("".join(lines), encoding="utf-8")
+    return files
+
+
+def scores(plan: Plan, file: Path, plans: Sequence[Plan], samples: int) -> list[PerSample]:
+    """What each plan has on the first samples of a text, sample by sample."""
+    bound, models, _ = opened(plan)
+    wish = read_objective(f'nll("{file}")')
+    trials = Trials(bound, models, objectives=[wish], fidelity=(1, samples))
+    wanted = min(samples, trials.full)
+    rows: dict[int, PerSample] = {}
+    for index, outcomes in trials.run(plans, wanted, stage="bare"):
+        [outcome] = outcomes
+        if not isinstance(outcome, Score) or outcome.each is None:
+            raise SystemExit(f"plan {index} has no score: {outcome}")
+        rows[index] = outcome.each
+    return [rows[index] for index in range(len(plans))]
+
+
+def searched(plan: Plan, run: Path, given: argparse.Namespace) -> tuple[Plan, float]:
+    """What a search finds, and what it cost in evaluations of all samples."""
+    begun = time.perf_counter()
+    found = gptailor.search(plan, run, Flags(trials=given.trials))
+    seconds, scan, cost = (
+        time.perf_counter() - begun,
+        found.summary["blocks"],
+        found.summary["cost"],
+    )
+    if found.best is None:
+        raise SystemExit("the search found nothing")
+    best = gptailor.load(found.best)
+    print(f"search: {cost:g} evaluations of {given.full} samples, {seconds:.0f} s")
+    print(f"  its scan: {scan['scanned']} of {scan['of']} blocks on {scan['samples']} samples,"
+          f" {scan['better']} better than the base")  # fmt: skip
+    print(f"  found: {', '.join(map(repeat_words, best.repeats)) or 'the base'}", flush=True)
+    return best, cost
+
+
+def scanned_in_full(base: Plan, seen: Path, budget: float, given: argparse.Namespace) -> Plan:
+    """The best of all blocks, each on as many samples as a budget of samples pays."""
+    count = CountRange(between=(1, given.longest))
+    windows = windows_of(count, range(given.first, given.last + 1))
+    blocks = [
+        base.model_copy(update={"repeats": (Repeat(first=first, last=last),)})
+        for first, last in sorted(windows, key=lambda one: one[::-1])
+    ]
+    samples = max(1, round(budget / len(blocks)))
+    begun = time.perf_counter()
+    values = [one.score().value for one in scores(base, seen, [*blocks, base], samples)]
+    order = sorted(range(len(blocks)), key=values.__getitem__)
+    better = sum(value < values[-1] for value in values[:-1])
+    print(f"full scan: {len(blocks)} blocks on {samples} samples,"
+          f" {time.perf_counter() - begun:.0f} s; {better} better than the base")  # fmt: skip
+    for i in order[:3]:
+        print(f"  {repeat_words(blocks[i].repeats[0])}: {values[i] - values[-1]:+.4f}", flush=True)
+    return blocks[order[0]]
+
+
+def main() -> None:
+    """Search, scan, compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--first", type=int, default=6)
+    parser.add_argument("--last", type=int, default=23)
+    parser.add_argument("--longest", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--full", type=int, default=32, help="samples of a whole evaluation")
+    parser.add_argument("--low", type=int, default=2, help="samples of the search's scan")
+    parser.add_argument("--size", type=int, default=320, help="characters of a paragraph")
+    given = parser.parse_args()
+    folder: Path = given.run.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    seen, unseen = write_rows(folder, given.size)
+    plan = gptailor.loads(
+        f'tailor 1\nmodel base = "{given.model.resolve()}"\n'
+        f"maybe repeat window 1..{given.longest} of L{given.first}..L{given.last}\n"
+        f'search {{ minimize nll("{seen}"); fidelity {given.low}..{given.full}; seed 0 }}\n'
+    )
+    base = base_of(plan)
+    best, cost = searched(plan, folder / "search", given)
+    block = scanned_in_full(base, seen, cost * given.full, given)
+    three = scores(base, unseen, [base, best, block], HELD)
+    print(f"held out, {len(three[0].sums)} paragraphs: the base {three[0].score().value:.4f}")
+    for name, one in (("search", three[1]), ("full scan", three[2])):
+        by = paired_difference(one, three[0])
+        print(f"  {name}: {one.score().value:.4f}, {by.value:+.4f} ± {by.stderr:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
