@@ -23,7 +23,7 @@ _COMMANDS = {
     "extract-lora": ("extract", "Make a LoRA adapter of what differs in two models."),
     "family": ("family", "Learn a new architecture from transformers, and prove it."),
     "fmt": ("plans", "Write plans in their canonical form."),
-    "generate": ("generate", "Let plans and models speak."),
+    "generate": ("eval", "Let plans and models speak."),
     "import": ("plans", "Make a plan of another tool's file."),
     "json": ("plans", "Print a plan as JSON."),
     "lock": ("compile", "Write down what a plan is made from, and what comes out."),
