@@ -7,8 +7,8 @@ from typing import final
 from gptailor.lang import tree
 from gptailor.lang.draft import Draft, count_words, value_of
 from gptailor.plan import plan as p
-from gptailor.plan.faults import Place, Span
-from gptailor.plan.registry import METHODS, Method, Parameter
+from gptailor.plan.faults import Place, Span, listed
+from gptailor.plan.registry import METHODS, OBJECTIVES, Method, Parameter
 
 
 @final
@@ -127,3 +127,32 @@ def _taken(method: Method) -> str:
     names = [parameter.name for parameter in method.positional]
     named = [f"{parameter.name}=…" for parameter in method.parameters if parameter.named]
     return f"its arguments are {', '.join(names + named)}" if names or named else ""
+
+
+def measure_arguments(
+    draft: Draft, call: tree.CallNode, spans: dict[Place, Span]
+) -> dict[str, int | float | str]:
+    """An objective's arguments by name; those without one have the names that are free."""
+    spec = OBJECTIVES.get(call.name.text)
+    free = [argument.name for argument in spec.arguments] if spec else []
+    arguments: dict[str, int | float | str] = {}
+    for i, given in enumerate(call.arguments):
+        value = given.value
+        if given.name is None and spec is not None and i >= len(free):
+            most = f"{listed(free)}, no more" if free else "no arguments"
+            draft.fault("P305", f"'{spec.name}' takes {most}", given.span)
+            continue
+        name = given.name.text if given.name else (free[i] if i < len(free) else f"argument {i}")
+        if name in arguments:
+            draft.fault("P305", f"'{name}' is given twice", given.span)
+        if isinstance(value, tree.Between | tree.OneNumber | tree.Curving):
+            draft.fault("P605", "no choices and no curves stand in a search block", value.span)
+            continue
+        if isinstance(value, tree.EachSource):
+            draft.fault("P603", "an argument of an objective is no list", value.span)
+            continue
+        found = value_of(draft, value) if isinstance(value, tree.Fixed) else value.text
+        if isinstance(found, int | float | str):
+            arguments[name] = found
+            spans["arguments", name] = value.span
+    return arguments

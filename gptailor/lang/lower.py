@@ -6,11 +6,12 @@ from typing import Any
 
 from gptailor.lang import draft as d
 from gptailor.lang import tree
+from gptailor.lang.calls import measure_arguments
 from gptailor.lang.patterns import Pattern, merging_pattern, models_pattern, picked_pattern
 from gptailor.plan import plan as p
-from gptailor.plan.faults import STATEMENT, TARGET, Also, Fault, Place, Source, Span, listed, locate
+from gptailor.plan.faults import STATEMENT, TARGET, Also, Fault, Place, Source, Span, locate
+from gptailor.plan.numbers import over_positions
 from gptailor.plan.registry import OBJECTIVES
-from gptailor.plan.walk import over_positions
 
 
 def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[Fault]]:
@@ -190,10 +191,8 @@ def _drop(draft: d.Draft, statement: tree.Statement, body: tree.Dropping) -> Non
         draft.add("drops", p.built(p.Drop, position=at.number, **marks), spans)
 
 
-def _drop_some(
-    draft: d.Draft, statement: tree.Statement, body: tree.DroppingAny | tree.DroppingWindow
-) -> None:
-    what = "'drop any'" if isinstance(body, tree.DroppingAny) else "'drop window'"
+def _drop_some(draft: d.Draft, statement: tree.Statement, body: tree.DroppingSome) -> None:
+    what = f"'drop {body.what.text}'"
     if statement.tied is not None:
         draft.fault("P506", f"'tied' doesn't go with {what}", statement.tied.span,
                     "it is one choice anyway")  # fmt: skip
@@ -203,7 +202,7 @@ def _drop_some(
         said: Any = {"count": count, "among": tuple(sorted(target.numbers))}
         said["maybe"] = statement.maybe is not None
         spans = _spans(statement.span, maybe=statement.maybe, count=body.count, among=body.layers)
-        if isinstance(body, tree.DroppingAny):
+        if body.what.text == "any":
             draft.add("drop_any", p.built(p.DropAny, **said), spans)
         else:
             draft.add("windows", p.built(p.DropWindow, **said), spans)
@@ -332,7 +331,7 @@ def _objective(draft: d.Draft, statement: tree.Statement, body: tree.ObjectiveNo
     name = body.measure.name.text
     spec = OBJECTIVES.get(name)
     spans = _spans(statement.span, direction=body.direction, name=body.measure.name)
-    arguments = _measure_arguments(draft, body.measure, spans)
+    arguments = measure_arguments(draft, body.measure, spans)
     if len(draft.faults) > before:
         return
     better = spec.direction if spec else None
@@ -344,7 +343,7 @@ def _objective(draft: d.Draft, statement: tree.Statement, body: tree.ObjectiveNo
 def _require(draft: d.Draft, statement: tree.Statement, body: tree.RequireNode) -> None:
     before = len(draft.faults)
     spans = _spans(statement.span, name=body.measure.name, sign=body.sign, bound=body.bound)
-    arguments = _measure_arguments(draft, body.measure, spans)
+    arguments = measure_arguments(draft, body.measure, spans)
     number: Any = d.value_of(draft, body.bound.number) if body.bound.number else None
     if body.bound.of is not None:
         spans["bound", "of"] = body.bound.of.span
@@ -354,34 +353,6 @@ def _require(draft: d.Draft, statement: tree.Statement, body: tree.RequireNode) 
     said: Any = {"name": body.measure.name.text, "sign": body.sign.text, "arguments": arguments}
     entry = p.built(p.Requirement, bound=p.built(p.Bound, number=number, of=of), **said)
     draft.add("requires", entry, spans)
-
-
-def _measure_arguments(
-    draft: d.Draft, call: tree.CallNode, spans: dict[Place, Span]
-) -> dict[str, int | float | str]:
-    spec = OBJECTIVES.get(call.name.text)
-    free = [argument.name for argument in spec.arguments] if spec else []
-    arguments: dict[str, int | float | str] = {}
-    for i, given in enumerate(call.arguments):
-        value = given.value
-        if given.name is None and spec is not None and i >= len(free):
-            most = f"{listed(free)}, no more" if free else "no arguments"
-            draft.fault("P305", f"'{spec.name}' takes {most}", given.span)
-            continue
-        name = given.name.text if given.name else (free[i] if i < len(free) else f"argument {i}")
-        if name in arguments:
-            draft.fault("P305", f"'{name}' is given twice", given.span)
-        if isinstance(value, tree.Between | tree.OneNumber | tree.Curving):
-            draft.fault("P605", "no choices and no curves stand in a search block", value.span)
-            continue
-        if isinstance(value, tree.EachSource):
-            draft.fault("P603", "an argument of an objective is no list", value.span)
-            continue
-        found = d.value_of(draft, value) if isinstance(value, tree.Fixed) else value.text
-        if isinstance(found, int | float | str):
-            arguments[name] = found
-            spans["arguments", name] = value.span
-    return arguments
 
 
 def _budget(draft: d.Draft, statement: tree.Statement, body: tree.BudgetNode) -> None:
@@ -408,8 +379,7 @@ _LOWER: dict[type, Callable[[d.Draft, tree.Statement, Any], None]] = {
     tree.Assign: _assign,
     tree.Merging: _merging,
     tree.Dropping: _drop,
-    tree.DroppingAny: _drop_some,
-    tree.DroppingWindow: _drop_some,
+    tree.DroppingSome: _drop_some,
     tree.Repeating: _repeat,
     tree.RepeatingWindow: _repeat_window,
     tree.Scaling: _scale,

@@ -32,9 +32,6 @@ class TreeNode(_Fields, ast_utils.Ast, ABC):
     span: Span
 
 
-# ------------------------------------------------------------------------------------------- words
-
-
 @final
 class Word(TreeNode):
     """A name or keyword."""
@@ -272,17 +269,10 @@ class Dropping(TreeNode):
 
 
 @final
-class DroppingAny(TreeNode):
-    """`drop any 10 of L0..L39`, `drop any 4..10 of L0..L39`."""
+class DroppingSome(TreeNode):
+    """`drop any 4..10 of L0..L39`, `drop window 7 of L5..L28`."""
 
-    count: Fixed | Between
-    layers: Layers
-
-
-@final
-class DroppingWindow(TreeNode):
-    """`drop window 7 of L5..L28`."""
-
+    what: Word
     count: Fixed | Between
     layers: Layers
 

@@ -99,3 +99,10 @@ def count_text(count: Count) -> str:
 Let = Number | Interval | OneOfNumbers
 """What a name of a number may stand for."""
 Value = Let | Named | Curve
+
+
+def over_positions(value: Value, first: int, last: int) -> Value:
+    """A curve that doesn't say over which positions it goes goes from the first to the last."""
+    if isinstance(value, Curve) and value.over is None:
+        return built(Curve, curve=value.curve, over=(first, last))
+    return value

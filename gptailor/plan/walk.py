@@ -369,13 +369,6 @@ def revalued(recipe: p.Recipe, change: Callable[[p.Value], p.Value]) -> p.Recipe
     return recipe.model_copy(update={"by": by, "share": share})
 
 
-def over_positions(value: p.Value, first: int, last: int) -> p.Value:
-    """A curve that doesn't say over which positions it goes goes from the first to the last."""
-    if isinstance(value, p.Curve) and value.over is None:
-        return p.built(p.Curve, curve=value.curve, over=(first, last))
-    return value
-
-
 def has_curve(recipe: p.Recipe) -> bool:
     """Whether a number of the recipe goes by the position."""
     found = [value for _, call in calls(recipe) for _, _, value in call_values(call)]

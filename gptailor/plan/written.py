@@ -11,12 +11,12 @@ from typing import final
 
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, Span
+from gptailor.plan.numbers import over_positions
 from gptailor.plan.parts import BRANCHES
 from gptailor.plan.walk import (
     choices,
     entries,
     named_models,
-    over_positions,
     placed,
     revalued,
     values,
