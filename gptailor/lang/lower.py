@@ -10,7 +10,6 @@ from gptailor.lang.calls import measure_arguments
 from gptailor.lang.patterns import Pattern, merging_pattern, models_pattern, picked_pattern
 from gptailor.plan import plan as p
 from gptailor.plan.faults import STATEMENT, TARGET, Also, Fault, Place, Source, Span, locate
-from gptailor.plan.numbers import over_positions
 from gptailor.plan.registry import OBJECTIVES
 
 
@@ -249,7 +248,7 @@ def _scale(draft: d.Draft, statement: tree.Statement, body: tree.Scaling) -> Non
     if factor is None:
         return
     if target is not None:
-        factor = over_positions(factor, min(target.numbers), max(target.numbers))
+        factor = p.over_positions(factor, min(target.numbers), max(target.numbers))
     for _, at, marks, spans in _entries(draft, statement, target):
         entry = p.built(p.Scale, position=at.number, factor=factor, **marks)
         draft.add("scales", entry, spans | {("factor",): body.factor.span})

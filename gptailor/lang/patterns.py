@@ -8,7 +8,6 @@ from gptailor.lang import tree
 from gptailor.lang.calls import Spanned, method_of, model_of
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Place, Span
-from gptailor.plan.numbers import over_positions
 from gptailor.plan.walk import has_curve, revalued
 
 
@@ -44,7 +43,7 @@ class Pattern:
         said = p.built(p.Merge, merge=(), share=self.share, by=self.by)
         if not has_curve(said):
             return self
-        made = revalued(said, lambda value: over_positions(value, first, last))
+        made = revalued(said, lambda value: p.over_positions(value, first, last))
         assert isinstance(made, p.Merge)
         return replace(self, share=made.share, by=made.by)
 

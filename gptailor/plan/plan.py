@@ -31,6 +31,7 @@ from gptailor.plan.numbers import (
     built,
     count_ends,
     count_text,
+    over_positions,
 )
 from gptailor.plan.parts import Part, rank
 from gptailor.plan.recipe import (
@@ -50,7 +51,7 @@ __all__ = [
     "LARGEST_LAYER", "Bound", "By", "Closed", "Count", "CountRange", "Curve", "Interval", "LayerOf",
     "Let", "Merge", "MethodCall", "Named", "Number", "Objective", "OneOfMethods", "OneOfModels",
     "OneOfNumbers", "Pair", "Position", "Recipe", "Requirement", "Search", "Several", "Subset",
-    "Take", "Value", "built", "count_ends", "count_text",
+    "Take", "Value", "built", "count_ends", "count_text", "over_positions",
 ]  # fmt: skip
 
 # -------------------------------------------------------------------------------------- statements
