@@ -1,6 +1,8 @@
 """The search's side of `evaluate.trial`: its judge, and what is measured before and after."""
 
 import math
+import platform
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -57,6 +59,17 @@ class TrialsJudge:
     """A judge on this device."""
 
     trials: Trials
+
+    @property
+    def machine(self) -> str:
+        """What computes, so that others of the kind are told from those that aren't."""
+        device = self.trials.stitcher.device
+        if device.type == "cuda":
+            return torch.cuda.get_device_name(device)
+        said = Path("/proc/cpuinfo").read_text("utf-8") if Path("/proc/cpuinfo").exists() else ""
+        found = re.search(r"^model name\s*: (.*)$", said, re.MULTILINE)
+        kind = found[1] if found else platform.processor() or platform.machine()
+        return f"{kind}, {torch.get_num_threads()} threads"
 
     def __call__(
         self, plans: Sequence[Plan], share: float, *, stage: Stage, race: Race | None = None

@@ -2,6 +2,7 @@
 
 `worker`: of a local Ray a worker's process. `node`: of a cluster of three machines (a head and one
 for each worker, each a raylet of its own) one with all its processes; another one comes later.
+`unlike`: none is killed, and one isn't of the kind that is asked for.
 """
 
 import json
@@ -15,7 +16,7 @@ from typing import Any
 
 import ray
 
-from gptailor.search.run.ray_workers import LOCAL, RayWorkers
+from gptailor.search.run.ray_workers import LOCAL, ClusterError, RayWorkers
 from gptailor.search.run.schedule import Budget
 from gptailor.search.search import Scored, SearchEvent, SearchSetting, Started
 from tests.search.landscape import Counting, Drifting, record, search, setting
@@ -82,6 +83,23 @@ def disturbed(folder: Path, workers: RayWorkers, disturbing: Disturbing) -> dict
     }
 
 
+class Elsewhere(Counting):
+    """A judge on another kind of machine."""
+
+    machine = "a slow machine"
+
+
+def unlike(folder: Path) -> dict[str, Any]:
+    refused = ""
+    try:
+        with RayWorkers(Elsewhere, LOCAL, 1, like="a quick machine") as workers:
+            search(folder, chosen(), workers=workers).run()
+    except ClusterError as error:
+        refused = str(error)
+    with RayWorkers(Elsewhere, LOCAL, 1, like=Elsewhere.machine) as workers:
+        return {"refused": refused, "alike": search(folder, chosen(), workers=workers).run()}
+
+
 if __name__ == "__main__":
-    ways = {"worker": worker_lost, "node": node_lost}
+    ways = {"worker": worker_lost, "node": node_lost, "unlike": unlike}
     print(json.dumps(ways[sys.argv[1]](Path(sys.argv[2]))))

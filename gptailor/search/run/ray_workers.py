@@ -45,6 +45,10 @@ class Evaluating:
         """The worker's process."""
         return os.getpid()
 
+    def machine(self) -> str:
+        """What computes here."""
+        return str(getattr(self.judge, "machine", ""))
+
     def run(
         self, plans: Sequence[Plan], share: float, how: Mapping[str, Any]
     ) -> Iterator[tuple[int, tuple[Outcome, ...], float]]:
@@ -78,15 +82,23 @@ class RayWorkers:
 
     Without a `count` there are as many as the cluster's GPUs suffice for if judges need so many
     `gpus` each, else one for each machine. Tasks wait for workers that have begun, so that the
-    search goes on with those that are left where no machine comes for one that was lost. Raises
-    ClusterError where the cluster can't be had.
+    search goes on with those that are left where no machine comes for one that was lost. All have
+    to be `like` the machine that is said, where time is measured. Raises ClusterError where the
+    cluster can't be had.
     """
 
     def __init__(
-        self, make: Callable[[], Judge], address: str, count: int | None, *, gpus: int = 0
+        self,
+        make: Callable[[], Judge],
+        address: str,
+        count: int | None,
+        *,
+        gpus: int = 0,
+        like: str | None = None,
     ) -> None:
         self.make = make
         self.gpus = gpus
+        self.like = like
         self._lost = 0
         _connect(address, count)
         self.count = count or _fitting(gpus)
@@ -144,6 +156,7 @@ class RayWorkers:
         try:
             if worker.begun is not None:
                 ray.get(worker.begun)
+                self._refuse_another(worker)
                 worker.begun = None
                 self._deal()
                 return None
@@ -161,6 +174,14 @@ class RayWorkers:
             if isinstance(cause, TailorError | OSError):
                 raise cause from error
             raise ClusterError(f"a worker failed: {_first(error)}") from error
+
+    def _refuse_another(self, worker: _Worker) -> None:
+        if self.like is None:
+            return
+        machine = ray.get(worker.actor.machine.remote())
+        if machine != self.like:
+            message = f"latency() has no common measure on '{self.like}' and on '{machine}'"
+            raise ClusterError(f"{message}: give workers of one kind, that of this machine")
 
     def _replace(self, worker: _Worker, error: RayActorError) -> WorkerEvent | None:
         if getattr(error, "actor_init_failed", False):

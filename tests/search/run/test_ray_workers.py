@@ -65,6 +65,16 @@ def test_a_lost_machine_is_done_without_and_the_study_is_the_same(
     assert said["trials"] == calm
 
 
+@pytest.mark.slow
+def test_time_is_not_measured_on_machines_that_differ(tmp_path: Path) -> None:
+    said = ran("unlike", tmp_path)
+    assert said["refused"] == (
+        "latency() has no common measure on 'a quick machine' and on 'a slow machine': "
+        "give workers of one kind, that of this machine"
+    )
+    assert said["alike"] == "budget"
+
+
 def test_a_cluster_that_is_not_there_is_one_message() -> None:
     with pytest.raises(ray_workers.ClusterError, match=r"Ray can't be had at '127\.0\.0\.1:1'"):
         ray_workers.RayWorkers(Counting, "127.0.0.1:1", 2)
