@@ -16,8 +16,7 @@ from gptailor.search.run.incumbent import race_of
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Trial
 from gptailor.search.search import Scored, SearchEvent
-from tests.search.landscape import NLL, Search, number, search, setting
-from tests.search.test_search import record
+from tests.search.landscape import NLL, Search, Simulated, number, record, search, setting
 
 FULL = 64
 
@@ -135,3 +134,17 @@ def test_a_rival_is_what_was_known_when_a_trial_was_asked_for(tmp_path: Path) ->
     assert race_of(found.ledger, found.ledger.of(RANDOM)[0].request) is None
     found.ledger.references.pop(race_counts(last.request.samples)[-1])
     assert race_of(found.ledger, last.request) is None, "a study of before there were races"
+
+
+def test_on_several_workers_who_is_quick_changes_nothing(tmp_path: Path) -> None:
+    """What is left of the budget is counted in the order of asking, whatever a trial took."""
+    chosen = setting(aims=(NLL,), budget=Budget(20, 16, FULL), races=True)
+    found = []
+    for name, slow in {"alike": (1.0, 1.0), "unlike": (1.0, 3.1), "other": (2.7, 1.0)}.items():
+        (folder := tmp_path / name).mkdir()
+        found.append(search(folder, chosen, workers=Simulated(Sampling(), slow)))
+        found[-1].run()
+    calm, *others = (record(one.ledger.trials) for one in found)
+    assert any(trial["stopped"] for trial in calm)
+    for other in others:
+        assert other == calm
