@@ -17,7 +17,7 @@ from gptailor.plan.windows import Window, windows_of
 from gptailor.search.space.space import Space
 
 Cut = tuple[int, ...]
-Scores = Float[np.ndarray, " layers"]
+CutScores = Float[np.ndarray, " layers"]
 """How much each position is to be dropped."""
 
 
@@ -43,7 +43,7 @@ def genes_of_cut(space: Space, cut: Cut) -> tuple[Bool[np.ndarray, " b"], Mappin
     return bits, picks
 
 
-def nested_cuts(space: Space, scores: Scores) -> list[Cut]:
+def nested_cuts(space: Space, scores: CutScores) -> list[Cut]:
     """Cuts of the space's sizes, from the fewest layers to the most, each within the next one.
 
     Of each list the positions with the highest scores leave, of a window's the best place for it
@@ -69,7 +69,7 @@ def nested_cuts(space: Space, scores: Scores) -> list[Cut]:
     return cuts
 
 
-def _growing(choice: DropAny | DropWindow, scores: Scores, sums: Scores) -> list[Cut]:
+def _growing(choice: DropAny | DropWindow, scores: CutScores, sums: CutScores) -> list[Cut]:
     """What one choice drops, from the fewest layers to the most; nothing first, with `maybe`."""
     low, high = count_ends(choice.count)
     found: list[Cut] = []
@@ -98,7 +98,7 @@ class Contiguous:
     all: list[Cut]
 
 
-def contiguous(space: Space, scores: Scores, most: int) -> Contiguous:
+def contiguous(space: Space, scores: CutScores, most: int) -> Contiguous:
     """At most so many cuts near a place each, those with the highest scores of each size first.
 
     All windows of a statement are among them, beside the best that others come to. The best ones
@@ -122,7 +122,7 @@ def contiguous(space: Space, scores: Scores, most: int) -> Contiguous:
     return Contiguous(cuts[:most], cuts)
 
 
-def _windows_of_each(space: Space, scores: Scores) -> Iterator[Cut]:
+def _windows_of_each(space: Space, scores: CutScores) -> Iterator[Cut]:
     """Each place of each window, with what the other choices drop at least."""
     least = nested_cuts(space, scores)[0]
     for _, choice in drops_by_choice(space.plan):

@@ -11,7 +11,7 @@ from gptailor.plan.faults import Fault, PlanError, TailorError, listed, nearest
 from gptailor.plan.layers import may_be_healed
 from gptailor.plan.plan import CountRange, Objective, Plan, Requirement, Search
 from gptailor.plan.registry import OBJECTIVES, STRATEGIES
-from gptailor.plan.walk import open_choices
+from gptailor.plan.walk import drops_by_choice, open_choices
 
 TRIALS = 200
 """The budget of a search that nobody gave one."""
@@ -168,7 +168,7 @@ SIZE = Objective(direction="minimize", name="parameters")
 
 
 def _of_several_sizes(plan: Plan) -> bool:
-    return any(isinstance(one.count, CountRange) for one in (*plan.drop_any, *plan.windows))
+    return any(isinstance(one.count, CountRange) for _, one in drops_by_choice(plan))
 
 
 def _is_size(objective: Objective) -> bool:

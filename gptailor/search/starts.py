@@ -21,7 +21,7 @@ from gptailor.search.compositions import Composition, composed, compositions
 from gptailor.search.cuts import (
     Contiguous,
     Cut,
-    Scores,
+    CutScores,
     contiguous,
     cut_words,
     drops_some,
@@ -229,7 +229,7 @@ class Starts:
                 found.append(self._start(name, best, cut, share))
         return found
 
-    def _by_removal(self, best: Composition) -> Scores:
+    def _by_removal(self, best: Composition) -> CutScores:
         """Scores by which what greedy removal took first is dropped first, then by influence."""
         scores = self._scores(best) - 1e9
         scores[list(self.removal)] = -np.arange(len(self.removal), dtype=np.float64)
@@ -307,7 +307,7 @@ class Starts:
     def _of_middle(self, cuts: Sequence[Cut]) -> Cut:
         return cuts[len(cuts) // 2]
 
-    def _scores(self, of: Composition) -> Scores:
+    def _scores(self, of: Composition) -> CutScores:
         influence = self.influence.get(of.name, self.influence.get("base"))
         if influence is None:
             middle = (self.space.layers - 1) * 2 / 3  # what is cut where nothing is known
