@@ -328,15 +328,18 @@ def _ask(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> bool:
 
     What trials in a race cost is known when they are told: until then what is beyond waits.
     """
-    requests = schedule.next(idle=not under_way.waiting, waiting=under_way.asks)
-    plans = ((one, decode(of.space, one.genome)) for one in requests)
-    beyond = under_way.fill(plans, schedule.left)
-    if beyond and of.races and under_way.waiting:
-        schedule.postpone(beyond)
-        return len(requests) > len(beyond)
-    if beyond:
-        schedule.close()
-    return bool(requests)
+    while requests := schedule.next(idle=not under_way.waiting, waiting=under_way.asks):
+        plans = ((one, decode(of.space, one.genome)) for one in requests)
+        beyond = under_way.fill(plans, schedule.room(requests))
+        if beyond and of.races and not (schedule.retries and len(beyond) == len(requests)):
+            schedule.postpone(beyond)
+        elif beyond:
+            schedule.close()
+        if len(beyond) < len(requests):
+            return True
+        if under_way.waiting:
+            return False
+    return False
 
 
 def _wait(schedule: Schedule, under_way: UnderWay, study: Study, workers: Workers) -> None:

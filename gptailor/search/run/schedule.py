@@ -160,6 +160,8 @@ class Schedule:
         self.budget = budget
         self.starts = starts
         self.asking = asking
+        self.retries = False
+        self._postponed: list[TrialRequest] = []
         self._closed = False
         self._asked_after = 0
         seen = {t.request.ask: t.request.asked_after for t in ledger.of(SEARCH)}
@@ -230,8 +232,15 @@ class Schedule:
 
     def _search(self, waiting: Collection[int]) -> list[TrialRequest]:
         """What was asked before and not told; else the next ask, if there is room for more."""
+        self.retries = False
         if self._missing:
             found, self._missing = self._missing, []
+            return found
+        if self._postponed:
+            if waiting:
+                return []
+            found, self._postponed = self._postponed, []
+            self.retries = True
             return found
         if self.is_over or self._behind(waiting):
             return []
@@ -277,12 +286,25 @@ class Schedule:
         ]
 
     def postpone(self, requests: Sequence[TrialRequest]) -> None:
-        """Ask for these again, before anything else."""
-        self._missing += requests
+        """Ask for these again, before anything else, once it is known what all others cost."""
+        self._postponed += requests
 
     def close(self) -> None:
         """Ask no more: what is left is too little for what is asked."""
         self._closed = True
+
+    def room(self, requests: Sequence[TrialRequest]) -> float:
+        """What is left for what was asked for now.
+
+        Trials that were given up count in full if they were told after these were asked for, so
+        that it is the same however quick workers are; not where all that was waited for.
+        """
+        asked = [one.asked_after for one in requests if one.phase == SEARCH]
+        until = min(asked, default=0) if asked and not self.retries else len(self.ledger.trials)
+        later = self.ledger.trials[until:]
+        stopped = (t for t in later if t.stopped is not None and t.same_as is None)
+        spared = math.fsum(t.request.samples / self.budget.full - t.share for t in stopped)
+        return self.left - spared
 
     @property
     def left(self) -> float:
