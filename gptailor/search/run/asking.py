@@ -94,8 +94,9 @@ class Asking:
             self._put(fresh[start : start + many])
 
     def _put(self, trials: Sequence[Trial]) -> None:
+        """Tell these; one that was given up as if on all that it was asked for: it is behind."""
         genomes = [trial.request.genome for trial in trials]
         population = Genome(*(np.stack(genes) for genes in zip(*genomes, strict=True)))
-        shares = np.array([trial.share for trial in trials], np.float32)
+        shares = np.array([t.request.samples / self.ledger.full for t in trials], np.float32)
         told = population, self.ledger.losses(trials), shares
         self._state = self.strategy.tell(self._table, self._state, *told)
