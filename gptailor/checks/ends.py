@@ -34,7 +34,7 @@ def the_ends_are_meant(checked: Checked) -> Iterator[Fault]:
     ends = [_ENDS[where] for where in silent if any(where in own for own in found.values())]
     whose = listed(f"'{name}'" for name in found)
     stay = f"{listed(ends)} are" if len(ends) > 1 else f"the {ends[0]} is"
-    message = f"all layers are of other models, and {stay} the base's"
+    message = f"layers are of other models, and {stay} the base's"
     has = "has" if len(found) == 1 else "have"
     kept = "; ".join(f"{where} from base" for where in silent if _ENDS[where] in ends)
     help_ = f"{whose} {has} others: 'whole from …' takes them, '{kept}' says that the base's stay"

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cookbook.md").read_text(encoding="utf-8")
 LAYERS = 16
-FEWER = {"tokens 50000": "tokens 1024", "trials 60": "trials 6"}
+FEWER = {"tokens 50000": "tokens 1024", "trials 60": "trials 8"}
 """What a small model on a busy machine has less of."""
 
 
