@@ -27,7 +27,7 @@ from gptailor.plan.windows import windows_of
 from gptailor.search.settings import Flags
 
 DOCS = Path(__file__).parents[1] / "docs"
-HELD = 64
+HELD = 48
 """Paragraphs that are scored in the end."""
 
 

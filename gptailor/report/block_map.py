@@ -29,15 +29,12 @@ def block_lines(said: Mapping[str, Any]) -> list[str]:
         f"blocks that come again: {scan['scanned']} of {scan['of']} scanned on {scan['samples']} "
         f"samples, {scan['better']} better than the base by {scan['measure']}"
     )
-    rows = [
-        f"  {window_words((row['first'], row['last']))}: {row['value']:.4g} ({row['change']:+.2%})"
-        for row in scan["blocks"]
-    ]
+    rows = [f"  {_said(MappedBlock(**row))}" for row in scan["blocks"]]
     return [head, *rows, f"  the map: {scan['map']}"]
 
 
 _CELL = 18
-_LEFT, _TOP = 64, 74
+_LEFT, _TOP = 84, 92
 _BETTER, _WORSE, _EVEN = (33, 102, 172), (178, 24, 43), (247, 247, 247)
 _STEPS = 5
 
@@ -60,6 +57,7 @@ def block_map(blocks: Sequence[MappedBlock], measure: str, samples: int) -> str:
         f'<rect width="{width}" height="{height}" fill="white"/>',
         '<text x="12" y="20" font-size="13" font-weight="bold">Blocks that come again</text>',
         f'<text x="12" y="37">{escape(measure)}, {samples} samples, beside the base</text>',
+        f'<text x="12" y="53">best: {_said(min(blocks, key=lambda block: block.change))}</text>',
         f'<text x="{_LEFT}" y="{_TOP - 20}">last layer</text>',
         f'<text x="12" y="{_TOP - 6}">first layer</text>',
         *_axes(rows, columns),
@@ -88,11 +86,14 @@ def _place(block: MappedBlock, rows: range, columns: range) -> tuple[int, int]:
 
 def _cell(block: MappedBlock, rows: range, columns: range, reach: float) -> str:
     x, y = _place(block, rows, columns)
-    said = f"L{block.first}..L{block.last}: {block.value:.4g} ({block.change:+.2%})"
     return (
         f'<rect x="{x}" y="{y}" width="{_CELL - 1}" height="{_CELL - 1}" '
-        f'fill="{_colour(block.change / reach)}"><title>{said}</title></rect>'
+        f'fill="{_colour(block.change / reach)}"><title>{_said(block)}</title></rect>'
     )
+
+
+def _said(block: MappedBlock) -> str:
+    return f"{window_words((block.first, block.last))}: {block.value:.4g} ({block.change:+.2%})"
 
 
 def _best(blocks: Sequence[MappedBlock], rows: range, columns: range) -> Iterator[str]:
