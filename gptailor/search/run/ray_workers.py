@@ -14,6 +14,7 @@ from typing import Any, final
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from gptailor.checkpoint.write.tensors import available
 from gptailor.evaluate.outcome import Outcome
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
@@ -102,6 +103,7 @@ class RayWorkers:
         self._lost = 0
         _connect(address, count)
         self.count = count or _fitting(gpus)
+        self.cpus = 0 if gpus else _cpus(self.count)
         self._workers: list[_Worker] = []
         self._waiting: deque[Task] = deque()
 
@@ -113,7 +115,7 @@ class RayWorkers:
         ray.shutdown()
 
     def _worker(self) -> _Worker:
-        options = {"num_cpus": 0 if self.gpus else 1, "num_gpus": self.gpus}
+        options = {"num_cpus": self.cpus, "num_gpus": self.gpus}  # Ray gives as many threads
         actor: Any = ray.remote(Evaluating).options(**options).remote(self.make)
         return _Worker(actor, actor.ready.remote())
 
@@ -199,7 +201,7 @@ def _connect(address: str, count: int | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     where: dict[str, Any] = {"address": address}
     if address == LOCAL:
-        where = {"num_cpus": count, "include_dashboard": False}
+        where = {"num_cpus": max(count or 1, available()), "include_dashboard": False}
     known = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address)
     try:
         if known:  # where nobody listens Ray itself would try for minutes
@@ -223,8 +225,24 @@ def _fitting(gpus: int) -> int:
             most = f"the most that a machine has is {max(counts)}"
             raise ClusterError(f"no machine of the Ray cluster has {gpus} GPUs: {most}")
         free = ray.available_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
-        return max(1, min(found, int(free) // gpus))  # others may have some: the search itself
-    return max(1, sum(bool(node["Alive"]) for node in ray.nodes()))  # type: ignore[no-untyped-call]
+        left = int(free) // gpus  # others may have some: the search itself
+        return min(found, left) if left else found
+    return max(1, sum(count > 0 for count in _processors()))
+
+
+def _cpus(count: int) -> int:
+    """The processors of each of so many workers: the most that there is room for."""
+    machines = _processors()
+    for cpus in range(max(machines, default=1), 1, -1):
+        if sum(processors // cpus for processors in machines) >= count:
+            return cpus
+    return 1
+
+
+def _processors() -> list[int]:
+    """Those of each machine."""
+    nodes = (node for node in ray.nodes() if node["Alive"])  # type: ignore[no-untyped-call]
+    return [int(node["Resources"].get("CPU", 0)) for node in nodes]
 
 
 def _first(error: BaseException) -> str:

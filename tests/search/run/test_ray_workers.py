@@ -65,6 +65,17 @@ def test_a_lost_machine_is_done_without_and_the_study_is_the_same(
     assert said["trials"] == calm
 
 
+@pytest.mark.parametrize(
+    ("machines", "count", "cpus"),
+    [([8, 8], 2, 8), ([8, 8], 3, 4), ([0, 8], 1, 8), ([16, 4], 2, 8), ([1, 1], 3, 1), ([], 1, 1)],
+)
+def test_a_worker_has_its_share_of_the_processors(
+    machines: list[int], count: int, cpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_workers, "_processors", lambda: machines)
+    assert ray_workers._cpus(count) == cpus
+
+
 @pytest.mark.slow
 def test_time_is_not_measured_on_machines_that_differ(tmp_path: Path) -> None:
     said = ran("unlike", tmp_path)
