@@ -175,16 +175,16 @@ def test_a_search_at_a_url_ends_with_the_study_of_one_in_a_folder(url: str, tmp_
 def test_the_whole_of_a_run_is_at_its_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is there compiles anywhere; the same command goes on on another machine."""
     url = f"memory://bucket-{uuid.uuid4().hex}/run"
-    tiny_model("llama", tmp_path / "base", layers=5)
+    tiny_model("llama", tmp_path / "base", layers=7)
     (tmp_path / "rows.jsonl").write_text('{"text": "a cat and two dogs"}\n' * 8)
     text = """tailor 1
 model base = "./base"
-drop any 1 of L1..L3
+drop any 2 of L1..L5
 search { minimize nll("rows.jsonl") }
 """
     (tmp_path / "space.tailor").write_text(text)
     plan = gptailor.load(tmp_path / "space.tailor")
-    found = whole_search(plan, url, Flags(trials=2, fidelity=(4, 4)))
+    found = whole_search(plan, url, Flags(trials=4, fidelity=(4, 4)))
     names = ObjectStorage(url).names()
     assert {"best.tailor", "best.tailor.lock", "run.json", "start.tailor", "summary.json",
             "summary.md"} <= set(names)  # fmt: skip
@@ -196,10 +196,10 @@ search { minimize nll("rows.jsonl") }
     prepared = prepare(gptailor.load(best))
     assert prepared.models["base"].checkpoint.folder.resolve() == (tmp_path / "base").resolve()
     other_machine(monkeypatch, tmp_path)
-    more = whole_search(plan, url, Flags(trials=3, fidelity=(4, 4)))
+    more = whole_search(plan, url, Flags(trials=9, fidelity=(4, 4)))
     assert more.summary["trials"] > found.summary["trials"]
     with pytest.raises(CheckpointError, match=r"C902.*its seed was") as refused:
-        whole_search(plan, url, Flags(trials=3, fidelity=(4, 4), seed=1))
+        whole_search(plan, url, Flags(trials=9, fidelity=(4, 4), seed=1))
     assert url in str(refused.value)
 
 
