@@ -548,3 +548,131 @@ def test_a_base_that_measures_nothing_is_said(search: Search, world: Path) -> No
     arguments = ["-O", wish, "--strategy", "random", "--trials", "4"]
     said = search("bare.tailor", "-o", "flat", *arguments, code=3)
     assert f"the base's score by {wish} is 0: nothing can be a share of it" in said.err
+
+
+# ------------------------------------------------------------------------------ picking, and draws
+
+
+@pytest.fixture(scope="module")
+def sized(search: Search, world: Path) -> Said:
+    """A search over several sizes, in `world/sized`."""
+    text = SPACE.replace("drop any 2", "drop any 1..3") + WISHES.replace("trials 8", "trials 14")
+    (world / "sized.tailor").write_text(text)
+    return search("sized.tailor", "-o", "sized", "--strategy", "random")
+
+
+def test_one_search_gives_the_curve_of_quality_over_size(
+    sized: Said, run: Run, world: Path
+) -> None:
+    said = json.loads((world / "sized" / "summary.json").read_text())
+    assert [one["name"] for one in said["objectives"]] == ['nll("rows.jsonl")', "parameters()"]
+    curve = said["sizes"]
+    assert [row["layers"] for row in curve] == sorted(row["layers"] for row in curve)
+    losses = [row["loss"] for row in curve]
+    assert losses == sorted(losses, reverse=True)
+    for row in curve:
+        plan = gptailor.load(world / "sized" / row["file"])
+        assert 6 - len(plan.drops) == row["layers"]
+        shown = run("show", world / "sized" / row["file"]).out
+        assert f"{row['parameters']:,}" in shown
+        assert row["held"]["values"][1] == row["parameters"]
+    if len(curve) > 1:
+        assert "quality over size" in sized.out
+        assert "## Quality over size" in (world / "sized" / "summary.md").read_text()
+
+
+def test_pick_writes_the_plan_that_keeps_to_it(sized: Said, run: Run, world: Path) -> None:
+    curve = json.loads((world / "sized" / "summary.json").read_text())["sizes"]
+    (folder := world / "elsewhere").mkdir(exist_ok=True)
+    for row in curve:
+        for bound in (["--layers", row["layers"]], ["--parameters", row["parameters"]]):
+            picked = run("pick", "sized", *bound)
+            assert picked.code == 0, picked.err
+            assert f"{row['file']}: {row['layers']} layers" in picked.err
+            assert (
+                gptailor.loads(picked.out).drops
+                == gptailor.load(world / "sized" / row["file"]).drops
+            )
+        file = folder / f"{row['layers']}.tailor"
+        file.unlink(missing_ok=True)
+        written = run("pick", "sized", "--layers", row["layers"], "-o", file)
+        assert written.code == 0, written.err
+        assert file.read_text().startswith("# Found by gptailor search: trial ")
+        assert 'model base = "../base"' in file.read_text()
+        assert run("check", file).code == 0
+        assert run("fmt", "--check", file).code == 0
+    again = run("pick", "sized", "--layers", curve[-1]["layers"], "-o", file)
+    assert again.code == 3
+    assert "File exists" in again.err
+
+
+def test_the_best_plan_is_picked_with_its_lock(
+    found: Said, run: Run, world: Path, tmp_path: Path
+) -> None:
+    picked = run("pick", "run", "--layers", 4, "-o", tmp_path / "best.tailor")
+    assert picked.code == 0, picked.err
+    compiled = run("compile", tmp_path / "best.tailor", "-o", tmp_path / "out", "--locked")
+    assert compiled.code == 0, compiled.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["sized", "--layers", "1"], 1, "no plan in 'sized' keeps to that; the nearest is front/"),
+        (["sized", "--memory", "1k"], 1, "the nearest is front/"),
+        (["sized"], 2, "say what to keep to"),
+        (["sized", "--loss", "much"], 2, "'much' is no loss such as 2% or 0.05"),
+        (["sized", "--parameters", "0"], 2, "'0' is no number of parameters"),
+        (["base", "--layers", "3"], 3, "error[C903]: holds no plans that a search found"),
+        (["gone", "--layers", "3"], 3, "error[C903]"),
+    ],
+)
+def test_what_cannot_be_picked_is_said(
+    sized: Said, run: Run, arguments: list[str], code: int, said: str
+) -> None:
+    refused = run("pick", *arguments)
+    assert refused.code == code
+    assert said in refused.err
+    assert refused.out == ""
+
+
+def test_a_loss_has_its_own_unit_where_it_has_no_share(search: Search, run: Run) -> None:
+    arguments = ["-O", 'kl("rows.jsonl")', "--strategy", "random", "--trials", "3"]
+    search("bare.tailor", "-o", "spread", *arguments)
+    refused = run("pick", "spread", "--loss", "2%")
+    assert refused.code == 1
+    assert "say --loss in their own unit, such as 0.05" in refused.err
+    assert run("pick", "spread", "--loss", "99").code == 0
+
+
+def test_other_draws_say_how_far_they_agree(found: Said, search: Search, world: Path) -> None:
+    arguments = ["--strategy", "random", "--trials", "4", "--repeat-calibration", "1"]
+    said = search("space.tailor", "-o", "drawn", *arguments)
+    assert "Searches on 2 draws of the samples, this one first, drop" in said.out
+    record = json.loads((world / "drawn" / "summary.json").read_text())
+    [first, second] = record["repeats"]["runs"]
+    assert (first["seed"], second["seed"]) == (0, 1)
+    other = json.loads((world / "drawn" / "repeat-1" / "summary.json").read_text())
+    assert other["seed"] == 1
+    assert first["scores"][0] == record["best"]["values"]
+    assert second["scores"][1] == other["best"]["values"]
+    again = search("space.tailor", "-o", "drawn", *arguments)
+    assert again.out == said.out
+    assert "scoring the plans found" not in again.err
+
+
+def test_the_verdict_is_in_the_summary_and_on_the_screen(found: Said, world: Path) -> None:
+    said = summary(world)
+    [line] = [
+        line
+        for line in found.out.splitlines()
+        if line.startswith(("Better than", "No better", "The search found nothing"))
+    ]
+    assert line in (world / "run" / "summary.md").read_text().splitlines()
+    verdict = said["verdict"]
+    assert verdict["held"]
+    assert verdict["unit"] == "nats"
+    assert verdict["better"] is line.startswith("Better")
+    if verdict["better"]:
+        assert said["best"] == said["found"]
+    assert "%" not in found.out
