@@ -311,9 +311,14 @@ def ablations() -> dict[str, Factory]:
         return Ours(Surrogate(), replace(space, table=none), seed)
 
     return {
+        "without the region of swaps": lambda space, seed: Ours(Surrogate(region=0), space, seed),
+        "of twelve parents": lambda space, seed: Ours(Surrogate(elite=12), space, seed),
         "without block influence": lambda space, seed: Unmeasured(Surrogate(), space, seed),
         "without neighbours": lonely,
         "without draws": lambda space, seed: Ours(Surrogate(heats=(0.0,)), space, seed),
+        "with wider draws": lambda space, seed: Ours(
+            Surrogate(heats=(0.0, 0.5, 1.0, 1.0)), space, seed
+        ),
         "without shifts": lambda space, seed: Still(Surrogate(name="still"), space, seed),
         "without starts": lambda space, seed: Blind(Surrogate(), space, seed),
         "of up to three moves": lambda space, seed: Ours(Surrogate(moves=3), space, seed),

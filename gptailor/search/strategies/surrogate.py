@@ -5,6 +5,7 @@ of the best trials are screened by them, thousands for each ask. So what is unce
 often as it may be the best. The model is in `posterior`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -14,7 +15,7 @@ from numpy import ndarray
 
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import Key, keys
-from gptailor.search.space.table import Table, allowed, canonical, features, sample
+from gptailor.search.space.table import Table, active, allowed, canonical, features, sample
 from gptailor.search.strategies import moves as m
 from gptailor.search.strategies import strategy
 from gptailor.search.strategies.posterior import (
@@ -30,6 +31,8 @@ _FRESH = 16
 """For so many mutants there is one random genome."""
 _MORE = 1.0
 """Moves of a mutant beyond the first, in the mean."""
+_SWAPS = 4096
+"""The most swaps that are screened at once."""
 _TURNS = 32
 """Parents that take turns, the first ones of the elite more than once."""
 
@@ -54,6 +57,20 @@ def targets(found: Float[ndarray, " n"]) -> Float[ndarray, " n"]:
     return clipped
 
 
+def swapped(table: Table, parents: Genome, most: int) -> Genome:
+    """All genomes with one bit of a set off and another of it on; or so many of them, evenly."""
+    bits, group = parents.bits, table.group
+    mates = (group[:, None] == group[None, :]) & (group >= 0)[:, None]
+    may = active(table, parents).bits
+    row, off, on = np.nonzero((bits & may)[:, :, None] & ~bits[:, None, :] & mates)
+    kept = np.linspace(0, len(row) - 1, min(most, len(row))).astype(np.int64)
+    row, off, on = row[kept], off[kept], on[kept]
+    found = m.some_rows(parents, row)
+    found.bits[np.arange(len(row)), off] = False
+    found.bits[np.arange(len(row)), on] = True
+    return found
+
+
 @final
 class Known(NamedTuple):
     """What a surrogate works out once for a table."""
@@ -67,15 +84,18 @@ class Known(NamedTuple):
 class Surrogate(strategy.Strategy):
     """A linear Bayesian model with terms of neighbours, and Thompson draws.
 
-    `mutants` of the `elite` best trials are screened, each of up to `moves` moves. Genome i of an
-    ask is by a draw whose deviation from the mean is times `heats[i]`. It is tried on the first of
-    `shares` of the samples, and of those the best one in `rise` on the next.
+    `mutants` of the `elite` best trials are screened, each of up to `moves` moves; so is all that
+    is one swap away from the `region` best, or from the `further` best swaps by a draw. Genome i of
+    an ask is by a draw whose deviation from the mean is times `heats[i]`. It is tried on the first
+    of `shares` of the samples, and of those the best one in `rise` on the next.
     """
 
     name: str = "surrogate"
     population: int = 4
     mutants: int = 1024
     elite: int = 4
+    region: int = 3
+    further: int = 2
     moves: int = 1
     heats: tuple[float, ...] = (0.0, 0.0, 0.5, 0.5)
     shares: tuple[float, ...] = (1.0,)
@@ -99,11 +119,38 @@ class Surrogate(strategy.Strategy):
         elite = self._elite(table, archive, found, expected, random)
         pool = self._bred(table, own.around, elite, breeding)
         taking = features(table, pool)
+        scores = _scores(table, taking, by)[:, 1:]
+        for near in self._region(table, archive, found, own.around, by):
+            pool, effect = m.joined_populations(pool, near), features(table, near)
+            taking = np.concatenate([taking, effect])
+            scores = np.concatenate([scores, _scores(table, effect, by)[:, 1:]])
         marks = strategy.fingerprints(taking)
         stale = np.isin(marks, strategy.fingerprints(effects)) | ~allowed(table, pool)
-        chosen = m.some_rows(pool, _picked(_scores(table, taking, by)[:, 1:], stale, marks))
+        chosen = m.some_rows(pool, _picked(scores, stale, marks))
         asked = canonical(table, chosen)
         return *strategy.successive_halving(archive, found, asked, self.shares, self.rise), own
+
+    def _region(
+        self,
+        table: Table,
+        archive: strategy.Archive,
+        found: Float[ndarray, " n"],
+        around: m.Neighbourhood,
+        by: Coefficients,
+    ) -> Iterator[Genome]:
+        """All that are one swap away from the best trials, and from the best of these by a draw."""
+        best = np.flatnonzero(_full(archive, found))
+        best = best[np.argsort(found[best], kind="stable")][: self.region]
+        near = m.some_rows(archive.genomes, best)
+        for again in (True, False):
+            near = swapped(table, m.filled(around, near, active(table, near)), _SWAPS)
+            if not len(near.bits):
+                return
+            yield near
+            if again:
+                scores = _scores(table, features(table, near), by)[:, 1:]
+                ranks = np.argsort(scores, axis=0, kind="stable")[: self.further]
+                near = m.some_rows(near, np.unique(ranks))
 
     def _elite(
         self,
@@ -115,8 +162,7 @@ class Surrogate(strategy.Strategy):
     ) -> Genome:
         """The best by what was told and by what the model expects, in turns; random ones if few."""
         valid = np.isfinite(found)
-        highest = np.max(archive.fidelity, where=valid, initial=0.0)
-        full = valid & (archive.fidelity >= highest)
+        full = _full(archive, found)
         sides = [
             np.flatnonzero(mask)[np.argsort(score[mask], kind="stable")]
             for mask, score in ((full, found), (valid, expected))
@@ -136,6 +182,14 @@ class Surrogate(strategy.Strategy):
         often = m.step_counts(count, self.mutants, _MORE)
         mutants = m.bred(table, around, parents, often, (move, cross), self.moves)
         return m.joined_populations(mutants, sample(table, fresh, self.mutants // _FRESH))
+
+
+def _full(archive: strategy.Archive, found: Float[ndarray, " n"]) -> Bool[ndarray, " n"]:
+    """Which trials have a score at the highest fidelity that one has a score at."""
+    valid = np.isfinite(found)
+    highest = np.max(archive.fidelity, where=valid, initial=0.0)
+    full: ndarray = valid & (archive.fidelity >= highest)
+    return full
 
 
 def _seen(
