@@ -123,19 +123,6 @@ def test_the_study_says_what_was_given_up(tmp_path: Path) -> None:
     assert record(found.study.trials()) == record(found.ledger.trials)
 
 
-def test_who_is_quick_changes_nothing_in_a_race(tmp_path: Path) -> None:
-    found = []
-    for kind, slow in enumerate([(1.0, 1.0, 1.0), (1.0, 3.7, 1.9), (2.9, 1.0, 1.3)]):
-        (folder := tmp_path / str(kind)).mkdir()
-        chosen = setting(aims=(NLL,), budget=Budget(16, 16, FULL), races=True)
-        found.append(search(folder, chosen, workers=Simulated(Sampling(), slow)))
-        assert found[-1].run() == "budget"
-    calm = record(found[0].ledger.trials)
-    assert any(one["stopped"] is not None for one in calm)
-    assert all(record(other.ledger.trials) == calm for other in found)
-    assert 14 < found[0].ledger.cost() <= 16
-
-
 def test_a_race_travels_with_its_task(tmp_path: Path) -> None:
     found = ran(tmp_path, Sampling())
     race = race_of(found.ledger, found.ledger.of(SEARCH)[-1].request)
