@@ -1,6 +1,7 @@
 """The table of an evaluation: targets down, objectives across, then what paired samples say."""
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, final
@@ -96,7 +97,10 @@ def evaluation_lines(
         for head, mark in zip(heads, marks, strict=False):
             if mark.score is None:
                 which = f"{head} " if head else ""
-                yield shortened(f"{which}{name} failed: {mark.failure}", max(20, width), end=True)
+                whole = f"{which}{name} failed: {mark.failure}"
+                yield from textwrap.wrap(
+                    whole, max(20, width), subsequent_indent=_INDENT, max_lines=4, placeholder=" …"
+                )
 
 
 def _scored(mark: Mark) -> str:
