@@ -142,6 +142,10 @@ def search_command(
     if found.ended == "interrupted":
         say("interrupted; all trials are kept, and the same command goes on", err=True)
         sys.exit(130)
+    required = found.summary["required"]
+    if required is not None and not required["met"]:
+        say("no plan meets what is required, so that there is no best one", err=True)
+        sys.exit(1)
 
 
 def _set_up_jax() -> None:

@@ -25,7 +25,8 @@ def markdown(said: _Said) -> str:
         lines += ["## Quality over size", "", *_page_table(*_sizes(said)), ""]
     head, *blocks = block_lines(said) or [""]
     listed = [[head, "", *(f"- {line.strip()}" for line in blocks)] if head else []]
-    listed += [[f"- {line}" for line in found] for found in (_final(said), _repeats(said))]
+    parts = (_required(said), _final(said), _repeats(said))
+    listed += [[f"- {line}" for line in found] for found in parts]
     for part in (
         *listed,
         [*_left_out(said)],
@@ -47,7 +48,7 @@ def summary_lines(said: _Said, width: int) -> Iterator[str]:
     if len(said["sizes"]) > 1:
         yield from ("", "quality over size: gptailor pick writes one of these")
         yield from _columns(*_sizes(said), width)
-    found = block_lines(said), _final(said), _repeats(said)
+    found = block_lines(said), _required(said), _final(said), _repeats(said)
     for part in (*found, _left_out(said), _random(said), _spent(said)):
         for n, line in enumerate(part):
             yield from [line] if n else ["", line]
@@ -207,7 +208,8 @@ def _verdict(said: _Said) -> str:
     """Whether the search found more than what is to be had without it."""
     found = said["verdict"]
     if found is None:
-        return "No plan has a score."
+        unmet = said.get("required") and not said["required"]["met"]
+        return "There is no best plan." if unmet else "No plan has a score."
     several = sum(not aim["size"] for aim in said["objectives"])
     means = f", mean of {several} objectives" if several > 1 else ""
     where = "on held-out samples" if found["held"] else "on the samples that it was chosen by"
@@ -246,6 +248,23 @@ def _gain(of: _Said, unit: str) -> str:
     scale, name = (1.0, unit) if unit else (100.0, "% of the base's scores")
     error = math.inf if of["stderr"] is None else of["stderr"]
     return f"{with_error(scale * of['gain'], scale * error)} {name}"
+
+
+def _required(said: _Said) -> Iterator[str]:
+    """What was required, and what the best plan has of it, or the nearest one."""
+    found = said.get("required")
+    if found is None:
+        return
+    judged, met, nearest = (found[name] for name in ("judged", "met", "nearest"))
+    if met:
+        yield f"{met} of {judged} plans that were judged meet what is required"
+    else:
+        near = "" if nearest is None else f"; the nearest is {nearest}"
+        yield f"none of {judged} plans that were judged meets what is required{near}"
+    for row in found["rows"]:
+        held = "" if row["held"] is None else f", held out {shown_number(row['held'])}"
+        bound = shown_number(row["bound"])
+        yield f"{row['require']} ({bound}): it has {shown_number(row['value'])}{held}"
 
 
 def _final(said: _Said) -> Iterator[str]:

@@ -23,6 +23,7 @@ from gptailor.evaluate.rivals import Race
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.plan import DropAny, Plan
+from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES, Stage, at_stage
 from gptailor.plan.walk import drops_by_choice
 from gptailor.search.compositions import wholes
@@ -44,6 +45,8 @@ _GLANCE = 1 / 8
 _GLANCED = 8, 32
 """The fewest samples that it is measured on, and the most."""
 _INFLUENCE, _GAPS, _REMOVAL = "block influence", "bridged cuts", "greedy removal"
+_LATENCIES = "latencies"
+"""The study's note of latencies by shape: each is measured once for all trials."""
 MEASURED = "measured"
 """Notes of a study: what was measured before its first trial, and what that cost."""
 _REMOVAL_SHARE = 1 / 10
@@ -123,9 +126,15 @@ def judge_of(plan: Plan, chosen: Settings, where: Resources) -> TrialsJudge:
 def workers_of(
     trials: Trials, chosen: Settings, where: Resources, on_progress: Callable[[str], None]
 ) -> AbstractContextManager[Workers]:
-    """This process, or a cluster's. Raises TailorError where Ray is wanted and not there."""
+    """This process, or a cluster's. Raises TailorError where Ray is wanted and not there.
+
+    So it does for `latency()`, which is of one device, and a cluster's may be of several kinds.
+    """
     if where.ray is None:
         return nullcontext(Alone(TrialsJudge(trials)))
+    if any(OBJECTIVES[one.name].by == "clock" for one in chosen.objectives):
+        message = "latency() is of one device, and Ray's workers may be of several kinds"
+        raise TailorError(f"{message}: require it, or search without --ray")
     try:
         from gptailor.search.run.ray_workers import RayWorkers  # noqa: PLC0415 (an extra)
     except ImportError as error:
@@ -149,6 +158,8 @@ def starts_of(
     That is measured once, and noted in the study as it comes: a later process goes on, and starts
     in the same way. Raises TailorError for a forward pass without numbers.
     """
+    trials.latencies.known |= study.notes.get(_LATENCIES, {})
+    trials.latencies.on_measured = lambda known: study.note(_LATENCIES, dict(known))
     measuring = _Measuring(space, trials, budget, study, on_progress)
     try:
         known = measuring.influence()

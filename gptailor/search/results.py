@@ -59,14 +59,15 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
     A search that was interrupted doesn't lock the best plan, which takes a while; the lock of
     another best one goes then, and the command that is said compiles without it.
     """
-    judged = judged_by(space, ledger, held, chosen, sizes, base)
+    judged = judged_by(space, ledger, held, chosen, sizes, base, about)
     trial, place = None if judged is None else judged.best, folder.place
     below = None if place is None else place / FRONT
     text = partial(_text, space, ledger, about)
     before = folder.get_text(BEST)
     best = None if trial is None else folder.put(BEST, text(trial, place))
-    if folder.get_text(BEST) != before:
-        (folder.path / (BEST + SUFFIX)).unlink(missing_ok=True)
+    changed = [BEST + SUFFIX] if folder.get_text(BEST) != before else []
+    for name in changed if best else [BEST, BEST + SUFFIX]:
+        (folder.path / name).unlink(missing_ok=True)
     for start in best_starts(ledger)[:1]:
         folder.put(START, text(start, place))
     places = [one for one, _ in curve(ledger, sizes)]
@@ -113,10 +114,21 @@ def _file(trial: Trial) -> str:
     return f"trial-{trial.number:04}.tailor"
 
 
-def judged_by(
-    space: Space, ledger: Ledger, held: HeldOut, chosen: Settings, sizes: Sizes, base: Plan
+def judged_by(  # noqa: PLR0913, PLR0917 (as above)
+    space: Space,
+    ledger: Ledger,
+    held: HeldOut,
+    chosen: Settings,
+    sizes: Sizes,
+    base: Plan,
+    about: Mapping[str, Any],
 ) -> Verdict | None:
-    """What the best trial is worth: by held-out samples, where all that is compared has scores."""
+    """What the best trial is worth: by held-out samples, where all that is compared has scores.
+
+    There is no best one where none meets what is required.
+    """
+    if not about.get("required", {"met": True})["met"]:
+        return None
 
     def on_held(trial: Trial | None) -> Scores | None:
         return scores_in(held.get(held_key(trial)))

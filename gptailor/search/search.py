@@ -19,6 +19,7 @@ from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
 from gptailor.search import folder as runs
+from gptailor.search.conditions import Conditions
 from gptailor.search.evaluate import (
     HELD_OUT,
     MEASURED,
@@ -210,12 +211,18 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
         sizes, space, starts_within, within = bounded(space, opened_models, chosen.requires)
         tell(Doing("loading"))
         trials = trials_of(plan, opened_models, chosen, where, on_healing)
+        conditions = Conditions(trials, chosen)
         base, budget = base_of(plan), Budget.of(chosen, trials.full)
         aims = aims_of(trials.objectives, chosen.objectives)
         study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
         tell(Doing("reading the models' digests"))
-        of_what = folder, space, opened_models, trials.files, chosen, (budget, where)
-        agree(study, runs.search_identity(*of_what), runs.IDENTITY_WORDS)
+        agree(
+            study,
+            runs.search_identity(
+                folder, space, opened_models, trials.files, chosen, (budget, where)
+            ),
+            runs.IDENTITY_WORDS,
+        )
         folder.put_json(runs.SETTINGS, record)
         ledger = Ledger(aims, budget.full, chosen.prefer)
         study.recall(ledger)
@@ -225,14 +232,17 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
 
         with workers_of(trials, chosen, where, say) as workers:
             starts, budget = starts_of(space, trials, budget, study, say)
-            how = strategy_of(chosen.strategy), starts_within(starts), budget, chosen.seed
-            more = {"prior": starts.influence.get("base"), "within": within}
-            of = SearchSetting(space, base, aims, *how, races=chosen.race, **more)
+            how = (
+                strategy_of(chosen.strategy), starts_within(starts), budget, chosen.seed,
+                PATIENCE, chosen.race, starts.influence.get("base"), within,
+            )  # fmt: skip
+            of = SearchSetting(space, base, aims, *how)
             tell(Begun(ledger, budget, space))
             try:
                 for event in search_steps(of, study, ledger, workers):
                     tell(event)
                 ended: Ended = cast(Reason, study.notes[_ENDED]["reason"])
+                conditions.judge(study, space, ledger, sizes, say)
                 held = held_out(study, space, trials, base, finalists(ledger, sizes), say)
             except KeyboardInterrupt:
                 ended, held = "interrupted", study.notes.get(HELD_OUT, {})
@@ -243,6 +253,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
             "late": study.notes.get(LATE, 0), "measured": study.notes.get(MEASURED, {}),
             "repeats": study.notes.get(_REPEATS),
             "left_out": starts.left_out({t.request.origin for t in ledger.of(STARTS)}),
+            **conditions.about(study, ledger),
         }  # fmt: skip
         best, summary = put_results(folder, space, ledger, held, about, chosen, sizes, base, say)
         return Searched(ended, summary, best)

@@ -98,6 +98,26 @@ def search_summary(
             "expected": expected(ledger, drawn),
         },
         "repeats": about.get("repeats"),
+        "required": _required(ledger, about.get("required"), best, file_of),
+    }
+
+
+def _required(
+    ledger: Ledger,
+    said: Mapping[str, Any] | None,
+    best: Trial | None,
+    file_of: Callable[[Trial], str],
+) -> dict[str, Any] | None:
+    """What was required, and what the best plan has of it; the nearest one, where none meets it."""
+    if said is None:
+        return None
+    nearest = None if said["nearest"] is None else ledger.trials[said["nearest"]]
+    shown = best or nearest
+    return {
+        "judged": said["judged"],
+        "met": said["met"],
+        "nearest": None if nearest is None else file_of(nearest),
+        "rows": [] if shown is None else said["rows"].get(held_key(shown), []),
     }
 
 

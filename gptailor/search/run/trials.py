@@ -236,7 +236,10 @@ class Aim(NamedTuple):
 
 @final
 class Ledger:
-    """Told trials in their order. `references` are the uncut base's values by number of samples."""
+    """Told trials in their order. `references` are the uncut base's values by number of samples.
+
+    `met` are the plans, as they were evaluated, that meet what is required; None: nothing is.
+    """
 
     def __init__(self, aims: Sequence[Aim], full: int, prefer: int | None = None) -> None:
         self.aims = tuple(aims)
@@ -246,6 +249,7 @@ class Ledger:
         self.keys: set[tuple[str, int, int]] = set()
         self.found: dict[EvaluationKey, Trial] = {}
         self.references: dict[int, tuple[float, ...]] = {}
+        self.met: set[tuple[str, Stage]] | None = None
         self._spreads: tuple[tuple[float, ...], ...] | None = None
 
     def add(self, trial: Trial) -> None:
@@ -334,8 +338,13 @@ class Ledger:
     # -------------------------------------------------------------------------- what is handed over
 
     def candidates(self) -> list[Trial]:
-        """Evaluated at full fidelity; where the best were repaired in the end, only those so."""
+        """Evaluated at full fidelity; where the best were repaired in the end, only those so.
+
+        Where something is required of them, only what was judged and meets it.
+        """
         whole = [t for t in self.trials if t.full and t.values is not None and t.same_as is None]
+        if self.met is not None:
+            whole = [t for t in whole if (t.plan, t.request.stage) in self.met]
         final = {trial.request.stage for trial in whole if trial.request.phase == FINAL}
         if not final:
             return whole

@@ -1,0 +1,182 @@
+"""Requirements of scores and times, by which the best plans are judged in the end."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+from gptailor.evaluate.objectives.base import ObjectiveError
+from gptailor.evaluate.outcome import Failure, Outcome
+from gptailor.evaluate.targets import base_of
+from gptailor.evaluate.trial import Trials
+from gptailor.lang.words import requirement_words
+from gptailor.plan.plan import LayerOf, Plan, Take
+from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.stage import Stage, at_stage
+from gptailor.program.nested import whole_plan
+from gptailor.search.curve import Sizes, curve
+from gptailor.search.evaluate import held_key
+from gptailor.search.run.study import Study
+from gptailor.search.run.trials import Ledger
+from gptailor.search.settings import Settings
+from gptailor.search.space.decode import decode
+from gptailor.search.space.space import Space
+
+CONDITIONS = "conditions"
+"""The study's note of what was judged, so that each plan is judged once."""
+_MOST = 10
+"""Plans that are judged, those of the front and of each size besides."""
+
+
+@final
+class Told(NamedTuple):
+    """What a plan has by each condition, also of held-out samples; None is a failure."""
+
+    values: tuple[float | None, ...]
+    held: tuple[float | None, ...]
+
+
+@final
+class Conditions:
+    """What is required of the best plans. Made before the first trial, as it reads the texts.
+
+    Each text is read as an objective's is: as many samples as a search sees, and others held out.
+    Raises CalibrationError and ObjectiveError as `Trials` does, ObjectiveError for a bound by a
+    model that no plan takes anything of.
+    """
+
+    def __init__(self, trials: Trials, chosen: Settings) -> None:
+        self.required = chosen.conditions
+        self.trials = trials
+        scores = [one for one in self.required if OBJECTIVES[one.name].by == "samples"]
+        self._read = list(dict.fromkeys(map(requirement_words, scores)))
+        by_words = {requirement_words(one): (one.objective, True) for one in scores}
+        self._scored: Trials | None = None
+        if scores:
+            origin = trials.plan.origin
+            self._scored = Trials(
+                trials.plan,
+                trials.models,
+                objectives=[by_words[words] for words in self._read],
+                folder=origin.folder if origin else Path(),
+                place=trials.place,
+                seed=chosen.seed,
+            )
+            self._scored.stitcher, self._scored.evaluator = trials.stitcher, trials.evaluator
+        for one in self.required:
+            if one.bound.of is not None and one.bound.of not in trials.models:
+                message = f"'{one.bound.of}' is a bound, and no plan takes anything of it"
+                raise ObjectiveError(message)
+
+    def judge(
+        self,
+        study: Study,
+        space: Space,
+        ledger: Ledger,
+        sizes: Sizes,
+        on_progress: Callable[[str], None],
+    ) -> None:
+        """Judge the best plans, the front, and the best one of each size; the ledger knows then."""
+        if not self.required:
+            return
+        known = dict(study.notes.get(CONDITIONS, {}))
+        places = [trial for trial, _ in curve(ledger, sizes)]
+        best = ledger.ranked(ledger.candidates(), _MOST)
+        chosen = {held_key(trial): trial for trial in (*best, *ledger.front(), *places)}
+        bounds = {one.bound.of for one in self.required if one.bound.of is not None}
+        wanted: dict[str, tuple[Plan, Stage]] = {f"of {of}": (self._alone(of), "bare")
+                                                 for of in sorted(bounds)}  # fmt: skip
+        wanted |= {key: (decode(space, t.request.genome), t.request.stage)
+                   for key, t in chosen.items()}  # fmt: skip
+        fresh = [key for key in wanted if key not in known]
+        for n, key in enumerate(fresh, start=1):
+            on_progress(f"judging what is required: {n} of {len(fresh)}")
+            known[key] = self._told(*wanted[key])
+            study.note(CONDITIONS, known)
+        self.about(study, ledger)
+
+    def about(self, study: Study, ledger: Ledger) -> dict[str, Any]:
+        """What a summary is to know; the ledger then knows which plans meet all, if one does.
+
+        `rows` are those of each plan that was judged, `nearest` is the trial that is beyond by the
+        least where none meets all.
+        """
+        if not self.required:
+            return {}
+        ledger.met, noted = None, study.notes.get(CONDITIONS, {})
+        known = {key: Told(tuple(one["values"]), tuple(one["held"])) for key, one in noted.items()}
+        bounds = self._bounds(known)
+        found = {held_key(t): t for t in ledger.candidates() if held_key(t) in known}
+        beyond = {key: self._distance(known[key], bounds) for key in found}
+        met = {(found[key].plan, found[key].request.stage) for key in found if beyond[key] <= 0}
+        ledger.met = met or None
+        nearest = min(found, key=beyond.__getitem__, default=None) if not met else None
+        said = {
+            "judged": len(found),
+            "met": len(met),
+            "nearest": None if nearest is None else found[nearest].number,
+            "rows": {key: self._rows(known[key], bounds) for key in found},
+        }
+        return {"required": said}
+
+    def _bounds(self, known: Mapping[str, Told]) -> list[float | None]:
+        """What each condition's bound comes to."""
+        found: list[float | None] = []
+        for i, one in enumerate(self.required):
+            share = 1.0 if one.bound.number is None else float(one.bound.number)
+            told = None if one.bound.of is None else known.get(f"of {one.bound.of}")
+            value = 1.0 if one.bound.of is None else None if told is None else told.values[i]
+            found.append(None if value is None else share * value)
+        return found
+
+    def _distance(self, told: Told, bounds: Sequence[float | None]) -> float:
+        """How far a plan is beyond the bound that it is farthest beyond, as a share of it."""
+        worst = -math.inf
+        for one, value, bound in zip(self.required, told.values, bounds, strict=True):
+            if value is None or bound is None:
+                return math.inf
+            beyond = value - bound if one.sign == "<=" else bound - value
+            worst = max(worst, beyond / (abs(bound) or 1.0))
+        return worst
+
+    def _rows(self, told: Told, bounds: Sequence[float | None]) -> list[dict[str, Any]]:
+        rows = zip(self.required, bounds, told.values, told.held, strict=True)
+        return [
+            {"require": requirement_words(one), "bound": bound, "value": value, "held": held}
+            for one, bound, value, held in rows
+        ]
+
+    # ------------------------------------------------------------------------------- one plan
+
+    def _alone(self, name: str) -> Plan:
+        """A model as it is, made of the models that are loaded."""
+        plan = self.trials.plan
+        if name == "base":
+            return base_of(plan)
+        made = whole_plan(plan, Take(take=LayerOf(model=name)))
+        return made.read_from(plan.origin) if plan.origin else made
+
+    def _told(self, plan: Plan, stage: Stage) -> dict[str, list[float | None]]:
+        seen: dict[str, Outcome] = {}
+        held: dict[str, Outcome] = {}
+        if self._scored is not None:
+            [(_, outcomes)] = self._scored.run([plan], self._scored.full, stage=stage)
+            seen = dict(zip(self._read, outcomes, strict=True))
+            if any(self._scored.helds):
+                [(_, outcomes)] = self._scored.held_out([plan], stage=stage)
+                held = dict(zip(self._read, outcomes, strict=True))
+        values: list[float | None] = []
+        for one in self.required:
+            if OBJECTIVES[one.name].by == "clock":
+                values.append(self.trials.latencies.score(at_stage(plan, "bare")).value)
+            else:
+                values.append(_finite(seen.get(requirement_words(one))))
+        others = [_finite(held.get(requirement_words(one))) for one in self.required]
+        return {"values": values, "held": others}
+
+
+def _finite(outcome: Outcome | None) -> float | None:
+    """A value that others can be compared with; None for a failure."""
+    if outcome is None or isinstance(outcome, Failure) or not math.isfinite(outcome.value):
+        return None
+    return float(outcome.value)
