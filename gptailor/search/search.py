@@ -211,18 +211,12 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
         sizes, space, starts_within, within = bounded(space, opened_models, chosen.requires)
         tell(Doing("loading"))
         trials = trials_of(plan, opened_models, chosen, where, on_healing)
-        conditions = Conditions(trials, chosen)
         base, budget = base_of(plan), Budget.of(chosen, trials.full)
-        aims = aims_of(trials.objectives, chosen.objectives)
+        conditions, aims = Conditions(trials, chosen), aims_of(trials.objectives, chosen.objectives)
         study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
         tell(Doing("reading the models' digests"))
-        agree(
-            study,
-            runs.search_identity(
-                folder, space, opened_models, trials.files, chosen, (budget, where)
-            ),
-            runs.IDENTITY_WORDS,
-        )
+        what = folder, space, opened_models, trials.files, chosen, (budget, where)
+        agree(study, runs.search_identity(*what), runs.IDENTITY_WORDS)
         folder.put_json(runs.SETTINGS, record)
         ledger = Ledger(aims, budget.full, chosen.prefer)
         study.recall(ledger)

@@ -1,0 +1,151 @@
+"""What a search is required to keep to, by the command line: sizes are hard, scores in the end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import gptailor
+from gptailor.evaluate.judge import judge
+from gptailor.evaluate.outcome import Score
+from tests.end_to_end.test_search_command import Search
+from tests.preloaded import Preloaded
+from tests.tiny import letters, tiny_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+
+SPACE = """\
+tailor 1
+model base = "./base"
+model math = "./math"
+drop any 1..3 of L0..L5
+L0..L5 from any of base, math by task_arithmetic(0.0..1.0)
+search {{
+  minimize nll("text.txt")
+  {}
+  trials 8
+  fidelity 4..12
+}}
+"""
+ENDS, LAYER = 2064, 1952
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("required")
+    for seed, name in enumerate(("base", "math")):
+        tiny_model("llama", folder / name, seed=seed)
+    for seed, name in enumerate(("text.txt", "code.txt")):
+        (folder / name).write_text(letters(16_000, seed))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def search(preloaded: Preloaded, world: Path) -> Search:
+    return Search(preloaded, world)
+
+
+def searched(search: Search, name: str, *lines: str, code: int = 0) -> tuple[str, dict[str, Any]]:
+    (search.folder / f"{name}.tailor").write_text(SPACE.format("\n  ".join(lines)))
+    said = search(f"{name}.tailor", "-o", name, code=code)
+    summary = json.loads((search.folder / name / "summary.json").read_text())
+    return said.out + said.err, summary
+
+
+def parameters(folder: Path, plan: str) -> float:
+    [result] = judge(folder / plan, "parameters()", folder=folder).results
+    assert isinstance(result.outcome, Score)
+    return result.outcome.value
+
+
+def test_no_plan_beyond_a_size_is_tried(search: Search, world: Path) -> None:
+    wanted = "require parameters() <= 0.75 * base", f"require kv_cache() <= {4 * 64}"
+    _, summary = searched(search, "small", *wanted, "minimize parameters()")
+    assert [one["parameters"] for one in summary["sizes"]]
+    tried = [row for row in summary["starts"] + summary["front"] if row["values"] is not None]
+    assert {row["values"][1] for row in tried} <= {ENDS + 3 * LAYER, ENDS + 4 * LAYER}
+    assert parameters(world, "small/best.tailor") <= ENDS + 4 * LAYER
+    assert summary["required"] is None, "all of it was hard"
+    assert summary["requires"] == [
+        "require parameters() <= 0.75 * base", "require kv_cache() <= 256"
+    ]  # fmt: skip
+
+
+def test_a_bound_below_the_smallest_plan_ends_it_before_it_begins(search: Search) -> None:
+    text = SPACE.format("require parameters() <= 5k")
+    (search.folder / "tiny.tailor").write_text(text)
+    said = search("tiny.tailor", "-o", "tiny", code=1)
+    assert "error[P609]: no plan of the space has at most 5,000 parameters" in said.err
+    assert f"the smallest has {ENDS + 3 * LAYER:,}, in 3 layers" in said.err
+    assert not (search.folder / "tiny").exists()
+
+
+def test_the_best_plan_meets_what_is_required_of_scores(search: Search, world: Path) -> None:
+    line = 'require nll("code.txt") <= 1.05 * base'
+    out, summary = searched(search, "kept", line, "require latency() <= 60.0")
+    required = summary["required"]
+    assert required["met"] >= 1
+    assert required["nearest"] is None
+    [score, latency] = required["rows"]
+    assert score["require"] == line
+    assert score["value"] <= score["bound"]
+    assert score["held"] is not None
+    assert 0 < latency["value"] < 60
+    assert f"{line} (" in out
+    assert "plans that were judged meet what is required" in out
+    assert (world / "kept" / "best.tailor").exists()
+    journal = (world / "kept" / "study.journal").read_text()
+    again = search("kept.tailor", "-o", "kept")
+    assert "judging what is required" not in again.err, "each plan is judged once"
+    assert (world / "kept" / "study.journal").read_text().count("conditions") == journal.count(
+        "conditions"
+    )
+
+
+def test_where_nothing_meets_it_the_nearest_is_said(search: Search, world: Path) -> None:
+    out, summary = searched(search, "none", 'require nll("code.txt") <= 0.5 * math', code=1)
+    assert not (world / "none" / "best.tailor").exists()
+    assert not (world / "none" / "best.tailor.lock").exists()
+    required = summary["required"]
+    assert required["met"] == 0
+    assert (world / "none" / required["nearest"]).exists()
+    assert "no plan meets what is required, so that there is no best one" in out
+    assert f"the nearest is {required['nearest']}" in out
+    [row] = required["rows"]
+    assert row["value"] > row["bound"]
+    nearest = gptailor.load(world / "none" / required["nearest"])
+    assert len(nearest.drops) in {1, 2, 3}
+    assert summary["best"] is None
+    assert summary["trials"] > 0
+
+
+def test_latency_is_an_objective_that_the_study_remembers(search: Search, world: Path) -> None:
+    _, summary = searched(search, "quick", "minimize latency()")
+    by_layers: dict[int, set[float]] = {}
+    for row in summary["sizes"]:
+        by_layers.setdefault(row["layers"], set()).add(row["values"][1])
+    assert all(len(times) == 1 for times in by_layers.values())
+    assert "latencies" in (world / "quick" / "study.journal").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("-O", "parameters()"), "no objective says how good a plan is"),
+        (("-O", "latency()", "-O", 'nll("text.txt")', "--ray", "auto"), "--ray"),
+    ],
+)
+def test_what_cant_be_searched_by_is_one_message(
+    flags: tuple[str, ...], message: str, search: Search
+) -> None:
+    (search.folder / "open.tailor").write_text(SPACE.format(""))
+    said = search("open.tailor", "-o", "refused", *flags, code=1 if len(flags) == 2 else 3)
+    assert message in said.err
+
+
+def test_a_text_that_is_required_is_read_before_the_first_trial(search: Search) -> None:
+    (search.folder / "lost.tailor").write_text(SPACE.format('require nll("gone.txt") <= base'))
+    said = search("lost.tailor", "-o", "lost", code=3)
+    assert "gone.txt" in said.err
+    assert "trial 0" not in said.err
