@@ -176,6 +176,11 @@ def _stack(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
         if there:
             found |= fits[i, n]
             n += 1
+    for tied in {item.tied for item in items if item.maybe and item.tied is not None}:
+        places: list[Place] = [
+            ("stack", "items", i, "maybe") for i, item in enumerate(items) if item.tied == tied
+        ]  # where there isn't room for all of them, the first ones say that they are in
+        found |= dict.fromkeys(places, any(found[place] for place in places))
     return found
 
 

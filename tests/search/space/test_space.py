@@ -137,6 +137,11 @@ SPACES = {
         "stack { maybe L0..L3 one of base, math; maybe L2 code; limit 2 layers }",
         4,
     ),
+    "tied stack": (
+        "stack { L0 base; tied maybe L1..L3 one of base, math; tied maybe L0..L1 code; "
+        "limit 3 layers }",
+        4,
+    ),
     "fixed stack": ("stack { L0 base; maybe L1..L2 code; L3 one of math, code }", 4),
 }
 
