@@ -289,6 +289,7 @@ class Starts:
 
     def _said(self, of: Composition) -> str:
         name = f"block influence on {of.name}" if drops_some(self.space) else of.name
+        name = f"the stack's layers of {of.name}" if self.space.plan.stack is not None else name
         return name + always_again(self.space)
 
     def _alone(self, of: Composition, share: float) -> Start:
