@@ -117,4 +117,5 @@ def _narrowed(rows: Float32[Tensor, " n wide"], width: int) -> Float[Tensor, " n
         return rows
     chance = torch.Generator().manual_seed(rows.shape[1])
     mixing = torch.randn(rows.shape[1], width, generator=chance) / width**0.5
-    return rows @ mixing.to(rows.device)
+    mixed: Tensor = rows @ mixing.to(rows.device)
+    return mixed
