@@ -2,7 +2,7 @@
 
 `worker`: of a local Ray a worker's process. `node`: of a cluster of three machines (a head and one
 for each worker, each a raylet of its own) one with all its processes; another one comes later.
-`unlike`: none is killed, and one isn't of the kind that is asked for.
+`unlike`: none is killed; one isn't of the kind that is asked for, one can't begin.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import Any
 
 import ray
 
+from gptailor.plan.faults import TailorError
 from gptailor.search.run.ray_workers import LOCAL, ClusterError, RayWorkers
 from gptailor.search.run.schedule import Budget
 from gptailor.search.search import Scored, SearchEvent, SearchSetting, Started
@@ -89,13 +90,19 @@ class Elsewhere(Counting):
     machine = "a slow machine"
 
 
+def lacking() -> Counting:
+    """A machine that lacks something."""
+    raise TailorError("there is no 'texts/maths.jsonl' here")
+
+
 def unlike(folder: Path) -> dict[str, Any]:
-    refused = ""
-    try:
-        with RayWorkers(Elsewhere, LOCAL, 1, like="a quick machine") as workers:
-            search(folder, chosen(), workers=workers).run()
-    except ClusterError as error:
-        refused = str(error)
+    refused: list[str] = []
+    for make, like in ((Elsewhere, "a quick machine"), (lacking, None)):
+        try:
+            with RayWorkers(make, LOCAL, 1, like=like) as workers:
+                search(folder, chosen(), workers=workers).run()
+        except ClusterError as error:
+            refused.append(str(error))
     with RayWorkers(Elsewhere, LOCAL, 1, like=Elsewhere.machine) as workers:
         return {"refused": refused, "alike": search(folder, chosen(), workers=workers).run()}
 

@@ -251,7 +251,9 @@ def _first(error: BaseException) -> str:
 
 
 def _last(error: BaseException) -> str:
-    return (_lines(error) or [repr(error)])[-1]
+    """What was raised in a worker, without where; an error of ours without its type."""
+    *_, ours = re.split(r"^gptailor\.[\w.]+: ", str(error), flags=re.MULTILINE)
+    return ours.strip() if ours != str(error) else (_lines(error) or [repr(error)])[-1]
 
 
 def _lines(error: BaseException) -> list[str]:
