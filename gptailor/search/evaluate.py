@@ -1,6 +1,7 @@
 """The search's side of `evaluate.trial`: its judge, and what is measured before and after."""
 
 import math
+import os
 import platform
 import re
 import time
@@ -62,6 +63,14 @@ class TrialsJudge:
     """A judge on this device."""
 
     trials: Trials
+
+    @property
+    def machine(self) -> str:
+        """What computes here: the GPU's name, or the processor and how many threads it has."""
+        device = self.trials.stitcher.device
+        if device.type == "cuda":
+            return torch.cuda.get_device_name(device)
+        return f"{platform.processor() or platform.machine()}, {os.cpu_count()} threads"
 
     @property
     def machine(self) -> str:
@@ -128,13 +137,12 @@ def workers_of(
 ) -> AbstractContextManager[Workers]:
     """This process, or a cluster's. Raises TailorError where Ray is wanted and not there.
 
-    So it does for `latency()`, which is of one device, and a cluster's may be of several kinds.
+    Where `latency()` is an objective, workers have to be of the kind of this machine.
     """
     if where.ray is None:
         return nullcontext(Alone(TrialsJudge(trials)))
-    if any(OBJECTIVES[one.name].by == "clock" for one in chosen.objectives):
-        message = "latency() is of one device, and Ray's workers may be of several kinds"
-        raise TailorError(f"{message}: require it, or search without --ray")
+    timed = any(OBJECTIVES[one.name].by == "clock" for one in chosen.objectives)
+    like = TrialsJudge(trials).machine if timed else None
     try:
         from gptailor.search.run.ray_workers import RayWorkers  # noqa: PLC0415 (an extra)
     except ImportError as error:
@@ -142,9 +150,8 @@ def workers_of(
     on_progress("beginning workers")
     anywhere = replace(chosen, folder=chosen.folder.absolute())
     make = partial(judge_of, movable(trials.plan), anywhere, where)
-    return RayWorkers(
-        make, where.ray, where.workers, gpus=0 if where.device == "cpu" else where.gpus_per_worker
-    )
+    gpus = 0 if where.device == "cpu" else where.gpus_per_worker
+    return RayWorkers(make, where.ray, where.workers, gpus=gpus, like=like)
 
 
 # ------------------------------------------------------------------------- before the first trial
