@@ -55,7 +55,7 @@ class Lines:
 
 def in_a_line(trial: Trial, ledger: Ledger) -> str:
     """`trial 12 (surrogate): nll 3.785 ± 0.041`."""
-    head = named(trial)
+    head = objective_names(trial)
     if trial.values is None or trial.stderrs is None:
         return f"{head}: failed: {trial.failure}"
     before = ledger.before(trial)
@@ -70,7 +70,7 @@ def in_a_line(trial: Trial, ledger: Ledger) -> str:
     return f"{head}: {', '.join(scores)}{_tail(trial)}"
 
 
-def named(trial: Trial) -> str:
+def objective_names(trial: Trial) -> str:
     """`trial 12 (surrogate)`."""
     return f"trial {trial.number} ({trial.request.origin})"
 
@@ -175,9 +175,9 @@ class Screen:
                 failed=sum(trial.values is None for trial in ledger.trials),
                 per_minute=60 / seconds if seconds else 0.0,
                 left=None if seconds is None else left * seconds,
-                last="" if last is None else named(last) + _tail(last),
+                last="" if last is None else objective_names(last) + _tail(last),
                 best=best,
-                start="" if start is None else named(start),
+                start="" if start is None else objective_names(start),
                 front=len(ledger.front()),
                 objectives=tuple(_scored(ledger, ledger.best(), start, last)),
                 stopped=sum(trial.stopped is not None for trial in ledger.trials),
@@ -193,7 +193,7 @@ class Screen:
             space = self._search.space
             plan = at_stage(decode(space, best.request.genome), best.request.stage)
             beside = shares(best, ledger) if len(ledger.aims) == 1 else ""
-            shown = Shown(named(best), beside, plan, space.layers)
+            shown = Shown(objective_names(best), beside, plan, space.layers)
             self._shown = best.number, shown
         return self._shown[1]
 

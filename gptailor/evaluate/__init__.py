@@ -7,6 +7,7 @@ __all__ = [
     "heal",
     "judge",
     "live",
+    "objectives",
     "outcome",
     "rivals",
     "samples",

@@ -22,12 +22,12 @@ from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.of_plan import OfPlan, size_score
 from gptailor.evaluate.objectives.tokens import tokenizer_digest, tokenizer_model
 from gptailor.evaluate.outcome import (
-    Difference,
     Failure,
     Judgement,
     Outcome,
     Result,
     Score,
+    ScoreDifference,
     TargetSize,
     paired_difference,
     retained_score,
@@ -363,7 +363,7 @@ class Judging:
             )  # fmt: skip
 
 
-def _difference(mine: Outcome, theirs: Outcome) -> Difference | None:
+def _difference(mine: Outcome, theirs: Outcome) -> ScoreDifference | None:
     """How much more a score is than another on the same samples; None where they aren't those.
 
     Nothing is said beside what is 0 on every sample, as `kl` is of its own reference.

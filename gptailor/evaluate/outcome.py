@@ -92,7 +92,7 @@ def exponential(score: Score) -> Score:
 
 @final
 @dataclass(frozen=True)
-class Difference:
+class ScoreDifference:
     """How much larger one score is than another, its standard error, and over how many samples."""
 
     value: float
@@ -100,7 +100,7 @@ class Difference:
     samples: int
 
 
-def paired_difference(a: PerSample, b: PerSample) -> Difference:
+def paired_difference(a: PerSample, b: PerSample) -> ScoreDifference:
     """The first score minus the second one, over the samples that both have: the first ones.
 
     What a sample does to both is in neither's way: the error is √(n / (n - 1) · Σ (u_i - v_i)²) for
@@ -113,10 +113,10 @@ def paired_difference(a: PerSample, b: PerSample) -> Difference:
     a, b = (PerSample(one.sums[:n], one.counts[:n], one.exponential) for one in (a, b))
     value = a.score().value - b.score().value
     if n == 1 or not math.isfinite(value):
-        return Difference(value, math.inf, n)
+        return ScoreDifference(value, math.inf, n)
     pairs = zip(a.influences(), b.influences(), strict=True)
     spread = math.fsum((u - v) ** 2 for u, v in pairs)
-    return Difference(value, math.sqrt(n / (n - 1) * spread), n)
+    return ScoreDifference(value, math.sqrt(n / (n - 1) * spread), n)
 
 
 @final
@@ -152,7 +152,7 @@ class Result:
     direction: Literal["minimize", "maximize"]
     outcome: Outcome
     retained: float | None = None
-    difference: Difference | None = None
+    difference: ScoreDifference | None = None
     against: str = ""
 
     @property

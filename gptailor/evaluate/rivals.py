@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TypeAlias, final
 
-from gptailor.evaluate.outcome import Difference, PerSample, paired_difference
+from gptailor.evaluate.outcome import PerSample, ScoreDifference, paired_difference
 
 _RACE_SHARES = (1 / 8, 1 / 2)
 """The shares of its samples after which a trial may be given up."""
@@ -28,7 +28,7 @@ HOPELESS = 0.05
 """A trial that is better than a rival with less than this probability is given up."""
 
 
-def below(value: float, variance: float, freedom: float) -> float:
+def chance_below(value: float, variance: float, freedom: float) -> float:
     """The probability that what was measured so, with these degrees of freedom, is below 0.
 
     By Student's law, in Wallace's normal approximation (1959), which is right to three digits from
@@ -41,7 +41,7 @@ def below(value: float, variance: float, freedom: float) -> float:
     return NormalDist().cdf(-math.copysign(z, t))
 
 
-def below_together(differences: Sequence[Difference], weights: Sequence[float]) -> float:
+def below_together(differences: Sequence[ScoreDifference], weights: Sequence[float]) -> float:
     """The probability that the weighted sum of independent differences is below 0.
 
     So several texts are several means, each with its own weight, however long they are. Degrees of
@@ -54,7 +54,7 @@ def below_together(differences: Sequence[Difference], weights: Sequence[float]) 
     if not math.isfinite(variance):
         return 0.5
     spread = math.fsum(part * part / freedom for part, freedom in parts)
-    return below(value, variance, variance**2 / spread if spread else 1.0)
+    return chance_below(value, variance, variance**2 / spread if spread else 1.0)
 
 
 Rival: TypeAlias = tuple[PerSample, ...]

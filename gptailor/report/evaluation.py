@@ -49,12 +49,12 @@ class Mark:
     failure: str = ""
 
 
-Rows: TypeAlias = Sequence[tuple[str, Sequence[Mark]]]
+TableRows: TypeAlias = Sequence[tuple[str, Sequence[Mark]]]
 """The targets' names, each with a mark for each objective."""
 
 
 def evaluation_lines(
-    columns: Sequence[Column], rows: Rows, beside: str, width: int
+    columns: Sequence[Column], rows: TableRows, beside: str, width: int
 ) -> Iterator[str]:
     """The whole table, in as many columns as fit; `beside` is whose scores differences are from."""
     alone = len(columns) == 1

@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Collection, Sequence
 from typing import NamedTuple, final
 
-PATHS = 3
+BEST_PATHS = 3
 """Cuts that are worth a trial each."""
 
 
@@ -20,7 +20,7 @@ def shortest_paths(
     errors: Sequence[Sequence[float]],
     droppable: Collection[int],
     count: int,
-    most: int = PATHS,
+    most: int = BEST_PATHS,
 ) -> list[GapPath]:
     """The cuts of exactly `count` droppable positions whose gaps leave least, the best first.
 

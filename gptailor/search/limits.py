@@ -25,7 +25,7 @@ from gptailor.search.run.asking import WithinBounds
 from gptailor.search.run.schedule import Start, StartSource, ToldStart
 from gptailor.search.space.decode import decode
 from gptailor.search.space.genome import Genome
-from gptailor.search.space.hash_random import Key, folded, key_of, keys, uniform
+from gptailor.search.space.hash_random import Key, folded, key_of, keys_of, uniform
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import Limits, Table, allowed, canonical, features, sample
 
@@ -131,7 +131,7 @@ class Within:
     def _drawn(self, key: Key, leaning: float) -> Genome:
         """Random genomes that have about such a part of the smallest one."""
         table = self.space.table
-        first, second, third = keys(key, 3)
+        first, second, third = keys_of(key, 3)
         drawn, least = sample(table, first, _TRIED), self.smallest
         sets = np.where(table.group < 0, len(table.low) + np.arange(len(table.group)), table.group)
         bits = uniform(second, (_TRIED, len(table.low) + len(table.group)))[:, sets] < leaning

@@ -77,7 +77,7 @@ def picked(
 
 
 @final
-class Picked(NamedTuple):
+class PickedPlan(NamedTuple):
     """A place on a search's curve of quality over size, and its plan's text.
 
     `kept` is whether it keeps to the bounds, or only comes nearest. `locked` says that the search
@@ -90,7 +90,7 @@ class Picked(NamedTuple):
     locked: bool
 
 
-def pick(run: str | Path, bounds: Bounds, place: Path) -> Picked:
+def pick(run: str | Path, bounds: Bounds, place: Path) -> PickedPlan:
     """The best plan of a search's folder that keeps to bounds, or the nearest one.
 
     Paths in its text are as seen from the folder `place`. Raises CheckpointError C903 for what
@@ -126,10 +126,10 @@ def pick(run: str | Path, bounds: Bounds, place: Path) -> Picked:
     comment = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
     best = said["best"] is not None and said["best"]["trial"] == row["trial"]
     locked = best and storage is None and (Path(shown) / (BEST + SUFFIX)).exists()
-    return Picked(row, kept, comment + format_plan(seen_from(plan, place)), locked)
+    return PickedPlan(row, kept, comment + format_plan(seen_from(plan, place)), locked)
 
 
-def put_picked(found: Picked, file: Path) -> None:
+def put_picked(found: PickedPlan, file: Path) -> None:
     """Write the plan that was picked, and its lock if the search locked it.
 
     Raises FileExistsError for a file that is there, CheckpointError as `lock` does.

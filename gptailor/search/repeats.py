@@ -20,13 +20,13 @@ from gptailor.search.evaluate import computing, trials_of
 from gptailor.search.run.per_sample import per_objective
 from gptailor.search.run.trials import Aim, read_outcomes
 from gptailor.search.settings import Flags, Resources, settings
-from gptailor.search.verdict import SURE, Measure, Scores
+from gptailor.search.verdict import SURE, Compared, Scores
 
 FOLDER = "repeat-{}"
 """What the folder of a search on another draw is called in that of the first."""
 
 
-class Found(Protocol):
+class FoundPlan(Protocol):
     """What a search left: why it ended, its summary, and its best plan's file."""
 
     @property
@@ -42,7 +42,7 @@ class Found(Protocol):
         """The best plan's file."""
 
 
-Once = Callable[[str | Path, Flags, Resources], Found]
+Once = Callable[[str | Path, Flags, Resources], FoundPlan]
 """A search, in a folder."""
 
 
@@ -58,7 +58,7 @@ class Repeats:
     models: ModelPaths | None
     on_progress: Callable[[str], None]
 
-    def others(self, first: Found, once: Once) -> dict[str, Any] | None:
+    def others(self, first: FoundPlan, once: Once) -> dict[str, Any] | None:
         """How far the plans found on other draws agree with the first one's; None if interrupted.
 
         Each search has its folder in that of the first, and goes on as any. What was compared
@@ -88,7 +88,7 @@ class Repeats:
         return {"of": key, **self._compared(first, plans, seeds, stage)}
 
     def _compared(
-        self, first: Found, plans: Sequence[Plan], seeds: Sequence[int], stage: Stage
+        self, first: FoundPlan, plans: Sequence[Plan], seeds: Sequence[int], stage: Stage
     ) -> dict[str, Any]:
         """What all score on all samples of each draw, and what they have in common.
 
@@ -100,7 +100,7 @@ class Repeats:
         aims = tuple(Aim(**one) for one in first.summary["objectives"])
         numbers = tuple(n for n, aim in enumerate(aims) if not aim.size)
         widths, unit = first.summary["verdict"]["widths"], first.summary["verdict"]["unit"]
-        measure = Measure(aims, numbers, tuple(widths), chosen.texts, unit)
+        measure = Compared(aims, numbers, tuple(widths), chosen.texts, unit)
         runs: list[dict[str, Any]] = []
         agree = 0
         for number, seed in enumerate(seeds):
@@ -114,10 +114,10 @@ class Repeats:
             ours, theirs = scores[0], scores[number]
             if number and ours is not None:
                 agree += theirs is None or not _worse(measure, ours, theirs)
-        return {"runs": runs, "agree": agree, **agreement(plans, models["base"].layout.count)}
+        return {"runs": runs, "agree": agree, **plans_agreement(plans, models["base"].layout.count)}
 
 
-def _worse(measure: Measure, ours: Scores, theirs: Scores) -> bool:
+def _worse(measure: Compared, ours: Scores, theirs: Scores) -> bool:
     gain = measure.gain(ours, theirs)
     return -gain.value > SURE * gain.stderr
 
@@ -129,7 +129,7 @@ def _scores(outcomes: Sequence[Outcome]) -> Scores | None:
     return Scores(values, stderrs, per_objective(outcomes))
 
 
-def agreement(plans: Sequence[Plan], layers: int) -> dict[str, Any]:
+def plans_agreement(plans: Sequence[Plan], layers: int) -> dict[str, Any]:
     """What plans found on several draws of the samples have in common: layers dropped, sources."""
     gone = [{drop.position for drop in plan.drops} for plan in plans]
     made = [_made(plan, layers) for plan in plans]

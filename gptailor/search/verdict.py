@@ -50,7 +50,7 @@ class Gain(NamedTuple):
 
 @final
 @dataclass(frozen=True)
-class Measure:
+class Compared:
     """How plans are compared by those of several objectives that have these `numbers`.
 
     `widths` are what one of each objective's scores is measured by: 1 where all are in one `unit`,
@@ -111,12 +111,12 @@ def _variance(moves: Sequence[Sequence[float]]) -> float:
 
 def measure_of(
     ledger: Ledger, base: Sequence[float] | None, samples: Sequence[Hashable]
-) -> Measure:
+) -> Compared:
     """How the plans of a search are compared; `base` are the base's scores. Sizes don't count."""
     numbers = tuple(n for n, aim in enumerate(ledger.aims) if not aim.size)
     units = {ledger.aims[n].unit for n in numbers}
     if len(units) == 1 and (unit := units.pop()) not in ("", "accuracy"):
-        return Measure(ledger.aims, numbers, (1.0,) * len(ledger.aims), tuple(samples), unit)
+        return Compared(ledger.aims, numbers, (1.0,) * len(ledger.aims), tuple(samples), unit)
     widths = []
     for number, aim in enumerate(ledger.aims):
         if aim.scale == "base" and base is not None:
@@ -125,7 +125,7 @@ def measure_of(
             finite = [one for one in ledger.spreads[number] if math.isfinite(one)]
             width = max(finite, default=0.0) - min(finite, default=0.0)
         widths.append(width or 1.0)
-    return Measure(ledger.aims, numbers, tuple(widths), tuple(samples))
+    return Compared(ledger.aims, numbers, tuple(widths), tuple(samples))
 
 
 # ------------------------------------------------------------------------------------ what is best
@@ -146,7 +146,7 @@ class Verdict:
     against: tuple[Trial, Gain] | None
     starts: int
     held: bool
-    measure: Measure
+    measure: Compared
     base: Gain | None
     no_larger: bool
 
@@ -196,7 +196,7 @@ def rivals(ledger: Ledger, found: Trial, size: Callable[[Trial], float]) -> list
 
 def verdict(  # noqa: PLR0913 (all that it goes by)
     ledger: Ledger,
-    measure: Measure,
+    measure: Compared,
     scores: Callable[[Trial | None], Scores | None],
     plan_of: Callable[[Trial], Plan],
     size: Callable[[Trial], float],

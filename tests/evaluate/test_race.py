@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.evaluate.outcome import Difference, PerSample, Score, exponential, ratio
+from gptailor.evaluate.outcome import PerSample, Score, ScoreDifference, exponential, ratio
 from gptailor.evaluate.rivals import HOPELESS, Race, below_together, race_counts
 from gptailor.evaluate.rivals import below as probability
 from gptailor.evaluate.trial import Outcomes, Trials
@@ -49,14 +49,14 @@ def test_a_difference_without_a_spread_is_what_it_is() -> None:
 
 
 def test_texts_count_alike_however_long_they_are() -> None:
-    short, long = Difference(1.0, 0.1, 4), Difference(-1.0, 0.1, 1000)
+    short, long = ScoreDifference(1.0, 0.1, 4), ScoreDifference(-1.0, 0.1, 1000)
     assert below_together([short, long], [0.5, 0.5]) == pytest.approx(0.5)
     assert below_together([short, long], [0.6, 0.4]) == below_together([long, short], [0.4, 0.6])
     assert below_together([short, long], [0.6, 0.4]) < below_together([short, long], [0.55, 0.45])
 
 
 def test_what_nobody_can_tell_is_a_tie() -> None:
-    assert below_together([Difference(1.0, math.inf, 1)], [1.0]) == 0.5
+    assert below_together([ScoreDifference(1.0, math.inf, 1)], [1.0]) == 0.5
 
 
 def test_a_score_is_that_of_its_samples_and_of_the_first_of_them() -> None:

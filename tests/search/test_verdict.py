@@ -10,10 +10,10 @@ import pytest
 import gptailor
 from gptailor.evaluate.outcome import PerSample, mean
 from gptailor.plan.plan import Plan
-from gptailor.search.repeats import agreement
+from gptailor.search.repeats import plans_agreement
 from gptailor.search.run.trials import SEARCH, STARTS, Aim, Ledger, Trial, TrialRequest
 from gptailor.search.space.genome import Genome
-from gptailor.search.verdict import Measure, Scores, measure_of, scores_of, verdict
+from gptailor.search.verdict import Compared, Scores, measure_of, scores_of, verdict
 
 NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
 NLL = Aim("nll", "minimize", "base", unit="nats")
@@ -30,7 +30,7 @@ def scores(*each: Sequence[float]) -> Scores:
 
 def test_a_gain_has_the_error_of_the_differences() -> None:
     mine = TEXT - 0.05 + DRAWN.normal(0, 0.1, 100)
-    measure = Measure((NLL,), (0,), (1.0,), ("a.txt",), "nats")
+    measure = Compared((NLL,), (0,), (1.0,), ("a.txt",), "nats")
     found = measure.gain(scores(mine), scores(TEXT))
     assert found.value == pytest.approx((TEXT - mine).mean(), abs=1e-9)
     assert found.stderr == pytest.approx((TEXT - mine).std(ddof=1) / 10, rel=1e-9)
@@ -43,22 +43,22 @@ def test_objectives_on_one_text_have_their_errors_together() -> None:
     """Twice the same objective is as sure as once; on two texts it would seem surer."""
     mine = TEXT + DRAWN.normal(0, 0.1, 100)
     twice = (NLL, NLL), (0, 1), (1.0, 1.0)
-    alone = Measure((NLL,), (0,), (1.0,), ("a",)).gain(scores(mine), scores(TEXT))
-    both = Measure(*twice, ("a", "a")).gain(scores(mine, mine), scores(TEXT, TEXT))
-    apart = Measure(*twice, ("a", "b")).gain(scores(mine, mine), scores(TEXT, TEXT))
+    alone = Compared((NLL,), (0,), (1.0,), ("a",)).gain(scores(mine), scores(TEXT))
+    both = Compared(*twice, ("a", "a")).gain(scores(mine, mine), scores(TEXT, TEXT))
+    apart = Compared(*twice, ("a", "b")).gain(scores(mine, mine), scores(TEXT, TEXT))
     assert both.stderr == pytest.approx(alone.stderr)
     assert apart.stderr == pytest.approx(alone.stderr / math.sqrt(2))
     assert both.value == pytest.approx(alone.value)
 
 
 def test_what_is_maximised_gains_where_it_is_more() -> None:
-    measure = Measure((NLL, ACCURACY), (0, 1), (2.0, 0.5), ("a", "b"))
+    measure = Compared((NLL, ACCURACY), (0, 1), (2.0, 0.5), ("a", "b"))
     found = measure.gain(scores([2.0] * 9, [0.6] * 9), scores([2.5] * 9, [0.5] * 9))
     assert found.value == pytest.approx((0.5 / 2.0 + 0.1 / 0.5) / 2)
 
 
 def test_without_samples_the_scores_own_errors_count() -> None:
-    measure = Measure((NLL,), (0,), (1.0,), ("a",))
+    measure = Compared((NLL,), (0,), (1.0,), ("a",))
     found = measure.gain(Scores([2.0], [0.3], ()), Scores([2.5], [0.4], (None,)))
     assert found == (0.5, pytest.approx(0.5))
 
@@ -168,7 +168,7 @@ def test_draws_agree_where_they_drop_and_take_the_same() -> None:
         f'tailor 1\nmodel base = "b"\nmodel math = "m"\nL0 from math\n{one}\n' for one in drops
     ]
     texts[2] = texts[2].replace("L0 from math", "L0, L2 from math")
-    found = agreement([gptailor.loads(text) for text in texts], 6)
+    found = plans_agreement([gptailor.loads(text) for text in texts], 6)
     assert (found["dropped"], found["dropped_in_all"]) == ([2, 2, 2], 1)
     assert (found["kept_in_all"], found["alike_in_all"]) == (3, 2)
     assert [pair["dropped"] for pair in found["pairs"]] == [1, 2, 1]

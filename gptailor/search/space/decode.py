@@ -82,7 +82,7 @@ class _Closing:
 
     def __init__(self, space: Space, genome: Genome) -> None:
         self.space = space
-        self.answers = answers(space, genome)
+        self.answers = answers_of(space, genome)
 
     def plan(self) -> p.Plan:
         plan = self.space.plan
@@ -200,7 +200,7 @@ class _Closing:
         return p.Stack(items=tuple(items))
 
 
-def answers(space: Space, genome: Genome) -> dict[Place, Answer]:
+def answers_of(space: Space, genome: Genome) -> dict[Place, Answer]:
     """What a genome answers to each choice, by the choice's place."""
     bits = np.asarray(genome.bits, bool).tolist()
     picks = np.asarray(genome.picks, np.int32).tolist()

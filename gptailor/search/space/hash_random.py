@@ -28,7 +28,7 @@ def folded(key: Key, number: int) -> Key:
     return scrambled(scrambled(place + key) ^ scrambled(key[::-1] + GOLDEN))
 
 
-def keys(key: Key, many: int) -> tuple[Key, ...]:
+def keys_of(key: Key, many: int) -> tuple[Key, ...]:
     """So many keys, each of its own, by a key."""
     place = np.arange(2 * many, dtype=np.uint32) * GOLDEN
     numbers = scrambled(scrambled(place + key[:1]) ^ scrambled(key[1:] + GOLDEN))

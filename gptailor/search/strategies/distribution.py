@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from numpy import ndarray
 
 from gptailor.search.space.genome import Active, Genome
-from gptailor.search.space.hash_random import Key, gumbel, keys, normal
+from gptailor.search.space.hash_random import Key, gumbel, keys_of, normal
 from gptailor.search.space.table import Table, active, canonical, exact
 from gptailor.search.strategies.strategy import (
     DRAWN_PER_ASKED,
@@ -82,7 +82,7 @@ class Distribution(Strategy):
         rows = np.arange(size) % new.size
         population = Genome(*(np.asarray(genes)[rows] for genes in new.genomes))
         pulls = np.where(np.arange(size) < new.size, _pulls(archive, new)[rows], 0.0)
-        kinds = Kinds(table.group, table.low, table.high, table.option_pick, table.option_value)
+        kinds = GeneKinds(table.group, table.low, table.high, table.option_pick, table.option_value)
         found: Moving = _moved(
             self.rate, kinds, state.own, population, active(table, population), pulls
         )
@@ -90,7 +90,7 @@ class Distribution(Strategy):
 
 
 @final
-class Kinds(NamedTuple):
+class GeneKinds(NamedTuple):
     """What a step looks at of a table."""
 
     group: Int[ndarray | Array, " b"]
@@ -101,7 +101,7 @@ class Kinds(NamedTuple):
 
 
 def _drawn(table: Table, shape: Shape, key: Key, many: int) -> Genome:
-    bits, other, picks, reals = keys(key, 4)
+    bits, other, picks, reals = keys_of(key, 4)
     b, o, r = len(shape.bits), len(shape.options), len(shape.means)
     free = (table.group < 0) | np.isin(table.group, table.ranged)
     noise = gumbel(bits, (many, b)) - np.where(free, gumbel(other, (many, b)), 0.0)
@@ -126,7 +126,7 @@ def highest(table: Table, scores: Float[ndarray, "n o"]) -> Int[ndarray, "n c"]:
 @partial(jax.jit, static_argnums=0)
 def _moved(
     rate: float,
-    kinds: Kinds,
+    kinds: GeneKinds,
     own: Moving,
     population: Genome,
     alive: Active,
@@ -140,7 +140,7 @@ def _moved(
     return Moving(_bounded(optax.apply_updates(shape, change)), steps)
 
 
-def _slope(kinds: Kinds, shape: Shape, genome: Genome, alive: Active) -> Shape:
+def _slope(kinds: GeneKinds, shape: Shape, genome: Genome, alive: Active) -> Shape:
     """The gradient of a genome's log likelihood, of what is active in it."""
     of, value = kinds.option_pick, kinds.option_value
     picked = genome.picks[of] == value
@@ -155,7 +155,7 @@ def _slope(kinds: Kinds, shape: Shape, genome: Genome, alive: Active) -> Shape:
     )
 
 
-def _chances(kinds: Kinds, logits: Float[ndarray | Array, " b"]) -> Float[Array, " b"]:
+def _chances(kinds: GeneKinds, logits: Float[ndarray | Array, " b"]) -> Float[Array, " b"]:
     """How likely each bit is on: in a set nearly, by shifting its logits until they sum up."""
     group, low, high = jnp.asarray(kinds.group), kinds.low, kinds.high
     if len(low) == 0:

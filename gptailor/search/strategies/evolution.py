@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from gptailor.search.space.genome import Genome
-from gptailor.search.space.hash_random import Key, keys
+from gptailor.search.space.hash_random import Key, keys_of
 from gptailor.search.space.table import Table, canonical, sample
 from gptailor.search.strategies import moves as m
 from gptailor.search.strategies.strategy import (
@@ -75,7 +75,7 @@ class Evolution(Strategy):
         self, table: Table, archive: Archive, own: Steps, found: Float[ndarray, " n"], key: Key
     ) -> Genome:
         """New ones of the elite at the highest fidelity there is; of random genomes without one."""
-        random, count, *move = keys(key, 4)
+        random, count, *move = keys_of(key, 4)
         fresh = sample(table, random, self.elite)
         valid = np.isfinite(found)
         highest = np.max(archive.fidelity, where=valid, initial=0.0)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, UInt32
 from numpy import ndarray
 
 from gptailor.search.space.genome import Genome
-from gptailor.search.space.hash_random import Key, keys
+from gptailor.search.space.hash_random import Key, keys_of
 from gptailor.search.space.table import Table, active, allowed, canonical, features, sample
 from gptailor.search.strategies import moves as m
 from gptailor.search.strategies import strategy
@@ -108,7 +108,7 @@ class Surrogate(strategy.Strategy):
         self, table: Table, state: strategy.State, key: Key, weights: Float[ndarray, " m"]
     ) -> strategy.Proposal:
         """One genome for each draw: the best of its pool that is new."""
-        drawing, random, *breeding = keys(key, 6)
+        drawing, random, *breeding = keys_of(key, 6)
         archive, own = state
         found = strategy.scalarise(archive.values, weights)
         effects = features(table, archive.genomes)
