@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-from gptailor.evaluate.objectives.base import ObjectiveError
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.evaluate.targets import base_of
 from gptailor.evaluate.trial import Trials
@@ -18,7 +17,7 @@ from gptailor.search.curve import Sizes, curve
 from gptailor.search.evaluate import held_key
 from gptailor.search.run.study import Study
 from gptailor.search.run.trials import Ledger
-from gptailor.search.settings import Settings
+from gptailor.search.settings import Settings, WishError
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
 
@@ -41,7 +40,7 @@ class Conditions:
     """What is required of the best plans. Made before the first trial, as it reads the texts.
 
     Each text is read as an objective's is: as many samples as a search sees, and others held out.
-    Raises CalibrationError and ObjectiveError as `Trials` does, ObjectiveError for a bound by a
+    Raises CalibrationError and ObjectiveError as `Trials` does, WishError for a bound by a
     model that no plan takes anything of.
     """
 
@@ -66,7 +65,7 @@ class Conditions:
         for one in self.required:
             if one.bound.of is not None and one.bound.of not in trials.models:
                 message = f"'{one.bound.of}' is a bound, and no plan takes anything of it"
-                raise ObjectiveError(message)
+                raise WishError(message)
 
     def judge(
         self,

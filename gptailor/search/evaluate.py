@@ -1,7 +1,6 @@
 """The search's side of `evaluate.trial`: its judge, and what is measured before and after."""
 
 import math
-import os
 import platform
 import re
 import time
@@ -63,14 +62,6 @@ class TrialsJudge:
     """A judge on this device."""
 
     trials: Trials
-
-    @property
-    def machine(self) -> str:
-        """What computes here: the GPU's name, or the processor and how many threads it has."""
-        device = self.trials.stitcher.device
-        if device.type == "cuda":
-            return torch.cuda.get_device_name(device)
-        return f"{platform.processor() or platform.machine()}, {os.cpu_count()} threads"
 
     @property
     def machine(self) -> str:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, fin
 
 import jax
 
-from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.outcome import Outcome, Score
 from gptailor.evaluate.rivals import race_counts
@@ -207,16 +206,20 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
         tell(Warned(faults))
         where = computing(where, opened_models)
         record |= {"dtype": where.dtype}
-        space = _space(plan, opened_models)
-        sizes, space, starts_within, within = bounded(space, opened_models, chosen.requires)
+        tied = {name for name, model in opened_models.items() if model.layout.tied}
+        whole = space_of(plan, opened_models["base"].layout.count, tied)
+        sizes, space, starts_within, within = bounded(whole, opened_models, chosen.requires)
         tell(Doing("loading"))
         trials = trials_of(plan, opened_models, chosen, where, on_healing)
         base, budget = base_of(plan), Budget.of(chosen, trials.full)
         conditions, aims = Conditions(trials, chosen), aims_of(trials.objectives, chosen.objectives)
         study = open_study(where.storage or folder.journal, where.study, aims, Naming(space))
         tell(Doing("reading the models' digests"))
-        what = folder, space, opened_models, trials.files, chosen, (budget, where)
-        agree(study, runs.search_identity(*what), runs.IDENTITY_WORDS)
+        agree(
+            study, runs.search_identity(
+                folder, space, opened_models, trials.files, chosen, (budget, where)
+            ), runs.IDENTITY_WORDS,
+        )  # fmt: skip
         folder.put_json(runs.SETTINGS, record)
         ledger = Ledger(aims, budget.full, chosen.prefer)
         study.recall(ledger)
@@ -251,11 +254,6 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
         }  # fmt: skip
         best, summary = put_results(folder, space, ledger, held, about, chosen, sizes, base, say)
         return Searched(ended, summary, best)
-
-
-def _space(plan: Plan, models: Mapping[str, Opened]) -> Space:
-    tied = {name for name, model in models.items() if model.layout.tied}
-    return space_of(plan, models["base"].layout.count, tied)
 
 
 # ---------------------------------------------------------------------------------------- the loop
