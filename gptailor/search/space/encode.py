@@ -153,10 +153,14 @@ def _told(entry: p.Open) -> tuple[object, ...]:
 
 
 def _stack(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
-    """Items in order, each to the first that may be it and leaves the others what they may be."""
-    found: dict[Place, Answer] = {}
+    """Statements in order, each to the first items that may be it and leave the others theirs.
+
+    A tied statement is there with all of its items, or with the first ones at a stack's limit.
+    """
     items = plan.stack.items if plan.stack else ()
     wanted = closed.stack.items if closed.stack else ()
+    blocks = _blocks(items)
+    at_limit = plan.stack is not None and plan.stack.limit == len(wanted)
     left_out = len(items) - len(wanted)
     fits = {
         (i, n): fit
@@ -164,24 +168,52 @@ def _stack(plan: p.Plan, closed: p.Plan) -> dict[Place, Answer]:
         for n in range(max(0, i - left_out), min(i + 1, len(wanted)))
         if (fit := _fit(item, wanted[n], ("stack", "items", i))) is not None
     }
-    able = [{len(wanted)}]  # for each item, from which of the wanted on it and the later can be all
-    for i in reversed(range(len(items))):
-        taken = {n for n in range(len(wanted)) if (i, n) in fits and n + 1 in able[0]}
-        able.insert(0, taken | able[0] if items[i].maybe else taken)
-    n = 0
+
+    def there(block: range, n: int, over: bool) -> Iterator[int]:
+        """How many of its items may be there from the wanted item `n` on, the most first."""
+        most = next((k for k, i in enumerate(block) if (i, n + k) not in fits), len(block))
+        maybe = items[block.start].maybe
+        if most == len(block) and not (maybe and over):
+            yield most
+        if maybe:
+            yield from range(min(most, len(block) - 1) if at_limit and not over else 0, -1, -1)
+
+    able = [{(len(wanted), False), (len(wanted), True)}]  # for each block, from where all can be
+    for block in reversed(blocks):
+        states = ((n, over) for n in range(len(wanted) + 1) for over in (False, True))
+        able.insert(0, {
+            (n, over)
+            for n, over in states
+            if any(_after(block, n, over, k) in able[0] for k in there(block, n, over))
+        })  # fmt: skip
+    found: dict[Place, Answer] = {}
+    n, over = 0, False
+    for block, rest in zip(blocks, able[1:], strict=True):
+        ways = (k for k in there(block, n, over) if _after(block, n, over, k) in rest)
+        kept = next(ways, 0)
+        for k, i in enumerate(block):
+            if items[i].maybe:
+                found["stack", "items", i, "maybe"] = kept > 0
+            found |= fits[i, n + k] if k < kept else {}
+        n, over = _after(block, n, over, kept)
+    alone = len(wanted) == 1 and (0, False) not in able[0]  # what stays where nothing is in
+    return found | fits.get((0, 0), {}) if alone else found
+
+
+def _blocks(items: Sequence[p.Item]) -> list[range]:
+    """The numbers of items that are there together: those of a tied statement, others alone."""
+    found: list[range] = []
     for i, item in enumerate(items):
-        there = (i, n) in fits and (not item.maybe or n + 1 in able[i + 1])
-        if item.maybe:
-            found["stack", "items", i, "maybe"] = there
-        if there:
-            found |= fits[i, n]
-            n += 1
-    for tied in {item.tied for item in items if item.maybe and item.tied is not None}:
-        places: list[Place] = [
-            ("stack", "items", i, "maybe") for i, item in enumerate(items) if item.tied == tied
-        ]  # where there isn't room for all of them, the first ones say that they are in
-        found |= dict.fromkeys(places, any(found[place] for place in places))
+        if found and item.tied is not None and item.tied == items[i - 1].tied and item.maybe:
+            found[-1] = range(found[-1].start, i + 1)
+        else:
+            found.append(range(i, i + 1))
     return found
+
+
+def _after(block: range, n: int, over: bool, kept: int) -> tuple[int, bool]:
+    """The next wanted item, and whether there is no room left for what is `maybe`."""
+    return n + kept, over or 0 < kept < len(block)
 
 
 # --------------------------------------------------------------------------------- side by side

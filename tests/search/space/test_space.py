@@ -137,6 +137,7 @@ SPACES = {
         "stack { maybe L0..L3 one of base, math; maybe L2 code; limit 2 layers }",
         4,
     ),
+    "all tied stack": ("stack { tied maybe L0..L2 base; tied maybe L1..L3 base }", 4),
     "tied stack": (
         "stack { L0 base; tied maybe L1..L3 one of base, math; tied maybe L0..L1 code; "
         "limit 3 layers }",
