@@ -137,8 +137,13 @@ def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
         {tailor.mark_words(e) + tailor.bridge_words(e) for e in plan.bridges} for plan in (a, b)
     )
     healed = ({tailor.heal_words(plan.heal)} if plan.heal else set[str]() for plan in (a, b))
-    for before, after in (dropped, again, bridged, healed):
+    wanted = (
+        {tailor.requirement_words(r) for r in (plan.search.requires if plan.search else ())}
+        for plan in (a, b)
+    )
+    for before, after in (dropped, again, bridged, healed, wanted):
         yield from (f"only in the first: {text}" for text in sorted(before - after))
         yield from (f"only in the second: {text}" for text in sorted(after - before))
-    if a.search != b.search:
+    bare = [plan.search and plan.search.model_copy(update={"requires": ()}) for plan in (a, b)]
+    if bare[0] != bare[1]:
         yield "the search blocks differ"

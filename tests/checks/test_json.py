@@ -213,6 +213,26 @@ def test_faults_of_a_plan_without_a_text_come_rule_by_rule_and_in_one_order() ->
     ]
 
 
+def test_a_requirement_has_the_json_of_the_contract() -> None:
+    nll = {"name": "nll", "arguments": {"file": "a.txt"}}
+    requires = [
+        {"name": "parameters", "sign": "<=", "bound": {"number": 0.75, "of": "base"}},
+        {**nll, "sign": "<=", "bound": {"of": "math"}},
+        {"name": "kv_cache", "sign": "<=", "bound": {"number": 40_000}},
+    ]
+    objective = {"direction": "minimize", **nll}
+    body = {"models": MODELS, "search": {"objectives": [objective], "requires": requires}}
+    plan, faults = read_json(Source("p", json.dumps(body)), Path())
+    assert not faults
+    assert plan is not None
+    assert json.loads(plan.model_dump_json(exclude_defaults=True)) == body
+    for wrong in ({}, {"number": "many"}, {"of": 3}, {"number": 1, "times": 2}):
+        body["search"]["requires"] = [{**requires[0], "bound": wrong}]
+        plan, faults = read_json(Source("p", json.dumps(body)), Path())
+        assert plan is None
+        assert {fault.code for fault in faults} == {"S107"}
+
+
 def test_names_and_curves_have_the_json_of_the_contract() -> None:
     t = {"curve": [0, {"named": "mix"}, 1], "over": [0, 7]}
     by = {"name": "slerp", "arguments": {"t": t}}
