@@ -208,6 +208,7 @@ def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]
     from gptailor.checkpoint.models import rebind  # noqa: PLC0415
     from gptailor.plan.plan import Plan  # noqa: PLC0415
     from gptailor.plan.walk import drops_by_choice  # noqa: PLC0415
+    from gptailor.plan.windows import stretch_of  # noqa: PLC0415
     from gptailor.prepare import open_all_models  # noqa: PLC0415
 
     plan, faults = rebind(plan, models)
@@ -220,6 +221,7 @@ def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]
     named = [layer.position for layer in plan.layers] + [drop.position for drop in plan.drops]
     named += [scale.position for scale in plan.scales]
     named += [at for _, choice in drops_by_choice(plan) for at in choice.among]
+    named += [stretch_of(repeat)[1] for repeat in plan.repeats]
     return max(named, default=-1) + 1, False
 
 

@@ -60,7 +60,27 @@ LESSONS = (
         "characters",
         ("«/»/ why", "drop L1 «--» why", "tied «/*» a */"),
     ),
-    Lesson("'heal' takes whole layers", "both", ("heal L1«.»mlp", "heal L1..L2«.»attn")),
+    Lesson(
+        "a block is one range: write a statement for each",
+        "both",
+        ("repeat L1«,» L3", "repeat L1..L2«,» L4"),
+    ),
+    Lesson(
+        "how often a block comes again is written 'times 2'",
+        "both",
+        ("repeat L1 «2»", "repeat L1..L2 «2»", "repeat window 2 of L1..L4 «2»"),
+    ),
+    Lesson(
+        "a block's length is of a window: repeat window 3 of L1..L9",
+        "both",
+        ("repeat «3» of L1..L9", "repeat «any» 3 of L1..L9"),
+    ),
+    Lesson("in a stack write the layers again", "both", ("«repeat» L1..L2",), "item"),
+    Lesson(
+        "'heal' and 'repeat' take whole layers",
+        "both",
+        ("heal L1«.»mlp", "heal L1..L2«.»attn", "repeat L1«.»mlp", "repeat L1..L2«.»attn"),
+    ),
     Lesson(_POINT + "0.5", "characters", ("scale L1 by «.5»", "L1 from a, b by slerp(t=«.5»)")),
     Lesson(_POINT + "5.0", "characters", ("scale L1 by «5.»", "L1 from a, b by slerp(t=«5.»)")),
     Lesson(
@@ -138,8 +158,8 @@ LESSONS = (
 """What texts that go wrong are told: feature, documentation and test in one."""
 
 _A_STATEMENT = (
-    "tailor model let dtype embed norm head tokenizer chat_template merge others whole drop scale "
-    "bridge heal maybe tied stack"
+    "tailor model let dtype embed norm head tokenizer chat_template merge others whole drop repeat "
+    "scale bridge heal maybe tied stack"
 )
 _STARTS = {
     "statement": ("statement", "a layer, or with ", f"{_A_STATEMENT} search"),

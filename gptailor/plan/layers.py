@@ -211,7 +211,8 @@ def gaps(plan: Plan, count: int) -> list[Gap]:
         return []
     plan = written_out(plan, count)
     left = kept(plan, count)
-    numbers = [*undone_numbers(plan, count), len(kept(undone(plan), count))]
+    last = len(kept(undone(plan), count)) if plan.repeats else count
+    numbers = [*undone_numbers(plan, count), last]
     positions = [slot.position for slot in left if slot.position is not None]
     found = []
     for index, (after, until) in enumerate(zip(positions, [*positions[1:], count], strict=True)):

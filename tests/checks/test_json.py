@@ -93,6 +93,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "a position twice in a window": ("P202", {"windows": [{"count": 1, "among": [2, 1, 2]}]}),
     "a window of nothing": ("P503", {"windows": [{"count": 1, "among": []}]}),
     "a position twice in drop any": ("P202", {"drop_any": [{"count": 1, "among": [2, 1, 2]}]}),
+    "a block that descends": ("P201", {"repeats": [{"first": 3, "last": 1}]}),
+    "a position twice in a window of a block": (
+        "P202", {"repeats": [{"count": 1, "among": [2, 1, 2]}]}),
+    "a tied block": ("P506", {"repeats": [{"first": 1, "last": 2, "tied": 0}]}),
     "more drops than positions": ("P503", {"drop_any": [{"count": 1, "among": []}]}),
     "a quote in a text to heal on": ("P219", {"heal": {"on": 'a"b'}, **DROP}),
     "a healing of no tokens": ("P706", {"heal": {"on": "t", "tokens": 0}, **DROP}),
