@@ -205,7 +205,8 @@ Example; without -o the plan is printed:
 """
 
 
-@click.command("pick", short_help="Take one plan of a search.", epilog=_PICK_EXAMPLE)
+@click.command("pick", short_help="Take one plan of a search, by its size or what it loses.",
+               epilog=_PICK_EXAMPLE)  # fmt: skip
 @click.argument("run", metavar="RUN")
 @click.option("--parameters", type=_Count(), metavar="COUNT",
               help="The most parameters: 110M, 1.5B.")  # fmt: skip
