@@ -239,16 +239,14 @@ def generate_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     report(targeting.warnings(found))
     import torch  # noqa: PLC0415 (seconds, and what is wrong with the texts was said before)
 
-    from gptailor.evaluate.answers import answers  # noqa: PLC0415
+    from gptailor.evaluate.answers import spoken  # noqa: PLC0415
     from gptailor.evaluate.outcome import Failure  # noqa: PLC0415
     from gptailor.evaluate.trial import Placement  # noqa: PLC0415
 
     place = Placement(device, None if dtype is None else getattr(torch, dtype), memory)
     said: list[dict[str, str]] = []
     failed = False
-    for name, text in answers(
-        found, prompt, tokens, place, chat=chat, on_healing=told_of_healing()
-    ):
+    for name, text in spoken(found, prompt, tokens, place, chat=chat, on_healing=told_of_healing()):
         failed |= isinstance(text, Failure)
         what = {"failure": text.message} if isinstance(text, Failure) else {"text": text}
         said.append({"target": name, **what})

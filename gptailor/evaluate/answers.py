@@ -15,7 +15,7 @@ from gptailor.evaluate.trial import Placement
 from gptailor.plan.faults import TailorError
 
 
-def answers(
+def spoken(
     targets: Sequence[Target],
     prompt: str,
     most: int,
