@@ -16,7 +16,7 @@ from gptailor.evaluate.outcome import Failure, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.search.run.schedule import Budget, Start, ToldStart
-from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Ledger, Trial
+from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Aim, Ledger, Trial
 from gptailor.search.run.workers import Alone, Done, Found, Task
 from gptailor.search.search import LATE, Scored, SearchError, SearchEvent, SearchSetting
 from tests.search.landscape import (
@@ -404,6 +404,31 @@ def test_the_best_are_bridged_in_the_end(tmp_path: Path) -> None:
     assert {t.plan for t in final[:2]} == {plan for _, plan in losses[:2]}
     assert ledger.best() in final
     assert ledger.cost() <= 20
+
+
+def test_where_size_is_an_objective_finalists_are_of_several_sizes(tmp_path: Path) -> None:
+    size = Aim("parameters()", "minimize", "base", size=True)
+
+    class Sized(Counting):
+        def score(self, plan: Plan, aim: Aim, share: float, stage: Stage) -> Any:
+            if not aim.size:
+                return super().score(plan, aim, share, stage)
+            return Score(1000.0 + 10 * len(plan.layers), 0.0, 0)
+
+    aims = (NLL, size)
+    chosen = setting(aims=aims, budget=Budget(20, 64, 64, "finalists", wanted=3))
+    ledger = ran(tmp_path, chosen, Sized(aims)).ledger
+    whole = [t for t in ledger.of(STARTS, RANDOM, SEARCH) if t.full and t.values]
+    sizes = sorted({t.values[1] for t in whole if t.values})
+    assert len(sizes) > 3
+    three = finals(ledger)[:3]
+    found = [t.values[1] for t in three if t.values]
+    assert found == sorted(found)
+    assert (found[0], found[-1]) == (sizes[0], sizes[-1])
+    for trial in three:
+        alike = [t for t in whole if t.values and trial.values and t.values[1] == trial.values[1]]
+        best = ledger.ranked(alike, 1)[0]
+        assert best.plan == trial.plan
 
 
 @pytest.mark.parametrize("bridge", [None, "each", "from-full", "finalists"])

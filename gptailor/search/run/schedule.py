@@ -60,10 +60,8 @@ class Budget:
     def of(cls, chosen: Settings, full: int) -> "Budget":
         """What a search may spend whose trials see so many samples at most."""
         low = chosen.fidelity[0] if chosen.fidelity else full
-        return cls(
-            chosen.trials, low, full, chosen.bridge, chosen.compare_random,
-            heals=chosen.heals, wanted=chosen.finalists,
-        )  # fmt: skip
+        named = chosen.bridge, chosen.compare_random, chosen.heals, chosen.finalists
+        return cls(chosen.trials, low, full, *named)
 
     def record(self) -> dict[str, Any]:
         """What a search has spent that is over, as a study notes it."""
@@ -336,7 +334,7 @@ class Schedule:
         plans = {trial.plan for trial in self.ledger.of(FINAL) if trial.request.stage == final}
         found = self.ledger.of(STARTS, RANDOM, SEARCH)
         whole = [t for t in found if t.full and t.values and t.same_as is None]
-        best = self.ledger.ranked(whole, self.budget.finalists)
+        best = self._best(whole)
         cuts = [t for t in whole if t.request.origin in BRIDGED_CUTS]
         if cuts and not any(trial in cuts for trial in best):
             del best[max(1, len(best) - 1) :]
@@ -354,6 +352,21 @@ class Schedule:
             self._one(FINAL, 0, slot, one.origin, one.genome, one.samples)
             for one, slot in zip(chosen, free, strict=False)
         ]
+
+    def _best(self, whole: Sequence[Trial]) -> list[Trial]:
+        """The best; where size is an objective the best of its size, of sizes from end to end."""
+        many = self.budget.finalists
+        size = next((n for n, aim in enumerate(self.ledger.aims) if aim.size), None)
+        if size is None or many == 1:
+            return self.ledger.ranked(whole, many)
+        of_size: dict[float, list[Trial]] = {}
+        for trial in whole:
+            of_size.setdefault((trial.values or ())[size], []).append(trial)
+        found = [one for _, of in sorted(of_size.items()) for one in self.ledger.ranked(of, 1)]
+        if len(found) > many:
+            found = [found[i * (len(found) - 1) // (many - 1)] for i in range(many)]
+        left = [trial for trial in whole if trial not in found]
+        return found + self.ledger.ranked(left, many - len(found))
 
     def _beside(self) -> list[TrialRequest]:
         """Random search at the cost of what was done."""
