@@ -2,7 +2,7 @@
 
 How large a genome's plan is, is fitted as a sum over its features, which is exact where layers are
 dropped or come again each for itself; so strategies see what is beyond in thousands of genomes at
-once. What is asked for in the end is counted from headers besides.
+once. Elsewhere what is asked for is counted from headers besides.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -95,13 +95,16 @@ class Within:
         self._known: dict[bytes, bool] = {}
         limits, slack = self._fit(self._sizing)
         if slack > _EXACT:  # models differ in their layers' sizes
-            limits, _ = self._fit(np.ones_like(self._sizing))
+            limits, slack = self._fit(np.ones_like(self._sizing))
+        self.exact = slack <= _EXACT
         self.space = replace(space, table=space.table._replace(limits=limits))
         for bound in self.bounds:
             self._refuse_beyond(bound)
 
     def holds(self, genome: Genome) -> bool:
-        """Whether a genome's plan is within all bounds, counted from headers."""
+        """Whether a genome's plan is within all bounds; counted, where sums aren't exact."""
+        if self.exact:
+            return bool(allowed(self.space.table, genome))
         key = b"".join(np.asarray(genes).tobytes() for genes in genome)
         if key not in self._known:
             size = self._counted(genome)
