@@ -176,6 +176,7 @@ def _comment(
     before = None if earlier is None else earlier.values
     for i, (aim, value, error) in enumerate(scores):
         gone = lost(aim._asdict(), value, None if base is None else base[i])
+        gone += " of the base's" if gone.endswith("%") else ""
         of = f", {gone}" if gone else ""
         was = "" if before is None else f", before {shown_number(before[i])}"
         yield f"{aim.name}: {shown_number(value, error)}{of}{was}, {request.samples} samples."
