@@ -27,11 +27,20 @@ class Interrupted(BaseException):
 
 
 @dataclass
+class NoLatencies:
+    """Nothing is asked of the device."""
+
+    known: dict[str, float] = field(default_factory=dict)
+    on_measured: Any = None
+
+
+@dataclass
 class Measured:
     """Stands in for a search's trials; raises at the given moment."""
 
     at: int = -1
     asked: list[str] = field(default_factory=list)
+    latencies: NoLatencies = field(default_factory=NoLatencies)
     objectives: tuple[tuple[str, str, str], ...] = (("nll", "minimize", "base"),)
 
     def _count(self, what: str) -> None:
