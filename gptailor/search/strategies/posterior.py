@@ -172,8 +172,9 @@ def draw(seen: Observations, shared: Sharing, heat: Float[ndarray, " d"], key: K
         given = _padded(columns, rows, wide), _padded(shared.blocks, wide)
         full = np.asarray(_corrected(grams, blocks, trials, *given, *map(np.float64, drawn)))[:k]
     f, p = seen.features.shape[1], seen.pairs.shape[1]
-    own, near, kind, pairs = np.split(full, [f, 2 * f, k - p])
-    return Coefficients(own + shared.near @ near + shared.kind @ kind, pairs)
+    own, near, kind, pairs = np.split(full.astype(np.float32), [f, 2 * f, k - p])
+    whole = own + shared.near @ near + shared.kind @ kind
+    return Coefficients(whole.astype(np.float32), pairs)
 
 
 @jax.jit

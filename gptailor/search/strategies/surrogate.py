@@ -120,10 +120,10 @@ class Surrogate(strategy.Strategy):
         pool = self._bred(table, own.around, elite, breeding)
         taking = features(table, pool)
         scores = _scores(table, taking, by)[:, 1:]
-        for near in self._region(table, archive, found, own.around, by):
-            pool, effect = m.joined_populations(pool, near), features(table, near)
+        for near, effect, score in self._region(table, archive, found, own.around, by):
+            pool = m.joined_populations(pool, near)
             taking = np.concatenate([taking, effect])
-            scores = np.concatenate([scores, _scores(table, effect, by)[:, 1:]])
+            scores = np.concatenate([scores, score])
         marks = strategy.fingerprints(taking)
         stale = np.isin(marks, strategy.fingerprints(effects)) | ~allowed(table, pool)
         chosen = m.some_rows(pool, _picked(scores, stale, marks))
@@ -137,7 +137,7 @@ class Surrogate(strategy.Strategy):
         found: Float[ndarray, " n"],
         around: m.Neighbourhood,
         by: Coefficients,
-    ) -> Iterator[Genome]:
+    ) -> Iterator[tuple[Genome, Float[ndarray, "n f"], Float[ndarray, "n d"]]]:
         """All that are one swap away from the best trials, and from the best of these by a draw."""
         best = np.flatnonzero(_full(archive, found))
         best = best[np.argsort(found[best], kind="stable")][: self.region]
@@ -146,9 +146,10 @@ class Surrogate(strategy.Strategy):
             near = swapped(table, m.filled(around, near, active(table, near)), _SWAPS)
             if not len(near.bits):
                 return
-            yield near
+            effect = features(table, near)
+            scores = _scores(table, effect, by)[:, 1:]
+            yield near, effect, scores
             if again:
-                scores = _scores(table, features(table, near), by)[:, 1:]
                 ranks = np.argsort(scores, axis=0, kind="stable")[: self.further]
                 near = m.some_rows(near, np.unique(ranks))
 
