@@ -12,6 +12,7 @@ from gptailor.plan.faults import Fault, PlanError, errors, to_github, to_json
 
 if TYPE_CHECKING:
     from gptailor.plan.plan import Plan
+    from gptailor.prepare import Prepared
     from gptailor.program.size import PlanSize
 
 
@@ -119,27 +120,31 @@ def show_command(
         options.report(prepared.warnings)
         options.say("\n".join(program_lines(prepared.compiled.program)))
         return
-    count, known = options.known_layer_count(wanted, dict(models))
+    prepared = _made(wanted, dict(models))
+    if prepared is None:
+        count, known = options.known_layer_count(wanted, dict(models))
+    else:
+        count, known = prepared.models["base"].layout.count, True
     for line in plan_map(
         options.shown_name(plan), wanted, count, known=known, width=options.width()
     ):
         options.say(line)
-    if (size := _known_size(wanted, dict(models))) is not None:
+    if prepared is not None:
+        from gptailor.program.size import compiled_size  # noqa: PLC0415
+
         options.say("")
-        options.say(_size_line(size))
+        options.say(_size_line(compiled_size(prepared.compiled, prepared.models["base"].layout)))
 
 
-def _known_size(plan: "Plan", models: dict[str, Path]) -> "PlanSize | None":
-    """How large the output is; None of a plan with choices, or that can't be made here."""
+def _made(plan: "Plan", models: dict[str, Path]) -> "Prepared | None":
+    """The plan made, from headers; None of one with choices, or that can't be made here."""
     from gptailor.checkpoint.files import CheckpointError  # noqa: PLC0415
     from gptailor.prepare import prepare  # noqa: PLC0415
-    from gptailor.program.size import compiled_size  # noqa: PLC0415
 
     try:
-        prepared = prepare(plan, models=models)
+        return prepare(plan, models=models)
     except (PlanError, CheckpointError):
         return None
-    return compiled_size(prepared.compiled, prepared.models["base"].layout)
 
 
 def _size_line(size: "PlanSize") -> str:

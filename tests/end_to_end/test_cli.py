@@ -25,7 +25,7 @@ from tests.said import Run, Said
 
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "export", "extract-lora", "family", "fmt"),
-    *("generate", "import", "json", "lock", "schema", "search", "show", "verify"),
+    *("generate", "import", "json", "lock", "pick", "schema", "search", "show", "verify"),
 ]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]
 

@@ -498,11 +498,11 @@ def test_finalists_are_healed_once_and_score_as_their_plans_do(
 def test_a_text_that_is_too_short_fails_the_finalists_alone(search: Search, world: Path) -> None:
     short = SPACE + 'heal on "few.txt" tokens 4096\n' + WISHES
     (world / "short.tailor").write_text(short)
-    done = search("short.tailor", "-o", "short", "--strategy", "random")
+    done = search("short.tailor", "-o", "too-short", "--strategy", "random")
     assert ", healed: failed: error: error[C80" in done.out
-    said = json.loads((world / "short" / "summary.json").read_text())
+    said = json.loads((world / "too-short" / "summary.json").read_text())
     assert said["best"]["stage"] == "bare"
-    assert gptailor.load(world / "short" / "best.tailor").heal is None
+    assert gptailor.load(world / "too-short" / "best.tailor").heal is None
 
 
 def test_the_names_of_strategies_are_those_of_the_registry(run: Run) -> None:

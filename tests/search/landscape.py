@@ -121,7 +121,7 @@ class Stubborn:
         return ()
 
     def ask(self, table: Table, state: Any, key: Any, weights: Any) -> Any:
-        one = sample(table, key_of(0), 1)
+        one = sample(table, key_of(7), 1)
         return Genome(*(np.repeat(genes, 2, axis=0) for genes in one)), np.ones(2), state
 
     def tell(self, table: Table, state: Any, population: Genome, values: Any, share: Any) -> Any:

@@ -124,7 +124,8 @@ FILES = {
 
 
 def test_every_objective_of_the_registry_is_there() -> None:
-    assert set(PREPARE) == set(OBJECTIVES) == {*FILES, "lm_eval"}
+    of_plan = {"parameters", "kv_cache", "latency"}
+    assert set(PREPARE) == set(OBJECTIVES) == {*FILES, "lm_eval", *of_plan}
 
 
 @pytest.mark.parametrize("name", FILES)
