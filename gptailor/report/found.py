@@ -210,8 +210,10 @@ def _verdict(said: _Said) -> str:
     if found is None:
         unmet = said.get("required") and not said["required"]["met"]
         return "There is no best plan." if unmet else "No plan has a score."
-    several = sum(not aim["size"] for aim in said["objectives"])
-    means = f", mean of {several} objectives" if several > 1 else ""
+    several, numbers = sum(not aim["size"] for aim in said["objectives"]), found["numbers"]
+    means = f", mean of {len(numbers)} objectives" if len(numbers) > 1 else ""
+    if len(numbers) < several:
+        means = f", by {said['objectives'][numbers[0]]['name']} alone"
     where = "on held-out samples" if found["held"] else "on the samples that it was chosen by"
     paired = f" ({where}, in pairs{means})"
     base = _beside_the_base(found)

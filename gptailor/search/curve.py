@@ -75,12 +75,7 @@ def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:
 
 def quality(ledger: Ledger, trial: Trial) -> float:
     """What a plan loses: by the preferred objective, or on the mean of all that aren't sizes."""
-    losses = ledger.losses([trial])[0]
-    if ledger.prefer is not None:
-        return float(losses[ledger.prefer])
-    return float(
-        np.mean([loss for loss, aim in zip(losses, ledger.aims, strict=True) if not aim.size])
-    )
+    return float(np.mean(ledger.losses([trial])[0, list(ledger.judging)]))
 
 
 def lost_share(ledger: Ledger, trial: Trial) -> float | None:

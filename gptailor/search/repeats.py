@@ -98,9 +98,8 @@ class Repeats:
         plan, models, _ = opened(self.plan, self.models)
         chosen, where = settings(plan, self.flags), computing(self.where, models)
         aims = tuple(Aim(**one) for one in first.summary["objectives"])
-        numbers = tuple(n for n, aim in enumerate(aims) if not aim.size)
-        widths, unit = first.summary["verdict"]["widths"], first.summary["verdict"]["unit"]
-        measure = Compared(aims, numbers, tuple(widths), chosen.texts, unit)
+        widths, numbers, unit = (first.summary["verdict"][n] for n in ("widths", "numbers", "unit"))
+        measure = Compared(aims, tuple(numbers), tuple(widths), chosen.texts, unit)
         runs: list[dict[str, Any]] = []
         agree = 0
         for number, seed in enumerate(seeds):

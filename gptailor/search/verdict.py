@@ -112,8 +112,11 @@ def _variance(moves: Sequence[Sequence[float]]) -> float:
 def measure_of(
     ledger: Ledger, base: Sequence[float] | None, samples: Sequence[Hashable]
 ) -> Compared:
-    """How the plans of a search are compared; `base` are the base's scores. Sizes don't count."""
-    numbers = tuple(n for n, aim in enumerate(ledger.aims) if not aim.size)
+    """How the plans of a search are compared; `base` are the base's scores. Sizes don't count.
+
+    Where another objective is preferred it counts alone.
+    """
+    numbers = ledger.judging
     units = {ledger.aims[n].unit for n in numbers}
     if len(units) == 1 and (unit := units.pop()) not in ("", "accuracy"):
         return Compared(ledger.aims, numbers, (1.0,) * len(ledger.aims), tuple(samples), unit)
@@ -174,6 +177,7 @@ class Verdict:
             "held": self.held,
             "unit": self.measure.unit,
             "widths": list(self.measure.widths),
+            "numbers": list(self.measure.numbers),
             "base": base,
         }
 

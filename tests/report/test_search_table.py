@@ -29,7 +29,7 @@ def judged(**changes: Any) -> dict[str, Any]:
     against = {"origin": "greedy removal", "trial": 2, "gain": 0.25, "stderr": 0.02}
     base = {"gain": -0.5, "stderr": 0.1, "better": False, "no_larger": False}
     found = {"better": True, "worse": False, "itself": False, "against": against, "starts": 2,
-             "held": True, "unit": "nats", "base": base}  # fmt: skip
+             "held": True, "unit": "nats", "numbers": [0], "base": base}  # fmt: skip
     return found | changes
 
 
@@ -201,13 +201,15 @@ def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
         starts=[],
         found=row(2.5) | rows,
         random={"trials": 5, "whole": False, "best": None, "expected": 0.5},
-        verdict=judged(unit="", held=False),
+        verdict=judged(unit="", held=False, numbers=[0, 1]),
     )
     text = "\n".join(summary_lines(found, 100))
     assert "by 25.0 ± 2.0 % of the base's scores (on the samples that it was chosen by" in text
     assert "mean of 2 objectives)" in text
     assert "60.0 %" in text
     assert "keep 50.0 % in the objective it does worst in (found: 60.0 %)" in text
+    preferred = found | {"verdict": judged(numbers=[0])}
+    assert 'nll("a.txt") alone)' in "\n".join(summary_lines(preferred, 100))
 
 
 def test_a_size_has_a_row() -> None:

@@ -10,6 +10,7 @@ import pytest
 import gptailor
 from gptailor.evaluate.outcome import PerSample, mean
 from gptailor.plan.plan import Plan
+from gptailor.search.curve import quality
 from gptailor.search.repeats import plans_agreement
 from gptailor.search.run.trials import SEARCH, STARTS, Aim, Ledger, Trial, TrialRequest
 from gptailor.search.space.genome import Genome
@@ -160,6 +161,26 @@ def test_sizes_say_nothing_of_how_good_a_plan_is() -> None:
     assert (measure.numbers, measure.unit) == ((0,), "nats")
     mine = Scores([2.0, 50.0], [0.1, 0.0], ())
     assert measure.gain(mine, Scores([2.0, 100.0], [0.1, 0.0], ())).value == 0
+
+
+def test_a_preferred_objective_is_compared_alone() -> None:
+    of = Ledger((ACCURACY, NLL), 4, prefer=1)
+    measure = measure_of(of, (0.5, 2.0), ("a", "b"))
+    assert (measure.numbers, measure.unit) == ((1,), "nats")
+    mine, theirs = Scores([0.1, 2.0], [0.1] * 2, ()), Scores([0.5, 2.5], [0.1] * 2, ())
+    assert measure.gain(mine, theirs).value == pytest.approx(0.5)
+
+
+def test_where_a_size_is_preferred_the_others_say_how_good_a_plan_is() -> None:
+    size = Aim("parameters()", "minimize", "base", size=True, unit="parameters")
+    of = Ledger((NLL, NLL, size), 4, prefer=2)
+    of.references[4] = (2.0, 2.0, 100.0)
+    small = trial(0, STARTS, TEXT, values=(4.0, 3.0, 50.0))
+    large = trial(1, STARTS, TEXT, values=(3.0, 2.0, 90.0))
+    for one in (small, large):
+        of.add(one)
+    assert [quality(of, one) for one in (small, large)] == [0.75, 0.25]
+    assert measure_of(of, None, ("a", "b", "c")).numbers == (0, 1)
 
 
 def test_draws_agree_where_they_drop_and_take_the_same() -> None:

@@ -335,6 +335,13 @@ class Ledger:
         pairs = list(zip(self.aims, self.retained(trial), strict=True))
         return tuple(share for aim, share in pairs if not aim.size) or self.retained(trial)
 
+    @property
+    def judging(self) -> tuple[int, ...]:
+        """What plans are compared by: the preferred objective, or all that aren't sizes."""
+        if self.prefer is not None and not self.aims[self.prefer].size:
+            return (self.prefer,)
+        return tuple(number for number, aim in enumerate(self.aims) if not aim.size)
+
     # -------------------------------------------------------------------------- what is handed over
 
     def candidates(self) -> list[Trial]:
