@@ -197,20 +197,22 @@ def _outcomes(
 class Placement(NamedTuple):
     """Where models live: a device, a dtype if one is asked for, and bytes of weights at most.
 
-    Of several `gpus` the others hold layers that wait.
+    Of several `gpus` the others hold layers that wait. Without a dtype models have the one that is
+    quick there, or each its `own`.
     """
 
     device: torch.device | str = "cpu"
     dtype: torch.dtype | None = None
     memory: int | None = None
     gpus: int = 1
+    own: bool = False
 
     def stitcher(
         self, models: Mapping[str, Opened], on_healing: OnHealing | None = None
     ) -> Stitcher:
-        """The models there, in the dtype that is quick there. Raises TailorError as `Stitcher`."""
-        device, dtype, memory, gpus = self
-        dtype = dtype or quick_dtype(models, device)
+        """The models there. Raises TailorError as `Stitcher` does."""
+        device, dtype, memory, gpus, own = self
+        dtype = dtype or (None if own else quick_dtype(models, device))
         return Stitcher(
             models, device=device, dtype=dtype, memory=memory, on_healing=on_healing, gpus=gpus
         )

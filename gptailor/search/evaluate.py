@@ -95,17 +95,27 @@ def trials_of(
         models,
         objectives=list(zip(chosen.objectives, chosen.directed, strict=True)),
         folder=chosen.folder,
-        place=Placement(where.device, kind, where.memory, where.gpus_per_worker),
+        place=Placement(where.device, kind, where.memory, where.gpus_per_worker, own=True),
         fidelity=chosen.fidelity,
         seed=chosen.seed,
         on_healing=on_healing,
     )
 
 
-def computing(where: Resources, models: Mapping[str, Opened]) -> Resources:
-    """With the dtype that models compute in there, unless it is their own."""
-    dtype = None if where.dtype else quick_dtype(models, where.device)
-    return replace(where, dtype=str(dtype).removeprefix("torch.")) if dtype else where
+def computing(
+    where: Resources, models: Mapping[str, Opened], before: Mapping[str, Any] | None
+) -> Resources:
+    """With the dtype that models compute in everywhere; None is their own.
+
+    That is what is asked for, else what the search had `before`, as its record says, else what is
+    quick here.
+    """
+    if where.dtype is not None:
+        return where
+    if before is not None:
+        return replace(where, dtype=before.get("dtype"))
+    dtype = quick_dtype(models, where.device)
+    return replace(where, dtype=None if dtype is None else str(dtype).removeprefix("torch."))
 
 
 def movable(plan: Plan) -> Plan:

@@ -96,7 +96,7 @@ class Repeats:
         there, as verdicts have it.
         """
         plan, models, _ = opened(self.plan, self.models)
-        chosen, where = settings(plan, self.flags), computing(self.where, models)
+        chosen, where = settings(plan, self.flags), computing(self.where, models, first.summary)
         aims = tuple(Aim(**one) for one in first.summary["objectives"])
         widths, numbers, unit = (first.summary["verdict"][n] for n in ("widths", "numbers", "unit"))
         measure = Compared(aims, tuple(numbers), tuple(widths), chosen.texts, unit)

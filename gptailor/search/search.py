@@ -204,7 +204,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
         runs.refuse_other(folder, record)
         plan, opened_models, faults = opened(plan, models)
         tell(Warned(faults))
-        where = computing(where, opened_models)
+        where = computing(where, opened_models, folder.get_json(runs.SETTINGS))
         record |= {"dtype": where.dtype}
         tied = {name for name, model in opened_models.items() if model.layout.tied}
         whole = space_of(plan, opened_models["base"].layout.count, tied)

@@ -12,6 +12,8 @@ from gptailor.evaluate.judge import judge
 from gptailor.evaluate.outcome import Score, TargetSize
 from gptailor.evaluate.trial import opened
 from gptailor.lang.parse import load
+from gptailor.search.evaluate import computing
+from gptailor.search.settings import Resources
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,3 +65,16 @@ def test_only_what_is_slow_and_fits_is_widened(plan: Path, monkeypatch: pytest.M
     assert quick_dtype(models, "meta") is None
     monkeypatch.setattr("gptailor.evaluate.dtype._ROOM", 0.0)
     assert quick_dtype(models, "cpu") is None
+
+
+def test_a_search_goes_on_in_the_dtype_that_it_was_begun_in(
+    plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = models_of(plan)
+    slow_halves(monkeypatch, True)
+    assert computing(Resources(), models, None).dtype == "float32"
+    assert computing(Resources(), models, {"dtype": None}).dtype is None
+    assert computing(Resources(dtype="bfloat16"), models, {"dtype": None}).dtype == "bfloat16"
+    slow_halves(monkeypatch, False)
+    assert computing(Resources(), models, None).dtype is None
+    assert computing(Resources(), models, {"dtype": "float32"}).dtype == "float32"
