@@ -288,6 +288,11 @@ def _repeats(said: _Said) -> Iterator[str]:
     if found is None:
         return
     runs = found["runs"]
+    if without := found.get("without"):
+        seeds = ", ".join(map(str, without))
+        yield f"On other draws of the samples, with these seeds, no plan was found: {seeds}."
+    if len(runs) == 1:
+        return
     yield (
         f"Searches on {len(runs)} draws of the samples, this one first, drop"
         f" {found['dropped_in_all']} layers alike, of {_span(found['dropped'])} that each drops;"

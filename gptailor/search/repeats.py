@@ -62,10 +62,10 @@ class Repeats:
         """How far the plans found on other draws agree with the first one's; None if interrupted.
 
         Each search has its folder in that of the first, and goes on as any. What was compared
-        before isn't compared again.
+        before isn't compared again. Draws on which no plan was found are `without` one.
         """
         seed = settings(self.plan, self.flags).seed
-        found, seeds = [first], [seed]
+        found = {seed: first}
         for number in range(1, self.flags.repeat_calibration + 1):
             many = self.flags.repeat_calibration
             self.on_progress(f"searching on another draw of the samples: {number} of {many}")
@@ -76,16 +76,17 @@ class Repeats:
             other = once(run, flags, where)
             if other.ended == "interrupted":
                 return None
-            found.append(other)
-            seeds.append(seed + number)
-        plans = [load(one.best) for one in found if one.best is not None]
+            found[seed + number] = other
+        plans = {n: load(one.best) for n, one in found.items() if one.best is not None}
+        without = [n for n in found if n not in plans]
         stage: Stage = first.summary["best"]["stage"]
-        words = "".join(f"{n} {stage} {format_plan(p)}" for n, p in zip(seeds, plans, strict=True))
-        key = sha256(words.encode()).hexdigest()
+        words = [f"{n} {stage} {format_plan(plan)}" for n, plan in plans.items()]
+        key = sha256("".join([*words, *map(str, without)]).encode()).hexdigest()
         known = first.summary["repeats"]
         if known is not None and known["of"] == key:
             return dict(known)
-        return {"of": key, **self._compared(first, plans, seeds, stage)}
+        compared = self._compared(first, list(plans.values()), list(plans), stage)
+        return {"of": key, "without": without, **compared}
 
     def _compared(
         self, first: FoundPlan, plans: Sequence[Plan], seeds: Sequence[int], stage: Stage

@@ -238,6 +238,10 @@ def test_draws_that_disagree_say_so() -> None:
     assert "On none of the other draws" in text
     agreeing = "\n".join(summary_lines(said(repeats=repeats | {"agree": 2}), 80))
     assert "is the best, or ties with it, on 2 of the other draws." in agreeing
+    alone = repeats | {"runs": [{"seed": 0, "scores": [[2.5]]}], "without": [1, 2]}
+    text = "\n".join(summary_lines(said(repeats=alone), 80))
+    assert "no plan was found: 1, 2." in text
+    assert "other draws." not in text
 
 
 def test_numbers_are_short() -> None:

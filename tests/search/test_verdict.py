@@ -1,7 +1,9 @@
 """Whether what was found is better: the mean over objectives, in pairs, beside a computation."""
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,13 @@ import gptailor
 from gptailor.evaluate.outcome import PerSample, mean
 from gptailor.plan.plan import Plan
 from gptailor.search.curve import quality
-from gptailor.search.repeats import plans_agreement
+from gptailor.search.repeats import Repeats, plans_agreement
 from gptailor.search.run.trials import SEARCH, STARTS, Aim, Ledger, Trial, TrialRequest
+from gptailor.search.search import Searched
+from gptailor.search.settings import Flags, Resources
 from gptailor.search.space.genome import Genome
 from gptailor.search.verdict import Compared, Scores, measure_of, scores_of, verdict
+from tests.tiny import tiny_model
 
 NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
 NLL = Aim("nll", "minimize", "base", unit="nats")
@@ -193,3 +198,35 @@ def test_draws_agree_where_they_drop_and_take_the_same() -> None:
     assert (found["dropped"], found["dropped_in_all"]) == ([2, 2, 2], 1)
     assert (found["kept_in_all"], found["alike_in_all"]) == (3, 2)
     assert [pair["dropped"] for pair in found["pairs"]] == [1, 2, 1]
+
+
+def test_draws_without_a_plan_are_named_and_the_others_compared(tmp_path: Path) -> None:
+    tiny_model("llama", tmp_path / "base", seed=0, layers=4)
+    rows = [json.dumps({"text": f"a cat and {n} dogs"}) for n in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    text = 'tailor 1\nmodel base = "./base"\n'
+    wishes = 'drop any 1 of L1..L2\nsearch { minimize nll("rows.jsonl"); fidelity 4..4 }\n'
+    for number in (1, 2):
+        (tmp_path / f"{number}.tailor").write_text(f"{text}drop L{number}\n")
+    said = {
+        "best": {"stage": "bare"},
+        "repeats": None,
+        "objectives": [NLL._asdict()],
+        "verdict": {"widths": [1.0], "numbers": [0], "unit": "nats"},
+    }
+    others = iter([None, tmp_path / "2.tailor"])
+    found = Repeats(
+        gptailor.loads(text + wishes, folder=tmp_path),
+        tmp_path,
+        Flags(repeat_calibration=2),
+        Resources(),
+        None,
+        lambda what: None,
+    ).others(
+        Searched("budget", said, tmp_path / "1.tailor"),
+        lambda *how: Searched("budget", {}, next(others)),
+    )
+    assert found is not None
+    assert found["without"] == [1]
+    assert [run["seed"] for run in found["runs"]] == [0, 2]
+    assert found["dropped"] == [1, 1]
