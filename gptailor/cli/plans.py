@@ -120,20 +120,20 @@ def show_command(
         options.report(prepared.warnings)
         options.say("\n".join(program_lines(prepared.compiled.program)))
         return
-    prepared = _made(wanted, dict(models))
-    if prepared is None:
+    made = _made(wanted, dict(models))
+    if made is None:
         count, known = options.known_layer_count(wanted, dict(models))
     else:
-        count, known = prepared.models["base"].layout.count, True
+        count, known = made.models["base"].layout.count, True
     for line in plan_map(
         options.shown_name(plan), wanted, count, known=known, width=options.width()
     ):
         options.say(line)
-    if prepared is not None:
+    if made is not None:
         from gptailor.program.size import compiled_size  # noqa: PLC0415
 
         options.say("")
-        options.say(_size_line(compiled_size(prepared.compiled, prepared.models["base"].layout)))
+        options.say(_size_line(compiled_size(made.compiled, made.models["base"].layout)))
 
 
 def _made(plan: "Plan", models: dict[str, Path]) -> "Prepared | None":
