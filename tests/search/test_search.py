@@ -406,6 +406,26 @@ def test_the_best_are_bridged_in_the_end(tmp_path: Path) -> None:
     assert ledger.cost() <= 20
 
 
+def test_a_bridged_cut_is_no_finalist_where_there_is_one(tmp_path: Path) -> None:
+    found = space()
+
+    class Cut(Staged):
+        def next(self, told: Any) -> Any:
+            names = ("influence", "other", "another", "best bridged cut")
+            plans = zip(names, self.genomes, strict=True)
+            return [] if told else [Start(*one, 1.0) for one in plans]
+
+    chosen = setting(budget=Budget(15, 64, 64, "finalists"), starts=Cut(found), space=found)
+    assert chosen.budget.finalists == 1
+    ledger = ran(tmp_path, chosen).ledger
+    [start] = ledger.ranked(ledger.of(STARTS), 1)
+    assert start.request.origin != "best bridged cut"
+    before = ledger.of(STARTS, RANDOM, SEARCH)
+    wanted = {start.plan, ledger.ranked([t for t in before if t.full], 1)[0].plan}
+    assert len(wanted) == 2
+    assert {t.plan for t in ledger.of(FINAL)} == wanted
+
+
 def test_where_size_is_an_objective_finalists_are_of_several_sizes(tmp_path: Path) -> None:
     size = Aim("parameters()", "minimize", "base", size=True)
 

@@ -336,7 +336,7 @@ class Schedule:
         whole = [t for t in found if t.full and t.values and t.same_as is None]
         best = self._best(whole)
         cuts = [t for t in whole if t.request.origin in BRIDGED_CUTS]
-        if cuts and not any(trial in cuts for trial in best):
+        if cuts and self.budget.finalists > 1 and not any(trial in cuts for trial in best):
             del best[max(1, len(best) - 1) :]
             best.append(min(cuts, key=lambda t: BRIDGED_CUTS.index(t.request.origin)))
         starts = {trial.plan for trial in self.ledger.of(STARTS)}
