@@ -22,7 +22,7 @@ from gptailor.search.run.trials import (
     Trial,
     json_numbers,
 )
-from gptailor.search.verdict import MOST_STARTS, Verdict
+from gptailor.search.verdict import MOST_STARTS, Verdict, rivals
 
 ENOUGH = 12
 """Random plans from which it can be said what more of them would reach."""
@@ -122,11 +122,16 @@ def _required(
 
 
 def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
-    """The trials that a summary has: the best, random, starting plans, the front, each size's."""
-    best = ledger.best(), ledger.best(drawn_plans(ledger))
+    """The trials that a summary has: the best, random, starting plans, the front, each size's.
+
+    Those that what was found is compared with are among them, though others may be better.
+    """
+    best = found, _ = ledger.best(), ledger.best(drawn_plans(ledger))
+    size = lambda trial: sizes.of(trial).parameters  # noqa: E731
+    alike = [] if found is None else rivals(ledger, found, size)
     places = [trial for trial, _ in curve(ledger, sizes)]
     final = [trial for trial in ledger.of(FINAL) if trial.values is not None]
-    chosen = (*best, *best_starts(ledger), *ledger.front(), *places, *final)
+    chosen = (*best, *best_starts(ledger), *alike, *ledger.front(), *places, *final)
     return [trial for trial in chosen if trial is not None]
 
 

@@ -1,11 +1,14 @@
-"""What random search would reach at the same cost, estimated from a few random plans."""
+"""What a summary has: what random search would reach at the same cost, and who is a finalist."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 
-from gptailor.search.run.trials import RANDOM, SEARCH, Aim, Ledger, Trial, TrialRequest
+from gptailor.search.curve import OutputSize
+from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Aim, Ledger, Trial, TrialRequest
 from gptailor.search.space.genome import Genome
-from gptailor.search.summary import ENOUGH, expected
+from gptailor.search.summary import ENOUGH, best_starts, expected, finalists
 
 NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
 
@@ -35,3 +38,23 @@ def test_from_few_plans_nothing_is_said() -> None:
     draws = [0.1, 0.2] * (ENOUGH // 2)
     assert expected(*ledger(draws, 10)) is not None
     assert expected(*ledger(draws[1:], 10)) is None
+
+
+def test_all_that_what_was_found_is_compared_with_is_scored() -> None:
+    """A starting plan that meets what is required is, behind better ones that don't."""
+
+    class Sizes:
+        def of(self, trial: Trial) -> OutputSize:
+            return OutputSize(10, 20, 1, 4)
+
+    made = Ledger([Aim("accuracy", "maximize", "base")], full=4)
+    made.references[4] = (1.0,)
+    for number in range(10):
+        phase = SEARCH if number == 9 else STARTS
+        request = TrialRequest(phase, 0, number, "one", NOTHING, 4, "bare", 0)
+        value = 0.5 if number == 9 else 0.9 - 0.1 * number
+        made.add(Trial(number, request, str(number), 1.0, (value,), (0.0,)))
+    made.met = {("8", "bare"), ("9", "bare")}
+    sizes: Any = Sizes()
+    assert 8 not in {trial.number for trial in best_starts(made)}
+    assert 8 in {trial.number for trial in finalists(made, sizes)}
