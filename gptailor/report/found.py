@@ -258,10 +258,12 @@ def _required(said: _Said) -> Iterator[str]:
     if found is None:
         return
     judged, met, nearest = (found[name] for name in ("judged", "met", "nearest"))
+    near = "" if nearest is None else f"; the nearest is {nearest}"
+    if not found["whole"]:
+        yield "what is required of plans was not judged to the end yet"
     if met:
         yield f"{met} of {judged} plans that were judged meet what is required"
-    else:
-        near = "" if nearest is None else f"; the nearest is {nearest}"
+    elif judged or found["whole"]:
         yield f"none of {judged} plans that were judged meets what is required{near}"
     for row in found["rows"]:
         held = "" if row["held"] is None else f", held out {shown_number(row['held'])}"

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
+from gptailor.checkpoint.write.digest import of_file
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.evaluate.targets import base_of
 from gptailor.evaluate.trial import Trials
-from gptailor.lang.words import requirement_words
-from gptailor.plan.plan import LayerOf, Plan, Take
+from gptailor.lang.words import objective_words, requirement_words
+from gptailor.plan.plan import LayerOf, Objective, Plan, Take
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import Stage, at_stage
 from gptailor.program.nested import whole_plan
@@ -22,7 +23,7 @@ from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
 
 CONDITIONS = "conditions"
-"""The study's note of what was judged, so that each plan is judged once."""
+"""The study's note of what was judged, so that each plan is judged once by each measure."""
 _MOST = 10
 """Plans that are judged, those of the front and of each size besides."""
 
@@ -39,7 +40,9 @@ class Told(NamedTuple):
 class Conditions:
     """What is required of the best plans. Made before the first trial, as it reads the texts.
 
-    Each text is read as an objective's is: as many samples as a search sees, and others held out.
+    A text that the search reads is read as there: what is held out of it stays so. Another one is
+    read as that of a search of it alone. What was judged has the measure's words and its text's
+    digest, so that it counts for other bounds, and for no other text.
     Raises CalibrationError and ObjectiveError as `Trials` does, WishError for a bound by a
     model that no plan takes anything of.
     """
@@ -47,25 +50,32 @@ class Conditions:
     def __init__(self, trials: Trials, chosen: Settings) -> None:
         self.required = chosen.conditions
         self.trials = trials
-        scores = [one for one in self.required if OBJECTIVES[one.name].by == "samples"]
-        self._read = list(dict.fromkeys(map(requirement_words, scores)))
-        by_words = {requirement_words(one): (one.objective, True) for one in scores}
-        self._scored: Trials | None = None
-        if scores:
-            origin = trials.plan.origin
-            self._scored = Trials(
-                trials.plan,
-                trials.models,
-                objectives=[by_words[words] for words in self._read],
-                folder=origin.folder if origin else Path(),
-                place=trials.place,
-                seed=chosen.seed,
-            )
-            self._scored.stitcher, self._scored.evaluator = trials.stitcher, trials.evaluator
+        self._whole = False
+        self._scored: dict[str, Trials] = {}
+        self._keys: list[str] = []
+        origin = trials.plan.origin
+        folder = origin.folder if origin else Path()
+        read = {_text(one, chosen.folder) for one in chosen.objectives}
         for one in self.required:
             if one.bound.of is not None and one.bound.of not in trials.models:
                 message = f"'{one.bound.of}' is a bound, and no plan takes anything of it"
                 raise WishError(message)
+            key = objective_words(one.objective)
+            if OBJECTIVES[one.name].by == "samples":
+                text = _text(one.objective, folder)
+                scored = Trials(
+                    trials.plan,
+                    trials.models,
+                    objectives=[(one.objective, True)],
+                    folder=folder,
+                    place=trials.place,
+                    fidelity=(trials.full, trials.full) if text in read else None,
+                    seed=chosen.seed,
+                )
+                scored.stitcher, scored.evaluator = trials.stitcher, trials.evaluator
+                key += f" {of_file(text).sha256}" if isinstance(text, Path) else ""
+                self._scored[key] = scored
+            self._keys.append(key)
 
     def judge(
         self,
@@ -87,23 +97,29 @@ class Conditions:
                                                  for of in sorted(bounds)}  # fmt: skip
         wanted |= {key: (decode(space, t.request.genome), t.request.stage)
                    for key, t in chosen.items()}  # fmt: skip
-        fresh = [key for key in wanted if key not in known]
+        left = {key: [one for one in dict.fromkeys(self._keys) if one not in known.get(key, {})]
+                for key in wanted}  # fmt: skip
+        fresh = [key for key in wanted if left[key]]
         for n, key in enumerate(fresh, start=1):
             on_progress(f"judging what is required: {n} of {len(fresh)}")
-            known[key] = self._told(*wanted[key])
+            told = {one: self._value(one, *wanted[key]) for one in left[key]}
+            known[key] = {**known.get(key, {}), **told}
             study.note(CONDITIONS, known)
+        self._whole = True
         self.about(study, ledger)
 
     def about(self, study: Study, ledger: Ledger) -> dict[str, Any]:
         """What a summary is to know; the ledger then knows which plans meet all, if one does.
 
         `rows` are those of each plan that was judged, `nearest` is the trial that is beyond by the
-        least where none meets all.
+        least where none meets all. Where judging was interrupted it isn't `whole`: then nothing is
+        required of plans, unless one is known to meet all.
         """
         if not self.required:
             return {}
         ledger.met, noted = None, study.notes.get(CONDITIONS, {})
-        known = {key: Told(tuple(one["values"]), tuple(one["held"])) for key, one in noted.items()}
+        known = {key: Told(*zip(*(said[one] for one in self._keys), strict=True))
+                 for key, said in noted.items() if said.keys() >= {*self._keys}}  # fmt: skip
         bounds = self._bounds(known)
         found = {held_key(t): t for t in ledger.candidates() if held_key(t) in known}
         beyond = {key: self._distance(known[key], bounds) for key in found}
@@ -112,6 +128,7 @@ class Conditions:
         nearest = min(found, key=beyond.__getitem__, default=None) if not met else None
         said = {
             "judged": len(found),
+            "whole": self._whole,
             "met": len(met),
             "nearest": None if nearest is None else found[nearest].number,
             "rows": {key: self._rows(known[key], bounds) for key in found},
@@ -155,27 +172,28 @@ class Conditions:
         made = whole_plan(plan, Take(take=LayerOf(model=name)))
         return made.read_from(plan.origin) if plan.origin else made
 
-    def _told(self, plan: Plan, stage: Stage) -> dict[str, list[float | None]]:
-        seen: dict[str, Outcome] = {}
-        held: dict[str, Outcome] = {}
-        if self._scored is not None:
-            [(_, outcomes)] = self._scored.run([plan], self._scored.full, stage=stage)
-            seen = dict(zip(self._read, outcomes, strict=True))
-            if any(self._scored.helds):
-                [(_, outcomes)] = self._scored.held_out([plan], stage=stage)
-                held = dict(zip(self._read, outcomes, strict=True))
-        values: list[float | None] = []
-        for one in self.required:
-            if OBJECTIVES[one.name].by == "clock":
-                values.append(self.trials.latencies.score(at_stage(plan, "bare")).value)
-            else:
-                values.append(_finite(seen.get(requirement_words(one))))
-        others = [_finite(held.get(requirement_words(one))) for one in self.required]
-        return {"values": values, "held": others}
+    def _value(self, key: str, plan: Plan, stage: Stage) -> tuple[float | None, float | None]:
+        """What a plan has by a measure, also of held-out samples."""
+        scored = self._scored.get(key)
+        if scored is None:
+            return self.trials.latencies.score(at_stage(plan, "bare")).value, None
+        [(_, [seen])] = scored.run([plan], scored.full, stage=stage)
+        if not any(scored.helds):
+            return _finite(seen), None
+        [(_, [held])] = scored.held_out([plan], stage=stage)
+        return _finite(seen), _finite(held)
 
 
-def _finite(outcome: Outcome | None) -> float | None:
+def _text(objective: Objective, folder: Path) -> Path | str:
+    """The file that an objective reads, or its task."""
+    file = objective.arguments.get("file")
+    if file is None:
+        return str(objective.arguments.get("task"))
+    return (folder / Path(str(file)).expanduser()).resolve()
+
+
+def _finite(outcome: Outcome) -> float | None:
     """A value that others can be compared with; None for a failure."""
-    if outcome is None or isinstance(outcome, Failure) or not math.isfinite(outcome.value):
+    if isinstance(outcome, Failure) or not math.isfinite(outcome.value):
         return None
     return float(outcome.value)

@@ -54,7 +54,8 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
 
     The best plan is what was found, or a simpler one that is no worse (`search/verdict.py`). Beside
     it is the best starting plan, which is what people have without a search. In the front are the
-    plans that no other one betters, and the best one of each size.
+    plans that no other one betters, the best one of each size, and the one that is nearest to what
+    is required.
 
     A search that was interrupted doesn't lock the best plan, which takes a while; the lock of
     another best one goes then, and the command that is said compiles without it.
@@ -72,7 +73,9 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
         folder.put(START, text(start, place))
     places = [one for one, _ in curve(ledger, sizes)]
     names = {_file(trial): trial for trial in (*ledger.front(), *places)}
-    handed = () if judged is None else (judged.found, judged.best)
+    handed = [] if judged is None else [judged.found, judged.best]
+    nearest = (about.get("required") or {}).get("nearest")
+    handed += [] if nearest is None else [ledger.trials[nearest]]
     names |= {_file(trial): trial for trial in handed}
     for old in (folder.path / FRONT).glob("trial-*.tailor"):
         if old.name not in names:
@@ -125,9 +128,10 @@ def judged_by(  # noqa: PLR0913, PLR0917 (as above)
 ) -> Verdict | None:
     """What the best trial is worth: by held-out samples, where all that is compared has scores.
 
-    There is no best one where none meets what is required.
+    There is no best one where all were judged, and none meets what is required.
     """
-    if not about.get("required", {"met": True})["met"]:
+    required = about.get("required")
+    if required is not None and required["whole"] and not required["met"]:
         return None
 
     def on_held(trial: Trial | None) -> Scores | None:

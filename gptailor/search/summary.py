@@ -115,6 +115,7 @@ def _required(
     shown = best or nearest
     return {
         "judged": said["judged"],
+        "whole": said["whole"],
         "met": said["met"],
         "nearest": None if nearest is None else file_of(nearest),
         "rows": [] if shown is None else said["rows"].get(held_key(shown), []),

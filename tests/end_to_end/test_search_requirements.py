@@ -9,6 +9,9 @@ import pytest
 import gptailor
 from gptailor.evaluate.judge import judge
 from gptailor.evaluate.outcome import Score
+from gptailor.search.conditions import Conditions, Told
+from gptailor.search.search import Doing, SearchEvent
+from gptailor.search.search import search as find
 from tests.end_to_end.test_search_command import Search
 from tests.preloaded import Preloaded
 from tests.tiny import letters, tiny_model
@@ -140,3 +143,71 @@ def test_a_text_that_is_required_is_read_before_the_first_trial(search: Search) 
     said = search("lost.tailor", "-o", "lost", code=3)
     assert "gone.txt" in said.err
     assert "trial 0" not in said.err
+
+
+def test_what_was_judged_counts_for_its_text_alone(search: Search, world: Path) -> None:
+    """The requirement is edited, then another one comes in, then its text is another."""
+    (world / "other.txt").write_text(letters(16_000, 2))
+    one, two = 'require nll("code.txt") <= 2.0 * base', 'require nll("other.txt") <= 2.0 * base'
+
+    def rows(*lines: str) -> tuple[str, list[Any]]:
+        out, summary = searched(search, "edited", *lines)
+        return out, [list(row.values())[1:] for row in summary["required"]["rows"]]
+
+    _, [code] = rows(one)
+    _, [other] = rows(two)
+    assert other != code
+    out, both = rows(one, two)
+    assert both == [code, other]
+    assert "judging what is required" not in out, "looser bounds need no evaluation"
+    (world / "other.txt").write_text(letters(16_000, 3))
+    out, [same, edited] = rows(one, two)
+    assert same == code
+    assert edited != other
+    assert "judging what is required" in out
+
+
+def test_an_interrupt_before_plans_are_judged_leaves_the_best_one(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Judged in the end, none meets it; the nearest has a file, though no front has it."""
+    line = 'require nll("text.txt") <= 0.5 * math'
+    plan = gptailor.loads(SPACE.format(line), folder=world)
+
+    def stop(event: SearchEvent) -> None:
+        if isinstance(event, Doing) and event.what.startswith("judging"):
+            raise KeyboardInterrupt
+
+    found = find(plan, world / "stopped", on_event=stop)
+    assert found.ended == "interrupted"
+    assert found.best == world / "stopped" / "best.tailor"
+    assert found.best.exists()
+    assert found.summary["required"]["judged"] == 0
+    said = (world / "stopped" / "summary.md").read_text()
+    assert "was not judged to the end yet" in said
+    assert "meets what is required" not in said
+
+    def worst_is_nearest(_: Conditions, told: Told, bounds: object) -> float:
+        return 1 / (told.values[0] or 1.0)
+
+    monkeypatch.setattr(Conditions, "_distance", worst_is_nearest)
+    found = find(plan, world / "stopped")
+    assert found.best is None
+    assert not (world / "stopped" / "best.tailor").exists()
+    nearest = found.summary["required"]["nearest"]
+    front = {f"front/trial-{row['trial']:04}.tailor" for row in found.summary["front"]}
+    assert nearest not in front | {row["file"] for row in found.summary["sizes"]}
+    assert (world / "stopped" / nearest).exists()
+
+
+def test_texts_are_split_as_a_search_of_each_splits_them(search: Search, world: Path) -> None:
+    """What the search holds out isn't read, and a shorter text takes nothing of another one."""
+    (world / "short.txt").write_text(letters(4_000, 4))
+    code = 'require nll("code.txt") <= 2.0 * base'
+    lines = 'require nll("text.txt") <= 2.0 * base', 'require nll("short.txt") <= 2.0 * base'
+    _, summary = searched(search, "split", code, *lines)
+    beside, text, _ = summary["required"]["rows"]
+    assert text["value"] == pytest.approx(summary["best"]["values"][0], rel=1e-6)
+    assert text["held"] == pytest.approx(summary["best"]["held"]["values"][0], rel=1e-6)
+    _, summary = searched(search, "alone", code)
+    assert summary["required"]["rows"] == [beside]
