@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import NamedTuple, TypeAlias, final
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from gptailor.checkpoint.models import Opened
@@ -37,6 +37,10 @@ _OTHERS = (
 """What a choice may be about that makes no plan larger or smaller, but for models that differ."""
 _MORE_DRAWN = 16
 """Genomes that sizes are fitted on beyond two for each feature."""
+_POOL = 4096
+"""Genomes whose features those that sizes are fitted on span."""
+_SPANNED = 1e-6
+"""How far off features are at most that others span."""
 _EXACT = 1e-6
 """What rounding does to a size, as a share of the bound."""
 _TRIED = 64
@@ -93,18 +97,20 @@ class Within:
         self.bounds = tuple(bounds)
         self._open = space
         self._known: dict[bytes, bool] = {}
-        limits, slack = self._fit(self._sizing)
+        self._mask = self._sizing
+        limits, slack = self._fit()
         if slack > _EXACT:  # models differ in their layers' sizes
-            limits, slack = self._fit(np.ones_like(self._sizing))
+            self._mask = np.ones_like(self._sizing)
+            limits, slack = self._fit()
         self.exact = slack <= _EXACT
         self.space = replace(space, table=space.table._replace(limits=limits))
         for bound in self.bounds:
             self._refuse_beyond(bound)
 
     def holds(self, genome: Genome) -> bool:
-        """Whether a genome's plan is within all bounds; counted, where sums aren't exact."""
-        if self.exact:
-            return bool(allowed(self.space.table, genome))
+        """Whether a genome's plan is within all bounds; counted, where sums may be wrong."""
+        if self.exact and (summed := self._summed(genome)) is not None:
+            return summed
         key = b"".join(np.asarray(genes).tobytes() for genes in genome)
         if key not in self._known:
             size = self._counted(genome)
@@ -127,6 +133,20 @@ class Within:
         """A genome within all bounds that is as small as can be found."""
         found = [_least(self.space.table, n) for n in range(len(self.bounds))]
         return next((one for one in found if self.holds(one)), found[0])
+
+    def _summed(self, genome: Genome) -> bool | None:
+        """What sums say; None where they may be wrong, as it has what wasn't fitted."""
+        found, limits = features(self.space.table, genome), _limits(self.space.table)
+        row = np.append(1.0, found[self._mask])
+        if np.abs(row - self._axes.T @ (self._axes @ row)).max() > _SPANNED:
+            return None
+        most = np.array([one.most for one in self.bounds])
+        beyond = found @ limits.weights.T - limits.room
+        near = np.abs(beyond) <= 4 * _EXACT
+        if (near & (self._slack * most > 1 / 4)).any():
+            return None
+        whole = np.rint((beyond + 1.0 + self._slack + _EXACT) * most) <= most
+        return bool(np.where(near, whole, beyond <= 0).all())
 
     def _counted(self, genome: Genome) -> OutputSize:
         return self.sizes.of_plan(decode(self._open, genome))
@@ -159,21 +179,26 @@ class Within:
         some[: len(roles)] = [role not in _OTHERS for role in roles]
         return some
 
-    def _fit(self, mask: Bool[ndarray, " f"]) -> tuple[Limits, float]:
+    def _fit(self) -> tuple[Limits, float]:
         """Sizes as sums over some features, and by what part of the bound the sums are wrong.
 
         Where they are wrong, so much more is allowed: what is asked for is counted besides.
         """
-        table, many = self._open.table, 2 * int(mask.sum()) + _MORE_DRAWN
-        genomes = sample(table, key_of(0), many)
-        sizes = [self._counted(_row(genomes, n)) for n in range(many)]
+        table, mask = self._open.table, self._mask
+        many = 2 * int(mask.sum()) + _MORE_DRAWN
+        pool = sample(table, key_of(0), max(many, _POOL))
+        found = features(table, pool)[:, mask]
+        every = np.concatenate([np.ones((len(found), 1)), found], axis=1)
+        fitted, self._axes = _spanning(every, many)
+        sizes = [self._counted(_row(pool, n)) for n in fitted]
         shares = np.array([[one.of(size) / max(one.most, 1e-9) for one in self.bounds]
                            for size in sizes])  # fmt: skip
-        columns = np.concatenate([np.ones((many, 1)), features(table, genomes)[:, mask]], axis=1)
+        columns = every[fitted]
         solved = np.linalg.lstsq(columns, shares, rcond=None)[0]
         slack = np.abs(columns @ solved - shares).max(axis=0)
         weights = np.zeros((len(self.bounds), len(mask)))
         weights[:, mask] = solved[1:].T
+        self._slack = slack
         return Limits(weights, 1.0 - solved[0] + slack + _EXACT), float(slack.max())
 
     def _refuse_beyond(self, bound: SizeBound) -> None:
@@ -199,6 +224,23 @@ class Within:
 
 def _row(genomes: Genome, number: int) -> Genome:
     return Genome(*(genes[number] for genes in genomes))
+
+
+def _spanning(rows: Float[ndarray, "n c"], many: int) -> tuple[list[int], Float[ndarray, "r c"]]:
+    """Numbers of rows that span all, the first ones and what these lack; and all rows' axes."""
+    _, sizes, axes = np.linalg.svd(rows[:many], full_matrices=False)
+    found = [axes[sizes > 1e-9 * sizes[0]]]
+    numbers = list(range(many))
+    left = rows - rows @ found[0].T @ found[0]
+    while True:
+        lengths = np.linalg.norm(left, axis=1)
+        furthest = int(np.argmax(lengths))
+        if lengths[furthest] <= _SPANNED:
+            return numbers, np.concatenate(found)
+        numbers.append(furthest)
+        axis = left[furthest] / lengths[furthest]
+        found.append(axis[None])
+        left -= np.outer(left @ axis, axis)
 
 
 def _limits(table: Table) -> Limits:

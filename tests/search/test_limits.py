@@ -46,17 +46,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def made(folder: Path, statements: str, *required: str) -> tuple[Space, Sizes, list[str]]:
+def made(
+    folder: Path, statements: str, *required: str, count: int = 6
+) -> tuple[Space, Sizes, list[str]]:
     wanted = "; ".join(f"require {one}" for one in required)
     models = "".join(f'model {name} = "./{name}"\n' for name in ("base", "math"))
     text = f'tailor 1\n{models}{statements}\nsearch {{ minimize nll("a.txt"); {wanted} }}\n'
     plan, opened_models, _ = opened(gptailor.loads(text, folder=folder))
-    space = space_of(plan, 6)
+    space = space_of(plan, count)
     return space, Sizes(space, opened_models), list(required)
 
 
-def within(folder: Path, statements: str, *required: str) -> Within:
-    space, sizes, _ = made(folder, statements, *required)
+def within(folder: Path, statements: str, *required: str, count: int = 6) -> Within:
+    space, sizes, _ = made(folder, statements, *required, count=count)
     assert space.plan.search is not None
     return Within(space, sizes, size_bounds(space.plan, space.plan.search.requires, sizes))
 
@@ -85,6 +87,34 @@ def test_what_is_within_is_known_of_many_genomes_at_once(name: str, folder: Path
     assert len({str(one) for one, ok in zip(others, inside, strict=True) if not ok}) > 1
     [least] = layers(found.space, [found.smallest], found.sizes)
     assert least == min(counts)
+
+
+@pytest.mark.parametrize(
+    ("statements", "most"),
+    [
+        ("maybe repeat window 3..8 of L10..L27", 33),
+        ("maybe drop window 3..8 of L2..L27", 26),
+    ],
+)
+def test_rare_windows_are_fitted(statements: str, most: int, tmp_path: Path) -> None:
+    """No random sample of that size has what only one window has."""
+    tiny_model("llama", tmp_path / "base", num_hidden_layers=30)
+    tiny_model("llama", tmp_path / "math", num_hidden_layers=30)
+    required = f"parameters() <= {ENDS + most * LAYER}"
+    found = within(tmp_path, statements, required, count=30)
+    drawn = sample(found.space.table, key_of(9), MANY)
+    inside = [count <= most for count in layers(found.space, rows(drawn), found.sizes)]
+    assert found.exact
+    assert allowed(found.space.table, drawn).tolist() == inside
+    assert [found.holds(one) for one in rows(drawn)] == inside
+
+
+def test_what_is_near_a_bound_is_exact(folder: Path) -> None:
+    """A part of a parameter beyond is beyond, which is less than sums are exact to."""
+    found = within(folder, SPACES["counts"], f"parameters() <= {ENDS + 4 * LAYER - 0.001:.3f}")
+    drawn = rows(sample(found.space.table, key_of(7), 64))
+    counts = layers(found.space, drawn, found.sizes)
+    assert [found.holds(one) for one in drawn] == [count < 4 for count in counts]
 
 
 @pytest.mark.parametrize("strategy", ["surrogate", "evolution", "distribution", "random"])
