@@ -103,10 +103,16 @@ def beside_base(direction: str, unit: str, share: float | None, lost: float | No
     return f"{size} {unit} {'won' if lost < 0 else 'lost'}".replace("  ", " ")
 
 
+_COUNTED = 1000
+"""From here on a whole number without an error is a count, which is shown whole."""
+
+
 def shown_number(value: float | None, error: float | None = None) -> str:
     """`3.785 ± 0.041`; `?` for what is unknown."""
     if value is None:
         return "?"
+    if not error and abs(value) >= _COUNTED and float(value).is_integer():
+        return f"{value:,.0f}"  # a count: parameters, bytes
     return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
 
 

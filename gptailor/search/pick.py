@@ -111,6 +111,9 @@ def pick(run: str | Path, bounds: Bounds, place: Path) -> PickedPlan:
     if said is None or chosen is None:
         help_ = "gptailor search writes it when it ends, or is interrupted"
         raise CheckpointError("C903", "holds no plans that a search found", Path(shown), help_)
+    if said["best"] is None and said.get("required") is not None:
+        message = "no plan of this search meets what is required, so there is none to pick"
+        raise WishError(f"{message}; summary.md says which comes nearest")
     for name, most in (("share", bounds.share), ("nats", bounds.nats)):
         if most is not None and all(row[name] is None for row in rows):
             other = "in their own unit, such as 0.05" if name == "share" else "in %, such as 2%"

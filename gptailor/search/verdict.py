@@ -236,7 +236,11 @@ def verdict(  # noqa: PLR0913 (all that it goes by)
             for one, s in alike.items()
             if not any(measure.gain(other, s).sure for other in alike.values())
         ]
-        best = min(kept or [found], key=lambda t: (size(t), *simplicity(plan_of(t)), t.number))
+        behind = {found: 0.0} | {one: gain.value for one, gain in gains.items()}
+        best = min(
+            kept or [found],
+            key=lambda t: (size(t), *simplicity(plan_of(t)), behind[t], t.number),
+        )
     return Verdict(found, best, against, len(known), *made)
 
 

@@ -247,5 +247,7 @@ def test_draws_that_disagree_say_so() -> None:
 def test_numbers_are_short() -> None:
     assert shown_number(3.78512, 0.0412) == "3.785 ± 0.041"
     assert shown_number(None) == "?"
+    assert shown_number(127_434_816.0, 0.0) == "127,434,816"
+    assert shown_number(1234.5, 0.0) == "1234 ± 0"
     assert percent(0.7834) == "78.3 %"
     assert percent(None) == "?"

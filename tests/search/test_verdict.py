@@ -132,6 +132,15 @@ def test_of_equals_the_smaller_one_is_simpler_whatever_it_says() -> None:
     assert judged(of, {0: SIMPLE, 1: WORDY}, {0: 10.0, 1: 9.0}).best.number == 1
 
 
+def test_of_plans_as_simple_as_each_other_the_better_score_counts() -> None:
+    noise = np.random.default_rng(5).normal(0, 1.0, 100)
+    noise -= noise.mean() + 0.05
+    of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + noise))
+    found = judged(of, {0: SIMPLE, 1: SIMPLE})
+    assert not found.better
+    assert found.best.number == 1
+
+
 def test_a_simpler_plan_that_loses_to_another_is_not_the_best() -> None:
     noise = DRAWN.normal(0, 1.0, 100)
     noise -= noise.mean()

@@ -22,10 +22,30 @@ TOLD = (STARTS, RANDOM, SEARCH)
 """What strategies are told of."""
 
 
+_SPREAD_OF = 4
+"""So many trials say how far scores are apart."""
+
+
 def draw_weights(key: Key, objectives: int) -> Float[np.ndarray, " m"]:
     """A point of the simplex, every one alike; all of it where there is one objective."""
     steps = -np.log(uniform(key, (objectives,)))
     found: np.ndarray = steps / steps.sum()
+    return found
+
+
+def by_spread(
+    weights: Float[np.ndarray, " m"], losses: Float[np.ndarray, "n m"]
+) -> Float[np.ndarray, " m"]:
+    """Weights for losses in units of what lies between the best trial and the middle one.
+
+    Else sizes, which differ more than scores do, decide alone. Failures (NaN) say nothing.
+    """
+    known = losses[np.isfinite(losses).all(axis=1)].astype(np.float64)
+    if len(known) < _SPREAD_OF:
+        return weights
+    spreads = np.median(known, axis=0) - known.min(axis=0)
+    each = weights / np.where(spreads > 0, spreads, 1.0)
+    found: np.ndarray = each / each.sum()
     return found
 
 
@@ -70,6 +90,9 @@ class Asking:
         """The genomes of that ask once so many trials were told, with shares; asks go up."""
         self._take_in(asked_after)
         weights = draw_weights(self._keyed(WEIGHTS, number), len(self.ledger.aims))
+        if any(aim.size for aim in self.ledger.aims):
+            full = [t for t in self.ledger.trials[:asked_after] if t.full]
+            weights = by_spread(weights, self.ledger.losses(full))
         population, shares, self._state = self.strategy.ask(
             self._table, self._state, self._keyed(ASK, number), weights
         )

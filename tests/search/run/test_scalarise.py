@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gptailor.search.run.asking import draw_weights
+from gptailor.search.run.asking import by_spread, draw_weights
 from gptailor.search.run.trials import normalised, retained
 from gptailor.search.space.hash_random import key_of
 from gptailor.search.strategies.strategy import scalarise
@@ -42,6 +42,20 @@ def test_weights_are_of_the_simplex_and_by_key() -> None:
     assert float(drawn.max()) > 0.9
     assert np.array_equal(drawn[3], draw_weights(key_of(3), 3))
     assert draw_weights(key_of(0), 1).tolist() == [1.0]
+
+
+def test_a_size_that_differs_more_than_scores_decides_no_more_than_they() -> None:
+    even = np.array([0.5, 0.5])
+    scores = np.array([0.10, 0.12, 0.14, 0.18, 0.9, NAN])  # of cuts, the larger the smaller
+    sizes = np.array([1.0, 0.75, 0.5, 0.25, 0.0, 0.0])
+    losses = np.stack([scores, sizes], axis=1)
+    least = int(np.nanargmin(scalarise(losses, even)))
+    assert least == 3
+    found = by_spread(even, losses)
+    assert found.sum() == pytest.approx(1)
+    assert found[0] / found[1] == pytest.approx(0.5 / 0.04)
+    assert by_spread(even, losses[:3]).tolist() == even.tolist()
+    assert by_spread(np.ones(1), losses[:, :1]).tolist() == [1.0]
 
 
 def test_by_the_base_a_value_is_what_is_lost_of_it() -> None:
