@@ -546,6 +546,23 @@ def test_random_search_beside_costs_as_much_again(tmp_path: Path) -> None:
     assert {t.plan for t in beside}.isdisjoint(t.plan for t in found.ledger.of(RANDOM))
 
 
+def test_random_search_beside_goes_on_with_the_same_plans(tmp_path: Path) -> None:
+    chosen = setting(budget=Budget(10, 16, 64, beside=True))
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    undisturbed = ran(tmp_path / "whole", chosen).ledger.of(BESIDE)
+
+    def kill(event: SearchEvent) -> None:
+        if isinstance(event, Scored) and event.trial.request.phase == BESIDE:
+            raise Killed
+
+    for _ in range(3):  # a single worker tells the last ones first
+        with pytest.raises(Killed):
+            search(tmp_path / "killed", chosen, on_event=kill).run()
+    again = ran(tmp_path / "killed", chosen).ledger.of(BESIDE)
+    assert {t.request.key: t.plan for t in again} == {t.request.key: t.plan for t in undisturbed}
+
+
 # ---------------------------------------------------------------------------------- several workers
 
 

@@ -374,8 +374,8 @@ class Schedule:
             return []
         spent = self.ledger.cost(self.ledger.of(BESIDE))
         more = int(self.ledger.cost(self.ledger.of(STARTS, RANDOM, SEARCH)) - spent + EPSILON)
-        done = len(self.ledger.of(BESIDE))
-        return self._drawn(BESIDE, range(done, done + more))
+        free = (n for n in itertools.count() if (BESIDE, 0, n) not in self.ledger.keys)
+        return self._drawn(BESIDE, itertools.islice(free, max(more, 0)))
 
     def _one(  # noqa: PLR0913, PLR0917 (all that a request is)
         self,
