@@ -38,6 +38,7 @@ IDENTITY_WORDS = {
     "seed": "its seed was {}",
     "strategy": "its strategy was {}",
     "bridge": "it bridged {}",
+    "race": "its races were {}",
     "dtype": "its models computed in {}",
     "limits": "it required {}",
 }
@@ -77,6 +78,7 @@ def search_identity(
         "seed": chosen.seed,
         "strategy": chosen.strategy,
         "bridge": chosen.bridge or "nothing",
+        "race": "on" if chosen.race else "off",
         "dtype": where.dtype or "their own dtypes",
         "limits": "; ".join(map(requirement_words, chosen.limits)) or "no size",
     }

@@ -234,6 +234,7 @@ def test_the_same_command_is_over_at_once_and_changes_nothing(
         (["--fidelity", "6"], "were '4..12', and now '6..6'"),
         (["-O", 'perplexity("rows.jsonl")'], "its objectives were"),
         (["--dtype", "bfloat16"], "its models computed in"),
+        (["--no-race"], "its races were 'on', and now 'off'"),
         (["--storage", "sqlite:///x.db"], "its storage is the folder's own"),
         (["--model", "math=base"], "other files of 'math'"),
     ],
