@@ -48,7 +48,8 @@ _INFLUENCE, _GAPS, _REMOVAL = "block influence", "bridged cuts", "greedy removal
 _LATENCIES = "latencies"
 """The study's note of latencies by shape: each is measured once for all trials."""
 MEASURED = "measured"
-"""Notes of a study: what was measured before its first trial, and what that cost."""
+"""The study's note of what was measured before its first trial, and what that cost: one note, so
+that a process that ends between two leaves both or neither."""
 _REMOVAL_SHARE = 1 / 10
 """What greedy removal may cost of the budget."""
 
@@ -200,6 +201,7 @@ class _Measuring:
         self.bridges = bool(space.plan.bridges) and "base" in self.plans and not fixed
         self.total = len(self.plans) + self._removals(int(sum(space.table.high))) + self.bridges
         self.done = 0
+        self.spent = 0
         self.begun = time.perf_counter()
 
     def _removals(self, rounds: int) -> int:
@@ -213,13 +215,13 @@ class _Measuring:
         least, most = _GLANCED
         glance = min(max(round(_GLANCE * budget.full), least), most, budget.full)
         samples = budget.low if budget.low < budget.full else glance
-        known = dict(self.study.notes.get(_INFLUENCE, {}))
+        known = dict(self._known(_INFLUENCE, {}))
         for name, plan in self.plans.items():
             self._say(f"measuring what each layer does in {name}")
             if name not in known:
                 known[name] = list(self.trials.block_influence(plan, samples))
-                self._spent(samples)
-                self.study.note(_INFLUENCE, known)
+                self.spent += samples
+                self._note(_INFLUENCE, known)
             self.done += 1
         return known
 
@@ -234,23 +236,23 @@ class _Measuring:
         sizes = nested_cuts(self.space, np.zeros(self.space.layers))
         size = len(sizes[len(sizes) // 2])
         self._say("measuring what a bridge leaves of each gap")
-        if _GAPS not in self.study.notes:
+        if self._known(_GAPS) is None:
             errors = gap_errors_of(self.trials, self.plans["base"], size)
             found = shortest_paths(errors, choices[0].among, size)
-            self._spent(self.budget.full)
-            self.study.note(_GAPS, [list(one.dropped) for one in found])
+            self.spent += self.budget.full
+            self._note(_GAPS, [list(one.dropped) for one in found])
         self.done += 1
-        return [tuple(cut) for cut in self.study.notes[_GAPS]]
+        return [tuple(cut) for cut in self._known(_GAPS)]
 
     def removal(self, influence: Sequence[float]) -> Sequence[int]:
         """The positions that greedy removal takes of the base, one after another."""
-        taken: Sequence[int] = self.study.notes.get(_REMOVAL, ())
+        taken: Sequence[int] = self._known(_REMOVAL, ())
         self.done += self._removals(len(taken))
         base = self.plans["base"]
         removed = greedy_removal(self.space, base, influence, self._judge, self.width, taken)
         for more in removed:
             taken = more
-            self.study.note(_REMOVAL, list(taken))
+            self._note(_REMOVAL, list(taken))
         return taken if len(taken) == int(sum(self.space.table.high)) else ()
 
     def _judge(self, removed: Sequence[Plan]) -> list[float]:
@@ -262,17 +264,24 @@ class _Measuring:
             self._say(what)
 
         found = losses(self.trials, removed, self.budget.low, on_plan)
-        self._spent(self.budget.low * len(removed))
+        self.spent += self.budget.low * len(removed)
         return found
 
     def _say(self, what: str) -> None:
         self.on_progress(what, self.done, self.total)
 
-    def _spent(self, samples: int) -> None:
+    def _known(self, name: str, otherwise: Any = None) -> Any:
+        """What was found; older studies have a note for each."""
+        found = self.study.notes.get(MEASURED, {}).get("found", {})
+        return found.get(name, self.study.notes.get(name, otherwise))
+
+    def _note(self, name: str, value: Any) -> None:
         now, known = time.perf_counter(), self.study.notes.get(MEASURED, {})
-        cost = known.get("evaluations", 0.0) + samples / self.budget.full
-        seconds, self.begun = known.get("seconds", 0.0) + now - self.begun, now
-        self.study.note(MEASURED, {"evaluations": round(cost, 4), "seconds": round(seconds, 1)})
+        cost = known.get("evaluations", 0.0) + self.spent / self.budget.full
+        seconds, self.begun, self.spent = known.get("seconds", 0.0) + now - self.begun, now, 0
+        found = {**known.get("found", {}), name: value}
+        said = {"evaluations": round(cost, 4), "seconds": round(seconds, 1), "found": found}
+        self.study.note(MEASURED, said)
 
 
 def gap_errors_of(trials: Trials, whole: Plan, widest: int) -> list[list[float]]:

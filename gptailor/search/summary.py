@@ -68,7 +68,8 @@ def search_summary(
         lost = {"share": lost_share(ledger, chosen), "nats": lost_units(ledger, chosen)}
         place = {**(row(chosen) or {}), **size._asdict(), "file": file_of(chosen), **lost}
         places.append({**place, "loss": quality(ledger, chosen)})
-    measured = {"evaluations": 0.0, "seconds": 0.0, **about.get("measured", {})}
+    costs = about.get("measured", {})
+    measured = {name: costs.get(name, 0.0) for name in ("evaluations", "seconds")}
     asked = {trial.request.samples for trial in ledger.trials}
     stopped = [t for t in ledger.trials if t.stopped is not None and t.same_as is None]
     measured["base"] = round(math.fsum(samples / ledger.full for samples in asked), 3)

@@ -1,6 +1,7 @@
 """What is measured before the first trial: its progress, what is kept of it, and what it costs."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gptailor.plan.stage import Stage
 from gptailor.search import evaluate
 from gptailor.search.evaluate import MEASURED, starts_of
 from gptailor.search.run.schedule import Budget
+from gptailor.search.run.study import Study
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.starts import Starts
 from tests.search.landscape import TEXT, setting, study_of
@@ -106,12 +108,30 @@ def test_what_was_interrupted_goes_on(tmp_path: Path, at: int) -> None:
     assert len(second.asked) < len(every.asked) or at == 0
     lost = len(first.asked) + len(second.asked) - len(every.asked)
     assert 0 <= lost < 8, "no more than one round of removal"
-    kept, expected = (
-        {n: v for n, v in of.notes.items() if n != MEASURED} for of in (study, undisturbed)
-    )
+    kept, expected = (of.notes[MEASURED]["found"] for of in (study, undisturbed))
     assert kept == expected
     assert (found.influence, found.bridged) == (whole.influence, whole.bridged)
     assert [*found.removal] == [*whole.removal]
+
+
+def test_a_kill_after_any_note_counts_no_cost_twice(tmp_path: Path) -> None:
+    _, _, undisturbed = measured(tmp_path / "whole", Measured())
+    write, left = Study.note, [0]
+
+    def killed(study: Study, name: str, value: Any) -> None:
+        write(study, name, value)
+        left[0] -= 1
+        if not left[0]:
+            raise Interrupted
+
+    for at in range(1, 9):
+        left[0] = at
+        with pytest.MonkeyPatch.context() as patch, suppress(Interrupted):
+            patch.setattr(Study, "note", killed)
+            measured(tmp_path / str(at), Measured())
+        _, _, study = measured(tmp_path / str(at), Measured())
+        spent = (of.notes[MEASURED]["evaluations"] for of in (study, undisturbed))
+        assert len(set(spent)) == 1, at
 
 
 def test_cuts_that_a_bridge_closes_best_are_starting_plans(tmp_path: Path) -> None:
