@@ -389,11 +389,11 @@ def _measure(
         if aim.scale == "base" and value <= 0:
             message = f"the base's score by {aim.name} is {value:g}: nothing can be a share of it"
             raise SearchError(message)
-    study.note_base(samples, values, stderrs)
-    ledger.references[samples] = values
     each = [one.each for one in outcomes if isinstance(one, Score) and one.each is not None]
     for count in race_counts(samples) if len(each) == len(outcomes) else ():
         if count and count not in ledger.references:  # of what is given up there
             found = [one.score(count) for one in each]
             study.note_base(count, [one.value for one in found], [one.stderr for one in found])
             ledger.references[count] = tuple(one.value for one in found)
+    study.note_base(samples, values, stderrs)  # the last: what is noted isn't measured again
+    ledger.references[samples] = values

@@ -3,22 +3,39 @@
 import pickle
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import gptailor
-from gptailor.evaluate.outcome import Outcome, ratio
+from gptailor.evaluate.outcome import Outcome, PerSample, ratio
 from gptailor.evaluate.rivals import Race, race_counts
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
+from gptailor.search.run.asking import Asking
 from gptailor.search.run.incumbent import race_of
 from gptailor.search.run.schedule import Budget
-from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Trial
+from gptailor.search.run.study import Study
+from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.search.run.workers import Task
 from gptailor.search.search import Scored, SearchEvent
-from tests.search.landscape import NLL, Search, Simulated, number, record, search, setting
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.hash_random import key_of
+from gptailor.search.space.table import Table, sample
+from tests.search.landscape import (
+    NLL,
+    Drifting,
+    Search,
+    Simulated,
+    number,
+    record,
+    search,
+    setting,
+    space,
+)
 
 FULL = 64
 
@@ -91,6 +108,65 @@ def test_the_best_plan_was_scored_on_all_samples(tmp_path: Path) -> None:
         assert best is not None
         assert best.full
         assert best.stopped is None
+
+
+def test_what_was_given_up_is_told_as_behind_its_rival() -> None:
+    """The first eighth is easy for every cut: on that alone the loser would seem the better one."""
+    told: list[Any] = []
+
+    class Hearing(Drifting):
+        def tell(
+            self, table: Table, state: Any, population: Genome, values: Any, share: Any
+        ) -> Any:
+            told.extend(values[:, 0])
+            return state
+
+    ledger = Ledger((NLL,), FULL)
+    ledger.references = {8: (2.0,), 32: (2.0,), FULL: (2.0,)}
+    genomes = Genome(*sample(space().table, key_of(0), 2))
+    easy, all_ = (1.0,) * 8, (1.0,) * 8 + (5.0,) * 56
+    for number_, sums in enumerate((all_, tuple(one + 0.5 for one in easy))):
+        each = PerSample(sums, (1,) * len(sums))
+        genome = Genome(*(genes[number_] for genes in genomes))
+        request = TrialRequest(SEARCH, number_, 0, "drifting", genome, FULL, "bare", number_)
+        ledger.add(
+            Trial(
+                number_, request, str(number_), len(sums) / FULL, (each.score().value,), (0.1,),
+                per_sample=(each,), stopped=8 if number_ else None,
+            )
+        )  # fmt: skip
+    first, lost = ledger.trials
+    ledger.add(replace(lost, number=2, same_as=1, per_sample=()))
+    strategy: Any = Hearing(population=1, shares=(1.0,))
+    asking = Asking(strategy, space(), ledger, seed=0, capacity=8)
+    asking.ask(2, 3)
+    [[best], [alone]] = ledger.losses([first, lost])
+    assert alone < best
+    assert told == pytest.approx([best, best + 0.25, best + 0.25])
+
+
+def test_a_kill_while_the_base_is_noted_leaves_the_same_races(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    undisturbed = ran(tmp_path / "whole", Sampling())
+    write, noted = Study.note_base, list[int]()
+
+    def killed(study: Study, samples: int, *scores: Sequence[float]) -> None:
+        write(study, samples, *scores)
+        noted.append(samples)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "note_base", killed)
+        for _ in range(5):
+            with suppress(Killed):
+                ran(tmp_path / "killed", Sampling())
+    again = ran(tmp_path / "killed", Sampling())
+    assert len(noted) == len({*noted}) > 2
+    assert record(again.ledger.trials) == record(undisturbed.ledger.trials)
 
 
 def test_a_search_that_was_killed_ends_with_the_same_study(tmp_path: Path) -> None:

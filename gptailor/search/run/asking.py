@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 import numpy as np
 from jaxtyping import Float
 
+from gptailor.search.run.incumbent import expected_losses
 from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, as_numpy
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import Key, folded, key_of, uniform
@@ -117,9 +118,9 @@ class Asking:
             self._put(fresh[start : start + many])
 
     def _put(self, trials: Sequence[Trial]) -> None:
-        """Tell these; one that was given up as if on all that it was asked for: it is behind."""
+        """Tell these; one that was given up as if on all that it was asked for."""
         genomes = [trial.request.genome for trial in trials]
         population = Genome(*(np.stack(genes) for genes in zip(*genomes, strict=True)))
         shares = np.array([t.request.samples / self.ledger.full for t in trials], np.float32)
-        told = population, self.ledger.losses(trials), shares
+        told = population, expected_losses(self.ledger, trials), shares
         self._state = self.strategy.tell(self._table, self._state, *told)
