@@ -149,7 +149,7 @@ def test_a_simpler_plan_that_loses_to_another_is_not_the_best() -> None:
         trial(1, STARTS, TEXT - 0.01 + DRAWN.normal(0, 0.001, 100)),
         trial(2, SEARCH, TEXT + noise - 0.05),
     )
-    found = judged(of, {0: SIMPLE, 1: WORDY, 2: WORDY + "drop L2\n"})
+    found = judged(of, {0: SIMPLE, 1: WORDY, 2: WORDY + "L1.mlp from math\n"})
     assert not found.better
     assert found.best.number == 1
 
