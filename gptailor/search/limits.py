@@ -8,7 +8,7 @@ once. Elsewhere what is asked for is counted from headers besides.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple, TypeAlias, final
+from typing import NamedTuple, NoReturn, TypeAlias, final
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -106,6 +106,8 @@ class Within:
         self.space = replace(space, table=space.table._replace(limits=limits))
         for bound in self.bounds:
             self._refuse_beyond(bound)
+        if len(self.bounds) > 1 and not self.holds(self.smallest):
+            self._refuse_all()
 
     def holds(self, genome: Genome) -> bool:
         """Whether a genome's plan is within all bounds; counted, where sums may be wrong."""
@@ -131,8 +133,11 @@ class Within:
     @cached_property
     def smallest(self) -> Genome:
         """A genome within all bounds that is as small as can be found."""
-        found = [_least(self.space.table, n) for n in range(len(self.bounds))]
-        return next((one for one in found if self.holds(one)), found[0])
+        table, numbers = self.space.table, range(len(self.bounds))
+        found = [_least(table, [n]) for n in numbers]
+        if len(numbers) > 1:
+            found.append(_least(table, numbers))
+        return next((one for one in found if self.holds(one)), found[-1])
 
     def _summed(self, genome: Genome) -> bool | None:
         """What sums say; None where they may be wrong, as it has what wasn't fitted."""
@@ -205,7 +210,7 @@ class Within:
         at = self.bounds.index(bound)
         table = self.space.table
         drawn = sample(table, key_of(1), _TRIED)
-        tried = [_least(table, at), *(_row(drawn, n) for n in range(_TRIED))]
+        tried = [_least(table, [at]), *(_row(drawn, n) for n in range(_TRIED))]
         order = np.argsort(features(table, Genome(*map(np.stack, zip(*tried, strict=True))))
                            @ _limits(table).weights[at], kind="stable")[:4]  # fmt: skip
         sizes = [self._counted(tried[n]) for n in order]
@@ -217,8 +222,18 @@ class Within:
         layers = f"{least.layers} layer{'s' * (least.layers != 1)}"
         said = f"the smallest has {bound.of(least):,.0f}, in {layers}"
         help_ = f"{said}: raise the bound, or leave more open to drop"
-        place = ("search", "requires", bound.number)
-        fault = Fault("P609", message, place, help_)
+        self._refuse(bound, message, help_)
+
+    def _refuse_all(self) -> NoReturn:
+        size = self._counted(self.smallest)
+        wanted = [f"at most {one.most:,.0f} {_SAID[one.measure]}" for one in self.bounds]
+        said = " and ".join(f"{one.of(size):,.0f} {_SAID[one.measure]}" for one in self.bounds)
+        beyond = next((one for one in self.bounds if one.of(size) > one.most), self.bounds[0])
+        help_ = f"the nearest that was found has {said}: raise a bound, or leave more open to drop"
+        self._refuse(beyond, f"no plan of the space has {' and '.join(wanted)}", help_)
+
+    def _refuse(self, bound: SizeBound, message: str, help_: str) -> NoReturn:
+        fault = Fault("P609", message, ("search", "requires", bound.number), help_)
         raise PlanError(locate([fault], self._open.plan.origin))
 
 
@@ -248,16 +263,23 @@ def _limits(table: Table) -> Limits:
     return table.limits
 
 
-def _least(table: Table, number: int) -> Genome:
-    """The genome whose plan is the smallest by the sum over features, found change by change."""
-    weights = _limits(table).weights[number]
-    genome = canonical(table, table.defaults)
-    size = float(features(table, genome) @ weights)
+def _least(table: Table, numbers: Sequence[int]) -> Genome:
+    """The genome furthest within some bounds by the sums over features, found change by change."""
+    limits, some = _limits(table), list(numbers)
+
+    def beyond(genome: Genome) -> Float[ndarray, "*n"]:
+        sums = features(table, genome) @ limits.weights[some].T - limits.room[some]
+        found: ndarray = sums.max(axis=-1)
+        return found
+
+    drawn = sample(table, key_of(2), _TRIED)  # sets of a size have it, which defaults may not
+    genome = _row(drawn, int(np.argmin(beyond(drawn))))
+    size = float(beyond(genome))
     while True:
         changed = _changes(table, genome)
         if not len(changed.bits):
             return genome
-        found = features(table, changed) @ weights
+        found = beyond(changed)
         best = int(np.argmin(found))
         if float(found[best]) >= size - _EXACT:
             return genome
@@ -292,7 +314,7 @@ def _changes(table: Table, genome: Genome) -> Genome:
 
 @final
 class StartsWithin:
-    """Starting plans without those beyond, which count as failures where others are chosen by."""
+    """Starting plans without those beyond, which are failures that cost nothing."""
 
     def __init__(self, starts: StartSource, within: Within) -> None:
         self.starts = starts
@@ -310,7 +332,7 @@ class StartsWithin:
                     known.append(left.pop(0))
                 else:
                     losses = (float("nan"),) * (len(told[0].losses) if told else 1)
-                    known.append(ToldStart(one.name, one.genome, one.share, losses))
+                    known.append(ToldStart(one.name, one.genome, 0.0, losses))
         return []
 
 

@@ -9,7 +9,7 @@ import pytest
 import gptailor
 from gptailor.evaluate.trial import opened
 from gptailor.plan.faults import PlanError
-from gptailor.search.curve import Sizes
+from gptailor.search.curve import OutputSize, Sizes
 from gptailor.search.limits import StartsWithin, Within, bounded, size_bounds
 from gptailor.search.run.schedule import Start, ToldStart
 from gptailor.search.space.decode import decode
@@ -173,6 +173,24 @@ def test_models_with_larger_layers_are_told_apart(tmp_path: Path) -> None:
     ]
 
 
+def test_bounds_hold_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each alone there is a smallest plan that is beyond the other."""
+
+    def counted(self: Within, genome: Genome) -> OutputSize:
+        ups = np.arange(1, 7)
+        return OutputSize(int(ups @ genome.bits), 0, int(ups[::-1] @ genome.bits), 3)
+
+    monkeypatch.setattr(Within, "_counted", counted)
+    both = "drop any 3 of L0..L5"
+    found = within(folder, both, "parameters() <= 11", "kv_cache() <= 11")
+    assert found.holds(found.smallest)
+    with pytest.raises(PlanError) as caught:
+        within(folder, both, "parameters() <= 9", "kv_cache() <= 9")
+    [fault] = caught.value.faults
+    assert fault.code == "P609"
+    assert "at most 9 parameters and at most 9 bytes a token" in fault.message
+
+
 def test_starting_plans_beyond_are_left_out(folder: Path) -> None:
     found = within(folder, SPACES["counts"], f"parameters() <= {ENDS + 4 * LAYER}")
     drawn = rows(sample(found.space.table, key_of(3), 12))
@@ -185,6 +203,7 @@ def test_starting_plans_beyond_are_left_out(folder: Path) -> None:
 
         def next(self, told: Sequence[ToldStart]) -> Sequence[Start]:
             heard.append([one.losses[0] for one in told])
+            assert [one.share for one in told] == [float(ok) for ok in inside[: len(told)]]
             return starts[:6] if not told else starts[6:] if len(told) == 6 else []
 
     source = StartsWithin(Stages(), found)
