@@ -134,8 +134,8 @@ def search_command(
                 models=dict(models), where=where, on_event=view, on_healing=told,
             )  # fmt: skip
         except KeyboardInterrupt:
-            message = "interrupted before the first trial; what was measured is kept"
-            say(f"{message}, and the same command goes on", err=True)
+            message = "interrupted; what was found is kept, and the same command goes on"
+            say(message, err=True)
             sys.exit(130)
     for line in summary_lines(found.summary, options.width()):
         say(line)

@@ -38,6 +38,8 @@ from gptailor.search.verdict import (
     verdict,
 )
 
+_LOCKING = "locking the best plan"
+
 
 def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
     folder: Folder,
@@ -58,45 +60,61 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
     is required.
 
     A search that was interrupted doesn't lock the best plan, which takes a while; the lock of
-    another best one goes then, and the command that is said compiles without it.
+    another best one goes then, and the command that is said compiles without it. A first Ctrl-C
+    here makes it one that was interrupted, as the summary says then.
     """
-    judged = judged_by(space, ledger, held, chosen, sizes, base, about)
-    trial, place = None if judged is None else judged.best, folder.place
-    below = None if place is None else place / FRONT
-    text = partial(_text, space, ledger, about)
-    before = folder.get_text(BEST)
-    best = None if trial is None else folder.put(BEST, text(trial, place))
-    changed = [BEST + SUFFIX] if folder.get_text(BEST) != before else []
-    for name in changed if best else [BEST, BEST + SUFFIX]:
-        (folder.path / name).unlink(missing_ok=True)
-    for start in best_starts(ledger)[:1]:
-        folder.put(START, text(start, place))
-    places = [one for one, _ in curve(ledger, sizes)]
-    names = {_file(trial): trial for trial in (*ledger.front(), *places)}
-    handed = [] if judged is None else [judged.found, judged.best]
-    nearest = (about.get("required") or {}).get("nearest")
-    handed += [] if nearest is None else [ledger.trials[nearest]]
-    names |= {_file(trial): trial for trial in handed}
-    for old in (folder.path / FRONT).glob("trial-*.tailor"):
-        if old.name not in names:
-            old.unlink()
-    for name, one in names.items():
-        folder.put(f"{FRONT}/{name}", text(one, below))
-    commands = [] if best is None else _commands(best, chosen, space, about)
-    files = {"best_file": f"{folder.shown}/{BEST}", "commands": commands}
-    about = {**about, **files}
-    said = search_summary(
-        ledger, held, about, judged, sizes, lambda trial: f"{FRONT}/{_file(trial)}"
-    )
-    if (scan := scanned(space, ledger)) is not None:
-        said["blocks"] = _put_blocks(folder, scan, ledger.aims[0].name)
-    folder.put_json(f"{SUMMARY}.json", said)
-    folder.put(f"{SUMMARY}.md", markdown(said))
-    if best is not None and about["ended"] != "interrupted":
-        on_progress("locking the best plan")
-        lock_beside(best)
-    folder.send()
+    try:
+        judged = judged_by(space, ledger, held, chosen, sizes, base, about)
+        trial, place = None if judged is None else judged.best, folder.place
+        below = None if place is None else place / FRONT
+        text = partial(_text, space, ledger, about)
+        best = _put_best(folder, None if trial is None else text(trial, place))
+        for start in best_starts(ledger)[:1]:
+            folder.put(START, text(start, place))
+        places = [one for one, _ in curve(ledger, sizes)]
+        names = {_file(trial): trial for trial in (*ledger.front(), *places)}
+        handed = [] if judged is None else [judged.found, judged.best]
+        nearest = (about.get("required") or {}).get("nearest")
+        handed += [] if nearest is None else [ledger.trials[nearest]]
+        names |= {_file(trial): trial for trial in handed}
+        _put_front(folder, {name: text(one, below) for name, one in names.items()})
+        commands = [] if best is None else _commands(best, chosen, space, about)
+        files = {"best_file": f"{folder.shown}/{BEST}", "commands": commands}
+        named = lambda trial: f"{FRONT}/{_file(trial)}"  # noqa: E731
+        said = search_summary(ledger, held, {**about, **files}, judged, sizes, named)
+        if (scan := scanned(space, ledger)) is not None:
+            said["blocks"] = _put_blocks(folder, scan, ledger.aims[0].name)
+        folder.put_json(f"{SUMMARY}.json", said)
+        folder.put(f"{SUMMARY}.md", markdown(said))
+        if best is not None and about["ended"] != "interrupted":
+            on_progress(_LOCKING)
+            lock_beside(best)
+            on_progress(_LOCKING)  # where a Ctrl-C that was swallowed meanwhile is raised again
+        folder.send()
+    except KeyboardInterrupt:
+        if about["ended"] == "interrupted":
+            raise
+        about = {**about, "ended": "interrupted"}
+        return put_results(folder, space, ledger, held, about, chosen, sizes, base, on_progress)
     return best, said
+
+
+def _put_best(folder: Folder, text: str | None) -> Path | None:
+    """The best plan's file. Another one's lock goes before it does: no plan has a wrong one."""
+    if text is None or text != folder.get_text(BEST):
+        (folder.path / (BEST + SUFFIX)).unlink(missing_ok=True)
+    if text is not None:
+        return folder.put(BEST, text)
+    (folder.path / BEST).unlink(missing_ok=True)
+    return None
+
+
+def _put_front(folder: Folder, texts: Mapping[str, str]) -> None:
+    for old in (folder.path / FRONT).glob("trial-*.tailor"):
+        if old.name not in texts:
+            old.unlink()
+    for name, text in texts.items():
+        folder.put(f"{FRONT}/{name}", text)
 
 
 _BLOCKS_SHOWN = 8

@@ -253,7 +253,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
             **conditions.about(study, ledger),
         }  # fmt: skip
         best, summary = put_results(folder, space, ledger, held, about, chosen, sizes, base, say)
-        return Searched(ended, summary, best)
+        return Searched(summary["ended"], summary, best)
 
 
 # ---------------------------------------------------------------------------------------- the loop

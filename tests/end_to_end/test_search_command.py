@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import gptailor
 from gptailor.cli import main as cli
 from gptailor.plan.registry import STRATEGIES
+from gptailor.search import results
 from tests.preloaded import Child, Preloaded
 from tests.said import Run, Said
 from tests.search import landscape  # noqa: F401 (compiles once for all tests)
@@ -422,6 +424,34 @@ def test_control_c_keeps_everything_and_the_same_command_goes_on(
     assert outs[0].replace("stopped/", "resting/") == outs[1]
     plans = [(world / name / "best.tailor").read_text() for name in ("stopped", "resting")]
     assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_control_c_while_the_best_plan_is_locked_keeps_everything(
+    run: Run, world: Path, monkeypatch: pytest.MonkeyPatch, swallowed: bool
+) -> None:
+    """Also where a library's callback prints what is raised, and forgets it."""
+    name = f"unlocked-{swallowed}"
+    command = ("search", "space.tailor", "--strategy", "random", "--trials", "4", "-o", name)
+
+    def interrupted(best: Path) -> None:
+        with suppress(KeyboardInterrupt) if swallowed else nullcontext():
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(results, "lock_beside", interrupted)
+        for _ in ("fresh", "going on after all trials"):
+            said = run(*command)
+            assert said.code == 130, said.err
+            assert "all trials are kept, and the same command goes on" in said.err
+            assert said.out.startswith("4 trials at the cost of ")
+            summary = json.loads((world / name / "summary.json").read_text())
+            assert summary["ended"] == "interrupted"
+            assert summary["commands"][1] == f"gptailor compile {name}/best.tailor -o DIR"
+            assert "--locked" not in (world / name / "summary.md").read_text()
+            assert not (world / name / "best.tailor.lock").exists()
+    assert run(*command).code == 0
+    assert (world / name / "best.tailor.lock").exists()
 
 
 def test_a_full_disk_is_one_message_and_the_same_command_goes_on(
