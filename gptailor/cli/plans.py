@@ -168,11 +168,23 @@ def diff_command(first: str, second: str) -> None:
 
     a, b = options.read_plan_or_folder(first), options.read_plan_or_folder(second)
     count = max(options.known_layer_count(plan, {})[0] for plan in (a, b))
+    a, b = _in_dtype_of(a, b), _in_dtype_of(b, a)
     if a.origin is None or b.origin is None or a.origin.folder != b.origin.folder:
         a, b = options.seen_from_here(a), options.seen_from_here(b)  # one model is one path
     found = differences(a, b, count)
     options.say("\n".join(found) if found else "the plans say the same")
     sys.exit(1 if found else 0)
+
+
+def _in_dtype_of(plan: "Plan", other: "Plan") -> "Plan":
+    """The plan with the other's dtype, where it says none and is made in that one."""
+    if plan.dtype is not None or other.dtype is None:
+        return plan
+    from gptailor.build.output import used_dtype  # noqa: PLC0415
+
+    made = _made(plan, {})
+    same = made is not None and used_dtype(made) == other.dtype
+    return plan.model_copy(update={"dtype": other.dtype}) if same else plan
 
 
 @click.command("schema")

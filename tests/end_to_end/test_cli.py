@@ -363,8 +363,10 @@ def test_differences_in_words(run: Run, here: Path) -> None:
 
 def test_folders_are_shown_and_compared_as_the_plans_they_are(run: Run, here: Path) -> None:
     assert run("compile", "p.tailor", "-o", "out").code == 0
-    said = run("diff", "p.tailor", "out")
-    assert said.out == "dtype: as the base → float32\n", "which a compiled folder's plan has"
+    assert run("diff", "p.tailor", "out") == (0, "the plans say the same\n", "")
+    assert run("diff", "out", "p.tailor").code == 0
+    assert run("compile", "p.tailor", "-o", "half", "--dtype", "float16").code == 0
+    assert run("diff", "p.tailor", "half").out == "dtype: as the base → float16\n"
     assert "merge(L2 base, L2 math, 0.25)" in run("show", "out").out
     assert "6 layers of" in run("show", "base").out
     assert run("diff", "base", "p.tailor").code == 1
