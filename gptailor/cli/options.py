@@ -288,8 +288,7 @@ def print_dry_run(prepared: "Prepared", output: Path, single: int | None = None)
 
     `single` are the bytes of an output that is one file.
     """
-    from gptailor.plan.layers import slots  # noqa: PLC0415
-    from gptailor.report.plan_map import Row, described_rows, table  # noqa: PLC0415
+    from gptailor.report.plan_map import Row, rows_with_runs, table  # noqa: PLC0415
 
     (layers_before, layers), (before, after) = prepared.counts.values()
     say(f"would write {output}: {layers} layers (the base has {layers_before})")
@@ -300,7 +299,7 @@ def print_dry_run(prepared: "Prepared", output: Path, single: int | None = None)
         Row("weights", f"{prepared.size:,} bytes in {files}")
         if single is None
         else Row("file", f"{single:,} bytes"),
-        *described_rows(slots(prepared.plan, prepared.models["base"].layout.count)),
+        *rows_with_runs(prepared.plan, prepared.models["base"].layout.count),
     ]
     for line in table(rows, width()):
         say(line)

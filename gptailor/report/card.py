@@ -7,7 +7,7 @@ from typing import NamedTuple, final
 from gptailor.lang.words import model_source, range_words
 from gptailor.plan.layers import gaps, healing, kept, slots
 from gptailor.plan.plan import Plan
-from gptailor.report.plan_map import cells, described_rows, legend, map_lines
+from gptailor.report.plan_map import cells, legend, map_lines, rows_with_runs
 
 
 @final
@@ -32,7 +32,8 @@ def card(
     after of `layers` and `parameters`.
     """
     found = slots(plan, counts["layers"][0])
-    drawn = cells(found, list(plan.models))
+    drawn = cells(plan, found)
+    again = " or comes again" * bool(plan.repeats)
     shares = {n: "" if a == b else f" ({b / a - 1:+.1%})" for n, (a, b) in counts.items()}
     return "\n".join(
         [
@@ -54,13 +55,13 @@ def card(
             "   ".join(" ".join(one) for one in legend(drawn, list(plan.models))),
             "```",
             "",
-            "The numbers are those of the base's layers, before anything is dropped."
+            f"The numbers are those of the base's layers, before anything is dropped{again}."
             if plan.stack is None
             else "The numbers are those of the output's layers.",
             "",
             "| layers | made of |",
             "|---|---|",
-            *(f"| {row.where} | {row.what} |" for row in described_rows(found)),
+            *(f"| {row.where} | {row.what} |" for row in rows_with_runs(plan, len(found))),
             "",
             *_bridges(plan, counts["layers"][0]),
             *_healed(plan, counts["layers"][0]),

@@ -4,16 +4,17 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import click
 
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
-from gptailor.plan.layers import Made, Slot, repeated, slots
+from gptailor.plan.layers import Made, Slot, blocks, repeated, slots
 from gptailor.plan.plan import REST, Plan
 from gptailor.plan.walk import drops_by_choice, names_in, open_choices, recipe_sites
+from gptailor.plan.windows import stretch_of, window_words
 from gptailor.plan.written import written_out
 
 
@@ -43,6 +44,12 @@ def described_rows(slots: Sequence[Slot]) -> list[Row]:
             made = slot.made[None]
             run.append(p.Layer(position=position, recipe=made.recipe, maybe=made.maybe))
     return _joined(found + _told(run, tail))
+
+
+def rows_with_runs(plan: Plan, count: int) -> list[Row]:
+    """The rows of a plan over a base of so many layers, one for each block that comes again too."""
+    runs = ((window_words(stretch_of(one)), p.count_text(_runs(one.times))) for one in blocks(plan))
+    return [*described_rows(slots(plan, count)), *(Row(at, f"{said} runs") for at, said in runs)]
 
 
 def _alone(slot: Slot) -> str | None:
@@ -151,15 +158,27 @@ SYMBOLS = {
 }
 """Of layers that are not one model's."""
 
+RUN_MARKS = "²³⁴⁵⁶⁷⁸⁹⁺"
+"""After the symbols of layers that run so often; the last one: ten times or more."""
+
 
 @final
 @dataclass(frozen=True)
 class Cell:
-    """How one layer looks: a symbol, and the colour of its model (None: no one model's)."""
+    """How one layer looks: a symbol, and the colour of its model (None: no one model's).
+
+    `runs` says how often it runs, which is marked where it is more than once.
+    """
 
     symbol: str
     colour: str | None
     kind: str
+    runs: int = 1
+
+    @property
+    def mark(self) -> str:
+        """`²` of a layer that runs twice."""
+        return RUN_MARKS[min(self.runs, 10) - 2] if self.runs > 1 else ""
 
 
 def letters(models: Sequence[str]) -> dict[str, str]:
@@ -177,10 +196,20 @@ def colours(models: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(models)}
 
 
-def cells(slots: Sequence[Slot], models: Sequence[str]) -> list[Cell]:
-    """A cell for each slot."""
-    by_letter, by_colour = letters(models), colours(models)
-    return [_cell(slot, by_letter, by_colour) for slot in slots]
+def cells(plan: Plan, slots: Sequence[Slot]) -> list[Cell]:
+    """A cell for each of a plan's slots."""
+    by_letter, by_colour = letters(list(plan.models)), colours(list(plan.models))
+    there = repeated(plan, [slot for slot in slots if slot.dropped != "yes"])
+    runs = Counter(map(_ran, there))
+    drawn = ((_cell(slot, by_letter, by_colour), _ran(slot)) for slot in slots)
+    return [replace(cell, runs=1 if ran is None else runs[ran]) for cell, ran in drawn]
+
+
+def _ran(slot: Slot) -> int | str | None:
+    """What is one for all runs of a layer, in a stack its recipe; None of an open one there."""
+    if slot.position is not None:
+        return slot.position
+    return None if kind(slot) in {"open", "maybe there"} else repr(slot.made[None].recipe)
 
 
 def _cell(slot: Slot, by_letter: Mapping[str, str], by_colour: Mapping[str, str]) -> Cell:
@@ -200,7 +229,8 @@ def map_lines(drawn: Sequence[Cell], width: int = 84) -> list[str]:
 
     Each line of cells has about as many.
     """
-    fitting = max(1, (width + 2) // 21) * 10
+    marked = any(cell.mark for cell in drawn)
+    fitting = max(1, (width + 2 - marked) // 21) * 10
     count = max(1, -(-len(drawn) // fitting))
     per_line = -(-len(drawn) // (10 * count)) * 10
     out = []
@@ -208,8 +238,8 @@ def map_lines(drawn: Sequence[Cell], width: int = 84) -> list[str]:
         part = drawn[start : start + per_line]
         groups = [part[i : i + 10] for i in range(0, len(part), 10)]
         ruler = "  ".join(f"L{start + 10 * i}".ljust(19) for i in range(len(groups)))
-        row = "  ".join(" ".join(cell.symbol for cell in group) for group in groups)
-        out += [ruler.rstrip(), row]
+        row = " ".join("".join(f"{c.symbol}{c.mark or ' '}" for c in group) for group in groups)
+        out += [ruler.rstrip(), row.rstrip()]
     return out
 
 
@@ -218,7 +248,10 @@ def legend(drawn: Sequence[Cell], models: Sequence[str]) -> list[tuple[str, str]
     by_letter = letters(models)
     seen = {cell.kind for cell in drawn}
     meant = [(by_letter[name], name) for name in models if f"of {name}" in seen]
-    return meant + [(symbol, name) for name, symbol in SYMBOLS.items() if name in seen]
+    meant += [(symbol, name) for name, symbol in SYMBOLS.items() if name in seen]
+    runs = {cell.mark: cell.runs for cell in drawn if cell.mark}
+    said = ((mark, "10 runs or more" if runs[mark] > 9 else f"{runs[mark]} runs") for mark in runs)
+    return meant + sorted(said, key=lambda one: RUN_MARKS.index(one[0]))
 
 
 _MAP_INDENT = "  "
@@ -228,12 +261,8 @@ def plan_map(name: str, plan: Plan, count: int, *, known: bool, width: int) -> I
     """The lines that show a plan over a base of so many layers; `known` is whether it has."""
     found = slots(plan, count)
     models = list(plan.models)
-    drawn = cells(found, models)
-    said = f"a stack of {len(found)} layers"
-    if plan.stack is None:
-        said = f"{len(found)} layers of '{plan.models['base'].source}'"
-        said = said if known else f"at least {said}, which can't be read"
-    yield f"{name}: {said}"
+    drawn = cells(plan, found)
+    yield f"{name}: {_size_said(plan, found, known=known)}"
     choices = open_choices(plan)
     tail = f"; {choices} choice{'s' * (choices != 1)} open" if choices else ""
     yield from _wrapped(plan_summary(found) + again(plan, found) + tail, _MAP_INDENT, width)
@@ -246,6 +275,20 @@ def plan_map(name: str, plan: Plan, count: int, *, known: bool, width: int) -> I
     made = ((n, m) for n, m in plan.models.items() if m.made is not None)
     named += [Row("model", f"{n} = {tailor.model_source(m)}") for n, m in made]
     yield from table([*_rows(written_out(plan, count), found), *named], width)
+
+
+def _size_said(plan: Plan, slots: Sequence[Slot], *, known: bool) -> str:
+    """How many layers there are: the base's, or the output's of a plan whose blocks are certain."""
+    if plan.stack is not None:
+        return f"a stack of {len(slots)} layers"
+    base = plan.models["base"].source
+    if not known:
+        return f"at least {len(slots)} layers of '{base}', which can't be read"
+    certain = len(blocks(plan)) == len(plan.repeats) and all(s.dropped != "maybe" for s in slots)
+    if plan.repeats and certain:
+        total = len(repeated(plan, [slot for slot in slots if slot.dropped == "no"]))
+        return f"{total} layers (the base '{base}' has {len(slots)})"
+    return f"{len(slots)} layers of '{base}'"
 
 
 def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
@@ -302,7 +345,9 @@ def _painted(drawn: Sequence[Cell], lines: Sequence[str]) -> Iterator[str]:
         if i % 2 == 0:
             yield _MAP_INDENT + click.style(line, dim=True)
         else:
-            yield _MAP_INDENT + "".join(c if c == " " else _painted_cell(next(cells)) for c in line)
+            yield _MAP_INDENT + "".join(
+                c if c in f" {RUN_MARKS}" else _painted_cell(next(cells)) for c in line
+            )
 
 
 def _painted_cell(cell: Cell) -> str:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Plan
-from gptailor.report.plan_map import cells, legend, map_lines, plan_summary
+from gptailor.report.plan_map import RUN_MARKS, cells, legend, map_lines, plan_summary
 
 
 @contextmanager
@@ -176,13 +176,13 @@ def _scores(objectives: Sequence[ScoreLine]) -> Table:
 def _plan(best: Shown, width: int) -> Iterator[Text]:
     found = slots(best.plan, best.layers)
     models = list(best.plan.models)
-    drawn = cells(found, models)
+    drawn = cells(best.plan, found)
     bold = {cell: " bold" * (cell.kind == "merged") for cell in drawn}
     styles = (f"reverse {c.colour}{bold[c]}" if c.colour else "" for c in drawn)
     for i, line in enumerate(map_lines(drawn, width - 2)):
         text = Text("  ")
         for symbol in line if i % 2 else ():
-            text.append(symbol, style=" " if symbol == " " else next(styles))
+            text.append(symbol, style="" if symbol in f" {RUN_MARKS}" else next(styles))
         yield text if i % 2 else text.append(line, style="dim")
     keys = "   ".join(f"{symbol} {name}" for symbol, name in legend(drawn, models))
     for line in (keys, plan_summary(found)):

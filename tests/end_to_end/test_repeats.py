@@ -161,6 +161,21 @@ def test_show_says_how_many_runs(world: Path, tmp_path: Path, capsys: Any) -> No
     assert re.search(r"repeat +maybe window 1\.\.2 of L4\.\.L5: 2 runs", said)
 
 
+def test_an_output_is_described_with_its_runs(world: Path, tmp_path: Path, capsys: Any) -> None:
+    plan = world / "again.tailor"
+    plan.write_text(HEAD + "repeat L1..L2 times 2")
+    assert run(["compile", str(plan), "-o", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert re.search(r"L1\.\.L2 +3 runs", capsys.readouterr().out)
+    assert run(["compile", str(plan), "-o", str(tmp_path / "out")]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| L1..L2 | 3 runs |" in card
+    assert "b b³b³b b b\n" in card
+    capsys.readouterr()
+    assert run(["show", str(tmp_path / "out")]) == 0
+    assert re.search(r"out: 10 layers \(the base '.*' has 6\)", capsys.readouterr().out)
+    assert run(["diff", str(plan), str(tmp_path / "out")]) == 0
+
+
 def test_differences_name_blocks(world: Path) -> None:
     one, other = plan_of("repeat L1..L2", world), plan_of("repeat L1..L2 times 2", world)
     assert differences(one, other, 6) == [

@@ -156,3 +156,25 @@ def test_a_number_with_a_name_is_a_row_and_what_uses_a_choice_is_open() -> None:
 def test_a_model_that_is_made_of_others_is_a_row() -> None:
     lines = plain(shown("model mix = base, math by slerp(0.5)\nL0..L1 from mix", 4))
     assert lines[-1].split(maxsplit=1) == ["model", "mix = base, math by slerp(0.5)"]
+
+
+def test_layers_that_run_again_are_marked() -> None:
+    lines = plain(shown("drop L0; repeat L1..L2; repeat L5 times 11", 8))
+    assert lines[0] == "p: 20 layers (the base './base' has 8)"
+    assert "  · b²b²b b b⁺b b" in lines
+    assert "  b base   · dropped   ² 2 runs   ⁺ 10 runs or more" in lines
+    assert "repeat" not in plain(shown("maybe repeat L1", 8))[0]
+    assert plain(shown("maybe repeat L1", 8))[0] == "p: 8 layers of './base'"
+
+
+def test_a_stack_marks_layers_that_stand_several_times() -> None:
+    lines = plain(shown("stack { L0..L2 base; L1..L2 base; L1 math; maybe L0 base }"))
+    assert "  b b²b²b²b²m ○" in lines
+    assert "² 2 runs" in lines[6]
+
+
+@pytest.mark.parametrize("width", [40, 41, 61, 62, 82, 83])
+def test_marks_fit_into_the_terminal(width: int) -> None:
+    lines = plain(shown("repeat L0..L39", 40, width))
+    assert max(map(len, lines[:-1])) <= width
+    assert "".join(lines).count("b²") == 40
