@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests.search.landscape import Counting, Drifting, record, search, setting
 
 def chosen() -> SearchSetting:
     """The search that is disturbed."""
-    return setting(budget=Budget(14, 64, 64), strategy=Drifting(shares=(1.0, 1.0, 1.0)))
+    return setting(budget=Budget(20, 64, 64), strategy=Drifting(shares=(1.0, 1.0, 1.0)))
 
 
 class Disturbing:
@@ -63,10 +64,14 @@ def node_lost(folder: Path) -> dict[str, Any]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         first, _ = (cluster.add_node(num_cpus=1) for _ in range(2))
-        deeds = {
-            6: lambda: cluster.remove_node(first, allow_graceful=False),
-            11: lambda: cluster.add_node(num_cpus=1),
-        }
+
+        def lose() -> None:
+            """Kill it, and wait until Ray knows: else a worker may begin there, and be lost too."""
+            cluster.remove_node(first, allow_graceful=False)
+            while any(node["NodeID"] == first.node_id and node["Alive"] for node in ray.nodes()):
+                time.sleep(0.05)
+
+        deeds = {6: lose, 11: lambda: cluster.add_node(num_cpus=1)}
         with RayWorkers(partial(Counting, seconds=0.3), cluster.address, 2) as workers:
             return disturbed(folder, workers, Disturbing(deeds))
     finally:
