@@ -139,8 +139,11 @@ def show_command(
 def _made(plan: "Plan", models: dict[str, Path]) -> "Prepared | None":
     """The plan made, from headers; None of one with choices, or that can't be made here."""
     from gptailor.checkpoint.files import CheckpointError  # noqa: PLC0415
+    from gptailor.plan.walk import open_choices  # noqa: PLC0415
     from gptailor.prepare import prepare  # noqa: PLC0415
 
+    if open_choices(plan):
+        return None
     try:
         return prepare(plan, models=models)
     except (PlanError, CheckpointError):
