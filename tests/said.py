@@ -3,6 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import pytest
+
+from gptailor.cli import main as cli
+
 
 class Said(NamedTuple):
     code: int
@@ -11,3 +15,16 @@ class Said(NamedTuple):
 
 
 Run = Callable[..., Said]
+
+
+def in_process(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in this process."""
+
+    def call(*arguments: object) -> Said:
+        capsys.readouterr()
+        code = cli.run([*map(str, arguments)])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Said(code, captured.out, captured.err)
+
+    return call

@@ -18,10 +18,9 @@ import pytest
 from safetensors.torch import load_file
 
 import gptailor
-from gptailor.cli import main as cli
 from gptailor.cli import options as screen
 from gptailor.plan.plan import Plan
-from tests.said import Run, Said
+from tests.said import Run, Said, in_process
 
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "export", "extract-lora", "family", "fmt"),
@@ -53,16 +52,14 @@ drop L4
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command in this process, with this standard input."""
+    done = in_process(capsys)
 
     def call(*arguments: object, stdin: str | bytes = b"") -> Said:
         raw = stdin.encode() if isinstance(stdin, str) else stdin
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
-        capsys.readouterr()
-        code = cli.run([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        assert "\x1b" not in captured.out + captured.err
-        return Said(code, captured.out, captured.err)
+        said = done(*arguments)
+        assert "\x1b" not in said.out + said.err
+        return said
 
     return call
 

@@ -11,7 +11,7 @@ import pytest
 
 import gptailor
 from gptailor.cli import main as cli
-from tests.said import Run, Said
+from tests.said import Run, Said, in_process
 from tests.tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -53,14 +53,11 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, world: Path) -> Run:
     """Run `gptailor eval` in the world's folder."""
     monkeypatch.chdir(world)
+    done = in_process(capsys)
 
     def call(*arguments: object, stdin: str = "") -> Said:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        capsys.readouterr()
-        code = cli.run(["eval", *map(str, arguments)])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Said(code, captured.out, captured.err)
+        return done("eval", *arguments)
 
     return call
 

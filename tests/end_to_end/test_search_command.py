@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 import gptailor
-from gptailor.cli import main as cli
 from gptailor.plan.registry import STRATEGIES
 from gptailor.search import results
 from tests.preloaded import Child, Preloaded
-from tests.said import Run, Said
+from tests.said import Run, Said, in_process
 from tests.search import landscape  # noqa: F401 (compiles once for all tests)
 from tests.tiny import tiny_model
 
@@ -109,15 +108,7 @@ def found(search: Search) -> Said:
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, world: Path) -> Run:
     """Run a command in the world's folder, in this process."""
     monkeypatch.chdir(world)
-
-    def done(*arguments: object) -> Said:
-        capsys.readouterr()
-        code = cli.run([*map(str, arguments)])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Said(code, captured.out, captured.err)
-
-    return done
+    return in_process(capsys)
 
 
 def summary(world: Path) -> dict[str, Any]:

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 import gptailor
-from gptailor.cli import main as cli
 from gptailor.plan.walk import drops_by_choice
-from tests.said import Run, Said
+from tests.said import Run, in_process
 from tests.tiny import tiny_model
 
 SPACE = """\
@@ -41,15 +40,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, world: Path) -> Run:
     """Run a command in the world's folder, in this process."""
     monkeypatch.chdir(world)
-
-    def done(*arguments: object) -> Said:
-        capsys.readouterr()
-        code = cli.run([*map(str, arguments)])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Said(code, captured.out, captured.err)
-
-    return done
+    return in_process(capsys)
 
 
 def test_they_are_checked_formatted_and_shown(run: Run) -> None:
