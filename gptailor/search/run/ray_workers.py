@@ -200,8 +200,8 @@ def _connect(address: str, count: int | None) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     where: dict[str, Any] = {"address": address}
-    if address == LOCAL:
-        where = {"num_cpus": max(count or 1, available()), "include_dashboard": False}
+    if address == LOCAL:  # said, for else Ray takes one that RAY_ADDRESS or its own notes name
+        where |= {"num_cpus": max(count or 1, available()), "include_dashboard": False}
     known = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address)
     try:
         if known:  # where nobody listens Ray itself would try for minutes
