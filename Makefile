@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test quick lint clean
+.PHONY: help setup demo test quick docs lint clean
 
 help: ## What there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
@@ -26,6 +26,9 @@ test: lint ## All checks and tests
 
 quick: setup ## The tests but those marked slow
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal --quiet -m "not slow"
+
+docs: setup ## The documentation site in build/docs/site, which opens from disk
+	$(BIN)/python docs/site.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,98 @@
+"""The documentation site, made of the pages that stand here and of some at the top of the tree.
+
+python docs/site.py                # build it strictly into build/docs/site
+python docs/site.py --output DIR   # elsewhere
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+HERE = ROOT / "docs"
+AT_THE_TOP = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+"""Pages that GitHub looks for at the top of the tree."""
+SHOWN = (".md", ".svg", ".png", ".css", ".js", ".html")
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+FENCE = re.compile(r"^```(\w+) +(\S.*)$", re.MULTILINE)
+LINK = re.compile(r"\[([^]]+)\]\(([^)#\s:]+)(#[^)\s]*)?\)")
+
+
+def main() -> None:
+    """Build the site and say where it is."""
+    parser = argparse.ArgumentParser(description="Build the documentation site.")
+    parser.add_argument("--output", type=Path, default=ROOT / "build" / "docs")
+    out = parser.parse_args().output.resolve()
+    stage(out)
+    code, said = built(out)
+    print(said if code else (out / "site" / "index.html").as_uri())
+    sys.exit(code)
+
+
+def built(out: Path) -> tuple[int, str]:
+    """Run the generator strictly: its exit code, and what it found."""
+    words = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
+    words += ["-f", str(out / "zensical.toml")]
+    done = subprocess.run(words, check=False, cwd=out, capture_output=True, text=True)
+    said = COLOUR.sub("", done.stdout + done.stderr).partition("Traceback (most recent")[0]
+    return done.returncode, said.strip()
+
+
+def stage(out: Path) -> None:
+    """Lay pages and configuration out as the generator wants them: in one folder."""
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "pages").mkdir(parents=True)
+    shutil.copy(HERE / "zensical.toml", out)
+    for path in (*sorted(HERE.rglob("*")), *(ROOT / name for name in AT_THE_TOP)):
+        name = on_the_site(path)
+        if name is None:
+            continue
+        target = out / "pages" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".md":
+            target.write_text(page(path, name), encoding="utf-8")
+        else:
+            shutil.copy(path, target)
+
+
+def on_the_site(path: Path) -> Path | None:
+    """Where a file of the tree stands on the site, if it does."""
+    if path == ROOT / "README.md":
+        return Path("index.md")
+    if path.parent == ROOT and path.name in AT_THE_TOP:
+        return Path(path.name)
+    if HERE not in path.parents or path.suffix not in SHOWN:
+        return None
+    return path.relative_to(HERE)
+
+
+def page(path: Path, name: Path) -> str:
+    """The text that the generator gets: its links lead to the site's pages.
+
+    GitHub reads a fence's first word alone, the generator all of them: a file's name is a title.
+    """
+
+    def moved(found: re.Match[str]) -> str:
+        label, to, anchor = found.groups()
+        there = (path.parent / to).resolve()
+        there = there / "README.md" if there.is_dir() else there
+        if not there.exists():
+            return found[0]  # which the generator says
+        target = on_the_site(there)
+        if target is None:
+            return label
+        return f"[{label}]({os.path.relpath(target, name.parent)}{anchor or ''})"
+
+    def marked(found: re.Match[str]) -> str:
+        language, rest = found.groups()
+        return f'```{language} title="{rest}"' if "." in rest else f"```{language}"
+
+    return FENCE.sub(marked, LINK.sub(moved, path.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()
