@@ -3,6 +3,7 @@
 __all__ = [
     "block_map",
     "card",
+    "cells",
     "difference",
     "evaluation",
     "found",

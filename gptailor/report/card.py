@@ -7,7 +7,8 @@ from typing import NamedTuple, final
 from gptailor.lang.words import model_source, range_words
 from gptailor.plan.layers import gaps, healing, kept, slots
 from gptailor.plan.plan import Plan
-from gptailor.report.plan_map import cells, legend, map_lines, rows_with_runs
+from gptailor.report.cells import cells, legend, map_lines
+from gptailor.report.plan_map import rows_with_runs
 
 
 @final

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Plan
-from gptailor.report.plan_map import RUN_MARKS, cells, legend, map_lines, plan_summary
+from gptailor.report.cells import RUN_MARKS, cells, legend, map_lines
+from gptailor.report.plan_map import plan_summary
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import gptailor
 from gptailor.plan.layers import slots
-from gptailor.report.plan_map import described_rows, letters, plan_map
+from gptailor.report.cells import letters
+from gptailor.report.plan_map import described_rows, plan_map
 
 HEAD = """\
 tailor 1
