@@ -7,6 +7,7 @@ __all__ = [
     "difference",
     "evaluation",
     "found",
+    "page",
     "plan_map",
     "progress",
     "scores",

@@ -1,0 +1,125 @@
+"""The report's page: one file of HTML with its styles, its scripts and its charts inlined."""
+
+import json
+from collections.abc import Iterator, Sequence
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from gptailor.report.page.charts import bundle, spec, theme
+from gptailor.report.page.section import Section, ShownTable
+
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'unsafe-inline'; img-src data:"
+)
+"""What a browser lets the page do: nothing that goes over a network."""
+
+
+def page_html(title: str, lead: str, sections: Sequence[Section], foot: str = "") -> str:
+    """The whole page. `lead` is HTML and says in a line or two what the page is about."""
+    charts = {section.anchor: spec(section.chart) for section in sections if section.chart}
+    plans = {section.anchor: dict(section.plans) for section in sections if section.plans}
+    links = "".join(
+        f'<li><a href="#{section.anchor}">{escape(section.title)}</a></li>' for section in sections
+    )
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="color-scheme" content="light dark">',
+            '<link rel="icon" href="data:,">',
+            f"<title>{escape(title)}</title>\n<style>\n{_beside('report.css')}</style>\n</head>",
+            '<body>\n<a class="skip" href="#main">Skip to the content</a>',
+            f"<header>\n<h1>{escape(title)}</h1>\n<p class=lead>{lead}</p>",
+            '<button type="button" id="theme" aria-pressed="false">Dark</button>',
+            f'<nav aria-label="Sections"><ul>{links}</ul></nav>\n</header>\n<main id="main">',
+            *(_section(section) for section in sections),
+            f"</main>\n<footer><p>{foot}</p></footer>",
+            _as_json("charts", charts),
+            _as_json("plans", plans),
+            _as_json("config", theme()),
+            *([_script(bundle())] if charts else []),
+            _script(_beside("report.js")),
+            "</body>\n</html>\n",
+        ]
+    )
+
+
+def _beside(name: str) -> str:
+    return files("gptailor.report.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _script(text: str) -> str:
+    """A script that an end tag within a string doesn't end."""
+    safe = text.replace("</script", "<\\/script")
+    return f"<script>\n{safe}\n</script>"
+
+
+def _as_json(name: str, value: Any) -> str:
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{text}</script>'
+
+
+def _section(section: Section) -> str:
+    return "\n".join(
+        [
+            f'<section id="{section.anchor}" aria-labelledby="{section.anchor}-title">',
+            f'<h2 id="{section.anchor}-title">{escape(section.title)}</h2>',
+            *([f"<p>{escape(section.words)}</p>"] if section.words else []),
+            *_chart(section),
+            *_plans(section),
+            *([section.html] if section.html else []),
+            *([_table(section, section.table)] if section.table else []),
+            "</section>",
+        ]
+    )
+
+
+def _chart(section: Section) -> Iterator[str]:
+    if section.chart is not None:
+        label = escape(f"{section.title}: a chart" + "; its table is below" * bool(section.table))
+        yield f'<div class="scroll" tabindex="0" role="group" aria-label="{label}">'
+        yield f'<div class="chart" data-chart="{section.anchor}"></div></div>'
+
+
+def _plans(section: Section) -> Iterator[str]:
+    if section.plans:
+        one = section.anchor
+        options = "".join(
+            f'<option value="{escape(n)}">{escape(n)}</option>' for n in section.plans
+        )
+        yield f'<div class="picker"><label for="{one}-plan">Plan</label> '
+        yield f'<select id="{one}-plan" data-plans="{one}">'
+        yield f'<option value="">choose one, or click in the chart</option>{options}</select></div>'
+        yield '<div class="text" hidden><button type="button" class="copy">Copy</button>'
+        yield f'<pre tabindex="0" id="{one}-text" aria-label="The plan"></pre></div>'
+
+
+def text_html(text: str, label: str) -> str:
+    """A text as it is, with a button that copies it."""
+    return (
+        '<div class="text"><button type="button" class="copy">Copy</button>'
+        f'<pre tabindex="0" aria-label="{escape(label)}">{escape(text)}</pre></div>'
+    )
+
+
+def _table(section: Section, table: ShownTable) -> str:
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.head)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "</tr>\n"
+        for first, *cells in table.rows
+    )
+    name = escape(section.title)
+    shown = (
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{name}: a table">'
+        f"<table><caption>{name}</caption><thead><tr>{head}</tr></thead>\n"
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+    if section.chart is None:
+        return shown
+    opened = " open" * section.open
+    return f"<details{opened}><summary>The same as a table</summary>\n{shown}\n</details>"
