@@ -6,17 +6,13 @@ The words are the grammar's, so that a new one is coloured once it can be parsed
 import re
 from typing import ClassVar, final
 
-from lark.lexer import PatternStr
 from pygments.lexer import RegexLexer, bygroups, default, include, words
 from pygments.token import Comment, Keyword, Name, Number, Operator, Punctuation, String, Whitespace
 
-from gptailor.lang.parse import parser
+from gptailor.lang.lexicon import word_groups
 
 
-def keywords() -> tuple[str, ...]:
-    """The words that the grammar has a meaning for, in order."""
-    texts = (one.pattern.value for one in parser().terminals if isinstance(one.pattern, PatternStr))
-    return tuple(sorted(text for text in texts if text.isidentifier()))
+_WORDS = word_groups()
 
 
 @final
@@ -54,7 +50,8 @@ class TailorLexer(RegexLexer):
             (r"(\.)([^\W\d][\w-]*)", bygroups(Punctuation, Name.Attribute)),
             (r"\.\.", Operator),
             (r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?[kMGT]?(?!\w)", Number),
-            (words(keywords(), suffix=r"(?![\w-])"), Keyword),
+            (words(_WORDS["choice"], suffix=r"(?![\w-])"), Keyword.Pseudo),
+            (words(_WORDS["statement"] + _WORDS["within"], suffix=r"(?![\w-])"), Keyword),
             (r"[^\W\d][\w-]*(?=\()", Name.Function),
             (r"[^\W\d][\w-]*", Name),
             (r"<=|>=|[=+*@]", Operator),

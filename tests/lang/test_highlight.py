@@ -7,7 +7,8 @@ import pytest
 from pygments.lexers import get_lexer_for_filename
 from pygments.token import Comment, Error, Keyword, Name, Number, String, _TokenType
 
-from gptailor.lang.highlight import TailorLexer, keywords
+from gptailor.lang.highlight import TailorLexer
+from gptailor.lang.lexicon import word_groups
 from gptailor.lang.parse import parser
 
 ROOT = Path(__file__).parents[2]
@@ -52,10 +53,10 @@ def test_words_are_coloured_as_the_parser_takes_them(statement: str) -> None:
         kind = kinds.get((token.start_pos, str(token)))
         if token.type in KINDS:
             assert kind is KINDS[token.type], token
-        elif token in keywords():
-            assert kind is (Name.Attribute if f"{token}=" in statement else Keyword), token
         elif token.type == "NAME":
             assert kind in Name, token
+        elif token.isidentifier():
+            assert kind is (Keyword.Pseudo if token in word_groups()["choice"] else Keyword), token
 
 
 def test_an_argument_may_be_called_as_a_keyword() -> None:
