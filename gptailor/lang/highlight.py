@@ -11,7 +11,6 @@ from pygments.token import Comment, Keyword, Name, Number, Operator, Punctuation
 
 from gptailor.lang.lexicon import word_groups
 
-
 _WORDS = word_groups()
 
 
