@@ -194,14 +194,20 @@ def used_plan(prepared: Prepared, target: Path | None) -> Plan:
 
     Without one they are whole.
     """
-    plan = prepared.plan
+    plan = plan_seen_from(prepared.plan, prepared.models, prepared.commits, target)
+    return plan.model_copy(update={"dtype": used_dtype(prepared)})
+
+
+def plan_seen_from(
+    plan: Plan, opened: Mapping[str, Opened], commits: Mapping[str, str], target: Path | None
+) -> Plan:
+    """The plan, open or closed, with the models that were opened, its paths as seen from there."""
     used: dict[str, Any] = {
-        "models": {name: _seen_from(prepared, name, target) for name in plan.models},
+        "models": {name: _seen_from(plan, opened, commits, name, target) for name in plan.models},
         "bridges": tuple(
             bridge.model_copy(update={"on": _from(target, calibration_path(plan, bridge.on))})
             for bridge in plan.bridges
         ),
-        "dtype": used_dtype(prepared),
     }
     if (template := template_file(plan)) is not None:
         used["chat_template"] = _source(target, template)
@@ -214,17 +220,24 @@ def used_plan(prepared: Prepared, target: Path | None) -> Plan:
 def used_models(prepared: Prepared, target: Path) -> dict[str, Model]:
     """The models that were used as seen from the target; those of inner plans as `deep.math`."""
     names = all_declared(prepared.plan.models, prepared.models)
-    return {name: _seen_from(prepared, name, target) for name in names}
+    plan, opened, commits = prepared.plan, prepared.models, prepared.commits
+    return {name: _seen_from(plan, opened, commits, name, target) for name in names}
 
 
-def _seen_from(prepared: Prepared, name: str, target: Path | None) -> Model:
+def _seen_from(
+    whole: Plan,
+    opened: Mapping[str, Opened],
+    commits: Mapping[str, str],
+    name: str,
+    target: Path | None,
+) -> Model:
     """A model's declaration as the output folder has it: paths from there, revisions resolved."""
-    plan, _, short = declaring(prepared.plan, prepared.models, name)
+    plan, _, short = declaring(whole, opened, name)
     model = plan.models[short]
     if model.made is not None or is_at_url(model.source):
         return model
     if not is_local(model.source):
-        commit = prepared.commits.get(name, model.revision)
+        commit = commits.get(name, model.revision)
         return model.model_copy(update={"revision": commit})
     return model.model_copy(update={"source": _source(target, folder_of(plan, model.source))})
 

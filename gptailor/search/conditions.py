@@ -15,12 +15,12 @@ from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import Stage, at_stage
 from gptailor.program.nested import whole_plan
 from gptailor.search.curve import Sizes, curve
-from gptailor.search.evaluate import held_key
 from gptailor.search.run.study import Study
 from gptailor.search.run.trials import Ledger
 from gptailor.search.settings import Settings, WishError
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
+from gptailor.search.verdict import held_key
 
 CONDITIONS = "conditions"
 """The study's note of what was judged, so that each plan is judged once by each measure."""

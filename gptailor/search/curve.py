@@ -42,6 +42,11 @@ class Sizes:
             self._known[trial.plan] = self.of_plan(decode(self.space, trial.request.genome))
         return self._known[trial.plan]
 
+    @property
+    def known(self) -> Mapping[str, OutputSize]:
+        """Those that were worked out, by the plans' digests."""
+        return self._known
+
     def of_plan(self, plan: Plan) -> OutputSize:
         """That of a closed plan; bridges and healing change none of it."""
         layout = self.models["base"].layout

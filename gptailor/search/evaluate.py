@@ -39,6 +39,7 @@ from gptailor.search.settings import Resources, Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
 from gptailor.search.starts import Starts
+from gptailor.search.verdict import HELD_OUT, HeldOut, held_key
 
 _GLANCE = 1 / 8
 """The share of all samples that block influence is measured on, if there is no cheaper fidelity."""
@@ -313,20 +314,6 @@ def losses(
 
 
 # ------------------------------------------------------------------------ after the last trial
-
-HELD_OUT = "held out"
-"""The study's note of held-out scores, so that each is made once."""
-
-HeldOut: TypeAlias = Mapping[str, Any]
-"""Held-out scores by `held_key`."""
-
-
-def held_key(trial: Trial | None) -> str:
-    """A trial's plan, as that was evaluated, or the base."""
-    if trial is None:
-        return BASE
-    stage = trial.request.stage
-    return trial.plan if stage == "bare" else f"{trial.plan} {stage}"
 
 
 def held_out(

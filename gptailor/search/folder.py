@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, final
 
 import gptailor
+from gptailor.build.output import plan_seen_from
 from gptailor.checkpoint.files import CheckpointError, quoted, read_object, stamps
 from gptailor.checkpoint.folder import CONFIG, tokenizer_files
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
@@ -20,8 +21,10 @@ from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.tensors import available
+from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, requirement_words
 from gptailor.plan.plan import Plan
+from gptailor.prepare import commits_of
 from gptailor.search.object_storage import ObjectJournal, ObjectStorage, copy_of, local_or_url
 from gptailor.search.pick import BEST, SUMMARY
 from gptailor.search.run.schedule import Budget
@@ -122,12 +125,16 @@ SETTINGS = "run.json"
 JOURNAL = "study.journal"
 _DIGESTS = "digests.json"
 START = "start.tailor"
+SPACE = "space.tailor"
+"""The open plan whose choices are searched, without its `search` block."""
+SIZES = "sizes.json"
+"""How large the plans are that could be handed over, by their digests; the base too."""
 FRONT = "front"
 BLOCKS = "blocks"
 _SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 """What a file is called while it is written."""
 _OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", _DIGESTS, BEST, f"{BEST}.lock",
-                   START, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md",
+                   START, SPACE, SIZES, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md",
                    f"{BLOCKS}.json", f"{BLOCKS}.svg"])  # fmt: skip
 
 
@@ -276,6 +283,21 @@ def run_record(plan: Plan, chosen: Settings, where: Resources) -> dict[str, Any]
         "storage": where.storage,
         "study": where.study,
     }
+
+
+def put_record(
+    folder: Folder, record: Mapping[str, Any], plan: Plan, models: Mapping[str, Opened]
+) -> dict[str, Any]:
+    """Write down what is searched, as whoever reads RUN without the models needs it.
+
+    That is the open plan, and in `run.json` how many layers its base has and whose head is tied.
+    """
+    seen = plan_seen_from(plan, models, commits_of(plan, models), folder.place)
+    folder.put(SPACE, format_plan(seen.model_copy(update={"search": None})))
+    tied = sorted(name for name, model in models.items() if model.layout.tied)
+    whole = {**record, "layers": models["base"].layout.count, "tied": tied}
+    folder.put_json(SETTINGS, whole)
+    return whole
 
 
 def refuse_other(folder: Folder, record: Mapping[str, Any]) -> None:

@@ -21,8 +21,7 @@ from gptailor.report.plan_map import plan_summary
 from gptailor.report.scores import shown_number
 from gptailor.search.blocks import Scanned, scanned
 from gptailor.search.curve import Sizes, curve
-from gptailor.search.evaluate import HeldOut, held_key
-from gptailor.search.folder import BLOCKS, FRONT, START, Folder
+from gptailor.search.folder import BLOCKS, FRONT, SIZES, START, Folder
 from gptailor.search.pick import BEST, SUMMARY, lock_beside, seen_from
 from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.settings import Settings
@@ -30,8 +29,10 @@ from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
 from gptailor.search.summary import best_starts, search_summary
 from gptailor.search.verdict import (
+    HeldOut,
     Scores,
     Verdict,
+    held_key,
     measure_of,
     scores_in,
     scores_of,
@@ -82,6 +83,8 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
         files = {"best_file": f"{folder.shown}/{BEST}", "commands": commands}
         named = lambda trial: f"{FRONT}/{_file(trial)}"  # noqa: E731
         said = search_summary(ledger, held, {**about, **files}, judged, sizes, named)
+        known = {digest: one._asdict() for digest, one in sizes.known.items()}
+        folder.put_json(SIZES, {"base": sizes.of_plan(base)._asdict(), "plans": known})
         if (scan := scanned(space, ledger)) is not None:
             said["blocks"] = _put_blocks(folder, scan, ledger.aims[0].name)
         folder.put_json(f"{SUMMARY}.json", said)

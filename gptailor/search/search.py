@@ -20,7 +20,6 @@ from gptailor.prepare import ModelPaths
 from gptailor.search import folder as runs
 from gptailor.search.conditions import Conditions
 from gptailor.search.evaluate import (
-    HELD_OUT,
     MEASURED,
     computing,
     held_out,
@@ -41,6 +40,7 @@ from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.strategies import strategy_of
 from gptailor.search.summary import aims_of, finalists
+from gptailor.search.verdict import HELD_OUT
 
 if TYPE_CHECKING:
     from gptailor.search.strategies.strategy import Strategy
@@ -220,7 +220,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
                 folder, space, opened_models, trials.files, chosen, (budget, where)
             ), runs.IDENTITY_WORDS,
         )  # fmt: skip
-        folder.put_json(runs.SETTINGS, record)
+        record = runs.put_record(folder, record, plan, opened_models)
         ledger = Ledger(aims, budget.full, chosen.prefer)
         study.recall(ledger)
 

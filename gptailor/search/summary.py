@@ -11,7 +11,6 @@ from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES
 from gptailor.search.curve import Sizes, curve, lost_share, lost_units, quality
-from gptailor.search.evaluate import HeldOut, held_key
 from gptailor.search.run.trials import (
     BESIDE,
     FINAL,
@@ -22,7 +21,7 @@ from gptailor.search.run.trials import (
     Trial,
     json_numbers,
 )
-from gptailor.search.verdict import MOST_STARTS, Verdict, rivals
+from gptailor.search.verdict import MOST_STARTS, HeldOut, Verdict, held_key, rivals
 
 ENOUGH = 12
 """Random plans from which it can be said what more of them would reach."""

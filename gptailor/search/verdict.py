@@ -7,18 +7,34 @@ no more than two standard errors better is no better, and then the simpler plan 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, TypeAlias, final
 
 from gptailor.evaluate.outcome import PerSample, paired_difference
 from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Plan
 from gptailor.search.run.per_sample import PerObjective, per_sample_from_json
 from gptailor.search.run.trials import STARTS, Aim, Ledger, Trial
+from gptailor.search.run.workers import BASE
 
 SURE = 2.0
 """So many standard errors better is better."""
 MOST_STARTS = 8
 """Starting plans that what was found is compared with: the best ones."""
+
+
+HELD_OUT = "held out"
+"""The study's note of held-out scores, so that each is made once."""
+
+HeldOut: TypeAlias = Mapping[str, Any]
+"""Held-out scores by `held_key`."""
+
+
+def held_key(trial: Trial | None) -> str:
+    """A trial's plan, as that was evaluated, or the base."""
+    if trial is None:
+        return BASE
+    stage = trial.request.stage
+    return trial.plan if stage == "bare" else f"{trial.plan} {stage}"
 
 
 @final
