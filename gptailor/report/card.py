@@ -1,13 +1,13 @@
 """The model card of a compiled folder: what it is made of, and how to load it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, final
 
 from gptailor.lang.words import model_source, range_words
-from gptailor.plan.layers import gaps, healing, kept, slots
+from gptailor.plan.layers import Slot, gaps, healing, kept, slots
 from gptailor.plan.plan import Plan
-from gptailor.report.cells import cells, legend, map_lines
+from gptailor.report.cells import cell_row, cells, legend, map_lines, plain_lines, share_rows
 from gptailor.report.plan_map import rows_with_runs
 
 
@@ -33,7 +33,6 @@ def card(
     after of `layers` and `parameters`.
     """
     found = slots(plan, counts["layers"][0])
-    drawn = cells(plan, found)
     again = " or comes again" * bool(plan.repeats)
     shares = {n: "" if a == b else f" ({b / a - 1:+.1%})" for n, (a, b) in counts.items()}
     return "\n".join(
@@ -51,9 +50,7 @@ def card(
             "## Layers",
             "",
             "```text",
-            *map_lines(drawn),
-            "",
-            "   ".join(" ".join(one) for one in legend(drawn, list(plan.models))),
+            *_map(plan, found),
             "```",
             "",
             f"The numbers are those of the base's layers, before anything is dropped{again}."
@@ -91,6 +88,13 @@ def card(
             "",
         ]
     )
+
+
+def _map(plan: Plan, found: Sequence[Slot]) -> list[str]:
+    drawn, below = cells(plan, found), share_rows(plan, found)
+    lines = plain_lines(map_lines([cell_row(drawn), *below]))
+    keys = "   ".join(" ".join(one) for one in legend(drawn, list(plan.models), below))
+    return [*(lines if below else (line[2:] for line in lines)), "", keys]
 
 
 def _bridges(plan: Plan, count: int) -> list[str]:

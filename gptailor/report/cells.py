@@ -1,13 +1,14 @@
 """A plan's layers as a picture: a cell a layer, a colour and a letter a model."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import NamedTuple, final
 
 from gptailor.plan import plan as p
-from gptailor.plan.layers import Slot, repeated
+from gptailor.plan.layers import Slot, may_be_healed, repeated
 from gptailor.plan.plan import Plan
+from gptailor.plan.shares import slot_shares
 from gptailor.plan.walk import names_in, recipe_sites
 
 COLOURS = ("blue", "green", "yellow", "magenta", "cyan", "red", "bright_blue", "bright_green")
@@ -61,9 +62,10 @@ def colours(models: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(models)}
 
 
-def cells(plan: Plan, slots: Sequence[Slot]) -> list[Cell]:
-    """A cell for each of a plan's slots."""
-    by_letter, by_colour = letters(list(plan.models)), colours(list(plan.models))
+def cells(plan: Plan, slots: Sequence[Slot], models: Sequence[str] | None = None) -> list[Cell]:
+    """A cell for each of a plan's slots; the letters are those of its models, or of these."""
+    names = list(plan.models if models is None else models)
+    by_letter, by_colour = letters(names), colours(names)
     there = repeated(plan, [slot for slot in slots if slot.dropped != "yes"])
     runs = Counter(map(_ran, there))
     drawn = ((_cell(slot, by_letter, by_colour), _ran(slot)) for slot in slots)
@@ -78,7 +80,7 @@ def _ran(slot: Slot) -> int | str | None:
 
 
 def _cell(slot: Slot, by_letter: Mapping[str, str], by_colour: Mapping[str, str]) -> Cell:
-    """A merge has its first source's colour."""
+    """A merge has the colour of the model that has most of it, else its first source's."""
     what = kind(slot)
     if what not in SYMBOLS:
         name = what.removeprefix("of ")
@@ -86,37 +88,131 @@ def _cell(slot: Slot, by_letter: Mapping[str, str], by_colour: Mapping[str, str]
     recipes = [made.recipe for made in slot.made.values()] if what == "merged" else []
     first = (recipe.merge[0].model for recipe in recipes if isinstance(recipe, p.Merge))
     name = next((model for model in first if isinstance(model, str)), "")
+    if recipes and (whose := slot_shares(slot)):
+        name = max(whose, key=lambda one: whose[one])
     return Cell(SYMBOLS[what], by_colour.get(name), what)
 
 
-def map_lines(drawn: Sequence[Cell], width: int = 84) -> list[str]:
-    """The cells as plain text, ten to a group, under a ruler of layer numbers, in so many columns.
+# --------------------------------------------------------------------------------- lines of a map
 
-    Each line of cells has about as many.
+SHARES = "▁▂▃▄▅▆▇█"
+"""How much of a layer is a model's; the last one: all of it."""
+
+HEALED = "+"
+"""Below layers that learn when a plan is healed."""
+
+
+@final
+class Piece(NamedTuple):
+    """Some text of a map's line, and how it looks where there are colours."""
+
+    text: str
+    colour: str | None = None
+    reverse: bool = False
+    bold: bool = False
+    dim: bool = False
+
+
+@final
+class MapRow(NamedTuple):
+    """A line of a map: what stands before it, and two columns for each layer."""
+
+    head: Piece
+    columns: Sequence[Sequence[Piece]]
+
+
+def cell_row(drawn: Sequence[Cell], head: str = "") -> MapRow:
+    """The line of the cells themselves."""
+    columns = []
+    for one in drawn:
+        merged = one.kind == "merged"
+        symbol = Piece(one.symbol, one.colour, one.colour is not None, merged)
+        columns.append([symbol, Piece(one.mark or " ")])
+    return MapRow(Piece(head), columns)
+
+
+def share_rows(plan: Plan, slots: Sequence[Slot]) -> list[MapRow]:
+    """A line for each model's shares where a layer has several, and one for what is healed."""
+    whose = [slot_shares(slot) or {} for slot in slots]
+    by_letter, by_colour = letters(list(plan.models)), colours(list(plan.models))
+    several = any(len(one) > 1 for one in whose)
+    found = []
+    for name in plan.models if several else ():
+        if any(name in one for one in whose):
+            glyphs = [[Piece(f"{_share(one.get(name, 0.0))} ", by_colour[name])] for one in whose]
+            found.append(MapRow(Piece(by_letter[name], by_colour[name]), glyphs))
+    if plan.heal is not None and may_be_healed(plan):
+        learns = [slot.dropped != "yes" and (slot.healed or not plan.heal.layers) for slot in slots]
+        found.append(MapRow(Piece(HEALED), [[Piece(HEALED if one else " "), Piece(" ")]
+                                            for one in learns]))  # fmt: skip
+    return found
+
+
+def _share(share: float) -> str:
+    if share <= 0.0:
+        return " "
+    return SHARES[-1] if share > 0.999 else SHARES[min(max(round(8 * share), 1), 7) - 1]
+
+
+def map_lines(
+    rows: Sequence[MapRow], width: int = 84, ruler: Sequence[int | None] | None = None
+) -> Iterator[list[Piece]]:
+    """The rows' columns, ten to a group, below a ruler of layer numbers, in so many columns.
+
+    Each line has about as many layers. Above what has no number in `ruler` the ruler has none.
     """
-    marked = any(cell.mark for cell in drawn)
-    fitting = max(1, (width + 2 - marked) // 21) * 10
-    count = max(1, -(-len(drawn) // fitting))
-    per_line = -(-len(drawn) // (10 * count)) * 10
-    out = []
-    for start in range(0, len(drawn), per_line or 10):
-        part = drawn[start : start + per_line]
-        groups = [part[i : i + 10] for i in range(0, len(part), 10)]
-        ruler = "  ".join(f"L{start + 10 * i}".ljust(19) for i in range(len(groups)))
-        row = " ".join("".join(f"{c.symbol}{c.mark or ' '}" for c in group) for group in groups)
-        out += [ruler.rstrip(), row.rstrip()]
-    return out
+    drawn = len(rows[0].columns)
+    numbers = range(drawn) if ruler is None else ruler
+    marked = any(row.columns and row.columns[-1][-1].text.strip() for row in rows)
+    fitting = max(1, (width - len(_HEAD) + 2 - marked) // 21) * 10
+    count = max(1, -(-drawn // fitting))
+    per_line = -(-drawn // (10 * count)) * 10
+    for start in range(0, drawn, per_line or 10):
+        groups = range(start, min(start + per_line, drawn), 10)
+        said = ("" if numbers[i] is None else f"L{numbers[i]}" for i in groups)
+        yield [Piece(_HEAD), Piece("  ".join(f"{one:<19}" for one in said).rstrip(), dim=True)]
+        for row in rows:
+            line = [row.head._replace(text=f"{row.head.text:<2}")]
+            for i in groups:
+                ten = [piece for column in row.columns[i : i + 10] for piece in column]
+                line += [*ten, Piece(" ")] if i != groups[-1] else ten
+            yield _stripped(line)
 
 
-def legend(drawn: Sequence[Cell], models: Sequence[str]) -> list[tuple[str, str]]:
-    """The symbols that occur, and what each means."""
+_HEAD = "  "
+
+
+def _stripped(line: list[Piece]) -> list[Piece]:
+    """Without blanks at its end."""
+    while len(line) > 1 and not line[-1].text.strip():
+        line.pop()
+    return [*line[:-1], line[-1]._replace(text=line[-1].text.rstrip())]
+
+
+def plain_lines(lines: Iterator[list[Piece]]) -> list[str]:
+    """Lines of a map without colours."""
+    return ["".join(piece.text for piece in line).rstrip() for line in lines]
+
+
+def legend(
+    drawn: Sequence[Cell], models: Sequence[str], rows: Sequence[MapRow] = ()
+) -> list[tuple[str, str]]:
+    """The symbols that occur in cells and in the rows below them, and what each means."""
     by_letter = letters(models)
     seen = {cell.kind for cell in drawn}
-    meant = [(by_letter[name], name) for name in models if f"of {name}" in seen]
+    heads = {row.head.text for row in rows}
+    meant = [
+        (by_letter[name], name)
+        for name in models
+        if f"of {name}" in seen or by_letter[name] in heads
+    ]
     meant += [(symbol, name) for name, symbol in SYMBOLS.items() if name in seen]
     runs = {cell.mark: cell.runs for cell in drawn if cell.mark}
     said = ((mark, "10 runs or more" if runs[mark] > 9 else f"{runs[mark]} runs") for mark in runs)
-    return meant + sorted(said, key=lambda one: RUN_MARKS.index(one[0]))
+    meant += sorted(said, key=lambda one: RUN_MARKS.index(one[0]))
+    if any(head.isalnum() for head in heads):
+        meant.append((f"{SHARES[0]}…{SHARES[-1]}", "a model's share"))
+    return meant + [(HEALED, "healed")] * (HEALED in heads)
 
 
 def kind(slot: Slot) -> str:

@@ -16,7 +16,18 @@ from gptailor.plan.plan import REST, Plan
 from gptailor.plan.walk import drops_by_choice, open_choices
 from gptailor.plan.windows import stretch_of, window_words
 from gptailor.plan.written import written_out
-from gptailor.report.cells import RUN_MARKS, Cell, cells, colours, kind, legend, map_lines
+from gptailor.report.cells import (
+    Cell,
+    MapRow,
+    Piece,
+    cell_row,
+    cells,
+    colours,
+    kind,
+    legend,
+    map_lines,
+    share_rows,
+)
 
 
 @final
@@ -136,9 +147,10 @@ def plan_map(name: str, plan: Plan, count: int, *, known: bool, width: int) -> I
     tail = f"; {choices} choice{'s' * (choices != 1)} open" if choices else ""
     yield from _wrapped(plan_summary(found) + again(plan, found) + tail, _MAP_INDENT, width)
     yield ""
-    yield from _painted(drawn, map_lines(drawn, width - len(_MAP_INDENT)))
+    below = share_rows(plan, found)
+    yield from map(painted, map_lines([cell_row(drawn), *below], width))
     yield ""
-    yield from _legend(drawn, models, width)
+    yield from painted_legend(drawn, models, width, below)
     yield ""
     named = [Row("let", f"{n} = {tailor.value_words(v)}") for n, v in plan.numbers.items()]
     made = ((n, m) for n, m in plan.models.items() if m.made is not None)
@@ -207,29 +219,24 @@ def _wrapped(text: str, first: str, width: int) -> list[str]:
     )
 
 
-def _painted(drawn: Sequence[Cell], lines: Sequence[str]) -> Iterator[str]:
-    """The map's lines, each symbol in its model's colour; every second line is a ruler."""
-    cells = iter(drawn)
-    for i, line in enumerate(lines):
-        if i % 2 == 0:
-            yield _MAP_INDENT + click.style(line, dim=True)
-        else:
-            yield _MAP_INDENT + "".join(
-                c if c in f" {RUN_MARKS}" else _painted_cell(next(cells)) for c in line
-            )
+def painted(line: Sequence[Piece]) -> str:
+    """A map's line with its colours."""
+    return "".join(
+        one.text
+        if one[1:] == (None, False, False, False)
+        else click.style(one.text, fg=one.colour, reverse=one.reverse or None,
+                         bold=one.bold or None, dim=one.dim or None)
+        for one in line
+    )  # fmt: skip
 
 
-def _painted_cell(cell: Cell) -> str:
-    bold = (cell.kind == "merged") or None
-    styled = click.style(cell.symbol, fg=cell.colour, bold=bold, reverse=True)
-    return cell.symbol if cell.colour is None else styled
-
-
-def _legend(drawn: Sequence[Cell], models: Sequence[str], width: int) -> Iterator[str]:
+def painted_legend(
+    drawn: Sequence[Cell], models: Sequence[str], width: int, rows: Sequence[MapRow] = ()
+) -> Iterator[str]:
     """The symbols with their colours, as many to a line as fit."""
     colour_of = colours(models)
     line, used = _MAP_INDENT, 0
-    for symbol, name in legend(drawn, models):
+    for symbol, name in legend(drawn, models, rows):
         size = len(symbol) + 1 + len(name)
         if used and len(_MAP_INDENT) + used + 3 + size > width:
             yield line

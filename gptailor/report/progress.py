@@ -16,7 +16,7 @@ from rich.text import Text
 
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Plan
-from gptailor.report.cells import RUN_MARKS, cells, legend, map_lines
+from gptailor.report.cells import cell_row, cells, legend, map_lines
 from gptailor.report.plan_map import plan_summary
 
 
@@ -178,13 +178,13 @@ def _plan(best: Shown, width: int) -> Iterator[Text]:
     found = slots(best.plan, best.layers)
     models = list(best.plan.models)
     drawn = cells(best.plan, found)
-    bold = {cell: " bold" * (cell.kind == "merged") for cell in drawn}
-    styles = (f"reverse {c.colour}{bold[c]}" if c.colour else "" for c in drawn)
-    for i, line in enumerate(map_lines(drawn, width - 2)):
-        text = Text("  ")
-        for symbol in line if i % 2 else ():
-            text.append(symbol, style="" if symbol in f" {RUN_MARKS}" else next(styles))
-        yield text if i % 2 else text.append(line, style="dim")
+    for line in map_lines([cell_row(drawn)], width):
+        text = Text()
+        for one in line:
+            looks = ("reverse", one.reverse), ("bold", one.bold), ("dim", one.dim)
+            words = [one.colour or "", *(name for name, there in looks if there)]
+            text.append(one.text, style=" ".join(filter(None, words)))
+        yield text
     keys = "   ".join(f"{symbol} {name}" for symbol, name in legend(drawn, models))
     for line in (keys, plan_summary(found)):
         yield Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True)
