@@ -142,20 +142,32 @@ def plan_map(name: str, plan: Plan, count: int, *, known: bool, width: int) -> I
     found = slots(plan, count)
     models = list(plan.models)
     drawn = cells(plan, found)
-    yield f"{name}: {_size_said(plan, found, known=known)}"
+    yield from _wrapped(f"{name}: {_size_said(plan, found, known=known)}", "", width)
     choices = open_choices(plan)
-    tail = f"; {choices} choice{'s' * (choices != 1)} open" if choices else ""
-    yield from _wrapped(plan_summary(found) + again(plan, found) + tail, _MAP_INDENT, width)
+    said = [plan_summary(found) + again(plan, found)] if found else []
+    said += [f"{choices} choice{'s' * (choices != 1)} open"] if choices else []
+    yield from _wrapped("; ".join(said), _MAP_INDENT, width)
     yield ""
-    below = share_rows(plan, found)
-    yield from map(painted, map_lines([cell_row(drawn), *below], width))
-    yield ""
-    yield from painted_legend(drawn, models, width, below)
-    yield ""
+    if drawn:
+        below = share_rows(plan, found)
+        yield from map(painted, map_lines([cell_row(drawn), *below], width))
+        yield ""
+        yield from painted_legend(drawn, models, width, below)
+        yield ""
     named = [Row("let", f"{n} = {tailor.value_words(v)}") for n, v in plan.numbers.items()]
     made = ((n, m) for n, m in plan.models.items() if m.made is not None)
     named += [Row("model", f"{n} = {tailor.model_source(m)}") for n, m in made]
-    yield from table([*_rows(written_out(plan, count), found), *named], width)
+    unsaid = [] if known or plan.stack is not None else [*_of_all(plan)]
+    yield from table([*_rows(written_out(plan, count), found), *unsaid, *named], width)
+
+
+def _of_all(plan: Plan) -> Iterator[Row]:
+    """What holds of layers that nobody can count here."""
+    said: list[tuple[p.Open, str]] = [(one, tailor.others_words(one)) for one in plan.others]
+    said += [] if plan.whole is None else [(plan.whole, tailor.whole_words(plan.whole))]
+    for entry, words in said:
+        where, _, what = words.partition(" ")
+        yield Row(where, tailor.mark_words(entry) + what.removeprefix("from "))
 
 
 def _size_said(plan: Plan, slots: Sequence[Slot], *, known: bool) -> str:
@@ -164,7 +176,8 @@ def _size_said(plan: Plan, slots: Sequence[Slot], *, known: bool) -> str:
         return f"a stack of {len(slots)} layers"
     base = plan.models["base"].source
     if not known:
-        return f"at least {len(slots)} layers of '{base}', which can't be read"
+        many = f"at least {len(slots)} layers" if slots else "some layers"
+        return f"{many} of '{base}', which can't be read"
     certain = len(blocks(plan)) == len(plan.repeats) and all(s.dropped != "maybe" for s in slots)
     if plan.repeats and certain:
         total = len(repeated(plan, [slot for slot in slots if slot.dropped == "no"]))
@@ -181,7 +194,7 @@ def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
 
 
 def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
-    found = described_rows(slots)
+    found = [*described_rows(slots), *_twice(plan, slots)]
     for _, choice in drops_by_choice(plan):
         words = tailor.mark_words(choice) + tailor.some_dropped_words(choice)
         found.append(Row("drop", words.replace("drop ", "", 1)))
@@ -203,6 +216,19 @@ def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
     return found
 
 
+def _twice(plan: Plan, slots: Sequence[Slot]) -> Iterator[Row]:
+    """Which layers of a model stand several times in a stack."""
+    recipes = (slot.made[None].recipe for slot in slots if plan.stack is not None)
+    taken = (one.take for one in recipes if isinstance(one, p.Take))
+    runs = Counter((one.model, one.layer) for one in taken if isinstance(one.model, str))
+    often = {(model, count) for (model, _), count in runs.items() if count > 1}
+    for model, count in sorted(often):
+        layers = sorted(
+            n or 0 for (name, n), times in runs.items() if (name, times) == (model, count)
+        )
+        yield Row("again", f"{model} {tailor.range_words(layers)}: {count} runs")
+
+
 def _runs(times: p.Count) -> p.Count:
     """A block that comes again once runs twice."""
     if isinstance(times, p.CountRange):
@@ -215,8 +241,9 @@ def _wrapped(text: str, first: str, width: int) -> list[str]:
     indent = " " * len(first)
     room = max(width, len(first) + 20)
     return textwrap.wrap(
-        text, room, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
-    )
+        text, room, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False,
+        break_long_words=False,
+    )  # fmt: skip
 
 
 def painted(line: Sequence[Piece]) -> str:

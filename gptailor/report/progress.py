@@ -178,9 +178,9 @@ def _plan(best: Shown, width: int) -> Iterator[Text]:
     found = slots(best.plan, best.layers)
     models = list(best.plan.models)
     drawn = cells(best.plan, found)
-    for line in map_lines([cell_row(drawn)], width):
+    for pieces in map_lines([cell_row(drawn)], width):
         text = Text()
-        for one in line:
+        for one in pieces:
             looks = ("reverse", one.reverse), ("bold", one.bold), ("dim", one.dim)
             words = [one.colour or "", *(name for name, there in looks if there)]
             text.append(one.text, style=" ".join(filter(None, words)))

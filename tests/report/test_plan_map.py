@@ -179,3 +179,53 @@ def test_marks_fit_into_the_terminal(width: int) -> None:
     lines = plain(shown("repeat L0..L39", 40, width))
     assert max(map(len, lines[:-1])) <= width
     assert "".join(lines).count("b²") == 40
+
+
+def test_a_stack_says_which_layers_stand_several_times() -> None:
+    lines = plain(shown("stack { L0..L3 base; L1..L3 base; L3 math; L2 base; L3 math }"))
+    said = [line.split(maxsplit=1)[1] for line in lines if line.startswith("  again")]
+    assert said == ["base L1, L3: 2 runs", "base L2: 3 runs", "math L3: 2 runs"]
+
+
+def test_shares_of_merges_are_drawn_below_the_layers() -> None:
+    body = "L0 from math; L1 from base, math by slerp(0.25)\nL2.mlp from maths; drop L3"
+    lines = plain(shown(body, 5))
+    start = lines.index("  L0")
+    assert lines[start + 1 : start + 5] == ["  m ◆ ◧ · b", "b   ▆ ▄   █", "m █ ▂", "a     ▄"]
+    assert "▁…█ a model's share" in lines[start + 7]
+    assert "a maths" in lines[start + 6]
+
+
+def test_no_shares_are_drawn_where_each_layer_is_one_models() -> None:
+    lines = plain(shown("L0 from math; L1 = merge(L1 base, L2 base)", 3))
+    assert not any("█" in line for line in lines)
+
+
+def test_the_layers_that_learn_are_marked_below_the_others() -> None:
+    lines = plain(shown('drop L2\nheal L1, L3 on "t"', 4))
+    assert lines[lines.index("  L0") + 2] == "+   +   +"
+    lines = plain(shown('drop L2\nheal on "t"', 4))
+    assert lines[lines.index("  L0") + 2] == "+ + +   +"
+    assert not any("healed" in line for line in plain(shown('heal on "t"', 4)))
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_shares_stay_below_their_layers_on_any_screen(width: int) -> None:
+    body = "others from base, math by slerp(0.25)\nL35 from math"
+    lines = plain(shown(body, 40, width))
+    assert max(map(len, lines)) <= width
+    drawn = [line for line in lines if line.startswith(("b ", "m ")) and "▁" not in line[:2]]
+    assert "".join(line[2:] for line in drawn if line[0] == "b").count("▆") == 39
+    row = next(i for i, line in enumerate(lines) if line.startswith("  ") and " m " in line)
+    at = lines[row].index(" m ") + 1
+    assert (lines[row + 1] + " " * width)[at] == " "
+    assert lines[row + 2][at] == "█"
+
+
+def test_what_nobody_can_count_is_said_of_all() -> None:
+    body = "others.attn from base, math by slerp(curve(0.1, 0.4))\nmaybe others.mlp from math"
+    lines = plain(shown(body, 0, known=False))
+    assert lines[0] == "p: some layers of './base', which can't be read"
+    said = [line.split(maxsplit=1) for line in lines if " slerp" in line or "others.mlp" in line]
+    assert said == [["others.attn", "base, math by slerp(curve(0.1, 0.4))"],
+                    ["others.mlp", "maybe math"]]  # fmt: skip
