@@ -60,8 +60,13 @@ def described_rows(slots: Sequence[Slot]) -> list[Row]:
 
 def rows_with_runs(plan: Plan, count: int) -> list[Row]:
     """The rows of a plan over a base of so many layers, one for each block that comes again too."""
-    runs = ((window_words(stretch_of(one)), p.count_text(_runs(one.times))) for one in blocks(plan))
-    return [*described_rows(slots(plan, count)), *(Row(at, f"{said} runs") for at, said in runs)]
+    return [*described_rows(slots(plan, count)), *block_rows(plan)]
+
+
+def block_rows(plan: Plan) -> Iterator[Row]:
+    """A row for each block that comes again: `L6..L9`, `2 runs`."""
+    for one in blocks(plan):
+        yield Row(window_words(stretch_of(one)), f"{p.count_text(_runs(one.times))} runs")
 
 
 def _alone(slot: Slot) -> str | None:

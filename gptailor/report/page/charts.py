@@ -5,7 +5,7 @@ as a file they are those of the light page.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -38,19 +38,31 @@ def hues(names: Sequence[str]) -> dict[str, str]:
     return {name: HUES[i % len(HUES)] for i, name in enumerate(names)}
 
 
+def mixed(parts: Mapping[str, float]) -> str:
+    """Colours mixed by their shares, as light is: `#7f5f80`."""
+    whole = sum(parts.values())
+    light = [0.0, 0.0, 0.0]
+    for colour, share in parts.items():
+        for i in range(3):
+            light[i] += share / whole * (int(colour[1 + 2 * i : 3 + 2 * i], 16) / 255) ** 2.2
+    return "#" + "".join(f"{round(255 * one ** (1 / 2.2)):02x}" for one in light)
+
+
 def theme() -> dict[str, Any]:
     """Vega's configuration: quiet axes, a title above the axis, legends above the chart."""
     text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12,
             "titleFontWeight": 600}  # fmt: skip
     return {
         "background": "transparent",
+        "aria": False,
         "font": "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
         "view": {"stroke": None},
         "axis": {**text, "domainColor": MUTED, "tickColor": MUTED, "gridColor": GRID,
                  "labelOverlap": True},
         "legend": {**text, "orient": "top", "labelLimit": 220, "symbolStrokeWidth": 0},
         "header": text,
-        "title": {"color": INK, "anchor": "start", "fontSize": 14},
+        "title": {"color": INK, "subtitleColor": MUTED, "anchor": "start", "frame": "bounds",
+                  "fontSize": 14, "offset": 12},
         "text": {"color": INK, "fontSize": 11},
         "point": {"opacity": 0.9, "filled": True, "size": 60},
         "rule": {"color": MUTED},
@@ -77,19 +89,23 @@ def bundle() -> str:
 
 
 def spec(chart: "alt.TopLevelMixin") -> dict[str, Any]:
-    """A chart as Vega-Lite has it, without a configuration of its own."""
+    """A chart as Vega-Lite has it, without a configuration of its own, nor the title that the page
+    has above it.
+    """
     found: dict[str, Any] = chart.to_dict()
-    found.pop("config", None)
+    for name in ("config", "title"):
+        found.pop(name, None)
     return found
 
 
-def picture(chart: "alt.TopLevelMixin") -> tuple[str, bytes]:
-    """A chart as SVG and as PNG, on white."""
+def picture(chart: "alt.TopLevelMixin", title: str, note: str = "") -> tuple[str, bytes]:
+    """A chart as SVG and as PNG, on white, under its title."""
     import vl_convert  # noqa: PLC0415
 
     wide = {**spec(chart), "config": {**theme(), "background": "white"}}
     if wide.get("width") == "container":
         wide["width"] = _PICTURE_WIDTH
+    wide["title"] = {"text": title, **({"subtitle": note} if note else {})}
     text = json.dumps(wide)
     for name, colour in _LIGHT.items():
         text = text.replace(name, colour)

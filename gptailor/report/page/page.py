@@ -82,6 +82,8 @@ def _chart(section: Section) -> Iterator[str]:
         label = escape(f"{section.title}: a chart" + "; its table is below" * bool(section.table))
         yield f'<div class="scroll" tabindex="0" role="group" aria-label="{label}">'
         yield f'<div class="chart" data-chart="{section.anchor}"></div></div>'
+    if section.note:
+        yield f'<p class="note">{escape(section.note)}</p>'
 
 
 def _plans(section: Section) -> Iterator[str]:

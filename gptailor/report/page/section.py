@@ -24,7 +24,8 @@ class Section:
 
     `anchor` names the section in links and the chart's picture in files. `html` stands below the
     chart as it is. `plans` are texts of plans by a name: where a datum of the chart has such a name
-    as its field `plan`, a click on it shows the text, and so does a list below the chart. `open` is
+    as its field `plan`, a click on it shows the text, and so does a list below the chart. `note` is a line below the chart, such
+    as what its marks mean, which its picture has too. `open` is
     whether the table is shown unasked, as where there is no chart.
     """
 
@@ -35,4 +36,5 @@ class Section:
     table: ShownTable | None = None
     html: str = ""
     plans: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
     open: bool = False

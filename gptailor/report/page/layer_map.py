@@ -1,0 +1,262 @@
+"""The layer map: a column a layer, a row a model, as tall a bar as the model's share is."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, final
+
+from gptailor.plan.layers import Slot, healing, kept, slots
+from gptailor.plan.plan import Merge, Plan, Subset
+from gptailor.plan.shares import slot_shares
+from gptailor.plan.walk import open_choices
+from gptailor.report.cells import Cell, cells
+from gptailor.report.page.charts import GRID, INK, MUTED, PAPER, hues, mixed
+from gptailor.report.page.section import Section, ShownTable
+from gptailor.report.plan_map import again, block_rows, described_rows, plan_summary
+from gptailor.report.scores import percent
+
+if TYPE_CHECKING:
+    import altair as alt
+
+_MOST_COLUMNS = 40
+"""Layers that stand in one line of the map."""
+
+_STEP = 18
+"""Pixels of a row."""
+
+_RULER, _RESULT, _NOTES = "", "result", " "
+
+
+@final
+@dataclass(frozen=True)
+class MappedLayer:
+    """A layer as the map draws it.
+
+    `shares` are the models' shares, None where the recipe doesn't say them; `named` are all models
+    that the recipe names. `healed` says that it learns, `over` that a bridge closes the gap that it
+    leaves.
+    """
+
+    where: str
+    made: str
+    cell: Cell
+    shares: Mapping[str, float] | None
+    named: frozenset[str]
+    may_go: bool
+    gone: bool
+    over: bool
+    healed: bool
+
+    @property
+    def marks(self) -> str:
+        """What else there is to say of it: `runs 2 times, healed`."""
+        said = [f"runs {self.cell.runs} times"] if self.cell.runs > 1 else []
+        said += ["healed"] if self.healed else []
+        return ", ".join(said + (["may be dropped"] if self.may_go else []))
+
+    @property
+    def shares_in_words(self) -> str:
+        """`base 70.0 %, math 30.0 %`."""
+        if self.gone or self.cell.kind == "open":
+            return ""
+        if self.shares is None:
+            return "as the method measures it"
+        return ", ".join(f"{name} {percent(share)}" for name, share in self.shares.items())
+
+
+def mapped_layers(plan: Plan, count: int) -> list[MappedLayer]:
+    """A plan's layers over a base of so many, as they are drawn."""
+    found = slots(plan, count)
+    learns = _learning(plan, count)
+    out = []
+    for number, (slot, cell) in enumerate(zip(found, cells(plan, found), strict=True)):
+        position = number if slot.position is None else slot.position
+        [row] = described_rows([slot])[:1] or [None]
+        out.append(
+            MappedLayer(
+                where=f"L{position}",
+                made="" if row is None else row.what,
+                cell=cell,
+                shares=slot_shares(replace(slot, dropped="no")),
+                named=_named(slot),
+                may_go=slot.dropped == "maybe",
+                gone=slot.dropped == "yes",
+                over=slot.bridged,
+                healed=position in learns and slot.dropped != "yes",
+            )
+        )
+    return out
+
+
+def _named(slot: Slot) -> frozenset[str]:
+    """The models that a layer may be made of."""
+    found: set[str] = set()
+    for recipe in (one.recipe for made in slot.made.values() for one in made.chain):
+        if isinstance(recipe, Subset):
+            found |= {"base", *recipe.any_of}
+        else:
+            layers = recipe.merge if isinstance(recipe, Merge) else (recipe.take,)
+            for model in (layer.model for layer in layers):
+                found |= {model} if isinstance(model, str) else {*model.one_of}
+    return frozenset(found)
+
+
+def _learning(plan: Plan, count: int) -> frozenset[int]:
+    """The positions, or a stack's items, that `heal` changes."""
+    if plan.heal is None:
+        return frozenset()
+    if plan.heal.layers or open_choices(plan):
+        return frozenset(plan.heal.layers or range(count))
+    found, left = healing(plan, count), kept(plan, count)
+    learns = () if found is None else found.indices
+    return frozenset(i if left[i].position is None else left[i].position or 0 for i in learns)
+
+
+def layer_map(plan: Plan, count: int) -> Section:
+    """The section of the map of a plan over a base of so many layers."""
+    layers = mapped_layers(plan, count)
+    found = slots(plan, count)
+    numbered = "output's layers" if plan.stack is not None else "base's layers, before drops"
+    words = (
+        f"{plan_summary(found)}{again(plan, found)}. A column is a layer, by the number of the"
+        f" {numbered}; the row 'result' has the models' colours mixed by their shares, and below it"
+        " each model has a bar as tall as its share."
+    )
+    rows = [(one.where, one.made, one.shares_in_words, one.marks) for one in layers]
+    rows += [(row.where, row.what, "", "") for row in block_rows(plan)]
+    return Section(
+        anchor="layers",
+        title="Layers",
+        words=words[:1].upper() + words[1:],
+        chart=_chart(layers, list(plan.models)) if layers else None,
+        note=_key(layers),
+        table=ShownTable(("layer", "made of", "shares", "marks"), tuple(rows)),
+    )
+
+
+def _key(layers: Sequence[MappedLayer]) -> str:
+    """The marks that occur, and what each means."""
+    unknown = any(one.shares is None and one.cell.kind != "open" and not one.gone for one in layers)
+    said = {
+        "hatched: dropped": any(one.gone for one in layers),
+        "a line across: bridged over": any(one.over for one in layers),
+        "one stroke: may be dropped": any(one.may_go for one in layers),
+        "an empty bar: may have a share": any(
+            one.shares is None and not one.gone for one in layers
+        ),
+        "?: open": any(one.cell.kind == "open" for one in layers),
+        "~: shares as the method measures them": unknown,
+        "×2: runs so often": any(one.cell.runs > 1 for one in layers),
+        "+: healed": any(one.healed for one in layers),
+    }
+    return " · ".join(words for words, there in said.items() if there)
+
+
+# ------------------------------------------------------------------------------------- the drawing
+
+
+def _chart(layers: Sequence[MappedLayer], models: Sequence[str]) -> "alt.LayerChart":
+    import altair as alt  # noqa: PLC0415 (half a second)
+
+    lines = -(-len(layers) // _MOST_COLUMNS)
+    columns = -(-len(layers) // lines)
+    marked = any(one.cell.runs > 1 or one.healed for one in layers)
+    names = [_RULER, _RESULT, *([_NOTES] if marked else []), *models]
+    labels = {row + line * (len(names) + 1) + 0.5: name
+              for line in range(lines) for row, name in enumerate(names)}  # fmt: skip
+    drawn = list(_drawn(layers, models, names, columns))
+    said = " : ".join(f"datum.value == {at} ? '{name}'" for at, name in labels.items())
+    bottom = lines * (len(names) + 1) - 1
+    x = alt.X("x:Q", axis=None, scale=alt.Scale(domain=[0, columns], nice=False))
+    y = alt.Y(
+        "y:Q",
+        scale=alt.Scale(domain=[bottom, 0], nice=False),
+        axis=alt.Axis(
+            values=list(labels), labelExpr=f"{said} : ''", title=None, grid=False, ticks=False,
+            domain=False, labelOverlap=False, labelLimit=110,
+        ),
+    )  # fmt: skip
+    ends = {"x": x, "y": y, "x2": "x2:Q", "y2": "y2:Q"}
+    tooltip = [alt.Tooltip(f"{name}:N", title=title) for name, title in _TOLD]
+
+    def of(kind: str) -> "alt.Chart":
+        rows = [row for row in drawn if row["kind"] == kind]
+        return alt.Chart(alt.Data(values=rows))
+
+    fill = alt.Color("colour:N", scale=None, legend=None)
+    edge = alt.Stroke("colour:N", scale=None, legend=None)
+    return alt.layer(
+        of("room").mark_rect(fill=GRID, fillOpacity=0.35).encode(**ends, tooltip=tooltip),
+        of("cell").mark_rect(stroke=PAPER, strokeWidth=1).encode(**ends, color=fill, tooltip=tooltip),
+        of("may").mark_rect(filled=False, strokeWidth=1.5).encode(
+            **ends, stroke=edge, tooltip=tooltip),
+        of("stroke").mark_rule(color=INK, strokeWidth=1.1, tooltip=False).encode(**ends),
+        of("bridge").mark_rule(color=INK, strokeWidth=3).encode(**ends, tooltip=tooltip),
+        of("ruler").mark_text(align="center", fontSize=10, color=MUTED).encode(
+            x=x, y=y, text="text:N"),
+        of("note").mark_text(fontSize=11, fontWeight="bold", color=INK).encode(
+            x=x, y=y, text="text:N", tooltip=tooltip),
+    ).properties(
+        width="container", height=_STEP * bottom, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
+    )  # fmt: skip
+
+
+_TOLD = (("where", "layer"), ("made", "made of"), ("shares", "shares"), ("marks", "marks"))
+
+
+def _drawn(
+    layers: Sequence[MappedLayer], models: Sequence[str], names: Sequence[str], columns: int
+) -> Iterator[dict[str, Any]]:
+    """The rectangles, strokes and texts, in columns and rows, and what each says."""
+    colours = hues(models)
+    every = 5 if columns > 12 else 1
+    for number, one in enumerate(layers):
+        line, x = divmod(number, columns)
+        top = line * (len(names) + 1)
+        told = {"where": one.where, "made": one.made, "shares": one.shares_in_words,
+                "marks": one.marks}  # fmt: skip
+        if number % every == 0 or x == 0:
+            yield {"kind": "ruler", "x": x + 0.5, "y": top + 0.6, "text": one.where}
+        yield from _result(one, x, top + 1, colours, told)
+        if _NOTES in names:
+            text = f"×{one.cell.runs}" * (one.cell.runs > 1) + "+" * one.healed
+            yield {"kind": "note", "x": x + 0.5, "y": top + 2.45, "text": text, **told}
+        for row, name in enumerate(names):
+            if name in colours and row >= len(names) - len(models):
+                yield from _share(one, x, top + row, name, colours[name], told)
+
+
+def _result(
+    one: MappedLayer, x: int, y: int, colours: Mapping[str, str], told: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    place = {"x": x, "x2": x + 1, "y": y, "y2": y + 1}
+    plain = one.gone or one.cell.kind == "open" or one.shares is None
+    if plain:
+        yield {"kind": "room", **place, **told}
+    else:
+        parts = {colours.get(name, MUTED): share for name, share in (one.shares or {}).items()}
+        yield {"kind": "cell", "colour": mixed(parts), **place, **told}
+    if one.gone:
+        for a, b, c, d in ((0, 0.5, 0.5, 0), (0, 1, 1, 0), (0.5, 1, 1, 0.5)):
+            yield {"kind": "stroke", "x": x + a, "y": y + b, "x2": x + c, "y2": y + d}
+    elif one.may_go:
+        yield {"kind": "stroke", "x": x, "y": y + 1, "x2": x + 1, "y2": y}
+    if plain and not one.gone:
+        text = "?" if one.cell.kind == "open" else "~"
+        yield {"kind": "note", "x": x + 0.5, "y": y + 0.5, "text": text, **told}
+    if one.over:
+        yield {"kind": "bridge", "x": x, "x2": x + 1, "y": y + 0.5, "y2": y + 0.5, **told}
+
+
+def _share(
+    one: MappedLayer, x: int, y: int, name: str, colour: str, told: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """The bar of one model, on a ground that shows what all of it would be."""
+    yield {"kind": "room", "x": x + 0.06, "x2": x + 0.94, "y": y + 0.1, "y2": y + 0.95, **told}
+    if one.gone:
+        return
+    if one.shares is None and name in one.named:
+        yield {"kind": "may", "colour": colour, "x": x + 0.12, "x2": x + 0.88, "y": y + 0.2,
+               "y2": y + 0.9, **told}  # fmt: skip
+    if share := (one.shares or {}).get(name, 0.0):
+        yield {"kind": "cell", "colour": colour, "x": x + 0.06, "x2": x + 0.94,
+               "y": y + 0.95 - 0.85 * min(share, 1.0), "y2": y + 0.95, **told}  # fmt: skip
