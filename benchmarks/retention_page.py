@@ -1,6 +1,7 @@
 """The tables and the plot of `benchmarks/retention.py`, out of its finished cells."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -183,7 +184,8 @@ def continuations(cells: Cells) -> Iterator[str]:
 
 def _cell(text: str) -> str:
     """Text that stands in a table as it is."""
-    return escape(" ⏎ ".join(text.strip().splitlines()), quote=False).replace("|", "\\|")
+    whole = escape(" ⏎ ".join(text.strip().splitlines()), quote=False)
+    return re.sub(r"([\\`*_~|[\]])", r"\\\1", whole)
 
 
 def _methods(cells: Cells) -> list[str]:

@@ -17,6 +17,9 @@ HERE = ROOT / "docs"
 AT_THE_TOP = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Pages that GitHub looks for at the top of the tree."""
 SHOWN = (".md", ".svg", ".png", ".css", ".js", ".html")
+SHIM = "https://unpkg.com/iframe-worker/shim"
+"""What Zensical has a page fetch for its search where it is opened from disk."""
+OWN_SHIM = "assets/iframe-worker.js"
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 FENCE = re.compile(r"^```(\w+) +(\S.*)$", re.MULTILINE)
 LINK = re.compile(r"\[([^]]+)\]\(([^)#\s:]+)(#[^)\s]*)?\)")
@@ -39,6 +42,10 @@ def built(out: Path) -> tuple[int, str]:
     words += ["-f", str(out / "zensical.toml")]
     done = subprocess.run(words, check=False, cwd=out, capture_output=True, text=True)
     said = COLOUR.sub("", done.stdout + done.stderr).partition("Traceback (most recent")[0]
+    for path in (out / "site").rglob("*.html"):
+        root = os.path.relpath(out / "site", path.parent)
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace(SHIM, f"{root}/{OWN_SHIM}"), encoding="utf-8")
     return done.returncode, said.strip()
 
 
@@ -54,7 +61,7 @@ def stage(out: Path) -> None:
         target = out / "pages" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".md":
-            target.write_text(page(path, name), encoding="utf-8")
+            target.write_text(page(path), encoding="utf-8")
         else:
             shutil.copy(path, target)
 
@@ -70,11 +77,23 @@ def on_the_site(path: Path) -> Path | None:
     return path.relative_to(HERE)
 
 
-def page(path: Path, name: Path) -> str:
-    """The text that the generator gets: its links lead to the site's pages.
+def page(path: Path) -> str:
+    """The text that the generator gets.
 
     GitHub reads a fence's first word alone, the generator all of them: a file's name is a title.
     """
+
+    def marked(found: re.Match[str]) -> str:
+        language, rest = found.groups()
+        return f'```{language} title="{rest}"' if "." in rest else f"```{language}"
+
+    return FENCE.sub(marked, led(path.read_text(encoding="utf-8"), path))
+
+
+def led(text: str, path: Path) -> str:
+    """A text with the links that stand in a file of the tree leading to pages of the site."""
+    here = on_the_site(path)
+    assert here is not None
 
     def moved(found: re.Match[str]) -> str:
         label, to, anchor = found.groups()
@@ -85,13 +104,9 @@ def page(path: Path, name: Path) -> str:
         target = on_the_site(there)
         if target is None:
             return label
-        return f"[{label}]({os.path.relpath(target, name.parent)}{anchor or ''})"
+        return f"[{label}]({os.path.relpath(target, here.parent)}{anchor or ''})"
 
-    def marked(found: re.Match[str]) -> str:
-        language, rest = found.groups()
-        return f'```{language} title="{rest}"' if "." in rest else f"```{language}"
-
-    return FENCE.sub(marked, LINK.sub(moved, path.read_text(encoding="utf-8")))
+    return LINK.sub(moved, text)
 
 
 if __name__ == "__main__":
