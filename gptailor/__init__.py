@@ -42,7 +42,10 @@ def __getattr__(name: str) -> Any:
         return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'gptailor' has no attribute '{name}'")
-    home = importlib.import_module(f"gptailor.{_HOMES[name]}")
+    from gptailor.plan.extras import packages_needed  # noqa: PLC0415 (names are first used late)
+
+    with packages_needed(f"gptailor.{name}"):
+        home = importlib.import_module(f"gptailor.{_HOMES[name]}")
     return home if name == _HOMES[name] else getattr(home, name)
 
 

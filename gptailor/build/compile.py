@@ -16,6 +16,7 @@ from gptailor.build.record import Recording, at_locked_commits, refuse_early
 from gptailor.checkpoint.files import CheckpointError, is_gguf, refuse_changed
 from gptailor.checkpoint.write.side_folder import remove_stale
 from gptailor.checkpoint.write.writer import check_target, free_space, located, write_checkpoint
+from gptailor.plan.extras import packages_needed, require
 from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Plan
 from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, ready
@@ -89,6 +90,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         plan = ready(plan, models=models, dtype=dtype, shard_size=shard_size)
     prepared, target = plan, Path(output)
     if device != "cpu":
+        require("torch", f"the device {device!r}")
         from gptailor.program.run import device_of  # noqa: PLC0415 (imports torch)
 
         device_of(device)  # refuses one that isn't there
@@ -151,7 +153,8 @@ def gguf_file(prepared: Prepared, target: Path, quantize: str | None) -> "GgufFi
     if target.suffix.lower() == ".gguf":
         from gptailor.build.gguf import GgufFile  # noqa: PLC0415 (late: it costs start-up)
 
-        return GgufFile(prepared, target, quantize)
+        with packages_needed("a GGUF file"):
+            return GgufFile(prepared, target, quantize)
     if quantize is not None:
         message = f"{quantize!r} is a type of GGUF's, and the output is a folder"
         raise CheckpointError("C306", message, target, "name the output `….gguf`")

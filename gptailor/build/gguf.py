@@ -29,6 +29,7 @@ from gptailor.program.gguf_facts import GgufFacts, WrittenArchitecture
 from gptailor.program.gguf_values import (
     GGUF_ALIGNMENT,
     GgufTensorPlan,
+    gguf_package,
     gguf_payload,
     header_bytes,
 )
@@ -66,6 +67,7 @@ class GgufFile:
         self.prepared = prepared
         self.target = target
         self.quantize = quantised_kind(quantize)
+        gguf_package(target)
         config = out.config(prepared)
         self._architecture = WrittenArchitecture(config, target)
         vocabulary, notes = vocabulary_facts(tokenizer(prepared), config, target)

@@ -26,6 +26,7 @@ from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.lang.format import format_file, format_plan
+from gptailor.plan.extras import require
 from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.registry import DTYPES
@@ -58,6 +59,7 @@ def fit_tensors(
     """
     if not prepared.gaps and prepared.healing is None:
         return None
+    require("torch", "what bridges or heals")
     from gptailor.evaluate.live.stitch import fit  # noqa: PLC0415 (imports transformers)
 
     return fit(
@@ -68,7 +70,12 @@ def fit_tensors(
 def payloads(
     outputs: tuple[Output, ...], device: str = "cpu", fitted: "Fitted | None" = None
 ) -> Callable[[TensorSpec], Payload]:
-    """Bytes of each output; the arithmetic is imported only where there is some, and then."""
+    """Bytes of each output; the arithmetic is imported only where there is some, and then.
+
+    Raises MissingPackageError where there is some and torch isn't installed.
+    """
+    if any(not isinstance(output.make, Copy) for output in outputs):
+        require("torch", "what merges, scales or casts tensors")
     by_name = {output.spec.name: output for output in outputs}
     in_memory: Mapping[str, Tensor] = fitted.tensors if fitted is not None else {}
 
@@ -105,10 +112,11 @@ def sketched(
     output: checkpoints.Checkpoint, found: Mapping[str, TensorDigest], names: Iterable[str]
 ) -> dict[str, TensorDigest]:
     """The digests of some of a folder's tensors with sketches, by which fits are compared."""
+    if not (there := [name for name in names if name in found]):
+        return {}
     from gptailor.program.load import load_tensor  # noqa: PLC0415 (imports torch)
     from gptailor.program.run import sketch  # noqa: PLC0415 (imports torch)
 
-    there = [name for name in names if name in found]
     numbers = {name: sketch(load_tensor(output.tensors[name])) for name in there}
     return {name: found[name].model_copy(update={"sketch": numbers[name]}) for name in there}
 

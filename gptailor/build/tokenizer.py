@@ -13,6 +13,7 @@ from gptailor.checkpoint.chat_template import (
 )
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.models import folder_of
+from gptailor.plan.extras import packages_needed
 from gptailor.plan.plan import Plan, TemplateOf
 from gptailor.plan.walk import named_models
 from gptailor.prepare import Prepared, chain, declaring
@@ -49,7 +50,8 @@ def tokenizer(prepared: Prepared) -> dict[str, bytes | Path]:
     if not beside and is_gguf(checkpoint.files[0]):
         from gptailor.program.gguf_tokenizer import tokenizer_from_gguf  # noqa: PLC0415 (late: it costs start-up)
 
-        beside |= tokenizer_from_gguf(checkpoint.files[0])
+        with packages_needed("the tokenizer of a GGUF file"):
+            beside |= tokenizer_from_gguf(checkpoint.files[0])
     if (path := checkpoints.generation_config(checkpoint)) is not None:
         beside[path.name] = path
     said = prepared.plan.chat_template

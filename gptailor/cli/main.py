@@ -112,6 +112,7 @@ def run(arguments: Sequence[str]) -> int:
 def _ended(error: BaseException) -> int | None:
     """Say how a command ended, and the exit code; None for what is an error of the program."""
     from gptailor.cli.options import ReaderLeft, report, say  # noqa: PLC0415
+    from gptailor.plan.extras import missing_package  # noqa: PLC0415
     from gptailor.plan.faults import PlanError, TailorError  # noqa: PLC0415
 
     match error:
@@ -126,6 +127,8 @@ def _ended(error: BaseException) -> int | None:
         case TailorError():
             text = str(error)
             message, code = text if text.startswith("error") else f"error: {text}", error.exit_code
+        case ModuleNotFoundError() if (missing := missing_package(error)) is not None:
+            message, code = f"error: {missing}", missing.exit_code
         case MemoryError():
             message, code = "error: there is not enough memory", 3
         case OSError():

@@ -5,7 +5,6 @@ import re
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, final
 
@@ -14,7 +13,7 @@ import click
 from gptailor.cli import options
 from gptailor.cli.compile import told_of_healing
 from gptailor.cli.options import keep_memory, read_plan, say
-from gptailor.plan.faults import TailorError, listed
+from gptailor.plan.extras import require
 
 _SEARCH_EXAMPLE = """
 \b
@@ -118,8 +117,7 @@ def search_command(
     where = Resources(**{name: given[name] for name in Resources.__dataclass_fields__})
     wanted = read_plan(plan, families)
     settings(wanted, flags)  # what is wrong is said before seconds of imports
-    if missing := [name for name in ("jax", "optax", "optuna") if find_spec(name) is None]:
-        raise TailorError(f"a search needs {listed(missing)}: pip install {' '.join(missing)}")
+    require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import Lines, Screen  # noqa: PLC0415
     from gptailor.report.found import summary_lines  # noqa: PLC0415

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf_header import GgufValue, read_gguf
+from gptailor.plan.extras import how_to_install
 from gptailor.plan.faults import listed
 
 if TYPE_CHECKING:
@@ -178,5 +179,4 @@ def _sentence_piece(path: Path) -> Any:
         return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except ImportError as error:
         message = "its tokenizer is converted by the packages 'gguf' and 'sentencepiece'"
-        help = "pip install gguf sentencepiece"
-        raise CheckpointError("C110", message, path, help) from error
+        raise CheckpointError("C110", message, path, how_to_install("gguf")) from error

@@ -16,6 +16,7 @@ from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf_header import KINDS, TensorKind
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorSpec
 from gptailor.checkpoint.write.output_file import Payload, blocks_of
+from gptailor.plan.extras import how_to_install
 from gptailor.program.gguf_facts import GgufFacts
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def gguf_package(target: Path) -> ModuleType:
         import gguf
     except ImportError as error:
         message = "a GGUF file is written by the package 'gguf', which isn't installed"
-        raise CheckpointError("C110", message, target, "pip install gguf") from error
+        raise CheckpointError("C110", message, target, how_to_install("gguf")) from error
     return gguf
 
 

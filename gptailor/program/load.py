@@ -14,6 +14,7 @@ from torch import Tensor
 from gptailor.checkpoint import tensor as forms
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, reason
 from gptailor.checkpoint.formats.gguf_header import KINDS
+from gptailor.plan.extras import how_to_install
 from gptailor.plan.faults import TailorError
 from gptailor.program.combine import combine_tensors
 from gptailor.program.dequantise import rows_of
@@ -136,7 +137,7 @@ def _unpacked(
         from gguf.quants import dequantize
     except ImportError as error:
         message = f"{quoted(tensor.spec.name)} is {kind}; the package 'gguf' dequantises it"
-        raise CheckpointError("C110", message, tensor.file, "pip install gguf") from error
+        raise CheckpointError("C110", message, tensor.file, how_to_install("gguf")) from error
     rows = np.frombuffer(buffer, dtype=np.uint8).reshape((*shape[:-1], -1))
     values = dequantize(rows, GGMLQuantizationType[kind])
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))

@@ -21,6 +21,7 @@ from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.rivals import Race
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
+from gptailor.plan.extras import require
 from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.plan import DropAny, Plan
 from gptailor.plan.registry import OBJECTIVES
@@ -138,7 +139,7 @@ def judge_of(plan: Plan, chosen: Settings, where: Resources) -> TrialsJudge:
 def workers_of(
     trials: Trials, chosen: Settings, where: Resources, on_progress: Callable[[str], None]
 ) -> AbstractContextManager[Workers]:
-    """This process, or a cluster's. Raises TailorError where Ray is wanted and not there.
+    """This process, or a cluster's. Raises MissingPackageError where Ray is wanted and not there.
 
     Where `latency()` is an objective, workers have to be of the kind of this machine.
     """
@@ -146,10 +147,9 @@ def workers_of(
         return nullcontext(Alone(TrialsJudge(trials)))
     timed = any(OBJECTIVES[one.name].by == "clock" for one in chosen.objectives)
     like = TrialsJudge(trials).machine if timed else None
-    try:
-        from gptailor.search.run.ray_workers import RayWorkers  # noqa: PLC0415 (an extra)
-    except ImportError as error:
-        raise TailorError("--ray needs the package ray: pip install ray") from error
+    require("ray", "--ray")
+    from gptailor.search.run.ray_workers import RayWorkers  # noqa: PLC0415 (an extra)
+
     on_progress("beginning workers")
     anywhere = replace(chosen, folder=chosen.folder.absolute())
     make = partial(judge_of, movable(trials.plan), anywhere, where)

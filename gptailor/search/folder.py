@@ -25,7 +25,8 @@ from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, requirement_words
 from gptailor.plan.plan import Plan
 from gptailor.prepare import commits_of
-from gptailor.search.object_storage import ObjectJournal, ObjectStorage, copy_of, local_or_url
+from gptailor.search.object_journal import ObjectJournal
+from gptailor.search.object_storage import ObjectStorage, copy_of, local_or_url
 from gptailor.search.pick import BEST, SUMMARY
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import another_search

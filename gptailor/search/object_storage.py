@@ -1,19 +1,17 @@
-"""A search's RUN at a URL: objects that are whole or not there, and a journal of such ones."""
+"""A search's RUN at a URL: objects that are whole or not there."""
 
 import importlib
-import json
 import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, final
+from typing import final
 from urllib.parse import unquote, urlsplit
 
-from optuna.storages.journal import BaseJournalBackend
-
 from gptailor.checkpoint.files import CheckpointError, cache_folder, quoted
+from gptailor.plan.extras import how_to_install
 from gptailor.plan.faults import TailorError
 
 _WHOLE = frozenset(
@@ -52,8 +50,7 @@ class ObjectStorage:
         try:
             core = importlib.import_module("fsspec.core")
         except ImportError as error:
-            message = "needs the package fsspec: pip install fsspec"
-            raise TailorError(f"'{url}' {message}") from error
+            raise TailorError(f"'{url}' needs fsspec: {how_to_install('cluster')}") from error
         try:
             self._files, self._root = core.url_to_fs(url)
         except (ImportError, ValueError, OSError) as error:
@@ -145,42 +142,3 @@ def _said(error: Exception) -> str:
     text = str(error).strip().partition("\n")[0]
     kind = type(error).__name__
     return text if text else kind
-
-
-@final
-class ObjectJournal(BaseJournalBackend):
-    """An Optuna journal whose lines are objects; joined in their order they are Optuna's own file.
-
-    Each object is called by the number of its first line, so that two processes that write into
-    one journal meet at once: the second one gets CheckpointError C901.
-    """
-
-    def __init__(self, storage: ObjectStorage, folder: str) -> None:
-        self.url = storage.url
-        self._storage = storage
-        self._folder = folder
-        self._lines: list[dict[str, Any]] = []
-        names = [name for name in storage.names() if name.startswith(f"{folder}/")]
-        found = storage.get(names)
-        for name in names:
-            if name != self._next():
-                message = f"holds no study: {quoted(self._next())} is missing"
-                raise CheckpointError("C903", message, storage.path)
-            try:
-                self._lines += [json.loads(line) for line in found[name].splitlines()]
-            except ValueError as error:
-                message = f"holds no study: {quoted(name)} is no journal's: {error}"
-                raise CheckpointError("C903", message, storage.path) from error
-
-    def _next(self) -> str:
-        return f"{self._folder}/{len(self._lines):08}.jsonl"
-
-    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        """The lines from a number on."""
-        return self._lines[log_number_from:]
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines into an object of their own, all or none."""
-        raw = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        self._storage.create(self._next(), raw.encode())
-        self._lines += json.loads(f"[{','.join(raw.splitlines())}]")

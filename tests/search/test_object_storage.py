@@ -17,7 +17,8 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.plan.faults import TailorError
 from gptailor.prepare import prepare
 from gptailor.search.folder import SETTINGS, Folder
-from gptailor.search.object_storage import ObjectJournal, ObjectStorage, local_or_url
+from gptailor.search.object_journal import ObjectJournal
+from gptailor.search.object_storage import ObjectStorage, local_or_url
 from gptailor.search.run.study import Naming, open_study, quiet
 from gptailor.search.run.workers import Alone
 from gptailor.search.search import search as whole_search

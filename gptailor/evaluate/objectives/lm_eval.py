@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import importlib.util
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,8 @@ from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.nll import surprise
 from gptailor.evaluate.objectives.tokens import EncodingError, Prompt, TokenEncoder
 from gptailor.evaluate.outcome import Score, mean
-from gptailor.plan.faults import TailorError, listed, nearest
+from gptailor.plan.extras import require
+from gptailor.plan.faults import listed, nearest
 from gptailor.plan.plan import Objective
 
 FEWSHOT_SEED = 1234
@@ -108,11 +108,9 @@ def prepare_lm_eval(objective: Objective, context: base.ObjectiveContext) -> bas
     `metric` is lm-eval's `acc_norm,none`; without a filter's name it is the first filter's, and
     without a metric the task's first. The samples are a seeded choice of the task's documents, in
     the order in which fidelities take them; their number decides the examples in few-shot prompts.
-    Raises ObjectiveError, or TailorError where lm-eval isn't installed.
+    Raises ObjectiveError, or MissingPackageError where lm-eval isn't installed.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        words = "the objective 'lm_eval' needs a package that isn't installed: "
-        raise TailorError(f"{words}pip install lm-eval")
+    require("eval", "the objective 'lm_eval'")
     name, metric = str(objective.arguments["task"]), objective.arguments.get("metric")
     with _quiet():
         harness = _loaded(name, context.folder)

@@ -1,0 +1,48 @@
+"""The journal of a search whose RUN is at a URL."""
+
+import json
+from typing import Any, final
+
+from optuna.storages.journal import BaseJournalBackend
+
+from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.search.object_storage import ObjectStorage
+
+
+@final
+class ObjectJournal(BaseJournalBackend):
+    """An Optuna journal whose lines are objects; joined in their order they are Optuna's own file.
+
+    Each object is called by the number of its first line, so that two processes that write into
+    one journal meet at once: the second one gets CheckpointError C901.
+    """
+
+    def __init__(self, storage: ObjectStorage, folder: str) -> None:
+        self.url = storage.url
+        self._storage = storage
+        self._folder = folder
+        self._lines: list[dict[str, Any]] = []
+        names = [name for name in storage.names() if name.startswith(f"{folder}/")]
+        found = storage.get(names)
+        for name in names:
+            if name != self._next():
+                message = f"holds no study: {quoted(self._next())} is missing"
+                raise CheckpointError("C903", message, storage.path)
+            try:
+                self._lines += [json.loads(line) for line in found[name].splitlines()]
+            except ValueError as error:
+                message = f"holds no study: {quoted(name)} is no journal's: {error}"
+                raise CheckpointError("C903", message, storage.path) from error
+
+    def _next(self) -> str:
+        return f"{self._folder}/{len(self._lines):08}.jsonl"
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """The lines from a number on."""
+        return self._lines[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines into an object of their own, all or none."""
+        raw = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self._storage.create(self._next(), raw.encode())
+        self._lines += json.loads(f"[{','.join(raw.splitlines())}]")
