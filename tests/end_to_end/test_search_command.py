@@ -559,7 +559,7 @@ def test_a_package_that_is_missing_is_named(world: Path) -> None:
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, cwd=world, text=True, capture_output=True, check=False)
     assert done.returncode == 3
-    assert done.stderr == "error: a search needs optax: pip install optax\n"
+    assert done.stderr == "error: a search needs optax: pip install 'gptailor[search]'\n"
     assert not (world / "new").exists()
 
 

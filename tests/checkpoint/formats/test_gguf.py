@@ -382,7 +382,7 @@ except CheckpointError as error:
 """
     child = preloaded.start(program, tmp_path / "m.gguf", cwd=tmp_path)
     output, errors = child.communicate()
-    assert (child.returncode, output) == (0, "C110 pip install gguf\n"), errors
+    assert (child.returncode, output) == (0, "C110 pip install 'gptailor[gguf]'\n"), errors
 
 
 # ---------------------------------------------------------------------------------------- tokenizer

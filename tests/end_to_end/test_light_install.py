@@ -1,0 +1,190 @@
+"""Without torch and all that extras bring, plans are checked, shown, converted and, moved, made.
+
+One process in which none of these packages can be imported runs all commands.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gptailor.plan.extras import EXTRAS, MissingPackageError, missing_package, packages_needed
+
+ROOT = Path(__file__).parents[2]
+BROUGHT = sorted({"numpy", "jaxtyping", "safetensors"} | {m for ms in EXTRAS.values() for m in ms})
+SCRIPT = """
+import contextlib, io, json, sys
+sys.modules.update(dict.fromkeys(json.loads(sys.argv[1])))  # None: can't be imported
+import gptailor
+from gptailor.cli.main import run
+
+found = {}
+for line in json.loads(sys.argv[2]):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(line.split())
+    found[line] = code, out.getvalue(), err.getvalue()
+for verb, call in {
+    "judge": lambda: gptailor.judge(["moves.tailor"], 'nll("text.txt")'),
+    "merge": lambda: gptailor.merge({}, "ties"),
+    "search": lambda: gptailor.search(gptailor.load("open.tailor"), "run"),
+    "compile": lambda: gptailor.compile(gptailor.load("merges.tailor"), "merged"),
+    "on cuda": lambda: gptailor.compile(gptailor.load("moves.tailor"), "there", device="cuda"),
+}.items():
+    try:
+        call()
+    except gptailor.TailorError as error:
+        found[verb] = error.exit_code, "", str(error)
+print(json.dumps(found))
+"""
+MOVES = """\
+tailor 1
+model base = "{family}/base"
+model math = "{family}/math"
+L0..L1 from math
+L2.mlp from math
+drop L4
+"""
+MERGEKIT = """\
+slices:
+  - sources:
+      - model: {family}/base
+        layer_range: [0, 4]
+merge_method: passthrough
+dtype: float32
+"""
+DONE = [
+    "--help",
+    "--version",
+    "check moves.tailor merges.tailor healed.tailor open.tailor",
+    "fmt moves.tailor",
+    "show moves.tailor",
+    "show --program merges.tailor",
+    "json moves.tailor",
+    "schema",
+    "completion bash",
+    "import mergekit.yml -o imported.tailor",
+    "export imported.tailor",
+    "compile merges.tailor -o dry --dry-run",
+    "compile moves.tailor -o out --lock",
+    "compile moves.tailor -o again --locked",
+    "lock imported.tailor",
+    "verify out",
+    "show out",
+    "diff moves.tailor out",
+]
+TORCH = "needs torch: pip install 'gptailor[torch]'"
+BOTH = "needs torch and transformers: pip install 'gptailor[torch]'"
+REFUSED = {
+    "compile merges.tailor -o merged": f"what merges, scales or casts tensors {BOTH}",
+    "compile moves.tailor -o cast --dtype float16": f"what merges, scales or casts tensors {BOTH}",
+    "lock merges.tailor": f"what merges, scales or casts tensors {BOTH}",
+    "compile healed.tailor -o healed": f"this {TORCH}",
+    'eval moves.tailor --objective nll("text.txt")': f"this {TORCH}",
+    "generate moves.tailor Tomatoes": f"this {TORCH}",
+    "family out": f"this {TORCH}",
+    "extract-lora out again -o lora": f"this {TORCH}",
+    "search open.tailor -o run": "a search needs torch, transformers, jax, optax and optuna: "
+    "pip install 'gptailor[search]'",
+    "search open.tailor -o run --trials 3": "a search needs torch, transformers, jax, optax and "
+    "optuna: pip install 'gptailor[search]'",
+}
+VERBS = {
+    "judge": f"gptailor.judge {TORCH}",
+    "merge": f"gptailor.merge {TORCH}",
+    "search": "a search needs torch, transformers, jax, optax and optuna: "
+    "pip install 'gptailor[search]'",
+    "compile": f"what merges, scales or casts tensors {BOTH}",
+    "on cuda": f"the device 'cuda' {BOTH}",
+}
+
+
+@pytest.fixture(scope="module")
+def place(family: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("light")
+    moves = MOVES.format(family=family)
+    plans = {
+        "moves": moves,
+        "merges": moves + "merge(L3 base, L3 math, 0.5)\n",
+        "healed": moves + 'heal on "text.txt"\n',
+        "open": moves.replace("drop L4", "drop any 1 of L3..L5")
+        + 'search {\n  minimize nll("text.txt")\n}\n',
+    }
+    for name, text in plans.items():
+        (folder / f"{name}.tailor").write_text(text)
+    (folder / "text.txt").write_text("Tomatoes are red.\n")
+    (folder / "mergekit.yml").write_text(MERGEKIT.format(family=family))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def said(place: Path) -> Mapping[str, tuple[int, str, str]]:
+    """What each command and verb came to: exit code, output, errors."""
+    lines = json.dumps([*DONE, *REFUSED, "compile moves.tailor -o out.gguf"])
+    command = [sys.executable, "-c", SCRIPT, json.dumps(BROUGHT), lines]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("line", DONE)
+def test_it_is_done(said: Mapping[str, tuple[int, str, str]], line: str) -> None:
+    code, out, err = said[line]
+    assert (code, err) == (0, ""), out
+
+
+@pytest.mark.parametrize("name", [*REFUSED, *VERBS])
+def test_what_is_missing_is_said_once_with_the_way_to_get_it(
+    said: Mapping[str, tuple[int, str, str]], name: str
+) -> None:
+    expected = f"error: {REFUSED[name]}\n" if name in REFUSED else VERBS[name]
+    assert said[name] == [3, "", expected]
+
+
+def test_a_gguf_file_names_its_package(said: Mapping[str, tuple[int, str, str]]) -> None:
+    code, _, err = said["compile moves.tailor -o out.gguf"]
+    assert code == 3
+    assert "error[C110]" in err
+    assert "help: pip install 'gptailor[gguf]'" in err
+
+
+def test_nothing_half_written_is_left(
+    said: Mapping[str, tuple[int, str, str]], place: Path
+) -> None:
+    there = {path.name for path in place.iterdir() if path.is_dir()}
+    assert (len(said), there) == (len(DONE) + len(REFUSED) + 1 + len(VERBS), {"out", "again"})
+    assert not (place / "merges.tailor.lock").exists()
+
+
+def test_every_extra_is_one_of_the_project_and_has_these_packages() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+
+    def brought(extra: str) -> set[str]:
+        found = set()
+        for wanted in extras[extra]:
+            if inner := re.fullmatch(r"gptailor\[(.+)\]", wanted):
+                found |= {name for one in inner[1].split(",") for name in brought(one)}
+            else:
+                found.add(re.split(r"[<>=\[]", wanted)[0].replace("-", "_"))
+        return found
+
+    for extra, modules in EXTRAS.items():
+        assert set(modules) <= brought(extra), extra
+    assert brought("all") >= brought("torch") | brought("search") | brought("gguf")
+
+
+def test_a_package_that_no_extra_brings_is_an_error_of_the_program() -> None:
+    assert missing_package(ModuleNotFoundError("No module named 'x'", name="x")) is None
+    with pytest.raises(ModuleNotFoundError, match="gptailor_absent"), packages_needed():
+        import gptailor_absent  # noqa: F401, PLC0415
+    error = ModuleNotFoundError(name="safetensors.torch")
+    assert isinstance(missing_package(error), MissingPackageError)
