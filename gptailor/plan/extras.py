@@ -25,7 +25,7 @@ EXTRAS = {
 _BESIDE = {"jaxtyping": "torch", "numpy": "torch", "safetensors": "torch", "sentencepiece": "gguf"}
 """Modules that an extra brings as well."""
 
-_PACKAGES = {"lm_eval": "lm-eval", "vl_convert": "vl-convert-python"}
+DISTRIBUTIONS = {"lm_eval": "lm-eval", "vl_convert": "vl-convert-python"}
 """Packages that aren't called as their modules are."""
 
 
@@ -34,7 +34,7 @@ class MissingPackageError(TailorError):
     """A package isn't installed that an extra of gptailor brings."""
 
     def __init__(self, modules: Sequence[str], extra: str, what: str) -> None:
-        names = listed(_PACKAGES.get(module, module) for module in modules)
+        names = listed(DISTRIBUTIONS.get(module, module) for module in modules)
         super().__init__(f"{what} needs {names}: {how_to_install(extra)}")
 
 

@@ -14,7 +14,13 @@ from typing import Any
 
 import pytest
 
-from gptailor.plan.extras import EXTRAS, MissingPackageError, missing_package, packages_needed
+from gptailor.plan.extras import (
+    DISTRIBUTIONS,
+    EXTRAS,
+    MissingPackageError,
+    missing_package,
+    packages_needed,
+)
 
 ROOT = Path(__file__).parents[2]
 BROUGHT = sorted({"numpy", "jaxtyping", "safetensors"} | {m for ms in EXTRAS.values() for m in ms})
@@ -178,7 +184,8 @@ def test_every_extra_is_one_of_the_project_and_has_these_packages() -> None:
         return found
 
     for extra, modules in EXTRAS.items():
-        assert set(modules) <= brought(extra), extra
+        packages = {DISTRIBUTIONS.get(module, module).replace("-", "_") for module in modules}
+        assert packages <= brought(extra), extra
     assert brought("all") >= brought("torch") | brought("search") | brought("gguf")
 
 

@@ -7,10 +7,9 @@ as a file they are those of the light page.
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from gptailor.plan.faults import TailorError, listed
+from gptailor.plan.extras import require
 
 if TYPE_CHECKING:
     import altair as alt
@@ -72,11 +71,8 @@ def theme() -> dict[str, Any]:
 
 
 def require_charts() -> None:
-    """Raise TailorError, with the command that installs it, where Vega-Altair isn't there."""
-    wanted = {"altair": "altair", "vl_convert": "vl-convert-python"}
-    missing = [package for module, package in wanted.items() if find_spec(module) is None]
-    if missing:
-        raise TailorError(f"a report needs {listed(missing)}: pip install {' '.join(missing)}")
+    """Raise MissingPackageError, with the command that installs it, where Altair isn't there."""
+    require("report", "a report")
 
 
 @cache
