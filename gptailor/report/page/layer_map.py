@@ -135,7 +135,7 @@ def layer_map(plan: Plan, count: int) -> Section:
 
 def _key(layers: Sequence[MappedLayer]) -> str:
     """The marks that occur, and what each means."""
-    unknown = any(one.shares is None and one.cell.kind != "open" and not one.gone for one in layers)
+    unsaid = [one for one in layers if one.shares is None and not one.gone]
     said = {
         "hatched: dropped": any(one.gone for one in layers),
         "a line across: bridged over": any(one.over for one in layers),
@@ -144,7 +144,7 @@ def _key(layers: Sequence[MappedLayer]) -> str:
             one.shares is None and not one.gone for one in layers
         ),
         "?: open": any(one.cell.kind == "open" for one in layers),
-        "~: shares as the method measures them": unknown,
+        "~: shares as the method measures them": any(one.cell.kind != "open" for one in unsaid),
         "×2: runs so often": any(one.cell.runs > 1 for one in layers),
         "+: healed": any(one.healed for one in layers),
     }
@@ -186,7 +186,8 @@ def _chart(layers: Sequence[MappedLayer], models: Sequence[str]) -> "alt.LayerCh
     edge = alt.Stroke("colour:N", scale=None, legend=None)
     return alt.layer(
         of("room").mark_rect(fill=GRID, fillOpacity=0.35).encode(**ends, tooltip=tooltip),
-        of("cell").mark_rect(stroke=PAPER, strokeWidth=1).encode(**ends, color=fill, tooltip=tooltip),
+        of("cell").mark_rect(stroke=PAPER, strokeWidth=1).encode(
+            **ends, color=fill, tooltip=tooltip),
         of("may").mark_rect(filled=False, strokeWidth=1.5).encode(
             **ends, stroke=edge, tooltip=tooltip),
         of("stroke").mark_rule(color=INK, strokeWidth=1.1, tooltip=False).encode(**ends),
@@ -196,7 +197,8 @@ def _chart(layers: Sequence[MappedLayer], models: Sequence[str]) -> "alt.LayerCh
         of("note").mark_text(fontSize=11, fontWeight="bold", color=INK).encode(
             x=x, y=y, text="text:N", tooltip=tooltip),
     ).properties(
-        width="container", height=_STEP * bottom, autosize=alt.AutoSizeParams(type="fit-x", contains="padding")
+        width="container", height=_STEP * bottom,
+        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
     )  # fmt: skip
 
 
@@ -218,11 +220,25 @@ def _drawn(
             yield {"kind": "ruler", "x": x + 0.5, "y": top + 0.6, "text": one.where}
         yield from _result(one, x, top + 1, colours, told)
         if _NOTES in names:
-            text = f"×{one.cell.runs}" * (one.cell.runs > 1) + "+" * one.healed
-            yield {"kind": "note", "x": x + 0.5, "y": top + 2.45, "text": text, **told}
+            yield from _runs(layers, number, x, columns, top + 2)
+            if one.healed:
+                yield {"kind": "note", "x": x + 0.5, "y": top + 2.75, "text": "+", **told}
         for row, name in enumerate(names):
             if name in colours and row >= len(names) - len(models):
                 yield from _share(one, x, top + row, name, colours[name], told)
+
+
+def _runs(
+    layers: Sequence[MappedLayer], number: int, x: int, columns: int, y: int
+) -> Iterator[dict[str, Any]]:
+    """A line below neighbours that run as often, from the first of them, and how often that is."""
+    runs = layers[number].cell.runs
+    if runs == 1 or (x and layers[number - 1].cell.runs == runs):
+        return
+    line = [one.cell.runs for one in layers[number : number - x + columns]]
+    many = next((i for i, other in enumerate(line) if other != runs), len(line))
+    yield {"kind": "stroke", "x": x + 0.1, "x2": x + many - 0.1, "y": y + 0.2, "y2": y + 0.2}
+    yield {"kind": "note", "x": x + many / 2, "y": y + 0.7, "text": f"×{runs}"}
 
 
 def _result(

@@ -15,6 +15,9 @@ _POLICY = (
 )
 """What a browser lets the page do: nothing that goes over a network."""
 
+_SHOWN_ROWS = 24
+"""Rows of a table without a chart that are shown unasked."""
+
 
 def page_html(title: str, lead: str, sections: Sequence[Section], foot: str = "") -> str:
     """The whole page. `lead` is HTML and says in a line or two what the page is about."""
@@ -121,7 +124,8 @@ def _table(section: Section, table: ShownTable) -> str:
         f"<table><caption>{name}</caption><thead><tr>{head}</tr></thead>\n"
         f"<tbody>{rows}</tbody></table></div>"
     )
-    if section.chart is None:
+    if section.chart is None and len(table.rows) <= _SHOWN_ROWS:
         return shown
     opened = " open" * section.open
-    return f"<details{opened}><summary>The same as a table</summary>\n{shown}\n</details>"
+    said = "The same as a table" if section.chart else f"{len(table.rows):,} rows"
+    return f"<details{opened}><summary>{said}</summary>\n{shown}\n</details>"

@@ -1,0 +1,108 @@
+"""The base against what a search found, by objective, with error bars."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gptailor.report.page.charts import HUES, INK
+from gptailor.report.page.section import Section, ShownTable
+from gptailor.report.scores import shown_number
+
+if TYPE_CHECKING:
+    import altair as alt
+
+_Said = Mapping[str, Any]
+
+_CALIBRATION, _HELD = "the search's own samples", "held out"
+
+
+def scores_sections(said: _Said) -> list[Section]:
+    """A section for the objectives of each unit, of a search's summary."""
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for i, aim in enumerate(said["objectives"]):
+        if not aim["size"]:
+            kinds.setdefault((aim["unit"], aim["direction"]), []).append(i)
+    found = []
+    for number, ((unit, direction), which) in enumerate(kinds.items()):
+        rows = [row for i in which for row in _rows(said, i)]
+        if rows:
+            many = f": {unit or 'score'}" if len(kinds) > 1 else ""
+            anchor = "scores" if not number else f"scores-{number + 1}"
+            found.append(_section(anchor, many, unit, direction, rows))
+    return found
+
+
+def _section(
+    anchor: str, which: str, unit: str, direction: str, rows: Sequence[_Said]
+) -> Section:
+    better = "less" if direction == "minimize" else "more"
+    held = any(row["samples"] == _HELD for row in rows)
+    unseen = " Held-out samples are those that the search never saw." if held else ""
+    unsure = " Bars are one standard error to either side." if any("low" in r for r in rows) else ""
+    cells = tuple(
+        (str(row["objective"]), str(row["plan"]), str(row["samples"]),
+         shown_number(row["value"], row["error"]))
+        for row in rows
+    )  # fmt: skip
+    return Section(
+        anchor=anchor,
+        title=f"Base against found{which}",
+        words=f"{better.capitalize()} is better.{unseen}{unsure}",
+        chart=_chart(rows, unit),
+        table=ShownTable(("objective", "plan", "samples", unit or "score"), cells),
+    )
+
+
+def _plans(said: _Said) -> Iterator[tuple[str, _Said]]:
+    yield "base", said["base"]
+    for row in said["starts"][:1]:
+        yield "best start", row
+    if (best := said["best"] or said["found"]) is not None:
+        yield "found", best
+
+
+def _rows(said: _Said, i: int) -> Iterator[dict[str, Any]]:
+    """A row for each plan that has a score by an objective, of each kind of samples."""
+    for name, row in _plans(said):
+        held = row.get("held") or {}
+        for samples, of in ((_CALIBRATION, row), (_HELD, held)):
+            values, errors = of.get("values"), of.get("stderrs")
+            if values is None or values[i] is None:
+                continue
+            error = None if errors is None else errors[i]
+            ends = {} if not error else {"low": values[i] - error, "high": values[i] + error}
+            yield {"objective": said["objectives"][i]["label"], "plan": name, "samples": samples,
+                   "value": values[i], "error": error, **ends,
+                   "said": shown_number(values[i], error)}  # fmt: skip
+
+
+def _chart(rows: Sequence[_Said], unit: str) -> "alt.LayerChart":
+    import altair as alt  # noqa: PLC0415 (half a second)
+
+    plans = [name for name in ("base", "best start", "found") if name in {r["plan"] for r in rows}]
+    kinds = [kind for kind in (_CALIBRATION, _HELD) if kind in {r["samples"] for r in rows}]
+    drawn = [{**row, "line": f"{row['objective']} · {row['plan']}"} for row in rows]
+    order = list(dict.fromkeys(row["line"] for row in drawn))
+    y = alt.Y("line:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=True))
+    offset = alt.YOffset("samples:N", sort=kinds)
+    scale = alt.Scale(zero=False, nice=True)
+    colour = alt.Color("plan:N", legend=None,
+                       scale=alt.Scale(domain=plans, range=[INK, HUES[4], HUES[0]][: len(plans)]
+                                       if "best start" in plans else [INK, HUES[0]][: len(plans)]))
+    shape = alt.Shape("samples:N", title=None, scale=alt.Scale(
+        domain=kinds, range=["circle", "diamond"][: len(kinds)] if _CALIBRATION in kinds
+        else ["diamond"]))  # fmt: skip
+    tooltip = [alt.Tooltip(f"{name}:N", title=title) for name, title in
+               (("objective", "objective"), ("plan", "plan"), ("samples", "samples"),
+                ("said", unit or "score"))]  # fmt: skip
+    base = alt.Chart(alt.Data(values=drawn))
+    return alt.layer(
+        base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2).encode(
+            y=y, yOffset=offset, x=alt.X("low:Q", scale=scale, title=unit or "score"),
+            x2="high:Q", color=colour),
+        base.mark_point(size=70, filled=True, opacity=1).encode(
+            y=y, yOffset=offset, x=alt.X("value:Q", scale=scale, title=unit or "score"),
+            color=colour, shape=shape, tooltip=tooltip),
+    ).properties(
+        width="container", height=max(90, 20 * len(rows)),
+        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+    )  # fmt: skip
