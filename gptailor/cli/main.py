@@ -28,6 +28,7 @@ _COMMANDS = {
     "json": ("plans", "Print a plan as JSON."),
     "lock": ("compile", "Write down what a plan is made from, and what comes out."),
     "pick": ("search", "Take one plan of a search, by its size or what it loses."),
+    "report": ("report", "Make a page about a search, a plan or a model."),
     "schema": ("plans", "Print the JSON schema of a plan."),
     "search": ("search", "Close a plan's choices by trials."),
     "show": ("plans", "Show a plan's layers as a map."),

@@ -18,7 +18,7 @@ _Said = Mapping[str, Any]
 
 def markdown(said: _Said) -> str:
     """The summary as a page."""
-    lines = [f"# {said['plan']}", "", _ended(said), "", _verdict(said), ""]
+    lines = [f"# {said['plan']}", "", ended_words(said), "", verdict_words(said), ""]
     for i, aim in _tabled(said):
         lines += [*_page_table(*_scores(said, i, f"`{aim['name']}` ({_better(aim)})")), ""]
     if len(said["sizes"]) > 1:
@@ -40,7 +40,7 @@ def markdown(said: _Said) -> str:
 
 def summary_lines(said: _Said, width: int) -> Iterator[str]:
     """The same for a terminal of so many columns."""
-    yield _ended(said)
+    yield ended_words(said)
     for i, aim in _tabled(said):
         yield ""
         yield f"{aim['name']}: {_better(aim)}{_held(said, i)}"
@@ -52,7 +52,7 @@ def summary_lines(said: _Said, width: int) -> Iterator[str]:
     for part in (*found, _left_out(said), _random(said), _spent(said)):
         for n, line in enumerate(part):
             yield from [line] if n else ["", line]
-    yield from ("", _verdict(said))
+    yield from ("", verdict_words(said))
     for n, line in enumerate(_commands(said)):
         yield from [line] if n else ["", line]
 
@@ -81,7 +81,8 @@ def _page_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 # -------------------------------------------------------------------------------------- the tables
 
 
-def _ended(said: _Said) -> str:
+def ended_words(said: _Said) -> str:
+    """How many trials there were, at what cost, and why there were no more."""
     ends = {
         "budget": "",
         "exhausted": "; the strategy found nothing new any more",
@@ -204,7 +205,7 @@ def _sizes(said: _Said) -> tuple[list[str], list[list[str]]]:
 # ------------------------------------------------------------------------------------ in sentences
 
 
-def _verdict(said: _Said) -> str:
+def verdict_words(said: _Said) -> str:
     """Whether the search found more than what is to be had without it."""
     found = said["verdict"]
     if found is None:

@@ -31,9 +31,7 @@ def scores_sections(said: _Said) -> list[Section]:
     return found
 
 
-def _section(
-    anchor: str, which: str, unit: str, direction: str, rows: Sequence[_Said]
-) -> Section:
+def _section(anchor: str, which: str, unit: str, direction: str, rows: Sequence[_Said]) -> Section:
     better = "less" if direction == "minimize" else "more"
     held = any(row["samples"] == _HELD for row in rows)
     unseen = " Held-out samples are those that the search never saw." if held else ""
@@ -85,9 +83,16 @@ def _chart(rows: Sequence[_Said], unit: str) -> "alt.LayerChart":
     y = alt.Y("line:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=True))
     offset = alt.YOffset("samples:N", sort=kinds)
     scale = alt.Scale(zero=False, nice=True)
-    colour = alt.Color("plan:N", legend=None,
-                       scale=alt.Scale(domain=plans, range=[INK, HUES[4], HUES[0]][: len(plans)]
-                                       if "best start" in plans else [INK, HUES[0]][: len(plans)]))
+    colour = alt.Color(
+        "plan:N",
+        legend=None,
+        scale=alt.Scale(
+            domain=plans,
+            range=[INK, HUES[4], HUES[0]][: len(plans)]
+            if "best start" in plans
+            else [INK, HUES[0]][: len(plans)],
+        ),
+    )
     shape = alt.Shape("samples:N", title=None, scale=alt.Scale(
         domain=kinds, range=["circle", "diamond"][: len(kinds)] if _CALIBRATION in kinds
         else ["diamond"]))  # fmt: skip

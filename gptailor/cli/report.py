@@ -1,0 +1,260 @@
+"""The command `report`: a page about a search, a plan or a model, and its pictures as files."""
+
+import os
+from collections.abc import Callable, Mapping
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+import click
+
+import gptailor
+from gptailor.cli import options
+
+if TYPE_CHECKING:
+    from gptailor.build.lock import Lock
+    from gptailor.cli.report_sections import Speech, Subject
+    from gptailor.report.page.section import Section
+
+_REPORT_EXAMPLE = """
+\b
+Examples:
+  gptailor report run -o report.html
+  gptailor report cut.tailor -o cut.html --pictures pictures
+  gptailor report ./models/cut -o cut.html --prompt "Once upon a time"
+"""
+
+
+@click.command("report", short_help="Make a page about a search, a plan or a model.",
+               epilog=_REPORT_EXAMPLE)  # fmt: skip
+@click.argument("target", metavar="RUN|PLAN|DIR", type=click.Path(allow_dash=True))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE",
+              help="The page to write. It must not exist, unless --force is given.")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace the page, once the new one is whole.")
+@click.option("--pictures", type=click.Path(path_type=Path), metavar="DIR",
+              help="Write each chart as .svg and .png into this folder too.")  # fmt: skip
+@click.option("--prompt", default="Once upon a time", show_default=True, metavar="TEXT",
+              help="What the base and the model go on with.")  # fmt: skip
+@click.option("--tokens", type=click.IntRange(min=1), default=48, show_default=True, metavar="N",
+              help="The most that each says.")  # fmt: skip
+@click.option("--no-continuations", is_flag=True, help="Don't let the models speak.")
+@options.MODEL
+@options.FAMILY
+def report_command(  # noqa: PLR0913 (one argument a flag)
+    target: str,
+    output: Path,
+    *,
+    force: bool,
+    pictures: Path | None,
+    prompt: str,
+    tokens: int,
+    no_continuations: bool,
+    models: tuple[tuple[str, Path], ...],
+    families: tuple[Path, ...],
+) -> None:
+    """Make one page of HTML about a search's folder, a plan, or a model's folder.
+
+    It opens from disk without a network, prints, and reads on a phone, light and dark. Of a search
+    it has what the search found beside the base, and all trials; nothing is evaluated again. Of a
+    plan it has the map of its layers, its size, text and lock. Where the models are there, the base
+    and the result go on with a prompt.
+
+    Needs altair and vl-convert-python: pip install 'gptailor[report]'.
+    """
+    from gptailor.cli.report_sections import Speech  # noqa: PLC0415
+    from gptailor.report.page.charts import require_charts  # noqa: PLC0415
+    from gptailor.report.page.page import page_html  # noqa: PLC0415
+
+    require_charts()
+    _refuse_output(output, force=force)
+    speech = None if no_continuations else Speech(prompt, tokens)
+    page = _of_run if _is_run(target) else _of_plan
+    made = page(target, dict(models), families, speech)
+    foot = f"Made by gptailor {escape(gptailor.__version__)}."
+    raw = page_html(made.title, made.lead, made.sections, foot).encode()
+    _write(output, raw)
+    options.say(f"{output}: written, {options.size_in_words(len(raw))}")
+    if pictures is not None:
+        count = _write_pictures(pictures, made)
+        options.say(f"{pictures}: {count} pictures written, each as .svg and .png")
+
+
+@final
+class _Page(NamedTuple):
+    """A page before it is HTML, but for its `lead`, which is."""
+
+    title: str
+    lead: str
+    sections: "list[Section]"
+
+
+_Models = Mapping[str, Path]
+
+
+def _refuse_output(output: Path, *, force: bool) -> None:
+    from gptailor.checkpoint.files import CheckpointError  # noqa: PLC0415
+
+    if os.path.lexists(output) and not output.is_file():
+        raise CheckpointError("C302", "is no regular file", output)
+    if os.path.lexists(output) and not force:
+        raise CheckpointError("C301", "exists already", output, "--force replaces it")
+    if not output.absolute().parent.is_dir():
+        raise CheckpointError("C303", "cannot be written: there is no such folder", output)
+
+
+def _write(path: Path, raw: bytes) -> None:
+    from gptailor.checkpoint.write.output_file import write_whole  # noqa: PLC0415
+
+    write_whole(Path(os.path.realpath(path)), raw, path)
+
+
+def _write_pictures(folder: Path, made: _Page) -> int:
+    from gptailor.checkpoint.write.output_file import writing  # noqa: PLC0415
+    from gptailor.report.page.charts import picture  # noqa: PLC0415
+
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    drawn = [section for section in made.sections if section.chart is not None]
+    for section in drawn:
+        assert section.chart is not None
+        svg, png = picture(section.chart, section.title, section.note)
+        _write(folder / f"{section.anchor}.svg", svg.encode())
+        _write(folder / f"{section.anchor}.png", png)
+    return len(drawn)
+
+
+# ------------------------------------------------------------------------------ a plan, or a model
+
+
+def _of_plan(
+    target: str, models: _Models, families: tuple[Path, ...], speech: "Speech | None"
+) -> _Page:
+    from gptailor.build.lock import LOCK_FILE, PLAN_FILE, SUFFIX, read_lock  # noqa: PLC0415
+    from gptailor.cli import report_sections as of  # noqa: PLC0415
+
+    path = Path(target)
+    plan = options.read_plan_or_folder(target, families)
+    folder = target != "-" and path.is_dir()
+    file = path / PLAN_FILE if folder else path
+    lock_file = path / LOCK_FILE if folder else Path(target + SUFFIX)
+    lock = read_lock(lock_file) if target != "-" and lock_file.exists() else None
+    named = options.shown_name(target)
+    text = _text_of(plan)
+    subject = of.subject(named, plan, text, models)
+    again = []
+    if target != "-" and (not folder or file.exists()):
+        again = [of.compile_command_of(str(file), models, locked=lock is not None and not folder)]
+        again += [f"gptailor verify {target}"] if folder else []
+    title = path.resolve().name if folder else named
+    return _Page(title, _lead_of_plan(subject), _plan_sections(subject, speech, lock, again))
+
+
+def _text_of(plan: Any) -> str:
+    from gptailor.lang.format import format_plan  # noqa: PLC0415
+
+    if plan.origin is not None and plan.origin.tree is not None:
+        return str(plan.origin.source.text)
+    return format_plan(plan)
+
+
+def _lead_of_plan(subject: "Subject") -> str:
+    from gptailor.cli.report_sections import sizes_in_words  # noqa: PLC0415
+
+    said = sizes_in_words(subject)
+    return f"<strong>{escape(said[:1].upper() + said[1:])}.</strong>"
+
+
+def _plan_sections(
+    subject: "Subject", speech: "Speech | None", lock: "Lock | None", again: list[str]
+) -> "list[Section]":
+    from gptailor.cli import report_sections as of  # noqa: PLC0415
+
+    no_lock = "There is no lock; 'gptailor lock PLAN' makes one."
+    return [
+        _map(subject, None),
+        of.sizes(subject),
+        of.continuations(subject, speech, _told()),
+        of.plan_text(subject),
+        *of.lock_sections(lock, no_lock),
+        *([of.commands(again)] if again else []),
+    ]
+
+
+def _map(subject: "Subject", layers: int | None) -> "Section":
+    """The layer map; `layers` is what is known of the base without its files."""
+    from gptailor.report.page.layer_map import layer_map  # noqa: PLC0415
+
+    if subject.prepared is not None:
+        layers = subject.prepared.models["base"].layout.count
+    if layers is None:
+        layers, _ = options.known_layer_count(subject.plan, {})
+    return layer_map(subject.plan, layers)
+
+
+def _told() -> Any:
+    """Lines on how healing goes on, where something heals."""
+    from importlib.util import find_spec  # noqa: PLC0415
+
+    if find_spec("torch") is None:
+        return None
+    from gptailor.cli.compile import told_of_healing  # noqa: PLC0415
+
+    return told_of_healing()
+
+
+# ---------------------------------------------------------------------------------- a search's RUN
+
+_RUN_FILES = ("run.json", "summary.json", "study.journal")
+
+
+def _is_run(target: str) -> bool:
+    if "://" in target:
+        return True
+    path = Path(target)
+    return path.is_dir() and any((path / name).exists() for name in _RUN_FILES)
+
+
+def _reader(target: str) -> Callable[[str], bytes | None]:
+    """What gives a file of RUN by its name, or None where there is none."""
+    if "://" not in target:
+        folder = Path(target)
+        return lambda name: (folder / name).read_bytes() if (folder / name).is_file() else None
+    from gptailor.search.object_storage import ObjectStorage  # noqa: PLC0415 (imports Optuna)
+
+    storage = ObjectStorage(target)
+    names = storage.names()
+    return lambda name: storage.get([name])[name] if name in names else None
+
+
+def _of_run(
+    target: str, models: _Models, families: tuple[Path, ...], speech: "Speech | None"
+) -> _Page:
+    from gptailor.build.lock import SUFFIX, parse_lock  # noqa: PLC0415
+    from gptailor.checkpoint.files import parse_object  # noqa: PLC0415
+    from gptailor.cli import report_sections as of  # noqa: PLC0415
+    from gptailor.lang.parse import read_bytes  # noqa: PLC0415
+    from gptailor.report.found import ended_words, verdict_words  # noqa: PLC0415
+    from gptailor.report.page.scores_section import scores_sections  # noqa: PLC0415
+
+    read, place = _reader(target), Path(target)
+    raw = read("summary.json")
+    said = (
+        None if raw is None else parse_object(raw, place / "summary.json", "C903", duplicate="C903")
+    )
+    record = parse_object(read("run.json") or b"{}", place / "run.json", "C903", duplicate="C903")
+    sections = [] if said is None else scores_sections(said)
+    best = read("best.tailor")
+    if best is not None:
+        plan, _ = read_bytes(best, str(place / "best.tailor"), place)
+        if plan is not None:
+            plan = plan.with_families(families) if families else plan
+            subject = of.subject("best.tailor", plan, best.decode(), models)
+            lock = read(f"best.tailor{SUFFIX}")
+            held = None if lock is None else parse_lock(lock, place / f"best.tailor{SUFFIX}")
+            again = list(said["commands"]) if said is not None else []
+            sections += _plan_sections(subject, speech, held, again)
+    lead = "The search has no summary: it was ended before it wrote one."
+    if said is not None:
+        lead = f"<strong>{escape(verdict_words(said))}</strong> {escape(ended_words(said))}."
+    title = f"Search of {(said or record).get('plan', target)}"
+    return _Page(title, lead, sections)

@@ -1,0 +1,222 @@
+"""The sections of a report that are of one plan: its map, sizes, words, text, lock and command."""
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, final
+
+from gptailor.build.lock import Lock
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.models import rebind
+from gptailor.evaluate.targets import base_of
+from gptailor.plan.faults import PlanError, TailorError
+from gptailor.plan.plan import Plan
+from gptailor.plan.walk import open_choices
+from gptailor.prepare import Prepared, prepare
+from gptailor.program.size import PlanSize, compiled_size
+from gptailor.report.page.page import text_html
+from gptailor.report.page.section import Section, ShownTable
+from gptailor.report.scores import bytes_in_words, percent
+
+if TYPE_CHECKING:
+    from gptailor.evaluate.heal.heal import OnHealing
+
+
+@final
+class Subject(NamedTuple):
+    """What is reported on: a plan, what it is called, its text, and what people type for it.
+
+    `prepared` is the plan made from headers, `why` the reason where it can't be.
+    """
+
+    name: str
+    plan: Plan
+    text: str
+    prepared: Prepared | None
+    why: str
+
+
+@final
+class Speech(NamedTuple):
+    """What is to be gone on with, and the most tokens that are said."""
+
+    prompt: str
+    tokens: int
+
+
+def subject(name: str, plan: Plan, text: str, models: Mapping[str, Path]) -> Subject:
+    """The plan with what can be known of it here. Raises PlanError for models of unknown names."""
+    plan, faults = rebind(plan, dict(models))
+    if faults:
+        raise PlanError(faults)
+    if count := open_choices(plan):
+        why = f"the plan leaves {count} choice{'s' * (count != 1)} open"
+        return Subject(name, plan, text, None, why)
+    try:
+        return Subject(name, plan, text, prepare(plan), "")
+    except (PlanError, CheckpointError) as error:
+        return Subject(name, plan, text, None, first_line(error))
+
+
+def first_line(error: TailorError | OSError) -> str:
+    """What an error says in one line, without its code and place."""
+    if isinstance(error, PlanError) and error.faults:
+        return error.faults[0].message
+    if isinstance(error, CheckpointError):
+        return f"{error.message} ({error.path})"
+    return str(error).partition("\n")[0]
+
+
+# ------------------------------------------------------------------------------------------- sizes
+
+
+def _base_size(prepared: Prepared) -> tuple[int, PlanSize] | None:
+    try:
+        base = prepare(base_of(prepared.plan))
+    except (PlanError, CheckpointError):
+        return None
+    return base.layers, compiled_size(base.compiled, base.models["base"].layout)
+
+
+def sizes(subject: Subject) -> Section:
+    """Layers, parameters, bytes and KV cache, beside the base's."""
+    title = "Size"
+    if subject.prepared is None:
+        return Section("size", title, f"Nothing is known of its size: {subject.why}.")
+    prepared = subject.prepared
+    mine = compiled_size(prepared.compiled, prepared.models["base"].layout)
+    theirs = _base_size(prepared)
+    before = [""] * 4 if theirs is None else _row(*theirs)
+    after = _row(prepared.layers, mine)
+    numbers = [prepared.layers, mine.parameters, mine.bytes, mine.kv_cache]
+    whole = [] if theirs is None else [theirs[0], theirs[1].parameters, theirs[1].bytes,
+                                       theirs[1].kv_cache]  # fmt: skip
+    shares = [
+        percent(a / b) if isinstance(a, int) and isinstance(b, int) and b else ""
+        for a, b in zip(numbers, whole or [0] * 4, strict=True)
+    ]
+    rows = tuple(zip(_SIZES, before, after, shares, strict=True))
+    table = ShownTable(("", "base", "this model", "of the base's"), rows)
+    return Section("size", title, "From the models' headers; no weights are read.", table=table)
+
+
+_SIZES = ("layers", "parameters", "weights", "KV cache of a token")
+
+
+def _row(layers: int, size: PlanSize) -> list[str]:
+    kept = size.kv_cache
+    cache = bytes_in_words(kept) if isinstance(kept, int) else "unknown"
+    return [str(layers), f"{size.parameters:,}", bytes_in_words(size.bytes), cache]
+
+
+def sizes_in_words(subject: Subject) -> str:
+    """`26 layers, 120,354,048 parameters, 240.7 MB`; why not, where that isn't known."""
+    if subject.prepared is None:
+        return subject.why
+    size = compiled_size(subject.prepared.compiled, subject.prepared.models["base"].layout)
+    layers = subject.prepared.layers
+    return f"{layers} layers, {size.parameters:,} parameters, {bytes_in_words(size.bytes)}"
+
+
+# ----------------------------------------------------------------------------------- continuations
+
+
+def continuations(subject: Subject, speech: Speech | None, told: "OnHealing | None") -> Section:
+    """What the base and the model say after a prompt, their likeliest token at each step."""
+    title = "What it says"
+    if speech is None:
+        return Section("says", title, "Left out by --no-continuations.")
+    if subject.prepared is None:
+        return Section("says", title, f"Nothing can be said: {subject.why}.")
+    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
+        return Section("says", title, f"Nothing can be said without {' and '.join(missing)}.")
+    rows, failed = _spoken(subject, speech, told)
+    if not rows:
+        return Section("says", title, f"Nothing can be said: {failed}.")
+    words = (
+        f"At most {speech.tokens} tokens, the likeliest one at each step, after: {speech.prompt}"
+    )
+    said = "\n".join(
+        f'<h3>{escape(name)}</h3>\n<blockquote><span class="prompt">{escape(speech.prompt)}</span>'
+        f"{escape(text)}</blockquote>"
+        for name, text in rows
+    )
+    return Section("says", title, words, html=said)
+
+
+def _spoken(
+    subject: Subject, speech: Speech, told: "OnHealing | None"
+) -> tuple[list[tuple[str, str]], str]:
+    """Names and texts, or why there are none."""
+    from gptailor.evaluate.answers import spoken  # noqa: PLC0415 (imports torch)
+    from gptailor.evaluate.outcome import Failure  # noqa: PLC0415
+    from gptailor.evaluate.targets import find_targets  # noqa: PLC0415
+    from gptailor.evaluate.trial import Placement  # noqa: PLC0415
+
+    base = base_of(subject.plan)
+    plans = {"base": base, "this model": subject.plan}
+    if base == subject.plan:
+        del plans["base"]
+    try:
+        targets = find_targets(list(plans.values()), {})
+        answers = spoken(targets, speech.prompt, speech.tokens, Placement("cpu", None, None),
+                         on_healing=told)  # fmt: skip
+        rows = [
+            (name, f" (failed: {text.message})" if isinstance(text, Failure) else text)
+            for name, (_, text) in zip(plans, answers, strict=True)
+        ]
+    except (TailorError, OSError) as error:
+        return [], first_line(error)
+    return rows, ""
+
+
+# ------------------------------------------------------------------------- text, lock and commands
+
+
+def plan_text(subject: Subject) -> Section:
+    """The plan as it is written."""
+    return Section("plan", "Plan", "", html=text_html(subject.text, f"The plan {subject.name}"))
+
+
+def lock_sections(lock: Lock | None, why: str) -> Iterator[Section]:
+    """The lock's digests: of files that were read, and of tensors that come out."""
+    title = "Lock"
+    if lock is None:
+        yield Section("lock", title, why)
+        return
+    files = [
+        (f"{name}: {file}", f"{digest.size:,} bytes", digest.sha256)
+        for name, model in lock.models.items()
+        for file, digest in model.files.items()
+    ]
+    texts = [*lock.bridges.items(), *([("heal", lock.heal)] if lock.heal else ())]
+    files += [(f"text of {name}", f"{t.file.size:,} bytes", t.file.sha256) for name, t in texts]
+    words = (
+        f"Digests (SHA-256) of the {len(files)} files that the model was made from; 'gptailor"
+        " compile --locked' takes the same or refuses."
+    )
+    files.append(("the plan", "", lock.plan))
+    files.append(("config.json of the output", "", lock.config))
+    yield Section("lock", title, words, table=ShownTable(("file", "size", "SHA-256"), tuple(files)))
+    tensors = tuple(
+        (name, f"{one.dtype} {'×'.join(map(str, one.shape))}", one.sha256)
+        for name, one in lock.tensors.items()
+    )
+    yield Section(
+        "tensors", "Tensors", "Digests of the tensors that come out, as the lock has them.",
+        table=ShownTable(("tensor", "dtype and shape", "SHA-256"), tensors),
+    )  # fmt: skip
+
+
+def commands(lines: Sequence[str]) -> Section:
+    """What to type to have the same again."""
+    text = "\n".join(lines)
+    return Section("again", "Make it again", "", html=text_html(text, "The commands"))
+
+
+def compile_command_of(file: str, models: Mapping[str, Path], *, locked: bool) -> str:
+    """`gptailor compile cut.tailor -o DIR --locked`."""
+    given = [word for name, path in models.items() for word in ("--model", f"{name}={path}")]
+    return shlex.join(["gptailor", "compile", file, "-o", "DIR", *given, *["--locked"] * locked])
