@@ -163,11 +163,12 @@ def _size_line(size: "PlanSize") -> str:
 @click.argument("first", metavar="A", type=click.Path(allow_dash=True))
 @click.argument("second", metavar="B", type=click.Path(allow_dash=True))
 def diff_command(first: str, second: str) -> None:
-    """Say in words what differs between two plans, or compiled folders, layer by layer.
+    """Say what differs between two plans, or compiled folders, layer by layer.
 
-    Ends with 0 if they say the same, with 1 if not.
+    Where layers differ, both are drawn as maps, A as 1 above B as 2, with marks below what differs;
+    then it is said in words. Ends with 0 if they say the same, with 1 if not.
     """
-    from gptailor.report.difference import differences  # noqa: PLC0415
+    from gptailor.report.difference import difference_map, differences  # noqa: PLC0415
 
     a, b = options.read_plan_or_folder(first), options.read_plan_or_folder(second)
     count = max(options.known_layer_count(plan, {})[0] for plan in (a, b))
@@ -175,6 +176,10 @@ def diff_command(first: str, second: str) -> None:
     if a.origin is None or b.origin is None or a.origin.folder != b.origin.folder:
         a, b = options.seen_from_here(a), options.seen_from_here(b)  # one model is one path
     found = differences(a, b, count)
+    if drawn := list(difference_map(a, b, count, options.width())):
+        names = (f"{n}: {options.shown_name(name)}" for n, name in ((1, first), (2, second)))
+        for line in (*names, "", *drawn, ""):
+            options.say(line)
     options.say("\n".join(found) if found else "the plans say the same")
     sys.exit(1 if found else 0)
 

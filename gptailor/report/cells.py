@@ -101,6 +101,9 @@ SHARES = "▁▂▃▄▅▆▇█"
 HEALED = "+"
 """Below layers that learn when a plan is healed."""
 
+DIFFERS = "^"
+"""Below layers that differ between two plans."""
+
 
 @final
 class Piece(NamedTuple):
@@ -121,10 +124,13 @@ class MapRow(NamedTuple):
     columns: Sequence[Sequence[Piece]]
 
 
-def cell_row(drawn: Sequence[Cell], head: str = "") -> MapRow:
-    """The line of the cells themselves."""
+def cell_row(drawn: Sequence[Cell | None], head: str = "") -> MapRow:
+    """The line of the cells themselves; blanks where there is none."""
     columns = []
     for one in drawn:
+        if one is None:
+            columns.append([Piece(" "), Piece(" ")])
+            continue
         merged = one.kind == "merged"
         symbol = Piece(one.symbol, one.colour, one.colour is not None, merged)
         columns.append([symbol, Piece(one.mark or " ")])
@@ -176,7 +182,8 @@ def map_lines(
             for i in groups:
                 ten = [piece for column in row.columns[i : i + 10] for piece in column]
                 line += [*ten, Piece(" ")] if i != groups[-1] else ten
-            yield _stripped(line)
+            if row.head.text or any(piece.text.strip() for piece in line):
+                yield _stripped(line)
 
 
 _HEAD = "  "
@@ -212,7 +219,8 @@ def legend(
     meant += sorted(said, key=lambda one: RUN_MARKS.index(one[0]))
     if any(head.isalnum() for head in heads):
         meant.append((f"{SHARES[0]}…{SHARES[-1]}", "a model's share"))
-    return meant + [(HEALED, "healed")] * (HEALED in heads)
+    marks = (HEALED, "healed"), (DIFFERS, "differs")
+    return meant + [(mark, said) for mark, said in marks if mark in heads]
 
 
 def kind(slot: Slot) -> str:

@@ -1,15 +1,17 @@
-"""What differs between two plans, layer by layer, in words."""
+"""What differs between two plans, layer by layer, as two maps and in words."""
 
 import difflib
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple, final
 
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot, repeated, slots
 from gptailor.plan.walk import drops_by_choice
 from gptailor.plan.written import written_out
-from gptailor.report.plan_map import described_rows
+from gptailor.report.cells import DIFFERS, Cell, MapRow, Piece, cell_row, cells, map_lines
+from gptailor.report.plan_map import described_rows, painted, painted_legend
 
 
 def differences(a: p.Plan, b: p.Plan, count: int) -> list[str]:
@@ -147,3 +149,68 @@ def _changes(a: p.Plan, b: p.Plan) -> Iterator[str]:
     bare = [plan.search and plan.search.model_copy(update={"requires": ()}) for plan in (a, b)]
     if bare[0] != bare[1]:
         yield "the search blocks differ"
+
+
+# ------------------------------------------------------------------------------------ as two maps
+
+
+@final
+class _Drawn(NamedTuple):
+    """A layer as it is drawn, what is said of it, and its number."""
+
+    cell: Cell
+    said: str
+    number: int
+
+
+def difference_map(a: p.Plan, b: p.Plan, count: int, width: int) -> Iterator[str]:
+    """Both plans' layers, one above the other, and marks below those that differ.
+
+    Nothing where no layer does. Stacks are drawn by their outputs' layers, with gaps where one has
+    layers that the other lacks; the ruler has the second one's numbers then.
+    """
+    models = list(dict.fromkeys((*a.models, *b.models)))
+    stacked = a.stack is not None or b.stack is not None
+    before, after = (_drawn(plan, count, models, stacked=stacked) for plan in (a, b))
+    columns = _aligned(before, after) if stacked else list(zip(before, after, strict=True))
+    marked = [x is None or y is None or x.said != y.said for x, y in columns]
+    if not any(marked):
+        return
+    sides = [
+        [None if one is None else one.cell for one in side] for side in zip(*columns, strict=True)
+    ]
+    shown = [cell_row(side, head) for side, head in zip(sides, "12", strict=True)]
+    marks = [[Piece(DIFFERS if one else " ", bold=one), Piece(" ")] for one in marked]
+    ruler = [None if there is None else there.number for _, there in columns]
+    yield from map(painted, map_lines([*shown, MapRow(Piece(""), marks)], width, ruler))
+    yield ""
+    drawn = [one.cell for one in (*before, *after)]
+    yield from painted_legend(drawn, models, width, (MapRow(Piece(DIFFERS), ()),))
+
+
+def _drawn(plan: p.Plan, count: int, models: Sequence[str], *, stacked: bool) -> list[_Drawn]:
+    """All positions of the base, or the output's layers beside a stack."""
+    plan = written_out(plan, count)
+    found = slots(plan, count)
+    drawn = cells(plan, found, models)
+    if not stacked:
+        said = (f"{_each(slot)} {cell.runs}" for slot, cell in zip(found, drawn, strict=True))
+        return [_Drawn(*one) for one in zip(drawn, said, range(count), strict=True)]
+    if plan.stack is None:
+        by_position = {slot.position: cell for slot, cell in zip(found, drawn, strict=True)}
+        there = repeated(plan, [slot for slot in found if slot.dropped != "yes"])
+        drawn = [by_position[slot.position] for slot in there]
+    texts = map(_text, _items(plan, count))
+    return [_Drawn(*one) for one in zip(drawn, texts, range(len(drawn)), strict=True)]
+
+
+def _aligned(
+    before: Sequence[_Drawn], after: Sequence[_Drawn]
+) -> list[tuple[_Drawn | None, _Drawn | None]]:
+    """Pairs of layers; None beside one that only the other plan has."""
+    first, second = ([one.said for one in drawn] for drawn in (before, after))
+    matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
+    found: list[tuple[_Drawn | None, _Drawn | None]] = []
+    for _, i, j, k, m in matcher.get_opcodes():
+        found += itertools.zip_longest(before[i:j], after[k:m])
+    return found

@@ -349,7 +349,10 @@ def test_differences_in_words(run: Run, here: Path) -> None:
     (here / "q.tailor").write_text(PLAN.replace("drop L4", "drop L3..L4").replace("0.25", "0.5"))
     said = run("diff", "p.tailor", "q.tailor")
     assert said.code == 1
-    assert said.out.splitlines() == [
+    lines = said.out.splitlines()
+    assert lines[:2] == ["1: p.tailor", "2: q.tailor"]
+    assert "      ^ ^" in lines
+    assert lines[-2:] == [
         "L2: merge(L2 base, L2 math, 0.25) → merge(L2 base, L2 math, 0.5)",
         "L3: base → dropped",
     ]

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+import click
 import pytest
 
 import gptailor
-from gptailor.report.difference import differences
+from gptailor.report.difference import difference_map, differences
 
 HEAD = 'tailor 1; model base = "./base"; model math = "./math"\n'
 
@@ -74,3 +75,49 @@ def test_a_long_open_plan_is_said_in_few_words() -> None:
     assert "L0..L7 any of base, math by linear(), or dropped" in lines[0]
     assert len(lines[0]) < 120
     assert lines[1] == "only in the first: drop any 3 of L0..L7"
+
+
+def drawn(a: str, b: str, count: int = 8, width: int = 80) -> Sequence[str]:
+    plans = (gptailor.loads(HEAD + one) for one in (a, b))
+    return [click.unstyle(line) for line in difference_map(*plans, count, width)]
+
+
+def test_two_maps_stand_above_each_other_and_what_differs_is_marked() -> None:
+    a = "L0..L1 from math; L5 from base, math by slerp(0.5); drop L7"
+    b = "L1 from math; L5 from base, math by slerp(0.25); drop L3; scale L6 by 0.5"
+    assert drawn(a, b) == [
+        "  L0",
+        "1 m m b b b ◆ b ·",
+        "2 b m b · b ◆ b b",
+        "  ^     ^   ^ ^ ^",
+        "",
+        "  b base   m math   ◆ merged   · dropped   ^ differs",
+    ]
+
+
+def test_layers_of_stacks_stand_where_they_are_alike() -> None:
+    lines = drawn("stack { L0..L7 base }", "stack { L0..L2 base; L7 math; L3..L5 base; L7 base }")
+    assert lines[:4] == ["  L0", "1 b b b   b b b b b", "2 b b b m b b b   b", "        ^       ^"]
+    lines = drawn("repeat L1..L2", "stack { L0..L7 base }")
+    assert lines[1:4] == ["1 b b²b²b²b²b b b b b", "2 b     b b b b b b b", "    ^ ^"]
+
+
+def test_a_block_that_comes_again_differs_from_one_that_does_not() -> None:
+    assert drawn("", "repeat L1..L2")[3] == "    ^ ^"
+
+
+def test_letters_are_one_for_both_plans() -> None:
+    a = gptailor.loads('tailor 1; model base = "b"; model mb = "m"; L0 from mb')
+    b = gptailor.loads('tailor 1; model base = "b"; model ma = "m"; L0 from ma')
+    lines = [click.unstyle(line) for line in difference_map(a, b, 2, 80)]
+    assert lines[1:4] == ["1 m b", "2 a b", "  ^"]
+
+
+def test_there_is_no_map_where_no_layer_differs() -> None:
+    assert drawn("embed from math", "head from math") == []
+
+
+def test_a_line_of_the_map_without_marks_has_no_room_for_them() -> None:
+    lines = drawn("", "L1 from math", count=40, width=40)
+    assert [line for line in lines if "^" in line] == ["    ^", "  b base   m math   ^ differs"]
+    assert len(lines) == 4 * 3 + 1 + 2
