@@ -35,8 +35,8 @@ class Lines:
                 self._once("estimate", estimate(event))
             case events.Begun(ledger):
                 self._begun = event
-                if ledger.trials:
-                    say(f"going on after {len(ledger.trials)} trials", err=True)
+                if count := len(ledger.trials):
+                    say(f"going on after {count} trial{'s' * (count != 1)}", err=True)
             case events.Scored(trial):
                 assert self._begun is not None
                 ledger, budget, _ = self._begun
@@ -94,7 +94,7 @@ def estimate(of: events.Estimated) -> str:
     whole = clock(of.evaluations * of.seconds)
     return (
         f"{of.evaluations:.4g} evaluations of {of.samples} samples at {of.seconds:.2g} s, as the"
-        f" base took: about {whole}"
+        f" base took: about {whole}; judging and held-out scores come on top"
     )
 
 

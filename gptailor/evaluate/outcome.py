@@ -225,6 +225,7 @@ class Judgement:
             size = sizes[one.target]
             record = dict(_result(one, each=False))
             record |= {"layers": size.layers, "parameters": size.parameters}
+            record["kv_bytes"] = size.kv_bytes
             difference = record.get("difference") or {}
             record["difference"] = difference.get("value")
             record["difference_stderr"] = difference.get("stderr")
@@ -235,7 +236,7 @@ class Judgement:
 
 _COLUMNS = (
     "target", "objective", "direction", "score", "stderr", "samples", "retained",
-    "against", "difference", "difference_stderr", "layers", "parameters", "failure",
+    "against", "difference", "difference_stderr", "layers", "parameters", "kv_bytes", "failure",
 )  # fmt: skip
 
 

@@ -63,16 +63,17 @@ def evaluation_lines(
         name = column.name if alone else f"{head} {column.name}"
         whole = f"{name}: {column.said}"
         yield from [whole] if len(whole) <= width else [f"{name}:", f"{_INDENT}{column.said}"]
-    kinds = {one.kind for one in columns}
-    means = not alone and len(kinds) == 1 and "" not in kinds
-    heads = [""] if alone else heads + (["mean"] if means else [])
+    means = [] if alone else _means(columns)
+    heads = [""] if alone else heads + [head for head, _ in means]
     scores = [
-        [_scored(mark) for mark in marks] + ([_mean([m.score for m in marks])] if means else [])
+        [*map(_scored, marks), *(_mean([marks[i].score for i in among]) for _, among in means)]
         for _, marks in rows
     ]
     differences = [
-        [_told(mark.difference) for mark in marks]
-        + ([_told(_mean_of([m.difference for m in marks]))] if means else [])
+        [
+            *(_told(mark.difference) for mark in marks),
+            *(_told(_mean_of([marks[i].difference for i in among])) for _, among in means),
+        ]
         for _, marks in rows
     ]
     shares = [
@@ -80,7 +81,7 @@ def evaluation_lines(
             percent(mark.retained) if column.share and mark.retained is not None else ""
             for mark, column in zip(marks, columns, strict=True)
         ]
-        + ([""] if means else [])
+        + [""] * len(means)
         for _, marks in rows
     ]
     names = [name for name, _ in rows]
@@ -101,6 +102,22 @@ def evaluation_lines(
                 yield from textwrap.wrap(
                     whole, max(20, width), subsequent_indent=_INDENT, max_lines=4, placeholder=" …"
                 )
+
+
+def _means(columns: Sequence[Column]) -> list[tuple[str, list[int]]]:
+    """Heads and objectives of the means: one for each kind that several are of."""
+    kinds = dict.fromkeys(one.kind for one in columns if one.kind)
+    of_kind = [[i for i, one in enumerate(columns) if one.kind == kind] for kind in kinds]
+    found = []
+    for among in (some for some in of_kind if len(some) > 1):
+        first, last = among[0] + 1, among[-1] + 1
+        some = (
+            f"{first}..{last}"
+            if last - first + 1 == len(among)
+            else ",".join(str(i + 1) for i in among)
+        )
+        found.append(("mean" if len(among) == len(columns) else f"mean ({some})", among))
+    return found
 
 
 def _scored(mark: Mark) -> str:

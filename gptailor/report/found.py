@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gptailor.report.block_map import block_lines
+from gptailor.report.objective_mean import mean_of_objectives
 from gptailor.report.scores import (
     beside_base,
     bytes_in_words,
@@ -21,6 +22,9 @@ def markdown(said: _Said) -> str:
     lines = [f"# {said['plan']}", "", ended_words(said), "", verdict_words(said), ""]
     for i, aim in _tabled(said):
         lines += [*_page_table(*_scores(said, i, f"`{aim['name']}` ({_better(aim)})")), ""]
+    if (mean := mean_of_objectives(said)) is not None:
+        name = f"{mean['objectives'][0]['name']} ({_better(mean['objectives'][0])})"
+        lines += [*_page_table(*_scores(mean, 0, name)), ""]
     if len(said["sizes"]) > 1:
         lines += ["## Quality over size", "", *_page_table(*_sizes(said)), ""]
     head, *blocks = block_lines(said) or [""]
@@ -45,6 +49,10 @@ def summary_lines(said: _Said, width: int) -> Iterator[str]:
         yield ""
         yield f"{aim['name']}: {_better(aim)}{_held(said, i)}"
         yield from _columns(*_scores(said, i, ""), width)
+    if (mean := mean_of_objectives(said)) is not None:
+        yield ""
+        yield f"{mean['objectives'][0]['name']}: {_better(mean['objectives'][0])}"
+        yield from _columns(*_scores(mean, 0, ""), width)
     if len(said["sizes"]) > 1:
         yield from ("", "quality over size: gptailor pick writes one of these")
         yield from _columns(*_sizes(said), width)
@@ -96,9 +104,14 @@ def ended_words(said: _Said) -> str:
     stopped = said.get("stopped", 0)
     spared = f", {stopped} given up early (spared: {said['spared']:g})" if stopped else ""
     return (
-        f"{said['trials']} trials at the cost of {said['cost']:g} whole ones"
+        f"{_plans(said['trials'], 'trial')} at the cost of {_plans(said['cost'], 'whole one')}"
         f"{failed}{hits}{spared}{ends[said['ended']]}{order}"
     )
+
+
+def _plans(count: float, one: str) -> str:
+    """`1 plan`, `2 plans`."""
+    return f"{count:g} {one}{'s' * (count != 1)}"
 
 
 def _left_out(said: _Said) -> Iterator[str]:
@@ -121,7 +134,7 @@ def _rows(said: _Said) -> list[tuple[str, _Said]]:
     found += [(row["origin"], row) for row in said["starts"]]
     drawn, best = said["random"], said["best"]
     if drawn["best"] is not None:
-        found.append((f"the best of {drawn['trials']} random plans", drawn["best"]))
+        found.append((f"the best of {_plans(drawn['trials'], 'random plan')}", drawn["best"]))
     if said["found"] is not None:
         same = best is not None and best["trial"] == said["found"]["trial"]
         name = said["best_file"] if same else f"trial {said['found']['trial']}"
@@ -268,6 +281,8 @@ def _required(said: _Said) -> Iterator[str]:
         yield f"none of {judged} plans that were judged meets what is required{near}"
     for row in found["rows"]:
         held = "" if row["held"] is None else f", held out {shown_number(row['held'])}"
+        there = row.get("held_bound")
+        held += f" ({shown_number(there)})" if held and there not in (None, row["bound"]) else ""
         bound = shown_number(row["bound"])
         yield f"{row['require']} ({bound}): it has {shown_number(row['value'])}{held}"
 
@@ -323,13 +338,13 @@ def _span(counts: Sequence[int]) -> str:
 def _random(said: _Said) -> Iterator[str]:
     drawn, found = said["random"], said["found"]
     if drawn["whole"]:
-        yield f"Random search at the same cost evaluated {drawn['trials']} plans."
+        yield f"Random search at the same cost evaluated {_plans(drawn['trials'], 'plan')}."
     elif drawn["expected"] is not None and found is not None:
         [worst] = found["worst"]
         reach, got = _reached(said, drawn["expected"], worst)
         yield (
             f"Random search at the same cost would be expected to {reach}"
-            f" (found: {got}): an estimate from {drawn['trials']} random plans, which"
+            f" (found: {got}): an estimate from {_plans(drawn['trials'], 'random plan')}, which"
             " --compare-random makes sure."
         )
 

@@ -152,7 +152,7 @@ class LiveView:
         row.add_row(
             bar,
             f"{now.spent:.4g}/{now.budget}",
-            f"{now.trials} trials",
+            f"{now.trials} trial{'s' * (now.trials != 1)}",
             f"{now.per_minute:.3g}/min",
             f"{clock(now.left)} left" if now.left is not None else "",
             clock(time.monotonic() - self._begun),

@@ -120,7 +120,7 @@ class Conditions:
         ledger.met, noted = None, study.notes.get(CONDITIONS, {})
         known = {key: Told(*zip(*(said[one] for one in self._keys), strict=True))
                  for key, said in noted.items() if said.keys() >= {*self._keys}}  # fmt: skip
-        bounds = self._bounds(known)
+        bounds, beside = self._bounds(known), self._bounds(known, held=True)
         found = {held_key(t): t for t in ledger.candidates() if held_key(t) in known}
         beyond = {key: self._distance(known[key], bounds) for key in found}
         met = {(found[key].plan, found[key].request.stage) for key in found if beyond[key] <= 0}
@@ -131,17 +131,18 @@ class Conditions:
             "whole": self._whole,
             "met": len(met),
             "nearest": None if nearest is None else found[nearest].number,
-            "rows": {key: self._rows(known[key], bounds) for key in found},
+            "rows": {key: self._rows(known[key], bounds, beside) for key in found},
         }
         return {"required": said}
 
-    def _bounds(self, known: Mapping[str, Told]) -> list[float | None]:
-        """What each condition's bound comes to."""
+    def _bounds(self, known: Mapping[str, Told], *, held: bool = False) -> list[float | None]:
+        """What each condition's bound comes to, on held-out samples if it is by a model there."""
         found: list[float | None] = []
         for i, one in enumerate(self.required):
             share = 1.0 if one.bound.number is None else float(one.bound.number)
             told = None if one.bound.of is None else known.get(f"of {one.bound.of}")
-            value = 1.0 if one.bound.of is None else None if told is None else told.values[i]
+            theirs = None if told is None else told.held[i] if held else told.values[i]
+            value = 1.0 if one.bound.of is None else theirs
             found.append(None if value is None else share * value)
         return found
 
@@ -155,12 +156,15 @@ class Conditions:
             worst = max(worst, beyond / (abs(bound) or 1.0))
         return worst
 
-    def _rows(self, told: Told, bounds: Sequence[float | None]) -> list[dict[str, Any]]:
-        rows = zip(self.required, bounds, told.values, told.held, strict=True)
+    def _rows(
+        self, told: Told, bounds: Sequence[float | None], beside: Sequence[float | None]
+    ) -> list[dict[str, Any]]:
+        rows = zip(self.required, bounds, told.values, told.held, beside, strict=True)
         return [
-            {"require": requirement_words(one), "bound": bound, "value": value, "held": held}
-            for one, bound, value, held in rows
-        ]
+            {"require": requirement_words(one), "bound": bound, "value": value, "held": held,
+             "held_bound": None if held is None else there}
+            for one, bound, value, held, there in rows
+        ]  # fmt: skip
 
     # ------------------------------------------------------------------------------- one plan
 

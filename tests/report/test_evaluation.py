@@ -57,6 +57,20 @@ def test_unlike_objectives_have_no_mean_and_accuracies_a_share() -> None:
     assert lines[-1].split() == ["cut", "50.0", "%"], "nats have no share"
 
 
+def test_those_of_a_kind_have_their_mean_beside_another_kind() -> None:
+    names = [("nll(a)", "nll"), ("mc(x)", "mc"), ("nll(b)", "nll"), ("kl(c)", "kl")]
+    columns = [Column(name, LESS, kind) for name, kind in names]
+    marks = [marked(2.0, 0.5), marked(7.0, 0.1), marked(1.0, 0.1), marked(9.0, 0.1)]
+    lines = list(evaluation_lines(columns, [("cut", marks)], "base", 120))
+    assert lines[4].split() == ["(1)", "(2)", "(3)", "(4)", "mean", "(1,3)"]
+    assert lines[5].split()[-3:] == ["1.500", "±", "0.071"]
+    assert lines[-1].split()[-4:] == ["+0.300", "±", "0.014", "*"]
+    together = [columns[i] for i in (1, 0, 2)]
+    head = next(one for one in evaluation_lines(together, [("cut", marks[:3])], "base", 120)
+                if "mean" in one)  # fmt: skip
+    assert head.split()[-2:] == ["mean", "(2..3)"]
+
+
 def test_failures_are_told_below_and_have_no_mean() -> None:
     columns = [Column(f'nll("{name}")', LESS, "nll") for name in "ab"]
     rows = [("cut", [Mark(None, failure="NaN " * 40), marked(2.0)])]

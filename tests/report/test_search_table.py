@@ -212,6 +212,45 @@ def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
     assert 'nll("a.txt") alone)' in "\n".join(summary_lines(preferred, 100))
 
 
+def test_the_mean_over_objectives_has_a_table() -> None:
+    aims = [AIM, AIM | {"name": 'nll("b.txt")'}]
+    two = {"values": [2.5, 3.5], "stderrs": [0.3, 0.4],
+           "held": {"values": [3.0, 5.0], "stderrs": [0.06, 0.08]}}  # fmt: skip
+    found = said(
+        objectives=aims, held=[30, 30], verdict=judged(numbers=[0, 1]),
+        best=row(2.5) | two, found=row(2.5) | two,
+        base={"values": [2.0, 3.0], "held": {"values": [2.5, 3.5], "stderrs": [0.0, 0.0]}},
+        starts=[row(3.0) | {"values": [3.0, 4.0], "held": None}],
+        random={"trials": 1, "whole": False, "best": row(4.0) | two, "expected": None},
+    )  # fmt: skip
+    lines = list(summary_lines(found, 100))
+    at = lines.index("mean of 2 objectives: less is better")
+    assert lines[at + 2].split() == ["the", "base,", "uncut", "2.5", "3", "±", "0"]
+    assert lines[at + 4].startswith("  the best of 1 random plan ")
+    assert lines[at + 5].split()[2:] == ["3", "±", "0.25", "0.5", "4", "±", "0.05", "1"]
+    assert "| found: run/best.tailor | 3 ± 0.25 | 0.5 | 4 ± 0.05 | 1 |" in markdown(found)
+    counted = aims[1] | {"direction": "maximize", "unit": "accuracy"}
+    assert "mean of 2 objectives:" not in "\n".join(
+        summary_lines(found | {"objectives": [AIM, counted]}, 100)
+    )
+
+
+def test_one_of_a_thing_is_no_plural() -> None:
+    found = said(trials=1, cost=1, random={"trials": 1, "whole": True, "best": None})
+    text = "\n".join(summary_lines(found, 80))
+    assert "1 trial at the cost of 1 whole one," in text
+    assert "evaluated 1 plan." in text
+
+
+def test_a_bound_by_a_model_is_another_on_held_out_samples() -> None:
+    line = {"require": "nll <= base", "bound": 3.0, "value": 2.5, "held": 2.75, "held_bound": 3.25}
+    required = {"judged": 3, "whole": True, "met": 2, "nearest": None, "rows": [line]}
+    text = "\n".join(summary_lines(said(required=required), 80))
+    assert "nll <= base (3): it has 2.5, held out 2.75 (3.25)" in text
+    line["held_bound"] = 3.0
+    assert "held out 2.75\n" in "\n".join(summary_lines(said(required=required), 80))
+
+
 def test_a_size_has_a_row() -> None:
     size = {"file": "front/trial-0004.tailor", "parameters": 110_000_000, "bytes": 220_000_000,
             "kv_cache": 18_432, "layers": 24}  # fmt: skip
