@@ -220,7 +220,7 @@ def test_the_mean_over_objectives_has_a_table() -> None:
         objectives=aims, held=[30, 30], verdict=judged(numbers=[0, 1]),
         best=row(2.5) | two, found=row(2.5) | two,
         base={"values": [2.0, 3.0], "held": {"values": [2.5, 3.5], "stderrs": [0.0, 0.0]}},
-        starts=[row(3.0) | {"values": [3.0, 4.0], "held": None}],
+        starts=[row(3.0) | two | {"values": [3.0, 4.0], "held": None}],
         random={"trials": 1, "whole": False, "best": row(4.0) | two, "expected": None},
     )  # fmt: skip
     lines = list(summary_lines(found, 100))
