@@ -15,19 +15,22 @@ from typing import Any
 import altair
 
 PICTURES = Path(__file__).parent / "pictures"
-BLUE, ORANGE, GREEN, GREY = "#2f7dd1", "#d9822b", "#1a8f6b", "#8a94a6"
+BLUE, ORANGE, GREEN, GREY, INK = "#2f7dd1", "#d9822b", "#1a8f6b", "#8a94a6", "#1f2733"
+Chart = altair.Chart | altair.LayerChart
+PLACES = {"won back": ".1f", "lost": ".3f"}
+"""How numbers at bars are written."""
 STYLE = """<style>
   text { font-family: system-ui, sans-serif }
   @media (prefers-color-scheme: dark) {
     .marks > rect { fill: #161b22 }
-    .role-axis text, .role-legend text { fill: #e6e9ee }
+    .role-axis text, .role-legend text, .mark-text text { fill: #e6e9ee }
     .role-axis-grid line, .role-axis-domain line, .role-axis-tick line { stroke: #454d59 }
   }
 </style>"""
 """Vega writes colours as attributes, over which a style sheet wins."""
 
 
-def gaps(figures: dict[str, Any]) -> altair.TopLevelMixin:
+def gaps(figures: dict[str, Any]) -> Chart:
     """What a bridge would leave: a cell for each layer before a gap and each width."""
     rows = [
         {"after": after, "width": width, "left": left}
@@ -51,28 +54,43 @@ def gaps(figures: dict[str, Any]) -> altair.TopLevelMixin:
     )
 
 
-def repaired(figures: dict[str, Any]) -> altair.TopLevelMixin:
-    """What is won back of three cuts: two bars for each."""
-    order = [row["cut"] for row in figures["rows"]]
-    base = altair.Chart(altair.Data(values=figures["rows"])).encode(
-        x=altair.X(
-            "won back:Q", title="% of the cut's loss won back", scale=altair.Scale(domain=[0, 100])
-        ),
-        y=altair.Y("cut:N", title=None, sort=order),
-        yOffset=altair.YOffset("how:N", sort=["bridged", "bridged and healed"]),
+def grouped(rows: list[dict[str, Any]], value: str, title: str, colours: dict[str, str]) -> Chart:
+    """Bars in groups: of each cut one for each way, with its number at its end."""
+    base = altair.Chart(altair.Data(values=rows)).encode(
+        x=altair.X(f"{value}:Q", title=title),
+        y=altair.Y("cut:N", title=None, sort=list(dict.fromkeys(row["cut"] for row in rows))),
+        yOffset=altair.YOffset("how:N", sort=list(colours)),
     )
+    scale = altair.Scale(domain=list(colours), range=list(colours.values()))
+    legend = altair.Legend(orient="bottom", columns=4, labelLimit=240, columnPadding=24)
     bars = base.mark_bar().encode(
-        color=altair.Color("how:N", title=None).scale(
-            domain=["bridged", "bridged and healed"], range=[BLUE, GREEN]
-        )
+        color=altair.Color("how:N", title=None, scale=scale, legend=legend)
     )
-    numbers = base.mark_text(align="right", dx=-5, color="white").encode(
-        text=altair.Text("won back:Q", format=".1f")
+    numbers = base.mark_text(align="left", dx=4, color=INK).encode(
+        text=altair.Text(f"{value}:Q", format=PLACES[value])
     )
-    return (bars + numbers).properties(width=560, height=190)
+    height = len(colours) * 15 + 18
+    return (bars + numbers).properties(width=600, height=height * len({row["cut"] for row in rows}))
 
 
-def healing(figures: dict[str, Any]) -> altair.TopLevelMixin:
+def repaired(figures: dict[str, Any]) -> Chart:
+    """What is won back of three cuts."""
+    colours = {"bridged": BLUE, "bridged and healed": GREEN}
+    return grouped(figures["rows"], "won back", "% of the cut's loss won back", colours)
+
+
+def results(figures: dict[str, Any]) -> Chart:
+    """What three cuts lose, by the way that they are made."""
+    colours = {
+        "ShortGPT": GREY,
+        "searched": ORANGE,
+        "searched, bridged": BLUE,
+        "searched, bridged, healed": GREEN,
+    }
+    return grouped(figures["rows"], "lost", "nats a token lost", colours)
+
+
+def healing(figures: dict[str, Any]) -> Chart:
     """The distance from the teacher on held-out tokens over the tokens that were read."""
     rows = [{"tokens": t, "nats": n} for t, n in figures["held_out"]]
     line = (
@@ -97,7 +115,7 @@ def healing(figures: dict[str, Any]) -> altair.TopLevelMixin:
     return (rules + words + line).properties(width=620, height=240)
 
 
-def search(figures: dict[str, Any]) -> altair.TopLevelMixin:
+def search(figures: dict[str, Any]) -> Chart:
     """Every trial at its cost, and the best so far."""
     points = (
         altair.Chart(altair.Data(values=figures["trials"]))
@@ -122,20 +140,18 @@ def search(figures: dict[str, Any]) -> altair.TopLevelMixin:
     return (best + points).properties(width=620, height=260)
 
 
-CHARTS: dict[str, Callable[[dict[str, Any]], altair.TopLevelMixin]] = {
-    one.__name__: one for one in (gaps, repaired, healing, search)
+CHARTS: dict[str, Callable[[dict[str, Any]], Chart]] = {
+    one.__name__: one for one in (gaps, repaired, healing, results, search)
 }
 
 
 def draw(name: str) -> None:
     """Write a chart's picture from its figures."""
     figures = json.loads((PICTURES / f"{name}.json").read_text(encoding="utf-8"))
-    chart = CHARTS[name](figures).configure(  # type: ignore[attr-defined]
+    chart = CHARTS[name](figures).configure(
         background="#ffffff", padding=14, font="system-ui, sans-serif"
     )
-    chart = chart.configure_view(stroke=None).configure_axis(
-        labelColor="#1f2733", titleColor="#1f2733"
-    )
+    chart = chart.configure_view(stroke=None).configure_axis(labelColor=INK, titleColor=INK)
     out = PICTURES / f"{name}.svg"
     chart.save(out, format="svg")
     text = out.read_text(encoding="utf-8")
