@@ -30,6 +30,7 @@ from gptailor.search.object_storage import ObjectStorage, copy_of, local_or_url
 from gptailor.search.pick import BEST, SUMMARY
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import another_search
+from gptailor.search.run.trials import Aim
 from gptailor.search.settings import Resources, Settings
 from gptailor.search.space.space import Space
 
@@ -287,17 +288,22 @@ def run_record(plan: Plan, chosen: Settings, where: Resources) -> dict[str, Any]
 
 
 def put_record(
-    folder: Folder, record: Mapping[str, Any], plan: Plan, models: Mapping[str, Opened]
+    folder: Folder,
+    record: Mapping[str, Any],
+    plan: Plan,
+    models: Mapping[str, Opened],
+    aims: Iterable[Aim],
 ) -> dict[str, Any]:
     """Write down what is searched, as whoever reads RUN without the models needs it.
 
-    That is the open plan, and in `run.json` how many layers its base has and whose head is tied.
+    That is the open plan, and in `run.json` how many layers its base has, whose head is tied, and
+    what scores are measured by.
     """
     seen = plan_seen_from(plan, models, commits_of(plan, models), folder.place)
     folder.put(SPACE, format_plan(seen.model_copy(update={"search": None})))
     tied = sorted(name for name, model in models.items() if model.layout.tied)
     whole = {**record, "layers": models["base"].layout.count, "tied": tied}
-    folder.put_json(SETTINGS, whole)
+    folder.put_json(SETTINGS, {**whole, "aims": [aim._asdict() for aim in aims]})
     return whole
 
 

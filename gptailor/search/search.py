@@ -220,7 +220,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
                 folder, space, opened_models, trials.files, chosen, (budget, where)
             ), runs.IDENTITY_WORDS,
         )  # fmt: skip
-        record = runs.put_record(folder, record, plan, opened_models)
+        record = runs.put_record(folder, record, plan, opened_models, aims)
         ledger = Ledger(aims, budget.full, chosen.prefer)
         study.recall(ledger)
 

@@ -231,3 +231,24 @@ def _picked(
         stale = stale | (own == own[best])
         chosen.append(best)
     return np.stack(chosen)
+
+
+def learned(  # noqa: PLR0913, PLR0917 (what was told, and what is asked of it)
+    table: Table,
+    told: tuple[Genome, Float[ndarray, "n m"], Float[ndarray, " n"]],
+    weights: Float[ndarray, " m"],
+    prior: Float[ndarray, " layers"] | None,
+    population: Genome,
+    draws: int,
+    key: Key,
+) -> Float[ndarray, "k d"]:
+    """What genomes lose by draws of the model: in deviations of its targets, but for a constant.
+
+    `told` are genomes, what they lost, and their shares of the samples.
+    """
+    genomes, values, shares = told
+    archive = strategy.Archive(genomes, values, shares, len(shares))
+    found = strategy.scalarise(values, weights)
+    seen = _seen(table, archive, features(table, genomes), found)
+    by = draw(seen, sharing(table, prior), np.ones(draws), key)
+    return _scores(table, features(table, population), by)

@@ -1,0 +1,173 @@
+"""Why a layer stays: what plans lose where it is dropped, kept or changed, and where it isn't."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from gptailor.plan.layers import own, slots
+from gptailor.plan.plan import Plan
+from gptailor.report.page.run_report import LayerEffect, LayerState, WindowLoss
+from gptailor.search.run.asking import TOLD, by_spread
+from gptailor.search.run.incumbent import expected_losses
+from gptailor.search.run.trials import Ledger, Trial
+from gptailor.search.space.decode import decode
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.hash_random import key_of, keys_of
+from gptailor.search.space.space import Space
+from gptailor.search.space.table import sample
+
+_STATES: tuple[LayerState, ...] = get_args(LayerState)
+_DRAWS = 64
+"""Draws of the surrogate's coefficients."""
+_PLANS = 256
+"""Plans of the space over which its effects are averaged."""
+
+
+def losses_beside_base(ledger: Ledger) -> tuple[dict[int, tuple[float, float]], str]:
+    """What trials lose beside the base on the same samples, with errors, and the unit of that.
+
+    The mean over the objectives that plans are compared by: in their unit where they have one, in
+    % of the base's scores, or in spreads of the starting plans' scores.
+    """
+    aims = [ledger.aims[n] for n in ledger.judging]
+    units = {aim.unit for aim in aims}
+    natural = len(units) == 1 and not units & {"", "accuracy"}
+    shares = all(aim.scale == "base" for aim in aims)
+    found = {}
+    for trial in ledger.trials:
+        base = ledger.references.get(trial.samples)
+        if trial.values is None or trial.stderrs is None or base is None:
+            continue
+        lost, variance = 0.0, 0.0
+        for number, aim in zip(ledger.judging, aims, strict=True):
+            sign = 1 if aim.direction == "minimize" else -1
+            width = 1.0 if natural else _width(ledger, number, base[number], shares=shares)
+            lost += sign * (trial.values[number] - base[number]) / width
+            variance += (trial.stderrs[number] / width) ** 2
+        found[trial.number] = lost / len(aims), math.sqrt(variance) / len(aims)
+    words = "% of the base's score" if shares else "spreads of the starting plans' scores"
+    return found, units.pop() if natural else words
+
+
+def _width(ledger: Ledger, number: int, base: float, *, shares: bool) -> float:
+    """What one of an objective's scores is measured by, where units differ."""
+    if shares:
+        return abs(base) / 100 or 1.0
+    finite = [one for one in ledger.spreads[number] if math.isfinite(one)]
+    return (max(finite, default=0.0) - min(finite, default=0.0)) or 1.0
+
+
+def layer_states(plan: Plan, layers: int) -> list[LayerState] | None:
+    """What became of each layer of the base; None of a stack, whose items have no positions."""
+    if plan.stack is not None:
+        return None
+    found: list[LayerState] = []
+    for number, slot in enumerate(slots(plan, layers)):
+        if slot.dropped == "yes":
+            found.append("dropped")
+        else:
+            itself = all(made.recipe == own(number) for made in slot.made.values())
+            found.append("kept" if itself else "changed")
+    return found
+
+
+def seen_effects(
+    states: Sequence[Sequence[LayerState]], losses: Sequence[float]
+) -> list[LayerEffect]:
+    """The effects of layers' states on what plans lose: differences of means, and their errors."""
+    values = np.array(losses, float)[:, None]
+    return [
+        LayerEffect(layer, state, float(mean[0]), _welch(values[:, 0], with_it), *counts)
+        for layer, state, with_it, mean, counts in _contrasts(states, values)
+    ]
+
+
+def _contrasts(
+    states: Sequence[Sequence[LayerState]], values: Float[np.ndarray, "n d"]
+) -> Iterable[
+    tuple[int, LayerState, Bool[np.ndarray, " n"], Float[np.ndarray, " d"], tuple[int, int]]
+]:
+    """Of each layer and state: where it is so, how much more that is in the mean, and of how many.
+
+    A state that all plans have, or none, is no choice and left out.
+    """
+    table = np.array([list(row) for row in states])
+    for layer in range(table.shape[1] if len(table) else 0):
+        for state in _STATES:
+            with_it = table[:, layer] == state
+            count = int(with_it.sum())
+            if 0 < count < len(with_it):
+                mean = values[with_it].mean(axis=0) - values[~with_it].mean(axis=0)
+                yield layer, state, with_it, mean, (count, len(with_it) - count)
+
+
+def _welch(values: Float[np.ndarray, " n"], with_it: Bool[np.ndarray, " n"]) -> float | None:
+    """The standard error of the difference of two means whose spreads differ."""
+    sides = values[with_it], values[~with_it]
+    if min(map(len, sides)) < 2:
+        return None
+    return math.sqrt(sum(float(side.var(ddof=1)) / len(side) for side in sides))
+
+
+def learned_effects(
+    space: Space, ledger: Ledger, prior: Sequence[float] | None
+) -> list[LayerEffect]:
+    """The same by the surrogate, fitted again on what it was told, over plans drawn of the space.
+
+    Losses are in deviations of its targets, which go by the logarithm far behind the best. The
+    error is the deviation of its posterior. Raises ImportError where JAX isn't there.
+    """
+    from gptailor.search.strategies.surrogate import learned  # noqa: PLC0415 (imports JAX)
+
+    told = [trial for trial in ledger.trials if trial.request.phase in TOLD]
+    genomes = [trial.request.genome for trial in told]
+    population = Genome(*(np.stack(genes) for genes in zip(*genomes, strict=True)))
+    losses = expected_losses(ledger, told)
+    judging = list(ledger.judging)
+    weights = by_spread(np.full(len(judging), 1 / len(judging)), losses[:, judging])
+    shares = np.array([t.request.samples / ledger.full for t in told], np.float32)
+    drawing, planning = keys_of(key_of(0), 2)
+    drawn = sample(space.table, planning, _PLANS)
+    known = None if prior is None else np.array(prior, float)
+    values = learned(
+        space.table,
+        (population, losses[:, judging], shares),
+        weights,
+        known,
+        drawn,
+        _DRAWS,
+        drawing,
+    )
+    rows = (Genome(*genes) for genes in zip(*drawn, strict=True))
+    states = [layer_states(decode(space, row), space.layers) for row in rows]
+    there = [row for row in states if row is not None]
+    if len(there) < len(states):
+        return []
+    return [
+        LayerEffect(layer, state, float(mean.mean()), float(mean.std(ddof=1)), *counts)
+        for layer, state, _, mean, counts in _contrasts(there, values)
+    ]
+
+
+def window_losses(
+    space: Space, trials: Sequence[Trial], losses: Mapping[int, float]
+) -> list[WindowLoss]:
+    """What plans lose by the window that their first `drop window` takes."""
+    if not space.plan.windows:
+        return []
+    [pick] = space.index["windows", 0]
+    options = [one for one in space.picks[pick].options if isinstance(one, tuple)]
+    maybe = space.index["windows", 0, "maybe"][0] if space.plan.windows[0].maybe else -1
+    found: dict[tuple[int, int], list[float]] = {}
+    for trial in trials:
+        genome = trial.request.genome
+        if trial.number in losses and (maybe < 0 or genome.bits[maybe]):
+            first, last = options[int(genome.picks[pick])]
+            found.setdefault((int(first), int(last)), []).append(losses[trial.number])
+    return [
+        WindowLoss(*window, math.fsum(of) / len(of), min(of), len(of))
+        for window, of in sorted(found.items())
+    ]

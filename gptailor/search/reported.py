@@ -1,0 +1,385 @@
+"""A search's RUN read for a report: nothing is evaluated, written or locked, nor are models needed.
+
+What isn't there is said in the report's `missing`. A search that goes on meanwhile isn't disturbed.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.lang.format import format_plan
+from gptailor.lang.parse import loads
+from gptailor.lang.words import range_words
+from gptailor.plan.faults import TailorError
+from gptailor.plan.layers import kept, slots
+from gptailor.plan.plan import Plan
+from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.stage import at_stage
+from gptailor.report.block_map import MappedBlock
+from gptailor.report.page.run_report import (
+    LayerEffect,
+    LayerState,
+    ReportedObjective,
+    ReportedSize,
+    ReportedTrial,
+    RunReport,
+)
+from gptailor.report.plan_map import plan_summary
+from gptailor.search.blocks import scanned
+from gptailor.search.effects import (
+    layer_states,
+    learned_effects,
+    losses_beside_base,
+    seen_effects,
+    window_losses,
+)
+from gptailor.search.folder import BLOCKS, JOURNAL, SETTINGS, SIZES, SPACE
+from gptailor.search.object_journal import ObjectJournal
+from gptailor.search.object_storage import ObjectStorage, local_or_url
+from gptailor.search.pick import SUMMARY
+from gptailor.search.run.study import Study, quiet
+from gptailor.search.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Aim, Ledger, Trial
+from gptailor.search.space.decode import decode
+from gptailor.search.space.space import Space, space_of
+from gptailor.search.verdict import HELD_OUT, held_key
+
+_LEARNING = "surrogate"
+"""The strategy whose model says what it learned."""
+
+
+def run_report(run: str | Path, *, learned: bool = True) -> RunReport:
+    """What a search's folder, or what lies at its URL, says.
+
+    `learned` is whether the surrogate is fitted again too, which takes some seconds. Raises
+    CheckpointError C903 for what holds no search, or none that can be read.
+    """
+    return _Reading(local_or_url(run)).report(learned=learned)
+
+
+@final
+class _Lines(BaseJournalBackend):
+    """An Optuna journal that is only read; what a writer hasn't ended yet isn't there."""
+
+    def __init__(self, raw: bytes) -> None:
+        whole = raw[: raw.rfind(b"\n") + 1]
+        self._lines = [json.loads(line) for line in whole.splitlines()]
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """The lines from a number on."""
+        return self._lines[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Nothing is written."""
+        raise TypeError("a report writes nothing into a study")
+
+
+@final
+class _Reading:
+    """A RUN while it is read: `missing` grows by what isn't there."""
+
+    def __init__(self, shown: str | Path) -> None:
+        self.shown = shown
+        self.path = Path(shown)
+        self.storage = ObjectStorage(shown) if isinstance(shown, str) else None
+        self.names = self.storage.names() if self.storage else []
+        self.missing: list[str] = []
+        record = self._json(SETTINGS)
+        if record is None:
+            raise self._error("holds no search", "name the RUN of a gptailor search")
+        self.record = record
+        self.summary = self._json(f"{SUMMARY}.json")
+        self.study = self._study()
+        self.ledger = self._ledger()
+        self.space = self._space()
+
+    # ------------------------------------------------------------------------------ what is on disk
+
+    def _error(self, message: str, help_: str = "") -> CheckpointError:
+        return CheckpointError("C903", message, self.path, help_)
+
+    def _read(self, name: str) -> bytes | None:
+        if self.storage is not None:
+            return self.storage.get([name])[name] if name in self.names else None
+        path = self.path / name
+        try:
+            return path.read_bytes() if path.is_file() else None
+        except OSError as error:
+            raise self._error(f"can't be read: {error.strerror}") from error
+
+    def _json(self, name: str) -> dict[str, Any] | None:
+        if (raw := self._read(name)) is None:
+            return None
+        try:
+            found = json.loads(raw)
+        except ValueError as error:
+            raise self._error(f"has a broken {name}: {error}") from error
+        if not isinstance(found, dict):
+            raise self._error(f"has a broken {name}: that is no object")
+        return found
+
+    def _study(self) -> Study:
+        where, name = self.record.get("storage"), self.record.get("study", "gptailor")
+        try:
+            with quiet():
+                found = optuna.load_study(study_name=name, storage=self._storage_of(where))
+            return Study(found, self.path, lambda genome: ({}, {}))
+        except CheckpointError:
+            raise
+        except Exception as error:  # storages are of many makers, who raise what they like
+            there = f" in {where}" if where else ""
+            said = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise self._error(f"has no study that can be read{there}: {said}") from error
+
+    def _storage_of(self, where: str | None) -> JournalStorage | str:
+        if where is not None:
+            return where
+        if self.storage is not None:
+            return JournalStorage(ObjectJournal(self.storage, JOURNAL))
+        if (raw := self._read(JOURNAL)) is None:
+            raise self._error(f"has no {JOURNAL}", "a search writes it with its first trial")
+        return JournalStorage(_Lines(raw))
+
+    def _ledger(self) -> Ledger:
+        full = int(str(self.study.notes.get("samples", "1")).rpartition("..")[2])
+        wanted = self.record["objectives"]
+        prefer = self.record.get("prefer")
+        number = wanted.index(prefer) if prefer in wanted else None
+        ledger = Ledger(self._aims(), full, number)
+        self.study.recall(ledger)
+        return ledger
+
+    def _aims(self) -> tuple[Aim, ...]:
+        """As the search wrote them down; older ones did so in the end."""
+        said = self.record.get("aims") or (self.summary or {}).get("objectives")
+        if said:
+            return tuple(Aim(**one) for one in said)
+        found = []
+        for words in self.record["objectives"]:
+            direction, _, name = words.partition(" ")
+            spec = OBJECTIVES[name.partition("(")[0]]
+            found.append(Aim(name, direction, "base", "", spec.unit, spec.by != "samples"))
+        return tuple(found)
+
+    def _space(self) -> Space | None:
+        raw, layers = self._read(SPACE), self.record.get("layers")
+        if raw is None or layers is None:
+            self.missing.append(
+                "The search is of a version that doesn't write down what it searches, as"
+                " space.tailor: plans have no text here, and what layers do isn't known."
+                " The same search command writes it, without another trial."
+            )
+            return None
+        try:
+            plan = loads(raw.decode(), folder=self.path, name=SPACE)
+            space = space_of(plan, layers, self.record["tied"])
+        except TailorError as error:
+            self.missing.append(f"space.tailor can't be used: {error}")
+            return None
+        sizes = (len(space.bits), len(space.picks), len(space.reals))
+        told = self.ledger.trials[:1]
+        if told and tuple(map(len, told[0].request.genome)) != sizes:
+            self.missing.append("space.tailor is of another search: its plans aren't shown.")
+            return None
+        return space
+
+    # ---------------------------------------------------------------------------------- the report
+
+    def report(self, *, learned: bool) -> RunReport:
+        """All of it."""
+        ledger, space = self.ledger, self.space
+        plans = {} if space is None else _plans(space, ledger)
+        losses, unit = losses_beside_base(ledger)
+        sizes = self._sizes(plans)
+        line = partial(self._trial, plans, losses, sizes)
+        front = [row["trial"] for row in self.summary["front"]] if self.summary else None
+        states = _states(space, plans)
+        whole = [t for t in ledger.of(STARTS, RANDOM, SEARCH, BESIDE) if _counts(t, losses)]
+        scan = None if space is None else scanned(space, ledger)
+        return RunReport(
+            run=str(self.shown),
+            record=self.record,
+            objectives=self._objectives(),
+            judging=ledger.judging,
+            loss_unit=unit,
+            full=ledger.full,
+            layers=self.record.get("layers"),
+            base=self._base_size(),
+            trials=[line(trial) for trial in ledger.trials],
+            front=tuple(front if front is not None else [t.number for t in ledger.front()]),
+            summary=self._ended(),
+            space=None if space is None else format_plan(space.plan),
+            blocks=self._blocks() if scan is None else scan.blocks,
+            blocks_about=self._blocks_about(None if scan is None else scan.samples),
+            windows=[]
+            if space is None
+            else window_losses(space, whole, {t.number: losses[t.number][0] for t in whole}),
+            effects=_effects(whole, states, losses),
+            learned=self._learned() if learned else [],
+            missing=tuple(self.missing),
+        )
+
+    def _ended(self) -> dict[str, Any] | None:
+        if self.summary is None:
+            self.missing.append(
+                "The search hasn't come to its end: there is no summary, no held-out score and no"
+                " verdict. The same search command goes on."
+            )
+        return self.summary
+
+    def _objectives(self) -> list[ReportedObjective]:
+        ledger, notes = self.ledger, self.study.notes.get(HELD_OUT, {})
+        values = ledger.references.get(ledger.full)
+        held = notes.get(held_key(None), {}).get("values")
+        many = (self.summary or {}).get("held") or [0] * len(ledger.aims)
+        return [
+            ReportedObjective(
+                aim.name, aim.short, aim.unit, aim.direction, aim.size,
+                None if values is None else values[i], None if held is None else held[i], many[i],
+            )
+            for i, aim in enumerate(ledger.aims)
+        ]  # fmt: skip
+
+    def _sizes(self, plans: Mapping[str, Plan]) -> dict[str, ReportedSize]:
+        """Of each plan, by its digest: as written down, else as plans of as many layers have it."""
+        said = (self._json(SIZES) or {}).get("plans", {})
+        known = {digest: ReportedSize(**one) for digest, one in said.items()}
+        alike: dict[int, set[ReportedSize]] = {}
+        for one in known.values():
+            alike.setdefault(one.layers, set()).add(one)
+        layers = self.record.get("layers")
+        for digest, plan in plans.items():
+            if digest not in known and layers is not None:
+                count = len(kept(plan, layers))
+                [*same] = alike.get(count, ())
+                known[digest] = same[0] if len(same) == 1 else ReportedSize(count)
+        return known
+
+    def _base_size(self) -> ReportedSize | None:
+        said = (self._json(SIZES) or {}).get("base")
+        if said is not None:
+            return ReportedSize(**said)
+        layers = self.record.get("layers")
+        return None if layers is None else ReportedSize(layers)
+
+    def _blocks(self) -> list[MappedBlock]:
+        return [
+            MappedBlock(**row) for row in (self._json(f"{BLOCKS}.json") or {}).get("blocks", ())
+        ]
+
+    def _blocks_about(self, samples: int | None) -> dict[str, Any] | None:
+        said = self._json("blocks.json")
+        if said is not None:
+            return {"measure": said["measure"], "samples": said["samples"]}
+        return (
+            None if samples is None else {"measure": self.ledger.aims[0].name, "samples": samples}
+        )
+
+    def _learned(self) -> list[LayerEffect]:
+        strategy = self.record.get("strategy")
+        if self.space is None or not self.ledger.trials:
+            return []
+        if strategy != _LEARNING:
+            self.missing.append(
+                f"The search's strategy was {strategy}, which has no model of what layers do:"
+                " effects are those of the trials alone."
+            )
+            return []
+        measured = self.study.notes.get("measured", {}).get("found", {})
+        prior = measured.get("block influence", {}).get("base")
+        try:
+            return learned_effects(self.space, self.ledger, prior)
+        except ImportError as error:
+            self.missing.append(
+                f"What the surrogate learned isn't shown: {error.name or 'JAX'} isn't installed"
+                " (pip install 'gptailor[search]')."
+            )
+            return []
+
+    def _trial(
+        self,
+        plans: Mapping[str, Plan],
+        losses: Mapping[int, tuple[float, float]],
+        sizes: Mapping[str, ReportedSize],
+        trial: Trial,
+    ) -> ReportedTrial:
+        request, plan = trial.request, plans.get(trial.plan)
+        held = self.study.notes.get(HELD_OUT, {}).get(held_key(trial), {})
+        errors = held.get("stderrs")
+        loss, error = losses.get(trial.number, (None, None))
+        return ReportedTrial(
+            number=trial.number,
+            phase=request.phase,
+            origin=request.origin,
+            stage=request.stage,
+            share=trial.share,
+            samples=trial.samples,
+            stopped=trial.stopped is not None,
+            same_as=trial.same_as,
+            values=trial.values,
+            stderrs=trial.stderrs,
+            failure=None if trial.failure is None else str(trial.failure),
+            seconds=trial.seconds,
+            cost=trial.cost,
+            loss=loss,
+            loss_error=error,
+            worst=self._worst(trial),
+            size=sizes.get(trial.plan),
+            made="" if plan is None else _made(plan, self.record["layers"]),
+            text=None if plan is None else format_plan(at_stage(plan, request.stage)),
+            held=tuple(held["values"]) if "values" in held else None,
+            held_errors=None
+            if errors is None
+            else tuple(math.inf if one is None else one for one in errors),
+        )
+
+    def _worst(self, trial: Trial) -> float | None:
+        with suppress(KeyError, ValueError):  # what it is measured by isn't known yet
+            found = min(self.ledger.shares(trial))
+            return found if math.isfinite(found) else None
+        return None
+
+
+def _plans(space: Space, ledger: Ledger) -> dict[str, Plan]:
+    """The plans of trials, each once, by their digests."""
+    found: dict[str, Plan] = {}
+    for trial in ledger.trials:
+        if trial.plan not in found:
+            found[trial.plan] = decode(space, trial.request.genome)
+    return found
+
+
+def _made(plan: Plan, layers: int) -> str:
+    """A line on a plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""
+    dropped = [drop.position for drop in plan.drops]
+    return plan_summary(slots(plan, layers)) + (f"; cut: {range_words(dropped)}" * bool(dropped))
+
+
+def _counts(trial: Trial, losses: Mapping[int, tuple[float, float]]) -> bool:
+    """Whether a trial says what layers do: on all samples, and not of a plan that was known."""
+    return trial.full and trial.same_as is None and trial.number in losses
+
+
+def _states(space: Space | None, plans: Mapping[str, Plan]) -> dict[str, list[LayerState]]:
+    if space is None:
+        return {}
+    found = {digest: layer_states(plan, space.layers) for digest, plan in plans.items()}
+    return {digest: row for digest, row in found.items() if row is not None}
+
+
+def _effects(
+    trials: Sequence[Trial],
+    states: Mapping[str, list[LayerState]],
+    losses: Mapping[int, tuple[float, float]],
+) -> list[LayerEffect]:
+    """Those of each plan once, on all samples and as it is before it is repaired."""
+    known = [trial for trial in trials if trial.plan in states]
+    return seen_effects([states[t.plan] for t in known], [losses[t.number][0] for t in known])
