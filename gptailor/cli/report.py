@@ -230,31 +230,44 @@ def _of_run(
     target: str, models: _Models, families: tuple[Path, ...], speech: "Speech | None"
 ) -> _Page:
     from gptailor.build.lock import SUFFIX, parse_lock  # noqa: PLC0415
-    from gptailor.checkpoint.files import parse_object  # noqa: PLC0415
+    from gptailor.checkpoint.files import CheckpointError, parse_object  # noqa: PLC0415
     from gptailor.cli import report_sections as of  # noqa: PLC0415
     from gptailor.lang.parse import read_bytes  # noqa: PLC0415
-    from gptailor.report.found import ended_words, verdict_words  # noqa: PLC0415
     from gptailor.report.page.scores_section import scores_sections  # noqa: PLC0415
 
     read, place = _reader(target), Path(target)
-    raw = read("summary.json")
-    said = (
-        None if raw is None else parse_object(raw, place / "summary.json", "C903", duplicate="C903")
-    )
-    record = parse_object(read("run.json") or b"{}", place / "run.json", "C903", duplicate="C903")
-    sections = [] if said is None else scores_sections(said)
+
+    def read_json(name: str) -> dict[str, Any] | None:
+        raw = read(name)
+        return None if raw is None else parse_object(raw, place / name, "C903", duplicate="C903")
+
+    said, record = read_json("summary.json"), read_json("run.json") or {}
     best = read("best.tailor")
+    subject = None
     if best is not None:
         plan, _ = read_bytes(best, str(place / "best.tailor"), place)
         if plan is not None:
             plan = plan.with_families(families) if families else plan
             subject = of.subject("best.tailor", plan, best.decode(), models)
-            lock = read(f"best.tailor{SUFFIX}")
-            held = None if lock is None else parse_lock(lock, place / f"best.tailor{SUFFIX}")
-            again = list(said["commands"]) if said is not None else []
-            sections += _plan_sections(subject, speech, held, again)
-    lead = "The search has no summary: it was ended before it wrote one."
-    if said is not None:
-        lead = f"<strong>{escape(verdict_words(said))}</strong> {escape(ended_words(said))}."
-    title = f"Search of {(said or record).get('plan', target)}"
-    return _Page(title, lead, sections)
+    try:
+        sections = [] if said is None else scores_sections(said)
+        lead = _lead_of_run(said)
+        again = [] if said is None else list(said["commands"])
+    except (KeyError, TypeError) as error:
+        message = "is not as this version of gptailor writes it"
+        help_ = "the command that made it writes it anew"
+        raise CheckpointError("C903", message, place / "summary.json", help_) from error
+    if subject is not None:
+        name = f"best.tailor{SUFFIX}"
+        lock = read(name)
+        held = None if lock is None else parse_lock(lock, place / name)
+        sections += _plan_sections(subject, speech, held, again)
+    return _Page(f"Search of {(said or record).get('plan', target)}", lead, sections)
+
+
+def _lead_of_run(said: Mapping[str, Any] | None) -> str:
+    from gptailor.report.found import ended_words, verdict_words  # noqa: PLC0415
+
+    if said is None:
+        return "The search has no summary: it was ended before it wrote one."
+    return f"<strong>{escape(verdict_words(said))}</strong> {escape(ended_words(said))}."

@@ -24,9 +24,9 @@ class Section:
 
     `anchor` names the section in links and the chart's picture in files. `note` is a line below the
     chart, such as what its marks mean, which its picture has too; `html` stands below that as it
-    is. `plans` are texts of plans by a name: where a datum of the chart has such a name as its field
-    `plan`, a click on it shows the text, and so does a list below the chart. A table that is long,
-    or of a chart, is folded; `open` shows it unasked.
+    is. `plans` are texts of plans by a name: where a datum of the chart has such a name as its
+    field `plan`, a click on it shows the text, and so does a list below the chart. A table that is
+    long, or of a chart, is folded; `open` shows it unasked.
     """
 
     anchor: str
