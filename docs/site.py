@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 HERE = ROOT / "docs"
 AT_THE_TOP = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Pages that GitHub looks for at the top of the tree."""
-SHOWN = (".md", ".svg", ".png", ".css", ".js", ".html")
+SHOWN = (".md", ".svg", ".png", ".css", ".js", ".json", ".html")
 SHIM = "https://unpkg.com/iframe-worker/shim"
 """What Zensical has a page fetch for its search where it is opened from disk."""
 OWN_SHIM = "assets/iframe-worker.js"

@@ -16,7 +16,7 @@ import click
 _COMMANDS = {
     "check": ("plans", "Check plans, alone and against their models."),
     "compile": ("compile", "Write the model that a plan declares."),
-    "completion": ("plans", "Print a shell's completion script."),
+    "completion": ("completion", "Print or install a shell's completion script."),
     "diff": ("plans", "Say what differs between two plans."),
     "eval": ("eval", "Say how good plans and models are."),
     "export": ("plans", "Say a plan in another tool's words."),

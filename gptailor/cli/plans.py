@@ -197,10 +197,11 @@ def _in_dtype_of(plan: "Plan", other: "Plan") -> "Plan":
 
 @click.command("schema")
 def schema_command() -> None:
-    """Print the JSON schema of a plan."""
-    from gptailor.plan.plan import Plan  # noqa: PLC0415
+    """Print the JSON schema of a plan, by which editors complete and check plans as JSON."""
+    import gptailor  # noqa: PLC0415
+    from gptailor.plan.schema import plan_schema  # noqa: PLC0415
 
-    options.say(json.dumps(Plan.model_json_schema(), indent=2))
+    options.say(json.dumps(plan_schema(gptailor.__version__), indent=2))
 
 
 @click.command("json", short_help="Print a plan as JSON.")
@@ -208,22 +209,6 @@ def schema_command() -> None:
 def json_command(plan: str) -> None:
     """Print PLAN as JSON, which all commands read too."""
     options.say(options.read_plan(plan).model_dump_json(indent=2, exclude_defaults=True))
-
-
-@click.command("completion", short_help="Print a shell's completion script.")
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def completion_command(shell: str) -> None:
-    """Print the script that completes gptailor's words in SHELL.
-
-    For bash: gptailor completion bash > ~/.local/share/bash-completion/completions/gptailor
-    """
-    from click.shell_completion import get_completion_class  # noqa: PLC0415
-
-    made = get_completion_class(shell)
-    assert made is not None
-    from gptailor.cli.main import cli  # noqa: PLC0415 (which knows this command)
-
-    options.say(made(cli, {}, "gptailor", "_GPTAILOR_COMPLETE").source())
 
 
 @click.command("import", short_help="Make a plan of another tool's file.")

@@ -26,6 +26,7 @@ COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "export", "extract-lora", "family", "fmt"),
     *("generate", "import", "json", "lock", "pick", "schema", "search", "show", "verify"),
 ]
+ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]
 
 PLAN = """\
@@ -388,7 +389,12 @@ def test_json_is_a_plan_too(run: Run, here: Path) -> None:
 
 
 def test_the_schema_describes_plans(run: Run, here: Path) -> None:
-    schema = json.loads(run("schema").out)
+    said = run("schema").out
+    assert said == (ROOT / "docs" / "plan.schema.json").read_text("utf-8"), (
+        "gptailor schema > docs/plan.schema.json"
+    )
+    schema = json.loads(said)
+    assert schema["$id"] == "urn:gptailor:plan:1"
     document = json.loads(run("json", "p.tailor").out)
     assert schema["title"] == "Plan"
     assert schema["additionalProperties"] is False

@@ -1,0 +1,120 @@
+"""The command `completion`: the script that completes gptailor's words, printed or installed."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple, final
+
+import click
+
+from gptailor.cli import options
+
+SHELLS = ("bash", "zsh", "fish")
+
+_MARK = "_GPTAILOR_COMPLETE"
+"""The variable that every such script sets: what has it is ours."""
+
+
+@final
+class _Place(NamedTuple):
+    """Where a shell looks for completions of one's own, and what it takes that it does."""
+
+    file: Path
+    needed: str
+
+
+@click.command("completion", short_help="Print or install a shell's completion script.")
+@click.argument("shell", required=False, type=click.Choice(SHELLS))
+@click.option(
+    "--install/--print",
+    "installing",
+    help="Write it where SHELL looks for it, or print it, as without either.",
+)
+def completion_command(shell: str | None, installing: bool) -> None:
+    """Print the script that completes gptailor's words in SHELL, or install it.
+
+    Without SHELL it is the one that the variable SHELL names. --install writes one file, and says
+    where, and which line a shell needs that doesn't find it by itself; no start-up file is changed.
+    """
+    name = shell or Path(os.environ.get("SHELL", "")).name
+    if name not in SHELLS:
+        raise click.UsageError("say for which shell: bash, zsh or fish")
+    text = _script(name)
+    if not installing:
+        options.say(text)
+        return
+    place = _PLACES[name]()
+    _install(place.file, text + "\n")
+    options.say(place.needed)
+
+
+def _script(shell: str) -> str:
+    from click.shell_completion import get_completion_class  # noqa: PLC0415 (late, as all is here)
+
+    from gptailor.cli.main import cli  # noqa: PLC0415 (which knows this command)
+
+    made = get_completion_class(shell)
+    assert made is not None
+    return made(cli, {}, "gptailor", _MARK).source()
+
+
+def _install(file: Path, text: str) -> None:
+    """Write the script, whole or not at all. Raises TailorError for a file that isn't ours."""
+    from gptailor.checkpoint.write.output_file import write_whole  # noqa: PLC0415
+    from gptailor.plan.faults import TailorError  # noqa: PLC0415
+
+    there = file.read_text("utf-8", errors="replace") if file.exists() else None
+    if there == text:
+        options.say(f"{file}: is there already")
+        return
+    if there is not None and _MARK not in there:
+        raise TailorError(f"'{file}' is there, and gptailor didn't write it; move it away")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(Path(os.path.realpath(file)), text.encode(), file)
+    options.say(f"{file}: {'written' if there is None else 'written anew'}")
+
+
+def _bash() -> _Place:
+    own = os.environ.get("BASH_COMPLETION_USER_DIR")
+    folder = Path(own) if own else _home("XDG_DATA_HOME", ".local/share") / "bash-completion"
+    file = folder / "completions" / "gptailor"
+    return _Place(
+        file,
+        "New shells read it where the package bash-completion is installed. Without that, add to "
+        f"~/.bashrc:\n  source {_shown(file)}",
+    )
+
+
+def _zsh() -> _Place:
+    folder = _home("XDG_DATA_HOME", ".local/share") / "zsh" / "site-functions"
+    return _Place(
+        folder / "_gptailor",
+        "New shells read it if this stands in ~/.zshrc, before any compinit that is there:\n"
+        f"  fpath=({_shown(folder)} $fpath); autoload -Uz compinit; compinit",
+    )
+
+
+def _fish() -> _Place:
+    folder = _home("XDG_CONFIG_HOME", ".config") / "fish" / "completions"
+    return _Place(folder / "gptailor.fish", "New shells read it by themselves.")
+
+
+_PLACES = {"bash": _bash, "zsh": _zsh, "fish": _fish}
+
+
+def _home(variable: str, below: str) -> Path:
+    """A folder of the XDG base directories; one that isn't absolute doesn't count, as these say."""
+    from gptailor.plan.faults import TailorError  # noqa: PLC0415
+
+    said = Path(os.environ.get(variable, ""))
+    if said.is_absolute():
+        return said
+    try:
+        return Path.home() / below
+    except RuntimeError as error:
+        raise TailorError("there is no home folder to install it in: set HOME") from error
+
+
+def _shown(path: Path) -> str:
+    import shlex  # noqa: PLC0415 (few install)
+
+    return shlex.quote(str(path))

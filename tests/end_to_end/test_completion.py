@@ -1,0 +1,108 @@
+"""`gptailor completion --install`: one file, where the shell looks for it, and nothing else."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.said import Run, in_process
+
+FILES = {
+    "bash": ".local/share/bash-completion/completions/gptailor",
+    "zsh": ".local/share/zsh/site-functions/_gptailor",
+    "fish": ".config/fish/completions/gptailor.fish",
+}
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return in_process(capsys)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of one's own, in which bash is the shell."""
+    for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME", "BASH_COMPLETION_USER_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SHELL", "/bin/bash")
+    return tmp_path
+
+
+def files(home: Path) -> dict[str, str]:
+    return {str(p.relative_to(home)): p.read_text() for p in home.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("shell", FILES)
+def test_it_writes_one_file_that_is_what_is_printed(run: Run, home: Path, shell: str) -> None:
+    said = run("completion", shell, "--install")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.startswith(f"{home / FILES[shell]}: written\n")
+    assert files(home) == {FILES[shell]: run("completion", shell).out}
+    again = run("completion", shell, "--install")
+    assert again.out.startswith(f"{home / FILES[shell]}: is there already\n")
+    assert again.out.splitlines()[1:] == said.out.splitlines()[1:]
+    assert list(files(home)) == [FILES[shell]]
+
+
+def test_the_shell_is_the_environments(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("completion").out == run("completion", "bash", "--print").out
+    monkeypatch.setenv("SHELL", "/usr/bin/fish")
+    assert run("completion", "--install").code == 0
+    assert list(files(home)) == [FILES["fish"]]
+    for unknown in ("/bin/tcsh", ""):
+        monkeypatch.setenv("SHELL", unknown)
+        said = run("completion", "--install")
+        assert (said.code, said.out) == (2, "")
+        assert "say for which shell: bash, zsh or fish" in said.err
+
+
+@pytest.mark.parametrize(
+    ("shell", "variable", "file"),
+    [
+        ("bash", "XDG_DATA_HOME", "bash-completion/completions/gptailor"),
+        ("bash", "BASH_COMPLETION_USER_DIR", "completions/gptailor"),
+        ("zsh", "XDG_DATA_HOME", "zsh/site-functions/_gptailor"),
+        ("fish", "XDG_CONFIG_HOME", "fish/completions/gptailor.fish"),
+    ],
+)
+def test_places_that_are_set_are_heeded(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, shell: str, variable: str, file: str
+) -> None:
+    monkeypatch.setenv(variable, str(home / "own place"))
+    said = run("completion", shell, "--install")
+    assert list(files(home)) == [f"own place/{file}"]
+    assert (f"'{home}/own place/" in said.out) == (shell != "fish")
+
+
+def test_an_old_script_is_replaced_and_a_strange_file_is_not(run: Run, home: Path) -> None:
+    run("completion", "--install")
+    file = home / FILES["bash"]
+    current = file.read_text()
+    file.write_text("# an old one: _GPTAILOR_COMPLETE\n")
+    assert run("completion", "--install").out.startswith(f"{file}: written anew\n")
+    assert file.read_text() == current
+    file.write_text("complete -W mine gptailor\n")
+    said = run("completion", "--install")
+    assert (said.code, said.out) == (3, "")
+    assert said.err == f"error: '{file}' is there, and gptailor didn't write it; move it away\n"
+    assert files(home) == {FILES["bash"]: "complete -W mine gptailor\n"}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_bash_completes_by_the_installed_file(run: Run, home: Path) -> None:
+    run("completion", "--install")
+    (home / "gptailor").write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c 'from gptailor.cli.main import main; main()' \"$@\"\n"
+    )
+    (home / "gptailor").chmod(0o755)
+    script = (
+        f"PATH={home}:$PATH; source {home / FILES['bash']}; COMP_WORDS=(gptailor comp); "
+        "COMP_CWORD=1; _gptailor_completion gptailor; echo ${COMPREPLY[@]}"
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "compile completion\n"
