@@ -4,13 +4,12 @@ python docs/commands.py            # paste
 python docs/commands.py --check    # end with 1 if the page isn't current
 """
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from gptailor.cli.main import cli
+
 PAGE = Path(__file__).with_suffix(".md")
 BLOCK = re.compile(r"(<!-- gptailor([ \w-]*) --help -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
 
@@ -30,12 +29,16 @@ def pasted(page: str) -> str:
 
 
 def said(command: str) -> str:
-    """What a command says with `--help`, on a terminal of 80 columns."""
-    environment = {**os.environ, "COLUMNS": "80", "PYTHONPATH": str(ROOT)}
-    words = [sys.executable, "-m", "gptailor", *command.split(), "--help"]
-    return subprocess.run(
-        words, env=environment, capture_output=True, text=True, check=True, cwd=ROOT
-    ).stdout
+    """What a command says with `--help`, as on a terminal of 80 columns."""
+    context = cli.make_context("gptailor", [], resilient_parsing=True, terminal_width=78)
+    name = command.strip()
+    if not name:
+        return f"{context.get_help()}\n"
+    found = cli.get_command(context, name)
+    if found is None:
+        sys.exit(f"there is no command '{name}'")
+    inner = found.make_context(name, [], parent=context, resilient_parsing=True)
+    return f"{inner.get_help()}\n"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import click
 import pytest
 import yaml
 
@@ -57,9 +56,10 @@ def test_a_shell_reads_them(script: str) -> None:
 
 @pytest.mark.parametrize("arguments", searches(), ids=lambda arguments: arguments[-4])
 def test_their_searches_are_of_todays_options(arguments: list[str]) -> None:
-    command = cli.get_command(click.Context(cli), "search")
+    context = cli.make_context("gptailor", [], resilient_parsing=True)
+    command = cli.get_command(context, "search")
     assert command is not None
-    said = command.make_context("search", list(arguments)).params
+    said = command.make_context("search", list(arguments), parent=context).params
     assert said["ray"]
     assert said["device"] == "cuda"
     assert said["workers"] == 7

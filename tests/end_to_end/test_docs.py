@@ -1,15 +1,14 @@
 """Every plan in the documentation is read; those that are to be refused, are.
 
-A block marked `tailor` has no faults by itself, one marked `tailor refuse` has some. A block that
-doesn't start with `tailor` stands below `tailor 1` and the models `base`, `math`, `code` and
-`chat`, but for those that it declares. So do the statements in tables of statements, each by
-itself; those with `…` in them are no whole statements.
+A block marked `tailor`, or `tailor FILE`, has no faults by itself, one marked `tailor refuse` has
+some. A block that doesn't start with `tailor` stands below `tailor 1` and the models `base`,
+`math`, `code` and `chat`, but for those that it declares. So do the statements in tables of
+statements, each by itself; those with `…` in them are no whole statements.
 """
 
 import doctest
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import click
@@ -23,6 +22,7 @@ from gptailor.cli.main import cli
 from gptailor.lang.parse import read_text
 from gptailor.plan.faults import Fault, Source, errors, listed, show
 from gptailor.plan.registry import METHODS, OBJECTIVES
+from tests.pages import Block, blocks, pages
 from tests.preloaded import Preloaded
 
 ROOT = Path(__file__).parents[2]
@@ -33,15 +33,12 @@ CELLS = {"statement": "{}", "line": "search {{ {} }}"}
 """Tables by the heading of their first column, and how what stands there is made a statement."""
 
 
-def blocks() -> list[tuple[str, str, str]]:
-    """Place, marks and text of each block of Tailor."""
-    found = []
-    for page in PAGES:
-        text = (ROOT / page).read_text(encoding="utf-8")
-        for match in re.finditer(r"^```tailor *(.*)\n((?s:.*?))^```", text, re.MULTILINE):
-            line = text.count("\n", 0, match.start()) + 1
-            found.append((f"{page}:{line}", match[1], match[2]))
-    return found
+def examples() -> list[Block]:
+    """Each block of Tailor but those that other tests run: recipes and faults."""
+    run = ("docs/cookbook.md", "docs/faults.md")
+    return [
+        b for page in pages() if page not in run for b in blocks(page) if b.language == "tailor"
+    ]
 
 
 def statements() -> list[tuple[str, str]]:
@@ -67,11 +64,11 @@ def faults_of(text: str) -> list[Fault]:
     return errors(read_text(Source("example.tailor", text), ROOT)[1])
 
 
-@pytest.mark.parametrize(("place", "marks", "text"), blocks(), ids=[b[0] for b in blocks()])
-def test_an_example_reads_as_it_is_marked(place: str, marks: str, text: str) -> None:
-    faults = faults_of(text)
-    assert marks in ("", "refuse"), f"unknown mark at {place}"
-    assert bool(faults) == (marks == "refuse"), "\n".join(show(fault) for fault in faults)
+@pytest.mark.parametrize("block", examples(), ids=lambda block: block.place)
+def test_an_example_reads_as_it_is_marked(block: Block) -> None:
+    faults = faults_of(block.text)
+    assert re.fullmatch(r"(\S+\.tailor)?", block.marks) or block.marks == "refuse"
+    assert bool(faults) == (block.marks == "refuse"), "\n".join(show(fault) for fault in faults)
 
 
 @pytest.mark.parametrize(("place", "text"), statements(), ids=[s[0] for s in statements()])
@@ -81,7 +78,7 @@ def test_a_statement_in_a_table_reads(place: str, text: str) -> None:
 
 
 def test_there_is_something_to_test() -> None:
-    assert len(blocks()) >= 14
+    assert len(examples()) >= 25
     assert len(statements()) >= 25
 
 
@@ -113,12 +110,6 @@ def test_every_objective_is_documented() -> None:
     assert named == set(OBJECTIVES)
 
 
-def test_links_within_the_page_lead_somewhere() -> None:
-    headings = re.findall(r"^#+ (.*)$", LANGUAGE, re.MULTILINE)
-    anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
-    assert set(re.findall(r"\]\(#([^)]+)\)", LANGUAGE)) <= anchors
-
-
 def test_the_codes_that_the_page_names_are_explained() -> None:
     faults = (ROOT / "docs/faults.md").read_text(encoding="utf-8")
     for code in re.findall(r"\b[SPMC]\d{3}\b", LANGUAGE):
@@ -127,10 +118,10 @@ def test_the_codes_that_the_page_names_are_explained() -> None:
 
 def test_what_commands_say_of_themselves_is_current() -> None:
     page = ROOT / "docs" / "commands.md"
-    script = [sys.executable, str(page.with_suffix(".py")), "--check"]
-    done = subprocess.run(script, check=False)
-    assert done.returncode == 0, "python docs/commands.py pastes it"
-    named = set(re.findall(r"^<!-- gptailor ([\w-]+) --help -->$", page.read_text("utf-8"), re.M))
+    text = page.read_text("utf-8")
+    pasted = runpy.run_path(str(page.with_suffix(".py")))["pasted"]
+    assert text == pasted(text), "python docs/commands.py pastes it"
+    named = set(re.findall(r"^<!-- gptailor ([\w-]+) --help -->$", text, re.MULTILINE))
     assert named == set(cli.list_commands(click.Context(cli)))
 
 
@@ -146,7 +137,7 @@ def test_the_page_of_models_names_every_type_and_is_current(preloaded: Preloaded
 
 
 def test_the_help_says_of_commands_what_they_say() -> None:
-    context = click.Context(cli, terminal_width=100)
+    context = cli.make_context("gptailor", [], resilient_parsing=True, terminal_width=100)
     width = max(map(len, cli.list_commands(context)))
     for name in cli.list_commands(context):
         command = cli.get_command(context, name)
@@ -158,11 +149,11 @@ def test_the_help_says_of_commands_what_they_say() -> None:
         )
 
 
-def test_what_the_page_of_python_shows_is_so() -> None:
-    text = (ROOT / "docs/python.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n((?s:.*?))^```", text, re.MULTILINE)
-    examples = doctest.DocTestParser().get_doctest("".join(blocks), {}, "python.md", None, 0)
-    assert len(examples.examples) >= 10
+@pytest.mark.parametrize("page", [p for p in pages() if ">>> " in (ROOT / p).read_text("utf-8")])
+def test_what_a_page_shows_of_python_is_so(page: str) -> None:
+    text = "".join(one.text for one in blocks(page) if one.language == "python")
+    examples = doctest.DocTestParser().get_doctest(text, {}, page, None, 0)
+    assert examples.examples
     said: list[str] = []
     with torch.random.fork_rng(devices=[]):
         found = doctest.DocTestRunner(verbose=False).run(examples, out=said.append)
