@@ -1,0 +1,57 @@
+"""A headless Chromium for the report's pages, started once."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator["Browser"]:
+    """The browser; where there is none the test is skipped, which says so."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((there for name in names if (there := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("there is no Chromium: apt-get install chromium")
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 (starts Node)
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=_ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@final
+class Opened:
+    """A page that is drawn, what its console said, and what it asked the network for."""
+
+    def __init__(self, page: "Page", file: Path) -> None:
+        self.page = page
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        page.on("console", lambda one: self.said.append(f"{one.type}: {one.text}"))
+        page.on("pageerror", lambda one: self.said.append(f"error: {one}"))
+        page.on("request", lambda one: self.asked.append(one.url))
+        page.goto(file.as_uri())
+        page.wait_for_selector("html[data-ready]", timeout=60_000)
+
+
+Open = Callable[[Path], Opened]
+
+
+@pytest.fixture(scope="module")
+def open_page(chromium: "Browser") -> Iterator[Open]:
+    """Opens a file as a page, light and 1000 pixels wide."""
+    context = chromium.new_context(viewport={"width": 1000, "height": 900}, color_scheme="light")
+    yield lambda file: Opened(context.new_page(), file)
+    context.close()
