@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING
 import click
 
 from gptailor.cli.compile import told_of_healing
-from gptailor.cli.options import DEVICE, DTYPE, FAMILY, MEMORY, MODEL, read_plan, report, say, width
+from gptailor.cli.options import (
+    DEVICE,
+    DTYPE,
+    FAMILY,
+    MEMORY,
+    MODEL,
+    draw,
+    read_plan,
+    report,
+    say,
+    width,
+)
 from gptailor.plan.faults import Fault, PlanError
 
 if TYPE_CHECKING:
@@ -145,11 +156,11 @@ def _print(judgement: "Judgement") -> None:
     beside = besides.pop() if len(besides) == 1 else "its base"
     rows = list(zip(names, marks, strict=True))
     for line in evaluation.evaluation_lines(columns, rows, beside, width()):
-        say(line)
+        draw(line)
     say("")
     subjects = [*judgement.base_subjects, *judgement.subjects]
     for line in scores.sizes([_size(one) for one in subjects], width()):
-        say(line)
+        draw(line)
 
 
 _ACCURACIES = ("multiple_choice", "generate", "lm_eval")

@@ -302,7 +302,7 @@ def print_dry_run(prepared: "Prepared", output: Path, single: int | None = None)
         *rows_with_runs(prepared.plan, prepared.models["base"].layout.count),
     ]
     for line in table(rows, width()):
-        say(line)
+        draw(line)
 
 
 def width() -> int:
@@ -319,6 +319,16 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
         click.echo(text, nl=newline, err=err, color=False if plain else None)
     except BrokenPipeError:
         raise ReaderLeft from None
+
+
+def draw(text: str) -> None:
+    """Print what people look at, on terminals that lack some of its characters too."""
+    encoding = str(getattr(sys.stdout, "encoding", None) or "utf-8").lower()
+    if not text.isascii() and encoding not in {"utf-8", "utf8"}:
+        from gptailor.report.encoded import in_encoding  # noqa: PLC0415 (few terminals lack any)
+
+        text = in_encoding(text, encoding)
+    say(text)
 
 
 @final

@@ -17,6 +17,7 @@ from rich.text import Text
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Plan
 from gptailor.report.cells import cell_row, cells, legend, map_lines
+from gptailor.report.encoded import in_encoding
 from gptailor.report.plan_map import plan_summary
 
 
@@ -127,7 +128,7 @@ class LiveView:
     def _parts(self, now: Standing, width: int) -> Iterator[Text | Table]:
         yield self._bar(now, width)
         if now.best is not None:
-            yield from _plan(now.best, width)
+            yield from _plan(now.best, width, self._live.console.encoding)
         if now.trials:
             yield _scores(now.objectives)
         rows = Table.grid(padding=(0, 2))
@@ -174,7 +175,7 @@ def _scores(objectives: Sequence[ScoreLine]) -> Table:
     return table
 
 
-def _plan(best: Shown, width: int) -> Iterator[Text]:
+def _plan(best: Shown, width: int, encoding: str) -> Iterator[Text]:
     found = slots(best.plan, best.layers)
     models = list(best.plan.models)
     drawn = cells(best.plan, found)
@@ -183,11 +184,13 @@ def _plan(best: Shown, width: int) -> Iterator[Text]:
         for one in pieces:
             looks = ("reverse", one.reverse), ("bold", one.bold), ("dim", one.dim)
             words = [one.colour or "", *(name for name, there in looks if there)]
-            text.append(one.text, style=" ".join(filter(None, words)))
+            text.append(in_encoding(one.text, encoding), style=" ".join(filter(None, words)))
         yield text
     keys = "   ".join(f"{symbol} {name}" for symbol, name in legend(drawn, models))
     for line in (keys, plan_summary(found)):
-        yield Text(f"  {line}", style="dim", overflow="ellipsis", no_wrap=True)
+        yield Text(
+            in_encoding(f"  {line}", encoding), style="dim", overflow="ellipsis", no_wrap=True
+        )
 
 
 def clock(seconds: float) -> str:
