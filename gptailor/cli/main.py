@@ -110,6 +110,9 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
+_NAME_ANOTHER = "\n  = help: name another file, or remove this one first"
+
+
 def _ended(error: BaseException) -> int | None:
     """Say how a command ended, and the exit code; None for what is an error of the program."""
     from gptailor.cli.options import ReaderLeft, report, say  # noqa: PLC0415
@@ -135,6 +138,7 @@ def _ended(error: BaseException) -> int | None:
         case OSError():
             place = f"'{error.filename}': " if error.filename else ""
             message, code = f"error: {place}{error.strerror or error}", 3
+            message += _NAME_ANOTHER * isinstance(error, FileExistsError)
         case _:
             return None
     say(message, err=True)

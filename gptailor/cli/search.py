@@ -161,7 +161,7 @@ def _set_up_jax() -> None:
 
 @final
 class _Count(click.ParamType[int]):
-    """A number of parameters: `110M`, `1.5B`."""
+    """A number of parameters: `110M`, `1.5B` or `1.5G`, `1,500,000`."""
 
     name = "COUNT"
 
@@ -169,9 +169,11 @@ class _Count(click.ParamType[int]):
         """The number; a usage error if it is none above 0."""
         if isinstance(value, int):
             return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmb]?)", str(value), re.IGNORECASE)
-        units = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
-        count = int(float(found[1]) * units[found[2].lower()]) if found else 0
+        grouped = re.fullmatch(r"\d{1,3}(,\d{3})+", str(value))
+        text = str(value).replace(",", "") if grouped else str(value)
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmbgt]?)", text, re.IGNORECASE)
+        units = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+        count = round(float(found[1]) * units[found[2].lower()]) if found else 0
         if count <= 0:
             self.fail(f"'{value}' is no number of parameters such as 110M or 1.5B", param, ctx)
         return count
@@ -207,7 +209,7 @@ Example; without -o the plan is printed:
                epilog=_PICK_EXAMPLE)  # fmt: skip
 @click.argument("run", metavar="RUN")
 @click.option("--parameters", type=_Count(), metavar="COUNT",
-              help="The most parameters: 110M, 1.5B.")  # fmt: skip
+              help="The most parameters: 110M, 1.5B, 1,500,000.")  # fmt: skip
 @click.option("--memory", type=options.ByteSize(), metavar="SIZE",
               help="The most bytes for the weights and the KV cache of one text.")  # fmt: skip
 @click.option("--context", type=click.IntRange(min=0), default=4096, show_default=True,

@@ -626,6 +626,7 @@ def test_pick_writes_the_plan_that_keeps_to_it(sized: Said, run: Run, world: Pat
     again = run("pick", "sized", "--layers", curve[-1]["layers"], "-o", file)
     assert again.code == 3
     assert "File exists" in again.err
+    assert "name another file, or remove this one first" in again.err
 
 
 def test_the_best_plan_is_picked_with_its_lock(
@@ -645,6 +646,9 @@ def test_the_best_plan_is_picked_with_its_lock(
         (["sized"], 2, "say what to keep to"),
         (["sized", "--loss", "much"], 2, "'much' is no loss such as 2% or 0.05"),
         (["sized", "--parameters", "0"], 2, "'0' is no number of parameters"),
+        (["sized", "--parameters", "1,00"], 2, "'1,00' is no number of parameters"),
+        (["sized", "--parameters", "1,000"], 1, "the nearest is front/"),
+        (["sized", "--parameters", "0.000001G"], 1, "the nearest is front/"),
         (["base", "--layers", "3"], 3, "error[C903]: holds no plans that a search found"),
         (["gone", "--layers", "3"], 3, "error[C903]"),
     ],
