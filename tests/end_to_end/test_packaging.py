@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from gptailor.plan.extras import EXTRAS
+
 ROOT = Path(__file__).parents[2]
 GRAMMAR = (ROOT / "grammar" / "tailor.lark").read_bytes()
 TABLE = (ROOT / "gptailor" / "lang" / "tailor.json").read_bytes()
@@ -86,6 +88,38 @@ def test_the_source_distribution_holds_both_grammars(published: dict[str, Path])
     for name in ("README.md", "LICENSE", "pyproject.toml", "tests/end_to_end/test_packaging.py"):
         assert (source / name).is_file(), name
     assert (source / "gptailor" / "lang" / "tailor.json").read_bytes() == TABLE
+
+
+def test_the_source_distribution_is_a_checkout(published: dict[str, Path]) -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    kept = {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
+    source = published["source"]
+    there = {str(p.relative_to(source)) for p in source.rglob("*") if p.is_file()}
+    assert sorted(kept - there) == [".ci/run"]
+
+
+def test_the_wheel_does_its_work_without_torch(published: dict[str, Path], tmp_path: Path) -> None:
+    """The light install: `examples/light.py` of the source distribution by the wheel."""
+    with zipfile.ZipFile(published["tree"]) as wheel:
+        wheel.extractall(tmp_path / "lib")
+    brought = sorted({module for modules in EXTRAS.values() for module in modules} | {"numpy"})
+    (tmp_path / "lib" / "sitecustomize.py").write_text(
+        f"import sys; sys.modules.update(dict.fromkeys({brought}))"  # None: can't be imported
+    )
+    done = subprocess.run(
+        [sys.executable, published["source"] / "examples" / "light.py"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "lib")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("all as it should be\n")
+    assert done.stderr.endswith("pip install 'gptailor[torch]'\n")
 
 
 def test_a_package_without_its_table_reads_plans(tmp_path: Path) -> None:
