@@ -223,7 +223,8 @@ def test_a_click_and_a_choice_show_a_plan(page: Any) -> None:
 
 def test_a_text_can_be_copied(page: Any) -> None:
     page.locator("#plan .copy").click()
-    assert page.locator("#plan .copy").text_content() in ("Copied", "Selected")
+    said = "['Copied', 'Selected'].includes(document.querySelector('#plan .copy').textContent)"
+    page.wait_for_function(said)
 
 
 def test_hovering_a_layer_says_its_recipe(page: Any) -> None:
