@@ -109,7 +109,10 @@ class Prepared:
 def check(plan: Plan, models: ModelPaths | None = None) -> list[Fault]:
     """All faults of a plan: by itself, and, if it has none, against its models.
 
-    `models` gives other folders for the plan's names. Weights are not read.
+    `models` gives other folders for the plan's names. Of the models only configurations, tokenizers
+    and headers are read, no weights. Warnings, whose `severity` says so, are among the faults; a
+    plan without others can be compiled, as far as that can be said before a weight is read. A model
+    that can't be opened is a fault too, and nothing is raised for it.
     """
     return checked(plan, models)[2]
 

@@ -356,8 +356,12 @@ def lock(
 ) -> Lock:
     """The lock of a plan: digests of all that it reads, and of each tensor that it makes.
 
-    The output is made in memory and not kept; `Lock.write` writes the lock. `progress` is told of
-    all bytes read and made, `work` of them. The rest is as `compile` has it.
+    The output is made in memory, a chunk at a time, and not kept; `Lock.write` writes the lock.
+    `progress` is told of the bytes that were read or made since it was last called. `models`,
+    `dtype` and `threads` are as `compile` has them.
+
+    Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
+    fails.
     """
     prepared = ready(plan, models=models, dtype=dtype) if isinstance(plan, Plan) else plan
     fitted = out.fit_tensors(prepared)

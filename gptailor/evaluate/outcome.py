@@ -189,7 +189,14 @@ class TargetSize:
 @final
 @dataclass(frozen=True)
 class Judgement:
-    """Results and subjects in the order of the targets; those of their bases apart."""
+    """How good targets are, beside their bases: what `judge` gives.
+
+    `results` has an entry for each target and objective, in that order, each with an `outcome` (a
+    `Score` with its standard error, or a `Failure` that says why there is none) and, where there is
+    something to compare with, the paired `difference`. `subjects` has the targets' sizes:
+    parameters, layers, bytes of the KV cache a token, and tokens a second if they were measured.
+    `bases` and `base_subjects` are the same of the models that they are compared with.
+    """
 
     results: tuple[Result, ...]
     subjects: tuple[TargetSize, ...]

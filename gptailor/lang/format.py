@@ -78,7 +78,9 @@ def format_text(source: Source) -> tuple[str | None, list[Fault]]:
 
 
 def format(plan: p.Plan | str) -> str:
-    """The canonical text of a plan, or of a text, whose comments stay.
+    """The canonical text of a plan, or of a text, whose comments stay: one form for one meaning.
+
+    Reading it gives an equal plan, and formatting it again the same text.
 
     Raises PlanError where a text can't be read.
     """

@@ -210,13 +210,23 @@ def read_bytes(raw: bytes, name: str, folder: Path) -> tuple[Plan | None, list[F
 
 
 def load(path: str | Path) -> Plan:
-    """The plan of a file. Raises PlanError, with all its faults, if it has any; OSError as open."""
+    """The plan of a file, in Tailor or in JSON; its models are not looked at, see `check`.
+
+    Relative folders and texts that the plan names start at the file's folder.
+
+    Raises PlanError, with all faults, if the plan has any by itself, and OSError as `open` does.
+    """
     path = Path(path)
     return _sound(path.read_bytes(), str(path), path.parent)
 
 
 def loads(text: str, name: str = "<text>", folder: str | Path = ".") -> Plan:
-    """The plan of a text; raises PlanError, with all its faults, if it has any."""
+    """The plan of a text, in Tailor or in JSON; its models are not looked at, see `check`.
+
+    Faults call the text `name`; relative folders and texts that the plan names start at `folder`.
+
+    Raises PlanError, with all faults, if the plan has any by itself.
+    """
     # Half of a surrogate pair has no UTF-8; its bytes are then refused like a file's.
     return _sound(text.encode("utf-8", "surrogatepass"), name, Path(folder))
 

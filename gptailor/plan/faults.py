@@ -69,7 +69,13 @@ class Also:
 @final
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong: a stable code, what is, where, and what to do."""
+    """One thing that is wrong: a stable code, what is, where, and what to do.
+
+    `code` is one of docs/faults.md, `message` one line that names the thing, `help` what to do
+    where there is a remedy. `at` is the place in the plan (names and positions from its root
+    inward), `span` that in the text `source`, in characters, if the plan has one; `also` are other
+    places that it has to do with. A `severity` of `warning` stops nothing.
+    """
 
     code: str
     message: str
@@ -82,7 +88,13 @@ class Fault:
 
 
 class TailorError(Exception):
-    """The world failed: a file, a disk, memory."""
+    """The world failed: a file, a disk, memory, a cluster. Its text names the thing.
+
+    All errors that gptailor raises are of this kind; `exit_code` is what the command ends with.
+    Files that can't be used are a `CheckpointError`, with a `code` of docs/faults.md; foreign files
+    that can't be said in Tailor a `ConversionError`; a search that can't be what was asked for a
+    `WishError`; packages that an extra brings and that aren't there a `MissingPackageError`.
+    """
 
     exit_code = 3
 
@@ -102,7 +114,10 @@ class CodedError(TailorError):
 
 
 class PlanError(TailorError):
-    """A plan has faults, all of which it carries."""
+    """A plan has faults: all of them are in `faults`, in the order of the text, warnings too.
+
+    Its text is what the command prints: each fault with its code, its line and what to do.
+    """
 
     exit_code = 1
 

@@ -136,7 +136,10 @@ OnEvent: TypeAlias = Callable[[SearchEvent], None]
 @final
 @dataclass(frozen=True)
 class Searched:
-    """What a search left: why it ended, its summary, and its best plan's file if there is one."""
+    """What a search left: why it ended, its summary, and its best plan's file if there is one.
+
+    `summary` is what `summary.json` of RUN has (docs/search.md says what stands there).
+    """
 
     ended: Ended
     summary: Mapping[str, Any]

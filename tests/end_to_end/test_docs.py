@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 
+import gptailor
 from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.vision import WRAPPERS
 from gptailor.cli.main import cli
@@ -147,6 +148,14 @@ def test_the_help_says_of_commands_what_they_say() -> None:
             f"  {name:<{width}}  {command.get_short_help_str(100)}\n"
             in cli.get_help(context) + "\n"
         )
+
+
+def test_the_page_of_the_api_has_every_name() -> None:
+    text = (ROOT / "docs/api.md").read_text("utf-8")
+    named = re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    verbs = {f"gptailor.{name}" for name in gptailor.__all__ if name != "__version__"}
+    assert verbs - {"gptailor.search"} | {"gptailor.search.search.search"} <= set(named)
+    assert len(named) == len(set(named))
 
 
 @pytest.mark.parametrize("page", [p for p in pages() if ">>> " in (ROOT / p).read_text("utf-8")])
