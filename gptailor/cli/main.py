@@ -27,6 +27,7 @@ _COMMANDS = {
     "import": ("plans", "Make a plan of another tool's file."),
     "json": ("plans", "Print a plan as JSON."),
     "lock": ("compile", "Write down what a plan is made from, and what comes out."),
+    "lsp": ("plans", "Serve an editor: faults, completion, names, as you type."),
     "pick": ("search", "Take one plan of a search, by its size or what it loses."),
     "report": ("report", "Make a page about a search, a plan or a model."),
     "schema": ("plans", "Print the JSON schema of a plan."),

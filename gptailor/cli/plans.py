@@ -211,6 +211,28 @@ def json_command(plan: str) -> None:
     options.say(options.read_plan(plan).model_dump_json(indent=2, exclude_defaults=True))
 
 
+@click.command("lsp", short_help="Serve an editor: faults, completion, names, as you type.")
+@click.option("--hub", is_flag=True, help="Ask the Hub for what isn't in its cache.")
+def lsp_command(hub: bool) -> None:
+    """Serve an editor over standard input and output, by the Language Server Protocol.
+
+    An editor starts it; docs/editors.md says how. Models are looked at where they are: in folders,
+    and in the cache of the Hub.
+    """
+    import logging  # noqa: PLC0415
+    import os  # noqa: PLC0415
+
+    from gptailor.plan.extras import require  # noqa: PLC0415
+
+    require("lsp", "a language server")
+    if not hub:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # its library reads it when it is imported
+    from gptailor.lsp.server import serve  # noqa: PLC0415
+
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    serve()
+
+
 @click.command("import", short_help="Make a plan of another tool's file.")
 @click.argument("file", metavar="FILE", type=click.Path(allow_dash=True))
 @click.option(

@@ -17,6 +17,7 @@ EXTRAS = {
     "eval": ("torch", "transformers", "lm_eval"),
     "gguf": ("torch", "transformers", "gguf"),
     "report": ("altair", "vl_convert"),
+    "lsp": ("pygls", "lsprotocol"),
     "ray": ("ray",),
     "cluster": ("ray", "fsspec"),
 }

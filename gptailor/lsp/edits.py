@@ -1,0 +1,304 @@
+"""What an editor may change of a text: the canonical form, a name, what a fault's help says."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from gptailor.lang.format import format_text
+from gptailor.lsp.names import Occurrence
+from gptailor.lsp.text import EditedText
+from gptailor.plan.faults import Fault, Span, TailorError
+from gptailor.plan.registry import WORDS
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """New words for a stretch of the text."""
+
+    span: Span
+    words: str
+
+
+def edited(text: str, edits: Sequence[Edit]) -> str:
+    """A text after edits that don't overlap."""
+    for edit in sorted(edits, key=lambda edit: edit.span.start, reverse=True):
+        text = text[: edit.span.start] + edit.words + text[edit.span.end :]
+    return text
+
+
+def canonical(text: EditedText) -> list[Edit]:
+    """The edits that make a text canonical, line by line; none of one with faults, or in JSON."""
+    made, _ = (None, []) if text.is_json else format_text(text.source)
+    if made is None:
+        return []
+    before, after = text.text.splitlines(keepends=True), made.splitlines(keepends=True)
+    starts = [0]
+    for line in before:
+        starts.append(starts[-1] + len(line))
+    changes = difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes()
+    return [
+        Edit(Span(starts[a], starts[b]), "".join(after[c:d]))
+        for tag, a, b, c, d in changes
+        if tag != "equal"
+    ]
+
+
+# ------------------------------------------------------------------------------------------- names
+
+
+class RenameError(TailorError):
+    """A name can't be changed, and why."""
+
+
+def nameable(text: EditedText, offset: int) -> Occurrence:
+    """The model or the number at an offset that may have another name."""
+    word = text.word_at(offset)
+    if word is None or not word.named:
+        raise RenameError("models and numbers have names; nothing else here has")
+    if text.declaration(word) is None:
+        raise RenameError(f"the {word.kind} '{word.text}' is not declared")
+    if (word.kind, word.text) == ("model", "base"):
+        raise RenameError("the model that gives the positions is always named 'base'")
+    return word
+
+
+def renamed(text: EditedText, offset: int, name: str) -> list[Edit]:
+    """The edits that give a model or a number another name, everywhere and nowhere else."""
+    word = nameable(text, offset)
+    if name == word.text:
+        return []
+    if not re.fullmatch(r"[^\W\d]\w*", name):
+        raise RenameError("a name is letters, digits and '_', a letter or '_' first")
+    if re.fullmatch(r"L\d+", name):
+        raise RenameError(f"'{name}' is a layer's name")
+    if name in WORDS:
+        raise RenameError(f"'{name}' is a word of the language")
+    plan = text.plan
+    for kind, known in (("model", plan.models), ("number", plan.numbers)) if plan else ():
+        if name in known:
+            raise RenameError(f"there is a {kind} '{name}' already")
+    _all_read(text, word, name)
+    edits = [Edit(use.span, name) for use in text.uses(word)]
+    _only_renamed(text, word, name, edits)
+    return edits
+
+
+def _all_read(text: EditedText, word: Occurrence, name: str) -> None:
+    """No statement that can't be read holds the old name or the new one."""
+    read = [statement.span for statement in text.tree.statements]
+    names = re.compile(rf"(?<!\w)(?:{word.text}|{name})(?!\w)")
+    for found in names.finditer(text.text):
+        line = text.source.position(found.start())[0]
+        if any(span.start <= found.start() < span.end for span in read):
+            continue
+        piece, _ = text.piece_at(found.start() + 1)
+        if piece is not None:
+            raise RenameError(f"line {line} has a fault and says '{found[0]}'; mend it first")
+
+
+def _only_renamed(text: EditedText, word: Occurrence, name: str, edits: Sequence[Edit]) -> None:
+    """The new text says the same, but for the name."""
+    after = EditedText(text.uri, edited(text.text, edits))
+    wanted = [
+        (one.kind, name if (one.kind, one.text) == (word.kind, word.text) else one.text)
+        for one in text.words
+    ]
+    if [(one.kind, one.text) for one in after.words] != wanted or len(after.faults) > len(
+        text.faults
+    ):
+        raise RenameError(f"the plan would not say the same with the name '{name}'")
+
+
+# -------------------------------------------------------------------------------- what a help says
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Remedy:
+    """A change that mends a fault: what it does, and its edits; `sure` if there is but one."""
+
+    title: str
+    edits: tuple[Edit, ...]
+    fault: Fault
+    sure: bool = True
+
+
+def remedies(text: EditedText, faults: Sequence[Fault]) -> Iterator[Remedy]:
+    """The changes that the helps of a text's faults say, those that mend the fault."""
+    for fault in faults:
+        if fault.span is None:
+            continue
+        for mend in _MENDS:
+            remedy = mend(text, fault, fault.span)
+            if remedy is not None and _mends(text, remedy):
+                yield remedy
+                break
+
+
+def _mends(text: EditedText, remedy: Remedy) -> bool:
+    """Whether the fault is gone afterwards, and no syntax fault came."""
+    after = EditedText(text.uri, edited(text.text, remedy.edits))
+    if remedy.fault not in text.faults:
+        return True  # it is one against models, which are looked at later
+    same = [_alike(fault) for fault in after.faults].count(_alike(remedy.fault))
+    before = [_alike(fault) for fault in text.faults].count(_alike(remedy.fault))
+    broken = [fault for fault in after.faults if fault.code.startswith("S")]
+    was_broken = [fault for fault in text.faults if fault.code.startswith("S")]
+    return same < before and len(broken) <= len(was_broken) - (remedy.fault in was_broken)
+
+
+def _alike(fault: Fault) -> tuple[str, str]:
+    return fault.code, fault.message
+
+
+def _misspelled(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+    """`did you mean 'linear'?`."""
+    meant = re.fullmatch(r"did you mean '(.+)'\?", fault.help)
+    if meant is None:
+        return None
+    said = text.text[span.start : span.end]
+    quoted = re.findall(r"'([^']+)'", fault.message)
+    wrong = next((word for word in quoted if word and word in said), said)
+    start = span.start + said.index(wrong)
+    edit = Edit(Span(start, start + len(wrong)), meant[1])
+    return Remedy(f"change '{wrong}' to '{meant[1]}'", (edit,), fault)
+
+
+def _undeclared(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+    if fault.code != "P106" or fault.help.startswith("did you mean"):
+        return None
+    name = text.text[span.start : span.end]
+    declared = [word for word in text.words if word.declares and word.kind == "model"]
+    if not re.fullmatch(r"[^\W\d]\w*", name) or not declared:
+        return None
+    end = text.text.find("\n", declared[-1].span.end)
+    at = len(text.text) if end < 0 else end
+    edit = Edit(Span(at, at), f'\nmodel {name} = "./{name}"')
+    return Remedy(f"declare the model '{name}'", (edit,), fault, sure=False)
+
+
+def _no_version(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+    if fault.code != "P101":
+        return None
+    if span.end > span.start:  # it stands further down
+        gone = Edit(Span(span.start, _line_end(text, span.end)), "")
+        first = Edit(Span(0, 0), f"{text.text[span.start : span.end]}\n")
+        return Remedy("move the version to the top", (first, gone), fault)
+    return Remedy("write 'tailor 1' at the top", (Edit(Span(0, 0), "tailor 1\n"),), fault)
+
+
+def _line_end(text: EditedText, offset: int) -> int:
+    """Behind the end of the line, if only blanks are left of it."""
+    left = re.compile(r"[ \t]*(\r?\n)?").match(text.text, offset)
+    return left.end() if left is not None else offset
+
+
+def _missing_base(text: EditedText, fault: Fault, _: Span) -> Remedy | None:
+    said = re.search(r'add a line such as (model base = "[^"]+")', fault.help)
+    if said is None:
+        return None
+    version = re.match(r"(?:\s*#.*\n|\s*\n)*\s*tailor 1[ \t]*(#.*)?\n?", text.text)
+    at = version.end() if version is not None else 0
+    before = "\n" if at and text.text[at - 1] != "\n" else ""
+    edit = Edit(Span(at, at), f"{before}{said[1]}\n")
+    return Remedy("declare the base", (edit,), fault, sure=False)
+
+
+def _rewritten(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+    """`write L2..L4`, `write 0.3..0.7`: a range in the right order."""
+    meant = re.fullmatch(r"write (\S+\.\.\S+|-?[\d.e+]+)", fault.help)
+    if meant is None:
+        return None
+    said = text.text[span.start : span.end]
+    wrong = re.search(r"L\d+\s*\.\.\s*L\d+|\S+\s*\.\.\s*\S+", said)
+    if wrong is None:
+        return None
+    start = span.start + wrong.start()
+    edit = Edit(Span(start, start + len(wrong[0])), meant[1])
+    return Remedy(f"change '{wrong[0]}' to '{meant[1]}'", (edit,), fault)
+
+
+def _quoted_anew(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+    """`a local folder starts with '.', '/' or '~': "./models"`: a source with its dot."""
+    meant = re.search(r'starts (?:with .*|so): "(\./[^"]+)"$', fault.help)
+    found = re.search(r'"([^"]*)"', text.text[span.start : span.end])
+    if meant is None or found is None:
+        return None
+    edit = Edit(Span(span.start + found.start(1), span.start + found.end(1)), meant[1])
+    return Remedy(f'change "{found[1]}" to "{meant[1]}"', (edit,), fault)
+
+
+def _left_out(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+    """A word that does nothing; a `let` that is never used."""
+    said = text.text[span.start : span.end]
+    if fault.code == "P507" or (fault.code == "P506" and said in ("maybe", "tied")):
+        end = span.end + len(text.text[span.end :]) - len(text.text[span.end :].lstrip(" \t"))
+        return Remedy(f"leave '{said}' out", (Edit(Span(span.start, end), ""),), fault)
+    if fault.code == "P115":
+        gone = next(s for s in text.tree.statements if s.span.start <= span.start < s.span.end)
+        if gone.behind:
+            return None
+        edit = Edit(Span(gone.span.start, _line_end(text, gone.span.end)), "")
+        return Remedy("remove the number that is never used", (edit,), fault)
+    return None
+
+
+def _no_method(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+    if fault.code not in ("P307", "P502"):
+        return None
+    piece, _ = text.piece_at(span.start + 1)
+    end = span.end if piece is None else piece.end
+    edit = Edit(Span(end, end), " by linear()")
+    return Remedy("merge 'by linear()'", (edit,), fault, sure=False)
+
+
+def _not_closed(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+    meant = re.match(r"close it with '(.)'", fault.help)
+    if fault.code != "S104" or meant is None:
+        return None
+    rest = re.compile(r"[^#\r\n]*").match(text.text, span.end)
+    at = span.end + len(rest[0].rstrip()) if rest is not None else span.end
+    return Remedy(f"close it with {meant[1]}", (Edit(Span(at, at), meant[1]),), fault)
+
+
+_Corrected = Callable[[str], str]
+
+_SYNTAX: tuple[tuple[str, re.Pattern[str], _Corrected], ...] = (
+    ("have parentheses", re.compile(r"\b(\w+)(?=\s*$)"), lambda said: f"{said}()"),
+    ("double quotes", re.compile(r"'[^'\r\n]*'|[“”„][^“”\"\r\n]*[“”\"]"), lambda s: f'"{s[1:-1]}"'),
+    ("a range is written", re.compile(r"L\d+\s*(?:-|:|…|\u2013)\s*L?\d+"),
+     lambda said: "..".join(f"L{n}" for n in re.findall(r"\d+", said))),
+    ("both sides of its point", re.compile(r"(?<![\w.])\.\d+|(?<![\w.])\d+\.(?![\d.])"),
+     lambda said: f"0{said}" if said[0] == "." else f"{said}0"),
+    ("looks like a blank", re.compile(r"[^\S \t\r\n]|[\u200b\ufeff]"), lambda _: " "),
+    ("a comment starts with", re.compile(r"//|--|/\*"), lambda _: "#"),
+)  # fmt: skip
+"""What the help says, the characters that are wrong, and what they become."""
+
+
+def _syntax(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
+    """What lessons of the syntax say, where one change does it."""
+    piece, _ = text.piece_at(span.start + 1 if span.end > span.start else span.start)
+    if not fault.code.startswith("S") or piece is None:
+        return None
+    for help_, wrong, right in _SYNTAX:
+        if help_ not in fault.help:
+            continue
+        start, end = piece.start, span.start if "parentheses" in help_ else piece.end
+        for found in wrong.finditer(text.text, start, end):
+            words = right(found[0])
+            edit = Edit(Span(*found.span()), words)
+            remedy = Remedy(f"write {words.strip() or 'a blank'}", (edit,), fault)
+            if "parentheses" in help_ or found.end() >= span.start:
+                return remedy
+    return None
+
+
+_Mend = Callable[[EditedText, Fault, Span], Remedy | None]
+_MENDS: tuple[_Mend, ...] = (
+    _misspelled, _undeclared, _no_version, _missing_base, _rewritten, _quoted_anew, _left_out,
+    _no_method, _not_closed, _syntax,
+)  # fmt: skip

@@ -1,0 +1,394 @@
+"""What an editor shows of the word under the cursor: recipes, models, methods, numbers, sizes."""
+
+import functools
+import re
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from lsprotocol import types
+from pygls.uris import from_fs_path
+
+from gptailor.checkpoint.models import Opened, folder_of, is_local, is_remote
+from gptailor.lang import words as tailor
+from gptailor.lsp.names import NameKind, Occurrence
+from gptailor.lsp.text import NOT_CACHED, EditedText, SeenModels, layers_named
+from gptailor.plan import plan as p
+from gptailor.plan.faults import Fault, Span
+from gptailor.plan.layers import Slot, kept, slots
+from gptailor.plan.parts import is_pattern
+from gptailor.plan.plan import is_at_url
+from gptailor.plan.registry import METHODS, OBJECTIVES, Method, ObjectiveSpec, Parameter
+from gptailor.plan.walk import open_choices
+from gptailor.program.compile import compile_plan
+from gptailor.program.size import compiled_size
+from gptailor.report.plan_map import described_rows
+from gptailor.report.scores import bytes_in_words
+
+KEYWORDS = {
+    "any": "a choice: any subset, as in any of math, code",
+    "bridge": "closes a gap by a fit on a text: bridge L11 on \"text.txt\"",
+    "by": "the method that merges, or the number that scales",
+    "chat_template": "the output's chat template: a file, a model's, or \"chatml\"",
+    "drop": "these positions leave the model: drop L20..L25",
+    "dtype": "the output's dtype: dtype bfloat16",
+    "embed": "what the embedding is made of: embed from math",
+    "fidelity": "on how many samples a trial is scored: fidelity 64..1024",
+    "from": "of which model, at the same layer: L0..L9 from math",
+    "full": "the weights themselves learn: rank full",
+    "head": "what the output head is made of: head from math",
+    "heal": "the output learns on a text: heal on \"text.txt\"",
+    "layers": "limit 50 layers",
+    "let": "gives a number, or a choice of one, a name: let mix = 0.0..1.0",
+    "limit": "the most layers of a stack; its last 'maybe' items go first: limit 50 layers",
+    "maximize": "an objective whose score is to be large",
+    "maybe": "a choice: the statement holds or doesn't",
+    "merge": "several models' layers become one: merge(L12 base, L12 math, 0.5)",
+    "minimize": "an objective whose score is to be small: minimize nll(\"text.txt\")",
+    "model": "gives a checkpoint a name: model math = \"./models/math\"",
+    "norm": "what the final norm is made of: norm from math",
+    "of": "before what is chosen among",
+    "on": "before the text that is learned or fitted on",
+    "one": "a choice: one of several, as in one of math, code",
+    "others": "all positions that no layer statement names: others from math, code by linear()",
+    "over": "the layers that a curve goes over: curve(0, 1) over L0..L31",
+    "rank": "the rank of what is learned: rank 64",
+    "repeat": "these layers come again: repeat L14..L17 times 2",
+    "require": "what the found plan keeps to: require parameters() <= 0.75 * base",
+    "ridge": "how much a bridge's fit is held back: ridge 0.1",
+    "scale": "the hidden state after a layer is multiplied: scale L12 by 0.9",
+    "search": "a block: what a search closes the choices by",
+    "seed": "what is drawn at random is drawn by it",
+    "stack": "a block: the output's layers in order",
+    "tailor": "the version of the language, first in a file",
+    "tied": "one choice for all layers of the statement",
+    "times": "how often a block comes again: times 2",
+    "tokenizer": "whose tokenizer the output has: tokenizer from math, or tokenizer union",
+    "tokens": "how many tokens are read: tokens 65536",
+    "trials": "how many plans a search tries: trials 500",
+    "union": "the tokens of all models",
+    "whole": "everything that nothing else says: whole from math, code by linear()",
+    "window": "a choice: neighbours, as in drop window 7 of L5..L28",
+}  # fmt: skip
+"""What each word of the grammar does, in a clause."""
+
+_DOTS = "\n\n"
+
+
+def bounds_words(parameter: Parameter) -> str:
+    """What a parameter may be, and its default: `a number in (0, 1], 0.5 by default`."""
+    if parameter.words:
+        said = " or ".join(parameter.words)
+    else:
+        noun = "a whole number" if parameter.integer else "a number"
+        said = noun if parameter.bounds == "(-∞, ∞)" else f"{noun} in {parameter.bounds}"
+        said += ", or one for each source" * (parameter.each or parameter.variadic)
+    return said if parameter.default is None else f"{said}; {parameter.default} by default"
+
+
+def hovered(text: EditedText, offset: int, seen: SeenModels) -> tuple[str, Occurrence] | None:
+    """What is said of the word at an offset, in Markdown, and the word; None of what is none."""
+    word = text.word_at(offset) or text.keyword_at(offset)
+    if word is None:
+        return None
+    tell = _SAID.get(word.kind)
+    said = tell(text, word, seen) if tell is not None else ""
+    return (said, word) if said else None
+
+
+# ------------------------------------------------------------------------------------------ layers
+
+
+def _layer(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
+    if word.models:
+        return _layer_of_models(text, word, seen)
+    plan = text.plan
+    if plan is None or plan.stack is not None:
+        return ""
+    known = seen.layers(plan)
+    count = known or layers_named(text)
+    if word.number >= count:
+        return f"**L{word.number}**: the base has {count} layers, L0 to L{count - 1}"
+    slot = slots(plan, count)[word.number]
+    made = _made(slot)
+    where = f"position {word.number} of {known or 'the'} base{' layers' * bool(known)}"
+    return _DOTS.join([f"**L{word.number}**: {made}", f"{where}; {_in_output(plan, count, slot)}"])
+
+
+def _made(slot: Slot) -> str:
+    rows = described_rows([slot])
+    return f"`{rows[0].what}`" if rows else ""
+
+
+def _in_output(plan: p.Plan, count: int, slot: Slot) -> str:
+    """Where a position is in the output, as far as that is certain."""
+    if slot.dropped == "yes":
+        return "not in the output"
+    if open_choices(plan):
+        return "where it is in the output depends on choices"
+    places = [i for i, one in enumerate(kept(plan, count)) if one.position == slot.position]
+    said = " and ".join(f"L{place}" for place in places)
+    return f"{said} of the output's {len(kept(plan, count))} layers"
+
+
+def _layer_of_models(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
+    said = []
+    for name in word.models:
+        model = seen.model(text.plan, name)
+        of = f" of {model.layout.count}" if model is not None else ""
+        said.append(f"**L{word.number}** of `{name}`: layer {word.number}{of}")
+    return _DOTS.join(said)
+
+
+# ------------------------------------------------------------------------------------------ models
+
+
+def _model(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
+    plan = text.plan
+    if plan is None or word.text not in plan.models:
+        return f"`{word.text}` is not declared"
+    declared = plan.models[word.text]
+    said = [f"```tailor\nmodel {word.text} = {tailor.model_source(declared)}\n```"]
+    opened = seen.model(plan, word.text)
+    if opened is not None:
+        said.append(_model_facts(opened))
+        if opened.checkpoint.folder and not opened.checkpoint.nested:
+            said.append(f"in `{opened.checkpoint.folder}`")
+    elif declared.made is None:
+        said.append(_not_there(plan, declared))
+    if word.declares and word.text == "base":
+        said += output_size(text, seen)
+    return _DOTS.join(said)
+
+
+def _model_facts(model: Opened) -> str:
+    """`llama, 30 layers, 134,515,008 parameters, bfloat16`."""
+    tensors = [info.spec for info in model.checkpoint.tensors.values()]
+    dtypes = sorted({spec.dtype for spec in tensors})
+    sum_ = sum(spec.elements for spec in tensors)
+    family = model.config.get("model_type", "of no named family")
+    return f"{family}, {model.layout.count} layers, {sum_:,} parameters, {', '.join(dtypes)}"
+
+
+def _not_there(plan: p.Plan, declared: p.Model) -> str:
+    if is_remote(declared):
+        return "on the Hub; it wasn't looked at, or isn't in the cache"
+    folder = folder_of(plan, declared.source)
+    return f"`{folder}`" if folder.exists() else f"there is no `{folder}`"
+
+
+def output_size(text: EditedText, seen: SeenModels) -> Iterator[str]:
+    """How large the output of a sound, closed plan is whose models are there."""
+    plan = text.plan
+    if plan is None or not seen.whole or seen.declared != plan.models:
+        return
+    if count := open_choices(plan):
+        yield f"{count} choice{'s' * (count != 1)} open: `gptailor search` closes them"
+        return
+    base = seen.opened["base"]
+    compiled = compile_plan(plan, seen.opened)
+    size = compiled_size(compiled, base.layout)
+    layers = len(kept(plan, base.layout.count))
+    yield (
+        f"the output: {layers} layers, {size.parameters:,} parameters, {bytes_in_words(size.bytes)}"
+    )
+    if isinstance(size.kv_cache, int):
+        yield f"its KV cache: {bytes_in_words(size.kv_cache)} a token"
+
+
+# ------------------------------------------------------------------- methods, objectives, numbers
+
+
+def _method(_: EditedText, word: Occurrence, __: SeenModels) -> str:
+    method = METHODS.get(word.text)
+    return method_said(method) if method is not None else ""
+
+
+def method_said(method: Method) -> str:
+    """A method's formula, sources and parameters."""
+    more = " or more" if method.most is None else f" to {method.most}"
+    sources = f"{method.least}{'' if method.most == method.least else more}"
+    needs = "; it takes task vectors against the base" * method.needs_base
+    said = [f"**{method.name}**: {method.formula}", f"sources: {sources}{needs}"]
+    said += [f"- `{one.name}`: {bounds_words(one)}" for one in method.parameters]
+    return _DOTS.join(said[:2]) + "\n\n" * bool(said[2:]) + "\n".join(said[2:])
+
+
+def _objective(_: EditedText, word: Occurrence, __: SeenModels) -> str:
+    spec = OBJECTIVES.get(word.text)
+    return objective_said(spec) if spec is not None else ""
+
+
+def objective_said(spec: ObjectiveSpec) -> str:
+    """An objective's direction, unit and arguments."""
+    direction = f"to {spec.direction}" if spec.direction else "its metric says the direction"
+    unit = f", in {spec.unit}" if spec.unit else ""
+    said = [f"**{spec.name}**: an objective {direction}{unit}"]
+    said += [
+        f"- `{one.name}`: a {one.kind}{'' if one.required else ', if wanted'}"
+        for one in spec.arguments
+    ]
+    return said[0] + "\n\n" * bool(said[1:]) + "\n".join(said[1:])
+
+
+def _parameter(_: EditedText, word: Occurrence, __: SeenModels) -> str:
+    assert word.call is not None, "a parameter is a call's"
+    name = word.call.name.text
+    if word.measures:
+        spec = OBJECTIVES.get(name)
+        argument = spec.argument(word.text) if spec is not None else None
+        return f"`{word.text}` of `{name}`: a {argument.kind}" if argument is not None else ""
+    method = METHODS.get(name)
+    parameter = method.parameter(method.called(word.text)) if method is not None else None
+    return f"`{parameter.name}` of `{name}`: {bounds_words(parameter)}" if parameter else ""
+
+
+def _number(text: EditedText, word: Occurrence, _: SeenModels) -> str:
+    plan = text.plan
+    if plan is None or word.text not in plan.numbers:
+        return f"no number is named `{word.text}`"
+    value = plan.numbers[word.text]
+    uses = len(text.uses(word)) - 1
+    said = f"```tailor\nlet {word.text} = {tailor.value_words(value)}\n```"
+    choice = "" if isinstance(value, int | float) else "a choice, one number wherever it stands; "
+    return _DOTS.join([said, f"{choice}used {uses} time{'s' * (uses != 1)}"])
+
+
+def _keyword(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
+    said = [f"**{word.text}**: {KEYWORDS[word.text]}"] if word.text in KEYWORDS else []
+    if word.text == "tailor":
+        said += output_size(text, seen)
+    return _DOTS.join(said)
+
+
+# ------------------------------------------------------------------------------- texts, and faults
+
+
+def _source(text: EditedText, word: Occurrence, _: SeenModels) -> str:
+    if text.plan is None or not is_local(word.text) or is_at_url(word.text):
+        return ""
+    return _file(folder_of(text.plan, word.text))
+
+
+def _named_file(text: EditedText, word: Occurrence, _: SeenModels) -> str:
+    return _file(text.folder / word.text)
+
+
+def _file(path: Path) -> str:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return f"there is no `{path}`"
+    if stat.S_ISDIR(found.st_mode):
+        return f"the folder `{path}`"
+    return f"`{path}`, {bytes_in_words(found.st_size)}"
+
+
+def _part(_: EditedText, word: Occurrence, __: SeenModels) -> str:
+    if is_pattern(word.text):
+        return "the tensors of a layer whose names are like this; `*` stands for any characters"
+    branch, _dot, role = word.text.partition(".")
+    if role:
+        return f"`{word.text}`: a projection of the branch `{branch}`"
+    said = {"norms": "all norms of a layer", "attn": "attention", "mlp": "the feed-forward branch"}
+    return f"`{branch}`: {said[branch]}" if branch in said else ""
+
+
+_SAID: dict[NameKind, Callable[[EditedText, Occurrence, SeenModels], str]] = {
+    "layer": _layer,
+    "model": _model,
+    "method": _method,
+    "objective": _objective,
+    "parameter": _parameter,
+    "number": _number,
+    "keyword": _keyword,
+    "source": _source,
+    "file": _named_file,
+    "part": _part,
+}
+"""What is said of each kind of word that something is said of."""
+
+
+@final
+@dataclass(frozen=True)
+class FaultPage:
+    """What docs/faults.md says of a code: its line there, its title, and its own words."""
+
+    line: int
+    title: str
+    said: str
+
+
+FAULTS_FILE = Path(__file__).with_name("faults.md")
+"""The page of all codes, which the package holds."""
+
+
+@functools.cache
+def fault_pages() -> dict[str, FaultPage]:
+    """What is said of each code."""
+    try:
+        page = FAULTS_FILE.read_text("utf-8")
+    except OSError:
+        return {}
+    found: dict[str, FaultPage] = {}
+    for section in re.finditer(r"^### ([SPMC]\d{3}) (.+)\n((?:(?!##).*\n?)*)", page, re.MULTILINE):
+        words = re.sub(r"```.*?```", "", section[3], flags=re.DOTALL).strip()
+        plain = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", words)
+        line = page.count("\n", 0, section.start()) + 1
+        found[section[1]] = FaultPage(line, section[2], plain)
+    return found
+
+
+def diagnostic(text: EditedText, fault: Fault) -> types.Diagnostic:
+    """A fault as editors show it; one in the file of a plan that is a model, at that model."""
+    said, related = fault.message, []
+    span = fault.span or Span(0, 0)
+    if fault.source is not None and fault.source.name != text.source.name:
+        other = EditedText(from_fs_path(fault.source.name) or text.uri, fault.source.text)
+        related = [_related(other, other.lines.range(span), said)]
+        span, said = _declaring(text, fault.source.name), f"{Path(fault.source.name).name}: {said}"
+    for also in fault.also if not related else ():
+        if also.span is not None:
+            related.append(_related(text, text.lines.range(also.span), also.label))
+    page = fault_pages().get(fault.code)
+    link = f"{FAULTS_FILE.resolve().as_uri()}#L{page.line}" if page is not None else None
+    return types.Diagnostic(
+        text.lines.range(_seen_span(text, span)),
+        f"{said}\n{fault.help}" if fault.help else said,
+        severity=_severity(fault),
+        code=fault.code,
+        code_description=types.CodeDescription(link) if link is not None else None,
+        source="gptailor",
+        tags=[types.DiagnosticTag.Unnecessary] if fault.code in ("P115", "P507") else None,
+        related_information=related or None,
+    )
+
+
+def _severity(fault: Fault) -> types.DiagnosticSeverity:
+    if fault.code == NOT_CACHED:
+        return types.DiagnosticSeverity.Information
+    warning = fault.severity == "warning"
+    return types.DiagnosticSeverity.Warning if warning else types.DiagnosticSeverity.Error
+
+
+def _related(text: EditedText, where: types.Range, said: str) -> types.DiagnosticRelatedInformation:
+    return types.DiagnosticRelatedInformation(types.Location(text.uri, where), said)
+
+
+def _declaring(text: EditedText, path: str) -> Span:
+    """Where a text names the plan in a file."""
+    for word in text.words:
+        if word.kind == "source" and (text.folder / word.text).resolve() == Path(path).resolve():
+            return word.span
+    return Span(0, 0)
+
+
+def _seen_span(text: EditedText, span: Span) -> Span:
+    """A span that has a character, if its line has one."""
+    if span.end > span.start:
+        return span
+    if text.text[span.start : span.start + 1].strip():
+        return Span(span.start, span.start + 1)
+    return Span(max(0, span.start - 1), span.start) if text.text[: span.start].strip() else span

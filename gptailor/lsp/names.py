@@ -1,0 +1,161 @@
+"""What each word of a text is: the name of a model or a number, a method, a part, a file."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, final
+
+from gptailor.lang import tree
+from gptailor.plan.faults import Span
+from gptailor.plan.registry import METHODS, OBJECTIVES, Argument, Parameter
+
+NameKind = Literal[
+    "model", "number", "method", "objective", "parameter", "setting", "part", "dtype", "function",
+    "layer", "keyword", "source", "revision", "file", "template", "argument",
+]  # fmt: skip
+"""`layer` is a base's position or a model's layer; `file` is one of calibration or samples."""
+
+_WORDS: dict[tuple[type[tree.TreeNode], str], NameKind] = {
+    (tree.Declare, "name"): "model",
+    (tree.Declare, "on"): "model",
+    (tree.LetNode, "name"): "number",
+    (tree.AllOf, "names"): "model",
+    (tree.OneOf, "names"): "model",
+    (tree.AnyOf, "names"): "model",
+    (tree.Picked, "model"): "model",
+    (tree.HealNode, "teacher"): "model",
+    (tree.BoundNode, "of"): "model",
+    (tree.Merging, "shares"): "number",
+    (tree.EachSource, "numbers"): "number",
+    (tree.Scaling, "factor"): "number",
+    (tree.SettingNode, "value"): "number",
+    (tree.Curving, "knots"): "number",
+    (tree.Curving, "name"): "function",
+    (tree.Dtype, "name"): "dtype",
+    (tree.Range, "part"): "part",
+    (tree.OthersNode, "part"): "part",
+}
+"""What a word is, by the node that it stands in and its field there; others are keywords."""
+
+_STRINGS: dict[type[tree.TreeNode], NameKind] = {
+    tree.Declare: "source",
+    tree.Bridging: "file",
+    tree.HealNode: "file",
+    tree.Rest: "template",
+}
+"""What a text in quotes is, by its node; `revision` is one of a `Declare` besides."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """A word of the text, what it is, and where.
+
+    `declares` is whether it gives the name. Of a part of a call, `call` is that, and `measures`
+    whether it is an objective's. A layer has its `number`, and the models that it is one of
+    (none: it is a position of the base).
+    """
+
+    kind: NameKind
+    text: str
+    span: Span
+    declares: bool = False
+    call: tree.CallNode | None = None
+    measures: bool = False
+    number: int = -1
+    models: tuple[str, ...] = ()
+
+    @property
+    def named(self) -> bool:
+        """Whether it is a name that a plan gives."""
+        return self.kind in ("model", "number")
+
+
+def occurrences(file: tree.File) -> tuple[Occurrence, ...]:
+    """All words of a tree, in the text's order."""
+    found = (one for statement in file.statements for one in _of(statement))
+    return tuple(sorted(found, key=lambda one: (one.span.start, one.span.end)))
+
+
+def _of(node: tree.TreeNode, models: tuple[str, ...] = ()) -> Iterator[Occurrence]:
+    """The words of a node; `models` are those that layers in it are of."""
+    match node:
+        case tree.CallNode():
+            yield from _of_call(node, measures=False)
+            return
+        case tree.ObjectiveNode() | tree.RequireNode():
+            yield from _of_call(node.measure, measures=True)
+        case tree.Picked():
+            names = node.model.names if isinstance(node.model, tree.OneOf) else (node.model,)
+            models = tuple(name.text for name in names)
+    for name in node._fields:
+        value = getattr(node, name)
+        for child in value if isinstance(value, tuple) else (value,):
+            if isinstance(child, tree.Word | tree.String | tree.LayerWord):
+                yield _word(node, name, child, models)
+            elif isinstance(child, tree.TreeNode) and name != "measure":
+                yield from _of(child, models)
+
+
+def _word(
+    node: tree.TreeNode,
+    name: str,
+    word: tree.Word | tree.String | tree.LayerWord,
+    models: tuple[str, ...],
+) -> Occurrence:
+    if isinstance(word, tree.LayerWord):
+        said = f"L{word.number}"
+        return Occurrence("layer", said, word.span, number=word.number, models=models)
+    if isinstance(word, tree.String):
+        kind = "revision" if name == "revision" else _STRINGS.get(type(node), "argument")
+        return Occurrence(kind, word.text, word.span)
+    kind = _WORDS.get((type(node), name), "keyword")
+    if isinstance(node, tree.Rest) and name == "origin" and node.where.text == "chat_template":
+        kind = "model"
+    if isinstance(node, tree.SettingNode) and node.name.text == "rank":
+        kind = "keyword"  # `full`
+    declares = isinstance(node, tree.Declare | tree.LetNode) and name == "name"
+    return Occurrence(kind, word.text, word.span, declares)
+
+
+def _of_call(call: tree.CallNode, *, measures: bool) -> Iterator[Occurrence]:
+    kind: NameKind = "objective" if measures else "method"
+    yield Occurrence(kind, call.name.text, call.name.span, call=call, measures=measures)
+    for i, given in enumerate(call.arguments):
+        if given.name is not None:
+            said = given.name
+            yield Occurrence("parameter", said.text, said.span, call=call, measures=measures)
+        if isinstance(given.value, tree.Word | tree.String):
+            kind = value_kind(argument_for(call, i, measures=measures), given.value)
+            text, span = given.value.text, given.value.span
+            yield Occurrence(kind, text, span, call=call, measures=measures)
+        else:
+            yield from _of(given.value)
+
+
+def argument_for(call: tree.CallNode, index: int, *, measures: bool) -> Parameter | Argument | None:
+    """The parameter, or an objective's argument, that a call's argument of that index is for."""
+    given = call.arguments[index]
+    if measures:
+        spec = OBJECTIVES.get(call.name.text)
+        free = spec.arguments if spec else ()
+        if given.name is not None:
+            return spec.argument(given.name.text) if spec else None
+        return free[index] if index < len(free) else None
+    method = METHODS.get(call.name.text)
+    if method is None:
+        return None
+    if given.name is not None:
+        return method.parameter(method.called(given.name.text))
+    if method.variadic is not None:
+        return method.variadic
+    return method.positional[index] if index < len(method.positional) else None
+
+
+def value_kind(given_for: Parameter | Argument | None, value: tree.Word | tree.String) -> NameKind:
+    """What a word or a text is that is given for a parameter."""
+    if isinstance(given_for, Argument):
+        kinds: dict[str, NameKind] = {"path": "file", "model": "model"}
+        return kinds.get(given_for.kind, "argument")
+    if isinstance(value, tree.String):
+        return "argument"
+    return "setting" if given_for is not None and given_for.words else "number"

@@ -1,0 +1,353 @@
+"""The language server: what an editor asks, answered by the modules beside it.
+
+A text is read anew for each version, at most ten times a second; its models are looked at in a
+thread once the typing rests. What an editor holds wins over what is on disk.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, final
+
+from lsprotocol import types
+from pygls.exceptions import JsonRpcException
+from pygls.lsp.server import LanguageServer
+from pygls.protocol import LanguageServerProtocol
+from pygls.uris import from_fs_path
+
+from gptailor.checkpoint.folder import CONFIG
+from gptailor.lsp.complete import completions
+from gptailor.lsp.edits import Edit, RenameError, canonical, nameable, remedies, renamed
+from gptailor.lsp.hover import diagnostic, fault_pages, hovered
+from gptailor.lsp.names import Occurrence
+from gptailor.lsp.text import (
+    LEGEND,
+    NOT_SEEN,
+    EditedText,
+    SeenModels,
+    folds,
+    seen_models,
+    semantic_tokens,
+    symbols,
+)
+from gptailor.plan.faults import Fault
+
+_READ_AFTER = 0.1
+_LOOK_AFTER = 0.4
+"""Seconds without typing before a text is read, and before its models are looked at."""
+
+_log = logging.getLogger("gptailor.lsp")
+
+
+@final
+class OpenFile:
+    """A text that an editor holds, and what is known of its models."""
+
+    def __init__(self, text: EditedText, version: int | None) -> None:
+        self.text = text
+        self.version = version
+        self.seen: SeenModels = NOT_SEEN
+        self.model_faults: tuple[Fault, ...] = ()  # of this version
+        self.waiting: list[asyncio.TimerHandle] = []
+
+    @property
+    def faults(self) -> list[Fault]:
+        """All that is known to be wrong with this version."""
+        return [*self.text.faults, *self.model_faults]
+
+    def rest(self) -> None:
+        """Forget what was to be done for an earlier version."""
+        for handle in self.waiting:
+            handle.cancel()
+        self.waiting.clear()
+
+
+@final
+class _Protocol(LanguageServerProtocol):
+    """Answers requests too that have no shape that the protocol knows."""
+
+    def structure_message(self, data: dict[str, Any]) -> Any:
+        """A message of what was read; the sender of a request that is none is told so."""
+        try:
+            return super().structure_message(data)
+        except JsonRpcException as error:
+            if "id" in data and "method" in data:
+                self._send_response(data["id"], None, error.to_response_error())
+            raise
+
+
+@final
+class TailorServer(LanguageServer):
+    """The server, with the texts that are open."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "gptailor",
+            metadata.version("gptailor"),
+            text_document_sync_kind=types.TextDocumentSyncKind.Full,
+            protocol_cls=_Protocol,
+        )
+        self.files: dict[str, OpenFile] = {}
+        self.looks = True  # whether models are looked at
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def open_file(self, uri: str) -> OpenFile:
+        """The file of a request; one that isn't open is read from disk."""
+        if (known := self.files.get(uri)) is not None:
+            return known
+        return OpenFile(self._text(uri), None)
+
+    def _text(self, uri: str) -> EditedText:
+        source = self.workspace.get_text_document(uri).source
+        return EditedText(uri, source, types.PositionEncodingKind(self.workspace.position_encoding))
+
+    def changed(self, uri: str, version: int | None, *, after: float) -> None:
+        """A text has a new version: it is read, and its models are looked at, once typing rests."""
+        file = self.files.setdefault(uri, OpenFile(self._text(uri), version))
+        file.rest()
+        file.text, file.version, file.model_faults = self._text(uri), version, ()
+        loop = asyncio.get_running_loop()
+        file.waiting.append(loop.call_later(min(after, _READ_AFTER), self.publish, uri))
+        if self.looks:
+            file.waiting.append(loop.call_later(after, self.look, uri))
+
+    def publish(self, uri: str) -> None:
+        """Tell the editor what is wrong with a text."""
+        if (file := self.files.get(uri)) is not None:
+            found = [diagnostic(file.text, fault) for fault in file.faults]
+            self.text_document_publish_diagnostics(
+                types.PublishDiagnosticsParams(uri, found, file.version)
+            )
+
+    def look(self, uri: str) -> None:
+        """Look at a text's models in a thread, and tell what is wrong with it then."""
+        task = asyncio.ensure_future(self._looked(uri))
+        self.tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def _looked(self, uri: str) -> None:
+        file = self.files.get(uri)
+        if file is None:
+            return
+        text = file.text
+        loop = asyncio.get_running_loop()
+        seen = await loop.run_in_executor(self.thread_pool, seen_models, text)
+        if file.text is text and self.files.get(uri) is file:
+            file.seen, file.model_faults = seen, seen.faults
+            if seen.faults:
+                self.publish(uri)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self.tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("models could not be looked at", exc_info=error)
+
+
+# --------------------------------------------------------------------------------------- requests
+
+
+def _opened(server: TailorServer, params: types.DidOpenTextDocumentParams) -> None:
+    server.changed(params.text_document.uri, params.text_document.version, after=0)
+
+
+def _edited(server: TailorServer, params: types.DidChangeTextDocumentParams) -> None:
+    server.changed(params.text_document.uri, params.text_document.version, after=_LOOK_AFTER)
+
+
+def _saved(server: TailorServer, params: types.DidSaveTextDocumentParams) -> None:
+    for uri in {params.text_document.uri, *server.files}:  # one may be a model of another
+        if (file := server.files.get(uri)) is not None:
+            server.changed(uri, file.version, after=0)
+
+
+def _closed(server: TailorServer, params: types.DidCloseTextDocumentParams) -> None:
+    uri = params.text_document.uri
+    if (file := server.files.pop(uri, None)) is not None:
+        file.rest()
+        server.text_document_publish_diagnostics(types.PublishDiagnosticsParams(uri, []))
+
+
+_Asked = types.TextDocumentPositionParams
+
+
+def _where(server: TailorServer, params: Any) -> tuple[OpenFile, EditedText, int]:
+    file = server.open_file(params.text_document.uri)
+    return file, file.text, file.text.lines.offset(params.position)
+
+
+def _hover(server: TailorServer, params: types.HoverParams) -> types.Hover | None:
+    file, text, offset = _where(server, params)
+    found = hovered(text, offset, file.seen)
+    said = [found[0]] if found is not None else []
+    for fault in file.faults:
+        page = fault_pages().get(fault.code)
+        if fault.span and page and fault.span.start <= offset < fault.span.end:
+            said.append(f"**{fault.code}** {page.title}\n\n{page.said}")
+    if not said:
+        return None
+    shown = types.MarkupContent(types.MarkupKind.Markdown, "\n\n---\n\n".join(said))
+    return types.Hover(shown, text.lines.range(found[1].span) if found is not None else None)
+
+
+def _completion(server: TailorServer, params: types.CompletionParams) -> types.CompletionList:
+    file, text, offset = _where(server, params)
+    said = server.client_capabilities.text_document
+    item = said.completion.completion_item if said and said.completion else None
+    snippets = bool(item and item.snippet_support)
+    return types.CompletionList(
+        is_incomplete=False, items=completions(text, offset, file.seen, snippets=snippets)
+    )
+
+
+def _definition(server: TailorServer, params: types.DefinitionParams) -> types.Location | None:
+    _, text, offset = _where(server, params)
+    word = text.word_at(offset)
+    if word is not None and word.named and (declared := text.declaration(word)) is not None:
+        return types.Location(text.uri, text.lines.range(declared.span))
+    if word is None or word.kind not in ("source", "file", "template"):
+        return None
+    path = text.folder / Path(word.text).expanduser()
+    path = path / CONFIG if path.is_dir() else path
+    start = types.Position(0, 0)
+    uri = from_fs_path(str(path.resolve())) if path.is_file() else None
+    return types.Location(uri, types.Range(start, start)) if uri else None
+
+
+def _references(server: TailorServer, params: types.ReferenceParams) -> list[types.Location]:
+    _, text, offset = _where(server, params)
+    wanted = params.context.include_declaration
+    return [
+        types.Location(text.uri, text.lines.range(use.span))
+        for use in _uses(text, offset)
+        if wanted or not use.declares
+    ]
+
+
+def _highlights(
+    server: TailorServer, params: types.DocumentHighlightParams
+) -> list[types.DocumentHighlight]:
+    _, text, offset = _where(server, params)
+    kinds = types.DocumentHighlightKind
+    return [
+        types.DocumentHighlight(
+            text.lines.range(use.span), kinds.Write if use.declares else kinds.Read
+        )
+        for use in _uses(text, offset)
+    ]
+
+
+def _uses(text: EditedText, offset: int) -> list[Occurrence]:
+    word = text.word_at(offset)
+    return text.uses(word) if word is not None and word.named else []
+
+
+_REQUEST_FAILED = -32803
+
+
+def _prepare_rename(
+    server: TailorServer, params: types.PrepareRenameParams
+) -> types.PrepareRenamePlaceholder:
+    _, text, offset = _where(server, params)
+    try:
+        word = nameable(text, offset)
+    except RenameError as error:
+        raise JsonRpcException(str(error), code=_REQUEST_FAILED) from error
+    return types.PrepareRenamePlaceholder(text.lines.range(word.span), word.text)
+
+
+def _rename(server: TailorServer, params: types.RenameParams) -> types.WorkspaceEdit:
+    _, text, offset = _where(server, params)
+    try:
+        edits = renamed(text, offset, params.new_name)
+    except RenameError as error:
+        raise JsonRpcException(str(error), code=_REQUEST_FAILED) from error
+    return types.WorkspaceEdit(changes={text.uri: _text_edits(text, edits)})
+
+
+def _formatting(
+    server: TailorServer, params: types.DocumentFormattingParams
+) -> list[types.TextEdit]:
+    text = server.open_file(params.text_document.uri).text
+    return _text_edits(text, canonical(text))
+
+
+def _text_edits(text: EditedText, edits: Iterable[Edit]) -> list[types.TextEdit]:
+    return [types.TextEdit(text.lines.range(edit.span), edit.words) for edit in edits]
+
+
+def _code_actions(server: TailorServer, params: types.CodeActionParams) -> list[types.CodeAction]:
+    file = server.open_file(params.text_document.uri)
+    text = file.text
+    start, end = text.lines.offset(params.range.start), text.lines.offset(params.range.end)
+    here = [f for f in file.faults if f.span and f.span.start <= end and start <= f.span.end]
+    return [
+        types.CodeAction(
+            remedy.title,
+            kind=types.CodeActionKind.QuickFix,
+            diagnostics=[diagnostic(text, remedy.fault)],
+            is_preferred=remedy.sure,
+            edit=types.WorkspaceEdit(changes={text.uri: _text_edits(text, remedy.edits)}),
+        )
+        for remedy in remedies(text, here)
+    ]
+
+
+def _symbols(
+    server: TailorServer, params: types.DocumentSymbolParams
+) -> list[types.DocumentSymbol]:
+    return symbols(server.open_file(params.text_document.uri).text)
+
+
+def _folds(server: TailorServer, params: types.FoldingRangeParams) -> list[types.FoldingRange]:
+    return folds(server.open_file(params.text_document.uri).text)
+
+
+def _tokens(server: TailorServer, params: types.SemanticTokensParams) -> types.SemanticTokens:
+    return semantic_tokens(server.open_file(params.text_document.uri).text)
+
+
+# ------------------------------------------------------------------------------------- the server
+
+_FEATURES: tuple[tuple[str, Callable[[TailorServer, Any], Any], Any], ...] = (
+    (types.TEXT_DOCUMENT_DID_OPEN, _opened, None),
+    (types.TEXT_DOCUMENT_DID_CHANGE, _edited, None),
+    (types.TEXT_DOCUMENT_DID_SAVE, _saved, None),
+    (types.TEXT_DOCUMENT_DID_CLOSE, _closed, None),
+    (types.TEXT_DOCUMENT_HOVER, _hover, None),
+    (types.TEXT_DOCUMENT_COMPLETION, _completion,
+     types.CompletionOptions(trigger_characters=['"', "/", ".", "(", "="])),
+    (types.TEXT_DOCUMENT_DEFINITION, _definition, None),
+    (types.TEXT_DOCUMENT_REFERENCES, _references, None),
+    (types.TEXT_DOCUMENT_DOCUMENT_HIGHLIGHT, _highlights, None),
+    (types.TEXT_DOCUMENT_PREPARE_RENAME, _prepare_rename, None),
+    (types.TEXT_DOCUMENT_RENAME, _rename, types.RenameOptions(prepare_provider=True)),
+    (types.TEXT_DOCUMENT_FORMATTING, _formatting, None),
+    (types.TEXT_DOCUMENT_CODE_ACTION, _code_actions,
+     types.CodeActionOptions([types.CodeActionKind.QuickFix])),
+    (types.TEXT_DOCUMENT_DOCUMENT_SYMBOL, _symbols, None),
+    (types.TEXT_DOCUMENT_FOLDING_RANGE, _folds, None),
+    (types.TEXT_DOCUMENT_SEMANTIC_TOKENS_FULL, _tokens, LEGEND),
+)  # fmt: skip
+
+
+def tailor_server() -> TailorServer:
+    """A server that answers all of the requests above."""
+    server = TailorServer()
+    for name, answer, options in _FEATURES:
+        server.feature(name, options)(partial(answer, server))
+    server.feature(types.INITIALIZE)(partial(_initialized, server))
+    return server
+
+
+def _initialized(server: TailorServer, params: types.InitializeParams) -> None:
+    given = params.initialization_options
+    said = given.get("checkModels", True) if isinstance(given, dict) else True
+    server.looks = said is not False
+
+
+def serve() -> None:
+    """Serve an editor over standard input and output, until it ends."""
+    tailor_server().start_io()

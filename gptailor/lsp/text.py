@@ -1,0 +1,333 @@
+"""A text in an editor: read anew for each version, its lines as the editor counts them, its models.
+
+Models are looked at where they are: what isn't in the cache of the Hub, or is at a URL, is not
+fetched for an editor.
+"""
+
+import bisect
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import final
+
+from lsprotocol import types
+from pygls.uris import to_fs_path
+
+from gptailor.checkpoint.models import Opened, Opener, is_plan, is_remote
+from gptailor.lang import tree
+from gptailor.lang.parse import parse, read_json, read_text
+from gptailor.lang.split import Piece, Pieces, split
+from gptailor.lsp.names import NameKind, Occurrence, occurrences
+from gptailor.plan.faults import Fault, Source, Span, errors
+from gptailor.plan.plan import Model, Plan, is_at_url
+from gptailor.prepare import checked
+
+_UNITS = {"utf-8": ("utf-8", 1), "utf-16": ("utf-16-le", 2), "utf-32": ("utf-32-le", 4)}
+"""How a column is counted: an encoding, and the bytes of one of its units."""
+
+
+@final
+class TextLines:
+    """A text's offsets in characters, and positions as the protocol has them.
+
+    A line ends at a line feed, a carriage return, or both; `encoding` says what columns count.
+    """
+
+    def __init__(self, text: str, encoding: str = "utf-16") -> None:
+        self.text = text
+        self._codec, self._unit = _UNITS[encoding]
+        self._starts = [0, *(end.end() for end in re.finditer(r"\r\n|\r|\n", text))]
+
+    def position(self, offset: int) -> types.Position:
+        """The position of an offset."""
+        line = bisect.bisect_right(self._starts, offset) - 1
+        return types.Position(line, self._width(self.text[self._starts[line] : offset]))
+
+    def offset(self, position: types.Position) -> int:
+        """The offset of a position; one beyond its line, or within a character, is before it."""
+        if position.line >= len(self._starts):
+            return len(self.text)
+        start, end = self.line_span(position.line)
+        left = position.character
+        for at in range(start, end):
+            left -= self._width(self.text[at])
+            if left < 0:
+                return at
+        return end
+
+    def line_span(self, line: int) -> tuple[int, int]:
+        """The offsets of a line's start and end, the characters that end it not included."""
+        start = self._starts[line]
+        end = self._starts[line + 1] if line + 1 < len(self._starts) else len(self.text)
+        return start, start + len(self.text[start:end].rstrip("\r\n"))
+
+    def range(self, span: Span) -> types.Range:
+        """The range of a span."""
+        return types.Range(self.position(span.start), self.position(span.end))
+
+    def _width(self, text: str) -> int:
+        if text.isascii():
+            return len(text)
+        return len(text.encode(self._codec, "surrogatepass")) // self._unit
+
+
+@final
+class EditedText:
+    """One version of a text, and what it says. Relative paths start at its file's folder."""
+
+    def __init__(self, uri: str, text: str, encoding: str = "utf-16") -> None:
+        self.uri = uri
+        self.path = Path(to_fs_path(uri) or uri)
+        self.lines = TextLines(text, encoding)
+        shown = " " + text[1:] if text[:1] == "\ufeff" else text  # a mark that is no character
+        self.source = Source(str(self.path), shown)
+
+    @property
+    def text(self) -> str:
+        """The text, a blank for a byte-order mark."""
+        return self.source.text
+
+    @property
+    def folder(self) -> Path:
+        """Where its relative paths start."""
+        return self.path.parent
+
+    @property
+    def is_json(self) -> bool:
+        """Whether it is a plan in JSON, which has no words of the language."""
+        return self.text.lstrip()[:1] == "{"
+
+    @cached_property
+    def _reading(self) -> tuple[Plan | None, list[Fault]]:
+        return (read_json if self.is_json else read_text)(self.source, self.folder)
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan, as far as its statements could be read."""
+        return self._reading[0]
+
+    @property
+    def faults(self) -> list[Fault]:
+        """What is wrong with the plan by itself."""
+        return self._reading[1]
+
+    @property
+    def sound(self) -> Plan | None:
+        """The plan, if nothing is wrong with it by itself."""
+        return None if errors(self.faults) else self.plan
+
+    @cached_property
+    def tree(self) -> tree.File:
+        """The statements that could be read."""
+        if self.is_json:
+            return tree.File(Span(0, 0), (), ())
+        origin = self.plan.origin if self.plan is not None else None
+        known: tree.File | None = origin.tree if origin is not None else None
+        return known if known is not None else parse(self.source)[0]
+
+    @cached_property
+    def words(self) -> tuple[Occurrence, ...]:
+        """All words of the statements that could be read."""
+        return occurrences(self.tree)
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The stretches of its statements, those that can't be read too."""
+        return split(self.source)[0]
+
+    def word_at(self, offset: int) -> Occurrence | None:
+        """The word at an offset, or the one that ends there."""
+        return next((one for one in self._around(offset) if one.span.end > offset), None) or next(
+            self._around(offset), None
+        )
+
+    def _around(self, offset: int) -> Iterator[Occurrence]:
+        return (one for one in self.words if one.span.start <= offset <= one.span.end)
+
+    def keyword_at(self, offset: int) -> Occurrence | None:
+        """The word at an offset that is no name, where no text in quotes and no comment is."""
+        start, end = self.lines.line_span(self.lines.position(offset).line)
+        for found in re.finditer(r'"[^"\r\n]*"?|#.*|\w+', self.text[start:end]):
+            span = Span(start + found.start(), start + found.end())
+            if span.start <= offset <= span.end and found[0][0] not in '"#':
+                return Occurrence("keyword", found[0], span)
+        return None
+
+    def uses(self, name: Occurrence) -> list[Occurrence]:
+        """All words that stand for the same model or number."""
+        return [one for one in self.words if (one.kind, one.text) == (name.kind, name.text)]
+
+    def declaration(self, name: Occurrence) -> Occurrence | None:
+        """The word that gives a model or a number its name."""
+        return next((one for one in self.uses(name) if one.declares), None)
+
+    def piece_at(self, offset: int) -> tuple[Piece | None, str]:
+        """The statement that an offset is in, or that ends before it in its line, and its rule.
+
+        Without one it is what begins there: a `statement`, an `item` or a `wish`.
+        """
+        return self._piece(self.pieces, offset, "statement")
+
+    def _piece(self, pieces: Pieces, offset: int, start: str) -> tuple[Piece | None, str]:
+        for piece in pieces.items:
+            block = piece.block
+            if block is not None and piece.brace < offset <= block.end - block.closed:
+                head = self.text[piece.start : piece.brace].strip()
+                inner = {"stack": "item", "search": "wish"}.get(head, "statement")
+                return self._piece(block, offset, inner)
+            ended = self.text[piece.end : offset]
+            if piece.start < offset and (offset <= piece.end or re.fullmatch(r"[ \t]*", ended)):
+                return piece, start
+        return None, start
+
+
+# ------------------------------------------------------------------------------------- its models
+
+
+@final
+@dataclass(frozen=True)
+class SeenModels:
+    """What is known of a plan's models, by their headers; faults of the plan against them.
+
+    `whole` is whether the plan was checked against all of them, and has no errors.
+    """
+
+    declared: Mapping[str, Model]
+    opened: Mapping[str, Opened]
+    faults: tuple[Fault, ...] = ()
+    whole: bool = False
+
+    def model(self, plan: Plan | None, name: str) -> Opened | None:
+        """A model of a plan, if it was opened as the plan declares it."""
+        if plan is None or plan.models.get(name) != self.declared.get(name):
+            return None
+        return self.opened.get(name)
+
+    def layers(self, plan: Plan | None) -> int | None:
+        """The base's number of layers, if it is known."""
+        base = self.model(plan, "base")
+        return base.layout.count if base is not None else None
+
+
+NOT_CACHED = "C503"
+"""The code of a model of the Hub that isn't in the cache, which is no fault of the plan."""
+
+NOT_SEEN = SeenModels({}, {})
+"""Before models are looked at."""
+
+
+def seen_models(text: EditedText) -> SeenModels:
+    """What is known of a text's models; of a plan with faults those that are whole folders."""
+    plan = text.plan
+    if plan is None or not plan.models:
+        return NOT_SEEN
+    if any(is_at_url(model.source) for model in plan.models.values()):
+        return SeenModels(plan.models, {})
+    if text.sound is None:
+        return SeenModels(plan.models, _folders(plan))
+    _, opened, faults = checked(plan, None)
+    more = tuple(_excused(plan, fault) for fault in faults if fault not in text.faults)
+    return SeenModels(plan.models, opened, more, whole=not errors(faults))
+
+
+def _excused(plan: Plan, fault: Fault) -> Fault:
+    """A model that isn't in the cache of the Hub is no error in an editor, which fetches none."""
+    if fault.code != NOT_CACHED or fault.at[:1] != ("models",):
+        return fault
+    source = plan.models[str(fault.at[1])].source
+    message = f"'{source}' isn't in the cache of the Hub: the plan isn't checked against its models"
+    return replace(fault, message=message, help="'gptailor check' asks the Hub", severity="warning")
+
+
+def _folders(plan: Plan) -> dict[str, Opened]:
+    opener = Opener(plan, plan.models)
+    found: dict[str, Opened] = {}
+    for name, model in plan.models.items():
+        derived = model.made is not None or model.on is not None or is_plan(model)
+        if not derived and not is_remote(model) and (opened := opener.model(name)) is not None:
+            found[name] = opened
+    return found
+
+
+def layers_named(text: EditedText) -> int:
+    """One more than the largest position that a text names."""
+    numbers = (word.number for word in text.words if word.kind == "layer" and not word.models)
+    return max(numbers, default=-1) + 1
+
+
+# ---------------------------------------------------------------------------------------- outlines
+
+
+def symbols(text: EditedText) -> list[types.DocumentSymbol]:
+    """What a text declares and says, blocks with what is in them."""
+    return [_symbol(text, statement) for statement in text.tree.statements]
+
+
+def _symbol(text: EditedText, statement: tree.Statement) -> types.DocumentSymbol:
+    body, span = statement.body, statement.span
+    kind, name, at = types.SymbolKind.Field, text.text[span.start : span.end], span
+    children: list[types.DocumentSymbol] = []
+    if isinstance(body, tree.Declare | tree.LetNode):
+        is_model = isinstance(body, tree.Declare)
+        kind = types.SymbolKind.Variable if is_model else types.SymbolKind.Constant
+        name, at = body.name.text, body.name.span
+    elif isinstance(body, tree.Block):
+        kind, name, at = types.SymbolKind.Namespace, body.name.text, body.name.span
+        children = [_symbol(text, inner) for inner in body.statements]
+    where = text.lines.range
+    return types.DocumentSymbol(
+        " ".join(name.split())[:80], kind, where(span), where(at), children=children or None
+    )
+
+
+def folds(text: EditedText) -> list[types.FoldingRange]:
+    """The lines that can be folded: of statements, and of comments."""
+    spans = [(statement.span, None) for statement in text.tree.statements]
+    found = [*spans, *((span, types.FoldingRangeKind.Comment) for span in _comment_runs(text))]
+    ends = [(text.lines.range(span), kind) for span, kind in found]
+    return [
+        types.FoldingRange(where.start.line, where.end.line, kind=kind)
+        for where, kind in ends
+        if where.end.line > where.start.line
+    ]
+
+
+def _comment_runs(text: EditedText) -> Iterator[Span]:
+    """Neighbouring lines that are comments."""
+    start, end = -1, -1
+    for number in range(text.text.count("\n") + 1):
+        first, last = text.lines.line_span(number)
+        if text.text[first:last].lstrip().startswith("#"):
+            start, end = (first if start < 0 else start), last
+        elif start >= 0:
+            yield Span(start, end)
+            start = -1
+    if start >= 0:
+        yield Span(start, end)
+
+
+_TOKENS: dict[NameKind, str] = {
+    "model": "type", "number": "variable", "method": "function", "objective": "function",
+    "function": "function", "parameter": "parameter", "setting": "enumMember", "part": "property",
+    "dtype": "enumMember",
+}  # fmt: skip
+LEGEND = types.SemanticTokensLegend(sorted(set(_TOKENS.values())), ["declaration"])
+
+
+def semantic_tokens(text: EditedText) -> types.SemanticTokens:
+    """What names are, as a client colours them."""
+    said: list[int] = []
+    line = column = 0
+    for word in text.words:
+        kind = _TOKENS.get(word.kind)
+        where = text.lines.range(word.span)
+        if kind is None or where.start.line != where.end.line:
+            continue
+        ahead = where.start.line - line
+        left = where.start.character - (0 if ahead else column)
+        size = where.end.character - where.start.character
+        said += [ahead, left, size, LEGEND.token_types.index(kind), int(word.declares)]
+        line, column = where.start.line, where.start.character
+    return types.SemanticTokens(said)
