@@ -1,3 +1,3 @@
 """The language: a text into a plan, and a plan into its canonical text."""
 
-__all__ = ["format", "lexicon", "parse", "words"]
+__all__ = ["format", "lexicon", "parse", "split", "transform", "tree", "words"]

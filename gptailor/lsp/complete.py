@@ -32,7 +32,7 @@ _MOST_STEPS = 400
 """Parser states that are looked at for how a statement may end."""
 _MOST_FILES = 500
 
-Kinds = types.CompletionItemKind
+_Kinds = types.CompletionItemKind
 
 
 @final
@@ -159,7 +159,11 @@ def _items(here: _Here, before: str, rule: str) -> Iterator[types.CompletionItem
         if word_[:1].isalpha():
             block = f"{word_} {{\n\t$0\n}}" if word_ in ("stack", "search") else ""
             yield here.item(
-                word_, Kinds.Keyword, KEYWORDS.get(word_, ""), rank=3, snippet=here.snippets * block
+                word_,
+                _Kinds.Keyword,
+                KEYWORDS.get(word_, ""),
+                rank=3,
+                snippet=here.snippets * block,
             )
 
 
@@ -171,7 +175,7 @@ def _names(here: _Here, word: Occurrence) -> Iterator[types.CompletionItem]:
         "function": _numbers,
         "method": _methods,
         "objective": _objectives,
-        "dtype": lambda here: (here.item(name, Kinds.EnumMember) for name in DTYPES),
+        "dtype": lambda here: (here.item(name, _Kinds.EnumMember) for name in DTYPES),
     }
     if word.kind == "part":
         yield from _parts(here, word.text)
@@ -182,37 +186,37 @@ def _names(here: _Here, word: Occurrence) -> Iterator[types.CompletionItem]:
 def _models(here: _Here) -> Iterator[types.CompletionItem]:
     plan = here.text.plan
     for name, model in plan.models.items() if plan is not None else ():
-        yield here.item(name, Kinds.Variable, model.source or "made of models", rank=0)
+        yield here.item(name, _Kinds.Variable, model.source or "made of models", rank=0)
 
 
 def _numbers(here: _Here) -> Iterator[types.CompletionItem]:
     for name in here.text.plan.numbers if here.text.plan is not None else ():
-        yield here.item(name, Kinds.Constant, "a number with a name", rank=0)
-    yield here.item("curve", Kinds.Function, "a number by position", rank=2, snippet="curve($1)$0")
+        yield here.item(name, _Kinds.Constant, "a number with a name", rank=0)
+    yield here.item("curve", _Kinds.Function, "a number by position", rank=2, snippet="curve($1)$0")
 
 
 def _methods(here: _Here) -> Iterator[types.CompletionItem]:
     for method in METHODS.values():
-        yield here.item(method.name, Kinds.Method, method.formula, snippet=f"{method.name}($1)$0")
+        yield here.item(method.name, _Kinds.Method, method.formula, snippet=f"{method.name}($1)$0")
 
 
 def _objectives(here: _Here) -> Iterator[types.CompletionItem]:
     for spec in OBJECTIVES.values():
         quoted = '"$1"' if spec.arguments else ""
         detail = ", ".join(argument.name for argument in spec.arguments)
-        yield here.item(spec.name, Kinds.Function, detail, snippet=f"{spec.name}({quoted})$0")
+        yield here.item(spec.name, _Kinds.Function, detail, snippet=f"{spec.name}({quoted})$0")
 
 
 def _parts(here: _Here, text: str) -> Iterator[types.CompletionItem]:
     branch = text.partition(".")[0] if "." in text else ""
     if branch:
         names = next((roles for one, roles in ROLES.items() if one == branch), ())
-        yield from (here.item(name, Kinds.Field, f"of '{branch}'") for name in names)
+        yield from (here.item(name, _Kinds.Field, f"of '{branch}'") for name in names)
         return
-    yield from (here.item(name, Kinds.Field, "a residual branch", rank=0) for name in BRANCHES)
-    yield here.item(NORMS, Kinds.Field, "all norms of a layer")
+    yield from (here.item(name, _Kinds.Field, "a residual branch", rank=0) for name in BRANCHES)
+    yield here.item(NORMS, _Kinds.Field, "all norms of a layer")
     for one, roles in ROLES.items():
-        yield from (here.item(f"{one}.{role}", Kinds.Field, "a projection") for role in roles)
+        yield from (here.item(f"{one}.{role}", _Kinds.Field, "a projection") for role in roles)
 
 
 def _arguments(here: _Here, word: Occurrence, *, unnamed: bool) -> Iterator[types.CompletionItem]:
@@ -224,14 +228,14 @@ def _arguments(here: _Here, word: Occurrence, *, unnamed: bool) -> Iterator[type
         for argument in spec.arguments:
             if argument.name not in given:
                 form = f"{argument.name}=$0"
-                yield here.item(argument.name, Kinds.Field, argument.kind, snippet=form)
+                yield here.item(argument.name, _Kinds.Field, argument.kind, snippet=form)
     elif unnamed and (method := METHODS.get(name)) is not None:
         yield from _parameters(here, method, given)
     if word.kind == "setting" and (method := METHODS.get(name)) is not None:
         last = next((one.name.text for one in reversed(word.call.arguments) if one.name), "")
         found = method.parameter(method.called(last)) if last else None
         words = found.words if found is not None else ()
-        yield from (here.item(one, Kinds.EnumMember, f"of '{last}'", rank=0) for one in words)
+        yield from (here.item(one, _Kinds.EnumMember, f"of '{last}'", rank=0) for one in words)
     elif word.kind == "model":
         yield from _models(here)
     elif word.kind == "number" and not word.measures:
@@ -242,14 +246,14 @@ def _parameters(here: _Here, method: Method, given: set[str]) -> Iterator[types.
     for one in method.parameters:
         if one.name not in given:
             yield here.item(
-                one.name, Kinds.Field, bounds_words(one), rank=0, snippet=f"{one.name}=$0"
+                one.name, _Kinds.Field, bounds_words(one), rank=0, snippet=f"{one.name}=$0"
             )
 
 
 def _layers(here: _Here) -> Iterator[types.CompletionItem]:
     count = here.seen.layers(here.text.plan) or layers_named(here.text)
     for number in range(count):
-        item = here.item(f"L{number}", Kinds.Value, rank=2)
+        item = here.item(f"L{number}", _Kinds.Value, rank=2)
         item.sort_text = f"2L{number:04}"
         yield item
 
@@ -267,16 +271,16 @@ def _in_quotes(here: _Here, before: str, rule: str, typed: str) -> Iterator[type
     above, slash, begun = typed.rpartition("/")
     here = _Here(here.text, here.offset, here.seen, here.snippets, begun)
     if kind == "template" and not slash:
-        yield from (here.item(name, Kinds.EnumMember, rank=0) for name in CHAT_TEMPLATES)
+        yield from (here.item(name, _Kinds.EnumMember, rank=0) for name in CHAT_TEMPLATES)
     if kind != "file" and not slash:
-        yield from (here.item(one, Kinds.Folder) for one in ("./", "../", "~/"))
+        yield from (here.item(one, _Kinds.Folder) for one in ("./", "../", "~/"))
         return
     start = Path(os.path.expanduser(above + slash))  # noqa: PTH111 (raises without a home)
     for path in _listed(here.text.folder / start):
         if path.is_dir():
-            yield here.item(f"{path.name}/", Kinds.Folder, _folder_said(path), snippet=path.name)
+            yield here.item(f"{path.name}/", _Kinds.Folder, _folder_said(path), snippet=path.name)
         elif path.suffix in _ENDINGS[kind] or not _ENDINGS[kind]:
-            yield here.item(path.name, Kinds.File)
+            yield here.item(path.name, _Kinds.File)
 
 
 _ENDINGS: dict[str, tuple[str, ...]] = {

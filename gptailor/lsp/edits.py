@@ -29,7 +29,7 @@ def edited(text: str, edits: Sequence[Edit]) -> str:
     return text
 
 
-def canonical(text: EditedText) -> list[Edit]:
+def canonical_edits(text: EditedText) -> list[Edit]:
     """The edits that make a text canonical, line by line; none of one with faults, or in JSON."""
     made, _ = (None, []) if text.is_json else format_text(text.source)
     if made is None:
@@ -49,6 +49,7 @@ def canonical(text: EditedText) -> list[Edit]:
 # ------------------------------------------------------------------------------------------- names
 
 
+@final
 class RenameError(TailorError):
     """A name can't be changed, and why."""
 

@@ -20,7 +20,7 @@ from pygls.uris import from_fs_path
 
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.lsp.complete import completions
-from gptailor.lsp.edits import Edit, RenameError, canonical, nameable, remedies, renamed
+from gptailor.lsp.edits import Edit, RenameError, canonical_edits, nameable, remedies, renamed
 from gptailor.lsp.hover import diagnostic, fault_pages, hovered
 from gptailor.lsp.names import Occurrence
 from gptailor.lsp.text import (
@@ -271,7 +271,7 @@ def _formatting(
     server: TailorServer, params: types.DocumentFormattingParams
 ) -> list[types.TextEdit]:
     text = server.open_file(params.text_document.uri).text
-    return _text_edits(text, canonical(text))
+    return _text_edits(text, canonical_edits(text))
 
 
 def _text_edits(text: EditedText, edits: Iterable[Edit]) -> list[types.TextEdit]:
