@@ -136,10 +136,7 @@ OnEvent: TypeAlias = Callable[[SearchEvent], None]
 @final
 @dataclass(frozen=True)
 class Searched:
-    """What a search left: why it ended, its summary, and its best plan's file if there is one.
-
-    `summary` is what `summary.json` of RUN has (docs/search.md says what stands there).
-    """
+    """Why a search ended, what RUN/summary.json has, and its best plan's file if there is one."""
 
     ended: Ended
     summary: Mapping[str, Any]
