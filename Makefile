@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test quick docs lint clean
+.PHONY: help setup demo test thorough quick docs lint clean
 
 help: ## What there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
@@ -23,6 +23,9 @@ demo: setup ## Cut, merge, stitch and heal a real model, and compare what comes 
 # Bytecode is kept whatever the environment says: modules are compiled once, not in each process.
 test: lint ## All checks and tests
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal --quiet
+
+thorough: lint ## The same with more draws, more moments at which a run is killed: what CI does weekly
+	PYTHONDONTWRITEBYTECODE= GPTAILOR_THOROUGH=1 $(BIN)/python -m pytest -n 2 --dist worksteal --quiet
 
 quick: setup ## The tests but those marked slow
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal --quiet -m "not slow"

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 from tests import checked
 from tests.preloaded import Preloaded, preloaded
+from tests.thorough import drawn
 
 # Before torch is imported, and for the processes that tests start: on tiny tensors its threads
 # only wait for each other, and pytest-xdist keeps the cores busy. The tests' JAX is on the CPU.
@@ -40,7 +41,7 @@ os.fsync = _there
 settings.register_profile(
     "default",
     deadline=None,
-    max_examples=100,
+    max_examples=drawn(100),
     derandomize="CI" in os.environ,  # there a run judges the change, not the draw
     phases=set(Phase) - {Phase.explain},
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

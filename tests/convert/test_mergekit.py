@@ -22,6 +22,7 @@ from gptailor.plan.faults import errors
 from gptailor.plan.plan import Plan
 from gptailor.plan.written import written_out
 from tests.naive import interpret
+from tests.thorough import drawn
 from tests.tiny import tiny_model
 
 FOLDER = Path(__file__).parent / "yaml"
@@ -731,7 +732,7 @@ def _leaves(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-@settings(max_examples=50)
+@settings(max_examples=drawn(50))
 @given(st.sampled_from(FILES), st.data())
 def test_a_damaged_file_is_imported_or_refused(path: Path, data: st.DataObject) -> None:
     document = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -783,7 +784,7 @@ def sayable(draw: st.DrawFn) -> str:
     return "\n".join(lines)
 
 
-@settings(max_examples=40)
+@settings(max_examples=drawn(40))
 @given(body=sayable())
 def test_a_plan_there_and_back_gives_the_same_tensors(body: str, family: Path) -> None:
     folders = {name: family / name for name in ("base", "math", "code")}

@@ -21,6 +21,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.parts import is_pattern
 from gptailor.plan.plan import Plan
 from tests.naive import interpret, read
+from tests.thorough import drawn
 from tests.tiny import tiny_model
 
 COUNT = 4
@@ -264,7 +265,7 @@ def bound(folders: dict[str, Path], base: str) -> dict[str, Path]:
 
 
 @settings(
-    max_examples=40,
+    max_examples=drawn(40),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -18,6 +18,7 @@ import pytest
 
 from tests.forked import Ended, Runs, forking
 from tests.hollow import llama, write_hollow
+from tests.thorough import moments
 
 COPIES = """\
 tailor 1
@@ -125,6 +126,13 @@ def made_in_peace(runs: Runs, place: Place, plan: Path, **options: Any) -> dict[
     return made
 
 
+def count_of(runs: Runs, place: Place, **options: Any) -> int:
+    """How many moments a run has that nothing happens to; what it makes is removed."""
+    count = len(succeeds(runs(place.plan, place.target, **options)).moments)
+    shutil.rmtree(place.target)
+    return count
+
+
 def put(folder: Path, files: dict[str, bytes]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for name, raw in files.items():
@@ -139,7 +147,7 @@ def test_a_kill_at_any_moment_leaves_no_model(runs: Runs, place: Place) -> None:
     """At each change of the file system and each piece written; then the next run cleans up."""
     wanted = made_in_peace(runs, place, place.plan, shard_size=SHARD)
     assert sum(name.endswith(".safetensors") for name in wanted) > 3
-    for at in range(1000):
+    for at in moments(count_of(runs, place, shard_size=SHARD)):
         ended = runs(place.plan, place.target, shard_size=SHARD, at=at)
         whole = place.target.exists()
         assert tree(place.target) == (wanted if whole else {})
@@ -165,9 +173,10 @@ def test_a_kill_while_an_old_output_is_replaced_loses_neither(
     old = made_in_peace(runs, place, place.plan)
     wanted = made_in_peace(runs, place, place.plan, shard_size=SHARD)
     aside = 0
-    for at in range(1000):
+    options = {"shard_size": SHARD, "force": True, "lacking": lacking}
+    put(place.target, old)
+    for at in moments(count_of(runs, place, **options)):
         put(place.target, old)
-        options = {"shard_size": SHARD, "force": True, "lacking": lacking}
         ended = runs(place.plan, place.target, **options, at=at)
         found = tree(place.target)
         if not place.target.exists():
@@ -232,7 +241,9 @@ def test_a_signal_ends_the_command_and_leaves_nothing_at_once(
     command = ["compile", str(place.plan), "-o", str(place.target), f"--shard-size={SHARD}B"]
     command += ["--force"] if force else []
     said = place.folder / "said"
-    for at in range(0, 1000):
+    if force:
+        put(place.target, old)
+    for at in moments(count_of(runs, place, cli=command, stderr=str(said))):
         if force:
             put(place.target, old)
         ended = runs(place.plan, place.target, cli=command, at=at, do=signal_, stderr=str(said))
@@ -328,7 +339,8 @@ def test_any_change_of_the_file_system_may_fail(runs: Runs, place: Place, number
     """As on a network's file system: one message that names the output, the old one still there."""
     old = made_in_peace(runs, place, place.plan)
     wanted = made_in_peace(runs, place, place.plan, shard_size=SHARD)
-    for at in range(1000):
+    put(place.target, old)
+    for at in moments(count_of(runs, place, shard_size=SHARD, force=True)):
         put(place.target, old)
         options = {"shard_size": SHARD, "force": True, "at": at}
         ended = runs(place.plan, place.target, **options, do="fail", where=str(number))

@@ -13,6 +13,7 @@ from gptailor.lang.parse import read_json, read_text
 from gptailor.plan.faults import Source, errors, show
 from gptailor.plan.plan import Plan
 from tests.strategies import plans
+from tests.thorough import drawn
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.canonical.tailor"))
 
@@ -108,7 +109,7 @@ STACKED = [
 
 
 @given(st.permutations(PLAIN[1:13]).flatmap(lambda rest: commented([PLAIN[0], *rest, *PLAIN[13:]])))
-@settings(max_examples=50)
+@settings(max_examples=drawn(50))
 def test_formatting_keeps_every_comment_and_the_plan(text: str) -> None:
     made = canonical(text)
     assert comments_of(made) == comments_of(text)
@@ -117,7 +118,7 @@ def test_formatting_keeps_every_comment_and_the_plan(text: str) -> None:
 
 
 @given(commented([*PLAIN[:3], *STACKED]))
-@settings(max_examples=50)
+@settings(max_examples=drawn(50))
 def test_formatting_keeps_every_comment_of_a_stack(text: str) -> None:
     made = canonical(text)
     assert comments_of(made) == comments_of(text)

@@ -14,6 +14,7 @@ from gptailor.lang.parse import parse, parser_from_grammar, read_bytes, read_jso
 from gptailor.plan.faults import Fault, Source, errors, show, to_github, to_json
 from gptailor.plan.plan import Plan
 from tests.strategies import plans
+from tests.thorough import drawn
 
 WHOLE_FILES = parser_from_grammar("start")
 
@@ -91,7 +92,7 @@ def is_of_the_grammar(text: str) -> bool:
 
 @example('bridge L10000 on "./b"')
 @given(drawn_texts())
-@settings(max_examples=200)
+@settings(max_examples=drawn(200))
 def test_a_text_of_the_grammar_is_accepted_or_refused(text: str) -> None:
     faults = outcome(text)
     if not errors(faults):
@@ -102,7 +103,7 @@ def test_a_text_of_the_grammar_is_accepted_or_refused(text: str) -> None:
 
 
 @given(drawn_texts())
-@settings(max_examples=200)
+@settings(max_examples=drawn(200))
 def test_the_parser_by_pieces_agrees_with_the_grammar(text: str) -> None:
     _, faults = parse(Source("drawn.tailor", text))
     assert (not faults) == is_of_the_grammar(text), faults
@@ -119,7 +120,7 @@ TOKENS = st.sampled_from(
 
 
 @given(st.lists(TOKENS, max_size=24).map(" ".join))
-@settings(max_examples=300)
+@settings(max_examples=drawn(300))
 def test_words_in_any_order_are_read(text: str) -> None:
     outcome(text)
     _, faults = parse(Source("drawn.tailor", text))
@@ -127,7 +128,7 @@ def test_words_in_any_order_are_read(text: str) -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=300)
+@settings(max_examples=drawn(300))
 def test_any_text_is_read(text: str) -> None:
     outcome(text)
     outcome(HEAD + text)

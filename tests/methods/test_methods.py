@@ -26,6 +26,7 @@ from gptailor.plan.registry import METHODS
 from gptailor.program.combine import OverflowFault
 from gptailor.program.program import Arguments
 from tests.merging import merge_tensors
+from tests.thorough import drawn
 
 PLACE = "model.layers.3.mlp.up_proj.weight"
 NAMES = ("math", "code", "chat", "law")
@@ -809,7 +810,7 @@ def whole(sources: Sequence[Tensor], step: int, base: Tensor | None = None) -> I
     st.integers(1, 100),
     st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=drawn(60), deadline=None)
 def test_a_threshold_is_the_ranks_largest(
     values: list[float], step: int, data: st.DataObject
 ) -> None:
@@ -849,7 +850,7 @@ PINNED_DRAWS = 0x13ABBC502487C08F
 
 
 @given(st.integers(0, 2**53), st.text(max_size=5), st.integers(0, 2**40), st.integers(1, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=drawn(40), deadline=None)
 def test_a_draw_depends_on_its_number_alone(seed: int, model: str, offset: int, count: int) -> None:
     key = draw_key(seed, PLACE, model)
     keep = kept_entries(key, offset, count, 0.5, torch.device("cpu"))

@@ -26,6 +26,7 @@ from gptailor.program.combine import FLOAT_DTYPES, OverflowFault
 from gptailor.program.program import Arguments, Combine, Copy, Output
 from gptailor.program.run import chunks, use_one_thread
 from tests.merging import merge_tensors
+from tests.thorough import drawn
 
 PLACE = "model.layers.3.mlp.up_proj.weight"
 NAMES = ("math", "code", "chat")
@@ -125,7 +126,9 @@ def test_chunks_and_threads_change_no_bit(method: str, tmp_path: Path) -> None:
 @example(method="karcher", shape=[], dtypes=["F32"] * 4, chunk_bytes=1, divisor=1.0)
 @example(method="ties", shape=[0], dtypes=["BF16"] * 4, chunk_bytes=1, divisor=2.0)
 @settings(
-    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=drawn(80),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_any_shape_dtype_and_chunk_is_as_in_memory(
     tmp_path: Path,
@@ -257,7 +260,7 @@ def test_memory_is_bounded_by_chunks(method: str, tmp_path: Path) -> None:
             return result
 
     with Watch():
-        joined(made, 4 * 1000)
+        joined(made, 4 * 8000)
     assert 0 < largest <= 2**18 + 16_384
 
 
@@ -285,7 +288,9 @@ finite = st.floats(-1000, 1000, width=32)
 @given(values=st.lists(finite, min_size=1, max_size=20))
 @example(values=[1.00390625, 1.01171875, 1.00048828125, 6e-8, 2.9802322387695312e-08])
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=drawn(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_a_cast_rounds_once_to_nearest_even(
     tmp_path: Path, dtype: str, values: list[float]

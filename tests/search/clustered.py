@@ -1,8 +1,8 @@
 """`python -m tests.search.clustered HOW RUN`: a search on two workers of Ray, some of it killed.
 
 `worker`: of a local Ray a worker's process. `node`: of a cluster of three machines (a head and one
-for each worker, each a raylet of its own) one with all its processes; another one comes later.
-`unlike`: none is killed; one isn't of the kind that is asked for, one can't begin.
+for each worker, each a raylet of its own) one with all its processes; another one comes later. Then
+none is killed there; one isn't of the kind that is asked for, one can't begin.
 """
 
 import json
@@ -73,7 +73,9 @@ def node_lost(folder: Path) -> dict[str, Any]:
 
         deeds = {6: lose, 11: lambda: cluster.add_node(num_cpus=1)}
         with RayWorkers(partial(Counting, seconds=0.3), cluster.address, 2) as workers:
-            return disturbed(folder, workers, Disturbing(deeds))
+            lost = disturbed(folder, workers, Disturbing(deeds))
+        (apart := folder / "unlike").mkdir()
+        return {**lost, **unlike(apart, cluster.address)}
     finally:
         cluster.shutdown()
 
@@ -100,18 +102,18 @@ def lacking() -> Counting:
     raise TailorError("there is no 'texts/maths.jsonl' here")
 
 
-def unlike(folder: Path) -> dict[str, Any]:
+def unlike(folder: Path, address: str) -> dict[str, Any]:
     refused: list[str] = []
     for make, like in ((Elsewhere, "a quick machine"), (lacking, None)):
         try:
-            with RayWorkers(make, LOCAL, 1, like=like) as workers:
+            with RayWorkers(make, address, 1, like=like) as workers:
                 search(folder, chosen(), workers=workers).run()
         except ClusterError as error:
             refused.append(str(error))
-    with RayWorkers(Elsewhere, LOCAL, 1, like=Elsewhere.machine) as workers:
+    with RayWorkers(Elsewhere, address, 1, like=Elsewhere.machine) as workers:
         return {"refused": refused, "alike": search(folder, chosen(), workers=workers).run()}
 
 
 if __name__ == "__main__":
-    ways = {"worker": worker_lost, "node": node_lost, "unlike": unlike}
+    ways = {"worker": worker_lost, "node": node_lost}
     print(json.dumps(ways[sys.argv[1]](Path(sys.argv[2]))))

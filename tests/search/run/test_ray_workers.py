@@ -56,14 +56,31 @@ def test_a_lost_worker_is_replaced_and_the_study_is_the_same(tmp_path: Path, cal
     assert said["trials"] == calm
 
 
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return ran("node", tmp_path_factory.mktemp("cluster"))
+
+
 @pytest.mark.slow
 def test_a_lost_machine_is_done_without_and_the_study_is_the_same(
-    tmp_path: Path, calm: str
+    cluster: dict[str, Any], calm: str
 ) -> None:
     """The search goes on with the worker that is left; a machine that comes is used again."""
-    said = ran("node", tmp_path)
+    said = cluster
     assert (said["ended"], said["done"], said["lost"], said["late"]) == ("budget", 2, 1, 0)
     assert said["trials"] == calm
+
+
+@pytest.mark.slow
+def test_a_machine_of_another_kind_and_one_that_lacks_something_are_said(
+    cluster: dict[str, Any],
+) -> None:
+    assert cluster["refused"] == [
+        "latency() has no common measure on 'a quick machine' and on 'a slow machine': "
+        "give workers of one kind, that of this machine",
+        "a worker can't begin: there is no 'texts/maths.jsonl' here",
+    ]
+    assert cluster["alike"] == "budget"
 
 
 @pytest.mark.parametrize(
@@ -75,17 +92,6 @@ def test_a_worker_has_its_share_of_the_processors(
 ) -> None:
     monkeypatch.setattr(ray_workers, "_processors", lambda: machines)
     assert ray_workers._cpus(count) == cpus
-
-
-@pytest.mark.slow
-def test_a_machine_of_another_kind_and_one_that_lacks_something_are_said(tmp_path: Path) -> None:
-    said = ran("unlike", tmp_path)
-    assert said["refused"] == [
-        "latency() has no common measure on 'a quick machine' and on 'a slow machine': "
-        "give workers of one kind, that of this machine",
-        "a worker can't begin: there is no 'texts/maths.jsonl' here",
-    ]
-    assert said["alike"] == "budget"
 
 
 def test_a_cluster_that_is_not_there_is_one_message() -> None:

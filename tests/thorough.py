@@ -1,0 +1,16 @@
+"""How much is tried: a part of what could be, or all with GPTAILOR_THOROUGH (`make thorough`)."""
+
+import os
+
+THOROUGH = "GPTAILOR_THOROUGH" in os.environ
+
+
+def drawn(count: int) -> int:
+    """How many examples Hypothesis draws of so many."""
+    return count if THOROUGH else max(8, count // 3)
+
+
+def moments(count: int) -> list[int]:
+    """Which of so many moments a run is disturbed at: the last ones are where names change."""
+    last = range(max(0, count - 12), count + 1)
+    return list(range(count + 1)) if THOROUGH else sorted({*range(0, count, 4), *last})
