@@ -1,0 +1,174 @@
+"""`gptailor report`: what the page says of a plan and a folder, pictures, what it refuses."""
+
+import html
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+import gptailor
+from gptailor.plan import extras
+from gptailor.report.page import charts
+from tests.said import Run, in_process
+
+PLAN = """\
+# The plan of the test.
+tailor 1
+model base = "./base"
+model math = "./math"
+L0..L1 = merge(L0..L1 base, L0..L1 math, 0.25)
+drop L3
+"""
+
+
+@pytest.fixture
+def world(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a plan and its models, in which commands run."""
+    for name in ("base", "math"):
+        (tmp_path / name).symlink_to(family / name)
+    (tmp_path / "cut.tailor").write_text(PLAN)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    return in_process(capsys)
+
+
+def sections(page: str) -> dict[str, str]:
+    """The HTML of each section by its anchor."""
+    found = re.findall(r'<section id="([\w-]+)".*?</section>', page, re.DOTALL)
+    parts = re.findall(r"<section id=.*?</section>", page, re.DOTALL)
+    return dict(zip(found, parts, strict=True))
+
+
+def drawn(page: str) -> dict[str, dict]:
+    """The specifications of the charts by their anchors."""
+    [text] = re.findall(r'<script type="application/json" id="charts">(.*?)</script>', page)
+    return json.loads(text)
+
+
+def test_of_a_plan_it_has_map_size_text_lock_and_command(run: Run, world: Path) -> None:
+    assert run("lock", "cut.tailor").code == 0
+    said = run("report", "cut.tailor", "-o", "cut.html", "--no-continuations", "--pictures", "pics")
+    assert said.code == 0
+    page = (world / "cut.html").read_text()
+    found = sections(page)
+    assert [*found] == ["layers", "size", "says", "plan", "lock", "tensors", "again"]
+    assert html.escape(PLAN) in found["plan"]
+    prepared = gptailor.prepare.prepare(gptailor.load(world / "cut.tailor"))
+    assert f"{prepared.compiled.program.parameters:,}" in found["size"]
+    lock = json.loads((world / "cut.tailor.lock").read_text())
+    assert all(one["sha256"] in found["tensors"] for one in lock["tensors"].values())
+    assert "gptailor compile cut.tailor -o DIR --locked" in found["again"]
+    assert page.count("window.vegaEmbed=") == 1
+    values = [row for layer in drawn(page)["layers"]["layer"] for row in layer["data"]["values"]]
+    shares = {row["where"]: row["shares"] for row in values if "shares" in row}
+    assert shares["L1"] == "base 75.0 %, math 25.0 %"
+    assert shares["L3"] == ""
+    assert {path.name for path in (world / "pics").iterdir()} == {"layers.svg", "layers.png"}
+    assert ET.parse(world / "pics" / "layers.svg").getroot().tag.endswith("svg")
+    assert "var(" not in (world / "pics" / "layers.svg").read_text()
+    assert (world / "pics" / "layers.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_base_and_result_go_on_with_the_prompt(run: Run, world: Path) -> None:
+    asked = ("--prompt", "a cat <b>", "--tokens", "5")
+    assert run("report", "cut.tailor", "-o", "cut.html", *asked).code == 0
+    says = sections((world / "cut.html").read_text())["says"]
+    spoken = run("generate", "base", "cut.tailor", "a cat <b>", "--tokens", "5", "--format", "json")
+    texts = [one["text"] for one in json.loads(spoken.out)]
+    prompt = html.escape("a cat <b>")
+    for name, text in zip(("base", "this model"), texts, strict=True):
+        end = f'<span class="prompt">{prompt}</span>{html.escape(text)}</blockquote>'
+        assert f"<h3>{name}</h3>\n<blockquote>{end}" in says
+
+
+def test_of_a_folder_it_has_the_plan_it_was_compiled_from(run: Run, world: Path) -> None:
+    assert run("compile", "cut.tailor", "-o", "out", "--lock").code == 0
+    assert run("report", "out", "-o", "out.html", "--no-continuations").code == 0
+    found = sections((world / "out.html").read_text())
+    assert "# The plan of the test." in found["plan"]
+    assert "gptailor verify out" in found["again"]
+    assert "tensors" in found
+
+
+def test_of_a_plan_with_choices_it_has_what_is_known(run: Run, world: Path) -> None:
+    (world / "open.tailor").write_text(
+        'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
+        "drop any 1 of L1..L4\nL0 from one of base, math\n"
+    )
+    assert run("report", "open.tailor", "-o", "open.html").code == 0
+    found = sections((world / "open.html").read_text())
+    assert "the plan leaves 2 choices open" in found["size"]
+    assert "the plan leaves 2 choices open" in found["says"]
+
+
+def test_models_that_are_gone_are_said_to_be(run: Run, world: Path) -> None:
+    (world / "base").unlink()
+    assert run("report", "cut.tailor", "-o", "cut.html").code == 0
+    found = sections((world / "cut.html").read_text())
+    assert "there is no such folder" in found["says"]
+    assert "there is no such folder" in found["size"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("missing.tailor", "-o", "new.html"), 3, "missing.tailor"),
+        (("cut.tailor", "-o", "old.html"), 3, "exists already"),
+        (("cut.tailor", "-o", "base"), 3, "is no regular file"),
+        (("cut.tailor", "-o", "nowhere/new.html"), 3, "there is no such folder"),
+        (("cut.tailor", "-o", "new.html", "--model", "code=./math"), 1, "'code'"),
+        (("broken.tailor", "-o", "new.html"), 1, "S1"),
+        (("run", "-o", "new.html"), 3, "is not as this version of gptailor writes it"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_written(
+    run: Run, world: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    (world / "old.html").write_text("old")
+    (world / "broken.tailor").write_text("tailor 1\nmodel base\n")
+    (world / "run").mkdir()
+    (world / "run" / "summary.json").write_text('{"plan": "a.tailor", "objectives": []}')
+    there = sorted(world.iterdir())
+    found = run("report", *arguments)
+    assert (found.code, sorted(world.iterdir())) == (code, there)
+    assert said in found.err
+    assert (world / "old.html").read_text() == "old"
+    assert run("report", "cut.tailor", "-o", "old.html", "--force", "--no-continuations").code == 0
+    assert (world / "old.html").read_text().startswith("<!doctype html>")
+
+
+def test_without_the_packages_it_says_which(
+    run: Run, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    found = run("report", "cut.tailor", "-o", "cut.html")
+    assert found.code == 3
+    assert "a report needs" in found.err
+    assert "gptailor[report]" in found.err
+    assert not (world / "cut.html").exists()
+
+
+@pytest.mark.parametrize("colour", charts.HUES)
+def test_colours_stand_out_on_both_papers(colour: str) -> None:
+    """Marks need a contrast of 3 (WCAG 1.4.11)."""
+
+    def light(text: str) -> float:
+        parts = [int(text[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    for paper in ("#ffffff", "#14171b"):
+        high, low = sorted((light(colour), light(paper)), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 3
+
+
+def test_colours_mix_as_light_does() -> None:
+    assert charts.mixed({"#ff0000": 2.0}) == "#ff0000"
+    assert charts.mixed({"#000000": 1.0, "#ffffff": 1.0}) == "#bababa"
