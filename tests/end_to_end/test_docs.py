@@ -6,6 +6,7 @@ some. A block that doesn't start with `tailor` stands below `tailor 1` and the m
 statements, each by itself; those with `…` in them are no whole statements.
 """
 
+import ast
 import doctest
 import re
 import runpy
@@ -23,6 +24,7 @@ from gptailor.cli.main import cli
 from gptailor.lang.parse import read_text
 from gptailor.plan.faults import Fault, Source, errors, listed, show
 from gptailor.plan.registry import METHODS, OBJECTIVES
+from tests.codes import CODES
 from tests.pages import Block, blocks, pages
 from tests.preloaded import Preloaded
 
@@ -30,6 +32,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/language.md")
 MODELS = ("base", "math", "code", "chat")
 LANGUAGE = (ROOT / "docs/language.md").read_text(encoding="utf-8")
+CODED = {
+    "BridgeError", "CalibrationError", "CheckpointError", "CodedError", "HealError", "PlanError",
+}  # fmt: skip
+"""Errors that say a code."""
 CELLS = {"statement": "{}", "line": "search {{ {} }}"}
 """Tables by the heading of their first column, and how what stands there is made a statement."""
 
@@ -124,6 +130,25 @@ def test_what_commands_say_of_themselves_is_current() -> None:
     assert text == pasted(text), "python docs/commands.py pastes it"
     named = set(re.findall(r"^<!-- gptailor ([\w-]+) --help -->$", text, re.MULTILINE))
     assert named == set(cli.list_commands(click.Context(cli)))
+
+
+def test_the_page_of_messages_is_current_and_has_every_code() -> None:
+    page = ROOT / "docs" / "troubleshooting.md"
+    text = page.read_text("utf-8")
+    script = runpy.run_path(str(ROOT / "docs" / "messages.py"))
+    assert text == script["pasted"](text), "python docs/messages.py pastes it"
+    assert set(re.findall(r"\| \[([SPMC]\d{3})\]\(faults.md#", text)) == CODES
+    assert len(re.findall(r"^\| .* \|$", text, re.MULTILINE)) > 450
+
+
+def test_the_page_of_messages_knows_every_error_without_a_code() -> None:
+    known = set(runpy.run_path(str(ROOT / "docs" / "messages.py"))["WITHOUT_CODE"])
+    kinds = {"TailorError"}
+    trees = [ast.parse(path.read_text("utf-8")) for path in (ROOT / "gptailor").rglob("*.py")]
+    classes = [node for t in trees for node in ast.walk(t) if isinstance(node, ast.ClassDef)]
+    for _ in range(3):
+        kinds |= {c.name for c in classes if kinds & {ast.unparse(base) for base in c.bases}}
+    assert kinds - known == CODED
 
 
 def test_the_page_of_models_names_every_type_and_is_current(preloaded: Preloaded) -> None:

@@ -1,0 +1,174 @@
+"""What gptailor says when something is wrong, read off its sources into docs/troubleshooting.md.
+
+python docs/messages.py            # paste
+python docs/messages.py --check    # end with 1 if the page isn't current
+"""
+
+import ast
+import html
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "troubleshooting.md"
+BLOCK = re.compile(r"(<!-- messages: (\w+) -->\n)(?:.*?)(<!-- end -->\n)", re.DOTALL)
+CODE = re.compile(r"[SPMC]\d{3}")
+WITHOUT_CODE = (
+    "TailorError",
+    "ClusterError",
+    "ConversionError",
+    "MissingPackageError",
+    "ObjectiveError",
+    "SearchError",
+    "SpaceError",
+    "WishError",
+)
+"""Errors of the world that have no code, by their class."""
+
+
+class Said(NamedTuple):
+    """A message with `…` for what differs each time, its code if it has one, and its help."""
+
+    text: str
+    code: str
+    help: str
+
+
+def main() -> None:
+    """Paste, or check."""
+    text = PAGE.read_text(encoding="utf-8")
+    current = pasted(text)
+    if "--check" in sys.argv[1:]:
+        sys.exit(int(text != current))
+    PAGE.write_text(current, encoding="utf-8")
+
+
+def pasted(page: str) -> str:
+    """The page with what the sources say by now between its markers."""
+    said = _all_messages()
+    tables = {
+        "coded": [_row(one) for one in sorted(said, key=lambda one: (one.code, one)) if one.code],
+        "uncoded": [f"| {_cell(one.text)} | {_cell(one.help)} |" for one in said if not one.code],
+    }
+    heads = {
+        "coded": "| message | code | help |\n|---|---|---|\n",
+        "uncoded": "| message | help |\n|---|---|\n",
+    }
+
+    def filled(found: re.Match[str]) -> str:
+        return f"{found[1]}{heads[found[2]]}" + "\n".join(tables[found[2]]) + f"\n{found[3]}"
+
+    return BLOCK.sub(filled, page)
+
+
+def _all_messages() -> list[Said]:
+    """Each message once, with its help if it has one somewhere, by its words.
+
+    A code whose message only running it would tell is there by its title in docs/faults.md.
+    """
+    found: dict[tuple[str, str], Said] = {}
+    for one in (one for path in sources() for one in messages(path)):
+        same = found.get((one.code, one.text))
+        if same is None or not same.help:
+            found[one.code, one.text] = one
+    for code, title in titles().items():
+        if all(code != known for known, _ in found):
+            found[code, title] = Said(title, code, "")
+    return sorted(found.values())
+
+
+def titles() -> dict[str, str]:
+    """What docs/faults.md calls each code, in a heading or in a table."""
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^(?:### |\| )([SPMC]\d{3})(?: \||) ([^|\n]+?)(?: \|.*)?$", text, re.MULTILINE
+    )
+    return {code: re.sub(r"[`*]|\[([^]]*)\]\([^)]*\)", r"\1", title) for code, title in rows}
+
+
+def sources() -> list[Path]:
+    """The files of the package."""
+    return sorted((ROOT / "gptailor").rglob("*.py"))
+
+
+def messages(path: Path) -> Iterator[Said]:
+    """What a file says: calls that begin with a code, and errors that are raised without one."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.Module)]
+    for scope in functions:
+        calls = [n for n in _own(scope) if isinstance(n, ast.Call)]
+        for call in calls:
+            name = ast.unparse(call.func).rpartition(".")[2]
+            at = next((i for i, one in enumerate(call.args) if _is_code(one)), None)
+            if at is not None and at + 1 < len(call.args):
+                code, told = ast.literal_eval(call.args[at]), call.args[at + 1 :]
+            elif name in WITHOUT_CODE and call.args:
+                code, told = "", call.args
+            else:
+                continue
+            given = {word.arg: word.value for word in call.keywords}
+            remedy = given.get("help", told[2] if len(told) > 2 else None)
+            for text in _texts(told[0], scope, call.lineno):
+                hints = _texts(remedy, scope, call.lineno) if remedy is not None else [""]
+                yield Said(text, code, hints[0] if hints else "")
+
+
+def _own(scope: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a function, without those of the functions in it."""
+    for child in ast.iter_child_nodes(scope):
+        if not isinstance(child, ast.FunctionDef):
+            yield child
+            yield from _own(child)
+
+
+def _is_code(node: ast.expr) -> bool:
+    value = node.value if isinstance(node, ast.Constant) else None
+    return isinstance(value, str) and CODE.fullmatch(value) is not None
+
+
+def _texts(node: ast.expr, scope: ast.AST, line: int) -> list[str]:
+    """What an expression may say; nothing where only running it would tell."""
+    if isinstance(node, ast.IfExp):
+        return [*_texts(node.body, scope, line), *_texts(node.orelse, scope, line)]
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return [node.value]
+    if isinstance(node, ast.JoinedStr):
+        parts = (p.value if isinstance(p, ast.Constant) else "…" for p in node.values)
+        text = re.sub(r"(… ?)+…", "…", "".join(map(str, parts)))
+        return [text] if len(re.findall(r"[a-z]{3,}", text)) > 1 else []
+    if isinstance(node, ast.Name):
+        told = [
+            one
+            for one in _own(scope)
+            if isinstance(one, ast.Assign) and one.lineno < line
+            if any(isinstance(t, ast.Name) and t.id == node.id for t in one.targets)
+        ]
+        return _texts(max(told, key=lambda one: one.lineno).value, scope, line) if told else []
+    return []
+
+
+def _row(one: Said) -> str:
+    return f"| {_cell(one.text)} | [{one.code}]({_anchor(one.code)}) | {_cell(one.help)} |"
+
+
+def _anchor(code: str) -> str:
+    """Where docs/faults.md explains a code: at its heading, or at that of its table."""
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    stands = re.search(rf"^(?:### |\| ){code} .*$", text, re.MULTILINE)
+    if stands is None:
+        sys.exit(f"docs/faults.md doesn't explain {code}")
+    heading = re.findall(r"^#+ (.*)$", text[: stands.end()], re.MULTILINE)[-1]
+    return "faults.md#" + re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def _cell(text: str) -> str:
+    """Text that stands in a table as it is."""
+    whole = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"([\\`*_~|[\]])", r"\\\1", whole)
+
+
+if __name__ == "__main__":
+    main()
