@@ -22,6 +22,7 @@ WITHOUT_CODE = (
     "ConversionError",
     "MissingPackageError",
     "ObjectiveError",
+    "RenameError",
     "SearchError",
     "SpaceError",
     "WishError",
