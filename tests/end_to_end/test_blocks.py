@@ -49,6 +49,7 @@ FOREIGN = {
     "ruff": "a linter's",
     "llama-cli": "llama.cpp's",
     "make": "its targets are looked up",
+    "podman": "its own",
     "pip": "extras are looked up",
     "python": "files and options are looked up",
 }
