@@ -257,12 +257,33 @@ def _of_run(
         message = "is not as this version of gptailor writes it"
         help_ = "the command that made it writes it anew"
         raise CheckpointError("C903", message, place / "summary.json", help_) from error
+    tried = _tried(target)
     if subject is not None:
         name = f"best.tailor{SUFFIX}"
         lock = read(name)
         held = None if lock is None else parse_lock(lock, place / name)
-        sections += _plan_sections(subject, speech, held, again)
+        of_plan = _plan_sections(subject, speech, held, again)
+        at = next(i for i, one in enumerate(of_plan) if one.anchor == "plan")
+        tried = [*of_plan[:at], *tried, *of_plan[at:]]
+    sections += tried
     return _Page(f"Search of {(said or record).get('plan', target)}", lead, sections)
+
+
+def _tried(target: str) -> "list[Section]":
+    """All trials as charts; why there are none, where the study can't be read."""
+    from gptailor.checkpoint.files import CheckpointError  # noqa: PLC0415
+    from gptailor.report.page.run_sections import run_sections  # noqa: PLC0415
+    from gptailor.report.page.section import Section  # noqa: PLC0415
+
+    try:
+        from gptailor.search.reported import run_report  # noqa: PLC0415 (imports Optuna)
+
+        return run_sections(run_report(target))
+    except ImportError as error:
+        why = f"{error.name} isn't installed (pip install 'gptailor[search]')"
+    except CheckpointError as error:
+        why = f"{error.path} {error.message}"
+    return [Section("trials", "Every trial", f"The trials aren't shown: {why}.")]
 
 
 def _lead_of_run(said: Mapping[str, Any] | None) -> str:

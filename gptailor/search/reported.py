@@ -36,9 +36,9 @@ from gptailor.report.page.run_report import (
 from gptailor.report.plan_map import plan_summary
 from gptailor.search.blocks import scanned
 from gptailor.search.effects import (
+    LossScale,
     layer_states,
     learned_effects,
-    losses_beside_base,
     seen_effects,
     window_losses,
 )
@@ -50,7 +50,7 @@ from gptailor.search.run.study import Study, quiet
 from gptailor.search.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Aim, Ledger, Trial
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of
-from gptailor.search.verdict import HELD_OUT, held_key
+from gptailor.search.verdict import HELD_OUT, held_key, scores_in
 
 _LEARNING = "surrogate"
 """The strategy whose model says what it learned."""
@@ -197,9 +197,10 @@ class _Reading:
         """All of it."""
         ledger, space = self.ledger, self.space
         plans = {} if space is None else _plans(space, ledger)
-        losses, unit = losses_beside_base(ledger)
+        scale = LossScale(ledger)
+        losses = {t.number: loss for t in ledger.trials if (loss := scale.of(t)) is not None}
         sizes = self._sizes(plans)
-        line = partial(self._trial, plans, losses, sizes)
+        line = partial(self._trial, plans, scale, sizes)
         front = [row["trial"] for row in self.summary["front"]] if self.summary else None
         states = _states(space, plans)
         whole = [t for t in ledger.of(STARTS, RANDOM, SEARCH, BESIDE) if _counts(t, losses)]
@@ -209,7 +210,7 @@ class _Reading:
             record=self.record,
             objectives=self._objectives(),
             judging=ledger.judging,
-            loss_unit=unit,
+            loss_unit=scale.unit,
             full=ledger.full,
             layers=self.record.get("layers"),
             base=self._base_size(),
@@ -307,14 +308,17 @@ class _Reading:
     def _trial(
         self,
         plans: Mapping[str, Plan],
-        losses: Mapping[int, tuple[float, float]],
+        scale: LossScale,
         sizes: Mapping[str, ReportedSize],
         trial: Trial,
     ) -> ReportedTrial:
         request, plan = trial.request, plans.get(trial.plan)
-        held = self.study.notes.get(HELD_OUT, {}).get(held_key(trial), {})
-        errors = held.get("stderrs")
-        loss, error = losses.get(trial.number, (None, None))
+        unseen = self.study.notes.get(HELD_OUT, {})
+        held, theirs = (scores_in(unseen.get(held_key(one))) for one in (trial, None))
+        lost = scale.of(trial)
+        apart = None
+        if held is not None and theirs is not None:
+            apart = scale.beside(held.values, held.stderrs, theirs.values)
         return ReportedTrial(
             number=trial.number,
             phase=request.phase,
@@ -329,16 +333,16 @@ class _Reading:
             failure=None if trial.failure is None else str(trial.failure),
             seconds=trial.seconds,
             cost=trial.cost,
-            loss=loss,
-            loss_error=error,
+            loss=None if lost is None else lost[0],
+            loss_error=None if lost is None else lost[1],
             worst=self._worst(trial),
             size=sizes.get(trial.plan),
             made="" if plan is None else _made(plan, self.record["layers"]),
             text=None if plan is None else format_plan(at_stage(plan, request.stage)),
-            held=tuple(held["values"]) if "values" in held else None,
-            held_errors=None
-            if errors is None
-            else tuple(math.inf if one is None else one for one in errors),
+            held=None if held is None else tuple(held.values),
+            held_errors=None if held is None else tuple(held.stderrs),
+            held_loss=None if apart is None else apart[0],
+            held_loss_error=None if apart is None else apart[1],
         )
 
     def _worst(self, trial: Trial) -> float | None:

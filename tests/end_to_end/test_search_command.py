@@ -123,7 +123,7 @@ def test_the_folder_holds_all_that_was_promised(found: Said, world: Path) -> Non
     assert names == {
         ".lock", "best.tailor", "best.tailor.lock",
         "start.tailor", "digests.json", "front", "run.json",
-        "study.journal", "summary.json", "summary.md",
+        "sizes.json", "space.tailor", "study.journal", "summary.json", "summary.md",
     }  # fmt: skip
     said = summary(world)
     assert said["cost"] <= 8

@@ -47,6 +47,30 @@ def mixed(parts: Mapping[str, float]) -> str:
     return "#" + "".join(f"{round(255 * one ** (1 / 2.2)):02x}" for one in light)
 
 
+def sized(
+    layers: Sequence[Any], height: int = HEIGHT, params: Sequence["alt.Parameter"] = ()
+) -> "alt.LayerChart":
+    """Layers above each other, as wide as there is room."""
+    import altair as alt  # noqa: PLC0415 (half a second)
+
+    fit = alt.AutoSizeParams(type="fit-x", contains="padding")
+    chart: alt.LayerChart = alt.layer(*layers).add_params(*params)  # type: ignore[assignment] # no facets
+    return chart.properties(width="container", height=height, autosize=fit)
+
+
+def error_bars(
+    rows: Sequence[Mapping[str, Any]], low: str, *, ink: str | None = None, **encoded: Any
+) -> "list[alt.Chart]":
+    """Bars of the rows that have an error, and so a field `low`; none where there are none."""
+    import altair as alt  # noqa: PLC0415
+
+    there = [dict(row) for row in rows if low in row]
+    if not there:
+        return []
+    mark = alt.MarkDef(type="rule", opacity=0.6, color=alt.Undefined if ink is None else ink)
+    return [alt.Chart(alt.InlineData(values=there), mark=mark).encode(**encoded)]
+
+
 def theme() -> dict[str, Any]:
     """Vega's configuration: quiet axes, a title above the axis, legends above the chart."""
     text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12,

@@ -45,9 +45,9 @@ class ReportedTrial:
     """A trial. `share` is that of all samples that its values are of.
 
     `loss` is what it loses beside the base, by what plans are compared by and in the report's
-    `loss_unit`; `worst` the share of the base's score that is left in the objective it does worst
-    in. `made` is a line on what its plan is, `text` the whole. `same_as` is the trial whose plan
-    it was too: then nothing was evaluated.
+    `loss_unit`, and `held_loss` that on samples that the search never saw; `worst` the share of the
+    base's score that is left in the objective it does worst in. `made` is a line on what its plan
+    is, `text` the whole. `same_as` is the trial whose plan it was too: then nothing was evaluated.
     """
 
     number: int
@@ -71,6 +71,8 @@ class ReportedTrial:
     text: str | None
     held: tuple[float, ...] | None
     held_errors: tuple[float, ...] | None
+    held_loss: float | None = None
+    held_loss_error: float | None = None
 
     @property
     def full(self) -> bool:

@@ -1,0 +1,209 @@
+"""Why layers stay, and which blocks come again or leave: effects with spread, and heat maps."""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from gptailor.plan.windows import window_words
+from gptailor.report.page.charts import BETTER, HEIGHT, HUES, INK, MUTED, WORSE, error_bars, sized
+from gptailor.report.page.run_report import LayerEffect, RunReport
+from gptailor.report.page.section import Section, ShownTable
+from gptailor.report.scores import with_error
+
+if TYPE_CHECKING:
+    import altair as alt
+
+_STATES = ("dropped", "kept", "changed")
+_COLOURS = {"dropped": HUES[1], "kept": HUES[0], "changed": HUES[2]}
+_SHAPES = {"dropped": "cross", "kept": "circle", "changed": "square"}
+_WORDS = {
+    "dropped": "left out",
+    "kept": "the base's own",
+    "changed": "of another model, or merged",
+}
+_EVEN = "#c9ced4"
+"""Between better and worse, seen on the light page and on the dark one."""
+_CELL = 22
+"""Of a heat map, in pixels, at least."""
+
+
+# ------------------------------------------------------------------------------------ why it stays
+
+
+def effect_sections(report: RunReport) -> list[Section]:
+    """What layers do: by the trials themselves, and by what the surrogate learned of them."""
+    found = []
+    if report.effects:
+        many = max(one.count + one.others for one in report.effects)
+        words = (
+            "How much more those plans lose in the mean in which a layer is so than those in which"
+            f" it isn't, in {report.loss_unit}: of {many} trials on all samples. Above 0 it costs."
+            " Bars are one standard error; where there is none, too few trials say so. A search"
+            " doesn't try plans evenly: what else differs between the two kinds counts too."
+        )
+        unit = f"difference of mean loss, {report.loss_unit}"
+        found.append(_effects("layers", "Why a layer stays", words, report.effects, unit))
+    if report.learned:
+        words = (
+            "The same by the surrogate, fitted again on what it was told: the mean over plans drawn"
+            " evenly of the space, so that other layers cancel out. In standard deviations of what"
+            " it learns, the loss, which counts by its logarithm far behind the best. Bars are one"
+            " standard deviation of its posterior."
+        )
+        title = "Why a layer stays, as the surrogate has it"
+        unit = "expected difference, standard deviations"
+        found.append(_effects("layers-learned", title, words, report.learned, unit))
+    return found
+
+
+def _effects(
+    anchor: str, title: str, words: str, effects: Sequence[LayerEffect], unit: str
+) -> Section:
+    states = [state for state in _STATES if any(one.state == state for one in effects)]
+    mirrored = set(states) == {"dropped", "kept"}
+    shown = [one for one in effects if not (mirrored and one.state == "kept")]
+    note = "To keep it is the mirror image: the table has both. " * mirrored
+    note += "; ".join(f"{s}: {_WORDS[s]}" for s in states) + "."
+    table = ShownTable(
+        ("layer", "state", unit, "plans with it", "without"),
+        tuple(
+            (f"L{one.layer}", one.state, _said(one), str(one.count), str(one.others))
+            for one in effects
+        ),
+    )
+    drawn = [state for state in states if not (mirrored and state == "kept")]
+    chart = _effect_chart(shown, drawn, unit)
+    return Section(anchor, title, words, chart, table, note=note)
+
+
+def _said(one: LayerEffect) -> str:
+    return with_error(one.mean, math.inf if one.error is None else one.error)
+
+
+def _effect_chart(
+    effects: Sequence[LayerEffect], states: Sequence[str], unit: str
+) -> "alt.TopLevelMixin":
+    import altair as alt  # noqa: PLC0415 (half a second)
+
+    rows: list[dict[str, Any]] = [
+        {
+            "layer": one.layer, "state": one.state, "mean": one.mean, "said": _said(one),
+            "name": f"L{one.layer} {one.state}: {_WORDS[one.state]}",
+            "plans": f"{one.count} with it, {one.others} without",
+            **({} if one.error is None
+               else {"low": one.mean - one.error, "high": one.mean + one.error}),
+        }
+        for one in effects
+    ]  # fmt: skip
+    layers = sorted({one.layer for one in effects})
+    x = alt.X("layer:O", title="layer of the base", axis=alt.Axis(labelAngle=0),
+              scale=alt.Scale(domain=list(range(layers[0], layers[-1] + 1))))  # fmt: skip
+    offset = alt.XOffset("state:N", sort=list(states))
+    color = alt.Color("state:N", title=None, scale=alt.Scale(
+        domain=list(states), range=[_COLOURS[s] for s in states]))  # fmt: skip
+    shape = alt.Shape("state:N", title=None, scale=alt.Scale(
+        domain=list(states), range=[_SHAPES[s] for s in states]))  # fmt: skip
+    drawn = alt.Chart(alt.InlineData(values=rows))
+    tooltip = [alt.Tooltip(f"{name}:N", title=said) for name, said in
+               (("name", "layer"), ("said", unit), ("plans", "plans"))]  # fmt: skip
+    y = alt.Y("mean:Q", title=unit)
+    zero = alt.Chart(alt.InlineData(values=[{"mean": 0}]))
+    return sized([
+        zero.mark_rule(color=MUTED).encode(y=y),
+        *error_bars(rows, "low", x=x, xOffset=offset, y=alt.Y("low:Q", title=unit), y2="high:Q",
+                    color=color),
+        drawn.mark_point(size=36, filled=True, opacity=1).encode(
+            x=x, xOffset=offset, y=y, color=color, shape=shape, tooltip=tooltip),
+    ])  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------- heat maps
+
+
+def block_section(report: RunReport) -> Section | None:
+    """The scan of blocks that come again: the first layer by the last one."""
+    if not report.blocks or report.blocks_about is None:
+        return None
+    blocks, about = report.blocks, report.blocks_about
+    best = min(blocks, key=lambda one: one.change)
+    rows = [
+        {
+            "first": one.first, "last": one.last, "value": 100 * one.change,
+            "name": window_words((one.first, one.last)), "best": one is best,
+            "said": f"{one.value:.4g} ({one.change:+.2%})",
+        }
+        for one in blocks
+    ]  # fmt: skip
+    reach = max([0.0, *(-one.change for one in blocks)])
+    reach = 100 * max(reach, median(abs(one.change) for one in blocks), 1e-12)
+    words = (
+        f"Each block of layers that may come again, alone: {about['measure']} beside the base on"
+        f" the same {about['samples']} samples, in % of the base's score. Below 0 is better; what"
+        " is worse by much has the last colour."
+    )
+    table = ShownTable(
+        ("block", str(about["measure"]), "beside the base"),
+        tuple((str(r["name"]), f"{one.value:.4g}", f"{one.change:+.2%}")
+              for r, one in zip(rows, blocks, strict=True)),
+    )  # fmt: skip
+    chart = _heat_map(rows, "change, % of the base's score", "runs again", reach)
+    note = f"Framed: the best, {window_words((best.first, best.last))}."
+    return Section("blocks", "Blocks that come again", words, chart, table, note=note)
+
+
+def window_section(report: RunReport) -> Section | None:
+    """What plans lose without each window of layers."""
+    if not report.windows:
+        return None
+    best = min(report.windows, key=lambda one: one.mean)
+    rows = [
+        {
+            "first": one.first, "last": one.last, "value": one.mean, "best": one is best,
+            "name": window_words((one.first, one.last)),
+            "said": f"mean {one.mean:.4g}, least {one.least:.4g} {report.loss_unit}, "
+                    f"{one.count} plan{'s' * (one.count != 1)}",
+        }
+        for one in report.windows
+    ]  # fmt: skip
+    words = (
+        "What plans without a window of layers lose beside the base: the mean over the trials on"
+        f" all samples that leave it out, in {report.loss_unit}. Less is better."
+    )
+    table = ShownTable(
+        ("window left out", "mean loss", "least", "plans"),
+        tuple((window_words((one.first, one.last)), f"{one.mean:.4g}", f"{one.least:.4g}",
+               str(one.count)) for one in report.windows),
+    )  # fmt: skip
+    chart = _heat_map(rows, f"mean loss, {report.loss_unit}", "left out", None)
+    note = f"Framed: the best, {window_words((best.first, best.last))}."
+    return Section("windows", "Windows of layers that leave", words, chart, table, note=note)
+
+
+def _heat_map(
+    rows: Sequence[Mapping[str, Any]], title: str, what: str, reach: float | None
+) -> "alt.TopLevelMixin":
+    import altair as alt  # noqa: PLC0415
+
+    firsts = range(min(r["first"] for r in rows), max(r["first"] for r in rows) + 1)
+    lasts = range(min(r["last"] for r in rows), max(r["last"] for r in rows) + 1)
+    if reach is None:
+        scale = alt.Scale(scheme="cividis", reverse=True)
+    else:
+        scale = alt.Scale(domain=[-reach, 0, reach], range=[BETTER, _EVEN, WORSE], clamp=True,
+                          interpolate="rgb")  # fmt: skip
+    x = alt.X("last:O", title=f"last layer that {what}" if reach else f"last layer {what}",
+              scale=alt.Scale(domain=list(lasts)), axis=alt.Axis(labelAngle=0))  # fmt: skip
+    y = alt.Y("first:O", title=f"first layer that {what}" if reach else f"first layer {what}",
+              scale=alt.Scale(domain=list(firsts)))  # fmt: skip
+    drawn = alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
+    tooltip = [alt.Tooltip("name:N", title="layers"), alt.Tooltip("said:N", title=title)]
+    colour = alt.Color("value:Q", title=title, scale=scale,
+                       legend=alt.Legend(gradientLength=200, titleLimit=400))  # fmt: skip
+    frame = drawn.transform_filter("datum.best").mark_rect(
+        filled=False, stroke=INK, strokeWidth=2, fillOpacity=0
+    )
+    return sized(
+        [drawn.mark_rect().encode(x=x, y=y, color=colour, tooltip=tooltip), frame.encode(x=x, y=y)],
+        max(HEIGHT // 2, _CELL * len(firsts)),
+    )

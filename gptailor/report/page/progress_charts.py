@@ -1,0 +1,323 @@
+"""What became of a search: the best so far, size for quality, calibration and held-out scores."""
+
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from gptailor.report.page.charts import HUES, INK, MUTED, error_bars, sized
+from gptailor.report.page.run_report import ReportedTrial, RunReport
+from gptailor.report.page.section import Section, ShownTable
+from gptailor.report.scores import bytes_in_words, percent, shown_number
+
+if TYPE_CHECKING:
+    import altair as alt
+
+_SEARCH, _STARTS, _RANDOM = "the search", "starting plans", "random search"
+_LINES = (_SEARCH, _STARTS, _RANDOM)
+_LINE_COLOURS = (HUES[0], HUES[4], HUES[3])
+_DASHES = ([1, 0], [6, 3], [2, 2])
+
+
+# --------------------------------------------------------------------------------- the best so far
+
+
+def best_so_far(report: RunReport, phases: Iterable[str]) -> list[tuple[float, ReportedTrial]]:
+    """The trials that were better than all before them, and what had been spent with each.
+
+    Costs are those of trials of these phases, in evaluations on all samples. A trial on fewer
+    samples costs, and is none of the best; nor is one that was repaired in the end.
+    """
+    found: list[tuple[float, ReportedTrial]] = []
+    spent, best = 0.0, None
+    for trial in report.trials:
+        if trial.phase not in phases:
+            continue
+        spent += trial.cost
+        value = _worth(report, trial) if trial.full else None
+        if value is not None and (best is None or value > best):
+            best = value
+            found.append((spent, trial))
+    return found
+
+
+def _worth(report: RunReport, trial: ReportedTrial) -> float | None:
+    """What plans are compared by, more being better: the one score, or the worst share left."""
+    if len(report.judging) == 1:
+        [number] = report.judging
+        sign = -1 if report.objectives[number].direction == "minimize" else 1
+        return None if trial.values is None else sign * trial.values[number]
+    return trial.worst
+
+
+def _shown_worth(report: RunReport, trial: ReportedTrial) -> float | None:
+    """The same as the axis has it."""
+    if len(report.judging) == 1:
+        return None if trial.values is None else trial.values[report.judging[0]]
+    return None if trial.worst is None else 100 * trial.worst
+
+
+def _worth_title(report: RunReport) -> str:
+    if len(report.judging) == 1:
+        aim = report.objectives[report.judging[0]]
+        return f"{aim.label}, {aim.unit}" if aim.unit else aim.label
+    return "% of the base's score left, worst objective"
+
+
+def progress_section(report: RunReport) -> Section:
+    """The best so far over what was spent, beside starting plans and random search."""
+    anchor, title = "progress", "The best so far"
+    lines = {
+        _SEARCH: best_so_far(report, ("start", "random", "search")),
+        _STARTS: best_so_far(report, ("start",)),
+        _RANDOM: best_so_far(report, ("beside",)),
+    }
+    if not lines[_SEARCH]:
+        return Section(anchor, title, "No plan has a score on all samples yet.")
+    spent = {
+        name: math.fsum(trial.cost for trial in report.trials if trial.phase in phases)
+        for name, phases in ((_SEARCH, ("start", "random", "search")), (_RANDOM, ("beside",)))
+    }
+    ends = {_SEARCH: spent[_SEARCH], _STARTS: spent[_SEARCH], _RANDOM: spent[_RANDOM]}
+    rows = []
+    for name, found in lines.items():
+        rows += [_step(report, name, cost, trial) for cost, trial in found]
+        if found:
+            rows.append(_step(report, name, max(ends[name], found[-1][0]), found[-1][1]))
+    base = [] if len(report.judging) > 1 else [report.objectives[report.judging[0]].base]
+    better = _better(report)
+    beside = (
+        "Random search beside is drawn by its own real trials."
+        if lines[_RANDOM]
+        else "No random search ran beside, so none is drawn: --compare-random runs one."
+    )
+    words = (
+        f"{better}. Trials on fewer samples count as cost alone. The line of the starting plans"
+        f" goes on as they would without a search. {beside}"
+    )
+    table = ShownTable(
+        ("line", "evaluations", "trial", _worth_title(report), "from"),
+        tuple(
+            (name, f"{cost:.4g}", trial.name, _worth_words(report, trial), trial.origin)
+            for name, found in lines.items()
+            for cost, trial in found
+        ),
+    )
+    texts = {t.name: t.text for found in lines.values() for _, t in found if t.text}
+    chart = _progress_chart(rows, _worth_title(report), [one for one in base if one is not None])
+    return Section(anchor, title, words, chart, table, plans=texts)
+
+
+def _better(report: RunReport) -> str:
+    if len(report.judging) > 1:
+        return "More is better: what is left in the objective that a plan does worst in"
+    aim = report.objectives[report.judging[0]]
+    return f"{'Less' if aim.direction == 'minimize' else 'More'} is better"
+
+
+def _worth_words(report: RunReport, trial: ReportedTrial) -> str:
+    if len(report.judging) > 1:
+        return percent(trial.worst)
+    [number] = report.judging
+    errors = trial.stderrs
+    value = None if trial.values is None else trial.values[number]
+    return shown_number(value, None if errors is None else errors[number])
+
+
+def _step(report: RunReport, line: str, cost: float, trial: ReportedTrial) -> dict[str, Any]:
+    error = None
+    if len(report.judging) == 1 and trial.stderrs is not None:
+        error = trial.stderrs[report.judging[0]]
+    value = _shown_worth(report, trial)
+    bars = {}
+    if value is not None and error is not None and math.isfinite(error):
+        bars = {"low": value - error, "high": value + error}
+    return {
+        "line": line, "cost": cost, "value": value, "plan": trial.name, "origin": trial.origin,
+        "made": trial.made or "unknown", "said": _worth_words(report, trial), **bars,
+    }  # fmt: skip
+
+
+def _progress_chart(
+    rows: Sequence[Mapping[str, Any]], title: str, base: Sequence[float]
+) -> "alt.TopLevelMixin":
+    import altair as alt  # noqa: PLC0415 (half a second)
+
+    there = [name for name in _LINES if any(row["line"] == name for row in rows)]
+    at = [_LINES.index(name) for name in there]
+    color = alt.Color("line:N", title=None, scale=alt.Scale(
+        domain=there, range=[_LINE_COLOURS[i] for i in at]))  # fmt: skip
+    dash = alt.StrokeDash("line:N", title=None, scale=alt.Scale(
+        domain=there, range=[_DASHES[i] for i in at]))  # fmt: skip
+    x = alt.X("cost:Q", title="evaluations on all samples", scale=alt.Scale(domainMin=0))
+    scale = alt.Scale(zero=False, nice=True)
+    drawn = alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
+    tooltip = [alt.Tooltip(f"{name}:N", title=said) for name, said in
+               (("line", "of"), ("plan", "trial"), ("said", title), ("made", "its plan"),
+                ("origin", "from"))]  # fmt: skip
+    layers: list[Any] = [
+        drawn.mark_line(interpolate="step-after", strokeWidth=2).encode(
+            x=x, y=alt.Y("value:Q", title=title, scale=scale), color=color, strokeDash=dash),
+        *error_bars(rows, "low", x=x, y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q",
+                    color=color),
+        drawn.mark_point(size=40, filled=True).encode(
+            x=x, y=alt.Y("value:Q", title=title, scale=scale), color=color, tooltip=tooltip),
+    ]  # fmt: skip
+    if base:
+        uncut = alt.Chart(alt.InlineData(values=[{"value": base[0], "name": "the base, uncut"}]))
+        layers += [
+            uncut.mark_rule(color=MUTED, strokeDash=[1, 3]).encode(y="value:Q"),
+            uncut.mark_text(align="left", baseline="bottom", x=4, dy=-3, color=INK).encode(
+                y="value:Q", text="name:N"
+            ),
+        ]
+    return sized(layers)
+
+
+# -------------------------------------------------------------------------------- size for quality
+
+
+def curve_section(report: RunReport) -> Section | None:
+    """The best plan of each size, which `pick` writes; None where there are fewer than two."""
+    places = [] if report.summary is None else report.summary["sizes"]
+    if len(places) < 2:
+        return None
+    rows = []
+    for place in places:
+        trial = report.trials[place["trial"]]
+        about = {
+            "plan": trial.name, "layers": place["layers"], "parameters": place["parameters"],
+            "made": trial.made or "unknown", "file": place["file"],
+            "pick": f"gptailor pick {shlex.quote(report.run)} --parameters {place['parameters']}",
+        }  # fmt: skip
+        for samples, loss, error in (
+            (_SEEN, trial.loss, trial.loss_error),
+            (_HELD, trial.held_loss, trial.held_loss_error),
+        ):
+            if loss is not None:
+                bars = {}
+                if error is not None and math.isfinite(error):
+                    bars = {"low": loss - error, "high": loss + error}
+                said = f"{shown_number(loss, error)} {report.loss_unit}"
+                rows.append({**about, "samples": samples, "loss": loss, "said": said, **bars})
+    table = ShownTable(
+        ("plan", "layers", "parameters", "weights", "KV cache of a token", "loss", "held out"),
+        tuple(_curve_row(report, place) for place in places),
+    )
+    words = (
+        "The best plan of each size, without those that a smaller one betters: what is lost beside"
+        f" the base, in {report.loss_unit}. gptailor pick writes one of them. Bars are one standard"
+        " error of a score by itself."
+    )
+    texts = {t.name: t.text for p in places if (t := report.trials[p["trial"]]).text}
+    chart = _curve_chart(rows, f"loss beside the base, {report.loss_unit}")
+    return Section("sizes", "Size for quality", words, chart, table, plans=texts)
+
+
+_SEEN, _HELD = "the search's own samples", "held out"
+
+
+def _curve_row(report: RunReport, place: Mapping[str, Any]) -> tuple[str, ...]:
+    trial, cache = report.trials[place["trial"]], place["kv_cache"]
+    return (
+        f"{trial.name} ({place['file']})",
+        str(place["layers"]),
+        f"{place['parameters']:,}",
+        bytes_in_words(place["bytes"]),
+        "unknown" if cache is None else bytes_in_words(cache),
+        "" if trial.loss is None else shown_number(trial.loss, trial.loss_error),
+        "" if trial.held_loss is None else shown_number(trial.held_loss, trial.held_loss_error),
+    )
+
+
+def _curve_chart(rows: Sequence[Mapping[str, Any]], title: str) -> "alt.TopLevelMixin":
+    import altair as alt  # noqa: PLC0415
+
+    there = [name for name in (_SEEN, _HELD) if any(row["samples"] == name for row in rows)]
+    marks = {_SEEN: (HUES[0], "circle"), _HELD: (HUES[1], "diamond")}
+    color = alt.Color("samples:N", title=None, scale=alt.Scale(
+        domain=there, range=[marks[name][0] for name in there]))  # fmt: skip
+    shape = alt.Shape("samples:N", title=None, scale=alt.Scale(
+        domain=there, range=[marks[name][1] for name in there]))  # fmt: skip
+    scale = alt.Scale(zero=False, nice=True)
+    x = alt.X("parameters:Q", title="parameters", scale=scale, axis=alt.Axis(format="~s"))
+    drawn = alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
+    tooltip = [alt.Tooltip(f"{name}:N", title=said) for name, said in
+               (("plan", "trial"), ("layers", "layers"), ("said", "loss"), ("samples", "on"),
+                ("made", "its plan"), ("pick", "writes it"))]  # fmt: skip
+    y = alt.Y("loss:Q", title=title, scale=scale)
+    return sized([
+        drawn.mark_line(strokeWidth=1.5, opacity=0.7).encode(x=x, y=y, color=color),
+        *error_bars(rows, "low", x=x, y=alt.Y("low:Q", title=title, scale=scale), y2="high:Q",
+                    color=color),
+        drawn.mark_point(size=70, filled=True, opacity=1).encode(
+            x=x, y=y, color=color, shape=shape, tooltip=tooltip),
+    ])  # fmt: skip
+
+
+# --------------------------------------------------------------------- held out beside calibration
+
+
+def held_section(report: RunReport) -> Section | None:
+    """What plans lose on samples that the search never saw, over what they lose on its own."""
+    drawn = [t for t in report.trials if t.loss is not None and t.held_loss is not None and t.full]
+    if not drawn:
+        return None
+    rows = [
+        {
+            "plan": t.name, "made": t.made or "unknown", "origin": t.origin,
+            "seen": t.loss, "held": t.held_loss,
+            **_ends("seen", t.loss, t.loss_error), **_ends("held", t.held_loss, t.held_loss_error),
+            "seen_said": shown_number(t.loss, t.loss_error),
+            "held_said": shown_number(t.held_loss, t.held_loss_error),
+        }
+        for t in drawn
+    ]  # fmt: skip
+    table = ShownTable(
+        ("trial", "from", "its plan", "the search's own samples", "held out"),
+        tuple(tuple(str(row[name]) for name in _HELD_COLUMNS) for row in rows),
+    )
+    words = (
+        "What plans that were looked at again lose beside the base: on the samples they were chosen"
+        f" by, and on those that the search never saw, in {report.loss_unit}. Above the line a plan"
+        " is worse than its own samples said. Bars are one standard error."
+    )
+    texts = {t.name: t.text for t in drawn if t.text}
+    return Section("held-out", "Held out beside calibration", words, _held_chart(rows, report),
+                   table, plans=texts)  # fmt: skip
+
+
+_HELD_COLUMNS = ("plan", "origin", "made", "seen_said", "held_said")
+
+
+def _ends(name: str, value: float | None, error: float | None) -> dict[str, float]:
+    if value is None or error is None or not math.isfinite(error):
+        return {}
+    return {f"{name}_low": value - error, f"{name}_high": value + error}
+
+
+def _held_chart(rows: Sequence[Mapping[str, Any]], report: RunReport) -> "alt.TopLevelMixin":
+    import altair as alt  # noqa: PLC0415
+
+    scale = alt.Scale(zero=False, nice=True)
+    titles = [f"loss {where}, {report.loss_unit}" for where in ("on its own samples", "held out")]
+    drawn = alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
+    both = [float(row[name]) for row in rows for name in ("seen", "held")]
+    line = alt.Chart(alt.InlineData(values=[{"v": min(both)}, {"v": max(both)}]))
+
+    def x(name: str) -> alt.X:
+        return alt.X(f"{name}:Q", title=titles[0], scale=scale)
+
+    def y(name: str) -> alt.Y:
+        return alt.Y(f"{name}:Q", title=titles[1], scale=scale)
+
+    tooltip = [alt.Tooltip(f"{name}:N", title=said) for name, said in
+               (("plan", "trial"), ("made", "its plan"), ("origin", "from"),
+                ("seen_said", "its own samples"), ("held_said", "held out"))]  # fmt: skip
+    return sized([
+        line.mark_line(color=MUTED, strokeDash=[4, 4], strokeWidth=1).encode(x=x("v"), y=y("v")),
+        *error_bars(rows, "seen_low", ink=HUES[0], x=x("seen_low"), x2="seen_high:Q", y=y("held")),
+        *error_bars(rows, "held_low", ink=HUES[0], x=x("seen"), y=y("held_low"), y2="held_high:Q"),
+        drawn.mark_point(size=60, filled=True, opacity=1, color=HUES[0]).encode(
+            x=x("seen"), y=y("held"), tooltip=tooltip),
+    ])  # fmt: skip

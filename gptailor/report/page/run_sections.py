@@ -1,0 +1,25 @@
+"""All that a page shows of a search's trials, in order."""
+
+from gptailor.report.page.layer_charts import block_section, effect_sections, window_section
+from gptailor.report.page.progress_charts import curve_section, held_section, progress_section
+from gptailor.report.page.run_report import RunReport
+from gptailor.report.page.search_charts import objectives_section, trials_section
+from gptailor.report.page.section import Section
+
+
+def run_sections(report: RunReport) -> list[Section]:
+    """What the search tried and what it says of layers; last what isn't there, and why."""
+    found = [
+        curve_section(report),
+        trials_section(report),
+        objectives_section(report),
+        progress_section(report),
+        held_section(report),
+        *effect_sections(report),
+        block_section(report),
+        window_section(report),
+    ]
+    sections = [one for one in found if one is not None]
+    if report.missing:
+        sections.append(Section("missing", "What isn't here", " ".join(report.missing)))
+    return sections

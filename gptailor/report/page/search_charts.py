@@ -1,0 +1,314 @@
+"""A search as charts: every trial over size and over objectives, the best so far, held out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from statistics import quantiles
+from typing import TYPE_CHECKING, Any, NamedTuple, final
+
+from gptailor.report.page.charts import HEIGHT, HUES, INK, sized
+from gptailor.report.page.run_report import ReportedTrial, RunReport
+from gptailor.report.page.section import Section, ShownTable
+from gptailor.report.scores import shown_number
+
+if TYPE_CHECKING:
+    import altair as alt
+
+_KINDS = {
+    "start": "starting plan",
+    "random": "random plan",
+    "search": "the search's own",
+    "final": "repaired in the end",
+    "beside": "random search beside",
+}
+"""What trials are for, in words, by their phases."""
+
+_SHAPES = ("square", "triangle-down", "circle", "diamond", "cross")
+_COLOURS = (HUES[4], HUES[7], HUES[0], HUES[2], HUES[3])
+
+_FAR = 3.0
+"""What is so many times as far from the best as the better three quarters stands at the edge."""
+
+
+@final
+class ShownAxis(NamedTuple):
+    """What an axis is of: a field of the rows, its title, and the trials' values."""
+
+    field: str
+    title: str
+    values: Mapping[int, float]
+
+
+# -------------------------------------------------------------------------- every trial, over size
+
+
+def trials_section(report: RunReport) -> Section:
+    """Every trial's loss over its size, the front and the uncut base marked."""
+    drawn = [t for t in report.trials if t.loss is not None and t.same_as is None]
+    failed = sum(trial.failure is not None for trial in report.trials)
+    size = _size_axis(report, drawn)
+    words = [f"What each plan loses beside the uncut base, in {report.loss_unit}, over its size."]
+    if failed:
+        words.append(f"{failed} of {len(report.trials)} trials failed, and are in the table alone.")
+    title, anchor = "Every trial: loss over size", "trials"
+    if not drawn:
+        return Section(anchor, title, "No trial has a score.", table=_trials_table(report))
+    if size is None:
+        words.append("How large plans are isn't known here: they stand in the order of trials.")
+        size = ShownAxis("order", "trial", {t.number: float(t.number) for t in drawn})
+    edge, beyond = _edge([trial.loss for trial in drawn if trial.loss is not None])
+    if beyond:
+        words.append(f"{beyond} that lose more than {edge:.3g} stand at the upper edge.")
+    fronts = set(report.front)
+    rows = [
+        {**_datum(report, trial, fronts), "x": size.values[trial.number],
+         "y": trial.loss if edge is None else min(trial.loss or 0.0, edge)}
+        for trial in drawn if trial.number in size.values
+    ]  # fmt: skip
+    y_title = f"loss beside the base, {report.loss_unit}"
+    marks = _scatter(_rows_of(rows), _kinds_in(rows), size.title, y_title)
+    chart = sized(marks + _base_layers(_base_mark(report, size), [row["x"] for row in rows]))
+    plans = {trial.name: trial.text for trial in drawn if trial.text}
+    hint = " Click a trial for its plan's text." * bool(plans)
+    note = f"Less is better. Hollow: not on all samples. Ring: on the front.{hint}"
+    return Section(anchor, title, " ".join(words), chart, _trials_table(report), "", plans, note)
+
+
+def _datum(report: RunReport, trial: ReportedTrial, front: set[int]) -> dict[str, Any]:
+    """What the charts know of a trial."""
+    said = [] if trial.values is None else list(trial.values)
+    errors: Sequence[float | None] = trial.stderrs or [None] * len(said)
+    numbers = (
+        f"{aim.label}: {shown_number(value, error)}"
+        for aim, value, error in zip(report.objectives, said, errors, strict=True)
+    )
+    stopped = ", given up" if trial.stopped else ""
+    return {
+        "plan": trial.name,
+        "kind": _KINDS[trial.phase],
+        "origin": trial.origin,
+        "made": trial.made or "unknown",
+        "scores": "; ".join(numbers),
+        "samples": f"{trial.samples} of {report.full}{stopped}",
+        "loss": _with_unit(trial.loss, report.loss_unit),
+        "whole": trial.full,
+        "front": trial.number in front,
+    }
+
+
+def _with_unit(value: float | None, unit: str) -> str:
+    return "unknown" if value is None else f"{value:.4g} {unit}"
+
+
+_TOLD = (
+    ("plan", "trial"),
+    ("made", "its plan"),
+    ("scores", "scores"),
+    ("loss", "loss"),
+    ("samples", "samples"),
+    ("origin", "from"),
+)
+
+
+def _tooltip() -> "list[alt.Tooltip]":
+    import altair as alt  # noqa: PLC0415 (half a second)
+
+    return [alt.Tooltip(f"{name}:N", title=title) for name, title in _TOLD]
+
+
+def _size_axis(report: RunReport, trials: Sequence[ReportedTrial]) -> ShownAxis | None:
+    """Parameters where all plans' are known, else layers; None where these aren't either."""
+    sizes = {t.number: t.size for t in trials if t.size is not None}
+    if not sizes or len(sizes) < len(trials):
+        return None
+    known = {number: s.parameters for number, s in sizes.items() if s.parameters is not None}
+    if len(known) == len(sizes):
+        unit, name = _power(max(known.values()))
+        values = {number: count / unit for number, count in known.items()}
+        return ShownAxis("parameters", f"parameters{name}", values)
+    return ShownAxis("layers", "layers", {number: float(s.layers) for number, s in sizes.items()})
+
+
+def _power(most: int) -> tuple[int, str]:
+    for unit, name in ((10**9, ", billions"), (10**6, ", millions"), (10**3, ", thousands")):
+        if most >= unit:
+            return unit, name
+    return 1, ""
+
+
+def _base_mark(report: RunReport, size: ShownAxis) -> dict[str, Any] | None:
+    if report.base is None or size.field == "order":
+        return None
+    if size.field == "layers":
+        return {"x": float(report.base.layers), "y": 0.0}
+    if report.base.parameters is None:
+        return None
+    name = size.title.removeprefix("parameters")
+    unit = {", billions": 10**9, ", millions": 10**6, ", thousands": 10**3}.get(name, 1)
+    return {"x": report.base.parameters / unit, "y": 0.0}
+
+
+def _edge(losses: Sequence[float]) -> tuple[float | None, int]:
+    """Where the axis ends, so that what is ruined doesn't press the others flat; what is beyond."""
+    if len(losses) < 4:
+        return None, 0
+    upper, best = quantiles(losses, n=4)[2], min(losses)
+    edge = max(upper + _FAR * (upper - best), 0.0)
+    beyond = sum(loss > edge for loss in losses)
+    return (edge, beyond) if beyond else (None, 0)
+
+
+def _scatter(
+    drawn: "alt.Chart", kinds: Sequence[str], x: str | None, y: str | None, room: int = 0
+) -> "list[Any]":
+    """The marks of trials at the rows' x and y, of those kinds: the front's rings, then all.
+
+    There is `room` below the legend.
+    """
+    import altair as alt  # noqa: PLC0415
+
+    names = list(_KINDS.values())
+    at = [names.index(kind) for kind in names if kind in kinds]
+    there = [names[i] for i in at]
+    legend = alt.Legend(offset=18 + room)
+    color = alt.Color("kind:N", title=None, legend=legend, scale=alt.Scale(
+        domain=there, range=[_COLOURS[i] for i in at]))  # fmt: skip
+    shape = alt.Shape("kind:N", title=None, legend=legend, scale=alt.Scale(
+        domain=there, range=[_SHAPES[i] for i in at]))  # fmt: skip
+    place: Any = {
+        "x": alt.X("x:Q", title=x, scale=alt.Scale(zero=False, nice=True)),
+        "y": alt.Y("y:Q", title=y, scale=alt.Scale(zero=False, nice=True)),
+    }
+    ring = drawn.transform_filter("datum.front").mark_point(
+        shape="circle", size=190, filled=False, stroke=INK, strokeWidth=1.5, opacity=1
+    )
+    return [
+        ring.encode(**place),
+        drawn.mark_point(size=46, strokeWidth=1.4, filled=False).encode(
+            **place, color=color, shape=shape, tooltip=_tooltip(),
+            fill=alt.condition("datum.whole", color, alt.value("transparent")),
+        ),
+    ]  # fmt: skip
+
+
+def _base_layers(at: Mapping[str, float] | None, others: Sequence[float]) -> "list[Any]":
+    """The uncut base's mark, its name on the side where there is room."""
+    import altair as alt  # noqa: PLC0415
+
+    if at is None:
+        return []
+    mark = alt.Chart(alt.InlineData(values=[{**at, "name": "the base, uncut"}]))
+    named = mark.mark_text(align="left", dx=9, color=INK)
+    if 2 * at["x"] > min(*others, at["x"]) + max(*others, at["x"]):
+        named = mark.mark_text(align="right", dx=-9, color=INK)
+    spot: Any = {"x": alt.X("x:Q"), "y": alt.Y("y:Q")}
+    point = mark.mark_point(shape="diamond", size=110, filled=True, color=INK, opacity=1)
+    return [point.encode(**spot), named.encode(**spot, text="name:N")]
+
+
+def _rows_of(rows: Sequence[Mapping[str, Any]]) -> "alt.Chart":
+    import altair as alt  # noqa: PLC0415
+
+    return alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
+
+
+def _kinds_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(str(row["kind"]) for row in rows))
+
+
+def _trials_table(report: RunReport) -> ShownTable:
+    labels = [f"{aim.label}, {aim.unit}" if aim.unit else aim.label for aim in report.objectives]
+    head = ("trial", "from", "plan", "samples", *labels, "loss")
+    fronts = set(report.front)
+    return ShownTable(head, tuple(_trial_row(report, trial, fronts) for trial in report.trials))
+
+
+def _trial_row(report: RunReport, trial: ReportedTrial, front: set[int]) -> tuple[str, ...]:
+    mark = " (front)" * (trial.number in front)
+    made = trial.made if trial.same_as is None else f"as trial {trial.same_as}"
+    if trial.failure is not None:
+        cells = [f"failed: {trial.failure}", *[""] * (len(report.objectives) - 1)]
+    else:
+        errors: Sequence[float | None] = trial.stderrs or [None] * len(report.objectives)
+        values = trial.values or [None] * len(report.objectives)
+        cells = [shown_number(v, e or None) for v, e in zip(values, errors, strict=True)]
+    loss = "" if trial.loss is None else f"{trial.loss:.4g}"
+    samples = f"{trial.samples} of {report.full}" + ", given up" * trial.stopped
+    return (f"{trial.number}{mark}", trial.origin, made, samples, *cells, loss)
+
+
+# ------------------------------------------------------------------------- over several objectives
+
+
+def objectives_section(report: RunReport) -> Section | None:
+    """Every trial by two objectives that are chosen; None where there are fewer than two."""
+    axes = _axes(report)
+    if len(axes) < 2:
+        return None
+    drawn = [t for t in report.trials if t.values is not None and t.same_as is None]
+    if not drawn:
+        return None
+    import altair as alt  # noqa: PLC0415
+
+    fronts = set(report.front)
+    rows = [
+        {**_datum(report, trial, fronts),
+         **{axis.field: axis.values[trial.number] for axis in axes if trial.number in axis.values}}
+        for trial in drawn
+    ]  # fmt: skip
+    fields = [axis.field for axis in axes]
+    labels = [axis.title for axis in axes]
+    across, up = (
+        alt.param(name=name, value=value,
+                  bind=alt.binding_select(options=fields, labels=labels, name=f"{said} "))
+        for name, value, said in (("across", fields[0], "across:"), ("up", fields[1], "up:"))
+    )  # fmt: skip
+    called = json.dumps({axis.field: axis.title for axis in axes})
+    placed = (
+        _rows_of(rows)
+        .transform_calculate(x="datum[across]", y="datum[up]")
+        .transform_filter("isValid(datum.x) && isValid(datum.y)")
+    )
+    word = _rows_of([{}])
+    told: Any = {"fontWeight": 600, "fontSize": 12, "color": INK}
+    named = [
+        word.mark_text(align="right", baseline="top", x=alt.ExprRef("width"), y=HEIGHT + 26,
+                       text=alt.ExprRef(f"({called})[across]"), **told),
+        word.mark_text(align="left", baseline="bottom", x=0, y=-8,
+                       text=alt.ExprRef(f"({called})[up]"), **told),
+    ]  # fmt: skip
+    layers = _scatter(placed, _kinds_in(rows), None, None, room=12)
+    chart = sized([*layers, *named], params=(across, up))
+    best = ", ".join(
+        f"{'less' if aim.direction == 'minimize' else 'more'} {aim.label}"
+        for aim in report.objectives
+    )
+    return Section(
+        "objectives",
+        "Every trial: two objectives",
+        f"Better is {best}. On the front is a plan that no other one betters in all objectives.",
+        chart,
+        _front_table(report),
+        plans={t.name: t.text for t in drawn if t.text},
+        note="Hollow: not on all samples. Ring: on the front. Axes are chosen below the chart.",
+    )
+
+
+def _axes(report: RunReport) -> list[ShownAxis]:
+    """The objectives, and the layers where size is no objective."""
+    found = [
+        ShownAxis(
+            f"objective_{i}",
+            f"{aim.label}, {aim.unit}" if aim.unit else aim.label,
+            {t.number: t.values[i] for t in report.trials if t.values is not None},
+        )
+        for i, aim in enumerate(report.objectives)
+    ]
+    return sorted(found, key=lambda axis: report.objectives[int(axis.field[10:])].size)
+
+
+def _front_table(report: RunReport) -> ShownTable | None:
+    chosen = [report.trials[number] for number in report.front if number < len(report.trials)]
+    if not chosen:
+        return None
+    whole = _trials_table(report)
+    return ShownTable(whole.head, tuple(_trial_row(report, one, set()) for one in chosen))
