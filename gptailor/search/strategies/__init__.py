@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-__all__ = ["strategy"]
+__all__ = ["strategy", "surrogate"]
 
 if TYPE_CHECKING:
     from gptailor.search.strategies.strategy import Strategy
