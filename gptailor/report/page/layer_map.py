@@ -233,7 +233,7 @@ def _runs(
 ) -> Iterator[dict[str, Any]]:
     """A line below neighbours that run as often, from the first of them, and how often that is."""
     runs = layers[number].cell.runs
-    if runs == 1 or (x and layers[number - 1].cell.runs == runs):
+    if runs < 2 or (x and layers[number - 1].cell.runs == runs):
         return
     line = [one.cell.runs for one in layers[number : number - x + columns]]
     many = next((i for i, other in enumerate(line) if other != runs), len(line))

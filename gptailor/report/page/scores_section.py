@@ -82,6 +82,7 @@ def _chart(rows: Sequence[_Said], unit: str) -> "alt.LayerChart":
     order = list(dict.fromkeys(row["line"] for row in drawn))
     y = alt.Y("line:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=True))
     offset = alt.YOffset("samples:N", sort=kinds)
+    axis = alt.Axis(title=unit or "score", tickCount=8)
     scale = alt.Scale(zero=False, nice=True)
     colour = alt.Color(
         "plan:N",
@@ -102,10 +103,10 @@ def _chart(rows: Sequence[_Said], unit: str) -> "alt.LayerChart":
     base = alt.Chart(alt.Data(values=drawn))
     return alt.layer(
         base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2).encode(
-            y=y, yOffset=offset, x=alt.X("low:Q", scale=scale, title=unit or "score"),
+            y=y, yOffset=offset, x=alt.X("low:Q", scale=scale, axis=axis),
             x2="high:Q", color=colour),
         base.mark_point(size=70, filled=True, opacity=1).encode(
-            y=y, yOffset=offset, x=alt.X("value:Q", scale=scale, title=unit or "score"),
+            y=y, yOffset=offset, x=alt.X("value:Q", scale=scale, axis=axis),
             color=colour, shape=shape, tooltip=tooltip),
     ).properties(
         width="container", height=max(90, 20 * len(rows)),
