@@ -135,9 +135,7 @@ def continuations(subject: Subject, speech: Speech | None, told: "OnHealing | No
     rows, failed = _spoken(subject, speech, told)
     if not rows:
         return Section("says", title, f"Nothing can be said: {failed}.")
-    words = (
-        f"At most {speech.tokens} tokens, the likeliest one at each step, after: {speech.prompt}"
-    )
+    words = f"At most {speech.tokens} tokens, the likeliest one at each step."
     said = "\n".join(
         f'<h3>{escape(name)}</h3>\n<blockquote><span class="prompt">{escape(speech.prompt)}</span>'
         f"{escape(text)}</blockquote>"

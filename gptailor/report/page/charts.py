@@ -81,7 +81,7 @@ def theme() -> dict[str, Any]:
         "font": "system-ui, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
         "view": {"stroke": None},
         "axis": {**text, "domainColor": MUTED, "tickColor": MUTED, "gridColor": GRID,
-                 "labelOverlap": True},
+                 "labelOverlap": True, "labelFlush": False},
         "legend": {**text, "orient": "top", "labelLimit": 220, "symbolStrokeWidth": 0},
         "header": text,
         "title": {"color": INK, "subtitleColor": MUTED, "anchor": "start", "frame": "bounds",

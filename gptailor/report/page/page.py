@@ -1,6 +1,7 @@
 """The report's page: one file of HTML with its styles, its scripts and its charts inlined."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.resources import files
@@ -14,6 +15,8 @@ _POLICY = (
     "style-src 'unsafe-inline'; img-src data:"
 )
 """What a browser lets the page do: nothing that goes over a network."""
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 _SHOWN_ROWS = 24
 """Rows of a table without a chart that are shown unasked."""
@@ -110,11 +113,16 @@ def text_html(text: str, label: str) -> str:
     )
 
 
+def _cell(text: str) -> str:
+    digest = ' class="digest"' if _DIGEST.fullmatch(text) else ""
+    return f"<td{digest}>{escape(text)}</td>"
+
+
 def _table(section: Section, table: ShownTable) -> str:
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.head)
     rows = "".join(
         f'<tr><th scope="row">{escape(first)}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "".join(_cell(cell) for cell in cells)
         + "</tr>\n"
         for first, *cells in table.rows
     )

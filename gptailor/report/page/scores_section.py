@@ -82,21 +82,21 @@ def _chart(rows: Sequence[_Said], unit: str) -> "alt.LayerChart":
     order = list(dict.fromkeys(row["line"] for row in drawn))
     y = alt.Y("line:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=True))
     offset = alt.YOffset("samples:N", sort=kinds)
-    axis = alt.Axis(title=unit or "score", tickCount=8)
+    axis = alt.Axis(title=unit or "score", tickCount=alt.ExprRef("ceil(width / 80)"))
     scale = alt.Scale(zero=False, nice=True)
+    colours = {"base": INK, "best start": HUES[4], "found": HUES[0]}
     colour = alt.Color(
         "plan:N",
         legend=None,
-        scale=alt.Scale(
-            domain=plans,
-            range=[INK, HUES[4], HUES[0]][: len(plans)]
-            if "best start" in plans
-            else [INK, HUES[0]][: len(plans)],
-        ),
+        scale=alt.Scale(domain=plans, range=[colours[plan] for plan in plans]),
     )
-    shape = alt.Shape("samples:N", title=None, scale=alt.Scale(
-        domain=kinds, range=["circle", "diamond"][: len(kinds)] if _CALIBRATION in kinds
-        else ["diamond"]))  # fmt: skip
+    marks = {_CALIBRATION: "circle", _HELD: "diamond"}
+    shape = alt.Shape(
+        "samples:N",
+        title=None,
+        legend=alt.Legend(direction="vertical"),
+        scale=alt.Scale(domain=kinds, range=[marks[kind] for kind in kinds]),
+    )
     tooltip = [alt.Tooltip(f"{name}:N", title=title) for name, title in
                (("objective", "objective"), ("plan", "plan"), ("samples", "samples"),
                 ("said", unit or "score"))]  # fmt: skip
