@@ -197,7 +197,10 @@ def _in_dtype_of(plan: "Plan", other: "Plan") -> "Plan":
 
 @click.command("schema")
 def schema_command() -> None:
-    """Print the JSON schema of a plan, by which editors check plans in JSON."""
+    """Print the JSON schema of a plan.
+
+    Editors check and complete plans in JSON by it.
+    """
     import gptailor  # noqa: PLC0415
     from gptailor.plan.schema import plan_schema  # noqa: PLC0415
 
