@@ -57,7 +57,7 @@ def test_of_a_plan_it_has_map_size_text_lock_and_command(run: Run, world: Path) 
     assert said.code == 0
     page = (world / "cut.html").read_text()
     found = sections(page)
-    assert [*found] == ["layers", "size", "says", "plan", "lock", "tensors", "again"]
+    assert [*found] == ["map", "size", "says", "plan", "lock", "tensors", "again"]
     assert html.escape(PLAN) in found["plan"]
     prepared = gptailor.prepare.prepare(gptailor.load(world / "cut.tailor"))
     assert f"{prepared.compiled.program.parameters:,}" in found["size"]
@@ -65,14 +65,14 @@ def test_of_a_plan_it_has_map_size_text_lock_and_command(run: Run, world: Path) 
     assert all(one["sha256"] in found["tensors"] for one in lock["tensors"].values())
     assert "gptailor compile cut.tailor -o DIR --locked" in found["again"]
     assert page.count("window.vegaEmbed=") == 1
-    values = [row for layer in drawn(page)["layers"]["layer"] for row in layer["data"]["values"]]
+    values = [row for layer in drawn(page)["map"]["layer"] for row in layer["data"]["values"]]
     shares = {row["where"]: row["shares"] for row in values if "shares" in row}
     assert shares["L1"] == "base 75.0 %, math 25.0 %"
     assert shares["L3"] == ""
-    assert {path.name for path in (world / "pics").iterdir()} == {"layers.svg", "layers.png"}
-    assert ET.parse(world / "pics" / "layers.svg").getroot().tag.endswith("svg")
-    assert "var(" not in (world / "pics" / "layers.svg").read_text()
-    assert (world / "pics" / "layers.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (world / "pics").iterdir()} == {"map.svg", "map.png"}
+    assert ET.parse(world / "pics" / "map.svg").getroot().tag.endswith("svg")
+    assert "var(" not in (world / "pics" / "map.svg").read_text()
+    assert (world / "pics" / "map.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.usefixtures("one_thread")

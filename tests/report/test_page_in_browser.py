@@ -102,7 +102,7 @@ def test_it_opens_from_disk_without_an_error_or_a_network(opened: Any, report: P
     asked = [one for one in opened.asked if not one.startswith(("data:", "blob:"))]
     assert asked == [report.as_uri()]
     drawn = opened.page.evaluate(DRAWN)
-    assert [name for name, *_ in drawn] == ["scores", "scores-2", "layers", "front"]
+    assert [name for name, *_ in drawn] == ["scores", "scores-2", "map", "front"]
     assert len(drawn) == CHARTS
     assert all(marks > 8 and width > 500 and height > 60 for _, marks, width, height in drawn)
 
@@ -132,6 +132,12 @@ CONTRAST = """() => {
     const [a, b] = [light(channels(own)), light(behind(element))].sort((x, y) => y - x);
     found.push([walker.currentNode.data.trim().slice(0, 30), (a + 0.05) / (b + 0.05)]);
   }
+  for (const mark of document.querySelectorAll("[data-chart] .role-legend-symbol path")) {
+    const { fill, stroke } = getComputedStyle(mark);
+    const own = /^rgb\\(/.test(fill) ? fill : stroke;
+    const [a, b] = [light(channels(own)), light(behind(mark))].sort((x, y) => y - x);
+    found.push(["a legend's symbol", 1.5 * (a + 0.05) / (b + 0.05)]);  // marks need 3, text 4.5
+  }
   return found;
 }"""
 
@@ -144,6 +150,7 @@ def test_all_text_stands_out(page: Any, dark: bool) -> None:
     seen = page.evaluate(CONTRAST)
     page.evaluate(fold, False)
     assert len(seen) > 300
+    assert "a legend's symbol" in {text for text, _ in seen}
     assert {text: ratio for text, ratio in seen if ratio < 4.5} == {}
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(20, 23, 27)" if dark else "rgb(255, 255, 255)")
@@ -228,8 +235,8 @@ def test_a_text_can_be_copied(page: Any) -> None:
 
 
 def test_hovering_a_layer_says_its_recipe(page: Any) -> None:
-    page.locator("#layers").scroll_into_view_if_needed()
-    page.locator("#layers .mark-rect path").nth(0).hover(force=True)
+    page.locator("#map").scroll_into_view_if_needed()
+    page.locator("#map .mark-rect path").nth(0).hover(force=True)
     said = page.locator("#vg-tooltip-element").inner_text()
     assert "layer" in said
     assert "made of" in said

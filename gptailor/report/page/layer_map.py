@@ -124,7 +124,7 @@ def layer_map(plan: Plan, count: int) -> Section:
     rows = [(one.where, one.made, one.shares_in_words, one.marks) for one in layers]
     rows += [(row.where, row.what, "", "") for row in block_rows(plan)]
     return Section(
-        anchor="layers",
+        anchor="map",
         title="Layers",
         words=words[:1].upper() + words[1:],
         chart=_chart(layers, list(plan.models)) if layers else None,

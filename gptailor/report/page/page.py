@@ -24,6 +24,8 @@ _SHOWN_ROWS = 24
 
 def page_html(title: str, lead: str, sections: Sequence[Section], foot: str = "") -> str:
     """The whole page. `lead` is HTML and says in a line or two what the page is about."""
+    anchors = [section.anchor for section in sections]
+    assert len({*anchors}) == len(anchors), "sections are told apart by their anchors"
     charts = {section.anchor: spec(section.chart) for section in sections if section.chart}
     plans = {section.anchor: dict(section.plans) for section in sections if section.plans}
     links = "".join(
