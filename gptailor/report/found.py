@@ -117,6 +117,8 @@ def _plans(count: float, one: str) -> str:
 def _left_out(said: _Said) -> Iterator[str]:
     if left := said.get("left_out"):
         yield f"Starting plans that the budget had no room for: {', '.join(left)}."
+    if beyond := said.get("beyond"):
+        yield f"Starting plans beyond what is required of sizes: {', '.join(beyond)}."
 
 
 def _better(aim: _Said) -> str:

@@ -21,7 +21,6 @@ from gptailor.plan.plan import Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
 from gptailor.search.curve import OutputSize, Sizes
-from gptailor.search.run.asking import WithinBounds
 from gptailor.search.run.schedule import Start, StartSource, ToldStart
 from gptailor.search.space.decode import decode
 from gptailor.search.space.genome import Genome
@@ -336,8 +335,8 @@ class StartsWithin:
         return []
 
 
-Bounded: TypeAlias = tuple[Sizes, Space, Callable[[StartSource], StartSource], WithinBounds | None]
-"""Sizes; the space with limits; its starting plans without those beyond; what is asked instead."""
+Bounded: TypeAlias = tuple[Sizes, Space, Callable[[StartSource], StartSource], Within | None]
+"""Sizes; the space with limits; its starting plans without those beyond; the bounds, if any."""
 
 
 def bounded(space: Space, models: Mapping[str, Opened], requires: Sequence[Requirement]) -> Bounded:
@@ -350,4 +349,4 @@ def bounded(space: Space, models: Mapping[str, Opened], requires: Sequence[Requi
     if not bounds:
         return sizes, space, lambda starts: starts, None
     within = Within(space, sizes, bounds)
-    return sizes, within.space, lambda starts: StartsWithin(starts, within), within.or_other
+    return sizes, within.space, lambda starts: StartsWithin(starts, within), within

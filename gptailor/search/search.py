@@ -231,7 +231,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
             starts, budget = starts_of(space, trials, budget, study, say)
             how = (
                 strategy_of(chosen.strategy), starts_within(starts), budget, chosen.seed,
-                PATIENCE, chosen.race, starts.influence.get("base"), within,
+                PATIENCE, chosen.race, starts.influence.get("base"), within and within.or_other,
             )  # fmt: skip
             of = SearchSetting(space, base, aims, *how)
             tell(Begun(ledger, budget, space))
@@ -247,10 +247,11 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
             study.note(_REPEATS, repeats)
         about = {
             **record, "ended": ended, "samples": budget.full, "held": list(trials.helds),
-            "late": study.notes.get(LATE, 0), "measured": study.notes.get(MEASURED, {}),
-            "repeats": study.notes.get(_REPEATS),
-            "left_out": starts.left_out({t.request.origin for t in ledger.of(STARTS)}),
-            **conditions.about(study, ledger),
+            "late": study.notes.get(LATE, 0), "repeats": study.notes.get(_REPEATS),
+            "measured": study.notes.get(MEASURED, {}), **conditions.about(study, ledger),
+            **starts.untried(
+                {t.request.origin for t in ledger.of(STARTS)}, within and within.holds
+            ),
         }  # fmt: skip
         best, summary = put_results(folder, space, ledger, held, about, chosen, sizes, base, say)
         return Searched(summary["ended"], summary, best)

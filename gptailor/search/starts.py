@@ -8,10 +8,10 @@ each size, every cut within the next larger one.
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import final
+from typing import NamedTuple, TypeAlias, final
 
 import numpy as np
 
@@ -56,6 +56,21 @@ LEAST = 1 / 16
 
 
 # ---------------------------------------------------------------------------------- the stages
+
+
+Holds: TypeAlias = Callable[[Genome], bool]
+"""Whether a genome's plan is within bounds."""
+
+
+@final
+class Beyond(NamedTuple):
+    """Starting plans that are not within bounds: by name, and the windows."""
+
+    names: tuple[str, ...] = ()
+    windows: tuple[Cut, ...] = ()
+
+
+_NONE_BEYOND = Beyond()
 
 
 @final
@@ -262,22 +277,42 @@ class Starts:
     def _sizes(self) -> list[int]:
         return [len(cut) for cut in nested_cuts(self.space, np.zeros(self.space.layers))]
 
-    def left_out(self, tried: Collection[str]) -> list[str]:
+    def left_out(self, tried: Collection[str], beyond: Beyond = _NONE_BEYOND) -> list[str]:
         """What wasn't tried for want of room, in words; `tried` are the names of what was."""
-        found = [self._said(one) for one in self._all if self._said(one) not in tried]
+        found = [
+            name for one in self._all if (name := self._said(one)) not in {*tried, *beyond.names}
+        ]
         if self._scan.left_out:
             every = len(self._scan.blocks) + self._scan.left_out
             found.append(f"{self._scan.left_out} of {every} blocks")
         if not drops_some(self.space):
             return found
         names = [one.name for one in self._all]
-        cuts = [cut_words(cut) for cut in self._windows(self._all[0], math.inf).all]
+        cuts = [cut_words(cut) for cut in self._cuts if cut not in beyond.windows]
         done = sum(any(f"window {cut} on {name}" in tried for name in names) for cut in cuts)
         if done < len(cuts):
-            found.append(f"{len(cuts) - done} of {len(cuts)} windows")
+            found.append(f"{len(cuts) - done} of {len(self._cuts)} windows")
         if not any(f"greedy removal on {name}" in tried for name in names):
             found.append("greedy removal")
         return found
+
+    def untried(self, tried: Collection[str], holds: Holds | None) -> dict[str, list[str]]:
+        """What a summary has of it: `left_out` for want of room, and what is `beyond` bounds."""
+        beyond, every = self._beyond(holds), len(self._cuts) if drops_some(self.space) else 0
+        some = [f"{len(beyond.windows)} of {every} windows"] if beyond.windows else []
+        return {"left_out": self.left_out(tried, beyond), "beyond": [*beyond.names, *some]}
+
+    def _beyond(self, holds: Holds | None) -> Beyond:
+        if holds is None:
+            return _NONE_BEYOND
+        names = [self._said(one) for one in self._all if not holds(self._alone(one, 1.0).genome)]
+        cuts = self._cuts if drops_some(self.space) else []
+        windows = [cut for cut in cuts if not holds(self._genome(self._all[0], cut))]
+        return Beyond(tuple(names), tuple(windows))
+
+    @cached_property
+    def _cuts(self) -> list[Cut]:
+        return list(self._windows(self._all[0], math.inf).all)
 
     @property
     def _low(self) -> float:
