@@ -17,7 +17,7 @@ from gptailor.lsp.names import NameKind, Occurrence
 from gptailor.lsp.text import NOT_CACHED, EditedText, SeenModels, layers_named
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Fault, Span
-from gptailor.plan.layers import Slot, kept, slots
+from gptailor.plan.layers import Slot, blocks, kept, slots
 from gptailor.plan.parts import is_pattern
 from gptailor.plan.plan import is_at_url
 from gptailor.plan.registry import METHODS, OBJECTIVES, Method, ObjectiveSpec, Parameter
@@ -126,11 +126,12 @@ def _in_output(plan: p.Plan, count: int, slot: Slot) -> str:
     """Where a position is in the output, as far as that is certain."""
     if slot.dropped == "yes":
         return "not in the output"
-    if open_choices(plan):
+    moving = any(one.dropped == "maybe" for one in slots(plan, count))
+    if moving or len(blocks(plan)) < len(plan.repeats):
         return "where it is in the output depends on choices"
-    places = [i for i, one in enumerate(kept(plan, count)) if one.position == slot.position]
-    said = " and ".join(f"L{place}" for place in places)
-    return f"{said} of the output's {len(kept(plan, count))} layers"
+    there = kept(plan, count)
+    places = (i for i, one in enumerate(there) if one.position == slot.position)
+    return f"{' and '.join(f'L{i}' for i in places)} of the output's {len(there)} layers"
 
 
 def _layer_of_models(text: EditedText, word: Occurrence, seen: SeenModels) -> str:

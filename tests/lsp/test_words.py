@@ -1,0 +1,411 @@
+"""What editors are told, without a server: positions, words, completion, hover, edits."""
+
+import json
+from pathlib import Path
+
+import pytest
+from lsprotocol import types
+
+from gptailor.lang.lexicon import word_groups
+from gptailor.lsp.complete import completions
+from gptailor.lsp.edits import RenameError, canonical_edits, edited, remedies, renamed
+from gptailor.lsp.hover import KEYWORDS, fault_pages, hovered
+from gptailor.lsp.text import (
+    NOT_SEEN,
+    EditedText,
+    TextLines,
+    folds,
+    layers_named,
+    seen_models,
+    semantic_tokens,
+    symbols,
+)
+from gptailor.plan.registry import METHODS, OBJECTIVES
+from tests.hollow import llama, write_hollow
+
+HEAD = """tailor 1
+model base = "./base"
+model math = "./math"
+let mix = 0.5..1.0
+"""
+SMALL = {
+    "num_hidden_layers": 6,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+}
+NOWHERE = Path("/nowhere")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with two models that go together, a text, and a plan with a fault."""
+    root = tmp_path_factory.mktemp("plans")
+    for name in ("base", "math"):
+        write_hollow(root / name, *llama(**SMALL))
+    (root / "text.txt").write_text("some text\n")
+    (root / "cut.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L9\n')
+    return root
+
+
+def opened(text, folder=NOWHERE):
+    return EditedText((folder / "plan.tailor").as_uri(), text)
+
+
+def marked(said, folder=NOWHERE, head=HEAD):
+    """A text, and the offset of the mark ‸ in it, which is taken out."""
+    text = head + said
+    return opened(text.replace("‸", ""), folder), text.index("‸")
+
+
+# --------------------------------------------------------------------------------------- positions
+
+
+@pytest.mark.parametrize(("encoding", "column"), [("utf-8", 7), ("utf-16", 5), ("utf-32", 4)])
+def test_columns_are_counted_in_the_clients_units(encoding, column):
+    lines = TextLines("# a\r\n# 😀x\r# b\n", encoding)
+    offset = lines.text.index("x") + 1
+    assert lines.position(offset) == types.Position(1, column)
+    assert lines.offset(types.Position(1, column)) == offset
+
+
+def test_positions_beyond_a_line_or_within_a_character_have_the_nearest_offset_before():
+    lines = TextLines("# 😀x\nab")
+    assert lines.offset(types.Position(0, 3)) == 2  # between the emoji's two units
+    assert lines.offset(types.Position(0, 99)) == 4
+    assert lines.offset(types.Position(7, 0)) == 7
+
+
+def test_a_line_separator_of_unicode_ends_no_line():
+    lines = TextLines("# a\u2028b\x85c\ndrop L1")
+    assert lines.position(lines.text.index("drop")) == types.Position(1, 0)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+def test_each_offset_comes_back(encoding):
+    text = "a\r\n\r# 😀é\u2028\n\nmodel base"
+    lines = TextLines(text, encoding)
+    for offset in range(len(text) + 1):
+        if text[offset - 1 : offset + 1] != "\r\n":  # within a line's end
+            assert lines.offset(lines.position(offset)) == offset
+
+
+# ------------------------------------------------------------------------------------------- words
+
+SAID = """tailor 1
+model base = "./b"
+model m = base + "./a"
+let mix = 0.5
+chat_template from m
+L1..L3.mlp from base, m by ties(density=(mix, 0.3), normalize=yes)
+L4 = merge(L5 base, L6 one of (m, base), curve(0, mix, 1) over L0..L3)
+scale L9 by mix
+bridge on "t.txt" ridge mix
+heal L1 from m on "t" rank full
+search { minimize kl("f.txt", from=m); require nll("x") <= 1.1 * m }
+"""
+
+
+def test_all_uses_of_a_name_are_found_and_nothing_else():
+    text = opened(SAID)
+    uses = {word.text: text.uses(word) for word in text.words if word.named}
+    assert len(uses["m"]) == 7  # declared, template, two recipes, teacher, compared, bound
+    assert len(uses["mix"]) == 5
+    assert all(text.text[w.span.start : w.span.end] == name for name in uses for w in uses[name])
+
+
+def test_words_of_arguments_are_settings_and_those_of_layers_say_whose_they_are():
+    found = {(word.kind, word.text): word for word in opened(SAID).words}
+    assert ("setting", "yes") in found
+    assert found["layer", "L5"].models == ("base",)
+    assert found["layer", "L6"].models == ("m", "base")
+    assert found["layer", "L4"].models == ()
+
+
+# -------------------------------------------------------------------------------------- completion
+
+
+@pytest.mark.parametrize(
+    ("said", "there", "absent"),
+    [
+        ("‸", {"drop", "merge", "stack"}, {"minimize", "base"}),
+        ("L1 from ‸", {"base", "math", "one", "any"}, {"mix", "linear"}),
+        ("L1 from base, m‸", {"math"}, {"mix"}),
+        ("L1 from base, math by ‸", {*METHODS, "one"}, {"base", "nll"}),
+        ("L1 from base, math by slerp(‸", {"t", "mix", "curve"}, {"base"}),
+        ("L1 from base, math by ties(density=‸", {"mix"}, {"scale", "base"}),
+        ("L1 from base, math by ties(normalize=‸", {"yes", "no"}, {"mix", "base"}),
+        ("L1 from base, math by ties(scale=1, ‸", {"density", "normalize"}, {"scale"}),
+        ("merge(L1 base,\n  L1 ‸, 0.5)", {"base", "math"}, {"mix"}),
+        ("merge(L1 base, L1 math, ‸", {"mix", "curve"}, {"math", "base"}),
+        ("L1.‸", {"attn", "mlp", "norms", "attn.q"}, {"base"}),
+        ("L1.mlp.‸ from math", {"down", "up"}, {"q", "attn"}),
+        ("others.‸", {"attn", "norms"}, {"L1"}),
+        ("dtype ‸", {"bfloat16"}, {"base"}),
+        ("scale L1 by ‸", {"mix", "curve"}, {"base"}),
+        ("chat_template from ‸", {"base", "math"}, {"one"}),
+        ("heal from ‸", {"math"}, {"mix"}),
+        ("stack { L0 base; L1 ‸ }", {"base", "math"}, {"from"}),
+        ("stack { ‸", {"merge", "limit", "maybe"}, {"drop"}),
+        ("search { minimize ‸", {*OBJECTIVES}, {"linear"}),
+        ('search { minimize kl("a", from=‸', {"base", "math"}, {"mix"}),
+        ("search { require parameters() <= 0.5 * ‸ }", {"base"}, {"mix"}),
+        ("drop L1  # ‸", set(), {"drop"}),
+        ("model ‸", set(), {"base", "mix"}),
+        ("L1 from §§ ‸", set(), {"base"}),
+    ],
+)
+def test_what_is_offered(said, there, absent):
+    text, offset = marked(said)
+    labels = {item.label for item in completions(text, offset, NOT_SEEN)}
+    assert there <= labels
+    assert not absent & labels
+
+
+def test_an_item_takes_the_place_of_what_was_typed():
+    text, offset = marked("L1 from ma‸")
+    item = next(i for i in completions(text, offset, NOT_SEEN) if i.label == "math")
+    assert item.text_edit.range == types.Range(types.Position(4, 8), types.Position(4, 10))
+    assert item.text_edit.new_text == "math"
+
+
+def test_calls_are_snippets_where_the_editor_has_them():
+    text, offset = marked("L1 from base, math by sl‸")
+    for snippets, made in ((True, "slerp($1)$0"), (False, "slerp()")):
+        items = completions(text, offset, NOT_SEEN, snippets=snippets)
+        assert next(i for i in items if i.label == "slerp").text_edit.new_text == made
+
+
+@pytest.mark.parametrize(
+    ("said", "there", "absent"),
+    [
+        ('model x = "‸', {"./", "../"}, {"base/"}),
+        ('model x = "./‸"', {"base/", "math/", "cut.tailor"}, {"text.txt"}),
+        ('heal on "‸"', {"text.txt", "base/"}, set()),
+        ('search { minimize nll("t‸") }', {"text.txt"}, set()),
+        ('chat_template "‸"', {"chatml", "./"}, set()),
+        ('model x = "./nowhere/‸"', set(), {"base/"}),
+        ('model x = "./base" @ "‸"', set(), {"base/"}),
+    ],
+)
+def test_files_are_offered_in_quotes(folder, said, there, absent):
+    text, offset = marked(said, folder)
+    labels = {item.label for item in completions(text, offset, NOT_SEEN)}
+    assert there <= labels
+    assert not absent & labels
+
+
+def test_the_bases_layers_are_offered(folder):
+    text, offset = marked("drop L‸", folder)
+    labels = [item.label for item in completions(text, offset, seen_models(text))]
+    assert [one for one in labels if one[0] == "L"] == [f"L{n}" for n in range(6)]
+
+
+# ------------------------------------------------------------------------------------------- hover
+
+
+def said_at(said, folder=NOWHERE, head=HEAD):
+    text, offset = marked(said, folder, head)
+    found = hovered(text, offset, seen_models(text))
+    return found[0] if found is not None else ""
+
+
+def test_every_word_of_the_grammar_is_explained():
+    grammar = {w for name in ("statement", "choice", "within") for w in word_groups()[name]}
+    assert grammar == set(KEYWORDS)
+
+
+def test_hover_says_what_a_layer_is_made_of_and_where_it_comes_out(folder):
+    plan = "drop L0\n‸L3 from math\nscale L4 by 0.5\n"
+    assert "`math`" in said_at(plan, folder)
+    assert "L2 of the output's 5 layers" in said_at(plan, folder)
+    assert "dropped" in said_at("drop ‸L0", folder)
+    assert "depends on choices" in said_at("maybe drop L0\n‸L3 from math", folder)
+    assert "L0 to L5" in said_at("drop ‸L9", folder)
+    assert "layer 5 of 6" in said_at("L1 = L‸5 math", folder)
+
+
+def test_hover_says_what_a_model_is(folder):
+    said = said_at("L1 from m‸ath", folder)
+    assert "llama, 6 layers" in said
+    assert str(folder / "math") in said
+    assert "there is no" in said_at("L1 from m‸ath")
+    assert "not declared" in said_at("L1 from m‸oth")
+
+
+def test_hover_says_how_large_the_output_is(folder):
+    plan = 'model base = "./base"\ndrop L1..L2\n'
+    assert "4 layers" in said_at(plan, folder, "tail‸or 1\n")
+    assert "4 layers" in said_at(plan.replace("base =", "‸base ="), folder, "tailor 1\n")
+    open_plan = 'tail‸or 1\nmodel base = "./base"\nmaybe drop L1'
+    assert "1 choice open" in said_at(open_plan, folder, "")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("L1 from base, math by s‸lerp(0.5)", "spherical interpolation"),
+        ("L1 from base, math by ties(den‸sity=0.5)", "a number in (0, 1]"),
+        ("L1 from base, math by ties(normal‸ize=no)", "yes or no"),
+        ("scale L1 by mi‸x", "used 1 time"),
+        ("L1.mlp.d‸own from math", "a projection of the branch `mlp`"),
+        ('search { minimize n‸ll("t") }', "to minimize, in nats"),
+        ("sc‸ale L1 by 0.5", "hidden state"),
+        ("drop L1 # sc‸ale", ""),
+    ],
+)
+def test_hover_says_what_a_word_is(said, expected):
+    found = said_at(said)
+    assert expected in found if expected else found == ""
+
+
+def test_every_code_of_the_page_can_be_looked_up():
+    pages = fault_pages()
+    assert pages["P208"].title == "decided and dropped"
+    assert "](" not in pages["P301"].said  # links are words
+    assert len(pages) > 100
+
+
+# ------------------------------------------------------------------------------------------- edits
+
+
+def test_rename_changes_all_uses_of_a_name_and_nothing_else():
+    text = opened(f'{SAID}# m in a comment\nmodel x = "./m"\nL8 from x\n')
+    made = edited(text.text, renamed(text, text.text.index("m = base"), "tuned"))
+    assert made.count("tuned") == 7
+    assert '# m in a comment\nmodel x = "./m"' in made
+    assert [f.code for f in opened(made).faults] == [f.code for f in text.faults]
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "why"),
+    [
+        ("L1 from ma‸th", "mix", "there is a number 'mix' already"),
+        ("scale L1 by m‸ix", "math", "there is a model 'math' already"),
+        ("L1 from ma‸th", "L7", "a layer's name"),
+        ("L1 from ma‸th", "drop", "a word of the language"),
+        ("L1 from ma‸th", "a-b", "letters, digits"),
+        ("L1 from ma‸th", "", "letters, digits"),
+        ("L1 from b‸ase", "other", "always named 'base'"),
+        ("L1 from no‸ne", "other", "not declared"),
+        ("dr‸op L1", "other", "models and numbers have names"),
+        ("L1 from ma‸th\nL2 frm math", "other", "line 6 has a fault and says 'math'"),
+    ],
+)
+def test_rename_is_refused_with_its_reason(said, name, why):
+    text, offset = marked(said)
+    with pytest.raises(RenameError, match=why):
+        renamed(text, offset, name)
+
+
+def test_a_parameter_of_the_same_name_is_no_use():
+    text, offset = marked("L1 from base, math by ties(density=mix)\nscale L2 by m‸ix")
+    made = edited(text.text, renamed(text, offset, "density"))
+    assert "ties(density=density)\nscale L2 by density" in made
+
+
+def test_formatting_is_that_of_fmt_and_leaves_faults_alone():
+    text = opened('model base = "./b"\ntailor 1  # first\ndrop L2, L1\n')
+    assert canonical_edits(text) == []  # 'tailor' isn't first
+    text = opened('tailor 1  # first\ndrop L2, L1\nmodel base = "./b"\n')
+    made = edited(text.text, canonical_edits(text))
+    assert made == 'tailor 1  # first\n\nmodel base = "./b"\n\ndrop L1..L2\n'
+    assert canonical_edits(opened(made)) == []
+    assert canonical_edits(opened("tailor 1\nL1 frm base\n")) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "mended"),
+    [
+        ("L1 frm math", "L1 from math"),
+        ("L1 from maths", "L1 from math"),
+        ("l1 from math", "L1 from math"),
+        ("L1 from base, math by liner()", "L1 from base, math by linear()"),
+        ("L1 from base, math by ties(densty=0.5)", "L1 from base, math by ties(density=0.5)"),
+        ("L1 from base, math by linear", "L1 from base, math by linear()"),
+        ("L1 from base, math", "L1 from base, math by linear()"),
+        ("L1 from any of base, math", "L1 from any of base, math by linear()"),
+        ("L1 from base, math by slerp(0.7..0.3)", "L1 from base, math by slerp(0.3..0.7)"),
+        ("drop L4..L2", "drop L2..L4"),
+        ("L0-L9 from math", "L0..L9 from math"),
+        ("scale L1 by .5", "scale L1 by 0.5"),
+        ("model a = './x'", 'model a = "./x"'),
+        ("model a = “./x”", 'model a = "./x"'),
+        ('model a = "x/y/z"', 'model a = "./x/y/z"'),
+        ("tied L1 from math", "L1 from math"),
+        ("maybe embed from math", "embed from math"),
+        ("merge(L1 base, L1 math, 0.5  # why", "merge(L1 base, L1 math, 0.5)  # why"),
+        ("dtype bfloat61", "dtype bfloat16"),
+        ("drop L1 // why", "drop L1 # why"),
+        ("drop\u00a0L1", "drop L1"),
+    ],
+)
+def test_helps_that_are_changes_are_quick_fixes(said, mended):
+    text = opened(f"{HEAD}scale L30 by mix\n{said}\n")
+    made = [edited(text.text, remedy.edits) for remedy in remedies(text, text.faults)]
+    assert made == [f"{HEAD}scale L30 by mix\n{mended}\n"]
+
+
+def test_what_is_missing_can_be_added():
+    text = opened("L1 from zzz\n")
+    made = {r.title: edited(text.text, r.edits) for r in remedies(text, text.faults)}
+    assert made["write 'tailor 1' at the top"] == "tailor 1\nL1 from zzz\n"
+    assert made["declare the base"] == 'model base = "./models/base"\nL1 from zzz\n'
+    text = opened(f"{HEAD}L1 from zzz\n")
+    (remedy,) = (r for r in remedies(text, text.faults) if r.fault.code == "P106")
+    assert 'model math = "./math"\nmodel zzz = "./zzz"\n' in edited(text.text, remedy.edits)
+
+
+def test_a_number_that_is_never_used_can_be_removed():
+    text = opened(f"{HEAD}drop L1\n")
+    (remedy,) = remedies(text, text.faults)
+    assert edited(text.text, remedy.edits) == f"{HEAD}drop L1\n".replace("let mix = 0.5..1.0\n", "")
+
+
+def test_a_change_that_mends_nothing_is_not_offered():
+    text = opened(f"{HEAD}bring L1 from math\nscale L2 by mix\n")
+    assert text.faults[0].help == "did you mean 'bridge'?"
+    assert list(remedies(text, text.faults)) == []
+
+
+# ---------------------------------------------------------------------------------- the whole text
+
+
+def test_symbols_folds_and_tokens():
+    text = opened(f"# one\n# two\n{HEAD}stack {{\n  L0 base\n  L1 math\n}}\n")
+    assert [s.name for s in symbols(text)] == ["tailor 1", "base", "math", "mix", "stack"]
+    assert [s.name for s in symbols(text)[-1].children] == ["L0 base", "L1 math"]
+    assert {(f.start_line, f.end_line) for f in folds(text)} == {(0, 1), (6, 9)}
+    assert len(semantic_tokens(text).data) == 5 * 5  # three declared, two used
+
+
+def test_the_models_of_a_plan_with_faults_are_known_too(folder):
+    text = opened(f"{HEAD}drop L1\ndrop L1\n", folder)
+    seen = seen_models(text)
+    assert text.sound is None
+    assert seen.layers(text.plan) == 6
+    assert not seen.faults
+
+
+def test_faults_against_models_are_found_and_those_of_a_plan_in_a_file(folder):
+    assert seen_models(opened(f"{HEAD}drop L9\nscale L1 by mix", folder)).faults
+    text = opened(f'{HEAD}model cut = "./cut.tailor"\nL1 from cut\nscale L2 by mix', folder)
+    (fault,) = seen_models(text).faults
+    assert fault.source.name.endswith("cut.tailor")
+
+
+def test_a_plan_in_json_is_checked_and_has_no_words():
+    plan = {"models": {"base": {"source": "./b"}}, "layers": [{"position": -1}]}
+    text = opened(json.dumps(plan))
+    assert [f.code for f in text.faults][:1] == ["S107"]
+    assert text.words == ()
+    assert canonical_edits(text) == []
+    assert completions(text, 5, NOT_SEEN) == []
+
+
+def test_a_byte_order_mark_is_no_fault():
+    text = opened('\ufefftailor 1\nmodel base = "./b"\ndrop L1\n')
+    assert text.faults == []
+    assert layers_named(text) == 2
