@@ -16,7 +16,7 @@ from rich.text import Text
 
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Plan
-from gptailor.report.cells import cell_row, cells, legend, map_lines
+from gptailor.report.cells import cell_row, cells, legend, map_lines, share_rows
 from gptailor.report.encoded import in_encoding
 from gptailor.report.plan_map import plan_summary
 
@@ -128,7 +128,8 @@ class LiveView:
     def _parts(self, now: Standing, width: int) -> Iterator[Text | Table]:
         yield self._bar(now, width)
         if now.best is not None:
-            yield from _plan(now.best, width, self._live.console.encoding)
+            room = self._live.console.height - len(now.objectives) - _BESIDES
+            yield from _plan(now.best, width, room, self._live.console.encoding)
         if now.trials:
             yield _scores(now.objectives)
         rows = Table.grid(padding=(0, 2))
@@ -175,18 +176,26 @@ def _scores(objectives: Sequence[ScoreLine]) -> Table:
     return table
 
 
-def _plan(best: Shown, width: int, encoding: str) -> Iterator[Text]:
+_BESIDES = 11
+"""Lines of the view beside the map's and those of objectives."""
+
+
+def _plan(best: Shown, width: int, room: int, encoding: str) -> Iterator[Text]:
+    """The map, with shares where there is room for so many lines."""
     found = slots(best.plan, best.layers)
     models = list(best.plan.models)
-    drawn = cells(best.plan, found)
-    for pieces in map_lines([cell_row(drawn)], width):
+    drawn, below = cells(best.plan, found), share_rows(best.plan, found)
+    lines = list(map_lines([cell_row(drawn), *below], width))
+    if len(lines) > room:
+        lines, below = list(map_lines([cell_row(drawn)], width)), []
+    for pieces in lines:
         text = Text()
         for one in pieces:
             looks = ("reverse", one.reverse), ("bold", one.bold), ("dim", one.dim)
             words = [one.colour or "", *(name for name, there in looks if there)]
             text.append(in_encoding(one.text, encoding), style=" ".join(filter(None, words)))
         yield text
-    keys = "   ".join(f"{symbol} {name}" for symbol, name in legend(drawn, models))
+    keys = "   ".join(f"{symbol} {name}" for symbol, name in legend(drawn, models, below))
     for line in (keys, plan_summary(found)):
         yield Text(
             in_encoding(f"  {line}", encoding), style="dim", overflow="ellipsis", no_wrap=True

@@ -45,8 +45,8 @@ def plan() -> gptailor.Plan:
     return gptailor.loads(PLAN)
 
 
-def drawn(standing: Standing, width: int) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
+def drawn(standing: Standing, width: int, height: int = 25) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=False)
     live = LiveView(console)
     live.say("evaluating 4 plans on 64 samples")
     live.show(standing)
@@ -65,6 +65,14 @@ def test_it_says_what_people_want_to_know_and_fits(width: int) -> None:
                  "4 given up early, 2 known before, 1 failed", "3.785 ± 0.11", "1.9 ± 0.12",
                  "given up of 64"):  # fmt: skip
         assert said in text, said
+
+
+def test_shares_are_drawn_where_the_screen_is_high_enough() -> None:
+    lines = drawn(standing(), 80)
+    assert [line for line in lines if "▄" in line] == ["b █   ▄ █     █ █", "m   █ ▄"]
+    low = drawn(standing(), 80, height=16)
+    assert len(low) <= 16
+    assert not any("▄" in line for line in low)
 
 
 def test_before_anything_is_known() -> None:
