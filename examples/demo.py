@@ -159,7 +159,11 @@ def continue_in_llama_cpp(folder: Path, base: Path, cut: Seen) -> None:
         print("\nllama.cpp isn't here to continue from it: pip install xllamacpp")
         return
     text = " ".join(said_by_llama_cpp(file).split())
-    same = "as transformers says of the whole weights" if text == cut.text else "other words"
+    same = (
+        "as transformers says it with the whole weights"
+        if text == cut.text
+        else "other words than those of the whole weights"
+    )
     print(f'\nllama.cpp on "{PROMPT} …":')
     words = f"{text} ({same})"
     print(textwrap.fill(words, 92, initial_indent="  8 bits ", subsequent_indent=" " * 9))
