@@ -17,10 +17,10 @@ from gptailor.cli.options import (
     FAMILY,
     MEMORY,
     MODEL,
-    draw,
     read_plan,
     report,
     say,
+    say_drawn,
     width,
 )
 from gptailor.plan.faults import Fault, PlanError
@@ -156,11 +156,11 @@ def _print(judgement: "Judgement") -> None:
     beside = besides.pop() if len(besides) == 1 else "its base"
     rows = list(zip(names, marks, strict=True))
     for line in evaluation.evaluation_lines(columns, rows, beside, width()):
-        draw(line)
+        say_drawn(line)
     say("")
     subjects = [*judgement.base_subjects, *judgement.subjects]
     for line in scores.sizes([_size(one) for one in subjects], width()):
-        draw(line)
+        say_drawn(line)
 
 
 _ACCURACIES = ("multiple_choice", "generate", "lm_eval")

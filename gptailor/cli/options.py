@@ -302,7 +302,7 @@ def print_dry_run(prepared: "Prepared", output: Path, single: int | None = None)
         *rows_with_runs(prepared.plan, prepared.models["base"].layout.count),
     ]
     for line in table(rows, width()):
-        draw(line)
+        say_drawn(line)
 
 
 def width() -> int:
@@ -321,7 +321,7 @@ def say(text: str, *, newline: bool = True, err: bool = False) -> None:
         raise ReaderLeft from None
 
 
-def draw(text: str) -> None:
+def say_drawn(text: str) -> None:
     """Print what people look at, on terminals that lack some of its characters too."""
     encoding = str(getattr(sys.stdout, "encoding", None) or "utf-8").lower()
     if not text.isascii() and encoding not in {"utf-8", "utf8"}:

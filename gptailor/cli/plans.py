@@ -128,7 +128,7 @@ def show_command(
     for line in plan_map(
         options.shown_name(plan), wanted, count, known=known, width=options.width()
     ):
-        options.draw(line)
+        options.say_drawn(line)
     if made is not None:
         from gptailor.program.size import compiled_size  # noqa: PLC0415
 
@@ -179,8 +179,8 @@ def diff_command(first: str, second: str) -> None:
     if drawn := list(difference_map(a, b, count, options.width())):
         names = (f"{n}: {options.shown_name(name)}" for n, name in ((1, first), (2, second)))
         for line in (*names, "", *drawn, ""):
-            options.draw(line)
-    options.draw("\n".join(found) if found else "the plans say the same")
+            options.say_drawn(line)
+    options.say_drawn("\n".join(found) if found else "the plans say the same")
     sys.exit(1 if found else 0)
 
 

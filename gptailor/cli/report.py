@@ -13,7 +13,7 @@ from gptailor.cli import options
 
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock
-    from gptailor.cli.report_sections import Speech, Subject
+    from gptailor.cli.report_sections import Reported, Speech
     from gptailor.report.page.section import Section
 
 _REPORT_EXAMPLE = """
@@ -157,7 +157,7 @@ def _text_of(plan: Any) -> str:
     return format_plan(plan)
 
 
-def _lead_of_plan(subject: "Subject") -> str:
+def _lead_of_plan(subject: "Reported") -> str:
     from gptailor.cli.report_sections import sizes_in_words  # noqa: PLC0415
 
     said = sizes_in_words(subject)
@@ -165,22 +165,22 @@ def _lead_of_plan(subject: "Subject") -> str:
 
 
 def _plan_sections(
-    subject: "Subject", speech: "Speech | None", lock: "Lock | None", again: list[str]
+    subject: "Reported", speech: "Speech | None", lock: "Lock | None", again: list[str]
 ) -> "list[Section]":
     from gptailor.cli import report_sections as of  # noqa: PLC0415
 
     no_lock = "There is no lock; 'gptailor lock PLAN' makes one."
     return [
         _map(subject, None),
-        of.sizes(subject),
+        of.sizes_section(subject),
         of.continuations(subject, speech, _told()),
-        of.plan_text(subject),
+        of.text_section(subject),
         *of.lock_sections(lock, no_lock),
         *([of.commands(again)] if again else []),
     ]
 
 
-def _map(subject: "Subject", layers: int | None) -> "Section":
+def _map(subject: "Reported", layers: int | None) -> "Section":
     """The layer map; `layers` is what is known of the base without its files."""
     from gptailor.report.page.layer_map import layer_map  # noqa: PLC0415
 

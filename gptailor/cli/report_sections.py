@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @final
-class Subject(NamedTuple):
+class Reported(NamedTuple):
     """What is reported on: a plan, what it is called, its text, and what people type for it.
 
     `prepared` is the plan made from headers, `why` the reason where it can't be.
@@ -46,18 +46,18 @@ class Speech(NamedTuple):
     tokens: int
 
 
-def subject(name: str, plan: Plan, text: str, models: Mapping[str, Path]) -> Subject:
+def subject(name: str, plan: Plan, text: str, models: Mapping[str, Path]) -> Reported:
     """The plan with what can be known of it here. Raises PlanError for models of unknown names."""
     plan, faults = rebind(plan, dict(models))
     if faults:
         raise PlanError(faults)
     if count := open_choices(plan):
         why = f"the plan leaves {count} choice{'s' * (count != 1)} open"
-        return Subject(name, plan, text, None, why)
+        return Reported(name, plan, text, None, why)
     try:
-        return Subject(name, plan, text, prepare(plan), "")
+        return Reported(name, plan, text, prepare(plan), "")
     except (PlanError, CheckpointError) as error:
-        return Subject(name, plan, text, None, first_line(error))
+        return Reported(name, plan, text, None, first_line(error))
 
 
 def first_line(error: TailorError | OSError) -> str:
@@ -80,7 +80,7 @@ def _base_size(prepared: Prepared) -> tuple[int, PlanSize] | None:
     return base.layers, compiled_size(base.compiled, base.models["base"].layout)
 
 
-def sizes(subject: Subject) -> Section:
+def sizes_section(subject: Reported) -> Section:
     """Layers, parameters, bytes and KV cache, beside the base's."""
     title = "Size"
     if subject.prepared is None:
@@ -111,7 +111,7 @@ def _row(layers: int, size: PlanSize) -> list[str]:
     return [str(layers), f"{size.parameters:,}", bytes_in_words(size.bytes), cache]
 
 
-def sizes_in_words(subject: Subject) -> str:
+def sizes_in_words(subject: Reported) -> str:
     """`26 layers, 120,354,048 parameters, 240.7 MB`; why not, where that isn't known."""
     if subject.prepared is None:
         return subject.why
@@ -123,7 +123,7 @@ def sizes_in_words(subject: Subject) -> str:
 # ----------------------------------------------------------------------------------- continuations
 
 
-def continuations(subject: Subject, speech: Speech | None, told: "OnHealing | None") -> Section:
+def continuations(subject: Reported, speech: Speech | None, told: "OnHealing | None") -> Section:
     """What the base and the model say after a prompt, their likeliest token at each step."""
     title = "What it says"
     if speech is None:
@@ -145,7 +145,7 @@ def continuations(subject: Subject, speech: Speech | None, told: "OnHealing | No
 
 
 def _spoken(
-    subject: Subject, speech: Speech, told: "OnHealing | None"
+    subject: Reported, speech: Speech, told: "OnHealing | None"
 ) -> tuple[list[tuple[str, str]], str]:
     """Names and texts, or why there are none."""
     from gptailor.evaluate.answers import spoken  # noqa: PLC0415 (imports torch)
@@ -173,7 +173,7 @@ def _spoken(
 # ------------------------------------------------------------------------- text, lock and commands
 
 
-def plan_text(subject: Subject) -> Section:
+def text_section(subject: Reported) -> Section:
     """The plan as it is written."""
     return Section("plan", "Plan", "", html=text_html(subject.text, f"The plan {subject.name}"))
 

@@ -136,7 +136,7 @@ def search_command(
             say(message, err=True)
             sys.exit(130)
     for line in summary_lines(found.summary, options.width()):
-        options.draw(line)
+        options.say_drawn(line)
     if found.ended == "interrupted":
         say("interrupted; all trials are kept, and the same command goes on", err=True)
         sys.exit(130)

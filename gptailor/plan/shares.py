@@ -11,7 +11,7 @@ _MEASURED = frozenset(["nearswap", "arcee_fusion"])
 """Methods that take so much of the second source as its numbers say."""
 
 
-def shares(recipe: Recipe) -> dict[str, float] | None:
+def recipe_shares(recipe: Recipe) -> dict[str, float] | None:
     """Each model's share of what a recipe makes; they sum to 1.
 
     A merge's weights are taken by their size, and what task vectors leave is the base's. None of a
@@ -45,7 +45,7 @@ def slot_shares(slot: Slot) -> dict[str, float] | None:
     if slot.dropped != "no":
         return None
     made = [slot.made[None]] if None in slot.made else [slot.part(part) for part in BRANCHES]
-    each = [None if one.maybe else shares(one.recipe) for one in made]
+    each = [None if one.maybe else recipe_shares(one.recipe) for one in made]
     found: dict[str, float] = {}
     for one in each:
         if one is None:

@@ -5,6 +5,7 @@ __all__ = [
     "card",
     "cells",
     "difference",
+    "encoded",
     "evaluation",
     "found",
     "page",

@@ -106,7 +106,7 @@ DIFFERS = "^"
 
 
 @final
-class Piece(NamedTuple):
+class Glyph(NamedTuple):
     """Some text of a map's line, and how it looks where there are colours."""
 
     text: str
@@ -120,8 +120,8 @@ class Piece(NamedTuple):
 class MapRow(NamedTuple):
     """A line of a map: what stands before it, and two columns for each layer."""
 
-    head: Piece
-    columns: Sequence[Sequence[Piece]]
+    head: Glyph
+    columns: Sequence[Sequence[Glyph]]
 
 
 def cell_row(drawn: Sequence[Cell | None], head: str = "") -> MapRow:
@@ -129,12 +129,12 @@ def cell_row(drawn: Sequence[Cell | None], head: str = "") -> MapRow:
     columns = []
     for one in drawn:
         if one is None:
-            columns.append([Piece(" "), Piece(" ")])
+            columns.append([Glyph(" "), Glyph(" ")])
             continue
         merged = one.kind == "merged"
-        symbol = Piece(one.symbol, one.colour, one.colour is not None, merged)
-        columns.append([symbol, Piece(one.mark or " ")])
-    return MapRow(Piece(head), columns)
+        symbol = Glyph(one.symbol, one.colour, one.colour is not None, merged)
+        columns.append([symbol, Glyph(one.mark or " ")])
+    return MapRow(Glyph(head), columns)
 
 
 def share_rows(plan: Plan, slots: Sequence[Slot]) -> list[MapRow]:
@@ -145,11 +145,11 @@ def share_rows(plan: Plan, slots: Sequence[Slot]) -> list[MapRow]:
     found = []
     for name in plan.models if several else ():
         if any(name in one for one in whose):
-            glyphs = [[Piece(f"{_share(one.get(name, 0.0))} ", by_colour[name])] for one in whose]
-            found.append(MapRow(Piece(by_letter[name], by_colour[name]), glyphs))
+            glyphs = [[Glyph(f"{_share(one.get(name, 0.0))} ", by_colour[name])] for one in whose]
+            found.append(MapRow(Glyph(by_letter[name], by_colour[name]), glyphs))
     if plan.heal is not None and may_be_healed(plan):
         learns = [slot.dropped != "yes" and (slot.healed or not plan.heal.layers) for slot in slots]
-        found.append(MapRow(Piece(HEALED), [[Piece(HEALED if one else " "), Piece(" ")]
+        found.append(MapRow(Glyph(HEALED), [[Glyph(HEALED if one else " "), Glyph(" ")]
                                             for one in learns]))  # fmt: skip
     return found
 
@@ -162,7 +162,7 @@ def _share(share: float) -> str:
 
 def map_lines(
     rows: Sequence[MapRow], width: int = 84, ruler: Sequence[int | None] | None = None
-) -> Iterator[list[Piece]]:
+) -> Iterator[list[Glyph]]:
     """The rows' columns, ten to a group, below a ruler of layer numbers, in so many columns.
 
     Each line has about as many layers. Above what has no number in `ruler` the ruler has none.
@@ -176,12 +176,12 @@ def map_lines(
     for start in range(0, drawn, per_line or 10):
         groups = range(start, min(start + per_line, drawn), 10)
         said = ("" if numbers[i] is None else f"L{numbers[i]}" for i in groups)
-        yield [Piece(_HEAD), Piece("  ".join(f"{one:<19}" for one in said).rstrip(), dim=True)]
+        yield [Glyph(_HEAD), Glyph("  ".join(f"{one:<19}" for one in said).rstrip(), dim=True)]
         for row in rows:
             line = [row.head._replace(text=f"{row.head.text:<2}")]
             for i in groups:
                 ten = [piece for column in row.columns[i : i + 10] for piece in column]
-                line += [*ten, Piece(" ")] if i != groups[-1] else ten
+                line += [*ten, Glyph(" ")] if i != groups[-1] else ten
             if row.head.text or any(piece.text.strip() for piece in line):
                 yield _stripped(line)
 
@@ -189,14 +189,14 @@ def map_lines(
 _HEAD = "  "
 
 
-def _stripped(line: list[Piece]) -> list[Piece]:
+def _stripped(line: list[Glyph]) -> list[Glyph]:
     """Without blanks at its end."""
     while len(line) > 1 and not line[-1].text.strip():
         line.pop()
     return [*line[:-1], line[-1]._replace(text=line[-1].text.rstrip())]
 
 
-def plain_lines(lines: Iterator[list[Piece]]) -> list[str]:
+def plain_lines(lines: Iterator[list[Glyph]]) -> list[str]:
     """Lines of a map without colours."""
     return ["".join(piece.text for piece in line).rstrip() for line in lines]
 

@@ -10,7 +10,7 @@ from gptailor.plan import plan as p
 from gptailor.plan.layers import Slot, repeated, slots
 from gptailor.plan.walk import drops_by_choice
 from gptailor.plan.written import written_out
-from gptailor.report.cells import DIFFERS, Cell, MapRow, Piece, cell_row, cells, map_lines
+from gptailor.report.cells import DIFFERS, Cell, Glyph, MapRow, cell_row, cells, map_lines
 from gptailor.report.plan_map import described_rows, painted, painted_legend
 
 
@@ -180,12 +180,12 @@ def difference_map(a: p.Plan, b: p.Plan, count: int, width: int) -> Iterator[str
         [None if one is None else one.cell for one in side] for side in zip(*columns, strict=True)
     ]
     shown = [cell_row(side, head) for side, head in zip(sides, "12", strict=True)]
-    marks = [[Piece(DIFFERS if one else " ", bold=one), Piece(" ")] for one in marked]
+    marks = [[Glyph(DIFFERS if one else " ", bold=one), Glyph(" ")] for one in marked]
     ruler = [None if there is None else there.number for _, there in columns]
-    yield from map(painted, map_lines([*shown, MapRow(Piece(""), marks)], width, ruler))
+    yield from map(painted, map_lines([*shown, MapRow(Glyph(""), marks)], width, ruler))
     yield ""
     drawn = [one.cell for one in (*before, *after)]
-    yield from painted_legend(drawn, models, width, (MapRow(Piece(DIFFERS), ()),))
+    yield from painted_legend(drawn, models, width, (MapRow(Glyph(DIFFERS), ()),))
 
 
 def _drawn(plan: p.Plan, count: int, models: Sequence[str], *, stacked: bool) -> list[_Drawn]:

@@ -18,8 +18,8 @@ from gptailor.plan.windows import stretch_of, window_words
 from gptailor.plan.written import written_out
 from gptailor.report.cells import (
     Cell,
+    Glyph,
     MapRow,
-    Piece,
     cell_row,
     cells,
     colours,
@@ -251,7 +251,7 @@ def _wrapped(text: str, first: str, width: int) -> list[str]:
     )  # fmt: skip
 
 
-def painted(line: Sequence[Piece]) -> str:
+def painted(line: Sequence[Glyph]) -> str:
     """A map's line with its colours."""
     return "".join(
         one.text

@@ -49,7 +49,7 @@ def mixed(parts: Mapping[str, float]) -> str:
 
 def sized(
     layers: Sequence[Any], height: int = HEIGHT, params: Sequence["alt.Parameter"] = ()
-) -> "alt.LayerChart":
+) -> "alt.LayerChart | alt.FacetChart":
     """Layers above each other, as wide as there is room."""
     import altair as alt  # noqa: PLC0415 (half a second)
 

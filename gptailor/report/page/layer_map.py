@@ -70,7 +70,7 @@ def mapped_layers(plan: Plan, count: int) -> list[MappedLayer]:
     out = []
     for number, (slot, cell) in enumerate(zip(found, cells(plan, found), strict=True)):
         position = number if slot.position is None else slot.position
-        [row] = described_rows([slot])[:1] or [None]
+        row = next(iter(described_rows([slot])), None)
         out.append(
             MappedLayer(
                 where=f"L{position}",
@@ -154,7 +154,9 @@ def _key(layers: Sequence[MappedLayer]) -> str:
 # ------------------------------------------------------------------------------------- the drawing
 
 
-def _chart(layers: Sequence[MappedLayer], models: Sequence[str]) -> "alt.LayerChart":
+def _chart(
+    layers: Sequence[MappedLayer], models: Sequence[str]
+) -> "alt.LayerChart | alt.FacetChart":
     import altair as alt  # noqa: PLC0415 (half a second)
 
     lines = -(-len(layers) // _MOST_COLUMNS)
@@ -180,7 +182,7 @@ def _chart(layers: Sequence[MappedLayer], models: Sequence[str]) -> "alt.LayerCh
 
     def of(kind: str) -> "alt.Chart":
         rows = [row for row in drawn if row["kind"] == kind]
-        return alt.Chart(alt.Data(values=rows))
+        return alt.Chart(alt.InlineData(values=rows))
 
     fill = alt.Color("colour:N", scale=None, legend=None)
     edge = alt.Stroke("colour:N", scale=None, legend=None)

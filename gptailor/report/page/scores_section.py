@@ -73,7 +73,7 @@ def _rows(said: _Said, i: int) -> Iterator[dict[str, Any]]:
                    "said": shown_number(values[i], error)}  # fmt: skip
 
 
-def _chart(rows: Sequence[_Said], unit: str) -> "alt.LayerChart":
+def _chart(rows: Sequence[_Said], unit: str) -> "alt.LayerChart | alt.FacetChart":
     import altair as alt  # noqa: PLC0415 (half a second)
 
     plans = [name for name in ("base", "best start", "found") if name in {r["plan"] for r in rows}]
@@ -100,7 +100,7 @@ def _chart(rows: Sequence[_Said], unit: str) -> "alt.LayerChart":
     tooltip = [alt.Tooltip(f"{name}:N", title=title) for name, title in
                (("objective", "objective"), ("plan", "plan"), ("samples", "samples"),
                 ("said", unit or "score"))]  # fmt: skip
-    base = alt.Chart(alt.Data(values=drawn))
+    base = alt.Chart(alt.InlineData(values=drawn))
     return alt.layer(
         base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2).encode(
             y=y, yOffset=offset, x=alt.X("low:Q", scale=scale, axis=axis),
