@@ -74,14 +74,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--folder", type=Path, default=HERE.parent / ".demo",
                         help="where the models are made (default: .demo)")  # fmt: skip
-    parser.add_argument("--only", choices=["heal", "search", "found"],
+    parser.add_argument("--only", choices=["small", "heal", "search", "found"],
                         help="one section alone, on the folder of an earlier run")  # fmt: skip
     given = parser.parse_args()
     folder: Path = given.folder
     base = folder / "smollm2"
     start = time.monotonic()
     if given.only:
-        alone = {"heal": heal_cut, "search": search_family, "found": show_found}
+        alone = {"small": shrink, "heal": heal_cut, "search": search_family, "found": show_found}
         alone[given.only](folder, base)
         return 0
 
@@ -129,7 +129,7 @@ def main() -> int:
 
 def shrink(folder: Path, base: Path) -> None:
     """The model out of its package, cut and bridged, its size beside the base's; both answer."""
-    command("examples/smollm2.py", str(base))
+    command("examples/smollm2.py", shown(base))
     rows = [
         {"prompt": CHAT.format(text.prompt), "response": f"{text.answer}<|im_end|>"}
         for text in conversation.texts(TALK, held_out=False)
@@ -373,8 +373,9 @@ def shown(path: Path) -> str:
 
 
 def command(script: str, *arguments: str) -> None:
-    """Show and run a script of this folder's parent."""
-    print(f"$ {shlex.join([shown(Path(sys.executable)), script, *arguments])}", flush=True)
+    """Show and run a script of this project, by its path from the root."""
+    words = [shown(Path(sys.executable)), shown(HERE.parent / script), *arguments]
+    print(f"$ {shlex.join(words)}", flush=True)
     run(sys.executable, str(HERE.parent / script), *arguments)
 
 
