@@ -175,7 +175,7 @@ def window_section(report: RunReport) -> Section | None:
         tuple((window_words((one.first, one.last)), f"{one.mean:.4g}", f"{one.least:.4g}",
                str(one.count)) for one in report.windows),
     )  # fmt: skip
-    chart = _heat_map(rows, f"mean loss, {report.loss_unit}", "left out", None)
+    chart = _heat_map(rows, f"mean loss, {report.loss_unit}", "leaves", None)
     note = f"Framed: the best, {window_words((best.first, best.last))}."
     return Section("windows", "Windows of layers that leave", words, chart, table, note=note)
 
@@ -192,9 +192,9 @@ def _heat_map(
     else:
         scale = alt.Scale(domain=[-reach, 0, reach], range=[BETTER, _EVEN, WORSE], clamp=True,
                           interpolate="rgb")  # fmt: skip
-    x = alt.X("last:O", title=f"last layer that {what}" if reach else f"last layer {what}",
+    x = alt.X("last:O", title=f"last layer that {what}",
               scale=alt.Scale(domain=list(lasts)), axis=alt.Axis(labelAngle=0))  # fmt: skip
-    y = alt.Y("first:O", title=f"first layer that {what}" if reach else f"first layer {what}",
+    y = alt.Y("first:O", title="first layer",
               scale=alt.Scale(domain=list(firsts)))  # fmt: skip
     drawn = alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
     tooltip = [alt.Tooltip("name:N", title="layers"), alt.Tooltip("said:N", title=title)]

@@ -57,15 +57,18 @@ def trials_section(report: RunReport) -> Section:
         size = ShownAxis("order", "trial", {t.number: float(t.number) for t in drawn})
     edge, beyond = _edge([trial.loss for trial in drawn if trial.loss is not None])
     if beyond:
-        words.append(f"{beyond} that lose more than {edge:.3g} stand at the upper edge.")
+        more = "one that loses" if beyond == 1 else f"{beyond} that lose"
+        words.append(f"An arrow is over {more} more than {edge:.3g}, where the axis ends.")
     fronts = set(report.front)
     rows = [
         {**_datum(report, trial, fronts), "x": size.values[trial.number],
          "y": trial.loss if edge is None else min(trial.loss or 0.0, edge)}
-        for trial in drawn if trial.number in size.values
+        for trial in drawn
     ]  # fmt: skip
     y_title = f"loss beside the base, {report.loss_unit}"
     marks = _scatter(_rows_of(rows), _kinds_in(rows), size.title, y_title)
+    marks += _arrows([row for row, trial in zip(rows, drawn, strict=True)
+                      if edge is not None and (trial.loss or 0.0) > edge])  # fmt: skip
     chart = sized(marks + _base_layers(_base_mark(report, size), [row["x"] for row in rows]))
     plans = {trial.name: trial.text for trial in drawn if trial.text}
     hint = " Click a trial for its plan's text." * bool(plans)
@@ -190,6 +193,19 @@ def _scatter(
     ]  # fmt: skip
 
 
+def _arrows(rows: Sequence[Mapping[str, Any]]) -> "list[Any]":
+    """Over marks whose place is beyond the axis."""
+    import altair as alt  # noqa: PLC0415
+
+    if not rows:
+        return []
+    return [
+        _rows_of(rows)
+        .mark_text(dy=-11, color=INK)
+        .encode(x=alt.X("x:Q"), y=alt.Y("y:Q"), text=alt.value("↑"))
+    ]
+
+
 def _base_layers(at: Mapping[str, float] | None, others: Sequence[float]) -> "list[Any]":
     """The uncut base's mark, its name on the side where there is room."""
     import altair as alt  # noqa: PLC0415
@@ -197,9 +213,9 @@ def _base_layers(at: Mapping[str, float] | None, others: Sequence[float]) -> "li
     if at is None:
         return []
     mark = alt.Chart(alt.InlineData(values=[{**at, "name": "the base, uncut"}]))
-    named = mark.mark_text(align="left", dx=9, color=INK)
+    named = mark.mark_text(align="left", dx=9, dy=-9, color=INK)
     if 2 * at["x"] > min(*others, at["x"]) + max(*others, at["x"]):
-        named = mark.mark_text(align="right", dx=-9, color=INK)
+        named = mark.mark_text(align="right", dx=-9, dy=-9, color=INK)
     spot: Any = {"x": alt.X("x:Q"), "y": alt.Y("y:Q")}
     point = mark.mark_point(shape="diamond", size=110, filled=True, color=INK, opacity=1)
     return [point.encode(**spot), named.encode(**spot, text="name:N")]
@@ -244,7 +260,7 @@ def objectives_section(report: RunReport) -> Section | None:
     axes = _axes(report)
     if len(axes) < 2:
         return None
-    drawn = [t for t in report.trials if t.values is not None and t.same_as is None]
+    drawn = [trial for trial in report.trials if trial.full]
     if not drawn:
         return None
     import altair as alt  # noqa: PLC0415
@@ -285,11 +301,12 @@ def objectives_section(report: RunReport) -> Section | None:
     return Section(
         "objectives",
         "Every trial: two objectives",
-        f"Better is {best}. On the front is a plan that no other one betters in all objectives.",
+        f"Trials on all samples. Better is {best}. On the front is a plan that no other one betters"
+        " in all objectives.",
         chart,
         _front_table(report),
         plans={t.name: t.text for t in drawn if t.text},
-        note="Hollow: not on all samples. Ring: on the front. Axes are chosen below the chart.",
+        note="Ring: on the front. Axes are chosen below the chart.",
     )
 
 

@@ -1,0 +1,306 @@
+"""RUN read for a report, and the report's charts: their numbers against another computation."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, variance
+from typing import Any
+
+import pytest
+
+import gptailor
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.plan.plan import Plan
+from gptailor.report.page.page import page_html
+from gptailor.report.page.progress_charts import best_so_far
+from gptailor.report.page.run_report import RunReport
+from gptailor.report.page.run_sections import run_sections
+from gptailor.report.page.section import Section
+from gptailor.search.effects import layer_states
+from gptailor.search.reported import run_report
+from gptailor.search.run.schedule import Budget
+from gptailor.search.run.trials import Aim, Ledger
+from gptailor.search.space.decode import decode
+from tests.search import landscape
+
+NLL, ACCURACY = landscape.NLL._replace(unit="nats"), landscape.ACCURACY
+LAYERS = 8
+
+
+def run_of(
+    folder: Path,
+    aims: tuple[Aim, ...] = (NLL,),
+    trials: int = 40,
+    fails: Callable[[Plan], bool] = lambda plan: False,
+) -> Ledger:
+    """Write a RUN as a search leaves it that was killed; what was told."""
+    chosen = landscape.setting(aims=aims, budget=Budget(trials, 16, 64))
+    judge = landscape.Counting(aims, fails=fails)
+    found = landscape.search(folder, chosen, judge)
+    found.study.note("samples", "16..64")
+    found.run()
+    (folder / "space.tailor").write_text(landscape.TEXT)
+    record = {
+        "plan": "space.tailor",
+        "objectives": [f"{aim.direction} {aim.name}" for aim in aims],
+        "aims": [aim._asdict() for aim in aims],
+        "layers": LAYERS,
+        "tied": [],
+        "prefer": None,
+        "strategy": "drifting",
+        "storage": None,
+        "study": "gptailor",
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    return found.ledger
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ledger]:
+    """A RUN of one objective."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run_of(folder)
+
+
+@pytest.fixture(scope="module")
+def report(run: tuple[Path, Ledger]) -> RunReport:
+    """What it says."""
+    return run_report(run[0])
+
+
+def section(report: RunReport, anchor: str) -> Section:
+    """A section of the page."""
+    return next(one for one in run_sections(report) if one.anchor == anchor)
+
+
+def rows_of(made: Section) -> list[dict[str, Any]]:
+    """What the layers of a chart are drawn from."""
+    assert made.chart is not None
+    said = made.chart.to_dict()
+    layers = said.get("layer", [said])
+    values = [layer.get("data", said.get("data", {})).get("values") for layer in layers]
+    values += said.get("datasets", {}).values()
+    return [row for rows in values if rows is not None for row in rows]
+
+
+def losses(ledger: Ledger) -> dict[int, float]:
+    """What trials on all samples lose, once for each evaluation."""
+    [base] = ledger.references[64]
+    return {
+        t.number: t.values[0] - base
+        for t in ledger.trials
+        if t.values is not None and t.samples == 64 and t.same_as is None
+    }
+
+
+def test_each_trial_is_as_the_study_has_it(report: RunReport, run: tuple[Path, Ledger]) -> None:
+    space = landscape.space()
+    assert len(report.trials) == len(run[1].trials) > 40
+    for shown, told in zip(report.trials, run[1].trials, strict=True):
+        assert (shown.number, shown.values, shown.stderrs) == (
+            told.number, told.values, told.stderrs
+        )  # fmt: skip
+        assert shown.origin == told.request.origin
+        assert shown.share == told.share
+        assert shown.text == gptailor.format(decode(space, told.request.genome))
+        assert shown.size is not None
+        assert shown.size.layers == LAYERS - 2
+    known = losses(run[1])
+    shown_losses = {t.number: t.loss for t in report.trials if t.full}
+    assert shown_losses == pytest.approx(known)
+    assert report.loss_unit == "nats"
+
+
+def test_what_is_not_there_is_said(report: RunReport) -> None:
+    assert any("hasn't come to its end" in one for one in report.missing)
+    assert any("drifting, which has no model of what layers do" in one for one in report.missing)
+    assert report.summary is None
+    assert report.learned == []
+
+
+def test_effects_are_differences_of_means(report: RunReport, run: tuple[Path, Ledger]) -> None:
+    space, known = landscape.space(), losses(run[1])
+    dropped = {
+        t.number: {drop.position for drop in decode(space, t.request.genome).drops}
+        for t in run[1].trials
+    }
+    shown = {one.layer: one for one in report.effects if one.state == "dropped"}
+    for layer in range(LAYERS):
+        without = [loss for n, loss in known.items() if layer in dropped[n]]
+        there = [loss for n, loss in known.items() if layer not in dropped[n]]
+        assert shown[layer].count == len(without) > 1
+        assert shown[layer].others == len(there)
+        assert shown[layer].mean == pytest.approx(fmean(without) - fmean(there))
+        wanted = math.sqrt(variance(without) / len(without) + variance(there) / len(there))
+        assert shown[layer].error == pytest.approx(wanted)
+    middle = shown[3].mean  # the landscape's cheapest layer to leave out
+    assert middle < min(shown[0].mean, shown[7].mean)
+
+
+def test_states_are_what_became_of_each_layer() -> None:
+    plan = gptailor.loads(landscape.BASE + 'model math = "./math"\ndrop L1\nL2.attn from math\n')
+    assert layer_states(plan, 4) == ["kept", "dropped", "changed", "kept"]
+    stack = gptailor.loads(landscape.BASE + "stack {\n  L0..L3 base\n}\n")
+    assert layer_states(stack, 4) is None
+
+
+def test_the_best_so_far_is_that_of_a_loop(report: RunReport, run: tuple[Path, Ledger]) -> None:
+    spent, best, wanted = 0.0, math.inf, []
+    for told in run[1].trials:
+        spent += 0.0 if told.same_as is not None else told.share
+        if told.values is not None and told.share == 1.0 and told.values[0] < best:
+            best = told.values[0]
+            wanted.append((pytest.approx(spent), told.number))
+    found = best_so_far(report, ("start", "random", "search"))
+    assert [(cost, trial.number) for cost, trial in found] == wanted
+    assert len(wanted) > 2
+    drawn = [row for row in rows_of(section(report, "progress")) if row.get("line") == "the search"]
+    assert drawn[-1]["value"] == pytest.approx(best)
+    assert drawn[-1]["cost"] == pytest.approx(spent)
+
+
+def test_random_search_is_drawn_by_its_own_trials_alone(report: RunReport) -> None:
+    made = section(report, "progress")
+    assert not any(row.get("line") == "random search" for row in rows_of(made))
+    assert "No random search ran beside" in made.words
+
+
+def test_every_trial_with_a_score_has_a_mark_and_its_plan(report: RunReport) -> None:
+    made = section(report, "trials")
+    marks = {row["plan"]: row for row in rows_of(made) if "plan" in row}
+    drawn = [t for t in report.trials if t.values is not None and t.same_as is None]
+    assert marks.keys() == made.plans.keys() == {trial.name for trial in drawn}
+    for trial in drawn:
+        assert marks[trial.name]["whole"] is trial.full
+        assert made.plans[trial.name] == trial.text
+    ringed = {row["plan"] for row in marks.values() if row["front"]}
+    assert ringed == {f"trial {number}" for number in report.front} != set()
+    assert made.table is not None
+    assert len(made.table.rows) == len(report.trials)
+
+
+def test_what_is_ruined_stands_at_the_edge(tmp_path: Path) -> None:
+    ledger = run_of(tmp_path)
+    report = run_report(tmp_path)
+    far = report.trials[-1].__class__(**{**vars(report.trials[-1]), "loss": 1e6})
+    changed = RunReport(**{**vars(report), "trials": [*report.trials[:-1], far]})
+    made = section(changed, "trials")
+    [row] = [row for row in rows_of(made) if row.get("plan") == far.name and row.get("whole")][:1]
+    assert row["y"] < 1e3
+    assert row["loss"] == "1e+06 nats"
+    assert "An arrow is over one that loses more than" in made.words
+    assert len(ledger.trials) == len(report.trials)
+
+
+def test_several_objectives_have_axes_to_choose(tmp_path: Path) -> None:
+    ledger = run_of(tmp_path, (NLL, ACCURACY), trials=20)
+    report = run_report(tmp_path)
+    assert report.loss_unit == "% of the base's score"
+    made = section(report, "objectives")
+    said = made.chart.to_dict() if made.chart is not None else {}
+    assert [one["name"] for one in said["params"]] == ["across", "up"]
+    marks = {row["plan"]: row for row in rows_of(made) if "plan" in row}
+    for told in ledger.trials:
+        if told.share == 1.0 and told.values is not None and told.same_as is None:
+            row = marks[f"trial {told.number}"]
+            assert (row["objective_0"], row["objective_1"]) == told.values
+    base = ledger.references[64]
+    full = next(t for t in report.trials if t.full)
+    assert full.values is not None
+    wanted = 50 * ((full.values[0] / base[0] - 1) + (1 - full.values[1] / base[1]))
+    assert full.loss == pytest.approx(wanted)
+    shares = min(base[0] / full.values[0], full.values[1] / base[1])
+    assert full.worst == pytest.approx(shares)
+
+
+def test_failed_trials_are_in_the_table_alone(tmp_path: Path) -> None:
+    run_of(tmp_path, trials=20, fails=lambda plan: plan.drops[0].position == 0)
+    report = run_report(tmp_path)
+    failed = [trial for trial in report.trials if trial.failure is not None]
+    assert failed
+    made = section(report, "trials")
+    assert not {t.name for t in failed} & {row.get("plan") for row in rows_of(made)}
+    assert f"{len(failed)} of {len(report.trials)} trials failed" in made.words
+    assert made.table is not None
+    assert sum("failed: too bad" in cells for row in made.table.rows for cells in row) == len(
+        failed
+    )
+
+
+def test_a_run_without_a_score_is_a_page_too(tmp_path: Path) -> None:
+    with pytest.raises(gptailor.TailorError):
+        run_of(tmp_path, fails=lambda plan: True)
+    (tmp_path / "other").mkdir()
+    run_of(tmp_path / "other", trials=1)
+    for name in ("run.json", "space.tailor"):
+        (tmp_path / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    report = run_report(tmp_path)
+    assert report.front == ()
+    assert section(report, "trials").words == "No trial has a score."
+    assert section(report, "progress").chart is None
+    assert "No trial has a score." in page_html("Search", "", run_sections(report))
+
+
+def test_a_search_that_goes_on_is_left_alone(run: tuple[Path, Ledger]) -> None:
+    journal = run[0] / "study.journal"
+    before = journal.read_bytes()
+    torn = before + b'{"op_code": 4, "stud'
+    journal.write_bytes(torn)
+    try:
+        assert len(run_report(run[0]).trials) == len(run[1].trials)
+        assert journal.read_bytes() == torn
+        assert {path.name for path in run[0].iterdir()} == {
+            "run.json", "space.tailor", "study.journal"
+        }  # fmt: skip
+    finally:
+        journal.write_bytes(before)
+
+
+def test_a_run_of_before_has_trials_without_plans(tmp_path: Path) -> None:
+    run_of(tmp_path, trials=6)
+    (tmp_path / "space.tailor").unlink()
+    record = json.loads((tmp_path / "run.json").read_text())
+    for name in ("layers", "tied", "aims"):
+        del record[name]
+    record["objectives"] = ['minimize nll("text.txt")']
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    report = run_report(tmp_path)
+    assert all(trial.text is None and trial.size is None for trial in report.trials)
+    assert any("doesn't write down what it searches" in one for one in report.missing)
+    made = section(report, "trials")
+    assert "isn't known here" in made.words
+    assert {row["x"] for row in rows_of(made) if "plan" in row} <= set(range(len(report.trials)))
+
+
+def test_sizes_are_those_that_were_written_down(tmp_path: Path) -> None:
+    ledger = run_of(tmp_path, trials=6)
+    size = {"parameters": 6_000_000, "bytes": 12_000_000, "kv_cache": 64, "layers": 6}
+    said = {"base": {**size, "parameters": 8_000_000}, "plans": {ledger.trials[0].plan: size}}
+    (tmp_path / "sizes.json").write_text(json.dumps(said))
+    report = run_report(tmp_path)
+    assert {t.size.parameters for t in report.trials if t.size} == {6_000_000}  # as large as others
+    rows = rows_of(section(report, "trials"))
+    assert {row["x"] for row in rows if "plan" in row} == {6.0}
+    assert {row["x"] for row in rows if row.get("name") == "the base, uncut"} == {8.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "message"),
+    [
+        ("run.json", None, "holds no search"),
+        ("run.json", b"{", "has a broken run.json"),
+        ("study.journal", None, "has no study.journal"),
+        ("study.journal", b"[]\n", "has no study that can be read"),
+    ],
+)
+def test_what_holds_no_search_is_one_message(
+    tmp_path: Path, name: str, raw: bytes | None, message: str
+) -> None:
+    run_of(tmp_path, trials=2)
+    if raw is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(raw)
+    with pytest.raises(CheckpointError, match=message):
+        run_report(tmp_path)
