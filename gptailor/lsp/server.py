@@ -7,6 +7,7 @@ thread once the typing rests. What an editor holds wins over what is on disk.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -39,6 +40,9 @@ _READ_AFTER = 0.1
 _LOOK_AFTER = 0.4
 """Seconds without typing before a text is read, and before its models are looked at."""
 
+_MOST_MENDED = 20
+"""Faults of one stretch that quick fixes are looked for: each of them reads the text again."""
+
 _log = logging.getLogger("gptailor.lsp")
 
 
@@ -57,6 +61,11 @@ class OpenFile:
     def faults(self) -> list[Fault]:
         """All that is known to be wrong with this version."""
         return [*self.text.faults, *self.model_faults]
+
+    def faults_at(self, start: int, end: int) -> list[Fault]:
+        """Those of this text, and of no plan that is a model of it, that a stretch touches."""
+        own = (f for f in self.faults if f.source is None or f.source.name == self.text.source.name)
+        return [f for f in own if f.span and f.span.start <= end and start <= f.span.end]
 
     def rest(self) -> None:
         """Forget what was to be done for an earlier version."""
@@ -93,6 +102,7 @@ class TailorServer(LanguageServer):
         self.files: dict[str, OpenFile] = {}
         self.looks = True  # whether models are looked at
         self.tasks: set[asyncio.Task[None]] = set()
+        self.looking = ThreadPoolExecutor(max_workers=1)  # one after the other
 
     def open_file(self, uri: str) -> OpenFile:
         """The file of a request; one that isn't open is read from disk."""
@@ -133,8 +143,12 @@ class TailorServer(LanguageServer):
         if file is None:
             return
         text = file.text
+
+        def looked() -> SeenModels:
+            return seen_models(text) if file.text is text else NOT_SEEN  # typed on meanwhile
+
         loop = asyncio.get_running_loop()
-        seen = await loop.run_in_executor(self.thread_pool, seen_models, text)
+        seen = await loop.run_in_executor(self.looking, looked)
         if file.text is text and self.files.get(uri) is file:
             file.seen, file.model_faults = seen, seen.faults
             if seen.faults:
@@ -182,9 +196,8 @@ def _hover(server: TailorServer, params: types.HoverParams) -> types.Hover | Non
     file, text, offset = _where(server, params)
     found = hovered(text, offset, file.seen)
     said = [found[0]] if found is not None else []
-    for fault in file.faults:
-        page = fault_pages().get(fault.code)
-        if fault.span and page and fault.span.start <= offset < fault.span.end:
+    for fault in file.faults_at(offset, offset):
+        if (page := fault_pages().get(fault.code)) is not None:
             said.append(f"**{fault.code}** {page.title}\n\n{page.said}")
     if not said:
         return None
@@ -282,7 +295,6 @@ def _code_actions(server: TailorServer, params: types.CodeActionParams) -> list[
     file = server.open_file(params.text_document.uri)
     text = file.text
     start, end = text.lines.offset(params.range.start), text.lines.offset(params.range.end)
-    here = [f for f in file.faults if f.span and f.span.start <= end and start <= f.span.end]
     return [
         types.CodeAction(
             remedy.title,
@@ -291,7 +303,7 @@ def _code_actions(server: TailorServer, params: types.CodeActionParams) -> list[
             is_preferred=remedy.sure,
             edit=types.WorkspaceEdit(changes={text.uri: _text_edits(text, remedy.edits)}),
         )
-        for remedy in remedies(text, here)
+        for remedy in remedies(text, file.faults_at(start, end)[:_MOST_MENDED])
     ]
 
 

@@ -177,6 +177,17 @@ def test_an_unsaved_text_wins_over_the_file(editor):
     assert editor.faults(path.as_uri()) == []
 
 
+def test_a_fault_in_a_plan_that_is_a_model_is_told_at_the_model(editor):
+    (editor.folder / "cut.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L9\n')
+    uri = editor.open(f'{HEAD}model cut = "./cut.tailor"\nL1 from cut\n')
+    (fault,) = editor.faults(uri, until=len)
+    assert fault.range.start == types.Position(3, 12)
+    assert fault.message.startswith("cut.tailor: ")
+    there = fault.related_information[0].location
+    assert there.uri.endswith("cut.tailor")
+    assert there.range.start.line == 2
+
+
 def test_hover_names_the_layer_and_the_faults_page(editor):
     uri = editor.open(f"{HEAD}drop L0\nL3 from math\n")
     said = editor.ask(types.TEXT_DOCUMENT_HOVER, types.HoverParams(**editor.at(uri, 4, 1)))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from lsprotocol import types
 
+from gptailor.cli.main import run
 from gptailor.lang.lexicon import word_groups
 from gptailor.lsp.complete import completions
 from gptailor.lsp.edits import RenameError, canonical_edits, edited, remedies, renamed
@@ -409,3 +410,10 @@ def test_a_byte_order_mark_is_no_fault():
     text = opened('\ufefftailor 1\nmodel base = "./b"\ndrop L1\n')
     assert text.faults == []
     assert layers_named(text) == 2
+
+
+def test_without_its_extra_the_command_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr("gptailor.plan.extras.find_spec", lambda name: None)
+    assert run(["lsp"]) == 3
+    said = "a language server needs pygls and lsprotocol: pip install 'gptailor[lsp]'"
+    assert said in capsys.readouterr().err
