@@ -24,7 +24,8 @@ from tests.said import Run, Said, in_process
 
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "export", "extract-lora", "family", "fmt"),
-    *("generate", "import", "json", "lock", "pick", "schema", "search", "show", "verify"),
+    *("generate", "import", "json", "lock", "lsp", "pick", "report", "schema", "search", "show"),
+    "verify",
 ]
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-c", "from gptailor.cli.main import main; main()"]
