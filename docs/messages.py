@@ -9,6 +9,7 @@ import html
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,7 +153,23 @@ def _texts(node: ast.expr, scope: ast.AST, line: int) -> list[str]:
 
 
 def _row(one: Said) -> str:
-    return f"| {_cell(one.text)} | [{one.code}]({_anchor(one.code)}) | {_cell(one.help)} |"
+    hint = _cell(one.help) if one.help else remedies().get(one.code, "")
+    return f"| {_cell(one.text)} | [{one.code}]({_anchor(one.code)}) | {hint} |"
+
+
+@cache
+def remedies() -> dict[str, str]:
+    """What docs/faults.md says is to be done, in its tables with such a column."""
+    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    tables = re.findall(r"^\| code \| means \| do \|\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    rows = [row.split(" | ") for table in tables for row in table.splitlines()]
+    found: dict[str, str] = {}
+    before = ""
+    for code, _, do in rows:
+        said = do.removesuffix(" |")
+        before = before if said == "the same" else said
+        found[code.removeprefix("| ")] = before
+    return found
 
 
 def _anchor(code: str) -> str:
@@ -167,8 +184,13 @@ def _anchor(code: str) -> str:
 
 def _cell(text: str) -> str:
     """Text that stands in a table as it is."""
-    whole = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"([\\`*_~|[\]])", r"\\\1", whole)
+    parts = " ".join(text.split()).split("`")
+    if len(parts) % 2 == 0 or "|" in text:
+        parts = ["`".join(parts)]
+    for number in range(0, len(parts), 2):  # what stands between is code
+        whole = html.escape(parts[number], quote=False)
+        parts[number] = re.sub(r"([\\`*_~|[\]])", r"\\\1", whole)
+    return "`".join(parts)
 
 
 if __name__ == "__main__":

@@ -80,14 +80,22 @@ def on_the_site(path: Path) -> Path | None:
 def page(path: Path) -> str:
     """The text that the generator gets.
 
-    GitHub reads a fence's first word alone, the generator all of them: a file's name is a title.
+    GitHub reads a fence's first word alone, the generator all of them: a file's name is a title,
+    and so is that an example is refused.
     """
 
     def marked(found: re.Match[str]) -> str:
         language, rest = found.groups()
-        return f'```{language} title="{rest}"' if "." in rest else f"```{language}"
+        title = "refused" if rest == "refuse" else rest
+        return f'```{language} title="{title}"'
 
     return FENCE.sub(marked, led(path.read_text(encoding="utf-8"), path))
+
+
+def title(path: Path) -> str:
+    """A page's first heading, for links whose label is a file's name."""
+    heading = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return heading[1] if heading else path.name
 
 
 def led(text: str, path: Path) -> str:
@@ -104,6 +112,8 @@ def led(text: str, path: Path) -> str:
         target = on_the_site(there)
         if target is None:
             return label
+        if label in (to, there.name):
+            label = title(there)
         return f"[{label}]({os.path.relpath(target, here.parent)}{anchor or ''})"
 
     return LINK.sub(moved, text)

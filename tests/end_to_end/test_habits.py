@@ -13,7 +13,7 @@ import gptailor
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 YAML = ["CITATION.cff", ".pre-commit-config.yaml", ".github/workflows/ci.yml",
-        ".github/workflows/release.yml"]  # fmt: skip
+        ".github/workflows/docs.yml", ".github/workflows/release.yml"]  # fmt: skip
 DECISIONS = (ROOT / "docs" / "decisions").glob("*.md")
 PAGES = ["CONTRIBUTING.md", "SECURITY.md", "news/README.md",
          *(str(page.relative_to(ROOT)) for page in DECISIONS)]  # fmt: skip
