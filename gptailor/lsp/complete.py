@@ -17,11 +17,19 @@ from gptailor.lang.lexicon import spelled
 from gptailor.lang.parse import parser
 from gptailor.lang.transform import statement_of
 from gptailor.lsp.hover import KEYWORDS, bounds_words
-from gptailor.lsp.names import Occurrence, occurrences
+from gptailor.lsp.names import Occurrence, argument_for, occurrences
 from gptailor.lsp.text import EditedText, SeenModels, layers_named
 from gptailor.plan.faults import Span
 from gptailor.plan.parts import BRANCHES, NORMS, ROLES
-from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, METHODS, OBJECTIVES, Method
+from gptailor.plan.registry import (
+    CHAT_TEMPLATES,
+    DTYPES,
+    METHODS,
+    OBJECTIVES,
+    Argument,
+    Method,
+    Parameter,
+)
 
 _PROBE = "__here__"
 _SAMPLES = {
@@ -256,6 +264,38 @@ def _layers(here: _Here) -> Iterator[types.CompletionItem]:
         item = here.item(f"L{number}", _Kinds.Value, rank=2)
         item.sort_text = f"2L{number:04}"
         yield item
+
+
+def signature(text: EditedText, offset: int) -> types.SignatureHelp | None:
+    """The call that an offset is in, its parameters, and which of them is given there."""
+    piece, rule = text.piece_at(offset)
+    before = re.sub(r"[\w.]*$", "", text.text[piece.start if piece else offset : offset])
+    running = None if text.is_json else _parsed(before, rule)
+    if running is None or "NAME" not in running.accepts():
+        return None
+    found = _probed(running, "NAME", _PROBE)
+    call = found[0].call if found is not None else None
+    if found is None or call is None or found[0].kind in ("method", "objective"):
+        return None
+    at = [getattr(given.value, "text", "") for given in call.arguments].index(_PROBE)
+    here = argument_for(call, at, measures=found[0].measures)
+    known = (OBJECTIVES if found[0].measures else METHODS).get(call.name.text)
+    if known is None:
+        return None
+    given: tuple[Parameter | Argument, ...] = (
+        known.parameters if isinstance(known, Method) else known.arguments
+    )
+    labels = [_parameter_label(one) for one in given]
+    shown = [types.ParameterInformation(said) for said in labels]
+    label = f"{known.name}({', '.join(labels)})"
+    said = known.formula if isinstance(known, Method) else None
+    active = given.index(here) if here is not None else None
+    return types.SignatureHelp([types.SignatureInformation(label, said, shown, active)], 0, active)
+
+
+def _parameter_label(one: Parameter | Argument) -> str:
+    """`density: a number in (0, 1]`."""
+    return f"{one.name}: {bounds_words(one) if isinstance(one, Parameter) else one.kind}"
 
 
 # ---------------------------------------------------------------------------------------- in quotes

@@ -20,7 +20,7 @@ from pygls.protocol import LanguageServerProtocol
 from pygls.uris import from_fs_path
 
 from gptailor.checkpoint.folder import CONFIG
-from gptailor.lsp.complete import completions
+from gptailor.lsp.complete import completions, signature
 from gptailor.lsp.edits import Edit, RenameError, canonical_edits, nameable, remedies, renamed
 from gptailor.lsp.hover import diagnostic, fault_pages, hovered
 from gptailor.lsp.names import Occurrence
@@ -215,6 +215,13 @@ def _completion(server: TailorServer, params: types.CompletionParams) -> types.C
     )
 
 
+def _signature(
+    server: TailorServer, params: types.SignatureHelpParams
+) -> types.SignatureHelp | None:
+    _, text, offset = _where(server, params)
+    return signature(text, offset)
+
+
 def _definition(server: TailorServer, params: types.DefinitionParams) -> types.Location | None:
     _, text, offset = _where(server, params)
     word = text.word_at(offset)
@@ -331,6 +338,8 @@ _FEATURES: tuple[tuple[str, Callable[[TailorServer, Any], Any], Any], ...] = (
     (types.TEXT_DOCUMENT_HOVER, _hover, None),
     (types.TEXT_DOCUMENT_COMPLETION, _completion,
      types.CompletionOptions(trigger_characters=['"', "/", ".", "(", "="])),
+    (types.TEXT_DOCUMENT_SIGNATURE_HELP, _signature,
+     types.SignatureHelpOptions(trigger_characters=["(", ","])),
     (types.TEXT_DOCUMENT_DEFINITION, _definition, None),
     (types.TEXT_DOCUMENT_REFERENCES, _references, None),
     (types.TEXT_DOCUMENT_DOCUMENT_HIGHLIGHT, _highlights, None),

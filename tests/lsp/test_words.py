@@ -8,7 +8,7 @@ from lsprotocol import types
 
 from gptailor.cli.main import run
 from gptailor.lang.lexicon import word_groups
-from gptailor.lsp.complete import completions
+from gptailor.lsp.complete import completions, signature
 from gptailor.lsp.edits import RenameError, canonical_edits, edited, remedies, renamed
 from gptailor.lsp.hover import KEYWORDS, fault_pages, hovered
 from gptailor.lsp.text import (
@@ -202,6 +202,30 @@ def test_the_bases_layers_are_offered(folder):
     text, offset = marked("drop L‸", folder)
     labels = [item.label for item in completions(text, offset, seen_models(text))]
     assert [one for one in labels if one[0] == "L"] == [f"L{n}" for n in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("said", "name", "active"),
+    [
+        ("L1 from base, math by ties(‸", "ties", "density"),
+        ("L1 from base, math by ties(0.5, ‸)", "ties", "scale"),
+        ("L1 from base, math by ties(normalize=‸)", "ties", "normalize"),
+        ("L1 from base, math by linear(0.5, 0.‸)", "linear", "weight"),
+        ('search { minimize kl("a", ‸', "kl", "from"),
+        ("L1 from base, math by ‸", None, None),
+        ("L1 from base, math by nothing(‸", None, None),
+        ("merge(L1 base, ‸", None, None),
+    ],
+)
+def test_a_call_says_what_it_takes_and_which_comes_next(said, name, active):
+    found = signature(*marked(said))
+    if name is None:
+        assert found is None
+    else:
+        shown = found.signatures[0]
+        assert shown.label.startswith(f"{name}(")
+        assert shown.parameters[found.active_parameter].label.startswith(f"{active}: ")
+        assert shown.parameters[found.active_parameter].label in shown.label
 
 
 # ------------------------------------------------------------------------------------------- hover
