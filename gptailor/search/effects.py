@@ -7,8 +7,7 @@ from typing import final, get_args
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gptailor.plan.layers import own, slots
-from gptailor.plan.plan import Plan
+from gptailor.plan.layers import Slot, own, slots
 from gptailor.report.page.run_report import LayerEffect, LayerState, WindowLoss
 from gptailor.search.run.asking import TOLD, by_spread
 from gptailor.search.run.incumbent import expected_losses
@@ -22,7 +21,7 @@ from gptailor.search.space.table import sample
 _STATES: tuple[LayerState, ...] = get_args(LayerState)
 _DRAWS = 64
 """Draws of the surrogate's coefficients."""
-_PLANS = 256
+_PLANS = 128
 """Plans of the space over which its effects are averaged."""
 
 
@@ -74,12 +73,12 @@ class LossScale:
         return (max(finite, default=0.0) - min(finite, default=0.0)) or 1.0
 
 
-def layer_states(plan: Plan, layers: int) -> list[LayerState] | None:
+def layer_states(slots: Sequence[Slot]) -> list[LayerState] | None:
     """What became of each layer of the base; None of a stack, whose items have no positions."""
-    if plan.stack is not None:
-        return None
     found: list[LayerState] = []
-    for number, slot in enumerate(slots(plan, layers)):
+    for number, slot in enumerate(slots):
+        if slot.position is None:
+            return None
         if slot.dropped == "yes":
             found.append("dropped")
         else:
@@ -156,7 +155,7 @@ def learned_effects(
         drawing,
     )
     rows = (Genome(*genes) for genes in zip(*drawn, strict=True))
-    states = [layer_states(decode(space, row), space.layers) for row in rows]
+    states = [layer_states(slots(decode(space, row), space.layers)) for row in rows]
     there = [row for row in states if row is not None]
     if len(there) < len(states):
         return []

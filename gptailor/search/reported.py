@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import optuna
 from optuna.storages import JournalStorage
@@ -20,7 +20,7 @@ from gptailor.lang.format import format_plan
 from gptailor.lang.parse import loads
 from gptailor.lang.words import range_words
 from gptailor.plan.faults import TailorError
-from gptailor.plan.layers import kept, slots
+from gptailor.plan.layers import Slot, repeated, slots
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import at_stage
@@ -80,6 +80,14 @@ class _Lines(BaseJournalBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Nothing is written."""
         raise TypeError("a report writes nothing into a study")
+
+
+@final
+class _Told(NamedTuple):
+    """A trial's plan, and what becomes of each layer of the base."""
+
+    plan: Plan
+    slots: Sequence[Slot]
 
 
 @final
@@ -202,7 +210,8 @@ class _Reading:
         sizes = self._sizes(plans)
         line = partial(self._trial, plans, scale, sizes)
         front = [row["trial"] for row in self.summary["front"]] if self.summary else None
-        states = _states(space, plans)
+        found = {digest: layer_states(plan.slots) for digest, plan in plans.items()}
+        states = {digest: row for digest, row in found.items() if row is not None}
         whole = [t for t in ledger.of(STARTS, RANDOM, SEARCH, BESIDE) if _counts(t, losses)]
         scan = None if space is None else scanned(space, ledger)
         return RunReport(
@@ -249,17 +258,17 @@ class _Reading:
             for i, aim in enumerate(ledger.aims)
         ]  # fmt: skip
 
-    def _sizes(self, plans: Mapping[str, Plan]) -> dict[str, ReportedSize]:
+    def _sizes(self, plans: Mapping[str, _Told]) -> dict[str, ReportedSize]:
         """Of each plan, by its digest: as written down, else as plans of as many layers have it."""
         said = (self._json(SIZES) or {}).get("plans", {})
         known = {digest: ReportedSize(**one) for digest, one in said.items()}
         alike: dict[int, set[ReportedSize]] = {}
         for one in known.values():
             alike.setdefault(one.layers, set()).add(one)
-        layers = self.record.get("layers")
         for digest, plan in plans.items():
-            if digest not in known and layers is not None:
-                count = len(kept(plan, layers))
+            if digest not in known:
+                there = [slot for slot in plan.slots if slot.dropped == "no"]
+                count = len(repeated(plan.plan, there))
                 [*same] = alike.get(count, ())
                 known[digest] = same[0] if len(same) == 1 else ReportedSize(count)
         return known
@@ -307,7 +316,7 @@ class _Reading:
 
     def _trial(
         self,
-        plans: Mapping[str, Plan],
+        plans: Mapping[str, _Told],
         scale: LossScale,
         sizes: Mapping[str, ReportedSize],
         trial: Trial,
@@ -337,8 +346,8 @@ class _Reading:
             loss_error=None if lost is None else lost[1],
             worst=self._worst(trial),
             size=sizes.get(trial.plan),
-            made="" if plan is None else _made(plan, self.record["layers"]),
-            text=None if plan is None else format_plan(at_stage(plan, request.stage)),
+            made="" if plan is None else _made(plan),
+            text=None if plan is None else format_plan(at_stage(plan.plan, request.stage)),
             held=None if held is None else tuple(held.values),
             held_errors=None if held is None else tuple(held.stderrs),
             held_loss=None if apart is None else apart[0],
@@ -352,31 +361,25 @@ class _Reading:
         return None
 
 
-def _plans(space: Space, ledger: Ledger) -> dict[str, Plan]:
+def _plans(space: Space, ledger: Ledger) -> dict[str, _Told]:
     """The plans of trials, each once, by their digests."""
-    found: dict[str, Plan] = {}
+    found: dict[str, _Told] = {}
     for trial in ledger.trials:
         if trial.plan not in found:
-            found[trial.plan] = decode(space, trial.request.genome)
+            plan = decode(space, trial.request.genome)
+            found[trial.plan] = _Told(plan, slots(plan, space.layers))
     return found
 
 
-def _made(plan: Plan, layers: int) -> str:
+def _made(told: _Told) -> str:
     """A line on a plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""
-    dropped = [drop.position for drop in plan.drops]
-    return plan_summary(slots(plan, layers)) + (f"; cut: {range_words(dropped)}" * bool(dropped))
+    dropped = [drop.position for drop in told.plan.drops]
+    return plan_summary(told.slots) + f"; cut: {range_words(dropped)}" * bool(dropped)
 
 
 def _counts(trial: Trial, losses: Mapping[int, tuple[float, float]]) -> bool:
     """Whether a trial says what layers do: on all samples, and not of a plan that was known."""
     return trial.full and trial.same_as is None and trial.number in losses
-
-
-def _states(space: Space | None, plans: Mapping[str, Plan]) -> dict[str, list[LayerState]]:
-    if space is None:
-        return {}
-    found = {digest: layer_states(plan, space.layers) for digest, plan in plans.items()}
-    return {digest: row for digest, row in found.items() if row is not None}
 
 
 def _effects(

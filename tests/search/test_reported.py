@@ -11,6 +11,7 @@ import pytest
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
+from gptailor.plan.layers import slots
 from gptailor.plan.plan import Plan
 from gptailor.report.page.page import page_html
 from gptailor.report.page.progress_charts import best_so_far
@@ -140,9 +141,9 @@ def test_effects_are_differences_of_means(report: RunReport, run: tuple[Path, Le
 
 def test_states_are_what_became_of_each_layer() -> None:
     plan = gptailor.loads(landscape.BASE + 'model math = "./math"\ndrop L1\nL2.attn from math\n')
-    assert layer_states(plan, 4) == ["kept", "dropped", "changed", "kept"]
+    assert layer_states(slots(plan, 4)) == ["kept", "dropped", "changed", "kept"]
     stack = gptailor.loads(landscape.BASE + "stack {\n  L0..L3 base\n}\n")
-    assert layer_states(stack, 4) is None
+    assert layer_states(slots(stack, 4)) is None
 
 
 def test_the_best_so_far_is_that_of_a_loop(report: RunReport, run: tuple[Path, Ledger]) -> None:
