@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, final
@@ -14,6 +15,7 @@ from gptailor.cli import options
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock
     from gptailor.cli.report_sections import Reported, Speech
+    from gptailor.report.page.run_report import RunReport
     from gptailor.report.page.section import Section
 
 _REPORT_EXAMPLE = """
@@ -165,14 +167,18 @@ def _lead_of_plan(subject: "Reported") -> str:
 
 
 def _plan_sections(
-    subject: "Reported", speech: "Speech | None", lock: "Lock | None", again: list[str]
+    subject: "Reported",
+    speech: "Speech | None",
+    lock: "Lock | None",
+    again: list[str],
+    report: "RunReport | None" = None,
 ) -> "list[Section]":
     from gptailor.cli import report_sections as of  # noqa: PLC0415
 
     no_lock = "There is no lock; 'gptailor lock PLAN' makes one."
     return [
-        _map(subject, None),
-        of.sizes_section(subject),
+        _map(subject, None if report is None else report.layers),
+        of.sizes_section(subject, report),
         of.continuations(subject, speech, _told()),
         of.text_section(subject),
         *of.lock_sections(lock, no_lock),
@@ -185,10 +191,19 @@ def _map(subject: "Reported", layers: int | None) -> "Section":
     from gptailor.report.page.layer_map import layer_map  # noqa: PLC0415
 
     if subject.prepared is not None:
-        layers = subject.prepared.models["base"].layout.count
+        return layer_map(subject.plan, subject.prepared.models["base"].layout.count)
+    known = layers is not None
     if layers is None:
-        layers, _ = options.known_layer_count(subject.plan, {})
-    return layer_map(subject.plan, layers)
+        layers, known = options.known_layer_count(subject.plan, {})
+    found = layer_map(subject.plan, layers)
+    if known or subject.plan.stack is not None:
+        return found
+    return replace(found, words=f"{found.words} {_ONLY_NAMED}")
+
+
+_ONLY_NAMED = (
+    "The base can't be read here, so that it may have more layers than those that the plan names."
+)
 
 
 def _told() -> Any:
@@ -257,20 +272,20 @@ def _of_run(
         message = "is not as this version of gptailor writes it"
         help_ = "the command that made it writes it anew"
         raise CheckpointError("C903", message, place / "summary.json", help_) from error
-    tried = _tried(target)
+    report, tried = _tried(target)
     if subject is not None:
         name = f"best.tailor{SUFFIX}"
         lock = read(name)
         held = None if lock is None else parse_lock(lock, place / name)
-        of_plan = _plan_sections(subject, speech, held, again)
+        of_plan = _plan_sections(subject, speech, held, again, report)
         at = next(i for i, one in enumerate(of_plan) if one.anchor == "plan")
         tried = [*of_plan[:at], *tried, *of_plan[at:]]
     sections += tried
     return _Page(f"Search of {(said or record).get('plan', target)}", lead, sections)
 
 
-def _tried(target: str) -> "list[Section]":
-    """All trials as charts; why there are none, where the study can't be read."""
+def _tried(target: str) -> "tuple[RunReport | None, list[Section]]":
+    """What RUN says, and all trials as charts; why there are none where it can't be read."""
     from gptailor.checkpoint.files import CheckpointError  # noqa: PLC0415
     from gptailor.report.page.run_sections import run_sections  # noqa: PLC0415
     from gptailor.report.page.section import Section  # noqa: PLC0415
@@ -278,12 +293,13 @@ def _tried(target: str) -> "list[Section]":
     try:
         from gptailor.search.reported import run_report  # noqa: PLC0415 (imports Optuna)
 
-        return run_sections(run_report(target))
+        report = run_report(target)
+        return report, run_sections(report)
     except ImportError as error:
         why = f"{error.name} isn't installed (pip install 'gptailor[search]')"
     except CheckpointError as error:
         why = f"{error.path} {error.message}"
-    return [Section("trials", "Every trial", f"The trials aren't shown: {why}.")]
+    return None, [Section("trials", "Every trial", f"The trials aren't shown: {why}.")]
 
 
 def _lead_of_run(said: Mapping[str, Any] | None) -> str:

@@ -15,8 +15,9 @@ from gptailor.plan.faults import PlanError, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.plan.walk import open_choices
 from gptailor.prepare import Prepared, prepare
-from gptailor.program.size import PlanSize, compiled_size
+from gptailor.program.size import compiled_size
 from gptailor.report.page.page import text_html
+from gptailor.report.page.run_report import ReportedSize, RunReport
 from gptailor.report.page.section import Section, ShownTable
 from gptailor.report.scores import bytes_in_words, percent
 
@@ -72,43 +73,57 @@ def first_line(error: TailorError | OSError) -> str:
 # ------------------------------------------------------------------------------------------- sizes
 
 
-def _base_size(prepared: Prepared) -> tuple[int, PlanSize] | None:
-    try:
-        base = prepare(base_of(prepared.plan))
-    except (PlanError, CheckpointError):
-        return None
-    return base.layers, compiled_size(base.compiled, base.models["base"].layout)
+def _size_of(prepared: Prepared) -> ReportedSize:
+    found = compiled_size(prepared.compiled, prepared.models["base"].layout)
+    kept = found.kv_cache if isinstance(found.kv_cache, int) else None
+    return ReportedSize(prepared.layers, found.parameters, found.bytes, kept)
 
 
-def sizes_section(subject: Reported) -> Section:
-    """Layers, parameters, bytes and KV cache, beside the base's."""
-    title = "Size"
+def sizes_section(subject: Reported, report: RunReport | None = None) -> Section:
+    """Layers, parameters, bytes and KV cache, beside the base's.
+
+    Where models are gone, they are what the search whose report it is wrote down.
+    """
     if subject.prepared is None:
-        return Section("size", title, f"Nothing is known of its size: {subject.why}.")
-    prepared = subject.prepared
-    mine = compiled_size(prepared.compiled, prepared.models["base"].layout)
-    theirs = _base_size(prepared)
-    before = [""] * 4 if theirs is None else _row(*theirs)
-    after = _row(prepared.layers, mine)
-    numbers = [prepared.layers, mine.parameters, mine.bytes, mine.kv_cache]
-    whole = [] if theirs is None else [theirs[0], theirs[1].parameters, theirs[1].bytes,
-                                       theirs[1].kv_cache]  # fmt: skip
-    shares = [
-        percent(a / b) if isinstance(a, int) and isinstance(b, int) and b else ""
-        for a, b in zip(numbers, whole or [0] * 4, strict=True)
-    ]
-    rows = tuple(zip(_SIZES, before, after, shares, strict=True))
-    table = ShownTable(("", "base", "this model", "of the base's"), rows)
-    return Section("size", title, "From the models' headers; no weights are read.", table=table)
+        mine, theirs = (None, None) if report is None else _written(report)
+        if mine is None:
+            return Section("size", _SIZE, f"Nothing is known of its size: {subject.why}.")
+        return _size_section(mine, theirs, f"As the search wrote it down; here {subject.why}.")
+    try:
+        base = _size_of(prepare(base_of(subject.prepared.plan)))
+    except (PlanError, CheckpointError):
+        base = None
+    words = "From the models' headers; no weights are read."
+    return _size_section(_size_of(subject.prepared), base, words)
 
 
-_SIZES = ("layers", "parameters", "weights", "KV cache of a token")
+_SIZE = "Size"
 
 
-def _row(layers: int, size: PlanSize) -> list[str]:
-    kept = size.kv_cache
-    cache = bytes_in_words(kept) if isinstance(kept, int) else "unknown"
-    return [str(layers), f"{size.parameters:,}", bytes_in_words(size.bytes), cache]
+def _written(report: RunReport) -> tuple[ReportedSize | None, ReportedSize | None]:
+    best = (report.summary or {}).get("best") or {}
+    trial = next((one for one in report.trials if one.number == best.get("trial")), None)
+    return (None if trial is None else trial.size), report.base
+
+
+def _size_section(mine: ReportedSize, base: ReportedSize | None, words: str) -> Section:
+    def counted(number: int) -> str:
+        return f"{number:,}"
+
+    shown = {"layers": counted, "parameters": counted, "bytes": bytes_in_words,
+             "kv_cache": bytes_in_words}  # fmt: skip
+    rows = []
+    for name, show in shown.items():
+        own, whole = getattr(mine, name), None if base is None else getattr(base, name)
+        share = percent(own / whole) if own is not None and whole else ""
+        cells = ("unknown" if one is None else show(one) for one in (whole, own))
+        rows.append((_SIZE_WORDS[name], *cells, share))
+    table = ShownTable(("", "base", "this model", "of the base's"), tuple(rows))
+    return Section("size", _SIZE, words, table=table)
+
+
+_SIZE_WORDS = {"layers": "layers", "parameters": "parameters", "bytes": "weights",
+               "kv_cache": "KV cache of a token"}  # fmt: skip
 
 
 def sizes_in_words(subject: Reported) -> str:

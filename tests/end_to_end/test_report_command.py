@@ -114,6 +114,7 @@ def test_models_that_are_gone_are_said_to_be(run: Run, world: Path) -> None:
     found = sections((world / "cut.html").read_text())
     assert "there is no such folder" in found["says"]
     assert "there is no such folder" in found["size"]
+    assert "may have more layers than those that the plan names" in found["map"]
 
 
 @pytest.mark.parametrize(

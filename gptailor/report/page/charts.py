@@ -71,6 +71,10 @@ def error_bars(
     return [alt.Chart(alt.InlineData(values=there), mark=mark).encode(**encoded)]
 
 
+_COLUMNS = "max(1, floor(((width ? containerSize()[0] : 0) || 760) / 170))"
+"""How many entries of a legend stand in a line: what is there, which is known before the layout."""
+
+
 def theme() -> dict[str, Any]:
     """Vega's configuration: quiet axes, a title above the axis, legends above the chart."""
     text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12,
@@ -83,6 +87,7 @@ def theme() -> dict[str, Any]:
         "axis": {**text, "domainColor": MUTED, "tickColor": MUTED, "gridColor": GRID,
                  "labelOverlap": True, "labelFlush": False},
         "legend": {**text, "orient": "top", "labelLimit": 220, "symbolStrokeWidth": 0,
+                   "columns": {"expr": _COLUMNS},
                    "symbolBaseFillColor": INK, "symbolBaseStrokeColor": INK},
         "header": text,
         "title": {"color": INK, "subtitleColor": MUTED, "anchor": "start", "frame": "bounds",
@@ -116,6 +121,8 @@ def spec(chart: "alt.TopLevelMixin") -> dict[str, Any]:
     found: dict[str, Any] = chart.to_dict()
     for name in ("config", "title"):
         found.pop(name, None)
+    if isinstance(fit := found.get("autosize"), dict):
+        fit["resize"] = True  # a legend takes more lines in a narrower window
     return found
 
 

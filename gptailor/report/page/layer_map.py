@@ -9,7 +9,7 @@ from gptailor.plan.plan import Merge, Plan, Subset
 from gptailor.plan.shares import slot_shares
 from gptailor.plan.walk import open_choices
 from gptailor.report.cells import Cell, cells
-from gptailor.report.page.charts import GRID, INK, MUTED, PAPER, hues, mixed
+from gptailor.report.page.charts import GRID, INK, MUTED, PAPER, hues, mixed, sized
 from gptailor.report.page.section import Section, ShownTable
 from gptailor.report.plan_map import again, block_rows, described_rows, plan_summary
 from gptailor.report.scores import percent
@@ -70,11 +70,11 @@ def mapped_layers(plan: Plan, count: int) -> list[MappedLayer]:
     out = []
     for number, (slot, cell) in enumerate(zip(found, cells(plan, found), strict=True)):
         position = number if slot.position is None else slot.position
-        row = next(iter(described_rows([slot])), None)
+        rows = described_rows([slot])
         out.append(
             MappedLayer(
                 where=f"L{position}",
-                made="" if row is None else row.what,
+                made=rows[0].what if rows else "",
                 cell=cell,
                 shares=slot_shares(replace(slot, dropped="no")),
                 named=_named(slot),
@@ -186,7 +186,7 @@ def _chart(
 
     fill = alt.Color("colour:N", scale=None, legend=None)
     edge = alt.Stroke("colour:N", scale=None, legend=None)
-    return alt.layer(
+    return sized([
         of("room").mark_rect(fill=GRID, fillOpacity=0.35).encode(**ends, tooltip=tooltip),
         of("cell").mark_rect(stroke=PAPER, strokeWidth=1).encode(
             **ends, color=fill, tooltip=tooltip),
@@ -198,10 +198,7 @@ def _chart(
             x=x, y=y, text="text:N"),
         of("note").mark_text(fontSize=11, fontWeight="bold", color=INK).encode(
             x=x, y=y, text="text:N", tooltip=tooltip),
-    ).properties(
-        width="container", height=_STEP * bottom,
-        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
-    )  # fmt: skip
+    ], _STEP * bottom)  # fmt: skip
 
 
 _TOLD = (("where", "layer"), ("made", "made of"), ("shares", "shares"), ("marks", "marks"))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from gptailor.report.page.charts import HUES, INK
+from gptailor.report.page.charts import HUES, INK, sized
 from gptailor.report.page.section import Section, ShownTable
 from gptailor.report.scores import shown_number
 
@@ -101,14 +101,11 @@ def _chart(rows: Sequence[_Said], unit: str) -> "alt.LayerChart | alt.FacetChart
                (("objective", "objective"), ("plan", "plan"), ("samples", "samples"),
                 ("said", unit or "score"))]  # fmt: skip
     base = alt.Chart(alt.InlineData(values=drawn))
-    return alt.layer(
+    return sized([
         base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2).encode(
             y=y, yOffset=offset, x=alt.X("low:Q", scale=scale, axis=axis),
             x2="high:Q", color=colour),
         base.mark_point(size=70, filled=True, opacity=1).encode(
             y=y, yOffset=offset, x=alt.X("value:Q", scale=scale, axis=axis),
             color=colour, shape=shape, tooltip=tooltip),
-    ).properties(
-        width="container", height=max(90, 20 * len(rows)),
-        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
-    )  # fmt: skip
+    ], max(90, 20 * len(rows)))  # fmt: skip
