@@ -93,7 +93,9 @@ def evaluation_lines(
         some = [n for n, row in enumerate(cells) if any(row)]
         if some:
             yield said
-            yield from _grid(heads, [names[n] for n in some], [cells[n] for n in some], width)
+            there = [j for j in range(len(heads)) if any(cells[n][j] for n in some)]
+            rest = [[cells[n][j] for j in there] for n in some]
+            yield from _grid([heads[j] for j in there], [names[n] for n in some], rest, width)
     for name, marks in rows:
         for head, mark in zip(heads, marks, strict=False):
             if mark.score is None:

@@ -54,6 +54,7 @@ def test_unlike_objectives_have_no_mean_and_accuracies_a_share() -> None:
     lines = list(evaluation_lines(columns, rows, "base", 80))
     assert not any("mean" in line for line in lines)
     assert lines[-3] == "of the base's score"
+    assert lines[-2].split() == ["(2)"], "columns without a share are left out"
     assert lines[-1].split() == ["cut", "50.0", "%"], "nats have no share"
 
 
