@@ -51,6 +51,9 @@ def test_a_release_is_checked_attested_and_published_without_a_token() -> None:
     for part in ("twine check", "attest-build-provenance", "gh-action-pypi-publish"):
         assert any(part in step for step in steps)
     assert jobs["publish"]["permissions"] == {"id-token": "write"}
+    assert (jobs["publish"]["needs"], jobs["install"]["needs"]) == ("install", "build")
+    full = read(".github/workflows/ci.yml")["jobs"]["test"]["strategy"]["matrix"]
+    assert jobs["install"]["strategy"]["matrix"]["python"] == full["python"]
     assert "secrets." not in (ROOT / ".github/workflows/release.yml").read_text("utf-8")
 
 
@@ -80,3 +83,21 @@ def test_links_and_paths_of_a_page_lead_somewhere(page: str) -> None:
         assert (ROOT / path).exists(), path
     for path in re.findall(r"`((?:[a-z]+/)+[a-z_]+\.py)`", text):
         assert (ROOT / path).exists() or (ROOT / "gptailor" / path).exists(), path
+
+
+def test_an_image_is_built_of_what_a_wheel_is_built_of() -> None:
+    kept = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+        if line.startswith("!")
+    }
+    project = PROJECT["project"]
+    wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    linked = (ROOT / "gptailor" / "lang" / "tailor.lark").readlink().parts[-2]
+    assert kept == {"pyproject.toml", project["readme"], *project["license-files"], *wheel, linked}
+    text = (ROOT / "Containerfile").read_text("utf-8")
+    asked = re.findall(r"whl\)\[(\w+)\]", text)
+    assert asked == ["all"]
+    assert set(asked) <= set(project["optional-dependencies"])
+    assert text.rindex("\nUSER 1000\n") > text.rindex("\nRUN ")
+    assert 'ENTRYPOINT ["gptailor"]' in text
