@@ -116,28 +116,25 @@ def healing(figures: dict[str, Any]) -> Chart:
 
 
 def search(figures: dict[str, Any]) -> Chart:
-    """Every trial at its cost, and the best so far."""
-    points = (
-        altair.Chart(altair.Data(values=figures["trials"]))
-        .mark_point(filled=True, size=45, opacity=0.8)
+    """What is left of the way from the best starting plan to the optimum, over evaluations."""
+    rows = [
+        {"evaluations": spent, "left": left, "how": how}
+        for how, line in figures["left"].items()
+        for spent, left in zip(figures["evaluations"], line, strict=True)
+    ]
+    scale = altair.Scale(domain=list(figures["left"]), range=[GREEN, GREY])
+    legend = altair.Legend(orient="bottom", labelLimit=240, columnPadding=24)
+    spent = altair.Scale(domain=[0, max(figures["evaluations"])])
+    return (
+        altair.Chart(altair.Data(values=rows))
+        .mark_line(point=True)
         .encode(
-            x=altair.X("spent:Q", title="evaluations spent"),
-            y=altair.Y(
-                "loss:Q",
-                title="nats a token on the search's samples",
-                scale=altair.Scale(zero=False),
-            ),
-            color=altair.Color("origin:N", title=None).scale(
-                domain=["starting plan", "random", "asked for"], range=[GREY, ORANGE, BLUE]
-            ),
+            x=altair.X("evaluations:Q", title="evaluations on all samples", scale=spent),
+            y=altair.Y("left:Q", title="share of the gap left", scale=altair.Scale(domain=[0, 1])),
+            color=altair.Color("how:N", title=None, scale=scale, legend=legend),
         )
+        .properties(width=600, height=220)
     )
-    best = (
-        altair.Chart(altair.Data(values=figures["best"]))
-        .mark_line(interpolate="step-after", color=GREEN, strokeWidth=2)
-        .encode(x="spent:Q", y="loss:Q")
-    )
-    return (best + points).properties(width=620, height=260)
 
 
 CHARTS: dict[str, Callable[[dict[str, Any]], Chart]] = {

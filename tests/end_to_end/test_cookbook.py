@@ -1,23 +1,19 @@
 """Every recipe of docs/cookbook.md: its files are written, its commands run, one after another."""
 
 import importlib.util
-import json
 import re
 import shlex
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import torch
 
 from gptailor.cli import main as cli
-from tests.build.test_gguf import model
-from tests.checkpoint.formats.test_lora import adapter
+from tests.kitchen import lay_out
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cookbook.md").read_text(encoding="utf-8")
-LAYERS = 16
 FEWER = {"tokens 50000": "tokens 1024", "trials 60": "trials 8"}
 """What a small model on a busy machine has less of."""
 
@@ -48,25 +44,7 @@ RECIPES = recipes()
 @pytest.fixture(scope="module")
 def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with models, adapters and texts, in which recipes leave what later ones use."""
-    folder = tmp_path_factory.mktemp("kitchen")
-    (folder / "models").mkdir()
-    for seed, name in enumerate(("base", "math", "code", "chat")):
-        model(folder / "models" / name, layers=LAYERS, seed=seed)
-    (folder / "adapters").mkdir()
-    place = "base_model.model.model.layers.{}.mlp.down_proj.lora_{}.weight"
-    for seed, name in enumerate(("tuned", "terse")):
-        draw = torch.Generator().manual_seed(seed)
-        tensors = {
-            place.format(layer, side): 0.1 * torch.randn(shape, generator=draw)
-            for layer in range(LAYERS)
-            for side, shape in (("A", (4, 96)), ("B", (64, 4)))
-        }
-        adapter(folder / "adapters" / name, tensors, target_modules=["down_proj"])
-    (folder / "data").mkdir()
-    for name in ("calibration", "data/held_out", "data/maths", "data/code"):
-        rows = [{"text": f"{name}: {n} cats and {n * n} dogs " * (2 + n % 3)} for n in range(40)]
-        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder
+    return lay_out(tmp_path_factory.mktemp("kitchen"))
 
 
 def test_there_are_twenty_recipes_or_more() -> None:

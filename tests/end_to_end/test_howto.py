@@ -1,0 +1,46 @@
+"""The how-to pages: their files are written, their commands run, one after another."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from gptailor.cli import main as cli
+from tests.kitchen import files_and_commands, lay_out
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
+
+PAGES = Path(__file__).parents[2] / "docs" / "howto"
+ELSEWHERE = {
+    "index": "has no commands",
+    "search": "the cookbook's searches are run",
+    "pick": "the cookbook's is run",
+    "family": "tests/prove",
+    "report": "tests/report",
+    "completion": "test_completion.py",
+    "lsp": "tests/lsp",
+}
+"""Pages whose commands other tests run."""
+NAMES = sorted({page.stem for page in PAGES.glob("*.md")} - ELSEWHERE.keys())
+
+
+@pytest.fixture(scope="module")
+def kitchen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lay_out(tmp_path_factory.mktemp("howto"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_does_what_it_says(
+    name: str, kitchen: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(kitchen)
+    ran = 0
+    for file, text, commands in files_and_commands((PAGES / f"{name}.md").read_text("utf-8")):
+        if file:
+            (kitchen / file).write_text(text)
+        for command in commands:
+            words = shlex.split(command)
+            code = cli.run(words[1:])
+            assert code == int(words[1] == "diff"), f"{command}\n{capsys.readouterr().err}"
+            ran += 1
+    assert ran
