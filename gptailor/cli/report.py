@@ -1,6 +1,7 @@
 """The command `report`: a page about a search, a plan or a model, and its pictures as files."""
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from html import escape
@@ -132,6 +133,7 @@ def _of_plan(
     target: str, models: _Models, families: tuple[Path, ...], speech: "Speech | None"
 ) -> _Page:
     from gptailor.build.lock import LOCK_FILE, PLAN_FILE, SUFFIX, read_lock  # noqa: PLC0415
+    from gptailor.checkpoint.files import is_gguf  # noqa: PLC0415
     from gptailor.cli import report_sections as of  # noqa: PLC0415
 
     path = Path(target)
@@ -144,9 +146,9 @@ def _of_plan(
     text = _text_of(plan)
     subject = of.subject(named, plan, text, models)
     again = []
-    if target != "-" and (not folder or file.exists()):
+    if target != "-" and file.exists() and not is_gguf(file):
         again = [of.compile_command_of(str(file), models, locked=lock is not None and not folder)]
-        again += [f"gptailor verify {target}"] if folder else []
+        again += [shlex.join(["gptailor", "verify", target])] if folder else []
     title = path.resolve().name if folder else named
     return _Page(title, _lead_of_plan(subject), _plan_sections(subject, speech, lock, again))
 
@@ -268,11 +270,11 @@ def _of_run(
         sections = [] if said is None else scores_sections(said)
         lead = _lead_of_run(said)
         again = [] if said is None else list(said["commands"])
+        report, tried = _tried(target)
     except (KeyError, TypeError) as error:
         message = "is not as this version of gptailor writes it"
         help_ = "the command that made it writes it anew"
         raise CheckpointError("C903", message, place / "summary.json", help_) from error
-    report, tried = _tried(target)
     if subject is not None:
         name = f"best.tailor{SUFFIX}"
         lock = read(name)

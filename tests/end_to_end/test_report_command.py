@@ -12,6 +12,7 @@ import gptailor
 from gptailor.plan import extras
 from gptailor.report.page import charts
 from tests.said import Run, in_process
+from tests.search.test_reported import run_of
 
 PLAN = """\
 # The plan of the test.
@@ -65,7 +66,7 @@ def test_of_a_plan_it_has_map_size_text_lock_and_command(run: Run, world: Path) 
     assert all(one["sha256"] in found["tensors"] for one in lock["tensors"].values())
     assert "gptailor compile cut.tailor -o DIR --locked" in found["again"]
     assert page.count("window.vegaEmbed=") == 1
-    values = [row for layer in drawn(page)["map"]["layer"] for row in layer["data"]["values"]]
+    values = [row for rows in drawn(page)["map"]["datasets"].values() for row in rows]
     shares = {row["where"]: row["shares"] for row in values if "shares" in row}
     assert shares["L1"] == "base 75.0 %, math 25.0 %"
     assert shares["L3"] == ""
@@ -97,6 +98,13 @@ def test_of_a_folder_it_has_the_plan_it_was_compiled_from(run: Run, world: Path)
     assert "tensors" in found
 
 
+def test_of_a_model_that_nobody_compiled_it_has_no_command(run: Run, world: Path) -> None:
+    assert run("report", "math", "-o", "math.html", "--no-continuations").code == 0
+    found = sections((world / "math.html").read_text())
+    assert "again" not in found
+    assert "6 of base" in found["map"]
+
+
 def test_of_a_plan_with_choices_it_has_what_is_known(run: Run, world: Path) -> None:
     (world / "open.tailor").write_text(
         'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
@@ -115,6 +123,47 @@ def test_models_that_are_gone_are_said_to_be(run: Run, world: Path) -> None:
     assert "there is no such folder" in found["says"]
     assert "there is no such folder" in found["size"]
     assert "may have more layers than those that the plan names" in found["map"]
+
+
+SUMMARY = {
+    "plan": "space.tailor", "trials": 12, "cost": 9.5, "failed": 0, "hits": 1, "ended": "budget",
+    "objectives": [{"name": "nll", "label": "nll", "unit": "nats", "direction": "minimize",
+                    "size": False, "scale": "base"}],
+    "base": {"values": [2.0], "held": None},
+    "starts": [], "verdict": None, "front": [], "sizes": [], "blocks": None,
+    "required": None, "commands": ["gptailor eval run/best.tailor"],
+    "found": {"trial": 3, "values": [2.25], "stderrs": [0.125], "held": None},
+    "best": {"trial": 3, "values": [2.25], "stderrs": [0.125], "held": None},
+}  # fmt: skip
+
+
+def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: Path) -> None:
+    (world / "run").mkdir()
+    run_of(world / "run", trials=8)
+    killed = run("report", "run", "-o", "killed.html")
+    assert killed.code == 0
+    page = (world / "killed.html").read_text()
+    assert "it was ended before it wrote one" in page
+    assert {"trials", "progress"} <= sections(page).keys()
+    assert "scores" not in sections(page)
+
+    (world / "run" / "best.tailor").write_text(PLAN.replace("./", "../"))
+    (world / "run" / "summary.json").write_text(json.dumps(SUMMARY))
+    assert run("report", "run", "-o", "run.html", "--no-continuations").code == 0
+    found = sections((world / "run.html").read_text())
+    assert [*found][:3] == ["scores", "map", "size"]
+    assert [*found][-3:] == ["plan", "lock", "again"]
+    assert "<td>2.25 ± 0.12</td>" in found["scores"]
+    assert "gptailor eval run/best.tailor" in found["again"]
+    values = [row for rows in drawn((world / "run.html").read_text())["scores"]["datasets"].values()
+              for row in rows if row["plan"] == "found"]  # fmt: skip
+    assert [(row["value"], row["low"], row["high"]) for row in values] == [(2.25, 2.125, 2.375)]
+
+    (world / "base").unlink()
+    assert run("report", "run", "-o", "gone.html").code == 0
+    gone = sections((world / "gone.html").read_text())
+    assert "As the search wrote it down" in gone["size"]
+    assert len(gone["map"].split('<th scope="row">')) == 9  # 8 layers, as run.json says
 
 
 @pytest.mark.parametrize(
