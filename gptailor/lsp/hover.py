@@ -111,10 +111,12 @@ def _layer(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
     count = known or layers_named(text)
     if word.number >= count:
         return f"**L{word.number}**: the base has {count} layers, L0 to L{count - 1}"
-    slot = slots(plan, count)[word.number]
-    made = _made(slot)
     where = f"position {word.number} of {known or 'the'} base{' layers' * bool(known)}"
-    return _DOTS.join([f"**L{word.number}**: {made}", f"{where}; {_in_output(plan, count, slot)}"])
+    if text.sound is None:
+        return f"**L{word.number}**: {where}"  # what it is made of isn't certain
+    slot = slots(plan, count)[word.number]
+    said = f"**L{word.number}**: {_made(slot)}"
+    return _DOTS.join([said, f"{where}; {_in_output(plan, count, slot)}"])
 
 
 def _made(slot: Slot) -> str:

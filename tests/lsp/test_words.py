@@ -441,3 +441,19 @@ def test_without_its_extra_the_command_says_what_to_install(monkeypatch, capsys)
     assert run(["lsp"]) == 3
     said = "a language server needs pygls and lsprotocol: pip install 'gptailor[lsp]'"
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", range(0, 75, 3))
+def test_whatever_is_written_is_answered(number):
+    refused = sorted((Path(__file__).parents[1] / "refused").glob("*.tailor"))
+    whole = refused[number % len(refused)].read_text("utf-8")
+    for share in (0.3, 0.8, 1.0):
+        text = opened(whole[: int(len(whole) * share)])
+        at = len(text.text)
+        assert all(remedy.edits for remedy in remedies(text, text.faults[:2]))
+        assert len(symbols(text)) == len(text.tree.statements)
+        assert len(semantic_tokens(text).data) % 5 == 0
+        assert isinstance(completions(text, at, NOT_SEEN), list)
+        for word in text.words[:: max(1, len(text.words) // 5)]:
+            hovered(text, word.span.start, NOT_SEEN)
+            signature(text, word.span.end)
