@@ -67,7 +67,7 @@ def error_bars(
     there = [dict(row) for row in rows if low in row]
     if not there:
         return []
-    mark = alt.MarkDef(type="rule", opacity=0.6, color=alt.Undefined if ink is None else ink)
+    mark = alt.MarkDef(type="rule", opacity=0.8, color=alt.Undefined if ink is None else ink)
     return [alt.Chart(alt.InlineData(values=there), mark=mark).encode(**encoded)]
 
 

@@ -172,7 +172,7 @@ def _scatter(
     names = list(_KINDS.values())
     at = [names.index(kind) for kind in names if kind in kinds]
     there = [names[i] for i in at]
-    legend = alt.Legend(offset=18 + room)
+    legend = alt.Legend(offset=18 + room, columns=2 if len(there) > 2 else len(there))
     color = alt.Color("kind:N", title=None, legend=legend, scale=alt.Scale(
         domain=there, range=[_COLOURS[i] for i in at]))  # fmt: skip
     shape = alt.Shape("kind:N", title=None, legend=legend, scale=alt.Scale(
