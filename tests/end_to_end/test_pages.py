@@ -63,3 +63,23 @@ def test_the_readme_and_the_first_page_have_one_plan() -> None:
     assert plans[0] is not None
     assert plans[1] is not None
     assert plans[0][1] == plans[1][1]
+
+
+def numbers(value: object) -> list[float]:
+    """All numbers in some figures but those of a heat map."""
+    if isinstance(value, dict):
+        return [one for inner in value.values() for one in numbers(inner)]
+    if isinstance(value, list):
+        return [one for inner in value for one in numbers(inner)]
+    return [value] if isinstance(value, float) else []
+
+
+@pytest.mark.parametrize("name", ["repaired", "healing", "search", "results"])
+def test_a_chart_shows_figures_of_the_page_that_they_are_from(name: str) -> None:
+    figures = json.loads((DOCS / "pictures" / f"{name}.json").read_text(encoding="utf-8"))
+    page = (DOCS / figures["what"].rpartition("docs/")[2].rstrip(")")).read_text(encoding="utf-8")
+    found = numbers(figures)
+    assert found
+    for number in found:
+        assert re.search(rf"\b{number}(?!\d)|\b{number}0\b", page), number
+    assert (DOCS / "pictures" / f"{name}.svg").exists()
