@@ -266,7 +266,7 @@ def _layers(here: _Here) -> Iterator[types.CompletionItem]:
         yield item
 
 
-def signature(text: EditedText, offset: int) -> types.SignatureHelp | None:
+def signature_help(text: EditedText, offset: int) -> types.SignatureHelp | None:
     """The call that an offset is in, its parameters, and which of them is given there."""
     piece, rule = text.piece_at(offset)
     before = re.sub(r"[\w.]*$", "", text.text[piece.start if piece else offset : offset])

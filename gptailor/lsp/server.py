@@ -20,7 +20,7 @@ from pygls.protocol import LanguageServerProtocol
 from pygls.uris import from_fs_path
 
 from gptailor.checkpoint.folder import CONFIG
-from gptailor.lsp.complete import completions, signature
+from gptailor.lsp.complete import completions, signature_help
 from gptailor.lsp.edits import Edit, RenameError, canonical_edits, nameable, remedies, renamed
 from gptailor.lsp.hover import diagnostic, fault_pages, hovered
 from gptailor.lsp.names import Occurrence
@@ -219,7 +219,7 @@ def _signature(
     server: TailorServer, params: types.SignatureHelpParams
 ) -> types.SignatureHelp | None:
     _, text, offset = _where(server, params)
-    return signature(text, offset)
+    return signature_help(text, offset)
 
 
 def _definition(server: TailorServer, params: types.DefinitionParams) -> types.Location | None:

@@ -8,7 +8,7 @@ from lsprotocol import types
 
 from gptailor.cli.main import run
 from gptailor.lang.lexicon import word_groups
-from gptailor.lsp.complete import completions, signature
+from gptailor.lsp.complete import completions, signature_help
 from gptailor.lsp.edits import RenameError, canonical_edits, edited, remedies, renamed
 from gptailor.lsp.hover import KEYWORDS, fault_pages, hovered
 from gptailor.lsp.text import (
@@ -218,7 +218,7 @@ def test_the_bases_layers_are_offered(folder):
     ],
 )
 def test_a_call_says_what_it_takes_and_which_comes_next(said, name, active):
-    found = signature(*marked(said))
+    found = signature_help(*marked(said))
     if name is None:
         assert found is None
     else:
@@ -456,4 +456,4 @@ def test_whatever_is_written_is_answered(number):
         assert isinstance(completions(text, at, NOT_SEEN), list)
         for word in text.words[:: max(1, len(text.words) // 5)]:
             hovered(text, word.span.start, NOT_SEEN)
-            signature(text, word.span.end)
+            signature_help(text, word.span.end)
