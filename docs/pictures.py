@@ -212,6 +212,36 @@ def bridge() -> str:
     return svg(first + len(names) * (wide + 8) + 8, 300, out)
 
 
+BUDGET = (
+    (30, "m0", "starting plans, half at most", "what people make by hand"),
+    (5, "m2", "random", "one in twelve"),
+    (20, "m1", "what the surrogate asks for", "losers are given up early"),
+    (5, "repair", "finalists", "bridged, healed"),
+)
+"""Of a search of 60 evaluations: how many, the style, what, and how."""
+
+
+def budget() -> str:
+    """The picture of a search's budget, and of what comes after it."""
+    out, x, unit = [words(16, 30, "60 evaluations on the search's samples")], 16.0, 13.6
+    for count, style, what, how in BUDGET:
+        wide = count * unit - 4
+        out.append(box((x, 44), (wide, 36), style, f"{what}: {count}"))
+        out.append(words(x + wide / 2, 67, str(count), "on", "middle"))
+        out += [words(x, 100, what), words(x, 115, how, "small")] if count > 5 else []
+        x += count * unit
+    out += [words(16 + 30 * unit, 130, "random: one in twelve", "small")]
+    out += [words(x - 4, 130, "finalists: bridged, healed", "small", "end")]
+    out += [
+        box((x + 10, 44), (150, 36), "slot"),
+        words(x + 85, 67, "held-out samples", "mono", "middle"),
+        words(x + 10, 100, "the verdict:", "small"),
+        words(x + 10, 115, "found beside the best start,", "small"),
+        words(x + 10, 130, "sample by sample", "small"),
+    ]
+    return svg(x + 176, 150, out)
+
+
 def svg(width: float, height: float, inside: list[str]) -> str:
     """A picture with a panel of its own, so that it reads on any page."""
     return (
@@ -222,7 +252,11 @@ def svg(width: float, height: float, inside: list[str]) -> str:
     )
 
 
-DRAWN: dict[str, Callable[[], str]] = {"map.svg": layer_map, "bridge.svg": bridge}
+DRAWN: dict[str, Callable[[], str]] = {
+    "map.svg": layer_map,
+    "bridge.svg": bridge,
+    "budget.svg": budget,
+}
 
 
 def main() -> int:
