@@ -16,6 +16,7 @@ from gptailor.cli import options
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock
     from gptailor.cli.report_sections import Reported, Speech
+    from gptailor.plan.plan import Plan
     from gptailor.report.page.run_report import RunReport
     from gptailor.report.page.section import Section
 
@@ -144,13 +145,24 @@ def _of_plan(
     lock = read_lock(lock_file) if target != "-" and lock_file.exists() else None
     named = options.shown_name(target)
     text = _text_of(plan)
-    subject = of.subject(named, plan, text, models)
+    subject = of.subject(named, plan, text, models, _alone(target, families))
     again = []
     if target != "-" and file.exists() and not is_gguf(file):
         again = [of.compile_command_of(str(file), models, locked=lock is not None and not folder)]
         again += [shlex.join(["gptailor", "verify", target])] if folder else []
     title = path.resolve().name if folder else named
     return _Page(title, _lead_of_plan(subject), _plan_sections(subject, speech, lock, again))
+
+
+def _alone(target: str, families: tuple[Path, ...]) -> "Plan | None":
+    """The plan of a model's folder or GGUF file as it is; None of a plan."""
+    path = Path(target)
+    if target == "-" or not (path.is_dir() or path.suffix == ".gguf"):
+        return None
+    from gptailor.evaluate.targets import read_target  # noqa: PLC0415
+
+    _, plan, _ = read_target(target)
+    return plan.with_families(families) if families else plan
 
 
 def _text_of(plan: Any) -> str:
@@ -192,8 +204,8 @@ def _map(subject: "Reported", layers: int | None) -> "Section":
     """The layer map; `layers` is what is known of the base without its files."""
     from gptailor.report.page.layer_map import layer_map  # noqa: PLC0415
 
-    if subject.prepared is not None:
-        return layer_map(subject.plan, subject.prepared.models["base"].layout.count)
+    if subject.base is not None:
+        return layer_map(subject.plan, subject.base.layers)
     known = layers is not None
     if layers is None:
         layers, known = options.known_layer_count(subject.plan, {})

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 class Reported(NamedTuple):
     """What is reported on: a plan, what it is called, its text, and what people type for it.
 
-    `prepared` is the plan made from headers, `why` the reason where it can't be.
+    `prepared` is what comes out of it, made from headers: the plan, or the folder that was compiled
+    from it; `why` is the reason where there is none. `base` is the base alone, if it is there.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Reported(NamedTuple):
     text: str
     prepared: Prepared | None
     why: str
+    base: Prepared | None
 
 
 @final
@@ -47,18 +49,29 @@ class Speech(NamedTuple):
     tokens: int
 
 
-def subject(name: str, plan: Plan, text: str, models: Mapping[str, Path]) -> Reported:
-    """The plan with what can be known of it here. Raises PlanError for models of unknown names."""
+def subject(
+    name: str, plan: Plan, text: str, models: Mapping[str, Path], folder: Plan | None = None
+) -> Reported:
+    """The plan with what can be known of it here; `folder` is its output as a plan by itself.
+
+    Raises PlanError for models of unknown names.
+    """
     plan, faults = rebind(plan, dict(models))
     if faults:
         raise PlanError(faults)
+    base, _ = _prepared(base_of(plan))
     if count := open_choices(plan):
         why = f"the plan leaves {count} choice{'s' * (count != 1)} open"
-        return Reported(name, plan, text, None, why)
+        return Reported(name, plan, text, None, why, base)
+    prepared, why = _prepared(plan if folder is None else folder)
+    return Reported(name, plan, text, prepared, why, base)
+
+
+def _prepared(plan: Plan) -> tuple[Prepared | None, str]:
     try:
-        return Reported(name, plan, text, prepare(plan), "")
+        return prepare(plan), ""
     except (PlanError, CheckpointError) as error:
-        return Reported(name, plan, text, None, first_line(error))
+        return None, first_line(error)
 
 
 def first_line(error: TailorError | OSError) -> str:
@@ -89,10 +102,7 @@ def sizes_section(subject: Reported, report: RunReport | None = None) -> Section
         if mine is None:
             return Section("size", _SIZE, f"Nothing is known of its size: {subject.why}.")
         return _size_section(mine, theirs, f"As the search wrote it down; here {subject.why}.")
-    try:
-        base = _size_of(prepare(base_of(subject.prepared.plan)))
-    except (PlanError, CheckpointError):
-        base = None
+    base = None if subject.base is None else _size_of(subject.base)
     words = "From the models' headers; no weights are read."
     return _size_section(_size_of(subject.prepared), base, words)
 
@@ -151,6 +161,7 @@ def continuations(subject: Reported, speech: Speech | None, told: "OnHealing | N
     if not rows:
         return Section("says", title, f"Nothing can be said: {failed}.")
     words = f"At most {speech.tokens} tokens, the likeliest one at each step."
+    words += " The base isn't here." * (subject.base is None)
     said = "\n".join(
         f'<h3>{escape(name)}</h3>\n<blockquote><span class="prompt">{escape(speech.prompt)}</span>'
         f"{escape(text)}</blockquote>"
@@ -168,10 +179,10 @@ def _spoken(
     from gptailor.evaluate.targets import find_targets  # noqa: PLC0415
     from gptailor.evaluate.trial import Placement  # noqa: PLC0415
 
-    base = base_of(subject.plan)
-    plans = {"base": base, "this model": subject.plan}
-    if base == subject.plan:
-        del plans["base"]
+    made, base = subject.prepared, subject.base
+    assert made is not None
+    plans = {} if base is None or base.plan == made.plan else {"base": base.plan}
+    plans["this model"] = made.plan
     try:
         targets = find_targets(list(plans.values()), {})
         answers = spoken(targets, speech.prompt, speech.tokens, Placement("cpu", None, None),

@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -28,7 +29,7 @@ drop L3
 def world(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a plan and its models, in which commands run."""
     for name in ("base", "math"):
-        (tmp_path / name).symlink_to(family / name)
+        shutil.copytree(family / name, tmp_path / name)
     (tmp_path / "cut.tailor").write_text(PLAN)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -96,6 +97,13 @@ def test_of_a_folder_it_has_the_plan_it_was_compiled_from(run: Run, world: Path)
     assert "# The plan of the test." in found["plan"]
     assert "gptailor verify out" in found["again"]
     assert "tensors" in found
+    shutil.rmtree(world / "base")
+    assert run("report", "out", "-o", "alone.html", "--tokens", "3").code == 0
+    alone = sections((world / "alone.html").read_text())
+    numbers = re.findall(r"<td>([\d,]+)</td>", found["size"])
+    assert re.findall(r"<td>([\d,]+)</td>", alone["size"]) == numbers[1::2]
+    assert "<h3>this model</h3>" in alone["says"]
+    assert "The base isn't here." in alone["says"]
 
 
 def test_of_a_model_that_nobody_compiled_it_has_no_command(run: Run, world: Path) -> None:
@@ -117,7 +125,7 @@ def test_of_a_plan_with_choices_it_has_what_is_known(run: Run, world: Path) -> N
 
 
 def test_models_that_are_gone_are_said_to_be(run: Run, world: Path) -> None:
-    (world / "base").unlink()
+    shutil.rmtree(world / "base")
     assert run("report", "cut.tailor", "-o", "cut.html").code == 0
     found = sections((world / "cut.html").read_text())
     assert "there is no such folder" in found["says"]
@@ -159,7 +167,7 @@ def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: P
               for row in rows if row["plan"] == "found"]  # fmt: skip
     assert [(row["value"], row["low"], row["high"]) for row in values] == [(2.25, 2.125, 2.375)]
 
-    (world / "base").unlink()
+    shutil.rmtree(world / "base")
     assert run("report", "run", "-o", "gone.html").code == 0
     gone = sections((world / "gone.html").read_text())
     assert "As the search wrote it down" in gone["size"]
