@@ -7,6 +7,7 @@ import pytest
 
 from gptailor.cli import main as cli
 from tests.kitchen import files_and_commands, lay_out
+from tests.thorough import THOROUGH
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -17,11 +18,14 @@ ELSEWHERE = {
     "pick": "the cookbook's is run",
     "family": "tests/prove",
     "report": "tests/report",
+    "ci": "test_action.py",
     "completion": "test_completion.py",
     "lsp": "tests/lsp",
 }
 """Pages whose commands other tests run."""
-NAMES = sorted({page.stem for page in PAGES.glob("*.md")} - ELSEWHERE.keys())
+COSTLY = set() if THOROUGH else {"eval", "generate"}
+"""Those whose commands the cookbook's test runs too; `make thorough` runs them here as well."""
+NAMES = sorted({page.stem for page in PAGES.glob("*.md")} - ELSEWHERE.keys() - COSTLY)
 
 
 @pytest.fixture(scope="module")
