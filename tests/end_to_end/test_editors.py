@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,8 @@ def test_every_word_of_the_language_has_a_colour(grammars):
 
 def test_the_extension_is_of_the_language():
     said = json.loads((EXTENSION / "package.json").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert said["version"] == project["version"]
     contributed = said["contributes"]
     assert contributed["languages"][0]["extensions"] == [".tailor"]
     for grammar in contributed["grammars"]:
