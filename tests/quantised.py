@@ -12,7 +12,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 Numbers = np.ndarray[Any, Any]
@@ -313,7 +313,7 @@ def write_quantised(folder: Path, format_: str, seed: int = 0) -> dict[str, Tens
     file = folder / "model.safetensors"
     packed: dict[str, Tensor] = {}
     plain: dict[str, Tensor] = {}
-    for number, (name, tensor) in enumerate(sorted(load_file(file).items())):
+    for number, (name, tensor) in enumerate(sorted(load(file.read_bytes()).items())):
         if "_proj.weight" not in name:
             packed[name] = plain[name] = tensor
             continue
