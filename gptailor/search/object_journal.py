@@ -46,3 +46,20 @@ class ObjectJournal(BaseJournalBackend):
         raw = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         self._storage.create(self._next(), raw.encode())
         self._lines += json.loads(f"[{','.join(raw.splitlines())}]")
+
+
+@final
+class JournalLines(BaseJournalBackend):
+    """An Optuna journal that is only read; what a writer hasn't ended yet isn't there."""
+
+    def __init__(self, raw: bytes) -> None:
+        whole = raw[: raw.rfind(b"\n") + 1]
+        self._lines = [json.loads(line) for line in whole.splitlines()]
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """The lines from a number on."""
+        return self._lines[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Nothing is written."""
+        raise TypeError("a report writes nothing into a study")

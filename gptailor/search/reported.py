@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, final
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalBackend
 
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.lang.format import format_plan
@@ -42,8 +41,8 @@ from gptailor.search.effects import (
     seen_effects,
     window_losses,
 )
-from gptailor.search.folder import BLOCKS, JOURNAL, SETTINGS, SIZES, SPACE
-from gptailor.search.object_journal import ObjectJournal
+from gptailor.search.folder import BLOCKS, FRONT, JOURNAL, SETTINGS, SIZES, SPACE
+from gptailor.search.object_journal import JournalLines, ObjectJournal
 from gptailor.search.object_storage import ObjectStorage, local_or_url
 from gptailor.search.pick import SUMMARY
 from gptailor.search.run.study import Study, quiet
@@ -52,6 +51,10 @@ from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.verdict import HELD_OUT, held_key, scores_in
 
+_UNENDED = (
+    "The search hasn't come to its end: there is no summary, no held-out score and no verdict. The"
+    " same search command goes on."
+)
 _LEARNING = "surrogate"
 """The strategy whose model says what it learned."""
 
@@ -62,24 +65,13 @@ def run_report(run: str | Path, *, learned: bool = True) -> RunReport:
     `learned` is whether the surrogate is fitted again too, which takes some seconds. Raises
     CheckpointError C903 for what holds no search, or none that can be read.
     """
-    return _Reading(local_or_url(run)).report(learned=learned)
-
-
-@final
-class _Lines(BaseJournalBackend):
-    """An Optuna journal that is only read; what a writer hasn't ended yet isn't there."""
-
-    def __init__(self, raw: bytes) -> None:
-        whole = raw[: raw.rfind(b"\n") + 1]
-        self._lines = [json.loads(line) for line in whole.splitlines()]
-
-    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        """The lines from a number on."""
-        return self._lines[log_number_from:]
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Nothing is written."""
-        raise TypeError("a report writes nothing into a study")
+    shown = local_or_url(run)
+    try:
+        return _Reading(shown).report(learned=learned)
+    except (KeyError, TypeError, IndexError) as error:
+        message = "is not as this version of gptailor writes it"
+        help_ = "the same search command writes it anew"
+        raise CheckpointError("C903", message, Path(shown), help_) from error
 
 
 @final
@@ -105,6 +97,8 @@ class _Reading:
             raise self._error("holds no search", "name the RUN of a gptailor search")
         self.record = record
         self.summary = self._json(f"{SUMMARY}.json")
+        if self.summary is None:
+            self.missing.append(_UNENDED)
         self.study = self._study()
         self.ledger = self._ledger()
         self.space = self._space()
@@ -154,7 +148,7 @@ class _Reading:
             return JournalStorage(ObjectJournal(self.storage, JOURNAL))
         if (raw := self._read(JOURNAL)) is None:
             raise self._error(f"has no {JOURNAL}", "a search writes it with its first trial")
-        return JournalStorage(_Lines(raw))
+        return JournalStorage(JournalLines(raw))
 
     def _ledger(self) -> Ledger:
         full = int(str(self.study.notes.get("samples", "1")).rpartition("..")[2])
@@ -182,7 +176,8 @@ class _Reading:
         if raw is None or layers is None:
             self.missing.append(
                 "The search is of a version that doesn't write down what it searches, as"
-                " space.tailor: plans have no text here, and what layers do isn't known."
+                " space.tailor: only plans that it handed over have a text here, and what layers do"
+                " isn't known."
                 " The same search command writes it, without another trial."
             )
             return None
@@ -212,7 +207,11 @@ class _Reading:
         front = [row["trial"] for row in self.summary["front"]] if self.summary else None
         found = {digest: layer_states(plan.slots) for digest, plan in plans.items()}
         states = {digest: row for digest, row in found.items() if row is not None}
-        whole = [t for t in ledger.of(STARTS, RANDOM, SEARCH, BESIDE) if _counts(t, losses)]
+        whole = [
+            t
+            for t in ledger.of(STARTS, RANDOM, SEARCH, BESIDE)
+            if t.full and t.same_as is None and t.number in losses
+        ]
         scan = None if space is None else scanned(space, ledger)
         return RunReport(
             run=str(self.shown),
@@ -225,7 +224,7 @@ class _Reading:
             base=self._base_size(),
             trials=[line(trial) for trial in ledger.trials],
             front=tuple(front if front is not None else [t.number for t in ledger.front()]),
-            summary=self._ended(),
+            summary=self.summary,
             space=None if space is None else format_plan(space.plan),
             blocks=self._blocks() if scan is None else scan.blocks,
             blocks_about=self._blocks_about(None if scan is None else scan.samples),
@@ -236,14 +235,6 @@ class _Reading:
             learned=self._learned() if learned else [],
             missing=tuple(self.missing),
         )
-
-    def _ended(self) -> dict[str, Any] | None:
-        if self.summary is None:
-            self.missing.append(
-                "The search hasn't come to its end: there is no summary, no held-out score and no"
-                " verdict. The same search command goes on."
-            )
-        return self.summary
 
     def _objectives(self) -> list[ReportedObjective]:
         ledger, notes = self.ledger, self.study.notes.get(HELD_OUT, {})
@@ -262,6 +253,10 @@ class _Reading:
         """Of each plan, by its digest: as written down, else as plans of as many layers have it."""
         said = (self._json(SIZES) or {}).get("plans", {})
         known = {digest: ReportedSize(**one) for digest, one in said.items()}
+        if not said:  # of a version before
+            for row in (self.summary or {}).get("sizes", ()):
+                size = ReportedSize(**{name: row[name] for name in ReportedSize.__annotations__})
+                known[self.ledger.trials[row["trial"]].plan] = size
         alike: dict[int, set[ReportedSize]] = {}
         for one in known.values():
             alike.setdefault(one.layers, set()).add(one)
@@ -347,12 +342,19 @@ class _Reading:
             worst=self._worst(trial),
             size=sizes.get(trial.plan),
             made="" if plan is None else _made(plan),
-            text=None if plan is None else format_plan(at_stage(plan.plan, request.stage)),
+            text=self._handed(trial)
+            if plan is None
+            else format_plan(at_stage(plan.plan, request.stage)),
             held=None if held is None else tuple(held.values),
             held_errors=None if held is None else tuple(held.stderrs),
             held_loss=None if apart is None else apart[0],
             held_loss_error=None if apart is None else apart[1],
         )
+
+    def _handed(self, trial: Trial) -> str | None:
+        """The text of a plan that the search handed over, with its comment."""
+        raw = self._read(f"{FRONT}/trial-{trial.number:04}.tailor")
+        return None if raw is None else raw.decode()
 
     def _worst(self, trial: Trial) -> float | None:
         with suppress(KeyError, ValueError):  # what it is measured by isn't known yet
@@ -375,11 +377,6 @@ def _made(told: _Told) -> str:
     """A line on a plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""
     dropped = [drop.position for drop in told.plan.drops]
     return plan_summary(told.slots) + f"; cut: {range_words(dropped)}" * bool(dropped)
-
-
-def _counts(trial: Trial, losses: Mapping[int, tuple[float, float]]) -> bool:
-    """Whether a trial says what layers do: on all samples, and not of a plan that was known."""
-    return trial.full and trial.same_as is None and trial.number in losses
 
 
 def _effects(

@@ -348,3 +348,20 @@ def test_windows_are_means_over_the_plans_without_them(run: tuple[Path, Ledger])
         assert (one.count, one.least) == (len(there), min(there))
         assert one.mean == pytest.approx(fmean(there))
     assert sum(one.count for one in found) == 30
+
+
+def test_a_summary_of_another_version_is_one_message(tmp_path: Path) -> None:
+    run_of(tmp_path, trials=2)
+    (tmp_path / "summary.json").write_text('{"objectives": []}')
+    with pytest.raises(CheckpointError, match="not as this version of gptailor writes it"):
+        run_report(tmp_path)
+
+
+def test_plans_that_were_handed_over_have_their_text_without_the_space(tmp_path: Path) -> None:
+    run_of(tmp_path, trials=2)
+    (tmp_path / "space.tailor").unlink()
+    (tmp_path / "front").mkdir()
+    (tmp_path / "front" / "trial-0001.tailor").write_text("tailor 1\n")
+    texts = [trial.text for trial in run_report(tmp_path).trials]
+    assert texts[1] == "tailor 1\n"
+    assert texts.count(None) == len(texts) - 1
