@@ -177,8 +177,9 @@ def _scatter(
         domain=there, range=[_COLOURS[i] for i in at]))  # fmt: skip
     shape = alt.Shape("kind:N", title=None, legend=legend, scale=alt.Scale(
         domain=there, range=[_SHAPES[i] for i in at]))  # fmt: skip
+    whole = alt.Axis(tickMinStep=1) if x == "layers" else alt.Undefined
     place: Any = {
-        "x": alt.X("x:Q", title=x, scale=alt.Scale(zero=False, nice=True)),
+        "x": alt.X("x:Q", title=x, axis=whole, scale=alt.Scale(zero=False, padding=14)),
         "y": alt.Y("y:Q", title=y, scale=alt.Scale(zero=False, nice=True)),
     }
     ring = drawn.transform_filter("datum.front").mark_point(
