@@ -59,8 +59,7 @@ def _shown_worth(report: RunReport, trial: ReportedTrial) -> float | None:
 
 def _worth_title(report: RunReport) -> str:
     if len(report.judging) == 1:
-        aim = report.objectives[report.judging[0]]
-        return f"{aim.label}, {aim.unit}" if aim.unit else aim.label
+        return report.objectives[report.judging[0]].title
     return "% of the base's score left, worst objective"
 
 

@@ -27,6 +27,11 @@ class ReportedObjective:
     base_held: float | None = None
     held: int = 0
 
+    @property
+    def title(self) -> str:
+        """`nll, nats`; `parameters`, which says its unit itself."""
+        return f"{self.label}, {self.unit}" if self.unit not in ("", self.label) else self.label
+
 
 @final
 @dataclass(frozen=True)

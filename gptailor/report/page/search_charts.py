@@ -233,7 +233,7 @@ def _kinds_in(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _trials_table(report: RunReport) -> ShownTable:
-    labels = [f"{aim.label}, {aim.unit}" if aim.unit else aim.label for aim in report.objectives]
+    labels = [aim.title for aim in report.objectives]
     head = ("trial", "from", "plan", "samples", *labels, "loss")
     fronts = set(report.front)
     return ShownTable(head, tuple(_trial_row(report, trial, fronts) for trial in report.trials))
@@ -316,7 +316,7 @@ def _axes(report: RunReport) -> list[ShownAxis]:
     found = [
         ShownAxis(
             f"objective_{i}",
-            f"{aim.label}, {aim.unit}" if aim.unit else aim.label,
+            aim.title,
             {t.number: t.values[i] for t in report.trials if t.values is not None},
         )
         for i, aim in enumerate(report.objectives)
