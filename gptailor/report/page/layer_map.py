@@ -137,6 +137,7 @@ def _key(layers: Sequence[MappedLayer]) -> str:
     """The marks that occur, and what each means."""
     unsaid = [one for one in layers if one.shares is None and not one.gone]
     said = {
+        "◆: merged": any(one.cell.kind == "merged" for one in layers),
         "hatched: dropped": any(one.gone for one in layers),
         "a line across: bridged over": any(one.over for one in layers),
         "one stroke: may be dropped": any(one.may_go for one in layers),
@@ -190,6 +191,10 @@ def _chart(
         of("room").mark_rect(fill=GRID, fillOpacity=0.35).encode(**ends, tooltip=tooltip),
         of("cell").mark_rect(stroke=PAPER, strokeWidth=1).encode(
             **ends, color=fill, tooltip=tooltip),
+        of("merged").mark_point(
+            shape="diamond", size=64, filled=True, opacity=1, color="white",
+            stroke="black", strokeWidth=0.8,
+        ).encode(x=x, y=y, tooltip=tooltip),
         of("may").mark_rect(filled=False, strokeWidth=1.5).encode(
             **ends, stroke=edge, tooltip=tooltip),
         of("stroke").mark_rule(color=INK, strokeWidth=1.1, tooltip=False).encode(**ends),
@@ -250,6 +255,8 @@ def _result(
     else:
         parts = {colours.get(name, MUTED): share for name, share in (one.shares or {}).items()}
         yield {"kind": "cell", "colour": mixed(parts), **place, **told}
+        if one.cell.kind == "merged":
+            yield {"kind": "merged", "x": x + 0.5, "y": y + 0.5, **told}
     if one.gone:
         for a, b, c, d in ((0, 0.5, 0.5, 0), (0, 1, 1, 0), (0.5, 1, 1, 0.5)):
             yield {"kind": "stroke", "x": x + a, "y": y + b, "x2": x + c, "y2": y + d}
