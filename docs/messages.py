@@ -98,7 +98,10 @@ def sources() -> list[Path]:
 
 def messages(path: Path) -> Iterator[Said]:
     """What a file says: calls that begin with a code, and errors that are raised without one."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    if not CODE.search(text) and not any(name in text for name in WITHOUT_CODE):
+        return
+    tree = ast.parse(text)
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.Module)]
     for scope in functions:
         calls = [n for n in _own(scope) if isinstance(n, ast.Call)]
@@ -174,12 +177,22 @@ def remedies() -> dict[str, str]:
 
 def _anchor(code: str) -> str:
     """Where docs/faults.md explains a code: at its heading, or at that of its table."""
-    text = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
-    stands = re.search(rf"^(?:### |\| ){code} .*$", text, re.MULTILINE)
-    if stands is None:
+    if code not in _headings():
         sys.exit(f"docs/faults.md doesn't explain {code}")
-    heading = re.findall(r"^#+ (.*)$", text[: stands.end()], re.MULTILINE)[-1]
-    return "faults.md#" + re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+    slug = re.sub(r"[^\w\- ]", "", _headings()[code].lower()).replace(" ", "-")
+    return f"faults.md#{slug}"
+
+
+@cache
+def _headings() -> dict[str, str]:
+    """The heading that each code stands in or under, in docs/faults.md."""
+    found: dict[str, str] = {}
+    heading = ""
+    for line in (ROOT / "docs" / "faults.md").read_text(encoding="utf-8").splitlines():
+        heading = re.sub(r"^#+ ", "", line) if line.startswith("#") else heading
+        if code := re.match(r"(?:### |\| )([SPMC]\d{3}) ", line):
+            found[code[1]] = heading
+    return found
 
 
 def _cell(text: str) -> str:

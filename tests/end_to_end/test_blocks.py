@@ -37,6 +37,8 @@ BY_PAGE = {
 """Pages with a test of their own, and the languages of the blocks that it reads."""
 
 SHOWN = {
+    "lisp": "settings of Emacs, which isn't on the machine",
+    "lua": "settings of Neovim, which isn't either",
     "text": "what a command printed, a drawing, or a form",
 }
 """Languages that nothing can check."""
