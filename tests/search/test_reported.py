@@ -365,3 +365,11 @@ def test_plans_that_were_handed_over_have_their_text_without_the_space(tmp_path:
     texts = [trial.text for trial in run_report(tmp_path).trials]
     assert texts[1] == "tailor 1\n"
     assert texts.count(None) == len(texts) - 1
+
+
+def test_five_hundred_trials_fit_a_page(report: RunReport) -> None:
+    whole = [trial for trial in report.trials if trial.full]
+    trials = [replace(whole[n % len(whole)], number=n, loss=n / 500) for n in range(500)]
+    page = page_html("Search", "", run_sections(replace(report, trials=trials, front=(0,))))
+    assert len(page.encode()) < 8_000_000
+    assert '"trial 499"' in page
