@@ -71,8 +71,9 @@ def trials_section(report: RunReport) -> Section:
                       if edge is not None and (trial.loss or 0.0) > edge])  # fmt: skip
     chart = sized(marks + _base_layers(_base_mark(report, size), [row["x"] for row in rows]))
     plans = {trial.name: trial.text for trial in drawn if trial.text}
-    hint = " Click a trial for its plan's text." * bool(plans)
-    note = f"Less is better. Hollow: not on all samples. Ring: on the front.{hint}"
+    if plans:
+        words.append("A click on a trial shows its plan's text.")
+    note = "Less is better. Hollow: not on all samples. Ring: on the front."
     return Section(anchor, title, " ".join(words), chart, _trials_table(report), "", plans, note)
 
 
@@ -303,11 +304,11 @@ def objectives_section(report: RunReport) -> Section | None:
         "objectives",
         "Every trial: two objectives",
         f"Trials on all samples. Better is {best}. On the front is a plan that no other one betters"
-        " in all objectives.",
+        " in all objectives. Axes are chosen below the chart.",
         chart,
         _front_table(report),
         plans={t.name: t.text for t in drawn if t.text},
-        note="Ring: on the front. Axes are chosen below the chart.",
+        note="Ring: on the front.",
     )
 
 
