@@ -248,8 +248,10 @@ def verdict_words(said: _Said) -> str:
         simpler += f" ({said['best']['origin']})"
     if found["itself"]:
         return f"The search found nothing better than a starting plan, '{name}'{simpler}.{base}"
-    tie = "a tie" if not found["worse"] else "worse"
-    return f"No better than '{name}', {tie}: by {gain}{paired}{simpler}.{base}"
+    if found["worse"]:
+        return f"Worse than '{name}', by {gain}{paired}{simpler}.{base}"
+    way = _way(found["against"])
+    return f"No better than '{name}', a tie: {way} by {gain}{paired}{simpler}.{base}"
 
 
 def _beside_the_base(found: _Said) -> str:
@@ -258,14 +260,19 @@ def _beside_the_base(found: _Said) -> str:
     if base is None or not base["no_larger"]:
         return ""
     better = "Better" if base["better"] else "No better"
-    return f" {better} than the base, uncut, which is no larger: by {_gain(base, found['unit'])}."
+    gain = f"{_way(base)} by {_gain(base, found['unit'])}"
+    return f" {better} than the base, uncut, which is no larger: {gain}."
+
+
+def _way(of: _Said) -> str:
+    return "worse" if of["gain"] < 0 else "better"
 
 
 def _gain(of: _Said, unit: str) -> str:
-    """`0.031 ± 0.006 nats`."""
+    """`0.031 ± 0.006 nats`, better or worse."""
     scale, name = (1.0, unit) if unit else (100.0, "% of the base's scores")
     error = math.inf if of["stderr"] is None else of["stderr"]
-    return f"{with_error(scale * of['gain'], scale * error)} {name}"
+    return f"{with_error(scale * abs(of['gain']), scale * error)} {name}"
 
 
 def _required(said: _Said) -> Iterator[str]:
