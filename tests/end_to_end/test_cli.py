@@ -311,8 +311,10 @@ p.tailor: 6 layers of './base'
 
   L0
   m m ◆ b · b
+b     ▆ █   █
+m █ █ ▂
 
-  b base   m math   ◆ merged   · dropped
+  b base   m math   ◆ merged   · dropped   ▁…█ a model's share
 
   L0..L1  math
   L2      merge(L2 base, L2 math, 0.25)

@@ -194,7 +194,7 @@ print(gptailor.lock(ready(gptailor.load("p.tailor")), threads=int(sys.argv[1])).
 """
 
 
-@pytest.mark.parametrize(("threads", "seed"), [(1, "0"), (2, "1"), (2, "4242"), (5, "random")])
+@pytest.mark.parametrize(("threads", "seed"), [(1, "0"), (5, "random")])
 @pytest.mark.slow
 def test_every_process_makes_the_same_lock(here: Path, threads: int, seed: str) -> None:
     plan = PLAN + "tokenizer from math\nembed from base, math by dare(0.5, 1.0, 7)\n"

@@ -36,6 +36,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import gaps
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
+from tests.thorough import some
 from tests.tiny import CONFIGURATIONS, letters, tiny_model
 from tests.tiny_mixed import MIXED
 
@@ -436,7 +437,7 @@ def after_layer(model: PreTrainedModel, index: int, tokens: list[Tensor]) -> Ten
     return torch.cat(states).double()
 
 
-@pytest.mark.parametrize("kind", BRIDGED)
+@pytest.mark.parametrize("kind", some(BRIDGED))
 def test_what_is_explained_is_what_the_bridged_model_is_nearer(kind: str, tmp_path: Path) -> None:
     """Through the whole of it: which inputs, multipliers, transposed weights, experts, biases."""
     tiny_model(kind, tmp_path / "base")
