@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, final
 import click
 
 import gptailor
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.cli import options
+from gptailor.plan.extras import missing_package
+from gptailor.plan.faults import PlanError, errors
 
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock
@@ -34,7 +37,9 @@ Examples:
 @click.argument("target", metavar="RUN|PLAN|DIR", type=click.Path(allow_dash=True))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE",
               help="The page to write. It must not exist, unless --force is given.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace the page, once the new one is whole.")
+@click.option(
+    "--force", is_flag=True, help="Replace the page, once the new one is whole, and pictures."
+)
 @click.option("--pictures", type=click.Path(path_type=Path), metavar="DIR",
               help="Write each chart as .svg and .png into this folder too.")  # fmt: skip
 @click.option("--prompt", default="Once upon a time", show_default=True, metavar="TEXT",
@@ -71,9 +76,14 @@ def report_command(  # noqa: PLR0913 (one argument a flag)
 
     require_charts()
     _refuse_output(output, force=force)
+    if output.exists() and Path(target).exists() and output.samefile(target):
+        raise CheckpointError("C302", "is what the page is to be about", output)
     speech = None if no_continuations else Speech(prompt, tokens)
     page = _of_run if _is_run(target) else _of_plan
     made = page(target, dict(models), families, speech)
+    if pictures is not None:
+        for name in _pictures(made):
+            _refuse_picture(pictures / name, force=force)
     foot = f"Made by gptailor {escape(gptailor.__version__)}."
     raw = page_html(made.title, made.lead, made.sections, foot).encode()
     _write(output, raw)
@@ -96,7 +106,6 @@ _Models = Mapping[str, Path]
 
 
 def _refuse_output(output: Path, *, force: bool) -> None:
-    from gptailor.checkpoint.files import CheckpointError  # noqa: PLC0415
 
     if os.path.lexists(output) and not output.is_file():
         raise CheckpointError("C302", "is no regular file", output)
@@ -104,6 +113,18 @@ def _refuse_output(output: Path, *, force: bool) -> None:
         raise CheckpointError("C301", "exists already", output, "--force replaces it")
     if not output.absolute().parent.is_dir():
         raise CheckpointError("C303", "cannot be written: there is no such folder", output)
+
+
+def _refuse_picture(path: Path, *, force: bool) -> None:
+    if os.path.lexists(path) and not (force and path.is_file()):
+        code, message = ("C302", "is no regular file") if force else ("C301", "exists already")
+        raise CheckpointError(code, message, path, "" if force else "--force replaces it")
+
+
+def _pictures(made: _Page) -> Iterator[str]:
+    """The names of a page's pictures."""
+    drawn = (section.anchor for section in made.sections if section.chart is not None)
+    return (f"{name}.{kind}" for name in drawn for kind in ("svg", "png"))
 
 
 def _write(path: Path, raw: bytes) -> None:
@@ -259,7 +280,7 @@ def _of_run(
     target: str, models: _Models, families: tuple[Path, ...], speech: "Speech | None"
 ) -> _Page:
     from gptailor.build.lock import SUFFIX, parse_lock  # noqa: PLC0415
-    from gptailor.checkpoint.files import CheckpointError, parse_object  # noqa: PLC0415
+    from gptailor.checkpoint.files import parse_object  # noqa: PLC0415
     from gptailor.cli import report_sections as of  # noqa: PLC0415
     from gptailor.lang.parse import read_bytes  # noqa: PLC0415
     from gptailor.report.page.scores_section import scores_sections  # noqa: PLC0415
@@ -274,16 +295,17 @@ def _of_run(
     best = read("best.tailor")
     subject = None
     if best is not None:
-        plan, _ = read_bytes(best, str(place / "best.tailor"), place)
-        if plan is not None:
-            plan = plan.with_families(families) if families else plan
-            subject = of.subject("best.tailor", plan, best.decode(), models)
+        plan, faults = read_bytes(best, str(place / "best.tailor"), place)
+        if plan is None or errors(faults):
+            raise PlanError(faults)
+        plan = plan.with_families(families) if families else plan
+        subject = of.subject("best.tailor", plan, best.decode(), models)
     try:
         sections = [] if said is None else scores_sections(said)
         lead = _lead_of_run(said)
         again = [] if said is None else list(said["commands"])
         report, tried = _tried(target)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         message = "is not as this version of gptailor writes it"
         help_ = "the command that made it writes it anew"
         raise CheckpointError("C903", message, place / "summary.json", help_) from error
@@ -300,7 +322,6 @@ def _of_run(
 
 def _tried(target: str) -> "tuple[RunReport | None, list[Section]]":
     """What RUN says, and all trials as charts; why there are none where it can't be read."""
-    from gptailor.checkpoint.files import CheckpointError  # noqa: PLC0415
     from gptailor.report.page.run_sections import run_sections  # noqa: PLC0415
     from gptailor.report.page.section import Section  # noqa: PLC0415
 
@@ -310,7 +331,8 @@ def _tried(target: str) -> "tuple[RunReport | None, list[Section]]":
         report = run_report(target)
         return report, run_sections(report)
     except ImportError as error:
-        why = f"{error.name} isn't installed (pip install 'gptailor[search]')"
+        missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+        why = str(missing or error)
     except CheckpointError as error:
         why = f"{error.path} {error.message}"
     return None, [Section("trials", "Every trial", f"The trials aren't shown: {why}.")]

@@ -5,6 +5,7 @@ What isn't there is said in the report's `missing`. A search that goes on meanwh
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,6 +19,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import loads
 from gptailor.lang.words import range_words
+from gptailor.plan.extras import missing_package
 from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import Slot, repeated, slots
 from gptailor.plan.plan import Plan
@@ -68,7 +70,7 @@ def run_report(run: str | Path, *, learned: bool = True) -> RunReport:
     shown = local_or_url(run)
     try:
         return _Reading(shown).report(learned=learned)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         message = "is not as this version of gptailor writes it"
         help_ = "the same search command writes it anew"
         raise CheckpointError("C903", message, Path(shown), help_) from error
@@ -137,12 +139,16 @@ class _Reading:
         except CheckpointError:
             raise
         except Exception as error:  # storages are of many makers, who raise what they like
-            there = f" in {where}" if where else ""
             said = str(error).strip().partition("\n")[0] or type(error).__name__
-            raise self._error(f"has no study that can be read{there}: {said}") from error
+            message = f"has no study that can be read{f' in {where}' if where else ''}: {said}"
+            message = re.sub(r"://[^/@\s]*@", "://…@", message)  # of whom pages are shown: nobody
+            raise self._error(message) from error
 
     def _storage_of(self, where: str | None) -> JournalStorage | str:
         if where is not None:
+            file = where.removeprefix("sqlite:///")
+            if file != where and not Path(file).exists():  # Optuna would make an empty one
+                raise self._error(f"has its study in {where}, which isn't here")
             return where
         if self.storage is not None:
             return JournalStorage(ObjectJournal(self.storage, JOURNAL))
@@ -303,10 +309,8 @@ class _Reading:
         try:
             return learned_effects(self.space, self.ledger, prior)
         except ImportError as error:
-            self.missing.append(
-                f"What the surrogate learned isn't shown: {error.name or 'JAX'} isn't installed"
-                " (pip install 'gptailor[search]')."
-            )
+            why = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
+            self.missing.append(f"What the surrogate learned isn't shown: {why or error}.")
             return []
 
     def _trial(

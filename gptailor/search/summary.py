@@ -151,7 +151,7 @@ def best_starts(ledger: Ledger) -> list[Trial]:
 
 def drawn_plans(ledger: Ledger) -> list[Trial]:
     """The plans of random search if there was one, else the few random ones in the budget."""
-    beside = [t for t in ledger.of(BESIDE) if t.same_as is None]
+    beside = [t for t in ledger.fresh(BESIDE) if t.stopped is None]
     return beside or [t for t in ledger.of(RANDOM) if t.same_as is None]
 
 

@@ -145,6 +145,30 @@ SUMMARY = {
 }  # fmt: skip
 
 
+def test_pictures_and_the_plan_itself_are_not_written_over(run: Run, world: Path) -> None:
+    (world / "pics").mkdir()
+    (world / "pics" / "map.png").write_text("mine")
+    silent = ("--no-continuations", "--pictures", "pics")
+    said = run("report", "cut.tailor", "-o", "cut.html", *silent)
+    assert (said.code, "pics/map.png" in said.err, "--force" in said.err) == (3, True, True)
+    assert not (world / "cut.html").exists()
+    assert (world / "pics" / "map.png").read_text() == "mine"
+    assert run("report", "cut.tailor", "-o", "cut.html", *silent, "--force").code == 0
+    assert (world / "pics" / "map.png").read_bytes().startswith(b"\x89PNG")
+    said = run("report", "cut.tailor", "-o", "./cut.tailor", "--force", "--no-continuations")
+    assert (said.code, "is what the page is to be about" in said.err) == (3, True)
+    assert (world / "cut.tailor").read_text() == PLAN
+
+
+def test_a_best_plan_with_faults_is_said_to_have_them(run: Run, world: Path) -> None:
+    (folder := world / "run").mkdir()
+    (folder / "run.json").write_text("{}")
+    (folder / "best.tailor").write_text("tailor 1\nwhatever\n")
+    said = run("report", str(folder), "-o", "run.html", "--no-continuations")
+    assert (said.code, "best.tailor:2" in said.err) == (1, True)
+    assert not (world / "run.html").exists()
+
+
 def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: Path) -> None:
     (world / "run").mkdir()
     run_of(world / "run", trials=8)

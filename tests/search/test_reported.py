@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -373,3 +374,29 @@ def test_five_hundred_trials_fit_a_page(report: RunReport) -> None:
     page = page_html("Search", "", run_sections(replace(report, trials=trials, front=(0,))))
     assert len(page.encode()) < 8_000_000
     assert '"trial 499"' in page
+
+
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("postgresql+nothing://me:secret@nowhere/db", "://…@nowhere/db"),
+        ("sqlite:///gone.db", "its study in sqlite:///gone.db, which isn't here"),
+    ],
+)
+def test_a_storage_that_is_not_to_be_had_is_said_without_its_password(
+    run: tuple[Path, Ledger],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    storage: str,
+    said: str,
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "storage": storage}))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="C903") as raised:
+        run_report(folder)
+    assert said in str(raised.value)
+    assert "secret" not in str(raised.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

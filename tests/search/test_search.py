@@ -19,6 +19,7 @@ from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Aim, Ledger, Trial
 from gptailor.search.run.workers import Alone, Done, Found, Task
 from gptailor.search.search import LATE, Scored, SearchError, SearchEvent, SearchSetting
+from gptailor.search.summary import drawn_plans
 from tests.search.landscape import (
     ACCURACY,
     BASE,
@@ -544,6 +545,24 @@ def test_random_search_beside_costs_as_much_again(tmp_path: Path) -> None:
     assert searched - 1 < found.ledger.cost(beside) <= searched
     assert {t.share for t in beside} == {1.0}
     assert {t.plan for t in beside}.isdisjoint(t.plan for t in found.ledger.of(RANDOM))
+
+
+def test_random_search_beside_has_what_it_draws_though_the_search_had_it_before(
+    tmp_path: Path,
+) -> None:
+    """It is what random search would be alone: such a plan costs, and may be its best."""
+    ledger = ran(tmp_path, setting(budget=Budget(10, 16, 64, beside=True))).ledger
+    best = ledger.best()
+    assert best is not None
+    number = len(ledger.trials)
+    for again in (number, number + 1):
+        request = best.request._replace(phase=BESIDE, ask=0, slot=again)
+        drawn = dataclasses.replace(best, number=again, request=request, same_as=best.number)
+        ledger.add(drawn)
+    fresh = ledger.fresh(BESIDE)
+    assert [t.number for t in fresh][-1] == number
+    assert len(fresh) == len([t for t in ledger.of(BESIDE) if t.same_as is None]) + 1
+    assert ledger.best(drawn_plans(ledger)) == fresh[-1]
 
 
 def test_random_search_beside_goes_on_with_the_same_plans(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gptailor.report.page.charts import HUES, INK, MUTED, error_bars, sized
@@ -30,15 +30,23 @@ def best_so_far(report: RunReport, phases: Iterable[str]) -> list[tuple[float, R
     """
     found: list[tuple[float, ReportedTrial]] = []
     spent, best = 0.0, None
-    for trial in report.trials:
-        if trial.phase not in phases:
-            continue
-        spent += trial.cost
-        value = _worth(report, trial) if trial.full else None
+    for trial in _fresh(report, phases):
+        spent += trial.share
+        value = _worth(report, trial) if trial.share == 1.0 else None
         if value is not None and (best is None or value > best):
             best = value
             found.append((spent, trial))
     return found
+
+
+def _fresh(report: RunReport, phases: Iterable[str]) -> Iterator[ReportedTrial]:
+    """The first trial of each plan in these phases, also where another phase had it before."""
+    seen: set[int] = set()
+    for trial in report.trials:
+        number = trial.number if trial.same_as is None else trial.same_as
+        if trial.phase in phases and number not in seen:
+            seen.add(number)
+            yield trial
 
 
 def _worth(report: RunReport, trial: ReportedTrial) -> float | None:
@@ -74,7 +82,7 @@ def progress_section(report: RunReport) -> Section:
     if not lines[_SEARCH]:
         return Section(anchor, title, "No plan has a score on all samples yet.")
     spent = {
-        name: math.fsum(trial.cost for trial in report.trials if trial.phase in phases)
+        name: math.fsum(trial.share for trial in _fresh(report, phases))
         for name, phases in ((_SEARCH, ("start", "random", "search")), (_RANDOM, ("beside",)))
     }
     ends = {_SEARCH: spent[_SEARCH], _STARTS: spent[_SEARCH], _RANDOM: spent[_RANDOM]}

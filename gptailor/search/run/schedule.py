@@ -319,7 +319,9 @@ class Schedule:
         return self._exhausted(self.ledger.trials)
 
     def _exhausted(self, told: Sequence[Trial]) -> bool:
-        return _repeat(told, SEARCH, REPEATS * (1 + self.asking.strategy.population))
+        most = REPEATS * (1 + self.asking.strategy.population)
+        last = [trial for trial in told if trial.request.phase == SEARCH][-most:]
+        return len(last) == most and all(trial.same_as is not None for trial in last)
 
     # --------------------------------------------------------------------------------- in the end
 
@@ -369,10 +371,12 @@ class Schedule:
         return found + self.ledger.ranked(left, many - len(found))
 
     def _beside(self) -> list[TrialRequest]:
-        """Random search at the cost of what was done."""
-        if not self.budget.beside or _repeat(self.ledger.trials, BESIDE, 4 * REPEATS):
+        """Random search at the cost of what was done, as if none of its plans had been known."""
+        fresh = self.ledger.fresh(BESIDE)
+        last = self.ledger.of(BESIDE)[-4 * REPEATS :]
+        if not self.budget.beside or (len(last) == 4 * REPEATS and set(fresh).isdisjoint(last)):
             return []
-        spent = self.ledger.cost(self.ledger.of(BESIDE))
+        spent = math.fsum(trial.share for trial in fresh)
         more = int(self.ledger.cost(self.ledger.of(STARTS, RANDOM, SEARCH)) - spent + EPSILON)
         free = (n for n in itertools.count() if (BESIDE, 0, n) not in self.ledger.keys)
         return self._drawn(BESIDE, itertools.islice(free, max(more, 0)))
@@ -392,9 +396,3 @@ class Schedule:
         if after is None:
             after = len(self.ledger.of(*ORDER[: ORDER.index(phase)]))
         return TrialRequest(phase, ask, slot, origin, as_numpy(genome), samples, stage, after)
-
-
-def _repeat(told: Sequence[Trial], phase: str, most: int) -> bool:
-    """Whether so many of a phase's last trials were of known plans."""
-    last = [trial for trial in told if trial.request.phase == phase][-most:]
-    return len(last) == most and all(trial.same_as is not None for trial in last)

@@ -272,6 +272,11 @@ class Ledger:
             trials = (trial for trial in self.trials if trial.request.phase != BESIDE)
         return math.fsum(trial.cost for trial in trials)
 
+    def fresh(self, phase: str) -> list[Trial]:
+        """The first trial of each plan in a phase, also where another phase had it before."""
+        told = [(t.number if t.same_as is None else t.same_as, t) for t in self.of(phase)]
+        return list(dict(reversed(told)).values())[::-1]
+
     @property
     def hits(self) -> int:
         """How many trials were of a plan whose score was known."""
