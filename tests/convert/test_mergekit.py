@@ -822,8 +822,9 @@ def test_what_mergekit_cant_say_is_refused_with_its_statement(
 
 
 def test_an_overlay_needs_the_number_of_layers() -> None:
-    with pytest.raises(ConversionError, match="number of layers isn't known"):
+    with pytest.raises(ConversionError, match="number of layers isn't known") as caught:
         to_mergekit(tailor("L0 from two"))
+    assert "--layers N" in (caught.value.help or "")
 
 
 def test_a_stack_needs_none() -> None:

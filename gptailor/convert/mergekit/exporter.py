@@ -39,7 +39,7 @@ _FORGOTTEN = (
 )
 
 _UNKNOWN = "the base's number of layers isn't known"
-_SAY_LAYERS = "say how many layers the base has"
+_SAY_LAYERS = "'--layers N' says how many layers the base has"
 
 
 def to_mergekit(plan: Plan, layers: int | None = None) -> str:
