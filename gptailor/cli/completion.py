@@ -74,8 +74,9 @@ def _install(file: Path, text: str) -> None:
 
 
 def _bash() -> _Place:
-    own = os.environ.get("BASH_COMPLETION_USER_DIR")
-    folder = Path(own) if own else _home("XDG_DATA_HOME", ".local/share") / "bash-completion"
+    said = map(Path, os.environ.get("BASH_COMPLETION_USER_DIR", "").split(":"))
+    own = next((folder for folder in said if folder.is_absolute()), None)
+    folder = own or _home("XDG_DATA_HOME", ".local/share") / "bash-completion"
     file = folder / "completions" / "gptailor"
     return _Place(
         file,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -23,7 +24,9 @@ class GitHub:
     """An API with the comments of one pull request."""
 
     def __init__(self, *, refuses: bool = False) -> None:
-        self.comments = [{"id": n, "body": f"comment {n}"} for n in range(120)]
+        self.comments: list[dict[str, Any]] = [
+            {"id": n, "body": f"comment {n}", "user": {"type": "Bot"}} for n in range(120)
+        ]
         self.asked: list[str] = []
         api = self
 
@@ -34,7 +37,8 @@ class GitHub:
 
             def do_POST(self) -> None:
                 self._answer({}) if not refuses else self.send_error(403)
-                api.comments.append({"id": 1000, "body": self._body()["body"]})
+                body = self._body()["body"]
+                api.comments.append({"id": 1000, "body": body, "user": {"type": "Bot"}})
 
             def do_PATCH(self) -> None:
                 self._answer({})
@@ -113,12 +117,13 @@ def run(folder: Path, what: str, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def commented(folder: Path, api: GitHub, base: str) -> str:
+def commented(folder: Path, api: GitHub, base: str, *, head: str = "HEAD", prints: str = "") -> str:
     """Run `comment` for a pull request from that commit; the run's summary."""
     event, summary = folder.parent / "event.json", folder.parent / "summary.md"
-    event.write_text(json.dumps({"pull_request": {"number": 7, "base": {"sha": base}}}))
+    shas = {"base": {"sha": base}, "head": {"sha": git(folder, "rev-parse", head)}}
+    event.write_text(json.dumps({"pull_request": {"number": 7, **shas}}))
     summary.write_text("")
-    code, _ = run(
+    code, printed = run(
         folder,
         "comment",
         GITHUB_EVENT_PATH=str(event),
@@ -127,8 +132,15 @@ def commented(folder: Path, api: GitHub, base: str) -> str:
         GITHUB_TOKEN="secret",
         GITHUB_STEP_SUMMARY=str(summary),
     )
-    assert code == 0
+    assert (
+        printed.startswith(prints) if prints else "::warning::the comment" in printed or not printed
+    )
+    assert code == (1 if prints.startswith("::error") else 0)
     return summary.read_text()
+
+
+def headings(summary: str) -> list[str]:
+    return [line.removeprefix("#### ") for line in summary.split("\n") if line[:5] == "#### "]
 
 
 def test_faults_are_annotations_and_a_plan_is_canonical(repository: Path) -> None:
@@ -191,6 +203,208 @@ def test_nothing_is_said_where_no_plan_changes_and_a_refusal_is_a_warning(
     assert "cut.tailor" in commented(repository, refusing, base)
     refusing.server.shutdown()
     refusing.server.server_close()
+
+
+@pytest.mark.parametrize("said", ["cut.tailor\n", "\r\ncut.tailor\r\n\r\n", "  cut.tailor\n \n"])
+def test_patterns_are_a_block_of_lines(repository: Path, said: str) -> None:
+    assert run(repository, "check", PLANS=said) == (0, "1 plan, no faults\n")
+
+
+def test_no_pattern_is_the_usual_one(repository: Path) -> None:
+    assert run(repository, "check", PLANS="\n") == (0, "3 plans, no faults\n")
+
+
+@pytest.fixture
+def pulled(repository: Path) -> Path:
+    """A branch `pull` that changes one plan; since its fork, main has changed another and a new."""
+    git(repository, "checkout", "--quiet", "-b", "pull")
+    (repository / "cut.tailor").write_text(PLAN.replace("L1", "L2"))
+    committed(repository)
+    git(repository, "checkout", "--quiet", "main")
+    (repository / "gone.tailor").write_text(PLAN.replace("L1", "L3"))
+    committed(repository)
+    (repository / "later.tailor").write_text(PLAN)
+    committed(repository)
+    git(repository, "config", "uploadpack.allowAnySHA1InWant", "true")
+    return repository
+
+
+def cloned(folder: Path, *options: str) -> Path:
+    clone = folder.parent / "clone"
+    git(folder, "clone", "--quiet", *options, f"file://{folder}", str(clone))
+    return clone
+
+
+@pytest.mark.parametrize("depth", [["--depth=1"], []])
+@pytest.mark.parametrize("base", ["main", "main~1"])
+def test_what_the_base_branch_gained_since_is_no_change(
+    pulled: Path, github: GitHub, depth: list[str], base: str
+) -> None:
+    base = git(pulled, "rev-parse", base)
+    clone = cloned(pulled, "--branch=pull", "--single-branch", *depth)
+    assert headings(commented(clone, github, base)) == ["`cut.tailor`"]
+
+
+@pytest.mark.parametrize("depth", [["--depth=1"], []])
+def test_githubs_merge_is_compared_with_what_it_merges_into(
+    pulled: Path, github: GitHub, depth: list[str]
+) -> None:
+    old = git(pulled, "rev-parse", "main~2")
+    git(pulled, "checkout", "--quiet", "-b", "merge", "main")
+    git(pulled, "merge", "--quiet", "--no-ff", "--message", "merged", "pull")
+    head = git(pulled, "rev-parse", "pull")
+    clone = cloned(pulled, "--branch=merge", "--single-branch", *depth)
+    assert headings(commented(clone, github, old, head=head)) == ["`cut.tailor`"]
+
+
+def test_the_authors_own_merge_is_a_commit_like_any(pulled: Path, github: GitHub) -> None:
+    git(pulled, "checkout", "--quiet", "pull")
+    git(pulled, "merge", "--quiet", "--message", "main is in", "main")
+    clone = cloned(pulled, "--branch=pull", "--single-branch", "--depth=1")
+    base = git(pulled, "rev-parse", "main")
+    assert headings(commented(clone, github, base)) == ["`cut.tailor`"]
+
+
+def test_what_cannot_be_fetched_is_said(pulled: Path, github: GitHub) -> None:
+    base = git(pulled, "rev-parse", "main")
+    clone = cloned(pulled, "--branch=pull", "--single-branch", "--depth=1")
+    git(clone, "fetch", "--quiet", "--depth=1", "origin", base)
+    git(clone, "remote", "set-url", "origin", str(pulled / "nowhere"))
+    summary = commented(clone, github, base, prints=f"::warning::changes are shown from {base}: ")
+    assert headings(summary) == ["`cut.tailor`", "`gone.tailor`", "`later.tailor`"]
+    commented(clone, github, "1" * 40, prints=f"::error::{'1' * 40} can't be fetched (")
+
+
+def test_names_and_texts_need_not_be_utf8(repository: Path, github: GitHub) -> None:
+    odd = os.fsdecode(b"caf\xe9.tailor")
+    (repository / "cut.tailor").write_bytes(b"tailor 1\n# caf\xe9\n")
+    (repository / odd).write_bytes(b"tailor 1\n# caf\xe9\n")
+    base = committed(repository)
+    code, said = run(repository, "check")
+    assert (code, said.count("is not UTF-8")) == (1, 2)
+    (repository / "cut.tailor").write_text(PLAN)
+    (repository / odd).write_text(PLAN.replace("L1", "L2"))
+    committed(repository)
+    summary = commented(repository, github, base)
+    assert headings(summary) == ["`caf\N{REPLACEMENT CHARACTER}.tailor`", "`cut.tailor`"]
+    assert summary.count("is not UTF-8") == 2
+    assert ".before" not in summary
+
+
+def test_no_file_of_the_pull_request_is_written_or_removed(
+    repository: Path, github: GitHub
+) -> None:
+    base = git(repository, "rev-parse", "HEAD")
+    outside = repository.parent / "outside"
+    outside.write_text("mine\n")
+    (repository / ".cut.tailor.before.tailor").symlink_to(outside)
+    (repository / ".to.tailor.before.tailor").write_text(NEW)
+    (repository / "cut.tailor").write_text(PLAN.replace("L1", "L2"))
+    (repository / "deep er" / "moved.tailor").rename(repository / "to.tailor")
+    (repository / "deep er").rmdir()
+    (repository / "deep er").symlink_to(repository.parent)
+    committed(repository)
+    there = sorted(repository.parent.iterdir())
+    summary = commented(repository, github, base)
+    assert "`deep er/moved.tailor → to.tailor`" in headings(summary)
+    assert summary.count("the plans say the same") == 1
+    assert outside.read_text() == "mine\n"
+    assert set(repository.parent.iterdir()) - set(there) <= {
+        repository.parent / name for name in ("event.json", "summary.md")
+    }
+    assert git(repository, "status", "--porcelain") == ""
+
+
+def test_all_folders_made_for_an_old_text_are_removed(repository: Path, github: GitHub) -> None:
+    (repository / "a" / "b" / "c").mkdir(parents=True)
+    (repository / "a" / "b" / "c" / "x.tailor").write_text(NEW)
+    base = committed(repository)
+    (repository / "a" / "b" / "c" / "x.tailor").rename(repository / "x.tailor")
+    shutil.rmtree(repository / "a")
+    committed(repository)
+    assert headings(commented(repository, github, base)) == ["`a/b/c/x.tailor → x.tailor`"]
+    assert not (repository / "a").exists()
+
+
+def test_links_are_not_followed(repository: Path, github: GitHub) -> None:
+    base = git(repository, "rev-parse", "HEAD")
+    (repository / "environ.tailor").symlink_to("/proc/self/environ")
+    (repository / "cut.tailor").unlink()
+    (repository / "cut.tailor").symlink_to("/proc/self/environ")
+    linked = committed(repository)
+    summary = commented(repository, github, base)
+    assert headings(summary) == ["`cut.tailor`", "`environ.tailor`"]
+    assert summary.count("is no plain file, and isn't read") == 2
+    assert "secret" not in summary
+    code, said = run(repository, "check")
+    assert code == 0
+    assert said == (
+        "::notice file=cut.tailor::not checked: it is no plain file\n"
+        "::notice file=environ.tailor::not checked: it is no plain file\n"
+        "2 plans, no faults\n"
+    )
+    (repository / "cut.tailor").unlink()
+    (repository / "cut.tailor").write_text(PLAN)
+    (repository / "environ.tailor").unlink()
+    committed(repository)
+    assert headings(commented(repository, github, linked)) == [
+        "`cut.tailor (new)`", "`environ.tailor`"]  # fmt: skip
+
+
+@pytest.fixture
+def another_gptailor(tmp_path: Path) -> str:
+    """A folder with a gptailor that says which token it has."""
+    (tmp_path / "other" / "gptailor").mkdir(parents=True)
+    (tmp_path / "other" / "gptailor" / "__init__.py").touch()
+    (tmp_path / "other" / "gptailor" / "__main__.py").write_text(
+        "import os\nprint('token', os.environ.get('GITHUB_TOKEN'))\n"
+    )
+    return str(tmp_path / "other")
+
+
+def test_a_command_has_no_token_and_none_is_the_pull_requests(
+    repository: Path, another_gptailor: str
+) -> None:
+    folder = repository / "gptailor"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("raise SystemExit('mine is run')\n")
+    code, said = run(repository, "check", GITHUB_TOKEN="secret")
+    assert (code, said) == (0, "3 plans, no faults\n")
+    code, said = run(
+        repository, "check", GITHUB_TOKEN="secret", CANONICAL="false", PYTHONPATH=another_gptailor
+    )
+    assert (code, said) == (0, "token None\n3 plans, no faults\n")
+
+
+def test_a_check_of_form_that_breaks_is_no_fault_of_form(
+    repository: Path, another_gptailor: str
+) -> None:
+    main = Path(another_gptailor) / "gptailor" / "__main__.py"
+    main.write_text(
+        "import sys\nif sys.argv[1] == 'fmt':\n"
+        "    print('broken by 100%', file=sys.stderr)\n    sys.exit(3)\n"
+    )
+    code, said = run(repository, "check", PLANS="cut.tailor", PYTHONPATH=another_gptailor)
+    assert (code, said) == (
+        1,
+        "::error file=cut.tailor::gptailor fmt --check ended with 3: broken by 100%25\n",
+    )
+
+
+def test_only_a_bots_comment_is_renewed(repository: Path, github: GitHub) -> None:
+    base = git(repository, "rev-parse", "HEAD")
+    mark = "<!-- gptailor plans -->\nby hand"
+    github.comments = [
+        {"id": 1, "body": mark, "user": {"type": "User"}},
+        {"id": 2, "body": mark, "user": None},
+        {"id": 3, "body": None, "user": {"type": "Bot"}},
+    ]
+    (repository / "cut.tailor").write_text(PLAN.replace("L1", "L2"))
+    committed(repository)
+    commented(repository, github, base)
+    commented(repository, github, base)
+    assert [one["id"] for one in github.comments] == [1, 2, 3, 1000]
+    assert [one["body"] for one in github.comments[:2]] == [mark, mark]
 
 
 def test_the_action_runs_this_script_and_is_given_no_text_to_run() -> None:

@@ -79,6 +79,24 @@ def test_places_that_are_set_are_heeded(
     assert (f"'{home}/own place/" in said.out) == (shell != "fish")
 
 
+@pytest.mark.parametrize(
+    ("said", "file"),
+    [
+        ("{home}/a:{home}/b", "a/completions/gptailor"),
+        (":own:{home}/b", "b/completions/gptailor"),
+        ("own", FILES["bash"]),
+        (":", FILES["bash"]),
+    ],
+)
+def test_the_first_of_bashs_folders_that_is_absolute_is_heeded(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch, said: str, file: str
+) -> None:
+    monkeypatch.chdir(home)
+    monkeypatch.setenv("BASH_COMPLETION_USER_DIR", said.format(home=home))
+    assert run("completion", "bash", "--install").code == 0
+    assert list(files(home)) == [file]
+
+
 def test_an_old_script_is_replaced_and_a_strange_file_is_not(run: Run, home: Path) -> None:
     run("completion", "--install")
     file = home / FILES["bash"]

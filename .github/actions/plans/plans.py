@@ -7,6 +7,7 @@ python plans.py comment    # PLANS, and what GitHub sets: GITHUB_EVENT_PATH, GIT
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 import urllib.error
@@ -21,6 +22,12 @@ MARK = "<!-- gptailor plans -->"
 LONGEST = 60_000
 """Characters of a comment; GitHub takes some more."""
 A_PAGE = 100
+DEPTHS = ("--depth=100", "--depth=1000", "--unshallow")
+"""How much history a shallow clone fetches until two commits meet."""
+
+
+class NotThereError(Exception):
+    """A commit that is neither here nor can be fetched."""
 
 
 def main() -> int:
@@ -34,9 +41,7 @@ def main() -> int:
 
 def check() -> int:
     """Say the faults of all plans, and which aren't in canonical form."""
-    plans = [
-        as_argument(name) for name in git("ls-files", "-z", "--", *patterns()).split("\0") if name
-    ]
+    plans = list(tracked())
     if not plans:
         print("there are no plans")
         return 0
@@ -46,19 +51,42 @@ def check() -> int:
     code = done.returncode
     if os.environ.get("CANONICAL", "true") == "true" and code == 0:
         for plan in plans:
-            if gptailor("fmt", "--check", plan).returncode:
-                print(f"::error file={escaped(plan)}::not in canonical form: run gptailor fmt")
+            if text := uncanonical(plan):
+                print(f"::error file={escaped(plan)}::{escaped(text, of='%')}")
                 code = 1
     if code == 0:
         print(f"{len(plans)} plan{'s' * (len(plans) != 1)}, no faults")
     return code
 
 
+def tracked() -> Iterator[str]:
+    """The plans that git has, as arguments; a link is not followed."""
+    for entry in git("ls-files", "--stage", "-z", "--", *patterns()).split("\0")[:-1]:
+        mode, name = entry[:6], entry.partition("\t")[2]
+        if is_file(mode):
+            yield as_argument(name)
+        else:
+            print(f"::notice file={escaped(name)}::not checked: it is no plain file")
+
+
+def uncanonical(plan: str) -> str:
+    """What there is to say of a plan's form, if anything."""
+    done = gptailor("fmt", "--check", plan)
+    if done.returncode in (0, 1):
+        return "not in canonical form: run gptailor fmt" * done.returncode
+    return f"gptailor fmt --check ended with {done.returncode}: {last_line(done.stderr)}"
+
+
 def comment() -> int:
     """Write or renew the pull request's comment; the run's summary has the same text."""
     event = json.loads(Path(os.environ["GITHUB_EVENT_PATH"]).read_text(encoding="utf-8"))
     pull = event["pull_request"]
-    sections = list(changes(pull["base"]["sha"]))
+    try:
+        before = start(pull["base"]["sha"], pull.get("head", {}).get("sha"))
+    except NotThereError as error:
+        print(f"::error::{error}: check out with fetch-depth: 0")
+        return 1
+    sections = list(changes(before))
     text = "\n\n".join(sections)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
         with Path(summary).open("a", encoding="utf-8") as file:
@@ -78,39 +106,110 @@ def comment() -> int:
 # --------------------------------------------------------------------------------- what changes
 
 
+def start(base: str, head: str | None) -> str:
+    """The commit from which a pull request's changes count. Raises NotThereError.
+
+    base: what the pull request is to be merged into; it may be older than what was merged.
+    head: the pull request's last commit.
+    """
+    parents = [
+        line.removeprefix("parent ")  # which a shallow clone's HEAD^1 hides
+        for line in git("cat-file", "-p", "HEAD").partition("\n\n")[0].split("\n")
+        if line.startswith("parent ")
+    ]
+    try:
+        if len(parents) == 2 and head in (parents[1], None):  # GitHub's merge, not the author's own
+            fetch(parents[0])
+            return parents[0]
+        return fork(base)
+    except NotThereError as error:
+        fetch(base)
+        print(f"::warning::changes are shown from {base}: {escaped(str(error), of='%')}")
+        return base
+
+
+def fork(base: str) -> str:
+    """The last commit that HEAD and another have in common. Raises NotThereError."""
+    fetch(base)
+    for depth in (*DEPTHS, None):
+        if found := asked("merge-base", base, "HEAD").stdout:
+            return os.fsdecode(found).strip()
+        if depth is None or not is_shallow():
+            break
+        fetched(depth, base, git("rev-parse", "HEAD").strip())
+    raise NotThereError("it and the pull request have no commit in common")
+
+
+def fetch(commit: str) -> None:
+    """Have a commit, with its files. Raises NotThereError."""
+    if asked("cat-file", "-e", f"{commit}^{{commit}}").returncode:
+        fetched("--depth=1" if is_shallow() else None, commit)
+
+
+def fetched(depth: str | None, *commits: str) -> None:
+    """Fetch from where the clone is from, to a depth if it is shallow. Raises NotThereError."""
+    depths = [] if depth is None else [depth]
+    done = asked("fetch", "--quiet", "--no-tags", *depths, "origin", *commits)
+    if done.returncode:
+        why = last_line(done.stderr.decode("utf-8", "replace"))
+        raise NotThereError(f"{commits[0]} can't be fetched ({why})")
+
+
+def is_shallow() -> bool:
+    """Whether the clone lacks history."""
+    return git("rev-parse", "--is-shallow-repository").strip() == "true"
+
+
 def changes(base: str) -> Iterator[str]:
     """A section for each plan that is not as it was at a commit."""
-    if subprocess.run(["git", "cat-file", "-e", base], check=False, capture_output=True).returncode:
-        git("fetch", "--quiet", "--depth=1", "origin", base)
-    words = iter(
-        git("diff", "-z", "--name-status", "-M", base, "HEAD", "--", *patterns()).split("\0")
-    )
-    for status in words:
-        if status[:1] == "R":
-            old, new = next(words), next(words)
-            yield section(f"{old} → {new}", difference(base, old, new))
-        elif status:
-            name = next(words)
-            if status == "D":
-                yield f"#### {code(name)}\n\nis removed"
-            elif status == "A":
-                yield section(f"{name} (new)", said("show", as_argument(name)))
-            else:
-                yield section(name, difference(base, name, name))
+    words = iter(git("diff", "-z", "--raw", "-M", base, "HEAD", "--", *patterns()).split("\0")[:-1])
+    for said_of_it in words:
+        mode_before, mode, _, _, status = said_of_it.removeprefix(":").split(" ")
+        old = next(words)
+        new = next(words) if status[0] in "RC" else old
+        title = old if old == new else f"{old} → {new}"
+        if status == "D":
+            yield f"#### {code(old)}\n\nis removed"
+        elif not is_file(mode):
+            yield f"#### {code(title)}\n\nis no plain file, and isn't read"
+        elif not is_file(mode_before):
+            yield section(f"{new} (new)", said("show", as_argument(new)))
+        else:
+            yield section(title, difference(base, old, new))
 
 
 def difference(base: str, old: str, new: str) -> str:
-    """What `gptailor diff` says; the old text lies where it was, since paths start there."""
-    before = Path(old).with_name(f".{Path(old).name}.before.tailor")
-    made = not before.parent.exists()
-    before.parent.mkdir(parents=True, exist_ok=True)
+    """What `gptailor diff` says; the old text lies where it was, since paths start there.
+
+    Where a file or a link is in place of its folder now, it lies beside the new one.
+    """
+    folder = Path(old).parent
+    above = [*reversed(folder.parents), folder]
+    if any(one.is_symlink() or (one.exists() and not one.is_dir()) for one in above):
+        folder = Path(new).parent
+        above = []
+    before = folder / f".{secrets.token_hex(8)}.before.tailor"
+    text = git_bytes("show", f"{base}:{old}")
+    made: list[Path] = []
     try:
-        before.write_text(git("show", f"{base}:{old}"), encoding="utf-8")
-        return said("diff", as_argument(str(before)), as_argument(new)).replace(str(before), old)
+        for one in above:
+            if not one.exists():
+                one.mkdir()
+                made.append(one)
+        with before.open("xb") as file:  # which follows no link
+            made.append(before)
+            file.write(text)
+        text_of_it = said("diff", as_argument(str(before)), as_argument(new))
+        shown = re.compile(rf"[^\s'\"]*{re.escape(before.name)}")
+        return shown.sub(lambda _: readable(old), text_of_it.replace(str(before), readable(old)))
     finally:
-        before.unlink(missing_ok=True)
-        if made:
-            before.parent.rmdir()
+        for one in reversed(made):
+            one.unlink() if one == before else one.rmdir()
+
+
+def last_line(text: str) -> str:
+    """The line of a command's complaints that says most."""
+    return (text.strip().splitlines() or [""])[-1]
 
 
 def said(*words: str) -> str:
@@ -126,14 +225,21 @@ def section(title: str, text: str) -> str:
     return f"#### {code(title)}\n\n{fence}text\n{text}{fence}"
 
 
-def escaped(name: str) -> str:
-    """A file's name in a line that GitHub reads."""
-    return name.translate({ord(c): f"%{ord(c):02X}" for c in "%\r\n:,"})
+def escaped(text: str, *, of: str = "%:,") -> str:
+    """A file's name, or a message (of="%"), in a line that GitHub reads."""
+    signs = {ord(sign): f"%{ord(sign):02X}" for sign in f"{of}\r\n"}
+    return readable(text).translate(signs)
 
 
 def code(name: str) -> str:
     """A name as code, whatever is in it."""
+    name = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in name)
     return f"`{name.replace('`', chr(39))}`"
+
+
+def readable(name: str) -> str:
+    """A file's name without bytes that are no UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 # ------------------------------------------------------------------------------------- the comment
@@ -156,7 +262,8 @@ def mine(issues: str, number: int) -> int | None:
     for page in count(1):
         found = ask("GET", f"{issues}/{number}/comments?per_page={A_PAGE}&page={page}")
         for one in found:
-            if one["body"].startswith(MARK):
+            is_a_bots = (one["user"] or {}).get("type") == "Bot"  # no user: deleted since
+            if is_a_bots and (one["body"] or "").startswith(MARK):
                 return int(one["id"])
         if len(found) < A_PAGE:
             break
@@ -182,7 +289,13 @@ def ask(method: str, path: str, body: object = None) -> Any:
 
 def patterns() -> list[str]:
     """Which files are plans."""
-    return os.environ.get("PLANS", "*.tailor").split("\n")
+    lines = (line.strip() for line in os.environ.get("PLANS", "").splitlines())
+    return [line for line in lines if line] or ["*.tailor"]
+
+
+def is_file(mode: str) -> bool:
+    """Whether git's mode is a plain file's; a link may lead to what is nobody's business."""
+    return mode.startswith("100")
 
 
 def as_argument(name: str) -> str:
@@ -191,21 +304,36 @@ def as_argument(name: str) -> str:
 
 
 def git(*words: str) -> str:
-    """What git prints."""
-    return subprocess.run(
-        ["git", *words], check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-    ).stdout
+    """What git prints; names whose bytes are no UTF-8 are as Python has them."""
+    return os.fsdecode(git_bytes(*words))
+
+
+def git_bytes(*words: str) -> bytes:
+    """What git prints, as it is."""
+    return subprocess.run(["git", *words], check=True, stdout=subprocess.PIPE).stdout
+
+
+def asked(*words: str) -> subprocess.CompletedProcess[bytes]:
+    """What git answers, which may be no."""
+    return subprocess.run(["git", *words], check=False, capture_output=True)
 
 
 def gptailor(*words: str) -> subprocess.CompletedProcess[str]:
-    """Run the gptailor of this Python."""
+    """Run the gptailor of this Python: nothing of the pull request's, and not with its token."""
+    kept = {name: value for name, value in os.environ.items() if name != "GITHUB_TOKEN"}
     return subprocess.run(
-        [sys.executable, "-m", "gptailor", *words],
+        [sys.executable, "-P", "-m", "gptailor", *words],
         check=False,
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1"},
+        errors="replace",
+        env={
+            **kept,
+            "COLUMNS": "100",
+            "NO_COLOR": "1",
+            "PYTHONIOENCODING": "utf-8:surrogateescape",  # of names
+        },
     )
 
 
