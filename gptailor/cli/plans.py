@@ -233,7 +233,7 @@ def lsp_command(hub: bool) -> None:
     from gptailor.lsp.server import serve  # noqa: PLC0415
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    serve()
+    serve(hub=hub)
 
 
 @click.command("import", short_help="Make a plan of another tool's file.")

@@ -3,13 +3,13 @@
 import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from gptailor.lang.format import format_text
 from gptailor.lsp.names import Occurrence
 from gptailor.lsp.text import EditedText
-from gptailor.plan.faults import Fault, Span, TailorError
+from gptailor.plan.faults import Fault, Span, TailorError, errors
 from gptailor.plan.registry import WORDS
 
 
@@ -119,7 +119,7 @@ def _only_renamed(text: EditedText, word: Occurrence, name: str, edits: Sequence
 @final
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """A change that mends a fault: what it does, and its edits; `sure` if there is but one."""
+    """A change that mends a fault: what it does, and its edits; `sure` if it is the only one."""
 
     title: str
     edits: tuple[Edit, ...]
@@ -128,22 +128,28 @@ class Remedy:
 
 
 def remedies(text: EditedText, faults: Sequence[Fault]) -> Iterator[Remedy]:
-    """The changes that the helps of a text's faults say, those that mend the fault."""
+    """The changes that the helps of a text's faults say, those that mend the fault.
+
+    A fault against models can't be looked for in the new text, and no change of one is `sure`.
+    """
     for fault in faults:
         if fault.span is None:
             continue
         for mend in _MENDS:
             remedy = mend(text, fault, fault.span)
             if remedy is not None and _mends(text, remedy):
-                yield remedy
+                yield replace(remedy, sure=remedy.sure and fault in text.faults)
                 break
 
 
 def _mends(text: EditedText, remedy: Remedy) -> bool:
-    """Whether the fault is gone afterwards, and no syntax fault came."""
+    """Whether the fault is gone afterwards, and no syntax fault came.
+
+    Of one against models, which are looked at later, whether no other error came.
+    """
     after = EditedText(text.uri, edited(text.text, remedy.edits))
     if remedy.fault not in text.faults:
-        return True  # it is one against models, which are looked at later
+        return len(errors(after.faults)) <= len(errors(text.faults))
     same = [_alike(fault) for fault in after.faults].count(_alike(remedy.fault))
     before = [_alike(fault) for fault in text.faults].count(_alike(remedy.fault))
     broken = [fault for fault in after.faults if fault.code.startswith("S")]
@@ -162,10 +168,10 @@ def _misspelled(text: EditedText, fault: Fault, span: Span) -> Remedy | None:
         return None
     said = text.text[span.start : span.end]
     quoted = re.findall(r"'([^']+)'", fault.message)
-    wrong = next((word for word in quoted if word and word in said), said)
-    start = span.start + said.index(wrong)
-    edit = Edit(Span(start, start + len(wrong)), meant[1])
-    return Remedy(f"change '{wrong}' to '{meant[1]}'", (edit,), fault)
+    whole = (re.search(rf"(?<!\w){re.escape(word)}(?!\w)", said) for word in quoted)
+    start, end = next((found.span() for found in whole if found), (0, len(said)))
+    edit = Edit(Span(span.start + start, span.start + end), meant[1])
+    return Remedy(f"change '{said[start:end]}' to '{meant[1]}'", (edit,), fault)
 
 
 def _undeclared(text: EditedText, fault: Fault, span: Span) -> Remedy | None:

@@ -276,7 +276,7 @@ def _source(text: EditedText, word: Occurrence, _: SeenModels) -> str:
 
 
 def _named_file(text: EditedText, word: Occurrence, _: SeenModels) -> str:
-    return _file(text.folder / word.text)
+    return _file(text.named(word.text))
 
 
 def _file(path: Path) -> str:
@@ -370,10 +370,10 @@ def diagnostic(text: EditedText, fault: Fault) -> types.Diagnostic:
 
 
 def _severity(fault: Fault) -> types.DiagnosticSeverity:
-    if fault.code == NOT_CACHED:
-        return types.DiagnosticSeverity.Information
-    warning = fault.severity == "warning"
-    return types.DiagnosticSeverity.Warning if warning else types.DiagnosticSeverity.Error
+    if fault.severity == "error":
+        return types.DiagnosticSeverity.Error
+    excused = fault.code == NOT_CACHED
+    return types.DiagnosticSeverity.Information if excused else types.DiagnosticSeverity.Warning
 
 
 def _related(text: EditedText, where: types.Range, said: str) -> types.DiagnosticRelatedInformation:
@@ -383,7 +383,7 @@ def _related(text: EditedText, where: types.Range, said: str) -> types.Diagnosti
 def _declaring(text: EditedText, path: str) -> Span:
     """Where a text names the plan in a file."""
     for word in text.words:
-        if word.kind == "source" and (text.folder / word.text).resolve() == Path(path).resolve():
+        if word.kind == "source" and text.named(word.text).resolve() == Path(path).resolve():
             return word.span
     return Span(0, 0)
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Any, final
 
 from lsprotocol import types
@@ -90,9 +89,9 @@ class _Protocol(LanguageServerProtocol):
 
 @final
 class TailorServer(LanguageServer):
-    """The server, with the texts that are open."""
+    """The server, with the texts that are open; `hub` is whether the Hub is asked for models."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, hub: bool = False) -> None:
         super().__init__(
             "gptailor",
             metadata.version("gptailor"),
@@ -101,6 +100,7 @@ class TailorServer(LanguageServer):
         )
         self.files: dict[str, OpenFile] = {}
         self.looks = True  # whether models are looked at
+        self.hub = hub
         self.tasks: set[asyncio.Task[None]] = set()
         self.looking = ThreadPoolExecutor(max_workers=1)  # one after the other
 
@@ -145,7 +145,9 @@ class TailorServer(LanguageServer):
         text = file.text
 
         def looked() -> SeenModels:
-            return seen_models(text) if file.text is text else NOT_SEEN  # typed on meanwhile
+            if file.text is not text:  # typed on meanwhile
+                return NOT_SEEN
+            return seen_models(text, hub=self.hub)
 
         loop = asyncio.get_running_loop()
         seen = await loop.run_in_executor(self.looking, looked)
@@ -229,7 +231,7 @@ def _definition(server: TailorServer, params: types.DefinitionParams) -> types.L
         return types.Location(text.uri, text.lines.range(declared.span))
     if word is None or word.kind not in ("source", "file", "template"):
         return None
-    path = text.folder / Path(word.text).expanduser()
+    path = text.named(word.text)
     path = path / CONFIG if path.is_dir() else path
     start = types.Position(0, 0)
     uri = from_fs_path(str(path.resolve())) if path.is_file() else None
@@ -354,9 +356,9 @@ _FEATURES: tuple[tuple[str, Callable[[TailorServer, Any], Any], Any], ...] = (
 )  # fmt: skip
 
 
-def tailor_server() -> TailorServer:
+def tailor_server(*, hub: bool = False) -> TailorServer:
     """A server that answers all of the requests above."""
-    server = TailorServer()
+    server = TailorServer(hub=hub)
     for name, answer, options in _FEATURES:
         server.feature(name, options)(partial(answer, server))
     server.feature(types.INITIALIZE)(partial(_initialized, server))
@@ -369,6 +371,6 @@ def _initialized(server: TailorServer, params: types.InitializeParams) -> None:
     server.looks = said is not False
 
 
-def serve() -> None:
+def serve(*, hub: bool = False) -> None:
     """Serve an editor over standard input and output, until it ends."""
-    tailor_server().start_io()
+    tailor_server(hub=hub).start_io()

@@ -5,6 +5,7 @@ fetched for an editor.
 """
 
 import bisect
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,9 +16,10 @@ from typing import final
 from lsprotocol import types
 from pygls.uris import to_fs_path
 
-from gptailor.checkpoint.models import Opened, Opener, is_plan, is_remote
+from gptailor.checkpoint.files import CheckpointError, open_regular
+from gptailor.checkpoint.models import Opened, Opener, folder_of, is_plan, is_remote
 from gptailor.lang import tree
-from gptailor.lang.parse import parse, read_json, read_text
+from gptailor.lang.parse import parse, read_bytes, read_json, read_text
 from gptailor.lang.split import Piece, Pieces, split
 from gptailor.lsp.names import NameKind, Occurrence, occurrences
 from gptailor.plan.faults import Fault, Source, Span, errors
@@ -93,6 +95,10 @@ class EditedText:
     def folder(self) -> Path:
         """Where its relative paths start."""
         return self.path.parent
+
+    def named(self, path: str) -> Path:
+        """A file or a folder that it names."""
+        return self.folder / os.path.expanduser(path)  # noqa: PTH111 (Path.expanduser raises without a home)
 
     @property
     def is_json(self) -> bool:
@@ -218,27 +224,61 @@ NOT_SEEN = SeenModels({}, {})
 """Before models are looked at."""
 
 
-def seen_models(text: EditedText) -> SeenModels:
-    """What is known of a text's models; of a plan with faults those that are whole folders."""
+def seen_models(text: EditedText, *, hub: bool = False) -> SeenModels:
+    """What is known of a text's models; `hub` is whether the Hub is asked.
+
+    Of a plan with faults, or with a model at a URL, only whole folders are looked at.
+    """
     plan = text.plan
     if plan is None or not plan.models:
         return NOT_SEEN
-    if any(is_at_url(model.source) for model in plan.models.values()):
-        return SeenModels(plan.models, {})
-    if text.sound is None:
+    if text.sound is None or _names_url(plan):
         return SeenModels(plan.models, _folders(plan))
     _, opened, faults = checked(plan, None)
-    more = tuple(_excused(plan, fault) for fault in faults if fault not in text.faults)
-    return SeenModels(plan.models, opened, more, whole=not errors(faults))
+    more = [fault for fault in faults if fault not in text.faults]
+    told = tuple(more if hub else map(_excused, more))
+    return SeenModels(plan.models, opened, told, whole=not errors(faults))
 
 
-def _excused(plan: Plan, fault: Fault) -> Fault:
-    """A model that isn't in the cache of the Hub is no error in an editor, which fetches none."""
-    if fault.code != NOT_CACHED or fault.at[:1] != ("models",):
+def _names_url(plan: Plan) -> bool:
+    """Whether a model of a plan, or of the plans that are models of it, is at a URL."""
+    waiting, known = [plan], set[tuple[str, str]]()
+    while waiting:
+        plan = waiting.pop()
+        for model in plan.models.values():
+            if is_at_url(model.source):
+                return True
+            if not is_plan(model):
+                continue
+            path = folder_of(plan, model.source)
+            key = os.path.realpath(path), os.path.realpath(path.parent)  # a link has its own folder
+            if key not in known:
+                known.add(key)
+                waiting += _plans_in(path)
+    return False
+
+
+def _plans_in(path: Path) -> list[Plan]:
+    """The plan in a file; none if it can't be read or has faults by itself."""
+    try:
+        with open_regular(path) as file:
+            plan, faults = read_bytes(file.readall(), str(path), path.parent)
+    except (OSError, CheckpointError):
+        return []
+    return [] if plan is None or errors(faults) else [plan]
+
+
+def _excused(fault: Fault) -> Fault:
+    """A model that isn't in the cache of the Hub is no error where the Hub isn't asked.
+
+    It may be of a plan that is a model; its name is at the end of the message.
+    """
+    said = re.fullmatch(r"is not in the local cache.*\(([^()]+)\)", fault.message)
+    if fault.code != NOT_CACHED or said is None:
         return fault
-    source = plan.models[str(fault.at[1])].source
-    message = f"'{source}' isn't in the cache of the Hub: the plan isn't checked against its models"
-    return replace(fault, message=message, help="'gptailor check' asks the Hub", severity="warning")
+    why = "isn't in the cache of the Hub: the plan isn't checked against its models"
+    help_ = fault.help if "folder of that name" in fault.help else "'gptailor check' asks the Hub"
+    return replace(fault, message=f"'{said[1]}' {why}", help=help_, severity="warning")
 
 
 def _folders(plan: Plan) -> dict[str, Opened]:
@@ -246,7 +286,8 @@ def _folders(plan: Plan) -> dict[str, Opened]:
     found: dict[str, Opened] = {}
     for name, model in plan.models.items():
         derived = model.made is not None or model.on is not None or is_plan(model)
-        if not derived and not is_remote(model) and (opened := opener.model(name)) is not None:
+        elsewhere = is_remote(model) or is_at_url(model.source)
+        if not derived and not elsewhere and (opened := opener.model(name)) is not None:
             found[name] = opened
     return found
 

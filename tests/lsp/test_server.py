@@ -228,6 +228,15 @@ def test_a_name_is_found_listed_and_changed_everywhere(editor):
     assert "# math 😀" in renamed
 
 
+def test_definition_opens_a_file_and_nothing_of_a_user_who_is_none(editor):
+    for name, there in (("./text.txt", True), ("~no-such-user/text.txt", False)):
+        (editor.folder / "text.txt").write_text("some text\n")
+        uri = editor.open(f'{HEAD}search {{ minimize nll("{name}") }}\n')
+        where = types.DefinitionParams(**editor.at(uri, 3, 26))
+        found = editor.ask(types.TEXT_DOCUMENT_DEFINITION, where)
+        assert (found is not None) == there
+
+
 def test_a_rename_that_would_collide_is_refused_with_its_reason(editor):
     uri = editor.open(f"{HEAD}L1 from math\n")
     asked = types.RenameParams(new_name="base", **editor.at(uri, 3, 9))

@@ -10,7 +10,7 @@ from gptailor.cli.main import run
 from gptailor.lang.lexicon import word_groups
 from gptailor.lsp.complete import completions, signature_help
 from gptailor.lsp.edits import RenameError, canonical_edits, edited, remedies, renamed
-from gptailor.lsp.hover import KEYWORDS, fault_pages, hovered
+from gptailor.lsp.hover import KEYWORDS, diagnostic, fault_pages, hovered
 from gptailor.lsp.text import (
     NOT_SEEN,
     EditedText,
@@ -21,6 +21,7 @@ from gptailor.lsp.text import (
     semantic_tokens,
     symbols,
 )
+from gptailor.plan.faults import Fault, Span
 from gptailor.plan.registry import METHODS, OBJECTIVES
 from tests.hollow import llama, write_hollow
 
@@ -286,6 +287,15 @@ def test_hover_says_what_a_word_is(said, expected):
     assert expected in found if expected else found == ""
 
 
+def test_a_file_in_the_home_folder_is_found(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    assert "10 bytes" in said_at('search { minimize nll("~/te‸xt.txt") }')
+    assert "there is no" in said_at('search { minimize nll("~no-such-user/te‸xt.txt") }')
+    text = opened('tailor 1\nmodel base = "~/cut.tailor"\nmodel o = "~no-such-user/m"\ndrop L1\n')
+    (fault,) = (f for f in seen_models(text).faults if f.source.name.endswith("cut.tailor"))
+    assert diagnostic(text, fault).range.start == types.Position(1, 13)
+
+
 def test_every_code_of_the_page_can_be_looked_up():
     pages = fault_pages()
     assert pages["P208"].title == "decided and dropped"
@@ -393,6 +403,27 @@ def test_a_change_that_mends_nothing_is_not_offered():
     text = opened(f"{HEAD}bring L1 from math\nscale L2 by mix\n")
     assert text.faults[0].help == "did you mean 'bridge'?"
     assert list(remedies(text, text.faults)) == []
+
+
+def test_a_misspelled_word_is_changed_where_it_is_a_word():
+    text = opened(f"{HEAD}L1 from base, math by linear(weigth=mix)\n")
+    span = Span(text.text.index("L1"), len(text.text) - 1)
+    fault = Fault("M999", "'mat' and 'mix' do not go together", (), "did you mean 'm'?", span=span)
+    (remedy,) = remedies(text, [fault])
+    assert "L1 from base, math by linear(weigth=m)" in edited(text.text, remedy.edits)
+
+
+def test_a_fix_of_a_fault_against_models_is_not_preferred():
+    text = opened(f'{HEAD}model x = "some/folder"\nL1 from x\nscale L2 by mix\n')
+    span = Span(text.text.index('"some'), text.text.index('"some') + 13)
+    help_ = 'there is a folder of that name; a folder\'s name starts so: "./some/folder"'
+    (remedy,) = remedies(text, [Fault("C503", "is not here", (), help_, span=span)])
+    assert (remedy.title[-15:], remedy.sure) == ('"./some/folder"', False)
+    worse = Fault("M999", "there is no 'math'", (), "did you mean '§'?", span=Span(31, 37))
+    assert list(remedies(text, [worse])) == []
+    text = opened(f"{HEAD}L1 from maths\nscale L2 by mix\n")
+    (remedy,) = remedies(text, text.faults)
+    assert remedy.sure
 
 
 # ---------------------------------------------------------------------------------- the whole text
