@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from tests.build.test_gguf import model
-from tests.checkpoint.formats.test_lora import adapter
+from tests.tiny_adapter import adapter
+from tests.tiny_bytes import model
 
 LAYERS = 16
 

@@ -24,9 +24,9 @@ from gptailor.evaluate.targets import find_targets
 from gptailor.evaluate.trial import Placement
 from gptailor.lang.parse import read_objective
 from gptailor.plan.faults import PlanError
-from tests.checkpoint.formats.test_lora import Q, adapter, pair
 from tests.evaluate.lent import loaded
 from tests.tiny import tiny_model
+from tests.tiny_adapter import Q, adapter, pair
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

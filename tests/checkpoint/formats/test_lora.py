@@ -1,6 +1,5 @@
 """LoRA adapters: every tensor finds its place, and what isn't understood is refused by name."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -9,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gptailor.checkpoint.files import CheckpointError
@@ -20,27 +18,11 @@ from gptailor.checkpoint.models import open_models, rebind
 from gptailor.checkpoint.tensor import Adapted, LowRank
 from gptailor.plan.plan import Layer, LayerOf, Model, Plan, Take
 from gptailor.program.load import load_tensor
+from tests.tiny_adapter import HIDDEN, Q, adapter, pair
 
-Q = "model.layers.0.self_attn.q_proj"
 V = "model.layers.3.self_attn.v_proj"
 HEAD, EMBED = "lm_head", "model.embed_tokens"
-HIDDEN, VOCAB, KV = 16, 64, 8
-CONFIG: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["none"]}
-
-
-def pair(module: str, out: int = HIDDEN, into: int = HIDDEN, rank: int = 4) -> dict[str, Tensor]:
-    return {
-        f"base_model.model.{module}.lora_A.weight": torch.zeros(rank, into),
-        f"base_model.model.{module}.lora_B.weight": torch.zeros(out, rank),
-    }
-
-
-def adapter(folder: Path, tensors: dict[str, Tensor] | None = None, **config: Any) -> Path:
-    """An adapter on `base`, whose settings differ from the usual in these."""
-    folder.mkdir(exist_ok=True)
-    (folder / "adapter_config.json").write_text(json.dumps(CONFIG | config))
-    save_file(pair(Q) if tensors is None else tensors, folder / "adapter_model.safetensors")
-    return folder
+VOCAB, KV = 64, 8
 
 
 @pytest.fixture
