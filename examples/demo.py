@@ -286,9 +286,12 @@ def show_found(folder: Path, base: Path) -> None:
     judge(list(shown_as.values()), wishes, ())
     continued(shown_as, base)
     usual, healed = summary["starts"][0]["origin"], summary["final"][0]["seconds"]
+    same = statements(run_ / "start.tailor") == statements(best)
+    beaten = " The search found none better in so few trials: the two are one plan." if same else ""
     said = (
-        f"The usual cut is the best of those that people make without a search ({usual}). The "
-        f"search took {summary['seconds'] - healed:.0f} s for the found one, by texts that are "
+        f"The usual cut is the best of those that people make without a search ({usual}), bridged "
+        f"and healed as the found one is.{beaten} The search took "
+        f"{summary['seconds'] - healed:.0f} s for the found one, by texts that are "
         f"not those above, and bridging and healing it {healed:.0f} s. Text suffers first from a "
         "cut: a model that tells answers apart may still lose the thread, and learns to keep it "
         "from more tokens than a demo has time for. All that is random comes "
@@ -296,6 +299,12 @@ def show_found(folder: Path, base: Path) -> None:
         "and the lock beside it holds the compiled model to the byte."
     )
     print("\n" + textwrap.fill(said, 92))
+
+
+def statements(plan: Path) -> list[str]:
+    """What a plan says, without its comments."""
+    lines = (line.partition("#")[0].strip() for line in plan.read_text("utf-8").splitlines())
+    return [line for line in lines if line]
 
 
 def texts(folder: Path, base: Path, name: str, skip: int = 0) -> list[Path]:

@@ -13,12 +13,13 @@ from gptailor.checkpoint.hub import Remote, open_hub
 from gptailor.checkpoint.models import Opened, dequantised_model
 from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.evaluate.targets import HUB_ID
+from gptailor.plan.homes import expanded
 from gptailor.prepare import fetched
 
 
 def open_whole(name: str, source: str | Path) -> Opened:
     """A model with all of its weights here, dequantised if it was quantised."""
-    given, path = str(source), Path(source).expanduser()
+    given, path = str(source), expanded(source)
     repo, _, revision = given.partition("@")
     on_hub = not path.exists() and HUB_ID.fullmatch(repo) is not None
     remotes: tuple[Remote, ...] = ()
@@ -43,7 +44,7 @@ def base_settings(source: str | Path, opened: Opened) -> dict[str, str]:
     if opened.remotes:
         remote = opened.remotes[0]
         return {"base_model_name_or_path": remote.repo, "revision": remote.commit}
-    return {"base_model_name_or_path": str(Path(source).expanduser().absolute())}
+    return {"base_model_name_or_path": str(expanded(source).absolute())}
 
 
 def refuse_unlike(a: Opened, b: Opened) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 from gptailor.plan.faults import TailorError
+from gptailor.plan.homes import expanded
 
 LONGEST_QUOTED = 120
 """Characters of a name that are shown; names come from files that may be hostile."""
@@ -255,5 +256,5 @@ def is_gguf(path: Path) -> bool:
 
 def cache_folder() -> Path | None:
     """Where gptailor keeps what can be made again; None for a user without a home."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (raises without a home)
-    return Path(home, "gptailor") if Path(home).is_absolute() else None
+    home = Path(os.environ.get("XDG_CACHE_HOME") or expanded("~/.cache"))
+    return home / "gptailor" if home.is_absolute() else None

@@ -19,6 +19,7 @@ from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.checkpoint.union import TokenUnion, UnitedModel
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.faults import Fault, listed
+from gptailor.plan.homes import expanded
 from gptailor.plan.needed import needed, with_inner
 from gptailor.plan.parts import Branch
 from gptailor.plan.plan import PLAN_SUFFIX, Model, Plan, TemplateOf, is_at_url
@@ -146,7 +147,7 @@ def folder_of(plan: Plan, source: str) -> Path:
     """
     if is_at_url(source):
         return kept_folder(source)
-    path = Path(os.path.expanduser(source))  # noqa: PTH111 (Path.expanduser raises without a home)
+    path = expanded(source)
     return (plan.origin.folder if plan.origin else Path()) / path
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from gptailor.plan.faults import Fault, PlanError, errors, show
+from gptailor.plan.homes import expanded
 
 if TYPE_CHECKING:
     from gptailor.plan.plan import Plan
@@ -31,7 +32,7 @@ class Rebinding(click.ParamType[tuple[str, Path]]):
         name, equal, path = str(value).partition("=")
         if not (equal and name and path):
             self.fail(f"'{value}' is not NAME=PATH", param, ctx)
-        return name, Path(os.path.expanduser(path))  # noqa: PTH111 (raises without a home)
+        return name, expanded(path)
 
 
 _UNITS = {"": 1, "B": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,

@@ -17,6 +17,7 @@ from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.models import Opened, rebind
 from gptailor.lang.parse import load
 from gptailor.plan.faults import Fault, PlanError, TailorError, errors, listed
+from gptailor.plan.homes import expanded
 from gptailor.plan.needed import needed
 from gptailor.plan.plan import LayerOf, Model, Plan, Take
 from gptailor.prepare import ModelPaths, Prepared, ready
@@ -149,7 +150,7 @@ def read_target(target: str | Path | Plan) -> _Read:
     """
     if isinstance(target, Plan):
         return (target.origin.source.name if target.origin else "<plan>"), target, None
-    name, path = str(target), Path(target).expanduser()
+    name, path = str(target), expanded(target)
     if path.is_dir() or (path.is_file() and is_gguf(path)):
         plan = _alone(str(path.absolute()))
         try:

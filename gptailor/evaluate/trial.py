@@ -43,6 +43,7 @@ from gptailor.evaluate.samples import (
 from gptailor.evaluate.speed import Latencies
 from gptailor.evaluate.targets import base_of
 from gptailor.plan.faults import Fault, PlanError, errors
+from gptailor.plan.homes import expanded
 from gptailor.plan.needed import leaves_open, needed
 from gptailor.plan.plan import Layer, LayerOf, Plan, Take
 from gptailor.plan.registry import OBJECTIVES
@@ -307,7 +308,7 @@ class Trials:
     def files(self) -> tuple[Path, ...]:
         """The files that objectives, bridges and healing read, each once."""
         found = [
-            self.folder / Path(str(objective.arguments[argument.name])).expanduser()
+            self.folder / expanded(str(objective.arguments[argument.name]))
             for objective, _ in self.stated
             for argument in OBJECTIVES[objective.name].arguments
             if argument.kind == "path" and argument.name in objective.arguments

@@ -1,6 +1,5 @@
 """What may be written at a place: the grammar's parser says which words, its tree which names."""
 
-import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +19,7 @@ from gptailor.lsp.hover import KEYWORDS, bounds_words
 from gptailor.lsp.names import Occurrence, argument_for, occurrences
 from gptailor.lsp.text import EditedText, SeenModels, layers_named
 from gptailor.plan.faults import Span
+from gptailor.plan.homes import expanded
 from gptailor.plan.parts import BRANCHES, NORMS, ROLES
 from gptailor.plan.registry import (
     CHAT_TEMPLATES,
@@ -315,7 +315,7 @@ def _in_quotes(here: _Here, before: str, rule: str, typed: str) -> Iterator[type
     if kind != "file" and not slash:
         yield from (here.item(one, _Kinds.Folder) for one in ("./", "../", "~/"))
         return
-    start = Path(os.path.expanduser(above + slash))  # noqa: PTH111 (raises without a home)
+    start = expanded(above + slash)
     for path in _listed(here.text.folder / start):
         if path.is_dir():
             yield here.item(f"{path.name}/", _Kinds.Folder, _folder_said(path), snippet=path.name)

@@ -23,6 +23,7 @@ from gptailor.lang.parse import parse, read_bytes, read_json, read_text
 from gptailor.lang.split import Piece, Pieces, split
 from gptailor.lsp.names import NameKind, Occurrence, occurrences
 from gptailor.plan.faults import Fault, Source, Span, errors
+from gptailor.plan.homes import expanded
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.prepare import checked
 
@@ -98,7 +99,7 @@ class EditedText:
 
     def named(self, path: str) -> Path:
         """A file or a folder that it names."""
-        return self.folder / os.path.expanduser(path)  # noqa: PTH111 (Path.expanduser raises without a home)
+        return self.folder / expanded(path)
 
     @property
     def is_json(self) -> bool:

@@ -23,6 +23,7 @@ from gptailor.checkpoint.files import CheckpointError, quoted, read_object
 from gptailor.checkpoint.folder import CONFIG, is_weights, open_checkpoint
 from gptailor.checkpoint.hub import open_hub
 from gptailor.checkpoint.models import is_local
+from gptailor.plan.homes import expanded
 from gptailor.prove.contract import ONE_KIND, Contract, read_by
 from gptailor.prove.draft import (
     BranchNames,
@@ -75,7 +76,7 @@ def _read(model: str) -> tuple[dict[str, Any], Collection[str], Path]:
     if not is_local(model) and not Path(model).is_dir():
         checkpoint, _ = open_hub(model, None)
         return checkpoint.config, checkpoint.tensors, checkpoint.folder
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if folder.is_dir() and not any(is_weights(file.name) for file in folder.iterdir()):
         return read_object(folder / CONFIG, "C103", duplicate=None), (), folder
     checkpoint = open_checkpoint(folder)

@@ -10,6 +10,7 @@ from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.evaluate.targets import base_of
 from gptailor.evaluate.trial import Trials
 from gptailor.lang.words import objective_words, requirement_words
+from gptailor.plan.homes import expanded
 from gptailor.plan.plan import LayerOf, Objective, Plan, Take
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import Stage, at_stage
@@ -193,7 +194,7 @@ def _text(objective: Objective, folder: Path) -> Path | str:
     file = objective.arguments.get("file")
     if file is None:
         return str(objective.arguments.get("task"))
-    return (folder / Path(str(file)).expanduser()).resolve()
+    return (folder / expanded(str(file))).resolve()
 
 
 def _finite(outcome: Outcome) -> float | None:

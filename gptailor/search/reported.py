@@ -340,7 +340,6 @@ class _Reading:
             stderrs=trial.stderrs,
             failure=None if trial.failure is None else str(trial.failure),
             seconds=trial.seconds,
-            cost=trial.cost,
             loss=None if lost is None else lost[0],
             loss_error=None if lost is None else lost[1],
             worst=self._worst(trial),

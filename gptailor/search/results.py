@@ -11,6 +11,7 @@ from typing import Any
 from gptailor.build.lock import SUFFIX
 from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, range_words
+from gptailor.plan.homes import expanded
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
@@ -236,7 +237,7 @@ def _seen_from_here(objective: Objective, folder: Path) -> Objective:
     """The objective with its files' paths from the current folder on."""
     paths = {one.name for one in OBJECTIVES[objective.name].arguments if one.kind == "path"}
     moved = {
-        name: os.path.relpath(folder / Path(str(value)).expanduser())
+        name: os.path.relpath(folder / expanded(str(value)))
         for name, value in objective.arguments.items()
         if name in paths
     }

@@ -194,6 +194,7 @@ def test_a_plan_from_standard_input(run: Run) -> None:
         ([], 2, "TARGET"),
         (["cut.tailor"], 2, "--objective"),
         (["gone.tailor", "-O", 'nll("long.txt")'], 3, "gone.tailor"),
+        (["~nobody9/a.tailor", "-O", 'nll("~nobody9/t.txt")'], 3, "'~nobody9/a.tailor'"),
         (["cut.tailor", "-O", 'nl("long.txt")'], 1, "did you mean 'nll'?"),
         (["cut.tailor", "-O", "nll(long.txt)"], 1, "--objective:1:9"),
         (["cut.tailor", "-O", 'nll("gone.txt")'], 3, "gone.txt"),

@@ -16,6 +16,7 @@ from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.layer_config import Config, Refusal
 from gptailor.checkpoint.families.layout import Layout, layout_of, split_name
 from gptailor.checkpoint.files import CheckpointError, quoted, reading
+from gptailor.plan.homes import expanded
 from gptailor.plan.parts import Branch
 
 if TYPE_CHECKING:
@@ -74,10 +75,9 @@ def _unlike_file(layout: Layout, names: Collection[str]) -> str | None:
 
 def user_families() -> Path:
     """The folder of the user's own families."""
-    home = os.environ.get("XDG_CONFIG_HOME", "")
-    if not Path(home).is_absolute():
-        home = os.path.expanduser("~/.config")  # noqa: PTH111 (Path.expanduser raises without a home)
-    return Path(home, "gptailor", "families")
+    named = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+    home = named if named.is_absolute() else expanded("~/.config")
+    return home / "gptailor" / "families"
 
 
 def family_for(model_type: object, given: Sequence[Path], *folders: Path) -> FoundFamily | None:

@@ -14,6 +14,7 @@ from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload, writing
 from gptailor.checkpoint.write.side_folder import SideFolder, TargetExists, remove_stale
 from gptailor.checkpoint.write.tensors import Crew, OnWritten, Shard, fill_shard
+from gptailor.plan.homes import expanded
 
 
 def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it has a default place)
@@ -172,7 +173,7 @@ def _check_apart(target: Path, source: Path) -> None:
 
 def _check_replaceable(target: Path) -> None:
     """Nobody means to replace where they stand, their home, a repository or a disk."""
-    home = Path(os.path.expanduser("~"))  # noqa: PTH111 (Path.home() fails where there is none)
+    home = expanded("~")
     for place, what in ((Path.cwd(), "the current folder"), (home, "your home")):
         if place.is_relative_to(target):
             raise CheckpointError("C302", f"holds {what}, and is not replaced", target)

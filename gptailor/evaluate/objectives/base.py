@@ -17,6 +17,7 @@ from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.rivals import race_counts
 from gptailor.lang.words import objective_words
 from gptailor.plan.faults import TailorError
+from gptailor.plan.homes import expanded
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 
@@ -117,7 +118,7 @@ class ObjectiveContext:
 
     def file(self, objective: Objective) -> Path:
         """The file that an objective names."""
-        return self.folder / Path(str(objective.arguments["file"])).expanduser()
+        return self.folder / expanded(str(objective.arguments["file"]))
 
     def drawn(self, rows: Sequence[_Row]) -> list[_Row]:
         """The samples, in the order in which fidelities take them."""

@@ -23,6 +23,7 @@ from gptailor.evaluate.objectives.tokens import EncodingError, Prompt, TokenEnco
 from gptailor.evaluate.outcome import Score, mean
 from gptailor.plan.extras import require
 from gptailor.plan.faults import listed, nearest
+from gptailor.plan.homes import expanded
 from gptailor.plan.plan import Objective
 
 FEWSHOT_SEED = 1234
@@ -131,7 +132,7 @@ def _measured(name: str, task: HarnessTask, encoder: TokenEncoder) -> "Likelihoo
 
 def _loaded(name: str, folder: Path) -> Any:
     if Path(name).suffix in (".yaml", ".yml"):
-        path = folder / Path(name).expanduser()
+        path = folder / expanded(name)
         if not path.is_file():
             raise base.ObjectiveError(f"lm-eval's task '{name}': there is no such file")
         manager, wanted = _manager(own=False), str(path)

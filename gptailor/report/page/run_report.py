@@ -67,7 +67,6 @@ class ReportedTrial:
     stderrs: tuple[float, ...] | None
     failure: str | None
     seconds: float
-    cost: float
     loss: float | None
     loss_error: float | None
     worst: float | None
