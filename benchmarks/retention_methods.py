@@ -187,7 +187,16 @@ def _repaired(lab: Lab, name: str, count: int, seed: int, *statements: str) -> F
 
 def healed_heuristic(lab: Lab, count: int, seed: int) -> Found:
     """ShortGPT's cut, bridged and healed: what is owed to no search."""
-    found = made(lab, "shortgpt", count, 0)
+    return _repaired_cut(lab, "shortgpt", count, seed)
+
+
+def healed_window(lab: Lab, count: int, seed: int) -> Found:
+    """The best window of one model, bridged and healed."""
+    return _repaired_cut(lab, "window", count, seed)
+
+
+def _repaired_cut(lab: Lab, name: str, count: int, seed: int) -> Found:
+    found = made(lab, name, count, 0)
     text = gptailor.format(lab.extended(found.plan, lab.bridge, lab.heal(seed)))
     return Found(text, found.evaluations, found.note, found.seconds)
 
@@ -238,6 +247,7 @@ METHODS: Mapping[str, Method] = {
     "heal": Method("gptailor: … and heal", healed, seeded=True),
     "lora": Method("ShortGPT + LoRA (PEFT)", lora, seeded=True),
     "shortgpt-heal": Method("ShortGPT + bridge and heal", healed_heuristic, seeded=True),
+    "window-heal": Method("best window + bridge and heal", healed_window, seeded=True),
     "replaceme": Method("ReplaceMe", replaceme),
     "random": Method("random cut", drawn, seeded=True),
     "merge-prune": Method("merge, then prune", merge_then_prune),
