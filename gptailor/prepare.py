@@ -22,7 +22,8 @@ from gptailor.checkpoint.models import (
     used,
 )
 from gptailor.checkpoint.write.tensors import Shard, plan_shards
-from gptailor.checks.models import check_models
+from gptailor.checks.besides import absent_files, check_besides
+from gptailor.checks.models import check_models, check_positions
 from gptailor.checks.nested import checked_made_model, why_no_model
 from gptailor.checks.plan import check_alone
 from gptailor.lang.parse import read_bytes
@@ -107,14 +108,15 @@ class Prepared:
 
 
 def check(plan: Plan, models: ModelPaths | None = None) -> list[Fault]:
-    """All faults of a plan: by itself, and, if it has none, against its models.
+    """All faults of a plan: by itself, against its models, and texts that aren't there.
 
     `models` gives other folders for the plan's names. Of the models only configurations, tokenizers
     and headers are read, no weights. Warnings, whose `severity` says so, are among the faults; a
     plan without others can be compiled, as far as that can be said before a weight is read. A model
     that can't be opened is a fault too, and nothing is raised for it.
     """
-    return checked(plan, models)[2]
+    plan, _, faults = checked(plan, models)
+    return locate(faults + absent_files(plan), plan.origin)
 
 
 def checked(plan: Plan, models: ModelPaths | None) -> tuple[Plan, dict[str, Opened], list[Fault]]:
@@ -123,7 +125,7 @@ def checked(plan: Plan, models: ModelPaths | None) -> tuple[Plan, dict[str, Open
     plan, unknown = rebind(plan, {name: Path(path) for name, path in (models or {}).items()})
     faults = unknown + check_alone(plan)
     if errors(faults):
-        return plan, {}, faults
+        return plan, {}, locate(faults + check_besides(plan, declared), plan.origin)
     return plan, *_opened(plan, declared, faults)
 
 
@@ -135,7 +137,7 @@ def _opened(
     if not errors(found) and any(model.layout.quantised for model in opened.values()):
         opened, said = dequantised_models(plan, opened)
         found += said
-    found += check_models(plan, opened) if not errors(found) else []
+    found += (check_positions if errors(found) else check_models)(plan, opened)
     return opened, locate(faults + found, plan.origin)
 
 

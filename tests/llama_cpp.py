@@ -62,7 +62,7 @@ def answer(asked: dict[str, Any]) -> dict[str, Any]:
     params.n_gpu_layers = 0
     params.warmup = False
     params.use_jinja = True
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 2
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1  # two would spin
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     disabled = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.flash_attn_type = disabled

@@ -59,6 +59,9 @@ def fit_tensors(
     """
     if not prepared.gaps and prepared.healing is None:
         return None
+    from gptailor.checks.besides import refuse_absent_texts  # noqa: PLC0415 (few plans have any)
+
+    refuse_absent_texts(prepared.plan)
     require("torch", "what bridges or heals")
     from gptailor.evaluate.live.stitch import fit  # noqa: PLC0415 (imports transformers)
 

@@ -7,13 +7,12 @@ from pathlib import Path
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import incompatible
 from gptailor.checkpoint.families.lookup import family_for
-from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.files import CheckpointError, expanded, quoted
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.hub import Remote, open_hub
 from gptailor.checkpoint.models import Opened, dequantised_model
 from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.evaluate.targets import HUB_ID
-from gptailor.plan.homes import expanded
 from gptailor.prepare import fetched
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 from gptailor.plan.faults import TailorError
-from gptailor.plan.homes import expanded
 
 LONGEST_QUOTED = 120
 """Characters of a name that are shown; names come from files that may be hostile."""
@@ -252,6 +251,14 @@ def _stamp(status: os.stat_result) -> Stamp:
 def is_gguf(path: Path) -> bool:
     """Whether a path is that of a GGUF file, by its name."""
     return path.suffix.lower() == ".gguf" and not path.is_dir()
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with `~` and `~user` as folders; as it is for someone without a home.
+
+    `Path.expanduser` raises there, which no path in a plan is to do.
+    """
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def cache_folder() -> Path | None:

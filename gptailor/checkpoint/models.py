@@ -11,7 +11,7 @@ from gptailor.checkpoint.at_url import fetched_folder, kept_folder
 from gptailor.checkpoint.families.layer_config import LayerEntry, Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, split_name
 from gptailor.checkpoint.families.lookup import family_for
-from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.files import CheckpointError, expanded, quoted
 from gptailor.checkpoint.folder import CONFIG, Checkpoint, open_checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.hub import Remote, open_adapter, open_hub
@@ -19,7 +19,6 @@ from gptailor.checkpoint.tensor import TensorInfo
 from gptailor.checkpoint.union import TokenUnion, UnitedModel
 from gptailor.checkpoint.vocabulary import Vocabulary, read_vocabulary
 from gptailor.plan.faults import Fault, listed
-from gptailor.plan.homes import expanded
 from gptailor.plan.needed import needed, with_inner
 from gptailor.plan.parts import Branch
 from gptailor.plan.plan import PLAN_SUFFIX, Model, Plan, TemplateOf, is_at_url

@@ -1,7 +1,7 @@
 """Rules of healing: by itself, and against the models."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import is_constant
@@ -57,6 +57,11 @@ ALONE: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
     there_is_something_to_heal,
     no_layers_of_a_stack_are_named,
 )
+
+UNREAD: Mapping[Callable[[Plan], Iterator[Fault]], tuple[str, ...]] = {
+    there_is_something_to_heal: ("drop", "maybe", "tied", "merge", "others", "whole"),
+}
+"""Of these, what is missing may stand in such a statement that was not read."""
 
 # ------------------------------------------------------------------------------ against the models
 

@@ -37,6 +37,15 @@ def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
     return idle + [replace(fault, at=said(fault.at)) for fault in found]
 
 
+def check_positions(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
+    """The faults that a plan has whatever else is wrong: of layers beyond these models."""
+    if "base" not in models:
+        return []
+    checked = Checked(plan, models)
+    rules = (every_position_exists, every_source_layer_exists)
+    return locate([fault for rule in rules for fault in rule(checked)], plan.origin)
+
+
 def _against(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
     """The faults of a plan that is written out."""
     checked = Checked(plan, models)

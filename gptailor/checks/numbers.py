@@ -1,6 +1,6 @@
 """Rules of names of numbers, of curves, and of what is said of all positions at once."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 
 from gptailor.plan import plan as p
@@ -204,5 +204,8 @@ NUMBERING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
 )
 """The rules of plans that say any of this."""
 
-UNREAD = (every_number_named_is_declared, every_named_number_is_used)
-"""Of these, what is missing may stand in a statement that was not read."""
+UNREAD: Mapping[Callable[[p.Plan], Iterator[Fault]], tuple[str, ...]] = {
+    every_number_named_is_declared: ("let",),
+    every_named_number_is_used: (),
+}
+"""Of these, what is missing may stand in such a statement that was not read; in any, if none."""

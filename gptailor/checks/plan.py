@@ -1,7 +1,7 @@
 """Rules that a plan must keep by itself, whatever its models are."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -38,36 +38,38 @@ from gptailor.plan.wishes import compared_models
 PlanRule = Callable[[Plan], Iterator[Fault]]
 
 
-def check_alone(plan: Plan, *, whole: bool = True, written: bool = False) -> list[Fault]:
+def check_alone(
+    plan: Plan, *, unread: frozenset[str] = frozenset(), written: bool = False
+) -> list[Fault]:
     """The faults of a plan by itself, as its text has them.
 
-    `whole` is False for a plan whose text has syntax faults: what may only be missing because its
-    statement was not read is not reported. `written` says that the plan comes from a text, which
-    keeps some rules by its grammar. All rules run once for a plan, which remembers.
+    `unread` are the first words of statements that have syntax faults, empty for one that says
+    nothing: what may only be missing because its statement was not read is not reported. `written`
+    says that the plan comes from a text, which keeps some rules by its grammar. All rules run once
+    for a plan, which remembers.
     """
+    whole = not unread
     if whole and plan.faults is not None:
         return list(plan.faults)
-    rules = _rules(plan, whole=whole, written=written)
+    rules = _rules(plan, unread, written=written)
     faults = locate((fault for rule in rules for fault in rule(plan)), plan.origin)
     if whole:
         plan.knowing(faults)
     return faults
 
 
-def _rules(plan: Plan, *, whole: bool, written: bool) -> tuple[PlanRule, ...]:
+def _rules(plan: Plan, unread: frozenset[str], *, written: bool) -> tuple[PlanRule, ...]:
     """The rules that a plan can break, those of rare statements only where it has them."""
-    rules, absences = PLAN_RULES, _ABSENCES
+    rules = PLAN_RULES
     made = any(model.made is not None or model.on is not None for model in plan.models.values())
     if made or plan.tokenizer == "union":
         from gptailor.checks.made import MADE  # noqa: PLC0415 (few plans make models)
 
         rules += MADE
     if made or _says_numbers(plan):
-        from gptailor.checks.numbers import NUMBERING, UNREAD  # noqa: PLC0415 (few plans do)
+        from gptailor.checks.numbers import NUMBERING  # noqa: PLC0415 (few plans do)
 
-        rules, absences = rules + NUMBERING, absences + UNREAD
-    if not whole:
-        rules = tuple(rule for rule in rules if rule not in absences)
+        rules += NUMBERING
     if not written:
         from gptailor.checks.language import SAYABLE  # noqa: PLC0415 (a text keeps them)
 
@@ -77,7 +79,15 @@ def _rules(plan: Plan, *, whole: bool, written: bool) -> tuple[PlanRule, ...]:
         from gptailor.checks.search import SEARCHING  # noqa: PLC0415 (few plans have either)
 
         rules += SEARCHING
-    return rules
+    return tuple(rule for rule in rules if not _may_be_unread(rule, unread)) if unread else rules
+
+
+def _may_be_unread(rule: PlanRule, unread: frozenset[str]) -> bool:
+    """Whether what a rule misses may stand in a statement with a syntax fault."""
+    from gptailor.checks import heal, numbers, search  # noqa: PLC0415 (few texts have faults)
+
+    said_by = {**_ABSENCES, **numbers.UNREAD, **search.UNREAD, **heal.UNREAD}.get(rule)
+    return said_by is not None and not (said_by and unread.isdisjoint({"", *said_by}))
 
 
 def _of_moving_layers(plan: Plan) -> tuple[PlanRule, ...]:
@@ -380,8 +390,9 @@ PLAN_RULES: tuple[PlanRule, ...] = (
 )
 """The rules of every plan, in no order that matters; a search and bridges have others besides."""
 
-_ABSENCES: tuple[PlanRule, ...] = (
-    base_is_declared,
-    every_model_is_declared,
-    a_stack_has_items,
-)
+_ABSENCES: Mapping[PlanRule, tuple[str, ...]] = {
+    base_is_declared: ("model",),
+    every_model_is_declared: ("model",),
+    a_stack_has_items: ("stack",),
+}
+"""Rules that miss something, and the statements that may say it; of any without one."""

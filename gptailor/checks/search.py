@@ -1,6 +1,6 @@
 """Rules of the `search` block and of bridges."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gptailor.checks.language import LARGEST
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
@@ -157,3 +157,9 @@ SEARCHING: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
     every_bridge_has_a_gap,
     every_bridge_can_be_fitted,
 )
+
+UNREAD: Mapping[Callable[[Plan], Iterator[Fault]], tuple[str, ...]] = {
+    every_bridge_has_a_gap: ("drop", "maybe", "tied"),
+    something_says_how_good_plans_are: ("search",),
+}
+"""Of these, what is missing may stand in such a statement that was not read."""

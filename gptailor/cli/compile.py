@@ -101,6 +101,9 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     prepared = make(wanted, models=dict(models), dtype=dtype, shard_size=shard_size)
     options.report(prepared.warnings)
     if dry_run:
+        from gptailor.checks.besides import refuse_absent_texts  # noqa: PLC0415
+
+        refuse_absent_texts(prepared.plan)
         if held_to:
             refuse_early(prepared, held_to)
         file = gguf_file(prepared, output, quantize)

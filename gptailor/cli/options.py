@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, final
 
 import click
 
-from gptailor.plan.faults import Fault, PlanError, errors, show
-from gptailor.plan.homes import expanded
+from gptailor.checkpoint.files import expanded
+from gptailor.plan.faults import Fault, PlanError, errors, locate, show
 
 if TYPE_CHECKING:
     from gptailor.plan.plan import Plan
@@ -181,14 +181,20 @@ def faults_of(
     Raises as reading the file does.
     """
     plan, faults = parsed(name)
-    if plan is None or errors(faults):
+    if plan is None or alone:
         return plan, faults
     plan = plan.with_families(families) if families else plan
-    if alone:
-        return plan, faults
-    from gptailor.prepare import check  # noqa: PLC0415
+    if not errors(faults):
+        from gptailor.prepare import check  # noqa: PLC0415
 
-    return plan, check(plan, models)
+        return plan, check(plan, models)
+    from gptailor.checkpoint.models import rebind  # noqa: PLC0415
+    from gptailor.checks.besides import absent_files, check_besides  # noqa: PLC0415
+
+    declared = plan.models
+    plan, unknown = rebind(plan, models)
+    faults += unknown + check_besides(plan, declared) + absent_files(plan)
+    return plan, locate(faults, plan.origin)
 
 
 def left_open(plan: "Plan", models: dict[str, Path], *, alone: bool) -> str:

@@ -13,11 +13,10 @@ from itertools import count
 from pathlib import Path
 from typing import final
 
-from gptailor.checkpoint.files import is_gguf
+from gptailor.checkpoint.files import expanded, is_gguf
 from gptailor.checkpoint.models import Opened, rebind
 from gptailor.lang.parse import load
 from gptailor.plan.faults import Fault, PlanError, TailorError, errors, listed
-from gptailor.plan.homes import expanded
 from gptailor.plan.needed import needed
 from gptailor.plan.plan import LayerOf, Model, Plan, Take
 from gptailor.prepare import ModelPaths, Prepared, ready

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.dtype import quick_dtype
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
@@ -43,7 +44,6 @@ from gptailor.evaluate.samples import (
 from gptailor.evaluate.speed import Latencies
 from gptailor.evaluate.targets import base_of
 from gptailor.plan.faults import Fault, PlanError, errors
-from gptailor.plan.homes import expanded
 from gptailor.plan.needed import leaves_open, needed
 from gptailor.plan.plan import Layer, LayerOf, Plan, Take
 from gptailor.plan.registry import OBJECTIVES

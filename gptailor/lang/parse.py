@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
@@ -174,9 +174,23 @@ def read_text(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
         fault = Fault("P101", "the file doesn't say its language version", span=Span(0, 0),
                       help="write 'tailor 1' as its first statement")  # fmt: skip
         faults.append(fault)
-    found = syntax + faults + check_alone(plan, whole=not syntax, written=True)
+    unread = (_unread(source, split(source)[0], file.statements) or [""]) if syntax else []
+    found = syntax + faults + check_alone(plan, unread=frozenset(unread), written=True)
     located = locate(found, plan.origin)
     return plan, [f if f.span else replace(f, span=Span(0, 0)) for f in located]
+
+
+def _unread(source: Source, pieces: Pieces, statements: Sequence[tree.Statement]) -> list[str]:
+    """The words that statements begin with that were not read; empty for one like no other."""
+    read = {statement.span.start: statement.body for statement in statements}
+    found = []
+    for piece in pieces.items:
+        body = read.get(piece.start)
+        if isinstance(body, tree.Block) and piece.block is not None:
+            found += [body.name.text] if _unread(source, piece.block, body.statements) else []
+        elif body is None:
+            found.append("" if piece.broken else syntax_errors.start_of(source.text, piece.start))
+    return found
 
 
 def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:

@@ -92,6 +92,9 @@ LESSONS = (
             "drop L0«:»L9",
             "drop L0 «…» L9",
             "scale L0«\u2013»L9 by 2",
+            "L0..«9» from a",
+            "drop L0..«9»",
+            "repeat L0..«9»",
         ),
     ),
     Lesson(
@@ -118,6 +121,12 @@ LESSONS = (
         "both",
         ("drop any «one» of (4, 6) of L0..L9", "drop window «one» of 4, 6 of L0..L9"),
     ),
+    Lesson(
+        "a number is written out, as in 50000",
+        "place",
+        ('bridge on "t" tokens «5k»', 'heal on "t" tokens «5k»', 'heal on "t" rank «8k»'),
+    ),
+    Lesson("a number is written out, as in 200", "place", ("trials «2k»",), "wish"),
     Lesson("'let' names a number, an interval or 'one of (…)'", "both", ("let a = «b»",)),
     Lesson(
         "a curve's knots are numbers and names; a choice gets a name by 'let'",
@@ -206,6 +215,13 @@ def fault(
     near = nearest(found, [word.strip("'") for word in wanted if word[:1] == "'"])
     message = f"expected {listed(wanted, 'or') or 'nothing more'}, found {said}"
     return Fault("S101", message, span=span, help=remedy or near)
+
+
+def start_of(text: str, at: int) -> str:
+    """The word that a statement begins with; empty for one that no statement begins with."""
+    word = re.compile(r"\w*").match(text, at)
+    found = word.group() if word else ""
+    return found if found in _STARTS["statement"][2].split() or re.match(r"L\d", found) else ""
 
 
 def _span(source: Source, error: lark.UnexpectedInput, piece: Span) -> Span:

@@ -11,6 +11,7 @@ import lark
 from lark import Token
 from lsprotocol import types
 
+from gptailor.checkpoint.files import expanded
 from gptailor.lang import tree
 from gptailor.lang.lexicon import spelled
 from gptailor.lang.parse import parser
@@ -19,7 +20,6 @@ from gptailor.lsp.hover import KEYWORDS, bounds_words
 from gptailor.lsp.names import Occurrence, argument_for, occurrences
 from gptailor.lsp.text import EditedText, SeenModels, layers_named
 from gptailor.plan.faults import Span
-from gptailor.plan.homes import expanded
 from gptailor.plan.parts import BRANCHES, NORMS, ROLES
 from gptailor.plan.registry import (
     CHAT_TEMPLATES,

@@ -16,14 +16,13 @@ from typing import final
 from lsprotocol import types
 from pygls.uris import to_fs_path
 
-from gptailor.checkpoint.files import CheckpointError, open_regular
+from gptailor.checkpoint.files import CheckpointError, expanded, open_regular
 from gptailor.checkpoint.models import Opened, Opener, folder_of, is_plan, is_remote
 from gptailor.lang import tree
 from gptailor.lang.parse import parse, read_bytes, read_json, read_text
 from gptailor.lang.split import Piece, Pieces, split
 from gptailor.lsp.names import NameKind, Occurrence, occurrences
 from gptailor.plan.faults import Fault, Source, Span, errors
-from gptailor.plan.homes import expanded
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.prepare import checked
 

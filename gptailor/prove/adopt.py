@@ -19,11 +19,10 @@ from gptailor.checkpoint.families.family_file import Case, FamilyFile, MovedKey,
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import split_name
 from gptailor.checkpoint.families.lookup import layout_by
-from gptailor.checkpoint.files import CheckpointError, quoted, read_object
+from gptailor.checkpoint.files import CheckpointError, expanded, quoted, read_object
 from gptailor.checkpoint.folder import CONFIG, is_weights, open_checkpoint
 from gptailor.checkpoint.hub import open_hub
 from gptailor.checkpoint.models import is_local
-from gptailor.plan.homes import expanded
 from gptailor.prove.contract import ONE_KIND, Contract, read_by
 from gptailor.prove.draft import (
     BranchNames,

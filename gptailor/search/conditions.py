@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
+from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.write.digest import of_file
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.evaluate.targets import base_of
 from gptailor.evaluate.trial import Trials
 from gptailor.lang.words import objective_words, requirement_words
-from gptailor.plan.homes import expanded
 from gptailor.plan.plan import LayerOf, Objective, Plan, Take
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import Stage, at_stage

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from gptailor.build.lock import SUFFIX
+from gptailor.checkpoint.files import expanded
 from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, range_words
-from gptailor.plan.homes import expanded
 from gptailor.plan.layers import slots
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES

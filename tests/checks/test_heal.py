@@ -100,7 +100,7 @@ def test_the_card_says_that_the_model_was_trained(family: Path) -> None:
 
 
 def test_a_teacher_is_used_and_may_compute_otherwise(family: Path) -> None:
-    body = 'drop L1\nheal from theta on "t.txt"'
+    body = f'drop L1\nheal from theta on "{family}/t.txt"'
     plan = plan_of(family, f'model theta = "{family}/theta"\n{body}')
     assert "theta" in prepare(plan).models
     assert not [f for f in gptailor.check(plan) if f.severity == "error" or "theta" in f.message]
@@ -127,4 +127,5 @@ def test_a_mask_beside_the_weights_learns_nothing(tmp_path: Path) -> None:
     save_file(load_file(file) | {"transformer.h.0.attn.bias": mask}, file, {"format": "pt"})
     text = 'tailor 1\nmodel base = "./base"\ndrop L1\nheal on "t.txt" rank full\n'
     (tmp_path / "p.tailor").write_text(text)
+    (tmp_path / "t.txt").touch()
     assert gptailor.check(gptailor.load(tmp_path / "p.tailor")) == []

@@ -214,6 +214,7 @@ def test_as_many_tokens_are_needed_as_a_fit_has_inputs(
     tmp_path: Path, kind: str, plan: str, needed: int
 ) -> None:
     tiny_model(kind, tmp_path / "base")
+    (tmp_path / "text.txt").write_text(TEXT)
     wanted = f'{plan}; bridge on "text.txt" tokens'
     [fault] = gptailor.check(write(tmp_path, f"{wanted} {needed - 1}"))
     assert (fault.code, fault.help) == (
@@ -241,6 +242,7 @@ def test_what_cannot_be_fitted_is_refused_before_anything_runs(
 
 def test_drops_that_cannot_be_undone_are_refused(tmp_path: Path) -> None:
     tiny_model("deepseek_v3", tmp_path / "base")
+    (tmp_path / "text.txt").write_text(TEXT)
     plan = "L3 = L0 base; drop L1..L2"
     assert not gptailor.check(write(tmp_path, plan))
     [fault] = gptailor.check(write(tmp_path, f'{plan}; bridge on "text.txt"'))
@@ -253,6 +255,9 @@ def test_a_text_that_does_not_serve_leaves_nothing(
 ) -> None:
     monkeypatch.chdir(folder)
     write(folder, 'drop L1; bridge on "gone.txt"')
-    assert run(["compile", "plan.tailor", "-o", "out"]) == 3
-    assert "C801" in capsys.readouterr().err
-    assert not (folder / "out").exists()
+    for more in ([], ["--dry-run"]):
+        assert run(["compile", "plan.tailor", "-o", "out", *more]) == 1
+        said = capsys.readouterr().err
+        assert "error[C801]: the text can't be read: No such file or directory (gone.txt)" in said
+        assert " --> plan.tailor:" in said
+        assert not (folder / "out").exists()

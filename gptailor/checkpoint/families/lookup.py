@@ -15,8 +15,7 @@ from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.checkpoint.families.family import Family
 from gptailor.checkpoint.families.layer_config import Config, Refusal
 from gptailor.checkpoint.families.layout import Layout, layout_of, split_name
-from gptailor.checkpoint.files import CheckpointError, quoted, reading
-from gptailor.plan.homes import expanded
+from gptailor.checkpoint.files import CheckpointError, expanded, quoted, reading
 from gptailor.plan.parts import Branch
 
 if TYPE_CHECKING:

@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
+from gptailor.checkpoint.files import CheckpointError, expanded, open_regular, quoted
 from gptailor.checkpoint.folder import INDEX
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.output_file import ByteProgress, OutputFile, Payload, writing
 from gptailor.checkpoint.write.side_folder import SideFolder, TargetExists, remove_stale
 from gptailor.checkpoint.write.tensors import Crew, OnWritten, Shard, fill_shard
-from gptailor.plan.homes import expanded
 
 
 def write_checkpoint(  # noqa: PLR0913 (what is written, and how: nothing of it has a default place)

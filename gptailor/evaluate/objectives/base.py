@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, final
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from gptailor.checkpoint.files import expanded
 from gptailor.evaluate.forward.requests import Measure, Request, Work
 from gptailor.evaluate.objectives import datasets
 from gptailor.evaluate.objectives.tokens import EncodingError, TokenEncoder
@@ -17,7 +18,6 @@ from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.rivals import race_counts
 from gptailor.lang.words import objective_words
 from gptailor.plan.faults import TailorError
-from gptailor.plan.homes import expanded
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from gptailor.checkpoint.files import expanded
 from gptailor.evaluate.forward.requests import Measure, Request, Rows
 from gptailor.evaluate.objectives import base
 from gptailor.evaluate.objectives.generate import Generative
@@ -23,7 +24,6 @@ from gptailor.evaluate.objectives.tokens import EncodingError, Prompt, TokenEnco
 from gptailor.evaluate.outcome import Score, mean
 from gptailor.plan.extras import require
 from gptailor.plan.faults import listed, nearest
-from gptailor.plan.homes import expanded
 from gptailor.plan.plan import Objective
 
 FEWSHOT_SEED = 1234

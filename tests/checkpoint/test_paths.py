@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gptailor.plan.homes import expanded
+from gptailor.checkpoint.files import expanded
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,74 @@
+"""What is said of a plan besides other faults: models, layers and texts that aren't there."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from gptailor.checkpoint.files import expanded
+from gptailor.checkpoint.models import Opener, folder_of, is_local, is_plan, used
+from gptailor.checks.models import check_positions
+from gptailor.plan.faults import Fault, Place, PlanError, locate
+from gptailor.plan.plan import Model, Plan, is_at_url
+from gptailor.plan.registry import OBJECTIVES
+
+
+def check_besides(plan: Plan, declared: Mapping[str, Model]) -> list[Fault]:
+    """Of a plan that has faults by itself: local models that can't be opened, layers beyond them.
+
+    The Hub is asked nothing for such a plan.
+    """
+    opener = Opener(plan, declared)
+    opened = {
+        name: opener.model(name) for name in sorted(used(plan)) if _is_folder(plan.models[name])
+    }
+    found = {name: model for name, model in opened.items() if model is not None}
+    return locate(opener.faults + check_positions(plan, found), plan.origin)
+
+
+def _is_folder(model: Model) -> bool:
+    alone = model.made is None and model.on is None and not is_plan(model)
+    return alone and is_local(model.source) and not is_at_url(model.source)
+
+
+def refuse_absent_texts(plan: Plan) -> None:
+    """Raise PlanError (C801) where a text of a bridge or of healing is no file; none is read."""
+    if absent := _absent(plan, _learned(plan)):
+        raise PlanError(absent)
+
+
+def absent_files(plan: Plan) -> list[Fault]:
+    """A fault for each of these, and for what objectives and requirements of a search read."""
+    return _absent(plan, [*_learned(plan), *_judged(plan)])
+
+
+def _absent(plan: Plan, texts: Iterable[tuple[Place, Path]]) -> list[Fault]:
+    found = []
+    seen: set[Path] = set()
+    for at, path in texts:
+        if path in seen or path.is_file():
+            continue
+        seen.add(path)
+        why = "is no file" if path.exists() else "can't be read: No such file or directory"
+        found.append(Fault("C801", f"the text {why} ({path})", at))
+    return locate(found, plan.origin)
+
+
+def _learned(plan: Plan) -> Iterator[tuple[Place, Path]]:
+    for i, bridge in enumerate(plan.bridges):
+        if bridge.on:
+            yield ("bridges", i, "on"), folder_of(plan, bridge.on)
+    if plan.heal is not None and plan.heal.on:
+        yield ("heal", "on"), folder_of(plan, plan.heal.on)
+
+
+def _judged(plan: Plan) -> Iterator[tuple[Place, Path]]:
+    folder = plan.origin.folder if plan.origin else Path()
+    search = plan.search
+    wishes = (
+        [] if search is None else [("objectives", search.objectives), ("requires", search.requires)]
+    )
+    for name, i, wish in ((name, i, one) for name, found in wishes for i, one in enumerate(found)):
+        spec = OBJECTIVES.get(wish.name)
+        for argument in spec.arguments if spec is not None else ():
+            file = wish.arguments.get(argument.name)
+            if argument.kind == "path" and isinstance(file, str) and file:
+                yield ("search", name, i), folder / expanded(file)

@@ -1,0 +1,87 @@
+"""What is said of a plan besides its faults: that it names layers and files that aren't there."""
+
+from pathlib import Path
+
+import pytest
+
+import gptailor
+from gptailor.cli import main as cli
+from gptailor.lang.parse import read_text
+from gptailor.plan.faults import Source
+
+HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
+
+
+def codes(folder: Path, text: str) -> list[tuple[str, str]]:
+    """Code and the words at the place of each fault, as `check` finds them."""
+    (folder / "p.tailor").write_text(HEAD + text)
+    plan = gptailor.loads(HEAD + text, folder=folder)
+    return [
+        (f.code, (HEAD + text)[f.span.start : f.span.end]) for f in gptailor.check(plan) if f.span
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('drop L1\nbridge on "gone.txt"', [("C801", '"gone.txt"')]),
+        ('drop L1\nbridge on "a.txt"\nheal on "gone.txt"', [("C801", '"gone.txt"')]),
+        ('drop L1\nbridge on "gone.txt"\nheal on "gone.txt"', [("C801", '"gone.txt"')]),
+        ('drop L1\nbridge on "."', [("C801", '"."')]),
+        ('maybe drop L1\nsearch {\n  minimize nll("gone.txt")\n  trials 3\n}',
+         [("C801", 'minimize nll("gone.txt")')]),
+        ('maybe drop L1\nsearch {\n  minimize nll("a.txt")\n  require kl("no.txt") <= 1\n}',
+         [("C801", 'require kl("no.txt") <= 1')]),
+        ('drop L1\nbridge on "a.txt"', []),
+    ],
+)  # fmt: skip
+def test_texts_that_are_not_there_are_faults(
+    family: Path, text: str, said: list[tuple[str, str]]
+) -> None:
+    found = [one for one in codes(family, text) if one[0] == "C801"]
+    assert found == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("L9 from math\ndrop L4..L9", ["P208 L9", "M201 L9", "M202 L9", "M201 L4..L9"]),
+        ('whole from maths\ndrop L1..2\nbridge on "gone.txt"',
+         ["P106 maths", "S101 2", 'C801 "gone.txt"']),
+        ("drop L1..2\nbridge on 5", ["S101 2", "S101 5"]),
+        ('model code = "./nowhere"\nL1 from code\ndrop L9',
+         ['C101 "./nowhere"', "M201 L9"]),
+        ('model code = "./nowhere"\nL1 from code\nL1 from math\ndrop L9',
+         ['C101 "./nowhere"', "P207 L1", "M201 L9"]),
+        ("modle code = 1\nL1 from code", ["S102 modle"]),
+        ("let x = ?\nL1 from base, math by slerp(y)\nL2 from cod", ["S101 ?", "P106 cod"]),
+    ],
+)  # fmt: skip
+def test_one_fault_hides_no_other(
+    family: Path,
+    text: str,
+    said: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(family)
+    Path("several.tailor").write_text(HEAD + text)
+    monkeypatch.setattr("sys.argv", ["gptailor", "check", "several.tailor"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    shown = capsys.readouterr()
+    found = [line[6:10] for line in (shown.out + shown.err).splitlines() if line[:6] == "error["]
+    assert found == [one.split()[0] for one in said]
+
+
+def test_what_may_stand_in_an_unread_statement_is_not_missed() -> None:
+    def found(text: str) -> list[str]:
+        source = Source("p.tailor", HEAD + text)
+        return [fault.code for fault in read_text(source, Path())[1]]
+
+    assert found('drop L1..2\nbridge on "t"') == ["S101"]
+    assert found('L1..2 from math\nbridge on "t"') == ["S101", "P702"]
+    assert found("model code = 5\nL1 from code") == ["S101"]
+    assert found("L2..3 from math\nL1 from code") == ["S101", "P106"]
+    assert found('heal on "t"\ndrop L1..2') == ["S101"]
