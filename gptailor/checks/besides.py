@@ -7,7 +7,7 @@ from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opener, folder_of, is_local, is_plan, used
 from gptailor.checks.models import check_positions
 from gptailor.plan.faults import Fault, Place, PlanError, locate
-from gptailor.plan.plan import Model, Plan, is_at_url
+from gptailor.plan.plan import Model, Objective, Plan, Requirement, is_at_url
 from gptailor.plan.registry import OBJECTIVES
 
 
@@ -62,11 +62,11 @@ def _learned(plan: Plan) -> Iterator[tuple[Place, Path]]:
 
 def _judged(plan: Plan) -> Iterator[tuple[Place, Path]]:
     folder = plan.origin.folder if plan.origin else Path()
-    search = plan.search
-    wishes = (
-        [] if search is None else [("objectives", search.objectives), ("requires", search.requires)]
-    )
-    for name, i, wish in ((name, i, one) for name, found in wishes for i, one in enumerate(found)):
+    search, wishes = plan.search, list[tuple[str, int, Objective | Requirement]]()
+    if search is not None:
+        wishes += [("objectives", i, one) for i, one in enumerate(search.objectives)]
+        wishes += [("requires", i, one) for i, one in enumerate(search.requires)]
+    for name, i, wish in wishes:
         spec = OBJECTIVES.get(wish.name)
         for argument in spec.arguments if spec is not None else ():
             file = wish.arguments.get(argument.name)

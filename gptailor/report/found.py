@@ -349,8 +349,7 @@ def _random(said: _Said) -> Iterator[str]:
     if drawn["whole"]:
         yield f"Random search at the same cost evaluated {_plans(drawn['trials'], 'plan')}."
     elif drawn["expected"] is not None and found is not None:
-        [worst] = found["worst"]
-        reach, got = _reached(said, drawn["expected"], worst)
+        reach, got = _reached(said, drawn["expected"])
         yield (
             f"Random search at the same cost would be expected to {reach}"
             f" (found: {got}): an estimate from {_plans(drawn['trials'], 'random plan')}, which"
@@ -358,14 +357,12 @@ def _random(said: _Said) -> Iterator[str]:
         )
 
 
-def _reached(said: _Said, share: float, worst: float | None) -> tuple[str, str]:
-    """What a share of the base's is as a score; in the worst of several objectives a share."""
-    aims, base = said["objectives"], said["base"]["values"]
-    if len(aims) == 1 and aims[0]["scale"] == "base" and base is not None and share > 0:
-        less = aims[0]["direction"] == "minimize"
-        value = base[0] / share if less else base[0] * share
-        return f"reach {shown_number(value)}", shown_number(said["found"]["values"][0])
-    return f"keep {percent(share)} in the objective it does worst in", percent(worst)
+def _reached(said: _Said, expected: float) -> tuple[str, str]:
+    """What is expected, and what was found: a score, or of several objectives a mean loss."""
+    judging, unit = said["judging"], said["loss_unit"]
+    if len(judging) == 1:
+        return f"reach {shown_number(expected)}", shown_number(said["found"]["values"][judging[0]])
+    return f"lose {shown_number(expected)} {unit} on the mean", shown_number(said["found"]["lost"])
 
 
 def _spent(said: _Said) -> Iterator[str]:

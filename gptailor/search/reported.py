@@ -4,10 +4,8 @@ What isn't there is said in the report's `missing`. A search that goes on meanwh
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, final
@@ -37,7 +35,6 @@ from gptailor.report.page.run_report import (
 from gptailor.report.plan_map import plan_summary
 from gptailor.search.blocks import scanned
 from gptailor.search.effects import (
-    LossScale,
     layer_states,
     learned_effects,
     seen_effects,
@@ -47,6 +44,7 @@ from gptailor.search.folder import BLOCKS, FRONT, JOURNAL, SETTINGS, SIZES, SPAC
 from gptailor.search.object_journal import JournalLines, ObjectJournal
 from gptailor.search.object_storage import ObjectStorage, local_or_url
 from gptailor.search.pick import SUMMARY
+from gptailor.search.run.loss import LossScale
 from gptailor.search.run.study import Study, quiet
 from gptailor.search.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Aim, Ledger, Trial
 from gptailor.search.space.decode import decode
@@ -342,7 +340,6 @@ class _Reading:
             seconds=trial.seconds,
             loss=None if lost is None else lost[0],
             loss_error=None if lost is None else lost[1],
-            worst=self._worst(trial),
             size=sizes.get(trial.plan),
             made="" if plan is None else _made(plan),
             text=self._handed(trial)
@@ -358,12 +355,6 @@ class _Reading:
         """The text of a plan that the search handed over, with its comment."""
         raw = self._read(f"{FRONT}/trial-{trial.number:04}.tailor")
         return None if raw is None else raw.decode()
-
-    def _worst(self, trial: Trial) -> float | None:
-        with suppress(KeyError, ValueError):  # what it is measured by isn't known yet
-            found = min(self.ledger.shares(trial))
-            return found if math.isfinite(found) else None
-        return None
 
 
 def _plans(space: Space, ledger: Ledger) -> dict[str, _Told]:

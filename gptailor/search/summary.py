@@ -11,6 +11,7 @@ from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES
 from gptailor.search.curve import Sizes, curve, lost_share, lost_units, quality
+from gptailor.search.run.loss import LossScale
 from gptailor.search.run.trials import (
     BESIDE,
     FINAL,
@@ -75,6 +76,8 @@ def search_summary(
     return {
         **about,
         "objectives": [aim._asdict() for aim in ledger.aims],
+        "judging": list(ledger.judging),
+        "loss_unit": LossScale(ledger).unit,
         "trials": len(ledger.trials),
         "cost": round(ledger.cost(), 3),
         "hits": ledger.hits,
@@ -178,20 +181,27 @@ def _row(ledger: Ledger, held: HeldOut, trial: Trial | None) -> dict[str, Any] |
         "failure": None if trial.failure is None else str(trial.failure),
         "stderrs": json_numbers(trial.stderrs),
         "retained": json_numbers(ledger.retained(trial)),
-        "worst": json_numbers([min(ledger.shares(trial))]),
+        "lost": None if (lost := LossScale(ledger).of(trial)) is None else lost[0],
         "held": held_row(held, trial),
     }
 
 
 def expected(ledger: Ledger, drawn: Sequence[Trial]) -> float | None:
-    """The worst retained share that the best of as many random plans as the search cost would have.
+    """What the best of as many random plans as the search cost would be expected to score.
 
-    By a normal law through those that were drawn: an estimate for little money, while random
-    search itself would cost as much again.
+    Of several objectives it is what it would lose on the mean, in the unit of `LossScale`. By a
+    normal law through those that were drawn: an estimate for little money, while random search
+    itself would cost as much again.
     """
-    shares = [min(ledger.shares(trial)) for trial in drawn if trial.values is not None]
-    if len(shares) < ENOUGH or ledger.of(BESIDE):
+    if len(ledger.judging) > 1:
+        scale, sign = LossScale(ledger), 1
+        found = [lost[0] for trial in drawn if (lost := scale.of(trial)) is not None]
+    else:
+        [number] = ledger.judging
+        sign = 1 if ledger.aims[number].direction == "minimize" else -1
+        found = [trial.values[number] for trial in drawn if trial.values is not None]
+    if len(found) < ENOUGH or ledger.of(BESIDE):
         return None
     count = max(ledger.cost(), 1.0)
     quantile = NormalDist().inv_cdf((count - 0.375) / (count + 0.25))  # Blom, 1958
-    return fmean(shares) + quantile * stdev(shares)
+    return fmean(found) - sign * quantile * stdev(found)

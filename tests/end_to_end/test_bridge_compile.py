@@ -170,10 +170,10 @@ def test_a_sketch_tells_how_far_tensors_are_apart() -> None:
 def test_a_dry_run_and_the_card_show_the_gaps(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "text.txt").rename(folder / "kept.txt")
     name = str(folder / "plan.tailor")
     assert run(["compile", name, "-o", str(folder / "out"), "--dry-run"]) == 0
     assert "L1          dropped, bridged over\n" in capsys.readouterr().out
+    (folder / "text.txt").rename(folder / "kept.txt")
     assert run(["show", name]) == 0
     assert "─ bridged over" in capsys.readouterr().out
     (folder / "kept.txt").rename(folder / "text.txt")

@@ -11,7 +11,7 @@ from gptailor.report.scores import percent, shown_number
 def row(value: float, origin: str = "surrogate", **changes: Any) -> dict[str, Any]:
     held = {"values": [value + 0.5], "stderrs": [0.01]}
     said = {"trial": 4, "origin": origin, "samples": 64, "stage": "bare", "values": [value],
-            "stderrs": [0.02], "retained": [2 / value], "worst": [2 / value],
+            "stderrs": [0.02], "retained": [2 / value], "lost": value - 2,
             "held": held}  # fmt: skip
     return said | changes
 
@@ -41,6 +41,8 @@ def said(**changes: Any) -> dict[str, Any]:
         "plan": "space.tailor",
         "ended": "budget",
         "objectives": [AIM],
+        "judging": [0],
+        "loss_unit": "nats",
         "trials": 20,
         "cost": 12.5,
         "hits": 1,
@@ -57,7 +59,7 @@ def said(**changes: Any) -> dict[str, Any]:
         "front": [],
         "final": [],
         "starts": [row(2.75, "best window on math", stage="bridged"), row(3.0, "greedy removal")],
-        "random": {"trials": 5, "whole": False, "best": row(3.5, "random"), "expected": 0.6},
+        "random": {"trials": 5, "whole": False, "best": row(3.5, "random"), "expected": 10 / 3},
         "commands": ["gptailor eval run/best.tailor", "gptailor compile run/best.tailor -o DIR"],
     }
     return found | changes
@@ -195,7 +197,7 @@ def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
         "values": [2.5, 0.3],
         "stderrs": [0.1, 0.1],
         "retained": [0.8, 0.6],
-        "worst": [0.6],
+        "lost": 30.0,
         "held": None,
     }
     found = said(
@@ -203,15 +205,17 @@ def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
         held=[0, 0],
         base={"values": [2.0, 0.5], "held": None},
         starts=[],
+        judging=[0, 1],
+        loss_unit="% of the base's score",
         found=row(2.5) | rows,
-        random={"trials": 5, "whole": False, "best": None, "expected": 0.5},
+        random={"trials": 5, "whole": False, "best": None, "expected": 50.0},
         verdict=judged(unit="", held=False, numbers=[0, 1]),
     )
     text = "\n".join(summary_lines(found, 100))
     assert "by 25.0 ± 2.0 % of the base's scores (on the samples that it was chosen by" in text
     assert "mean of 2 objectives)" in text
     assert "60.0 %" in text
-    assert "keep 50.0 % in the objective it does worst in (found: 60.0 %)" in text
+    assert "be expected to lose 50 % of the base's score on the mean (found: 30)" in text
     preferred = found | {"verdict": judged(numbers=[0])}
     assert 'nll("a.txt") alone)' in "\n".join(summary_lines(preferred, 100))
 

@@ -216,8 +216,6 @@ def test_several_objectives_have_axes_to_choose(tmp_path: Path) -> None:
     assert full.values is not None
     wanted = 50 * ((full.values[0] / base[0] - 1) + (1 - full.values[1] / base[1]))
     assert full.loss == pytest.approx(wanted)
-    shares = min(base[0] / full.values[0], full.values[1] / base[1])
-    assert full.worst == pytest.approx(shares)
 
 
 def test_failed_trials_are_in_the_table_alone(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gptailor.report.page.charts import HUES, INK, MUTED, error_bars, sized
 from gptailor.report.page.run_report import ReportedTrial, RunReport
 from gptailor.report.page.section import Section, ShownTable
-from gptailor.report.scores import bytes_in_words, percent, shown_number
+from gptailor.report.scores import bytes_in_words, shown_number
 
 if TYPE_CHECKING:
     import altair as alt
@@ -50,25 +50,25 @@ def _fresh(report: RunReport, phases: Iterable[str]) -> Iterator[ReportedTrial]:
 
 
 def _worth(report: RunReport, trial: ReportedTrial) -> float | None:
-    """What plans are compared by, more being better: the one score, or the worst share left."""
+    """What plans are compared by, more being better: the one score, or what isn't lost."""
     if len(report.judging) == 1:
         [number] = report.judging
         sign = -1 if report.objectives[number].direction == "minimize" else 1
         return None if trial.values is None else sign * trial.values[number]
-    return trial.worst
+    return None if trial.loss is None else -trial.loss
 
 
 def _shown_worth(report: RunReport, trial: ReportedTrial) -> float | None:
     """The same as the axis has it."""
     if len(report.judging) == 1:
         return None if trial.values is None else trial.values[report.judging[0]]
-    return None if trial.worst is None else 100 * trial.worst
+    return trial.loss
 
 
 def _worth_title(report: RunReport) -> str:
     if len(report.judging) == 1:
         return report.objectives[report.judging[0]].title
-    return "% of the base's score left, worst objective"
+    return f"mean loss beside the base, {report.loss_unit}"
 
 
 def progress_section(report: RunReport) -> Section:
@@ -117,14 +117,14 @@ def progress_section(report: RunReport) -> Section:
 
 def _better(report: RunReport) -> str:
     if len(report.judging) > 1:
-        return "More is better: what is left in the objective that a plan does worst in"
+        return "Less is better: what a plan loses beside the base, on the mean of the objectives"
     aim = report.objectives[report.judging[0]]
     return f"{'Less' if aim.direction == 'minimize' else 'More'} is better"
 
 
 def _worth_words(report: RunReport, trial: ReportedTrial) -> str:
     if len(report.judging) > 1:
-        return percent(trial.worst)
+        return shown_number(trial.loss, trial.loss_error)
     [number] = report.judging
     errors = trial.stderrs
     value = None if trial.values is None else trial.values[number]

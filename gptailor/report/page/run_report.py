@@ -50,9 +50,9 @@ class ReportedTrial:
     """A trial. `share` is that of all samples that its values are of.
 
     `loss` is what it loses beside the base, by what plans are compared by and in the report's
-    `loss_unit`, and `held_loss` that on samples that the search never saw; `worst` the share of the
-    base's score that is left in the objective it does worst in. `made` is a line on what its plan
-    is, `text` the whole. `same_as` is the trial whose plan it was too: then nothing was evaluated.
+    `loss_unit`, and `held_loss` that on samples that the search never saw. `made` is a line on what
+    its plan is, `text` the whole. `same_as` is the trial whose plan it was too: then nothing was
+    evaluated.
     """
 
     number: int
@@ -69,7 +69,6 @@ class ReportedTrial:
     seconds: float
     loss: float | None
     loss_error: float | None
-    worst: float | None
     size: ReportedSize | None
     made: str
     text: str | None

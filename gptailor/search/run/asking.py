@@ -11,7 +11,7 @@ from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, as
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import Key, folded, key_of, uniform
 from gptailor.search.space.space import Space
-from gptailor.search.space.table import sample
+from gptailor.search.space.table import distinct, sample
 
 if TYPE_CHECKING:
     from gptailor.search.strategies.strategy import Strategy
@@ -101,6 +101,10 @@ class Asking:
         key = self._keyed(OTHER, number)
         found = [self.within(genome, folded(key, n)) for n, genome in enumerate(genomes)]
         return list(zip(found, map(float, shares), strict=True))
+
+    def distinct(self, trials: Sequence[Trial]) -> list[Trial]:
+        """The trials but those whose plans are like one before them."""
+        return [trials[n] for n in distinct(self._table, [one.request.genome for one in trials])]
 
     def random(self, number: int) -> Genome:
         """A random genome; its number says which."""

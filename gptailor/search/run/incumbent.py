@@ -1,5 +1,6 @@
 """What a strategy's trials run against: the best plan that is known, sample by sample."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gptailor.evaluate.rivals import Race, race_counts
+from gptailor.search.run.loss import LossScale
 from gptailor.search.run.trials import SEARCH, Ledger, Trial, TrialRequest, best
 
 
@@ -33,7 +35,9 @@ def _rival(ledger: Ledger, request: TrialRequest) -> Trial | None:
         for trial in ledger.trials[: request.asked_after]
         if trial.full and trial.same_as is None and trial.request.stage == request.stage
     ]
-    found = best([ledger.shares(trial) for trial in alike])
+    scale = LossScale(ledger, [n for n, aim in enumerate(ledger.aims) if not aim.size])
+    losses = [scale.of(trial) for trial in alike]
+    found = best([math.nan if lost is None else -lost[0] for lost in losses])
     if found is None or sum(e is not None for e in alike[found].per_sample) < len(ledger.aims):
         return None
     return alike[found]

@@ -326,27 +326,29 @@ class Schedule:
     # --------------------------------------------------------------------------------- in the end
 
     def _final(self) -> list[TrialRequest]:
-        """The best of those that were chosen between, once more, repaired further.
+        """The best of those that were chosen between, once more, repaired further; no two alike.
 
-        The best starting plan is one of them or comes on top: what is found is compared with it.
+        Starting plans are compared with others, so the best of both is there, or comes on top.
         """
         final = self.budget.final
         if final is None:
             return []
         plans = {trial.plan for trial in self.ledger.of(FINAL) if trial.request.stage == final}
-        found = self.ledger.of(STARTS, RANDOM, SEARCH)
-        whole = [t for t in found if t.full and t.values and t.same_as is None]
+        found = (t for t in self.ledger.of(STARTS, RANDOM, SEARCH) if t.same_as is None)
+        whole = [t for t in found if t.full and t.values]
+        starts = {trial.plan for trial in self.ledger.of(STARTS)}
+        whole = sorted(self.ledger.ranked(whole, len(whole)), key=lambda t: t.plan not in starts)
+        whole = self.asking.distinct(whole)
         best = self._best(whole)
         cuts = [t for t in whole if t.request.origin in BRIDGED_CUTS]
         if cuts and self.budget.finalists > 1 and not any(trial in cuts for trial in best):
             del best[max(1, len(best) - 1) :]
             best.append(min(cuts, key=lambda t: BRIDGED_CUTS.index(t.request.origin)))
-        starts = {trial.plan for trial in self.ledger.of(STARTS)}
-        if len(best) <= self.budget.finalists and not any(
-            trial.plan in starts and trial not in cuts for trial in best
-        ):
-            others = (t for t in whole if t.plan in starts and t not in best)
-            best += self.ledger.ranked(others, 1)
+        if len(best) <= self.budget.finalists:
+            usual = any(trial.plan in starts and trial not in cuts for trial in best)
+            if not usual or all(trial.plan in starts for trial in best):
+                others = (t for t in whole if (t.plan in starts) != usual and t not in best)
+                best += self.ledger.ranked(others, 1)
         chosen = (trial.request for trial in best if trial.plan not in plans)
         taken = {trial.request.slot for trial in self.ledger.of(FINAL)}
         free = (slot for slot in itertools.count() if slot not in taken)  # as in the first process

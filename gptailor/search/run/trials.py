@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.plan.stage import STAGES, Stage
+from gptailor.search.run.loss import LossScale
 from gptailor.search.run.per_sample import PerObjective
 from gptailor.search.space.genome import Genome
 
@@ -187,21 +188,10 @@ def front(values: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, " n"]:
     return kept
 
 
-def best(retained: Sequence[Sequence[float]], prefer: int | None = None) -> int | None:
-    """The row whose worst share is the highest, or whose share of objective `prefer` is.
-
-    Ties go to the row with the highest share on the whole, then to the first. Rows with NaN never
-    win; None if there is no other.
-    """
-    found = [n for n, row in enumerate(retained) if not np.isnan(row).any()]
-    if not found:
-        return None
-
-    def worth(n: int) -> tuple[float, float, int]:
-        row = retained[n]
-        return min(row) if prefer is None else row[prefer], sum(row), -n
-
-    return max(found, key=worth)
+def best(merits: Sequence[float]) -> int | None:
+    """The number of the highest, the first of equal ones; None if none is a number."""
+    found = [n for n, merit in enumerate(merits) if not math.isnan(merit)]
+    return max(found, key=lambda n: (merits[n], -n), default=None)
 
 
 @final
@@ -335,10 +325,16 @@ class Ledger:
             for i, (aim, value) in enumerate(zip(self.aims, trial.values, strict=True))
         )
 
-    def shares(self, trial: Trial) -> tuple[float, ...]:
-        """The same by the objectives that say how good a plan is: all, but for sizes."""
-        pairs = list(zip(self.aims, self.retained(trial), strict=True))
-        return tuple(share for aim, share in pairs if not aim.size) or self.retained(trial)
+    def merit(self, trial: Trial) -> float:
+        """How good a plan is, more being better; NaN for a failure.
+
+        That is what it doesn't lose, on the mean of the objectives that say how good plans are. A
+        preferred one counts alone, and so does a size if it is that.
+        """
+        if self.prefer is not None:
+            return self.retained(trial)[self.prefer]
+        lost = LossScale(self).of(trial)
+        return math.nan if lost is None else -lost[0]
 
     @property
     def judging(self) -> tuple[int, ...]:
@@ -375,22 +371,16 @@ class Ledger:
         return next((one for one in earlier if one.same_as is None), None)
 
     def best(self, trials: Sequence[Trial] | None = None) -> Trial | None:
-        """The trial with the highest worst share, or the highest of the preferred objective.
-
-        A size counts where it is preferred.
-        """
+        """The trial that loses least on the mean, or that is best by the preferred objective."""
         among = self.candidates() if trials is None else list(trials)
-        shares = self.shares if self.prefer is None else self.retained
-        found = best([shares(trial) for trial in among], self.prefer)
+        found = best([self.merit(trial) for trial in among])
         return None if found is None else among[found]
 
     def ranked(self, trials: Iterable[Trial], most: int) -> list[Trial]:
-        """So many of some trials, each the best of those that are left."""
-        left, found = list(trials), list[Trial]()
-        while len(found) < most and (best := self.best(left)) is not None:
-            found.append(best)
-            left.remove(best)
-        return found
+        """So many of some trials, the best first; of equal ones those that come first."""
+        merits = [(self.merit(trial), trial) for trial in trials]
+        known = [one for one in merits if not math.isnan(one[0])]
+        return [trial for _, trial in sorted(known, key=lambda one: -one[0])[:most]]
 
     def front(self) -> list[Trial]:
         """Candidates that no other one betters, the best by the first objective first."""

@@ -107,6 +107,29 @@ def features(table: Table, genome: g.Genome) -> Float[ndarray, "*n f"]:
     return np.concatenate([rows[..., genes:], reals], axis=-1, dtype=np.float32)
 
 
+_ALIKE = 1 / 8
+"""Features that differ by less say the same: a sixteenth of what a real may be."""
+
+
+def coarse(found: Float[ndarray, "*n f"]) -> Float[ndarray, "*n f"]:
+    """Features with reals by sixteenths of their range, so that those of like plans are equal."""
+    rounded: ndarray = np.round(found / _ALIKE) * _ALIKE
+    return rounded
+
+
+def distinct(table: Table, genomes: Sequence[g.Genome]) -> list[int]:
+    """The numbers of the canonical genomes that are unlike all before them that are.
+
+    Like ones make the same choices, and their reals are less than a sixteenth of the range apart.
+    """
+    kept: list[int] = []
+    found = np.stack([features(table, genome) for genome in genomes]) if genomes else np.empty(0)
+    for number, row in enumerate(found):
+        if not (np.abs(found[kept] - row) < _ALIKE).all(axis=1).any():
+            kept.append(number)
+    return kept
+
+
 def allowed(table: Table, genome: g.Genome) -> Bool[ndarray, "*n"]:
     """Which canonical genomes are within the table's limits."""
     if table.limits is None:

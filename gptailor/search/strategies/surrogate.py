@@ -15,7 +15,7 @@ from numpy import ndarray
 
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import Key, keys_of
-from gptailor.search.space.table import Table, active, allowed, canonical, features, sample
+from gptailor.search.space.table import Table, active, allowed, canonical, coarse, features, sample
 from gptailor.search.strategies import moves as m
 from gptailor.search.strategies import strategy
 from gptailor.search.strategies.posterior import (
@@ -124,9 +124,11 @@ class Surrogate(strategy.Strategy):
             pool = m.joined_populations(pool, near)
             taking = np.concatenate([taking, effect])
             scores = np.concatenate([scores, score])
-        marks = strategy.fingerprints(taking)
-        stale = np.isin(marks, strategy.fingerprints(effects)) | ~allowed(table, pool)
-        chosen = m.some_rows(pool, _picked(scores, stale, marks))
+        known = strategy.fingerprints(effects)
+        stale = np.isin(strategy.fingerprints(taking), known) | ~allowed(table, pool)
+        marks = strategy.fingerprints(coarse(taking))
+        alike = np.isin(marks, strategy.fingerprints(coarse(effects)))
+        chosen = m.some_rows(pool, _picked(scores, stale, alike, marks))
         asked = canonical(table, chosen)
         return *strategy.successive_halving(archive, found, asked, self.shares, self.rise), own
 
@@ -222,13 +224,22 @@ def _scores(
 
 
 def _picked(
-    scores: Float[ndarray, "c d"], stale: Bool[ndarray, " c"], own: UInt32[ndarray, " c"]
+    scores: Float[ndarray, "c d"],
+    stale: Bool[ndarray, " c"],
+    alike: Bool[ndarray, " c"],
+    own: UInt32[ndarray, " c"],
 ) -> Int[ndarray, " d"]:
-    """By each draw the best that is neither known nor picked already; if all are, any."""
+    """By each draw the best that isn't `stale`, and unlike all that is known or picked already.
+
+    Where all that is new is like something, the best of that; if nothing is new, any.
+    """
     chosen = []
     for score in scores.T:
-        best = np.argmin(np.where(stale, np.inf, score))
-        stale = stale | (own == own[best])
+        far = score.max() - score.min() + 1
+        best = np.argmin(np.where(stale, np.inf, score + far * alike))
+        alike = alike | (own == own[best])
+        stale = stale.copy()
+        stale[best] = True
         chosen.append(best)
     return np.stack(chosen)
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gptailor.search.run.trials import best, front
+from gptailor.search.run.trials import Aim, Ledger, Trial, TrialRequest, best, front
+from gptailor.search.space.genome import Genome
 
 NAN = float("nan")
 
@@ -47,19 +48,43 @@ def test_every_row_off_the_front_has_one_on_it_that_is_as_good(drawn: list[tuple
 
 
 @pytest.mark.parametrize(
-    ("shares", "prefer", "wins"),
+    ("merits", "wins"),
+    [([0.5, 0.9, 0.7], 1), ([0.5, 0.5], 0), ([NAN, -1.0], 1), ([NAN], None), ([], None)],
+)
+def test_the_highest_merit_wins(merits: list[float], wins: int | None) -> None:
+    assert best(merits) == wins
+
+
+def told_trial(number: int, values: tuple[float, ...]) -> Trial:
+    genome = Genome(np.zeros(0, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
+    request = TrialRequest("search", number, 0, "surrogate", genome, 64, "bare", 0)
+    return Trial(number, request, f"plan {number}", 1.0, values, (0.1,) * len(values))
+
+
+@pytest.mark.parametrize(
+    ("units", "prefer", "wins"),
     [
-        ([(0.9, 0.5), (0.7, 0.6), (0.95, 0.1)], None, 1),
-        ([(0.9, 0.5), (0.7, 0.6), (0.95, 0.1)], 0, 2),
-        ([(0.9, 0.5), (0.7, 0.6), (0.95, 0.1)], 1, 1),
-        ([(0.5, 0.5), (0.5, 0.9)], None, 1),
-        ([(0.5, 0.5), (0.5, 0.5)], None, 0),
-        ([(NAN, 1.0), (0.1, 0.1)], None, 1),
-        ([(NAN, 1.0)], 1, None),
-        ([], None, None),
+        (("nats", "nats"), None, 2),  # 0.4, 0.7 and 0.25 nats lost on the mean
+        (("nats", "nats"), 0, 1),
+        (("nats", "nats"), 1, 2),
+        (("nats", "accuracy"), None, 0),  # in shares of the base's scores
     ],
 )
-def test_the_worst_share_decides(
-    shares: list[tuple[float, ...]], prefer: int | None, wins: int | None
+def test_the_mean_of_the_objectives_decides_or_the_preferred_one(
+    units: tuple[str, str], prefer: int | None, wins: int
 ) -> None:
-    assert best(shares, prefer) == wins
+    counted = units[1] == "accuracy"
+    aims = (
+        Aim("nll", "minimize", "base", unit="nats"),
+        Aim("other", "maximize" if counted else "minimize", "base", unit=units[1]),
+    )
+    ledger = Ledger(aims, 64, prefer)
+    ledger.references[64] = (2.0, 0.8 if counted else 3.0)
+    for number, (first, lost) in enumerate([(2.2, 0.6), (2.1, 1.3), (2.4, 0.1)]):
+        other = (0.78, 0.5, 0.7)[number] if counted else 3.0 + lost
+        ledger.add(told_trial(number, (first, other)))
+    found = ledger.best()
+    assert found is not None
+    assert found.number == wins
+    assert ledger.ranked(ledger.trials, 1) == [found]
+    assert len(ledger.ranked(ledger.trials, 9)) == 3
