@@ -58,7 +58,7 @@ ALONE: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
     no_layers_of_a_stack_are_named,
 )
 
-UNREAD: Mapping[Callable[[Plan], Iterator[Fault]], tuple[str, ...]] = {
+UNREAD_HEALING: Mapping[Callable[[Plan], Iterator[Fault]], tuple[str, ...]] = {
     there_is_something_to_heal: ("drop", "maybe", "tied", "merge", "others", "whole"),
 }
 """Of these, what is missing may stand in such a statement that was not read."""

@@ -204,7 +204,7 @@ NUMBERING: tuple[Callable[[p.Plan], Iterator[Fault]], ...] = (
 )
 """The rules of plans that say any of this."""
 
-UNREAD: Mapping[Callable[[p.Plan], Iterator[Fault]], tuple[str, ...]] = {
+UNREAD_NUMBERS: Mapping[Callable[[p.Plan], Iterator[Fault]], tuple[str, ...]] = {
     every_number_named_is_declared: ("let",),
     every_named_number_is_used: (),
 }

@@ -86,7 +86,8 @@ def _may_be_unread(rule: PlanRule, unread: frozenset[str]) -> bool:
     """Whether what a rule misses may stand in a statement with a syntax fault."""
     from gptailor.checks import heal, numbers, search  # noqa: PLC0415 (few texts have faults)
 
-    said_by = {**_ABSENCES, **numbers.UNREAD, **search.UNREAD, **heal.UNREAD}.get(rule)
+    known = _ABSENCES, numbers.UNREAD_NUMBERS, search.UNREAD_SEARCH, heal.UNREAD_HEALING
+    said_by = next((of[rule] for of in known if rule in of), None)
     return said_by is not None and not (said_by and unread.isdisjoint({"", *said_by}))
 
 

@@ -158,7 +158,7 @@ SEARCHING: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
     every_bridge_can_be_fitted,
 )
 
-UNREAD: Mapping[Callable[[Plan], Iterator[Fault]], tuple[str, ...]] = {
+UNREAD_SEARCH: Mapping[Callable[[Plan], Iterator[Fault]], tuple[str, ...]] = {
     every_bridge_has_a_gap: ("drop", "maybe", "tied"),
     something_says_how_good_plans_are: ("search",),
 }

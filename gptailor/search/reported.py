@@ -44,9 +44,8 @@ from gptailor.search.folder import BLOCKS, FRONT, JOURNAL, SETTINGS, SIZES, SPAC
 from gptailor.search.object_journal import JournalLines, ObjectJournal
 from gptailor.search.object_storage import ObjectStorage, local_or_url
 from gptailor.search.pick import SUMMARY
-from gptailor.search.run.loss import LossScale
 from gptailor.search.run.study import Study, quiet
-from gptailor.search.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Aim, Ledger, Trial
+from gptailor.search.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Aim, Ledger, LossScale, Trial
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.verdict import HELD_OUT, held_key, scores_in

@@ -27,7 +27,8 @@ from gptailor.search.cuts import (
     drops_some,
     nested_cuts,
 )
-from gptailor.search.run.schedule import BRIDGED_CUTS, Start, ToldStart
+from gptailor.search.run.finalists import BRIDGED_CUTS
+from gptailor.search.run.schedule import Start, ToldStart
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space
 

@@ -11,7 +11,6 @@ from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES
 from gptailor.search.curve import Sizes, curve, lost_share, lost_units, quality
-from gptailor.search.run.loss import LossScale
 from gptailor.search.run.trials import (
     BESIDE,
     FINAL,
@@ -19,6 +18,7 @@ from gptailor.search.run.trials import (
     STARTS,
     Aim,
     Ledger,
+    LossScale,
     Trial,
     json_numbers,
 )

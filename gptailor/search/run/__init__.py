@@ -2,10 +2,12 @@
 
 __all__ = [
     "asking",
+    "finalists",
     "incumbent",
     "per_sample",
     "ray_workers",
     "schedule",
+    "scores",
     "study",
     "trials",
     "workers",

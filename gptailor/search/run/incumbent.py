@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from gptailor.evaluate.rivals import Race, race_counts
-from gptailor.search.run.loss import LossScale
-from gptailor.search.run.trials import SEARCH, Ledger, Trial, TrialRequest, best
+from gptailor.search.run.scores import best
+from gptailor.search.run.trials import SEARCH, Ledger, LossScale, Trial, TrialRequest
 
 
 def race_of(ledger: Ledger, request: TrialRequest) -> Race | None:

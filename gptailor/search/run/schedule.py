@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 from gptailor.plan.stage import Stage
 from gptailor.search.run.asking import TOLD, Asking
+from gptailor.search.run.finalists import chosen_finalists
 from gptailor.search.run.trials import (
     BESIDE,
     FINAL,
@@ -22,8 +23,6 @@ from gptailor.search.run.trials import (
 from gptailor.search.settings import BridgedTrials, Settings
 from gptailor.search.space.genome import Genome
 
-BRIDGED_CUTS = ("best bridged cut", "second bridged cut", "third bridged cut")
-"""Names of the starting plans that are made for being bridged, the best one first."""
 FINALISTS = 5
 """The most trials that are evaluated once more, bridged or healed, if nobody says how many."""
 REPEATS = 20
@@ -326,29 +325,12 @@ class Schedule:
     # --------------------------------------------------------------------------------- in the end
 
     def _final(self) -> list[TrialRequest]:
-        """The best of those that were chosen between, once more, repaired further; no two alike.
-
-        Starting plans are compared with others, so the best of both is there, or comes on top.
-        """
+        """The best of those that were chosen between, once more, repaired further."""
         final = self.budget.final
         if final is None:
             return []
         plans = {trial.plan for trial in self.ledger.of(FINAL) if trial.request.stage == final}
-        found = (t for t in self.ledger.of(STARTS, RANDOM, SEARCH) if t.same_as is None)
-        whole = [t for t in found if t.full and t.values]
-        starts = {trial.plan for trial in self.ledger.of(STARTS)}
-        whole = sorted(self.ledger.ranked(whole, len(whole)), key=lambda t: t.plan not in starts)
-        whole = self.asking.distinct(whole)
-        best = self._best(whole)
-        cuts = [t for t in whole if t.request.origin in BRIDGED_CUTS]
-        if cuts and self.budget.finalists > 1 and not any(trial in cuts for trial in best):
-            del best[max(1, len(best) - 1) :]
-            best.append(min(cuts, key=lambda t: BRIDGED_CUTS.index(t.request.origin)))
-        if len(best) <= self.budget.finalists:
-            usual = any(trial.plan in starts and trial not in cuts for trial in best)
-            if not usual or all(trial.plan in starts for trial in best):
-                others = (t for t in whole if (t.plan in starts) != usual and t not in best)
-                best += self.ledger.ranked(others, 1)
+        best = chosen_finalists(self.ledger, self.budget.finalists, self.asking.distinct)
         chosen = (trial.request for trial in best if trial.plan not in plans)
         taken = {trial.request.slot for trial in self.ledger.of(FINAL)}
         free = (slot for slot in itertools.count() if slot not in taken)  # as in the first process
@@ -356,21 +338,6 @@ class Schedule:
             self._one(FINAL, 0, slot, one.origin, one.genome, one.samples)
             for one, slot in zip(chosen, free, strict=False)
         ]
-
-    def _best(self, whole: Sequence[Trial]) -> list[Trial]:
-        """The best; where size is an objective the best of its size, of sizes from end to end."""
-        many = self.budget.finalists
-        size = next((n for n, aim in enumerate(self.ledger.aims) if aim.size), None)
-        if size is None or many == 1:
-            return self.ledger.ranked(whole, many)
-        of_size: dict[float, list[Trial]] = {}
-        for trial in whole:
-            of_size.setdefault((trial.values or ())[size], []).append(trial)
-        found = [one for _, of in sorted(of_size.items()) for one in self.ledger.ranked(of, 1)]
-        if len(found) > many:
-            found = [found[i * (len(found) - 1) // (many - 1)] for i in range(many)]
-        left = [trial for trial in whole if trial not in found]
-        return found + self.ledger.ranked(left, many - len(found))
 
     def _beside(self) -> list[TrialRequest]:
         """Random search at the cost of what was done, as if none of its plans had been known."""

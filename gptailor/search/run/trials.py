@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.plan.stage import STAGES, Stage
-from gptailor.search.run.loss import LossScale
 from gptailor.search.run.per_sample import PerObjective
+from gptailor.search.run.scores import ScaleBy, best, front, normalised, retained
 from gptailor.search.space.genome import Genome
 
 STARTS, RANDOM, SEARCH, FINAL, BESIDE = "start", "random", "search", "final", "beside"
@@ -130,68 +130,6 @@ def read_outcomes(
         values.append(float(outcome.value))
         stderrs.append(float(outcome.stderr))
     return tuple(values), tuple(stderrs), None
-
-
-# ---------------------------------------------------------------------------------- scores compared
-
-ScaleBy = Literal["base", "spread"]
-
-
-def normalised(
-    values: Sequence[float], direction: str, scale: ScaleBy, reference: Sequence[float]
-) -> list[float]:
-    """Values of one objective, smaller being better and in the measure of the others.
-
-    By the `base` (`reference` is its one score): the share of it that is lost, v / b - 1 where the
-    objective is minimised and 1 - v / b where it is maximised. By the `spread` (`reference` are the
-    starting plans' scores): (v - least) / (most - least); the spread of nothing is 1. NaN stays
-    NaN. Raises `ValueError` for a base of 0, below it or not finite.
-    """
-    sign = 1.0 if direction == "minimize" else -1.0
-    if scale == "base":
-        (base,) = reference
-        if not 0 < base < np.inf:
-            raise ValueError(f"a base's score of {base!r} is no measure for others")
-        return [sign * (value / base - 1) for value in values]
-    finite = [sign * value for value in reference if np.isfinite(value)]
-    low = min(finite, default=0.0)
-    width = (max(finite) - low if finite else 0.0) or 1.0
-    return [(sign * value - low) / width for value in values]
-
-
-def retained(value: float, direction: str, scale: ScaleBy, reference: Sequence[float]) -> float:
-    """The share that is left: v / b of what is maximised, b / v of what is minimised.
-
-    By the spread it is 1 for the best of the starting plans and 0 for the worst. An infinite loss
-    leaves nothing.
-    """
-    if scale == "spread":
-        return 1 - normalised([value], direction, scale, reference)[0]
-    (base,) = reference
-    if direction == "maximize":
-        return value / base
-    return base / value if value else np.inf
-
-
-def front(values: Float[np.ndarray, "n m"]) -> Bool[np.ndarray, " n"]:
-    """The Pareto front of minimised values: rows that no other row betters.
-
-    A row betters another if it is nowhere worse and somewhere better. Of equal rows the first
-    stands for all; a row with NaN is never on the front and betters none.
-    """
-    valid = ~np.isnan(values).any(axis=1)
-    mine, others = values[:, None], values[None]
-    nowhere_worse = valid & (others <= mine).all(axis=2)
-    better = nowhere_worse & (others < mine).any(axis=2)
-    first = np.tril(nowhere_worse & (others == mine).all(axis=2), -1)
-    kept: Bool[np.ndarray, " n"] = valid & ~(better | first).any(axis=1)
-    return kept
-
-
-def best(merits: Sequence[float]) -> int | None:
-    """The number of the highest, the first of equal ones; None if none is a number."""
-    found = [n for n, merit in enumerate(merits) if not math.isnan(merit)]
-    return max(found, key=lambda n: (merits[n], -n), default=None)
 
 
 @final
@@ -388,3 +326,53 @@ class Ledger:
         losses = self.losses(among)
         kept = [i for i, on in enumerate(front(losses)) if on]
         return [among[i] for i in sorted(kept, key=lambda i: (tuple(losses[i]), among[i].number))]
+
+
+@final
+class LossScale:
+    """What plans lose beside the base, with errors, counted in a `unit`.
+
+    That is the mean over the objectives that plans are compared by: in their unit where they have
+    one, in % of the base's scores, or in spreads of the starting plans' scores. With `numbers` it
+    is the mean over these objectives.
+    """
+
+    def __init__(self, ledger: Ledger, numbers: Sequence[int] | None = None) -> None:
+        self._ledger = ledger
+        self._numbers = ledger.judging if numbers is None else tuple(numbers)
+        self._aims = [ledger.aims[number] for number in self._numbers]
+        units = {aim.unit for aim in self._aims}
+        self._natural = len(units) == 1 and not units & {"", "accuracy"}
+        self._shares = all(aim.scale == "base" for aim in self._aims)
+        shared = (
+            "% of the base's score" if self._shares else "spreads of the starting plans' scores"
+        )
+        self.unit = units.pop() if self._natural else shared
+
+    def of(self, trial: Trial) -> tuple[float, float] | None:
+        """A trial's loss and its error, on its own samples; None where either score isn't known."""
+        base = self._ledger.references.get(trial.samples)
+        if trial.values is None or trial.stderrs is None or base is None:
+            return None
+        return self.beside(trial.values, trial.stderrs, base)
+
+    def beside(
+        self, values: Sequence[float], stderrs: Sequence[float], base: Sequence[float]
+    ) -> tuple[float, float]:
+        """What scores lose beside the base's on the same samples."""
+        lost, variance = 0.0, 0.0
+        for number, aim in zip(self._numbers, self._aims, strict=True):
+            sign = 1 if aim.direction == "minimize" else -1
+            width = self._width(number, base[number])
+            lost += sign * (values[number] - base[number]) / width
+            variance += (stderrs[number] / width) ** 2
+        return lost / len(self._aims), math.sqrt(variance) / len(self._aims)
+
+    def _width(self, number: int, base: float) -> float:
+        """What one of an objective's scores is measured by."""
+        if self._natural:
+            return 1.0
+        if self._shares:
+            return abs(base) / 100 or 1.0
+        finite = [one for one in self._ledger.spreads[number] if math.isfinite(one)]
+        return (max(finite, default=0.0) - min(finite, default=0.0)) or 1.0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gptailor.search.run.asking import by_spread, draw_weights
-from gptailor.search.run.trials import normalised, retained
+from gptailor.search.run.scores import normalised, retained
 from gptailor.search.space.hash_random import key_of
 from gptailor.search.strategies.strategy import scalarise
 
