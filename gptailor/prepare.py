@@ -31,7 +31,7 @@ from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, 
 from gptailor.plan.layers import Gap, Healing, gaps, healing, kept
 from gptailor.plan.needed import at_commits, needed
 from gptailor.plan.plan import Model, Plan
-from gptailor.plan.walk import open_choices
+from gptailor.plan.written import choices_searched
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.nested import (
     DEEPEST,
@@ -296,7 +296,8 @@ def _prepared(
 ) -> Prepared:
     if errors(faults):
         raise PlanError(faults)
-    if count := open_choices(plan):
+    tied = {name for name, model in opened.items() if model.layout.tied}
+    if count := choices_searched(plan, opened["base"].layout.count, tied):
         choices = "1 choice is" if count == 1 else f"{count} choices are"
         message = f"{choices} open, and a model has none"
         source = plan.origin.source if plan.origin else None

@@ -203,11 +203,24 @@ def left_open(plan: "Plan", models: dict[str, Path], *, alone: bool) -> str:
 
     if not open_choices(plan):
         return ""
-    from gptailor.plan.written import searched  # noqa: PLC0415
+    from gptailor.plan.written import choices_searched  # noqa: PLC0415
 
     count, known = (0, False) if alone else known_layer_count(plan, models)
-    choices = open_choices(searched(plan, count) if known else plan)
+    tied = tied_models(plan, models) if known else set()
+    choices = choices_searched(plan, count, tied) if known else open_choices(plan)
     return f"{choices} choice{'s' * (choices != 1)} open"
+
+
+def tied_models(plan: "Plan", models: dict[str, Path]) -> set[str]:
+    """The models whose embedding and head are one tensor, where `whole` leaves these a choice."""
+    from gptailor.checkpoint.models import rebind  # noqa: PLC0415
+    from gptailor.plan.written import untied_choices  # noqa: PLC0415
+    from gptailor.prepare import open_all_models  # noqa: PLC0415
+
+    if not untied_choices(plan)[0]:
+        return set()
+    opened, _ = open_all_models(rebind(plan, models)[0])
+    return {name for name, model in opened.items() if model.layout.tied}
 
 
 def known_layer_count(plan: "Plan", models: dict[str, Path]) -> tuple[int, bool]:

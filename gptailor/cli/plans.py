@@ -38,8 +38,8 @@ def check_command(
 ) -> None:
     """Check plans, by themselves and against the headers of their models.
 
-    All faults are reported, each once, and of an open plan how many choices a search has. Ends
-    with 1 if there are any faults; warnings are none.
+    All faults are reported, each once, and of an open plan how many choices a search has, and how
+    many trials its search block asks for. Ends with 1 if there are any faults; warnings are none.
     """
     faults: list[Fault] = []
     for name in plans:
@@ -49,6 +49,7 @@ def check_command(
             options.report(found)
         if form == "text" and plan is not None and not errors(found):
             still = options.left_open(plan, dict(models), alone=alone)
+            still += _trials_asked(plan) if still else ""
             options.say(f"{options.shown_name(name)}: no faults" + (f"; {still}" if still else ""))
     if form == "json":
         options.say(to_json(faults))
@@ -56,6 +57,12 @@ def check_command(
         for fault in faults:
             options.say(to_github(fault))
     sys.exit(1 if errors(faults) else 0)
+
+
+def _trials_asked(plan: "Plan") -> str:
+    """How many trials a plan's search block asks for: `, 200 trials`; empty where it says none."""
+    asked = None if plan.search is None else plan.search.trials
+    return "" if asked is None else f", {asked} trial{'s' * (asked != 1)}"
 
 
 @click.command("fmt", short_help="Write plans in their canonical form.")
@@ -126,8 +133,9 @@ def show_command(
     else:
         count, known = made.models["base"].layout.count, True
     for line in plan_map(
-        options.shown_name(plan), wanted, count, known=known, width=options.width()
-    ):
+        options.shown_name(plan), wanted, count,
+        known=known, width=options.width(), tied=options.tied_models(wanted, dict(models)),
+    ):  # fmt: skip
         options.say_drawn(line)
     if made is not None:
         from gptailor.program.size import compiled_size  # noqa: PLC0415

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple, final
 from gptailor.build.lock import Lock
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import rebind
+from gptailor.cli.options import left_open
 from gptailor.evaluate.targets import base_of
 from gptailor.plan.faults import PlanError, TailorError
 from gptailor.plan.plan import Plan
-from gptailor.plan.walk import open_choices
 from gptailor.prepare import Prepared, prepare
 from gptailor.program.size import compiled_size
 from gptailor.report.page.page import text_html
@@ -60,8 +60,8 @@ def subject(
     if faults:
         raise PlanError(faults)
     base, _ = _prepared(base_of(plan))
-    if count := open_choices(plan):
-        why = f"the plan leaves {count} choice{'s' * (count != 1)} open"
+    if still := left_open(plan, {}, alone=False):
+        why = f"the plan leaves {still}"
         return Reported(name, plan, text, None, why, base)
     prepared, why = _prepared(plan if folder is None else folder)
     return Reported(name, plan, text, prepared, why, base)

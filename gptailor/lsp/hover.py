@@ -21,7 +21,7 @@ from gptailor.plan.layers import Slot, blocks, kept, slots
 from gptailor.plan.parts import is_pattern
 from gptailor.plan.plan import is_at_url
 from gptailor.plan.registry import METHODS, OBJECTIVES, Method, ObjectiveSpec, Parameter
-from gptailor.plan.walk import open_choices
+from gptailor.plan.written import choices_searched
 from gptailor.program.compile import compile_plan
 from gptailor.program.size import compiled_size
 from gptailor.report.plan_map import described_rows
@@ -187,10 +187,11 @@ def output_size(text: EditedText, seen: SeenModels) -> Iterator[str]:
     plan = text.plan
     if plan is None or not seen.whole or seen.declared != plan.models:
         return
-    if count := open_choices(plan):
+    base = seen.opened["base"]
+    tied = {name for name, model in seen.opened.items() if model.layout.tied}
+    if count := choices_searched(plan, base.layout.count, tied):
         yield f"{count} choice{'s' * (count != 1)} open: `gptailor search` closes them"
         return
-    base = seen.opened["base"]
     compiled = compile_plan(plan, seen.opened)
     size = compiled_size(compiled, base.layout)
     layers = len(kept(plan, base.layout.count))

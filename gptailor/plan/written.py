@@ -17,6 +17,7 @@ from gptailor.plan.walk import (
     choices,
     entries,
     named_models,
+    open_choices,
     placed,
     revalued,
     values,
@@ -266,6 +267,11 @@ def searched(plan: p.Plan, count: int, tied: Collection[str] = ()) -> p.Plan:
         made = spread(plan.model_copy(update={"whole": None}), count, tied, plain=True)
         return made.model_copy(update={"whole": plan.whole})
     return plan
+
+
+def choices_searched(plan: p.Plan, count: int, tied: Collection[str] = ()) -> int:
+    """How many choices a search closes where the base has so many layers."""
+    return open_choices(searched(plan, count, tied))
 
 
 def untied_choices(plan: p.Plan) -> tuple[bool, bool]:

@@ -3,7 +3,7 @@
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -15,7 +15,7 @@ from gptailor.plan.layers import Made, Slot, blocks, repeated, slots
 from gptailor.plan.plan import REST, Plan
 from gptailor.plan.walk import drops_by_choice, open_choices
 from gptailor.plan.windows import stretch_of, window_words
-from gptailor.plan.written import written_out
+from gptailor.plan.written import choices_searched, written_out
 from gptailor.report.cells import (
     Cell,
     Glyph,
@@ -142,13 +142,18 @@ def again(plan: Plan, slots: Sequence[Slot]) -> str:
 _MAP_INDENT = "  "
 
 
-def plan_map(name: str, plan: Plan, count: int, *, known: bool, width: int) -> Iterator[str]:
-    """The lines that show a plan over a base of so many layers; `known` is whether it has."""
+def plan_map(
+    name: str, plan: Plan, count: int, *, known: bool, width: int, tied: Collection[str] = ()
+) -> Iterator[str]:
+    """The lines that show a plan over a base of so many layers; `known` is whether it has.
+
+    `tied` are the models whose embedding and head are one tensor.
+    """
     found = slots(plan, count)
     models = list(plan.models)
     drawn = cells(plan, found)
     yield from _wrapped(f"{name}: {_size_said(plan, found, known=known)}", "", width)
-    choices = open_choices(plan)
+    choices = choices_searched(plan, count, tied) if known else open_choices(plan)
     said = [plan_summary(found) + again(plan, found)] if found else []
     said += [f"{choices} choice{'s' * (choices != 1)} open"] if choices else []
     yield from _wrapped("; ".join(said), _MAP_INDENT, width)

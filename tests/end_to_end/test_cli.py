@@ -21,6 +21,7 @@ import gptailor
 from gptailor.cli import options as screen
 from gptailor.plan.plan import Plan
 from tests.said import Run, Said, in_process
+from tests.tiny import tiny_model
 
 COMMANDS = [
     *("check", "compile", "completion", "diff", "eval", "export", "extract-lora", "family", "fmt"),
@@ -170,6 +171,21 @@ def test_how_many_choices_an_open_plan_has(run: Run, here: Path) -> None:
     (here / "p.tailor").write_text(others)
     assert run("check", "p.tailor").out == "p.tailor: no faults; 6 choices open\n"
     assert run("check", "p.tailor", "--alone").out == "p.tailor: no faults; 1 choice open\n"
+    assert "6 open; 6 choices open" in run("show", "p.tailor").out
+    assert "6 choices are open" in run("compile", "p.tailor", "-o", "out").err
+    search = 'search {\n  minimize nll("p.tailor")\n  trials 16\n}\n'
+    (here / "p.tailor").write_text(others + search)
+    assert run("check", "p.tailor").out == "p.tailor: no faults; 6 choices open, 16 trials\n"
+
+
+def test_a_tied_head_is_no_choice_beside_its_embedding(run: Run, here: Path) -> None:
+    tiny_model("llama", here / "one", layers=2, tie_word_embeddings=True)
+    tiny_model("llama", here / "two", layers=2, tie_word_embeddings=True)
+    (here / "p.tailor").write_text(
+        'tailor 1\nmodel base = "./one"\nmodel two = "./two"\nwhole from one of base, two\n'
+    )
+    assert run("check", "p.tailor").out == "p.tailor: no faults; 4 choices open\n"
+    assert "; 4 choices open" in run("show", "p.tailor").out
 
 
 def test_all_faults_of_all_plans_are_shown(run: Run, here: Path) -> None:

@@ -116,12 +116,12 @@ def test_of_a_model_that_nobody_compiled_it_has_no_command(run: Run, world: Path
 def test_of_a_plan_with_choices_it_has_what_is_known(run: Run, world: Path) -> None:
     (world / "open.tailor").write_text(
         'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
-        "drop any 1 of L1..L4\nL0 from one of base, math\n"
+        "drop any 1 of L1..L4\nothers from one of base, math\n"
     )
     assert run("report", "open.tailor", "-o", "open.html").code == 0
     found = sections((world / "open.html").read_text())
-    assert "the plan leaves 2 choices open" in found["size"]
-    assert "the plan leaves 2 choices open" in found["says"]
+    assert "the plan leaves 7 choices open" in found["size"]
+    assert "the plan leaves 7 choices open" in found["says"]
 
 
 def test_models_that_are_gone_are_said_to_be(run: Run, world: Path) -> None:

@@ -267,6 +267,9 @@ def test_hover_says_how_large_the_output_is(folder):
     assert "4 layers" in said_at(plan.replace("base =", "‸base ="), folder, "tailor 1\n")
     open_plan = 'tail‸or 1\nmodel base = "./base"\nmaybe drop L1'
     assert "1 choice open" in said_at(open_plan, folder, "")
+    others = 'model math = "./math"\nothers from one of base, math'
+    of_each = open_plan.replace("maybe drop L1", others)
+    assert "6 choices open" in said_at(of_each, folder, "")
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,12 @@ def test_an_open_plan_counts_its_choices() -> None:
     assert lines[-1].split() == ["drop", "any", "2", "of", "L0..L7"]
 
 
+def test_what_others_leave_open_counts_at_each_position() -> None:
+    body = "others from one of base, math; drop any 2 of L0..L7"
+    assert plain(shown(body, 8))[1] == "  8 open; 9 choices open"
+    assert plain(shown(body, 8, known=False))[1] == "  8 open; 2 choices open"
+
+
 def test_a_stack_is_numbered_from_its_start() -> None:
     lines = plain(shown("stack { L0..L39 base; L30..L39 math }"))
     assert lines[0] == "p: a stack of 50 layers"
