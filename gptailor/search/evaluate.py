@@ -218,7 +218,7 @@ class _Measuring:
         samples = budget.low if budget.low < budget.full else glance
         known = dict(self._known(_INFLUENCE, {}))
         for name, plan in self.plans.items():
-            self._say(f"measuring what each layer does in {name}")
+            self._say("measuring what each layer does" + f" in {name}" * (len(self.plans) > 1))
             if name not in known:
                 known[name] = list(self.trials.block_influence(plan, samples))
                 self.spent += samples
@@ -257,7 +257,8 @@ class _Measuring:
         return taken if len(taken) == int(sum(self.space.table.high)) else ()
 
     def _judge(self, removed: Sequence[Plan]) -> list[float]:
-        what = f"removing layers of the base one by one: {len(removed[0].drops)}"
+        of = " of the base" * (len(self.plans) > 1)
+        what = f"removing layers{of} one by one: {len(removed[0].drops)}"
         self._say(what)
 
         def on_plan() -> None:

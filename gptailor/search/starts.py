@@ -4,10 +4,12 @@ Compositions are the base and each other model alone, uniform merges of all and 
 dropped of them goes by block influence (ShortGPT, arXiv 2403.03853), as the best contiguous window
 (arXiv 2403.17887), or as greedy removal took it of the base (SLEB, arXiv 2402.09025). Where a space
 has cuts of several sizes, compositions have one of the middle, and the best of them is tried with
-each size, every cut within the next larger one.
+each size, every cut within the next larger one. A plan is named by what was done, and by its
+composition where the space has several.
 """
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -128,7 +130,7 @@ class Starts:
         yield "sizes", self._of_each_size(best)
         spent = math.fsum(one.share for told in known.values() for one in told)
         windows = self._windows(best, self.room - spent).cuts
-        tried = [(f"window {cut_words(cut)} on {best.name}", cut) for cut in windows]
+        tried = [(self._named(f"window {cut_words(cut)}", best), cut) for cut in windows]
         yield "windows", [self._start(name, best, cut, self._low) for name, cut in tried]
         yield "best windows", self._best_windows(best, windows, known["windows"])
         yield "removed", self._removed(best)
@@ -150,7 +152,7 @@ class Starts:
         genome = self._genome(of, self._of_middle(nested_cuts(self.space, self._scores(of))))
         return [
             Start(
-                f"{window_words(choice.windows[option])} again on {of.name}",
+                self._named(f"{window_words(choice.windows[option])} again", of),
                 with_block(self.space, genome, choice, option),
                 self._low,
             )
@@ -209,13 +211,14 @@ class Starts:
             order = order[: _BEST_WINDOWS if self._low < 1 else 1]
             names = ["best window", *(f"window {cut_words(windows[i])}" for i in order[1:])]
         found = [
-            self._start(f"{name} on {best.name}", best, windows[i], 1.0)
+            self._start(self._named(name, best), best, windows[i], 1.0)
             for i, name in zip(order, names, strict=False)
         ]
         if best.models != ("base",) and order:
             base = self._all[0]
             middle = len(order) // 2 if len(self._sizes) > 1 else 0
-            found.append(self._start(f"{names[middle]} on base", base, windows[order[middle]], 1.0))
+            name = self._named(names[middle], base)
+            found.append(self._start(name, base, windows[order[middle]], 1.0))
         return found
 
     def _removed(self, best: Composition) -> list[Start]:
@@ -223,7 +226,7 @@ class Starts:
             return []
         cut = self._of_middle(nested_cuts(self.space, self._by_removal(best)))
         both = dict.fromkeys([best, self._all[0]])
-        return [self._start(f"greedy removal on {one.name}", one, cut, 1.0) for one in both]
+        return [self._start(self._named("greedy removal", one), one, cut, 1.0) for one in both]
 
     def _of_each_size(self, best: Composition) -> list[Start]:
         """The best composition with nested cuts of all sizes, first some of them in full.
@@ -240,7 +243,7 @@ class Starts:
         for cut in [*first, *others[: int(min(_OTHER_SIZES, self.room / 4) / self._low)]]:
             if cut != self._of_middle(cuts):
                 layers = f"{len(cut)} layer{'s' * (len(cut) != 1)}"
-                name = f"{by} on {best.name}, {layers}" if cut else f"{best.name}, nothing dropped"
+                name = f"{self._named(by, best)}, {layers}" if cut else self._undropped(best)
                 share = 1.0 if cut in first else self._low
                 found.append(self._start(name, best, cut, share))
         return found
@@ -260,7 +263,7 @@ class Starts:
         counts = dict.fromkeys(max(1, round(share * len(order))) for share in _MAYBE if order)
         return [
             self._start(
-                f"block influence on {best.name}, {count} layers",
+                f"{self._named('block influence', best)}, {count} layers",
                 best,
                 tuple(sorted(order[:count])),
                 1.0,
@@ -280,6 +283,7 @@ class Starts:
 
     def left_out(self, tried: Collection[str], beyond: Beyond = _NONE_BEYOND) -> list[str]:
         """What wasn't tried for want of room, in words; `tried` are the names of what was."""
+        tried = {self._now(name) for name in tried}
         found = [
             name for one in self._all if (name := self._said(one)) not in {*tried, *beyond.names}
         ]
@@ -288,12 +292,12 @@ class Starts:
             found.append(f"{self._scan.left_out} of {every} blocks")
         if not drops_some(self.space):
             return found
-        names = [one.name for one in self._all]
         cuts = [cut_words(cut) for cut in self._cuts if cut not in beyond.windows]
-        done = sum(any(f"window {cut} on {name}" in tried for name in names) for cut in cuts)
+        names = ([self._named(f"window {cut}", of) for of in self._all] for cut in cuts)
+        done = sum(not tried.isdisjoint(of_each) for of_each in names)
         if done < len(cuts):
             found.append(f"{len(cuts) - done} of {len(self._cuts)} windows")
-        if not any(f"greedy removal on {name}" in tried for name in names):
+        if not any(self._named("greedy removal", of) in tried for of in self._all):
             found.append("greedy removal")
         return found
 
@@ -320,12 +324,34 @@ class Starts:
         return min(max(self.cheapest, LEAST), 1.0)
 
     def _best(self, told: Sequence[ToldStart]) -> Composition:
+        if not self._several:
+            return self._all[0]
         name = told[ranked(told)[0]].name
         return next(one for one in self._all if self._said(one) == name)
 
+    @property
+    def _several(self) -> bool:
+        """Whether layers are made of one model or another; else all plans' are made alike."""
+        return len(self._all) > 1
+
+    def _named(self, what: str, of: Composition) -> str:
+        return f"{what} on {of.name}" if self._several else what
+
+    def _now(self, name: str) -> str:
+        """What a plan that an earlier release named is called now."""
+        return name if self._several else re.sub(r" on base\b", "", name)
+
+    def _undropped(self, of: Composition) -> str:
+        return f"{of.name}, nothing dropped" if self._several else "nothing dropped"
+
     def _said(self, of: Composition) -> str:
-        name = f"block influence on {of.name}" if drops_some(self.space) else of.name
-        name = f"the stack's layers of {of.name}" if self.space.plan.stack is not None else name
+        several, name = self._several, of.name
+        if self.space.plan.stack is not None:
+            name = f"the stack's layers of {name}" if several else "the stack's layers"
+        elif drops_some(self.space):
+            name = self._named("block influence", of)
+        elif not several:
+            name = "the plan's layers"
         return name + always_again(self.space)
 
     def _alone(self, of: Composition, share: float) -> Start:

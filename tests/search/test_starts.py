@@ -142,6 +142,45 @@ def test_models_alone_and_the_mean_of_all() -> None:
     assert scales == (pytest.approx(1 / 3, abs=1e-4),)
 
 
+ALIKE = """\
+let share = 0.3..1.0
+whole from math, code by task_arithmetic(weight=(share, 0.5))
+drop any {k} of L1..L8
+"""
+
+
+@pytest.mark.parametrize("k", ["3", "2..4"])
+def test_where_all_layers_are_made_alike_no_plan_is_said_to_be_on_the_base(k: str) -> None:
+    given = space_of(loads(HEAD + ALIKE.format(k=k)), 10)
+    starts = Starts(given, removal=(3, 4, 5, 6), cheapest=0.25)
+    made = [one for stage in drive(starts, apart) for one in stage]
+    names = {one.name for one in made}
+    whole = decode(given, made[0].genome).whole
+    assert whole is not None
+    assert isinstance(whole.recipe, Merge)
+    assert not any(" on " in name for name in names)
+    window = "best window" if k == "3" else "best window of 3"
+    assert {"block influence", window, "window L4..L6", "greedy removal"} <= names
+    assert starts.left_out(names) == []
+    assert starts.left_out({f"{name} on base" for name in names}) == [], "of an earlier release"
+    assert starts.left_out(set())[0] == "block influence"
+
+
+def test_where_nothing_is_dropped_and_all_is_made_alike_it_is_the_plans_layers() -> None:
+    given = space_of(loads(HEAD + "whole from math, code by task_arithmetic(0.3..1.0)"), 4)
+    assert [one.name for stage in drive(Starts(given), apart) for one in stage] == [
+        "the plan's layers"
+    ]
+
+
+def test_a_search_that_an_earlier_release_began_goes_on() -> None:
+    given = space_of(loads(HEAD + ALIKE.format(k="3")), 10)
+    starts = Starts(given, cheapest=0.25)
+    first = [_told(starts, one, apart) for one in starts.next([])]
+    older = [one._replace(name=f"{one.name} on base") for one in first]
+    assert [one.name for one in starts.next(older)] == [one.name for one in starts.next(first)]
+
+
 def test_block_influence_drops_the_layers_of_least_influence() -> None:
     given = paper(10, 3)
     influence = {
