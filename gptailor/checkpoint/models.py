@@ -150,6 +150,18 @@ def folder_of(plan: Plan, source: str) -> Path:
     return (plan.origin.folder if plan.origin else Path()) / path
 
 
+def source_from_here(plan: Plan, source: str) -> str:
+    """A model's source as people name it in the current folder, whatever folder the plan is in."""
+    if not is_local(source) or is_at_url(source):
+        return source
+    folder = folder_of(plan, source)
+    if not Path(source).is_absolute() and folder == Path(source):
+        return source
+    absolute, path = os.path.abspath(folder), os.path.relpath(folder)  # noqa: PTH100 (links stay)
+    known = [path if path.startswith(".") else f"./{path}", absolute]
+    return min([*known, source] if source[0] in "/~" else known, key=len)
+
+
 def rebind(plan: Plan, paths: Mapping[str, Path]) -> tuple[Plan, list[Fault]]:
     """The plan with other checkpoints under its models' names; the plan itself without any.
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.models import Opened, source_from_here
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.heal.heal import OnHealing
@@ -230,7 +230,7 @@ class Judging:
         for target in self.targets:
             base, key = target.base, target.identity_of_base
             if base is not None and key not in self._base_of:
-                name = base.plan.models["base"].source
+                name = source_from_here(base.plan, base.plan.models["base"].source)
                 made = self._base_of[key] = _Entry.of(Target(name, base, target.origin, base))
                 yield made
 

@@ -9,6 +9,7 @@ from typing import final
 
 import click
 
+from gptailor.checkpoint.models import source_from_here
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
 from gptailor.plan.layers import Made, Slot, blocks, repeated, slots
@@ -184,7 +185,7 @@ def _size_said(plan: Plan, slots: Sequence[Slot], *, known: bool) -> str:
     """How many layers there are: the base's, or the output's of a plan whose blocks are certain."""
     if plan.stack is not None:
         return f"a stack of {len(slots)} layers"
-    base = plan.models["base"].source
+    base = source_from_here(plan, plan.models["base"].source)
     if not known:
         many = f"at least {len(slots)} layers" if slots else "some layers"
         return f"{many} of '{base}', which can't be read"

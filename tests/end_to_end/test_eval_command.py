@@ -122,6 +122,14 @@ def test_the_base_is_judged_beside(run: Run) -> None:
     assert target["base_speed"]["decoding"] > 0
 
 
+def test_the_base_is_named_as_it_is_found_from_here(run: Run, world: Path) -> None:
+    (world / "found").mkdir()
+    (world / "found" / "cut.tailor").write_text(PLAN.replace('"./', '"../'))
+    said = run("found/cut.tailor", *flags('nll("rows.jsonl")'), "--no-speed")
+    assert "more than ./base, paired" in said.out, said.err
+    assert "../base" not in said.out
+
+
 def test_a_folder_whose_base_is_gone_has_scores_and_no_share(run: Run, world: Path) -> None:
     plan = (world / "out" / "plan.tailor").read_text()
     (world / "orphan").mkdir()
