@@ -14,8 +14,9 @@ from gptailor.cli import options
 
 if TYPE_CHECKING:
     from gptailor.build.lock import Lock
-    from gptailor.evaluate.heal.heal import HealingStart, OnHealing
+    from gptailor.evaluate.heal.heal import HealedLayers, HealingStart, OnHealing
     from gptailor.evaluate.heal.train import HealStep
+    from gptailor.plan.layers import Gap
 
 
 @final
@@ -119,19 +120,15 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
             locked=held_to,
             locking=lock,
             bridging=lambda gap: options.say(f"bridging {gap.name}", err=True),
-            healing=told_of_healing() if prepared.healing is not None else None,
+            healing=told_of_healing(ends=False) if prepared.healing is not None else None,
             quantize=quantize,
             **how,
         )
     for after, bridge in written.bridges.items():
         share = f"{bridge.explained:.1%} of what was missing there"
         options.say(f"bridge after {after}: fitted on {bridge.tokens:,} tokens, it makes {share}")
-    if (healed := written.healed) is not None:
-        bridged = f", bridged {healed.start:.3f}" if healed.start != healed.bare else ""
-        options.say(
-            f"healed on {healed.tokens:,} tokens: {healed.bare:.3f} nats a token from the teacher"
-            f"{bridged}, healed {healed.healed:.3f} (on {healed.held:,} tokens held out)"
-        )
+    if written.healed is not None:
+        options.say(_healed_in_words(written.healed))
     _say_notes(written.notes)
     before = prepared.counts["layers"][0]
     options.say(
@@ -148,12 +145,16 @@ _TOLD_SECONDS = 10.0
 _aside = partial(options.say, err=True)
 
 
-def told_of_healing(say: Callable[[str], None] = _aside) -> "OnHealing":
-    """Lines on how healing goes on: what it takes, its losses, the time that is left."""
+def told_of_healing(say: Callable[[str], None] = _aside, *, ends: bool = True) -> "OnHealing":
+    """Lines on how healing goes on: what it takes, its losses, the time that is left.
+
+    What came of it is said too, unless what `ends` it is said elsewhere.
+    """
     from gptailor.evaluate.heal.heal import OnHealing  # noqa: PLC0415 (imports torch)
 
     lines = _HealingLines(say)
-    return OnHealing(lines.start, lines.teacher, lines.step, lines.known)
+    end = lines.healed if ends else (lambda _: None)
+    return OnHealing(lines.start, lines.teacher, lines.step, lines.known, lines.bridging, end)
 
 
 @final
@@ -169,6 +170,10 @@ class _HealingLines:
             return False
         self._last = time.monotonic()
         return True
+
+    def bridging(self, gap: "Gap") -> None:
+        if self._due(end=False):
+            self._say(f"bridging {gap.name}")
 
     def start(self, about: "HealingStart") -> None:
         numbers, size = options.millions(about.numbers), options.size_in_words(about.bytes)
@@ -187,6 +192,21 @@ class _HealingLines:
 
     def known(self) -> None:
         self._say("healing: the same was done here before, and is taken as it was")
+
+    def healed(self, made: "HealedLayers") -> None:
+        self._say(_healed_in_words(made))
+
+
+def _healed_in_words(made: "HealedLayers") -> str:
+    """What healing came to, or that no step did any good."""
+    bridged = f", bridged {made.start:.3f}" if made.start != made.bare else ""
+    came = f", healed {made.healed:.3f}"
+    if made.healed >= made.start:
+        came = "; no step came nearer, so that the layers stay as they were"
+    return (
+        f"healed on {made.tokens:,} tokens: {made.bare:.3f} nats a token from the teacher"
+        f"{bridged}{came} (on {made.held:,} tokens held out)"
+    )
 
 
 def _step_in_words(now: "HealStep") -> str:

@@ -11,8 +11,89 @@ from gptailor.report.found import lost
 from gptailor.report.progress import LiveView, ScoreLine, Shown, Standing, clock
 from gptailor.report.scores import shown_number
 from gptailor.search import search as events
-from gptailor.search.run.trials import STARTS, Ledger, Trial
+from gptailor.search.run.trials import FINAL, STARTS, Ledger, Trial
 from gptailor.search.space.decode import decode
+
+_RECENT = 12
+"""Trials by which it is said how long the rest takes."""
+
+
+@final
+class TimeLeft:
+    """What is left of a search: trials, as long as the last ones took, then repairs."""
+
+    def __init__(self) -> None:
+        self._search: events.Begun | None = None
+        self._base: float | None = None
+        self._pace = deque([(time.monotonic(), 0.0)], maxlen=_RECENT)
+        self._repaired: list[float] = []
+
+    def __call__(self, event: events.SearchEvent) -> None:
+        """Hear what happens."""
+        now = time.monotonic()
+        match event:
+            case events.Begun(ledger):
+                self._search, self._pace[0] = event, (now, ledger.cost())
+            case events.Estimated(_, seconds):
+                self._base = self._base or seconds
+            case events.Scored(trial) if trial.request.phase == FINAL:
+                self._repaired.append(now)
+            case events.Scored() if self._search is not None:
+                self._pace.append((now, self._search.ledger.cost()))
+            case _:
+                pass
+
+    @property
+    def each(self) -> float | None:
+        """Seconds of one evaluation: by the last trials, before those by the base."""
+        (before, cost), (now, spent) = self._pace[0], self._pace[-1]
+        return (now - before) / (spent - cost) if spent > cost else self._base
+
+    @property
+    def seconds(self) -> float | None:
+        """How long all takes that is left, repairs among it where that is known of them."""
+        if self._search is None or (each := self.each) is None:
+            return None
+        ledger, budget = self._search.ledger, self._search.budget
+        left = budget.trials - budget.measured - ledger.cost()
+        left -= self._count if self._repaired else 0  # what they took has their scores in it
+        return max(left, 0.0) * each + (self._repairs or 0.0)
+
+    @property
+    def words(self) -> str:
+        """`12:40 left`, and what comes then, where nobody knows how long that takes."""
+        seconds = self.seconds
+        if seconds is None:
+            return ""
+        return f"{clock(seconds)} left" + (f", then {self.then}" if self._repairs is None else "")
+
+    @property
+    def then(self) -> str:
+        """`healing 2 plans at most: about 8:00`; nothing where no more plans are repaired."""
+        if self._search is None or not (count := self._count):
+            return ""
+        plan, budget = self._search.space.plan, self._search.budget
+        names = ["bridging"] * bool(plan.bridges) + ["healing"] * (budget.final == "healed")
+        takes = self._repairs
+        about = "" if takes is None else f": about {clock(takes)}"
+        return f"{' and '.join(names)} {count} plan{'s' * (count != 1)} at most{about}"
+
+    @property
+    def _count(self) -> int:
+        if self._search is None:
+            return 0
+        return max(self._search.budget.kept - len(self._search.ledger.of(FINAL)), 0)
+
+    @property
+    def _repairs(self) -> float | None:
+        """Seconds of all repairs that are left: as long as those took, else by their tokens."""
+        if self._search is None or not self._count:
+            return 0.0
+        if self._repaired:
+            passed = self._repaired[-1] - self._pace[-1][0]
+            return self._count * passed / len(self._repaired)
+        cost, each = self._search.repair, self.each
+        return None if cost is None or each is None else self._count * cost * each
 
 
 @final
@@ -21,30 +102,35 @@ class Lines:
 
     def __init__(self) -> None:
         self._begun: events.Begun | None = None
+        self._rest = TimeLeft()
         self._best: int | None = None
         self._said: set[str] = set()
 
     def __call__(self, event: events.SearchEvent) -> None:
         """Print what happened, but for what a trial says when it is over."""
+        self._rest(event)
         match event:
             case events.Warned(faults):
                 report(faults)
             case events.Doing(what, done, total):
                 self._once(what, steps(what, done, total))
             case events.Estimated():
-                self._once("estimate", estimate(event))
+                self._once(_ESTIMATE, estimate(event, self._rest.then))
             case events.Begun(ledger):
                 self._begun = event
                 if count := len(ledger.trials):
                     say(f"going on after {count} trial{'s' * (count != 1)}", err=True)
             case events.Scored(trial):
                 assert self._begun is not None
-                ledger, budget, _ = self._begun
+                self._said &= {_ESTIMATE}  # what the next one does may be the same
+                ledger, budget = self._begun.ledger, self._begun.budget
                 best, known = ledger.best(), self._best
                 self._best = None if best is None else best.number
                 mark = "  best so far" if best is trial and trial.number != known else ""
                 spent = f"{ledger.cost():.4g}/{budget.trials}"
-                say(f"{spent} {in_a_line(trial, ledger)}{mark}", err=True)
+                left = self._rest.words
+                line = f"{spent} {in_a_line(trial, ledger)}{mark}"
+                say(f"{line}; {left}" if left else line, err=True)
 
     def _once(self, what: str, line: str) -> None:
         """Say a line, if nothing was said of that yet."""
@@ -89,17 +175,18 @@ def steps(what: str, done: int, total: int) -> str:
     return f"{what}: {done} of {total}" if total else what
 
 
-def estimate(of: events.Estimated) -> str:
-    """What trials that are left will take, if each takes what the base took."""
-    whole = clock(of.evaluations * of.seconds)
-    return (
+_ESTIMATE = "estimate"
+
+
+def estimate(of: events.Estimated, then: str) -> str:
+    """What trials that are left take, if each takes what the base took, and what comes `then`."""
+    parts = (
         f"{of.evaluations:.4g} evaluations of {of.samples} samples at {of.seconds:.2g} s, as the"
-        f" base took: about {whole}; judging and held-out scores come on top"
+        f" base took: about {clock(of.evaluations * of.seconds)}",
+        f"then {then}" if then else "",
+        "judging and held-out scores come on top",
     )
-
-
-_RECENT = 12
-"""Trials by which it is said how long the rest takes."""
+    return "; ".join(filter(None, parts))
 
 
 @final
@@ -109,10 +196,8 @@ class Screen:
     def __init__(self) -> None:
         self._live = LiveView()
         self._search: events.Begun | None = None
-        self._begun = time.monotonic()
+        self._rest = TimeLeft()
         self._measuring: float | None = None
-        self._seconds: float | None = None
-        self._pace: deque[tuple[float, float]] = deque(maxlen=_RECENT)
         self._shown: tuple[int, Shown] | None = None
 
     def __enter__(self) -> "Screen":
@@ -124,17 +209,16 @@ class Screen:
 
     def __call__(self, event: events.SearchEvent) -> None:
         """Say what is done, or draw anew; warnings stay above the view."""
+        self._rest(event)
         match event:
             case events.Warned(faults):
                 report(faults)
             case events.Doing(what, done, total):
-                self._live.say(steps(what, done, total) + self._rest(done, total))
+                self._live.say(steps(what, done, total) + self._steps_left(done, total))
             case events.Begun():
                 self._search = event
-                self._begun = time.monotonic()
                 self._draw()
-            case events.Estimated(_, seconds):
-                self._seconds = self._seconds or seconds
+            case events.Estimated():
                 self._draw()
             case events.Asked():  # what it takes is compiled when it is first asked
                 self._live.say("working out what to try next")
@@ -144,13 +228,7 @@ class Screen:
             case events.Scored(trial):
                 self._draw(trial)
 
-    def _each(self, spent: float) -> float | None:
-        """Seconds of one evaluation: by the last trials, before those by the base."""
-        self._pace.append((time.monotonic(), spent))
-        (before, cost), now = self._pace[0], time.monotonic()
-        return (now - before) / (spent - cost) if spent > cost else self._seconds
-
-    def _rest(self, done: int, total: int) -> str:
+    def _steps_left(self, done: int, total: int) -> str:
         """How long the rest of some steps takes, as long as those did that were seen here."""
         now = time.monotonic()
         if not total or not done or self._measuring is None:
@@ -160,11 +238,9 @@ class Screen:
 
     def _draw(self, last: Trial | None = None) -> None:
         assert self._search is not None
-        ledger, budget, _ = self._search
-        spent = ledger.cost()
+        ledger, budget = self._search.ledger, self._search.budget
+        spent, seconds = ledger.cost(), self._rest.each
         start = ledger.best([t for t in ledger.of(STARTS) if t.full and t.values is not None])
-        seconds = self._each(spent)
-        left = max(budget.trials - budget.measured - spent, 0.0)
         best = self._best(ledger)
         self._live.show(
             Standing(
@@ -174,7 +250,8 @@ class Screen:
                 hits=ledger.hits,
                 failed=sum(trial.values is None for trial in ledger.trials),
                 per_minute=60 / seconds if seconds else 0.0,
-                left=None if seconds is None else left * seconds,
+                left=self._rest.seconds,
+                then=self._rest.then,
                 last="" if last is None else objective_names(last) + _tail(last),
                 best=best,
                 start="" if start is None else objective_names(start),

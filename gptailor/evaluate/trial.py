@@ -3,8 +3,7 @@
 `run_trials` does it for `eval` and for `search`; `Trials` is what a search asks of it:
 
     plan, models, _ = opened(gptailor.load("space.tailor"))
-    trials = Trials(plan, models, seed=0)
-    for index, outcomes in trials.run(plans, trials.full, stage="bare"):
+    for index, outcomes in Trials(plan, models).run(plans, samples, stage="bare"):
         ...
 """
 
@@ -292,8 +291,12 @@ class Trials:
     @property
     def objectives(self) -> tuple[tuple[str, str, str], ...]:
         """Each objective's name, direction, and by what it is made comparable with others."""
-        first = next(iter(self._parts.values()))
-        return tuple((one.name, one.direction, one.normalise) for one in first.seen)
+        return tuple((one.name, one.direction, one.normalise) for one in self.seen)
+
+    @property
+    def seen(self) -> Sequence[PreparedObjective]:
+        """The objectives on the samples that a search sees, by the first of the tokenizers."""
+        return next(iter(self._parts.values())).seen
 
     @property
     def helds(self) -> tuple[int, ...]:

@@ -75,7 +75,7 @@ class ScoreLine:
 class Standing:
     """How far a search is. `left` are seconds; `last` and `start` are trials by their names.
 
-    `stopped` is how many were given up before all their samples.
+    `stopped` is how many were given up before all their samples, `then` what comes after trials.
     """
 
     trials: int
@@ -91,6 +91,7 @@ class Standing:
     front: int
     objectives: tuple[ScoreLine, ...]
     stopped: int = 0
+    then: str = ""
 
 
 @final
@@ -137,15 +138,17 @@ class LiveView:
         rows.add_column(overflow="ellipsis", no_wrap=True)
         if now.best is not None:
             rows.add_row("best", "; ".join(filter(None, (now.best.name, now.best.shares))))
-        if now.start:
-            rows.add_row("best start", now.start)
-        if len(now.objectives) > 1:
-            rows.add_row("front", f"{now.front} plan{'s' * (now.front != 1)}")
         counts = (now.stopped, "given up early"), (now.hits, "known before"), (now.failed, "failed")
-        if besides := [f"{count} {what}" for count, what in counts if count]:
-            rows.add_row("besides", ", ".join(besides))
-        if now.last:
-            rows.add_row("last", now.last)
+        said = {
+            "best start": now.start,
+            "front": f"{now.front} plan{'s' * (now.front != 1)}" * (len(now.objectives) > 1),
+            "besides": ", ".join(f"{count} {what}" for count, what in counts if count),
+            "last": now.last,
+            "then": now.then,
+        }
+        for name, what in said.items():
+            if what:
+                rows.add_row(name, what)
         yield rows
 
     def _bar(self, now: Standing, width: int) -> Table:
@@ -176,7 +179,7 @@ def _scores(objectives: Sequence[ScoreLine]) -> Table:
     return table
 
 
-_BESIDES = 11
+_BESIDES = 12
 """Lines of the view beside the map's and those of objectives."""
 
 

@@ -18,13 +18,15 @@ from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.bridge.gaps import plan_gap_errors
 from gptailor.evaluate.dtype import quick_dtype
 from gptailor.evaluate.heal.heal import OnHealing
+from gptailor.evaluate.objectives.base import Forward
+from gptailor.evaluate.objectives.of_plan import OfPlan
 from gptailor.evaluate.outcome import Score
 from gptailor.evaluate.rivals import Race
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.plan.extras import require
 from gptailor.plan.faults import Origin, Source, TailorError
 from gptailor.plan.plan import DropAny, Plan
-from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS, OBJECTIVES
 from gptailor.plan.stage import STAGES, Stage, at_stage
 from gptailor.plan.walk import drops_by_choice
 from gptailor.search.compositions import wholes
@@ -158,6 +160,30 @@ def workers_of(
 
 
 # ------------------------------------------------------------------------- before the first trial
+
+
+_FITTED, _TAUGHT = 2, 5
+"""How often a bridge's text is read: by the whole plan and by the cut one; and that of healing: by
+the teacher, forward and twice as much back, and a quarter more, as docs/healing.md measured."""
+
+
+def repair_cost(trials: Trials, budget: Budget) -> float | None:
+    """What bridging and healing one plan in the end takes, in evaluations, by the tokens it reads.
+
+    None where evaluations do more than read: who knows.
+    """
+    if budget.final is None:
+        return 0.0
+    reading = [one for one in trials.seen if not isinstance(one, OfPlan)]
+    read = [one.requests(budget.full) for one in reading if isinstance(one, Forward)]
+    tokens = sum(len(request.tokens) for requests in read for request in requests)
+    if len(read) < len(reading) or not tokens:
+        return None
+    asked = [bridge.tokens or BRIDGE_TOKENS for bridge in trials.plan.bridges]
+    cost = _FITTED * max((one for one in asked if isinstance(one, int)), default=0)
+    if budget.final == "healed" and trials.plan.heal is not None:
+        cost += _TAUGHT * (trials.plan.heal.tokens or HEAL_TOKENS)
+    return cost / tokens
 
 
 def starts_of(

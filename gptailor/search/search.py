@@ -23,6 +23,7 @@ from gptailor.search.evaluate import (
     MEASURED,
     computing,
     held_out,
+    repair_cost,
     starts_of,
     trials_of,
     workers_of,
@@ -99,11 +100,12 @@ class Estimated(NamedTuple):
 
 @final
 class Begun(NamedTuple):
-    """Trials begin, or go on after those in the ledger."""
+    """Trials begin, or go on after those in the ledger. `repair` is what `repair_cost` says."""
 
     ledger: Ledger
     budget: Budget
     space: Space
+    repair: float | None = None
 
 
 @final
@@ -223,10 +225,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
         record = runs.put_record(folder, record, plan, opened_models, aims)
         ledger = Ledger(aims, budget.full, chosen.prefer)
         study.recall(ledger)
-
-        def say(what: str, done: int = 0, total: int = 0) -> None:
-            tell(Doing(what, done, total))
-
+        say = lambda what, done=0, total=0: tell(Doing(what, done, total))  # noqa: E731
         with workers_of(trials, chosen, where, say) as workers:
             starts, budget = starts_of(space, trials, budget, study, say)
             how = (
@@ -234,7 +233,7 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
                 PATIENCE, chosen.race, starts.influence.get("base"), within and within.or_other,
             )  # fmt: skip
             of = SearchSetting(space, base, aims, *how)
-            tell(Begun(ledger, budget, space))
+            tell(Begun(ledger, budget, space, repair_cost(trials, budget)))
             try:
                 for event in search_steps(of, study, ledger, workers):
                     tell(event)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,13 +14,14 @@ from gptailor.evaluate.outcome import Outcome, mean
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.search import evaluate
-from gptailor.search.evaluate import MEASURED, starts_of
+from gptailor.search.evaluate import MEASURED, repair_cost, starts_of
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import Study
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.starts import Starts
 from tests.search.landscape import TEXT, setting, study_of
 
+HEALED = Budget(40, 8, 64, "finalists", heals=True)
 BRIDGED = f'{TEXT}bridge on "text.txt"\n'
 BUDGET = Budget(40, 8, 64)
 
@@ -141,3 +143,9 @@ def test_cuts_that_a_bridge_closes_best_are_starting_plans(tmp_path: Path) -> No
     without, _, _ = measured(tmp_path / "bare", trials := Measured(), TEXT)
     assert without.bridged == ()
     assert not any(one.startswith("gaps") for one in trials.asked)
+
+
+def test_what_repairs_cost_is_not_guessed_where_evaluations_do_more_than_read() -> None:
+    trials: Any = SimpleNamespace(seen=[object()], plan=loads(BRIDGED))
+    assert repair_cost(trials, HEALED) is None
+    assert repair_cost(trials, BUDGET) == 0, "nothing is repaired"

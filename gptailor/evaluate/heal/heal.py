@@ -41,7 +41,7 @@ from gptailor.evaluate.heal.train import HealStep, Student, Training
 from gptailor.evaluate.live.contents import Content, ModelContents
 from gptailor.evaluate.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
-from gptailor.plan.layers import Healing, undone
+from gptailor.plan.layers import Gap, Healing, undone
 from gptailor.plan.plan import Model, Plan
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
@@ -82,18 +82,6 @@ class HealingStart:
 
 
 @final
-@dataclass(frozen=True)
-class OnHealing:
-    """Whom to tell: what is to be done, tokens that the teacher predicted from, and steps."""
-
-    start: Callable[[HealingStart], None] = lambda _: None
-    teacher: Callable[[int, int], None] = lambda done, total: None
-    step: Callable[[HealStep], None] = lambda _: None
-    known: Callable[[], None] = lambda: None
-    """The same was learned before on this machine, and is taken as it was."""
-
-
-@final
 @dataclass(frozen=True, eq=False)
 class HealedLayers:
     """What was learned: the tensors of each layer of the output, by their names within it.
@@ -101,6 +89,7 @@ class HealedLayers:
     The tensors are on the CPU in the output's dtypes. Losses are the mean KL divergence from the
     teacher in nats a token, over sequences that are held out: of the bare plan, of what learning
     began with (the same where nothing is bridged), and in the end. `held` are their tokens.
+    Where no step came nearer to the teacher the layers are as they were, and the last two agree.
     """
 
     tensors: Mapping[int, Mapping[str, Tensor]]
@@ -110,6 +99,23 @@ class HealedLayers:
     bare: float
     start: float
     healed: float
+
+
+@final
+@dataclass(frozen=True)
+class OnHealing:
+    """Whom to tell: what is to be done, tokens that the teacher predicted from, and steps.
+
+    `bridging` hears of each gap that is fitted before, `healed` what came of it.
+    """
+
+    start: Callable[[HealingStart], None] = lambda _: None
+    teacher: Callable[[int, int], None] = lambda done, total: None
+    step: Callable[[HealStep], None] = lambda _: None
+    known: Callable[[], None] = lambda: None
+    """The same was learned before on this machine, and is taken as it was."""
+    bridging: Callable[[Gap], None] = lambda _: None
+    healed: Callable[[HealedLayers], None] = lambda _: None
 
 
 @final

@@ -94,7 +94,7 @@ class Stitcher:
 
     Of several `gpus` one computes, and the others hold layers that wait: bits are those of one.
 
-    `on_healing` hears how a plan's healing goes on when it is stitched; with `anew` nothing is
+    `on_healing` hears how a plan is bridged and healed when it is stitched; with `anew` nothing is
     taken of what was learned before. Quantised models are dequantised as they are read. Raises
     TailorError for a device that isn't there, and CheckpointError for a quantised model that can't
     be read.
@@ -166,10 +166,11 @@ class Stitcher:
         self._check(plan)
         contents = self._table.contents(plan)
         layers = list(contents.layers)
-        bridges = self.bridges(plan)
+        on = self._on_healing or OnHealing()
+        bridges = self.bridges(plan, on.bridging)
         for gap, bridge in bridges:
             layers[gap.index] = self._table.bridged(layers[gap.index], bridge.tensors)
-        healed = self.healed(plan, bridges, self._on_healing)
+        healed = self.healed(plan, bridges, on)
         for index, tensors in healed.tensors.items() if healed else ():
             whole = {**layers[index].fitted, **tensors}
             layers[index] = self._table.bridged(layers[index], whole)
@@ -245,6 +246,8 @@ class Stitcher:
             models = self._table.models
             healer = Healer(models, self._another, self.device, self.memory, anew=self._anew)
             self._healed = plan, healer.heal(plan, wanted, bridged, on)
+            if on is not None:
+                on.healed(self._healed[1])
         return self._healed[1]
 
     def _another(

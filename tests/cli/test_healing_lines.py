@@ -1,0 +1,27 @@
+"""What is said of healing."""
+
+import pytest
+
+from gptailor.checkpoint.write.digest import FileDigest
+from gptailor.cli.compile import told_of_healing
+from gptailor.evaluate.heal.heal import HealedLayers
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ((0.9, 0.9, 0.2), "0.900 nats a token from the teacher, healed 0.200"),
+        ((0.9, 0.4, 0.2), "0.900 nats a token from the teacher, bridged 0.400, healed 0.200"),
+        (
+            (0.9, 0.4, 0.4),
+            "0.900 nats a token from the teacher, bridged 0.400; no step came nearer, so that the"
+            " layers stay as they were",
+        ),
+    ],
+)
+def test_what_healing_came_to(losses: tuple[float, float, float], expected: str) -> None:
+    said: list[str] = []
+    made = HealedLayers({}, FileDigest(size=0, sha256="0" * 64), 4096, 512, *losses)
+    told_of_healing(said.append).healed(made)
+    told_of_healing(said.append, ends=False).healed(made)
+    assert said == [f"healed on 4,096 tokens: {expected} (on 512 tokens held out)"]

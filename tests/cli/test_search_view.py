@@ -1,0 +1,96 @@
+"""How a search says what it does and how long the rest takes."""
+
+import time
+
+import numpy as np
+import pytest
+
+import gptailor
+from gptailor.cli.search_view import Lines
+from gptailor.search.run.schedule import Budget
+from gptailor.search.run.trials import FINAL, SEARCH, Aim, Ledger, Trial, TrialRequest
+from gptailor.search.search import Begun, Doing, Estimated, Scored
+from gptailor.search.space.genome import Genome
+from gptailor.search.space.space import space_of
+
+NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
+PLAN = """\
+tailor 1
+model base = "./base"
+drop any 2 of L0..L7
+bridge on "t.jsonl"
+heal on "t.jsonl"
+"""
+
+
+class Course:
+    """A search that is told of at moments of our own, in seconds."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, repair: float | None) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        self.ledger = Ledger((Aim("nll", "minimize", "base"),), 8)
+        self.ledger.references[8] = (1.5,)
+        self.lines = Lines()
+        self.space = space_of(gptailor.loads(PLAN), 8)
+        budget = Budget(16, 8, 8, "finalists", heals=True, wanted=1)
+        self.lines(Begun(self.ledger, budget, self.space, repair))
+        self.lines(Estimated(16.0, 10.0, 8))
+
+    def score(self, seconds: float, phase: str = SEARCH) -> None:
+        self.now += seconds
+        number = len(self.ledger.trials)
+        stage = "healed" if phase == FINAL else "bare"
+        request = TrialRequest(phase, number, 0, "surrogate", NOTHING, 8, stage, number)
+        trial = Trial(number, request, str(number), 1.0, (2.0,), (0.1,))
+        self.ledger.add(trial)
+        self.lines(Scored(trial))
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_estimate_has_bridging_and_healing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Course(monkeypatch, 3.0)
+    assert said(capsys) == (
+        "16 evaluations of 8 samples at 10 s, as the base took: about 2:40; then bridging and"
+        " healing 2 plans at most: about 1:00; judging and held-out scores come on top"
+    )
+    Course(monkeypatch, None)
+    assert "then bridging and healing 2 plans at most; judging" in said(capsys)
+
+
+def test_each_line_says_what_is_left_by_the_last_trials_and_the_first_repair(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    course = Course(monkeypatch, 3.0)
+    course.score(20)
+    assert said(capsys).endswith("; 7:00 left"), "15 trials of 20 s, two repairs of 60 s"
+    course.score(10)
+    assert said(capsys).endswith("; 5:00 left"), "14 trials of 15 s, two repairs of 45 s"
+    course.score(100, FINAL)
+    assert said(capsys).endswith("; 4:40 left"), "12 trials of 15 s, one repair of 100 s"
+
+
+def test_what_nobody_knows_is_said_to_come(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    course = Course(monkeypatch, None)
+    course.score(20)
+    assert said(capsys).endswith("; 5:00 left, then bridging and healing 2 plans at most")
+    course.score(100, FINAL)
+    assert said(capsys).endswith("; 6:00 left")
+
+
+def test_the_second_plan_that_is_healed_is_announced_as_the_first_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    course = Course(monkeypatch, 3.0)
+    for _ in range(2):
+        course.lines(Doing("healing 6 layers"))
+        course.lines(Doing("healing 6 layers"))
+        course.score(100, FINAL)
+    assert capsys.readouterr().err.count("healing 6 layers\n") == 2
