@@ -202,7 +202,7 @@ def _healed_in_words(made: "HealedLayers") -> str:
     bridged = f", bridged {made.start:.3f}" if made.start != made.bare else ""
     came = f", healed {made.healed:.3f}"
     if made.healed >= made.start:
-        came = "; no step came nearer, so that the layers stay as they were"
+        came = "; no step came nearer, so that the layers stay as they were: more tokens may help"
     return (
         f"healed on {made.tokens:,} tokens: {made.bare:.3f} nats a token from the teacher"
         f"{bridged}{came} (on {made.held:,} tokens held out)"

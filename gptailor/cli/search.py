@@ -105,7 +105,12 @@ def search_command(
     Ctrl-C ends it with everything kept. The same command goes on where it ended, with a larger
     --trials beyond that; a RUN of another search is refused.
     """
-    from gptailor.search.settings import Flags, Resources, settings  # noqa: PLC0415
+    from gptailor.search.settings import (  # noqa: PLC0415
+        Flags,
+        Resources,
+        settings,
+        wants_size_too,
+    )
 
     if given["workers"] is not None and given["ray"] is None:
         raise click.UsageError("--workers are those of a Ray cluster; give --ray too")
@@ -116,7 +121,9 @@ def search_command(
     flags = Flags(**{name: given[name] for name in Flags.__dataclass_fields__})
     where = Resources(**{name: given[name] for name in Resources.__dataclass_fields__})
     wanted = read_plan(plan, families)
-    settings(wanted, flags)  # what is wrong is said before seconds of imports
+    chosen = settings(wanted, flags)  # what is wrong is said before seconds of imports
+    if wants_size_too(wanted, flags, chosen):
+        say("plans are of several sizes, so that parameters() is an objective too", err=True)
     require("search", "a search")
     _set_up_jax()
     from gptailor.cli.search_view import Lines, Screen  # noqa: PLC0415

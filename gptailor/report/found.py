@@ -72,11 +72,12 @@ def _tabled(said: _Said) -> list[tuple[int, _Said]]:
 
 
 def _columns(head: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
-    """A table whose first column gives way."""
+    """A table whose first column gives way: in the middle, as names begin and end alike."""
     sizes = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     sizes[0] = max(12, min(sizes[0], width - sum(sizes[1:]) - 2 * len(sizes)))
     for name, *cells in (head, *rows):
-        short = name if len(name) <= sizes[0] else f"{name[: sizes[0] - 1]}…"
+        first, tail = sizes[0] // 2, (sizes[0] - 1) // 2
+        short = name if len(name) <= sizes[0] else f"{name[:first]}…{name[-tail:]}"
         columns = [f"{cell:>{size}}" for cell, size in zip(cells, sizes[1:], strict=True)]
         yield f"  {short:<{sizes[0]}}  {'  '.join(columns)}".rstrip()
 

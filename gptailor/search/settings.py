@@ -163,6 +163,12 @@ def settings(plan: Plan, flags: Flags) -> Settings:
     )
 
 
+def wants_size_too(plan: Plan, flags: Flags, chosen: Settings) -> bool:
+    """Whether the size is an objective only because plans are of several sizes."""
+    asked = flags.objectives or (() if plan.search is None else plan.search.objectives)
+    return len(chosen.objectives) > len(asked)
+
+
 SIZE = Objective(direction="minimize", name="parameters")
 """What a search wants too whose plan says how many layers leave, at least and at most."""
 

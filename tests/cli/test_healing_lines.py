@@ -15,7 +15,7 @@ from gptailor.evaluate.heal.heal import HealedLayers
         (
             (0.9, 0.4, 0.4),
             "0.900 nats a token from the teacher, bridged 0.400; no step came nearer, so that the"
-            " layers stay as they were",
+            " layers stay as they were: more tokens may help",
         ),
     ],
 )

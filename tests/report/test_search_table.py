@@ -65,6 +65,18 @@ def said(**changes: Any) -> dict[str, Any]:
     return found | changes
 
 
+def test_long_names_that_differ_in_the_end_stay_apart() -> None:
+    name = "block influence on uniform merge of math and code"
+    names = [name, f"{name}, 5 layers"]
+    starts = [row(3.0, name, stage="healed") for name in names]
+    text = list(summary_lines(said(starts=starts), 80))
+    short = [line.split("  ")[1] for line in text if line.startswith("  block")]
+    assert len(set(short)) == len(short) == 2
+    assert short[0].startswith("block influ")
+    assert short[1].endswith("layers (healed)")
+    assert max(map(len, text[:8])) <= 80
+
+
 @pytest.mark.parametrize("width", [80, 200])
 def test_rows_stand_in_columns(width: int) -> None:
     text = list(summary_lines(said(), width))
