@@ -146,6 +146,7 @@ def test_where_transformers_has_no_language_model_alone_it_is_refused(
 ) -> None:
     assert kind in VISION
     tiny_vision(kind, tmp_path / "base")
+    (tmp_path / "text.txt").write_text(letters(10))
     faults = gptailor.check(said(tmp_path, 'drop L1\nheal on "text.txt" rank 4'))
     [fault] = [one for one in faults if one.severity == "error"]
     assert fault.code == "M222"

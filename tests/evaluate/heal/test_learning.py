@@ -136,6 +136,7 @@ def logits(model: PreTrainedModel) -> Tensor:
 
 def plan_of(kind: str, folder: Path, end: str) -> Plan:
     tiny_model(kind, folder / "base")
+    (folder / "text.txt").write_text("what is never read")
     drop = DROPS.get(kind, "drop L2..L3")
     return said(folder, f'{drop}\nheal on "text.txt" {end}')
 
