@@ -3,10 +3,11 @@
 import json
 import sys
 import textwrap
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 import click
 
@@ -104,7 +105,7 @@ def eval_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     place, told = Placement(device, kind, memory), told_of_healing()
     judging = Judging(found, wishes, drawn, place, told, against)
     live = sys.stderr.isatty()  # lines elsewhere; not on standard output, since that may be read on
-    with steps_bar("judging") if live else nullcontext(_line) as progress:
+    with steps_bar("judging") if live else nullcontext(_StepLines()) as progress:
         judgement = judging.judgement(speed=not no_speed, progress=progress)
     if form == "json":
         say(judgement.to_json(each=each))
@@ -136,9 +137,22 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
     return found
 
 
-def _line(what: str, done: int, total: int) -> None:
-    if what:
-        say(f"{done}/{total} {what}", err=True)
+@final
+class _StepLines:
+    """A line for each step, with how long the others take if they take as long."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if not what:  # it begins
+            self._begun = time.monotonic()
+            return
+        from gptailor.report.progress import clock  # noqa: PLC0415
+
+        each = (time.monotonic() - self._begun) / done
+        left = f", {clock(each * (total - done))} left" if done < total else ""
+        say(f"{done}/{total} {what}{left}", err=True)
 
 
 def _print(judgement: "Judgement") -> None:

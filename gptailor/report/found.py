@@ -372,7 +372,8 @@ def _spent(said: _Said) -> Iterator[str]:
     parts = []
     if spent["evaluations"]:
         clock = f" ({spent['seconds']:.0f} s)" if spent["seconds"] >= 1 else ""
-        parts.append(f"what starting plans go by cost {spent['evaluations']:.3g}{clock}")
+        whole = f"{said['cost'] + spent['evaluations']:.4g} with the trials"
+        parts.append(f"what starting plans go by cost {spent['evaluations']:.3g}{clock}, {whole}")
     if spent["base"]:
         parts.append(f"the base, on top, {spent['base']:.3g}")
     if parts:

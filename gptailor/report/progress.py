@@ -34,7 +34,7 @@ def bar(total: int, what: str) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def steps_bar(what: str) -> Iterator[Callable[[str, int, int], None]]:
     """A bar of steps; the function is told of what was done, how many that makes, and of all."""
-    with _progress(bars.MofNCompleteColumn(), bars.TimeElapsedColumn()) as progress:
+    with _progress(bars.MofNCompleteColumn(), bars.TimeRemainingColumn()) as progress:
         task = progress.add_task(what, total=None)
         yield lambda _, done, total: progress.update(task, completed=done, total=total)
 

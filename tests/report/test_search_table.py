@@ -92,7 +92,7 @@ def test_rows_stand_in_columns(width: int) -> None:
     whole = "\n".join(text)
     assert "%" not in whole
     assert "would be expected to reach 3.333 (found: 2.5)" in whole
-    assert "what starting plans go by cost 3.25 (41 s); the base, on top, 1.25." in whole
+    assert "go by cost 3.25 (41 s), 15.75 with the trials; the base, on top, 1.25." in whole
     assert (
         "Better than the best of 2 starting plans, 'greedy removal', by 0.250 ± 0.020 nats" in whole
     )
