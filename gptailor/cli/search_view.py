@@ -92,7 +92,7 @@ class TimeLeft:
         if self._repaired:
             passed = self._repaired[-1] - self._pace[-1][0]
             return self._count * passed / len(self._repaired)
-        cost, each = self._search.repair, self.each
+        cost, each = self._search.repair, self._base or self.each  # as tokens took the base
         return None if cost is None or each is None else self._count * cost * each
 
 

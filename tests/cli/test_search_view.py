@@ -68,9 +68,9 @@ def test_each_line_says_what_is_left_by_the_last_trials_and_the_first_repair(
 ) -> None:
     course = Course(monkeypatch, 3.0)
     course.score(20)
-    assert said(capsys).endswith("; 7:00 left"), "15 trials of 20 s, two repairs of 60 s"
+    assert said(capsys).endswith("; 6:00 left"), "15 trials of 20 s, two repairs of 30 s"
     course.score(10)
-    assert said(capsys).endswith("; 5:00 left"), "14 trials of 15 s, two repairs of 45 s"
+    assert said(capsys).endswith("; 4:30 left"), "14 trials of 15 s, two repairs of 30 s"
     course.score(100, FINAL)
     assert said(capsys).endswith("; 4:40 left"), "12 trials of 15 s, one repair of 100 s"
 
