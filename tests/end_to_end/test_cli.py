@@ -533,8 +533,18 @@ def test_a_folder_that_is_there_stays_without_force(run: Run, here: Path) -> Non
     assert "exists already" in said.err
     assert "--force" in said.err
     assert names(here / "out") == ["mine"]
+    (here / "out" / "config.json").write_text("{}")
     assert run("compile", "p.tailor", "-o", "out", "--force").code == 0
     assert "mine" not in names(here / "out")
+
+
+def test_a_folder_that_holds_no_model_is_not_replaced(run: Run, here: Path) -> None:
+    (here / "results").mkdir()
+    (here / "results" / "mine").write_text("dear")
+    said = run("compile", "p.tailor", "-o", "results", "--force")
+    assert said.code == 3
+    assert "error[C302]: holds no model, and is not replaced" in said.err
+    assert names(here / "results") == ["mine"]
 
 
 @pytest.mark.parametrize("target", ["base", "base/inner", ".", "p.tailor", "p.tailor/out"])
@@ -694,6 +704,7 @@ def test_an_interrupt_leaves_nothing(large: Path, tmp_path: Path, force: bool) -
     if force:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine").write_text("dear")
+        (tmp_path / "out" / "config.json").write_text("{}")
     before = names(tmp_path)
     command = [*SCRIPT, "compile", "p.tailor", "-o", "out", *["--force"] * force]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as child:

@@ -170,14 +170,21 @@ def _check_apart(target: Path, source: Path) -> None:
             raise CheckpointError("C302", f"holds the source {quoted(str(source))}", target)
 
 
+_OF_A_MODEL = ("config.json", "adapter_config.json")
+"""What the folder of a model, or of an adapter, has one of."""
+
+
 def _check_replaceable(target: Path) -> None:
-    """Nobody means to replace where they stand, their home, a repository or a disk."""
+    """Nobody means to replace where they stand, their home, a repository or what is no model."""
     home = expanded("~")
     for place, what in ((Path.cwd(), "the current folder"), (home, "your home")):
         if place.is_relative_to(target):
             raise CheckpointError("C302", f"holds {what}, and is not replaced", target)
     if (target / ".git").exists():
         raise CheckpointError("C302", "is a git repository, and is not replaced", target)
+    if not any((target / name).exists() for name in _OF_A_MODEL):
+        message, help_ = "holds no model, and is not replaced", "remove it, or name another folder"
+        raise CheckpointError("C302", message, target, help_)
 
 
 def _check_names(shards: Iterable[str], files: Iterable[str]) -> None:
