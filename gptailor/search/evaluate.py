@@ -29,6 +29,7 @@ from gptailor.plan.plan import DropAny, Plan
 from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS, OBJECTIVES
 from gptailor.plan.stage import STAGES, Stage, at_stage
 from gptailor.plan.walk import drops_by_choice
+from gptailor.prepare import calibration_path
 from gptailor.search.compositions import wholes
 from gptailor.search.cuts import Cut, nested_cuts
 from gptailor.search.gaps import shortest_paths
@@ -166,6 +167,9 @@ _FITTED, _TAUGHT = 2, 5
 """How often a bridge's text is read: by the whole plan and by the cut one; and that of healing: by
 the teacher, forward and twice as much back, and a quarter more, as docs/healing.md measured."""
 
+_BYTES = 3
+"""Of a token, at least, in texts that people write."""
+
 
 def repair_cost(trials: Trials, budget: Budget) -> float | None:
     """What bridging and healing one plan in the end takes, in evaluations, by the tokens it reads.
@@ -179,11 +183,20 @@ def repair_cost(trials: Trials, budget: Budget) -> float | None:
     tokens = sum(len(request.tokens) for requests in read for request in requests)
     if len(read) < len(reading) or not tokens:
         return None
-    asked = [bridge.tokens or BRIDGE_TOKENS for bridge in trials.plan.bridges]
-    cost = _FITTED * max((one for one in asked if isinstance(one, int)), default=0)
-    if budget.final == "healed" and trials.plan.heal is not None:
-        cost += _TAUGHT * (trials.plan.heal.tokens or HEAL_TOKENS)
+    plan = trials.plan
+    cost = _FITTED * max(
+        (_read_of(plan, one.on, one.tokens or BRIDGE_TOKENS) for one in plan.bridges), default=0
+    )
+    if budget.final == "healed" and plan.heal is not None:
+        cost += _TAUGHT * _read_of(plan, plan.heal.on, plan.heal.tokens or HEAL_TOKENS)
     return cost / tokens
+
+
+def _read_of(plan: Plan, text: str, tokens: object) -> int:
+    """So many tokens of a text, or all: as many as a third of its bytes, at most."""
+    path = calibration_path(plan, text)
+    there = path.stat().st_size // _BYTES if path.is_file() else 0
+    return min(tokens if isinstance(tokens, int) else 0, there)
 
 
 def starts_of(

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from gptailor import loads
+from gptailor.evaluate.objectives.base import Forward
 from gptailor.evaluate.outcome import Outcome, mean
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
@@ -149,3 +151,17 @@ def test_what_repairs_cost_is_not_guessed_where_evaluations_do_more_than_read() 
     trials: Any = SimpleNamespace(seen=[object()], plan=loads(BRIDGED))
     assert repair_cost(trials, HEALED) is None
     assert repair_cost(trials, BUDGET) == 0, "nothing is repaired"
+
+
+def test_what_repairs_cost_goes_by_the_tokens_that_a_text_has(tmp_path: Path) -> None:
+    def cost(text: str) -> float:
+        (tmp_path / "text.txt").write_text(text)
+        seen = [Mock(spec=Forward)]
+        seen[0].requests.return_value = [SimpleNamespace(tokens=range(100))]
+        trials: Any = SimpleNamespace(seen=seen, plan=loads(BRIDGED, folder=tmp_path))
+        found = repair_cost(trials, HEALED)
+        assert found is not None
+        return found
+
+    assert cost("word " * 6000) == pytest.approx(2 * 10_000 / 100)
+    assert cost("word " * 60_000) == pytest.approx(2 * 65_536 / 100)

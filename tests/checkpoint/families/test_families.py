@@ -33,6 +33,7 @@ from gptailor.checkpoint.families.layout import (
     split_name,
 )
 from tests.layer_names import layer_tensors
+from tests.thorough import some
 from tests.tiny import CONFIGURATIONS, tiny_model
 from tests.tiny_mixed import MIXED
 
@@ -374,7 +375,7 @@ def test_layers_cut_and_reordered(case: str, made: Any, originals: Any, tmp_path
     close(scores, logits(found, tokens)[:, 5:-1])
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", some(CASES))
 def test_all_layers_in_order_are_the_model_itself(
     case: str, made: Any, originals: Any, tmp_path: Path
 ) -> None:
@@ -465,7 +466,7 @@ def mixed(a: Original, b: Original, names: tuple[str, ...], hidden: torch.Tensor
             setattr(layers[2], name, module)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", some(CASES))
 def test_a_part_of_another_model(case: str, made: Any, originals: Any, tmp_path: Path) -> None:
     disk, other = read(made(case)), read(made(case, 1))
     if CASES[case][0] in UNPARTED:
