@@ -26,7 +26,7 @@ from gptailor.program.combine import FLOAT_DTYPES, OverflowFault
 from gptailor.program.program import Arguments, Combine, Copy, Output
 from gptailor.program.run import chunks, use_one_thread
 from tests.merging import merge_tensors
-from tests.thorough import drawn
+from tests.thorough import drawn, some
 
 PLACE = "model.layers.3.mlp.up_proj.weight"
 NAMES = ("math", "code", "chat")
