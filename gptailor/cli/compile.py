@@ -49,7 +49,8 @@ class QuantisedType(click.ParamType[str]):
               "Without it: the plan's dtype.")  # fmt: skip
 @click.option("--shard-size", type=options.ByteSize(), default="5GB", show_default=True,
               help="The most bytes of one weights file.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace the output, once the new one is whole.")
+@click.option("--force", is_flag=True,
+              help="Replace the output, if it is a model, once the new one is whole.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 @click.option("--lock", is_flag=True, help="Make the plan's lock, beside it and in the folder.")
 @click.option("--locked", is_flag=True,

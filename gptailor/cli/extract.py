@@ -28,7 +28,8 @@ if TYPE_CHECKING:
               help="By random projections: quicker, and nearly as good.")  # fmt: skip
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE",
               help="What computes: cpu, cuda or cuda:1.")  # fmt: skip
-@click.option("--force", is_flag=True, help="Replace the output, once the new one is whole.")
+@click.option("--force", is_flag=True,
+              help="Replace the output, if it is a model, once the new one is whole.")  # fmt: skip
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text",
               show_default=True, help="For people, or for programs.")  # fmt: skip
 def extract_lora_command(  # noqa: PLR0913 (one argument a flag)
