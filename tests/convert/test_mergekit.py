@@ -480,6 +480,16 @@ def test_keys_that_mergekit_passes_over_are_notes_and_faults_with_strict() -> No
     assert refused(text, strict=True).place == "slices[0].merge_method"
 
 
+def test_a_key_that_is_passed_over_is_said_beside_what_lacks_for_it() -> None:
+    good = task("ties", "weight: 1", "weight: 1")
+    error = refused(good.replace("parameters: {weight", "paramters: {weight", 1))
+    said = [one.message for one in (error, *error.others)]
+    assert any("has no 'weight', which mergekit demands" in one for one in said)
+    assert any("knows no key 'paramters'" in one for one in said)
+    misspelt = refused(task("ties", "wieght: 1", "weight: 1"))
+    assert any("no parameter 'wieght'" in one.message for one in (misspelt, *misspelt.others))
+
+
 def test_all_that_is_wrong_with_a_file_is_said_at_once() -> None:
     text = (
         "models:\n- {model: a/base}\n- {model: b/two, parameters: {weight: heavy}}\n"

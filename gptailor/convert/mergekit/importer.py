@@ -71,11 +71,7 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
     plan = p.Plan(models=said, dtype=dtype, tokenizer=tokenizer, chat_template=template, **fields)
     reading.notes += notes_of_file(reading)
     if strict:
-        passed = (note for note in reading.notes if note.ignored)
-        reading.errors += [
-            ConversionError(note.message, name=name, place=note.place, line=note.line)
-            for note in passed
-        ]
+        reading.errors += _passed_over(reading)
         _raise(reading)
     if faults := errors(check_alone(plan)):
         raise ConversionError(faults[0].message, name=name, help=faults[0].help)
@@ -169,5 +165,14 @@ def _refuse_other_tools(document: Document) -> None:
 
 
 def _raise(reading: Reading) -> None:
+    """Raise what is wrong, if anything; what mergekit passes over too, as it may be the reason."""
     if reading.errors:
-        raise ConversionError.of_all(reading.errors)
+        raise ConversionError.of_all([*reading.errors, *_passed_over(reading)])
+
+
+def _passed_over(reading: Reading) -> list[ConversionError]:
+    passed, name = (note for note in reading.notes if note.ignored), reading.config.error("").name
+    return [
+        ConversionError(note.message, name=name, place=note.place, line=note.line)
+        for note in passed
+    ]
