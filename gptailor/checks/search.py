@@ -8,7 +8,7 @@ from gptailor.plan.needed import leaves_open, needed
 from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
 from gptailor.plan.walk import drops_by_choice, numbers
-from gptailor.plan.wishes import compared_models, measured
+from gptailor.plan.wishes import compared_models, measured, with_plain_path
 
 
 def every_objective_is_known(plan: Plan) -> Iterator[Fault]:
@@ -67,8 +67,9 @@ def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
         ("requirement", "requires", plan.search.requires if plan.search else ()),
     )
     for what, name, found in listed_:
+        plain = [with_plain_path(one) for one in found]
         for i, one in enumerate(found):
-            if (first := found.index(one)) < i:
+            if (first := plain.index(plain[i])) < i:
                 also = Also("first said here", ("search", name, first))
                 message = f"the {what} '{one.name}' stands twice"
                 yield Fault("P607", message, ("search", name, i), also=(also,))

@@ -120,6 +120,7 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
     """The objectives; PlanError with the faults of all of them."""
     from gptailor.lang.parse import read_objective  # noqa: PLC0415
     from gptailor.lang.words import objective_words  # noqa: PLC0415
+    from gptailor.plan.wishes import with_plain_path  # noqa: PLC0415
 
     found: list[tuple[Objective, bool]] = []
     faults: list[Fault] = []
@@ -130,8 +131,9 @@ def _wishes(texts: Sequence[str], models: Sequence[str]) -> "list[tuple[Objectiv
             faults += error.faults
     if faults:
         raise PlanError(faults)
+    plain = [with_plain_path(objective) for objective, _ in found]
     for number, (objective, _) in enumerate(found):
-        if objective in [one for one, _ in found[:number]]:
+        if plain[number] in plain[:number]:
             words = objective_words(objective).partition(" ")[2]
             raise click.UsageError(f"the objective {words} is given twice")
     return found

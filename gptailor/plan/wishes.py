@@ -1,6 +1,7 @@
 """What a plan's `search` block says: objectives, requirements, and the budget."""
 
 from collections.abc import Iterator
+from posixpath import normpath
 from typing import Any, Literal, final
 
 from pydantic import Field, model_validator
@@ -80,3 +81,11 @@ def measured(search: Search | None) -> Iterator[tuple[Place, Objective]]:
             yield ("search", "objectives", i), objective
         for i, required in enumerate(search.requires):
             yield ("search", "requires", i), required.objective
+
+
+def with_plain_path(wish: Objective | Requirement) -> Objective | Requirement:
+    """The wish with its text's path as short as can be: two that are the same are then equal."""
+    file = wish.arguments.get("file")
+    if not isinstance(file, str):
+        return wish
+    return wish.model_copy(update={"arguments": {**wish.arguments, "file": normpath(file)}})

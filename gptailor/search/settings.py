@@ -12,6 +12,7 @@ from gptailor.plan.layers import may_be_healed
 from gptailor.plan.plan import CountRange, Objective, Plan, Requirement, Search
 from gptailor.plan.registry import OBJECTIVES, STRATEGIES
 from gptailor.plan.walk import drops_by_choice, open_choices
+from gptailor.plan.wishes import with_plain_path
 
 TRIALS = 200
 """The budget of a search that nobody gave one."""
@@ -210,8 +211,9 @@ def _objectives(
     if faults:
         raise PlanError(faults)
     objectives = tuple(objective for objective, _ in found)
+    plain = [*map(with_plain_path, objectives)]
     for number, one in enumerate(objectives):
-        if one in objectives[:number]:
+        if plain[number] in plain[:number]:
             raise WishError(f"the objective {_short(one)} is given twice")
     return objectives, tuple(directed for _, directed in found), Path()
 

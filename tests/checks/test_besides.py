@@ -85,3 +85,9 @@ def test_what_may_stand_in_an_unread_statement_is_not_missed() -> None:
     assert found("model code = 5\nL1 from code") == ["S101"]
     assert found("L2..3 from math\nL1 from code") == ["S101", "P106"]
     assert found('heal on "t"\ndrop L1..2') == ["S101"]
+
+
+def test_an_objective_stands_twice_by_two_names_of_its_text() -> None:
+    text = 'tailor 1\nmodel base = "./base"\nmaybe drop L1\nsearch {\n  minimize nll("t.jsonl")\n'
+    with pytest.raises(gptailor.PlanError, match="P607"):
+        gptailor.loads(text + '  minimize nll("./t.jsonl")\n}\n')

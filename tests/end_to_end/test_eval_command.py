@@ -122,6 +122,12 @@ def test_the_base_is_judged_beside(run: Run) -> None:
     assert target["base_speed"]["decoding"] > 0
 
 
+def test_one_text_by_two_names_is_one(run: Run) -> None:
+    said = run("cut.tailor", *flags('nll("rows.jsonl")', 'nll("./rows.jsonl")'), "--no-speed")
+    assert said.code == 2
+    assert 'nll("./rows.jsonl") is given twice' in said.err
+
+
 def test_the_base_is_named_as_it_is_found_from_here(run: Run, world: Path) -> None:
     (world / "found").mkdir()
     (world / "found" / "cut.tailor").write_text(PLAN.replace('"./', '"../'))

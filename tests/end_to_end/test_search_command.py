@@ -301,6 +301,12 @@ def test_two_searches_on_one_folder_are_refused(found: Said, run: Run, world: Pa
             1,
             'nll("rows.jsonl") is given twice',
         ),
+        (
+            "bare.tailor",
+            ["-O", 'nll("rows.jsonl")', "-O", 'nll("./rows.jsonl")'],
+            1,
+            'nll("./rows.jsonl") is given twice',
+        ),
         ("bare.tailor", ["-O", 'kl("rows.jsonl", from=code)'], 1, "'code' is not declared"),
     ],
 )
