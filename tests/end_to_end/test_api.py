@@ -114,7 +114,7 @@ def test_faults_are_the_same_from_everywhere(family: Path, tmp_path: Path, code:
 def test_an_error_carries_all_faults() -> None:
     with pytest.raises(gptailor.PlanError) as error:
         gptailor.loads(TEXT + "drop L4\nscale L0 by -1\nL5 from mth\nmerge(L0 base, L0 math, =)\n")
-    assert sorted(codes(error)) == ["P210", "P405", "S101"]  # P106 waits for the syntax
+    assert sorted(codes(error)) == ["P106", "P210", "P405", "S101"]
     assert all(f"error[{code}]" in str(error.value) for code in codes(error))
     assert isinstance(error.value, gptailor.TailorError)
 
