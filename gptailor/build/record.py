@@ -38,6 +38,8 @@ from gptailor.prepare import ModelPaths, Prepared, all_declared, pinned, ready
 
 if TYPE_CHECKING:
     from gptailor.evaluate.bridge.fit import Fitted
+    from gptailor.evaluate.heal.heal import OnHealing
+    from gptailor.plan.layers import Gap
 
 EARLY_BYTES = 16 * 1024 * 1024
 """Files up to this many bytes are compared before anything is written."""
@@ -346,25 +348,27 @@ class Recording:
         refuse(differing, self.held_to)
 
 
-def lock(
+def lock(  # noqa: PLR0913 (the verb)
     plan: Plan | Prepared,
     *,
     models: ModelPaths | None = None,
     dtype: str | None = None,
     threads: int | None = None,
     progress: ByteProgress = lambda _: None,
+    bridging: Callable[["Gap"], None] = lambda _: None,
+    healing: "OnHealing | None" = None,
 ) -> Lock:
     """The lock of a plan: digests of all that it reads, and of each tensor that it makes.
 
     The output is made in memory, a chunk at a time, and not kept; `Lock.write` writes the lock.
     `progress` is told of the bytes that were read or made since it was last called. `models`,
-    `dtype` and `threads` are as `compile` has them.
+    `dtype`, `threads`, `bridging` and `healing` are as `compile` has them.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
     fails.
     """
     prepared = ready(plan, models=models, dtype=dtype) if isinstance(plan, Plan) else plan
-    fitted = out.fit_tensors(prepared)
+    fitted = out.fit_tensors(prepared, on_gap=bridging, on_healing=healing)
     crew = Crew(threads)
     outputs = prepared.compiled.program.outputs
     told = crew.told(progress)

@@ -31,6 +31,8 @@ from gptailor.prepare import ModelPaths, Prepared
 
 if TYPE_CHECKING:
     from gptailor.build.verify_gguf import GgufVerification
+    from gptailor.evaluate.heal.heal import OnHealing
+    from gptailor.plan.layers import Gap
 
 _LONGEST_VALUE = 60
 """Characters of a setting that are shown."""
@@ -76,7 +78,8 @@ def verification_of(
 class Verification:
     """A folder that is to be verified: it, its plan, its lock and the plan's models are opened.
 
-    No weights are read before `run`; `work` are the bytes that it reads and makes.
+    No weights are read before `run`; `work` are the bytes that it reads and makes. `bridging` and
+    `healing` are told as `compile` tells them.
     """
 
     def __init__(
@@ -90,6 +93,8 @@ class Verification:
         if not folder.is_dir():
             raise CheckpointError("C101", "there is no such folder", folder)
         self.folder = folder
+        self.bridging: Callable[[Gap], None] = lambda _: None
+        self.healing: OnHealing | None = None
         self.tensors_only = tensors_only
         self.found = Findings()
         self.lock = read_lock(folder / LOCK_FILE) if (folder / LOCK_FILE).exists() else None
@@ -214,7 +219,10 @@ class Verification:
             gone = next(path for path in prepared.texts.values() if not path.is_file())
             said = f"{len(left)} bridged or healed tensors: their calibration text is gone ({gone})"
             self.found.unverified.append(said)
-        fitted = out.fit_tensors(prepared, anew=True) if not left else None
+        fitted = None
+        if not left:
+            gap, healing = self.bridging, self.healing
+            fitted = out.fit_tensors(prepared, anew=True, on_gap=gap, on_healing=healing)
         outputs = tuple(o for o in program.outputs if o.spec.name not in left)
         specs = [output.spec for output in outputs]
         made = _digests(specs, out.payloads(outputs, fitted=fitted), crew, progress)

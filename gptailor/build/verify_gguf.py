@@ -1,8 +1,8 @@
 """Whether a compiled GGUF file is what the plan and the lock in it say: `GgufVerification`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from gptailor.build import output as out
 from gptailor.build.findings import Findings, Verified, differing_plan, has_texts, work_of
@@ -17,13 +17,18 @@ from gptailor.checkpoint.write.tensors import Crew
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths, Prepared
 
+if TYPE_CHECKING:
+    from gptailor.evaluate.heal.heal import OnHealing
+    from gptailor.plan.layers import Gap
+
 
 @final
 class GgufVerification:
     """A GGUF file that is to be verified: it, its plan, its lock and the models are opened.
 
-    No weights are read before `run`; `work` are the bytes that it reads and makes. Raises
-    CheckpointError: C109 for a file that is no GGUF file, C701 and C702 for a lock that is none.
+    No weights are read before `run`; `work` are the bytes that it reads and makes. `bridging` and
+    `healing` are told as `compile` tells them. Raises CheckpointError: C109 for a file that is no
+    GGUF file, C701 and C702 for a lock that is none.
     """
 
     def __init__(
@@ -35,6 +40,8 @@ class GgufVerification:
         tensors_only: bool = False,
     ) -> None:
         self.path = path
+        self.bridging: Callable[[Gap], None] = lambda _: None
+        self.healing: OnHealing | None = None
         self.header: Header = read_gguf(path)
         self.tensors_only = tensors_only
         self.found = Findings()
@@ -142,7 +149,10 @@ class GgufVerification:
     ) -> None:
         """Compare with what the plan makes, in memory, but for the program's tensors in `left`."""
         program = file.prepared.compiled.program
-        fitted = out.fit_tensors(file.prepared, anew=True) if not left else None
+        fitted = None
+        if not left:
+            gap, healing = self.bridging, self.healing
+            fitted = out.fit_tensors(file.prepared, anew=True, on_gap=gap, on_healing=healing)
         sources = {name: t.source.name for name, t in file.tensors.items() if t.source is not None}
         bridged = {name for name, source in sources.items() if source in program.fitted}
         locked = self.lock.gguf if self.lock is not None else None

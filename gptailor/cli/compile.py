@@ -120,7 +120,7 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
             progress=advance,
             locked=held_to,
             locking=lock,
-            bridging=lambda gap: options.say(f"bridging {gap.name}", err=True),
+            bridging=_told_of_gap,
             healing=told_of_healing(ends=False) if prepared.healing is not None else None,
             quantize=quantize,
             **how,
@@ -144,6 +144,10 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
 _TOLD_SECONDS = 10.0
 """So long at least nothing is said between two lines about healing."""
 _aside = partial(options.say, err=True)
+
+
+def _told_of_gap(gap: "Gap") -> None:
+    _aside(f"bridging {gap.name}")
 
 
 def told_of_healing(say: Callable[[str], None] = _aside, *, ends: bool = True) -> "OnHealing":
@@ -285,8 +289,9 @@ def lock_command(
     path = lock_file(plan, output)
     prepared = ready(options.read_plan(plan, families), models=dict(models), dtype=dtype)
     options.report(prepared.warnings)
+    healing = told_of_healing() if prepared.healing is not None else None
     with options.progress(work(prepared), "locking") as advance:
-        made = lock(prepared, progress=advance)
+        made = lock(prepared, progress=advance, bridging=_told_of_gap, healing=healing)
     if str(path) == "-":
         options.say(made.text(), newline=False)
         return
@@ -329,6 +334,9 @@ def verify_command(
     begun = verification_of(
         folder, models=dict(models), families=families, tensors_only=tensors_only
     )
+    begun.bridging = _told_of_gap
+    if begun.prepared is not None and begun.prepared.healing is not None:
+        begun.healing = told_of_healing()
     with options.progress(begun.work, "verifying") as advance:
         found = begun.run(advance)
     if form == "json":

@@ -180,7 +180,9 @@ def test_a_named_teacher_is_among_the_locks_files(folder: Path) -> None:
     assert caught.value.code == "C704"
 
 
-def test_a_gguf_file_has_the_healed_weights(tmp_path: Path) -> None:
+def test_a_gguf_file_has_the_healed_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     gguf = pytest.importorskip("gguf")
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "vocab_size": 384}
     write_byte_level(tiny_model("llama", tmp_path / "base", layers=3, **sizes))
@@ -194,7 +196,8 @@ def test_a_gguf_file_has_the_healed_weights(tmp_path: Path) -> None:
     [found] = [one for one in reader.tensors if one.name == "blk.1.ffn_down.weight"]
     assert torch.equal(torch.from_numpy(found.data.copy()), ours)
     assert not torch.equal(ours, base)
-    assert gptailor.verify(tmp_path / "out.gguf").result == "verified"
+    assert run(["verify", str(tmp_path / "out.gguf")]) == 0
+    assert "healing 2 layers: " in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------ processes
@@ -247,6 +250,18 @@ def test_one_that_is_interrupted_leaves_no_folder(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         gptailor.compile(plan_of(folder), folder / "out", healing=OnHealing(step=step))
     assert set(folder.iterdir()) == before
+
+
+def test_lock_and_verify_say_how_healing_goes_on(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = str(folder / "plan.tailor")
+    for command in (["lock", plan], ["compile", plan, "-o", "out"], ["verify", "out"]):
+        assert run([word if word != "out" else str(folder / "out") for word in command]) == 0
+        said = capsys.readouterr().err
+        if command[0] != "compile":  # which knows by then what came of it
+            assert re.search(r"healing 3 layers: .* numbers learn from 1,024 tokens", said), said
+            assert "healing: step" in said
 
 
 # -------------------------------------------------------------------------------------- bad input
