@@ -34,8 +34,8 @@ from gptailor.search.compositions import wholes
 from gptailor.search.cuts import Cut, nested_cuts
 from gptailor.search.gaps import shortest_paths
 from gptailor.search.removal import candidates, greedy_removal
-from gptailor.search.run.per_sample import per_objective, per_sample_to_json
 from gptailor.search.run.schedule import Budget
+from gptailor.search.run.scores import per_objective, per_sample_to_json
 from gptailor.search.run.study import Study
 from gptailor.search.run.trials import Trial, json_numbers, read_outcomes
 from gptailor.search.run.workers import BASE, Alone, Workers

@@ -17,7 +17,7 @@ from gptailor.plan.stage import Stage
 from gptailor.plan.walk import sources
 from gptailor.prepare import ModelPaths
 from gptailor.search.evaluate import computing, trials_of
-from gptailor.search.run.per_sample import per_objective
+from gptailor.search.run.scores import per_objective
 from gptailor.search.run.trials import Aim, read_outcomes
 from gptailor.search.settings import Flags, Resources, settings
 from gptailor.search.verdict import SURE, Compared, Scores

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias, final
 from gptailor.evaluate.outcome import PerSample, paired_difference
 from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Plan
-from gptailor.search.run.per_sample import PerObjective, per_sample_from_json
+from gptailor.search.run.scores import PerObjective, per_sample_from_json
 from gptailor.search.run.trials import STARTS, Aim, Ledger, Trial
 from gptailor.search.run.workers import BASE
 

@@ -4,7 +4,6 @@ __all__ = [
     "asking",
     "finalists",
     "incumbent",
-    "per_sample",
     "ray_workers",
     "schedule",
     "scores",

@@ -20,7 +20,7 @@ from gptailor.checkpoint.files import CheckpointError, quoted, reason
 from gptailor.evaluate.outcome import Failure
 from gptailor.plan.stage import STAGES, Stage
 from gptailor.search.run import trials as records
-from gptailor.search.run.per_sample import per_sample_from_json, per_sample_to_json
+from gptailor.search.run.scores import per_sample_from_json, per_sample_to_json
 from gptailor.search.space.genome import Active, Gene, Genome, Pick, Real
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import active

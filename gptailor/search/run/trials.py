@@ -10,8 +10,7 @@ from jaxtyping import Float
 
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.plan.stage import STAGES, Stage
-from gptailor.search.run.per_sample import PerObjective
-from gptailor.search.run.scores import ScaleBy, best, front, normalised, retained
+from gptailor.search.run.scores import PerObjective, ScaleBy, best, front, normalised, retained
 from gptailor.search.space.genome import Genome
 
 STARTS, RANDOM, SEARCH, FINAL, BESIDE = "start", "random", "search", "final", "beside"

@@ -25,7 +25,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.search.run import trials
 from gptailor.search.run.incumbent import race_of
-from gptailor.search.run.per_sample import per_objective
+from gptailor.search.run.scores import per_objective
 
 _Event = TypeVar("_Event")
 _LOSSES = 3

@@ -16,7 +16,7 @@ from gptailor.evaluate.outcome import (
     paired_difference,
     ratio,
 )
-from gptailor.search.run.per_sample import (
+from gptailor.search.run.scores import (
     per_objective,
     per_sample_from_json,
     per_sample_to_json,
