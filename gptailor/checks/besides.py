@@ -7,8 +7,10 @@ from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.models import Opener, folder_of, is_local, is_plan, used
 from gptailor.checks.models import check_positions
 from gptailor.plan.faults import Fault, Place, PlanError, locate
+from gptailor.plan.layers import may_be_healed
 from gptailor.plan.plan import Model, Objective, Plan, Requirement, is_at_url
 from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.walk import drops_by_choice
 
 
 def check_besides(plan: Plan, declared: Mapping[str, Model]) -> list[Fault]:
@@ -35,9 +37,12 @@ def refuse_absent_texts(plan: Plan) -> None:
         raise PlanError(absent)
 
 
-def absent_files(plan: Plan) -> list[Fault]:
-    """A fault for each of these, and for what objectives and requirements of a search read."""
-    return _absent(plan, [*_learned(plan), *_judged(plan)])
+def absent_files(plan: Plan, *, whole: bool = True) -> list[Fault]:
+    """A fault for each of these, and for what objectives and requirements of a search read.
+
+    Where the plan isn't `whole`, what it drops may stand in what was not read.
+    """
+    return _absent(plan, [*_learned(plan, whole=whole), *_judged(plan)])
 
 
 def _absent(plan: Plan, texts: Iterable[tuple[Place, Path]]) -> list[Fault]:
@@ -52,11 +57,13 @@ def _absent(plan: Plan, texts: Iterable[tuple[Place, Path]]) -> list[Fault]:
     return locate(found, plan.origin)
 
 
-def _learned(plan: Plan) -> Iterator[tuple[Place, Path]]:
+def _learned(plan: Plan, *, whole: bool = True) -> Iterator[tuple[Place, Path]]:
+    """The texts that are read; not those of a bridge without a gap, or of nothing to heal."""
+    dropping = not whole or bool(plan.drops) or any(True for _ in drops_by_choice(plan))
     for i, bridge in enumerate(plan.bridges):
-        if bridge.on:
+        if bridge.on and dropping:
             yield ("bridges", i, "on"), folder_of(plan, bridge.on)
-    if plan.heal is not None and plan.heal.on:
+    if plan.heal is not None and plan.heal.on and (not whole or may_be_healed(plan)):
         yield ("heal", "on"), folder_of(plan, plan.heal.on)
 
 

@@ -193,7 +193,7 @@ def faults_of(
 
     declared = plan.models
     plan, unknown = rebind(plan, models)
-    faults += unknown + check_besides(plan, declared) + absent_files(plan)
+    faults += unknown + check_besides(plan, declared) + absent_files(plan, whole=False)
     return plan, locate(faults, plan.origin)
 
 

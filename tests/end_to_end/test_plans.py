@@ -68,7 +68,8 @@ def test_a_plan_goes_with_models_of_its_bases_depth(
     count = LAYERS[plan.models["base"].source]
     models = {name: _model(shelf, count, seed) for seed, name in enumerate(plan.models)}
     faults = gptailor.check(plan, models)
-    assert [fault for fault in faults if fault.code != "M315"] == []  # random models differ there
+    # random models differ in their ends, and texts are the user's own
+    assert [fault for fault in faults if fault.code not in {"M315", "C801"}] == []
     if open_choices(plan) == 0:
         written = gptailor.compile(plan, tmp_path / "out", models=models)
         assert written.layers == len(kept(plan, count))

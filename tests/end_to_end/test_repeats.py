@@ -220,7 +220,7 @@ def test_a_search_scans_all_blocks_and_leaves_their_map(
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["blocks"]["blocks"][0] == found["blocks"][0]
     origins = [row["origin"] for row in summary["starts"]]
-    assert "base" in origins, "repeat nothing is a starting plan"
-    plain = next(row for row in summary["starts"] if row["origin"] == "base")
+    assert "the plan's layers" in origins, "repeat nothing is a starting plan"
+    plain = next(row for row in summary["starts"] if row["origin"] == "the plan's layers")
     assert plain["values"] == summary["base"]["values"], "and it is the base"
     assert (tmp_path / "run" / "best.tailor").exists()

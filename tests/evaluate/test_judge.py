@@ -113,7 +113,7 @@ def test_a_model_by_itself_is_compared_with_the_base_that_is_named_or_with_nothi
     assert "--model base=FOLDER" in alone.message
     named = judge(math_folder, kl, folder=world, models={"base": world / "base"})
     assert score_of(named).value > 0
-    assert [one.target for one in named.bases] == [str(world / "base")]
+    assert [Path(one.target).resolve() for one in named.bases] == [(world / "base").resolve()]
     whole = gptailor.loads('tailor 1\nmodel base = "./base"\nmodel m = "./math"\nwhole from m\n',
                            folder=world)  # fmt: skip
     assert score_of(named) == score_of(judge(whole, kl, folder=world))

@@ -503,7 +503,8 @@ def test_every_family_is_bridged(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", sorted(POST_NORM | POST_SUM))
 def test_a_norm_after_the_branch_is_refused(kind: str, tmp_path: Path) -> None:
     tiny_model(kind, tmp_path / "base")
-    [fault] = gptailor.check(said(tmp_path, ONE))
+    plan = said(tmp_path, ONE)
+    [fault] = [one for one in gptailor.check(plan) if one.code != "C801"]  # there is no text
     assert fault.code == "M219"
     what = "passes a norm before it is added" if kind in POST_NORM else "the sum of hidden state"
     assert what in fault.message
