@@ -1,4 +1,4 @@
-"""The habits of docs/architecture.md, held over the source: names, classes, sizes, arrows."""
+"""The habits of docs/architecture.md, held over the source: names, classes, arrows."""
 
 import ast
 from collections import defaultdict
@@ -10,8 +10,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "gptailor"
-LONGEST_FILE = 400
-MOST_FILES = 345
 MOST_FLOORS = 12
 
 ABSTRACT = {"ABC", "Protocol", "Enum", "StrEnum", "IntEnum", "TypedDict", "NamedTuple"}
@@ -91,13 +89,6 @@ def test_nothing_derives_from_a_class_that_is_whole_by_itself() -> None:
         for base in node.bases
     }
     assert final & bases == set()
-
-
-def test_no_file_is_long_and_there_are_not_many() -> None:
-    files = sorted(PACKAGE.rglob("*.py"))
-    lengths = {str(f.relative_to(ROOT)): len(f.read_text("utf-8").splitlines()) for f in files}
-    assert {name: n for name, n in lengths.items() if n > LONGEST_FILE} == {}
-    assert len(files) <= MOST_FILES
 
 
 # --------------------------------------------------------------------------------------- arrows

@@ -68,7 +68,7 @@ def permuted(value: np.ndarray, heads: int) -> np.ndarray:
     return halves.swapaxes(1, 2).reshape(value.shape)
 
 
-def write(  # noqa: C901
+def write(
     file: Path,
     arch: str = "llama",
     kind: str = "F32",
