@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo test thorough quick docs lint clean
+.PHONY: help setup demo test suite thorough quick docs lint clean
 
 help: ## What there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/'
@@ -21,14 +21,22 @@ demo: setup ## Make a real model smaller in a minute, then merge, heal and searc
 	$(BIN)/python examples/demo.py
 
 # Bytecode is kept whatever the environment says: modules are compiled once, not in each process.
-test: lint ## All checks and tests
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal --quiet
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal --quiet --durations=25
+SEED := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
 
-thorough: lint ## The same with more draws, more moments at which a run is killed: what CI does weekly
-	PYTHONDONTWRITEBYTECODE= GPTAILOR_THOROUGH=1 $(BIN)/python -m pytest -n 2 --dist worksteal --quiet
+test: setup ## All checks and tests, the checks beside the tests
+	@$(MAKE) --no-print-directory -j 2 lint suite
+
+suite: setup
+	PYTHONHASHSEED=0 $(PYTEST)
+
+thorough: lint ## The same of all families, with new draws, types checked at each call, more moments of a kill
+	@echo "All draws again: make thorough SEED=$(SEED)"
+	GPTAILOR_THOROUGH=1 $(PYTEST) -o faulthandler_timeout=1800 --hypothesis-seed=$(SEED) \
+	  --jaxtyping-packages=gptailor,beartype.beartype
 
 quick: setup ## The tests but those marked slow
-	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2 --dist worksteal --quiet -m "not slow"
+	PYTHONHASHSEED=0 $(PYTEST) -m "not slow"
 
 docs: setup ## The documentation site in build/docs/site, which opens from disk
 	$(BIN)/python docs/site.py

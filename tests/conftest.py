@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -15,7 +16,8 @@ from hypothesis import HealthCheck, Phase, settings
 
 from tests import checked
 from tests.preloaded import Preloaded, preloaded
-from tests.thorough import drawn
+from tests.seeded import seed
+from tests.thorough import THOROUGH, drawn
 
 # Before torch is imported, and for the processes that tests start: on tiny tensors its threads
 # only wait for each other, and pytest-xdist keeps the cores busy. The tests' JAX is on the CPU.
@@ -42,11 +44,17 @@ settings.register_profile(
     "default",
     deadline=None,
     max_examples=drawn(100),
-    derandomize="CI" in os.environ,  # there a run judges the change, not the draw
+    derandomize=not THOROUGH,  # `make test` judges the change, `make thorough` draws anew
+    print_blob=THOROUGH,
     phases=set(Phase) - {Phase.explain},
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.load_profile("default")
+
+# A script's background jobs ignore Ctrl-C, and so would the processes that tests start: tests of
+# interrupts need one that acts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MATES: dict[str, dict[str, Any]] = {
     "base": {"seed": 0},
@@ -83,6 +91,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     quiet = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
     for item in items:
         item.add_marker(quiet)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: Any) -> None:
+    """Seed by the fixture: the test that first asks for a shared one depends on xdist's split."""
+    seed(f"{fixturedef.baseid}::{fixturedef.argname}[{request.param_index}]")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Seed by the test."""
+    seed(item.nodeid)
 
 
 def pytest_collection_finish() -> None:

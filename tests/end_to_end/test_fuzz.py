@@ -63,16 +63,22 @@ def _repeat(draw: st.DrawFn, raw: bytes, _: tuple[bytes, ...]) -> bytes:
 
 
 def _number(draw: st.DrawFn, raw: bytes, _: tuple[bytes, ...]) -> bytes:
-    """A number in the text is another one, or none; a header's length follows."""
+    """Replace a number of the text; the length of a header that contains it follows."""
     found = list(re.finditer(rb"(?<![\w.])-?\d+", raw))
     if not found:
         return raw
     match = draw(st.sampled_from(found))
     changed = raw[: match.start()] + draw(st.sampled_from(NUMBERS)) + raw[match.end() :]
     length = int.from_bytes(raw[:8], "little")
-    if length + 8 > len(raw) or match.start() < 8:
+    if not 8 <= match.start() < match.end() <= 8 + length <= len(raw):
         return changed
     return (length + len(changed) - len(raw)).to_bytes(8, "little") + changed[8:]
+
+
+@given(st.data())
+def test_a_number_behind_a_header_leaves_its_length(data: st.DataObject) -> None:
+    raw = headers.framed("{}", b" 123456789 ")
+    assert _number(data.draw, raw, ())[:8] == raw[:8]
 
 
 @pytest.mark.parametrize("name", TARGETS)

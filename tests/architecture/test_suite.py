@@ -1,0 +1,79 @@
+"""How the suite itself runs: the same twice, whatever starts it, and never for ever."""
+
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from tests.seeded import seed
+from tests.thorough import THOROUGH
+
+ROOT = Path(__file__).parents[2]
+
+
+def ignore_interrupts() -> None:
+    """Do as a shell does before it starts a background job of a script."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def run_pytest(
+    *arguments: object, before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, arguments)],
+        cwd=ROOT,
+        preexec_fn=before,  # noqa: PLW1509 (it calls nothing but `signal`)
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_draws_depend_on_the_test_alone(request: pytest.FixtureRequest) -> None:
+    first = random.random(), torch.rand(3).tolist()
+    seed(request.node.nodeid)
+    assert (random.random(), torch.rand(3).tolist()) == first
+
+
+@pytest.fixture(scope="module")
+def number() -> float:
+    return random.random()
+
+
+def test_a_shared_fixture_draws_by_its_own_name(number: float) -> None:
+    seed("tests/architecture/test_suite.py::number[0]")
+    assert random.random() == number
+
+
+def test_hypothesis_draws_anew_in_thorough_runs_only() -> None:
+    assert settings().derandomize is not THOROUGH
+
+
+@pytest.mark.slow
+def test_interrupts_are_tested_where_the_caller_ignores_them() -> None:
+    tests = "tests/checkpoint/write/test_tensors.py::test_an_interrupt_lets_the_others_go"
+    done = run_pytest(tests, before=ignore_interrupts)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_a_test_that_hangs_ends_with_the_stacks_of_all_threads(tmp_path: Path) -> None:
+    (tmp_path / "test_hangs.py").write_text(
+        "import threading\n\n"
+        "def waits_elsewhere():\n    threading.Event().wait()\n\n"
+        "def test_hangs():\n"
+        "    threading.Thread(target=waits_elsewhere).start()\n"
+        "    threading.Event().wait()\n"
+    )
+    configuration = ("-c", ROOT / "pyproject.toml", "-o", "faulthandler_timeout=0.5")
+    done = run_pytest(*configuration, "-p", "no:xdist", tmp_path)
+    assert done.returncode != 0
+    assert "in waits_elsewhere" in done.stderr
+    assert "in test_hangs" in done.stderr
