@@ -28,7 +28,7 @@ def run_pytest(
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, arguments)],
         cwd=ROOT,
-        preexec_fn=before,  # noqa: PLW1509 (it calls nothing but `signal`)
+        preexec_fn=before,
         text=True,
         capture_output=True,
         check=False,

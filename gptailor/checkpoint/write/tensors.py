@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from threading import Event, Lock
+from threading import Event, Lock, Thread
 from typing import ParamSpec, final
 
 from gptailor.checkpoint.files import CheckpointError, quoted
@@ -16,6 +17,8 @@ from gptailor.checkpoint.write.output_file import OutputFile, Payload, blocks_of
 
 _Given = ParamSpec("_Given")
 _Job = Callable[[], None]
+_WAIT = 0.2
+"""Seconds after which an interrupt is noticed at the latest."""
 
 
 @final
@@ -44,20 +47,33 @@ class Crew:
             for job in jobs:
                 job()
             return
-        from concurrent import futures as cf  # noqa: PLC0415 (5 ms that one thread need not pay)
+        waiting = deque(enumerate(jobs))
+        failed: dict[int, BaseException] = {}
 
-        pool = cf.ThreadPoolExecutor(self.threads, thread_name_prefix="gptailor")
+        def work() -> None:
+            while not failed:
+                try:
+                    number, job = waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    job()
+                except BaseException as error:  # noqa: BLE001 (the caller raises it)
+                    failed[number] = error
+
+        count = min(self.threads, len(waiting))
+        threads = [Thread(target=work, name=f"gptailor-{n}") for n in range(count)]
         try:
-            futures = [pool.submit(job) for job in jobs]
-            cf.wait(futures, return_when=cf.FIRST_EXCEPTION)
-            pool.shutdown(cancel_futures=True)
+            for thread in threads:
+                thread.start()
+            _join(threads)
         except BaseException:
             self._stopped.set()
-            pool.shutdown(cancel_futures=True)
+            waiting.clear()
+            _join(threads)
             raise
-        for future in futures:
-            if not future.cancelled():
-                future.result()
+        if failed:
+            raise failed.pop(min(failed))
 
     def told(self, listener: Callable[_Given, None]) -> Callable[_Given, None]:
         """The listener, for one thread at a time; raises `Dismissed` once the crew has stopped."""
@@ -69,6 +85,16 @@ class Crew:
                 listener(*args, **kwargs)
 
         return one_at_a_time
+
+
+def _join(threads: Iterable[Thread]) -> None:
+    """Wait for the threads that run.
+
+    Python acts on an interrupt that comes just before a wait when the wait ends; so each is short.
+    """
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(_WAIT)
 
 
 def available() -> int:

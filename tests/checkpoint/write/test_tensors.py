@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -44,7 +45,18 @@ def test_the_first_failure_in_order_is_raised(threads: int) -> None:
     assert len(done) < 500
 
 
-def test_an_interrupt_lets_the_others_go() -> None:
+def to_the_process() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def without_waking_the_caller() -> None:
+    """Interrupt as if just before the caller waits: its wait doesn't end by the signal."""
+    time.sleep(0.1)  # by now the caller waits
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("interrupt", [to_the_process, without_waking_the_caller])
+def test_an_interrupt_lets_the_others_go(interrupt: Callable[[], None]) -> None:
     crew = Crew(2)
     begun = threading.Event()
     told: list[int] = []
@@ -58,7 +70,7 @@ def test_an_interrupt_lets_the_others_go() -> None:
 
     def ctrl_c() -> None:
         begun.wait(30)
-        os.kill(os.getpid(), signal.SIGINT)
+        interrupt()
 
     with pytest.raises(KeyboardInterrupt):
         crew.do([endless, ctrl_c])
