@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -20,6 +21,9 @@ _FETCHED = ".fetched.json"
 """What is here of a folder: the state of each file where it was fetched from."""
 _STATES = ("size", "ETag", "etag", "md5Hash", "content_md5", "LastModified", "mtime", "created")
 """What file systems say of a file, by which another is told."""
+
+_AGAIN = 0.2
+"""Seconds after which a process that waits for another's fetch looks again."""
 
 
 def kept_folder(url: str) -> Path:
@@ -47,17 +51,26 @@ def fetched_folder(url: str) -> Path:
 def _alone(path: Path) -> Iterator[None]:
     with writing(path):
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError:  # a file system without locks
-            pass
-        except BaseException:
-            os.close(lock)
-            raise
     try:
+        while not _taken(lock):
+            time.sleep(_AGAIN)
         yield
     finally:
         os.close(lock)
+
+
+def _taken(lock: int) -> bool:
+    """Try to take a lock, and return whether it worked; a file system without locks counts as such.
+
+    A call that waits would keep an interrupt that comes just before it until the other process ends.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _fetch(url: str, folder: Path) -> None:

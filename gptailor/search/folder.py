@@ -5,7 +5,6 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import sha256
 from itertools import chain
@@ -18,9 +17,9 @@ from gptailor.checkpoint.files import CheckpointError, quoted, read_object, stam
 from gptailor.checkpoint.folder import CONFIG, tokenizer_files
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.write.digest import of_file
+from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.checkpoint.write.output_file import write_whole, writing
-from gptailor.checkpoint.write.tensors import available
+from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, requirement_words
 from gptailor.plan.plan import Plan
@@ -103,12 +102,13 @@ def _digests(folder: "Folder", files: Collection[Path]) -> dict[Path, str]:
         return str(entry["sha256"])
 
     fresh = [file for file in files if recalled(file) is None]
-    with ThreadPoolExecutor(available()) as pool:
-        made = dict(zip(fresh, pool.map(of_file, fresh), strict=True))
-    for file, digest in made.items():
-        entry = {"stamp": list(now[file]), "sha256": digest.sha256}
+    crew, made = Crew(), dict[Path, FileDigest]()
+    go_on = crew.told(lambda _: None)
+    crew.do([lambda file=file: made.update({file: of_file(file, go_on)}) for file in fresh])
+    for file in fresh:
+        entry = {"stamp": list(now[file]), "sha256": made[file].sha256}
         known[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
-    if made:
+    if fresh:
         folder.put_json(_DIGESTS, known)
     return {file: str(recalled(file)) for file in files}
 

@@ -1,5 +1,8 @@
 """Models in object storage: fetched once a machine, whatever goes on at the same time."""
 
+import fcntl
+import signal
+import threading
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -63,6 +66,21 @@ def test_workers_of_one_machine_fetch_once(got: Counter[str]) -> None:
         folders = set(pool.map(fetched_folder, [url] * 8))
     assert len(folders) == 1
     assert set(got.values()) == {1}
+
+
+def test_waiting_for_another_fetch_is_interrupted() -> None:
+    """Also by an interrupt that comes just before the wait, and so doesn't end it."""
+    url = stored(one="1")
+    place = kept_folder(url)
+    place.parent.mkdir(parents=True)
+    with place.with_name(f"{place.name}.lock").open("w") as another:
+        fcntl.flock(another, fcntl.LOCK_EX)
+        timer = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])  # in its own thread
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            fetched_folder(url)
+    timer.join()
+    assert (fetched_folder(url) / "one").read_text() == "1"
 
 
 def test_a_fetch_that_breaks_off_leaves_nothing_half(
