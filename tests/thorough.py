@@ -1,7 +1,7 @@
 """How much is tried: a part of what could be, or all with GPTAILOR_THOROUGH (`make thorough`)."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Hashable, Iterable
 from typing import TypeVar
 
 Case = TypeVar("Case")
@@ -17,6 +17,17 @@ def drawn(count: int) -> int:
 def some(cases: Iterable[Case]) -> list[Case]:
     """A quarter of the cases, spread over all: for what another test asks of each of them."""
     return list(cases) if THOROUGH else list(cases)[::4]
+
+
+def one_of_each(
+    cases: Iterable[Case], kind: Callable[[Case], Hashable], besides: Container[Case] = ()
+) -> list[Case]:
+    """Return the first case of each kind, and those `besides`, where code branches on kinds."""
+    cases, kinds = list(cases), dict[Hashable, Case]()
+    for case in cases:
+        kinds.setdefault(kind(case), case)
+    firsts = set(kinds.values())
+    return cases if THOROUGH else [case for case in cases if case in firsts or case in besides]
 
 
 def moments(count: int) -> list[int]:

@@ -62,7 +62,7 @@ def _alone(path: Path) -> Iterator[None]:
 def _taken(lock: int) -> bool:
     """Try to take a lock, and return whether it worked; a file system without locks counts as such.
 
-    A call that waits would keep an interrupt that comes just before it until the other process ends.
+    A call that waits would keep an interrupt that comes just before it until the lock is free.
     """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -33,7 +33,8 @@ from gptailor.checkpoint.families.layout import (
     split_name,
 )
 from tests.layer_names import layer_tensors
-from tests.thorough import some
+from tests.structures import structure
+from tests.thorough import one_of_each
 from tests.tiny import CONFIGURATIONS, tiny_model
 from tests.tiny_mixed import MIXED
 
@@ -150,6 +151,9 @@ CASES: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "deepseek_v3-dense": ("deepseek_v3", {"first_k_dense_replace": 2}, (0, 5, 2)),
     "deepseek_v3-all-dense": ("deepseek_v3", {"first_k_dense_replace": 3}, (2, 1)),
 }
+
+FIRSTS = one_of_each(CASES, lambda case: (structure(CASES[case][0]), bool(CASES[case][1])))
+"""A case of each structure, and one with another configuration, where a structure has one."""
 
 IDS = torch.arange(24).reshape(2, 12) * 7 % 64
 
@@ -375,7 +379,7 @@ def test_layers_cut_and_reordered(case: str, made: Any, originals: Any, tmp_path
     close(scores, logits(found, tokens)[:, 5:-1])
 
 
-@pytest.mark.parametrize("case", some(CASES))
+@pytest.mark.parametrize("case", FIRSTS)
 def test_all_layers_in_order_are_the_model_itself(
     case: str, made: Any, originals: Any, tmp_path: Path
 ) -> None:
@@ -466,7 +470,7 @@ def mixed(a: Original, b: Original, names: tuple[str, ...], hidden: torch.Tensor
             setattr(layers[2], name, module)
 
 
-@pytest.mark.parametrize("case", some(CASES))
+@pytest.mark.parametrize("case", FIRSTS)
 def test_a_part_of_another_model(case: str, made: Any, originals: Any, tmp_path: Path) -> None:
     disk, other = read(made(case)), read(made(case, 1))
     if CASES[case][0] in UNPARTED:
@@ -508,7 +512,7 @@ def folded(how: str | None, tensor: torch.Tensor, c: float) -> torch.Tensor:
     return (1 + tensor) / c - 1 if how == "divide_offset" else tensor
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FIRSTS)
 def test_a_scaled_hidden_state_folds_into_the_layers_after_it(
     case: str, made: Any, originals: Any, tmp_path: Path
 ) -> None:
@@ -532,7 +536,7 @@ def test_a_scaled_hidden_state_folds_into_the_layers_after_it(
     assert (found - original.unchanged).abs().max() > 0.05
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", FIRSTS)
 def test_the_mlp_projection_is_what_a_bridge_changes(
     case: str, made: Any, originals: Any, tmp_path: Path
 ) -> None:

@@ -36,7 +36,8 @@ from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import gaps
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from tests.thorough import some
+from tests.structures import branch_structure
+from tests.thorough import one_of_each
 from tests.tiny import CONFIGURATIONS, letters, tiny_model
 from tests.tiny_mixed import MIXED
 
@@ -46,6 +47,7 @@ POST_SUM = {"openai-gpt"}
 IN_PLACE = {"diffllama"}
 EXPERTS = {"mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3"}
 BRIDGED = sorted(set(CONFIGURATIONS) - POST_NORM - POST_SUM - IN_PLACE - set(MIXED))
+FIRSTS = one_of_each(BRIDGED, branch_structure)
 ONE = 'drop L2..L3; bridge on "text.txt" tokens 800 ridge 0.001'
 TWO = 'drop L1, L3..L4; bridge on "text.txt" tokens 800 ridge 0.001'
 
@@ -391,7 +393,7 @@ def test_a_plan_without_gaps_is_untouched(say: Say) -> None:
 # ------------------------------------------------------------------------------------- families
 
 
-@pytest.mark.parametrize("kind", some(BRIDGED))
+@pytest.mark.parametrize("kind", FIRSTS)
 def test_a_fit_folded_into_weights_is_the_fit_at_run_time(kind: str, tmp_path: Path) -> None:
     tiny_model(kind, tmp_path / "base")
     plan = said(tmp_path, "drop L2..L3")
@@ -437,7 +439,7 @@ def after_layer(model: PreTrainedModel, index: int, tokens: list[Tensor]) -> Ten
     return torch.cat(states).double()
 
 
-@pytest.mark.parametrize("kind", some(BRIDGED))
+@pytest.mark.parametrize("kind", FIRSTS)
 def test_what_is_explained_is_what_the_bridged_model_is_nearer(kind: str, tmp_path: Path) -> None:
     """Through the whole of it: which inputs, multipliers, transposed weights, experts, biases."""
     tiny_model(kind, tmp_path / "base")
@@ -465,7 +467,7 @@ def without_branch(layer: nn.Module, branch: str, call: Callable[[], Tensor]) ->
         hook.remove()
 
 
-@pytest.mark.parametrize("kind", BRIDGED)
+@pytest.mark.parametrize("kind", FIRSTS)
 def test_every_family_is_bridged(kind: str, tmp_path: Path) -> None:
     tiny_model(kind, tmp_path / "base")
     (tmp_path / "text.txt").write_text(letters(900))

@@ -25,6 +25,8 @@ from gptailor.evaluate.forward.requests import (
 from gptailor.evaluate.live.template import decoder_layers, standing_in
 from gptailor.evaluate.outcome import Failure
 from tests.evaluate.lent import broken, lent, likelihood, loaded, requests, whole
+from tests.structures import structure
+from tests.thorough import one_of_each
 from tests.tiny import CONFIGURATIONS, VOCAB_SIZE
 from tests.tiny_mixed import MIXED
 
@@ -58,7 +60,7 @@ def own_logits(model: PreTrainedModel, request: Request) -> Tensor:
 # ------------------------------------------------------------------------------------- the numbers
 
 
-@pytest.mark.parametrize("family", CONFIGURATIONS)
+@pytest.mark.parametrize("family", one_of_each(CONFIGURATIONS, structure))
 def test_logits_are_those_of_the_models_own_forward(family: str, tmp_path: Path) -> None:
     model = loaded(family, tmp_path)
     asked = requests(12)

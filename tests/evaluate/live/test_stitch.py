@@ -17,6 +17,8 @@ from gptailor.evaluate.speed import cache_bytes, parameters
 from gptailor.plan.faults import TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
+from tests.structures import structure
+from tests.thorough import one_of_each
 from tests.tiny import CONFIGURATIONS, tiny_model
 
 TOKENS = torch.tensor([[5, 9, 31, 4, 60, 17, 8, 22, 40], [6, 6, 7, 50, 12, 3, 44, 21, 9]])
@@ -31,6 +33,7 @@ ROUNDED = {"mamba", "falcon_mamba", "jamba"}
 """Their scans round otherwise at other addresses: twice the same folder too."""
 STREAMED = {"gemma2", "gpt2", "falcon", "deepseek_v3"}
 """Of each way that layers are called; one whose layers transformers converts on loading."""
+SPECIAL = {*NOT_MOVED, *BOTH, *ROUNDED, *STREAMED}
 
 Say = Callable[[str], Plan]
 
@@ -93,7 +96,7 @@ def equal(live: PreTrainedModel, folder: PreTrainedModel) -> None:
 # ------------------------------------------------------------------------- the same as the folder
 
 
-@pytest.mark.parametrize("kind", CONFIGURATIONS)
+@pytest.mark.parametrize("kind", one_of_each(CONFIGURATIONS, structure, besides=SPECIAL))
 def test_a_live_model_equals_the_folder_in_every_family(kind: str, tmp_path: Path) -> None:
     head = "tailor 1\n"
     for seed, name in enumerate(("base", "math")):
