@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from gptailor.checkpoint.write.tensors import available
 from gptailor.evaluate.outcome import Outcome
@@ -169,13 +169,13 @@ class RayWorkers:
             number, worker.task, worker.results = worker.task.number, None, None
             self._deal()
             return Done(number)
-        except RayActorError as error:
-            return self._replace(worker, error)
         except RayTaskError as error:
             cause = getattr(error, "cause", None)
             if isinstance(cause, TailorError | OSError):
                 raise cause from error
             raise ClusterError(f"a worker failed: {_first(error)}") from error
+        except RayError as error:  # its process, its machine or what it sent is lost
+            return self._replace(worker, error)
 
     def _refuse_another(self, worker: _Worker) -> None:
         if self.like is None:
@@ -185,7 +185,7 @@ class RayWorkers:
             message = f"latency() has no common measure on '{self.like}' and on '{machine}'"
             raise ClusterError(f"{message}: give workers of one kind, that of this machine")
 
-    def _replace(self, worker: _Worker, error: RayActorError) -> WorkerEvent | None:
+    def _replace(self, worker: _Worker, error: RayError) -> WorkerEvent | None:
         if getattr(error, "actor_init_failed", False):
             raise ClusterError(f"a worker can't begin: {_last(error)}") from error
         self._lost += 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gptailor.search.run.workers import Lost, Task
 from tests.search.landscape import Counting, Simulated, record, search
 
 ray_workers = pytest.importorskip("gptailor.search.run.ray_workers", reason="ray isn't installed")
@@ -81,6 +82,25 @@ def test_a_machine_of_another_kind_and_one_that_lacks_something_are_said(
         "a worker can't begin: there is no 'texts/maths.jsonl' here",
     ]
     assert cluster["alike"] == "budget"
+
+
+def test_a_worker_is_replaced_where_what_it_sent_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process lives, so that Ray doesn't raise `RayActorError`."""
+    monkeypatch.setattr(ray_workers, "_connect", lambda address, count: None)
+    monkeypatch.setattr(ray_workers, "_cpus", lambda count: 1)
+    fresh = ray_workers._Worker(actor=None, begun=None)
+    monkeypatch.setattr(ray_workers.RayWorkers, "_worker", lambda _: fresh)
+
+    def lost(_: object) -> None:
+        raise ray_workers.ray.exceptions.ObjectLostError("00", None, "")
+
+    monkeypatch.setattr(ray_workers.ray, "get", lost)
+    workers = ray_workers.RayWorkers(Counting, "local", 1)
+    task = Task(7, (), 1.0, "bare", ())
+    its = ray_workers._Worker(actor=None, begun=None, task=task, results=iter(["reference"]))
+    workers._workers = [its]
+    assert workers._heard(its) == Lost(7)
+    assert workers._workers == [fresh]
 
 
 @pytest.mark.parametrize(
