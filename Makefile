@@ -28,15 +28,15 @@ test: setup ## All checks and tests, the checks beside the tests
 	@$(MAKE) --no-print-directory -j 2 lint suite
 
 suite: setup
-	PYTHONHASHSEED=0 $(PYTEST)
+	PYTHONHASHSEED=0 $(PYTEST) -m "not thorough"
 
-thorough: lint ## The same of all families, with new draws, types checked at each call, more moments of a kill
+thorough: lint ## All that CI runs: more draws, families and moments of a kill, types checked at each call
 	@echo "All draws again: make thorough SEED=$(SEED)"
 	GPTAILOR_THOROUGH=1 $(PYTEST) -o faulthandler_timeout=1800 --hypothesis-seed=$(SEED) \
 	  --jaxtyping-packages=gptailor,beartype.beartype
 
 quick: setup ## The tests but those marked slow
-	PYTHONHASHSEED=0 $(PYTEST) -m "not slow"
+	PYTHONHASHSEED=0 $(PYTEST) -m "not slow and not thorough"
 
 docs: setup ## The documentation site in build/docs/site, which opens from disk
 	$(BIN)/python docs/site.py

@@ -19,6 +19,8 @@ ACTION = ROOT / ".github" / "actions" / "plans"
 PLAN = 'tailor 1\n\nmodel base = "./b"\n\ndrop L1\n'
 NEW = 'tailor 1\nmodel base = "./one"\nmodel math = "./other"\nL0..L7 from math\ndrop L12..L14\n'
 
+pytestmark = pytest.mark.thorough
+
 
 class GitHub:
     """An API with the comments of one pull request."""

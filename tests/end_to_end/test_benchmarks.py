@@ -131,6 +131,7 @@ def test_a_target_is_marked() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_command_prints_its_table_and_leaves_nothing(tmp_path: Path) -> None:
     script = str(ROOT / "benchmarks/compile.py")
     command = [sys.executable, script, "--scale", "0.03", "--rounds", "1", "--sizes"]

@@ -30,6 +30,7 @@ def test_trials_are_plans_of_one_size(variants: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_it_prints_its_figures(preloaded: Preloaded) -> None:
     small = {"shape": "tiny", "windows": "2", "length": "16", "rounds": "1", "trials": "3"}
     flags = [part for name, value in small.items() for part in (f"--{name}", value)]

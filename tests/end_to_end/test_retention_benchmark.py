@@ -112,6 +112,7 @@ def test_a_page_has_the_command_without_the_places_of_one_machine() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_it_measures_all_cells_writes_its_page_and_goes_on_where_it_ended(
     preloaded: Preloaded, tmp_path: Path
 ) -> None:

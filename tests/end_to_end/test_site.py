@@ -28,6 +28,7 @@ GENERATED = {"api.md"}
 """Pages that only the site shows whole: docstrings stand in them."""
 
 pytest.importorskip("zensical", reason="the extra 'docs' is not installed")
+pytestmark = pytest.mark.thorough
 
 
 class Html(HTMLParser):

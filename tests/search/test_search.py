@@ -3,6 +3,7 @@
 import dataclasses
 import heapq
 import itertools
+import signal
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Aim, Ledger, Trial
-from gptailor.search.run.workers import Alone, Done, Found, Task
+from gptailor.search.run.workers import Alone, Done, Found, Task, interruptible
 from gptailor.search.search import LATE, Scored, SearchError, SearchEvent, SearchSetting
 from gptailor.search.summary import drawn_plans
 from tests.search.landscape import (
@@ -746,3 +747,20 @@ def test_alone_gives_what_its_judge_gives() -> None:
     assert [type(event) for event in events] == [Found, Found, Done]
     assert [event.place for event in events[:2]] == [1, 0]
     assert {event.task for event in events} == {7}
+
+
+# ------------------------------------------------------------------------------------------- Ctrl-C
+
+
+def test_who_ignores_interrupts_is_not_interrupted() -> None:
+    """A script's background job: Ctrl-C is for what runs in the foreground."""
+    events: list[str] = []
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible(events.append) as tell:
+            signal.raise_signal(signal.SIGINT)
+            tell("an event")
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert events == ["an event"]
