@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
@@ -104,7 +105,11 @@ def _digests(folder: "Folder", files: Collection[Path]) -> dict[Path, str]:
     fresh = [file for file in files if recalled(file) is None]
     crew, made = Crew(), dict[Path, FileDigest]()
     go_on = crew.told(lambda _: None)
-    crew.do([lambda file=file: made.update({file: of_file(file, go_on)}) for file in fresh])
+
+    def read(file: Path) -> None:
+        made[file] = of_file(file, go_on)
+
+    crew.do([partial(read, file) for file in fresh])
     for file in fresh:
         entry = {"stamp": list(now[file]), "sha256": made[file].sha256}
         known[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)

@@ -5,6 +5,7 @@ for each worker, each a raylet of its own) one with all its processes; another o
 none is killed there; one isn't of the kind that is asked for, one can't begin.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -115,5 +116,6 @@ def unlike(folder: Path, address: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # as `forked` ends orphans
     ways = {"worker": worker_lost, "node": node_lost}
     print(json.dumps(ways[sys.argv[1]](Path(sys.argv[2]))))

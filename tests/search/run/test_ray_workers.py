@@ -22,7 +22,7 @@ def ran(how: str, folder: Path) -> dict[str, Any]:
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "RAY_health_check_period_ms": "500",  # a machine that is gone is missed soon
-        "RAY_health_check_failure_threshold": "4",
+        "RAY_health_check_failure_threshold": "12",  # and a slow one isn't
         "RAY_ADDRESS": "127.0.0.1:9",  # of another one's Ray: `local` begins its own
     }
     done = subprocess.run(
