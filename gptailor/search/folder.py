@@ -19,6 +19,7 @@ from gptailor.checkpoint.folder import CONFIG, tokenizer_files
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import of_file
+from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.tensors import available
 from gptailor.lang.format import format_plan
@@ -92,9 +93,10 @@ def search_identity(
 def _digests(folder: "Folder", files: Collection[Path]) -> dict[Path, str]:
     """The sha256 of files, read by several threads. Raises C201 for one that can't be read.
 
-    Those that were not touched since the last time aren't read again.
+    Those that were not touched since the last time aren't read again. A damaged list of these
+    counts as none.
     """
-    known, now = folder.get_json(_DIGESTS) or {}, stamps(files)
+    known, now = kept_json(folder.path / _DIGESTS), stamps(files)
 
     def recalled(file: Path) -> str | None:
         entry, stamp = known.get(os.path.abspath(file)), now.get(file)  # noqa: PTH100 (links stay)
@@ -109,7 +111,7 @@ def _digests(folder: "Folder", files: Collection[Path]) -> dict[Path, str]:
         entry = {"stamp": list(now[file]), "sha256": digest.sha256}
         known[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
     if made:
-        folder.put_json(_DIGESTS, known)
+        keep_json(folder.path / _DIGESTS, known)  # these are of this machine alone
     return {file: str(recalled(file)) for file in files}
 
 
@@ -248,7 +250,7 @@ class Folder:
         """Write a file whole or not at all, in the place of an old one. Raises C303."""
         raw = text.encode()
         place = self._write(name, raw)
-        if self._storage is not None and name != _DIGESTS:  # these are of this machine
+        if self._storage is not None:
             self._storage.put(name, raw)
         return place
 
