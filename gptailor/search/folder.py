@@ -66,7 +66,8 @@ def search_identity(
     """
     files = {name: list(_files(opened)) for name, opened in models.items()}
     texts = list(dict.fromkeys(texts))
-    digests = _digests(folder, dict.fromkeys([*chain.from_iterable(files.values()), *texts]))
+    read = dict.fromkeys([*chain.from_iterable(files.values()), *texts])
+    digests = file_digests(folder.path / _DIGESTS, read)
     of_models = {n: "\n".join(dict.fromkeys(digests[f] for f in its)) for n, its in files.items()}
     of_texts: dict[str, str] = {}
     for text in texts:
@@ -90,13 +91,13 @@ def search_identity(
     }
 
 
-def _digests(folder: "Folder", files: Collection[Path]) -> dict[Path, str]:
-    """The sha256 of files, read by several threads. Raises C201 for one that can't be read.
+def file_digests(noted: Path, files: Collection[Path]) -> dict[Path, str]:
+    """Return the sha256 of files, read by several threads. Raises C201 for one that can't be read.
 
-    Those that were not touched since the last time aren't read again. A damaged list of these
-    counts as none.
+    Those that were not touched since they were noted aren't read again; a damaged note counts as
+    none.
     """
-    known, now = kept_json(folder.path / _DIGESTS), stamps(files)
+    known, now = kept_json(noted), stamps(files)
 
     def recalled(file: Path) -> str | None:
         entry, stamp = known.get(os.path.abspath(file)), now.get(file)  # noqa: PTH100 (links stay)
@@ -111,7 +112,7 @@ def _digests(folder: "Folder", files: Collection[Path]) -> dict[Path, str]:
         entry = {"stamp": list(now[file]), "sha256": digest.sha256}
         known[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
     if made:
-        keep_json(folder.path / _DIGESTS, known)  # these are of this machine alone
+        keep_json(noted, known)
     return {file: str(recalled(file)) for file in files}
 
 
