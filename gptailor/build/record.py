@@ -361,6 +361,7 @@ def lock(  # noqa: PLR0913 (the verb)
     """The lock of a plan: digests of all that it reads, and of each tensor that it makes.
 
     The output is made in memory, a chunk at a time, and not kept; `Lock.write` writes the lock.
+    Healing learns anew, whatever was learned before.
     `progress` is told of the bytes that were read or made since it was last called. `models`,
     `dtype`, `threads`, `bridging` and `healing` are as `compile` has them.
 
@@ -368,7 +369,7 @@ def lock(  # noqa: PLR0913 (the verb)
     fails.
     """
     prepared = ready(plan, models=models, dtype=dtype) if isinstance(plan, Plan) else plan
-    fitted = out.fit_tensors(prepared, on_gap=bridging, on_healing=healing)
+    fitted = out.fit_tensors(prepared, anew=True, on_gap=bridging, on_healing=healing)
     crew = Crew(threads)
     outputs = prepared.compiled.program.outputs
     told = crew.told(progress)

@@ -2,23 +2,33 @@
 
 import fcntl
 import importlib
-import json
 import os
 import re
 import secrets
+<<<<<<< HEAD
 import tempfile
 import time
+=======
+>>>>>>> w-heal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from gptailor.checkpoint.files import CheckpointError, cache_folder, quoted, read_object, reason
-from gptailor.checkpoint.write.output_file import write_whole, writing
+from gptailor.checkpoint.files import (
+    CheckpointError,
+    copies_folder,
+    foreign_folder,
+    is_ours,
+    quoted,
+    reason,
+)
+from gptailor.checkpoint.write.kept import keep_json, kept_json
+from gptailor.checkpoint.write.output_file import writing
 
 _FETCHED = ".fetched.json"
-"""What is here of a folder: the state of each file where it was fetched from."""
+"""What is here of a folder: the state of each file there, and its size and time here."""
 _STATES = ("size", "ETag", "etag", "md5Hash", "content_md5", "LastModified", "mtime", "created")
 """What file systems say of a file, by which another is told."""
 
@@ -28,13 +38,14 @@ _AGAIN = 0.2
 
 def kept_folder(url: str) -> Path:
     """Where the folder at a URL is on this machine once it was fetched."""
-    kept = cache_folder() or Path(tempfile.gettempdir(), "gptailor")
     name = re.sub(r"[^\w.-]", "_", url.rstrip("/").rpartition("/")[2])[:40]
-    return kept / "models" / f"{name}-{sha256(url.rstrip('/').encode()).hexdigest()[:16]}"
+    return (
+        copies_folder() / "models" / f"{name}-{sha256(url.rstrip('/').encode()).hexdigest()[:16]}"
+    )
 
 
 def fetched_folder(url: str) -> Path:
-    """The folder at a URL, fetched: what is here already and unchanged there stays.
+    """The folder at a URL, fetched: what is here already and unchanged, there and here, stays.
 
     One process of a machine fetches; others wait for it. Raises CheckpointError: C503 for a folder
     that can't be had, C303 where there is no room for it.
@@ -42,6 +53,8 @@ def fetched_folder(url: str) -> Path:
     folder = kept_folder(url)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+    if not is_ours(folder):
+        raise foreign_folder(folder)
     with _alone(folder.with_name(folder.name + ".lock")):
         _fetch(url, folder)
     return folder
@@ -85,25 +98,42 @@ def _fetch(url: str, folder: Path) -> None:
     if strange := [name for name in there if ".." in Path(name).parts or name.startswith("/")]:
         raise CheckpointError("C503", f"holds {quoted(strange[0])}, which is no path", Path(url))
     noted = folder / _FETCHED
-    here = read_object(noted, "C503", duplicate=None) if noted.exists() else {}
+    before = kept_json(noted)
+    now = {}
     for name, state in there.items():
-        if here.get(name) == state and (folder / name).exists():
-            continue
         place = folder / name
-        side = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-        with writing(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        if before.get(name) != (entry := [state, _here(place)]):
             with _talking(url):
-                files.get_file(f"{root.rstrip('/')}/{name}", str(side))
-            with writing(place):
-                side.replace(place)
-        finally:
-            side.unlink(missing_ok=True)
-    for name in here.keys() - there.keys():
+                _fetch_file(files, f"{root.rstrip('/')}/{name}", place)
+            entry = [state, _here(place)]
+        now[name] = entry
+    for name in before.keys() - there.keys():
         (folder / name).unlink(missing_ok=True)
-    if here != there:
-        write_whole(noted, json.dumps(there).encode(), noted)
+    if before != now:
+        keep_json(noted, now)
+
+
+def _fetch_file(files: Any, path: str, place: Path) -> None:
+    """Bring one file to its place, whole and on the disk, or nothing."""
+    side = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        files.get_file(path, str(side))
+        with writing(place), side.open("rb") as fetched:
+            os.fsync(fetched.fileno())
+            side.replace(place)
+    finally:
+        side.unlink(missing_ok=True)
+
+
+def _here(place: Path) -> list[int] | None:
+    """Return by which a file of this machine is told from a torn or changed one."""
+    try:
+        status = place.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _name(path: str, root: str) -> str:

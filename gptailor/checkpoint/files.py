@@ -8,6 +8,7 @@ import json
 import os
 import re
 import stat
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -259,6 +260,34 @@ def expanded(path: str | Path) -> Path:
     `Path.expanduser` raises there, which no path in a plan is to do.
     """
     return Path(os.path.expanduser(path))  # noqa: PTH111
+
+
+def copies_folder() -> Path:
+    """Return where copies of what lies elsewhere are kept; without a home a temporary folder.
+
+    Raises CheckpointError (C303) where that is another user's, who could put anything there.
+    """
+    if (home := cache_folder()) is not None:
+        return home
+    own = Path(tempfile.gettempdir(), f"gptailor-{os.getuid()}")
+    with suppress(FileExistsError):
+        own.mkdir(mode=0o700)
+    if own.is_symlink() or not is_ours(own):
+        raise foreign_folder(own)
+    return own
+
+
+def is_ours(path: Path) -> bool:
+    """Return whether a file belongs to this user, or to root: another's may hold anything."""
+    with suppress(OSError):
+        return path.stat().st_uid in (os.geteuid(), 0)
+    return False
+
+
+def foreign_folder(path: Path) -> CheckpointError:
+    """Return the error (C303) for a cache that another user could fill."""
+    message = "belongs to another user, and is no place for a cache"
+    return CheckpointError("C303", message, path, "set XDG_CACHE_HOME to a folder of yours")
 
 
 def cache_folder() -> Path | None:

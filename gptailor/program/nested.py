@@ -16,7 +16,7 @@ from gptailor.plan import plan as p
 from gptailor.plan import walk
 from gptailor.plan.needed import needed
 from gptailor.program.compile import draft_program, fold_scales, output_configuration
-from gptailor.program.program import Combine, Copy, Output, files_of
+from gptailor.program.program import Combine, Copy, Output, leaves_of
 from gptailor.program.sources import Checked
 from gptailor.program.unquantised import dequantised_models
 
@@ -98,7 +98,7 @@ def nested_checkpoint(plan: p.Plan, models: Mapping[str, Opened]) -> Checkpoint:
             raise CheckpointError("M234", message, folder, help_)
     its = owner.checkpoint.files[:1]
     read = [*its] if is_gguf(its[0]) else []  # such a file has the tokenizer in it
-    read += [file for tensor in tensors.values() for file in files_of(tensor)]
+    read += [leaf.file for tensor in tensors.values() for leaf in leaves_of(tensor)]
     family = checked.base.checkpoint.family
     return Checkpoint(folder, config, tensors, tuple(dict.fromkeys(read)), family, nested=True)
 

@@ -1,7 +1,7 @@
 """The `Program`: how an output is made, tensor by tensor. Pure data, made from headers alone."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
@@ -183,16 +183,19 @@ def learning_tensors(rank: int | None, tensors: Mapping[str, TensorSpec]) -> lis
 
 def files(program: Program) -> list[Path]:
     """The files that the program reads, each once, in the order that they are first read."""
-    found: dict[Path, None] = {}
-    for output in program.outputs:
+    return list(dict.fromkeys(t.file for t in stored_tensors(program.outputs)))
+
+
+def stored_tensors(outputs: Iterable[Output]) -> Iterator[TensorInfo]:
+    """Yield the tensors on disk that outputs are made from, in the order that they are read."""
+    for output in outputs:
         make = unfitted(output.make)
         for tensor in (make.source,) if isinstance(make, Copy) else make.tensors:
-            found |= dict.fromkeys(files_of(tensor))
-    return list(found)
+            yield from leaves_of(tensor)
 
 
-def files_of(tensor: TensorInfo) -> Iterator[Path]:
-    """The files that a tensor is read from."""
+def leaves_of(tensor: TensorInfo) -> Iterator[TensorInfo]:
+    """Yield the tensors on disk that a tensor's values are made from."""
     match tensor.form:
         case Adapted(base, deltas):
             inner = [base, *(tensor for delta in deltas for tensor in read_of(delta))]
@@ -203,12 +206,12 @@ def files_of(tensor: TensorInfo) -> Iterator[Path]:
         case Computation():
             inner = [*tensor.form.tensors]
         case None | Pickled() | Dequantised():
-            yield tensor.file
+            yield tensor
             return
         case form:
             inner = [*pieces_of(form)]
     for each in inner:
-        yield from files_of(each)
+        yield from leaves_of(each)
 
 
 def program_lines(program: Program) -> list[str]:

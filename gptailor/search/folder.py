@@ -18,7 +18,12 @@ from gptailor.checkpoint.files import CheckpointError, quoted, read_object, stam
 from gptailor.checkpoint.folder import CONFIG, tokenizer_files
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.models import Opened
+<<<<<<< HEAD
 from gptailor.checkpoint.write.digest import FileDigest, of_file
+=======
+from gptailor.checkpoint.write.digest import of_file
+from gptailor.checkpoint.write.kept import keep_json, kept_json
+>>>>>>> w-heal
 from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.format import format_plan
@@ -65,7 +70,8 @@ def search_identity(
     """
     files = {name: list(_files(opened)) for name, opened in models.items()}
     texts = list(dict.fromkeys(texts))
-    digests = _digests(folder, dict.fromkeys([*chain.from_iterable(files.values()), *texts]))
+    read = dict.fromkeys([*chain.from_iterable(files.values()), *texts])
+    digests = file_digests(folder.path / _DIGESTS, read)
     of_models = {n: "\n".join(dict.fromkeys(digests[f] for f in its)) for n, its in files.items()}
     of_texts: dict[str, str] = {}
     for text in texts:
@@ -89,12 +95,13 @@ def search_identity(
     }
 
 
-def _digests(folder: "Folder", files: Collection[Path]) -> dict[Path, str]:
-    """The sha256 of files, read by several threads. Raises C201 for one that can't be read.
+def file_digests(noted: Path, files: Collection[Path]) -> dict[Path, str]:
+    """Return the sha256 of files, read by several threads. Raises C201 for one that can't be read.
 
-    Those that were not touched since the last time aren't read again.
+    Those that were not touched since they were noted aren't read again; a damaged note counts as
+    none.
     """
-    known, now = folder.get_json(_DIGESTS) or {}, stamps(files)
+    known, now = kept_json(noted), stamps(files)
 
     def recalled(file: Path) -> str | None:
         entry, stamp = known.get(os.path.abspath(file)), now.get(file)  # noqa: PTH100 (links stay)
@@ -113,8 +120,13 @@ def _digests(folder: "Folder", files: Collection[Path]) -> dict[Path, str]:
     for file in fresh:
         entry = {"stamp": list(now[file]), "sha256": made[file].sha256}
         known[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
+<<<<<<< HEAD
     if fresh:
         folder.put_json(_DIGESTS, known)
+=======
+    if made:
+        keep_json(noted, known)
+>>>>>>> w-heal
     return {file: str(recalled(file)) for file in files}
 
 
@@ -253,7 +265,7 @@ class Folder:
         """Write a file whole or not at all, in the place of an old one. Raises C303."""
         raw = text.encode()
         place = self._write(name, raw)
-        if self._storage is not None and name != _DIGESTS:  # these are of this machine
+        if self._storage is not None:
             self._storage.put(name, raw)
         return place
 

@@ -2,7 +2,6 @@
 
 import importlib
 import secrets
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import final
 from urllib.parse import unquote, urlsplit
 
-from gptailor.checkpoint.files import CheckpointError, cache_folder, quoted
+from gptailor.checkpoint.files import CheckpointError, copies_folder, quoted
 from gptailor.plan.extras import how_to_install
 from gptailor.plan.faults import TailorError
 
@@ -33,8 +32,7 @@ def local_or_url(run: str | Path) -> Path | str:
 
 def copy_of(url: str) -> Path:
     """The folder of this machine that has a copy of what lies at a URL."""
-    kept = cache_folder() or Path(tempfile.gettempdir(), "gptailor")
-    return kept / "runs" / sha256(url.encode()).hexdigest()[:16]
+    return copies_folder() / "runs" / sha256(url.encode()).hexdigest()[:16]
 
 
 @final

@@ -1,7 +1,9 @@
 """Models in object storage: fetched once a machine, whatever goes on at the same time."""
 
 import fcntl
+import os
 import signal
+import tempfile
 import threading
 import uuid
 from collections import Counter
@@ -14,6 +16,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import gptailor
+from gptailor.checkpoint import at_url, files
 from gptailor.checkpoint.at_url import fetched_folder, kept_folder
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.plan.faults import PlanError
@@ -99,6 +102,58 @@ def test_a_fetch_that_breaks_off_leaves_nothing_half(
     assert url in str(refused.value)
     assert list(kept_folder(url).iterdir()) == []
     assert (fetched_folder(url) / "one").read_text() == "1"
+
+
+@pytest.mark.parametrize("damage", ["torn", "changed", "gone"])
+def test_a_file_that_is_not_what_was_fetched_is_fetched_again(
+    got: Counter[str], damage: str
+) -> None:
+    url = stored(one="11", two="2")
+    place = fetched_folder(url) / "one"
+    if damage == "gone":
+        place.unlink()
+    else:
+        place.write_text("1" if damage == "torn" else "12")
+        os.utime(place, (1, 1))
+    assert (fetched_folder(url) / "one").read_text() == "11"
+    fetched_folder(url)
+    assert got == {"one": 2, "two": 1}
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'{"one": 1}', b"\xff"])
+def test_a_damaged_list_of_what_was_fetched_counts_as_none(got: Counter[str], raw: bytes) -> None:
+    url = stored(one="1")
+    (fetched_folder(url) / ".fetched.json").write_bytes(raw)
+    fetched_folder(url)
+    fetched_folder(url)
+    assert got == {"one": 2}
+
+
+def test_another_users_folder_is_no_place_for_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = stored(one="1")
+    fetched_folder(url)
+    monkeypatch.setattr(at_url, "is_ours", lambda _: False)
+    with pytest.raises(CheckpointError, match=r"C303.*belongs to another user"):
+        fetched_folder(url)
+
+
+@pytest.mark.parametrize("how", ["another user's", "a link"])
+def test_without_a_home_another_users_temporary_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(files, "cache_folder", lambda: None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    url = stored(one="1")
+    own = fetched_folder(url).parents[1]
+    assert own == tmp_path / f"gptailor-{os.getuid()}"
+    assert own.stat().st_mode & 0o777 == 0o700
+    if how == "a link":
+        own.rename(tmp_path / "elsewhere")
+        own.symlink_to(tmp_path / "elsewhere")
+    else:
+        monkeypatch.setattr(files, "is_ours", lambda _: False)
+    with pytest.raises(CheckpointError, match=r"C303.*belongs to another user"):
+        fetched_folder(url)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """What was learned before on this machine is taken as it was, and only where all is the same."""
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from gptailor.evaluate.heal import known as store_module
+from gptailor.evaluate.heal import kept as store_module
 from gptailor.evaluate.heal.heal import OnHealing
-from gptailor.evaluate.heal.known import HealingStore, KnownHealing
+from gptailor.evaluate.heal.kept import HealingStore, KnownHealing
 from gptailor.evaluate.live.stitch import fit
 from gptailor.lang.parse import loads
 from gptailor.plan.faults import Origin, Source
@@ -55,6 +57,56 @@ def test_what_was_used_longest_ago_goes_first(
 def test_a_file_that_is_broken_is_as_if_it_were_not_there(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "one.safetensors").write_bytes(raw)
     assert HealingStore(tmp_path).get("one") is None
+
+
+def flipped(file: Path, bit: int) -> None:
+    """Flip one bit of a file, counted from its end if it is negative."""
+    raw = bytearray(file.read_bytes())
+    raw[(bit % (8 * len(raw))) // 8] ^= 1 << bit % 8
+    file.write_bytes(raw)
+
+
+def test_one_flipped_bit_anywhere_makes_it_unknown_and_it_is_removed(tmp_path: Path) -> None:
+    store = HealingStore(tmp_path)
+    store.put("one", healing(7))
+    file = tmp_path / "one.safetensors"
+    sound = file.read_bytes()
+    for bit in range(0, 8 * len(sound), 7):
+        file.write_bytes(sound)
+        flipped(file, bit)
+        assert store.get("one") is None, bit
+        assert not file.exists()
+    file.write_bytes(sound)
+    assert store.get("one") is not None
+
+
+def test_another_healings_file_is_not_taken(tmp_path: Path) -> None:
+    store = HealingStore(tmp_path)
+    store.put("one", healing(7))
+    shutil.copy(tmp_path / "one.safetensors", tmp_path / "two.safetensors")
+    assert store.get("two") is None
+    assert store.get("one") is not None
+
+
+def test_another_users_file_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = HealingStore(tmp_path)
+    store.put("one", healing(7))
+    monkeypatch.setattr(store_module, "is_ours", lambda _: False)
+    assert store.get("one") is None
+    assert (tmp_path / "one.safetensors").exists()
+
+
+def test_a_file_that_cannot_be_touched_is_taken_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = HealingStore(tmp_path)
+    store.put("one", healing(7))
+
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", read_only)
+    assert store.get("one") is not None
 
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
@@ -113,6 +165,16 @@ def test_the_same_again_is_known_and_the_same_to_the_bit(
     for name, tensor in first.items():
         assert torch.equal(tensor, again[name])
         assert torch.equal(tensor, anew[name])
+
+
+def test_a_damaged_entry_is_learned_again_to_the_same_bytes(world: Path) -> None:
+    _, first = healed(CUT, world)
+    [file] = (world / "cache" / "gptailor" / "healed").iterdir()
+    flipped(file, -41)
+    for expected in ("learned", "known"):
+        said, again = healed(CUT, world)
+        assert said == [expected]
+        assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.faults import CodedError
-from gptailor.plan.layers import Gap, undone, undone_numbers
+from gptailor.plan.layers import Gap, bridge_over, undone, undone_numbers
 from gptailor.plan.plan import Plan
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
@@ -275,6 +275,8 @@ class Bridger:
             tensors = fold_fit(solution.change, made, self.layout, dtypes)
         except BridgeError as error:
             message = f"{gap.name}: {error.message}"
+            if error.code == "C807" and (broken := contents.not_finite(walk.undone)) is not None:
+                message += f": {broken}"
             raise BridgeError(error.code, message, error.help) from None
         return FittedBridge(tensors, text.digest, text.tokens, solution.explained)
 
@@ -288,13 +290,18 @@ class Bridger:
         return (hidden if last is None else last.inputs), hidden
 
     def _text(self, plan: Plan, gap: Gap, inputs: int) -> CalibrationText:
-        """The gap's text. Raises CalibrationError (C806) where a fit on `inputs` takes more."""
+        """The gap's text. Raises CalibrationError (C806) where a fit on `inputs` takes more.
+
+        A number of tokens that the plan names has to be there, as for `heal`.
+        """
         tokenizer_model = Checked(plan, self.table.models).tokenizer_model
         path = calibration_path(plan, gap.on)
-        key = (path, gap.tokens, tokenizer_model.name)
+        named = bridge_over(plan, gap.after)
+        exactly = named is not None and plan.bridges[named].tokens is not None
+        key = (path, gap.tokens, exactly, tokenizer_model.name)
         if key not in self._texts:
             encoder = TokenEncoder(tokenizer_of(tokenizer_model), position_count(self._config))
-            self._texts[key] = calibration_text(path, gap.tokens, encoder)
+            self._texts[key] = calibration_text(path, gap.tokens, encoder, exactly=exactly)
         text = self._texts[key]
         if text.tokens < inputs:
             message = f"the text has {text.tokens:,} tokens, and a bridge needs at least {inputs:,}"

@@ -20,7 +20,15 @@ from gptailor.checks.bridges import last_projection
 from gptailor.evaluate.forward.recording import record_calls, wraps
 from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.live.contents import Content, ModelContents
-from gptailor.evaluate.objectives.datasets import Exchange, Passage, order, read_texts, whole_text
+from gptailor.evaluate.objectives.datasets import (
+    FEWER_TOKENS,
+    Exchange,
+    Passage,
+    order,
+    read_texts,
+    too_short,
+    whole_text,
+)
 from gptailor.evaluate.objectives.tokens import TokenEncoder, Tokens
 from gptailor.plan.faults import TailorError
 from gptailor.plan.layers import Gap
@@ -51,13 +59,15 @@ class CalibrationText:
     tokens: int
 
 
-def calibration_text(path: Path, wanted: int, encoder: TokenEncoder) -> CalibrationText:
-    """Of a file's text so many tokens, or all if it has fewer.
+def calibration_text(
+    path: Path, wanted: int, encoder: TokenEncoder, *, exactly: bool = False
+) -> CalibrationText:
+    """Take so many tokens of a file's text; without `exactly` all of them if it has fewer.
 
     Rows are drawn in an order that depends on their number alone. Each is cut into sequences of
     `_BRIDGE_WINDOW` tokens, which begin with the special tokens that the tokenizer begins a text
     with, and these count too; a file that isn't JSON lines is cut first and drawn then.
-    Raises CalibrationError.
+    Raises CalibrationError: C806 for a text that is too short, and those of `read_texts`.
     """
     rows = read_texts(path)
     digest = of_file(path)
@@ -68,6 +78,8 @@ def calibration_text(path: Path, wanted: int, encoder: TokenEncoder) -> Calibrat
         left -= len(found[-1])
         if not left:
             break
+    if left and exactly:
+        raise too_short(path, f"{wanted - left:,} tokens", "'bridge'", wanted, FEWER_TOKENS)
     return CalibrationText(path, tuple(_batches(found)), digest, wanted - left)
 
 

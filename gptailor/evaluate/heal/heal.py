@@ -1,16 +1,12 @@
 """A cut plan's layers learn what the plan with nothing dropped predicts: `heal`."""
 
-import fcntl
 import gc
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol, final, runtime_checkable
 
@@ -20,17 +16,17 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 import gptailor
-from gptailor.checkpoint.files import cache_folder
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.write.digest import FileDigest
 from gptailor.evaluate.dtype import halves_are_quick
 from gptailor.evaluate.forward.requests import LiveModel
-from gptailor.evaluate.heal.known import HealingStore, KnownHealing
+from gptailor.evaluate.heal.kept import HealingStore, KnownHealing, kept_home, working_folder
 from gptailor.evaluate.heal.learning import (
     HealError,
     Learning,
     LowRankChanges,
     ModuleNames,
+    NotFiniteError,
     WholeWeights,
     matched,
 )
@@ -38,7 +34,7 @@ from gptailor.evaluate.heal.memory import HealingMemory
 from gptailor.evaluate.heal.teacher import Predictions
 from gptailor.evaluate.heal.text import HealingText, healing_text
 from gptailor.evaluate.heal.train import HealStep, Student, Training
-from gptailor.evaluate.live.contents import Content, ModelContents
+from gptailor.evaluate.live.contents import Content, ModelContents, not_finite
 from gptailor.evaluate.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.layers import Gap, Healing, undone
@@ -172,7 +168,10 @@ class Healer:
         for index, tensors in bridged.items():
             layers[index] = student.with_tensors(layers[index], tensors)
         contents = replace(begun, layers=tuple(layers))
-        key, store = self._key(contents, teacher, healing, text), HealingStore(_home() / "healed")
+        key, store = (
+            self._key(contents, teacher, healing, text),
+            HealingStore(kept_home() / "healed"),
+        )
         known = None if self.anew else store.get(key)
         with torch.inference_mode(mode=False):
             if known is not None:
@@ -181,7 +180,7 @@ class Healer:
                 learning.take(known.parameters)
             else:
                 on.start(start)
-                with _kept(key) as folder:
+                with working_folder(key) as folder:
                     learned, held = self._taught(teacher, contents, text, folder, on)
                     gc.collect()
                     bare = None
@@ -191,8 +190,9 @@ class Healer:
                     live = student.live(contents)
                     learning = self._learning(student, live, contents, healing)
                     runner = Student(live, min(healing.indices), recompute=self.memory is not None)
-                    training = Training(runner, learning, (learned, held), folder)
-                    training.run(on.step)
+                    training = Training(runner, learning, (learned, held), folder, key)
+                    with _explained(contents, text):
+                        training.run(on.step)
                     losses = (training.start if bare is None else bare, training.start)
                     known = KnownHealing(learning.parameters, *losses, training.best)
                     store.put(key, known)
@@ -242,18 +242,18 @@ class Healer:
     ) -> tuple[Predictions, Predictions]:
         """The teacher's predictions, of what is learned and of what is held out."""
         models, plan = teacher
-        stitchers: list[Stitching] = []
+        stitcher = self.stitching(models, self.dtype, self.memory)
+        taught = stitcher.bare(plan)
 
         def live() -> LiveModel:
-            if not stitchers:
-                stitchers.append(self.stitching(models, self.dtype, self.memory))
-            return stitchers[0].live(stitchers[0].bare(plan))
+            return stitcher.live(taught)
 
         vocabulary = int(configuration(contents.config).get_text_config().vocab_size)
         made = []
         for name, sequences in (("learned", text.learned), ("held", text.held)):
             predictions = Predictions(folder / name, sequences, vocabulary)
-            predictions.learn(live, self.device, on.teacher)
+            with _explained(taught, text):
+                predictions.learn(live, self.device, on.teacher)
             made.append(predictions)
         return made[0], made[1]
 
@@ -291,9 +291,7 @@ class Healer:
             torch.get_num_threads(), torch.__version__, transformers.__version__,
             gptailor.__version__,
         )  # fmt: skip
-        key = hashlib.sha256(repr(said).encode())
-        for source in sorted(Path(__file__).parent.glob("*.py")):  # which versions don't tell apart
-            key.update(source.read_bytes())
+        key = hashlib.sha256(repr(said).encode() + _sources())
         for tokens in (text.learned, text.held):
             key.update(repr(tokens.shape).encode() + tokens.contiguous().numpy().tobytes())
         for number, layer in enumerate(contents.layers):
@@ -303,51 +301,27 @@ class Healer:
         return key.hexdigest()[:32]
 
 
-def _home() -> Path:
-    """Where what was learned is kept; without a home a place where nothing can be."""
-    return cache_folder() or Path(os.devnull)
-
-
-_FORGOTTEN_SECONDS = 30 * 86_400
-"""After so long nobody comes back to what a killed run has left."""
-
-
-def _forget(home: Path) -> None:
-    """Remove what killed runs have left long ago."""
-    for folder in home.glob("*/"):
-        with suppress(OSError):  # gone, or another user's
-            latest = max(file.stat().st_mtime for file in (folder, *folder.rglob("*")))
-            if time.time() - latest > _FORGOTTEN_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
+@cache
+def _sources() -> bytes:
+    """The sha256 of the package's own source files, which versions don't tell apart."""
+    package = Path(gptailor.__file__).parent
+    found = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        found.update(file.read_bytes())
+    return found.digest()
 
 
 @contextmanager
-def _kept(key: str) -> Iterator[Path]:
-    """The folder of a healing, which a killed run leaves and a finished one takes away."""
-    folder = _home() / "heal" / key
-    with ExitStack() as stack:
-        try:
-            _forget(folder.parent)
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((folder / "lock").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.fstat(lock.fileno()), (folder / "lock").stat())
-        except OSError:  # nowhere to keep it, or another process heals the same
-            ours = False
-        if not ours:
-            try:
-                own = tempfile.mkdtemp(prefix="gptailor-heal-")
-            except OSError:  # nowhere at all: all is in memory
-                own = os.devnull
-            stack.callback(shutil.rmtree, own, ignore_errors=True)
-            yield Path(own)
-            return
-        try:
-            yield folder
-        except HealError:  # it would end in the same way
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        shutil.rmtree(folder, ignore_errors=True)
+def _explained(contents: ModelContents, text: HealingText) -> Iterator[None]:
+    """Say why a model computes no numbers: a tensor that is none, or else the text."""
+    try:
+        yield
+    except NotFiniteError as error:
+        if (broken := not_finite(contents)) is not None:
+            help_ = "fetch the file again, or name another model"
+            raise HealError("C809", f"'heal' can't learn: {error}: {broken}", help_) from None
+        message = f"'heal' can't learn: {error} on {text.path}, and all stored tensors are finite"
+        raise HealError("C809", message, "heal on other text, or from another model") from None
 
 
 def _read(contents: ModelContents) -> str:

@@ -11,12 +11,17 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gptailor.plan.faults import CodedError
+from gptailor.plan.faults import CodedError, TailorError
 
 
 @final
 class HealError(CodedError):
     """A plan can't be healed."""
+
+
+@final
+class NotFiniteError(TailorError):
+    """A model computes NaN or infinity before anything has learned; why is for others to find."""
 
 
 ModuleNames = Mapping[str, str]
@@ -204,7 +209,10 @@ def matched(
 def _equal(given: Tensor, loaded: Tensor) -> bool:
     if given.shape != loaded.shape:
         return False
-    return torch.equal(given.to(device=loaded.device, dtype=loaded.dtype), loaded)
+    own = given.to(device=loaded.device, dtype=loaded.dtype)
+    if own.is_floating_point():
+        return torch.allclose(own, loaded, rtol=0, atol=0, equal_nan=True)
+    return torch.equal(own, loaded)
 
 
 def _projections(

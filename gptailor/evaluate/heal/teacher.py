@@ -1,8 +1,8 @@
 """What the teacher predicts after each token, computed once and kept on disk, compactly."""
 
-import json
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import final
@@ -11,8 +11,11 @@ import torch
 from jaxtyping import Float, Int32, Int64
 from torch import Tensor
 
+from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.evaluate.forward.evaluator import Evaluator
 from gptailor.evaluate.forward.requests import LiveModel, Request, Rows, Work
+from gptailor.evaluate.heal.learning import NotFiniteError
 from gptailor.evaluate.objectives.kl import grouped
 from gptailor.evaluate.outcome import Failure
 from gptailor.plan.faults import TailorError
@@ -23,7 +26,10 @@ TAUGHT = 128
 Chosen in `docs/healing.md`'s ablation.
 """
 _AT_ONCE = 2**16
-"""Tokens that the teacher predicts from at once; a killed run begins again after the last ones."""
+"""Tokens of a chunk: the teacher predicts from them at once, and they have one digest.
+
+A killed run goes on after its last sound chunk.
+"""
 _DONE = "teacher.json"
 
 
@@ -34,6 +40,9 @@ class Predictions:
     Of each prediction: the likeliest tokens, and the logarithms of their probabilities, of all
     others' together last where there are others. A sequence of n tokens has n − 1 predictions.
     Where the folder has no room they are in memory.
+
+    The files count as far as their chunks have the digests that stand beside them; that is looked
+    at once, in `learn`. `digest` is then one of all predictions.
     """
 
     def __init__(
@@ -45,13 +54,14 @@ class Predictions:
         self.groups = self.kept + (self.kept < vocabulary)
         self.each = sequences.shape[1] - 1
         self.on_disk = True
+        self._digests: list[str] = []
         rows = len(sequences) * self.each
         self.tokens = self._mapped("tokens", rows * self.kept, torch.int32).view(rows, self.kept)
         self.logs = self._mapped("logs", rows * self.groups, torch.float32).view(rows, self.groups)
 
     def _mapped(self, name: str, size: int, dtype: torch.dtype) -> Tensor:
         """A file as a tensor. Its room is taken first: a mapped file on a full disk is a crash."""
-        file = self.folder / f"teacher.{name}"
+        file = self._file(name)
         try:
             self.folder.mkdir(exist_ok=True)
             with file.open("ab") as there:
@@ -75,6 +85,11 @@ class Predictions:
         rows = slice(start * self.each, stop * self.each)
         return self.tokens[rows], self.logs[rows]
 
+    @property
+    def digest(self) -> str:
+        """One digest of the predictions that are there, and of the sequences that they are of."""
+        return hashlib.sha256("".join(self._digests).encode()).hexdigest()
+
     def learn(
         self,
         teacher: Callable[[], LiveModel],
@@ -83,34 +98,60 @@ class Predictions:
     ) -> None:
         """Ask the teacher, where that isn't done yet. `on_done` hears of tokens done and of all.
 
-        Raises TailorError for a teacher that predicts no numbers.
+        Raises NotFiniteError for a teacher whose predictions are NaN, TailorError for one that
+        fails.
         """
-        marker = self.folder / _DONE
-        known = self.on_disk and marker.is_file()
-        done = int(json.loads(marker.read_text())["sequences"]) if known else 0
         total = self.sequences.numel()
         step = max(1, _AT_ONCE // self.sequences.shape[1])
-        if done == len(self.sequences):
+        starts = range(0, len(self.sequences), step)
+        self._digests = list(self._sound(starts)) if self.on_disk else []
+        if len(self._digests) == len(starts):
             return
         live = teacher()
         evaluator = Evaluator(device=device)
-        for start in range(done, len(self.sequences), step):
+        for start in starts[len(self._digests) :]:
             on_done(start * self.sequences.shape[1], total)
             some = self.sequences[start : start + step]
             requests = [Request(tuple(row), 1) for row in some.tolist()]
             found = evaluator.run(live, [Work(requests, self._keep)])
             if isinstance(found, Failure):
+                if found.reason == "nan":
+                    raise NotFiniteError("its teacher's predictions are NaN")
                 raise TailorError(f"the teacher of 'heal' fails: {found.message}")
             rows = slice(start * self.each, (start + len(some)) * self.each)
             values = torch.cat(found[0])
             self.tokens[rows] = values[:, : self.kept].int()
             self.logs[rows] = values[:, self.kept :]
+            self._digests.append(self._digest(start, start + step))
             if self.on_disk:
-                with suppress(OSError):  # a kill would then cost more
-                    written = marker.with_suffix(".new")
-                    written.write_text(json.dumps({"sequences": start + len(some)}))
-                    written.replace(marker)
+                self._note()
         on_done(total, total)
+
+    def _sound(self, starts: range) -> Iterator[str]:
+        """The digests of the first chunks, as long as they are those that were noted."""
+        noted = kept_json(self.folder / _DONE).get("chunks", [])
+        for start, digest in zip(starts, noted, strict=False):
+            if self._digest(start, start + starts.step) != digest:
+                return
+            yield digest
+
+    def _digest(self, start: int, stop: int) -> str:
+        """The sha256 of some sequences and their predictions."""
+        found = hashlib.sha256(self.sequences[start:stop].contiguous().numpy().data)
+        for part in self.of(start, min(stop, len(self.sequences))):
+            found.update(part.numpy().data)
+        return found.hexdigest()
+
+    def _note(self) -> None:
+        """Write the digests down, once what they are of is on the disk."""
+        with suppress(OSError, CheckpointError):  # a kill would then cost more
+            for name in ("tokens", "logs"):
+                with self._file(name).open("rb") as file:
+                    os.fsync(file.fileno())
+            keep_json(self.folder / _DONE, {"chunks": self._digests})
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"teacher.{name}"
 
     def _keep(
         self, logits: Float[Tensor, " n vocab"], targets: Int64[Tensor, " n"], rows: Rows

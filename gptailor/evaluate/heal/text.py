@@ -11,11 +11,12 @@ from torch import Tensor
 
 from gptailor.checkpoint.write.digest import FileDigest, of_file
 from gptailor.evaluate.objectives.datasets import (
-    CalibrationError,
+    FEWER_TOKENS,
     Exchange,
     Passage,
     order,
     read_texts,
+    too_short,
     whole_text,
 )
 from gptailor.evaluate.objectives.tokens import TokenEncoder
@@ -65,13 +66,12 @@ def healing_text(
         if len(found) == needed:
             break
     if len(found) < (needed if exactly else 2):
-        there = length * len(found)
-        message = (
-            f"the text has {there:,} tokens in whole sequences of {length}, and 'heal' needs "
-            f"{length * needed if exactly else 2 * length:,}"
-        )
-        help_ = f"{length * needed:,} are what it learns from and every {HELD_OUT_EVERY}th sequence"
-        raise CalibrationError("C806", message, path, help=help_ if exactly else "give more text")
+        there = f"{length * len(found):,} tokens in whole sequences of {length}"
+        if exactly:
+            share = f"every {HELD_OUT_EVERY}th of these sequences is held out"
+            help_ = f"{FEWER_TOKENS}; {share}"
+            raise too_short(path, there, "'heal'", length * needed, help_)
+        raise too_short(path, there, "'heal'", 2 * length)
     table = torch.tensor(found)
     held = torch.arange(len(found)) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     if not bool(held.any()):

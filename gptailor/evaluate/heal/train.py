@@ -3,21 +3,20 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int64
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gptailor.evaluate.forward.recording import Call, head_logits, record_calls, wraps
 from gptailor.evaluate.forward.requests import LiveModel
-from gptailor.evaluate.heal.learning import HealError, Learning, WholeWeights
+from gptailor.evaluate.heal.kept import KeptTensors, read_tensors
+from gptailor.evaluate.heal.learning import HealError, Learning, NotFiniteError, WholeWeights
 from gptailor.evaluate.heal.loss import head_divergence, head_loss
 from gptailor.evaluate.heal.teacher import Predictions
 
@@ -174,7 +173,10 @@ class Student:
 
 @final
 class Training:
-    """Learning from a teacher's predictions: `run`. Its state is kept in `folder`."""
+    """Learning from a teacher's predictions: `run`. Its state is kept in `folder`, under `key`.
+
+    A state counts only with the predictions that it learned from: both have one digest.
+    """
 
     def __init__(
         self,
@@ -182,11 +184,13 @@ class Training:
         learning: Learning,
         predictions: tuple[Predictions, Predictions],
         folder: Path,
+        key: str,
     ) -> None:
         self.student = student
         self.learning = learning
         self.learned, self.held = predictions
-        self.folder = folder
+        self.file = folder / _STATE
+        self.key = f"{key} {self.learned.digest} {self.held.digest}"
         self.parameters = learning.parameters
         whole = isinstance(learning, WholeWeights)
         self.rate = WHOLE_RATE if whole else LOW_RANK_RATE
@@ -203,10 +207,10 @@ class Training:
     def run(self, on_step: OnHealStep = lambda _: None) -> None:
         """Learn, and leave the parameters as they were where the held-out loss was least.
 
-        Raises HealError (C809) where a loss is no number.
+        Raises HealError (C809) where a loss is no number, NotFiniteError where it is none before
+        the first step.
         """
-        with suppress(SafetensorError):  # not whole: begin anew
-            self._load()
+        self._load()
         checks = {round(self.steps * n / CHECKS) for n in range(1, CHECKS + 1)}
         if not self.done and math.isnan(self.start):
             self.start = self.held_out()
@@ -250,6 +254,8 @@ class Training:
     def _number(self, loss: float) -> float:
         if math.isfinite(loss):
             return loss
+        if not self.done:
+            raise NotFiniteError("its loss is no number before the first step")
         message = f"'heal' diverges: its loss is no number at step {self.done} of {self.steps}"
         help_ = "nothing was written; heal with a lower rank or on other text"
         raise HealError("C809", message, help_)
@@ -264,35 +270,28 @@ class Training:
     def _save(self) -> None:
         tensors = {f"best.{name}": tensor for name, tensor in self._best.items()}
         for name, parameter in self.parameters.items():
-            tensors[f"now.{name}"] = parameter.detach()
+            tensors[f"now.{name}"] = parameter
             for what, value in self.optimiser.state[parameter].items():  # none without a gradient
                 tensors[f"adam.{what}.{name}"] = value
-        said = {"done": str(self.done), "best": repr(self.best), "start": repr(self.start)}
-        new = self.folder / (_STATE + ".new")
-        try:
-            save_file({n: t.contiguous() for n, t in tensors.items()}, new, metadata=said)
-            new.replace(self.folder / _STATE)
-        except (OSError, SafetensorError):  # a full disk, say: a kill would then cost more
-            with suppress(OSError):
-                new.unlink()
+        notes = {"done": str(self.done), "best": repr(self.best), "start": repr(self.start)}
+        KeptTensors(tensors, notes).write(self.file, self.key)
 
     def _load(self) -> None:
-        file = self.folder / _STATE
-        if not file.is_file():
+        """Go on from a kept state; without a sound one everything is as it is."""
+        if (kept := read_tensors(self.file, self.key)) is None:
             return
-        with safe_open(file, framework="pt", device=str(self.student.device)) as kept:
-            said, there = kept.metadata(), set(kept.keys())
-            with torch.no_grad():
-                for name, parameter in self.parameters.items():
-                    parameter.copy_(kept.get_tensor(f"now.{name}"))
-                    self._best[name] = kept.get_tensor(f"best.{name}")
-                    of = {what: f"adam.{what}.{name}" for what in _ADAM}
-                    if there.issuperset(of.values()):
-                        state = {what: kept.get_tensor(key) for what, key in of.items()}
-                        self.optimiser.state[parameter] = state
-        self.done, self.best = int(said["done"]), float(said["best"])
-        self.start = float(said["start"])
-        self.learning.apply()
+        device = self.student.device
+        self.learning.take({name: kept.tensors[f"now.{name}"] for name in self.parameters})
+        for name, parameter in self.parameters.items():
+            self._best[name] = kept.tensors[f"best.{name}"].to(device)
+            adam = {what: f"adam.{what}.{name}" for what in _ADAM}
+            if adam["step"] in kept.tensors:
+                self.optimiser.state[parameter] = {
+                    what: kept.tensors[key].to("cpu" if what == "step" else device)
+                    for what, key in adam.items()
+                }
+        self.done, self.best = int(kept.notes["done"]), float(kept.notes["best"])
+        self.start = float(kept.notes["start"])
 
 
 def _share(step: int, steps: int) -> float:

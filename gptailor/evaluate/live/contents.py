@@ -13,6 +13,7 @@ from torch import Tensor
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, moved_config
 from gptailor.checkpoint.families.vision import with_tokens_of
+from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.plan import Plan
@@ -20,7 +21,7 @@ from gptailor.program.combine import combine_tensors
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.load import load_tensor
 from gptailor.program.nested import with_made_models
-from gptailor.program.program import Combine, Copy, Instruction, Output, unfitted
+from gptailor.program.program import Combine, Copy, Instruction, Output, stored_tensors, unfitted
 from gptailor.program.sources import Checked
 
 _TENSOR_ALIGNMENT = 64
@@ -76,6 +77,20 @@ def aligned_tensor(tensor: Tensor) -> Tensor:
 def size_of(tensors: Iterable[Tensor]) -> int:
     """Bytes of the tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def not_finite(contents: "ModelContents") -> str | None:
+    """Return which stored tensor of a model holds NaN or infinity, and its file.
+
+    None if all are finite. All files are read again: this is for a model that computed no numbers.
+    """
+    outputs = [*contents.begin, *(o for layer in contents.layers for o in layer.outputs)]
+    for stored in dict.fromkeys(stored_tensors([*outputs, *contents.others, *contents.end])):
+        values = load_tensor(stored)
+        if values.is_floating_point() and not bool(values.double().isfinite().all()):
+            holds = "NaN" if bool(values.double().isnan().any()) else "infinity"
+            return f"{quoted(stored.spec.name)} in {stored.file} holds {holds}"
+    return None
 
 
 PieceKey = tuple[tuple[str, str, Instruction], ...]

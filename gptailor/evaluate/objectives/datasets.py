@@ -44,6 +44,16 @@ class CalibrationError(TailorError):
         return "\n".join(lines + ([f"  = help: {self.help}"] if self.help else []))
 
 
+def too_short(path: Path, there: str, user: str, needed: int, help: str = "") -> CalibrationError:
+    """Return the error (C806) for a text with fewer tokens than a bridge or healing needs."""
+    message = f"the text has {there}, and {user} needs {needed:,}"
+    return CalibrationError("C806", message, path, help=help or "give more text")
+
+
+FEWER_TOKENS = "give more text, or ask for fewer 'tokens'"
+"""The remedy where the plan names the number of tokens."""
+
+
 @final
 @dataclass(frozen=True)
 class Passage:

@@ -620,6 +620,17 @@ def test_a_text_that_does_not_serve(
     assert caught.value.code == code
 
 
+def test_tokens_that_are_named_have_to_be_there_as_for_heal(say: Say, folder: Path) -> None:
+    (folder / "some.txt").write_text(letters(900))
+    with pytest.raises(CalibrationError) as caught:
+        fitted(say('drop L2; bridge on "some.txt" tokens 3000000'))
+    message = "the text has 900 tokens, and 'bridge' needs 3,000,000"
+    assert (caught.value.code, caught.value.message) == ("C806", message)
+    assert caught.value.help == "give more text, or ask for fewer 'tokens'"
+    [bridge] = fitted(say('drop L2; bridge on "some.txt"')).bridges.values()
+    assert bridge.tokens == 900
+
+
 def test_states_that_are_no_numbers_name_the_gap(tmp_path: Path) -> None:
     tiny_model("llama", tmp_path / "base")
     file = tmp_path / "base" / "model.safetensors"
@@ -627,8 +638,12 @@ def test_states_that_are_no_numbers_name_the_gap(tmp_path: Path) -> None:
     tensors["model.layers.2.mlp.down_proj.weight"][3, 4] = float("nan")
     save_file(tensors, file, metadata={"format": "pt"})
     (tmp_path / "text.txt").write_text(letters(900))
-    with pytest.raises(BridgeError, match="the gap after L1: hidden states are no numbers"):
+    with pytest.raises(
+        BridgeError, match="the gap after L1: hidden states are no numbers"
+    ) as caught:
         fitted(said(tmp_path, ONE))
+    where = f"'model.layers.2.mlp.down_proj.weight' in {file} holds NaN"
+    assert caught.value.message.endswith(f": {where}")
 
 
 def test_gaps_are_between_kept_layers(say: Say) -> None:

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 from gptailor.evaluate.forward.requests import LiveModel
 from gptailor.evaluate.heal import teacher
+from gptailor.evaluate.heal.learning import NotFiniteError
 from gptailor.evaluate.heal.teacher import Predictions
 from gptailor.evaluate.live.stitch import Stitcher
-from gptailor.plan.faults import TailorError
 from gptailor.prepare import prepare
 from tests.healing import CPU, said
 from tests.tiny import tiny_model
@@ -88,6 +88,48 @@ def test_it_is_asked_once_and_goes_on_where_it_was_broken_off(
     assert (asked.times, len(told)) == (2, 6)
 
 
+def damaged(file: Path, how: str) -> None:
+    raw = bytearray(file.read_bytes())
+    if how == "flip":
+        raw[len(raw) // 3] ^= 16
+    elif how == "empty":
+        raw.clear()
+    elif how == "zeros":
+        raw[:] = bytes(len(raw))
+    else:
+        del raw[len(raw) // 2 :]
+    file.write_bytes(raw)
+
+
+@pytest.mark.parametrize("name", ["teacher.json", "teacher.tokens", "teacher.logs"])
+@pytest.mark.parametrize("how", ["flip", "empty", "zeros", "short"])
+def test_what_is_damaged_is_asked_again(
+    folder: Path, tmp_path: Path, name: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "_AT_ONCE", 24)
+    whole = Predictions(tmp_path, TOKENS, 64)
+    whole.learn(Asked(folder), CPU, lambda *_: None)
+    expected = [part.clone() for part in whole.of(0, 7)]
+    digest = whole.digest
+    del whole
+    damaged(tmp_path / name, how)
+    again, asked, told = Predictions(tmp_path, TOKENS, 64), Asked(folder), list[int]()
+    again.learn(asked, CPU, lambda done, _: told.append(done))
+    assert asked.times == 1
+    assert told[0] == (24 if name != "teacher.json" and how in ("flip", "short") else 0)
+    assert all(map(torch.equal, again.of(0, 7), expected))
+    assert again.digest == digest
+    Predictions(tmp_path, TOKENS, 64).learn(asked, CPU, lambda *_: None)
+    assert asked.times == 1
+
+
+def test_predictions_of_another_text_are_not_taken(folder: Path, tmp_path: Path) -> None:
+    asked = Asked(folder)
+    for tokens in (TOKENS, TOKENS.flip(0), TOKENS.flip(0)):
+        Predictions(tmp_path, tokens, 64).learn(asked, CPU, lambda *_: None)
+    assert asked.times == 2
+
+
 def test_on_a_full_disk_predictions_are_in_memory(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,5 +152,5 @@ def test_a_teacher_that_predicts_no_numbers_is_refused(folder: Path, tmp_path: P
     live = Stitcher(prepare(plan).models).stitch(plan)
     with torch.no_grad():
         live.model.model.norm.weight.fill_(float("nan"))
-    with pytest.raises(TailorError, match=r"the teacher of 'heal' fails: .* NaN"):
+    with pytest.raises(NotFiniteError, match="its teacher's predictions are NaN"):
         Predictions(tmp_path, TOKENS, 64).learn(lambda: live, CPU, lambda *_: None)

@@ -1,10 +1,12 @@
 """What learning comes to: toys, the best state, full and low rank, states that go on."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -191,16 +193,105 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bytes(
     assert same(found, heal(plan))
 
 
-def test_a_state_that_cannot_be_read_is_begun_anew(
+def without_one_tensor(file: Path) -> None:
+    with safe_open(file, "pt") as opened:
+        notes = opened.metadata()
+    tensors = load_file(file)
+    del tensors[max(name for name in tensors if name.startswith("adam."))]
+    save_file(tensors, file, notes)
+
+
+def one_bit(file: Path) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[-1000] ^= 64
+    file.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:-100]),
+        lambda file: file.write_bytes(b""),
+        without_one_tensor,
+        one_bit,
+    ],
+    ids=["truncated", "empty", "a tensor is missing", "a bit is flipped"],
+)
+def test_a_damaged_state_is_begun_anew_to_the_same_bytes(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], None],
+) -> None:
+    monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
+    plan: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
+    with pytest.raises(KeyboardInterrupt):
+        heal(plan, on=OnHealing(step=broken_off(2)))
+    damage(state(tmp_path) / "state.safetensors")
+    told: list[HealStep] = []
+    found = heal(plan, on=OnHealing(step=told.append))
+    assert told[0].done == 0
+    assert same(found, heal(plan))
+
+
+def test_a_state_that_learned_from_other_predictions_is_begun_anew(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "_SAVE_SECONDS", -1.0)
     plan: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4')
     with pytest.raises(KeyboardInterrupt):
         heal(plan, on=OnHealing(step=broken_off(2)))
-    file = state(tmp_path) / "state.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
+    left = state(tmp_path)
+    other: Plan = said(folder, 'drop L2\nheal on "text.txt" tokens 1024 rank 4 seed 1')
+    with pytest.raises(KeyboardInterrupt):
+        heal(other, on=OnHealing(step=broken_off(0)))
+    [its] = (one for one in left.parent.iterdir() if one != left)
+    shutil.copy(left / "state.safetensors", its)
     told: list[HealStep] = []
-    found = heal(plan, on=OnHealing(step=told.append))
+    heal(other, on=OnHealing(step=told.append))
     assert told[0].done == 0
-    assert same(found, heal(plan))
+
+
+# ---------------------------------------------------------------------------------- no numbers
+
+
+@pytest.mark.parametrize(
+    ("teacher", "says"),
+    [
+        ("", "its teacher's predictions are NaN"),
+        (" from other", "its loss is no number before the first step"),
+    ],
+)
+@pytest.mark.parametrize("rank", ["4", "full"])
+def test_a_model_with_nan_names_the_tensor_and_its_file(
+    tmp_path: Path, teacher: str, says: str, rank: str
+) -> None:
+    for name in ("base", "other"):
+        tiny_model("llama", tmp_path / name, layers=4)
+    (tmp_path / "text.txt").write_text(letters(1500))
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    text = f'model other = "./other"; drop L2\nheal{teacher} on "text.txt" tokens 1024 rank {rank}'
+    with pytest.raises(HealError) as caught:
+        heal(said(tmp_path, text))
+    where = f"'model.layers.1.mlp.up_proj.weight' in {file} holds NaN"
+    assert (caught.value.code, caught.value.message) == (
+        "C809", f"'heal' can't learn: {says}: {where}",
+    )  # fmt: skip
+    assert "fetch the file again" in caught.value.help
+    assert not list((tmp_path / "cache" / "gptailor" / "heal").iterdir())
+    assert not list((tmp_path / "cache" / "gptailor").glob("healed/*"))
+
+
+def test_where_all_weights_are_finite_the_text_is_named(tmp_path: Path) -> None:
+    tiny_model("llama", tmp_path / "base", layers=4)
+    (tmp_path / "text.txt").write_text(letters(1500))
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["lm_head.weight"] *= 3e38
+    save_file({n: t.clamp(-3e38, 3e38) for n, t in tensors.items()}, file, {"format": "pt"})
+    with pytest.raises(HealError) as caught:
+        heal(said(tmp_path, 'drop L2\nheal on "text.txt" tokens 1024 rank 4'))
+    assert f"NaN on {tmp_path / 'text.txt'}, and all stored tensors are" in caught.value.message
