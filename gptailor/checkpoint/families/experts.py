@@ -74,14 +74,14 @@ def _windows(width: int, absent: Derivation, *replaces: str) -> tuple[LayerRule,
 
 
 def _even_below_bound(config: Config, count: int) -> list[Any]:
-    """Qwen 2 MoE: every other layer below `max_window_layers` slides."""
+    """Return Qwen 2 MoE's kinds: every other layer below `max_window_layers` slides."""
     bound = int_of(config, "max_window_layers", 28)
     slides = bool(config.get("use_sliding_window", False))
     return [SLIDING if slides and i % 2 == 0 and i < bound else FULL for i in range(count)]
 
 
 def _minimax_rope(defaults: Config) -> ConfigKey:
-    """Return MiniMax M2's: `rotary_dim` says how many of a head's dimensions rotate."""
+    """Return MiniMax M2's rotary embeddings: `rotary_dim` of a head's dimensions rotate."""
     whole = rope()(defaults)
 
     def read(config: Config) -> Any:
@@ -94,7 +94,7 @@ def _minimax_rope(defaults: Config) -> ConfigKey:
 
 
 def _after_dense(config: Config, count: int) -> list[Any]:
-    """Cohere: the first dense layers have a pattern of windows of their own."""
+    """Return Cohere's kinds: the first dense layers have a pattern of windows of their own."""
     first = int_of(config, "first_k_dense_replace", 0)
     inner = int_of(config, "prefix_dense_sliding_window_pattern", 1, least=1)
     outer = int_of(config, "sliding_window_pattern", 4, least=1)
@@ -202,13 +202,13 @@ def _keep_step(config: Config, values: Values) -> dict[str, Any]:
 
 
 def _flint_windows(config: Config, count: int) -> list[Any]:
-    """The first two layers, each fourth and the last attend fully."""
+    """Return Flint's kinds: the first two layers, each fourth and the last attend fully."""
     full = [i < 2 or i % 4 == 1 or i == count - 1 for i in range(count)]
     return [FULL if each else SLIDING for each in full]
 
 
 def _mimo_windows(config: Config, count: int) -> list[Any]:
-    """The first layer and each sixth attend fully."""
+    """Return MiMo's kinds: the first layer and each sixth attend fully."""
     return [FULL, *EveryNth(6)(config, count)[1:]][:count]
 
 

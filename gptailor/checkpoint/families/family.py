@@ -107,16 +107,16 @@ PATTERN_KEYS = ("sliding_window_pattern", "_sliding_window_pattern")
 """Keys of a period of sliding layers, which a list replaces."""
 
 ONE_BRANCH = "a layer is one branch, with one norm before it"
-"""Why a family has neither parts nor bridges."""
+"""The reason why a family has neither parts nor bridges."""
 
 UNFITTED = "no fit is proven to be exact for its kinds of layers"
-"""Why a family with experts or of several kinds of layers has no bridges."""
+"""The reason why a family with experts or several kinds of layers has no bridges."""
 
 POST_NORM = "the MLP branch passes a norm before it is added to the hidden state"
-"""Why such a family has no bridges."""
+"""The reason why such a family has no bridges."""
 
 POST_SUM = "a layer passes the sum of hidden state and branch through a norm"
-"""Why such a family has neither `scale` nor `bridge`."""
+"""The reason why such a family has neither `scale` nor `bridge`."""
 
 NORMS_AFTER: dict[str, Any] = {
     "attn": ("self_attn.", "post_attention_layernorm."),

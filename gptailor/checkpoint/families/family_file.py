@@ -80,7 +80,7 @@ class MovedKey(Closed):
 
 @final
 class NotProven(Closed):
-    """Why parts of layers, `scale` and `bridge` are refused; None: they are not."""
+    """Reasons why parts of layers, `scale` and `bridge` are refused; None: they are not."""
 
     parts: str | None
     scale: str | None = "it is not proven of a family from a file"
@@ -89,7 +89,7 @@ class NotProven(Closed):
 
 @final
 class Case(Closed):
-    """One thing that was tried: how far apart the logits were, and why it fails if it does.
+    """A thing that was tried: how far apart the logits were, and why it fails if it does.
 
     With a `note` it could not be tried, and the note says why that proves nothing wrong.
     """
@@ -102,7 +102,7 @@ class Case(Closed):
 
 @final
 class Proof(Closed):
-    """What was tried, by which versions, on tiny models of which configuration."""
+    """Cases that were tried, with the versions and the tiny models' configuration."""
 
     gptailor: str
     transformers: str
@@ -114,7 +114,7 @@ class Proof(Closed):
 
     @property
     def failures(self) -> list[Case]:
-        """What failed."""
+        """The cases that failed."""
         return [case for case in self.cases if case.failure is not None]
 
 
@@ -151,21 +151,21 @@ class FamilyFile(Closed):
     digest: str = ""
 
     def content_digest(self) -> str:
-        """The sha256 of all that it says but for the digest."""
+        """Return the sha256 of the whole content but for the digest."""
         said = self.model_dump(mode="json", exclude={"digest"})
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def text(self) -> str:
-        """It as JSON, with the digest of its content. Equal files, equal texts."""
+        """Return the file as JSON, with the digest of its content. Equal files, equal texts."""
         said = self.model_dump(mode="json") | {"digest": self.content_digest()}
         return json.dumps(said, indent=2, ensure_ascii=False) + "\n"
 
     def families(self) -> dict[str, Family]:
-        """The family by each of its model types."""
+        """Return the family by each of its model types."""
         return dict.fromkeys(self.model_types, self.family())
 
     def family(self) -> Family:
-        """It as the release's own families are."""
+        """Return the family in the form of the release's own."""
         rotary = _rotary(self.agree)
         named = {key.name for key in rotary}
         others = [_agreeing(key, value) for key, value in self.agree.items() if key not in named]
@@ -197,7 +197,7 @@ class FamilyFile(Closed):
         )
 
     def _unfit(self, config: Config) -> str | None:
-        """Why a configuration is none that the proof holds for."""
+        """Return why the proof doesn't hold for a configuration, or None."""
         for key, proven in self.modes.items():
             if (value := config.get(key, self.agree.get(key))) != proven:
                 return (
@@ -208,7 +208,7 @@ class FamilyFile(Closed):
 
 
 def is_plain(key: str) -> bool:
-    """Whether a key says nothing of a layer's arithmetic, or what it says is read by another."""
+    """Return whether a key doesn't change a layer's arithmetic, or is read with another key."""
     return key in UNSPOKEN and key != "rope_parameters"
 
 
@@ -220,7 +220,7 @@ def _agreeing(key: str, default: Any) -> ConfigKey:
 
 
 def _rotary(agree: Mapping[str, Any]) -> list[ConfigKey]:
-    """The rotary embeddings, in one form unless kinds of layers have their own."""
+    """Return the rotary embeddings, in one form unless kinds of layers have their own."""
     given = agree.get("rope_parameters")
     if isinstance(given, Mapping):
         if any(isinstance(value, Mapping) for value in given.values()):
@@ -234,7 +234,7 @@ def _rotary(agree: Mapping[str, Any]) -> list[ConfigKey]:
 
 
 def read_family_file(path: Path, *, proven: bool = True) -> FamilyFile:
-    """The family in a file.
+    """Return the family in a file.
 
     Raises CheckpointError: C111 if it is none; where it should be `proven`, C112 if its proof
     failed, or if it was changed after that.

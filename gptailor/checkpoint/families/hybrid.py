@@ -62,7 +62,7 @@ _CONV = "conv"
 
 
 def _listed_attention(config: Config, count: int) -> list[Any]:
-    """LFM 2: layers in `full_attn_idxs` attend, all without it; the others are convolutions."""
+    """Return LFM 2's kinds: layers in `full_attn_idxs` attend, others are convolutions."""
     numbers = config.get("full_attn_idxs")
     numbers = range(count) if numbers is None else numbers
     return [FULL if i in numbers else _CONV for i in range(count)]
@@ -73,7 +73,7 @@ def _no_kinds(config: Config, count: int) -> list[Any]:
 
 
 def _lfm_3_kinds(config: Config, count: int) -> list[Any]:
-    """LFM 3: a pattern of four, in which the first layer doesn't attend."""
+    """Return LFM 3's kinds: a pattern of four, but the first layer doesn't attend."""
     kinds = Repeated((SLIDING, _CONV, FULL, _CONV))(config, count)
     return [_CONV, *kinds[1:]][:count]
 
@@ -116,7 +116,7 @@ _NO_LINEAR = "no linear layer would be left, and transformers demands one"
 
 
 def _olmo_kinds(config: Config, count: int) -> list[Any]:
-    """Each fourth layer attends; if there is none, the last."""
+    """Return OLMo's kinds: each fourth layer attends; if there is no fourth, the last."""
     kinds = EveryNth(4, others=LINEAR)(config, count)
     return kinds if FULL in kinds else [*kinds[:-1], FULL]
 
@@ -143,7 +143,7 @@ def _linear_config(config: Config) -> Mapping[str, Any]:
 
 
 def _kimi_kinds(config: Config, count: int) -> list[Any]:
-    """The numbers of each kind's layers, from 1 up, or every fourth after the first."""
+    """Return the kinds by lists of numbers from 1 up; without them each fourth after the first."""
     given = _linear_config(config)
     if "full_attn_layers" not in given or "kda_layers" not in given:
         return [FULL if i and i % 4 == 0 else LINEAR for i in range(count)]
@@ -156,7 +156,7 @@ def _kimi_kinds(config: Config, count: int) -> list[Any]:
 
 
 def _keep_numbers(config: Config, values: Values) -> dict[str, Any]:
-    """Repeat the list in the older numbers too, where these are."""
+    """Return the configuration with the older numbers too, if it has them."""
     given = dict(_linear_config(config))
     for key, kind in (("full_attn_layers", FULL), ("kda_layers", LINEAR)):
         if key in given:

@@ -20,7 +20,7 @@ def quantisation(config: Config) -> Any:
 @final
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The reason why a model or a configuration can't be had, and what to do."""
+    """A reason why a model or a configuration is impossible, and what to do."""
 
     reason: str
     help: str = ""
@@ -28,7 +28,7 @@ class Refusal:
 
 @final
 class RuleError(ValueError):
-    """The reason why a rule has no such value or configuration."""
+    """A reason why a configuration has no value for a rule, or can't have one."""
 
 
 def window(config: Config, *, gated: bool, default: int | None) -> object:

@@ -1,4 +1,4 @@
-"""Dense decoders some of whose layers see a window of the text only, as a list or a period says."""
+"""Dense decoders in which some layers see only a window of the text."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -44,7 +44,7 @@ from gptailor.checkpoint.files import shown
 
 
 def _keep_max_window_layers(config: Config, values: Values) -> dict[str, Any]:
-    """Repeat the list in `max_window_layers`, for readers that don't know `layer_types`."""
+    """Return the list as `max_window_layers` too, for readers that don't know `layer_types`."""
     full = first_place(SLIDING, values)
     if SLIDING in values and FULL not in values[full:]:
         return {**config, "max_window_layers": full}
@@ -62,7 +62,7 @@ _ROTATION = Listed("no_rope_layers", "attn", EveryNth(4, "no_rope_layer_interval
 
 
 def _without_rotation(config: Config, count: int) -> list[Any]:
-    """SmolLM 3: a layer without rotary embeddings slides, if any layer does."""
+    """Return SmolLM 3's kinds: layers without rotary embeddings slide, if any layer does."""
     slides = window(config, gated=True, default=None) is not None
     rotates = _ROTATION.read(config, count)
     return [SLIDING if slides and not each else FULL for each in rotates]
@@ -169,7 +169,7 @@ _GEMMA_4_LAYER: dict[str, Any] = {
 
 
 def _read_attention_types(config: Config, count: int) -> list[Any]:
-    """GPT-Neo: `[[["global", "local"], 12]]` is both in turn, twelve times."""
+    """Return GPT-Neo's kinds: `[[["global", "local"], 12]]` is both in turn, twelve times."""
     given = config.get("attention_types") or [[["global", "local"], 12]]
     try:
         kinds = [kind for names, times in given for _ in range(times) for kind in names]
