@@ -1,4 +1,4 @@
-"""What the configurations of two models must agree on for their layers to be exchangeable.
+"""Keys on which two models' configurations must agree for their layers to be exchangeable.
 
 The value that a key's absence means is transformers' own, in `defaults.json`, which
 `python families/make_defaults.py` writes.

@@ -34,22 +34,22 @@ Roles = tuple[tuple[str, str], ...]
 @final
 @dataclass(frozen=True)
 class Family:
-    """An architecture: how it names its tensors, and the configuration that its layers depend on.
+    """An architecture: its tensors' names, and the configuration that its layers depend on.
 
-    Values of the keys in `agree` must agree where layers are exchanged; `rules` move with a layer.
+    `agree` names the keys whose values must agree where layers are exchanged; `rules` move with a
+    layer. `count_of` returns the number of layers of configurations that have no number.
 
     Names within a layer start after its number and dot. `base` and `stack` make the prefix of a
-    layer; `embed` and `norm` stand under `base`, `head` doesn't. `attn` and `mlp` are the prefixes
-    of each part's tensors. `attn_out` and `mlp_out` are the projections whose output each part adds
-    to the hidden state (`*`: one part between dots); `folds` is what `scale` does where it isn't
-    dividing these. `roles` are those of tensors that are called otherwise than elsewhere (an empty
-    one: none that has a name); None where nothing is known of them. `one_norm` says of which
-    configurations both branches read one norm's output; `no_scale` says why neither `scale` nor
-    `bridge` holds of one, or None. `no_parts` and `no_bridge` are reasons why a whole family has
-    none. `count_of` says how many layers there are where a configuration needs no number for it.
-    `unfit` says why a configuration isn't read, and `seen` are the keys that the proof of a family
-    from a file had. `like` is another model type that computes the same from a text, if there is
-    one.
+    layer; `embed` and `norm` stand under `base`, `head` doesn't. `attn` and `mlp` are prefixes of
+    each branch's tensors, `attn_out` and `mlp_out` the projections whose output the branch adds to
+    the hidden state (`*`: one part between dots). `folds` are the changes of tensors for `scale`,
+    if it doesn't divide these projections. `roles` are the roles of tensors with unusual names (an
+    empty text: no role); None: no roles are known.
+
+    `one_norm` returns whether both branches read one norm's output. `no_parts` and `no_bridge` are
+    reasons why the family has none; `no_scale` returns a reason why a configuration has neither
+    `scale` nor `bridge`, and `unfit` why it isn't read. `seen` are the keys that the proof of a
+    family from a file had. `like` is another model type that computes the same from a text.
     """
 
     model_types: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Words for what a configuration states of each layer, and for why it can't."""
+"""Types of a configuration and of one layer's part of it; refusals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

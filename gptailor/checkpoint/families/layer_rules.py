@@ -1,4 +1,4 @@
-"""What moves with a layer, as data: one class for each form in which configurations state it.
+"""Rules for settings that move with layers, as data: a class for each form in a configuration.
 
 The release's families and family files (`MovedKey`) use the same classes. A *derivation* gives the
 values of all layers where a configuration doesn't list them.
@@ -7,7 +7,7 @@ values of all layers where a configuration doesn't list them.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, Literal, NamedTuple, Protocol, final
 
 from gptailor.checkpoint.families.layer_config import Config, RuleError, window
 from gptailor.checkpoint.files import shown
@@ -24,10 +24,15 @@ _OLDER_NAMES = {
 """Kinds of layers by the names that older configurations have for them."""
 
 Values = Sequence[Any]
-Derivation = Callable[[Config, int], list[Any]]
-"""Function of a configuration and the number of layers to a value for each layer."""
 Rewrite = Callable[[Config, Values], dict[str, Any]]
 """Function of a configuration and the layers' values to a configuration that agrees with them."""
+
+
+class Derivation(Protocol):
+    """Function of a configuration and the number of layers to a value for each layer."""
+
+    def __call__(self, config: Config, count: int, /) -> list[Any]:
+        """Return the values. Raises RuleError."""
 
 
 @dataclass(frozen=True, eq=False)
