@@ -140,8 +140,8 @@ class IfWindow(NamedTuple):
 class Listed(LayerRule):
     """A list with an entry a layer, under its rule's name.
 
-    Without a list, `absent` gives the entries, and the list is written; if `absent` is None, no
-    list is read and none is written. `replaces` are keys that are left out once the list is
+    Without a list, `absent` gives the entries, and the list is written; if `absent` is None, all
+    entries are None, and no list is written. `replaces` are keys that are left out once the list is
     written, and `keep` makes other keys agree with it. A configuration may have the list under an
     `older` name, where it stays.
 
@@ -194,8 +194,9 @@ class Listed(LayerRule):
 
     def _key(self, config: Config) -> str:
         """Return the name under which the configuration has the list, or would have it."""
-        older = self.older is not None and self.older in config and config.get(self.name) is None
-        return self.older if older and self.older else self.name
+        if self.older and self.older in config and config.get(self.name) is None:
+            return self.older
+        return self.name
 
     def _words(self, given: Any, values: Values) -> list[Any]:
         """Return the values in the words of the list that is there."""
