@@ -1,4 +1,4 @@
-"""Every causal language model of transformers and what becomes of it, pasted into docs/models.md.
+"""Tables pasted into docs/models.md: causal language models of transformers, and families' files.
 
 python docs/models.py            # paste
 python docs/models.py --check    # end with 1 if the page isn't current
@@ -14,24 +14,39 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 PAGE = Path(__file__).with_suffix(".md")
-BEGIN, END = "<!-- types -->\n", "<!-- end of types -->\n"
 
 
 def main() -> None:
     """Paste, or check."""
     text = PAGE.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        sys.exit(f"{PAGE.name} has no place for the types")
-    current = f"{before}{begin}{types()}{end}{after}"
+    current = pasted(pasted(text, "types", types()), "files", files())
     if "--check" in sys.argv[1:]:
         sys.exit(int(text != current))
     PAGE.write_text(current, encoding="utf-8")
 
 
+def pasted(text: str, name: str, table: str) -> str:
+    """Return the page with a table between the marks of its name."""
+    before, begin, rest = text.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- end of {name} -->\n")
+    if not (begin and end):
+        sys.exit(f"{PAGE.name} has no place for the {name}")
+    return f"{before}{begin}{table}{end}{after}"
+
+
+def files() -> str:
+    """Return the table of the families' files, with the model types of each."""
+    from gptailor.checkpoint.families import MODEL_TYPES  # noqa: PLC0415
+
+    rows = (
+        f"| `{file}.py` | {', '.join(f'`{name}`' for name in types.split())} |\n"
+        for file, types in MODEL_TYPES.items()
+    )
+    return "| file | model types |\n|---|---|\n" + "".join(rows)
+
+
 def types() -> str:
-    """A count of all types, and a table of those that are no family."""
+    """Return a count of all types, and a table of those that are no family."""
     from transformers import __version__  # noqa: PLC0415 (seconds)
     from transformers.models.auto.modeling_auto import (  # noqa: PLC0415 (seconds)
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES,

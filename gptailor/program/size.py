@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
 
-from gptailor.checkpoint.families.cached import cached_entries
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import Layout, layer_entries, place_in
+from gptailor.checkpoint.families.layout import (
+    Layout,
+    cached_entries,
+    layer_entries,
+    place_in,
+)
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import DTYPE_BITS
 from gptailor.plan.plan import Plan

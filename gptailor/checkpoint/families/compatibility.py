@@ -1,8 +1,14 @@
-"""What the configurations of two models must agree on for their layers to be exchangeable."""
+"""Keys on which two models' configurations must agree for their layers to be exchangeable.
 
-from collections.abc import Callable, Iterable, Mapping
+The value that a key's absence means is transformers' own, in `defaults.json`, which
+`python families/make_defaults.py` writes.
+"""
+
+import json
+import pkgutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal, final
 
 from gptailor.checkpoint.families.layer_config import Config, window
@@ -18,9 +24,9 @@ _MINOR = frozenset({
     "sliding_window", "embedding_multiplier", "logits_scaling", "logit_scale",
     "final_logit_softcapping", "scale_emb", "scale_embedding", "dim_model_base",
 })  # fmt: skip
-"""Keys that make a difference which is only a warning: the base's value holds for all layers."""
+"""Keys whose difference is only a warning: the base's value holds for all layers."""
 
-_ALIASES: Mapping[str, tuple[str, ...]] = {
+ALIASES: Mapping[str, tuple[str, ...]] = {
     "hidden_size": ("n_embd", "n_embed"),
     "n_embd": ("hidden_size",),
     "n_head": ("num_attention_heads",),
@@ -37,6 +43,23 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 """Other names of a key, which transformers reads too."""
 
+_WITHOUT_DEFAULT: Config = {"attention_bias": False}
+"""Values for keys that transformers doesn't read of a type, other than None."""
+
+LLAMA_KEYS = (
+    "hidden_size num_attention_heads num_key_value_heads head_dim hidden_act attention_bias"
+)
+"""Keys of all families whose attention is built like Llama's."""
+
+LATENT_KEYS = (
+    "hidden_size num_attention_heads hidden_act rms_norm_eps attention_bias q_lora_rank "
+    "kv_lora_rank qk_nope_head_dim qk_rope_head_dim v_head_dim"
+)
+"""Keys of families with latent attention."""
+
+MULTIPLIERS = "residual_multiplier embedding_multiplier logits_scaling"
+"""Keys of Granite and its like, beside `attention_multiplier`."""
+
 UNSPOKEN = frozenset({
     "_name_or_path", "architectures", "auto_map", "bos_token_id", "eos_token_id", "pad_token_id",
     "torch_dtype", "dtype", "transformers_version", "use_cache", "vocab_size", "model_type",
@@ -44,17 +67,21 @@ UNSPOKEN = frozenset({
     "tie_word_embeddings", "num_hidden_layers", "pretraining_tp", "rope_theta", "rope_scaling",
     "rope_parameters", "partial_rotary_factor",
 })  # fmt: skip
-"""Keys that say nothing of a layer's arithmetic, or that are compared in another form."""
+"""Keys that don't change a layer's arithmetic, or that are compared in another form."""
 
 
 @final
 @dataclass(frozen=True)
 class ConfigKey:
-    """Something that must be equal: how it is read, and how bad a difference is."""
+    """A value that must be equal: how it is read, and how bad a difference is."""
 
     name: str
     read: Callable[[Config], Any]
     severity: _Weight = "fault"
+
+
+Agreed = str | ConfigKey | Callable[[Config], ConfigKey]
+"""Names of keys, apart by spaces; a key that is read in its own way; one that needs defaults."""
 
 
 @final
@@ -68,19 +95,33 @@ class Disagreement:
     severity: _Weight
 
 
-def keys(*read: ConfigKey, **defaults: Any) -> tuple[ConfigKey, ...]:
-    """Keys that are read in their own way, and keys with the values that their absence means."""
-    return *read, *(
-        ConfigKey(name, _value(name, default), "warning" if name in _MINOR else "fault")
-        for name, default in defaults.items()
-    )
+@cache
+def _all_defaults() -> Mapping[str, Config]:
+    table = json.loads(pkgutil.get_data(__package__, "defaults.json") or b"{}")
+    types: Mapping[str, Config] = table["types"]
+    return types
+
+
+def config_keys(agreed: Iterable[Agreed], model_type: str) -> Iterator[ConfigKey]:
+    """Yield the keys of a model type, with the values that their absence means."""
+    defaults = _all_defaults().get(model_type, {})
+    for each in agreed:
+        if isinstance(each, ConfigKey):
+            yield each
+        elif isinstance(each, str):
+            for name in each.split():
+                absent = defaults.get(name, _WITHOUT_DEFAULT.get(name))
+                severity: _Weight = "warning" if name in _MINOR else "fault"
+                yield ConfigKey(name, _value(name, absent), severity)
+        else:
+            yield each(defaults)
 
 
 def _value(name: str, default: Any) -> Callable[[Config], Any]:
-    """A reader of a key; its absence, and a None that stands for another key, are resolved."""
+    """Return a reader that resolves a key's absence, and a None that stands for another key."""
 
     def read(config: Config) -> Any:
-        names = (name, *_ALIASES.get(name, ()))
+        names = (name, *ALIASES.get(name, ()))
         value = next((config[each] for each in names if each in config), default)
         heads, hidden = config.get("num_attention_heads"), config.get("hidden_size")
         if value is None and name in {"num_key_value_heads", "num_kv_heads"}:
@@ -93,80 +134,113 @@ def _value(name: str, default: Any) -> Callable[[Config], Any]:
 
 
 def gated_window(default: int | None) -> ConfigKey:
-    """`sliding_window`, where it counts only if `use_sliding_window` is set."""
+    """Return the key `sliding_window` where it counts only if `use_sliding_window` is set."""
     return ConfigKey("sliding_window", partial(window, gated=True, default=default), "warning")
 
 
+def state_rank(key: str) -> ConfigKey:
+    """Return the rank of a state space's time steps: a 16th of the width, if it is `auto`."""
+
+    def read(config: Config) -> Any:
+        rank, hidden = config.get(key, "auto"), config.get("hidden_size")
+        return -(-hidden // 16) if rank == "auto" and isinstance(hidden, int) else rank
+
+    return ConfigKey(key, read)
+
+
+def _time_steps(config: Config) -> Any:
+    """Return the limits of time steps: JSON has no infinity; transformers writes an object."""
+    limits = config.get("time_step_limit", (0.0, float("inf")))
+    return [0.0, "Infinity"] if limits is None else [_number(end) for end in limits]
+
+
+def _number(end: Any) -> Any:
+    if isinstance(end, dict):
+        return end.get("__float__")
+    return "Infinity" if end == float("inf") else end
+
+
+TIME_STEPS = ConfigKey("time_step_limit", _time_steps)
+"""The limits of a state space's time steps."""
+
+ROTARY = ("rope_theta", "partial_rotary_factor", "rope_parameters")
+"""Defaults of the rotary embeddings. `rope_parameters` has one unless it has only a base."""
+
+
 def rope(
-    theta: float = 10_000.0,
-    partial: float = 1.0,
     *,
     theta_key: str = "rope_theta",
     partial_key: str = "partial_rotary_factor",
     renamed: Mapping[str, str] | None = None,
-    default: Mapping[str, Any] | None = None,
-) -> ConfigKey:
-    """The rotary embeddings in one form, from `rope_parameters` and from the older keys.
+) -> Callable[[Config], ConfigKey]:
+    """Return the rotary embeddings in one form, from `rope_parameters` and from the older keys."""
 
-    `default` stands for both, where neither is there.
+    def key(defaults: Config) -> ConfigKey:
+        def read(config: Config) -> dict[str, Any]:
+            given = config.get("rope_scaling") or config.get("rope_parameters")
+            form = _form(_object(given or defaults.get("rope_parameters")), config, renamed or {})
+            theta = defaults.get("rope_theta", 10_000.0)
+            form.setdefault("rope_theta", config.get(theta_key, theta))
+            turning = defaults.get("partial_rotary_factor", 1.0)
+            form.setdefault("partial_rotary_factor", config.get(partial_key, turning))
+            return form
+
+        return ConfigKey("rope_parameters", read)
+
+    return key
+
+
+def rope_by_kind(defaults: Config) -> ConfigKey:
+    """Return the rotary embeddings of families with a setting for each kind of layer."""
+    settings = defaults["rope_parameters"]
+
+    def read(config: Config) -> dict[str, Any]:
+        given = _object(config.get("rope_parameters")) or settings
+        return {kind: _form(_object(given.get(kind)), config) for kind in settings}
+
+    return ConfigKey("rope_parameters", read)
+
+
+def rope_near_and_wide(
+    *, near_key: str = "rope_local_base_freq", wide_key: str = "rope_theta"
+) -> Callable[[Config], ConfigKey]:
+    """Return the rotary embeddings of Gemma 3 and its like: for sliding and for full layers.
+
+    Older configurations have a base for each, and a scaling of full layers.
     """
 
-    def read(config: Config) -> dict[str, Any]:
-        given = config.get("rope_scaling") or config.get("rope_parameters") or default
-        form = _form(_object(given), config, renamed or {})
-        form.setdefault("rope_theta", config.get(theta_key, theta))
-        form.setdefault("partial_rotary_factor", config.get(partial_key, partial))
-        return form
+    def key(defaults: Config) -> ConfigKey:
+        bases = {kind: form["rope_theta"] for kind, form in defaults["rope_parameters"].items()}
 
-    return ConfigKey("rope_parameters", read)
+        def read(config: Config) -> dict[str, Any]:
+            given = _object(config.get("rope_parameters"))
+            scaling = _object(config.get("rope_scaling"))
+            full = _form({**_object(given.get("full_attention")), **scaling}, config)
+            full.setdefault("rope_theta", config.get(wide_key, bases["full_attention"]))
+            near = _form(_object(given.get("sliding_attention")), config)
+            near.setdefault("rope_theta", config.get(near_key, bases["sliding_attention"]))
+            return {"full_attention": full, "sliding_attention": near}
 
+        return ConfigKey("rope_parameters", read)
 
-def rope_of_each(defaults: Mapping[str, Mapping[str, Any]]) -> ConfigKey:
-    """A setting for each kind of layer, and what their absence means."""
-
-    def read(config: Config) -> dict[str, Any]:
-        given = _object(config.get("rope_parameters")) or defaults
-        return {kind: _form(_object(given.get(kind)), config) for kind in defaults}
-
-    return ConfigKey("rope_parameters", read)
-
-
-def rope_by_type(
-    local: float,
-    wide: float,
-    *,
-    local_key: str = "rope_local_base_freq",
-    wide_key: str = "rope_theta",
-) -> ConfigKey:
-    """Gemma 3 and its like: one setting for full and one for sliding layers."""
-
-    def read(config: Config) -> dict[str, Any]:
-        given = _object(config.get("rope_parameters"))
-        scaling = _object(config.get("rope_scaling"))
-        full = _form({**_object(given.get("full_attention")), **scaling}, config)
-        full.setdefault("rope_theta", config.get(wide_key, wide))
-        near = _form(_object(given.get("sliding_attention")), config)
-        near.setdefault("rope_theta", config.get(local_key, local))
-        return {"full_attention": full, "sliding_attention": near}
-
-    return ConfigKey("rope_parameters", read)
+    return key
 
 
 def _object(given: object) -> Mapping[str, Any]:
-    """A setting as an object: anything else that stands there is its type, equal to itself only."""
+    """Return a setting as an object: anything else is its type, and equals itself only."""
     if isinstance(given, Mapping):
         return given
     return {"rope_type": given} if given else {}
 
 
 _ASIDE = ("type", "max_position_embeddings")
-"""Keys of a rotary setting that say what another one says."""
+"""Keys of a rotary setting that repeat another key."""
 
 
 def _form(
     given: Mapping[str, Any], config: Config, renamed: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """With a type, without what is None, and with the lengths that the type computes with."""
+    """Return a setting with a type, without Nones, with the lengths that the type needs."""
     form = {key: value for key, value in given.items() if value is not None and key not in _ASIDE}
     kind = form.get("rope_type") or given.get("type") or "default"
     if not isinstance(kind, str):
@@ -190,9 +264,9 @@ def disagreements(
     *,
     cautious: bool = False,
 ) -> list[Disagreement]:
-    """What two configurations disagree on, of the keys that the families of both have.
+    """Return the keys of both families whose values in two configurations differ.
 
-    With caution, also on keys of unknown meaning.
+    If `cautious`, keys of unknown meaning are compared too.
     """
     readers = {key.name: key for key in theirs}
     named = [key for key in ours if key.name in readers]
@@ -205,7 +279,7 @@ def disagreements(
 
 
 def _severity(key: ConfigKey, a: Any, b: Any) -> _Weight:
-    """How bad a difference is; epsilons that are near each other hardly matter."""
+    """Return how bad a difference is; epsilons that are near each other hardly matter."""
     if key.name not in _EPSILONS:
         return key.severity
     numbers = [value for value in (a, b) if isinstance(value, int | float) and value > 0]

@@ -1,12 +1,13 @@
-"""A family in a file: what `gptailor family` drafted of an architecture, and its proof.
+"""A family in a file: the draft that `gptailor family` made of an architecture, and its proof.
 
-Reading one takes no torch. It is used if nothing failed in its proof, and if it still says what was
-proven: a digest tells that.
+Reading one takes no torch. It is used if nothing failed in its proof, and if nothing in it was
+changed after that: a digest tells.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -15,7 +16,8 @@ from pydantic import Field
 
 from gptailor.checkpoint.families.compatibility import UNSPOKEN, ConfigKey, rope
 from gptailor.checkpoint.families.family import Family
-from gptailor.checkpoint.families.layer_config import Config, LayerRule, RuleError, Values
+from gptailor.checkpoint.families.layer_config import Config, RuleError
+from gptailor.checkpoint.families.layer_rules import AtMost, First, LayerRule, Listed, Numbered
 from gptailor.checkpoint.files import CheckpointError, quoted, read_object, shown
 from gptailor.plan.parts import Branch
 from gptailor.plan.plan import Closed, Several
@@ -23,18 +25,21 @@ from gptailor.plan.plan import Closed, Several
 _FILE_VERSION = 1
 _AGAIN = "'gptailor family MODEL' makes it anew, with its proof"
 
+_KINDS = ("plain", "special")
+"""Kinds of layers, where a list of numbers, or a number of first layers, has the special ones."""
+
 _ROTARY = ("rope_theta", "rope_scaling", "partial_rotary_factor")
 """Older keys of the rotary embeddings, which are read together with `rope_parameters`."""
 
 
 @final
 class MovedKey(Closed):
-    """A key of the configuration that says something of each layer.
+    """A key of the configuration that states something of each layer, as a `LayerRule` in JSON.
 
-    `entries` is a list with a value for each layer, `numbers` a list of the layers that have
-    something, `first` how many of the first layers do. `tried` are the entries that the proof saw;
-    `absent` is what transformers derives where a model of as many layers doesn't have the key.
-    With `every_kind` a layer of each kind must remain.
+    `entries` is a list with a value for each layer (`Listed`), `numbers` a list of the layers that
+    have something (`Numbered`), `first` how many of the first layers do (`First`). `tried` are the
+    entries that the proof saw; `absent` is what transformers derives for a model of as many layers
+    without the key. With `every_kind` a layer of each kind must remain.
     """
 
     kind: Literal["entries", "numbers", "first"]
@@ -43,10 +48,39 @@ class MovedKey(Closed):
     absent: Several[Any] | None = None
     every_kind: bool = False
 
+    def rule(self, key: str) -> LayerRule:
+        """Return the rule of the configuration's key."""
+        match self.kind:
+            case "entries":
+                needed = (self.absent or ()) if self.every_kind else None
+                absent = partial(self._entries, key)
+                return Listed(key, self.part, absent, tried=self.tried, needed=needed)
+            case "numbers":
+                return Numbered(
+                    key, self.part, key, _KINDS, partial(self._numbers, key), strict=True,
+                    every_kind=self.every_kind,
+                )  # fmt: skip
+            case "first":
+                number = None if self.absent is None else self.absent[0]
+                return First(key, self.part, key, _KINDS[::-1], number, every_kind=self.every_kind)
+
+    def _entries(self, key: str, _: Config, count: int) -> list[Any]:
+        """Return the entries of a configuration of this depth without the key."""
+        if self.absent is None or len(self.absent) != count:
+            raise RuleError(f"'{key}' is missing, and the model has {count} layers")
+        return list(self.absent)
+
+    def _numbers(self, key: str, config: Config, count: int) -> list[Any]:
+        """Return the kinds of layers of a configuration without the key."""
+        if self.absent is None:
+            raise RuleError(f"'{key}' is missing, and should be a list of layers")
+        listed = Numbered(key, self.part, key, _KINDS, partial(self._numbers, key), strict=True)
+        return listed.read({**config, key: list(self.absent)}, count)
+
 
 @final
 class NotProven(Closed):
-    """Why parts of layers, `scale` and `bridge` are refused; None: they are not."""
+    """Reasons why parts of layers, `scale` and `bridge` are refused; None: they are not."""
 
     parts: str | None
     scale: str | None = "it is not proven of a family from a file"
@@ -55,7 +89,7 @@ class NotProven(Closed):
 
 @final
 class Case(Closed):
-    """One thing that was tried: how far apart the logits were, and why it fails if it does.
+    """A thing that was tried: how far apart the logits were, and why it fails if it does.
 
     With a `note` it could not be tried, and the note says why that proves nothing wrong.
     """
@@ -68,7 +102,7 @@ class Case(Closed):
 
 @final
 class Proof(Closed):
-    """What was tried, by which versions, on tiny models of which configuration."""
+    """Cases that were tried, with the versions and the tiny models' configuration."""
 
     gptailor: str
     transformers: str
@@ -80,7 +114,7 @@ class Proof(Closed):
 
     @property
     def failures(self) -> list[Case]:
-        """What failed."""
+        """The cases that failed."""
         return [case for case in self.cases if case.failure is not None]
 
 
@@ -117,21 +151,21 @@ class FamilyFile(Closed):
     digest: str = ""
 
     def content_digest(self) -> str:
-        """The sha256 of all that it says but for the digest."""
+        """Return the sha256 of the whole content but for the digest."""
         said = self.model_dump(mode="json", exclude={"digest"})
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def text(self) -> str:
-        """It as JSON, with the digest of its content. Equal files, equal texts."""
+        """Return the file as JSON, with the digest of its content. Equal files, equal texts."""
         said = self.model_dump(mode="json") | {"digest": self.content_digest()}
         return json.dumps(said, indent=2, ensure_ascii=False) + "\n"
 
     def families(self) -> dict[str, Family]:
-        """The family by each of its model types."""
+        """Return the family by each of its model types."""
         return dict.fromkeys(self.model_types, self.family())
 
     def family(self) -> Family:
-        """It as the release's own families are."""
+        """Return the family in the form of the release's own."""
         rotary = _rotary(self.agree)
         named = {key.name for key in rotary}
         others = [_agreeing(key, value) for key, value in self.agree.items() if key not in named]
@@ -139,8 +173,8 @@ class FamilyFile(Closed):
             self.model_types,
             (*others, *rotary),
             (
-                *(_moving(key, moved) for key, moved in self.moved.items()),
-                *([] if self.deepest is None else [_no_deeper(self.deepest)]),
+                *(moved.rule(key) for key, moved in self.moved.items()),
+                *([] if self.deepest is None else [AtMost("deepest", "attn", self.deepest)]),
             ),
             base=self.base,
             stack=self.stack,
@@ -163,7 +197,7 @@ class FamilyFile(Closed):
         )
 
     def _unfit(self, config: Config) -> str | None:
-        """Why a configuration is none that the proof holds for."""
+        """Return why the proof doesn't hold for a configuration, or None."""
         for key, proven in self.modes.items():
             if (value := config.get(key, self.agree.get(key))) != proven:
                 return (
@@ -174,7 +208,7 @@ class FamilyFile(Closed):
 
 
 def is_plain(key: str) -> bool:
-    """Whether a key says nothing of a layer's arithmetic, or what it says is read by another."""
+    """Return whether a key doesn't change a layer's arithmetic, or is read with another key."""
     return key in UNSPOKEN and key != "rope_parameters"
 
 
@@ -186,118 +220,21 @@ def _agreeing(key: str, default: Any) -> ConfigKey:
 
 
 def _rotary(agree: Mapping[str, Any]) -> list[ConfigKey]:
-    """The rotary embeddings, in one form unless kinds of layers have their own."""
+    """Return the rotary embeddings, in one form unless kinds of layers have their own."""
     given = agree.get("rope_parameters")
     if isinstance(given, Mapping):
         if any(isinstance(value, Mapping) for value in given.values()):
             return [_agreeing("rope_parameters", given), *(_agreeing(key, None) for key in _ROTARY)]
-        theta = given.get("rope_theta", 10_000.0)
-        partial = given.get("partial_rotary_factor", 1.0)
-        return [rope(theta, partial)]
-    return [rope()]
-
-
-def _moving(key: str, moved: MovedKey) -> LayerRule:
-    match moved.kind:
-        case "entries":
-            return _entries(key, moved)
-        case "numbers":
-            return _numbers(key, moved)
-        case "first":
-            return _first(key, moved)
-
-
-def _entries(key: str, moved: MovedKey) -> LayerRule:
-    def read(config: Config, count: int) -> list[Any]:
-        values = _value(config, key, moved, count)
-        if not isinstance(values, list | tuple):
-            raise RuleError(f"'{key}' is {shown(values)}, and the model has {count} layers")
-        if len(values) != count:
-            raise RuleError(f"'{key}' has {len(values)} entries, and the model has {count} layers")
-        for i, value in enumerate(values):
-            if value not in moved.tried:
-                said = f"'{key}' of L{i} is {shown(value)}, and its family was proven with"
-                raise RuleError(f"{said} {', '.join(map(shown, moved.tried))}")
-        return list(values)
-
-    def write(config: Config, values: Values) -> dict[str, Any]:
-        _check_kinds(key, moved, config.get(key) or moved.absent or (), values)
-        return {**config, key: list(values)}
-
-    return LayerRule(key, moved.part, read, write)
-
-
-def _numbers(key: str, moved: MovedKey) -> LayerRule:
-    def read(config: Config, count: int) -> list[Any]:
-        values = _value(config, key, moved, count)
-        if not isinstance(values, list | tuple) or any(type(v) is not int for v in values):
-            raise RuleError(f"'{key}' is {shown(values)}, and should be a list of layers")
-        if strange := [v for v in values if not 0 <= v < count]:
-            raise RuleError(f"'{key}' names layer {strange[0]}, and the model has {count} layers")
-        return [i in values for i in range(count)]
-
-    def write(config: Config, values: Values) -> dict[str, Any]:
-        if moved.every_kind and len(set(values)) < 2:
-            raise RuleError(f"'{key}' would name all layers, or none: its family needs both kinds")
-        return {**config, key: [i for i, value in enumerate(values) if value]}
-
-    return LayerRule(key, moved.part, read, write)
-
-
-def _first(key: str, moved: MovedKey) -> LayerRule:
-    def read(config: Config, count: int) -> list[Any]:
-        first = _value(config, key, moved, count)
-        if type(first) is not int or first < 0:
-            raise RuleError(f"'{key}' is {shown(first)}, and should be a number of layers")
-        return [i < first for i in range(count)]
-
-    def write(config: Config, values: Values) -> dict[str, Any]:
-        first = list(values).index(False) if False in values else len(values)
-        for i, value in enumerate(values):
-            if value != (i < first):
-                said = f"'{key}' counts the first layers of one kind, and L{i} of that kind would"
-                raise RuleError(f"{said} come after L{first} of the other")
-        if moved.every_kind and first in {0, len(values)}:
-            raise RuleError(f"'{key}' would count all layers, or none: its family needs both kinds")
-        return {**config, key: first}
-
-    return LayerRule(key, moved.part, read, write)
-
-
-def _no_deeper(deepest: int) -> LayerRule:
-    """Says nothing of a layer, and refuses more of them than are proven."""
-
-    def write(config: Config, values: Values) -> dict[str, Any]:
-        if len(values) > deepest:
-            said = f"the model would have {len(values)} layers"
-            raise RuleError(f"{said}, and its family is proven for {deepest} at most")
-        return dict(config)
-
-    return LayerRule("deepest", "attn", lambda config, count: [None] * count, write)
-
-
-def _value(config: Config, key: str, moved: MovedKey, count: int) -> Any:
-    """What a configuration says by a key, or what its absence means in a model of this depth."""
-    value = config.get(key)
-    if value is None and moved.absent is not None:
-        if moved.kind == "first":
-            return moved.absent[0]
-        if moved.kind == "numbers" or len(moved.absent) == count:
-            return list(moved.absent)
-    return value
-
-
-def _check_kinds(key: str, moved: MovedKey, before: Sequence[Any], values: Values) -> None:
-    if moved.every_kind and (gone := [value for value in before if value not in values]):
-        said = f"'{key}' would have no {shown(gone[0])} any more"
-        raise RuleError(f"{said}, and its family needs a layer of each kind")
+        base = {key: given[key] for key in ("rope_theta", "partial_rotary_factor") if key in given}
+        return [rope()(base)]
+    return [rope()({})]
 
 
 # ------------------------------------------------------------------------------------- from a file
 
 
 def read_family_file(path: Path, *, proven: bool = True) -> FamilyFile:
-    """The family in a file.
+    """Return the family in a file.
 
     Raises CheckpointError: C111 if it is none; where it should be `proven`, C112 if its proof
     failed, or if it was changed after that.

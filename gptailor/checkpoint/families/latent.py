@@ -1,175 +1,127 @@
-"""Latent attention: DeepSeek 2 and 3, and after them with an indexer or beside linear attention."""
+"""Latent attention: keys and values come from one small vector, as DeepSeek 2 has it.
 
-from collections.abc import Mapping
+The MLPs are dense or mixtures of experts, and an indexer may choose the tokens that are seen.
+"""
+
+import math
 from typing import Any
 
-from gptailor.checkpoint.families import layer_config as rules
-from gptailor.checkpoint.families import layer_kinds as kinds
-from gptailor.checkpoint.families.compatibility import ConfigKey, keys, rope
+from gptailor.checkpoint.families.compatibility import LATENT_KEYS, ConfigKey, rope
 from gptailor.checkpoint.families.family import EXPERTS_OUT, UNFITTED, Family, Fold
+from gptailor.checkpoint.families.layer_config import Config, RuleError
+from gptailor.checkpoint.families.layer_rules import (
+    Computed,
+    Repeated,
+    Values,
+    dense_first,
+    dense_or_sparse,
+    int_of,
+    layer_types,
+)
 from gptailor.checkpoint.files import shown
 
-_LATENT: dict[str, Any] = {
-    "hidden_act": "silu", "rms_norm_eps": 1e-6, "attention_bias": False, "q_lora_rank": 1536,
-    "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
-}  # fmt: skip
-_ROUTED: dict[str, Any] = {
-    "n_shared_experts": 1, "num_experts_per_tok": 8, "n_group": 1, "topk_group": 1,
-    "norm_topk_prob": True, "routed_scaling_factor": 2.5,
-}  # fmt: skip
-_INDEXED: dict[str, Any] = {"index_topk": 2048, "index_head_dim": 128}
+_ROUTED = (
+    "n_routed_experts n_shared_experts num_experts_per_tok n_group topk_group norm_topk_prob "
+    "routed_scaling_factor"
+)
+_INDEXED = "index_n_heads index_topk index_head_dim"
 _EXPERTS: dict[str, Any] = {"mlp_out": EXPERTS_OUT, "no_bridge": UNFITTED}
-_GROUPED: dict[str, Any] = {
-    "moe_renormalize": True, "num_expert_group": 1, "topk_group": 1, "num_experts_per_token": 8,
-    "num_shared_experts": 1,
-}  # fmt: skip
-"""Kimi Linear and those after it have other names for how experts are chosen."""
+_ALL_INDEXED = layer_types(Repeated(("indexed_attention",)))
 
-_ALL_INDEXED = rules.derived("layer_types", "attn", kinds.all_of("indexed_attention"))
+# ------------------------------------------------------------------------------ GLM with an indexer
 
 
-def _indexers(config: rules.Config, count: int) -> list[Any]:
-    """GLM with an indexer: each layer has one of its own."""
+def _read_indexers(config: Config, count: int) -> list[Any]:
+    """Return None for each layer, if each has an indexer of its own."""
     listed, pattern = config.get("indexer_types"), config.get("index_topk_pattern")
-    found = pattern if listed is None else listed
-    if found is None and max(rules.int_of(config, "index_topk_freq", 1), 1) == 1:
-        found = ["full"] * count
-    if not isinstance(found, list | tuple | str) or not set(found) <= {"full", "F"}:
+    kinds = pattern if listed is None else listed
+    if kinds is None and max(int_of(config, "index_topk_freq", 1), 1) == 1:
+        kinds = ["full"] * count
+    if not isinstance(kinds, list | tuple | str) or not set(kinds) <= {"full", "F"}:
         which = "indexer_types" if listed is not None else "index_topk_freq"
-        given = shown(found if found is not None else config.get(which))
-        raise rules.RuleError(
+        given = shown(kinds if kinds is not None else config.get(which))
+        raise RuleError(
             f"'{which}' is {given}, where layers use the index of another layer before them"
         )
     return [None] * count
 
 
-def _write_indexers(config: rules.Config, values: rules.Values) -> dict[str, Any]:
+def _write_indexers(config: Config, values: Values) -> dict[str, Any]:
     own = {"indexer_types": ["full"] * len(values), "index_topk_pattern": "F" * len(values)}
     return {**config, **{key: value for key, value in own.items() if config.get(key) is not None}}
 
 
-def _linear_config(config: rules.Config) -> Mapping[str, Any]:
-    given = config.get("linear_attn_config")
-    return given if isinstance(given, Mapping) else {}
+# ---------------------------------------------------------------------------------------- MiniCPM 3
 
 
-def _kimi_kinds(config: rules.Config, count: int) -> list[Any]:
-    """The numbers of each kind's layers, from 1 up, or every fourth after the first."""
-    given = _linear_config(config)
-    if "full_attn_layers" not in given or "kda_layers" not in given:
-        return [rules.FULL if i and i % 4 == 0 else rules.LINEAR for i in range(count)]
-    full, linear = given["full_attn_layers"], given["kda_layers"]
-    if not isinstance(full, list) or not isinstance(linear, list):
-        raise rules.RuleError(f"'linear_attn_config' has {shown(full)}, and should have a list")
-    if sorted([*full, *linear]) != list(range(1, count + 1)):
-        raise rules.RuleError("'linear_attn_config' doesn't say of each layer once what it is")
-    return [rules.FULL if i + 1 in full else rules.LINEAR for i in range(count)]
+def _residual_scale(config: Config, count: int) -> float:
+    """Return the factor of a branch, which depends on how many layers there are."""
+    depth = config.get("scale_depth", 1.4)
+    if depth is None:
+        return 1.0
+    if type(depth) not in {int, float}:
+        raise RuleError(f"'scale_depth' is {shown(depth)}, and should be a number")
+    return float(f"{depth / math.sqrt(count):.12g}")  # the same again where it was solved for
 
 
-def _keep_numbers(config: rules.Config, values: rules.Values) -> dict[str, Any]:
-    """Say the list by the older numbers too, where they are."""
-    given = dict(_linear_config(config))
-    for key, kind in (("full_attn_layers", rules.FULL), ("kda_layers", rules.LINEAR)):
-        if key in given:
-            given[key] = [i + 1 for i, value in enumerate(values) if value == kind]
-    return {**config, "linear_attn_config": given} if given else dict(config)
+def _own_scale(config: Config) -> Any:
+    count = config.get("num_hidden_layers", 62)
+    return _residual_scale(config, count) if isinstance(count, int) and count > 0 else None
 
 
-def _linear(key: str, older: str, default: int) -> ConfigKey:
-    """Kimi's checkpoints have it in an object of its own, which goes first."""
-    return ConfigKey(
-        key, lambda config: _linear_config(config).get(older, config.get(key, default))
-    )
+def _read_scale_depth(config: Config, count: int) -> list[Any]:
+    return [_residual_scale(config, count)] * count
 
 
-DEEPSEEK = (
-    Family(
-        ("deepseek_v2",),
-        keys(
-            rope(), hidden_size=4096, num_attention_heads=32, hidden_act="silu",
-            rms_norm_eps=1e-6, attention_bias=False, mlp_bias=False, q_lora_rank=1536,
-            kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128,
-            n_routed_experts=64, n_shared_experts=2, num_experts_per_tok=None, n_group=None,
-            topk_group=None, topk_method="greedy", norm_topk_prob=False, routed_scaling_factor=1.0,
-        ),
-        (kinds.dense_first("first_k_dense_replace", 0),),
-        mlp_out=EXPERTS_OUT,
-    ),
-    Family(
-        ("deepseek_v3",),
-        keys(
-            rope(), hidden_size=7168, num_attention_heads=128, hidden_act="silu",
-            rms_norm_eps=1e-6, attention_bias=False, q_lora_rank=1536, kv_lora_rank=512,
-            qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128, n_routed_experts=256,
-            n_shared_experts=1, num_experts_per_tok=8, n_group=8, topk_group=4,
-            norm_topk_prob=True, routed_scaling_factor=2.5, rope_interleave=True,
-        ),
-        (kinds.dense_first("first_k_dense_replace", 3),),
-        mlp_out=EXPERTS_OUT,
-    ),
-)  # fmt: skip
+def _write_scale_depth(config: Config, values: Values) -> dict[str, Any]:
+    """Return the configuration with `scale_depth` solved for the number of layers."""
+    if len(several := sorted(set(values))) > 1:
+        raise RuleError(f"'scale_depth' makes one factor, and these layers have {several}")
+    if config.get("num_hidden_layers") == len(values):
+        return dict(config)
+    return {**config, "scale_depth": values[0] * math.sqrt(len(values))}
+
+
+def _value_width(config: Config) -> Any:
+    width, heads = config.get("v_head_dim"), config.get("num_attention_heads", 40)
+    hidden = config.get("hidden_size", 2560)
+    derived = width is None and isinstance(hidden, int) and isinstance(heads, int) and heads > 0
+    return hidden // heads if derived else width
+
 
 LATENT = (
     Family(
-        ("deepseek_v32",),
-        keys(
-            rope(), hidden_size=7168, num_attention_heads=128, n_routed_experts=256,
-            index_n_heads=64, **_LATENT, **_INDEXED, **(_ROUTED | {"n_group": 8, "topk_group": 4}),
-        ),
-        (_ALL_INDEXED, kinds.dense_or_sparse(3)),
-        **_EXPERTS,
+        ("deepseek_v2",), (rope(), LATENT_KEYS, "mlp_bias topk_method", _ROUTED),
+        (dense_first("first_k_dense_replace", 0),), mlp_out=EXPERTS_OUT,
     ),
     Family(
-        ("glm_moe_dsa",),
-        keys(
-            rope(), hidden_size=6144, num_attention_heads=64, n_routed_experts=256,
-            index_n_heads=32, **_INDEXED, **_ROUTED,
-            **(
-                _LATENT | {
-                    "rms_norm_eps": 1e-5, "q_lora_rank": 2048, "qk_nope_head_dim": 192,
-                    "v_head_dim": 256,
-                }
-            ),
-        ),
+        ("deepseek_v3",), (rope(), LATENT_KEYS, _ROUTED, "rope_interleave"),
+        (dense_first("first_k_dense_replace", 3),), mlp_out=EXPERTS_OUT,
+    ),
+    Family(
+        ("deepseek_v32",), (rope(), LATENT_KEYS, _INDEXED, _ROUTED),
+        (_ALL_INDEXED, dense_or_sparse(3)), **_EXPERTS,
+    ),
+    Family(
+        ("glm_moe_dsa",), (rope(), LATENT_KEYS, _INDEXED, _ROUTED),
         (
-            _ALL_INDEXED, kinds.dense_or_sparse(3),
-            rules.LayerRule("indexer_types", "attn", _indexers, _write_indexers),
+            _ALL_INDEXED, dense_or_sparse(3),
+            Computed("indexer_types", "attn", _read_indexers, _write_indexers),
         ),
         **_EXPERTS,
     ),
     Family(
-        ("glm4_moe_lite",),
-        keys(
-            rope(), hidden_size=2048, num_attention_heads=20, n_routed_experts=64,
-            rope_interleave=True,
-            **(
-                _LATENT | {
-                    "rms_norm_eps": 1e-5, "q_lora_rank": 768, "qk_nope_head_dim": 192,
-                    "v_head_dim": 256,
-                }
-            ),
-            **(_ROUTED | {"num_experts_per_tok": 4, "routed_scaling_factor": 1.8}),
-        ),
-        (kinds.dense_or_sparse(1, None),),
-        **_EXPERTS,
+        ("glm4_moe_lite",), (rope(), LATENT_KEYS, _ROUTED, "rope_interleave"),
+        (dense_or_sparse(1, None),), **_EXPERTS,
     ),
     Family(
         ("sarvam_mla",),
-        keys(
-            rope(renamed={"deepseek_yarn": "yarn"}), hidden_size=4096, num_attention_heads=64,
-            n_routed_experts=128, rope_interleave=True, **(_LATENT | {"q_lora_rank": None}),
-            **_ROUTED,
-        ),
-        (kinds.dense_first("first_k_dense_replace", 1),),
-        **_EXPERTS,
+        (rope(renamed={"deepseek_yarn": "yarn"}), LATENT_KEYS, _ROUTED, "rope_interleave"),
+        (dense_first("first_k_dense_replace", 1),), **_EXPERTS,
     ),
     Family(
-        ("axk1",),
-        keys(
-            rope(), hidden_size=7168, num_attention_heads=64, n_routed_experts=192,
-            rope_interleave=True, **_LATENT, **(_ROUTED | {"n_group": 8, "topk_group": 4}),
-        ),
-        (kinds.dense_or_sparse(1, stepped=True),),
+        ("axk1",), (rope(), LATENT_KEYS, _ROUTED, "rope_interleave"),
+        (dense_or_sparse(1, stepped=True),),
         mlp=("post_attention_layernorm.", "mlp.", "post_mlp_layernorm."),
         roles=(("mlp.post_mlp_layernorm", "norms"),),
         folds=(
@@ -179,64 +131,18 @@ LATENT = (
         no_bridge=UNFITTED,
     ),
     Family(
-        ("axk2",),
-        keys(
-            rope(), hidden_size=2048, num_attention_heads=32, n_routed_experts=128,
-            index_n_heads=16, gated_norm_rank=16, **_INDEXED,
-            **(
-                _LATENT | {
-                    "q_lora_rank": 384, "kv_lora_rank": 128, "qk_nope_head_dim": 64,
-                    "qk_rope_head_dim": 32, "v_head_dim": 64,
-                }
-            ),
-            **(_ROUTED | {"n_group": None, "topk_group": None}),
-        ),
-        (_ALL_INDEXED, kinds.dense_or_sparse(1, stepped=True)),
-        **_EXPERTS,
+        ("axk2",), (rope(), LATENT_KEYS, _INDEXED, _ROUTED, "gated_norm_rank"),
+        (_ALL_INDEXED, dense_or_sparse(1, stepped=True)), **_EXPERTS,
     ),
+    # Dense.
     Family(
-        ("kimi_linear",),
-        keys(
-            _linear("linear_head_dim", "head_dim", 128),
-            _linear("linear_num_heads", "num_heads", 32),
-            _linear("linear_conv_kernel_dim", "short_conv_kernel_size", 4),
-            hidden_size=2304, num_attention_heads=32, num_experts=256,
-            routed_scaling_factor=2.446, **_GROUPED,
-            **(_LATENT | {"rms_norm_eps": 1e-5, "q_lora_rank": None}),
-        ),
+        ("minicpm3",),
         (
-            kinds.attending(
-                rules.derived("layer_types", "attn", _kimi_kinds, keep=_keep_numbers)
-            ),
-            kinds.dense_or_sparse(1),
+            rope(), ConfigKey("v_head_dim", _value_width), ConfigKey("scale_depth", _own_scale),
+            "hidden_size num_attention_heads hidden_act rms_norm_eps attention_bias mlp_bias",
+            "q_lora_rank kv_lora_rank qk_nope_head_dim qk_rope_head_dim scale_emb dim_model_base",
         ),
-        mlp=("post_attention_layernorm.", "block_sparse_moe.", "mlp."),
-        mlp_out=(
-            "block_sparse_moe.down_proj", "block_sparse_moe.experts.*.w2",
-            "block_sparse_moe.shared_experts.down_proj", *EXPERTS_OUT,
-        ),
-        no_bridge=UNFITTED,
+        (Computed("scale_depth", "mlp", _read_scale_depth, _write_scale_depth),), tied=True,
     ),
-    Family(
-        ("bailing_hybrid",),
-        keys(
-            rope(6_000_000.0), hidden_size=2560, num_attention_heads=32, num_experts=512,
-            routed_scaling_factor=2.5, short_conv_kernel_size=4, kda_safe_gate=True,
-            kda_lower_bound=-5.0, **(_LATENT | {"q_lora_rank": None}),
-            **(_GROUPED | {"num_expert_group": 8, "topk_group": 4}),
-        ),
-        (
-            kinds.attending(
-                rules.derived(
-                    "layer_types", "attn", kinds.every_nth(6, "layer_group_size"),
-                    replaces=("layer_group_size",),
-                )
-            ),
-            kinds.dense_or_sparse(2),
-        ),
-        embed=("word_embeddings.weight", "embed_tokens.weight"),
-        attn=("input_layernorm.", "attention.", "self_attn."),
-        attn_out=("attention.dense", "self_attn.o_proj"),
-        **_EXPERTS,
-    ),
+    Family(("youtu",), (rope(), LATENT_KEYS, "rope_interleave"), tied=True),
 )  # fmt: skip

@@ -13,12 +13,11 @@ from gptailor.checkpoint.families.layer_config import (
     QUANTISATION_KEYS,
     Config,
     LayerEntry,
-    LayerRule,
     Refusal,
     RuleError,
-    listed_per_layer,
     quantisation,
 )
+from gptailor.checkpoint.families.layer_rules import LINEAR, LayerRule, Listed
 from gptailor.checkpoint.families.refused import LEARN, REFUSED, unfamiliar, unlike_llama, unproven
 from gptailor.plan.parts import Branch
 
@@ -44,7 +43,7 @@ _PREDICTING = re.compile(r"(^|\.)mtp[._]")
 @final
 @dataclass(frozen=True)
 class Layout:
-    """What a checkpoint's tensors are, and what its configuration says of its layers.
+    """The places of a checkpoint's tensors, and the rules that its layers move by.
 
     `no_parts`, `no_scale` and `no_bridge` are the reasons why L1.attn and L1.mlp, `scale` and
     `bridge` are refused, or None. `notice` is something to tell the user. `tied` says whether the
@@ -80,7 +79,7 @@ class Layout:
 
     @property
     def architecture(self) -> str:
-        """What is the same for models between which layers can move."""
+        """The name that models have in common if layers can move between them."""
         return self.family.like or self.text_type
 
     @property
@@ -90,7 +89,7 @@ class Layout:
 
 
 def place_in(prefix: str, name: str) -> tuple[int, str] | None:
-    """The layer's number and the rest of the name, or None outside the layers."""
+    """Return the layer's number and the rest of the name, or None outside the layers."""
     if not name.startswith(prefix):
         return None
     number, dot, rest = name[len(prefix) :].partition(".")
@@ -100,7 +99,7 @@ def place_in(prefix: str, name: str) -> tuple[int, str] | None:
 
 
 def split_name(layout: Layout, tensor_name: str) -> _Where | _Rest | None:
-    """Where a tensor belongs: layer, part and the rest of its name; or another place; or None."""
+    """Return a tensor's layer, part and rest of its name; or another place; or None."""
     if (at := place_in(layout.prefix, tensor_name)) is not None and at[0] < layout.count:
         part = layout.family.part(at[1])
         return None if part is None else (at[0], part, at[1])
@@ -112,12 +111,12 @@ def split_name(layout: Layout, tensor_name: str) -> _Where | _Rest | None:
 
 
 def name_of(layout: Layout, layer: int, rest: str) -> str:
-    """The whole name of a tensor of a layer."""
+    """Return the whole name of a tensor of a layer."""
     return f"{layout.prefix}{layer}.{rest}"
 
 
 def aliases(layout: Layout, name: str) -> Iterator[str]:
-    """The names on this disk of a tensor of the language model that another version names so."""
+    """Yield the names that a tensor has on this disk, by its name in another version."""
     for root in vision.roots(layout.family.base) if layout.wrapped else ():
         if name.startswith(root):
             yield layout.root + name.removeprefix(root)
@@ -132,7 +131,7 @@ def _pattern(name: str) -> re.Pattern[str]:
 
 
 def projection(layout: Layout, rest: str) -> Branch | None:
-    """The part that adds this projection's output (its weight or bias) to the hidden state."""
+    """Return the part that adds this projection's output to the hidden state."""
     stem = rest.removesuffix(".weight").removesuffix(".bias")
     if any(_pattern(each).fullmatch(stem) for each in layout.family.attn_out):
         return "attn"
@@ -140,31 +139,31 @@ def projection(layout: Layout, rest: str) -> Branch | None:
 
 
 def fold_scale(layout: Layout, rest: str) -> How | None:
-    """What becomes of a layer's tensor where the hidden state that enters is 1/c of what it was."""
+    """Return the change of a layer's tensor if the hidden state that enters is divided by c."""
     if folds := layout.family.folds:
         return next((fold.how for fold in folds if _pattern(fold.tensor).fullmatch(rest)), None)
     return None if projection(layout, rest) is None else "divide"
 
 
 def is_constant(rest: str) -> bool:
-    """Whether a layer's tensor is no weight: a mask or frequencies, to be copied only."""
+    """Return whether a layer's tensor is no weight: a mask or frequencies, to be copied only."""
     return rest in _CONSTANTS or rest.endswith("rotary_emb.inv_freq")
 
 
 def _language(config: Config) -> Config:
-    """The configuration of the language model: the whole one, where nothing wraps it."""
+    """Return the language model's configuration: the whole one, if nothing wraps it."""
     return vision.text_of(config) if config.get("model_type") in vision.WRAPPERS else config
 
 
 def layer_entries(layout: Layout, config: Config) -> list[LayerEntry]:
-    """What the configuration of the layout's own checkpoint says of each layer."""
+    """Return each layer's entry, by the configuration of the layout's own checkpoint."""
     config = _language(config)
     read = {rule.name: rule.read(config, layout.count) for rule in layout.rules}
     return [{name: values[i] for name, values in read.items()} for i in range(layout.count)]
 
 
 def joined_entry(layout: Layout, attn: LayerEntry, mlp: LayerEntry) -> LayerEntry:
-    """The entry of a layer whose parts come from two layers."""
+    """Return the entry of a layer whose parts come from two layers."""
     return {
         rule.name: (attn if rule.part == "attn" else mlp).get(rule.name) for rule in layout.rules
     }
@@ -173,7 +172,7 @@ def joined_entry(layout: Layout, attn: LayerEntry, mlp: LayerEntry) -> LayerEntr
 def moved_config(
     layout: Layout, base_config: Config, entries: Sequence[LayerEntry]
 ) -> dict[str, Any] | Refusal:
-    """The base's configuration for layers with these entries, in order; or why there is none."""
+    """Return the base's configuration for layers with these entries, in order; or a refusal."""
     if not entries:
         return Refusal("a model has at least one layer")
     out: dict[str, Any] = dict(_language(base_config))
@@ -191,7 +190,7 @@ def moved_config(
 
 
 def incompatible(layout: Layout, base_config: Config, other_config: Config) -> list[Disagreement]:
-    """What keeps another model's layers from being the base's: faults, and what may matter."""
+    """Return the keys that keep another model's layers from the base: faults and warnings."""
     base, other = _language(base_config), _language(other_config)
     types = [str(config.get("model_type")) for config in (base, other)]
     ours = theirs = layout.family
@@ -202,20 +201,20 @@ def incompatible(layout: Layout, base_config: Config, other_config: Config) -> l
     return disagreements(ours.keys, theirs.keys, base, other, cautious=not layout.known)
 
 
-_GENERIC = (listed_per_layer("layer_types", "attn"), listed_per_layer("mlp_layer_types", "mlp"))
+_GENERIC = (Listed("layer_types", "attn"), Listed("mlp_layer_types", "mlp"))
 """Lists that transformers 5 checks, or caches by, in any family."""
 
 _QUANTISED = (
     ".qweight", ".qzeros", ".weight_packed", ".weight_scale", ".weight_scale_inv",
     ".weight.absmax", ".weight.quant_map", ".SCB",
 )  # fmt: skip
-"""How the names of tensors end that only quantised weights have."""
+"""Ends of names that only tensors of quantised weights have."""
 
 
 def layout_of(
     config: Config, tensor_names: Collection[str], more: Mapping[str, Family] | None = None
 ) -> Layout | Refusal:
-    """The layout of a checkpoint, by its configuration's `model_type` and its tensors' names.
+    """Return the layout of a checkpoint, by its `model_type` and its tensors' names.
 
     `more` are families by model type that the release doesn't have, or that win over its own. A
     refusal says why its layers can't be told apart and moved.
@@ -241,7 +240,7 @@ def layout_of(
 
 
 def _wrapped(model_type: str, config: Config, names: Collection[str]) -> Layout | Refusal:
-    """The layout of a model that keeps its language model beside towers."""
+    """Return the layout of a model that keeps its language model beside towers."""
     of = f"(the language model of model type '{model_type}')"
     try:
         text = {**vision.text_of(config)}
@@ -273,7 +272,7 @@ def _wrapped(model_type: str, config: Config, names: Collection[str]) -> Layout 
 
 
 def _refused(config: Config, model_type: str) -> Refusal | None:
-    """Why no checkpoint with such a configuration can be cut, whatever its tensors."""
+    """Return why no checkpoint with this configuration can be cut, whatever its tensors."""
     what = f"model type '{model_type}'"
     if (reason := REFUSED.get(model_type)) is not None:
         return Refusal(f"{what} is refused: {reason}")
@@ -342,12 +341,12 @@ def _layout(
 
 
 def is_tied(config: Config, family: Family) -> bool:
-    """Whether the head is the embedding's tensor; LFM 2 has another key, which goes first."""
+    """Return whether the head is the embedding's tensor; LFM 2's own key goes first."""
     return bool(config.get(_TIE, config.get("tie_word_embeddings", family.tied)))
 
 
 def untied(config: Config) -> dict[str, Any]:
-    """The configuration of the model whose head has a tensor of its own."""
+    """Return the configuration for a head that has a tensor of its own."""
     out = {key: value for key, value in config.items() if key != _TIE}
     if vision.wrapper_of(config) is not None and isinstance(inner := config.get(vision.TEXT), dict):
         out[vision.TEXT] = {**inner, "tie_word_embeddings": False}
@@ -358,7 +357,7 @@ _TIE = "tie_embedding"
 
 
 def layer_count(family: Family, config: Config) -> int:
-    """How many decoder layers a configuration says that there are. Raises RuleError."""
+    """Return the number of decoder layers that a configuration states. Raises RuleError."""
     if (listed := family.count_of(config)) is not None:
         return listed
     key = next((k for k in (family.count_key, "num_hidden_layers") if k in config), None)
@@ -370,7 +369,7 @@ def layer_count(family: Family, config: Config) -> int:
 
 
 def _check_layers(family: Family, prefix: str, count: int, names: Collection[str]) -> None:
-    """No layer lacks all of its tensors, or has one that belongs to neither part."""
+    """Raise RuleError for a layer without tensors, or with one that belongs to neither part."""
     seen = set()
     for name in names:
         if (at := place_in(prefix, name)) is None or at[0] >= count:
@@ -384,7 +383,7 @@ def _check_layers(family: Family, prefix: str, count: int, names: Collection[str
 
 
 def _quantised(config: Config, names: Collection[str]) -> str | None:
-    """How the weights are quantised, by the configuration, or else as tensors' names betray."""
+    """Return how the weights are quantised, by the configuration or else by tensors' names."""
     given = quantisation(config)
     if isinstance(given, Mapping):
         return str(given.get("quant_method", "unnamed"))
@@ -392,8 +391,94 @@ def _quantised(config: Config, names: Collection[str]) -> str | None:
 
 
 def _cautious(layout: Layout) -> Layout:
-    """The layout of an architecture that isn't listed, and looks like Llama on disk."""
+    """Return the layout of an architecture that isn't listed, and looks like Llama on disk."""
     what = f"model type '{layout.model_type}'"
     unclear = f"the arithmetic of {what} is not known"
     notice = f"{what} is not known; its layers are taken to be like Llama's"
     return replace(layout, known=False, no_scale=unclear, no_bridge=unclear, notice=notice)
+
+
+# ---------------------------------------------------------------------------------- the KV cache
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Shapes of a layer's tensors, by their names within the layer."""
+
+_TO_LATENT = ("kv_a_proj_with_mqa", "kv_a_proj")
+"""Projections to the latent vector of keys and values, and to the rotated key beside it."""
+_TO_INDEX = "indexer.wk"
+"""The projection to the key by which an indexer finds tokens."""
+_TO_BOTH = "kv_proj"
+"""JetMoE's projection to keys and values."""
+
+
+def attends(entry: LayerEntry) -> bool:
+    """Return whether a layer keeps something of each token, by its entry."""
+    kind = entry.get("layer_types")
+    return not isinstance(kind, str) or ("attention" in kind and kind != LINEAR)
+
+
+def cached_entries(
+    layout: Layout, config: Config, entry: LayerEntry, shapes: Shapes
+) -> int | Refusal:
+    """Return how many numbers of each token a layer keeps: keys and values, or their source.
+
+    A layer of latent attention keeps the latent vector and the rotated key, one with an indexer its
+    key too; a window is no less than all tokens. What is of one size for any text, as the state of
+    linear attention, a convolution or a state space, is none of it.
+    """
+    if not attends(entry):
+        return 0
+    rows = dict(_rows(layout, shapes))
+    found = None if layout.quantised is not None else _entries_by_rows(layout, rows, shapes)
+    return _entries_by_config(layout, config) if found is None else found
+
+
+def _entries_by_rows(layout: Layout, rows: Mapping[str, int], shapes: Shapes) -> int | None:
+    """Return the number by the projections' widths; None if names don't tell which they are."""
+    for word in (*_TO_LATENT, _TO_BOTH):
+        if (found := [n for name, n in rows.items() if name.rpartition(".")[2] == word]) != []:
+            return found[0] + sum(n for name, n in rows.items() if name.endswith(_TO_INDEX))
+    roles = {layout.family.role(f"{name}.weight"): name for name in rows}
+    if "attn.k" in roles:
+        keys = rows[roles["attn.k"]]
+        return keys + rows.get(roles.get("attn.v", ""), keys)
+    if "attn.qkv" in roles and "attn.o" in roles:
+        queries = _sides(layout, shapes[f"{roles['attn.o']}.weight"])[1]
+        return rows[roles["attn.qkv"]] - queries
+    known = layout.known and layout.family.roles is not None
+    return 0 if known and not roles.keys() & {"attn.q", "attn.v", "attn.qkv"} else None
+
+
+def _rows(layout: Layout, shapes: Shapes) -> Iterator[tuple[str, int]]:
+    """Yield the projections of a layer's attention, and how many numbers each gives."""
+    for name, shape in shapes.items():
+        stem = name.removesuffix(".weight")
+        if stem != name and len(shape) == 2 and layout.family.part(name) == "attn":
+            yield stem, _sides(layout, shape)[0]
+
+
+def _sides(layout: Layout, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return how many numbers a projection gives, and how many it takes."""
+    first, second = shape[-2:]
+    return (second, first) if layout.transposed else (first, second)
+
+
+def _entries_by_config(layout: Layout, config: Config) -> int | Refusal:
+    """Return the number by the numbers of heads, for tensors that don't tell."""
+    text = vision.text_of(config) if layout.wrapped else config
+    latent, rotated = _whole(text, "kv_lora_rank"), _whole(text, "qk_rope_head_dim")
+    if latent:
+        return latent + rotated
+    heads = _whole(text, "num_attention_heads")
+    groups = _whole(text, "num_key_value_heads") or heads
+    width = _whole(text, "head_dim") or _whole(text, "hidden_size") // max(heads, 1)
+    if not groups * width:
+        what = f"a layer of model type '{layout.model_type}'"
+        return Refusal(f"nothing says what {what} keeps of a token")
+    return 2 * groups * width
+
+
+def _whole(config: Config, key: str) -> int:
+    """Return an integer of the configuration, or 0."""
+    found = config.get(key)
+    return found if isinstance(found, int) else 0

@@ -1,4 +1,4 @@
-"""Where the family of a model type comes from, if not from the release: files given, or found.
+"""Family files: where the family of a model type comes from, if not from the release.
 
 A file that was named wins over all. The release's own families win over files that lie about: those
 beside the plan, those in the model's own folder (where `compile` puts one), then the user's.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gptailor.checkpoint.families.family_file import FamilyFile
 
 FAMILY_SUFFIX = ".family.json"
-"""How the name of a family file ends."""
+"""End of a family file's name."""
 
 
 @final
@@ -35,7 +35,7 @@ class FoundFamily:
 
     @property
     def digest(self) -> str:
-        """The sha256 of what it says, the proof included."""
+        """The sha256 of its content, the proof included."""
         return self.file.digest
 
     @cached_property
@@ -43,14 +43,14 @@ class FoundFamily:
         return self.file.families()
 
     def layout(self, config: Config, names: Collection[str]) -> Layout | Refusal:
-        """The layout of a checkpoint by it, whose tensors are those that it says."""
+        """Return the layout of a checkpoint by the family, if the tensors agree with it."""
         return layout_by(self._families, config, names)
 
 
 def layout_by(
     families: Mapping[str, Family], config: Config, names: Collection[str]
 ) -> Layout | Refusal:
-    """The layout of a checkpoint by families from files, which may lie."""
+    """Return the layout of a checkpoint by families from files, which may lie."""
     found = layout_of(config, names, families)
     if isinstance(found, Refusal) or (why := _unlike_file(found, names)) is None:
         return found
@@ -60,7 +60,7 @@ def layout_by(
 
 
 def _unlike_file(layout: Layout, names: Collection[str]) -> str | None:
-    """What a family file says of tensors that a checkpoint doesn't have."""
+    """Return which tensor of a family file a checkpoint lacks, or None."""
     if not set(layout.embed) <= set(names):
         return f"there is no embedding '{min(set(layout.embed) - set(names))}'"
     places = [place for name in names if isinstance(place := split_name(layout, name), tuple)]
@@ -73,17 +73,17 @@ def _unlike_file(layout: Layout, names: Collection[str]) -> str | None:
 
 
 def user_families() -> Path:
-    """The folder of the user's own families."""
+    """Return the folder of the user's own families."""
     named = Path(os.environ.get("XDG_CONFIG_HOME", ""))
     home = named if named.is_absolute() else expanded("~/.config")
     return home / "gptailor" / "families"
 
 
 def family_for(model_type: object, given: Sequence[Path], *folders: Path) -> FoundFamily | None:
-    """The family file of a model type: of those given, of those in folders, of the user's.
+    """Return the family file of a model type: a given one, one in a folder, or the user's.
 
-    None where there is none, or where the release knows the type and no given file names it.
-    Raises CheckpointError: C111 for a file that is none, C112 for one that isn't proven, C113 for
+    Return None without a file, or if the release knows the type and no given file names it.
+    Raises CheckpointError: C111 for an invalid file, C112 for one that isn't proven, C113 for
     two of one type.
     """
     if (found := _of_type(model_type, given)) is not None:
@@ -97,7 +97,7 @@ def family_for(model_type: object, given: Sequence[Path], *folders: Path) -> Fou
 
 
 def _files(folder: Path) -> list[Path]:
-    """The family files in a folder; none where there is no such folder."""
+    """Return the family files in a folder, which may be missing."""
     if not folder.is_dir():
         return []
     with reading(folder):

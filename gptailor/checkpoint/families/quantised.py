@@ -1,8 +1,8 @@
-"""What a quantisation configuration says of single layers, and how that moves with them.
+"""A quantisation's configuration of single layers, and how it moves with them.
 
 `modules_to_not_convert`, `ignore`, `dynamic` and their like name modules by texts and by patterns.
 A text with a layer's number in it gets the layer's new one. Where a pattern may mean layers by
-their numbers in another way, it can't follow, and that is said.
+their numbers in another way, it can't follow, and is refused.
 """
 
 import re
@@ -17,14 +17,14 @@ Places = Sequence[tuple[int, int]]
 """For each layer of the output, the layers that its attention and its MLP branch come from."""
 
 _SIGNS = re.compile(r"re:|[+-]:|")
-"""How a pattern is marked: compressed-tensors' way, and GPTQModel's."""
+"""Marks of a pattern: compressed-tensors', and GPTQModel's."""
 _DOT = r"(?:\\?\.)"
 _ALL = r"(?:\*|\.\*|\.\+|\\d\+|\[0-9\]\+)"
 _SPECIAL = re.compile(r"[*+?()\[\]{}|^$]|\\[^.]")
 
 
 def requantised(layout: Layout, config: dict[str, Any], places: Places) -> dict[str, Any] | Refusal:
-    """The configuration with the layers in its quantisation renumbered; or why there is none."""
+    """Return the configuration with the layers in its quantisation renumbered; or a refusal."""
     given = [key for key in QUANTISATION_KEYS if isinstance(config.get(key), Mapping)]
     if not given or all(place == (n, n) for n, place in enumerate(places)):
         return config
@@ -38,7 +38,7 @@ def requantised(layout: Layout, config: dict[str, Any], places: Places) -> dict[
 
 
 def _renamed(value: Any, moves: "_Moves") -> Any:
-    """The same with each text of a list, and each key, renamed; those of layers that left go."""
+    """Return a value with each text of a list, and each key, renamed; layers that left go."""
     if isinstance(value, Mapping):
         return {new: _renamed(v, moves) for key, v in value.items() for new in moves.names(key)}
     if isinstance(value, list | tuple):
@@ -51,7 +51,7 @@ def _renamed(value: Any, moves: "_Moves") -> Any:
 
 @final
 class _Moves:
-    """Where layers have gone, and patterns of names with their numbers, with all and with some."""
+    """Places of moved layers, and patterns of names with one number, with all or with some."""
 
     def __init__(self, layout: Layout, places: Places) -> None:
         self.layout = layout
@@ -64,7 +64,7 @@ class _Moves:
         self.mentioned = re.compile(rf"(?<![A-Za-z0-9_]){word}{_DOT}")
 
     def names(self, text: str) -> list[str]:
-        """What an entry is for the moved layers: itself, or one entry for each of them."""
+        """Return an entry for the moved layers: itself, or one entry for each of them."""
         sign = _SIGNS.match(text)
         start = sign.end() if sign is not None else 0
         match = self.numbered.fullmatch(text, start)
@@ -78,7 +78,7 @@ class _Moves:
         return list(self._renumbered(text, text[:start], match))
 
     def _is_of_a_tower(self, text: str, before: str) -> bool:
-        """Whether numbers after this are those of a tower's layers, not of the language model's."""
+        """Return whether the numbers are a tower's layers', not the language model's."""
         family = self.layout.family
         plain = before.removeprefix("^").replace("\\", "")
         if plain in {root + family.stack for root in roots(family.base)}:

@@ -1,4 +1,4 @@
-"""Models whose layers can't be moved as a plan says: `REFUSED` types, and unfamiliar ones."""
+"""Models whose layers can't be moved: `REFUSED` types, and unfamiliar ones."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -80,7 +80,7 @@ REFUSED: Mapping[str, str] = {
 # ------------------------------------------------------------------------- types that aren't listed
 
 LEARN = "'gptailor family MODEL' learns a type that transformers has"
-"""What to do about a type that isn't known."""
+"""The remedy for an unknown type."""
 
 _POSITIONAL = re.compile(
     r"layer|block|pattern|interval|every|freq|sparse|dense|window|expert|depth"
@@ -109,7 +109,7 @@ _LAYER_NAME = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
 def unfamiliar(config: Config) -> str | None:
-    """What in a configuration may be about layers by their places, or is code of its own."""
+    """Return which key may make layers depend on their places, or runs code of its own."""
     if config.get("auto_map"):
         return "the code beside its weights ('auto_map') is never run"
     count = config.get("num_hidden_layers")
@@ -122,7 +122,7 @@ def unfamiliar(config: Config) -> str | None:
 
 
 def unproven(family: Family, config: Config) -> Refusal | None:
-    """What a configuration has that the proof of its family file didn't, and may be by layers."""
+    """Return a refusal for keys that a family file's proof lacked and that may be by layers."""
     unseen = {key: value for key, value in config.items() if key not in family.seen}
     why = unfamiliar({**unseen, "num_hidden_layers": config.get(family.count_key)})
     whose = f"the family file of model type '{config['model_type']}'"
@@ -130,7 +130,7 @@ def unproven(family: Family, config: Config) -> Refusal | None:
 
 
 def unlike_llama(names: Collection[str]) -> str | None:
-    """How tensors differ from those of a model that is built like Llama."""
+    """Return how tensors differ from those of a model that is built like Llama."""
     found: dict[str, set[str]] = {}
     for name in names:
         if (match := _LAYER_NAME.fullmatch(name)) is not None:

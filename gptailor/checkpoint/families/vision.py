@@ -1,4 +1,4 @@
-"""Models that keep a language model beside towers: where its configuration and its tensors are.
+"""Models that keep a language model beside towers: the places of its configuration and tensors.
 
 A *wrapper* is such a model's type. Its language model's configuration stands in `text_config`, and
 its layers are the layers; the towers, the projectors and their configurations stay as they are.
@@ -63,15 +63,15 @@ WRAPPERS: Mapping[str, Wrapper] = {
 
 
 def wrapper_of(config: Config) -> Wrapper | None:
-    """What wraps the language model, if something does."""
+    """Return the wrapper of the language model, if there is one."""
     name = config.get("model_type")
     return WRAPPERS.get(name) if isinstance(name, str) else None
 
 
 def text_of(config: Config) -> Config:
-    """The configuration of the language model: the whole one, where nothing wraps it.
+    """Return the language model's configuration: the whole one, if nothing wraps it.
 
-    Raises RuleError where there is none.
+    Raises RuleError if it is missing.
     """
     if (wrapper := wrapper_of(config)) is None:
         return config
@@ -90,7 +90,7 @@ def text_of(config: Config) -> Config:
 
 
 def with_text(config: Config, text: Config) -> dict[str, Any]:
-    """The configuration with this one of its language model, everything else as it is.
+    """Return the configuration with this one of its language model, all else unchanged.
 
     Where a key stands beside `text_config` too, as some versions of transformers write it, it is
     changed in both places. Raises RuleError where the two don't agree.
@@ -116,7 +116,7 @@ def with_text(config: Config, text: Config) -> dict[str, Any]:
 
 
 def ties(config: Config, of_text: bool) -> bool:
-    """Whether the embedding serves as the head where the disk has no head: what either says.
+    """Return whether the embedding serves as the head if the disk has no head, by either one.
 
     `of_text` is what the language model's family means by saying nothing.
     """
@@ -127,7 +127,7 @@ def ties(config: Config, of_text: bool) -> bool:
 
 
 def with_dtype(config: Config, dtype: str) -> dict[str, Any]:
-    """The configuration with another dtype, for the towers too where they name one."""
+    """Return the configuration with another dtype, for the towers too if they name one."""
     names = ("dtype", "torch_dtype")
     out = {**config, **dict.fromkeys([n for n in names if n in config] or names[:1], dtype)}
     for part in (TEXT, *TOWERS) if wrapper_of(config) is not None else ():
@@ -140,13 +140,13 @@ def with_dtype(config: Config, dtype: str) -> dict[str, Any]:
 
 
 def is_visual_token(key: str) -> bool:
-    """Whether a key of a configuration says which token stands for an image, a sound or an end."""
+    """Return whether a key names the token that stands for an image, a sound or an end."""
     match = _NAMED.fullmatch(key)
     return match is not None and match["name"] not in _OF_LANGUAGE
 
 
 def visual_tokens(config: Config) -> dict[str, int]:
-    """The numbers of the tokens that stand for images, sounds and their ends, by their keys."""
+    """Return the numbers of tokens that stand for images, sounds and their ends, by key."""
     if wrapper_of(config) is None:
         return {}
     return {k: v for k, v in config.items() if is_visual_token(k) and type(v) is int}
@@ -158,7 +158,7 @@ def _language_tokens(config: Config) -> dict[str, Any]:
 
 
 def with_tokens_of(config: Config, donor: Config) -> dict[str, Any]:
-    """The configuration with the special tokens of another one's language model."""
+    """Return the configuration with the special tokens of another one's language model."""
     text, outer = text_of(config), _language_tokens(config)
     given = {**_language_tokens(donor), **_language_tokens(text_of(donor))}
     made = {k: v for k, v in text.items() if k not in _language_tokens(text)} | given
@@ -179,22 +179,22 @@ _ROOTS = (
     ("text_model.", ""),
     ("{}", ""),
 )
-"""What the names of a language model's tensors begin with, and that of its head. `{}` is what they
-begin with in a checkpoint of the language model alone."""
+"""Prefixes of a language model's tensors, each with its head's. `{}` is the prefix in a checkpoint
+of the language model alone."""
 
 
 def roots(base: str) -> dict[str, str]:
-    """All that the names of a language model may begin with, each with what its head's does.
+    """Return all prefixes of a language model's tensors, each with its head's.
 
-    `base` is what they begin with in a checkpoint of the language model alone.
+    `base` is the prefix in a checkpoint of the language model alone.
     """
     return {root.format(base): head for root, head in _ROOTS}
 
 
 def root_of(base: str, stack: str, names: Collection[str]) -> tuple[str, str]:
-    """What the names of the language model and of its head begin with, by all tensors' names.
+    """Return the prefixes of the language model and of its head, by all tensors' names.
 
-    Raises RuleError where there is no such model, and where there are two.
+    Raises RuleError if there is no such model, or if there are two.
     """
     known = roots(base)
     found = [root for root in known if any(name.startswith(root + stack) for name in names)]
@@ -207,7 +207,7 @@ def root_of(base: str, stack: str, names: Collection[str]) -> tuple[str, str]:
 
 
 def stacked_features(config: Config) -> int:
-    """After how many of the first layers features of the tower are added. Raises RuleError."""
+    """Return the number of first layers after which features are added. Raises RuleError."""
     wrapper = wrapper_of(config)
     if wrapper is None or not wrapper.stacked:
         return 0

@@ -1,273 +1,315 @@
-"""Mixtures of experts some of whose layers see a window or chunks of the text only."""
+"""Dense decoders in which some layers see only a window of the text."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from gptailor.checkpoint.families import layer_config as rules
-from gptailor.checkpoint.families import layer_kinds as kinds
-from gptailor.checkpoint.families.compatibility import rope, rope_of_each
-from gptailor.checkpoint.families.experts import GRANITE, GRANITE_KEYS, ROUTED
-from gptailor.checkpoint.families.family import EXPERTS_OUT, UNFITTED, Family, Fold, llama_keys
+from gptailor.checkpoint.families.compatibility import (
+    LLAMA_KEYS,
+    MULTIPLIERS,
+    ConfigKey,
+    rope,
+    rope_by_kind,
+    rope_near_and_wide,
+)
+from gptailor.checkpoint.families.family import (
+    LAYER_THETAS,
+    NORMS_AFTER,
+    PATTERN_KEYS,
+    POST_NORM,
+    Family,
+    Fold,
+)
+from gptailor.checkpoint.families.layer_config import Config, RuleError, window
+from gptailor.checkpoint.families.layer_rules import (
+    FULL,
+    SLIDING,
+    AtEnd,
+    Computed,
+    Derivation,
+    EveryNth,
+    FirstLayers,
+    IfWindow,
+    LayerRule,
+    Listed,
+    Repeated,
+    Values,
+    complete,
+    first_place,
+    layer_types,
+    sliding,
+)
+from gptailor.checkpoint.files import shown
 
-_YARN = {
-    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
-    "original_max_position_embeddings": 4096,
-}  # fmt: skip
-"""GPT-OSS's rotary embeddings where the configuration says nothing of them."""
+# ------------------------------------------------------------------------------------ Qwen, SmolLM
 
 
-def _interleaved(config: rules.Config, count: int) -> list[Any]:
-    """Llama 4: each so manieth layer is sparse."""
-    step = rules.int_of(config, "interleave_moe_layer_step", 1, least=1)
-    return [rules.DENSE if (i + 1) % step else rules.SPARSE for i in range(count)]
+def _keep_max_window_layers(config: Config, values: Values) -> dict[str, Any]:
+    """Return the list as `max_window_layers` too, for readers that don't know `layer_types`."""
+    full = first_place(SLIDING, values)
+    if SLIDING in values and FULL not in values[full:]:
+        return {**config, "max_window_layers": full}
+    return dict(config)
 
 
-def _rotating(config: rules.Config, count: int) -> list[Any]:
-    """Llama 4: 1 for a layer with rotary embeddings, despite the key's name."""
-    step = rules.int_of(config, "no_rope_layer_interval", 4, least=1)
-    return [int((i + 1) % step != 0) for i in range(count)]
+def later_slide(first: int) -> tuple[LayerRule, ...]:
+    """Return Qwen's rules: of its layers only later ones slide; `first` don't by default."""
+    kinds = IfWindow(FirstLayers(first, "max_window_layers", FULL, SLIDING), gated=True)
+    return sliding(layer_types(kinds, keep=_keep_max_window_layers), gated=True)
 
 
-_LISTED = rules.derived(
-    "no_rope_layers", "attn", _rotating, replaces=("no_rope_layer_interval",)
-)  # fmt: skip
+_ROTATION = Listed("no_rope_layers", "attn", EveryNth(4, "no_rope_layer_interval", 0, 1))
+"""SmolLM 3: 1 for a layer with rotary embeddings, despite the key's name."""
 
 
-def _rotations(config: rules.Config, count: int) -> list[Any]:
-    """An empty list stands for none."""
-    given = {key: value for key, value in config.items() if key != "no_rope_layers" or value}
-    return _LISTED.read(given, count)
-
-
-_ROTATION = rules.LayerRule("no_rope_layers", "attn", _rotations, _LISTED.write)
-
-
-def _chunked(config: rules.Config, count: int) -> list[Any]:
-    chunks = config.get("attention_chunk_size", 8192) is not None
+def _without_rotation(config: Config, count: int) -> list[Any]:
+    """Return SmolLM 3's kinds: layers without rotary embeddings slide, if any layer does."""
+    slides = window(config, gated=True, default=None) is not None
     rotates = _ROTATION.read(config, count)
-    return ["chunked_attention" if chunks and turns else rules.FULL for turns in rotates]
+    return [SLIDING if slides and not each else FULL for each in rotates]
 
 
-def _thetas(config: rules.Config, count: int) -> list[Any]:
-    """Granite MoE with windows: each layer's base of its rotary embeddings, 0 for none."""
-    return [rope().read(config)["rope_theta"]] * count
+# ------------------------------------------------------------------------------------------- Gemma
+
+_FOUR_NORMS: dict[str, Any] = {
+    "attn": ("input_layernorm.", "self_attn.", "post_attention_layernorm."),
+    "mlp": ("pre_feedforward_layernorm.", "mlp.", "post_feedforward_layernorm."),
+    "folds": (
+        Fold("post_attention_layernorm.weight", "divide_offset"),
+        Fold("post_feedforward_layernorm.weight", "divide_offset"),
+    ),
+    "no_bridge": POST_NORM,
+    "tied": True,
+}
+_GEMMA_KEYS = (
+    "hidden_size num_attention_heads num_key_value_heads head_dim hidden_activation rms_norm_eps "
+    "attention_bias"
+)
+_CAPPED = "query_pre_attn_scalar attn_logit_softcapping final_logit_softcapping"
+_SCALED = "a layer's own number multiplies the sum of its branches"
 
 
-def _keep_step(config: rules.Config, values: rules.Values) -> dict[str, Any]:
-    """Say the list by a step too, for readers that don't know it; without one, by none."""
-    out = {key: value for key, value in config.items() if key != "interleave_moe_layer_step"}
-    for step in range(1, len(values) + 2):
-        if _interleaved({"interleave_moe_layer_step": step}, len(values)) == list(values):
-            return {**out, "interleave_moe_layer_step": step}
-    return out
+def _last_is_full(types: Listed) -> Computed:
+    """Return Gemma 4's kinds: transformers makes the last layer full, whatever is configured."""
+
+    def read(config: Config, count: int) -> list[Any]:
+        return [*types.read(config, count)[:-1], FULL]
+
+    def write(config: Config, values: Values) -> dict[str, Any]:
+        if values[-1] != FULL:
+            raise RuleError(f"the last layer attends fully, and L{len(values) - 1} would slide")
+        return types.write(config, values)
+
+    return Computed(types.name, types.part, read, write)
 
 
-_MOE_LAYERS = kinds.numbered(
-    "moe_layers", "mlp", "mlp", (rules.DENSE, rules.SPARSE), _interleaved,
-    keep=_keep_step,
-)  # fmt: skip
+def _of_full_layers(config: Config, count: int, types: LayerRule) -> list[Any]:
+    """Return the settings that full layers have of their own where no object states them."""
+    own = {"head_dim": config.get("global_head_dim", 512)}
+    heads = config.get("num_global_key_value_heads")
+    if heads is not None and config.get("attention_k_eq_v", False):
+        own["num_key_value_heads"] = heads
+    return [own if kind == FULL else {} for kind in types.read(config, count)]
 
 
-_EXPERTS: dict[str, Any] = {"mlp_out": EXPERTS_OUT, "no_bridge": UNFITTED}
+def _own_shapes(types: LayerRule) -> Computed:
+    """Return Gemma 4's settings of single layers, by their numbers, in place of those of all."""
+
+    def read(config: Config, count: int) -> list[Any]:
+        given = config.get("per_layer_config")
+        if given is None:
+            return _of_full_layers(config, count, types)
+        numbered = isinstance(given, Mapping) and all(str(key).isdecimal() for key in given)
+        if not numbered or not all(int(key) < count for key in given):
+            raise RuleError(
+                f"'per_layer_config' is {shown(given)}, not an object of layers' numbers"
+            )
+        settings = {int(key): value for key, value in given.items()}
+        return [settings.get(i, {}) for i in range(count)]
+
+    def write(config: Config, values: Values) -> dict[str, Any]:
+        settings = complete("per_layer_config", values)
+        given = config.get("per_layer_config")
+        if given is None and _of_full_layers(config, len(settings), types) == settings:
+            return dict(config)
+        own = {str(i): value for i, value in enumerate(settings) if value}
+        return {**config, "per_layer_config": own}
+
+    return Computed("per_layer_config", "attn", read, write)
 
 
-def _windows(width: int, types: rules.Read) -> tuple[rules.LayerRule, ...]:
-    return rules.sliding(rules.derived("layer_types", "attn", types), default=width)
+def _gemma_4(width: int) -> tuple[LayerRule, ...]:
+    types = _last_is_full(layer_types(EveryNth(6)))
+    return *sliding(types, width), _own_shapes(types)
 
 
-def _flint_windows(config: rules.Config, count: int) -> list[Any]:
-    """The first two layers, each fourth and the last attend fully."""
-    full = [i < 2 or i % 4 == 1 or i == count - 1 for i in range(count)]
-    return [rules.FULL if each else rules.SLIDING for each in full]
+def _shared(default_inputs: int) -> Callable[[Config], str | None]:
+    """Return the test for tensors that layers of the smaller Gemma 4 share."""
+
+    def unfit(config: Config) -> str | None:
+        if config.get("num_kv_shared_layers", 0):
+            return "'num_kv_shared_layers': its last layers use keys and values of layers before"
+        if config.get("hidden_size_per_layer_input", default_inputs):
+            return "'hidden_size_per_layer_input': one tensor has the inputs of all its layers"
+        return None
+
+    return unfit
 
 
-def _two_dense(config: rules.Config, count: int) -> list[Any]:
-    return [rules.DENSE if i < 2 else rules.SPARSE for i in range(count)]
+_GEMMA_4_KEYS = f"{_GEMMA_KEYS} final_logit_softcapping attention_k_eq_v"
+_GEMMA_4_LAYER: dict[str, Any] = {
+    "attn": ("input_layernorm.", "self_attn.", "post_attention_layernorm."),
+    "mlp": (
+        "pre_feedforward_layernorm", "mlp.", "post_feedforward_layernorm", "router.", "experts.",
+        "layer_scalar",
+    ),
+    "no_parts": _SCALED, "no_scale": lambda config: _SCALED, "no_bridge": POST_NORM, "tied": True,
+}  # fmt: skip
+
+# -------------------------------------------------------------------------------------- GPT-Neo
 
 
-def _mimo_windows(config: rules.Config, count: int) -> list[Any]:
-    full = [i == 0 or (i + 1) % 6 == 0 for i in range(count)]
-    return [rules.FULL if each else rules.SLIDING for each in full]
+def _read_attention_types(config: Config, count: int) -> list[Any]:
+    """Return GPT-Neo's kinds: `[[["global", "local"], 12]]` is both in turn, twelve times."""
+    given = config.get("attention_types") or [[["global", "local"], 12]]
+    try:
+        kinds = [kind for names, times in given for _ in range(times) for kind in names]
+    except (TypeError, ValueError):
+        message = f"'attention_types' is {shown(given)}, and should be lists of types and times"
+        raise RuleError(message) from None
+    if len(kinds) != count:
+        raise RuleError(
+            f"'attention_types' says {len(kinds)} layers, and the model has {count} layers"
+        )
+    return kinds
 
 
-def _mimo_rules() -> tuple[rules.LayerRule, ...]:
-    """Its checkpoints say the window without the token itself, and have lists for other readers."""
-    types, width = rules.sliding(rules.derived("layer_types", "attn", _mimo_windows), default=129)
+def _write_attention_types(config: Config, values: Values) -> dict[str, Any]:
+    kinds = complete("attention_types", values)
+    listed = {"attention_layers": kinds} if "attention_layers" in config else {}
+    return {**config, **listed, "attention_types": [[kinds, 1]]}
 
-    def read(config: rules.Config, count: int) -> list[Any]:
-        without = config.get("sliding_window_size")
-        given = {"sliding_window": without + 1} if type(without) is int else {}
-        return width.read({**config, **given}, count)
 
-    def write(config: rules.Config, values: rules.Values) -> dict[str, Any]:
-        out = width.write(config, values)
-        if type(out.get("sliding_window_size")) is int:
-            out["sliding_window_size"] = out.get("sliding_window", 129) - 1
-        return out
+_EVERY = "global_attn_every_n_layers"
 
-    return (
-        types, rules.LayerRule("sliding_window", "attn", read, write),
-        kinds.dense_or_sparse(1, None), rules.listed_per_layer("hybrid_layer_pattern", "attn"),
-        rules.listed_per_layer("moe_layer_freq", "mlp"),
-    )  # fmt: skip
+
+def _types(absent: Derivation, default: int | None = 4096) -> tuple[LayerRule, ...]:
+    return sliding(layer_types(absent), default)
+
+
+def _pattern(period: int) -> Listed:
+    return layer_types(EveryNth(period, PATTERN_KEYS[0]), *PATTERN_KEYS)
 
 
 WINDOWED = (
+    Family(("qwen2",), (rope(), LLAMA_KEYS, "rms_norm_eps"), later_slide(28)),
+    Family(("qwen3",), (rope(), LLAMA_KEYS, "rms_norm_eps"), later_slide(28)),
     Family(
-        ("gpt_oss",),
-        llama_keys(
-            rope(150_000.0, default=_YARN), 2880, 64, 8, head_dim=64, rms_norm_eps=1e-5,
-            attention_bias=True, num_local_experts=128, num_experts_per_tok=4, swiglu_alpha=1.702,
-            swiglu_limit=7.0,
-        ),
-        _windows(128, rules.alternating(2)),
-        mlp_out=("mlp.experts.down_proj", "mlp.experts.down_proj_bias"), no_bridge=UNFITTED,
+        ("smollm3",), (rope(), LLAMA_KEYS, "rms_norm_eps mlp_bias"),
+        (_ROTATION, *sliding(layer_types(_without_rotation), None, gated=True)),
+        tied=True,
     ),
     Family(
-        ("llama4_text",),
-        llama_keys(
-            rope(500_000.0), 5120, 40, 8, head_dim=128, rms_norm_eps=1e-5, num_local_experts=16,
-            num_experts_per_tok=1, use_qk_norm=True, attention_chunk_size=8192,
-            attn_temperature_tuning=True, floor_scale=8192, attn_scale=0.1,
-        ),
-        (_ROTATION, rules.derived("layer_types", "attn", _chunked), _MOE_LAYERS),
-        mlp=("post_attention_layernorm.", "feed_forward."),
-        mlp_out=(
-            "feed_forward.down_proj", "feed_forward.experts.down_proj",
-            "feed_forward.shared_expert.down_proj",
-        ),
-        no_bridge=UNFITTED,
+        ("ministral",), (rope(), LLAMA_KEYS, "rms_norm_eps"),
+        _types(IfWindow(Repeated((SLIDING,)))),
     ),
     Family(
-        ("granitemoe_swa",),
-        llama_keys(rope(), 4096, 32, None, **GRANITE_KEYS),
+        ("cwm",), (rope(), LLAMA_KEYS, "rms_norm_eps mlp_bias"),
+        _types(EveryNth(4, counted_from=0), 8192),
+    ),
+    Family(
+        ("granite_swa",),
         (
-            *_windows(128, rules.full_at(4)),
-            rules.derived("layer_rope_theta", "attn", _thetas),
+            rope(), LLAMA_KEYS, "rms_norm_eps mlp_bias attention_multiplier", MULTIPLIERS,
         ),
-        **GRANITE,
+        (*_types(EveryNth(4, counted_from=0), 128), LAYER_THETAS),
+        tied=True,
     ),
     Family(
-        ("exaone_moe",),
-        llama_keys(
-            rope(), 4096, 32, 32, rms_norm_eps=1e-5, num_experts=64, num_experts_per_tok=8,
-            num_shared_experts=1, routed_scaling_factor=2.5, **ROUTED,
-        ),
+        ("gemma2",), (rope(), _GEMMA_KEYS, _CAPPED, "use_bidirectional_attention"),
+        _types(EveryNth(2)), **_FOUR_NORMS,
+    ),
+    # Without the norms after the branches.
+    Family(
+        ("vaultgemma",), (rope(), _GEMMA_KEYS, _CAPPED), _types(EveryNth(2)),
+        mlp=("pre_feedforward_layernorm.", "mlp."), tied=True,
+    ),
+    Family(
+        ("gemma3_text",),
+        (rope_near_and_wide(), _GEMMA_KEYS, _CAPPED, "use_bidirectional_attention"),
+        sliding(_pattern(6)), **_FOUR_NORMS,
+    ),
+    Family(
+        ("gemma4_text",),
         (
-            *rules.sliding(
-                rules.derived(
-                    "layer_types", "attn", rules.alternating(4, "sliding_window_pattern"),
-                    replaces=("sliding_window_pattern",),
-                )
-            ),
-            kinds.dense_or_sparse(1),
+            rope_by_kind, "use_bidirectional_attention enable_moe_block num_experts top_k_experts",
+            _GEMMA_4_KEYS,
         ),
-        **_EXPERTS,
+        _gemma_4(512), unfit=_shared(256), **_GEMMA_4_LAYER,
     ),
     Family(
-        ("afmoe",),
-        llama_keys(
-            rope(), 2048, 16, None, head_dim=128, rms_norm_eps=1e-5, num_experts=64,
-            num_experts_per_tok=6, num_shared_experts=2, route_scale=1.0, mup_enabled=False,
-        ),
+        ("gemma4_unified_text",), (rope_by_kind, "use_bidirectional_attention", _GEMMA_4_KEYS),
+        _gemma_4(1024), unfit=_shared(0), **_GEMMA_4_LAYER,
+    ),
+    Family(
+        ("cohere2",), (rope(), LLAMA_KEYS, "layer_norm_eps logit_scale"), sliding(_pattern(4)),
+        one_norm=lambda config: True, tied=True,
+    ),
+    # Each type of layers has rotary embeddings of its own, or has none.
+    Family(
+        ("cohere_compass_text",),
         (
-            *rules.sliding(
-                rules.derived(
-                    "layer_types", "attn", rules.alternating(4, "global_attn_every_n_layers"),
-                    replaces=("global_attn_every_n_layers",),
-                ),
-                default=1024,
-            ),
-            kinds.dense_first("num_dense_layers", 1),
+            ConfigKey("rope_parameters", lambda config: config.get("rope_parameters") or {}),
+            LLAMA_KEYS, "layer_norm_eps logit_scale",
         ),
-        attn=("input_layernorm.", "self_attn.", "post_attention_layernorm."),
-        mlp=("pre_mlp_layernorm.", "mlp.", "post_mlp_layernorm."),
-        folds=(
-            Fold("post_attention_layernorm.weight", "divide"),
-            Fold("post_mlp_layernorm.weight", "divide"),
-        ),
-        no_bridge=UNFITTED,
+        _types(Repeated((FULL,))), one_norm=lambda config: True, tied=True,
     ),
     Family(
-        ("laguna",),
-        llama_keys(
-            rope_of_each({
-                "full_attention": {"rope_theta": 500_000.0, "partial_rotary_factor": 0.5},
-                "sliding_attention": {"rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
-            }),
-            2048, 48, 8, head_dim=128, rms_norm_eps=1e-6, num_experts=256, num_experts_per_tok=8,
-            gating=True, moe_routed_scaling_factor=1.0, moe_router_logit_softcapping=0.0,
-        ),
+        ("olmo3",), (rope_near_and_wide(), LLAMA_KEYS, "rms_norm_eps"), _types(EveryNth(4)),
+        **NORMS_AFTER,
+    ),
+    Family(
+        ("exaone4",),
         (
-            *_windows(512, kinds.all_of(rules.FULL)),
-            rules.derived(
-                "num_attention_heads_per_layer", "attn", kinds.same("num_attention_heads", 48)
-            ),
-            kinds.dense_or_sparse(1, None),
+            rope(),
+            # Full layers have rotary embeddings only where there is no window.
+            ConfigKey("sliding_window", lambda config: window(config, gated=False, default=4096)),
+            LLAMA_KEYS, "rms_norm_eps",
         ),
-        **_EXPERTS,
+        sliding(layer_types(IfWindow(EveryNth(4, PATTERN_KEYS[0])), *PATTERN_KEYS)),
+        **NORMS_AFTER,
     ),
     Family(
-        ("mellum",),
-        llama_keys(
-            rope_of_each({
-                "full_attention": {"rope_theta": 500_000.0},
-                "sliding_attention": {"rope_theta": 10_000.0},
-            }),
-            2304, 32, 4, head_dim=128, rms_norm_eps=1e-6, num_local_experts=64,
-            num_experts_per_tok=8, norm_topk_prob=True,
+        ("gpt_neo",),
+        ("hidden_size num_heads activation_function layer_norm_epsilon window_size",),
+        (Computed("attention_types", "attn", _read_attention_types, _write_attention_types),),
+        base="transformer.", stack="h.", count_key="num_layers",
+        embed=("wte.weight", "wpe.weight"), norm=("ln_f.weight", "ln_f.bias"),
+        attn=("ln_1.", "attn."), attn_out=("attn.attention.out_proj",),
+        mlp=("ln_2.", "mlp."), mlp_out=("mlp.c_proj",), tied=True,
+    ),
+    # Its first layer has no norm before its attention.
+    Family(
+        ("modernbert-decoder",),
+        (
+            rope_near_and_wide(near_key="local_rope_theta", wide_key="global_rope_theta"),
+            "hidden_size num_attention_heads hidden_activation norm_eps norm_bias attention_bias",
+            "mlp_bias local_attention classifier_activation",
         ),
         (
-            *_windows(1024, kinds.all_of(rules.FULL)),
-            kinds.dense_or_sparse(0, None),
-        ),
-        **_EXPERTS,
-    ),
-    Family(
-        ("kolibri1",),
-        llama_keys(
-            rope(), 2560, 48, 4, head_dim=128, rms_norm_eps=1e-6, num_local_experts=384,
-            num_experts_per_tok=6, norm_topk_prob=False,
-        ),
-        _windows(513, rules.alternating(5)),
-        attn=(
-            "input_layernorm.", "self_attn.", "post_attn_norm.", "post_self_attn_layernorm.",
-        ),
-        mlp=(
-            "post_attention_layernorm.", "mlp.", "moe.", "post_ffn_norm.", "post_mlp_layernorm.",
-        ),
-        folds=tuple(
-            Fold(f"{name}.weight", "divide")
-            for name in (
-                "post_attn_norm", "post_self_attn_layernorm", "post_ffn_norm", "post_mlp_layernorm"
-            )
-        ),
-        no_bridge=UNFITTED,
-    ),
-    Family(
-        ("flint",),
-        llama_keys(
-            rope(), 2048, 32, 4, head_dim=128, rms_norm_eps=1e-6, num_experts=256,
-            num_experts_per_tok=6, norm_topk_prob=True,
-        ),
-        (
-            *_windows(513, _flint_windows),
-            kinds.numbered(
-                "mlp_only_layers", "mlp", "mlp", (rules.SPARSE, rules.DENSE), _two_dense
+            layer_types(EveryNth(3, _EVERY, counted_from=0), _EVERY),
+            AtEnd(
+                "attn_norm", "attn", "first", "the first layer alone has no norm at its beginning"
             ),
         ),
-        **_EXPERTS,
-    ),
-    Family(
-        ("mimo_v2_flash",),
-        llama_keys(
-            rope_of_each({
-                "full_attention": {"rope_theta": 5_000_000.0, "partial_rotary_factor": 0.334},
-                "sliding_attention": {"rope_theta": 10_000.0, "partial_rotary_factor": 0.334},
-            }),
-            4096, 64, 4, head_dim=192, v_head_dim=128, rms_norm_eps=1e-5, n_routed_experts=256,
-            num_experts_per_tok=8, attention_value_scale=0.707, **ROUTED,
+        embed=(
+            "embeddings.tok_embeddings.weight", "embeddings.norm.weight", "embeddings.norm.bias",
         ),
-        _mimo_rules(),
-        **_EXPERTS,
+        norm=("final_norm.weight", "final_norm.bias"),
+        head=(
+            "decoder.weight", "decoder.bias", "lm_head.dense.weight", "lm_head.dense.bias",
+            "lm_head.norm.weight", "lm_head.norm.bias",
+        ),
+        attn=("attn_norm.", "attn."), attn_out=("attn.Wo",),
+        mlp=("mlp_norm.", "mlp."), mlp_out=("mlp.Wo",), tied=True,
     ),
 )  # fmt: skip

@@ -137,3 +137,10 @@ def test_tensors_that_predict_further_tokens_are_left_out() -> None:
     assert not isinstance(layout, Refusal)
     assert layout.ignored == {"mtp.fc.weight", "mtp.layers.0.mlp.gate.weight"}
     assert layout.notice is not None
+
+
+def test_an_unread_bound_of_windows_is_no_fault() -> None:
+    config = {"num_hidden_layers": 2, "max_window_layers": None}
+    assert moved("qwen2", config, [1])["layer_types"] == [FULL]
+    with pytest.raises(RuleError, match="'max_window_layers' is None, and should be an integer"):
+        moved("qwen2", {**config, "use_sliding_window": True}, [1])
