@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.convert.mergekit.bases import Base, Whereabouts
+from gptailor.convert.mergekit.base import Base, ModelFolders
 from gptailor.convert.mergekit.config import ModelReference
 from gptailor.convert.mergekit.exporter import to_mergekit
 from gptailor.convert.mergekit.importer import from_mergekit
@@ -466,18 +466,85 @@ parameters: {dtype: bfloat16}
 
 def test_keys_that_mergekit_passes_over_are_notes_and_faults_with_strict() -> None:
     notes = notes_of(IGNORED)
-    for said in ("line 2: select_topk: mergekit knows no key 'select_topk' here",
-                 "line 4: models[0].revision: mergekit knows no key",
-                 "line 5: models[1].parametrs: mergekit knows no key 'parametrs' here, and passes "
-                 "over it (did you mean 'parameters'?)",
-                 "line 4: models[0].parameters.wieght: mergekit knows no parameter 'wieght'",
-                 "line 6: parameters.dtype: mergekit knows no parameter"):  # fmt: skip
+    for said in ("file.yml:2: select_topk: mergekit knows no key 'select_topk' here",
+                 "file.yml:4: models[0].revision: mergekit knows no key",
+                 "file.yml:5: models[1].parametrs: mergekit knows no key 'parametrs' here, and "
+                 "passes over it (did you mean 'parameters'?)",
+                 "file.yml:4: models[0].parameters.wieght: mergekit knows no parameter 'wieght'",
+                 "file.yml:6: parameters.dtype: mergekit knows no parameter"):  # fmt: skip
         assert said in notes
     error = refused(IGNORED, strict=True)
     assert [each.line for each in (error, *error.others)] == [2, 4, 4, 5, 6]
     sources = "sources: [{model: a/b, layer_range: [0, 1]}]"
     text = f"slices: [{{merge_method: slerp, {sources}}}]\nmerge_method: passthrough"
     assert refused(text, strict=True).place == "slices[0].merge_method"
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("slef_attn", "self_attn"),
+        ("down_porj", "down_proj"),
+        ("embed_token_", "embed_tokens"),
+        ("layer.1.mlp", "layers.1.mlp"),
+        (".mpl.", "mlp"),
+        ("model.nrom", "model.norm"),
+    ],
+)
+def test_a_filter_of_no_tensor_is_a_fault_with_strict_and_names_the_nearest(
+    word: str, near: str
+) -> None:
+    text = SLERP + f"parameters: {{t: [{{filter: {word}, value: 1}}, {{value: 0}}]}}"
+    said = f"file.yml:4: parameters.t: no tensor has '{word}' in mergekit's name for it"
+    assert said in notes_of(text)
+    error = refused(text, 2, strict=True)
+    assert str(error).startswith(said)
+    assert error.message.endswith(f"(did you mean '{near}'?)")
+    good = text.replace(word, near)
+    assert read(good, 2, strict=True)[0] == imported(good, 2)
+
+
+RANGES = """\
+slices:
+- sources: [{model: a/base, layer_range: [0, 4]}]
+- sources: [{model: MODEL, layer_range: [2, 9]}]
+merge_method: passthrough
+"""
+
+
+def test_a_range_beyond_the_base_is_found() -> None:
+    beyond = refused(RANGES.replace("MODEL", "a/base+x/lora"))
+    assert (beyond.line, beyond.place) == (3, "slices[1].sources[0].layer_range")
+    assert beyond.message == "the base has 6 layers, and the range ends at 9"
+    text = RANGES.replace("MODEL", "b/two")
+    assert "file.yml:3: slices[1].sources[0].layer_range: the base has 6 layers" in notes_of(text)
+    assert "--model two=FOLDER" in refused(text, strict=True).message
+    folders = {"base": folder_of(6), "two": folder_of(8, "eight")}
+    error = refused(text, models=folders)
+    assert error.message == "'b/two' has 8 layers, and the range ends at 9"
+    deeper = read(text, models=folders | {"two": folder_of(12, "twelve")}, strict=True)
+    assert "L2..L8 two" in gptailor.format(deeper[0])
+    assert "layer_range" not in str(deeper[1])
+
+
+def test_a_range_beyond_a_stage_is_found() -> None:
+    stage = "name: mix\nmerge_method: linear\nmodels: [{model: a/base}, {model: b/two}]\n"
+    text = f"{stage}parameters: {{weight: 1}}\n---\n{RANGES.replace('MODEL', 'mix')}"
+    assert refused(text).message == "'mix' has 6 layers, and the range ends at 9"
+
+
+def test_notes_stand_in_order_of_their_lines() -> None:
+    notes = read(IGNORED + "lamda: 1\ndtype: bfloat16\n")[1]
+    lines = [note.line or 0 for note in notes]
+    assert lines == sorted(lines)
+    assert {0, 2, 4, 5, 6, 7, 8} <= set(lines)
+    assert all(str(note).startswith("file.yml") for note in notes)
+
+
+def test_a_note_on_a_path_has_its_line() -> None:
+    text = "models:\n- {model: a/base}\n- {model: 'E:\\m\\two', parameters: {weight: 1}}\n"
+    notes = notes_of(text + "base_model: a/base\nmerge_method: task_arithmetic\n")
+    assert "file.yml:3: E:\\m\\two: a path of Windows" in notes
 
 
 def test_a_key_that_is_passed_over_is_said_beside_what_lacks_for_it() -> None:
@@ -562,11 +629,11 @@ def test_a_configuration_tells_the_tensors_that_a_checkpoint_has(
     (tmp_path / "alone" / "config.json").write_text(config, encoding="utf-8")
     reference = ModelReference.model_validate("a/base")
     whole, alone = (
-        Base(reference, Whereabouts(given={"base": tmp_path / name}), None).known
+        Base(reference, ModelFolders(given={"base": tmp_path / name}), None).facts
         for name in ("whole", "alone")
     )
     assert whole == alone or family == "mixtral"
-    assert (whole.names.inner, whole.tied) == (alone.names.inner, alone.tied)
+    assert (whole.names.branches, whole.tied) == (alone.names.branches, alone.tied)
     assert whole.names.fused == alone.names.fused == (family == "mixtral")
 
 
@@ -665,10 +732,10 @@ def test_the_number_of_layers_is_the_bases_where_it_is_at_hand(family: Path) -> 
 @pytest.mark.parametrize(
     ("text", "note"),
     [
-        (SLERP + "parameters: {t: 0.5}\nchat_template: llama3", "line 5: chat_template: "),
-        (SLERP + "parameters: {t: 0.5}\ndtype: bfloat16", "line 5: dtype: mergekit computes in b"),
-        (SLERP + "parameters: {t: 0.5}", "line 2: merge_method: where |cosθ|"),
-        (SLERP + "parameters: {t: 0.5, weight: 1}", "line 4: parameters.weight: 'slerp' has no"),
+        (SLERP + "parameters: {t: 0.5}\nchat_template: llama3", "file.yml:5: chat_template: "),
+        (SLERP + "parameters: {t: 0.5}\ndtype: bfloat16", "file.yml:5: dtype: mergekit computes"),
+        (SLERP + "parameters: {t: 0.5}", "file.yml:2: merge_method: where |cosθ|"),
+        (SLERP + "parameters: {t: 0.5, weight: 1}", "file.yml:4: parameters.weight: 'slerp' has "),
         (SLERP + "parameters: {t: 0.5, embed_slerp: true}", "parameters.embed_slerp: "),
         (task("ties", "weight: 1", settings="int8_mask: true"), "parameters.int8_mask: it saves"),
         (task("ties", "weight: 1, lambda: 2"), "models[0].parameters.lambda: 'lambda' of one"),

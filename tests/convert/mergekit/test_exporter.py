@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.convert.mergekit.exporter import to_mergekit
+from gptailor.convert.mergekit.exporter import knots_of, to_mergekit
 from gptailor.convert.mergekit.importer import from_mergekit
-from gptailor.convert.mergekit.slices import knots_of
 from gptailor.convert.note import ConversionError
 from gptailor.plan import plan as p
 from gptailor.plan.written import curve_at
