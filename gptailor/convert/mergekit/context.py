@@ -1,6 +1,6 @@
 """The state of a document while it becomes a plan: `ImportContext`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import final
@@ -78,9 +78,14 @@ class ImportContext:
         """Return the base_model of a slice: its own, or the file's."""
         return piece.base_model or self.config.base_model
 
+    def blocks(self, pieces: Sequence[SliceBlock]) -> list[ParameterBlock]:
+        """Return the blocks with parameters for these slices."""
+        inner = [block for piece in pieces for block in (*piece.sources, piece)]
+        return [*inner, *self.shared_blocks]
+
     def filter_error(self, piece: SliceBlock, message: str) -> ConversionError:
         """Return an error of a slice's filters, at the first block that has one."""
-        for block in (*piece.sources, piece, *self.shared_blocks):
+        for block in self.blocks([piece]):
             for name in block.parameters:
                 if name in self.method.parameters and filters_of(block, name):
                     return block.error(message, "parameters", name)
@@ -111,10 +116,9 @@ class ImportContext:
     @cached_property
     def tensor_names(self) -> TensorNames | None:
         """mergekit's names of the base's tensors, if filters need them."""
-        blocks = [block for piece in self.slices for block in (*piece.sources, piece)]
         filtered = [
             (block, name)
-            for block in (*blocks, *self.shared_blocks)
+            for block in self.blocks(self.slices)
             for name in block.parameters
             if filters_of(block, name)
         ]
@@ -150,8 +154,7 @@ class ImportContext:
         sources = [(piece, source) for piece in self.slices for source in piece.sources]
         ends = (source.layer_range.stop for _, source in sources)
         deepest = max(sum(piece.length for piece in self.slices), *ends)
-        blocks = [block for piece in self.slices for block in (*piece.sources, piece)]
-        for block in (*blocks, *self.shared_blocks):
+        for block in self.blocks(self.slices):
             self.notes += unread_parameters(block, self.method)
             if self.tensor_names is not None:
                 self.notes += idle_filters(block, self.tensor_names, deepest)

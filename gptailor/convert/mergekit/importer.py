@@ -158,8 +158,12 @@ def _in_order(configs: Sequence[MergekitConfig]) -> list[MergekitConfig]:
     def add(config: MergekitConfig, inside: tuple[MergekitConfig, ...]) -> None:
         if config in inside:
             raise config.error(f"'{config.name}' is made of itself", "name")
-        for reference in _references(config):
+        for reference, block, key in config.references():
             stage = by_name.get(reference.model.path)
+            if stage is not None and reference.model.revision is not None:
+                message = f"'{stage.name}' is made in this file, and has no revision"
+                help_ = f"leave out '@{reference.model.revision}'"
+                raise block.error(message, key, help=help_)
             if stage is not None and stage not in ordered:
                 add(stage, (*inside, config))
         ordered.append(config)

@@ -54,6 +54,16 @@ class TensorRecipe:
     method: str = ""
     arguments: tuple[tuple[str, RecipeArgument], ...] = ()
 
+    def arguments_with(self, replaced: Callable[[Gradient], Any]) -> dict[str, Any]:
+        """Return the arguments with each gradient replaced."""
+
+        def value(argument: RecipeArgument) -> Any:
+            if isinstance(argument, tuple):
+                return tuple(map(value, argument))
+            return replaced(argument) if isinstance(argument, Gradient) else argument
+
+        return {name: value(argument) for name, argument in self.arguments}
+
 
 @final
 @dataclass(frozen=True)
@@ -63,6 +73,11 @@ class SourceTensor:
     model: str
     is_base: bool
     parameters: Mapping[str, ParameterValue]
+
+    @property
+    def alone(self) -> TensorRecipe:
+        """The recipe of this tensor unchanged."""
+        return TensorRecipe((self.model,))
 
     def coefficient(self, name: str) -> Coefficient:
         """Return a mandatory parameter; a density is at most 1, which keeps all entries."""
@@ -161,10 +176,6 @@ class SliceRecipe:
         weight_of = dict(zip(self.models, weights, strict=True))
         return [{"weight": float(weight_of.get(model, 0.0))} for model in models]
 
-    def without_parameters(self) -> list[dict[str, Any]]:
-        """Return an empty block per model of the slice."""
-        return [{} for _ in self.slice_models]
-
     def require_all_models(self, *, beside_base: bool = True) -> None:
         """Raise InexpressibleError unless the recipe merges all models of the slice."""
         models = ["base", *self.models] if beside_base else self.models
@@ -175,7 +186,7 @@ class SliceRecipe:
 
 
 WrittenParameters = tuple[list[dict[str, Any]], dict[str, Any]]
-"""A block of parameters for each model of a slice, and the slice's own."""
+"""A block of parameters for each model of a slice, if any have some, and the slice's own."""
 
 
 @final
@@ -223,10 +234,6 @@ _MERGEKIT_NAMES = {"ram_plus": "ramplus_tl"}
 
 _ALWAYS_WRITTEN = ("density", "gamma", "rescale", "t")
 """Arguments that are written out even where they equal the default; `epsilon` of `della` too."""
-
-
-def _alone(source: SourceTensor) -> TensorRecipe:
-    return TensorRecipe((source.model,))
 
 
 def _merged(
@@ -277,12 +284,8 @@ def _read_passthrough(inputs: MethodInputs) -> TensorRecipe:
     inputs.require_sources(1)
     (source,) = inputs.sources
     if source.parameters["scale"] in (None, 1):
-        return _alone(source)
+        return source.alone
     return _merged([source], "linear", weight=(source.coefficient("scale"),))
-
-
-def _write_nothing(written: SliceRecipe) -> WrittenParameters:
-    return written.without_parameters(), {}
 
 
 def _read_linear(inputs: MethodInputs) -> TensorRecipe:
@@ -300,7 +303,7 @@ def _read_linear(inputs: MethodInputs) -> TensorRecipe:
         return _merged(sources, "linear", weight=weights, **normalize)
     total = sum(_plain_numbers(weights))
     if len(sources) == 1 and (divides or weights == (1.0,)):
-        return _alone(sources[0])
+        return sources[0].alone
     if len(set(weights)) == 1 and (divides or total == 1):
         return _merged(sources, "linear")
     if divides and total != 1:
@@ -334,7 +337,7 @@ def _on_arc(
         message = f"{shown_name} = {beyond!r} goes beyond the sources; slerp's t lies in [0, 1]"
         raise InexpressibleError(message)
     if t in (0, 1):
-        return _alone(second if t else first)
+        return (second if t else first).alone
     return _merged([first, second], "slerp", t=t)
 
 
@@ -342,7 +345,7 @@ def _write_slerp(written: SliceRecipe) -> WrittenParameters:
     """Write t, the share of the slice's second model."""
     t = float(written.argument("t")) if isinstance(written.recipe, Merge) else 0.0
     t = t if written.models[0] == written.slice_models[0] else 1.0 - t
-    return written.without_parameters(), {"t": t}
+    return [], {"t": t}
 
 
 def _read_nuslerp(inputs: MethodInputs) -> TensorRecipe:
@@ -380,7 +383,7 @@ def _read_multislerp(inputs: MethodInputs) -> TensorRecipe:
     """Read the weighted mean of the directions of sources, or of task vectors with a base."""
     sources = inputs.fine_tunes
     if len(sources) == 1:
-        return _alone(sources[0])
+        return sources[0].alone
     weights = tuple(source.coefficient("weight") for source in sources)
     divides = inputs.flag("normalize_weights", True)
     if divides:
@@ -410,13 +413,13 @@ def _weights_of_task_vectors(written: SliceRecipe) -> list[dict[str, Any]]:
 
 def _read_karcher(inputs: MethodInputs) -> TensorRecipe:
     if len(inputs.sources) == 1:
-        return _alone(inputs.sources[0])
+        return inputs.sources[0].alone
     return _merged(inputs.sources, "karcher")
 
 
 def _write_karcher(written: SliceRecipe) -> WrittenParameters:
     written.require_all_models(beside_base=False)
-    return written.without_parameters(), {}
+    return [], {}
 
 
 def _read_nearswap(inputs: MethodInputs) -> TensorRecipe:
@@ -430,7 +433,7 @@ def _write_nearswap(written: SliceRecipe) -> WrittenParameters:
         message = "mergekit's nearswap keeps the base_model of a slice, for each tensor"
         raise InexpressibleError(message)
     t = float(written.argument("t")) if isinstance(written.recipe, Merge) else 0.0
-    return written.without_parameters(), {"t": t}
+    return [], {"t": t}
 
 
 def _read_arcee_fusion(inputs: MethodInputs) -> TensorRecipe:
@@ -453,7 +456,7 @@ def _read_model_stock(inputs: MethodInputs) -> TensorRecipe:
 def _write_model_stock(written: SliceRecipe) -> WrittenParameters:
     written.require_all_models()
     by_row = written.argument("by") == "row"
-    return written.without_parameters(), {"filter_wise": True} if by_row else {}
+    return [], {"filter_wise": True} if by_row else {}
 
 
 _SCE_FLOOR = 1e-6
@@ -465,9 +468,9 @@ def _read_sce(inputs: MethodInputs) -> TensorRecipe:
     assert inputs.base
     (density,) = _plain_numbers([inputs.coefficient("select_topk")])
     if density <= 0 or not inputs.fine_tunes:
-        return _alone(inputs.base)
+        return inputs.base.alone
     if len(inputs.fine_tunes) == 1:
-        return _alone(inputs.fine_tunes[0] if density >= 1 else inputs.base)
+        return (inputs.fine_tunes[0] if density >= 1 else inputs.base).alone
     arguments: dict[str, RecipeArgument] = {} if density >= 1 else {"density": density}
     return _merged(inputs.fine_tunes, "sce", **arguments, floor=_SCE_FLOOR)
 
@@ -480,14 +483,14 @@ def _write_sce(written: SliceRecipe) -> WrittenParameters:
             f"{_SCE_FLOOR!r} here"
         )
         raise InexpressibleError(message)
-    return written.without_parameters(), {"select_topk": float(written.argument("density"))}
+    return [], {"select_topk": float(written.argument("density"))}
 
 
 def _read_ram(inputs: MethodInputs) -> TensorRecipe:
     """Read the changes that one source alone has, and the mean of those that several have."""
     assert inputs.base
     if not inputs.fine_tunes:
-        return _alone(inputs.base)
+        return inputs.base.alone
     name = {"ramplus_tl": "ram_plus"}.get(inputs.method, "ram")
     arguments = {parameter: inputs.coefficient(parameter) for parameter in inputs.shared}
     return _merged(inputs.fine_tunes, name, **arguments)
@@ -496,7 +499,7 @@ def _read_ram(inputs: MethodInputs) -> TensorRecipe:
 def _write_ram(written: SliceRecipe) -> WrittenParameters:
     written.require_all_models()
     names = [parameter.name for parameter in METHODS[method_call(written.recipe).name].parameters]
-    return written.without_parameters(), {name: float(written.argument(name)) for name in names}
+    return [], {name: float(written.argument(name)) for name in names}
 
 
 _GPTAILOR_NAMES = {"dare_linear": "dare"}
@@ -518,7 +521,7 @@ def _read_task_vectors(inputs: MethodInputs) -> TensorRecipe:
     vectors = [source for source in inputs.fine_tunes if _has_effect(source)]
     factor = inputs.coefficient("lambda")
     if not vectors or factor == 0:
-        return _alone(inputs.base)
+        return inputs.base.alone
     weights = [vector.coefficient("weight") for vector in vectors]
     densities = [vector.coefficient("density") for vector in vectors]
     elects = inputs.method in _ELECTED and len(vectors) > 1
@@ -672,7 +675,7 @@ _ACTIVE = {"epsilon": 1e-5}
 _STOPS = "mergekit stops after max_iter steps, gptailor where the mean no longer moves"
 
 MERGEKIT_METHODS: dict[str, MergekitMethod] = {row.name: row for row in (
-    MergekitMethod("passthrough", ("scale",), (), _read_passthrough, _write_nothing),
+    MergekitMethod("passthrough", ("scale",), (), _read_passthrough, lambda _: ([], {})),
     MergekitMethod("linear", ("weight",), ("normalize",), _read_linear, _write_linear),
     MergekitMethod("slerp", (), ("t",), _read_slerp, _write_slerp, "first", _ON_A_LINE),
     MergekitMethod("nuslerp", ("weight",), ("nuslerp_flatten", "nuslerp_row_wise"), _read_nuslerp,

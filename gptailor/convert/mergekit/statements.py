@@ -14,10 +14,8 @@ from gptailor.convert.mergekit.base import HOW_TO_NAME_THE_BASE, TensorNames
 from gptailor.convert.mergekit.config import SliceBlock
 from gptailor.convert.mergekit.context import ImportContext
 from gptailor.convert.mergekit.methods import (
-    Gradient,
     MethodInputs,
     NeedsLayerValues,
-    RecipeArgument,
     SourceTensor,
     TensorRecipe,
 )
@@ -87,7 +85,7 @@ def statements(context: ImportContext) -> dict[str, Any]:
     if len(first.sources) < len(last.sources):
         context.notes.append(last.note(_FORGOTTEN, "sources"))
     ends = _end_recipes(context, 0.0)  # where mergekit has gradients start
-    covers_base = len(context.slices) == 1 and context.covers_base
+    covers_base = context.covers_base
     try:
         layers = list(_output_layers(context))
     except NeedsLayerValues:
@@ -212,27 +210,8 @@ def _recipe(
     sources = tuple(p.LayerOf(model=model, layer=layer_of(model)) for model in recipe.models)
     if not recipe.method:
         return p.Take(take=sources[0])
-
-    def argument(value: RecipeArgument) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(argument, value))
-        return p.Curve(curve=value.knots, over=over) if isinstance(value, Gradient) else value
-
-    arguments = {name: argument(value) for name, value in recipe.arguments}
-    call = p.MethodCall(name=recipe.method, arguments=arguments)
-    return p.Merge(merge=sources, by=call)
-
-
-def _at_last_knots(recipe: TensorRecipe) -> TensorRecipe:
-    """Return a recipe as `whole` has it in the final norm and the head: at its curves' ends."""
-
-    def last(value: RecipeArgument) -> Any:
-        if isinstance(value, tuple):
-            return tuple(map(last, value))
-        return value.knots[-1] if isinstance(value, Gradient) else value
-
-    arguments = tuple((name, last(value)) for name, value in recipe.arguments)
-    return replace(recipe, arguments=arguments)
+    arguments = recipe.arguments_with(lambda gradient: p.Curve(curve=gradient.knots, over=over))
+    return p.Merge(merge=sources, by=p.MethodCall(name=recipe.method, arguments=arguments))
 
 
 def _end_recipes(context: ImportContext, t: float | None) -> dict[str, TensorRecipe]:
@@ -277,7 +256,8 @@ def _whole_and_others(
         whole = _BASE
     if whole != _BASE:
         fields["whole"] = p.Whole(recipe=_recipe(whole))
-    at_end = _at_last_knots(whole)
+    last_knots = whole.arguments_with(lambda gradient: gradient.knots[-1])  # of norm and head
+    at_end = replace(whole, arguments=tuple(last_knots.items()))
     for where, recipe in ends.items():
         if where != "embed" and at_end != whole:
             differs = recipe != at_end

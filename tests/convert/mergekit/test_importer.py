@@ -958,6 +958,7 @@ def test_documents_that_others_are_made_of_are_made_models() -> None:
     [
         ("{model: b/two}\n", "{model: second}\n", "is made of itself"),
         ("name: second", "name: first", "two documents have one 'name'"),
+        ("base_model: first", "base_model: first@v1", "file.yml:10: base_model: 'first' is made"),
         ("name: second\n", "", "two documents have no 'name'"),
         ("base_model: first", "base_model: b/two", "'first' is a model by itself"),
         ("{t: 0.25}", "{t: [0, 1]}", "isn't made by one recipe for everything"),
