@@ -30,7 +30,7 @@ class Note:
     message: str
     line: int | None = None
     ignored: bool = False
-    """Whether the other tool passes over it in silence, as it does with unknown keys."""
+    """True if the other tool passes over it in silence, as it does with unknown keys."""
     more: int = 0
     """The number of other places with the same note."""
     name: str = ""

@@ -55,11 +55,11 @@ class TensorNames:
     stored: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The checkpoint's names of a tensor, where they differ from mergekit's."""
     fused: bool = False
-    """Whether several tensors of the checkpoint are one in mergekit."""
+    """True if several tensors of the checkpoint are one in mergekit."""
     roles: Mapping[str, str] = field(default_factory=dict)
     """`norms`, or a projection such as `mlp.down`, of the tensors that have a role."""
     branches_differ: bool = True
-    """Whether a layer's two branches can be told apart."""
+    """True if a layer's two branches can be told apart."""
 
     def full_name(self, layer: int | None, tensor: str) -> str:
         """Return the whole name of a layer's tensor, or of one outside the layers."""

@@ -41,9 +41,9 @@ class ImportContext:
     notes: list[Note] = field(default_factory=list)
     errors: list[ConversionError] = field(default_factory=list)
     merges: bool = False
-    """Whether a tensor is merged, and not all are taken from one model."""
+    """True if a tensor is merged, and not all are taken from one model."""
     counted: bool = False
-    """Whether the slices have as many layers as the output."""
+    """True if the slices have as many layers as the output."""
 
     @classmethod
     def of(cls, config: MergekitConfig, base: Base) -> "ImportContext":
@@ -93,7 +93,7 @@ class ImportContext:
 
     @property
     def covers_base(self) -> bool:
-        """Whether a single slice has all layers of all its sources, whatever their number."""
+        """True if a single slice has all layers of all its sources, whatever their number."""
         if self.config.body.models is not None:
             return True
         ranges = {source.layer_range for source in self.slices[0].sources}

@@ -394,8 +394,8 @@ def _branch_parts(slot: outline.Slot, branch: Branch, level: int) -> list[tuple[
         norm = slot.tensor(branch, NORMS, _NORM[branch]).recipe
     if level == 0:
         return [(branch, norm)]
-    rest = coarse if level == 2 else projections[0][1]
-    parts = [(f"{branch}.projections", rest), (f"{branch}.norm", norm)]
+    other = coarse if level == 2 else projections[0][1]
+    parts = [(f"{branch}.projections", other), (f"{branch}.norm", norm)]
     return [*projections, *parts] if level == 2 else parts
 
 
@@ -613,24 +613,24 @@ def _parameters(group: Sequence[_ExportedLayer], block: int) -> dict[str, Any]:
         }
         main = value_of.get("mlp", value_of.get("mlp.projections", next(iter(value_of.values()))))
         others = [] if "mlp" in value_of else [v for v in value_of.values() if v != main]
-        candidates = [(rest, _filters(value_of, rest)) for rest in [main, *others]]
-        rest, filters = min(candidates, key=lambda candidate: len(candidate[1]))
-        parameters[name] = [*filters, {"value": rest}] if filters else rest
+        candidates = [(default, _filters(value_of, default)) for default in [main, *others]]
+        default, filters = min(candidates, key=lambda candidate: len(candidate[1]))
+        parameters[name] = [*filters, {"value": default}] if filters else default
     return {"parameters": parameters} if parameters else {}
 
 
-def _filters(value_of: Mapping[str, Any], rest: Any) -> list[dict[str, Any]]:
-    """Return filters for the parts whose value isn't `rest`.
+def _filters(value_of: Mapping[str, Any], default: Any) -> list[dict[str, Any]]:
+    """Return filters for the parts whose value isn't `default`.
 
     Embedding, norm and head get a list's first number from mergekit. A projection's filter stands
     before that of its branch's other projections, and is needed where they differ.
     """
-    first = rest[0] if isinstance(rest, list) else rest
-    unfiltered = {part: first if part in _ENDS else rest for part in value_of}
+    first = default[0] if isinstance(default, list) else default
+    unfiltered = {part: first if part in _ENDS else default for part in value_of}
     for part in value_of:
         branch, _, role = part.partition(".")
         if role not in ("", "projections", "norm"):
-            unfiltered[part] = value_of.get(f"{branch}.projections", rest)
+            unfiltered[part] = value_of.get(f"{branch}.projections", default)
     return [
         {"filter": word, "value": value}
         for part, value in value_of.items()

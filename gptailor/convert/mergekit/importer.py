@@ -1,7 +1,7 @@
 """A mergekit configuration as a plan, with notes on each difference: `from_mergekit`."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -71,12 +71,10 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
         _refuse_other_tools(document)
     read = [read_config(document) for document in documents]
     *stage_configs, last = _in_order([config for config, _ in read])
-    folders = ModelFolders(root, models or {}, on_hub)
-    base = Base(
-        _base_reference([last, *stage_configs], {config.name for config in stage_configs}),
-        folders,
-        layers,
-    )
+    stage_names = {config.name for config in stage_configs}
+    references = [r for config in (last, *stage_configs) for r in _references(config)]
+    unmade = (r for r in references if r.model.path not in stage_names)
+    base = Base(next(unmade, references[0]), ModelFolders(root, models or {}, on_hub), layers)
     contexts = [ImportContext.of(config, base) for config in (*stage_configs, last)]
     *stages, context = contexts
     context.notes += [note for _, notes in read for note in notes]
@@ -174,15 +172,6 @@ def _in_order(configs: Sequence[MergekitConfig]) -> list[MergekitConfig]:
         message = f"'{unused.name}' is a model by itself, which nothing here is made of"
         raise unused.error(message, "name")
     return ordered
-
-
-def _base_reference(
-    configs: Sequence[MergekitConfig], stages: Collection[str | None]
-) -> ModelReference:
-    """Return the base of all documents: the first model that no document makes."""
-    references = [reference for config in configs for reference in _references(config)]
-    from_outside = (reference for reference in references if reference.model.path not in stages)
-    return next(from_outside, references[0])
 
 
 def _made_model(stage: ImportContext) -> p.Model:

@@ -214,7 +214,7 @@ class MergekitMethod:
 
     @property
     def base_beside(self) -> bool:
-        """Whether an exported slice has the base beside the sources."""
+        """True if an exported slice has the base beside the sources."""
         return self.base in ("beside", "optional")
 
     @property

@@ -13,8 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.convert.mergekit.base import Base, ModelFolders
-from gptailor.convert.mergekit.config import ModelReference
 from gptailor.convert.mergekit.exporter import to_mergekit
 from gptailor.convert.mergekit.importer import from_mergekit
 from gptailor.convert.note import ConversionError, Note
@@ -619,24 +617,6 @@ def test_filters_are_on_mergekits_names_of_the_base() -> None:
     assert "block_sparse" not in str(notes)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2", "mixtral", "gpt2"])
-def test_a_configuration_tells_the_tensors_that_a_checkpoint_has(
-    family: str, tmp_path: Path
-) -> None:
-    tiny_model(family, tmp_path / "whole", layers=2)
-    (tmp_path / "alone").mkdir()
-    config = (tmp_path / "whole" / "config.json").read_text(encoding="utf-8")
-    (tmp_path / "alone" / "config.json").write_text(config, encoding="utf-8")
-    reference = ModelReference.model_validate("a/base")
-    whole, alone = (
-        Base(reference, ModelFolders(given={"base": tmp_path / name}), None).facts
-        for name in ("whole", "alone")
-    )
-    assert whole == alone or family == "mixtral"
-    assert (whole.names.branches, whole.tied) == (alone.names.branches, alone.tied)
-    assert whole.names.fused == alone.names.fused == (family == "mixtral")
-
-
 def test_experts_that_mergekit_merges_as_one_are_refused_by_methods_that_see_it(
     tmp_path: Path,
 ) -> None:
@@ -875,49 +855,11 @@ def test_a_plan_there_and_back_gives_the_same_tensors(body: str, family: Path) -
         assert torch.allclose(after[name], tensor, rtol=1e-6, atol=1e-6), name
 
 
-@pytest.mark.parametrize(
-    ("body", "place", "said"),
-    [
-        ("scale L1 by 0.9", "scales[0]", "nothing like 'scale'"),
-        ('bridge on "x.txt"', "bridges[0]", "nothing like 'bridge'"),
-        ('drop L5\nheal on "x.txt"', "heal", "nothing like 'heal'"),
-        ("drop any 1 of L0..L5", "", "open choices"),
-        ("L0 from base, two by slerp(0.5)\nL1 from two by linear(0.5)", "layers[1]", "'slerp' and"),
-        ("L0 from two by dare(0.5)", "layers[0]", "no 'dare'"),
-        ("merge(L0 base, L1 base, 0.5)".join(["L0 = ", ""]), "layers[0]", "two layers of 'base'"),
-        ("L0 from two\nL1 from two by task_arithmetic()", "layers[0]", "'two' taken as it is"),
-        ("L0 from base, two by karcher()", "layers[0]", "takes all models"),
-    ],
-)
-def test_what_mergekit_cant_say_is_refused_with_its_statement(
-    body: str, place: str, said: str
-) -> None:
-    with pytest.raises(ConversionError) as caught:
-        to_mergekit(tailor(body), 6)
-    assert said in caught.value.message
-    assert caught.value.place == place
-
-
-def test_an_overlay_needs_the_number_of_layers() -> None:
-    with pytest.raises(ConversionError, match="number of layers isn't known") as caught:
-        to_mergekit(tailor("L0 from two"))
-    assert "--layers N" in (caught.value.help or "")
-
-
 def test_a_stack_needs_none() -> None:
     plan = tailor("norm from two\nhead from two\nstack { L0..L3 base\nL2..L5 two }")
     text = to_mergekit(plan)
     assert yaml.safe_load(text)["slices"][1]["sources"][0]["layer_range"] == [2, 6]
     assert imported(text, 6) == plan
-
-
-def test_dtype_tokenizer_revisions_and_adapters_are_said() -> None:
-    head = 'model base = "a/b" @ "v1"\nmodel two = base + "./lora"\n'
-    plan = tailor("dtype bfloat16\ntokenizer from two\nL0 from base, two by linear()", head=head)
-    said = yaml.safe_load(to_mergekit(plan, 2))
-    assert (said["dtype"], said["out_dtype"]) == ("float32", "bfloat16")
-    assert said["base_model"] == "a/b@v1"
-    assert said["tokenizer_source"] == "a/b@v1+./lora"
 
 
 # ---------------------------------------------------------------------------------------- documents
