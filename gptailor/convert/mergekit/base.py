@@ -9,7 +9,7 @@ checkpoint may hold them one by one.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -69,24 +69,20 @@ class TensorNames:
         """Return the checkpoint's names of a layer's tensor."""
         return self.stored.get(tensor, (tensor,))
 
-    def matches(self, word: str, layers: int) -> bool:
-        """Return whether a filter matches a tensor of a model with that many layers."""
-        return any(word in name for name in self._all(layers))
+    def names(self, layers: int) -> list[str]:
+        """Return all names of a model with that many layers."""
+        numbered = (self.full_name(n, tensor) for n in range(layers) for tensor in self.branches)
+        return [*self.embed, *self.norm, *self.head, *numbered]
 
     def nearest(self, word: str, layers: int) -> str:
         """Return a help text with the nearest filter that matches a tensor, or nothing."""
         word = word.strip(".")
         count = word.count(".") + 1
-        parts = [name.split(".") for name in self._all(layers)]
+        parts = [name.split(".") for name in self.names(layers)]
         words = (
             ".".join(part[i : i + count]) for part in parts for i in range(len(part) - count + 1)
         )
         return faults.nearest(word, dict.fromkeys(words))
-
-    def _all(self, layers: int) -> Iterator[str]:
-        yield from (*self.embed, *self.norm, *self.head)
-        for layer in range(layers):
-            yield from (self.full_name(layer, tensor) for tensor in self.branches)
 
 
 _EXPERTS = r"(?:block_sparse_moe|mlp|feed_forward)\.experts\.\d+\."

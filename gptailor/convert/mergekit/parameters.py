@@ -118,15 +118,24 @@ def unread_parameters(block: ParameterBlock, method: MergekitMethod) -> Iterator
 
 
 def idle_filters(block: ParameterBlock, names: TensorNames, layers: int) -> Iterator[Note]:
-    """Yield a note for each filter of a block that matches no tensor of a model's `layers`."""
-    for name in block.parameters:
-        for word in filters_of(block, name):
-            if not names.matches(word, layers):
+    """Yield a note for each filter of a block that decides no tensor of a model's `layers`.
+
+    The first filter that matches a tensor decides.
+    """
+    for name in (name for name in block.parameters if filters_of(block, name)):
+        every = undecided = names.names(layers)
+        for word in (setting.filter for setting, _ in _settings(block, name)):
+            message = ""
+            if not any(word in tensor for tensor in every):
                 message = (
                     f"no tensor has '{word}' in mergekit's name for it, so that it does nothing"
                     f"{_in_brackets(names.nearest(word, layers))}"
                 )
+            elif word and not any(word in tensor for tensor in undecided):
+                message = f"values before '{word}' have all of its tensors, so that it does nothing"
+            if message:
                 yield block.note(message, "parameters", name, ignored=True)
+            undecided = [tensor for tensor in undecided if word not in tensor]
 
 
 def idle_parameters(

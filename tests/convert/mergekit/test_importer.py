@@ -502,6 +502,24 @@ def test_a_filter_of_no_tensor_is_a_fault_with_strict_and_names_the_nearest(
     assert read(good, 2, strict=True)[0] == imported(good, 2)
 
 
+@pytest.mark.parametrize(
+    ("t", "word"),
+    [
+        ("[{value: 0.5}, {filter: mlp, value: 1}]", "mlp"),
+        ("[{filter: self_attn, value: 1}, {filter: q_proj, value: 0}, {value: 0.5}]", "q_proj"),
+    ],
+)
+def test_a_filter_after_values_for_all_its_tensors_is_noted(t: str, word: str) -> None:
+    text = SLERP + f"parameters: {{t: {t}}}"
+    said = f"file.yml:4: parameters.t: values before '{word}' have all of its tensors"
+    assert said in notes_of(text)
+    assert str(refused(text, strict=True)).startswith(said)
+    other_order = text.replace("[{value: 0.5}, ", "[").replace(
+        "value: 1}]", "value: 1}, {value: 0}]"
+    )
+    assert word == "q_proj" or "values before" not in notes_of(other_order)
+
+
 RANGES = """\
 slices:
 - sources: [{model: a/base, layer_range: [0, 4]}]
