@@ -3,10 +3,10 @@
     python benchmarks/convert.py --mergekit /path/to/a/venv/bin/python
 
 Writes a base and three variants (six layers of Llama, hidden size 16, untied, float32), lets
-mergekit's command line merge each configuration of tests/convert/yaml in its own environment,
-imports and compiles the same file, and prints for each the largest difference, in which tensors
-it is, and why. With --families it cuts a layer out of models of other families too, and says what
-mergekit's exit code, its output's configuration and weights are.
+mergekit's command line merge each configuration of tests/convert/mergekit/yaml in its own
+environment, imports and compiles the same file, and prints for each the largest difference, in
+which tensors it is, and why. With --families it cuts a layer out of models of other families too,
+and says what mergekit's exit code, its output's configuration and weights are.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from tests.tiny import tiny_model
 
 Tensors = dict[str, Tensor]
 
-CONFIGURATIONS = Path(__file__).parent.parent / "tests" / "convert" / "yaml"
+CONFIGURATIONS = Path(__file__).parent.parent / "tests" / "convert" / "mergekit" / "yaml"
 LAYERS = 6
 VARIANTS = ("one", "two", "three")
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "smollm3", "olmo")

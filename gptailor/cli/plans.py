@@ -267,7 +267,9 @@ def lsp_command(hub: bool) -> None:
 @click.option("models", "--model", type=options.Rebinding(), multiple=True,
               help="A folder to learn of a model from, by its name in the plan or in the file. May "
               "be given several times.")  # fmt: skip
-@click.option("--strict", is_flag=True, help="Refuse keys that mergekit passes over in silence.")
+@click.option("--strict", is_flag=True,
+              help="Refuse keys and filters that mergekit passes over in silence, and ranges that "
+              "may be beyond a model's layers.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="PLAN",
               help="The plan to write; standard output without it.")  # fmt: skip
 def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
@@ -296,7 +298,7 @@ def import_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConversionError(f"this is no JSON: {error}", name=name) from error
-        plan, notes = from_paper(document, layers=layers, models=candidates)
+        plan, notes = from_paper(document, name, layers=layers, models=candidates)
     elif candidates:
         raise ConversionError("a mergekit file names its models", help="leave --candidate out")
     else:

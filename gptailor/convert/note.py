@@ -1,4 +1,4 @@
-"""What conversions say, and what they name models: `Note`, `ConversionError`, `short_name`."""
+"""Notes and errors of conversions, names for models: `Note`, `ConversionError`, `short_name`."""
 
 import re
 from collections.abc import Iterable
@@ -11,41 +11,48 @@ from gptailor.plan.registry import WORDS
 
 
 def dotted(place: Place) -> str:
-    """`slices[0].sources[1].model`."""
+    """Return a place as text: `slices[0].sources[1].model`."""
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).lstrip(".")
+
+
+def _located(name: str, line: int | None, place: str, message: str) -> str:
+    """Return a message after its file, line and place: `file.yml:3: dtype: …`."""
+    where = f"{name}:{line}" if name and line is not None else name
+    return "".join(f"{part}: " for part in (where, place) if part) + message
 
 
 @final
 @dataclass(frozen=True)
 class Note:
-    """Something of the other file that the plan says otherwise, or can't say: its key, its line."""
+    """A part of the other file that the plan expresses differently, or can't express."""
 
     place: str
     message: str
     line: int | None = None
     ignored: bool = False
-    """Whether the other tool passes it over in silence, as it does a key that it doesn't know."""
+    """True if the other tool passes over it in silence, as it does with unknown keys."""
     more: int = 0
-    """How many other places the same is true of."""
+    """The number of other places with the same note."""
+    name: str = ""
+    """The name of the file."""
 
     def __str__(self) -> str:
-        line = f"line {self.line}: " if self.line is not None else ""
-        more = f" (and {self.more} more)" if self.more else ""
-        return f"{line}{self.place}{more}: {self.message}" if self.place else line + self.message
+        more = f" (and {self.more} more)" if self.more and self.place else ""
+        return _located(self.name, self.line, self.place + more, self.message)
 
 
-def gathered(notes: Iterable[Note]) -> list[Note]:
-    """One note for all places of which the same is said, in order of the first."""
-    places: dict[tuple[str, bool], list[Note]] = {}
-    for note in dict.fromkeys(notes):
-        places.setdefault((note.message, note.ignored), []).append(note)
-    return [replace(first, more=len(others)) for first, *others in places.values()]
+def grouped_notes(notes: Iterable[Note]) -> list[Note]:
+    """Return notes in order of their lines, with one note for all places of a message."""
+    groups: dict[tuple[str, bool], list[Note]] = {}
+    for note in sorted(dict.fromkeys(notes), key=lambda note: note.line or 0):
+        groups.setdefault((note.message, note.ignored), []).append(note)
+    return [replace(first, more=len(others)) for first, *others in groups.values()]
 
 
 @final
 @dataclass(eq=False)
 class ConversionError(TailorError):
-    """A file can't be said as a plan, or a plan not as a file: the place, what is, what to do."""
+    """A file that can't be converted: its name, the place, the message and the remedy."""
 
     exit_code = 1
     message: str
@@ -55,49 +62,46 @@ class ConversionError(TailorError):
     line: int | None = None
     help: str = ""
     others: tuple["ConversionError", ...] = ()
-    """What else is wrong in the same file."""
+    """Other errors in the same file."""
 
     @classmethod
     def of_all(cls, errors: Iterable["ConversionError"]) -> "ConversionError":
-        """All that is wrong with a file as one error, in order of its lines."""
-        each = {str(error): error for error in errors}
-        first, *others = sorted(each.values(), key=lambda error: error.line or 0)
+        """Return all errors of a file as one error, in order of their lines."""
+        distinct = {str(error): error for error in errors}
+        first, *others = sorted(distinct.values(), key=lambda error: error.line or 0)
         return replace(first, others=(*first.others, *others))
 
     def __str__(self) -> str:
-        return "\n".join((self._alone, *map(str, self.others)))
-
-    @property
-    def _alone(self) -> str:
-        where = f"{self.name}:{self.line}" if self.line is not None and self.name else self.name
-        head = "".join(f"{part}: " for part in (where, self.place) if part)
-        return head + self.message + (f"\n  = help: {self.help}" if self.help else "")
+        text = _located(self.name, self.line, self.place, self.message)
+        text += f"\n  = help: {self.help}" if self.help else ""
+        return "\n".join((text, *map(str, self.others)))
 
 
 @final
-class Unsayable(Exception):  # noqa: N818 (it is caught where the place is known)
-    """Why the language has no words for something; whoever knows the place gives it one."""
+class InexpressibleError(Exception):
+    """A thing without an equivalent; whoever knows its place raises a ConversionError for it."""
 
 
 _SNAPSHOT = re.compile(r".*models--([^/\\]+)[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]?")
 
 
 def snapshot_of(path: str) -> tuple[str, str] | None:
-    """The commit, and the model's id, of a folder in the Hub's cache; None for other paths."""
-    found = _SNAPSHOT.fullmatch(path)
-    return None if found is None else (found[2], found[1].replace("--", "/", 1))
+    """Return the commit and the model's id of a folder in the Hub's cache; None for other paths."""
+    match = _SNAPSHOT.fullmatch(path)
+    return None if match is None else (match[2], match[1].replace("--", "/", 1))
 
 
-def short_name(path: str, taken: Iterable[str]) -> str:
-    """The last part of a path in lower case, as a model's name: letters, digits and `_`.
+def short_name(path: str, used: Iterable[str]) -> str:
+    """Return an unused name for a model: the last part of its path, as letters, digits and `_`.
 
-    Of a snapshot in the Hub's cache that is its model, not the commit.
+    A snapshot in the Hub's cache gets the name of its model, not of its commit.
     """
-    of = cached[1] if (cached := snapshot_of(path)) else path.rstrip("/\\")
-    last = re.split(r"[/\\]", of)[-1]
+    snapshot = snapshot_of(path)
+    model = snapshot[1] if snapshot else path.rstrip("/\\")
+    last = re.split(r"[/\\]", model)[-1]
     name = re.sub(r"\W+", "_", last.lower(), flags=re.ASCII).strip("_") or "model"
     if name[0].isdigit() or re.fullmatch(r"L\d+", name) or name in WORDS:
         name = f"model_{name}"
-    taken = {"base", *taken}
-    others = (f"{name}_{number}" for number in count(2))
-    return next(one for one in chain([name], others) if one not in taken)
+    used = {"base", *used}
+    numbered = (f"{name}_{number}" for number in count(2))
+    return next(candidate for candidate in chain([name], numbered) if candidate not in used)

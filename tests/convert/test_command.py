@@ -59,6 +59,7 @@ def test_json_is_taken_for_the_papers(folder: Path, capsys: pytest.CaptureFixtur
     said = capsys.readouterr()
     assert "drop L1" in said.out
     assert 'candidate_0 = "./math"' in said.out or '"./math"' in said.out
+    assert "note: found.json: the base of 3 layers is not known" in said.err
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,7 @@ def test_json_is_taken_for_the_papers(folder: Path, capsys: pytest.CaptureFixtur
         ("no.yml", "models: [{model: a}]\nmerge_methd: linear\n", "merge_method"),
         ("no.yml", "models: [", "no.yml:1: this is no YAML"),
         ("no.json", "{}", "none of the released kinds"),
+        ("no.json", "{}", "no.json: the keys are of none"),
     ],
 )
 def test_what_is_no_plan_is_refused(
@@ -99,6 +101,6 @@ def test_a_base_is_known_by_a_folder_with_its_configuration(
     assert run(["import", "hub.yml", "--base", "known"]) == 0
     said = capsys.readouterr()
     assert "head from y" in said.out
-    assert "note: line 3: lamda: mergekit knows no key 'lamda'" in said.err
+    assert "note: hub.yml:3: lamda: mergekit knows no key 'lamda'" in said.err
     assert run(["import", "hub.yml", "--model", "base=known", "--strict"]) == 1
     assert "hub.yml:3: lamda" in capsys.readouterr().err

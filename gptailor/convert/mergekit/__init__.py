@@ -1,3 +1,3 @@
-"""mergekit's configurations as plans, and plans as these: `importer`, `exporter`."""
+"""mergekit's configurations to plans, and plans to configurations: `importer`, `exporter`."""
 
 __all__ = ["exporter", "importer"]

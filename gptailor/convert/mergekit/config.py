@@ -1,4 +1,4 @@
-"""A mergekit configuration as data: its keys and types checked, nothing decided: `read_config`."""
+"""A mergekit configuration as data, with its keys and types checked: `read_config`."""
 
 from abc import ABC
 from collections.abc import Iterator
@@ -22,57 +22,58 @@ from gptailor.plan.faults import Place, listed, nearest
 from gptailor.plan.plan import Closed
 
 
-def _fault(message: str, help: str = "", *, key: str | None = None) -> ValidationError:
-    """What is wrong with a value, or with a key inside it."""
+def _invalid(message: str, help: str = "", *, key: str | None = None) -> ValidationError:
+    """Return the error of a value, or of a key inside it."""
     error = PydanticCustomError("fault", "{message}", {"message": message, "help": help})
     details = InitErrorDetails(type=error, loc=() if key is None else (key,), input=None)
     return ValidationError.from_exception_data("", [details])
 
 
-def _said(value: object) -> str:
+def _shown(value: object) -> str:
     kinds: dict[type, str] = {dict: "a mapping", list: "a list", type(None): "empty"}
     return kinds.get(type(value)) or f"{value!r}"
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise _fault(f"this is {_said(value)}, and not a text")
+        raise _invalid(f"this is {_shown(value)}, and not a text")
     return value
 
 
 def _scalar(value: object) -> object:
     if not isinstance(value, bool | int | float | str):
-        raise _fault(f"this is {_said(value)}, and not a number, a text, true or false")
+        raise _invalid(f"this is {_shown(value)}, and not a number, a text, true or false")
     return value
 
 
-def _span(ends: object) -> range:
+def _layer_range(ends: object) -> range:
     if not isinstance(ends, list):
-        raise _fault(f"this is {_said(ends)}, and not a list")
+        raise _invalid(f"this is {_shown(ends)}, and not a list")
     if not ends:
-        raise _fault("this list is empty")
+        raise _invalid("this list is empty")
     if len(ends) != 2 or any(type(end) is not int for end in ends):
-        raise _fault("a layer_range is two whole numbers, the second not included")
+        raise _invalid("a layer_range is two whole numbers, the second not included")
     start, end = ends
     if not 0 <= start < end:
-        why = "is negative" if min(start, end) < 0 else "holds no layer"
-        raise _fault(f"[{start}, {end}] {why}", "[0, 8] is layers 0 to 7")
+        reason = "is negative" if min(start, end) < 0 else "holds no layer"
+        raise _invalid(f"[{start}, {end}] {reason}", "[0, 8] is layers 0 to 7")
     return range(start, end)
 
 
-def blocks_at(at: Place, value: Any) -> dict[Place, Any]:
-    """What stands at a key, or each of what stands in its list or among its modules."""
+def _blocks_at(key: str, value: Any) -> dict[Place, Any]:
+    """Return the block at a key, or each block of its list or its modules, by place."""
     if isinstance(value, list):
-        return {(*at, number): one for number, one in enumerate(value)}
-    modules = isinstance(value, dict) and at[-1] == "modules"
-    return {(*at, name): one for name, one in value.items()} if modules else {at: value}
+        return {(key, number): block for number, block in enumerate(value)}
+    if isinstance(value, dict) and key == "modules":
+        return {(key, name): block for name, block in value.items()}
+    return {(key,): value}
 
 
 _Text = Annotated[str, BeforeValidator(_text)]
 _Scalar = Annotated[Any, BeforeValidator(_scalar)]
-_Filled = Field(min_length=1)
+_NotEmpty = Field(min_length=1)
 _Values = Annotated[
-    Annotated[list[_Scalar], _Filled, Tag("a gradient")] | Annotated[_Scalar, Tag("a value")],
+    Annotated[list[_Scalar], _NotEmpty, Tag("a gradient")] | Annotated[_Scalar, Tag("a value")],
     Discriminator(lambda value: "a gradient" if isinstance(value, list) else "a value"),
 ]
 
@@ -80,55 +81,56 @@ _Values = Annotated[
 class FileBlock(Closed, ABC):
     """A mapping of the file."""
 
-    refused: ClassVar[dict[str, str]] = {}
-    """Keys that mergekit has, and why they can't be said."""
-    inside: ClassVar[dict[str, "type[FileBlock]"]] = {}
-    """The blocks, or lists of blocks, that stand at a key."""
+    unsupported: ClassVar[dict[str, str]] = {}
+    """mergekit's keys without an equivalent, and the reason."""
+    nested: ClassVar[dict[str, "type[FileBlock]"]] = {}
+    """The type of the block, or of the list of blocks, at a key."""
 
     @classmethod
-    def ignored(cls, given: Any) -> Iterator[tuple[Place, str]]:
-        """The keys of a mapping that mergekit passes over, and the nearest known ones, if any."""
-        keys = sorted(cls.model_fields, key="parameters".__eq__)
-        for key, value in given.items() if isinstance(given, dict) else ():
-            if key not in keys:
-                yield (key,), nearest(str(key), keys)
-            for at, one in blocks_at((key,), value).items() if key in cls.inside else ():
-                yield from (((*at, *place), near) for place, near in cls.inside[key].ignored(one))
+    def ignored_keys(cls, block: Any) -> Iterator[tuple[Place, str]]:
+        """Yield each key that mergekit passes over, and a help text with the nearest known key."""
+        known = sorted(cls.model_fields, key="parameters".__eq__)
+        for key, value in block.items() if isinstance(block, dict) else ():
+            if key not in known:
+                yield (key,), nearest(str(key), known)
+            for at, inner in _blocks_at(key, value).items() if key in cls.nested else ():
+                for place, help_ in cls.nested[key].ignored_keys(inner):
+                    yield (*at, *place), help_
 
     @model_validator(mode="before")
     @classmethod
-    def _known_keys(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        for key, value in given.items():
+    def _known_keys(cls, block: Any) -> Any:
+        if not isinstance(block, dict):
+            return block
+        for key, value in block.items():
             if not isinstance(key, str):
-                raise _fault(f"the key {key!r} is no text")
-            if key in cls.refused and value is not None:
-                raise _fault(cls.refused[key], key=key)
-        known = {key: value for key, value in given.items() if key in cls.model_fields}
-        return cls._with_known_keys(known)
+                raise _invalid(f"the key {key!r} is no text")
+            if key in cls.unsupported and value is not None:
+                raise _invalid(cls.unsupported[key], key=key)
+        known = {key: value for key, value in block.items() if key in cls.model_fields}
+        return cls._validated_keys(known)
 
     @classmethod
-    def _with_known_keys(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """The same, once its keys are known."""
-        return given
+    def _validated_keys(cls, block: dict[str, Any]) -> dict[str, Any]:
+        """Return a block that has known keys only, after a check of their combination."""
+        return block
 
 
 @final
 class ModelPath(FileBlock):
-    """`path@revision`, or the mapping that says the same."""
+    """A model's path and revision: `path@revision`, or the equivalent mapping."""
 
     path: _Text
     revision: _Text | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _split(cls, given: Any) -> Any:
-        if isinstance(given, dict):
-            return given
-        path, *revisions = _text(given).split("@")
+    def _split(cls, block: Any) -> Any:
+        if isinstance(block, dict):
+            return block
+        path, *revisions = _text(block).split("@")
         if len(revisions) > 1 or not path or revisions == [""]:
-            raise _fault(f"{given!r} is not of the form path@revision")
+            raise _invalid(f"{block!r} is not of the form path@revision")
         return {"path": path, "revision": revisions[0] if revisions else None}
 
     def __str__(self) -> str:
@@ -137,9 +139,9 @@ class ModelPath(FileBlock):
 
 @final
 class ModelReference(FileBlock):
-    """A model that the file names, an adapter on it perhaps: `owner/name@revision+adapter`."""
+    """A model that the file names, with or without an adapter: `owner/name@revision+adapter`."""
 
-    refused: ClassVar = {
+    unsupported: ClassVar = {
         "override_architecture": "a plan reads a model as its own configuration says"
     }
 
@@ -149,17 +151,17 @@ class ModelReference(FileBlock):
 
     @model_validator(mode="before")
     @classmethod
-    def _split(cls, given: Any) -> Any:
-        if isinstance(given, dict):
-            return given
-        words = _text(given).split("+")
-        if len(words) > 2:
-            raise _fault("a model has one adapter at most after its '+'")
-        return {"model": words[0], "lora": words[1] if len(words) == 2 else None}
+    def _split(cls, block: Any) -> Any:
+        if isinstance(block, dict):
+            return block
+        model, *adapters = _text(block).split("+")
+        if len(adapters) > 1:
+            raise _invalid("a model has one adapter at most after its '+'")
+        return {"model": model, "lora": adapters[0] if adapters else None}
 
     @property
-    def bare(self) -> "ModelReference":
-        """The same model without an adapter."""
+    def without_adapter(self) -> "ModelReference":
+        """The model below the adapter."""
         return self.model_copy(update={"lora": None})
 
     def __str__(self) -> str:
@@ -168,7 +170,7 @@ class ModelReference(FileBlock):
 
 @final
 class Filtered(FileBlock):
-    """A value, or a gradient, for the tensors with a word in their names; '' is in all."""
+    """A value or a gradient for the tensors whose names contain a word; '' is in all names."""
 
     filter: Annotated[
         str, BeforeValidator(lambda word: "" if word in (None, "*") else _text(word))
@@ -176,7 +178,7 @@ class Filtered(FileBlock):
     value: _Values
 
 
-def _kind(setting: object) -> str:
+def _setting_kind(setting: object) -> str:
     if isinstance(setting, dict):
         return "a filter"
     filters = {isinstance(item, dict) for item in setting} if isinstance(setting, list) else set()
@@ -187,108 +189,111 @@ Setting = Annotated[
     Annotated[list[Filtered], Tag("filters")]
     | Annotated[Filtered, Tag("a filter")]
     | Annotated[_Values, Tag("values")],
-    Discriminator(_kind),
+    Discriminator(_setting_kind),
 ]
-"""A number or a flag, a list of them (a gradient), or one or more of these with filters."""
+"""A number or a flag, a list of them (a gradient), or several of these with filters."""
 
 
 class ParameterBlock(FileBlock, ABC):
     """A block that may have parameters, and knows its place in the file."""
 
     parameters: Annotated[
-        dict[str, Setting], BeforeValidator(lambda given: {} if given is None else given)
+        dict[str, Setting], BeforeValidator(lambda block: {} if block is None else block)
     ] = Field({})
     _document: Document = PrivateAttr()
     _at: Place = PrivateAttr(())
 
     def error(self, message: str, *inside: str | int, help: str = "") -> ConversionError:
-        """What is wrong at a place inside it."""
+        """Return an error at a place inside the block."""
         return self._document.error((*self._at, *inside), message, help)
 
     def note(self, message: str, *inside: str | int, ignored: bool = False) -> Note:
-        """What differs at a place inside it."""
+        """Return a note at a place inside the block."""
         return self._document.note((*self._at, *inside), message, ignored=ignored)
 
-    def place(self, document: Document, *at: str | int) -> None:
-        """Tell it, and the blocks inside it, where it is."""
+    def locate(self, document: Document, *at: str | int) -> None:
+        """Set the place of the block, and of the blocks inside it."""
         self._document, self._at = document, at
         for key, value in self:
             pairs = enumerate(value) if isinstance(value, list) else ()
             for inner, block in value.items() if isinstance(value, dict) else pairs:
                 if isinstance(block, ParameterBlock):
-                    block.place(document, *at, key, inner)
+                    block.locate(document, *at, key, inner)
 
 
 @final
 class ModelBlock(ParameterBlock):
-    """A model of which all layers are merged."""
+    """A model that is merged with all its layers."""
 
-    inside: ClassVar = {"model": ModelReference}
+    nested: ClassVar = {"model": ModelReference}
 
     model: ModelReference
 
 
 @final
 class SourceBlock(ParameterBlock):
-    """A model's layers, from the first of the range up to the second, which isn't one of them."""
+    """Layers of a model, from the first of the range up to the second, which is excluded."""
 
-    inside: ClassVar = {"model": ModelReference}
+    nested: ClassVar = {"model": ModelReference}
 
     model: ModelReference
-    layer_range: Annotated[Any, BeforeValidator(_span)]
+    layer_range: Annotated[Any, BeforeValidator(_layer_range)]
 
 
 def _equally_long(sources: list[SourceBlock]) -> list[SourceBlock]:
     if len({len(source.layer_range) for source in sources}) > 1:
-        raise _fault("the sources have different numbers of layers")
+        raise _invalid("the sources have different numbers of layers")
     return sources
 
 
 @final
 class SliceBlock(ParameterBlock):
-    """Output layers that are made in step of the sources' layers."""
+    """Output layers, each merged from one layer of each source."""
 
-    inside: ClassVar = {"sources": SourceBlock}
+    nested: ClassVar = {"sources": SourceBlock}
 
-    sources: Annotated[list[SourceBlock], _Filled, AfterValidator(_equally_long)]
+    sources: Annotated[list[SourceBlock], _NotEmpty, AfterValidator(_equally_long)]
     base_model: ModelReference | None = None
     residual_weight: Any = None
 
     @property
     def length(self) -> int:
-        """How many layers it makes."""
+        """The number of output layers."""
         return len(self.sources[0].layer_range)
 
 
 class BodyBlock(ParameterBlock, ABC):
-    """What is merged: slices, or models as they are; a file may have it within a module."""
+    """The slices or whole models to merge, at the top of a file or in its module."""
 
-    inside: ClassVar = {"slices": SliceBlock, "models": ModelBlock}
+    nested: ClassVar = {"slices": SliceBlock, "models": ModelBlock}
 
-    slices: Annotated[list[SliceBlock], _Filled] | None = None
-    models: Annotated[list[ModelBlock], _Filled] | None = None
+    slices: Annotated[list[SliceBlock], _NotEmpty] | None = None
+    models: Annotated[list[ModelBlock], _NotEmpty] | None = None
 
     @classmethod
-    def _with_known_keys(cls, given: dict[str, Any]) -> dict[str, Any]:
+    def _validated_keys(cls, block: dict[str, Any]) -> dict[str, Any]:
         bodies = [key for key in ("slices", "models", "modules") if key in cls.model_fields]
-        have = [key for key in bodies if given.get(key)]
-        if len(have) != 1:
-            said = f"it has {' and '.join(have)}" if have else "it has none"
-            raise _fault(f"one of {listed(bodies)} makes the model, and {said}")
-        return {key: value for key, value in given.items() if value or key not in bodies}
+        present = [key for key in bodies if block.get(key)]
+        if len(present) != 1:
+            got = f"it has {' and '.join(present)}" if present else "it has none"
+            raise _invalid(f"one of {listed(bodies)} makes the model, and {got}")
+        return {key: value for key, value in block.items() if value or key not in bodies}
 
-    def whole(self, count: int, base: ModelReference | None) -> SliceBlock:
-        """The slice of all layers that `models` are, to which mergekit adds the base, last."""
-        found = [(block.model, block.parameters, block._at) for block in self.models or ()]
-        if base is not None and all(model != base for model, _, _ in found):
-            found.append((base, {}, ("base_model",)))
-        made, span = SourceBlock.model_construct, range(count)
-        sources = [made(model=m, parameters=given, layer_range=span) for m, given, _ in found]
-        piece = SliceBlock.model_construct(sources=sources, parameters={})
-        piece.place(self._document, *self._at, "models")
-        for source, (_, _, at) in zip(sources, found, strict=True):
-            source.place(self._document, *at)
-        return piece
+    def slice_of_models(self, layers: int, base: ModelReference | None) -> SliceBlock:
+        """Return the slice of all layers that equals `models`; mergekit adds the base, last."""
+        models = [(block.model, block.parameters, block._at) for block in self.models or ()]
+        if base is not None and all(model != base for model, _, _ in models):
+            models.append((base, {}, ("base_model",)))
+        sources = []
+        for model, parameters, at in models:
+            source = SourceBlock.model_construct(
+                model=model, parameters=parameters, layer_range=range(layers)
+            )
+            source.locate(self._document, *at)
+            sources.append(source)
+        whole = SliceBlock.model_construct(sources=sources, parameters={})
+        whole._document, whole._at = self._document, (*self._at, "models")
+        return whole
 
 
 @final
@@ -299,7 +304,7 @@ class ModuleBlock(BodyBlock):
 def _one_module(modules: object) -> object:
     if isinstance(modules, dict) and len(modules) != 1:
         names = ", ".join(str(name) for name in modules)
-        raise _fault(f"a plan is of one module, and these are {len(modules)}: {names}")
+        raise _invalid(f"a plan is of one module, and these are {len(modules)}: {names}")
     return modules
 
 
@@ -307,7 +312,7 @@ def _one_module(modules: object) -> object:
 class TokenizerBlock(FileBlock):
     """The tokenizer of the output."""
 
-    source: Annotated[ModelReference, BeforeValidator(lambda given: given or "union")] = (
+    source: Annotated[ModelReference, BeforeValidator(lambda block: block or "union")] = (
         ModelReference.model_validate("union")
     )
     tokens: Any = None
@@ -318,7 +323,7 @@ class TokenizerBlock(FileBlock):
 class MergekitConfig(BodyBlock):
     """A whole file."""
 
-    inside: ClassVar = {**BodyBlock.inside, "modules": ModuleBlock, "tokenizer": TokenizerBlock}
+    nested: ClassVar = {**BodyBlock.nested, "modules": ModuleBlock, "tokenizer": TokenizerBlock}
 
     name: _Text | None = None
     merge_method: _Text
@@ -332,8 +337,19 @@ class MergekitConfig(BodyBlock):
 
     @property
     def body(self) -> BodyBlock:
-        """The block that has the slices or models."""
+        """The block with the slices or models."""
         return next(iter((self.modules or {}).values()), self)
+
+    def references(self) -> Iterator[tuple[ModelReference, ParameterBlock, str]]:
+        """Yield each model with the block and the key that name it; bases first."""
+        slices = self.body.slices or []
+        owners: list[MergekitConfig | SliceBlock] = [self, *slices]
+        for owner in owners:
+            if owner.base_model is not None:
+                yield owner.base_model, owner, "base_model"
+        sources = [source for block in slices for source in block.sources]
+        named: list[ModelBlock | SourceBlock] = [*(self.body.models or ()), *sources]
+        yield from ((block.model, block, "model") for block in named)
 
 
 _MISSING = {
@@ -346,33 +362,32 @@ _MISSING = {
 
 
 def read_config(document: Document) -> tuple[MergekitConfig, list[Note]]:
-    """What a file says, and what of it mergekit passes over in silence.
+    """Read a configuration, and a note for each key that mergekit passes over in silence.
 
-    A ConversionError with all that is wrong, its keys and lines, where it is no configuration.
+    Raises ConversionError with all faults, their keys and lines.
     """
-    data = document.data
     try:
-        config = MergekitConfig.model_validate(data)
-    except ValidationError as wrong:
-        errors = wrong.errors(include_url=False)
-        raise ConversionError.of_all(_error(document, fault) for fault in errors) from None
-    config.place(document)
+        config = MergekitConfig.model_validate(document.data)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        raise ConversionError.of_all(_error(document, fault) for fault in faults) from None
+    config.locate(document)
     notes = []
-    for place, near in MergekitConfig.ignored(data):
+    for place, help_ in MergekitConfig.ignored_keys(document.data):
         message = f"mergekit knows no key '{place[-1]}' here, and passes over it"
-        message += f" ({near})" if near else ""
+        message += f" ({help_})" if help_ else ""
         notes.append(document.note(place, message, ignored=True))
     return config, notes
 
 
 def _error(document: Document, fault: ErrorDetails) -> ConversionError:
-    """pydantic's fault in words of the file; of its place, what the file has."""
+    """Return pydantic's error in words of the file, at the part of its place that exists."""
     place: Place = ()
-    inside = document.data
+    value_there = document.data
     for key in fault["loc"]:
-        keys = range(len(inside)) if isinstance(inside, list) else inside
+        keys = range(len(value_there)) if isinstance(value_there, list) else value_there
         if isinstance(keys, range | dict) and key in keys:
-            place, inside = (*place, key), inside[key]
+            place, value_there = (*place, key), value_there[key]
     kind, last, value, help_ = fault["type"], fault["loc"][-1:], fault["input"], ""
     if kind == "fault":
         message, help_ = fault["ctx"]["message"], fault["ctx"]["help"]
@@ -386,5 +401,5 @@ def _error(document: Document, fault: ErrorDetails) -> ConversionError:
         message, place = f"the key {value!r} is no text", place[:-1]
     else:
         expected = "a list" if kind == "list_type" else "a mapping of keys to values"
-        message = f"this is {_said(value)}, and not {expected}"
+        message = f"this is {_shown(value)}, and not {expected}"
     return document.error(place, message, help_)

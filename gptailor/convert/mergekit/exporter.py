@@ -1,13 +1,18 @@
 """A closed plan as a mergekit configuration: `to_mergekit`.
 
-Output layers are joined to slices (`slices`), or are all layers of `models` where the plan says so
-by `whole`; what differs between a layer's parts, or between the layers and the rest of the model,
-is said by filters on Llama's tensor names.
+Output layers are joined to slices, or are all layers of `models` where the plan has `whole`.
+Differences between a layer's parts, or between the layers and the rest of the model, are filters on
+Llama's tensor names; numbers that change along the depth are lists.
+
+Models that are made of others are documents of their own: mergekit-multi makes a document with a
+`name` before those that name it as a model. It takes any text of a document that equals such a name
+for that model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import combinations
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations, groupby, pairwise
 from typing import Any, final
 
 import yaml  # type: ignore[import-untyped,unused-ignore]
@@ -15,287 +20,60 @@ import yaml  # type: ignore[import-untyped,unused-ignore]
 from gptailor.checkpoint.chat_template import read_template
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.models import folder_of
-from gptailor.convert.mergekit.methods import MERGEKIT_METHODS, same_method
-from gptailor.convert.mergekit.mixture import MergekitMethod
-from gptailor.convert.mergekit.pieces import layer_pieces
-from gptailor.convert.mergekit.slices import BESIDE, SHARED, SaidLayer, written_slices
-from gptailor.convert.mergekit.stages import refuse_beside_stages, stage_plan, stages_of
-from gptailor.convert.mergekit.writing import method_call
-from gptailor.convert.note import ConversionError, Unsayable, dotted
+from gptailor.convert.mergekit.methods import (
+    MERGEKIT_METHODS,
+    MergekitMethod,
+    SliceRecipe,
+    exported_method,
+    method_call,
+)
+from gptailor.convert.note import ConversionError, InexpressibleError, dotted
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Place
 from gptailor.plan.needed import needed
-from gptailor.plan.plan import Curve, LayerOf, Merge, Plan, Recipe, Take, TemplateOf
-from gptailor.plan.registry import CHAT_TEMPLATES
+from gptailor.plan.parts import NORMS, Branch, is_pattern
+from gptailor.plan.plan import Curve, LayerOf, Merge, Plan, Recipe, Take, TemplateOf, Whole
+from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
 from gptailor.plan.walk import named_models, open_choices, values
-from gptailor.plan.written import written_out
+from gptailor.plan.written import curve_at, written_out
 
-_Row = dict[str, Recipe]
-"""An output layer: the recipes of its parts, and of the rest that is made of its slice."""
+_ENDS = ("embed", "norm", "head")
+_STAGE_DTYPE = "float32"
+"""The dtype of stages, so that nothing is rounded between them."""
+_REFERENCES = ("model", "base_model")
+"""Keys of a document that name a model."""
 
 _FORGOTTEN = (
     "the first layer has fewer sources than the last, whose number mergekit then takes for the "
     "final norm and the head"
 )
-
 _UNKNOWN = "the base's number of layers isn't known"
-_SAY_LAYERS = "'--layers N' says how many layers the base has"
+_HOW_TO_COUNT = "'--layers N' says how many layers the base has"
+
+_PartRecipes = dict[str, Recipe]
+"""The recipes of an output layer's parts; `embed`, `norm` and `head` belong to the outer layers.
+
+Parts are `attn`, or `attn.projections` and `attn.norm` with projections such as `attn.q`, and so on
+for `mlp`.
+"""
 
 
 def to_mergekit(plan: Plan, layers: int | None = None) -> str:
-    """The YAML that makes mergekit merge what a plan says, on models named like Llama's.
+    """Return the YAML of a plan for mergekit, with filters for tensors that are named like Llama's.
 
     Models that are made of others are documents of their own, each before those that name it.
     `layers` is the base's number of layers, which an overlay needs. Raises ConversionError for
-    what mergekit can't say, with the place in the plan.
+    statements without an equivalent, with the place in the plan.
     """
     last = _document(plan, layers)
     stages: dict[str, dict[str, Any]] = {}
-    for name in needed(plan, stages_of(plan, last)):
+    for name in needed(plan, _stages_of(plan, last)):
         if plan.models[name].made is not None:
             stages[name] = {"name": name, **_stage(plan, name, layers)}
     if stages:
-        refuse_beside_stages(plan, [*stages], [*stages.values(), last])
+        _refuse_beside_stages(plan, [*stages], [*stages.values(), last])
     return str(yaml.dump_all([*stages.values(), last], Dumper=_Dumper, sort_keys=False,
                              allow_unicode=True, width=100))  # fmt: skip
-
-
-def _stage(plan: Plan, name: str, layers: int | None) -> dict[str, Any]:
-    """The document of a model that is made of others, by one recipe for everything."""
-    stage = stage_plan(plan, name)
-    try:
-        found = _document(stage, layers or 1)
-    except ConversionError as error:
-        place = error.place if error.place.startswith("models.") else f"models.{name}"
-        raise replace(error, place=place) from error
-    curved = any(isinstance(value, Curve) for _, value in values(stage))
-    if layers is None and ("slices" in found or curved):
-        raise ConversionError(_UNKNOWN, place=f"models.{name}", help=_SAY_LAYERS)
-    return found
-
-
-def _document(plan: Plan, layers: int | None) -> dict[str, Any]:
-    """A plan as one document."""
-    says_whole = plan.whole is not None
-    slots = _kept(plan, layers)
-    plan = written_out(plan, layers or 0)
-    rows: list[_Row] = layer_pieces(slots)
-    for where, row in (("embed", rows[0]), ("norm", rows[-1]), ("head", rows[-1])):
-        row[where] = plan.rest(where) or Take(take=LayerOf(model="base"))
-    method = _method(slots, rows)
-    said = list(_said_layers(plan, method, slots, rows))
-    if len(said[0].models) < len(said[-1].models):
-        raise ConversionError(_FORGOTTEN, place="layers")
-    slices = written_slices(said)
-    base = _reference(plan, "base")
-    whole = says_whole and _is_whole(slices, base, layers)
-    document: dict[str, Any] = {
-        "merge_method": method.name,
-        "base_model": base,
-        **(_as_models(slices[0]) if whole else {"slices": slices}),
-    }
-    if plan.dtype is not None:  # merges are computed in float32, as here
-        merges = {"dtype": "float32", "out_dtype": plan.dtype}
-        once = method.name == "passthrough" or plan.dtype == "float32"
-        document |= {"dtype": plan.dtype} if once else merges
-    if plan.tokenizer == "union":
-        _refuse_other_rows(plan, method, rows, slices)
-        document["tokenizer_source"] = "union"
-    elif isinstance(plan.tokenizer, Take) and isinstance(plan.tokenizer.take.model, str):
-        document["tokenizer_source"] = _reference(plan, plan.tokenizer.take.model)
-    if plan.chat_template is not None:
-        document["chat_template"] = _template(plan)
-    return document
-
-
-def _is_whole(slices: Sequence[Mapping[str, Any]], base: str, layers: int | None) -> bool:
-    """Whether all layers of all models are one slice, whose base is the file's and among them.
-
-    mergekit adds a base that isn't to `models`, where `linear` and others have no place for it.
-    """
-    spans = [source["layer_range"] for one in slices for source in one["sources"]]
-    there = any(source["model"] == base for source in slices[0]["sources"])
-    return there and "base_model" not in slices[0] and all(span == [0, layers] for span in spans)
-
-
-def _as_models(one: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without ranges: mergekit then takes all layers that the models have."""
-    models = [{k: v for k, v in source.items() if k != "layer_range"} for source in one["sources"]]
-    return {"models": models, **{k: v for k, v in one.items() if k != "sources"}}
-
-
-def _refuse_other_rows(
-    plan: Plan, method: MergekitMethod, rows: Sequence[_Row], slices: Sequence[dict[str, Any]]
-) -> None:
-    """Raise ConversionError where mergekit would make a token's row of other models than the plan.
-
-    It makes the rows that a model lacks of those of the slice's models, whatever their weight.
-    """
-    every = {_reference(plan, name) for name in plan.models}
-    for where, row, one in (("embed", rows[0], slices[0]), ("head", rows[-1], slices[-1])):
-        names = {name for _, name, _ in named_models(row[where])}
-        names |= {"base"} if isinstance(row[where], Merge) and method.base_beside else set()
-        there = {source["model"] for source in one["sources"]}
-        if there != every or "base_model" in one or names not in ({"base"}, set(plan.models)):
-            message = (
-                f"mergekit makes the rows that the {where} lacks of the models of a slice, and the "
-                "plan of all its models"
-            )
-            help_ = "merge all models in the first layer and the last, the embedding and the head"
-            raise ConversionError(message, place="tokenizer", help=help_)
-
-
-def _template(plan: Plan) -> str:
-    """A chat template: by its name, or what its file holds."""
-    said = plan.chat_template or ""
-    if isinstance(said, TemplateOf):
-        message = "mergekit takes the template that most models have, not the one of a model"
-        help_ = "write it to a file, and name that"
-        raise ConversionError(message, place="chat_template", help=help_)
-    if said in CHAT_TEMPLATES:
-        return said
-    try:
-        return read_template(folder_of(plan, said))
-    except CheckpointError as error:
-        message = f"{error.message} ({error.path})"
-        raise ConversionError(message, place="chat_template", help=error.help) from error
-
-
-def _kept(plan: Plan, layers: int | None) -> list[outline.Slot]:
-    """The output's layers; a ConversionError for statements that mergekit hasn't."""
-    if open_choices(plan):
-        raise ConversionError("the plan has open choices, and mergekit has none")
-    for name, entries in (("scale", plan.scales), ("bridge", plan.bridges)):
-        if entries:
-            raise ConversionError(f"mergekit has nothing like '{name}'", place=f"{name}s[0]")
-    if plan.heal is not None:
-        raise ConversionError("mergekit has nothing like 'heal'", place="heal")
-    if plan.stack is None and layers is None:
-        raise ConversionError(_UNKNOWN, help=_SAY_LAYERS)
-    return outline.kept(plan, layers or 0)
-
-
-def _method(slots: Sequence[outline.Slot], rows: Sequence[_Row]) -> MergekitMethod:
-    found: dict[str, Place] = {}
-    made = [(one.recipe, one.at) for slot in slots for one in slot.made.values()]
-    ends = [(row[where], (where,)) for row in rows for where in BESIDE if where in row]
-    for recipe, at in [*made, *ends]:
-        if isinstance(recipe, Merge):
-            found.setdefault(method_call(recipe).name, at)
-    if not found:
-        return MERGEKIT_METHODS["passthrough" if all(map(_agrees, rows)) else "linear"]
-    name, *others = found
-    if others:
-        two = f"'{name}' and '{others[0]}'"
-        message = f"mergekit has one merge_method in a file, and these are {two}"
-        raise ConversionError(message, place=dotted(found[others[0]]))
-    method = same_method(name)
-    if method is None:
-        message = f"mergekit has no '{name}' that gives the same tensors"
-        raise ConversionError(message, place=dotted(found[name]))
-    return method
-
-
-def _agrees(row: _Row) -> bool:
-    """Whether all of a row, which has no merges, is of one layer of one model."""
-    takes = [(where, recipe.take) for where, recipe in row.items() if isinstance(recipe, Take)]
-    layers = {take.layer for where, take in takes if where not in BESIDE}
-    return len({take.model for _, take in takes}) == len(layers) == 1
-
-
-def _models(method: MergekitMethod, row: _Row, plan: Plan) -> list[str]:
-    """The models of a slice, in the recipes' order; the base first, where it stands beside them."""
-    orders = [[name for _, name, _ in named_models(recipe)] for recipe in row.values()]
-    models = _in_order(orders)
-    if method.base_beside:
-        return ["base", *(name for name in models if name != "base")]
-    if method.base == "first":
-        if len(models) == 1:
-            models += [name for name in plan.models if name not in models][:1]
-        if len(models) > 2:
-            named = f"{', '.join(models)}: mergekit's {method.name}"
-            raise Unsayable(f"{named} takes two models in a slice")
-    return models
-
-
-def _in_order(orders: Sequence[Sequence[str]]) -> list[str]:
-    """All names, in an order that agrees with all orders, if there is one; else with the first."""
-    names = list(dict.fromkeys(name for order in sorted(orders, key=len)[::-1] for name in order))
-    found: list[str] = []
-    while names:
-        after = {b for order in orders for a, b in combinations(order, 2) if a in names}
-        found.append(next((name for name in names if name not in after), names[0]))
-        names.remove(found[-1])
-    return found
-
-
-def _said_layers(
-    plan: Plan, method: MergekitMethod, slots: Sequence[outline.Slot], rows: Sequence[_Row]
-) -> Iterator[SaidLayer]:
-    """Each output layer; the first has the last one's models too, where they have weights."""
-    for n, row in enumerate(rows):
-        try:
-            models = _models(method, row, plan)
-            if n == 0 and "weight" in method.by_source:
-                models = list(dict.fromkeys([*models, *_models(method, rows[-1], plan)]))
-            yield _said_layer(plan, method, row, models)
-        except Unsayable as why:
-            place = next((dotted(m.at) for m in slots[n].made.values() if m.at), f"layers[{n}]")
-            raise ConversionError(str(why), place=place) from None
-
-
-def _said_layer(plan: Plan, method: MergekitMethod, row: _Row, models: Sequence[str]) -> SaidLayer:
-    assert method.write is not None
-    layers = tuple(_layer(row, model) for model in models)
-    said: dict[tuple[int, str], dict[str, Any]] = {}
-    for where, recipe in row.items():
-        own, shared = method.write(recipe, models)
-        for k, name in [(k, n) for k in range(len(models)) for n in method.by_source]:
-            if name in own[k]:
-                said.setdefault((k, name), {})[where] = own[k][name]
-        for name in method.shared:
-            if name in shared:
-                said.setdefault((SHARED, name), {})[where] = shared[name]
-    other = method.base == "first" and models[0] != "base"
-    base = _reference(plan, models[0]) if other else None
-    return SaidLayer(tuple(_reference(plan, model) for model in models), layers, base, said)
-
-
-def _layer(row: _Row, model: str) -> int:
-    """The layer of a model that a row reads: one, as a slice has one range for a model."""
-    inner = [recipe for where, recipe in row.items() if where not in BESIDE]
-    named = [[(name, layer) for _, name, layer in named_models(recipe)] for recipe in inner]
-    every = [(name, layer) for pairs in named for name, layer in pairs if layer is not None]
-    own = [layer for name, layer in every if name == model]
-    if len(set(own)) > 1:
-        raise Unsayable(f"two layers of '{model}' in one, which mergekit refuses")
-    for pairs in named:
-        names = [name for name, _ in pairs]
-        if len(set(names)) < len(names):
-            twice = ", ".join(names)
-            raise Unsayable(f"a model twice in one merge ({twice}), which mergekit refuses")
-    return own[0] if own else every[0][1]
-
-
-def _reference(plan: Plan, name: str) -> str:
-    """`owner/name@revision+adapter`; a model that is made of others by its name."""
-    model = plan.models[name]
-    if model.made is not None:
-        return name
-    if not model.source or model.source.endswith(".tailor"):
-        message = f"'{name}' is made by a plan, which mergekit has no model for"
-        help_ = "compile it, and name its folder"
-        raise ConversionError(message, place=f"models.{name}", help=help_)
-    for text in (model.source, model.revision or ""):
-        if "+" in text or "@" in text:
-            message = f"'{text}' has a '+' or '@', which mergekit reads as something else"
-            raise ConversionError(message, place=f"models.{name}")
-    said = model.source + (f"@{model.revision}" if model.revision is not None else "")
-    if model.on is None:
-        return said
-    if plan.models[model.on].on is not None:
-        raise ConversionError("mergekit has one adapter to a model", place=f"models.{name}")
-    return f"{_reference(plan, model.on)}+{said}"
 
 
 @final
@@ -307,5 +85,555 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc,unused-ignore]
 
 
 _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(
-    "tag:yaml.org,2002:seq", data, flow_style=all(isinstance(one, int | float) for one in data)
+    "tag:yaml.org,2002:seq", data, flow_style=all(isinstance(x, int | float) for x in data)
 ))  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------- documents
+
+
+def _document(plan: Plan, layers: int | None) -> dict[str, Any]:
+    """Return a plan as one document."""
+    has_whole = plan.whole is not None
+    slots = _output_slots(plan, layers)
+    plan = written_out(plan, layers or 0)
+    rows = _recipes_of_parts(slots)
+    for where, row in (("embed", rows[0]), ("norm", rows[-1]), ("head", rows[-1])):
+        row[where] = plan.rest(where) or Take(take=LayerOf(model="base"))
+    method = _method(slots, rows)
+    exported = list(_exported_layers(plan, method, slots, rows))
+    if len(exported[0].models) < len(exported[-1].models):
+        raise ConversionError(_FORGOTTEN, place="layers")
+    slices = [_slice(group) for run in _consecutive(exported) for group in _groups(run)]
+    base = _reference(plan, "base")
+    document: dict[str, Any] = {"merge_method": method.name, "base_model": base}
+    if has_whole and _is_whole(slices, base, layers):
+        document |= _as_models(slices[0])
+    else:
+        document["slices"] = slices
+    if plan.dtype is not None:  # merges are computed in float32, as here
+        if method.name == "passthrough" or plan.dtype == "float32":
+            document["dtype"] = plan.dtype
+        else:
+            document |= {"dtype": "float32", "out_dtype": plan.dtype}
+    if plan.tokenizer == "union":
+        _refuse_other_rows(plan, method, rows, slices)
+        document["tokenizer_source"] = "union"
+    elif isinstance(plan.tokenizer, Take) and isinstance(plan.tokenizer.take.model, str):
+        document["tokenizer_source"] = _reference(plan, plan.tokenizer.take.model)
+    if plan.chat_template is not None:
+        document["chat_template"] = _chat_template(plan)
+    return document
+
+
+def _output_slots(plan: Plan, layers: int | None) -> list[outline.Slot]:
+    """Return the output's layers; raise ConversionError for statements without an equivalent."""
+    if open_choices(plan):
+        raise ConversionError("the plan has open choices, and mergekit has none")
+    for name, entries in (("scale", plan.scales), ("bridge", plan.bridges)):
+        if entries:
+            raise ConversionError(f"mergekit has nothing like '{name}'", place=f"{name}s[0]")
+    if plan.heal is not None:
+        raise ConversionError("mergekit has nothing like 'heal'", place="heal")
+    if plan.stack is None and layers is None:
+        raise ConversionError(_UNKNOWN, help=_HOW_TO_COUNT)
+    return outline.kept(plan, layers or 0)
+
+
+def _method(slots: Sequence[outline.Slot], rows: Sequence[_PartRecipes]) -> MergekitMethod:
+    """Return the one method of the document."""
+    places: dict[str, Place] = {}
+    recipes = [(entry.recipe, entry.at) for slot in slots for entry in slot.made.values()]
+    recipes += [(row[where], (where,)) for row in rows for where in _ENDS if where in row]
+    for recipe, at in recipes:
+        if isinstance(recipe, Merge):
+            places.setdefault(method_call(recipe).name, at)
+    if not places:
+        return MERGEKIT_METHODS["passthrough" if all(map(_is_one_layer, rows)) else "linear"]
+    name, *others = places
+    if others:
+        two = f"'{name}' and '{others[0]}'"
+        message = f"mergekit has one merge_method in a file, and these are {two}"
+        raise ConversionError(message, place=dotted(places[others[0]]))
+    method = exported_method(name)
+    if method is None:
+        message = f"mergekit has no '{name}' that gives the same tensors"
+        raise ConversionError(message, place=dotted(places[name]))
+    return method
+
+
+def _is_one_layer(row: _PartRecipes) -> bool:
+    """Return whether all parts of a row without merges come from one layer of one model."""
+    takes = [(where, recipe.take) for where, recipe in row.items() if isinstance(recipe, Take)]
+    layers = {take.layer for where, take in takes if where not in _ENDS}
+    return len({take.model for _, take in takes}) == len(layers) == 1
+
+
+def _is_whole(slices: Sequence[Mapping[str, Any]], base: str, layers: int | None) -> bool:
+    """Return whether one slice has all layers of all models, and the file's base among them.
+
+    mergekit adds a missing base to `models`, where `linear` and others have no place for it.
+    """
+    ranges = [source["layer_range"] for piece in slices for source in piece["sources"]]
+    has_base = any(source["model"] == base for source in slices[0]["sources"])
+    return has_base and "base_model" not in slices[0] and all(r == [0, layers] for r in ranges)
+
+
+def _as_models(piece: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a slice as `models`, without ranges."""
+    models = [
+        {key: value for key, value in source.items() if key != "layer_range"}
+        for source in piece["sources"]
+    ]
+    return {"models": models, **{key: v for key, v in piece.items() if key != "sources"}}
+
+
+def _refuse_other_rows(
+    plan: Plan,
+    method: MergekitMethod,
+    rows: Sequence[_PartRecipes],
+    slices: Sequence[dict[str, Any]],
+) -> None:
+    """Raise ConversionError where mergekit makes a token's row from other models than the plan.
+
+    mergekit fills rows that a model lacks from the slice's models, whatever their weight.
+    """
+    every = {_reference(plan, name) for name in plan.models}
+    for where, row, piece in (("embed", rows[0], slices[0]), ("head", rows[-1], slices[-1])):
+        names = {name for _, name, _ in named_models(row[where])}
+        names |= {"base"} if isinstance(row[where], Merge) and method.base_beside else set()
+        models = {source["model"] for source in piece["sources"]}
+        if models != every or "base_model" in piece or names not in ({"base"}, set(plan.models)):
+            message = (
+                f"mergekit makes the rows that the {where} lacks of the models of a slice, and the "
+                "plan of all its models"
+            )
+            help_ = "merge all models in the first layer and the last, the embedding and the head"
+            raise ConversionError(message, place="tokenizer", help=help_)
+
+
+def _chat_template(plan: Plan) -> str:
+    """Return the name of a chat template, or the text in its file."""
+    template = plan.chat_template or ""
+    if isinstance(template, TemplateOf):
+        message = "mergekit takes the template that most models have, not the one of a model"
+        help_ = "write it to a file, and name that"
+        raise ConversionError(message, place="chat_template", help=help_)
+    if template in CHAT_TEMPLATES:
+        return template
+    try:
+        return read_template(folder_of(plan, template))
+    except CheckpointError as error:
+        message = f"{error.message} ({error.path})"
+        raise ConversionError(message, place="chat_template", help=error.help) from error
+
+
+def _reference(plan: Plan, name: str) -> str:
+    """Return a model as `owner/name@revision+adapter`; a made model by its name."""
+    model = plan.models[name]
+    if model.made is not None:
+        return name
+    if not model.source or model.source.endswith(".tailor"):
+        message = f"'{name}' is made by a plan, which mergekit has no model for"
+        help_ = "compile it, and name its folder"
+        raise ConversionError(message, place=f"models.{name}", help=help_)
+    for text in (model.source, model.revision or ""):
+        if "+" in text or "@" in text:
+            message = f"'{text}' has a '+' or '@', which mergekit reads as something else"
+            raise ConversionError(message, place=f"models.{name}")
+    reference = model.source + (f"@{model.revision}" if model.revision is not None else "")
+    if model.on is None:
+        return reference
+    if plan.models[model.on].on is not None:
+        raise ConversionError("mergekit has one adapter to a model", place=f"models.{name}")
+    return f"{_reference(plan, model.on)}+{reference}"
+
+
+# ------------------------------------------------------------------------------- models of models
+
+
+def _stage(plan: Plan, name: str, layers: int | None) -> dict[str, Any]:
+    """Return the document of a model that one recipe makes of others."""
+    recipe = plan.models[name].made
+    assert recipe is not None
+    whole = Whole(recipe=recipe)
+    stage = Plan(models=plan.models, numbers=plan.numbers, dtype=_STAGE_DTYPE, whole=whole)
+    try:
+        document = _document(stage, layers or 1)
+    except ConversionError as error:
+        place = error.place if error.place.startswith("models.") else f"models.{name}"
+        raise replace(error, place=place) from error
+    has_curve = any(isinstance(value, Curve) for _, value in values(stage))
+    if layers is None and ("slices" in document or has_curve):
+        raise ConversionError(_UNKNOWN, place=f"models.{name}", help=_HOW_TO_COUNT)
+    return document
+
+
+def _stages_of(plan: Plan, document: Mapping[str, Any]) -> list[str]:
+    """Return the made models that a document names."""
+    paths = (text.partition("+")[0] for key, text in _texts(document) if key in _REFERENCES)
+    models = (path for path in dict.fromkeys(paths) if path in plan.models)
+    return [path for path in models if plan.models[path].made is not None]
+
+
+def _refuse_beside_stages(
+    plan: Plan, stages: Sequence[str], documents: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise ConversionError for settings that mergekit reads differently in a file with stages."""
+    if plan.tokenizer is not None:
+        message = "each of mergekit's stages has a tokenizer of its own, the base's"
+        help_ = f"compile '{stages[0]}' by itself, and name its folder"
+        raise ConversionError(message, place="tokenizer", help=help_)
+    if plan.dtype is None:
+        message = (
+            f"'{stages[0]}' is made of models, as a stage in {_STAGE_DTYPE}, and without a dtype "
+            "mergekit writes the output as wide as its sources are, not as the base is"
+        )
+        help_ = f"say 'dtype' with what the base has: {', '.join(DTYPES)}"
+        raise ConversionError(message, place="dtype", help=help_)
+    for name, model in plan.models.items():
+        if model.made is None and model.on is None and model.source in stages:
+            message = f"mergekit takes '{model.source}' for the model that is made of others"
+            help_ = f"give 'model {model.source}' another name"
+            raise ConversionError(message, place=f"models.{name}", help=help_)
+    for key, text in (pair for document in documents for pair in _texts(document)):
+        if key in (*_REFERENCES, "name"):
+            continue
+        if (path := text.partition("+")[0].partition("@")[0]) in stages:
+            message = f"mergekit takes '{text}' for the model, where it is the document's {key}"
+            help_ = f"give 'model {path}' another name"
+            raise ConversionError(message, place=f"models.{path}", help=help_)
+        if text.count("@") > 1 and text.count("+") < 2:  # mergekit stops at an impossible model
+            message = "mergekit takes a template with several '@' for a model, where it has stages"
+            help_ = f"compile '{stages[0]}' by itself, and name its folder"
+            raise ConversionError(message, place=key, help=help_)
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield all texts of a document, each with its key."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for inner_key, inner in value.items():
+            yield from _texts(inner, inner_key)
+    elif isinstance(value, Sequence):
+        for inner in value:
+            yield from _texts(inner, key)
+
+
+# -------------------------------------------------------------------------- parts and their filters
+
+_NORM: Mapping[Branch, str] = {
+    "attn": "input_layernorm.weight",
+    "mlp": "post_attention_layernorm.weight",
+}
+_PROJECTIONS: Mapping[Branch, Mapping[str, str]] = {
+    "attn": {f"attn.{role}": f"self_attn.{role}_proj.weight" for role in "qkvo"},
+    "mlp": {f"mlp.{role}": f"mlp.{role}_proj.weight" for role in ("gate", "up", "down")},
+}
+"""Llama's tensors, which the filters match."""
+
+_FILTERS = {
+    "attn": ("self_attn", "input_layernorm"),
+    **{f"attn.{role}": (f".{role}_proj",) for role in "qkvo"},
+    "attn.projections": ("self_attn",),
+    "attn.norm": ("input_layernorm",),
+    **{f"mlp.{role}": (f".{role}_proj",) for role in ("gate", "up", "down")},
+    "mlp.projections": (".mlp.",),
+    "mlp.norm": ("post_attention_layernorm",),
+    "embed": ("embed_tokens",),
+    "norm": ("model.norm",),
+    "head": ("lm_head",),
+}
+"""Filters of each part; the first that matches a tensor decides, and the MLP has the rest."""
+
+
+def _recipes_of_parts(slots: Sequence[outline.Slot]) -> list[_PartRecipes]:
+    """Return the parts of each layer: the same in all layers, and as few as distinguish recipes.
+
+    Raises ConversionError for a part that Llama's layers lack, or a pattern on other names.
+    """
+    known = {None, *outline.PARTS, NORMS}
+    known |= {name for projections in _PROJECTIONS.values() for name in projections}
+    for slot in slots:
+        for part, entry in slot.made.items():
+            if part in known:
+                continue
+            message = f"the part '{part}' is none of Llama's, which filters are written for"
+            if is_pattern(part):
+                message = f"the pattern {part} may fit other tensors in mergekit than here"
+            raise ConversionError(message, place=dotted(entry.at))
+    levels = {branch: max(_level(slot, branch) for slot in slots) for branch in outline.PARTS}
+    return [
+        {
+            part: recipe
+            for branch in outline.PARTS
+            for part, recipe in _branch_parts(slot, branch, levels[branch])
+        }
+        for slot in slots
+    ]
+
+
+def _level(slot: outline.Slot, branch: Branch) -> int:
+    """Return how finely a branch is split: whole (0), its norm apart (1), each projection (2)."""
+    *projections, norm = [recipe for _, recipe in _branch_parts(slot, branch, 2)]
+    if any(recipe != projections[0] for recipe in projections):
+        return 2
+    return int(norm != projections[0])
+
+
+def _branch_parts(slot: outline.Slot, branch: Branch, level: int) -> list[tuple[str, Recipe]]:
+    """Return a branch's parts; a filter on a projection comes before that on the branch's rest."""
+    coarse = norm = slot.part(branch).recipe
+    projections: list[tuple[str, Recipe]] = [(name, coarse) for name in _PROJECTIONS[branch]]
+    if slot.parted:
+        projections = [
+            (name, slot.tensor(branch, name, tensor).recipe)
+            for name, tensor in _PROJECTIONS[branch].items()
+        ]
+        norm = slot.tensor(branch, NORMS, _NORM[branch]).recipe
+    if level == 0:
+        return [(branch, norm)]
+    other = coarse if level == 2 else projections[0][1]
+    parts = [(f"{branch}.projections", other), (f"{branch}.norm", norm)]
+    return [*projections, *parts] if level == 2 else parts
+
+
+# ------------------------------------------------------------------------------------------ layers
+
+_SLICE = -1
+"""The block of a slice's own parameters; those of its sources are numbered from 0."""
+
+_BlockValues = Mapping[tuple[int, str], Mapping[str, Any]]
+"""The values of each block's parameters, by part."""
+
+
+@final
+@dataclass(frozen=True)
+class _ExportedLayer:
+    """An output layer: a layer of each of some models, and its parameters.
+
+    `parameters` has values of the layer's parts; the first layer also those of `embed`, the last
+    those of `norm` and `head`. `base_model` is set where it isn't the file's.
+    """
+
+    models: tuple[str, ...]
+    layers: tuple[int, ...]
+    base_model: str | None
+    parameters: _BlockValues
+
+    def follows(self, other: "_ExportedLayer") -> bool:
+        """Return whether it has the next layers of the same models, and the same parameters."""
+        after = tuple(layer + 1 for layer in other.layers)
+        return (self.models, self.layers, self.base_model, self.values.keys()) == (
+            other.models, after, other.base_model, other.values.keys(),
+        )  # fmt: skip
+
+    @cached_property
+    def values(self) -> dict[tuple[int, str, str], Any]:
+        """The values of the layer's parts, by block, parameter and part."""
+        return {
+            (*key, part): value
+            for key, by_part in self.parameters.items()
+            for part, value in by_part.items()
+            if part not in _ENDS
+        }
+
+
+def _exported_layers(
+    plan: Plan,
+    method: MergekitMethod,
+    slots: Sequence[outline.Slot],
+    rows: Sequence[_PartRecipes],
+) -> Iterator[_ExportedLayer]:
+    """Yield each output layer; the first has the last one's models too, where they have weights."""
+    for n, row in enumerate(rows):
+        try:
+            models = _slice_models(method, row, plan)
+            if n == 0 and "weight" in method.by_source:
+                models = list(dict.fromkeys([*models, *_slice_models(method, rows[-1], plan)]))
+            yield _exported_layer(plan, method, row, models)
+        except InexpressibleError as reason:
+            entries = slots[n].made.values()
+            place = next((dotted(entry.at) for entry in entries if entry.at), f"layers[{n}]")
+            raise ConversionError(str(reason), place=place) from None
+
+
+def _slice_models(method: MergekitMethod, row: _PartRecipes, plan: Plan) -> list[str]:
+    """Return the models of a slice in the recipes' order, the base first if it is beside them."""
+    models = _merged_order(
+        [[name for _, name, _ in named_models(recipe)] for recipe in row.values()]
+    )
+    if method.base_beside:
+        return ["base", *(name for name in models if name != "base")]
+    if method.base == "first":
+        if len(models) == 1:
+            models += [name for name in plan.models if name not in models][:1]
+        if len(models) > 2:
+            message = f"{', '.join(models)}: mergekit's {method.name} takes two models in a slice"
+            raise InexpressibleError(message)
+    return models
+
+
+def _merged_order(orders: Sequence[Sequence[str]]) -> list[str]:
+    """Return all names in an order that agrees with all orders, or else with the longest."""
+    names = list(dict.fromkeys(name for order in sorted(orders, key=len)[::-1] for name in order))
+    merged: list[str] = []
+    while names:
+        later = {b for order in orders for a, b in combinations(order, 2) if a in names}
+        merged.append(next((name for name in names if name not in later), names[0]))
+        names.remove(merged[-1])
+    return merged
+
+
+def _exported_layer(
+    plan: Plan, method: MergekitMethod, row: _PartRecipes, models: Sequence[str]
+) -> _ExportedLayer:
+    assert method.write is not None
+    layers = tuple(_layer_of(row, model) for model in models)
+    parameters: dict[tuple[int, str], dict[str, Any]] = {}
+    for part, recipe in row.items():
+        blocks, shared = method.write(SliceRecipe(recipe, method.name, models))
+        for k, block in enumerate(blocks):
+            for name in (name for name in method.by_source if name in block):
+                parameters.setdefault((k, name), {})[part] = block[name]
+        for name in (name for name in method.shared if name in shared):
+            parameters.setdefault((_SLICE, name), {})[part] = shared[name]
+    is_other_base = method.base == "first" and models[0] != "base"
+    base = _reference(plan, models[0]) if is_other_base else None
+    references = tuple(_reference(plan, model) for model in models)
+    return _ExportedLayer(references, layers, base, parameters)
+
+
+def _layer_of(row: _PartRecipes, model: str) -> int:
+    """Return the one layer of a model that a row reads, or another model's if it reads none."""
+    recipes = [recipe for part, recipe in row.items() if part not in _ENDS]
+    sources = [[(name, layer) for _, name, layer in named_models(recipe)] for recipe in recipes]
+    layers = [(name, layer) for pairs in sources for name, layer in pairs if layer is not None]
+    own = [layer for name, layer in layers if name == model]
+    if len(set(own)) > 1:
+        raise InexpressibleError(f"two layers of '{model}' in one, which mergekit refuses")
+    for pairs in sources:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            message = f"a model twice in one merge ({', '.join(names)}), which mergekit refuses"
+            raise InexpressibleError(message)
+    return own[0] if own else layers[0][1]
+
+
+# ------------------------------------------------------------------------------------------ slices
+
+_MOST_KNOTS = 16
+_DIGITS = 12
+"""Significant digits of a knot that lies between two layers."""
+
+
+def _consecutive(layers: Sequence[_ExportedLayer]) -> Iterator[list[_ExportedLayer]]:
+    """Yield runs of layers that one slice may have, if their numbers lie on lines."""
+    run = [layers[0]]
+    for before, layer in pairwise(layers):
+        if not layer.follows(before):
+            yield run
+            run = []
+        run.append(layer)
+    yield run
+
+
+def _groups(run: Sequence[_ExportedLayer]) -> list[list[_ExportedLayer]]:
+    """Return a run whole if its lists need fewer numbers than slices; else split where it changes.
+
+    Neighbours that are alone after the split are tried as a run again.
+    """
+    equal = [list(group) for _, group in groupby(run, key=lambda layer: layer.values)]
+    if len(equal) < 3:
+        return equal
+    if _fits_lists(run, len(equal)):
+        return [list(run)]
+    groups: list[list[_ExportedLayer]] = []
+    for is_single, members in groupby(equal, key=lambda group: len(group) == 1):
+        split = list(members)
+        singles = [group[0] for group in split]
+        joins = is_single and len(singles) > 2 and _fits_lists(singles, len(singles))
+        groups += [singles] if joins else split
+    return groups
+
+
+def _fits_lists(layers: Sequence[_ExportedLayer], most: int) -> bool:
+    """Return whether lists of at most `most` numbers give each parameter in each layer."""
+    lists = (knots_of([layer.values[key] for layer in layers]) for key in layers[0].values)
+    return all(not isinstance(knots, list) or 0 < len(knots) <= most for knots in lists)
+
+
+def knots_of(values: Sequence[Any]) -> Any:
+    """Return one value if all are equal; else a list from which mergekit interpolates each value.
+
+    The list is the shortest that gives each number to the last bit; it is empty if there is none.
+    """
+    first, *others = values
+    if all(value == first for value in others):
+        return first
+    if any(isinstance(value, bool) for value in values):
+        return []
+    last = len(values) - 1
+    for count in [*range(2, min(len(values), _MOST_KNOTS)), len(values)]:
+        knots = [_knot(values, k * last / (count - 1)) for k in range(count)]
+        if all(curve_at(knots, i, 0, last) == value for i, value in enumerate(values)):
+            return knots
+    return []
+
+
+def _knot(values: Sequence[float], at: float) -> float:
+    """Return the number at a place between layers, on the line through the two before it."""
+    before = int(at)
+    if before == at:
+        return values[before]
+    left = max(before - 1, 0)
+    slope = values[left + 1] - values[left]
+    return float(f"{values[left] + slope * (at - left):.{_DIGITS}g}")
+
+
+def _slice(group: Sequence[_ExportedLayer]) -> dict[str, Any]:
+    first = group[0]
+    sources = [
+        {"model": model, "layer_range": [layer, layer + len(group)], **_parameters(group, k)}
+        for k, (model, layer) in enumerate(zip(first.models, first.layers, strict=True))
+    ]
+    base = {} if first.base_model is None else {"base_model": first.base_model}
+    return {"sources": sources, **base, **_parameters(group, _SLICE)}
+
+
+def _parameters(group: Sequence[_ExportedLayer], block: int) -> dict[str, Any]:
+    """Return a block's parameters, if any: single values, or values with filters by part."""
+    parameters: dict[str, Any] = {}
+    for name in dict.fromkeys(n for layer in group for of, n in layer.parameters if of == block):
+        each = [layer.parameters.get((block, name), {}) for layer in group]
+        parts = dict.fromkeys(part for by_part in each for part in by_part)
+        value_of = {
+            part: knots_of([by_part[part] for by_part in each if part in by_part]) for part in parts
+        }
+        main = value_of.get("mlp", value_of.get("mlp.projections", next(iter(value_of.values()))))
+        others = [] if "mlp" in value_of else [v for v in value_of.values() if v != main]
+        candidates = [(default, _filters(value_of, default)) for default in [main, *others]]
+        default, filters = min(candidates, key=lambda candidate: len(candidate[1]))
+        parameters[name] = [*filters, {"value": default}] if filters else default
+    return {"parameters": parameters} if parameters else {}
+
+
+def _filters(value_of: Mapping[str, Any], default: Any) -> list[dict[str, Any]]:
+    """Return filters for the parts whose value isn't `default`.
+
+    Embedding, norm and head get a list's first number from mergekit. A projection's filter stands
+    before that of its branch's other projections, and is needed where they differ.
+    """
+    first = default[0] if isinstance(default, list) else default
+    unfiltered = {part: first if part in _ENDS else default for part in value_of}
+    for part in value_of:
+        branch, _, role = part.partition(".")
+        if role not in ("", "projections", "norm"):
+            unfiltered[part] = value_of.get(f"{branch}.projections", default)
+    return [
+        {"filter": word, "value": value}
+        for part, value in value_of.items()
+        for word in _FILTERS.get(part, ())
+        if value != unfiltered[part]
+    ]

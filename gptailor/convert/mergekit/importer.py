@@ -1,31 +1,50 @@
-"""A mergekit configuration as a plan, and what of it the plan can't say: `from_mergekit`."""
+"""A mergekit configuration as a plan, with notes on each difference: `from_mergekit`."""
 
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from gptailor.checks.plan import check_alone
-from gptailor.convert.mergekit.arranged import statements
-from gptailor.convert.mergekit.bases import Base, Whereabouts
-from gptailor.convert.mergekit.config import MergekitConfig, ModelReference, read_config
-from gptailor.convert.mergekit.reading import (
-    Reading,
-    check_over,
-    name_models,
-    read_over,
-    sources_of,
+from gptailor.convert.mergekit.base import MODEL_ID, Base, ModelFolders, is_windows
+from gptailor.convert.mergekit.config import (
+    MergekitConfig,
+    ModelPath,
+    ModelReference,
+    read_config,
 )
-from gptailor.convert.mergekit.rest import (
-    chat_template_of,
-    dtype_of,
-    notes_of_file,
-    tokenizer_recipe,
-)
-from gptailor.convert.note import ConversionError, Note, gathered
+from gptailor.convert.mergekit.context import ImportContext
+from gptailor.convert.mergekit.statements import statements
+from gptailor.convert.note import ConversionError, Note, grouped_notes, short_name, snapshot_of
 from gptailor.convert.yaml import Document, read_documents
 from gptailor.plan import plan as p
-from gptailor.plan.faults import errors
+from gptailor.plan.faults import errors, listed, nearest
+from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
 
+_WINDOWS = "a path of Windows, which is not here: --model NAME=PATH says where it is"
+_SNAPSHOT = "this folder is not here: it is the Hub's model at that commit, and the plan says so"
 _STAGES = "mergekit rounds what each stage makes; here the whole recipe is rounded once"
+_ROUNDS = "mergekit computes in {} and rounds at each step; gptailor in float32, and rounds once"
+_WIDEST = (
+    "no dtype is named: mergekit writes each tensor in the widest dtype of its sources, the plan "
+    "in the base's; name one if the models have several"
+)
+_PROMOTED = (
+    "no dtype is named, and the models have {}: mergekit writes the widest of each tensor's "
+    "sources, and the plan float32"
+)
+_NO_BASE = (
+    "no base_model is named: '{}' is the base, whose configuration and tokenizer the output "
+    "gets; mergekit takes those of any of the models, which may differ from run to run"
+)
+_ROWS = (
+    "rows of tokens that a model lacks are this tokenizer's model's; mergekit takes the base's "
+    "where that has the token"
+)
+_NAME_TEMPLATE = "'chat_template from NAME' takes a model's, 'chat_template \"./FILE\"' a file"
+_CONVERGES = "gptailor's karcher goes on until it has converged"
+
+_Tokenizer = p.Take | Literal["union"] | None
 
 
 def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags)
@@ -39,52 +58,92 @@ def from_mergekit(  # noqa: PLR0913 (the verb of the command line, and its flags
     on_hub: bool = False,
     strict: bool = False,
 ) -> tuple[p.Plan, list[Note]]:
-    """The plan of a configuration, and what differs or has no equivalent, by its keys.
+    """Return the plan of a configuration, and notes on what differs or has no equivalent.
 
     The base's configuration is looked for in `models` (folders by the file's or the plan's names
     of models), under `root`, where relative paths start, and, with `on_hub`, in the Hub's cache and
-    on the Hub; `layers` is its number of layers where that is all that is known. `folder` is where
-    the plan will stand, as seen from which its paths are written. With `strict` keys that mergekit
-    passes over are errors. Raises ConversionError, with all keys and lines, for what can't be said.
+    on the Hub; `layers` is its number of layers if there is no configuration. `folder` is the
+    plan's own, from which it names paths. With `strict` keys and filters that mergekit passes over
+    are errors. Raises ConversionError, with all keys and lines, for what a plan can't express.
     """
     documents = read_documents(text, name)
     for document in documents:
         _refuse_other_tools(document)
     read = [read_config(document) for document in documents]
-    places = Whereabouts(root, models or {}, on_hub)
-    *stages, last = _in_order([config for config, _ in read])
-    reference = _base([last, *stages], {stage.name for stage in stages})
-    base = Base(reference, places, layers)
-    readings = [read_over(config, base, reference, places) for config in (*stages, last)]
-    made, reading = readings[:-1], readings[-1]
-    said = _with_models(readings, folder)
-    reading.notes[:0] = [note for _, ignored in read for note in ignored]
-    reading.models = said
-    reading.stages = frozenset(reading.names[_by_name(stage.config)] for stage in made)
-    for stage in made:
-        said[reading.names[_by_name(stage.config)]] = _made(stage)
-        reading.notes += stage.notes
-    fields = statements(reading)
-    dtype, tokenizer = dtype_of(reading), tokenizer_recipe(reading)
-    template = chat_template_of(reading)
-    _raise(reading)
-    plan = p.Plan(models=said, dtype=dtype, tokenizer=tokenizer, chat_template=template, **fields)
-    reading.notes += notes_of_file(reading)
+    *stage_configs, last = _in_order([config for config, _ in read])
+    stage_names = {config.name for config in stage_configs}
+    references = [r for config in (last, *stage_configs) for r in _references(config)]
+    unmade = (r for r in references if r.model.path not in stage_names)
+    base = Base(next(unmade, references[0]), ModelFolders(root, models or {}, on_hub), layers)
+    contexts = [ImportContext.of(config, base) for config in (*stage_configs, last)]
+    *stages, context = contexts
+    context.notes += [note for _, notes in read for note in notes]
+    plan_models = _name_models(contexts, folder)
+    for stage in stages:
+        plan_models[stage.names[_stage_reference(stage.config)]] = _made_model(stage)
+        context.notes += stage.notes
+    fields = statements(context)
+    dtype, tokenizer = _dtype(context), _tokenizer(context)
+    template = _chat_template(context)
+    _raise_errors(context)
+    plan = p.Plan(
+        models=plan_models, dtype=dtype, tokenizer=tokenizer, chat_template=template, **fields
+    )
+    context.notes += _file_notes(context)
     if strict:
-        reading.errors += _passed_over(reading)
-        _raise(reading)
+        context.errors += _ignored(context)
+        _raise_errors(context)
     if faults := errors(check_alone(plan)):
         raise ConversionError(faults[0].message, name=name, help=faults[0].help)
-    return plan, gathered(reading.notes)
+    return plan, grouped_notes(context.notes)
 
 
-def _by_name(config: MergekitConfig) -> ModelReference:
-    """How other documents name what a document makes."""
+def _raise_errors(context: ImportContext) -> None:
+    """Raise a context's errors, if any, with the ignored keys, which may be their reason."""
+    if context.errors:
+        raise ConversionError.of_all([*context.errors, *_ignored(context)])
+
+
+def _ignored(context: ImportContext) -> list[ConversionError]:
+    """Return the notes on ignored keys and filters as errors."""
+    return [
+        ConversionError(note.message, name=note.name, place=note.place, line=note.line)
+        for note in context.notes
+        if note.ignored
+    ]
+
+
+# --------------------------------------------------------------------------------------- documents
+
+_OTHER_TOOLS = {
+    "experts": "this is a file of mergekit-moe, which makes a mixture of experts out of dense "
+    "models with a router of its own: a plan's output has its base's architecture",
+    "genome": "this is a file of mergekit-evolve, which searches: what it found is a "
+    "configuration of its own, which can be imported; 'gptailor search' searches a space",
+    "stages": "this lists other files that are to be merged one after the other: import each, "
+    "or join them into one file of several documents, each with its 'name'",
+}
+"""Keys of the files of other tools than mergekit-yaml and mergekit-multi."""
+
+
+def _refuse_other_tools(document: Document) -> None:
+    data = document.data
+    for key, message in _OTHER_TOOLS.items() if isinstance(data, dict) else ():
+        if data.get(key) and "merge_method" not in data:
+            raise document.error((key,), message)
+
+
+def _references(config: MergekitConfig) -> list[ModelReference]:
+    return [reference for reference, _, _ in config.references()]
+
+
+def _stage_reference(config: MergekitConfig) -> ModelReference:
+    """Return the reference by which other documents name a document's model."""
     return ModelReference.model_validate(config.name)
 
 
 def _in_order(configs: Sequence[MergekitConfig]) -> list[MergekitConfig]:
-    """The documents, what others are made of before them; last the one without a name."""
+    """Return the documents, each after those that it names; the last has no name."""
     final = [config for config in configs if config.name is None] or [configs[-1]]
     if len(final) > 1:
         message = "two documents have no 'name', and one of them is made of the others"
@@ -92,47 +151,33 @@ def _in_order(configs: Sequence[MergekitConfig]) -> list[MergekitConfig]:
     by_name = {str(config.name): config for config in configs}
     if len(by_name) < len(configs):
         raise configs[-1].error("two documents have one 'name'")
-    found: list[MergekitConfig] = []
+    ordered: list[MergekitConfig] = []
 
     def add(config: MergekitConfig, inside: tuple[MergekitConfig, ...]) -> None:
         if config in inside:
             raise config.error(f"'{config.name}' is made of itself", "name")
-        for source in sources_of(config):
-            if source.model.path in by_name and by_name[source.model.path] not in found:
-                add(by_name[source.model.path], (*inside, config))
-        found.append(config)
+        for reference, block, key in config.references():
+            stage = by_name.get(reference.model.path)
+            if stage is not None and reference.model.revision is not None:
+                message = f"'{stage.name}' is made in this file, and has no revision"
+                help_ = f"leave out '@{reference.model.revision}'"
+                raise block.error(message, key, help=help_)
+            if stage is not None and stage not in ordered:
+                add(stage, (*inside, config))
+        ordered.append(config)
 
     add(final[0], ())
-    if len(found) < len(configs):
-        idle = next(config for config in configs if config not in found)
-        message = f"'{idle.name}' is a model by itself, which nothing here is made of"
-        raise idle.error(message, "name")
-    return found
+    if len(ordered) < len(configs):
+        unused = next(config for config in configs if config not in ordered)
+        message = f"'{unused.name}' is a model by itself, which nothing here is made of"
+        raise unused.error(message, "name")
+    return ordered
 
 
-def _base(configs: Sequence[MergekitConfig], stages: Collection[str | None]) -> ModelReference:
-    """The base of all documents: the last one's, or else the first model that isn't made here."""
-    models = [model for config in configs for model in sources_of(config)]
-    return next((model for model in models if model.model.path not in stages), models[0])
-
-
-def _with_models(readings: Sequence[Reading], folder: Path | None) -> dict[str, p.Model]:
-    """Give all documents the same names of models; the plan's models."""
-    last = readings[-1]
-    each = [model for reading in readings for model in sources_of(reading.config)]
-    said: list[Note] = []
-    last.names, models = name_models((last.reference, *each), last.places, folder, said)
-    last.notes += said
-    for reading in readings:
-        reading.names = last.names
-        check_over(reading)
-    return models
-
-
-def _made(stage: Reading) -> p.Model:
-    """A document as a model that is made of others, by one recipe for everything."""
+def _made_model(stage: ImportContext) -> p.Model:
+    """Return a document as a model that one recipe makes of others."""
     fields = statements(stage)
-    _raise(stage)
+    _raise_errors(stage)
     whole = fields.pop("whole", p.Whole(recipe=p.Take(take=p.LayerOf(model="base"))))
     if any(fields.values()):
         message = f"'{stage.config.name}' isn't made by one recipe for everything"
@@ -146,33 +191,197 @@ def _made(stage: Reading) -> p.Model:
     return p.Model(made=whole.recipe)
 
 
-_OTHER_TOOLS = {
-    "experts": "this is a file of mergekit-moe, which makes a mixture of experts out of dense "
-    "models with a router of its own: a plan's output has its base's architecture",
-    "genome": "this is a file of mergekit-evolve, which searches: what it found is a "
-    "configuration of its own, which can be imported; 'gptailor search' searches a space",
-    "stages": "this lists other files that are to be merged one after the other: import each, "
-    "or join them into one file of several documents, each with its 'name'",
-}
-"""Keys of files that are others' than mergekit-yaml's and mergekit-multi's."""
+# ------------------------------------------------------------------------------------------ models
 
 
-def _refuse_other_tools(document: Document) -> None:
-    data = document.data
-    for key, message in _OTHER_TOOLS.items() if isinstance(data, dict) else ():
-        if data.get(key) and "merge_method" not in data:
-            raise document.error((key,), message)
+def _name_models(contexts: Sequence[ImportContext], folder: Path | None) -> dict[str, p.Model]:
+    """Set the contexts' names of models, check the contexts, and return the plan's models.
+
+    The model below an adapter is a model too. The plan names paths as seen from `folder`.
+    """
+    *stages, last = contexts
+    base, folders = last.base.reference, last.base.folders
+    names, models = {base: "base"}, dict[str, p.Model]()
+    references = [base, *(r for context in contexts for r in _references(context.config))]
+    both = (r for reference in references for r in (reference.without_adapter, reference))
+    for reference in dict.fromkeys(both):
+        here = reference.lora or reference.model
+        name = names.setdefault(reference, short_name(here.path, names.values()))
+        model = _model(here, folders, folder)
+        if is_windows(here.path) and model.source.startswith("./"):
+            last.notes.append(_path_note(contexts, here, _WINDOWS))
+        if snapshot_of(here.path) and not model.source.startswith((".", "/", "~")):
+            last.notes.append(_path_note(contexts, here, _SNAPSHOT))
+        on = names[reference.without_adapter] if reference.lora else None
+        models[name] = model.model_copy(update={"on": on})
+    made = [names[_stage_reference(stage.config)] for stage in stages]
+    for context in contexts:
+        context.names, context.stages = names, frozenset(made)
+        context.check()
+    return models
 
 
-def _raise(reading: Reading) -> None:
-    """Raise what is wrong, if anything; what mergekit passes over too, as it may be the reason."""
-    if reading.errors:
-        raise ConversionError.of_all([*reading.errors, *_passed_over(reading)])
+def _path_note(contexts: Sequence[ImportContext], path: ModelPath, message: str) -> Note:
+    """Return a note on a model's path, at the line of the first block that names it."""
+    note = next(
+        block.note(message, key)
+        for context in contexts
+        for reference, block, key in context.config.references()
+        if path in (reference.model, reference.lora)
+    )
+    return Note(path.path, message, note.line, name=note.name)
 
 
-def _passed_over(reading: Reading) -> list[ConversionError]:
-    passed, name = (note for note in reading.notes if note.ignored), reading.config.error("").name
-    return [
-        ConversionError(note.message, name=name, place=note.place, line=note.line)
-        for note in passed
-    ]
+def _model(here: ModelPath, folders: ModelFolders, folder: Path | None) -> p.Model:
+    """Return a plan's model: a folder, or a model of the Hub at a revision."""
+    source, root = here.path, folders.root
+    on_disk = root is not None and not is_windows(source) and (root / source).is_dir()
+    if not on_disk and (snapshot := snapshot_of(source)) is not None:
+        return p.Model(source=snapshot[1], revision=snapshot[0])
+    if not on_disk and not source.startswith((".", "/", "~")) and MODEL_ID.fullmatch(source):
+        return p.Model(source=source, revision=here.revision)
+    if is_windows(source):
+        source = source.replace("\\", "/")
+    elif root is not None and folder is not None and not source.startswith(("/", "~")):
+        source = os.path.relpath(root / source, folder)
+    return p.Model(source=source if source.startswith((".", "/", "~")) else f"./{source}")
+
+
+# ---------------------------------------------------------------------------- the rest of the model
+
+
+def _dtype(context: ImportContext) -> str | None:
+    """Return the dtype of the output; None where it is the base's."""
+    config = context.config
+    values = {"dtype": config.dtype, "out_dtype": config.out_dtype}
+    dtypes = {key: name.removeprefix("torch.") for key, name in values.items() if name is not None}
+    for key, name in dtypes.items():
+        if name not in DTYPES:
+            help_ = nearest(name, DTYPES) or f"the dtypes are {listed(DTYPES)}"
+            message = f"'{name}' is no dtype of an output here"
+            context.errors.append(config.error(message, key, help=help_))
+    computed = dtypes.get("dtype")
+    if computed not in (None, "float32"):
+        context.notes.append(config.note(_ROUNDS.format(computed), "dtype"))
+    if not dtypes and len(context.names) > 1:
+        return _widest_dtype(context)
+    return dtypes.get("out_dtype", computed)
+
+
+def _widest_dtype(context: ImportContext) -> str | None:
+    """Return the dtype that mergekit writes if the file names none; None where it is the base's."""
+    folders = context.base.folders
+    dtypes = {folders.dtype(reference, name) for reference, name in context.names.items()}
+    if None in dtypes or not dtypes <= DTYPES.keys() or (len(dtypes) > 1 and not context.merges):
+        context.notes.append(context.config.note(_WIDEST))
+        return None
+    if len(dtypes) == 1:
+        return None
+    message = _PROMOTED.format(listed(sorted(map(str, dtypes))))
+    context.notes.append(context.config.note(message))
+    return "float32"  # of any two that differ, also of float16 and bfloat16
+
+
+def _tokenizer(context: ImportContext) -> _Tokenizer:
+    """Return the model whose tokenizer the output has, or a union; None where it is the base's."""
+    config = context.config
+    at: tuple[str, ...] = ("tokenizer_source",)
+    source = config.tokenizer_source
+    if config.tokenizer is not None:
+        at, source = ("tokenizer", "source"), config.tokenizer.source
+    if source is None:
+        return None
+    tokenizer: _Tokenizer = None
+    if str(source) == "union":
+        tokenizer = _union(context)
+    elif str(source) != "base" and source not in context.names:
+        message = f"'{source}' is none of the models that are merged"
+        context.errors.append(config.error(message, *at))
+    elif str(source) != "base" and (name := context.names[source]) != "base":
+        tokenizer = p.Take(take=p.LayerOf(model=name))
+        context.notes += [config.note(_ROWS, *at)] if len(context.names) > 2 else []
+    context.errors += _unsupported_rows(context, tokenizer)
+    return tokenizer
+
+
+def _union(context: ImportContext) -> _Tokenizer:
+    """Return the model whose tokenizer has the tokens of all models, as the base numbers them.
+
+    None where that is the base; `union` where there is no such model, or a tokenizer is missing.
+    """
+    vocabularies: dict[str, Mapping[str, int]] = {}
+    for reference, name in context.names.items():
+        if name not in context.stages:
+            vocabulary = context.base.folders.vocabulary(reference, name)
+            if vocabulary is None:
+                return "union"
+            vocabularies[name] = vocabulary
+    tokens = {token for vocabulary in vocabularies.values() for token in vocabulary}
+    base = vocabularies.get("base", {})
+    for name in sorted(vocabularies, key=lambda name: name != "base"):
+        ids = vocabularies[name]
+        if tokens <= ids.keys() and all(ids[token] == number for token, number in base.items()):
+            return None if name == "base" else p.Take(take=p.LayerOf(model=name))
+    return "union"
+
+
+def _unsupported_rows(context: ImportContext, tokenizer: _Tokenizer) -> Iterator[ConversionError]:
+    """Yield an error for each setting of the embedding's rows that no statement expresses."""
+    config = context.config
+    if config.tokenizer is None:
+        return
+    if config.tokenizer_source is not None:
+        message = "tokenizer and tokenizer_source don't go together"
+        yield config.error(message, "tokenizer_source")
+    if config.tokenizer.tokens:
+        help_ = "add the token to a model's tokenizer and embedding, and name that by its folder"
+        message = "'tokens' changes the embedding's rows, which no statement does"
+        yield config.error(message, "tokenizer", "tokens", help=help_)
+    multiple = config.tokenizer.pad_to_multiple_of
+    if multiple and not _is_padded(context, tokenizer, multiple):
+        message = "'pad_to_multiple_of' adds rows of no token, which no statement does"
+        help_ = "leave it out; a number of rows changes no answer"
+        yield config.error(message, "tokenizer", "pad_to_multiple_of", help=help_)
+
+
+def _is_padded(context: ImportContext, tokenizer: _Tokenizer, multiple: object) -> bool:
+    """Return whether the tokenizer of one model has a multiple of that many tokens already."""
+    if tokenizer == "union" or not isinstance(multiple, int):
+        return False
+    model = tokenizer.take.model if isinstance(tokenizer, p.Take) else "base"
+    reference, name = next(pair for pair in context.names.items() if pair[1] == model)
+    vocabulary = context.base.folders.vocabulary(reference, name)
+    return vocabulary is not None and len(vocabulary) % multiple == 0
+
+
+def _chat_template(context: ImportContext) -> str | None:
+    """Return the name of the chat template; note others."""
+    template = context.config.chat_template
+    if not template:
+        return None
+    if template in CHAT_TEMPLATES:
+        return str(template)
+    message = f"mergekit has a chat template of the name '{template}', and gptailor none"
+    if template == "auto":
+        message = (
+            "mergekit takes the template that most of the models have; here it is the tokenizer's "
+            "own"
+        )
+    elif "{" in str(template):
+        message = 'write the template into a file, and say chat_template "./FILE"'
+    note = context.config.note(f"{message}; {_NAME_TEMPLATE}", "chat_template")
+    context.notes.append(note)
+    return None
+
+
+def _file_notes(context: ImportContext) -> Iterator[Note]:
+    """Yield the notes on the method and the base."""
+    config, method = context.config, context.method
+    if method.differs and context.merges:
+        yield config.note(method.differs, "merge_method")
+    for block in context.shared_blocks:
+        for name in ("max_iter", "tol"):
+            if name in block.parameters and name in method.shared:
+                yield block.note(_CONVERGES, "parameters", name)
+    if config.base_model is None and len(context.names) > 1:
+        yield config.note(_NO_BASE.format(context.base.reference))

@@ -1,13 +1,17 @@
-"""A mergekit parameter for one tensor: which block decides, filters, gradients."""
+"""A mergekit parameter for one tensor: the block that decides, its filters and its gradients."""
 
 import math
 from collections.abc import Iterator, Sequence
 
-from gptailor.convert.mergekit.amounts import Gradient, NeedsNumbers, ParameterValue
+from gptailor.convert.mergekit.base import TensorNames
 from gptailor.convert.mergekit.config import Filtered, ParameterBlock
-from gptailor.convert.mergekit.methods import MERGEKIT_METHODS
-from gptailor.convert.mergekit.mixture import MergekitMethod
-from gptailor.convert.mergekit.names import TensorNames
+from gptailor.convert.mergekit.methods import (
+    MERGEKIT_METHODS,
+    Gradient,
+    MergekitMethod,
+    NeedsLayerValues,
+    ParameterValue,
+)
 from gptailor.convert.note import Note
 from gptailor.plan.faults import Place, nearest
 
@@ -15,67 +19,69 @@ _DEFAULTS: dict[str, ParameterValue] = {
     "density": 1.0, "gamma": 0.01, "lambda": 1.0, "epsilon": 0.15, "select_topk": 1.0, "r": 0.1,
     "alpha": 0.2,
 }  # fmt: skip
-"""The values of parameters where the file has none; others have none that is a number."""
+"""Numbers of parameters that the file leaves out; other parameters have no default number."""
 
-_OF_OTHERS = ("embed_slerp", "similarity_threshold")
+_OLD_PARAMETERS = ("embed_slerp", "similarity_threshold")
 """Parameters of older versions."""
 
 _TRUE: tuple[object, ...] = (True, "true", "t", "yes", "y", "on", "1")
 _FALSE: tuple[object, ...] = (False, "false", "f", "no", "n", "off", "0")
-"""What mergekit reads as a flag; its own files have 1.0 and 0.0, which are equal to these."""
+"""Flags as mergekit reads them; its own files have 1.0 and 0.0, which are equal to these."""
 
 _FLAGS = ("normalize", "rescale", "int8_mask", "filter_wise", "nuslerp_flatten",
           "nuslerp_row_wise", "normalize_weights")  # fmt: skip
 
 
-def value_at(
+def parameter_value(
     name: str,
     tensor: str,
     t: float | None,
     blocks: Sequence[ParameterBlock],
     method: MergekitMethod,
 ) -> ParameterValue:
-    """A parameter for a tensor: that of the first block that has one for it, or the default.
+    """Return a tensor's parameter: from the first block that has one for it, or the default.
 
-    `t` is how far through its slice the tensor is: 0 at the first layer, 1 at the last. Without it
-    numbers that change on the way come back as a gradient.
+    `t` is the tensor's place in its slice: 0 at the first layer, 1 at the last. Without it
+    numbers that change along the slice come back as a gradient.
     """
     for block in blocks:
-        for setting, at in _entries(block, name):
+        for setting, at in _settings(block, name):
             if setting.filter not in tensor:
                 continue
-            given = setting.value
-            if not isinstance(given, list):
-                return _value(block, name, given, at)
-            values = [_value(block, name, one, (*at, i)) for i, one in enumerate(given)]
-            return _along(values, t)
+            if not isinstance(setting.value, list):
+                return _checked(block, name, setting.value, at)
+            values = [
+                _checked(block, name, value, (*at, i)) for i, value in enumerate(setting.value)
+            ]
+            return _interpolated(values, t)
     return method.defaults.get(name, _DEFAULTS.get(name))
 
 
-def _along(values: Sequence[float | bool], t: float | None) -> ParameterValue:
-    """What a list of values is at a place, or the gradient; flags are steps."""
+def _interpolated(values: Sequence[float | bool], t: float | None) -> ParameterValue:
+    """Return a list's value at `t`, or the gradient without it; flags are steps."""
     if len(set(values)) == 1:
         return values[0]
     if any(isinstance(value, bool) for value in values):
         if t is None:
-            raise NeedsNumbers
+            raise NeedsLayerValues
         return values[int(t * (len(values) - 1))]
     gradient = Gradient(tuple(values))
     return gradient if t is None else gradient.at(t)
 
 
-def _entries(block: ParameterBlock, name: str) -> Iterator[tuple[Filtered, Place]]:
+def _settings(block: ParameterBlock, name: str) -> Iterator[tuple[Filtered, Place]]:
+    """Yield a parameter's values with their filters and their places in the block."""
     setting, at = block.parameters.get(name), ("parameters", name)
     if isinstance(setting, Filtered):
         yield setting, (*at, "value")
     elif isinstance(setting, list) and isinstance(setting[0], Filtered):
-        yield from ((one, (*at, i, "value")) for i, one in enumerate(setting))
+        yield from ((filtered, (*at, i, "value")) for i, filtered in enumerate(setting))
     elif setting is not None:
         yield Filtered.model_construct(value=setting), at
 
 
-def _value(block: ParameterBlock, name: str, value: object, at: Place) -> float | bool:
-    """A flag, or a finite number; YAML 1.1 reads `1e-3` as a text."""
+def _checked(block: ParameterBlock, name: str, value: object, at: Place) -> float | bool:
+    """Return a flag or a finite number; YAML 1.1 reads `1e-3` as a text."""
     if name in _FLAGS:
         word = value.lower() if isinstance(value, str) else value
         if word in _TRUE or word in _FALSE:
@@ -91,42 +97,58 @@ def _value(block: ParameterBlock, name: str, value: object, at: Place) -> float 
 
 
 def filters_of(block: ParameterBlock, name: str) -> list[str]:
-    """The filters of a block's parameter."""
-    return [setting.filter for setting, _ in _entries(block, name) if setting.filter]
+    """Return the filters of a block's parameter."""
+    return [setting.filter for setting, _ in _settings(block, name) if setting.filter]
 
 
-def unread(block: ParameterBlock, method: MergekitMethod) -> Iterator[Note]:
-    """Notes on a block's parameters that its method doesn't read."""
+def unread_parameters(block: ParameterBlock, method: MergekitMethod) -> Iterator[Note]:
+    """Yield a note for each parameter of a block that its method ignores."""
     known = {name for each in MERGEKIT_METHODS.values() for name in each.parameters}
     for name in block.parameters:
         if name in method.parameters:
             continue
-        why = f"'{method.name}' has no '{name}'; it does nothing, in mergekit neither"
-        if name not in known and name not in _OF_OTHERS:
-            near = nearest(name, method.parameters)
-            why = f"mergekit knows no parameter '{name}', and passes over it"
-            why += f" ({near})" if near else ""
-        yield block.note(why, "parameters", name, ignored=True)
+        message = f"'{method.name}' has no '{name}'; it does nothing, in mergekit neither"
+        if name not in known and name not in _OLD_PARAMETERS:
+            message = f"mergekit knows no parameter '{name}', and passes over it"
+            message += _in_brackets(nearest(name, method.parameters))
+        yield block.note(message, "parameters", name, ignored=True)
     if block.parameters.get("int8_mask") and "int8_mask" in method.shared:
-        why = "it saves mergekit memory, and changes nothing"
-        yield block.note(why, "parameters", "int8_mask")
+        message = "it saves mergekit memory, and changes nothing"
+        yield block.note(message, "parameters", "int8_mask")
 
 
 def idle_filters(block: ParameterBlock, names: TensorNames, layers: int) -> Iterator[Note]:
-    """Notes on a block's filters that no tensor of a model of that many layers has."""
-    for name, filter_ in ((n, f) for n in block.parameters for f in filters_of(block, n)):
-        if not names.has(filter_, layers):
-            why = f"no tensor has '{filter_}' in mergekit's name for it, so that it does nothing"
-            yield block.note(why, "parameters", name)
+    """Yield a note for each filter of a block that decides no tensor of a model's `layers`.
+
+    The first filter that matches a tensor decides.
+    """
+    for name in (name for name in block.parameters if filters_of(block, name)):
+        every = undecided = names.names(layers)
+        for word in (setting.filter for setting, _ in _settings(block, name)):
+            message = ""
+            if not any(word in tensor for tensor in every):
+                message = (
+                    f"no tensor has '{word}' in mergekit's name for it, so that it does nothing"
+                    f"{_in_brackets(names.nearest(word, layers))}"
+                )
+            elif word and not any(word in tensor for tensor in undecided):
+                message = f"values before '{word}' have all of its tensors, so that it does nothing"
+            if message:
+                yield block.note(message, "parameters", name, ignored=True)
+            undecided = [tensor for tensor in undecided if word not in tensor]
 
 
-def idle_in_source(
+def idle_parameters(
     source: ParameterBlock, method: MergekitMethod, *, is_base: bool
 ) -> Iterator[Note]:
-    """Notes on the parameters of one source that do nothing there."""
+    """Yield a note for each parameter of a source that has no effect there."""
     for name in source.parameters:
         if name in method.shared:
-            why = f"'{name}' of one source does nothing, in mergekit neither"
-            yield source.note(why, "parameters", name)
+            message = f"'{name}' of one source does nothing, in mergekit neither"
+            yield source.note(message, "parameters", name)
         elif is_base and "lambda" in method.shared and name in ("weight", "density"):
             yield source.note(f"the base's own '{name}' does nothing", "parameters", name)
+
+
+def _in_brackets(text: str) -> str:
+    return f" ({text})" if text else ""

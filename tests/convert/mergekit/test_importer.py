@@ -13,8 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.convert.mergekit.bases import Base, Whereabouts
-from gptailor.convert.mergekit.config import ModelReference
 from gptailor.convert.mergekit.exporter import to_mergekit
 from gptailor.convert.mergekit.importer import from_mergekit
 from gptailor.convert.note import ConversionError, Note
@@ -466,18 +464,103 @@ parameters: {dtype: bfloat16}
 
 def test_keys_that_mergekit_passes_over_are_notes_and_faults_with_strict() -> None:
     notes = notes_of(IGNORED)
-    for said in ("line 2: select_topk: mergekit knows no key 'select_topk' here",
-                 "line 4: models[0].revision: mergekit knows no key",
-                 "line 5: models[1].parametrs: mergekit knows no key 'parametrs' here, and passes "
-                 "over it (did you mean 'parameters'?)",
-                 "line 4: models[0].parameters.wieght: mergekit knows no parameter 'wieght'",
-                 "line 6: parameters.dtype: mergekit knows no parameter"):  # fmt: skip
+    for said in ("file.yml:2: select_topk: mergekit knows no key 'select_topk' here",
+                 "file.yml:4: models[0].revision: mergekit knows no key",
+                 "file.yml:5: models[1].parametrs: mergekit knows no key 'parametrs' here, and "
+                 "passes over it (did you mean 'parameters'?)",
+                 "file.yml:4: models[0].parameters.wieght: mergekit knows no parameter 'wieght'",
+                 "file.yml:6: parameters.dtype: mergekit knows no parameter"):  # fmt: skip
         assert said in notes
     error = refused(IGNORED, strict=True)
     assert [each.line for each in (error, *error.others)] == [2, 4, 4, 5, 6]
     sources = "sources: [{model: a/b, layer_range: [0, 1]}]"
     text = f"slices: [{{merge_method: slerp, {sources}}}]\nmerge_method: passthrough"
     assert refused(text, strict=True).place == "slices[0].merge_method"
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [
+        ("slef_attn", "self_attn"),
+        ("down_porj", "down_proj"),
+        ("embed_token_", "embed_tokens"),
+        ("layer.1.mlp", "layers.1.mlp"),
+        (".mpl.", "mlp"),
+        ("model.nrom", "model.norm"),
+    ],
+)
+def test_a_filter_of_no_tensor_is_a_fault_with_strict_and_names_the_nearest(
+    word: str, near: str
+) -> None:
+    text = SLERP + f"parameters: {{t: [{{filter: {word}, value: 1}}, {{value: 0}}]}}"
+    said = f"file.yml:4: parameters.t: no tensor has '{word}' in mergekit's name for it"
+    assert said in notes_of(text)
+    error = refused(text, 2, strict=True)
+    assert str(error).startswith(said)
+    assert error.message.endswith(f"(did you mean '{near}'?)")
+    good = text.replace(word, near)
+    assert read(good, 2, strict=True)[0] == imported(good, 2)
+
+
+@pytest.mark.parametrize(
+    ("t", "word"),
+    [
+        ("[{value: 0.5}, {filter: mlp, value: 1}]", "mlp"),
+        ("[{filter: self_attn, value: 1}, {filter: q_proj, value: 0}, {value: 0.5}]", "q_proj"),
+    ],
+)
+def test_a_filter_after_values_for_all_its_tensors_is_noted(t: str, word: str) -> None:
+    text = SLERP + f"parameters: {{t: {t}}}"
+    said = f"file.yml:4: parameters.t: values before '{word}' have all of its tensors"
+    assert said in notes_of(text)
+    assert str(refused(text, strict=True)).startswith(said)
+    other_order = text.replace("[{value: 0.5}, ", "[").replace(
+        "value: 1}]", "value: 1}, {value: 0}]"
+    )
+    assert word == "q_proj" or "values before" not in notes_of(other_order)
+
+
+RANGES = """\
+slices:
+- sources: [{model: a/base, layer_range: [0, 4]}]
+- sources: [{model: MODEL, layer_range: [2, 9]}]
+merge_method: passthrough
+"""
+
+
+def test_a_range_beyond_the_base_is_found() -> None:
+    beyond = refused(RANGES.replace("MODEL", "a/base+x/lora"))
+    assert (beyond.line, beyond.place) == (3, "slices[1].sources[0].layer_range")
+    assert beyond.message == "the base has 6 layers, and the range ends at 9"
+    text = RANGES.replace("MODEL", "b/two")
+    assert "file.yml:3: slices[1].sources[0].layer_range: the base has 6 layers" in notes_of(text)
+    assert "--model two=FOLDER" in refused(text, strict=True).message
+    folders = {"base": folder_of(6), "two": folder_of(8, "eight")}
+    error = refused(text, models=folders)
+    assert error.message == "'b/two' has 8 layers, and the range ends at 9"
+    deeper = read(text, models=folders | {"two": folder_of(12, "twelve")}, strict=True)
+    assert "L2..L8 two" in gptailor.format(deeper[0])
+    assert "layer_range" not in str(deeper[1])
+
+
+def test_a_range_beyond_a_stage_is_found() -> None:
+    stage = "name: mix\nmerge_method: linear\nmodels: [{model: a/base}, {model: b/two}]\n"
+    text = f"{stage}parameters: {{weight: 1}}\n---\n{RANGES.replace('MODEL', 'mix')}"
+    assert refused(text).message == "'mix' has 6 layers, and the range ends at 9"
+
+
+def test_notes_stand_in_order_of_their_lines() -> None:
+    notes = read(IGNORED + "lamda: 1\ndtype: bfloat16\n")[1]
+    lines = [note.line or 0 for note in notes]
+    assert lines == sorted(lines)
+    assert {0, 2, 4, 5, 6, 7, 8} <= set(lines)
+    assert all(str(note).startswith("file.yml") for note in notes)
+
+
+def test_a_note_on_a_path_has_its_line() -> None:
+    text = "models:\n- {model: a/base}\n- {model: 'E:\\m\\two', parameters: {weight: 1}}\n"
+    notes = notes_of(text + "base_model: a/base\nmerge_method: task_arithmetic\n")
+    assert "file.yml:3: E:\\m\\two: a path of Windows" in notes
 
 
 def test_a_key_that_is_passed_over_is_said_beside_what_lacks_for_it() -> None:
@@ -550,24 +633,6 @@ def test_filters_are_on_mergekits_names_of_the_base() -> None:
     found, notes = read(text.replace("FILTER", "mlp"), models=mixed)
     assert found == tailor("others.mlp from two\nothers.norms from base")
     assert "block_sparse" not in str(notes)
-
-
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma2", "mixtral", "gpt2"])
-def test_a_configuration_tells_the_tensors_that_a_checkpoint_has(
-    family: str, tmp_path: Path
-) -> None:
-    tiny_model(family, tmp_path / "whole", layers=2)
-    (tmp_path / "alone").mkdir()
-    config = (tmp_path / "whole" / "config.json").read_text(encoding="utf-8")
-    (tmp_path / "alone" / "config.json").write_text(config, encoding="utf-8")
-    reference = ModelReference.model_validate("a/base")
-    whole, alone = (
-        Base(reference, Whereabouts(given={"base": tmp_path / name}), None).known
-        for name in ("whole", "alone")
-    )
-    assert whole == alone or family == "mixtral"
-    assert (whole.names.inner, whole.tied) == (alone.names.inner, alone.tied)
-    assert whole.names.fused == alone.names.fused == (family == "mixtral")
 
 
 def test_experts_that_mergekit_merges_as_one_are_refused_by_methods_that_see_it(
@@ -665,10 +730,10 @@ def test_the_number_of_layers_is_the_bases_where_it_is_at_hand(family: Path) -> 
 @pytest.mark.parametrize(
     ("text", "note"),
     [
-        (SLERP + "parameters: {t: 0.5}\nchat_template: llama3", "line 5: chat_template: "),
-        (SLERP + "parameters: {t: 0.5}\ndtype: bfloat16", "line 5: dtype: mergekit computes in b"),
-        (SLERP + "parameters: {t: 0.5}", "line 2: merge_method: where |cosθ|"),
-        (SLERP + "parameters: {t: 0.5, weight: 1}", "line 4: parameters.weight: 'slerp' has no"),
+        (SLERP + "parameters: {t: 0.5}\nchat_template: llama3", "file.yml:5: chat_template: "),
+        (SLERP + "parameters: {t: 0.5}\ndtype: bfloat16", "file.yml:5: dtype: mergekit computes"),
+        (SLERP + "parameters: {t: 0.5}", "file.yml:2: merge_method: where |cosθ|"),
+        (SLERP + "parameters: {t: 0.5, weight: 1}", "file.yml:4: parameters.weight: 'slerp' has "),
         (SLERP + "parameters: {t: 0.5, embed_slerp: true}", "parameters.embed_slerp: "),
         (task("ties", "weight: 1", settings="int8_mask: true"), "parameters.int8_mask: it saves"),
         (task("ties", "weight: 1, lambda: 2"), "models[0].parameters.lambda: 'lambda' of one"),
@@ -808,49 +873,11 @@ def test_a_plan_there_and_back_gives_the_same_tensors(body: str, family: Path) -
         assert torch.allclose(after[name], tensor, rtol=1e-6, atol=1e-6), name
 
 
-@pytest.mark.parametrize(
-    ("body", "place", "said"),
-    [
-        ("scale L1 by 0.9", "scales[0]", "nothing like 'scale'"),
-        ('bridge on "x.txt"', "bridges[0]", "nothing like 'bridge'"),
-        ('drop L5\nheal on "x.txt"', "heal", "nothing like 'heal'"),
-        ("drop any 1 of L0..L5", "", "open choices"),
-        ("L0 from base, two by slerp(0.5)\nL1 from two by linear(0.5)", "layers[1]", "'slerp' and"),
-        ("L0 from two by dare(0.5)", "layers[0]", "no 'dare'"),
-        ("merge(L0 base, L1 base, 0.5)".join(["L0 = ", ""]), "layers[0]", "two layers of 'base'"),
-        ("L0 from two\nL1 from two by task_arithmetic()", "layers[0]", "'two' taken as it is"),
-        ("L0 from base, two by karcher()", "layers[0]", "takes all models"),
-    ],
-)
-def test_what_mergekit_cant_say_is_refused_with_its_statement(
-    body: str, place: str, said: str
-) -> None:
-    with pytest.raises(ConversionError) as caught:
-        to_mergekit(tailor(body), 6)
-    assert said in caught.value.message
-    assert caught.value.place == place
-
-
-def test_an_overlay_needs_the_number_of_layers() -> None:
-    with pytest.raises(ConversionError, match="number of layers isn't known") as caught:
-        to_mergekit(tailor("L0 from two"))
-    assert "--layers N" in (caught.value.help or "")
-
-
 def test_a_stack_needs_none() -> None:
     plan = tailor("norm from two\nhead from two\nstack { L0..L3 base\nL2..L5 two }")
     text = to_mergekit(plan)
     assert yaml.safe_load(text)["slices"][1]["sources"][0]["layer_range"] == [2, 6]
     assert imported(text, 6) == plan
-
-
-def test_dtype_tokenizer_revisions_and_adapters_are_said() -> None:
-    head = 'model base = "a/b" @ "v1"\nmodel two = base + "./lora"\n'
-    plan = tailor("dtype bfloat16\ntokenizer from two\nL0 from base, two by linear()", head=head)
-    said = yaml.safe_load(to_mergekit(plan, 2))
-    assert (said["dtype"], said["out_dtype"]) == ("float32", "bfloat16")
-    assert said["base_model"] == "a/b@v1"
-    assert said["tokenizer_source"] == "a/b@v1+./lora"
 
 
 # ---------------------------------------------------------------------------------------- documents
@@ -891,6 +918,7 @@ def test_documents_that_others_are_made_of_are_made_models() -> None:
     [
         ("{model: b/two}\n", "{model: second}\n", "is made of itself"),
         ("name: second", "name: first", "two documents have one 'name'"),
+        ("base_model: first", "base_model: first@v1", "file.yml:10: base_model: 'first' is made"),
         ("name: second\n", "", "two documents have no 'name'"),
         ("base_model: first", "base_model: b/two", "'first' is a model by itself"),
         ("{t: 0.25}", "{t: [0, 1]}", "isn't made by one recipe for everything"),

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.convert.mergekit.exporter import to_mergekit
+from gptailor.convert.mergekit.exporter import knots_of, to_mergekit
 from gptailor.convert.mergekit.importer import from_mergekit
-from gptailor.convert.mergekit.slices import knots_of
 from gptailor.convert.note import ConversionError
 from gptailor.plan import plan as p
 from gptailor.plan.written import curve_at
@@ -24,6 +23,10 @@ def exported(body: str, layers: int = 2, folder: Path = Path()) -> dict[str, Any
     plan = gptailor.loads(HEAD + body, folder=folder)
     found: dict[str, Any] = yaml.safe_load(to_mergekit(plan, layers))
     return found
+
+
+def tailor(body: str, *, head: str = 'model base = "a/base"\nmodel two = "b/two"\n') -> p.Plan:
+    return gptailor.loads(f"tailor 1\n{head}{body}")
 
 
 def test_ties_has_numbers_for_each_source() -> None:
@@ -287,3 +290,44 @@ def test_a_base_that_isnt_merged_is_not_added_to_the_models() -> None:
     said = exported("whole from math, code by linear()")
     assert "models" not in said
     assert [one["model"] for one in said["slices"][0]["sources"]] == ["a/math", "a/code"]
+
+
+# ------------------------------------------------------------------------------- what can't be said
+
+
+@pytest.mark.parametrize(
+    ("body", "place", "said"),
+    [
+        ("scale L1 by 0.9", "scales[0]", "nothing like 'scale'"),
+        ('bridge on "x.txt"', "bridges[0]", "nothing like 'bridge'"),
+        ('drop L5\nheal on "x.txt"', "heal", "nothing like 'heal'"),
+        ("drop any 1 of L0..L5", "", "open choices"),
+        ("L0 from base, two by slerp(0.5)\nL1 from two by linear(0.5)", "layers[1]", "'slerp' and"),
+        ("L0 from two by dare(0.5)", "layers[0]", "no 'dare'"),
+        ("merge(L0 base, L1 base, 0.5)".join(["L0 = ", ""]), "layers[0]", "two layers of 'base'"),
+        ("L0 from two\nL1 from two by task_arithmetic()", "layers[0]", "'two' taken as it is"),
+        ("L0 from base, two by karcher()", "layers[0]", "takes all models"),
+    ],
+)
+def test_what_mergekit_cant_say_is_refused_with_its_statement(
+    body: str, place: str, said: str
+) -> None:
+    with pytest.raises(ConversionError) as caught:
+        to_mergekit(tailor(body), 6)
+    assert said in caught.value.message
+    assert caught.value.place == place
+
+
+def test_an_overlay_needs_the_number_of_layers() -> None:
+    with pytest.raises(ConversionError, match="number of layers isn't known") as caught:
+        to_mergekit(tailor("L0 from two"))
+    assert "--layers N" in (caught.value.help or "")
+
+
+def test_dtype_tokenizer_revisions_and_adapters_are_said() -> None:
+    head = 'model base = "a/b" @ "v1"\nmodel two = base + "./lora"\n'
+    plan = tailor("dtype bfloat16\ntokenizer from two\nL0 from base, two by linear()", head=head)
+    said = yaml.safe_load(to_mergekit(plan, 2))
+    assert (said["dtype"], said["out_dtype"]) == ("float32", "bfloat16")
+    assert said["base_model"] == "a/b@v1"
+    assert said["tokenizer_source"] == "a/b@v1+./lora"

@@ -1,0 +1,372 @@
+"""A document's tensors as statements: `whole`, `others`, layers with drops, or a stack.
+
+Each tensor's recipe is read from the parameters that apply to it. Statements for whole models, for
+parts of layers and for single positions then give each tensor its recipe.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, final
+
+from gptailor.convert.mergekit.base import HOW_TO_NAME_THE_BASE, TensorNames
+from gptailor.convert.mergekit.config import SliceBlock
+from gptailor.convert.mergekit.context import ImportContext
+from gptailor.convert.mergekit.methods import (
+    MethodInputs,
+    NeedsLayerValues,
+    SourceTensor,
+    TensorRecipe,
+)
+from gptailor.convert.mergekit.parameters import parameter_value
+from gptailor.convert.note import ConversionError, InexpressibleError
+from gptailor.plan import plan as p
+from gptailor.plan.parts import BRANCHES, NORMS
+from gptailor.plan.registry import METHODS
+
+_BASE = TensorRecipe(("base",))
+_STACK = "parts of a layer are merged differently, and an item of a stack is whole layers"
+_FORGOTTEN = (
+    "where the first slice has fewer sources than the last, mergekit forgets some for the "
+    "final norm and the head; here they have them all"
+)
+_PATTERNS = (
+    "{} are merged by recipes of their own, and a position has one pattern at most; name larger "
+    "parts"
+)
+_FUSED = (
+    "mergekit merges all experts of a layer as one tensor, gptailor each by itself, which is not "
+    "the same by '{}'"
+)
+_TOWERS = "the base reads images too: mergekit merges its towers, a plan copies the base's"
+_UNKNOWN = (
+    "the base's configuration isn't known: were it a mixture of experts, or read images, mergekit "
+    "would merge it otherwise"
+)
+_ENTRYWISE = ("linear", "task_arithmetic", "ram")
+"""Methods that compute each entry of a tensor from that entry of each source alone."""
+
+_Range = tuple[int, int] | None
+_PartRecipes = dict[str | None, TensorRecipe]
+
+
+@final
+@dataclass(frozen=True)
+class OutputLayer:
+    """An output layer: its slice, its number within it, and the recipes of its tensors.
+
+    Recipes are keyed by the tensors' names within the layer; an empty name stands for all tensors.
+    """
+
+    piece: SliceBlock
+    offset: int
+    recipes: Mapping[str, TensorRecipe]
+
+    @property
+    def source_layers(self) -> frozenset[int]:
+        """The layer numbers of the sources."""
+        return frozenset(source.layer_range[self.offset] for source in self.piece.sources)
+
+    @property
+    def t(self) -> float:
+        """The place in its slice: 0 at the first layer, 1 at the last and at the only one."""
+        return self.offset / (self.piece.length - 1) if self.piece.length > 1 else 1.0
+
+    def layer_of_each_model(self, context: ImportContext) -> dict[str, int]:
+        """Return each source's layer number by its model's name."""
+        sources = self.piece.sources
+        return {context.names[s.model]: s.layer_range[self.offset] for s in sources}
+
+
+def statements(context: ImportContext) -> dict[str, Any]:
+    """Return a plan's fields for layers, embedding, norm and head; errors go to the context."""
+    first, last = context.slices[0], context.slices[-1]
+    if len(first.sources) < len(last.sources):
+        context.notes.append(last.note(_FORGOTTEN, "sources"))
+    ends = _end_recipes(context, 0.0)  # where mergekit has gradients start
+    covers_base = context.covers_base
+    try:
+        layers = list(_output_layers(context))
+    except NeedsLayerValues:
+        context.count_layers()
+        layers = list(_output_layers(context))
+    if context.errors:
+        return {}
+    if covers_base and all(layer.recipes == layers[0].recipes for layer in layers):
+        return _whole_and_others(context, layers[0], ends)
+    end_fields = {where: _recipe(recipe) for where, recipe in ends.items() if recipe != _BASE}
+    return end_fields | _overlay_or_stack(context, layers)
+
+
+# ------------------------------------------------------------------------------- recipes of tensors
+
+
+def _output_layers(context: ImportContext) -> Iterator[OutputLayer]:
+    names = context.tensor_names
+    tensors = ("",) if names is None else tuple(names.branches)
+    number = 0
+    for piece in context.slices:
+        for offset in range(piece.length):
+            layer = OutputLayer(piece, offset, {})
+            recipes = {tensor: _tensor_recipe(context, layer, tensor, number) for tensor in tensors}
+            yield replace(layer, recipes=recipes)
+            number += 1
+
+
+def _tensor_recipe(
+    context: ImportContext,
+    layer: OutputLayer,
+    tensor: str,
+    number: int | None,
+    t: float | None = None,
+) -> TensorRecipe:
+    """Return the recipe of a layer's tensor, or of one outside the layers (`number` None).
+
+    It has gradients, or their numbers at `t`. An error goes to the context, and the recipe is then
+    arbitrary. Raises NeedsLayerValues if gradients need numbers and the layers aren't counted yet.
+    """
+    try:
+        try:
+            return _read_recipe(context, layer, tensor, number, t)
+        except NeedsLayerValues:
+            if number is not None and not context.counted:
+                raise
+            t = layer.t if number is not None else 0.0
+            return _read_recipe(context, layer, tensor, number, t)
+    except ConversionError as error:
+        context.errors.append(error)
+        return _BASE
+
+
+def _read_recipe(
+    context: ImportContext, layer: OutputLayer, tensor: str, number: int | None, t: float | None
+) -> TensorRecipe:
+    """Read a recipe: source parameters by the source's tensor, shared ones by the output's."""
+    method, piece, names = context.method, layer.piece, context.tensor_names
+    blocks, base = (piece, *context.shared_blocks), context.base_model_of(piece)
+    sources = []
+    for source in piece.sources:
+        inner = None if number is None else source.layer_range[layer.offset]
+        name = names.full_name(inner, tensor) if names else tensor
+        parameters = {
+            parameter: parameter_value(parameter, name, t, (source, *blocks), method)
+            for parameter in method.by_source
+        }
+        model = context.names[source.model]
+        sources.append(SourceTensor(model, source.model == base, parameters))
+    name = names.full_name(number, tensor) if names else tensor
+    shared = {
+        parameter: parameter_value(parameter, name, t, blocks, method)
+        for parameter in method.shared
+    }
+    try:
+        recipe = method.read(MethodInputs(method.name, sources, shared))
+        if recipe.method:
+            context.merges = True
+            _refuse_different_merge(context, layer, recipe)
+    except InexpressibleError as reason:
+        raise piece.error(str(reason)) from None
+    return recipe
+
+
+def _refuse_different_merge(
+    context: ImportContext, layer: OutputLayer, recipe: TensorRecipe
+) -> None:
+    """Raise for a merge that gives other tensors here than in mergekit."""
+    piece, facts, method = layer.piece, context.base.facts, context.method
+    if recipe.method not in METHODS:
+        raise InexpressibleError(f"'{recipe.method}' has no equivalent")
+    if METHODS[recipe.method].takes_base(dict(recipe.arguments)):
+        base = context.base.reference
+        if context.base_model_of(piece) != base:
+            message = f"a plan has one base, '{base}', and this slice has another"
+            raise piece.error(message, "base_model")
+        layer_of = layer.layer_of_each_model(context)
+        for model in recipe.models:
+            if layer_of[model] != layer_of["base"]:
+                pair = f"L{layer_of[model]} {model} against L{layer_of['base']} of the base"
+                message = f"'{method.name}' takes {pair}; a plan takes task vectors layer by layer"
+                raise InexpressibleError(message)
+    if facts is None and recipe.method not in _ENTRYWISE:
+        context.notes.append(context.config.note(_UNKNOWN))
+    if facts is not None and facts.towers:
+        raise piece.error(_TOWERS)
+    fused = facts is not None and facts.names is not None and facts.names.fused
+    if fused and recipe.method not in _ENTRYWISE:
+        help_ = "linear and task_arithmetic are the same either way"
+        raise piece.error(_FUSED.format(method.name), help=help_)
+
+
+# ------------------------------------------------------------------------------- recipes of a plan
+
+
+def _recipe(
+    recipe: TensorRecipe,
+    layer_of: Callable[[str], int | None] = lambda _: None,
+    over: _Range = None,
+) -> p.Recipe:
+    """Return a plan's recipe, with each model's layer; curves are over a range of layers."""
+    sources = tuple(p.LayerOf(model=model, layer=layer_of(model)) for model in recipe.models)
+    if not recipe.method:
+        return p.Take(take=sources[0])
+    arguments = recipe.arguments_with(lambda gradient: p.Curve(curve=gradient.knots, over=over))
+    return p.Merge(merge=sources, by=p.MethodCall(name=recipe.method, arguments=arguments))
+
+
+def _end_recipes(context: ImportContext, t: float | None) -> dict[str, TensorRecipe]:
+    """Return the recipes of embedding, norm and head; a tied head is left out.
+
+    The embedding belongs to the first slice, norm and head to the last. Recipes have gradients, or
+    their numbers at `t`.
+    """
+    first, last = context.slices[0], context.slices[-1]
+    names, facts = context.tensor_names, context.base.facts
+    recipes: dict[str, TensorRecipe] = {}
+    for where, piece in (("embed", first), ("norm", last), ("head", last)):
+        tensors = ("",) if names is None else getattr(names, where)
+        layer = OutputLayer(piece, 0, {})
+        each = [_tensor_recipe(context, layer, tensor, None, t) for tensor in tensors]
+        if any(recipe != each[0] for recipe in each):
+            message = f"the tensors of '{where}' are merged differently"
+            context.errors.append(context.filter_error(piece, message))
+        recipes[where] = each[0]
+    if facts is None and recipes["head"] != recipes["embed"]:
+        message = (
+            f"whether the head of '{context.base.reference}' is its embedding isn't known "
+            f"({context.base.why_unknown}), and here it makes a difference"
+        )
+        context.errors.append(last.error(message, help=HOW_TO_NAME_THE_BASE))
+    if facts is not None and facts.tied:
+        del recipes["head"]
+    return recipes
+
+
+# ---------------------------------------------------------------------------------- statements
+
+
+def _whole_and_others(
+    context: ImportContext, layer: OutputLayer, ends: Mapping[str, TensorRecipe]
+) -> dict[str, Any]:
+    """Return statements for all layers at once, and for embedding, norm and head."""
+    fields: dict[str, Any] = {}
+    along, inner = _end_recipes(context, None), set(layer.recipes.values())
+    whole = next(iter(inner)) if len(inner) == 1 else along["embed"]
+    if whole not in along.values():
+        whole = _BASE
+    if whole != _BASE:
+        fields["whole"] = p.Whole(recipe=_recipe(whole))
+    last_knots = whole.arguments_with(lambda gradient: gradient.knots[-1])  # of norm and head
+    at_end = replace(whole, arguments=tuple(last_knots.items()))
+    for where, recipe in ends.items():
+        if where != "embed" and at_end != whole:
+            differs = recipe != at_end
+        else:
+            differs = along.get(where, recipe) != whole
+        if differs:
+            fields[where] = _recipe(recipe)
+    parts = _parts(context, layer, whole).items()
+    fields["others"] = tuple(p.Others(part=part, recipe=_recipe(recipe)) for part, recipe in parts)
+    return fields
+
+
+def _overlay_or_stack(context: ImportContext, layers: Sequence[OutputLayer]) -> dict[str, Any]:
+    """Return layers and drops if the layers keep the base's order and numbers; else a stack."""
+    count = context.base.layers
+    positions = [
+        next(iter(layer.source_layers)) for layer in layers if len(layer.source_layers) == 1
+    ]
+    ascending = len(positions) == len(layers) and positions == sorted(set(positions))
+    if count is None or not ascending or positions[-1] >= count:
+        return {"stack": p.Stack(items=tuple(_stack_item(context, layer) for layer in layers))}
+    entries: list[p.Layer] = []
+    for n, layer in zip(positions, layers, strict=True):
+        start = n - layer.offset
+        over = (start, start + layer.piece.length - 1)
+        for part, recipe in _parts(context, layer, _BASE).items():
+            layer_of = dict.fromkeys(recipe.models, n).get
+            entries.append(p.Layer(position=n, part=part, recipe=_recipe(recipe, layer_of, over)))
+    drops = tuple(p.Drop(position=n) for n in range(count) if n not in positions)
+    return {"layers": tuple(entries), "drops": drops}
+
+
+def _stack_item(context: ImportContext, layer: OutputLayer) -> p.Item:
+    recipes = set(layer.recipes.values())
+    if len(recipes) > 1:
+        help_ = HOW_TO_NAME_THE_BASE if context.base.layers is None else ""
+        raise layer.piece.error(_STACK, help=help_)
+    over = (layer.offset, layer.piece.length - 1)
+    return p.Item(recipe=_recipe(recipes.pop(), layer.layer_of_each_model(context).get, over))
+
+
+# ------------------------------------------------------------------------------------------- parts
+
+
+def _parts(context: ImportContext, layer: OutputLayer, default: TensorRecipe) -> _PartRecipes:
+    """Return the fewest parts of a layer that give each tensor its recipe, coarse ones first.
+
+    Tensors outside these parts have the recipe `default`. Raises ConversionError where more than
+    one pattern would be needed.
+    """
+    names, recipes = context.tensor_names, layer.recipes
+    if names is None or len(set(recipes.values())) == 1:
+        (recipe,) = set(recipes.values())
+        return {} if recipe == default else {None: recipe}
+    parts: _PartRecipes = {}
+    current = dict.fromkeys(recipes, default)
+    for part, recipe, tensors in (*_branches(names, recipes), *_roles(names, recipes)):
+        if any(current[tensor] != recipes[tensor] for tensor in tensors) and any(
+            current[tensor] != recipe for tensor in tensors
+        ):
+            parts[part] = recipe
+            current |= dict.fromkeys(tensors, recipe)
+    left = [tensor for tensor in recipes if current[tensor] != recipes[tensor]]
+    if left:
+        pattern = _pattern(names, left) if len({recipes[tensor] for tensor in left}) == 1 else None
+        if pattern is None:
+            message = _PATTERNS.format(" and ".join(f"'{tensor}'" for tensor in left))
+            raise context.filter_error(layer.piece, message)
+        parts[f'"{pattern}"'] = recipes[left[0]]
+    return parts
+
+
+_Part = tuple[str, TensorRecipe, list[str]]
+"""A part, the recipe that it would have, and its tensors."""
+
+
+def _branches(names: TensorNames, recipes: Mapping[str, TensorRecipe]) -> Iterator[_Part]:
+    """Yield both branches, with the recipe that most of their projections have."""
+    for branch in BRANCHES if names.branches_differ else ():
+        tensors = [tensor for tensor in recipes if names.branches[tensor] == branch]
+        if tensors:
+            projections = [t for t in tensors if names.roles.get(t) != NORMS] or tensors
+            (recipe, _), *_ = Counter(recipes[tensor] for tensor in projections).most_common(1)
+            yield branch, recipe, tensors
+
+
+def _roles(names: TensorNames, recipes: Mapping[str, TensorRecipe]) -> Iterator[_Part]:
+    """Yield the norms, and each projection, whose tensors all have one recipe."""
+    roles = dict.fromkeys(names.roles[tensor] for tensor in recipes if tensor in names.roles)
+    for role in sorted(roles, key=lambda role: role != NORMS):
+        tensors = [tensor for tensor in recipes if names.roles.get(tensor) == role]
+        distinct = {recipes[tensor] for tensor in tensors}
+        if len(distinct) == 1:
+            yield role, distinct.pop(), tensors
+
+
+def _pattern(names: TensorNames, tensors: Sequence[str]) -> str | None:
+    """Return a pattern that matches these tensors of the layer and no others, if there is one."""
+    matched = [name for tensor in tensors for name in names.in_checkpoint(tensor)]
+    if len(matched) == 1:
+        return matched[0]
+    ending = _common_start([name[::-1] for name in matched])[::-1]
+    pattern = f"{_common_start(matched)}*{ending}"
+    unmatched = (tensor for tensor in names.branches if tensor not in tensors)
+    others = (name for tensor in unmatched for name in names.in_checkpoint(tensor))
+    return None if any(fnmatchcase(name, pattern) for name in others) else pattern
+
+
+def _common_start(names: Sequence[str]) -> str:
+    least, most = min(names), max(names)
+    pairs = enumerate(zip(least, most, strict=False))
+    return least[: next((i for i, (a, b) in pairs if a != b), None)]
