@@ -17,8 +17,8 @@ from gptailor.checkpoint.files import CheckpointError, is_gguf, refuse_changed
 from gptailor.checkpoint.write.side_folder import remove_stale
 from gptailor.checkpoint.write.writer import check_target, free_space, located, write_checkpoint
 from gptailor.plan.extras import packages_needed, require
-from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Gap
 from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, ready
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,9 @@ from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.lang.format import format_file, format_plan
 from gptailor.plan.extras import require
-from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.registry import DTYPES
+from gptailor.plan.resolved import Gap
 from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
 from gptailor.program.program import Copy, Output, files
 from gptailor.report.card import card
@@ -140,7 +141,7 @@ def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
         PLAN_FILE: text,
         CARD: card(
             target.resolve().name,
-            shown,
+            replace(prepared.resolved, declared=shown),
             text,
             prepared.counts,
             gptailor.__version__,

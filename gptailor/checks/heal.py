@@ -69,7 +69,7 @@ UNREAD_HEALING: Mapping[Callable[[Plan], Iterator[Fault]], tuple[str, ...]] = {
 def _learning(checked: Checked) -> Iterator[Use]:
     """All that a layer that learns may be made of."""
     heal = checked.plan.heal
-    for slot in outline.slots(checked.plan, checked.count):
+    for slot in checked.resolved.slots:
         if slot.dropped != "yes" and heal is not None and (slot.healed or not heal.layers):
             for part in outline.PARTS:
                 yield from uses(checked, slot, part)
@@ -183,7 +183,7 @@ def the_undone_plan_is_a_teacher(checked: Checked) -> Iterator[Fault]:
     plan, heal = checked.plan, checked.plan.heal
     if heal is None or heal.teacher is not None or plan.stack is not None or open_choices(plan):
         return
-    made = moved_configuration(Checked(outline.undone(plan), checked.models))
+    made = moved_configuration(checked.undone)
     if isinstance(made, Refusal):
         message = f"'heal' learns from the plan without its drops, and there {made.reason}"
         yield Fault("M217", message, ("heal",), "name another teacher: heal from NAME on …")

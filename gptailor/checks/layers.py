@@ -46,7 +46,7 @@ def layers_fit(checked: Checked) -> Iterator[Fault]:
 
 
 def _all_uses(checked: Checked) -> Iterator[tuple[outline.Slot, Use]]:
-    for slot, part in product(outline.slots(checked.plan, checked.count), outline.PARTS):
+    for slot, part in product(checked.resolved.slots, outline.PARTS):
         yield from ((slot, use) for use in uses(checked, slot, part))
 
 
@@ -92,7 +92,7 @@ def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
     So do those of a part finer than a branch and the layer that it goes into.
     """
     rules = checked.base.layout.rules
-    for slot, part in product(outline.slots(checked.plan, checked.count), outline.PARTS):
+    for slot, part in product(checked.resolved.slots, outline.PARTS):
         main = {made.at for made in slot.part(part).chain}
         first: dict[Place, Use] = {}
         for use in uses(checked, slot, part):
@@ -126,7 +126,7 @@ def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
 
 def the_configuration_can_follow(checked: Checked) -> Iterator[Fault]:
     """What a configuration says by position can be said of the output's layers."""
-    if any(slot.dropped == "maybe" for slot in outline.slots(checked.plan, checked.count)):
+    if any(slot.dropped == "maybe" for slot in checked.resolved.slots):
         return
     made = moved_configuration(checked)
     if isinstance(made, Refusal):
@@ -165,9 +165,9 @@ FITTING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
 def features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
     """Features of an image are added after the first layers, whichever they are."""
     count = checked.base.layout.stacked
-    if any(slot.dropped == "maybe" for slot in outline.slots(checked.plan, checked.count)):
+    if any(slot.dropped == "maybe" for slot in checked.resolved.slots):
         return
-    first = outline.kept(checked.plan, checked.count)[:count]
+    first = checked.resolved.kept[:count]
     places = [_place(checked, slot) for slot in first]
     if places == list(range(count)):
         return

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gptailor.build.lock import Lock
     from gptailor.evaluate.heal.heal import HealedLayers, HealingStart, OnHealing
     from gptailor.evaluate.heal.train import HealStep
-    from gptailor.plan.layers import Gap
+    from gptailor.plan.resolved import Gap
 
 
 @final

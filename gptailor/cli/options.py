@@ -319,7 +319,7 @@ def print_dry_run(prepared: "Prepared", output: Path, single: int | None = None)
         Row("weights", f"{prepared.size:,} bytes in {files}")
         if single is None
         else Row("file", f"{single:,} bytes"),
-        *rows_with_runs(prepared.plan, prepared.models["base"].layout.count),
+        *rows_with_runs(prepared.resolved),
     ]
     for line in table(rows, width()):
         say_drawn(line)

@@ -12,11 +12,10 @@ from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families import vision
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
-from gptailor.checkpoint.models import Opened, written_for
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
 from gptailor.plan import layers as outline
 from gptailor.plan.parts import Branch
-from gptailor.plan.plan import Merge, MethodCall, Plan, Recipe, Take
+from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
 from gptailor.plan.walk import named_models
 from gptailor.program import program as p
@@ -29,7 +28,7 @@ _ALONE: p.Arguments = (("weight", (1.0,)), ("normalize", "no"))  # of `linear`, 
 def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
     """The configuration of a plan's output, as far as its layers go."""
     entries, places = [], []
-    for slot in outline.kept(checked.plan, checked.count):
+    for slot in checked.resolved.kept:
         first = [next(uses(checked, slot, part)) for part in outline.PARTS]
         attn, mlp = (use.model.entries[use.layer] for use in first)
         entries.append(layouts.joined_entry(checked.base.layout, attn, mlp))
@@ -52,9 +51,8 @@ class Compiled:
     config: dict[str, Any]
 
 
-def compile_plan(plan: Plan, models: Mapping[str, Opened]) -> Compiled:
-    """The program and configuration of a closed plan that has no faults against its models."""
-    checked = Checked(written_for(plan, models), models)
+def compile_plan(checked: Checked) -> Compiled:
+    """Return the program and configuration of a closed plan without faults."""
     program = draft_program(checked)
     for each in PASSES:
         program = each(program, checked)
@@ -87,7 +85,7 @@ def _drafted(checked: Checked) -> Iterator[p.Output]:
         for part in outline.PARTS
         for rest, tensor in base.part(layer, part).items()
     }
-    for n, slot in enumerate(outline.kept(plan, checked.count)):
+    for n, slot in enumerate(checked.resolved.kept):
         for part in outline.PARTS:
             yield from _part(checked, (n, slot), part, dtypes)
     yield from _rest(checked, "norm", plan.norm, "norm")
@@ -227,7 +225,7 @@ def fold_scales(program: p.Program, checked: Checked) -> p.Program:
     A copy becomes `linear` of the tensor, named by itself alone: a layer that is scaled alike is
     the same wherever it stands.
     """
-    slots = enumerate(outline.kept(checked.plan, checked.count))
+    slots = enumerate(checked.resolved.kept)
     divisors = {n: slot.divisor for n, slot in slots if slot.divisor != 1.0}
     if not divisors:
         return program
@@ -249,7 +247,7 @@ def _scaled(checked: Checked, output: p.Output, divisor: float | None, rest: str
 
 def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
     """The projections that a layer's MLP ends with are `Bridged`, where a gap is after it."""
-    gaps = {gap.index: gap for gap in outline.gaps(checked.plan, checked.count)}
+    gaps = {gap.index: gap for gap in checked.resolved.gaps}
     if not gaps:
         return program
     outputs = []
@@ -263,7 +261,7 @@ def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
 
 def mark_healing(program: p.Program, checked: Checked) -> p.Program:
     """What learns after the output is made is `Healed`."""
-    healing = outline.healing(checked.plan, checked.count)
+    healing = checked.resolved.healing
     if healing is None:
         return program
     placed = list(_placed(program, checked))

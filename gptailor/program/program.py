@@ -20,7 +20,7 @@ from gptailor.checkpoint.tensor import (
     pieces_of,
     read_of,
 )
-from gptailor.plan.layers import Gap, Healing
+from gptailor.plan.resolved import Gap, Healing
 
 Arguments = tuple[tuple[str, int | float | str | tuple[float, ...]], ...]
 """A method's arguments by name, complete: defaults filled in, one number for each source."""

@@ -7,12 +7,11 @@ from typing import Any, final
 from gptailor.checkpoint.families.cached import cached_entries
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, layer_entries, place_in
-from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import DTYPE_BITS
-from gptailor.plan.plan import Plan
 from gptailor.plan.registry import DTYPES
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.program import Program
+from gptailor.program.sources import Checked
 
 _COMPUTED = frozenset(DTYPES.values())
 """The dtypes, by their names in files, that models compute in."""
@@ -33,9 +32,9 @@ class PlanSize:
     kv_cache: int | Refusal
 
 
-def plan_size(plan: Plan, models: Mapping[str, Opened]) -> PlanSize:
-    """How large the output of a closed plan is that has no faults against its models."""
-    return compiled_size(compile_plan(plan, models), models["base"].layout)
+def plan_size(checked: Checked) -> PlanSize:
+    """Return the size of the output of a closed plan without faults."""
+    return compiled_size(compile_plan(checked), checked.base.layout)
 
 
 def compiled_size(compiled: Compiled, layout: Layout) -> PlanSize:

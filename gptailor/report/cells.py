@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, final
 
 from gptailor.plan import plan as p
-from gptailor.plan.layers import Slot, may_be_healed, repeated
-from gptailor.plan.plan import Plan
+from gptailor.plan.layers import Slot, may_be_healed
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.shares import slot_shares
 from gptailor.plan.walk import names_in, recipe_sites
 
@@ -62,13 +62,12 @@ def colours(models: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(models)}
 
 
-def cells(plan: Plan, slots: Sequence[Slot], models: Sequence[str] | None = None) -> list[Cell]:
-    """A cell for each of a plan's slots; the letters are those of its models, or of these."""
-    names = list(plan.models if models is None else models)
+def cells(resolved: Resolved, models: Sequence[str] | None = None) -> list[Cell]:
+    """Return a cell for each slot of a plan, with letters for its models or for `models`."""
+    names = list(resolved.plan.models if models is None else models)
     by_letter, by_colour = letters(names), colours(names)
-    there = repeated(plan, [slot for slot in slots if slot.dropped != "yes"])
-    runs = Counter(map(_ran, there))
-    drawn = ((_cell(slot, by_letter, by_colour), _ran(slot)) for slot in slots)
+    runs = Counter(map(_ran, resolved.remaining))
+    drawn = ((_cell(slot, by_letter, by_colour), _ran(slot)) for slot in resolved.slots)
     return [replace(cell, runs=1 if ran is None else runs[ran]) for cell, ran in drawn]
 
 
@@ -137,8 +136,9 @@ def cell_row(drawn: Sequence[Cell | None], head: str = "") -> MapRow:
     return MapRow(Glyph(head), columns)
 
 
-def share_rows(plan: Plan, slots: Sequence[Slot]) -> list[MapRow]:
-    """A line for each model's shares where a layer has several, and one for what is healed."""
+def share_rows(resolved: Resolved) -> list[MapRow]:
+    """Return a line of shares for each model where layers have several, and one for healing."""
+    plan, slots = resolved.plan, resolved.slots
     whose = [slot_shares(slot) or {} for slot in slots]
     by_letter, by_colour = letters(list(plan.models)), colours(list(plan.models))
     several = any(len(one) > 1 for one in whose)

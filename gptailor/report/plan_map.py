@@ -3,7 +3,7 @@
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -12,11 +12,11 @@ import click
 from gptailor.checkpoint.models import source_from_here
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
-from gptailor.plan.layers import Made, Slot, blocks, repeated, slots
+from gptailor.plan.layers import Made, Slot, blocks
 from gptailor.plan.plan import REST, Plan
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.walk import drops_by_choice, open_choices
 from gptailor.plan.windows import stretch_of, window_words
-from gptailor.plan.written import choices_searched, written_out
 from gptailor.report.cells import (
     Cell,
     Glyph,
@@ -59,9 +59,9 @@ def described_rows(slots: Sequence[Slot]) -> list[Row]:
     return _joined(found + _told(run, tail))
 
 
-def rows_with_runs(plan: Plan, count: int) -> list[Row]:
-    """The rows of a plan over a base of so many layers, one for each block that comes again too."""
-    return [*described_rows(slots(plan, count)), *block_rows(plan)]
+def rows_with_runs(resolved: Resolved) -> list[Row]:
+    """Return the rows of a plan's layers, and one for each block that repeats."""
+    return [*described_rows(resolved.slots), *block_rows(resolved.plan)]
 
 
 def block_rows(plan: Plan) -> Iterator[Row]:
@@ -133,34 +133,29 @@ def plan_summary(slots: Sequence[Slot]) -> str:
     return ", ".join(f"{count} {name}" for name, count in Counter(map(kind, slots)).items())
 
 
-def again(plan: Plan, slots: Sequence[Slot]) -> str:
-    """`; 4 come again: 34 layers` of a plan with blocks that run several times."""
-    there = [slot for slot in slots if slot.dropped != "yes"]
-    more = len(repeated(plan, there)) - len(there)
-    return f"; {more} more by 'repeat': {len(there) + more} layers" if more else ""
+def repeat_words(resolved: Resolved) -> str:
+    """Return `; 4 more by 'repeat': 34 layers` for a plan with blocks that repeat, or nothing."""
+    once = sum(slot.dropped != "yes" for slot in resolved.slots)
+    more = len(resolved.remaining) - once
+    return f"; {more} more by 'repeat': {once + more} layers" if more else ""
 
 
 _MAP_INDENT = "  "
 
 
-def plan_map(
-    name: str, plan: Plan, count: int, *, known: bool, width: int, tied: Collection[str] = ()
-) -> Iterator[str]:
-    """The lines that show a plan over a base of so many layers; `known` is whether it has.
-
-    `tied` are the models whose embedding and head are one tensor.
-    """
-    found = slots(plan, count)
+def plan_map(name: str, resolved: Resolved, *, known: bool, width: int) -> Iterator[str]:
+    """Yield the lines that show a plan; `known` is whether the base's depth was read."""
+    plan, found = resolved.declared, resolved.slots
     models = list(plan.models)
-    drawn = cells(plan, found)
-    yield from _wrapped(f"{name}: {_size_said(plan, found, known=known)}", "", width)
-    choices = choices_searched(plan, count, tied) if known else open_choices(plan)
-    said = [plan_summary(found) + again(plan, found)] if found else []
+    drawn = cells(resolved)
+    yield from _wrapped(f"{name}: {_size_said(resolved, known=known)}", "", width)
+    choices = resolved.choices if known else open_choices(plan)
+    said = [plan_summary(found) + repeat_words(resolved)] if found else []
     said += [f"{choices} choice{'s' * (choices != 1)} open"] if choices else []
     yield from _wrapped("; ".join(said), _MAP_INDENT, width)
     yield ""
     if drawn:
-        below = share_rows(plan, found)
+        below = share_rows(resolved)
         yield from map(painted, map_lines([cell_row(drawn), *below], width))
         yield ""
         yield from painted_legend(drawn, models, width, below)
@@ -169,7 +164,7 @@ def plan_map(
     made = ((n, m) for n, m in plan.models.items() if m.made is not None)
     named += [Row("model", f"{n} = {tailor.model_source(m)}") for n, m in made]
     unsaid = [] if known or plan.stack is not None else [*_of_all(plan)]
-    yield from table([*_rows(written_out(plan, count), found), *unsaid, *named], width)
+    yield from table([*_rows(resolved), *unsaid, *named], width)
 
 
 def _of_all(plan: Plan) -> Iterator[Row]:
@@ -181,18 +176,17 @@ def _of_all(plan: Plan) -> Iterator[Row]:
         yield Row(where, tailor.mark_words(entry) + what.removeprefix("from "))
 
 
-def _size_said(plan: Plan, slots: Sequence[Slot], *, known: bool) -> str:
-    """How many layers there are: the base's, or the output's of a plan whose blocks are certain."""
+def _size_said(resolved: Resolved, *, known: bool) -> str:
+    """Return the base's number of layers, or the output's where its blocks are certain."""
+    plan, slots = resolved.declared, resolved.slots
     if plan.stack is not None:
         return f"a stack of {len(slots)} layers"
     base = source_from_here(plan, plan.models["base"].source)
     if not known:
         many = f"at least {len(slots)} layers" if slots else "some layers"
         return f"{many} of '{base}', which can't be read"
-    certain = len(blocks(plan)) == len(plan.repeats) and all(s.dropped != "maybe" for s in slots)
-    if plan.repeats and certain:
-        total = len(repeated(plan, [slot for slot in slots if slot.dropped == "no"]))
-        return f"{total} layers (the base '{base}' has {len(slots)})"
+    if plan.repeats and resolved.layers_are_certain:
+        return f"{len(resolved.kept)} layers (the base '{base}' has {len(slots)})"
     return f"{len(slots)} layers of '{base}'"
 
 
@@ -204,7 +198,8 @@ def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
         yield from _wrapped(row.what, first, width)
 
 
-def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
+def _rows(resolved: Resolved) -> list[Row]:
+    plan, slots = resolved.plan, resolved.slots
     found = [*described_rows(slots), *_twice(plan, slots)]
     for _, choice in drops_by_choice(plan):
         words = tailor.mark_words(choice) + tailor.some_dropped_words(choice)

@@ -12,6 +12,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.stage import at_stage
 from gptailor.program.compile import compile_plan
 from gptailor.program.size import compiled_size
+from gptailor.program.sources import Checked
 from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
@@ -50,7 +51,7 @@ class Sizes:
     def of_plan(self, plan: Plan) -> OutputSize:
         """That of a closed plan; bridges and healing change none of it."""
         layout = self.models["base"].layout
-        compiled = compile_plan(at_stage(plan, "bare"), self.models)
+        compiled = compile_plan(Checked.of(at_stage(plan, "bare"), self.models))
         names = (output.spec.name for output in compiled.program.outputs)
         places = (place_in(layout.prefix, name) for name in names)
         layers = len({place[0] for place in places if place is not None})

@@ -27,6 +27,7 @@ from gptailor.plan.faults import Place
 from gptailor.plan.needed import needed
 from gptailor.plan.plan import Curve, LayerOf, Merge, Plan, Recipe, Take, TemplateOf
 from gptailor.plan.registry import CHAT_TEMPLATES
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.walk import named_models, open_choices, values
 from gptailor.plan.written import written_out
 
@@ -172,7 +173,7 @@ def _kept(plan: Plan, layers: int | None) -> list[outline.Slot]:
         raise ConversionError("mergekit has nothing like 'heal'", place="heal")
     if plan.stack is None and layers is None:
         raise ConversionError(_UNKNOWN, help=_SAY_LAYERS)
-    return outline.kept(plan, layers or 0)
+    return list(Resolved(plan, layers or 0).kept)
 
 
 def _method(slots: Sequence[outline.Slot], rows: Sequence[_Row]) -> MergekitMethod:

@@ -23,11 +23,12 @@ from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.faults import CodedError
-from gptailor.plan.layers import Gap, undone, undone_numbers
+from gptailor.plan.layers import undone
 from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Gap, Resolved
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
-from gptailor.program.sources import Checked
+from gptailor.program.sources import tokenizer_model
 
 CHUNK = 1024
 """Tokens that are widened to float64 at once."""
@@ -234,7 +235,7 @@ class Bridger:
         """
         whole = self.table.contents(undone(plan))
         own: list[contents.Content | None] = [None] * len(whole.layers)
-        for number in undone_numbers(plan, self.layout.count):
+        for number in Resolved(plan, self.layout.count).undone_numbers:
             own[number] = whole.layers[number]
         sizes = [self._widths(_before(gap, own)) for gap in gaps]
         texts = [self._text(plan, gap, size[0]) for gap, size in zip(gaps, sizes, strict=True)]
@@ -289,11 +290,11 @@ class Bridger:
 
     def _text(self, plan: Plan, gap: Gap, inputs: int) -> CalibrationText:
         """The gap's text. Raises CalibrationError (C806) where a fit on `inputs` takes more."""
-        tokenizer_model = Checked(plan, self.table.models).tokenizer_model
+        owner = tokenizer_model(plan, self.table.models)
         path = calibration_path(plan, gap.on)
-        key = (path, gap.tokens, tokenizer_model.name)
+        key = (path, gap.tokens, owner.name)
         if key not in self._texts:
-            encoder = TokenEncoder(tokenizer_of(tokenizer_model), position_count(self._config))
+            encoder = TokenEncoder(tokenizer_of(owner), position_count(self._config))
             self._texts[key] = calibration_text(path, gap.tokens, encoder)
         text = self._texts[key]
         if text.tokens < inputs:

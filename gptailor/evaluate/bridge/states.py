@@ -23,7 +23,7 @@ from gptailor.evaluate.live.contents import Content, ModelContents
 from gptailor.evaluate.objectives.datasets import Exchange, Passage, order, read_texts, whole_text
 from gptailor.evaluate.objectives.tokens import TokenEncoder, Tokens
 from gptailor.plan.faults import TailorError
-from gptailor.plan.layers import Gap
+from gptailor.plan.resolved import Gap
 
 _BRIDGE_WINDOW = 512
 """Tokens of a sequence, special ones included, unless the model takes fewer."""

@@ -168,8 +168,9 @@ class ContentTable:
         if plan.bridges or plan.heal:
             plan = plan.model_copy(update={"bridges": (), "heal": None})
         models = with_made_models(plan, self.models)
-        compiled = compile_plan(plan, models)
-        config = _with_tokens(compiled.config, Checked(plan, models))
+        checked = Checked.of(plan, models)
+        compiled = compile_plan(checked)
+        config = _with_tokens(compiled.config, checked)
         layers, places = _layers_and_rest(compiled, layout)
         entries = layer_entries(replace(layout, count=len(layers)), config)
         kinds = [json.dumps(entry, sort_keys=True) for entry in entries]

@@ -4,14 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, final
 
-from gptailor.plan.layers import Slot, healing, kept, slots
-from gptailor.plan.plan import Merge, Plan, Subset
+from gptailor.plan.layers import Slot
+from gptailor.plan.plan import Merge, Subset
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.shares import slot_shares
 from gptailor.plan.walk import open_choices
 from gptailor.report.cells import Cell, cells
 from gptailor.report.page.charts import GRID, INK, MUTED, PAPER, hues, mixed, sized
 from gptailor.report.page.section import Section, ShownTable
-from gptailor.report.plan_map import again, block_rows, described_rows, plan_summary
+from gptailor.report.plan_map import block_rows, described_rows, plan_summary, repeat_words
 from gptailor.report.scores import percent
 
 if TYPE_CHECKING:
@@ -63,12 +64,11 @@ class MappedLayer:
         return ", ".join(f"{name} {percent(share)}" for name, share in self.shares.items())
 
 
-def mapped_layers(plan: Plan, count: int) -> list[MappedLayer]:
-    """A plan's layers over a base of so many, as they are drawn."""
-    found = slots(plan, count)
-    learns = _learning(plan, count)
+def mapped_layers(resolved: Resolved) -> list[MappedLayer]:
+    """Return a plan's layers as they are drawn."""
+    learns = _learning(resolved)
     out = []
-    for number, (slot, cell) in enumerate(zip(found, cells(plan, found), strict=True)):
+    for number, (slot, cell) in enumerate(zip(resolved.slots, cells(resolved), strict=True)):
         position = number if slot.position is None else slot.position
         rows = described_rows([slot])
         out.append(
@@ -100,26 +100,25 @@ def _named(slot: Slot) -> frozenset[str]:
     return frozenset(found)
 
 
-def _learning(plan: Plan, count: int) -> frozenset[int]:
-    """The positions, or a stack's items, that `heal` changes."""
-    if plan.heal is None:
+def _learning(resolved: Resolved) -> frozenset[int]:
+    """Return the positions, or a stack's items, that `heal` changes."""
+    heal, kept = resolved.declared.heal, resolved.kept
+    if heal is None:
         return frozenset()
-    if plan.heal.layers or open_choices(plan):
-        return frozenset(plan.heal.layers or range(count))
-    found, left = healing(plan, count), kept(plan, count)
-    learns = () if found is None else found.indices
-    return frozenset(i if left[i].position is None else left[i].position or 0 for i in learns)
+    if heal.layers or open_choices(resolved.declared):
+        return frozenset(heal.layers or range(resolved.count))
+    indices = () if resolved.healing is None else resolved.healing.indices
+    return frozenset(i if kept[i].position is None else kept[i].position or 0 for i in indices)
 
 
-def layer_map(plan: Plan, count: int) -> Section:
-    """The section of the map of a plan over a base of so many layers."""
-    layers = mapped_layers(plan, count)
-    found = slots(plan, count)
+def layer_map(resolved: Resolved) -> Section:
+    """Return the section of a plan's layer map."""
+    layers, plan = mapped_layers(resolved), resolved.declared
     numbered = "output's layers" if plan.stack is not None else "base's layers, before drops"
     words = (
-        f"{plan_summary(found)}{again(plan, found)}. A column is a layer, by the number of the"
-        f" {numbered}; the row 'result' has the models' colours mixed by their shares, and below it"
-        " each model has a bar as tall as its share."
+        f"{plan_summary(resolved.slots)}{repeat_words(resolved)}. A column is a layer, by the"
+        f" number of the {numbered}; the row 'result' has the models' colours mixed by their"
+        " shares, and below it each model has a bar as tall as its share."
     )
     rows = [(one.where, one.made, one.shares_in_words, one.marks) for one in layers]
     rows += [(row.where, row.what, "", "") for row in block_rows(plan)]
