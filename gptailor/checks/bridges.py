@@ -13,7 +13,7 @@ from gptailor.plan.faults import Fault
 from gptailor.plan.registry import BRIDGE_TOKENS
 from gptailor.plan.walk import open_choices
 from gptailor.program.compile import moved_configuration
-from gptailor.program.sources import Checked, Use, uses
+from gptailor.program.sources import Checked, Use
 
 
 @final
@@ -51,7 +51,7 @@ def bridges_can_be_folded(checked: Checked) -> Iterator[Fault]:
         over = outline.bridge_over(checked.plan, slot.position)
         if slot.dropped == "yes" or over is None:
             continue
-        for use in uses(checked, slot, "mlp"):
+        for use in checked.uses(slot, "mlp"):
             why = _unfoldable(checked, use.model.part(use.layer, "mlp"))
             if why is not None:
                 yield _refused(f"L{use.layer} of '{use.model.name}' {why}", over)
@@ -89,7 +89,7 @@ def _needed(checked: Checked) -> dict[int, int]:
     for slot, following in pairwise(checked.resolved.slots):
         over = outline.bridge_over(checked.plan, slot.position)
         if over is not None and slot.dropped != "yes" and following.dropped != "no":
-            for use in uses(checked, slot, "mlp"):
+            for use in checked.uses(slot, "mlp"):
                 found[over] = max(found.get(over, 0), _width(checked, use))
     return found
 

@@ -17,7 +17,7 @@ from gptailor.plan.registry import HEAL_RANK
 from gptailor.plan.walk import open_choices
 from gptailor.program.compile import moved_configuration
 from gptailor.program.program import learning_tensors, projections
-from gptailor.program.sources import Checked, Use, uses
+from gptailor.program.sources import Checked, Use
 
 # --------------------------------------------------------------------------------------- by itself
 
@@ -72,7 +72,7 @@ def _learning(checked: Checked) -> Iterator[Use]:
     for slot in checked.resolved.slots:
         if slot.dropped != "yes" and heal is not None and (slot.healed or not heal.layers):
             for part in outline.PARTS:
-                yield from uses(checked, slot, part)
+                yield from checked.uses(slot, part)
 
 
 def _specs(use: Use) -> dict[str, TensorSpec]:

@@ -13,7 +13,7 @@ from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.parts import BRANCHES
 from gptailor.program.compile import moved_configuration
-from gptailor.program.sources import Checked, Use, merges, uses
+from gptailor.program.sources import Checked, Use, merges
 
 
 def parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
@@ -47,7 +47,7 @@ def layers_fit(checked: Checked) -> Iterator[Fault]:
 
 def _all_uses(checked: Checked) -> Iterator[tuple[outline.Slot, Use]]:
     for slot, part in product(checked.resolved.slots, outline.PARTS):
-        yield from ((slot, use) for use in uses(checked, slot, part))
+        yield from ((slot, use) for use in checked.uses(slot, part))
 
 
 def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
@@ -95,7 +95,7 @@ def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
     for slot, part in product(checked.resolved.slots, outline.PARTS):
         main = {made.at for made in slot.part(part).chain}
         first: dict[Place, Use] = {}
-        for use in uses(checked, slot, part):
+        for use in checked.uses(slot, part):
             mine = first.setdefault(use.made.at, use)
             finer = use.made.at not in main
             keys = [rule.name for rule in rules if rule.part == part or not finer]
@@ -186,7 +186,7 @@ def _place(checked: Checked, slot: outline.Slot) -> int:
     """The base's position, or the layer's number in its model, for an item of a stack."""
     if slot.position is not None:
         return slot.position
-    return next(uses(checked, slot, "attn")).layer
+    return checked.uses(slot, "attn")[0].layer
 
 
 def images_keep_their_tokens(checked: Checked) -> Iterator[Fault]:

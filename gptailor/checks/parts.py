@@ -9,7 +9,7 @@ from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.parts import BRANCHES, PROJECTIONS, Branch, holds, is_pattern, rank
 from gptailor.plan.plan import LayerBelow
-from gptailor.program.sources import Checked, uses
+from gptailor.program.sources import Checked
 
 _FUSED = {
     "attn.q": ("attn.qkv", "queries, keys and values are"),
@@ -29,7 +29,7 @@ def _tensors(checked: Checked, slot: outline.Slot) -> list[_Tensor]:
     family = checked.base.layout.family
     found: list[_Tensor] = []
     for branch in BRANCHES:
-        first = next(uses(checked, slot, branch), None)
+        first = next(iter(checked.uses(slot, branch)), None)
         names = first.model.part(first.layer, branch) if first is not None else ()
         found += [(branch, family.role(rest), rest) for rest in names]
     return found

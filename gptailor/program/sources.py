@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 from gptailor.checkpoint.models import Opened
@@ -34,6 +35,22 @@ class Checked:
     def plan(self) -> Plan:
         """The plan written out for the base."""
         return self.resolved.plan
+
+    @cached_property
+    def _known_uses(self) -> dict[tuple[int, Branch], tuple[outline.Slot, tuple["Use", ...]]]:
+        """The uses so far by the slot's identity and the branch; each keeps its slot alive."""
+        return {}
+
+    def uses(self, slot: outline.Slot, part: Branch) -> tuple["Use", ...]:
+        """Return all layers that a branch of one of the plan's slots may be made of.
+
+        The layers of the branch's own recipe come first and decide which tensors it has; those of
+        finer parts follow. The base's layer is last of a recipe's whose method needs θ_b.
+        """
+        key = id(slot), part
+        if key not in self._known_uses:
+            self._known_uses[key] = slot, tuple(_uses_of(self, slot, part))
+        return self._known_uses[key][1]
 
     @property
     def base(self) -> Opened:
@@ -95,12 +112,7 @@ class Use:
         return {rest: tensor for rest, tensor in found.items() if rest in self.names}
 
 
-def uses(checked: Checked, slot: outline.Slot, part: Branch) -> Iterator[Use]:
-    """All layers that a branch of a slot may be made of, with the base's for a method of θ_b.
-
-    Those of what the branch is made of come first, and say which tensors it has; then those of what
-    finer parts of it are made of.
-    """
+def _uses_of(checked: Checked, slot: outline.Slot, part: Branch) -> Iterator[Use]:
     main = slot.part(part)
     found = [use for made in main.chain for use in _uses(checked, slot, part, made, None)]
     if not found or not slot.parted:

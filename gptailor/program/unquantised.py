@@ -14,7 +14,7 @@ from gptailor.checkpoint.tensor import FLOATS
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
 from gptailor.plan.walk import named_models, output_recipes
-from gptailor.program.sources import Checked, merges, uses
+from gptailor.program.sources import Checked, merges
 
 
 def dequantised_models(checked: Checked) -> tuple[dict[str, Opened], list[Fault]]:
@@ -106,7 +106,7 @@ def _casts(checked: Checked) -> Iterator[tuple[str, Place]]:
     }
     for slot in checked.resolved.slots:
         for part in outline.PARTS:
-            for use in uses(checked, slot, part):
+            for use in checked.uses(slot, part):
                 theirs = use.tensors
                 if any(ours.get(rest, t.spec.dtype) != t.spec.dtype for rest, t in theirs.items()):
                     yield f"layers of '{use.model.name}' are cast to the base's dtypes", use.at
