@@ -133,7 +133,7 @@ def plan_summary(slots: Sequence[Slot]) -> str:
     return ", ".join(f"{count} {name}" for name, count in Counter(map(kind, slots)).items())
 
 
-def repeat_words(resolved: Resolved) -> str:
+def repeats_in_words(resolved: Resolved) -> str:
     """Return `; 4 more by 'repeat': 34 layers` for a plan with blocks that repeat, or nothing."""
     once = sum(slot.dropped != "yes" for slot in resolved.slots)
     more = len(resolved.remaining) - once
@@ -150,7 +150,7 @@ def plan_map(name: str, resolved: Resolved, *, known: bool, width: int) -> Itera
     drawn = cells(resolved)
     yield from _wrapped(f"{name}: {_size_said(resolved, known=known)}", "", width)
     choices = resolved.choices if known else open_choices(plan)
-    said = [plan_summary(found) + repeat_words(resolved)] if found else []
+    said = [plan_summary(found) + repeats_in_words(resolved)] if found else []
     said += [f"{choices} choice{'s' * (choices != 1)} open"] if choices else []
     yield from _wrapped("; ".join(said), _MAP_INDENT, width)
     yield ""

@@ -12,7 +12,7 @@ from gptailor.plan.walk import open_choices
 from gptailor.report.cells import Cell, cells
 from gptailor.report.page.charts import GRID, INK, MUTED, PAPER, hues, mixed, sized
 from gptailor.report.page.section import Section, ShownTable
-from gptailor.report.plan_map import block_rows, described_rows, plan_summary, repeat_words
+from gptailor.report.plan_map import block_rows, described_rows, plan_summary, repeats_in_words
 from gptailor.report.scores import percent
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def layer_map(resolved: Resolved) -> Section:
     layers, plan = mapped_layers(resolved), resolved.declared
     numbered = "output's layers" if plan.stack is not None else "base's layers, before drops"
     words = (
-        f"{plan_summary(resolved.slots)}{repeat_words(resolved)}. A column is a layer, by the"
+        f"{plan_summary(resolved.slots)}{repeats_in_words(resolved)}. A column is a layer, by the"
         f" number of the {numbered}; the row 'result' has the models' colours mixed by their"
         " shares, and below it each model has a bar as tall as its share."
     )
