@@ -23,7 +23,7 @@ from gptailor.plan import plan as p
 from gptailor.plan.faults import Source
 from gptailor.plan.layers import Slot
 from gptailor.plan.plan import Plan
-from gptailor.report.plan_map import described_rows
+from gptailor.report.layer_view import layer_rows
 
 HERE = Path(__file__).parent
 PICTURES = HERE / "pictures"
@@ -102,7 +102,7 @@ def shares(slot: Slot) -> Iterator[tuple[str, tuple[float, float]]]:
 def layer_map() -> str:
     """The picture: the models, what the plan says, the output, position by position."""
     plan = page_plan()
-    found = Resolved(plan, LAYERS).slots
+    found = list(Resolved(plan, LAYERS).slots)
     models = {name: number for number, name in enumerate(plan.models)}
     used = {
         (name, n)
@@ -131,7 +131,7 @@ def plan_words(found: list[Slot], y: float) -> tuple[list[str], float]:
     """What is said of which positions: from right to left, so that no leader crosses a text."""
     out: list[str] = []
     begins = [left(LAYERS) + 40] * 3
-    rows = [r for r in described_rows(found) if r.what != "base" and "dropped" not in r.what]
+    rows = [r for r in layer_rows(found) if r.what != "base" and "dropped" not in r.what]
     for row in reversed(rows):
         first, _, last = row.where.partition("..")
         x, end = left(int(first[1:])), left(int((last or first)[1:]) + 1) - GAP

@@ -308,7 +308,8 @@ def print_dry_run(prepared: "Prepared", output: Path, single: int | None = None)
 
     `single` are the bytes of an output that is one file.
     """
-    from gptailor.report.plan_map import Row, rows_with_runs, table  # noqa: PLC0415
+    from gptailor.report.layer_view import Row, rows_with_runs  # noqa: PLC0415
+    from gptailor.report.plan_map import table  # noqa: PLC0415
 
     (layers_before, layers), (before, after) = prepared.counts.values()
     say(f"would write {output}: {layers} layers (the base has {layers_before})")

@@ -58,7 +58,7 @@ from gptailor.prepare import (
     pinned,
 )
 from gptailor.program.size import plan_size
-from gptailor.program.sources import Checked, tokenizer_model
+from gptailor.program.sources import Checked, tokenizer_owner
 
 PREFIX_BYTES = 2**30
 """Bytes of hidden states where plans part: their common beginning runs once."""
@@ -286,7 +286,7 @@ class Trials:
         )
 
     def _of(self, plan: Plan) -> Parts:
-        return self._parts[self._digests[tokenizer_model(plan, self.models).name]]
+        return self._parts[self._digests[tokenizer_owner(plan, self.models).name]]
 
     @property
     def objectives(self) -> tuple[tuple[str, str, str], ...]:

@@ -24,7 +24,7 @@ from gptailor.plan.registry import METHODS, OBJECTIVES, Method, ObjectiveSpec, P
 from gptailor.plan.resolved import Resolved
 from gptailor.program.size import plan_size
 from gptailor.program.sources import Checked
-from gptailor.report.plan_map import described_rows
+from gptailor.report.layer_view import layer_rows
 from gptailor.report.scores import bytes_in_words
 
 KEYWORDS = {
@@ -121,7 +121,7 @@ def _layer(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
 
 
 def _made(slot: Slot) -> str:
-    rows = described_rows([slot])
+    rows = layer_rows([slot])
     return f"`{rows[0].what}`" if rows else ""
 
 

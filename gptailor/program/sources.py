@@ -70,7 +70,7 @@ class Checked:
     @property
     def tokenizer_model(self) -> Opened:
         """The model that supplies the output's tokenizer."""
-        return tokenizer_model(self.plan, self.models)
+        return tokenizer_owner(self.plan, self.models)
 
     @property
     def union(self) -> TokenUnion | None:
@@ -78,7 +78,7 @@ class Checked:
         return self.base.union if self.plan.tokenizer == "union" else None
 
 
-def tokenizer_model(plan: Plan, models: Mapping[str, Opened]) -> Opened:
+def tokenizer_owner(plan: Plan, models: Mapping[str, Opened]) -> Opened:
     """Return the model that supplies a plan's tokenizer: the one it names, or the base."""
     recipe = plan.rest("tokenizer")
     base = models["base"]

@@ -8,7 +8,7 @@ from gptailor.lang.words import model_source, range_words
 from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.report.cells import cell_row, cells, legend, map_lines, plain_lines, share_rows
-from gptailor.report.plan_map import rows_with_runs
+from gptailor.report.layer_view import layer_views, rows_with_runs
 
 
 @final
@@ -91,9 +91,10 @@ def card(
 
 
 def _map(resolved: Resolved) -> list[str]:
-    drawn, below = cells(resolved), share_rows(resolved)
+    views, models = layer_views(resolved), list(resolved.plan.models)
+    drawn, below = cells(views, models), share_rows(views, models)
     lines = plain_lines(map_lines([cell_row(drawn), *below]))
-    keys = "   ".join(" ".join(one) for one in legend(drawn, list(resolved.plan.models), below))
+    keys = "   ".join(" ".join(one) for one in legend(drawn, models, below))
     return [*(lines if below else (line[2:] for line in lines)), "", keys]
 
 

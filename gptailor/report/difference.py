@@ -11,7 +11,8 @@ from gptailor.plan.layers import Slot
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.walk import drops_by_choice
 from gptailor.report.cells import DIFFERS, Cell, Glyph, MapRow, cell_row, cells, map_lines
-from gptailor.report.plan_map import described_rows, painted, painted_legend
+from gptailor.report.layer_view import layer_rows, layer_views
+from gptailor.report.plan_map import painted, painted_legend
 
 
 def differences(first: Resolved, second: Resolved) -> list[str]:
@@ -53,22 +54,18 @@ def _rest(plan: p.Plan, where: str) -> str:
     said = getattr(plan, where)
     if said is None:
         return "the tokenizer's" if where == "chat_template" else "base"
-    return tailor.rest_words(where, said).removeprefix(f"{where} ").removeprefix("from ")
+    return tailor.rest_recipe_words(where, said)
 
 
 def _layers(first: Resolved, second: Resolved) -> Iterator[str]:
     if first.plan.stack is not None or second.plan.stack is not None:
         yield from _stacked(first, second)
         return
-    before, after = ([_each(slot) for slot in side.slots] for side in (first, second))
+    before, after = ([view.recipe for view in layer_views(side)] for side in (first, second))
     pairs = list(zip(before, after, strict=True))
     for pair, run in itertools.groupby(range(len(pairs)), pairs.__getitem__):
         if pair[0] != pair[1]:
             yield f"{tailor.range_words(list(run))}: {pair[0]} → {pair[1]}"
-
-
-def _each(slot: Slot) -> str:
-    return described_rows([slot])[0].what
 
 
 def _stacked(first: Resolved, second: Resolved) -> Iterator[str]:
@@ -104,7 +101,7 @@ def _item(slot: Slot) -> p.Item | Slot:
 
 def _text(item: p.Item | Slot) -> str:
     if isinstance(item, Slot):
-        return f"L{item.position} {_each(item)}"
+        return f"L{item.position} {layer_rows([item])[0].what}"
     return tailor.mark_words(item) + tailor.item_words([item])
 
 
@@ -114,7 +111,7 @@ def _runs(items: Sequence[p.Item | Slot]) -> str:
     for kind, run in itertools.groupby(items, type):
         together = list(run)
         if kind is Slot:
-            found = described_rows([item for item in together if isinstance(item, Slot)])
+            found = layer_rows([item for item in together if isinstance(item, Slot)])
             said += [f"{row.where} {row.what}" for row in found]
         else:
             grouped = tailor.groups([item for item in together if isinstance(item, p.Item)])
@@ -190,16 +187,16 @@ def difference_map(first: Resolved, second: Resolved, width: int) -> Iterator[st
 
 def _drawn(resolved: Resolved, models: Sequence[str], *, stacked: bool) -> list[_Drawn]:
     """Return all positions of the base, or the output's layers beside a stack."""
-    slots = resolved.slots
-    drawn = cells(resolved, models)
+    views = layer_views(resolved)
+    drawn = cells(views, models)
     if not stacked:
-        said = (f"{_each(slot)} {cell.runs}" for slot, cell in zip(slots, drawn, strict=True))
-        return [_Drawn(*one) for one in zip(drawn, said, range(len(slots)), strict=True)]
+        texts = (f"{view.recipe} {view.runs}" for view in views)
+        return [_Drawn(*layer) for layer in zip(drawn, texts, range(len(views)), strict=True)]
     if resolved.plan.stack is None:
-        by_position = {slot.position: cell for slot, cell in zip(slots, drawn, strict=True)}
+        by_position = {v.slot.position: cell for v, cell in zip(views, drawn, strict=True)}
         drawn = [by_position[slot.position] for slot in resolved.remaining]
-    texts = map(_text, _items(resolved))
-    return [_Drawn(*one) for one in zip(drawn, texts, range(len(drawn)), strict=True)]
+    words = map(_text, _items(resolved))
+    return [_Drawn(*one) for one in zip(drawn, words, range(len(drawn)), strict=True)]
 
 
 def _aligned(

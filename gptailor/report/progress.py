@@ -18,7 +18,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Resolved
 from gptailor.report.cells import cell_row, cells, legend, map_lines, share_rows
 from gptailor.report.encoded import in_encoding
-from gptailor.report.plan_map import plan_summary
+from gptailor.report.layer_view import layer_views, plan_summary
 
 
 @contextmanager
@@ -187,7 +187,8 @@ def _plan(best: Shown, width: int, room: int, encoding: str) -> Iterator[Text]:
     """The map, with shares where there is room for so many lines."""
     resolved = Resolved(best.plan, best.layers)
     models = list(best.plan.models)
-    drawn, below = cells(resolved), share_rows(resolved)
+    views = layer_views(resolved)
+    drawn, below = cells(views, models), share_rows(views, models)
     lines = list(map_lines([cell_row(drawn), *below], width))
     if len(lines) > room:
         lines, below = list(map_lines([cell_row(drawn)], width)), []

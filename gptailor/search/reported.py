@@ -23,6 +23,7 @@ from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
 from gptailor.report.block_map import MappedBlock
+from gptailor.report.layer_view import plan_summary
 from gptailor.report.page.run_report import (
     LayerEffect,
     LayerState,
@@ -31,7 +32,6 @@ from gptailor.report.page.run_report import (
     ReportedTrial,
     RunReport,
 )
-from gptailor.report.plan_map import plan_summary
 from gptailor.search.blocks import scanned
 from gptailor.search.effects import (
     layer_states,

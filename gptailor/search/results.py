@@ -18,7 +18,7 @@ from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
 from gptailor.report.block_map import block_map
 from gptailor.report.found import lost, markdown
-from gptailor.report.plan_map import plan_summary
+from gptailor.report.layer_view import plan_summary
 from gptailor.report.scores import shown_number
 from gptailor.search.blocks import Scanned, scanned
 from gptailor.search.curve import Sizes, curve

@@ -12,7 +12,7 @@ from gptailor.plan.parts import NAMED_PARTS, Branch, holds, may_overlap, rank
 from gptailor.plan.plan import Take
 from gptailor.plan.resolved import Resolved
 from gptailor.report.difference import differences
-from gptailor.report.plan_map import described_rows
+from gptailor.report.layer_view import layer_rows
 
 HEAD = """tailor 1
 model base = "./base"; model math = "./math"; model code = "./code"; model chat = "./chat"
@@ -126,7 +126,7 @@ def test_parts_are_shown_from_coarse_to_fine_and_differences_name_them() -> None
     text = "L0.attn.q from math; L1 from math; L1.norms from code; L2.mlp from code\n"
     plan = gptailor.loads(HEAD + text + 'L2."*" from math')
     other = gptailor.loads(HEAD + "L1 from math; L2.mlp from code")
-    said = [row.what for row in described_rows(Resolved(plan, 4).slots)]
+    said = [row.what for row in layer_rows(Resolved(plan, 4).slots)]
     assert said == [
         "base; attn.q: math",
         "math; norms: code",

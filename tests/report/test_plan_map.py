@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import gptailor
 from gptailor.plan.resolved import Resolved
 from gptailor.report.cells import letters
-from gptailor.report.plan_map import described_rows, plan_map
+from gptailor.report.layer_view import layer_rows
+from gptailor.report.plan_map import plan_map
 
 HEAD = """\
 tailor 1
@@ -30,7 +31,7 @@ def plain(lines: list[str]) -> list[str]:
 
 
 def rows(body: str, count: int = 8) -> list[str]:
-    found = described_rows(Resolved(gptailor.loads(HEAD + body), count).slots)
+    found = layer_rows(Resolved(gptailor.loads(HEAD + body), count).slots)
     return [f"{row.where} {row.what}" for row in found]
 
 

@@ -28,7 +28,7 @@ from gptailor.plan.plan import Plan
 from gptailor.plan.resolved import Gap, Resolved
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
-from gptailor.program.sources import tokenizer_model
+from gptailor.program.sources import tokenizer_owner
 
 CHUNK = 1024
 """Tokens that are widened to float64 at once."""
@@ -290,7 +290,7 @@ class Bridger:
 
     def _text(self, plan: Plan, gap: Gap, inputs: int) -> CalibrationText:
         """The gap's text. Raises CalibrationError (C806) where a fit on `inputs` takes more."""
-        owner = tokenizer_model(plan, self.table.models)
+        owner = tokenizer_owner(plan, self.table.models)
         path = calibration_path(plan, gap.on)
         key = (path, gap.tokens, owner.name)
         if key not in self._texts:

@@ -48,7 +48,7 @@ from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.nested import with_made_models
 from gptailor.program.program import Output, Program, files, learning_tensors
-from gptailor.program.sources import tokenizer_model
+from gptailor.program.sources import tokenizer_owner
 
 
 @runtime_checkable
@@ -205,7 +205,7 @@ class Healer:
 
     def _text(self, plan: Plan, healing: Healing) -> HealingText:
         path = calibration_path(plan, healing.on)
-        tokenizer = tokenizer_of(tokenizer_model(plan, self.models))
+        tokenizer = tokenizer_of(tokenizer_owner(plan, self.models))
         encoder = TokenEncoder(tokenizer, position_count(configuration(self._config)))
         given = plan.heal is not None and plan.heal.tokens is not None
         return healing_text(path, healing.tokens, encoder, healing.seed, exactly=given)
