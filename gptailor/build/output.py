@@ -26,6 +26,7 @@ from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
+from gptailor.checks.besides import refuse_absent_texts
 from gptailor.lang.format import format_file, format_plan
 from gptailor.plan.extras import require
 from gptailor.plan.plan import Model, Plan, is_at_url
@@ -60,8 +61,6 @@ def fit_tensors(
     """
     if not prepared.gaps and prepared.healing is None:
         return None
-    from gptailor.checks.besides import refuse_absent_texts  # noqa: PLC0415 (few plans have any)
-
     refuse_absent_texts(prepared.plan)
     require("torch", "what bridges or heals")
     from gptailor.evaluate.live.stitch import fit  # noqa: PLC0415 (imports transformers)
