@@ -14,14 +14,16 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gptailor.plan.resolved import Resolved
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from gptailor.lang.parse import read_text
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Source
-from gptailor.plan.layers import Slot, gaps, slots
+from gptailor.plan.layers import Slot
 from gptailor.plan.plan import Plan
-from gptailor.report.plan_map import described_rows
+from gptailor.report.layer_view import layer_rows
 
 HERE = Path(__file__).parent
 PICTURES = HERE / "pictures"
@@ -100,7 +102,7 @@ def shares(slot: Slot) -> Iterator[tuple[str, tuple[float, float]]]:
 def layer_map() -> str:
     """The picture: the models, what the plan says, the output, position by position."""
     plan = page_plan()
-    found = slots(plan, LAYERS)
+    found = list(Resolved(plan, LAYERS).slots)
     models = {name: number for number, name in enumerate(plan.models)}
     used = {
         (name, n)
@@ -129,7 +131,7 @@ def plan_words(found: list[Slot], y: float) -> tuple[list[str], float]:
     """What is said of which positions: from right to left, so that no leader crosses a text."""
     out: list[str] = []
     begins = [left(LAYERS) + 40] * 3
-    rows = [r for r in described_rows(found) if r.what != "base" and "dropped" not in r.what]
+    rows = [r for r in layer_rows(found) if r.what != "base" and "dropped" not in r.what]
     for row in reversed(rows):
         first, _, last = row.where.partition("..")
         x, end = left(int(first[1:])), left(int((last or first)[1:]) + 1) - GAP
@@ -155,7 +157,7 @@ def output(plan: Plan, found: list[Slot], models: dict[str, int], y: float) -> I
         for name, (top, share) in shares(slot):
             place, size = (left(n), y + top * tall), (CELL - GAP, share * tall)
             yield box(place, size, f"m{models[name]}", f"L{n}: {name}")
-    for gap in gaps(plan, LAYERS):
+    for gap in Resolved(plan, LAYERS).gaps:
         a, b = left(gap.after) + 8, left(gap.until) + 8
         low, high = y - 3, y - 26
         arc = f"M{a:g},{low:g} C{a:g},{high:g} {b:g},{high:g} {b:g},{low:g}"

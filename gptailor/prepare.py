@@ -1,7 +1,7 @@
 """A plan that is ready to be written: checked, its models opened, its program made."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,16 +28,16 @@ from gptailor.checks.nested import checked_made_model, why_no_model
 from gptailor.checks.plan import check_alone
 from gptailor.lang.parse import read_bytes
 from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, errors, locate
-from gptailor.plan.layers import Gap, Healing, gaps, healing, kept
 from gptailor.plan.needed import at_commits, needed
 from gptailor.plan.plan import Model, Plan
-from gptailor.plan.written import choices_searched
+from gptailor.plan.resolved import Gap, Healing, Resolved
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.nested import (
     DEEPEST,
     nested_checkpoint,
 )
 from gptailor.program.program import files
+from gptailor.program.sources import Checked
 from gptailor.program.unquantised import dequantised_models
 
 SHARD_SIZE = 5 * 10**9
@@ -55,28 +55,42 @@ class Prepared:
     `stamps` tell the files that it reads from later ones of the same names.
     """
 
-    plan: Plan
+    checked: Checked
     declared: Mapping[str, Model]
-    models: dict[str, Opened]
     compiled: Compiled
     shards: tuple[Shard, ...]
     warnings: tuple[Fault, ...]
     stamps: Mapping[Path, Stamp]
 
-    @cached_property
+    @property
+    def resolved(self) -> Resolved:
+        """The plan with everything derived from it."""
+        return self.checked.resolved
+
+    @property
+    def plan(self) -> Plan:
+        """The plan as declared, its models' folders replaced."""
+        return self.resolved.declared
+
+    @property
+    def models(self) -> Mapping[str, Opened]:
+        """The opened models by their names."""
+        return self.checked.models
+
+    @property
     def layers(self) -> int:
         """The output's number of layers."""
-        return len(kept(self.plan, self.models["base"].layout.count))
+        return len(self.resolved.kept)
 
-    @cached_property
-    def gaps(self) -> list[Gap]:
-        """The gaps that bridges close, which are fitted when the output is made."""
-        return gaps(self.plan, self.models["base"].layout.count)
+    @property
+    def gaps(self) -> Sequence[Gap]:
+        """The gaps that bridges close, which are fitted when the output is written."""
+        return self.resolved.gaps
 
-    @cached_property
+    @property
     def healing(self) -> Healing | None:
-        """What learns when the output is made; None: nothing does."""
-        return healing(self.plan, self.models["base"].layout.count)
+        """The training after the output is stitched, or None."""
+        return self.resolved.healing
 
     @cached_property
     def texts(self) -> dict[str, Path]:
@@ -115,30 +129,54 @@ def check(plan: Plan, models: ModelPaths | None = None) -> list[Fault]:
     plan without others can be compiled, as far as that can be said before a weight is read. A model
     that can't be opened is a fault too, and nothing is raised for it.
     """
-    plan, _, faults = checked(plan, models)
-    return locate(faults + absent_files(plan), plan.origin)
+    opened = open_plan(plan, models)
+    return locate(opened.faults + absent_files(opened.plan), opened.plan.origin)
 
 
-def checked(plan: Plan, models: ModelPaths | None) -> tuple[Plan, dict[str, Opened], list[Fault]]:
-    """The plan with other folders under its models' names, its models opened, and all faults."""
+@final
+@dataclass(frozen=True)
+class OpenedPlan:
+    """A plan, those of its models that could be opened, and all its faults.
+
+    `checked` is None where the base is not among the models, or the plan has faults by itself.
+    """
+
+    plan: Plan
+    models: dict[str, Opened]
+    faults: list[Fault]
+    checked: Checked | None = None
+
+    def sound(self) -> Checked:
+        """Return the plan beside its models. Raises PlanError with all faults."""
+        if errors(self.faults) or self.checked is None:
+            raise PlanError(self.faults)
+        return self.checked
+
+
+def open_plan(plan: Plan, models: ModelPaths | None) -> OpenedPlan:
+    """Open the models of a plan, with other folders for some names, and check the plan."""
     declared = plan.models
     plan, unknown = rebind(plan, {name: Path(path) for name, path in (models or {}).items()})
     faults = unknown + check_alone(plan)
     if errors(faults):
-        return plan, {}, locate(faults + check_besides(plan, declared), plan.origin)
-    return plan, *_opened(plan, declared, faults)
+        return OpenedPlan(plan, {}, locate(faults + check_besides(plan, declared), plan.origin))
+    return _opened(plan, declared, faults)
 
 
 def _opened(
     plan: Plan, declared: Mapping[str, Model], faults: list[Fault], within: tuple[str, ...] = ()
-) -> tuple[dict[str, Opened], list[Fault]]:
-    """A plan's models, and its faults against them after those that it has by itself."""
-    opened, found = open_all_models(plan, declared, within)
-    if not errors(found) and any(model.layout.quantised for model in opened.values()):
-        opened, said = dequantised_models(plan, opened)
-        found += said
-    found += (check_positions if errors(found) else check_models)(plan, opened)
-    return opened, locate(faults + found, plan.origin)
+) -> OpenedPlan:
+    """Open the models of a plan that has these faults by itself, and check it against them."""
+    models, more = open_all_models(plan, declared, within)
+    if "base" not in models:
+        return OpenedPlan(plan, models, locate(faults + more, plan.origin))
+    checked = Checked.of(plan, models)
+    if not errors(more) and any(model.layout.quantised for model in models.values()):
+        models, warnings = dequantised_models(checked)
+        checked = replace(checked, models=models)
+        more += warnings
+    more += check_positions(plan, models) if errors(more) else check_models(checked)
+    return OpenedPlan(plan, models, locate(faults + more, plan.origin), checked)
 
 
 def open_all_models(
@@ -209,16 +247,14 @@ def _output_of(
         raise PlanError(refused)
     declared = inner.models
     inner, unknown = _as_inner(plan, name, inner)
-    opened, found = _opened(inner, declared, unknown + check_alone(inner), within)
-    faults = _settled(found)
-    if errors(faults):
-        raise PlanError(faults)
-    checkpoint = nested_checkpoint(inner, opened)
+    opened = _opened(inner, declared, unknown + check_alone(inner), within)
+    opened = replace(opened, faults=_settled(opened.faults))
+    checkpoint = nested_checkpoint(opened.sound())
     layout = checkpoint.layout()
     if isinstance(layout, Refusal):
         raise CheckpointError("M204", layout.reason, path, layout.help)
     model = Opened(name, checkpoint, layout, inner=InnerPlan(inner, declared, path))
-    return {name: model, **{f"{name}.{n}": one for n, one in opened.items()}}, faults
+    return {name: model, **{f"{name}.{n}": m for n, m in opened.models.items()}}, opened.faults
 
 
 def _as_inner(plan: Plan, name: str, inner: Plan) -> tuple[Plan, list[Fault]]:
@@ -262,7 +298,7 @@ def prepare(
     declared = plan.models
     if dtype is not None:
         plan = _changed(plan, dtype=dtype)
-    return _prepared(*checked(plan, models), declared, shard_size)
+    return _prepared(open_plan(plan, models), declared, shard_size)
 
 
 def ready(
@@ -284,31 +320,23 @@ def ready(
         return first
     plan = pinned(first.plan, first.commits, first.models)
     again = _opened(plan, first.declared, check_alone(first.plan))
-    return _prepared(plan, *again, first.declared, shard_size)
+    return _prepared(again, first.declared, shard_size)
 
 
-def _prepared(
-    plan: Plan,
-    opened: dict[str, Opened],
-    faults: list[Fault],
-    declared: Mapping[str, Model],
-    shard_size: int,
-) -> Prepared:
-    if errors(faults):
-        raise PlanError(faults)
-    tied = {name for name, model in opened.items() if model.layout.tied}
-    if count := choices_searched(plan, opened["base"].layout.count, tied):
+def _prepared(opened: OpenedPlan, declared: Mapping[str, Model], shard_size: int) -> Prepared:
+    checked, plan = opened.sound(), opened.plan
+    if count := checked.resolved.choices:
         choices = "1 choice is" if count == 1 else f"{count} choices are"
         message = f"{choices} open, and a model has none"
         source = plan.origin.source if plan.origin else None
         raise PlanError(
             [Fault("P801", message, help="'gptailor search' closes them", source=source)]
         )
-    compiled = compile_plan(plan, opened)
+    compiled = compile_plan(checked)
     shards = plan_shards([output.spec for output in compiled.program.outputs], shard_size)
-    inner = [model.inner.file for model in opened.values() if model.inner is not None]
+    inner = [model.inner.file for model in opened.models.values() if model.inner is not None]
     stamped = stamps([*files(compiled.program), *inner])
-    return Prepared(plan, declared, opened, compiled, shards, tuple(faults), stamped)
+    return Prepared(checked, declared, compiled, shards, tuple(opened.faults), stamped)
 
 
 # ---------------------------------------------------------------------------- models of the Hub

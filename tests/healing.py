@@ -15,8 +15,8 @@ from gptailor.evaluate.heal.text import HealingText, healing_text
 from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
-from gptailor.plan.layers import Healing, healing
 from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Healing
 from gptailor.prepare import Prepared, prepare
 
 CPU = torch.device("cpu")
@@ -42,7 +42,7 @@ def healer(
 
 def wanted(prepared: Prepared) -> Healing:
     """How the plan is healed."""
-    found = healing(prepared.plan, prepared.models["base"].layout.count)
+    found = prepared.healing
     assert found is not None
     return found
 

@@ -6,23 +6,22 @@ load → check → open → check_models → compile_plan → fetch     (`gptail
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from gptailor.build.destination import Contents, Destination, ModelFolder
 from gptailor.build.lock import Lock, read_lock
-from gptailor.build.output import fit_tensors, payloads, side_files
-from gptailor.build.record import Recording, at_locked_commits, refuse_early
-from gptailor.checkpoint.files import CheckpointError, is_gguf, refuse_changed
-from gptailor.checkpoint.write.side_folder import remove_stale
-from gptailor.checkpoint.write.writer import check_target, free_space, located, write_checkpoint
+from gptailor.build.output import fit_tensors, payloads
+from gptailor.build.record import Recording, at_locked_commits
+from gptailor.checkpoint.files import CheckpointError, refuse_changed
+from gptailor.checks.besides import refuse_absent_texts
 from gptailor.plan.extras import packages_needed, require
-from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Plan
-from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, ready
+from gptailor.plan.resolved import Gap
+from gptailor.prepare import SHARD_SIZE, ModelPaths, Prepared, all_declared, prepare, ready
 
 if TYPE_CHECKING:
-    from gptailor.build.gguf import GgufFile
     from gptailor.evaluate.bridge.fit import FittedBridge
     from gptailor.evaluate.heal.heal import HealedLayers, OnHealing
 
@@ -65,6 +64,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     bridging: Callable[[Gap], None] = lambda _: None,
     healing: "OnHealing | None" = None,
     quantize: str | None = None,
+    dry_run: bool = False,
 ) -> Written:
     """Write the model that a plan declares into a new folder, or GGUF file, all or nothing.
 
@@ -79,100 +79,79 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
     of each gap when its turn comes, `healing` how that goes on.
 
     An output that is called `….gguf` is one file for llama.cpp; `quantize` is the type of its
-    matrices, which are of the plan's dtype without one: `q8_0`.
+    matrices, which are of the plan's dtype without one: `q8_0`. A `dry_run` refuses what the run
+    would refuse before its first byte, and writes, fetches and computes nothing.
 
     Raises PlanError, with all faults, if the plan can't be compiled, and TailorError if the world
     fails or differs from the lock.
     """
-    held_to = locked if isinstance(locked, Lock | None) else read_lock(Path(locked))
+    lock = locked if isinstance(locked, Lock | None) else read_lock(Path(locked))
     if isinstance(plan, Plan):
-        plan = at_locked_commits(plan, held_to) if held_to else plan
-        plan = ready(plan, models=models, dtype=dtype, shard_size=shard_size)
-    prepared, target = plan, Path(output)
+        plan = at_locked_commits(plan, lock) if lock else plan
+        make = prepare if dry_run else ready
+        plan = make(plan, models=models, dtype=dtype, shard_size=shard_size)
+    prepared = plan
     if device != "cpu":
         require("torch", f"the device {device!r}")
         from gptailor.program.run import device_of  # noqa: PLC0415 (imports torch)
 
-        device_of(device)  # refuses one that isn't there
-    file = gguf_file(prepared, target, quantize)
-    protected = _refuse_target(prepared, target, file, force=force)
-    if held_to:
-        refuse_early(prepared, held_to)
-        if file is not None:
-            file.refuse_early(held_to)
+        device_of(device)  # refuses a missing one
+    destination = destination_of(prepared, Path(output), quantize)
+    if not dry_run:
+        destination.remove_leftovers()
+    destination.refuse_unwritable(force=force)
+    if (message := destination.lack_of_room) and not dry_run:
+        raise CheckpointError("C305", message, destination.path)
+    refuse_absent_texts(prepared.plan)
+    if lock:
+        destination.refuse_differing(lock)
+    written = Written(
+        destination.path,
+        prepared.layers,
+        prepared.compiled.program.parameters,
+        destination.size,
+        destination.files,
+        notes=(*destination.notes, message) if message else tuple(destination.notes),
+    )
+    if dry_run:
+        return written
 
     fitted = fit_tensors(
         prepared, device=device, memory=memory, on_gap=bridging, on_healing=healing
     )
-
     recording = None
-    if held_to is not None or locking:
-        recording = Recording(prepared, held_to, fitted=fitted, threads=threads)
-
-    def finish() -> dict[str, bytes]:
-        refuse_changed(prepared.stamps)
-        return recording.files(target) if recording and file is None else {}
-
-    program = prepared.compiled.program
-    make = payloads(program.outputs, device, fitted)
-    seen = recording.seen if recording else None
+    if lock is not None or locking:
+        recording = Recording(prepared, lock, fitted=fitted, threads=threads)
     with recording or nullcontext():
-        told = recording.watching(progress) if recording else progress
-        in_gguf = None
-        if file is not None:
-            in_gguf = file.write(
-                make, recording, finish,
-                force=force, progress=told, protected=protected, threads=threads,
-            )  # fmt: skip
-        else:
-            write_checkpoint(
-                target, prepared.shards, make, side_files(prepared, target),
-                force=force, progress=told, protected=protected, threads=threads,
-                seen=seen, finish=finish,
-            )  # fmt: skip
-        return Written(
-            target,
-            prepared.layers,
-            program.parameters,
-            program.size if file is None else file.size,
-            tuple(shard.name for shard in prepared.shards) if file is None else (target.name,),
-            recording.lock(all_declared(prepared.declared, prepared.models), in_gguf)
-            if recording
-            else None,
-            fitted.bridges if fitted else {},
-            fitted.healed if fitted else None,
-            tuple(file.notes) if file is not None else (),
+        contents = Contents(
+            payload_of=payloads(prepared.compiled.program.outputs, device, fitted),
+            recording=recording,
+            check_unchanged=lambda: refuse_changed(prepared.stamps),
+            progress=recording.watching(progress) if recording else progress,
+            force=force,
+            threads=threads,
         )
+        gguf = destination.write(contents)
+        made_lock = None
+        if recording is not None:
+            made_lock = recording.lock(all_declared(prepared.declared, prepared.models), gguf)
+    if fitted is not None:
+        written = replace(written, bridges=fitted.bridges, healed=fitted.healed)
+    return replace(written, lock=made_lock)
 
 
-def gguf_file(prepared: Prepared, target: Path, quantize: str | None) -> "GgufFile | None":
-    """What a GGUF file is to be, where the output's name says so; None for a folder.
+def destination_of(prepared: Prepared, path: Path, quantize: str | None) -> Destination:
+    """Return the destination that a path names: a GGUF file by its suffix, else a folder.
 
-    Raises CheckpointError (C306) for a type of a folder's tensors, and for what can't be written.
+    Raises CheckpointError (C306) for a type of a folder's tensors, and for models that can't be
+    written as GGUF.
     """
-    if target.suffix.lower() == ".gguf":
+    if path.suffix.lower() == ".gguf":
         from gptailor.build.gguf import GgufFile  # noqa: PLC0415 (late: it costs start-up)
 
         with packages_needed("a GGUF file"):
-            return GgufFile(prepared, target, quantize)
+            return GgufFile(prepared, path, quantize)
     if quantize is not None:
         message = f"{quantize!r} is a type of GGUF's, and the output is a folder"
-        raise CheckpointError("C306", message, target, "name the output `….gguf`")
-    return None
-
-
-def _refuse_target(
-    prepared: Prepared, target: Path, file: "GgufFile | None", *, force: bool
-) -> set[Path]:
-    """Raise CheckpointError for a place that can't be written; the sources, which must stay."""
-    opened = [model.checkpoint for model in prepared.models.values()]
-    protected = {checkpoint.folder for checkpoint in opened}
-    read = [file for checkpoint in opened for file in checkpoint.files]
-    protected |= {file if is_gguf(file) else file.parent for file in read}
-    remove_stale(located(target))
-    check_target(target, force=force, protected=protected, single=file is not None)
-    size = prepared.size if file is None else file.size
-    if (free := free_space(target)) < size:
-        message = f"the output takes {size:,} bytes, and {free:,} are free there"
-        raise CheckpointError("C305", message, target)
-    return protected
+        raise CheckpointError("C306", message, path, "name the output `….gguf`")
+    return ModelFolder(prepared, path)

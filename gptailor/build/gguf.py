@@ -4,15 +4,16 @@ import hashlib
 import json
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import gptailor
 from gptailor.build import output as out
+from gptailor.build.destination import Contents, Destination
 from gptailor.build.lock import Lock, LockedGguf, differing_gguf, refuse
-from gptailor.build.record import Recording, plan_digest
+from gptailor.build.record import plan_digest
 from gptailor.build.tokenizer import tokenizer
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted
@@ -56,25 +57,26 @@ _VERSION = 2
 
 
 @final
-class GgufFile:
-    """What a plan's GGUF file is to be: facts and tensors, no value computed.
+class GgufFile(Destination):
+    """One GGUF file for llama.cpp: its metadata and tensors, no value computed.
 
-    `notes` are for people. Raises CheckpointError: C110 without the package `gguf`, C306 for what
-    llama.cpp can't compute or a GGUF file can't say; ValueError for a type that isn't written.
+    Raises CheckpointError: C110 without the package `gguf`, C306 for a model or a value that
+    llama.cpp or the format doesn't have; ValueError for an unknown type.
     """
 
-    def __init__(self, prepared: Prepared, target: Path, quantize: str | None = None) -> None:
-        self.prepared = prepared
-        self.target = target
+    single = True
+
+    def __init__(self, prepared: Prepared, path: Path, quantize: str | None = None) -> None:
+        super().__init__(prepared, path)
         self.quantize = quantised_kind(quantize)
-        gguf_package(target)
+        gguf_package(path)
         config = out.config(prepared)
-        self._architecture = WrittenArchitecture(config, target)
-        vocabulary, notes = vocabulary_facts(tokenizer(prepared), config, target)
+        self._architecture = WrittenArchitecture(config, path)
+        vocabulary, notes = vocabulary_facts(tokenizer(prepared), config, path)
         self.notes = [*self._architecture.notes, *notes]
         self.tensors = {tensor.name: tensor for tensor in self._planned()}
         self.facts: GgufFacts = {**dict(self._general()), **self._architecture.facts, **vocabulary}
-        self.facts[PLAN_KEY] = out.used_plan_text(prepared, target.parent)
+        self.facts[PLAN_KEY] = out.used_plan_text(prepared, path.parent)
         if self.quantize is not None:
             self.facts[QUANTIZE_KEY] = self.quantize
 
@@ -82,6 +84,11 @@ class GgufFile:
     def size(self) -> int:
         """The bytes of the file, without a lock."""
         return self.shard.size
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The name of the file."""
+        return (self.path.name,)
 
     @cached_property
     def shard(self) -> Shard:
@@ -94,9 +101,9 @@ class GgufFile:
 
     def _shard(self, facts: GgufFacts) -> Shard:
         tensors = tuple(self.tensors.values())
-        header = header_bytes(self._architecture.name, facts, tensors, self.target)
+        header = header_bytes(self._architecture.name, facts, tensors, self.path)
         specs = tuple(tensor.spec for tensor in tensors)
-        return Shard(self.target.name, specs, header, GGUF_ALIGNMENT)
+        return Shard(self.path.name, specs, header, GGUF_ALIGNMENT)
 
     # ------------------------------------------------------------------------------------- tensors
 
@@ -109,7 +116,7 @@ class GgufFile:
             named = self._architecture.named(spec.name)
             if spec.dtype not in FLOATS:
                 message = f"{quoted(spec.name)} is {spec.dtype}, which isn't written into GGUF"
-                raise CheckpointError("C306", message, self.target)
+                raise CheckpointError("C306", message, self.path)
             kind, divides = self._kind(named.name, spec)
             if not divides:
                 uneven.append(spec.name)
@@ -149,7 +156,7 @@ class GgufFile:
             if source is None:
                 return [tensor.content]
             told = None if seen is None else lambda sha256: seen(source, sha256)
-            return gguf_payload(tensor, make(source), told, self.target)
+            return gguf_payload(tensor, make(source), told, self.path)
 
         return payload_of
 
@@ -159,7 +166,7 @@ class GgufFile:
         plan = self.prepared.plan
         yield "general.architecture", self._architecture.name
         yield "general.type", "model"
-        yield "general.name", self.target.stem
+        yield "general.name", self.path.stem
         made = f"gptailor {gptailor.__version__} from a plan of the sha256 {plan_digest(plan)}"
         yield "general.description", f"Compiled by {made}"
         if (license_ := out.base_license(self.prepared)) is not None:
@@ -197,33 +204,24 @@ class GgufFile:
         tensors = {name: self.digest(name, sha256[name], fitted) for name in self.tensors}
         return LockedGguf(quantize=self.quantize, facts=facts_digest(self.facts), tensors=tensors)
 
-    def refuse_early(self, lock: Lock) -> None:
-        """Raise CheckpointError (C705) for what differs from a lock, as far as is known now.
+    def refuse_differing(self, lock: Lock) -> None:
+        """Raise CheckpointError (C703 to C705) for early known differences from a lock.
 
-        That is the metadata, and what the tensors are; a lock of another type says nothing of it.
+        Besides those of a folder these are the metadata, and the tensors' types and shapes.
         """
+        super().refuse_differing(lock)
         known = lock.gguf.tensors if lock.gguf is not None else {}
         sha256 = {n: known[n].sha256 if n in known else "0" * 64 for n in self.tensors}
         refuse(differing_gguf(lock, self.locked(sha256, None)), lock)
 
-    def write(  # noqa: PLR0913 (as `write_file` has it)
-        self,
-        make: Callable[[TensorSpec], Payload],
-        recording: Recording | None,
-        finish: Callable[[], object],
-        *,
-        force: bool,
-        progress: ByteProgress,
-        protected: Iterable[Path],
-        threads: int | None,
-    ) -> LockedGguf | None:
-        """Write the file, all or nothing; what the lock in it says of it, if it is recorded.
+    def write(self, contents: Contents) -> LockedGguf | None:
+        """Write the file, all or nothing; return its entry in the lock, if one is recorded.
 
-        `progress` is told of bytes of the folder that this is instead of. The lock's length is
-        known before its digests are, so that the header can be filled in last.
+        The lock's length is known before its digests, so that the header can be filled in last.
         """
+        recording = contents.recording
         sha256: dict[str, str] = {}
-        models = out.used_models(self.prepared, self.target.parent)
+        models = out.used_models(self.prepared, self.path.parent)
         locked: LockedGguf | None = None
 
         def seen(spec: TensorSpec, digest: str) -> None:
@@ -237,24 +235,24 @@ class GgufFile:
             zeros = self.locked(dict.fromkeys(self.tensors, "0" * 64), recording.fitted)
             shard = self.locked_shard(recording.draft(models, zeros))
 
-        def closed() -> bytes:
+        def final_header() -> bytes:
             nonlocal locked
-            finish()
+            contents.check_unchanged()
             if recording is None:
                 return shard.header
             locked = self.locked(sha256, recording.fitted)
             return self.locked_shard(recording.lock(models, locked)).header
 
         write_file(
-            self.target,
+            self.path,
             shard,
-            self.payloads(make, recording.seen if recording is not None else None),
-            force=force,
-            progress=_scaled(progress, shard.size, self.prepared.size),
-            protected=protected,
-            threads=threads,
-            seen=seen if recording is not None else None,
-            finish=closed,
+            self.payloads(contents.payload_of, None if recording is None else recording.seen),
+            force=contents.force,
+            progress=_scaled(contents.progress, shard.size, self.prepared.size),
+            protected=self.protected,
+            threads=contents.threads,
+            seen=None if recording is None else seen,
+            finish=final_header,
         )
         return locked
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,12 @@ from gptailor.checkpoint.models import Opened, folder_of, is_local
 from gptailor.checkpoint.tensor import ByteRange, TensorSpec
 from gptailor.checkpoint.write.digest import TensorDigest
 from gptailor.checkpoint.write.output_file import Payload
+from gptailor.checks.besides import refuse_absent_texts
 from gptailor.lang.format import format_file, format_plan
 from gptailor.plan.extras import require
-from gptailor.plan.layers import Gap
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.plan.registry import DTYPES
+from gptailor.plan.resolved import Gap
 from gptailor.prepare import Prepared, all_declared, calibration_path, chain, declaring
 from gptailor.program.program import Copy, Output, files
 from gptailor.report.card import card
@@ -59,8 +61,6 @@ def fit_tensors(
     """
     if not prepared.gaps and prepared.healing is None:
         return None
-    from gptailor.checks.besides import refuse_absent_texts  # noqa: PLC0415 (few plans have any)
-
     refuse_absent_texts(prepared.plan)
     require("torch", "what bridges or heals")
     from gptailor.evaluate.live.stitch import fit  # noqa: PLC0415 (imports transformers)
@@ -140,7 +140,7 @@ def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
         PLAN_FILE: text,
         CARD: card(
             target.resolve().name,
-            shown,
+            replace(prepared.resolved, declared=shown),
             text,
             prepared.counts,
             gptailor.__version__,

@@ -39,7 +39,7 @@ from gptailor.prepare import ModelPaths, Prepared, all_declared, pinned, ready
 if TYPE_CHECKING:
     from gptailor.evaluate.bridge.fit import Fitted
     from gptailor.evaluate.heal.heal import OnHealing
-    from gptailor.plan.layers import Gap
+    from gptailor.plan.resolved import Gap
 
 EARLY_BYTES = 16 * 1024 * 1024
 """Files up to this many bytes are compared before anything is written."""

@@ -32,7 +32,7 @@ from gptailor.prepare import ModelPaths, Prepared
 if TYPE_CHECKING:
     from gptailor.build.verify_gguf import GgufVerification
     from gptailor.evaluate.heal.heal import OnHealing
-    from gptailor.plan.layers import Gap
+    from gptailor.plan.resolved import Gap
 
 _LONGEST_VALUE = 60
 """Characters of a setting that are shown."""

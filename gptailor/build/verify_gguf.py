@@ -19,7 +19,7 @@ from gptailor.prepare import ModelPaths, Prepared
 
 if TYPE_CHECKING:
     from gptailor.evaluate.heal.heal import OnHealing
-    from gptailor.plan.layers import Gap
+    from gptailor.plan.resolved import Gap
 
 
 @final

@@ -5,11 +5,7 @@ import importlib
 import os
 import re
 import secrets
-<<<<<<< HEAD
-import tempfile
 import time
-=======
->>>>>>> w-heal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256

@@ -23,7 +23,6 @@ from gptailor.plan.needed import needed, with_inner
 from gptailor.plan.parts import Branch
 from gptailor.plan.plan import PLAN_SUFFIX, Model, Plan, TemplateOf, is_at_url
 from gptailor.plan.walk import named_models, output_recipes
-from gptailor.plan.written import written_out
 
 
 @final
@@ -196,14 +195,6 @@ def _bound(declared: Model, folder: Path) -> Model:
         return Model(source=str(folder))
     whole = (folder / CONFIG).exists() or not (folder / ADAPTER_CONFIG).exists()
     return Model(source=str(folder), on=None if whole else declared.on)
-
-
-def written_for(plan: Plan, models: Mapping[str, Opened]) -> Plan:
-    """The plan written out for its base; itself without one."""
-    if "base" not in models:
-        return plan
-    tied = {name for name, model in models.items() if model.layout.tied}
-    return written_out(plan, models["base"].layout.count, tied)
 
 
 def used(plan: Plan) -> set[str]:

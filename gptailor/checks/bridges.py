@@ -13,7 +13,7 @@ from gptailor.plan.faults import Fault
 from gptailor.plan.registry import BRIDGE_TOKENS
 from gptailor.plan.walk import open_choices
 from gptailor.program.compile import moved_configuration
-from gptailor.program.sources import Checked, Use, uses
+from gptailor.program.sources import Checked, Use
 
 
 @final
@@ -47,11 +47,11 @@ def bridges_can_be_folded(checked: Checked) -> Iterator[Fault]:
     if reason is not None:
         yield _refused(reason, 0)
         return
-    for slot in outline.slots(checked.plan, checked.count):
+    for slot in checked.resolved.slots:
         over = outline.bridge_over(checked.plan, slot.position)
         if slot.dropped == "yes" or over is None:
             continue
-        for use in uses(checked, slot, "mlp"):
+        for use in checked.uses(slot, "mlp"):
             why = _unfoldable(checked, use.model.part(use.layer, "mlp"))
             if why is not None:
                 yield _refused(f"L{use.layer} of '{use.model.name}' {why}", over)
@@ -86,10 +86,10 @@ def bridges_have_tokens_enough(checked: Checked) -> Iterator[Fault]:
 def _needed(checked: Checked) -> dict[int, int]:
     """The most inputs that the fits of each bridge are on, by its number in the plan."""
     found: dict[int, int] = {}
-    for slot, following in pairwise(outline.slots(checked.plan, checked.count)):
+    for slot, following in pairwise(checked.resolved.slots):
         over = outline.bridge_over(checked.plan, slot.position)
         if over is not None and slot.dropped != "yes" and following.dropped != "no":
-            for use in uses(checked, slot, "mlp"):
+            for use in checked.uses(slot, "mlp"):
                 found[over] = max(found.get(over, 0), _width(checked, use))
     return found
 
@@ -110,7 +110,7 @@ def what_is_dropped_can_be_undone(checked: Checked) -> Iterator[Fault]:
     plan = checked.plan
     if not plan.bridges or open_choices(plan) or plan.stack is not None:
         return
-    made = moved_configuration(Checked(outline.undone(plan), checked.models))
+    made = moved_configuration(checked.undone)
     if isinstance(made, Refusal):
         message = f"a bridge is fitted to the plan without its drops, and there {made.reason}"
         yield Fault("M217", message, ("bridges", 0))

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from gptailor.checkpoint.files import open_regular, read_exactly
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import Adapted, TensorInfo
-from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.walk import named_models
 from gptailor.program.sources import Checked
@@ -44,7 +43,7 @@ def the_ends_are_meant(checked: Checked) -> Iterator[Fault]:
 
 def _givers(checked: Checked) -> list[str]:
     """The models that layers of the output are taken from, each once."""
-    slots = outline.slots(checked.plan, checked.count)
+    slots = checked.resolved.slots
     made = [made for slot in slots if slot.dropped != "yes" for made in slot.made.values()]
     below = [one.recipe for made_ in made for one in made_.chain]
     optional = any(one.maybe for one in made)

@@ -17,7 +17,7 @@ from gptailor.plan.registry import HEAL_RANK
 from gptailor.plan.walk import open_choices
 from gptailor.program.compile import moved_configuration
 from gptailor.program.program import learning_tensors, projections
-from gptailor.program.sources import Checked, Use, uses
+from gptailor.program.sources import Checked, Use
 
 # --------------------------------------------------------------------------------------- by itself
 
@@ -69,10 +69,10 @@ UNREAD_HEALING: Mapping[Callable[[Plan], Iterator[Fault]], tuple[str, ...]] = {
 def _learning(checked: Checked) -> Iterator[Use]:
     """All that a layer that learns may be made of."""
     heal = checked.plan.heal
-    for slot in outline.slots(checked.plan, checked.count):
+    for slot in checked.resolved.slots:
         if slot.dropped != "yes" and heal is not None and (slot.healed or not heal.layers):
             for part in outline.PARTS:
-                yield from uses(checked, slot, part)
+                yield from checked.uses(slot, part)
 
 
 def _specs(use: Use) -> dict[str, TensorSpec]:
@@ -183,7 +183,7 @@ def the_undone_plan_is_a_teacher(checked: Checked) -> Iterator[Fault]:
     plan, heal = checked.plan, checked.plan.heal
     if heal is None or heal.teacher is not None or plan.stack is not None or open_choices(plan):
         return
-    made = moved_configuration(Checked(outline.undone(plan), checked.models))
+    made = moved_configuration(checked.undone)
     if isinstance(made, Refusal):
         message = f"'heal' learns from the plan without its drops, and there {made.reason}"
         yield Fault("M217", message, ("heal",), "name another teacher: heal from NAME on …")

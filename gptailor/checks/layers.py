@@ -13,7 +13,7 @@ from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place, listed
 from gptailor.plan.parts import BRANCHES
 from gptailor.program.compile import moved_configuration
-from gptailor.program.sources import Checked, Use, merges, uses
+from gptailor.program.sources import Checked, Use, merges
 
 
 def parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
@@ -46,8 +46,8 @@ def layers_fit(checked: Checked) -> Iterator[Fault]:
 
 
 def _all_uses(checked: Checked) -> Iterator[tuple[outline.Slot, Use]]:
-    for slot, part in product(outline.slots(checked.plan, checked.count), outline.PARTS):
-        yield from ((slot, use) for use in uses(checked, slot, part))
+    for slot, part in product(checked.resolved.slots, outline.PARTS):
+        yield from ((slot, use) for use in checked.uses(slot, part))
 
 
 def _misfit(checked: Checked, slot: outline.Slot, use: Use) -> Fault | None:
@@ -92,10 +92,10 @@ def merged_layers_are_of_one_kind(checked: Checked) -> Iterator[Fault]:
     So do those of a part finer than a branch and the layer that it goes into.
     """
     rules = checked.base.layout.rules
-    for slot, part in product(outline.slots(checked.plan, checked.count), outline.PARTS):
+    for slot, part in product(checked.resolved.slots, outline.PARTS):
         main = {made.at for made in slot.part(part).chain}
         first: dict[Place, Use] = {}
-        for use in uses(checked, slot, part):
+        for use in checked.uses(slot, part):
             mine = first.setdefault(use.made.at, use)
             finer = use.made.at not in main
             keys = [rule.name for rule in rules if rule.part == part or not finer]
@@ -126,7 +126,7 @@ def tensors_can_be_computed_with(checked: Checked) -> Iterator[Fault]:
 
 def the_configuration_can_follow(checked: Checked) -> Iterator[Fault]:
     """What a configuration says by position can be said of the output's layers."""
-    if any(slot.dropped == "maybe" for slot in outline.slots(checked.plan, checked.count)):
+    if any(slot.dropped == "maybe" for slot in checked.resolved.slots):
         return
     made = moved_configuration(checked)
     if isinstance(made, Refusal):
@@ -165,9 +165,9 @@ FITTING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
 def features_meet_their_layers(checked: Checked) -> Iterator[Fault]:
     """Features of an image are added after the first layers, whichever they are."""
     count = checked.base.layout.stacked
-    if any(slot.dropped == "maybe" for slot in outline.slots(checked.plan, checked.count)):
+    if any(slot.dropped == "maybe" for slot in checked.resolved.slots):
         return
-    first = outline.kept(checked.plan, checked.count)[:count]
+    first = checked.resolved.kept[:count]
     places = [_place(checked, slot) for slot in first]
     if places == list(range(count)):
         return
@@ -186,7 +186,7 @@ def _place(checked: Checked, slot: outline.Slot) -> int:
     """The base's position, or the layer's number in its model, for an item of a stack."""
     if slot.position is not None:
         return slot.position
-    return next(uses(checked, slot, "attn")).layer
+    return checked.uses(slot, "attn")[0].layer
 
 
 def images_keep_their_tokens(checked: Checked) -> Iterator[Fault]:

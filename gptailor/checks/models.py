@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from gptailor.checkpoint.families.layout import Layout, incompatible
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.models import Opened, taken, used, written_for
+from gptailor.checkpoint.models import Opened, taken, used
 from gptailor.checkpoint.vocabulary import (
     Vocabulary,
     counted,
@@ -26,29 +26,25 @@ from gptailor.program.rows import can_be_aligned, has_rows
 from gptailor.program.sources import Checked, needs_base
 
 
-def check_models(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
-    """The faults of a plan against its models; those that rest on others are left out."""
-    if "base" not in models:
-        return []
-    count = models["base"].layout.count
-    idle = locate(_without_positions(plan, count), plan.origin)
-    said = said_place(plan, count)
-    found = _against(written_for(plan, models), models)
-    return idle + [replace(fault, at=said(fault.at)) for fault in found]
+def check_models(checked: Checked) -> list[Fault]:
+    """Return the faults of a plan against its models, without those that follow from others."""
+    declared, count = checked.resolved.declared, checked.count
+    idle = locate(_without_positions(declared, count), declared.origin)
+    declared_place = said_place(declared, count)
+    return idle + [replace(fault, at=declared_place(fault.at)) for fault in _faults(checked)]
 
 
 def check_positions(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
-    """The faults that a plan has whatever else is wrong: of layers beyond these models."""
+    """Return the faults of layers beyond these models, for a plan that may have other faults."""
     if "base" not in models:
         return []
-    checked = Checked(plan, models)
-    rules = (every_position_exists, every_source_layer_exists)
-    return locate([fault for rule in rules for fault in rule(checked)], plan.origin)
+    count = models["base"].layout.count
+    faults = [*_positions_beyond(plan, count), *_source_layers_beyond(plan, models)]
+    return locate(faults, plan.origin)
 
 
-def _against(plan: Plan, models: Mapping[str, Opened]) -> list[Fault]:
-    """The faults of a plan that is written out."""
-    checked = Checked(plan, models)
+def _faults(checked: Checked) -> list[Fault]:
+    plan = checked.plan
     faults = locate((f for rule in _MODEL_RULES for f in rule(checked)), plan.origin)
     fitting = FITTING
     if any(layer.part not in {None, *outline.PARTS} for layer in plan.layers):
@@ -100,7 +96,10 @@ def _without_positions(plan: Plan, count: int) -> Iterator[Fault]:
 
 def every_position_exists(checked: Checked) -> Iterator[Fault]:
     """Positions are layers of the base."""
-    plan, count = checked.plan, checked.count
+    yield from _positions_beyond(checked.plan, checked.count)
+
+
+def _positions_beyond(plan: Plan, count: int) -> Iterator[Fault]:
     if plan.stack is not None:
         return
 
@@ -139,13 +138,17 @@ def _named_last(plan: Plan) -> Iterator[tuple[int, Place]]:
 
 def every_source_layer_exists(checked: Checked) -> Iterator[Fault]:
     """A source's layer is a layer of its model."""
-    for at, recipe in layer_recipes(checked.plan):
+    yield from _source_layers_beyond(checked.plan, checked.models)
+
+
+def _source_layers_beyond(plan: Plan, models: Mapping[str, Opened]) -> Iterator[Fault]:
+    for at, recipe in layer_recipes(plan):
         for inner, name, layer in named_models(recipe):
-            model = checked.models.get(name)
+            model = models.get(name)
             if model is None or layer is None or layer < model.layout.count:
                 continue
-            if at[0] == "layers" and layer >= checked.count and name == "base":
-                here = checked.plan.layers[int(at[1])].position
+            if at[0] == "layers" and name == "base":
+                here = plan.layers[int(at[1])].position
                 if here == layer:
                     continue  # the position is reported already
             count = model.layout.count

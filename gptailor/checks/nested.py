@@ -11,6 +11,7 @@ from gptailor.plan.needed import needed
 from gptailor.plan.plan import Model, Plan, Take, TemplateOf
 from gptailor.plan.walk import named_models, open_choices
 from gptailor.program.nested import any_closing, made_model, named_in, whole_plan
+from gptailor.program.sources import Checked
 from gptailor.program.unquantised import dequantised_models
 
 
@@ -24,8 +25,9 @@ def checked_made_model(
     inner = whole_plan(plan, recipe)
     if not named_in(inner) <= opened.keys():
         return None, []  # a fault already
-    read, said = dequantised_models(inner, {n: opened[n] for n in named_in(inner)})
-    found = said + ([] if errors(said) else check_models(inner, read))
+    checked = Checked.of(inner, {n: opened[n] for n in named_in(inner)})
+    read, said = dequantised_models(checked)
+    found = said + ([] if errors(said) else check_models(replace(checked, models=read)))
     here: Place = ("models", name, "made")
     faults: dict[object, Fault] = {}
     for fault in found:

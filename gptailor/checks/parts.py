@@ -9,7 +9,7 @@ from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, listed
 from gptailor.plan.parts import BRANCHES, PROJECTIONS, Branch, holds, is_pattern, rank
 from gptailor.plan.plan import LayerBelow
-from gptailor.program.sources import Checked, uses
+from gptailor.program.sources import Checked
 
 _FUSED = {
     "attn.q": ("attn.qkv", "queries, keys and values are"),
@@ -29,7 +29,7 @@ def _tensors(checked: Checked, slot: outline.Slot) -> list[_Tensor]:
     family = checked.base.layout.family
     found: list[_Tensor] = []
     for branch in BRANCHES:
-        first = next(uses(checked, slot, branch), None)
+        first = next(iter(checked.uses(slot, branch)), None)
         names = first.model.part(first.layer, branch) if first is not None else ()
         found += [(branch, family.role(rest), rest) for rest in names]
     return found
@@ -41,7 +41,7 @@ def every_part_is_there(checked: Checked) -> Iterator[Fault]:
     `others` pass over layers that lack it, unless all do.
     """
     finer = [(i, one) for i, one in enumerate(checked.plan.layers) if rank(one.part) > 1]
-    slots = outline.slots(checked.plan, checked.count) if finer else []
+    slots = checked.resolved.slots if finer else []
     absent: dict[tuple[str, bool], Fault] = {}
     there: set[tuple[str, bool]] = set()
     for i, layer in finer:
@@ -86,7 +86,7 @@ def quantised_weights_stay_whole(checked: Checked) -> Iterator[Fault]:
     patterns = [(i, one) for i, one in enumerate(checked.plan.layers) if is_pattern(one.part)]
     if not patterns or all(model.layout.quantised is None for model in checked.models.values()):
         return
-    slots = outline.slots(checked.plan, checked.count)
+    slots = checked.resolved.slots
     for i, layer in patterns:
         modules: dict[str, set[bool]] = defaultdict(set)
         for tensor in _tensors(checked, slots[layer.position]):

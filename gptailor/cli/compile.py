@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gptailor.build.lock import Lock
     from gptailor.evaluate.heal.heal import HealedLayers, HealingStart, OnHealing
     from gptailor.evaluate.heal.train import HealStep
-    from gptailor.plan.layers import Gap
+    from gptailor.plan.resolved import Gap
 
 
 @final
@@ -93,8 +93,8 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     if quantize is not None and output.suffix.lower() != ".gguf":
         raise click.UsageError("--quantize is for an output called NAME.gguf")
     new_lock, held_to = asked(plan, lock=lock, locked=locked, given=lock_file, dry_run=dry_run)
-    from gptailor.build.compile import compile, gguf_file  # noqa: PLC0415
-    from gptailor.build.record import at_locked_commits, refuse_early  # noqa: PLC0415
+    from gptailor.build.compile import compile  # noqa: PLC0415
+    from gptailor.build.record import at_locked_commits  # noqa: PLC0415
     from gptailor.prepare import prepare, ready  # noqa: PLC0415
 
     wanted = options.read_plan(plan, families)
@@ -103,14 +103,9 @@ def compile_command(  # noqa: PLR0913 (one argument a flag)
     prepared = make(wanted, models=dict(models), dtype=dtype, shard_size=shard_size)
     options.report(prepared.warnings)
     if dry_run:
-        from gptailor.checks.besides import refuse_absent_texts  # noqa: PLC0415
-
-        refuse_absent_texts(prepared.plan)
-        if held_to:
-            refuse_early(prepared, held_to)
-        file = gguf_file(prepared, output, quantize)
-        options.print_dry_run(prepared, output, None if file is None else file.size)
-        _say_notes(file.notes if file is not None else ())
+        planned = compile(prepared, output, locked=held_to, quantize=quantize, dry_run=True, **how)
+        options.print_dry_run(prepared, planned)
+        _say_notes(planned.notes)
         return
     options.keep_memory()
     with options.progress(prepared.size) as advance:

@@ -15,6 +15,7 @@ from gptailor.checkpoint.files import expanded
 from gptailor.plan.faults import Fault, PlanError, errors, locate, show
 
 if TYPE_CHECKING:
+    from gptailor.build.compile import Written
     from gptailor.plan.plan import Plan
     from gptailor.prepare import Prepared
 
@@ -303,23 +304,18 @@ def _coloured(fault: Fault) -> str:
     return head + (f"\n{rest}" if rest else "")
 
 
-def print_dry_run(prepared: "Prepared", output: Path, single: int | None = None) -> None:
-    """Print what would be written: layers, parameters, bytes, and what each position is.
-
-    `single` are the bytes of an output that is one file.
-    """
-    from gptailor.report.plan_map import Row, rows_with_runs, table  # noqa: PLC0415
+def print_dry_run(prepared: "Prepared", planned: "Written") -> None:
+    """Print the output that a dry run planned: layers, parameters, bytes, and each position."""
+    from gptailor.report.layer_view import Row, rows_with_runs  # noqa: PLC0415
+    from gptailor.report.plan_map import table  # noqa: PLC0415
 
     (layers_before, layers), (before, after) = prepared.counts.values()
-    say(f"would write {output}: {layers} layers (the base has {layers_before})")
-    shards = len(prepared.shards)
-    files = "1 file" if shards == 1 else f"{shards} files"
+    say(f"would write {planned.folder}: {layers} layers (the base has {layers_before})")
+    files = "1 file" if len(planned.shards) == 1 else f"{len(planned.shards)} files"
     rows = [
         Row("parameters", f"{after:,} (the base has {before:,})"),
-        Row("weights", f"{prepared.size:,} bytes in {files}")
-        if single is None
-        else Row("file", f"{single:,} bytes"),
-        *rows_with_runs(prepared.plan, prepared.models["base"].layout.count),
+        Row("weights", f"{planned.size:,} bytes in {files}"),
+        *rows_with_runs(prepared.resolved),
     ]
     for line in table(rows, width()):
         say_drawn(line)

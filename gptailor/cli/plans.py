@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import click
 
 from gptailor.cli import options
 from gptailor.plan.faults import Fault, PlanError, errors, to_github, to_json
+from gptailor.plan.resolved import Resolved
 
 if TYPE_CHECKING:
     from gptailor.plan.plan import Plan
@@ -130,12 +132,12 @@ def show_command(
     made = _made(wanted, dict(models))
     if made is None:
         count, known = options.known_layer_count(wanted, dict(models))
+        tied = options.tied_models(wanted, dict(models))
+        resolved = Resolved(wanted, count, frozenset(tied))
     else:
-        count, known = made.models["base"].layout.count, True
-    for line in plan_map(
-        options.shown_name(plan), wanted, count,
-        known=known, width=options.width(), tied=options.tied_models(wanted, dict(models)),
-    ):  # fmt: skip
+        resolved, known = replace(made.resolved, declared=wanted), True
+    width, shown = options.width(), options.shown_name(plan)
+    for line in plan_map(shown, resolved, known=known, width=width):
         options.say_drawn(line)
     if made is not None:
         from gptailor.program.size import compiled_size  # noqa: PLC0415
@@ -176,6 +178,7 @@ def diff_command(first: str, second: str) -> None:
     Where layers differ, both are drawn as maps, A as 1 above B as 2, with marks below what differs;
     then it is said in words. Ends with 0 if they say the same, with 1 if not.
     """
+    from gptailor.plan.resolved import Resolved  # noqa: PLC0415
     from gptailor.report.difference import difference_map, differences  # noqa: PLC0415
 
     a, b = options.read_plan_or_folder(first), options.read_plan_or_folder(second)
@@ -183,8 +186,9 @@ def diff_command(first: str, second: str) -> None:
     a, b = _in_dtype_of(a, b), _in_dtype_of(b, a)
     if a.origin is None or b.origin is None or a.origin.folder != b.origin.folder:
         a, b = options.seen_from_here(a), options.seen_from_here(b)  # one model is one path
-    found = differences(a, b, count)
-    if drawn := list(difference_map(a, b, count, options.width())):
+    sides = Resolved(a, count), Resolved(b, count)
+    found = differences(*sides)
+    if drawn := list(difference_map(*sides, options.width())):
         names = (f"{n}: {options.shown_name(name)}" for n, name in ((1, first), (2, second)))
         for line in (*names, "", *drawn, ""):
             options.say_drawn(line)

@@ -223,14 +223,15 @@ def _plan_sections(
 
 def _map(subject: "Reported", layers: int | None) -> "Section":
     """The layer map; `layers` is what is known of the base without its files."""
+    from gptailor.plan.resolved import Resolved  # noqa: PLC0415
     from gptailor.report.page.layer_map import layer_map  # noqa: PLC0415
 
     if subject.base is not None:
-        return layer_map(subject.plan, subject.base.layers)
+        return layer_map(Resolved(subject.plan, subject.base.layers))
     known = layers is not None
     if layers is None:
         layers, known = options.known_layer_count(subject.plan, {})
-    found = layer_map(subject.plan, layers)
+    found = layer_map(Resolved(subject.plan, layers))
     if known or subject.plan.stack is not None:
         return found
     return replace(found, words=f"{found.words} {_ONLY_NAMED}")

@@ -20,6 +20,7 @@ from gptailor.evaluate.live.template import embeddings, position_count
 from gptailor.evaluate.outcome import Score, Speed
 from gptailor.plan.plan import Plan
 from gptailor.program.compile import compile_plan
+from gptailor.program.sources import Checked
 
 
 def parameters(model: PreTrainedModel) -> int:
@@ -152,7 +153,7 @@ class Latencies:
 
     def _shape(self, plan: Plan) -> str:
         """A digest of all that a plan's speed depends on: shapes of tensors, kinds of layers."""
-        compiled = compile_plan(plan, self.models)
+        compiled = compile_plan(Checked.of(plan, self.models))
         specs = [(o.spec.name, o.spec.dtype, o.spec.shape) for o in compiled.program.outputs]
         said = json.dumps([specs, compiled.config], sort_keys=True, default=str)
         return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -51,14 +51,14 @@ from gptailor.plan.walk import named_models
 from gptailor.prepare import (
     ModelPaths,
     calibration_path,
-    checked,
     commits_of,
     fetched,
     open_all_models,
+    open_plan,
     pinned,
 )
 from gptailor.program.size import plan_size
-from gptailor.program.sources import Checked
+from gptailor.program.sources import Checked, tokenizer_owner
 
 PREFIX_BYTES = 2**30
 """Bytes of hidden states where plans part: their common beginning runs once."""
@@ -225,12 +225,12 @@ def opened(
 
     `models` gives other folders for the plan's names. Raises PlanError with all faults.
     """
-    plan, found, faults = checked(plan, models)
-    if errors(faults):
-        raise PlanError(faults)
-    if fetched(found, [file for model in found.values() for file in model.checkpoint.files]):
-        plan, found, faults = checked(pinned(plan, commits_of(plan, found), found), None)
-    return plan, found, faults
+    first = open_plan(plan, models)
+    first.sound()
+    plan, known = first.plan, first.models
+    if fetched(known, [file for model in known.values() for file in model.checkpoint.files]):
+        first = open_plan(pinned(plan, commits_of(plan, known), known), None)
+    return first.plan, first.models, first.faults
 
 
 @final
@@ -286,7 +286,7 @@ class Trials:
         )
 
     def _of(self, plan: Plan) -> Parts:
-        return self._parts[self._digests[Checked(plan, dict(self.models)).tokenizer_model.name]]
+        return self._parts[self._digests[tokenizer_owner(plan, self.models).name]]
 
     @property
     def objectives(self) -> tuple[tuple[str, str, str], ...]:
@@ -371,7 +371,7 @@ class Trials:
     def _of_plan(self, plans: Sequence[Plan], number: int, objective: OfPlan) -> Score:
         """A size by headers, or the latency."""
         if objective.by == "headers":
-            return size_score(objective, plan_size(plans[number], self.models))
+            return size_score(objective, plan_size(Checked.of(plans[number], self.models)))
         return self.latencies.score(at_stage(plans[number], "bare"))
 
     def _reference(self, name: str, work: Work) -> Sequence[Tensor]:

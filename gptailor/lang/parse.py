@@ -96,14 +96,20 @@ def table_key() -> list[str]:
 
 def saved_table() -> dict[str, Any]:
     """The table that the package holds; an empty one if there is none that can be read."""
-    try:  # JSON's keys are texts, those of lark's tables numbers
-        found = json.loads(
-            pkgutil.get_data(__package__, "tailor.json") or b"",
-            object_hook=lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()},
-        )
-    except (OSError, ValueError):
+    try:
+        table: dict[str, Any] = json.loads(pkgutil.get_data(__package__, "tailor.json") or b"")
+        lalr = table["data"]["parser"]["parser"]
+        lalr["tokens"] = _by_number(lalr["tokens"])
+        rows = _by_number(lalr["states"])
+        lalr["states"] = {state: _by_number(row) for state, row in rows.items()}
+        return table | {"memo": _by_number(table["memo"])}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
-    return found if isinstance(found, dict) else {}
+
+
+def _by_number(named: dict[str, Any]) -> dict[int, Any]:
+    """Return a dictionary of lark's under its numbers, which JSON has as texts."""
+    return {int(name): value for name, value in named.items()}
 
 
 # --------------------------------------------------------------------------------- piece by piece

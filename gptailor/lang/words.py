@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, TypeVar, final
+from typing import Any, Literal, TypeVar, final
 
 from gptailor.plan import plan as p
 from gptailor.plan.registry import METHODS, OBJECTIVES
@@ -116,16 +116,33 @@ def _made_words(recipes: Sequence[Any], part: str | None = None) -> str:
 
 
 def layer_words(entries: Sequence[p.Layer]) -> str:
-    """One statement for layers whose recipes go in step."""
-    recipes = _without_extent([entry.recipe for entry in entries], _extent(entries))
+    """Return one statement for layers whose recipes go in step."""
     target = range_words([entry.position for entry in entries], entries[0].part)
+    joint, recipe = _layer_recipe_words(entries)
+    return f"{target} {joint} {recipe}" if joint else recipe
+
+
+def layer_recipe_words(entries: Sequence[p.Layer]) -> str:
+    """Return the recipe of layers that go in step, without positions where these are their own."""
+    first = entries[0].recipe
+    if not isinstance(first, p.Take):
+        return _layer_recipe_words(entries)[1]
+    takes = [entry.recipe.take for entry in entries if isinstance(entry.recipe, p.Take)]
+    layers = [take.layer or 0 for take in takes]
+    own = layers == [entry.position for entry in entries]
+    return model_words(first.take.model, bare=True) + ("" if own else f" {range_words(layers)}")
+
+
+def _layer_recipe_words(entries: Sequence[p.Layer]) -> tuple[Literal["", "from", "="], str]:
+    """Return the recipe, and the sign between it and its target; none where it has the target."""
+    recipes = _without_extent([entry.recipe for entry in entries], _extent(entries))
     here = all(
         source.layer == entry.position for entry in entries for _, source in sources(entry.recipe)
     )
     if here and (origin := _from_words(recipes[0])) is not None:
-        return f"{target} from {origin}"
+        return "from", origin
     made = _made_words(recipes, entries[0].part)
-    return made if here and isinstance(recipes[0], p.Merge) else f"{target} = {made}"
+    return ("" if here and isinstance(recipes[0], p.Merge) else "="), made
 
 
 def _extent(entries: Sequence[p.Layer | p.Scale]) -> tuple[int, int]:
@@ -147,14 +164,23 @@ def _unsaid(value: p.Value, extent: tuple[int, int]) -> p.Value:
 
 
 def others_words(entry: p.Others) -> str:
-    """`others.mlp from code`."""
-    part = f".{entry.part}" if entry.part else ""
-    return f"others{part} from {_from_words(entry.recipe) or ''}"
+    """Return `others.mlp from code`."""
+    return f"{others_target(entry)} from {recipe_words(entry.recipe)}"
+
+
+def others_target(entry: p.Others) -> str:
+    """Return `others`, or `others.mlp`."""
+    return f"others.{entry.part}" if entry.part else "others"
 
 
 def whole_words(entry: p.Whole) -> str:
-    """`whole from math, code by linear()`."""
-    return f"whole from {_from_words(entry.recipe) or ''}"
+    """Return `whole from math, code by linear()`."""
+    return f"whole from {recipe_words(entry.recipe)}"
+
+
+def recipe_words(recipe: p.Recipe) -> str:
+    """Return a recipe whose sources name no layer: `math, code by linear()`."""
+    return _from_words(recipe) or ""
 
 
 def scale_words(entries: Sequence[p.Scale]) -> str:
@@ -171,12 +197,18 @@ def item_words(entries: Sequence[p.Item]) -> str:
 
 
 def rest_words(where: str, recipe: p.Recipe | p.TemplateOf | str) -> str:
-    """`embed from chat`, `tokenizer union`; a merge that only JSON can say is said by `linear`."""
+    """Return `embed from chat` or `tokenizer union`; merges that only JSON has become `linear`."""
+    origin = rest_recipe_words(where, recipe)
+    return f"{where} {origin}" if isinstance(recipe, str) else f"{where} from {origin}"
+
+
+def rest_recipe_words(where: str, recipe: p.Recipe | p.TemplateOf | str) -> str:
+    """Return the origin of the embedding, norm, head, tokenizer or chat template alone."""
     if isinstance(recipe, p.TemplateOf):
-        return f"{where} from {recipe.model}"
+        return recipe.model
     if isinstance(recipe, str):
-        return f"{where} {recipe}" if where == "tokenizer" else f'{where} "{recipe}"'
-    return f"{where} from {_from_words(_by_method(recipe)) or ''}"
+        return recipe if where == "tokenizer" else f'"{recipe}"'
+    return recipe_words(_by_method(recipe))
 
 
 def _by_method(recipe: p.Recipe) -> p.Recipe:
@@ -204,36 +236,44 @@ def model_source(m: p.Model) -> str:
     return f'{on}"{m.source}"{revision}'
 
 
-def some_dropped_words(entry: p.DropAny | p.DropWindow) -> str:
-    """`drop any 10 of L0..L39`, `drop window 4..10 of L5..L28`."""
+def some_dropped_words(entry: p.DropAny | p.DropWindow, *, bare: bool = False) -> str:
+    """Return `drop any 10 of L0..L39`; `bare` without the keyword."""
+    if not bare:
+        return f"drop {some_dropped_words(entry, bare=True)}"
     what = "any" if isinstance(entry, p.DropAny) else "window"
-    return f"drop {what} {p.count_text(entry.count)} of {range_words(entry.among)}"
+    return f"{what} {p.count_text(entry.count)} of {range_words(entry.among)}"
 
 
-def repeat_words(entry: p.Repeat | p.RepeatWindow) -> str:
-    """`repeat L14..L17 times 2`, `repeat window 3..8 of L10..L30`."""
+def repeat_words(entry: p.Repeat | p.RepeatWindow, *, bare: bool = False) -> str:
+    """Return `repeat L14..L17 times 2`; `bare` without the keyword."""
+    if not bare:
+        return f"repeat {repeat_words(entry, bare=True)}"
     times = "" if entry.times == 1 else f" times {p.count_text(entry.times)}"
     if isinstance(entry, p.RepeatWindow):
-        return f"repeat window {p.count_text(entry.count)} of {range_words(entry.among)}{times}"
+        return f"window {p.count_text(entry.count)} of {range_words(entry.among)}{times}"
     end = f"..L{entry.last}" if entry.last != entry.first else ""
-    return f"repeat L{entry.first}{end}{times}"
+    return f"L{entry.first}{end}{times}"
 
 
-def bridge_words(entry: p.Bridge) -> str:
-    """`bridge L11 on "text" tokens 65536 ridge 0.1`."""
+def bridge_words(entry: p.Bridge, *, bare: bool = False) -> str:
+    """Return `bridge L11 on "text" tokens 65536 ridge 0.1`; `bare` without the keyword."""
+    if not bare:
+        return f"bridge {bridge_words(entry, bare=True)}"
     after = f"L{entry.after} " if entry.after is not None else ""
     settings = (("tokens", entry.tokens), ("ridge", entry.ridge))
     tail = "".join(f" {name} {value_words(v)}" for name, v in settings if v is not None)
-    return f'bridge {after}on "{entry.on}"{tail}'
+    return f'{after}on "{entry.on}"{tail}'
 
 
-def heal_words(entry: p.Heal) -> str:
-    """`heal L12..L20 from chat on "text" tokens 200000 rank 64 seed 0`."""
+def heal_words(entry: p.Heal, *, bare: bool = False) -> str:
+    """Return `heal L12..L20 from chat on "text" tokens 200000`; `bare` without the keyword."""
+    if not bare:
+        return f"heal {heal_words(entry, bare=True)}"
     layers = f"{range_words(entry.layers)} " if entry.layers else ""
     teacher = f"from {entry.teacher} " if entry.teacher is not None else ""
     settings = (("tokens", entry.tokens), ("rank", entry.rank), ("seed", entry.seed))
     tail = "".join(f" {name} {v}" for name, v in settings if v is not None)
-    return f'heal {layers}{teacher}on "{entry.on}"{tail}'
+    return f'{layers}{teacher}on "{entry.on}"{tail}'
 
 
 def requirement_words(required: p.Requirement) -> str:

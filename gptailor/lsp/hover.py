@@ -17,14 +17,14 @@ from gptailor.lsp.names import NameKind, Occurrence
 from gptailor.lsp.text import NOT_CACHED, EditedText, SeenModels, layers_named
 from gptailor.plan import plan as p
 from gptailor.plan.faults import Fault, Span
-from gptailor.plan.layers import Slot, blocks, kept, slots
+from gptailor.plan.layers import Slot
 from gptailor.plan.parts import is_pattern
 from gptailor.plan.plan import is_at_url
 from gptailor.plan.registry import METHODS, OBJECTIVES, Method, ObjectiveSpec, Parameter
-from gptailor.plan.written import choices_searched
-from gptailor.program.compile import compile_plan
-from gptailor.program.size import compiled_size
-from gptailor.report.plan_map import described_rows
+from gptailor.plan.resolved import Resolved
+from gptailor.program.size import plan_size
+from gptailor.program.sources import Checked
+from gptailor.report.layer_view import layer_rows
 from gptailor.report.scores import bytes_in_words
 
 KEYWORDS = {
@@ -114,26 +114,26 @@ def _layer(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
     where = f"position {word.number} of {known or 'the'} base{' layers' * bool(known)}"
     if text.sound is None:
         return f"**L{word.number}**: {where}"  # what it is made of isn't certain
-    slot = slots(plan, count)[word.number]
+    resolved = Resolved(plan, count)
+    slot = resolved.slots[word.number]
     said = f"**L{word.number}**: {_made(slot)}"
-    return _DOTS.join([said, f"{where}; {_in_output(plan, count, slot)}"])
+    return _DOTS.join([said, f"{where}; {_in_output(resolved, slot)}"])
 
 
 def _made(slot: Slot) -> str:
-    rows = described_rows([slot])
+    rows = layer_rows([slot])
     return f"`{rows[0].what}`" if rows else ""
 
 
-def _in_output(plan: p.Plan, count: int, slot: Slot) -> str:
-    """Where a position is in the output, as far as that is certain."""
+def _in_output(resolved: Resolved, slot: Slot) -> str:
+    """Return the numbers of a position in the output, as far as they are certain."""
     if slot.dropped == "yes":
         return "not in the output"
-    moving = any(one.dropped == "maybe" for one in slots(plan, count))
-    if moving or len(blocks(plan)) < len(plan.repeats):
+    if not resolved.layers_are_certain:
         return "where it is in the output depends on choices"
-    there = kept(plan, count)
-    places = (i for i, one in enumerate(there) if one.position == slot.position)
-    return f"{' and '.join(f'L{i}' for i in places)} of the output's {len(there)} layers"
+    kept = resolved.kept
+    numbers = (i for i, other in enumerate(kept) if other.position == slot.position)
+    return f"{' and '.join(f'L{i}' for i in numbers)} of the output's {len(kept)} layers"
 
 
 def _layer_of_models(text: EditedText, word: Occurrence, seen: SeenModels) -> str:
@@ -187,14 +187,11 @@ def output_size(text: EditedText, seen: SeenModels) -> Iterator[str]:
     plan = text.plan
     if plan is None or not seen.whole or seen.declared != plan.models:
         return
-    base = seen.opened["base"]
-    tied = {name for name, model in seen.opened.items() if model.layout.tied}
-    if count := choices_searched(plan, base.layout.count, tied):
+    checked = Checked.of(plan, seen.opened)
+    if count := checked.resolved.choices:
         yield f"{count} choice{'s' * (count != 1)} open: `gptailor search` closes them"
         return
-    compiled = compile_plan(plan, seen.opened)
-    size = compiled_size(compiled, base.layout)
-    layers = len(kept(plan, base.layout.count))
+    size, layers = plan_size(checked), len(checked.resolved.kept)
     yield (
         f"the output: {layers} layers, {size.parameters:,} parameters, {bytes_in_words(size.bytes)}"
     )

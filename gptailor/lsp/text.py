@@ -24,7 +24,7 @@ from gptailor.lang.split import Piece, Pieces, split
 from gptailor.lsp.names import NameKind, Occurrence, occurrences
 from gptailor.plan.faults import Fault, Source, Span, errors
 from gptailor.plan.plan import Model, Plan, is_at_url
-from gptailor.prepare import checked
+from gptailor.prepare import open_plan
 
 _UNITS = {"utf-8": ("utf-8", 1), "utf-16": ("utf-16-le", 2), "utf-32": ("utf-32-le", 4)}
 """How a column is counted: an encoding, and the bytes of one of its units."""
@@ -234,10 +234,10 @@ def seen_models(text: EditedText, *, hub: bool = False) -> SeenModels:
         return NOT_SEEN
     if text.sound is None or _names_url(plan):
         return SeenModels(plan.models, _folders(plan))
-    _, opened, faults = checked(plan, None)
-    more = [fault for fault in faults if fault not in text.faults]
-    told = tuple(more if hub else map(_excused, more))
-    return SeenModels(plan.models, opened, told, whole=not errors(faults))
+    opened = open_plan(plan, None)
+    more = [fault for fault in opened.faults if fault not in text.faults]
+    shown = tuple(more if hub else map(_excused, more))
+    return SeenModels(plan.models, opened.models, shown, whole=not errors(opened.faults))
 
 
 def _names_url(plan: Plan) -> bool:

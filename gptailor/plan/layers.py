@@ -1,4 +1,7 @@
-"""The output's layers one by one: what each is made of, and what became of every position."""
+"""The slots of a plan that is written out: the recipe and the fate of every position.
+
+`gptailor.plan.resolved` computes them once for each plan; nothing else calls `slots_of`.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,15 +10,7 @@ from typing import Literal, final
 from gptailor.plan.faults import Place
 from gptailor.plan.parts import BRANCHES, Branch, holds, may_overlap, rank
 from gptailor.plan.plan import LayerBelow, LayerOf, Plan, Recipe, Repeat, Take, Value
-from gptailor.plan.registry import (
-    BRIDGE_RIDGE,
-    BRIDGE_TOKENS,
-    HEAL_RANK,
-    HEAL_SEED,
-    HEAL_TOKENS,
-)
 from gptailor.plan.walk import drops_by_choice
-from gptailor.plan.written import written_out
 
 PARTS = BRANCHES
 """The parts that make up a layer."""
@@ -102,12 +97,11 @@ def own(position: int) -> Take:
     return Take(take=LayerOf(model="base", layer=position))
 
 
-def slots(plan: Plan, count: int) -> list[Slot]:
-    """All positions of a base with that many layers, dropped ones too, or the items of a stack.
+def slots_of(plan: Plan, count: int) -> list[Slot]:
+    """Return a slot for each position of the base, dropped ones too, or for each item of a stack.
 
-    Places are those of the plan that is written out.
+    `plan` is written out for a base of `count` layers (`gptailor.plan.written`).
     """
-    plan = written_out(plan, count)
     if plan.stack is not None:
         items = enumerate(plan.stack.items)
         each = [Made(item.recipe, ("stack", "items", i), item.maybe) for i, item in items]
@@ -140,163 +134,59 @@ def slots(plan: Plan, count: int) -> list[Slot]:
     return found
 
 
-def kept(plan: Plan, count: int) -> list[Slot]:
-    """The output's layers of a closed plan, in order."""
-    return repeated(plan, [slot for slot in slots(plan, count) if slot.dropped == "no"])
-
-
 def blocks(plan: Plan) -> list[Repeat]:
-    """The blocks that come again whatever the plan's choices come to, in order."""
-    said = (one for one in plan.repeats if isinstance(one, Repeat) and isinstance(one.times, int))
-    return [one for one in said if not one.maybe]
-
-
-def repeated(plan: Plan, there: Sequence[Slot]) -> list[Slot]:
-    """The slots that are there, and after the last one of each block its slots again.
-
-    A hidden state goes through the scales of a block in every run of it.
-    """
-    found = list(there)
-    for block in blocks(plan):
-        positions = range(block.first, block.last + 1)
-        inside = [i for i, slot in enumerate(found) if slot.position in positions]
-        times = block.times if isinstance(block.times, int) else 0
-        again = [replace(found[i], run=run + 1) for run in range(times) for i in inside]
-        end = inside[-1] + 1 if inside else 0
-        found[end:end] = again
-    divisor = 1.0
-    for i, slot in enumerate(found if plan.repeats and plan.scales else ()):
-        found[i] = replace(slot, divisor=divisor)
-        divisor *= slot.scale if isinstance(slot.scale, int | float) else 1.0
-    return found
+    """Return the blocks that run again whatever the plan's choices become, in order."""
+    fixed = (r for r in plan.repeats if isinstance(r, Repeat) and isinstance(r.times, int))
+    return [repeat for repeat in fixed if not repeat.maybe]
 
 
 def block_of(plan: Plan, position: int | None) -> Repeat | None:
-    """The block that a position comes again in."""
+    """Return the block around a position, or None."""
     if position is None:
         return None
-    return next((one for one in blocks(plan) if one.first <= position <= one.last), None)
+    around = (block for block in blocks(plan) if block.first <= position <= block.last)
+    return next(around, None)
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Gap:
-    """Positions that a closed plan drops between two that stay, and the bridge over them.
+def repeated(plan: Plan, slots: Sequence[Slot]) -> list[Slot]:
+    """Return the slots with those of each block once more for each further run of the block.
 
-    `after` is the last kept position before them, `until` the next kept one (the base's number of
-    layers: the final norm), `index` the output's layer that `after` became. `start` and `end` are
-    the numbers that both layers have where nothing is dropped, which are their positions unless
-    layers come again. `on` is the text as the plan names it, `at` the bridge's place in the plan.
+    The further runs follow the block's last slot. A hidden state passes the scales of a block in
+    every run.
     """
-
-    after: int
-    until: int
-    index: int
-    start: int
-    end: int
-    on: str
-    tokens: int
-    ridge: float
-    at: Place
-
-    @property
-    def name(self) -> str:
-        """What it is called in messages."""
-        return f"the gap after L{self.after}"
-
-
-def gaps(plan: Plan, count: int) -> list[Gap]:
-    """The gaps of a closed plan that a bridge closes, in order; none before the first layer."""
-    if plan.stack is not None or not plan.bridges:
-        return []
-    plan = written_out(plan, count)
-    left = kept(plan, count)
-    last = len(kept(undone(plan), count)) if plan.repeats else count
-    numbers = [*undone_numbers(plan, count), last]
-    positions = [slot.position for slot in left if slot.position is not None]
-    found = []
-    for index, (after, until) in enumerate(zip(positions, [*positions[1:], count], strict=True)):
-        i = bridge_over(plan, after)
-        block = block_of(plan, after)
-        inside = block is not None and block == block_of(plan, until)
-        if until != after + 1 and i is not None and not inside:
-            bridge = plan.bridges[i]
-            tokens = BRIDGE_TOKENS if bridge.tokens is None else bridge.tokens
-            ridge = BRIDGE_RIDGE if bridge.ridge is None else bridge.ridge
-            assert isinstance(tokens, int), "an open plan"
-            assert isinstance(ridge, int | float), "an open plan"
-            at: Place = ("bridges", i)
-            start, end = numbers[index : index + 2]
-            found.append(Gap(after, until, index, start, end, bridge.on, tokens, float(ridge), at))
-    return found
-
-
-def undone_numbers(plan: Plan, count: int) -> list[int]:
-    """Of each layer of a closed plan's output, its number where nothing is dropped."""
-    if not plan.repeats:
-        return [slot.position or 0 for slot in kept(plan, count)]
-    all_of_it = kept(undone(plan), count)
-    numbers = {(slot.position, slot.run): number for number, slot in enumerate(all_of_it)}
-    return [numbers[slot.position, slot.run] for slot in kept(plan, count)]
+    result = list(slots)
+    for block in blocks(plan):
+        positions = range(block.first, block.last + 1)
+        inside = [i for i, slot in enumerate(result) if slot.position in positions]
+        times = block.times if isinstance(block.times, int) else 0
+        again = [replace(result[i], run=run + 1) for run in range(times) for i in inside]
+        end = inside[-1] + 1 if inside else 0
+        result[end:end] = again
+    divisor = 1.0
+    for i, slot in enumerate(result if plan.repeats and plan.scales else ()):
+        result[i] = replace(slot, divisor=divisor)
+        divisor *= slot.scale if isinstance(slot.scale, int | float) else 1.0
+    return result
 
 
 def bridge_over(plan: Plan, after: int | None) -> int | None:
-    """The number of the bridge that is for the gap after a position, should there be one."""
+    """Return the index of the bridge for a gap after this position, or None."""
     return next((i for i, b in enumerate(plan.bridges) if b.after in (None, after)), None)
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Healing:
-    """What a closed plan's output learns after it is made, its defaults filled in.
-
-    `on` is the text as the plan names it, `rank` None where the weights themselves learn, `indices`
-    the output's layers that learn, `teacher` a model or None: the plan with nothing dropped.
-    """
-
-    on: str
-    tokens: int
-    rank: int | None
-    seed: int
-    indices: tuple[int, ...]
-    teacher: str | None
-    at: Place = ("heal",)
-
-
 def may_be_healed(plan: Plan) -> bool:
-    """Whether `heal` does something: the plan, as its choices may be closed, isn't its teacher."""
+    """Return whether `heal` can change something, however the plan's choices are closed.
+
+    It changes nothing where the plan is its own teacher.
+    """
     if plan.heal is None:
         return False
     drops = plan.drops or plan.drop_any or plan.windows
     return bool(drops or plan.stack or plan.heal.teacher is not None)
 
 
-def healing(plan: Plan, count: int) -> Healing | None:
-    """How a closed plan is healed; None if it isn't, as where nothing is dropped or nothing learns.
-
-    A plan that drops nothing is its own teacher, unless it names one.
-    """
-    heal = plan.heal
-    if heal is None:
-        return None
-    left = kept(plan, count)
-    teacher = "base" if heal.teacher is None and plan.stack is not None else heal.teacher
-    learning = [i for i, slot in enumerate(left) if not heal.layers or slot.position in heal.layers]
-    if not learning or (teacher is None and not plan.drops):
-        return None
-    rank = HEAL_RANK if heal.rank is None else heal.rank
-    return Healing(
-        on=heal.on,
-        tokens=HEAL_TOKENS if heal.tokens is None else heal.tokens,
-        rank=rank if isinstance(rank, int) else None,
-        seed=HEAL_SEED if heal.seed is None else heal.seed,
-        indices=tuple(learning),
-        teacher=teacher,
-    )
-
-
 def undone(plan: Plan) -> Plan:
-    """A closed plan with nothing dropped, bridged or healed: what bridges and healing aim at."""
+    """Return a closed plan with nothing dropped, bridged or healed: the aim of bridge and heal."""
     return plan.model_copy(update={"drops": (), "bridges": (), "heal": None})
 
 

@@ -4,24 +4,23 @@ The draft says for each tensor of the output what the plan makes it of; each pas
 Program → Program that is told the plan beside its models.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import Any, Literal, final
 
 from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families import vision
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
-from gptailor.checkpoint.models import Opened, written_for
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
 from gptailor.plan import layers as outline
 from gptailor.plan.parts import Branch
-from gptailor.plan.plan import Merge, MethodCall, Plan, Recipe, Take
+from gptailor.plan.plan import Merge, MethodCall, Recipe, Take
 from gptailor.plan.registry import DTYPES, METHODS, Parameter
 from gptailor.plan.walk import named_models
 from gptailor.program import program as p
 from gptailor.program.rows import AlignedRest
-from gptailor.program.sources import Checked, base_layer, needs_base, uses
+from gptailor.program.sources import Checked, base_layer, needs_base
 
 _ALONE: p.Arguments = (("weight", (1.0,)), ("normalize", "no"))  # of `linear`, for one tensor
 
@@ -29,8 +28,8 @@ _ALONE: p.Arguments = (("weight", (1.0,)), ("normalize", "no"))  # of `linear`, 
 def moved_configuration(checked: Checked) -> dict[str, object] | Refusal:
     """The configuration of a plan's output, as far as its layers go."""
     entries, places = [], []
-    for slot in outline.kept(checked.plan, checked.count):
-        first = [next(uses(checked, slot, part)) for part in outline.PARTS]
+    for slot in checked.resolved.kept:
+        first = [checked.uses(slot, part)[0] for part in outline.PARTS]
         attn, mlp = (use.model.entries[use.layer] for use in first)
         entries.append(layouts.joined_entry(checked.base.layout, attn, mlp))
         places.append((first[0].layer, first[1].layer))
@@ -52,9 +51,8 @@ class Compiled:
     config: dict[str, Any]
 
 
-def compile_plan(plan: Plan, models: Mapping[str, Opened]) -> Compiled:
-    """The program and configuration of a closed plan that has no faults against its models."""
-    checked = Checked(written_for(plan, models), models)
+def compile_plan(checked: Checked) -> Compiled:
+    """Return the program and configuration of a closed plan without faults."""
     program = draft_program(checked)
     for each in PASSES:
         program = each(program, checked)
@@ -87,7 +85,7 @@ def _drafted(checked: Checked) -> Iterator[p.Output]:
         for part in outline.PARTS
         for rest, tensor in base.part(layer, part).items()
     }
-    for n, slot in enumerate(outline.kept(plan, checked.count)):
+    for n, slot in enumerate(checked.resolved.kept):
         for part in outline.PARTS:
             yield from _part(checked, (n, slot), part, dtypes)
     yield from _rest(checked, "norm", plan.norm, "norm")
@@ -102,7 +100,7 @@ def _part(
 ) -> Iterator[p.Output]:
     """A branch of an output layer; `dtypes` are for tensors that the base's layer there hasn't."""
     n, slot = where
-    read = list(uses(checked, slot, part))
+    read = checked.uses(slot, part)
     layer = read[0].layer
     position = slot.position if slot.position is not None else layer
     own = checked.base.part(position, part)
@@ -110,7 +108,7 @@ def _part(
         name = layouts.name_of(checked.base.layout, n, rest)
         dtype = own[rest].spec.dtype if rest in own else dtypes.get(rest, first.spec.dtype)
         if layouts.is_constant(rest):
-            yield _alone(name, first, read[0].model.name, dtype)
+            yield _alone(name, first, p.OutputPlace(part, n, rest), read[0].model.name, dtype)
             continue
         mine = [use for use in read if use.names is None or rest in use.names]
         recipe = mine[0].made.recipe
@@ -124,11 +122,15 @@ def _part(
         tensors = [use.model.part(use.layer, part) for use in mine]
         sources = tuple(tensor[rest] for tensor in tensors if rest in tensor)
         make = making(recipe, sources, tuple(use.model.name for use in mine), base, place)
-        yield p.Output(TensorSpec(name, dtype, first.spec.shape), make)
+        at_layer = p.OutputPlace(part, n, rest)
+        yield p.Output(TensorSpec(name, dtype, first.spec.shape), make, at_layer)
+
+
+_End = Literal["embed", "norm", "head"]
 
 
 def _rest(
-    checked: Checked, where: str, recipe: Recipe | None, read: str, start: int = 0
+    checked: Checked, where: _End, recipe: Recipe | None, read: _End, start: int = 0
 ) -> Iterator[p.Output]:
     """Embedding, norm or head, from the layout's tensor with the number `start` on.
 
@@ -145,14 +147,21 @@ def _rest(
         if i in tensors[0] and (where == read or i == 0):
             base, sources = ours.get(i, tensors[0][i]), tuple(tensor[i] for tensor in tensors)
             make = making(recipe, sources, models, (base,) * needs_base(recipe), name)
-            yield p.Output(TensorSpec(name, base.spec.dtype, sources[0].spec.shape), make)
+            spec = TensorSpec(name, base.spec.dtype, sources[0].spec.shape)
+            yield p.Output(spec, make, p.OutputPlace(where))
         elif i in ours:  # GPT-2's positions, which a head hasn't; a bias that another head hasn't
-            yield _alone(name, ours[i])
+            yield _alone(name, ours[i], p.OutputPlace(where))
 
 
-def _alone(name: str, tensor: TensorInfo, model: str = "base", dtype: str = "") -> p.Output:
+def _alone(
+    name: str,
+    tensor: TensorInfo,
+    place: p.OutputPlace = p.OutputPlace(),  # noqa: B008 (frozen)
+    model: str = "base",
+    dtype: str = "",
+) -> p.Output:
     spec = TensorSpec(name, dtype or tensor.spec.dtype, tensor.spec.shape)
-    return p.Output(spec, p.Copy(tensor, model, tensor.spec.name))
+    return p.Output(spec, p.Copy(tensor, model, tensor.spec.name), place)
 
 
 def making(
@@ -218,7 +227,7 @@ def _cast(output: p.Output, wanted: str | None) -> p.Output:
             make = form  # of a model that is made of models: combined here, and rounded
         elif dtype != there or form is not None:
             make = p.Combine("linear", _ALONE, (), (make.source,), (make.model,), make.place)
-    return p.Output(replace(output.spec, dtype=dtype), make)
+    return replace(output, spec=replace(output.spec, dtype=dtype), make=make)
 
 
 def fold_scales(program: p.Program, checked: Checked) -> p.Program:
@@ -227,17 +236,19 @@ def fold_scales(program: p.Program, checked: Checked) -> p.Program:
     A copy becomes `linear` of the tensor, named by itself alone: a layer that is scaled alike is
     the same wherever it stands.
     """
-    slots = enumerate(outline.kept(checked.plan, checked.count))
+    slots = enumerate(checked.resolved.kept)
     divisors = {n: slot.divisor for n, slot in slots if slot.divisor != 1.0}
     if not divisors:
         return program
-    placed = _placed(program, checked)
-    return p.Program(tuple(_scaled(checked, one, divisors.get(n), rest) for one, n, rest in placed))
+    return p.Program(tuple(_scaled(checked, output, divisors) for output in program.outputs))
 
 
-def _scaled(checked: Checked, output: p.Output, divisor: float | None, rest: str) -> p.Output:
-    how = None if divisor is None else layouts.fold_scale(checked.base.layout, rest)
-    if divisor is None or how is None:
+def _scaled(checked: Checked, output: p.Output, divisors: Mapping[int, float]) -> p.Output:
+    place = output.place
+    if place.layer is None or place.layer not in divisors:
+        return output
+    how, divisor = layouts.fold_scale(checked.base.layout, place.name), divisors[place.layer]
+    if how is None:
         return output
     make = p.unfitted(output.make)
     if isinstance(make, p.Copy):
@@ -249,43 +260,43 @@ def _scaled(checked: Checked, output: p.Output, divisor: float | None, rest: str
 
 def mark_bridges(program: p.Program, checked: Checked) -> p.Program:
     """The projections that a layer's MLP ends with are `Bridged`, where a gap is after it."""
-    gaps = {gap.index: gap for gap in outline.gaps(checked.plan, checked.count)}
+    gaps = {gap.index: gap for gap in checked.resolved.gaps}
     if not gaps:
         return program
-    outputs = []
-    for output, n, rest in _placed(program, checked):
-        if n in gaps and layouts.projection(checked.base.layout, rest) == "mlp":
-            outputs.append(replace(output, make=p.Bridged(p.unfitted(output.make), gaps[n])))
-        else:
-            outputs.append(output)
-    return p.Program(tuple(outputs))
+    layout = checked.base.layout
+
+    def bridged(output: p.Output) -> p.Output:
+        gap = gaps.get(-1 if output.place.layer is None else output.place.layer)
+        if gap is None or layouts.projection(layout, output.place.name) != "mlp":
+            return output
+        return replace(output, make=p.Bridged(p.unfitted(output.make), gap))
+
+    return p.Program(tuple(map(bridged, program.outputs)))
 
 
 def mark_healing(program: p.Program, checked: Checked) -> p.Program:
     """What learns after the output is made is `Healed`."""
-    healing = outline.healing(checked.plan, checked.count)
+    healing = checked.resolved.healing
     if healing is None:
         return program
-    placed = list(_placed(program, checked))
-    layers: dict[int, dict[str, TensorSpec]] = {index: {} for index in healing.indices}
-    for output, n, rest in placed:
-        if n in layers:
-            layers[n][rest] = output.spec
-    learning = {n: frozenset(p.learning_tensors(healing.rank, its)) for n, its in layers.items()}
-    return p.Program(
-        tuple(
-            replace(output, make=p.Healed(output.make, healing))
-            if rest in learning.get(n, ()) and not isinstance(output.make, p.Healed)
-            else output
-            for output, n, rest in placed
-        )
-    )
+    learning = {
+        index: frozenset(p.learning_tensors(healing.rank, _specs(program.layers[index])))
+        for index in healing.indices
+    }
+
+    def healed(output: p.Output) -> p.Output:
+        place = output.place
+        if place.layer is None or place.name not in learning.get(place.layer, ()):
+            return output
+        assert not isinstance(output.make, p.Healed), "a program is healed once"
+        return replace(output, make=p.Healed(output.make, healing))
+
+    return p.Program(tuple(map(healed, program.outputs)))
 
 
-def _placed(program: p.Program, checked: Checked) -> Iterator[tuple[p.Output, int, str]]:
-    """Each output with its layer, -1 outside the layers, and its name within the layer."""
-    for output in program.outputs:
-        yield output, *(layouts.place_in(checked.base.layout.prefix, output.spec.name) or (-1, ""))
+def _specs(outputs: Iterable[p.Output]) -> dict[str, TensorSpec]:
+    """Return the specs of a layer's outputs by their names within the layer."""
+    return {output.place.name: output.spec for output in outputs}
 
 
 PASSES: tuple[Callable[[p.Program, Checked], p.Program], ...] = (

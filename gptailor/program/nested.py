@@ -5,12 +5,13 @@ tensor (`Combine`), which is made when the tensor is read, as much of it as is a
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.files import CheckpointError, is_gguf
 from gptailor.checkpoint.folder import Checkpoint
-from gptailor.checkpoint.models import Opened, used, written_for
+from gptailor.checkpoint.models import Opened, used
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Aligned, Mean, TensorInfo
 from gptailor.plan import plan as p
 from gptailor.plan import walk
@@ -59,8 +60,9 @@ def made_model(plan: p.Plan, name: str, models: Mapping[str, Opened]) -> Opened:
     recipe = plan.models[name].made
     assert recipe is not None, "a checkpoint"
     inner = whole_plan(plan, recipe)
-    read, _ = dequantised_models(inner, {n: models[n] for n in named_in(inner)})
-    checkpoint = nested_checkpoint(inner, read)
+    checked = Checked.of(inner, {n: models[n] for n in named_in(inner)})
+    read, _ = dequantised_models(checked)
+    checkpoint = nested_checkpoint(replace(checked, models=read))
     layout = checkpoint.layout()
     if isinstance(layout, Refusal):
         raise CheckpointError("M204", layout.reason, checkpoint.folder, layout.help)
@@ -76,13 +78,11 @@ def with_made_models(plan: p.Plan, models: Mapping[str, Opened]) -> dict[str, Op
     return found
 
 
-def nested_checkpoint(plan: p.Plan, models: Mapping[str, Opened]) -> Checkpoint:
-    """The output of a closed plan without faults as a checkpoint that was never written.
+def nested_checkpoint(checked: Checked) -> Checkpoint:
+    """Return the output of a closed plan without faults as a checkpoint that was never written.
 
-    Its folder is that of its tokenizer. Raises CheckpointError (M234) where a tensor is made of too
-    much.
+    Its folder is its tokenizer's. Raises CheckpointError (M234) if a tensor has too many sources.
     """
-    checked = Checked(written_for(plan, models), models)
     program = fold_scales(draft_program(checked), checked)
     config = output_configuration(checked, program)
     owner = checked.tokenizer_model

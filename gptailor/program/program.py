@@ -3,8 +3,9 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.tensor import (
@@ -20,7 +21,8 @@ from gptailor.checkpoint.tensor import (
     pieces_of,
     read_of,
 )
-from gptailor.plan.layers import Gap, Healing
+from gptailor.plan.parts import Branch
+from gptailor.plan.resolved import Gap, Healing
 
 Arguments = tuple[tuple[str, int | float | str | tuple[float, ...]], ...]
 """A method's arguments by name, complete: defaults filled in, one number for each source."""
@@ -105,11 +107,26 @@ Instruction = Making | Bridged | Healed
 
 @final
 @dataclass(frozen=True, slots=True)
+class OutputPlace:
+    """The place of a tensor in the output.
+
+    `layer` is the number of the output's layer and `name` the tensor's name within it; outside the
+    layers they are None and empty.
+    """
+
+    part: Branch | Literal["embed", "norm", "head", "other"] = "other"
+    layer: int | None = None
+    name: str = ""
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Output:
-    """One tensor of the output, and the one instruction that makes it."""
+    """One tensor of the output, the one instruction that makes it, and its place."""
 
     spec: TensorSpec
     make: Instruction
+    place: OutputPlace = OutputPlace()
 
 
 @final
@@ -118,6 +135,15 @@ class Program:
     """The output's tensors in file order."""
 
     outputs: tuple[Output, ...]
+
+    @cached_property
+    def layers(self) -> tuple[tuple[Output, ...], ...]:
+        """The tensors of each of the output's layers."""
+        layers: dict[int, list[Output]] = {}
+        for output in self.outputs:
+            if output.place.layer is not None:
+                layers.setdefault(output.place.layer, []).append(output)
+        return tuple(tuple(layers[number]) for number in sorted(layers))
 
     @property
     def size(self) -> int:

@@ -2,21 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import (
-    Layout,
-    cached_entries,
-    layer_entries,
-    place_in,
-)
-from gptailor.checkpoint.models import Opened
+from gptailor.checkpoint.families.layout import Layout, cached_entries, layer_entries
 from gptailor.checkpoint.tensor import DTYPE_BITS
-from gptailor.plan.plan import Plan
 from gptailor.plan.registry import DTYPES
 from gptailor.program.compile import Compiled, compile_plan
 from gptailor.program.program import Program
+from gptailor.program.sources import Checked
 
 _COMPUTED = frozenset(DTYPES.values())
 """The dtypes, by their names in files, that models compute in."""
@@ -37,9 +32,9 @@ class PlanSize:
     kv_cache: int | Refusal
 
 
-def plan_size(plan: Plan, models: Mapping[str, Opened]) -> PlanSize:
-    """How large the output of a closed plan is that has no faults against its models."""
-    return compiled_size(compile_plan(plan, models), models["base"].layout)
+def plan_size(checked: Checked) -> PlanSize:
+    """Return the size of the output of a closed plan without faults."""
+    return compiled_size(compile_plan(checked), checked.base.layout)
 
 
 def compiled_size(compiled: Compiled, layout: Layout) -> PlanSize:
@@ -50,24 +45,21 @@ def compiled_size(compiled: Compiled, layout: Layout) -> PlanSize:
 
 def _kv_cache(program: Program, config: Mapping[str, Any], layout: Layout) -> int | Refusal:
     """Bytes of a token, in the dtype that the output computes in."""
-    layers: dict[int, dict[str, tuple[int, ...]]] = {}
-    for output in program.outputs:
-        if (at := place_in(layout.prefix, output.spec.name)) is not None:
-            layers.setdefault(at[0], {})[at[1]] = output.spec.shape
-    kept = 0
-    entries = layer_entries(replace(layout, count=len(layers)), config)
-    for number, entry in enumerate(entries):
-        found = cached_entries(layout, config, entry, layers[number])
-        if isinstance(found, Refusal):
-            return found
-        kept += found
-    return kept * DTYPE_BITS[_dtype(program, config, layout)] // 8
+    total = 0
+    entries = layer_entries(replace(layout, count=len(program.layers)), config)
+    for entry, outputs in zip(entries, program.layers, strict=True):
+        shapes = {output.place.name: output.spec.shape for output in outputs}
+        cached = cached_entries(layout, config, entry, shapes)
+        if isinstance(cached, Refusal):
+            return cached
+        total += cached
+    return total * DTYPE_BITS[_dtype(program, config)] // 8
 
 
-def _dtype(program: Program, config: Mapping[str, Any], layout: Layout) -> str:
-    """The name of the output's dtype in files: of its layers, else as its configuration says."""
-    for output in program.outputs:
-        if place_in(layout.prefix, output.spec.name) and output.spec.dtype in _COMPUTED:
+def _dtype(program: Program, config: Mapping[str, Any]) -> str:
+    """Return the file name of the dtype of the output's layers, else of its configuration."""
+    for output in chain.from_iterable(program.layers):
+        if output.spec.dtype in _COMPUTED:
             return output.spec.dtype
-    said = config.get("dtype", config.get("torch_dtype"))
-    return DTYPES.get(str(said), "BF16")
+    declared = config.get("dtype", config.get("torch_dtype"))
+    return DTYPES.get(str(declared), "BF16")

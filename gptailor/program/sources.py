@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 from gptailor.checkpoint.models import Opened
@@ -12,40 +13,79 @@ from gptailor.plan.faults import Place
 from gptailor.plan.parts import Branch
 from gptailor.plan.plan import Merge, Plan, Recipe, Subset, Take
 from gptailor.plan.registry import METHODS
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.walk import calls, named_models
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checked:
-    """A plan beside its models."""
+    """A resolved plan beside its opened models, the base among them."""
 
-    plan: Plan
+    resolved: Resolved
     models: Mapping[str, Opened]
+
+    @classmethod
+    def of(cls, plan: Plan, models: Mapping[str, Opened]) -> "Checked":
+        """Resolve a plan for its models."""
+        tied = frozenset(name for name, model in models.items() if model.layout.tied)
+        return cls(Resolved(plan, models["base"].layout.count, tied), models)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan written out for the base."""
+        return self.resolved.plan
+
+    @cached_property
+    def _known_uses(self) -> dict[tuple[int, Branch], tuple[outline.Slot, tuple["Use", ...]]]:
+        """The uses so far by the slot's identity and the branch; each keeps its slot alive."""
+        return {}
+
+    def uses(self, slot: outline.Slot, part: Branch) -> tuple["Use", ...]:
+        """Return all layers that a branch of one of the plan's slots may be made of.
+
+        The layers of the branch's own recipe come first and decide which tensors it has; those of
+        finer parts follow. The base's layer is last of a recipe's whose method needs θ_b.
+        """
+        key = id(slot), part
+        if key not in self._known_uses:
+            self._known_uses[key] = slot, tuple(_uses_of(self, slot, part))
+        return self._known_uses[key][1]
 
     @property
     def base(self) -> Opened:
-        """The model that gives all that the plan doesn't say."""
+        """The model of everything that the plan doesn't name."""
         return self.models["base"]
 
     @property
     def count(self) -> int:
         """The number of the base's layers."""
-        return self.base.layout.count
+        return self.resolved.count
+
+    @property
+    def undone(self) -> "Checked":
+        """The plan with nothing dropped, bridged or healed, beside the same models."""
+        return Checked(self.resolved.undone, self.models)
 
     @property
     def tokenizer_model(self) -> Opened:
-        """The model whose tokenizer the output has: the plan's, or the base, maybe united."""
-        recipe = self.plan.rest("tokenizer")
-        if recipe is None:
-            return self.base if self.union is not None else self.base.alone
-        names = [name for _, name, _ in named_models(recipe)]
-        return self.models.get(names[0], self.base)
+        """The model that supplies the output's tokenizer."""
+        return tokenizer_owner(self.plan, self.models)
 
     @property
     def union(self) -> TokenUnion | None:
         """The union of the models' tokenizers, where the plan has one."""
         return self.base.union if self.plan.tokenizer == "union" else None
+
+
+def tokenizer_owner(plan: Plan, models: Mapping[str, Opened]) -> Opened:
+    """Return the model that supplies a plan's tokenizer: the one it names, or the base."""
+    recipe = plan.rest("tokenizer")
+    base = models["base"]
+    if recipe is None:
+        return base if plan.tokenizer == "union" and base.union is not None else base.alone
+    names = [name for _, name, _ in named_models(recipe)]
+    return models.get(names[0], base)
 
 
 @final
@@ -72,12 +112,7 @@ class Use:
         return {rest: tensor for rest, tensor in found.items() if rest in self.names}
 
 
-def uses(checked: Checked, slot: outline.Slot, part: Branch) -> Iterator[Use]:
-    """All layers that a branch of a slot may be made of, with the base's for a method of θ_b.
-
-    Those of what the branch is made of come first, and say which tensors it has; then those of what
-    finer parts of it are made of.
-    """
+def _uses_of(checked: Checked, slot: outline.Slot, part: Branch) -> Iterator[Use]:
     main = slot.part(part)
     found = [use for made in main.chain for use in _uses(checked, slot, part, made, None)]
     if not found or not slot.parted:

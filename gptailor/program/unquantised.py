@@ -5,31 +5,29 @@ any quantised weight, or mixes models that are quantised in different ways, has 
 quantisation: each quantised weight is then one tensor, dequantised as it is read.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from gptailor.checkpoint.families.layer_config import quantisation
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.checkpoint.models import Opened, dequantised_model, written_for
+from gptailor.checkpoint.models import Opened, dequantised_model
 from gptailor.checkpoint.tensor import FLOATS
 from gptailor.plan import layers as outline
 from gptailor.plan.faults import Fault, Place
-from gptailor.plan.plan import Plan
 from gptailor.plan.walk import named_models, output_recipes
-from gptailor.program.sources import Checked, merges, uses
+from gptailor.program.sources import Checked, merges
 
 
-def dequantised_models(
-    plan: Plan, models: Mapping[str, Opened]
-) -> tuple[dict[str, Opened], list[Fault]]:
-    """The models as the plan reads them; a warning where they are dequantised, or all faults."""
+def dequantised_models(checked: Checked) -> tuple[dict[str, Opened], list[Fault]]:
+    """Return the models as the plan reads them, with a warning if dequantised, or all faults."""
+    plan, models = checked.resolved.declared, checked.models
     quantised = [
         name
         for name, model in models.items()
         if model.layout.quantised is not None and name in plan.models
     ]
-    if "base" not in models or not quantised:
+    if not quantised:
         return dict(models), []
-    why = next(_reasons(Checked(written_for(plan, models), models)), None)
+    why = next(_reasons(checked), None)
     if why is None:
         return dict(models), []
     found, faults = dict(models), []
@@ -106,9 +104,9 @@ def _casts(checked: Checked) -> Iterator[tuple[str, Place]]:
         for part in outline.PARTS
         for rest, tensor in checked.base.part(layer, part).items()
     }
-    for slot in outline.slots(checked.plan, checked.count):
+    for slot in checked.resolved.slots:
         for part in outline.PARTS:
-            for use in uses(checked, slot, part):
+            for use in checked.uses(slot, part):
                 theirs = use.tensors
                 if any(ours.get(rest, t.spec.dtype) != t.spec.dtype for rest, t in theirs.items()):
                     yield f"layers of '{use.model.name}' are cast to the base's dtypes", use.at

@@ -8,6 +8,7 @@ __all__ = [
     "encoded",
     "evaluation",
     "found",
+    "layer_view",
     "page",
     "plan_map",
     "progress",

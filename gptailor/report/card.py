@@ -1,14 +1,14 @@
 """The model card of a compiled folder: what it is made of, and how to load it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple, final
 
 from gptailor.lang.words import model_source, range_words
-from gptailor.plan.layers import Slot, gaps, healing, kept, slots
 from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Resolved
 from gptailor.report.cells import cell_row, cells, legend, map_lines, plain_lines, share_rows
-from gptailor.report.plan_map import rows_with_runs
+from gptailor.report.layer_view import layer_views, rows_with_runs
 
 
 @final
@@ -21,18 +21,18 @@ class Parents(NamedTuple):
 
 def card(
     name: str,
-    plan: Plan,
+    resolved: Resolved,
     text: str,
     counts: Mapping[str, tuple[int, int]],
     version: str,
     parents: Parents | None = None,
 ) -> str:
-    """The Markdown of `README.md`.
+    """Return the Markdown of `README.md`.
 
-    `plan` has the models that were used, their paths as `text` has them; `counts` holds before and
-    after of `layers` and `parameters`.
+    `resolved` has the models that were used, their paths as `text` has them; `counts` holds before
+    and after of `layers` and `parameters`.
     """
-    found = slots(plan, counts["layers"][0])
+    plan = resolved.declared
     again = " or comes again" * bool(plan.repeats)
     shares = {n: "" if a == b else f" ({b / a - 1:+.1%})" for n, (a, b) in counts.items()}
     return "\n".join(
@@ -40,7 +40,7 @@ def card(
             *_front_matter(plan, parents or Parents()),
             f"# {name}",
             "",
-            f"A language model stitched from the layers of others, {_trained(plan, counts)}, by "
+            f"A language model stitched from the layers of others, {_trained(resolved)}, by "
             f"gptailor {version}.",
             "",
             "| | base | this model |",
@@ -50,7 +50,7 @@ def card(
             "## Layers",
             "",
             "```text",
-            *_map(plan, found),
+            *_map(resolved),
             "```",
             "",
             f"The numbers are those of the base's layers, before anything is dropped{again}."
@@ -59,10 +59,10 @@ def card(
             "",
             "| layers | made of |",
             "|---|---|",
-            *(f"| {row.where} | {row.what} |" for row in rows_with_runs(plan, len(found))),
+            *(f"| {row.where} | {row.what} |" for row in rows_with_runs(resolved)),
             "",
-            *_bridges(plan, counts["layers"][0]),
-            *_healed(plan, counts["layers"][0]),
+            *_bridges(resolved),
+            *_healed(resolved),
             "## Models",
             "",
             "| name | checkpoint |",
@@ -90,19 +90,20 @@ def card(
     )
 
 
-def _map(plan: Plan, found: Sequence[Slot]) -> list[str]:
-    drawn, below = cells(plan, found), share_rows(plan, found)
+def _map(resolved: Resolved) -> list[str]:
+    views, models = layer_views(resolved), list(resolved.plan.models)
+    drawn, below = cells(views, models), share_rows(views, models)
     lines = plain_lines(map_lines([cell_row(drawn), *below]))
-    keys = "   ".join(" ".join(one) for one in legend(drawn, list(plan.models), below))
+    keys = "   ".join(" ".join(one) for one in legend(drawn, models, below))
     return [*(lines if below else (line[2:] for line in lines)), "", keys]
 
 
-def _bridges(plan: Plan, count: int) -> list[str]:
-    found = gaps(plan, count)
-    if not found:
+def _bridges(resolved: Resolved) -> list[str]:
+    if not resolved.gaps:
         return []
-    told = (
-        f"| L{gap.after} | `{gap.on}` | {gap.tokens:,} at most | {gap.ridge!r} |" for gap in found
+    rows = (
+        f"| L{gap.after} | `{gap.on}` | {gap.tokens:,} at most | {gap.ridge!r} |"
+        for gap in resolved.gaps
     )
     return [
         "The gaps are closed by least squares: the MLP's output projection of the layer before "
@@ -111,34 +112,36 @@ def _bridges(plan: Plan, count: int) -> list[str]:
         "",
         "| layer before the gap | text | tokens | ridge |",
         "|---|---|---|---|",
-        *told,
+        *rows,
         "",
     ]
 
 
-def _trained(plan: Plan, counts: Mapping[str, tuple[int, int]]) -> str:
-    healed = healing(plan, counts["layers"][0]) is not None
+def _trained(resolved: Resolved) -> str:
+    healed = resolved.healing is not None
     return "and trained for a short while" if healed else "without training"
 
 
-def _healed(plan: Plan, count: int) -> list[str]:
-    found = healing(plan, count)
-    if found is None:
+def _healed(resolved: Resolved) -> list[str]:
+    healing = resolved.healing
+    if healing is None:
         return []
     teacher = "the same plan with nothing dropped"
-    teacher = teacher if found.teacher is None else f"`{found.teacher}`"
+    teacher = teacher if healing.teacher is None else f"`{healing.teacher}`"
     learning = "all layers"
-    if len(found.indices) < len(kept(plan, count)):
-        learning = f"{range_words(found.indices)} of the output"
+    if len(healing.indices) < len(resolved.kept):
+        learning = f"{range_words(healing.indices)} of the output"
     changes = "the weights themselves"
-    changes = changes if found.rank is None else f"of rank {found.rank}, folded into the weights"
+    changes = (
+        changes if healing.rank is None else f"of rank {healing.rank}, folded into the weights"
+    )
     return [
         f"Healed: the layers were then trained to give the next-token distribution of {teacher} "
         "on a text.",
         "",
         "| text | tokens | what learns | changes | seed |",
         "|---|---|---|---|---|",
-        f"| `{found.on}` | {found.tokens:,} | {learning} | {changes} | {found.seed} |",
+        f"| `{healing.on}` | {healing.tokens:,} | {learning} | {changes} | {healing.seed} |",
         "",
     ]
 

@@ -1,28 +1,23 @@
 """A plan's layers as a picture: a cell a layer, a colour and a letter a model."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, final
 
-from gptailor.plan import plan as p
-from gptailor.plan.layers import Slot, may_be_healed, repeated
-from gptailor.plan.plan import Plan
-from gptailor.plan.shares import slot_shares
-from gptailor.plan.walk import names_in, recipe_sites
+from gptailor.report.layer_view import LayerKind, LayerView
 
 COLOURS = ("blue", "green", "yellow", "magenta", "cyan", "red", "bright_blue", "bright_green")
 """The models' colours, the base's first; more models than colours start again."""
 
 SYMBOLS = {
-    "merged": "◆",
-    "mixed": "◧",
-    "open": "?",
-    "maybe there": "○",
-    "dropped": "·",
-    "bridged over": "─",
+    LayerKind.MERGED: "◆",
+    LayerKind.MIXED: "◧",
+    LayerKind.OPEN: "?",
+    LayerKind.MAYBE: "○",
+    LayerKind.DROPPED: "·",
+    LayerKind.BRIDGED: "─",
 }
-"""Of layers that are not one model's."""
+"""The symbols of layers that are not one model's."""
 
 RUN_MARKS = "²³⁴⁵⁶⁷⁸⁹⁺"
 """After the symbols of layers that run so often; the last one: ten times or more."""
@@ -31,14 +26,15 @@ RUN_MARKS = "²³⁴⁵⁶⁷⁸⁹⁺"
 @final
 @dataclass(frozen=True)
 class Cell:
-    """How one layer looks: a symbol, and the colour of its model (None: no one model's).
+    """The look of one layer: a symbol, and the colour of its main model, None without one.
 
-    `runs` says how often it runs, which is marked where it is more than once.
+    Layers with more than one of `runs` have a mark.
     """
 
     symbol: str
     colour: str | None
-    kind: str
+    kind: LayerKind
+    model: str | None = None
     runs: int = 1
 
     @property
@@ -62,35 +58,15 @@ def colours(models: Sequence[str]) -> dict[str, str]:
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(models)}
 
 
-def cells(plan: Plan, slots: Sequence[Slot], models: Sequence[str] | None = None) -> list[Cell]:
-    """A cell for each of a plan's slots; the letters are those of its models, or of these."""
-    names = list(plan.models if models is None else models)
-    by_letter, by_colour = letters(names), colours(names)
-    there = repeated(plan, [slot for slot in slots if slot.dropped != "yes"])
-    runs = Counter(map(_ran, there))
-    drawn = ((_cell(slot, by_letter, by_colour), _ran(slot)) for slot in slots)
-    return [replace(cell, runs=1 if ran is None else runs[ran]) for cell, ran in drawn]
-
-
-def _ran(slot: Slot) -> int | str | None:
-    """What is one for all runs of a layer, in a stack its recipe; None of an open one there."""
-    if slot.position is not None:
-        return slot.position
-    return None if kind(slot) in {"open", "maybe there"} else repr(slot.made[None].recipe)
-
-
-def _cell(slot: Slot, by_letter: Mapping[str, str], by_colour: Mapping[str, str]) -> Cell:
-    """A merge has the colour of the model that has most of it, else its first source's."""
-    what = kind(slot)
-    if what not in SYMBOLS:
-        name = what.removeprefix("of ")
-        return Cell(by_letter.get(name, "#"), by_colour.get(name), what)
-    recipes = [made.recipe for made in slot.made.values()] if what == "merged" else []
-    first = (recipe.merge[0].model for recipe in recipes if isinstance(recipe, p.Merge))
-    name = next((model for model in first if isinstance(model, str)), "")
-    if recipes and (whose := slot_shares(slot)):
-        name = max(whose, key=lambda one: whose[one])
-    return Cell(SYMBOLS[what], by_colour.get(name), what)
+def cells(views: Sequence[LayerView], models: Sequence[str]) -> list[Cell]:
+    """Return a cell for each layer, with letters and colours for `models`."""
+    by_letter, by_colour = letters(models), colours(models)
+    drawn = []
+    for view in views:
+        model = view.model or ""
+        symbol = SYMBOLS.get(view.kind) or by_letter.get(model, "#")
+        drawn.append(Cell(symbol, by_colour.get(model), view.kind, view.model, view.runs))
+    return drawn
 
 
 # --------------------------------------------------------------------------------- lines of a map
@@ -131,27 +107,27 @@ def cell_row(drawn: Sequence[Cell | None], head: str = "") -> MapRow:
         if one is None:
             columns.append([Glyph(" "), Glyph(" ")])
             continue
-        merged = one.kind == "merged"
+        merged = one.kind is LayerKind.MERGED
         symbol = Glyph(one.symbol, one.colour, one.colour is not None, merged)
         columns.append([symbol, Glyph(one.mark or " ")])
     return MapRow(Glyph(head), columns)
 
 
-def share_rows(plan: Plan, slots: Sequence[Slot]) -> list[MapRow]:
-    """A line for each model's shares where a layer has several, and one for what is healed."""
-    whose = [slot_shares(slot) or {} for slot in slots]
-    by_letter, by_colour = letters(list(plan.models)), colours(list(plan.models))
-    several = any(len(one) > 1 for one in whose)
-    found = []
-    for name in plan.models if several else ():
-        if any(name in one for one in whose):
-            glyphs = [[Glyph(f"{_share(one.get(name, 0.0))} ", by_colour[name])] for one in whose]
-            found.append(MapRow(Glyph(by_letter[name], by_colour[name]), glyphs))
-    if plan.heal is not None and may_be_healed(plan):
-        learns = [slot.dropped != "yes" and (slot.healed or not plan.heal.layers) for slot in slots]
-        found.append(MapRow(Glyph(HEALED), [[Glyph(HEALED if one else " "), Glyph(" ")]
-                                            for one in learns]))  # fmt: skip
-    return found
+def share_rows(views: Sequence[LayerView], models: Sequence[str]) -> list[MapRow]:
+    """Return a line of shares for each model where layers have several, and one for healing."""
+    shares = [(view.shares if view.slot.dropped == "no" else None) or {} for view in views]
+    by_letter, by_colour = letters(models), colours(models)
+    several = any(len(of_layer) > 1 for of_layer in shares)
+    rows = []
+    for name in models if several else ():
+        if any(name in of_layer for of_layer in shares):
+            colour = by_colour[name]
+            glyphs = [[Glyph(f"{_share(s.get(name, 0.0))} ", colour)] for s in shares]
+            rows.append(MapRow(Glyph(by_letter[name], colour), glyphs))
+    if any(view.healed for view in views):
+        marks = [[Glyph(HEALED if view.healed else " "), Glyph(" ")] for view in views]
+        rows.append(MapRow(Glyph(HEALED), marks))
+    return rows
 
 
 def _share(share: float) -> str:
@@ -206,14 +182,13 @@ def legend(
 ) -> list[tuple[str, str]]:
     """The symbols that occur in cells and in the rows below them, and what each means."""
     by_letter = letters(models)
-    seen = {cell.kind for cell in drawn}
+    kinds = {cell.kind for cell in drawn}
+    owners = {cell.model for cell in drawn if cell.kind is LayerKind.OF_ONE_MODEL}
     heads = {row.head.text for row in rows}
     meant = [
-        (by_letter[name], name)
-        for name in models
-        if f"of {name}" in seen or by_letter[name] in heads
+        (by_letter[name], name) for name in models if name in owners or by_letter[name] in heads
     ]
-    meant += [(symbol, name) for name, symbol in SYMBOLS.items() if name in seen]
+    meant += [(symbol, kind.value) for kind, symbol in SYMBOLS.items() if kind in kinds]
     runs = {cell.mark: cell.runs for cell in drawn if cell.mark}
     said = ((mark, "10 runs or more" if runs[mark] > 9 else f"{runs[mark]} runs") for mark in runs)
     meant += sorted(said, key=lambda one: RUN_MARKS.index(one[0]))
@@ -221,24 +196,3 @@ def legend(
         meant.append((f"{SHARES[0]}…{SHARES[-1]}", "a model's share"))
     marks = (HEALED, "healed"), (DIFFERS, "differs")
     return meant + [(mark, said) for mark, said in marks if mark in heads]
-
-
-def kind(slot: Slot) -> str:
-    """What a slot is, in a word or two; what is open comes before what may be dropped."""
-    if slot.dropped == "yes":
-        return "bridged over" if slot.bridged else "dropped"
-    chains = [one for made in slot.made.values() for one in made.chain]
-    if any(_open(m.recipe) or (m.maybe and slot.position is not None) for m in chains):
-        return "open"
-    if slot.dropped == "maybe":
-        return "maybe there"
-    recipes = [made.recipe for made in slot.made.values()]
-    if any(isinstance(made, p.Merge) for made in recipes):
-        return "merged"
-    names = {made.take.model for made in recipes if isinstance(made, p.Take)}
-    return f"of {names.pop()}" if len(names) == 1 else "mixed"
-
-
-def _open(recipe: p.Recipe) -> bool:
-    """Whether a recipe of a plan that is written out has a choice, or a number that is one."""
-    return any(site.open or names_in(site.value) for site in recipe_sites(recipe))

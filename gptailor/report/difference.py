@@ -7,18 +7,20 @@ from typing import NamedTuple, final
 
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
-from gptailor.plan.layers import Slot, repeated, slots
+from gptailor.plan.layers import Slot
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.walk import drops_by_choice
-from gptailor.plan.written import written_out
 from gptailor.report.cells import DIFFERS, Cell, Glyph, MapRow, cell_row, cells, map_lines
-from gptailor.report.plan_map import described_rows, painted, painted_legend
+from gptailor.report.layer_view import layer_rows, layer_views
+from gptailor.report.plan_map import painted, painted_legend
 
 
-def differences(a: p.Plan, b: p.Plan, count: int) -> list[str]:
-    """One line for each difference; none if the plans are equal."""
-    left, right = (written_out(plan, count) for plan in (a, b))
-    told = [*_models(a, b), *_numbers(a, b), *_settings(left, right)]
-    return [*told, *_layers(left, right, count), *_changes(left, right)]
+def differences(first: Resolved, second: Resolved) -> list[str]:
+    """Return one line for each difference of two plans over one base; empty if they are equal."""
+    declared = first.declared, second.declared
+    written = first.plan, second.plan
+    lines = [*_models(*declared), *_numbers(*declared), *_settings(*written)]
+    return [*lines, *_layers(first, second), *_changes(*written)]
 
 
 def _models(a: p.Plan, b: p.Plan) -> Iterator[str]:
@@ -52,27 +54,23 @@ def _rest(plan: p.Plan, where: str) -> str:
     said = getattr(plan, where)
     if said is None:
         return "the tokenizer's" if where == "chat_template" else "base"
-    return tailor.rest_words(where, said).removeprefix(f"{where} ").removeprefix("from ")
+    return tailor.rest_recipe_words(where, said)
 
 
-def _layers(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
-    if a.stack is not None or b.stack is not None:
-        yield from _stacked(a, b, count)
+def _layers(first: Resolved, second: Resolved) -> Iterator[str]:
+    if first.plan.stack is not None or second.plan.stack is not None:
+        yield from _stacked(first, second)
         return
-    before, after = ([_each(slot) for slot in slots(plan, count)] for plan in (a, b))
+    before, after = ([view.recipe for view in layer_views(side)] for side in (first, second))
     pairs = list(zip(before, after, strict=True))
     for pair, run in itertools.groupby(range(len(pairs)), pairs.__getitem__):
         if pair[0] != pair[1]:
             yield f"{tailor.range_words(list(run))}: {pair[0]} → {pair[1]}"
 
 
-def _each(slot: Slot) -> str:
-    return described_rows([slot])[0].what
-
-
-def _stacked(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
-    """Layers in order, as an edit from one list to the other."""
-    before, after = (_items(plan, count) for plan in (a, b))
+def _stacked(first: Resolved, second: Resolved) -> Iterator[str]:
+    """Yield the edits that turn the layers of the first output into those of the second."""
+    before, after = _items(first), _items(second)
     texts_before, texts_after = ([_text(item) for item in items] for items in (before, after))
     matcher = difflib.SequenceMatcher(None, texts_before, texts_after, autojunk=False)
     for tag, i, j, k, m in matcher.get_opcodes():
@@ -87,12 +85,11 @@ def _stacked(a: p.Plan, b: p.Plan, count: int) -> Iterator[str]:
             yield f"output L{k}: {removed} → {added}"
 
 
-def _items(plan: p.Plan, count: int) -> list[p.Item | Slot]:
-    """The output's layers as items of a stack; as they are where no item can say it."""
-    if plan.stack is not None:
-        return list(plan.stack.items)
-    there = [slot for slot in slots(plan, count) if slot.dropped != "yes"]
-    return [_item(slot) for slot in repeated(plan, there)]
+def _items(resolved: Resolved) -> list[p.Item | Slot]:
+    """Return the output's layers as items of a stack, or as slots where no item can stand."""
+    if resolved.plan.stack is not None:
+        return list(resolved.plan.stack.items)
+    return [_item(slot) for slot in resolved.remaining]
 
 
 def _item(slot: Slot) -> p.Item | Slot:
@@ -104,7 +101,7 @@ def _item(slot: Slot) -> p.Item | Slot:
 
 def _text(item: p.Item | Slot) -> str:
     if isinstance(item, Slot):
-        return f"L{item.position} {_each(item)}"
+        return f"L{item.position} {layer_rows([item])[0].what}"
     return tailor.mark_words(item) + tailor.item_words([item])
 
 
@@ -114,7 +111,7 @@ def _runs(items: Sequence[p.Item | Slot]) -> str:
     for kind, run in itertools.groupby(items, type):
         together = list(run)
         if kind is Slot:
-            found = described_rows([item for item in together if isinstance(item, Slot)])
+            found = layer_rows([item for item in together if isinstance(item, Slot)])
             said += [f"{row.where} {row.what}" for row in found]
         else:
             grouped = tailor.groups([item for item in together if isinstance(item, p.Item)])
@@ -163,15 +160,15 @@ class _Drawn(NamedTuple):
     number: int
 
 
-def difference_map(a: p.Plan, b: p.Plan, count: int, width: int) -> Iterator[str]:
-    """Both plans' layers, one above the other, and marks below those that differ.
+def difference_map(first: Resolved, second: Resolved, width: int) -> Iterator[str]:
+    """Yield both plans' layers, one above the other, and marks below those that differ.
 
     Nothing where no layer does. Stacks are drawn by their outputs' layers, with gaps where one has
     layers that the other lacks; the ruler has the second one's numbers then.
     """
-    models = list(dict.fromkeys((*a.models, *b.models)))
-    stacked = a.stack is not None or b.stack is not None
-    before, after = (_drawn(plan, count, models, stacked=stacked) for plan in (a, b))
+    models = list(dict.fromkeys((*first.plan.models, *second.plan.models)))
+    stacked = first.plan.stack is not None or second.plan.stack is not None
+    before, after = (_drawn(side, models, stacked=stacked) for side in (first, second))
     columns = _aligned(before, after) if stacked else list(zip(before, after, strict=True))
     marked = [x is None or y is None or x.said != y.said for x, y in columns]
     if not any(marked):
@@ -188,20 +185,18 @@ def difference_map(a: p.Plan, b: p.Plan, count: int, width: int) -> Iterator[str
     yield from painted_legend(drawn, models, width, (MapRow(Glyph(DIFFERS), ()),))
 
 
-def _drawn(plan: p.Plan, count: int, models: Sequence[str], *, stacked: bool) -> list[_Drawn]:
-    """All positions of the base, or the output's layers beside a stack."""
-    plan = written_out(plan, count)
-    found = slots(plan, count)
-    drawn = cells(plan, found, models)
+def _drawn(resolved: Resolved, models: Sequence[str], *, stacked: bool) -> list[_Drawn]:
+    """Return all positions of the base, or the output's layers beside a stack."""
+    views = layer_views(resolved)
+    drawn = cells(views, models)
     if not stacked:
-        said = (f"{_each(slot)} {cell.runs}" for slot, cell in zip(found, drawn, strict=True))
-        return [_Drawn(*one) for one in zip(drawn, said, range(count), strict=True)]
-    if plan.stack is None:
-        by_position = {slot.position: cell for slot, cell in zip(found, drawn, strict=True)}
-        there = repeated(plan, [slot for slot in found if slot.dropped != "yes"])
-        drawn = [by_position[slot.position] for slot in there]
-    texts = map(_text, _items(plan, count))
-    return [_Drawn(*one) for one in zip(drawn, texts, range(len(drawn)), strict=True)]
+        texts = (f"{view.recipe} {view.runs}" for view in views)
+        return [_Drawn(*layer) for layer in zip(drawn, texts, range(len(views)), strict=True)]
+    if resolved.plan.stack is None:
+        by_position = {v.slot.position: cell for v, cell in zip(views, drawn, strict=True)}
+        drawn = [by_position[slot.position] for slot in resolved.remaining]
+    words = map(_text, _items(resolved))
+    return [_Drawn(*one) for one in zip(drawn, words, range(len(drawn)), strict=True)]
 
 
 def _aligned(

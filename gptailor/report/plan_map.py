@@ -1,22 +1,18 @@
-"""A plan's layers in words, and the map of them for a terminal."""
+"""The map of a plan's layers for a terminal."""
 
-import re
 import textwrap
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import final
+from collections.abc import Iterator, Sequence
 
 import click
 
 from gptailor.checkpoint.models import source_from_here
 from gptailor.lang import words as tailor
 from gptailor.plan import plan as p
-from gptailor.plan.layers import Made, Slot, blocks, repeated, slots
+from gptailor.plan.layers import Slot
 from gptailor.plan.plan import REST, Plan
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.walk import drops_by_choice, open_choices
-from gptailor.plan.windows import stretch_of, window_words
-from gptailor.plan.written import choices_searched, written_out
 from gptailor.report.cells import (
     Cell,
     Glyph,
@@ -24,143 +20,36 @@ from gptailor.report.cells import (
     cell_row,
     cells,
     colours,
-    kind,
     legend,
     map_lines,
     share_rows,
 )
-
-
-@final
-@dataclass(frozen=True)
-class Row:
-    """Neighbouring positions that go in step: which, and what is done there."""
-
-    where: str
-    what: str
-
-
-def described_rows(slots: Sequence[Slot]) -> list[Row]:
-    """One row for each run of positions with one recipe; a stack's items are numbered from L0."""
-    found: list[Row] = []
-    run: list[p.Layer] = []
-    tail = ""
-    for number, slot in enumerate(slots):
-        position = number if slot.position is None else slot.position
-        told = _alone(slot)
-        if told is not None or _tail(slot) != tail:
-            found += _told(run, tail)
-            run, tail = [], _tail(slot)
-        if told is not None:
-            found.append(Row(f"L{position}", told + tail))
-        else:
-            made = slot.made[None]
-            run.append(p.Layer(position=position, recipe=made.recipe, maybe=made.maybe))
-    return _joined(found + _told(run, tail))
-
-
-def rows_with_runs(plan: Plan, count: int) -> list[Row]:
-    """The rows of a plan over a base of so many layers, one for each block that comes again too."""
-    return [*described_rows(slots(plan, count)), *block_rows(plan)]
-
-
-def block_rows(plan: Plan) -> Iterator[Row]:
-    """A row for each block that comes again: `L6..L9`, `2 runs`."""
-    for one in blocks(plan):
-        yield Row(window_words(stretch_of(one)), f"{p.count_text(_runs(one.times))} runs")
-
-
-def _alone(slot: Slot) -> str | None:
-    if slot.dropped == "yes":
-        return "dropped, bridged over" if slot.bridged else "dropped"
-    if slot.made.keys() == {None}:
-        whole = slot.made[None]
-        return None if whole.below is None else _chain(slot, whole)
-    said = [(slot.called(part), _chain(slot, made)) for part, made in slot.made.items()]
-    return "; ".join(f"{part}: {what}" if part else what for part, what in said)
-
-
-def _chain(slot: Slot, made: Made) -> str:
-    """What is there, and what else where that isn't taken."""
-    position = slot.position or 0
-    entries = (p.Layer(position=position, recipe=m.recipe, maybe=m.maybe) for m in made.chain)
-    return ", else ".join(layer([entry]) for entry in entries)
-
-
-def _tail(slot: Slot) -> str:
-    """What may be said of a layer whatever it is made of."""
-    scale = f", scaled by {tailor.value_words(slot.scale)}" if slot.scale is not None else ""
-    dropped = ", or dropped" * (slot.dropped == "maybe" and slot.position is not None)
-    return scale + ", healed" * slot.healed + dropped
-
-
-def _told(run: Sequence[p.Layer], tail: str) -> list[Row]:
-    return [
-        Row(tailor.range_words([e.position for e in g]), layer(g) + tail)
-        for g in tailor.groups(run)
-    ]
-
-
-def _joined(found: Iterable[Row]) -> list[Row]:
-    """Equal neighbours in one row, but for those that name layers."""
-    out: list[tuple[str, str, str]] = []
-    for row in found:
-        first, _, last = row.where.partition("..")
-        if out and out[-1][2] == row.what and not re.search(r"\bL\d", row.what):
-            out[-1] = (out[-1][0], last or first, row.what)
-        else:
-            out.append((first, last or first, row.what))
-    return [Row(a if a == b else f"{a}..{b}", what) for a, b, what in out]
-
-
-def layer(entries: Sequence[p.Layer]) -> str:
-    """What layers that go in step are made of: `base`, `code L14`, `merge(…)`."""
-    first = entries[0]
-    maybe = "maybe " * first.maybe
-    if isinstance(first.recipe, p.Take):
-        taken = [e.recipe.take.layer or 0 for e in entries if isinstance(e.recipe, p.Take)]
-        same = taken == [e.position for e in entries]
-        place = "" if same else f" {tailor.range_words(taken)}"
-        return maybe + tailor.model_words(first.recipe.take.model, bare=True) + place
-    text = tailor.layer_words(entries).removeprefix(
-        f"{tailor.range_words([e.position for e in entries])} "
-    )
-    return maybe + text.removeprefix("from ").removeprefix("= ")
-
-
-def plan_summary(slots: Sequence[Slot]) -> str:
-    """`30 layers: 20 of base, 3 merged, 7 dropped`."""
-    return ", ".join(f"{count} {name}" for name, count in Counter(map(kind, slots)).items())
-
-
-def again(plan: Plan, slots: Sequence[Slot]) -> str:
-    """`; 4 come again: 34 layers` of a plan with blocks that run several times."""
-    there = [slot for slot in slots if slot.dropped != "yes"]
-    more = len(repeated(plan, there)) - len(there)
-    return f"; {more} more by 'repeat': {len(there) + more} layers" if more else ""
-
+from gptailor.report.layer_view import (
+    Row,
+    layer_rows,
+    layer_views,
+    plan_summary,
+    repeats_in_words,
+    runs_of,
+)
 
 _MAP_INDENT = "  "
 
 
-def plan_map(
-    name: str, plan: Plan, count: int, *, known: bool, width: int, tied: Collection[str] = ()
-) -> Iterator[str]:
-    """The lines that show a plan over a base of so many layers; `known` is whether it has.
-
-    `tied` are the models whose embedding and head are one tensor.
-    """
-    found = slots(plan, count)
+def plan_map(name: str, resolved: Resolved, *, known: bool, width: int) -> Iterator[str]:
+    """Yield the lines that show a plan; `known` is whether the base's depth was read."""
+    plan, found = resolved.declared, resolved.slots
     models = list(plan.models)
-    drawn = cells(plan, found)
-    yield from _wrapped(f"{name}: {_size_said(plan, found, known=known)}", "", width)
-    choices = choices_searched(plan, count, tied) if known else open_choices(plan)
-    said = [plan_summary(found) + again(plan, found)] if found else []
+    views = layer_views(resolved)
+    drawn = cells(views, models)
+    yield from _wrapped(f"{name}: {_size_said(resolved, known=known)}", "", width)
+    choices = resolved.choices if known else open_choices(plan)
+    said = [plan_summary(found) + repeats_in_words(resolved)] if found else []
     said += [f"{choices} choice{'s' * (choices != 1)} open"] if choices else []
     yield from _wrapped("; ".join(said), _MAP_INDENT, width)
     yield ""
     if drawn:
-        below = share_rows(plan, found)
+        below = share_rows(views, models)
         yield from map(painted, map_lines([cell_row(drawn), *below], width))
         yield ""
         yield from painted_legend(drawn, models, width, below)
@@ -169,30 +58,30 @@ def plan_map(
     made = ((n, m) for n, m in plan.models.items() if m.made is not None)
     named += [Row("model", f"{n} = {tailor.model_source(m)}") for n, m in made]
     unsaid = [] if known or plan.stack is not None else [*_of_all(plan)]
-    yield from table([*_rows(written_out(plan, count), found), *unsaid, *named], width)
+    yield from table([*_rows(resolved), *unsaid, *named], width)
 
 
 def _of_all(plan: Plan) -> Iterator[Row]:
     """What holds of layers that nobody can count here."""
-    said: list[tuple[p.Open, str]] = [(one, tailor.others_words(one)) for one in plan.others]
-    said += [] if plan.whole is None else [(plan.whole, tailor.whole_words(plan.whole))]
-    for entry, words in said:
-        where, _, what = words.partition(" ")
-        yield Row(where, tailor.mark_words(entry) + what.removeprefix("from "))
+    entries: list[tuple[str, p.Others | p.Whole]] = [
+        (tailor.others_target(others), others) for others in plan.others
+    ]
+    entries += [] if plan.whole is None else [("whole", plan.whole)]
+    for where, entry in entries:
+        yield Row(where, tailor.mark_words(entry) + tailor.recipe_words(entry.recipe))
 
 
-def _size_said(plan: Plan, slots: Sequence[Slot], *, known: bool) -> str:
-    """How many layers there are: the base's, or the output's of a plan whose blocks are certain."""
+def _size_said(resolved: Resolved, *, known: bool) -> str:
+    """Return the base's number of layers, or the output's where its blocks are certain."""
+    plan, slots = resolved.declared, resolved.slots
     if plan.stack is not None:
         return f"a stack of {len(slots)} layers"
     base = source_from_here(plan, plan.models["base"].source)
     if not known:
         many = f"at least {len(slots)} layers" if slots else "some layers"
         return f"{many} of '{base}', which can't be read"
-    certain = len(blocks(plan)) == len(plan.repeats) and all(s.dropped != "maybe" for s in slots)
-    if plan.repeats and certain:
-        total = len(repeated(plan, [slot for slot in slots if slot.dropped == "no"]))
-        return f"{total} layers (the base '{base}' has {len(slots)})"
+    if plan.repeats and resolved.layers_are_certain:
+        return f"{len(resolved.kept)} layers (the base '{base}' has {len(slots)})"
     return f"{len(slots)} layers of '{base}'"
 
 
@@ -204,27 +93,25 @@ def table(rows: Sequence[Row], width: int, least: int = 0) -> Iterator[str]:
         yield from _wrapped(row.what, first, width)
 
 
-def _rows(plan: Plan, slots: Sequence[Slot]) -> list[Row]:
-    found = [*described_rows(slots), *_twice(plan, slots)]
+def _rows(resolved: Resolved) -> list[Row]:
+    plan, slots = resolved.plan, resolved.slots
+    mark = tailor.mark_words
+    rows = [*layer_rows(slots), *_twice(plan, slots)]
     for _, choice in drops_by_choice(plan):
-        words = tailor.mark_words(choice) + tailor.some_dropped_words(choice)
-        found.append(Row("drop", words.replace("drop ", "", 1)))
+        rows.append(Row("drop", mark(choice) + tailor.some_dropped_words(choice, bare=True)))
     for repeat in plan.repeats:
-        words = tailor.mark_words(repeat) + tailor.repeat_words(repeat)
-        runs = p.count_text(_runs(repeat.times))
-        found.append(Row("repeat", f"{words.replace('repeat ', '', 1)}: {runs} runs"))
+        words, runs = tailor.repeat_words(repeat, bare=True), p.count_text(runs_of(repeat.times))
+        rows.append(Row("repeat", f"{mark(repeat)}{words}: {runs} runs"))
     for where in (*REST, "chat_template"):
-        if (said := getattr(plan, where)) is not None:
-            text = tailor.rest_words(where, said).removeprefix(f"{where} ").removeprefix("from ")
-            found.append(Row(where, text))
+        if (recipe := getattr(plan, where)) is not None:
+            rows.append(Row(where, tailor.rest_recipe_words(where, recipe)))
     if plan.dtype is not None:
-        found.append(Row("dtype", plan.dtype))
+        rows.append(Row("dtype", plan.dtype))
     for bridge in plan.bridges:
-        text = (tailor.mark_words(bridge) + tailor.bridge_words(bridge)).replace("bridge ", "", 1)
-        found.append(Row("bridge", text))
+        rows.append(Row("bridge", mark(bridge) + tailor.bridge_words(bridge, bare=True)))
     if plan.heal is not None:
-        found.append(Row("heal", tailor.heal_words(plan.heal).removeprefix("heal ")))
-    return found
+        rows.append(Row("heal", tailor.heal_words(plan.heal, bare=True)))
+    return rows
 
 
 def _twice(plan: Plan, slots: Sequence[Slot]) -> Iterator[Row]:
@@ -238,13 +125,6 @@ def _twice(plan: Plan, slots: Sequence[Slot]) -> Iterator[Row]:
             n or 0 for (name, n), times in runs.items() if (name, times) == (model, count)
         )
         yield Row("again", f"{model} {tailor.range_words(layers)}: {count} runs")
-
-
-def _runs(times: p.Count) -> p.Count:
-    """A block that comes again once runs twice."""
-    if isinstance(times, p.CountRange):
-        return p.CountRange(between=(times.between[0] + 1, times.between[1] + 1))
-    return times + 1
 
 
 def _wrapped(text: str, first: str, width: int) -> list[str]:

@@ -14,11 +14,11 @@ from rich.spinner import Spinner
 from rich.table import Column, Table
 from rich.text import Text
 
-from gptailor.plan.layers import slots
 from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Resolved
 from gptailor.report.cells import cell_row, cells, legend, map_lines, share_rows
 from gptailor.report.encoded import in_encoding
-from gptailor.report.plan_map import plan_summary
+from gptailor.report.layer_view import layer_views, plan_summary
 
 
 @contextmanager
@@ -185,9 +185,10 @@ _BESIDES = 12
 
 def _plan(best: Shown, width: int, room: int, encoding: str) -> Iterator[Text]:
     """The map, with shares where there is room for so many lines."""
-    found = slots(best.plan, best.layers)
+    resolved = Resolved(best.plan, best.layers)
     models = list(best.plan.models)
-    drawn, below = cells(best.plan, found), share_rows(best.plan, found)
+    views = layer_views(resolved)
+    drawn, below = cells(views, models), share_rows(views, models)
     lines = list(map_lines([cell_row(drawn), *below], width))
     if len(lines) > room:
         lines, below = list(map_lines([cell_row(drawn)], width)), []
@@ -199,7 +200,7 @@ def _plan(best: Shown, width: int, room: int, encoding: str) -> Iterator[Text]:
             text.append(in_encoding(one.text, encoding), style=" ".join(filter(None, words)))
         yield text
     keys = "   ".join(f"{symbol} {name}" for symbol, name in legend(drawn, models, below))
-    for line in (keys, plan_summary(found)):
+    for line in (keys, plan_summary(resolved.slots)):
         yield Text(
             in_encoding(f"  {line}", encoding), style="dim", overflow="ellipsis", no_wrap=True
         )

@@ -6,12 +6,12 @@ from typing import NamedTuple, final
 import numpy as np
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import place_in
 from gptailor.checkpoint.models import Opened
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import at_stage
 from gptailor.program.compile import compile_plan
 from gptailor.program.size import compiled_size
+from gptailor.program.sources import Checked
 from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
@@ -50,13 +50,10 @@ class Sizes:
     def of_plan(self, plan: Plan) -> OutputSize:
         """That of a closed plan; bridges and healing change none of it."""
         layout = self.models["base"].layout
-        compiled = compile_plan(at_stage(plan, "bare"), self.models)
-        names = (output.spec.name for output in compiled.program.outputs)
-        places = (place_in(layout.prefix, name) for name in names)
-        layers = len({place[0] for place in places if place is not None})
+        compiled = compile_plan(Checked.of(at_stage(plan, "bare"), self.models))
         size = compiled_size(compiled, layout)
         cache = None if isinstance(size.kv_cache, Refusal) else size.kv_cache
-        return OutputSize(size.parameters, size.bytes, cache, layers)
+        return OutputSize(size.parameters, size.bytes, cache, len(compiled.program.layers))
 
 
 def curve(ledger: Ledger, sizes: Sizes) -> list[tuple[Trial, OutputSize]]:

@@ -7,7 +7,8 @@ from typing import get_args
 import numpy as np
 from jaxtyping import Bool, Float
 
-from gptailor.plan.layers import Slot, own, slots
+from gptailor.plan.layers import Slot, own
+from gptailor.plan.resolved import Resolved
 from gptailor.report.page.run_report import LayerEffect, LayerState, WindowLoss
 from gptailor.search.run.asking import TOLD, by_spread
 from gptailor.search.run.incumbent import expected_losses
@@ -107,7 +108,7 @@ def learned_effects(
         drawing,
     )
     rows = (Genome(*genes) for genes in zip(*drawn, strict=True))
-    states = [layer_states(slots(decode(space, row), space.layers)) for row in rows]
+    states = [layer_states(Resolved(decode(space, row), space.layers).slots) for row in rows]
     there = [row for row in states if row is not None]
     if len(there) < len(states):
         return []

@@ -18,12 +18,8 @@ from gptailor.checkpoint.files import CheckpointError, quoted, read_object, stam
 from gptailor.checkpoint.folder import CONFIG, tokenizer_files
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.models import Opened
-<<<<<<< HEAD
 from gptailor.checkpoint.write.digest import FileDigest, of_file
-=======
-from gptailor.checkpoint.write.digest import of_file
 from gptailor.checkpoint.write.kept import keep_json, kept_json
->>>>>>> w-heal
 from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.format import format_plan
@@ -120,13 +116,8 @@ def file_digests(noted: Path, files: Collection[Path]) -> dict[Path, str]:
     for file in fresh:
         entry = {"stamp": list(now[file]), "sha256": made[file].sha256}
         known[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
-<<<<<<< HEAD
     if fresh:
-        folder.put_json(_DIGESTS, known)
-=======
-    if made:
         keep_json(noted, known)
->>>>>>> w-heal
     return {file: str(recalled(file)) for file in files}
 
 

@@ -11,8 +11,8 @@ from gptailor.evaluate.outcome import Outcome
 from gptailor.evaluate.trial import opened
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load
-from gptailor.plan.layers import slots
 from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import Stage
 from gptailor.plan.walk import sources
 from gptailor.prepare import ModelPaths
@@ -150,7 +150,7 @@ def plans_agreement(plans: Sequence[Plan], layers: int) -> dict[str, Any]:
 def _made(plan: Plan, layers: int) -> dict[int, frozenset[str]]:
     """The models that each kept layer is made of, by number: of a stack that of the output."""
     found: dict[int, frozenset[str]] = {}
-    for number, slot in enumerate(slots(plan, layers)):
+    for number, slot in enumerate(Resolved(plan, layers).slots):
         if slot.dropped == "yes":
             continue
         recipes = [made.recipe for made in slot.made.values()]

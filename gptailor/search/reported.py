@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, final
 
 import optuna
 from optuna.storages import JournalStorage
@@ -19,11 +19,11 @@ from gptailor.lang.parse import loads
 from gptailor.lang.words import range_words
 from gptailor.plan.extras import missing_package
 from gptailor.plan.faults import TailorError
-from gptailor.plan.layers import Slot, repeated, slots
-from gptailor.plan.plan import Plan
 from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
 from gptailor.report.block_map import MappedBlock
+from gptailor.report.layer_view import plan_summary
 from gptailor.report.page.run_report import (
     LayerEffect,
     LayerState,
@@ -32,7 +32,6 @@ from gptailor.report.page.run_report import (
     ReportedTrial,
     RunReport,
 )
-from gptailor.report.plan_map import plan_summary
 from gptailor.search.blocks import scanned
 from gptailor.search.effects import (
     layer_states,
@@ -71,14 +70,6 @@ def run_report(run: str | Path, *, learned: bool = True) -> RunReport:
         message = "is not as this version of gptailor writes it"
         help_ = "the same search command writes it anew"
         raise CheckpointError("C903", message, Path(shown), help_) from error
-
-
-@final
-class _Told(NamedTuple):
-    """A trial's plan, and what becomes of each layer of the base."""
-
-    plan: Plan
-    slots: Sequence[Slot]
 
 
 @final
@@ -252,7 +243,7 @@ class _Reading:
             for i, aim in enumerate(ledger.aims)
         ]  # fmt: skip
 
-    def _sizes(self, plans: Mapping[str, _Told]) -> dict[str, ReportedSize]:
+    def _sizes(self, plans: Mapping[str, Resolved]) -> dict[str, ReportedSize]:
         """Of each plan, by its digest: as written down, else as plans of as many layers have it."""
         said = (self._json(SIZES) or {}).get("plans", {})
         known = {digest: ReportedSize(**one) for digest, one in said.items()}
@@ -265,8 +256,7 @@ class _Reading:
             alike.setdefault(one.layers, set()).add(one)
         for digest, plan in plans.items():
             if digest not in known:
-                there = [slot for slot in plan.slots if slot.dropped == "no"]
-                count = len(repeated(plan.plan, there))
+                count = len(plan.kept)
                 [*same] = alike.get(count, ())
                 known[digest] = same[0] if len(same) == 1 else ReportedSize(count)
         return known
@@ -312,7 +302,7 @@ class _Reading:
 
     def _trial(
         self,
-        plans: Mapping[str, _Told],
+        plans: Mapping[str, Resolved],
         scale: LossScale,
         sizes: Mapping[str, ReportedSize],
         trial: Trial,
@@ -343,7 +333,7 @@ class _Reading:
             made="" if plan is None else _made(plan),
             text=self._handed(trial)
             if plan is None
-            else format_plan(at_stage(plan.plan, request.stage)),
+            else format_plan(at_stage(plan.declared, request.stage)),
             held=None if held is None else tuple(held.values),
             held_errors=None if held is None else tuple(held.stderrs),
             held_loss=None if apart is None else apart[0],
@@ -356,17 +346,17 @@ class _Reading:
         return None if raw is None else raw.decode()
 
 
-def _plans(space: Space, ledger: Ledger) -> dict[str, _Told]:
+def _plans(space: Space, ledger: Ledger) -> dict[str, Resolved]:
     """The plans of trials, each once, by their digests."""
-    found: dict[str, _Told] = {}
+    found: dict[str, Resolved] = {}
     for trial in ledger.trials:
         if trial.plan not in found:
             plan = decode(space, trial.request.genome)
-            found[trial.plan] = _Told(plan, slots(plan, space.layers))
+            found[trial.plan] = Resolved(plan, space.layers)
     return found
 
 
-def _made(told: _Told) -> str:
+def _made(told: Resolved) -> str:
     """A line on a plan: `26 layers: 24 base, 2 merged; cut: L20..L23`."""
     dropped = [drop.position for drop in told.plan.drops]
     return plan_summary(told.slots) + f"; cut: {range_words(dropped)}" * bool(dropped)

@@ -12,13 +12,13 @@ from gptailor.build.lock import SUFFIX
 from gptailor.checkpoint.files import expanded
 from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, range_words
-from gptailor.plan.layers import slots
 from gptailor.plan.plan import Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
 from gptailor.report.block_map import block_map
 from gptailor.report.found import lost, markdown
-from gptailor.report.plan_map import plan_summary
+from gptailor.report.layer_view import plan_summary
 from gptailor.report.scores import shown_number
 from gptailor.search.blocks import Scanned, scanned
 from gptailor.search.curve import Sizes, curve
@@ -206,7 +206,7 @@ def _comment(
         of = f", {gone}" if gone else ""
         was = "" if before is None else f", before {shown_number(before[i])}"
         yield f"{aim.name}: {shown_number(value, error)}{of}{was}, {request.samples} samples."
-    summary = plan_summary(slots(plan, space.layers))
+    summary = plan_summary(Resolved(plan, space.layers).slots)
     dropped = [drop.position for drop in plan.drops]
     cut = f"; cut: {range_words(dropped)}" if dropped else ""
     yield f"{summary[:1].upper()}{summary[1:]}{cut}."

@@ -321,6 +321,29 @@ def test_a_file_is_held_to_a_lock(here: Path) -> None:
     assert "tokenizer_config.json" in str(error)
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_dry_run_refuses_a_differing_lock_as_the_run_does(here: Path, dry_run: bool) -> None:
+    plan = gptailor.load("p.tailor")
+    lock = gptailor.compile(plan, "out.gguf", locking=True, quantize="q8_0").lock
+    assert lock is not None
+    assert lock.gguf is not None
+    other = lock.model_copy(update={"gguf": lock.gguf.model_copy(update={"facts": "0" * 64})})
+
+    def again() -> None:
+        gptailor.compile(plan, "new.gguf", locked=other, quantize="q8_0", dry_run=dry_run)
+
+    assert "metadata" in str(refused("C705", again))
+    assert not Path("new.gguf").exists()
+
+
+def test_a_dry_run_refuses_an_output_that_the_run_would_refuse(here: Path) -> None:
+    plan = gptailor.load("p.tailor")
+    gptailor.compile(plan, "out.gguf")
+    refused("C301", lambda: gptailor.compile(plan, "out.gguf", dry_run=True))
+    planned = gptailor.compile(plan, "out.gguf", dry_run=True, force=True)
+    assert planned.size == Path("out.gguf").stat().st_size
+
+
 @pytest.mark.parametrize("quantize", [None, "q8_0"])
 def test_bridged_tensors_are_compared_by_their_sketches(here: Path, quantize: str | None) -> None:
     Path("text.txt").write_text(TEXT * 4, encoding="utf-8")

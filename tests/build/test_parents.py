@@ -51,4 +51,8 @@ def test_the_ids_are_those_of_the_hub_and_of_its_cache(tmp_path: Path) -> None:
         prepared.models["base"], remotes=(Remote("org/base", "1"), Remote("org/lora", "2"))
     )
     models = {**prepared.models, "base": remote}
-    assert parents(replace(prepared, models=models)).ids == ("org/base", "org/lora", "org/math")
+    assert parents(replace(prepared, checked=replace(prepared.checked, models=models))).ids == (
+        "org/base",
+        "org/lora",
+        "org/math",
+    )

@@ -11,9 +11,9 @@ from gptailor.build.output import used_plan
 from gptailor.build.record import plan_digest
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.lang.format import format_plan
-from gptailor.plan.layers import Healing, healing
 from gptailor.plan.plan import Heal, Plan
 from gptailor.plan.registry import HEAL_RANK, HEAL_SEED, HEAL_TOKENS
+from gptailor.plan.resolved import Healing, Resolved
 from gptailor.prepare import prepare
 from gptailor.program.program import projections
 from gptailor.report.card import card
@@ -23,7 +23,7 @@ HEAD = 'tailor 1\nmodel base = "./base"\nmodel heal = "./math"\nmodel full = "./
 
 
 def healed(body: str, count: int = 8) -> Healing | None:
-    return healing(gptailor.loads(HEAD + body), count)
+    return Resolved(gptailor.loads(HEAD + body), count).healing
 
 
 def test_what_is_not_said_has_its_default() -> None:
@@ -88,13 +88,13 @@ def test_a_copy_of_the_plan_reads_the_same_text(family: Path, tmp_path: Path) ->
 def test_the_card_says_that_the_model_was_trained(family: Path) -> None:
     counts = {"layers": (6, 5)}
     plan = plan_of(family, 'drop L1\nheal L2..L3 from heal on "t.txt" rank 8')
-    text = card("out", plan, "", counts, "1")
+    text = card("out", Resolved(plan, counts["layers"][0]), "", counts, "1")
     assert "without training" not in text
     learning = f"`t.txt` | {HEAL_TOKENS:,} | L1..L2 of the output"
     assert f"| {learning} | of rank 8, folded into the weights | {HEAL_SEED} |" in text
     assert "`heal`" in text
     for body in ("drop L1", 'heal on "t.txt"'):
-        text = card("out", plan_of(family, body), "", counts, "1")
+        text = card("out", Resolved(plan_of(family, body), counts["layers"][0]), "", counts, "1")
         assert "without training" in text
         assert "Healed" not in text
 

@@ -12,6 +12,7 @@ from gptailor.checkpoint.chat_template import read_template, templates_of
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.cli.main import run
+from gptailor.plan.resolved import Resolved
 from gptailor.report.difference import differences
 from gptailor.report.plan_map import plan_map
 from tests.tiny import tiny_model
@@ -168,7 +169,11 @@ def test_show_and_diff_say_it() -> None:
         gptailor.loads(f"{HEAD}{line}\n")
         for line in ("", 'chat_template "chatml"', "chat_template from chat")
     ]
-    assert differences(plans[0], plans[1], 2) == ['chat_template: the tokenizer\'s → "chatml"']
-    assert differences(plans[1], plans[2], 2) == ['chat_template: "chatml" → chat']
-    shown = [*plan_map("a plan", plans[1], 2, known=False, width=80)]
+    assert differences(Resolved(plans[0], 2), Resolved(plans[1], 2)) == [
+        'chat_template: the tokenizer\'s → "chatml"'
+    ]
+    assert differences(Resolved(plans[1], 2), Resolved(plans[2], 2)) == [
+        'chat_template: "chatml" → chat'
+    ]
+    shown = [*plan_map("a plan", Resolved(plans[1], 2), known=False, width=80)]
     assert any(line.split() == ["chat_template", '"chatml"'] for line in shown)

@@ -12,7 +12,7 @@ import pytest
 
 import gptailor
 from gptailor.cli.main import cli
-from gptailor.plan.layers import gaps, healing
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.walk import open_choices
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def test_sections_are_numbered_through() -> None:
 
 def test_its_first_plan_is_a_cut_with_its_gap_bridged(demo: Any) -> None:
     plan = gptailor.loads(demo["SMALL"])
-    assert [gap.after for gap in gaps(plan, 30)] == [13]
+    assert [gap.after for gap in Resolved(plan, 30).gaps] == [13]
     assert len(plan.drops) == 4
 
 
@@ -60,7 +60,7 @@ def test_its_plans_and_commands_are_sound(demo: Any, tmp_path: Path) -> None:
     demo["heal_cut"](tmp_path, tmp_path / "smollm2")
     demo["stitch_family"](tmp_path, tmp_path / "smollm2")
     demo["search_family"](tmp_path, tmp_path / "smollm2")
-    assert healing(gptailor.load(tmp_path / "healed.tailor"), 30) is not None
+    assert Resolved(gptailor.load(tmp_path / "healed.tailor"), 30).healing is not None
     assert open_choices(gptailor.load(tmp_path / "search" / "space.tailor")) == 3
     names = {words[0] for words in demo["ran"]}
     assert names == {"show", "compile", "eval", "search"}

@@ -7,7 +7,7 @@ import pytest
 
 import gptailor
 from gptailor.lang.parse import read_bytes
-from gptailor.plan.layers import kept
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.walk import open_choices
 from tests.thorough import some
 from tests.tiny import tiny_model
@@ -72,4 +72,4 @@ def test_a_plan_goes_with_models_of_its_bases_depth(
     assert [fault for fault in faults if fault.code not in {"M315", "C801"}] == []
     if open_choices(plan) == 0:
         written = gptailor.compile(plan, tmp_path / "out", models=models)
-        assert written.layers == len(kept(plan, count))
+        assert written.layers == len(Resolved(plan, count).kept)

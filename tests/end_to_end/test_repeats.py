@@ -17,6 +17,7 @@ from gptailor.cli.main import run
 from gptailor.convert.mergekit.exporter import to_mergekit
 from gptailor.evaluate.live.stitch import stitch
 from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Resolved
 from gptailor.report.difference import differences
 from tests.tiny import tiny_model
 
@@ -179,12 +180,12 @@ def test_an_output_is_described_with_its_runs(world: Path, tmp_path: Path, capsy
 
 def test_differences_name_blocks(world: Path) -> None:
     one, other = plan_of("repeat L1..L2", world), plan_of("repeat L1..L2 times 2", world)
-    assert differences(one, other, 6) == [
+    assert differences(Resolved(one, 6), Resolved(other, 6)) == [
         "only in the first: repeat L1..L2",
         "only in the second: repeat L1..L2 times 2",
     ]
     stack = plan_of("stack { L0..L2 base; L1..L5 base }", world)
-    assert differences(one, stack, 6) == []
+    assert differences(Resolved(one, 6), Resolved(stack, 6)) == []
 
 
 def test_mergekit_has_a_block_as_slices(world: Path) -> None:

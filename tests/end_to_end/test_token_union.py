@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gptailor
 from gptailor.evaluate.objectives.tokens import tokenizer_digest, tokenizer_of
+from gptailor.plan.resolved import Resolved
 from gptailor.prepare import prepare
 from gptailor.report.difference import differences
 from tests.end_to_end.test_tokenizer import (
@@ -93,7 +94,7 @@ def test_rows_are_the_base_s_the_only_one_s_or_the_mean(
     lock = gptailor.lock(plan)
     assert all("tokenizer.json" in locked.files for locked in lock.models.values())
     other, _ = checked(root, "tokenizer from chat")
-    assert "tokenizer: chat → union" in differences(other, plan, 2)
+    assert "tokenizer: chat → union" in differences(Resolved(other, 2), Resolved(plan, 2))
 
 
 def test_a_task_vector_s_base_has_the_same_rows(

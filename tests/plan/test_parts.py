@@ -7,11 +7,12 @@ import pytest
 import gptailor
 from gptailor.checkpoint.families import FAMILY_OF
 from gptailor.plan.faults import PlanError
-from gptailor.plan.layers import Slot, slots
+from gptailor.plan.layers import Slot
 from gptailor.plan.parts import NAMED_PARTS, Branch, holds, may_overlap, rank
 from gptailor.plan.plan import Take
+from gptailor.plan.resolved import Resolved
 from gptailor.report.difference import differences
-from gptailor.report.plan_map import described_rows
+from gptailor.report.layer_view import layer_rows
 
 HEAD = """tailor 1
 model base = "./base"; model math = "./math"; model code = "./code"; model chat = "./chat"
@@ -73,7 +74,7 @@ def test_the_finest_part_that_holds_a_tensor_decides_it() -> None:
         "L1 from math; L1.attn from code; L1.attn.q from math\n"
         'L1.norms = L2.norms code; L1."*_norm.*" from base'
     )
-    [_, slot] = slots(gptailor.loads(HEAD + text), 2)
+    [_, slot] = Resolved(gptailor.loads(HEAD + text), 2).slots
     part_of = {one.made.at: one.part for one in slot.decided}
     parts = {rest: part_of[slot.tensor(*of, rest).at] for rest, of in LAYER.items()}
     assert parts == {
@@ -104,7 +105,7 @@ def test_what_is_said_of_a_position_wins_over_the_others_and_these_over_the_whol
         "others.norms from code; others.mlp.up from code; others.attn from math; whole from chat\n"
         "L1.attn from base; L2 from base; maybe L3.mlp from base; maybe L4 from base"
     )
-    found = [models_of(slot) for slot in slots(gptailor.loads(HEAD + text), 5)]
+    found = [models_of(slot) for slot in Resolved(gptailor.loads(HEAD + text), 5).slots]
     q, norm, next_norm = (f"{name}.weight" for name in ("self_attn.q_proj", *NORM_NAMES))
     up, down = "mlp.up_proj.weight", "mlp.down_proj.qweight"
     assert [one[q] for one in found[:4]] == [["math"], ["base"], ["base"], ["math"]]
@@ -125,14 +126,14 @@ def test_parts_are_shown_from_coarse_to_fine_and_differences_name_them() -> None
     text = "L0.attn.q from math; L1 from math; L1.norms from code; L2.mlp from code\n"
     plan = gptailor.loads(HEAD + text + 'L2."*" from math')
     other = gptailor.loads(HEAD + "L1 from math; L2.mlp from code")
-    said = [row.what for row in described_rows(slots(plan, 4))]
+    said = [row.what for row in layer_rows(Resolved(plan, 4).slots)]
     assert said == [
         "base; attn.q: math",
         "math; norms: code",
         'attn: base; mlp: code; "*": math',
         "base",
     ]
-    assert differences(plan, other, 4) == [
+    assert differences(Resolved(plan, 4), Resolved(other, 4)) == [
         "L0: base; attn.q: math → base",
         "L1: math; norms: code → math",
         'L2: attn: base; mlp: code; "*": math → attn: base; mlp: code',

@@ -3,7 +3,7 @@
 import pytest
 
 import gptailor
-from gptailor.plan.layers import slots
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.shares import slot_shares
 
 HEAD = """\
@@ -43,5 +43,5 @@ model code = "./code"
     ],
 )
 def test_shares_are_what_a_recipe_says(body: str, wanted: dict[str, float] | None) -> None:
-    found = slot_shares(slots(gptailor.loads(HEAD + body), 2)[0])
+    found = slot_shares(Resolved(gptailor.loads(HEAD + body), 2).slots[0])
     assert found == (None if wanted is None else pytest.approx(wanted))

@@ -3,8 +3,9 @@
 import pytest
 
 from gptailor import loads
-from gptailor.plan.layers import gaps, kept, slots, undone
+from gptailor.plan.layers import undone
 from gptailor.plan.plan import Curve, Layer, Merge, MethodCall, Plan, Take
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.written import curve_at, written_out
 
 HEAD = """tailor 1
@@ -21,7 +22,7 @@ def plan_of(text: str) -> Plan:
 def ts(text: str, count: int = 8) -> dict[int, object]:
     """The `t` of each position's slerp."""
     found = {}
-    for slot in slots(plan_of(text), count):
+    for slot in Resolved(plan_of(text), count).slots:
         recipe = slot.made[None].recipe
         if slot.position is not None and isinstance(recipe, Merge):
             assert isinstance(recipe.by, MethodCall)
@@ -73,18 +74,18 @@ def test_what_is_finer_wins_and_what_is_named_wins_over_the_others() -> None:
     )
     found = [
         tuple(slot.part(part).recipe.take.model for part in ("attn", "mlp"))  # type: ignore[union-attr]
-        for slot in slots(plan_of(text), 4)
+        for slot in Resolved(plan_of(text), 4).slots
     ]
     assert found == [("math", "code"), ("base", "base"), ("math", "base"), ("math", "code")]
 
 
 def test_the_plan_with_nothing_dropped_has_the_others_there() -> None:
     plan = plan_of('others from math\ndrop L1..L2\nbridge on "t"')
-    assert [gap.after for gap in gaps(plan, 4)] == [0]
-    made = [slot.made[None].recipe for slot in kept(undone(plan), 4)]
+    assert [gap.after for gap in Resolved(plan, 4).gaps] == [0]
+    made = [slot.made[None].recipe for slot in Resolved(plan, 4).undone.kept]
     assert [recipe.take.model for recipe in made if isinstance(recipe, Take)] == ["math"] * 4
     again = undone(written_out(plan, 4))
-    assert [slot.made[None].recipe for slot in kept(again, 4)] == made
+    assert [slot.made[None].recipe for slot in Resolved(again, 4).kept] == made
 
 
 def rest_of(text: str, *tied: str) -> list[str]:

@@ -14,7 +14,6 @@ import gptailor
 from gptailor.prepare import prepare
 from gptailor.program.compile import PASSES, compile_plan, draft_program
 from gptailor.program.program import program_lines
-from gptailor.program.sources import Checked
 from tests.hollow import llama, write_hollow
 from tests.tiny import tiny_model
 
@@ -46,7 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def listing(plan: Path, models: Path) -> str:
     """The draft's lines, and what each pass changes of them."""
     prepared = prepare(gptailor.loads(plan.read_text(), folder=models))
-    checked = Checked(prepared.plan, prepared.models)
+    checked = prepared.checked
     program = draft_program(checked)
     before = program_lines(program)
     said = ["draft", *(f"  {line}" for line in before)]
@@ -57,7 +56,7 @@ def listing(plan: Path, models: Path) -> str:
         for old, new in zip(before, after, strict=True):
             said += [f"  {new}"] if old != new else []
         before = after
-    assert program == compile_plan(prepared.plan, prepared.models).program
+    assert program == compile_plan(prepared.checked).program
     assert program == prepared.compiled.program
     return "\n".join(said) + "\n"
 

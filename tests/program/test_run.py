@@ -158,7 +158,7 @@ def test_another_process_makes_the_same_bytes(tmp_path: Path) -> None:
         "import hashlib, torch\n"
         "from pathlib import PosixPath\n"
         "from gptailor.checkpoint.tensor import TensorInfo, TensorSpec\n"
-        "from gptailor.program.program import Combine, Output\n"
+        "from gptailor.program.program import Combine, Output, OutputPlace\n"
         "from gptailor.program.run import chunks\n"
         "torch.set_num_threads(1)\n"
         f"made = {made!r}\n"

@@ -33,7 +33,7 @@ STATES = {"mamba2": (), "lfm2": (1, 5), "jamba": (1, 4), "recurrent_gemma": (2, 
 def size_of(folder: Path, statements: str = "") -> PlanSize:
     plan = gptailor.loads(f'tailor 1\nmodel base = "{folder}"\n{statements}')
     prepared = prepare(plan)
-    return plan_size(prepared.plan, prepared.models)
+    return plan_size(prepared.checked)
 
 
 def cached(folder: Path) -> int:

@@ -6,13 +6,14 @@ import click
 import pytest
 
 import gptailor
+from gptailor.plan.resolved import Resolved
 from gptailor.report.difference import difference_map, differences
 
 HEAD = 'tailor 1; model base = "./base"; model math = "./math"\n'
 
 
 def said(a: str, b: str, count: int = 8) -> Sequence[str]:
-    return differences(gptailor.loads(HEAD + a), gptailor.loads(HEAD + b), count)
+    return differences(*(Resolved(gptailor.loads(HEAD + text), count) for text in (a, b)))
 
 
 @pytest.mark.parametrize(
@@ -63,9 +64,11 @@ def test_differences(a: str, b: str, wanted: list[str]) -> None:
 def test_models_are_compared() -> None:
     a = gptailor.loads(HEAD)
     b = gptailor.loads(HEAD.replace('"./math"', '"org/math" @ "main"'))
-    (line,) = differences(a, b, 4)
+    (line,) = differences(Resolved(a, 4), Resolved(b, 4))
     assert line == 'model math: "./math" → "org/math" @ "main"'
-    (line,) = differences(a, gptailor.loads(HEAD + 'model code = base + "./lora"'), 4)
+    (line,) = differences(
+        Resolved(a, 4), Resolved(gptailor.loads(HEAD + 'model code = base + "./lora"'), 4)
+    )
     assert line == 'model code: none → base + "./lora"'
 
 
@@ -79,7 +82,10 @@ def test_a_long_open_plan_is_said_in_few_words() -> None:
 
 def drawn(a: str, b: str, count: int = 8, width: int = 80) -> Sequence[str]:
     plans = (gptailor.loads(HEAD + one) for one in (a, b))
-    return [click.unstyle(line) for line in difference_map(*plans, count, width)]
+    return [
+        click.unstyle(line)
+        for line in difference_map(*(Resolved(plan, count) for plan in plans), width)
+    ]
 
 
 def test_two_maps_stand_above_each_other_and_what_differs_is_marked() -> None:
@@ -109,7 +115,7 @@ def test_a_block_that_comes_again_differs_from_one_that_does_not() -> None:
 def test_letters_are_one_for_both_plans() -> None:
     a = gptailor.loads('tailor 1; model base = "b"; model mb = "m"; L0 from mb')
     b = gptailor.loads('tailor 1; model base = "b"; model ma = "m"; L0 from ma')
-    lines = [click.unstyle(line) for line in difference_map(a, b, 2, 80)]
+    lines = [click.unstyle(line) for line in difference_map(Resolved(a, 2), Resolved(b, 2), 80)]
     assert lines[1:4] == ["1 m b", "2 a b", "  ^"]
 
 

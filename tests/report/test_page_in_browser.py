@@ -8,6 +8,7 @@ import altair as alt
 import pytest
 
 import gptailor
+from gptailor.plan.resolved import Resolved
 from gptailor.report.page.layer_map import layer_map
 from gptailor.report.page.page import page_html, text_html
 from gptailor.report.page.run_sections import run_sections
@@ -69,7 +70,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sections = [
         *scores_sections(SUMMARY),
         *run_sections(run_report(run, learned=False)),
-        layer_map(gptailor.loads(PLAN), 80),
+        layer_map(Resolved(gptailor.loads(PLAN), 80)),
         Section("front", "Trials", "All of them.", chart, plans=plans),
         Section("size", "Size", "", table=ShownTable(("", "base"), (("layers", "80"),))),
         Section("plan", "Plan", "", html=text_html(PLAN, "The plan")),

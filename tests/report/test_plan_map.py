@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gptailor
-from gptailor.plan.layers import slots
+from gptailor.plan.resolved import Resolved
 from gptailor.report.cells import letters
-from gptailor.report.plan_map import described_rows, plan_map
+from gptailor.report.layer_view import layer_rows
+from gptailor.report.plan_map import plan_map
 
 HEAD = """\
 tailor 1
@@ -22,7 +23,7 @@ model maths = "./maths"
 
 def shown(body: str, count: int = 40, width: int = 80, *, known: bool = True) -> list[str]:
     plan = gptailor.loads(HEAD + body)
-    return list(plan_map("p", plan, count, known=known, width=width))
+    return list(plan_map("p", Resolved(plan, count), known=known, width=width))
 
 
 def plain(lines: list[str]) -> list[str]:
@@ -30,7 +31,7 @@ def plain(lines: list[str]) -> list[str]:
 
 
 def rows(body: str, count: int = 8) -> list[str]:
-    found = described_rows(slots(gptailor.loads(HEAD + body), count))
+    found = layer_rows(Resolved(gptailor.loads(HEAD + body), count).slots)
     return [f"{row.where} {row.what}" for row in found]
 
 

@@ -13,8 +13,8 @@ import pytest
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
-from gptailor.plan.layers import slots
 from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Resolved
 from gptailor.report.page.page import page_html
 from gptailor.report.page.progress_charts import best_so_far
 from gptailor.report.page.run_report import RunReport
@@ -148,9 +148,9 @@ def test_effects_are_differences_of_means(report: RunReport, run: tuple[Path, Le
 
 def test_states_are_what_became_of_each_layer() -> None:
     plan = gptailor.loads(landscape.BASE + 'model math = "./math"\ndrop L1\nL2.attn from math\n')
-    assert layer_states(slots(plan, 4)) == ["kept", "dropped", "changed", "kept"]
+    assert layer_states(Resolved(plan, 4).slots) == ["kept", "dropped", "changed", "kept"]
     stack = gptailor.loads(landscape.BASE + "stack {\n  L0..L3 base\n}\n")
-    assert layer_states(slots(stack, 4)) is None
+    assert layer_states(Resolved(stack, 4).slots) is None
 
 
 def test_the_best_so_far_is_that_of_a_loop(report: RunReport, run: tuple[Path, Ledger]) -> None:

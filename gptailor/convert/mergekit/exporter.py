@@ -34,8 +34,9 @@ from gptailor.plan.needed import needed
 from gptailor.plan.parts import NORMS, Branch, is_pattern
 from gptailor.plan.plan import Curve, LayerOf, Merge, Plan, Recipe, Take, TemplateOf, Whole
 from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES
+from gptailor.plan.resolved import Resolved
 from gptailor.plan.walk import named_models, open_choices, values
-from gptailor.plan.written import curve_at, written_out
+from gptailor.plan.written import curve_at
 
 _ENDS = ("embed", "norm", "head")
 _STAGE_DTYPE = "float32"
@@ -95,8 +96,9 @@ _Dumper.add_representer(list, lambda dumper, data: dumper.represent_sequence(
 def _document(plan: Plan, layers: int | None) -> dict[str, Any]:
     """Return a plan as one document."""
     has_whole = plan.whole is not None
-    slots = _output_slots(plan, layers)
-    plan = written_out(plan, layers or 0)
+    _refuse_inexpressible(plan, layers)
+    resolved = Resolved(plan, layers or 0)
+    slots, plan = resolved.kept, resolved.plan
     rows = _recipes_of_parts(slots)
     for where, row in (("embed", rows[0]), ("norm", rows[-1]), ("head", rows[-1])):
         row[where] = plan.rest(where) or Take(take=LayerOf(model="base"))
@@ -126,8 +128,8 @@ def _document(plan: Plan, layers: int | None) -> dict[str, Any]:
     return document
 
 
-def _output_slots(plan: Plan, layers: int | None) -> list[outline.Slot]:
-    """Return the output's layers; raise ConversionError for statements without an equivalent."""
+def _refuse_inexpressible(plan: Plan, layers: int | None) -> None:
+    """Raise ConversionError for statements without an equivalent."""
     if open_choices(plan):
         raise ConversionError("the plan has open choices, and mergekit has none")
     for name, entries in (("scale", plan.scales), ("bridge", plan.bridges)):
@@ -137,7 +139,6 @@ def _output_slots(plan: Plan, layers: int | None) -> list[outline.Slot]:
         raise ConversionError("mergekit has nothing like 'heal'", place="heal")
     if plan.stack is None and layers is None:
         raise ConversionError(_UNKNOWN, help=_HOW_TO_COUNT)
-    return outline.kept(plan, layers or 0)
 
 
 def _method(slots: Sequence[outline.Slot], rows: Sequence[_PartRecipes]) -> MergekitMethod:

@@ -23,11 +23,12 @@ from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.faults import CodedError
-from gptailor.plan.layers import Gap, bridge_over, undone, undone_numbers
+from gptailor.plan.layers import bridge_over, undone
 from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Gap, Resolved
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
-from gptailor.program.sources import Checked
+from gptailor.program.sources import tokenizer_owner
 
 CHUNK = 1024
 """Tokens that are widened to float64 at once."""
@@ -234,7 +235,7 @@ class Bridger:
         """
         whole = self.table.contents(undone(plan))
         own: list[contents.Content | None] = [None] * len(whole.layers)
-        for number in undone_numbers(plan, self.layout.count):
+        for number in Resolved(plan, self.layout.count).undone_numbers:
             own[number] = whole.layers[number]
         sizes = [self._widths(_before(gap, own)) for gap in gaps]
         texts = [self._text(plan, gap, size[0]) for gap, size in zip(gaps, sizes, strict=True)]
@@ -294,13 +295,13 @@ class Bridger:
 
         A number of tokens that the plan names has to be there, as for `heal`.
         """
-        tokenizer_model = Checked(plan, self.table.models).tokenizer_model
+        owner = tokenizer_owner(plan, self.table.models)
         path = calibration_path(plan, gap.on)
         named = bridge_over(plan, gap.after)
         exactly = named is not None and plan.bridges[named].tokens is not None
-        key = (path, gap.tokens, exactly, tokenizer_model.name)
+        key = (path, gap.tokens, exactly, owner.name)
         if key not in self._texts:
-            encoder = TokenEncoder(tokenizer_of(tokenizer_model), position_count(self._config))
+            encoder = TokenEncoder(tokenizer_of(owner), position_count(self._config))
             self._texts[key] = calibration_text(path, gap.tokens, encoder, exactly=exactly)
         text = self._texts[key]
         if text.tokens < inputs:

@@ -24,7 +24,7 @@ from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
 from gptailor.plan.plan import Plan
 from gptailor.plan.registry import BRIDGE_RIDGE
 from gptailor.prepare import calibration_path
-from gptailor.program.sources import Checked
+from gptailor.program.sources import tokenizer_owner
 
 GAP_TOKENS = 4096
 """Tokens that gaps are compared by, at most."""
@@ -42,8 +42,8 @@ def plan_gap_errors(
 
     From one pass over the bridge's text. Raises CalibrationError for one that doesn't serve.
     """
-    bridge, tokenizer_model = plan.bridges[0], Checked(plan, dict(models)).tokenizer_model
-    encoder = TokenEncoder(tokenizer_of(tokenizer_model), position_count(live.model.config))
+    bridge, owner = plan.bridges[0], tokenizer_owner(plan, models)
+    encoder = TokenEncoder(tokenizer_of(owner), position_count(live.model.config))
     text = calibration_text(calibration_path(plan, bridge.on), GAP_TOKENS, encoder)
     ridge = BRIDGE_RIDGE if not isinstance(bridge.ridge, int | float) else bridge.ridge
     return gap_errors(live, models["base"].layout, text.batches, widest, float(ridge))

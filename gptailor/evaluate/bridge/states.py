@@ -31,7 +31,7 @@ from gptailor.evaluate.objectives.datasets import (
 )
 from gptailor.evaluate.objectives.tokens import TokenEncoder, Tokens
 from gptailor.plan.faults import TailorError
-from gptailor.plan.layers import Gap
+from gptailor.plan.resolved import Gap
 
 _BRIDGE_WINDOW = 512
 """Tokens of a sequence, special ones included, unless the model takes fewer."""

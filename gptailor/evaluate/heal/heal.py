@@ -37,13 +37,14 @@ from gptailor.evaluate.heal.train import HealStep, Student, Training
 from gptailor.evaluate.live.contents import Content, ModelContents, not_finite
 from gptailor.evaluate.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
-from gptailor.plan.layers import Gap, Healing, undone
+from gptailor.plan.layers import undone
 from gptailor.plan.plan import Model, Plan
+from gptailor.plan.resolved import Gap, Healing
 from gptailor.prepare import calibration_path
 from gptailor.program.load import TORCH_DTYPES
 from gptailor.program.nested import with_made_models
 from gptailor.program.program import Output, Program, files, learning_tensors
-from gptailor.program.sources import Checked
+from gptailor.program.sources import tokenizer_owner
 
 
 @runtime_checkable
@@ -204,7 +205,7 @@ class Healer:
 
     def _text(self, plan: Plan, healing: Healing) -> HealingText:
         path = calibration_path(plan, healing.on)
-        tokenizer = tokenizer_of(Checked(plan, self.models).tokenizer_model)
+        tokenizer = tokenizer_of(tokenizer_owner(plan, self.models))
         encoder = TokenEncoder(tokenizer, position_count(configuration(self._config)))
         given = plan.heal is not None and plan.heal.tokens is not None
         return healing_text(path, healing.tokens, encoder, healing.seed, exactly=given)

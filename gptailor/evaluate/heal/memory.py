@@ -11,7 +11,7 @@ from gptailor.evaluate.heal.learning import HealError
 from gptailor.evaluate.heal.train import LOGIT_BYTES, STEP_TOKENS
 from gptailor.evaluate.live.contents import Content, ModelContents
 from gptailor.evaluate.live.template import configuration
-from gptailor.plan.layers import Healing
+from gptailor.plan.resolved import Healing
 from gptailor.program.program import learning_tensors, projections
 
 LOW_RANK_BYTES = 24

@@ -11,17 +11,25 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from gptailor.checkpoint.families.layer_config import Refusal
-from gptailor.checkpoint.families.layout import Layout, layer_entries, moved_config
+from gptailor.checkpoint.families.layout import layer_entries, moved_config
 from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.plan import Plan
 from gptailor.program.combine import combine_tensors
-from gptailor.program.compile import Compiled, compile_plan
+from gptailor.program.compile import compile_plan
 from gptailor.program.load import load_tensor
 from gptailor.program.nested import with_made_models
-from gptailor.program.program import Combine, Copy, Instruction, Output, stored_tensors, unfitted
+from gptailor.program.program import (
+    Combine,
+    Copy,
+    Instruction,
+    Output,
+    Program,
+    stored_tensors,
+    unfitted,
+)
 from gptailor.program.sources import Checked
 
 _TENSOR_ALIGNMENT = 64
@@ -95,7 +103,6 @@ def not_finite(contents: "ModelContents") -> str | None:
 
 PieceKey = tuple[tuple[str, str, Instruction], ...]
 """Tensors' names (those of a layer within it), dtypes, and the instructions that make them."""
-_NamedOutputs = list[tuple[str, Output]]
 """Outputs by their names within a layer."""
 
 
@@ -183,9 +190,10 @@ class ContentTable:
         if plan.bridges or plan.heal:
             plan = plan.model_copy(update={"bridges": (), "heal": None})
         models = with_made_models(plan, self.models)
-        compiled = compile_plan(plan, models)
-        config = _with_tokens(compiled.config, Checked(plan, models))
-        layers, places = _layers_and_rest(compiled, layout)
+        checked = Checked.of(plan, models)
+        compiled = compile_plan(checked)
+        config = _with_tokens(compiled.config, checked)
+        layers = compiled.program.layers
         entries = layer_entries(replace(layout, count=len(layers)), config)
         kinds = [json.dumps(entry, sort_keys=True) for entry in entries]
         shown = sorted({kind: at for at, kind in reversed(list(enumerate(kinds)))}.values())
@@ -194,8 +202,8 @@ class ContentTable:
         dtype = str(config.get("dtype") or config.get("torch_dtype") or "")
         pairs = zip(kinds, layers, strict=True)
         contents = tuple(self._content(kind, dtype, outputs) for kind, outputs in pairs)
-        first = tuple(shown)
-        return ModelContents(config, dtype, template, first, contents, **places, head=layout.head)
+        first, ends = tuple(shown), _outside_layers(compiled.program)
+        return ModelContents(config, dtype, template, first, contents, **ends, head=layout.head)
 
     def bridged(self, content: Content, fitted: Mapping[str, Tensor]) -> Content:
         """The layer with these tensors: the same one while they are the same object."""
@@ -204,11 +212,10 @@ class ContentTable:
             known = self._bridged[key] = replace(content, fitted=fitted)
         return known
 
-    def _content(self, kind: str, dtype: str, outputs: _NamedOutputs) -> Content:
-        made = tuple((name, output.spec.dtype, output.make) for name, output in outputs)
-        key = (kind, dtype, made)
+    def _content(self, kind: str, dtype: str, outputs: tuple[Output, ...]) -> Content:
+        key = (kind, dtype, tuple((o.place.name, o.spec.dtype, o.make) for o in outputs))
         if (known := self._known.get(key)) is None:
-            inner = [replace(o, spec=replace(o.spec, name=name)) for name, o in outputs]
+            inner = [replace(o, spec=replace(o.spec, name=o.place.name)) for o in outputs]
             known = self._known[key] = Content(kind, dtype, tuple(inner))
         return known
 
@@ -218,24 +225,17 @@ def piece(outputs: tuple[Output, ...]) -> PieceKey:
     return tuple((output.spec.name, output.spec.dtype, output.make) for output in outputs)
 
 
-def _layers_and_rest(
-    compiled: Compiled, layout: Layout
-) -> tuple[list[_NamedOutputs], dict[str, tuple[Output, ...]]]:
-    """The layers' outputs, named within their layers, and all others by where they stand."""
-    layers: dict[int, _NamedOutputs] = {}
-    places: dict[str, list[Output]] = {"begin": [], "end": [], "others": []}
-    for output in compiled.program.outputs:
-        name = output.spec.name
-        if name.startswith(layout.prefix):
-            number, _, rest = name[len(layout.prefix) :].partition(".")
-            layers.setdefault(int(number), []).append((rest, output))
-        elif name in layout.embed:
-            places["begin"].append(output)
-        else:
-            end = name in layout.norm or name in layout.head
-            places["end" if end else "others"].append(output)
-    ordered = [layers[number] for number in sorted(layers)]
-    return ordered, {place: tuple(outputs) for place, outputs in places.items()}
+_ENDS = {"embed": "begin", "norm": "end", "head": "end", "other": "others"}
+"""The fields of `ModelContents` for tensors outside the layers."""
+
+
+def _outside_layers(program: Program) -> dict[str, tuple[Output, ...]]:
+    """Return the outputs outside the layers by the fields of `ModelContents`."""
+    outside: dict[str, list[Output]] = {field: [] for field in _ENDS.values()}
+    for output in program.outputs:
+        if output.place.layer is None:
+            outside[_ENDS[output.place.part]].append(output)
+    return {field: tuple(outputs) for field, outputs in outside.items()}
 
 
 def _with_tokens(config: dict[str, Any], checked: Checked) -> dict[str, Any]:

@@ -35,8 +35,8 @@ from gptailor.evaluate.live.contents import (
 from gptailor.evaluate.live.language import language_model
 from gptailor.evaluate.live.template import ModelTemplate, NamedTensors, decoder_layers
 from gptailor.plan.faults import TailorError
-from gptailor.plan.layers import Gap, gaps, healing, kept
 from gptailor.plan.plan import REST, Plan
+from gptailor.plan.resolved import Gap, Resolved
 from gptailor.plan.walk import named_models
 from gptailor.prepare import Prepared, ready
 from gptailor.program.program import Combine, Output
@@ -220,7 +220,7 @@ class Stitcher:
         They are kept for plans that begin alike. `on_gap` hears of each gap that is fitted. Raises
         CalibrationError for a text that doesn't serve, BridgeError for a gap that can't be closed.
         """
-        found = gaps(plan, self._base.layout.count)
+        found = Resolved(plan, self._base.layout.count).gaps
         if not found:
             return []
         with torch.inference_mode(mode=False):
@@ -238,7 +238,7 @@ class Stitcher:
         The last plan's is kept. Raises CalibrationError for a text that doesn't serve, HealError
         for what can't learn.
         """
-        wanted = healing(plan, self._base.layout.count)
+        wanted = Resolved(plan, self._base.layout.count).healing
         if wanted is None:
             return None
         if self._healed is None or self._healed[0] != plan:
@@ -296,7 +296,7 @@ class Stitcher:
 
     def _check(self, plan: Plan) -> None:
         """All models that the plan uses are there: a checked plan's are those that it uses."""
-        slots = kept(plan, self._base.layout.count)
+        slots = Resolved(plan, self._base.layout.count).kept
         recipes = [made.recipe for slot in slots for made in slot.made.values()]
         recipes += [r for where in REST if (r := plan.rest(where)) is not None]
         used = {name for recipe in recipes for _, name, _ in named_models(recipe)}

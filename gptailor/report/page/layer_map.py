@@ -1,17 +1,19 @@
 """The layer map: a column a layer, a row a model, as tall a bar as the model's share is."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any
 
-from gptailor.plan.layers import Slot, healing, kept, slots
-from gptailor.plan.plan import Merge, Plan, Subset
-from gptailor.plan.shares import slot_shares
-from gptailor.plan.walk import open_choices
-from gptailor.report.cells import Cell, cells
+from gptailor.plan.resolved import Resolved
+from gptailor.report.layer_view import (
+    LayerKind,
+    LayerView,
+    block_rows,
+    layer_views,
+    plan_summary,
+    repeats_in_words,
+)
 from gptailor.report.page.charts import GRID, INK, MUTED, PAPER, hues, mixed, sized
 from gptailor.report.page.section import Section, ShownTable
-from gptailor.report.plan_map import again, block_rows, described_rows, plan_summary
 from gptailor.report.scores import percent
 
 if TYPE_CHECKING:
@@ -26,102 +28,32 @@ _STEP = 18
 _RULER, _RESULT, _NOTES = "", "result", " "
 
 
-@final
-@dataclass(frozen=True)
-class MappedLayer:
-    """A layer as the map draws it.
-
-    `shares` are the models' shares, None where the recipe doesn't say them; `named` are all models
-    that the recipe names. `healed` says that it learns, `over` that a bridge closes the gap that it
-    leaves.
-    """
-
-    where: str
-    made: str
-    cell: Cell
-    shares: Mapping[str, float] | None
-    named: frozenset[str]
-    may_go: bool
-    gone: bool
-    over: bool
-    healed: bool
-
-    @property
-    def marks(self) -> str:
-        """What else there is to say of it: `runs 2 times, healed`."""
-        said = [f"runs {self.cell.runs} times"] if self.cell.runs > 1 else []
-        said += ["healed"] if self.healed else []
-        return ", ".join(said + (["may be dropped"] if self.may_go else []))
-
-    @property
-    def shares_in_words(self) -> str:
-        """`base 70.0 %, math 30.0 %`."""
-        if self.gone or self.cell.kind == "open":
-            return ""
-        if self.shares is None:
-            return "as the method measures it"
-        return ", ".join(f"{name} {percent(share)}" for name, share in self.shares.items())
+def _marks(view: LayerView) -> str:
+    """Return `runs 2 times, healed`."""
+    marks = [f"runs {view.runs} times"] if view.runs > 1 else []
+    marks += ["healed"] if view.healed else []
+    return ", ".join(marks + (["may be dropped"] if view.may_be_dropped else []))
 
 
-def mapped_layers(plan: Plan, count: int) -> list[MappedLayer]:
-    """A plan's layers over a base of so many, as they are drawn."""
-    found = slots(plan, count)
-    learns = _learning(plan, count)
-    out = []
-    for number, (slot, cell) in enumerate(zip(found, cells(plan, found), strict=True)):
-        position = number if slot.position is None else slot.position
-        rows = described_rows([slot])
-        out.append(
-            MappedLayer(
-                where=f"L{position}",
-                made=rows[0].what if rows else "",
-                cell=cell,
-                shares=slot_shares(replace(slot, dropped="no")),
-                named=_named(slot),
-                may_go=slot.dropped == "maybe",
-                gone=slot.dropped == "yes",
-                over=slot.bridged,
-                healed=position in learns and slot.dropped != "yes",
-            )
-        )
-    return out
+def _shares_in_words(view: LayerView) -> str:
+    """Return `base 70.0 %, math 30.0 %`."""
+    if view.dropped or view.kind is LayerKind.OPEN:
+        return ""
+    if view.shares is None:
+        return "as the method measures it"
+    return ", ".join(f"{name} {percent(share)}" for name, share in view.shares.items())
 
 
-def _named(slot: Slot) -> frozenset[str]:
-    """The models that a layer may be made of."""
-    found: set[str] = set()
-    for recipe in (one.recipe for made in slot.made.values() for one in made.chain):
-        if isinstance(recipe, Subset):
-            found |= {"base", *recipe.any_of}
-        else:
-            layers = recipe.merge if isinstance(recipe, Merge) else (recipe.take,)
-            for model in (layer.model for layer in layers):
-                found |= {model} if isinstance(model, str) else {*model.one_of}
-    return frozenset(found)
-
-
-def _learning(plan: Plan, count: int) -> frozenset[int]:
-    """The positions, or a stack's items, that `heal` changes."""
-    if plan.heal is None:
-        return frozenset()
-    if plan.heal.layers or open_choices(plan):
-        return frozenset(plan.heal.layers or range(count))
-    found, left = healing(plan, count), kept(plan, count)
-    learns = () if found is None else found.indices
-    return frozenset(i if left[i].position is None else left[i].position or 0 for i in learns)
-
-
-def layer_map(plan: Plan, count: int) -> Section:
-    """The section of the map of a plan over a base of so many layers."""
-    layers = mapped_layers(plan, count)
-    found = slots(plan, count)
+def layer_map(resolved: Resolved) -> Section:
+    """Return the section of a plan's layer map."""
+    layers, plan = layer_views(resolved), resolved.declared
     numbered = "output's layers" if plan.stack is not None else "base's layers, before drops"
     words = (
-        f"{plan_summary(found)}{again(plan, found)}. A column is a layer, by the number of the"
-        f" {numbered}; the row 'result' has the models' colours mixed by their shares, and below it"
-        " each model has a bar as tall as its share."
+        f"{plan_summary(resolved.slots)}{repeats_in_words(resolved)}. A column is a layer, by the"
+        f" number of the {numbered}; the row 'result' has the models' colours mixed by their"
+        " shares, and below it each model has a bar as tall as its share."
     )
-    rows = [(one.where, one.made, one.shares_in_words, one.marks) for one in layers]
+    rows = [(v.label, v.recipe, _shares_in_words(v), _marks(v)) for v in layers]
     rows += [(row.where, row.what, "", "") for row in block_rows(plan)]
     return Section(
         anchor="map",
@@ -133,20 +65,26 @@ def layer_map(plan: Plan, count: int) -> Section:
     )
 
 
-def _key(layers: Sequence[MappedLayer]) -> str:
+def _key(layers: Sequence[LayerView]) -> str:
     """The marks that occur, and what each means."""
-    unsaid = [one for one in layers if one.shares is None and not one.gone]
+    unsaid = [
+        one
+        for one in layers
+        if one.shares is None and not one.dropped and one.kind is not LayerKind.OPEN
+    ]
     said = {
-        "◆: merged": any(one.cell.kind == "merged" for one in layers),
-        "hatched: dropped": any(one.gone for one in layers),
-        "a line across: bridged over": any(one.over for one in layers),
-        "one stroke: may be dropped": any(one.may_go for one in layers),
+        "◆: merged": any(one.kind is LayerKind.MERGED for one in layers),
+        "hatched: dropped": any(one.dropped for one in layers),
+        "a line across: bridged over": any(one.slot.bridged for one in layers),
+        "one stroke: may be dropped": any(one.may_be_dropped for one in layers),
         "an empty bar: may have a share": any(
-            one.shares is None and not one.gone for one in layers
+            one.shares is None and not one.dropped for one in layers
         ),
-        "?: open": any(one.cell.kind == "open" for one in layers),
-        "~: shares as the method measures them": any(one.cell.kind != "open" for one in unsaid),
-        "×2: runs so often": any(one.cell.runs > 1 for one in layers),
+        "?: open": any(one.kind is LayerKind.OPEN for one in layers),
+        "~: shares as the method measures them": any(
+            one.kind is not LayerKind.OPEN for one in unsaid
+        ),
+        "×2: runs so often": any(one.runs > 1 for one in layers),
         "+: healed": any(one.healed for one in layers),
     }
     return " · ".join(words for words, there in said.items() if there)
@@ -155,14 +93,12 @@ def _key(layers: Sequence[MappedLayer]) -> str:
 # ------------------------------------------------------------------------------------- the drawing
 
 
-def _chart(
-    layers: Sequence[MappedLayer], models: Sequence[str]
-) -> "alt.LayerChart | alt.FacetChart":
+def _chart(layers: Sequence[LayerView], models: Sequence[str]) -> "alt.LayerChart | alt.FacetChart":
     import altair as alt  # noqa: PLC0415 (half a second)
 
     lines = -(-len(layers) // _MOST_COLUMNS)
     columns = -(-len(layers) // lines)
-    marked = any(one.cell.runs > 1 or one.healed for one in layers)
+    marked = any(one.runs > 1 or one.healed for one in layers)
     names = [_RULER, _RESULT, *([_NOTES] if marked else []), *models]
     labels = {row + line * (len(names) + 1) + 0.5: name
               for line in range(lines) for row, name in enumerate(names)}  # fmt: skip
@@ -210,7 +146,7 @@ _TOLD = (("where", "layer"), ("made", "made of"), ("shares", "shares"), ("marks"
 
 
 def _drawn(
-    layers: Sequence[MappedLayer], models: Sequence[str], names: Sequence[str], columns: int
+    layers: Sequence[LayerView], models: Sequence[str], names: Sequence[str], columns: int
 ) -> Iterator[dict[str, Any]]:
     """The rectangles, strokes and texts, in columns and rows, and what each says."""
     colours = hues(models)
@@ -218,10 +154,10 @@ def _drawn(
     for number, one in enumerate(layers):
         line, x = divmod(number, columns)
         top = line * (len(names) + 1)
-        told = {"where": one.where, "made": one.made, "shares": one.shares_in_words,
-                "marks": one.marks}  # fmt: skip
+        told = {"where": one.label, "made": one.recipe, "shares": _shares_in_words(one),
+                "marks": _marks(one)}  # fmt: skip
         if number % every == 0 or x == 0:
-            yield {"kind": "ruler", "x": x + 0.5, "y": top + 0.6, "text": one.where}
+            yield {"kind": "ruler", "x": x + 0.5, "y": top + 0.6, "text": one.label}
         yield from _result(one, x, top + 1, colours, told)
         if _NOTES in names:
             yield from _runs(layers, number, x, columns, top + 2)
@@ -233,50 +169,50 @@ def _drawn(
 
 
 def _runs(
-    layers: Sequence[MappedLayer], number: int, x: int, columns: int, y: int
+    layers: Sequence[LayerView], number: int, x: int, columns: int, y: int
 ) -> Iterator[dict[str, Any]]:
     """A line below neighbours that run as often, from the first of them, and how often that is."""
-    runs = layers[number].cell.runs
-    if runs < 2 or (x and layers[number - 1].cell.runs == runs):
+    runs = layers[number].runs
+    if runs < 2 or (x and layers[number - 1].runs == runs):
         return
-    line = [one.cell.runs for one in layers[number : number - x + columns]]
+    line = [one.runs for one in layers[number : number - x + columns]]
     many = next((i for i, other in enumerate(line) if other != runs), len(line))
     yield {"kind": "stroke", "x": x + 0.1, "x2": x + many - 0.1, "y": y + 0.2, "y2": y + 0.2}
     yield {"kind": "note", "x": x + many / 2, "y": y + 0.7, "text": f"×{runs}"}
 
 
 def _result(
-    one: MappedLayer, x: int, y: int, colours: Mapping[str, str], told: Mapping[str, str]
+    one: LayerView, x: int, y: int, colours: Mapping[str, str], told: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
     place = {"x": x, "x2": x + 1, "y": y, "y2": y + 1}
-    plain = one.gone or one.cell.kind == "open" or one.shares is None
+    plain = one.dropped or one.kind is LayerKind.OPEN or one.shares is None
     if plain:
         yield {"kind": "room", **place, **told}
     else:
         parts = {colours.get(name, MUTED): share for name, share in (one.shares or {}).items()}
         yield {"kind": "cell", "colour": mixed(parts), **place, **told}
-        if one.cell.kind == "merged":
+        if one.kind is LayerKind.MERGED:
             yield {"kind": "merged", "x": x + 0.5, "y": y + 0.5, **told}
-    if one.gone:
+    if one.dropped:
         for a, b, c, d in ((0, 0.5, 0.5, 0), (0, 1, 1, 0), (0.5, 1, 1, 0.5)):
             yield {"kind": "stroke", "x": x + a, "y": y + b, "x2": x + c, "y2": y + d}
-    elif one.may_go:
+    elif one.may_be_dropped:
         yield {"kind": "stroke", "x": x, "y": y + 1, "x2": x + 1, "y2": y}
-    if plain and not one.gone:
-        text = "?" if one.cell.kind == "open" else "~"
+    if plain and not one.dropped:
+        text = "?" if one.kind is LayerKind.OPEN else "~"
         yield {"kind": "note", "x": x + 0.5, "y": y + 0.5, "text": text, **told}
-    if one.over:
+    if one.slot.bridged:
         yield {"kind": "bridge", "x": x, "x2": x + 1, "y": y + 0.5, "y2": y + 0.5, **told}
 
 
 def _share(
-    one: MappedLayer, x: int, y: int, name: str, colour: str, told: Mapping[str, str]
+    one: LayerView, x: int, y: int, name: str, colour: str, told: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
     """The bar of one model, on a ground that shows what all of it would be."""
     yield {"kind": "room", "x": x + 0.06, "x2": x + 0.94, "y": y + 0.1, "y2": y + 0.95, **told}
-    if one.gone:
+    if one.dropped:
         return
-    if one.shares is None and name in one.named:
+    if one.shares is None and name in one.models:
         yield {"kind": "may", "colour": colour, "x": x + 0.12, "x2": x + 0.88, "y": y + 0.2,
                "y2": y + 0.9, **told}  # fmt: skip
     if share := (one.shares or {}).get(name, 0.0):

@@ -33,8 +33,8 @@ from gptailor.evaluate.live.template import decoder_layers, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder
 from gptailor.plan.faults import TailorError
-from gptailor.plan.layers import gaps
 from gptailor.plan.plan import Plan
+from gptailor.plan.resolved import Resolved
 from gptailor.prepare import prepare
 from tests.structures import branch_structure
 from tests.thorough import one_of_each
@@ -647,6 +647,6 @@ def test_states_that_are_no_numbers_name_the_gap(tmp_path: Path) -> None:
 
 
 def test_gaps_are_between_kept_layers(say: Say) -> None:
-    found = gaps(say('drop L0, L2..L3, L5; bridge on "text.txt"'), 6)
+    found = Resolved(say('drop L0, L2..L3, L5; bridge on "text.txt"'), 6).gaps
     assert [(gap.after, gap.until, gap.index) for gap in found] == [(1, 4, 0), (4, 6, 1)]
-    assert not gaps(say("drop L2"), 6)
+    assert not Resolved(say("drop L2"), 6).gaps

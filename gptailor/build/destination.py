@@ -1,0 +1,130 @@
+"""The place that a compiled plan is written to: a model's folder, or one GGUF file."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, final
+
+from gptailor.build.lock import Lock, LockedGguf
+from gptailor.build.output import side_files
+from gptailor.build.record import Recording, refuse_early
+from gptailor.checkpoint.files import is_gguf
+from gptailor.checkpoint.tensor import TensorSpec
+from gptailor.checkpoint.write.output_file import ByteProgress, Payload
+from gptailor.checkpoint.write.side_folder import remove_stale
+from gptailor.checkpoint.write.writer import check_target, free_space, located, write_checkpoint
+from gptailor.prepare import Prepared
+
+
+@final
+@dataclass(frozen=True)
+class Contents:
+    """The contents of an output, and the conditions of its writing.
+
+    `payload_of` gives the bytes of each tensor of the program. `recording` takes down the digests
+    for a lock. `check_unchanged` raises CheckpointError for a source that changed meanwhile.
+    `progress` receives bytes of the folder that the plan makes, whatever the destination is.
+    """
+
+    payload_of: Callable[[TensorSpec], Payload]
+    recording: Recording | None
+    check_unchanged: Callable[[], None]
+    progress: ByteProgress
+    force: bool
+    threads: int | None
+
+
+class Destination(ABC):
+    """A place for the output of a prepared plan. Nothing is computed or written by making it."""
+
+    single: ClassVar[bool]
+    """Whether the output is one file."""
+
+    def __init__(self, prepared: Prepared, path: Path) -> None:
+        self.prepared = prepared
+        self.path = path
+        self.notes: list[str] = []
+        """Remarks for people on differences that are no faults."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """The bytes that the output takes on the disk, without a lock."""
+
+    @property
+    @abstractmethod
+    def files(self) -> tuple[str, ...]:
+        """The names of the files with weights."""
+
+    @abstractmethod
+    def write(self, contents: Contents) -> LockedGguf | None:
+        """Write the output, all or nothing; return the lock's entry for a GGUF file.
+
+        Raises CheckpointError.
+        """
+
+    def refuse_unwritable(self, *, force: bool) -> None:
+        """Raise CheckpointError if the output can't be written at this path."""
+        check_target(self.path, force=force, protected=self.protected, single=self.single)
+
+    @property
+    def lack_of_room(self) -> str:
+        """Words on a disk without room for the output, or nothing."""
+        if (free := free_space(self.path)) >= self.size:
+            return ""
+        return f"the output takes {self.size:,} bytes, and {free:,} are free there"
+
+    def remove_leftovers(self) -> None:
+        """Remove the side folders of killed runs into this place."""
+        remove_stale(located(self.path))
+
+    def refuse_differing(self, lock: Lock) -> None:
+        """Raise CheckpointError (C703 to C705) for early known differences from a lock."""
+        refuse_early(self.prepared, lock)
+
+    @property
+    def protected(self) -> set[Path]:
+        """The folders and GGUF files that the output is made from, which must stay."""
+        checkpoints = [model.checkpoint for model in self.prepared.models.values()]
+        files = [file for checkpoint in checkpoints for file in checkpoint.files]
+        folders = {checkpoint.folder for checkpoint in checkpoints}
+        return folders | {file if is_gguf(file) else file.parent for file in files}
+
+
+@final
+class ModelFolder(Destination):
+    """A Hugging Face folder: shards of weights, configuration, tokenizer, card, plan and lock."""
+
+    single = False
+
+    @property
+    def size(self) -> int:
+        """The bytes of the shards."""
+        return self.prepared.size
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The names of the shards."""
+        return tuple(shard.name for shard in self.prepared.shards)
+
+    def write(self, contents: Contents) -> None:
+        """Write the folder, all or nothing."""
+        recording = contents.recording
+
+        def last_files() -> Mapping[str, bytes]:
+            contents.check_unchanged()
+            return {} if recording is None else recording.files(self.path)
+
+        write_checkpoint(
+            self.path,
+            self.prepared.shards,
+            contents.payload_of,
+            side_files(self.prepared, self.path),
+            force=contents.force,
+            progress=contents.progress,
+            protected=self.protected,
+            threads=contents.threads,
+            seen=None if recording is None else recording.seen,
+            finish=last_files,
+        )

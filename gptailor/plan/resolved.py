@@ -1,0 +1,179 @@
+"""A plan resolved for its base's number of layers: everything derived from it, computed once."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+from gptailor.plan.faults import Place
+from gptailor.plan.layers import (
+    Slot,
+    block_of,
+    blocks,
+    bridge_over,
+    repeated,
+    slots_of,
+    undone,
+)
+from gptailor.plan.plan import Plan
+from gptailor.plan.registry import (
+    BRIDGE_RIDGE,
+    BRIDGE_TOKENS,
+    HEAL_RANK,
+    HEAL_SEED,
+    HEAL_TOKENS,
+)
+from gptailor.plan.written import choices_searched, written_out
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Positions that a closed plan drops between two that stay, and the bridge over them.
+
+    `after` is the last kept position before them, `until` the next kept one (the base's number of
+    layers: the final norm), `index` the output's layer that `after` became. `start` and `end` are
+    the numbers of both layers in the plan with nothing dropped: their positions, unless layers
+    repeat. `on` is the text as the plan names it, `at` the bridge's place in the plan.
+    """
+
+    after: int
+    until: int
+    index: int
+    start: int
+    end: int
+    on: str
+    tokens: int
+    ridge: float
+    at: Place
+
+    @property
+    def name(self) -> str:
+        """Return the gap's name in messages."""
+        return f"the gap after L{self.after}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Healing:
+    """The training of a closed plan's output, with its defaults filled in.
+
+    `on` is the text as the plan names it, `rank` None where whole weights are trained, `indices`
+    the output's layers that are trained, `teacher` a model or None: the plan with nothing dropped.
+    """
+
+    on: str
+    tokens: int
+    rank: int | None
+    seed: int
+    indices: tuple[int, ...]
+    teacher: str | None
+    at: Place = ("heal",)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Resolved:
+    """A plan for a base of `count` layers, with everything derived from both, each computed once.
+
+    `declared` is the plan as its text has it; `tied` names the models whose embedding and head are
+    one tensor. Places of faults in `plan` are mapped back by `plan.written.said_place`.
+    """
+
+    declared: Plan
+    count: int
+    tied: frozenset[str] = frozenset()
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan written out: an entry for each position, a number for each name and curve."""
+        return written_out(self.declared, self.count, self.tied)
+
+    @cached_property
+    def choices(self) -> int:
+        """The number of choices that a search closes."""
+        return choices_searched(self.declared, self.count, self.tied)
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """All positions of the base, dropped ones too, or the items of a stack."""
+        return tuple(slots_of(self.plan, self.count))
+
+    @cached_property
+    def kept(self) -> tuple[Slot, ...]:
+        """The output's layers of a closed plan, in order."""
+        return tuple(repeated(self.plan, [slot for slot in self.slots if slot.dropped == "no"]))
+
+    @cached_property
+    def remaining(self) -> tuple[Slot, ...]:
+        """The output's layers with all that may yet be dropped by choice, in order."""
+        return tuple(repeated(self.plan, [slot for slot in self.slots if slot.dropped != "yes"]))
+
+    @cached_property
+    def layers_are_certain(self) -> bool:
+        """Whether no choice decides which layers the output has."""
+        fixed_blocks = len(blocks(self.plan)) == len(self.plan.repeats)
+        return fixed_blocks and all(slot.dropped != "maybe" for slot in self.slots)
+
+    @cached_property
+    def undone(self) -> "Resolved":
+        """The plan with nothing dropped, bridged or healed: the aim of bridge and heal."""
+        return Resolved(undone(self.declared), self.count, self.tied)
+
+    @cached_property
+    def undone_numbers(self) -> tuple[int, ...]:
+        """For each kept layer, its number in the plan with nothing dropped."""
+        if not self.plan.repeats:
+            return tuple(slot.position or 0 for slot in self.kept)
+        numbers = {(s.position, s.run): number for number, s in enumerate(self.undone.kept)}
+        return tuple(numbers[slot.position, slot.run] for slot in self.kept)
+
+    @cached_property
+    def gaps(self) -> tuple[Gap, ...]:
+        """The gaps of a closed plan that a bridge closes, in order; none before the first layer."""
+        plan = self.plan
+        if plan.stack is not None or not plan.bridges:
+            return ()
+        last = len(self.undone.kept) if plan.repeats else self.count
+        numbers = [*self.undone_numbers, last]
+        positions = [slot.position for slot in self.kept if slot.position is not None]
+        pairs = zip(positions, [*positions[1:], self.count], strict=True)
+        gaps = []
+        for index, (after, until) in enumerate(pairs):
+            i = bridge_over(plan, after)
+            block = block_of(plan, after)
+            inside = block is not None and block == block_of(plan, until)
+            if until == after + 1 or i is None or inside:
+                continue
+            bridge = plan.bridges[i]
+            tokens = BRIDGE_TOKENS if bridge.tokens is None else bridge.tokens
+            ridge = BRIDGE_RIDGE if bridge.ridge is None else bridge.ridge
+            assert isinstance(tokens, int), "an open plan"
+            assert isinstance(ridge, int | float), "an open plan"
+            start, end = numbers[index : index + 2]
+            at: Place = ("bridges", i)
+            gaps.append(Gap(after, until, index, start, end, bridge.on, tokens, float(ridge), at))
+        return tuple(gaps)
+
+    @cached_property
+    def healing(self) -> Healing | None:
+        """The training of a closed plan's output, or None where nothing is trained.
+
+        A plan that drops nothing is its own teacher, unless it names one.
+        """
+        heal = self.plan.heal
+        if heal is None:
+            return None
+        teacher = "base" if heal.teacher is None and self.plan.stack is not None else heal.teacher
+        named = heal.layers
+        trained = [i for i, s in enumerate(self.kept) if not named or s.position in named]
+        if not trained or (teacher is None and not self.plan.drops):
+            return None
+        rank = HEAL_RANK if heal.rank is None else heal.rank
+        return Healing(
+            on=heal.on,
+            tokens=HEAL_TOKENS if heal.tokens is None else heal.tokens,
+            rank=rank if isinstance(rank, int) else None,
+            seed=HEAL_SEED if heal.seed is None else heal.seed,
+            indices=tuple(trained),
+            teacher=teacher,
+        )

@@ -1,0 +1,274 @@
+"""A plan's layers as people see them: the one source of every map, table, card and hover."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import final
+
+from gptailor.lang import words as tailor
+from gptailor.plan import plan as p
+from gptailor.plan.layers import Made, Slot, blocks, may_be_healed
+from gptailor.plan.resolved import Resolved
+from gptailor.plan.shares import slot_shares
+from gptailor.plan.walk import named_models, names_in, open_choices, recipe_sites
+from gptailor.plan.windows import stretch_of, window_words
+
+
+@final
+class LayerKind(Enum):
+    """The kinds of layers, each with its words in a legend."""
+
+    OF_ONE_MODEL = "of one model"
+    MERGED = "merged"
+    MIXED = "mixed"
+    OPEN = "open"
+    MAYBE = "maybe there"
+    DROPPED = "dropped"
+    BRIDGED = "bridged over"
+
+
+@final
+@dataclass(frozen=True)
+class LayerView:
+    """A position of the base, or an item of a stack, as people see it.
+
+    `number` is the position, or the item's number. `recipe` is in words. `model` is the one model
+    of the layer, or the model with the largest share of a merge. `shares` are the models' shares,
+    None where the recipe doesn't determine them. `models` are all that the recipe names. `runs`
+    counts the layer's runs. `healed` means that `heal` trains the layer.
+    """
+
+    slot: Slot
+    number: int
+    kind: LayerKind
+    recipe: str
+    model: str | None
+    shares: Mapping[str, float] | None
+    models: frozenset[str]
+    runs: int
+    healed: bool
+
+    @property
+    def label(self) -> str:
+        """`L12`."""
+        return f"L{self.number}"
+
+    @property
+    def kind_words(self) -> str:
+        """The kind as summaries and legends show it: `of math`, `merged`."""
+        return f"of {self.model}" if self.kind is LayerKind.OF_ONE_MODEL else self.kind.value
+
+    @property
+    def dropped(self) -> bool:
+        """Whether the layer leaves the model."""
+        return self.slot.dropped == "yes"
+
+    @property
+    def may_be_dropped(self) -> bool:
+        """Whether a choice may drop the layer."""
+        return self.slot.dropped == "maybe"
+
+
+def layer_views(resolved: Resolved) -> list[LayerView]:
+    """Return the view of each slot of a plan, in order."""
+    runs = Counter(map(_run_key, resolved.remaining))
+    healed = _healed_slots(resolved)
+    views = []
+    for index, slot in enumerate(resolved.slots):
+        kind, key = layer_kind(slot), _run_key(slot)
+        shares = slot_shares(replace(slot, dropped="no"))
+        named = (m.recipe for made in slot.made.values() for m in made.chain)
+        rows = layer_rows([slot])
+        views.append(
+            LayerView(
+                slot=slot,
+                number=index if slot.position is None else slot.position,
+                kind=kind,
+                recipe=rows[0].what if rows else "",
+                model=_main_model(slot, kind, shares),
+                shares=shares,
+                models=frozenset(name for recipe in named for name in _models_of(recipe)),
+                runs=1 if key is None else runs[key],
+                healed=index in healed and slot.dropped != "yes",
+            )
+        )
+    return views
+
+
+def layer_kind(slot: Slot) -> LayerKind:
+    """Return the kind of a slot; open comes before maybe dropped."""
+    if slot.dropped == "yes":
+        return LayerKind.BRIDGED if slot.bridged else LayerKind.DROPPED
+    chains = [made for part in slot.made.values() for made in part.chain]
+    if any(_is_open(m.recipe) or (m.maybe and slot.position is not None) for m in chains):
+        return LayerKind.OPEN
+    if slot.dropped == "maybe":
+        return LayerKind.MAYBE
+    recipes = [made.recipe for made in slot.made.values()]
+    if any(isinstance(recipe, p.Merge) for recipe in recipes):
+        return LayerKind.MERGED
+    models = {recipe.take.model for recipe in recipes if isinstance(recipe, p.Take)}
+    return LayerKind.OF_ONE_MODEL if len(models) == 1 else LayerKind.MIXED
+
+
+def _is_open(recipe: p.Recipe) -> bool:
+    """Return whether a written-out recipe has a choice, or a number that is one."""
+    return any(site.open or names_in(site.value) for site in recipe_sites(recipe))
+
+
+def _main_model(slot: Slot, kind: LayerKind, shares: Mapping[str, float] | None) -> str | None:
+    recipes = [made.recipe for made in slot.made.values()]
+    if kind is LayerKind.OF_ONE_MODEL:
+        return next(str(r.take.model) for r in recipes if isinstance(r, p.Take))
+    if kind is not LayerKind.MERGED:
+        return None
+    if shares:
+        return max(shares, key=lambda name: shares[name])
+    first = (recipe.merge[0].model for recipe in recipes if isinstance(recipe, p.Merge))
+    return next((model for model in first if isinstance(model, str)), None)
+
+
+def _models_of(recipe: p.Recipe) -> Iterator[str]:
+    """Yield the models that a recipe names; a subset leaves the base's layer possible."""
+    if isinstance(recipe, p.Subset):
+        yield "base"
+    yield from (name for _, name, _ in named_models(recipe))
+
+
+def _run_key(slot: Slot) -> int | str | None:
+    """Return a key that all runs of a layer share, in a stack its recipe; None if that is open."""
+    if slot.position is not None:
+        return slot.position
+    unsettled = layer_kind(slot) in {LayerKind.OPEN, LayerKind.MAYBE}
+    return None if unsettled else repr(slot.made[None].recipe)
+
+
+def _healed_slots(resolved: Resolved) -> frozenset[int]:
+    """Return the indices of the slots that `heal` trains, or may train where choices are open."""
+    heal = resolved.declared.heal
+    if heal is None or not may_be_healed(resolved.declared):
+        return frozenset()
+    if heal.layers:
+        return frozenset(heal.layers)
+    if open_choices(resolved.declared):
+        return frozenset(range(len(resolved.slots)))
+    kept, healing = resolved.kept, resolved.healing
+    indices = () if healing is None else healing.indices
+    return frozenset(i if kept[i].position is None else kept[i].position or 0 for i in indices)
+
+
+# --------------------------------------------------------------------------------------- as a table
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """Neighbouring positions that go in step, and what happens there in words."""
+
+    where: str
+    what: str
+
+
+def layer_rows(slots: Sequence[Slot]) -> list[Row]:
+    """Return one row for each run of positions with one recipe; items of a stack begin at L0."""
+    rows: list[Row] = []
+    run: list[p.Layer] = []
+    tail = ""
+    for number, slot in enumerate(slots):
+        position = number if slot.position is None else slot.position
+        alone = _words_alone(slot)
+        if alone is not None or _tail(slot) != tail:
+            rows += _run_rows(run, tail)
+            run, tail = [], _tail(slot)
+        if alone is not None:
+            rows.append(Row(f"L{position}", alone + tail))
+        else:
+            made = slot.made[None]
+            run.append(p.Layer(position=position, recipe=made.recipe, maybe=made.maybe))
+    return _joined(rows + _run_rows(run, tail))
+
+
+def rows_with_runs(resolved: Resolved) -> list[Row]:
+    """Return the rows of a plan's layers, and one for each block that repeats."""
+    return [*layer_rows(resolved.slots), *block_rows(resolved.plan)]
+
+
+def block_rows(plan: p.Plan) -> Iterator[Row]:
+    """Yield a row for each block that repeats: `L6..L9`, `2 runs`."""
+    for block in blocks(plan):
+        yield Row(window_words(stretch_of(block)), f"{p.count_text(runs_of(block.times))} runs")
+
+
+def runs_of(times: p.Count) -> p.Count:
+    """Return the runs of a block that repeats so many times: one more."""
+    if isinstance(times, p.CountRange):
+        return p.CountRange(between=(times.between[0] + 1, times.between[1] + 1))
+    return times + 1
+
+
+def plan_summary(slots: Sequence[Slot]) -> str:
+    """Return `20 of base, 3 merged, 7 dropped`."""
+    kinds = Counter(
+        f"of {_main_model(slot, kind, None)}" if kind is LayerKind.OF_ONE_MODEL else kind.value
+        for slot in slots
+        for kind in [layer_kind(slot)]
+    )
+    return ", ".join(f"{count} {words}" for words, count in kinds.items())
+
+
+def repeats_in_words(resolved: Resolved) -> str:
+    """Return `; 4 more by 'repeat': 34 layers` for a plan with blocks that repeat, or nothing."""
+    once = sum(slot.dropped != "yes" for slot in resolved.slots)
+    more = len(resolved.remaining) - once
+    return f"; {more} more by 'repeat': {once + more} layers" if more else ""
+
+
+def _words_alone(slot: Slot) -> str | None:
+    """Return the words of a slot that can't share a row with its neighbours, or None."""
+    if slot.dropped == "yes":
+        return "dropped, bridged over" if slot.bridged else "dropped"
+    if slot.made.keys() == {None}:
+        whole = slot.made[None]
+        return None if whole.below is None else _chain_words(slot, whole)
+    parts = [(slot.called(part), _chain_words(slot, made)) for part, made in slot.made.items()]
+    return "; ".join(f"{part}: {recipe}" if part else recipe for part, recipe in parts)
+
+
+def _chain_words(slot: Slot, made: Made) -> str:
+    """Return a recipe, and the recipes below it that hold where a `maybe` isn't taken."""
+    position = slot.position or 0
+    entries = (p.Layer(position=position, recipe=m.recipe, maybe=m.maybe) for m in made.chain)
+    return ", else ".join(_recipe_words([entry]) for entry in entries)
+
+
+def _tail(slot: Slot) -> str:
+    """Return what holds of a layer whatever its recipe: its scale, healing, a possible drop."""
+    scale = f", scaled by {tailor.value_words(slot.scale)}" if slot.scale is not None else ""
+    dropped = ", or dropped" * (slot.dropped == "maybe" and slot.position is not None)
+    return scale + ", healed" * slot.healed + dropped
+
+
+def _run_rows(run: Sequence[p.Layer], tail: str) -> list[Row]:
+    return [
+        Row(tailor.range_words([entry.position for entry in group]), _recipe_words(group) + tail)
+        for group in tailor.groups(run)
+    ]
+
+
+def _recipe_words(entries: Sequence[p.Layer]) -> str:
+    """Return the recipe of layers that go in step: `base`, `code L14`, `merge(…)`."""
+    return "maybe " * entries[0].maybe + tailor.layer_recipe_words(entries)
+
+
+def _joined(rows: Iterable[Row]) -> list[Row]:
+    """Join neighbours with equal recipes, unless these name layers."""
+    joined: list[tuple[str, str, str]] = []
+    for row in rows:
+        first, _, last = row.where.partition("..")
+        if joined and joined[-1][2] == row.what and not re.search(r"\bL\d", row.what):
+            joined[-1] = (joined[-1][0], last or first, row.what)
+        else:
+            joined.append((first, last or first, row.what))
+    return [Row(a if a == b else f"{a}..{b}", what) for a, b, what in joined]
