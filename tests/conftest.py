@@ -52,7 +52,7 @@ settings.register_profile(
 )
 settings.load_profile("default")
 if not THOROUGH:  # Hypothesis draws constants of the modules that this process has imported so far
-    vars(providers)["_get_local_constants"] = providers.Constants
+    vars(providers)["_get_local_constants"] = vars(providers)["Constants"]
 
 # A script's background jobs ignore Ctrl-C, and so would the processes that tests start: tests of
 # interrupts need one that acts.
