@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
+from hypothesis.internal.conjecture import providers
 
 from tests import checked
 from tests.preloaded import Preloaded, preloaded
@@ -50,6 +51,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 settings.load_profile("default")
+if not THOROUGH:  # Hypothesis draws constants of the modules that this process has imported so far
+    vars(providers)["_get_local_constants"] = vars(providers)["Constants"]
 
 # A script's background jobs ignore Ctrl-C, and so would the processes that tests start: tests of
 # interrupts need one that acts.
