@@ -15,6 +15,7 @@ from gptailor.checkpoint.formats.pytorch import ADAPTER_BIN, read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Delta, LowRank, NewRows, Shift, TensorInfo
 from gptailor.plan.faults import listed
+from gptailor.plan.registry import LARGEST_SINGLE
 
 _LONGEST_NAME = 300
 """Characters of a tensor's name, which the settings' patterns are matched against."""
@@ -256,6 +257,10 @@ class _Work:
             warning = "embedding and head are tied: the adapter changes both, as in PEFT"
             self.warnings.append(warning)
         scale = self.settings.scale_of(module)
+        if abs(scale) > LARGEST_SINGLE:
+            message = f"'lora_alpha' scales {quoted(module)} by {scale:g}, expected at most"
+            message += f" {LARGEST_SINGLE:.9g}, where float32 ends"
+            raise CheckpointError("C401", message, self.file.parent / ADAPTER_CONFIG)
         yield target, LowRank(a, b, scale, turned, pieces.get(_MAGNITUDE))
         if (bias := pieces.get(_BIAS)) is not None:
             target = self._target(f"{module}.bias", bias)

@@ -74,7 +74,7 @@ def _group(
         return -(-inputs // rows)
     if given == 0 or given < -1:
         pieces.refuse_setting("group_size", given, "should be -1 or positive")
-    return inputs if given == -1 else given
+    return inputs if given == -1 else min(given, inputs)
 
 
 def read_awq(pieces: QuantisedTensors) -> None:
@@ -92,7 +92,7 @@ def read_awq(pieces: QuantisedTensors) -> None:
         zeros = pieces.take(f"{stem}.qzeros", name, _WORDS)
         inputs, words = pieces.check_matrix(values)
         outputs = words * _BITS // bits
-        width = inputs if group == -1 else group
+        width = inputs if group == -1 else min(group, inputs)
         rows = -(-inputs // width)
         pieces.check_shape(scales, (rows, outputs))
         pieces.check_shape(zeros, (rows, words))
