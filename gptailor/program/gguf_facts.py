@@ -249,7 +249,7 @@ class WrittenArchitecture:
 
     def _scaled(self, said: Mapping[str, Any], head: int) -> GgufFacts:
         """The base and the scaling; llama3's as divisors of the frequencies."""
-        if (share := said.get("partial_rotary_factor", 1.0)) not in {1.0, None}:
+        if (share := said.get("partial_rotary_factor", 1.0)) not in (1.0, None):
             self.refuse(f"{share:.0%} of each head are rotated, and llama.cpp rotates all")
         plain: GgufFacts = {"rope.freq_base": float(said["rope_theta"])}
         kind = said.get("rope_type", "default")
@@ -271,7 +271,7 @@ class WrittenArchitecture:
         if not math.isclose(said.get("attention_factor") or usual, usual):
             self.refuse(f"YaRN's 'attention_factor' is no function of its factor {factor}")
         for key, default in _YARN.items():
-            if (value := said.get(key)) not in {None, default}:
+            if (value := said.get(key)) not in (None, default):
                 self.refuse(f"YaRN's {quoted(key)} is {shown(value)}, which isn't written")
         return {
             "rope.scaling.type": "yarn",

@@ -11,14 +11,12 @@ from gptailor.checkpoint.families.layout import Layout, aliases, split_name, unt
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import ADAPTER, CONFIG, Checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG, LoraSettings, read_settings
+from gptailor.checkpoint.formats.patterns import LONGEST_NAME
 from gptailor.checkpoint.formats.pytorch import ADAPTER_BIN, read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Delta, LowRank, NewRows, Shift, TensorInfo
 from gptailor.plan.faults import listed
 from gptailor.plan.registry import LARGEST_SINGLE
-
-_LONGEST_NAME = 300
-"""Characters of a tensor's name, which the settings' patterns are matched against."""
 
 _ROWS = "token_adapter.trainable_tokens_delta"
 _MAGNITUDE = "lora_magnitude_vector"
@@ -118,7 +116,7 @@ def _sorted(
         if tensor.spec.dtype not in FLOATS:
             message = f"{quoted(key)} is {tensor.spec.dtype}, which is no float"
             raise CheckpointError("C402", message, file)
-        if len(key) > _LONGEST_NAME:
+        if len(key) > LONGEST_NAME:
             message = f"{quoted(key)} has {len(key)} characters, more than any module's name"
             raise CheckpointError("C403", message, file)
         name = key.removeprefix(_ROOT)

@@ -16,7 +16,7 @@ _SCALES = ("F16", "BF16", "F32")
 def read_gptq(pieces: QuantisedTensors) -> None:
     """Each `X.qweight` with `X.scales`, `X.qzeros` and, where it has one, `X.g_idx`."""
     kind = pieces.settings.get("checkpoint_format") or "gptq"
-    if kind not in {"gptq", "gptq_v2"}:
+    if kind not in ("gptq", "gptq_v2"):
         pieces.refuse_setting("checkpoint_format", kind, "'gptq' and 'gptq_v2' are read")
     if pieces.settings.get("is_marlin_format"):
         pieces.refuse_setting("is_marlin_format", True, "Marlin's order isn't read")
