@@ -17,6 +17,7 @@ from gptailor.checkpoint.formats.gguf_header import KINDS, TensorKind
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorSpec
 from gptailor.checkpoint.write.output_file import Payload, blocks_of
 from gptailor.plan.extras import how_to_install
+from gptailor.plan.registry import LARGEST_SINGLE
 from gptailor.program.gguf_facts import GgufFacts
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def header_bytes(
         writer = gguf.GGUFWriter(path, architecture)
         for key, value in facts.items():
             if key != "general.architecture":  # which it has said already
+                _check_fact(key, value, target)
                 _add(writer, key, value)
         for tensor in tensors:
             kind = gguf.GGMLQuantizationType[tensor.kind]
@@ -102,6 +104,20 @@ def header_bytes(
         writer.close()
         raw = path.read_bytes()
     return raw + b"\0" * (-len(raw) % GGUF_ALIGNMENT)
+
+
+def _check_fact(key: str, value: object, target: Path) -> None:
+    """Refuse a number that a GGUF file has no room for."""
+    match value:
+        case int() if type(value) is not bool:
+            fits = 0 <= value < 2**32
+        case float():
+            fits = abs(value) <= LARGEST_SINGLE
+        case _:
+            return
+    if not fits:
+        message = f"{quoted(key)} is a number that a GGUF file can't hold, expected one of 32 bits"
+        raise CheckpointError("C306", message, target)
 
 
 def _add(writer: object, key: str, value: int | float | bool | str | list[object]) -> None:
