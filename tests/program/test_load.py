@@ -315,7 +315,9 @@ def test_a_delta_that_overflows_is_named(tmp_path: Path) -> None:
     w, b = stored(tmp_path, "w", torch.ones(3, 2)), torch.ones(3, 1)
     b[2] = 1e30
     delta = LowRank(stored(tmp_path, "a", torch.ones(1, 2)), stored(tmp_path, "b", b), 1e20)
-    with pytest.raises(OverflowFault, match=r"'w'\[2, 0\] is 1.00000002e\+50.*: 1e\+20 times 'b' @ 'a'"):
+    with pytest.raises(
+        OverflowFault, match=r"'w'\[2, 0\] is 1.00000002e\+50.*: 1e\+20 times 'b' @ 'a'"
+    ):
         load_tensor(adapted(w, delta))
     turned = adapted(stored(tmp_path, "v", torch.ones(2, 3)), replace(delta, transposed=True))
     with pytest.raises(OverflowFault, match=r"'v'\[0, 2\] is 1.00000002e\+50"):
