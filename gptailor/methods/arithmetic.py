@@ -130,14 +130,14 @@ def combination(
 ) -> Vector:
     """Σ c_i v_i in order, without those whose coefficient is 0."""
     terms = [
-        times(vector, coefficient)
+        multiplied(vector, coefficient)
         for vector, coefficient in zip(vectors, coefficients, strict=True)
         if coefficient != 0
     ]
     return total(terms) if terms else torch.zeros_like(chunk.sources[0])
 
 
-def times(vector: Vector, number: float) -> Vector:
+def multiplied(vector: Vector, number: float) -> Vector:
     """Return the vector times a coefficient; itself for 1. Raises CoefficientError."""
     return vector if number == 1 else vector * single(number)
 
