@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from gptailor.checkpoint.tensor import ByteRange, TensorInfo, TensorSpec
 from gptailor.checkpoint.write.output_file import Payload
 from gptailor.checkpoint.write.tensors import plan_shards
 from gptailor.checkpoint.write.writer import check_target, free_space, write_checkpoint
+from gptailor.methods.rounding import rounded
 from gptailor.plan.faults import listed
 from gptailor.plan.registry import DTYPES
 from gptailor.program.combine import FLOAT_DTYPES
@@ -275,7 +276,7 @@ class _Extraction:
 
     def _made(self, spec: TensorSpec, whole: TensorInfo | None) -> Iterator[memoryview]:
         if whole is not None:
-            tensor = load_tensor(whole).to(FLOAT_DTYPES[spec.dtype])
+            tensor = _rounded(load_tensor(whole), spec.dtype, quoted(spec.name), whole.file)
         else:
             if spec.name not in self.factors:
                 self._factorise(spec.name)
@@ -290,14 +291,10 @@ class _Extraction:
         matrix = _subtracted(change, self.wanted.device)
         if self.a.layout.transposed:
             matrix = matrix.t()
-        kind = FLOAT_DTYPES[self.wanted.dtype]
         pair = low_rank(matrix, self.wanted.rank, module if self.wanted.randomised else None)
-        b, a = (factor.to(kind) for factor in pair)
-        lost = residual(matrix, b, a)
-        if not isfinite(lost):
-            message = f"the factors of {quoted(module)} can't be held"
-            raise CheckpointError("C408", message, change.b.file, "choose another --dtype")
-        share = lost / change.difference
+        what, dtype = f"the factors of {quoted(module)}", self.wanted.dtype
+        b, a = (_rounded(factor, dtype, what, change.b.file) for factor in pair)
+        share = residual(matrix, b, a) / change.difference
         made = ExtractedModule(module, a.shape[0], change.difference, share)
         self.modules[module] = made
         self.factors[f"{_ROOT}{module}.lora_A.weight"] = a.cpu()
@@ -366,6 +363,16 @@ def _difference(a: TensorInfo, b: TensorInfo) -> float:
         message = f"{quoted(b.spec.name)} holds infinity or NaN, here or in the base"
         raise CheckpointError("C408", message, b.file)
     return found
+
+
+def _rounded(values: Tensor, dtype: str, what: str, file: Path) -> Tensor:
+    """The values in a dtype. Raises CheckpointError (C408) for what it can't hold."""
+
+    def refuse(number: int) -> NoReturn:
+        message = f"{what} would hold {float(values.reshape(-1)[number]):.9g} in {dtype}"
+        raise CheckpointError("C408", message, file, "choose another --dtype")
+
+    return rounded(values, FLOAT_DTYPES[dtype], refuse)
 
 
 def _subtracted(change: _Change, device: torch.device) -> Tensor:

@@ -9,12 +9,10 @@ from gptailor.plan.faults import Fault, Place
 from gptailor.plan.plan import Item, Layer, Merge, OneOfModels, Others, Plan, Subset, Whole
 from gptailor.plan.walk import (
     drops_by_choice,
-    numbers,
     recipes,
     sources,
     tied_entries,
     unplaced,
-    values,
 )
 from gptailor.plan.wishes import measured
 
@@ -69,10 +67,9 @@ def every_text_can_be_said(plan: Plan) -> Iterator[Fault]:
             yield Fault("P219", "a text holds no quotes and no line ends", place)
 
 
-def every_number_is_finite(plan: Plan) -> Iterator[Fault]:
-    """A number is one that a float can hold."""
-    found = ((at, number) for at, value in values(plan) for number in numbers(value))
-    for place, number in (*found, *_objective_arguments(plan)):
+def every_objective_number_is_finite(plan: Plan) -> Iterator[Fault]:
+    """A number of an objective is one that a float can hold."""
+    for place, number in _objective_arguments(plan):
         try:
             float(number if not isinstance(number, str) else 0)
         except OverflowError:
@@ -150,7 +147,7 @@ def what_is_one_choice_is_not_tied(plan: Plan) -> Iterator[Fault]:
 SAYABLE: tuple[Callable[[Plan], Iterator[Fault]], ...] = (
     every_recipe_can_be_said,
     every_text_can_be_said,
-    every_number_is_finite,
+    every_objective_number_is_finite,
     every_limit_is_a_count,
     a_drop_by_choice_names_a_layer_once,
     a_tied_group_is_alike,

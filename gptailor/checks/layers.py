@@ -15,6 +15,9 @@ from gptailor.plan.parts import BRANCHES
 from gptailor.program.compile import moved_configuration
 from gptailor.program.sources import Checked, Use, merges
 
+_LEAST_SCALE = 2.0**-126
+"""The smallest product of scales: it and its reciprocal are normal numbers of float32."""
+
 
 def parts_can_be_told_apart(checked: Checked) -> Iterator[Fault]:
     """`attn` and `mlp` each have norms of their own."""
@@ -33,6 +36,19 @@ def scales_can_be_folded(checked: Checked) -> Iterator[Fault]:
     reason = checked.base.layout.no_scale
     if checked.plan.scales and reason is not None:
         yield Fault("M214", f"'scale' can't be folded into the weights: {reason}", ("scales", 0))
+
+
+def scales_multiply_to_a_number(checked: Checked) -> Iterator[Fault]:
+    """The product of scales, and what is divided by it, can be held in float32."""
+    plan = checked.plan
+    there = [s for s in outline.slots(plan, checked.count) if s.dropped != "yes"]
+    for slot in outline.repeated(plan, there) if plan.scales else ():
+        if not _LEAST_SCALE <= slot.divisor <= 1 / _LEAST_SCALE:
+            where = f"L{slot.position}"
+            message = f"the scales before {where} multiply to {slot.divisor:.9g}"
+            message += f", expected {_LEAST_SCALE:.3g} to {1 / _LEAST_SCALE:.3g}"
+            yield Fault("M214", message, ("scales", 0), "scale by numbers nearer to 1")
+            return
 
 
 def layers_fit(checked: Checked) -> Iterator[Fault]:
@@ -150,6 +166,7 @@ def some_scale_does_something(checked: Checked) -> Iterator[Fault]:
 FITTING: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     parts_can_be_told_apart,
     scales_can_be_folded,
+    scales_multiply_to_a_number,
     some_scale_does_something,
     layers_fit,
     merged_layers_are_of_one_kind,

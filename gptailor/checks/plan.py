@@ -24,7 +24,7 @@ from gptailor.plan.plan import (
     TemplateOf,
     is_at_url,
 )
-from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, WORDS
+from gptailor.plan.registry import CHAT_TEMPLATES, DTYPES, LARGEST_SINGLE, WORDS
 from gptailor.plan.walk import (
     entry_sites,
     named_models,
@@ -349,6 +349,16 @@ def the_chat_template_is_known(plan: Plan) -> Iterator[Fault]:
         yield Fault("P404", f"'{said}' names no chat template", ("chat_template",), help_)
 
 
+def every_number_fits_into_float32(plan: Plan) -> Iterator[Fault]:
+    """A number is one that the arithmetic can compute with, which is done in float32."""
+    most = f"{LARGEST_SINGLE:.9g}"
+    for at, value in values(plan):
+        for number in numbers(value):
+            if abs(number) > LARGEST_SINGLE:
+                got = f"{number:g}" if isinstance(number, float) else "a larger whole number"
+                yield Fault("P306", f"expected at most {most}, where float32 ends, got {got}", at)
+
+
 def every_scale_is_positive(plan: Plan) -> Iterator[Fault]:
     """A hidden state is scaled by a number above 0."""
     for i, scale in enumerate(plan.scales):
@@ -385,6 +395,7 @@ PLAN_RULES: tuple[PlanRule, ...] = (
     the_dtype_is_known,
     the_tokenizer_is_one_models,
     the_chat_template_is_known,
+    every_number_fits_into_float32,
     every_scale_is_positive,
     every_tie_holds_a_choice,
     *MERGING,

@@ -22,6 +22,8 @@ import torch
 from jaxtyping import Bool, Float32, Int32, Int64
 from torch import Tensor
 
+from gptailor.methods.rounding import single
+
 ByName = Mapping[str, float | int | str | tuple[float | int, ...]]
 """A method's arguments by name, complete."""
 Vector = Float32[Tensor, " n"]
@@ -128,11 +130,16 @@ def combination(
 ) -> Vector:
     """Σ c_i v_i in order, without those whose coefficient is 0."""
     terms = [
-        vector if coefficient == 1 else vector * coefficient
+        multiplied(vector, coefficient)
         for vector, coefficient in zip(vectors, coefficients, strict=True)
         if coefficient != 0
     ]
     return total(terms) if terms else torch.zeros_like(chunk.sources[0])
+
+
+def multiplied(vector: Vector, number: float) -> Vector:
+    """Return the vector times a coefficient; itself for 1. Raises CoefficientError."""
+    return vector if number == 1 else vector * single(number)
 
 
 def total(terms: Iterable[Vector]) -> Vector:
@@ -155,8 +162,11 @@ def base_moved(
 
 
 def number_beside(vector: Vector, number: float) -> Float32[Tensor, " one"]:
-    """A number as a tensor of its device: CUDA multiplies by the reciprocal of a Python number."""
-    return torch.full((1,), number, dtype=torch.float32, device=vector.device)
+    """A number as a tensor of its device: CUDA multiplies by the reciprocal of a Python number.
+
+    Raises CoefficientError.
+    """
+    return torch.full((1,), single(number), dtype=torch.float32, device=vector.device)
 
 
 # -------------------------------------------------------------------------------------- thresholds

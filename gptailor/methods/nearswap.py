@@ -19,7 +19,7 @@ class Nearswap(Kernel):
     Granularity: per element.
     Arithmetic: float32; the result is float32.
     Degenerate: t = 0 gives a to the byte; an entry that differs by t or less is b's to the byte,
-    if t is 1e-6 or more. Where both are equal, infinity and NaN among them, a stays.
+    if t is 1e-6 or more. Where both are equal a stays.
     Paper: none on arXiv; the card of alchemonaut/QuartetAnemoi-70B-t0.0001 on the Hub, 2024.
     """
 
@@ -33,7 +33,7 @@ class Nearswap(Kernel):
         near = number_over(t, (a - b).abs_().clamp_(min=_NEAREST)).clamp_(max=1.0)
         moved = b * near + a * (1.0 - near)
         moved = torch.where(near >= 1.0, b, moved)
-        return torch.where((a == b) | torch.isnan(near), a, moved)
+        return torch.where(a == b, a, moved)
 
 
 def number_over(number: float | int, vector: Vector) -> Vector:

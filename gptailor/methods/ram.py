@@ -17,7 +17,7 @@ class Ram(Kernel):
     Granularity: per element.
     Arithmetic: float32; the result is float32.
     Degenerate: where no source is active θ_b stays to the byte; one source is that source where it
-    is active, up to rounding. NaN is active in no source.
+    is active, up to rounding.
     Paper: arXiv 2601.13572.
     """
 
@@ -34,7 +34,7 @@ def active_entries(chunk: Chunk, epsilon: float | int) -> tuple[list[Vector], Ve
     """The task vectors, 0 where they aren't active, and how many are at each entry."""
     vectors, count = [], torch.zeros_like(chunk.origin)
     for vector in chunk.task_vectors():
-        mask = vector.abs() > epsilon
+        mask = ~(vector.abs() <= epsilon)  # NaN is active, and refused
         count += mask
         vectors.append(torch.where(mask, vector, 0.0))
     return vectors, count

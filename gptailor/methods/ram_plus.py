@@ -19,7 +19,7 @@ class RamPlus(Kernel):
     Granularity: s_i and u_i per tensor and source; the sum per element.
     Arithmetic: counts exact, factors in float64, the rest float32; the result is float32.
     Degenerate: r = 0 or alpha = 0 is `ram`; a source that shares nothing isn't scaled; where no
-    source is active θ_b stays to the byte. NaN is active in no source.
+    source is active θ_b stays to the byte.
     Paper: arXiv 2601.13572.
     """
 

@@ -36,7 +36,7 @@ class Sce(Kernel):
         def squares(chunk: Chunk) -> list[torch.Tensor]:
             return [vector.double().square_() for vector in _selected(chunk, least)]
 
-        means = [s / inputs.elements for s in sums.sums(inputs, squares, of=inputs.models)]
+        means = [s / inputs.elements for s in sums.sums(inputs, squares, count=len(inputs.models))]
         total = math.fsum(means)
         if total < arithmetic.one_number(given, "floor") or total == 0.0:
             return (least, *(1.0 / len(means) for _ in means))

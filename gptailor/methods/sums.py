@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import final
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from gptailor.methods.arithmetic import Chunk, Inputs
-from gptailor.plan.faults import TailorError
+from gptailor.methods.arithmetic import Chunk, Inputs, Vector
+from gptailor.methods.rounding import NotFiniteFault, OverflowFault, index_of, rounded
+from gptailor.plan.faults import PlanError
 
 SUM_ENTRIES = 2**14
 """Entries of a block of a sum: a power of two, part of every result, never to be changed."""
@@ -56,8 +58,8 @@ def _gram(inputs: Inputs, vectors: Callable[[Chunk], list[Float64[Tensor, " n"]]
         for i, j in pairs:
             sums[i, j].add(blocks[i] * blocks[j])
     totals = {pair: each.value() for pair, each in sums.items()}
-    for i, model in enumerate(inputs.models):
-        _refuse_infinite(inputs, model, totals[i, i])
+    if not all(map(math.isfinite, totals.values())):
+        refuse_infinite(inputs)
     return [[totals[min(i, j), max(i, j)] for j in range(count)] for i in range(count)]
 
 
@@ -65,40 +67,49 @@ def sums(
     inputs: Inputs,
     terms: Callable[[Chunk], Sequence[Float64[Tensor, " n"]]],
     *,
-    of: Sequence[str],
+    count: int,
     width: int = SUM_ENTRIES,
 ) -> list[float]:
-    """The sum over the whole tensor of each vector that is made of a chunk, in blocks of `width`.
+    """The sum over the whole tensor of each of `count` vectors that are made of a chunk, in blocks
+    of `width`.
 
-    `of` names the model that each is of, which infinity and NaN are put down to. Raises
-    TailorError.
+    Raises NotFiniteFault for infinity or NaN, and OverflowFault where a difference becomes that.
     """
-    found = [_Sum() for _ in of]
+    found = [_Sum() for _ in range(count)]
     for chunk in inputs.chunks(width):
         for one, vector in zip(found, terms(chunk), strict=True):
             one.add(_blocks(vector) if width == SUM_ENTRIES else _even(vector.view(-1, width)))
     totals = [one.value() for one in found]
-    for model, total in zip(of, totals, strict=True):
-        _refuse_infinite(inputs, model, total)
+    if not all(map(math.isfinite, totals)):
+        refuse_infinite(inputs)
+        _refuse_differences(inputs)
     return totals
 
 
-def _refuse_infinite(inputs: Inputs, model: str, total: float) -> None:
-    if not math.isfinite(total):
-        raise TailorError(
-            f"'{inputs.place}' of '{model}' or of the base holds infinity or NaN, "
-            "so that its norm can't be measured"
-        )
-
-
 def refuse_infinite(inputs: Inputs) -> None:
-    """Nothing where all is finite. Raises TailorError, as what measures norms does."""
+    """Nothing where all is finite, as norms and angles need it. Raises NotFiniteFault."""
     for chunk in inputs.chunks():
-        for model, source in zip(inputs.models, chunk.sources, strict=True):
-            finite = torch.isfinite(source).all() and (
-                chunk.base is None or torch.isfinite(chunk.base).all()
-            )
-            _refuse_infinite(inputs, model, 0.0 if finite else math.inf)
+        named = [*zip(inputs.models, chunk.sources, strict=True)]
+        for model, vector in named if chunk.base is None else [("base", chunk.base), *named]:
+            _refuse(inputs, chunk, vector, partial(NotFiniteFault, inputs.place, owner=model))
+
+
+def _refuse_differences(inputs: Inputs) -> None:
+    """Refuse a difference of two finite numbers that float32 can't hold."""
+    for chunk in inputs.chunks():
+        for model, vector in zip(inputs.models, chunk.task_vectors(), strict=True):
+            by, help_ = f"the difference of '{model}' and the base", "merge without task vectors"
+            fault = partial(OverflowFault, inputs.place, dtype=torch.float32, by=by, help=help_)
+            _refuse(inputs, chunk, vector, fault)
+
+
+def _refuse(inputs: Inputs, chunk: Chunk, vector: Vector, fault: Callable[..., PlanError]) -> None:
+    """Raise the fault of the first entry that isn't finite, if there is one."""
+
+    def refuse(number: int) -> None:
+        raise fault(index_of(chunk.offset + number, inputs.shape), float(vector[number]))
+
+    rounded(vector, vector.dtype, refuse)
 
 
 def _blocks(vector: Float64[Tensor, " n"]) -> Float64[Tensor, "blocks width"]:

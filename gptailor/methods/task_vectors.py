@@ -41,7 +41,7 @@ def elected(
     """
     weights = arithmetic.number_each(given, "weight")
     each = list(zip(vectors, weights, divisors or [1.0] * len(vectors), strict=True))
-    kept = [_times(vector, w / d) for vector, w, d in each if w != 0]
+    kept = [arithmetic.multiplied(vector, w / d) for vector, w, d in each if w != 0]
     over = [w for w in weights if w != 0] if normalized(given) else None
     merged = [agreement(kept, [1.0] * len(kept), over)] if kept else []
     return arithmetic.base_moved(
@@ -59,9 +59,9 @@ def agreement(
     merged, count = torch.zeros_like(sign), torch.zeros_like(sign)
     for i, (vector, factor) in enumerate(zip(vectors, factors, strict=True)):
         share = torch.relu_(vector * sign)  # its magnitude where it agrees, else 0
-        merged.add_(_times(share, factor))
+        merged.add_(arithmetic.multiplied(share, factor))
         if weights is not None:
-            count.add_(_times(share.sign_(), weights[i]))
+            count.add_(arithmetic.multiplied(share.sign_(), weights[i]))
     merged.mul_(sign)
     return merged if weights is None else merged.div_(count.masked_fill_(count == 0, 1.0))
 
@@ -89,7 +89,7 @@ def divisors_of(
         whole, left = chunk.task_vectors(), kept(chunk)
         return [vectors[i].double().abs() for vectors in (whole, left) for i in counted]
 
-    found = sums.sums(inputs, terms, of=[inputs.models[i] for i in counted] * 2, width=width)
+    found = sums.sums(inputs, terms, count=2 * len(counted), width=width)
     ratios = dict(zip(counted, zip(found, found[len(counted) :], strict=False), strict=True))
     return tuple(
         after / before
@@ -97,7 +97,3 @@ def divisors_of(
         else 1.0
         for i in range(len(densities))
     )
-
-
-def _times(vector: Vector, number: float) -> Vector:
-    return vector if number == 1 else vector * number

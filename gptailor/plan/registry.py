@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
+LARGEST_SINGLE = (2 - 2**-23) * 2.0**127
+"""The largest float32, in which merges are computed."""
+
 
 @final
 @dataclass(frozen=True)

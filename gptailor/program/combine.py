@@ -6,17 +6,26 @@ models are, is read by `nested_reader`, and no more of it is made than is asked 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from math import prod
-from typing import final
+from math import isfinite
+from typing import NoReturn
 
 import torch
 from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
-from gptailor.checkpoint.tensor import TensorSpec
+from gptailor.checkpoint.files import shown
+from gptailor.checkpoint.tensor import Dequantised, Quantised, TensorInfo, TensorSpec
 from gptailor.methods import KERNELS
 from gptailor.methods.arithmetic import Chunk, Inputs, Measured, number_beside
-from gptailor.plan.faults import Fault, PlanError, TailorError
+from gptailor.methods.rounding import (
+    LONGER_DTYPE,
+    CoefficientError,
+    NotFiniteFault,
+    OverflowFault,
+    index_of,
+    rounded,
+)
+from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
 from gptailor.program.program import Combine
 
@@ -32,20 +41,6 @@ Reader = Callable[[int, int], Float[Tensor, " n"]]
 """Gives the entries of one tensor from a number to another, valid until the next are asked for."""
 
 
-@final
-class OverflowFault(PlanError):  # noqa: N818 (the language speaks of it as a fault)
-    """A finite tensor's merge has a value that its dtype can't hold; the first one is named."""
-
-    def __init__(
-        self, tensor: str, index: tuple[int, ...], value: float, dtype: torch.dtype
-    ) -> None:
-        self.tensor, self.index, self.value, self.dtype = tensor, index, value, dtype
-        name = str(dtype).removeprefix("torch.")
-        at = f"[{', '.join(map(str, index))}]" if index else ""
-        message = f"'{tensor}'{at} is {value:.9g}, but {name} ends at {torch.finfo(dtype).max:.9g}"
-        super().__init__([Fault("M401", message, help="choose a dtype that reaches further")])
-
-
 # -------------------------------------------------------------------------------- the combine loop
 
 
@@ -57,7 +52,7 @@ def combined(
     `readers` are those of `make.tensors`; `step` is how many entries they are asked for at once,
     which changes no bit. Inputs are widened (or, float64, rounded) to float32, the method combines
     them, the result is divided, the offset is added, and it is rounded once, to nearest even.
-    Raises OverflowFault.
+    Raises OverflowFault and NotFiniteFault for a result that isn't finite.
     """
     _check_arity(make)
     if not spec.elements:
@@ -66,7 +61,7 @@ def combined(
     inputs = _inputs(make, spec, readers, step)
     measured = kernel.measure(inputs, given)
     for chunk in inputs.chunks(kernel.unit(inputs, given)):
-        yield _rounded(kernel.combine(chunk, given, measured), chunk, make, spec)
+        yield _result(chunk, measured, make, spec)
 
 
 def nested_reader(make: Combine, spec: TensorSpec, readers: Sequence[Reader], step: int) -> Reader:
@@ -86,8 +81,7 @@ def nested_reader(make: Combine, spec: TensorSpec, readers: Sequence[Reader], st
         unit = kernel.unit(inputs, given)
         first, last = start // unit * unit, min(-(-end // unit) * unit, spec.elements)
         chunk = inputs.read(first, last)
-        made = _rounded(kernel.combine(chunk, given, measured[0]), chunk, make, single)
-        return made[start - first : end - first]
+        return _result(chunk, measured[0], make, single)[start - first : end - first]
 
     return read
 
@@ -116,41 +110,84 @@ def _check_arity(make: Combine) -> None:
 
 def _single(values: Float[Tensor, " n"], spec: TensorSpec, offset: int) -> Float32[Tensor, " n"]:
     """The values in float32; a finite one beyond it is refused."""
-    result = values.to(torch.float32)
-    if values.dtype == torch.float64:
-        _check_finite(result, values, [values], spec, offset)
-    return result
+    if values.dtype != torch.float64:
+        return values.to(torch.float32)
+
+    def refuse(number: int) -> None:
+        if isfinite(value := float(values[number])):
+            index = index_of(offset + number, spec.shape)
+            raise OverflowFault(spec.name, index, value, torch.float32, help=_IN_FLOAT32)
+
+    return rounded(values, torch.float32, refuse)
 
 
-def _rounded(
-    value: Float32[Tensor, " n"], chunk: Chunk, make: Combine, spec: TensorSpec
+_IN_FLOAT32 = "arithmetic is done in float32: change the number in the model"
+
+
+def _result(
+    chunk: Chunk, measured: Measured, make: Combine, spec: TensorSpec
 ) -> Float[Tensor, " n"]:
-    if make.divisor != 1.0:
-        value = value / number_beside(value, make.divisor)
-    if make.offset != 0.0:
-        value = value + number_beside(value, make.offset)
-    result = value.to(FLOAT_DTYPES[spec.dtype])
-    sources = chunk.sources if chunk.base is None else (chunk.base, *chunk.sources)
-    _check_finite(result, value, sources, spec, chunk.offset)
-    return result
+    """A chunk of the result, all of it finite."""
+    try:
+        value = KERNELS[make.method].combine(chunk, dict(make.arguments), measured)
+        if make.divisor != 1.0:
+            value = value / number_beside(value, make.divisor)
+        if make.offset != 0.0:
+            value = value + number_beside(value, make.offset)
+    except CoefficientError as error:
+        by, help_ = f"a coefficient of {_recipe(make)}", _smaller(make)
+        raise OverflowFault(spec.name, (), error.number, torch.float32, by, help_) from error
+
+    def refuse(number: int) -> None:
+        _refuse(float(value[number]), number, chunk, make, spec)
+
+    return rounded(value, FLOAT_DTYPES[spec.dtype], refuse)
 
 
-def _check_finite(
-    result: Tensor, value: Tensor, sources: Sequence[Tensor], spec: TensorSpec, offset: int
-) -> None:
-    """Refuse a result that is infinity or NaN where all that it was made of is finite."""
-    least, most = torch.aminmax(value)
-    limit = torch.finfo(result.dtype).max
-    if -limit <= float(least) and float(most) <= limit:  # NaN is neither
-        return
-    wrong = ~torch.isfinite(result)
-    for source in sources:
-        wrong &= torch.isfinite(source)
-    if wrong.any():
-        first = int(wrong.nonzero()[0, 0])
-        extents = enumerate(spec.shape)
-        index = tuple((offset + first) // prod(spec.shape[i + 1 :]) % n for i, n in extents)
-        raise OverflowFault(spec.name, index, float(value[first]), result.dtype)
+# ------------------------------------------------------------------------------------- what is said
+
+
+def _refuse(value: float, number: int, chunk: Chunk, make: Combine, spec: TensorSpec) -> NoReturn:
+    """Say why an entry of a result isn't finite: a source is not, or numbers are too large."""
+    index, dtype = index_of(chunk.offset + number, spec.shape), FLOAT_DTYPES[spec.dtype]
+    vectors = chunk.sources if chunk.base is None else (chunk.base, *chunk.sources)
+    named = [*(("base",) * len(make.base)), *make.models]
+    entries = [float(vector[number]) for vector in vectors]
+    for model, tensor, each in zip(named, make.tensors, entries, strict=True):
+        if not isfinite(each):
+            raise NotFiniteFault(tensor.spec.name, index, each, model, _state(tensor))
+    most = torch.finfo(dtype).max
+    if any(abs(each) > most for each in entries):
+        raise OverflowFault(spec.name, index, value, dtype)
+    made_of = ", ".join(f"{each:.9g} of '{m}'" for m, each in zip(named, entries, strict=True))
+    other = f", or {LONGER_DTYPE}" if isfinite(value) else ""
+    by = f"{_recipe(make)} of {made_of}"
+    raise OverflowFault(spec.name, index, value, dtype, by, _smaller(make) + other)
+
+
+def _state(tensor: TensorInfo) -> str:
+    return " once it is dequantised" if isinstance(tensor.form, Dequantised | Quantised) else ""
+
+
+def _recipe(make: Combine) -> str:
+    """A recipe with its numbers, as messages write it."""
+    given = ", ".join(f"{name}={_numbers(value)}" for name, value in make.arguments)
+    divided = "" if make.divisor == 1.0 else f" divided by {make.divisor:.9g} (scales)"
+    return f"{make.method}({given}){divided}"
+
+
+def _numbers(value: object) -> str:
+    return shown(value[0] if isinstance(value, tuple) and len(value) == 1 else value)
+
+
+def _smaller(make: Combine) -> str:
+    """The advice to change the number that enlarges the result most."""
+    sizes = {"scale": max(abs(make.divisor), 1 / abs(make.divisor))} if make.divisor != 1.0 else {}
+    for name, value in make.arguments:
+        numbers = value if isinstance(value, tuple) else (value,)
+        sizes[name] = max((abs(n) for n in numbers if not isinstance(n, str)), default=0.0)
+    name = max(sizes, key=lambda name: sizes[name], default="")
+    return f"choose a smaller '{name}'" if name else "choose another method"
 
 
 # -------------------------------------------------------------------------------- tensors in memory
@@ -161,7 +198,7 @@ def combine_tensors(
 ) -> Float[Tensor, "..."]:
     """A merged tensor of tensors in memory on one device, `make.tensors`; `chunks`' bytes, exactly.
 
-    Raises OverflowFault, and TailorError for whole numbers.
+    Raises OverflowFault and NotFiniteFault, and TailorError for whole numbers.
     """
     for tensor, info in zip(tensors, make.tensors, strict=True):
         if tensor.dtype not in FLOAT_DTYPES.values():

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, final
 from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.formats.gguf_names import LAYER_STEMS, REST_STEMS
 from gptailor.plan.faults import listed
+from gptailor.plan.registry import LARGEST_SINGLE
 
 # ruff: noqa: PLC0415 (transformers loads only where a GGUF file is written)
 
@@ -22,6 +23,8 @@ GgufFacts = dict[str, int | float | bool | str | list[Any]]
 _YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "mscale": None, "mscale_all_dim": None}
 _USUAL: Mapping[str, int] = {"gemma2": 2, "gemma3": 6}
 """Every so-manieth layer has full attention, where llama.cpp isn't told otherwise."""
+_COUNTS_END = 2**31
+"""Counts in a GGUF file are below this."""
 _HF_LAYER = "model.layers."
 _ATTENTION = frozenset({"attn_q", "attn_k", "attn_v", "attn_output"})
 _MLP = frozenset({"ffn_gate", "ffn_up", "ffn_down"})
@@ -93,6 +96,24 @@ class WrittenArchitecture:
         """Raise CheckpointError (C306)."""
         raise CheckpointError("C306", message, self.target, help)
 
+    def _real(self, said: Mapping[str, Any], key: str) -> float:
+        """A setting that is a number above 0, which a GGUF file holds in float32."""
+        match said.get(key):
+            case int() | float() as value if (
+                type(value) is not bool and 0 < value <= LARGEST_SINGLE
+            ):
+                return float(value)
+            case value:
+                wanted = "expected a number above 0 in float32"
+                self.refuse(f"{quoted(key)} is {_short(value)}, {wanted}")
+
+    def _count(self, key: str) -> int:
+        """A setting that is a whole number above 0."""
+        value = getattr(self._config, key)
+        if type(value) is not int or not 0 < value < _COUNTS_END:
+            self.refuse(f"{quoted(key)} is {_short(value)}, expected a whole number above 0")
+        return value
+
     # --------------------------------------------------------------------------------------- names
 
     def named(self, name: str) -> GgufTensorName:
@@ -120,20 +141,21 @@ class WrittenArchitecture:
 
     def _facts(self) -> Iterator[tuple[str, int | float | bool | str | list[Any]]]:
         own, arch = self._config, self.name
-        heads, kv = own.num_attention_heads, own.num_key_value_heads
-        head = getattr(own, "head_dim", None) or own.hidden_size // heads
+        heads, kv = self._count("num_attention_heads"), self._count("num_key_value_heads")
+        width = self._count("hidden_size")
+        head = self._count("head_dim") if getattr(own, "head_dim", None) else width // heads
         self._check(head)
         said: GgufFacts = {
-            "vocab_size": own.vocab_size,
+            "vocab_size": self._count("vocab_size"),
             "context_length": self._context(),
-            "embedding_length": own.hidden_size,
-            "block_count": own.num_hidden_layers,
-            "feed_forward_length": own.intermediate_size,
+            "embedding_length": width,
+            "block_count": self._count("num_hidden_layers"),
+            "feed_forward_length": self._count("intermediate_size"),
             "attention.head_count": heads,
             "attention.head_count_kv": kv,
             "attention.key_length": head,
             "attention.value_length": head,
-            "attention.layer_norm_rms_epsilon": float(own.rms_norm_eps),
+            "attention.layer_norm_rms_epsilon": self._real(vars(own), "rms_norm_eps"),
             "rope.dimension_count": head,
         }
         said |= self._softcaps() | self._sliding() | self._rope(head)
@@ -176,7 +198,7 @@ class WrittenArchitecture:
         if self.name == "gemma3" and attention is not None:
             self.refuse("its attention is capped, which llama.cpp's 'gemma3' isn't")
         caps = {"attn_logit_softcapping": attention, "final_logit_softcapping": final}
-        return {key: float(value) for key, value in caps.items() if value is not None}
+        return {key: self._real(caps, key) for key, value in caps.items() if value is not None}
 
     # ------------------------------------------------------------------------------------- windows
 
@@ -196,15 +218,14 @@ class WrittenArchitecture:
 
         Up to there attention within a window is attention to all.
         """
-        own = self._config
-        most: int = own.max_position_embeddings
-        window = own.sliding_window if "sliding_attention" in self._types() else None
+        most = self._count("max_position_embeddings")
+        window = self._count("sliding_window") if "sliding_attention" in self._types() else None
         known = self.name == "gemma3" or (self.name == "gemma2" and self._period() is not None)
         if window is None or known or window >= most:
             return most
         why = f"llama.cpp's {quoted(self.name)} has no such windows in its layers"
         self.notes.append(f"the context is cut from {most} to the window's {window} tokens: {why}")
-        return int(window)
+        return window
 
     def _period(self) -> int | None:
         """The period p such that all layers slide but every p-th; None if there is none.
@@ -221,7 +242,7 @@ class WrittenArchitecture:
     def _sliding(self) -> GgufFacts:
         if self.name not in _USUAL:
             return {}
-        own, period = self._config, self._period()
+        period = self._period()
         if "sliding_attention" not in self._types() and self.name == "gemma3":
             return {}
         if period is None and self.name == "gemma3":
@@ -230,7 +251,7 @@ class WrittenArchitecture:
             message = f"its layers slide by no period, as llama.cpp's 'gemma3' must: {slides}"
             self.refuse(message, help)
         return {
-            "attention.sliding_window": int(own.sliding_window),
+            "attention.sliding_window": self._count("sliding_window"),
             "attention.sliding_window_pattern": period or _USUAL[self.name],
         }
 
@@ -245,39 +266,56 @@ class WrittenArchitecture:
             self.refuse("the rotary embeddings of its sliding layers are scaled")
         if "sliding_attention" not in self._types():
             return self._scaled(wide, head)
-        return self._scaled(wide, head) | {"rope.freq_base_swa": float(local["rope_theta"])}
+        return self._scaled(wide, head) | {"rope.freq_base_swa": self._real(local, "rope_theta")}
 
     def _scaled(self, said: Mapping[str, Any], head: int) -> GgufFacts:
         """The base and the scaling; llama3's as divisors of the frequencies."""
-        if (share := said.get("partial_rotary_factor", 1.0)) not in {1.0, None}:
-            self.refuse(f"{share:.0%} of each head are rotated, and llama.cpp rotates all")
-        plain: GgufFacts = {"rope.freq_base": float(said["rope_theta"])}
+        if (share := said.get("partial_rotary_factor", 1.0)) not in (1.0, None):
+            self.refuse(f"{_short(share)} of each head is rotated, and llama.cpp rotates all")
+        plain: GgufFacts = {"rope.freq_base": self._real(said, "rope_theta")}
         kind = said.get("rope_type", "default")
         if kind == "default":
             return plain
         if kind == "linear":
-            factor = float(said["factor"])
+            factor = self._real(said, "factor")
             return plain | {"rope.scaling.type": "linear", "rope.scaling.factor": factor}
         if kind == "llama3" and self.name == "llama":
-            self.frequencies = _llama3_divisors(said, head)
+            self.frequencies = self._llama3_divisors(said, head)
             return plain
         if kind == "yarn" and self.name != "gemma3":
             return plain | self._yarn(said)
         self.refuse(f"rotary embeddings are scaled by {quoted(str(kind))}, which isn't written")
 
     def _yarn(self, said: Mapping[str, Any]) -> GgufFacts:
-        factor = float(said["factor"])
+        factor = self._real(said, "factor")
         usual = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
-        if not math.isclose(said.get("attention_factor") or usual, usual):
+        given = said.get("attention_factor") is not None
+        if given and not math.isclose(self._real(said, "attention_factor"), usual):
             self.refuse(f"YaRN's 'attention_factor' is no function of its factor {factor}")
         for key, default in _YARN.items():
-            if (value := said.get(key)) not in {None, default}:
-                self.refuse(f"YaRN's {quoted(key)} is {shown(value)}, which isn't written")
+            if (value := said.get(key)) not in (None, default):
+                self.refuse(f"YaRN's {quoted(key)} is {_short(value)}, which isn't written")
         return {
             "rope.scaling.type": "yarn",
             "rope.scaling.factor": factor,
-            "rope.scaling.original_context_length": int(said["original_max_position_embeddings"]),
+            "rope.scaling.original_context_length": int(
+                self._real(said, "original_max_position_embeddings")
+            ),
         }
+
+    def _llama3_divisors(self, said: Mapping[str, Any], head: int) -> tuple[float, ...]:
+        """Llama 3.1: slow rotations are slowed by the factor, fast ones stay, between is a ramp."""
+        factor, theta = self._real(said, "factor"), self._real(said, "rope_theta")
+        low, high = self._real(said, "low_freq_factor"), self._real(said, "high_freq_factor")
+        length = self._real(said, "original_max_position_embeddings")
+        if low >= high:
+            self.refuse(f"'low_freq_factor' is {low:g}, expected less than 'high_freq_factor'")
+        found = []
+        for i in range(0, head, 2):
+            turns = length / (2 * math.pi * theta ** (i / head))
+            smooth = min(1.0, max(0.0, (turns - low) / (high - low)))
+            found.append(1.0 / ((1.0 - smooth) / factor + smooth))
+        return tuple(found)
 
 
 def _resolved(config: Mapping[str, Any], refuse: Callable[[str], NoReturn]) -> Any:
@@ -291,14 +329,6 @@ def _resolved(config: Mapping[str, Any], refuse: Callable[[str], NoReturn]) -> A
         refuse(f"transformers doesn't take the configuration: {str(error).splitlines()[0]}")
 
 
-def _llama3_divisors(said: Mapping[str, Any], head: int) -> tuple[float, ...]:
-    """Llama 3.1: slow rotations are slowed by the factor, fast ones stay, between them a ramp."""
-    factor, theta = float(said["factor"]), float(said["rope_theta"])
-    low, high = float(said["low_freq_factor"]), float(said["high_freq_factor"])
-    length = float(said["original_max_position_embeddings"])
-    found = []
-    for i in range(0, head, 2):
-        turns = length / (2 * math.pi * theta ** (i / head))
-        smooth = min(1.0, max(0.0, (turns - low) / (high - low)))
-        found.append(1.0 / ((1.0 - smooth) / factor + smooth))
-    return tuple(found)
+def _short(value: object) -> str:
+    """A value in a message; a whole number of more digits than can be printed is not."""
+    return "too large" if type(value) is int and abs(value) >= _COUNTS_END else shown(value)

@@ -7,16 +7,17 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NoReturn, final
 
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.formats.gguf_header import KINDS, TensorKind
 from gptailor.checkpoint.tensor import DTYPE_BITS, TensorSpec
 from gptailor.checkpoint.write.output_file import Payload, blocks_of
 from gptailor.plan.extras import how_to_install
+from gptailor.plan.registry import LARGEST_SINGLE
 from gptailor.program.gguf_facts import GgufFacts
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def header_bytes(
         writer = gguf.GGUFWriter(path, architecture)
         for key, value in facts.items():
             if key != "general.architecture":  # which it has said already
+                _check_fact(key, value, target)
                 _add(writer, key, value)
         for tensor in tensors:
             kind = gguf.GGMLQuantizationType[tensor.kind]
@@ -102,6 +104,20 @@ def header_bytes(
         writer.close()
         raw = path.read_bytes()
     return raw + b"\0" * (-len(raw) % GGUF_ALIGNMENT)
+
+
+def _check_fact(key: str, value: object, target: Path) -> None:
+    """Refuse a number that a GGUF file has no room for."""
+    match value:
+        case int() if type(value) is not bool:
+            fits = 0 <= value < 2**32
+        case float():
+            fits = abs(value) <= LARGEST_SINGLE
+        case _:
+            return
+    if not fits:
+        message = f"{quoted(key)} is a number that a GGUF file can't hold, expected one of 32 bits"
+        raise CheckpointError("C306", message, target)
 
 
 def _add(writer: object, key: str, value: int | float | bool | str | list[object]) -> None:
@@ -118,7 +134,7 @@ def gguf_payload(
     """A tensor's bytes in GGUF, of those that the program makes.
 
     `seen` is told the sha256 of the latter, where they are not copied as they are. Raises
-    CheckpointError (C307) for numbers that the type can't hold.
+    CheckpointError (C307) for numbers that the type can't hold, infinity and NaN among them.
     """
     if tensor.is_copy:
         return raw
@@ -170,34 +186,38 @@ def _convert(tensor: GgufTensorPlan, raw: bytearray, target: Path) -> bytes:
         values = values.reshape(-1, 2, half, *rest).swapaxes(1, 2).reshape(-1, *rest)
     if tensor.add_one:
         values = values.float() + 1.0
-    made = _in_kind(values, KINDS[tensor.kind], tensor.kind)
-    if made is None:
-        message = f"{quoted(source.name)} has numbers that {tensor.kind} can't hold"
-        raise CheckpointError("C307", message, target, "choose a type that reaches further")
-    return made
+
+    def refuse(number: int) -> NoReturn:
+        value = float(values.reshape(-1)[number])
+        message = f"{quoted(source.name)} holds {value:.9g}, which {tensor.kind} can't hold"
+        help_ = "choose a type that reaches further" if isfinite(value) else "repair the model"
+        raise CheckpointError("C307", message, target, help_)
+
+    return _in_kind(values, KINDS[tensor.kind], tensor.kind, refuse)
 
 
-def _in_kind(values: "Tensor", kind: TensorKind, name: str) -> bytes | None:
-    """The values in a type; None where it can't hold them."""
+def _in_kind(
+    values: "Tensor", kind: TensorKind, name: str, refuse: Callable[[int], NoReturn]
+) -> bytes:
+    """The values in a type; `refuse` is called with the number of one that it can't hold."""
     import torch
 
+    from gptailor.methods.rounding import rounded
     from gptailor.program.load import TORCH_DTYPES
 
+    dtype = torch.float32 if kind.plain is None else TORCH_DTYPES[kind.plain]
+    plain = rounded(values, dtype, refuse).contiguous()
     if kind.plain is not None:
-        made = values.to(TORCH_DTYPES[kind.plain])
-        lost = torch.isinf(made) & torch.isfinite(values)
-        if lost.any():
-            return None
-        return made.contiguous().view(torch.uint8).numpy().tobytes()
+        return plain.view(torch.uint8).numpy().tobytes()
+    import numpy as np
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import quantize
 
-    if not torch.isfinite(values).all():
-        return None
-    rows = values.float().contiguous().numpy()
-    import numpy as np
-
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        made_ = quantize(rows, GGMLQuantizationType[name])
-    scales = made_.reshape(-1, kind.bytes)[:, : _SCALES.get(name, 2)].copy().view(np.float16)
-    return made_.tobytes() if np.isfinite(scales).all() else None
+        blocks = quantize(plain.numpy(), GGMLQuantizationType[name]).reshape(-1, kind.bytes)
+    scales = blocks[:, : _SCALES.get(name, 2)].copy().view(np.float16)
+    wrong = (~np.isfinite(scales)).any(axis=1)
+    if wrong.any():
+        block = plain.reshape(-1, kind.block)[int(wrong.argmax())]
+        refuse(int(wrong.argmax()) * kind.block + int(block.abs().argmax()))
+    return blocks.tobytes()

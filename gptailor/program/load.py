@@ -1,6 +1,7 @@
 """A checkpoint's tensors into memory: `load_tensor`, whole and whatever form their values have."""
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from math import prod
@@ -14,6 +15,7 @@ from torch import Tensor
 from gptailor.checkpoint import tensor as forms
 from gptailor.checkpoint.files import CheckpointError, open_regular, quoted, reason
 from gptailor.checkpoint.formats.gguf_header import KINDS
+from gptailor.methods.rounding import NotFiniteFault, OverflowFault, index_of, rounded
 from gptailor.plan.extras import how_to_install
 from gptailor.plan.faults import TailorError
 from gptailor.program.combine import combine_tensors
@@ -139,7 +141,8 @@ def _unpacked(
         message = f"{quoted(tensor.spec.name)} is {kind}; the package 'gguf' dequantises it"
         raise CheckpointError("C110", message, tensor.file, how_to_install("gguf")) from error
     rows = np.frombuffer(buffer, dtype=np.uint8).reshape((*shape[:-1], -1))
-    values = dequantize(rows, GGMLQuantizationType[kind])
+    with np.errstate(all="ignore"):  # what isn't finite is refused where it is merged or cast
+        values = dequantize(rows, GGMLQuantizationType[kind])
     return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
 
@@ -150,36 +153,51 @@ def _adapted(tensor: forms.TensorInfo, form: forms.Adapted) -> Float32[Tensor, "
     """The tensor with all its deltas, in their order, in float32.
 
     Each is computed in float64 and rounded once to float32, as PEFT's `merge_and_unload` does in
-    float32; blocks have a fixed size, so that the number of threads changes no bit.
+    float32; blocks have a fixed size, so that the number of threads changes no bit. Raises
+    OverflowFault or NotFiniteFault for a delta that makes infinity or NaN.
     """
-    values = load_tensor(form.base).to(torch.float32, copy=True).reshape(tensor.spec.shape)
+    values = _single(form.base, load_tensor(form.base)).reshape(tensor.spec.shape)
     for delta in form.deltas:
         match delta:
             case forms.LowRank():
-                _add_low_rank(values.t() if delta.transposed else values, delta)
+                _add_low_rank(values, delta, form.base)
             case forms.Shift(shift, scale):
-                values += load_tensor(shift).double() * scale
+                added = load_tensor(shift).double()
+                by = f"{scale:.9g} times '{shift.spec.name}' is added"
+                total = values.double() + added * scale
+                values = _rounded(total, [form.base, shift], by=by, help=_ADAPTED)
             case forms.NewRows(rows, at):
-                values[torch.tensor(at, dtype=torch.int64)] = load_tensor(rows).float()
+                values[torch.tensor(at, dtype=torch.int64)] = _single(rows, load_tensor(rows))
             case _:
                 assert_never(delta)
     return values
 
 
-def _add_low_rank(values: Float32[Tensor, "outputs inputs"], delta: forms.LowRank) -> None:
+def _add_low_rank(
+    whole: Float32[Tensor, "m n"], delta: forms.LowRank, base: forms.TensorInfo
+) -> None:
     """W + ΔW with ΔW = scale · b @ a; with a magnitude m, each row w of that is m · w / ‖w‖.
 
-    In place. DoRA: arXiv 2402.09353; a row of zeros has no direction, and becomes NaN as in PEFT.
+    In place. DoRA: arXiv 2402.09353; a row of zeros has no direction, and is refused.
     """
+    values = whole.t() if delta.transposed else whole
     a, b = load_tensor(delta.a).double(), load_tensor(delta.b).double()
-    magnitude = None if delta.magnitude is None else load_tensor(delta.magnitude).double()
+    read = [base, delta.a, delta.b]
+    by = f"{delta.scale:.9g} times '{delta.b.spec.name}' @ '{delta.a.spec.name}' is added"
+    magnitude = None
+    if delta.magnitude is not None:
+        magnitude = load_tensor(delta.magnitude).double()
+        read.append(delta.magnitude)
+        by += f", and '{delta.magnitude.spec.name}' divided by the length of that"
     step = max(1, _DELTA_ENTRIES // max(1, values.shape[1]))
     for start in range(0, values.shape[0], step):
         rows = slice(start, start + step)
         block = torch.addmm(values[rows].double(), b[rows], a, alpha=delta.scale)
         if magnitude is not None:
             block *= (magnitude[rows] / torch.linalg.vector_norm(block, dim=1))[:, None]
-        values[rows] = block
+        values[rows] = _rounded(
+            block, read, start, by=by, help=_ADAPTED, transposed=delta.transposed
+        )
 
 
 def _aligned(form: forms.Aligned | forms.Mean) -> Shaped[Tensor, "..."]:
@@ -189,7 +207,7 @@ def _aligned(form: forms.Aligned | forms.Mean) -> Shaped[Tensor, "..."]:
     loaded = {t: load_tensor(t) for t in dict.fromkeys(piece.tensor for piece in form.pieces)}
     rows = [loaded[p.tensor][p.first : p.first + p.count] for p in form.pieces]
     if len({row.dtype for row in rows}) > 1:
-        rows = [row.to(torch.float32) for row in rows]
+        rows = [_single(p.tensor, row) for p, row in zip(form.pieces, rows, strict=True)]
     return torch.cat(rows)
 
 
@@ -199,7 +217,48 @@ def _mean(form: forms.Mean) -> Float32[Tensor, "..."]:
     total = first.to(torch.float64, copy=True)
     for each in others:
         total += each.double()
-    return (total / len(form.of)).float()
+    return _rounded(total / len(form.of), form.of, help=_IN_FLOAT32)
+
+
+_ADAPTED = "the adapter is for another model, or its 'lora_alpha' is too large"
+_IN_FLOAT32 = "arithmetic is done in float32: change the number in the model"
+
+
+def _single(info: forms.TensorInfo, values: Float[Tensor, "..."]) -> Float32[Tensor, "..."]:
+    """A tensor in float32; a finite number beyond it is refused."""
+    if values.dtype != torch.float64:
+        return values.to(torch.float32)
+    return _rounded(values, [info], help=_IN_FLOAT32)
+
+
+def _rounded(
+    values: Float[Tensor, "*axes"],
+    read: Sequence[forms.TensorInfo],
+    row: int = 0,
+    *,
+    by: str = "",
+    help: str,
+    transposed: bool = False,
+) -> Float32[Tensor, "*axes"]:
+    """Values of float64 in float32, all of them finite; their first row is one of the result's.
+
+    `read` are the tensors that they are computed of, the first of the same name, and `by` is how.
+    """
+
+    def refuse(number: int) -> None:
+        for info in read:
+            tensor = load_tensor(info)
+            if len(wild := (~torch.isfinite(tensor)).reshape(-1).nonzero()):
+                index = index_of(int(wild[0, 0]), tensor.shape)
+                owner = f"{info.file.parent.name}/{info.file.name}"
+                raise NotFiniteFault(info.spec.name, index, float(tensor[index]), owner)
+        index = index_of(number, values.shape)
+        index = (row + index[0], *index[1:]) if row else index
+        index = index[::-1] if transposed else index
+        value, name = float(values.reshape(-1)[number]), read[0].spec.name
+        raise OverflowFault(name, index, value, torch.float32, by, help)
+
+    return rounded(values, torch.float32, refuse)
 
 
 # ------------------------------------------------------------------------------------------- bytes

@@ -560,7 +560,47 @@ def test_numbers_that_the_type_cannot_hold_are_refused(here: Path) -> None:
     compiled(here, quantize="q8_0")
     tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = float("nan")
     save_file(tensors, "base/model.safetensors", {"format": "pt"})
-    refused("C307", lambda: compiled(here, "x.gguf", quantize="q8_0"))
+    error = refused("C307", lambda: compiled(here, "x.gguf", quantize="q4_1"))
+    assert "up_proj.weight' holds nan, which Q4_1 can't hold" in str(error)
+    tensors["model.layers.0.mlp.up_proj.weight"][3, 4] = -3e38
+    save_file(tensors, "base/model.safetensors", {"format": "pt"})
+    error = refused("C307", lambda: compiled(here, "x.gguf", quantize="q8_0"))
+    assert "up_proj.weight' holds -3.00000001e+38, which Q8_0 can't hold" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"pad_token_id": 2**40}, "padding_token_id' is a number that a GGUF file can't hold"),
+        ({"num_key_value_heads": 10**400}, "'num_key_value_heads' is too large"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": "x"}}, "'factor' is 'x', expected"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 1e39}}, "'factor' is 1e+39"),
+        ({"rope_parameters": {"rope_type": "linear", "factor": None}}, "'factor' is None"),
+        ({"rope_parameters": {"rope_theta": None}}, "'rope_theta' is None, expected"),
+        ({"rope_parameters": {"rope_theta": 1e300}}, "'rope_theta' is 1e+300, expected"),
+        ({"rope_parameters": {"partial_rotary_factor": []}}, "[] of each head is rotated"),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "llama3",
+                    "factor": 0,
+                    "low_freq_factor": 1,
+                    "high_freq_factor": 4,
+                    "original_max_position_embeddings": 8,
+                }
+            },
+            "'factor' is 0, expected a number",
+        ),
+    ],
+)
+def test_a_setting_without_room_in_the_file_is_refused(
+    here: Path, config: dict[str, Any], said: str
+) -> None:
+    settings = json.loads(Path("base/config.json").read_text())
+    if (rope := config.get("rope_parameters")) is not None:
+        config = {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default", **rope}}
+    Path("base/config.json").write_text(json.dumps(settings | config))
+    assert said in str(refused("C306", lambda: compiled(here)))
 
 
 def test_types_that_cannot_be_written_are_refused_by_name() -> None:

@@ -151,7 +151,15 @@ W = torch.ones(2, 3)
         ({"a": {"w": "x"}}, {}, "'w' of 'a' is of the type str"),
         ({"a": {"w": W.to_sparse()}}, {}, "'w' of 'a' is no dense tensor"),
         ({"a": {"w": W.to("meta")}}, {}, "'w' of 'a' is no dense tensor"),
-        ({"a": {"w": W * 1e38}}, {"weights": [9.0]}, "M401"),
+        ({"a": {"w": W * 1e38}}, {"weights": [9.0]}, "choose a smaller 'weight'"),
+        ({"a": {"w": W}}, {"weights": [1e300]}, "P306"),
+        ({"a": W, "b": 3 * W}, {"by": "nearswap", "t": 1e300}, "P306"),
+        (
+            {"a": {"w": W}},
+            {"by": "dare", "base": {"w": 0 * W}, "density": 1e-300, "rescale": "density"},
+            "a coefficient of dare(",
+        ),
+        ({"a": {"w": W / 0}}, {}, "got inf in 'w'[0, 0] of 'a'"),
     ],
 )
 def test_what_does_not_go_together_is_refused_by_name(

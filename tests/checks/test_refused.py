@@ -22,6 +22,7 @@ ELSEWHERE = {
     "M305": "adapters",
     "M232": "plans in other files: tests/end_to_end/test_nested_models.py",
     "M401": "weights: tests/program/test_run.py",
+    "M402": "weights: tests/program/test_run.py",
     "P218": "JSON alone: tests/checks/test_json.py",
     "P219": "JSON alone: tests/checks/test_json.py",
     "P609": "a search: tests/search/test_limits.py",

@@ -542,14 +542,17 @@ def test_an_overflow_is_refused_and_names_its_place(tmp_path: Path, text: str) -
     gptailor.compile(plan_of(text, tmp_path), tmp_path / "out", dtype="bfloat16")
 
 
-def test_what_was_infinite_stays_so(tmp_path: Path) -> None:
+def test_infinity_is_refused_where_it_is_read(tmp_path: Path) -> None:
     for name in ("base", "math"):
         tiny_model("llama", tmp_path / name, layers=2)
     file = tmp_path / "base" / "model.safetensors"
     tensors = load_file(file)
     tensors["model.layers.1.mlp.up_proj.weight"][2, 3] = float("inf")
     save_file(tensors, file, {"format": "pt"})
-    plan = plan_of("dtype float16", tmp_path)
+    with pytest.raises(TailorError, match=r"got inf in '.*up_proj\.weight'\[2, 3\] of 'base'"):
+        gptailor.compile(plan_of("dtype float16", tmp_path), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    plan = plan_of("drop L0", tmp_path)  # what is only copied isn't read
     gptailor.compile(plan, tmp_path / "out")
     assert_same(
         read(tmp_path / "out"), interpret(plan, {n: tmp_path / n for n in ("base", "math")})

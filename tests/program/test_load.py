@@ -23,6 +23,7 @@ from gptailor.checkpoint.tensor import (
     TensorInfo,
     TensorSpec,
 )
+from gptailor.methods.rounding import NotFiniteFault, OverflowFault
 from gptailor.program import load
 from gptailor.program.load import load_tensor
 from tests.tiny import tiny_model
@@ -308,6 +309,44 @@ def test_deltas_follow_one_another(tmp_path: Path) -> None:
     w = stored(tmp_path, "w", torch.zeros(3, 2))
     result = load_tensor(adapted(w, NewRows(rows, (2,)), Shift(bias, 0.5)))
     assert torch.equal(result, torch.tensor([[0.5, 0.5], [0.5, 0.5], [1.5, 2.5]]))
+
+
+def test_a_delta_that_overflows_is_named(tmp_path: Path) -> None:
+    w, b = stored(tmp_path, "w", torch.ones(3, 2)), torch.ones(3, 1)
+    b[2] = 1e30
+    delta = LowRank(stored(tmp_path, "a", torch.ones(1, 2)), stored(tmp_path, "b", b), 1e20)
+    with pytest.raises(
+        OverflowFault, match=r"'w'\[2, 0\] is 1.00000002e\+50.*: 1e\+20 times 'b' @ 'a'"
+    ):
+        load_tensor(adapted(w, delta))
+    turned = adapted(stored(tmp_path, "v", torch.ones(2, 3)), replace(delta, transposed=True))
+    with pytest.raises(OverflowFault, match=r"'v'\[0, 2\] is 1.00000002e\+50"):
+        load_tensor(turned)
+    bias = stored(tmp_path, "bias", torch.full((3, 2), 3e38))
+    with pytest.raises(OverflowFault, match=r"'w'\[0, 0\] is 6.*e\+38.*: 2 times 'bias'"):
+        load_tensor(adapted(w, Shift(bias, 2.0)))
+
+
+@pytest.mark.parametrize("wild", [float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["w", "a", "b", "m"])
+def test_what_is_not_finite_in_an_adapter_is_named(name: str, wild: float, tmp_path: Path) -> None:
+    shapes = {"w": (3, 2), "a": (1, 2), "b": (3, 1), "m": (3,)}
+    values = {each: torch.ones(shape) for each, shape in shapes.items()}
+    values[name].reshape(-1)[1] = wild
+    w, a, b, m = (stored(tmp_path, each, tensor) for each, tensor in values.items())
+    with pytest.raises(NotFiniteFault, match=f"got {wild} in '{name}'") as caught:
+        load_tensor(adapted(w, LowRank(a, b, 1.0, magnitude=m)))
+    assert caught.value.owner == f"{tmp_path.name}/{name}"
+
+
+def test_a_direction_of_zeros_is_refused(tmp_path: Path) -> None:
+    w, a, b = (
+        stored(tmp_path, n, torch.zeros(s))
+        for n, s in (("w", (3, 2)), ("a", (1, 2)), ("b", (3, 1)))
+    )
+    delta = LowRank(a, b, 1.0, magnitude=stored(tmp_path, "m", torch.ones(3)))
+    with pytest.raises(OverflowFault, match="'m' divided by the length"):
+        load_tensor(adapted(w, delta))
 
 
 def test_without_deltas_a_tensor_is_only_cast(tmp_path: Path) -> None:

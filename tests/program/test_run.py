@@ -20,9 +20,10 @@ from torch import Tensor
 from gptailor.build.output import payloads
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.tensor import ByteRange, TensorInfo, TensorSpec
+from gptailor.methods.rounding import NotFiniteFault, OverflowFault
 from gptailor.plan.faults import TailorError
 from gptailor.plan.registry import METHODS
-from gptailor.program.combine import FLOAT_DTYPES, OverflowFault
+from gptailor.program.combine import FLOAT_DTYPES
 from gptailor.program.program import Arguments, Combine, Copy, Output
 from gptailor.program.run import chunks, use_one_thread
 from tests.merging import merge_tensors
@@ -352,11 +353,17 @@ def test_what_rounds_down_to_the_largest_is_no_overflow(tmp_path: Path) -> None:
     assert struct.unpack("<2e", joined(made)) == (65504.0, -65504.0)
 
 
-def test_infinity_of_the_source_stays(tmp_path: Path) -> None:
-    source = torch.tensor([math.inf, -math.inf, math.nan, 1.0])
+@pytest.mark.parametrize("wild", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("dtype", ["F16", "F32", "F64"])
+def test_a_source_that_is_not_finite_is_named(tmp_path: Path, wild: float, dtype: str) -> None:
+    source = torch.tensor([[1.0, 2.0], [3.0, wild]], dtype=FLOAT_DTYPES[dtype])
     made = output(tmp_path, "linear", source, [source], "F16")
     object.__setattr__(made.make, "arguments", (("weight", (1.0,)), ("normalize", "no")))
-    assert str(struct.unpack("<4e", joined(made))) == "(inf, -inf, nan, 1.0)"
+    for chunk_bytes in (4, 1 << 20):
+        with pytest.raises(NotFiniteFault) as caught:
+            joined(made, chunk_bytes)
+        said = f"expected finite numbers, got {wild} in 'math.weight'[1, 1] of 'math'"
+        assert [f.message for f in caught.value.faults] == [said]
 
 
 def test_an_overflow_of_the_arithmetic_is_a_fault(tmp_path: Path) -> None:

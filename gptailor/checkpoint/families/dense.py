@@ -209,7 +209,7 @@ def _falcon_shares_a_norm(config: Config) -> bool:
     """Return whether a Falcon's two branches, side by side, read the output of one norm."""
     if not config.get("parallel_attn", True):
         return False
-    two = config.get("num_ln_in_parallel_attn") in {None, 2}
+    two = config.get("num_ln_in_parallel_attn") in (None, 2)
     return not (config.get("new_decoder_architecture", False) and two)
 
 

@@ -11,13 +11,12 @@ from gptailor.checkpoint.families.layout import Layout, aliases, split_name, unt
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.checkpoint.folder import ADAPTER, CONFIG, Checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG, LoraSettings, read_settings
+from gptailor.checkpoint.formats.patterns import LONGEST_NAME
 from gptailor.checkpoint.formats.pytorch import ADAPTER_BIN, read_pickled
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Delta, LowRank, NewRows, Shift, TensorInfo
 from gptailor.plan.faults import listed
-
-_LONGEST_NAME = 300
-"""Characters of a tensor's name, which the settings' patterns are matched against."""
+from gptailor.plan.registry import LARGEST_SINGLE
 
 _ROWS = "token_adapter.trainable_tokens_delta"
 _MAGNITUDE = "lora_magnitude_vector"
@@ -117,7 +116,7 @@ def _sorted(
         if tensor.spec.dtype not in FLOATS:
             message = f"{quoted(key)} is {tensor.spec.dtype}, which is no float"
             raise CheckpointError("C402", message, file)
-        if len(key) > _LONGEST_NAME:
+        if len(key) > LONGEST_NAME:
             message = f"{quoted(key)} has {len(key)} characters, more than any module's name"
             raise CheckpointError("C403", message, file)
         name = key.removeprefix(_ROOT)
@@ -256,6 +255,10 @@ class _Work:
             warning = "embedding and head are tied: the adapter changes both, as in PEFT"
             self.warnings.append(warning)
         scale = self.settings.scale_of(module)
+        if abs(scale) > LARGEST_SINGLE:
+            message = f"'lora_alpha' scales {quoted(module)} by {scale:g}, expected at most"
+            message += f" {LARGEST_SINGLE:.9g}, where float32 ends"
+            raise CheckpointError("C401", message, self.file.parent / ADAPTER_CONFIG)
         yield target, LowRank(a, b, scale, turned, pieces.get(_MAGNITUDE))
         if (bias := pieces.get(_BIAS)) is not None:
             target = self._target(f"{module}.bias", bias)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, final
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from gptailor.checkpoint.files import LONGEST_QUOTED, CheckpointError, quoted, read_object
+from gptailor.checkpoint.formats.patterns import may_hang
 from gptailor.plan.faults import nearest
 from gptailor.plan.plan import Several
 
@@ -197,13 +198,6 @@ def _odd_patterns(settings: LoraSettings) -> Iterator[tuple[str, str, str]]:
                 _pattern(name)
             except (re.error, RecursionError, OverflowError) as error:
                 yield "C401", f"'{key}' has {quoted(name)}, which is no pattern: {error}", ""
-            if _may_hang(name):
+            if may_hang(name):
                 message = f"'{key}' has {quoted(name)}, a pattern that could be matched for ever"
                 yield "C402", message, "write it with less to repeat, or as plain names"
-
-
-def _may_hang(pattern: str) -> bool:
-    """Whether matching may take ages: for what is repeated within a repetition, or too often."""
-    bare = re.sub(r"\\.", "x", pattern, flags=re.DOTALL).replace("(?:", "(")
-    repeats = len(re.findall(r"[*+?{]", bare))
-    return ")*" in bare or ")+" in bare or "){" in bare or repeats > 2 or bare.count("(") > 4

@@ -6,7 +6,8 @@
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from functools import partial
+from typing import NoReturn, final
 
 import torch
 from jaxtyping import Float, Float64, Shaped
@@ -22,6 +23,7 @@ from gptailor.evaluate.live import contents
 from gptailor.evaluate.live.template import configuration, position_count
 from gptailor.evaluate.objectives.datasets import CalibrationError
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
+from gptailor.methods import rounding
 from gptailor.plan.faults import CodedError
 from gptailor.plan.layers import bridge_over, undone
 from gptailor.plan.plan import Plan
@@ -168,11 +170,14 @@ def fold_fit(
             wide = wide + (wide @ change if after else change.T @ wide)
         elif wide.dim() > 1:
             wide = wide + (change if layout.transposed else change.T)
-        rounded = wide.to(TORCH_DTYPES[dtypes[name]])
-        if not bool(torch.isfinite(rounded).all()):
-            raise BridgeError("C807", f"'{name}' bridged has values that {dtypes[name]} can't hold")
-        made[name] = rounded.contiguous().cpu()
+        refuse = partial(_refuse, name, dtypes[name])
+        result = rounding.rounded(wide, TORCH_DTYPES[dtypes[name]], refuse)
+        made[name] = result.contiguous().cpu()
     return made
+
+
+def _refuse(name: str, dtype: str, _: int) -> NoReturn:
+    raise BridgeError("C807", f"'{name}' bridged has values that {dtype} can't hold")
 
 
 _KEPT_FITS = 2**31

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Protocol, final, runtime_checkable
+from typing import NoReturn, Protocol, final, runtime_checkable
 
 import torch
 import transformers
@@ -37,6 +37,7 @@ from gptailor.evaluate.heal.train import HealStep, Student, Training
 from gptailor.evaluate.live.contents import Content, ModelContents, not_finite
 from gptailor.evaluate.live.template import configuration, decoder_layers, position_count
 from gptailor.evaluate.objectives.tokens import TokenEncoder, tokenizer_of
+from gptailor.methods import rounding
 from gptailor.plan.layers import undone
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Gap, Healing
@@ -356,9 +357,12 @@ def _folded(
         if name not in names:
             continue
         own = _own(stitching, content, output)
-        rounded = learning.folded(index, name, own).to(TORCH_DTYPES[output.spec.dtype])
-        if not bool(torch.isfinite(rounded).all()):
-            message = f"'{name}' healed has values that {output.spec.dtype} can't hold"
-            raise HealError("C809", message, "choose a dtype that reaches further")
-        made[name] = rounded.contiguous().cpu()
+        folded, dtype = learning.folded(index, name, own), output.spec.dtype
+        result = rounding.rounded(folded, TORCH_DTYPES[dtype], partial(_refuse, name, dtype))
+        made[name] = result.contiguous().cpu()
     return made
+
+
+def _refuse(name: str, dtype: str, _: int) -> NoReturn:
+    message = f"'{name}' healed has values that {dtype} can't hold"
+    raise HealError("C809", message, rounding.LONGER_DTYPE)

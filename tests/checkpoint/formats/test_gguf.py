@@ -17,8 +17,9 @@ import gptailor
 from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.folder import open_checkpoint
 from gptailor.checkpoint.formats.gguf import open_gguf
-from gptailor.checkpoint.formats.gguf_header import KINDS
+from gptailor.checkpoint.formats.gguf_header import KINDS, read_gguf
 from gptailor.checkpoint.tensor import Dequantised
+from gptailor.methods.rounding import NotFiniteFault
 from gptailor.program.gguf_tokenizer import tokenizer_from_gguf
 from gptailor.program.load import load_tensor
 from tests.preloaded import Preloaded
@@ -343,6 +344,20 @@ def test_a_file_and_a_folder_with_one_are_checkpoints(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="2 GGUF files") as caught:
         open_checkpoint(tmp_path)
     assert caught.value.code == "C104"
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0", "Q4_1"])
+@pytest.mark.parametrize("wild", [b"\x00\x7c", b"\xff\xff"])
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, kind: str, wild: bytes) -> None:
+    write(tmp_path / "m.gguf", kind=kind)
+    offset = read_gguf(tmp_path / "m.gguf").tensors["blk.1.ffn_up.weight"].offset
+    raw = bytearray((tmp_path / "m.gguf").read_bytes())
+    raw[offset : offset + 2] = wild
+    (tmp_path / "m.gguf").write_bytes(raw)
+    plan = gptailor.loads('tailor 1\nmodel base = "./m.gguf"\ndtype bfloat16\n', folder=tmp_path)
+    with pytest.raises(NotFiniteFault, match=r"layers.1.mlp.up_proj.weight'\[0, 0\] of 'base'"):
+        gptailor.compile(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("kind", ["F16", "Q8_0"])

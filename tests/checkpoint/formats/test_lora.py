@@ -233,6 +233,8 @@ def test_what_is_not_understood_is_refused_by_name(
         ("lora_alpha", "8"),
         ("lora_alpha", float("nan")),
         ("lora_alpha", 10**400),
+        ("lora_alpha", 1e41),
+        ("lora_alpha", -1e300),
         ("use_rslora", 1),
         ("use_dora", "yes"),
         ("bias", "some"),

@@ -15,6 +15,7 @@ from gptailor.checkpoint.files import CheckpointError
 from gptailor.checkpoint.formats.quantised.dequantise import dequantised_checkpoint
 from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import TensorInfo, TensorSpec
+from gptailor.methods.rounding import NotFiniteFault
 from gptailor.program.load import load_tensor
 from gptailor.program.program import Combine, Output
 from gptailor.program.run import chunks
@@ -46,6 +47,28 @@ def test_a_matrix_is_what_its_formula_says(
     assert found["m.weight"].spec == TensorSpec("m.weight", "F16", shape)
     assert load_tensor(found["m.weight"]).equal(made.values)
     assert read_in_chunks(found["m.weight"], 100).equal(made.values)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("wild", [float("inf"), float("nan")])
+def test_a_scale_that_is_not_finite_is_refused(format_: str, wild: float, tmp_path: Path) -> None:
+    settings, make = FORMATS[format_]
+    made = make(1, (32, 64))
+    ends = ("weight_scale_inv", "weight_scale", "scales", "SCB", "nested_absmax", "absmax")
+    scales = {e: t for e, t in made.tensors.items() if e.endswith(ends) and t.is_floating_point()}
+    (tensor,) = scales.values()
+    tensor.reshape(-1)[-1] = wild
+    config = {"quantization_config": settings, "dtype": "float32"}
+    _, found = dequantised_checkpoint(config, stored(tmp_path, "m.", made), tmp_path)
+    said = r"got (nan|-?inf) in 'm.weight'\[\d+, \d+\] of 'base' once it is dequantised"
+    with pytest.raises(NotFiniteFault, match=said):
+        read_in_chunks(found["m.weight"], 100)
+
+
+def test_blocks_that_are_larger_than_the_matrix_are_the_matrix(tmp_path: Path) -> None:
+    made = fp8(1, (32, 64), None)
+    config = {"quant_method": "fp8", "weight_block_size": [10**30, 2**40]}
+    assert read(config, stored(tmp_path, "m.", made), tmp_path).equal(made.values)
 
 
 def read_in_chunks(tensor: TensorInfo, chunk_bytes: int) -> Tensor:
@@ -168,6 +191,15 @@ def weights_with(**changed: Any) -> Change:
     return lambda settings, tensors: group_of(settings).update(changed)
 
 
+def state_with(**changed: Any) -> Change:
+    def change(_: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        name = "m.weight.quant_state.bitsandbytes__nf4"
+        state = json.loads(bytes(tensors[name].tolist())) | changed
+        tensors[name] = torch.tensor(list(json.dumps(state).encode())).to(torch.uint8)
+
+    return change
+
+
 BAD: list[tuple[str, Change, str]] = [
     (
         "fp8-block",
@@ -280,6 +312,25 @@ BAD: list[tuple[str, Change, str]] = [
         "quantised by 'bitsandbytes', and no tensor is",
     ),
     ("bitsandbytes-nf4", shaped("m.weight.quant_state.bitsandbytes__nf4", 9), "is no JSON object"),
+    ("compressed-int8", weights_with(type=["int"]), "its quantisation is to ['int'] of 8 bits"),
+    ("compressed-int8", weights_with(strategy=[]), "'strategy' of its quantisation is []"),
+    ("compressed-int8", with_(sparsity_config={"format": [1]}), "sparse weights aren't read"),
+    (
+        "compressed-fp8-block",
+        weights_with(block_structure="9" * 5000 + "x1"),
+        "'block_structure' of its quantisation is",
+    ),
+    ("gptq", with_(checkpoint_format=["gptq"]), "'checkpoint_format' of its quantisation is ['"),
+    *(
+        (
+            "compressed-int8",
+            with_(config_groups={"group_0": {"targets": [target], "weights": {}}}),
+            "could be matched for ever",
+        )
+        for target in ("re:(.*)*x", "re:((((.*)*)*)*)*$y")
+    ),
+    ("bitsandbytes-nf4", state_with(nested_offset=10**400), "'nested_offset' of 'm.weight.quant"),
+    ("bitsandbytes-nf4", state_with(nested_offset=1e300), "'nested_offset' of 'm.weight.quant"),
     ("bitsandbytes-int8", shaped("m.SCB", 31), "'m.SCB' has the shape [31], and should have [32]"),
 ]
 

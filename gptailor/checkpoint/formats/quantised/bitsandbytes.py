@@ -7,6 +7,7 @@ from typing import Any, final
 from gptailor.checkpoint.files import open_regular, quoted, read_exactly, shown
 from gptailor.checkpoint.formats.quantised.pieces import QuantisedTensors
 from gptailor.checkpoint.tensor import Blockwise, NestedMaxima, Scaled, TensorInfo
+from gptailor.plan.registry import LARGEST_SINGLE
 
 _INT8_FACTOR = 7.874015718698502e-3
 """What bitsandbytes multiplies by in the place of dividing by 127."""
@@ -103,7 +104,7 @@ class _State:
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float)
-            or not math.isfinite(value)
+            or not abs(value) <= LARGEST_SINGLE  # NaN is neither
         ):
             self._refuse(key)
         assert isinstance(value, int | float)

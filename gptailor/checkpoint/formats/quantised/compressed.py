@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from gptailor.checkpoint.files import open_regular, quoted, read_exactly, shown
+from gptailor.checkpoint.formats.patterns import may_hang
 from gptailor.checkpoint.formats.quantised.fp8 import block_scaled
 from gptailor.checkpoint.formats.quantised.pieces import QuantisedTensors
 from gptailor.checkpoint.tensor import PackedIntegers, TensorInfo
@@ -19,6 +20,7 @@ _ACTIVATIONS = (
 )  # fmt: skip
 """Of activations, which are quantised while the model runs."""
 _WORD = 32
+_SIZE = re.compile(r"[0-9]{1,9}")
 _CLASS = re.compile(r"[A-Za-z_]\w*")
 """A target that means all modules of a class."""
 
@@ -124,7 +126,7 @@ def _check_group(pieces: QuantisedTensors, name: str, scheme: _Scheme, columns: 
 def _check_settings(pieces: QuantisedTensors) -> None:
     """Refuse what changes weights, or what a layer computes, in further ways."""
     sparsity = pieces.settings.get("sparsity_config")
-    if isinstance(sparsity, Mapping) and sparsity.get("format") not in {None, "dense"}:
+    if isinstance(sparsity, Mapping) and sparsity.get("format") not in (None, "dense"):
         pieces.refuse_setting("sparsity_config", sparsity, "sparse weights aren't read")
     if (transforms := pieces.settings.get("transform_config")) not in (None, {}):
         pieces.refuse_setting("transform_config", transforms, "rotated weights aren't read")
@@ -159,7 +161,7 @@ class _Groups:
             self.pieces.refuse_setting("format", format_, f"those read are {known}")
         bits, kind = weights.get("num_bits", 8), weights.get("type", "int")
         allowed = (2, 4, 8) if format_ == _PACKED else (8,) if kind == "float" else range(1, 9)
-        if type(bits) is not int or bits not in allowed or kind not in {"int", "float"}:
+        if type(bits) is not int or bits not in allowed or kind not in ("int", "float"):
             said = f"{shown(kind)} of {shown(bits)} bits"
             self.pieces.refuse(f"its quantisation is to {said}, which '{format_}' isn't read with")
         if format_ == _PACKED and kind != "int":
@@ -168,7 +170,7 @@ class _Groups:
         strategy = weights.get("strategy")
         if strategy is None:
             strategy = "tensor" if size is None else "group" if size != -1 else "channel"
-        if strategy not in {"tensor", "channel", "group", "block"}:
+        if strategy not in ("tensor", "channel", "group", "block"):
             self.pieces.refuse_setting("strategy", strategy, "isn't read")
         group_size = size if type(size) is int and strategy == "group" else 0
         if strategy == "group" and group_size < 1:
@@ -182,7 +184,7 @@ class _Groups:
 
     def _block(self, given: object) -> tuple[int, int]:
         if isinstance(given, str):  # as it was written once: 128x128
-            given = [int(n) if n.isdecimal() else n for n in given.split("x")]
+            given = [int(n) if _SIZE.fullmatch(n) else n for n in given.split("x")]
         match given:
             case [int(rows), int(columns)] if rows > 0 and columns > 0:
                 return rows, columns
@@ -195,10 +197,13 @@ class _Groups:
         if module in self.by_target:
             return self.by_target[module]
         for target in sorted(t for t in self.by_target if t.startswith("re:")):
+            pattern = target.removeprefix("re:")
+            if may_hang(pattern, len(module)):
+                self.pieces.refuse_setting("targets", target, "could be matched for ever")
             try:
-                if re.match(target.removeprefix("re:"), module):
+                if re.match(pattern, module):
                     return self.by_target[target]
-            except re.error:
+            except (re.error, RecursionError, OverflowError):
                 self.pieces.refuse_setting("targets", target, "is no pattern")
         classes = [s for target, s in self.by_target.items() if _CLASS.fullmatch(target)]
         if len(set(classes)) != 1:

@@ -37,8 +37,8 @@ def block_scaled(
     if len(shape) < 2 or not values.spec.elements:
         pieces.refuse(f"{quoted(values.spec.name)} has the shape {list(shape)}, and is no matrix")
     *stack, rows, columns = shape
-    if block is None:
-        block = (rows, columns)
+    height, width = block or (rows, columns)
+    block = (min(height, rows), min(width, columns))
     grid = (*stack, -(-rows // block[0]), -(-columns // block[1]))
     # One number may be written without its axes, and one for each row without the last.
     short = {grid} if grid[-1] != 1 else {grid, grid[:-1]}

@@ -16,7 +16,7 @@ _SCALES = ("F16", "BF16", "F32")
 def read_gptq(pieces: QuantisedTensors) -> None:
     """Each `X.qweight` with `X.scales`, `X.qzeros` and, where it has one, `X.g_idx`."""
     kind = pieces.settings.get("checkpoint_format") or "gptq"
-    if kind not in {"gptq", "gptq_v2"}:
+    if kind not in ("gptq", "gptq_v2"):
         pieces.refuse_setting("checkpoint_format", kind, "'gptq' and 'gptq_v2' are read")
     if pieces.settings.get("is_marlin_format"):
         pieces.refuse_setting("is_marlin_format", True, "Marlin's order isn't read")
@@ -74,7 +74,7 @@ def _group(
         return -(-inputs // rows)
     if given == 0 or given < -1:
         pieces.refuse_setting("group_size", given, "should be -1 or positive")
-    return inputs if given == -1 else given
+    return inputs if given == -1 else min(given, inputs)
 
 
 def read_awq(pieces: QuantisedTensors) -> None:
@@ -92,7 +92,7 @@ def read_awq(pieces: QuantisedTensors) -> None:
         zeros = pieces.take(f"{stem}.qzeros", name, _WORDS)
         inputs, words = pieces.check_matrix(values)
         outputs = words * _BITS // bits
-        width = inputs if group == -1 else group
+        width = inputs if group == -1 else min(group, inputs)
         rows = -(-inputs // width)
         pieces.check_shape(scales, (rows, outputs))
         pieces.check_shape(zeros, (rows, words))
