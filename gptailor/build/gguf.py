@@ -16,6 +16,7 @@ from gptailor.build.record import Recording, plan_digest
 from gptailor.build.tokenizer import tokenizer
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.gguf_header import KINDS
 from gptailor.checkpoint.formats.gguf_names import FILE_TYPES, FREQUENCIES, quantised_kind
 from gptailor.checkpoint.models import is_remote
@@ -70,7 +71,9 @@ class GgufFile:
         gguf_package(target)
         config = out.config(prepared)
         self._architecture = WrittenArchitecture(config, target)
-        vocabulary, notes = vocabulary_facts(tokenizer(prepared), config, target)
+        files = tokenizer(prepared)
+        files |= files_without_code(files)
+        vocabulary, notes = vocabulary_facts(files, config, target)
         self.notes = [*self._architecture.notes, *notes]
         self.tensors = {tensor.name: tensor for tensor in self._planned()}
         self.facts: GgufFacts = {**dict(self._general()), **self._architecture.facts, **vocabulary}

@@ -73,7 +73,7 @@ def _rendered(asked: str, seconds: int) -> dict[str, str]:
     path = os.pathsep.join(entry for entry in sys.path if entry)
     environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
     try:
-        done = subprocess.run(  # noqa: S603 (this interpreter, and a file of this package)
+        done = subprocess.run(
             command, input=asked, capture_output=True, encoding="utf-8",
             env=environment, timeout=30 + 10 * seconds, check=False,
         )  # fmt: skip

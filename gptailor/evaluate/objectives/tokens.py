@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from gptailor.checkpoint.chat_template import TokenizerFiles, content_of
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.folder import tokenizer_files
+from gptailor.checkpoint.foreign_code import files_with_code
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.forward.requests import Request
 from gptailor.plan.faults import TailorError
@@ -156,10 +157,19 @@ def _made(files: TokenizerFiles, shown: Path) -> PreTrainedTokenizerBase:
         return _load(Path(folder), shown)
 
 
+def _refuse_code(folder: Path, shown: Path) -> None:
+    """Refuse a tokenizer that can't be loaded and that names code of its own."""
+    path = folder / "tokenizer_config.json"
+    if path.is_file() and any(files_with_code({path.name: path})):
+        message = f"the tokenizer of '{shown}' needs code of its own ('auto_map' in {path.name})"
+        raise TailorError(f"{message}, which is never run; save it as a 'tokenizer.json'")
+
+
 def _load(folder: Path, shown: Path) -> PreTrainedTokenizerBase:
     try:
-        loaded = AutoTokenizer.from_pretrained(folder)
+        loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises anything for a file that is no tokenizer
+        _refuse_code(folder, shown)
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TailorError(f"the tokenizer of '{shown}' can't be loaded: {first}") from error
     assert isinstance(loaded, PreTrainedTokenizerBase)
