@@ -7,11 +7,13 @@ What is longer than the model's positions loses its beginning.
 """
 
 import hashlib
+import json
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -123,11 +125,75 @@ def tokenizer_model(prepared: Prepared) -> Opened:
 
 
 def tokenizer_digest(model: Opened) -> str:
-    """Of the tokenizer's files: models with the same read texts alike."""
+    """Return a digest of how the tokenizer reads texts, equal for those that read them alike."""
+    return hashlib.blake2b(repr(sorted(tokenizer_parts(model).items())).encode()).hexdigest()
+
+
+def differing_parts(a: Opened, b: Opened) -> list[str]:
+    """Return the names of the parts in which the tokenizers of two models differ."""
+    ours, theirs = tokenizer_parts(a), tokenizer_parts(b)
+    return sorted(part for part in ours.keys() | theirs if ours.get(part) != theirs.get(part))
+
+
+def tokenizer_parts(model: Opened) -> Mapping[str, str]:
+    """Return a digest of each part of the tokenizer that transformers loads of the model.
+
+    A folder that a trainer saved has other files than its base and reads texts alike: bookkeeping
+    (who saved it, the class, padding) and the chat template are no parts. A tokenizer that can't
+    be taken apart has one part, its files.
+    """
+    files = _files_digest(model)
+    if files not in _KNOWN_PARTS:
+        try:
+            loaded = tokenizer_of(model)
+        except TailorError:  # who encodes a text by it says why
+            loaded = None
+        backend = getattr(loaded, "backend_tokenizer", None)
+        if loaded is None or backend is None or not hasattr(backend, "to_str"):
+            _KNOWN_PARTS[files] = {"files": files}
+        else:
+            _KNOWN_PARTS[files] = _parts(loaded, json.loads(backend.to_str()))
+    return _KNOWN_PARTS[files]
+
+
+_KNOWN_PARTS: dict[str, Mapping[str, str]] = {}
+"""The parts of the tokenizers that were loaded, by the digest of their files."""
+_BOOKKEEPING = ("version", "truncation", "padding")
+"""Keys of a `tokenizer.json` that say nothing of how a text is read."""
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "cls_token", "sep_token", "mask_token")
+"""Special tokens, but that of padding, which no text has and which trainers set."""
+
+
+def _parts(tokenizer: PreTrainedTokenizerBase, document: Mapping[str, Any]) -> dict[str, str]:
+    parts = {key: value for key, value in document.items() if key not in _BOOKKEEPING}
+    settings = parts.pop("model", None) or {}
+    parts |= {"vocabulary": settings.pop("vocab", None), "merges": settings.pop("merges", None)}
+    parts |= {"model": settings, "added_tokens": _with_flags(parts.get("added_tokens"))}
+    parts["special tokens"] = {name: getattr(tokenizer, name, None) for name in _SPECIAL}
+    parts["special tokens"]["around a text"] = tokenizer.encode("", add_special_tokens=True)
+    parts["clean-up of blanks"] = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
+    return {
+        name.replace("_", " "): hashlib.blake2b(
+            json.dumps(value, sort_keys=True, default=str).encode()
+        ).hexdigest()
+        for name, value in parts.items()
+    }
+
+
+def _with_flags(added: Any) -> list[list[Any]]:
+    """Return added tokens by number, without flags that are false."""
+    entries = sorted(added or (), key=lambda entry: entry["id"])
+    return [sorted((k, v) for k, v in entry.items() if v is not False) for entry in entries]
+
+
+def _files_digest(model: Opened) -> str:
+    """Return a digest of the tokenizer's files."""
     checkpoint = model.checkpoint
     files = {path.name: path for path in tokenizer_files(checkpoint) or checkpoint.files[:1]}
     if any(map(is_gguf, files.values())):
-        return str(checkpoint.files[0].resolve())
+        file = checkpoint.files[0].resolve()
+        now = file.stat()
+        return f"{file} {now.st_size} {now.st_mtime_ns}"
     made = hashlib.blake2b()
     for name, file in (files if model.union is None else model.union.files).items():
         content = content_of(file)
