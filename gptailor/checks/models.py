@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from gptailor.checkpoint.families.layout import Layout, incompatible
-from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.folder import CONFIG, generation_config, processor_files, tokenizer_files
 from gptailor.checkpoint.foreign_code import files_with_code, names_code
 from gptailor.checkpoint.models import Opened, taken, used, written_for
@@ -206,7 +206,7 @@ def _kind(layout: Layout) -> str:
 def _said(value: object) -> str:
     if value is None:
         return "unset"
-    return f"'{value}'" if isinstance(value, str) else f"{value}"
+    return quoted(value) if isinstance(value, str) else shown(value)
 
 
 def every_model_is_used(checked: Checked) -> Iterator[Fault]:

@@ -251,7 +251,7 @@ class Judging:
                 self.samples,
                 tokenizer_model(target.prepared),
                 partial(self._reference, target),
-                context_length(target.prepared.compiled.config),
+                _positions(target),
             )
         return self._prepared[key]
 
@@ -262,7 +262,7 @@ class Judging:
             origin = target.origin.origin
             models = tuple((name, str(model)) for name, model in target.origin.models.items())
             others = (None if origin is None else origin.folder, models)
-        positions = context_length(target.prepared.compiled.config)
+        positions = _positions(target)
         tokenizer = tokenizer_digest(tokenizer_model(target.prepared))
         return tokenizer, positions, target.identity_of_base, others
 
@@ -379,6 +379,14 @@ class Judging:
             return f"the other targets have {len(others)} bases; --against names what to compare"
         parts = differing_parts(tokenizer_model(others[0]), tokenizer_model(target.prepared))
         return f"its tokenizer is not the base's: {listed(parts)} differ"
+
+
+def _positions(target: Target) -> int | None:
+    """Return the model's context length. Raises TailorError, which names the target."""
+    try:
+        return context_length(target.prepared.compiled.config)
+    except TailorError as error:
+        raise TailorError(f"'{target.name}': {error}") from error
 
 
 def _difference(mine: Outcome, theirs: Outcome) -> tuple[ScoreDifference | None, str]:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -144,15 +145,10 @@ def tokenizer_parts(model: Opened) -> Mapping[str, str]:
     """
     files = _files_digest(model)
     if files not in _KNOWN_PARTS:
-        try:
-            loaded = tokenizer_of(model)
-        except TailorError:  # who encodes a text by it says why
-            loaded = None
-        backend = getattr(loaded, "backend_tokenizer", None)
-        if loaded is None or backend is None or not hasattr(backend, "to_str"):
-            _KNOWN_PARTS[files] = {"files": files}
-        else:
-            _KNOWN_PARTS[files] = _parts(loaded, json.loads(backend.to_str()))
+        with suppress(Exception):  # who encodes a text by it says why; some have no backend
+            loaded: Any = tokenizer_of(model)
+            _KNOWN_PARTS[files] = _parts(loaded, json.loads(loaded.backend_tokenizer.to_str()))
+        _KNOWN_PARTS.setdefault(files, {"files": files})
     return _KNOWN_PARTS[files]
 
 
@@ -170,7 +166,9 @@ def _parts(tokenizer: PreTrainedTokenizerBase, document: Mapping[str, Any]) -> d
     parts |= {"vocabulary": settings.pop("vocab", None), "merges": settings.pop("merges", None)}
     parts |= {"model": settings, "added_tokens": _with_flags(parts.get("added_tokens"))}
     parts["special tokens"] = {name: getattr(tokenizer, name, None) for name in _SPECIAL}
-    parts["special tokens"]["around a text"] = tokenizer.encode("", add_special_tokens=True)
+    parts["special tokens"]["around a text"] = tokenizer.encode(
+        "", add_special_tokens=True, verbose=False
+    )
     parts["clean-up of blanks"] = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
     return {
         name.replace("_", " "): hashlib.blake2b(
@@ -234,6 +232,7 @@ def _refuse_code(folder: Path, shown: Path) -> None:
 def _load(folder: Path, shown: Path) -> PreTrainedTokenizerBase:
     try:
         loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        loaded.encode("")  # settings that no tokenizer has are found out by use
     except Exception as error:  # transformers raises anything for a file that is no tokenizer
         _refuse_code(folder, shown)
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
