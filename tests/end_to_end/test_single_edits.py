@@ -40,7 +40,7 @@ READERS = {
     "base/tokenizer_config.json": (COMPILE, EVAL_BASE),
     "lora/adapter_config.json": (COMPILE, LOCKED),
 }
-VALUES = (
+VALUES: tuple[Any, ...] = (
     None, True, 0, -1, 3, 10**30, 0.5, float("nan"), "", "x", "a" * 3000, "../../etc", "\ud800",
     [], [None], [[]], {}, {"": None}, [1] * 4, "{{ 1 }}", "\x1b[31m\n",
 )  # fmt: skip

@@ -193,8 +193,8 @@ def _files_digest(model: Opened) -> str:
         now = file.stat()
         return f"{file} {now.st_size} {now.st_mtime_ns}"
     made = hashlib.blake2b()
-    for name, file in (files if model.union is None else model.union.files).items():
-        content = content_of(file)
+    for name, part in (files if model.union is None else model.union.files).items():
+        content = content_of(part)
         made.update(f"{name}\0{len(content)}\0".encode() + content)
     return made.hexdigest()
 
