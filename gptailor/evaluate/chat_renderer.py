@@ -28,7 +28,7 @@ def _limit(memory: int, seconds: int) -> None:
 
 def _answer(asked: dict[str, Any]) -> dict[str, str]:
     try:
-        rendered, _ = render_jinja_template(
+        rendered: Any = render_jinja_template(
             conversations=[asked["messages"]],
             chat_template=asked["template"],
             add_generation_prompt=True,
@@ -40,7 +40,7 @@ def _answer(asked: dict[str, Any]) -> dict[str, str]:
         return {"error": "calls itself without an end"}
     except Exception as error:  # noqa: BLE001 (a template raises anything)
         return {"error": f"fails: {str(error).strip() or type(error).__name__}"}
-    text = str(rendered[0])
+    text = str(rendered[0][0])
     if len(text) > asked["longest"]:
         return {"error": f"gives {len(text):,} characters, more than {asked['longest']:,}"}
     return {"text": text}
