@@ -215,6 +215,8 @@ def make_broken(folder: Path) -> None:
     copy(folder, "foreign")
     tokens(folder / "foreign", lambda ids: {**ids, "a": ids["b"], "b": ids["a"]})
     copy(folder, "blind", source="eyes")
+    copy(folder, "coded")
+    names_code(folder / "coded" / "tokenizer_config.json")
     moved = {60: 61, 61: 60}
     tokens(folder / "blind", lambda ids: {token: moved.get(n, n) for token, n in ids.items()})
     (folder / "empty").mkdir()
@@ -229,6 +231,14 @@ def copy(folder: Path, name: str, *, source: str = "base", **config: object) -> 
     shutil.copytree(folder / source, folder / name)
     path = folder / name / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
+
+
+def names_code(path: Path) -> None:
+    """Let a file of settings name code, which would end the process, at two depths."""
+    (path.parent / "code.py").write_text("raise SystemExit('the code was run')")
+    settings_ = json.loads(path.read_text()) if path.exists() else {}
+    named = {"auto_map": {"AutoTokenizer": ["code.Own", None]}}
+    path.write_text(json.dumps({**settings_, **named, "inner": {"list": [{"a": 1, **named}]}}))
 
 
 def tokens(folder: Path, change: Callable[[dict[str, int]], dict[str, int]]) -> None:

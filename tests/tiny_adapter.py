@@ -10,7 +10,7 @@ from torch import Tensor
 
 Q = "model.layers.0.self_attn.q_proj"
 HIDDEN = 16
-CONFIG: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["none"]}
+CONFIG: dict[str, Any] = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ".*"}
 
 
 def pair(module: str, out: int = HIDDEN, into: int = HIDDEN, rank: int = 4) -> dict[str, Tensor]:

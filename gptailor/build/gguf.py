@@ -17,6 +17,7 @@ from gptailor.build.record import plan_digest
 from gptailor.build.tokenizer import tokenizer
 from gptailor.checkpoint.families.layout import is_constant
 from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.gguf_header import KINDS
 from gptailor.checkpoint.formats.gguf_names import FILE_TYPES, FREQUENCIES, quantised_kind
 from gptailor.checkpoint.models import is_remote
@@ -72,7 +73,9 @@ class GgufFile(Destination):
         gguf_package(path)
         config = out.config(prepared)
         self._architecture = WrittenArchitecture(config, path)
-        vocabulary, notes = vocabulary_facts(tokenizer(prepared), config, path)
+        files = tokenizer(prepared)
+        files |= files_without_code(files)
+        vocabulary, notes = vocabulary_facts(files, config, path)
         self.notes = [*self._architecture.notes, *notes]
         self.tensors = {tensor.name: tensor for tensor in self._planned()}
         self.facts: GgufFacts = {**dict(self._general()), **self._architecture.facts, **vocabulary}

@@ -78,6 +78,7 @@ class Lock(Closed):
     by the layer before the gap: `L19`; `heal` is what was learned from, `chat_template` the digest
     of the file that it is in. `gguf` is there if the
     output was such a file; `tensors` and `config` are those of a folder all the same.
+    `stripped` are the files beside the weights from which names of code were taken out.
     `families` are the digests of the family files that models were read by, by model type.
     """
 
@@ -90,6 +91,7 @@ class Lock(Closed):
     bridges: dict[str, LockedText] = Field(default_factory=dict)
     heal: LockedText | None = None
     chat_template: Sha256 | None = None
+    stripped: dict[str, FileDigest] = Field(default_factory=dict)
     tensors: dict[str, TensorDigest]
     gguf: LockedGguf | None = None
 
@@ -117,7 +119,7 @@ class Lock(Closed):
     def text(self) -> str:
         """It as JSON: names sorted, a line for each file and tensor. Equal locks, equal texts."""
         said = self.model_dump(exclude_none=True) | {"dtype": self.dtype}
-        for name in ("bridges", "families"):
+        for name in ("bridges", "families", "stripped"):
             if not said[name]:
                 del said[name]
         return _rendered(said) + "\n"

@@ -20,6 +20,7 @@ from gptailor.checkpoint import folder as checkpoints
 from gptailor.checkpoint.families.lookup import FAMILY_SUFFIX, FoundFamily
 from gptailor.checkpoint.families.vision import with_tokens_of
 from gptailor.checkpoint.files import is_gguf
+from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.formats.pytorch import BIN_INDEX, BIN_SINGLE
 from gptailor.checkpoint.models import Opened, folder_of, is_local
@@ -147,11 +148,17 @@ def side_files(prepared: Prepared, target: Path) -> dict[str, bytes | Path]:
             parents(prepared),
         ),
     }
-    beside = tokenizer(prepared)
-    beside |= {path.name: path for path in _processor(prepared.models[lowest_base(prepared)])}
+    beside = beside_weights(prepared)
+    beside |= files_without_code(beside)
     for kind, found in families(prepared).items():  # so that the folder can be verified anywhere
         written[kind + FAMILY_SUFFIX] = found.file.text()
     return beside | {name: content.encode() for name, content in written.items()}
+
+
+def beside_weights(prepared: Prepared) -> dict[str, bytes | Path]:
+    """Return the models' own files that go with the weights: tokenizer, processor, generation."""
+    processor = _processor(prepared.models[lowest_base(prepared)])
+    return tokenizer(prepared) | {path.name: path for path in processor}
 
 
 def used_plan_text(prepared: Prepared, place: Path) -> str:

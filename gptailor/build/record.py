@@ -26,9 +26,10 @@ from gptailor.build.lock import (
 from gptailor.build.tokenizer import template_file
 from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.folder import CONFIG
+from gptailor.checkpoint.foreign_code import files_without_code
 from gptailor.checkpoint.models import is_inner, is_local
 from gptailor.checkpoint.tensor import TensorSpec
-from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_file, of_tensors
+from gptailor.checkpoint.write.digest import FileDigest, TensorDigest, of_bytes, of_file, of_tensors
 from gptailor.checkpoint.write.output_file import ByteProgress
 from gptailor.checkpoint.write.tensors import Crew, available
 from gptailor.lang.format import format_plan
@@ -331,10 +332,15 @@ class Recording:
             config=config_digest(out.config(self.prepared)),
             bridges={gap: LockedText(file=b.digest, tokens=b.tokens) for gap, b in bridges.items()},
             heal=LockedText(file=healed.digest, tokens=healed.tokens) if healed else None,
+            stripped=self._stripped(),
             chat_template=of_file(template).sha256 if template is not None else None,
             tensors=dict(tensors),
             gguf=gguf,
         )
+
+    def _stripped(self) -> dict[str, FileDigest]:
+        files = files_without_code(out.beside_weights(self.prepared))
+        return {name: of_bytes(content) for name, content in files.items()}
 
     def _refuse_differing(self, hashed: Iterable[_Hashed]) -> None:
         """Refuse inputs that are not as locked, if there is a lock to hold to."""

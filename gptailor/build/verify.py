@@ -191,6 +191,7 @@ class Verification:
             return None  # what is made of them only the models can say
         found = self._locked(self.plan, tokenizer_model_name(self.plan), is_beside)
         found |= self._locked(self.plan, "base", PROCESSOR_FILES.__contains__)
+        found |= self.lock.stripped
         return found or None  # without any the tokenizer may be that of a GGUF file
 
     def _locked(

@@ -1,7 +1,7 @@
 """What is on disk: folders, the Hub, the models of a plan. No tensor library.
 
-Others use `models`, `folder`, `tensor`, `vocabulary` (tokens), `chat_template`, `files` (safe
-reading, errors), and what the packages here name. `hub` is for who fetches.
+Others use `models`, `folder`, `tensor`, `vocabulary` (tokens), `chat_template`, `foreign_code`,
+`files` (safe reading, errors), and what the packages here name. `hub` is for who fetches.
 """
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "families",
     "files",
     "folder",
+    "foreign_code",
     "formats",
     "hub",
     "models",

@@ -135,6 +135,10 @@ def _syntax_error(text: str) -> str | None:
         Environment(extensions=[Generation, loopcontrols]).parse(text)
     except TemplateSyntaxError as error:
         return f"line {error.lineno}: {error.message}"
+    except RecursionError:
+        return "its expressions nest too deep"
+    except ValueError as error:  # of a number with thousands of digits
+        return str(error)
     return None
 
 

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from gptailor.checkpoint.families.layout import Layout, incompatible
-from gptailor.checkpoint.files import CheckpointError
+from gptailor.checkpoint.files import CheckpointError, quoted, shown
+from gptailor.checkpoint.folder import CONFIG, generation_config, processor_files, tokenizer_files
+from gptailor.checkpoint.foreign_code import files_with_code, names_code
 from gptailor.checkpoint.models import Opened, taken, used
 from gptailor.checkpoint.vocabulary import (
     Vocabulary,
@@ -207,7 +209,7 @@ def _kind(layout: Layout) -> str:
 def _said(value: object) -> str:
     if value is None:
         return "unset"
-    return f"'{value}'" if isinstance(value, str) else f"{value}"
+    return quoted(value) if isinstance(value, str) else shown(value)
 
 
 def every_model_is_used(checked: Checked) -> Iterator[Fault]:
@@ -318,6 +320,32 @@ def the_tokenizer_is_there(checked: Checked) -> Iterator[Fault]:
         yield Fault("M211", message, ("tokenizer",))
 
 
+def the_copied_files_name_no_code(checked: Checked) -> Iterator[Fault]:
+    """Files beside the weights are settings, and name no code, which the output won't have."""
+    owner, base = checked.tokenizer_model, checked.base
+    source = ("models", "base", "source")
+    at = ("tokenizer",) if checked.plan.tokenizer is not None else source
+    if names_code(base.config):
+        yield _code_left_out(CONFIG, base, source)
+    copied = [(owner, at, path) for path in tokenizer_files(owner.checkpoint)]
+    copied += [(owner, at, path) for path in [generation_config(owner.checkpoint)] if path]
+    processor = processor_files(base.checkpoint) if base.layout.wrapped else ()
+    copied += [(base, source, path) for path in processor]
+    for model, place, path in copied:
+        try:
+            coded = [name for name, _ in files_with_code({path.name: path})]
+        except CheckpointError as error:
+            yield Fault(error.code, f"{error.message} ({error.path})", place, error.help)
+            continue
+        yield from (_code_left_out(name, model, place) for name in coded)
+
+
+def _code_left_out(name: str, model: Opened, at: Place) -> Fault:
+    message = f"{name} of '{model.name}' names code of its own ('auto_map')"
+    help_ = "the output has the file without it; the code is never run"
+    return Fault("M313", message, at, help_, severity="warning")
+
+
 def tokenizers_agree(checked: Checked) -> Iterator[Fault]:
     """Layers read the tokens that they were trained on; other vocabularies are told."""
     owner = checked.tokenizer_model
@@ -383,6 +411,7 @@ _REST_RULES: tuple[Callable[[Checked], Iterable[Fault]], ...] = (
     every_token_has_a_row,
     every_token_has_a_number_within,
     tokenizers_agree,
+    the_copied_files_name_no_code,
     a_tied_head_is_said,
     the_ends_are_meant,
 )

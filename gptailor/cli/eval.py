@@ -205,7 +205,8 @@ def _mark(result: "Result") -> "evaluation.Mark":
     if isinstance(score, Failure):
         return Mark(None, failure=score.message)
     difference = None if more is None else Estimate(more.value, more.stderr)
-    return Mark(Estimate(score.value, score.stderr), difference, result.retained)
+    estimate = Estimate(score.value, score.stderr)
+    return Mark(estimate, difference, result.retained, unpaired=result.unpaired)
 
 
 def _size(subject: "TargetSize") -> "scores.Size":

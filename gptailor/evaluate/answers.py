@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from gptailor.checkpoint.files import shown
+from gptailor.evaluate.chat import chat_text
 from gptailor.evaluate.forward.evaluator import attempt
 from gptailor.evaluate.heal.heal import OnHealing
 from gptailor.evaluate.judge import Stitchers
@@ -44,11 +46,11 @@ def _answer(stitchers: Stitchers, target: Target, prompt: str, most: int, chat: 
         if prepared.plan.chat_template is not None:
             message = "the plan names a chat template, which stands in its compiled folder"
             raise TailorError(f"{message}: compile it, and name that")
-        if not tokenizer.chat_template:
-            raise TailorError(f"'{target.name}' has no chat template; leave --chat out")
-        asked = [{"role": "user", "content": prompt}]
-        text = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+        text = chat_text(tokenizer, [{"role": "user", "content": prompt}], target.name)
         tokens = encoder.plain(text)
+        if not tokens:
+            message = f"the chat template of '{target.name}' gives no tokens for this prompt"
+            raise TailorError(f"{message}, only the text {shown(text)}")
     else:
         tokens = encoder.prompt(prompt)
     if encoder.positions is not None:

@@ -20,7 +20,11 @@ from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.objectives.base import Forward, ObjectiveError, PreparedObjective
 from gptailor.evaluate.objectives.generate import Generative
 from gptailor.evaluate.objectives.of_plan import OfPlan, size_score
-from gptailor.evaluate.objectives.tokens import tokenizer_digest, tokenizer_model
+from gptailor.evaluate.objectives.tokens import (
+    differing_parts,
+    tokenizer_digest,
+    tokenizer_model,
+)
 from gptailor.evaluate.outcome import (
     Failure,
     Judgement,
@@ -43,7 +47,7 @@ from gptailor.evaluate.speed import cache_bytes, latency_score, parameters, spee
 from gptailor.evaluate.targets import Target, base_of, find_targets, identity, names
 from gptailor.evaluate.trial import PREFIX_BYTES, Outcomes, Placement, failures, run_trials
 from gptailor.lang.parse import read_objective
-from gptailor.plan.faults import TailorError
+from gptailor.plan.faults import TailorError, listed
 from gptailor.plan.plan import Objective, Plan
 from gptailor.prepare import Prepared, ready
 from gptailor.program.run import device_of
@@ -247,7 +251,7 @@ class Judging:
                 self.samples,
                 tokenizer_model(target.prepared),
                 partial(self._reference, target),
-                context_length(target.prepared.compiled.config),
+                _positions(target),
             )
         return self._prepared[key]
 
@@ -258,7 +262,7 @@ class Judging:
             origin = target.origin.origin
             models = tuple((name, str(model)) for name, model in target.origin.models.items())
             others = (None if origin is None else origin.folder, models)
-        positions = context_length(target.prepared.compiled.config)
+        positions = _positions(target)
         tokenizer = tokenizer_digest(tokenizer_model(target.prepared))
         return tokenizer, positions, target.identity_of_base, others
 
@@ -353,41 +357,67 @@ class Judging:
                 sized = isinstance(objective, OfPlan)  # half as large is 50 %
                 way = "maximize" if sized else objective.direction
                 share = retained_score(outcome, theirs, way)
-            other, difference = self._beside or base, None
+            other, difference, why = self._beside or base, None, ""
             if other is not None and other is not one:
-                difference = _difference(outcome, other.outcomes[number])
+                difference, why = _difference(outcome, other.outcomes[number])
+                why = why and f"{why} '{other.target.name}'"
+            elif isinstance(outcome, Score) and outcome.each is not None and not self._beside:
+                why = "its base is missing" if other is None else self._apart(one.target)
             name = "" if other is None or difference is None else other.target.name
             yield Result(
                 one.target.name, objective.name, objective.direction, outcome, share,
-                difference, name,
+                difference, name, why,
             )  # fmt: skip
 
+    def _apart(self, target: Target) -> str:
+        """Return why a model by itself is not compared with the base of the other targets."""
+        if not target.bare or target.identity_of_base in self._held_to or not self._held_to:
+            return ""
+        bases = {one.identity_of_base: one.base for one in self.targets if one.base}
+        others = [base for key, base in bases.items() if key in self._held_to and base]
+        if len(others) > 1:
+            return f"the other targets have {len(others)} bases; --against names what to compare"
+        parts = differing_parts(tokenizer_model(others[0]), tokenizer_model(target.prepared))
+        return f"its tokenizer is not the base's: {listed(parts)} differ"
 
-def _difference(mine: Outcome, theirs: Outcome) -> ScoreDifference | None:
-    """How much more a score is than another on the same samples; None where they aren't those.
 
-    Nothing is said beside what is 0 on every sample, as `kl` is of its own reference.
+def _positions(target: Target) -> int | None:
+    """Return the model's context length. Raises TailorError, which names the target."""
+    try:
+        return context_length(target.prepared.compiled.config)
+    except TailorError as error:
+        raise TailorError(f"'{target.name}': {error}") from error
+
+
+def _difference(mine: Outcome, theirs: Outcome) -> tuple[ScoreDifference | None, str]:
+    """Return how much more a score is than another on the same samples, or why that is unknown.
+
+    There is neither beside what is 0 on every sample, as `kl` is of its own reference.
     """
-    if not isinstance(mine, Score) or not isinstance(theirs, Score):
-        return None
+    if not isinstance(mine, Score):
+        return None, ""
+    if not isinstance(theirs, Score):
+        return None, "there is no score of"
     a, b = mine.each, theirs.each
-    if a is None or b is None or a.counts != b.counts or not any(b.sums):
-        return None
-    return paired_difference(a, b)
+    if a is None or b is None:
+        return None, ""
+    if a.counts != b.counts:
+        return None, "its samples have other tokens than those of"
+    return (paired_difference(a, b) if any(b.sums) else None), ""
 
 
 def _held_to_bases(targets: Sequence[Target]) -> Iterator[Target]:
-    """Models by themselves held to the base of the others, if that is one and reads texts alike."""
+    """Yield the targets, models by themselves held to the one base of others if they read alike."""
     bases = {one.identity_of_base: one.base for one in targets if one.base and not one.plain}
     [base] = bases.values() if len(bases) == 1 else [None]
     for one in targets:
         alone = one.bare and one.plain and one.identity_of_base not in bases
-        alike = alone and base is not None and _tokens_of(base) == _tokens_of(one.prepared)
+        alike = alone and base is not None and _read_alike(base, one.prepared)
         yield replace(one, base=base) if alike else one
 
 
-def _tokens_of(prepared: Prepared) -> str:
-    return tokenizer_digest(tokenizer_model(prepared))
+def _read_alike(a: Prepared, b: Prepared) -> bool:
+    return not differing_parts(tokenizer_model(a), tokenizer_model(b))
 
 
 def _measurable(objective: PreparedObjective) -> PreparedObjective | Failure:

@@ -144,7 +144,7 @@ class Result:
 
     `retained` is the share of the base's score that is left; None where that has no meaning.
     `difference` is how much more the score is than that of the target `against`, sample by sample;
-    None where the two have no samples in common.
+    None where the two have no samples in common, for the reason `unpaired`.
     """
 
     target: str
@@ -154,6 +154,7 @@ class Result:
     retained: float | None = None
     difference: ScoreDifference | None = None
     against: str = ""
+    unpaired: str = ""
 
     @property
     def failed(self) -> bool:
@@ -274,6 +275,8 @@ def _result(one: Result, each: bool) -> Mapping[str, Any]:
     if one.difference is not None:
         value, stderr = _finite(one.difference.value), _finite(one.difference.stderr)
         known |= {"against": one.against, "difference": {"value": value, "stderr": stderr}}
+    if one.unpaired:
+        known |= {"unpaired": one.unpaired}
     return known | ({"each": asdict(score.each)} if each and score.each is not None else {})
 
 

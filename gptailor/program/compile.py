@@ -12,6 +12,7 @@ from gptailor.checkpoint.families import layout as layouts
 from gptailor.checkpoint.families import vision
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.quantised import requantised
+from gptailor.checkpoint.foreign_code import without_code
 from gptailor.checkpoint.tensor import FLOATS, TensorInfo, TensorSpec
 from gptailor.plan import layers as outline
 from gptailor.plan.parts import Branch
@@ -324,8 +325,8 @@ def output_configuration(checked: Checked, program: p.Program) -> dict[str, Any]
     made = moved_configuration(checked)
     assert not isinstance(made, Refusal)
     config: dict[str, Any] = dict(made)
-    for key in ("_name_or_path", "auto_map"):  # of code that the output is not copied with
-        config.pop(key, None)
+    config.pop("_name_or_path", None)
+    config = without_code(config)
     if _unties(checked):
         config = layouts.untied(config)
     if checked.plan.dtype is not None:

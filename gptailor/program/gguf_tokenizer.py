@@ -176,7 +176,9 @@ def _sentence_piece(path: Path) -> Any:
     try:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        return AutoTokenizer.from_pretrained(
+            path.parent, gguf_file=path.name, trust_remote_code=False
+        )
     except ImportError as error:
         message = "its tokenizer is converted by the packages 'gguf' and 'sentencepiece'"
         raise CheckpointError("C110", message, path, how_to_install("gguf")) from error

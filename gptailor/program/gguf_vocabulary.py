@@ -63,7 +63,9 @@ def _loaded(files: Mapping[str, bytes | Path], config: Mapping[str, Any], target
             else:
                 shutil.copyfile(content, folder / path)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
         except Exception as error:
             said = str(error).splitlines()[0].replace(name, "its folder")
             message = f"the tokenizer can't be loaded by transformers: {said}"

@@ -87,7 +87,9 @@ def randomise(model: PreTrainedModel, seed: int) -> None:
 def loaded(folder: Path) -> PreTrainedModel:
     """The model in a folder, all of whose tensors are there, and which needs all that are."""
     auto: Any = AutoModelForCausalLM
-    model, said = auto.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
+    model, said = auto.from_pretrained(
+        folder, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
+    )
     for what, names in said.items():
         if names:
             shown = sorted(map(str, names))

@@ -39,14 +39,15 @@ class Estimate(NamedTuple):
 class Mark:
     """A target's score by one objective, or why it has none.
 
-    `difference` is how much more it is than another's, sample by sample, `retained` the share of
-    the base's score.
+    `difference` is how much more it is than another's, sample by sample, or `unpaired` why that is
+    unknown; `retained` is the share of the base's score.
     """
 
     score: Estimate | None
     difference: Estimate | None = None
     retained: float | None = None
     failure: str = ""
+    unpaired: str = ""
 
 
 TableRows: TypeAlias = Sequence[tuple[str, Sequence[Mark]]]
@@ -97,13 +98,19 @@ def evaluation_lines(
             rest = [[cells[n][j] for j in there] for n in some]
             yield from _grid([heads[j] for j in there], [names[n] for n in some], rest, width)
     for name, marks in rows:
+        for why in dict.fromkeys(mark.unpaired for mark in marks if mark.unpaired):
+            yield from _wrapped(f"{name} has no difference: {why}", width)
+    for name, marks in rows:
         for head, mark in zip(heads, marks, strict=False):
             if mark.score is None:
                 which = f"{head} " if head else ""
-                whole = f"{which}{name} failed: {mark.failure}"
-                yield from textwrap.wrap(
-                    whole, max(20, width), subsequent_indent=_INDENT, max_lines=4, placeholder=" …"
-                )
+                yield from _wrapped(f"{which}{name} failed: {mark.failure}", width)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text, max(20, width), subsequent_indent=_INDENT, max_lines=4, placeholder=" …"
+    )
 
 
 def _means(columns: Sequence[Column]) -> list[tuple[str, list[int]]]:

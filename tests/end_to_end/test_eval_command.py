@@ -270,6 +270,11 @@ def test_plans_and_folders_speak_alike_and_a_failure_is_one(
     assert base["text"]
     [failed] = said("base", "a cat", "--chat", code=3)
     assert "no chat template" in failed["failure"]
+    template = world / "base" / "chat_template.jinja"
+    template.write_text("{{ bos }}")
+    [failed] = said("base", "a cat", "--chat", code=3)
+    template.unlink()
+    assert "the chat template of 'base' gives no tokens for this prompt" in failed["failure"]
     capsys.readouterr()
     assert cli.run(["generate", "out", "a cat and", "--tokens", "6"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "out"

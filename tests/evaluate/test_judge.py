@@ -2,10 +2,12 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import gptailor
 from gptailor.evaluate.judge import Judging, judge
@@ -130,6 +132,35 @@ def test_a_model_by_itself_is_held_to_the_one_base_that_the_others_have(world: P
     assert by_name["math", "kl"].outcome == named.results[1].outcome
     assert by_name["base", "kl"].outcome == Score(0.0, 0.0, 5), "the others' base is itself"
     assert not found.bases
+
+
+def test_a_tokenizer_is_compared_by_what_it_does(world: Path, tmp_path: Path) -> None:
+    tuned = tmp_path / "tuned"
+    shutil.copytree(world / "math", tuned)
+    tokenizer = AutoTokenizer.from_pretrained(tuned)
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.chat_template = "a trainer's"
+    tokenizer.save_pretrained(tuned)
+    names = ("tokenizer.json", "tokenizer_config.json")
+    assert all((tuned / n).read_bytes() != (world / "math" / n).read_bytes() for n in names)
+
+    def held() -> Result:
+        [_, found] = judge([world / "cut.tailor", tuned], 'nll("rows.jsonl")', folder=world).results
+        return found
+
+    found = held()
+    assert found.difference is not None
+    assert not found.unpaired
+    settings = json.loads((tuned / names[1]).read_text()) | {"eos_token": "a"}
+    (tuned / names[1]).write_text(json.dumps(settings))
+    tokens = json.loads((tuned / names[0]).read_text()) | {"normalizer": None}
+    (tuned / names[0]).write_text(json.dumps(tokens))
+    found = held()
+    assert found.difference is None
+    assert "its tokenizer is not the base's" in found.unpaired
+    assert "normalizer" in found.unpaired
+    assert "special tokens" in found.unpaired
+    assert "vocabulary" not in found.unpaired
 
 
 def test_bases_and_references_that_are_adapters(world: Path, tmp_path: Path) -> None:

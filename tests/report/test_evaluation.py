@@ -96,3 +96,12 @@ def test_columns_that_do_not_fit_come_below(width: int) -> None:
     assert max(map(len, lines)) <= width
     assert sum(line.count("1.00 ± 0.10") for line in lines) == 7
     assert sum(line.count("*") for line in lines) == 6 + 1, "and what the star means"
+
+
+def test_a_row_without_a_difference_names_its_reason_once() -> None:
+    columns = [Column("nll", "less is better"), Column("size", "less is better")]
+    why = Mark(Estimate(2.0, 0.1), unpaired="its tokenizer is not the base's: merges differ")
+    rows = [("base", [marked(2.0), marked(1.0)]), ("math", [why, why])]
+    lines = list(evaluation_lines(columns, rows, "base", 100))
+    assert lines[-1] == "math has no difference: its tokenizer is not the base's: merges differ"
+    assert sum("no difference" in line for line in lines) == 1

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import pydantic
 from pydantic import Field
@@ -30,6 +30,10 @@ _KINDS = ("plain", "special")
 
 _ROTARY = ("rope_theta", "rope_scaling", "partial_rotary_factor")
 """Older keys of the rotary embeddings, which are read together with `rope_parameters`."""
+
+
+ModelType = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+"""A model type, as the name of a file may begin with it."""
 
 
 @final
@@ -130,7 +134,7 @@ class FamilyFile(Closed):
 
     version: Literal[1] = 1
     name: str
-    model_types: Several[str]
+    model_types: Several[ModelType]
     base: str
     stack: str
     count_key: str

@@ -8,7 +8,7 @@ from typing import NoReturn, final
 
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import Layout, aliases, split_name, untied
-from gptailor.checkpoint.files import CheckpointError, quoted
+from gptailor.checkpoint.files import CheckpointError, quoted, shown
 from gptailor.checkpoint.folder import ADAPTER, CONFIG, Checkpoint
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG, LoraSettings, read_settings
 from gptailor.checkpoint.formats.patterns import LONGEST_NAME
@@ -60,7 +60,7 @@ def apply_adapter(
     adapted = replace(model, config=work.config, tensors=work.tensors, files=files)
     base = settings.base_model_name_or_path
     others = [] if also is None else _other_base(model, base, also)
-    return adapted, [*others, *work.warnings, *work.missing()]
+    return adapted, [*others, *work.warnings, *work.missing(), *work.surplus()]
 
 
 def _weights(folder: Path) -> Path:
@@ -151,6 +151,8 @@ class _Work:
         self.tied = layout.tied and bool(self.head) and self.embed in self.tensors
         self.warnings: list[str] = []
         self.changed: set[str] = set()
+        self.has_rows = False
+        self.modules: dict[str, int | None] = {}  # those with a pair of factors, and their layers
         self.applied = False
 
     def refuse(self, code: str, message: str, help: str = "") -> NoReturn:
@@ -248,7 +250,9 @@ class _Work:
         self._check_pieces(module, pieces)
         a, b = (pieces[kind] for kind in _pair(pieces))
         target = self._target(f"{module}.weight", a)
-        in_layer = isinstance(split_name(self.layout, target), tuple)
+        place = split_name(self.layout, target)
+        in_layer = isinstance(place, tuple)
+        self.modules[module] = place[0] if isinstance(place, tuple) else None
         turned = f"{_EMBEDDING}_A" in pieces or (self.layout.transposed and in_layer)
         self._check_factors(module, pieces, target, turned=turned)
         if self.tied and target == self.embed:
@@ -308,6 +312,7 @@ class _Work:
                 self.check_shape(pieces[kind], target, its)
 
     def _new_rows(self, module: str, rows: TensorInfo) -> tuple[str, Delta]:
+        self.has_rows = True
         target = self._target(f"{module}.weight", rows)
         at = self.settings.tokens_of(module)
         if at is None:
@@ -326,6 +331,25 @@ class _Work:
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             yield f"the adapter has no delta for {quoted(names[0])}{more}, though it aims at them"
+
+    def surplus(self) -> Iterator[str]:
+        """Warn of deltas that the configuration excludes, and of patterns that match none."""
+        by_setting: dict[str, list[str]] = {}
+        for module, layer in self.modules.items():
+            if (setting := self.settings.excluding(module, layer)) is not None:
+                by_setting.setdefault(setting, []).append(module)
+        for setting, modules in by_setting.items():
+            more = f" and {len(modules) - 1} more" if len(modules) > 1 else ""
+            value = getattr(self.settings, setting)
+            its = shown(list(value) if isinstance(value, tuple) else value)
+            yield (
+                f"the adapter has a delta for {quoted(modules[0])}{more}, which its '{setting}' "
+                f"{its} leaves out: PEFT ignores such deltas, and here they are applied"
+            )
+        if self.settings.trainable_token_indices and not self.has_rows:
+            yield "the adapter's 'trainable_token_indices' names tokens, and its file has no rows"
+        for setting, name in self.settings.idle_patterns(self.modules):
+            yield f"the adapter's '{setting}' has {quoted(name)}, which matches none of its modules"
 
     def _is_missing(self, name: str) -> bool:
         if name in self.changed or not name.endswith(".weight"):

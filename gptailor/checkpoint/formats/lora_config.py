@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, final
 
@@ -124,6 +124,27 @@ class LoraSettings(BaseModel):
         """Whether modules of this layer are among the targets; None: modules of no layer."""
         wanted = self.layers_to_transform
         return wanted in (None, ()) or layer in (wanted if isinstance(wanted, tuple) else (wanted,))
+
+    def excluding(self, module: str, layer: int | None) -> str | None:
+        """Return the setting by which PEFT has no delta for this module; None if it has one.
+
+        A pattern (a text) excludes nothing here.
+        """
+        targets, excluded = self.target_modules, self.exclude_modules
+        if not isinstance(excluded, str) and _named(module, excluded):
+            return "exclude_modules"
+        if isinstance(targets, str):
+            return None
+        if targets and not _named(module, targets):
+            return "target_modules"
+        return None if self.aims_in(layer) else "layers_to_transform"
+
+    def idle_patterns(self, modules: Collection[str]) -> Iterator[tuple[str, str]]:
+        """Yield settings and their patterns that match none of these modules."""
+        for key in ("rank_pattern", "alpha_pattern"):
+            for name in getattr(self, key):
+                if not any(map(_pattern(name).match, modules)):
+                    yield key, name
 
     def tokens_of(self, module: str) -> tuple[int, ...] | None:
         """The trainable tokens of an embedding."""

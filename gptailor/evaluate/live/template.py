@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.folder import generation_config
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.live.contents import (
@@ -296,14 +297,23 @@ class ModelTemplate:
             state |= {f"{self.prefix}{number}.{name}": t.cpu() for name, t in tensors.items()}
         config = configuration(self.contents.template)
         kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-        with _quietly():
-            model, report = kind.from_pretrained(
-                None,
-                config=config,
-                state_dict=state,
-                dtype=self.dtype or "auto",
-                output_loading_info=True,
-            )
+        try:
+            with _quietly():
+                model, report = kind.from_pretrained(
+                    None,
+                    config=config,
+                    state_dict=state,
+                    dtype=self.dtype or "auto",
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are in the report
+                )
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            why = f"unknown value {error}" if isinstance(error, KeyError) else str(error)
+            message = f"transformers can't make the model of its configuration: {why}"
+            raise TailorError(message) from error
+        for name, ours, theirs in sorted(report.pop("mismatched_keys", ())):
+            shapes = f"{list(ours)}, and by the configuration {list(theirs)}"
+            raise TailorError(f"transformers can't load '{name}': it is {shapes}")
         for what, names in report.items():
             if names and what != "unexpected_keys":
                 raise TailorError(f"transformers can't load '{min(map(str, names))}' ({what})")
@@ -323,11 +333,19 @@ class ModelTemplate:
 
 
 def configuration(given: Mapping[str, Any]) -> PreTrainedConfig:
-    """The configuration as transformers reads it. Raises TailorError for an unknown model type."""
+    """The configuration as transformers reads it.
+
+    Raises TailorError for an unknown model type, and for settings that transformers refuses.
+    """
     name = str(given.get("model_type"))
     if name not in CONFIG_MAPPING:
         raise TailorError(f"transformers has no model type '{name}'")
-    made: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(_with_floats(dict(given)))
+    try:
+        made: PreTrainedConfig = CONFIG_MAPPING[name].from_dict(_with_floats(dict(given)))
+    except Exception as error:  # transformers and huggingface_hub raise anything
+        why = str(error.__cause__ or error).strip() or type(error).__name__
+        message = f"transformers can't read the configuration of this {name}"
+        raise TailorError(f"{message}: {quoted(why.splitlines()[0], whole=True)[1:-1]}") from error
     if type(made) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise TailorError(f"model type '{name}' is no language model for transformers")
     return made

@@ -7,17 +7,21 @@ What is longer than the model's positions loses its beginning.
 """
 
 import hashlib
+import json
 import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from gptailor.checkpoint.chat_template import TokenizerFiles, content_of
 from gptailor.checkpoint.files import is_gguf
 from gptailor.checkpoint.folder import tokenizer_files
+from gptailor.checkpoint.foreign_code import files_with_code
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.forward.requests import Request
 from gptailor.plan.faults import TailorError
@@ -122,14 +126,75 @@ def tokenizer_model(prepared: Prepared) -> Opened:
 
 
 def tokenizer_digest(model: Opened) -> str:
-    """Of the tokenizer's files: models with the same read texts alike."""
+    """Return a digest of how the tokenizer reads texts, equal for those that read them alike."""
+    return hashlib.blake2b(repr(sorted(tokenizer_parts(model).items())).encode()).hexdigest()
+
+
+def differing_parts(a: Opened, b: Opened) -> list[str]:
+    """Return the names of the parts in which the tokenizers of two models differ."""
+    ours, theirs = tokenizer_parts(a), tokenizer_parts(b)
+    return sorted(part for part in ours.keys() | theirs if ours.get(part) != theirs.get(part))
+
+
+def tokenizer_parts(model: Opened) -> Mapping[str, str]:
+    """Return a digest of each part of the tokenizer that transformers loads of the model.
+
+    A folder that a trainer saved has other files than its base and reads texts alike: bookkeeping
+    (who saved it, the class, padding) and the chat template are no parts. A tokenizer that can't
+    be taken apart has one part, its files.
+    """
+    files = _files_digest(model)
+    if files not in _KNOWN_PARTS:
+        with suppress(Exception):  # who encodes a text by it says why; some have no backend
+            loaded: Any = tokenizer_of(model)
+            _KNOWN_PARTS[files] = _parts(loaded, json.loads(loaded.backend_tokenizer.to_str()))
+        _KNOWN_PARTS.setdefault(files, {"files": files})
+    return _KNOWN_PARTS[files]
+
+
+_KNOWN_PARTS: dict[str, Mapping[str, str]] = {}
+"""The parts of the tokenizers that were loaded, by the digest of their files."""
+_BOOKKEEPING = ("version", "truncation", "padding")
+"""Keys of a `tokenizer.json` that say nothing of how a text is read."""
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "cls_token", "sep_token", "mask_token")
+"""Special tokens, but that of padding, which no text has and which trainers set."""
+
+
+def _parts(tokenizer: PreTrainedTokenizerBase, document: Mapping[str, Any]) -> dict[str, str]:
+    parts = {key: value for key, value in document.items() if key not in _BOOKKEEPING}
+    settings = parts.pop("model", None) or {}
+    parts |= {"vocabulary": settings.pop("vocab", None), "merges": settings.pop("merges", None)}
+    parts |= {"model": settings, "added_tokens": _with_flags(parts.get("added_tokens"))}
+    parts["special tokens"] = {name: getattr(tokenizer, name, None) for name in _SPECIAL}
+    parts["special tokens"]["around a text"] = tokenizer.encode(
+        "", add_special_tokens=True, verbose=False
+    )
+    parts["clean-up of blanks"] = bool(getattr(tokenizer, "clean_up_tokenization_spaces", False))
+    return {
+        name.replace("_", " "): hashlib.blake2b(
+            json.dumps(value, sort_keys=True, default=str).encode()
+        ).hexdigest()
+        for name, value in parts.items()
+    }
+
+
+def _with_flags(added: Any) -> list[list[Any]]:
+    """Return added tokens by number, without flags that are false."""
+    entries = sorted(added or (), key=lambda entry: entry["id"])
+    return [sorted((k, v) for k, v in entry.items() if v is not False) for entry in entries]
+
+
+def _files_digest(model: Opened) -> str:
+    """Return a digest of the tokenizer's files."""
     checkpoint = model.checkpoint
     files = {path.name: path for path in tokenizer_files(checkpoint) or checkpoint.files[:1]}
     if any(map(is_gguf, files.values())):
-        return str(checkpoint.files[0].resolve())
+        file = checkpoint.files[0].resolve()
+        now = file.stat()
+        return f"{file} {now.st_size} {now.st_mtime_ns}"
     made = hashlib.blake2b()
-    for name, file in (files if model.union is None else model.union.files).items():
-        content = content_of(file)
+    for name, part in (files if model.union is None else model.union.files).items():
+        content = content_of(part)
         made.update(f"{name}\0{len(content)}\0".encode() + content)
     return made.hexdigest()
 
@@ -156,10 +221,20 @@ def _made(files: TokenizerFiles, shown: Path) -> PreTrainedTokenizerBase:
         return _load(Path(folder), shown)
 
 
+def _refuse_code(folder: Path, shown: Path) -> None:
+    """Refuse a tokenizer that can't be loaded and that names code of its own."""
+    path = folder / "tokenizer_config.json"
+    if path.is_file() and any(files_with_code({path.name: path})):
+        message = f"the tokenizer of '{shown}' needs code of its own ('auto_map' in {path.name})"
+        raise TailorError(f"{message}, which is never run; save it as a 'tokenizer.json'")
+
+
 def _load(folder: Path, shown: Path) -> PreTrainedTokenizerBase:
     try:
-        loaded = AutoTokenizer.from_pretrained(folder)
+        loaded = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        loaded.encode("")  # settings that no tokenizer has are found out by use
     except Exception as error:  # transformers raises anything for a file that is no tokenizer
+        _refuse_code(folder, shown)
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TailorError(f"the tokenizer of '{shown}' can't be loaded: {first}") from error
     assert isinstance(loaded, PreTrainedTokenizerBase)

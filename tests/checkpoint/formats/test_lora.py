@@ -157,8 +157,31 @@ def test_targets_without_a_delta_are_a_warning(base: Checkpoint, tmp_path: Path)
     assert "'model.layers.1.self_attn.q_proj.weight' and 4 more" in said
     adapter(folder, target_modules=["q_proj"], layers_to_transform=[0])
     assert apply_adapter(base, folder)[1] == []
-    adapter(folder, target_modules=["q_proj"], exclude_modules=["q_proj"])
-    assert apply_adapter(base, folder)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"target_modules": ["q_proj"], "layers_to_transform": [1]}, "'layers_to_transform' [1]"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": 1}, "'layers_to_transform' 1"),
+        ({"target_modules": [], "layers_to_transform": [1]}, "'layers_to_transform' [1]"),
+        ({"target_modules": ["k_proj"]}, "'target_modules' ['k_proj']"),
+        ({"exclude_modules": ["q_proj"]}, "'exclude_modules' ['q_proj']"),
+        ({"rank_pattern": {"q_proj": 4, "k_proj": 8}}, "'rank_pattern' has 'k_proj'"),
+        ({"alpha_pattern": {"7.self_attn.q_proj": 8}}, "'alpha_pattern' has '7.self_attn.q_proj'"),
+        ({"trainable_token_indices": [3]}, "'trainable_token_indices' names tokens"),
+    ],
+)
+def test_weights_that_the_settings_leave_out_are_a_warning(
+    settings: dict[str, Any], says: str, base: Checkpoint, tmp_path: Path
+) -> None:
+    modules = [f"model.layers.{n}.self_attn.q_proj" for n in range(6) if n != 1]
+    tensors = {key: value for module in modules for key, value in pair(module).items()}
+    warned = apply_adapter(base, adapter(tmp_path / "a", tensors, **settings))[1]
+    [surplus] = [text for text in warned if "it aims at" not in text]
+    assert says in surplus
+    if "leaves out" in surplus:
+        assert f"{modules[0]!r} and 4 more" in surplus
 
 
 def test_settings_that_concern_the_training_are_no_matter(base: Checkpoint, tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""A chat as the text that a tokenizer's chat template makes of it, rendered within bounds."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from gptailor.checkpoint.chat_template import DEFAULT
+from gptailor.checkpoint.files import quoted
+from gptailor.plan.faults import TailorError, listed
+
+_RENDERER = Path(__file__).with_name("chat_renderer.py")
+_MEMORY = 2**30
+"""Bytes that rendering may take."""
+_SECONDS = 10
+"""Seconds of a processor that rendering may take."""
+_LONGEST = 10_000_000
+"""Characters that a rendered chat may have."""
+
+
+def chat_text(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, str]],
+    name: str,
+    *,
+    seconds: int = _SECONDS,
+) -> str:
+    """Return the chat as the tokenizer's template renders it, with the answer's beginning.
+
+    Raises TailorError, with the `name` of the model, for a template that is missing, that fails,
+    or that exceeds the bounds of memory, time or length.
+    """
+    template = _template(tokenizer, name)
+    asked = {
+        "template": template,
+        "messages": messages,
+        "tokens": tokenizer.special_tokens_map,
+        "memory": _MEMORY,
+        "seconds": seconds,
+        "longest": _LONGEST,
+    }
+    answer = _rendered(json.dumps(asked, default=str), seconds)
+    if "error" in answer:
+        why = quoted(answer["error"], whole=True)[1:-1]
+        raise TailorError(f"the chat template of '{name}' {why}; leave --chat out, or mend it")
+    return answer["text"]
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, name: str) -> str:
+    """Return the tokenizer's main template."""
+    template = tokenizer.chat_template
+    if not template:
+        raise TailorError(f"'{name}' has no chat template; leave --chat out")
+    if isinstance(template, dict):
+        if DEFAULT not in template:
+            names = listed(f"'{key}'" for key in template)
+            message = f"'{name}' has no chat template called '{DEFAULT}', only {names}"
+            raise TailorError(f"{message}; leave --chat out")
+        template = template[DEFAULT]
+    if not isinstance(template, str):
+        raise TailorError(f"expected a text as the chat template of '{name}', got {template!r:.60}")
+    return template
+
+
+def _rendered(asked: str, seconds: int) -> dict[str, str]:
+    """Return the renderer's answer; an error that says how it ended where it gave none."""
+    command = [sys.executable, "-P", str(_RENDERER)]
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, input=asked, capture_output=True, encoding="utf-8",
+            env=environment, timeout=30 + 10 * seconds, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return {"error": f"needs more than {seconds} s"}
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return {"error": f"needs more than {seconds} s or {_MEMORY >> 20} MiB of memory"}
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        return {"error": f"can't be rendered: {last[0]}"}
+    answer: dict[str, str] = json.loads(done.stdout)
+    return answer
