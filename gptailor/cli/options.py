@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -107,21 +107,26 @@ def shown_name(name: str) -> str:
 
 
 def bytes_of(name: str) -> bytes:
-    """A file's bytes, or those of standard input."""
+    """Return the bytes of a plan's file, or of standard input; one more than a plan may have."""
+    from gptailor.plan.bounds import MOST_BYTES  # noqa: PLC0415
+
     if name == "-":
-        return sys.stdin.buffer.read()
-    return Path(name).read_bytes()
+        return sys.stdin.buffer.read(MOST_BYTES + 1)
+    with Path(name).open("rb") as file:
+        return file.read(MOST_BYTES + 1)
 
 
 def plan_text(name: str) -> str:
-    """A file's text; PlanError if it is not UTF-8."""
-    raw = bytes_of(name)
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        from gptailor.lang.parse import read_bytes  # noqa: PLC0415
+    """Return a file's text; raise PlanError if it is not UTF-8, or too large."""
+    from gptailor.plan.bounds import MOST_BYTES  # noqa: PLC0415
 
-        raise PlanError(read_bytes(raw, shown_name(name), Path())[1]) from None
+    raw = bytes_of(name)
+    with suppress(UnicodeDecodeError):
+        if len(raw) <= MOST_BYTES:
+            return raw.decode("utf-8")
+    from gptailor.lang.parse import read_bytes  # noqa: PLC0415
+
+    raise PlanError(read_bytes(raw, shown_name(name), Path())[1])
 
 
 def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":

@@ -14,6 +14,7 @@ from gptailor.checkpoint.models import Opened, used, written_for
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Aligned, Mean, TensorInfo
 from gptailor.plan import plan as p
 from gptailor.plan import walk
+from gptailor.plan.bounds import DEEPEST
 from gptailor.plan.needed import needed
 from gptailor.program.compile import draft_program, fold_scales, output_configuration
 from gptailor.program.program import Combine, Copy, Output, files_of
@@ -22,8 +23,6 @@ from gptailor.program.unquantised import dequantised_models
 
 MOST_NESTED = 1_000
 """Instructions and tensors that one tensor may be made of, all told."""
-DEEPEST = 40
-"""How many instructions may lie in one another."""
 
 
 def whole_plan(plan: p.Plan, recipe: p.Recipe) -> p.Plan:
