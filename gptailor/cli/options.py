@@ -259,16 +259,19 @@ def rewrite(name: str, made: str, text: str) -> None:
         return
     import tempfile  # noqa: PLC0415 (few plans are rewritten)
 
+    from gptailor.checkpoint.write.output_file import writing  # noqa: PLC0415
+
     path = Path(name).resolve()
-    handle, side = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(made)
-        Path(side).chmod(path.stat().st_mode & 0o7777)
-        Path(side).replace(path)
-    except BaseException:
-        Path(side).unlink(missing_ok=True)
-        raise
+    with writing(Path(name)):
+        handle, side = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+                file.write(made)
+            Path(side).chmod(path.stat().st_mode & 0o7777)
+            Path(side).replace(path)
+        except BaseException:
+            Path(side).unlink(missing_ok=True)
+            raise
     say(f"{name}: rewritten")
 
 
@@ -280,8 +283,15 @@ def write_plan(plan: "Plan", output: Path | None) -> None:
     if output is None:
         say(text, newline=False)
         return
-    with output.open("x", encoding="utf-8") as file:
-        file.write(text)
+    from gptailor.checkpoint.write.output_file import writing  # noqa: PLC0415
+
+    file = output.open("x", encoding="utf-8")
+    try:
+        with writing(output), file:
+            file.write(text)
+    except BaseException:
+        output.unlink(missing_ok=True)
+        raise
     say(f"{output}: written")
 
 
