@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from gptailor.plan.faults import Fault
-from gptailor.plan.needed import below, needed, open_models
+from gptailor.plan.needed import below, needed, undecided_models
 from gptailor.plan.plan import PLAN_SUFFIX, Plan
 
 
@@ -50,7 +50,7 @@ def the_base_is_a_checkpoint(plan: Plan) -> Iterator[Fault]:
 
 def every_adapter_is_on_one_model(plan: Plan) -> Iterator[Fault]:
     """An adapter is put on a model when that is opened, whatever the plan's choices come to."""
-    chosen = open_models(plan)
+    chosen = undecided_models(plan)
     for name, model in plan.models.items():
         if model.on in chosen:
             message = f"'{model.on}' has choices, and an adapter is on one model"

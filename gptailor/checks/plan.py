@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from gptailor.checks.recipes import MERGING
-from gptailor.checks.sizes import sizes
+from gptailor.checks.sizes import oversizes
 from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
 from gptailor.plan.needed import needed
 from gptailor.plan.parts import is_pattern
@@ -52,7 +52,7 @@ def check_alone(
     whole = not unread
     if whole and plan.faults is not None:
         return list(plan.faults)
-    too_large = next(sizes(plan), None)
+    too_large = next(oversizes(plan), None)
     rules = _rules(plan, unread, written=written) if too_large is None else ()
     faults = locate([too_large], plan.origin) if too_large is not None else []
     faults += locate((fault for rule in rules for fault in rule(plan)), plan.origin)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gptailor.checks.language import LARGEST
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
-from gptailor.plan.needed import open_models
+from gptailor.plan.needed import undecided_models
 from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
 from gptailor.plan.walk import drops_by_choice, numbers
@@ -53,7 +53,7 @@ def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator
 def every_teacher_is_closed(plan: Plan) -> Iterator[Fault]:
     """What a search compares with is one model, whatever its choices come to."""
     compared = [*compared_models(plan.search)]
-    chosen = open_models(plan) if compared else set()
+    chosen = undecided_models(plan) if compared else set()
     for place, name in compared:
         if name in chosen:
             message = f"'{name}' has choices, and scores are compared with one model"

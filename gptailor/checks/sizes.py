@@ -16,7 +16,7 @@ from gptailor.plan.walk import drops_by_choice, recipe_lists, recipes, value_lis
 from gptailor.plan.windows import stretch_of
 
 
-def sizes(plan: Plan) -> Iterator[Fault]:
+def oversizes(plan: Plan) -> Iterator[Fault]:
     """Yield a fault for each size of a plan that is beyond its limit."""
     yield from _statements(plan)
     yield from _named_layers(plan)

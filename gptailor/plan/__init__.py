@@ -1,6 +1,6 @@
 """What a plan is: frozen data, its normal form, and the only walk over it."""
 
 __all__ = [
-    "extras", "faults", "layers", "needed", "parts", "plan", "registry", "schema",
+    "bounds", "extras", "faults", "layers", "needed", "parts", "plan", "registry", "schema",
     "shares", "stage", "walk", "windows", "wishes", "written",
 ]  # fmt: skip

@@ -42,7 +42,7 @@ def depths(plan: p.Plan) -> dict[str, int]:
     return found
 
 
-def open_models(plan: p.Plan) -> set[str]:
+def undecided_models(plan: p.Plan) -> set[str]:
     """Return the models that a choice of the plan decides, in their recipes or below."""
     found: set[str] = set()
     for name in needed(plan, plan.models):
