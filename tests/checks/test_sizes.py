@@ -11,6 +11,8 @@ from gptailor.lang.parse import read_bytes, read_json, read_text
 from gptailor.plan import bounds, faults, needed
 from gptailor.plan.faults import Fault, Source, errors
 from gptailor.plan.plan import Model, Plan, Repeat
+from gptailor.prepare import check
+from tests.hollow import llama, write_hollow
 
 HEAD = 'tailor 1\nmodel base = "./base"\nmodel math = "./math"\n'
 
@@ -195,3 +197,21 @@ def test_wishes_that_stand_twice_are_found_by_one_pass() -> None:
     required = 'require nll("t") <= 1\nrequire nll("./t") <= 1.0\n'
     found = [f.code for f in faults_of("search {\n" + wishes + required + "}")]
     assert found.count("P607") == 2
+
+
+def test_a_configuration_has_no_more_layers_than_an_output(tmp_path: Path) -> None:
+    config, shapes = llama(**SMALL)
+    write_hollow(tmp_path / "base", {**config, "num_hidden_layers": 180_000}, shapes)
+    (tmp_path / "plan.tailor").write_text('tailor 1\nmodel base = "./base"\ndrop L1\n')
+    [fault] = errors(check(parse.load(tmp_path / "plan.tailor")))
+    assert "at most 10,000 layers, the configuration has 180,000" in fault.message
+
+
+SMALL = {
+    "num_hidden_layers": 3,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 64,
+}
