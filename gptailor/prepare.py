@@ -27,15 +27,13 @@ from gptailor.checks.models import check_models, check_positions
 from gptailor.checks.nested import checked_made_model, why_no_model
 from gptailor.checks.plan import check_alone
 from gptailor.lang.parse import read_bytes
+from gptailor.plan.bounds import DEEPEST, MOST_BYTES
 from gptailor.plan.faults import Fault, Origin, Place, PlanError, Source, Span, errors, locate
 from gptailor.plan.needed import at_commits, needed
 from gptailor.plan.plan import Model, Plan
 from gptailor.plan.resolved import Gap, Healing, Resolved
 from gptailor.program.compile import Compiled, compile_plan
-from gptailor.program.nested import (
-    DEEPEST,
-    nested_checkpoint,
-)
+from gptailor.program.nested import nested_checkpoint
 from gptailor.program.program import files
 from gptailor.program.sources import Checked
 from gptailor.program.unquantised import dequantised_models
@@ -237,7 +235,7 @@ def _output_of(
     if within[-1] in within[:-1] or len(within) > DEEPEST:
         raise PlanError([Fault("M232", f"'{source}' is made of itself", at)])
     with open_regular(path) as file:
-        inner, faults = read_bytes(file.readall(), str(path), path.parent)
+        inner, faults = read_bytes(file.read(MOST_BYTES + 1), str(path), path.parent)
     if inner is None or errors(faults):
         raise PlanError(_settled(faults))
     if refused := [

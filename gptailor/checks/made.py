@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from gptailor.plan.faults import Fault
-from gptailor.plan.needed import below, leaves_open, needed
+from gptailor.plan.needed import below, needed, undecided_models
 from gptailor.plan.plan import PLAN_SUFFIX, Plan
 
 
@@ -11,19 +11,19 @@ def no_model_is_made_of_itself(plan: Plan) -> Iterator[Fault]:
     """What a model is made of, what that is made of and so on end at checkpoints."""
     done: set[str] = set()
     for name in plan.models:
-        chain: list[str] = []  # the way from the name to the model that is looked at
+        chain: dict[str, None] = {}  # the way from the name to the model that is looked at
         ahead = [iter((name,))]
         while ahead:
             at = next(ahead[-1], None)
             if at is None:
                 ahead.pop()
-                done.update(chain[-1:])
-                chain[-1:] = []
+                done.add(chain.popitem()[0] if chain else name)
             elif at in chain:
-                yield _circle(plan, [*chain[chain.index(at) :], at])
+                names = list(chain)
+                yield _circle(plan, [*names[names.index(at) :], at])
                 done.update(chain)
             elif at in plan.models and at not in done:
-                chain.append(at)
+                chain[at] = None
                 ahead.append(iter(below(plan.models[at])))
 
 
@@ -50,10 +50,9 @@ def the_base_is_a_checkpoint(plan: Plan) -> Iterator[Fault]:
 
 def every_adapter_is_on_one_model(plan: Plan) -> Iterator[Fault]:
     """An adapter is put on a model when that is opened, whatever the plan's choices come to."""
+    chosen = undecided_models(plan)
     for name, model in plan.models.items():
-        under = needed(plan, [model.on] if model.on is not None else [])
-        made = [recipe for n in under if (recipe := plan.models[n].made) is not None]
-        if any(leaves_open(plan, recipe) for recipe in made):
+        if model.on in chosen:
             message = f"'{model.on}' has choices, and an adapter is on one model"
             help_ = "put the adapter on what it is made of, or close its choices"
             yield Fault("P112", message, ("models", name, "on"), help_)

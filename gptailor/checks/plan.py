@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from gptailor.checks.recipes import MERGING
+from gptailor.checks.sizes import oversizes
 from gptailor.plan.faults import Also, Fault, Hit, Place, joined_faults, listed, locate, nearest
 from gptailor.plan.needed import needed
 from gptailor.plan.parts import is_pattern
@@ -46,13 +47,15 @@ def check_alone(
     `unread` are the first words of statements that have syntax faults, empty for one that says
     nothing: what may only be missing because its statement was not read is not reported. `written`
     says that the plan comes from a text, which keeps some rules by its grammar. All rules run once
-    for a plan, which remembers.
+    for a plan, which remembers; none runs for a plan that is too large.
     """
     whole = not unread
     if whole and plan.faults is not None:
         return list(plan.faults)
-    rules = _rules(plan, unread, written=written)
-    faults = locate((fault for rule in rules for fault in rule(plan)), plan.origin)
+    too_large = next(oversizes(plan), None)
+    rules = _rules(plan, unread, written=written) if too_large is None else ()
+    faults = locate([too_large], plan.origin) if too_large is not None else []
+    faults += locate((fault for rule in rules for fault in rule(plan)), plan.origin)
     if whole:
         plan.knowing(faults)
     return faults

@@ -307,13 +307,22 @@ def every_interval_ascends(plan: p.Plan) -> Iterator[Fault]:
 def every_choice_is_one(plan: p.Plan) -> Iterator[Fault]:
     """A choice has two or more options, none twice."""
     for at, options in _options(plan):
-        repeated = [o for i, o in enumerate(options) if o in options[:i]]
+        first: dict[object, int] = {}
+        places = [first.setdefault(_key(option), i) for i, option in enumerate(options)]
+        repeated = [option for i, option in enumerate(options) if places[i] < i]
         if repeated:
             said = repeated[0].name if isinstance(repeated[0], p.MethodCall) else repeated[0]
             yield Fault("P505", f"'{said}' stands twice in this choice", at)
         elif len(options) < 2:
             what = "a choice of one leaves nothing open" if options else "a choice has no options"
             yield Fault("P505", what, at, "write it without 'one of'" if options else "")
+
+
+def _key(option: object) -> object:
+    """Return a hashable value that only equal options share."""
+    if isinstance(option, p.MethodCall):
+        return option.name, frozenset(option.arguments.items())
+    return option
 
 
 def _options(plan: p.Plan) -> Iterator[tuple[Place, tuple[object, ...]]]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gptailor.checks.language import LARGEST
 from gptailor.plan.faults import Also, Fault, Place, listed, nearest
-from gptailor.plan.needed import leaves_open, needed
+from gptailor.plan.needed import undecided_models
 from gptailor.plan.plan import Objective, Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES, ObjectiveSpec
 from gptailor.plan.walk import drops_by_choice, numbers
@@ -52,10 +52,10 @@ def _arguments(objective: Objective, spec: ObjectiveSpec, at: Place) -> Iterator
 
 def every_teacher_is_closed(plan: Plan) -> Iterator[Fault]:
     """What a search compares with is one model, whatever its choices come to."""
-    for place, name in compared_models(plan.search):
-        named = needed(plan, [name]) if name in plan.models else []
-        made = [recipe for n in named if (recipe := plan.models[n].made) is not None]
-        if any(leaves_open(plan, recipe) for recipe in made):
+    compared = [*compared_models(plan.search)]
+    chosen = undecided_models(plan) if compared else set()
+    for place, name in compared:
+        if name in chosen:
             message = f"'{name}' has choices, and scores are compared with one model"
             yield Fault("P603", message, place, "name a model that leaves nothing open")
 
@@ -67,9 +67,11 @@ def no_objective_stands_twice(plan: Plan) -> Iterator[Fault]:
         ("requirement", "requires", plan.search.requires if plan.search else ()),
     )
     for what, name, found in listed_:
-        plain = [with_plain_path(one) for one in found]
+        seen: dict[object, int] = {}
         for i, one in enumerate(found):
-            if (first := plain.index(plain[i])) < i:
+            said = dict(with_plain_path(one))
+            key = frozenset((said | {"arguments": frozenset(said["arguments"].items())}).items())
+            if (first := seen.setdefault(key, i)) < i:
                 also = Also("first said here", ("search", name, first))
                 message = f"the {what} '{one.name}' stands twice"
                 yield Fault("P607", message, ("search", name, i), also=(also,))

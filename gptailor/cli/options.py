@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -108,21 +108,26 @@ def shown_name(name: str) -> str:
 
 
 def bytes_of(name: str) -> bytes:
-    """A file's bytes, or those of standard input."""
+    """Return the bytes of a plan's file, or of standard input; one more than a plan may have."""
+    from gptailor.plan.bounds import MOST_BYTES  # noqa: PLC0415
+
     if name == "-":
-        return sys.stdin.buffer.read()
-    return Path(name).read_bytes()
+        return sys.stdin.buffer.read(MOST_BYTES + 1)
+    with Path(name).open("rb") as file:
+        return file.read(MOST_BYTES + 1)
 
 
 def plan_text(name: str) -> str:
-    """A file's text; PlanError if it is not UTF-8."""
-    raw = bytes_of(name)
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        from gptailor.lang.parse import read_bytes  # noqa: PLC0415
+    """Return a file's text; raise PlanError if it is not UTF-8, or too large."""
+    from gptailor.plan.bounds import MOST_BYTES  # noqa: PLC0415
 
-        raise PlanError(read_bytes(raw, shown_name(name), Path())[1]) from None
+    raw = bytes_of(name)
+    with suppress(UnicodeDecodeError):
+        if len(raw) <= MOST_BYTES:
+            return raw.decode("utf-8")
+    from gptailor.lang.parse import read_bytes  # noqa: PLC0415
+
+    raise PlanError(read_bytes(raw, shown_name(name), Path())[1])
 
 
 def parsed(name: str) -> "tuple[Plan | None, list[Fault]]":
@@ -255,16 +260,19 @@ def rewrite(name: str, made: str, text: str) -> None:
         return
     import tempfile  # noqa: PLC0415 (few plans are rewritten)
 
+    from gptailor.checkpoint.write.output_file import writing  # noqa: PLC0415
+
     path = Path(name).resolve()
-    handle, side = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(made)
-        Path(side).chmod(path.stat().st_mode & 0o7777)
-        Path(side).replace(path)
-    except BaseException:
-        Path(side).unlink(missing_ok=True)
-        raise
+    with writing(Path(name)):
+        handle, side = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+                file.write(made)
+            Path(side).chmod(path.stat().st_mode & 0o7777)
+            Path(side).replace(path)
+        except BaseException:
+            Path(side).unlink(missing_ok=True)
+            raise
     say(f"{name}: rewritten")
 
 
@@ -276,8 +284,15 @@ def write_plan(plan: "Plan", output: Path | None) -> None:
     if output is None:
         say(text, newline=False)
         return
-    with output.open("x", encoding="utf-8") as file:
-        file.write(text)
+    from gptailor.checkpoint.write.output_file import writing  # noqa: PLC0415
+
+    file = output.open("x", encoding="utf-8")
+    try:
+        with writing(output), file:
+            file.write(text)
+    except BaseException:
+        output.unlink(missing_ok=True)
+        raise
     say(f"{output}: written")
 
 

@@ -234,7 +234,6 @@ def lsp_command(hub: bool) -> None:
     An editor starts it; docs/editors.md says how. Models are looked at where they are: in folders,
     and in the cache of the Hub.
     """
-    import logging  # noqa: PLC0415
     import os  # noqa: PLC0415
 
     from gptailor.plan.extras import require  # noqa: PLC0415
@@ -244,7 +243,6 @@ def lsp_command(hub: bool) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"  # its library reads it when it is imported
     from gptailor.lsp.server import serve  # noqa: PLC0415
 
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     serve(hub=hub)
 
 

@@ -43,7 +43,7 @@ from gptailor.evaluate.samples import (
 from gptailor.evaluate.speed import Latencies
 from gptailor.evaluate.targets import base_of
 from gptailor.plan.faults import Fault, PlanError, errors
-from gptailor.plan.needed import leaves_open, needed
+from gptailor.plan.needed import undecided_models
 from gptailor.plan.plan import Layer, LayerOf, Plan, Take
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import Stage, at_stage
@@ -387,8 +387,7 @@ class Trials:
         """A model that an objective names, though no plan takes anything of it."""
         if name not in self.plan.models:
             raise no_reference(name, "the plan has none of that name")
-        made = (self.plan.models[one].made for one in needed(self.plan, [name]))
-        if any(leaves_open(self.plan, recipe) for recipe in made if recipe is not None):
+        if name in undecided_models(self.plan):
             raise no_reference(name, "it has choices, and isn't one model")
         if name in self.models:
             return self.models[name]

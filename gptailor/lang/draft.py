@@ -9,13 +9,11 @@ from typing import Any, final
 
 from gptailor.lang import tree
 from gptailor.plan import plan as p
-from gptailor.plan.faults import Also, Fault, Origin, Place, Source, Span, nearest
+from gptailor.plan.bounds import LARGEST_LAYER, MOST_ENTRIES, MOST_LAYERS
+from gptailor.plan.faults import TOO_LARGE, Also, Fault, Origin, Place, Source, Span, nearest
 from gptailor.plan.parts import Part, unknown_part
 
 Spans = Mapping[Place, Span]
-
-MOST_ENTRIES = 200_000
-"""Positions that one file may name in all; more is a slip, and would fill the memory."""
 
 _PLACES: Mapping[str, Place] = {"limit": ("stack", "limit")} | {
     name: ("search", name) for name in ("fidelity", "trials", "seed")
@@ -62,11 +60,21 @@ class Draft:
     lists: dict[str, list[Placed]] = field(default_factory=lambda: defaultdict(list))
     faults: list[Fault] = field(default_factory=list)
     groups: int = 0  # `tied` statements
-    entries: int = 0  # positions named
+    entries: int = 0  # layers named, and what is listed for each of them
 
     def fault(self, code: str, message: str, span: Span, help_: str = "", *also: Also) -> None:
         """Note a fault."""
         self.faults.append(Fault(code, message, span=span, help=help_, also=also))
+
+    def has_room(self, more: int, span: Span) -> bool:
+        """Count layers that are named, or what is listed for each; a fault where it is too much."""
+        self.entries += more
+        if self.entries - more <= MOST_ENTRIES < self.entries:
+            message = f"the plan names more than {MOST_ENTRIES:,} layers, models and numbers"
+            self.fault(
+                TOO_LARGE, message, span, "each layer of a statement counts, with its recipe"
+            )
+        return self.entries <= MOST_ENTRIES
 
     def once(self, name: str, value: object, span: Span, spans: Spans | None = None) -> None:
         """Note what can be said once; a fault if it was said before."""
@@ -153,6 +161,10 @@ class Positions:
 def positions_of(draft: Draft, layers: tree.Layers, *, whole: str = "") -> Positions | None:
     """The layers of a list; `whole` says what takes whole layers only. None if there is a fault."""
     before = len(draft.faults)
+    if len(layers.ranges) > MOST_LAYERS:
+        message = f"expected at most {MOST_LAYERS:,} layers in one list, got more"
+        draft.fault("P214", message, layers.span)
+        return None
     parts = {r.part.text if r.part else None for r in layers.ranges}
     for r in layers.ranges:
         if r.part is not None and whole:
@@ -188,11 +200,8 @@ def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
                         f"write L{last}..L{first}")  # fmt: skip
             continue
         numbers = range(first, last + 1)
-        draft.entries += len(numbers)
-        if draft.entries > MOST_ENTRIES:
-            if draft.entries - len(numbers) <= MOST_ENTRIES:
-                draft.fault("P214", f"the plan names more than {MOST_ENTRIES} layers", r.span)
-            continue
+        if not draft.has_room(len(numbers), r.span):
+            break
         if repeated := seen.intersection(numbers):
             draft.fault("P202", f"L{min(repeated)} stands twice in this list", r.span)
         seen.update(numbers)
@@ -203,8 +212,8 @@ def _expanded(draft: Draft, layers: tree.Layers) -> Iterator[At]:
 
 def is_a_layer(draft: Draft, word: tree.LayerWord) -> bool:
     """Whether a layer's number is one that models have; a fault if not."""
-    if word.number > p.LARGEST_LAYER:
-        draft.fault("P214", f"layer numbers end at {p.LARGEST_LAYER}", word.span)
+    if word.number > LARGEST_LAYER:
+        draft.fault("P214", f"layer numbers end at {LARGEST_LAYER}", word.span)
         return False
     return True
 

@@ -9,8 +9,10 @@ from gptailor.lang import tree
 from gptailor.lang.calls import measure_arguments
 from gptailor.lang.patterns import Pattern, merging_pattern, models_pattern, picked_pattern
 from gptailor.plan import plan as p
+from gptailor.plan.bounds import MOST_ENTRIES, MOST_FAULTS
 from gptailor.plan.faults import STATEMENT, TARGET, Also, Fault, Place, Source, Span, locate
 from gptailor.plan.registry import OBJECTIVES
+from gptailor.plan.walk import recipe_lists, value_lists
 
 
 def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[Fault]]:
@@ -21,6 +23,8 @@ def lower(file: tree.File, source: Source, folder: Path) -> tuple[p.Plan, list[F
             draft.fault("P101", "'tailor' is not the first statement", statement.span,
                         "move it to the top of the file")  # fmt: skip
         lower_statement(draft, statement)
+        if len(draft.faults) > MOST_FAULTS or draft.entries > MOST_ENTRIES:
+            break
     plan = draft.plan(source, folder)
     return plan, locate(draft.faults, plan.origin)
 
@@ -175,13 +179,21 @@ def _merging(draft: d.Draft, statement: tree.Statement, body: tree.Merging) -> N
 def _decide(
     draft: d.Draft, statement: tree.Statement, target: d.Positions | None, pattern: Pattern | None
 ) -> None:
-    if target is None or pattern is None:
+    if target is None or pattern is None or not _has_room(draft, statement, target, pattern):
         return
     pattern = pattern.over(min(target.numbers), max(target.numbers))
     for n, at, marks, spans in _entries(draft, statement, target):
         recipe = pattern.recipe(n)
         entry = p.built(p.Layer, position=at.number, part=target.part, recipe=recipe, **marks)
         draft.add("layers", entry, spans | pattern.all_spans(n))
+
+
+def _has_room(
+    draft: d.Draft, statement: tree.Statement, target: d.Positions | None, pattern: Pattern
+) -> bool:
+    """Whether the plan may name all that a recipe lists for each layer; a fault if not."""
+    listed = sum(length for _, length in recipe_lists(pattern.recipe(0)))
+    return draft.has_room(listed * len(target.at if target else ()), statement.span)
 
 
 def _drop(draft: d.Draft, statement: tree.Statement, body: tree.Dropping) -> None:
@@ -248,6 +260,9 @@ def _scale(draft: d.Draft, statement: tree.Statement, body: tree.Scaling) -> Non
     if factor is None:
         return
     if target is not None:
+        listed = sum(length for _, length in value_lists(factor))
+        if not draft.has_room(listed * len(target.at), body.factor.span):
+            return
         factor = p.over_positions(factor, min(target.numbers), max(target.numbers))
     for _, at, marks, spans in _entries(draft, statement, target):
         entry = p.built(p.Scale, position=at.number, factor=factor, **marks)
@@ -310,8 +325,7 @@ def _block(draft: d.Draft, statement: tree.Statement, body: tree.Block) -> None:
 
 
 def _items(draft: d.Draft, statement: tree.Statement, pattern: Pattern | None) -> None:
-    if pattern is not None:
-        target = pattern.layers[0]
+    if pattern is not None and _has_room(draft, statement, target := pattern.layers[0], pattern):
         for n, _, marks, spans in _entries(draft, statement, target):
             recipe = pattern.over(n, len(target.at) - 1 if target else 0).recipe(n)
             entry = p.built(p.Item, recipe=recipe, **marks)

@@ -10,6 +10,7 @@ import json
 import pkgutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, final
 
@@ -24,7 +25,18 @@ from gptailor.lang.draft import Draft, Placed
 from gptailor.lang.lower import lower, lower_statement
 from gptailor.lang.split import Piece, Pieces, split
 from gptailor.lang.transform import statement_of
-from gptailor.plan.faults import Fault, Origin, PlanError, Source, Span, errors, listed, locate
+from gptailor.plan.bounds import MOST_BYTES, MOST_FAULTS, MOST_STATEMENTS
+from gptailor.plan.faults import (
+    TOO_LARGE,
+    Fault,
+    Origin,
+    PlanError,
+    Source,
+    Span,
+    errors,
+    listed,
+    locate,
+)
 from gptailor.plan.plan import Model, Objective, Plan
 from gptailor.plan.registry import OBJECTIVES
 
@@ -118,15 +130,30 @@ def _by_number(named: dict[str, Any]) -> dict[int, Any]:
 def parse(source: Source) -> tuple[tree.File, list[Fault]]:
     """The tree of a text, and its syntax faults. What has a fault is not in the tree."""
     pieces, faults = split(source)
+    if (beyond := _beyond_most(pieces)) is not None:
+        message = f"expected at most {MOST_STATEMENTS:,} statements, the text goes on with another"
+        fault = Fault(TOO_LARGE, message, span=Span(beyond.start, beyond.end), help=_BY_RANGE)
+        return tree.File(Span(0, 0), (), ()), locate([fault], Origin(source, Path()))
     statements = tuple(_statements(source, pieces, "statement", faults))
     file = tree.File(Span(0, len(source.text)), statements, tuple(pieces.closing))
     return file, locate(faults, Origin(source, Path()))
+
+
+_BY_RANGE = "one statement takes a range of layers, as in L0..L99"
+
+
+def _beyond_most(pieces: Pieces) -> Piece | None:
+    """Return the first statement after as many as a text may have, those in blocks counted."""
+    inside = chain.from_iterable(piece.block.items if piece.block else () for piece in pieces.items)
+    return next(islice(chain(pieces.items, inside), MOST_STATEMENTS, None), None)
 
 
 def _statements(
     source: Source, pieces: Pieces, start: str, faults: list[Fault]
 ) -> Iterator[tree.Statement]:
     for piece in pieces.items:
+        if len(faults) > MOST_FAULTS:
+            return
         statement = None
         if piece.block is not None and not piece.broken:
             statement = _block(source, piece, piece.block, faults)
@@ -174,6 +201,8 @@ def read_text(source: Source, folder: Path) -> tuple[Plan, list[Fault]]:
     """The plan of a text and all faults that it has by itself. Paths are relative to `folder`."""
     file, syntax = parse(source)
     plan, faults = lower(file, source, folder)
+    if too_large := [fault for fault in (*syntax, *faults) if fault.code == TOO_LARGE]:
+        return plan, too_large
     if plan.origin is not None and not syntax:
         plan = plan.read_from(replace(plan.origin, tree=file))
     if not syntax and not any(isinstance(s.body, tree.Version) for s in file.statements):
@@ -208,7 +237,7 @@ def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:
             Fault("S107", f"{e['msg'][:1].lower()}{e['msg'][1:]}", tuple(e["loc"]), source=source)
             for e in error.errors(include_url=False, include_context=False, include_input=False)
         ]
-        return None, faults
+        return None, locate(faults, None)
     plan = plan.read_from(Origin(source, folder))
     return plan, locate(check_alone(plan), plan.origin)
 
@@ -216,8 +245,12 @@ def read_json(source: Source, folder: Path) -> tuple[Plan | None, list[Fault]]:
 def read_bytes(raw: bytes, name: str, folder: Path) -> tuple[Plan | None, list[Fault]]:
     """The plan of a file's bytes: Tailor, or JSON if it starts with a brace.
 
-    They are UTF-8, with or without a byte-order mark.
+    They are UTF-8, with or without a byte-order mark, and at most `MOST_BYTES`.
     """
+    if len(raw) > MOST_BYTES:
+        message = f"expected a plan of at most {MOST_BYTES:,} bytes, the file has more"
+        help_ = "a plan names models and layers; weights stand in files of their own"
+        return None, [Fault(TOO_LARGE, message, source=Source(name, ""), help=help_)]
     try:
         source = Source(name, raw.removeprefix(codecs.BOM_UTF8).decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -237,7 +270,8 @@ def load(path: str | Path) -> Plan:
     Raises PlanError, with all faults, if the plan has any by itself, and OSError as `open` does.
     """
     path = Path(path)
-    return _sound(path.read_bytes(), str(path), path.parent)
+    with path.open("rb") as file:
+        return _sound(file.read(MOST_BYTES + 1), str(path), path.parent)
 
 
 def loads(text: str, name: str = "<text>", folder: str | Path = ".") -> Plan:

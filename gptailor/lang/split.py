@@ -5,8 +5,10 @@ Each piece is parsed by itself, so that a fault in one never hides the next.
 
 import re
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import final
 
+from gptailor.plan.bounds import MOST_FAULTS
 from gptailor.plan.faults import Fault, Source, Span
 
 _LEXEME = re.compile(
@@ -82,8 +84,8 @@ def _match_brackets(text: str, lexemes: list[_Lexeme]) -> list[Fault]:
             if stack and text[stack[-1].start] == {")": "(", "}": "{"}[bracket]:
                 stack.pop().matched = lexeme.matched = True
                 braces -= bracket == "}"
-    open_ = [(one, *_OPEN[text[one.start]]) for one in unclosed + stack]
-    open_ += [(one, *_OPEN['"']) for one in lexemes if one.kind == "quote"]
+    opened = chain(unclosed, stack, (one for one in lexemes if one.kind == "quote"))
+    open_ = ((one, *_OPEN[text[one.start]]) for one in islice(opened, MOST_FAULTS + 1))
     return [Fault("S104", message, span=Span(one.start, one.end), help=help_)
             for one, message, help_ in open_]  # fmt: skip
 

@@ -8,8 +8,8 @@ from lark import Token, Transformer, Tree, ast_utils, v_args
 from lark.tree import Meta
 
 from gptailor.lang import tree
+from gptailor.plan.bounds import LARGEST_LAYER
 from gptailor.plan.faults import Span
-from gptailor.plan.plan import LARGEST_LAYER
 from gptailor.plan.wishes import UNITS
 
 

@@ -6,18 +6,22 @@ thread once the typing rests. What an editor holds wins over what is on disk.
 
 import asyncio
 import logging
+import sys
+import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 from typing import Any, final
 
 from lsprotocol import types
-from pygls.exceptions import JsonRpcException
+from pygls.exceptions import JsonRpcException, JsonRpcInvalidParams
 from pygls.lsp.server import LanguageServer
 from pygls.protocol import LanguageServerProtocol
-from pygls.uris import from_fs_path
+from pygls.uris import from_fs_path, to_fs_path
 
+from gptailor.checkpoint.files import CheckpointError, open_regular, quoted
 from gptailor.checkpoint.folder import CONFIG
 from gptailor.lsp.complete import completions, signature_help
 from gptailor.lsp.edits import Edit, RenameError, canonical_edits, nameable, remedies, renamed
@@ -33,6 +37,7 @@ from gptailor.lsp.text import (
     semantic_tokens,
     symbols,
 )
+from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.faults import Fault
 
 _READ_AFTER = 0.1
@@ -86,6 +91,30 @@ class _Protocol(LanguageServerProtocol):
                 self._send_response(data["id"], None, error.to_response_error())
             raise
 
+    def handle_message(self, message: Any) -> None:
+        """Hand a message to its handler; what has no version of JSON-RPC is not a message."""
+        if not hasattr(message, "jsonrpc"):
+            _log.warning("expected a JSON-RPC message, got %s", type(message).__name__)
+            return
+        super().handle_message(message)
+
+
+@final
+class OneLine(logging.Formatter):
+    """A record on one line: of an exception its kind, its text and the place that raised it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the level, the message without a traceback, and the exception."""
+        lines = record.getMessage().strip().splitlines() or [""]
+        words = [record.levelname, *dict.fromkeys((lines[0], lines[-1]))]
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            words.append(f"{type(error).__name__}: {error}")
+        if error is not None and not isinstance(error, JsonRpcException):
+            place = traceback.extract_tb(error.__traceback__)[-1:]
+            words += (f"{frame.filename}:{frame.lineno}" for frame in place)
+        return " ".join(": ".join(words).split())
+
 
 @final
 class TailorServer(LanguageServer):
@@ -111,7 +140,9 @@ class TailorServer(LanguageServer):
         return OpenFile(self._text(uri), None)
 
     def _text(self, uri: str) -> EditedText:
-        source = self.workspace.get_text_document(uri).source
+        document = self.workspace.get_text_document(uri)
+        held = uri in self.workspace.text_documents
+        source = document.source if held else _text_on_disk(uri)
         return EditedText(uri, source, types.PositionEncodingKind(self.workspace.position_encoding))
 
     def changed(self, uri: str, version: int | None, *, after: float) -> None:
@@ -160,6 +191,16 @@ class TailorServer(LanguageServer):
         self.tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("models could not be looked at", exc_info=error)
+
+
+def _text_on_disk(uri: str) -> str:
+    """Return the text of a document that no editor holds; raise JsonRpcInvalidParams without it."""
+    try:
+        with open_regular(Path(to_fs_path(uri) or uri)) as file:
+            return file.read(MOST_BYTES + 1).decode("utf-8")
+    except (CheckpointError, OSError, ValueError) as error:
+        message = f"expected an open document or a file of UTF-8 text, got {quoted(uri)}"
+        raise JsonRpcInvalidParams(message) from error
 
 
 # --------------------------------------------------------------------------------------- requests
@@ -372,5 +413,8 @@ def _initialized(server: TailorServer, params: types.InitializeParams) -> None:
 
 
 def serve(*, hub: bool = False) -> None:
-    """Serve an editor over standard input and output, until it ends."""
+    """Serve an editor over standard input and output, until it ends; log on standard error."""
+    told = logging.StreamHandler(sys.stderr)
+    told.setFormatter(OneLine())
+    logging.basicConfig(level=logging.WARNING, handlers=[told])
     tailor_server(hub=hub).start_io()

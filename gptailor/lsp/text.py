@@ -22,6 +22,7 @@ from gptailor.lang import tree
 from gptailor.lang.parse import parse, read_bytes, read_json, read_text
 from gptailor.lang.split import Piece, Pieces, split
 from gptailor.lsp.names import NameKind, Occurrence, occurrences
+from gptailor.plan.bounds import MOST_BYTES
 from gptailor.plan.faults import Fault, Source, Span, errors
 from gptailor.plan.plan import Model, Plan, is_at_url
 from gptailor.prepare import open_plan
@@ -262,7 +263,7 @@ def _plans_in(path: Path) -> list[Plan]:
     """The plan in a file; none if it can't be read or has faults by itself."""
     try:
         with open_regular(path) as file:
-            plan, faults = read_bytes(file.readall(), str(path), path.parent)
+            plan, faults = read_bytes(file.read(MOST_BYTES + 1), str(path), path.parent)
     except (OSError, CheckpointError):
         return []
     return [] if plan is None or errors(faults) else [plan]

@@ -5,15 +5,20 @@ import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, final
+
+from gptailor.plan.bounds import MOST_COMPARED, MOST_FAULTS
 
 Place = tuple[str | int, ...]
 """Where in a `Plan`: field names and indices, as pydantic writes them."""
 
 Severity = Literal["error", "warning"]
 
+_LONGEST_COMPARED = 200
+"""Characters of a misspelt name for which a known one is suggested."""
 _SHOWN_COLUMNS = 100
 """Columns of a source line that are shown; a longer line is cut around its caret."""
 
@@ -164,16 +169,41 @@ class Origin:
         return None
 
 
+TOO_LARGE = "P116"
+"""The code of a plan that is larger than the limits in `plan/bounds.py`."""
+TOO_MANY = "S108"
+"""The code of a plan with more errors than are looked for."""
+
 STATEMENT: Place = ("statement",)
 TARGET: Place = ("target",)
 
 
 def locate(faults: Iterable[Fault], origin: Origin | None) -> list[Fault]:
-    """Give each fault its span in the text; sort them as the text has them; none twice."""
-    if origin is not None:
-        faults = [_located(fault, origin) for fault in faults]
-    unique = {(f.code, f.message, f.span, f.at if f.span is None else ()): f for f in faults}
-    return sorted(unique.values(), key=lambda f: f.span.start if f.span else -1)
+    """Give each fault its span in the text; sort them as the text has them; none twice.
+
+    After `MOST_FAULTS` errors no further fault is taken, and the first fault says so.
+    """
+    unique: dict[object, Fault] = {}
+    left = MOST_FAULTS
+    for fault in faults if origin is None else (_located(fault, origin) for fault in faults):
+        key = fault.code, fault.message, fault.span, fault.at if fault.span is None else ()
+        left -= key not in unique and fault.severity == "error" and fault.code != TOO_MANY
+        if left < 0:
+            return [_too_many(origin), *_in_order(unique.values())]
+        unique[key] = fault
+    return _in_order(unique.values())
+
+
+def _in_order(faults: Iterable[Fault]) -> list[Fault]:
+    return sorted(faults, key=lambda f: f.span.start if f.span else -1)
+
+
+def _too_many(origin: Origin | None) -> Fault:
+    message = f"the plan has more than {MOST_FAULTS:,} errors, and the others are not looked for"
+    help_ = "correct those that are listed first"
+    if origin is None:
+        return Fault(TOO_MANY, message, help=help_)
+    return Fault(TOO_MANY, message, help=help_, span=Span(0, 0), source=origin.source)
 
 
 def _located(fault: Fault, origin: Origin) -> Fault:
@@ -188,9 +218,20 @@ def errors(faults: Iterable[Fault]) -> list[Fault]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A help text that names the nearest known name, or nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"did you mean '{found[0]}'?" if found else ""
+    """Return a help text that names the nearest known name, or nothing.
+
+    A name is compared with the first `MOST_COMPARED` known ones of about its length.
+    """
+    if len(name) > _LONGEST_COMPARED:
+        return ""
+    alike = (k for k in known if 3 * len(name) <= 7 * len(k) and 3 * len(k) <= 7 * len(name))
+    closest = _closest(name, tuple(islice(alike, MOST_COMPARED)))
+    return f"did you mean '{closest}'?" if closest else ""
+
+
+@lru_cache(maxsize=256)
+def _closest(name: str, compared: tuple[str, ...]) -> str:
+    return next(iter(difflib.get_close_matches(name, compared, n=1, cutoff=0.6)), "")
 
 
 def listed(names: Iterable[str], last: str = "and") -> str:

@@ -17,26 +17,47 @@ def below(model: p.Model) -> tuple[str, ...]:
 
 def needed(plan: p.Plan, names: Iterable[str]) -> list[str]:
     """These models and all that they are made of, each after those; unknown names are left out."""
-    found: dict[str, None] = {}
-    for name in names:
-        waiting = [name] if name in plan.models else []
+    complete: dict[str, None] = {}
+    entered: set[str] = set()
+    for start in names:
+        waiting = [(start, iter((start,)))]
         while waiting:
-            known = {*found, *waiting}
-            ahead = (n for n in below(plan.models[waiting[-1]]) if n in plan.models)
-            first = next((n for n in ahead if n not in known), None)
-            if first is not None:
-                waiting.append(first)
+            name, ahead = waiting[-1]
+            following = next((n for n in ahead if n in plan.models and n not in entered), None)
+            if following is not None:
+                entered.add(following)
+                waiting.append((following, iter(below(plan.models[following]))))
             else:
-                found.setdefault(waiting.pop())
-    return list(found)
+                waiting.pop()
+                if waiting:
+                    complete[name] = None
+    return list(complete)
 
 
-def leaves_open(plan: p.Plan, recipe: p.Recipe) -> bool:
+def depths(plan: p.Plan) -> dict[str, int]:
+    """Return for each model how many models lie below one another in it: 0 for a checkpoint."""
+    found: dict[str, int] = {}
+    for name in needed(plan, plan.models):
+        found[name] = max((1 + found.get(n, 0) for n in below(plan.models[name])), default=0)
+    return found
+
+
+def undecided_models(plan: p.Plan) -> set[str]:
+    """Return the models that a choice of the plan decides, in their recipes or below."""
+    found: set[str] = set()
+    for name in needed(plan, plan.models):
+        recipe = plan.models[name].made
+        chosen = recipe is not None and _leaves_open(plan, recipe)
+        if chosen or not found.isdisjoint(below(plan.models[name])):
+            found.add(name)
+    return found
+
+
+def _leaves_open(plan: p.Plan, recipe: p.Recipe) -> bool:
     """Whether a recipe has a choice in it, or a number that is one by its name."""
-    found = [*recipe_sites(recipe)]
-    names = {name for site in found for name in names_in(site.value)}
-    fixed = {name for name, value in plan.numbers.items() if isinstance(value, int | float)}
-    return any(site.open for site in found) or not names <= fixed
+    sites = [*recipe_sites(recipe)]
+    named = (plan.numbers.get(name) for site in sites for name in names_in(site.value))
+    return any(site.open for site in sites) or not all(isinstance(n, int | float) for n in named)
 
 
 def with_inner(plan: p.Plan, paths: Mapping[str, Path]) -> p.Plan:

@@ -5,8 +5,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar, cast, final
 
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
-LARGEST_LAYER = 9_999
-"""Layer numbers end here: no model has more."""
+from gptailor.plan.bounds import LARGEST_LAYER
 
 
 class Closed(BaseModel):

@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeVar, final
 
 from pydantic import Field, PrivateAttr, field_validator
 
+from gptailor.plan.bounds import LARGEST_LAYER
 from gptailor.plan.faults import Fault, Origin, Source
 from gptailor.plan.numbers import (
-    LARGEST_LAYER,
     Closed,
     Count,
     CountRange,

@@ -315,6 +315,33 @@ def call_values(call: p.MethodCall) -> Iterator[tuple[Place, str, p.Value]]:
             yield ("arguments", name), name, value
 
 
+def recipe_lists(recipe: p.Recipe) -> Iterator[tuple[Place, int]]:
+    """Yield each list of a recipe, of models, methods and numbers: its place and its length."""
+    if isinstance(recipe, p.Merge):
+        yield ("merge",), len(recipe.merge)
+    elif isinstance(recipe, p.Subset):
+        yield ("any_of",), len(recipe.any_of)
+    for at, source in sources(recipe):
+        if isinstance(source.model, p.OneOfModels):
+            yield (*at, "model"), len(source.model.one_of)
+    if not isinstance(recipe, p.Take) and isinstance(recipe.by, p.OneOfMethods):
+        yield ("by",), len(recipe.by.one_of)
+    for at, call in calls(recipe):
+        yield at, len([*call_values(call)])
+        for place, _, value in call_values(call):
+            yield from value_lists(value, (*at, *place))
+    if isinstance(recipe, p.Merge) and recipe.share is not None:
+        yield from value_lists(recipe.share, ("share",))
+
+
+def value_lists(value: p.Value, at: Place = ()) -> Iterator[tuple[Place, int]]:
+    """Yield the list of a number that has one, knots or options: its place and its length."""
+    if isinstance(value, p.Curve):
+        yield at, len(value.curve)
+    elif isinstance(value, p.OneOfNumbers):
+        yield at, len(value.one_of)
+
+
 def values(plan: p.Plan) -> Iterator[tuple[Place, p.Value]]:
     """Every number of a plan that may be a choice."""
     roles = ("argument", "share", "let", *_NUMBERS)

@@ -15,6 +15,7 @@ from gptailor.checkpoint.models import Opened, used
 from gptailor.checkpoint.tensor import FLOATS, Adapted, Aligned, Mean, TensorInfo
 from gptailor.plan import plan as p
 from gptailor.plan import walk
+from gptailor.plan.bounds import DEEPEST
 from gptailor.plan.needed import needed
 from gptailor.program.compile import draft_program, fold_scales, output_configuration
 from gptailor.program.program import Combine, Copy, Output, leaves_of
@@ -23,8 +24,6 @@ from gptailor.program.unquantised import dequantised_models
 
 MOST_NESTED = 1_000
 """Instructions and tensors that one tensor may be made of, all told."""
-DEEPEST = 40
-"""How many instructions may lie in one another."""
 
 
 def whole_plan(plan: p.Plan, recipe: p.Recipe) -> p.Plan:

@@ -19,6 +19,7 @@ from gptailor.checkpoint.families.layer_config import (
 )
 from gptailor.checkpoint.families.layer_rules import LINEAR, LayerRule, Listed
 from gptailor.checkpoint.families.refused import LEARN, REFUSED, unfamiliar, unlike_llama, unproven
+from gptailor.plan.bounds import MOST_LAYERS
 from gptailor.plan.parts import Branch
 
 _Rest = Literal["embed", "norm", "head"]
@@ -359,12 +360,18 @@ _TIE = "tie_embedding"
 def layer_count(family: Family, config: Config) -> int:
     """Return the number of decoder layers that a configuration states. Raises RuleError."""
     if (listed := family.count_of(config)) is not None:
-        return listed
+        return _bounded(listed)
     key = next((k for k in (family.count_key, "num_hidden_layers") if k in config), None)
     if key is None:
         raise RuleError(f"the configuration has no '{family.count_key}'")
     if type(count := config[key]) is not int or count <= 0:
         raise RuleError(f"'{key}' is {count!r}, and should be a positive integer")
+    return _bounded(count)
+
+
+def _bounded(count: int) -> int:
+    if count > MOST_LAYERS:
+        raise RuleError(f"expected at most {MOST_LAYERS:,} layers, the configuration has {count:,}")
     return count
 
 

@@ -208,5 +208,6 @@ def write_whole(place: Path, raw: bytes, shown: Path) -> None:
         with writing(shown):
             side.replace(place)
     except BaseException:
-        side.unlink(missing_ok=True)
+        with suppress(OSError):  # a read-only file system refuses to remove what it never made
+            side.unlink(missing_ok=True)
         raise

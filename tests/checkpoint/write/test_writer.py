@@ -26,7 +26,7 @@ from gptailor.checkpoint.formats.safetensors import read_header
 from gptailor.checkpoint.tensor import DTYPE_BITS, ByteRange, TensorSpec
 from gptailor.checkpoint.write import output_file as transfer
 from gptailor.checkpoint.write import side_folder
-from gptailor.checkpoint.write.output_file import Payload
+from gptailor.checkpoint.write.output_file import Payload, write_whole
 from gptailor.checkpoint.write.side_folder import TargetExists, remove_stale
 from gptailor.checkpoint.write.tensors import plan_shards
 from gptailor.checkpoint.write.writer import check_target, free_space, write_checkpoint
@@ -563,6 +563,14 @@ def test_a_full_file_system_leaves_nothing(tiny: Path, big: Path, copied: bool) 
     assert 0 < free_space(tiny / "x" / "y") <= 256 * 1024
     with pytest.raises(CheckpointError, match=r"C302.*mount point"):
         write(tiny, force=True)
+
+
+def test_a_single_file_on_a_read_only_file_system_is_named_as_asked(tiny: Path) -> None:
+    """Such a file system also refuses to remove the side file that was never made."""
+    subprocess.run(["mount", "-o", "remount,ro", tiny], check=True)
+    with pytest.raises(CheckpointError, match=r"C303.*Read-only file system") as caught:
+        write_whole(tiny / "plan.lock", b"{}", Path("plan.lock"))
+    assert caught.value.path == Path("plan.lock")
 
 
 def test_a_parent_that_cannot_be_written(tmp_path: Path) -> None:
