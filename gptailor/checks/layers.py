@@ -40,9 +40,7 @@ def scales_can_be_folded(checked: Checked) -> Iterator[Fault]:
 
 def scales_multiply_to_a_number(checked: Checked) -> Iterator[Fault]:
     """The product of scales, and what is divided by it, can be held in float32."""
-    plan = checked.plan
-    there = [s for s in outline.slots(plan, checked.count) if s.dropped != "yes"]
-    for slot in outline.repeated(plan, there) if plan.scales else ():
+    for slot in checked.resolved.remaining if checked.plan.scales else ():
         if not _LEAST_SCALE <= slot.divisor <= 1 / _LEAST_SCALE:
             where = f"L{slot.position}"
             message = f"the scales before {where} multiply to {slot.divisor:.9g}"
