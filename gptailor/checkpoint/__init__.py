@@ -1,7 +1,7 @@
 """What is on disk: folders, the Hub, the models of a plan. No tensor library.
 
 Others use `models`, `folder`, `tensor`, `vocabulary` (tokens), `chat_template`, `files` (safe
-reading, errors), and what the packages here name. `hub` is for who fetches.
+reading, errors), `records` (typed JSON), and what the packages here name. `hub` is for who fetches.
 """
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "formats",
     "hub",
     "models",
+    "records",
     "tensor",
     "union",
     "vocabulary",

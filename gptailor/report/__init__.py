@@ -12,4 +12,5 @@ __all__ = [
     "plan_map",
     "progress",
     "scores",
+    "summary",
 ]

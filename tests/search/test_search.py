@@ -15,10 +15,12 @@ import gptailor
 from gptailor.evaluate.outcome import Failure, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
+from gptailor.report.summary import Aim
+from gptailor.search.run.notes import LATE
 from gptailor.search.run.schedule import Budget, Start, ToldStart
-from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Aim, Ledger, Trial
+from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Ledger, Trial
 from gptailor.search.run.workers import Alone, Done, Found, Task
-from gptailor.search.search import LATE, Scored, SearchError, SearchEvent, SearchSetting
+from gptailor.search.search import Scored, SearchError, SearchEvent, SearchSetting
 from gptailor.search.summary import drawn_plans
 from tests.search.landscape import (
     ACCURACY,
