@@ -68,8 +68,8 @@ def searched(plan: Plan, run: Path, given: argparse.Namespace) -> tuple[Plan, fl
     found = gptailor.search(plan, run, Flags(trials=given.trials))
     seconds, scan, cost = (
         time.perf_counter() - begun,
-        found.summary["blocks"],
-        found.summary["cost"],
+        found.summary.blocks,
+        found.summary.cost,
     )
     if found.best is None:
         raise SystemExit("the search found nothing")

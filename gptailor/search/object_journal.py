@@ -29,7 +29,9 @@ class ObjectJournal(BaseJournalBackend):
             if name != self._next():
                 message = f"holds no study: {quoted(self._next())} is missing"
                 raise CheckpointError("C903", message, storage.path)
-            self._lines += journal_lines(found[name], storage.path, len(self._lines))
+            self._lines += journal_lines(
+                found[name].removesuffix(b"\n") + b"\n", storage.path / name, len(self._lines)
+            )
 
     def _next(self) -> str:
         return f"{self._folder}/{len(self._lines):08}.jsonl"

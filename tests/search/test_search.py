@@ -193,6 +193,8 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(
     assert record(found.ledger.trials) == record(calm.ledger.trials)
     assert record(found.study.trials()) == record(calm.study.trials())
     assert found.study.notes == calm.study.notes
+    seconds = [[trial.seconds for trial in of.trials()] for of in (calm.study, found.study)]
+    assert seconds == [[t.seconds for t in of.ledger.trials] for of in (calm, found)]
 
 
 def test_more_trials_go_on_where_it_ended(tmp_path: Path, chosen: SearchSetting) -> None:

@@ -243,7 +243,9 @@ def open_study(
         with quiet():
             study = _loaded(_storage(storage), name, directions)
             found = [direction.name.lower() for direction in study.directions]
-            named = study.metric_names or [f"objective {n}" for n in range(1, len(found) + 1)]
+            named = study.metric_names or []
+            if len(named) != len(found):
+                named = [f"objective {n}" for n in range(1, len(found) + 1)]
             if found == directions and study.metric_names is None:
                 study.set_metric_names([aim.name for aim in aims])
         opened = Study(study, place, parameters)
