@@ -75,8 +75,8 @@ def searched(plan: Plan, run: Path, given: argparse.Namespace) -> tuple[Plan, fl
         raise SystemExit("the search found nothing")
     best = gptailor.load(found.best)
     print(f"search: {cost:g} evaluations of {given.full} samples, {seconds:.0f} s")
-    print(f"  its scan: {scan['scanned']} of {scan['of']} blocks on {scan['samples']} samples,"
-          f" {scan['better']} better than the base")  # fmt: skip
+    print(f"  its scan: {scan.scanned} of {scan.of} blocks on {scan.samples} samples,"
+          f" {scan.better} better than the base")  # fmt: skip
     print(f"  found: {', '.join(map(repeat_words, best.repeats)) or 'the base'}", flush=True)
     return best, cost
 

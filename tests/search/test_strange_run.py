@@ -29,7 +29,7 @@ from tests.report.test_search_table import document, judged, row
 from tests.search import landscape
 from tests.search.test_reported import NLL, run_of
 
-CASES = 20
+CASES = 16
 VALUES: list[Any] = [
     None, True, -1, 10**30, 10**400, 1e308, "", "\x1b[31mred\x07", "../secret.txt", "/etc/passwd",
     "sqlite:////tmp/new.db", "\u202e[bold]x", [], {}, [None], {"a": 1}, [1, 2, 3, 4, 5, 6, 7],

@@ -292,6 +292,16 @@ def test_a_study_of_other_directions_is_refused(
     assert all(one in caught.value.message for one in gone), caught.value.message
 
 
+def test_a_study_of_more_directions_than_names_is_refused(
+    tmp_path: Path, chosen: SearchSetting
+) -> None:
+    study_of(tmp_path, chosen)
+    path = tmp_path / "study.journal"
+    path.write_text(path.read_text().replace('"directions":[1]', '"directions":[1,1]'))
+    with pytest.raises(CheckpointError, match=r"C902.*its objectives were"):
+        study_of(tmp_path, chosen)
+
+
 def test_an_evaluation_that_is_there_twice_is_refused(
     tmp_path: Path, chosen: SearchSetting
 ) -> None:
