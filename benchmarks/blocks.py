@@ -68,15 +68,15 @@ def searched(plan: Plan, run: Path, given: argparse.Namespace) -> tuple[Plan, fl
     found = gptailor.search(plan, run, Flags(trials=given.trials))
     seconds, scan, cost = (
         time.perf_counter() - begun,
-        found.summary["blocks"],
-        found.summary["cost"],
+        found.summary.blocks,
+        found.summary.cost,
     )
     if found.best is None:
         raise SystemExit("the search found nothing")
     best = gptailor.load(found.best)
     print(f"search: {cost:g} evaluations of {given.full} samples, {seconds:.0f} s")
-    print(f"  its scan: {scan['scanned']} of {scan['of']} blocks on {scan['samples']} samples,"
-          f" {scan['better']} better than the base")  # fmt: skip
+    print(f"  its scan: {scan.scanned} of {scan.of} blocks on {scan.samples} samples,"
+          f" {scan.better} better than the base")  # fmt: skip
     print(f"  found: {', '.join(map(repeat_words, best.repeats)) or 'the base'}", flush=True)
     return best, cost
 

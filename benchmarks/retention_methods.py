@@ -227,7 +227,7 @@ def _searched(lab: Lab, name: str, count: int, seed: int, *statements: str) -> F
     declared = {model: lab.alone(model).models[model] for model in best.models}
     bare = best.model_copy(update={"models": declared, "bridges": (), "heal": None})
     plan = gptailor.format(bare)
-    return Found(plan, done.summary["cost"], shown_layers([drop.position for drop in best.drops]))
+    return Found(plan, done.summary.cost, shown_layers([drop.position for drop in best.drops]))
 
 
 # --------------------------------------------------------------------------------------- the table

@@ -1,7 +1,8 @@
 """What is on disk: folders, the Hub, the models of a plan. No tensor library.
 
 Others use `models`, `folder`, `tensor`, `vocabulary` (tokens), `chat_template`, `foreign_code`,
-`files` (safe reading, errors), and what the packages here name. `hub` is for who fetches.
+`files` (safe reading, errors), `records` (typed JSON), and the packages named here. `hub` is for
+fetching.
 """
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "formats",
     "hub",
     "models",
+    "records",
     "tensor",
     "union",
     "vocabulary",

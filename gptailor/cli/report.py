@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gptailor.plan.plan import Plan
     from gptailor.report.page.run_report import RunReport
     from gptailor.report.page.section import Section
+    from gptailor.report.summary import SearchSummary
 
 _REPORT_EXAMPLE = """
 \b
@@ -46,6 +47,11 @@ Examples:
               help="What the base and the model go on with.")  # fmt: skip
 @click.option("--tokens", type=click.IntRange(min=1), default=48, show_default=True, metavar="N",
               help="The most that each says.")  # fmt: skip
+@click.option("--storage", metavar="URL",
+              help="Read a search's study from this SQLite database (sqlite:///FILE), opened to "
+                   "read only, instead of RUN's own journal.")  # fmt: skip
+@click.option("--study-name", "study", metavar="NAME",
+              help="What the study is called there. Without it: as in run.json.")  # fmt: skip
 @click.option("--no-continuations", is_flag=True, help="Don't let the models speak.")
 @options.MODEL
 @options.FAMILY
@@ -57,6 +63,8 @@ def report_command(  # noqa: PLR0913 (one argument a flag)
     pictures: Path | None,
     prompt: str,
     tokens: int,
+    storage: str | None,
+    study: str | None,
     no_continuations: bool,
     models: tuple[tuple[str, Path], ...],
     families: tuple[Path, ...],
@@ -79,8 +87,12 @@ def report_command(  # noqa: PLR0913 (one argument a flag)
     if output.exists() and Path(target).exists() and output.samefile(target):
         raise CheckpointError("C302", "is what the page is to be about", output)
     speech = None if no_continuations else Speech(prompt, tokens)
-    page = _of_run if _is_run(target) else _of_plan
-    made = page(target, dict(models), families, speech)
+    if _is_run(target):
+        made = _of_run(target, dict(models), families, speech, _Stored(storage, study))
+    elif storage is not None or study is not None:
+        raise click.UsageError("--storage and --study-name are a search's; the target is no RUN")
+    else:
+        made = _of_plan(target, dict(models), families, speech)
     if pictures is not None:
         for name in _pictures(made):
             _refuse_picture(pictures / name, force=force)
@@ -100,6 +112,14 @@ class _Page(NamedTuple):
     title: str
     lead: str
     sections: "list[Section]"
+
+
+@final
+class _Stored(NamedTuple):
+    """Where the user says that a search's study is, and its name there; None is not said."""
+
+    storage: str | None
+    study: str | None
 
 
 _Models = Mapping[str, Path]
@@ -265,83 +285,71 @@ def _is_run(target: str) -> bool:
     return path.is_dir() and any((path / name).exists() for name in _RUN_FILES)
 
 
-def _reader(target: str) -> Callable[[str], bytes | None]:
-    """What gives a file of RUN by its name, or None where there is none."""
-    if "://" not in target:
-        folder = Path(target)
-        return lambda name: (folder / name).read_bytes() if (folder / name).is_file() else None
-    from gptailor.search.object_storage import ObjectStorage  # noqa: PLC0415 (imports Optuna)
-
-    storage = ObjectStorage(target)
-    names = storage.names()
-    return lambda name: storage.get([name])[name] if name in names else None
-
-
 def _of_run(
-    target: str, models: _Models, families: tuple[Path, ...], speech: "Speech | None"
+    target: str,
+    models: _Models,
+    families: tuple[Path, ...],
+    speech: "Speech | None",
+    stored: _Stored,
 ) -> _Page:
     from gptailor.build.lock import SUFFIX, parse_lock  # noqa: PLC0415
-    from gptailor.checkpoint.files import parse_object  # noqa: PLC0415
     from gptailor.cli import report_sections as of  # noqa: PLC0415
     from gptailor.lang.parse import read_bytes  # noqa: PLC0415
     from gptailor.report.page.scores_section import scores_sections  # noqa: PLC0415
+    from gptailor.report.summary import SearchSummary  # noqa: PLC0415
+    from gptailor.search.run_files import RunFiles  # noqa: PLC0415
 
-    read, place = _reader(target), Path(target)
-
-    def read_json(name: str) -> dict[str, Any] | None:
-        raw = read(name)
-        return None if raw is None else parse_object(raw, place / name, "C903", duplicate="C903")
-
-    said, record = read_json("summary.json"), read_json("run.json") or {}
-    best = read("best.tailor")
+    files = RunFiles(target)
+    summary = files.record(SearchSummary, "summary.json")
+    best = files.read("best.tailor")
     subject = None
     if best is not None:
-        plan, faults = read_bytes(best, str(place / "best.tailor"), place)
+        file = files.path / "best.tailor"
+        plan, faults = read_bytes(best, str(file), files.path)
         if plan is None or errors(faults):
             raise PlanError(faults)
         plan = plan.with_families(families) if families else plan
         subject = of.subject("best.tailor", plan, best.decode(), models)
-    try:
-        sections = [] if said is None else scores_sections(said)
-        lead = _lead_of_run(said)
-        again = [] if said is None else list(said["commands"])
-        report, tried = _tried(target)
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        message = "is not as this version of gptailor writes it"
-        help_ = "the command that made it writes it anew"
-        raise CheckpointError("C903", message, place / "summary.json", help_) from error
+    sections = [] if summary is None else scores_sections(summary)
+    report, tried = _tried(target, stored)
     if subject is not None:
         name = f"best.tailor{SUFFIX}"
-        lock = read(name)
-        held = None if lock is None else parse_lock(lock, place / name)
+        lock = files.read(name)
+        held = None if lock is None else parse_lock(lock, files.path / name)
+        again = [of.compile_command_of(f"{target}/best.tailor", models, locked=held is not None)]
+        again = again if files.storage is None else []
         of_plan = _plan_sections(subject, speech, held, again, report)
         at = next(i for i, one in enumerate(of_plan) if one.anchor == "plan")
         tried = [*of_plan[:at], *tried, *of_plan[at:]]
     sections += tried
-    return _Page(f"Search of {(said or record).get('plan', target)}", lead, sections)
+    named = report.record if summary is None and report is not None else summary
+    title = f"Search of {target if named is None else named.plan}"
+    return _Page(title, _lead_of_run(summary), sections)
 
 
-def _tried(target: str) -> "tuple[RunReport | None, list[Section]]":
-    """What RUN says, and all trials as charts; why there are none where it can't be read."""
+def _tried(target: str, stored: _Stored) -> "tuple[RunReport | None, list[Section]]":
+    """Return the report of RUN, and all trials as charts, or why they can't be read."""
     from gptailor.report.page.run_sections import run_sections  # noqa: PLC0415
     from gptailor.report.page.section import Section  # noqa: PLC0415
 
     try:
         from gptailor.search.reported import run_report  # noqa: PLC0415 (imports Optuna)
 
-        report = run_report(target)
+        report = run_report(target, storage=stored.storage, study=stored.study)
         return report, run_sections(report)
     except ImportError as error:
         missing = missing_package(error) if isinstance(error, ModuleNotFoundError) else None
         why = str(missing or error)
     except CheckpointError as error:
-        why = f"{error.path} {error.message}"
+        if stored.storage is not None:
+            raise
+        why = "; ".join(filter(None, (f"{error.path} {error.message}", error.help)))
     return None, [Section("trials", "Every trial", f"The trials aren't shown: {why}.")]
 
 
-def _lead_of_run(said: Mapping[str, Any] | None) -> str:
+def _lead_of_run(summary: "SearchSummary | None") -> str:
     from gptailor.report.found import ended_words, verdict_words  # noqa: PLC0415
 
-    if said is None:
+    if summary is None:
         return "The search has no summary: it was ended before it wrote one."
-    return f"<strong>{escape(verdict_words(said))}</strong> {escape(ended_words(said))}."
+    return f"<strong>{escape(verdict_words(summary))}</strong> {escape(ended_words(summary))}."

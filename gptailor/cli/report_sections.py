@@ -111,9 +111,8 @@ _SIZE = "Size"
 
 
 def _written(report: RunReport) -> tuple[ReportedSize | None, ReportedSize | None]:
-    best = (report.summary or {}).get("best") or {}
-    trial = next((one for one in report.trials if one.number == best.get("trial")), None)
-    return (None if trial is None else trial.size), report.base
+    best = None if report.summary is None else report.summary.best
+    return (None if best is None else report.trials[best.trial].size), report.base
 
 
 def _size_section(mine: ReportedSize, base: ReportedSize | None, words: str) -> Section:

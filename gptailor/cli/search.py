@@ -3,10 +3,9 @@
 import os
 import re
 import sys
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import click
 
@@ -14,6 +13,9 @@ from gptailor.cli import options
 from gptailor.cli.compile import told_of_healing
 from gptailor.cli.options import keep_memory, read_plan, say
 from gptailor.plan.extras import require
+
+if TYPE_CHECKING:
+    from gptailor.report.summary import SizeRow
 
 _SEARCH_EXAMPLE = """
 \b
@@ -147,8 +149,8 @@ def search_command(
     if found.ended == "interrupted":
         say("interrupted; all trials are kept, and the same command goes on", err=True)
         sys.exit(130)
-    required = found.summary["required"]
-    if required is not None and not required["met"]:
+    required = found.summary.required
+    if required is not None and not required.met:
         say("no plan meets what is required, so that there is no best one", err=True)
         sys.exit(1)
 
@@ -261,13 +263,13 @@ def pick_command(  # noqa: PLR0913, PLR0917 (one argument a flag)
     say(f"{output}: {words}")
 
 
-def _picked_words(row: Mapping[str, Any]) -> str:
-    """`front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.041 nats lost`."""
-    count, weights = options.millions(row["parameters"]), options.size_in_words(row["bytes"])
-    if row["nats"] is not None:
-        gone = f", {abs(row['nats']):.3g} {'lost' if row['nats'] >= 0 else 'won'}"
-    elif row["share"] is not None:
-        gone = f", {abs(row['share']):.1%} {'lost' if row['share'] >= 0 else 'won'}"
+def _picked_words(row: "SizeRow") -> str:
+    """Return `front/trial-0012.tailor: 24 layers, 110.2 M parameters, 220.4 MB, 0.041 lost`."""
+    count, weights = options.millions(row.parameters), options.size_in_words(row.bytes)
+    if row.nats is not None:
+        gone = f", {abs(row.nats):.3g} {'lost' if row.nats >= 0 else 'won'}"
+    elif row.share is not None:
+        gone = f", {abs(row.share):.1%} {'lost' if row.share >= 0 else 'won'}"
     else:
         gone = ""
-    return f"{row['file']}: {row['layers']} layers, {count} parameters, {weights}{gone}"
+    return f"{row.file}: {row.layers} layers, {count} parameters, {weights}{gone}"

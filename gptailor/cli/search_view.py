@@ -298,4 +298,4 @@ def shares(trial: Trial, ledger: Ledger) -> str:
     if trial.values is None or base is None:
         return ""
     rows = zip(ledger.aims, trial.values, base, strict=True)
-    return ", ".join(filter(None, (lost(aim._asdict(), value, of) for aim, value, of in rows)))
+    return ", ".join(filter(None, (lost(aim, value, of) for aim, value, of in rows)))

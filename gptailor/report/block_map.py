@@ -1,36 +1,23 @@
 """The map of blocks that come again: the first layer by the last one, as a picture in SVG."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import Any, final
 from xml.sax.saxutils import escape
 
 from gptailor.plan.windows import window_words
+from gptailor.report.summary import BestBlocks, MappedBlock
 
 
-@final
-@dataclass(frozen=True)
-class MappedBlock:
-    """A block's score, and its change as a share of the base's: below 0 is better."""
-
-    first: int
-    last: int
-    value: float
-    change: float
-
-
-def block_lines(said: Mapping[str, Any]) -> list[str]:
-    """What a summary has of a scan: how much was scanned, the best blocks, where the map is."""
-    scan = said.get("blocks")
+def block_lines(scan: BestBlocks | None) -> list[str]:
+    """Return what is shown of a scan: how much was scanned, the best blocks, where the map is."""
     if scan is None:
         return []
     head = (
-        f"blocks that come again: {scan['scanned']} of {scan['of']} scanned on {scan['samples']} "
-        f"samples, {scan['better']} better than the base by {scan['measure']}"
+        f"blocks that come again: {scan.scanned} of {scan.of} scanned on {scan.samples} "
+        f"samples, {scan.better} better than the base by {scan.measure}"
     )
-    rows = [f"  {_said(MappedBlock(**row))}" for row in scan["blocks"]]
-    return [head, *rows, f"  the map: {scan['map']}"]
+    rows = [f"  {_said(block)}" for block in scan.blocks]
+    return [head, *rows, f"  the map: {scan.map}"]
 
 
 _CELL = 18

@@ -1,40 +1,58 @@
 """The mean over a search's objectives, where they have one."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from gptailor.report.summary import (
+    BaseScores,
+    HeldOutResult,
+    HeldOutScores,
+    SearchSummary,
+    SummaryRow,
+)
 
 
-def mean_of_objectives(said: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The summary as if the mean of its objectives were the only one; None where they have none.
+def mean_of_objectives(summary: SearchSummary) -> SearchSummary | None:
+    """Return the summary as if the mean of its objectives were the only objective.
 
-    They have one where all are in one unit and better in one direction, each with equal weight.
+    Return None where they have no mean. They have one where all are in one unit and better in one
+    direction, each with equal weight.
     """
-    numbers = said["verdict"]["numbers"] if said["verdict"] is not None else []
-    aims = [said["objectives"][i] for i in numbers]
-    alike = {(aim["direction"], aim["unit"], aim["scale"]) for aim in aims}
-    if len(aims) < 2 or len(alike) > 1 or aims[0]["unit"] == "":
+    numbers = () if summary.verdict is None else summary.verdict.numbers
+    aims = [summary.objectives[number] for number in numbers]
+    alike = {(aim.direction, aim.unit, aim.scale) for aim in aims}
+    if len(aims) < 2 or len(alike) > 1 or aims[0].unit == "":
         return None
 
-    def mean(values: Sequence[float] | None) -> list[float] | None:
-        return None if values is None else [math.fsum(values[i] for i in numbers) / len(numbers)]
+    def mean(values: Sequence[float] | None) -> tuple[float, ...] | None:
+        return None if values is None else (math.fsum(values[i] for i in numbers) / len(numbers),)
 
-    def error(values: Sequence[float | None] | None) -> list[float | None] | None:
-        known = [math.inf if (one := values[i]) is None else one for i in numbers] if values else []
-        size = math.hypot(*known) / len(numbers)
-        return [size if math.isfinite(size) else None] if known else None
+    def error(errors: Sequence[float | None] | None) -> tuple[float | None] | None:
+        if errors is None:
+            return None
+        each = [math.inf if (width := errors[i]) is None else width for i in numbers]
+        size = math.hypot(*each) / len(numbers)
+        return (size if math.isfinite(size) else None,)
 
-    def of(row: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    def held_mean(held: HeldOutResult | None) -> HeldOutResult | None:
+        if not isinstance(held, HeldOutScores):
+            return held
+        update = {"values": mean(held.values), "stderrs": error(held.stderrs)}
+        return held.model_copy(update=update)
+
+    def row_mean(row: SummaryRow | None) -> SummaryRow | None:
         if row is None:
             return None
-        here = {"values": mean(row["values"]), "stderrs": error(row.get("stderrs"))}
-        held = row["held"]
-        if held and "values" in held:
-            held = {"values": mean(held["values"]), "stderrs": error(held["stderrs"])}
-        return {**row, **here, "held": held}
+        update = {"values": mean(row.values), "stderrs": error(row.stderrs)}
+        return row.model_copy(update={**update, "held": held_mean(row.held)})
 
-    rows = {name: of(said[name]) for name in ("base", "best", "found")}
-    drawn = {**said["random"], "best": of(said["random"]["best"])}
-    name = f"mean of {len(numbers)} objectives"
-    return {**said, **rows, "random": drawn, "starts": [of(row) for row in said["starts"]],
-            "objectives": [{**aims[0], "name": name}]}  # fmt: skip
+    base = BaseScores(values=mean(summary.base.values), held=held_mean(summary.base.held))
+    update = {
+        "base": base,
+        "best": row_mean(summary.best),
+        "found": row_mean(summary.found),
+        "random": summary.random.model_copy(update={"best": row_mean(summary.random.best)}),
+        "starts": tuple(row_mean(row) for row in summary.starts),
+        "objectives": (aims[0]._replace(name=f"mean of {len(numbers)} objectives"),),
+    }
+    return summary.model_copy(update=update)

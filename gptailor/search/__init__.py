@@ -7,7 +7,7 @@ import sys
 from types import ModuleType
 from typing import Any, final
 
-__all__ = ["object_storage", "pick", "reported", "run", "search", "settings", "space"]
+__all__ = ["object_storage", "pick", "reported", "run", "run_files", "search", "settings", "space"]
 
 
 @final

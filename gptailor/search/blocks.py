@@ -13,7 +13,7 @@ import numpy as np
 
 from gptailor.plan.plan import CountRange, RepeatWindow
 from gptailor.plan.windows import Window, window_words
-from gptailor.report.block_map import MappedBlock
+from gptailor.report.summary import BlockScan, MappedBlock
 from gptailor.search.run.trials import STARTS, Ledger, Trial
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space
@@ -104,17 +104,7 @@ def scan_of(space: Space, most: int) -> Scan:
 # ---------------------------------------------------------------------------------- what came of it
 
 
-@final
-@dataclass(frozen=True)
-class Scanned:
-    """What a scan found: its blocks on so many samples, of so many that the space has."""
-
-    blocks: list[MappedBlock]
-    samples: int
-    whole: int
-
-
-def scanned(space: Space, ledger: Ledger) -> Scanned | None:
+def scanned(space: Space, ledger: Ledger) -> BlockScan | None:
     """The scan of the first window, if there was one: starting plans that differ in a block alone.
 
     The change is that of the first objective, as a share of what the uncut base has on the same
@@ -145,4 +135,11 @@ def scanned(space: Space, ledger: Ledger) -> Scanned | None:
         change = sign * (trial.values[0] - base) / (abs(base) or 1.0)
         found.setdefault((first, last), MappedBlock(first, last, trial.values[0], change))
     blocks = sorted(found.values(), key=lambda block: (block.change, block.first, block.last))
-    return Scanned(blocks, samples, len(choice.windows))
+    return BlockScan(
+        measure=ledger.aims[0].name,
+        samples=samples,
+        scanned=len(blocks),
+        of=len(choice.windows),
+        better=sum(block.change < 0 for block in blocks),
+        blocks=tuple(blocks),
+    )

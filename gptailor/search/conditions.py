@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 from gptailor.checkpoint.files import expanded
 from gptailor.checkpoint.write.digest import of_file
@@ -15,7 +15,9 @@ from gptailor.plan.plan import LayerOf, Objective, Plan, Take
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import Stage, at_stage
 from gptailor.program.nested import whole_plan
+from gptailor.report.summary import RequiredRow, escaped_control
 from gptailor.search.curve import Sizes, curve
+from gptailor.search.run.notes import CONDITIONS
 from gptailor.search.run.study import Study
 from gptailor.search.run.trials import Ledger
 from gptailor.search.settings import Settings, WishError
@@ -23,8 +25,6 @@ from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
 from gptailor.search.verdict import held_key
 
-CONDITIONS = "conditions"
-"""The study's note of what was judged, so that each plan is judged once by each measure."""
 _MOST = 10
 """Plans that are judged, those of the front and of each size besides."""
 
@@ -35,6 +35,21 @@ class Told(NamedTuple):
 
     values: tuple[float | None, ...]
     held: tuple[float | None, ...]
+
+
+@final
+class Judged(NamedTuple):
+    """How many plans were judged, all of them or not, and how many meet all that is required.
+
+    `nearest` is the trial that is beyond by the least where no plan meets it; `rows` are those of
+    each plan that was judged.
+    """
+
+    plans: int
+    whole: bool
+    met: int
+    nearest: int | None
+    rows: Mapping[str, tuple[RequiredRow, ...]]
 
 
 @final
@@ -89,7 +104,7 @@ class Conditions:
         """Judge the best plans, the front, and the best one of each size; the ledger knows then."""
         if not self.required:
             return
-        known = dict(study.notes.get(CONDITIONS, {}))
+        known = dict(study.typed.conditions)
         places = [trial for trial, _ in curve(ledger, sizes)]
         best = ledger.ranked(ledger.candidates(), _MOST)
         chosen = {held_key(trial): trial for trial in (*best, *ledger.front(), *places)}
@@ -109,16 +124,15 @@ class Conditions:
         self._whole = True
         self.about(study, ledger)
 
-    def about(self, study: Study, ledger: Ledger) -> dict[str, Any]:
-        """What a summary is to know; the ledger then knows which plans meet all, if one does.
+    def about(self, study: Study, ledger: Ledger) -> Judged | None:
+        """Return what was judged; the ledger then knows which plans meet all, if one does.
 
-        `rows` are those of each plan that was judged, `nearest` is the trial that is beyond by the
-        least where none meets all. Where judging was interrupted it isn't `whole`: then nothing is
-        required of plans, unless one is known to meet all.
+        Where judging was interrupted it isn't `whole`: then nothing is required of plans, unless
+        one is known to meet all. Return None where nothing is required.
         """
         if not self.required:
-            return {}
-        ledger.met, noted = None, study.notes.get(CONDITIONS, {})
+            return None
+        ledger.met, noted = None, study.typed.conditions
         known = {key: Told(*zip(*(said[one] for one in self._keys), strict=True))
                  for key, said in noted.items() if said.keys() >= {*self._keys}}  # fmt: skip
         bounds, beside = self._bounds(known), self._bounds(known, held=True)
@@ -127,14 +141,13 @@ class Conditions:
         met = {(found[key].plan, found[key].request.stage) for key in found if beyond[key] <= 0}
         ledger.met = met or None
         nearest = min(found, key=beyond.__getitem__, default=None) if not met else None
-        said = {
-            "judged": len(found),
-            "whole": self._whole,
-            "met": len(met),
-            "nearest": None if nearest is None else found[nearest].number,
-            "rows": {key: self._rows(known[key], bounds, beside) for key in found},
-        }
-        return {"required": said}
+        return Judged(
+            plans=len(found),
+            whole=self._whole,
+            met=len(met),
+            nearest=None if nearest is None else found[nearest].number,
+            rows={key: self._rows(known[key], bounds, beside) for key in found},
+        )
 
     def _bounds(self, known: Mapping[str, Told], *, held: bool = False) -> list[float | None]:
         """What each condition's bound comes to, on held-out samples if it is by a model there."""
@@ -159,13 +172,18 @@ class Conditions:
 
     def _rows(
         self, told: Told, bounds: Sequence[float | None], beside: Sequence[float | None]
-    ) -> list[dict[str, Any]]:
+    ) -> tuple[RequiredRow, ...]:
         rows = zip(self.required, bounds, told.values, told.held, beside, strict=True)
-        return [
-            {"require": requirement_words(one), "bound": bound, "value": value, "held": held,
-             "held_bound": None if held is None else there}
-            for one, bound, value, held, there in rows
-        ]  # fmt: skip
+        return tuple(
+            RequiredRow(
+                require=escaped_control(requirement_words(required)),
+                bound=bound,
+                value=value,
+                held=held,
+                held_bound=None if held is None else there,
+            )
+            for required, bound, value, held, there in rows
+        )
 
     # ------------------------------------------------------------------------------- one plan
 

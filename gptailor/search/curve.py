@@ -1,7 +1,7 @@
 """Quality over size: how large a search's plans are, and the best plan of each size."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, final
+from typing import final
 
 import numpy as np
 
@@ -12,19 +12,10 @@ from gptailor.plan.stage import at_stage
 from gptailor.program.compile import compile_plan
 from gptailor.program.size import compiled_size
 from gptailor.program.sources import Checked
+from gptailor.report.summary import OutputSize
 from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
-
-
-@final
-class OutputSize(NamedTuple):
-    """How large a plan's output is; `kv_cache` is None where that isn't known."""
-
-    parameters: int
-    bytes: int
-    kv_cache: int | None
-    layers: int
 
 
 @final

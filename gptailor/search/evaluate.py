@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, final
 import numpy as np
 import torch
 
+from gptailor.checkpoint.files import quoted
 from gptailor.checkpoint.models import Opened
 from gptailor.evaluate.bridge.gaps import plan_gap_errors
 from gptailor.evaluate.dtype import quick_dtype
@@ -30,31 +31,36 @@ from gptailor.plan.registry import BRIDGE_TOKENS, HEAL_TOKENS, OBJECTIVES
 from gptailor.plan.stage import STAGES, Stage, at_stage
 from gptailor.plan.walk import drops_by_choice
 from gptailor.prepare import calibration_path
+from gptailor.report.summary import SearchSummary
 from gptailor.search.compositions import wholes
 from gptailor.search.cuts import Cut, nested_cuts
 from gptailor.search.gaps import shortest_paths
 from gptailor.search.removal import candidates, greedy_removal
+from gptailor.search.run.notes import (
+    GAPS,
+    HELD_OUT,
+    INFLUENCE,
+    LATENCIES,
+    MEASURED,
+    REMOVAL,
+    FoundNote,
+)
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.scores import per_objective, per_sample_to_json
 from gptailor.search.run.study import Study
 from gptailor.search.run.trials import Trial, json_numbers, read_outcomes
 from gptailor.search.run.workers import BASE, Alone, Workers
+from gptailor.search.run_files import EarlierRun
 from gptailor.search.settings import Resources, Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
 from gptailor.search.starts import Starts
-from gptailor.search.verdict import HELD_OUT, HeldOut, held_key
+from gptailor.search.verdict import HeldOut, held_key
 
 _GLANCE = 1 / 8
 """The share of all samples that block influence is measured on, if there is no cheaper fidelity."""
 _GLANCED = 8, 32
 """The fewest samples that it is measured on, and the most."""
-_INFLUENCE, _GAPS, _REMOVAL = "block influence", "bridged cuts", "greedy removal"
-_LATENCIES = "latencies"
-"""The study's note of latencies by shape: each is measured once for all trials."""
-MEASURED = "measured"
-"""The study's note of what was measured before its first trial, and what that cost: one note, so
-that a process that ends between two leaves both or neither."""
 _REMOVAL_SHARE = 1 / 10
 """What greedy removal may cost of the budget."""
 
@@ -109,7 +115,7 @@ def trials_of(
 
 
 def computing(
-    where: Resources, models: Mapping[str, Opened], before: Mapping[str, Any] | None
+    where: Resources, models: Mapping[str, Opened], before: EarlierRun | SearchSummary | None
 ) -> Resources:
     """With the dtype that models compute in everywhere; None is their own.
 
@@ -119,7 +125,7 @@ def computing(
     if where.dtype is not None:
         return where
     if before is not None:
-        return replace(where, dtype=before.get("dtype"))
+        return replace(where, dtype=before.dtype)
     dtype = quick_dtype(models, where.device)
     return replace(where, dtype=None if dtype is None else str(dtype).removeprefix("torch."))
 
@@ -207,8 +213,8 @@ def starts_of(
     That is measured once, and noted in the study as it comes: a later process goes on, and starts
     in the same way. Raises TailorError for a forward pass without numbers.
     """
-    trials.latencies.known |= study.notes.get(_LATENCIES, {})
-    trials.latencies.on_measured = lambda known: study.note(_LATENCIES, dict(known))
+    trials.latencies.known |= study.typed.latencies
+    trials.latencies.on_measured = lambda known: study.note(LATENCIES, dict(known))
     measuring = _Measuring(space, trials, budget, study, on_progress)
     try:
         known = measuring.influence()
@@ -216,7 +222,7 @@ def starts_of(
         removed = measuring.removal(known["base"]) if "base" in known else ()
     except ValueError as error:
         raise TailorError(f"the models can't be measured: {error}") from error
-    spent = study.notes.get(MEASURED, {}).get("evaluations", 0.0)
+    spent = study.typed.measured.evaluations
     budget = replace(budget, measured=spent)
     return Starts(space, known, removed, budget.low / budget.full, budget.starts, cuts), budget
 
@@ -242,7 +248,19 @@ class _Measuring:
         self.total = len(self.plans) + self._removals(int(sum(space.table.high))) + self.bridges
         self.done = 0
         self.spent = 0
+        self._refuse_misfit()
         self.begun = time.perf_counter()
+
+    def _refuse_misfit(self) -> None:
+        """Raise CheckpointError C903 for notes of other layers than the space has."""
+        layers, found = self.space.layers, self._found
+        places = {bit.at for bit in self.space.bits if bit.group >= 0}
+        fits = all(len(of_each) == layers for of_each in (found.influence or {}).values())
+        removed = found.removal or ()
+        fits &= places.issuperset(removed) and len(set(removed)) == len(removed)
+        fits &= len(removed) <= int(sum(self.space.table.high))
+        if not fits or any(place >= layers for cut in found.gaps or () for place in cut):
+            raise self.study.error(f"has a damaged note: {quoted(MEASURED)} is of other layers")
 
     def _removals(self, rounds: int) -> int:
         """How many plans so many rounds of greedy removal try: the last ones may have fewer."""
@@ -255,15 +273,15 @@ class _Measuring:
         least, most = _GLANCED
         glance = min(max(round(_GLANCE * budget.full), least), most, budget.full)
         samples = budget.low if budget.low < budget.full else glance
-        known = dict(self._known(_INFLUENCE, {}))
+        known: dict[str, Sequence[float]] = dict(self._found.influence or {})
         for name, plan in self.plans.items():
             self._say("measuring what each layer does" + f" in {name}" * (len(self.plans) > 1))
             if name not in known:
                 known[name] = list(self.trials.block_influence(plan, samples))
                 self.spent += samples
-                self._note(_INFLUENCE, known)
+                self._note(INFLUENCE, known)
             self.done += 1
-        return known
+        return self._found.influence or {}
 
     def bridged_cuts(self) -> Sequence[Cut]:
         """The cuts whose gaps the plan's bridge closes best, of the middle one of the sizes.
@@ -276,23 +294,23 @@ class _Measuring:
         sizes = nested_cuts(self.space, np.zeros(self.space.layers))
         size = len(sizes[len(sizes) // 2])
         self._say("measuring what a bridge leaves of each gap")
-        if self._known(_GAPS) is None:
+        if self._found.gaps is None:
             errors = gap_errors_of(self.trials, self.plans["base"], size)
             found = shortest_paths(errors, choices[0].among, size)
             self.spent += self.budget.full
-            self._note(_GAPS, [list(one.dropped) for one in found])
+            self._note(GAPS, [list(one.dropped) for one in found])
         self.done += 1
-        return [tuple(cut) for cut in self._known(_GAPS)]
+        return self._found.gaps or ()
 
     def removal(self, influence: Sequence[float]) -> Sequence[int]:
         """The positions that greedy removal takes of the base, one after another."""
-        taken: Sequence[int] = self._known(_REMOVAL, ())
+        taken: Sequence[int] = self._found.removal or ()
         self.done += self._removals(len(taken))
         base = self.plans["base"]
         removed = greedy_removal(self.space, base, influence, self._judge, self.width, taken)
         for more in removed:
             taken = more
-            self._note(_REMOVAL, list(taken))
+            self._note(REMOVAL, list(taken))
         return taken if len(taken) == int(sum(self.space.table.high)) else ()
 
     def _judge(self, removed: Sequence[Plan]) -> list[float]:
@@ -311,18 +329,18 @@ class _Measuring:
     def _say(self, what: str) -> None:
         self.on_progress(what, self.done, self.total)
 
-    def _known(self, name: str, otherwise: Any = None) -> Any:
-        """What was found; older studies have a note for each."""
-        found = self.study.notes.get(MEASURED, {}).get("found", {})
-        return found.get(name, self.study.notes.get(name, otherwise))
+    @property
+    def _found(self) -> FoundNote:
+        return self.study.typed.measured.found
 
     def _note(self, name: str, value: Any) -> None:
-        now, known = time.perf_counter(), self.study.notes.get(MEASURED, {})
-        cost = known.get("evaluations", 0.0) + self.spent / self.budget.full
-        seconds, self.begun, self.spent = known.get("seconds", 0.0) + now - self.begun, now, 0
-        found = {**known.get("found", {}), name: value}
-        said = {"evaluations": round(cost, 4), "seconds": round(seconds, 1), "found": found}
-        self.study.note(MEASURED, said)
+        now, known = time.perf_counter(), self.study.typed.measured
+        cost = known.evaluations + self.spent / self.budget.full
+        seconds, self.begun, self.spent = known.seconds + now - self.begun, now, 0
+        found = known.found.model_dump(mode="json", by_alias=True, exclude_none=True)
+        found[name] = value
+        note = {"evaluations": round(cost, 4), "seconds": round(seconds, 1), "found": found}
+        self.study.note(MEASURED, note)
 
 
 def gap_errors_of(trials: Trials, whole: Plan, widest: int) -> list[list[float]]:
@@ -367,7 +385,7 @@ def held_out(
     """The scores of the base and of some trials' plans, those that weren't made before."""
     if not any(trials.helds):
         return {}
-    known: dict[str, Any] = dict(study.notes.get(HELD_OUT, {}))
+    known = dict(study.notes.get(HELD_OUT, {}))
     wanted: dict[str, tuple[Plan, Stage]] = {BASE: (base, "bare")}
     wanted |= {held_key(t): (decode(space, t.request.genome), t.request.stage) for t in chosen}
     fresh = {key: plan for key, plan in wanted.items() if key not in known}
@@ -379,7 +397,7 @@ def held_out(
             on_progress(f"scoring on what was held out: {done} of {len(fresh)}")
             known[keys[index]] = _said(outcomes)
             study.note(HELD_OUT, known)
-    return known
+    return study.typed.held_out
 
 
 def _said(outcomes: Outcomes) -> dict[str, Any]:

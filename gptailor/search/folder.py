@@ -10,28 +10,39 @@ from functools import partial
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
-from typing import Any, final
+from typing import Annotated, Any, final
+
+from pydantic import RootModel, Strict
 
 import gptailor
 from gptailor.build.output import plan_seen_from
-from gptailor.checkpoint.files import CheckpointError, quoted, read_object, stamps
+from gptailor.checkpoint.files import CheckpointError, Stamp, quoted, stamps
 from gptailor.checkpoint.folder import CONFIG, tokenizer_files
 from gptailor.checkpoint.formats.lora_config import ADAPTER_CONFIG
 from gptailor.checkpoint.models import Opened
-from gptailor.checkpoint.write.digest import FileDigest, of_file
+from gptailor.checkpoint.write.digest import FileDigest, Sha256, of_file
 from gptailor.checkpoint.write.kept import keep_json, kept_json
 from gptailor.checkpoint.write.output_file import write_whole, writing
 from gptailor.checkpoint.write.tensors import Crew
 from gptailor.lang.format import format_plan
 from gptailor.lang.words import objective_words, requirement_words
-from gptailor.plan.plan import Plan
+from gptailor.plan.plan import Closed, Plan
 from gptailor.prepare import commits_of
+from gptailor.report.summary import Aim, RunRecord, escaped_control
 from gptailor.search.object_journal import ObjectJournal
 from gptailor.search.object_storage import ObjectStorage, copy_of, local_or_url
-from gptailor.search.pick import BEST, SUMMARY
+from gptailor.search.pick import BEST
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import another_search
-from gptailor.search.run.trials import Aim
+from gptailor.search.run_files import (
+    JOURNAL,
+    SETTINGS,
+    SUMMARY,
+    EarlierRun,
+    file_inside,
+    path_inside,
+    run_record,
+)
 from gptailor.search.settings import Resources, Settings
 from gptailor.search.space.space import Space
 
@@ -97,13 +108,11 @@ def file_digests(noted: Path, files: Collection[Path]) -> dict[Path, str]:
     Those that were not touched since they were noted aren't read again; a damaged note counts as
     none.
     """
-    known, now = kept_json(noted), stamps(files)
+    known, now = _known_digests(noted), stamps(files)
 
     def recalled(file: Path) -> str | None:
         entry, stamp = known.get(os.path.abspath(file)), now.get(file)  # noqa: PTH100 (links stay)
-        if stamp is None or not isinstance(entry, dict) or entry.get("stamp") != list(stamp):
-            return None
-        return str(entry["sha256"])
+        return None if entry is None or entry.stamp != stamp else entry.sha256
 
     fresh = [file for file in files if recalled(file) is None]
     crew, made = Crew(), dict[Path, FileDigest]()
@@ -114,10 +123,10 @@ def file_digests(noted: Path, files: Collection[Path]) -> dict[Path, str]:
 
     crew.do([partial(read, file) for file in fresh])
     for file in fresh:
-        entry = {"stamp": list(now[file]), "sha256": made[file].sha256}
+        entry = KnownDigest(stamp=now[file], sha256=made[file].sha256)
         known[os.path.abspath(file)] = entry  # noqa: PTH100 (links stay)
     if fresh:
-        keep_json(noted, known)
+        keep_json(noted, KnownDigests(known).model_dump(mode="json"))
     return {file: str(recalled(file)) for file in files}
 
 
@@ -130,9 +139,26 @@ def _files(opened: Opened) -> Iterable[Path]:
     yield from tokenizer_files(opened.checkpoint)
 
 
+@final
+class KnownDigest(Closed):
+    """A file's digest, and what the system said of the file when it was read."""
+
+    stamp: Annotated[Stamp, Strict(False)]
+    sha256: Sha256
+
+
+KnownDigests = RootModel[dict[str, KnownDigest]]
+"""Digests by the files' paths. They spare time alone: damaged ones are read anew."""
+
+
+def _known_digests(noted: Path) -> dict[str, KnownDigest]:
+    """Return the digests that were noted, by path; none where the note is damaged."""
+    with suppress(ValueError):
+        return KnownDigests.model_validate(kept_json(noted)).root
+    return {}
+
+
 _LOCK = ".lock"
-SETTINGS = "run.json"
-JOURNAL = "study.journal"
 _DIGESTS = "digests.json"
 START = "start.tailor"
 SPACE = "space.tailor"
@@ -143,6 +169,8 @@ FRONT = "front"
 BLOCKS = "blocks"
 _SIDE = re.compile(r"\..+\.[0-9a-f]{8}")
 """What a file is called while it is written."""
+_REPEATED = "repeat-"
+"""Folders of searches on other draws are called so, and by their number."""
 _OURS = frozenset([_LOCK, SETTINGS, JOURNAL, f"{JOURNAL}.lock", _DIGESTS, BEST, f"{BEST}.lock",
                    START, SPACE, SIZES, FRONT, f"{SUMMARY}.json", f"{SUMMARY}.md",
                    f"{BLOCKS}.json", f"{BLOCKS}.svg"])  # fmt: skip
@@ -181,8 +209,9 @@ class Folder:
             if self.path.exists() and not self.path.is_dir():
                 raise CheckpointError("C902", "is a file; a search has a folder", self.path)
             self.path.mkdir(parents=True, exist_ok=True)
-            strange = sorted({path.name for path in self.path.iterdir()} - _OURS)
-        known = (self.path / SETTINGS).exists()
+            names = {path.name for path in self.path.iterdir()}
+        self._refuse_links(names)
+        strange, known = sorted(names - _OURS), (self.path / SETTINGS).exists()
         if strange and not known:
             message = f"holds {quoted(strange[0])}, and no search"
             raise CheckpointError("C902", message, self.path, "name a new folder")
@@ -193,6 +222,12 @@ class Folder:
         if self._storage is not None:
             self._bring(self._storage)
         return self
+
+    def _refuse_links(self, names: Collection[str]) -> None:
+        """Raise CheckpointError C903 for a name that is written and leads out of RUN."""
+        for name in sorted(names):
+            if name in _OURS - {f"{JOURNAL}.lock"} or name.startswith(_REPEATED):
+                path_inside(self.path, name)
 
     def _bring(self, storage: ObjectStorage) -> None:
         """Make the copy what the storage has; its study stays there."""
@@ -261,7 +296,7 @@ class Folder:
         return place
 
     def _write(self, name: str, raw: bytes) -> Path:
-        place = self.path / name
+        place = path_inside(self.path, name)
         with writing(place):
             place.parent.mkdir(exist_ok=True)
         write_whole(place, raw, place)
@@ -272,26 +307,27 @@ class Folder:
         self.put(name, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
     def get_text(self, name: str) -> str | None:
-        """What is in a text file, if it is there."""
-        path = self.path / name
-        return path.read_text(encoding="utf-8") if path.exists() else None
+        """Return the text in a file, or None without the file."""
+        raw = file_inside(self.path, name)
+        return None if raw is None else raw.decode(errors="replace")
 
-    def get_json(self, name: str) -> dict[str, Any] | None:
-        """The JSON object in a file, if it is there. Raises C903 for one that is none."""
-        path = self.path / name
-        return read_object(path, "C903", duplicate="C903") if path.exists() else None
+    def earlier(self) -> EarlierRun | None:
+        """Return what the search was begun with, if it was. Raises CheckpointError C903."""
+        raw = file_inside(self.path, SETTINGS)
+        help_ = "remove it: the same search command writes it anew"
+        return None if raw is None else run_record(EarlierRun, raw, self.path / SETTINGS, help_)
 
 
-def run_record(plan: Plan, chosen: Settings, where: Resources) -> dict[str, Any]:
-    """What a search is begun with, as it is written down in its folder."""
+def begun_with(plan: Plan, chosen: Settings, where: Resources) -> dict[str, Any]:
+    """Return what a search is begun with, as far as that is known before its models are."""
     return {
         "version": gptailor.__version__,
-        "plan": plan.origin.source.name if plan.origin else "<plan>",
+        "plan": escaped_control(plan.origin.source.name if plan.origin else "<plan>"),
         **chosen.record(),
         "device": where.device,
         "dtype": where.dtype,
-        "storage": where.storage,
-        "study": where.study,
+        "storage": where.storage if where.storage is None else escaped_control(where.storage),
+        "study": escaped_control(where.study),
     }
 
 
@@ -301,7 +337,7 @@ def put_record(
     plan: Plan,
     models: Mapping[str, Opened],
     aims: Iterable[Aim],
-) -> dict[str, Any]:
+) -> RunRecord:
     """Write down what is searched, as whoever reads RUN without the models needs it.
 
     That is the open plan, and in `run.json` how many layers its base has, whose head is tied, and
@@ -309,9 +345,10 @@ def put_record(
     """
     seen = plan_seen_from(plan, models, commits_of(plan, models), folder.place)
     folder.put(SPACE, format_plan(seen.model_copy(update={"search": None})))
-    tied = sorted(name for name, model in models.items() if model.layout.tied)
-    whole = {**record, "layers": models["base"].layout.count, "tied": tied}
-    folder.put_json(SETTINGS, {**whole, "aims": [aim._asdict() for aim in aims]})
+    tied = tuple(sorted(name for name, model in models.items() if model.layout.tied))
+    layers = models["base"].layout.count
+    whole = RunRecord(**record, layers=layers, tied=tied, aims=tuple(aims))
+    folder.put_json(SETTINGS, whole.model_dump(mode="json"))
     return whole
 
 
@@ -320,17 +357,15 @@ def refuse_other(folder: Folder, record: Mapping[str, Any]) -> None:
 
     Whatever trials depend on is compared with the study itself.
     """
-    before = folder.get_json(SETTINGS)
+    before = folder.earlier()
     if before is None:
         return
-    for name in ("storage", "study"):
-        if before.get(name) != record[name]:
-            old, new = (
-                "the folder's own" if one is None else quoted(str(one))
-                for one in (before.get(name), record[name])
-            )
-            raise another_search(f"its {name} is {old}, not {new}", Path(folder.shown))
-    trials = before.get("trials")
-    if isinstance(trials, int) and trials > record["trials"]:
-        message = f"it was begun with {trials} trials, and now is to have fewer"
+    for name, old, new in (
+        ("storage", before.storage, record["storage"]), ("study", before.study, record["study"])
+    ):  # fmt: skip
+        if old != new:
+            was, now = ("the folder's own" if one is None else quoted(one) for one in (old, new))
+            raise another_search(f"its {name} is {was}, not {now}", Path(folder.shown))
+    if before.trials is not None and before.trials > record["trials"]:
+        message = f"it was begun with {before.trials} trials, and now is to have fewer"
         raise another_search(message, Path(folder.shown))

@@ -20,7 +20,8 @@ from gptailor.plan.faults import Fault, PlanError, TailorError, locate
 from gptailor.plan.plan import Plan, Requirement
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.prepare import prepare
-from gptailor.search.curve import OutputSize, Sizes
+from gptailor.report.summary import OutputSize
+from gptailor.search.curve import Sizes
 from gptailor.search.run.schedule import Start, StartSource, ToldStart
 from gptailor.search.space.decode import decode
 from gptailor.search.space.genome import Genome

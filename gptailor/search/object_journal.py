@@ -7,6 +7,7 @@ from optuna.storages.journal import BaseJournalBackend
 
 from gptailor.checkpoint.files import CheckpointError, quoted
 from gptailor.search.object_storage import ObjectStorage
+from gptailor.search.run.journal import journal_lines
 
 
 @final
@@ -28,11 +29,9 @@ class ObjectJournal(BaseJournalBackend):
             if name != self._next():
                 message = f"holds no study: {quoted(self._next())} is missing"
                 raise CheckpointError("C903", message, storage.path)
-            try:
-                self._lines += [json.loads(line) for line in found[name].splitlines()]
-            except ValueError as error:
-                message = f"holds no study: {quoted(name)} is no journal's: {error}"
-                raise CheckpointError("C903", message, storage.path) from error
+            self._lines += journal_lines(
+                found[name].removesuffix(b"\n") + b"\n", storage.path / name, len(self._lines)
+            )
 
     def _next(self) -> str:
         return f"{self._folder}/{len(self._lines):08}.jsonl"
@@ -46,20 +45,3 @@ class ObjectJournal(BaseJournalBackend):
         raw = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         self._storage.create(self._next(), raw.encode())
         self._lines += json.loads(f"[{','.join(raw.splitlines())}]")
-
-
-@final
-class JournalLines(BaseJournalBackend):
-    """An Optuna journal that is only read; what a writer hasn't ended yet isn't there."""
-
-    def __init__(self, raw: bytes) -> None:
-        whole = raw[: raw.rfind(b"\n") + 1]
-        self._lines = [json.loads(line) for line in whole.splitlines()]
-
-    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        """The lines from a number on."""
-        return self._lines[log_number_from:]
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Nothing is written."""
-        raise TypeError("a report writes nothing into a study")

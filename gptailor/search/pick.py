@@ -1,26 +1,24 @@
 """One plan of a search, by its size or what it loses: `pick`. Neither torch nor JAX is imported."""
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import NamedTuple, final
 
 from gptailor.build.lock import SUFFIX
 from gptailor.build.output import used_plan
-from gptailor.checkpoint.files import CheckpointError, read_object
+from gptailor.checkpoint.files import CheckpointError
 from gptailor.lang.format import format_plan
 from gptailor.lang.parse import load, loads
 from gptailor.plan.plan import Plan
 from gptailor.prepare import prepare
-from gptailor.search.object_storage import ObjectStorage, local_or_url
+from gptailor.report.summary import SearchSummary, SizeRow, escaped_control
+from gptailor.search.run_files import SUMMARY, WRITTEN_ANEW, RunFiles, path_inside
 from gptailor.search.settings import WishError
 
 BEST = "best.tailor"
 """The best plan's file in a search's folder."""
-SUMMARY = "summary"
-"""What a search says in the end, as JSON and as a page."""
 
 
 @final
@@ -38,15 +36,15 @@ class Bounds(NamedTuple):
     share: float | None = None
     nats: float | None = None
 
-    def excess(self, row: Mapping[str, Any]) -> float:
+    def excess(self, row: SizeRow) -> float:
         """How far a place on the curve is from keeping to it, in shares of a bound; else 0."""
         found = [0.0]
         for most, has in (
-            (self.parameters, row["parameters"]),
+            (self.parameters, row.parameters),
             (self.memory, memory(row, self.context)),
-            (self.layers, row["layers"]),
-            (self.share, row["share"]),
-            (self.nats, row["nats"]),
+            (self.layers, row.layers),
+            (self.share, row.share),
+            (self.nats, row.nats),
         ):
             if most is not None:
                 over = math.inf if has is None else (has - most) / (abs(most) or 1.0)
@@ -54,26 +52,24 @@ class Bounds(NamedTuple):
         return max(found)
 
 
-def memory(row: Mapping[str, Any], context: int) -> int:
-    """Bytes of a plan's weights, and of the KV cache of one text where that is known."""
-    return int(row["bytes"]) + context * int(row["kv_cache"] or 0)
+def memory(row: SizeRow, context: int) -> int:
+    """Return the bytes of a plan's weights, and of the KV cache of one text where it is known."""
+    return row.bytes + context * (row.kv_cache or 0)
 
 
-def picked(
-    rows: Sequence[Mapping[str, Any]], bounds: Bounds
-) -> tuple[Mapping[str, Any], bool] | None:
-    """The best place on the curve that keeps to the bounds, or else the nearest one and False.
+def picked(rows: Sequence[SizeRow], bounds: Bounds) -> tuple[SizeRow, bool] | None:
+    """Return the best place on the curve that keeps to the bounds, or the nearest and False.
 
-    Where only the loss is bounded it is the smallest that keeps to it. None of no places.
+    Where only the loss is bounded it is the smallest that keeps to it. Return None without places.
     """
     if not rows:
         return None
     kept = [row for row in rows if bounds.excess(row) <= 0]
     if not kept:
         return min(rows, key=bounds.excess), False
-    only_loss = bounds.parameters is None and bounds.memory is None and bounds.layers is None
-    key = "parameters" if only_loss else "loss"
-    return min(kept, key=lambda row: (row[key], row["parameters"])), True
+    if bounds.parameters is None and bounds.memory is None and bounds.layers is None:
+        return min(kept, key=lambda row: row.parameters), True
+    return min(kept, key=lambda row: (row.loss, row.parameters)), True
 
 
 @final
@@ -84,7 +80,7 @@ class PickedPlan(NamedTuple):
     locked this plan.
     """
 
-    row: Mapping[str, Any]
+    row: SizeRow
     kept: bool
     text: str
     locked: bool
@@ -96,40 +92,35 @@ def pick(run: str | Path, bounds: Bounds, place: Path) -> PickedPlan:
     Paths in its text are as seen from the folder `place`. Raises CheckpointError C903 for what
     holds no result of a search, C201 for a plan that can't be read.
     """
-    shown = local_or_url(run)
-    storage = ObjectStorage(shown) if isinstance(shown, str) else None
-    name = f"{SUMMARY}.json"
-    if storage is not None and name not in storage.names():
-        said = None
-    elif storage is not None:
-        said = json.loads(storage.get([name])[name])
-    else:
-        path = Path(shown) / name
-        said = read_object(path, "C903", duplicate="C903") if path.exists() else None
-    rows = [] if said is None else said.get("sizes", [])
+    files = RunFiles(run)
+    summary = files.record(SearchSummary, f"{SUMMARY}.json")
+    rows = () if summary is None else summary.sizes
     chosen = picked(rows, bounds)
-    if said is None or chosen is None:
+    if summary is None or chosen is None:
         help_ = "gptailor search writes it when it ends, or is interrupted"
-        raise CheckpointError("C903", "holds no plans that a search found", Path(shown), help_)
-    if said["best"] is None and said.get("required") is not None:
+        raise files.error("holds no plans that a search found", help_)
+    if summary.best is None and summary.required is not None:
         message = "no plan of this search meets what is required, so there is none to pick"
         raise WishError(f"{message}; summary.md says which comes nearest")
     for name, most in (("share", bounds.share), ("nats", bounds.nats)):
-        if most is not None and all(row[name] is None for row in rows):
+        if most is not None and all(getattr(row, name) is None for row in rows):
             other = "in their own unit, such as 0.05" if name == "share" else "in %, such as 2%"
             message = f"the objectives of this search have no such loss: say --loss {other}"
             raise WishError(message)
     row, kept = chosen
-    if storage is None:
-        plan = load(Path(shown) / row["file"])
-        text = (Path(shown) / row["file"]).read_text(encoding="utf-8")
-    else:
-        text = storage.get([row["file"]])[row["file"]].decode()
-        plan = loads(text)
-    comment = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
-    best = said["best"] is not None and said["best"]["trial"] == row["trial"]
-    locked = best and storage is None and (Path(shown) / (BEST + SUFFIX)).exists()
-    return PickedPlan(row, kept, comment + format_plan(seen_from(plan, place)), locked)
+    text = files.text(row.file)
+    if text is None:
+        raise files.error(f"holds no '{row.file}', which its summary names", WRITTEN_ANEW)
+    file = files.path / row.file
+    plan = loads(text, folder="." if files.storage else file.parent, name=str(file))
+    comment = takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True))
+    made = "".join(comment) + format_plan(seen_from(plan, place))
+    if any(escaped_control(line) != line for line in made.split("\n")):
+        message = "expected text, got a control character, which steers a terminal"
+        raise CheckpointError("C903", message, file, WRITTEN_ANEW)
+    best = summary.best is not None and summary.best.trial == row.trial
+    locked = best and files.storage is None and path_inside(files.path, BEST + SUFFIX).exists()
+    return PickedPlan(row, kept, made, locked)
 
 
 def put_picked(found: PickedPlan, file: Path) -> None:

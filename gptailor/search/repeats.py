@@ -1,6 +1,6 @@
 """Searches on other draws of the samples, and how far what they find agrees: `repeated`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import combinations
@@ -16,9 +16,10 @@ from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import Stage
 from gptailor.plan.walk import sources
 from gptailor.prepare import ModelPaths
+from gptailor.report.summary import DrawPair, DrawsAgreement, RepeatedDraw, SearchSummary
 from gptailor.search.evaluate import computing, trials_of
 from gptailor.search.run.scores import per_objective
-from gptailor.search.run.trials import Aim, read_outcomes
+from gptailor.search.run.trials import read_outcomes
 from gptailor.search.settings import Flags, Resources, settings
 from gptailor.search.verdict import SURE, Compared, Scores
 
@@ -34,8 +35,8 @@ class FoundPlan(Protocol):
         """`interrupted`, or another reason."""
 
     @property
-    def summary(self) -> Mapping[str, Any]:
-        """What it says."""
+    def summary(self) -> SearchSummary:
+        """Its result."""
 
     @property
     def best(self) -> Path | None:
@@ -58,7 +59,7 @@ class Repeats:
     models: ModelPaths | None
     on_progress: Callable[[str], None]
 
-    def others(self, first: FoundPlan, once: Once) -> dict[str, Any] | None:
+    def others(self, first: FoundPlan, once: Once) -> DrawsAgreement | None:
         """How far the plans found on other draws agree with the first one's; None if interrupted.
 
         Each search has its folder in that of the first, and goes on as any. What was compared
@@ -79,14 +80,15 @@ class Repeats:
             found[seed + number] = other
         plans = {n: load(one.best) for n, one in found.items() if one.best is not None}
         without = [n for n in found if n not in plans]
-        stage: Stage = first.summary["best"]["stage"]
+        assert first.summary.best is not None, "a search without a best plan isn't repeated"
+        stage = first.summary.best.stage
         words = [f"{n} {stage} {format_plan(plan)}" for n, plan in plans.items()]
         key = sha256("".join([*words, *map(str, without)]).encode()).hexdigest()
-        known = first.summary["repeats"]
-        if known is not None and known["of"] == key:
-            return dict(known)
+        known = first.summary.repeats
+        if known is not None and known.of == key:
+            return known
         compared = self._compared(first, list(plans.values()), list(plans), stage)
-        return {"of": key, "without": without, **compared}
+        return DrawsAgreement(of=key, without=tuple(without), **compared)
 
     def _compared(
         self, first: FoundPlan, plans: Sequence[Plan], seeds: Sequence[int], stage: Stage
@@ -98,10 +100,11 @@ class Repeats:
         """
         plan, models, _ = opened(self.plan, self.models)
         chosen, where = settings(plan, self.flags), computing(self.where, models, first.summary)
-        aims = tuple(Aim(**one) for one in first.summary["objectives"])
-        widths, numbers, unit = (first.summary["verdict"][n] for n in ("widths", "numbers", "unit"))
-        measure = Compared(aims, tuple(numbers), tuple(widths), chosen.texts, unit)
-        runs: list[dict[str, Any]] = []
+        verdict = first.summary.verdict
+        assert verdict is not None, "a best plan has a verdict"
+        aims = first.summary.objectives
+        measure = Compared(aims, verdict.numbers, verdict.widths, chosen.texts, verdict.unit)
+        runs: list[RepeatedDraw] = []
         agree = 0
         for number, seed in enumerate(seeds):
             self.on_progress(f"scoring the plans found on draw {number + 1} of {len(seeds)}")
@@ -109,12 +112,13 @@ class Repeats:
             scores: list[Scores | None] = [None] * len(plans)
             for index, outcomes in trials.run(plans, trials.full, stage=stage):
                 scores[index] = _scores(outcomes)
-            values = [None if one is None else list(one.values) for one in scores]
-            runs.append({"seed": seed, "scores": values})
+            values = tuple(None if one is None else tuple(one.values) for one in scores)
+            runs.append(RepeatedDraw(seed=seed, scores=values))
             ours, theirs = scores[0], scores[number]
             if number and ours is not None:
                 agree += theirs is None or not _worse(measure, ours, theirs)
-        return {"runs": runs, "agree": agree, **plans_agreement(plans, models["base"].layout.count)}
+        agreement = plans_agreement(plans, models["base"].layout.count)
+        return {"runs": tuple(runs), "agree": agree, **agreement}
 
 
 def _worse(measure: Compared, ours: Scores, theirs: Scores) -> bool:
@@ -135,15 +139,18 @@ def plans_agreement(plans: Sequence[Plan], layers: int) -> dict[str, Any]:
     made = [_made(plan, layers) for plan in plans]
     kept = set.intersection(*(set(one) for one in made))
     return {
-        "dropped": [len(one) for one in gone],
+        "dropped": tuple(len(one) for one in gone),
         "dropped_in_all": len(set.intersection(*gone)),
         "kept_in_all": len(kept),
         "alike_in_all": sum(len({one[position] for one in made}) == 1 for position in kept),
-        "pairs": [
-            {"of": [a, b], "dropped": len(gone[a] & gone[b]),
-             "alike": sum(made[a][p] == made[b][p] for p in made[a].keys() & made[b].keys())}
+        "pairs": tuple(
+            DrawPair(
+                of=(a, b),
+                dropped=len(gone[a] & gone[b]),
+                alike=sum(made[a][p] == made[b][p] for p in made[a].keys() & made[b].keys()),
+            )
             for a, b in combinations(range(len(plans)), 2)
-        ],
+        ),
     }  # fmt: skip
 
 

@@ -3,14 +3,11 @@
 What isn't there is said in the report's `missing`. A search that goes on meanwhile isn't disturbed.
 """
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
-import optuna
 from optuna.storages import JournalStorage
 
 from gptailor.checkpoint.files import CheckpointError
@@ -19,10 +16,8 @@ from gptailor.lang.parse import loads
 from gptailor.lang.words import range_words
 from gptailor.plan.extras import missing_package
 from gptailor.plan.faults import TailorError
-from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.resolved import Resolved
 from gptailor.plan.stage import at_stage
-from gptailor.report.block_map import MappedBlock
 from gptailor.report.layer_view import plan_summary
 from gptailor.report.page.run_report import (
     LayerEffect,
@@ -32,6 +27,14 @@ from gptailor.report.page.run_report import (
     ReportedTrial,
     RunReport,
 )
+from gptailor.report.summary import (
+    BlockScan,
+    OutputSize,
+    RunRecord,
+    RunSizes,
+    SearchSummary,
+    front_file,
+)
 from gptailor.search.blocks import scanned
 from gptailor.search.effects import (
     layer_states,
@@ -39,151 +42,110 @@ from gptailor.search.effects import (
     seen_effects,
     window_losses,
 )
-from gptailor.search.folder import BLOCKS, FRONT, JOURNAL, SETTINGS, SIZES, SPACE
-from gptailor.search.object_journal import JournalLines, ObjectJournal
-from gptailor.search.object_storage import ObjectStorage, local_or_url
-from gptailor.search.pick import SUMMARY
-from gptailor.search.run.study import Study, quiet
-from gptailor.search.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Aim, Ledger, LossScale, Trial
+from gptailor.search.folder import BLOCKS, SIZES, SPACE
+from gptailor.search.object_journal import ObjectJournal
+from gptailor.search.run.journal import JournalLines, journal_lines
+from gptailor.search.run.study import Study, fits, quiet, read_study, refusal
+from gptailor.search.run.trials import BESIDE, RANDOM, SEARCH, STARTS, Ledger, LossScale, Trial
+from gptailor.search.run_files import JOURNAL, SETTINGS, SUMMARY, WRITTEN_ANEW, RunFiles
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of
-from gptailor.search.verdict import HELD_OUT, held_key, scores_in
+from gptailor.search.stored import stored_study
+from gptailor.search.verdict import held_key, scores_in
 
 _UNENDED = (
     "The search hasn't come to its end: there is no summary, no held-out score and no verdict. The"
     " same search command goes on."
 )
+_NO_SPACE = (
+    "RUN has no space.tailor, which is what was searched: only plans that were handed over have a"
+    " text here, and what layers do isn't known. The same search command writes it, without another"
+    " trial."
+)
 _LEARNING = "surrogate"
 """The strategy whose model says what it learned."""
 
 
-def run_report(run: str | Path, *, learned: bool = True) -> RunReport:
-    """What a search's folder, or what lies at its URL, says.
+def run_report(
+    run: str | Path, *, learned: bool = True, storage: str | None = None, study: str | None = None
+) -> RunReport:
+    """Return what a search's folder, or what lies at its URL, contains.
 
-    `learned` is whether the surrogate is fitted again too, which takes some seconds. Raises
-    CheckpointError C903 for what holds no search, or none that can be read.
+    `learned` is whether the surrogate is fitted again too, which takes some seconds. RUN may be a
+    stranger's: its own journal is read, never the storage that its `run.json` names. A study in a
+    database is read from the SQLite `storage` that the caller names, which is opened to read only;
+    `study` is its name there. Raises CheckpointError C903 for what holds no search, or none that
+    can be read.
     """
-    shown = local_or_url(run)
-    try:
-        return _Reading(shown).report(learned=learned)
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        message = "is not as this version of gptailor writes it"
-        help_ = "the same search command writes it anew"
-        raise CheckpointError("C903", message, Path(shown), help_) from error
+    return _Reading(RunFiles(run), storage, study).report(learned=learned)
 
 
 @final
 class _Reading:
     """A RUN while it is read: `missing` grows by what isn't there."""
 
-    def __init__(self, shown: str | Path) -> None:
-        self.shown = shown
-        self.path = Path(shown)
-        self.storage = ObjectStorage(shown) if isinstance(shown, str) else None
-        self.names = self.storage.names() if self.storage else []
+    def __init__(self, files: RunFiles, storage: str | None, study: str | None) -> None:
+        self.files = files
         self.missing: list[str] = []
-        record = self._json(SETTINGS)
+        record = files.record(RunRecord, SETTINGS)
         if record is None:
-            raise self._error("holds no search", "name the RUN of a gptailor search")
+            raise files.error("holds no search", "name the RUN of a gptailor search")
         self.record = record
-        self.summary = self._json(f"{SUMMARY}.json")
+        self.summary = files.record(SearchSummary, f"{SUMMARY}.json")
         if self.summary is None:
             self.missing.append(_UNENDED)
-        self.study = self._study()
+        name = study or record.study
+        self.study = self._journal(name) if storage is None else stored_study(storage, name)
         self.ledger = self._ledger()
         self.space = self._space()
 
     # ------------------------------------------------------------------------------ what is on disk
 
-    def _error(self, message: str, help_: str = "") -> CheckpointError:
-        return CheckpointError("C903", message, self.path, help_)
-
-    def _read(self, name: str) -> bytes | None:
-        if self.storage is not None:
-            return self.storage.get([name])[name] if name in self.names else None
-        path = self.path / name
-        try:
-            return path.read_bytes() if path.is_file() else None
-        except OSError as error:
-            raise self._error(f"can't be read: {error.strerror}") from error
-
-    def _json(self, name: str) -> dict[str, Any] | None:
-        if (raw := self._read(name)) is None:
-            return None
-        try:
-            found = json.loads(raw)
-        except ValueError as error:
-            raise self._error(f"has a broken {name}: {error}") from error
-        if not isinstance(found, dict):
-            raise self._error(f"has a broken {name}: that is no object")
-        return found
-
-    def _study(self) -> Study:
-        where, name = self.record.get("storage"), self.record.get("study", "gptailor")
+    def _journal(self, name: str) -> Study:
+        """Return the study in RUN's journal. Raises CheckpointError C903."""
+        if self.files.storage is not None:
+            lines = ObjectJournal(self.files.storage, JOURNAL).read_logs(0)
+        elif (raw := self.files.read(JOURNAL)) is not None:
+            lines = journal_lines(raw, self.files.path)
+        elif self.record.storage is not None:
+            message = f"has no {JOURNAL}: its run.json names a storage, which is not opened for it"
+            help_ = "report --storage URL reads a SQLite study that you name"
+            raise self.files.error(message, help_)
+        else:
+            help_ = "a search writes it with its first trial"
+            raise self.files.error(f"has no {JOURNAL}", help_)
         try:
             with quiet():
-                found = optuna.load_study(study_name=name, storage=self._storage_of(where))
-            return Study(found, self.path, lambda genome: ({}, {}))
-        except CheckpointError:
-            raise
-        except Exception as error:  # storages are of many makers, who raise what they like
-            said = str(error).strip().partition("\n")[0] or type(error).__name__
-            message = f"has no study that can be read{f' in {where}' if where else ''}: {said}"
-            message = re.sub(r"://[^/@\s]*@", "://…@", message)  # of whom pages are shown: nobody
-            raise self._error(message) from error
-
-    def _storage_of(self, where: str | None) -> JournalStorage | str:
-        if where is not None:
-            file = where.removeprefix("sqlite:///")
-            if file != where and not Path(file).exists():  # Optuna would make an empty one
-                raise self._error(f"has its study in {where}, which isn't here")
-            return where
-        if self.storage is not None:
-            return JournalStorage(ObjectJournal(self.storage, JOURNAL))
-        if (raw := self._read(JOURNAL)) is None:
-            raise self._error(f"has no {JOURNAL}", "a search writes it with its first trial")
-        return JournalStorage(JournalLines(raw))
+                return read_study(JournalStorage(JournalLines(lines)), name, self.files.path)
+        except Exception as error:  # a stranger's journal, which Optuna replays
+            raise refusal(error, lines, name, self.files.path) from error
 
     def _ledger(self) -> Ledger:
-        full = int(str(self.study.notes.get("samples", "1")).rpartition("..")[2])
-        wanted = self.record["objectives"]
-        prefer = self.record.get("prefer")
+        wanted, prefer = self.record.objectives, self.record.prefer
         number = wanted.index(prefer) if prefer in wanted else None
-        ledger = Ledger(self._aims(), full, number)
+        ledger = Ledger(self.record.aims, self.study.typed.full, number)
         self.study.recall(ledger)
+        summary = self.summary
+        if summary is not None and (
+            summary.objectives != ledger.aims or summary.trials > len(ledger.trials)
+        ):
+            message = f"is of another search than {JOURNAL}"
+            place = self.files.path / f"{SUMMARY}.json"
+            raise CheckpointError("C903", message, place, WRITTEN_ANEW)
         return ledger
 
-    def _aims(self) -> tuple[Aim, ...]:
-        """As the search wrote them down; older ones did so in the end."""
-        said = self.record.get("aims") or (self.summary or {}).get("objectives")
-        if said:
-            return tuple(Aim(**one) for one in said)
-        found = []
-        for words in self.record["objectives"]:
-            direction, _, name = words.partition(" ")
-            spec = OBJECTIVES[name.partition("(")[0]]
-            found.append(Aim(name, direction, "base", "", spec.unit, spec.by != "samples"))
-        return tuple(found)
-
     def _space(self) -> Space | None:
-        raw, layers = self._read(SPACE), self.record.get("layers")
-        if raw is None or layers is None:
-            self.missing.append(
-                "The search is of a version that doesn't write down what it searches, as"
-                " space.tailor: only plans that it handed over have a text here, and what layers do"
-                " isn't known."
-                " The same search command writes it, without another trial."
-            )
+        text = self.files.text(SPACE)
+        if text is None:
+            self.missing.append(_NO_SPACE)
             return None
         try:
-            plan = loads(raw.decode(), folder=self.path, name=SPACE)
-            space = space_of(plan, layers, self.record["tied"])
+            plan = loads(text, folder=self.files.path, name=SPACE)
+            space = space_of(plan, self.record.layers, self.record.tied)
         except TailorError as error:
             self.missing.append(f"space.tailor can't be used: {error}")
             return None
-        sizes = (len(space.bits), len(space.picks), len(space.reals))
-        told = self.ledger.trials[:1]
-        if told and tuple(map(len, told[0].request.genome)) != sizes:
+        if not all(fits(space, trial.request.genome) for trial in self.ledger.trials):
             self.missing.append("space.tailor is of another search: its plans aren't shown.")
             return None
         return space
@@ -196,9 +158,10 @@ class _Reading:
         plans = {} if space is None else _plans(space, ledger)
         scale = LossScale(ledger)
         losses = {t.number: loss for t in ledger.trials if (loss := scale.of(t)) is not None}
-        sizes = self._sizes(plans)
+        written = self.files.record(RunSizes, SIZES)
+        sizes = _sizes(written, plans)
         line = partial(self._trial, plans, scale, sizes)
-        front = [row["trial"] for row in self.summary["front"]] if self.summary else None
+        front = None if self.summary is None else [row.trial for row in self.summary.front]
         found = {digest: layer_states(plan.slots) for digest, plan in plans.items()}
         states = {digest: row for digest, row in found.items() if row is not None}
         whole = [
@@ -208,20 +171,19 @@ class _Reading:
         ]
         scan = None if space is None else scanned(space, ledger)
         return RunReport(
-            run=str(self.shown),
+            run=str(self.files.shown),
             record=self.record,
             objectives=self._objectives(),
             judging=ledger.judging,
             loss_unit=scale.unit,
             full=ledger.full,
-            layers=self.record.get("layers"),
-            base=self._base_size(),
+            layers=self.record.layers,
+            base=ReportedSize(self.record.layers) if written is None else _reported(written.base),
             trials=[line(trial) for trial in ledger.trials],
             front=tuple(front if front is not None else [t.number for t in ledger.front()]),
             summary=self.summary,
             space=None if space is None else format_plan(space.plan),
-            blocks=self._blocks() if scan is None else scan.blocks,
-            blocks_about=self._blocks_about(None if scan is None else scan.samples),
+            blocks=scan or self.files.record(BlockScan, f"{BLOCKS}.json"),
             windows=[]
             if space is None
             else window_losses(space, whole, {t.number: losses[t.number][0] for t in whole}),
@@ -231,10 +193,11 @@ class _Reading:
         )
 
     def _objectives(self) -> list[ReportedObjective]:
-        ledger, notes = self.ledger, self.study.notes.get(HELD_OUT, {})
+        ledger = self.ledger
         values = ledger.references.get(ledger.full)
-        held = notes.get(held_key(None), {}).get("values")
-        many = (self.summary or {}).get("held") or [0] * len(ledger.aims)
+        base = scores_in(self.study.typed.held_out.get(held_key(None)))
+        held = None if base is None else base.values
+        many = (0,) * len(ledger.aims) if self.summary is None else self.summary.held
         return [
             ReportedObjective(
                 aim.name, aim.short, aim.unit, aim.direction, aim.size,
@@ -243,46 +206,8 @@ class _Reading:
             for i, aim in enumerate(ledger.aims)
         ]  # fmt: skip
 
-    def _sizes(self, plans: Mapping[str, Resolved]) -> dict[str, ReportedSize]:
-        """Of each plan, by its digest: as written down, else as plans of as many layers have it."""
-        said = (self._json(SIZES) or {}).get("plans", {})
-        known = {digest: ReportedSize(**one) for digest, one in said.items()}
-        if not said:  # of a version before
-            for row in (self.summary or {}).get("sizes", ()):
-                size = ReportedSize(**{name: row[name] for name in ReportedSize.__annotations__})
-                known[self.ledger.trials[row["trial"]].plan] = size
-        alike: dict[int, set[ReportedSize]] = {}
-        for one in known.values():
-            alike.setdefault(one.layers, set()).add(one)
-        for digest, plan in plans.items():
-            if digest not in known:
-                count = len(plan.kept)
-                [*same] = alike.get(count, ())
-                known[digest] = same[0] if len(same) == 1 else ReportedSize(count)
-        return known
-
-    def _base_size(self) -> ReportedSize | None:
-        said = (self._json(SIZES) or {}).get("base")
-        if said is not None:
-            return ReportedSize(**said)
-        layers = self.record.get("layers")
-        return None if layers is None else ReportedSize(layers)
-
-    def _blocks(self) -> list[MappedBlock]:
-        return [
-            MappedBlock(**row) for row in (self._json(f"{BLOCKS}.json") or {}).get("blocks", ())
-        ]
-
-    def _blocks_about(self, samples: int | None) -> dict[str, Any] | None:
-        said = self._json("blocks.json")
-        if said is not None:
-            return {"measure": said["measure"], "samples": said["samples"]}
-        return (
-            None if samples is None else {"measure": self.ledger.aims[0].name, "samples": samples}
-        )
-
     def _learned(self) -> list[LayerEffect]:
-        strategy = self.record.get("strategy")
+        strategy = self.record.strategy
         if self.space is None or not self.ledger.trials:
             return []
         if strategy != _LEARNING:
@@ -291,8 +216,9 @@ class _Reading:
                 " effects are those of the trials alone."
             )
             return []
-        measured = self.study.notes.get("measured", {}).get("found", {})
-        prior = measured.get("block influence", {}).get("base")
+        prior = (self.study.typed.measured.found.influence or {}).get("base")
+        if prior is not None and len(prior) != self.space.layers:
+            prior = None
         try:
             return learned_effects(self.space, self.ledger, prior)
         except ImportError as error:
@@ -308,7 +234,7 @@ class _Reading:
         trial: Trial,
     ) -> ReportedTrial:
         request, plan = trial.request, plans.get(trial.plan)
-        unseen = self.study.notes.get(HELD_OUT, {})
+        unseen = self.study.typed.held_out
         held, theirs = (scores_in(unseen.get(held_key(one))) for one in (trial, None))
         lost = scale.of(trial)
         apart = None
@@ -341,9 +267,8 @@ class _Reading:
         )
 
     def _handed(self, trial: Trial) -> str | None:
-        """The text of a plan that the search handed over, with its comment."""
-        raw = self._read(f"{FRONT}/trial-{trial.number:04}.tailor")
-        return None if raw is None else raw.decode()
+        """Return the text of a plan that the search handed over, with its comment."""
+        return self.files.text(front_file(trial.number))
 
 
 def _plans(space: Space, ledger: Ledger) -> dict[str, Resolved]:
@@ -354,6 +279,24 @@ def _plans(space: Space, ledger: Ledger) -> dict[str, Resolved]:
             plan = decode(space, trial.request.genome)
             found[trial.plan] = Resolved(plan, space.layers)
     return found
+
+
+def _reported(size: OutputSize) -> ReportedSize:
+    return ReportedSize(size.layers, size.parameters, size.bytes, size.kv_cache)
+
+
+def _sizes(written: RunSizes | None, plans: Mapping[str, Resolved]) -> dict[str, ReportedSize]:
+    """Return that of each plan, by digest: as written, else as plans of as many layers have it."""
+    known = {} if written is None else {d: _reported(size) for d, size in written.plans.items()}
+    alike: dict[int, set[ReportedSize]] = {}
+    for size in known.values():
+        alike.setdefault(size.layers, set()).add(size)
+    for digest, plan in plans.items():
+        if digest not in known:
+            count = len(plan.kept)
+            [*same] = alike.get(count, ())
+            known[digest] = same[0] if len(same) == 1 else ReportedSize(count)
+    return known
 
 
 def _made(told: Resolved) -> str:

@@ -3,7 +3,6 @@
 import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,21 @@ from gptailor.report.block_map import block_map
 from gptailor.report.found import lost, markdown
 from gptailor.report.layer_view import plan_summary
 from gptailor.report.scores import shown_number
-from gptailor.search.blocks import Scanned, scanned
+from gptailor.report.summary import (
+    BestBlocks,
+    BlockScan,
+    RunSizes,
+    SearchSummary,
+    escaped_control,
+    front_file,
+)
+from gptailor.search.blocks import scanned
+from gptailor.search.conditions import Judged
 from gptailor.search.curve import Sizes, curve
 from gptailor.search.folder import BLOCKS, FRONT, SIZES, START, Folder
-from gptailor.search.pick import BEST, SUMMARY, lock_beside, seen_from
+from gptailor.search.pick import BEST, lock_beside, seen_from
 from gptailor.search.run.trials import Ledger, Trial
+from gptailor.search.run_files import SUMMARY
 from gptailor.search.settings import Settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space
@@ -53,7 +62,7 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
     sizes: Sizes,
     base: Plan,
     on_progress: Callable[[str], None],
-) -> tuple[Path | None, dict[str, Any]]:
+) -> tuple[Path | None, SearchSummary]:
     """The best plan's file, if any plan has a score, and the summary; the rest is in the folder.
 
     The best plan is what was found, or a simpler one that is no worse (`search/verdict.py`). Beside
@@ -76,19 +85,22 @@ def put_results(  # noqa: PLR0913, PLR0917 (what a search has in the end)
         places = [one for one, _ in curve(ledger, sizes)]
         names = {_file(trial): trial for trial in (*ledger.front(), *places)}
         handed = [] if judged is None else [judged.found, judged.best]
-        nearest = (about.get("required") or {}).get("nearest")
+        required: Judged | None = about["required"]
+        nearest = None if required is None else required.nearest
         handed += [] if nearest is None else [ledger.trials[nearest]]
         names |= {_file(trial): trial for trial in handed}
         _put_front(folder, {name: text(one, below) for name, one in names.items()})
         commands = [] if best is None else _commands(best, chosen, space, about)
-        files = {"best_file": f"{folder.shown}/{BEST}", "commands": commands}
-        named = lambda trial: f"{FRONT}/{_file(trial)}"  # noqa: E731
-        said = search_summary(ledger, held, {**about, **files}, judged, sizes, named)
-        known = {digest: one._asdict() for digest, one in sizes.known.items()}
-        folder.put_json(SIZES, {"base": sizes.of_plan(base)._asdict(), "plans": known})
-        if (scan := scanned(space, ledger)) is not None:
-            said["blocks"] = _put_blocks(folder, scan, ledger.aims[0].name)
-        folder.put_json(f"{SUMMARY}.json", said)
+        scan = scanned(space, ledger)
+        more = {
+            "best_file": escaped_control(f"{folder.shown}/{BEST}"),
+            "commands": tuple(commands),
+            "blocks": None if scan is None else _put_blocks(folder, scan),
+        }
+        said = search_summary(ledger, held, {**about, **more}, judged, sizes)
+        known = RunSizes(base=sizes.of_plan(base), plans=dict(sizes.known))
+        folder.put_json(SIZES, known.model_dump(mode="json"))
+        folder.put_json(f"{SUMMARY}.json", said.document())
         folder.put(f"{SUMMARY}.md", markdown(said))
         if best is not None and about["ended"] != "interrupted":
             on_progress(_LOCKING)
@@ -125,18 +137,16 @@ _BLOCKS_SHOWN = 8
 """Blocks of a scan that a summary has."""
 
 
-def _put_blocks(folder: Folder, scan: Scanned, measure: str) -> dict[str, Any]:
-    """The scan's scores and its map in the folder, and what a summary has of it."""
-    about = {"measure": measure, "samples": scan.samples, "scanned": len(scan.blocks)}
-    about |= {"of": scan.whole, "better": sum(block.change < 0 for block in scan.blocks)}
-    rows = [asdict(block) for block in scan.blocks]
-    folder.put_json(f"{BLOCKS}.json", {**about, "blocks": rows})
-    folder.put(f"{BLOCKS}.svg", block_map(scan.blocks, measure, scan.samples))
-    return {**about, "blocks": rows[:_BLOCKS_SHOWN], "map": f"{folder.shown}/{BLOCKS}.svg"}
+def _put_blocks(folder: Folder, scan: BlockScan) -> BestBlocks:
+    """Write the scan's scores and its map into the folder; return what a summary has of it."""
+    folder.put_json(f"{BLOCKS}.json", scan.model_dump(mode="json"))
+    folder.put(f"{BLOCKS}.svg", block_map(scan.blocks, scan.measure, scan.samples))
+    best = {**dict(scan), "blocks": scan.blocks[:_BLOCKS_SHOWN]}
+    return BestBlocks(**best, map=escaped_control(f"{folder.shown}/{BLOCKS}.svg"))
 
 
 def _file(trial: Trial) -> str:
-    return f"trial-{trial.number:04}.tailor"
+    return front_file(trial.number).removeprefix(f"{FRONT}/")
 
 
 def judged_by(  # noqa: PLR0913, PLR0917 (as above)
@@ -152,8 +162,8 @@ def judged_by(  # noqa: PLR0913, PLR0917 (as above)
 
     There is no best one where all were judged, and none meets what is required.
     """
-    required = about.get("required")
-    if required is not None and required["whole"] and not required["met"]:
+    required: Judged | None = about["required"]
+    if required is not None and required.whole and not required.met:
         return None
 
     def on_held(trial: Trial | None) -> Scores | None:
@@ -164,7 +174,8 @@ def judged_by(  # noqa: PLR0913, PLR0917 (as above)
 
     found = ledger.best()
     whole = on_held(None) is not None and found is not None and on_held(found) is not None
-    uncut = held[held_key(None)]["values"] if whole else ledger.references.get(ledger.full)
+    unseen = on_held(None)
+    uncut = unseen.values if whole and unseen else ledger.references.get(ledger.full)
     measure = measure_of(ledger, uncut, chosen.texts)
     large = sizes.of_plan(base).parameters
     return verdict(
@@ -201,7 +212,7 @@ def _comment(
     base, earlier = ledger.references.get(request.samples), ledger.before(trial)
     before = None if earlier is None else earlier.values
     for i, (aim, value, error) in enumerate(scores):
-        gone = lost(aim._asdict(), value, None if base is None else base[i])
+        gone = lost(aim, value, None if base is None else base[i])
         gone += " of the base's" if gone.endswith("%") else ""
         of = f", {gone}" if gone else ""
         was = "" if before is None else f", before {shown_number(before[i])}"

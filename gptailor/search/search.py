@@ -1,11 +1,11 @@
 """What happens in a search: `search` closes an open plan's choices, `search_steps` is its loop."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast, final
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, final
 
 import jax
 
@@ -17,10 +17,10 @@ from gptailor.evaluate.trial import opened
 from gptailor.plan.faults import Fault, TailorError
 from gptailor.plan.plan import Plan
 from gptailor.prepare import ModelPaths
+from gptailor.report.summary import Aim, DrawsAgreement, SearchSummary
 from gptailor.search import folder as runs
 from gptailor.search.conditions import Conditions
 from gptailor.search.evaluate import (
-    MEASURED,
     computing,
     held_out,
     repair_cost,
@@ -32,16 +32,16 @@ from gptailor.search.limits import bounded
 from gptailor.search.repeats import Repeats
 from gptailor.search.results import put_results
 from gptailor.search.run.asking import Asking, WithinBounds
+from gptailor.search.run.notes import AGREEMENT, ENDED, LATE
 from gptailor.search.run.schedule import Budget, Schedule, StartSource
-from gptailor.search.run.study import Naming, Study, agree, open_study
-from gptailor.search.run.trials import STARTS, Aim, Ledger, Trial, read_outcomes
+from gptailor.search.run.study import Naming, Study, agree, open_study, refuse_misfit
+from gptailor.search.run.trials import STARTS, Ledger, Trial, read_outcomes
 from gptailor.search.run.workers import PATIENCE, UnderWay, Workers, interruptible
 from gptailor.search.settings import Flags, Resources, settings
 from gptailor.search.space.decode import decode
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.strategies import strategy_of
 from gptailor.search.summary import aims_of, finalists
-from gptailor.search.verdict import HELD_OUT
 
 if TYPE_CHECKING:
     from gptailor.search.strategies.strategy import Strategy
@@ -50,12 +50,6 @@ _STARTING = 64
 """Room for starting plans beside the budget: as trials on few samples cost less, there are more."""
 _GIVE_UP_AFTER = 8
 """So many trials without a single score end a search."""
-_REPEATS = "repeats"
-"""The study's note of how far searches on other draws of the samples agree."""
-_ENDED = "ended"
-"""The study's note that a budget was spent, and how."""
-LATE = "late"
-"""The study's note of how often the order of asking was given up, for a worker that was stuck."""
 
 Reason = Literal["budget", "exhausted"]
 """Why trials ended: the budget is spent, or the strategy finds nothing new any more."""
@@ -138,10 +132,10 @@ OnEvent: TypeAlias = Callable[[SearchEvent], None]
 @final
 @dataclass(frozen=True)
 class Searched:
-    """Why a search ended, what RUN/summary.json has, and its best plan's file if there is one."""
+    """Why a search ended, its summary, and its best plan's file if there is one."""
 
     ended: Ended
-    summary: Mapping[str, Any]
+    summary: SearchSummary
     best: Path | None
 
 
@@ -193,21 +187,21 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
     where: Resources,
     on_event: OnEvent,
     on_healing: OnHealing | None,
-    repeats: Mapping[str, Any] | None = None,
+    repeats: DrawsAgreement | None = None,
 ) -> Searched:
     """One search; it is over at once where its trials are all told."""
     chosen = settings(plan, flags)
-    record = runs.run_record(plan, chosen, where)
+    begun = runs.begun_with(plan, chosen, where)
     with (
         runs.Folder(run) as folder,
         jax.default_device(jax.devices("cpu")[0]),
         interruptible(on_event) as tell,
     ):
-        runs.refuse_other(folder, record)
+        runs.refuse_other(folder, begun)
         plan, opened_models, faults = opened(plan, models)
         tell(Warned(faults))
-        where = computing(where, opened_models, folder.get_json(runs.SETTINGS))
-        record |= {"dtype": where.dtype}
+        where = computing(where, opened_models, folder.earlier())
+        begun |= {"dtype": where.dtype}
         tied = {name for name, model in opened_models.items() if model.layout.tied}
         whole = space_of(plan, opened_models["base"].layout.count, tied)
         sizes, space, starts_within, within = bounded(whole, opened_models, chosen.requires)
@@ -222,9 +216,10 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
                 folder, space, opened_models, trials.files, chosen, (budget, where)
             ), runs.IDENTITY_WORDS,
         )  # fmt: skip
-        record = runs.put_record(folder, record, plan, opened_models, aims)
+        record = runs.put_record(folder, begun, plan, opened_models, aims)
         ledger = Ledger(aims, budget.full, chosen.prefer)
         study.recall(ledger)
+        refuse_misfit(study, ledger, space)
         say = lambda what, done=0, total=0: tell(Doing(what, done, total))  # noqa: E731
         with workers_of(trials, chosen, where, say) as workers:
             starts, budget = starts_of(space, trials, budget, study, say)
@@ -237,23 +232,24 @@ def _search(  # noqa: PLR0913, PLR0917 (the verb's, and what other draws gave)
             try:
                 for event in search_steps(of, study, ledger, workers):
                     tell(event)
-                ended: Ended = cast(Reason, study.notes[_ENDED]["reason"])
+                assert study.typed.ended is not None, "a search that is over is noted"
+                ended: Ended = study.typed.ended.reason
                 conditions.judge(study, space, ledger, sizes, say)
                 held = held_out(study, space, trials, base, finalists(ledger, sizes), say)
             except KeyboardInterrupt:
-                ended, held = "interrupted", study.notes.get(HELD_OUT, {})
+                ended, held = "interrupted", study.typed.held_out
         if repeats is not None:
-            study.note(_REPEATS, repeats)
+            study.note(AGREEMENT, repeats.model_dump(mode="json"))
+        notes, tried = study.typed, {t.request.origin for t in ledger.of(STARTS)}
         about = {
-            **record, "ended": ended, "samples": budget.full, "held": list(trials.helds),
-            "late": study.notes.get(LATE, 0), "repeats": study.notes.get(_REPEATS),
-            "measured": study.notes.get(MEASURED, {}), **conditions.about(study, ledger),
-            **starts.untried(
-                {t.request.origin for t in ledger.of(STARTS)}, within and within.holds
-            ),
+            **{name: value for name, value in record if name != "aims"},
+            "ended": ended, "samples": budget.full, "held": tuple(trials.helds),
+            "late": notes.late, "repeats": notes.repeats, "measured": notes.measured,
+            "required": conditions.about(study, ledger),
+            **starts.untried(tried, within and within.holds),
         }  # fmt: skip
         best, summary = put_results(folder, space, ledger, held, about, chosen, sizes, base, say)
-        return Searched(summary["ended"], summary, best)
+        return Searched(summary.ended, summary, best)
 
 
 # ---------------------------------------------------------------------------------------- the loop
@@ -293,9 +289,8 @@ def search_steps(
     so long that the study has the note `LATE`. What was told is kept whatever happens. Raises
     SearchError where nothing has a score, and what a judge or the disk raises.
     """
-    about = of.budget.record()
-    ended = study.notes.get(_ENDED, {})
-    if about == {name: ended.get(name) for name in about}:
+    about, ended = of.budget.record(), study.typed.ended
+    if ended is not None and about == {name: getattr(ended, name) for name in about}:
         return
     budget = of.budget
     under_way = UnderWay(ledger, workers.count, of.patience, races=of.races)
@@ -323,7 +318,7 @@ def search_steps(
             break
         _wait(schedule, under_way, study, workers)
         yield from record()
-    study.note(_ENDED, {**about, "reason": "exhausted" if schedule.exhausted else "budget"})
+    study.note(ENDED, {**about, "reason": "exhausted" if schedule.exhausted else "budget"})
 
 
 def _ask(of: SearchSetting, schedule: Schedule, under_way: UnderWay) -> bool:
@@ -351,7 +346,7 @@ def _wait(schedule: Schedule, under_way: UnderWay, study: Study, workers: Worker
     event = workers.next(under_way.longest() if held_up else None)
     if event is None:
         under_way.hurry()
-        study.note(LATE, study.notes.get(LATE, 0) + 1)
+        study.note(LATE, study.typed.late + 1)
     else:
         under_way.take(event)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 from gptailor.lang.parse import read_objective
 from gptailor.lang.words import objective_words, requirement_words
@@ -13,12 +13,11 @@ from gptailor.plan.plan import CountRange, Objective, Plan, Requirement, Search
 from gptailor.plan.registry import OBJECTIVES, STRATEGIES
 from gptailor.plan.walk import drops_by_choice, open_choices
 from gptailor.plan.wishes import with_plain_path
+from gptailor.report.summary import BridgedTrials, escaped_control
 
 TRIALS = 200
 """The budget of a search that nobody gave one."""
 
-BridgedTrials = Literal["each", "from-full", "finalists"]
-"""Which trials are bridged: all, those at full fidelity, or the best ones in the end."""
 BRIDGE: BridgedTrials = "finalists"
 """When trials of a space with bridges are bridged, if nobody says."""
 
@@ -111,7 +110,7 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """What is written down of it."""
-        words = [objective_words(one) for one in self.objectives]
+        words = tuple(escaped_control(objective_words(one)) for one in self.objectives)
         return {
             "objectives": words,
             "fidelity": None if self.fidelity is None else "{}..{}".format(*self.fidelity),
@@ -124,7 +123,7 @@ class Settings:
             "heals": self.heals,
             "finalists": self.finalists,
             "race": self.race,
-            "requires": [requirement_words(one) for one in self.requires],
+            "requires": tuple(escaped_control(requirement_words(one)) for one in self.requires),
         }
 
 

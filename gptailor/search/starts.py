@@ -301,11 +301,12 @@ class Starts:
             found.append("greedy removal")
         return found
 
-    def untried(self, tried: Collection[str], holds: Holds | None) -> dict[str, list[str]]:
+    def untried(self, tried: Collection[str], holds: Holds | None) -> dict[str, tuple[str, ...]]:
         """What a summary has of it: `left_out` for want of room, and what is `beyond` bounds."""
         beyond, every = self._beyond(holds), len(self._cuts) if drops_some(self.space) else 0
         some = [f"{len(beyond.windows)} of {every} windows"] if beyond.windows else []
-        return {"left_out": self.left_out(tried, beyond), "beyond": [*beyond.names, *some]}
+        left_out = tuple(self.left_out(tried, beyond))
+        return {"left_out": left_out, "beyond": (*beyond.names, *some)}
 
     def _beyond(self, holds: Holds | None) -> Beyond:
         if holds is None:

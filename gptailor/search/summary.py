@@ -1,7 +1,7 @@
 """What a search's result says: `search_summary`, for files, people and programs."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import NormalDist, fmean, stdev
@@ -10,13 +10,29 @@ from typing import Any
 from gptailor.plan.plan import Objective
 from gptailor.plan.registry import OBJECTIVES
 from gptailor.plan.stage import STAGES
+from gptailor.report.summary import (
+    Aim,
+    BaseScores,
+    HeldOutFailure,
+    HeldOutResult,
+    HeldOutScores,
+    MeasuredCosts,
+    RandomDraws,
+    RequiredRecord,
+    SearchSummary,
+    SizeRow,
+    SummaryRow,
+    escaped_control,
+    front_file,
+)
+from gptailor.search.conditions import Judged
 from gptailor.search.curve import Sizes, curve, lost_share, lost_units, quality
+from gptailor.search.run.notes import HeldFailureNote, MeasuredNote
 from gptailor.search.run.trials import (
     BESIDE,
     FINAL,
     RANDOM,
     STARTS,
-    Aim,
     Ledger,
     LossScale,
     Trial,
@@ -38,8 +54,9 @@ def aims_of(
         label = one.name
         if names.count(one.name) > 1:
             label = f"{one.name} {_about(one)}".strip()
-        spec = OBJECTIVES[one.name]
-        found.append(Aim(name, direction, scale, label, spec.unit, spec.by != "samples"))  # type: ignore[arg-type] # as literals
+        spec, words = OBJECTIVES[one.name], (escaped_control(name), escaped_control(label))
+        named = (words[0], direction, scale, words[1], spec.unit, spec.by != "samples")
+        found.append(Aim(*named))  # type: ignore[arg-type] # as literals
     labels = [aim.label for aim in found]
     return tuple(a._replace(label=a.name) if labels.count(a.label) > 1 else a for a in found)
 
@@ -56,27 +73,28 @@ def search_summary(
     about: Mapping[str, Any],
     verdict: Verdict | None,
     sizes: Sizes,
-    file_of: Callable[[Trial], str],
-) -> dict[str, Any]:
-    """The whole; `about` is what the search was of and how it ended."""
+) -> SearchSummary:
+    """Return the whole; `about` is what the search was of and how it ended."""
     row, drawn = partial(_row, ledger, held), drawn_plans(ledger)
-    values = ledger.references.get(ledger.full)
     found, best = (None, None) if verdict is None else (verdict.found, verdict.best)
     places = []
     for trial, size in curve(ledger, sizes):
         chosen = best if best is not None and trial is found and sizes.of(best) == size else trial
-        lost = {"share": lost_share(ledger, chosen), "nats": lost_units(ledger, chosen)}
-        place = {**(row(chosen) or {}), **size._asdict(), "file": file_of(chosen), **lost}
-        places.append({**place, "loss": quality(ledger, chosen)})
-    costs = about.get("measured", {})
-    measured = {name: costs.get(name, 0.0) for name in ("evaluations", "seconds")}
+        place = {
+            **size._asdict(),
+            "file": front_file(chosen.number),
+            "share": lost_share(ledger, chosen),
+            "nats": lost_units(ledger, chosen),
+            "loss": quality(ledger, chosen),
+        }
+        places.append(SizeRow(**_scores_of(ledger, held, chosen), **place))
+    costs: MeasuredNote = about["measured"]
     asked = {trial.request.samples for trial in ledger.trials}
     stopped = [t for t in ledger.trials if t.stopped is not None and t.same_as is None]
-    measured["base"] = round(math.fsum(samples / ledger.full for samples in asked), 3)
-    return {
+    whole = {
         **about,
-        "objectives": [aim._asdict() for aim in ledger.aims],
-        "judging": list(ledger.judging),
+        "objectives": ledger.aims,
+        "judging": ledger.judging,
         "loss_unit": LossScale(ledger).unit,
         "trials": len(ledger.trials),
         "cost": round(ledger.cost(), 3),
@@ -85,44 +103,43 @@ def search_summary(
         "spared": round(sum(t.request.samples / ledger.full - t.share for t in stopped), 3),
         "failed": sum(trial.values is None for trial in ledger.trials),
         "seconds": round(math.fsum(trial.seconds for trial in ledger.trials), 1),
-        "measured": measured,
-        "base": {"values": None if values is None else list(values), "held": held_row(held, None)},
+        "measured": MeasuredCosts(
+            evaluations=costs.evaluations,
+            seconds=costs.seconds,
+            base=round(math.fsum(samples / ledger.full for samples in asked), 3),
+        ),
+        "base": BaseScores(values=ledger.references.get(ledger.full), held=held_row(held, None)),
         "verdict": None if verdict is None else verdict.record(),
-        "found": row(found),
-        "best": row(best),
-        "front": [row(trial) for trial in ledger.front()],
-        "sizes": places,
-        "starts": [row(trial) for trial in best_starts(ledger)],
-        "final": [row(trial) for trial in ledger.of(FINAL)],
-        "random": {
-            "trials": len(drawn),
-            "whole": bool(ledger.of(BESIDE)),
-            "best": row(ledger.best(drawn)),
-            "expected": expected(ledger, drawn),
-        },
-        "repeats": about.get("repeats"),
-        "required": _required(ledger, about.get("required"), best, file_of),
+        "found": None if found is None else row(found),
+        "best": None if best is None else row(best),
+        "front": tuple(map(row, ledger.front())),
+        "sizes": tuple(places),
+        "starts": tuple(map(row, best_starts(ledger))),
+        "final": tuple(map(row, ledger.of(FINAL))),
+        "random": RandomDraws(
+            trials=len(drawn),
+            whole=bool(ledger.of(BESIDE)),
+            best=None if (luckiest := ledger.best(drawn)) is None else row(luckiest),
+            expected=expected(ledger, drawn),
+        ),
+        "required": _required(ledger, about.get("required"), best),
     }
+    return SearchSummary(**whole)
 
 
-def _required(
-    ledger: Ledger,
-    said: Mapping[str, Any] | None,
-    best: Trial | None,
-    file_of: Callable[[Trial], str],
-) -> dict[str, Any] | None:
-    """What was required, and what the best plan has of it; the nearest one, where none meets it."""
-    if said is None:
+def _required(ledger: Ledger, judged: Judged | None, best: Trial | None) -> RequiredRecord | None:
+    """Return what was required, and what the best plan has of it, or else the nearest plan."""
+    if judged is None:
         return None
-    nearest = None if said["nearest"] is None else ledger.trials[said["nearest"]]
+    nearest = None if judged.nearest is None else ledger.trials[judged.nearest]
     shown = best or nearest
-    return {
-        "judged": said["judged"],
-        "whole": said["whole"],
-        "met": said["met"],
-        "nearest": None if nearest is None else file_of(nearest),
-        "rows": [] if shown is None else said["rows"].get(held_key(shown), []),
-    }
+    return RequiredRecord(
+        judged=judged.plans,
+        whole=judged.whole,
+        met=judged.met,
+        nearest=None if nearest is None else front_file(nearest.number),
+        rows=() if shown is None else tuple(judged.rows.get(held_key(shown), ())),
+    )
 
 
 def finalists(ledger: Ledger, sizes: Sizes) -> list[Trial]:
@@ -158,30 +175,35 @@ def drawn_plans(ledger: Ledger) -> list[Trial]:
     return beside or [t for t in ledger.of(RANDOM) if t.same_as is None]
 
 
-def held_row(held: HeldOut, trial: Trial | None) -> dict[str, Any] | None:
-    """Held-out scores without those of each sample."""
-    found = held.get(held_key(trial))
-    if found is None:
+def held_row(held: HeldOut, trial: Trial | None) -> HeldOutResult | None:
+    """Return held-out scores without those of each sample."""
+    note = held.get(held_key(trial))
+    if note is None:
         return None
-    return {name: value for name, value in found.items() if name != "per_sample"}
+    if isinstance(note, HeldFailureNote):
+        return HeldOutFailure(failure=note.failure)
+    return HeldOutScores(values=note.values, stderrs=note.stderrs)
 
 
-def _row(ledger: Ledger, held: HeldOut, trial: Trial | None) -> dict[str, Any] | None:
-    if trial is None:
-        return None
-    before = ledger.before(trial)
+def _row(ledger: Ledger, held: HeldOut, trial: Trial) -> SummaryRow:
+    return SummaryRow(**_scores_of(ledger, held, trial))
+
+
+def _scores_of(ledger: Ledger, held: HeldOut, trial: Trial) -> dict[str, Any]:
+    """Return what all rows have of a trial."""
+    before, lost = ledger.before(trial), LossScale(ledger).of(trial)
     return {
         "trial": trial.number,
         "origin": trial.request.origin,
         "samples": trial.request.samples,
         "seconds": round(trial.seconds, 1),
         "stage": trial.request.stage,
-        "before": None if before is None or before.values is None else list(before.values),
-        "values": None if trial.values is None else list(trial.values),
+        "before": None if before is None else before.values,
+        "values": trial.values,
         "failure": None if trial.failure is None else str(trial.failure),
         "stderrs": json_numbers(trial.stderrs),
         "retained": json_numbers(ledger.retained(trial)),
-        "lost": None if (lost := LossScale(ledger).of(trial)) is None else lost[0],
+        "lost": None if lost is None else lost[0],
         "held": held_row(held, trial),
     }
 

@@ -7,13 +7,15 @@ no more than two standard errors better is no better, and then the simpler plan 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias, final
+from typing import NamedTuple, TypeAlias, final
 
 from gptailor.evaluate.outcome import PerSample, paired_difference
 from gptailor.lang.format import format_plan
 from gptailor.plan.plan import Plan
-from gptailor.search.run.scores import PerObjective, per_sample_from_json
-from gptailor.search.run.trials import STARTS, Aim, Ledger, Trial
+from gptailor.report.summary import Aim, BaseRecord, RivalRecord, VerdictRecord
+from gptailor.search.run.notes import HeldNote, HeldScoresNote
+from gptailor.search.run.scores import PerObjective
+from gptailor.search.run.trials import STARTS, Ledger, Trial
 from gptailor.search.run.workers import BASE
 
 SURE = 2.0
@@ -22,10 +24,7 @@ MOST_STARTS = 8
 """Starting plans that what was found is compared with: the best ones."""
 
 
-HELD_OUT = "held out"
-"""The study's note of held-out scores, so that each is made once."""
-
-HeldOut: TypeAlias = Mapping[str, Any]
+HeldOut: TypeAlias = Mapping[str, HeldNote]
 """Held-out scores by `held_key`."""
 
 
@@ -58,10 +57,10 @@ class Gain(NamedTuple):
         """Whether it is better by more than chance."""
         return self.value > SURE * self.stderr
 
-    def record(self) -> dict[str, Any]:
-        """As a summary has it; JSON has no infinity."""
-        finite = self.stderr if math.isfinite(self.stderr) else None
-        return {"gain": self.value, "stderr": finite}
+    @property
+    def finite_error(self) -> float | None:
+        """The standard error as JSON has it, which has no infinity."""
+        return self.stderr if math.isfinite(self.stderr) else None
 
 
 @final
@@ -174,28 +173,36 @@ class Verdict:
         """Whether it is better than every starting plan."""
         return self.against is not None and self.against[1].sure
 
-    def record(self) -> dict[str, Any]:
-        """As a summary has it."""
+    def record(self) -> VerdictRecord:
+        """Return it as a summary has it."""
         against, base = None, None
         if self.against is not None:
             trial, gain = self.against
-            against = {"origin": trial.request.origin, "trial": trial.number, **gain.record()}
+            against = RivalRecord(
+                origin=trial.request.origin,
+                trial=trial.number,
+                gain=gain.value,
+                stderr=gain.finite_error,
+            )
         if self.base is not None:
-            better = self.base.sure
-            base = {**self.base.record(), "better": better, "no_larger": self.no_larger}
-        worse = self.against is not None and _reverse(self.against[1]).sure
-        return {
-            "better": self.better,
-            "worse": worse,
-            "itself": self.against is not None and self.against[0] is self.found,
-            "against": against,
-            "starts": self.starts,
-            "held": self.held,
-            "unit": self.measure.unit,
-            "widths": list(self.measure.widths),
-            "numbers": list(self.measure.numbers),
-            "base": base,
-        }
+            base = BaseRecord(
+                gain=self.base.value,
+                stderr=self.base.finite_error,
+                better=self.base.sure,
+                no_larger=self.no_larger,
+            )
+        return VerdictRecord(
+            better=self.better,
+            worse=self.against is not None and _reverse(self.against[1]).sure,
+            itself=self.against is not None and self.against[0] is self.found,
+            against=against,
+            starts=self.starts,
+            held=self.held,
+            unit=self.measure.unit,
+            widths=self.measure.widths,
+            numbers=self.measure.numbers,
+            base=base,
+        )
 
 
 def _reverse(gain: Gain) -> Gain:
@@ -265,12 +272,12 @@ def simplicity(plan: Plan) -> tuple[int, int]:
     return len(plan.models), len(format_plan(plan).splitlines())
 
 
-def scores_in(note: Mapping[str, Any] | None) -> Scores | None:
-    """Scores as a study notes those of held-out samples; None if there are none."""
-    if note is None or "values" not in note:
+def scores_in(note: HeldNote | None) -> Scores | None:
+    """Return the scores that a study notes of held-out samples; None if there are none."""
+    if not isinstance(note, HeldScoresNote):
         return None
-    stderrs = [math.inf if one is None else float(one) for one in note["stderrs"]]
-    return Scores(note["values"], stderrs, per_sample_from_json(note.get("per_sample", ())))
+    stderrs = [math.inf if error is None else error for error in note.stderrs]
+    return Scores(note.values, stderrs, note.each)
 
 
 def scores_of(trial: Trial) -> Scores | None:

@@ -7,8 +7,9 @@ import pytest
 
 import gptailor
 from gptailor.cli.search_view import Lines
+from gptailor.report.summary import Aim
 from gptailor.search.run.schedule import Budget
-from gptailor.search.run.trials import FINAL, SEARCH, Aim, Ledger, Trial, TrialRequest
+from gptailor.search.run.trials import FINAL, SEARCH, Ledger, Trial, TrialRequest
 from gptailor.search.search import Begun, Doing, Estimated, Scored
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import space_of

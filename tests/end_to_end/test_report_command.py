@@ -12,8 +12,9 @@ import pytest
 import gptailor
 from gptailor.plan import extras
 from gptailor.report.page import charts
+from tests.report.test_search_table import document, judged, row
 from tests.said import Run, in_process
-from tests.search.test_reported import run_of
+from tests.search.test_reported import NLL, run_of
 
 PLAN = """\
 # The plan of the test.
@@ -133,16 +134,15 @@ def test_models_that_are_gone_are_said_to_be(run: Run, world: Path) -> None:
     assert "may have more layers than those that the plan names" in found["map"]
 
 
-SUMMARY = {
-    "plan": "space.tailor", "trials": 12, "cost": 9.5, "failed": 0, "hits": 1, "ended": "budget",
-    "objectives": [{"name": "nll", "label": "nll", "unit": "nats", "direction": "minimize",
-                    "size": False, "scale": "base"}],
-    "base": {"values": [2.0], "held": None},
-    "starts": [], "verdict": None, "front": [], "sizes": [], "blocks": None,
-    "required": None, "commands": ["gptailor eval run/best.tailor"],
-    "found": {"trial": 3, "values": [2.25], "stderrs": [0.125], "held": None},
-    "best": {"trial": 3, "values": [2.25], "stderrs": [0.125], "held": None},
-}  # fmt: skip
+HELD = {"values": [2.375], "stderrs": [0.25]}
+ROW = {"trial": 3, "origin": "surrogate", "values": [2.25], "stderrs": [0.125], "held": HELD,
+       "retained": None}  # fmt: skip
+SUMMARY = document(
+    trials=8, held=[8], best=row(2.25, **ROW), found=row(2.25, **ROW), starts=[],
+    base={"values": [2.0], "held": None}, commands=["gptailor eval evil; rm -rf ~"],
+    random={"trials": 0, "whole": False, "best": None, "expected": None},
+    objectives=[NLL._asdict()], verdict=judged(against=None),
+)  # fmt: skip
 
 
 def test_pictures_and_the_plan_itself_are_not_written_over(run: Run, world: Path) -> None:
@@ -186,10 +186,13 @@ def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: P
     assert [*found][:3] == ["scores", "map", "size"]
     assert [*found][-3:] == ["plan", "lock", "again"]
     assert "<td>2.25 ± 0.12</td>" in found["scores"]
-    assert "gptailor eval run/best.tailor" in found["again"]
+    assert "gptailor compile run/best.tailor -o DIR" in found["again"]
+    assert "evil" not in (world / "run.html").read_text()
     values = [row for rows in drawn((world / "run.html").read_text())["scores"]["datasets"].values()
               for row in rows if row["plan"] == "found"]  # fmt: skip
-    assert [(row["value"], row["low"], row["high"]) for row in values] == [(2.25, 2.125, 2.375)]
+    assert [(row["value"], row["low"], row["high"]) for row in values] == [
+        (2.25, 2.125, 2.375), (2.375, 2.125, 2.625)
+    ]  # fmt: skip
 
     shutil.rmtree(world / "base")
     assert run("report", "run", "-o", "gone.html").code == 0
@@ -207,7 +210,9 @@ def test_of_a_search_it_has_base_against_found_and_all_trials(run: Run, world: P
         (("cut.tailor", "-o", "nowhere/new.html"), 3, "there is no such folder"),
         (("cut.tailor", "-o", "new.html", "--model", "code=./math"), 1, "'code'"),
         (("broken.tailor", "-o", "new.html"), 1, "S1"),
-        (("run", "-o", "new.html"), 3, "is not as this version of gptailor writes it"),
+        (("run", "-o", "new.html"), 3, "is damaged: 'version': field required"),
+        (("run", "-o", "new.html", "--storage", "sqlite:///x.db"), 3, "is damaged"),
+        (("cut.tailor", "-o", "new.html", "--storage", "sqlite:///x.db"), 2, "is no RUN"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_is_written(

@@ -182,7 +182,7 @@ def test_an_interrupt_before_plans_are_judged_leaves_the_best_one(
     assert found.ended == "interrupted"
     assert found.best == world / "stopped" / "best.tailor"
     assert found.best.exists()
-    assert found.summary["required"]["judged"] == 0
+    assert found.summary.required.judged == 0
     said = (world / "stopped" / "summary.md").read_text()
     assert "was not judged to the end yet" in said
     assert "meets what is required" not in said
@@ -194,9 +194,9 @@ def test_an_interrupt_before_plans_are_judged_leaves_the_best_one(
     found = find(plan, world / "stopped")
     assert found.best is None
     assert not (world / "stopped" / "best.tailor").exists()
-    nearest = found.summary["required"]["nearest"]
-    front = {f"front/trial-{row['trial']:04}.tailor" for row in found.summary["front"]}
-    assert nearest not in front | {row["file"] for row in found.summary["sizes"]}
+    nearest = found.summary.required.nearest
+    front = {f"front/trial-{row.trial:04}.tailor" for row in found.summary.front}
+    assert nearest not in front | {row.file for row in found.summary.sizes}
     assert (world / "stopped" / nearest).exists()
 
 

@@ -13,6 +13,7 @@ from gptailor.evaluate.outcome import Score, TargetSize
 from gptailor.evaluate.trial import opened
 from gptailor.lang.parse import load
 from gptailor.search.evaluate import computing
+from gptailor.search.run_files import EarlierRun
 from gptailor.search.settings import Resources
 from tests.tiny import tiny_model
 
@@ -73,8 +74,10 @@ def test_a_search_goes_on_in_the_dtype_that_it_was_begun_in(
     models = models_of(plan)
     slow_halves(monkeypatch, True)
     assert computing(Resources(), models, None).dtype == "float32"
-    assert computing(Resources(), models, {"dtype": None}).dtype is None
-    assert computing(Resources(dtype="bfloat16"), models, {"dtype": None}).dtype == "bfloat16"
+    assert computing(Resources(), models, EarlierRun(dtype=None)).dtype is None
+    assert (
+        computing(Resources(dtype="bfloat16"), models, EarlierRun(dtype=None)).dtype == "bfloat16"
+    )
     slow_halves(monkeypatch, False)
     assert computing(Resources(), models, None).dtype is None
-    assert computing(Resources(), models, {"dtype": "float32"}).dtype == "float32"
+    assert computing(Resources(), models, EarlierRun(dtype="float32")).dtype == "float32"

@@ -1,18 +1,28 @@
 """A search's summary as a table and as a page."""
 
+import json
 from typing import Any
 
 import pytest
 
 from gptailor.report.found import markdown, summary_lines
 from gptailor.report.scores import percent, shown_number
+from gptailor.report.summary import Aim, SearchSummary, VerdictRecord
+
+BEGUN: dict[str, Any] = {
+    "version": "0.2.0", "plan": "space.tailor", "fidelity": None, "seed": 0,
+    "strategy": "surrogate", "bridge": None, "prefer": None, "compare_random": False,
+    "heals": False, "finalists": None, "race": True, "requires": [], "device": "cpu",
+    "dtype": None, "storage": None, "study": "gptailor", "layers": 26, "tied": [],
+}  # fmt: skip
+"""What the search was begun with."""
 
 
 def row(value: float, origin: str = "surrogate", **changes: Any) -> dict[str, Any]:
     held = {"values": [value + 0.5], "stderrs": [0.01]}
     said = {"trial": 4, "origin": origin, "samples": 64, "stage": "bare", "values": [value],
-            "stderrs": [0.02], "retained": [2 / value], "lost": value - 2,
-            "held": held}  # fmt: skip
+            "stderrs": [0.02], "retained": [2 / value], "lost": value - 2, "seconds": 0.5,
+            "before": None, "failure": None, "held": held}  # fmt: skip
     return said | changes
 
 
@@ -32,13 +42,28 @@ def judged(**changes: Any) -> dict[str, Any]:
     against = {"origin": "greedy removal", "trial": 2, "gain": 0.25, "stderr": 0.02}
     base = {"gain": -0.5, "stderr": 0.1, "better": False, "no_larger": False}
     found = {"better": True, "worse": False, "itself": False, "against": against, "starts": 2,
-             "held": True, "unit": "nats", "numbers": [0], "base": base}  # fmt: skip
+             "held": True, "unit": "nats", "numbers": [0], "widths": [1.0],
+             "base": base}  # fmt: skip
     return found | changes
 
 
-def said(**changes: Any) -> dict[str, Any]:
+def said(**changes: Any) -> SearchSummary:
+    """Return a summary that went through its file."""
+    return SearchSummary.model_validate_json(json.dumps(document(**changes)))
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    """Return what a summary's file has, with some changes."""
     found: dict[str, Any] = {
-        "plan": "space.tailor",
+        **BEGUN,
+        "samples": 64,
+        "late": 0,
+        "required": None,
+        "left_out": [],
+        "beyond": [],
+        "stopped": 0,
+        "spared": 0.0,
+        "seconds": 2.5,
         "ended": "budget",
         "objectives": [AIM],
         "judging": [0],
@@ -220,6 +245,7 @@ def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
         judging=[0, 1],
         loss_unit="% of the base's score",
         found=row(2.5) | rows,
+        best=row(2.5) | rows,
         random={"trials": 5, "whole": False, "best": None, "expected": 50.0},
         verdict=judged(unit="", held=False, numbers=[0, 1]),
     )
@@ -228,13 +254,14 @@ def test_objectives_of_several_kinds_are_compared_in_shares() -> None:
     assert "mean of 2 objectives)" in text
     assert "60.0 %" in text
     assert "be expected to lose 50 % of the base's score on the mean (found: 30)" in text
-    preferred = found | {"verdict": judged(numbers=[0])}
-    assert 'nll("a.txt") alone)' in "\n".join(summary_lines(preferred, 100))
+    preferred = VerdictRecord.model_validate(judged(numbers=[0]))
+    preferring = found.model_copy(update={"verdict": preferred})
+    assert 'nll("a.txt") alone)' in "\n".join(summary_lines(preferring, 100))
 
 
 def test_the_mean_over_objectives_has_a_table() -> None:
     aims = [AIM, AIM | {"name": 'nll("b.txt")'}]
-    two = {"values": [2.5, 3.5], "stderrs": [0.3, 0.4],
+    two = {"values": [2.5, 3.5], "stderrs": [0.3, 0.4], "retained": None,
            "held": {"values": [3.0, 5.0], "stderrs": [0.06, 0.08]}}  # fmt: skip
     found = said(
         objectives=aims, held=[30, 30], verdict=judged(numbers=[0, 1]),
@@ -250,13 +277,14 @@ def test_the_mean_over_objectives_has_a_table() -> None:
     assert lines[at + 5].split()[2:] == ["3", "±", "0.25", "0.5", "4", "±", "0.05", "1"]
     assert "| found: run/best.tailor | 3 ± 0.25 | 0.5 | 4 ± 0.05 | 1 |" in markdown(found)
     counted = aims[1] | {"direction": "maximize", "unit": "accuracy"}
-    assert "mean of 2 objectives:" not in "\n".join(
-        summary_lines(found | {"objectives": [AIM, counted]}, 100)
-    )
+    unlike = found.model_copy(update={"objectives": (Aim(**AIM), Aim(**counted))})
+    assert "mean of 2 objectives:" not in "\n".join(summary_lines(unlike, 100))
 
 
 def test_one_of_a_thing_is_no_plural() -> None:
-    found = said(trials=1, cost=1, random={"trials": 1, "whole": True, "best": None})
+    drawn = {"trials": 1, "whole": True, "best": None, "expected": None}
+    without: dict[str, Any] = {"found": None, "best": None, "verdict": None, "starts": []}
+    found = said(trials=1, cost=1, random=drawn, **without)
     text = "\n".join(summary_lines(found, 80))
     assert "1 trial at the cost of 1 whole one," in text
     assert "evaluated 1 plan." in text
@@ -273,7 +301,8 @@ def test_a_bound_by_a_model_is_another_on_held_out_samples() -> None:
 
 def test_a_size_has_a_row() -> None:
     size = {"file": "front/trial-0004.tailor", "parameters": 110_000_000, "bytes": 220_000_000,
-            "kv_cache": 18_432, "layers": 24}  # fmt: skip
+            "kv_cache": 18_432, "layers": 24, "share": 0.25, "nats": 0.5,
+            "loss": 0.25}  # fmt: skip
     found = said(sizes=[row(2.5) | size, row(2.25) | size | {"kv_cache": None, "layers": 26}])
     text = list(summary_lines(found, 120))
     at = text.index("quality over size: gptailor pick writes one of these")
@@ -288,7 +317,8 @@ def test_a_size_has_a_row() -> None:
 
 def test_draws_that_disagree_say_so() -> None:
     runs = [{"seed": n, "scores": [[2.5], [2.75], None]} for n in range(3)]
-    repeats = {"runs": runs, "dropped": [4, 4, 5], "dropped_in_all": 2, "kept_in_all": 20,
+    repeats = {"of": "0", "without": [], "pairs": [], "runs": runs,
+               "dropped": [4, 4, 5], "dropped_in_all": 2, "kept_in_all": 20,
                "alike_in_all": 11, "agree": 0}  # fmt: skip
     text = "\n".join(summary_lines(said(repeats=repeats), 80))
     assert "3 draws of the samples, this one first, drop 2 layers alike, of 4 to 5 that" in text

@@ -15,9 +15,10 @@ import gptailor
 from gptailor.evaluate.outcome import Failure, Outcome, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
+from gptailor.report.summary import Aim
 from gptailor.search.run.schedule import Budget, Start, ToldStart
 from gptailor.search.run.study import Naming, Study, open_study
-from gptailor.search.run.trials import Aim, Ledger, Trial, genome_to_json
+from gptailor.search.run.trials import Ledger, Trial, genome_to_json
 from gptailor.search.run.workers import Alone, Done, Found, Lost, Task, WorkerEvent, Workers
 from gptailor.search.search import SearchEvent, SearchSetting, search_steps
 from gptailor.search.space.genome import Genome

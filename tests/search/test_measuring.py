@@ -16,7 +16,8 @@ from gptailor.evaluate.outcome import Outcome, mean
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
 from gptailor.search import evaluate
-from gptailor.search.evaluate import MEASURED, repair_cost, starts_of
+from gptailor.search.evaluate import repair_cost, starts_of
+from gptailor.search.run.notes import MEASURED
 from gptailor.search.run.schedule import Budget
 from gptailor.search.run.study import Study
 from gptailor.search.space.space import Space, space_of

@@ -21,6 +21,7 @@ from gptailor.search.object_journal import ObjectJournal
 from gptailor.search.object_storage import ObjectStorage, local_or_url
 from gptailor.search.run.study import Naming, open_study, quiet
 from gptailor.search.run.workers import Alone
+from gptailor.search.run_files import EarlierRun
 from gptailor.search.search import search as whole_search
 from gptailor.search.settings import Flags
 from tests.search.landscape import NLL, Counting, Search, search, setting, space
@@ -89,7 +90,7 @@ def test_what_is_put_is_there_on_another_machine(
     assert ObjectStorage(url).names() == ["best.tailor.lock", "front/trial-0001.tailor", SETTINGS]
     other_machine(monkeypatch, tmp_path)
     with Folder(url) as run:
-        assert run.get_json(SETTINGS) == {"trials": 3}
+        assert run.earlier() == EarlierRun(trials=3)
         (run.path / "front/trial-0001.tailor").unlink()
         run.send()
     assert ObjectStorage(url).names() == ["best.tailor.lock", SETTINGS]
@@ -190,7 +191,7 @@ search { minimize nll("rows.jsonl") }
     assert {"best.tailor", "best.tailor.lock", "run.json", "start.tailor", "summary.json",
             "summary.md"} <= set(names)  # fmt: skip
     assert not any("digests" in name or name.startswith(".") for name in names)
-    assert found.summary["best_file"] == f"{url}/best.tailor"
+    assert found.summary.best_file == f"{url}/best.tailor"
     (tmp_path / "elsewhere").mkdir()
     best = tmp_path / "elsewhere" / "best.tailor"
     best.write_bytes(ObjectStorage(url).get(["best.tailor"])["best.tailor"])
@@ -198,7 +199,7 @@ search { minimize nll("rows.jsonl") }
     assert prepared.models["base"].checkpoint.folder.resolve() == (tmp_path / "base").resolve()
     other_machine(monkeypatch, tmp_path)
     more = whole_search(plan, url, Flags(trials=9, fidelity=(4, 4)))
-    assert more.summary["trials"] > found.summary["trials"]
+    assert more.summary.trials > found.summary.trials
     with pytest.raises(CheckpointError, match=r"C902.*its seed was") as refused:
         whole_search(plan, url, Flags(trials=9, fidelity=(4, 4), seed=1))
     assert url in str(refused.value)
@@ -224,8 +225,9 @@ def test_a_journal_with_a_hole_is_refused(url: str) -> None:
 
 def test_an_object_that_is_no_journal_is_refused(url: str) -> None:
     ObjectStorage(url).put("study.journal/00000000.jsonl", b"{")
-    with pytest.raises(CheckpointError, match=r"C903.*00000000\.jsonl' is no journal's"):
+    with pytest.raises(CheckpointError, match=r"C903.*line 1 of the journal is damaged") as caught:
         open_study(Folder(url).journal, "gptailor", (NLL,), Naming(space()))
+    assert caught.value.path.name == "00000000.jsonl"
 
 
 def test_lines_are_optunas_own(url: str) -> None:

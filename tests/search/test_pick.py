@@ -4,13 +4,17 @@ from typing import Any
 
 import pytest
 
+from gptailor.report.summary import SizeRow, front_file
 from gptailor.search.pick import Bounds, picked
 
 
-def row(layers: int, loss: float, **changes: Any) -> dict[str, Any]:
+def row(layers: int, loss: float, **changes: Any) -> SizeRow:
     found = {"layers": layers, "parameters": layers * 100, "bytes": layers * 200,
-             "kv_cache": layers, "loss": loss, "share": loss, "nats": 3 * loss}  # fmt: skip
-    return found | changes
+             "kv_cache": layers, "loss": loss, "share": loss, "nats": 3 * loss,
+             "trial": layers, "file": front_file(layers), "origin": "surrogate", "samples": 4,
+             "seconds": 1.0, "stage": "bare", "before": None, "values": (1.0,), "failure": None,
+             "stderrs": (0.1,), "retained": None, "lost": None, "held": None}  # fmt: skip
+    return SizeRow(**found | changes)
 
 
 CURVE = [row(20, 0.5), row(24, 0.1), row(28, 0.02)]
@@ -35,7 +39,7 @@ CURVE = [row(20, 0.5), row(24, 0.1), row(28, 0.02)]
 def test_the_best_that_keeps_to_it_or_the_nearest(bounds: Bounds, layers: int, kept: bool) -> None:
     found = picked(CURVE, bounds)
     assert found is not None
-    assert (found[0]["layers"], found[1]) == (layers, kept)
+    assert (found[0].layers, found[1]) == (layers, kept)
 
 
 def test_what_is_not_known_keeps_to_no_bound() -> None:

@@ -3,13 +3,18 @@
 import json
 import math
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Any
+from urllib.parse import quote
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage, RDBStorage
 
 import gptailor
 from gptailor.checkpoint.files import CheckpointError
@@ -20,16 +25,19 @@ from gptailor.report.page.progress_charts import best_so_far
 from gptailor.report.page.run_report import RunReport
 from gptailor.report.page.run_sections import run_sections
 from gptailor.report.page.section import Section
+from gptailor.report.summary import Aim
 from gptailor.search.effects import layer_states, learned_effects, window_losses
 from gptailor.search.object_storage import ObjectStorage
 from gptailor.search.reported import run_report
+from gptailor.search.run.journal import JournalLines, journal_lines
 from gptailor.search.run.schedule import Budget
-from gptailor.search.run.trials import Aim, Ledger, Trial
+from gptailor.search.run.trials import Ledger, Trial
 from gptailor.search.space.decode import decode
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.hash_random import key_of
 from gptailor.search.space.space import space_of
 from gptailor.search.space.table import sample
+from tests.report.test_search_table import BEGUN
 from tests.search import landscape
 
 NLL, ACCURACY = landscape.NLL._replace(unit="nats"), landscape.ACCURACY
@@ -50,15 +58,12 @@ def run_of(
     found.run()
     (folder / "space.tailor").write_text(landscape.TEXT)
     record = {
-        "plan": "space.tailor",
+        **BEGUN,
         "objectives": [f"{aim.direction} {aim.name}" for aim in aims],
         "aims": [aim._asdict() for aim in aims],
         "layers": LAYERS,
-        "tied": [],
-        "prefer": None,
         "strategy": "drifting",
-        "storage": None,
-        "study": "gptailor",
+        "trials": trials,
     }
     (folder / "run.json").write_text(json.dumps(record))
     return found.ledger
@@ -261,17 +266,24 @@ def test_a_search_that_goes_on_is_left_alone(run: tuple[Path, Ledger]) -> None:
         journal.write_bytes(before)
 
 
-def test_a_run_of_before_has_trials_without_plans(tmp_path: Path) -> None:
+def test_a_run_of_another_version_is_one_message(tmp_path: Path) -> None:
+    run_of(tmp_path, trials=2)
+    record = json.loads((tmp_path / "run.json").read_text())
+    del record["aims"]
+    (tmp_path / "run.json").write_text(json.dumps({**record, "version": "0.1.9"}))
+    with pytest.raises(
+        CheckpointError, match=r"gptailor '0.1.9'.*'aims': field required"
+    ) as caught:
+        run_report(tmp_path)
+    assert (caught.value.code, "writes it anew" in caught.value.help) == ("C903", True)
+
+
+def test_a_run_without_its_space_has_trials_without_plans(tmp_path: Path) -> None:
     run_of(tmp_path, trials=6)
     (tmp_path / "space.tailor").unlink()
-    record = json.loads((tmp_path / "run.json").read_text())
-    for name in ("layers", "tied", "aims"):
-        del record[name]
-    record["objectives"] = ['minimize nll("text.txt")']
-    (tmp_path / "run.json").write_text(json.dumps(record))
     report = run_report(tmp_path)
     assert all(trial.text is None and trial.size is None for trial in report.trials)
-    assert any("doesn't write down what it searches" in one for one in report.missing)
+    assert any("RUN has no space.tailor" in one for one in report.missing)
     made = section(report, "trials")
     assert "isn't known here" in made.words
     assert {row["x"] for row in rows_of(made) if "plan" in row} <= set(range(len(report.trials)))
@@ -293,9 +305,9 @@ def test_sizes_are_those_that_were_written_down(tmp_path: Path) -> None:
     ("name", "raw", "message"),
     [
         ("run.json", None, "holds no search"),
-        ("run.json", b"{", "has a broken run.json"),
+        ("run.json", b"{", "is damaged: expected JSON"),
         ("study.journal", None, "has no study.journal"),
-        ("study.journal", b"[]\n", "has no study that can be read"),
+        ("study.journal", b"[]\n", "line 1 of the journal is damaged"),
     ],
 )
 def test_what_holds_no_search_is_one_message(
@@ -352,8 +364,9 @@ def test_windows_are_means_over_the_plans_without_them(run: tuple[Path, Ledger])
 def test_a_summary_of_another_version_is_one_message(tmp_path: Path) -> None:
     run_of(tmp_path, trials=2)
     (tmp_path / "summary.json").write_text('{"objectives": []}')
-    with pytest.raises(CheckpointError, match="not as this version of gptailor writes it"):
+    with pytest.raises(CheckpointError, match=r"summary\.json") as caught:
         run_report(tmp_path)
+    assert "is damaged: 'version': field required" in caught.value.message
 
 
 def test_plans_that_were_handed_over_have_their_text_without_the_space(tmp_path: Path) -> None:
@@ -374,27 +387,88 @@ def test_five_hundred_trials_fit_a_page(report: RunReport) -> None:
     assert '"trial 499"' in page
 
 
-@pytest.mark.parametrize(
-    ("storage", "said"),
-    [
-        ("postgresql+nothing://me:secret@nowhere/db", "://…@nowhere/db"),
-        ("sqlite:///gone.db", "its study in sqlite:///gone.db, which isn't here"),
-    ],
-)
-def test_a_storage_that_is_not_to_be_had_is_said_without_its_password(
-    run: tuple[Path, Ledger],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    storage: str,
-    said: str,
-) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(run[0], folder)
+def named_storage(run: Path, folder: Path, storage: str) -> None:
+    """Write a copy of a RUN whose `run.json` names a storage."""
+    shutil.copytree(run, folder)
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({**record, "storage": storage}))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="C903") as raised:
+
+
+@pytest.mark.parametrize(
+    "scheme", ["sqlite", "sqlite+pysqlite", "sqlite+pysqlcipher", "postgresql"]
+)
+@pytest.mark.parametrize("journal", [True, False])
+def test_a_storage_that_run_json_names_is_never_opened(
+    run: tuple[Path, Ledger], tmp_path: Path, scheme: str, journal: bool
+) -> None:
+    victim = tmp_path / "victim.db"
+    with closing(sqlite3.connect(victim)) as database:
+        database.execute("create table mine (a)")
+        database.commit()
+    before = victim.read_bytes()
+    for name in ("victim.db", "new.db"):
+        folder = tmp_path / f"run-{name}"
+        named_storage(run[0], folder, f"{scheme}:///{tmp_path}/{name}")
+        if journal:
+            assert len(run_report(folder, learned=False).trials) == len(run[1].trials)
+            continue
+        (folder / "study.journal").unlink()
+        with pytest.raises(CheckpointError, match="names a storage, which is not opened") as caught:
+            run_report(folder)
+        assert "--storage URL" in caught.value.help
+    assert victim.read_bytes() == before
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"victim.db", "run-victim.db", "run-new.db"}
+
+
+def test_a_database_that_the_user_names_is_only_read(
+    run: tuple[Path, Ledger], tmp_path: Path
+) -> None:
+    file = tmp_path / "st%udy {a}.db"
+    lines = journal_lines((run[0] / "study.journal").read_bytes(), run[0])
+    optuna.copy_study(
+        from_study_name="gptailor",
+        from_storage=JournalStorage(JournalLines(lines)),
+        to_storage=RDBStorage(f"sqlite:///file:{quote(str(file))}?uri=true"),
+        to_study_name="copied",
+    )
+    before = file.read_bytes()
+    folder = tmp_path / "run"
+    named_storage(run[0], folder, "sqlite:///other.db")
+    (folder / "study.journal").unlink()
+    url = f"sqlite:///{file}"
+    report = run_report(folder, learned=False, storage=url, study="copied")
+    assert [trial.values for trial in report.trials] == [trial.values for trial in run[1].trials]
+    with pytest.raises(CheckpointError, match="holds no study"):
+        run_report(folder, storage=url)
+    assert file.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, "run"}
+
+
+def test_a_database_without_a_study_stays_as_it_is(
+    run: tuple[Path, Ledger], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.db"
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("create table mine (a)")
+        database.commit()
+    before = file.read_bytes()
+    with pytest.raises(CheckpointError, match="C903"):
+        run_report(run[0], storage=f"sqlite:///{file}")
+    with pytest.raises(CheckpointError, match="there is no such database"):
+        run_report(run[0], storage=f"sqlite:///{tmp_path}/new.db")
+    with pytest.raises(CheckpointError, match="opened to read only") as caught:
+        run_report(run[0], storage="postgresql://me:secret@nowhere/db")
+    assert "secret" not in str(caught.value)
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.db"]
+
+
+@pytest.mark.parametrize("name", ["run.json", "study.journal", "space.tailor"])
+def test_a_link_out_of_run_is_refused(run: tuple[Path, Ledger], tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    shutil.move(folder / name, tmp_path / "outside")
+    (folder / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(CheckpointError, match=f"holds '{name}', which leads out of it"):
         run_report(folder)
-    assert said in str(raised.value)
-    assert "secret" not in str(raised.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]

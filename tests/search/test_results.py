@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gptailor.search.curve import OutputSize
-from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Aim, Ledger, Trial, TrialRequest
+from gptailor.report.summary import Aim, OutputSize
+from gptailor.search.run.trials import RANDOM, SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.search.space.genome import Genome
 from gptailor.search.summary import ENOUGH, best_starts, expected, finalists
 

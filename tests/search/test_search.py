@@ -16,10 +16,12 @@ import gptailor
 from gptailor.evaluate.outcome import Failure, Score
 from gptailor.plan.plan import Plan
 from gptailor.plan.stage import Stage
+from gptailor.report.summary import Aim
+from gptailor.search.run.notes import LATE
 from gptailor.search.run.schedule import Budget, Start, ToldStart
-from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Aim, Ledger, Trial
+from gptailor.search.run.trials import BESIDE, FINAL, RANDOM, SEARCH, STARTS, Ledger, Trial
 from gptailor.search.run.workers import Alone, Done, Found, Task, interruptible
-from gptailor.search.search import LATE, Scored, SearchError, SearchEvent, SearchSetting
+from gptailor.search.search import Scored, SearchError, SearchEvent, SearchSetting
 from gptailor.search.summary import drawn_plans
 from tests.search.landscape import (
     ACCURACY,
@@ -192,6 +194,8 @@ def test_killed_again_and_again_it_ends_as_if_undisturbed(
     assert record(found.ledger.trials) == record(calm.ledger.trials)
     assert record(found.study.trials()) == record(calm.study.trials())
     assert found.study.notes == calm.study.notes
+    seconds = [[trial.seconds for trial in of.trials()] for of in (calm.study, found.study)]
+    assert seconds == [[t.seconds for t in of.ledger.trials] for of in (calm, found)]
 
 
 def test_more_trials_go_on_where_it_ended(tmp_path: Path, chosen: SearchSetting) -> None:

@@ -12,13 +12,15 @@ import pytest
 import gptailor
 from gptailor.evaluate.outcome import PerSample, mean
 from gptailor.plan.plan import Plan
+from gptailor.report.summary import Aim
 from gptailor.search.curve import quality
 from gptailor.search.repeats import Repeats, plans_agreement
-from gptailor.search.run.trials import SEARCH, STARTS, Aim, Ledger, Trial, TrialRequest
+from gptailor.search.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.search.search import Searched
 from gptailor.search.settings import Flags, Resources
 from gptailor.search.space.genome import Genome
 from gptailor.search.verdict import Compared, Scores, measure_of, scores_of, verdict
+from tests.report.test_search_table import said
 from tests.tiny import tiny_model
 
 NOTHING = Genome(np.zeros(1, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.float32))
@@ -110,8 +112,8 @@ def test_what_is_better_than_every_start_is_best() -> None:
     assert (found.best.number, found.found.number, found.starts) == (2, 2, 2)
     assert found.against[0].number == 0
     said = found.record()
-    assert said["against"]["gain"] == pytest.approx(0.1)
-    assert said["base"]["no_larger"] is False
+    assert said.against.gain == pytest.approx(0.1)
+    assert said.base.no_larger is False
 
 
 def test_a_tie_is_the_simpler_plans() -> None:
@@ -121,7 +123,7 @@ def test_a_tie_is_the_simpler_plans() -> None:
     found = judged(of, {0: SIMPLE, 1: WORDY})
     assert not found.better
     assert (found.found.number, found.best.number) == (1, 0)
-    assert found.record()["worse"] is False
+    assert found.record().worse is False
     assert judged(of, {0: WORDY, 1: SIMPLE}).best.number == 1
 
 
@@ -157,7 +159,7 @@ def test_a_simpler_plan_that_loses_to_another_is_not_the_best() -> None:
 def test_where_a_start_is_the_best_nothing_better_was_found() -> None:
     of = ledger(trial(0, STARTS, TEXT), trial(1, SEARCH, TEXT + 1))
     found = judged(of, {0: SIMPLE, 1: SIMPLE})
-    assert found.record()["itself"]
+    assert found.record().itself
     assert found.best.number == 0
     assert not found.better
 
@@ -165,7 +167,7 @@ def test_where_a_start_is_the_best_nothing_better_was_found() -> None:
 def test_without_a_score_there_is_no_verdict() -> None:
     assert judged(ledger(), {}) is None
     alone = judged(ledger(trial(0, SEARCH, TEXT)), {0: SIMPLE})
-    assert alone.record()["against"] is None
+    assert alone.record().against is None
 
 
 def test_sizes_say_nothing_of_how_good_a_plan_is() -> None:
@@ -204,9 +206,9 @@ def test_draws_agree_where_they_drop_and_take_the_same() -> None:
     ]
     texts[2] = texts[2].replace("L0 from math", "L0, L2 from math")
     found = plans_agreement([gptailor.loads(text) for text in texts], 6)
-    assert (found["dropped"], found["dropped_in_all"]) == ([2, 2, 2], 1)
+    assert (found["dropped"], found["dropped_in_all"]) == ((2, 2, 2), 1)
     assert (found["kept_in_all"], found["alike_in_all"]) == (3, 2)
-    assert [pair["dropped"] for pair in found["pairs"]] == [1, 2, 1]
+    assert [pair.dropped for pair in found["pairs"]] == [1, 2, 1]
 
 
 def test_draws_without_a_plan_are_named_and_the_others_compared(tmp_path: Path) -> None:
@@ -217,12 +219,7 @@ def test_draws_without_a_plan_are_named_and_the_others_compared(tmp_path: Path) 
     wishes = 'drop any 1 of L1..L2\nsearch { minimize nll("rows.jsonl"); fidelity 4..4 }\n'
     for number in (1, 2):
         (tmp_path / f"{number}.tailor").write_text(f"{text}drop L{number}\n")
-    said = {
-        "best": {"stage": "bare"},
-        "repeats": None,
-        "objectives": [NLL._asdict()],
-        "verdict": {"widths": [1.0], "numbers": [0], "unit": "nats"},
-    }
+    summary = said(objectives=[NLL._asdict()])
     others = iter([None, tmp_path / "2.tailor"])
     found = Repeats(
         gptailor.loads(text + wishes, folder=tmp_path),
@@ -232,10 +229,10 @@ def test_draws_without_a_plan_are_named_and_the_others_compared(tmp_path: Path) 
         None,
         lambda what: None,
     ).others(
-        Searched("budget", said, tmp_path / "1.tailor"),
-        lambda *how: Searched("budget", {}, next(others)),
+        Searched("budget", summary, tmp_path / "1.tailor"),
+        lambda *how: Searched("budget", summary, next(others)),
     )
     assert found is not None
-    assert found["without"] == [1]
-    assert [run["seed"] for run in found["runs"]] == [0, 2]
-    assert found["dropped"] == [1, 1]
+    assert found.without == (1,)
+    assert [run.seed for run in found.runs] == [0, 2]
+    assert found.dropped == (1, 1)

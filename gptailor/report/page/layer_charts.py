@@ -123,9 +123,9 @@ def _effect_chart(
 
 def block_section(report: RunReport) -> Section | None:
     """The scan of blocks that come again: the first layer by the last one."""
-    if not report.blocks or report.blocks_about is None:
+    if report.blocks is None:
         return None
-    blocks, about = report.blocks, report.blocks_about
+    blocks, measure = report.blocks.blocks, report.blocks.measure
     best = min(blocks, key=lambda one: one.change)
     rows = [
         {
@@ -138,12 +138,12 @@ def block_section(report: RunReport) -> Section | None:
     reach = max([0.0, *(-one.change for one in blocks)])
     reach = 100 * max(reach, median(abs(one.change) for one in blocks), 1e-12)
     words = (
-        f"Each block of layers that may come again, alone: {about['measure']} beside the base on"
-        f" the same {about['samples']} samples, in % of the base's score. Below 0 is better; what"
-        " is worse by much has the last colour."
+        f"Each block of layers that may come again, alone: {measure} beside the base on"
+        f" the same {report.blocks.samples} samples, in % of the base's score. Below 0 is better;"
+        " a change for the worse by much has the last colour."
     )
     table = ShownTable(
-        ("block", str(about["measure"]), "beside the base"),
+        ("block", measure, "beside the base"),
         tuple((str(r["name"]), f"{one.value:.4g}", f"{one.change:+.2%}")
               for r, one in zip(rows, blocks, strict=True)),
     )  # fmt: skip

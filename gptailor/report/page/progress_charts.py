@@ -9,6 +9,7 @@ from gptailor.report.page.charts import HUES, INK, MUTED, error_bars, sized
 from gptailor.report.page.run_report import ReportedTrial, RunReport
 from gptailor.report.page.section import Section, ShownTable
 from gptailor.report.scores import bytes_in_words, shown_number
+from gptailor.report.summary import SizeRow
 
 if TYPE_CHECKING:
     import altair as alt
@@ -186,16 +187,16 @@ def _progress_chart(
 
 def curve_section(report: RunReport) -> Section | None:
     """The best plan of each size, which `pick` writes; None where there are fewer than two."""
-    places = [] if report.summary is None else report.summary["sizes"]
+    places = () if report.summary is None else report.summary.sizes
     if len(places) < 2:
         return None
     rows = []
     for place in places:
-        trial = report.trials[place["trial"]]
+        trial = report.trials[place.trial]
         about = {
-            "plan": trial.name, "layers": place["layers"], "parameters": place["parameters"],
-            "made": trial.made or "unknown", "file": place["file"],
-            "pick": f"gptailor pick {shlex.quote(report.run)} --parameters {place['parameters']}",
+            "plan": trial.name, "layers": place.layers, "parameters": place.parameters,
+            "made": trial.made or "unknown", "file": place.file,
+            "pick": f"gptailor pick {shlex.quote(report.run)} --parameters {place.parameters}",
         }  # fmt: skip
         for samples, loss, error in (
             (_SEEN, trial.loss, trial.loss_error),
@@ -216,7 +217,7 @@ def curve_section(report: RunReport) -> Section | None:
         f" the base, in {report.loss_unit}. gptailor pick writes one of them. Bars are one standard"
         " error of a score by itself."
     )
-    texts = {t.name: t.text for p in places if (t := report.trials[p["trial"]]).text}
+    texts = {t.name: t.text for p in places if (t := report.trials[p.trial]).text}
     chart = _curve_chart(rows, f"loss beside the base, {report.loss_unit}")
     return Section("sizes", "Size for quality", words, chart, table, plans=texts)
 
@@ -224,13 +225,13 @@ def curve_section(report: RunReport) -> Section | None:
 _SEEN, _HELD = "the search's own samples", "held out"
 
 
-def _curve_row(report: RunReport, place: Mapping[str, Any]) -> tuple[str, ...]:
-    trial, cache = report.trials[place["trial"]], place["kv_cache"]
+def _curve_row(report: RunReport, place: SizeRow) -> tuple[str, ...]:
+    trial, cache = report.trials[place.trial], place.kv_cache
     return (
-        f"{trial.name} ({place['file']})",
-        str(place["layers"]),
-        f"{place['parameters']:,}",
-        bytes_in_words(place["bytes"]),
+        f"{trial.name} ({place.file})",
+        str(place.layers),
+        f"{place.parameters:,}",
+        bytes_in_words(place.bytes),
         "unknown" if cache is None else bytes_in_words(cache),
         "" if trial.loss is None else shown_number(trial.loss, trial.loss_error),
         "" if trial.held_loss is None else shown_number(trial.held_loss, trial.held_loss_error),

@@ -1,10 +1,10 @@
 """What a report shows of a search: its objectives and trials, and what came of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Literal, final
 
-from gptailor.report.block_map import MappedBlock
+from gptailor.report.summary import BlockScan, RunRecord, SearchSummary
 
 LayerState = Literal["dropped", "kept", "changed"]
 """What became of a layer of the base: it leaves, it is the base's own, or something else."""
@@ -130,19 +130,18 @@ class RunReport:
     """
 
     run: str
-    record: Mapping[str, Any]
+    record: RunRecord
     objectives: Sequence[ReportedObjective]
     judging: tuple[int, ...]
     loss_unit: str
     full: int
-    layers: int | None
-    base: ReportedSize | None
+    layers: int
+    base: ReportedSize
     trials: Sequence[ReportedTrial]
     front: tuple[int, ...]
-    summary: Mapping[str, Any] | None
+    summary: SearchSummary | None
     space: str | None
-    blocks: Sequence[MappedBlock] = ()
-    blocks_about: Mapping[str, Any] | None = None
+    blocks: BlockScan | None = None
     windows: Sequence[WindowLoss] = ()
     effects: Sequence[LayerEffect] = ()
     learned: Sequence[LayerEffect] = ()

@@ -6,24 +6,26 @@ from typing import TYPE_CHECKING, Any
 from gptailor.report.page.charts import HUES, INK, sized
 from gptailor.report.page.section import Section, ShownTable
 from gptailor.report.scores import shown_number
+from gptailor.report.summary import SearchSummary, WithScores
 
 if TYPE_CHECKING:
     import altair as alt
 
 _Said = Mapping[str, Any]
+"""A row of the chart."""
 
 _CALIBRATION, _HELD = "the search's own samples", "held out"
 
 
-def scores_sections(said: _Said) -> list[Section]:
-    """A section for the objectives of each unit, of a search's summary."""
+def scores_sections(summary: SearchSummary) -> list[Section]:
+    """Return a section for the objectives of each unit, of a search's summary."""
     kinds: dict[tuple[str, str], list[int]] = {}
-    for i, aim in enumerate(said["objectives"]):
-        if not aim["size"]:
-            kinds.setdefault((aim["unit"], aim["direction"]), []).append(i)
+    for i, aim in enumerate(summary.objectives):
+        if not aim.size:
+            kinds.setdefault((aim.unit, aim.direction), []).append(i)
     found = []
     for number, ((unit, direction), which) in enumerate(kinds.items()):
-        rows = [row for i in which for row in _rows(said, i)]
+        rows = [row for i in which for row in _rows(summary, i)]
         if rows:
             many = f": {unit or 'score'}" if len(kinds) > 1 else ""
             anchor = "scores" if not number else f"scores-{number + 1}"
@@ -50,25 +52,27 @@ def _section(anchor: str, which: str, unit: str, direction: str, rows: Sequence[
     )
 
 
-def _plans(said: _Said) -> Iterator[tuple[str, _Said]]:
-    yield "base", said["base"]
-    for row in said["starts"][:1]:
+def _plans(summary: SearchSummary) -> Iterator[tuple[str, WithScores]]:
+    yield "base", summary.base
+    for row in summary.starts[:1]:
         yield "best start", row
-    if (best := said["best"] or said["found"]) is not None:
+    if (best := summary.best or summary.found) is not None:
         yield "found", best
 
 
-def _rows(said: _Said, i: int) -> Iterator[dict[str, Any]]:
-    """A row for each plan that has a score by an objective, of each kind of samples."""
-    for name, row in _plans(said):
-        held = row.get("held") or {}
-        for samples, of in ((_CALIBRATION, row), (_HELD, held)):
-            values, errors = of.get("values"), of.get("stderrs")
-            if values is None or values[i] is None:
+def _rows(summary: SearchSummary, i: int) -> Iterator[dict[str, Any]]:
+    """Yield a row for each plan that has a score by an objective, of each kind of samples."""
+    for name, row in _plans(summary):
+        held = row.held_scores
+        unseen = (None, None) if held is None else (held.values, held.stderrs)
+        for samples, (values, errors) in (
+            (_CALIBRATION, (row.values, row.errors)), (_HELD, unseen)
+        ):  # fmt: skip
+            if values is None:
                 continue
             error = None if errors is None else errors[i]
             ends = {} if not error else {"low": values[i] - error, "high": values[i] + error}
-            yield {"objective": said["objectives"][i]["label"], "plan": name, "samples": samples,
+            yield {"objective": summary.objectives[i].short, "plan": name, "samples": samples,
                    "value": values[i], "error": error, **ends,
                    "said": shown_number(values[i], error)}  # fmt: skip
 

@@ -140,7 +140,7 @@ def _power(most: int) -> tuple[int, str]:
 
 
 def _base_mark(report: RunReport, size: ShownAxis) -> dict[str, Any] | None:
-    if report.base is None or size.field == "order":
+    if size.field == "order":
         return None
     if size.field == "layers":
         return {"x": float(report.base.layers), "y": 0.0}

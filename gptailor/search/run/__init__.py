@@ -4,6 +4,8 @@ __all__ = [
     "asking",
     "finalists",
     "incumbent",
+    "journal",
+    "notes",
     "ray_workers",
     "schedule",
     "scores",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 from gptailor.plan.stage import Stage
+from gptailor.report.summary import BridgedTrials
 from gptailor.search.run.asking import TOLD, Asking
 from gptailor.search.run.finalists import chosen_finalists
 from gptailor.search.run.trials import (
@@ -20,7 +21,7 @@ from gptailor.search.run.trials import (
     TrialRequest,
     as_numpy,
 )
-from gptailor.search.settings import BridgedTrials, Settings
+from gptailor.search.settings import Settings
 from gptailor.search.space.genome import Genome
 
 FINALISTS = 5

@@ -4,12 +4,13 @@ import base64
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from gptailor.evaluate.outcome import Outcome, PerSample, Score
+from gptailor.report.summary import ScaleBy
 
 PerObjective = tuple[PerSample | None, ...]
 """The samples of each objective; None where its score is no mean of samples."""
@@ -46,17 +47,24 @@ def _to_json(each: PerSample) -> dict[str, Any]:
     return said
 
 
-def per_sample_from_json(said: Sequence[Mapping[str, Any] | None]) -> PerObjective:
-    """The same samples. Raises KeyError, TypeError or ValueError for what is none."""
-    return tuple(None if each is None else _from_json(each) for each in said)
+def per_sample_from_json(notes: object) -> PerObjective:
+    """Return the same samples. Raises ValueError for other JSON."""
+    if not isinstance(notes, list | tuple):
+        raise ValueError("expected a list of samples")  # noqa: TRY004 (pydantic takes it)
+    return tuple(None if each is None else _from_json(each) for each in notes)
 
 
-def _from_json(each: Mapping[str, Any]) -> PerSample:
-    sums = _numbers(each["sums"], "<f4")
-    counts = [1] * len(sums) if "counts" not in each else _numbers(each["counts"], "<u4")
-    if len(counts) != len(sums):
-        raise ValueError("samples have other counts than sums")
-    return PerSample(tuple(sums), tuple(counts), each.get("exponential", False))
+def _from_json(note: object) -> PerSample:
+    exponential = note.get("exponential", False) if isinstance(note, Mapping) else None
+    if not isinstance(note, Mapping) or not isinstance(exponential, bool):
+        raise ValueError("expected an object with samples")  # noqa: TRY004 (as above)
+    sums = _numbers(note.get("sums"), "<f4")
+    counts = [1] * len(sums) if "counts" not in note else _numbers(note["counts"], "<u4")
+    if len(counts) != len(sums) or not sums:
+        raise ValueError("expected as many counts as sums, and at least one")
+    if 0 in counts or not all(number > -math.inf for number in sums):
+        raise ValueError("expected counts above 0, and sums that are numbers")
+    return PerSample(tuple(sums), tuple(counts), exponential)
 
 
 def _text(numbers: np.ndarray) -> str:
@@ -65,17 +73,24 @@ def _text(numbers: np.ndarray) -> str:
     return base64.b85encode(zlib.compress(planes, 6)).decode()
 
 
-def _numbers(text: str, kind: str) -> list[Any]:
-    try:
-        planes = np.frombuffer(zlib.decompress(base64.b85decode(text)), np.uint8)
-    except zlib.error as error:
-        raise ValueError("samples are torn") from error
+_MOST_BYTES = 2**28
+"""Of the samples of one score, unpacked: a short text can stand for gigabytes."""
+
+
+def _numbers(text: object, kind: str) -> list[Any]:
+    if not isinstance(text, str):
+        raise ValueError("expected samples as text")  # noqa: TRY004 (as above)
     size = np.dtype(kind).itemsize
+    try:
+        packed = zlib.decompressobj()
+        raw = packed.decompress(base64.b85decode(text), _MOST_BYTES)
+    except (ValueError, zlib.error) as error:
+        raise ValueError("samples are torn") from error
+    if not packed.eof or len(raw) % size:
+        raise ValueError("samples are torn")
+    planes = np.frombuffer(raw, np.uint8)
     found: list[Any] = planes.reshape(size, -1).T.copy().view(kind).ravel().tolist()
     return found
-
-
-ScaleBy = Literal["base", "spread"]
 
 
 def normalised(

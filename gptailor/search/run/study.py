@@ -5,7 +5,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, final
@@ -15,12 +15,22 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
 from gptailor.checkpoint.files import CheckpointError, quoted, reason
+from gptailor.checkpoint.records import fault_of
 from gptailor.evaluate.outcome import Failure
-from gptailor.plan.stage import STAGES, Stage
+from gptailor.report.summary import Aim
 from gptailor.search.run import trials as records
-from gptailor.search.run.scores import per_sample_from_json, per_sample_to_json
+from gptailor.search.run.journal import (
+    JournalLine,
+    JournalLines,
+    damaged,
+    first_damaged,
+    journal_lines,
+)
+from gptailor.search.run.notes import BASE_SCORES, HeldScoresNote, StudyNotes, TrialNote
+from gptailor.search.run.scores import per_sample_to_json
 from gptailor.search.space.genome import Active, Gene, Genome, Pick, Real
 from gptailor.search.space.space import Space
 from gptailor.search.space.table import active
@@ -59,9 +69,6 @@ def _value(gene: Gene, found: Any) -> bool | str | float:
     return gene.labels[int(found)] if isinstance(gene, Pick) else bool(found)
 
 
-_BASE = "base"
-"""Notes of the uncut base's scores are called so, and by the number of samples."""
-
 _Direction = Literal["minimize", "maximize"]
 
 Parameters = Callable[[Genome], tuple[dict[str, Any], dict[str, BaseDistribution]]]
@@ -72,13 +79,15 @@ Parameters = Callable[[Genome], tuple[dict[str, Any], dict[str, BaseDistribution
 class Study:
     """Told trials, in their order, and notes about the whole.
 
-    `place` is what messages call it: a file, or a storage's URL.
+    `place` is what messages call it: a file, or a storage's URL. `notes` are JSON, `typed` are
+    those of them that have a meaning.
     """
 
     def __init__(self, study: optuna.Study, place: Path, parameters: Parameters) -> None:
         self.place = place
         self._study = study
         self._parameters = parameters
+        self._typed: StudyNotes | None = None
         with self._reading():
             self._count = len(study.get_trials(deepcopy=False))
             self.notes: dict[str, Any] = dict(study.user_attrs)
@@ -87,8 +96,20 @@ class Study:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:
+        except CheckpointError:
+            raise
+        except Exception as error:  # storages are of many makers, who raise what they like
             raise self.error(f"holds no study of a search: {_said(error)}") from error
+
+    @property
+    def typed(self) -> StudyNotes:
+        """Return the notes that have a meaning. Raises CheckpointError C903 for damaged ones."""
+        if self._typed is None:
+            try:
+                self._typed = StudyNotes.model_validate(self.notes)
+            except ValidationError as error:
+                raise self.error(f"has a damaged note: {fault_of(error)}") from None
+        return self._typed
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -109,7 +130,7 @@ class Study:
         """All that were told, in order."""
         with self._reading():
             frozen = self._study.get_trials(deepcopy=False)
-            told = [_trial(one) for one in frozen]
+        told = [self._trial(trial) for trial in frozen]
         keys = [trial.request.key for trial in told]
         if len(set(keys)) < len(keys):
             raise self.error("holds an evaluation twice; did two searches write into it?")
@@ -127,21 +148,68 @@ class Study:
         with self._writing():
             self._study.set_user_attr(name, value)
         self.notes[name] = value
+        self._typed = None
 
     def note_base(self, samples: int, values: Sequence[float], stderrs: Sequence[float]) -> None:
         """Write down the uncut base's scores on so many samples. Raises C303."""
-        self.note(
-            f"{_BASE} {samples}", {"values": list(values), "stderrs": records.json_numbers(stderrs)}
-        )
+        note = {"values": list(values), "stderrs": records.json_numbers(stderrs)}
+        self.note(f"{BASE_SCORES} {samples}", note)
 
     def recall(self, ledger: records.Ledger) -> None:
-        """Put all that was told into a ledger, and what its values are measured by."""
-        for name, said in self.notes.items():
-            kind, _, samples = name.partition(" ")
-            if kind == _BASE and samples.isdecimal():
-                ledger.references[int(samples)] = tuple(map(float, said["values"]))
+        """Put all that was told into a ledger, and what its values are measured by.
+
+        Raises CheckpointError C903 for scores that aren't by the ledger's objectives.
+        """
+        count = len(ledger.aims)
+        for samples, note in self.typed.bases.items():
+            self._refuse_unlike(f"the base on {samples} samples", note.values, count)
+            for aim, value in zip(ledger.aims, note.values, strict=True):
+                if aim.scale == "base" and value <= 0:
+                    raise self.error(f"has {value:g} as the base's score by {aim.name}: {_ABOVE}")
+            ledger.references[samples] = tuple(map(float, note.values))
+        for key, held in self.typed.held_out.items():
+            if isinstance(held, HeldScoresNote):
+                self._refuse_unlike(f"held-out scores of {quoted(key)}", held.values, count)
         for trial in self.trials():
+            name = f"trial {trial.number}"
+            self._refuse_unlike(name, trial.values, count)
+            if trial.values is not None and trial.samples not in ledger.references:
+                raise self.error(f"has {name} on {trial.samples} samples, and no score of the base")
+            if trial.request.samples > ledger.full:
+                raise self.error(f"has {name} on more samples than the search's {ledger.full}")
             ledger.add(trial)
+
+    def _refuse_unlike(self, name: str, values: Sequence[float] | None, count: int) -> None:
+        if values is not None and len(values) != count:
+            raise self.error(f"has {len(values)} scores of {name}, expected {count}")
+
+    def _trial(self, frozen: FrozenTrial) -> records.Trial:
+        """Return the trial that was written. Raises CheckpointError C903 for a damaged one."""
+        number = frozen.number
+        try:
+            note = TrialNote.model_validate(frozen.user_attrs)
+        except ValidationError as error:
+            raise self.error(f"has a damaged trial {number}: {fault_of(error)}") from None
+        if note.asked_after > number or (note.same_as is not None and note.same_as >= number):
+            raise self.error(f"has trial {number} before the trials that it follows")
+        stderrs = note.stderrs
+        return records.Trial(
+            number=number,
+            request=records.TrialRequest(
+                genome=records.genome_from_json(note.genome.model_dump()),
+                **{name: getattr(note, name) for name in _REQUEST},
+                stage=note.stage,
+            ),
+            plan=note.plan,
+            share=float(note.share),
+            values=None if note.values is None else tuple(map(float, note.values)),
+            stderrs=None if stderrs is None else tuple(map(_infinite, stderrs)),
+            failure=_failure(note.failure),
+            seconds=float(note.seconds),
+            same_as=note.same_as,
+            per_sample=note.per_sample,
+            stopped=note.stopped,
+        )
 
     @property
     def empty(self) -> bool:
@@ -149,10 +217,17 @@ class Study:
         return self._count == 0
 
 
+_ABOVE = "expected a number above 0, by which others are measured"
+
+
+def _infinite(stderr: float | None) -> float:
+    return math.inf if stderr is None else float(stderr)
+
+
 def open_study(
     storage: Path | str | BaseJournalBackend,
     name: str,
-    aims: Sequence[records.Aim],
+    aims: Sequence[Aim],
     parameters: Parameters,
 ) -> Study:
     """The study of that name in a journal, or in a storage by its URL; a new one if none is.
@@ -162,22 +237,80 @@ def open_study(
     """
     place = Path(storage) if isinstance(storage, Path | str) else Path(getattr(storage, "url", "."))
     directions: list[_Direction] = [aim.direction for aim in aims]
+    lines: list[JournalLine] = []
     try:
+        lines = _lines(storage)
         with quiet():
             study = _loaded(_storage(storage), name, directions)
             found = [direction.name.lower() for direction in study.directions]
-            named = study.metric_names or [f"objective {n}" for n in range(1, len(found) + 1)]
+            named = study.metric_names or []
+            if len(named) != len(found):
+                named = [f"objective {n}" for n in range(1, len(found) + 1)]
             if found == directions and study.metric_names is None:
                 study.set_metric_names([aim.name for aim in aims])
+        opened = Study(study, place, parameters)
+        read_whole(opened)
     except OSError as error:
         raise CheckpointError("C303", f"cannot be written: {_said(error)}", place) from error
     except Exception as error:
-        raise CheckpointError("C903", f"holds no study: {_said(error)}", place) from error
+        raise refusal(error, lines, name, place) from error
     if found != directions:
         before = [f"{how} {what}" for how, what in zip(found, named, strict=True)]
         now = [f"{aim.direction} {aim.name}" for aim in aims]
         raise another_search(f"its objectives were {_difference_of_lists(before, now)}", place)
-    return Study(study, place, parameters)
+    return opened
+
+
+def read_study(storage: BaseStorage, name: str, place: Path) -> Study:
+    """Return the study of that name, read as a whole, into which nothing is written."""
+    study = Study(optuna.load_study(storage=storage, study_name=name), place, _nothing)
+    read_whole(study)
+    return study
+
+
+def read_whole(study: Study) -> None:
+    """Read all of a study. Raises CheckpointError C903 for what is damaged."""
+    _ = study.typed
+    study.trials()
+
+
+def refusal(
+    error: Exception, lines: Sequence[JournalLine], name: str, place: Path
+) -> CheckpointError:
+    """Return the refusal of a study that can't be read, by the line of its journal if it has one.
+
+    The line is the last one of the fewest lines that can't be read either.
+    """
+    message = f"holds no study: {_said(error)}"
+    if isinstance(error, CheckpointError):
+        message = error.message
+        if error.code != "C903" or not lines:
+            return error
+
+    def refused(first: Sequence[JournalLine]) -> bool:
+        try:
+            with quiet():
+                storage = JournalStorage(JournalLines(first))
+                with suppress(KeyError):  # no line begins the study yet
+                    read_study(storage, name, place)
+        except Exception:  # noqa: BLE001 (whatever Optuna raises of such lines)
+            return True
+        return False
+
+    if lines and refused(lines):
+        return damaged(first_damaged(lines, refused), message, place)
+    return CheckpointError("C903", message, place)
+
+
+def _nothing(genome: Genome) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:
+    return {}, {}
+
+
+def _lines(storage: Path | str | BaseJournalBackend) -> list[JournalLine]:
+    """Return the lines of a journal; none of another storage."""
+    if isinstance(storage, Path):
+        return journal_lines(mend(storage), storage)
+    return [] if isinstance(storage, str) else list(storage.read_logs(0))
 
 
 def _loaded(storage: BaseStorage | str, name: str, directions: list[_Direction]) -> optuna.Study:
@@ -193,22 +326,24 @@ def _storage(storage: Path | str | BaseJournalBackend) -> BaseStorage | str:
         return storage
     if isinstance(storage, BaseJournalBackend):
         return JournalStorage(storage)
-    mend(storage)
     return JournalStorage(JournalFileBackend(os.path.abspath(storage)))  # noqa: PTH100 (links stay)
 
 
-def mend(journal: Path) -> None:
+def mend(journal: Path) -> bytes:
     """Remove what a dead process left: the torn end of a line, and the lock of a write.
 
-    Optuna reads past a torn end, but the next line would then be part of it.
+    Return what is left. Optuna reads past a torn end, but the next line would then be part of it.
     """
     lock = journal.with_name(journal.name + ".lock")
     if lock.is_symlink():
         lock.unlink()
     if not journal.exists():
-        return
+        return b""
     with journal.open("r+b") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
+        raw = file.read()
+        whole = raw[: raw.rfind(b"\n") + 1]
+        file.truncate(len(whole))
+    return whole
 
 
 @contextmanager
@@ -229,6 +364,8 @@ def _said(error: Exception) -> str:
     if isinstance(error, OSError):
         return reason(error)
     text = str(error).strip().partition("\n")[0]
+    if isinstance(error, KeyError):
+        return f"{text} is missing" if text.isprintable() else "a key is missing"
     return quoted(text) if text else type(error).__name__
 
 
@@ -282,38 +419,6 @@ def _attributes(trial: records.Trial) -> dict[str, Any]:
     if trial.stopped is not None:
         said["stopped"] = trial.stopped
     return said
-
-
-def _trial(frozen: FrozenTrial) -> records.Trial:
-    """The trial that was written; KeyError, TypeError or ValueError for one of somebody else's."""
-    said: Mapping[str, Any] = frozen.user_attrs
-    written = {name: said[name] for name in _REQUEST}
-    values, stderrs = None, None
-    if said.get("values") is not None:
-        values = tuple(map(float, said["values"]))
-        stderrs = tuple(math.inf if one is None else float(one) for one in said["stderrs"])
-    return records.Trial(
-        number=frozen.number,
-        request=records.TrialRequest(
-            genome=records.genome_from_json(said["genome"]), stage=_stage(said), **written
-        ),
-        plan=said["plan"],
-        share=float(said["share"]),
-        values=values,
-        stderrs=stderrs,
-        failure=_failure(said.get("failure")),
-        seconds=float(said["seconds"]),
-        same_as=said.get("same_as"),
-        per_sample=per_sample_from_json(said.get("per_sample", ())),
-        stopped=said.get("stopped"),
-    )
-
-
-def _stage(said: Mapping[str, Any]) -> Stage:
-    """Older studies say whether a trial was `bridged`."""
-    if "stage" not in said:
-        return "bridged" if said["bridged"] else "bare"
-    return STAGES[STAGES.index(said["stage"])]
 
 
 def _failure(said: str | None) -> Failure | None:
@@ -377,3 +482,20 @@ def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
     long = len(text) > 60 and " " not in text
     return quoted(text[:12]) if long else quoted(text, whole=True)
+
+
+def refuse_misfit(study: Study, ledger: records.Ledger, space: Space) -> None:
+    """Raise CheckpointError C903 for a trial whose genome isn't of the space."""
+    for trial in ledger.trials:
+        if not fits(space, trial.request.genome):
+            raise study.error(f"has trial {trial.number} of another space")
+
+
+def fits(space: Space, genome: Genome) -> bool:
+    """Whether a genome has a value that the space knows for each gene."""
+    sizes = (len(space.bits), len(space.picks), len(space.reals))
+    if tuple(map(len, genome)) != sizes:
+        return False
+    return all(
+        0 <= int(n) < len(pick.options) for n, pick in zip(genome.picks, space.picks, strict=True)
+    )

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from jaxtyping import Float
 
 from gptailor.evaluate.outcome import Failure, Outcome
 from gptailor.plan.stage import STAGES, Stage
-from gptailor.search.run.scores import PerObjective, ScaleBy, best, front, normalised, retained
+from gptailor.report.summary import Aim, ScaleBy
+from gptailor.search.run.scores import PerObjective, best, front, normalised, retained
 from gptailor.search.space.genome import Genome
 
 STARTS, RANDOM, SEARCH, FINAL, BESIDE = "start", "random", "search", "final", "beside"
@@ -138,27 +139,6 @@ class EvaluationKey(NamedTuple):
     plan: str
     samples: int
     stage: Stage
-
-
-@final
-class Aim(NamedTuple):
-    """An objective: what it is called, which way is better, and what its scores are measured by.
-
-    `label` tells it from the others in a line, `unit` is that of its scores. A `size` costs no
-    evaluation and says nothing of how good a plan is.
-    """
-
-    name: str
-    direction: Literal["minimize", "maximize"]
-    scale: ScaleBy
-    label: str = ""
-    unit: str = ""
-    size: bool = False
-
-    @property
-    def short(self) -> str:
-        """What it is called in a line."""
-        return self.label or self.name
 
 
 @final

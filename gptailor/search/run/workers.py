@@ -324,7 +324,8 @@ class UnderWay:
         samples = () if read[0] is None else per_objective(outcomes)
         stopped = self._stopped(of, outcomes)
         share = self._share(key) if stopped is None else stopped / self.ledger.full
-        return made(share, *read, seconds, per_sample=samples, stopped=stopped)
+        as_noted = round(seconds, 3)  # so that a search that goes on has the same trials
+        return made(share, *read, as_noted, per_sample=samples, stopped=stopped)
 
     def _stopped(self, of: _Decoded, outcomes: tuple[Outcome, ...]) -> int | None:
         """After how many samples a trial was given up, if it was."""

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import gptailor
+from gptailor.report.summary import Aim
 from gptailor.search.run.finalists import chosen_finalists
-from gptailor.search.run.trials import SEARCH, STARTS, Aim, Ledger, Trial, TrialRequest
+from gptailor.search.run.trials import SEARCH, STARTS, Ledger, Trial, TrialRequest
 from gptailor.search.space.genome import Genome
 from gptailor.search.space.space import Space, space_of
 from gptailor.search.space.table import canonical, coarse, distinct, features

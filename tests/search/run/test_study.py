@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def test_older_trials_say_whether_they_were_bridged(
 def test_an_unknown_stage_is_of_no_search(tmp_path: Path, chosen: SearchSetting) -> None:
     study = study_of(tmp_path, chosen)
     study.add(trial(chosen, 0, request=trial(chosen, 0).request._replace(stage="blessed")))
-    with pytest.raises(CheckpointError, match="holds no study of a search") as caught:
+    with pytest.raises(CheckpointError, match="line 3 of the journal is damaged") as caught:
         study_of(tmp_path, chosen).trials()
     assert caught.value.code == "C903"
 
@@ -240,15 +241,43 @@ def test_a_file_of_something_else_is_refused(
     tmp_path: Path, chosen: SearchSetting, raw: bytes
 ) -> None:
     (tmp_path / "study.journal").write_bytes(raw)
-    with pytest.raises(CheckpointError, match="holds no study") as caught:
+    with pytest.raises(CheckpointError, match="line 1 of the journal is damaged") as caught:
         study_of(tmp_path, chosen).trials()
     assert caught.value.code == "C903"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda line: line[:40] + b"\x00" + line[41:], "expected JSON"),
+        (lambda line: line[: len(line) // 2], "expected JSON"),
+        (lambda line: line.replace(b'"op_code":4', b'"op_code":44'), ""),
+        (lambda line: line.replace(b'"seconds":', b'"seconds":"long","was":'), "'seconds'"),
+        (lambda line: line.replace(b'"datetime_start":"20', b'"datetime_start":"x'), "isoformat"),
+    ],
+)
+def test_a_damaged_line_is_named_and_the_search_goes_on_without_it(
+    tmp_path: Path, chosen: SearchSetting, damage: Callable[[bytes], bytes], message: str
+) -> None:
+    study = study_of(tmp_path, chosen)
+    for number in range(5):
+        study.add(trial(chosen, number))
+    path = tmp_path / "study.journal"
+    lines = path.read_bytes().splitlines()
+    lines[4] = damage(lines[4])
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(CheckpointError, match="line 5 of the journal is damaged") as caught:
+        study_of(tmp_path, chosen)
+    assert message in caught.value.message
+    assert "'head -n 4'" in caught.value.help
+    path.write_bytes(b"\n".join(lines[:4]) + b"\n")
+    assert len(study_of(tmp_path, chosen).trials()) == 2
 
 
 def test_trials_of_somebody_else_are_refused(tmp_path: Path, chosen: SearchSetting) -> None:
     study_of(tmp_path, chosen)
     journal(tmp_path).add_trial(optuna.trial.create_trial(value=1.0))
-    with pytest.raises(CheckpointError, match="holds no study of a search"):
+    with pytest.raises(CheckpointError, match="has a damaged trial 0: 'phase': field required"):
         study_of(tmp_path, chosen).trials()
 
 
@@ -261,6 +290,16 @@ def test_a_study_of_other_directions_is_refused(
     assert caught.value.code == "C902"
     gone = [f"'{a.direction} {a.name}'" for a in three.aims if a not in chosen.aims]
     assert all(one in caught.value.message for one in gone), caught.value.message
+
+
+def test_a_study_of_more_directions_than_names_is_refused(
+    tmp_path: Path, chosen: SearchSetting
+) -> None:
+    study_of(tmp_path, chosen)
+    path = tmp_path / "study.journal"
+    path.write_text(path.read_text().replace('"directions":[1]', '"directions":[1,1]'))
+    with pytest.raises(CheckpointError, match=r"C902.*its objectives were"):
+        study_of(tmp_path, chosen)
 
 
 def test_an_evaluation_that_is_there_twice_is_refused(

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gptailor.report.summary import Aim
 from gptailor.search.run.scores import best, front
-from gptailor.search.run.trials import Aim, Ledger, Trial, TrialRequest
+from gptailor.search.run.trials import Ledger, Trial, TrialRequest
 from gptailor.search.space.genome import Genome
 
 NAN = float("nan")

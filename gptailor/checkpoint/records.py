@@ -1,0 +1,44 @@
+"""JSON of a stranger as typed data: `parse_record`; whatever is wrong is one `CheckpointError`."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from gptailor.checkpoint.files import MAX_JSON, CheckpointError, quoted, shown
+
+_R = TypeVar("_R", bound=BaseModel)
+
+Refuse = Callable[[str], CheckpointError]
+"""An exception of a message about a record."""
+
+
+def parse_record(kind: type[_R], raw: bytes, refuse: Refuse) -> _R:
+    """Return the record that a JSON text holds. Raises what `refuse` makes of the first fault."""
+    if len(raw) > MAX_JSON:
+        raise refuse(f"expected at most {MAX_JSON:,} bytes of JSON, got {len(raw):,}")
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        raise refuse(fault_of(error)) from None
+
+
+def fault_of(error: ValidationError) -> str:
+    """Return the first fault of a record in words: where it is, what was expected, what came."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    said = first["msg"].removeprefix("Value error, ")
+    text = said[:1].lower() + said[1:]
+    if first["type"] == "json_invalid":
+        return f"expected JSON, got {text.removeprefix('invalid JSON: ')}"
+    where = f"{quoted(place)}: " if place else ""
+    return f"{where}{text}{_got(first['type'], first['input'])}"
+
+
+def _got(kind: str, value: Any) -> str:
+    if kind in {"missing", "extra_forbidden", "value_error"} or isinstance(value, dict | list):
+        return ""
+    try:
+        return f", got {shown(value)}"
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        return ""

@@ -1,0 +1,514 @@
+"""A search's result as data: `SearchSummary`, which `search` writes and all others read.
+
+Here are also the other records of RUN that are read back: what a search was begun with
+(`RunRecord`), how large its plans are (`RunSizes`), and its scan of blocks (`BlockScan`).
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias, final
+
+from pydantic import AfterValidator, Field, PlainSerializer, model_validator
+
+from gptailor.plan.plan import LARGEST_LAYER, Closed, Pair, Position, Several
+from gptailor.plan.stage import Stage
+
+MOST = 2**53
+"""The largest count in a record: every larger one is damage, and a float holds those below."""
+
+Tally = Annotated[int, Field(ge=0, le=MOST)]
+Seconds = Annotated[float, Field(ge=0, le=MOST)]
+Cost = Annotated[float, Field(ge=0, le=MOST)]
+"""Evaluations at full fidelity."""
+Seed = Annotated[int, Field(ge=0, le=10**100)]
+TrialNumber = Annotated[int, Field(ge=0, le=10**9)]
+LayerCount = Annotated[int, Field(ge=0, le=LARGEST_LAYER + 1)]
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that steer a terminal, or turn the direction of a line."""
+
+
+def _in_a_line(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError("expected text of one line, got a control character")
+    return text
+
+
+Line = Annotated[str, AfterValidator(_in_a_line)]
+"""Text that a terminal can be shown as it is."""
+
+
+def escaped_control(text: str) -> str:
+    """Return the text with `\\x1b` and the like in the place of control characters."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+LiveDtype = Literal["float32", "float16", "bfloat16"]
+ScaleBy = Literal["base", "spread"]
+AimDirection = Literal["minimize", "maximize"]
+BridgedTrials = Literal["each", "from-full", "finalists"]
+"""Which trials are bridged: all, those at full fidelity, or the best ones in the end."""
+
+
+@final
+class Aim(NamedTuple):
+    """An objective: what it is called, which way is better, and what its scores are measured by.
+
+    `label` tells it from the others in a line, `unit` is that of its scores. A `size` costs no
+    evaluation and says nothing of how good a plan is.
+    """
+
+    name: Line
+    direction: AimDirection
+    scale: ScaleBy
+    label: Line = ""
+    unit: Line = ""
+    size: bool = False
+
+    @property
+    def short(self) -> str:
+        """What it is called in a line."""
+        return self.label or self.name
+
+
+WrittenAim = Annotated[Aim, PlainSerializer(lambda aim: aim._asdict())]
+"""An objective that JSON has as an object."""
+
+
+@final
+class OutputSize(NamedTuple):
+    """How large a plan's output is; `kv_cache` is None where that isn't known."""
+
+    parameters: Tally
+    bytes: Tally
+    kv_cache: Tally | None
+    layers: LayerCount
+
+
+WrittenSize = Annotated[OutputSize, PlainSerializer(lambda size: size._asdict())]
+
+
+# -------------------------------------------------------------------------------- what it was begun
+
+
+class _Begun(Closed):
+    """What a search was begun with; in `run.json` and in the summary."""
+
+    version: Line
+    plan: Line
+    fidelity: Line | None
+    seed: Seed
+    strategy: Line
+    bridge: BridgedTrials | None
+    prefer: Line | None
+    compare_random: bool
+    heals: bool
+    finalists: Tally | None
+    race: bool
+    requires: Several[Line]
+    device: Line
+    dtype: LiveDtype | None
+    storage: Line | None
+    study: Line
+    layers: LayerCount
+    tied: Several[Line]
+
+
+@final
+class RunRecord(_Begun):
+    """What a search was begun with, as `run.json` has it: what a RUN's reader needs to know.
+
+    `trials` is the budget, `objectives` are their words, `aims` what scores are measured by.
+    """
+
+    objectives: Annotated[Several[Line], Field(min_length=1)]
+    trials: Annotated[int, Field(ge=1, le=MOST)]
+    aims: Annotated[Several[WrittenAim], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if len(self.aims) != len(self.objectives):
+            raise ValueError("expected as many aims as objectives")
+        return self
+
+
+@final
+class RunSizes(Closed):
+    """How large the uncut base and a search's plans are, these by their digests."""
+
+    base: WrittenSize
+    plans: dict[str, WrittenSize]
+
+
+@final
+class MappedBlock(NamedTuple):
+    """A block's score, and its change as a share of the base's: below 0 is better."""
+
+    first: Position
+    last: Position
+    value: float
+    change: float
+
+
+WrittenBlock = Annotated[MappedBlock, PlainSerializer(lambda block: block._asdict())]
+
+
+class _Scan(Closed):
+    measure: Line
+    samples: Tally
+    scanned: Tally
+    of: Tally
+    better: Tally
+    blocks: Several[WrittenBlock]
+
+
+@final
+class BlockScan(_Scan):
+    """A scan of blocks that come again: `scanned` blocks of so many, some `better` than the base.
+
+    Scores are by one `measure`, on so many samples.
+    """
+
+
+@final
+class BestBlocks(_Scan):
+    """The best blocks of a scan, and the file that its `map` is in."""
+
+    map: Line
+
+
+# ------------------------------------------------------------------------------------------- scores
+
+
+@final
+class HeldOutScores(Closed):
+    """Scores on samples that the search never saw; an error of None is unknown."""
+
+    values: Several[float]
+    stderrs: Several[float | None]
+
+
+@final
+class HeldOutFailure(Closed):
+    """Why a plan has no score on samples that the search never saw."""
+
+    failure: str
+
+
+HeldOutResult: TypeAlias = HeldOutScores | HeldOutFailure
+
+
+class WithScores(Closed):
+    """The scores of a plan by each objective, None where it has none."""
+
+    values: Several[float] | None
+    held: HeldOutResult | None
+
+    @property
+    def held_scores(self) -> HeldOutScores | None:
+        """The held-out scores, where there are any."""
+        return self.held if isinstance(self.held, HeldOutScores) else None
+
+    @property
+    def errors(self) -> Sequence[float | None] | None:
+        """The standard errors of the values, where they are known."""
+        return None
+
+    def widths(self) -> Iterator[int]:
+        """Yield how many objectives each list of scores has."""
+        lists = [self.values, self.errors]
+        if (held := self.held_scores) is not None:
+            lists += [held.values, held.stderrs]
+        yield from (len(one) for one in lists if one is not None)
+
+
+@final
+class BaseScores(WithScores):
+    """The scores of the uncut base."""
+
+
+class SummaryRow(WithScores):
+    """A trial in a summary. `before` is what its plan scored before it was repaired.
+
+    `retained` is the share of the base's score that is left by each objective, `lost` what is lost
+    on the mean of the objectives.
+    """
+
+    trial: TrialNumber
+    origin: Line
+    samples: Tally
+    seconds: Seconds
+    stage: Stage
+    before: Several[float | None] | None
+    failure: str | None
+    stderrs: Several[float | None] | None
+    retained: Several[float | None] | None
+    lost: float | None
+
+    @property
+    def errors(self) -> Sequence[float | None] | None:
+        """The standard errors of the values, where they are known."""
+        return self.stderrs
+
+    def widths(self) -> Iterator[int]:
+        """Yield how many objectives each list of scores has."""
+        yield from super().widths()
+        yield from (len(one) for one in (self.before, self.retained) if one is not None)
+
+
+FrontFile = Annotated[str, Field(pattern=r"^front/trial-[0-9]{4,9}\.tailor$")]
+"""A plan's file below RUN."""
+
+
+def front_file(trial: int) -> str:
+    """Return the file of a trial's plan, as a path below RUN."""
+    return f"front/trial-{trial:04}.tailor"
+
+
+@final
+class SizeRow(SummaryRow):
+    """The best plan of one size: a place on the curve of quality over size.
+
+    `loss` orders the plans; `share` and `nats` are what is lost on the mean of the objectives, as
+    a share of the base's scores and in their unit, None where that says nothing.
+    """
+
+    parameters: Tally
+    bytes: Tally
+    kv_cache: Tally | None
+    layers: LayerCount
+    file: FrontFile
+    share: float | None
+    nats: float | None
+    loss: float
+
+    @model_validator(mode="after")
+    def _has_its_file(self) -> Self:
+        if self.file != front_file(self.trial):
+            raise ValueError(f"expected the file {front_file(self.trial)!r}")
+        return self
+
+
+# ------------------------------------------------------------------------------------------ verdict
+
+
+class GainRecord(Closed):
+    """How much better a plan is than another, and its standard error; None is infinite."""
+
+    gain: float
+    stderr: Annotated[float, Field(ge=0)] | None
+
+
+@final
+class RivalRecord(GainRecord):
+    """The gain over a starting plan."""
+
+    origin: Line
+    trial: TrialNumber
+
+
+@final
+class BaseRecord(GainRecord):
+    """The gain over the uncut base, and whether the base is no larger."""
+
+    better: bool
+    no_larger: bool
+
+
+@final
+class VerdictRecord(Closed):
+    """What a search's result is worth; see `search/verdict.py`.
+
+    `against` is the starting plan that it is the least better than, of so many `starts`; `numbers`
+    are those of the objectives that were compared, `widths` what their scores are measured by.
+    """
+
+    better: bool
+    worse: bool
+    itself: bool
+    against: RivalRecord | None
+    starts: Tally
+    held: bool
+    unit: Line
+    widths: Several[float]
+    numbers: Annotated[Several[Tally], Field(min_length=1)]
+    base: BaseRecord | None
+
+
+# ------------------------------------------------------------------------------- what else it found
+
+
+@final
+class RandomDraws(Closed):
+    """Random plans for comparison. `whole` says that they cost as much as the search.
+
+    `expected` is what the best of as many as the search cost would score.
+    """
+
+    trials: Tally
+    whole: bool
+    best: SummaryRow | None
+    expected: float | None
+
+
+@final
+class MeasuredCosts(Closed):
+    """What was measured beside the trials, and of the `base`, in evaluations on all samples."""
+
+    evaluations: Cost
+    seconds: Seconds
+    base: Cost
+
+
+@final
+class RepeatedDraw(Closed):
+    """What the plans of all draws score on the samples of one, None for a failure."""
+
+    seed: Seed
+    scores: Several[Several[float] | None]
+
+
+@final
+class DrawPair(Closed):
+    """How many layers the plans of two draws drop alike, and make alike."""
+
+    of: Pair[Tally]
+    dropped: LayerCount
+    alike: LayerCount
+
+
+@final
+class DrawsAgreement(Closed):
+    """How far searches on other draws of the samples agree with the first one.
+
+    `of` is a digest of what was compared, `without` are the seeds that found no plan, `agree` is on
+    how many of the other draws the first plan is no worse than theirs.
+    """
+
+    of: Line
+    without: Several[Seed]
+    runs: Annotated[Several[RepeatedDraw], Field(min_length=1)]
+    agree: Tally
+    dropped: Annotated[Several[LayerCount], Field(min_length=1)]
+    dropped_in_all: LayerCount
+    kept_in_all: LayerCount
+    alike_in_all: LayerCount
+    pairs: Several[DrawPair]
+
+    @model_validator(mode="after")
+    def _is_square(self) -> Self:
+        if any(len(run.scores) != len(self.runs) for run in self.runs):
+            raise ValueError("expected a score of each draw's plan on each draw")
+        return self
+
+
+@final
+class RequiredRow(Closed):
+    """A requirement, its bound, and what a plan has of it; the bound of held-out samples too."""
+
+    require: Line
+    bound: float | None
+    value: float | None
+    held: float | None
+    held_bound: float | None
+
+
+@final
+class RequiredRecord(Closed):
+    """What was required of plans, and what became of it.
+
+    So many plans were `judged`, all of them if it is `whole`; so many `met` it. `nearest` is the
+    file of the plan that is beyond by the least, where no plan meets it.
+    """
+
+    judged: Tally
+    whole: bool
+    met: Tally
+    nearest: FrontFile | None
+    rows: Several[RequiredRow]
+
+
+@final
+class SearchSummary(_Begun):
+    """A search's result. Programs read it as `summary.json`, people in the words of `found.py`.
+
+    `trials` is how many there were at the `cost`, `samples` are those of a whole trial, `held` how
+    many the search never saw by each objective. `judging` are the numbers of the objectives that
+    plans are compared by, `loss_unit` is what losses are counted in. `found` has the best score,
+    `best` is what is handed over, as `best_file`. `sizes` is the curve of quality over size, the
+    smallest plan first. `commands` score and compile the best plan; they are for people and
+    programs that run where the search ran, and gptailor never reads them back.
+    """
+
+    objectives: Annotated[Several[WrittenAim], Field(min_length=1)]
+    trials: TrialNumber
+    ended: Literal["budget", "exhausted", "interrupted"]
+    samples: Tally
+    held: Several[Tally]
+    late: Tally
+    repeats: DrawsAgreement | None
+    measured: MeasuredCosts
+    required: RequiredRecord | None
+    left_out: Several[Line]
+    beyond: Several[Line]
+    best_file: Line
+    commands: Several[str]
+    judging: Several[Tally]
+    loss_unit: Line
+    cost: Cost
+    hits: Tally
+    stopped: Tally
+    spared: float
+    failed: Tally
+    seconds: Seconds
+    base: BaseScores
+    verdict: VerdictRecord | None
+    found: SummaryRow | None
+    best: SummaryRow | None
+    front: Several[SummaryRow]
+    sizes: Several[SizeRow]
+    starts: Several[SummaryRow]
+    final: Several[SummaryRow]
+    random: RandomDraws
+    blocks: BestBlocks | None = None
+
+    @property
+    def scored_rows(self) -> list[SummaryRow]:
+        """The trials that must have scores, some of them several times."""
+        named = (self.found, self.best, self.random.best)
+        some = (row for row in named if row is not None)
+        return [*some, *self.front, *self.sizes, *self.starts]
+
+    @property
+    def rows(self) -> list[SummaryRow]:
+        """All trials that it names, some of them several times."""
+        return [*self.scored_rows, *self.final]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        many = len(self.objectives)
+        for fault, expected in (
+            (len({one is None for one in (self.found, self.best, self.verdict)}) > 1,
+             "a verdict, a plan found and a best one, or neither of them"),
+            (any(row.values is None or row.stderrs is None for row in self.scored_rows),
+             "scores of each plan that was handed over"),
+            (any(width != many for row in (self.base, *self.rows) for width in row.widths()),
+             "a score by each objective in each row"),
+            (len(self.held) != many, "a number of held-out samples for each objective"),
+            (any(number >= many for number in self._numbers()),
+             "numbers of objectives that there are"),
+            (any(row.trial >= self.trials for row in self.rows),
+             "numbers of trials that there were"),
+        ):  # fmt: skip
+            if fault:
+                raise ValueError(f"expected {expected}")
+        return self
+
+    def _numbers(self) -> Iterator[int]:
+        yield from self.judging
+        yield from () if self.verdict is None else self.verdict.numbers
+
+    def document(self) -> dict[str, Any]:
+        """Return it as `summary.json` has it."""
+        without = {"blocks"} if self.blocks is None else set()
+        return self.model_dump(mode="json", exclude=without)
