@@ -12,6 +12,7 @@ from gptailor.plan.parts import NAMED_PARTS, is_pattern
 from gptailor.plan.plan import LARGEST_LAYER
 from gptailor.plan.registry import (
     DTYPES,
+    LARGEST_SINGLE,
     METHODS,
     OBJECTIVES,
     WORDS,
@@ -59,7 +60,7 @@ def within(parameter: Parameter) -> st.SearchStrategy[float]:
     """Numbers that a parameter takes."""
     if parameter.integer:
         return st.integers(int(parameter.low), int(parameter.high))
-    low, high = max(parameter.low, -1e300), min(parameter.high, 1e300)
+    low, high = max(parameter.low, -LARGEST_SINGLE), min(parameter.high, LARGEST_SINGLE)
     return st.floats(low, high, exclude_min=parameter.open_low)
 
 
@@ -506,7 +507,7 @@ def plans(draw: Draw) -> p.Plan:
     telling = dict.fromkeys(p.REST, names) | {"tokenizer": tellers}
     rest = {
         where: draw(st.one_of(st.sampled_from(said[where]), rest_recipes(telling[where], where)))
-        for where in draw(st.sets(st.sampled_from(p.REST)))
+        for where in sorted(draw(st.sets(st.sampled_from(p.REST))))
     }
     layered = {"stack": draw(stacks(names))} if draw(st.booleans()) else draw(overlays(names))
     if "stack" not in layered and draw(st.booleans()):

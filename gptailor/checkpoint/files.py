@@ -136,6 +136,10 @@ def read_exactly(file: io.FileIO, count: int, path: Path, code: str) -> bytes:
     return b"".join(parts)
 
 
+_HALF = re.compile(r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]")
+"""An escape of half a surrogate pair; both halves together are text."""
+
+
 def parse_object(
     raw: bytes, path: Path, code: str, duplicate: str | None, start: int = 0
 ) -> dict[str, Any]:
@@ -157,6 +161,11 @@ def parse_object(
 
     try:
         value = decoder.decode(text)
+        if half := _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:  # a file of UTF-8 can't hold it
+        message = "is not JSON of ours: expected text, got half a surrogate pair"
+        raise refuse(code, message, half.start() if half else 0) from error
     except json.JSONDecodeError as error:
         raise refuse(code, f"is not JSON: {error.msg}", error.pos) from error
     except RecursionError as error:

@@ -1,10 +1,11 @@
 """Which token has which number: vocabularies of tokenizers, read without a tokenizer library."""
 
 import filecmp
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, final
@@ -21,9 +22,16 @@ Relation = Literal["same", "extension", "part", "other"]
 @final
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer's tokens and their numbers."""
+    """A tokenizer's tokens and their numbers.
+
+    `splitting` has a digest of each part of the tokenizer that splits a text into these tokens, by
+    the part's name. It is empty where no `tokenizer.json` says how. `kind` is the class that makes
+    the parts but for the merges; empty where the file does.
+    """
 
     ids: Mapping[str, int]
+    splitting: Mapping[str, str] = field(default_factory=dict)
+    kind: str = ""
 
     @cached_property
     def tokens(self) -> dict[int, str]:
@@ -43,6 +51,14 @@ def relation(ours: Vocabulary, theirs: Vocabulary) -> Relation:
     return "part" if len(shared) == len(theirs.ids) else "other"
 
 
+def differing_splits(ours: Vocabulary, theirs: Vocabulary) -> list[str]:
+    """Return the parts in which two tokenizers differ that split texts; [] where one is unknown."""
+    shared = ours.splitting.keys() & theirs.splitting.keys()
+    if ours.kind and ours.kind == theirs.kind:  # transformers reads no other part of their files
+        shared &= {"merges"}
+    return sorted(part for part in shared if ours.splitting[part] != theirs.splitting[part])
+
+
 def counted(tokens: Sequence[str]) -> str:
     """How many tokens, in words: `2 tokens`."""
     return f"{len(tokens):,} token{'s' if len(tokens) > 1 else ''}"
@@ -59,9 +75,16 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     Raises CheckpointError for a file that is there and is broken.
     """
     path = _first(folder)
-    readers = {"tokenizer.json": _tokenizer, "vocab.json": _object}
+    splitting: dict[str, str] = {}
+
+    def tokenizer(raw: bytes) -> dict[Any, Any]:
+        document = _object(raw)
+        splitting.update(_splitting(document))
+        return _tokens(document)
+
+    readers = {"tokenizer.json": tokenizer, "vocab.json": _object}
     ids = _read(path, readers.get(path.name, _pieces)) if path else {}
-    return Vocabulary(_added(folder) | ids) if ids else None
+    return Vocabulary(_added(folder) | ids, splitting, _kind(folder)) if ids else None
 
 
 def same_files(a: Path, b: Path) -> bool:
@@ -96,14 +119,56 @@ def _read(path: Path, ids_of: Callable[[bytes], dict[Any, Any]]) -> dict[str, in
     return ids
 
 
-def _tokenizer(raw: bytes) -> dict[Any, Any]:
-    """A `tokenizer.json`'s model and added tokens."""
-    document = _object(raw)
+def _tokens(document: Mapping[str, Any]) -> dict[Any, Any]:
+    """Return the tokens of a `tokenizer.json`'s model and its added tokens."""
     vocabulary = (document.get("model") or {}).get("vocab") or {}
     if isinstance(vocabulary, list):  # Unigram: pairs of a token and its score
         vocabulary = {pair[0]: number for number, pair in enumerate(vocabulary)}
     added = {entry["content"]: entry["id"] for entry in document.get("added_tokens") or ()}
     return {**vocabulary, **added}
+
+
+def _splitting(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return a digest of each part of a `tokenizer.json` that splits texts, in one form.
+
+    transformers and tokenizers write equal parts differently from version to version: merges as
+    pairs or as words, a part alone or in a sequence, SentencePiece's blanks as two normalizers or
+    as `Metaspace`. Padding, truncation, decoder and post-processor don't split texts.
+    """
+    normalizers = _steps(document.get("normalizer"), "normalizers")
+    before = _steps(document.get("pre_tokenizer"), "pretokenizers")
+    if not before and normalizers[-2:] == _BLANKS:
+        normalizers, before = normalizers[:-2], [_METASPACE]
+    merges = (document.get("model") or {}).get("merges") or []
+    pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in merges]
+    parts = {"merges": pairs, "normalizers": normalizers, "pre-tokenizers": before}
+    return {
+        name: hashlib.blake2b(json.dumps(part, sort_keys=True).encode()).hexdigest()
+        for name, part in parts.items()
+    }
+
+
+_BLANKS = [
+    {"type": "Prepend", "prepend": "▁"},
+    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+]
+"""The blanks of SentencePiece as normalizers."""
+_METASPACE = {"type": "Metaspace", "replacement": "▁", "split": False}
+"""The same as a pre-tokenizer, of whichever scheme puts a blank before a text."""
+
+
+def _steps(part: Any, inner: str) -> list[Any]:
+    """Return the steps of a normalizer or pre-tokenizer, without what splits no text."""
+    if part is None:
+        return []
+    if part["type"] == "Sequence":
+        return [step for each in part[inner] for step in _steps(each, inner)]
+    step = {key: value for key, value in part.items() if key != "trim_offsets"}
+    if step["type"] == "ByteLevel":
+        step.setdefault("use_regex", True)
+    if step["type"] == "Metaspace" and step.get("prepend_scheme") in {"first", "always"}:
+        del step["prepend_scheme"]
+    return [step]
 
 
 def _object(raw: bytes) -> dict[str, Any]:
@@ -120,6 +185,17 @@ def _added(folder: Path) -> dict[str, int]:
         if (folder / name).is_file():
             ids |= _read(folder / name, ids_of)
     return ids
+
+
+_OF_THE_FILE = {"PreTrainedTokenizer", "TokenizersBackend"}
+"""Classes of transformers that take all parts of a `tokenizer.json` as they are."""
+
+
+def _kind(folder: Path) -> str:
+    path = folder / "tokenizer_config.json"
+    name = _object(path.read_bytes()).get("tokenizer_class") if path.is_file() else None
+    kind = name.removesuffix("Fast") if isinstance(name, str) else ""
+    return "" if kind in _OF_THE_FILE else kind
 
 
 def _decoder(raw: bytes) -> dict[Any, Any]:

@@ -11,6 +11,7 @@ from gptailor.checkpoint.models import Opened, taken, used
 from gptailor.checkpoint.vocabulary import (
     Vocabulary,
     counted,
+    differing_splits,
     relation,
     same_files,
     shown_tokens,
@@ -349,12 +350,14 @@ def _code_left_out(name: str, model: Opened, at: Place) -> Fault:
 def tokenizers_agree(checked: Checked) -> Iterator[Fault]:
     """Layers read the tokens that they were trained on; other vocabularies are told."""
     owner = checked.tokenizer_model
-    for name in sorted(_in_layers(checked)) if checked.union is None else ():
+    for name in sorted(_in_layers(checked)):
         model = checked.models[name]
         if name == owner.name or _same_files(model, owner):
             continue
         if owner.vocabulary is not None and model.vocabulary is not None:
-            yield from _disagreement(name, model.vocabulary, owner.vocabulary)
+            if checked.union is None:
+                yield from _disagreement(name, model.vocabulary, owner.vocabulary)
+            yield from _other_splits(name, model.vocabulary, owner.vocabulary)
 
 
 def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[Fault]:
@@ -374,6 +377,15 @@ def _disagreement(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[F
         message = f"'{name}' has another vocabulary than the output's tokenizer, with {why}"
         help_ = "its layers were trained on other tokens"
         yield Fault("M307", message, at, help_, severity="warning")
+
+
+def _other_splits(name: str, theirs: Vocabulary, ours: Vocabulary) -> Iterator[Fault]:
+    parts = differing_splits(ours, theirs)
+    if parts and relation(ours, theirs) != "other":  # which is a warning already
+        message = f"'{name}' splits texts otherwise than the output's tokenizer, with other "
+        help_ = "its layers were trained on texts that were split otherwise"
+        at = ("models", name, "source")
+        yield Fault("M307", message + listed(parts), at, help_, severity="warning")
 
 
 def _same_files(model: Opened, owner: Opened) -> bool:

@@ -1,6 +1,7 @@
 """The commands `compile`, `lock` and `verify`: a plan into a folder, and what that must be."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -203,10 +204,11 @@ def _healed_in_words(made: "HealedLayers") -> str:
     came = f", healed {made.healed:.3f}"
     if made.healed >= made.start:
         came = "; no step came nearer, so that the layers stay as they were: more tokens may help"
-    return (
-        f"healed on {made.tokens:,} tokens: {made.bare:.3f} nats a token from the teacher"
-        f"{bridged}{came} (on {made.held:,} tokens held out)"
-    )
+    if math.isnan(made.bare):  # of the plan without its bridges: healing begins with them
+        begun = f"{made.start:.3f} nats a token from the teacher bridged, no numbers unbridged"
+    else:
+        begun = f"{made.bare:.3f} nats a token from the teacher{bridged}"
+    return f"healed on {made.tokens:,} tokens: {begun}{came} (on {made.held:,} tokens held out)"
 
 
 def _step_in_words(now: "HealStep") -> str:

@@ -23,7 +23,7 @@ from gptailor.evaluate.dtype import quick_dtype
 from gptailor.evaluate.forward.evaluator import Evaluator, attempt
 from gptailor.evaluate.forward.requests import Work
 from gptailor.evaluate.heal.heal import OnHealing
-from gptailor.evaluate.live.contents import ModelContents
+from gptailor.evaluate.live.contents import ModelContents, not_finite
 from gptailor.evaluate.live.stitch import Stitched, Stitcher
 from gptailor.evaluate.objectives.base import Forward, ObjectiveError, PreparedObjective
 from gptailor.evaluate.objectives.generate import Generative
@@ -120,10 +120,41 @@ def _read_trials(  # noqa: PLR0913, PLR0917 (as above)
     race: Race | None,
 ) -> Iterator[tuple[int, Outcomes]]:
     """Score plans by what they say of texts."""
-    forward = [one for one in objectives if isinstance(one, Forward)]
     contents = {n: attempt(partial(stitcher.contents, plan)) for n, plan in enumerate(plans)}
     yield from failures(contents, objectives)
     made = {number: one for number, one in contents.items() if isinstance(one, ModelContents)}
+    for number, outcomes in _live_trials(
+        stitcher, evaluator, made, objectives, samples, on_step, race
+    ):
+        yield number, _explained(outcomes, objectives, made[number])
+
+
+def _explained(outcomes: Outcomes, objectives: Objectives, contents: ModelContents) -> Outcomes:
+    """Name the objective whose predictions are NaN, and the stored tensor that is not finite."""
+    if not any(isinstance(one, Failure) and one.reason == "nan" for one in outcomes):
+        return outcomes
+    why = not_finite(contents) or "all stored tensors are finite"
+    return tuple(
+        Failure("nan", f"{objective.name}: {outcome.message}; {why}")
+        if isinstance(outcome, Failure)
+        and outcome.reason == "nan"
+        and not isinstance(objective, Failure)
+        else outcome
+        for outcome, objective in zip(outcomes, objectives, strict=True)
+    )
+
+
+def _live_trials(  # noqa: PLR0913, PLR0917 (as above)
+    stitcher: Stitcher,
+    evaluator: Evaluator,
+    made: Mapping[int, ModelContents],
+    objectives: Objectives,
+    samples: int | None,
+    on_step: OnStep,
+    race: Race | None,
+) -> Iterator[tuple[int, Outcomes]]:
+    """Score plans whose pieces are known."""
+    forward = [one for one in objectives if isinstance(one, Forward)]
     numbers = list(made)
     for group in stitcher.together(list(made.values())):
         stitched = {numbers[at]: attempt(partial(stitcher.live, made[numbers[at]])) for at in group}

@@ -289,9 +289,9 @@ def test_a_layers_number_of_thousands_of_digits_is_none(tmp_path: Path) -> None:
     gptailor.check(plan)
 
 
-def test_a_long_chain_of_adapters_overflows_no_stack(tmp_path: Path) -> None:
+def test_the_longest_chain_of_adapters_overflows_no_stack(tmp_path: Path) -> None:
     folders.model(tmp_path / "sound")
     folders.adapter(tmp_path / "adapter")
-    chain = "".join(f'model m{n} = m{n - 1} + "./adapter"\n' for n in range(1, 400))
-    text = f'tailor 1\nmodel base = "./sound"\nmodel m0 = base + "./adapter"\n{chain}L0 from m399\n'
+    chain = "".join(f'model m{n} = m{n - 1} + "./adapter"\n' for n in range(1, 40))
+    text = f'tailor 1\nmodel base = "./sound"\nmodel m0 = base + "./adapter"\n{chain}L0 from m39\n'
     assert not errors(gptailor.check(gptailor.loads(text, folder=tmp_path)))

@@ -17,6 +17,10 @@ from gptailor.evaluate.heal.heal import HealedLayers
             "0.900 nats a token from the teacher, bridged 0.400; no step came nearer, so that the"
             " layers stay as they were: more tokens may help",
         ),
+        (
+            (float("nan"), 0.4, 0.2),
+            "0.400 nats a token from the teacher bridged, no numbers unbridged, healed 0.200",
+        ),
     ],
 )
 def test_what_healing_came_to(losses: tuple[float, float, float], expected: str) -> None:

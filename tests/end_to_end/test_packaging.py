@@ -49,6 +49,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"sdist": sdist, "source": unpacked, "tree": tree, "again": again}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["tree", "again"])
 def test_a_wheel_holds_the_grammar_and_works(
     published: dict[str, Path], tmp_path: Path, name: str
@@ -66,12 +67,14 @@ def test_a_wheel_holds_the_grammar_and_works(
     assert Path(where).is_relative_to(tmp_path / "lib")
 
 
+@pytest.mark.thorough
 def test_both_wheels_are_alike(published: dict[str, Path]) -> None:
     with zipfile.ZipFile(published["tree"]) as a, zipfile.ZipFile(published["again"]) as b:
         assert sorted(a.namelist()) == sorted(b.namelist())
         assert all(a.read(n) == b.read(n) for n in a.namelist() if n.startswith("gptailor/"))
 
 
+@pytest.mark.thorough
 def test_every_module_is_in_the_wheel(published: dict[str, Path]) -> None:
     with zipfile.ZipFile(published["tree"]) as wheel:
         names = set(wheel.namelist())
@@ -83,6 +86,7 @@ def test_every_module_is_in_the_wheel(published: dict[str, Path]) -> None:
     assert ours <= names
 
 
+@pytest.mark.thorough
 def test_the_source_distribution_holds_both_grammars(published: dict[str, Path]) -> None:
     source = published["source"]
     assert (source / "grammar" / "tailor.lark").read_bytes() == GRAMMAR
@@ -92,6 +96,7 @@ def test_the_source_distribution_holds_both_grammars(published: dict[str, Path])
     assert (source / "gptailor" / "lang" / "tailor.json").read_bytes() == TABLE
 
 
+@pytest.mark.thorough
 def test_the_source_distribution_is_a_checkout(published: dict[str, Path]) -> None:
     if not (ROOT / ".git").exists():
         pytest.skip("this is no checkout")
@@ -104,6 +109,7 @@ def test_the_source_distribution_is_a_checkout(published: dict[str, Path]) -> No
     assert sorted(kept - there) == [".ci/run"]
 
 
+@pytest.mark.thorough
 def test_the_wheel_does_its_work_without_torch(published: dict[str, Path], tmp_path: Path) -> None:
     """The light install: `examples/light.py` of the source distribution by the wheel."""
     with zipfile.ZipFile(published["tree"]) as wheel:

@@ -30,14 +30,16 @@ LOCKED = ("compile", "out/plan.tailor", "-o", "new", "--force", "--locked")
 VERIFY = ("verify", "out")
 MEASURE = ("--no-speed", "--samples", "1", "-O", 'nll("t.txt")')
 EVAL, EVAL_BASE = ("eval", "out", *MEASURE), ("eval", "base", *MEASURE)
+GENERATE = ("generate", "out", "the cat", "--tokens", "3")
 READERS = {
-    "out/config.json": (VERIFY, EVAL),
-    "out/tokenizer_config.json": (VERIFY, EVAL),
-    "out/generation_config.json": (VERIFY, EVAL),
-    "out/tokenizer.json": (VERIFY, EVAL),
+    "out/config.json": (VERIFY, EVAL, GENERATE),
+    "out/tokenizer_config.json": (VERIFY, EVAL, GENERATE),
+    "out/generation_config.json": (VERIFY, EVAL, GENERATE),
+    "out/tokenizer.json": (VERIFY, EVAL, GENERATE),
     "out/plan.tailor.lock": (VERIFY, LOCKED),
     "base/config.json": (COMPILE, EVAL_BASE),
     "base/tokenizer_config.json": (COMPILE, EVAL_BASE),
+    "base/tokenizer.json": (COMPILE, LOCKED, EVAL_BASE),
     "lora/adapter_config.json": (COMPILE, LOCKED),
 }
 VALUES: tuple[Any, ...] = (
@@ -119,7 +121,7 @@ def test_one_edit_is_one_message_or_nothing(
     document = json.loads((world / file).read_text())
     draw = random.Random(file)
     for number in range(8):
-        command = READERS[file][number % 2]
+        command = READERS[file][number % len(READERS[file])]
         ends_well(command, world, file, edited(document, draw), capsys)
 
 
@@ -151,6 +153,29 @@ def test_settings_that_transformers_refuses_are_one_message(
     code, said = ends_well(EVAL, world, file, document, capsys)
     assert code == 3
     assert says in " ".join(said.split())
+
+
+@pytest.mark.parametrize("end", [float("nan"), "x", [[]], 10**30, -1])
+def test_an_end_that_is_no_token_is_one_message(
+    end: Any, world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    file = "out/generation_config.json"
+    document = json.loads((world / file).read_text()) | {"eos_token_id": end}
+    code, said = ends_well(GENERATE, world, file, document, capsys)
+    assert code == 3
+    assert "expected token numbers as 'eos_token_id', got" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("file", ["base/config.json", "base/tokenizer_config.json"])
+def test_half_a_surrogate_pair_is_one_message(
+    file: str, world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    document = json.loads((world / file).read_text()) | {"architectures": ["😀", "\ud800"]}
+    code, said = ends_well(COMPILE, world, file, document, capsys)
+    assert code in {1, 3}
+    assert "expected text, got half a surrogate pair" in " ".join(said.split())
 
 
 def test_a_long_setting_is_cut(

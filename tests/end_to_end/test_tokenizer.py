@@ -351,6 +351,87 @@ def test_what_is_said_of_layers(
         assert re.search(pattern, fault.message), fault.message
 
 
+NFC = {"type": "NFC"}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+BLANKS = [
+    {"type": "Prepend", "prepend": "▁"},
+    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+]
+METASPACE = {
+    "type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False,
+}  # fmt: skip
+
+
+def with_parts(folder: Path, **parts: Any) -> None:
+    """Give a model's tokenizer another normalizer or pre-tokenizer, or merges."""
+    path = folder / "tokenizer.json"
+    document = json.loads(path.read_text())
+    document["model"] |= {"merges": parts.pop("merges", [])}
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = parts.pop("kind", "TokenizersBackend")
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    path.write_text(json.dumps({**document, "normalizer": None, "pre_tokenizer": None, **parts}))
+
+
+@pytest.mark.parametrize("text", ["L1 from chat", "L1 from chat\ntokenizer union"])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "says"),
+    [
+        ({"normalizer": NFC}, {}, "with other normalizers"),
+        ({"pre_tokenizer": BYTES}, {"pre_tokenizer": METASPACE}, "with other pre-tokenizers"),
+        ({"merges": [["a", "b"]]}, {"merges": [["b", "a"]]}, "with other merges"),
+        (
+            {"merges": ["a b"], "normalizer": NFC},
+            {"pre_tokenizer": BYTES},
+            "with other merges, normalizers and pre-tokenizers",
+        ),
+        ({"kind": "GPT2Tokenizer"}, {"kind": "GPT2TokenizerFast", "pre_tokenizer": BYTES}, ""),
+        ({"kind": "GPT2Tokenizer"}, {"pre_tokenizer": BYTES}, "with other pre-tokenizers"),
+        ({"merges": ["a b"]}, {"merges": [["a", "b"]]}, ""),
+        ({"padding": None}, {"padding": {"strategy": "BatchLongest"}, "truncation": {}}, ""),
+        ({"post_processor": None}, {"post_processor": {"type": "ByteLevel"}}, ""),
+        ({"normalizer": NFC}, {"normalizer": {"type": "Sequence", "normalizers": [NFC]}}, ""),
+        ({"pre_tokenizer": BYTES}, {"pre_tokenizer": BYTES | {"trim_offsets": False}}, ""),
+        (
+            {"normalizer": {"type": "Sequence", "normalizers": BLANKS}},
+            {"pre_tokenizer": METASPACE},
+            "",
+        ),
+    ],
+)
+def test_equal_tokens_that_are_split_otherwise_are_a_warning(
+    ours: dict[str, Any], theirs: dict[str, Any], says: str, text: str, tmp_path: Path
+) -> None:
+    for name, parts in (("base", ours), ("chat", theirs)):
+        model(tmp_path, name, ORDER)
+        with_parts(tmp_path / name, **parts)
+    _, faults = checked(tmp_path, text)
+    assert [fault.code for fault in faults] == (["M307"] if says else [])
+    assert all(fault.message.endswith(says) and fault.severity == "warning" for fault in faults)
+
+
+@pytest.mark.parametrize("kind", ["LlamaTokenizer", "Qwen2Tokenizer", "GemmaTokenizer"])
+def test_a_tokenizer_that_transformers_saved_again_splits_alike(kind: str, tmp_path: Path) -> None:
+    import transformers  # noqa: PLC0415 (most tests need no torch)
+
+    for name in ("base", "chat"):
+        model(tmp_path, name, ORDER)
+    special = {"unk_token": ORDER[0], "bos_token": ORDER[0], "eos_token": ORDER[0]}
+    tokenizer = getattr(transformers, kind)(
+        vocab={token: number for number, token in enumerate(ORDER)}, merges=[], **special,
+        pad_token=ORDER[0], mask_token=None,
+    )  # fmt: skip
+    tokenizer.save_pretrained(tmp_path / "base")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "base")
+    again("a", padding="max_length", truncation=True, max_length=8)
+    again.save_pretrained(tmp_path / "chat")
+    assert (tmp_path / "base/tokenizer.json").read_bytes() != (
+        tmp_path / "chat/tokenizer.json"
+    ).read_bytes()
+    _, faults = checked(tmp_path, "L1 from chat")
+    assert [fault.code for fault in faults] == []
+
+
 def test_control_characters_of_a_token_are_not_shown(tmp_path: Path) -> None:
     model(tmp_path, "base", ORDER)
     model(tmp_path, "chat", [*ORDER, "\x1b[2J"])

@@ -3,11 +3,13 @@
 import gc
 import json
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -17,6 +19,7 @@ from gptailor.evaluate.live.stitch import Stitcher
 from gptailor.evaluate.live.template import decoder_layers
 from gptailor.evaluate.objectives.base import ObjectiveError
 from gptailor.evaluate.outcome import Failure, Score
+from gptailor.evaluate.rivals import Race
 from gptailor.evaluate.samples import NOTHING_HELD
 from gptailor.evaluate.trial import Outcomes, Placement, Trials, opened
 from gptailor.lang.parse import read_objective
@@ -350,3 +353,29 @@ def test_trials_know_sizes_and_measure_each_shape_once(say: Say) -> None:
 def test_nothing_is_searched_by_sizes_alone(say: Say) -> None:
     with pytest.raises(ObjectiveError, match="no objective says how good a plan is"):
         trials_of(say(SPACE), "parameters()")
+
+
+# ------------------------------------------------------------------------------------- no numbers
+
+
+@pytest.mark.parametrize("race", [None, Race((), ())])
+def test_a_model_with_nan_names_the_objective_the_tensor_and_its_file(
+    family: Path, texts: Path, tmp_path: Path, race: Race | None
+) -> None:
+    shutil.copytree(family / "base", tmp_path / "base")
+    file, name = tmp_path / "base" / "model.safetensors", "model.layers.1.mlp.up_proj.weight"
+    tensors = load_file(file)
+    tensors[name][2, 3] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    text = f'tailor 1\nmodel base = "{tmp_path / "base"}"\n'
+    plan, sound = (gptailor.loads(text + cut, folder=texts) for cut in ("drop L2", "drop L1"))
+    wished = ('nll("rows.jsonl")', 'perplexity("pairs.jsonl")')
+    trials = trials_of(plan, *wished, full=5)
+    found = dict(trials.run([plan, sound], 5, stage="bare", race=race))
+    for objective, outcome in zip(wished, found[0], strict=True):
+        assert isinstance(outcome, Failure)
+        assert outcome.reason == "nan"
+        assert outcome.message.startswith(f"{objective}: ")
+        assert outcome.message.endswith(f" predictions are NaN; '{name}' in {file} holds NaN")
+    assert all(isinstance(outcome, Score) for outcome in found[1])
+    assert all(f"'{name}' in {file}" in str(outcome) for outcome in judged(plan, wished, 5))

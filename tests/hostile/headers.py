@@ -66,7 +66,7 @@ HOSTILE = (
         "two readers see two dtypes",
     ),
     Hostile("entry_number", framed('{"a":1}'), "C206", 9, "an entry that is no object"),
-    Hostile("surrogate", framed(f'{{"\\ud800":{ENTRY}}}', b"\0"), "C206", 9, "can't be printed"),
+    Hostile("surrogate", framed(f'{{"\\ud800":{ENTRY}}}', b"\0"), "C204", 10, "can't be printed"),
     Hostile("metadata_number", framed('{"__metadata__":{"a":1}}'), "C206", 9, "strings only"),
     Hostile("metadata_list", framed('{"__metadata__":[]}'), "C206", 9, "an object only"),
     Hostile("no_shape", one(shape=...), "C206", 9, "a field is missing"),

@@ -74,10 +74,6 @@ class _Header:
 
     def tensor(self, name: str, entry: object) -> TensorInfo:
         """An entry whose fields are right and agree with each other."""
-        try:
-            name.encode("utf-8")
-        except UnicodeEncodeError:  # JSON can escape half of a surrogate pair
-            self.refuse("C206", f"the name {files.quoted(name)} is not valid Unicode", name)
         if not isinstance(entry, dict):
             self.refuse("C206", f"{files.quoted(name)} is not an object", name)
         if entry.keys() != {"dtype", "shape", "data_offsets"}:

@@ -57,15 +57,14 @@ class Gathering:
     def results(self, packed: Packed) -> Results | Failure:
         """Each request's numbers; a Failure where one is NaN."""
         results: Results = []
-        for number, (requests, found) in enumerate(zip(packed.asked, self.found, strict=True)):
+        for requests, found in zip(packed.asked, self.found, strict=True):
             if not requests:
                 results.append([])
                 continue
             order = torch.cat([numbers for numbers, _ in found])
             values = torch.cat([values for _, values in found]).cpu()
             if bad := int(values.isnan().any(dim=1).sum()):
-                words = f"{bad} of {len(values)} predictions of objective {number} are NaN"
-                return Failure("nan", words)
+                return Failure("nan", f"{bad} of {len(values)} predictions are NaN")
             table = torch.empty_like(values)
             table[order] = values
             results.append(list(torch.split(table, [request.predicted for request in requests])))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, final
 from weakref import WeakValueDictionary
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from gptailor.checkpoint.families.layer_config import Refusal
 from gptailor.checkpoint.families.layout import layer_entries, moved_config
 from gptailor.checkpoint.families.vision import with_tokens_of
-from gptailor.checkpoint.files import quoted
+from gptailor.checkpoint.files import Stamp, quoted, stamps
 from gptailor.checkpoint.models import Opened
 from gptailor.checkpoint.tensor import Quantised, TensorInfo
 from gptailor.plan.plan import Plan
@@ -90,15 +91,24 @@ def size_of(tensors: Iterable[Tensor]) -> int:
 def not_finite(contents: "ModelContents") -> str | None:
     """Return which stored tensor of a model holds NaN or infinity, and its file.
 
-    None if all are finite. All files are read again: this is for a model that computed no numbers.
+    None if all are finite. Each tensor is read again, once while its file stays as it is: this is
+    for a model that computed no numbers, and a search has many of one file.
     """
     outputs = [*contents.begin, *(o for layer in contents.layers for o in layer.outputs)]
     for stored in dict.fromkeys(stored_tensors([*outputs, *contents.others, *contents.end])):
-        values = load_tensor(stored)
-        if values.is_floating_point() and not bool(values.double().isfinite().all()):
-            holds = "NaN" if bool(values.double().isnan().any()) else "infinity"
+        [stamp] = stamps([stored.file]).values() or [None]
+        if (holds := _not_finite(stored, stamp)) is not None:
             return f"{quoted(stored.spec.name)} in {stored.file} holds {holds}"
     return None
+
+
+@lru_cache(maxsize=2**16)
+def _not_finite(stored: TensorInfo, _stamp: Stamp | None) -> str | None:
+    """Return what a tensor holds that is not finite; known for later plans while its file stays."""
+    values = load_tensor(stored)
+    if not values.is_floating_point() or bool(values.double().isfinite().all()):
+        return None
+    return "NaN" if bool(values.double().isnan().any()) else "infinity"
 
 
 PieceKey = tuple[tuple[str, str, Instruction], ...]

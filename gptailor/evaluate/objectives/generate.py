@@ -20,9 +20,11 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from gptailor.checkpoint.files import quoted
 from gptailor.evaluate.forward.requests import Request
 from gptailor.evaluate.objectives.base import (
     ObjectiveContext,
+    ObjectiveError,
     PreparedObjective,
     encoded,
     traits_of,
@@ -111,7 +113,7 @@ def _settings(
 ) -> Iterator[GenerationConfig]:
     own = model.generation_config
     end = tokenizer.eos_token_id if own is None else own.eos_token_id or tokenizer.eos_token_id
-    ends = [end] if isinstance(end, int) else list(end or ())
+    ends = _token_numbers(end)
     pad = tokenizer.pad_token_id
     settings: GenerationConfig = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
@@ -126,6 +128,16 @@ def _settings(
         yield settings
     finally:
         model.generation_config = own
+
+
+def _token_numbers(end: Any) -> list[int]:
+    """Return the tokens that end a text. Raises ObjectiveError for what are no tokens' numbers."""
+    ends = [] if end is None else list(end) if isinstance(end, list | tuple) else [end]
+    for number in ends:
+        if not isinstance(number, int) or not 0 <= number < 2**63:
+            message = f"expected token numbers as 'eos_token_id', got {quoted(str(number))}"
+            raise ObjectiveError(message, "correct generation_config.json of the model")
+    return ends
 
 
 def _batches(

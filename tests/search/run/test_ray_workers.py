@@ -63,6 +63,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_lost_machine_is_done_without_and_the_study_is_the_same(
     cluster: dict[str, Any], calm: str
 ) -> None:
@@ -73,6 +74,7 @@ def test_a_lost_machine_is_done_without_and_the_study_is_the_same(
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_machine_of_another_kind_and_one_that_lacks_something_are_said(
     cluster: dict[str, Any],
 ) -> None:
