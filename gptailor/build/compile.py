@@ -109,7 +109,7 @@ def compile(  # noqa: PLR0913 (the verb of the command line, and its flags)
         destination.path,
         prepared.layers,
         prepared.compiled.program.parameters,
-        destination.size,
+        destination.weights_size,
         destination.files,
         notes=(*destination.notes, message) if message else tuple(destination.notes),
     )

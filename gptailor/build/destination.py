@@ -54,6 +54,11 @@ class Destination(ABC):
 
     @property
     @abstractmethod
+    def weights_size(self) -> int:
+        """The bytes that people are shown: a folder's tensors, or the whole GGUF file."""
+
+    @property
+    @abstractmethod
     def files(self) -> tuple[str, ...]:
         """The names of the files with weights."""
 
@@ -102,6 +107,11 @@ class ModelFolder(Destination):
     def size(self) -> int:
         """The bytes of the shards."""
         return self.prepared.size
+
+    @property
+    def weights_size(self) -> int:
+        """The bytes of all tensors."""
+        return self.prepared.compiled.program.size
 
     @property
     def files(self) -> tuple[str, ...]:

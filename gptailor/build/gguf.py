@@ -89,6 +89,11 @@ class GgufFile(Destination):
         return self.shard.size
 
     @property
+    def weights_size(self) -> int:
+        """The bytes of the file."""
+        return self.size
+
+    @property
     def files(self) -> tuple[str, ...]:
         """The name of the file."""
         return (self.path.name,)

@@ -22,7 +22,7 @@ SETTINGS: Final = "run.json"
 SUMMARY: Final = "summary"
 """What a search says in the end, as JSON and as a page."""
 JOURNAL: Final = "study.journal"
-MOST_BYTES: Final = 2**31
+MOST_FILE_BYTES: Final = 2**31
 """The largest file of RUN that is read."""
 
 _R = TypeVar("_R", bound=BaseModel)
@@ -49,7 +49,7 @@ def path_inside(folder: Path, name: str) -> Path:
     return path
 
 
-def file_inside(folder: Path, name: str, most: int = MOST_BYTES) -> bytes | None:
+def file_inside(folder: Path, name: str, most: int = MOST_FILE_BYTES) -> bytes | None:
     """Return what is in a file in RUN, or None without the file.
 
     Raises CheckpointError C903 for a link out of RUN, for what is no regular file, and for a file

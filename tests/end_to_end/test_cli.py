@@ -338,7 +338,7 @@ m █ █ ▂
   L4      dropped
   L5      base
 
-  11,824 parameters, 52.1 kB; KV cache: 320 bytes a token
+  11,824 parameters, 47.3 kB; KV cache: 320 bytes a token
 """
     )
     assert run("show", "-", stdin=PLAN).out == said.out.replace("p.tailor", "<stdin>")
@@ -459,7 +459,7 @@ def assert_same_weights(a: Path, b: Path) -> None:
 def test_a_compilation_says_what_it_wrote(run: Run, here: Path) -> None:
     said = run("compile", "p.tailor", "-o", "deep/out")
     assert (said.code, said.err) == (0, "")
-    assert said.out.startswith("deep/out: 5 layers (the base has 6), 0.0 M parameters, 52.1 kB")
+    assert said.out.startswith("deep/out: 5 layers (the base has 6), 0.0 M parameters, 47.3 kB")
     assert set(names(here / "deep" / "out")) >= {"config.json", "model.safetensors", "plan.tailor"}
     assert names(here / "deep") == ["out"]
     said = run("compile", "-", "-o", "other", stdin=PLAN)
@@ -613,7 +613,8 @@ def test_formatting_on_a_full_disk_keeps_the_plan(here: Path) -> None:
     before = names(here)
     said = process("fmt", "p.tailor", limit=50)
     assert said.returncode == 3
-    assert said.stderr.startswith("error: ")
+    assert said.stderr.startswith("error[C303]: cannot be written: ")
+    assert " --> p.tailor" in said.stderr
     assert (here / "p.tailor").read_text() == PLAN
     assert names(here) == before
 

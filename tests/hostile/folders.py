@@ -101,7 +101,7 @@ FOLDERS = (
     HostileFolder("dot", _mapped("."), "C106", INDEX, None, "the folder itself"),
     HostileFolder("nul", _mapped("two\0.safetensors"), "C106", INDEX, None,
                   "the system's names end there"),
-    HostileFolder("surrogate", _mapped("\ud800"), "C105", INDEX, None, "has no bytes at all"),
+    HostileFolder("surrogate", _mapped("\ud800"), "C105", INDEX, 46, "has no bytes at all"),
     HostileFolder("long", _mapped("n" * 5000), "C106", INDEX, None, "longer than names may be"),
     HostileFolder("terminal", _mapped("\x1b[2J"), "C106", INDEX, None,
                   "the message would clear the screen"),

@@ -15,7 +15,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were read."""
     paths: list[Path] = []
 
-    def seen(path: Path) -> digest.FileDigest:
+    def seen(path: Path, _on_read: object) -> digest.FileDigest:
         paths.append(path)
         return digest.of_file(path)
 

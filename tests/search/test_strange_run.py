@@ -18,7 +18,7 @@ from gptailor.plan.faults import TailorError
 from gptailor.report.found import summary_lines
 from gptailor.report.page.run_sections import run_sections
 from gptailor.report.summary import SearchSummary
-from gptailor.search.folder import Folder
+from gptailor.search.folder import Folder, file_digests
 from gptailor.search.object_storage import ObjectStorage
 from gptailor.search.pick import Bounds, pick
 from gptailor.search.reported import run_report
@@ -90,7 +90,7 @@ def resumed(run: Path) -> None:
     """Read all that a search which goes on reads of RUN."""
     with Folder(run) as folder:
         folder.earlier()
-        folder.known_digests()
+        file_digests(folder.path / "digests.json", [])
         study = landscape.study_of(folder.path, landscape.setting(aims=(NLL,)))
         ledger = Ledger((NLL,), 64)
         study.recall(ledger)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from gptailor.plan.faults import CodedError, TailorError
+from gptailor.plan.faults import CodedError
 
 
 @final
@@ -20,7 +20,7 @@ class HealError(CodedError):
 
 
 @final
-class NotFiniteError(TailorError):
+class NotFiniteError(ArithmeticError):
     """A model computes NaN or infinity before anything has learned; why is for others to find."""
 
 
