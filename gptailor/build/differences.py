@@ -79,7 +79,7 @@ class MeasuredPlan:
     path: Path | None = None
 
 
-Setting = tuple[str, str]
+MeasuredSetting = tuple[str, str]
 """A setting's value as comparable text, and as it is shown to people."""
 
 
@@ -92,7 +92,7 @@ class MeasuredSettings:
     """
 
     digest: str | None = None
-    values: Mapping[str, Setting] | None = None
+    values: Mapping[str, MeasuredSetting] | None = None
     name: str = ""
     place: str = ""
     changed: str = ""
@@ -142,7 +142,7 @@ class Measurement:
 
 
 def gguf_settings(
-    digest: str, path: Path | None = None, values: Mapping[str, Setting] | None = None
+    digest: str, path: Path | None = None, values: Mapping[str, MeasuredSetting] | None = None
 ) -> MeasuredSettings:
     """Return the metadata of a GGUF file."""
     changed = "the file's metadata is not what was locked"
@@ -260,7 +260,7 @@ def _of_bytes(expected: MeasuredFile | None, found: MeasuredFile | None) -> str:
     return f"{found.size:,} bytes, and by the lock {expected.size:,}"
 
 
-_MISSING: Setting = ("", "missing")
+_MISSING: MeasuredSetting = ("", "missing")
 
 
 def _of_settings(expected: MeasuredSettings, found: MeasuredSettings) -> Iterator[Difference]:

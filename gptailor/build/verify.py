@@ -13,9 +13,9 @@ from gptailor.build.differences import (
     MeasuredFile,
     MeasuredFiles,
     MeasuredPlan,
+    MeasuredSetting,
     MeasuredSettings,
     Measurement,
-    Setting,
 )
 from gptailor.build.findings import CompiledOutput, DigestedTensors, Findings, Verified
 from gptailor.build.lock import LOCK_FILE, PLAN_FILE, Lock, read_lock
@@ -346,7 +346,7 @@ def _digest(fitted: "Fitted | None" = None) -> Callable[[TensorSpec, str], Tenso
     return lambda spec, sha256: out.tensor_digest(spec, sha256, fitted)
 
 
-def _values(config: Mapping[str, Any]) -> dict[str, Setting]:
+def _values(config: Mapping[str, Any]) -> dict[str, MeasuredSetting]:
     """Return the settings of a configuration, long ones cut where they are shown."""
     texts = {key: json.dumps(value, sort_keys=True) for key, value in config.items()}
     most = _LONGEST_VALUE

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from gptailor.build import output as out
-from gptailor.build.differences import MeasuredSettings, Measurement, Setting, gguf_settings
+from gptailor.build.differences import MeasuredSetting, MeasuredSettings, Measurement, gguf_settings
 from gptailor.build.findings import CompiledOutput, DigestedTensors, Findings
 from gptailor.build.gguf import LOCK_KEY, PLAN_KEY, QUANTIZE_KEY, GgufFile, facts_digest, held
 from gptailor.build.lock import parse_lock
@@ -92,6 +92,6 @@ class CompiledGguf(CompiledOutput):
         )
 
 
-def _values(facts: Mapping[str, Any]) -> dict[str, Setting]:
+def _values(facts: Mapping[str, Any]) -> dict[str, MeasuredSetting]:
     """Return the metadata that a lock holds a file to."""
     return {key: (text, shown(facts[key])) for key, text in held(facts).items()}
